@@ -1,0 +1,21 @@
+"""A real-time notification gateway, native to Valkey.
+
+    publisher → FCALL gateway_publish ═ Valkey: stream + Pub/Sub ═ link → hub → sessions → sockets
+
+Which room holds what, and who may import whom. Imports point upwards only: a module may import modules
+of a smaller floor, and of its own. ``tests/test_rooms.py`` reads this table and checks it.
+
+| floor | rooms                                                              | holds                                   |
+|-------|--------------------------------------------------------------------|-----------------------------------------|
+| 1     | errors publication config                                          | words; no I/O, no third party but pydantic |
+| 2     | protocol recovery permissions retry                                | rules; pure, no I/O, no clock           |
+| 3     | store                                                              | Valkey: functions, history, link, embedded server |
+| 4     | ring hub catchup timers rpc session                                | what is live in this process            |
+| 5     | tokens edges                                                       | WebSocket, SSE, HTTP                    |
+| 6     | app server                                                         | wiring: ASGI application, uvicorn, signals, drain |
+| 7     | cli __main__                                                       | programs                                |
+"""
+
+__all__ = ["__version__"]
+
+__version__ = "0.1.0"

@@ -1,0 +1,234 @@
+"""The configuration: one TOML file, each key also an environment variable (``GATEWAY_PORT``,
+``GATEWAY_TOKENS__HMAC_SECRET``), the command line above both.
+
+``Config`` is what everything else sees. A namespace takes what it does not set itself from its built-in rules,
+then from ``[channels]``; that is settled here, so that the rest of the program asks ``config.rules(channel)``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from platformdirs import user_data_path
+
+from .errors import ConfigurationError, UnknownChannel
+
+__all__ = ["ChannelRules", "Config", "Limits", "Tokens", "load", "parse_duration"]
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_duration(value: Any) -> Any:
+    """``"5m"`` → 300 seconds. A bare number is seconds; ``""`` is 0, which settings read as "never"."""
+    if not isinstance(value, str):
+        return value
+    if value == "":
+        return 0
+    match = re.fullmatch(r"(\d{1,9})([smhd]?)", value.strip())
+    if not match:
+        raise ValueError(f'{value!r} is not a duration; write a number with a unit, as in "30s", "5m", "12h", "30d"')
+    return int(match[1]) * _UNITS.get(match[2], 1)
+
+
+Duration = Annotated[int, BeforeValidator(parse_duration), Field(ge=0)]
+Audience = Literal["anyone", "user", "owner", "token", "nobody"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class Tokens(_Section):
+    """How clients' tokens are checked. No key at all: ``gateway serve`` makes a secret and keeps it in ``data_dir``."""
+
+    hmac_secret: str = ""
+    public_key_file: str = ""
+    jwks_url: str = ""
+    algorithms: list[str] = []
+    audience: str = ""
+    issuer: str = ""
+
+
+class Insecure(_Section):
+    clients: bool = False
+    api: bool = False
+
+
+class Limits(_Section):
+    message_bytes: int = Field(65536, ge=64)
+    api_bytes: int = Field(10 * 1024 * 1024, ge=64)
+    channels_per_client: int = Field(128, ge=1)
+    connections: int = Field(0, ge=0)
+    connections_per_user: int = Field(0, ge=0)
+    publishes_per_second: float = Field(0, ge=0)
+    slow_seconds: float = Field(30, gt=0)
+    ring_bytes: int = Field(64 * 1024 * 1024, ge=0)
+
+
+class ChannelRules(_Section):
+    """The rules of one namespace. ``history_ttl`` 0 is "never expires", ``history_size`` -1 "unlimited"."""
+
+    history_size: int = Field(100, ge=-1)
+    history_ttl: Duration = 300
+    meta_ttl: Duration = 30 * 86400
+    recover: bool = True
+    presence: bool = True
+    join_leave: Literal["off", "asked", "all"] = "off"
+    subscribe: Audience = "user"
+    publish: Literal["anyone", "user", "owner", "subscriber", "token", "nobody"] = "nobody"
+    history: Literal["anyone", "user", "owner", "subscriber", "token", "nobody"] = "subscriber"
+    presence_for: Literal["anyone", "user", "owner", "subscriber", "token", "nobody"] = "subscriber"
+    personal: bool = False
+
+    @model_validator(mode="after")
+    def _meta_outlives_history(self) -> ChannelRules:
+        if 0 < self.meta_ttl < self.history_ttl:
+            raise ValueError("meta_ttl is shorter than history_ttl: the counter must outlive what it counts")
+        return self
+
+    @property
+    def has_history(self) -> bool:
+        return self.history_size != 0
+
+
+BUILT_IN: dict[str, dict[str, Any]] = {
+    "posts": {},
+    "reviews": {},
+    "orders": {},
+    "review": {"history_size": -1, "history_ttl": ""},
+    "hello": {"publish": "user"},
+    "notifications": {"subscribe": "owner", "history_size": 1000, "history_ttl": "", "personal": True},
+}
+
+
+class Config(BaseSettings):
+    """Every setting of the gateway; INTERFACE and README list them."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="GATEWAY_", env_nested_delimiter="__", extra="forbid", frozen=True, nested_model_default_partial_update=True
+    )
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    workers: int = Field(1, ge=1, le=256)
+    valkey_url: str = ""
+    data_dir: str = ""
+    valkey_port: int = Field(0, ge=0, le=65535)
+    reuse_port: bool = False
+    tls_cert: str = ""
+    tls_key: str = ""
+    trusted_proxies: list[str] = []
+    prefix: str = Field("gw", pattern=r"^[A-Za-z0-9_.\-]{1,32}$")
+    allowed_origins: list[str] = []
+    api_keys: list[str] = []
+    drain_seconds: float = Field(10, ge=0)
+    ping_seconds: float = Field(25, gt=0)
+    pong_seconds: float = Field(8, gt=0)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    tokens: Tokens = Tokens()
+    insecure: Insecure = Insecure()
+    limits: Limits = Limits()
+    channels: ChannelRules = ChannelRules()
+    namespaces: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,64}$")], ChannelRules] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit(cls, values: dict[str, Any]) -> dict[str, Any]:
+        common = values.get("channels") or {}
+        if isinstance(common, ChannelRules):
+            common = common.model_dump()
+        given = values.get("namespaces") or {}
+        if not isinstance(common, dict) or not isinstance(given, dict):
+            return values  # the field's own check says what is wrong
+        merged: dict[str, Any] = {}
+        for name in BUILT_IN | given:
+            own = given.get(name, {})
+            if isinstance(own, ChannelRules):
+                own = own.model_dump(exclude_unset=True)
+            inherited = {key: value for key, value in common.items() if key != "personal"}
+            merged[name] = inherited | BUILT_IN.get(name, {}) | own if isinstance(own, dict) else own
+        return values | {"namespaces": merged}
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Config:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ValueError("tls_cert and tls_key go together: one is set, the other is not")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, _file_source(settings_cls)
+
+    @property
+    def data_path(self) -> Path:
+        """The folder of the embedded server and of the secrets made on a first run."""
+        return Path(self.data_dir).expanduser().absolute() if self.data_dir else user_data_path("gateway", appauthor=False)
+
+    def rules(self, channel: str) -> ChannelRules:
+        """The rules of a channel. Raises UnknownChannel if its namespace is not configured."""
+        namespace, colon, _ = channel.partition(":")
+        if not colon:
+            return self.channels
+        try:
+            return self.namespaces[namespace]
+        except KeyError:
+            raise UnknownChannel(f"no namespace {namespace!r} is configured") from None
+
+
+_file: Path | None = None
+
+
+def _file_source(settings_cls: type[BaseSettings]) -> PydanticBaseSettingsSource:
+    return TomlConfigSettingsSource(settings_cls, toml_file=_file)
+
+
+def load(file: str | Path | None = None, **overrides: Any) -> Config:
+    """Reads the configuration: ``overrides`` (those that are not None), then the environment, then the file.
+
+    Raises ConfigurationError with one line that names the key and what is wrong with it.
+    """
+    global _file
+    if file is not None and not Path(file).is_file():
+        raise ConfigurationError(f"there is no configuration file {file}")
+    _reject_unknown_variables()
+    _file = Path(file) if file is not None else None
+    try:
+        return Config(**{key: value for key, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        raise ConfigurationError(_first_line(error, file)) from None
+    except ValueError as error:  # TOML that cannot be read, an environment variable that is not JSON
+        cause = error.__cause__ or error
+        where = f"{file}: " if file is not None else ""
+        raise ConfigurationError(f"{where}{error if cause is error else f'{error}: {cause}'}".replace("\n", " ")) from None
+    finally:
+        _file = None
+
+
+def _reject_unknown_variables() -> None:
+    for name in os.environ:
+        if name.startswith("GATEWAY_"):
+            key = name[len("GATEWAY_") :].lower().split("__")[0]
+            if key not in Config.model_fields:
+                raise ConfigurationError(f"environment variable {name}: there is no setting {key!r}")
+
+
+def _first_line(error: ValidationError, file: str | Path | None) -> str:
+    fault = error.errors()[0]
+    key = ".".join(str(part) for part in fault["loc"])
+    where = f"{file}: " if file is not None else ""
+    if fault["type"] == "extra_forbidden":
+        return f"{where}there is no setting {key!r}"
+    text = fault["msg"].removeprefix("Value error, ")
+    return f"{where}{key}: {text}" if key else f"{where}{text}"

@@ -1,0 +1,150 @@
+"""Everything that goes wrong, and whose fault it is.
+
+    GatewayError
+    ├── ConfigurationError    the operator's: says which key, and what it should be
+    ├── StoreError            Valkey answered with an error
+    │   └── Unavailable       Valkey cannot be reached, or did not answer in time; trying again may help
+    ├── ClientError           the client's, or ours towards it: an `error` in a reply, the connection stays
+    │   └── Internal … UnrecoverablePosition       one class per code of PROTOCOL.md 1.5
+    └── Disconnect            ends the connection with a close code of PROTOCOL.md 1.6
+
+A ``ClientError`` carries the protocol's code and text; ``hint`` goes to HTTP callers and to the log, where a
+person reads it, and never changes ``message``, which SDKs show and compare.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AlreadySubscribed",
+    "BadRequest",
+    "ClientError",
+    "ConfigurationError",
+    "Disconnect",
+    "GatewayError",
+    "Internal",
+    "LimitExceeded",
+    "MethodNotFound",
+    "NotAvailable",
+    "PermissionDenied",
+    "StoreError",
+    "TokenExpired",
+    "TooManyRequests",
+    "Unauthorized",
+    "Unavailable",
+    "UnknownChannel",
+    "UnrecoverablePosition",
+]
+
+
+class GatewayError(Exception):
+    """The root of all errors raised on purpose."""
+
+
+class ConfigurationError(GatewayError):
+    """A configuration that cannot work. The message names the key and the remedy."""
+
+
+class StoreError(GatewayError):
+    """Valkey refused a command; the message is Valkey's."""
+
+
+class Unavailable(StoreError):
+    """Valkey cannot be reached, or the connection went before it answered: whether a write happened is not known."""
+
+
+class ClientError(GatewayError):
+    """An error reply. ``code`` and ``message`` go over the wire, ``hint`` is for people."""
+
+    code = 100
+    message = "internal server error"
+    temporary = False
+
+    def __init__(self, hint: str = "") -> None:
+        super().__init__(hint or self.message)
+        self.hint = hint
+
+
+class Internal(ClientError):
+    temporary = True
+
+
+class Unauthorized(ClientError):
+    code, message = 101, "unauthorized"
+
+
+class UnknownChannel(ClientError):
+    code, message = 102, "unknown channel"
+
+
+class PermissionDenied(ClientError):
+    code, message = 103, "permission denied"
+
+
+class MethodNotFound(ClientError):
+    code, message = 104, "method not found"
+
+
+class AlreadySubscribed(ClientError):
+    code, message = 105, "already subscribed"
+
+
+class LimitExceeded(ClientError):
+    code, message = 106, "limit exceeded"
+
+
+class BadRequest(ClientError):
+    code, message = 107, "bad request"
+
+
+class NotAvailable(ClientError):
+    code, message = 108, "not available"
+
+
+class TokenExpired(ClientError):
+    code, message = 109, "token expired"
+
+
+class TooManyRequests(ClientError):
+    code, message, temporary = 111, "too many requests", True
+
+
+class UnrecoverablePosition(ClientError):
+    code, message = 112, "unrecoverable position"
+
+
+class Disconnect(GatewayError):
+    """Ends a connection. SDKs come back after 3000–3499 and stay away after 3500–3999.
+
+    ``reason`` defaults to the protocol's text; ``hint`` is for the log alone.
+    """
+
+    REASONS = {
+        3000: "connection closed",
+        3001: "shutdown",
+        3004: "internal server error",
+        3005: "connection expired",
+        3006: "subscription expired",
+        3008: "slow",
+        3009: "write error",
+        3010: "insufficient state",
+        3011: "force reconnect",
+        3012: "no pong",
+        3013: "too many requests",
+        3014: "state invalidated",
+        3500: "invalid token",
+        3501: "bad request",
+        3502: "stale",
+        3503: "force disconnect",
+        3504: "connection limit",
+        3505: "channel limit",
+        3506: "inappropriate protocol",
+        3507: "permission denied",
+        3508: "not available",
+        3509: "too many errors",
+    }
+
+    def __init__(self, code: int, hint: str = "", *, reason: str = "") -> None:
+        self.code = code
+        self.reason = reason or self.REASONS[code]
+        self.hint = hint
+        super().__init__(f"{code} {self.reason}" + (f": {hint}" if hint else ""))

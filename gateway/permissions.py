@@ -1,0 +1,59 @@
+"""Who may do what in a channel. One table, asked by every edge.
+
+| audience   | admits                                                                                   |
+|------------|------------------------------------------------------------------------------------------|
+| anyone     | everybody, the anonymous included                                                        |
+| user       | whoever has a user id from a valid token                                                 |
+| owner      | the user whose id stands after the namespace, or after ``#``                             |
+| subscriber | whom the channel's subscribe rule admits; on a connection, whoever is subscribed to it   |
+| token      | whoever shows a subscription token for the channel                                       |
+| nobody     | no client; the server API may always                                                     |
+
+A channel with ``#`` belongs to the user named behind it: for it, ``anyone`` and ``user`` mean ``owner``.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["ANONYMOUS", "ANYTHING", "Identity", "admits", "owner_of"]
+
+
+class Identity(NamedTuple):
+    """Who a client is: ``user`` is "" for the anonymous; ``unchecked`` is set by ``insecure.clients``."""
+
+    user: str = ""
+    unchecked: bool = False
+    info: bytes | None = None
+    expires_at: float = 0.0
+
+
+ANONYMOUS = Identity()
+ANYTHING = Identity(unchecked=True)
+
+
+def owner_of(channel: str) -> str:
+    """The user a channel belongs to, if it belongs to one: what stands after ``#``, else after the namespace."""
+    _, mark, owner = channel.partition("#")
+    if not mark:
+        _, _, owner = channel.partition(":")
+    return owner
+
+
+def admits(audience: str, identity: Identity, channel: str, *, subscribed: bool = False, token: bool = False) -> bool:
+    """Whether ``audience`` admits ``identity`` in ``channel``.
+
+    ``subscribed``: it is subscribed to the channel, or may be; ``token``: it showed a valid subscription token for it.
+    """
+    if identity.unchecked:
+        return True
+    if audience == "nobody":
+        return False
+    if audience == "token":
+        return token
+    if audience == "subscriber":
+        return subscribed
+    owns = identity.user != "" and owner_of(channel) == identity.user
+    if audience == "owner" or "#" in channel:
+        return owns
+    return audience == "anyone" or identity.user != ""

@@ -1,0 +1,296 @@
+"""The Centrifuge JSON protocol: text ⇄ values. Source: PROTOCOL.md, sections 1.1–1.8.
+
+Pure: bytes in, values out, and back. What arrives becomes a list of ``Command``; what leaves is built from
+bytes that are already JSON (``data`` is never parsed), so that one publication is encoded once for everybody.
+No raw newline ever leaves, because a newline is what separates two objects in one message.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import msgspec
+
+from .errors import ClientError, Disconnect
+from .publication import Position, Publication
+
+__all__ = [
+    "METHODS",
+    "PING",
+    "PONG",
+    "Command",
+    "Since",
+    "SubscribeRequest",
+    "clean",
+    "decode",
+    "encode",
+    "error_reply",
+    "history_result",
+    "is_json",
+    "publication_json",
+    "publications_json",
+    "push",
+    "push_prefix",
+    "raw_object",
+    "reply",
+    "subscribe_result",
+]
+
+PING = b"{}"
+MAX_DEPTH = 256  # of nested arrays and objects; the parsers of common clients give up not far above
+
+Id = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Request(msgspec.Struct, gc=False):
+    """Unknown fields are ignored; null stands for the zero value, as in the reference server."""
+
+
+class Since(_Request):
+    epoch: str | None = None
+    offset: Count | None = None
+    recover: bool | None = None
+
+    @property
+    def position(self) -> Position:
+        return Position(self.epoch or "", self.offset or 0)
+
+
+class ConnectRequest(_Request):
+    token: str | None = None
+    data: msgspec.Raw | None = None
+    subs: dict[str, Since] | None = None
+    name: str | None = None
+    version: str | None = None
+    headers: dict[str, str] | None = None
+    flag: int | None = None
+
+
+class SubscribeRequest(Since):
+    channel: str | None = None
+    token: str | None = None
+    data: msgspec.Raw | None = None
+    positioned: bool | None = None
+    recoverable: bool | None = None
+    join_leave: bool | None = None
+    delta: str | None = None
+    tf: msgspec.Raw | None = None
+    flag: int | None = None
+
+
+class ChannelRequest(_Request):
+    channel: str | None = None
+
+
+class PublishRequest(ChannelRequest):
+    data: msgspec.Raw | None = None
+
+
+class HistoryRequest(ChannelRequest):
+    limit: int | None = None
+    since: Since | None = None
+    reverse: bool | None = None
+
+
+class RpcRequest(_Request):
+    method: str | None = None
+    data: msgspec.Raw | None = None
+
+
+class SendRequest(_Request):
+    data: msgspec.Raw | None = None
+
+
+class RefreshRequest(_Request):
+    channel: str | None = None
+    token: str | None = None
+
+
+class PingRequest(_Request):
+    pass
+
+
+class Command(msgspec.Struct, gc=False):
+    """One command of a client: ``id`` and exactly one method."""
+
+    id: Id = 0
+    connect: ConnectRequest | None = None
+    subscribe: SubscribeRequest | None = None
+    unsubscribe: ChannelRequest | None = None
+    publish: PublishRequest | None = None
+    presence: ChannelRequest | None = None
+    presence_stats: ChannelRequest | None = None
+    history: HistoryRequest | None = None
+    rpc: RpcRequest | None = None
+    send: SendRequest | None = None
+    refresh: RefreshRequest | None = None
+    sub_refresh: RefreshRequest | None = None
+    ping: PingRequest | None = None
+
+    def method(self) -> str:
+        """The one method it names. Raises Disconnect 3501 for none, or several."""
+        named = [method for method in METHODS if getattr(self, method) is not None]
+        if len(named) != 1:
+            raise Disconnect(3501, "a command with no known method" if not named else f"a command with {len(named)} methods")
+        return named[0]
+
+
+METHODS = Command.__struct_fields__[1:]
+PONG = Command()  # `{}`: no id, no method
+
+_commands = msgspec.json.Decoder(Command)
+_raw = msgspec.json.Decoder(msgspec.Raw)
+
+
+def decode(message: bytes) -> list[Command]:
+    """The commands of one WebSocket message, in order; a pong comes as the ``PONG`` object itself.
+
+    Raises Disconnect 3501 if any part of it is not a command: nothing of the message is acted on then.
+    """
+    if message == PING:
+        return [PONG]
+    lines = message.removesuffix(b"\n").split(b"\n")
+    try:
+        return [PONG if line == PING else _commands.decode(line) for line in lines]
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Disconnect(3501, str(error)) from None
+    except RecursionError:
+        raise Disconnect(3501, "data is nested too deep") from None
+
+
+# What leaves. Zero values are left out, as the protocol has it.
+
+
+def encode(value: Any) -> bytes:
+    return msgspec.json.encode(value)
+
+
+def reply(id: int, method: str, result: bytes = b"{}") -> bytes:
+    return b'{"id":%d,"%s":%s}' % (id, method.encode(), result)
+
+
+def error_reply(id: int, error: ClientError) -> bytes:
+    temporary = b',"temporary":true' if error.temporary else b""
+    return b'{"id":%d,"error":{"code":%d,"message":%s%s}}' % (id, error.code, encode(error.message), temporary)
+
+
+def push(channel: str, kind: str, body: bytes) -> bytes:
+    return b'{"push":{"channel":%s,"%s":%s}}' % (encode(channel), kind.encode(), body)
+
+
+def push_prefix(channel: str) -> bytes:
+    """What stands before the Publication in a push of ``channel``; ``}}`` stands behind it."""
+    return b'{"push":{"channel":%s,"pub":' % encode(channel)
+
+
+def publication_json(publication: Publication) -> bytes:
+    """The protocol's Publication object; kept, so that it is made once."""
+    if publication.json is None:
+        parts = [b'{"data":', publication.data]
+        if publication.info is not None:
+            parts += b',"info":', publication.info
+        if publication.offset:
+            parts.append(b',"offset":%d' % publication.offset)
+        if publication.tags is not None:
+            parts += b',"tags":', publication.tags
+        parts.append(b"}")
+        publication.json = b"".join(parts)
+    return publication.json
+
+
+def publications_json(publications: list[Publication]) -> bytes:
+    return b"[%s]" % b",".join([publication_json(publication) for publication in publications])
+
+
+def raw_object(fields: dict[str, bytes]) -> bytes:
+    """A JSON object of values that are JSON already."""
+    return b"{%s}" % b",".join([b'"%s":%s' % (name.encode(), value) for name, value in fields.items()])
+
+
+class _SubscribeResult(msgspec.Struct, omit_defaults=True, gc=False):
+    expires: bool = False
+    ttl: int = 0
+    recoverable: bool = False
+    epoch: str = ""
+    recovered: bool = False
+    offset: int = 0
+    positioned: bool = False
+    was_recovering: bool = False
+
+
+def subscribe_result(
+    position: Position | None, *, recovered: bool = False, was_recovering: bool = False, ttl: int = 0, publications: list[Publication] = []
+) -> bytes:
+    """``position`` None is a channel whose subscribers cannot recover; ``ttl`` > 0 an expiry in that many seconds."""
+    result = _SubscribeResult(expires=ttl > 0, ttl=ttl, recovered=recovered, was_recovering=was_recovering)
+    if position is not None:
+        result.recoverable = result.positioned = True
+        result.epoch, result.offset = position
+    text = encode(result)
+    if publications:
+        text = b'%s,"publications":%s}' % (text[:-1], publications_json(publications))
+    return text
+
+
+def history_result(top: Position, publications: list[Publication]) -> bytes:
+    return b'{"publications":%s,"epoch":%s,"offset":%d}' % (publications_json(publications), encode(top.epoch), top.offset)
+
+
+# Data of publishers, who may write anything.
+
+
+def is_json(data: bytes) -> bool:
+    """Whether it is one JSON document in UTF-8, nested no deeper than ``MAX_DEPTH``."""
+    try:
+        data.decode()
+        _raw.decode(data)
+    except UnicodeDecodeError:
+        return False
+    except RecursionError:
+        return False
+    except msgspec.MsgspecError:
+        # JSON's grammar allows escaped lone surrogates, which JavaScript's strings hold and msgspec refuses.
+        if b"\\u" not in data or not _is_json_for_python(data):
+            return False
+    return data.count(b"[") + data.count(b"{") <= MAX_DEPTH or _depth(data) <= MAX_DEPTH
+
+
+def clean(data: bytes) -> bytes:
+    """``data`` as JSON on one line. What is not JSON becomes a JSON string, so that nobody ever receives a broken document."""
+    if not is_json(data):
+        return encode(data.decode(errors="replace"))
+    if b"\n" in data or b"\r" in data:  # only ever between tokens: inside strings JSON forbids them
+        return data.replace(b"\r", b" ").replace(b"\n", b" ").strip()
+    return data
+
+
+def _is_json_for_python(data: bytes) -> bool:
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)  # NaN and Infinity are not JSON
+
+    try:
+        json.loads(data, parse_constant=refuse)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _depth(data: bytes) -> int:
+    depth = deepest = 0
+    in_string = escaped = False
+    for byte in data:
+        if escaped:
+            escaped = False
+        elif in_string:
+            escaped = byte == 0x5C
+            in_string = byte != 0x22
+        elif byte == 0x22:
+            in_string = True
+        elif byte in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif byte in b"]}":
+            depth -= 1
+    return deepest

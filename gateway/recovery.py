@@ -1,0 +1,53 @@
+"""Recovery: from a position to live, without a hole and without a repeat.
+
+Two rules carry the guarantee. ``judge`` says where a position stands in a channel; ``following`` takes what
+history and the live path gave, in any order and with repeats, and returns what comes next without a hole.
+Both are pure; the hub and the subscriptions only do what they say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+
+from .publication import Position, Publication
+
+__all__ = ["Standing", "following", "judge"]
+
+
+class Standing(Enum):
+    """Where a position stands towards a channel's newest one."""
+
+    LEVEL = "at the top: the next live publication is the next one it needs"
+    BEHIND = "in the same life of the history, before the top"
+    AHEAD = "past the top: a faster gateway served it, or it never existed"
+    LOST = "in another life of the history: nothing can be said about what was missed"
+
+
+def judge(position: Position, top: Position) -> Standing:
+    """Compares a subscriber's position with the channel's. An empty epoch agrees with any."""
+    if position.epoch and position.epoch != top.epoch:
+        return Standing.LOST
+    if position.offset == top.offset:
+        return Standing.LEVEL
+    return Standing.BEHIND if position.offset < top.offset else Standing.AHEAD
+
+
+def following(offset: int, publications: Iterable[Publication]) -> tuple[list[Publication], bool]:
+    """The unbroken run that follows ``offset``, and whether it takes in all of ``publications`` that are newer.
+
+    Repeats and what is older are dropped; ``publications`` may come in any order.
+    """
+    run: list[Publication] = []
+    for publication in sorted(publications, key=_by_offset):
+        if publication.offset <= offset:
+            continue
+        if publication.offset != offset + 1:
+            return run, False
+        run.append(publication)
+        offset += 1
+    return run, True
+
+
+def _by_offset(publication: Publication) -> int:
+    return publication.offset

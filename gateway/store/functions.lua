@@ -1,0 +1,297 @@
+-- The gateway's function library. It runs inside Valkey, one function per atomic act.
+--
+-- Keys of channel C, always all three and in this order (one hash slot; every key a function touches is declared):
+--   gw:{C}:meta     hash: epoch, offset and ms of the newest publication, version, version_epoch
+--   gw:{C}:stream   stream: <offset>-<unix ms> → data [tags] [info]; offsets have no holes
+--   gw:{C}:keys     sorted set: idempotency key → offset; a negative score was announced only
+-- and the Pub/Sub channel gw:{C}.
+--
+-- The loader puts in front of this file: the shebang with the library's name, RULES (namespace → size, ttl, meta_ttl
+-- in seconds; ttl 0 there is "never"), DIGEST (of the rules) and ANNOUNCE (PUBLISH, or SPUBLISH on a cluster).
+
+local KEYS_KEPT = 10000     -- newest idempotency keys of a channel
+local KEYS_TTL = 300        -- seconds they live at least after the last one was used
+local PAGE = 256            -- entries taken from the stream at a time
+
+local function number(n)
+  return string.format('%.0f', n)
+end
+
+-- The name of the Pub/Sub channel, gw:{C}; raises if the keys are not those of one channel.
+local function base_of(keys)
+  local base = keys[1] and string.match(keys[1], '^(.*{[^{}]+}):meta$')
+  if #keys ~= 3 or not base or keys[2] ~= base .. ':stream' or keys[3] ~= base .. ':keys' then
+    error({err = 'GATEWAY the keys are gw:{C}:meta gw:{C}:stream gw:{C}:keys, of one channel C'})
+  end
+  return base
+end
+
+local function rules_of(base)
+  local namespace = string.match(base, '{([^:{}]*):')
+  return RULES[namespace or ''] or RULES['']
+end
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+-- An epoch is the microsecond it began in, in base 36: short, and new each time.
+local function new_epoch()
+  local time = redis.call('TIME')
+  local left, digits = tonumber(time[1]) * 1000000 + tonumber(time[2]), ''
+  while left > 0 do
+    local digit = left % 36
+    digits = string.sub('0123456789abcdefghijklmnopqrstuvwxyz', digit + 1, digit + 1) .. digits
+    left = (left - digit) / 36
+  end
+  return digits
+end
+
+-- The counter lives as long as the rules say, and never shorter than the history it counts (ttl 0: forever).
+local function keep_meta(key, meta_ttl, ttl)
+  if meta_ttl == 0 or ttl == 0 then
+    redis.call('PERSIST', key)
+  else
+    redis.call('EXPIRE', key, math.max(meta_ttl, ttl))
+  end
+end
+
+-- A new life of the history. What the last one left behind would be mistaken for this one's.
+local function begin(keys, rules)
+  local epoch = new_epoch()
+  redis.call('DEL', keys[2], keys[3])
+  redis.call('HSET', keys[1], 'epoch', epoch, 'offset', '0', 'ms', '0')
+  keep_meta(keys[1], rules.meta_ttl, rules.ttl)
+  return epoch
+end
+
+-- Whether decimal a is greater than decimal b; both may be past 2^53.
+local function greater(a, b)
+  a, b = string.gsub(a, '^0+', ''), string.gsub(b, '^0+', '')
+  if #a ~= #b then
+    return #a > #b
+  end
+  return a > b
+end
+
+local NAMES = {key = true, version = true, version_epoch = true, size = true, ttl = true, tags = true, info = true}
+
+-- NAME VALUE … behind the data.
+local function options_of(args)
+  local options = {}
+  for i = 2, #args, 2 do
+    local name, value = args[i], args[i + 1]
+    if not NAMES[name] or value == nil then
+      error({err = 'GATEWAY ' .. tostring(name) .. ' is not one of key, version, version_epoch, size, ttl, tags, info, or has no value'})
+    end
+    if (name == 'size' or name == 'ttl') and not string.match(value, '^%-?%d+$') then
+      error({err = 'GATEWAY ' .. name .. ' is a whole number, not ' .. value})
+    end
+    if name == 'version' and not string.match(value, '^%d+$') then
+      error({err = 'GATEWAY version is a whole number from 0, not ' .. value})
+    end
+    if name == 'tags' or name == 'info' then
+      local fine, decoded = pcall(cjson.decode, value)
+      if not fine or type(decoded) ~= 'table' or string.find(value, '^%s*%[') then
+        error({err = 'GATEWAY ' .. name .. ' is a JSON object'})
+      end
+      value = string.gsub(value, '[\r\n]', ' ')
+    end
+    options[name] = value
+  end
+  return options
+end
+
+-- The line in front of the data: @<offset> <epoch> <unix ms>[ <JSON>]. A size or ttl that is not the rules' travels
+-- along, so that gateways keep in memory no more than history does.
+local function header(offset, epoch, ms, options)
+  local extra = {}
+  if options.tags then table.insert(extra, '"tags":' .. options.tags) end
+  if options.info then table.insert(extra, '"info":' .. options.info) end
+  if options.size then table.insert(extra, '"size":' .. number(tonumber(options.size))) end
+  if options.ttl then table.insert(extra, '"ttl":' .. number(tonumber(options.ttl))) end
+  local line = '@' .. number(offset) .. ' ' .. epoch .. ' ' .. number(ms)
+  if #extra > 0 then
+    line = line .. ' {' .. table.concat(extra, ',') .. '}'
+  end
+  return line .. '\n'
+end
+
+-- gateway_publish 3 meta stream keys DATA [key K] [version N] [version_epoch E] [size N] [ttl S] [tags JSON] [info JSON]
+--   → [offset, epoch] of the publication; of the first one if the key was seen, of the newest one if the version is not
+--     newer. [0, ""] where nothing is remembered: ttl 0, or a size of 0. Without size and ttl the namespace's rules hold;
+--     a ttl of -1 never expires, a size of -1 is unlimited.
+-- Atomic, because the next offset, the stream, the position of a repeat and the announcement must agree: two publishers
+-- at once would else share an offset, and a crash in between would leave a publication that nobody is told of.
+local function gateway_publish(keys, args)
+  local base, options = base_of(keys), options_of(args)
+  local data, rules = args[1], rules_of(base)
+  if data == nil or data == '' then
+    error({err = 'GATEWAY there is no data'})
+  end
+  local size = tonumber(options.size) or rules.size
+  local ttl = tonumber(options.ttl)
+  local remembered = size ~= 0 and ttl ~= 0
+  ttl = ttl == nil and rules.ttl or math.max(ttl, 0)
+
+  local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'version', 'version_epoch')
+  local epoch, top = meta[1], tonumber(meta[2] or '0')
+  if epoch and options.key then
+    local seen = tonumber(redis.call('ZSCORE', keys[3], options.key) or nil)
+    if seen then
+      if seen < 0 then return {0, ''} end
+      return {seen, epoch}
+    end
+  end
+  if epoch and options.version and meta[3] and (meta[4] or '') == (options.version_epoch or '')
+      and not greater(options.version, meta[3]) then
+    return {top, epoch}
+  end
+  if not epoch and (remembered or options.key or options.version) then
+    epoch, top = begin(keys, rules), 0
+  end
+
+  local ms, offset = now_ms(), 0
+  if remembered then
+    offset = top + 1
+    local command = {'XADD', keys[2]}
+    if size > 0 then
+      table.insert(command, 'MAXLEN')
+      table.insert(command, '=')
+      table.insert(command, number(size))
+    end
+    local function add()
+      local entry = {unpack(command)}
+      for _, word in ipairs({number(offset) .. '-' .. number(ms), 'data', data}) do table.insert(entry, word) end
+      for _, name in ipairs({'tags', 'info'}) do
+        if options[name] then
+          table.insert(entry, name)
+          table.insert(entry, options[name])
+        end
+      end
+      return redis.pcall(unpack(entry))
+    end
+    local added = add()
+    if type(added) == 'table' and added.err then
+      -- The stream is ahead of its counter: somebody else wrote to it, or a file of another time was loaded.
+      if not string.find(added.err, 'equal or smaller', 1, true) then error(added) end
+      epoch, offset = begin(keys, rules), 1
+      added = add()
+      if type(added) == 'table' and added.err then error(added) end
+    end
+    redis.call('HSET', keys[1], 'offset', number(offset), 'ms', number(ms))
+    if ttl == 0 then
+      redis.call('PERSIST', keys[2])
+    else
+      redis.call('EXPIRE', keys[2], ttl)
+    end
+    keep_meta(keys[1], rules.meta_ttl, ttl)
+  end
+  if options.version then
+    redis.call('HSET', keys[1], 'version', options.version, 'version_epoch', options.version_epoch or '')
+  end
+  if options.key then
+    -- Negative scores grow with time too, so that the oldest keys are the first to go in either kind of channel.
+    redis.call('ZADD', keys[3], remembered and number(offset) or number(ms - 9007199254740992), options.key)
+    redis.call('ZREMRANGEBYRANK', keys[3], 0, -(KEYS_KEPT + 1))
+    redis.call('EXPIRE', keys[3], math.max(KEYS_TTL, ttl))
+  end
+  redis.call(ANNOUNCE, base, header(offset, epoch and remembered and epoch or '-', ms, options) .. data)
+  if not remembered then
+    return {0, ''}
+  end
+  return {offset, epoch}
+end
+
+-- The entries of a stream in one direction, up to `limit` of them (-1: all) and about `bytes`, at least one.
+local function range(stream, first, last, reverse, limit, bytes)
+  local entries, taken = {}, 0
+  while limit < 0 or #entries < limit do
+    local count = PAGE
+    if limit >= 0 then count = math.min(PAGE, limit - #entries) end
+    local page = redis.call(reverse and 'XREVRANGE' or 'XRANGE', stream, first, last, 'COUNT', count)
+    for _, entry in ipairs(page) do
+      for _, word in ipairs(entry[2]) do taken = taken + #word end
+      if taken > bytes and #entries > 0 then return entries end
+      table.insert(entries, entry)
+    end
+    if #page < count then break end
+    first = '(' .. page[#page][1]
+  end
+  return entries
+end
+
+-- gateway_history 3 meta stream keys SINCE LIMIT BYTES [reverse] [EPOCH OFFSET MS]
+--   → [epoch, offset, ms, entries]: the newest position, and what follows SINCE, oldest first; with reverse = "1" what
+--     stands before SINCE (0: the top), newest first. LIMIT 0 reads the position alone. Reading makes the epoch, too.
+--   EPOCH OFFSET MS is what a gateway has seen. If this history is of the same epoch but does not hold that publication,
+--   Valkey came back older than it was, and offsets are being given a second time: the epoch is renewed and announced.
+-- Atomic, because the range and the top it is compared with must be of one moment, and because the renewal compares and sets.
+local function gateway_history(keys, args)
+  local base = base_of(keys)
+  local rules = rules_of(base)
+  local since, limit, bytes = tonumber(args[1]), tonumber(args[2]), tonumber(args[3])
+  local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'ms')
+  local epoch, top, ms = meta[1], tonumber(meta[2] or '0'), tonumber(meta[3] or '0')
+  if not epoch then
+    epoch, top, ms = begin(keys, rules), 0, 0
+  end
+  if args[5] == epoch then
+    local seen, seen_ms = tonumber(args[6]), tonumber(args[7])
+    local rewound = seen > top
+    if not rewound and seen > 0 and seen_ms > 0 then
+      local there = ms
+      if seen < top then
+        local entry = redis.call('XRANGE', keys[2], number(seen), number(seen), 'COUNT', 1)[1]
+        there = entry and tonumber(string.match(entry[1], '%-(%d+)$')) or 0
+      end
+      rewound = there > 0 and there ~= seen_ms
+    end
+    if rewound then
+      epoch = new_epoch()
+      redis.call('HSET', keys[1], 'epoch', epoch)
+      redis.call(ANNOUNCE, base, '@reset ' .. epoch .. ' ' .. number(top))
+    end
+  end
+  if args[5] then
+    -- A gateway has subscribers here: the counter lives on, though nothing may be published for long.
+    local left = redis.call('TTL', keys[1])
+    if left >= 0 and (rules.meta_ttl == 0 or left < rules.meta_ttl) then keep_meta(keys[1], rules.meta_ttl, rules.ttl) end
+  end
+  local entries = {}
+  if limit ~= 0 then
+    if args[4] == '1' then
+      entries = range(keys[2], since > 0 and '(' .. number(since) or '+', '-', true, limit, bytes)
+    else
+      entries = range(keys[2], number(since + 1), '+', false, limit, bytes)
+    end
+  end
+  return {epoch, top, ms, entries}
+end
+
+-- gateway_remove 3 meta stream keys → [offset, epoch]: history is gone, the counter goes on, gateways drop what they hold.
+-- Atomic, because a publication between the removal and its announcement would be dropped from the gateways' memory alone.
+local function gateway_remove(keys, args)
+  local base = base_of(keys)
+  local meta = redis.call('HMGET', keys[1], 'epoch', 'offset')
+  local epoch, top = meta[1], tonumber(meta[2] or '0')
+  if not epoch then
+    epoch, top = begin(keys, rules_of(base)), 0
+  end
+  if redis.call('EXISTS', keys[2]) == 1 then
+    redis.call('XTRIM', keys[2], 'MAXLEN', '=', 0)
+  end
+  redis.call(ANNOUNCE, base, '@reset ' .. epoch .. ' ' .. number(top))
+  return {top, epoch}
+end
+
+-- gateway_rules 0 → the digest of the rules that are compiled in.
+local function gateway_rules(keys, args)
+  return DIGEST
+end
+
+redis.register_function('gateway_publish', gateway_publish)
+redis.register_function{function_name = 'gateway_history', callback = gateway_history, flags = {'allow-oom'}}
+redis.register_function{function_name = 'gateway_remove', callback = gateway_remove, flags = {'allow-oom'}}
+redis.register_function{function_name = 'gateway_rules', callback = gateway_rules, flags = {'no-writes', 'allow-oom', 'allow-stale'}}

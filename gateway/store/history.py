@@ -1,0 +1,101 @@
+"""The functions of functions.lua as methods: publish, read, remove."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ..errors import StoreError
+from ..publication import Position, Publication
+from .commands import Commands
+from .functions import Library
+from .layout import Layout, read_entry
+
+__all__ = ["PAGE_BYTES", "History", "Page", "publish_words"]
+
+PAGE_BYTES = 256 * 1024  # of one read; a page may pass it by one publication
+
+
+class Page(NamedTuple):
+    """Part of a channel's history, and the channel's newest position at that moment (``ms``: its time, 0 if unknown)."""
+
+    top: Position
+    ms: int
+    publications: list[Publication]
+
+
+def publish_words(
+    data: bytes | str,
+    *,
+    key: str | None = None,
+    version: int | None = None,
+    version_epoch: str | None = None,
+    size: int | None = None,
+    ttl: int | None = None,
+    tags: bytes | str | None = None,
+    info: bytes | str | None = None,
+) -> list[Any]:
+    """The arguments of gateway_publish behind its keys."""
+    words: list[Any] = [data]
+    for name, value in (
+        ("key", key),
+        ("version", version),
+        ("version_epoch", version_epoch),
+        ("size", size),
+        ("ttl", ttl),
+        ("tags", tags),
+        ("info", info),
+    ):
+        if value is not None:
+            words += name, value
+    return words
+
+
+class History:
+    """Channels in Valkey, over one connection. If Valkey restarted empty, the library is loaded again and the call repeated."""
+
+    def __init__(self, commands: Commands, library: Library, layout: Layout) -> None:
+        self._commands = commands
+        self._library = library
+        self._layout = layout
+
+    async def publish(self, channel: str, words: Sequence[Any]) -> Position | None:
+        """Publishes ``publish_words(…)``. None where the channel remembers nothing."""
+        offset, epoch = await self._call(b"gateway_publish", channel, *words)
+        return Position(epoch.decode(), offset) if offset else None
+
+    async def read(
+        self,
+        channel: str,
+        since: int = 0,
+        limit: int = 0,
+        *,
+        reverse: bool = False,
+        seen: tuple[Position, int] | None = None,
+        max_bytes: int = PAGE_BYTES,
+    ) -> Page:
+        """What follows offset ``since`` (``reverse``: what stands before it, newest first; 0 is the top), up to ``limit``.
+
+        ``limit`` 0 reads the position alone, -1 all there is. ``seen`` is the newest publication this process knows,
+        as position and ms: should Valkey have come back without it, the epoch of the answer is a new one.
+        """
+        words: list[Any] = [since, limit, max_bytes, b"1" if reverse else b""]
+        if seen is not None:
+            position, ms = seen
+            words += position.epoch, position.offset, ms
+        epoch, offset, ms, entries = await self._call(b"gateway_history", channel, *words)
+        return Page(Position(epoch.decode(), offset), ms, [read_entry(entry) for entry in entries])
+
+    async def remove(self, channel: str) -> Position:
+        offset, epoch = await self._call(b"gateway_remove", channel)
+        return Position(epoch.decode(), offset)
+
+    async def _call(self, function: bytes, channel: str, *words: Any) -> Any:
+        command = (b"FCALL", function, b"3", *self._layout.keys(channel), *words)
+        try:
+            return await self._commands.call(*command)
+        except StoreError as error:
+            if "Function not found" not in str(error):
+                raise
+        await self._library.restore(self._commands.call)
+        return await self._commands.call(*command)

@@ -1,0 +1,104 @@
+"""The public layout in Valkey: names of keys, announcements, stream entries. Source: INTERFACE.md.
+
+An announcement is ``@<offset> <epoch> <unix ms>[ <JSON>]``, a newline, the data; offset 0 has no place in history.
+``@reset <epoch> <offset>`` says that what gateways remember of the channel is void. Anything else is the data of an
+ephemeral publication.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from ..protocol import clean
+from ..publication import Publication
+
+__all__ = ["Announcement", "Layout", "Reset", "read_announcement", "read_entry"]
+
+
+class Layout:
+    """Names in Valkey, all behind one prefix."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._opening = f"{prefix}:{{".encode()
+
+    def channel(self, name: str) -> bytes:
+        """The Pub/Sub channel."""
+        return b"%s%s}" % (self._opening, name.encode())
+
+    def name(self, pubsub_channel: bytes) -> str:
+        return pubsub_channel[len(self._opening) : -1].decode()
+
+    def keys(self, name: str) -> tuple[bytes, bytes, bytes]:
+        """meta, stream, keys: what every function of the library is given."""
+        base = self.channel(name)
+        return base + b":meta", base + b":stream", base + b":keys"
+
+    @property
+    def rules(self) -> str:
+        """Where the gateways leave the namespaces' rules for publishers that have no configuration."""
+        return f"{self._prefix}:rules"
+
+    def heartbeat(self, node: str) -> bytes:
+        """The Pub/Sub channel by which one process proves that its link works."""
+        return f"{self._prefix}:node:{node}".encode()
+
+
+class Announcement(NamedTuple):
+    """A publication as announced. ``size`` and ``ttl`` only where they differ from the namespace's rules."""
+
+    epoch: str
+    publication: Publication
+    size: int | None = None
+    ttl: int | None = None
+
+
+class Reset(NamedTuple):
+    epoch: str
+    offset: int
+
+
+class _Extra(msgspec.Struct):
+    tags: msgspec.Raw | None = None
+    info: msgspec.Raw | None = None
+    size: int | None = None
+    ttl: int | None = None
+
+
+_extra = msgspec.json.Decoder(_Extra)
+
+
+def read_announcement(payload: bytes) -> Announcement | Reset:
+    """Any bytes at all are an announcement of something: what is malformed is taken as ephemeral data."""
+    if payload[:1] != b"@":
+        return Announcement("", Publication(0, clean(payload)))
+    head, newline, data = payload.partition(b"\n")
+    words = head.split(b" ", 3)
+    try:
+        if not newline:
+            kind, epoch, offset = words
+            if kind != b"@reset":
+                raise ValueError(kind)
+            return Reset(epoch.decode(), int(offset))
+        offset, ms = int(words[0][1:]), int(words[2])
+        epoch = words[1].decode()
+        if len(words) == 3:
+            return Announcement(epoch, Publication(offset, clean(data), ms))
+        extra = _extra.decode(words[3])
+    except (ValueError, IndexError, msgspec.MsgspecError):
+        return Announcement("", Publication(0, clean(payload)))
+    publication = Publication(offset, clean(data), ms, _bytes(extra.tags), _bytes(extra.info))
+    return Announcement(epoch, publication, extra.size, extra.ttl)
+
+
+def read_entry(entry: list) -> Publication:
+    """A stream entry as Valkey returns it: ``[id, [field, value, …]]``."""
+    offset, _, ms = entry[0].partition(b"-")
+    fields = dict(zip(entry[1][::2], entry[1][1::2], strict=True))
+    return Publication(int(offset), clean(fields.get(b"data", b"null")), int(ms), fields.get(b"tags"), fields.get(b"info"))
+
+
+def _bytes(raw: msgspec.Raw | None) -> bytes | None:
+    return None if raw is None else bytes(raw)
