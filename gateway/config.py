@@ -176,6 +176,11 @@ class Config(BaseSettings):
         """The folder of the embedded server and of the secrets made on a first run."""
         return Path(self.data_dir).expanduser().absolute() if self.data_dir else user_data_path("gateway", appauthor=False)
 
+    @property
+    def admits_anonymous(self) -> bool:
+        """Whether anybody may connect without a token: there is something for them, or everything is open."""
+        return self.insecure.clients or any(rules.subscribe == "anyone" for rules in (self.channels, *self.namespaces.values()))
+
     def rules(self, channel: str) -> ChannelRules:
         """The rules of a channel. Raises UnknownChannel if its namespace is not configured."""
         namespace, colon, _ = channel.partition(":")

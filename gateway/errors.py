@@ -4,6 +4,8 @@
     ├── ConfigurationError    the operator's: says which key, and what it should be
     ├── StoreError            Valkey answered with an error
     │   └── Unavailable       Valkey cannot be reached, or did not answer in time; trying again may help
+    ├── TokenInvalid          a token that is not one of ours
+    ├── TokenStale            a token of ours whose time is over
     ├── ClientError           the client's, or ours towards it: an `error` in a reply, the connection stays
     │   └── Internal … UnrecoverablePosition       one class per code of PROTOCOL.md 1.5
     └── Disconnect            ends the connection with a close code of PROTOCOL.md 1.6
@@ -28,6 +30,8 @@ __all__ = [
     "PermissionDenied",
     "StoreError",
     "TokenExpired",
+    "TokenInvalid",
+    "TokenStale",
     "TooManyRequests",
     "Unauthorized",
     "Unavailable",
@@ -50,6 +54,14 @@ class StoreError(GatewayError):
 
 class Unavailable(StoreError):
     """Valkey cannot be reached, or the connection went before it answered: whether a write happened is not known."""
+
+
+class TokenInvalid(GatewayError):
+    """The message is for the log: it says which check failed, and shows nothing of the token."""
+
+
+class TokenStale(GatewayError):
+    """The token was good once; a new one will do."""
 
 
 class ClientError(GatewayError):

@@ -16,16 +16,28 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["ANONYMOUS", "ANYTHING", "Identity", "admits", "owner_of"]
+__all__ = ["ANONYMOUS", "ANYTHING", "Grant", "Identity", "admits", "owner_of"]
 
 
 class Identity(NamedTuple):
-    """Who a client is: ``user`` is "" for the anonymous; ``unchecked`` is set by ``insecure.clients``."""
+    """Who a client is: ``user`` is "" for the anonymous; ``unchecked`` is set by ``insecure.clients``.
+
+    ``info`` is raw JSON of the token, ``expires_at`` unix seconds, 0 for never.
+    """
 
     user: str = ""
     unchecked: bool = False
     info: bytes | None = None
     expires_at: float = 0.0
+
+
+class Grant(NamedTuple):
+    """What a subscription token allows: ``user`` may follow ``channel``, until ``expires_at`` (unix seconds, 0: for good)."""
+
+    user: str
+    channel: str
+    expires_at: float = 0.0
+    info: bytes | None = None
 
 
 ANONYMOUS = Identity()

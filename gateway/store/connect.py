@@ -13,15 +13,20 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import valkey
 from valkey.asyncio.connection import AbstractConnection, ConnectionPool
 from valkey.asyncio.sentinel import Sentinel
+from valkey.backoff import NoBackoff
 from valkey.exceptions import AuthenticationError, ValkeyError
+from valkey.retry import Retry
 
 from ..errors import ConfigurationError, StoreError, Unavailable
 
 __all__ = ["CONNECT_SECONDS", "Address", "open_connection"]
 
 CONNECT_SECONDS = 5.0  # for the socket, and again for the greeting
+
+_OPTIONS: dict[str, Any] = {"protocol": 2, "socket_connect_timeout": CONNECT_SECONDS, "socket_timeout": CONNECT_SECONDS}
 
 _SCHEMES = ("valkey", "valkeys", "unix", "valkey+sentinel")
 
@@ -46,36 +51,45 @@ class Address:
             raise ConfigurationError(f"valkey_url: {error}") from None
 
     def _make_pool(self, scheme: str) -> ConnectionPool:
-        options: dict[str, Any] = {
-            "protocol": 2,
-            "socket_connect_timeout": CONNECT_SECONDS,
-            "socket_timeout": CONNECT_SECONDS,
-            "client_name": "gateway",
-            "lib_name": None,
-            "lib_version": None,
-        }
-        if scheme != "valkey+sentinel":
-            return ConnectionPool.from_url(self.url, **options)
-        parts = urlsplit(self.url)
-        hosts = parts.netloc.rpartition("@")[2].split(",")
-        service = parts.path.strip("/")
-        if not service:
-            raise ValueError("a Sentinel address ends with the service's name: valkey+sentinel://host:26379/mymaster")
-        sentinels = [(host.rpartition(":")[0] or host, int(host.rpartition(":")[2] or 26379) if ":" in host else 26379) for host in hosts]
-        if parts.username:
-            options["username"] = unquote(parts.username)
-        if parts.password:
-            options["password"] = unquote(parts.password)
-        query = dict(parse_qsl(parts.query))
-        if "db" in query:
-            options["db"] = int(query["db"])
-        return Sentinel(sentinels, socket_connect_timeout=CONNECT_SECONDS).master_for(service, **options).connection_pool
+        options = _OPTIONS | {"client_name": "gateway", "lib_name": None, "lib_version": None}
+        if scheme == "valkey+sentinel":
+            sentinels, service, login = _sentinel_parts(self.url)
+            return Sentinel(sentinels, socket_connect_timeout=CONNECT_SECONDS).master_for(service, **options, **login).connection_pool
+        return ConnectionPool.from_url(self.url, **options)
+
+    def sync_client(self) -> valkey.Valkey:
+        """A plain client. It never repeats a command by itself: a publish whose answer was lost may have happened."""
+        options = _OPTIONS | {"retry": Retry(NoBackoff(), 0), "retry_on_error": [], "retry_on_timeout": False}
+        if self.url.startswith("valkey+sentinel"):
+            sentinels, service, login = _sentinel_parts(self.url)
+            return valkey.Sentinel(sentinels, socket_connect_timeout=CONNECT_SECONDS).master_for(service, **options, **login)
+        return valkey.Valkey.from_url(self.url, **options)
 
     def connection(self) -> AbstractConnection:
         return self._pool.make_connection()
 
     def __str__(self) -> str:
         return re.sub(r"//[^@/]*@", "//…@", self.url)
+
+
+def _sentinel_parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
+    """Sentinels, the service's name, and what logs in to the server behind it."""
+    parts = urlsplit(url)
+    service = parts.path.strip("/")
+    if not service:
+        raise ValueError("a Sentinel address ends with the service's name: valkey+sentinel://host:26379/mymaster")
+    sentinels = []
+    for host in parts.netloc.rpartition("@")[2].split(","):
+        name, colon, port = host.rpartition(":")
+        sentinels.append((name, int(port)) if colon else (host, 26379))
+    login: dict[str, Any] = {}
+    if parts.username:
+        login["username"] = unquote(parts.username)
+    if parts.password:
+        login["password"] = unquote(parts.password)
+    if database := dict(parse_qsl(parts.query)).get("db"):
+        login["db"] = int(database)
+    return sentinels, service, login
 
 
 async def open_connection(address: Address, protocol: Callable[[], asyncio.Protocol]) -> tuple[asyncio.Transport, Any]:

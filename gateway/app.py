@@ -1,0 +1,157 @@
+"""Wiring: from a configuration to an ASGI application.
+
+``Gateway`` owns what one process runs: the connections to Valkey, the hub, the wheel. ``create_app`` puts the edges on
+top; its lifespan starts and stops the gateway, so any ASGI server can run it. The event streams are served in front of
+Starlette, whose layers would cost each idle stream more memory than the stream itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.routing import Mount, Route
+
+from .config import Config
+from .edges import api, pages
+from .edges.sse import EventStreams
+from .errors import GatewayError, StoreError
+from .hub import Hub
+from .node import Node
+from .rpc import built_in
+from .store.commands import Commands
+from .store.connect import Address
+from .store.functions import Library, rules_of
+from .store.history import History
+from .store.layout import Layout
+from .store.link import Link
+from .timers import Wheel
+from .tokens import SHORT_SECRET, Verifier
+
+__all__ = ["Gateway", "create_app"]
+
+log = logging.getLogger("gateway.app")
+
+RULES_SECONDS = 60.0
+
+
+class Gateway:
+    """One process: ``await start(url)``, then ``node`` is there for the edges; ``await stop()``."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.node: Node = None  # type: ignore[assignment]
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self, valkey_url: str, *, install: bool = True) -> None:
+        """Connects, loads the functions, follows the link. Raises ConfigurationError or StoreError, in one line.
+
+        ``install`` False leaves the functions and rules that are in Valkey as they are, for whoever only looks on.
+        """
+        config = self.config
+        address = Address(valkey_url)
+        layout = Layout(config.prefix)
+        self.commands = Commands(address)
+        self._library = Library(rules_of(config.channels, config.namespaces), layout.rules)
+        await self.commands.start()
+        try:
+            if install:
+                await self._library.install(self.commands.call)
+        except StoreError as error:
+            raise type(error)(f"Valkey at {address} does not take the gateway's functions (Valkey 7.2 or newer is needed): {error}") from None
+        history = History(self.commands, self._library, layout)
+        wheel = Wheel()
+        self.node = Node(config, Hub(config, layout, history, self), history, Verifier(config.tokens), built_in(), wheel)
+        self.link = Link(address, self.commands, layout.heartbeat(self.node.uid))
+        hub = self.node.hub
+        self.link.on_announcements, self.link.on_subscribed = hub.on_announcements, hub.on_subscribed
+        self.link.on_up, self.link.on_down = hub.on_up, hub.on_down
+        await self.link.start()
+        if 0 < len(config.tokens.hmac_secret.encode()) < SHORT_SECRET:
+            log.warning("tokens.hmac_secret is short: %d bytes or more are safe", SHORT_SECRET)
+        self._tasks = [asyncio.create_task(work) for work in (wheel.run(), hub.keep_house(), self._watch_rules())]
+
+    # The hub's feed. The link is made after the hub, and lives in this object.
+
+    def subscribe(self, channels: list[bytes]) -> None:
+        self.link.subscribe(channels)
+
+    def unsubscribe(self, channels: list[bytes]) -> None:
+        self.link.unsubscribe(channels)
+
+    def unready(self) -> str:
+        """Why clients should go elsewhere; "" if they need not."""
+        if self.node is None:
+            return "starting"
+        if self.node.draining:
+            return "draining"
+        if not self.commands.connected:
+            return "no connection to Valkey"
+        return "" if self.link.proven else "the live link to Valkey is not proven to work"
+
+    async def _watch_rules(self) -> None:
+        while True:
+            await asyncio.sleep(RULES_SECONDS)
+            try:
+                if not await self._library.agrees(self.commands.call):
+                    log.warning("the channels' rules in valkey are another gateway's: give all gateways the same configuration")
+            except StoreError as error:
+                log.debug("the rules could not be compared: %s", error)
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.node is not None:
+            for task in list(self.node.tasks):
+                task.cancel()
+            await self.node.hub.close()
+            await self.link.close()
+        await self.commands.close()
+
+
+class _Application:
+    """``/sse`` directly, everything else through Starlette."""
+
+    def __init__(self, starlette: Starlette) -> None:
+        self._starlette = starlette
+        self.state = starlette.state
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["path"] == scope.get("root_path", "") + "/sse":
+            await EventStreams(scope["state"]["node"])(scope, receive, send)
+        else:
+            await self._starlette(scope, receive, send)
+
+
+def create_app(config: Config, valkey_url: str = "") -> _Application:
+    """The ASGI application. Needs a lifespan; ``valkey_url`` (or the configuration's) names the Valkey to use."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
+        gateway = Gateway(config)
+        app.state.gateway = gateway
+        app.state.failure = None
+        try:
+            await gateway.start(valkey_url or config.valkey_url)
+        except GatewayError as error:
+            app.state.failure = error  # for whoever runs the application to say in one line
+            raise
+        try:
+            yield {"node": gateway.node, "gateway": gateway}
+        finally:
+            await gateway.stop()
+
+    routes = [
+        Route("/", pages.landing),
+        Route("/api/{method}", api.api, methods=["POST"]),
+        Route("/history", api.history, methods=["GET"]),
+        Route("/health/live", api.live),
+        Route("/health/ready", api.ready),
+        Mount("/static", pages.files),
+    ]
+    return _Application(Starlette(routes=routes, lifespan=lifespan))

@@ -1,0 +1,342 @@
+"""A channel in this process: its position, its ring, and the fan-out to its live subscriptions.
+
+Theory of operation. A channel is *closed* until the link is subscribed to it and its position is known, and again while
+that position is in doubt: after a hole, after the link was lost. Announcements that come while it is closed are held.
+While it is *open*, an announcement that continues the position moves it and is fanned out; one that repeats is dropped;
+one that leaves a hole closes the channel, and the hub mends it from history.
+
+The invariant everything rests on: **a live subscription stands at the channel's position.** So nothing is kept per
+subscription while it is live, and one buffer serves all. A round of the fan-out to many subscriptions is cut into slices
+so that other work gets its turn; during a round the position does not move: what is announced meanwhile waits and is
+joined into the next round, and who turns live during it joins at its end, where it stands already.
+
+    closed ──opened──▶ open ──hole, link lost──▶ closed
+    open: announced ─▶ position, ring ─▶ round ─▶ [slice … slice] ─▶ joiners become live ─▶ what waited is announced
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .config import ChannelRules
+from .publication import Position, Publication
+from .recovery import following
+from .ring import Ring, Rings
+from .store.history import Page
+from .store.layout import Announcement, Reset
+
+if TYPE_CHECKING:
+    from .catchup import Subscription
+
+__all__ = ["SLICE", "Channel", "Wire"]
+
+log = logging.getLogger("gateway.hub")
+
+SLICE = 2000  # subscriptions written to before others get their turn: about 15 ms
+HELD_MOST = 20_000  # announcements held while closed; past that they are dropped and read from history again
+FOREVER = float("inf")
+FRESH_SECONDS = 10.0  # how long a ring that was filled from history is believed without a live publication
+
+
+class Wire(Protocol):
+    """A wire format: what one round hands to ``write`` of every subscription that speaks it."""
+
+    def join(self, channel: Channel, publications: list[Publication]) -> Any: ...
+
+
+class Channel:
+    """One channel and whoever follows it here. The hub makes, mends and drops it."""
+
+    __slots__ = (
+        "acked",
+        "doubt",
+        "epoch",
+        "held",
+        "idle_since",
+        "joiners",
+        "key",
+        "live",
+        "loop",
+        "mending",
+        "ms",
+        "name",
+        "offset",
+        "push_prefix",
+        "reads",
+        "ring",
+        "round",
+        "rules",
+        "size",
+        "subscribers",
+        "ttl",
+        "waiters",
+        "waiting",
+    )
+
+    def __init__(self, name: str, key: bytes, rules: ChannelRules, rings: Rings, loop: asyncio.AbstractEventLoop) -> None:
+        self.name = name
+        self.key = key
+        self.rules = rules
+        self.loop = loop
+        self.epoch = ""
+        self.offset = 0
+        self.ms = 0
+        self.ring = Ring(rings)
+        self.size = rules.history_size
+        self.ttl = rules.history_ttl
+        self.live: dict[Wire, dict[Subscription, None]] = {}
+        self.subscribers = 0
+        self.idle_since = 0.0
+        self.acked = False
+        self.held: list[Announcement | Reset] | None = []  # None: the channel is open
+        self.doubt: Any = None  # called with the channel when a hole shows
+        self.mending: asyncio.Task[None] | None = None
+        self.reads: dict[int, asyncio.Task[Page]] = {}
+        self.waiters: list[asyncio.Future[None]] = []
+        self.round: Round | None = None
+        self.waiting: list[Announcement | Reset] = []
+        self.joiners: dict[Subscription, None] = {}
+        self.push_prefix: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"Channel({self.name!r}, {self.position}, {'open' if self.is_open else 'closed'})"
+
+    @property
+    def position(self) -> Position:
+        return Position(self.epoch, self.offset)
+
+    @property
+    def is_open(self) -> bool:
+        return self.held is None
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the rules give it a history, and so its subscribers positions."""
+        return self.rules.history_size != 0
+
+    # Announcements.
+
+    def announced(self, items: list[Announcement | Reset]) -> None:
+        """What the link brought, in order."""
+        if self.held is not None:
+            self.hold(items)
+        elif self.round is not None:
+            self.waiting += items
+        else:
+            self._take_live(items)
+
+    def hold(self, items: list[Announcement | Reset]) -> None:
+        assert self.held is not None
+        self.held += items
+        if len(self.held) > HELD_MOST:
+            # Only the newest with a place in history is kept: it shows the hole, which is then read.
+            placed = (item for item in reversed(self.held) if type(item) is Reset or item.publication.offset)
+            self.held = list(islice(placed, 1))
+
+    def _take_live(self, items: list[Announcement | Reset]) -> None:
+        fresh: list[Publication] = []
+        for number, item in enumerate(items):
+            if type(item) is Announcement:
+                publication = item.publication
+                if publication.offset == 0 or not self.remembers:
+                    fresh.append(publication)
+                    continue
+                if item.epoch == self.epoch:
+                    if publication.offset == self.offset + 1:
+                        self._advance(publication, item)
+                        fresh.append(publication)
+                        continue
+                    if publication.offset <= self.offset:
+                        continue
+            elif item.epoch == self.epoch:
+                self.ring.clear()
+                continue
+            self.close(items[number:])
+            break
+        if fresh:
+            self.fan_out(fresh)
+        if self.held is not None:
+            self.doubt(self)
+
+    def _advance(self, publication: Publication, item: Announcement | None = None) -> None:
+        self.offset = publication.offset
+        self.ms = publication.ms
+        if item is not None:
+            self.size = self.rules.history_size if item.size is None else item.size
+            self.ttl = self.rules.history_ttl if item.ttl is None else max(item.ttl, 0)
+        self.ring.append(publication, self.size, self.loop.time() + self.ttl if self.ttl else FOREVER)
+
+    def remember(self, page: Page) -> None:
+        """A page that somebody's catch-up read: what of it joins the ring serves the next ones."""
+        if page.top.epoch == self.epoch:
+            believed = FRESH_SECONDS if not self.ttl else min(self.ttl, FRESH_SECONDS)
+            self.ring.extend_back(page.publications, self.offset, self.size, self.loop.time() + believed)
+
+    # What history says.
+
+    def take(self, page: Page) -> bool:
+        """Moves towards a page that was read after the channel's position; True if that is where the page's top is.
+
+        Call it between rounds only. A position that history does not lead on from is a gap, and every live subscription is told.
+        """
+        top = page.top
+        if not self.epoch:
+            self.epoch, self.offset, self.ms = top.epoch, top.offset, page.ms
+            return True
+        if top.epoch != self.epoch:
+            self.lose(page)
+            return True
+        if top.offset <= self.offset:
+            return True
+        run, _ = following(self.offset, page.publications)
+        if not run:
+            self.lose(page)
+            return True
+        for publication in run:
+            self._advance(publication)
+        self.fan_out(run)
+        return self.offset >= top.offset
+
+    def lose(self, page: Page) -> None:
+        """History does not hold what comes next: everybody live is told, and goes on from its top."""
+        log.info("channel %s: history after %s is gone, at %s now", self.name, self.position, page.top)
+        self.ring.clear()
+        self.epoch, self.offset, self.ms = page.top.epoch, page.top.offset, page.ms
+        for members in list(self.live.values()):
+            for subscription in list(members):
+                subscription.lost(page.top)
+
+    def close(self, items: Iterable[Announcement | Reset] = ()) -> None:
+        """From now on announcements are held, ``items`` first."""
+        self.held = [*items, *self.waiting] if self.held is None else [*self.held, *items, *self.waiting]
+        self.waiting = []
+
+    def open(self) -> None:
+        """The position is certain. What was held goes first; it may close the channel again."""
+        held, self.held = self.held or [], None
+        self.announced(held)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self.is_open and self.round is None:
+            waiters, self.waiters = self.waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    def opened(self) -> asyncio.Future[None]:
+        """Done when the channel is open and no round is under way."""
+        waiter = self.loop.create_future()
+        if self.is_open and self.round is None:
+            waiter.set_result(None)
+        else:
+            self.waiters.append(waiter)
+        return waiter
+
+    async def between_rounds(self) -> None:
+        """Returns when no round is under way, whether the channel is open or not."""
+        while self.round is not None:
+            over = self.loop.create_future()
+            self.round.over.append(over)
+            await over
+
+    # Live subscriptions.
+
+    def join(self, subscription: Subscription) -> None:
+        """It stands at the channel's position: from here on it is live."""
+        if self.round is not None:
+            self.joiners[subscription] = None
+        else:
+            self._admit(subscription)
+
+    def _admit(self, subscription: Subscription) -> None:
+        members = self.live.get(subscription.wire)
+        if members is None:
+            members = self.live[subscription.wire] = {}
+        members[subscription] = None
+
+    def leave(self, subscription: Subscription) -> Position:
+        """It is live no longer. Returns where it stands."""
+        if subscription in self.joiners:
+            del self.joiners[subscription]
+            return self.position
+        members = self.live[subscription.wire]
+        del members[subscription]
+        if not members:
+            del self.live[subscription.wire]
+        if self.round is not None and self.round.skip(subscription):
+            return Position(self.epoch, self.round.start)
+        return self.position
+
+    def fan_out(self, publications: list[Publication]) -> None:
+        """Writes to every live subscription, at once if they are few, else slice by slice."""
+        if sum(map(len, self.live.values())) <= SLICE:
+            for wire, members in list(self.live.items()):
+                _write(list(members), wire.join(self, publications))
+            return
+        first = next((p.offset for p in publications if p.offset), self.offset + 1)
+        self.round = Round(first - 1, [(wire.join(self, publications), dict(members)) for wire, members in self.live.items()])
+        self._next_slice()
+
+    def _next_slice(self) -> None:
+        assert self.round is not None
+        if self.round.write_slice():
+            self.loop.call_soon(self._next_slice)
+            return
+        over, self.round = self.round.over, None
+        for subscription in self.joiners:
+            self._admit(subscription)
+        self.joiners.clear()
+        for waiter in over:
+            if not waiter.done():
+                waiter.set_result(None)
+        waiting, self.waiting = self.waiting, []
+        if waiting:
+            self.announced(waiting)
+        self._wake()
+
+
+class Round:
+    """One fan-out to many: ``start`` is the offset before it; who was not written to yet still stands there."""
+
+    __slots__ = ("_parts", "over", "start")
+
+    def __init__(self, start: int, parts: list[tuple[Any, dict[Subscription, None]]]) -> None:
+        self.start = start
+        self.over: list[asyncio.Future[None]] = []
+        self._parts = parts
+
+    def write_slice(self) -> bool:
+        """Writes to the next of them; False if that were all."""
+        payload, members = self._parts[-1]
+        chosen = list(islice(members, SLICE))
+        for subscription in chosen:
+            del members[subscription]
+        _write(chosen, payload)
+        while self._parts and not self._parts[-1][1]:
+            self._parts.pop()
+        return bool(self._parts)
+
+    def skip(self, subscription: Subscription) -> bool:
+        """It left. True if it was not written to."""
+        for _, members in self._parts:
+            if subscription in members:
+                del members[subscription]
+                return True
+        return False
+
+
+def _write(subscriptions: list[Subscription], payload: Any) -> None:
+    """One write each. A transport that fails costs nobody else its publication."""
+    rest = iter(subscriptions)
+    while True:
+        try:
+            for subscription in rest:
+                subscription.write(payload)
+            return
+        except Exception:
+            log.exception("a write to a subscriber failed")

@@ -1,0 +1,374 @@
+"""The command line. Exit status 0 on success, 2 for wrong use, 1 otherwise; errors are one line on standard error."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import re
+import signal
+import sys
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import click
+import uvloop
+
+from . import __version__
+from .config import Config, load, parse_duration
+from .credentials import with_credentials
+from .errors import ConfigurationError, GatewayError, StoreError
+from .publication import Position, Publication, channel_fault
+from .store.commands import Commands
+from .store.connect import Address
+from .store.embedded import EmbeddedServer, running_url
+from .store.functions import Library
+from .store.history import History
+from .store.layout import Layout
+
+__all__ = ["main"]
+
+PIPELINED = 512  # publishes of `publish CHANNEL -` under way at once
+PAGE = 500
+
+_config = click.option("--config", type=click.Path(dir_okay=False), metavar="FILE", help="Configuration in TOML.")
+_valkey = click.option("--valkey-url", metavar="URL", help="Valkey to use; absent: the embedded one.")
+_data_dir = click.option("--data-dir", metavar="DIR", help="Folder of the embedded server.")
+_since = click.option("--since", metavar="POSITION", help="EPOCH:OFFSET of the last publication seen.")
+
+
+def _settings(command: Any) -> Any:
+    """What every command takes that talks to Valkey."""
+    return _config(_valkey(_data_dir(command)))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="gateway")
+def app() -> None:
+    """A real-time notification gateway, native to Valkey."""
+
+
+@app.command()
+@click.option("--host", metavar="H", help="Address to listen on.")
+@click.option("--port", type=int, metavar="N", help="Port to listen on; 0 takes a free one.")
+@click.option("--workers", type=int, metavar="N", help="Processes that share the port.")
+@_settings
+def serve(
+    config: str | None, host: str | None, port: int | None, workers: int | None, valkey_url: str | None, data_dir: str | None
+) -> None:
+    """Run the gateway."""
+    from .server import serve as run
+    from .tokens import mint
+
+    settings = load(config, host=host, port=port, workers=workers, valkey_url=valkey_url, data_dir=data_dir)
+    kept = with_credentials(settings, make=True)
+    _set_up_logging(kept)
+
+    def on_ready(url: str, embedded: EmbeddedServer | None) -> None:
+        where = kept.valkey_url and str(Address(kept.valkey_url)) or f"embedded, {'adopted from an earlier run, ' if embedded and embedded.adopted else ''}data in {kept.data_path}"
+        print(f"gateway {__version__} is ready at {url}   (Valkey: {where})", flush=True)
+        if settings.tokens.hmac_secret == "" and kept.tokens.hmac_secret and not kept.insecure.clients:
+            token = mint(kept.tokens.hmac_secret, user="you", seconds=86400, audience=kept.tokens.audience, issuer=kept.tokens.issuer)
+            print(f"  open      {url}/#token={token}", flush=True)
+        else:
+            print(f"  open      {url}/", flush=True)
+        if not settings.api_keys and kept.api_keys:
+            print(f"  API key   {kept.api_keys[0]}   (kept in {kept.data_path / 'credentials.json'})", flush=True)
+        print("  Ctrl-C    ends it", flush=True)
+
+    run(kept, on_ready)
+
+
+@app.command()
+@click.argument("channel")
+@click.argument("data")
+@click.option("--key", metavar="K", help="Idempotency key: a repeat publishes nothing.")
+@click.option("--ephemeral", is_flag=True, help="Only to whoever is live now.")
+@_settings
+def publish(
+    channel: str, data: str, key: str | None, ephemeral: bool, config: str | None, valkey_url: str | None, data_dir: str | None
+) -> None:
+    """Publish to a channel; prints the position.
+
+    DATA is JSON, or - for one JSON document a line from standard input.
+    """
+    _check_channels([channel])
+    settings = load(config, valkey_url=valkey_url, data_dir=data_dir)
+    options: dict[str, Any] = {"idempotency_key": key, "ttl": 0 if ephemeral else None}
+    if data != "-":
+        document = _document(data, "DATA")
+        _run(_publish_one(settings, channel, document, options))
+    else:
+        if key is not None:
+            raise click.UsageError("--key is of one document; it cannot be used with -")
+        _run(_publish_lines(settings, channel, options))
+
+
+async def _publish_one(config: Config, channel: str, document: bytes, options: dict[str, Any]) -> None:
+    async with _publisher(config) as publisher:
+        position = await publisher.publish(channel, document, raw=True, **options)
+        print(position if position is not None else "announced")
+
+
+async def _publish_lines(config: Config, channel: str, options: dict[str, Any]) -> None:
+    """Reads lines as they come and keeps up to PIPELINED of them under way; their order is kept."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=64 * 1024 * 1024)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    published = refused = 0
+    last: Position | None = None
+    async with _publisher(config) as publisher:
+        under_way: asyncio.Queue[asyncio.Task[Position | None]] = asyncio.Queue(PIPELINED)
+
+        async def acknowledge() -> None:
+            nonlocal published, last
+            while True:
+                task = await under_way.get()
+                last = await task
+                published += 1
+                under_way.task_done()
+
+        acknowledging = asyncio.create_task(acknowledge())
+        number = 0
+        while line := await reader.readline():
+            number += 1
+            if not line.strip():
+                continue
+            try:
+                document = _document(line.decode(), f"line {number}")
+            except (click.UsageError, UnicodeDecodeError) as error:
+                refused += 1
+                print(f"gateway: {getattr(error, 'message', error)}; it was not published", file=sys.stderr)
+                continue
+            put = asyncio.ensure_future(under_way.put(asyncio.create_task(publisher.publish(channel, document, raw=True, **options))))
+            await asyncio.wait((put, acknowledging), return_when=asyncio.FIRST_COMPLETED)
+            if acknowledging.done():
+                acknowledging.result()
+        joined = asyncio.ensure_future(under_way.join())
+        await asyncio.wait((joined, acknowledging), return_when=asyncio.FIRST_COMPLETED)
+        if acknowledging.done():
+            acknowledging.result()
+        acknowledging.cancel()
+    print(f"published {published}" + (f", up to {last}" if last is not None else ""))
+    if refused:
+        raise GatewayError(f"{refused} of {refused + published} lines were not JSON")
+
+
+@app.command()
+@click.argument("channels", nargs=-1, required=True)
+@_since
+@click.option("--last", type=click.IntRange(min=0), default=0, metavar="N", help="Start N publications back.")
+@_settings
+def subscribe(
+    channels: tuple[str, ...], since: str | None, last: int, config: str | None, valkey_url: str | None, data_dir: str | None
+) -> None:
+    """Follow channels: one JSON line a publication. Resumes by itself, and shows what it missed."""
+    _check_channels(list(channels))
+    position = _position(since)
+    if position is not None and len(channels) > 1:
+        raise click.UsageError("--since is a position in one channel; name one channel")
+    from .follow import follow
+
+    settings = load(config, valkey_url=valkey_url, data_dir=data_dir)
+    with contextlib.suppress(KeyboardInterrupt):  # the ordinary end
+        _run(follow(settings, _valkey_url(settings), list(dict.fromkeys(channels)), position, last))
+
+
+@app.command()
+@click.argument("channel")
+@_since
+@click.option("--limit", type=click.IntRange(min=0), default=0, metavar="N", help="At most so many; 0: all.")
+@click.option("--reverse", is_flag=True, help="Newest first.")
+@_settings
+def history(
+    channel: str, since: str | None, limit: int, reverse: bool, config: str | None, valkey_url: str | None, data_dir: str | None
+) -> None:
+    """Print a channel's history: one JSON line a publication."""
+    _check_channels([channel])
+    position = _position(since)
+    settings = load(config, valkey_url=valkey_url, data_dir=data_dir)
+    _run(_print_history(settings, channel, position, limit, reverse))
+
+
+async def _print_history(config: Config, channel: str, since: Position | None, limit: int, reverse: bool) -> None:
+    commands = Commands(Address(_valkey_url(config)))
+    await commands.start()
+    try:
+        layout = Layout(config.prefix)
+        store = History(commands, Library(None, layout.rules), layout)
+        offset, left, epoch = since.offset if since else 0, limit or sys.maxsize, since.epoch if since else ""
+        while left > 0:
+            page = await store.read(channel, offset, min(PAGE, left), reverse=reverse)
+            if epoch and page.top.epoch != epoch:
+                raise GatewayError(f"the history of {channel} began anew: it is at {page.top}, and {since} is of another life")
+            epoch = page.top.epoch
+            for publication in page.publications:
+                print(line_of(channel, epoch, publication))
+            if not page.publications:
+                return
+            offset = page.publications[-1].offset
+            left -= len(page.publications)
+            if reverse and offset == 1:
+                return
+    finally:
+        await commands.close()
+
+
+def line_of(channel: str, epoch: str, publication: Publication) -> str:
+    """What ``subscribe`` and ``history`` print: ``position`` is what ``--since`` takes; ephemeral ones have none."""
+    fields: dict[str, Any] = {"channel": channel}
+    if publication.offset:
+        fields["position"] = f"{epoch}:{publication.offset}"
+    if publication.tags is not None:
+        fields["tags"] = json.loads(publication.tags)
+    head = json.dumps(fields, ensure_ascii=False)[:-1]
+    return f'{head}, "data": {publication.data.decode()}}}'
+
+
+@app.command()
+@click.option("--user", required=True, metavar="U", help="The user's id; empty is the anonymous.")
+@click.option("--expires", default="1h", show_default=True, metavar="DURATION", help='As in 90s, 30m, 1h, 30d; "" never.')
+@click.option("--channel", metavar="C", help="A subscription token for this channel.")
+@click.option("--info", metavar="JSON", help="What others see of the user.")
+@_config
+@_data_dir
+def token(user: str, expires: str, channel: str | None, info: str | None, config: str | None, data_dir: str | None) -> None:
+    """Mint a token."""
+    from .tokens import mint
+
+    try:
+        seconds = parse_duration(expires)
+    except ValueError as error:
+        raise click.UsageError(f"--expires: {error}") from None
+    document = None if info is None else json.loads(_document(info, "--info"))
+    if channel is not None:
+        _check_channels([channel])
+    settings = with_credentials(load(config, data_dir=data_dir), make=False)
+    if not settings.tokens.hmac_secret:
+        raise ConfigurationError(f'no tokens.hmac_secret is configured, and none is kept in {settings.data_path}; run "gateway serve" once, or set it')
+    print(
+        mint(
+            settings.tokens.hmac_secret,
+            user=user,
+            seconds=seconds,
+            channel=channel or "",
+            info=document,
+            audience=settings.tokens.audience,
+            issuer=settings.tokens.issuer,
+        )
+    )
+
+
+@app.command()
+@_settings
+def check(config: str | None, valkey_url: str | None, data_dir: str | None) -> None:
+    """Check the configuration and the link to Valkey."""
+    settings = load(config, valkey_url=valkey_url, data_dir=data_dir)
+    print(f"configuration   fine ({config or 'defaults and environment'}), {len(settings.namespaces)} namespaces")
+    for warning in _doubts(settings):
+        print(f"                {warning}")
+    url = _valkey_url(settings)
+    _run(_check_link(settings, url))
+
+
+def _doubts(config: Config) -> list[str]:
+    doubts = []
+    if config.insecure.clients:
+        doubts.append("insecure.clients is on: anybody may connect and do anything")
+    if config.insecure.api:
+        doubts.append("insecure.api is on: anybody may call the server API")
+    if 0 < len(config.tokens.hmac_secret.encode()) < 32:
+        doubts.append("tokens.hmac_secret is short; 32 bytes or more are safe")
+    if "*" in config.allowed_origins:
+        doubts.append("allowed_origins holds *: pages of any site may connect with what their visitors' browsers hold")
+    return doubts
+
+
+async def _check_link(config: Config, url: str) -> None:
+    from .store.link import Link
+
+    address = Address(url)
+    commands = Commands(address)
+    await commands.start()
+    link = Link(address, commands, Layout(config.prefix).heartbeat("check"))
+    try:
+        info = (await commands.call("INFO", "server")).decode()
+        version = re.search(r"valkey_version:(\S+)", info) or re.search(r"redis_version:(\S+)", info)
+        began = time.perf_counter()
+        await link.start()
+        took = (time.perf_counter() - began) * 1000
+        print(f"valkey          fine ({address}, version {version[1] if version else 'unknown'})")
+        print(f"live link       fine (a heartbeat came through in {took:.1f} ms)")
+    finally:
+        await link.close()
+        await commands.close()
+
+
+# What the commands share.
+
+
+def _publisher(config: Config) -> Any:
+    from publishers import Publisher
+
+    return Publisher(_valkey_url(config), prefix=config.prefix)
+
+
+def _valkey_url(config: Config) -> str:
+    return config.valkey_url or running_url(config.data_path)
+
+
+def _document(text: str, where: str) -> bytes:
+    from .protocol import clean, is_json
+
+    data = text.encode(errors="surrogateescape")
+    if not is_json(data):
+        raise click.UsageError(f"{where} is not JSON: {text.strip()[:60]!r}" + (' (a text is written in quotes: \'"hello"\')' if where == "DATA" else ""))
+    return clean(data)
+
+
+def _position(text: str | None) -> Position | None:
+    if text is None:
+        return None
+    try:
+        return Position.parse(text)
+    except ValueError as error:
+        raise click.UsageError(f"--since: {error}") from None
+
+
+def _check_channels(names: list[str]) -> None:
+    for name in names:
+        if fault := channel_fault(name):
+            raise click.UsageError(f"{fault}: {name[:60]!r}")
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    uvloop.run(work)
+
+
+def _set_up_logging(config: Config) -> None:
+    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s  %(message)s", level=config.log_level.upper(), stream=sys.stderr)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+
+
+def main() -> None:
+    """The program ``gateway``."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        status = app(standalone_mode=False)
+    except click.UsageError as error:
+        _fail(f"{error.format_message()} (see gateway --help)", 2)
+    except click.ClickException as error:
+        _fail(error.format_message(), 2)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted", 1)
+    except (GatewayError, OSError) as error:
+        _fail(str(error), 1)
+    else:
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str, status: int) -> None:
+    print(f"gateway: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)

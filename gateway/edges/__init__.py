@@ -1,0 +1,9 @@
+"""The edges: what the outside world connects to.
+
+    server      uvicorn's HTTP protocol, with the handshake to WebSocket and direct writing for event streams
+    websocket   a WebSocket connection as an outlet of a session
+    sse         server-sent events
+    api         the server API, history and health over HTTP
+    pages       the landing page and static files
+    requests    what all of them read from a request: token, API key, origin
+"""

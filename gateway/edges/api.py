@@ -1,0 +1,358 @@
+"""The server API (``POST /api/<method>``), and what simple clients ask for over HTTP: history and health.
+
+Source: PROTOCOL.md, section 2, and INTERFACE.md. An application error answers 200 with ``{"error": …}``, as the clients
+of that API expect, or the mapped status with ``X-Centrifugo-Error-Mode: transport``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import logging
+import os
+import resource
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from fnmatch import fnmatchcase
+from typing import Annotated, Any
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from .. import __version__
+from ..errors import BadRequest, ClientError, Disconnect, Internal, NotAvailable, PermissionDenied, StoreError, UnrecoverablePosition
+from ..node import Node
+from ..permissions import admits
+from ..protocol import Since, encode, history_result, is_json, raw_object
+from ..publication import MAX_OFFSET, Position
+from ..store.history import publish_words
+from .requests import api_key_of, cors_headers, is_api_key, token_of
+
+__all__ = ["api", "history", "live", "ready"]
+
+log = logging.getLogger("gateway.api")
+
+BODY_SECONDS = 30.0  # for a request body to come in whole
+HISTORY_BYTES = 16 * 1024 * 1024  # of one answer of the history method
+HISTORY_DEFAULT, HISTORY_MOST = 100, 1000  # publications of GET /history
+STATUS_OF_ERROR = {100: 500, 101: 401, 102: 404, 103: 403, 104: 404, 106: 400, 107: 400, 108: 400, 109: 401, 111: 429, 112: 416, 113: 409}
+
+UInt64 = Annotated[int, msgspec.Meta(ge=0, le=2**64 - 1)]
+
+
+class _Publish(msgspec.Struct):
+    channel: str = ""
+    channels: list[str] = []
+    data: msgspec.Raw | None = None
+    b64data: str = ""
+    skip_history: bool = False
+    tags: dict[str, str] | None = None
+    idempotency_key: str = ""
+    delta: bool = False
+    version: UInt64 = 0
+    version_epoch: str = ""
+
+
+class _Channel(msgspec.Struct):
+    channel: str = ""
+
+
+class _History(_Channel):
+    limit: int | None = None
+    since: Since | None = None
+    reverse: bool | None = None
+
+
+class _Channels(msgspec.Struct):
+    pattern: str | None = None
+
+
+class _Info(msgspec.Struct):
+    pass
+
+
+class _Batch(msgspec.Struct):
+    commands: list[dict[str, msgspec.Raw]] = []
+    parallel: bool | None = None
+
+
+class _Malformed(Exception):
+    """The body is not JSON."""
+
+
+def _read(kind: type[Any], body: bytes) -> Any:
+    """Raises _Malformed for what is not JSON, BadRequest for JSON of another shape."""
+    try:
+        return msgspec.json.decode(body or b"{}", type=kind)
+    except msgspec.ValidationError as error:
+        raise BadRequest(str(error)) from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _Malformed(str(error)) from None
+
+
+# Methods: node and request body → the result's JSON.
+
+
+async def _publish(node: Node, body: bytes) -> bytes:
+    request = _read(_Publish, body)
+    return await _publish_to(node, request.channel, _words(request))
+
+
+async def _publish_to(node: Node, channel: str, words: list[Any]) -> bytes:
+    node.rules(channel)
+    position = await node.history.publish(channel, words)
+    return b"{}" if position is None else encode({"offset": position.offset, "epoch": position.epoch})
+
+
+async def _broadcast(node: Node, body: bytes) -> bytes:
+    request = _read(_Publish, body)
+    if not request.channels:
+        raise BadRequest("channels is empty")
+    words = _words(request)
+    results = await asyncio.gather(*[_outcome(_publish_to(node, channel, words)) for channel in request.channels])
+    return b'{"responses":[%b]}' % b",".join(
+        raw_object({"result": result} if error is None else {"error": error}) for result, error in results
+    )
+
+
+def _words(request: _Publish) -> list[Any]:
+    if request.data is not None:
+        data = bytes(request.data)
+    else:
+        try:
+            data = base64.b64decode(request.b64data, validate=True)
+        except binascii.Error:
+            raise BadRequest("b64data is not base64") from None
+    if not data:
+        raise BadRequest("there is no data")
+    if not is_json(data):
+        raise BadRequest("data is not JSON, or nested too deep")
+    return publish_words(
+        data,
+        key=request.idempotency_key or None,
+        version=request.version or None,
+        version_epoch=request.version_epoch or None,
+        ttl=0 if request.skip_history else None,
+        tags=encode(request.tags) if request.tags else None,
+    )
+
+
+async def _history(node: Node, body: bytes) -> bytes:
+    request = _read(_History, body)
+    if not node.rules(request.channel).has_history:
+        raise NotAvailable(f"{request.channel!r} keeps no history")
+    since = request.since.position if request.since is not None else Position("", 0)
+    limit = -1 if (request.limit or 0) < 0 else request.limit or 0
+    return await _read_history(node, request.channel, since, limit, bool(request.reverse), HISTORY_BYTES)
+
+
+async def _read_history(node: Node, channel: str, since: Position, limit: int, reverse: bool, max_bytes: int) -> bytes:
+    if since.offset > MAX_OFFSET:
+        raise BadRequest(f"an offset past {MAX_OFFSET}")
+    page = await node.history.read(channel, since.offset, limit, reverse=reverse, max_bytes=max_bytes)
+    if since.epoch and since.epoch != page.top.epoch:
+        raise UnrecoverablePosition(f"the epoch is {page.top.epoch} now")
+    return history_result(page.top, page.publications)
+
+
+async def _history_remove(node: Node, body: bytes) -> bytes:
+    channel = _read(_Channel, body).channel
+    if not node.rules(channel).has_history:
+        raise NotAvailable(f"{channel!r} keeps no history")
+    await node.history.remove(channel)
+    return b"{}"
+
+
+async def _channels(node: Node, body: bytes) -> bytes:
+    pattern = _read(_Channels, body).pattern or "*"
+    found = {name: {"num_clients": count} for name, count in node.hub.subscribers().items() if fnmatchcase(name, pattern)}
+    return encode({"channels": found})
+
+
+async def _info(node: Node, body: bytes) -> bytes:
+    _read(_Info, body)
+    statistics = node.hub.statistics()
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    process = {"cpu": usage.ru_utime + usage.ru_stime, "rss": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)}
+    this = {
+        "uid": node.uid,
+        "name": f"{os.uname().nodename}_{node.config.port}",
+        "version": __version__,
+        "num_clients": len(node.clients),
+        "num_users": len(node.users),
+        "num_channels": statistics["channels"],
+        "num_subs": statistics["subscriptions"],
+        "uptime": int(time.monotonic() - node.started),
+        "process": process,
+    }
+    return encode({"nodes": [this]})
+
+
+Method = Callable[[Node, bytes], Awaitable[bytes]]
+
+METHODS: dict[str, Method] = {
+    "publish": _publish,
+    "broadcast": _broadcast,
+    "history": _history,
+    "history_remove": _history_remove,
+    "channels": _channels,
+    "info": _info,
+}
+
+
+async def _batch(node: Node, body: bytes) -> bytes:
+    request = _read(_Batch, body)
+    calls = []
+    for command in request.commands:
+        if len(command) != 1 or (name := next(iter(command))) not in METHODS:
+            raise BadRequest(f"a command of a batch is an object with one of {', '.join(METHODS)}")
+        calls.append((name, METHODS[name](node, bytes(command[name]))))
+    if request.parallel:
+        outcomes = await asyncio.gather(*[_outcome(call) for _, call in calls])
+    else:
+        outcomes = [await _outcome(call) for _, call in calls]
+    replies = [
+        raw_object({name: result} if error is None else {"error": error})
+        for (name, _), (result, error) in zip(calls, outcomes, strict=True)
+    ]
+    return b'{"replies":[%b]}' % b",".join(replies)
+
+
+async def _outcome(call: Awaitable[bytes]) -> tuple[bytes, bytes | None]:
+    """The result, or the error's JSON."""
+    try:
+        return await call, None
+    except ClientError as error:
+        return b"", _error_json(error)
+    except StoreError as error:
+        return b"", _error_json(Internal(str(error)))
+    except _Malformed as error:
+        return b"", _error_json(BadRequest(str(error)))
+
+
+def _error_json(error: ClientError) -> bytes:
+    return encode({"code": error.code, "message": error.message})
+
+
+# HTTP.
+
+
+async def api(request: Request) -> Response:
+    """``POST /api/<method>``."""
+    node: Node = request.state.node
+    config = node.config
+    if not config.insecure.api and not is_api_key(api_key_of(request.headers, request.query_params), config.api_keys):
+        log.info("api: refused, the API key is missing or wrong")
+        return Response(status_code=401)
+    name = request.path_params["method"]
+    method = _batch if name == "batch" else METHODS.get(name)
+    if method is None:
+        return Response(status_code=404)
+    body = await _body(request, config.limits.api_bytes)
+    if isinstance(body, Response):
+        return body
+    try:
+        result = await method(node, body)
+    except _Malformed as error:
+        log.info("api: %s refused, the body is not JSON: %s", name, error)
+        return _json(encode({"error": str(error)}), 400)
+    except ClientError as error:
+        return _refused(request, name, error)
+    except StoreError as error:
+        log.warning("api: %s failed: %s", name, error)
+        return _refused(request, name, Internal(str(error)))
+    return _json(result if name == "batch" else b'{"result":%b}' % result)
+
+
+def _refused(request: Request, name: str, error: ClientError) -> Response:
+    log.info("api: %s refused with %d %s", name, error.code, error)
+    transport = request.headers.get("x-centrifugo-error-mode") == "transport"
+    return _json(b'{"error":%b}' % _error_json(error), STATUS_OF_ERROR.get(error.code, 400) if transport else 200)
+
+
+async def _body(request: Request, most: int) -> bytes | Response:
+    """The request's body, or the answer to one that is too large or never ends."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > most:
+        return _too_large(most)
+    parts: list[bytes] = []
+    taken = 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                taken += len(part)
+                if taken > most:
+                    return _too_large(most)
+                parts.append(part)
+    except TimeoutError:
+        log.info("api: a body was not complete after %g s", BODY_SECONDS)
+        return Response(status_code=408, headers={"connection": "close"})
+    except ClientDisconnect:
+        log.info("api: a client went away in the middle of its request")
+        return Response(status_code=400)
+    return b"".join(parts)
+
+
+def _too_large(most: int) -> Response:
+    log.info("api: a body over limits.api_bytes (%d) was refused", most)
+    return Response(status_code=413, headers={"connection": "close"})
+
+
+async def history(request: Request) -> Response:
+    """``GET /history?channel=A&since=POSITION&limit=N&reverse=1``, for clients with a token."""
+    node: Node = request.state.node
+    query = request.query_params
+    extra = cors_headers(request.headers.get("origin", ""), request.headers.get("host", ""), node.config.allowed_origins)
+    headers = {name.decode(): value.decode() for name, value in extra}
+    try:
+        channel = query.get("channel", "")
+        rules = node.rules(channel)
+        identity = node.authenticate(token_of(request.headers, query))
+        if not admits(rules.history, identity, channel, subscribed=node.may_subscribe(identity, channel)):
+            raise PermissionDenied(f"the rules of {channel!r} do not let user {identity.user!r} read history")
+        if not rules.has_history:
+            raise NotAvailable(f"{channel!r} keeps no history")
+        since, limit = _history_range(query)
+        result = await _read_history(node, channel, since, limit, query.get("reverse", "") in ("1", "true"), HISTORY_BYTES)
+    except Disconnect as error:
+        log.info("history: refused, %s", error)
+        return _json(encode({"error": {"code": error.code, "message": error.reason}}), 401, headers)
+    except ClientError as error:
+        log.info("history: refused with %d %s", error.code, error)
+        return _json(encode({"error": {"code": error.code, "message": error.hint or error.message}}), STATUS_OF_ERROR[error.code], headers)
+    except StoreError as error:
+        log.warning("history: %s", error)
+        return _json(b'{"error":%b}' % _error_json(Internal()), 503, headers)
+    return _json(result, 200, headers)
+
+
+def _history_range(query: Any) -> tuple[Position, int]:
+    text = query.get("limit", "")
+    if text and not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise BadRequest("limit is a whole number")
+    limit = min(int(text), HISTORY_MOST) if text else HISTORY_DEFAULT
+    if not query.get("since"):
+        return Position("", 0), limit
+    try:
+        return Position.parse(query["since"]), limit
+    except ValueError as error:
+        raise BadRequest(str(error)) from None
+
+
+async def live(request: Request) -> Response:
+    return _json(b'{"status":"live"}')
+
+
+async def ready(request: Request) -> Response:
+    """200 while publications reach this process and it takes clients; 503 with the reason otherwise."""
+    reason = request.state.gateway.unready()
+    if reason:
+        return _json(encode({"status": "not ready", "reason": reason}), 503)
+    return _json(b'{"status":"ready"}')
+
+
+def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(body, status, {"cache-control": "no-store", **(headers or {})}, "application/json")

@@ -1,0 +1,38 @@
+"""The landing page and the files of ``static/``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.staticfiles import StaticFiles
+
+__all__ = ["STATIC", "files", "landing"]
+
+_PACKAGED = Path(__file__).parent.parent / "static"  # in a wheel; in a checkout it is at the top
+STATIC = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parent.parent / "static"
+
+SECURITY = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self' ws: wss:;"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "cache-control": "no-cache",
+}
+
+
+class _Files(StaticFiles):
+    """Pages of other origins may import ``gateway.js``; it holds no secret."""
+
+    def file_response(self, *args, **kwargs) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers.update(SECURITY | {"access-control-allow-origin": "*"})
+        return response
+
+
+files = _Files(directory=STATIC, check_dir=False)
+
+
+async def landing(request: Request) -> Response:
+    return FileResponse(STATIC / "index.html", headers=SECURITY)

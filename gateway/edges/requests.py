@@ -1,0 +1,66 @@
+"""What every edge reads from a request: the client's token, the API key, the origin."""
+
+from __future__ import annotations
+
+import hmac
+from fnmatch import fnmatchcase
+from http.cookies import CookieError, SimpleCookie
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, QueryParams
+
+__all__ = ["api_key_of", "cors_headers", "is_api_key", "origin_allowed", "token_of"]
+
+
+def token_of(headers: Headers, query: QueryParams) -> str:
+    """The token of a simple client: ``Authorization: Bearer``, else the cookie ``gateway_token``, else ``?token=``; "" for none."""
+    scheme, _, value = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    if "gateway_token" in headers.get("cookie", ""):
+        try:
+            morsel = SimpleCookie(headers["cookie"]).get("gateway_token")
+        except CookieError:
+            morsel = None
+        if morsel is not None:
+            return morsel.value
+    return query.get("token", "")
+
+
+def api_key_of(headers: Headers, query: QueryParams) -> str:
+    """``X-API-Key``, else ``Authorization: apikey``, else ``?api_key=``; "" for none."""
+    if key := headers.get("x-api-key"):
+        return key
+    scheme, _, value = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "apikey":
+        return value.strip()
+    return query.get("api_key", "")
+
+
+def is_api_key(given: str, keys: list[str]) -> bool:
+    """Compares with every key, each in constant time."""
+    matches = [hmac.compare_digest(given.encode(), key.encode()) for key in keys]
+    return bool(given) and any(matches)
+
+
+def origin_allowed(origin: str, host: str, allowed: list[str]) -> bool:
+    """Whether a browser's page from ``origin`` may talk to this server; "" is no browser.
+
+    Its own host always may. ``allowed`` holds origins, with wildcards ("https://*.example.org"), or "*".
+    """
+    if not origin:
+        return True
+    if host and urlsplit(origin).netloc.lower() == host.lower():
+        return True
+    return any(pattern == "*" or fnmatchcase(origin.lower(), pattern.lower()) for pattern in allowed)
+
+
+def cors_headers(origin: str, host: str, allowed: list[str]) -> list[tuple[bytes, bytes]]:
+    """What lets a page of another origin read the answer; nothing where it may not, or need not be let."""
+    if not origin or not origin_allowed(origin, "", allowed):
+        return []
+    return [
+        (b"access-control-allow-origin", origin.encode("latin-1", "replace")),
+        (b"access-control-allow-credentials", b"false" if "*" in allowed else b"true"),
+        (b"vary", b"Origin"),
+    ]

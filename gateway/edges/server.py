@@ -1,0 +1,89 @@
+"""uvicorn's HTTP protocol with three things added: the WebSocket handshake without parsing the request twice, a time
+limit for requests that never end, and the transport for event streams (``scope["extensions"]["gateway.stream"]``), so
+that prepared chunks are written to it directly.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Protocol
+
+from websockets.datastructures import Headers
+from websockets.http11 import Request
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from .websocket import WebSocketConnection
+
+__all__ = ["HttpProtocol"]
+
+log = logging.getLogger("gateway.http")
+
+REQUEST_SECONDS = 10.0  # from the connection, or a request's first byte, to its last
+_TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+class Stream(Protocol):
+    def paused(self) -> None: ...
+
+    def resumed(self) -> None: ...
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """``stream`` is the event stream that writes to this connection, if one does."""
+
+    stream: Stream | None = None
+    bucket = 0
+    _complete = False
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._await_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._wheel.remove(self)
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = {"gateway.stream": self}  # type: ignore[typeddict-unknown-key]
+        self._await_request()
+
+    def on_message_complete(self) -> None:
+        self._complete = True
+        self._wheel.remove(self)
+        super().on_message_complete()
+
+    @property
+    def _wheel(self) -> Any:
+        return self.app_state["node"].wheel
+
+    def _await_request(self) -> None:
+        self._complete = False
+        self._wheel.set(self, self.loop.time() + REQUEST_SECONDS)
+
+    def tick(self, now: float) -> float | None:
+        if not self._complete and not self.transport.is_closing():
+            log.info("a request was not complete after %g s: closed", REQUEST_SECONDS)
+            if self.cycle is None or self.cycle.response_complete:
+                self.transport.write(_TIMEOUT)
+            self.transport.close()
+        return None
+
+    def handle_websocket_upgrade(self) -> None:
+        self._wheel.remove(self)
+        self.connections.discard(self)
+        connection = WebSocketConnection(self.config, self.server_state, self.app_state, self.loop)
+        connection.connection_made(self.transport)
+        self.transport.set_protocol(connection)
+        headers = Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.headers])
+        connection.shake_hands(Request(self.url.decode("latin-1"), headers))
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.stream is not None:
+            self.stream.paused()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.stream is not None:
+            self.stream.resumed()

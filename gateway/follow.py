@@ -1,0 +1,79 @@
+"""``gateway subscribe``: the hub in a terminal. It resumes like every other client, because it is one."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+from .app import Gateway
+from .catchup import Subscription
+from .channel import Channel
+from .config import Config
+from .errors import UnknownChannel
+from .publication import Position, Publication
+
+__all__ = ["follow"]
+
+
+class TerminalWire:
+    def join(self, channel: Channel, publications: list[Publication]) -> tuple[Channel, list[Publication]]:
+        return channel, publications
+
+
+_WIRE = TerminalWire()
+
+
+class TerminalSubscription(Subscription):
+    """Prints publications as lines; what happened to the position goes to standard error."""
+
+    __slots__ = ()
+
+    takes_first_page = False
+
+    paused = False
+
+    def begin(self, recovered: bool, publications: list[Publication]) -> None:
+        if not recovered:
+            _say(f"{self.channel.name}: following from {self.position}")
+
+    def gap(self) -> None:
+        _say(f"{self.channel.name}: a gap; history does not hold what was missed, going on from {self.channel.position}")
+
+
+def _say(text: str) -> None:
+    print(f"gateway: {text}", file=sys.stderr, flush=True)
+
+
+def _print(joined: tuple[Channel, list[Publication]]) -> None:
+    from .cli import line_of
+
+    channel, publications = joined
+    for publication in publications:
+        print(line_of(channel.name, channel.epoch, publication))
+    sys.stdout.flush()
+
+
+async def follow(config: Config, url: str, names: list[str], since: Position | None, last: int) -> None:
+    """Follows until cancelled."""
+    gateway = Gateway(config)
+    await gateway.start(url, install=False)
+    try:
+        for name in names:
+            start: Position | None = since
+            if last and since is None:
+                start = await _back(gateway, name, last)
+            try:
+                subscription: Any = TerminalSubscription(gateway.node.hub.channel(name), _WIRE, _print, start)
+            except UnknownChannel as error:
+                raise UnknownChannel(f"{name}: {error}; name the configuration with --config") from None
+            gateway.node.hub.follow(subscription)
+        await asyncio.get_running_loop().create_future()
+    finally:
+        await gateway.stop()
+
+
+async def _back(gateway: Gateway, channel: str, last: int) -> Position:
+    page = await gateway.node.history.read(channel, 0, 1)
+    oldest = page.publications[0].offset if page.publications else page.top.offset + 1
+    return Position(page.top.epoch, max(page.top.offset - last, oldest - 1))

@@ -1,0 +1,271 @@
+"""The hub: which channels this process follows, and their way back to certainty.
+
+It subscribes the link to a channel with the first subscription, waits for Valkey's confirmation, and only then reads the
+channel's position: whatever is published from there on is either in history or announced. The same reading, ``_mend``,
+closes a hole and finds what a lost link missed; the missing range goes through the channel, so that live subscriptions
+notice nothing. A channel that nobody follows any more is kept for some seconds, for those who come back at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+
+from .catchup import State, Subscription, advance, catch_up
+from .channel import Channel
+from .config import Config
+from .errors import StoreError
+from .publication import Position
+from .retry import backoff
+from .ring import Rings
+from .store.history import Page
+from .store.layout import Layout, read_announcement
+
+__all__ = ["Hub"]
+
+log = logging.getLogger("gateway.hub")
+
+PAGE = 256  # publications of one read of history
+IDLE_SECONDS = 10.0  # how long a channel outlives its last subscription
+SWEEP_SECONDS = 2.0
+DOUBT_SECONDS = 60.0  # how often each channel's position is compared with Valkey's
+COMPARED_AT_ONCE = 200
+
+
+class HistoryReader(Protocol):
+    async def read(
+        self, channel: str, since: int = 0, limit: int = 0, *, reverse: bool = False, seen: tuple[Position, int] | None = None
+    ) -> Page: ...
+
+
+class Feed(Protocol):
+    """What the hub needs of the link."""
+
+    def subscribe(self, channels: list[bytes]) -> None: ...
+
+    def unsubscribe(self, channels: list[bytes]) -> None: ...
+
+
+class Hub:
+    def __init__(self, config: Config, layout: Layout, history: HistoryReader, feed: Feed) -> None:
+        self._config = config
+        self._layout = layout
+        self._history = history
+        self._feed = feed
+        self._loop = asyncio.get_running_loop()
+        self._channels: dict[str, Channel] = {}
+        self._by_key: dict[bytes, Channel] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._idle: dict[Channel, None] = {}
+        self.rings = Rings(config.limits.ring_bytes)
+        self.history_reads = 0
+
+    def now(self) -> float:
+        """The clock of everything live: seconds of the loop."""
+        return self._loop.time()
+
+    # Subscriptions.
+
+    def channel(self, name: str) -> Channel:
+        """The channel, followed from now on. Raises UnknownChannel if its namespace is not configured."""
+        channel = self._channels.get(name)
+        if channel is None:
+            key = self._layout.channel(name)
+            channel = Channel(name, key, self._config.rules(name), self.rings, self._loop)
+            channel.doubt = self._mend
+            self._channels[name] = self._by_key[key] = channel
+            self._feed.subscribe([key])
+            self._set_aside(channel)
+        return channel
+
+    def follow(self, subscription: Subscription) -> None:
+        """A new subscription, on its way to live."""
+        channel = subscription.channel
+        channel.subscribers += 1
+        self._idle.pop(channel, None)
+        self.resume(subscription)
+
+    def resume(self, subscription: Subscription) -> None:
+        """On the way to live again; at once, if nothing has to be waited for."""
+        if not advance(subscription):
+            subscription.task = self._spawn(self._catch_up(subscription))
+
+    def drained(self, subscription: Subscription) -> None:
+        """Its socket takes more: one that is behind goes on from its position."""
+        if subscription.state is State.BEHIND:
+            subscription.state = State.CATCHING_UP
+            self.resume(subscription)
+
+    def leave(self, subscription: Subscription) -> None:
+        """Ends a subscription; ending it twice changes nothing."""
+        if subscription.state is State.ENDED:
+            return
+        subscription.end()
+        channel = subscription.channel
+        channel.subscribers -= 1
+        if channel.subscribers == 0:
+            self._set_aside(channel)
+
+    def _set_aside(self, channel: Channel) -> None:
+        channel.idle_since = self._loop.time()
+        self._idle[channel] = None
+
+    async def _catch_up(self, subscription: Subscription) -> None:
+        await catch_up(self, subscription)
+        subscription.task = None
+
+    # Valkey's history.
+
+    async def page(self, channel: Channel, since: int) -> Page:
+        """What follows ``since``. Equal reads under way are one read."""
+        read = channel.reads.get(since)
+        if read is None:
+            self.history_reads += 1
+            read = channel.reads[since] = asyncio.create_task(self._history.read(channel.name, since, PAGE))
+            read.add_done_callback(lambda done: channel.reads.pop(since, None))
+        return await asyncio.shield(read)
+
+    async def refresh(self, channel: Channel) -> None:
+        """Reads what follows the channel's position and takes it, page by page, to Valkey's newest."""
+        while channel.is_open:
+            await channel.opened()
+            before = channel.epoch
+            self.history_reads += 1
+            # A read of one's own: one that was under way already may be older than what is looked for.
+            page = await self._history.read(channel.name, channel.offset, PAGE)
+            await channel.between_rounds()
+            if channel.is_open and channel.epoch == before and channel.take(page):
+                return
+
+    def _mend(self, channel: Channel) -> None:
+        """The channel is closed and its link confirmed: find its position, and open it."""
+        if channel.mending is None and channel.acked:
+            channel.mending = self._spawn(self._bring_to_top(channel))
+
+    async def _bring_to_top(self, channel: Channel) -> None:
+        failures = 0
+        while True:
+            try:
+                page = await self._read_on(channel)
+            except StoreError as error:
+                failures += 1
+                if failures == 1:
+                    log.warning("channel %s: history could not be read (%s); trying again", channel.name, error)
+                await asyncio.sleep(backoff(failures, 0.05, 2.0))
+                continue
+            await channel.between_rounds()
+            if channel.take(page):
+                break
+        await channel.between_rounds()
+        channel.mending = None
+        channel.open()
+
+    async def _read_on(self, channel: Channel) -> Page:
+        if not channel.remembers:
+            return Page(Position("-", 0), 0, [])
+        self.history_reads += 1
+        if not channel.epoch:
+            return await self._history.read(channel.name)
+        seen = (channel.position, channel.ms)
+        return await self._history.read(channel.name, channel.offset, PAGE, seen=seen)
+
+    # The link.
+
+    def on_announcements(self, batch: dict[bytes, list[bytes]]) -> None:
+        by_key = self._by_key
+        for key, payloads in batch.items():
+            channel = by_key.get(key)
+            if channel is not None:
+                channel.announced([read_announcement(payload) for payload in payloads])
+
+    def on_subscribed(self, key: bytes) -> None:
+        """Valkey confirmed: from here on every publication is announced to this process."""
+        channel = self._by_key.get(key)
+        if channel is not None and not channel.acked:
+            channel.acked = True
+            self._mend(channel)
+
+    def on_down(self) -> None:
+        """The link is gone: every position is in doubt until it is back."""
+        for channel in self._channels.values():
+            channel.acked = False
+            channel.close()
+            if channel.mending is not None:
+                channel.mending.cancel()
+                channel.mending = None
+
+    def on_up(self) -> None:
+        self._feed.subscribe(list(self._by_key))
+
+    # Housekeeping.
+
+    def statistics(self) -> dict[str, int]:
+        return {
+            "channels": sum(1 for channel in self._channels.values() if channel.subscribers),
+            "subscriptions": sum(channel.subscribers for channel in self._channels.values()),
+            "rings_bytes": self.rings.bytes,
+            "rings_peak_bytes": self.rings.peak,
+            "history_reads": self.history_reads,
+            "catching_up": len(self._tasks),
+        }
+
+    def subscribers(self) -> dict[str, int]:
+        """Channel → how many follow it in this process."""
+        return {name: channel.subscribers for name, channel in self._channels.items() if channel.subscribers}
+
+    async def keep_house(self) -> None:
+        """Drops channels that nobody follows, and compares the others with Valkey now and then. Runs until cancelled."""
+        compared = self._loop.time()
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            self._drop_idle()
+            if self._loop.time() - compared >= DOUBT_SECONDS:
+                compared = self._loop.time()
+                await self._compare()
+
+    def _drop_idle(self) -> None:
+        long_ago = self._loop.time() - IDLE_SECONDS
+        gone = []
+        for channel in self._idle:
+            if channel.idle_since > long_ago:
+                break
+            gone.append(channel)
+        for channel in gone:
+            del self._idle[channel], self._channels[channel.name], self._by_key[channel.key]
+            channel.ring.clear()
+            if channel.mending is not None:
+                channel.mending.cancel()
+        self._feed.unsubscribe([channel.key for channel in gone])
+
+    async def _compare(self) -> None:
+        """Finds what was lost without a sign, notices a history that was rewound, and keeps the counters alive."""
+        open_channels = [channel for channel in self._channels.values() if channel.subscribers and channel.remembers and channel.is_open]
+        for start in range(0, len(open_channels), COMPARED_AT_ONCE):
+            some = open_channels[start : start + COMPARED_AT_ONCE]
+            reads = [self._history.read(channel.name, seen=(channel.position, channel.ms)) for channel in some]
+            pages = await asyncio.gather(*reads, return_exceptions=True)
+            for channel, page in zip(some, pages, strict=True):
+                if isinstance(page, Page) and channel.is_open and channel.round is None and _is_elsewhere(page.top, channel.position):
+                    channel.close()
+                    self._mend(channel)
+
+    def _spawn(self, work) -> asyncio.Task[None]:  # a task that nobody holds may be collected while it runs
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a catch-up failed", exc_info=task.exception())
+
+    async def close(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _is_elsewhere(top: Position, here: Position) -> bool:
+    return top.epoch != here.epoch or top.offset > here.offset

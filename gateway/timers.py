@@ -1,0 +1,69 @@
+"""One timer for all connections of a process.
+
+Pings, expiries and time limits are due at most once a second per connection, and there may be a hundred thousand
+connections: a timer handle each would cost more than what they wait for. The wheel keeps one bucket a second; an item
+stands in the bucket of the first second in which it has something to do, and says itself when it has again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+
+__all__ = ["Timed", "Wheel"]
+
+log = logging.getLogger("gateway.timers")
+
+
+class Timed(Protocol):
+    bucket: int  # the wheel's own mark; 0 at first
+
+    def tick(self, now: float) -> float | None:
+        """Does what is due. Returns when it is due again in seconds of the loop's clock, None for never."""
+        ...
+
+
+class Wheel:
+    def __init__(self) -> None:
+        self._buckets: dict[int, dict[Timed, None]] = {}
+        self._turned = 0
+
+    def set(self, item: Timed, when: float) -> None:
+        """Its next tick comes within the second after ``when``; an earlier tick that was set is kept."""
+        bucket = max(int(when) + 1, self._turned + 1)
+        if item.bucket:
+            if item.bucket <= bucket:
+                return
+            self.remove(item)
+        self._buckets.setdefault(bucket, {})[item] = None
+        item.bucket = bucket
+
+    def remove(self, item: Timed) -> None:
+        if item.bucket:
+            items = self._buckets.get(item.bucket)
+            if items is not None:
+                items.pop(item, None)
+            item.bucket = 0
+
+    def turn(self, now: float) -> None:
+        """Ticks everything that is due by ``now``."""
+        second = int(now)
+        for bucket in sorted(bucket for bucket in self._buckets if bucket <= second):
+            self._turned = bucket
+            for item in self._buckets.pop(bucket):
+                item.bucket = 0
+                try:
+                    due = item.tick(now)
+                except Exception:
+                    log.exception("a timer failed")
+                    continue
+                if due is not None:
+                    self.set(item, due)
+
+    async def run(self) -> None:
+        """Turns once a second until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(1 - loop.time() % 1)
+            self.turn(loop.time())

@@ -1,0 +1,262 @@
+"""Publishing from Python, with and without asyncio.
+
+    async with Publisher("valkey://localhost") as publisher:
+        position = await publisher.publish("posts:tech", {"title": "…"}, idempotency_key="post-17")
+
+    with SyncPublisher() as publisher:                   # no URL: the embedded server of a running `gateway serve`
+        publisher.publish("posts:tech", {"title": "…"})
+
+An acknowledged publish is in the stream and announced. If the connection breaks before the acknowledgement, whether it
+happened is not known: with an idempotency key or a version it is repeated, which is safe, for up to ``patience``
+seconds; without one it raises ``Unavailable``, and the caller decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+from valkey.exceptions import ConnectionError, ResponseError, TimeoutError, ValkeyError
+
+from gateway.config import load
+from gateway.errors import StoreError, Unavailable
+from gateway.publication import Position, channel_fault
+from gateway.retry import backoff
+from gateway.store.commands import Commands
+from gateway.store.connect import Address
+from gateway.store.embedded import running_url
+from gateway.store.functions import Library
+from gateway.store.history import History, publish_words
+from gateway.store.layout import Layout
+
+__all__ = ["Publisher", "SyncPublisher"]
+
+PATIENCE = 10.0
+
+
+def _url(url: str, data_dir: str | Path) -> str:
+    if url:
+        return url
+    config = load(data_dir=str(data_dir) if data_dir else None)
+    return config.valkey_url or running_url(config.data_path)
+
+
+def _words(
+    channel: str,
+    data: Any,
+    *,
+    raw: bool,
+    idempotency_key: str | None,
+    version: int | None,
+    version_epoch: str | None,
+    size: int | None,
+    ttl: int | None,
+    tags: Mapping[str, str] | None,
+    info: Mapping[str, Any] | None,
+) -> list[Any]:
+    """Checks what would only fail in Valkey, or later. Raises ValueError, TypeError for data that is not JSON."""
+    fault = channel_fault(channel)
+    if fault:
+        raise ValueError(fault)
+    return publish_words(
+        data if raw else msgspec.json.encode(data),
+        key=idempotency_key,
+        version=version,
+        version_epoch=version_epoch,
+        size=size,
+        ttl=ttl,
+        tags=None if tags is None else msgspec.json.encode(tags),
+        info=None if info is None else msgspec.json.encode(info),
+    )
+
+
+class Publisher:
+    """Publishes over one pipelined connection; any number of ``publish`` may wait at once, and arrive in order.
+
+    Without ``url`` it finds the embedded server of the gateway that runs on ``data_dir`` (default: the user's). The rules
+    of the channels are those of the gateways that use the same Valkey.
+    """
+
+    def __init__(self, url: str = "", *, prefix: str = "gw", data_dir: str | Path = "", patience: float = PATIENCE) -> None:
+        self._given_url = url
+        self._data_dir = data_dir
+        self._layout = Layout(prefix)
+        self._patience = patience
+        self._history: History | None = None
+        self._commands: Commands | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def connect(self) -> None:
+        """Raises Unavailable if Valkey cannot be reached."""
+        self._commands = Commands(Address(_url(self._given_url, self._data_dir)), patience=self._patience)
+        await self._commands.start()
+        self._history = History(self._commands, Library(None, self._layout.rules), self._layout)
+
+    async def close(self) -> None:
+        if self._commands is not None:
+            await self._commands.close()
+
+    @property
+    def history(self) -> History:
+        """The channels' history, to read and to remove."""
+        if self._history is None:
+            raise RuntimeError("the publisher is not connected: use `async with Publisher(…) as publisher:`")
+        return self._history
+
+    async def publish(
+        self,
+        channel: str,
+        data: Any,
+        *,
+        raw: bool = False,
+        idempotency_key: str | None = None,
+        version: int | None = None,
+        version_epoch: str | None = None,
+        size: int | None = None,
+        ttl: int | None = None,
+        tags: Mapping[str, str] | None = None,
+        info: Mapping[str, Any] | None = None,
+    ) -> Position | None:
+        """Publishes one document; ``raw``: ``data`` is JSON text already. Returns its position, None if the channel remembers nothing.
+
+        A repeated ``idempotency_key`` returns the first position; a ``version`` that is not newer is dropped. ``size`` and
+        ``ttl`` (seconds, 0: announce only) override the channel's rules.
+        Raises ValueError for an impossible channel, StoreError if Valkey refuses, Unavailable if it cannot be reached.
+        """
+        words = _words(
+            channel,
+            data,
+            raw=raw,
+            idempotency_key=idempotency_key,
+            version=version,
+            version_epoch=version_epoch,
+            size=size,
+            ttl=ttl,
+            tags=tags,
+            info=info,
+        )
+        repeatable = idempotency_key is not None or version is not None
+        loop = asyncio.get_running_loop()
+        deadline, attempt = loop.time() + self._patience, 0
+        while True:
+            try:
+                return await self.history.publish(channel, words)
+            except Unavailable:
+                attempt += 1
+                pause = backoff(attempt, 0.05, 1.0)
+                if not repeatable or loop.time() + pause > deadline:
+                    raise
+                await asyncio.sleep(pause)
+
+    async def publish_many(self, channel: str, documents: Iterable[Any], **options: Any) -> list[Position | None]:
+        """Publishes documents in order, pipelined; raises the first failure, behind which later ones may have happened."""
+        return list(await asyncio.gather(*[self.publish(channel, document, **options) for document in documents]))
+
+    async def publish_ephemeral(self, channel: str, data: Any) -> None:
+        """Announces a document to whoever is live now: no offset, no history."""
+        await self.publish(channel, data, ttl=0)
+
+
+class SyncPublisher:
+    """The same without asyncio: for Django, Flask, scripts. Safe to share between threads."""
+
+    def __init__(self, url: str = "", *, prefix: str = "gw", data_dir: str | Path = "", patience: float = PATIENCE) -> None:
+        self._layout = Layout(prefix)
+        self._library = Library(None, self._layout.rules)
+        self._patience = patience
+        self._client = Address(_url(url, data_dir)).sync_client()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._client.close()
+
+    def publish(
+        self,
+        channel: str,
+        data: Any,
+        *,
+        raw: bool = False,
+        idempotency_key: str | None = None,
+        version: int | None = None,
+        version_epoch: str | None = None,
+        size: int | None = None,
+        ttl: int | None = None,
+        tags: Mapping[str, str] | None = None,
+        info: Mapping[str, Any] | None = None,
+    ) -> Position | None:
+        """As ``Publisher.publish``."""
+        words = _words(
+            channel,
+            data,
+            raw=raw,
+            idempotency_key=idempotency_key,
+            version=version,
+            version_epoch=version_epoch,
+            size=size,
+            ttl=ttl,
+            tags=tags,
+            info=info,
+        )
+        repeatable = idempotency_key is not None or version is not None
+        deadline, attempt = time.monotonic() + self._patience, 0
+        while True:
+            try:
+                offset, epoch = self._call(b"gateway_publish", channel, *words)
+                return Position(epoch.decode(), offset) if offset else None
+            except Unavailable:
+                attempt += 1
+                pause = backoff(attempt, 0.05, 1.0)
+                if not repeatable or time.monotonic() + pause > deadline:
+                    raise
+                time.sleep(pause)
+
+    def publish_ephemeral(self, channel: str, data: Any) -> None:
+        self.publish(channel, data, ttl=0)
+
+    def _call(self, function: bytes, channel: str, *words: Any) -> Any:
+        command = (b"FCALL", function, b"3", *self._layout.keys(channel), *words)
+        try:
+            return self._execute(*command)
+        except StoreError as error:
+            if "Function not found" not in str(error):
+                raise
+        _finish(self._library.restore(self._execute_at_once))
+        return self._execute(*command)
+
+    async def _execute_at_once(self, *words: Any) -> Any:
+        return self._execute(*words)
+
+    def _execute(self, *words: Any) -> Any:
+        try:
+            return self._client.execute_command(*words)
+        except ResponseError as error:
+            raise StoreError(str(error)) from None
+        except (ConnectionError, TimeoutError, OSError) as error:
+            raise Unavailable(f"no Valkey: {error}") from None
+        except ValkeyError as error:
+            raise StoreError(str(error)) from None
+
+
+def _finish(work: Coroutine[Any, Any, None]) -> None:
+    """Runs a coroutine that waits for nothing: it needs no loop, and there may be one already."""
+    try:
+        work.send(None)
+    except StopIteration:
+        return
+    raise RuntimeError("the coroutine waits for something")
