@@ -40,7 +40,7 @@ HISTORY_BYTES = 16 * 1024 * 1024  # of one answer of the history method
 HISTORY_DEFAULT, HISTORY_MOST = 100, 1000  # publications of GET /history
 STATUS_OF_ERROR = {100: 500, 101: 401, 102: 404, 103: 403, 104: 404, 106: 400, 107: 400, 108: 400, 109: 401, 111: 429, 112: 416, 113: 409}
 
-UInt64 = Annotated[int, msgspec.Meta(ge=0, le=2**64 - 1)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class _Publish(msgspec.Struct):
@@ -52,7 +52,7 @@ class _Publish(msgspec.Struct):
     tags: dict[str, str] | None = None
     idempotency_key: str = ""
     delta: bool = False
-    version: UInt64 = 0
+    version: Count = 0
     version_epoch: str = ""
 
 
@@ -130,6 +130,8 @@ def _words(request: _Publish) -> list[Any]:
         raise BadRequest("there is no data")
     if not is_json(data):
         raise BadRequest("data is not JSON, or nested too deep")
+    if request.version >= 2**64:
+        raise BadRequest("version does not fit 64 bits")
     return publish_words(
         data,
         key=request.idempotency_key or None,
