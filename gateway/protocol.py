@@ -44,6 +44,9 @@ Id = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
+_NOTHING = msgspec.Raw()  # msgspec has no optional Raw; this one is empty
+
+
 class _Request(msgspec.Struct, gc=False):
     """Unknown fields are ignored; null stands for the zero value, as in the reference server."""
 
@@ -60,7 +63,7 @@ class Since(_Request):
 
 class ConnectRequest(_Request):
     token: str | None = None
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = _NOTHING
     subs: dict[str, Since] | None = None
     name: str | None = None
     version: str | None = None
@@ -71,12 +74,12 @@ class ConnectRequest(_Request):
 class SubscribeRequest(Since):
     channel: str | None = None
     token: str | None = None
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = _NOTHING
     positioned: bool | None = None
     recoverable: bool | None = None
     join_leave: bool | None = None
     delta: str | None = None
-    tf: msgspec.Raw | None = None
+    tf: msgspec.Raw = _NOTHING
     flag: int | None = None
 
 
@@ -85,7 +88,7 @@ class ChannelRequest(_Request):
 
 
 class PublishRequest(ChannelRequest):
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = _NOTHING
 
 
 class HistoryRequest(ChannelRequest):
@@ -96,11 +99,11 @@ class HistoryRequest(ChannelRequest):
 
 class RpcRequest(_Request):
     method: str | None = None
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = _NOTHING
 
 
 class SendRequest(_Request):
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = _NOTHING
 
 
 class RefreshRequest(_Request):

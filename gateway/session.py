@@ -280,7 +280,7 @@ class Session:
         grant = node.grant(request.token, name, self.identity.user) if request.token else None
         if not node.may_subscribe(self.identity, name, token=grant is not None):
             raise PermissionDenied(f"the rules of {name!r} do not admit user {self.identity.user!r}")
-        if request.tf is not None:
+        if bytes(request.tf) not in (b"", b"null"):
             raise BadRequest("this channel does not allow filters")
         since = self._since(name, request)
         if present is not None:
@@ -314,12 +314,12 @@ class Session:
     def _publish(self, id: int, request: Any) -> None:
         name = _channel_of(request)
         rules = self.node.rules(name)
-        if request.data is None:
+        data = bytes(request.data)
+        if not data:
             raise BadRequest("no data")
         subscribed = self._follows(name)
         if not admits(rules.publish, self.identity, name, subscribed=subscribed):
             raise PermissionDenied(f"the rules of {name!r} do not let user {self.identity.user!r} publish")
-        data = bytes(request.data)
         if not is_json(data):
             raise BadRequest("data is nested too deep")
         self._spend_publish()
@@ -371,7 +371,7 @@ class Session:
         return subscription is not None and subscription.begun
 
     def _rpc(self, id: int, request: Any) -> None:
-        data = None if request.data is None else bytes(request.data)
+        data = bytes(request.data) or None
         caller = Caller(self.identity.user, self.client)
         self._answer(id, "rpc", self._called(request.method or "", caller, data))
 

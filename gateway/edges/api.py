@@ -46,7 +46,7 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 class _Publish(msgspec.Struct):
     channel: str = ""
     channels: list[str] = []
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = msgspec.Raw()
     b64data: str = ""
     skip_history: bool = False
     tags: dict[str, str] | None = None
@@ -119,9 +119,8 @@ async def _broadcast(node: Node, body: bytes) -> bytes:
 
 
 def _words(request: _Publish) -> list[Any]:
-    if request.data is not None:
-        data = bytes(request.data)
-    else:
+    data = bytes(request.data)
+    if not data:
         try:
             data = base64.b64decode(request.b64data, validate=True)
         except binascii.Error:

@@ -61,8 +61,8 @@ class Reset(NamedTuple):
 
 
 class _Extra(msgspec.Struct):
-    tags: msgspec.Raw | None = None
-    info: msgspec.Raw | None = None
+    tags: msgspec.Raw = msgspec.Raw()
+    info: msgspec.Raw = msgspec.Raw()
     size: int | None = None
     ttl: int | None = None
 
@@ -100,5 +100,5 @@ def read_entry(entry: list) -> Publication:
     return Publication(int(offset), clean(fields.get(b"data", b"null")), int(ms), fields.get(b"tags"), fields.get(b"info"))
 
 
-def _bytes(raw: msgspec.Raw | None) -> bytes | None:
-    return None if raw is None else bytes(raw)
+def _bytes(raw: msgspec.Raw) -> bytes | None:
+    return bytes(raw) or None
