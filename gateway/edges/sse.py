@@ -27,7 +27,7 @@ from ..channel import Channel
 from ..errors import BadRequest, ClientError, Disconnect, LimitExceeded, PermissionDenied, StoreError
 from ..node import Node
 from ..permissions import Identity
-from ..protocol import encode, publication_json
+from ..protocol import encode, raw_object
 from ..publication import Position, Publication
 from .requests import cors_headers, token_of
 
@@ -62,7 +62,15 @@ def _retry(refused: bool = False) -> bytes:
 def _body(channel: Channel, publication: Publication) -> bytes:
     """The event without its id: shared by all streams."""
     if publication.sse is None:
-        publication.sse = b'data: {"channel":%b,%b\n\n' % (encode(channel.name), publication_json(publication)[1:])
+        fields = {"channel": encode(channel.name)}
+        if publication.offset:
+            fields["offset"] = b"%d" % publication.offset
+        fields["data"] = publication.data
+        if publication.tags is not None:
+            fields["tags"] = publication.tags
+        if publication.info is not None:
+            fields["info"] = publication.info
+        publication.sse = b"data: %b\n\n" % raw_object(fields)
     return publication.sse
 
 

@@ -1,0 +1,168 @@
+"""What the tests share: a real Valkey, and real gateways on free ports, each ended when its test is.
+
+A gateway whose log holds a traceback fails the test that used it: whatever clients send, that must never happen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.store.embedded import EmbeddedServer
+from gateway.tokens import mint
+
+API_KEY = "test-key"
+SECRET = "a secret of the tests, long enough for HS256"
+START_SECONDS = 20
+
+
+@pytest.fixture(scope="session")
+def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Valkey for all tests; each uses a prefix of its own."""
+    server = EmbeddedServer(tmp_path_factory.mktemp("valkey"))
+    server.start()
+    yield server.url
+    server.stop()
+
+
+@pytest.fixture
+def prefix() -> str:
+    return f"t{secrets.token_hex(6)}"
+
+
+class RunningGateway:
+    """A gateway in a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[str], log: Path, url: str, prefix: str, data_dir: Path) -> None:
+        self.process = process
+        self.log_path = log
+        self.url = url
+        self.prefix = prefix
+        self.data_dir = data_dir
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    @property
+    def websocket_url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/connection/websocket"
+
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    def token(self, user: str = "u1", **options: Any) -> str:
+        return mint(SECRET, user=user, **options)
+
+    def api(self, method: str, **request: Any) -> dict[str, Any]:
+        """One call of the server API; its whole answer."""
+        return json.loads(self.http("POST", f"/api/{method}", json.dumps(request).encode(), {"X-API-Key": API_KEY})[1])
+
+    def publish(self, channel: str, data: Any, **options: Any) -> dict[str, Any]:
+        answer = self.api("publish", channel=channel, data=data, **options)
+        assert "result" in answer, answer
+        return answer["result"]
+
+    def http(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] = {}) -> tuple[int, bytes]:
+        request = urllib.request.Request(self.url + path, body, headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Ends it; returns its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            return self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+
+Start = Callable[..., RunningGateway]
+
+
+@pytest.fixture
+def start_gateway(tmp_path: Path, valkey_url: str, prefix: str) -> Iterator[Start]:
+    """``start_gateway(toml, valkey_url=…)``: with no configuration it knows SECRET and API_KEY, and the shared Valkey."""
+    yield from _starter(tmp_path, valkey_url, prefix)
+
+
+@pytest.fixture(scope="module")
+def start_gateway_once(tmp_path_factory: pytest.TempPathFactory, valkey_url: str) -> Iterator[Start]:
+    """The same for a module whose tests share one gateway; each test takes channels of its own."""
+    yield from _starter(tmp_path_factory.mktemp("gateway"), valkey_url, f"m{secrets.token_hex(6)}")
+
+
+def _starter(folder: Path, shared_valkey: str, prefix: str) -> Iterator[Start]:
+    started: list[RunningGateway] = []
+
+    def start(toml: str = "", *, valkey_url: str | None = shared_valkey, data_dir: Path | None = None, port: int = 0) -> RunningGateway:
+        number = len(started)
+        file = folder / f"gateway{number}.toml"
+        data_dir = data_dir or folder / "data"
+        head = f'port = {port}\nprefix = "{prefix}"\napi_keys = ["{API_KEY}"]\ndata_dir = "{data_dir}"\nlog_level = "debug"\n'
+        if valkey_url:
+            head += f'valkey_url = "{valkey_url}"\n'
+        tokens = "" if "[tokens]" in toml else f'\n[tokens]\nhmac_secret = "{SECRET}"\n'
+        file.write_text(head + toml + tokens)
+        log = folder / f"gateway{number}.log"
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "gateway", "serve", "--config", str(file)],
+                stdout=subprocess.PIPE,
+                stderr=output,
+                text=True,
+                env=environment,
+            )
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert " is ready at " in line, f"the gateway did not start: {line!r}\n{log.read_text()}"
+        gateway = RunningGateway(process, log, line.split(" is ready at ")[1].split()[0], prefix, data_dir)
+        started.append(gateway)
+        return gateway
+
+    yield start
+    for gateway in started:
+        if gateway.process.poll() is None:
+            gateway.stop()
+        assert gateway.process.stdout is not None
+        gateway.process.stdout.close()
+        assert "Traceback" not in gateway.log(), gateway.log()
+
+
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 15) -> Any:
+    """Polls what no event announces: another process's state. Returns the condition's first true value."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.01)
+    raise AssertionError(f"after {seconds} s still not: {what}")
+
+
+async def until(condition: Callable[[], Any], what: str, seconds: float = 15) -> Any:
+    """The same inside a loop."""
+    async with asyncio.timeout(seconds):
+        while not (value := condition()):
+            await asyncio.sleep(0.005)
+    assert value, what
+    return value
