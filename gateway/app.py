@@ -1,8 +1,7 @@
 """Wiring: from a configuration to an ASGI application.
 
 ``Gateway`` owns what one process runs: the connections to Valkey, the hub, the wheel. ``create_app`` puts the edges on
-top; its lifespan starts and stops the gateway, so any ASGI server can run it. The event streams are served in front of
-Starlette, whose layers would cost each idle stream more memory than the stream itself.
+top; its lifespan starts and stops the gateway, so any ASGI server can run it.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.routing import Mount, Route
 
 from .config import Config
@@ -115,17 +115,26 @@ class Gateway:
 
 
 class _Application:
-    """``/sse`` directly, everything else through Starlette."""
+    """``/sse`` and the server API directly, everything else through Starlette.
+
+    Its layers would cost an idle stream more memory than the stream itself, and a publish more time than publishing.
+    """
 
     def __init__(self, starlette: Starlette) -> None:
         self._starlette = starlette
         self.state = starlette.state
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http" and scope["path"] == scope.get("root_path", "") + "/sse":
-            await EventStreams(scope["state"]["node"])(scope, receive, send)
-        else:
-            await self._starlette(scope, receive, send)
+        if scope["type"] == "http":
+            path, node = scope["path"].removeprefix(scope.get("root_path", "")), scope["state"]["node"]
+            if path == "/sse":
+                await EventStreams(node)(scope, receive, send)
+                return
+            if path.startswith("/api/"):
+                response = await api.api(node, Request(scope, receive))
+                await response(scope, receive, send)
+                return
+        await self._starlette(scope, receive, send)
 
 
 def create_app(config: Config, valkey_url: str = "") -> _Application:
@@ -148,7 +157,6 @@ def create_app(config: Config, valkey_url: str = "") -> _Application:
 
     routes = [
         Route("/", pages.landing),
-        Route("/api/{method}", api.api, methods=["POST"]),
         Route("/history", api.history, methods=["GET"]),
         Route("/health/live", api.live),
         Route("/health/ready", api.ready),

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -40,6 +40,9 @@ SLICE = 2000  # subscriptions written to before others get their turn: about 15 
 HELD_MOST = 20_000  # announcements held while closed; past that they are dropped and read from history again
 FOREVER = float("inf")
 FRESH_SECONDS = 10.0  # how long a ring that was filled from history is believed without a live publication
+
+
+Write = Callable[[Any], Any]
 
 
 class Wire(Protocol):
@@ -88,7 +91,7 @@ class Channel:
         self.ring = Ring(rings)
         self.size = rules.history_size
         self.ttl = rules.history_ttl
-        self.live: dict[Wire, dict[Subscription, None]] = {}
+        self.live: dict[Wire, dict[Subscription, Write]] = {}
         self.subscribers = 0
         self.idle_since = 0.0
         self.acked = False
@@ -257,7 +260,7 @@ class Channel:
         members = self.live.get(subscription.wire)
         if members is None:
             members = self.live[subscription.wire] = {}
-        members[subscription] = None
+        members[subscription] = subscription.write
 
     def leave(self, subscription: Subscription) -> Position:
         """It is live no longer. Returns where it stands."""
@@ -276,7 +279,7 @@ class Channel:
         """Writes to every live subscription, at once if they are few, else slice by slice."""
         if sum(map(len, self.live.values())) <= SLICE:
             for wire, members in list(self.live.items()):
-                _write(list(members), wire.join(self, publications))
+                _write(list(members.values()), wire.join(self, publications))
             return
         first = next((p.offset for p in publications if p.offset), self.offset + 1)
         self.round = Round(first - 1, [(wire.join(self, publications), dict(members)) for wire, members in self.live.items()])
@@ -305,7 +308,7 @@ class Round:
 
     __slots__ = ("_parts", "over", "start")
 
-    def __init__(self, start: int, parts: list[tuple[Any, dict[Subscription, None]]]) -> None:
+    def __init__(self, start: int, parts: list[tuple[Any, dict[Subscription, Write]]]) -> None:
         self.start = start
         self.over: list[asyncio.Future[None]] = []
         self._parts = parts
@@ -313,10 +316,10 @@ class Round:
     def write_slice(self) -> bool:
         """Writes to the next of them; False if that were all."""
         payload, members = self._parts[-1]
-        chosen = list(islice(members, SLICE))
-        for subscription in chosen:
+        chosen = list(islice(members.items(), SLICE))
+        for subscription, _ in chosen:
             del members[subscription]
-        _write(chosen, payload)
+        _write([write for _, write in chosen], payload)
         while self._parts and not self._parts[-1][1]:
             self._parts.pop()
         return bool(self._parts)
@@ -330,13 +333,13 @@ class Round:
         return False
 
 
-def _write(subscriptions: list[Subscription], payload: Any) -> None:
+def _write(writes: list[Write], payload: Any) -> None:
     """One write each. A transport that fails costs nobody else its publication."""
-    rest = iter(subscriptions)
+    rest = iter(writes)
     while True:
         try:
-            for subscription in rest:
-                subscription.write(payload)
+            for write in rest:
+                write(payload)
             return
         except Exception:
             log.exception("a write to a subscriber failed")

@@ -241,14 +241,15 @@ def _error_json(error: ClientError) -> bytes:
 # HTTP.
 
 
-async def api(request: Request) -> Response:
+async def api(node: Node, request: Request) -> Response:
     """``POST /api/<method>``."""
-    node: Node = request.state.node
     config = node.config
+    if request.method != "POST":
+        return Response(status_code=405, headers={"allow": "POST"})
     if not config.insecure.api and not is_api_key(api_key_of(request.headers, request.query_params), config.api_keys):
         log.info("api: refused, the API key is missing or wrong")
         return Response(status_code=401)
-    name = request.path_params["method"]
+    name = request.url.path.rpartition("/api/")[2]
     method = _batch if name == "batch" else METHODS.get(name)
     if method is None:
         return Response(status_code=404)
@@ -279,10 +280,13 @@ async def _body(request: Request, most: int) -> bytes | Response:
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > most:
         return _too_large(most)
-    parts: list[bytes] = []
-    taken = 0
+    first = await request.receive()
+    if first["type"] == "http.request" and not first.get("more_body"):
+        return first["body"] if len(first["body"]) <= most else _too_large(most)
+    parts: list[bytes] = [first.get("body", b"")]
     try:
         async with asyncio.timeout(BODY_SECONDS):
+            taken = len(parts[0])
             async for part in request.stream():
                 taken += len(part)
                 if taken > most:
