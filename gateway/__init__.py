@@ -7,7 +7,7 @@ of a smaller floor, and of its own. ``tests/test_rooms.py`` reads this table and
 
 | floor | rooms                                                              | holds                                   |
 |-------|--------------------------------------------------------------------|-----------------------------------------|
-| 1     | errors publication config                                          | words; no I/O, no third party but pydantic |
+| 1     | errors publication config                                          | words; no I/O, no third party but msgspec and pydantic |
 | 2     | protocol recovery permissions retry                                | rules; pure, no I/O, no clock           |
 | 3     | store                                                              | Valkey: functions, history, link, embedded server |
 | 4     | ring hub catchup timers rpc session                                | what is live in this process            |

@@ -63,6 +63,7 @@ class Channel:
         "joiners",
         "key",
         "live",
+        "live_count",
         "loop",
         "mending",
         "ms",
@@ -92,6 +93,7 @@ class Channel:
         self.size = rules.history_size
         self.ttl = rules.history_ttl
         self.live: dict[Wire, dict[Subscription, Write]] = {}
+        self.live_count = 0
         self.subscribers = 0
         self.idle_since = 0.0
         self.acked = False
@@ -142,18 +144,23 @@ class Channel:
 
     def _take_live(self, items: list[Announcement | Reset]) -> None:
         fresh: list[Publication] = []
+        rules, remembers = self.rules, self.rules.history_size != 0
         for number, item in enumerate(items):
             if type(item) is Announcement:
                 publication = item.publication
-                if publication.offset == 0 or not self.remembers:
+                offset = publication.offset
+                if offset == 0 or not remembers:
                     fresh.append(publication)
                     continue
                 if item.epoch == self.epoch:
-                    if publication.offset == self.offset + 1:
-                        self._advance(publication, item)
+                    if offset == self.offset + 1:
+                        self.offset, self.ms = offset, publication.ms
+                        self.size = rules.history_size if item.size is None else item.size
+                        self.ttl = rules.history_ttl if item.ttl is None else max(item.ttl, 0)
+                        self._keep(publication)
                         fresh.append(publication)
                         continue
-                    if publication.offset <= self.offset:
+                    if offset <= self.offset:
                         continue
             elif item.epoch == self.epoch:
                 self.ring.clear()
@@ -165,12 +172,7 @@ class Channel:
         if self.held is not None:
             self.doubt(self)
 
-    def _advance(self, publication: Publication, item: Announcement | None = None) -> None:
-        self.offset = publication.offset
-        self.ms = publication.ms
-        if item is not None:
-            self.size = self.rules.history_size if item.size is None else item.size
-            self.ttl = self.rules.history_ttl if item.ttl is None else max(item.ttl, 0)
+    def _keep(self, publication: Publication) -> None:
         self.ring.append(publication, self.size, self.loop.time() + self.ttl if self.ttl else FOREVER)
 
     def remember(self, page: Page) -> None:
@@ -200,7 +202,8 @@ class Channel:
             self.lose(page)
             return True
         for publication in run:
-            self._advance(publication)
+            self._keep(publication)
+        self.offset, self.ms = run[-1].offset, run[-1].ms
         self.fan_out(run)
         return self.offset >= top.offset
 
@@ -261,6 +264,7 @@ class Channel:
         if members is None:
             members = self.live[subscription.wire] = {}
         members[subscription] = subscription.write
+        self.live_count += 1
 
     def leave(self, subscription: Subscription) -> Position:
         """It is live no longer. Returns where it stands."""
@@ -269,6 +273,7 @@ class Channel:
             return self.position
         members = self.live[subscription.wire]
         del members[subscription]
+        self.live_count -= 1
         if not members:
             del self.live[subscription.wire]
         if self.round is not None and self.round.skip(subscription):
@@ -277,9 +282,10 @@ class Channel:
 
     def fan_out(self, publications: list[Publication]) -> None:
         """Writes to every live subscription, at once if they are few, else slice by slice."""
-        if sum(map(len, self.live.values())) <= SLICE:
-            for wire, members in list(self.live.items()):
-                _write(list(members.values()), wire.join(self, publications))
+        if self.live_count <= SLICE:
+            live = self.live
+            for wire in tuple(live):  # a write may fill its socket, which makes its subscription leave
+                _write(tuple(live[wire].values()), wire.join(self, publications))
             return
         first = next((p.offset for p in publications if p.offset), self.offset + 1)
         self.round = Round(first - 1, [(wire.join(self, publications), dict(members)) for wire, members in self.live.items()])
@@ -333,7 +339,7 @@ class Round:
         return False
 
 
-def _write(writes: list[Write], payload: Any) -> None:
+def _write(writes: Iterable[Write], payload: Any) -> None:
     """One write each. A transport that fails costs nobody else its publication."""
     rest = iter(writes)
     while True:

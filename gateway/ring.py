@@ -7,7 +7,7 @@ the ring that has been quiet longest is emptied.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from itertools import islice
 
 from .publication import Publication
@@ -17,84 +17,110 @@ __all__ = ["RING_LENGTH", "Ring", "Rings"]
 RING_LENGTH = 512  # publications of one channel: two pages of history
 
 
+def weight(publication: Publication) -> int:
+    """About how many bytes it holds on to: the object, its data and up to two encoded forms."""
+    return 400 + 3 * len(publication.data)
+
+
 class Rings:
-    """The budget that all rings of a process share. ``bytes`` and ``peak`` can be asked for."""
+    """The budget that all rings of a process share. ``bytes`` and ``peak`` can be asked for.
+
+    Who is emptied first is found by the clock algorithm: a ring that got a publication since the hand last passed it is
+    passed once more. So a publication costs a mark, not a place in a list.
+    """
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
-        self._by_age: OrderedDict[Ring, None] = OrderedDict()
+        self._rings: dict[Ring, None] = {}
         self.bytes = 0
         self.peak = 0
 
     def __len__(self) -> int:
-        return len(self._by_age)
+        return len(self._rings)
 
-    def grew(self, ring: Ring, size: int) -> None:
-        self._by_age[ring] = None
-        self._by_age.move_to_end(ring)
-        self.bytes += size
-        while self.bytes > self._budget and self._by_age:
-            oldest = next(iter(self._by_age))
-            oldest.clear()
-        if self.bytes > self.peak:
-            self.peak = self.bytes
-
-    def shrank(self, size: int) -> None:
-        self.bytes -= size
+    def filled(self, ring: Ring) -> None:
+        """An empty ring got its first publication."""
+        self._rings[ring] = None
 
     def emptied(self, ring: Ring) -> None:
-        self._by_age.pop(ring, None)
+        self._rings.pop(ring, None)
+
+    def make_room(self) -> None:
+        while self.bytes > self._budget and self._rings:
+            ring = next(iter(self._rings))
+            if ring.hot and len(self._rings) > 1:
+                ring.hot = False
+                del self._rings[ring]
+                self._rings[ring] = None
+            else:
+                ring.clear()
+
+    def grew(self, size: int) -> None:
+        self.bytes += size
+        if self.bytes > self.peak:
+            self.peak = self.bytes
+        if self.bytes > self._budget:
+            self.make_room()
 
 
 class Ring:
     """One channel's newest publications. ``now`` is any clock in seconds, the same in all calls."""
 
-    __slots__ = ("_bytes", "_expires", "_publications", "_rings")
+    __slots__ = ("_bytes", "_expires", "_publications", "_rings", "hot")
 
     def __init__(self, rings: Rings) -> None:
         self._rings = rings
-        self._publications: deque[Publication] = deque()
+        self._publications: deque[Publication] | None = None  # an empty deque holds 600 bytes, and most channels are quiet
         self._bytes = 0
         self._expires = 0.0
+        self.hot = False
 
     def __len__(self) -> int:
-        return len(self._publications)
+        return len(self._publications) if self._publications is not None else 0
 
     def append(self, publication: Publication, size: int, expires: float) -> None:
         """Takes the next publication. ``size`` is how many history keeps (-1: all), ``expires`` when it forgets them."""
         publications = self._publications
+        if publications is None:
+            publications = self._publications = deque()
+            self._rings.filled(self)
         publications.append(publication)
-        grown = publication.size
-        self._bytes += grown
         self._expires = expires
+        self.hot = True
+        grown = weight(publication)
         limit = RING_LENGTH if size < 0 or size > RING_LENGTH else size
         while len(publications) > limit:
-            self._drop(publications.popleft())
-        self._rings.grew(self, grown)
+            grown -= weight(publications.popleft())
+        self._bytes += grown
+        self._rings.grew(grown)
 
     def extend_back(self, publications: list[Publication], top: int, size: int, expires: float) -> None:
         """Takes a run that was read from history, as far as it joins the ring's own, or ends at ``top`` if that is empty."""
-        first = self._publications[0].offset if self._publications else top + 1
-        limit = RING_LENGTH if size < 0 or size > RING_LENGTH else size
-        if not self._publications:
+        if self._publications is None:
+            self._publications = deque()
             self._expires = expires
+            self._rings.filled(self)
+        mine = self._publications
+        first = mine[0].offset if mine else top + 1
+        limit = RING_LENGTH if size < 0 or size > RING_LENGTH else size
         grown = 0
         for publication in reversed(publications):
             if publication.offset < first:
-                if publication.offset != first - 1 or len(self._publications) >= limit:
+                if publication.offset != first - 1 or len(mine) >= limit:
                     break
-                self._publications.appendleft(publication)
+                mine.appendleft(publication)
                 first = publication.offset
-                grown += publication.size
-        if grown:
-            self._bytes += grown
-            self._rings.grew(self, grown)
+                grown += weight(publication)
+        self.hot = True
+        self._bytes += grown
+        self._rings.grew(grown)
 
     def after(self, offset: int, max_bytes: int, now: float) -> list[Publication] | None:
         """The publications that follow ``offset``, at least one and about ``max_bytes``; None if the ring does not reach back so far."""
         publications = self._publications
         if publications and now >= self._expires:
             self.clear()
+            return None
         if not publications or offset + 1 < publications[0].offset:
             return None
         run, taken = [], 0
@@ -106,12 +132,7 @@ class Ring:
         return run
 
     def clear(self) -> None:
-        self._publications.clear()
-        self._rings.shrank(self._bytes)
+        self._publications = None
+        self._rings.bytes -= self._bytes
         self._bytes = 0
         self._rings.emptied(self)
-
-    def _drop(self, publication: Publication) -> None:
-        size = publication.size
-        self._bytes -= size
-        self._rings.shrank(size)

@@ -7,8 +7,6 @@ ephemeral publication.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import msgspec
 
 from ..protocol import clean
@@ -46,7 +44,7 @@ class Layout:
         return f"{self._prefix}:node:{node}".encode()
 
 
-class Announcement(NamedTuple):
+class Announcement(msgspec.Struct, gc=False):
     """A publication as announced. ``size`` and ``ttl`` only where they differ from the namespace's rules."""
 
     epoch: str
@@ -55,7 +53,7 @@ class Announcement(NamedTuple):
     ttl: int | None = None
 
 
-class Reset(NamedTuple):
+class Reset(msgspec.Struct, gc=False):
     epoch: str
     offset: int
 
@@ -72,25 +70,27 @@ _extra = msgspec.json.Decoder(_Extra)
 
 def read_announcement(payload: bytes) -> Announcement | Reset:
     """Any bytes at all are an announcement of something: what is malformed is taken as ephemeral data."""
-    if payload[:1] != b"@":
+    if not payload.startswith(b"@"):
         return Announcement("", Publication(0, clean(payload)))
     head, newline, data = payload.partition(b"\n")
     words = head.split(b" ", 3)
     try:
-        if not newline:
-            kind, epoch, offset = words
-            if kind != b"@reset":
-                raise ValueError(kind)
-            return Reset(epoch.decode(), int(offset))
-        offset, ms = int(words[0][1:]), int(words[2])
-        epoch = words[1].decode()
-        if len(words) == 3:
-            return Announcement(epoch, Publication(offset, clean(data), ms))
-        extra = _extra.decode(words[3])
+        if newline and len(words) == 3:
+            return Announcement(words[1].decode(), Publication(int(words[0][1:]), clean(data), int(words[2])))
+        return _read_rare(words, newline, data)
     except (ValueError, IndexError, msgspec.MsgspecError):
         return Announcement("", Publication(0, clean(payload)))
-    publication = Publication(offset, clean(data), ms, _bytes(extra.tags), _bytes(extra.info))
-    return Announcement(epoch, publication, extra.size, extra.ttl)
+
+
+def _read_rare(words: list[bytes], newline: bytes, data: bytes) -> Announcement | Reset:
+    if not newline:
+        kind, epoch, offset = words
+        if kind != b"@reset":
+            raise ValueError(kind)
+        return Reset(epoch.decode(), int(offset))
+    extra = _extra.decode(words[3])
+    publication = Publication(int(words[0][1:]), clean(data), int(words[2]), _bytes(extra.tags), _bytes(extra.info))
+    return Announcement(words[1].decode(), publication, extra.size, extra.ttl)
 
 
 def read_entry(entry: list) -> Publication:
