@@ -142,6 +142,24 @@ class Channel:
             placed = (item for item in reversed(self.held) if type(item) is Reset or item.publication.offset)
             self.held = list(islice(placed, 1))
 
+    def set_aside_held(self) -> list[Announcement | Reset]:
+        """What came before a read of history that is sent now; ``put_back`` what of it still counts when the page is here."""
+        assert self.held is not None
+        older, self.held = self.held, []
+        return older
+
+    def put_back(self, older: Iterable[Announcement | Reset]) -> None:
+        assert self.held is not None
+        self.held = [*older, *self.held]
+
+    def may_follow(self, item: Announcement | Reset) -> bool:
+        """Whether an announcement that came before history was read can still count: not if its life of the history is over."""
+        return item.epoch == self.epoch or (type(item) is Announcement and item.publication.offset == 0)
+
+    def start_again(self) -> None:
+        """The link is gone: what it brought is in history, or lost with it."""
+        self.held, self.waiting = [], []
+
     def _take_live(self, items: list[Announcement | Reset]) -> None:
         fresh: list[Publication] = []
         rules, remembers = self.rules, self.rules.history_size != 0

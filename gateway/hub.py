@@ -146,16 +146,20 @@ class Hub:
     async def _bring_to_top(self, channel: Channel) -> None:
         failures = 0
         while True:
+            older = channel.set_aside_held()
             try:
                 page = await self._read_on(channel)
             except StoreError as error:
+                channel.put_back(older)
                 failures += 1
                 if failures == 1:
                     log.warning("channel %s: history could not be read (%s); trying again", channel.name, error)
                 await asyncio.sleep(backoff(failures, 0.05, 2.0))
                 continue
             await channel.between_rounds()
-            if channel.take(page):
+            complete = channel.take(page)
+            channel.put_back(item for item in older if channel.may_follow(item))
+            if complete:
                 break
         await channel.between_rounds()
         channel.mending = None
@@ -190,7 +194,7 @@ class Hub:
         """The link is gone: every position is in doubt until it is back."""
         for channel in self._channels.values():
             channel.acked = False
-            channel.close()
+            channel.start_again()
             if channel.mending is not None:
                 channel.mending.cancel()
                 channel.mending = None

@@ -1,0 +1,289 @@
+"""A naive model of recovery: one channel in a Valkey of twenty lines, whose every step the test decides.
+
+Between a client's act and its effect lie steps that really happen in any order: Valkey executes what the gateway sent,
+the link's messages arrive, a reply arrives. Here each is one action, so that a test can try every order. ``Follower`` is
+a client that checks, publication by publication, what it is promised: each once, in order, and no hole without a word.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any
+
+from gateway.catchup import State, Subscription
+from gateway.channel import Channel
+from gateway.config import Config
+from gateway.errors import Unavailable
+from gateway.hub import Hub
+from gateway.publication import Position, Publication
+from gateway.store.history import Page
+from gateway.store.layout import Layout
+
+NAME = "posts:model"
+KEY = Layout("gw").channel(NAME)
+
+
+class ModelValkey:
+    """The stream, and three queues: what the gateway asked, what the link will bring, which replies are on their way."""
+
+    def __init__(self) -> None:
+        self.epoch = 1
+        self.stream: list[tuple[int, bytes]] = []
+        self.top = 0
+        self.subscribed = False
+        self.link_up = True
+        self.asked: deque[tuple[str, Any]] = deque()
+        self.messages: deque[tuple[str, bytes]] = deque()
+        self.replies: deque[tuple[asyncio.Future[Page], Page | None]] = deque()
+        self.truth: dict[tuple[str, int], bytes] = {}
+        self.forgot = False
+        self.count = 0
+
+    # What the hub calls.
+
+    def subscribe(self, channels: list[bytes]) -> None:
+        if self.link_up and channels:
+            self.asked.append(("subscribe", None))
+
+    def unsubscribe(self, channels: list[bytes]) -> None:
+        if self.link_up and channels:
+            self.asked.append(("unsubscribe", None))
+
+    async def read(self, channel: str, since: int = 0, limit: int = 0, *, reverse: bool = False, seen: Any = None) -> Page:
+        future: asyncio.Future[Page] = asyncio.get_running_loop().create_future()
+        self.asked.append(("read", (future, since, min(limit, 2))))
+        return await future
+
+    # What happens.
+
+    def publish(self) -> None:
+        self.top += 1
+        self.count += 1
+        data = b"%d" % self.count
+        self.stream.append((self.top, data))
+        self.truth[f"e{self.epoch}", self.top] = data
+        if self.subscribed:
+            self.messages.append(("message", b"@%d e%d 7\n%b" % (self.top, self.epoch, data)))
+
+    def trim(self) -> None:
+        self.stream.clear()
+        self.forgot = True
+
+    def lose_everything(self) -> None:
+        self.epoch += 1
+        self.top = 0
+        self.stream.clear()
+        self.forgot = True
+
+    def execute(self) -> None:
+        """Valkey comes to the oldest thing it was asked."""
+        kind, details = self.asked.popleft()
+        if kind == "subscribe":
+            self.subscribed = True
+            self.messages.append(("confirmed", KEY))
+        elif kind == "unsubscribe":
+            self.subscribed = False
+        else:
+            future, since, limit = details
+            entries = [Publication(offset, data, 7) for offset, data in self.stream if offset > since][:limit]
+            self.replies.append((future, Page(Position(f"e{self.epoch}", self.top), 7, entries)))
+
+    def fail_read(self) -> None:
+        """The connection broke before the reply."""
+        future, _ = self.replies.popleft()
+        self.replies.appendleft((future, None))
+        self.arrive()
+
+    def arrive(self) -> None:
+        future, page = self.replies.popleft()
+        if not future.done():
+            if page is None:
+                future.set_exception(Unavailable("lost"))
+            else:
+                future.set_result(page)
+
+
+class ModelWire:
+    def join(self, channel: Channel, publications: list[Publication]) -> tuple[str, list[Publication]]:
+        return channel.epoch, list(publications)
+
+
+WIRE = ModelWire()
+
+
+class Follower(Subscription):
+    """A client that checks what it gets. ``position`` survives it, as in an SDK."""
+
+    __slots__ = ("client",)
+
+    def __init__(self, client: Client, channel: Channel, since: Position | None) -> None:
+        super().__init__(channel, WIRE, client.receive, since)
+        self.client = client
+
+    @property
+    def paused(self) -> bool:
+        return self.client.full
+
+    def begin(self, recovered: bool, publications: list[Publication]) -> None:
+        self.client.begun(self, recovered, publications)
+
+    def gap(self) -> None:
+        self.client.told_of_gap(self.channel.position)
+
+
+class Client:
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.follower: Follower | None = None
+        self.known: Position | None = None
+        self.full = False
+        self.log: list[str] = []
+
+    def subscribe(self) -> None:
+        self.follower = Follower(self, self.world.hub.channel(NAME), self.known)
+        self.world.hub.follow(self.follower)
+
+    def disconnect(self) -> None:
+        assert self.follower is not None
+        self.world.hub.leave(self.follower)
+        self.follower = None
+
+    def toggle_socket(self) -> None:
+        self.full = not self.full
+        if self.follower is None:
+            return
+        if self.full:
+            self.follower.fall_behind()
+        else:
+            self.world.hub.drained(self.follower)
+
+    # What arrives.
+
+    def begun(self, follower: Follower, recovered: bool, publications: list[Publication]) -> None:
+        position = Position(follower.epoch or "", follower.offset)
+        if recovered:
+            assert self.known is not None and position.offset == self.known.offset
+        elif self.known is not None:
+            self.told_of_gap(position)
+        self.known = position
+        self.receive((position.epoch, publications))
+
+    def told_of_gap(self, position: Position) -> None:
+        assert self.world.valkey.forgot, f"told of a gap though history holds everything: {self.world.trail}"
+        self.log.append(f"gap {position}")
+        self.known = position
+
+    def receive(self, joined: tuple[str, list[Publication]]) -> None:
+        epoch, publications = joined
+        for publication in publications:
+            assert self.known is not None, f"a publication before the subscription began: {self.world.trail}"
+            expected = self.known.offset + 1
+            assert (epoch, publication.offset) == (self.known.epoch, expected), (
+                f"got {epoch}:{publication.offset} after {self.known}: {self.world.trail}"
+            )
+            assert publication.data == self.world.valkey.truth[epoch, publication.offset]
+            self.known = Position(epoch, publication.offset)
+            self.log.append(str(self.known))
+
+
+class World:
+    """A hub on a model Valkey with two clients. Make it inside a running loop."""
+
+    def __init__(self) -> None:
+        self.valkey = ModelValkey()
+        self.hub = Hub(Config(), Layout("gw"), self.valkey, self.valkey)
+        self.clients = [Client(self), Client(self)]
+        self.trail: list[str] = []
+
+    def possible(self) -> list[str]:
+        """The actions that would do something now."""
+        valkey = self.valkey
+        actions = ["publish", "link", "trim", "lose"]
+        actions += ["execute"] * bool(valkey.asked) + ["arrive", "fail"] * bool(valkey.replies) + ["message"] * bool(valkey.messages)
+        for number, client in enumerate(self.clients):
+            actions += [f"socket{number}", f"leave{number}" if client.follower else f"subscribe{number}"]
+        return actions
+
+    def do(self, action: str) -> None:
+        self.trail.append(action)
+        valkey = self.valkey
+        if action == "publish":
+            valkey.publish()
+        elif action == "trim":
+            valkey.trim()
+        elif action == "lose":
+            valkey.lose_everything()
+        elif action == "execute":
+            valkey.execute()
+        elif action == "arrive":
+            valkey.arrive()
+        elif action == "fail":
+            valkey.fail_read()
+        elif action == "message":
+            self._bring_message()
+        elif action == "link":
+            self._toggle_link()
+        else:
+            verb, client = action[:-1], self.clients[int(action[-1])]
+            {"socket": client.toggle_socket, "leave": client.disconnect, "subscribe": client.subscribe}[verb]()
+
+    def _bring_message(self) -> None:
+        kind, body = self.valkey.messages.popleft()
+        if kind == "confirmed":
+            self.hub.on_subscribed(body)
+        else:
+            self.hub.on_announcements({KEY: [body]})
+
+    def _toggle_link(self) -> None:
+        valkey = self.valkey
+        valkey.link_up = not valkey.link_up
+        if valkey.link_up:
+            self.hub.on_up()
+        else:
+            valkey.subscribed = False
+            valkey.messages.clear()
+            valkey.asked = deque(item for item in valkey.asked if item[0] == "read")
+            self.hub.on_down()
+
+    async def steps(self, count: int) -> None:
+        """Lets the gateway's own work go on for so many turns of the loop."""
+        for _ in range(count):
+            await asyncio.sleep(0)
+
+    async def heal(self) -> None:
+        """Everything works again, and nothing is left under way: now everybody must be at the top."""
+        if not self.valkey.link_up:
+            self.do("link")
+        for client in self.clients:
+            if client.full:
+                client.toggle_socket()
+        await self._let_everything_arrive()
+        self.do("publish")  # it shows what was lost without a trace until then
+        await self._let_everything_arrive()
+        for client in self.clients:
+            if client.follower is not None:
+                assert client.follower.state is State.LIVE, f"{client.follower.state} at the end: {self.trail}"
+                assert client.known is not None
+                top = Position(f"e{self.valkey.epoch}", self.valkey.top)
+                assert client.known == top, f"stands at {client.known}, not {top}: {self.trail}"
+
+    async def _let_everything_arrive(self) -> None:
+        valkey = self.valkey
+        for _ in range(400):
+            await self.steps(4)
+            if valkey.asked:
+                valkey.execute()
+            elif valkey.replies:
+                valkey.arrive()
+            elif valkey.messages:
+                self._bring_message()
+            elif self._settled():
+                break
+        await self.steps(4)
+
+    def _settled(self) -> bool:
+        return all(client.follower is None or client.follower.state is State.LIVE for client in self.clients)
+
+    async def close(self) -> None:
+        await self.hub.close()

@@ -1,0 +1,96 @@
+"""Recovery against the naive model: every order of events up to a length, then long random ones."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import gateway.catchup
+import gateway.channel
+import gateway.hub
+
+from .model import World
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries at once, and rounds of the fan-out cut after every subscriber, so that everything can come in between."""
+    monkeypatch.setattr(gateway.catchup, "backoff", lambda *delays: 0.0)
+    monkeypatch.setattr(gateway.hub, "backoff", lambda *delays: 0.0)
+    monkeypatch.setattr(gateway.channel, "SLICE", 1)
+
+
+# Where an order of events starts: nothing yet; one live subscriber; one that is catching up from afar.
+BEGINNINGS = {
+    "nothing yet": [],
+    "live": ["subscribe0", "execute", "message", "execute", "arrive", "publish"],
+    "away": ["subscribe0", "execute", "message", "execute", "arrive", "publish", "message", "leave0", "publish", "publish"],
+}
+SHUT = {"fail", "subscribe1", "leave1", "socket1"}  # left to the random orders
+
+
+async def _run(beginning: list[str], actions: tuple[str, ...]) -> tuple[bool, list[str]]:
+    """Plays one order of events. False if an action of it was not possible."""
+    world = World()
+    try:
+        for action in beginning:
+            world.do(action)
+            await world.steps(3)
+        for action in actions:
+            if action not in world.possible():
+                return False, []
+            world.do(action)
+            await world.steps(3)
+        following = world.possible()
+        await world.heal()
+        return True, following
+    finally:
+        await world.close()
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS)
+@pytest.mark.parametrize("length", [4])
+async def test_every_order_of_events_keeps_the_promise(beginning: str, length: int) -> None:
+    """Breadth first: each possible order is extended by each action that is possible after it."""
+    orders: list[tuple[tuple[str, ...], list[str]]] = [((), (await _run(BEGINNINGS[beginning], ()))[1])]
+    played = 0
+    for _ in range(length):
+        longer = []
+        for actions, following in orders:
+            for action in dict.fromkeys(following):
+                if action in SHUT:
+                    continue
+                fine, possible = await _run(BEGINNINGS[beginning], (*actions, action))
+                assert fine
+                longer.append(((*actions, action), possible))
+                played += 1
+        orders = longer
+    assert played > 1000, "the search is not exhausting anything"
+
+
+CHOICES = st.lists(st.tuples(st.integers(0, 31), st.integers(0, 3)), max_size=60)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(CHOICES)
+def test_long_random_orders_keep_the_promise(choices: list[tuple[int, int]]) -> None:
+    """Two clients, failing reads, and turns of the loop that are cut off anywhere."""
+
+    async def play() -> None:
+        world = World()
+        try:
+            for number, turns in choices:
+                possible = world.possible()
+                # Progress is likelier than loss, or nothing would ever get far.
+                weighted = list(itertools.chain(possible, [a for a in possible if a in ("execute", "arrive", "message", "publish")] * 3))
+                world.do(weighted[number % len(weighted)])
+                await world.steps(turns)
+            await world.heal()
+        finally:
+            await world.close()
+
+    asyncio.run(play())
