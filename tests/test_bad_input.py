@@ -21,8 +21,8 @@ import jwt
 import pytest
 import pytest_asyncio
 
-from clients import RULES, Socket, Wire, client, connected_socket, frame, opened, publish_many, stream
-from conftest import API_KEY, SECRET, RunningGateway, Start, until
+from .clients import RULES, Socket, Wire, client, connected_socket, frame, opened, publish_many, stream
+from .conftest import API_KEY, SECRET, RunningGateway, Start, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -151,6 +151,21 @@ async def _dripping_request(gateway: RunningGateway) -> tuple[float, bytes]:
         return time.monotonic() - began, await answer
 
 
+async def _expired_connection(gateway: RunningGateway) -> tuple[float, tuple[int, str]]:
+    async with client(gateway, token=token(seconds=1)) as wire:
+        began = time.monotonic()
+        return (await wire.ended(60), time.monotonic() - began)[::-1]
+
+
+async def _expired_subscription(gateway: RunningGateway) -> tuple[float, dict[str, Any]]:
+    async with client(gateway, token=token()) as wire:
+        began = time.monotonic()
+        await wire.result("subscribe", channel="chat:expires", token=token(channel="chat:expires", seconds=1))
+        told = await wire.next(60)
+        await wire.result("subscribe", channel="chat:expires")  # the connection stays
+        return time.monotonic() - began, told
+
+
 API_HEAD = f"POST /api/publish HTTP/1.1\r\nHost: h\r\nX-API-Key: {API_KEY}\r\nContent-Length: 1000\r\n\r\n".encode()
 PATIENT: dict[str, Callable[[RunningGateway], Awaitable[Any]]] = {
     "a WebSocket without a word": _silent_socket,
@@ -159,6 +174,8 @@ PATIENT: dict[str, Callable[[RunningGateway], Awaitable[Any]]] = {
     "half a handshake": lambda gateway: _half_request(gateway, b"GET /connection/websocket HTTP/1.1\r\nUpgrade: websocket\r\n"),
     "half a body": lambda gateway: _half_request(gateway, API_HEAD + b'{"channel":'),
     "a byte a second": _dripping_request,
+    "an expired connection": _expired_connection,
+    "an expired subscription": _expired_subscription,
 }
 
 
@@ -658,25 +675,6 @@ async def test_a_handshake_that_is_none_is_refused(gateway: RunningGateway, log:
     assert "Traceback" not in log.text
 
 
-# Time limits.
-
-
-async def test_a_websocket_that_says_nothing_is_stale_after_ten_seconds(patient: dict[str, Any], gateway: RunningGateway) -> None:
-    seconds, code, reason = await patient["a WebSocket without a word"]
-    assert (code, reason) == (3502, "stale")
-    assert 9 < seconds < 13
-    assert "closed: 3502 stale" in gateway.log()
-
-
-@pytest.mark.parametrize("name", ["half a head", "half a handshake", "half a body", "a connection without a word", "a byte a second"])
-async def test_a_request_that_never_ends_times_out_after_ten_seconds(patient: dict[str, Any], gateway: RunningGateway, name: str) -> None:
-    seconds, answer = await patient[name]
-    assert 9 < seconds < 13
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert "not complete after 10 s" in gateway.log()
-    assert "Traceback" not in gateway.log()
-
-
 # Clients that read slowly, or never.
 
 
@@ -778,6 +776,37 @@ async def test_a_flood_of_commands_is_answered_one_by_one(gateway: RunningGatewa
         await bystander.check()
         answered = {(await wire.next())["id"] for _ in range(3000)}
         assert answered == set(range(1, 3001))
+
+
+# Time limits.
+
+
+async def test_a_websocket_that_says_nothing_is_stale_after_ten_seconds(patient: dict[str, Any], gateway: RunningGateway) -> None:
+    seconds, code, reason = await patient["a WebSocket without a word"]
+    assert (code, reason) == (3502, "stale")
+    assert 9 < seconds < 13
+    assert "closed: 3502 stale" in gateway.log()
+
+
+@pytest.mark.parametrize("name", ["half a head", "half a handshake", "half a body", "a connection without a word", "a byte a second"])
+async def test_a_request_that_never_ends_times_out_after_ten_seconds(patient: dict[str, Any], gateway: RunningGateway, name: str) -> None:
+    seconds, answer = await patient[name]
+    assert 9 < seconds < 13
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert "not complete after 10 s" in gateway.log()
+    assert "Traceback" not in gateway.log()
+
+
+async def test_an_expired_connection_ends_25_seconds_later(patient: dict[str, Any]) -> None:
+    seconds, closed = await patient["an expired connection"]
+    assert closed == (3005, "connection expired")
+    assert 25 < seconds < 30
+
+
+async def test_an_expired_subscription_ends_25_seconds_later(patient: dict[str, Any]) -> None:
+    seconds, told = await patient["an expired subscription"]
+    assert told == {"push": {"channel": "chat:expires", "unsubscribe": {"code": 2501, "reason": "subscription expired"}}}
+    assert 25 < seconds < 30
 
 
 # What once took the whole process down, or stopped it for everybody, has a gateway of its own.

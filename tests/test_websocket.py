@@ -1,0 +1,810 @@
+"""The client protocol over WebSocket, as PROTOCOL.md has it: what is asked, what is answered, and in which order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jwt
+import pytest
+from websockets.exceptions import InvalidStatus
+
+from .clients import CLOSED_RULES, RULES, Socket, Wire, client, connected_socket, frame, opened, publish_many
+from .conftest import SECRET, RunningGateway, Start, until
+
+
+@pytest.fixture(scope="module")
+def gateway(start_gateway_once: Start) -> RunningGateway:
+    return start_gateway_once(RULES)
+
+
+@pytest.fixture(scope="module")
+def strict(start_gateway_once: Start) -> RunningGateway:
+    """Nothing is open to anyone, pings come fast, everything has a limit."""
+    return start_gateway_once(
+        'ping_seconds = 1\npong_seconds = 1\nallowed_origins = ["https://app.example.org", "https://*.example.net"]\n'
+        + CLOSED_RULES
+        + "[limits]\npublishes_per_second = 3\nconnections_per_user = 3\nchannels_per_client = 4\n"
+    )
+
+
+@pytest.fixture
+def channel() -> str:
+    return f"chat:{random.randbytes(6).hex()}"
+
+
+def epoch_of(gateway: RunningGateway, channel: str) -> str:
+    return gateway.api("history", channel=channel)["result"]["epoch"]
+
+
+# Connecting.
+
+
+@pytest.mark.usefixtures("waits")
+async def test_connect_and_subscribes_in_one_frame_are_answered_in_order(gateway: RunningGateway, channel: str) -> None:
+    gateway.publish(channel, "before")
+    async with opened(gateway) as wire:
+        names = [channel, f"{channel}-2", f"{channel}-3"]
+        subscribes = [{"id": 2 + number, "subscribe": {"channel": name}} for number, name in enumerate(names)]
+        await wire.send({"id": 1, "connect": {"token": gateway.token(), "name": "js"}}, *subscribes)
+        answers = [await wire.next() for _ in range(4)]
+        assert [answer["id"] for answer in answers] == [1, 2, 3, 4]
+        assert answers[1]["subscribe"] == {"recoverable": True, "positioned": True, "epoch": epoch_of(gateway, channel), "offset": 1}
+        assert "offset" not in answers[2]["subscribe"], "zero values are left out"
+
+
+async def test_the_reply_to_connect_has_what_sdks_read(gateway: RunningGateway) -> None:
+    async with client(gateway) as wire:
+        connected = wire.connected
+        assert len(connected["client"]) == 36
+        assert connected["version"]
+        assert (connected["ping"], connected["pong"]) == (25, True)
+        assert connected["expires"] is True and 3590 <= connected["ttl"] <= 3600
+        assert list(connected["subs"]) == ["notifications:u1"]
+
+
+async def test_a_token_without_expiry_announces_none(gateway: RunningGateway) -> None:
+    async with client(gateway, token=gateway.token(seconds=0)) as wire:
+        assert "expires" not in wire.connected and "ttl" not in wire.connected
+
+
+async def test_the_anonymous_connect_where_something_is_open_to_them(gateway: RunningGateway) -> None:
+    async with client(gateway, token="") as wire:
+        assert "subs" not in wire.connected
+        await wire.result("subscribe", channel="open:1")
+        assert await wire.error("subscribe", channel="chat:1") == 103
+
+
+async def test_nobody_connects_without_a_token_where_nothing_is_open(strict: RunningGateway) -> None:
+    async with opened(strict) as wire:
+        await wire.send({"id": 1, "connect": {}})
+        assert await wire.ended() == (3501, "bad request")
+        assert wire.rest == []
+
+
+async def test_unknown_fields_and_nulls_do_no_harm(gateway: RunningGateway, channel: str) -> None:
+    async with opened(gateway) as wire:
+        await wire.send({"id": 1, "connect": {"token": gateway.token(), "data": None, "subs": None, "headers": {"a": "b"}, "future": [1]}, "x": 1})
+        assert "connect" in await wire.next()
+        await wire.send({"id": 2, "subscribe": {"channel": channel, "token": None, "offset": None, "flag": 0, "shade": "blue"}})
+        assert "subscribe" in await wire.next()
+
+
+async def test_a_trailing_newline_and_fragments_are_understood(gateway: RunningGateway, channel: str) -> None:
+    async with await connected_socket(gateway) as raw:
+        command = json.dumps({"id": 5, "subscribe": {"channel": channel}}).encode() + b"\n"
+        await raw.send(frame(command[:7], fin=False) + frame(command[7:9], 0, fin=False) + frame(b"", 9) + frame(command[9:], 0))
+        opcode, _ = await raw.read_frame()
+        assert opcode == 10, "the ping between the fragments is answered at once"
+        assert (await raw.read_object())["id"] == 5
+
+
+async def test_commands_may_come_in_binary_frames_and_a_byte_at_a_time(gateway: RunningGateway) -> None:
+    async with await connected_socket(gateway) as raw:
+        for byte in frame(b'{"id":9,"rpc":{"method":"gateway.time"}}', 2):
+            await raw.send(bytes([byte]))
+        assert (await raw.read_object())["id"] == 9
+
+
+async def test_everything_goes_out_as_text_and_no_object_holds_a_newline(gateway: RunningGateway, channel: str) -> None:
+    async with await connected_socket(gateway, channel) as raw:
+        gateway.http("POST", "/api/publish", b'{"channel":"%s","data":{"a":\n1,\r\n"b":"\\n"}}' % channel.encode(), {"X-API-Key": "test-key"})
+        opcode, payload = await raw.read_frame()
+        assert opcode == 1 and b"\n" not in payload and b"\r" not in payload
+        assert json.loads(payload)["push"]["pub"]["data"] == {"a": 1, "b": "\n"}
+
+
+# Handshake.
+
+
+@pytest.mark.parametrize("query", ["?format=protobuf", "?cf_protocol=protobuf"])
+async def test_protobuf_is_refused_by_query(gateway: RunningGateway, query: str) -> None:
+    with pytest.raises(InvalidStatus) as caught:
+        async with opened(gateway, query=query):
+            pass
+    assert caught.value.response.status_code == 400
+
+
+async def test_protobuf_is_refused_by_subprotocol_and_json_is_accepted(gateway: RunningGateway) -> None:
+    with pytest.raises(InvalidStatus) as caught:
+        async with opened(gateway, subprotocols=["centrifuge-protobuf"]):
+            pass
+    assert caught.value.response.status_code == 400
+    async with opened(gateway, subprotocols=["centrifuge-json"]) as wire:
+        assert wire.connection.subprotocol == "centrifuge-json"
+
+
+async def test_compression_may_be_offered(gateway: RunningGateway, channel: str) -> None:
+    async with client(gateway, subscribe=channel, compression="deflate") as wire:
+        gateway.publish(channel, "x" * 1000)
+        assert (await wire.publication())["data"] == "x" * 1000
+
+
+@pytest.mark.parametrize(
+    "origin, admitted",
+    [
+        ("https://app.example.org", True),
+        ("https://APP.example.org", True),
+        ("https://a.example.net", True),
+        ("https://a.b.example.net", True),
+        ("http://app.example.org", False),
+        ("https://app.example.org.evil.test", False),
+        ("https://example.net", False),
+        ("https://evil.test", False),
+        ("null", False),
+    ],
+)
+async def test_a_page_from_elsewhere_needs_to_be_listed(strict: RunningGateway, origin: str, admitted: bool) -> None:
+    async with await Socket.open(strict) as raw:
+        assert await raw.upgrade(headers={"Origin": origin}) == (101 if admitted else 403)
+
+
+async def test_a_page_of_the_gateways_own_host_and_no_browser_need_no_list(gateway: RunningGateway) -> None:
+    for headers, status in (
+        ({"Host": "gateway.test:8000", "Origin": "https://gateway.test:8000"}, 101),
+        ({}, 101),
+        ({"Origin": "https://elsewhere.test"}, 403),
+    ):
+        async with await Socket.open(gateway) as raw:
+            assert await raw.upgrade(headers=headers) == status
+
+
+# Publishing and receiving.
+
+
+async def test_a_publication_reaches_all_subscribers_with_who_published_it(gateway: RunningGateway, channel: str) -> None:
+    async with client(gateway, subscribe=channel) as one, client(gateway, "u2", token=gateway.token("u2", info={"name": "Ann"}), subscribe=channel) as two:
+        assert await two.ask("publish", channel=channel, data={"t": 1}) == {"id": 1003, "publish": {}}
+        for wire in (one, two):
+            publication = await wire.publication()
+            assert publication == {
+                "channel": channel,
+                "data": {"t": 1},
+                "offset": 1,
+                "info": {"user": "u2", "client": two.connected["client"], "conn_info": {"name": "Ann"}},
+            }
+
+
+async def test_a_publication_of_the_server_names_nobody_and_carries_its_tags(gateway: RunningGateway, channel: str) -> None:
+    async with client(gateway, subscribe=channel) as wire:
+        gateway.publish(channel, None, tags={"lang": "de"})
+        assert await wire.publication() == {"channel": channel, "data": None, "offset": 1, "tags": {"lang": "de"}}
+
+
+async def test_the_reply_to_subscribe_comes_before_any_publication(gateway: RunningGateway, channel: str) -> None:
+    """While somebody publishes without a pause, each subscriber's first push continues the position of its reply."""
+    done = asyncio.Event()
+
+    async def publish_on() -> None:
+        while not done.is_set():
+            await asyncio.to_thread(gateway.publish, channel, 1)
+
+    publishing = asyncio.create_task(publish_on())
+    try:
+        for _ in range(20):
+            async with client(gateway) as wire:
+                await wire.send({"id": 2, "subscribe": {"channel": channel}})
+                answer = await wire.next()
+                assert answer["id"] == 2
+                offset = answer["subscribe"].get("offset", 0)
+                assert [publication["offset"] for publication in await wire.publications(3)] == [offset + 1, offset + 2, offset + 3]
+    finally:
+        done.set()
+        await publishing
+
+
+async def test_many_publications_arrive_once_and_in_order(gateway: RunningGateway, channel: str) -> None:
+    async with client(gateway, subscribe=channel) as one, client(gateway, subscribe=channel) as two:
+        publishing = asyncio.create_task(asyncio.to_thread(publish_many, gateway, channel, list(range(2000))))
+        for wire in (one, two):
+            publications = await wire.publications(2000)
+            assert [publication["offset"] for publication in publications] == list(range(1, 2001))
+            assert [publication["data"] for publication in publications] == list(range(2000))
+        await publishing
+
+
+async def test_a_client_that_unsubscribed_hears_nothing_more(gateway: RunningGateway, channel: str) -> None:
+    async with client(gateway, subscribe=channel) as wire:
+        assert await wire.ask("unsubscribe", channel=channel) == {"id": 1003, "unsubscribe": {}}
+        gateway.publish(channel, "unheard")
+        await wire.result("subscribe", channel=channel)
+        gateway.publish(channel, "heard")
+        assert (await wire.publication())["data"] == "heard"
+
+
+async def test_unsubscribing_what_was_never_subscribed_succeeds(gateway: RunningGateway, channel: str) -> None:
+    async with client(gateway) as wire:
+        assert await wire.result("unsubscribe", channel=channel) == {}
+        assert await wire.result("unsubscribe", channel="nowhere:1") == {}
+
+
+async def test_an_unsubscribe_waits_for_the_subscribe_under_way(gateway: RunningGateway) -> None:
+    async with client(gateway) as wire:
+        for _ in range(20):
+            name = f"chat:{random.randbytes(6).hex()}"
+            await wire.send({"id": 2, "subscribe": {"channel": name}}, {"id": 3, "unsubscribe": {"channel": name}}, {"id": 4, "subscribe": {"channel": name}})
+            answers = [await wire.next() for _ in range(3)]
+            assert [("subscribe" in answer, "unsubscribe" in answer) for answer in answers[:2]] == [(True, False), (False, True)] or [
+                answer["id"] for answer in answers
+            ] == [4, 2, 3], answers
+            by_id = {answer["id"]: answer for answer in answers}
+            assert by_id[2]["subscribe"]["recoverable"] is True
+            assert by_id[3]["unsubscribe"] == {}
+            assert "subscribe" in by_id[4] or by_id[4]["error"]["code"] == 105
+
+
+async def test_subscribing_twice_is_an_error(gateway: RunningGateway, channel: str) -> None:
+    async with client(gateway, subscribe=channel) as wire:
+        assert await wire.ask("subscribe", channel=channel) == {"id": 1003, "error": {"code": 105, "message": "already subscribed"}}
+        await wire.send({"id": 1, "subscribe": {"channel": f"{channel}x"}}, {"id": 2, "subscribe": {"channel": f"{channel}x"}})
+        answers = {(answer := await wire.next())["id"]: answer for _ in range(2)}
+        assert "subscribe" in answers[1] and answers[2]["error"]["code"] == 105
+
+
+async def test_more_channels_than_the_limit_are_refused(gateway: RunningGateway, channel: str) -> None:
+    async with client(gateway, token="") as wire:
+        await wire.send(*[{"id": 1 + number, "subscribe": {"channel": f"open:{channel[5:]}{number}"}} for number in range(129)])
+        answers = {(answer := await wire.next())["id"]: answer for _ in range(129)}
+        assert [id for id, answer in answers.items() if "error" in answer] == [129]
+        assert answers[129]["error"] == {"code": 106, "message": "limit exceeded"}
+
+
+async def test_a_name_of_255_characters_is_allowed(gateway: RunningGateway) -> None:
+    name = "chat:" + "ü" * 250
+    async with client(gateway, subscribe=name) as wire:
+        gateway.publish(name, 1)
+        assert (await wire.publication())["channel"] == name
+
+
+async def test_a_channel_without_history_delivers_and_has_no_positions(gateway: RunningGateway, channel: str) -> None:
+    name = channel.replace("chat", "forgetful")
+    async with client(gateway) as wire:
+        assert await wire.result("subscribe", channel=name) == {}
+        assert gateway.publish(name, "now") == {}
+        assert await wire.publication() == {"channel": name, "data": "now"}
+        assert await wire.error("history", channel=name, limit=1) == 108
+
+
+# History.
+
+
+async def test_history_over_the_protocol(gateway: RunningGateway, channel: str) -> None:
+    publish_many(gateway, channel, list(range(1, 11)))
+    epoch = epoch_of(gateway, channel)
+    async with client(gateway, subscribe=channel) as wire:
+
+        async def offsets(**request: Any) -> list[int]:
+            result = await wire.result("history", channel=channel, **request)
+            assert (result["epoch"], result["offset"]) == (epoch, 10)
+            assert all(publication["data"] == publication["offset"] for publication in result["publications"])
+            return [publication["offset"] for publication in result["publications"]]
+
+        assert await offsets() == []
+        assert await offsets(limit=0) == []
+        assert await offsets(limit=-1) == list(range(1, 11))
+        assert await offsets(limit=3) == [1, 2, 3]
+        assert await offsets(limit=3, reverse=True) == [10, 9, 8]
+        assert await offsets(limit=-1, since={"offset": 7, "epoch": epoch}) == [8, 9, 10]
+        assert await offsets(limit=1, since={"offset": 7, "epoch": epoch}) == [8]
+        assert await offsets(limit=-1, since={"offset": 7}) == [8, 9, 10], "an empty epoch stands for any"
+        assert await offsets(limit=2, since={"offset": 5, "epoch": epoch}, reverse=True) == [4, 3]
+        assert await offsets(limit=-1, since={"offset": 10, "epoch": epoch}) == []
+        assert await wire.error("history", channel=channel, limit=1, since={"offset": 1, "epoch": "other"}) == 112
+
+
+async def test_history_gives_300_at_most(gateway: RunningGateway, channel: str) -> None:
+    name = channel.replace("chat", "endless")
+    publish_many(gateway, name, list(range(400)))
+    async with client(gateway, subscribe=name) as wire:
+        for limit in (-1, 350):
+            assert len((await wire.result("history", channel=name, limit=limit))["publications"]) == 300
+
+
+async def test_the_empty_history_is_there_with_all_its_fields(gateway: RunningGateway, channel: str) -> None:
+    async with client(gateway, subscribe=channel) as wire:
+        assert await wire.result("history", channel=channel, limit=10) == {"publications": [], "epoch": epoch_of(gateway, channel), "offset": 0}
+
+
+# Who may do what.
+
+
+@pytest.mark.parametrize(
+    "name, anonymous, user, owner",
+    [
+        ("open:1", 0, 0, 0),
+        ("chat:1", 103, 0, 0),
+        ("bare", 103, 0, 0),
+        ("own:u1", 103, 103, 0),
+        ("own:u12", 103, 103, 103),
+        ("own:", 103, 103, 103),
+        ("notifications:u1", 103, 103, 0),
+        ("ticket:1", 103, 103, 103),
+        ("sealed:1", 103, 103, 103),
+        ("open:x#u1", 103, 103, 0),
+        ("chat:x#u1", 103, 103, 0),
+        ("#u1", 103, 103, 0),
+        ("chat:x#", 103, 103, 103),
+        ("own:u1#other", 103, 103, 103),
+        ("nowhere:1", 102, 102, 102),
+    ],
+)
+async def test_who_may_subscribe(gateway: RunningGateway, name: str, anonymous: int, user: int, owner: int) -> None:
+    for token, code in (("", anonymous), (gateway.token("u2"), user), (gateway.token("u1"), owner)):
+        async with client(gateway, token=token) as wire:
+            answer = await wire.ask("subscribe", channel=name)
+            assert answer.get("error", {}).get("code", 0) == code, (name, token and jwt.decode(token, options={"verify_signature": False}))
+
+
+@pytest.mark.parametrize(
+    "name, anonymous, user, owner",
+    [
+        ("open:1", 0, 0, 0),
+        ("member:1", 103, 0, 0),
+        ("chat:nosub", 103, 103, 103),
+        ("own:u1", 103, 103, 0),
+        ("member:x#u1", 103, 103, 0),
+        ("open:x#u1", 103, 103, 0),
+        ("posts:1", 103, 103, 103),
+        ("sealed:1", 103, 103, 103),
+        ("ticket:1", 103, 103, 103),
+        ("hello:1", 103, 0, 0),
+    ],
+)
+async def test_who_may_publish_and_read_history(gateway: RunningGateway, name: str, anonymous: int, user: int, owner: int) -> None:
+    for token, code in (("", anonymous), (gateway.token("u2"), user), (gateway.token("u1"), owner)):
+        async with client(gateway, token=token) as wire:
+            answer = await wire.ask("publish", channel=name, data=1)
+            assert answer.get("error", {}).get("code", 0) == code, name
+            if not name.startswith(("hello", "posts")):  # there, history is the subscribers'
+                answer = await wire.ask("history", channel=name, limit=1)
+                assert answer.get("error", {}).get("code", 0) == code, name
+
+
+async def test_a_subscriber_may_publish_and_read_where_the_rules_say_so(gateway: RunningGateway, channel: str) -> None:
+    async with client(gateway) as wire:
+        assert await wire.error("publish", channel=channel, data=1) == 103
+        assert await wire.error("history", channel=channel, limit=1) == 103
+        await wire.result("subscribe", channel=channel)
+        await wire.result("publish", channel=channel, data=1)
+        assert len((await wire.result("history", channel=channel, limit=1))["publications"]) == 1
+        await wire.result("unsubscribe", channel=channel)
+        assert await wire.error("publish", channel=channel, data=1) == 103
+
+
+async def test_presence_without_permission_or_support_is_an_error(gateway: RunningGateway, channel: str) -> None:
+    async with client(gateway, subscribe=channel) as wire:
+        assert await wire.error("presence", channel="nowhere:1") == 102
+        assert await wire.error("presence", channel="sealed:1") in (103, 108)
+
+
+async def test_insecure_clients_may_do_anything_but_their_token_is_still_checked(start_gateway: Start) -> None:
+    gateway = start_gateway(RULES + "[insecure]\nclients = true\n")
+    async with client(gateway, token="", subscribe="sealed:1") as wire:
+        await wire.result("publish", channel="sealed:1", data="x")
+        assert (await wire.publication())["data"] == "x"
+        assert await wire.error("subscribe", channel="nowhere:1") == 102
+    for token, end in ((gateway.token(seconds=-5), 3000), ("garbage", 3500)):
+        async with opened(gateway) as wire:
+            await wire.send({"id": 1, "connect": {"token": token}})
+            assert (await wire.ended())[0] == end
+
+
+# Subscription tokens.
+
+
+async def test_a_subscription_token_opens_its_channel_for_its_user(gateway: RunningGateway, channel: str) -> None:
+    name = channel.replace("chat", "ticket")
+    async with client(gateway) as wire:
+        assert await wire.error("subscribe", channel=name) == 103
+        result = await wire.result("subscribe", channel=name, token=gateway.token("u1", channel=name, seconds=600))
+        assert result["expires"] is True and 595 <= result["ttl"] <= 600
+        gateway.publish(name, "for holders")
+        assert (await wire.publication())["data"] == "for holders"
+        refreshed = await wire.result("sub_refresh", channel=name, token=gateway.token("u1", channel=name, seconds=900))
+        assert refreshed["expires"] is True and 895 <= refreshed["ttl"] <= 900
+
+
+async def test_the_holder_of_a_subscription_token_may_publish_and_read_where_a_token_is_asked(gateway: RunningGateway, channel: str) -> None:
+    name = channel.replace("chat", "ticket")
+    async with client(gateway) as wire:
+        await wire.result("subscribe", channel=name, token=gateway.token("u1", channel=name))
+        assert await wire.result("publish", channel=name, data=1) == {}
+        assert len((await wire.result("history", channel=name, limit=1))["publications"]) == 1
+
+
+async def test_what_a_subscription_token_says_of_its_user_goes_with_their_publications(gateway: RunningGateway, channel: str) -> None:
+    async with client(gateway) as wire:
+        await wire.result("subscribe", channel=channel, token=gateway.token("u1", channel=channel, info={"role": "author"}))
+        await wire.result("publish", channel=channel, data=1)
+        assert (await wire.publication())["info"]["chan_info"] == {"role": "author"}
+
+
+@pytest.mark.parametrize(
+    "user, channel_claim, seconds, outcome",
+    [
+        ("u1", "ticket:1", -10, ("error", 109)),
+        ("u1", "", 60, ("error", 103)),
+        ("u1", "ticket:2", 60, ("close", 3500)),
+        ("u2", "ticket:1", 60, ("close", 3500)),
+        ("", "ticket:1", 60, ("close", 3500)),
+    ],
+    ids=["expired", "a connection token", "another channel", "another user", "the anonymous user"],
+)
+async def test_a_subscription_token_that_does_not_fit(
+    gateway: RunningGateway, user: str, channel_claim: str, seconds: int, outcome: tuple[str, int]
+) -> None:
+    async with client(gateway) as wire:
+        token = gateway.token(user, channel=channel_claim, seconds=seconds)
+        await wire.send({"id": 7, "subscribe": {"channel": "ticket:1", "token": token}})
+        if outcome[0] == "error":
+            assert (await wire.next())["error"]["code"] == outcome[1]
+        else:
+            assert (await wire.ended())[0] == outcome[1]
+
+
+async def test_no_token_opens_what_is_sealed(gateway: RunningGateway) -> None:
+    async with client(gateway) as wire:
+        assert await wire.error("subscribe", channel="sealed:1", token=gateway.token("u1", channel="sealed:1")) == 103
+
+
+# Refreshing.
+
+
+async def test_a_refresh_prolongs_the_connection(gateway: RunningGateway) -> None:
+    async with client(gateway, token=gateway.token(seconds=100)) as wire:
+        assert 95 <= wire.connected["ttl"] <= 100
+        result = await wire.result("refresh", token=gateway.token(seconds=500))
+        assert result["expires"] is True and 495 <= result["ttl"] <= 500
+        assert "expires" not in await wire.result("refresh", token=gateway.token(seconds=0))
+
+
+@pytest.mark.parametrize("bad", ["another user's", "no token at all", "empty"])
+async def test_a_refresh_with_a_bad_token_ends_the_connection(gateway: RunningGateway, bad: str) -> None:
+    token = {"another user's": gateway.token("u2"), "no token at all": "garbage", "empty": ""}[bad]
+    async with client(gateway) as wire:
+        await wire.send({"id": 5, "refresh": {"token": token}})
+        assert await wire.ended() == (3500, "invalid token")
+
+
+async def test_a_refresh_with_an_expired_token_is_told_so(gateway: RunningGateway) -> None:
+    async with client(gateway) as wire:
+        assert await wire.error("refresh", token=gateway.token(seconds=-10)) == 109
+
+
+@pytest.mark.parametrize("bad", ["another user's", "another channel's", "no token at all"])
+async def test_a_subscription_refresh_with_a_bad_token_ends_the_connection(gateway: RunningGateway, channel: str, bad: str) -> None:
+    token = {
+        "another user's": gateway.token("u2", channel=channel),
+        "another channel's": gateway.token("u1", channel="chat:other"),
+        "no token at all": "garbage",
+    }[bad]
+    async with client(gateway) as wire:
+        await wire.result("subscribe", channel=channel, token=gateway.token("u1", channel=channel))
+        await wire.send({"id": 5, "sub_refresh": {"channel": channel, "token": token}})
+        assert await wire.ended() == (3500, "invalid token")
+
+
+# Remote procedures.
+
+
+async def test_the_gateways_own_methods(gateway: RunningGateway) -> None:
+    async with client(gateway) as wire:
+        told = (await wire.result("rpc", method="gateway.time", data={"any": "thing"}))["data"]
+        assert abs(told["ms"] / 1000 - time.time()) < 60
+        assert (await wire.result("rpc", method="gateway.whoami"))["data"] == {"user": "u1", "client": wire.connected["client"]}
+        assert await wire.ask("rpc", method="x") == {"id": 1004, "error": {"code": 104, "message": "method not found"}}
+
+
+# Pings.
+
+
+@pytest.fixture(scope="module")
+def waits(strict: RunningGateway) -> Iterator[dict[str, Future[None]]]:
+    """Tests that wait for seconds to pass do so together, in threads; each has its name and its outcome below."""
+    with ThreadPoolExecutor() as pool:
+        yield {wait.__name__: pool.submit(asyncio.run, wait(strict)) for wait in (_pinged, _mute, _native)}
+
+
+@pytest.mark.parametrize("wait", ["_pinged", "_mute", "_native"])
+async def test_pings(waits: dict[str, Future[None]], wait: str) -> None:
+    """Pongs keep the connection; without one it ends with 3012; native pings take the place of the protocol's."""
+    await asyncio.wrap_future(waits[wait])
+
+
+async def _pinged(strict: RunningGateway) -> None:
+    async with client(strict, "pinged", pongs=False) as wire:
+        assert wire.connected["ping"] == 1
+        for _ in range(3):
+            assert await wire.next(4) == {}
+            await wire.send("{}")
+        assert "rpc" in await wire.ask("rpc", method="gateway.time")
+
+
+async def _mute(strict: RunningGateway) -> None:
+    async with client(strict, "mute", pongs=False) as wire:
+        assert await wire.next(4) == {}
+        await wire.send({"id": 5, "rpc": {"method": "gateway.time"}})  # other traffic does not count
+        assert await wire.ended() == (3012, "no pong")
+
+
+async def _native(strict: RunningGateway) -> None:
+    async with await Socket.open(strict) as raw, await Socket.open(strict) as mute:
+        for native in (raw, mute):
+            assert await native.upgrade("/connection/websocket?cf_ws_frame_ping_pong=true") == 101
+            await native.say({"id": 1, "connect": {"token": strict.token("native")}})
+            connected = (await native.read_object())["connect"]
+            assert "ping" not in connected and "pong" not in connected
+        for _ in range(3):
+            opcode, payload = await raw.read_frame(4)
+            assert opcode == 9
+            await raw.send(frame(payload, 10))
+        await raw.say({"id": 2, "rpc": {"method": "gateway.time"}})
+        while (heard := await raw.read_frame(4))[0] == 9:
+            await raw.send(frame(heard[1], 10))
+        assert json.loads(heard[1])["id"] == 2
+        assert (await mute.read_to_close())[0] == 3012
+
+
+async def test_an_unasked_websocket_pong_is_fine(gateway: RunningGateway) -> None:
+    async with await connected_socket(gateway) as raw:
+        await raw.send(frame(b"unasked", 10))
+        await raw.say({"id": 5, "rpc": {"method": "gateway.time"}})
+        assert (await raw.read_object())["id"] == 5
+
+
+# Limits.
+
+
+async def test_a_client_that_publishes_too_fast_is_told_so(strict: RunningGateway) -> None:
+    async with client(strict, "fast") as wire:
+        answers = [await wire.ask("publish", channel="member:fast", data=number) for number in range(6)]
+        codes = [answer.get("error", {}).get("code") for answer in answers]
+        assert codes[:3] == [None, None, None] and 111 in codes[3:]
+        refused = next(answer["error"] for answer in answers if "error" in answer)
+        assert refused == {"code": 111, "message": "too many requests", "temporary": True}
+
+
+async def test_a_user_has_only_so_many_connections(strict: RunningGateway) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(3):
+            await stack.enter_async_context(client(strict, "many"))
+        async with opened(strict) as wire:
+            await wire.send({"id": 1, "connect": {"token": strict.token("many")}})
+            assert await wire.ended() == (3504, "connection limit")
+        async with client(strict, "other"):
+            pass
+    async with client(strict, "many"):
+        pass
+
+
+# Personal channels.
+
+
+async def test_a_users_own_channel_is_there_on_connecting(gateway: RunningGateway, channel: str) -> None:
+    user = channel[5:]
+    name = f"notifications:{user}"
+    gateway.publish(name, "old")
+    async with client(gateway, user) as wire:
+        assert wire.connected["subs"] == {name: {"recoverable": True, "epoch": epoch_of(gateway, name), "offset": 1, "positioned": True}}
+        gateway.publish(name, "new")
+        assert await wire.publication() == {"channel": name, "data": "new", "offset": 2}
+
+
+async def test_a_users_own_channel_recovers_through_connect(gateway: RunningGateway, channel: str) -> None:
+    user = channel[5:]
+    name = f"notifications:{user}"
+    publish_many(gateway, name, [1, 2, 3, 4])
+    epoch = epoch_of(gateway, name)
+    async with opened(gateway) as wire:
+        subs = {name: {"recover": True, "epoch": epoch, "offset": 2}, "chat:not-mine": {"recover": True}}
+        await wire.send({"id": 1, "connect": {"token": gateway.token(user), "subs": subs}})
+        connected = (await wire.next())["connect"]
+        assert list(connected["subs"]) == [name]
+        sub = connected["subs"][name]
+        assert (sub["recovered"], sub["was_recovering"], sub["offset"], sub["epoch"]) == (True, True, 2, epoch)
+        assert [(p["offset"], p["data"]) for p in sub["publications"]] == [(3, 3), (4, 4)]
+        gateway.publish(name, 5)
+        assert (await wire.publication())["offset"] == 5
+    async with opened(gateway) as wire:
+        await wire.send({"id": 1, "connect": {"token": gateway.token(user), "subs": {name: {"recover": True, "epoch": "other", "offset": 2}}}})
+        sub = (await wire.next())["connect"]["subs"][name]
+        assert sub["was_recovering"] is True and "recovered" not in sub and sub["offset"] == 5
+
+
+async def test_a_long_absence_from_ones_own_channel_is_caught_up_in_pages(gateway: RunningGateway, channel: str) -> None:
+    user = channel[5:]
+    name = f"notifications:{user}"
+    publish_many(gateway, name, list(range(1, 1001)))
+    async with opened(gateway) as wire:
+        await wire.send({"id": 1, "connect": {"token": gateway.token(user), "subs": {name: {"recover": True, "epoch": epoch_of(gateway, name)}}}})
+        sub = (await wire.next())["connect"]["subs"][name]
+        offsets = [p["offset"] for p in sub["publications"]]
+        offsets += [(await wire.publication())["offset"] for _ in range(1000 - len(offsets))]
+        assert offsets == list(range(1, 1001))
+
+
+# Recovery.
+
+
+async def resubscribe(wire: Wire, channel: str, epoch: str, offset: int, **request: Any) -> dict[str, Any]:
+    position = ({"epoch": epoch} if epoch else {}) | ({"offset": offset} if offset else {})
+    return await wire.ask("subscribe", channel=channel, recover=True, **position, **request)
+
+
+async def test_what_was_missed_is_recovered_and_nothing_else(gateway: RunningGateway, channel: str) -> None:
+    publish_many(gateway, channel, [1, 2, 3, 4, 5])
+    epoch = epoch_of(gateway, channel)
+    for offset in range(6):
+        async with client(gateway) as wire:
+            result = (await resubscribe(wire, channel, epoch, offset))["subscribe"]
+            assert (result["recovered"], result["was_recovering"], result["recoverable"], result["positioned"]) == (True, True, True, True)
+            assert result.get("offset", 0) == offset, "the offset is the request's"
+            assert [p["offset"] for p in result.get("publications", [])] == list(range(offset + 1, 6))
+            assert [p["data"] for p in result.get("publications", [])] == list(range(offset + 1, 6))
+
+
+async def test_an_empty_epoch_stands_for_any(gateway: RunningGateway, channel: str) -> None:
+    publish_many(gateway, channel, [1, 2, 3])
+    async with client(gateway) as wire:
+        result = (await resubscribe(wire, channel, "", 0))["subscribe"]
+        assert result["recovered"] is True and len(result["publications"]) == 3
+
+
+async def test_recovered_publications_keep_their_tags_and_publisher(gateway: RunningGateway, channel: str) -> None:
+    async with client(gateway, subscribe=channel) as wire:
+        await wire.result("publish", channel=channel, data=1)
+        live = await wire.publication()
+    gateway.publish(channel, 2, tags={"a": "b"})
+    async with client(gateway) as wire:
+        first, second = (await resubscribe(wire, channel, "", 0))["subscribe"]["publications"]
+        assert first | {"channel": channel} == live
+        assert second["tags"] == {"a": "b"}
+
+
+@pytest.mark.parametrize("cause", ["trimmed", "removed", "another epoch", "the epoch of an SDK whose state was invalidated"])
+async def test_what_cannot_be_recovered_is_told(gateway: RunningGateway, channel: str, cause: str) -> None:
+    name = channel.replace("chat", "short")
+    publish_many(gateway, name, list(range(1, 11)))
+    epoch, offset = epoch_of(gateway, name), 8
+    if cause == "trimmed":
+        offset = 4
+    elif cause == "removed":
+        assert gateway.api("history_remove", channel=name) == {"result": {}}
+    else:
+        epoch = "_" if "SDK" in cause else "another"
+    async with client(gateway) as wire:
+        result = (await resubscribe(wire, name, epoch, offset))["subscribe"]
+        assert result["was_recovering"] is True
+        assert "recovered" not in result and "publications" not in result
+        assert (result["epoch"], result["offset"]) == (epoch_of(gateway, name), 10)
+        gateway.publish(name, "next")
+        assert (await wire.publication())["offset"] == 11
+    async with client(gateway) as wire:
+        answer = await resubscribe(wire, name, epoch, offset, flag=2)
+        assert answer["error"] == {"code": 112, "message": "unrecoverable position"}
+        await wire.result("subscribe", channel=name)  # it is not subscribed
+    async with client(gateway) as wire:
+        answer = await resubscribe(wire, name, "", 0 if cause == "trimmed" else 5, flag=1)
+        assert "subscribe" in answer, "other bits of the flag reject nothing"
+
+
+async def test_a_level_position_recovers_after_history_was_removed(gateway: RunningGateway, channel: str) -> None:
+    publish_many(gateway, channel, [1, 2, 3])
+    gateway.api("history_remove", channel=channel)
+    async with client(gateway) as wire:
+        result = (await resubscribe(wire, channel, epoch_of(gateway, channel), 3))["subscribe"]
+        assert result["recovered"] is True and result["offset"] == 3
+
+
+async def test_the_oldest_position_that_history_leads_on_from_recovers(gateway: RunningGateway, channel: str) -> None:
+    name = channel.replace("chat", "short")
+    publish_many(gateway, name, list(range(1, 11)))
+    async with client(gateway) as wire:
+        result = (await resubscribe(wire, name, epoch_of(gateway, name), 5))["subscribe"]
+        assert [p["offset"] for p in result["publications"]] == [6, 7, 8, 9, 10]
+
+
+async def test_where_recovery_is_off_there_are_no_positions(gateway: RunningGateway, channel: str) -> None:
+    name = channel.replace("chat", "unrecoverable")
+    gateway.publish(name, 1)
+    async with client(gateway) as wire:
+        result = (await resubscribe(wire, name, "", 0))["subscribe"]
+        assert not {"recoverable", "positioned", "recovered", "publications", "epoch", "offset"} & set(result)
+
+
+@pytest.mark.parametrize("missed", [301, 5000])
+async def test_catching_up_has_no_limit(gateway: RunningGateway, channel: str, missed: int) -> None:
+    name = channel.replace("chat", "endless")
+    publish_many(gateway, name, list(range(1, missed + 1)))
+    async with client(gateway) as wire:
+        publishing = asyncio.create_task(asyncio.to_thread(publish_many, gateway, name, list(range(missed + 1, missed + 201))))
+        result = (await resubscribe(wire, name, epoch_of(gateway, name), 0))["subscribe"]
+        assert result["recovered"] is True
+        first_page = result["publications"]
+        assert first_page
+        rest = await wire.publications(missed + 200 - len(first_page))
+        assert [(p["offset"], p["data"]) for p in first_page + rest] == [(n, n) for n in range(1, missed + 201)]
+        await publishing
+
+
+async def test_large_publications_are_caught_up_in_frames_that_sdks_take(gateway: RunningGateway, channel: str) -> None:
+    """SDKs take frames of 1 MiB: sixty publications of 60 kB do not come in one reply."""
+    name = channel.replace("chat", "endless")
+    publish_many(gateway, name, ["x" * 60000] * 60)
+    async with client(gateway, max_size=2**20) as wire:
+        result = (await resubscribe(wire, name, "", 0))["subscribe"]
+        offsets = [p["offset"] for p in result["publications"]]
+        offsets += [(await wire.publication())["offset"] for _ in range(60 - len(offsets))]
+        assert offsets == list(range(1, 61))
+
+
+async def test_a_storm_of_returning_clients_gets_the_same(gateway: RunningGateway, channel: str) -> None:
+    publish_many(gateway, channel, list(range(1, 51)))
+    epoch = epoch_of(gateway, channel)
+
+    async def come_back(offset: int) -> list[int]:
+        async with client(gateway, f"storm{offset}") as wire:
+            result = (await resubscribe(wire, channel, epoch, offset))["subscribe"]
+            return [p["offset"] for p in result.get("publications", [])]
+
+    offsets = [number % 51 for number in range(150)]
+    for offset, got in zip(offsets, await asyncio.gather(*map(come_back, offsets)), strict=True):
+        assert got == list(range(offset + 1, 51))
+
+
+# The end.
+
+
+async def test_a_close_frame_is_answered_in_kind(gateway: RunningGateway) -> None:
+    async with await connected_socket(gateway) as raw:
+        await raw.send(frame((1000).to_bytes(2) + b"bye", 8))
+        assert (await raw.read_to_close())[0] == 1000
+        assert await raw.rest() == b""
+
+
+async def test_a_client_that_left_is_forgotten(gateway: RunningGateway, channel: str) -> None:
+    async with client(gateway, subscribe=channel):
+        assert gateway.api("channels", pattern=channel)["result"]["channels"] == {channel: {"num_clients": 1}}
+    await until(lambda: gateway.api("channels", pattern=channel)["result"]["channels"] == {}, "nobody follows it")
+
+
+async def test_a_draining_gateway_sends_its_clients_elsewhere(start_gateway: Start) -> None:
+    gateway = start_gateway(RULES)
+    async with client(gateway, subscribe="chat:drain") as wire, opened(gateway) as silent:
+        publish_many(gateway, "chat:drain", list(range(50)))
+        stopping = asyncio.create_task(asyncio.to_thread(gateway.stop))
+        assert await wire.ended() == (3001, "shutdown")
+        assert [message["push"]["pub"]["offset"] for message in wire.rest] == list(range(1, 51))
+        assert await silent.ended() == (3001, "shutdown")
+        assert await stopping == 0
+
+
+async def test_the_log_holds_no_secret(gateway: RunningGateway) -> None:
+    """Neither the log of any of these tests holds the token secret, nor a token."""
+    assert SECRET not in gateway.log() and "eyJ" not in gateway.log()
