@@ -61,7 +61,7 @@ class Commands:
         self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
         self._unsent: list[bytes] = []
         self._transport: asyncio.Transport | None = None
-        self._connection: Any = None
+        self._writer: Any = None
         self._connected = asyncio.Event()
         self._closed = False
         self._keeper: asyncio.Task[None] | None = None
@@ -121,7 +121,7 @@ class Commands:
                 self._drop("the connection to Valkey was lost")
             lost.set()
 
-        self._transport, self._connection = await open_connection(self._address, lambda: Replies(self._on_replies, on_lost))
+        self._transport, self._writer = await open_connection(self._address, lambda: Replies(self._on_replies, on_lost))
         self._lost = lost
         self._connected.set()
 
@@ -138,7 +138,7 @@ class Commands:
 
     def _drop(self, reason: str) -> None:
         """Forgets the connection; every command that still waits fails."""
-        self._transport, self._connection = None, None
+        self._transport, self._writer = None, None
         self._connected.clear()
         self._unsent.clear()
         waiting, self._waiting = self._waiting, deque()

@@ -95,7 +95,7 @@ def _sentinel_parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any
 async def open_connection(address: Address, protocol: Callable[[], asyncio.Protocol]) -> tuple[asyncio.Transport, Any]:
     """Connects, greets and authenticates, then gives the socket to ``protocol()``.
 
-    Returns the transport and valkey-py's connection, which must be kept: it closes its socket when collected.
+    Returns the transport, and asyncio's stream writer, which must be kept: it closes the transport when collected.
     Raises Unavailable with one line that says which address failed and why, or StoreError for a refused login.
     """
     connection = address.connection()
@@ -108,8 +108,9 @@ async def open_connection(address: Address, protocol: Callable[[], asyncio.Proto
         raise Unavailable(f"no Valkey at {address}: {str(error) or type(error).__name__}") from None
     writer = connection._writer
     assert writer is not None
+    connection._reader = connection._writer = None  # valkey-py has no part in it any more
     transport = writer.transport
     taker = protocol()
     transport.set_protocol(taker)
     taker.connection_made(transport)
-    return transport, connection
+    return transport, writer

@@ -262,7 +262,7 @@ local function gateway_history(keys, args)
   local entries = {}
   if limit ~= 0 then
     if args[4] == '1' then
-      entries = range(keys[2], since > 0 and '(' .. number(since) or '+', '-', true, limit, bytes)
+      entries = range(keys[2], since > 0 and number(since - 1) or '+', '-', true, limit, bytes)
     else
       entries = range(keys[2], number(since + 1), '+', false, limit, bytes)
     end

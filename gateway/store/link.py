@@ -42,7 +42,7 @@ class Link:
         self._commands = commands
         self._heartbeat = heartbeat
         self._transport: asyncio.Transport | None = None
-        self._connection: Any = None
+        self._writer: Any = None
         self._keeper: asyncio.Task[None] | None = None
         self._batch: dict[bytes, list[bytes]] = {}
         self._unsent: list[bytes] = []
@@ -136,14 +136,14 @@ class Link:
             attempt = 0
             await self._beat_until_lost()
             self.reconnects += 1
-            self._transport, self._connection, self._proven = None, None, False
+            self._transport, self._writer, self._proven = None, None, False
             self._batch.clear()
             log.warning("the link to valkey was lost; connecting again")
             self.on_down()
 
     async def _connect(self) -> None:
         lost = asyncio.Event()
-        self._transport, self._connection = await open_connection(self._address, lambda: Replies(self._on_replies, lost.set))
+        self._transport, self._writer = await open_connection(self._address, lambda: Replies(self._on_replies, lost.set))
         self._lost, self._silent_beats, self._unsent = lost, 0, []
         self.subscribe([self._heartbeat])
         self.on_up()

@@ -1,0 +1,385 @@
+"""The contract with Valkey, on a real one: what INTERFACE.md promises to programs in any language."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+import valkey
+
+from gateway.config import Config
+from gateway.errors import ConfigurationError, StoreError, Unavailable
+from gateway.publication import Position
+from gateway.store.commands import Commands
+from gateway.store.connect import Address
+from gateway.store.functions import VERSION, Library, rules_of
+from gateway.store.history import History, publish_words
+from gateway.store.layout import Announcement, Layout, Reset, read_announcement
+from gateway.store.link import Link
+
+from .conftest import until
+
+CONFIG = Config(namespaces={"short": {"history_size": 3}, "forever": {"history_size": -1, "history_ttl": ""}, "none": {"history_size": 0}})
+
+
+@pytest.fixture
+async def commands(valkey_url: str) -> AsyncIterator[Commands]:
+    commands = Commands(Address(valkey_url))
+    await commands.start()
+    yield commands
+    await commands.close()
+
+
+@pytest.fixture
+def layout(prefix: str) -> Layout:
+    return Layout(prefix)
+
+
+@pytest.fixture
+async def history(commands: Commands, layout: Layout) -> History:
+    library = Library(rules_of(CONFIG.channels, CONFIG.namespaces), layout.rules)
+    await library.install(commands.call)
+    return History(commands, library, layout)
+
+
+@pytest.fixture
+def client(valkey_url: str) -> valkey.Valkey:
+    """Somebody else's program, which knows nothing but the public layout."""
+    client = valkey.Valkey.from_url(valkey_url)
+    yield client
+    client.close()
+
+
+def fcall(client: valkey.Valkey, prefix: str, channel: str, *words: object) -> list:
+    base = f"{prefix}:{{{channel}}}"
+    return client.execute_command("FCALL", "gateway_publish", 3, f"{base}:meta", f"{base}:stream", f"{base}:keys", *words)
+
+
+async def read_all(history: History, channel: str) -> list[tuple[int, bytes]]:
+    return [(p.offset, p.data) for p in (await history.read(channel, 0, -1)).publications]
+
+
+async def test_offsets_count_from_one_without_holes(history: History) -> None:
+    positions = [await history.publish("posts:a", publish_words(b"%d" % n)) for n in range(5)]
+    assert [position.offset for position in positions if position] == [1, 2, 3, 4, 5]
+    assert len({position.epoch for position in positions if position}) == 1
+
+
+async def test_concurrent_publishers_share_no_offset(history: History) -> None:
+    positions = await asyncio.gather(*[history.publish("posts:a", publish_words(b"%d" % n)) for n in range(500)])
+    assert sorted(position.offset for position in positions if position) == list(range(1, 501))
+
+
+async def test_any_client_publishes_by_fcall(history: History, client: valkey.Valkey, prefix: str) -> None:
+    offset, epoch = fcall(client, prefix, "posts:a", '{"title":"…"}')
+    assert offset == 1
+    page = await history.read("posts:a", 0, -1)
+    assert page.top == Position(epoch.decode(), 1)
+    assert page.publications[0].data == '{"title":"…"}'.encode()
+
+
+async def test_the_layout_is_the_documented_one(history: History, client: valkey.Valkey, prefix: str) -> None:
+    await history.publish("posts:a", publish_words(b'{"n":1}', key="k1", version=7, version_epoch="v", tags=b'{"a":"b"}', info=b'{"user":"u"}'))
+    base = f"{prefix}:{{posts:a}}"
+    meta = client.hgetall(f"{base}:meta")
+    assert meta[b"offset"] == b"1" and meta[b"version"] == b"7" and meta[b"version_epoch"] == b"v"
+    [(entry, fields)] = client.xrange(f"{base}:stream")
+    assert entry.startswith(b"1-") and len(entry) == len(b"1-1700000000000")
+    assert fields == {b"data": b'{"n":1}', b"tags": b'{"a":"b"}', b"info": b'{"user":"u"}'}
+    assert client.zrange(f"{base}:keys", 0, -1, withscores=True) == [(b"k1", 1.0)]
+
+
+async def test_a_repeated_key_answers_the_first_position_and_announces_nothing(
+    history: History, client: valkey.Valkey, prefix: str
+) -> None:
+    pubsub = client.pubsub()
+    pubsub.subscribe(f"{prefix}:{{posts:a}}")
+    first = await history.publish("posts:a", publish_words(b"1", key="once"))
+    await history.publish("posts:a", publish_words(b"2"))
+    assert await history.publish("posts:a", publish_words(b"3", key="once")) == first
+    await history.publish("posts:a", publish_words(b"4"))
+    messages = []
+    while len(messages) < 3:
+        message = pubsub.get_message(timeout=5)
+        assert message is not None
+        if message["type"] == "message":
+            messages.append(message["data"].partition(b"\n")[2])
+    assert messages == [b"1", b"2", b"4"]
+    pubsub.close()
+
+
+async def test_a_repeated_key_of_an_announcement_is_known_too(history: History) -> None:
+    assert await history.publish("posts:a", publish_words(b"1", key="k", ttl=0)) is None
+    assert await history.publish("posts:a", publish_words(b"1", key="k")) is None
+    assert (await history.read("posts:a")).top.offset == 0
+
+
+async def test_a_version_that_is_not_newer_is_dropped(history: History) -> None:
+    words = [(5, ""), (5, ""), (4, ""), (6, ""), (1, "other"), (2**64 - 1, "other"), (2**64 - 2, "other")]
+    for number, (version, epoch) in enumerate(words):
+        await history.publish("posts:a", publish_words(b"%d" % number, version=version, version_epoch=epoch or None))
+    assert [data for _, data in await read_all(history, "posts:a")] == [b"0", b"3", b"4", b"5"]
+
+
+async def test_history_is_trimmed_to_the_rules_of_the_namespace(history: History) -> None:
+    for number in range(5):
+        await history.publish("short:a", publish_words(b"%d" % number))
+    assert await read_all(history, "short:a") == [(3, b"2"), (4, b"3"), (5, b"4")]
+
+
+async def test_size_and_ttl_of_a_publish_override_the_rules(history: History, client: valkey.Valkey, prefix: str) -> None:
+    for number in range(5):
+        await history.publish("short:a", publish_words(b"%d" % number, size=4, ttl=1000))
+    assert len(await read_all(history, "short:a")) == 4
+    assert 990 < client.ttl(f"{prefix}:{{short:a}}:stream") <= 1000
+
+
+async def test_the_counter_never_dies_before_the_history(history: History, client: valkey.Valkey, prefix: str) -> None:
+    await history.publish("short:a", publish_words(b"1", ttl=40 * 86400))
+    await history.publish("forever:a", publish_words(b"1"))
+    assert client.ttl(f"{prefix}:{{short:a}}:meta") >= client.ttl(f"{prefix}:{{short:a}}:stream")
+    assert client.ttl(f"{prefix}:{{forever:a}}:meta") == client.ttl(f"{prefix}:{{forever:a}}:stream") == -1
+
+
+async def test_a_history_whose_counter_is_gone_is_not_continued(history: History, client: valkey.Valkey, prefix: str) -> None:
+    first = await history.publish("posts:a", publish_words(b"1", key="k"))
+    client.delete(f"{prefix}:{{posts:a}}:meta")
+    second = await history.publish("posts:a", publish_words(b"2", key="k"))
+    assert first and second and second.offset == 1 and second.epoch != first.epoch
+    assert await read_all(history, "posts:a") == [(1, b"2")]
+
+
+async def test_a_stream_that_somebody_else_wrote_to_begins_a_new_life(history: History, client: valkey.Valkey, prefix: str) -> None:
+    first = await history.publish("posts:a", publish_words(b"1"))
+    client.xadd(f"{prefix}:{{posts:a}}:stream", {"data": "x"}, id="9-9")
+    second = await history.publish("posts:a", publish_words(b"2"))
+    assert first and second and second.epoch != first.epoch and second.offset == 1
+
+
+async def test_announce_only_remembers_nothing(history: History, client: valkey.Valkey, prefix: str) -> None:
+    assert await history.publish("none:a", publish_words(b"1")) is None
+    assert await history.publish("posts:a", publish_words(b"1", ttl=0)) is None
+    assert client.keys(f"{prefix}:{{*") == []
+
+
+async def test_reading_a_position_makes_the_epoch(history: History) -> None:
+    page = await history.read("posts:a")
+    assert page.top.epoch and page.top.offset == 0
+    position = await history.publish("posts:a", publish_words(b"1"))
+    assert position == Position(page.top.epoch, 1)
+
+
+async def test_reading_in_both_directions_and_in_pages(history: History) -> None:
+    for number in range(1, 8):
+        await history.publish("posts:a", publish_words(b"%d" % number))
+
+    async def offsets(*args: int, **options: bool) -> list[int]:
+        return [p.offset for p in (await history.read("posts:a", *args, **options)).publications]
+
+    assert await offsets(0, 3) == [1, 2, 3]
+    assert await offsets(3, 3) == [4, 5, 6]
+    assert await offsets(7, 3) == []
+    assert await offsets(0, 3, reverse=True) == [7, 6, 5]
+    assert await offsets(5, 3, reverse=True) == [4, 3, 2]
+    assert await offsets(0, -1) == [1, 2, 3, 4, 5, 6, 7]
+    assert await offsets(0, 0) == []
+
+
+async def test_a_page_is_bounded_in_bytes_and_holds_at_least_one(history: History) -> None:
+    big = json.dumps("x" * 1000).encode()
+    for _ in range(5):
+        await history.publish("posts:a", publish_words(big))
+    assert len((await history.read("posts:a", 0, -1, max_bytes=2500)).publications) == 2
+    assert len((await history.read("posts:a", 0, -1, max_bytes=1)).publications) == 1
+
+
+async def test_more_than_a_page_is_read_without_a_seam(history: History) -> None:
+    await asyncio.gather(*[history.publish("forever:a", publish_words(b"%d" % n)) for n in range(700)])
+    assert [offset for offset, _ in await read_all(history, "forever:a")] == list(range(1, 701))
+
+
+async def test_removed_history_keeps_the_counter(history: History) -> None:
+    await history.publish("posts:a", publish_words(b"1"))
+    position = await history.remove("posts:a")
+    assert position.offset == 1
+    assert await read_all(history, "posts:a") == []
+    assert await history.publish("posts:a", publish_words(b"2")) == Position(position.epoch, 2)
+
+
+async def test_a_valkey_that_came_back_older_gets_a_new_epoch(history: History, client: valkey.Valkey, prefix: str) -> None:
+    for number in range(3):
+        await history.publish("posts:a", publish_words(b"%d" % number))
+    seen = await history.read("posts:a")
+    same = await history.read("posts:a", seen=(seen.top, seen.ms))
+    assert same.top == seen.top, "what agrees is left alone"
+
+    client.hset(f"{prefix}:{{posts:a}}:meta", "offset", 2)
+    rewound = await history.read("posts:a", seen=(seen.top, seen.ms))
+    assert rewound.top.epoch != seen.top.epoch and rewound.top.offset == 2
+
+
+async def test_an_offset_that_was_given_a_second_time_is_noticed(history: History, client: valkey.Valkey, prefix: str) -> None:
+    for number in range(3):
+        await history.publish("posts:a", publish_words(b"%d" % number))
+    seen = await history.read("posts:a")
+    await history.publish("posts:a", publish_words(b"3"))
+    other_time = await history.read("posts:a", seen=(seen.top, seen.ms - 1))
+    assert other_time.top.epoch != seen.top.epoch
+
+
+async def test_what_is_no_channel_is_refused(history: History, client: valkey.Valkey, prefix: str) -> None:
+    for keys in (["a", "b", "c"], [f"{prefix}:{{a}}:meta", f"{prefix}:{{b}}:stream", f"{prefix}:{{a}}:keys"]):
+        with pytest.raises(valkey.ResponseError, match="GATEWAY the keys"):
+            client.execute_command("FCALL", "gateway_publish", 3, *keys, "1")
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("1", "size", "many"), "size is a whole number"),
+        (("1", "colour", "red"), "colour is not one of"),
+        (("1", "key"), "has no value"),
+        (("1", "tags", "[1]"), "tags is a JSON object"),
+        (("1", "info", "{"), "info is a JSON object"),
+        (("1", "version", "-1"), "version is a whole number"),
+        (("",), "no data"),
+    ],
+)
+async def test_wrong_arguments_are_named_and_change_nothing(
+    history: History, client: valkey.Valkey, prefix: str, words: tuple[str, ...], complaint: str
+) -> None:
+    with pytest.raises(valkey.ResponseError, match=complaint):
+        fcall(client, prefix, "posts:a", *words)
+    assert (await history.read("posts:a")).top.offset == 0
+
+
+async def test_a_valkey_that_lost_the_functions_gets_them_again(history: History, commands: Commands, layout: Layout) -> None:
+    await history.publish("short:a", publish_words(b"1"))
+    await commands.call("FUNCTION", "FLUSH")
+    stranger = History(commands, Library(None, layout.rules), layout)  # a publisher without a configuration
+    for number in range(5):
+        await stranger.publish("short:a", publish_words(b"%d" % number))
+    assert len(await read_all(history, "short:a")) == 3, "the gateways' rules were kept for it"
+
+
+async def test_an_older_library_is_replaced_and_a_newer_one_stays(commands: Commands, layout: Layout) -> None:
+    library = Library(rules_of(CONFIG.channels, CONFIG.namespaces), layout.rules)
+    await library.install(commands.call)
+    newer = library.source({"": {"size": 1, "ttl": 1, "meta_ttl": 1}}).replace(f"name=gateway_{VERSION}", f"name=gateway_{VERSION + 1}")
+    await commands.call("FUNCTION", "FLUSH")
+    await commands.call("FUNCTION", "LOAD", newer)
+    try:
+        await library.install(commands.call)
+        assert not await library.agrees(commands.call), "the newer one is still there"
+    finally:
+        await commands.call("FUNCTION", "FLUSH")
+    older = newer.replace(f"name=gateway_{VERSION + 1}", "name=gateway_0")
+    await commands.call("FUNCTION", "LOAD", older)
+    await library.install(commands.call)
+    assert await library.agrees(commands.call)
+
+
+async def test_the_link_brings_announcements_together_and_in_order(
+    history: History, commands: Commands, layout: Layout, valkey_url: str
+) -> None:
+    link = Link(Address(valkey_url), commands, layout.heartbeat("test"))
+    seen: list[bytes] = []
+    confirmed: list[bytes] = []
+    link.on_announcements = lambda batch: seen.extend(payload for payloads in batch.values() for payload in payloads)
+    link.on_subscribed = confirmed.append
+    await link.start()
+    try:
+        key = layout.channel("posts:a")
+        link.subscribe([key])
+        await until(lambda: confirmed == [key], "Valkey confirms")
+        await asyncio.gather(*[history.publish("posts:a", publish_words(b"%d" % n)) for n in range(1000)])
+        await until(lambda: len(seen) == 1000, "all are announced")
+        items = [read_announcement(payload) for payload in seen]
+        assert [item.publication.offset for item in items if isinstance(item, Announcement)] == list(range(1, 1001))
+    finally:
+        await link.close()
+
+
+async def test_a_cut_link_comes_back_and_says_so(history: History, commands: Commands, layout: Layout, valkey_url: str) -> None:
+    link = Link(Address(valkey_url), commands, layout.heartbeat("cut"))
+    events: list[str] = []
+    link.on_up = lambda: events.append("up")
+    link.on_down = lambda: events.append("down")
+    await link.start()
+    try:
+        assert events == ["up"] and link.proven
+        await commands.call("CLIENT", "KILL", "TYPE", "pubsub")
+        await until(lambda: events == ["up", "down", "up"], "the link is back")
+        await until(lambda: link.proven, "a heartbeat came through again")
+    finally:
+        await link.close()
+
+
+async def test_commands_under_way_fail_when_the_connection_breaks_and_later_ones_work(valkey_url: str) -> None:
+    commands = Commands(Address(valkey_url))
+    await commands.start()
+    try:
+        own_id = await commands.call("CLIENT", "ID")
+        waiting = asyncio.ensure_future(commands.call("BLPOP", "nothing-ever-comes", "0"))
+        killer = Commands(Address(valkey_url))
+        await killer.start()
+        await until(lambda: not waiting.done(), "it waits")
+        await killer.call("CLIENT", "KILL", "ID", own_id)
+        await killer.close()
+        with pytest.raises(Unavailable):
+            await waiting
+        assert await commands.call("ECHO", "again") == b"again"
+    finally:
+        await commands.close()
+
+
+@pytest.mark.parametrize(
+    ("payload", "kind"),
+    [
+        (b'{"typing":"u1"}', "ephemeral"),
+        (b"", "ephemeral"),
+        (b"@", "ephemeral"),
+        (b"@1 e", "ephemeral"),
+        (b"@x e 1\n{}", "ephemeral"),
+        (b"@1 e 1 {broken\n{}", "ephemeral"),
+        (b"@1 e 1700000000000\n{}", "publication"),
+        (b'@1 e 1700000000000 {"tags":{"a":"b"},"info":{},"size":3}\n{}', "publication"),
+        (b"@reset e2 7", "reset"),
+        (b"\xff\xfe", "ephemeral"),
+    ],
+)
+def test_any_bytes_are_an_announcement_of_something(payload: bytes, kind: str) -> None:
+    item = read_announcement(payload)
+    if kind == "reset":
+        assert isinstance(item, Reset) and (item.epoch, item.offset) == ("e2", 7)
+        return
+    assert isinstance(item, Announcement)
+    json.loads(item.publication.data)
+    assert bool(item.publication.offset) == (kind == "publication")
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("http://localhost", "does not begin with one of"),
+        ("valkey+sentinel://h:1", "ends with the service's name"),
+        ("valkey+cluster://h:1", "not supported"),
+        ("valkey://user:secret@[", "Invalid IPv6"),
+    ],
+)
+def test_an_impossible_address_is_named_without_its_password(url: str, complaint: str) -> None:
+    with pytest.raises(ConfigurationError, match=complaint) as raised:
+        Address(url)
+    assert "secret" not in str(raised.value)
+
+
+async def test_nobody_there_is_one_line(unused_tcp_port: int) -> None:
+    with pytest.raises(Unavailable, match=f"no Valkey at valkey://127.0.0.1:{unused_tcp_port}"):
+        await Commands(Address(f"redis://127.0.0.1:{unused_tcp_port}")).start()
+
+
+async def test_a_refused_command_says_what_valkey_said(commands: Commands) -> None:
+    with pytest.raises(StoreError, match="unknown command"):
+        await commands.call("NONSENSE")
