@@ -123,6 +123,7 @@ class _Application:
     def __init__(self, starlette: Starlette) -> None:
         self._starlette = starlette
         self.state = starlette.state
+        self.routes = starlette.routes
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":

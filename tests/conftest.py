@@ -20,9 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from gateway.store.embedded import EmbeddedServer
 from gateway.tokens import mint
+
+# Two cores are shared with other people's work: how long an example takes says nothing here.
+settings.register_profile("gateway", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+settings.load_profile("gateway")
 
 API_KEY = "test-key"
 SECRET = "a secret of the tests, long enough for HS256"

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gateway.catchup
@@ -75,7 +75,7 @@ async def test_every_order_of_events_keeps_the_promise(beginning: str, length: i
 CHOICES = st.lists(st.tuples(st.integers(0, 31), st.integers(0, 3)), max_size=60)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400)
 @given(CHOICES)
 def test_long_random_orders_keep_the_promise(choices: list[tuple[int, int]]) -> None:
     """Two clients, failing reads, and turns of the loop that are cut off anywhere."""

@@ -1,0 +1,180 @@
+"""Frames and commands, under whatever bytes come: PROTOCOL.md 1.1–1.4."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.edges.websocket import text_frame
+from gateway.errors import Disconnect, PermissionDenied, TooManyRequests
+from gateway.protocol import (
+    MAX_DEPTH,
+    METHODS,
+    PONG,
+    clean,
+    decode,
+    error_reply,
+    history_result,
+    is_json,
+    publication_json,
+    push,
+    push_prefix,
+    reply,
+    subscribe_result,
+)
+from gateway.publication import MAX_OFFSET, Position, Publication, channel_fault
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_commands_or_a_bad_request(message: bytes) -> None:
+    try:
+        commands = decode(message)
+    except Disconnect as disconnect:
+        assert disconnect.code == 3501
+    else:
+        assert commands
+
+
+@given(st.dictionaries(st.sampled_from(["id", *METHODS, "other"]), JSON, max_size=4))
+def test_any_json_object_is_a_command_or_a_bad_request(command: dict) -> None:
+    try:
+        [decoded] = decode(json.dumps(command).encode())
+        decoded.method()
+    except Disconnect as disconnect:
+        assert disconnect.code == 3501
+
+
+def test_one_message_holds_several_commands_and_may_end_with_a_newline() -> None:
+    connect, subscribe, pong = decode(b'{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"c"}}\n{}\n')
+    assert (connect.id, connect.method(), subscribe.method(), subscribe.subscribe.channel) == (1, "connect", "subscribe", "c")
+    assert pong is PONG
+
+
+@pytest.mark.parametrize("message", [b"", b"\n", b"{}\n\n", b"[]", b"null", b"1", b'{"id":1', b'{"id":-1}', b'{"id":4294967296}', b'{"id":"1"}'])
+def test_what_is_no_command_is_a_bad_request(message: bytes) -> None:
+    with pytest.raises(Disconnect) as raised:
+        decode(message)
+    assert raised.value.code == 3501
+
+
+@pytest.mark.parametrize("command", [b'{"id":1}', b'{"id":1,"nonsense":{}}', b'{"id":1,"connect":{},"ping":{}}'])
+def test_a_command_names_exactly_one_method(command: bytes) -> None:
+    with pytest.raises(Disconnect):
+        decode(command)[0].method()
+
+
+def test_null_stands_for_the_zero_value() -> None:
+    [command] = decode(b'{"id":1,"subscribe":{"channel":"c","recover":null,"epoch":null,"offset":null,"token":null}}')
+    assert command.subscribe.position == Position("", 0)
+
+
+def test_data_nested_a_thousand_deep_is_a_bad_request() -> None:
+    deep = b"[" * 1000 + b"]" * 1000
+    with pytest.raises(Disconnect, match="nested too deep|recursion"):
+        decode(b'{"id":1,"publish":{"channel":"c","data":%b}}' % deep)
+
+
+def test_zero_values_are_left_out() -> None:
+    assert subscribe_result(None) == b"{}"
+    assert json.loads(subscribe_result(Position("e", 0))) == {"recoverable": True, "positioned": True, "epoch": "e"}
+    assert reply(3, "publish") == b'{"id":3,"publish":{}}'
+    assert error_reply(1, PermissionDenied()) == b'{"id":1,"error":{"code":103,"message":"permission denied"}}'
+    assert json.loads(error_reply(1, TooManyRequests()))["error"]["temporary"] is True
+
+
+def test_what_must_be_present_is() -> None:
+    assert json.loads(history_result(Position("", 0), [])) == {"publications": [], "epoch": "", "offset": 0}
+
+
+def test_a_publication_as_the_protocol_has_it() -> None:
+    assert json.loads(publication_json(Publication(7, b'{"a":1}', 1))) == {"data": {"a": 1}, "offset": 7}
+    assert json.loads(publication_json(Publication(0, b"1"))) == {"data": 1}
+    full = Publication(7, b"1", 1, tags=b'{"k":"v"}', info=b'{"user":"u","client":"c"}')
+    assert json.loads(publication_json(full)) == {"data": 1, "offset": 7, "tags": {"k": "v"}, "info": {"user": "u", "client": "c"}}
+
+
+@given(st.text(max_size=20), JSON, st.integers(0, MAX_OFFSET))
+def test_a_push_is_one_line_of_json_for_any_channel_and_data(channel: str, data: object, offset: int) -> None:
+    channel = channel.encode(errors="ignore").decode()
+    publication = Publication(offset, clean(json.dumps(data).encode()))
+    text = b"%b%b}}" % (push_prefix(channel), publication_json(publication))
+    assert b"\n" not in text
+    assert text == push(channel, "pub", publication_json(publication))
+    pushed = json.loads(text)["push"]
+    assert pushed["channel"] == channel and pushed["pub"].get("offset", 0) == offset
+
+
+@given(st.binary(max_size=100))
+def test_any_data_is_cleaned_to_one_line_of_json(data: bytes) -> None:
+    cleaned = clean(data)
+    json.loads(cleaned)
+    assert b"\n" not in cleaned and b"\r" not in cleaned
+    cleaned.decode()
+
+
+@given(JSON, st.sampled_from([None, 1, "\t"]))
+def test_cleaning_keeps_what_json_means(data: object, indent: int | str | None) -> None:
+    assert json.loads(clean(json.dumps(data, indent=indent).encode())) == data
+
+
+@pytest.mark.parametrize("data", [b"NaN", b"Infinity", b"{", b"", b'"\xff"', b"'a'", b"01", b"1 2", b"\xef\xbb\xbf1"])
+def test_what_is_not_json_becomes_a_string(data: bytes) -> None:
+    assert not is_json(data)
+    assert isinstance(json.loads(clean(data)), str)
+
+
+def test_strings_of_javascript_with_lone_surrogates_stay_what_they_are() -> None:
+    assert clean(b'{"a":"\\ud800"}') == b'{"a":"\\ud800"}'
+
+
+@pytest.mark.parametrize(("depth", "fine"), [(MAX_DEPTH, True), (MAX_DEPTH + 1, False), (900, False), (100_000, False)])
+def test_nesting_is_bounded(depth: int, fine: bool) -> None:
+    assert is_json(b"[" * depth + b"]" * depth) is fine
+
+
+def test_brackets_inside_strings_are_not_nesting() -> None:
+    assert is_json(json.dumps(["[{" * 1000, '"\\"[' * 500]).encode())
+
+
+@given(st.binary(max_size=70_000))
+def test_a_text_frame_is_what_rfc_6455_says(payload: bytes) -> None:
+    frame = text_frame(payload)
+    assert frame[0] == 0x81 and not frame[1] & 0x80
+    length, header = frame[1], 2
+    if length == 126:
+        length, header = int.from_bytes(frame[2:4]), 4
+        assert length > 125
+    elif length == 127:
+        length, header = int.from_bytes(frame[2:10]), 10
+        assert length > 65535
+    assert length == len(payload) and frame[header:] == payload
+
+
+@given(st.text(st.characters(exclude_characters=":", exclude_categories=["Cs"]), max_size=20), st.integers(0, MAX_OFFSET))
+def test_a_position_in_text_is_read_back(epoch: str, offset: int) -> None:
+    assert Position.parse(str(Position(epoch, offset))) == Position(epoch, offset)
+
+
+@pytest.mark.parametrize("text", ["", "e", "e:", "e:-1", "e:1.0", "e:9007199254740992", "e:99999999999999999999", "e:١"])
+def test_what_is_no_position_is_named(text: str) -> None:
+    with pytest.raises(ValueError, match="position|past"):
+        Position.parse(text)
+
+
+@pytest.mark.parametrize("name", ["posts:tech", "a", "#u1", "x" * 255, "Straße:1", "日本"])
+def test_ordinary_names_of_channels(name: str) -> None:
+    assert channel_fault(name) == ""
+
+
+@pytest.mark.parametrize("name", ["", "x" * 256, "a{b", "a}b", "a\nb", "a\x00", "a\x7f", "a\x85", "\ud800"])
+def test_impossible_names_of_channels(name: str) -> None:
+    assert channel_fault(name)

@@ -1,0 +1,83 @@
+"""Rings against a list."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.publication import Publication
+from gateway.ring import RING_LENGTH, Ring, Rings
+
+
+def publications(first: int, last: int) -> list[Publication]:
+    return [Publication(offset, b"%d" % offset) for offset in range(first, last + 1)]
+
+
+def offsets(run: list[Publication] | None) -> list[int] | None:
+    return None if run is None else [publication.offset for publication in run]
+
+
+@given(st.integers(0, 40), st.integers(-1, 20), st.integers(0, 45))
+def test_a_ring_gives_exactly_what_follows_or_says_that_it_cannot(count: int, size: int, since: int) -> None:
+    ring = Ring(Rings(10**9))
+    for publication in publications(1, count):
+        ring.append(publication, size, expires=100)
+    kept = list(range(1, count + 1))[-size if size > 0 else 0 :] if size else []
+    if size < 0:
+        kept = list(range(1, count + 1))
+    run = offsets(ring.after(since, 10**9, now=0))
+    if not kept or since + 1 < kept[0]:
+        assert run is None
+    else:
+        assert run == [offset for offset in kept if offset > since]
+
+
+def test_a_ring_is_filled_backwards_without_a_seam() -> None:
+    ring = Ring(Rings(10**9))
+    ring.extend_back(publications(5, 8), top=10, size=-1, expires=100)
+    assert len(ring) == 0, "it would not reach the top"
+    ring.extend_back(publications(6, 10), top=10, size=-1, expires=100)
+    ring.extend_back(publications(2, 7), top=10, size=-1, expires=100)
+    assert offsets(ring.after(1, 10**9, 0)) == list(range(2, 11))
+    ring.append(Publication(11, b"11"), -1, expires=100)
+    assert offsets(ring.after(9, 10**9, 0)) == [10, 11]
+
+
+def test_a_ring_forgets_when_history_does() -> None:
+    ring = Ring(Rings(10**9))
+    ring.append(Publication(1, b"1"), -1, expires=50)
+    assert offsets(ring.after(0, 100, now=49)) == [1]
+    assert ring.after(0, 100, now=50) is None
+    assert len(ring) == 0
+
+
+def test_a_run_is_bounded_in_bytes_and_holds_at_least_one() -> None:
+    ring = Ring(Rings(10**9))
+    for offset in range(1, 5):
+        ring.append(Publication(offset, b"x" * 100), -1, expires=1)
+    assert offsets(ring.after(0, 1, 0)) == [1]
+    assert offsets(ring.after(0, 250, 0)) == [1, 2, 3]
+
+
+def test_a_ring_is_never_longer_than_its_limit() -> None:
+    ring = Ring(Rings(10**9))
+    for publication in publications(1, RING_LENGTH + 10):
+        ring.append(publication, -1, expires=1)
+    assert len(ring) == RING_LENGTH
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 2000)), max_size=200))
+def test_all_rings_together_keep_to_their_budget(acts: list[tuple[int, int]]) -> None:
+    budget = 20_000
+    rings = Rings(budget)
+    all_rings = [Ring(rings) for _ in range(6)]
+    for number, length in acts:
+        ring = all_rings[number]
+        offset = len(ring) and ring.after(0, 10**9, 0) and 1
+        ring.append(Publication(offset or 1, b"x" * length), -1, expires=1)
+        assert rings.bytes <= budget
+    assert rings.bytes == sum(ring._bytes for ring in all_rings)
+    assert rings.peak <= budget + 400 + 3 * 2000
+    for ring in all_rings:
+        ring.clear()
+    assert rings.bytes == 0 and len(rings) == 0
