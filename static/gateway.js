@@ -1,0 +1,649 @@
+/**
+ * The browser client of the gateway: one ES module, nothing to build, nothing else to load.
+ *
+ *     import { Gateway } from "/static/gateway.js";
+ *     const gateway = new Gateway({ token });
+ *     gateway.subscribe("posts:tech").on("publication", ({ data }) => show(data));
+ *
+ * It speaks the Centrifuge protocol over WebSocket. When the line is lost it comes back by itself, and each channel goes
+ * on behind its position: what was missed arrives once, in order, marked `recovered`, before anything live. What history
+ * does not hold any more is told by a `gap`. Where WebSocket does not get through, server-sent events carry the same
+ * publications; they only receive, so whatever needs an answer is rejected there with code "sse".
+ *
+ * new Gateway({ url, token, timeoutMs, backoffMs, longestBackoffMs, silenceMs })
+ *   url               of the gateway; absent: where this module came from
+ *   token             a string, or a function that returns one, or a promise of one, and is called again when it expired
+ *   timeoutMs         5000: for a line to open, for a command to be answered
+ *   backoffMs         500: a reconnect waits a random time of up to this, doubled each time, up to …
+ *   longestBackoffMs  20000
+ *   silenceMs         10000: a line that is silent for so long after a ping was due is dropped
+ *
+ * gateway.subscribe(channel, { since })  → Subscription; since: { epoch, offset } to go on behind that position
+ * gateway.unsubscribe(channel)
+ * gateway.publish(channel, data)         → promise, fulfilled once the publication is in the channel
+ * gateway.history(channel, { limit, since, reverse })  → promise of { publications, epoch, offset }; at most 300
+ * gateway.rpc(method, data)              → promise of the method's data
+ * gateway.disconnect()                   cuts the line; positions are kept
+ * gateway.connect()                      at once, out of any state; a new gateway connects by itself
+ * gateway.close()                        for good
+ * gateway.state, gateway.transport       as in the event "state"
+ * Subscription: channel, state, position ({ epoch, offset } or null), publish(data), history(options), unsubscribe()
+ *
+ * Events, by on(event, handler) and off(event, handler), which return their object:
+ *   "publication"  { channel, data, offset, tags, info, recovered }: recovered is true for one that was missed and caught
+ *                  up; an ephemeral one has no offset; info ({ user, client, conn_info }) if a client published it
+ *   "gap"          { channel, epoch, offset }: what lay between the last publication and this position is gone
+ *   "state" of a subscription   { channel, state, code, reason }, state: "waiting" for the line, "catching up", "live",
+ *                  "refused" (code and reason say why; only a new subscribe() or connect() tries again), "closed"
+ *   "state" of the gateway      { state, transport, code, reason, retryMs }, transport: "websocket" or "sse", state:
+ *                  "connecting", "connected", "waiting" (for the next attempt, in retryMs), "refused" (for good), "closed"
+ * The gateway has "publication" and "gap" too: those of all channels, also of the user's own, which nobody has to ask for.
+ *
+ * Errors are GatewayErrors with a message for people and a code: the server's number (103 permission denied, 109 token
+ * expired, 3500 invalid token …), or a word: "timeout", "lost" (with the line: whether it happened is not known),
+ * "closed" (by disconnect), "sse" (see above), "token" (its function failed).
+ */
+
+const NAME = "gateway.js";
+const BLOCKED_AFTER = 2; // WebSockets in a row that did not open although the gateway answers HTTP
+const STEADY_MS = 5000; // a line that held for so long starts the backoff anew
+const QUIET_STREAM_MS = 35_000; // a stream's comments (each 25 s) are not shown to us: after this, waking reopens it
+const REFRESH_MS = 10_000; // before a token expires
+const LONGEST_TIMER_MS = 2 ** 31 - 1; // past this, setTimeout fires at once
+
+export class GatewayError extends Error {
+  name = "GatewayError";
+
+  constructor(code, message, temporary = false) {
+    super(message);
+    this.code = code;
+    this.temporary = temporary;
+  }
+}
+
+const isFinal = (closeCode) => (closeCode >= 3500 && closeCode < 4000) || (closeCode >= 4500 && closeCode < 5000);
+
+/** Whether trying again may help. 105: an unsubscribe is still under way; 109: with a new token. */
+function mayPass({ code, temporary }) {
+  if (typeof code === "string" || code >= 3000) return !isFinal(code);
+  return temporary || code < 100 || [100, 105, 109, 111, 113].includes(code);
+}
+
+class Emitter {
+  #handlers = { publication: new Set(), gap: new Set(), state: new Set() };
+
+  on(event, handler) {
+    if (!this.#handlers[event]) throw new TypeError(`there is no event "${event}"; there are publication, gap and state`);
+    this.#handlers[event].add(handler);
+    return this;
+  }
+
+  off(event, handler) {
+    this.#handlers[event]?.delete(handler);
+    return this;
+  }
+
+  /** A handler that throws harms neither the other handlers nor the line. */
+  _emit(event, detail) {
+    for (const handler of [...this.#handlers[event]]) {
+      try {
+        handler(detail);
+      } catch (error) {
+        reportError(error);
+      }
+    }
+  }
+}
+
+/** One channel, followed. Names with an underscore belong to the gateway. */
+class Subscription extends Emitter {
+  state = "waiting";
+  position = null;
+  _own = false; // the server subscribed us to it
+  _failures = 0;
+  #begun = false; // on this line: whatever comes before the reply to subscribe is in that reply, or lies before it
+  #gateway;
+  #timer;
+  #top = 0; // up to here publications are caught up, behind it live
+
+  constructor(gateway, channel, since) {
+    super();
+    this.#gateway = gateway;
+    this.channel = channel;
+    if (since) this.position = { epoch: since.epoch, offset: since.offset };
+  }
+
+  publish(data) {
+    return this.#gateway.publish(this.channel, data);
+  }
+
+  history(options) {
+    return this.#gateway.history(this.channel, options);
+  }
+
+  unsubscribe() {
+    if (this.state !== "closed") this.#gateway.unsubscribe(this.channel);
+  }
+
+  get _recovery() {
+    return this.position ? { recover: true, ...this.position } : {};
+  }
+
+  _set(state, code, reason) {
+    this.#begun &&= state === "catching up" || state === "live";
+    clearTimeout(this.#timer);
+    if (state === this.state) return;
+    this.state = state;
+    this._emit("state", { channel: this.channel, state, code, reason });
+  }
+
+  _later(delayMs, act) {
+    this.#timer = setTimeout(act, delayMs);
+  }
+
+  /** The server's reply to subscribe. `top`, where it is given, is where catching up ends; else the first page does. */
+  _begin({ recovered, was_recovering, recoverable, epoch = "", offset = 0, publications = [], top }) {
+    this.#begun = true;
+    this._failures = 0;
+    this.#top = recovered ? (top ?? publications.at(-1)?.offset ?? 0) : 0;
+    if (recovered) this.position.epoch = epoch;
+    else if (was_recovering) this._skip(epoch, offset);
+    else this.position = recoverable ? { epoch, offset } : null;
+    for (const publication of publications) this._take(publication);
+    this.#level();
+  }
+
+  _take({ data, offset, tags, info }) {
+    if (!this.#begun) return;
+    if (offset && this.position) {
+      if (offset <= this.position.offset) return;
+      this.position.offset = offset;
+    }
+    const recovered = Boolean(offset) && offset <= this.#top;
+    this._emit("publication", { channel: this.channel, data, offset, tags, info, recovered });
+    this.#level();
+  }
+
+  _skip(epoch, offset) {
+    this.position = { epoch, offset };
+    this._emit("gap", { channel: this.channel, epoch, offset });
+    this.#level();
+  }
+
+  #level() {
+    if (this.#begun) this._set((this.position?.offset ?? 0) < this.#top ? "catching up" : "live");
+  }
+
+  _emit(event, detail) {
+    super._emit(event, detail);
+    if (event !== "state") this.#gateway._emit(event, detail);
+  }
+}
+
+/** What the two kinds of line share: each ends once, and tells the gateway why. */
+class Line {
+  ended = false;
+  heard = Date.now();
+
+  constructor(timeoutMs, events) {
+    this.timeoutMs = timeoutMs;
+    this.events = events;
+    this.timer = setTimeout(() => this.end("timeout", "the line did not open in time"), timeoutMs);
+  }
+
+  end(code, reason) {
+    if (this.ended) return;
+    this.ended = true;
+    clearTimeout(this.timer);
+    this.hangUp();
+    this.events.lost(code, reason);
+  }
+}
+
+class SocketLine extends Line {
+  transport = "websocket";
+  opened = false;
+  #asked = new Map(); // id → { method, done, failed, timer }
+  #lastId = 0;
+  #pong = false;
+  #silentMs = Infinity;
+
+  constructor(socket, timeoutMs, events) {
+    super(timeoutMs, events);
+    this.socket = socket;
+    socket.onopen = () => {
+      clearTimeout(this.timer);
+      this.opened = true;
+      events.opened();
+    };
+    socket.onmessage = ({ data }) => this.#hear(data);
+    socket.onclose = ({ code, reason }) => this.end(code, reason || "the connection broke off");
+  }
+
+  /** Sends commands in one frame. `done` and `failed` are called while the reply's frame is read, before any push behind it. */
+  ask(commands) {
+    const texts = commands.map(({ method, request, done, failed }) => {
+      const id = ++this.#lastId;
+      const late = () => this.#answer(id)?.failed(new GatewayError("timeout", `${method} was not answered in time`));
+      this.#asked.set(id, { method, done, failed, timer: setTimeout(late, this.timeoutMs) });
+      return JSON.stringify({ id, [method]: request });
+    });
+    if (texts.length) this.socket.send(texts.join("\n"));
+  }
+
+  #answer(id) {
+    const asked = this.#asked.get(id);
+    this.#asked.delete(id);
+    clearTimeout(asked?.timer);
+    return asked;
+  }
+
+  #hear(frame) {
+    this.heard = Date.now();
+    for (const text of frame.split("\n")) {
+      if (this.ended) return;
+      if (text !== "{}") this.#understand(JSON.parse(text));
+      else if (this.#pong) this.socket.send("{}");
+    }
+  }
+
+  #understand({ id, push, error, ...reply }) {
+    if (push) return this.events.pushed(push);
+    const asked = this.#answer(id);
+    if (error) asked?.failed(new GatewayError(error.code, error.message, error.temporary));
+    else asked?.done(reply[asked.method] ?? {});
+  }
+
+  /** The server announced its pings: from now on silence means that the line is dead, or that we slept. */
+  expectPings(pingMs, pong, silenceMs) {
+    this.#pong = pong;
+    if (pingMs) this.#silentMs = pingMs + silenceMs;
+    if (pingMs) this.#watch();
+  }
+
+  #watch() {
+    const leftMs = this.heard + this.#silentMs - Date.now();
+    if (leftMs <= 0) this.end("timeout", "nothing was heard from the gateway");
+    else this.timer = setTimeout(() => this.#watch(), leftMs);
+  }
+
+  /** The page woke up, or the network came back: is anybody there? */
+  check() {
+    clearTimeout(this.timer);
+    if (this.#silentMs < Infinity) this.#watch();
+    if (this.ended) return;
+    const gone = ({ code }) => code === "timeout" && this.end("timeout", "the gateway did not answer");
+    this.ask([{ method: "ping", request: {}, done() {}, failed: gone }]);
+  }
+
+  hangUp() {
+    this.socket.onopen = this.socket.onmessage = this.socket.onclose = null;
+    this.socket.close();
+    const lost = new GatewayError("lost", "the line was lost before the answer came; whether it happened is not known");
+    for (const id of [...this.#asked.keys()]) this.#answer(id).failed(lost);
+  }
+}
+
+/** Server-sent events. Reconnecting is ours, not EventSource's: one kind of backoff, and a chance for WebSocket each time. */
+class StreamLine extends Line {
+  transport = "sse";
+
+  constructor(source, timeoutMs, events) {
+    super(timeoutMs, events);
+    this.source = source;
+    const hear = (event, act) =>
+      source.addEventListener(event, ({ data }) => {
+        this.heard = Date.now();
+        if (!this.ended) act(JSON.parse(data));
+      });
+    hear("connected", ({ channels }) => {
+      clearTimeout(this.timer);
+      events.opened(channels);
+    });
+    hear("gap", (gap) => events.pushed({ channel: gap.channel, gap }));
+    hear("message", (pub) => events.pushed({ channel: pub.channel, pub }));
+    hear("refused", ({ code, message }) => events.refused(new GatewayError(code, message)));
+    source.onerror = () => this.end("lost", "the event stream broke off");
+  }
+
+  ask(commands) {
+    for (const { method, failed } of commands) {
+      failed(new GatewayError("sse", `${method} needs WebSocket, which does not get through here; server-sent events only receive`));
+    }
+  }
+
+  check() {
+    if (Date.now() - this.heard >= QUIET_STREAM_MS) this.end("timeout", "nothing was heard from the gateway");
+  }
+
+  hangUp() {
+    this.source.close();
+  }
+}
+
+export class Gateway extends Emitter {
+  state = "closed";
+  #base;
+  #options;
+  #token; // as given
+  #held; // what its function returned last
+  #subscriptions = new Map();
+  #unsent = []; // commands that wait for a line
+  #line = null;
+  #attempt = {}; // a new one each time: whatever an earlier attempt still brings is not ours. Null: none is wanted
+  #failures = 0;
+  #blocked = 0;
+  #steadyFrom = Infinity;
+  #timer;
+  #refreshTimer;
+
+  constructor({ url, token, timeoutMs = 5000, backoffMs = 500, longestBackoffMs = 20_000, silenceMs = 10_000 } = {}) {
+    super();
+    this.#base = url ? new URL(url, globalThis.location?.href) : new URL("..", import.meta.url);
+    if (!this.#base.pathname.endsWith("/")) this.#base.pathname += "/";
+    this.#token = token;
+    this.#options = { timeoutMs, backoffMs, longestBackoffMs, silenceMs };
+    this.#listen("addEventListener");
+    const first = this.#attempt;
+    queueMicrotask(() => first === this.#attempt && this.connect()); // behind the page's own first subscribes
+  }
+
+  #listen(method) {
+    for (const event of ["online", "pageshow"]) globalThis[method](event, this.#wake);
+    globalThis.document?.[method]("visibilitychange", this.#wake);
+  }
+
+  get transport() {
+    return this.#line?.transport;
+  }
+
+  subscribe(channel, { since } = {}) {
+    const known = this.#subscriptions.get(channel);
+    if (known && known.state !== "refused") return known;
+    const subscription = known ?? new Subscription(this, channel, since);
+    this.#subscriptions.set(channel, subscription);
+    subscription._set("waiting");
+    if (this.state === "connected") this.#follow(subscription);
+    return subscription;
+  }
+
+  unsubscribe(channel) {
+    const subscription = this.#subscriptions.get(channel);
+    const followed = subscription?.state === "catching up" || subscription?.state === "live";
+    this.#subscriptions.delete(channel);
+    subscription?._set("closed");
+    if (this.transport === "sse") this.#reopen();
+    else if (followed) this.#line.ask([{ method: "unsubscribe", request: { channel }, done() {}, failed() {} }]);
+  }
+
+  async publish(channel, data) {
+    await this.#call("publish", { channel, data });
+  }
+
+  history(channel, { limit = 100, since, reverse = false } = {}) {
+    return this.#call("history", { channel, limit, since, reverse });
+  }
+
+  async rpc(method, data) {
+    return (await this.#call("rpc", { method, data })).data;
+  }
+
+  connect() {
+    if (this.state === "connecting" || this.state === "connected") return;
+    this.#failures = 0;
+    for (const subscription of this.#subscriptions.values()) subscription._set("waiting");
+    this.#open();
+  }
+
+  disconnect() {
+    this.#stop("closed", "closed", "the line is cut; nothing was sent");
+  }
+
+  close() {
+    this.#listen("removeEventListener");
+    this.disconnect();
+    for (const channel of [...this.#subscriptions.keys()]) this.unsubscribe(channel);
+  }
+
+  #call(method, request) {
+    return new Promise((done, failed) => {
+      const command = { method, request, done, failed };
+      if (this.state === "connected") return this.#line.ask([command]);
+      if (!this.#attempt) return failed(this.#stopped);
+      this.#unsent.push(command);
+      setTimeout(() => {
+        if (!this.#unsent.includes(command)) return;
+        this.#unsent.splice(this.#unsent.indexOf(command), 1);
+        failed(new GatewayError("timeout", "there is no line to the gateway; nothing was sent"));
+      }, this.#options.timeoutMs);
+    });
+  }
+
+  // The life of a line: open → greet → up → lost → retry → open. Only stop ends it.
+
+  #stopped;
+
+  async #open() {
+    clearTimeout(this.#timer);
+    this.#hangUp();
+    const attempt = (this.#attempt = {});
+    const sse = this.#blocked >= BLOCKED_AFTER && this.#wanted.length > 0;
+    this.#set("connecting", { transport: sse ? "sse" : "websocket" });
+    try {
+      const token = await this.#currentToken();
+      if (attempt !== this.#attempt) return;
+      const line = sse
+        ? new StreamLine(new EventSource(this.#streamUrl(token)), this.#options.timeoutMs, {
+            opened: (channels) => this.#streaming(channels),
+            pushed: (push) => this.#pushed(push),
+            refused: (error) => this.#refused(error),
+            lost: (code, reason) => this.#lost(line, code, reason),
+          })
+        : new SocketLine(new WebSocket(this.#socketUrl), this.#options.timeoutMs, {
+            opened: () => this.#greet(token),
+            pushed: (push) => this.#pushed(push),
+            lost: (code, reason) => this.#lost(line, code, reason),
+          });
+      this.#line = line;
+    } catch (error) {
+      if (attempt === this.#attempt) this.#retry("token", `there is no token, or no address: ${error.message}`);
+    }
+  }
+
+  async #currentToken() {
+    if (typeof this.#token !== "function") return this.#token || undefined;
+    return (this.#held ??= (await this.#token()) || undefined);
+  }
+
+  get #socketUrl() {
+    const url = new URL("connection/websocket", this.#base);
+    url.protocol = url.protocol.replace("http", "ws");
+    return url;
+  }
+
+  #streamUrl(token) {
+    const url = new URL("sse", this.#base);
+    const positions = this.#wanted.map(({ position }) => (position?.epoch ? `${position.epoch}:${position.offset}` : "-"));
+    for (const { channel } of this.#wanted) url.searchParams.append("channel", channel);
+    if (positions.some((position) => position !== "-")) url.searchParams.set("last_event_id", positions.join(","));
+    if (token) url.searchParams.set("token", token);
+    return url;
+  }
+
+  get #wanted() {
+    return [...this.#subscriptions.values()].filter(({ state }) => state !== "refused");
+  }
+
+  /** Connect and all subscribes in one frame: one round trip to live. */
+  #greet(token) {
+    const own = this.#wanted.filter(({ _own }) => _own);
+    const subs = Object.fromEntries(own.map(({ channel, _recovery }) => [channel, _recovery]));
+    const connect = {
+      method: "connect",
+      request: { token, name: NAME, subs },
+      done: (reply) => this.#connected(reply),
+      failed: (error) => this.#refused(error),
+    };
+    this.#line.ask([connect, ...this.#wanted.filter(({ _own }) => !_own).map((wanted) => this.#subscribing(wanted))]);
+  }
+
+  #connected({ ping = 0, pong = false, ttl = 0, subs = {} }) {
+    this.#line.expectPings(ping * 1000, pong, this.#options.silenceMs);
+    this.#blocked = 0;
+    this.#refreshAfter(ttl);
+    this.#up();
+    for (const [channel, result] of Object.entries(subs)) this.#beginOwn(channel, result);
+    // Those that were asked for after the first frame had left.
+    for (const wanted of this.#wanted) if (wanted.state === "waiting") this.#follow(wanted);
+  }
+
+  #streaming(channels) {
+    this.#up();
+    for (const [channel, result] of Object.entries(channels)) {
+      this.#subscriptions.get(channel)?._begin({ ...result, recoverable: Boolean(result.epoch) });
+    }
+    if (this.#wanted.some(({ channel }) => !channels[channel])) this.#reopen();
+  }
+
+  #up() {
+    this.#steadyFrom = Date.now() + STEADY_MS;
+    this.#set("connected", { transport: this.transport });
+    this.#line?.ask(this.#unsent.splice(0));
+  }
+
+  #refused(error) {
+    if (error.code === 109) this.#held = undefined;
+    const again = error.code === 109 ? typeof this.#token === "function" : mayPass(error);
+    if (again) this.#line?.end(error.code, error.message);
+    else this.#stop("refused", error.code, error.message);
+  }
+
+  #lost(line, code, reason) {
+    if (line !== this.#line) return;
+    if (code === 3005) this.#held = undefined;
+    if (line.transport === "sse") this.#blocked = BLOCKED_AFTER - 1;
+    else if (!line.opened) this.#suspectBlocking();
+    if (isFinal(code)) this.#stop("refused", code, reason);
+    else this.#retry(code, reason);
+  }
+
+  /** A WebSocket that does not open is blocked only if the gateway is there: one that is down is not worth a change. */
+  async #suspectBlocking() {
+    const signal = AbortSignal.timeout(this.#options.timeoutMs);
+    const answer = await fetch(new URL("health/ready", this.#base), { mode: "no-cors", cache: "no-store", signal }).catch(() => null);
+    if ((answer?.ok || answer?.type === "opaque") && this.state !== "connected") this.#blocked += 1;
+  }
+
+  #retry(code, reason) {
+    if (Date.now() > this.#steadyFrom) this.#failures = 0;
+    this.#hangUp();
+    const retryMs = this.#backoff(this.#failures++);
+    this.#timer = setTimeout(() => this.#open(), retryMs);
+    this.#set("waiting", { code, reason, retryMs });
+  }
+
+  /** Full jitter: those who were cut off together do not come back together. */
+  #backoff(failures) {
+    const { backoffMs, longestBackoffMs } = this.#options;
+    return Math.random() * Math.min(longestBackoffMs, backoffMs * 2 ** failures);
+  }
+
+  #stop(state, code, reason) {
+    clearTimeout(this.#timer);
+    this.#attempt = null;
+    this.#hangUp();
+    this.#stopped = new GatewayError(code, reason);
+    for (const { failed } of this.#unsent.splice(0)) failed(this.#stopped);
+    if (state === "refused") for (const wanted of this.#wanted) wanted._set("refused", code, reason);
+    this.#set(state, { code, reason });
+  }
+
+  #hangUp() {
+    clearTimeout(this.#refreshTimer);
+    this.#steadyFrom = Infinity;
+    const line = this.#line;
+    this.#line = null;
+    line?.end();
+    for (const wanted of this.#wanted) wanted._set("waiting");
+  }
+
+  #set(state, detail) {
+    this.state = state;
+    this._emit("state", { state, ...detail });
+  }
+
+  #wake = () => {
+    if (globalThis.document?.visibilityState === "hidden") return;
+    if (this.state === "waiting") this.#open();
+    else if (this.state === "connected") this.#line.check();
+  };
+
+  #refreshAfter(ttl) {
+    if (!ttl || typeof this.#token !== "function") return;
+    const delayMs = Math.max(ttl * 1000 - REFRESH_MS, ttl * 500);
+    this.#refreshTimer = setTimeout(() => this.#refresh(), Math.min(delayMs, LONGEST_TIMER_MS));
+  }
+
+  /** Failing does no harm yet: the server waits 25 s beyond the expiry, and its 3005 then makes us connect with a new token. */
+  async #refresh() {
+    const line = this.#line;
+    const later = () => line === this.#line && this.#refreshAfter(REFRESH_MS / 1000);
+    this.#held = undefined;
+    const token = await this.#currentToken().catch(() => null);
+    if (token === null) later();
+    else if (line === this.#line) line.ask([{ method: "refresh", request: { token }, done: ({ ttl }) => this.#refreshAfter(ttl), failed: later }]);
+  }
+
+  // Channels.
+
+  #follow(subscription) {
+    if (this.transport === "sse") this.#reopen();
+    else this.#line.ask([this.#subscribing(subscription)]);
+  }
+
+  /** A stream is opened with its channels: another set is another stream. Once for all changes of one turn. */
+  #reopen() {
+    const line = this.#line;
+    queueMicrotask(() => line === this.#line && this.#open());
+  }
+
+  #subscribing(subscription) {
+    const { channel, _recovery } = subscription;
+    const line = this.#line;
+    const stale = () => line !== this.#line || this.#subscriptions.get(channel) !== subscription;
+    subscription._set("catching up");
+    return {
+      method: "subscribe",
+      request: { channel, ..._recovery },
+      done: (result) => stale() || subscription._begin(result),
+      failed: (error) => {
+        if (stale()) return;
+        if (error.code === "timeout") line.end("timeout", error.message);
+        else if (mayPass(error)) this.#resubscribe(subscription);
+        else subscription._set("refused", error.code, error.message);
+      },
+    };
+  }
+
+  #resubscribe(subscription) {
+    subscription._set("waiting");
+    subscription._later(this.#backoff(subscription._failures++), () => this.#follow(subscription));
+  }
+
+  #beginOwn(channel, result) {
+    const subscription = this.#subscriptions.get(channel) ?? new Subscription(this, channel);
+    if (subscription.state === "catching up" && !subscription._own) return; // the page asks for it itself
+    subscription._own = true;
+    this.#subscriptions.set(channel, subscription);
+    subscription._begin(result);
+  }
+
+  #pushed({ channel, pub, gap, unsubscribe, subscribe }) {
+    const subscription = this.#subscriptions.get(channel);
+    if (pub) subscription?._take(pub);
+    else if (gap) subscription?._skip(gap.epoch, gap.offset);
+    else if (subscribe) this.#beginOwn(channel, subscribe);
+    else if (unsubscribe?.code >= 2500 && subscription) this.#resubscribe(subscription);
+    else if (unsubscribe) subscription?._set("refused", unsubscribe.code, unsubscribe.reason);
+  }
+}

@@ -1,0 +1,172 @@
+// The landing page: follows one channel and shows what the line does. All it knows about the protocol is gateway.js.
+
+import { Gateway } from "./gateway.js";
+
+const CHANNEL = "hello:world";
+const ROWS_MOST = 200;
+const TOKEN_KEY = "gateway token";
+
+const $ = (id) => document.getElementById(id);
+const feed = $("feed");
+let gateway;
+let outage = null; // the divider in the feed, while the line is gone
+let caughtUp = 0;
+let count = 0;
+let countdown;
+
+/** The token comes in the fragment, which no server sees; it is kept for this tab and taken out of the address bar. */
+function takeToken() {
+  const token = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (token) {
+    sessionStorage.setItem(TOKEN_KEY, token);
+    history.replaceState(null, "", location.pathname + location.search);
+  }
+  return sessionStorage.getItem(TOKEN_KEY) ?? "";
+}
+
+function start() {
+  const token = takeToken();
+  gateway?.close();
+  gateway = new Gateway({ token });
+  gateway.on("state", (event) => showLine(event, token));
+  gateway
+    .subscribe(CHANNEL)
+    .on("state", showSubscription)
+    .on("gap", () => addDivider("gap", "Gap · history no longer holds what came here"))
+    .on("publication", showPublication);
+}
+
+// The state of the line.
+
+function showState(state, text) {
+  clearInterval(countdown);
+  $("state").dataset.state = state;
+  $("state-text").textContent = text;
+  $("cut").textContent = state === "cut" ? "Restore the line" : "Cut the line";
+  $("cut").disabled = state === "refused";
+  if (state === "live") $("fault").textContent = "";
+}
+
+function showLine({ state, transport, code, reason, retryMs }, token) {
+  if (state === "connected") $("hint").hidden = true;
+  if (state === "connecting") showState("connecting", transport === "sse" ? "connecting over server-sent events" : "connecting");
+  else if (state === "waiting") showWaiting(retryMs);
+  else if (state === "closed") showCut();
+  else if (state === "refused") showRefused(code, reason, token);
+}
+
+function showSubscription({ state, code, reason }) {
+  if (gateway.state === "connected" && state === "catching up") showState("catching-up", "catching up");
+  else if (state === "live") showState("live", gateway.transport === "sse" ? "live, receiving only" : "live");
+  else if (state === "refused" && gateway.state === "connected") showRefused(code, reason, "a token");
+  if (state === "waiting") outage ??= addDivider("outage", "Line lost");
+  if (state === "live") endOutage();
+}
+
+function showCut() {
+  showState("cut", "line cut");
+  if (outage) outage.firstChild.textContent = "Line cut";
+}
+
+function endOutage() {
+  if (outage) outage.firstChild.textContent += caughtUp ? ` · ${caughtUp} caught up` : " · nothing missed";
+  outage = null;
+  caughtUp = 0;
+}
+
+function showWaiting(retryMs) {
+  const until = Date.now() + retryMs;
+  const show = () => {
+    const seconds = Math.ceil((until - Date.now()) / 1000);
+    $("state-text").textContent = seconds > 1 ? `reconnecting in ${seconds} s` : "reconnecting";
+  };
+  showState("waiting", "reconnecting");
+  show();
+  countdown = setInterval(show, 250);
+}
+
+function showRefused(code, reason, token) {
+  showState("refused", `refused: ${token ? reason : "no token"}`);
+  $("hint-title").textContent = token ? `The gateway refused this page: ${reason}` : "This page needs a token";
+  $("hint-text").textContent =
+    token && code !== 109 && code !== 3500
+      ? "The rules of this gateway do not let this page follow the channel; its log says more."
+      : "Open the link that “gateway serve” printed in your terminal: it carries a fresh token.";
+  $("hint").hidden = false;
+}
+
+// The feed, newest first.
+
+function showPublication({ data, offset, info, recovered }) {
+  const row = document.createElement("li");
+  row.className = "publication";
+  row.append(
+    part("span", "offset", offset ? `#${offset}` : "now"),
+    part("span", "text", typeof data?.text === "string" ? data.text : JSON.stringify(data)),
+    part("span", "from", info?.user ? info.user : ""),
+  );
+  if (recovered) {
+    row.classList.add("recovered");
+    row.append(part("span", "badge", "caught up"));
+    caughtUp += 1;
+  }
+  prepend(row);
+  count += 1;
+  $("count").textContent = count === 1 ? "1 publication" : `${count} publications`;
+}
+
+function addDivider(kind, text) {
+  const row = document.createElement("li");
+  row.className = `divider ${kind}`;
+  row.append(part("span", "", text));
+  prepend(row);
+  return row;
+}
+
+/** Whatever publishers write is text, never markup. */
+function part(tag, name, text) {
+  const element = document.createElement(tag);
+  element.className = name;
+  element.textContent = text;
+  return element;
+}
+
+function prepend(row) {
+  $("empty").hidden = true;
+  feed.prepend(row);
+  while (feed.children.length > ROWS_MOST) feed.lastChild.remove();
+}
+
+// What people do.
+
+async function publish(event) {
+  event.preventDefault();
+  const text = $("text").value.trim();
+  $("fault").textContent = "";
+  $("text").focus();
+  if (!text) return;
+  try {
+    await gateway.publish(CHANNEL, { text });
+    if ($("text").value.trim() === text) $("text").value = "";
+  } catch (error) {
+    $("fault").textContent = `Not published: ${error.message}.`;
+  }
+}
+
+async function copy() {
+  try {
+    await navigator.clipboard.writeText($("command").textContent);
+    $("copy").textContent = "Copied";
+  } catch {
+    getSelection().selectAllChildren($("command"));
+    $("copy").textContent = "Selected";
+  }
+  setTimeout(() => ($("copy").textContent = "Copy"), 1500);
+}
+
+$("form").addEventListener("submit", publish);
+$("text").addEventListener("input", () => ($("fault").textContent = ""));
+$("copy").addEventListener("click", copy);
+$("cut").addEventListener("click", () => (gateway.state === "closed" ? gateway.connect() : gateway.disconnect()));
+addEventListener("hashchange", () => location.hash.includes("token=") && start());
+start();
