@@ -1,0 +1,519 @@
+"""``static/gateway.js`` and the landing page, in a real browser in front of real gateways.
+
+The faults are made where browsers have them: a ``WebSocket`` that a proxy blocks, one that went deaf while the machine
+slept. What the page saw is read from the page.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from .conftest import RunningGateway, Start
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+ARGUMENTS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+)
+# Of all gateways here: the rules lie in Valkey, where a gateway with others would replace them.
+SETTINGS = """
+ping_seconds = 1
+allowed_origins = ["http://localhost:*"]
+[namespaces.short]
+history_size = 2
+[namespaces.long]
+history_size = 2000
+publish = "user"
+[namespaces.closed]
+subscribe = "nobody"
+"""
+
+# A page without a content security policy or a script of its own, on the gateway's origin.
+BLANK = "/health/live"
+
+FOLLOW = """async ({ url, channels, options, tokens }) => {
+  const { Gateway } = await import(url + "/static/gateway.js");
+  window.seen = []; window.gaps = []; window.states = []; window.asked = 0;
+  if (tokens) options.token = async () => tokens[Math.min(asked++, tokens.length - 1)];
+  window.gateway = new Gateway({ backoffMs: 50, ...options });
+  gateway.on("state", (event) => states.push(event));
+  gateway.on("publication", (event) => seen.push(event));
+  gateway.on("gap", (event) => gaps.push(event));
+  window.subscriptions = channels.map((channel) => gateway.subscribe(channel).on("state", (event) => states.push(event)));
+}"""
+
+BLOCKED_WEBSOCKET = """
+window.WebSocket = class {
+  constructor() { setTimeout(() => this.onclose?.({ code: 1006, reason: "" })); }
+  close() {}
+};
+"""
+
+DEAF_WEBSOCKET = """
+const sockets = [];
+window.goDeaf = () => sockets.forEach((socket) => (socket.deaf = true));
+window.WebSocket = class extends WebSocket {
+  constructor(url) { super(url); sockets.push(this); }
+  set onmessage(handler) { super.onmessage = handler && ((event) => this.deaf || handler(event)); }
+  set onclose(handler) { super.onclose = handler && ((event) => this.deaf || handler(event)); }
+};
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        reason = "there is no chromium: apt-get install chromium"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    context = browser.new_context()
+    context.set_default_timeout(10_000)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Iterator[Page]:
+    """A page whose script may not fail, and whose content security policy nothing may break."""
+    page = context.new_page()
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda message: faults.append(message.text) if "Content Security Policy" in message.text else None)
+    yield page
+    assert not faults
+
+
+@pytest.fixture(scope="module")
+def gateway(start_gateway_once: Start) -> RunningGateway:
+    return start_gateway_once(SETTINGS)
+
+
+def open_landing(page: Page, gateway: RunningGateway, user: str = "ann") -> None:
+    page.goto(f"{gateway.url}/#token={gateway.token(user)}")
+    expect(page.locator("#state")).to_have_text("live")
+
+
+def follow(page: Page, gateway: RunningGateway, *channels: str, tokens: list[str] | None = None, **options: Any) -> None:
+    """Opens a page whose script follows the channels, and waits until it is live in the last of them."""
+    page.goto(gateway.url + BLANK)
+    options.setdefault("token", gateway.token("ann"))
+    arguments = {"url": gateway.url, "channels": channels, "options": options, "tokens": tokens}
+    page.evaluate(FOLLOW, arguments)
+    wait(page, "subscriptions.every(({ state }) => state === 'live')")
+
+
+def wait(page: Page, condition: str) -> None:
+    page.wait_for_function(f"() => {condition}")
+
+
+def seen(page: Page, count: int) -> list[dict[str, Any]]:
+    """What the page saw, once it is ``count`` publications; what comes unasked behind them is seen too."""
+    wait(page, f"seen.length >= {count}")
+    return page.evaluate("seen")
+
+
+def numbers(publications: list[dict[str, Any]]) -> list[Any]:
+    return [publication["data"] for publication in publications]
+
+
+def publish_many(gateway: RunningGateway, channel: str, documents: Iterable[Any]) -> None:
+    gateway.api("batch", commands=[{"publish": {"channel": channel, "data": document}} for document in documents])
+
+
+def cut(page: Page) -> None:
+    page.evaluate("gateway.disconnect()")
+
+
+def restore(page: Page) -> None:
+    page.evaluate("gateway.connect()")
+
+
+def failure(page: Page, call: str) -> dict[str, Any]:
+    """How the promise of ``call`` is rejected."""
+    return page.evaluate(f"{call}.then(() => null, ({{ name, code, message }}) => ({{ name, code, message }}))")
+
+
+# The landing page.
+
+
+def test_what_a_server_publishes_appears_in_the_live_feed(page: Page, gateway: RunningGateway) -> None:
+    open_landing(page, gateway)
+    gateway.publish("hello:world", {"text": "from a server"})
+    gateway.publish("hello:world", {"no": "text"})
+    expect(page.locator("#feed .text")).to_have_text(['{"no":"text"}', "from a server"])
+
+
+def test_the_page_publishes_what_is_typed_and_every_page_shows_it(page: Page, context: BrowserContext, gateway: RunningGateway) -> None:
+    other = context.new_page()
+    open_landing(other, gateway, "bob")
+    open_landing(page, gateway)
+    page.get_by_label("Text to publish").fill("typed here")
+    page.keyboard.press("Enter")
+    for each in (page, other):
+        expect(each.locator("#feed li").first).to_contain_text("typed here")
+        expect(each.locator("#feed .from").first).to_have_text("ann")
+    expect(page.get_by_label("Text to publish")).to_have_value("")
+    expect(page.get_by_label("Text to publish")).to_be_focused()
+
+
+def test_hostile_markup_is_shown_as_text(page: Page, gateway: RunningGateway) -> None:
+    open_landing(page, gateway)
+    hostile = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+    gateway.publish("hello:world", {"text": hostile})
+    gateway.publish("hello:world", {"<b>": "<i>"})
+    expect(page.locator("#feed .text")).to_have_text(['{"<b>":"<i>"}', hostile])
+    assert page.locator("#feed :is(img, script, b, i)").count() == 0
+    assert page.title() != "owned"
+
+
+def test_a_restored_line_brings_what_was_missed_once_in_order_and_marked(page: Page, gateway: RunningGateway) -> None:
+    open_landing(page, gateway)
+    gateway.publish("hello:world", {"text": "before"})
+    expect(page.locator("#feed")).to_contain_text("before")
+    page.get_by_role("button", name="Cut the line").click()
+    expect(page.locator("#state")).to_have_text("line cut")
+    for text in ("one", "two", "three"):
+        gateway.publish("hello:world", {"text": text})
+    assert "one" not in page.locator("#feed").inner_text()
+    page.get_by_role("button", name="Restore the line").click()
+    expect(page.locator("#state")).to_have_text("live")
+    gateway.publish("hello:world", {"text": "after"})
+    expect(page.locator("#feed li:not(.divider) .text")).to_have_text(["after", "three", "two", "one", "before"])
+    expect(page.locator("#feed .recovered .text")).to_have_text(["three", "two", "one"])
+    expect(page.locator("#feed .recovered .badge")).to_have_text(["caught up"] * 3)
+    expect(page.locator("#feed .divider")).to_have_text("Line cut · 3 caught up")
+
+
+def test_publishing_while_the_line_is_cut_says_so(page: Page, gateway: RunningGateway) -> None:
+    open_landing(page, gateway)
+    page.get_by_role("button", name="Cut the line").click()
+    page.get_by_label("Text to publish").fill("kept")
+    page.get_by_role("button", name="Publish").click()
+    expect(page.locator("#fault")).to_have_text("Not published: the line is cut; nothing was sent.")
+    expect(page.get_by_label("Text to publish")).to_have_value("kept")
+
+
+def test_a_gap_is_shown_in_the_feed(page: Page, start_gateway: Start) -> None:
+    gateway = start_gateway(SETTINGS)
+    open_landing(page, gateway)
+    gateway.publish("hello:world", {"text": "before"})
+    expect(page.locator("#feed")).to_contain_text("before")
+    page.get_by_role("button", name="Cut the line").click()
+    publish_many(gateway, "hello:world", range(120))  # history holds 100
+    page.get_by_role("button", name="Restore the line").click()
+    expect(page.locator("#feed .gap")).to_have_text("Gap · history no longer holds what came here")
+    gateway.publish("hello:world", {"text": "after"})
+    expect(page.locator("#feed .text")).to_have_text(["after", "before"])
+
+
+def test_nothing_is_lost_when_the_gateway_restarts_under_the_page(page: Page, start_gateway: Start) -> None:
+    first = start_gateway(SETTINGS)
+    open_landing(page, first)
+    first.publish("hello:world", {"text": "before"})
+    expect(page.locator("#feed")).to_contain_text("before")
+    first.stop()
+    expect(page.locator("#state")).to_contain_text("reconnecting")
+    second = start_gateway(SETTINGS, port=first.port)
+    # Whether the page is back by now or not, it sees each of them once.
+    for number in range(5):
+        second.publish("hello:world", {"text": f"meanwhile {number}"})
+    expect(page.locator("#state")).to_have_text("live", timeout=20_000)
+    second.publish("hello:world", {"text": "after"})
+    meanwhile = [f"meanwhile {number}" for number in reversed(range(5))]
+    expect(page.locator("#feed .text")).to_have_text(["after", *meanwhile, "before"])
+
+
+def test_the_token_leaves_the_address_bar_and_survives_a_reload(page: Page, gateway: RunningGateway) -> None:
+    open_landing(page, gateway)
+    assert page.url == f"{gateway.url}/"
+    page.reload()
+    expect(page.locator("#state")).to_have_text("live")
+
+
+@pytest.mark.parametrize(("token", "state"), [("", "refused: no token"), ("nonsense", "refused: invalid token")])
+def test_a_page_that_is_refused_says_where_to_get_a_token(page: Page, gateway: RunningGateway, token: str, state: str) -> None:
+    page.goto(f"{gateway.url}/#token={token}")
+    expect(page.locator("#state")).to_have_text(state)
+    expect(page.get_by_role("alert")).to_contain_text("Open the link that “gateway serve” printed in your terminal")
+    page.evaluate("token => { location.hash = 'token=' + token }", gateway.token("ann"))
+    expect(page.locator("#state")).to_have_text("live")
+    expect(page.locator("#hint")).to_be_hidden()
+
+
+# The module.
+
+
+def test_connect_and_the_first_subscribes_leave_in_one_frame(page: Page, gateway: RunningGateway) -> None:
+    frames: list[str] = []
+    page.on("websocket", lambda socket: socket.on("framesent", lambda payload: frames.append(str(payload))))
+    follow(page, gateway, "long:frame-a", "long:frame-b")
+    lines = frames[0].splitlines()
+    assert ["connect" in lines[0], "long:frame-a" in lines[1], "long:frame-b" in lines[2]] == [True] * 3
+    assert page.evaluate("states.filter(({ channel }) => !channel).map(({ state, transport }) => [state, transport])") == [
+        ["connecting", "websocket"],
+        ["connected", "websocket"],
+    ]
+
+
+def test_a_publication_says_what_it_is(page: Page, gateway: RunningGateway) -> None:
+    follow(page, gateway, "long:whole")
+    gateway.publish("long:whole", {"n": 1}, tags={"kind": "test"})
+    page.evaluate("subscriptions[0].publish({ n: 2 })")
+    by_server, by_page = seen(page, 2)
+    whole = {"channel": "long:whole", "data": {"n": 1}, "offset": 1, "tags": {"kind": "test"}, "info": None, "recovered": False}
+    assert by_server == whole
+    assert (by_page["data"], by_page["offset"], by_page["info"]["user"]) == ({"n": 2}, 2, "ann")
+    assert page.evaluate("subscriptions[0].position")["offset"] == 2
+
+
+def test_hundreds_of_missed_publications_come_in_order_and_once(page: Page, gateway: RunningGateway) -> None:
+    follow(page, gateway, "long:many")
+    gateway.publish("long:many", 0)
+    seen(page, 1)
+    cut(page)
+    publish_many(gateway, "long:many", range(1, 700))
+    restore(page)
+    seen(page, 700)
+    gateway.publish("long:many", 700)
+    publications = seen(page, 701)
+    assert numbers(publications) == list(range(701))
+    assert [publication["recovered"] for publication in publications[:101]] == [False] + [True] * 100
+    assert not publications[700]["recovered"]
+
+
+def test_a_gap_is_told_where_history_was_trimmed_and_the_channel_goes_on_behind_it(page: Page, gateway: RunningGateway) -> None:
+    follow(page, gateway, "short:gap", "long:whole-beside-it")
+    gateway.publish("short:gap", 1)
+    seen(page, 1)
+    cut(page)
+    for number in range(2, 6):
+        position = gateway.publish("short:gap", number)
+    gateway.publish("long:whole-beside-it", "held")
+    restore(page)
+    wait(page, "gaps.length > 0")
+    gateway.publish("short:gap", 6)
+    assert sorted(map(str, numbers(seen(page, 3)))) == ["1", "6", "held"]
+    assert page.evaluate("gaps") == [{"channel": "short:gap", "epoch": position["epoch"], "offset": 5}]
+
+
+def test_a_subscription_starts_behind_a_position_that_the_page_kept(page: Page, gateway: RunningGateway) -> None:
+    first = gateway.publish("long:kept", "seen in another life of the page")
+    gateway.publish("long:kept", "new")
+    follow(page, gateway)
+    page.evaluate("since => { window.kept = gateway.subscribe('long:kept', { since }) }", first)
+    publications = seen(page, 1)
+    assert [(each["data"], each["recovered"]) for each in publications] == [("new", True)]
+
+
+def test_an_expired_token_makes_the_function_be_called_again(page: Page, gateway: RunningGateway) -> None:
+    follow(page, gateway, "long:expired", tokens=[gateway.token("ann", seconds=-60), gateway.token("ann")])
+    assert page.evaluate("asked") == 2
+    assert [109] == page.evaluate("states.filter(({ state, code }) => state === 'waiting' && code).map(({ code }) => code)")
+
+
+def test_an_expired_token_that_is_a_string_is_refused_for_good(page: Page, gateway: RunningGateway) -> None:
+    page.goto(gateway.url + BLANK)
+    options = {"token": gateway.token("ann", seconds=-60)}
+    page.evaluate(FOLLOW, {"url": gateway.url, "channels": ["long:stale"], "options": options})
+    wait(page, "gateway.state === 'refused'")
+    assert page.evaluate("states.at(-1)") == {"state": "refused", "code": 109, "reason": "token expired"}
+    assert failure(page, "gateway.publish('long:stale', 1)")["code"] == 109
+
+
+def test_a_token_is_replaced_before_it_expires_and_the_line_holds(page: Page, gateway: RunningGateway) -> None:
+    follow(page, gateway, "long:refresh", tokens=[gateway.token("ann", seconds=3), gateway.token("ann", seconds=3600)])
+    wait(page, "asked === 2")
+    gateway.publish("long:refresh", "on the same line")
+    seen(page, 1)
+    assert page.evaluate("states.filter(({ state }) => state === 'connected').length") == 1
+
+
+def test_a_token_function_that_fails_is_tried_again(page: Page, gateway: RunningGateway) -> None:
+    page.goto(gateway.url + BLANK)
+    page.evaluate(
+        """async ({ url, token }) => {
+          const { Gateway } = await import(url + "/static/gateway.js");
+          let left = 2;
+          window.reasons = [];
+          window.gateway = new Gateway({ backoffMs: 20, token: () => { if (left--) throw new Error("no net"); return token; } });
+          gateway.on("state", ({ state, code }) => state === "waiting" && reasons.push(code));
+        }""",
+        {"url": gateway.url, "token": gateway.token("ann")},
+    )
+    wait(page, "gateway.state === 'connected' || gateway.state === 'refused'")
+    assert page.evaluate("reasons") == ["token", "token"]
+
+
+def test_a_forbidden_channel_is_refused_for_good_and_the_others_go_on(page: Page, gateway: RunningGateway) -> None:
+    follow(page, gateway, "long:allowed")
+    page.evaluate("window.forbidden = gateway.subscribe('closed:1').on('state', (event) => states.push(event))")
+    wait(page, "forbidden.state === 'refused'")
+    assert page.evaluate("states.at(-1)") == {"channel": "closed:1", "state": "refused", "code": 103, "reason": "permission denied"}
+    gateway.publish("long:allowed", 1)
+    cut(page)
+    restore(page)
+    seen(page, 1)
+    wait(page, "forbidden.state === 'refused'")  # connect() asked once more, as it says
+
+
+def test_a_refused_publish_rejects_with_the_servers_error(page: Page, gateway: RunningGateway) -> None:
+    follow(page, gateway, "short:mute")
+    assert failure(page, "gateway.publish('short:mute', 1)") == {"name": "GatewayError", "code": 103, "message": "permission denied"}
+    assert failure(page, "gateway.rpc('no.such')")["code"] == 104
+
+
+def test_history_and_rpc_are_answered(page: Page, gateway: RunningGateway) -> None:
+    for number in range(3):
+        gateway.publish("long:history", number)
+    follow(page, gateway, "long:history")
+    answer = page.evaluate("subscriptions[0].history({ limit: 2, reverse: true })")
+    assert (numbers(answer["publications"]), answer["offset"]) == ([2, 1], 3)
+    assert page.evaluate("gateway.rpc('gateway.whoami')")["user"] == "ann"
+
+
+def test_a_channel_that_was_left_is_silent_and_can_be_followed_again(page: Page, gateway: RunningGateway) -> None:
+    follow(page, gateway, "long:left", "long:stays")
+    page.evaluate("subscriptions[0].unsubscribe()")
+    gateway.publish("long:left", "unheard")
+    gateway.publish("long:stays", 1)
+    page.evaluate("window.again = gateway.subscribe('long:left')")
+    wait(page, "again.state === 'live'")
+    gateway.publish("long:left", "heard")
+    assert numbers(seen(page, 2)) == [1, "heard"]
+
+
+def test_the_users_own_channel_comes_unasked_and_is_caught_up_too(page: Page, gateway: RunningGateway) -> None:
+    follow(page, gateway, token=gateway.token("carl"))
+    wait(page, "gateway.state === 'connected'")
+    gateway.publish("notifications:carl", "live")
+    seen(page, 1)
+    cut(page)
+    gateway.publish("notifications:carl", "missed")
+    restore(page)
+    assert [(each["data"], each["recovered"]) for each in seen(page, 2)] == [("live", False), ("missed", True)]
+
+
+def test_a_page_of_another_origin_imports_the_module_and_follows(page: Page, gateway: RunningGateway) -> None:
+    page.goto(f"http://localhost:{gateway.port}{BLANK}")
+    page.evaluate(FOLLOW, {"url": gateway.url, "channels": ["long:elsewhere"], "options": {"token": gateway.token("ann")}})
+    wait(page, "subscriptions[0].state === 'live'")
+    gateway.publish("long:elsewhere", 1)
+    seen(page, 1)
+
+
+def test_a_line_that_went_deaf_in_a_sleep_is_replaced_and_caught_up(page: Page, gateway: RunningGateway) -> None:
+    page.add_init_script(DEAF_WEBSOCKET)
+    follow(page, gateway, "long:sleep", silenceMs=200)
+    page.evaluate("goDeaf()")
+    gateway.publish("long:sleep", "while asleep")
+    publications = seen(page, 1)
+    assert [(each["data"], each["recovered"]) for each in publications] == [("while asleep", True)]
+    assert page.evaluate("states.find(({ retryMs }) => retryMs).reason") == "nothing was heard from the gateway"
+
+
+@pytest.mark.parametrize("event", ["window.dispatchEvent(new Event('online'))", "document.dispatchEvent(new Event('visibilitychange'))"])
+def test_a_page_that_wakes_asks_whether_the_line_still_works(page: Page, gateway: RunningGateway, event: str) -> None:
+    page.add_init_script(DEAF_WEBSOCKET)
+    follow(page, gateway, "long:wake", timeoutMs=300)
+    page.evaluate("goDeaf()")
+    page.evaluate(event)
+    wait(page, "states.some(({ reason }) => reason === 'the gateway did not answer')")
+    wait(page, "subscriptions[0].state === 'live'")
+
+
+def test_a_page_that_wakes_does_not_wait_for_its_backoff(page: Page, start_gateway: Start) -> None:
+    first = start_gateway(SETTINGS)
+    follow(page, first, "hello:wake", backoffMs=10**9, longestBackoffMs=10**9)
+    first.stop()
+    wait(page, "gateway.state === 'waiting'")
+    start_gateway(SETTINGS, port=first.port)
+    page.evaluate("window.dispatchEvent(new Event('online'))")
+    wait(page, "subscriptions[0].state === 'live'")
+
+
+# Where WebSocket is blocked.
+
+
+def test_where_websocket_is_blocked_the_landing_page_is_live_and_says_that_it_cannot_publish(page: Page, gateway: RunningGateway) -> None:
+    page.add_init_script(BLOCKED_WEBSOCKET)
+    page.goto(f"{gateway.url}/#token={gateway.token('ann')}")
+    expect(page.locator("#state")).to_have_text("live, receiving only")
+    gateway.publish("hello:world", {"text": "over server-sent events"})
+    expect(page.locator("#feed .text")).to_have_text("over server-sent events")
+    page.get_by_label("Text to publish").fill("cannot")
+    page.keyboard.press("Enter")
+    expect(page.locator("#fault")).to_contain_text("Not published: publish needs WebSocket, which does not get through here")
+
+
+def test_server_sent_events_recover_each_channel_and_tell_gaps(page: Page, gateway: RunningGateway) -> None:
+    page.add_init_script(BLOCKED_WEBSOCKET)
+    follow(page, gateway, "long:stream", "short:stream")
+    assert page.evaluate("gateway.transport") == "sse"
+    gateway.publish("long:stream", 1)
+    gateway.publish("short:stream", "a")
+    seen(page, 2)
+    cut(page)
+    for number in (2, 3, 4):
+        gateway.publish("long:stream", number)
+        gateway.publish("short:stream", number)
+    restore(page)
+    wait(page, "gaps.length > 0")
+    gateway.publish("short:stream", "b")
+    gateway.publish("long:stream", 5)
+    publications = seen(page, 7)
+    assert [each["data"] for each in publications if each["channel"] == "long:stream"] == [1, 2, 3, 4, 5]
+    assert [each["data"] for each in publications if each["channel"] == "short:stream"] == ["a", "b"]
+    assert [gap["channel"] for gap in page.evaluate("gaps")] == ["short:stream"]
+    rejection = failure(page, "gateway.publish('long:stream', 6)")
+    assert (rejection["code"], "server-sent events only receive" in rejection["message"]) == ("sse", True)
+
+
+def test_a_channel_that_joins_or_leaves_a_stream_costs_the_others_nothing(page: Page, gateway: RunningGateway) -> None:
+    page.add_init_script(BLOCKED_WEBSOCKET)
+    follow(page, gateway, "long:stays-in-stream")
+    gateway.publish("long:stays-in-stream", 1)
+    seen(page, 1)
+    page.evaluate("window.joined = gateway.subscribe('long:joins')")
+    gateway.publish("long:stays-in-stream", 2)
+    wait(page, "joined.state === 'live'")
+    gateway.publish("long:joins", "joined")
+    seen(page, 3)
+    page.evaluate("joined.unsubscribe()")
+    gateway.publish("long:joins", "unheard")
+    gateway.publish("long:stays-in-stream", 3)
+    assert [each["data"] for each in seen(page, 4) if each["data"] != "joined"] == [1, 2, 3]
+
+
+def test_a_stream_asks_for_a_new_token_when_the_old_one_expired(page: Page, gateway: RunningGateway) -> None:
+    page.add_init_script(BLOCKED_WEBSOCKET)
+    follow(page, gateway, "long:stream-token", tokens=[gateway.token("ann", seconds=2), gateway.token("ann")])
+    first = page.evaluate("states.length")
+    wait(page, f"states.length > {first}")  # refused at its expiry
+    gateway.publish("long:stream-token", "missed")
+    assert numbers(seen(page, 1)) == ["missed"]
+    assert page.evaluate("asked") == 2
+    assert 109 in page.evaluate("states.map(({ code }) => code)")
+
+
+def test_a_gateway_that_is_down_is_not_taken_for_a_blocked_websocket(page: Page, start_gateway: Start) -> None:
+    first = start_gateway(SETTINGS)
+    follow(page, first, "hello:down", backoffMs=20, longestBackoffMs=50)
+    first.stop()
+    wait(page, "states.filter(({ state }) => state === 'connecting').length > 8")
+    start_gateway(SETTINGS, port=first.port)
+    wait(page, "subscriptions[0].state === 'live'")
+    assert page.evaluate("gateway.transport") == "websocket"
+    page.evaluate("gateway.publish('hello:down', 1)")
+
