@@ -1,0 +1,366 @@
+"""SDKs that people already use, unchanged: they subscribe, are live, and after a restart get what they missed, once and in order."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cent
+import centrifuge
+import pytest
+
+from .clients import RULES
+from .conftest import API_KEY, RunningGateway, Start, until
+
+
+@pytest.fixture(scope="module")
+def gateway(start_gateway_once: Start) -> RunningGateway:
+    return start_gateway_once(RULES)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def npm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Path]]:
+    """The folder where centrifuge of npm is installed; that goes on while other tests run."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(_install, tmp_path_factory.mktemp("npm"))
+
+
+def _install(folder: Path) -> Path:
+    command = ["npm", "install", "centrifuge", "ws", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(folder)]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+# centrifuge-python.
+
+
+class Followed(centrifuge.SubscriptionEventHandler):
+    """What a subscription saw, as (offset, data), and how it was (re)subscribed."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, Any]] = []
+        self.subscribed: list[Any] = []
+        self.unsubscribed: list[int] = []
+
+    async def on_publication(self, ctx: Any) -> None:
+        self.seen.append((ctx.pub.offset, ctx.pub.data))
+
+    async def on_subscribed(self, ctx: Any) -> None:
+        self.subscribed.append(ctx)
+
+    async def on_unsubscribed(self, ctx: Any) -> None:
+        self.unsubscribed.append(ctx.code)
+
+
+class Connection(centrifuge.ClientEventHandler):
+    def __init__(self) -> None:
+        self.connected = 0
+        self.disconnected: list[int] = []
+        self.personal: list[tuple[str, Any]] = []
+
+    async def on_connected(self, ctx: Any) -> None:
+        self.connected += 1
+
+    async def on_disconnected(self, ctx: Any) -> None:
+        self.disconnected.append(ctx.code)
+
+    async def on_publication(self, ctx: Any) -> None:
+        self.personal.append((ctx.channel, ctx.pub.data))
+
+
+Sdk = Any
+
+
+@pytest.fixture
+async def sdk() -> AsyncIterator[Sdk]:
+    opened: list[centrifuge.Client] = []
+
+    def open_client(gateway: RunningGateway, user: str = "u1", **options: Any) -> tuple[centrifuge.Client, Connection]:
+        events = Connection()
+        if "get_token" not in options:
+            options.setdefault("token", gateway.token(user))
+        client = centrifuge.Client(gateway.websocket_url, events=events, max_reconnect_delay=0.5, proxy=None, **options)
+        opened.append(client)
+        return client, events
+
+    yield open_client
+    for client in opened:
+        await client.disconnect()
+    # The SDK closes its transports in tasks of its own.
+    if closing := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(closing, timeout=5)
+
+
+async def test_centrifuge_python_subscribes_publishes_and_reads(gateway: RunningGateway, sdk: Sdk) -> None:
+    client, events = sdk(gateway)
+    await client.connect()
+    await client.ready(5)
+    followed = Followed()
+    subscription = client.new_subscription("chat:python", followed)
+    await subscription.subscribe()
+    await subscription.ready(5)
+    assert followed.subscribed[0].recoverable and followed.subscribed[0].positioned
+    await subscription.publish({"from": "python"})
+    await until(lambda: followed.seen == [(1, {"from": "python"})], "its own publication")
+    gateway.publish("notifications:u1", "for you")
+    await until(lambda: events.personal == [("notifications:u1", "for you")], "the personal channel")
+    page = await subscription.history(limit=10)
+    assert [(p.offset, p.data) for p in page.publications] == [(1, {"from": "python"})]
+    assert (await client.rpc("gateway.whoami", None)).data["user"] == "u1"
+    await subscription.unsubscribe()
+    await until(lambda: followed.unsubscribed == [0], "unsubscribed")
+
+
+async def test_centrifuge_python_sees_errors_as_its_own(gateway: RunningGateway, sdk: Sdk) -> None:
+    client, _ = sdk(gateway)
+    await client.connect()
+    await client.ready(5)
+    for call, code in (
+        (client.rpc("levitate", None), 104),
+        (client.publish("posts:1", 1), 103),
+        (client.publish("nowhere:1", 1), 102),
+        (client.history("sealed:1"), 103),
+    ):
+        with pytest.raises(centrifuge.ReplyError) as caught:
+            await call
+        assert caught.value.code == code
+    refused = Followed()
+    await client.new_subscription("sealed:1", refused).subscribe()
+    await until(lambda: refused.unsubscribed == [103], "told why")
+
+
+async def test_centrifuge_python_refreshes_an_expired_token_by_itself(gateway: RunningGateway, sdk: Sdk) -> None:
+    tokens = [gateway.token(seconds=-5), gateway.token(seconds=600)]
+    asked: list[str] = []
+
+    async def get_token() -> str:
+        asked.append(tokens[len(asked)])
+        return asked[-1]
+
+    client, events = sdk(gateway, get_token=get_token)
+    await client.connect()
+    await client.ready(5)
+    assert len(asked) == 2 and events.connected == 1
+
+
+async def test_centrifuge_python_stays_away_after_an_invalid_token(gateway: RunningGateway, sdk: Sdk) -> None:
+    client, events = sdk(gateway, token="garbage")
+    await client.connect()
+    await until(lambda: events.disconnected == [3500], "a terminal disconnect")
+
+
+async def test_centrifuge_python_recovers_what_it_missed_over_a_restart(start_gateway: Start, sdk: Sdk) -> None:
+    first = start_gateway(RULES)
+    client, events = sdk(first)
+    await client.connect()
+    followed = Followed()
+    subscription = client.new_subscription("chat:restart", followed)
+    await subscription.subscribe()
+    await subscription.ready(5)
+    first.publish("chat:restart", 1)
+    first.publish("notifications:u1", "p1")
+    await until(lambda: len(followed.seen) == 1 and len(events.personal) == 1, "live")
+    # A second gateway on another port publishes while the first is away.
+    beside = start_gateway(RULES)
+    assert await asyncio.to_thread(first.stop) == 0
+    for number in range(2, 52):
+        beside.publish("chat:restart", number)
+    beside.publish("notifications:u1", "p2")
+    again = start_gateway(RULES, port=first.port)
+    await until(lambda: len(followed.seen) == 51 and len(events.personal) == 2, "what was missed")
+    again.publish("chat:restart", 52)
+    await until(lambda: len(followed.seen) == 52, "live again")
+    assert followed.seen == [(number, number) for number in range(1, 53)]
+    assert events.personal == [("notifications:u1", "p1"), ("notifications:u1", "p2")]
+    assert followed.subscribed[-1].was_recovering and followed.subscribed[-1].recovered
+    assert events.connected == 2 and followed.unsubscribed == []
+
+
+async def test_centrifuge_python_recovers_when_the_gateway_was_killed(start_gateway: Start, sdk: Sdk) -> None:
+    first = start_gateway(RULES)
+    client, _ = sdk(first)
+    await client.connect()
+    followed = Followed()
+    await client.new_subscription("chat:killed", followed).subscribe()
+    await until(lambda: followed.subscribed, "subscribed")
+    first.publish("chat:killed", 1)
+    await until(lambda: followed.seen, "live")
+    first.process.kill()
+    first.process.wait()
+    again = start_gateway(RULES, port=first.port)
+    again.publish("chat:killed", 2)
+    await until(lambda: followed.seen == [(1, 1), (2, 2)], "the one that was missed, or came live")
+
+
+# cent.
+
+
+@pytest.fixture
+def server_api(gateway: RunningGateway) -> cent.Client:
+    return cent.Client(f"{gateway.url}/api", API_KEY)
+
+
+def test_cent_publishes_and_reads_history(server_api: cent.Client) -> None:
+    first = server_api.publish(cent.PublishRequest(channel="chat:cent", data={"n": 1}, tags={"a": "b"}, idempotency_key="k"))
+    assert first.offset == 1 and first.epoch
+    assert server_api.publish(cent.PublishRequest(channel="chat:cent", data={"n": 1}, idempotency_key="k")).offset == 1
+    assert server_api.publish(cent.PublishRequest(channel="chat:cent", data={"x": None}, skip_history=True)).offset in (None, 0)
+    page = server_api.history(cent.HistoryRequest(channel="chat:cent", limit=-1))
+    assert (page.offset, page.epoch) == (1, first.epoch)
+    assert [(p.offset, p.data, p.tags) for p in page.publications] == [(1, {"n": 1}, {"a": "b"})]
+    since = cent.StreamPosition(offset=0, epoch=first.epoch)
+    assert len(server_api.history(cent.HistoryRequest(channel="chat:cent", limit=5, since=since, reverse=False)).publications) == 1
+    server_api.history_remove(cent.HistoryRemoveRequest(channel="chat:cent"))
+    assert server_api.history(cent.HistoryRequest(channel="chat:cent", limit=-1)).publications == []
+
+
+def test_cent_broadcasts(server_api: cent.Client) -> None:
+    answer = server_api.broadcast(cent.BroadcastRequest(channels=["chat:c1", "nowhere:1"], data={"n": 1}))
+    assert answer.responses[0].result is not None and answer.responses[0].result.offset == 1
+    assert answer.responses[1].error is not None and answer.responses[1].error.code == 102
+
+
+def test_cent_sends_batches(server_api: cent.Client) -> None:
+    requests = [cent.PublishRequest(channel="chat:batch", data=number) for number in (1, 2)] + [cent.HistoryRequest(channel="chat:batch", limit=-1)]
+    answer = server_api.batch(cent.BatchRequest(requests=requests))
+    assert [reply.offset for reply in answer.replies[:2]] == [1, 2]
+    assert [p.data for p in answer.replies[2].publications] == [1, 2]
+
+
+async def test_cent_looks_at_channels_and_nodes(gateway: RunningGateway, server_api: cent.Client, sdk: Sdk) -> None:
+    client, _ = sdk(gateway)
+    await client.connect()
+    subscription = client.new_subscription("chat:looked-at", Followed())
+    await subscription.subscribe()
+    await subscription.ready(5)
+    channels = await asyncio.to_thread(server_api.channels, cent.ChannelsRequest(pattern="chat:looked*"))
+    assert channels.channels["chat:looked-at"].num_clients == 1
+    info = await asyncio.to_thread(server_api.info, cent.InfoRequest())
+    assert info.nodes[0].uid and info.nodes[0].name and info.nodes[0].num_clients >= 1
+
+
+def test_cent_sees_errors_as_its_own(gateway: RunningGateway, server_api: cent.Client) -> None:
+    with pytest.raises(cent.CentApiResponseError) as caught:
+        server_api.publish(cent.PublishRequest(channel="nowhere:1", data={}))
+    assert caught.value.code == 102
+    with pytest.raises(cent.CentUnauthorizedError):
+        cent.Client(f"{gateway.url}/api", "wrong").info(cent.InfoRequest())
+
+
+async def test_cent_works_with_asyncio(gateway: RunningGateway) -> None:
+    client = cent.AsyncClient(f"{gateway.url}/api", API_KEY)
+    try:
+        assert (await client.publish(cent.PublishRequest(channel="chat:acent", data={}))).offset == 1
+    finally:
+        await client._session._session.close()
+
+
+# centrifuge of npm.
+
+SCRIPT = """
+const { Centrifuge } = require('centrifuge');
+const WebSocket = require('ws');
+const [url, token] = process.argv.slice(2);
+const say = (kind, fields) => console.log(JSON.stringify({ kind, ...fields }));
+const client = new Centrifuge(url, { websocket: WebSocket, token, minReconnectDelay: 50, maxReconnectDelay: 300 });
+client.on('connected', (ctx) => say('connected', { transport: ctx.transport }));
+client.on('disconnected', (ctx) => say('disconnected', { code: ctx.code }));
+client.on('error', () => {});
+client.on('publication', (ctx) => say('personal', { channel: ctx.channel, data: ctx.data }));
+for (const channel of ['chat:js', 'chat:js2']) {
+  const sub = client.newSubscription(channel);
+  sub.on('subscribed', (ctx) => say('subscribed', { channel, wasRecovering: ctx.wasRecovering, recovered: ctx.recovered, recoverable: ctx.recoverable }));
+  sub.on('unsubscribed', (ctx) => say('unsubscribed', { channel, code: ctx.code }));
+  sub.on('publication', (ctx) => say('publication', { channel, offset: ctx.offset, data: ctx.data }));
+  sub.subscribe();
+}
+client.connect();
+process.stdin.on('data', async (line) => {
+  const order = JSON.parse(line);
+  try {
+    if (order.publish) { await client.publish(order.publish, order.data); say('published', {}); }
+    if (order.history) { const h = await client.history(order.history, { limit: 100 }); say('history', { offsets: h.publications.map((p) => p.offset) }); }
+    if (order.rpc) { const r = await client.rpc(order.rpc, null); say('rpc', { data: r.data }); }
+  } catch (error) { say('error', { code: error.code }); }
+});
+process.stdin.on('end', () => process.exit(0));
+"""
+
+
+class Node:
+    """The script as a process: what it says is read line by line."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.said: list[dict[str, Any]] = []
+
+    async def order(self, **order: Any) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(order).encode() + b"\n")
+
+    async def until(self, kind: str, count: int = 1, **fields: Any) -> list[dict[str, Any]]:
+        """All that was said of this kind, once there are so many."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(20):
+            while len(found := [said for said in self.said if said["kind"] == kind and fields.items() <= said.items()]) < count:
+                line = await self.process.stdout.readline()
+                assert line, "the script ended"
+                self.said.append(json.loads(line))
+        return found
+
+
+async def test_centrifuge_js_recovers_what_it_missed_over_a_restart(start_gateway: Start, npm: Future[Path]) -> None:
+    if not (shutil.which("node") and shutil.which("npm")) and not os.environ.get("CI"):
+        pytest.skip("node and npm are not installed: centrifuge of npm was not tried")
+    folder = await asyncio.wrap_future(npm)
+    (folder / "follow.js").write_text(SCRIPT)
+    first = start_gateway(RULES)
+    process = await asyncio.create_subprocess_exec(
+        "node", "follow.js", first.websocket_url, first.token("js"), cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    node = Node(process)
+    try:
+        subscribed = await node.until("subscribed", 2)
+        assert all(told["recoverable"] and not told["wasRecovering"] for told in subscribed)
+        await node.order(publish="chat:js", data={"n": 1})
+        first.publish("chat:js2", {"n": 1})
+        first.publish("notifications:js", "p1")
+        assert (await node.until("publication", channel="chat:js"))[0]["data"] == {"n": 1}
+        await node.until("publication", channel="chat:js2")
+        await node.until("personal")
+        await node.order(history="chat:js")
+        assert (await node.until("history"))[0]["offsets"] == [1]
+        await node.order(rpc="gateway.whoami")
+        assert (await node.until("rpc"))[0]["data"]["user"] == "js"
+        await node.order(publish="posts:1", data=1)
+        assert (await node.until("error"))[0]["code"] == 103
+
+        beside = start_gateway(RULES)
+        assert await asyncio.to_thread(first.stop) == 0
+        for number in range(2, 402):  # more than the reference server recovers at all
+            beside.publish("endless:x" if number % 2 else "chat:js2", {"n": number})
+        for number in range(2, 52):
+            beside.publish("chat:js", {"n": number})
+        beside.publish("notifications:js", "p2")
+        again = start_gateway(RULES, port=first.port)
+        seen = await node.until("publication", 51, channel="chat:js")
+        again.publish("chat:js", {"n": 52})
+        seen = await node.until("publication", 52, channel="chat:js")
+        assert [(told["offset"], told["data"]["n"]) for told in seen] == [(number, number) for number in range(1, 53)]
+        resubscribed = {told["channel"]: told["recovered"] for told in await node.until("subscribed", 4)}
+        assert resubscribed == {"chat:js": True, "chat:js2": False}, "history of chat:js2 keeps only 100 of the 200 it missed"
+        assert [told["data"] for told in await node.until("personal", 2)] == ["p1", "p2"]
+        assert not [told for told in node.said if told["kind"] in ("disconnected", "unsubscribed")]
+        assert len([told for told in node.said if told["kind"] == "connected"]) == 2
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        await process.wait()
