@@ -80,6 +80,13 @@ class Subscription:
         """What it missed is gone; its position is the channel's top now. Called after ``begin`` only."""
         raise AssertionError("an edge's subscription says so")
 
+    def deliver(self, joined: Any) -> None:
+        """Writes what the wire joined, outside of a round of the fan-out."""
+        try:
+            self.write(joined)
+        except OSError as error:
+            log.debug("a subscriber's socket is gone: %s", error)  # its connection_lost is on the way
+
     # What everybody else asks of it.
 
     @property
@@ -120,7 +127,7 @@ class Subscription:
             return
         # The position moves first: a full socket may ask for it while the write is under way.
         self.offset = publications[-1].offset
-        self.write(self.wire.join(self.channel, publications))
+        self.deliver(self.wire.join(self.channel, publications))
 
     def _start_over(self) -> None:
         """What follows its position is gone: it goes on from the channel's top, and its client is told."""

@@ -365,5 +365,7 @@ def _write(writes: Iterable[Write], payload: Any) -> None:
             for write in rest:
                 write(payload)
             return
+        except OSError as error:
+            log.debug("a subscriber's socket is gone: %s", error)  # its connection_lost is on the way
         except Exception:
             log.exception("a write to a subscriber failed")

@@ -11,6 +11,7 @@ import json
 from typing import Annotated, Any
 
 import msgspec
+from msgspec.structs import astuple
 
 from .errors import ClientError, Disconnect
 from .publication import Position, Publication
@@ -134,7 +135,7 @@ class Command(msgspec.Struct, gc=False):
 
     def method(self) -> str:
         """The one method it names. Raises Disconnect 3501 for none, or several."""
-        named = [method for method in METHODS if getattr(self, method) is not None]
+        named = [method for method, request in zip(METHODS, astuple(self)[1:], strict=True) if request is not None]
         if len(named) != 1:
             raise Disconnect(3501, "a command with no known method" if not named else f"a command with {len(named)} methods")
         return named[0]

@@ -146,6 +146,8 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        gc.collect()
+        gc.freeze()  # what the imports made stays for good, and need not be looked through
         assert sockets is not None
         if self._embedded is not None:
             self._watcher = asyncio.create_task(self._watch(self._embedded))

@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 import random
 import time
-import uuid
 from collections.abc import Awaitable
 from typing import Any, Protocol
 
@@ -38,7 +37,7 @@ from .errors import (
     TooManyRequests,
     UnrecoverablePosition,
 )
-from .node import Node
+from .node import Node, new_id
 from .permissions import ANONYMOUS, Identity, admits
 from .protocol import METHODS, PONG, Command, Since, encode, error_reply, history_result, is_json, push, raw_object, reply, subscribe_result
 from .publication import MAX_OFFSET, Position, Publication
@@ -59,7 +58,10 @@ OPENED, CONNECTING, CONNECTED, CLOSED = "opened", "connecting", "connected", "cl
 
 
 class Outlet(Protocol):
-    """The way to one client. ``write`` takes what the wire's ``join`` made, ``send`` one message of the protocol."""
+    """The way to one client. ``write`` takes what the wire's ``join`` made, ``send`` one message of the protocol.
+
+    What is sent while a message is being handled may leave together; ``flush`` lets it go before something is written.
+    """
 
     wire: Wire
     write: Any
@@ -67,6 +69,8 @@ class Outlet(Protocol):
     native_pings: bool  # the client asked for WebSocket pings instead of the protocol's
 
     def send(self, message: bytes) -> None: ...
+
+    def flush(self) -> None: ...
 
     def ping(self) -> None: ...
 
@@ -94,6 +98,10 @@ class ClientSubscription(Subscription):
     def paused(self) -> bool:
         # The reply to connect comes before anything of a server-side subscription.
         return self.session.outlet.paused or (self.server_side and self.session.state is not CONNECTED)
+
+    def deliver(self, joined: Any) -> None:
+        self.session.outlet.flush()
+        super().deliver(joined)
 
     def begin(self, recovered: bool, publications: list[Publication]) -> None:
         session = self.session
@@ -218,7 +226,7 @@ class Session:
         identity = node.authenticate(request.token or "")
         node.admit_user(identity.user)
         self.identity = identity
-        self.client = str(uuid.uuid4())
+        self.client = new_id()
         self.connect_id = id
         self.state = CONNECTING
         names = node.personal_channels(identity.user)
@@ -242,16 +250,17 @@ class Session:
 
     def _connected(self) -> None:
         config = self.node.config
-        fields = {"client": encode(self.client), "version": encode(__version__)}
+        parts = [b'{"client":"%b","version":"%b"' % (self.client.encode(), __version__.encode())]
         if self.identity.expires_at:
-            fields |= {"expires": b"true", "ttl": b"%d" % _seconds_left(self.identity.expires_at)}
+            parts.append(b',"expires":true,"ttl":%d' % _seconds_left(self.identity.expires_at))
         if self.answers:
-            fields["subs"] = b"{%s}" % b",".join([b"%s:%s" % (encode(name), result) for name, result in self.answers.items()])
+            parts.append(b',"subs":{%b}' % b",".join([b"%b:%b" % (encode(name), result) for name, result in self.answers.items()]))
         if not self.outlet.native_pings:
-            fields |= {"ping": b"%d" % max(1, round(config.ping_seconds)), "pong": b"true"}
+            parts.append(b',"ping":%d,"pong":true' % max(1, round(config.ping_seconds)))
+        parts.append(b"}")
         self.answers = None
         self.state = CONNECTED
-        self.outlet.send(reply(self.connect_id, "connect", raw_object(fields)))
+        self.outlet.send(reply(self.connect_id, "connect", b"".join(parts)))
         # The first ping comes at a random time, so that clients that came together are not pinged together for ever.
         now = self.node.hub.now()
         self.next_ping = now + config.ping_seconds * random.uniform(0.5, 1)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 from typing import Any, Protocol
 
-from websockets.datastructures import Headers
-from websockets.http11 import Request
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import is_ssl
 
 from .websocket import WebSocketConnection
 
@@ -36,7 +36,13 @@ class HttpProtocol(HttpToolsProtocol):
     _complete = False
 
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
+        # As uvicorn's, but for the addresses, which it asks a socket object for: that took longer than all the rest.
+        self.connections.add(self)
+        self.transport = transport
+        self.flow = FlowControl(transport)
+        self.server = _address(transport.get_extra_info("sockname"))
+        self.client = _address(transport.get_extra_info("peername"))
+        self.scheme = "https" if is_ssl(transport) else "http"
         self._await_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -75,8 +81,7 @@ class HttpProtocol(HttpToolsProtocol):
         connection = WebSocketConnection(self.config, self.server_state, self.app_state, self.loop)
         connection.connection_made(self.transport)
         self.transport.set_protocol(connection)
-        headers = Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.headers])
-        connection.shake_hands(Request(self.url.decode("latin-1"), headers))
+        connection.shake_hands(self.url.decode("latin-1"), self.headers)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -87,3 +92,8 @@ class HttpProtocol(HttpToolsProtocol):
         super().resume_writing()
         if self.stream is not None:
             self.stream.resumed()
+
+
+def _address(name: Any) -> tuple[str, int] | None:
+    """Host and port; a Unix socket has none."""
+    return (str(name[0]), int(name[1])) if isinstance(name, tuple | list) else None

@@ -16,7 +16,6 @@ import asyncio
 import logging
 import random
 import time
-import uuid
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -25,7 +24,7 @@ from starlette.datastructures import Headers, QueryParams
 from ..catchup import State, Subscription
 from ..channel import Channel
 from ..errors import BadRequest, ClientError, Disconnect, LimitExceeded, PermissionDenied, StoreError
-from ..node import Node
+from ..node import Node, new_id
 from ..permissions import Identity
 from ..protocol import encode, raw_object
 from ..publication import Position, Publication
@@ -169,7 +168,7 @@ class EventStream:
         self.direct = output.direct
         self.write = output.write
         self.identity = identity
-        self.client = str(uuid.uuid4())
+        self.client = new_id()
         self.bucket = 0
         self.full = False
         self.open = False
@@ -238,7 +237,10 @@ class EventStream:
         return b",".join(map(_mark, self._positions))
 
     def _write_text(self, text: bytes) -> None:
-        self.write(chunk(text) if self.direct else text)
+        try:
+            self.write(chunk(text) if self.direct else text)
+        except OSError as error:
+            log.debug("a client's socket is gone: %s", error)  # its disconnect is on the way
 
     # From the socket and the clock.
 

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from websockets.datastructures import Headers
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
+from websockets.utils import accept_key
 
 from ..channel import Channel
 from ..errors import Disconnect
@@ -49,6 +52,8 @@ def text_frame(payload: bytes) -> bytes:
     return b"\x81\x7f%b%b" % (length.to_bytes(8), payload)
 
 
+_SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
 _PING_FRAME = text_frame(PING)
 _NATIVE_PING = b"\x89\x00"
 
@@ -82,7 +87,7 @@ WEBSOCKET = WebSocketWire()
 class WebSocketConnection(asyncio.Protocol):
     """``HttpProtocol`` hands a connection over: ``connection_made``, ``shake_hands``, then whatever the socket brings."""
 
-    __slots__ = ("_fragments", "_loop", "_node", "_protocol", "_session", "_transport", "native_pings", "paused", "write")
+    __slots__ = ("_corked", "_fragments", "_loop", "_node", "_protocol", "_session", "_transport", "native_pings", "paused", "write")
 
     wire = WEBSOCKET
 
@@ -92,6 +97,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._protocol = ServerProtocol(state=State.OPEN, max_size=self._node.config.limits.message_bytes, logger=_quiet)
         self._session: Session | None = None
         self._fragments: list[bytes] | None = None
+        self._corked: list[bytes] | None = None
         self.paused = False
         self.native_pings = False
 
@@ -101,38 +107,38 @@ class WebSocketConnection(asyncio.Protocol):
         self._transport = transport
         self.write = transport.write
 
-    def shake_hands(self, request: Request) -> None:
-        """Answers the upgrade request; everything behind it is frames."""
-        refusal = self._refusal(request)
-        if refusal is not None:
-            response = _hands.reject(refusal[0], refusal[1] + "\n")
-        else:
-            response = _hands.accept(request)
-        self.write(response.serialize())
-        if response.status_code != 101:
-            log.info("handshake refused with %d: %s", response.status_code, response.body.decode().partition("\n")[0])
+    def shake_hands(self, path: str, headers: list[tuple[bytes, bytes]]) -> None:
+        """Answers the upgrade request, whose header names are in lower case; everything behind it is frames."""
+        query = parse_qs(urlsplit(path).query) if "?" in path else {}
+        status, answer, text = self._answer_handshake(path, headers, query)
+        self._put(answer)
+        if status != 101:
+            log.info("handshake refused with %d: %s", status, text)
             self._transport.close()
             return
-        self.native_pings = "cf_ws_frame_ping_pong=true" in request.path
+        self.native_pings = "true" in query.get("cf_ws_frame_ping_pong", ())
         try:
             self._session = Session(self._node, self, self._loop.time())
         except Disconnect as disconnect:
             self.disconnect(disconnect.code, disconnect.reason)
 
-    def _refusal(self, request: Request) -> tuple[int, str] | None:
-        path, headers = urlsplit(request.path), request.headers
-        if path.path != PATH:
-            return 404, f"WebSocket lives at {PATH}"
-        query = parse_qs(path.query)
-        asked = headers.get("Sec-WebSocket-Protocol", "") if len(headers.get_all("Sec-WebSocket-Protocol")) < 2 else "several"
-        if "protobuf" in query.get("format", []) + query.get("cf_protocol", []) or "centrifuge-protobuf" in asked:
-            return 400, "this server speaks the JSON protocol, not Protobuf"
-        origins, hosts = headers.get_all("Origin"), headers.get_all("Host")
-        if len(origins) > 1 or len(hosts) > 1:
-            return 400, "Origin and Host are sent once"
-        if not origin_allowed(origins[0] if origins else "", hosts[0] if hosts else "", self._node.config.allowed_origins):
-            return 403, "allowed_origins does not list this page's origin"
-        return None
+    def _answer_handshake(self, path: str, headers: list[tuple[bytes, bytes]], query: dict[str, list[str]]) -> tuple[int, bytes, str]:
+        """Status and answer; the text says why it is refused. Whatever is unusual is left to the library to judge."""
+        fields = dict(headers)
+        if path.partition("?")[0] != PATH:
+            return _refusal(404, f"WebSocket lives at {PATH}")
+        if b"protobuf" in fields.get(b"sec-websocket-protocol", b"") or "protobuf" in query.get("format", []) + query.get("cf_protocol", []):
+            return _refusal(400, "this server speaks the JSON protocol, not Protobuf")
+        origin, host = fields.get(b"origin", b"").decode("latin-1"), fields.get(b"host", b"").decode("latin-1")
+        if not origin_allowed(origin, host, self._node.config.allowed_origins):
+            return _refusal(403, "allowed_origins does not list this page's origin")
+        if len(fields) == len(headers) and _is_plain_handshake(fields):
+            return 101, b"%b%b\r\n\r\n" % (_SWITCHING, accept_key(fields[b"sec-websocket-key"].decode()).encode()), ""
+        if sum(1 for name, _ in headers if name in (b"origin", b"host")) > 2:
+            return _refusal(400, "Origin and Host are sent once")
+        request = Request(path, Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]))
+        response = _hands.accept(request)
+        return response.status_code, response.serialize(), response.body.decode().partition("\n")[0]
 
     # Inbound.
 
@@ -147,7 +153,7 @@ class WebSocketConnection(asyncio.Protocol):
             self._session.closed()
             self._session = None
         if protocol.writes:
-            self._flush()
+            self._write_protocol()
 
     def _on_frame(self, frame: Frame) -> None:
         if frame.opcode is Opcode.TEXT or frame.opcode is Opcode.BINARY:
@@ -176,7 +182,10 @@ class WebSocketConnection(asyncio.Protocol):
         except Disconnect as disconnect:
             session.close(disconnect)
             return
+        self._corked = []  # what answers one message leaves in one write
         session.receive(commands)
+        self.flush()
+        self._corked = None
 
     def eof_received(self) -> bool:
         return False  # uvloop closes the transport
@@ -191,17 +200,33 @@ class WebSocketConnection(asyncio.Protocol):
 
     # Outbound.
 
+    def _put(self, data: bytes) -> None:
+        try:
+            self.write(data)
+        except OSError as error:
+            log.debug("a client's socket is gone: %s", error)  # connection_lost is on the way
+
     def send(self, message: bytes) -> None:
-        self.write(text_frame(message))
+        if self._corked is None:
+            self._put(text_frame(message))
+        else:
+            self._corked.append(text_frame(message))
+
+    def flush(self) -> None:
+        """What answers the message that is being handled goes out before anything else does."""
+        if self._corked:
+            frames, self._corked = self._corked, []
+            self._put(b"".join(frames))
 
     def ping(self) -> None:
-        self.write(_NATIVE_PING if self.native_pings else _PING_FRAME)
+        self._put(_NATIVE_PING if self.native_pings else _PING_FRAME)
 
     def disconnect(self, code: int, reason: str) -> None:
         self._session = None
+        self.flush()
         if self._protocol.state is State.OPEN:
             self._protocol.send_close(code, reason.encode()[:REASON_BYTES].decode(errors="ignore"))
-        self._flush()
+        self._write_protocol()
         self._loop.call_later(CLOSE_SECONDS, self._transport.abort)
 
     def hold_reading(self, hold: bool) -> None:
@@ -210,10 +235,10 @@ class WebSocketConnection(asyncio.Protocol):
         elif not self._transport.is_closing():
             self._transport.resume_reading()
 
-    def _flush(self) -> None:
+    def _write_protocol(self) -> None:
         for data in self._protocol.data_to_send():
             if data:
-                self.write(data)
+                self._put(data)
             elif not self._transport.is_closing():
                 # Half-closed: the client reads what was written, answers, and closes. If it does not, we do.
                 self._transport.write_eof()
@@ -234,5 +259,20 @@ def _select_subprotocol(protocol: ServerProtocol, offered: Sequence[Subprotocol]
     return Subprotocol("centrifuge-json") if "centrifuge-json" in offered else None
 
 
-# Answers everybody's handshake: it keeps nothing of one for the next.
+def _refusal(status: int, text: str) -> tuple[int, bytes, str]:
+    return status, _hands.reject(status, text + "\n").serialize(), text
+
+
+def _is_plain_handshake(fields: dict[bytes, bytes]) -> bool:
+    """Whether it is what every client sends: then it needs no parsing, which would take a third of a connect's time."""
+    return (
+        fields.get(b"upgrade", b"").lower() == b"websocket"
+        and fields.get(b"connection", b"").lower() == b"upgrade"
+        and fields.get(b"sec-websocket-version") == b"13"
+        and b"sec-websocket-protocol" not in fields
+        and _KEY.fullmatch(fields.get(b"sec-websocket-key", b"")) is not None
+    )
+
+
+# Answers unusual handshakes, everybody's: it keeps nothing of one for the next.
 _hands = ServerProtocol(select_subprotocol=_select_subprotocol, logger=_quiet)
