@@ -1,0 +1,601 @@
+"""The program ``gateway``: exit status 0, 1 or 2, errors in one line on standard error and never a traceback.
+
+Each command is a process of its own, half a second of one core: those of a kind run beside each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+import valkey
+
+from gateway.store.embedded import socket_path
+
+from .conftest import RunningGateway, Start, wait_until
+
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+
+
+@dataclass
+class Outcome:
+    status: int
+    out: str
+    error: str
+
+    def fails(self, status: int, *words: str) -> None:
+        """It ended so, with one line on standard error that holds these words."""
+        assert self.status == status, self
+        assert self.error.startswith("gateway: ") and self.error.count("\n") == 1, self.error
+        assert "Traceback" not in self.error + self.out
+        for word in words:
+            assert word in self.error, self.error
+
+    def succeeds(self) -> str:
+        assert (self.status, self.error) == (0, ""), self
+        return self.out
+
+
+def run(*arguments: Any, stdin: bytes = b"", environment: dict[str, str] = {}, seconds: float = 30) -> Outcome:
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway", *map(str, arguments)],
+        input=stdin,
+        capture_output=True,
+        env=ENVIRONMENT | environment,
+        timeout=seconds,
+    )
+    return Outcome(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+class Process:
+    """A command that stays; its standard output is read line by line."""
+
+    def __init__(self, *arguments: Any, environment: dict[str, str] = {}) -> None:
+        self._popen = subprocess.Popen(
+            [sys.executable, "-m", "gateway", *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,  # select sees all that was not read yet
+            env=ENVIRONMENT | environment,
+        )
+        self._unread = b""
+        self.heard = ""
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    def line(self, seconds: float = 15) -> str:
+        """The next line of standard output."""
+        return self._line_of(self._popen.stdout, seconds)
+
+    def _line_of(self, stream: Any, seconds: float) -> str:
+        deadline = time.monotonic() + seconds
+        while b"\n" not in self._unread:
+            assert select.select([stream], [], [], max(0, deadline - time.monotonic()))[0], f"nothing came within {seconds} s"
+            part = os.read(stream.fileno(), 65536)
+            if not part:
+                raise AssertionError(f"it ended: {self._popen.wait(10)} {self._popen.stderr.read().decode()}")  # type: ignore[union-attr]
+            self._unread += part
+        line, _, self._unread = self._unread.partition(b"\n")
+        return line.decode()
+
+    def complaint(self, seconds: float = 15) -> str:
+        """The next line of standard error. Not to be mixed with ``line`` while one is under way."""
+        assert self._popen.stderr is not None
+        assert select.select([self._popen.stderr], [], [], seconds)[0], "nothing was said"
+        return self._popen.stderr.readline().decode()
+
+    def end(self, number: int = signal.SIGINT, seconds: float = 20) -> Outcome:
+        if self._popen.poll() is None:
+            self._popen.send_signal(number)
+        try:
+            out, error = self._popen.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+            self._popen.communicate()
+            raise
+        return Outcome(self._popen.returncode, (self._unread + out).decode(), error.decode())
+
+
+@contextlib.contextmanager
+def process(*arguments: Any, **options: Any) -> Iterator[Process]:
+    running = Process(*arguments, **options)
+    try:
+        yield running
+    finally:
+        running.end(signal.SIGKILL)
+
+
+def end_embedded(data_dir: Path) -> None:
+    """Ends a server that a killed gateway left behind."""
+    with contextlib.suppress(valkey.ValkeyError), valkey.Valkey(unix_socket_path=str(socket_path(data_dir))) as client:
+        client.shutdown(nosave=True)
+
+
+def pid_of_embedded(data_dir: Path) -> int:
+    with valkey.Valkey(unix_socket_path=str(socket_path(data_dir))) as client:
+        return int(client.info("server")["process_id"])
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there and not a zombie."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.fixture(scope="module")
+def gateway(start_gateway_once: Start) -> RunningGateway:
+    """With its embedded Valkey, as a first run has it."""
+    return start_gateway_once("[namespaces.endless]\nhistory_size = -1\n", valkey_url=None)
+
+
+@pytest.fixture(scope="module")
+def used(gateway: RunningGateway) -> list[str]:
+    """The options by which a command finds it. The prefix is the tests'."""
+    file = gateway.data_dir / "client.toml"
+    file.write_text(f'prefix = "{gateway.prefix}"\n')
+    return ["--config", str(file), "--data-dir", str(gateway.data_dir)]
+
+
+# What cannot work. All of these run beside each other, and beside the other tests. To import the program fifty times
+# would cost more than all else here: one process imports it, and each case is a fork of it that runs `main`.
+
+FORKS = """
+import json, os, sys, traceback
+import gateway.cli, gateway.follow, gateway.server, publishers
+folder, cases = sys.argv[1], json.load(sys.stdin)
+children = {}
+for number, (name, (arguments, environment)) in enumerate(cases.items()):
+    path = f"{folder}/{number}"
+    if child := os.fork():
+        children[name] = child, path
+        continue
+    for target, file in ((0, "/dev/null"), (1, path + ".out"), (2, path + ".error")):
+        os.dup2(os.open(file, os.O_RDWR | os.O_CREAT), target)
+    os.environ |= environment
+    sys.argv = ["gateway", *arguments]
+    status = 70
+    try:
+        gateway.cli.main()
+    except SystemExit as ending:
+        status = ending.code or 0
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush(), sys.stderr.flush()
+    os._exit(status)
+outcomes = {}
+for name, (child, path) in children.items():
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    outcomes[name] = status, open(path + ".out").read(), open(path + ".error").read()
+json.dump(outcomes, sys.stdout)
+"""
+
+
+def run_all(cases: dict[str, tuple[list[Any], dict[str, str]]], folder: Path) -> dict[str, Outcome]:
+    body = json.dumps(cases, default=str)
+    done = subprocess.run([sys.executable, "-c", FORKS, folder], input=body, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT, timeout=60, check=True)
+    return {name: Outcome(*outcome) for name, outcome in json.loads(done.stdout).items()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def failures(gateway: RunningGateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[dict[str, Outcome]]]:
+    folder = tmp_path_factory.mktemp("failures")
+    empty = folder / "empty"
+
+    def toml(name: str, text: str) -> Path:
+        (folder / name).write_text(text)
+        return folder / name
+
+    web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+    web.RequestHandlerClass.log_message = lambda *_: None  # type: ignore[method-assign,assignment]
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    silent = socket.create_server(("127.0.0.1", 0))
+    refused = socket.create_server(("127.0.0.1", 0))
+    nobody = refused.getsockname()[1]
+    refused.close()
+    here = ["--data-dir", gateway.data_dir]
+    cases: dict[str, tuple[list[Any], dict[str, str]]] = {
+        "no command": ([], {}),
+        "unknown command": (["levitate"], {}),
+        "unknown option": (["serve", "--levitate"], {}),
+        "missing argument": (["publish", "chat:1"], {}),
+        "port that is text": (["serve", "--port", "x"], {}),
+        "port out of range": (["serve", "--port", "70000", "--data-dir", empty], {}),
+        "data that is no JSON": (["publish", "chat:1", "hello", *here], {}),
+        "channel with braces": (["publish", "{x}", "1", *here], {}),
+        "channel with a newline": (["history", "a\nb", *here], {}),
+        "channel too long": (["subscribe", "x" * 300, *here], {}),
+        "channel without a name": (["publish", "", "1", *here], {}),
+        "bad position": (["history", "posts:1", "--since", "17", *here], {}),
+        "position past 2^53": (["subscribe", "posts:1", "--since", f"e:{2**53}", *here], {}),
+        "negative limit": (["history", "posts:1", "--limit", "-1", *here], {}),
+        "since with two channels": (["subscribe", "a", "b", "--since", "e:1", *here], {}),
+        "bad duration": (["token", "--user", "u", "--expires", "soon", *here], {}),
+        "info that is no JSON": (["token", "--user", "u", "--info", "{", *here], {}),
+        "token without a user": (["token"], {}),
+        "key with many": (["publish", "posts:1", "-", "--key", "k", *here], {}),
+        "unknown namespace": (["subscribe", "nowhere:1", *here], {}),
+        "nobody serves, publish": (["publish", "posts:1", "1", "--data-dir", empty], {}),
+        "nobody serves, history": (["history", "posts:1", "--data-dir", empty], {}),
+        "nobody serves, subscribe": (["subscribe", "posts:1", "--data-dir", empty], {}),
+        "nobody serves, check": (["check", "--data-dir", empty], {}),
+        "no secret": (["token", "--user", "u", "--data-dir", empty], {}),
+        "no file": (["check", "--config", folder / "none.toml"], {}),
+        "not TOML": (["serve", "--config", toml("broken.toml", "port = = 1\n")], {}),
+        "unknown key": (["serve", "--config", toml("key.toml", "prot = 1\n")], {}),
+        "unknown key in a table": (["check", "--config", toml("table.toml", "[limits]\nmessage_byte = 1\n")], {}),
+        "unknown key of a namespace": (["check", "--config", toml("ns.toml", '[namespaces.x]\npublsh = "user"\n')], {}),
+        "wrong type": (["serve", "--config", toml("type.toml", 'port = "many"\n')], {}),
+        "wrong rule": (["serve", "--config", toml("rule.toml", '[channels]\nsubscribe = "friends"\n')], {}),
+        "meta_ttl too short": (["check", "--config", toml("meta.toml", '[channels]\nmeta_ttl = "1m"\nhistory_ttl = "5m"\n')], {}),
+        "unknown variable": (["check", *here], {"GATEWAY_PROT": "1"}),
+        "unknown nested variable": (["check", *here], {"GATEWAY_LIMITS__MESSAGE_BYTE": "1"}),
+        "wrong variable": (["serve", "--data-dir", empty], {"GATEWAY_PORT": "many"}),
+        "unreachable Valkey": (["serve", "--port", "0", "--valkey-url", f"valkey://127.0.0.1:{nobody}"], {}),
+        "unreachable Valkey, publish": (["publish", "posts:1", "1", "--valkey-url", f"valkey://127.0.0.1:{nobody}"], {}),
+        "unreachable socket": (["check", "--valkey-url", f"unix://{folder}/none.sock"], {}),
+        "wrong Valkey, serve": (["serve", "--port", "0", "--data-dir", empty, "--valkey-url", f"valkey://127.0.0.1:{web.server_port}"], {}),
+        "wrong Valkey, check": (["check", "--valkey-url", f"valkey://127.0.0.1:{web.server_port}"], {}),
+        "wrong Valkey, history": (["history", "posts:1", "--valkey-url", f"valkey://127.0.0.1:{web.server_port}"], {}),
+        "silent Valkey": (["check", "--valkey-url", f"valkey://127.0.0.1:{silent.getsockname()[1]}"], {}),
+        "wrong scheme": (["check", "--valkey-url", "http://127.0.0.1:1"], {}),
+        "port in use": (["serve", "--port", gateway.port, "--data-dir", empty], {}),
+        "second gateway": (["serve", "--port", "0", "--data-dir", gateway.data_dir], {}),
+        "data_dir that is a file": (["serve", "--port", "0", "--data-dir", toml("file", "")], {}),
+        "host of nobody": (["serve", "--port", "0", "--host", "192.0.2.1", "--data-dir", empty], {}),
+        "half of a certificate": (["serve", "--config", toml("tls.toml", 'tls_cert = "x.pem"\n')], {}),
+        "no certificate": (["serve", "--config", toml("tls2.toml", f'port = 0\ntls_cert = "x.pem"\ntls_key = "y.pem"\ndata_dir = "{folder}/tls"\n')], {}),
+    }
+    cases = {name: ([str(argument) for argument in arguments], environment) for name, (arguments, environment) in cases.items()}
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(run_all, cases, tmp_path_factory.mktemp("outcomes"))
+    web.shutdown()
+    web.server_close()
+    silent.close()
+
+
+EXPECTED: dict[str, tuple[int, tuple[str, ...]]] = {
+    "no command": (2, ()),
+    "unknown command": (2, ("levitate",)),
+    "unknown option": (2, ("--levitate",)),
+    "missing argument": (2, ("DATA",)),
+    "port that is text": (2, ("--port", "'x'")),
+    "port out of range": (1, ("port", "65535")),
+    "data that is no JSON": (2, ("DATA is not JSON", "hello", "in quotes")),
+    "channel with braces": (2, ("brace", "{x}")),
+    "channel with a newline": (2, ("control character",)),
+    "channel too long": (2, ("longer than 255",)),
+    "channel without a name": (2, ("no name",)),
+    "bad position": (2, ("'17' is not a position", "EPOCH:OFFSET")),
+    "position past 2^53": (2, ("past",)),
+    "negative limit": (2, ("--limit",)),
+    "since with two channels": (2, ("--since", "one channel")),
+    "bad duration": (2, ("--expires", "soon", "5m")),
+    "info that is no JSON": (2, ("--info is not JSON",)),
+    "token without a user": (2, ("--user",)),
+    "key with many": (2, ("--key",)),
+    "unknown namespace": (1, ("nowhere", "--config")),
+    "nobody serves, publish": (1, ("no gateway runs on", 'start "gateway serve" or pass --valkey-url')),
+    "nobody serves, history": (1, ("no gateway runs on", 'start "gateway serve" or pass --valkey-url')),
+    "nobody serves, subscribe": (1, ("no gateway runs on", 'start "gateway serve" or pass --valkey-url')),
+    "nobody serves, check": (1, ("no gateway runs on", 'start "gateway serve" or pass --valkey-url')),
+    "no secret": (1, ("tokens.hmac_secret", "gateway serve")),
+    "no file": (1, ("none.toml",)),
+    "not TOML": (1, ("broken.toml", "line 1")),
+    "unknown key": (1, ("key.toml", "'prot'")),
+    "unknown key in a table": (1, ("table.toml", "limits.message_byte")),
+    "unknown key of a namespace": (1, ("ns.toml", "namespaces.x.publsh")),
+    "wrong type": (1, ("type.toml", "port", "integer")),
+    "wrong rule": (1, ("rule.toml", "subscribe", "anyone")),
+    "meta_ttl too short": (1, ("meta.toml", "meta_ttl")),
+    "unknown variable": (1, ("GATEWAY_PROT",)),
+    "unknown nested variable": (1, ("message_byte",)),
+    "wrong variable": (1, ("port",)),
+    "unreachable Valkey": (1, ("no Valkey at valkey://127.0.0.1:",)),
+    "unreachable Valkey, publish": (1, ("no Valkey at valkey://127.0.0.1:",)),
+    "unreachable socket": (1, ("no Valkey at unix://",)),
+    "wrong Valkey, serve": (1, ("Valkey",)),
+    "wrong Valkey, check": (1, ("Valkey",)),
+    "wrong Valkey, history": (1, ("Valkey",)),
+    "silent Valkey": (1, ("no Valkey at",)),
+    "wrong scheme": (1, ("valkey_url", "valkey://")),
+    "port in use": (1, ("port", "in use", "--port")),
+    "second gateway": (1, ("another gateway (process", "data_dir")),
+    "data_dir that is a file": (1, ("file",)),
+    "host of nobody": (1, ("192.0.2.1",)),
+    "half of a certificate": (1, ("tls_cert and tls_key go together",)),
+    "no certificate": (1, ("tls_cert or tls_key",)),
+}
+
+
+# What works.
+
+
+def test_publish_history_and_subscribe_work_together(gateway: RunningGateway, used: list[str]) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        position = run("publish", "posts:cli", '{"title":\n"ü"}', *used).succeeds().strip()
+        epoch, _, offset = position.rpartition(":")
+        assert epoch and offset == "1"
+        assert run("publish", "posts:cli", '"second"', "--key", "k", *used).succeeds().strip() == f"{epoch}:2"
+        repeat = pool.submit(run, "publish", "posts:cli", '"again"', "--key", "k", *used)
+        ephemeral = pool.submit(run, "publish", "posts:cli", '"now"', "--ephemeral", *used)
+        assert repeat.result().succeeds().strip() == f"{epoch}:2"
+        assert ephemeral.result().succeeds().strip() == "announced"
+        everything = pool.submit(run, "history", "posts:cli", *used)
+        newest = pool.submit(run, "history", "posts:cli", "--reverse", "--limit", "1", *used)
+        since = pool.submit(run, "history", "posts:cli", "--since", f"{epoch}:1", *used)
+        foreign = pool.submit(run, "history", "posts:cli", "--since", "other:1", *used)
+        lines = [json.loads(line) for line in everything.result().succeeds().splitlines()]
+        assert lines == [
+            {"channel": "posts:cli", "position": f"{epoch}:1", "data": {"title": "ü"}},
+            {"channel": "posts:cli", "position": f"{epoch}:2", "data": "second"},
+        ]
+        assert [json.loads(line) for line in newest.result().succeeds().splitlines()] == lines[1:]
+        assert [json.loads(line) for line in since.result().succeeds().splitlines()] == lines[1:]
+        foreign.result().fails(1, "began anew", "other:1")
+
+
+def test_lines_are_published_in_order_and_a_bad_one_is_told(gateway: RunningGateway, used: list[str]) -> None:
+    documents = [json.dumps({"n": number}).encode() for number in range(3000)]
+    body = b"\n".join([*documents[:1000], b"no json", b"", *documents[1000:], b"\xff\xfe"]) + b"\n"
+    outcome = run("publish", "endless:lines", "-", *used, stdin=body)
+    assert outcome.status == 1
+    errors = outcome.error.splitlines()
+    assert len(errors) == 3 and all(line.startswith("gateway: ") for line in errors), errors
+    assert "line 1001 is not JSON: 'no json'" in errors[0] and "line 3003" in errors[1]
+    assert errors[2] == "gateway: 2 of 3002 lines were not JSON"
+    assert outcome.out.startswith("published 3000, up to ") and outcome.out.strip().endswith(":3000")
+    result = gateway.api("history", channel="endless:lines", limit=-1)["result"]
+    assert [publication["data"]["n"] for publication in result["publications"]] == list(range(3000))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_long_history_is_printed_whole(gateway: RunningGateway, used: list[str], reverse: bool) -> None:
+    name = f"endless:long{reverse}"
+    commands = [{"publish": {"channel": name, "data": number}} for number in range(1, 1201)]
+    gateway.api("batch", commands=commands)
+    lines = run("history", name, *(["--reverse"] if reverse else []), *used).succeeds().splitlines()
+    numbers = [json.loads(line)["data"] for line in lines]
+    assert numbers == (list(range(1200, 0, -1)) if reverse else list(range(1, 1201)))
+
+
+def test_the_last_line_without_a_newline_counts_and_nothing_publishes_nothing(used: list[str]) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(run, "publish", "posts:last-line", "-", *used, stdin=b'1\n{"last":true}')
+        none = pool.submit(run, "publish", "posts:nothing", "-", *used, stdin=b"")
+        assert one.result().succeeds().startswith("published 2, up to ")
+        assert none.result().succeeds() == "published 0\n"
+
+
+def test_a_token_is_minted_that_the_gateway_takes(gateway: RunningGateway) -> None:
+    environment = {"GATEWAY_TOKENS__HMAC_SECRET": "a secret of the tests, long enough for HS256"}
+    with ThreadPoolExecutor(2) as pool:
+        plain = pool.submit(run, "token", "--user", "u9", "--expires", "30m", "--info", '{"name":"Ü"}', environment=environment)
+        forever = pool.submit(run, "token", "--user", "u9", "--expires", "", "--channel", "posts:1", environment=environment)
+        token = plain.result().succeeds().strip()
+        claims = jwt.decode(token, options={"verify_signature": False})
+        assert claims["sub"] == "u9" and claims["info"] == {"name": "Ü"} and claims["exp"] - claims["iat"] == 1800
+        claims = jwt.decode(forever.result().succeeds().strip(), options={"verify_signature": False})
+        assert claims["channel"] == "posts:1" and "exp" not in claims
+    assert gateway.http("GET", "/history?channel=posts:1", None, {"Authorization": f"Bearer {token}"})[0] == 200
+
+
+def test_check_says_that_all_is_fine_and_what_is_doubtful(gateway: RunningGateway, tmp_path: Path) -> None:
+    file = tmp_path / "doubtful.toml"
+    file.write_text(f'data_dir = "{gateway.data_dir}"\nallowed_origins = ["*"]\n[tokens]\nhmac_secret = "short"\n[insecure]\nclients = true\napi = true\n')
+    out = run("check", "--config", file).succeeds()
+    assert re.search(r"^configuration +fine", out, re.M) and re.search(r"^valkey +fine", out, re.M) and re.search(r"^live link +fine", out, re.M)
+    for word in ("insecure.clients", "insecure.api", "short", "allowed_origins"):
+        assert word in out
+
+
+def test_help_and_version_succeed() -> None:
+    with ThreadPoolExecutor(2) as pool:
+        helped, version = pool.submit(run, "--help"), pool.submit(run, "--version")
+        for command in ("serve", "publish", "subscribe", "history", "token", "check"):
+            assert command in helped.result().succeeds()
+        assert version.result().succeeds().startswith("gateway")
+
+
+def test_output_into_a_closed_pipe_is_no_traceback(gateway: RunningGateway, used: list[str]) -> None:
+    gateway.api("batch", commands=[{"publish": {"channel": "endless:pipe", "data": "x" * 1000}} for _ in range(500)])
+    command = [sys.executable, "-m", "gateway", "history", "endless:pipe", *used]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT) as history:
+        assert history.stdout is not None and history.stderr is not None
+        history.stdout.readline()
+        history.stdout.close()
+        assert "Traceback" not in history.stderr.read().decode()
+
+
+def test_subscribe_follows_channels_and_starts_where_it_is_told(gateway: RunningGateway, used: list[str]) -> None:
+    gateway.api("batch", commands=[{"publish": {"channel": "posts:follow", "data": number}} for number in (1, 2, 3)])
+    epoch = gateway.api("history", channel="posts:follow")["result"]["epoch"]
+    with (
+        process("subscribe", "posts:follow", "--last", "2", *used) as last,
+        process("subscribe", "posts:follow", "--since", f"{epoch}:1", *used) as since,
+        process("subscribe", "posts:follow", "posts:follow2", *used) as live,
+    ):
+        for follower in (last, since):
+            assert [json.loads(follower.line()) for _ in range(2)] == [
+                {"channel": "posts:follow", "position": f"{epoch}:{number}", "data": number} for number in (2, 3)
+            ]
+        said = live.complaint() + live.complaint()
+        assert "posts:follow: following from" in said and "posts:follow2: following from" in said
+        gateway.publish("posts:follow", 4, tags={"a": "b"})
+        for follower in (last, since, live):
+            assert json.loads(follower.line()) == {"channel": "posts:follow", "position": f"{epoch}:4", "tags": {"a": "b"}, "data": 4}
+        ended = last.end(signal.SIGINT)
+        assert (ended.status, ended.error) == (0, ""), "Ctrl-C is how it ends"
+
+
+# Starting and ending.
+
+
+@dataclass
+class Served:
+    running: Process
+    url: str
+    api_key: str
+    token: str
+    data_dir: Path
+    text: str
+
+    def api(self, method: str, **request: Any) -> dict[str, Any]:
+        import urllib.request
+
+        sent = urllib.request.Request(f"{self.url}/api/{method}", json.dumps(request).encode(), {"X-API-Key": self.api_key})
+        with urllib.request.urlopen(sent, timeout=10) as answer:
+            return json.loads(answer.read())
+
+
+@contextlib.contextmanager
+def served(data_dir: Path, *arguments: Any) -> Iterator[Served]:
+    """`gateway serve` as a newcomer starts it: no configuration, only a folder and a free port."""
+    with process("serve", "--port", "0", "--data-dir", data_dir, *arguments) as running:
+        lines = [running.line(3)]
+        while "Ctrl-C" not in lines[-1]:
+            lines.append(running.line(3))
+        text = "\n".join(lines)
+        url = re.search(r"is ready at (\S+)", text)
+        key = re.search(r"API key +(\S+)", text)
+        token = re.search(r"#token=(\S+)", text)
+        assert url and key and token, text
+        yield Served(running, url[1], key[1], token[1], data_dir, text)
+
+
+def test_a_first_run_is_ready_within_three_seconds_and_ends_cleanly(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    with served(data_dir) as first:  # each line within three seconds
+        embedded = pid_of_embedded(data_dir)
+        assert first.url.startswith("http://127.0.0.1:")
+        assert first.api("publish", channel="posts:1", data="kept")["result"]["offset"] == 1
+        assert data_dir.stat().st_mode & 0o077 == 0 and (data_dir / "credentials.json").stat().st_mode & 0o077 == 0
+        assert jwt.decode(first.token, options={"verify_signature": False})["sub"]
+        ended = first.running.end(signal.SIGINT)
+        assert ended.status == 0 and "Traceback" not in ended.error
+    wait_until(lambda: not runs(embedded), "the embedded server is gone")
+    with served(data_dir) as second:
+        assert second.api_key == first.api_key, "the secrets are made once"
+        assert second.api("history", channel="posts:1", limit=-1)["result"]["publications"] == [{"data": "kept", "offset": 1}]
+        assert second.running.end(signal.SIGTERM).status == 0
+
+
+def test_a_killed_gateways_server_is_adopted_with_its_data(tmp_path: Path) -> None:
+    try:
+        with served(tmp_path) as first:
+            position = first.api("publish", channel="posts:1", data="kept")["result"]
+            embedded = pid_of_embedded(tmp_path)
+            assert first.running.end(signal.SIGKILL).status == -signal.SIGKILL
+        assert runs(embedded)
+        with served(tmp_path) as second:
+            assert "adopted" in second.text
+            assert pid_of_embedded(tmp_path) == embedded, "there is one server, never two"
+            page = second.api("history", channel="posts:1", limit=-1)["result"]
+            assert (page["epoch"], page["publications"]) == (position["epoch"], [{"data": "kept", "offset": 1}])
+            assert second.running.end(signal.SIGINT).status == 0
+        wait_until(lambda: not runs(embedded), "the adopted server is ended like an own one")
+    finally:
+        end_embedded(tmp_path)
+
+
+def test_subscribe_shows_what_it_missed_while_valkey_was_away(tmp_path: Path) -> None:
+    """The follower stays; gateway and Valkey end, come back, and more is published before it has found them again."""
+    with served(tmp_path) as first, process("subscribe", "posts:1", "--data-dir", tmp_path) as follower:
+        assert "following from" in follower.complaint()
+        epoch = first.api("publish", channel="posts:1", data=1)["result"]["epoch"]
+        assert json.loads(follower.line())["position"] == f"{epoch}:1"
+        assert first.running.end(signal.SIGINT).status == 0
+        with served(tmp_path) as second:
+            for number in range(2, 8):
+                second.api("publish", channel="posts:1", data=number)
+            assert [json.loads(follower.line()) for _ in range(6)] == [
+                {"channel": "posts:1", "position": f"{epoch}:{number}", "data": number} for number in range(2, 8)
+            ]
+            assert second.running.end(signal.SIGINT).status == 0
+        assert follower.end(signal.SIGINT).status == 0
+
+
+def test_a_valkey_that_dies_under_a_gateway_is_started_again(tmp_path: Path) -> None:
+    with served(tmp_path) as gateway, process("subscribe", "posts:1", "--data-dir", tmp_path) as follower:
+        assert "following from" in follower.complaint()
+        first = gateway.api("publish", channel="posts:1", data=1)["result"]
+        assert json.loads(follower.line())["data"] == 1
+        old = pid_of_embedded(tmp_path)
+        os.kill(old, signal.SIGTERM)  # it writes what it holds, as a machine that shuts down would have it
+        wait_until(lambda: not runs(old), "it is gone")
+        again = wait_until(lambda: _publish(gateway, 2), "it publishes again", 20)
+        assert again == {"offset": 2, "epoch": first["epoch"]}
+        assert pid_of_embedded(tmp_path) != old
+        assert json.loads(follower.line())["data"] == 2
+        assert gateway.running.end(signal.SIGINT).status == 0
+
+
+def _publish(gateway: Served, data: Any) -> dict[str, Any] | None:
+    return gateway.api("publish", channel="posts:1", data=data, idempotency_key=f"k{data}").get("result")
+
+
+def test_a_gateway_without_valkey_is_alive_but_not_ready(tmp_path: Path, start_gateway: Start) -> None:
+    from gateway.store.embedded import EmbeddedServer
+
+    server = EmbeddedServer(tmp_path / "v")
+    server.start()
+    gateway = start_gateway(valkey_url=server.url)
+    try:
+        assert gateway.http("GET", "/health/ready")[0] == 200
+    finally:
+        server.stop()
+    wait_until(lambda: gateway.http("GET", "/health/ready")[0] == 503, "it says that it is not ready", 8)
+    assert json.loads(gateway.http("GET", "/health/ready")[1])["reason"]
+    assert gateway.http("GET", "/health/live")[0] == 200
+    server.start()
+    try:
+        wait_until(lambda: gateway.http("GET", "/health/ready")[0] == 200, "it is ready again", 8)
+    finally:
+        gateway.stop()
+        server.stop()
+
+
+def test_a_long_data_dir_works_too(tmp_path: Path) -> None:
+    data_dir = tmp_path / ("long " * 20).strip() / "data"
+    with served(data_dir) as gateway:
+        assert run("publish", "posts:1", "1", "--data-dir", data_dir).succeeds()
+        assert gateway.running.end(signal.SIGINT).status == 0
+
+
+# What could not work, looked at now that it had its time.
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_what_cannot_work_is_one_line_and_a_status(failures: Future[dict[str, Outcome]], name: str) -> None:
+    status, words = EXPECTED[name]
+    failures.result(60)[name].fails(status, *words)
+
+
+def test_every_failure_that_was_tried_is_expected(failures: Future[dict[str, Outcome]]) -> None:
+    assert set(failures.result(60)) == set(EXPECTED)
+
+
+def test_the_port_of_a_gateway_is_taken_before_anything_is_started(failures: Future[dict[str, Outcome]], gateway: RunningGateway) -> None:
+    assert failures.result(60)["port in use"].status == 1
+    assert gateway.http("GET", "/health/ready")[0] == 200, "the one that runs noticed nothing"
