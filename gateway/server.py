@@ -1,4 +1,4 @@
-"""``gateway serve``: uvicorn with our protocols, one worker, a drain, and the embedded Valkey around it.
+"""``gateway serve``: uvicorn with our protocols, a drain, and the embedded Valkey around it.
 
 The order of things. Start: the port is taken first (a port in use must not cost a started Valkey), then the embedded
 server, then the application. Stop: not ready, no new connections, clients sent elsewhere in batches, the application,
@@ -26,6 +26,7 @@ from .edges.server import HttpProtocol
 from .edges.websocket import WebSocketConnection
 from .errors import ConfigurationError, GatewayError
 from .store.embedded import EmbeddedServer
+from .workers import run_workers
 
 __all__ = ["serve"]
 
@@ -51,31 +52,81 @@ def serve(config: Config, on_ready: Callable[[str, EmbeddedServer | None], None]
         if embedded is not None:
             embedded.start()
         try:
-            server = Server(config, embedded, on_ready)
-            server.run(sockets=[listener])
-            if server.failure is not None:
-                raise server.failure
+            if config.workers == 1:
+                _run(config, listener, embedded, lambda: on_ready(_url(config, listener), embedded))
+            else:
+                _run_several(config, listener, embedded, lambda: on_ready(_url(config, listener), embedded))
         finally:
             if embedded is not None:
                 embedded.stop()
 
 
-def _listen(config: Config) -> socket.socket:
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if config.reuse_port:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+def _run(config: Config, listener: socket.socket, embedded: EmbeddedServer | None, on_ready: Callable[[], None]) -> None:
+    server = Server(config, embedded, on_ready)
+    server.run(sockets=[listener])
+    if server.failure is not None:
+        raise server.failure
+
+
+def _run_several(config: Config, port: socket.socket, embedded: EmbeddedServer | None, on_ready: Callable[[], None]) -> None:
+    """``port`` keeps the number taken; each worker listens on a socket of its own."""
+    config = config.model_copy(update={"port": port.getsockname()[1], "valkey_url": embedded.url if embedded else config.valkey_url})
+
+    def work(ready: Callable[[], None]) -> None:
+        with contextlib.closing(_bind(config, shared=True)) as listener:
+            listener.listen(BACKLOG)
+            _run(config, listener, None, ready)
+
+    def watch() -> None:
+        if embedded is not None and not embedded.alive():
+            _restart(embedded)
+
+    run_workers(config.workers, work, on_ready, watch)
+
+
+def _restart(embedded: EmbeddedServer) -> None:
+    log.error("the embedded valkey ended by itself; starting it again")
     try:
-        listener.bind((config.host, config.port))
-        listener.listen(BACKLOG)  # here, so that a port that another gateway with SO_REUSEADDR waits on is noticed
+        embedded.start()
+    except GatewayError as error:
+        log.error("%s; trying again", error)
+
+
+def _listen(config: Config) -> socket.socket:
+    """Takes the port. With several workers it does not listen here, or connections would come to nobody."""
+    try:
+        shared = config.reuse_port or config.workers > 1
+        if shared and not config.reuse_port:
+            _bind(config, shared=False).close()  # a port in use by others is an error, though it could be shared
+        listener = _bind(config, shared=shared)
+        if config.workers == 1:
+            listener.listen(BACKLOG)
     except OSError as error:
-        listener.close()
         where = f"{config.host}:{config.port}"
         if error.errno == errno.EADDRINUSE:
             raise ConfigurationError(f"port {config.port} on {config.host} is in use; stop what uses it, or choose another with --port") from None
         raise ConfigurationError(f"cannot listen on {where}: {error.strerror or error}") from None
     return listener
+
+
+def _bind(config: Config, *, shared: bool) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind((config.host, config.port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _url(config: Config, listener: socket.socket) -> str:
+    """Where a browser on this machine finds it."""
+    host, port = listener.getsockname()[:2]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"{'https' if config.tls_cert else 'http'}://{shown}:{port}"
 
 
 class _Lifespan(LifespanOn):
@@ -91,7 +142,7 @@ class _Lifespan(LifespanOn):
 
 
 class Server(uvicorn.Server):
-    def __init__(self, config: Config, embedded: EmbeddedServer | None, on_ready: Callable[[str, EmbeddedServer | None], None]) -> None:
+    def __init__(self, config: Config, embedded: EmbeddedServer | None, on_ready: Callable[[], None]) -> None:
         self._settings = config
         self._embedded = embedded
         self._on_ready = on_ready
@@ -148,24 +199,16 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         gc.collect()
         gc.freeze()  # what the imports made stays for good, and need not be looked through
-        assert sockets is not None
         if self._embedded is not None:
             self._watcher = asyncio.create_task(self._watch(self._embedded))
-        host, port = sockets[0].getsockname()[:2]
-        scheme = "https" if self._settings.tls_cert else "http"
-        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-        self._on_ready(f"{scheme}://{shown}:{port}", self._embedded)
+        self._on_ready()
 
     async def _watch(self, embedded: EmbeddedServer) -> None:
         """Starts the embedded server again if it died; the link and the commands come back by themselves."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             if not embedded.alive():
-                log.error("the embedded valkey ended by itself; starting it again")
-                try:
-                    await asyncio.to_thread(embedded.start)
-                except GatewayError as error:
-                    log.error("%s; trying again", error)
+                await asyncio.to_thread(_restart, embedded)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:

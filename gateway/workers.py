@@ -1,0 +1,122 @@
+"""Several processes that share the port.
+
+The parent holds what there is once: the port's number, the embedded Valkey, the signals. Each worker is a whole gateway with
+a listening socket of its own (SO_REUSEPORT: the kernel spreads connections), so workers share nothing but Valkey, and one
+that dies costs its own clients a reconnect; another takes its place.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+
+from .errors import ConfigurationError, GatewayError
+from .retry import backoff
+
+__all__ = ["run_workers"]
+
+log = logging.getLogger("gateway.workers")
+
+WATCH_SECONDS = 0.5
+START_SECONDS = 30.0
+
+
+def run_workers(count: int, work: Callable[[Callable[[], None]], None], on_ready: Callable[[], None], watch: Callable[[], None]) -> None:
+    """Forks ``count`` processes that each call ``work(ready)``, until SIGINT or SIGTERM.
+
+    ``on_ready`` is called when all of them said that they are ready, ``watch`` now and then. Call it before any loop or
+    thread exists. Raises ConfigurationError if the first workers do not start.
+    """
+    parent = _Parent(work)
+    handlers = {number: signal.signal(number, parent.stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for _ in range(count):
+            parent.fork()
+        parent.wait_until_ready()
+        if not parent.stopping:
+            on_ready()
+        parent.keep(count, watch)
+    finally:
+        parent.end()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+class _Parent:
+    def __init__(self, work: Callable[[Callable[[], None]], None]) -> None:
+        self._work = work
+        self._workers: dict[int, int] = {}  # process → the pipe that says when it is ready
+        self.stopping = False
+
+    def stop(self, number: int, frame: object) -> None:
+        self.stopping = True
+        for process in self._workers:
+            os.kill(process, signal.SIGTERM)
+
+    def fork(self) -> None:
+        reading, writing = os.pipe()
+        process = os.fork()
+        if process:
+            os.close(writing)
+            self._workers[process] = reading
+            return
+        status = 1
+        try:
+            os.close(reading)
+            self._work(lambda: os.write(writing, b"r") and None)
+            status = 0
+        except GatewayError as error:
+            os.write(writing, str(error).encode()[:1000])
+        except BaseException:
+            log.exception("a worker failed")
+        finally:
+            os._exit(status)
+
+    def wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        for process, pipe in list(self._workers.items()):
+            said = b""
+            while not said and not self.stopping and time.monotonic() < deadline:
+                if select.select([pipe], [], [], 0.1)[0]:
+                    said = os.read(pipe, 1000)
+                    break
+            if self.stopping:
+                return
+            if said != b"r":
+                raise ConfigurationError(said.decode(errors="replace") or f"worker {process} did not start; the log says why")
+
+    def keep(self, count: int, watch: Callable[[], None]) -> None:
+        """Replaces workers that end by themselves."""
+        failures = 0
+        while not self.stopping:
+            time.sleep(WATCH_SECONDS)
+            watch()
+            ended = self._reap()
+            failures = failures + len(ended) if ended else 0
+            for process in ended:
+                if self.stopping:
+                    return
+                log.error("worker %d ended by itself; starting another", process)
+                time.sleep(backoff(failures, 0.1, 5.0))
+                self.fork()
+
+    def end(self) -> None:
+        for process in self._workers:
+            os.kill(process, signal.SIGTERM)
+        while self._workers:
+            if not self._reap():
+                time.sleep(0.02)
+
+    def _reap(self) -> list[int]:
+        ended = []
+        for process, pipe in list(self._workers.items()):
+            if os.waitpid(process, os.WNOHANG)[0]:
+                os.close(pipe)
+                del self._workers[process]
+                ended.append(process)
+        return ended
+
