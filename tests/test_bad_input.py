@@ -179,6 +179,14 @@ PATIENT: dict[str, Callable[[RunningGateway], Awaitable[Any]]] = {
 }
 
 
+async def outcome(task: asyncio.Task[Any], bystander: Bystander) -> Any:
+    """What it came to; the bystander is served all the while."""
+    while not task.done():
+        await bystander.check()
+        await asyncio.wait((task,), timeout=1)
+    return task.result()
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module", autouse=True)
 async def patient(gateway: RunningGateway) -> AsyncIterator[dict[str, asyncio.Task[Any]]]:
     tasks = {name: asyncio.ensure_future(begin(gateway)) for name, begin in PATIENT.items()}
@@ -781,30 +789,32 @@ async def test_a_flood_of_commands_is_answered_one_by_one(gateway: RunningGatewa
 # Time limits.
 
 
-async def test_a_websocket_that_says_nothing_is_stale_after_ten_seconds(patient: dict[str, Any], gateway: RunningGateway) -> None:
-    seconds, code, reason = await patient["a WebSocket without a word"]
+async def test_a_websocket_that_says_nothing_is_stale_after_ten_seconds(patient: dict[str, Any], gateway: RunningGateway, bystander: Bystander) -> None:
+    seconds, code, reason = await outcome(patient["a WebSocket without a word"], bystander)
     assert (code, reason) == (3502, "stale")
     assert 9 < seconds < 13
     assert "closed: 3502 stale" in gateway.log()
 
 
 @pytest.mark.parametrize("name", ["half a head", "half a handshake", "half a body", "a connection without a word", "a byte a second"])
-async def test_a_request_that_never_ends_times_out_after_ten_seconds(patient: dict[str, Any], gateway: RunningGateway, name: str) -> None:
-    seconds, answer = await patient[name]
+async def test_a_request_that_never_ends_times_out_after_ten_seconds(
+    patient: dict[str, Any], gateway: RunningGateway, bystander: Bystander, name: str
+) -> None:
+    seconds, answer = await outcome(patient[name], bystander)
     assert 9 < seconds < 13
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert "not complete after 10 s" in gateway.log()
     assert "Traceback" not in gateway.log()
 
 
-async def test_an_expired_connection_ends_25_seconds_later(patient: dict[str, Any]) -> None:
-    seconds, closed = await patient["an expired connection"]
+async def test_an_expired_connection_ends_25_seconds_later(patient: dict[str, Any], bystander: Bystander) -> None:
+    seconds, closed = await outcome(patient["an expired connection"], bystander)
     assert closed == (3005, "connection expired")
     assert 25 < seconds < 30
 
 
-async def test_an_expired_subscription_ends_25_seconds_later(patient: dict[str, Any]) -> None:
-    seconds, told = await patient["an expired subscription"]
+async def test_an_expired_subscription_ends_25_seconds_later(patient: dict[str, Any], bystander: Bystander) -> None:
+    seconds, told = await outcome(patient["an expired subscription"], bystander)
     assert told == {"push": {"channel": "chat:expires", "unsubscribe": {"code": 2501, "reason": "subscription expired"}}}
     assert 25 < seconds < 30
 
