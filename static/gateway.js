@@ -69,6 +69,11 @@ function mayPass({ code, temporary }) {
   return temporary || code < 100 || [100, 105, 109, 111, 113].includes(code);
 }
 
+/** What a line sends. Its text is made here, where data that is no JSON fails for whoever brought it. */
+function command(method, request, done = () => {}, failed = () => {}) {
+  return { method, text: JSON.stringify(request), done, failed };
+}
+
 class Emitter {
   #handlers = { publication: new Set(), gap: new Set(), state: new Set() };
 
@@ -222,11 +227,11 @@ class SocketLine extends Line {
 
   /** Sends commands in one frame. `done` and `failed` are called while the reply's frame is read, before any push behind it. */
   ask(commands) {
-    const texts = commands.map(({ method, request, done, failed }) => {
+    const texts = commands.map(({ method, text, done, failed }) => {
       const id = ++this.#lastId;
       const late = () => this.#answer(id)?.failed(new GatewayError("timeout", `${method} was not answered in time`));
       this.#asked.set(id, { method, done, failed, timer: setTimeout(late, this.timeoutMs) });
-      return JSON.stringify({ id, [method]: request });
+      return `{"id":${id},"${method}":${text}}`;
     });
     if (texts.length) this.socket.send(texts.join("\n"));
   }
@@ -273,7 +278,7 @@ class SocketLine extends Line {
     if (this.#silentMs < Infinity) this.#watch();
     if (this.ended) return;
     const gone = ({ code }) => code === "timeout" && this.end("timeout", "the gateway did not answer");
-    this.ask([{ method: "ping", request: {}, done() {}, failed: gone }]);
+    this.ask([command("ping", {}, () => {}, gone)]);
   }
 
   hangUp() {
@@ -373,7 +378,7 @@ export class Gateway extends Emitter {
     this.#subscriptions.delete(channel);
     subscription?._set("closed");
     if (this.transport === "sse") this.#reopen();
-    else if (followed) this.#line.ask([{ method: "unsubscribe", request: { channel }, done() {}, failed() {} }]);
+    else if (followed) this.#line.ask([command("unsubscribe", { channel })]);
   }
 
   async publish(channel, data) {
@@ -407,13 +412,13 @@ export class Gateway extends Emitter {
 
   #call(method, request) {
     return new Promise((done, failed) => {
-      const command = { method, request, done, failed };
-      if (this.state === "connected") return this.#line.ask([command]);
+      const asked = command(method, request, done, failed);
+      if (this.state === "connected") return this.#line.ask([asked]);
       if (!this.#attempt) return failed(this.#stopped);
-      this.#unsent.push(command);
+      this.#unsent.push(asked);
       setTimeout(() => {
-        if (!this.#unsent.includes(command)) return;
-        this.#unsent.splice(this.#unsent.indexOf(command), 1);
+        if (!this.#unsent.includes(asked)) return;
+        this.#unsent.splice(this.#unsent.indexOf(asked), 1);
         failed(new GatewayError("timeout", "there is no line to the gateway; nothing was sent"));
       }, this.#options.timeoutMs);
     });
@@ -478,12 +483,8 @@ export class Gateway extends Emitter {
   #greet(token) {
     const own = this.#wanted.filter(({ _own }) => _own);
     const subs = Object.fromEntries(own.map(({ channel, _recovery }) => [channel, _recovery]));
-    const connect = {
-      method: "connect",
-      request: { token, name: NAME, subs },
-      done: (reply) => this.#connected(reply),
-      failed: (error) => this.#refused(error),
-    };
+    const connected = (reply) => this.#connected(reply);
+    const connect = command("connect", { token, name: NAME, subs }, connected, (error) => this.#refused(error));
     this.#line.ask([connect, ...this.#wanted.filter(({ _own }) => !_own).map((wanted) => this.#subscribing(wanted))]);
   }
 
@@ -591,7 +592,7 @@ export class Gateway extends Emitter {
     this.#held = undefined;
     const token = await this.#currentToken().catch(() => null);
     if (token === null) later();
-    else if (line === this.#line) line.ask([{ method: "refresh", request: { token }, done: ({ ttl }) => this.#refreshAfter(ttl), failed: later }]);
+    else if (line === this.#line) line.ask([command("refresh", { token }, ({ ttl }) => this.#refreshAfter(ttl), later)]);
   }
 
   // Channels.
@@ -611,18 +612,15 @@ export class Gateway extends Emitter {
     const { channel, _recovery } = subscription;
     const line = this.#line;
     const stale = () => line !== this.#line || this.#subscriptions.get(channel) !== subscription;
-    subscription._set("catching up");
-    return {
-      method: "subscribe",
-      request: { channel, ..._recovery },
-      done: (result) => stale() || subscription._begin(result),
-      failed: (error) => {
-        if (stale()) return;
-        if (error.code === "timeout") line.end("timeout", error.message);
-        else if (mayPass(error)) this.#resubscribe(subscription);
-        else subscription._set("refused", error.code, error.message);
-      },
+    const begin = (result) => stale() || subscription._begin(result);
+    const fail = (error) => {
+      if (stale()) return;
+      if (error.code === "timeout") line.end("timeout", error.message);
+      else if (mayPass(error)) this.#resubscribe(subscription);
+      else subscription._set("refused", error.code, error.message);
     };
+    subscription._set("catching up");
+    return command("subscribe", { channel, ..._recovery }, begin, fail);
   }
 
   #resubscribe(subscription) {

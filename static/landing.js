@@ -49,6 +49,7 @@ function showState(state, text) {
 
 function showLine({ state, transport, code, reason, retryMs }, token) {
   if (state === "connected") $("hint").hidden = true;
+  if (state === "connected" && outage) showState("catching-up", "catching up");
   if (state === "connecting") showState("connecting", transport === "sse" ? "connecting over server-sent events" : "connecting");
   else if (state === "waiting") showWaiting(retryMs);
   else if (state === "closed") showCut();
@@ -56,8 +57,7 @@ function showLine({ state, transport, code, reason, retryMs }, token) {
 }
 
 function showSubscription({ state, code, reason }) {
-  if (gateway.state === "connected" && state === "catching up") showState("catching-up", "catching up");
-  else if (state === "live") showState("live", gateway.transport === "sse" ? "live, receiving only" : "live");
+  if (state === "live") showState("live", gateway.transport === "sse" ? "live, receiving only" : "live");
   else if (state === "refused" && gateway.state === "connected") showRefused(code, reason, "a token");
   if (state === "waiting") outage ??= addDivider("outage", "Line lost");
   if (state === "live") endOutage();

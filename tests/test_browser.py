@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, WebSocketRoute, expect, sync_playwright
 
 from .conftest import RunningGateway, Start
 
@@ -65,6 +65,15 @@ window.WebSocket = class extends WebSocket {
 """
 
 
+# Asks for one more channel when the line's first words are on their way: the first frame, or the stream's request.
+LATE_SUBSCRIBE = """
+const later = () => (window.late ??= gateway.subscribe("long:late"));
+window.EventSource = class extends EventSource { constructor(url) { super(url); setTimeout(later); } };
+const { send } = WebSocket.prototype;
+WebSocket.prototype.send = function (frame) { send.call(this, frame); later(); };
+"""
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
@@ -76,12 +85,12 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
+@pytest.fixture(scope="module")
+def context(browser: Browser) -> BrowserContext:
+    """One for all tests: a tab's storage is its own, and nothing else is kept."""
     context = browser.new_context()
     context.set_default_timeout(10_000)
-    yield context
-    context.close()
+    return context
 
 
 @pytest.fixture
@@ -92,6 +101,7 @@ def page(context: BrowserContext) -> Iterator[Page]:
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("console", lambda message: faults.append(message.text) if "Content Security Policy" in message.text else None)
     yield page
+    page.close()
     assert not faults
 
 
@@ -166,6 +176,7 @@ def test_the_page_publishes_what_is_typed_and_every_page_shows_it(page: Page, co
         expect(each.locator("#feed .from").first).to_have_text("ann")
     expect(page.get_by_label("Text to publish")).to_have_value("")
     expect(page.get_by_label("Text to publish")).to_be_focused()
+    other.close()
 
 
 def test_hostile_markup_is_shown_as_text(page: Page, gateway: RunningGateway) -> None:
@@ -265,6 +276,20 @@ def test_connect_and_the_first_subscribes_leave_in_one_frame(page: Page, gateway
         ["connecting", "websocket"],
         ["connected", "websocket"],
     ]
+
+
+def test_pings_are_answered(page: Page, gateway: RunningGateway) -> None:
+    with page.expect_websocket() as opening:
+        follow(page, gateway)
+    opening.value.wait_for_event("framesent", lambda payload: payload == "{}")
+
+
+@pytest.mark.parametrize("fault", ["", BLOCKED_WEBSOCKET], ids=["websocket", "sse"])
+def test_a_channel_that_is_asked_for_while_the_line_opens_is_followed_too(page: Page, gateway: RunningGateway, fault: str) -> None:
+    page.add_init_script(fault + LATE_SUBSCRIBE)
+    follow(page, gateway, "long:first")
+    wait(page, "window.late?.state === 'live'")
+    wait(page, "subscriptions[0].state === 'live'")
 
 
 def test_a_publication_says_what_it_is(page: Page, gateway: RunningGateway) -> None:
@@ -428,8 +453,59 @@ def test_a_page_that_wakes_asks_whether_the_line_still_works(page: Page, gateway
     page.add_init_script(DEAF_WEBSOCKET)
     follow(page, gateway, "long:wake", timeoutMs=300)
     page.evaluate("goDeaf()")
+    assert failure(page, "gateway.publish('long:wake', 1)")["code"] == "timeout"
     page.evaluate(event)
     wait(page, "states.some(({ reason }) => reason === 'the gateway did not answer')")
+    wait(page, "subscriptions[0].state === 'live'")
+
+
+def test_frames_that_a_link_joins_and_repeats_change_nothing(page: Page, gateway: RunningGateway) -> None:
+    def stutter(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+
+        def on_message(message: str | bytes) -> None:
+            if '"subscribe":' in str(message):
+                socket.send('{"push":{"channel":"long:stutter","pub":{"data":"before the reply","offset":9}}}')
+            socket.send(f"{message}\n{message}" if "push" in str(message) else message)
+
+        server.on_message(on_message)
+
+    page.route_web_socket("**/connection/websocket", stutter)
+    follow(page, gateway, "long:stutter")
+    for number in range(3):
+        gateway.publish("long:stutter", number)
+    page.evaluate("gateway.publish('long:stutter', 3)")
+    assert numbers(seen(page, 4)) == [0, 1, 2, 3]
+
+
+def test_a_subscription_that_the_server_lets_go_goes_on_where_it_was(page: Page, gateway: RunningGateway) -> None:
+    def insufficient(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+
+        def on_message(message: str | bytes) -> None:
+            if "last before" in str(message):
+                server.send('{"id":1000,"unsubscribe":{"channel":"long:let-go"}}')
+            elif "missed" in str(message) and "push" in str(message):
+                return  # lost on its way
+            elif '"id":1000' in str(message):
+                gateway.publish("long:let-go", "missed")
+                message = '{"push":{"channel":"long:let-go","unsubscribe":{"code":2500,"reason":"insufficient state"}}}'
+            socket.send(message)
+
+        server.on_message(on_message)
+
+    page.route_web_socket("**/connection/websocket", insufficient)
+    follow(page, gateway, "long:let-go")
+    gateway.publish("long:let-go", "last before")
+    assert [(each["data"], each["recovered"]) for each in seen(page, 2)] == [("last before", False), ("missed", True)]
+    assert page.evaluate("states.filter(({ state }) => state === 'connected').length") == 1
+
+
+def test_data_that_is_no_json_is_refused_here_and_harms_nothing(page: Page, gateway: RunningGateway) -> None:
+    page.goto(gateway.url + BLANK)
+    page.evaluate(FOLLOW, {"url": gateway.url, "channels": ["long:no-json"], "options": {"token": gateway.token("ann")}})
+    assert failure(page, "gateway.publish('long:no-json', 1n)")["name"] == "TypeError"
+    page.evaluate("gateway.publish('long:no-json', 2)")
     wait(page, "subscriptions[0].state === 'live'")
 
 
@@ -514,6 +590,6 @@ def test_a_gateway_that_is_down_is_not_taken_for_a_blocked_websocket(page: Page,
     wait(page, "states.filter(({ state }) => state === 'connecting').length > 8")
     start_gateway(SETTINGS, port=first.port)
     wait(page, "subscriptions[0].state === 'live'")
-    assert page.evaluate("gateway.transport") == "websocket"
+    assert "sse" not in page.evaluate("states.map(({ transport }) => transport)")
     page.evaluate("gateway.publish('hello:down', 1)")
 
