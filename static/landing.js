@@ -9,7 +9,9 @@ const TOKEN_KEY = "gateway token";
 const $ = (id) => document.getElementById(id);
 const feed = $("feed");
 let gateway;
-let outage = null; // the divider in the feed, while the line is gone
+let subscription;
+let live = false;
+let outage = null; // the divider in the feed, from live to live again
 let caughtUp = 0;
 let count = 0;
 let countdown;
@@ -24,13 +26,15 @@ function takeToken() {
   return sessionStorage.getItem(TOKEN_KEY) ?? "";
 }
 
+/** A new link in the same tab goes on where the old one stood. */
 function start() {
   const token = takeToken();
+  const since = subscription?.position;
   gateway?.close();
   gateway = new Gateway({ token });
   gateway.on("state", (event) => showLine(event, token));
-  gateway
-    .subscribe(CHANNEL)
+  subscription = gateway
+    .subscribe(CHANNEL, { since })
     .on("state", showSubscription)
     .on("gap", () => addDivider("gap", "Gap · history no longer holds what came here"))
     .on("publication", showPublication);
@@ -59,8 +63,9 @@ function showLine({ state, transport, code, reason, retryMs }, token) {
 function showSubscription({ state, code, reason }) {
   if (state === "live") showState("live", gateway.transport === "sse" ? "live, receiving only" : "live");
   else if (state === "refused" && gateway.state === "connected") showRefused(code, reason, "a token");
-  if (state === "waiting") outage ??= addDivider("outage", "Line lost");
+  if (state === "waiting" && live) outage = addDivider("outage", "Line lost");
   if (state === "live") endOutage();
+  live = state === "live";
 }
 
 function showCut() {
@@ -68,8 +73,10 @@ function showCut() {
   if (outage) outage.firstChild.textContent = "Line cut";
 }
 
+/** An event stream does not say what of it was missed: there the page claims nothing. */
 function endOutage() {
-  if (outage) outage.firstChild.textContent += caughtUp ? ` · ${caughtUp} caught up` : " · nothing missed";
+  const nothing = gateway.transport === "sse" ? "" : " · nothing missed";
+  if (outage) outage.firstChild.textContent += caughtUp ? ` · ${caughtUp} caught up` : nothing;
   outage = null;
   caughtUp = 0;
 }

@@ -253,11 +253,22 @@ def test_the_token_leaves_the_address_bar_and_survives_a_reload(page: Page, gate
     expect(page.locator("#state")).to_have_text("live")
 
 
+def test_another_token_in_the_same_tab_goes_on_where_the_old_one_stood(page: Page, gateway: RunningGateway) -> None:
+    open_landing(page, gateway)
+    gateway.publish("hello:world", {"text": "before"})
+    expect(page.locator("#feed")).to_contain_text("before")
+    page.get_by_role("button", name="Cut the line").click()
+    gateway.publish("hello:world", {"text": "between"})
+    page.evaluate("token => { location.hash = 'token=' + token }", gateway.token("bob"))
+    expect(page.locator("#feed .recovered .text")).to_have_text(["between"])
+
+
 @pytest.mark.parametrize(("token", "state"), [("", "refused: no token"), ("nonsense", "refused: invalid token")])
 def test_a_page_that_is_refused_says_where_to_get_a_token(page: Page, gateway: RunningGateway, token: str, state: str) -> None:
     page.goto(f"{gateway.url}/#token={token}")
     expect(page.locator("#state")).to_have_text(state)
     expect(page.get_by_role("alert")).to_contain_text("Open the link that “gateway serve” printed in your terminal")
+    expect(page.locator("#feed li")).to_have_count(0)
     page.evaluate("token => { location.hash = 'token=' + token }", gateway.token("ann"))
     expect(page.locator("#state")).to_have_text("live")
     expect(page.locator("#hint")).to_be_hidden()
