@@ -19,7 +19,7 @@ import logging
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from .channel import Channel, Wire
+from .channel import GONE, Channel, Wire
 from .errors import StoreError
 from .publication import Position, Publication
 from .recovery import Standing, following, judge
@@ -84,7 +84,7 @@ class Subscription:
         """Writes what the wire joined, outside of a round of the fan-out."""
         try:
             self.write(joined)
-        except OSError as error:
+        except GONE as error:
             log.debug("a subscriber's socket is gone: %s", error)  # its connection_lost is on the way
 
     # What everybody else asks of it.

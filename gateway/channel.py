@@ -32,7 +32,7 @@ from .store.layout import Announcement, Reset
 if TYPE_CHECKING:
     from .catchup import Subscription
 
-__all__ = ["SLICE", "Channel", "Wire"]
+__all__ = ["GONE", "SLICE", "Channel", "Wire"]
 
 log = logging.getLogger("gateway.hub")
 
@@ -43,6 +43,7 @@ FRESH_SECONDS = 10.0  # how long a ring that was filled from history is believed
 
 
 Write = Callable[[Any], Any]
+GONE = (OSError, RuntimeError)  # what uvloop raises for a socket that was reset, and for one that is closed
 
 
 class Wire(Protocol):
@@ -365,7 +366,7 @@ def _write(writes: Iterable[Write], payload: Any) -> None:
             for write in rest:
                 write(payload)
             return
-        except OSError as error:
+        except GONE as error:
             log.debug("a subscriber's socket is gone: %s", error)  # its connection_lost is on the way
         except Exception:
             log.exception("a write to a subscriber failed")

@@ -19,7 +19,7 @@ import uvloop
 from . import __version__
 from .config import Config, load, parse_duration
 from .credentials import with_credentials
-from .errors import ConfigurationError, GatewayError, StoreError
+from .errors import ConfigurationError, GatewayError
 from .publication import Position, Publication, channel_fault
 from .store.commands import Commands
 from .store.connect import Address
@@ -48,6 +48,7 @@ def _settings(command: Any) -> Any:
 @click.version_option(__version__, prog_name="gateway")
 def app() -> None:
     """A real-time notification gateway, native to Valkey."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `gateway history … | head` ends in silence
 
 
 @app.command()
@@ -62,12 +63,16 @@ def serve(
     from .server import serve as run
     from .tokens import mint
 
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # here a closed pipe is a client that went away
     settings = load(config, host=host, port=port, workers=workers, valkey_url=valkey_url, data_dir=data_dir)
     kept = with_credentials(settings, make=True)
     _set_up_logging(kept)
 
     def on_ready(url: str, embedded: EmbeddedServer | None) -> None:
-        where = kept.valkey_url and str(Address(kept.valkey_url)) or f"embedded, {'adopted from an earlier run, ' if embedded and embedded.adopted else ''}data in {kept.data_path}"
+        if embedded is None:
+            where = str(Address(kept.valkey_url))
+        else:
+            where = f"embedded, {'adopted from an earlier run, ' if embedded.adopted else ''}data in {kept.data_path}"
         print(f"gateway {__version__} is ready at {url}   (Valkey: {where})", flush=True)
         if settings.tokens.hmac_secret == "" and kept.tokens.hmac_secret and not kept.insecure.clients:
             token = mint(kept.tokens.hmac_secret, user="you", seconds=86400, audience=kept.tokens.audience, issuer=kept.tokens.issuer)
@@ -137,10 +142,10 @@ async def _publish_lines(config: Config, channel: str, options: dict[str, Any]) 
             if not line.strip():
                 continue
             try:
-                document = _document(line.decode(), f"line {number}")
-            except (click.UsageError, UnicodeDecodeError) as error:
+                document = _document(line.decode(errors="surrogateescape"), f"line {number}")
+            except click.UsageError as error:
                 refused += 1
-                print(f"gateway: {getattr(error, 'message', error)}; it was not published", file=sys.stderr)
+                print(f"gateway: {error.message}; it was not published", file=sys.stderr)
                 continue
             put = asyncio.ensure_future(under_way.put(asyncio.create_task(publisher.publish(channel, document, raw=True, **options))))
             await asyncio.wait((put, acknowledging), return_when=asyncio.FIRST_COMPLETED)
@@ -354,7 +359,6 @@ def _set_up_logging(config: Config) -> None:
 
 def main() -> None:
     """The program ``gateway``."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         status = app(standalone_mode=False)
     except click.UsageError as error:

@@ -5,6 +5,7 @@ They are made only where the configuration names none: whoever configures a secr
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -29,8 +30,9 @@ def with_credentials(config: Config, *, make: bool) -> Config:
     if kept is None:
         if not make:
             return config
-        kept = {"hmac_secret": secrets.token_hex(32), "api_key": secrets.token_hex(16)}
-        _write(path, kept)
+        _write(path, {"hmac_secret": secrets.token_hex(32), "api_key": secrets.token_hex(16)})
+        kept = _read(path)
+        assert kept is not None
     changes: dict[str, object] = {}
     if needs_secret:
         changes["tokens"] = config.tokens.model_copy(update={"hmac_secret": kept["hmac_secret"]})
@@ -50,10 +52,14 @@ def _read(path: Path) -> dict[str, str] | None:
 
 
 def _write(path: Path, kept: dict[str, str]) -> None:
+    """Whole or not at all; if another gateway was faster, its secrets hold."""
+    draft = path.with_suffix(f".{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "w") as file:
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump(kept, file)
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+        draft.unlink()
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from None

@@ -7,7 +7,8 @@ No raw newline ever leaves, because a newline is what separates two objects in o
 
 from __future__ import annotations
 
-import json
+import re
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -25,10 +26,12 @@ __all__ = [
     "SubscribeRequest",
     "clean",
     "decode",
+    "decode_json",
     "encode",
     "error_reply",
     "history_result",
     "is_json",
+    "mend_surrogates",
     "publication_json",
     "publications_json",
     "push",
@@ -155,13 +158,44 @@ def decode(message: bytes) -> list[Command]:
     """
     if message == PING:
         return [PONG]
-    lines = message.removesuffix(b"\n").split(b"\n")
     try:
-        return [PONG if line == PING else _commands.decode(line) for line in lines]
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        return _decode_lines(message)
+    except msgspec.DecodeError as error:
+        if b"\\u" in message:
+            mended = mend_surrogates(message)
+            if mended != message:
+                return decode(mended)
+        raise Disconnect(3501, str(error)) from None
+    except UnicodeDecodeError as error:
         raise Disconnect(3501, str(error)) from None
     except RecursionError:
         raise Disconnect(3501, "data is nested too deep") from None
+
+
+def _decode_lines(message: bytes) -> list[Command]:
+    return [PONG if line == PING else _commands.decode(line) for line in message.removesuffix(b"\n").split(b"\n")]
+
+
+def decode_json(text: bytes, kind: type[Any]) -> Any:
+    """``msgspec.json.decode`` that takes the halves of surrogate pairs, too."""
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.DecodeError:
+        mended = mend_surrogates(text)
+        if mended == text:
+            raise
+        return msgspec.json.decode(mended, type=kind)
+
+
+def mend_surrogates(text: bytes) -> bytes:
+    """Halves of surrogate pairs, as ``\\ud83d`` alone, become U+FFFD.
+
+    JavaScript's strings may hold them, where an emoji was cut in two, and its JSON then does; UTF-8 cannot.
+    """
+    return _SURROGATES.sub(lambda found: b"\\ufffd" if found[1] else found[0], text)
+
+
+_SURROGATES = re.compile(rb"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F]..)")
 
 
 # What leaves. Zero values are left out, as the protocol has it.
@@ -202,7 +236,7 @@ def publication_json(publication: Publication) -> bytes:
     return publication.json
 
 
-def publications_json(publications: list[Publication]) -> bytes:
+def publications_json(publications: Sequence[Publication]) -> bytes:
     return b"[%s]" % b",".join([publication_json(publication) for publication in publications])
 
 
@@ -223,7 +257,7 @@ class _SubscribeResult(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 def subscribe_result(
-    position: Position | None, *, recovered: bool = False, was_recovering: bool = False, ttl: int = 0, publications: list[Publication] = []
+    position: Position | None, *, recovered: bool = False, was_recovering: bool = False, ttl: int = 0, publications: Sequence[Publication] = ()
 ) -> bytes:
     """``position`` None is a channel whose subscribers cannot recover; ``ttl`` > 0 an expiry in that many seconds."""
     result = _SubscribeResult(expires=ttl > 0, ttl=ttl, recovered=recovered, was_recovering=was_recovering)
@@ -254,9 +288,7 @@ def is_json(data: bytes) -> bool:
     except RecursionError:
         return False
     except msgspec.MsgspecError:
-        # JSON's grammar allows escaped lone surrogates, which JavaScript's strings hold and msgspec refuses.
-        if b"\\u" not in data or not _is_json_for_python(data):
-            return False
+        return False
     return len(data) <= 2 * MAX_DEPTH or data.count(b"[") + data.count(b"{") <= MAX_DEPTH or _depth(data) <= MAX_DEPTH
 
 
@@ -269,21 +301,12 @@ def clean(data: bytes) -> bytes:
         except (msgspec.MsgspecError, RecursionError):
             pass
     if not is_json(data):
-        return encode(data.decode(errors="replace"))
+        data = mend_surrogates(data)
+        if not is_json(data):
+            return encode(data.decode(errors="replace"))
     if b"\n" in data or b"\r" in data:  # only ever between tokens: inside strings JSON forbids them
         return data.replace(b"\r", b" ").replace(b"\n", b" ").strip()
     return data
-
-
-def _is_json_for_python(data: bytes) -> bool:
-    def refuse(constant: str) -> None:
-        raise ValueError(constant)  # NaN and Infinity are not JSON
-
-    try:
-        json.loads(data, parse_constant=refuse)
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def _depth(data: bytes) -> int:

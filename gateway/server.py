@@ -229,5 +229,8 @@ class Server(uvicorn.Server):
         batch = max(DRAIN_AT_ONCE, -(-remaining // max(1, int(self._settings.drain_seconds * DRAIN_BATCHES_PER_SECOND))))
         while node.clients and not self.force_exit:
             for client in list(node.clients)[:batch]:
-                client.drain()
+                try:
+                    client.drain()
+                except Exception:  # one client must not keep the others from being sent away
+                    log.exception("a client could not be drained")
             await asyncio.sleep(1 / DRAIN_BATCHES_PER_SECOND)

@@ -20,29 +20,14 @@ from collections.abc import Awaitable
 from typing import Any, Protocol
 
 from . import __version__
-from .catchup import State, Subscription
+from .catchup import State
 from .channel import Wire
-from .errors import (
-    AlreadySubscribed,
-    BadRequest,
-    ClientError,
-    Disconnect,
-    GatewayError,
-    Internal,
-    LimitExceeded,
-    NotAvailable,
-    PermissionDenied,
-    StoreError,
-    TokenExpired,
-    TooManyRequests,
-    UnrecoverablePosition,
-)
+from .commands import HANDLERS, since_of
+from .errors import ClientError, Disconnect, Internal, StoreError
 from .node import Node, new_id
-from .permissions import ANONYMOUS, Identity, admits
-from .protocol import METHODS, PONG, Command, Since, encode, error_reply, history_result, is_json, push, raw_object, reply, subscribe_result
-from .publication import MAX_OFFSET, Position, Publication
-from .rpc import Caller
-from .store.history import publish_words
+from .permissions import ANONYMOUS, Identity
+from .protocol import PONG, Command, Since, encode, error_reply, reply
+from .subscription import ClientSubscription, seconds_left
 
 __all__ = ["Outlet", "Session"]
 
@@ -50,9 +35,9 @@ log = logging.getLogger("gateway.session")
 
 STALE_SECONDS = 10.0  # to the first connect
 GRACE_SECONDS = 25.0  # from an expiry to the end, for a refresh to come
-HISTORY_MOST = 300  # publications of one history command
-BUSY_MOST = 128  # commands of one client that wait for an answer; past that nothing more is read from it
+BUSY_MOST = 16  # commands of one client that wait for Valkey; each may answer with a page of history
 NEVER = float("inf")
+NOWHERE = Since()
 
 OPENED, CONNECTING, CONNECTED, CLOSED = "opened", "connecting", "connected", "closed"
 
@@ -77,62 +62,6 @@ class Outlet(Protocol):
     def disconnect(self, code: int, reason: str) -> None: ...
 
     def hold_reading(self, hold: bool) -> None: ...
-
-
-class ClientSubscription(Subscription):
-    """``asked`` is the id of the subscribe command that waits for its reply, ``leaving`` that of an unsubscribe behind it."""
-
-    __slots__ = ("asked", "expires_at", "leaving", "recovering", "rejects", "server_side", "session")
-
-    def __init__(self, session: Session, channel: Any, since: Position | None, *, asked: int = 0, server_side: bool = False) -> None:
-        super().__init__(channel, session.outlet.wire, session.outlet.write, since)
-        self.session = session
-        self.server_side = server_side
-        self.asked = asked
-        self.leaving = 0
-        self.recovering = since is not None
-        self.rejects = False
-        self.expires_at = 0.0
-
-    @property
-    def paused(self) -> bool:
-        # The reply to connect comes before anything of a server-side subscription.
-        return self.session.outlet.paused or (self.server_side and self.session.state is not CONNECTED)
-
-    def deliver(self, joined: Any) -> None:
-        self.session.outlet.flush()
-        super().deliver(joined)
-
-    def begin(self, recovered: bool, publications: list[Publication]) -> None:
-        session = self.session
-        if self.recovering and not recovered and self.rejects:
-            session.drop(self)
-            session.outlet.send(error_reply(self.asked, UnrecoverablePosition()))
-            return
-        rules = self.channel.rules
-        result = subscribe_result(
-            self.position if rules.recover and rules.has_history else None,
-            recovered=recovered and self.recovering,
-            was_recovering=self.recovering,
-            ttl=_seconds_left(self.expires_at),
-            publications=publications,
-        )
-        if self.server_side:
-            session.server_side_begun(self.channel.name, result)
-            return
-        session.outlet.send(reply(self.asked, "subscribe", result))
-        self.asked = 0
-        if self.leaving:
-            session.drop(self)
-            session.outlet.send(reply(self.leaving, "unsubscribe"))
-
-    def gap(self) -> None:
-        session = self.session
-        if self.server_side:
-            session.close(Disconnect(3010))
-        else:
-            session.drop(self)
-            session.unsubscribed(self.channel.name, 2500, "insufficient state")
 
 
 class Session:
@@ -180,23 +109,32 @@ class Session:
 
     def receive(self, commands: list[Command]) -> None:
         """Handles the commands of one message, in order."""
+        if self.backlog is not None:
+            self.backlog += commands
+            return
         try:
-            for command in commands:
+            for number, command in enumerate(commands):
                 if self.state is CLOSED:
                     return
-                if self.state is CONNECTING:
-                    self._wait_for_connect(command)
-                else:
-                    self._handle(command)
+                if self._must_wait():
+                    # Nothing more is read from this client either, so the backlog is bounded by a socket's buffer.
+                    self.backlog = commands[number:]
+                    self.outlet.hold_reading(True)
+                    return
+                self._handle(command)
         except Disconnect as disconnect:
             self.close(disconnect)
 
-    def _wait_for_connect(self, command: Command) -> None:
-        if self.backlog is None:
-            self.backlog = []
-        if len(self.backlog) >= BUSY_MOST + self.node.config.limits.channels_per_client:
-            raise Disconnect(3013, "too many commands before connect was answered")
-        self.backlog.append(command)
+    def _must_wait(self) -> bool:
+        """Until connect is answered, until others of its commands are, and until it reads what was answered."""
+        return self.state is CONNECTING or self.busy >= BUSY_MOST or self.outlet.paused
+
+    def _work_off_backlog(self) -> None:
+        if self.backlog is not None and self.state is not CLOSED and not self._must_wait():
+            backlog, self.backlog = self.backlog, None
+            self.receive(backlog)
+            if self.backlog is None and self.state is not CLOSED:
+                self.outlet.hold_reading(False)
 
     def _handle(self, command: Command) -> None:
         if command is PONG:
@@ -207,8 +145,9 @@ class Session:
             raise Disconnect(3501, f"the first command is {method}, not connect")
         if command.id == 0 and method != "send":
             raise Disconnect(3501, f"{method} without an id")
+        handler = Session._connect if method == "connect" else HANDLERS[method]
         try:
-            self._HANDLERS[method](self, command.id, getattr(command, method))
+            handler(self, command.id, getattr(command, method))
         except ClientError as error:
             self._refuse(command.id, method, error)
         if method == "connect" and self.state is OPENED:
@@ -237,7 +176,7 @@ class Session:
         recover = request.subs or {}
         for name in names:
             subscription = ClientSubscription(
-                self, node.hub.channel(name), self._since(name, recover.get(name, NOWHERE)), server_side=True
+                self, node.hub.channel(name), since_of(self, name, recover.get(name, NOWHERE)), server_side=True
             )
             self.subscriptions[name] = subscription
             node.hub.follow(subscription)
@@ -252,7 +191,7 @@ class Session:
         config = self.node.config
         parts = [b'{"client":"%b","version":"%b"' % (self.client.encode(), __version__.encode())]
         if self.identity.expires_at:
-            parts.append(b',"expires":true,"ttl":%d' % _seconds_left(self.identity.expires_at))
+            parts.append(b',"expires":true,"ttl":%d' % seconds_left(self.identity.expires_at))
         if self.answers:
             parts.append(b',"subs":{%b}' % b",".join([b"%b:%b" % (encode(name), result) for name, result in self.answers.items()]))
         if not self.outlet.native_pings:
@@ -267,49 +206,11 @@ class Session:
         self.node.wheel.set(self, self._due(now))
         for subscription in list(self.subscriptions.values()):
             self.node.hub.drained(subscription)
-        backlog, self.backlog = self.backlog, None
-        if backlog:
-            self.receive(backlog)
+        self._work_off_backlog()
 
-    def _since(self, channel: str, request: Since) -> Position | None:
-        """The position a client wants to recover from; None to start at the top."""
-        if (request.offset or 0) > MAX_OFFSET:
-            raise BadRequest(f"an offset past {MAX_OFFSET}")
-        rules = self.node.rules(channel)
-        return request.position if request.recover and rules.recover and rules.has_history else None
-
-    def _subscribe(self, id: int, request: Any) -> None:
-        name, node = _channel_of(request), self.node
-        present = self.subscriptions.get(name)
-        if present is not None and not present.server_side:
-            raise AlreadySubscribed
-        if len(self.subscriptions) >= node.config.limits.channels_per_client and present is None:
-            raise LimitExceeded(f"limits.channels_per_client is {node.config.limits.channels_per_client}")
-        node.rules(name)
-        grant = node.grant(request.token, name, self.identity.user) if request.token else None
-        if not node.may_subscribe(self.identity, name, token=grant is not None):
-            raise PermissionDenied(f"the rules of {name!r} do not admit user {self.identity.user!r}")
-        if bytes(request.tf) not in (b"", b"null"):
-            raise BadRequest("this channel does not allow filters")
-        since = self._since(name, request)
-        if present is not None:
-            self.drop(present)  # the client asks for its own channel itself: from now on it is an ordinary subscription
-        subscription = ClientSubscription(self, node.hub.channel(name), since, asked=id)
-        subscription.rejects = bool((request.flag or 0) & 2)
-        if grant is not None and grant.expires_at:
-            subscription.expires_at = grant.expires_at
-            node.wheel.set(self, node.hub.now() + _seconds_left(grant.expires_at) + GRACE_SECONDS)
-        self.subscriptions[name] = subscription
-        node.hub.follow(subscription)
-
-    def _unsubscribe(self, id: int, request: Any) -> None:
-        subscription = self.subscriptions.get(_channel_of(request))
-        if subscription is not None and subscription.asked:
-            subscription.leaving = id  # the subscribe under way is answered first
-            return
-        if subscription is not None and not subscription.server_side:
-            self.drop(subscription)
-        self.outlet.send(reply(id, "unsubscribe"))
+    @property
+    def connected(self) -> bool:
+        return self.state is CONNECTED
 
     def drop(self, subscription: ClientSubscription) -> None:
         """Ends a subscription without a word to the client."""
@@ -317,135 +218,9 @@ class Session:
             del self.subscriptions[subscription.channel.name]
         self.node.hub.leave(subscription)
 
-    def unsubscribed(self, channel: str, code: int, reason: str) -> None:
-        self.outlet.send(push(channel, "unsubscribe", b'{"code":%d,"reason":%s}' % (code, encode(reason))))
-
-    def _publish(self, id: int, request: Any) -> None:
-        name = _channel_of(request)
-        rules = self.node.rules(name)
-        data = bytes(request.data)
-        if not data:
-            raise BadRequest("no data")
-        subscribed = self._follows(name)
-        if not admits(rules.publish, self.identity, name, subscribed=subscribed):
-            raise PermissionDenied(f"the rules of {name!r} do not let user {self.identity.user!r} publish")
-        if not is_json(data):
-            raise BadRequest("data is nested too deep")
-        self._spend_publish()
-        words = publish_words(data, info=self._info())
-        self._answer(id, "publish", self._published(name, words))
-
-    async def _published(self, channel: str, words: list[Any]) -> bytes:
-        await self.node.history.publish(channel, words)
-        return b"{}"
-
-    def _spend_publish(self) -> None:
-        """``spent`` is the time up to which the allowance is used; a second's worth may be used at once."""
-        rate = self.node.config.limits.publishes_per_second
-        if rate:
-            now = self.node.hub.now()
-            used = max(self.spent, now)
-            if used - now > max(0.0, 1 - 1 / rate):
-                raise TooManyRequests(f"limits.publishes_per_second is {rate:g}")
-            self.spent = used + 1 / rate
-
-    def _info(self) -> bytes:
-        fields = {"user": encode(self.identity.user), "client": encode(self.client)}
-        if self.identity.info is not None:
-            fields["conn_info"] = self.identity.info
-        return raw_object(fields)
-
-    def _history(self, id: int, request: Any) -> None:
-        name = _channel_of(request)
-        rules = self.node.rules(name)
-        if not admits(rules.history, self.identity, name, subscribed=self._follows(name)):
-            raise PermissionDenied(f"the rules of {name!r} do not let user {self.identity.user!r} read history")
-        if not rules.has_history:
-            raise NotAvailable(f"{name!r} keeps no history")
-        if request.since is not None and (request.since.offset or 0) > MAX_OFFSET:
-            raise BadRequest(f"an offset past {MAX_OFFSET}")
-        self._answer(id, "history", self._read_history(name, request))
-
-    async def _read_history(self, channel: str, request: Any) -> bytes:
-        limit = request.limit or 0
-        limit = HISTORY_MOST if limit < 0 else min(limit, HISTORY_MOST)
-        since = request.since.position if request.since is not None else Position("", 0)
-        page = await self.node.history.read(channel, since.offset, limit, reverse=bool(request.reverse))
-        if since.epoch and since.epoch != page.top.epoch:
-            raise UnrecoverablePosition(f"the epoch is {page.top.epoch} now")
-        return history_result(page.top, page.publications)
-
-    def _follows(self, channel: str) -> bool:
-        subscription = self.subscriptions.get(channel)
-        return subscription is not None and subscription.begun
-
-    def _rpc(self, id: int, request: Any) -> None:
-        data = bytes(request.data) or None
-        caller = Caller(self.identity.user, self.client)
-        self._answer(id, "rpc", self._called(request.method or "", caller, data))
-
-    async def _called(self, method: str, caller: Caller, data: bytes | None) -> bytes:
-        return b'{"data":%s}' % await self.node.methods.call(method, caller, data)
-
-    def _presence(self, id: int, request: Any) -> None:
-        self.node.rules(_channel_of(request))
-        raise NotAvailable("presence is not part of this version")
-
-    def _send(self, id: int, request: Any) -> None:
-        raise Disconnect(3508, "nothing here takes messages without a reply")
-
-    def _ping(self, id: int, request: Any) -> None:
-        self.outlet.send(reply(id, "ping"))
-
-    def _refresh(self, id: int, request: Any) -> None:
-        identity = self.node.authenticate(request.token or "")
-        if not request.token or identity.user != self.identity.user:
-            raise Disconnect(3500, "the new token is another user's")
-        self.identity = identity
-        fields = {"client": encode(self.client), "version": encode(__version__)}
-        if identity.expires_at:
-            fields |= {"expires": b"true", "ttl": b"%d" % _seconds_left(identity.expires_at)}
-        self.outlet.send(reply(id, "refresh", raw_object(fields)))
-
-    def _sub_refresh(self, id: int, request: Any) -> None:
-        name = _channel_of(request)
-        subscription = self.subscriptions.get(name)
-        if subscription is None:
-            raise PermissionDenied(f"there is no subscription to {name!r}")
-        try:
-            grant = self.node.grant(request.token or "", name, self.identity.user)
-        except PermissionDenied as error:
-            raise Disconnect(3500, str(error)) from None
-        subscription.expires_at = grant.expires_at
-        fields = {"expires": b"true", "ttl": b"%d" % _seconds_left(grant.expires_at)} if grant.expires_at else {}
-        self.outlet.send(reply(id, "sub_refresh", raw_object(fields)))
-
-    _HANDLERS = dict(
-        zip(
-            METHODS,
-            (
-                _connect,
-                _subscribe,
-                _unsubscribe,
-                _publish,
-                _presence,
-                _presence,
-                _history,
-                _rpc,
-                _send,
-                _refresh,
-                _sub_refresh,
-                _ping,
-            ),
-            strict=True,
-        )
-    )
-
-    def _answer(self, id: int, method: str, work: Awaitable[bytes]) -> None:
+    def answer(self, id: int, method: str, work: Awaitable[bytes]) -> None:
         """Replies when ``work`` is done; meanwhile other commands go on."""
         self.busy += 1
-        if self.busy == BUSY_MOST:
-            self.outlet.hold_reading(True)
         self.node.spawn(self._reply_when_done(id, method, work))
 
     async def _reply_when_done(self, id: int, method: str, work: Awaitable[bytes]) -> None:
@@ -465,8 +240,7 @@ class Session:
                 self.outlet.send(reply(id, method, result))
         finally:
             self.busy -= 1
-            if self.busy == BUSY_MOST - 1 and self.state is not CLOSED:
-                self.outlet.hold_reading(False)
+            self._work_off_backlog()
 
     def _refuse_late(self, id: int, method: str, error: ClientError) -> None:
         if self.state is not CLOSED:
@@ -492,8 +266,9 @@ class Session:
             return None
         if now >= self.next_ping:
             self.outlet.ping()
-            self.pong_by = now + self.node.config.pong_seconds
-            self.next_ping = now + self.node.config.ping_seconds
+            config = self.node.config
+            self.pong_by = now + min(config.pong_seconds, 0.9 * config.ping_seconds)  # one ping is answered before the next
+            self.next_ping = now + config.ping_seconds
         return self._due(now)
 
     def _check_limits(self, now: float) -> None:
@@ -501,15 +276,14 @@ class Session:
             raise Disconnect(3502, f"no connect within {STALE_SECONDS:g} s")
         if now >= self.slow_since + self.node.config.limits.slow_seconds:
             raise Disconnect(3008)
-        if now >= self.pong_by and not self.outlet.paused:
+        if now >= self.pong_by and not self.outlet.paused and self.backlog is None:
             raise Disconnect(3012)
         today = time.time()
         if self.identity.expires_at and today >= self.identity.expires_at + GRACE_SECONDS:
             raise Disconnect(3005)
         for subscription in list(self.subscriptions.values()):
             if subscription.expires_at and today >= subscription.expires_at + GRACE_SECONDS:
-                self.drop(subscription)
-                self.unsubscribed(subscription.channel.name, 2501, "subscription expired")
+                subscription.end_with(2501, "subscription expired")
 
     def _due(self, now: float) -> float:
         due = min(self.next_ping, max(self.pong_by, now + 1), self.slow_since + self.node.config.limits.slow_seconds)
@@ -519,8 +293,13 @@ class Session:
         if self.identity.expires_at:
             expiries.append(self.identity.expires_at)
         if expiries:
-            due = min(due, now + max(0.0, min(expiries) - time.time()) + GRACE_SECONDS)
-        return min(due, now + 60)
+            due = min(due, now + max(0.0, min(expiries) + GRACE_SECONDS - time.time()))
+        return due
+
+    def watch_expiry(self) -> None:
+        """A token with an expiry was taken: it may be due before anything else."""
+        now = self.node.hub.now()
+        self.node.wheel.set(self, self._due(now))
 
     # The socket.
 
@@ -540,6 +319,7 @@ class Session:
             if self.state is CLOSED or self.outlet.paused:
                 return
             self.node.hub.drained(subscription)
+        self._work_off_backlog()
 
     def drain(self) -> None:
         """The process is going away: the client comes back elsewhere."""
@@ -565,17 +345,3 @@ class Session:
             self.node.hub.leave(subscription)
         self.subscriptions.clear()
         self.backlog = None
-
-
-NOWHERE = Since()
-
-
-def _channel_of(request: Any) -> str:
-    if not request.channel:
-        raise Disconnect(3501, "a command without a channel")
-    return request.channel
-
-
-def _seconds_left(expires_at: float) -> int:
-    """Whole seconds until a unix time, at least 1; 0 for an expiry of 0, which is none."""
-    return max(1, round(expires_at - time.time())) if expires_at else 0

@@ -52,7 +52,7 @@ class Verifier:
             raise TokenInvalid("no tokens.hmac_secret is configured")
         try:
             with _no_warning(settings.hmac_secret):
-                return jwt.decode(
+                claims: dict[str, Any] = jwt.decode(
                     token,
                     settings.hmac_secret,
                     algorithms=["HS256"],
@@ -64,6 +64,9 @@ class Verifier:
             raise TokenStale("token expired") from None
         except (jwt.InvalidTokenError, UnicodeError, RecursionError) as error:
             raise TokenInvalid(str(error) or type(error).__name__) from None
+        if 0 < _expiry(claims) <= time.time():
+            raise TokenStale("token expired")
+        return claims
 
 
 def mint(secret: str, *, user: str = "", seconds: float = 3600, channel: str = "", info: Any = None, audience: str = "", issuer: str = "") -> str:

@@ -132,8 +132,21 @@ def test_what_is_not_json_becomes_a_string(data: bytes) -> None:
     assert isinstance(json.loads(clean(data)), str)
 
 
-def test_strings_of_javascript_with_lone_surrogates_stay_what_they_are() -> None:
-    assert clean(b'{"a":"\\ud800"}') == b'{"a":"\\ud800"}'
+@pytest.mark.parametrize(
+    ("text", "mended"),
+    [
+        (b'"\\ud83d"', b'"\\ufffd"'),
+        (b'"\\uDE00 x"', b'"\\ufffd x"'),
+        (b'"\\ud83d\\ude00"', b'"\\ud83d\\ude00"'),
+        (b'"\\\\ud83d"', b'"\\\\ud83d"'),
+        (b'"\\\\\\ud83d"', b'"\\\\\\ufffd"'),
+        (b'"\\ud83d\\ud83d\\ude00"', b'"\\ufffd\\ud83d\\ude00"'),
+    ],
+)
+def test_half_an_emoji_of_javascript_is_mended_and_a_whole_one_left_alone(text: bytes, mended: bytes) -> None:
+    assert clean(text) == mended
+    [command] = decode(b'{"id":1,"publish":{"channel":"c","data":%b}}' % text)
+    assert bytes(command.publish.data) == mended
 
 
 @pytest.mark.parametrize(("depth", "fine"), [(MAX_DEPTH, True), (MAX_DEPTH + 1, False), (900, False), (100_000, False)])

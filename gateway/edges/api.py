@@ -26,7 +26,7 @@ from .. import __version__
 from ..errors import BadRequest, ClientError, Disconnect, Internal, NotAvailable, PermissionDenied, StoreError, UnrecoverablePosition
 from ..node import Node
 from ..permissions import admits
-from ..protocol import Since, encode, history_result, is_json, raw_object
+from ..protocol import Since, decode_json, encode, history_result, is_json, raw_object
 from ..publication import MAX_OFFSET, Position
 from ..store.history import publish_words
 from .requests import api_key_of, cors_headers, is_api_key, token_of
@@ -35,7 +35,8 @@ __all__ = ["api", "history", "live", "ready"]
 
 log = logging.getLogger("gateway.api")
 
-BODY_SECONDS = 30.0  # for a request body to come in whole
+BODY_SECONDS = 60.0  # for a request body to come in whole
+SILENT_SECONDS = 10.0  # between two parts of it
 HISTORY_BYTES = 16 * 1024 * 1024  # of one answer of the history method
 HISTORY_DEFAULT, HISTORY_MOST = 100, 1000  # publications of GET /history
 STATUS_OF_ERROR = {100: 500, 101: 401, 102: 404, 103: 403, 104: 404, 106: 400, 107: 400, 108: 400, 109: 401, 111: 429, 112: 416, 113: 409}
@@ -86,7 +87,7 @@ class _Malformed(Exception):
 def _read(kind: type[Any], body: bytes) -> Any:
     """Raises _Malformed for what is not JSON, BadRequest for JSON of another shape."""
     try:
-        return msgspec.json.decode(body or b"{}", type=kind)
+        return decode_json(body or b"{}", kind)
     except msgspec.ValidationError as error:
         raise BadRequest(str(error)) from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -284,16 +285,19 @@ async def _body(request: Request, most: int) -> bytes | Response:
     if first["type"] == "http.request" and not first.get("more_body"):
         return first["body"] if len(first["body"]) <= most else _too_large(most)
     parts: list[bytes] = [first.get("body", b"")]
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + BODY_SECONDS
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(SILENT_SECONDS) as patience:
             taken = len(parts[0])
             async for part in request.stream():
                 taken += len(part)
                 if taken > most:
                     return _too_large(most)
                 parts.append(part)
+                patience.reschedule(min(loop.time() + SILENT_SECONDS, deadline))
     except TimeoutError:
-        log.info("api: a body was not complete after %g s", BODY_SECONDS)
+        log.info("api: a body did not come in time")
         return Response(status_code=408, headers={"connection": "close"})
     except ClientDisconnect:
         log.info("api: a client went away in the middle of its request")

@@ -18,11 +18,15 @@ __all__ = ["HttpProtocol"]
 
 log = logging.getLogger("gateway.http")
 
-REQUEST_SECONDS = 10.0  # from the connection, or a request's first byte, to its last
+HEAD_SECONDS = 10.0  # from the connection, or a request's first byte, to the end of its head
+HEAD_BYTES = 64 * 1024
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
 class Stream(Protocol):
+    def gone(self) -> None: ...
+
     def paused(self) -> None: ...
 
     def resumed(self) -> None: ...
@@ -33,7 +37,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     stream: Stream | None = None
     bucket = 0
-    _complete = False
+    _head_bytes = 0
 
     def connection_made(self, transport: Any) -> None:
         # As uvicorn's, but for the addresses, which it asks a socket object for: that took longer than all the rest.
@@ -47,33 +51,47 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wheel.remove(self)
+        if self.stream is not None:
+            self.stream.gone()  # now: nothing may be written to a closed transport until the request's task notices
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["extensions"] = {"gateway.stream": self}  # type: ignore[typeddict-unknown-key]
-        self._await_request()
+        if not self.bucket:
+            self._await_request()
 
-    def on_message_complete(self) -> None:
-        self._complete = True
+    def on_headers_complete(self) -> None:
         self._wheel.remove(self)
-        super().on_message_complete()
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.bucket:  # the head is not complete
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES:
+                log.info("a request's head is larger than %d bytes: closed", HEAD_BYTES)
+                self._refuse_head(_TOO_LARGE)
 
     @property
     def _wheel(self) -> Any:
         return self.app_state["node"].wheel
 
     def _await_request(self) -> None:
-        self._complete = False
-        self._wheel.set(self, self.loop.time() + REQUEST_SECONDS)
+        self._head_bytes = 0
+        self._wheel.set(self, self.loop.time() + HEAD_SECONDS)
 
     def tick(self, now: float) -> float | None:
-        if not self._complete and not self.transport.is_closing():
-            log.info("a request was not complete after %g s: closed", REQUEST_SECONDS)
-            if self.cycle is None or self.cycle.response_complete:
-                self.transport.write(_TIMEOUT)
-            self.transport.close()
+        log.info("a request's head was not complete after %g s: closed", HEAD_SECONDS)
+        self._refuse_head(_TIMEOUT)
         return None
+
+    def _refuse_head(self, answer: bytes) -> None:
+        self._wheel.remove(self)
+        if not self.transport.is_closing():
+            if self.cycle is None or self.cycle.response_complete:
+                self.transport.write(answer)
+            self.transport.close()
 
     def handle_websocket_upgrade(self) -> None:
         self._wheel.remove(self)
@@ -82,6 +100,15 @@ class HttpProtocol(HttpToolsProtocol):
         connection.connection_made(self.transport)
         self.transport.set_protocol(connection)
         connection.shake_hands(self.url.decode("latin-1"), self.headers)
+        self.parser = None  # type: ignore[assignment]  # it and this object hold each other
+
+    def carry(self, stream: Stream) -> None:
+        """This connection is the stream's. What only its request needed is let go: streams stay for hours."""
+        self.stream = stream
+        kept = {name: self.scope[name] for name in ("type", "method", "path")}  # type: ignore[literal-required]
+        self.headers.clear()
+        self.scope.clear()  # type: ignore[attr-defined]
+        self.scope.update(kept)  # type: ignore[typeddict-item]
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -16,13 +16,14 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Coroutine
 from typing import Any
 from urllib.parse import parse_qsl
 
 from starlette.datastructures import Headers, QueryParams
 
 from ..catchup import State, Subscription
-from ..channel import Channel
+from ..channel import GONE, Channel
 from ..errors import BadRequest, ClientError, Disconnect, LimitExceeded, PermissionDenied, StoreError
 from ..node import Node, new_id
 from ..permissions import Identity
@@ -39,6 +40,7 @@ RETRY_SPREAD_MS = (2000, 12000)  # after a refusal or a drain, so that all do no
 ID_BYTES = 4096
 LAST_MOST = 1000  # of ?last=
 HIGH_WATER = 64 * 1024  # bytes waiting for ASGI's send before a stream counts as paused
+CLOSE_SECONDS = 5.0  # for the client to take what is left
 OPEN_SECONDS = 30.0  # for Valkey to say where the channels stand
 
 _HEADERS = [
@@ -138,7 +140,6 @@ class EventStream:
     __slots__ = (
         "_loop",
         "_node",
-        "_output",
         "_positions",
         "_told",
         "bucket",
@@ -149,12 +150,13 @@ class EventStream:
         "identity",
         "next_comment",
         "open",
+        "output",
         "slow_since",
         "subscriptions",
         "write",
     )
 
-    def __init__(self, node: Node, output: Output, identity: Identity, starts: dict[str, Position | None]) -> None:
+    def __init__(self, node: Node, output: Direct | Buffered, identity: Identity, starts: dict[str, Position | None]) -> None:
         """Raises Disconnect if the process takes no more connections, UnknownChannel for a namespace that is not configured."""
         node.admit_user(identity.user)
         try:
@@ -164,7 +166,7 @@ class EventStream:
             raise
         self._node = node
         self._loop = asyncio.get_running_loop()
-        self._output = output
+        self.output = output
         self.direct = output.direct
         self.write = output.write
         self.identity = identity
@@ -178,7 +180,7 @@ class EventStream:
         self._positions: list[Position] = [Position("", 0)] * len(starts)
         self.subscriptions: list[StreamSubscription] = []
         node.wheel.set(self, self._loop.time() + OPEN_SECONDS)
-        output.stream = self
+        output.carry(self)
         for number, (name, since) in enumerate(starts.items()):
             self.subscriptions.append(StreamSubscription(self, number, node.hub.channel(name), since))
         for subscription in self.subscriptions:
@@ -239,7 +241,7 @@ class EventStream:
     def _write_text(self, text: bytes) -> None:
         try:
             self.write(chunk(text) if self.direct else text)
-        except OSError as error:
+        except GONE as error:
             log.debug("a client's socket is gone: %s", error)  # its disconnect is on the way
 
     # From the socket and the clock.
@@ -255,6 +257,10 @@ class EventStream:
                 self.close(Disconnect(3008, "a channel without history to catch up from"))
                 return
             subscription.fall_behind()
+
+    def gone(self) -> None:
+        """The socket is closed."""
+        self.close(Disconnect(3000))
 
     def resumed(self) -> None:
         self.full = False
@@ -303,7 +309,7 @@ class EventStream:
             self._node.forget(self, self.identity.user)
             for subscription in self.subscriptions:
                 self._node.hub.leave(subscription)
-            self._output.finish(abort)
+            self.output.finish(abort)
 
 
 def refusal(code: int, message: str) -> bytes:
@@ -311,44 +317,58 @@ def refusal(code: int, message: str) -> bytes:
     return _retry(refused=True) + event("refused", b'{"code":%d,"message":%b}' % (code, encode(message)))
 
 
-class Output:
-    """Where a stream's bytes go: the transport that the server lends, or a buffer that a task sends through ASGI."""
+class Direct:
+    """Writes to the transport that the server lends."""
 
-    def __init__(self, scope: Any, send: Any) -> None:
-        lent = (scope.get("extensions") or {}).get("gateway.stream")
-        self.direct = lent is not None
-        self.stream: EventStream | None = None
+    __slots__ = ("_connection", "write")
+
+    direct = True
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self.write = connection.transport.write
+
+    def carry(self, stream: EventStream) -> None:
+        self._connection.carry(stream)
+
+    def finish(self, abort: bool) -> None:
+        """Nothing follows."""
+        self._connection.stream = None
+        transport = self._connection.transport
+        if abort:
+            transport.abort()
+        elif not transport.is_closing():
+            self.write(b"0\r\n\r\n")
+            transport.close()
+            asyncio.get_running_loop().call_later(CLOSE_SECONDS, transport.abort)
+
+
+class Buffered:
+    """Collects what a task sends through ASGI; the stream is told when too much is waiting."""
+
+    direct = False
+
+    def __init__(self, send: Any) -> None:
         self._send = send
-        self._lent = lent
+        self._stream: EventStream | None = None
         self._waiting: list[bytes] = []
         self._bytes = 0
         self._more = asyncio.Event()
         self._ended = False
-        self.write = lent.transport.write if lent is not None else self._buffer
 
-    def lend(self) -> None:
-        """From now on the connection tells the stream when it is full."""
-        if self._lent is not None:
-            self._lent.stream = self.stream
+    def carry(self, stream: EventStream) -> None:
+        self._stream = stream
 
-    def _buffer(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
         self._waiting.append(data)
         self._bytes += len(data)
         self._more.set()
-        if self._bytes > HIGH_WATER and self.stream is not None:
-            self.stream.paused()
+        if self._bytes > HIGH_WATER and self._stream is not None:
+            self._stream.paused()
 
     def finish(self, abort: bool) -> None:
-        """Nothing follows. A connection that is written to directly is closed here, the other one by ``pump``."""
         self._ended = True
         self._more.set()
-        if self._lent is not None:
-            self._lent.stream = None
-            if abort:
-                self._lent.transport.abort()
-            elif not self._lent.transport.is_closing():
-                self.write(b"0\r\n\r\n")
-                self._lent.transport.close()
 
     async def pump(self) -> None:
         """Sends what is buffered, to the end."""
@@ -358,8 +378,8 @@ class Output:
             waiting, self._waiting, self._bytes = self._waiting, [], 0
             if waiting:
                 await self._send({"type": "http.response.body", "body": b"".join(waiting), "more_body": True})
-            if self.stream is not None and self.stream.full and not self._ended:
-                self.stream.resumed()
+            if self._stream is not None and self._stream.full and not self._ended:
+                self._stream.resumed()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -370,31 +390,44 @@ class EventStreams:
         self._node = node
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        stream = await self._open(scope, send)
+        if stream is None:
+            return
+        try:
+            if stream.direct:
+                while (await receive())["type"] != "http.disconnect":
+                    continue
+            else:
+                await _until_either(stream.output.pump(), _disconnected(receive))
+        finally:
+            stream.close(Disconnect(3000))
+
+    async def _open(self, scope: Any, send: Any) -> EventStream | None:
+        """Answers, and begins the stream; None if the answer says no. Nothing of the request stays behind."""
         headers = Headers(scope=scope)
         query = QueryParams(scope["query_string"])
         extra = cors_headers(headers.get("origin", ""), headers.get("host", ""), self._node.config.allowed_origins)
         if scope["method"] != "GET":
             await _plain(send, 405, "an event stream is opened with GET", [*extra, (b"allow", b"GET")])
-            return
+            return None
         try:
             names = self._names(scope)
         except ClientError as error:
             await _plain(send, 400, error.hint or error.message, extra)
-            return
+            return None
         await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *extra]})
         try:
             identity = self._identify(names, headers, query)
             starts = await self._starts(names, headers, query)
-            output = Output(scope, send)
-            stream = EventStream(self._node, output, identity, starts)
+            lent = (scope.get("extensions") or {}).get("gateway.stream")
+            return EventStream(self._node, Buffered(send) if lent is None else Direct(lent), identity, starts)
         except ClientError as error:
             await _refuse(send, error.code, error.message, str(error))
         except Disconnect as error:
             await _refuse(send, error.code, error.reason, error.hint)
         except StoreError as error:
             await _refuse(send, 100, "internal server error", str(error))
-        else:
-            await _run(stream, output, receive)
+        return None
 
     def _names(self, scope: Any) -> list[str]:
         """The channels asked for, each once. Raises what no later attempt can make good."""
@@ -458,19 +491,10 @@ def _positions(last_id: str, count: int) -> list[Position | None]:
 _NEVER = Position("?", 0)
 
 
-async def _run(stream: EventStream, output: Output, receive: Any) -> None:
-    """Stays until the client is gone, or the stream has ended."""
-    output.lend()
-    try:
-        if output.direct:
-            await _disconnected(receive)
-        else:
-            tasks = {asyncio.create_task(output.pump()), asyncio.create_task(_disconnected(receive))}
-            _, unfinished = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in unfinished:
-                task.cancel()
-    finally:
-        stream.close(Disconnect(3000))
+async def _until_either(*work: Coroutine[Any, Any, None]) -> None:
+    _, unfinished = await asyncio.wait([asyncio.create_task(each) for each in work], return_when=asyncio.FIRST_COMPLETED)
+    for task in unfinished:
+        task.cancel()
 
 
 async def _disconnected(receive: Any) -> None:

@@ -23,7 +23,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 from websockets.utils import accept_key
 
-from ..channel import Channel
+from ..channel import GONE, Channel
 from ..errors import Disconnect
 from ..node import Node
 from ..protocol import PING, decode, publication_json, push_prefix
@@ -203,7 +203,7 @@ class WebSocketConnection(asyncio.Protocol):
     def _put(self, data: bytes) -> None:
         try:
             self.write(data)
-        except OSError as error:
+        except GONE as error:
             log.debug("a client's socket is gone: %s", error)  # connection_lost is on the way
 
     def send(self, message: bytes) -> None:

@@ -103,7 +103,7 @@ async def open_connection(address: Address, protocol: Callable[[], asyncio.Proto
         await connection.connect()
     except AuthenticationError as error:
         raise StoreError(f"Valkey at {address} refuses the login: {error}") from None
-    except (ValkeyError, OSError, asyncio.TimeoutError) as error:
+    except (TimeoutError, ValkeyError, OSError) as error:
         await connection.disconnect(nowait=True)
         raise Unavailable(f"no Valkey at {address}: {str(error) or type(error).__name__}") from None
     writer = connection._writer

@@ -1,0 +1,220 @@
+"""What clients may say once they are connected: one function per method of the protocol.
+
+Each takes the session, the command's id and its request, and answers through the session: at once, or, where Valkey is
+asked, when the answer is there. It raises ClientError for what becomes an error reply, and Disconnect for what ends the
+connection. Source: PROTOCOL.md 1.4–1.8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from . import __version__
+from .errors import (
+    AlreadySubscribed,
+    BadRequest,
+    Disconnect,
+    LimitExceeded,
+    NotAvailable,
+    PermissionDenied,
+    TooManyRequests,
+    UnrecoverablePosition,
+)
+from .permissions import admits
+from .protocol import Since, encode, history_result, is_json, raw_object, reply
+from .publication import MAX_OFFSET, Position
+from .rpc import Caller
+from .store.history import publish_words
+from .subscription import ClientSubscription, seconds_left
+
+if TYPE_CHECKING:
+    from .session import Session
+
+__all__ = ["HANDLERS", "since_of"]
+
+HISTORY_MOST = 300  # publications of one history command
+
+
+def since_of(session: Session, channel: str, request: Since) -> Position | None:
+    """The position a client wants to recover from; None to start at the top."""
+    if (request.offset or 0) > MAX_OFFSET:
+        raise BadRequest(f"an offset past {MAX_OFFSET}")
+    rules = session.node.rules(channel)
+    return request.position if request.recover and rules.recover and rules.has_history else None
+
+
+def _subscribe(session: Session, id: int, request: Any) -> None:
+    name, node = _channel_of(request), session.node
+    present = session.subscriptions.get(name)
+    if present is not None and not present.server_side:
+        raise AlreadySubscribed
+    most = node.config.limits.channels_per_client
+    if len(session.subscriptions) >= most and present is None:
+        raise LimitExceeded(f"limits.channels_per_client is {most}")
+    node.rules(name)
+    grant = node.grant(request.token, name, session.identity.user) if request.token else None
+    if not node.may_subscribe(session.identity, name, token=grant is not None):
+        raise PermissionDenied(f"the rules of {name!r} do not admit user {session.identity.user!r}")
+    if bytes(request.tf) not in (b"", b"null"):
+        raise BadRequest("this channel does not allow filters")
+    since = since_of(session, name, request)
+    if present is not None:
+        session.drop(present)  # the client asks for its own channel itself: from now on it is an ordinary subscription
+    subscription = ClientSubscription(session, node.hub.channel(name), since, asked=id, grant=grant)
+    subscription.rejects = bool((request.flag or 0) & 2)
+    session.subscriptions[name] = subscription
+    if grant is not None and grant.expires_at:
+        session.watch_expiry()
+    node.hub.follow(subscription)
+
+
+def _unsubscribe(session: Session, id: int, request: Any) -> None:
+    subscription = session.subscriptions.get(_channel_of(request))
+    if subscription is not None and subscription.asked:
+        subscription.leaving = id  # the subscribe under way is answered first
+        return
+    if subscription is not None and not subscription.server_side:
+        session.drop(subscription)
+    session.outlet.send(reply(id, "unsubscribe"))
+
+
+def _publish(session: Session, id: int, request: Any) -> None:
+    name = _channel_of(request)
+    rules = session.node.rules(name)
+    data = bytes(request.data)
+    if not data:
+        raise BadRequest("no data")
+    if not _may(session, rules.publish, name):
+        raise PermissionDenied(f"the rules of {name!r} do not let user {session.identity.user!r} publish")
+    if not is_json(data):
+        raise BadRequest("data is nested too deep")
+    _spend_publish(session)
+    session.answer(id, "publish", _published(session, name, publish_words(data, info=_info(session, name))))
+
+
+async def _published(session: Session, channel: str, words: list[Any]) -> bytes:
+    await session.node.history.publish(channel, words)
+    return b"{}"
+
+
+def _spend_publish(session: Session) -> None:
+    """``spent`` is the time up to which the allowance is used; a second's worth may be used at once."""
+    rate = session.node.config.limits.publishes_per_second
+    if rate:
+        now = session.node.hub.now()
+        used = max(session.spent, now)
+        if used - now > max(0.0, 1 - 1 / rate):
+            raise TooManyRequests(f"limits.publishes_per_second is {rate:g}")
+        session.spent = used + 1 / rate
+
+
+def _info(session: Session, channel: str) -> bytes:
+    """Who published: the protocol's ClientInfo."""
+    fields = {"user": encode(session.identity.user), "client": encode(session.client)}
+    if session.identity.info is not None:
+        fields["conn_info"] = session.identity.info
+    subscription = session.subscriptions.get(channel)
+    if subscription is not None and subscription.grant is not None and subscription.grant.info is not None:
+        fields["chan_info"] = subscription.grant.info
+    return raw_object(fields)
+
+
+def _may(session: Session, audience: str, channel: str) -> bool:
+    """Whether a rule admits this client, with what its subscription to the channel gives it."""
+    subscription = session.subscriptions.get(channel)
+    subscribed = subscription is not None and subscription.begun
+    granted = subscription is not None and subscription.grant is not None
+    return admits(audience, session.identity, channel, subscribed=subscribed, token=granted)
+
+
+def _history(session: Session, id: int, request: Any) -> None:
+    name = _channel_of(request)
+    rules = session.node.rules(name)
+    if not _may(session, rules.history, name):
+        raise PermissionDenied(f"the rules of {name!r} do not let user {session.identity.user!r} read history")
+    if not rules.has_history:
+        raise NotAvailable(f"{name!r} keeps no history")
+    if request.since is not None and (request.since.offset or 0) > MAX_OFFSET:
+        raise BadRequest(f"an offset past {MAX_OFFSET}")
+    session.answer(id, "history", _read_history(session, name, request))
+
+
+async def _read_history(session: Session, channel: str, request: Any) -> bytes:
+    limit = request.limit or 0
+    limit = HISTORY_MOST if limit < 0 else min(limit, HISTORY_MOST)
+    since = request.since.position if request.since is not None else Position("", 0)
+    page = await session.node.history.read(channel, since.offset, limit, reverse=bool(request.reverse))
+    if since.epoch and since.epoch != page.top.epoch:
+        raise UnrecoverablePosition(f"the epoch is {page.top.epoch} now")
+    return history_result(page.top, page.publications)
+
+
+def _rpc(session: Session, id: int, request: Any) -> None:
+    caller = Caller(session.identity.user, session.client)
+    session.answer(id, "rpc", _called(session, request.method or "", caller, bytes(request.data) or None))
+
+
+async def _called(session: Session, method: str, caller: Caller, data: bytes | None) -> bytes:
+    return b'{"data":%b}' % await session.node.methods.call(method, caller, data)
+
+
+def _presence(session: Session, id: int, request: Any) -> None:
+    session.node.rules(_channel_of(request))
+    raise NotAvailable("presence is not part of this version")
+
+
+def _send(session: Session, id: int, request: Any) -> None:
+    raise Disconnect(3508, "nothing here takes messages without a reply")
+
+
+def _ping(session: Session, id: int, request: Any) -> None:
+    session.outlet.send(reply(id, "ping"))
+
+
+def _refresh(session: Session, id: int, request: Any) -> None:
+    identity = session.node.authenticate(request.token or "")
+    if not request.token or identity.user != session.identity.user:
+        raise Disconnect(3500, "the new token is another user's")
+    session.identity = identity
+    session.watch_expiry()
+    fields = {"client": encode(session.client), "version": encode(__version__), **_expiry(identity.expires_at)}
+    session.outlet.send(reply(id, "refresh", raw_object(fields)))
+
+
+def _sub_refresh(session: Session, id: int, request: Any) -> None:
+    name = _channel_of(request)
+    subscription = session.subscriptions.get(name)
+    if subscription is None:
+        raise PermissionDenied(f"there is no subscription to {name!r}")
+    try:
+        subscription.grant = session.node.grant(request.token or "", name, session.identity.user)
+    except PermissionDenied as error:
+        raise Disconnect(3500, str(error)) from None
+    session.watch_expiry()
+    session.outlet.send(reply(id, "sub_refresh", raw_object(_expiry(subscription.grant.expires_at))))
+
+
+def _expiry(expires_at: float) -> dict[str, bytes]:
+    return {"expires": b"true", "ttl": b"%d" % seconds_left(expires_at)} if expires_at else {}
+
+
+def _channel_of(request: Any) -> str:
+    if not request.channel:
+        raise Disconnect(3501, "a command without a channel")
+    return request.channel
+
+
+HANDLERS: dict[str, Callable[[Session, int, Any], None]] = {
+    "subscribe": _subscribe,
+    "unsubscribe": _unsubscribe,
+    "publish": _publish,
+    "presence": _presence,
+    "presence_stats": _presence,
+    "history": _history,
+    "rpc": _rpc,
+    "send": _send,
+    "refresh": _refresh,
+    "sub_refresh": _sub_refresh,
+    "ping": _ping,
+}

@@ -1,0 +1,97 @@
+"""A client's subscription: how what happens in a channel is said to it in the protocol."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from .catchup import Subscription
+from .channel import Channel
+from .errors import Disconnect, UnrecoverablePosition
+from .permissions import Grant
+from .protocol import encode, error_reply, push, reply, subscribe_result
+from .publication import Position, Publication
+
+if TYPE_CHECKING:
+    from .session import Session
+
+__all__ = ["ClientSubscription", "seconds_left"]
+
+
+class ClientSubscription(Subscription):
+    """``asked`` is the id of the subscribe command that waits for its reply, ``leaving`` that of an unsubscribe behind it."""
+
+    __slots__ = ("asked", "grant", "leaving", "recovering", "rejects", "server_side", "session")
+
+    def __init__(
+        self,
+        session: Session,
+        channel: Channel,
+        since: Position | None,
+        *,
+        asked: int = 0,
+        server_side: bool = False,
+        grant: Grant | None = None,
+    ) -> None:
+        super().__init__(channel, session.outlet.wire, session.outlet.write, since)
+        self.session = session
+        self.server_side = server_side
+        self.asked = asked
+        self.leaving = 0
+        self.recovering = since is not None
+        self.rejects = False
+        self.grant = grant
+
+    @property
+    def expires_at(self) -> float:
+        """Unix seconds; 0 for never."""
+        return 0.0 if self.grant is None else self.grant.expires_at
+
+    @property
+    def paused(self) -> bool:
+        # The reply to connect comes before anything of a server-side subscription.
+        return self.session.outlet.paused or (self.server_side and not self.session.connected)
+
+    def deliver(self, joined: Any) -> None:
+        self.session.outlet.flush()
+        super().deliver(joined)
+
+    def begin(self, recovered: bool, publications: list[Publication]) -> None:
+        session = self.session
+        if self.recovering and not recovered and self.rejects:
+            session.drop(self)
+            session.outlet.send(error_reply(self.asked, UnrecoverablePosition()))
+            return
+        rules = self.channel.rules
+        result = subscribe_result(
+            self.position if rules.recover and rules.has_history else None,
+            recovered=recovered and self.recovering,
+            was_recovering=self.recovering,
+            ttl=seconds_left(self.expires_at),
+            publications=publications,
+        )
+        if self.server_side:
+            session.server_side_begun(self.channel.name, result)
+            return
+        session.outlet.send(reply(self.asked, "subscribe", result))
+        self.asked = 0
+        if self.leaving:
+            session.drop(self)
+            session.outlet.send(reply(self.leaving, "unsubscribe"))
+
+    def gap(self) -> None:
+        session = self.session
+        if self.server_side:
+            session.close(Disconnect(3010))
+        else:
+            self.end_with(2500, "insufficient state")
+
+    def end_with(self, code: int, reason: str) -> None:
+        """Ends it, and tells the client; SDKs subscribe again by themselves after 2500 and more."""
+        self.session.drop(self)
+        self.session.outlet.send(push(self.channel.name, "unsubscribe", b'{"code":%d,"reason":%b}' % (code, encode(reason))))
+
+
+def seconds_left(expires_at: float) -> int:
+    """Whole seconds until a unix time, at least 1; 0 for an expiry of 0, which is none."""
+    return max(1, round(expires_at - time.time())) if expires_at else 0
