@@ -22,7 +22,8 @@ ARGUMENTS = (
 )
 # Of all gateways here: the rules lie in Valkey, where a gateway with others would replace them.
 SETTINGS = """
-ping_seconds = 1
+ping_seconds = 2
+pong_seconds = 1.9
 allowed_origins = ["http://localhost:*"]
 [namespaces.short]
 history_size = 2
