@@ -31,7 +31,9 @@
  *
  * Events, by on(event, handler) and off(event, handler), which return their object:
  *   "publication"  { channel, data, offset, tags, info, recovered }: recovered is true for one that was missed and caught
- *                  up; an ephemeral one has no offset; info ({ user, client, conn_info }) if a client published it
+ *                  up, as far as the server tells them apart: where it does not say where catching up ends (`top`), only
+ *                  the first page of it is marked, and over "sse" nothing; an ephemeral one has no offset;
+ *                  info ({ user, client, conn_info }) if a client published it
  *   "gap"          { channel, epoch, offset }: what lay between the last publication and this position is gone
  *   "state" of a subscription   { channel, state, code, reason }, state: "waiting" for the line, "catching up", "live",
  *                  "refused" (code and reason say why; only a new subscribe() or connect() tries again), "closed"
@@ -301,9 +303,9 @@ class StreamLine extends Line {
         this.heard = Date.now();
         if (!this.ended) act(JSON.parse(data));
       });
-    hear("connected", ({ channels }) => {
+    hear("connected", ({ channels, tops }) => {
       clearTimeout(this.timer);
-      events.opened(channels);
+      events.opened(channels, tops);
     });
     hear("gap", (gap) => events.pushed({ channel: gap.channel, gap }));
     hear("message", (pub) => events.pushed({ channel: pub.channel, pub }));
@@ -439,7 +441,7 @@ export class Gateway extends Emitter {
       if (attempt !== this.#attempt) return;
       const line = sse
         ? new StreamLine(new EventSource(this.#streamUrl(token)), this.#options.timeoutMs, {
-            opened: (channels) => this.#streaming(channels),
+            opened: (channels, tops) => this.#streaming(channels, tops),
             pushed: (push) => this.#pushed(push),
             refused: (error) => this.#refused(error),
             lost: (code, reason) => this.#lost(line, code, reason),
@@ -498,10 +500,10 @@ export class Gateway extends Emitter {
     for (const wanted of this.#wanted) if (wanted.state === "waiting") this.#follow(wanted);
   }
 
-  #streaming(channels) {
+  #streaming(channels, tops) {
     this.#up();
     for (const [channel, result] of Object.entries(channels)) {
-      this.#subscriptions.get(channel)?._begin({ ...result, recoverable: Boolean(result.epoch) });
+      this.#subscriptions.get(channel)?._begin({ ...result, top: tops[channel], recoverable: Boolean(result.epoch) });
     }
     if (this.#wanted.some(({ channel }) => !channels[channel])) this.#reopen();
   }

@@ -604,4 +604,3 @@ def test_a_gateway_that_is_down_is_not_taken_for_a_blocked_websocket(page: Page,
     wait(page, "subscriptions[0].state === 'live'")
     assert "sse" not in page.evaluate("states.map(({ transport }) => transport)")
     page.evaluate("gateway.publish('hello:down', 1)")
-
