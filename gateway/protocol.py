@@ -254,13 +254,17 @@ class _SubscribeResult(msgspec.Struct, omit_defaults=True, gc=False):
     offset: int = 0
     positioned: bool = False
     was_recovering: bool = False
+    top: int = 0
 
 
 def subscribe_result(
-    position: Position | None, *, recovered: bool = False, was_recovering: bool = False, ttl: int = 0, publications: Sequence[Publication] = ()
+    position: Position | None, *, recovered: bool = False, was_recovering: bool = False, ttl: int = 0, publications: Sequence[Publication] = (), top: int = 0
 ) -> bytes:
-    """``position`` None is a channel whose subscribers cannot recover; ``ttl`` > 0 an expiry in that many seconds."""
-    result = _SubscribeResult(expires=ttl > 0, ttl=ttl, recovered=recovered, was_recovering=was_recovering)
+    """``position`` None is a channel whose subscribers cannot recover; ``ttl`` > 0 an expiry in that many seconds.
+
+    ``top`` is ours, for publications that are only the first page: the offset where catching up ends.
+    """
+    result = _SubscribeResult(expires=ttl > 0, ttl=ttl, recovered=recovered, was_recovering=was_recovering, top=top)
     if position is not None:
         result.recoverable = result.positioned = True
         result.epoch, result.offset = position

@@ -62,13 +62,14 @@ class ClientSubscription(Subscription):
             session.drop(self)
             session.outlet.send(error_reply(self.asked, UnrecoverablePosition()))
             return
-        rules = self.channel.rules
+        rules, top = self.channel.rules, self.channel.offset
         result = subscribe_result(
             self.position if rules.recover and rules.has_history else None,
             recovered=recovered and self.recovering,
             was_recovering=self.recovering,
             ttl=seconds_left(self.expires_at),
             publications=publications,
+            top=top if recovered and publications and publications[-1].offset < top else 0,
         )
         if self.server_side:
             session.server_side_begun(self.channel.name, result)

@@ -176,7 +176,7 @@ class EventStream:
         self.open = False
         self.done = False
         self.next_comment = self.slow_since = float("inf")
-        self._told: list[tuple[str, bool, Position, bool]] | None = []  # channel, recovered, position, gap
+        self._told: list[tuple[str, bool, Position, bool, int]] | None = []  # channel, recovered, position, gap, top
         self._positions: list[Position] = [Position("", 0)] * len(starts)
         self.subscriptions: list[StreamSubscription] = []
         node.wheel.set(self, self._loop.time() + OPEN_SECONDS)
@@ -196,7 +196,8 @@ class EventStream:
         assert self._told is not None
         self._positions[subscription.number] = subscription.position
         gap = subscription.asked and not recovered
-        self._told.append((subscription.channel.name, recovered and subscription.asked, subscription.position, gap))
+        channel = subscription.channel
+        self._told.append((channel.name, recovered and subscription.asked, subscription.position, gap, channel.offset))
         if len(self._told) == len(self._positions):
             self._open()
 
@@ -204,10 +205,11 @@ class EventStream:
         told, self._told = self._told or [], None
         channels = b",".join(
             b'%b:{"epoch":%b,"offset":%d,"recovered":%b}' % (encode(name), encode(position.epoch), position.offset, encode(recovered))
-            for name, recovered, position, _ in told
+            for name, recovered, position, _, _ in told
         )
-        opening = event("connected", b'{"client":%b,"channels":{%b}}' % (encode(self.client), channels), self._id())
-        gaps = [self._gap_event(name, position) for name, _, position, gap in told if gap]
+        tops = b",".join(b"%b:%d" % (encode(name), top) for name, recovered, _, _, top in told if recovered)  # where catching up ends
+        opening = event("connected", b'{"client":%b,"channels":{%b},"tops":{%b}}' % (encode(self.client), channels, tops), self._id())
+        gaps = [self._gap_event(name, position) for name, _, position, gap, _ in told if gap]
         self._write_text(_retry() + opening + b"".join(gaps))
         now = self._loop.time()
         self.open = True
