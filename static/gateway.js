@@ -31,9 +31,7 @@
  *
  * Events, by on(event, handler) and off(event, handler), which return their object:
  *   "publication"  { channel, data, offset, tags, info, recovered }: recovered is true for one that was missed and caught
- *                  up, as far as the server tells them apart: where it does not say where catching up ends (`top`), only
- *                  the first page of it is marked, and over "sse" nothing; an ephemeral one has no offset;
- *                  info ({ user, client, conn_info }) if a client published it
+ *                  up; an ephemeral one has no offset; info ({ user, client, conn_info }) if a client published it
  *   "gap"          { channel, epoch, offset }: what lay between the last publication and this position is gone
  *   "state" of a subscription   { channel, state, code, reason }, state: "waiting" for the line, "catching up", "live",
  *                  "refused" (code and reason say why; only a new subscribe() or connect() tries again), "closed"
@@ -148,7 +146,7 @@ class Subscription extends Emitter {
     this.#timer = setTimeout(act, delayMs);
   }
 
-  /** The server's reply to subscribe. `top`, where it is given, is where catching up ends; else the first page does. */
+  /** The server's reply to subscribe. `top` is where catching up ends, if that is not with these publications. */
   _begin({ recovered, was_recovering, recoverable, epoch = "", offset = 0, publications = [], top }) {
     this.#begun = true;
     this._failures = 0;

@@ -73,10 +73,8 @@ function showCut() {
   if (outage) outage.firstChild.textContent = "Line cut";
 }
 
-/** An event stream does not say what of it was missed: there the page claims nothing. */
 function endOutage() {
-  const nothing = gateway.transport === "sse" ? "" : " · nothing missed";
-  if (outage) outage.firstChild.textContent += caughtUp ? ` · ${caughtUp} caught up` : nothing;
+  if (outage) outage.firstChild.textContent += caughtUp ? ` · ${caughtUp} caught up` : " · nothing missed";
   outage = null;
   caughtUp = 0;
 }
