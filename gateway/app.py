@@ -56,7 +56,7 @@ class Gateway:
         address = Address(valkey_url)
         layout = Layout(config.prefix)
         self.commands = Commands(address)
-        self._library = Library(rules_of(config.channels, config.namespaces), layout.rules)
+        self._library = Library(rules_of(config.channels, config.namespaces), layout.prefix)
         await self.commands.start()
         try:
             if install:

@@ -202,7 +202,7 @@ async def _print_history(config: Config, channel: str, since: Position | None, l
     await commands.start()
     try:
         layout = Layout(config.prefix)
-        store = History(commands, Library(None, layout.rules), layout)
+        store = History(commands, Library(None, layout.prefix), layout)
         offset, left, epoch = since.offset if since else 0, limit or sys.maxsize, since.epoch if since else ""
         while left > 0:
             page = await store.read(channel, offset, min(PAGE, left), reverse=reverse)

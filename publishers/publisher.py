@@ -101,7 +101,7 @@ class Publisher:
         """Raises Unavailable if Valkey cannot be reached."""
         self._commands = Commands(Address(_url(self._given_url, self._data_dir)), patience=self._patience)
         await self._commands.start()
-        self._history = History(self._commands, Library(None, self._layout.rules), self._layout)
+        self._history = History(self._commands, Library(None, self._layout.prefix), self._layout)
 
     async def close(self) -> None:
         if self._commands is not None:
@@ -173,7 +173,7 @@ class SyncPublisher:
 
     def __init__(self, url: str = "", *, prefix: str = "gw", data_dir: str | Path = "", patience: float = PATIENCE) -> None:
         self._layout = Layout(prefix)
-        self._library = Library(None, self._layout.rules)
+        self._library = Library(None, self._layout.prefix)
         self._patience = patience
         self._client = Address(_url(url, data_dir)).sync_client()
 

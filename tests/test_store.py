@@ -39,7 +39,7 @@ def layout(prefix: str) -> Layout:
 
 @pytest.fixture
 async def history(commands: Commands, layout: Layout) -> History:
-    library = Library(rules_of(CONFIG.channels, CONFIG.namespaces), layout.rules)
+    library = Library(rules_of(CONFIG.channels, CONFIG.namespaces), layout.prefix)
     await library.install(commands.call)
     return History(commands, library, layout)
 
@@ -258,16 +258,16 @@ async def test_wrong_arguments_are_named_and_change_nothing(
 async def test_a_valkey_that_lost_the_functions_gets_them_again(history: History, commands: Commands, layout: Layout) -> None:
     await history.publish("short:a", publish_words(b"1"))
     await commands.call("FUNCTION", "FLUSH")
-    stranger = History(commands, Library(None, layout.rules), layout)  # a publisher without a configuration
+    stranger = History(commands, Library(None, layout.prefix), layout)  # a publisher without a configuration
     for number in range(5):
         await stranger.publish("short:a", publish_words(b"%d" % number))
     assert len(await read_all(history, "short:a")) == 3, "the gateways' rules were kept for it"
 
 
 async def test_an_older_library_is_replaced_and_a_newer_one_stays(commands: Commands, layout: Layout) -> None:
-    library = Library(rules_of(CONFIG.channels, CONFIG.namespaces), layout.rules)
+    library = Library(rules_of(CONFIG.channels, CONFIG.namespaces), layout.prefix)
     await library.install(commands.call)
-    newer = library.source({"": {"size": 1, "ttl": 1, "meta_ttl": 1}}).replace(f"name=gateway_{VERSION}", f"name=gateway_{VERSION + 1}")
+    newer = library.source({"": {"": {"size": 1, "ttl": 1, "meta_ttl": 1}}}).replace(f"name=gateway_{VERSION}", f"name=gateway_{VERSION + 1}")
     await commands.call("FUNCTION", "FLUSH")
     await commands.call("FUNCTION", "LOAD", newer)
     try:
@@ -279,6 +279,21 @@ async def test_an_older_library_is_replaced_and_a_newer_one_stays(commands: Comm
     await commands.call("FUNCTION", "LOAD", older)
     await library.install(commands.call)
     assert await library.agrees(commands.call)
+
+
+async def test_gateways_with_different_prefixes_keep_their_own_rules(commands: Commands) -> None:
+    spaces = [{"short": {"history_size": size}} for size in (2, 3)]
+    histories = []
+    for number, namespaces in enumerate(spaces):
+        config = Config(namespaces=namespaces)
+        layout = Layout(f"rules{number}")
+        library = Library(rules_of(config.channels, config.namespaces), layout.prefix)
+        await library.install(commands.call)
+        histories.append(History(commands, library, layout))
+    for history in histories:
+        for number in range(5):
+            await history.publish("short:a", publish_words(b"%d" % number))
+    assert [len(await read_all(history, "short:a")) for history in histories] == [2, 3]
 
 
 async def test_the_link_brings_announcements_together_and_in_order(

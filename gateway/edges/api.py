@@ -351,16 +351,19 @@ def _history_range(query: Any) -> tuple[Position, int]:
         raise BadRequest(str(error)) from None
 
 
+ANYBODY = {"access-control-allow-origin": "*"}  # a page of another origin may ask whether the gateway is there
+
+
 async def live(request: Request) -> Response:
-    return _json(b'{"status":"live"}')
+    return _json(b'{"status":"live"}', headers=ANYBODY)
 
 
 async def ready(request: Request) -> Response:
     """200 while publications reach this process and it takes clients; 503 with the reason otherwise."""
     reason = request.state.gateway.unready()
     if reason:
-        return _json(encode({"status": "not ready", "reason": reason}), 503)
-    return _json(b'{"status":"ready"}')
+        return _json(encode({"status": "not ready", "reason": reason}), 503, ANYBODY)
+    return _json(b'{"status":"ready"}', headers=ANYBODY)
 
 
 def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:

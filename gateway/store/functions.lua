@@ -6,8 +6,11 @@
 --   gw:{C}:keys     sorted set: idempotency key → offset; a negative score was announced only
 -- and the Pub/Sub channel gw:{C}.
 --
--- The loader puts in front of this file: the shebang with the library's name, RULES (namespace → size, ttl, meta_ttl
--- in seconds; ttl 0 there is "never"), DIGEST (of the rules) and ANNOUNCE (PUBLISH, or SPUBLISH on a cluster).
+-- The loader puts in front of this file: the shebang with the library's name, RULES_JSON (prefix of the keys → namespace →
+-- size, ttl, meta_ttl in seconds; ttl 0 there is "never"; prefix "" for those that have none) and ANNOUNCE (PUBLISH, or
+-- SPUBLISH on a cluster). Names of functions are global in Valkey, so gateways with different prefixes share the library.
+
+local RULES = nil  -- decoded at the first call: cjson is not there yet while the library is loaded
 
 local KEYS_KEPT = 10000     -- newest idempotency keys of a channel
 local KEYS_TTL = 300        -- seconds they live at least after the last one was used
@@ -27,8 +30,10 @@ local function base_of(keys)
 end
 
 local function rules_of(base)
-  local namespace = string.match(base, '{([^:{}]*):')
-  return RULES[namespace or ''] or RULES['']
+  RULES = RULES or cjson.decode(RULES_JSON)
+  local prefix, namespace = string.match(base, '^(.*):{'), string.match(base, '{([^:{}]*):')
+  local rules = RULES[prefix or ''] or RULES['']
+  return rules[namespace or ''] or rules['']
 end
 
 local function now_ms()
@@ -286,9 +291,9 @@ local function gateway_remove(keys, args)
   return {top, epoch}
 end
 
--- gateway_rules 0 → the digest of the rules that are compiled in.
+-- gateway_rules 0 → the rules that are compiled in, as JSON.
 local function gateway_rules(keys, args)
-  return DIGEST
+  return RULES_JSON
 end
 
 redis.register_function('gateway_publish', gateway_publish)

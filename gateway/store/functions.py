@@ -6,7 +6,6 @@ because Valkey refuses a second library with the same functions and only the new
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -26,35 +25,38 @@ _SOURCE = files(__package__).joinpath("functions.lua").read_text()
 
 log = logging.getLogger("gateway.store")
 
+PREFIXES_MOST = 64  # whose rules are kept beside one's own
+INSTALL_ATTEMPTS = 10
+
 Call = Callable[..., Awaitable[Any]]
+Rules = dict[str, dict[str, int]]  # namespace → size, ttl, meta_ttl
 
 
-def rules_of(channels: ChannelRules, namespaces: Mapping[str, ChannelRules]) -> dict[str, dict[str, int]]:
+def rules_of(channels: ChannelRules, namespaces: Mapping[str, ChannelRules]) -> Rules:
     """What the library needs of the rules: per namespace, "" for channels with none."""
     spaces = {"": channels, **namespaces}
     return {name: {"size": r.history_size, "ttl": r.history_ttl, "meta_ttl": r.meta_ttl} for name, r in sorted(spaces.items())}
 
 
+BUILT_IN_RULES = rules_of(ChannelRules(), {name: ChannelRules(**rules) for name, rules in BUILT_IN.items()})
+
+
 class Library:
-    """One version of the functions with one set of rules.
+    """One version of the functions with the rules of one prefix, and what other prefixes have in the same Valkey.
 
     ``rules`` None belongs to a publisher without a configuration: it loads what the gateways left in ``rules_key``,
     and the built-in rules only where no gateway ever ran.
     """
 
-    def __init__(self, rules: dict[str, dict[str, int]] | None, rules_key: str, *, sharded: bool = False) -> None:
+    def __init__(self, rules: Rules | None, prefix: str, *, sharded: bool = False) -> None:
         self._rules = rules
-        self._rules_key = rules_key
+        self._prefix = prefix
         self._sharded = sharded
 
-    def source(self, rules: dict[str, dict[str, int]]) -> str:
-        table = ", ".join(
-            f'["{name}"] = {{size = {r["size"]}, ttl = {r["ttl"]}, meta_ttl = {r["meta_ttl"]}}}' for name, r in rules.items()
-        )
+    def source(self, rules: dict[str, Rules]) -> str:
         return (
             f"#!lua name=gateway_{VERSION}\n"
-            f"local RULES = {{{table}}}\n"
-            f"local DIGEST = '{_digest(rules)}'\n"
+            f"local RULES_JSON = [==[{json.dumps(rules)}]==]\n"
             f"local ANNOUNCE = '{'SPUBLISH' if self._sharded else 'PUBLISH'}'\n"
             f"{_SOURCE}"
         )
@@ -62,39 +64,57 @@ class Library:
     async def install(self, call: Call) -> None:
         """Makes the library and its rules the ones in force: at the start of a gateway. A newer version stays."""
         assert self._rules is not None
-        loaded = await _loaded(call)
-        if loaded and max(loaded) > VERSION:
-            log.warning("valkey holds version %d of the functions, newer than this gateway's %d: it stays", max(loaded), VERSION)
-            return
-        if VERSION in loaded and await call(b"FCALL", b"gateway_rules", b"0") != _digest(self._rules).encode():
-            log.warning("the channels' rules in valkey were others than this configuration's: they are replaced")
         await call(b"SET", self._rules_key, json.dumps(self._rules))
-        await self._replace(call, loaded, self._rules)
+        for attempt in range(INSTALL_ATTEMPTS):
+            loaded = await _loaded(call)
+            if loaded and max(loaded) > VERSION:
+                log.warning("valkey holds version %d of the functions, newer than this gateway's %d: it stays", max(loaded), VERSION)
+                return
+            present = await _rules_in_force(call) if VERSION in loaded else {}
+            if attempt == 0 and present.get(self._prefix, self._rules) != self._rules:
+                log.warning("the channels' rules in valkey were others than this configuration's: they are replaced")
+            await self._replace(call, loaded, present, self._rules)
+            if await self.agrees(call):  # else a gateway with another prefix loaded at the same moment, without ours
+                return
+        log.warning("the channels' rules could not be put into force: other gateways keep replacing them")
 
     async def restore(self, call: Call) -> None:
         """Loads the library where Valkey has none: after ``Function not found``."""
         rules = self._rules
         if rules is None:
             kept = await call(b"GET", self._rules_key)
-            rules = json.loads(kept) if kept else rules_of(ChannelRules(), {name: ChannelRules(**rules) for name, rules in BUILT_IN.items()})
-        elif not await call(b"EXISTS", self._rules_key):
-            await call(b"SET", self._rules_key, json.dumps(rules))
-        await self._replace(call, [version for version in await _loaded(call) if version < VERSION], rules)
+            rules = json.loads(kept) if kept else BUILT_IN_RULES
+        loaded = await _loaded(call)
+        if not loaded or max(loaded) < VERSION:
+            await self._replace(call, loaded, {}, rules)
 
     async def agrees(self, call: Call) -> bool:
         """Whether the rules in force are this configuration's."""
-        assert self._rules is not None
-        return await call(b"FCALL", b"gateway_rules", b"0") == _digest(self._rules).encode()
+        return (await _rules_in_force(call)).get(self._prefix) == self._rules
 
-    async def _replace(self, call: Call, loaded: list[int], rules: dict[str, dict[str, int]]) -> None:
+    @property
+    def _rules_key(self) -> str:
+        """Where the gateways leave the namespaces' rules for publishers that have no configuration."""
+        return f"{self._prefix}:rules"
+
+    async def _replace(self, call: Call, loaded: list[int], present: dict[str, Rules], rules: Rules) -> None:
+        others = {prefix: theirs for prefix, theirs in present.items() if prefix not in ("", self._prefix)}
+        newest = dict(list(others.items())[-PREFIXES_MOST:])
         for version in loaded:
             if version < VERSION:
                 await call(b"FUNCTION", b"DELETE", f"gateway_{version}")
         try:
-            await call(b"FUNCTION", b"LOAD", b"REPLACE", self.source(rules))
+            await call(b"FUNCTION", b"LOAD", b"REPLACE", self.source({"": BUILT_IN_RULES, **newest, self._prefix: rules}))
         except StoreError as error:
             if "already exists" not in str(error):  # a newer gateway was faster
                 raise
+
+
+async def _rules_in_force(call: Call) -> dict[str, Rules]:
+    try:
+        return json.loads(await call(b"FCALL", b"gateway_rules", b"0"))
+    except ValueError:  # an older answer of the same version
+        return {}
 
 
 async def _loaded(call: Call) -> list[int]:
@@ -105,7 +125,3 @@ async def _loaded(call: Call) -> list[int]:
         if match := _NAME.match(fields[b"library_name"]):
             versions.append(int(match[1]))
     return versions
-
-
-def _digest(rules: dict[str, dict[str, int]]) -> str:
-    return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:16]

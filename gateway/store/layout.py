@@ -19,7 +19,7 @@ class Layout:
     """Names in Valkey, all behind one prefix."""
 
     def __init__(self, prefix: str) -> None:
-        self._prefix = prefix
+        self.prefix = prefix
         self._opening = f"{prefix}:{{".encode()
 
     def channel(self, name: str) -> bytes:
@@ -34,14 +34,9 @@ class Layout:
         base = self.channel(name)
         return base + b":meta", base + b":stream", base + b":keys"
 
-    @property
-    def rules(self) -> str:
-        """Where the gateways leave the namespaces' rules for publishers that have no configuration."""
-        return f"{self._prefix}:rules"
-
     def heartbeat(self, node: str) -> bytes:
         """The Pub/Sub channel by which one process proves that its link works."""
-        return f"{self._prefix}:node:{node}".encode()
+        return f"{self.prefix}:node:{node}".encode()
 
 
 class Announcement(msgspec.Struct, gc=False):
