@@ -56,7 +56,7 @@ class Gateway:
         address = Address(valkey_url)
         layout = Layout(config.prefix)
         self.commands = Commands(address)
-        self._library = Library(rules_of(config.channels, config.namespaces), layout.prefix)
+        self._library = Library(rules_of(config.channels, config.namespaces) if install else None, layout.prefix)
         await self.commands.start()
         try:
             if install:
@@ -69,11 +69,14 @@ class Gateway:
         self.link = Link(address, self.commands, layout.heartbeat(self.node.uid))
         hub = self.node.hub
         self.link.on_announcements, self.link.on_subscribed = hub.on_announcements, hub.on_subscribed
-        self.link.on_up, self.link.on_down = hub.on_up, hub.on_down
+        self.link.on_up, self.link.on_down = (self._link_is_up if install else hub.on_up), hub.on_down
         await self.link.start()
         if 0 < len(config.tokens.hmac_secret.encode()) < SHORT_SECRET:
             log.warning("tokens.hmac_secret is short: %d bytes or more are safe", SHORT_SECRET)
-        self._tasks = [asyncio.create_task(work) for work in (wheel.run(), hub.keep_house(), self._watch_rules())]
+        work = [wheel.run(), hub.keep_house(), *([self._watch_rules()] if install else [])]
+        self._tasks = [asyncio.create_task(each) for each in work]
+        for task in self._tasks:
+            task.add_done_callback(_must_not_end)
 
     # The hub's feed. The link is made after the hub, and lives in this object.
 
@@ -96,11 +99,23 @@ class Gateway:
     async def _watch_rules(self) -> None:
         while True:
             await asyncio.sleep(RULES_SECONDS)
-            try:
-                if not await self._library.agrees(self.commands.call):
-                    log.warning("the channels' rules in valkey are another gateway's: give all gateways the same configuration")
-            except StoreError as error:
-                log.debug("the rules could not be compared: %s", error)
+            await self._compare_rules()
+
+    def _link_is_up(self) -> None:
+        self.node.hub.on_up()
+        self.node.spawn(self._compare_rules())
+
+    async def _compare_rules(self) -> None:
+        """Where Valkey came back empty, a publisher may have been there first, with the built-in rules."""
+        try:
+            if await self._library.agrees(self.commands.call):
+                return
+            if await self._library.is_forgotten(self.commands.call):
+                await self._library.install(self.commands.call)
+            else:
+                log.warning("the channels' rules in valkey are another gateway's: give all gateways the same configuration")
+        except StoreError as error:
+            log.debug("the rules could not be compared: %s", error)
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -112,6 +127,11 @@ class Gateway:
             await self.node.hub.close()
             await self.link.close()
         await self.commands.close()
+
+
+def _must_not_end(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        log.critical("a part of the gateway ended that must not: %s", task.get_name(), exc_info=task.exception())
 
 
 class _Application:

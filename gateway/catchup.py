@@ -217,6 +217,8 @@ async def _read_page(hub: Hub, subscription: Subscription) -> None:
     if page.top.epoch != channel.epoch:
         await hub.refresh(channel)
         return
+    if subscription.epoch and subscription.epoch != page.top.epoch:
+        return  # the channel began another life meanwhile; that is judged again
     channel.remember(page)
     run, _ = following(since, page.publications)
     if subscription.begun and subscription.paused:

@@ -130,7 +130,7 @@ class Channel:
         """What the link brought, in order."""
         if self.held is not None:
             self.hold(items)
-        elif self.round is not None:
+        elif self.round is not None or self.waiting:
             self.waiting += items
         else:
             self._take_live(items)
@@ -218,6 +218,8 @@ class Channel:
             return True
         run, _ = following(self.offset, page.publications)
         if not run:
+            if page.publications and page.publications[-1].offset <= self.offset:
+                return False  # announcements were faster than this page; the next one leads on
             self.lose(page)
             return True
         for publication in run:
@@ -247,16 +249,16 @@ class Channel:
         self._wake()
 
     def _wake(self) -> None:
-        if self.is_open and self.round is None:
+        if self.is_open:
             waiters, self.waiters = self.waiters, []
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
 
     def opened(self) -> asyncio.Future[None]:
-        """Done when the channel is open and no round is under way."""
+        """Done when the channel is open."""
         waiter = self.loop.create_future()
-        if self.is_open and self.round is None:
+        if self.is_open:
             waiter.set_result(None)
         else:
             self.waiters.append(waiter)
@@ -322,10 +324,15 @@ class Channel:
         for waiter in over:
             if not waiter.done():
                 waiter.set_result(None)
-        waiting, self.waiting = self.waiting, []
-        if waiting:
+        if over:  # who waited for this moment has it before the next round begins
+            self.loop.call_soon(self._announce_waiting)
+        else:
+            self._announce_waiting()
+
+    def _announce_waiting(self) -> None:
+        if self.round is None and self.waiting and self.held is None:
+            waiting, self.waiting = self.waiting, []
             self.announced(waiting)
-        self._wake()
 
 
 class Round:

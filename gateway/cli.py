@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import re
 import signal
+import stat
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 import click
@@ -32,6 +34,8 @@ __all__ = ["main"]
 
 PIPELINED = 512  # publishes of `publish CHANNEL -` under way at once
 PAGE = 500
+LINE_BYTES = 64 * 1024 * 1024
+FILE_BYTES = 64 * 1024  # of whole lines read from a file at a time
 
 _config = click.option("--config", type=click.Path(dir_okay=False), metavar="FILE", help="Configuration in TOML.")
 _valkey = click.option("--valkey-url", metavar="URL", help="Valkey to use; absent: the embedded one.")
@@ -119,9 +123,6 @@ async def _publish_one(config: Config, channel: str, document: bytes, options: d
 
 async def _publish_lines(config: Config, channel: str, options: dict[str, Any]) -> None:
     """Reads lines as they come and keeps up to PIPELINED of them under way; their order is kept."""
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(limit=64 * 1024 * 1024)
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     published = refused = 0
     last: Position | None = None
     async with _publisher(config) as publisher:
@@ -137,7 +138,7 @@ async def _publish_lines(config: Config, channel: str, options: dict[str, Any]) 
 
         acknowledging = asyncio.create_task(acknowledge())
         number = 0
-        while line := await reader.readline():
+        async for line in _lines_of_stdin():
             number += 1
             if not line.strip():
                 continue
@@ -159,6 +160,23 @@ async def _publish_lines(config: Config, channel: str, options: dict[str, Any]) 
     print(f"published {published}" + (f", up to {last}" if last is not None else ""))
     if refused:
         raise GatewayError(f"{refused} of {refused + published} lines were not JSON")
+
+
+async def _lines_of_stdin() -> AsyncIterator[bytes]:
+    """Lines as they come: a pipe's by the loop, a file's or a terminal's by a thread, since a loop cannot wait for those."""
+    mode = os.fstat(sys.stdin.fileno()).st_mode
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+        while lines := await asyncio.to_thread(sys.stdin.buffer.readlines, 1 if sys.stdin.isatty() else FILE_BYTES):
+            for line in lines:
+                yield line
+        return
+    reader = asyncio.StreamReader(limit=LINE_BYTES)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    try:
+        while line := await reader.readline():
+            yield line
+    except ValueError:
+        raise GatewayError(f"a line is longer than {LINE_BYTES} bytes") from None
 
 
 @app.command()

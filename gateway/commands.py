@@ -71,7 +71,7 @@ def _subscribe(session: Session, id: int, request: Any) -> None:
 
 def _unsubscribe(session: Session, id: int, request: Any) -> None:
     subscription = session.subscriptions.get(_channel_of(request))
-    if subscription is not None and subscription.asked:
+    if subscription is not None and subscription.asked and not subscription.leaving:
         subscription.leaving = id  # the subscribe under way is answered first
         return
     if subscription is not None and not subscription.server_side:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from .config import ChannelRules, Config
 from .errors import BadRequest, Disconnect, PermissionDenied, TokenExpired, TokenInvalid, TokenStale
 from .hub import Hub
-from .permissions import ANONYMOUS, ANYTHING, Grant, Identity, admits
+from .permissions import ANONYMOUS, ANYTHING, Grant, Identity, admits, owner_of
 from .publication import channel_fault
 from .rpc import Methods
 from .store.history import History
@@ -124,7 +124,9 @@ class Node:
         if not user or channel_fault(user):
             return []
         names = [f"{name}:{user}" for name, rules in self.config.namespaces.items() if rules.personal]
-        return [*names, f"#{user}"] if self.config.channels.personal else names
+        if self.config.channels.personal:
+            names.append(f"#{user}")
+        return [name for name in names if owner_of(name) == user]  # with a # in their id it would be somebody else's
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """A task that is held while it runs."""

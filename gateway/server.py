@@ -88,7 +88,7 @@ def _restart(embedded: EmbeddedServer) -> None:
     log.error("the embedded valkey ended by itself; starting it again")
     try:
         embedded.start()
-    except GatewayError as error:
+    except Exception as error:  # a full disk, say, which may pass
         log.error("%s; trying again", error)
 
 
@@ -233,4 +233,5 @@ class Server(uvicorn.Server):
                     client.drain()
                 except Exception:  # one client must not keep the others from being sent away
                     log.exception("a client could not be drained")
+                    node.clients.pop(client, None)
             await asyncio.sleep(1 / DRAIN_BATCHES_PER_SECOND)

@@ -34,6 +34,7 @@ __all__ = ["Outlet", "Session"]
 log = logging.getLogger("gateway.session")
 
 STALE_SECONDS = 10.0  # to the first connect
+CONNECT_SECONDS = 30.0  # for Valkey to say where the user's own channels stand
 GRACE_SECONDS = 25.0  # from an expiry to the end, for a refresh to come
 BUSY_MOST = 16  # commands of one client that wait for Valkey; each may answer with a page of history
 NEVER = float("inf")
@@ -150,9 +151,9 @@ class Session:
             handler(self, command.id, getattr(command, method))
         except ClientError as error:
             self._refuse(command.id, method, error)
-        if method == "connect" and self.state is OPENED:
-            # SDKs take the error and come back by themselves; a connection that is not connected has no use.
-            self.close(Disconnect(3000, "connect was refused"))
+            if method == "connect":
+                # SDKs take the error and come back by themselves; a connection that is not connected has no use.
+                self.close(Disconnect(3000, "connect was refused"))
 
     def _refuse(self, id: int, method: str, error: ClientError) -> None:
         log.info("client %s: %s refused with %d %s", self.client or "-", method, error.code, error)
@@ -163,28 +164,26 @@ class Session:
             raise Disconnect(3501, "a second connect")
         node = self.node
         identity = node.authenticate(request.token or "")
+        recover = request.subs or {}
+        starts = {name: since_of(self, name, recover.get(name, NOWHERE)) for name in node.personal_channels(identity.user)}
         node.admit_user(identity.user)
         self.identity = identity
         self.client = new_id()
         self.connect_id = id
         self.state = CONNECTING
-        names = node.personal_channels(identity.user)
-        if not names:
+        if not starts:
             self._connected()
             return
         self.answers = {}
-        recover = request.subs or {}
-        for name in names:
-            subscription = ClientSubscription(
-                self, node.hub.channel(name), since_of(self, name, recover.get(name, NOWHERE)), server_side=True
-            )
-            self.subscriptions[name] = subscription
+        for name, since in starts.items():
+            self.subscriptions[name] = ClientSubscription(self, node.hub.channel(name), since, server_side=True)
+        for subscription in list(self.subscriptions.values()):
             node.hub.follow(subscription)
 
     def server_side_begun(self, channel: str, result: bytes) -> None:
         assert self.answers is not None
         self.answers[channel] = result
-        if len(self.answers) == len(self.node.personal_channels(self.identity.user)):
+        if len(self.answers) == len(self.subscriptions):
             self._connected()
 
     def _connected(self) -> None:
@@ -274,6 +273,8 @@ class Session:
     def _check_limits(self, now: float) -> None:
         if self.state is OPENED and now >= self.opened_at + STALE_SECONDS:
             raise Disconnect(3502, f"no connect within {STALE_SECONDS:g} s")
+        if self.state is CONNECTING and now >= self.opened_at + CONNECT_SECONDS:
+            raise Disconnect(3004, "Valkey did not say in time where the user's channels stand")
         if now >= self.slow_since + self.node.config.limits.slow_seconds:
             raise Disconnect(3008)
         if now >= self.pong_by and not self.outlet.paused and self.backlog is None:
@@ -282,13 +283,15 @@ class Session:
         if self.identity.expires_at and today >= self.identity.expires_at + GRACE_SECONDS:
             raise Disconnect(3005)
         for subscription in list(self.subscriptions.values()):
-            if subscription.expires_at and today >= subscription.expires_at + GRACE_SECONDS:
+            if subscription.begun and subscription.expires_at and today >= subscription.expires_at + GRACE_SECONDS:
                 subscription.end_with(2501, "subscription expired")
 
     def _due(self, now: float) -> float:
         due = min(self.next_ping, max(self.pong_by, now + 1), self.slow_since + self.node.config.limits.slow_seconds)
         if self.state is OPENED:
             due = min(due, self.opened_at + STALE_SECONDS)
+        if self.state is CONNECTING:
+            due = min(due, self.opened_at + CONNECT_SECONDS)
         expiries = [subscription.expires_at for subscription in self.subscriptions.values() if subscription.expires_at]
         if self.identity.expires_at:
             expiries.append(self.identity.expires_at)
@@ -315,6 +318,8 @@ class Session:
 
     def drained(self) -> None:
         self.slow_since = NEVER
+        if self.pong_by != NEVER:  # the ping stood behind what the client was slow to read
+            self.pong_by = self.node.hub.now() + self.node.config.pong_seconds
         for subscription in list(self.subscriptions.values()):
             if self.state is CLOSED or self.outlet.paused:
                 return

@@ -61,6 +61,8 @@ class ClientSubscription(Subscription):
         if self.recovering and not recovered and self.rejects:
             session.drop(self)
             session.outlet.send(error_reply(self.asked, UnrecoverablePosition()))
+            if self.leaving:
+                session.outlet.send(reply(self.leaving, "unsubscribe"))
             return
         rules, top = self.channel.rules, self.channel.offset
         result = subscribe_result(

@@ -13,6 +13,8 @@ from typing import Protocol
 
 __all__ = ["Timed", "Wheel"]
 
+NEVER = float("inf")
+
 log = logging.getLogger("gateway.timers")
 
 
@@ -55,11 +57,10 @@ class Wheel:
                 item.bucket = 0
                 try:
                     due = item.tick(now)
-                except Exception:
+                    if due is not None and due < NEVER:
+                        self.set(item, due)
+                except Exception:  # one connection's fault must not stop everybody's clock
                     log.exception("a timer failed")
-                    continue
-                if due is not None:
-                    self.set(item, due)
 
     async def run(self) -> None:
         """Turns once a second until cancelled."""

@@ -38,6 +38,7 @@ log = logging.getLogger("gateway.api")
 BODY_SECONDS = 60.0  # for a request body to come in whole
 SILENT_SECONDS = 10.0  # between two parts of it
 HISTORY_BYTES = 16 * 1024 * 1024  # of one answer of the history method
+CLIENT_BYTES = 1024 * 1024  # of one answer of GET /history; a page may be shorter than its limit
 HISTORY_DEFAULT, HISTORY_MOST = 100, 1000  # publications of GET /history
 STATUS_OF_ERROR = {100: 500, 101: 401, 102: 404, 103: 403, 104: 404, 106: 400, 107: 400, 108: 400, 109: 401, 111: 429, 112: 416, 113: 409}
 
@@ -207,11 +208,9 @@ METHODS: dict[str, Method] = {
 
 async def _batch(node: Node, body: bytes) -> bytes:
     request = _read(_Batch, body)
-    calls = []
-    for command in request.commands:
-        if len(command) != 1 or (name := next(iter(command))) not in METHODS:
-            raise BadRequest(f"a command of a batch is an object with one of {', '.join(METHODS)}")
-        calls.append((name, METHODS[name](node, bytes(command[name]))))
+    if any(len(command) != 1 or next(iter(command)) not in METHODS for command in request.commands):
+        raise BadRequest(f"a command of a batch is an object with one of {', '.join(METHODS)}")
+    calls = [(name, METHODS[name](node, bytes(body))) for command in request.commands for name, body in command.items()]
     if request.parallel:
         outcomes = await asyncio.gather(*[_outcome(call) for _, call in calls])
     else:
@@ -281,7 +280,12 @@ async def _body(request: Request, most: int) -> bytes | Response:
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > most:
         return _too_large(most)
-    first = await request.receive()
+    try:
+        async with asyncio.timeout(SILENT_SECONDS):
+            first = await request.receive()
+    except TimeoutError:
+        log.info("api: a body did not come in time")
+        return Response(status_code=408, headers={"connection": "close"})
     if first["type"] == "http.request" and not first.get("more_body"):
         return first["body"] if len(first["body"]) <= most else _too_large(most)
     parts: list[bytes] = [first.get("body", b"")]
@@ -325,7 +329,7 @@ async def history(request: Request) -> Response:
         if not rules.has_history:
             raise NotAvailable(f"{channel!r} keeps no history")
         since, limit = _history_range(query)
-        result = await _read_history(node, channel, since, limit, query.get("reverse", "") in ("1", "true"), HISTORY_BYTES)
+        result = await _read_history(node, channel, since, limit, query.get("reverse", "") in ("1", "true"), CLIENT_BYTES)
     except Disconnect as error:
         log.info("history: refused, %s", error)
         return _json(encode({"error": {"code": error.code, "message": error.reason}}), 401, headers)

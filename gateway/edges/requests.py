@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 from fnmatch import fnmatchcase
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, QueryParams
 
@@ -50,7 +49,7 @@ def origin_allowed(origin: str, host: str, allowed: list[str]) -> bool:
     """
     if not origin:
         return True
-    if host and urlsplit(origin).netloc.lower() == host.lower():
+    if host and origin.partition("://")[2].lower() == host.lower():
         return True
     return any(pattern == "*" or fnmatchcase(origin.lower(), pattern.lower()) for pattern in allowed)
 

@@ -176,7 +176,7 @@ class EventStream:
         self.open = False
         self.done = False
         self.next_comment = self.slow_since = float("inf")
-        self._told: list[tuple[str, bool, Position, bool, int]] | None = []  # channel, recovered, position, gap, top
+        self._told: list[tuple[str, bool, Position, bool, int, int]] | None = []  # channel, recovered, position, gap, top, number
         self._positions: list[Position] = [Position("", 0)] * len(starts)
         self.subscriptions: list[StreamSubscription] = []
         node.wheel.set(self, self._loop.time() + OPEN_SECONDS)
@@ -197,7 +197,7 @@ class EventStream:
         self._positions[subscription.number] = subscription.position
         gap = subscription.asked and not recovered
         channel = subscription.channel
-        self._told.append((channel.name, recovered and subscription.asked, subscription.position, gap, channel.offset))
+        self._told.append((channel.name, recovered and subscription.asked, subscription.position, gap, channel.offset, subscription.number))
         if len(self._told) == len(self._positions):
             self._open()
 
@@ -205,11 +205,13 @@ class EventStream:
         told, self._told = self._told or [], None
         channels = b",".join(
             b'%b:{"epoch":%b,"offset":%d,"recovered":%b}' % (encode(name), encode(position.epoch), position.offset, encode(recovered))
-            for name, recovered, position, _, _ in told
+            for name, recovered, position, _, _, _ in told
         )
-        tops = b",".join(b"%b:%d" % (encode(name), top) for name, recovered, _, _, top in told if recovered)  # where catching up ends
-        opening = event("connected", b'{"client":%b,"channels":{%b},"tops":{%b}}' % (encode(self.client), channels, tops), self._id())
-        gaps = [self._gap_event(name, position) for name, _, position, gap, _ in told if gap]
+        # A lost channel's mark is one that never was, until its gap is told: else a line cut in between would hide it.
+        marks = b",".join(_mark(_NEVER if gap else self._positions[n]) for n, gap in sorted((n, gap) for _, _, _, gap, _, n in told))
+        tops = b",".join(b"%b:%d" % (encode(name), top) for name, recovered, _, _, top, _ in told if recovered)  # where catching up ends
+        opening = event("connected", b'{"client":%b,"channels":{%b},"tops":{%b}}' % (encode(self.client), channels, tops), marks)
+        gaps = [self._gap_event(name, position) for name, _, position, gap, _, _ in told if gap]
         self._write_text(_retry() + opening + b"".join(gaps))
         now = self._loop.time()
         self.open = True
@@ -460,7 +462,7 @@ class EventStreams:
             positions = _positions(last_id[:ID_BYTES], len(names))
             return {name: position if self._recoverable(name) else None for name, position in zip(names, positions, strict=True)}
         last = query.get("last", "")
-        if not last.isdigit() or not int(last[:6]):
+        if not (last.isascii() and last.isdigit()) or not int(last[:6]):
             return dict.fromkeys(names)
         starts: dict[str, Position | None] = dict.fromkeys(names)
         asked = [name for name in names if self._recoverable(name)]

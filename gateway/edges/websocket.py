@@ -13,7 +13,7 @@ import logging
 import re
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from websockets.datastructures import Headers
 from websockets.frames import Frame, Opcode
@@ -87,7 +87,7 @@ WEBSOCKET = WebSocketWire()
 class WebSocketConnection(asyncio.Protocol):
     """``HttpProtocol`` hands a connection over: ``connection_made``, ``shake_hands``, then whatever the socket brings."""
 
-    __slots__ = ("_corked", "_fragments", "_loop", "_node", "_protocol", "_session", "_transport", "native_pings", "paused", "write")
+    __slots__ = ("_corked", "_fragments", "_held", "_loop", "_node", "_protocol", "_reading_paused", "_session", "_transport", "native_pings", "paused", "write")
 
     wire = WEBSOCKET
 
@@ -99,6 +99,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._fragments: list[bytes] | None = None
         self._corked: list[bytes] | None = None
         self.paused = False
+        self._held = self._reading_paused = False
         self.native_pings = False
 
     # The handshake.
@@ -109,7 +110,7 @@ class WebSocketConnection(asyncio.Protocol):
 
     def shake_hands(self, path: str, headers: list[tuple[bytes, bytes]]) -> None:
         """Answers the upgrade request, whose header names are in lower case; everything behind it is frames."""
-        query = parse_qs(urlsplit(path).query) if "?" in path else {}
+        query = parse_qs(path.partition("?")[2]) if "?" in path else {}
         status, answer, text = self._answer_handshake(path, headers, query)
         self._put(answer)
         if status != 101:
@@ -163,7 +164,8 @@ class WebSocketConnection(asyncio.Protocol):
                 self._fragments = [bytes(frame.data)]
         elif frame.opcode is Opcode.CONT:
             assert self._fragments is not None  # the protocol refuses a continuation of nothing
-            self._fragments.append(bytes(frame.data))
+            if frame.data:  # empty ones count for nothing, and there may be any number
+                self._fragments.append(bytes(frame.data))
             if frame.fin:
                 message, self._fragments = b"".join(self._fragments), None
                 self._on_message(message)
@@ -230,10 +232,18 @@ class WebSocketConnection(asyncio.Protocol):
         self._loop.call_later(CLOSE_SECONDS, self._transport.abort)
 
     def hold_reading(self, hold: bool) -> None:
-        if hold:
-            self._transport.pause_reading()
-        elif not self._transport.is_closing():
-            self._transport.resume_reading()
+        self._held = hold
+        self._read_or_not()
+
+    def _read_or_not(self) -> None:
+        """Nothing is read from who does not read: whatever it asks, even a ping, would be answered into memory."""
+        pause = self._held or self.paused
+        if pause != self._reading_paused and not self._transport.is_closing():
+            self._reading_paused = pause
+            if pause:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
 
     def _write_protocol(self) -> None:
         for data in self._protocol.data_to_send():
@@ -241,11 +251,15 @@ class WebSocketConnection(asyncio.Protocol):
                 self._put(data)
             elif not self._transport.is_closing():
                 # Half-closed: the client reads what was written, answers, and closes. If it does not, we do.
-                self._transport.write_eof()
+                if self._transport.can_write_eof():
+                    self._transport.write_eof()
+                else:  # TLS has no half
+                    self._transport.close()
                 self._loop.call_later(CLOSE_SECONDS, self._transport.abort)
 
     def pause_writing(self) -> None:
         self.paused = True
+        self._read_or_not()
         if self._session is not None:
             self._session.fell_behind(self._loop.time())
 
@@ -253,6 +267,7 @@ class WebSocketConnection(asyncio.Protocol):
         self.paused = False
         if self._session is not None:
             self._session.drained()
+        self._read_or_not()
 
 
 def _select_subprotocol(protocol: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:

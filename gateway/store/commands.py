@@ -155,7 +155,7 @@ class Commands:
                 try:
                     await self._connect()
                     attempt = 0
-                except StoreError as error:
+                except Exception as error:  # whatever it is, the next attempt may do better
                     if attempt == 1:
                         log.warning("%s; trying again", error)
                     await asyncio.sleep(backoff(attempt, 0.05, 2.0))

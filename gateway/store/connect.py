@@ -69,7 +69,7 @@ class Address:
         return self._pool.make_connection()
 
     def __str__(self) -> str:
-        return re.sub(r"//[^@/]*@", "//…@", self.url)
+        return re.sub(r"//.*@", "//…@", self.url.partition("?")[0])
 
 
 def _sentinel_parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:

@@ -14,6 +14,7 @@ local RULES = nil  -- decoded at the first call: cjson is not there yet while th
 
 local KEYS_KEPT = 10000     -- newest idempotency keys of a channel
 local KEYS_TTL = 300        -- seconds they live at least after the last one was used
+local UNUSED_TTL = 3600     -- seconds that a channel is remembered in which nothing was ever published
 local PAGE = 256            -- entries taken from the stream at a time
 
 local function number(n)
@@ -63,11 +64,11 @@ local function keep_meta(key, meta_ttl, ttl)
 end
 
 -- A new life of the history. What the last one left behind would be mistaken for this one's.
-local function begin(keys, rules)
+local function begin(keys)
   local epoch = new_epoch()
   redis.call('DEL', keys[2], keys[3])
   redis.call('HSET', keys[1], 'epoch', epoch, 'offset', '0', 'ms', '0')
-  keep_meta(keys[1], rules.meta_ttl, rules.ttl)
+  redis.call('EXPIRE', keys[1], UNUSED_TTL)
   return epoch
 end
 
@@ -90,7 +91,7 @@ local function options_of(args)
     if not NAMES[name] or value == nil then
       error({err = 'GATEWAY ' .. tostring(name) .. ' is not one of key, version, version_epoch, size, ttl, tags, info, or has no value'})
     end
-    if (name == 'size' or name == 'ttl') and not string.match(value, '^%-?%d+$') then
+    if (name == 'size' or name == 'ttl') and (#value > 10 or not string.match(value, '^%-?%d+$')) then
       error({err = 'GATEWAY ' .. name .. ' is a whole number, not ' .. value})
     end
     if name == 'version' and not string.match(value, '^%d+$') then
@@ -154,7 +155,7 @@ local function gateway_publish(keys, args)
     return {top, epoch}
   end
   if not epoch and (remembered or options.key or options.version) then
-    epoch, top = begin(keys, rules), 0
+    epoch, top = begin(keys), 0
   end
 
   local ms, offset = now_ms(), 0
@@ -181,7 +182,7 @@ local function gateway_publish(keys, args)
     if type(added) == 'table' and added.err then
       -- The stream is ahead of its counter: somebody else wrote to it, or a file of another time was loaded.
       if not string.find(added.err, 'equal or smaller', 1, true) then error(added) end
-      epoch, offset = begin(keys, rules), 1
+      epoch, offset = begin(keys), 1
       added = add()
       if type(added) == 'table' and added.err then error(added) end
     end
@@ -195,6 +196,7 @@ local function gateway_publish(keys, args)
   end
   if options.version then
     redis.call('HSET', keys[1], 'version', options.version, 'version_epoch', options.version_epoch or '')
+    keep_meta(keys[1], rules.meta_ttl, ttl)
   end
   if options.key then
     -- Negative scores grow with time too, so that the oldest keys are the first to go in either kind of channel.
@@ -240,7 +242,7 @@ local function gateway_history(keys, args)
   local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'ms')
   local epoch, top, ms = meta[1], tonumber(meta[2] or '0'), tonumber(meta[3] or '0')
   if not epoch then
-    epoch, top, ms = begin(keys, rules), 0, 0
+    epoch, top, ms = begin(keys), 0, 0
   end
   if args[5] == epoch then
     local seen, seen_ms = tonumber(args[6]), tonumber(args[7])
@@ -262,7 +264,11 @@ local function gateway_history(keys, args)
   if args[5] then
     -- A gateway has subscribers here: the counter lives on, though nothing may be published for long.
     local left = redis.call('TTL', keys[1])
-    if left >= 0 and (rules.meta_ttl == 0 or left < rules.meta_ttl) then keep_meta(keys[1], rules.meta_ttl, rules.ttl) end
+    if top == 0 then
+      redis.call('EXPIRE', keys[1], UNUSED_TTL)
+    elseif left >= 0 and (rules.meta_ttl == 0 or left < rules.meta_ttl) then
+      keep_meta(keys[1], rules.meta_ttl, rules.ttl)
+    end
   end
   local entries = {}
   if limit ~= 0 then
@@ -282,7 +288,7 @@ local function gateway_remove(keys, args)
   local meta = redis.call('HMGET', keys[1], 'epoch', 'offset')
   local epoch, top = meta[1], tonumber(meta[2] or '0')
   if not epoch then
-    epoch, top = begin(keys, rules_of(base)), 0
+    epoch, top = begin(keys), 0
   end
   if redis.call('EXISTS', keys[2]) == 1 then
     redis.call('XTRIM', keys[2], 'MAXLEN', '=', 0)

@@ -92,6 +92,10 @@ class Library:
         """Whether the rules in force are this configuration's."""
         return (await _rules_in_force(call)).get(self._prefix) == self._rules
 
+    async def is_forgotten(self, call: Call) -> bool:
+        """Whether Valkey does not remember any gateway of this prefix."""
+        return not await call(b"EXISTS", self._rules_key)
+
     @property
     def _rules_key(self) -> str:
         """Where the gateways leave the namespaces' rules for publishers that have no configuration."""
@@ -113,7 +117,9 @@ class Library:
 async def _rules_in_force(call: Call) -> dict[str, Rules]:
     try:
         return json.loads(await call(b"FCALL", b"gateway_rules", b"0"))
-    except ValueError:  # an older answer of the same version
+    except StoreError as error:
+        if "Function not found" not in str(error):
+            raise
         return {}
 
 

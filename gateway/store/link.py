@@ -47,6 +47,7 @@ class Link:
         self._batch: dict[bytes, list[bytes]] = {}
         self._unsent: list[bytes] = []
         self._silent_beats = 0
+        self._unproven_beats = 0
         self._proven = False
         self._lost = asyncio.Event()
         self._first_beat = asyncio.Event()
@@ -100,6 +101,9 @@ class Link:
         if not batch:
             asyncio.get_running_loop().call_soon(self._hand_over)
         for reply in replies:
+            if isinstance(reply, StoreError):
+                log.error("valkey refuses to publish to this gateway: %s", reply)
+                continue
             kind = reply[0]
             if kind == b"message":
                 payloads = batch.get(reply[1])
@@ -118,6 +122,7 @@ class Link:
         batch, self._batch = self._batch, {}
         if batch.pop(self._heartbeat, None):
             self._proven = True
+            self._unproven_beats = 0
             self._first_beat.set()
         if batch:
             self.on_announcements(batch)
@@ -127,7 +132,7 @@ class Link:
         while True:
             try:
                 await self._connect()
-            except StoreError as error:
+            except Exception as error:  # whatever it is, without the link there is nothing to live for
                 attempt += 1
                 if attempt == 1:
                     log.warning("%s; trying again", error)
@@ -144,7 +149,7 @@ class Link:
     async def _connect(self) -> None:
         lost = asyncio.Event()
         self._transport, self._writer = await open_connection(self._address, lambda: Replies(self._on_replies, lost.set))
-        self._lost, self._silent_beats, self._unsent = lost, 0, []
+        self._lost, self._silent_beats, self._unproven_beats, self._unsent = lost, 0, 0, []
         self.subscribe([self._heartbeat])
         self.on_up()
 
@@ -156,9 +161,14 @@ class Link:
                 log.warning("the link to valkey was silent for %g s", SILENT_BEATS * BEAT_SECONDS)
                 self._transport.abort()
                 return
+            if self._unproven_beats > SILENT_BEATS:
+                log.warning("the link to valkey answers, but no heartbeat came through it for %g s", SILENT_BEATS * BEAT_SECONDS)
+                self._transport.abort()
+                return
             # The ping proves the connection, the heartbeat the way through Valkey; both count as an answer.
             self._transport.write(libvalkey.pack_command((b"PING",)))
             if self._commands.connected:
+                self._unproven_beats += 1
                 self._commands.send(b"PUBLISH", self._heartbeat, b"").add_done_callback(_ignore_unavailable)
             try:
                 async with asyncio.timeout(BEAT_SECONDS):
