@@ -12,6 +12,7 @@ import contextlib
 import errno
 import gc
 import logging
+import os
 import signal
 import socket
 import ssl
@@ -61,8 +62,10 @@ def serve(config: Config, on_ready: Callable[[str, EmbeddedServer | None], None]
                 embedded.stop()
 
 
-def _run(config: Config, listener: socket.socket, embedded: EmbeddedServer | None, on_ready: Callable[[], None]) -> None:
-    server = Server(config, embedded, on_ready)
+def _run(
+    config: Config, listener: socket.socket, embedded: EmbeddedServer | None, on_ready: Callable[[], None], parent: int | None = None
+) -> None:
+    server = Server(config, embedded, on_ready, parent)
     server.run(sockets=[listener])
     if server.failure is not None:
         raise server.failure
@@ -72,16 +75,20 @@ def _run_several(config: Config, port: socket.socket, embedded: EmbeddedServer |
     """``port`` keeps the number taken; each worker listens on a socket of its own."""
     config = config.model_copy(update={"port": port.getsockname()[1], "valkey_url": embedded.url if embedded else config.valkey_url})
 
+    parent = os.getpid()
+
     def work(ready: Callable[[], None]) -> None:
+        if embedded is not None:
+            embedded.release()  # the parent's lock; a worker that outlived it must not keep it
         with contextlib.closing(_bind(config, shared=True)) as listener:
             listener.listen(BACKLOG)
-            _run(config, listener, None, ready)
+            _run(config, listener, None, ready, parent)
 
     def watch() -> None:
         if embedded is not None and not embedded.alive():
             _restart(embedded)
 
-    run_workers(config.workers, work, on_ready, watch)
+    run_workers(config.workers, work, on_ready, watch, config.drain_seconds + 15)
 
 
 def _restart(embedded: EmbeddedServer) -> None:
@@ -142,7 +149,10 @@ class _Lifespan(LifespanOn):
 
 
 class Server(uvicorn.Server):
-    def __init__(self, config: Config, embedded: EmbeddedServer | None, on_ready: Callable[[], None]) -> None:
+    """``parent`` is the process that a worker belongs to: it does not outlive it."""
+
+    def __init__(self, config: Config, embedded: EmbeddedServer | None, on_ready: Callable[[], None], parent: int | None = None) -> None:
+        self._parent = parent
         self._settings = config
         self._embedded = embedded
         self._on_ready = on_ready
@@ -199,16 +209,18 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         gc.collect()
         gc.freeze()  # what the imports made stays for good, and need not be looked through
-        if self._embedded is not None:
-            self._watcher = asyncio.create_task(self._watch(self._embedded))
+        self._watcher = asyncio.create_task(self._watch())
         self._on_ready()
 
-    async def _watch(self, embedded: EmbeddedServer) -> None:
+    async def _watch(self) -> None:
         """Starts the embedded server again if it died; the link and the commands come back by themselves."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            if not embedded.alive():
-                await asyncio.to_thread(_restart, embedded)
+            if self._embedded is not None and not self._embedded.alive():
+                await asyncio.to_thread(_restart, self._embedded)
+            if self._parent is not None and os.getppid() != self._parent and not self.should_exit:
+                log.error("the parent process is gone; this worker ends")
+                self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:

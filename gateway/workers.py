@@ -25,11 +25,13 @@ WATCH_SECONDS = 0.5
 START_SECONDS = 30.0
 
 
-def run_workers(count: int, work: Callable[[Callable[[], None]], None], on_ready: Callable[[], None], watch: Callable[[], None]) -> None:
+def run_workers(
+    count: int, work: Callable[[Callable[[], None]], None], on_ready: Callable[[], None], watch: Callable[[], None], patience: float
+) -> None:
     """Forks ``count`` processes that each call ``work(ready)``, until SIGINT or SIGTERM.
 
-    ``on_ready`` is called when all of them said that they are ready, ``watch`` now and then. Call it before any loop or
-    thread exists. Raises ConfigurationError if the first workers do not start.
+    ``on_ready`` is called when all of them said that they are ready, ``watch`` now and then; ``patience`` is how many
+    seconds they may take to end. Call it before any loop or thread exists. Raises ConfigurationError if the first workers do not start.
     """
     parent = _Parent(work)
     handlers = {number: signal.signal(number, parent.stop) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -41,7 +43,7 @@ def run_workers(count: int, work: Callable[[Callable[[], None]], None], on_ready
             on_ready()
         parent.keep(count, watch)
     finally:
-        parent.end()
+        parent.end(patience)
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
@@ -65,6 +67,8 @@ class _Parent:
             self._workers[process] = reading
             return
         status = 1
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)  # until the worker has its own way to end
         try:
             os.close(reading)
             self._work(lambda: os.write(writing, b"r") and None)
@@ -104,12 +108,19 @@ class _Parent:
                 time.sleep(backoff(failures, 0.1, 5.0))
                 self.fork()
 
-    def end(self) -> None:
-        for process in self._workers:
-            os.kill(process, signal.SIGTERM)
+    def end(self, patience: float) -> None:
+        """Asks them to end; those that still run after ``patience`` seconds are killed."""
+        number, deadline = signal.SIGTERM, time.monotonic() + patience
+        self.stop(number, None)
         while self._workers:
-            if not self._reap():
-                time.sleep(0.02)
+            if self._reap():
+                continue
+            time.sleep(0.02)
+            if time.monotonic() > deadline:
+                log.error("workers %s did not end in %g s; they are killed", list(self._workers), patience)
+                for process in self._workers:
+                    os.kill(process, signal.SIGKILL)
+                deadline += patience
 
     def _reap(self) -> list[int]:
         ended = []

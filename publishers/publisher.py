@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -87,6 +88,7 @@ class Publisher:
         self._data_dir = data_dir
         self._layout = Layout(prefix)
         self._patience = patience
+        self._queues: dict[str, _Queue] = {}
         self._history: History | None = None
         self._commands: Commands | None = None
 
@@ -147,6 +149,17 @@ class Publisher:
             info=info,
         )
         repeatable = idempotency_key is not None or version is not None
+        queue = self._queues.setdefault(channel, _Queue())
+        try:
+            with queue.place() as place:
+                if queue.broken:
+                    await queue.turn(place)
+                return await self._publish(channel, words, repeatable, queue, place)
+        finally:
+            if queue.empty:
+                self._queues.pop(channel, None)
+
+    async def _publish(self, channel: str, words: list[Any], repeatable: bool, queue: _Queue, place: object) -> Position | None:
         loop = asyncio.get_running_loop()
         deadline, attempt = loop.time() + self._patience, 0
         while True:
@@ -157,15 +170,49 @@ class Publisher:
                 pause = backoff(attempt, 0.05, 1.0)
                 if not repeatable or loop.time() + pause > deadline:
                     raise
+                # What was under way together is repeated one by one, in its order, before anything newer.
+                queue.broken = True
+                await queue.turn(place)
                 await asyncio.sleep(pause)
 
-    async def publish_many(self, channel: str, documents: Iterable[Any], **options: Any) -> list[Position | None]:
+    async def publish_many(self, channel: str, documents: Iterable[Any], *, raw: bool = False) -> list[Position | None]:
         """Publishes documents in order, pipelined; raises the first failure, behind which later ones may have happened."""
-        return list(await asyncio.gather(*[self.publish(channel, document, **options) for document in documents]))
+        return list(await asyncio.gather(*[self.publish(channel, document, raw=raw) for document in documents]))
 
     async def publish_ephemeral(self, channel: str, data: Any) -> None:
         """Announces a document to whoever is live now: no offset, no history."""
         await self.publish(channel, data, ttl=0)
+
+
+class _Queue:
+    """The publishes of one channel that are under way, oldest first. ``broken``: a connection was lost under them."""
+
+    def __init__(self) -> None:
+        self._places: dict[object, None] = {}
+        self._moved = asyncio.Event()
+        self.broken = False
+
+    @property
+    def empty(self) -> bool:
+        return not self._places
+
+    @contextmanager
+    def place(self) -> Iterator[object]:
+        place = object()
+        self._places[place] = None
+        try:
+            yield place
+        finally:
+            del self._places[place]
+            self.broken = self.broken and bool(self._places)
+            if self.broken:
+                self._moved.set()
+
+    async def turn(self, place: object) -> None:
+        """Returns when ``place`` is the oldest."""
+        while next(iter(self._places)) is not place:
+            self._moved.clear()
+            await self._moved.wait()
 
 
 class SyncPublisher:

@@ -107,9 +107,7 @@ class EmbeddedServer:
         """Raises ConfigurationError if another gateway holds the folder or the server does not start."""
         self._make_folders()
         self._take_lock()
-        self.adopted = _answers(self._socket)
-        if not self.adopted:
-            self._spawn()
+        self.adopted = not self._spawn_unless_running()
         self._wait_until_ready()
         self._learn()
 
@@ -176,7 +174,22 @@ class EmbeddedServer:
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
         self._lock = lock
 
-    def _spawn(self) -> None:
+    def _spawn_unless_running(self) -> bool:
+        """Starts the server; False if one runs on this folder, answering or not: two would ruin the file.
+
+        The server inherits a lock and holds it as long as it lives, however it and its gateway end.
+        """
+        lock = os.open(self._data_path / "valkey.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._spawn(lock)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(lock)
+        return True
+
+    def _spawn(self, lock: int) -> None:
         configuration = self._data_path / "valkey.conf"
         configuration.write_text(
             _CONFIGURATION.format(port=self._port, socket=_quoted(self._socket), directory=_quoted(self._data_path))
@@ -190,6 +203,7 @@ class EmbeddedServer:
                 stderr=output,
                 cwd=self._data_path,
                 start_new_session=True,
+                pass_fds=[lock],
             )
 
     def _wait_until_ready(self) -> None:
@@ -209,6 +223,8 @@ class EmbeddedServer:
                 patience = START_SECONDS
             finally:
                 client.close()
+            if self.adopted and self._spawn_unless_running():
+                self.adopted = False  # the one that ran was about to end
             if self._process is not None and self._process.poll() is not None:
                 raise ConfigurationError(f"the embedded valkey did not start: {self._last_words()}")
             if time.monotonic() - started > patience:
@@ -217,10 +233,14 @@ class EmbeddedServer:
 
     def _learn(self) -> None:
         client = _client(self._socket)
-        self._pid = int(client.info("server")["process_id"])
-        if self.adopted and int(client.config_get("port")["port"]) != self._port:
-            client.config_set("port", self._port)
-        client.close()
+        try:
+            self._pid = int(client.info("server")["process_id"])
+            if self.adopted and int(client.config_get("port")["port"]) != self._port:
+                client.config_set("port", self._port)
+        except (ValkeyError, OSError) as error:
+            raise ConfigurationError(f"the embedded valkey on {self._socket} does not work: {error}") from None
+        finally:
+            client.close()
 
     def _last_words(self) -> str:
         lines = (self._data_path / "valkey.log").read_text(errors="replace").splitlines()[-20:]
