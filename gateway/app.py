@@ -171,6 +171,9 @@ def create_app(config: Config, valkey_url: str = "") -> _Application:
         except GatewayError as error:
             app.state.failure = error  # for whoever runs the application to say in one line
             raise
+        except Exception:
+            log.exception("the gateway did not start")
+            raise
         try:
             yield {"node": gateway.node, "gateway": gateway}
         finally:

@@ -123,7 +123,7 @@ class Hub:
         if read is None:
             self.history_reads += 1
             read = channel.reads[since] = asyncio.create_task(self._history.read(channel.name, since, PAGE))
-            read.add_done_callback(lambda done: channel.reads.pop(since, None))
+            read.add_done_callback(lambda done: _read_done(channel, since, done))
         return await asyncio.shield(read)
 
     async def refresh(self, channel: Channel) -> None:
@@ -266,9 +266,17 @@ class Hub:
             log.error("a catch-up failed", exc_info=task.exception())
 
     async def close(self) -> None:
-        for task in list(self._tasks):
+        reads = [read for channel in self._channels.values() for read in channel.reads.values()]
+        tasks = [*self._tasks, *reads]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _read_done(channel: Channel, since: int, read: asyncio.Task[Page]) -> None:
+    channel.reads.pop(since, None)
+    if not read.cancelled():
+        read.exception()  # whoever waits for it has it; there may be nobody left
 
 
 def _is_elsewhere(top: Position, here: Position) -> bool:

@@ -17,6 +17,7 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 import uvicorn
 from uvicorn.lifespan.on import LifespanOn
@@ -195,6 +196,10 @@ class Server(uvicorn.Server):
         if not self.started and self.failure is None:
             raise ConfigurationError("the application did not start; the log says why")
 
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop, self._exit = asyncio.get_running_loop(), asyncio.Event()
+        await super().serve(sockets)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """uvicorn raises a signal again after a clean end, which would look like a crash. Here the end is the answer."""
@@ -212,6 +217,17 @@ class Server(uvicorn.Server):
         self._watcher = asyncio.create_task(self._watch())
         self._on_ready()
 
+    async def main_loop(self) -> None:
+        """uvicorn looks ten times a second whether it should end; here the signal says so."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._exit.wait()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self._loop.call_soon_threadsafe(self._exit.set)
+
     async def _watch(self) -> None:
         """Starts the embedded server again if it died; the link and the commands come back by themselves."""
         while True:
@@ -221,6 +237,7 @@ class Server(uvicorn.Server):
             if self._parent is not None and os.getppid() != self._parent and not self.should_exit:
                 log.error("the parent process is gone; this worker ends")
                 self.should_exit = True
+                self._exit.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:

@@ -19,7 +19,7 @@ from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
 import msgspec
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from .. import __version__
@@ -35,8 +35,6 @@ __all__ = ["api", "history", "live", "ready"]
 
 log = logging.getLogger("gateway.api")
 
-BODY_SECONDS = 60.0  # for a request body to come in whole
-SILENT_SECONDS = 10.0  # between two parts of it
 HISTORY_BYTES = 16 * 1024 * 1024  # of one answer of the history method
 CLIENT_BYTES = 1024 * 1024  # of one answer of GET /history; a page may be shorter than its limit
 HISTORY_DEFAULT, HISTORY_MOST = 100, 1000  # publications of GET /history
@@ -246,10 +244,11 @@ async def api(node: Node, request: Request) -> Response:
     config = node.config
     if request.method != "POST":
         return Response(status_code=405, headers={"allow": "POST"})
-    if not config.insecure.api and not is_api_key(api_key_of(request.headers, request.query_params), config.api_keys):
+    scope = request.scope
+    if not config.insecure.api and not is_api_key(api_key_of(scope["headers"], scope["query_string"]), config.api_keys):
         log.info("api: refused, the API key is missing or wrong")
         return Response(status_code=401)
-    name = request.url.path.rpartition("/api/")[2]
+    name = scope["path"].rpartition("/api/")[2]
     method = _batch if name == "batch" else METHODS.get(name)
     if method is None:
         return Response(status_code=404)
@@ -276,37 +275,23 @@ def _refused(request: Request, name: str, error: ClientError) -> Response:
 
 
 async def _body(request: Request, most: int) -> bytes | Response:
-    """The request's body, or the answer to one that is too large or never ends."""
-    declared = request.headers.get("content-length", "")
+    """The request's body, or the answer to one that is too large. One that never ends is the connection's to notice."""
+    declared = dict(request.scope["headers"]).get(b"content-length", b"")
     if declared.isdigit() and int(declared) > most:
         return _too_large(most)
-    try:
-        async with asyncio.timeout(SILENT_SECONDS):
-            first = await request.receive()
-    except TimeoutError:
-        log.info("api: a body did not come in time")
-        return Response(status_code=408, headers={"connection": "close"})
-    if first["type"] == "http.request" and not first.get("more_body"):
-        return first["body"] if len(first["body"]) <= most else _too_large(most)
-    parts: list[bytes] = [first.get("body", b"")]
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + BODY_SECONDS
-    try:
-        async with asyncio.timeout(SILENT_SECONDS) as patience:
-            taken = len(parts[0])
-            async for part in request.stream():
-                taken += len(part)
-                if taken > most:
-                    return _too_large(most)
-                parts.append(part)
-                patience.reschedule(min(loop.time() + SILENT_SECONDS, deadline))
-    except TimeoutError:
-        log.info("api: a body did not come in time")
-        return Response(status_code=408, headers={"connection": "close"})
-    except ClientDisconnect:
-        log.info("api: a client went away in the middle of its request")
-        return Response(status_code=400)
-    return b"".join(parts)
+    parts: list[bytes] = []
+    taken = 0
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            log.info("api: a client went away in the middle of its request")
+            return Response(status_code=400)
+        parts.append(message.get("body", b""))
+        taken += len(parts[-1])
+        if taken > most:
+            return _too_large(most)
+        if not message.get("more_body"):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _too_large(most: int) -> Response:

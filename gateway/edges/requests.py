@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from http.cookies import CookieError, SimpleCookie
 
@@ -26,14 +27,15 @@ def token_of(headers: Headers, query: QueryParams) -> str:
     return query.get("token", "")
 
 
-def api_key_of(headers: Headers, query: QueryParams) -> str:
-    """``X-API-Key``, else ``Authorization: apikey``, else ``?api_key=``; "" for none."""
-    if key := headers.get("x-api-key"):
-        return key
-    scheme, _, value = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "apikey":
-        return value.strip()
-    return query.get("api_key", "")
+def api_key_of(headers: Iterable[tuple[bytes, bytes]], query: bytes) -> str:
+    """``X-API-Key``, else ``Authorization: apikey``, else ``?api_key=``; "" for none. Takes both raw, as a scope holds them."""
+    fields = dict(headers)
+    if key := fields.get(b"x-api-key"):
+        return key.decode("latin-1")
+    scheme, _, value = fields.get(b"authorization", b"").partition(b" ")
+    if scheme.lower() == b"apikey":
+        return value.strip().decode("latin-1")
+    return QueryParams(query).get("api_key", "") if query else ""
 
 
 def is_api_key(given: str, keys: list[str]) -> bool:

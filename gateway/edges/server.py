@@ -18,7 +18,8 @@ __all__ = ["HttpProtocol"]
 
 log = logging.getLogger("gateway.http")
 
-HEAD_SECONDS = 10.0  # from the connection, or a request's first byte, to the end of its head
+SILENT_SECONDS = 10.0  # from the connection, or a request's first byte, to the end of its head; then between parts of its body
+REQUEST_SECONDS = 60.0  # for all of it
 HEAD_BYTES = 64 * 1024
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
@@ -37,7 +38,9 @@ class HttpProtocol(HttpToolsProtocol):
 
     stream: Stream | None = None
     bucket = 0
+    _in_head = True
     _head_bytes = 0
+    _deadline = _last_deadline = 0.0
 
     def connection_made(self, transport: Any) -> None:
         # As uvicorn's, but for the addresses, which it asks a socket object for: that took longer than all the rest.
@@ -62,34 +65,46 @@ class HttpProtocol(HttpToolsProtocol):
             self._await_request()
 
     def on_headers_complete(self) -> None:
-        self._wheel.remove(self)
+        self._in_head = False
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._deadline = min(self.loop.time() + SILENT_SECONDS, self._last_deadline)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._wheel.remove(self)
+        super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.bucket:  # the head is not complete
+        if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
                 log.info("a request's head is larger than %d bytes: closed", HEAD_BYTES)
-                self._refuse_head(_TOO_LARGE)
+                self._refuse(_TOO_LARGE)
 
     @property
     def _wheel(self) -> Any:
         return self.app_state["node"].wheel
 
     def _await_request(self) -> None:
-        self._head_bytes = 0
-        self._wheel.set(self, self.loop.time() + HEAD_SECONDS)
+        now = self.loop.time()
+        self._in_head, self._head_bytes = True, 0
+        self._deadline, self._last_deadline = now + SILENT_SECONDS, now + REQUEST_SECONDS
+        self._wheel.set(self, self._deadline)
 
     def tick(self, now: float) -> float | None:
-        log.info("a request's head was not complete after %g s: closed", HEAD_SECONDS)
-        self._refuse_head(_TIMEOUT)
+        if now < self._deadline:
+            return self._deadline
+        log.info("a request was not complete after %g s: closed", SILENT_SECONDS)
+        self._refuse(_TIMEOUT)
         return None
 
-    def _refuse_head(self, answer: bytes) -> None:
+    def _refuse(self, answer: bytes) -> None:
         self._wheel.remove(self)
         if not self.transport.is_closing():
-            if self.cycle is None or self.cycle.response_complete:
+            if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
                 self.transport.write(answer)
             self.transport.close()
 

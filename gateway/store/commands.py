@@ -28,6 +28,7 @@ log = logging.getLogger("gateway.store")
 
 SILENCE_SECONDS = 5.0  # the oldest command waits longer than this: the connection is dead
 CHECK_SECONDS = 1.0
+NOT_NOW = ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")  # refused for the moment: nothing was carried out
 
 
 class Replies(asyncio.Protocol):
@@ -132,7 +133,7 @@ class Commands:
             if future.done():
                 continue  # its caller went away
             if isinstance(reply, StoreError):
-                future.set_exception(reply)
+                future.set_exception(Unavailable(str(reply)) if str(reply).startswith(NOT_NOW) else reply)
             else:
                 future.set_result(reply)
 
@@ -158,7 +159,7 @@ class Commands:
                 except Exception as error:  # whatever it is, the next attempt may do better
                     if attempt == 1:
                         log.warning("%s; trying again", error)
-                    await asyncio.sleep(backoff(attempt, 0.05, 2.0))
+                    await asyncio.sleep(backoff(attempt, 0.05, 1.0))
                 continue
             try:
                 async with asyncio.timeout(CHECK_SECONDS):

@@ -107,18 +107,23 @@ class EmbeddedServer:
         """Raises ConfigurationError if another gateway holds the folder or the server does not start."""
         self._make_folders()
         self._take_lock()
+        self._process = None
         self.adopted = not self._spawn_unless_running()
         self._wait_until_ready()
         self._learn()
 
     def alive(self) -> bool:
+        """Whether the server's process lives; a frozen one does. Asked of the lock that it holds, which no other process inherits."""
         if self._process is not None:
             return self._process.poll() is None
+        lock = os.open(self._data_path / "valkey.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            os.kill(self._pid, 0)
-        except ProcessLookupError:
-            return False
-        return True
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock)
+        return False
 
     def stop(self) -> None:
         """Valkey writes what it holds to its file and ends; then the folder is free for the next gateway."""

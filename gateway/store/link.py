@@ -136,7 +136,7 @@ class Link:
                 attempt += 1
                 if attempt == 1:
                     log.warning("%s; trying again", error)
-                await asyncio.sleep(backoff(attempt, 0.05, 2.0))
+                await asyncio.sleep(backoff(attempt, 0.05, 1.0))
                 continue
             attempt = 0
             await self._beat_until_lost()
