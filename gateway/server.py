@@ -47,7 +47,7 @@ def serve(config: Config, on_ready: Callable[[str, EmbeddedServer | None], None]
     """
     # What lives long here is many small objects without cycles; looking for cycles among them again and again stalls
     # the fan-out. Connections take their own cycles apart when they close.
-    gc.set_threshold(50_000, 20, 50)
+    gc.set_threshold(200_000, 20, 50)
     listener = _listen(config)
     with contextlib.closing(listener):
         embedded = None if config.valkey_url else EmbeddedServer(config.data_path, config.valkey_port)

@@ -57,6 +57,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self.stream is not None:
             self.stream.gone()  # now: nothing may be written to a closed transport until the request's task notices
         super().connection_lost(exc)
+        self.cycle = None  # type: ignore[assignment]  # it and this object hold each other
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

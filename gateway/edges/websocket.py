@@ -194,6 +194,7 @@ class WebSocketConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_session()
+        self._protocol.parser = None  # type: ignore[assignment]  # a generator and its object hold each other
 
     def _end_session(self) -> None:
         session, self._session = self._session, None
