@@ -2,7 +2,8 @@
 
     server      uvicorn's HTTP protocol, with the handshake to WebSocket and direct writing for event streams
     websocket   a WebSocket connection as an outlet of a session
-    sse         server-sent events
+    sse         server-sent events: who may open which stream, and where it starts
+    stream      one event stream as the end of the hub's subscriptions
     api         the server API, history and health over HTTP
     pages       the landing page and static files
     requests    what all of them read from a request: token, API key, origin

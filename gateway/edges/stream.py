@@ -1,0 +1,371 @@
+"""One event stream: from the hub's subscriptions to the bytes of a response.
+
+Events are written as prepared chunks straight to the transport, where the server lends it (``HttpProtocol``), else through
+ASGI's ``send``. A stream of one channel shares its bytes with all others of that channel; in a stream of several, the
+``id:`` with all their positions is its own and the rest is shared.
+
+    opening ──every channel begun──▶ `connected`, gaps ──▶ catch-up, live ──▶ closed: refused, drained, gone
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from typing import Any
+
+from ..catchup import State, Subscription
+from ..channel import GONE, Channel
+from ..errors import Disconnect
+from ..node import Node, new_id
+from ..permissions import Identity
+from ..protocol import encode, raw_object
+from ..publication import Position, Publication
+
+__all__ = ["NEVER_WAS", "Buffered", "Direct", "EventStream", "refusal"]
+
+log = logging.getLogger("gateway.sse")
+
+RETRY_MS = 1000  # after an ordinary loss
+RETRY_SPREAD_MS = (2000, 12000)  # after a refusal or a drain, so that all do not come back at once
+HIGH_WATER = 64 * 1024  # bytes waiting for ASGI's send before a stream counts as paused
+CLOSE_SECONDS = 5.0  # for the client to take what is left
+OPEN_SECONDS = 30.0  # for Valkey to say where the channels stand
+NEVER_WAS = Position("?", 0)  # a position that cannot be recovered from
+
+
+def event(name: str, data: bytes, id: bytes = b"") -> bytes:
+    line = b"id: %b\n" % id if id else b""
+    return b"%bevent: %b\ndata: %b\n\n" % (line, name.encode(), data)
+
+
+def _retry(refused: bool = False) -> bytes:
+    return b"retry: %d\n" % (random.randint(*RETRY_SPREAD_MS) if refused else RETRY_MS)
+
+
+def _body(channel: Channel, publication: Publication) -> bytes:
+    """The event without its id: shared by all streams."""
+    if publication.sse is None:
+        fields = {"channel": encode(channel.name)}
+        if publication.offset:
+            fields["offset"] = b"%d" % publication.offset
+        fields["data"] = publication.data
+        if publication.tags is not None:
+            fields["tags"] = publication.tags
+        if publication.info is not None:
+            fields["info"] = publication.info
+        publication.sse = b"data: %b\n\n" % raw_object(fields)
+    return publication.sse
+
+
+def _mark(position: Position) -> bytes:
+    """A position inside an id; a channel without history has none."""
+    return str(position).encode() if position.offset or position.epoch not in ("", "-") else b"-"
+
+
+class SingleWire:
+    """One channel: every stream gets the same bytes. ``chunked``: framed for HTTP already."""
+
+    def __init__(self, chunked: bool) -> None:
+        self._chunked = chunked
+
+    def join(self, channel: Channel, publications: list[Publication]) -> bytes:
+        offset = next((p.offset - 1 for p in publications if p.offset), channel.offset)
+        parts: list[bytes] = []
+        for publication in publications:
+            offset = publication.offset or offset
+            parts += b"id: %b\n" % _mark(Position(channel.epoch, offset)), _body(channel, publication)
+        text = b"".join(parts)
+        return chunk(text) if self._chunked else text
+
+
+class SeveralWire:
+    """Several channels: every stream writes ids of its own, so it gets the publications."""
+
+    def join(self, channel: Channel, publications: list[Publication]) -> tuple[Channel, list[Publication]]:
+        return channel, publications
+
+
+def chunk(text: bytes) -> bytes:
+    """One chunk of a chunked HTTP/1.1 body."""
+    return b"%x\r\n%b\r\n" % (len(text), text)
+
+
+CHUNKED, PLAIN, SEVERAL = SingleWire(True), SingleWire(False), SeveralWire()
+
+
+class StreamSubscription(Subscription):
+    __slots__ = ("asked", "number", "stream")
+
+    takes_first_page = False
+
+    def __init__(self, stream: EventStream, number: int, channel: Channel, since: Position | None) -> None:
+        wire = SEVERAL if stream.several else CHUNKED if stream.direct else PLAIN
+        super().__init__(channel, wire, stream.write_several if stream.several else stream.write, since)
+        self.stream = stream
+        self.number = number
+        self.asked = since is not None
+
+    @property
+    def paused(self) -> bool:
+        return self.stream.full or not self.stream.open
+
+    def begin(self, recovered: bool, publications: list[Publication]) -> None:
+        self.stream.begun(self, recovered)
+
+    def gap(self) -> None:
+        self.stream.gap(self)
+
+
+class EventStream:
+    """One client's stream: it stands between the hub's subscriptions and the response."""
+
+    __slots__ = (
+        "_loop",
+        "_node",
+        "_positions",
+        "_told",
+        "bucket",
+        "client",
+        "direct",
+        "done",
+        "full",
+        "identity",
+        "next_comment",
+        "open",
+        "output",
+        "slow_since",
+        "subscriptions",
+        "write",
+    )
+
+    def __init__(self, node: Node, output: Direct | Buffered, identity: Identity, starts: dict[str, Position | None]) -> None:
+        """Raises Disconnect if the process takes no more connections, UnknownChannel for a namespace that is not configured."""
+        node.admit_user(identity.user)
+        try:
+            node.admit(self)
+        except Disconnect:
+            node.forget(self, identity.user)
+            raise
+        self._node = node
+        self._loop = asyncio.get_running_loop()
+        self.output = output
+        self.direct = output.direct
+        self.write = output.write
+        self.identity = identity
+        self.client = new_id()
+        self.bucket = 0
+        self.full = False
+        self.open = False
+        self.done = False
+        self.next_comment = self.slow_since = float("inf")
+        self._told: list[tuple[str, bool, Position, bool, int, int]] | None = []  # channel, recovered, position, gap, top, number
+        self._positions: list[Position] = [Position("", 0)] * len(starts)
+        self.subscriptions: list[StreamSubscription] = []
+        node.wheel.set(self, self._loop.time() + OPEN_SECONDS)
+        output.carry(self)
+        for number, (name, since) in enumerate(starts.items()):
+            self.subscriptions.append(StreamSubscription(self, number, node.hub.channel(name), since))
+        for subscription in self.subscriptions:
+            node.hub.follow(subscription)
+
+    @property
+    def several(self) -> bool:
+        return len(self._positions) > 1
+
+    # From the hub.
+
+    def begun(self, subscription: StreamSubscription, recovered: bool) -> None:
+        assert self._told is not None
+        self._positions[subscription.number] = subscription.position
+        gap = subscription.asked and not recovered
+        channel = subscription.channel
+        self._told.append((channel.name, recovered and subscription.asked, subscription.position, gap, channel.offset, subscription.number))
+        if len(self._told) == len(self._positions):
+            self._open()
+
+    def _open(self) -> None:
+        told, self._told = self._told or [], None
+        channels = b",".join(
+            b'%b:{"epoch":%b,"offset":%d,"recovered":%b}' % (encode(name), encode(position.epoch), position.offset, encode(recovered))
+            for name, recovered, position, _, _, _ in told
+        )
+        # A lost channel's mark is one that never was, until its gap is told: else a line cut in between would hide it.
+        marks = b",".join(_mark(NEVER_WAS if gap else self._positions[n]) for n, gap in sorted((n, gap) for _, _, _, gap, _, n in told))
+        tops = b",".join(b"%b:%d" % (encode(name), top) for name, recovered, _, _, top, _ in told if recovered)  # where catching up ends
+        opening = event("connected", b'{"client":%b,"channels":{%b},"tops":{%b}}' % (encode(self.client), channels, tops), marks)
+        gaps = [self._gap_event(name, position) for name, _, position, gap, _, _ in told if gap]
+        self._write_text(_retry() + opening + b"".join(gaps))
+        now = self._loop.time()
+        self.open = True
+        self.next_comment = now + self._node.config.ping_seconds * random.uniform(0.5, 1)
+        self._node.wheel.set(self, self._due(now))
+        for subscription in self.subscriptions:
+            self._node.hub.drained(subscription)
+
+    def gap(self, subscription: StreamSubscription) -> None:
+        position = subscription.channel.position
+        self._positions[subscription.number] = position
+        self._write_text(self._gap_event(subscription.channel.name, position))
+
+    def _gap_event(self, channel: str, position: Position) -> bytes:
+        data = b'{"channel":%b,"epoch":%b,"offset":%d}' % (encode(channel), encode(position.epoch), position.offset)
+        return event("gap", data, self._id())
+
+    def write_several(self, joined: tuple[Channel, list[Publication]]) -> None:
+        channel, publications = joined
+        number = next(s.number for s in self.subscriptions if s.channel is channel)
+        parts: list[bytes] = []
+        for publication in publications:
+            if publication.offset:
+                self._positions[number] = Position(channel.epoch, publication.offset)
+            parts += b"id: %b\n" % self._id(), _body(channel, publication)
+        self._write_text(b"".join(parts))
+
+    def _id(self) -> bytes:
+        return b",".join(map(_mark, self._positions))
+
+    def _write_text(self, text: bytes) -> None:
+        try:
+            self.write(chunk(text) if self.direct else text)
+        except GONE as error:
+            log.debug("a client's socket is gone: %s", error)  # its disconnect is on the way
+
+    # From the socket and the clock.
+
+    def paused(self) -> None:
+        if self.full:
+            return
+        self.full = True
+        self.slow_since = self._loop.time()
+        self._node.wheel.set(self, self.slow_since + self._node.config.limits.slow_seconds)
+        for subscription in self.subscriptions:
+            if subscription.state is State.LIVE and not subscription.channel.remembers:
+                self.close(Disconnect(3008, "a channel without history to catch up from"))
+                return
+            subscription.fall_behind()
+
+    def gone(self) -> None:
+        """The socket is closed."""
+        self.close(Disconnect(3000))
+
+    def resumed(self) -> None:
+        self.full = False
+        self.slow_since = float("inf")
+        for subscription in self.subscriptions:
+            if self.full or self.done:
+                return
+            self._node.hub.drained(subscription)
+
+    def tick(self, now: float) -> float | None:
+        if not self.open:
+            self.close(Disconnect(3004, "Valkey did not say in time where the channels stand"))
+            return None
+        if now >= self.slow_since + self._node.config.limits.slow_seconds:
+            self.close(Disconnect(3008), abort=True)
+            return None
+        expires_at = self.identity.expires_at
+        if expires_at and time.time() >= expires_at:
+            self._write_text(refusal(109, "token expired"))
+            self.close(Disconnect(3005))
+            return None
+        if now >= self.next_comment:
+            self._write_text(b":\n\n")
+            self.next_comment = now + self._node.config.ping_seconds
+        return self._due(now)
+
+    def _due(self, now: float) -> float:
+        due = min(self.next_comment, self.slow_since + self._node.config.limits.slow_seconds)
+        if self.identity.expires_at:
+            due = min(due, now + max(0.0, self.identity.expires_at - time.time()))
+        return due
+
+    def drain(self) -> None:
+        """The process is going away: the client comes back elsewhere, at a time of its own."""
+        if self.open:
+            self._write_text(_retry(refused=True) + b"\n")
+        else:
+            self._write_text(refusal(3001, "shutdown"))
+        self.close(Disconnect(3001))
+
+    def close(self, reason: Disconnect, *, abort: bool = False) -> None:
+        if not self.done:
+            log.log(logging.DEBUG if reason.code in (3000, 3001) else logging.INFO, "stream %s closed: %s", self.client, reason)
+            self.done = True
+            self._node.wheel.remove(self)
+            self._node.forget(self, self.identity.user)
+            for subscription in self.subscriptions:
+                self._node.hub.leave(subscription)
+            self.output.finish(abort)
+
+
+def refusal(code: int, message: str) -> bytes:
+    """Without an id, so that the browser keeps the last one it saw."""
+    return _retry(refused=True) + event("refused", b'{"code":%d,"message":%b}' % (code, encode(message)))
+
+
+class Direct:
+    """Writes to the transport that the server lends."""
+
+    __slots__ = ("_connection", "write")
+
+    direct = True
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self.write = connection.transport.write
+
+    def carry(self, stream: EventStream) -> None:
+        self._connection.carry(stream)
+
+    def finish(self, abort: bool) -> None:
+        """Nothing follows."""
+        self._connection.stream = None
+        transport = self._connection.transport
+        if abort:
+            transport.abort()
+        elif not transport.is_closing():
+            self.write(b"0\r\n\r\n")
+            transport.close()
+            asyncio.get_running_loop().call_later(CLOSE_SECONDS, transport.abort)
+
+
+class Buffered:
+    """Collects what a task sends through ASGI; the stream is told when too much is waiting."""
+
+    direct = False
+
+    def __init__(self, send: Any) -> None:
+        self._send = send
+        self._stream: EventStream | None = None
+        self._waiting: list[bytes] = []
+        self._bytes = 0
+        self._more = asyncio.Event()
+        self._ended = False
+
+    def carry(self, stream: EventStream) -> None:
+        self._stream = stream
+
+    def write(self, data: bytes) -> None:
+        self._waiting.append(data)
+        self._bytes += len(data)
+        self._more.set()
+        if self._bytes > HIGH_WATER and self._stream is not None:
+            self._stream.paused()
+
+    def finish(self, abort: bool) -> None:
+        self._ended = True
+        self._more.set()
+
+    async def pump(self) -> None:
+        """Sends what is buffered, to the end."""
+        while not self._ended or self._waiting:
+            await self._more.wait()
+            self._more.clear()
+            waiting, self._waiting, self._bytes = self._waiting, [], 0
+            if waiting:
+                await self._send({"type": "http.response.body", "body": b"".join(waiting), "more_body": True})
+            if self._stream is not None and self._stream.full and not self._ended:
+                self._stream.resumed()
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
