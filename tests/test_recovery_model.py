@@ -24,11 +24,16 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gateway.channel, "SLICE", 1)
 
 
-# Where an order of events starts: nothing yet; one live subscriber; one that is catching up from afar.
+LIVE = ["subscribe0", "execute", "message", "execute", "arrive"]
+
+# Where an order of events starts: nothing yet; history being read for the first subscriber; one live subscriber; history
+# being read after the link was lost; one that comes back from afar.
 BEGINNINGS = {
     "nothing yet": [],
-    "live": ["subscribe0", "execute", "message", "execute", "arrive", "publish"],
-    "away": ["subscribe0", "execute", "message", "execute", "arrive", "publish", "message", "leave0", "publish", "publish"],
+    "first read": ["subscribe0", "execute", "message", "execute"],
+    "read after a loss": [*LIVE, "link", "publish", "link", "execute", "message", "execute"],
+    "live": [*LIVE, "publish"],
+    "away": [*LIVE, "publish", "message", "leave0", "publish", "publish"],
 }
 SHUT = {"fail", "subscribe1", "leave1", "socket1"}  # left to the random orders
 
