@@ -163,7 +163,7 @@ class Channel:
 
     def _take_live(self, items: list[Announcement | Reset]) -> None:
         fresh: list[Publication] = []
-        rules, remembers = self.rules, self.rules.history_size != 0
+        rules, remembers = self.rules, self.remembers
         for number, item in enumerate(items):
             if type(item) is Announcement:
                 publication = item.publication

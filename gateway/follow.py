@@ -62,7 +62,7 @@ async def follow(config: Config, url: str, names: list[str], since: Position | N
         for name in names:
             start: Position | None = since
             if last and since is None:
-                start = await _back(gateway, name, last)
+                start = await gateway.node.history.back(name, last)
             try:
                 subscription: Any = TerminalSubscription(gateway.node.hub.channel(name), _WIRE, _print, start)
             except UnknownChannel as error:
@@ -71,9 +71,3 @@ async def follow(config: Config, url: str, names: list[str], since: Position | N
         await asyncio.get_running_loop().create_future()
     finally:
         await gateway.stop()
-
-
-async def _back(gateway: Gateway, channel: str, last: int) -> Position:
-    page = await gateway.node.history.read(channel, 0, 1)
-    oldest = page.publications[0].offset if page.publications else page.top.offset + 1
-    return Position(page.top.epoch, max(page.top.offset - last, oldest - 1))

@@ -116,12 +116,9 @@ class EventStreams:
             return dict.fromkeys(names)
         starts: dict[str, Position | None] = dict.fromkeys(names)
         asked = [name for name in names if self._recoverable(name)]
-        pages = await asyncio.gather(*[self._node.history.read(name, 0, 1) for name in asked])
-        for name, page in zip(asked, pages, strict=True):
-            oldest = page.publications[0].offset if page.publications else page.top.offset + 1
-            back = max(page.top.offset - min(int(last[:6]), LAST_MOST), oldest - 1)
-            starts[name] = Position(page.top.epoch, back)
-        return starts
+        count = min(int(last[:6]), LAST_MOST)
+        positions = await asyncio.gather(*[self._node.history.back(name, count) for name in asked])
+        return starts | dict(zip(asked, positions, strict=True))
 
     def _recoverable(self, name: str) -> bool:
         rules = self._node.rules(name)

@@ -86,6 +86,12 @@ class History:
         epoch, offset, ms, entries = await self._call(b"gateway_history", channel, *words)
         return Page(Position(epoch.decode(), offset), ms, [read_entry(entry) for entry in entries])
 
+    async def back(self, channel: str, count: int) -> Position:
+        """The position ``count`` publications before the top, or before the oldest that history holds."""
+        page = await self.read(channel, 0, 1)
+        oldest = page.publications[0].offset if page.publications else page.top.offset + 1
+        return Position(page.top.epoch, max(page.top.offset - count, oldest - 1))
+
     async def remove(self, channel: str) -> Position:
         offset, epoch = await self._call(b"gateway_remove", channel)
         return Position(epoch.decode(), offset)
