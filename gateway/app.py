@@ -16,11 +16,13 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Mount, Route
 
+from .channel import Channel
 from .config import Config
-from .edges import api, pages
+from .edges import api, clients, pages
 from .edges.sse import EventStreams
 from .errors import GatewayError, StoreError
 from .hub import Hub
+from .inbox import NAMESPACE, Inbox
 from .node import Node
 from .rpc import built_in
 from .store.commands import Commands
@@ -65,9 +67,11 @@ class Gateway:
             raise type(error)(f"Valkey at {address} does not take the gateway's functions (Valkey 7.2 or newer is needed): {error}") from None
         history = History(self.commands, self._library, layout)
         wheel = Wheel()
-        self.node = Node(config, Hub(config, layout, history, self), history, Verifier(config.tokens), built_in(), wheel)
+        inbox = Inbox(config, history)
+        self.node = Node(config, Hub(config, layout, history, self), history, inbox, Verifier(config.tokens), built_in(inbox), wheel)
         self.link = Link(address, self.commands, layout.heartbeat(self.node.uid))
         hub = self.node.hub
+        hub.missed_ephemeral = self._retell_inbox
         self.link.on_announcements, self.link.on_subscribed = hub.on_announcements, hub.on_subscribed
         self.link.on_up, self.link.on_down = (self._link_is_up if install else hub.on_up), hub.on_down
         await self.link.start()
@@ -85,6 +89,10 @@ class Gateway:
 
     def unsubscribe(self, channels: list[bytes]) -> None:
         self.link.unsubscribe(channels)
+
+    def _retell_inbox(self, channel: Channel) -> None:
+        if channel.name.startswith(f"{NAMESPACE}:"):
+            self.node.spawn(self.node.inbox.retell(channel))
 
     def unready(self) -> str:
         """Why clients should go elsewhere; "" if they need not."""
@@ -181,7 +189,9 @@ def create_app(config: Config, valkey_url: str = "") -> _Application:
 
     routes = [
         Route("/", pages.landing),
-        Route("/history", api.history, methods=["GET"]),
+        Route("/history", clients.history, methods=["GET"]),
+        Route("/inbox", clients.inbox, methods=["GET"]),
+        Route("/inbox/read", clients.inbox_read, methods=["POST"]),
         Route("/health/live", api.live),
         Route("/health/ready", api.ready),
         Mount("/static", pages.files),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Protocol
 
 from .catchup import State, Subscription, advance, catch_up
@@ -58,6 +59,7 @@ class Hub:
         self._by_key: dict[bytes, Channel] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle: dict[Channel, None] = {}
+        self.missed_ephemeral: Callable[[Channel], None] = lambda channel: None  # to a channel's subscriptions, without their knowledge
         self.rings = Rings(config.limits.ring_bytes)
         self.history_reads = 0
 
@@ -96,6 +98,13 @@ class Hub:
         if subscription.state is State.BEHIND:
             subscription.state = State.CATCHING_UP
             self.resume(subscription)
+            self._when_live(subscription)
+
+    def _when_live(self, subscription: Subscription) -> None:
+        if subscription.task is not None:
+            subscription.task.add_done_callback(lambda task: self._when_live(subscription))
+        elif subscription.state is State.LIVE:
+            self.missed_ephemeral(subscription.channel)
 
     def leave(self, subscription: Subscription) -> None:
         """Ends a subscription; ending it twice changes nothing."""
@@ -164,6 +173,8 @@ class Hub:
         await channel.between_rounds()
         channel.mending = None
         channel.open()
+        if channel.live_count:
+            self.missed_ephemeral(channel)
 
     async def _read_on(self, channel: Channel) -> Page:
         if not channel.remembers:

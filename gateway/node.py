@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from .config import ChannelRules, Config
 from .errors import BadRequest, Disconnect, PermissionDenied, TokenExpired, TokenInvalid, TokenStale
 from .hub import Hub
+from .inbox import Inbox
 from .permissions import ANONYMOUS, ANYTHING, Grant, Identity, admits, owner_of
 from .publication import channel_fault
 from .rpc import Methods
@@ -44,6 +45,7 @@ class Node:
     config: Config
     hub: Hub
     history: History
+    inbox: Inbox
     verifier: Verifier
     methods: Methods
     wheel: Wheel

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from .errors import MethodNotFound
+from .inbox import Inbox
 from .protocol import encode
 
 __all__ = ["Caller", "Methods", "built_in"]
@@ -47,8 +48,10 @@ class Methods:
         return await method(caller, data)
 
 
-def built_in() -> Methods:
-    """``gateway.time`` → ``{"ms": …}``, the gateway's clock; ``gateway.whoami`` → ``{"user": …, "client": …}``."""
+def built_in(inbox: Inbox) -> Methods:
+    """``gateway.time`` → ``{"ms": …}``, the gateway's clock; ``gateway.whoami`` → ``{"user": …, "client": …}``;
+    ``inbox.list`` and ``inbox.read``, the caller's own inbox.
+    """
     methods = Methods()
 
     @methods.method("gateway.time")
@@ -58,5 +61,13 @@ def built_in() -> Methods:
     @methods.method("gateway.whoami")
     async def whoami(caller: Caller, data: bytes | None) -> bytes:
         return encode(caller._asdict())
+
+    @methods.method("inbox.list")
+    async def list_inbox(caller: Caller, data: bytes | None) -> bytes:
+        return await inbox.list(caller.user, data)
+
+    @methods.method("inbox.read")
+    async def read_inbox(caller: Caller, data: bytes | None) -> bytes:
+        return await inbox.read(caller.user, data)
 
     return methods

@@ -15,17 +15,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from uuid import uuid4
 
 import msgspec
 from valkey.exceptions import ConnectionError, ResponseError, TimeoutError, ValkeyError
 
 from gateway.config import load
-from gateway.errors import StoreError, Unavailable
+from gateway.errors import BadRequest, StoreError, Unavailable
+from gateway.inbox import channel_of, notification_id
 from gateway.publication import Position, channel_fault
 from gateway.retry import backoff
 from gateway.store.commands import Commands
@@ -74,6 +76,16 @@ def _words(
         tags=None if tags is None else msgspec.json.encode(tags),
         info=None if info is None else msgspec.json.encode(info),
     )
+
+
+def _notify_words(user: str, notification: Mapping[str, Any], key: str | None) -> tuple[str, list[Any]]:
+    """The inbox and what gateway_notify is given; a random key where there is none, so that it can be repeated."""
+    channel, data = channel_of(user), msgspec.json.encode(notification)
+    try:
+        notification_id(data)
+    except BadRequest as error:
+        raise ValueError(error.hint) from None
+    return channel, publish_words(data, key=key or uuid4().hex)
 
 
 class Publisher:
@@ -149,22 +161,36 @@ class Publisher:
             info=info,
         )
         repeatable = idempotency_key is not None or version is not None
+        return await self._in_order(self.history.publish, channel, words, repeatable)
+
+    async def notify(self, user: str, notification: Mapping[str, Any], *, idempotency_key: str | None = None) -> Position | None:
+        """Publishes into the inbox of ``user``. ``notification["id"]``, a text, names it: the same id again is an update,
+        which takes its place and counts once as unread.
+
+        It is repeated over a broken connection. Raises ValueError for a user or a notification that cannot be; else as ``publish``.
+        """
+        channel, words = _notify_words(user, notification, idempotency_key)
+        return await self._in_order(self.history.notify, channel, words, True)
+
+    async def _in_order(self, publish: _Publish, channel: str, words: list[Any], repeatable: bool) -> Position | None:
         queue = self._queues.setdefault(channel, _Queue())
         try:
             with queue.place() as place:
                 if queue.broken:
                     await queue.turn(place)
-                return await self._publish(channel, words, repeatable, queue, place)
+                return await self._publish(publish, channel, words, repeatable, queue, place)
         finally:
             if queue.empty:
                 self._queues.pop(channel, None)
 
-    async def _publish(self, channel: str, words: list[Any], repeatable: bool, queue: _Queue, place: object) -> Position | None:
+    async def _publish(
+        self, publish: _Publish, channel: str, words: list[Any], repeatable: bool, queue: _Queue, place: object
+    ) -> Position | None:
         loop = asyncio.get_running_loop()
         deadline, attempt = loop.time() + self._patience, 0
         while True:
             try:
-                return await self.history.publish(channel, words)
+                return await publish(channel, words)
             except Unavailable:
                 attempt += 1
                 pause = backoff(attempt, 0.05, 1.0)
@@ -182,6 +208,9 @@ class Publisher:
     async def publish_ephemeral(self, channel: str, data: Any) -> None:
         """Announces a document to whoever is live now: no offset, no history."""
         await self.publish(channel, data, ttl=0)
+
+
+_Publish = Callable[[str, list[Any]], Awaitable[Position | None]]
 
 
 class _Queue:
@@ -261,10 +290,18 @@ class SyncPublisher:
             info=info,
         )
         repeatable = idempotency_key is not None or version is not None
+        return self._publish(b"gateway_publish", self._layout.keys(channel), words, repeatable)
+
+    def notify(self, user: str, notification: Mapping[str, Any], *, idempotency_key: str | None = None) -> Position | None:
+        """As ``Publisher.notify``."""
+        channel, words = _notify_words(user, notification, idempotency_key)
+        return self._publish(b"gateway_notify", self._layout.inbox_keys(channel), words, True)
+
+    def _publish(self, function: bytes, keys: Sequence[bytes], words: list[Any], repeatable: bool) -> Position | None:
         deadline, attempt = time.monotonic() + self._patience, 0
         while True:
             try:
-                offset, epoch = self._call(b"gateway_publish", channel, *words)
+                offset, epoch = self._call(function, keys, *words)
                 return Position(epoch.decode(), offset) if offset else None
             except Unavailable:
                 attempt += 1
@@ -276,8 +313,8 @@ class SyncPublisher:
     def publish_ephemeral(self, channel: str, data: Any) -> None:
         self.publish(channel, data, ttl=0)
 
-    def _call(self, function: bytes, channel: str, *words: Any) -> Any:
-        command = (b"FCALL", function, b"3", *self._layout.keys(channel), *words)
+    def _call(self, function: bytes, keys: Sequence[bytes], *words: Any) -> Any:
+        command = (b"FCALL", function, len(keys), *keys, *words)
         try:
             return self._execute(*command)
         except StoreError as error:

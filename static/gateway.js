@@ -23,6 +23,10 @@
  * gateway.publish(channel, data)         → promise, fulfilled once the publication is in the channel
  * gateway.history(channel, { limit, since, reverse })  → promise of { publications, epoch, offset }; at most 300
  * gateway.rpc(method, data)              → promise of the method's data
+ * gateway.inbox.list({ limit, before })  → promise of { notifications: [{ id, offset, ms, unread, data }], unread, next, … },
+ *                                        newest first; next is the `before` of the following page, null behind the last
+ * gateway.inbox.read({ ids } | { upto } | { ids, upto } | { all: true })   marks as read, on all the user's devices
+ * gateway.inbox.unread                   how many are not read; null while that is not known
  * gateway.disconnect()                   cuts the line; positions are kept
  * gateway.connect()                      at once, out of any state; a new gateway connects by itself
  * gateway.close()                        for good
@@ -33,6 +37,8 @@
  *   "publication"  { channel, data, offset, tags, info, recovered }: recovered is true for one that was missed and caught
  *                  up; an ephemeral one has no offset; info ({ user, client, conn_info }) if a client published it
  *   "gap"          { channel, epoch, offset }: what lay between the last publication and this position is gone
+ *   "unread" of the gateway     { unread, read, upto }: the inbox's count, when it is known and whenever it changes; read (ids)
+ *                  or upto (an offset) say what was marked as read, here or on another device
  *   "state" of a subscription   { channel, state, code, reason }, state: "waiting" for the line, "catching up", "live",
  *                  "refused" (code and reason say why; only a new subscribe() or connect() tries again), "closed"
  *   "state" of the gateway      { state, transport, code, reason, retryMs }, transport: "websocket" or "sse", state:
@@ -75,10 +81,14 @@ function command(method, request, done = () => {}, failed = () => {}) {
 }
 
 class Emitter {
-  #handlers = { publication: new Set(), gap: new Set(), state: new Set() };
+  #handlers;
+
+  constructor(...events) {
+    this.#handlers = Object.fromEntries(events.map((event) => [event, new Set()]));
+  }
 
   on(event, handler) {
-    if (!this.#handlers[event]) throw new TypeError(`there is no event "${event}"; there are publication, gap and state`);
+    if (!this.#handlers[event]) throw new TypeError(`there is no event "${event}"; there are ${Object.keys(this.#handlers).join(", ")}`);
     this.#handlers[event].add(handler);
     return this;
   }
@@ -112,7 +122,7 @@ class Subscription extends Emitter {
   #top = 0; // up to here publications are caught up, behind it live
 
   constructor(gateway, channel, since) {
-    super();
+    super("publication", "gap", "state");
     this.#gateway = gateway;
     this.channel = channel;
     if (since) this.position = { epoch: since.epoch, offset: since.offset };
@@ -150,6 +160,7 @@ class Subscription extends Emitter {
   _begin({ recovered, was_recovering, recoverable, epoch = "", offset = 0, publications = [], top }) {
     this.#begun = true;
     this._failures = 0;
+    if (this.channel.startsWith(INBOX)) this.#gateway.inbox._ask();
     this.#top = recovered ? (top ?? publications.at(-1)?.offset ?? 0) : 0;
     if (recovered) this.position.epoch = epoch;
     else if (was_recovering) this._skip(epoch, offset);
@@ -160,6 +171,7 @@ class Subscription extends Emitter {
 
   _take({ data, offset, tags, info }) {
     if (!this.#begun) return;
+    if (!offset && data?.inbox && this.channel.startsWith(INBOX)) return this.#gateway.inbox._take(data.inbox);
     if (offset && this.position) {
       if (offset <= this.position.offset) return;
       this.position.offset = offset;
@@ -182,6 +194,46 @@ class Subscription extends Emitter {
   _emit(event, detail) {
     super._emit(event, detail);
     if (event !== "state") this.#gateway._emit(event, detail);
+  }
+}
+
+const INBOX = "notifications:";
+
+/**
+ * The user's inbox: what is unread is counted by the gateway, which announces each change. A state carries the number of
+ * its change, so that an answer that was overtaken by an announcement does not bring back an older count.
+ */
+class Inbox {
+  unread = null;
+  #gateway;
+  #epoch;
+  #change = -1;
+
+  constructor(gateway) {
+    this.#gateway = gateway;
+  }
+
+  async list({ limit = 20, before } = {}) {
+    const listed = await this.#gateway.rpc("inbox.list", { limit, before });
+    this._take(listed);
+    return listed;
+  }
+
+  async read({ ids, upto, all } = {}) {
+    this._take(await this.#gateway.rpc("inbox.read", { ids, upto, all }));
+  }
+
+  _take({ unread, change, epoch, read, upto }) {
+    if (epoch === this.#epoch && change <= this.#change) return;
+    this.#epoch = epoch;
+    this.#change = change;
+    this.unread = unread;
+    this.#gateway._emit("unread", { unread, read, upto });
+  }
+
+  /** The subscription began: announcements may have been missed before it. Failing is the line's end, which brings us back. */
+  _ask() {
+    this.list({ limit: 0 }).catch(() => {});
   }
 }
 
@@ -341,9 +393,10 @@ export class Gateway extends Emitter {
   #steadyFrom = Infinity;
   #timer;
   #refreshTimer;
+  inbox = new Inbox(this);
 
   constructor({ url, token, timeoutMs = 5000, backoffMs = 500, longestBackoffMs = 20_000, silenceMs = 10_000 } = {}) {
-    super();
+    super("publication", "gap", "state", "unread");
     this.#base = url ? new URL(url, globalThis.location?.href) : new URL("..", import.meta.url);
     if (!this.#base.pathname.endsWith("/")) this.#base.pathname += "/";
     this.#token = token;

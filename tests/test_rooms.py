@@ -81,7 +81,7 @@ def test_publishers_stand_on_the_lower_floors() -> None:
         for node in ast.walk(ast.parse(module.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gateway."):
                 room = node.module.split(".")[1]
-                assert FLOORS[room] <= 3, f"publishers/{module.name} imports gateway.{room}"
+                assert FLOORS[room] <= 3 or room == "inbox", f"publishers/{module.name} imports gateway.{room}"
 
 
 def test_the_gateway_never_imports_its_publishers() -> None:

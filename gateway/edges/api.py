@@ -1,4 +1,4 @@
-"""The server API (``POST /api/<method>``), and what simple clients ask for over HTTP: history and health.
+"""The server API (``POST /api/<method>``), and health.
 
 Source: PROTOCOL.md, section 2, and INTERFACE.md. An application error answers 200 with ``{"error": …}``, as the clients
 of that API expect, or the mapped status with ``X-Centrifugo-Error-Mode: transport``.
@@ -23,21 +23,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from .. import __version__
-from ..errors import BadRequest, ClientError, Disconnect, Internal, NotAvailable, PermissionDenied, StoreError, UnrecoverablePosition
+from ..errors import BadRequest, ClientError, Internal, NotAvailable, StoreError, UnrecoverablePosition
+from ..inbox import channel_of, notification_id
 from ..node import Node
-from ..permissions import admits
 from ..protocol import Since, decode_json, encode, history_result, is_json, raw_object
 from ..publication import MAX_OFFSET, Position
 from ..store.history import publish_words
-from .requests import api_key_of, cors_headers, is_api_key, token_of
+from .requests import api_key_of, is_api_key
 
-__all__ = ["api", "history", "live", "ready"]
+__all__ = ["STATUS_OF_ERROR", "api", "body_of", "error_json", "json_response", "live", "read_history", "ready"]
 
 log = logging.getLogger("gateway.api")
 
 HISTORY_BYTES = 16 * 1024 * 1024  # of one answer of the history method
-CLIENT_BYTES = 1024 * 1024  # of one answer of GET /history; a page may be shorter than its limit
-HISTORY_DEFAULT, HISTORY_MOST = 100, 1000  # publications of GET /history
 STATUS_OF_ERROR = {100: 500, 101: 401, 102: 404, 103: 403, 104: 404, 106: 400, 107: 400, 108: 400, 109: 401, 111: 429, 112: 416, 113: 409}
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -54,6 +52,13 @@ class _Publish(msgspec.Struct):
     delta: bool = False
     version: Count = 0
     version_epoch: str = ""
+
+
+class _Notify(msgspec.Struct):
+    user: str = ""
+    users: list[str] = []
+    data: msgspec.Raw = msgspec.Raw()
+    idempotency_key: str = ""
 
 
 class _Channel(msgspec.Struct):
@@ -113,6 +118,10 @@ async def _broadcast(node: Node, body: bytes) -> bytes:
         raise BadRequest("channels is empty")
     words = _words(request)
     results = await asyncio.gather(*[_outcome(_publish_to(node, channel, words)) for channel in request.channels])
+    return _responses(results)
+
+
+def _responses(results: list[tuple[bytes, bytes | None]]) -> bytes:
     return b'{"responses":[%b]}' % b",".join(
         raw_object({"result": result} if error is None else {"error": error}) for result, error in results
     )
@@ -127,8 +136,7 @@ def _words(request: _Publish) -> list[Any]:
             raise BadRequest("b64data is not base64") from None
     if not data:
         raise BadRequest("there is no data")
-    if not is_json(data):
-        raise BadRequest("data is not JSON, or nested too deep")
+    data = _json_of(data)
     if request.version >= 2**64:
         raise BadRequest("version does not fit 64 bits")
     return publish_words(
@@ -141,16 +149,46 @@ def _words(request: _Publish) -> list[Any]:
     )
 
 
+def _json_of(data: bytes) -> bytes:
+    if not is_json(data):
+        raise BadRequest("data is not JSON, or nested too deep")
+    return data
+
+
+async def _notify(node: Node, body: bytes) -> bytes:
+    """Into the inbox of ``user``, or of each of ``users``: data is an object with an id, a repeat of which is an update."""
+    request = _read(_Notify, body)
+    if bool(request.user) == bool(request.users):
+        raise BadRequest('name one "user", or several "users"')
+    if not request.data:
+        raise BadRequest("there is no data")
+    words = publish_words(_json_of(bytes(request.data)), key=request.idempotency_key or None)
+    if request.user:
+        return await _notify_one(node, request.user, words)
+    results = await asyncio.gather(*[_outcome(_notify_one(node, user, words)) for user in request.users])
+    return _responses(results)
+
+
+async def _notify_one(node: Node, user: str, words: list[Any]) -> bytes:
+    try:
+        channel = channel_of(user)
+    except ValueError as error:
+        raise BadRequest(str(error)) from None
+    notification_id(words[0])
+    position = await node.history.notify(channel, words)
+    return b"{}" if position is None else encode({"offset": position.offset, "epoch": position.epoch})
+
+
 async def _history(node: Node, body: bytes) -> bytes:
     request = _read(_History, body)
     if not node.rules(request.channel).has_history:
         raise NotAvailable(f"{request.channel!r} keeps no history")
     since = request.since.position if request.since is not None else Position("", 0)
     limit = -1 if (request.limit or 0) < 0 else request.limit or 0
-    return await _read_history(node, request.channel, since, limit, bool(request.reverse), HISTORY_BYTES)
+    return await read_history(node, request.channel, since, limit, bool(request.reverse), HISTORY_BYTES)
 
 
-async def _read_history(node: Node, channel: str, since: Position, limit: int, reverse: bool, max_bytes: int) -> bytes:
+async def read_history(node: Node, channel: str, since: Position, limit: int, reverse: bool, max_bytes: int) -> bytes:
     if since.offset > MAX_OFFSET:
         raise BadRequest(f"an offset past {MAX_OFFSET}")
     page = await node.history.read(channel, since.offset, limit, reverse=reverse, max_bytes=max_bytes)
@@ -197,6 +235,7 @@ Method = Callable[[Node, bytes], Awaitable[bytes]]
 METHODS: dict[str, Method] = {
     "publish": _publish,
     "broadcast": _broadcast,
+    "notify": _notify,
     "history": _history,
     "history_remove": _history_remove,
     "channels": _channels,
@@ -225,14 +264,14 @@ async def _outcome(call: Awaitable[bytes]) -> tuple[bytes, bytes | None]:
     try:
         return await call, None
     except ClientError as error:
-        return b"", _error_json(error)
+        return b"", error_json(error)
     except StoreError as error:
-        return b"", _error_json(Internal(str(error)))
+        return b"", error_json(Internal(str(error)))
     except _Malformed as error:
-        return b"", _error_json(BadRequest(str(error)))
+        return b"", error_json(BadRequest(str(error)))
 
 
-def _error_json(error: ClientError) -> bytes:
+def error_json(error: ClientError) -> bytes:
     return encode({"code": error.code, "message": error.message})
 
 
@@ -252,29 +291,29 @@ async def api(node: Node, request: Request) -> Response:
     method = _batch if name == "batch" else METHODS.get(name)
     if method is None:
         return Response(status_code=404)
-    body = await _body(request, config.limits.api_bytes)
+    body = await body_of(request, config.limits.api_bytes)
     if isinstance(body, Response):
         return body
     try:
         result = await method(node, body)
     except _Malformed as error:
         log.info("api: %s refused, the body is not JSON: %s", name, error)
-        return _json(encode({"error": str(error)}), 400)
+        return json_response(encode({"error": str(error)}), 400)
     except ClientError as error:
         return _refused(request, name, error)
     except StoreError as error:
         log.warning("api: %s failed: %s", name, error)
         return _refused(request, name, Internal(str(error)))
-    return _json(result if name == "batch" else b'{"result":%b}' % result)
+    return json_response(result if name == "batch" else b'{"result":%b}' % result)
 
 
 def _refused(request: Request, name: str, error: ClientError) -> Response:
     log.info("api: %s refused with %d %s", name, error.code, error)
     transport = request.headers.get("x-centrifugo-error-mode") == "transport"
-    return _json(b'{"error":%b}' % _error_json(error), STATUS_OF_ERROR.get(error.code, 400) if transport else 200)
+    return json_response(b'{"error":%b}' % error_json(error), STATUS_OF_ERROR.get(error.code, 400) if transport else 200)
 
 
-async def _body(request: Request, most: int) -> bytes | Response:
+async def body_of(request: Request, most: int) -> bytes | Response:
     """The request's body, or the answer to one that is too large. One that never ends is the connection's to notice."""
     declared = dict(request.scope["headers"]).get(b"content-length", b"")
     if declared.isdigit() and int(declared) > most:
@@ -299,61 +338,20 @@ def _too_large(most: int) -> Response:
     return Response(status_code=413, headers={"connection": "close"})
 
 
-async def history(request: Request) -> Response:
-    """``GET /history?channel=A&since=POSITION&limit=N&reverse=1``, for clients with a token."""
-    node: Node = request.state.node
-    query = request.query_params
-    extra = cors_headers(request.headers.get("origin", ""), request.headers.get("host", ""), node.config.allowed_origins)
-    headers = {name.decode(): value.decode() for name, value in extra}
-    try:
-        channel = query.get("channel", "")
-        rules = node.rules(channel)
-        identity = node.authenticate(token_of(request.headers, query))
-        if not admits(rules.history, identity, channel, subscribed=node.may_subscribe(identity, channel)):
-            raise PermissionDenied(f"the rules of {channel!r} do not let user {identity.user!r} read history")
-        if not rules.has_history:
-            raise NotAvailable(f"{channel!r} keeps no history")
-        since, limit = _history_range(query)
-        result = await _read_history(node, channel, since, limit, query.get("reverse", "") in ("1", "true"), CLIENT_BYTES)
-    except Disconnect as error:
-        log.info("history: refused, %s", error)
-        return _json(encode({"error": {"code": error.code, "message": error.reason}}), 401, headers)
-    except ClientError as error:
-        log.info("history: refused with %d %s", error.code, error)
-        return _json(encode({"error": {"code": error.code, "message": error.hint or error.message}}), STATUS_OF_ERROR[error.code], headers)
-    except StoreError as error:
-        log.warning("history: %s", error)
-        return _json(b'{"error":%b}' % _error_json(Internal()), 503, headers)
-    return _json(result, 200, headers)
-
-
-def _history_range(query: Any) -> tuple[Position, int]:
-    text = query.get("limit", "")
-    if text and not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise BadRequest("limit is a whole number")
-    limit = min(int(text), HISTORY_MOST) if text else HISTORY_DEFAULT
-    if not query.get("since"):
-        return Position("", 0), limit
-    try:
-        return Position.parse(query["since"]), limit
-    except ValueError as error:
-        raise BadRequest(str(error)) from None
-
-
 ANYBODY = {"access-control-allow-origin": "*"}  # a page of another origin may ask whether the gateway is there
 
 
 async def live(request: Request) -> Response:
-    return _json(b'{"status":"live"}', headers=ANYBODY)
+    return json_response(b'{"status":"live"}', headers=ANYBODY)
 
 
 async def ready(request: Request) -> Response:
     """200 while publications reach this process and it takes clients; 503 with the reason otherwise."""
     reason = request.state.gateway.unready()
     if reason:
-        return _json(encode({"status": "not ready", "reason": reason}), 503, ANYBODY)
-    return _json(b'{"status":"ready"}', headers=ANYBODY)
+        return json_response(encode({"status": "not ready", "reason": reason}), 503, ANYBODY)
+    return json_response(b'{"status":"ready"}', headers=ANYBODY)
 
 
-def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def json_response(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(body, status, {"cache-control": "no-store", **(headers or {})}, "application/json")

@@ -22,10 +22,15 @@ local function number(n)
 end
 
 -- The name of the Pub/Sub channel, gw:{C}; raises if the keys are not those of one channel.
-local function base_of(keys)
+local function base_of(keys, names)
+  names = names or {'meta', 'stream', 'keys'}
   local base = keys[1] and string.match(keys[1], '^(.*{[^{}]+}):meta$')
-  if #keys ~= 3 or not base or keys[2] ~= base .. ':stream' or keys[3] ~= base .. ':keys' then
-    error({err = 'GATEWAY the keys are gw:{C}:meta gw:{C}:stream gw:{C}:keys, of one channel C'})
+  local right = base and #keys == #names
+  for i, name in ipairs(names) do
+    right = right and keys[i] == base .. ':' .. name
+  end
+  if not right then
+    error({err = 'GATEWAY the keys are gw:{C}:' .. table.concat(names, ' gw:{C}:') .. ', of one channel C'})
   end
   return base
 end
@@ -67,6 +72,7 @@ end
 local function begin(keys)
   local epoch = new_epoch()
   redis.call('DEL', keys[2], keys[3])
+  redis.call('HDEL', keys[1], 'inbox')
   redis.call('HSET', keys[1], 'epoch', epoch, 'offset', '0', 'ms', '0')
   redis.call('EXPIRE', keys[1], UNUSED_TTL)
   return epoch
@@ -124,14 +130,9 @@ local function header(offset, epoch, ms, options)
   return line .. '\n'
 end
 
--- gateway_publish 3 meta stream keys DATA [key K] [version N] [version_epoch E] [size N] [ttl S] [tags JSON] [info JSON]
---   → [offset, epoch] of the publication; of the first one if the key was seen, of the newest one if the version is not
---     newer. [0, ""] where nothing is remembered: ttl 0, or a size of 0. Without size and ttl the namespace's rules hold;
---     a ttl of -1 never expires, a size of -1 is unlimited.
--- Atomic, because the next offset, the stream, the position of a repeat and the announcement must agree: two publishers
--- at once would else share an offset, and a crash in between would leave a publication that nobody is told of.
-local function gateway_publish(keys, args)
-  local base, options = base_of(keys), options_of(args)
+-- What gateway_publish and gateway_notify do alike: returns offset, epoch, and whether it was published now.
+local function add(base, keys, args)
+  local options = options_of(args)
   local data, rules = args[1], rules_of(base)
   if data == nil or data == '' then
     error({err = 'GATEWAY there is no data'})
@@ -146,13 +147,13 @@ local function gateway_publish(keys, args)
   if epoch and options.key then
     local seen = tonumber(redis.call('ZSCORE', keys[3], options.key) or nil)
     if seen then
-      if seen < 0 then return {0, ''} end
-      return {seen, epoch}
+      if seen < 0 then return 0, '', false end
+      return seen, epoch, false
     end
   end
   if epoch and options.version and meta[3] and (meta[4] or '') == (options.version_epoch or '')
       and not greater(options.version, meta[3]) then
-    return {top, epoch}
+    return top, epoch, false
   end
   if not epoch and (remembered or options.key or options.version) then
     epoch, top = begin(keys), 0
@@ -167,7 +168,7 @@ local function gateway_publish(keys, args)
       table.insert(command, '=')
       table.insert(command, number(size))
     end
-    local function add()
+    local function append()
       local entry = {unpack(command)}
       for _, word in ipairs({number(offset) .. '-' .. number(ms), 'data', data}) do table.insert(entry, word) end
       for _, name in ipairs({'tags', 'info'}) do
@@ -178,12 +179,12 @@ local function gateway_publish(keys, args)
       end
       return redis.pcall(unpack(entry))
     end
-    local added = add()
+    local added = append()
     if type(added) == 'table' and added.err then
       -- The stream is ahead of its counter: somebody else wrote to it, or a file of another time was loaded.
       if not string.find(added.err, 'equal or smaller', 1, true) then error(added) end
       epoch, offset = begin(keys), 1
-      added = add()
+      added = append()
       if type(added) == 'table' and added.err then error(added) end
     end
     redis.call('HSET', keys[1], 'offset', number(offset), 'ms', number(ms))
@@ -206,8 +207,19 @@ local function gateway_publish(keys, args)
   end
   redis.call(ANNOUNCE, base, header(offset, epoch and remembered and epoch or '-', ms, options) .. data)
   if not remembered then
-    return {0, ''}
+    return 0, '', true
   end
+  return offset, epoch, true
+end
+
+-- gateway_publish 3 meta stream keys DATA [key K] [version N] [version_epoch E] [size N] [ttl S] [tags JSON] [info JSON]
+--   → [offset, epoch] of the publication; of the first one if the key was seen, of the newest one if the version is not
+--     newer. [0, ""] where nothing is remembered: ttl 0, or a size of 0. Without size and ttl the namespace's rules hold;
+--     a ttl of -1 never expires, a size of -1 is unlimited.
+-- Atomic, because the next offset, the stream, the position of a repeat and the announcement must agree: two publishers
+-- at once would else share an offset, and a crash in between would leave a publication that nobody is told of.
+local function gateway_publish(keys, args)
+  local offset, epoch = add(base_of(keys), keys, args)
   return {offset, epoch}
 end
 

@@ -57,11 +57,16 @@ class History:
     def __init__(self, commands: Commands, library: Library, layout: Layout) -> None:
         self._commands = commands
         self._library = library
-        self._layout = layout
+        self.layout = layout
 
     async def publish(self, channel: str, words: Sequence[Any]) -> Position | None:
         """Publishes ``publish_words(…)``. None where the channel remembers nothing."""
-        offset, epoch = await self._call(b"gateway_publish", channel, *words)
+        offset, epoch = await self.call(b"gateway_publish", self.layout.keys(channel), *words)
+        return Position(epoch.decode(), offset) if offset else None
+
+    async def notify(self, channel: str, words: Sequence[Any]) -> Position | None:
+        """The same in an inbox: the publication has an id, and counts as unread until it is read."""
+        offset, epoch = await self.call(b"gateway_notify", self.layout.inbox_keys(channel), *words)
         return Position(epoch.decode(), offset) if offset else None
 
     async def read(
@@ -83,7 +88,7 @@ class History:
         if seen is not None:
             position, ms = seen
             words += position.epoch, position.offset, ms
-        epoch, offset, ms, entries = await self._call(b"gateway_history", channel, *words)
+        epoch, offset, ms, entries = await self.call(b"gateway_history", self.layout.keys(channel), *words)
         return Page(Position(epoch.decode(), offset), ms, [read_entry(entry) for entry in entries])
 
     async def back(self, channel: str, count: int) -> Position:
@@ -93,11 +98,12 @@ class History:
         return Position(page.top.epoch, max(page.top.offset - count, oldest - 1))
 
     async def remove(self, channel: str) -> Position:
-        offset, epoch = await self._call(b"gateway_remove", channel)
+        offset, epoch = await self.call(b"gateway_remove", self.layout.keys(channel))
         return Position(epoch.decode(), offset)
 
-    async def _call(self, function: bytes, channel: str, *words: Any) -> Any:
-        command = (b"FCALL", function, b"3", *self._layout.keys(channel), *words)
+    async def call(self, function: bytes, keys: Sequence[bytes], *words: Any) -> Any:
+        """A function of the library; loads it where Valkey forgot it."""
+        command = (b"FCALL", function, len(keys), *keys, *words)
         try:
             return await self._commands.call(*command)
         except StoreError as error:

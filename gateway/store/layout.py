@@ -34,6 +34,11 @@ class Layout:
         base = self.channel(name)
         return base + b":meta", base + b":stream", base + b":keys"
 
+    def inbox_keys(self, name: str) -> tuple[bytes, ...]:
+        """The same and unread, inbox: what the functions of an inbox are given."""
+        base = self.channel(name)
+        return (*self.keys(name), base + b":unread", base + b":inbox")
+
     def heartbeat(self, node: str) -> bytes:
         """The Pub/Sub channel by which one process proves that its link works."""
         return f"{self.prefix}:node:{node}".encode()

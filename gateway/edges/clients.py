@@ -1,0 +1,112 @@
+"""Clients over plain HTTP, each with a token: history and the inbox."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..errors import BadRequest, ClientError, Disconnect, Internal, NotAvailable, PermissionDenied, StoreError
+from ..node import Node
+from ..permissions import admits
+from ..protocol import encode
+from ..publication import Position
+from .api import STATUS_OF_ERROR, body_of, error_json, json_response, read_history
+from .requests import cors_headers, origin_allowed, token_of
+
+__all__ = ["history", "inbox", "inbox_read"]
+
+log = logging.getLogger("gateway.http")
+
+HISTORY_BYTES = 1024 * 1024  # of one answer of GET /history; a page may be shorter than its limit
+HISTORY_DEFAULT, HISTORY_MOST = 100, 1000  # publications of GET /history
+
+
+async def history(request: Request) -> Response:
+    """``GET /history?channel=A&since=POSITION&limit=N&reverse=1``."""
+    return await _answer(request, _history(request))
+
+
+async def inbox(request: Request) -> Response:
+    """``GET /inbox?limit=N&before=POSITION``: the caller's own, newest first."""
+    return await _answer(request, _inbox(request))
+
+
+async def inbox_read(request: Request) -> Response:
+    """``POST /inbox/read``, body as of the rpc ``inbox.read``."""
+    return await _answer(request, _inbox_read(request))
+
+
+async def _history(request: Request) -> bytes:
+    node: Node = request.state.node
+    query = request.query_params
+    channel = query.get("channel", "")
+    rules = node.rules(channel)
+    identity = node.authenticate(token_of(request.headers, query))
+    if not admits(rules.history, identity, channel, subscribed=node.may_subscribe(identity, channel)):
+        raise PermissionDenied(f"the rules of {channel!r} do not let user {identity.user!r} read history")
+    if not rules.has_history:
+        raise NotAvailable(f"{channel!r} keeps no history")
+    limit = min(_number(query, "limit", HISTORY_DEFAULT), HISTORY_MOST)
+    return await read_history(node, channel, _since(query), limit, query.get("reverse", "") in ("1", "true"), HISTORY_BYTES)
+
+
+async def _inbox(request: Request) -> bytes:
+    node: Node = request.state.node
+    query = request.query_params
+    identity = node.authenticate(token_of(request.headers, query))
+    asked: dict[str, Any] = {"limit": _number(query, "limit", 20)}
+    if query.get("before"):
+        asked["before"] = query["before"]
+    return await node.inbox.list(identity.user, encode(asked))
+
+
+async def _inbox_read(request: Request) -> bytes | Response:
+    node: Node = request.state.node
+    # A page of another site can send this with the user's cookie; its Origin tells.
+    if not origin_allowed(request.headers.get("origin", ""), request.headers.get("host", ""), node.config.allowed_origins):
+        raise PermissionDenied("allowed_origins does not list this page's origin")
+    identity = node.authenticate(token_of(request.headers, request.query_params))
+    body = await body_of(request, node.config.limits.message_bytes)
+    return body if isinstance(body, Response) else await node.inbox.read(identity.user, body)
+
+
+async def _answer(request: Request, work: Awaitable[bytes | Response]) -> Response:
+    node: Node = request.state.node
+    name = request.url.path
+    extra = cors_headers(request.headers.get("origin", ""), request.headers.get("host", ""), node.config.allowed_origins)
+    headers = {name.decode(): value.decode() for name, value in extra}
+    try:
+        result = await work
+    except Disconnect as error:
+        log.info("%s: refused, %s", name, error)
+        return json_response(encode({"error": {"code": error.code, "message": error.reason}}), 401, headers)
+    except ClientError as error:
+        log.info("%s: refused with %d %s", name, error.code, error)
+        described = {"code": error.code, "message": error.hint or error.message}
+        return json_response(encode({"error": described}), STATUS_OF_ERROR[error.code], headers)
+    except StoreError as error:
+        log.warning("%s: %s", name, error)
+        return json_response(b'{"error":%b}' % error_json(Internal()), 503, headers)
+    return result if isinstance(result, Response) else json_response(result, 200, headers)
+
+
+def _number(query: Any, name: str, default: int) -> int:
+    text = query.get(name, "")
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise BadRequest(f"{name} is a whole number")
+    return int(text)
+
+
+def _since(query: Any) -> Position:
+    if not query.get("since"):
+        return Position("", 0)
+    try:
+        return Position.parse(query["since"])
+    except ValueError as error:
+        raise BadRequest(str(error)) from None

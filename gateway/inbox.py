@@ -1,0 +1,151 @@
+"""The inbox: ``notifications:{user}``, read as a list with read marks.
+
+What is unread is kept in Valkey, by the functions of ``store/inbox.lua``, and every change of it is announced to the
+user's devices as an ephemeral publication ``{"inbox": {"unread", "change", "epoch", …}}``. Announcements can be lost on
+the way; so a state carries the number of its change, a device asks for the state whenever its subscription begins, and
+``retell`` says it again where this process may have dropped one without the device's knowledge.
+
+One object of clients' requests, over HTTP and rpc alike:
+
+    list  {"limit": 20, "before": "EPOCH:OFFSET"}         newest first, each notification once
+    read  {"ids": […]} | {"upto": "EPOCH:OFFSET"} | {"ids": […], "upto": …} | {"all": true}
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+
+from .channel import Channel
+from .config import Config
+from .errors import BadRequest, PermissionDenied, StoreError, UnrecoverablePosition
+from .permissions import Identity, admits
+from .protocol import decode_json, encode, raw_object
+from .publication import Position, Publication, channel_fault
+from .store.history import History
+from .store.layout import Announcement, read_entry
+
+__all__ = ["NAMESPACE", "Inbox", "channel_of", "notification_id"]
+
+NAMESPACE = "notifications"
+LIST_DEFAULT, LIST_MOST = 20, 100
+IDS_MOST = 500
+ID_BYTES = 200
+
+
+class _List(msgspec.Struct, forbid_unknown_fields=True):
+    limit: Annotated[int, msgspec.Meta(ge=0)] = LIST_DEFAULT
+    before: str | None = None
+
+
+class _Read(msgspec.Struct, forbid_unknown_fields=True):
+    ids: list[str] | None = None
+    upto: str | None = None
+    all: bool = False
+
+
+def channel_of(user: str) -> str:
+    """The channel that is a user's inbox. Raises ValueError for a user id that no channel can belong to."""
+    name = f"{NAMESPACE}:{user}"
+    fault = channel_fault(name) or ("a user id with a # has no channel of its own" if "#" in user else "")
+    if fault or not user:
+        raise ValueError(fault or "there is no user")
+    return name
+
+
+class Inbox:
+    """The inboxes of all users. ``user`` is whoever asks: nobody reads another's."""
+
+    def __init__(self, config: Config, history: History) -> None:
+        self._config = config
+        self._history = history
+
+    async def list(self, user: str, request: bytes | None) -> bytes:
+        """JSON: ``{"notifications": [{"id", "offset", "ms", "unread", "data"}], "unread", "change", "epoch", "offset", "next"}``.
+
+        ``next`` is where the following page begins, None behind the last. Raises BadRequest, PermissionDenied for the
+        anonymous, UnrecoverablePosition for a ``before`` of another epoch.
+        """
+        asked = _decode(request, _List)
+        before = _position(asked.before)
+        limit = min(asked.limit, LIST_MOST)
+        epoch, top, unread, change, entries = await self._call(b"gateway_inbox", user, before.offset, limit)
+        if before.epoch and before.epoch != epoch.decode():
+            raise UnrecoverablePosition(f"the epoch is {epoch.decode()} now")
+        listed = [(read_entry(entry[:2]), entry[2]) for entry in entries]
+        fields = {
+            "notifications": b"[%b]" % b",".join([_notification(publication, bool(mark)) for publication, mark in listed]),
+            **_state(epoch, top, unread, change),
+            "next": encode(f"{epoch.decode()}:{listed[-1][0].offset}") if limit and len(listed) == limit else b"null",
+        }
+        return raw_object(fields)
+
+    async def read(self, user: str, request: bytes | None) -> bytes:
+        """Marks as read, and announces it; JSON of the state afterwards: ``{"unread", "change", "epoch", "offset"}``."""
+        asked = _decode(request, _Read)
+        if not (asked.ids or asked.upto or asked.all):
+            raise BadRequest('nothing is named: give "ids", "upto" or "all": true')
+        if len(asked.ids or ()) > IDS_MOST or any(not 0 < len(id.encode()) <= ID_BYTES for id in asked.ids or ()):
+            raise BadRequest(f"ids are up to {IDS_MOST} texts of 1 to {ID_BYTES} bytes")
+        upto = _position(asked.upto)
+        limits = (upto.epoch, upto.offset) if asked.upto else ("", "")
+        return raw_object(_state(*await self._call(b"gateway_read", user, *limits, *(asked.ids or ()))))
+
+    async def retell(self, channel: Channel) -> None:
+        """Says the state again to whoever is live on this process."""
+        try:
+            epoch, top, unread, change, _ = await self._history.call(b"gateway_inbox", self._history.layout.inbox_keys(channel.name), 0, 0)
+        except StoreError:
+            return  # the link is down with it; when it is back, this is called again
+        state = raw_object(_state(epoch, top, unread, change))
+        channel.announced([Announcement("", Publication(0, b'{"inbox":%b}' % state))])
+
+    async def _call(self, function: bytes, user: str, *words: object) -> list:
+        try:
+            channel = channel_of(user)
+        except ValueError as error:
+            raise PermissionDenied(f"an inbox belongs to a user: {error}") from None
+        if not admits(self._config.rules(channel).subscribe, Identity(user), channel):
+            raise PermissionDenied(f"the rules of {NAMESPACE!r} let nobody follow an inbox")
+        return await self._history.call(function, self._history.layout.inbox_keys(channel), *words)
+
+
+def _state(epoch: bytes, top: int, unread: int, change: int) -> dict[str, bytes]:
+    return {"unread": b"%d" % unread, "change": b"%d" % change, "epoch": encode(epoch.decode()), "offset": b"%d" % top}
+
+
+class _Id(msgspec.Struct):
+    id: str = ""
+
+
+def notification_id(data: bytes) -> str:
+    """What a notification is known by. Raises BadRequest if the JSON in ``data`` is none."""
+    try:
+        id = decode_json(data, _Id).id
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        id = ""
+    if not 0 < len(id.encode()) <= ID_BYTES:
+        raise BadRequest(f'a notification is a JSON object with an "id", a text of 1 to {ID_BYTES} bytes')
+    return id
+
+
+def _notification(publication: Publication, unread: bool) -> bytes:
+    fields = {"id": encode(notification_id(publication.data)), "offset": b"%d" % publication.offset, "ms": b"%d" % publication.ms}
+    return raw_object({**fields, "unread": b"true" if unread else b"false", "data": publication.data})
+
+
+def _decode(request: bytes | None, kind: type) -> Any:
+    try:
+        return decode_json(request or b"{}", kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(str(error)) from None
+
+
+def _position(text: str | None) -> Position:
+    if not text:
+        return Position("", 0)
+    try:
+        return Position.parse(text)
+    except ValueError as error:
+        raise BadRequest(str(error)) from None

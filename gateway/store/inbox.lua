@@ -1,0 +1,127 @@
+-- The inbox: a channel whose publications are notifications. Behind functions.lua, in the same library.
+--
+-- A notification is a JSON object with an "id"; a later one with the same id is an update of it, and takes its place.
+-- Keys of an inbox C, always all five: those of the channel and
+--   gw:{C}:unread   sorted set: id → offset of its newest publication, of those that were not read
+--   gw:{C}:inbox    sorted set: the same of all that history holds
+-- and `inbox` in the meta hash, which counts the changes of what is unread: whoever hears of two states knows the newer.
+-- Each change is announced as an ephemeral publication {"inbox":{"unread":…,"change":…,"epoch":…[,"read":[ids]][,"upto":offset]}}.
+
+local INBOX_KEYS = {'meta', 'stream', 'keys', 'unread', 'inbox'}
+local ID_BYTES = 200
+local IDS_MOST = 1000
+local LIST_MOST = 200
+
+local function id_of(data)
+  local fine, decoded = pcall(cjson.decode, data or '')
+  local id = fine and type(decoded) == 'table' and decoded.id
+  if type(id) ~= 'string' or id == '' or #id > ID_BYTES then
+    error({err = 'GATEWAY a notification is a JSON object with an "id", a text of 1 to ' .. ID_BYTES .. ' bytes'})
+  end
+  return id
+end
+
+-- Forgets what history does not hold any more, and everything if that history is another one than these sets were kept
+-- for. Returns how many unread ones were forgotten.
+local function settle(keys)
+  if redis.call('HEXISTS', keys[1], 'inbox') == 0 then
+    redis.call('DEL', keys[4], keys[5])
+    return 0
+  end
+  local oldest = redis.call('XRANGE', keys[2], '-', '+', 'COUNT', 1)[1]
+  local below = oldest and '(' .. string.match(oldest[1], '^(%d+)') or '+inf'
+  redis.call('ZREMRANGEBYSCORE', keys[5], '-inf', below)
+  return redis.call('ZREMRANGEBYSCORE', keys[4], '-inf', below)
+end
+
+-- Counts a change and announces it; `what` is JSON that begins with a comma, or ''. Returns unread and the change.
+local function tell(base, keys, epoch, what)
+  local unread, change = redis.call('ZCARD', keys[4]), redis.call('HINCRBY', keys[1], 'inbox', 1)
+  redis.call(ANNOUNCE, base, string.format('{"inbox":{"unread":%d,"change":%d,"epoch":"%s"%s}}', unread, change, epoch, what))
+  return unread, change
+end
+
+-- epoch, offset, unread and change of an inbox. Reading makes the epoch; what was trimmed meanwhile is a change, too.
+local function inbox_state(base, keys)
+  local meta = redis.call('HMGET', keys[1], 'epoch', 'offset')
+  local epoch, top = meta[1], tonumber(meta[2] or '0')
+  if not epoch then
+    epoch, top = begin(keys), 0
+  end
+  if settle(keys) > 0 then
+    tell(base, keys, epoch, '')
+  end
+  return epoch, top, redis.call('ZCARD', keys[4]), tonumber(redis.call('HGET', keys[1], 'inbox') or '0')
+end
+
+-- gateway_notify 5 meta stream keys unread inbox DATA [NAME VALUE …] → [offset, epoch]. NAME VALUE as of gateway_publish.
+--   Publishes a notification and marks it unread: once, however often it is updated. A repeat by key or version changes nothing.
+-- Atomic, because a notification that is in history but not counted, or the other way round, would never be put right.
+local function gateway_notify(keys, args)
+  local base, id = base_of(keys, INBOX_KEYS), id_of(args[1])
+  local offset, epoch, published = add(base, {keys[1], keys[2], keys[3]}, args)
+  if published and offset > 0 then
+    settle(keys)
+    redis.call('ZADD', keys[4], offset, id)
+    redis.call('ZADD', keys[5], offset, id)
+    local rules = rules_of(base)
+    for i = 4, 5 do keep_meta(keys[i], rules.meta_ttl, rules.ttl) end
+    tell(base, keys, epoch, '')
+  end
+  return {offset, epoch}
+end
+
+-- gateway_inbox 5 meta stream keys unread inbox BEFORE LIMIT → [epoch, offset, unread, change, entries]
+--   The newest notifications that stand before offset BEFORE (0: all), each id once: entries are [stream id, fields, unread].
+-- Atomic, because the entries, their marks and the count must be of one moment.
+local function gateway_inbox(keys, args)
+  local base = base_of(keys, INBOX_KEYS)
+  local before, limit = tonumber(args[1]) or 0, math.min(tonumber(args[2]) or 0, LIST_MOST)
+  local epoch, top, unread, change = inbox_state(base, keys)
+  local entries = {}
+  if limit > 0 then
+    local ids = redis.call('ZREVRANGEBYSCORE', keys[5], before > 0 and '(' .. number(before) or '+inf', '-inf', 'WITHSCORES', 'LIMIT', 0, limit)
+    for i = 1, #ids, 2 do
+      local entry = redis.call('XRANGE', keys[2], ids[i + 1], ids[i + 1], 'COUNT', 1)[1]
+      if entry then
+        table.insert(entries, {entry[1], entry[2], redis.call('ZSCORE', keys[4], ids[i]) and 1 or 0})
+      end
+    end
+  end
+  return {epoch, top, unread, change, entries}
+end
+
+-- gateway_read 5 meta stream keys unread inbox EPOCH OFFSET [ID …] → [epoch, offset, unread, change]
+--   Marks as read: those IDs, or all; with an OFFSET only what stands up to it, so that an update nobody saw stays unread;
+--   with an EPOCH only if that is the inbox's, since offsets of another history mean nothing in this one. Both may be ''.
+-- Atomic, because the count that is announced must be the one this change led to.
+local function gateway_read(keys, args)
+  local base = base_of(keys, INBOX_KEYS)
+  local epoch, top, unread, change = inbox_state(base, keys)
+  local upto = args[2] ~= nil and args[2] ~= '' and tonumber(args[2]) or nil
+  if (args[1] or '') ~= '' and args[1] ~= epoch then
+    return {epoch, top, unread, change}
+  end
+  local read, what = 0, upto and ',"upto":' .. number(upto) or ',"upto":' .. number(top)
+  if #args > 2 then
+    local ids = {}
+    for i = 3, math.min(#args, IDS_MOST + 2) do
+      local score = tonumber(redis.call('ZSCORE', keys[4], args[i]) or nil)
+      if score and (not upto or score <= upto) then
+        redis.call('ZREM', keys[4], args[i])
+        table.insert(ids, args[i])
+      end
+    end
+    read, what = #ids, #ids > 0 and ',"read":' .. cjson.encode(ids) or ''
+  else
+    read = redis.call('ZREMRANGEBYSCORE', keys[4], '-inf', upto and number(upto) or '+inf')
+  end
+  if read > 0 then
+    unread, change = tell(base, keys, epoch, what)
+  end
+  return {epoch, top, unread, change}
+end
+
+redis.register_function('gateway_notify', gateway_notify)
+redis.register_function{function_name = 'gateway_inbox', callback = gateway_inbox, flags = {'allow-oom'}}
+redis.register_function{function_name = 'gateway_read', callback = gateway_read, flags = {'allow-oom'}}
