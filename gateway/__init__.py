@@ -13,7 +13,7 @@ of a smaller floor, and of its own. ``tests/test_rooms.py`` reads this table and
 | 4     | ring channel catchup hub timers inbox rpc node subscription commands session | what is live in this process            |
 | 5     | tokens edges                                                       | WebSocket, SSE, HTTP                    |
 | 6     | app server workers credentials                                     | wiring: ASGI application, uvicorn, signals, drain |
-| 7     | cli follow __main__                                                | programs                                |
+| 7     | cli options programs follow demo members __main__                  | programs                                |
 """
 
 __all__ = ["__version__"]

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Protocol
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.routing import Mount, Route
+from starlette.routing import BaseRoute, Mount, Route
 
 from .channel import Channel
 from .config import Config
@@ -34,7 +34,7 @@ from .store.link import Link
 from .timers import Wheel
 from .tokens import SHORT_SECRET, Verifier
 
-__all__ = ["Gateway", "create_app"]
+__all__ = ["Gateway", "Guest", "create_app"]
 
 log = logging.getLogger("gateway.app")
 
@@ -166,7 +166,15 @@ class _Application:
         await self._starlette(scope, receive, send)
 
 
-def create_app(config: Config, valkey_url: str = "") -> _Application:
+class Guest(Protocol):
+    """What runs beside the gateway in its process: the demo. ``running`` surrounds its work."""
+
+    routes: list[BaseRoute]
+
+    def running(self, gateway: Gateway) -> contextlib.AbstractAsyncContextManager[None]: ...
+
+
+def create_app(config: Config, valkey_url: str = "", guests: Sequence[Guest] = ()) -> _Application:
     """The ASGI application. Needs a lifespan; ``valkey_url`` (or the configuration's) names the Valkey to use."""
 
     @contextlib.asynccontextmanager
@@ -174,18 +182,19 @@ def create_app(config: Config, valkey_url: str = "") -> _Application:
         gateway = Gateway(config)
         app.state.gateway = gateway
         app.state.failure = None
-        try:
-            await gateway.start(valkey_url or config.valkey_url)
-        except GatewayError as error:
-            app.state.failure = error  # for whoever runs the application to say in one line
-            raise
-        except Exception:
-            log.exception("the gateway did not start")
-            raise
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                await gateway.start(valkey_url or config.valkey_url)
+                stack.push_async_callback(gateway.stop)
+                for guest in guests:
+                    await stack.enter_async_context(guest.running(gateway))
+            except GatewayError as error:
+                app.state.failure = error  # for whoever runs the application to say in one line
+                raise
+            except Exception:
+                log.exception("the gateway did not start")
+                raise
             yield {"node": gateway.node, "gateway": gateway}
-        finally:
-            await gateway.stop()
 
     routes = [
         Route("/", pages.landing),
@@ -194,6 +203,7 @@ def create_app(config: Config, valkey_url: str = "") -> _Application:
         Route("/inbox/read", clients.inbox_read, methods=["POST"]),
         Route("/health/live", api.live),
         Route("/health/ready", api.ready),
+        *(route for guest in guests for route in guest.routes),
         Mount("/static", pages.files),
     ]
     return _Application(Starlette(routes=routes, lifespan=lifespan))

@@ -5,27 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import os
 import re
 import signal
 import stat
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from typing import Any
 
 import click
-import uvloop
 
 from . import __version__
 from .config import Config, load, parse_duration
 from .credentials import with_credentials
 from .errors import ConfigurationError, GatewayError
+from .options import address_of, config_option, data_dir_option, open_publisher, run_async, settings_options, since_option
+from .programs import demo, relay, serve
 from .publication import Position, Publication, channel_fault
 from .store.commands import Commands
 from .store.connect import Address
-from .store.embedded import EmbeddedServer, running_url
 from .store.functions import Library
 from .store.history import History
 from .store.layout import Layout
@@ -37,16 +36,6 @@ PAGE = 500
 LINE_BYTES = 64 * 1024 * 1024
 FILE_BYTES = 64 * 1024  # of whole lines read from a file at a time
 
-_config = click.option("--config", type=click.Path(dir_okay=False), metavar="FILE", help="Configuration in TOML.")
-_valkey = click.option("--valkey-url", metavar="URL", help="Valkey to use; absent: the embedded one.")
-_data_dir = click.option("--data-dir", metavar="DIR", help="Folder of the embedded server.")
-_since = click.option("--since", metavar="POSITION", help="EPOCH:OFFSET of the last publication seen.")
-
-
-def _settings(command: Any) -> Any:
-    """What every command takes that talks to Valkey."""
-    return _config(_valkey(_data_dir(command)))
-
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="gateway")
@@ -55,39 +44,8 @@ def app() -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `gateway history … | head` ends in silence
 
 
-@app.command()
-@click.option("--host", metavar="H", help="Address to listen on.")
-@click.option("--port", type=int, metavar="N", help="Port to listen on; 0 takes a free one.")
-@click.option("--workers", type=int, metavar="N", help="Processes that share the port.")
-@_settings
-def serve(
-    config: str | None, host: str | None, port: int | None, workers: int | None, valkey_url: str | None, data_dir: str | None
-) -> None:
-    """Run the gateway."""
-    from .server import serve as run
-    from .tokens import mint
-
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # here a closed pipe is a client that went away
-    settings = load(config, host=host, port=port, workers=workers, valkey_url=valkey_url, data_dir=data_dir)
-    kept = with_credentials(settings, make=True)
-    _set_up_logging(kept)
-
-    def on_ready(url: str, embedded: EmbeddedServer | None) -> None:
-        if embedded is None:
-            where = str(Address(kept.valkey_url))
-        else:
-            where = f"embedded, {'adopted from an earlier run, ' if embedded.adopted else ''}data in {kept.data_path}"
-        print(f"gateway {__version__} is ready at {url}   (Valkey: {where})", flush=True)
-        if settings.tokens.hmac_secret == "" and kept.tokens.hmac_secret and not kept.insecure.clients:
-            token = mint(kept.tokens.hmac_secret, user="you", seconds=86400, audience=kept.tokens.audience, issuer=kept.tokens.issuer)
-            print(f"  open      {url}/#token={token}", flush=True)
-        else:
-            print(f"  open      {url}/", flush=True)
-        if not settings.api_keys and kept.api_keys:
-            print(f"  API key   {kept.api_keys[0]}   (kept in {kept.data_path / 'credentials.json'})", flush=True)
-        print("  Ctrl-C    ends it", flush=True)
-
-    run(kept, on_ready)
+for command in (serve, demo, relay):
+    app.add_command(command)
 
 
 @app.command()
@@ -95,7 +53,7 @@ def serve(
 @click.argument("data")
 @click.option("--key", metavar="K", help="Idempotency key: a repeat publishes nothing.")
 @click.option("--ephemeral", is_flag=True, help="Only to whoever is live now.")
-@_settings
+@settings_options
 def publish(
     channel: str, data: str, key: str | None, ephemeral: bool, config: str | None, valkey_url: str | None, data_dir: str | None
 ) -> None:
@@ -108,15 +66,15 @@ def publish(
     options: dict[str, Any] = {"idempotency_key": key, "ttl": 0 if ephemeral else None}
     if data != "-":
         document = _document(data, "DATA")
-        _run(_publish_one(settings, channel, document, options))
+        run_async(_publish_one(settings, channel, document, options))
     else:
         if key is not None:
             raise click.UsageError("--key is of one document; it cannot be used with -")
-        _run(_publish_lines(settings, channel, options))
+        run_async(_publish_lines(settings, channel, options))
 
 
 async def _publish_one(config: Config, channel: str, document: bytes, options: dict[str, Any]) -> None:
-    async with _publisher(config) as publisher:
+    async with open_publisher(config) as publisher:
         position = await publisher.publish(channel, document, raw=True, **options)
         print(position if position is not None else "announced")
 
@@ -125,7 +83,7 @@ async def _publish_lines(config: Config, channel: str, options: dict[str, Any]) 
     """Reads lines as they come and keeps up to PIPELINED of them under way; their order is kept."""
     published = refused = 0
     last: Position | None = None
-    async with _publisher(config) as publisher:
+    async with open_publisher(config) as publisher:
         under_way: asyncio.Queue[asyncio.Task[Position | None]] = asyncio.Queue(PIPELINED)
 
         async def acknowledge() -> None:
@@ -181,9 +139,9 @@ async def _lines_of_stdin() -> AsyncIterator[bytes]:
 
 @app.command()
 @click.argument("channels", nargs=-1, required=True)
-@_since
+@since_option
 @click.option("--last", type=click.IntRange(min=0), default=0, metavar="N", help="Start N publications back.")
-@_settings
+@settings_options
 def subscribe(
     channels: tuple[str, ...], since: str | None, last: int, config: str | None, valkey_url: str | None, data_dir: str | None
 ) -> None:
@@ -196,15 +154,15 @@ def subscribe(
 
     settings = load(config, valkey_url=valkey_url, data_dir=data_dir)
     with contextlib.suppress(KeyboardInterrupt):  # the ordinary end
-        _run(follow(settings, _valkey_url(settings), list(dict.fromkeys(channels)), position, last))
+        run_async(follow(settings, address_of(settings), list(dict.fromkeys(channels)), position, last))
 
 
 @app.command()
 @click.argument("channel")
-@_since
+@since_option
 @click.option("--limit", type=click.IntRange(min=0), default=0, metavar="N", help="At most so many; 0: all.")
 @click.option("--reverse", is_flag=True, help="Newest first.")
-@_settings
+@settings_options
 def history(
     channel: str, since: str | None, limit: int, reverse: bool, config: str | None, valkey_url: str | None, data_dir: str | None
 ) -> None:
@@ -212,11 +170,11 @@ def history(
     _check_channels([channel])
     position = _position(since)
     settings = load(config, valkey_url=valkey_url, data_dir=data_dir)
-    _run(_print_history(settings, channel, position, limit, reverse))
+    run_async(_print_history(settings, channel, position, limit, reverse))
 
 
 async def _print_history(config: Config, channel: str, since: Position | None, limit: int, reverse: bool) -> None:
-    commands = Commands(Address(_valkey_url(config)))
+    commands = Commands(Address(address_of(config)))
     await commands.start()
     try:
         layout = Layout(config.prefix)
@@ -255,8 +213,8 @@ def line_of(channel: str, epoch: str, publication: Publication) -> str:
 @click.option("--expires", default="1h", show_default=True, metavar="DURATION", help='As in 90s, 30m, 1h, 30d; "" never.')
 @click.option("--channel", metavar="C", help="A subscription token for this channel.")
 @click.option("--info", metavar="JSON", help="What others see of the user.")
-@_config
-@_data_dir
+@config_option
+@data_dir_option
 def token(user: str, expires: str, channel: str | None, info: str | None, config: str | None, data_dir: str | None) -> None:
     """Mint a token."""
     from .tokens import mint
@@ -285,15 +243,15 @@ def token(user: str, expires: str, channel: str | None, info: str | None, config
 
 
 @app.command()
-@_settings
+@settings_options
 def check(config: str | None, valkey_url: str | None, data_dir: str | None) -> None:
     """Check the configuration and the link to Valkey."""
     settings = load(config, valkey_url=valkey_url, data_dir=data_dir)
     print(f"configuration   fine ({config or 'defaults and environment'}), {len(settings.namespaces)} namespaces")
     for warning in _doubts(settings):
         print(f"                {warning}")
-    url = _valkey_url(settings)
-    _run(_check_link(settings, url))
+    url = address_of(settings)
+    run_async(_check_link(settings, url))
 
 
 def _doubts(config: Config) -> list[str]:
@@ -332,16 +290,6 @@ async def _check_link(config: Config, url: str) -> None:
 # What the commands share.
 
 
-def _publisher(config: Config) -> Any:
-    from publishers import Publisher
-
-    return Publisher(_valkey_url(config), prefix=config.prefix)
-
-
-def _valkey_url(config: Config) -> str:
-    return config.valkey_url or running_url(config.data_path)
-
-
 def _document(text: str, where: str) -> bytes:
     from .protocol import clean, is_json
 
@@ -364,15 +312,6 @@ def _check_channels(names: list[str]) -> None:
     for name in names:
         if fault := channel_fault(name):
             raise click.UsageError(f"{fault}: {name[:60]!r}")
-
-
-def _run(work: Coroutine[Any, Any, None]) -> None:
-    uvloop.run(work)
-
-
-def _set_up_logging(config: Config) -> None:
-    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s  %(message)s", level=config.log_level.upper(), stream=sys.stderr)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 
 def main() -> None:

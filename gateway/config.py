@@ -119,6 +119,7 @@ class Config(BaseSettings):
     valkey_url: str = ""
     data_dir: str = ""
     valkey_port: int = Field(0, ge=0, le=65535)
+    database_url: str = ""
     reuse_port: bool = False
     tls_cert: str = ""
     tls_key: str = ""

@@ -16,13 +16,13 @@ import os
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
 import uvicorn
 from uvicorn.lifespan.on import LifespanOn
 
-from .app import Gateway, create_app
+from .app import Gateway, Guest, create_app
 from .config import Config
 from .edges.server import HttpProtocol
 from .edges.websocket import WebSocketConnection
@@ -40,8 +40,9 @@ DRAIN_AT_ONCE = 200  # clients that are not worth spreading over time
 WATCH_SECONDS = 0.5
 
 
-def serve(config: Config, on_ready: Callable[[str, EmbeddedServer | None], None]) -> None:
+def serve(config: Config, on_ready: Callable[[str, EmbeddedServer | None], None], guests: Sequence[Guest] = ()) -> None:
     """Runs until SIGINT or SIGTERM. ``on_ready`` gets the base URL and the embedded server, once clients may come.
+    ``guests`` run beside the gateway, in a process of one worker.
 
     Raises ConfigurationError or StoreError for whatever keeps it from starting.
     """
@@ -55,7 +56,7 @@ def serve(config: Config, on_ready: Callable[[str, EmbeddedServer | None], None]
             embedded.start()
         try:
             if config.workers == 1:
-                _run(config, listener, embedded, lambda: on_ready(_url(config, listener), embedded))
+                _run(config, listener, embedded, lambda: on_ready(_url(config, listener), embedded), guests=guests)
             else:
                 _run_several(config, listener, embedded, lambda: on_ready(_url(config, listener), embedded))
         finally:
@@ -64,9 +65,14 @@ def serve(config: Config, on_ready: Callable[[str, EmbeddedServer | None], None]
 
 
 def _run(
-    config: Config, listener: socket.socket, embedded: EmbeddedServer | None, on_ready: Callable[[], None], parent: int | None = None
+    config: Config,
+    listener: socket.socket,
+    embedded: EmbeddedServer | None,
+    on_ready: Callable[[], None],
+    parent: int | None = None,
+    guests: Sequence[Guest] = (),
 ) -> None:
-    server = Server(config, embedded, on_ready, parent)
+    server = Server(config, embedded, on_ready, parent, guests)
     server.run(sockets=[listener])
     if server.failure is not None:
         raise server.failure
@@ -152,12 +158,19 @@ class _Lifespan(LifespanOn):
 class Server(uvicorn.Server):
     """``parent`` is the process that a worker belongs to: it does not outlive it."""
 
-    def __init__(self, config: Config, embedded: EmbeddedServer | None, on_ready: Callable[[], None], parent: int | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        embedded: EmbeddedServer | None,
+        on_ready: Callable[[], None],
+        parent: int | None = None,
+        guests: Sequence[Guest] = (),
+    ) -> None:
         self._parent = parent
         self._settings = config
         self._embedded = embedded
         self._on_ready = on_ready
-        self._app = create_app(config, embedded.url if embedded is not None else config.valkey_url)
+        self._app = create_app(config, embedded.url if embedded is not None else config.valkey_url, guests)
         self._watcher: asyncio.Task[None] | None = None
         super().__init__(
             uvicorn.Config(

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 
-__all__ = ["STATIC", "files", "landing"]
+__all__ = ["SECURITY", "STATIC", "files", "folder", "landing"]
 
 _PACKAGED = Path(__file__).parent.parent / "static"  # in a wheel; in a checkout it is at the top
 STATIC = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parent.parent / "static"
@@ -32,6 +32,11 @@ class _Files(StaticFiles):
 
 
 files = _Files(directory=STATIC, check_dir=False)
+
+
+def folder(name: str) -> StaticFiles:
+    """A folder of ``static/`` as a site of its own, with its ``index.html``."""
+    return _Files(directory=STATIC / name, html=True, check_dir=False)
 
 
 async def landing(request: Request) -> Response:

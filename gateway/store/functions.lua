@@ -223,6 +223,25 @@ local function gateway_publish(keys, args)
   return {offset, epoch}
 end
 
+-- gateway_restore 3 meta stream keys VERSION_EPOCH VERSION [MS DATA]… → [offset, epoch]
+--   A new life of the history, made of these documents and their times, oldest first; VERSION is that of the last one.
+-- Atomic, because a gateway that read half of it would take the other half for news.
+local function gateway_restore(keys, args)
+  local base = base_of(keys)
+  local rules = rules_of(base)
+  local epoch, offset, last = begin(keys), 0, 0
+  for i = 3, #args, 2 do
+    offset, last = offset + 1, tonumber(args[i])
+    redis.call('XADD', keys[2], number(offset) .. '-' .. number(last), 'data', args[i + 1])
+  end
+  if rules.size >= 0 then redis.call('XTRIM', keys[2], 'MAXLEN', '=', number(rules.size)) end
+  redis.call('HSET', keys[1], 'offset', number(offset), 'ms', number(last), 'version_epoch', args[1], 'version', args[2])
+  if rules.ttl == 0 then redis.call('PERSIST', keys[2]) else redis.call('EXPIRE', keys[2], rules.ttl) end
+  keep_meta(keys[1], rules.meta_ttl, rules.ttl)
+  redis.call(ANNOUNCE, base, '@reset ' .. epoch .. ' ' .. number(offset))
+  return {offset, epoch}
+end
+
 -- The entries of a stream in one direction, up to `limit` of them (-1: all) and about `bytes`, at least one.
 local function range(stream, first, last, reverse, limit, bytes)
   local entries, taken = {}, 0
@@ -315,6 +334,7 @@ local function gateway_rules(keys, args)
 end
 
 redis.register_function('gateway_publish', gateway_publish)
+redis.register_function('gateway_restore', gateway_restore)
 redis.register_function{function_name = 'gateway_history', callback = gateway_history, flags = {'allow-oom'}}
 redis.register_function{function_name = 'gateway_remove', callback = gateway_remove, flags = {'allow-oom'}}
 redis.register_function{function_name = 'gateway_rules', callback = gateway_rules, flags = {'no-writes', 'allow-oom', 'allow-stale'}}

@@ -69,6 +69,17 @@ class History:
         offset, epoch = await self.call(b"gateway_notify", self.layout.inbox_keys(channel), *words)
         return Position(epoch.decode(), offset) if offset else None
 
+    async def relay(self, channel: str, version_epoch: str, rows: Sequence[tuple[int, str]], *, notify: bool) -> None:
+        """Publishes (version, data) in order, as one act; versions that are not newer than the channel's are there already."""
+        keys = self.layout.inbox_keys(channel) if notify else self.layout.keys(channel)
+        await self.call(b"gateway_relay", keys, version_epoch, *(word for row in rows for word in row))
+
+    async def restore(self, channel: str, version_epoch: str, version: int, entries: Sequence[tuple[int, str]]) -> Position:
+        """A new life of the channel's history, which holds (ms, data) from its beginning; ``version`` is that of the last one."""
+        words = (word for entry in entries for word in entry)
+        offset, epoch = await self.call(b"gateway_restore", self.layout.keys(channel), version_epoch, version, *words)
+        return Position(epoch.decode(), offset)
+
     async def read(
         self,
         channel: str,

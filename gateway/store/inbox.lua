@@ -57,8 +57,8 @@ end
 -- gateway_notify 5 meta stream keys unread inbox DATA [NAME VALUE …] → [offset, epoch]. NAME VALUE as of gateway_publish.
 --   Publishes a notification and marks it unread: once, however often it is updated. A repeat by key or version changes nothing.
 -- Atomic, because a notification that is in history but not counted, or the other way round, would never be put right.
-local function gateway_notify(keys, args)
-  local base, id = base_of(keys, INBOX_KEYS), id_of(args[1])
+local function notify(base, keys, args)
+  local id = id_of(args[1])
   local offset, epoch, published = add(base, {keys[1], keys[2], keys[3]}, args)
   if published and offset > 0 then
     settle(keys)
@@ -67,6 +67,23 @@ local function gateway_notify(keys, args)
     local rules = rules_of(base)
     for i = 4, 5 do keep_meta(keys[i], rules.meta_ttl, rules.ttl) end
     tell(base, keys, epoch, '')
+  end
+  return offset, epoch
+end
+
+local function gateway_notify(keys, args)
+  local offset, epoch = notify(base_of(keys, INBOX_KEYS), keys, args)
+  return {offset, epoch}
+end
+
+-- gateway_relay 3|5 keys VERSION_EPOCH [VERSION DATA]… → [offset, epoch] of the last one; with five keys they are notifications.
+--   Publishes in order what an outbox holds for one channel. Versions that are not newer than the channel's are there already.
+-- Atomic, because a row must never be published without those before it: its version would make them look old.
+local function gateway_relay(keys, args)
+  local publish = #keys == 5 and notify or add
+  local base, offset, epoch = base_of(keys, #keys == 5 and INBOX_KEYS or nil), 0, ''
+  for i = 2, #args, 2 do
+    offset, epoch = publish(base, keys, {args[i + 1], 'version', args[i], 'version_epoch', args[1]})
   end
   return {offset, epoch}
 end
@@ -123,5 +140,6 @@ local function gateway_read(keys, args)
 end
 
 redis.register_function('gateway_notify', gateway_notify)
+redis.register_function('gateway_relay', gateway_relay)
 redis.register_function{function_name = 'gateway_inbox', callback = gateway_inbox, flags = {'allow-oom'}}
 redis.register_function{function_name = 'gateway_read', callback = gateway_read, flags = {'allow-oom'}}

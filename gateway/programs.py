@@ -1,0 +1,122 @@
+"""The commands that run until they are ended: serve, relay, demo."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from . import __version__
+from .config import Config, load
+from .credentials import with_credentials
+from .errors import ConfigurationError
+from .options import address_of, open_publisher, run_async, set_up_logging, settings_options
+from .store.connect import Address
+from .store.embedded import EmbeddedServer
+
+__all__ = ["demo", "relay", "serve"]
+
+
+def _listening(command: Any) -> Any:
+    host = click.option("--host", metavar="H", help="Address to listen on.")
+    port = click.option("--port", type=int, metavar="N", help="Port to listen on; 0 takes a free one.")
+    return host(port(command))
+
+
+@click.command()
+@_listening
+@click.option("--workers", type=int, metavar="N", help="Processes that share the port.")
+@settings_options
+def serve(config: str | None, valkey_url: str | None, data_dir: str | None, **listening: Any) -> None:
+    """Run the gateway."""
+    from .server import serve as run
+
+    settings = load(config, valkey_url=valkey_url, data_dir=data_dir, **listening)
+    kept = _prepared(settings)
+    run(kept, _greeting(settings, kept, lambda url: f"{url}/{_token_fragment(settings, kept)}"))
+
+
+@click.command()
+@_listening
+@settings_options
+def demo(config: str | None, valkey_url: str | None, data_dir: str | None, **listening: Any) -> None:
+    """Run the gateway with a demo site: posts, reviews, reactions and notifications that move."""
+    from .demo import Demo
+    from .server import serve as run
+
+    settings = load(config, valkey_url=valkey_url, data_dir=data_dir, **listening)
+    if settings.workers != 1:
+        raise ConfigurationError("workers: the demo runs in one process")
+    if not settings.data_dir:  # whoever opens the demo may become any member; that is not to be the real gateway's secret
+        settings = settings.model_copy(update={"data_dir": str(settings.data_path / "demo")})
+    kept = _prepared(settings)
+    run(kept, _greeting(settings, kept, lambda url: f"{url}/demo/"), [Demo(kept)])
+
+
+@click.command()
+@click.option("--database-url", metavar="URL", help="Database of the outbox; absent: SQLite in the data folder.")
+@settings_options
+def relay(config: str | None, valkey_url: str | None, data_dir: str | None, database_url: str | None) -> None:
+    """Bring the database's tables up to date, and publish its outbox."""
+    settings = load(config, valkey_url=valkey_url, data_dir=data_dir, database_url=database_url)
+    set_up_logging(settings)
+    run_async(_relay(settings))
+
+
+async def _relay(config: Config) -> None:
+    from publishers.database import Database
+    from publishers.relaying import relay as run
+    from publishers.schema import migrate
+
+    ended = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    async with Database(config.database_url, data_dir=config.data_path) as database:
+        await migrate(database)
+        async with open_publisher(config) as publisher:
+            running = asyncio.create_task(run(database, publisher.history))
+            print(f"the outbox of {database.name} is published to {Address(address_of(config))}; Ctrl-C ends it", flush=True)
+            waiting = asyncio.create_task(ended.wait())
+            await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            if running.done():
+                running.result()
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+
+
+def _prepared(settings: Config) -> Config:
+    """With the secrets of a first run, logging set up; a closed pipe is a client that went away."""
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    kept = with_credentials(settings, make=True)
+    set_up_logging(kept)
+    return kept
+
+
+def _token_fragment(settings: Config, kept: Config) -> str:
+    from .tokens import mint
+
+    if settings.tokens.hmac_secret or not kept.tokens.hmac_secret or kept.insecure.clients:
+        return ""
+    token = mint(kept.tokens.hmac_secret, user="you", seconds=86400, audience=kept.tokens.audience, issuer=kept.tokens.issuer)
+    return f"#token={token}"
+
+
+def _greeting(settings: Config, kept: Config, link: Callable[[str], str]) -> Callable[[str, EmbeddedServer | None], None]:
+    def on_ready(url: str, embedded: EmbeddedServer | None) -> None:
+        if embedded is None:
+            where = str(Address(kept.valkey_url))
+        else:
+            where = f"embedded, {'adopted from an earlier run, ' if embedded.adopted else ''}data in {kept.data_path}"
+        print(f"gateway {__version__} is ready at {url}   (Valkey: {where})", flush=True)
+        print(f"  open      {link(url)}", flush=True)
+        if not settings.api_keys and kept.api_keys:
+            print(f"  API key   {kept.api_keys[0]}   (kept in {kept.data_path / 'credentials.json'})", flush=True)
+        print("  Ctrl-C    ends it", flush=True)
+
+    return on_ready

@@ -1,0 +1,85 @@
+"""What the functions of this package refuse, in words for people, and the checks they share.
+
+Fault
+├── Invalid      what was given cannot be: a ValueError
+├── NotFound     there is no such thing (any more): a LookupError
+└── NotAllowed   it is somebody else's: a PermissionError
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from gateway.inbox import channel_of
+from gateway.publication import channel_fault
+
+__all__ = ["Fault", "Invalid", "NotAllowed", "NotFound", "checked_choice", "checked_id", "checked_name", "checked_text", "checked_user"]
+
+TEXT_MOST = 10_000  # characters
+NAME_MOST = 100
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+class Fault(Exception):
+    """The root of what is refused."""
+
+
+class Invalid(Fault, ValueError):
+    pass
+
+
+class NotFound(Fault, LookupError):
+    pass
+
+
+class NotAllowed(Fault, PermissionError):
+    pass
+
+
+def checked_text(text: Any, what: str = "text", most: int = TEXT_MOST) -> str:
+    """The text without blanks around it. Markup is text like any other: whoever shows it shows it as text."""
+    if not isinstance(text, str):
+        raise Invalid(f"the {what} is a text, not {type(text).__name__}")
+    text = text.replace("\r\n", "\n").strip()
+    if not text:
+        raise Invalid(f"the {what} is empty")
+    if len(text) > most:
+        raise Invalid(f"the {what} has {len(text)} characters; at most {most} are taken")
+    if _CONTROL.search(text):
+        raise Invalid(f"the {what} holds a control character or half a surrogate pair")
+    return text
+
+
+def checked_name(name: Any, what: str) -> str:
+    """A name that channels are called by, as in ``posts:tech``."""
+    if not isinstance(name, str):
+        raise Invalid(f"the {what} is a text, not {type(name).__name__}")
+    fault = channel_fault(name) or (f"a {what} has at most {NAME_MOST} characters" if len(name) > NAME_MOST else "")
+    if fault or "#" in name or name != name.strip():
+        raise Invalid(fault.replace("the channel", f"the {what}") or f"a {what} has no # and no blanks around it")
+    return name
+
+
+def checked_user(user: Any, what: str = "user") -> str:
+    """A user's id, which their inbox is called by."""
+    name = checked_name(user, what)
+    try:
+        channel_of(name)
+    except ValueError as error:
+        raise Invalid(f"the {what}: {error}") from None
+    return name
+
+
+def checked_id(id: Any, what: str) -> int:
+    if isinstance(id, bool) or not isinstance(id, int):
+        raise Invalid(f"the id of a {what} is a whole number, not {id!r:.60}")
+    if not 0 < id < 2**63:
+        raise NotFound(f"there is no {what} {id}")
+    return id
+
+
+def checked_choice(value: Any, choices: tuple[Any, ...], what: str) -> Any:
+    if isinstance(value, bool) or value not in choices:
+        raise Invalid(f"the {what} is one of {', '.join(map(str, choices))}, not {value!r:.60}")
+    return value

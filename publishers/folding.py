@@ -1,0 +1,152 @@
+"""Folding: many reactions to one thing are one notification, which is updated.
+
+The first reaction opens a *fold* and is told at once. For ``WINDOW`` from then on, whatever happens to the same target
+only makes the fold due again: it is published anew with the same id, after a second at first, then ever more rarely
+(a quarter of its age), so a storm of ten thousand reactions is some thirty updates of one notification. Behind the window the next
+reaction opens another fold.
+
+Every transaction that reacts writes the fold's row, and so does whoever publishes it: the two wait for each other, and
+none can miss the other's change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, NamedTuple
+
+import asyncpg
+from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy.exc import DBAPIError
+
+from gateway.retry import backoff
+
+from .database import Database, Transaction, folds, now_ms, posts, reactions, reviews
+from .reviews import excerpt
+
+__all__ = ["WINDOW_MS", "Folding", "Reacted", "fold"]
+
+log = logging.getLogger("gateway.relay")
+
+WINDOW_MS = 10 * 60_000
+PAUSE_MS = 1000  # between the first two tellings
+SHARE = 4  # of its age that a fold waits, later
+NAMED = 2  # users whose names are told
+LOOK_SECONDS = 0.5
+AT_ONCE = 100
+
+
+class Reacted(NamedTuple):
+    """A change of somebody's reaction to something of another's; ``added`` False: it was taken back."""
+
+    target: str
+    recipient: str
+    text: str
+    user: str
+    added: bool
+
+
+_due = (
+    update(folds)
+    .where(folds.c.target == bindparam("of"), folds.c.started_at > bindparam("since"))
+    .values(due_at=func.coalesce(folds.c.due_at, folds.c.published_at + PAUSE_MS + (folds.c.published_at - folds.c.started_at) // SHARE))
+    .returning(folds.c.id)
+)
+_open = insert(folds).returning(folds.c.id)
+_ripe = select(folds).where(folds.c.due_at <= bindparam("now")).order_by(folds.c.id).limit(AT_ONCE).with_for_update(skip_locked=True)
+_told = update(folds).where(folds.c.id == bindparam("its_id")).values(published_at=bindparam("now"), due_at=None)
+_since = (
+    select(reactions.c.user)
+    .where(
+        reactions.c.target == bindparam("of"),
+        reactions.c.at >= bindparam("since"),
+        reactions.c.reaction.is_not(None),
+        reactions.c.user != bindparam("author"),
+    )
+    .order_by(reactions.c.at.desc(), reactions.c.user)
+)
+_who, _how_many = _since.limit(NAMED), select(func.count()).select_from(_since.order_by(None).subquery())
+
+
+async def fold(transaction: Transaction, reacted: list[Reacted], now: int) -> None:
+    """Takes note of reactions of the time ``now``: at most one notification a target leaves with this transaction."""
+    by_target: dict[str, list[Reacted]] = {}
+    for each in reacted:
+        by_target.setdefault(each.target, []).append(each)
+    for target in sorted(by_target):
+        if (await transaction.execute(_due, {"of": target, "since": now - WINDOW_MS})).first() is not None:
+            continue
+        added = [each for each in by_target[target] if each.added]
+        if not added:
+            continue
+        first = added[0]
+        row = {"target": target, "recipient": first.recipient, "started_at": now, "published_at": now, "due_at": None}
+        id = (await transaction.execute(_open, row)).scalar_one()
+        newest = [each.user for each in reversed(added)]
+        transaction.notify(first.recipient, _notification(id, target, first.text, newest[:NAMED], len(newest)))
+
+
+class Folding:
+    """Publishes folds that are due, into the outbox. ``await run()`` until cancelled, or ``await publish_due()`` once."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def run(self) -> None:
+        failures = 0
+        while True:
+            try:
+                while await self.publish_due() == AT_ONCE:
+                    continue
+                failures = 0
+            except (DBAPIError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                failures += 1
+                if failures == 1:
+                    log.warning("folded notifications wait: %s", str(getattr(error, "orig", error)).partition("\n")[0])
+            await asyncio.sleep(LOOK_SECONDS if not failures else backoff(failures, LOOK_SECONDS, 10.0))
+
+    async def publish_due(self, now: int | None = None) -> int:
+        """How many were due. ``now`` is unix milliseconds."""
+        now = now_ms() if now is None else now
+        async with self._database.reading() as connection:
+            if (await connection.execute(select(folds.c.id).where(folds.c.due_at <= now).limit(1))).first() is None:
+                return 0  # nothing is locked for nothing
+        return await self._database.run(lambda transaction: _publish_due(transaction, now))
+
+
+async def _publish_due(transaction: Transaction, now: int) -> int:
+    ripe = (await transaction.execute(_ripe, {"now": now})).all()
+    for row in ripe:
+        # A row that is not due any more when its lock is ours was told by somebody else.
+        text = await _text_of(transaction, row.target)
+        asked = {"of": row.target, "since": row.started_at, "author": row.recipient}
+        users = list((await transaction.execute(_who, asked)).scalars())
+        if users and text is not None:
+            count = (await transaction.execute(_how_many, asked)).scalar_one()
+            transaction.notify(row.recipient, _notification(row.id, row.target, text, users, count))
+        await transaction.execute(_told, {"its_id": row.id, "now": now})
+    return len(ripe)
+
+
+async def _text_of(transaction: Transaction, target: str) -> str | None:
+    """None for what was deleted meanwhile."""
+    kind, _, id = target.partition(":")
+    table = reviews if kind == "review" else posts
+    return (await transaction.execute(select(table.c.text).where(table.c.id == int(id)))).scalar()
+
+
+def _notification(id: int, target: str, text: str, users: list[str], count: int) -> dict[str, Any]:
+    kind = target.partition(":")[0]
+    others = count - len(users)
+    if others > 0:
+        who = f"{', '.join(users)} and {others} other{'s' if others > 1 else ''}"
+    else:
+        who = " and ".join(users)
+    return {
+        "id": f"reactions:{id}",
+        "type": "reaction",
+        "text": f"{who} reacted to your {kind} “{excerpt(text)}”",
+        "target": target,
+        "actors": users,
+        "count": count,
+    }

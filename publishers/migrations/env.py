@@ -1,0 +1,9 @@
+"""Run by Alembic, on the connection that ``schema.migrate`` gives it."""
+
+from alembic import context
+
+from publishers.database import metadata
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=metadata, render_as_batch=True)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,230 @@
+"""Reactions to posts and reviews: one of a user per target, counts that are right whatever races.
+
+A target is ``post:7`` or ``review:12``. What changes is said in the post's channel or in the review's story:
+
+    {"type": "reaction", "target": "review:12", "user": "u2", "reaction": "like" | None, "counts": {"like": 3}}
+
+Its author hears of it in one notification for many reactions (``folding.py``).
+
+    counts = await react(database, user="u2", target="review:12", reaction="like")      # None takes it back
+    reactions = Reactions(database); await reactions.react(…)                           # the same for many at once
+
+The target's row is locked first, so reactions to one target come one after the other, in the order of their
+publications. What ``Reactions`` is given while a transaction is under way shares the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import Table, bindparam, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from .database import Database, Transaction, now_ms, posts, reactions, reviews, within
+from .faults import Fault, Invalid, NotFound, checked_choice, checked_user
+from .folding import Reacted, fold
+from .reviews import story_of
+
+__all__ = ["REACTIONS", "Reactions", "my_reactions", "react"]
+
+REACTIONS = ("like", "love", "laugh", "wow", "sad")
+SHARED_MOST = 200  # reactions of one transaction
+WAITING_MOST = 10_000  # that a `Reactions` holds; past that it refuses
+
+Counts = dict[str, int]
+
+_TARGETS: dict[str, Table] = {"post": posts, "review": reviews}
+
+
+class Reaction(NamedTuple):
+    user: str
+    target: str
+    reaction: str | None
+
+
+async def react(database: Database | Transaction, *, user: str, target: str, reaction: str | None) -> Counts:
+    """Adds, changes, or with None takes back; the target's counts afterwards. Raises Invalid, NotFound."""
+    wanted = _checked(user, target, reaction)
+    outcome = (await within(database, lambda transaction: _apply(transaction, [wanted])))[0]
+    if isinstance(outcome, Fault):
+        raise outcome
+    return outcome
+
+
+class Reactions:
+    """Reactions that come at the same time share a transaction; each is answered when it is committed."""
+
+    def __init__(self, database: Database, *, shared_most: int = SHARED_MOST) -> None:
+        self._database = database
+        self._shared_most = shared_most
+        self._waiting: list[tuple[Reaction, asyncio.Future[Counts]]] = []
+        self._worker: asyncio.Task[None] | None = None
+        self.peak = 0
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    async def react(self, *, user: str, target: str, reaction: str | None) -> Counts:
+        """As the function ``react``. Raises Invalid also where too many wait already."""
+        wanted = _checked(user, target, reaction)
+        if len(self._waiting) >= WAITING_MOST:
+            raise Invalid(f"{WAITING_MOST} reactions wait for the database already; try again later")
+        future: asyncio.Future[Counts] = asyncio.get_running_loop().create_future()
+        self._waiting.append((wanted, future))
+        self.peak = max(self.peak, len(self._waiting))
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work())
+        return await future
+
+    async def _work(self) -> None:
+        while self._waiting:
+            batch = self._take()
+            wanted = [each for each, _ in batch]
+            try:
+                outcomes: Sequence[Counts | Exception] = await self._database.run(
+                    lambda transaction, wanted=wanted: _apply(transaction, wanted)
+                )
+            except Exception as error:  # the database's; whoever asked hears of it
+                outcomes = [error] * len(batch)
+            for (_, future), outcome in zip(batch, outcomes, strict=True):
+                if future.done():
+                    continue  # its caller went away
+                if isinstance(outcome, Exception):
+                    future.set_exception(outcome)
+                else:
+                    future.set_result(outcome)
+
+    def _take(self) -> list[tuple[Reaction, asyncio.Future[Counts]]]:
+        """The next ones, at most one of a user and target: a second changes the first, and comes with the next transaction."""
+        batch, left, seen = [], [], set()
+        for waiting in self._waiting:
+            wanted = waiting[0]
+            if len(batch) < self._shared_most and (wanted.user, wanted.target) not in seen:
+                batch.append(waiting)
+            else:
+                left.append(waiting)
+            seen.add((wanted.user, wanted.target))
+        self._waiting = left
+        return batch
+
+
+async def my_reactions(database: Database, *, user: str, targets: Sequence[str]) -> dict[str, str]:
+    """Target → the user's reaction, where there is one."""
+    wanted = select(reactions.c.target, reactions.c.reaction).where(reactions.c.user == user, reactions.c.target.in_(targets or [""]))
+    async with database.reading() as connection:
+        return {row.target: row.reaction for row in await connection.execute(wanted) if row.reaction is not None}
+
+
+def _checked(user: str, target: str, reaction: str | None) -> Reaction:
+    checked_user(user)
+    if not isinstance(target, str):
+        raise Invalid(f"the target is a text, not {type(target).__name__}")
+    kind, _, digits = target.partition(":")
+    if kind not in _TARGETS or not (digits.isascii() and digits.isdigit() and str(int(digits[:30])) == digits):
+        raise Invalid(f"a target is post:ID or review:ID, not {target[:60]!r}")
+    if len(digits) > 18 or digits == "0":
+        raise NotFound(f"there is no {kind} {digits[:30]}")
+    if reaction is not None:
+        checked_choice(reaction, REACTIONS, "reaction")
+    return Reaction(user, target, reaction)
+
+
+# Statements are made once: what SQLAlchemy needs to know of them is kept with them.
+
+_lock = {
+    kind: select(table.c.id, table.c.author, table.c.text, table.c.counts, place)
+    .where(table.c.id.in_(bindparam("ids", expanding=True)))
+    .order_by(table.c.id)
+    .with_for_update()
+    for kind, table, place in (("post", posts, posts.c.channel.label("place")), ("review", reviews, reviews.c.subject.label("place")))
+}
+_count = {
+    kind: update(table).where(table.c.id == bindparam("its_id")).values(counts=bindparam("its_counts")) for kind, table in _TARGETS.items()
+}
+
+
+def _upsert(dialect: Any) -> Any:
+    row = dialect.insert(reactions)
+    changed = {"previous": reactions.c.reaction, "reaction": row.excluded.reaction, "at": row.excluded.at}
+    written = row.on_conflict_do_update(index_elements=["target", "user"], set_=changed)
+    return written.returning(reactions.c.target, reactions.c.user, reactions.c.previous)
+
+
+_upserts = {True: _upsert(sqlite), False: _upsert(postgresql)}
+
+
+class _Target:
+    """A locked row: what is reacted to."""
+
+    def __init__(self, kind: str, row: Any) -> None:
+        self.kind, self.id, self.author, self.text, self.place = kind, row.id, row.author, row.text, row.place
+        self.name = f"{kind}:{row.id}"
+        self.counts: Counts = msgspec.json.decode(row.counts)
+        self.changed = False
+
+    @property
+    def channel(self) -> str:
+        return story_of(self.id) if self.kind == "review" else f"posts:{self.place}"
+
+    def change(self, previous: str | None, reaction: str | None) -> None:
+        self.changed = True
+        counts = dict(self.counts)
+        if previous is not None:
+            counts[previous] = counts.get(previous, 0) - 1
+        if reaction is not None:
+            counts[reaction] = counts.get(reaction, 0) + 1
+        self.counts = {kind: counts[kind] for kind in REACTIONS if counts.get(kind, 0) > 0}
+
+
+async def _apply(transaction: Transaction, wanted: list[Reaction]) -> list[Counts | Fault]:
+    """All of them in one transaction, each user and target once; the outcome of each."""
+    targets = await _lock_targets(transaction, {each.target for each in wanted})
+    found, now = [each for each in wanted if each.target in targets], now_ms()
+    previous = await _write(transaction, found, now) if found else {}
+    outcomes: list[Counts | Fault] = []
+    reacted: list[Reacted] = []
+    for each in wanted:
+        target = targets.get(each.target)
+        if target is None:
+            outcomes.append(NotFound(f"there is no {each.target.replace(':', ' ')}"))
+            continue
+        before = previous[each.target, each.user]
+        if before != each.reaction:
+            target.change(before, each.reaction)
+            said = {"type": "reaction", "target": target.name, "user": each.user, "reaction": each.reaction, "counts": target.counts}
+            transaction.publish(target.channel, said, keep=target.kind == "review")
+            if each.user != target.author:
+                reacted.append(Reacted(target.name, target.author, target.text, each.user, each.reaction is not None))
+        outcomes.append(target.counts)
+    await _write_counts(transaction, [target for target in targets.values() if target.changed])
+    await fold(transaction, reacted, now)
+    return outcomes
+
+
+async def _lock_targets(transaction: Transaction, names: set[str]) -> dict[str, _Target]:
+    locked: dict[str, _Target] = {}
+    for kind in sorted(_TARGETS):  # every transaction locks in the same order
+        ids = sorted(int(name.partition(":")[2]) for name in names if name.startswith(f"{kind}:"))
+        if ids:
+            for row in await transaction.execute(_lock[kind], {"ids": ids}):
+                target = _Target(kind, row)
+                locked[target.name] = target
+    return locked
+
+
+async def _write(transaction: Transaction, wanted: list[Reaction], now: int) -> dict[tuple[str, str], str | None]:
+    """What each of them replaced."""
+    rows = [{"target": each.target, "user": each.user, "reaction": each.reaction, "previous": None, "at": now} for each in wanted]
+    written = await transaction.execute(_upserts[transaction.sqlite], rows)
+    return {(row.target, row.user): row.previous for row in written}
+
+
+async def _write_counts(transaction: Transaction, targets: list[_Target]) -> None:
+    for kind, statement in _count.items():
+        rows = [{"its_id": each.id, "its_counts": msgspec.json.encode(each.counts).decode()} for each in targets if each.kind == kind]
+        if rows:
+            await transaction.execute(statement, rows)
