@@ -1,0 +1,58 @@
+"""The database: what is in a transaction is committed together or not at all, on either kind."""
+
+from __future__ import annotations
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import select
+
+from gateway.errors import ConfigurationError
+from publishers.database import Database, metadata, outbox
+from publishers.faults import Invalid
+from publishers.schema import identity, migrate
+
+
+async def test_migrations_lead_to_the_tables_of_the_code(database: Database) -> None:
+    def differences(connection) -> list:
+        return compare_metadata(MigrationContext.configure(connection), metadata)
+
+    async with database.engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+
+
+async def test_migrating_again_changes_nothing(database: Database) -> None:
+    before = await identity(database)
+    await migrate(database)
+    assert await identity(database) == before
+
+
+async def test_a_transaction_that_fails_leaves_nothing(database: Database) -> None:
+    with pytest.raises(RuntimeError):
+        async with database.transaction() as transaction:
+            transaction.publish("posts:a", 1)
+            raise RuntimeError
+    async with database.reading() as connection:
+        assert (await connection.execute(select(outbox))).all() == []
+
+
+@pytest.mark.parametrize(
+    ("channel", "data"),
+    [("", 1), ("posts:{a}", 1), ("posts:a", object()), ("notifications:u", {"text": "no id"}), ("notifications:u", "a text")],
+)
+async def test_what_could_not_be_published_is_refused_before_it_is_committed(database: Database, channel: str, data: object) -> None:
+    async with database.transaction() as transaction:
+        with pytest.raises(Invalid):
+            transaction.publish(channel, data)
+
+
+@pytest.mark.parametrize("url", ["nonsense", "mysql://host/name", "sqlite://", "sqlite:///:memory:"])
+def test_a_url_of_no_database_is_one_line(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="database_url"):
+        Database(url)
+
+
+async def test_a_database_without_tables_is_one_line(database_url: str) -> None:
+    async with Database(database_url) as database:
+        with pytest.raises(ConfigurationError, match="gateway relay"):
+            await identity(database)
