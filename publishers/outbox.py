@@ -41,6 +41,7 @@ __all__ = ["Relay", "backlog"]
 log = logging.getLogger("gateway.relay")
 
 ROUND = 500  # rows of one round
+CHANNELS_AT_ONCE = 200  # each is a lock, of which PostgreSQL has 64 for each of its connections
 CHUNK_BYTES = 256 * 1024  # of one call: Valkey does nothing else meanwhile
 ASIDE_SECONDS = 30.0  # the longest a channel is set aside
 LOOK_SECONDS = 1.0
@@ -136,7 +137,8 @@ class Relay:
         now = asyncio.get_running_loop().time()
         aside = [name for name, until in self._aside.items() if until > now]
         async with self._database.reading() as connection:
-            return list(dict.fromkeys((await connection.execute(_waiting, {"names": aside or [""]})).scalars()))
+            names = dict.fromkeys((await connection.execute(_waiting, {"names": aside or [""]})).scalars())
+        return list(names)[:CHANNELS_AT_ONCE]
 
     async def _read(self, names: set[str]) -> Sequence[Row]:
         async with self._database.reading() as connection:

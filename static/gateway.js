@@ -26,6 +26,7 @@
  * gateway.inbox.list({ limit, before })  → promise of { notifications: [{ id, offset, ms, unread, data }], unread, next, … },
  *                                        newest first; next is the `before` of the following page, null behind the last
  * gateway.inbox.read({ ids } | { upto } | { ids, upto } | { all: true })   marks as read, on all the user's devices
+ *                                        (both over plain HTTP where only event streams get through)
  * gateway.inbox.unread                   how many are not read; null while that is not known
  * gateway.disconnect()                   cuts the line; positions are kept
  * gateway.connect()                      at once, out of any state; a new gateway connects by itself
@@ -214,13 +215,20 @@ class Inbox {
   }
 
   async list({ limit = 20, before } = {}) {
-    const listed = await this.#gateway.rpc("inbox.list", { limit, before });
+    const query = before ? `?limit=${limit}&before=${encodeURIComponent(before)}` : `?limit=${limit}`;
+    const listed = await this.#call("inbox.list", { limit, before }, `inbox${query}`);
     this._take(listed);
     return listed;
   }
 
   async read({ ids, upto, all } = {}) {
-    this._take(await this.#gateway.rpc("inbox.read", { ids, upto, all }));
+    const marks = { ids, upto, all };
+    this._take(await this.#call("inbox.read", marks, "inbox/read", { method: "POST", body: JSON.stringify(marks) }));
+  }
+
+  /** An event stream only receives: there, the inbox is asked over plain HTTP. */
+  #call(method, request, path, options) {
+    return this.#gateway.transport === "sse" ? this.#gateway._fetch(path, options) : this.#gateway.rpc(method, request);
   }
 
   _take({ unread, change, epoch, read, upto }) {
@@ -444,6 +452,21 @@ export class Gateway extends Emitter {
 
   async rpc(method, data) {
     return (await this.#call("rpc", { method, data })).data;
+  }
+
+  /** The token goes into the query, as an event stream's does: a header would need a preflight where the page is of another origin. */
+  async _fetch(path, options) {
+    const url = new URL(path, this.#base);
+    const token = await this.#currentToken();
+    if (token) url.searchParams.set("token", token);
+    const signal = AbortSignal.timeout(this.#options.timeoutMs);
+    const answer = await fetch(url, { ...options, cache: "no-store", signal })
+      .then((response) => response.json())
+      .catch((error) => {
+        throw new GatewayError("lost", `the gateway did not answer: ${error.message}`);
+      });
+    if (answer.error) throw new GatewayError(answer.error.code, answer.error.message);
+    return answer;
   }
 
   connect() {
