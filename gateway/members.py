@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
@@ -23,7 +23,8 @@ log = logging.getLogger("gateway.demo")
 PACE = 12  # acts a minute to begin with
 NAME_MOST = 32
 NAMES_MOST = 200  # that the chooser shows
-IDLE_SECONDS = 1.0
+REST_AFTER = 600.0  # seconds without anybody
+LOOK_SECONDS = 1.0
 
 SIMULATED = ("ada", "ben", "chiara", "deniz", "emeka", "fatima", "goran", "hana")
 
@@ -102,7 +103,8 @@ RESPONSES = (
 class Members:
     """``names`` of all who ever came in; ``live()`` lets the simulated ones act, ``pace`` times a minute.
 
-    They rest while nobody looks (``watching()`` counts the connections), so a demo left alone does not grow.
+    They rest when nobody was there for some minutes (``watching()`` counts the connections), so a demo left alone does not
+    grow. Not at once: whoever cuts their line wants to see what they missed.
     """
 
     def __init__(self, database: Database, reactions: Reactions, watching: Callable[[], int]) -> None:
@@ -111,6 +113,7 @@ class Members:
         self._watching = watching
         self._random = random.Random()
         self._hurry = asyncio.Event()
+        self._said: dict[str, list[str]] = {}  # what is left of each stock of sentences, in a random order
         self._names = dict.fromkeys(SIMULATED)
         self.pace = PACE
 
@@ -137,13 +140,15 @@ class Members:
         async with self._database.transaction() as transaction:
             for name, title, owner in CHANNELS:
                 await create_channel(transaction, name=name, title=title, owner=owner)
-                for text in POSTS[name][:2]:
+                for text in POSTS[name]:
                     await create_post(transaction, channel=name, author=self._anybody(), text=text)
             for subject, written in REVIEWS.items():
-                for rating, text in written[:2]:
+                for rating, text in written:
                     await create_review(transaction, subject=subject, author=self._anybody(), rating=rating, text=text)
 
     async def live(self) -> None:
+        loop = asyncio.get_running_loop()
+        seen = loop.time() - REST_AFTER
         while True:
             self._hurry.clear()
             pause = self._random.expovariate(self.pace / 60) if self.pace else 3600.0
@@ -153,8 +158,10 @@ class Members:
                 continue  # another pace: think again
             except TimeoutError:
                 pass
-            if not self._watching():
-                await asyncio.sleep(IDLE_SECONDS)
+            if self._watching():
+                seen = loop.time()
+            elif loop.time() - seen >= REST_AFTER:
+                await asyncio.sleep(LOOK_SECONDS)
                 continue
             try:
                 await self._act()
@@ -168,19 +175,26 @@ class Members:
     def _anybody(self, but: str = "") -> str:
         return self._random.choice([name for name in SIMULATED if name != but])
 
+    def _one_of(self, stock: str, sentences: Sequence[Any]) -> Any:
+        """Each once before any comes again."""
+        if not self._said.get(stock):
+            self._said[stock] = self._random.sample(sentences, len(sentences))
+        return self._said[stock].pop()
+
     async def _post(self) -> None:
         channel = self._random.choice(list(POSTS))
-        await create_post(self._database, channel=channel, author=self._anybody(), text=self._random.choice(POSTS[channel]))
+        await create_post(self._database, channel=channel, author=self._anybody(), text=self._one_of(channel, POSTS[channel]))
 
     async def _review(self) -> None:
         subject = self._random.choice(list(REVIEWS))
-        rating, text = self._random.choice(REVIEWS[subject])
+        rating, text = self._one_of(subject, REVIEWS[subject])
         await create_review(self._database, subject=subject, author=self._anybody(), rating=rating, text=text)
 
     async def _respond(self) -> None:
         review = await self._some_review()
         if review is not None:
-            await respond(self._database, review=review["id"], author=self._anybody(review["author"]), text=self._random.choice(RESPONSES))
+            text = self._one_of("responses", RESPONSES)
+            await respond(self._database, review=review["id"], author=self._anybody(review["author"]), text=text)
 
     async def _react(self) -> None:
         if self._random.random() < 0.6:

@@ -79,7 +79,7 @@ async def respond(database: Database | Transaction, *, review: int, author: str,
             notification = {
                 "id": f"response:{response['id']}",
                 "type": "response",
-                "text": f"{author} responded to your review of {found.subject}: “{excerpt(text)}”",
+                "text": f"{author} responded to your review “{excerpt(found.text)}”: “{excerpt(text)}”",
                 "target": story_of(review),
                 "subject": found.subject,
                 "actors": [author],

@@ -471,6 +471,7 @@ export class Gateway extends Emitter {
 
   connect() {
     if (this.state === "connecting" || this.state === "connected") return;
+    if (this.state === "refused") this.#held = undefined; // by a token, perhaps: another one may do
     this.#failures = 0;
     for (const subscription of this.#subscriptions.values()) subscription._set("waiting");
     this.#open();
@@ -544,7 +545,7 @@ export class Gateway extends Emitter {
 
   #streamUrl(token) {
     const url = new URL("sse", this.#base);
-    const positions = this.#wanted.map(({ position }) => (position?.epoch ? `${position.epoch}:${position.offset}` : "-"));
+    const positions = this.#wanted.map(({ position }) => (position ? `${position.epoch}:${position.offset}` : "-"));
     for (const { channel } of this.#wanted) url.searchParams.append("channel", channel);
     if (positions.some((position) => position !== "-")) url.searchParams.set("last_event_id", positions.join(","));
     if (token) url.searchParams.set("token", token);

@@ -1,0 +1,165 @@
+// The line of this tab: what it follows, whether it is there, and what it caught up on.
+//
+// Each followed channel starts behind the position that the API read before it read its database, so the first moments
+// come twice, and come marked `recovered`. Only what was missed by a channel that had been live before is news to the
+// reader: that alone is passed on as recovered, and counted.
+
+import { Gateway } from "../static/gateway.js";
+import { $, count } from "./dom.js";
+
+const TOLD_MS = 30_000; // news of a return is as loud as long as its badges are there
+const SETTLE_MS = 250; // after the last channel is live: the rest of the frame that made it so
+const NOUNS = {
+  "post.created": ["post"],
+  "post.edited": ["edit"],
+  "post.deleted": ["deletion"],
+  "review.created": ["review"],
+  "response.created": ["response"],
+  reaction: ["reaction"],
+  notification: ["notification"],
+};
+const HINT = "Cut this tab’s line, wait a little, restore it: see what it catches up on.";
+
+export class Line {
+  #followed = new Map(); // channel → { subscription, wasLive }
+  #outage = null; // from the loss of the line until every channel is live again: { kinds, reloaded }
+  #up = false; // it was connected before: what comes now is a return
+  #settling;
+  #quieting;
+
+  constructor(user, token) {
+    this.inboxChannel = `notifications:${user}`;
+    this.gateway = new Gateway({ token });
+    this.gateway.on("state", (event) => this.#changed(event));
+    $("line").addEventListener("click", () => this.#toggle());
+    this.#tell("hint", HINT);
+  }
+
+  get live() {
+    return this.gateway.state === "connected";
+  }
+
+  get inbox() {
+    return this.gateway.inbox;
+  }
+
+  /** `publication` and `gap` are called for it until it is followed anew or unfollowed. */
+  follow(channel, { since, publication, gap }) {
+    this.unfollow(channel);
+    const subscription = this.gateway.subscribe(channel, { since });
+    const followed = { subscription, wasLive: false };
+    this.#followed.set(channel, followed);
+    subscription.on("state", ({ state }) => {
+      followed.wasLive ||= state === "live";
+      this.#settle();
+    });
+    subscription.on("publication", (event) => {
+      const recovered = event.recovered && followed.wasLive;
+      if (recovered) this.#missed(event.data.type);
+      publication({ ...event, recovered });
+    });
+    subscription.on("gap", () => this.#gap(gap));
+  }
+
+  unfollow(channel) {
+    if (this.#followed.delete(channel)) this.gateway.unsubscribe(channel);
+  }
+
+  /** The member's own notifications. The server subscribes us to them; over event streams we have to ask. */
+  followInbox({ notification, gap }) {
+    const own = ({ channel }) => channel === this.inboxChannel;
+    this.gateway.on("publication", (event) => {
+      if (!own(event) || event.data.id === undefined) return; // the rest is the inbox's own business
+      if (event.recovered) this.#missed("notification");
+      notification(event);
+    });
+    this.gateway.on("gap", (event) => own(event) && this.#gap(gap));
+  }
+
+  #gap(reload) {
+    if (this.#outage) this.#outage.reloaded = true;
+    else this.#tell("gap", "history no longer held what came next, so it was loaded anew");
+    reload();
+  }
+
+  #missed(kind) {
+    const { kinds } = (this.#outage ??= { kinds: {} }); // also without an outage: a channel can fall behind alone
+    kinds[kind] = (kinds[kind] ?? 0) + 1;
+    this.#settle();
+  }
+
+  #toggle() {
+    if (this.gateway.state === "closed" || this.gateway.state === "refused") this.gateway.connect();
+    else this.gateway.disconnect();
+  }
+
+  // What is shown.
+
+  #changed({ state, transport, reason }) {
+    if (this.#up && (state === "waiting" || state === "closed")) this.#outage ??= { kinds: {} };
+    this.#up ||= state === "connected";
+    $("line").setAttribute("aria-checked", String(state !== "closed" && state !== "refused"));
+    if (state === "connected" && transport === "sse") this.gateway.subscribe(this.inboxChannel);
+    if (state === "connecting") this.#show("connecting", this.#up ? "reconnecting" : "connecting");
+    else if (state === "waiting") this.#lost();
+    else if (state === "closed") this.#cut();
+    else if (state === "refused") this.#refused(reason);
+    else if (this.#outage) this.#show("catching-up", "catching up");
+    else this.#showLive();
+    this.#settle();
+  }
+
+  #lost() {
+    this.#show("waiting", "reconnecting");
+    if (this.#up) this.#tell("cut", "The line is lost. It comes back by itself, and brings what was missed.");
+  }
+
+  #cut() {
+    this.#show("cut", "cut");
+    this.#tell("cut", "This tab’s line is cut, and the town goes on. Restore it to see what you missed.");
+  }
+
+  #refused(reason) {
+    this.#show("refused", "refused");
+    this.#tell("cut", `The gateway refused this tab: ${reason}. Loading the page anew may help.`);
+  }
+
+  #showLive() {
+    this.#show("live", this.gateway.transport === "sse" ? "live · sse" : "live");
+  }
+
+  /** The outage is over once nothing is behind any more, and stayed so for a moment. */
+  #settle() {
+    clearTimeout(this.#settling);
+    const behind = ({ subscription }) => !["live", "refused"].includes(subscription.state);
+    if (!this.#outage || !this.live || [...this.#followed.values()].some(behind)) return;
+    this.#settling = setTimeout(() => {
+      this.#tell("back", ...summary(this.#outage));
+      this.#outage = null;
+      this.#showLive();
+    }, SETTLE_MS);
+  }
+
+  #show(state, text) {
+    $("state").dataset.state = state;
+    $("state-text").textContent = text;
+  }
+
+  #tell(kind, text, detail = "") {
+    const news = $("news");
+    clearTimeout(this.#quieting);
+    if (kind === "back" || kind === "gap") this.#quieting = setTimeout(() => (news.dataset.kind = "told"), TOLD_MS);
+    news.dataset.kind = kind;
+    news.replaceChildren(text);
+    if (detail) news.append(Object.assign(document.createElement("span"), { className: "detail", textContent: ` ${detail}` }));
+  }
+}
+
+function summary({ kinds, reloaded }) {
+  const total = Object.values(kinds).reduce((sum, number) => sum + number, 0);
+  if (!total && reloaded) return ["history no longer held what was missed, so it was loaded anew"];
+  const ending = reloaded ? "history no longer held the rest, so it was loaded anew" : "nothing lost";
+  const detail = Object.entries(kinds).map(([kind, number]) => count(number, ...(NOUNS[kind] ?? [kind])));
+  if (!total) return ["back again, and nothing was missed"];
+  return [`caught up on ${count(total, "publication")}, ${ending}`, detail.length ? `(${detail.join(", ")})` : ""];
+}

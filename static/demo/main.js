@@ -1,0 +1,64 @@
+// Piazza, the demo of the gateway. The rooms:
+//
+//   member   who this tab is                        line       the gateway, outages, what was caught up
+//   feed     posts of a channel: channels, post     places     restaurants and their reviews: review, story
+//   bell     notifications, toast                   reactions  the buttons below posts and reviews
+//   pace     the simulated members                  api, dom, time   used by all
+//
+// main makes one of each and hands them the town: what they know of each other.
+
+import { Api } from "./api.js";
+import { Bell } from "./bell.js";
+import { $ } from "./dom.js";
+import { Feed } from "./feed.js";
+import { Line } from "./line.js";
+import { become, choose, remembered } from "./member.js";
+import { pace } from "./pace.js";
+import { Places } from "./places.js";
+import { Story } from "./story.js";
+
+async function enter(name) {
+  const api = new Api(name);
+  const me = await api.enter();
+  const { channels, subjects, reactions, pace: perMinute } = await api.state();
+  become(me);
+  $("welcome").hidden = true;
+  $("town").hidden = false;
+  const town = { me, api, reactions, arrived };
+  town.line = new Line(me, () => api.lineToken());
+  town.story = new Story(town);
+  town.feed = new Feed(town, channels);
+  town.places = new Places(town, subjects);
+  new Bell(town.line, (target) => go(town, target));
+  pace(api, perMinute);
+  await Promise.all([channels[0] && town.feed.open(channels[0].name), subjects[0] && town.places.open(subjects[0].id)]);
+}
+
+// On a phone one of the two panes is shown.
+
+function view(name) {
+  $("panes").dataset.view = name;
+  for (const tab of $("tabs").children) {
+    tab.toggleAttribute("aria-current", false);
+    if (tab.dataset.view === name) tab.setAttribute("aria-current", "page");
+    if (tab.dataset.view === name) delete tab.dataset.news;
+  }
+}
+
+/** Something came in a pane: its tab says so, if the pane is not the one that is shown. */
+function arrived(name) {
+  if ($("panes").dataset.view !== name) $("tabs").querySelector(`[data-view="${name}"]`).dataset.news = "";
+}
+
+async function go(town, target) {
+  const [kind, id] = target.split(":");
+  const pane = kind === "post" ? "feed" : "places";
+  view(pane);
+  await town[pane].reveal(Number(id));
+}
+
+for (const tab of $("tabs").children) tab.addEventListener("click", () => view(tab.dataset.view));
+
+const name = remembered();
+if (name) enter(name).catch((error) => choose(enter).then(() => ($("enter-fault").textContent = error.message)));
+else choose(enter);

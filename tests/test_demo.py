@@ -1,0 +1,241 @@
+"""``gateway demo``: members against each other in a real browser, each tab a member, lines cut in between."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from .test_browser import browser  # noqa: F401
+
+NOBODY_ELSE = {"per_minute": 0}  # the simulated members rest: whatever happens is the test's doing
+
+
+class Demo:
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def call(self, method: str, path: str, body: Any = None, token: str = "") -> tuple[int, Any]:
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        try:
+            with urllib.request.urlopen(urllib.request.Request(f"{self.url}/demo/api/{path}", data, headers, method=method)) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read() or b"null")
+
+    def enter(self, name: str) -> Callable[[str, str, Any], Any]:
+        """What that member may ask for."""
+        token = self.call("POST", "enter", {"name": name})[1]["token"]
+
+        def ask(method: str, path: str, body: Any = None) -> Any:
+            status, answer = self.call(method, path, body, token)
+            assert status == 200, answer
+            return answer
+
+        return ask
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    folder: Path = tmp_path_factory.mktemp("demo")
+    with (folder / "log").open("w") as log:
+        command = [sys.executable, "-m", "gateway", "demo", "--port", "0", "--data-dir", str(folder / "data")]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert " is ready at " in line, (folder / "log").read_text()
+    demo = Demo(line.split(" is ready at ")[1].split()[0])
+    demo.enter("tester")("POST", "pace", NOBODY_ELSE)
+    yield demo
+    process.send_signal(signal.SIGINT)
+    assert process.wait(15) == 0
+    process.stdout.close()
+    log_text = (folder / "log").read_text()
+    assert "Traceback" not in log_text and "ended that must not" not in log_text, log_text
+
+
+Tab = Callable[[str], Page]
+
+
+@pytest.fixture
+def tab(browser: Browser, demo: Demo) -> Iterator[Tab]:  # noqa: F811
+    """Opens the site as a member. A page whose script fails, or that breaks its content security policy, fails the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(10_000)
+    faults: list[str] = []
+
+    def open_tab(name: str) -> Page:
+        page = context.new_page()
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda message: faults.append(message.text) if "Content Security Policy" in message.text else None)
+        page.goto(f"{demo.url}/demo/")
+        page.get_by_test_id("name").fill(name)
+        page.get_by_test_id("enter").locator("button, :scope").last.click()
+        expect(page.get_by_test_id("state")).to_contain_text("live")
+        return page
+
+    yield open_tab
+    context.close()
+    assert not faults
+
+
+def subject(page: Page, id: str) -> None:
+    page.locator(f'[data-testid=subject][data-id="{id}"]').click()
+
+
+def write_review(page: Page, text: str, stars: int = 5) -> None:
+    page.get_by_test_id("review-rating").locator("label").nth(stars - 1).click()
+    page.get_by_test_id("review-text").fill(text)
+    page.get_by_test_id("review-send").click()
+
+
+def review(page: Page, text: str) -> Any:
+    return page.get_by_test_id("review").filter(has_text=text)
+
+
+def test_two_members_one_cut_off_meanwhile_see_the_same_in_the_end(tab: Tab) -> None:
+    ann, bob = tab("ann"), tab("bob")
+    for page in (ann, bob):
+        subject(page, "nori")
+    write_review(ann, "The mackerel, again.")
+    expect(review(bob, "The mackerel, again.")).to_be_visible()
+
+    bob.get_by_test_id("line").click()
+    expect(bob.get_by_test_id("state")).to_contain_text("cut")
+    ann.get_by_test_id("post-text").fill("Fog on the river this morning.")
+    ann.get_by_test_id("post-send").click()
+    write_review(ann, "A second evening, even better.")
+    expect(review(ann, "A second evening")).to_be_visible()
+    expect(review(bob, "A second evening")).to_have_count(0)
+
+    bob.get_by_test_id("line").click()
+    expect(bob.get_by_test_id("caught-up")).to_contain_text(re.compile(r"caught up on 2 publications, nothing lost", re.I))
+    expect(review(bob, "A second evening")).to_have_count(1)
+    expect(review(bob, "A second evening").get_by_test_id("recovered")).to_be_visible()
+    expect(review(bob, "The mackerel, again.").get_by_test_id("recovered")).to_have_count(0)
+    expect(bob.get_by_test_id("post").filter(has_text="Fog on the river")).to_have_count(1)
+
+
+def test_who_is_responded_and_reacted_to_hears_the_bell_on_all_tabs_and_reads_on_all(tab: Tab) -> None:
+    carla, again, dora = tab("carla"), tab("carla"), tab("dora")
+    for page in (carla, dora):
+        subject(page, "mezze")
+    write_review(carla, "The aubergine, oh the aubergine.")
+    hers = review(dora, "the aubergine")
+    hers.get_by_test_id("response-text").fill("<b>Agreed</b> & hungry")
+    hers.get_by_test_id("response-send").click()
+    hers.locator('[data-testid=reaction][data-reaction="love"]').click()
+
+    for page in (carla, again):
+        expect(page.get_by_test_id("unread")).to_have_text("2")
+    expect(dora.get_by_test_id("unread")).to_have_text("")
+    expect(review(carla, "the aubergine").get_by_test_id("response")).to_contain_text("<b>Agreed</b> & hungry")
+    mine = review(carla, "the aubergine").locator('[data-testid=reaction][data-reaction="love"]')
+    expect(mine.get_by_test_id("count")).to_have_text("1")
+
+    carla.get_by_test_id("bell").click()
+    notifications = carla.get_by_test_id("notification")
+    expect(notifications).to_have_count(2)
+    expect(notifications.first).to_contain_text("dora reacted to your review")
+    carla.get_by_test_id("read-all").click()
+    for page in (carla, again):
+        expect(page.get_by_test_id("unread")).to_have_text("")
+    carla.keyboard.press("Escape")
+    expect(carla.get_by_test_id("bell-list")).to_be_hidden()
+    assert carla.evaluate("document.activeElement.dataset.testid") == "bell"  # a tab in the background is never "focused"
+
+
+def test_a_reaction_is_one_a_member_and_moves_and_goes(tab: Tab) -> None:
+    eva, finn = tab("eva"), tab("finn")
+    eva.get_by_test_id("post-text").fill("Who took the ladder?")
+    eva.get_by_test_id("post-send").click()
+    post = finn.get_by_test_id("post").filter(has_text="Who took the ladder?")
+    like, laugh = (post.locator(f'[data-testid=reaction][data-reaction="{name}"]') for name in ("like", "laugh"))
+    seen = eva.get_by_test_id("post").filter(has_text="Who took the ladder?").locator('[data-testid=reaction][data-reaction="laugh"]')
+    like.click()
+    expect(like).to_have_attribute("aria-pressed", "true")
+    laugh.click()
+    expect(laugh).to_have_attribute("aria-pressed", "true")
+    expect(like).to_have_attribute("aria-pressed", "false")
+    expect(seen.get_by_test_id("count")).to_have_text("1")
+    laugh.click()
+    expect(laugh).to_have_attribute("aria-pressed", "false")
+    expect(seen.get_by_test_id("count")).to_have_text(re.compile("^0?$"))
+
+
+def test_what_comes_while_away_is_on_the_bell_on_return(tab: Tab, demo: Demo) -> None:
+    gil = tab("gil")
+    subject(gil, "kiosk")
+    write_review(gil, "Plum cake, no hurry.")
+    expect(review(gil, "Plum cake, no hurry")).to_be_visible()
+    target = f"review:{review(gil, 'Plum cake, no hurry').get_attribute('data-id')}"
+    gil.get_by_test_id("line").click()
+    for name in ("hal", "ida", "jan"):
+        demo.enter(name)("PUT", "reactions", {"target": target, "reaction": "wow"})
+    gil.get_by_test_id("line").click()
+    expect(gil.get_by_test_id("unread")).to_have_text("1")  # folded: three people, one notification
+    gil.get_by_test_id("bell").click()
+    expect(gil.get_by_test_id("notification")).to_have_count(1)
+    expect(gil.get_by_test_id("notification")).to_contain_text("and 1 other reacted to your review", timeout=10_000)
+    expect(gil.get_by_test_id("unread")).to_have_text("1")
+
+
+def test_nothing_is_wider_than_a_phone(browser: Browser, demo: Demo) -> None:  # noqa: F811
+    context = browser.new_context(viewport={"width": 360, "height": 740})
+    page = context.new_page()
+    page.goto(f"{demo.url}/demo/")
+    page.get_by_test_id("name").fill("kim")
+    page.get_by_test_id("enter").locator("button, :scope").last.click()
+    expect(page.get_by_test_id("state")).to_contain_text("live")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    context.close()
+
+
+# The API behind it.
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "says"),
+    [
+        ("POST", "posts", {"channel": "town", "text": ""}, 422, "empty"),
+        ("POST", "posts", {"channel": "town", "text": "x" * 100_000}, 422, "10000"),
+        ("POST", "posts", {"channel": "nowhere", "text": "x"}, 404, "no channel"),
+        ("POST", "posts", b"no json", 422, "JSON"),
+        ("POST", "posts", [1], 422, "JSON"),
+        ("POST", "posts", b"x" * 300_000, 413, None),
+        ("PATCH", "posts/1", {"text": "mine now"}, 403, "only they"),
+        ("DELETE", "posts/1", None, 403, "only they"),
+        ("DELETE", "posts/999999", None, 404, "no post"),
+        ("POST", "reviews", {"subject": "moon", "rating": 5, "text": "x"}, 404, "no restaurant"),
+        ("POST", "reviews", {"subject": "nori", "rating": 6, "text": "x"}, 422, "rating"),
+        ("POST", "reviews/999999/responses", {"text": "x"}, 404, "no review"),
+        ("GET", "reviews/999999/history", None, 404, "no review"),
+        ("PUT", "reactions", {"target": "review:1", "reaction": "fury"}, 422, "reaction"),
+        ("PUT", "reactions", {"target": "user:1", "reaction": "like"}, 422, "target"),
+        ("POST", "pace", {"per_minute": 1000}, 422, "pace"),
+        ("GET", "posts?channel=town&before=x", None, 422, "whole number"),
+        ("POST", "enter", {"name": "<img>"}, 422, "letters"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_a_sentence(demo: Demo, method: str, path: str, body: Any, status: int, says: str | None) -> None:
+    token = demo.call("POST", "enter", {"name": "mallory"})[1]["token"]
+    got, answer = demo.call(method, path, body, token)
+    assert got == status
+    assert says is None or says in answer["error"]
+
+
+@pytest.mark.parametrize("token", ["", "nonsense"])
+def test_without_a_member_nothing_is_told(demo: Demo, token: str) -> None:
+    for path in ("state", "posts?channel=town", "reviews?subject=nori"):
+        assert demo.call("GET", path, None, token)[0] == 401
