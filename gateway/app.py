@@ -23,6 +23,7 @@ from .edges.sse import EventStreams
 from .errors import GatewayError, StoreError
 from .hub import Hub
 from .inbox import NAMESPACE, Inbox
+from .keys import Keys
 from .node import Node
 from .rpc import built_in
 from .store.commands import Commands
@@ -68,7 +69,8 @@ class Gateway:
         history = History(self.commands, self._library, layout)
         wheel = Wheel()
         inbox = Inbox(config, history)
-        self.node = Node(config, Hub(config, layout, history, self), history, inbox, Verifier(config.tokens), built_in(inbox), wheel)
+        keys = Keys(config.tokens)
+        self.node = Node(config, Hub(config, layout, history, self), history, inbox, Verifier(config.tokens, keys), built_in(inbox), wheel)
         self.link = Link(address, self.commands, layout.heartbeat(self.node.uid))
         hub = self.node.hub
         hub.missed_ephemeral = self._retell_inbox
@@ -77,7 +79,7 @@ class Gateway:
         await self.link.start()
         if 0 < len(config.tokens.hmac_secret.encode()) < SHORT_SECRET:
             log.warning("tokens.hmac_secret is short: %d bytes or more are safe", SHORT_SECRET)
-        work = [wheel.run(), hub.keep_house(), *([self._watch_rules()] if install else [])]
+        work = [wheel.run(), hub.keep_house(), *([keys.keep_fresh()] if keys.has_url else []), *([self._watch_rules()] if install else [])]
         self._tasks = [asyncio.create_task(each) for each in work]
         for task in self._tasks:
             task.add_done_callback(_must_not_end)

@@ -47,11 +47,13 @@ class Tokens(_Section):
     """How clients' tokens are checked. No key at all: ``gateway serve`` makes a secret and keeps it in ``data_dir``."""
 
     hmac_secret: str = ""
+    previous_hmac_secrets: list[str] = []
     public_key_file: str = ""
     jwks_url: str = ""
     algorithms: list[str] = []
     audience: str = ""
     issuer: str = ""
+    leeway: float = Field(0, ge=0, le=300)
 
 
 class Insecure(_Section):

@@ -5,6 +5,7 @@
     ├── StoreError            Valkey answered with an error
     │   └── Unavailable       Valkey cannot be reached, or did not answer in time; trying again may help
     ├── TokenInvalid          a token that is not one of ours
+    │   └── KeyUnknown        signed with a key that is not known yet: once keys were fetched, it may be one of ours
     ├── TokenStale            a token of ours whose time is over
     ├── ClientError           the client's, or ours towards it: an `error` in a reply, the connection stays
     │   └── Internal … UnrecoverablePosition       one class per code of PROTOCOL.md 1.5
@@ -24,6 +25,7 @@ __all__ = [
     "Disconnect",
     "GatewayError",
     "Internal",
+    "KeyUnknown",
     "LimitExceeded",
     "MethodNotFound",
     "NotAvailable",
@@ -58,6 +60,10 @@ class Unavailable(StoreError):
 
 class TokenInvalid(GatewayError):
     """The message is for the log: it says which check failed, and shows nothing of the token."""
+
+
+class KeyUnknown(TokenInvalid):
+    """Ask for keys, and check it again."""
 
 
 class TokenStale(GatewayError):

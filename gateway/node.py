@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from .config import ChannelRules, Config
-from .errors import BadRequest, Disconnect, PermissionDenied, TokenExpired, TokenInvalid, TokenStale
+from .errors import BadRequest, Disconnect, KeyUnknown, PermissionDenied, TokenExpired, TokenInvalid, TokenStale
 from .hub import Hub
 from .inbox import Inbox
 from .permissions import ANONYMOUS, ANYTHING, Grant, Identity, admits, owner_of
@@ -32,6 +32,8 @@ class Verifier(Protocol):
     def connection(self, token: str) -> Identity: ...
 
     def subscription(self, token: str) -> Grant: ...
+
+    async def learn(self) -> None: ...
 
 
 class Client(Protocol):
@@ -82,7 +84,8 @@ class Node:
     def authenticate(self, token: str) -> Identity:
         """Who a client is.
 
-        Raises TokenExpired, Disconnect 3500 for any other bad token, and 3501 without one where nothing is open to anyone.
+        Raises TokenExpired, Disconnect 3500 for any other bad token, and 3501 without one where nothing is open to anyone;
+        KeyUnknown if another look, once keys were fetched (``verifier.learn``), may admit it.
         A token that is refused never makes its bearer anonymous.
         """
         insecure = self.config.insecure.clients
@@ -92,16 +95,31 @@ class Node:
             return ANYTHING if insecure else ANONYMOUS
         try:
             identity = self.verifier.connection(token)
+        except KeyUnknown:
+            raise
         except TokenStale as error:
             raise TokenExpired(str(error)) from None
         except TokenInvalid as error:
             raise Disconnect(3500, str(error)) from None
         return identity._replace(unchecked=insecure)
 
+    async def identify(self, token: str) -> Identity:
+        """``authenticate``, with the keys that it takes."""
+        try:
+            return self.authenticate(token)
+        except KeyUnknown:
+            await self.verifier.learn()
+        try:
+            return self.authenticate(token)
+        except KeyUnknown as error:
+            raise Disconnect(3500, str(error)) from None
+
     def grant(self, token: str, channel: str, user: str) -> Grant:
-        """What a subscription token allows. Raises PermissionDenied, TokenExpired, or Disconnect 3500 if it is somebody else's."""
+        """What a subscription token allows. Raises PermissionDenied, TokenExpired, KeyUnknown, or Disconnect 3500 if it is somebody else's."""
         try:
             grant = self.verifier.subscription(token)
+        except KeyUnknown:
+            raise
         except TokenStale as error:
             raise TokenExpired(str(error)) from None
         except TokenInvalid as error:

@@ -23,9 +23,9 @@ from . import __version__
 from .catchup import State
 from .channel import Wire
 from .commands import HANDLERS, since_of
-from .errors import ClientError, Disconnect, Internal, StoreError
+from .errors import ClientError, Disconnect, Internal, KeyUnknown, StoreError
 from .node import Node, new_id
-from .permissions import ANONYMOUS, Identity
+from .permissions import ANONYMOUS, Identity, ServerSide
 from .protocol import PONG, Command, Since, encode, error_reply, reply
 from .subscription import ClientSubscription, seconds_left
 
@@ -39,6 +39,7 @@ GRACE_SECONDS = 25.0  # from an expiry to the end, for a refresh to come
 BUSY_MOST = 16  # commands of one client that wait for Valkey; each may answer with a page of history
 NEVER = float("inf")
 NOWHERE = Since()
+NOTHING = ServerSide()
 
 OPENED, CONNECTING, CONNECTED, CLOSED = "opened", "connecting", "connected", "closed"
 
@@ -74,6 +75,7 @@ class Session:
         "client",
         "connect_id",
         "identity",
+        "learning",
         "next_ping",
         "node",
         "opened_at",
@@ -98,6 +100,7 @@ class Session:
         self.answers: dict[str, bytes] | None = None  # of server-side subscriptions, while connecting
         self.connect_id = 0
         self.busy = 0
+        self.learning = False  # a key that a token names is being fetched
         self.spent = 0.0  # of limits.publishes_per_second: when the bucket was last full
         self.bucket = 0
         self.opened_at = now
@@ -128,7 +131,7 @@ class Session:
 
     def _must_wait(self) -> bool:
         """Until connect is answered, until others of its commands are, and until it reads what was answered."""
-        return self.state is CONNECTING or self.busy >= BUSY_MOST or self.outlet.paused
+        return self.state is CONNECTING or self.learning or self.busy >= BUSY_MOST or self.outlet.paused
 
     def _work_off_backlog(self) -> None:
         if self.backlog is not None and self.state is not CLOSED and not self._must_wait():
@@ -149,11 +152,28 @@ class Session:
         handler = Session._connect if method == "connect" else HANDLERS[method]
         try:
             handler(self, command.id, getattr(command, method))
+        except KeyUnknown as error:
+            if self.learning:
+                raise Disconnect(3500, str(error)) from None
+            self.learning = True
+            self.node.spawn(self._handle_with_keys(command))
         except ClientError as error:
             self._refuse(command.id, method, error)
             if method == "connect":
                 # SDKs take the error and come back by themselves; a connection that is not connected has no use.
                 self.close(Disconnect(3000, "connect was refused"))
+
+    async def _handle_with_keys(self, command: Command) -> None:
+        """The command again, once keys were fetched; what came behind it waits."""
+        await self.node.verifier.learn()
+        if self.state is CLOSED:
+            return
+        try:
+            self._handle(command)
+        except Disconnect as disconnect:
+            self.close(disconnect)
+        self.learning = False
+        self._work_off_backlog()
 
     def _refuse(self, id: int, method: str, error: ClientError) -> None:
         log.info("client %s: %s refused with %d %s", self.client or "-", method, error.code, error)
@@ -165,7 +185,10 @@ class Session:
         node = self.node
         identity = node.authenticate(request.token or "")
         recover = request.subs or {}
-        starts = {name: since_of(self, name, recover.get(name, NOWHERE)) for name in node.personal_channels(identity.user)}
+        own = dict.fromkeys(node.personal_channels(identity.user), NOTHING) | identity.channels
+        if len(own) > node.config.limits.channels_per_client:
+            raise Disconnect(3505, f"the token names {len(own)} channels; limits.channels_per_client is {node.config.limits.channels_per_client}")
+        starts = {name: since_of(self, name, recover.get(name, NOWHERE)) for name in own}
         node.admit_user(identity.user)
         self.identity = identity
         self.client = new_id()
@@ -176,7 +199,7 @@ class Session:
             return
         self.answers = {}
         for name, since in starts.items():
-            self.subscriptions[name] = ClientSubscription(self, node.hub.channel(name), since, server_side=True)
+            self.subscriptions[name] = ClientSubscription(self, node.hub.channel(name), since, server_side=own[name])
         for subscription in list(self.subscriptions.values()):
             node.hub.follow(subscription)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .catchup import Subscription
 from .channel import Channel
 from .errors import Disconnect, UnrecoverablePosition
-from .permissions import Grant
+from .permissions import Grant, ServerSide
 from .protocol import encode, error_reply, push, reply, subscribe_result
 from .publication import Position, Publication
 
@@ -30,7 +30,7 @@ class ClientSubscription(Subscription):
         since: Position | None,
         *,
         asked: int = 0,
-        server_side: bool = False,
+        server_side: ServerSide | None = None,
         grant: Grant | None = None,
     ) -> None:
         super().__init__(channel, session.outlet.wire, session.outlet.write, since)
@@ -72,6 +72,7 @@ class ClientSubscription(Subscription):
             ttl=seconds_left(self.expires_at),
             publications=publications,
             top=top if recovered and publications and publications[-1].offset < top else 0,
+            data=self.server_side.data if self.server_side else None,
         )
         if self.server_side:
             session.server_side_begun(self.channel.name, result)

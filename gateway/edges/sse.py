@@ -71,7 +71,7 @@ class EventStreams:
             return None
         await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *extra]})
         try:
-            identity = self._identify(names, headers, query)
+            identity = await self._identify(names, headers, query)
             starts = await self._starts(names, headers, query)
             lent = (scope.get("extensions") or {}).get("gateway.stream")
             return EventStream(self._node, Buffered(send) if lent is None else Direct(lent), identity, starts)
@@ -98,8 +98,8 @@ class EventStreams:
             self._node.rules(name)
         return names
 
-    def _identify(self, names: list[str], headers: Headers, query: QueryParams) -> Identity:
-        identity = self._node.authenticate(token_of(headers, query))
+    async def _identify(self, names: list[str], headers: Headers, query: QueryParams) -> Identity:
+        identity = await self._node.identify(token_of(headers, query))
         for name in names:
             if not self._node.may_subscribe(identity, name):
                 raise PermissionDenied(f"the rules of {name!r} do not admit user {identity.user!r}")
