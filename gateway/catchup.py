@@ -49,7 +49,7 @@ class Subscription:
     ``epoch`` and ``offset`` are its position while it is not live; None in ``epoch`` asks to start at the channel's top.
     """
 
-    __slots__ = ("begun", "channel", "epoch", "offset", "state", "task", "wire", "write")
+    __slots__ = ("begun", "channel", "epoch", "heard", "offset", "state", "task", "wire", "write")
 
     takes_first_page = True  # whether ``begin`` takes publications; else they come behind it
 
@@ -60,6 +60,7 @@ class Subscription:
         self.epoch, self.offset = since if since is not None else (None, 0)
         self.state = State.CATCHING_UP
         self.begun = False
+        self.heard = channel.ephemerals  # when it was live last
         self.task: asyncio.Task[None] | None = None
 
     # What an edge says.
@@ -99,6 +100,7 @@ class Subscription:
         """Its socket is full: nothing more is written until ``resume``."""
         if self.state is State.LIVE:
             self.epoch, self.offset = self.channel.leave(self)
+            self.heard = self.channel.ephemerals
             self.state = State.BEHIND
 
     def lost(self, top: Position) -> None:

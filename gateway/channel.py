@@ -58,6 +58,7 @@ class Channel:
     __slots__ = (
         "acked",
         "doubt",
+        "ephemerals",
         "epoch",
         "held",
         "idle_since",
@@ -107,6 +108,7 @@ class Channel:
         self.waiting: list[Announcement | Reset] = []
         self.joiners: dict[Subscription, None] = {}
         self.push_prefix: bytes = b""
+        self.ephemerals = 0  # that were fanned out: who was not live then has missed them
 
     def __repr__(self) -> str:
         return f"Channel({self.name!r}, {self.position}, {'open' if self.is_open else 'closed'})"
@@ -169,6 +171,7 @@ class Channel:
                 publication = item.publication
                 offset = publication.offset
                 if offset == 0 or not remembers:
+                    self.ephemerals += 1
                     fresh.append(publication)
                     continue
                 if item.epoch == self.epoch:

@@ -103,7 +103,7 @@ class Hub:
     def _when_live(self, subscription: Subscription) -> None:
         if subscription.task is not None:
             subscription.task.add_done_callback(lambda task: self._when_live(subscription))
-        elif subscription.state is State.LIVE:
+        elif subscription.state is State.LIVE and subscription.heard != subscription.channel.ephemerals:
             self.missed_ephemeral(subscription.channel)
 
     def leave(self, subscription: Subscription) -> None:

@@ -98,6 +98,8 @@ class Inbox:
             epoch, top, unread, change, _ = await self._history.call(b"gateway_inbox", self._history.layout.inbox_keys(channel.name), 0, 0)
         except StoreError:
             return  # the link is down with it; when it is back, this is called again
+        if change == 0:
+            return  # nothing was ever announced
         state = raw_object(_state(epoch, top, unread, change))
         channel.announced([Announcement("", Publication(0, b'{"inbox":%b}' % state))])
 
