@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute, Mount, Route
 
 from .channel import Channel
 from .config import Config
+from .control import Control
 from .edges import api, clients, pages
 from .edges.sse import EventStreams
 from .errors import GatewayError, StoreError
@@ -25,7 +26,9 @@ from .hub import Hub
 from .inbox import NAMESPACE, Inbox
 from .keys import Keys
 from .node import Node
+from .revocation import Revocations
 from .rpc import built_in
+from .steering import Steering
 from .store.commands import Commands
 from .store.connect import Address
 from .store.functions import Library, rules_of
@@ -74,12 +77,21 @@ class Gateway:
         self.link = Link(address, self.commands, layout.heartbeat(self.node.uid))
         hub = self.node.hub
         hub.missed_ephemeral = self._retell_inbox
-        self.link.on_announcements, self.link.on_subscribed = hub.on_announcements, hub.on_subscribed
+        self.control = self.node.control = Control(history, self.node.uid)
+        self.link.on_own = self.control.answered
+        self.node.revoked = Revocations(history)
+        if install:
+            await self.node.revoked.load()
+        self.link.on_announcements, self.link.on_subscribed = self._announced, self._subscribed
         self.link.on_up, self.link.on_down = (self._link_is_up if install else hub.on_up), hub.on_down
+        steering = Steering(self.node)
+        self.control.on_message, self.control.answer = steering.obey, steering.answer
         await self.link.start()
         if 0 < len(config.tokens.hmac_secret.encode()) < SHORT_SECRET:
             log.warning("tokens.hmac_secret is short: %d bytes or more are safe", SHORT_SECRET)
-        work = [wheel.run(), hub.keep_house(), *([keys.keep_fresh()] if keys.has_url else []), *([self._watch_rules()] if install else [])]
+        work = [wheel.run(), hub.keep_house(), *([keys.keep_fresh()] if keys.has_url else [])]
+        if install:
+            work += [self._watch_rules(), self.control.beat()]
         self._tasks = [asyncio.create_task(each) for each in work]
         for task in self._tasks:
             task.add_done_callback(_must_not_end)
@@ -111,7 +123,20 @@ class Gateway:
             await asyncio.sleep(RULES_SECONDS)
             await self._compare_rules()
 
+    def _announced(self, batch: dict[bytes, list[bytes]]) -> None:
+        said = batch.pop(self.control.key, None)
+        if said is not None:
+            self.control.heard(said)
+        self.node.hub.on_announcements(batch)
+
+    def _subscribed(self, key: bytes) -> None:
+        if key == self.control.key:
+            self.control.on_link()
+        else:
+            self.node.hub.on_subscribed(key)
+
     def _link_is_up(self) -> None:
+        self.link.subscribe([self.control.key])
         self.node.hub.on_up()
         self.node.spawn(self._compare_rules())
 
@@ -132,6 +157,7 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.node is not None:
+            await self.control.leave()
             for task in list(self.node.tasks):
                 task.cancel()
             await self.node.hub.close()

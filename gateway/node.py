@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from .config import ChannelRules, Config
+from .control import Control
 from .errors import BadRequest, Disconnect, KeyUnknown, PermissionDenied, TokenExpired, TokenInvalid, TokenStale
 from .hub import Hub
 from .inbox import Inbox
-from .permissions import ANONYMOUS, ANYTHING, Grant, Identity, admits, owner_of
-from .publication import channel_fault
+from .permissions import ANONYMOUS, ANYTHING, Grant, Identity, ServerSide, admits, owner_of
+from .publication import Position, channel_fault
+from .revocation import Revocations
 from .rpc import Methods
 from .store.history import History
 from .timers import Wheel
@@ -37,9 +39,23 @@ class Verifier(Protocol):
 
 
 class Client(Protocol):
-    """A connection of any edge, as far as the process has to do with it."""
+    """A connection of any edge, as far as the process and its operators have to do with it.
+
+    ``client`` is its id, "" before it connected. ``subscribe`` and what follows are asked for by a service: ``steering``.
+    """
+
+    client: str
+    identity: Identity
 
     def drain(self) -> None: ...
+
+    def close(self, disconnect: Disconnect) -> None: ...
+
+    def add(self, channel: str, granted: ServerSide, since: Position | None, expires_at: float) -> None: ...
+
+    def remove(self, channel: str) -> None: ...
+
+    def renew(self, identity: Identity) -> None: ...
 
 
 @dataclass(slots=True)
@@ -52,7 +68,9 @@ class Node:
     methods: Methods
     wheel: Wheel
     clients: dict[Client, None] = field(default_factory=dict)
-    users: dict[str, int] = field(default_factory=dict)
+    users: dict[str, set[Client]] = field(default_factory=dict)
+    control: Control = None  # type: ignore[assignment]
+    revoked: Revocations = None  # type: ignore[assignment]
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     draining: bool = False
     started: float = field(default_factory=time.monotonic)
@@ -67,18 +85,19 @@ class Node:
             raise Disconnect(3001)
         self.clients[client] = None
 
-    def admit_user(self, user: str) -> None:
+    def admit_user(self, client: Client, user: str) -> None:
         most = self.config.limits.connections_per_user
-        count = self.users.get(user, 0)
-        if most and user and count >= most:
+        theirs = self.users.get(user, ())
+        if most and user and len(theirs) >= most:
             raise Disconnect(3504, f"limits.connections_per_user is {most}")
-        self.users[user] = count + 1
+        self.users.setdefault(user, set()).add(client)
 
     def forget(self, client: Client, user: str | None) -> None:
         self.clients.pop(client, None)
-        if user is not None:
-            self.users[user] -= 1
-            if not self.users[user]:
+        theirs = self.users.get(user) if user is not None else None
+        if theirs is not None:
+            theirs.discard(client)
+            if not theirs:
                 del self.users[user]
 
     def authenticate(self, token: str) -> Identity:
@@ -101,6 +120,8 @@ class Node:
             raise TokenExpired(str(error)) from None
         except TokenInvalid as error:
             raise Disconnect(3500, str(error)) from None
+        if self.revoked.covers(identity):
+            raise Disconnect(3500, "the token was revoked")
         return identity._replace(unchecked=insecure)
 
     async def identify(self, token: str) -> Identity:
@@ -124,6 +145,8 @@ class Node:
             raise TokenExpired(str(error)) from None
         except TokenInvalid as error:
             raise PermissionDenied(str(error)) from None
+        if self.revoked.covers(grant):
+            raise PermissionDenied("the subscription token was revoked")
         if grant.channel != channel or grant.user != user:
             raise Disconnect(3500, "the subscription token names another channel or user")
         return grant

@@ -215,7 +215,8 @@ def error_reply(id: int, error: ClientError) -> bytes:
 
 
 def push(channel: str, kind: str, body: bytes) -> bytes:
-    return b'{"push":{"channel":%s,"%s":%s}}' % (encode(channel), kind.encode(), body)
+    named = b'"channel":%b,' % encode(channel) if channel else b""
+    return b'{"push":{%b"%b":%b}}' % (named, kind.encode(), body)
 
 
 def push_prefix(channel: str) -> bytes:

@@ -23,10 +23,11 @@ from . import __version__
 from .catchup import State
 from .channel import Wire
 from .commands import HANDLERS, since_of
-from .errors import ClientError, Disconnect, Internal, KeyUnknown, StoreError
+from .errors import ClientError, Disconnect, Internal, KeyUnknown, PermissionDenied, StoreError
 from .node import Node, new_id
-from .permissions import ANONYMOUS, Identity, ServerSide
-from .protocol import PONG, Command, Since, encode, error_reply, reply
+from .permissions import ANONYMOUS, Grant, Identity, ServerSide
+from .protocol import PONG, Command, Since, encode, error_reply, push, raw_object, reply
+from .publication import Position
 from .subscription import ClientSubscription, seconds_left
 
 __all__ = ["Outlet", "Session"]
@@ -189,7 +190,7 @@ class Session:
         if len(own) > node.config.limits.channels_per_client:
             raise Disconnect(3505, f"the token names {len(own)} channels; limits.channels_per_client is {node.config.limits.channels_per_client}")
         starts = {name: since_of(self, name, recover.get(name, NOWHERE)) for name in own}
-        node.admit_user(identity.user)
+        node.admit_user(self, identity.user)
         self.identity = identity
         self.client = new_id()
         self.connect_id = id
@@ -204,7 +205,9 @@ class Session:
             node.hub.follow(subscription)
 
     def server_side_begun(self, channel: str, result: bytes) -> None:
-        assert self.answers is not None
+        if self.answers is None:
+            self.outlet.send(push(channel, "subscribe", result))
+            return
         self.answers[channel] = result
         if len(self.answers) == len(self.subscriptions):
             self._connected()
@@ -267,6 +270,41 @@ class Session:
     def _refuse_late(self, id: int, method: str, error: ClientError) -> None:
         if self.state is not CLOSED:
             self._refuse(id, method, error)
+
+    # What a service asks for.
+
+    def add(self, channel: str, granted: ServerSide, since: Position | None, expires_at: float) -> None:
+        """A server-side subscription. One that is there already stays, whoever asked for it."""
+        if self.state is not CONNECTED or channel in self.subscriptions:
+            return
+        if len(self.subscriptions) >= self.node.config.limits.channels_per_client:
+            log.info("client %s: not subscribed to %s, limits.channels_per_client is reached", self.client, channel)
+            return
+        rules = self.node.rules(channel)
+        start = since if rules.recover and rules.has_history else None
+        subscription = ClientSubscription(self, self.node.hub.channel(channel), start, server_side=granted)
+        if expires_at:
+            subscription.grant = Grant(self.identity.user, channel, expires_at, granted.info)
+        self.subscriptions[channel] = subscription
+        self.node.hub.follow(subscription)
+        self.watch_expiry()
+
+    def remove(self, channel: str) -> None:
+        """Ends a subscription, of either side, for good."""
+        subscription = self.subscriptions.get(channel)
+        if subscription is not None and self.state is CONNECTED:
+            if not subscription.begun and subscription.asked:
+                self.outlet.send(error_reply(subscription.asked, PermissionDenied()))
+                self.drop(subscription)
+            else:
+                subscription.end_with(2000, "server unsubscribe")
+
+    def renew(self, identity: Identity) -> None:
+        self.identity = identity
+        if self.state is CONNECTED:
+            expiry = {"expires": b"true", "ttl": b"%d" % seconds_left(identity.expires_at)} if identity.expires_at else {}
+            self.outlet.send(push("", "refresh", raw_object(expiry)))
+            self.watch_expiry()
 
     # Time.
 

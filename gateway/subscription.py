@@ -48,6 +48,11 @@ class ClientSubscription(Subscription):
         return 0.0 if self.grant is None else self.grant.expires_at
 
     @property
+    def takes_first_page(self) -> bool:  # type: ignore[override]
+        # The push that announces a server-side subscription has no room for publications.
+        return not (self.server_side and self.session.connected)
+
+    @property
     def paused(self) -> bool:
         # The reply to connect comes before anything of a server-side subscription.
         return self.session.outlet.paused or (self.server_side and not self.session.connected)

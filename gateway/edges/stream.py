@@ -19,7 +19,7 @@ from ..catchup import State, Subscription
 from ..channel import GONE, Channel
 from ..errors import Disconnect
 from ..node import Node, new_id
-from ..permissions import Identity
+from ..permissions import Identity, ServerSide
 from ..protocol import encode, raw_object
 from ..publication import Position, Publication
 
@@ -142,7 +142,7 @@ class EventStream:
 
     def __init__(self, node: Node, output: Direct | Buffered, identity: Identity, starts: dict[str, Position | None]) -> None:
         """Raises Disconnect if the process takes no more connections, UnknownChannel for a namespace that is not configured."""
-        node.admit_user(identity.user)
+        node.admit_user(self, identity.user)
         try:
             node.admit(self)
         except Disconnect:
@@ -280,6 +280,21 @@ class EventStream:
         if self.identity.expires_at:
             due = min(due, now + max(0.0, self.identity.expires_at - time.time()))
         return due
+
+    # What a service asks for. A stream's channels are those of its request.
+
+    def add(self, channel: str, granted: ServerSide, since: Position | None, expires_at: float) -> None:
+        return
+
+    def remove(self, channel: str) -> None:
+        if any(subscription.channel.name == channel for subscription in self.subscriptions):
+            self._write_text(refusal(103, "permission denied"))
+            self.close(Disconnect(3507, f"unsubscribed from {channel} by the server API"))
+
+    def renew(self, identity: Identity) -> None:
+        self.identity = identity
+        if self.open:
+            self._node.wheel.set(self, self._due(self._loop.time()))
 
     def drain(self) -> None:
         """The process is going away: the client comes back elsewhere, at a time of its own."""

@@ -1,0 +1,259 @@
+"""Control: what gateways say to each other, whichever process or machine they are on.
+
+A *message* is heard by every gateway, the sender included: drop this user, subscribe that one. It goes through a stream in
+Valkey and is announced, in one act; a gateway whose link was away reads what it missed before it hears anything new. A
+*survey* asks every living process and gathers the answers, which come back on the asking process's own channel.
+
+Whoever may write to Valkey is a gateway; that is all the proof there is, and all that is needed. Messages are still
+validated, and carry a version: of a newer one, nothing is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from .errors import StoreError
+from .store.history import History
+
+__all__ = ["Control", "Disconnection", "Message", "Question", "Refreshing", "Revocation", "Subscribing", "Unsubscribing"]
+
+log = logging.getLogger("gateway.control")
+
+VERSION = 1
+CAUGHT_UP = 1000  # messages read at once
+ANSWER_SECONDS = 1.0
+LEASE_MS = 8000
+BEAT_SECONDS = 2.0
+
+
+class Message(msgspec.Struct, tag_field="do", omit_defaults=True):
+    """Whom it concerns: sessions of ``user``, or the one that ``client`` names."""
+
+    user: str = ""
+    client: str = ""
+
+
+class Subscribing(Message, tag="subscribe"):
+    channel: str = ""
+    info: msgspec.Raw = msgspec.Raw()
+    data: msgspec.Raw = msgspec.Raw()
+    epoch: str | None = None
+    offset: int = 0
+    expire_at: float = 0
+
+
+class Unsubscribing(Message, tag="unsubscribe"):
+    channel: str = ""
+
+
+class Disconnection(Message, tag="disconnect"):
+    whitelist: list[str] = []
+    code: int = 3503
+    reason: str = ""
+
+
+class Refreshing(Message, tag="refresh"):
+    expired: bool = False
+    expire_at: float = 0
+    info: msgspec.Raw = msgspec.Raw()
+
+
+class Revocation(Message, tag="revoke"):
+    token_id: str = ""
+    before: float = 0
+    until: float = 0
+
+
+Heard = Subscribing | Unsubscribing | Disconnection | Refreshing | Revocation
+
+
+class Question(msgspec.Struct):
+    id: int
+    asker: str
+    what: str
+    pattern: str = ""
+
+
+class _Envelope(msgspec.Struct, omit_defaults=True):
+    v: int
+    message: Heard | None = None
+    question: Question | None = None
+
+
+class _Answer(msgspec.Struct):
+    id: int
+    answer: msgspec.Raw
+
+
+_encode = msgspec.json.Encoder().encode
+_envelope = msgspec.json.Decoder(_Envelope)
+_answer = msgspec.json.Decoder(_Answer)
+
+
+class Control:
+    """``on_message`` gets each message once, in order; ``answer`` what to say to a question, as JSON."""
+
+    def __init__(self, history: History, node: str) -> None:
+        layout = history.layout
+        self.key = f"{layout.prefix}:control".encode()
+        self._nodes_key = f"{layout.prefix}:nodes".encode()
+        self._own = layout.heartbeat
+        self._history = history
+        self._node = node
+        self._last: tuple[int, int] | None = None  # id of the newest message heard
+        self._reading: asyncio.Task[None] | None = None
+        self._held: list[bytes] = []
+        self._asked = 0
+        self._answers: dict[int, asyncio.Queue[bytes]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.on_message: Callable[[Any], None] = lambda message: None
+        self.on_dead: Callable[[list[str]], None] = lambda processes: None
+        self.answer: Callable[[Question], bytes] = lambda question: b"null"
+
+    # Saying.
+
+    async def send(self, message: Heard) -> None:
+        """Says it to all. Raises StoreError."""
+        await self._say(_Envelope(VERSION, message=message))
+
+    async def survey(self, what: str, pattern: str = "") -> list[bytes]:
+        """The answers of all living processes, or of those that answered in time."""
+        self._asked += 1
+        id, queue = self._asked, asyncio.Queue[bytes]()
+        self._answers[id] = queue
+        try:
+            expected = int(await self._history.commands.call(b"ZCARD", self._nodes_key))
+            await self._say(_Envelope(VERSION, question=Question(id, self._node, what, pattern)))
+            answers: list[bytes] = []
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    while len(answers) < max(1, expected):
+                        answers.append(await queue.get())
+            except TimeoutError:
+                log.info("a survey of %d processes got %d answers", expected, len(answers))
+            return answers
+        finally:
+            del self._answers[id]
+
+    async def _say(self, envelope: _Envelope) -> None:
+        await self._history.call(b"gateway_control", [self.key], _encode(envelope))
+
+    # Hearing.
+
+    def on_link(self) -> None:
+        """The link follows the control channel: what was said since the last message is read before anything new counts."""
+        if self._reading is not None:
+            self._reading.cancel()
+        self._reading = asyncio.create_task(self._read_missed())
+
+    async def _read_missed(self) -> None:
+        commands = self._history.commands
+        try:
+            if self._last is None:
+                newest = await commands.call(b"XREVRANGE", self.key, b"+", b"-", b"COUNT", 1)
+                self._last = _id(newest[0][0]) if newest else (0, 0)
+            else:
+                entries = await commands.call(b"XRANGE", self.key, b"(%d-%d" % self._last, b"+", b"COUNT", CAUGHT_UP)
+                for id, fields in entries:
+                    self._hear(id, fields[1])
+        except StoreError as error:
+            log.warning("control messages could not be read: %s", error)
+            return  # the link is on its way down, and calls again
+        self._reading = None
+        held, self._held = self._held, []
+        self.heard(held)
+
+    def heard(self, payloads: list[bytes]) -> None:
+        """What the link brought."""
+        if self._reading is not None:
+            self._held += payloads
+            return
+        for payload in payloads:
+            id, _, text = payload.partition(b"\n")
+            self._hear(id, text)
+
+    def _hear(self, id: bytes, text: bytes) -> None:
+        try:
+            number = _id(id)
+            if self._last is not None and number <= self._last:
+                return
+            self._last = number
+            envelope = _envelope.decode(text)
+        except (ValueError, msgspec.MsgspecError) as error:
+            log.warning("a control message was not understood: %s", error)
+            return
+        if envelope.v != VERSION:
+            log.warning("a control message of version %d; this gateway speaks %d", envelope.v, VERSION)
+        elif envelope.question is not None:
+            self._reply(envelope.question)
+        elif envelope.message is not None:
+            try:
+                self.on_message(envelope.message)
+            except Exception:  # one message must not end the link
+                log.exception("a control message failed")
+
+    def _reply(self, question: Question) -> None:
+        answer = _encode(_Answer(question.id, msgspec.Raw(self.answer(question))))
+        self._spawn(self._history.commands.call(b"PUBLISH", self._own(question.asker), answer))
+
+    def answered(self, payloads: list[bytes]) -> None:
+        """What came on this process's own channel: heartbeats, which are empty, and answers."""
+        for payload in filter(None, payloads):
+            try:
+                answer = _answer.decode(payload)
+            except msgspec.MsgspecError as error:
+                log.warning("an answer was not understood: %s", error)
+                continue
+            if answer.id in self._answers:
+                self._answers[answer.id].put_nowait(bytes(answer.answer))
+
+    # Being alive.
+
+    async def beat(self) -> None:
+        """Keeps this process's lease, and hears whose is over. Runs until cancelled."""
+        while True:
+            try:
+                dead = await self._history.call(b"gateway_beat", [self._nodes_key], self._node, LEASE_MS)
+            except StoreError as error:
+                log.debug("no beat: %s", error)
+            else:
+                if dead:
+                    self.on_dead([each.decode() for each in dead])
+            await asyncio.sleep(BEAT_SECONDS)
+
+    async def leave(self) -> None:
+        """This process ends; nobody has to find that out."""
+        for task in (self._reading, *self._tasks):
+            if task is not None:
+                task.cancel()
+        try:
+            async with asyncio.timeout(1):
+                await self._history.call(b"gateway_beat", [self._nodes_key], self._node, 0)
+        except (StoreError, TimeoutError) as error:
+            log.debug("the lease was not given back: %s", error)
+
+    async def bury(self, process: str) -> bool:
+        """Whether this process is the one to clean up behind a dead one."""
+        return bool(await self._history.commands.call(b"ZREM", self._nodes_key, process))
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.ensure_future(_quietly(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _quietly(work: Any) -> None:
+    try:
+        await work
+    except StoreError as error:
+        log.debug("an answer was not sent: %s", error)
+
+
+def _id(text: bytes) -> tuple[int, int]:
+    ms, _, number = text.partition(b"-")
+    return int(ms), int(number or 0)
