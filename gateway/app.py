@@ -26,6 +26,7 @@ from .hub import Hub
 from .inbox import NAMESPACE, Inbox
 from .keys import Keys
 from .node import Node
+from .presence import Presence
 from .revocation import Revocations
 from .rpc import built_in
 from .steering import Steering
@@ -79,6 +80,8 @@ class Gateway:
         hub.missed_ephemeral = self._retell_inbox
         self.control = self.node.control = Control(history, self.node.uid)
         self.link.on_own = self.control.answered
+        self.node.presence = Presence(config, history, self.control, self.node.uid)
+        self.control.on_dead, self.control.on_forgotten = self.node.presence.bury, self.node.presence.write_anew
         self.node.revoked = Revocations(history)
         if install:
             await self.node.revoked.load()
@@ -91,7 +94,7 @@ class Gateway:
             log.warning("tokens.hmac_secret is short: %d bytes or more are safe", SHORT_SECRET)
         work = [wheel.run(), hub.keep_house(), *([keys.keep_fresh()] if keys.has_url else [])]
         if install:
-            work += [self._watch_rules(), self.control.beat()]
+            work += [self._watch_rules(), self.control.beat(), self.node.presence.keep()]
         self._tasks = [asyncio.create_task(each) for each in work]
         for task in self._tasks:
             task.add_done_callback(_must_not_end)
@@ -157,6 +160,7 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.node is not None:
+            await self.node.presence.close()
             await self.control.leave()
             for task in list(self.node.tasks):
                 task.cancel()

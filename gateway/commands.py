@@ -26,7 +26,7 @@ from .protocol import Since, encode, history_result, is_json, raw_object, reply
 from .publication import MAX_OFFSET, Position
 from .rpc import Caller
 from .store.history import publish_words
-from .subscription import ClientSubscription, seconds_left
+from .subscription import ClientSubscription, client_info, seconds_left
 
 if TYPE_CHECKING:
     from .session import Session
@@ -63,6 +63,7 @@ def _subscribe(session: Session, id: int, request: Any) -> None:
         session.drop(present)  # the client asks for its own channel itself: from now on it is an ordinary subscription
     subscription = ClientSubscription(session, node.hub.channel(name), since, asked=id, grant=grant)
     subscription.rejects = bool((request.flag or 0) & 2)
+    subscription.watches = bool(request.join_leave)
     session.subscriptions[name] = subscription
     if grant is not None and grant.expires_at:
         session.watch_expiry()
@@ -104,20 +105,15 @@ def _spend_publish(session: Session) -> None:
     if rate:
         now = session.node.hub.now()
         used = max(session.spent, now)
-        if used - now > max(0.0, 1 - 1 / rate):
+        if used - now > max(0.0, 1 - 1 / rate) + 1e-6:  # a second is a second, whatever floats make of it
             raise TooManyRequests(f"limits.publishes_per_second is {rate:g}")
         session.spent = used + 1 / rate
 
 
 def _info(session: Session, channel: str) -> bytes:
-    """Who published: the protocol's ClientInfo."""
-    fields = {"user": encode(session.identity.user), "client": encode(session.client)}
-    if session.identity.info is not None:
-        fields["conn_info"] = session.identity.info
+    """Who published."""
     subscription = session.subscriptions.get(channel)
-    if subscription is not None and subscription.grant is not None and subscription.grant.info is not None:
-        fields["chan_info"] = subscription.grant.info
-    return raw_object(fields)
+    return subscription.info if subscription is not None else client_info(session.identity, session.client)
 
 
 def _may(session: Session, audience: str, channel: str) -> bool:
@@ -160,8 +156,30 @@ async def _called(session: Session, method: str, caller: Caller, data: bytes | N
 
 
 def _presence(session: Session, id: int, request: Any) -> None:
-    session.node.rules(_channel_of(request))
-    raise NotAvailable("presence is not part of this version")
+    session.answer(id, "presence", _clients(session, _presence_channel(session, request)))
+
+
+def _presence_stats(session: Session, id: int, request: Any) -> None:
+    session.answer(id, "presence_stats", _counts(session, _presence_channel(session, request)))
+
+
+def _presence_channel(session: Session, request: Any) -> str:
+    """The channel, if this client may know who is there."""
+    name = _channel_of(request)
+    rules = session.node.rules(name)
+    if not _may(session, rules.presence_for, name):
+        raise PermissionDenied(f"the rules of {name!r} do not tell user {session.identity.user!r} who is there")
+    if not rules.presence:
+        raise NotAvailable(f"{name!r} keeps no presence")
+    return name
+
+
+async def _clients(session: Session, channel: str) -> bytes:
+    return b'{"presence":%b}' % await session.node.presence.clients(channel)
+
+
+async def _counts(session: Session, channel: str) -> bytes:
+    return b'{"num_clients":%d,"num_users":%d}' % await session.node.presence.counts(channel)
 
 
 def _send(session: Session, id: int, request: Any) -> None:
@@ -210,7 +228,7 @@ HANDLERS: dict[str, Callable[[Session, int, Any], None]] = {
     "unsubscribe": _unsubscribe,
     "publish": _publish,
     "presence": _presence,
-    "presence_stats": _presence,
+    "presence_stats": _presence_stats,
     "history": _history,
     "rpc": _rpc,
     "send": _send,

@@ -27,8 +27,9 @@ log = logging.getLogger("gateway.control")
 VERSION = 1
 CAUGHT_UP = 1000  # messages read at once
 ANSWER_SECONDS = 1.0
-LEASE_MS = 8000
+LEASE_MS = 7000
 BEAT_SECONDS = 2.0
+TRUST_SECONDS = 10.0  # after Valkey was away: until then the others' leases look as if they were over
 
 
 class Message(msgspec.Struct, tag_field="do", omit_defaults=True):
@@ -113,6 +114,7 @@ class Control:
         self._tasks: set[asyncio.Task[None]] = set()
         self.on_message: Callable[[Any], None] = lambda message: None
         self.on_dead: Callable[[list[str]], None] = lambda processes: None
+        self.on_forgotten: Callable[[], None] = lambda: None  # Valkey did not know this process (any more)
         self.answer: Callable[[Question], bytes] = lambda question: b"null"
 
     # Saying.
@@ -216,13 +218,20 @@ class Control:
 
     async def beat(self) -> None:
         """Keeps this process's lease, and hears whose is over. Runs until cancelled."""
+        now = asyncio.get_running_loop().time
+        beaten, trusted = float("-inf"), now() + TRUST_SECONDS
         while True:
             try:
-                dead = await self._history.call(b"gateway_beat", [self._nodes_key], self._node, LEASE_MS)
+                unknown, *dead = await self._history.call(b"gateway_beat", [self._nodes_key], self._node, LEASE_MS)
             except StoreError as error:
                 log.debug("no beat: %s", error)
             else:
-                if dead:
+                if now() - beaten > LEASE_MS / 2000:
+                    trusted = now() + TRUST_SECONDS
+                beaten = now()
+                if unknown:
+                    self.on_forgotten()
+                if dead and now() >= trusted:
                     self.on_dead([each.decode() for each in dead])
             await asyncio.sleep(BEAT_SECONDS)
 
@@ -237,9 +246,9 @@ class Control:
         except (StoreError, TimeoutError) as error:
             log.debug("the lease was not given back: %s", error)
 
-    async def bury(self, process: str) -> bool:
-        """Whether this process is the one to clean up behind a dead one."""
-        return bool(await self._history.commands.call(b"ZREM", self._nodes_key, process))
+    async def bury(self, process: str) -> None:
+        """Everything behind it is cleaned up."""
+        await self._history.commands.call(b"ZREM", self._nodes_key, process)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.ensure_future(_quietly(work))

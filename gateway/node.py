@@ -15,6 +15,7 @@ from .errors import BadRequest, Disconnect, KeyUnknown, PermissionDenied, TokenE
 from .hub import Hub
 from .inbox import Inbox
 from .permissions import ANONYMOUS, ANYTHING, Grant, Identity, ServerSide, admits, owner_of
+from .presence import Presence
 from .publication import Position, channel_fault
 from .revocation import Revocations
 from .rpc import Methods
@@ -70,6 +71,7 @@ class Node:
     clients: dict[Client, None] = field(default_factory=dict)
     users: dict[str, set[Client]] = field(default_factory=dict)
     control: Control = None  # type: ignore[assignment]
+    presence: Presence = None  # type: ignore[assignment]
     revoked: Revocations = None  # type: ignore[assignment]
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     draining: bool = False

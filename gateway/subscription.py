@@ -5,23 +5,25 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from .catchup import Subscription
+from .catchup import State, Subscription
 from .channel import Channel
+from .config import ChannelRules
 from .errors import Disconnect, UnrecoverablePosition
-from .permissions import Grant, ServerSide
-from .protocol import encode, error_reply, push, reply, subscribe_result
+from .permissions import Grant, Identity, ServerSide
+from .protocol import encode, error_reply, push, raw_object, reply, subscribe_result
 from .publication import Position, Publication
+from .store.layout import Movement
 
 if TYPE_CHECKING:
     from .session import Session
 
-__all__ = ["ClientSubscription", "seconds_left"]
+__all__ = ["ClientSubscription", "client_info", "seconds_left"]
 
 
 class ClientSubscription(Subscription):
     """``asked`` is the id of the subscribe command that waits for its reply, ``leaving`` that of an unsubscribe behind it."""
 
-    __slots__ = ("asked", "grant", "leaving", "recovering", "rejects", "server_side", "session")
+    __slots__ = ("asked", "grant", "leaving", "present", "recovering", "rejects", "server_side", "session", "watches")
 
     def __init__(
         self,
@@ -40,6 +42,8 @@ class ClientSubscription(Subscription):
         self.leaving = 0
         self.recovering = since is not None
         self.rejects = False
+        self.watches = False  # the client asked for joins and leaves
+        self.present = False
         self.grant = grant
 
     @property
@@ -79,6 +83,7 @@ class ClientSubscription(Subscription):
             top=top if recovered and publications and publications[-1].offset < top else 0,
             data=self.server_side.data if self.server_side else None,
         )
+        self._enter(rules)
         if self.server_side:
             session.server_side_begun(self.channel.name, result)
             return
@@ -87,6 +92,33 @@ class ClientSubscription(Subscription):
         if self.leaving:
             session.drop(self)
             session.outlet.send(reply(self.leaving, "unsubscribe"))
+
+    def _enter(self, rules: ChannelRules) -> None:
+        """It is there, for whoever asks or watches."""
+        if rules.presence or rules.join_leave != "off":
+            self.present = True
+            self.session.node.presence.enter(self.channel.name, self.session.client, self.info)
+        if rules.join_leave == "all" or (rules.join_leave == "asked" and self.watches):
+            if self.channel.watchers is None:
+                self.channel.watchers = {}
+            self.channel.watchers[self] = None
+
+    @property
+    def info(self) -> bytes:
+        """The protocol's ClientInfo."""
+        granted = self.grant or self.server_side
+        return client_info(self.session.identity, self.session.client, granted.info if granted else None)
+
+    def watch(self, moved: list[Movement]) -> None:
+        if self.state is State.LIVE:
+            for movement in moved:
+                self.session.outlet.send(push(self.channel.name, movement.kind, b'{"info":%b}' % movement.info))
+
+    def end(self) -> None:
+        super().end()
+        if self.present:
+            self.present = False
+            self.session.node.presence.leave(self.channel.name, self.session.client)
 
     def gap(self) -> None:
         session = self.session
@@ -99,6 +131,16 @@ class ClientSubscription(Subscription):
         """Ends it, and tells the client; SDKs subscribe again by themselves after 2500 and more."""
         self.session.drop(self)
         self.session.outlet.send(push(self.channel.name, "unsubscribe", b'{"code":%d,"reason":%b}' % (code, encode(reason))))
+
+
+def client_info(identity: Identity, client: str, chan_info: bytes | None = None) -> bytes:
+    """ClientInfo of PROTOCOL.md 1.4, in JSON."""
+    fields = {"user": encode(identity.user), "client": encode(client)}
+    if identity.info is not None:
+        fields["conn_info"] = identity.info
+    if chan_info is not None:
+        fields["chan_info"] = chan_info
+    return raw_object(fields)
 
 
 def seconds_left(expires_at: float) -> int:

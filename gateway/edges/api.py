@@ -328,6 +328,21 @@ async def _info(node: Node, body: bytes) -> bytes:
     return b'{"nodes":[%b]}' % b",".join(await node.control.survey("info"))
 
 
+async def _presence(node: Node, body: bytes) -> bytes:
+    return b'{"presence":%b}' % await node.presence.clients(_present(node, body))
+
+
+async def _presence_stats(node: Node, body: bytes) -> bytes:
+    return b'{"num_clients":%d,"num_users":%d}' % await node.presence.counts(_present(node, body))
+
+
+def _present(node: Node, body: bytes) -> str:
+    channel = _read(_Channel, body).channel
+    if not node.rules(channel).presence:
+        raise NotAvailable(f"{channel!r} keeps no presence")
+    return channel
+
+
 Method = Callable[[Node, bytes], Awaitable[bytes]]
 
 METHODS: dict[str, Method] = {
@@ -341,6 +356,8 @@ METHODS: dict[str, Method] = {
     "disconnect": _disconnect,
     "refresh": _refresh,
     "revoke": _revoke,
+    "presence": _presence,
+    "presence_stats": _presence_stats,
     "channels": _channels,
     "info": _info,
 }

@@ -22,6 +22,7 @@ from ..node import Node, new_id
 from ..permissions import Identity, ServerSide
 from ..protocol import encode, raw_object
 from ..publication import Position, Publication
+from ..subscription import client_info
 
 __all__ = ["NEVER_WAS", "Buffered", "Direct", "EventStream", "refusal"]
 
@@ -112,7 +113,13 @@ class StreamSubscription(Subscription):
         return self.stream.full or not self.stream.open
 
     def begin(self, recovered: bool, publications: list[Publication]) -> None:
+        if self.channel.rules.presence or self.channel.rules.join_leave != "off":
+            self.stream.enter(self.channel.name)
         self.stream.begun(self, recovered)
+
+    def end(self) -> None:
+        super().end()
+        self.stream.leave(self.channel.name)
 
     def gap(self) -> None:
         self.stream.gap(self)
@@ -173,6 +180,12 @@ class EventStream:
     @property
     def several(self) -> bool:
         return len(self._positions) > 1
+
+    def enter(self, channel: str) -> None:
+        self._node.presence.enter(channel, self.client, client_info(self.identity, self.client))
+
+    def leave(self, channel: str) -> None:
+        self._node.presence.leave(channel, self.client)
 
     # From the hub.
 
