@@ -32,6 +32,9 @@ BEAT_SECONDS = 2.0
 TRUST_SECONDS = 10.0  # after Valkey was away: until then the others' leases look as if they were over
 
 
+_NULL = msgspec.Raw(b"null")  # an empty Raw would leave a hole in the JSON
+
+
 class Message(msgspec.Struct, tag_field="do", omit_defaults=True):
     """Whom it concerns: sessions of ``user``, or the one that ``client`` names."""
 
@@ -41,8 +44,8 @@ class Message(msgspec.Struct, tag_field="do", omit_defaults=True):
 
 class Subscribing(Message, tag="subscribe"):
     channel: str = ""
-    info: msgspec.Raw = msgspec.Raw()
-    data: msgspec.Raw = msgspec.Raw()
+    info: msgspec.Raw = _NULL
+    data: msgspec.Raw = _NULL
     epoch: str | None = None
     offset: int = 0
     expire_at: float = 0
@@ -61,7 +64,7 @@ class Disconnection(Message, tag="disconnect"):
 class Refreshing(Message, tag="refresh"):
     expired: bool = False
     expire_at: float = 0
-    info: msgspec.Raw = msgspec.Raw()
+    info: msgspec.Raw = _NULL
 
 
 class Revocation(Message, tag="revoke"):

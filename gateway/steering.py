@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
+import msgspec
+
 from . import __version__
 from .control import Disconnection, Message, Question, Refreshing, Revocation, Subscribing, Unsubscribing
 from .errors import Disconnect
@@ -49,7 +51,7 @@ class Steering:
     def _apply(self, client: Client, message: Message) -> None:
         if isinstance(message, Subscribing):
             since = None if message.epoch is None else Position(message.epoch, message.offset)
-            client.add(message.channel, ServerSide(bytes(message.info) or None, bytes(message.data) or None), since, message.expire_at)
+            client.add(message.channel, ServerSide(_given(message.info), _given(message.data)), since, message.expire_at)
         elif isinstance(message, Unsubscribing):
             client.remove(message.channel)
         elif isinstance(message, Disconnection):
@@ -59,7 +61,7 @@ class Steering:
             if message.expired:
                 client.close(Disconnect(3005, "by the server API"))
             else:
-                info = bytes(message.info) or client.identity.info
+                info = _given(message.info) or client.identity.info
                 client.renew(client.identity._replace(expires_at=message.expire_at, info=info))
 
     def answer(self, question: Question) -> bytes:
@@ -84,3 +86,7 @@ class Steering:
             "uptime": int(time.monotonic() - node.started),
             "process": {"cpu": usage.ru_utime + usage.ru_stime, "rss": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)},
         }
+
+
+def _given(raw: msgspec.Raw) -> bytes | None:
+    return None if bytes(raw) == b"null" else bytes(raw)

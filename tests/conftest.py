@@ -152,10 +152,14 @@ def start_gateway_once(tmp_path_factory: pytest.TempPathFactory, valkey_url: str
     yield from _starter(tmp_path_factory.mktemp("gateway"), valkey_url, f"m{secrets.token_hex(6)}")
 
 
-def _starter(folder: Path, shared_valkey: str, prefix: str) -> Iterator[Start]:
+def _starter(folder: Path, shared_valkey: str, own_prefix: str) -> Iterator[Start]:
     started: list[RunningGateway] = []
 
-    def start(toml: str = "", *, valkey_url: str | None = shared_valkey, data_dir: Path | None = None, port: int = 0) -> RunningGateway:
+    def start(
+        toml: str = "", *, valkey_url: str | None = shared_valkey, data_dir: Path | None = None, port: int = 0, beside: RunningGateway | None = None
+    ) -> RunningGateway:
+        """``beside`` another one: with its prefix."""
+        prefix = beside.prefix if beside is not None else own_prefix
         number = len(started)
         file = folder / f"gateway{number}.toml"
         data_dir = data_dir or folder / "data"

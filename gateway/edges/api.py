@@ -261,8 +261,8 @@ async def _subscribe(node: Node, body: bytes) -> bytes:
     message = Subscribing(
         **_whom(request),
         channel=request.channel,
-        info=msgspec.Raw(info),
-        data=msgspec.Raw(data),
+        info=msgspec.Raw(info or b"null"),
+        data=msgspec.Raw(data or b"null"),
         epoch=since.epoch if since is not None else None,
         offset=since.offset if since is not None else 0,
         expire_at=request.expire_at,
@@ -288,7 +288,7 @@ async def _disconnect(node: Node, body: bytes) -> bytes:
 
 async def _refresh(node: Node, body: bytes) -> bytes:
     request = _read(_Refresh, body)
-    info = msgspec.Raw(_json_of(bytes(request.info)))
+    info = msgspec.Raw(_json_of(bytes(request.info)) or b"null")
     await node.control.send(Refreshing(**_whom(request), expired=request.expired, expire_at=request.expire_at, info=info))
     return b"{}"
 
