@@ -40,8 +40,9 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
 
 from gateway.config import load
 from gateway.errors import BadRequest, ConfigurationError
@@ -197,8 +198,8 @@ class Transaction:
             raise Invalid(fault)
         try:
             document = msgspec.json.encode(data).decode()
-        except (TypeError, ValueError) as error:
-            raise Invalid(f"the data is not JSON: {error}") from None
+        except (TypeError, ValueError, RecursionError) as error:
+            raise Invalid(f"the data is not JSON, or nested too deep: {error}") from None
         if channel.startswith(f"{NAMESPACE}:"):
             try:
                 notification_id(document.encode())
@@ -239,6 +240,7 @@ class Database:
         self.relayed_here = False  # then nobody else has to be woken
         self._engine = _engine(self.url, pool)
         self._waking: asyncio.Task[None] | None = None
+        self._wake_again = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -296,17 +298,34 @@ class Database:
     def wake(self) -> None:
         """The outbox has something new. A relay elsewhere is told too, at most once at a time."""
         self.changed.set()
-        if not self.sqlite and not self.relayed_here and (self._waking is None or self._waking.done()):
+        if self.sqlite or self.relayed_here:
+            return
+        self._wake_again = True
+        if self._waking is None or self._waking.done():
             self._waking = asyncio.create_task(self._notify())
 
     async def _notify(self) -> None:
         # Not inside the transactions: NOTIFY makes commits wait for each other. If this fails, the relay looks by itself.
         try:
-            async with self._engine.connect() as connection:
-                await connection.execute(text(f"NOTIFY {WAKE}"))
-                await connection.commit()
-        except DBAPIError:
+            while self._wake_again:
+                self._wake_again = False
+                async with self._engine.connect() as connection:
+                    await connection.execute(text(f"NOTIFY {WAKE}"))
+                    await connection.commit()
+        except SQLAlchemyError:
             return
+
+    @asynccontextmanager
+    async def listening(self, woken: Callable[[], None]) -> AsyncIterator[asyncio.Event]:
+        """Calls ``woken`` at each wake; the event is set when the connection is lost. PostgreSQL only."""
+        engine = create_async_engine(self.url, poolclass=NullPool)  # for itself: it is held for as long as somebody listens
+        async with engine.connect() as connection:
+            driver = (await connection.get_raw_connection()).driver_connection
+            assert driver is not None
+            lost = asyncio.Event()
+            driver.add_termination_listener(lambda _: lost.set())
+            await driver.add_listener(WAKE, lambda *_: woken())
+            yield lost
 
     @asynccontextmanager
     async def claim(self, names: Collection[str], *, wait: bool = False) -> AsyncIterator[set[str]]:
@@ -344,7 +363,7 @@ def _driver_url(url: str) -> URL:
     """Raises ConfigurationError for what is no URL of a database we speak to."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise ConfigurationError("database_url is not a URL; write postgresql://user:password@host/name or sqlite:///path") from None
     driver = {"postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg", "sqlite": "sqlite+aiosqlite"}.get(
         parsed.drivername.partition("+")[0]
@@ -353,7 +372,10 @@ def _driver_url(url: str) -> URL:
         raise ConfigurationError(f"database_url: {parsed.drivername} is not spoken here; PostgreSQL and SQLite are")
     if driver.startswith("sqlite") and parsed.database in (None, "", ":memory:"):
         raise ConfigurationError("database_url: SQLite needs a file, as in sqlite:///path")
-    return parsed.set(drivername=driver)
+    query = dict(parsed.query)
+    if "sslmode" in query:  # as libpq, and so everybody's hosting, spells it
+        query["ssl"] = query.pop("sslmode")
+    return parsed.set(drivername=driver, query=query)
 
 
 def _engine(url: URL, pool: int) -> AsyncEngine:
@@ -361,6 +383,7 @@ def _engine(url: URL, pool: int) -> AsyncEngine:
         if url.get_backend_name() != "sqlite":
             return create_async_engine(url, pool_size=pool, max_overflow=0, pool_pre_ping=False)
         Path(url.database or "").parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(url.database or "", os.O_RDWR | os.O_CREAT, 0o600))  # what cannot be opened says so here
         engine = create_async_engine(url, pool_size=pool, max_overflow=0, connect_args={"timeout": BUSY_SECONDS})
     except (NoSuchModuleError, OSError) as error:
         raise ConfigurationError(f"database_url cannot be used: {error}") from None

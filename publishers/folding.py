@@ -15,13 +15,12 @@ import asyncio
 import logging
 from typing import Any, NamedTuple
 
-import asyncpg
 from sqlalchemy import bindparam, func, insert, select, update
-from sqlalchemy.exc import DBAPIError
 
 from gateway.retry import backoff
 
 from .database import Database, Transaction, folds, now_ms, posts, reactions, reviews
+from .outbox import BROKEN
 from .reviews import excerpt
 
 __all__ = ["WINDOW_MS", "Folding", "Reacted", "fold"]
@@ -99,7 +98,7 @@ class Folding:
                 while await self.publish_due() == AT_ONCE:
                     continue
                 failures = 0
-            except (DBAPIError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except BROKEN as error:
                 failures += 1
                 if failures == 1:
                     log.warning("folded notifications wait: %s", str(getattr(error, "orig", error)).partition("\n")[0])
