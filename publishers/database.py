@@ -184,9 +184,18 @@ class Transaction:
 
     def __init__(self, connection: AsyncConnection, *, sqlite: bool) -> None:
         self.connection = connection
-        self.execute = connection.execute
+        self.execute = self._execute_to_the_end if sqlite else connection.execute
         self.sqlite = sqlite
         self._publications: list[dict[str, Any]] = []
+
+    async def _execute_to_the_end(self, *statement: Any) -> Any:
+        """A connection that is dropped in the middle of a statement keeps SQLite's write lock until it is collected."""
+        work = asyncio.ensure_future(self.connection.execute(*statement))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.wait([work])
+            raise
 
     def publish(self, channel: str, data: Any, *, keep: bool = False) -> None:
         """Says ``data`` in ``channel`` once this is committed; ``keep``: the database remembers it for good.
@@ -326,6 +335,21 @@ class Database:
             driver.add_termination_listener(lambda _: lost.set())
             await driver.add_listener(WAKE, lambda *_: woken())
             yield lost
+
+    @asynccontextmanager
+    async def alone_with(self, channel: str) -> AsyncIterator[Transaction]:
+        """A transaction during which nobody writes to the channel, and no relay publishes from it.
+
+        On SQLite a relay's lock comes before the writers', as relays take them; on PostgreSQL both belong to the transaction.
+        """
+        if self.sqlite:
+            async with self.claim([channel], wait=True), self.transaction() as transaction:
+                yield transaction
+            return
+        async with self.transaction() as transaction:
+            await transaction.execute(_take, {"keys": [lock_key(channel)]})
+            await transaction.lock([channel])
+            yield transaction
 
     @asynccontextmanager
     async def claim(self, names: Collection[str], *, wait: bool = False) -> AsyncIterator[set[str]]:

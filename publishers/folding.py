@@ -33,6 +33,7 @@ SHARE = 4  # of its age that a fold waits, later
 NAMED = 2  # users whose names are told
 LOOK_SECONDS = 0.5
 AT_ONCE = 100
+FOREVER_MS = 2**62
 
 
 class Reacted(NamedTuple):
@@ -59,6 +60,7 @@ _since = (
     .where(
         reactions.c.target == bindparam("of"),
         reactions.c.at >= bindparam("since"),
+        reactions.c.at < bindparam("until"),
         reactions.c.reaction.is_not(None),
         reactions.c.user != bindparam("author"),
     )
@@ -118,7 +120,9 @@ async def _publish_due(transaction: Transaction, now: int) -> int:
     for row in ripe:
         # A row that is not due any more when its lock is ours was told by somebody else.
         text = await _text_of(transaction, row.target)
-        asked = {"of": row.target, "since": row.started_at, "author": row.recipient}
+        later = select(func.min(folds.c.started_at)).where(folds.c.target == row.target, folds.c.id > row.id)
+        until = (await transaction.execute(later)).scalar() or FOREVER_MS  # from there on, a later notification tells of it
+        asked = {"of": row.target, "since": row.started_at, "until": until, "author": row.recipient}
         users = list((await transaction.execute(_who, asked)).scalars())
         if users and text is not None:
             count = (await transaction.execute(_how_many, asked)).scalar_one()
