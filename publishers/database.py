@@ -72,6 +72,7 @@ BUSY_SECONDS = 10.0  # SQLite has one writer at a time; so long another one wait
 ATTEMPTS = 5  # of a transaction that PostgreSQL gave up in favour of another
 _RETRIED = ("40001", "40P01")  # serialization failure, deadlock. Source: PostgreSQL, appendix A
 WAKE = "gateway_outbox"  # the channel of LISTEN and NOTIFY
+WAKE_SECONDS = 0.02  # between two wakes of one process
 _WRITERS, _RELAYS = 0x6761, 0x6762  # two spaces of advisory locks
 
 Result = TypeVar("Result")
@@ -165,8 +166,18 @@ outbox = Table(
 )
 
 _add = insert(outbox)
+# The locks and the rows in one round trip: the count is there, and with it every lock, before the first id is drawn.
+_lock_and_add = text(f"""
+    INSERT INTO outbox (channel, data, at, keep)
+    SELECT u.channel, u.data, u.at, u.keep
+    FROM (SELECT count(pg_advisory_xact_lock({_WRITERS}, k)) FROM unnest(CAST(:keys AS int[])) AS k) AS locked,
+        unnest(CAST(:channels AS text[]), CAST(:data AS text[]), CAST(:at AS bigint[]), CAST(:keep AS boolean[]))
+            WITH ORDINALITY AS u(channel, data, at, keep, number)
+    ORDER BY u.number
+""")
 _lock = text(f"SELECT pg_advisory_xact_lock({_WRITERS}, k) FROM unnest(CAST(:keys AS int[])) AS k")
 _take = text(f"SELECT pg_advisory_xact_lock({_RELAYS}, k) FROM unnest(CAST(:keys AS int[])) AS k")
+_notify = text(f"NOTIFY {WAKE}")
 _try = text(f"SELECT k FROM unnest(CAST(:keys AS int[])) AS k WHERE pg_try_advisory_xact_lock({_RELAYS}, k)")
 
 
@@ -226,14 +237,20 @@ class Transaction:
 
     async def lock(self, names: Collection[str]) -> None:
         """Nobody else writes to these channels until this is over. All transactions lock in the same order."""
-        if not self.sqlite:  # there, whoever writes has the whole database
+        if not self.sqlite:
             await self.connection.execute(_lock, {"keys": sorted({lock_key(name) for name in names})})
 
     async def write_outbox(self) -> None:
         """Locks the channels, and only then draws the rows' ids."""
-        if self._publications:
-            await self.lock({each["channel"] for each in self._publications})
-            await self.connection.execute(_add, self._publications)
+        rows = self._publications
+        if not rows:
+            return
+        if self.sqlite:  # there, whoever writes has the whole database
+            await self.execute(_add, rows)
+            return
+        columns = {name: [row[name] for row in rows] for name in ("data", "at", "keep")}
+        names = [row["channel"] for row in rows]
+        await self.execute(_lock_and_add, {"keys": sorted({lock_key(name) for name in names}), "channels": names, **columns})
 
 
 class Database:
@@ -319,8 +336,9 @@ class Database:
             while self._wake_again:
                 self._wake_again = False
                 async with self._engine.connect() as connection:
-                    await connection.execute(text(f"NOTIFY {WAKE}"))
+                    await connection.execute(_notify)
                     await connection.commit()
+                await asyncio.sleep(WAKE_SECONDS)  # a relay that is at work takes what comes meanwhile
         except SQLAlchemyError:
             return
 
