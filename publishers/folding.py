@@ -19,9 +19,10 @@ from sqlalchemy import bindparam, func, insert, select, update
 
 from gateway.retry import backoff
 
-from .database import Database, Transaction, folds, now_ms, posts, reactions, reviews
+from .database import Database, Transaction, now_ms
 from .outbox import BROKEN
 from .reviews import excerpt
+from .tables import folds, posts, reactions, reviews
 
 __all__ = ["WINDOW_MS", "Folding", "Reacted", "fold"]
 

@@ -33,8 +33,9 @@ from gateway.inbox import NAMESPACE
 from gateway.retry import backoff
 from gateway.store.history import History
 
-from .database import Database, outbox
+from .database import Database
 from .schema import identity
+from .tables import outbox
 
 __all__ = ["BROKEN", "Relay", "backlog"]
 

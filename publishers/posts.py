@@ -14,8 +14,9 @@ import msgspec
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from .database import Database, Transaction, channels, now_ms, posts, reactions, within
+from .database import Database, Transaction, now_ms, within
 from .faults import Invalid, NotAllowed, NotFound, checked_id, checked_name, checked_page, checked_text, checked_user
+from .tables import channels, posts, reactions
 
 __all__ = ["create_channel", "create_post", "delete_post", "edit_post", "list_channels", "list_posts"]
 

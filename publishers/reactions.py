@@ -23,10 +23,11 @@ import msgspec
 from sqlalchemy import Table, bindparam, case, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from .database import Database, Transaction, now_ms, posts, reactions, reviews, within
+from .database import Database, Transaction, now_ms, within
 from .faults import Fault, Invalid, NotFound, checked_choice, checked_user
 from .folding import Reacted, fold
 from .reviews import story_of
+from .tables import posts, reactions, reviews
 
 __all__ = ["REACTIONS", "Reactions", "my_reactions", "react"]
 

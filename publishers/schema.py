@@ -14,7 +14,8 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from gateway.errors import ConfigurationError
 
-from .database import Database, settings
+from .database import Database
+from .tables import settings
 
 __all__ = ["identity", "migrate"]
 

@@ -26,11 +26,12 @@ from sqlalchemy.exc import DBAPIError
 from gateway.store.connect import Address
 from gateway.store.embedded import EmbeddedServer
 from publishers import outbox as outbox_module
-from publishers.database import Database, outbox, reviews
+from publishers.database import Database
 from publishers.outbox import Relay, backlog
 from publishers.publisher import Publisher
 from publishers.reviews import create_review, story_of
 from publishers.schema import identity, migrate
+from publishers.tables import outbox, reviews
 
 from . import relays
 from .conftest import until

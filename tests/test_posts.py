@@ -15,12 +15,13 @@ from sqlalchemy import event, insert, select, text
 from sqlalchemy.engine import make_url
 
 from publishers import Publisher
-from publishers.database import Database, metadata, now_ms, outbox, posts, reactions
+from publishers.database import Database, now_ms
 from publishers.faults import Fault, Invalid, NotAllowed, NotFound
 from publishers.outbox import Relay
 from publishers.posts import create_channel, create_post, delete_post, edit_post, list_channels, list_posts
 from publishers.reactions import react
 from publishers.schema import migrate
+from publishers.tables import metadata, outbox, posts, reactions
 
 # What test_reviews.py and test_reactions.py use, too.
 

@@ -21,13 +21,14 @@ import publishers
 from gateway.config import Config
 from gateway.inbox import Inbox
 from publishers import Publisher
-from publishers.database import Database, Transaction, folds, reactions
+from publishers.database import Database, Transaction
 from publishers.faults import Fault, Invalid, NotFound
 from publishers.folding import WINDOW_MS, Folding, Reacted, fold
 from publishers.outbox import Relay
 from publishers.posts import create_channel, create_post, delete_post, list_posts
 from publishers.reactions import REACTIONS, Reactions, my_reactions, react
 from publishers.reviews import create_review, list_reviews, story_of
+from publishers.tables import folds, reactions
 
 from .test_posts import HOSTILE, NOT_TEXTS, Refusal, bad_names, database_server, everything, failures, ready_database, said  # noqa: F401
 
