@@ -36,21 +36,7 @@ from gateway.publication import channel_fault
 from .faults import Invalid
 from .tables import outbox
 
-__all__ = [
-    "Database",
-    "Transaction",
-    "channels",
-    "folds",
-    "metadata",
-    "now_ms",
-    "outbox",
-    "posts",
-    "reactions",
-    "responses",
-    "reviews",
-    "settings",
-    "within",
-]
+__all__ = ["Database", "Transaction", "lock_key", "now_ms", "within"]
 
 POOL = 10
 BUSY_SECONDS = 10.0  # SQLite has one writer at a time; so long another one waits
