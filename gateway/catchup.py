@@ -61,7 +61,7 @@ class Subscription:
         self.epoch, self.offset = since if since is not None else (None, 0)
         self.state = State.CATCHING_UP
         self.begun = False
-        self.heard = channel.ephemerals  # when it was live last
+        self.heard = channel.ephemerals  # when it began, or was live last
         self.task: asyncio.Task[None] | None = None
 
     # What an edge says.
@@ -125,6 +125,7 @@ class Subscription:
     def _start_at(self, position: Position, recovered: bool, publications: list[Publication]) -> None:
         self.epoch, self.offset = position
         self.begun = True
+        self.heard = self.channel.ephemerals
         self.begin(recovered, publications)
         if publications:
             self.offset = publications[-1].offset

@@ -98,12 +98,10 @@ class Hub:
         if subscription.state is State.BEHIND:
             subscription.state = State.CATCHING_UP
             self.resume(subscription)
-            self._when_live(subscription)
+            self._tell_missed(subscription)
 
-    def _when_live(self, subscription: Subscription) -> None:
-        if subscription.task is not None:
-            subscription.task.add_done_callback(lambda task: self._when_live(subscription))
-        elif subscription.state is State.LIVE and subscription.heard != subscription.channel.ephemerals:
+    def _tell_missed(self, subscription: Subscription) -> None:
+        if subscription.state is State.LIVE and subscription.heard != subscription.channel.ephemerals:
             self.missed_ephemeral(subscription.channel)
 
     def leave(self, subscription: Subscription) -> None:
@@ -123,6 +121,7 @@ class Hub:
     async def _catch_up(self, subscription: Subscription) -> None:
         await catch_up(self, subscription)
         subscription.task = None
+        self._tell_missed(subscription)
 
     # Valkey's history.
 

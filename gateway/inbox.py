@@ -13,6 +13,7 @@ One object of clients' requests, over HTTP and rpc alike:
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 import msgspec
@@ -23,6 +24,7 @@ from .errors import BadRequest, PermissionDenied, StoreError, UnrecoverablePosit
 from .permissions import Identity, admits
 from .protocol import decode_json, encode, raw_object
 from .publication import Position, Publication, channel_fault
+from .retry import backoff
 from .store.history import History
 from .store.layout import Announcement, read_entry
 
@@ -32,6 +34,7 @@ NAMESPACE = "notifications"
 LIST_DEFAULT, LIST_MOST = 20, 100
 IDS_MOST = 500
 ID_BYTES = 200
+RETELLINGS = 10
 
 
 class _List(msgspec.Struct, forbid_unknown_fields=True):
@@ -73,9 +76,9 @@ class Inbox:
         epoch, top, unread, change, entries = await self._call(b"gateway_inbox", user, before.offset, limit)
         if before.epoch and before.epoch != epoch.decode():
             raise UnrecoverablePosition(f"the epoch is {epoch.decode()} now")
-        listed = [(read_entry(entry[:2]), entry[2]) for entry in entries]
+        listed = [(read_entry(entry[:2]), entry[2], entry[3]) for entry in entries]
         fields = {
-            "notifications": b"[%b]" % b",".join([_notification(publication, bool(mark)) for publication, mark in listed]),
+            "notifications": b"[%b]" % b",".join([_notification(publication, bool(mark), id) for publication, mark, id in listed]),
             **_state(epoch, top, unread, change),
             "next": encode(f"{epoch.decode()}:{listed[-1][0].offset}") if limit and len(listed) == limit else b"null",
         }
@@ -84,6 +87,8 @@ class Inbox:
     async def read(self, user: str, request: bytes | None) -> bytes:
         """Marks as read, and announces it; JSON of the state afterwards: ``{"unread", "change", "epoch", "offset"}``."""
         asked = _decode(request, _Read)
+        if asked.ids == []:
+            raise BadRequest("ids is empty")
         if not (asked.ids or asked.upto or asked.all):
             raise BadRequest('nothing is named: give "ids", "upto" or "all": true')
         if len(asked.ids or ()) > IDS_MOST or any(not 0 < len(id.encode()) <= ID_BYTES for id in asked.ids or ()):
@@ -94,14 +99,20 @@ class Inbox:
 
     async def retell(self, channel: Channel) -> None:
         """Says the state again to whoever is live on this process."""
-        try:
-            epoch, top, unread, change, _ = await self._history.call(b"gateway_inbox", self._history.layout.inbox_keys(channel.name), 0, 0)
-        except StoreError:
-            return  # the link is down with it; when it is back, this is called again
-        if change == 0:
-            return  # nothing was ever announced
-        state = raw_object(_state(epoch, top, unread, change))
-        channel.announced([Announcement("", Publication(0, b'{"inbox":%b}' % state))])
+        for attempt in range(RETELLINGS):
+            try:
+                epoch, top, unread, change, _ = await self.state(channel.name)
+            except StoreError:
+                await asyncio.sleep(backoff(attempt + 1, 0.1, 2.0))
+                continue
+            if change:  # else nothing was ever announced
+                state = raw_object(_state(epoch, top, unread, change))
+                channel.announced([Announcement("", Publication(0, b'{"inbox":%b}' % state))])
+            return
+
+    async def state(self, channel: str) -> list:
+        """Epoch, offset, unread and change of an inbox; what history forgot meanwhile is forgotten, and told. Raises StoreError."""
+        return await self._history.call(b"gateway_inbox", self._history.layout.inbox_keys(channel), 0, 0)
 
     async def _call(self, function: bytes, user: str, *words: object) -> list:
         try:
@@ -132,8 +143,8 @@ def notification_id(data: bytes) -> str:
     return id
 
 
-def _notification(publication: Publication, unread: bool) -> bytes:
-    fields = {"id": encode(notification_id(publication.data)), "offset": b"%d" % publication.offset, "ms": b"%d" % publication.ms}
+def _notification(publication: Publication, unread: bool, id: bytes) -> bytes:
+    fields = {"id": encode(id.decode(errors="replace")), "offset": b"%d" % publication.offset, "ms": b"%d" % publication.ms}
     return raw_object({**fields, "unread": b"true" if unread else b"false", "data": publication.data})
 
 

@@ -166,12 +166,13 @@ class Node:
 
     def personal_channels(self, user: str) -> list[str]:
         """The channels that a user is subscribed to on connecting."""
-        if not user or channel_fault(user):
+        if not user:
             return []
         names = [f"{name}:{user}" for name, rules in self.config.namespaces.items() if rules.personal]
         if self.config.channels.personal:
             names.append(f"#{user}")
-        return [name for name in names if owner_of(name) == user]  # with a # in their id it would be somebody else's
+        # With a # in their id a channel would be somebody else's; some ids are none of a channel's name.
+        return [name for name in names if owner_of(name) == user and not channel_fault(name)]
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """A task that is held while it runs."""

@@ -72,22 +72,16 @@ async def _relay(config: Config) -> None:
     from publishers.relaying import relay as run
     from publishers.schema import migrate
 
-    ended = asyncio.Event()
+    work = asyncio.current_task()
+    assert work is not None
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    async with Database(config.database_url, data_dir=config.data_path) as database:
-        await migrate(database)
-        async with open_publisher(config) as publisher:
-            running = asyncio.create_task(run(database, publisher.history))
-            print(f"the outbox of {database.name} is published to {Address(address_of(config))}; Ctrl-C ends it", flush=True)
-            waiting = asyncio.create_task(ended.wait())
-            await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
-            waiting.cancel()
-            if running.done():
-                running.result()
-            running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await running
+        asyncio.get_running_loop().add_signal_handler(number, work.cancel)
+    with contextlib.suppress(asyncio.CancelledError):  # the ordinary end
+        async with Database(config.database_url, data_dir=config.data_path) as database:
+            await migrate(database)
+            async with open_publisher(config) as publisher:
+                print(f"the outbox of {database.name} is published to {Address(address_of(config))}; Ctrl-C ends it", flush=True)
+                await run(database, publisher.history)
 
 
 def _prepared(settings: Config) -> Config:

@@ -92,16 +92,19 @@ def _run_several(config: Config, port: socket.socket, embedded: EmbeddedServer |
             _run(config, listener, None, ready, parent)
 
     def watch() -> None:
-        if embedded is not None and not embedded.alive():
-            _restart(embedded)
+        if embedded is not None:
+            _care_for(embedded)
 
     run_workers(config.workers, work, on_ready, watch, config.drain_seconds + 15)
 
 
-def _restart(embedded: EmbeddedServer) -> None:
-    log.error("the embedded valkey ended by itself; starting it again")
+def _care_for(embedded: EmbeddedServer) -> None:
+    """Its file goes to the disk; should it have died, it is started again. Called every WATCH_SECONDS."""
     try:
-        embedded.start()
+        if not embedded.alive():
+            log.error("the embedded valkey ended by itself; starting it again")
+            embedded.start()
+        embedded.sync()
     except Exception as error:  # a full disk, say, which may pass
         log.error("%s; trying again", error)
 
@@ -245,8 +248,8 @@ class Server(uvicorn.Server):
         """Starts the embedded server again if it died; the link and the commands come back by themselves."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            if self._embedded is not None and not self._embedded.alive():
-                await asyncio.to_thread(_restart, self._embedded)
+            if self._embedded is not None:
+                await asyncio.to_thread(_care_for, self._embedded)
             if self._parent is not None and os.getppid() != self._parent and not self.should_exit:
                 log.error("the parent process is gone; this worker ends")
                 self.should_exit = True

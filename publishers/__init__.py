@@ -1,7 +1,7 @@
 """Publishers: how backend services publish.
 
     publisher            Publisher (asyncio) and SyncPublisher (plain): one document, one acknowledged position
-    database · schema    tables, transactions that say what happened; migrations (migrations/), applied by Alembic
+    database · tables · schema     transactions that say what happened; tables; migrations (migrations/), applied by Alembic
     outbox               the relay: publishes what transactions said, each row once and in order
     posts · reviews · reactions    what people do; folding: many reactions, one notification
     relaying             what `gateway relay` runs

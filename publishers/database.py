@@ -22,26 +22,11 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import msgspec
-from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    Column,
-    ForeignKey,
-    Index,
-    Integer,
-    MetaData,
-    SmallInteger,
-    String,
-    Table,
-    Text,
-    event,
-    false,
-    insert,
-    text,
-)
+from sqlalchemy import event, insert, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
 
 from gateway.config import load
 from gateway.errors import BadRequest, ConfigurationError
@@ -49,123 +34,33 @@ from gateway.inbox import NAMESPACE, channel_of, notification_id
 from gateway.publication import channel_fault
 
 from .faults import Invalid
+from .tables import outbox
 
-__all__ = [
-    "Database",
-    "Transaction",
-    "channels",
-    "folds",
-    "metadata",
-    "now_ms",
-    "outbox",
-    "posts",
-    "reactions",
-    "responses",
-    "reviews",
-    "settings",
-    "within",
-]
+__all__ = ["Database", "Transaction", "lock_key", "now_ms", "within"]
 
 POOL = 10
 BUSY_SECONDS = 10.0  # SQLite has one writer at a time; so long another one waits
 ATTEMPTS = 5  # of a transaction that PostgreSQL gave up in favour of another
 _RETRIED = ("40001", "40P01")  # serialization failure, deadlock. Source: PostgreSQL, appendix A
 WAKE = "gateway_outbox"  # the channel of LISTEN and NOTIFY
+WAKE_SECONDS = 0.02  # between two wakes of one process
 _WRITERS, _RELAYS = 0x6761, 0x6762  # two spaces of advisory locks
 
 Result = TypeVar("Result")
 
-metadata = MetaData()
-_Id = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER is SQLite's own row id
-
-settings = Table("settings", metadata, Column("name", String(64), primary_key=True), Column("value", Text, nullable=False))
-channels = Table(
-    "channels",
-    metadata,
-    Column("name", String(100), primary_key=True),
-    Column("title", Text, nullable=False),
-    Column("owner", String(100), nullable=False),
-    Column("created_at", BigInteger, nullable=False),
-)
-posts = Table(
-    "posts",
-    metadata,
-    Column("id", _Id, primary_key=True),
-    Column("channel", String(100), ForeignKey("channels.name"), nullable=False),
-    Column("author", String(100), nullable=False),
-    Column("text", Text, nullable=False),
-    Column("created_at", BigInteger, nullable=False),
-    Column("edited_at", BigInteger),
-    Column("counts", Text, nullable=False),
-    Index("posts_of_channel", "channel", "id"),
-    sqlite_autoincrement=True,
-)
-reviews = Table(
-    "reviews",
-    metadata,
-    Column("id", _Id, primary_key=True),
-    Column("subject", String(100), nullable=False),
-    Column("author", String(100), nullable=False),
-    Column("rating", SmallInteger, nullable=False),
-    Column("text", Text, nullable=False),
-    Column("created_at", BigInteger, nullable=False),
-    Column("counts", Text, nullable=False),
-    Index("reviews_of_subject", "subject", "id"),
-    sqlite_autoincrement=True,
-)
-responses = Table(
-    "responses",
-    metadata,
-    Column("id", _Id, primary_key=True),
-    Column("review", _Id, ForeignKey("reviews.id"), nullable=False),
-    Column("author", String(100), nullable=False),
-    Column("text", Text, nullable=False),
-    Column("created_at", BigInteger, nullable=False),
-    Index("responses_of_review", "review", "id"),
-    sqlite_autoincrement=True,
-)
-# One row a user and target, kept when the reaction is taken back; `previous` lets an upsert say what it replaced.
-reactions = Table(
-    "reactions",
-    metadata,
-    Column("target", String(40), primary_key=True),
-    Column("user", String(100), primary_key=True),
-    Column("reaction", String(32)),
-    Column("previous", String(32)),
-    Column("at", BigInteger, nullable=False),
-    Index("reactions_by_time", "target", "at"),
-)
-folds = Table(
-    "folds",
-    metadata,
-    Column("id", _Id, primary_key=True),
-    Column("target", String(40), nullable=False),
-    Column("recipient", String(100), nullable=False),
-    Column("started_at", BigInteger, nullable=False),
-    Column("published_at", BigInteger, nullable=False),
-    Column("due_at", BigInteger),
-    Index("folds_of_target", "target", "started_at"),
-    Index("folds_due", "due_at"),
-    sqlite_autoincrement=True,
-)
-# The story of a channel stays when `keep` is set; every other row goes once it is published.
-outbox = Table(
-    "outbox",
-    metadata,
-    Column("id", _Id, primary_key=True),
-    Column("channel", String(255), nullable=False),
-    Column("data", Text, nullable=False),
-    Column("at", BigInteger, nullable=False),
-    Column("keep", Boolean, nullable=False, server_default=false()),
-    Column("published", Boolean, nullable=False, server_default=false()),
-    Index("outbox_pending", "id", sqlite_where=text("NOT published"), postgresql_where=text("NOT published")),
-    Index("outbox_of_channel", "channel", "id"),
-    sqlite_autoincrement=True,
-)
-
 _add = insert(outbox)
+# The locks and the rows in one round trip: the count is there, and with it every lock, before the first id is drawn.
+_lock_and_add = text(f"""
+    INSERT INTO outbox (channel, data, at, keep)
+    SELECT u.channel, u.data, u.at, u.keep
+    FROM (SELECT count(pg_advisory_xact_lock({_WRITERS}, k)) FROM unnest(CAST(:keys AS int[])) AS k) AS locked,
+        unnest(CAST(:channels AS text[]), CAST(:data AS text[]), CAST(:at AS bigint[]), CAST(:keep AS boolean[]))
+            WITH ORDINALITY AS u(channel, data, at, keep, number)
+    ORDER BY u.number
+""")
 _lock = text(f"SELECT pg_advisory_xact_lock({_WRITERS}, k) FROM unnest(CAST(:keys AS int[])) AS k")
 _take = text(f"SELECT pg_advisory_xact_lock({_RELAYS}, k) FROM unnest(CAST(:keys AS int[])) AS k")
+_notify = text(f"NOTIFY {WAKE}")
 _try = text(f"SELECT k FROM unnest(CAST(:keys AS int[])) AS k WHERE pg_try_advisory_xact_lock({_RELAYS}, k)")
 
 
@@ -183,9 +78,18 @@ class Transaction:
 
     def __init__(self, connection: AsyncConnection, *, sqlite: bool) -> None:
         self.connection = connection
-        self.execute = connection.execute
+        self.execute = self._execute_to_the_end if sqlite else connection.execute
         self.sqlite = sqlite
         self._publications: list[dict[str, Any]] = []
+
+    async def _execute_to_the_end(self, *statement: Any) -> Any:
+        """A connection that is dropped in the middle of a statement keeps SQLite's write lock until it is collected."""
+        work = asyncio.ensure_future(self.connection.execute(*statement))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.wait([work])
+            raise
 
     def publish(self, channel: str, data: Any, *, keep: bool = False) -> None:
         """Says ``data`` in ``channel`` once this is committed; ``keep``: the database remembers it for good.
@@ -197,8 +101,8 @@ class Transaction:
             raise Invalid(fault)
         try:
             document = msgspec.json.encode(data).decode()
-        except (TypeError, ValueError) as error:
-            raise Invalid(f"the data is not JSON: {error}") from None
+        except (TypeError, ValueError, RecursionError) as error:
+            raise Invalid(f"the data is not JSON, or nested too deep: {error}") from None
         if channel.startswith(f"{NAMESPACE}:"):
             try:
                 notification_id(document.encode())
@@ -216,14 +120,20 @@ class Transaction:
 
     async def lock(self, names: Collection[str]) -> None:
         """Nobody else writes to these channels until this is over. All transactions lock in the same order."""
-        if not self.sqlite:  # there, whoever writes has the whole database
+        if not self.sqlite:
             await self.connection.execute(_lock, {"keys": sorted({lock_key(name) for name in names})})
 
     async def write_outbox(self) -> None:
         """Locks the channels, and only then draws the rows' ids."""
-        if self._publications:
-            await self.lock({each["channel"] for each in self._publications})
-            await self.connection.execute(_add, self._publications)
+        rows = self._publications
+        if not rows:
+            return
+        if self.sqlite:  # there, whoever writes has the whole database
+            await self.execute(_add, rows)
+            return
+        columns = {name: [row[name] for row in rows] for name in ("data", "at", "keep")}
+        names = [row["channel"] for row in rows]
+        await self.execute(_lock_and_add, {"keys": sorted({lock_key(name) for name in names}), "channels": names, **columns})
 
 
 class Database:
@@ -239,6 +149,7 @@ class Database:
         self.relayed_here = False  # then nobody else has to be woken
         self._engine = _engine(self.url, pool)
         self._waking: asyncio.Task[None] | None = None
+        self._wake_again = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -296,17 +207,50 @@ class Database:
     def wake(self) -> None:
         """The outbox has something new. A relay elsewhere is told too, at most once at a time."""
         self.changed.set()
-        if not self.sqlite and not self.relayed_here and (self._waking is None or self._waking.done()):
+        if self.sqlite or self.relayed_here:
+            return
+        self._wake_again = True
+        if self._waking is None or self._waking.done():
             self._waking = asyncio.create_task(self._notify())
 
     async def _notify(self) -> None:
         # Not inside the transactions: NOTIFY makes commits wait for each other. If this fails, the relay looks by itself.
         try:
-            async with self._engine.connect() as connection:
-                await connection.execute(text(f"NOTIFY {WAKE}"))
-                await connection.commit()
-        except DBAPIError:
+            while self._wake_again:
+                self._wake_again = False
+                async with self._engine.connect() as connection:
+                    await connection.execute(_notify)
+                    await connection.commit()
+                await asyncio.sleep(WAKE_SECONDS)  # a relay that is at work takes what comes meanwhile
+        except SQLAlchemyError:
             return
+
+    @asynccontextmanager
+    async def listening(self, woken: Callable[[], None]) -> AsyncIterator[asyncio.Event]:
+        """Calls ``woken`` at each wake; the event is set when the connection is lost. PostgreSQL only."""
+        engine = create_async_engine(self.url, poolclass=NullPool)  # for itself: it is held for as long as somebody listens
+        async with engine.connect() as connection:
+            driver = (await connection.get_raw_connection()).driver_connection
+            assert driver is not None
+            lost = asyncio.Event()
+            driver.add_termination_listener(lambda _: lost.set())
+            await driver.add_listener(WAKE, lambda *_: woken())
+            yield lost
+
+    @asynccontextmanager
+    async def alone_with(self, channel: str) -> AsyncIterator[Transaction]:
+        """A transaction during which nobody writes to the channel, and no relay publishes from it.
+
+        On SQLite a relay's lock comes before the writers', as relays take them; on PostgreSQL both belong to the transaction.
+        """
+        if self.sqlite:
+            async with self.claim([channel], wait=True), self.transaction() as transaction:
+                yield transaction
+            return
+        async with self.transaction() as transaction:
+            await transaction.execute(_take, {"keys": [lock_key(channel)]})
+            await transaction.lock([channel])
+            yield transaction
 
     @asynccontextmanager
     async def claim(self, names: Collection[str], *, wait: bool = False) -> AsyncIterator[set[str]]:
@@ -344,7 +288,7 @@ def _driver_url(url: str) -> URL:
     """Raises ConfigurationError for what is no URL of a database we speak to."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise ConfigurationError("database_url is not a URL; write postgresql://user:password@host/name or sqlite:///path") from None
     driver = {"postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg", "sqlite": "sqlite+aiosqlite"}.get(
         parsed.drivername.partition("+")[0]
@@ -353,7 +297,10 @@ def _driver_url(url: str) -> URL:
         raise ConfigurationError(f"database_url: {parsed.drivername} is not spoken here; PostgreSQL and SQLite are")
     if driver.startswith("sqlite") and parsed.database in (None, "", ":memory:"):
         raise ConfigurationError("database_url: SQLite needs a file, as in sqlite:///path")
-    return parsed.set(drivername=driver)
+    query = dict(parsed.query)
+    if "sslmode" in query:  # as libpq, and so everybody's hosting, spells it
+        query["ssl"] = query.pop("sslmode")
+    return parsed.set(drivername=driver, query=query)
 
 
 def _engine(url: URL, pool: int) -> AsyncEngine:
@@ -361,6 +308,7 @@ def _engine(url: URL, pool: int) -> AsyncEngine:
         if url.get_backend_name() != "sqlite":
             return create_async_engine(url, pool_size=pool, max_overflow=0, pool_pre_ping=False)
         Path(url.database or "").parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(url.database or "", os.O_RDWR | os.O_CREAT, 0o600))  # what cannot be opened says so here
         engine = create_async_engine(url, pool_size=pool, max_overflow=0, connect_args={"timeout": BUSY_SECONDS})
     except (NoSuchModuleError, OSError) as error:
         raise ConfigurationError(f"database_url cannot be used: {error}") from None

@@ -14,7 +14,7 @@ from typing import Any
 from gateway.inbox import channel_of
 from gateway.publication import channel_fault
 
-__all__ = ["Fault", "Invalid", "NotAllowed", "NotFound", "checked_choice", "checked_id", "checked_name", "checked_text", "checked_user"]
+__all__ = ["Fault", "Invalid", "NotAllowed", "NotFound", "checked_choice", "checked_id", "checked_name", "checked_page", "checked_text", "checked_user"]
 
 TEXT_MOST = 10_000  # characters
 NAME_MOST = 100
@@ -73,13 +73,28 @@ def checked_user(user: Any, what: str = "user") -> str:
 
 def checked_id(id: Any, what: str) -> int:
     if isinstance(id, bool) or not isinstance(id, int):
-        raise Invalid(f"the id of a {what} is a whole number, not {id!r:.60}")
+        raise Invalid(f"the id of a {what} is a whole number, not {_short(id)}")
     if not 0 < id < 2**63:
-        raise NotFound(f"there is no {what} {id}")
+        raise NotFound(f"there is no {what} {_short(id)}")
     return id
 
 
 def checked_choice(value: Any, choices: tuple[Any, ...], what: str) -> Any:
-    if isinstance(value, bool) or value not in choices:
-        raise Invalid(f"the {what} is one of {', '.join(map(str, choices))}, not {value!r:.60}")
+    if type(value) not in {type(choice) for choice in choices} or value not in choices:
+        raise Invalid(f"the {what} is one of {', '.join(map(str, choices))}, not {_short(value)}")
     return value
+
+
+def checked_page(before: Any, limit: Any, most: int) -> tuple[int, int]:
+    """An id before which a page ends, 0 for the newest, and how many there are on it."""
+    for name, value in (("before", before), ("limit", limit)):
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+            raise Invalid(f"{name} is a whole number from 0, not {_short(value)}")
+    return before, min(limit, most)
+
+
+def _short(value: Any) -> str:
+    try:
+        return f"{value!r:.60}"
+    except ValueError:  # a number of thousands of digits, which Python does not write
+        return "so large a number"

@@ -15,14 +15,14 @@ import asyncio
 import logging
 from typing import Any, NamedTuple
 
-import asyncpg
 from sqlalchemy import bindparam, func, insert, select, update
-from sqlalchemy.exc import DBAPIError
 
 from gateway.retry import backoff
 
-from .database import Database, Transaction, folds, now_ms, posts, reactions, reviews
+from .database import Database, Transaction, now_ms
+from .outbox import BROKEN
 from .reviews import excerpt
+from .tables import folds, posts, reactions, reviews
 
 __all__ = ["WINDOW_MS", "Folding", "Reacted", "fold"]
 
@@ -34,6 +34,7 @@ SHARE = 4  # of its age that a fold waits, later
 NAMED = 2  # users whose names are told
 LOOK_SECONDS = 0.5
 AT_ONCE = 100
+FOREVER_MS = 2**62
 
 
 class Reacted(NamedTuple):
@@ -60,6 +61,7 @@ _since = (
     .where(
         reactions.c.target == bindparam("of"),
         reactions.c.at >= bindparam("since"),
+        reactions.c.at < bindparam("until"),
         reactions.c.reaction.is_not(None),
         reactions.c.user != bindparam("author"),
     )
@@ -99,7 +101,7 @@ class Folding:
                 while await self.publish_due() == AT_ONCE:
                     continue
                 failures = 0
-            except (DBAPIError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except BROKEN as error:
                 failures += 1
                 if failures == 1:
                     log.warning("folded notifications wait: %s", str(getattr(error, "orig", error)).partition("\n")[0])
@@ -119,7 +121,9 @@ async def _publish_due(transaction: Transaction, now: int) -> int:
     for row in ripe:
         # A row that is not due any more when its lock is ours was told by somebody else.
         text = await _text_of(transaction, row.target)
-        asked = {"of": row.target, "since": row.started_at, "author": row.recipient}
+        later = select(func.min(folds.c.started_at)).where(folds.c.target == row.target, folds.c.id > row.id)
+        until = (await transaction.execute(later)).scalar() or FOREVER_MS  # from there on, a later notification tells of it
+        asked = {"of": row.target, "since": row.started_at, "until": until, "author": row.recipient}
         users = list((await transaction.execute(_who, asked)).scalars())
         if users and text is not None:
             count = (await transaction.execute(_how_many, asked)).scalar_one()

@@ -26,17 +26,18 @@ from typing import Any
 
 import asyncpg
 from sqlalchemy import bindparam, delete, func, select, text, update
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.errors import StoreError, Unavailable
 from gateway.inbox import NAMESPACE
 from gateway.retry import backoff
 from gateway.store.history import History
 
-from .database import WAKE, Database, outbox
+from .database import Database
 from .schema import identity
+from .tables import outbox
 
-__all__ = ["Relay", "backlog"]
+__all__ = ["BROKEN", "Relay", "backlog"]
 
 log = logging.getLogger("gateway.relay")
 
@@ -46,7 +47,8 @@ CHUNK_BYTES = 256 * 1024  # of one call: Valkey does nothing else meanwhile
 ASIDE_SECONDS = 30.0  # the longest a channel is set aside
 LOOK_SECONDS = 1.0
 GLANCE_SECONDS = 0.02  # at SQLite's data version, where another process may have written
-BROKEN = (DBAPIError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+# What may pass: the database is away, or its pool is exhausted.
+BROKEN = (SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 _ids = bindparam("ids", expanding=True)
 _names = bindparam("names", expanding=True)
@@ -101,9 +103,10 @@ class Relay:
         while True:
             self._database.changed.clear()
             self._woken.clear()
+            aside = len(self._aside)
             count = await self._round()
             total += count
-            if count == 0:
+            if count == 0 and len(self._aside) == aside:
                 return total
 
     async def _rest(self) -> None:
@@ -215,18 +218,14 @@ class Relay:
         failures = 0
         while True:
             try:
-                connection = await asyncpg.connect(self._database.url.set(drivername="postgresql").render_as_string(hide_password=False))
-                try:
-                    lost = asyncio.Event()
-                    connection.add_termination_listener(lambda _, lost=lost: lost.set())
-                    await connection.add_listener(WAKE, lambda *_: self._woken.set())
-                    self._woken.set()
+                async with self._database.listening(self._woken.set) as lost:
+                    self._woken.set()  # what was said before anybody listened
                     failures = 0
                     await lost.wait()
-                finally:
-                    await connection.close()
-            except BROKEN:
+            except BROKEN as error:
                 failures += 1
+                if failures == 2:
+                    log.warning("the outbox cannot be listened to: %s; it is looked at each second", str(error).partition("\n")[0])
             await asyncio.sleep(backoff(failures + 1, 0.05, 1.0))
 
 

@@ -14,8 +14,9 @@ import msgspec
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from .database import Database, Transaction, channels, now_ms, posts, reactions, within
-from .faults import Invalid, NotAllowed, NotFound, checked_id, checked_name, checked_text, checked_user
+from .database import Database, Transaction, now_ms, within
+from .faults import Invalid, NotAllowed, NotFound, checked_id, checked_name, checked_page, checked_text, checked_user
+from .tables import channels, posts, reactions
 
 __all__ = ["create_channel", "create_post", "delete_post", "edit_post", "list_channels", "list_posts"]
 
@@ -30,7 +31,7 @@ async def create_channel(database: Database | Transaction, *, name: str, owner: 
     name, owner = checked_name(name, "channel"), checked_user(owner, "owner")
     if ":" in name:
         raise Invalid("a channel's name has no colon: that stands between posts and the name")
-    row = {"name": name, "owner": owner, "title": checked_text(title, "title", TITLE_MOST) if title else name}
+    row = {"name": name, "owner": owner, "title": name if title == "" else checked_text(title, "title", TITLE_MOST)}
 
     async def work(transaction: Transaction) -> None:
         if (await transaction.execute(select(channels.c.name).where(channels.c.name == name))).first():
@@ -99,7 +100,8 @@ async def list_channels(database: Database) -> list[dict[str, Any]]:
 
 async def list_posts(database: Database, *, channel: str, before: int = 0, limit: int = 30) -> list[dict[str, Any]]:
     """The newest posts of a channel, newest first; ``before`` an id: those older than it."""
-    wanted = select(*_COLUMNS).where(posts.c.channel == channel).order_by(posts.c.id.desc()).limit(min(limit, PAGE_MOST))
+    before, limit = checked_page(before, limit, PAGE_MOST)
+    wanted = select(*_COLUMNS).where(posts.c.channel == checked_name(channel, "channel")).order_by(posts.c.id.desc()).limit(limit)
     if before:
         wanted = wanted.where(posts.c.id < before)
     async with database.reading() as connection:

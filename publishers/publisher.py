@@ -28,6 +28,7 @@ from valkey.exceptions import ConnectionError, ResponseError, TimeoutError, Valk
 from gateway.config import load
 from gateway.errors import BadRequest, StoreError, Unavailable
 from gateway.inbox import channel_of, notification_id
+from gateway.protocol import is_json
 from gateway.publication import Position, channel_fault
 from gateway.retry import backoff
 from gateway.store.commands import Commands
@@ -81,6 +82,8 @@ def _words(
 def _notify_words(user: str, notification: Mapping[str, Any], key: str | None) -> tuple[str, list[Any]]:
     """The inbox and what gateway_notify is given; a random key where there is none, so that it can be repeated."""
     channel, data = channel_of(user), msgspec.json.encode(notification)
+    if not is_json(data):
+        raise ValueError("the notification is nested too deep")
     try:
         notification_id(data)
     except BadRequest as error:
@@ -198,8 +201,8 @@ class Publisher:
                     raise
                 # What was under way together is repeated one by one, in its order, before anything newer.
                 queue.broken = True
-                await queue.turn(place)
                 await asyncio.sleep(pause)
+                await queue.turn(place)
 
     async def publish_many(self, channel: str, documents: Iterable[Any], *, raw: bool = False) -> list[Position | None]:
         """Publishes documents in order, pipelined; raises the first failure, behind which later ones may have happened."""

@@ -20,18 +20,20 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Table, bindparam, select, update
+from sqlalchemy import Table, bindparam, case, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from .database import Database, Transaction, now_ms, posts, reactions, reviews, within
+from .database import Database, Transaction, now_ms, within
 from .faults import Fault, Invalid, NotFound, checked_choice, checked_user
 from .folding import Reacted, fold
 from .reviews import story_of
+from .tables import posts, reactions, reviews
 
 __all__ = ["REACTIONS", "Reactions", "my_reactions", "react"]
 
 REACTIONS = ("like", "love", "laugh", "wow", "sad")
 SHARED_MOST = 200  # reactions of one transaction
+TARGETS_MOST = 1000  # of one question
 WAITING_MOST = 10_000  # that a `Reactions` holds; past that it refuses
 
 Counts = dict[str, int]
@@ -113,8 +115,13 @@ class Reactions:
 
 
 async def my_reactions(database: Database, *, user: str, targets: Sequence[str]) -> dict[str, str]:
-    """Target → the user's reaction, where there is one."""
-    wanted = select(reactions.c.target, reactions.c.reaction).where(reactions.c.user == user, reactions.c.target.in_(targets or [""]))
+    """Target → the user's reaction, where there is one. Raises Invalid."""
+    if not isinstance(targets, list | tuple) or len(targets) > TARGETS_MOST:
+        raise Invalid(f"the targets are a list of at most {TARGETS_MOST}")
+    for target in targets:
+        _checked(user, target, None)
+    mine = (reactions.c.user == checked_user(user), reactions.c.target.in_(targets or [""]))
+    wanted = select(reactions.c.target, reactions.c.reaction).where(*mine)
     async with database.reading() as connection:
         return {row.target: row.reaction for row in await connection.execute(wanted) if row.reaction is not None}
 
@@ -149,7 +156,9 @@ _count = {
 
 def _upsert(dialect: Any) -> Any:
     row = dialect.insert(reactions)
-    changed = {"previous": reactions.c.reaction, "reaction": row.excluded.reaction, "at": row.excluded.at}
+    same = reactions.c.reaction.is_not_distinct_from(row.excluded.reaction)  # a repeat is not news: its time stays
+    at = case((same, reactions.c.at), else_=row.excluded.at)
+    changed = {"previous": reactions.c.reaction, "reaction": row.excluded.reaction, "at": at}
     written = row.on_conflict_do_update(index_elements=["target", "user"], set_=changed)
     return written.returning(reactions.c.target, reactions.c.user, reactions.c.previous)
 

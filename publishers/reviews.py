@@ -11,14 +11,17 @@ The author of a review is told in private of responses by others: ``notification
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from sqlalchemy import func, insert, select
 
-from .database import Database, Transaction, now_ms, outbox, responses, reviews, within
-from .faults import NotFound, checked_choice, checked_id, checked_name, checked_text, checked_user
+from gateway.store.history import Page
+
+from .database import Database, Transaction, now_ms, within
+from .faults import NotFound, checked_choice, checked_id, checked_name, checked_page, checked_text, checked_user
 from .schema import identity
+from .tables import outbox, responses, reviews
 
 if TYPE_CHECKING:
     from .publisher import Publisher
@@ -93,7 +96,8 @@ async def respond(database: Database | Transaction, *, review: int, author: str,
 
 async def list_reviews(database: Database, *, subject: str, before: int = 0, limit: int = 30) -> list[dict[str, Any]]:
     """The newest reviews of a subject, newest first, each with its ``responses``, oldest first."""
-    wanted = select(*_REVIEW).where(reviews.c.subject == subject).order_by(reviews.c.id.desc()).limit(min(limit, PAGE_MOST))
+    before, limit = checked_page(before, limit, PAGE_MOST)
+    wanted = select(*_REVIEW).where(reviews.c.subject == checked_name(subject, "subject")).order_by(reviews.c.id.desc()).limit(limit)
     if before:
         wanted = wanted.where(reviews.c.id < before)
     async with database.reading() as connection:
@@ -113,11 +117,12 @@ async def review_history(review: int, *, database: Database, publisher: Publishe
     """
     review = checked_id(review, "review")
     channel, history = story_of(review), publisher.history
-    told = await _told(database, review)
-    if told == 0:
+    async with database.reading() as connection:
+        told = await _told(connection, channel)
+    if told.count == 0:
         await _must_exist(database, review)
     page = await history.read(channel, 0, -1, max_bytes=_ALL)
-    if len(page.publications) < told:
+    if not told.is_in(page):
         await _rebuild(database, publisher, channel)
         page = await history.read(channel, 0, -1, max_bytes=_ALL)
     return [{"offset": each.offset, "ms": each.ms, "data": msgspec.json.decode(each.data)} for each in page.publications]
@@ -126,11 +131,28 @@ async def review_history(review: int, *, database: Database, publisher: Publishe
 _ALL = 2**31
 
 
-async def _told(database: Database, review: int) -> int:
-    """How much of the story the relay has published."""
-    wanted = select(func.count()).select_from(outbox).where(outbox.c.channel == story_of(review), outbox.c.published)
-    async with database.reading() as connection:
-        return (await connection.execute(wanted)).scalar_one()
+class _Told(NamedTuple):
+    """How much of a story the relay has published, and the first and the last of it."""
+
+    count: int
+    first: bytes = b""
+    last: bytes = b""
+
+    def is_in(self, page: Page) -> bool:
+        """Whether the stream holds it. Counting is not enough: what was published since may stand in for what was lost."""
+        there = page.publications
+        return self.count == 0 or (len(there) >= self.count and there[0].data == self.first and there[self.count - 1].data == self.last)
+
+
+async def _told(connection: Any, channel: str) -> _Told:
+    mine = (outbox.c.channel == channel, outbox.c.published)
+    ends = select(func.count(), func.min(outbox.c.id), func.max(outbox.c.id)).where(*mine)
+    count, first, last = (await connection.execute(ends)).one()
+    if count == 0:
+        return _Told(0)
+    rows = await connection.execute(select(outbox.c.data).where(outbox.c.id.in_([first, last])).order_by(outbox.c.id))
+    texts = [row.data.encode() for row in rows]
+    return _Told(count, texts[0], texts[-1])
 
 
 async def _must_exist(database: Database, review: int) -> None:
@@ -142,14 +164,11 @@ async def _must_exist(database: Database, review: int) -> None:
 async def _rebuild(database: Database, publisher: Publisher, channel: str) -> None:
     """Nobody writes to the channel and no relay publishes to it meanwhile. What still waits for the relay is left to it."""
     whose = await identity(database)
-    async with database.claim([channel], wait=True), database.transaction() as transaction:
-        await transaction.lock([channel])
-        wanted = (
-            select(outbox.c.id, outbox.c.at, outbox.c.data).where(outbox.c.channel == channel, outbox.c.published).order_by(outbox.c.id)
-        )
+    async with database.alone_with(channel) as transaction:
+        wanted = select(outbox.c.id, outbox.c.at, outbox.c.data).where(outbox.c.channel == channel, outbox.c.published).order_by(outbox.c.id)
         rows = (await transaction.execute(wanted)).all()
         page = await publisher.history.read(channel, 0, -1, max_bytes=_ALL)
-        if rows and len(page.publications) < len(rows):  # else somebody else was here before
+        if not (await _told(transaction, channel)).is_in(page):  # else somebody else was here before
             await publisher.history.restore(channel, whose, rows[-1].id, [(row.at, row.data) for row in rows])
 
 

@@ -10,16 +10,18 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from gateway.errors import ConfigurationError
 
-from .database import Database, settings
+from .database import Database
+from .tables import settings
 
 __all__ = ["identity", "migrate"]
 
 log = logging.getLogger("gateway.relay")
 
+UNDEFINED_TABLE = "42P01"  # PostgreSQL, appendix A
 _MIGRATING = 0x6763  # PostgreSQL's advisory lock of whoever migrates
 
 
@@ -30,7 +32,7 @@ async def migrate(database: Database) -> None:
             if not database.sqlite:
                 await transaction.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATING})"))
             await transaction.connection.run_sync(_upgrade)
-    except (OSError, DBAPIError) as error:
+    except (OSError, SQLAlchemyError, TypeError, ValueError) as error:  # the latter two are asyncpg's, of a URL
         reason = str(getattr(error, "orig", error)).partition("\n")[0]
         raise ConfigurationError(f"the database {database.name} cannot be used: {reason}") from None
 
@@ -40,7 +42,9 @@ async def identity(database: Database) -> str:
     try:
         async with database.reading() as connection:
             found = (await connection.execute(select(settings.c.value).where(settings.c.name == "outbox"))).scalar()
-    except DBAPIError:
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != UNDEFINED_TABLE and "no such table" not in str(error.orig):
+            raise
         found = None
     if found is None:
         raise ConfigurationError(f"the database {database.name} has no tables yet; start `gateway relay`, which makes them")

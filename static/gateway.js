@@ -199,6 +199,7 @@ class Subscription extends Emitter {
 }
 
 const INBOX = "notifications:";
+const ASK_AGAIN_MS = 1000;
 
 /**
  * The user's inbox: what is unread is counted by the gateway, which announces each change. A state carries the number of
@@ -209,6 +210,7 @@ class Inbox {
   #gateway;
   #epoch;
   #change = -1;
+  #again;
 
   constructor(gateway) {
     this.#gateway = gateway;
@@ -239,9 +241,13 @@ class Inbox {
     this.#gateway._emit("unread", { unread, read, upto });
   }
 
-  /** The subscription began: announcements may have been missed before it. Failing is the line's end, which brings us back. */
+  /** The subscription began: announcements may have been missed before it. */
   _ask() {
-    this.list({ limit: 0 }).catch(() => {});
+    clearTimeout(this.#again);
+    this.list({ limit: 0 }).catch((error) => {
+      // The line's end brings us back here by itself.
+      if (mayPass(error) && this.#gateway.state === "connected") this.#again = setTimeout(() => this._ask(), ASK_AGAIN_MS);
+    });
   }
 }
 

@@ -19,6 +19,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
 from gateway.store.embedded import EmbeddedServer
 from publishers import Publisher
 from publishers.database import Database
@@ -171,6 +173,6 @@ def latency(count: int) -> None:
 if __name__ == "__main__":
     what, number = sys.argv[1], float((sys.argv[2:] or ["0"])[0])
     if what == "reactions":
-        asyncio.run(reactions(number or 10))
+        uvloop.run(reactions(number or 10))
     else:
         latency(int(number) or 200)

@@ -8,9 +8,10 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import select
 
 from gateway.errors import ConfigurationError
-from publishers.database import Database, metadata, outbox
+from publishers.database import Database
 from publishers.faults import Invalid
 from publishers.schema import identity, migrate
+from publishers.tables import metadata, outbox
 
 
 async def test_migrations_lead_to_the_tables_of_the_code(database: Database) -> None:

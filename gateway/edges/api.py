@@ -20,7 +20,7 @@ from starlette.responses import Response
 
 from ..control import Disconnection, Refreshing, Revocation, Subscribing, Unsubscribing
 from ..errors import BadRequest, ClientError, Disconnect, Internal, NotAvailable, StoreError, UnrecoverablePosition
-from ..inbox import channel_of, notification_id
+from ..inbox import NAMESPACE, channel_of, notification_id
 from ..node import Node
 from ..protocol import Since, decode_json, encode, history_result, is_json, raw_object
 from ..publication import MAX_OFFSET, Position
@@ -242,6 +242,8 @@ async def _history_remove(node: Node, body: bytes) -> bytes:
     if not node.rules(channel).has_history:
         raise NotAvailable(f"{channel!r} keeps no history")
     await node.history.remove(channel)
+    if channel.startswith(f"{NAMESPACE}:"):
+        await node.inbox.state(channel)
     return b"{}"
 
 

@@ -111,7 +111,7 @@ class Commands:
 
     def _flush(self) -> None:
         unsent, self._unsent = self._unsent, []
-        if self._transport is not None and unsent:
+        if self._transport is not None and unsent and not self._transport.is_closing():
             self._transport.write(b"".join(unsent))
 
     async def _connect(self) -> None:

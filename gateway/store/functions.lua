@@ -15,6 +15,7 @@ local RULES = nil  -- decoded at the first call: cjson is not there yet while th
 local KEYS_KEPT = 10000     -- newest idempotency keys of a channel
 local KEYS_TTL = 300        -- seconds they live at least after the last one was used
 local UNUSED_TTL = 3600     -- seconds that a channel is remembered in which nothing was ever published
+local VERSION_EPOCHS = 64   -- of one channel whose newest version is remembered
 local PAGE = 256            -- entries taken from the stream at a time
 
 local function number(n)
@@ -65,6 +66,17 @@ local function keep_meta(key, meta_ttl, ttl)
     redis.call('PERSIST', key)
   else
     redis.call('EXPIRE', key, math.max(meta_ttl, ttl))
+  end
+end
+
+-- The newest version that was seen: of each version epoch, since several services may publish to one channel, each with
+-- versions of its own.
+local function keep_version(key, version, epoch)
+  if redis.call('HSET', key, 'version', version, 'version_epoch', epoch, 'v:' .. epoch, version) > 0
+      and redis.call('HLEN', key) > VERSION_EPOCHS + 8 then
+    for _, field in ipairs(redis.call('HKEYS', key)) do  -- whoever makes a new epoch each time has no use for the old ones
+      if string.sub(field, 1, 2) == 'v:' and field ~= 'v:' .. epoch then redis.call('HDEL', key, field) end
+    end
   end
 end
 
@@ -142,7 +154,7 @@ local function add(base, keys, args)
   local remembered = size ~= 0 and ttl ~= 0
   ttl = ttl == nil and rules.ttl or math.max(ttl, 0)
 
-  local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'version', 'version_epoch')
+  local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'v:' .. (options.version_epoch or ''))
   local epoch, top = meta[1], tonumber(meta[2] or '0')
   if epoch and options.key then
     local seen = tonumber(redis.call('ZSCORE', keys[3], options.key) or nil)
@@ -151,8 +163,7 @@ local function add(base, keys, args)
       return seen, epoch, false
     end
   end
-  if epoch and options.version and meta[3] and (meta[4] or '') == (options.version_epoch or '')
-      and not greater(options.version, meta[3]) then
+  if epoch and options.version and meta[3] and not greater(options.version, meta[3]) then
     return top, epoch, false
   end
   if not epoch and (remembered or options.key or options.version) then
@@ -196,7 +207,7 @@ local function add(base, keys, args)
     keep_meta(keys[1], rules.meta_ttl, ttl)
   end
   if options.version then
-    redis.call('HSET', keys[1], 'version', options.version, 'version_epoch', options.version_epoch or '')
+    keep_version(keys[1], options.version, options.version_epoch or '')
     keep_meta(keys[1], rules.meta_ttl, ttl)
   end
   if options.key then
@@ -235,7 +246,8 @@ local function gateway_restore(keys, args)
     redis.call('XADD', keys[2], number(offset) .. '-' .. number(last), 'data', args[i + 1])
   end
   if rules.size >= 0 then redis.call('XTRIM', keys[2], 'MAXLEN', '=', number(rules.size)) end
-  redis.call('HSET', keys[1], 'offset', number(offset), 'ms', number(last), 'version_epoch', args[1], 'version', args[2])
+  redis.call('HSET', keys[1], 'offset', number(offset), 'ms', number(last))
+  keep_version(keys[1], args[2], args[1])
   if rules.ttl == 0 then redis.call('PERSIST', keys[2]) else redis.call('EXPIRE', keys[2], rules.ttl) end
   keep_meta(keys[1], rules.meta_ttl, rules.ttl)
   redis.call(ANNOUNCE, base, '@reset ' .. epoch .. ' ' .. number(offset))

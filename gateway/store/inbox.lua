@@ -89,7 +89,7 @@ local function gateway_relay(keys, args)
 end
 
 -- gateway_inbox 5 meta stream keys unread inbox BEFORE LIMIT → [epoch, offset, unread, change, entries]
---   The newest notifications that stand before offset BEFORE (0: all), each id once: entries are [stream id, fields, unread].
+--   The newest notifications that stand before offset BEFORE (0: all), each id once: entries are [stream id, fields, unread, id].
 -- Atomic, because the entries, their marks and the count must be of one moment.
 local function gateway_inbox(keys, args)
   local base = base_of(keys, INBOX_KEYS)
@@ -101,7 +101,7 @@ local function gateway_inbox(keys, args)
     for i = 1, #ids, 2 do
       local entry = redis.call('XRANGE', keys[2], ids[i + 1], ids[i + 1], 'COUNT', 1)[1]
       if entry then
-        table.insert(entries, {entry[1], entry[2], redis.call('ZSCORE', keys[4], ids[i]) and 1 or 0})
+        table.insert(entries, {entry[1], entry[2], redis.call('ZSCORE', keys[4], ids[i]) and 1 or 0, ids[i]})
       end
     end
   end

@@ -93,7 +93,7 @@ class Link:
 
     def _flush(self) -> None:
         unsent, self._unsent = self._unsent, []
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.write(b"".join(unsent))
 
     def _on_replies(self, replies: list[Any]) -> None:
@@ -168,7 +168,8 @@ class Link:
                 self._transport.abort()
                 return
             # The ping proves the connection, the heartbeat the way through Valkey; both count as an answer.
-            self._transport.write(libvalkey.pack_command((b"PING",)))
+            if not self._transport.is_closing():
+                self._transport.write(libvalkey.pack_command((b"PING",)))
             if self._commands.connected:
                 self._unproven_beats += 1
                 self._commands.send(b"PUBLISH", self._heartbeat, b"").add_done_callback(_ignore_unavailable)

@@ -22,7 +22,10 @@ export class Bell {
     line.gateway.on("unread", ({ unread }) => this.#count(unread));
     line.followInbox({ notification: (event) => this.#notified(event), gap: () => this.#refresh() });
     $("bell-panel").addEventListener("toggle", ({ newState }) => this.#toggled(newState === "open"));
-    $("read-all").addEventListener("click", () => this.#read({ all: true }));
+    $("read-all").addEventListener("click", () => {
+      $("bell-title").focus(); // the button is about to be disabled, and would drop the keyboard
+      this.#read({ all: true });
+    });
     $("bell-older").addEventListener("click", () => this.#older());
   }
 

@@ -1,0 +1,212 @@
+"""Processes that relay and write, and die by SIGKILL at the step they are told.
+
+All are forks of one process that has imported everything, so that a start costs milliseconds. Each function below is what
+such a process does; ``start`` begins it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import random
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Never
+
+from sqlalchemy import event
+
+from gateway.cli import main
+from gateway.store.commands import Commands
+from gateway.store.connect import Address
+from gateway.store.functions import Library
+from gateway.store.history import History
+from gateway.store.layout import Layout
+from publishers import outbox
+from publishers.database import Database, Transaction
+from publishers.outbox import Relay
+from publishers.publisher import Publisher
+from publishers.reviews import create_review
+
+__all__ = ["CHANNELS", "INBOX", "dying_relay", "dying_writer", "obedient_writer", "program", "relaying", "start", "writer"]
+
+CHANNELS = FIRST, INBOX, STORY = "posts:a", "notifications:u1", "review:1"  # in the order in which a dying relay takes them
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["pytest", "publishers.relaying", "publishers.schema", "tests.relays"])
+
+
+def start(work: Callable[..., Awaitable[None] | None], *arguments: Any) -> BaseProcess:
+    process = _context.Process(target=_run, args=(work, arguments), daemon=True)
+    process.start()
+    return process
+
+
+def _run(work: Callable[..., Any], arguments: Sequence[Any]) -> None:
+    if (waits := work(*arguments)) is not None:
+        asyncio.run(waits)
+
+
+def _die() -> Never:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("the process is dead")
+
+
+def program(folder: Path, *arguments: str) -> None:
+    """The program ``gateway``; what it says goes into ``folder``."""
+    for target, name in ((1, "out"), (2, "error")):
+        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), target)
+    sys.argv = ["gateway", *arguments]
+    main()
+
+
+# Relays.
+
+
+async def relaying(database_url: str, valkey_url: str, prefix: str) -> None:
+    async with Database(database_url) as database, Publisher(valkey_url, prefix=prefix) as publisher:
+        await Relay(database, publisher.history).run()
+
+
+async def dying_relay(database_url: str, valkey_url: str, prefix: str, step: str) -> None:
+    """Each row is one call, one at a time, so that every step has the same behind it each time."""
+    outbox.CHUNK_BYTES = 1
+    async with Database(database_url) as database:
+        commands = DyingCommands(Address(valkey_url), prefix, step)
+        await commands.start()
+        await DyingRelay(database, DyingHistory(commands, Library(None, prefix), Layout(prefix)), step).drain()
+        await commands.close()
+
+
+class DyingRelay(Relay):
+    def __init__(self, database: Database, history: DyingHistory, step: str) -> None:
+        super().__init__(database, history)
+        self._step = step
+        self._one_by_one = asyncio.Lock()
+        self._settling = False
+        event.listen(database.engine.sync_engine, "commit", self._before_commit)
+
+    def _at(self, step: str) -> None:
+        if step == self._step:
+            _die()
+
+    async def _round(self) -> int:
+        count = await super()._round()
+        self._at("when the claim is released")
+        return count
+
+    async def _waiting(self) -> list[str]:
+        self._at("before it looks")
+        names = await super()._waiting()
+        self._at("before it claims")
+        return names
+
+    async def _read(self, names: set[str]) -> Any:
+        self._at("before it reads")
+        rows = await super()._read(names)
+        self._at("before it publishes")
+        return rows
+
+    async def _publish_channel(self, name: str, rows: list[Any]) -> Any:
+        async with self._one_by_one:
+            outcome = await super()._publish_channel(name, rows)
+            self._at("between two channels")
+            return outcome
+
+    async def _settle(self, done: Sequence[Any]) -> None:
+        self._at("before it settles")
+        self._settling = True
+        await super()._settle(done)
+        self._settling = False
+        self._at("when it has settled")
+
+    def _before_commit(self, connection: Any) -> None:
+        if self._settling:
+            self._at("before the settling is committed")
+
+
+class DyingHistory(History):
+    def __init__(self, commands: DyingCommands, library: Library, layout: Layout) -> None:
+        super().__init__(commands, library, layout)
+        self._step = commands.step
+        self._calls = 0
+
+    async def relay(self, *words: Any, **options: Any) -> None:
+        self._calls += 1
+        if self._calls == 2 and self._step == "before the second call leaves":
+            _die()
+        await super().relay(*words, **options)
+        if self._calls == 2 and self._step == "when the second call is answered":
+            _die()
+
+
+class DyingCommands(Commands):
+    def __init__(self, address: Address, prefix: str, step: str) -> None:
+        super().__init__(address)
+        self.step = step
+        self._calls = 0
+        self._witness = address.sync_client()
+        self._stream = Layout(prefix).keys(FIRST)[1]
+
+    def _flush(self) -> None:
+        self._calls += any(b"gateway_relay" in command for command in self._unsent)
+        super()._flush()
+        if self._calls == 2 and self.step == "before the answer of the second call is read":
+            while self._witness.xlen(self._stream) < 2:  # the loop stands still meanwhile, and reads nothing
+                continue
+            _die()
+
+
+# Writers.
+
+
+async def dying_writer(database_url: str, subject: str, step: str) -> None:
+    """Writes a review and what is said about it."""
+    write_outbox = Transaction.write_outbox
+
+    async def dying(transaction: Transaction) -> None:
+        if step == "before the outbox is written":
+            _die()
+        await write_outbox(transaction)
+        if step == "before the commit":
+            _die()
+
+    class DyingDatabase(Database):
+        def wake(self) -> None:
+            if step == "before anybody is woken":
+                _die()
+            super().wake()
+
+    Transaction.write_outbox = dying  # type: ignore[method-assign]
+    async with DyingDatabase(database_url) as database:
+        await create_review(database, subject=subject, author="u1", rating=5, text="…")
+
+
+async def writer(database_url: str, name: str, channels: Sequence[str], transactions: int) -> None:
+    """Two tasks that write at once, each transaction into several channels, in an order of its own."""
+    chance = random.Random(name)
+
+    async def write(task: int) -> None:
+        for number in range(transactions):
+            chosen = chance.sample(channels, chance.randint(1, len(channels)))
+
+            async def work(transaction: Transaction, chosen: list[str] = chosen, number: int = number) -> None:
+                for channel in chosen:
+                    transaction.publish(channel, {"id": f"{name}.{task}.{number}"}, keep=True)
+
+            await database.run(work)
+
+    async with Database(database_url) as database:
+        await asyncio.gather(write(0), write(1))
+
+
+async def obedient_writer(database_url: str, channel: str, orders: Connection) -> None:
+    """Publishes what it receives, each in a transaction of its own."""
+    async with Database(database_url) as database:
+        while (data := await asyncio.to_thread(orders.recv)) is not None:
+            async with database.transaction() as transaction:
+                transaction.publish(channel, data)

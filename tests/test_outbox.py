@@ -1,0 +1,712 @@
+"""The outbox, on either database: whatever is killed when, each publication comes into its channel once and in order.
+
+Processes that die are those of ``relays``; what the living relay does afterwards is looked at in the channels themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import multiprocessing
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import valkey
+from sqlalchemy import select, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+
+from gateway.store.connect import Address
+from gateway.store.embedded import EmbeddedServer
+from publishers import outbox as outbox_module
+from publishers.database import Database
+from publishers.outbox import Relay, backlog
+from publishers.publisher import Publisher
+from publishers.reviews import create_review, story_of
+from publishers.schema import identity, migrate
+from publishers.tables import outbox, reviews
+
+from . import relays
+from .conftest import until
+from .relays import CHANNELS, INBOX
+from .test_cli import process
+
+EACH = 3  # rows of a channel, where the number does not matter
+
+
+# What is there, and who is at work.
+
+
+@pytest.fixture
+async def publisher(valkey_url: str, prefix: str) -> AsyncIterator[Publisher]:
+    async with Publisher(valkey_url, prefix=prefix) as publisher:
+        await publisher.history.read("posts:none")  # the functions are loaded
+        yield publisher
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., BaseProcess]]:
+    """``start(work, *arguments)``: one of the processes of ``relays``, ended with the test."""
+    started: list[BaseProcess] = []
+
+    def begin(work: Callable[..., Awaitable[None] | None], *arguments: Any) -> BaseProcess:
+        started.append(relays.start(work, *arguments))
+        return started[-1]
+
+    yield begin
+    for each in started:
+        each.kill()
+        each.join()
+        each.close()
+
+
+@pytest.fixture
+def always_looking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The relay of this process waits for no look."""
+    monkeypatch.setattr(outbox_module, "LOOK_SECONDS", 0.02)
+
+
+@pytest.fixture
+def never_looking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The relay of this process does something only if it is woken."""
+    monkeypatch.setattr(outbox_module, "LOOK_SECONDS", 3600.0)
+
+
+@contextlib.asynccontextmanager
+async def running(relay: Relay) -> AsyncIterator[Relay]:
+    task = asyncio.create_task(relay.run())
+    try:
+        yield relay
+    finally:
+        if not task.done():
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def eventually(ask: Callable[[], Awaitable[Any]], what: str, seconds: float = 15) -> Any:
+    """``until`` of what has to be awaited."""
+    try:
+        async with asyncio.timeout(seconds):
+            while not (value := await ask()):
+                await asyncio.sleep(0.005)
+    except TimeoutError:
+        raise AssertionError(f"after {seconds} s still not: {what}") from None
+    return value
+
+
+async def is_drained(database: Database) -> bool:
+    return await backlog(database) == 0
+
+
+async def contents(publisher: Publisher, channel: str) -> list[Any]:
+    page = await publisher.history.read(channel, 0, -1)
+    assert [each.offset for each in page.publications] == list(range(1, len(page.publications) + 1))
+    return [json.loads(each.data) for each in page.publications]
+
+
+async def holds(publisher: Publisher, channel: str, expected: list[Any], seconds: float = 15) -> None:
+    """Waits until as much is there, and looks at what it is."""
+
+    async def is_full() -> bool:
+        return len(await contents(publisher, channel)) >= len(expected)
+
+    await eventually(is_full, f"{len(expected)} publications in {channel}", seconds)
+    assert await contents(publisher, channel) == expected
+
+
+async def unread(publisher: Publisher) -> int:
+    return (await publisher.history.call(b"gateway_inbox", publisher.history.layout.inbox_keys(INBOX), 0, 0))[2]
+
+
+async def read_all(publisher: Publisher) -> None:
+    await publisher.history.call(b"gateway_read", publisher.history.layout.inbox_keys(INBOX), "", "")
+
+
+async def rows(database: Database) -> list[Any]:
+    async with database.reading() as connection:
+        return list((await connection.execute(select(outbox).order_by(outbox.c.id))).all())
+
+
+def document(channel: str, number: int) -> dict[str, Any]:
+    return {"id": f"{channel}#{number}", "n": number}
+
+
+def documents(channel: str, first: int, last: int) -> list[dict[str, Any]]:
+    return [document(channel, number) for number in range(first, last)]
+
+
+async def write(database: Database, first: int = 0, last: int = EACH, channels: Sequence[str] = CHANNELS) -> None:
+    """Numbers ``first`` to ``last`` into each channel, a transaction for each number. Stories are kept."""
+    for number in range(first, last):
+        async with database.transaction() as transaction:
+            for channel in channels:
+                transaction.publish(channel, document(channel, number), keep=channel.startswith("review:"))
+
+
+async def only_kept_rows_are_left(database: Database, count: int) -> None:
+    left = await rows(database)
+    assert [(row.channel, row.published, json.loads(row.data)["n"]) for row in left] == [("review:1", True, n) for n in range(count)]
+
+
+# Killed between any two steps.
+
+
+@pytest.mark.parametrize(
+    ("step", "published", "waiting"),
+    [
+        ("before it looks", 0, 9),
+        ("before it claims", 0, 9),
+        ("before it reads", 0, 9),
+        ("before it publishes", 0, 9),
+        ("before the second call leaves", 1, 9),
+        ("before the answer of the second call is read", 2, 9),
+        ("when the second call is answered", 2, 9),
+        ("between two channels", 3, 9),
+        ("before it settles", 9, 9),
+        ("before the settling is committed", 9, 9),
+        ("when it has settled", 9, 0),
+        ("when the claim is released", 9, 0),
+    ],
+)
+async def test_a_relay_is_killed_and_another_one_goes_on(
+    database: Database,
+    migrated_url: str,
+    publisher: Publisher,
+    valkey_url: str,
+    prefix: str,
+    start: Callable[..., BaseProcess],
+    step: str,
+    published: int,
+    waiting: int,
+) -> None:
+    """What was read in the inbox meanwhile stays read: nothing comes into it a second time."""
+    await write(database)
+    dying = start(relays.dying_relay, migrated_url, valkey_url, prefix, step)
+    await until(lambda: dying.exitcode is not None, "it is dead")
+    assert dying.exitcode == -signal.SIGKILL
+    there = {channel: len(await contents(publisher, channel)) for channel in CHANNELS}
+    assert (sum(there.values()), await backlog(database)) == (published, waiting), "it died at this step and no other"
+    await read_all(publisher)
+
+    relay = Relay(database, publisher.history)
+
+    async def is_drained_by_it() -> bool:
+        await relay.drain()  # PostgreSQL may still hold what the dead one claimed
+        return await is_drained(database)
+
+    await eventually(is_drained_by_it, "nothing waits any more")
+    assert relay.published == waiting
+    for channel in CHANNELS:
+        assert await contents(publisher, channel) == documents(channel, 0, EACH)
+    assert await unread(publisher) == EACH - there[INBOX]
+    await only_kept_rows_are_left(database, EACH)
+
+
+@pytest.mark.parametrize(
+    ("step", "is_committed"),
+    [("before the outbox is written", False), ("before the commit", False), ("before anybody is woken", True)],
+)
+async def test_a_writer_is_killed_and_leaves_both_or_nothing(
+    database: Database,
+    migrated_url: str,
+    publisher: Publisher,
+    start: Callable[..., BaseProcess],
+    step: str,
+    is_committed: bool,
+) -> None:
+    """What it committed is published though it could wake nobody; it holds up nobody who writes there after it."""
+    async with running(Relay(database, publisher.history)):
+        writer = start(relays.dying_writer, migrated_url, "cafe", step)
+        await until(lambda: writer.exitcode is not None, "it is dead")
+        assert writer.exitcode == -signal.SIGKILL
+        async with database.reading() as connection:
+            left = (await connection.execute(select(reviews.c.id))).scalars().all()
+        assert len(left) == is_committed
+        if is_committed:
+            await eventually(lambda: contents(publisher, "reviews:cafe"), "what it committed is published", 5)
+        after = (await create_review(database, subject="cafe", author="u2", rating=1, text="…"))["id"]
+        await eventually(lambda: contents(publisher, story_of(after)), "what came behind it is published")
+        await eventually(lambda: is_drained(database), "nothing waits any more")
+    told = [*left, after]
+    assert [each["review"]["id"] for each in await contents(publisher, "reviews:cafe")] == told
+    assert [(row.channel, row.published) for row in await rows(database)] == [(story_of(id), True) for id in told]
+    for id in told:
+        assert [each["review"]["id"] for each in await contents(publisher, story_of(id))] == [id]
+
+
+# Valkey is down meanwhile.
+
+
+class OwnValkey(EmbeddedServer):
+    """A Valkey of the test's own, which dies by ``kill``, and comes back on the same file by ``start``."""
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[OwnValkey]:
+    server = OwnValkey(tmp_path / "own")
+    server.start()
+    yield server
+    server.kill()
+    server.release()
+
+
+async def test_valkey_is_down_while_writers_commit(
+    database: Database, own: OwnValkey, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The writers do not notice; the relay says so once."""
+    async with Publisher(own.url, prefix=prefix, patience=0.05) as publisher, running(Relay(database, publisher.history)) as relay:
+        await write(database, 0, 3)
+        await eventually(lambda: is_drained(database), "the first are published")
+        own.kill()
+        await write(database, 3, 6)
+        await until(lambda: relay.failures >= 3, "the relay tried again and again")
+        await write(database, 6, 9)
+        assert await backlog(database) == 18
+        await asyncio.to_thread(own.start)
+        await eventually(lambda: is_drained(database), "nothing waits any more")
+        for channel in CHANNELS:
+            assert await contents(publisher, channel) == documents(channel, 0, 9)
+        assert await unread(publisher) == 9
+        await until(lambda: relay.failures == 0, "the relay is content")
+    await only_kept_rows_are_left(database, 9)
+    assert [record.message for record in caplog.records if record.name == "gateway.relay" and "waits" in record.message] == [
+        f"the outbox waits: no connection to Valkey at {Address(own.url)} for 0.05 s; trying again"
+    ]
+
+
+async def test_valkey_is_killed_in_the_middle_of_a_stream_of_writes(database: Database, own: OwnValkey, prefix: str) -> None:
+    async with (
+        Publisher(own.url, prefix=prefix) as publisher,
+        running(Relay(database, publisher.history)) as relay,
+        asyncio.TaskGroup() as group,
+    ):
+        writes = group.create_task(write(database, 0, 60))
+        for seen in (20, 80):
+            await until(lambda seen=seen: relay.published >= seen, "it is in the middle")
+            own.kill()
+            await asyncio.to_thread(own.start)
+        await writes
+        await eventually(lambda: is_drained(database), "nothing waits any more")
+        for channel in CHANNELS:
+            assert await contents(publisher, channel) == documents(channel, 0, 60)
+        assert await unread(publisher) == 60
+    await only_kept_rows_are_left(database, 60)
+
+
+# Several at once.
+
+
+class Watcher:
+    """Reads the ids of all rows again and again: of a channel, none may appear below one that was seen."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.seen: dict[str, list[int]] = {}
+        self.looks = 0
+
+    async def run(self) -> None:
+        while True:
+            found: dict[str, list[int]] = {}
+            for row in await rows(self._database):
+                found.setdefault(row.channel, []).append(row.id)
+            for channel, ids in found.items():
+                before = self.seen.get(channel, [])
+                assert ids[: len(before)] == before, f"{channel}: one appeared among {before[-3:]}: {ids}"
+            self.seen = found
+            self.looks += 1
+
+
+async def test_several_relays_and_several_writers_and_one_relay_is_killed(
+    database: Database, migrated_url: str, publisher: Publisher, valkey_url: str, prefix: str, start: Callable[..., BaseProcess]
+) -> None:
+    """All rows are kept here, so that the outbox shows what a channel has to hold: its rows, in the order of their ids."""
+    channels = [INBOX, *(f"review:{name}" for name in "abc")]
+    relaying = (relays.relaying, migrated_url, valkey_url, prefix)
+    watcher = Watcher(database)
+    watching = asyncio.create_task(watcher.run())
+    writers = [start(relays.writer, migrated_url, name, channels, 40) for name in ("x", "y")]
+    first = start(*relaying)
+    await eventually(lambda: contents(publisher, "review:a"), "the first relay is at work")
+    others = [start(*relaying), start(*relaying)]
+    assert first.is_alive()
+    first.kill()
+    await until(lambda: all(writer.exitcode is not None for writer in writers), "all is written", 30)
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    await eventually(lambda: is_drained(database), "nothing waits any more")
+    assert all(relay.is_alive() for relay in others)
+    assert watcher.looks > 1 and not watching.done(), watching
+    watching.cancel()
+    await asyncio.wait([watching])
+
+    written = await rows(database)
+    assert all(row.published for row in written)
+    for channel in channels:
+        expected = [json.loads(row.data) for row in written if row.channel == channel]
+        assert len(expected) > 40 and await contents(publisher, channel) == expected
+    ids = [row.data for row in written if row.channel == INBOX]
+    assert await unread(publisher) == len(set(ids)) == len(ids)
+
+
+async def test_two_relays_in_one_process_share_the_work(database: Database, publisher: Publisher) -> None:
+    first, second = Relay(database, publisher.history), Relay(database, publisher.history)
+    async with running(first), running(second):
+        await write(database, 0, 20)
+        await until(lambda: first.published + second.published == 60, "all are published, and counted once")
+        assert await is_drained(database)
+    for channel in CHANNELS:
+        assert await contents(publisher, channel) == documents(channel, 0, 20)
+
+
+@pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
+async def test_a_channels_ids_are_committed_in_their_order(database: Database) -> None:
+    """Who comes second waits for the first one's commit before it draws an id; who writes elsewhere does not wait."""
+
+    async def waits() -> bool:
+        async with database.reading() as connection:
+            found = await connection.execute(text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+            return found.scalar_one() == 1
+
+    async with database.transaction() as first:
+        first.publish("posts:a", 1)
+        await first.write_outbox()
+        first._publications.clear()
+        second = asyncio.create_task(write(database, 2, 3, ["posts:a"]))
+        await eventually(waits, "the second one waits")
+        await write(database, 3, 4, ["posts:b"])
+        assert [row.channel for row in await rows(database)] == ["posts:b"]
+        assert not second.done()
+    await second
+    assert [(row.channel, row.id) for row in await rows(database)] == [("posts:a", 1), ("posts:b", 2), ("posts:a", 3)]
+
+
+class SlowRelay(Relay):
+    """Stands still between reading and publishing, until it is told to go on."""
+
+    def __init__(self, database: Database, publisher: Publisher) -> None:
+        super().__init__(database, publisher.history)
+        self.has_read = asyncio.Event()
+        self.goes_on = asyncio.Event()
+
+    async def _publish(self, rows: Sequence[Any]) -> Any:
+        self.has_read.set()
+        await self.goes_on.wait()
+        return await super()._publish(rows)
+
+
+async def test_what_one_relay_holds_another_one_leaves_alone(database: Database, publisher: Publisher) -> None:
+    slow, quick = SlowRelay(database, publisher), Relay(database, publisher.history)
+    await write(database, channels=["posts:a"])
+    draining = asyncio.create_task(slow.drain())
+    await slow.has_read.wait()
+    await write(database, channels=["posts:b"])
+    assert await quick.drain() == (0 if database.sqlite else EACH), "SQLite has one lock for all channels"
+    slow.goes_on.set()
+    assert await draining == (2 * EACH if database.sqlite else EACH)
+    for channel in ("posts:a", "posts:b"):
+        assert await contents(publisher, channel) == documents(channel, 0, EACH)
+
+
+@pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
+async def test_a_relay_that_lost_its_claim_publishes_nothing_twice(database: Database, publisher: Publisher) -> None:
+    slow, quick = SlowRelay(database, publisher), Relay(database, publisher.history)
+    await write(database)
+    draining = asyncio.create_task(slow.drain())
+    await slow.has_read.wait()
+    assert await quick.drain() == 0
+    async with database.reading() as connection:
+        holder = "SELECT DISTINCT pid FROM pg_locks WHERE locktype = 'advisory'"
+        ended = await connection.execute(text(f"SELECT pg_terminate_backend(pid) FROM ({holder}) AS holder"))
+        assert ended.scalars().all() == [True]
+    await write(database, EACH, 2 * EACH)
+    await eventually(quick.drain, "the other one has all of it")
+    await eventually(lambda: is_drained(database), "nothing waits any more")
+    slow.goes_on.set()
+    with contextlib.suppress(DBAPIError):
+        await draining
+    for channel in CHANNELS:
+        assert await contents(publisher, channel) == documents(channel, 0, 2 * EACH)
+    await only_kept_rows_are_left(database, 2 * EACH)
+
+
+# Wakes.
+
+
+async def test_a_commit_of_another_process_wakes_the_relay(
+    database: Database, migrated_url: str, publisher: Publisher, start: Callable[..., BaseProcess], never_looking: None
+) -> None:
+    """Each is written only when the one before is published: the relay has nothing to do by then."""
+    ours, theirs = multiprocessing.Pipe()
+    async with running(Relay(database, publisher.history)):
+        start(relays.obedient_writer, migrated_url, "posts:a", theirs)
+        for number in range(5):
+            ours.send(number)
+            await holds(publisher, "posts:a", list(range(number + 1)))
+        ours.send(None)
+    ours.close()
+    theirs.close()
+
+
+async def test_a_commit_of_its_own_process_wakes_the_relay(database: Database, publisher: Publisher, never_looking: None) -> None:
+    async with running(Relay(database, publisher.history)):
+        for number in range(5):
+            await write(database, number, number + 1, ["posts:a"])
+            await holds(publisher, "posts:a", documents("posts:a", 0, number + 1))
+
+
+async def test_a_commit_right_behind_the_relays_look_wakes_it(database: Database, publisher: Publisher, never_looking: None) -> None:
+    class OvertakenRelay(Relay):
+        written = 0
+
+        async def _waiting(self) -> list[str]:
+            names = await super()._waiting()
+            if not names and self.written < 3:
+                self.written += 1
+                await write(database, self.written - 1, self.written, ["posts:a"])
+            return names
+
+    async with running(OvertakenRelay(database, publisher.history)):
+        await holds(publisher, "posts:a", documents("posts:a", 0, 3))
+
+
+class RestingRelay(Relay):
+    rests = False
+
+    async def _rest(self) -> None:
+        self.rests = True
+        await super()._rest()
+        self.rests = False
+
+
+@pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
+async def test_a_relay_whose_connections_are_ended_goes_on(
+    database: Database, migrated_url: str, publisher: Publisher, never_looking: None
+) -> None:
+    """All of them while it rests; the one that listens is taken up again, or nothing would wake it."""
+    async with running(RestingRelay(database, publisher.history)) as relay:
+        for number in range(3):
+            async with Database(migrated_url) as elsewhere:
+                await write(elsewhere, number, number + 1, ["posts:a"])
+                await holds(publisher, "posts:a", documents("posts:a", 0, number + 1))
+                await eventually(lambda elsewhere=elsewhere: is_drained(elsewhere), "nothing waits any more")
+            await until(lambda: relay.rests, "it rests")
+            async with Database(migrated_url) as elsewhere, elsewhere.reading() as connection:
+                others = "datname = current_database() AND pid <> pg_backend_pid()"
+                await connection.execute(text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}"))
+
+
+# What the relay takes out, and what it cannot publish.
+
+
+async def test_only_kept_rows_stay_and_are_not_published_again(database: Database, publisher: Publisher) -> None:
+    await write(database)
+    relay = Relay(database, publisher.history)
+    assert await relay.drain() == 3 * EACH
+    await only_kept_rows_are_left(database, EACH)
+    assert await relay.drain() == await Relay(database, publisher.history).drain() == 0
+    assert await contents(publisher, "review:1") == documents("review:1", 0, EACH)
+
+
+async def test_more_than_a_round_and_more_than_a_call_hold(
+    database: Database, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "CHUNK_BYTES", 1000)
+    data = [{"id": f"n{number}", "text": "…" * (number % 7) * 100} for number in range(700)]
+    async with database.transaction() as transaction:
+        for each in data:
+            transaction.publish("notifications:u1", each)
+            transaction.publish("review:1", each)
+    assert await Relay(database, publisher.history).drain() == 1400
+    assert await contents_by_pages(publisher, "review:1") == await contents_by_pages(publisher, INBOX) == data
+    assert await unread(publisher) == 700
+    assert await rows(database) == []
+
+
+async def contents_by_pages(publisher: Publisher, channel: str) -> list[Any]:
+    return [json.loads(each.data) for each in (await publisher.history.read(channel, 0, -1, max_bytes=2**30)).publications]
+
+
+class SpoiltStream:
+    """The stream of a channel is none for a while: whatever is published there is refused."""
+
+    def __init__(self, url: str, publisher: Publisher, channel: str) -> None:
+        self._client = valkey.Valkey.from_url(url)
+        self._key = publisher.history.layout.keys(channel)[1]
+
+    def __enter__(self) -> SpoiltStream:
+        self._client.rename(self._key, self._key + b":aside")
+        self._client.set(self._key, "no stream")
+        return self
+
+    def mend(self) -> None:
+        self._client.rename(self._key + b":aside", self._key)
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+
+@pytest.mark.parametrize("channel", ["posts:a", INBOX])
+async def test_what_valkey_refuses_holds_up_no_other_channel(
+    database: Database,
+    publisher: Publisher,
+    valkey_url: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    always_looking: None,
+    channel: str,
+) -> None:
+    """It is tried again, said once, and published with what came behind it when the fault is gone."""
+    monkeypatch.setattr(outbox_module, "ASIDE_SECONDS", 0.1)
+    tries: list[str] = []
+
+    class CountingRelay(Relay):
+        def _set_aside(self, name: str, reason: str) -> None:
+            tries.append(name)
+            super()._set_aside(name, reason)
+
+    async with running(CountingRelay(database, publisher.history)):
+        await write(database, 0, 1, [channel])
+        await holds(publisher, channel, documents(channel, 0, 1))
+        with SpoiltStream(valkey_url, publisher, channel) as fault:
+            await write(database, 1, 3, [channel, "posts:b"])
+            await until(lambda: len(tries) >= 3, "it is tried again")
+            await write(database, 3, 4, [channel, "posts:b"])
+            await holds(publisher, "posts:b", documents("posts:b", 1, 4))
+
+            async def is_all_that_waits() -> bool:
+                return await backlog(database) == 3
+
+            await eventually(is_all_that_waits, "the others are taken out, too")
+            fault.mend()
+            await holds(publisher, channel, documents(channel, 0, 4))
+        await eventually(lambda: is_drained(database), "nothing waits any more")
+    assert set(tries) == {channel}
+    said = [record.message for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(said) == 1 and said[0].startswith(f"the outbox of {channel} waits, Valkey refuses rows ") and "WRONGTYPE" in said[0]
+
+
+async def test_what_was_refused_for_a_moment_is_not_overtaken(
+    database: Database, publisher: Publisher, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next call would be taken; its version would make the refused one look old for ever."""
+    monkeypatch.setattr(outbox_module, "CHUNK_BYTES", 1)
+    relay = Relay(database, publisher.history)
+    await write(database, 0, 1)
+    await relay.drain()
+    with SpoiltStream(valkey_url, publisher, "posts:a") as fault:
+
+        class MendsAtOnce(Relay):
+            def _set_aside(self, name: str, reason: str) -> None:
+                fault.mend()
+                super()._set_aside(name, reason)
+
+        await write(database, 1, 4)
+        assert await MendsAtOnce(database, publisher.history).drain() >= 2 * EACH
+    await relay.drain()
+    for channel in CHANNELS:
+        assert await contents(publisher, channel) == documents(channel, 0, 4)
+
+
+async def test_another_databases_ids_begin_at_1_again(database: Database, publisher: Publisher, tmp_path: Path) -> None:
+    async with Database(f"sqlite:///{tmp_path / 'another.db'}") as another:
+        await migrate(another)
+        assert await identity(another) != await identity(database)
+        await write(database, 0, 3)
+        await Relay(database, publisher.history).drain()
+        await write(another, 3, 5)
+        assert (await rows(another))[0].id == 1
+        await Relay(another, publisher.history).drain()
+        await write(database, 5, 7)
+        await Relay(database, publisher.history).drain()
+    for channel in CHANNELS:
+        assert await contents(publisher, channel) == documents(channel, 0, 7)
+
+
+async def test_an_emptied_valkey_takes_what_comes_then(database: Database, own: OwnValkey, prefix: str) -> None:
+    """It knows no versions and no functions any more."""
+    async with Publisher(own.url, prefix=prefix) as publisher:
+        relay = Relay(database, publisher.history)
+        await write(database, 0, 3)
+        await relay.drain()
+        with Address(own.url).sync_client() as client:
+            client.execute_command("FLUSHALL")
+            client.execute_command("FUNCTION", "FLUSH")
+        await write(database, 3, 6)
+        await relay.drain()
+        for channel in CHANNELS:
+            assert await contents(publisher, channel) == documents(channel, 3, 6)
+
+
+# The program.
+
+
+@pytest.fixture
+def config(tmp_path: Path, prefix: str) -> str:
+    file = tmp_path / "relay.toml"
+    file.write_text(f'prefix = "{prefix}"\n')
+    return str(file)
+
+
+async def test_gateway_relay_makes_the_tables_and_publishes_until_it_is_ended(
+    database_url: str, publisher: Publisher, valkey_url: str, config: str
+) -> None:
+    """Two of them come to an empty database at once, and one goes on when the other is ended."""
+    arguments = ("relay", "--config", config, "--valkey-url", valkey_url, "--database-url", database_url)
+    async with Database(database_url) as database:
+        with process(*arguments) as first, process(*arguments) as second:
+            for relay in (first, second):
+                ready = await asyncio.to_thread(relay.line)
+                assert ready == f"the outbox of {database.name} is published to {Address(valkey_url)}; Ctrl-C ends it"
+            outcomes = []
+            for number, (relay, way) in enumerate(((first, signal.SIGTERM), (second, signal.SIGINT))):
+                await write(database, number, number + 1)
+                for channel in CHANNELS:
+                    await holds(publisher, channel, documents(channel, 0, number + 1))
+                await eventually(lambda: is_drained(database), "nothing waits any more")
+                outcomes.append(await asyncio.to_thread(relay.end, way))
+        await only_kept_rows_are_left(database, 2)
+    assert [(outcome.status, outcome.out) for outcome in outcomes] == [(0, ""), (0, "")]
+    assert sorted("the database's tables are at version" in outcome.error for outcome in outcomes) == [False, True]
+    assert sum(outcome.error.count("\n") for outcome in outcomes) == 1, outcomes
+
+
+def test_a_relay_that_cannot_work_is_one_line(tmp_path: Path, valkey_url: str, postgresql: str, start: Callable[..., BaseProcess]) -> None:
+    taken = socket.socket()  # and nobody listens on it
+    taken.bind(("127.0.0.1", 0))
+    nobody = taken.getsockname()[1]
+    (tmp_path / "text.db").write_text("no database\n" * 100)
+    good, elsewhere = f"sqlite:///{tmp_path}/test.db", f"valkey://127.0.0.1:{nobody}"
+    cases = {
+        "nobody listens": (f"postgresql://u:secret@127.0.0.1:{nobody}/name", valkey_url, "cannot be used"),
+        "no such database": (str(make_url(postgresql).set(database="nowhere")), valkey_url, "nowhere"),
+        "another kind": ("mysql://host/name", valkey_url, "mysql"),
+        "no URL": ("nonsense", valkey_url, "database_url"),
+        "a file of something else": (f"sqlite:///{tmp_path}/text.db", valkey_url, "not a database"),
+        "no gateway runs": (good, "", "no gateway runs"),
+        "no Valkey": (good, elsewhere, "no Valkey"),
+    }
+    running = {}
+    for name, (database_url, url, _) in cases.items():
+        (folder := tmp_path / name).mkdir()
+        where = ["--valkey-url", url] if url else ["--data-dir", str(folder / "empty")]
+        running[name] = start(relays.program, folder, "relay", "--database-url", database_url, *where)
+    for name, (_, _, word) in cases.items():
+        running[name].join(20)
+        assert running[name].exitcode == 1, name
+        assert (tmp_path / name / "out").read_text() == ""
+        said = [line for line in (tmp_path / name / "error").read_text().splitlines() if " INFO " not in line]
+        assert len(said) == 1 and said[0].startswith("gateway: ") and word in said[0], (name, said)
+        assert "secret" not in said[0]
+    taken.close()

@@ -1,0 +1,464 @@
+"""Posts: what becomes of one, what its channel says of each step, and what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy import event, insert, select, text
+from sqlalchemy.engine import make_url
+
+from publishers import Publisher
+from publishers.database import Database, now_ms
+from publishers.faults import Fault, Invalid, NotAllowed, NotFound
+from publishers.outbox import Relay
+from publishers.posts import create_channel, create_post, delete_post, edit_post, list_channels, list_posts
+from publishers.reactions import react
+from publishers.schema import migrate
+from publishers.tables import metadata, outbox, posts, reactions
+
+# What test_reviews.py and test_reactions.py use, too.
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_server(request: pytest.FixtureRequest) -> str:
+    """PostgreSQL's URL; "" for SQLite."""
+    return "" if request.param == "sqlite" else request.getfixturevalue("postgresql")
+
+
+@pytest.fixture(name="database")
+async def ready_database(database_server: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Database]:
+    """An empty one of either kind, as everywhere; but made once, then copied or emptied, and it does not wait for the disk."""
+    if database_server:
+        url = await emptied_postgresql(database_server)
+    else:
+        url = await copied_sqlite(tmp_path_factory.getbasetemp() / "migrated.db", tmp_path / "test.db")
+    async with Database(url) as database:
+        if database.sqlite:
+            event.listen(database.engine.sync_engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
+        yield database
+
+
+async def copied_sqlite(template: Path, copy: Path) -> str:
+    if not template.exists():
+        async with Database(f"sqlite:///{template}") as database:
+            await migrate(database)
+    shutil.copy(template, copy)
+    return f"sqlite:///{copy}"
+
+
+async def emptied_postgresql(server: str) -> str:
+    url = str(make_url(server).set(database="emptied").render_as_string(hide_password=False))
+    connection = await asyncpg.connect(server)
+    made = await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = 'emptied'")
+    if not made:
+        await connection.execute("CREATE DATABASE emptied")
+        await connection.execute("ALTER DATABASE emptied SET synchronous_commit = off")
+    await connection.close()
+    async with Database(url) as database:
+        if not made:
+            await migrate(database)
+        async with database.transaction() as transaction:
+            names = ", ".join(name for name in metadata.tables if name != "settings")
+            await transaction.execute(text(f"TRUNCATE {names} RESTART IDENTITY"))
+    return url
+
+
+async def said(database: Database, channel: str) -> list[Any]:
+    """What was said in a channel, as the outbox has it: oldest first."""
+    async with database.reading() as connection:
+        rows = await connection.execute(select(outbox.c.data).where(outbox.c.channel == channel).order_by(outbox.c.id))
+        return [json.loads(data) for data in rows.scalars()]
+
+
+async def everything(database: Database) -> dict[str, list[tuple]]:
+    """All rows of all tables: whatever was refused has left none."""
+    async with database.reading() as connection:
+        return {table.name: sorted(map(repr, await connection.execute(select(table)))) for table in metadata.sorted_tables}
+
+
+Refusal = tuple[Any, type[Fault], str]  # what is given, what it raises, words of its message
+NOT_TEXTS = [None, 0, 17, True, 1.5, b"text", ["text"], {"text": "text"}]
+CONTROL = ["a\x00b", "a\x07b", "\x1b[31mred", "a\x7fb", "a\x9fb", "half a pair \ud83d", "\udc00 the other half"]
+BLANKS = [" ", "\n\t ", "　\u00a0"]
+
+
+def bad_texts(what: str = "text", most: int = 10_000) -> list[Refusal]:
+    return [
+        *((value, Invalid, f"the {what} is a text, not {type(value).__name__}") for value in NOT_TEXTS),
+        *((value, Invalid, f"the {what} is empty") for value in ("", *BLANKS)),
+        *((value, Invalid, f"the {what} holds a control character or half a surrogate pair") for value in (*CONTROL, "a\rb")),
+        *(("é" * size, Invalid, f"the {what} has {size} characters; at most {most} are taken") for size in (most + 1, 102_400)),
+    ]
+
+
+def bad_names(what: str) -> list[Refusal]:
+    return [
+        *((value, Invalid, f"the {what} is a text, not {type(value).__name__}") for value in NOT_TEXTS),
+        ("", Invalid, f"the {what} has no name"),
+        *((value, Invalid, f"a {what} has no # and no blanks around it") for value in (*BLANKS[::2], " a", "a ", "a#b", "#")),
+        *((value, Invalid, f"the {what}'s name holds a brace or a control character") for value in (*CONTROL, "{a", "a}", "a\nb", "a\n")),
+        ("x" * 101, Invalid, f"a {what} has at most 100 characters"),
+        ("x" * 102_400, Invalid, f"the {what}'s name is longer than 255 characters"),
+    ]
+
+
+def bad_ids(what: str) -> list[Refusal]:
+    not_numbers = [None, True, False, "1", "", 1.0, float("nan"), b"1", [1], {"id": 1}, "x" * 102_400]
+    return [
+        *((value, Invalid, f"the id of a {what} is a whole number, not ") for value in not_numbers),
+        *((value, NotFound, f"there is no {what} {value}") for value in (0, -1, -(2**63), 404, 2**63 - 1, 2**63, 2**64, 10**30)),
+    ]
+
+
+async def failures(database: Database, call: Callable[[Any], Awaitable[Any]], table: Iterable[Refusal]) -> list[str]:
+    """What was not refused as it should be; [] if all is well. A message is one short line, and nothing is written."""
+    wrong, before = [], await everything(database)
+    for value, kind, words in table:
+        try:
+            outcome: Any = await call(value)
+        except Exception as error:
+            outcome = error
+        right = type(outcome) is kind and str(outcome).startswith(words) and "\n" not in str(outcome) and len(str(outcome)) < 200
+        if not right:
+            wrong.append(f"{value!r:.40}: {outcome!r:.200}, not {kind.__name__}({words!r})")
+    if await everything(database) != before:
+        wrong.append("something was written")
+    return wrong
+
+
+HOSTILE = [
+    "<script>alert('x')</script>",
+    '<img src=x onerror="alert(1)">',
+    "</textarea><svg/onload=alert(1)>&lt;b&gt; &amp;amp; {{7*7}} ${7*7} %s %00",
+    "'; DROP TABLE posts; -- \\' \\\" \\u0000",
+    "👩‍👩‍👧‍👦 🇩🇪 e\u0301 \u202eright to left\u202c \u2028 \ufeff zero\u200bwidth",
+    "first line\n\n\tthird line",
+]
+
+# Posts.
+
+
+@pytest.fixture
+async def tech(database: Database) -> str:
+    """A channel of u1's."""
+    await create_channel(database, name="tech", owner="u1", title="Technology")
+    return "tech"
+
+
+async def rows_of(database: Database, target: str) -> list[str]:
+    async with database.reading() as connection:
+        return sorted((await connection.execute(select(reactions.c.user).where(reactions.c.target == target))).scalars())
+
+
+async def test_the_channel_of_a_post_tells_of_each_step_of_its_life(database: Database, tech: str) -> None:
+    before = now_ms()
+    post = await create_post(database, channel=tech, author="u2", text="first")
+    assert before <= post["created_at"] <= now_ms()
+    first = {"channel": tech, "author": "u2", "text": "first", "edited_at": None, "reactions": {}}
+    assert post == {"id": post["id"], "created_at": post["created_at"], **first}
+    counts = await react(database, user="u3", target=f"post:{post['id']}", reaction="love")
+    edited = await edit_post(database, post=post["id"], editor="u2", text="second")
+    assert post["created_at"] <= edited["edited_at"] <= now_ms()
+    assert edited == {**post, "text": "second", "edited_at": edited["edited_at"], "reactions": {"love": 1}}
+    assert await list_posts(database, channel=tech) == [edited]
+    assert await delete_post(database, post=post["id"], by="u2") is None
+    assert await list_posts(database, channel=tech) == []
+    assert await said(database, "posts:tech") == [
+        {"type": "post.created", "post": post},
+        {"type": "reaction", "target": f"post:{post['id']}", "user": "u3", "reaction": "love", "counts": counts},
+        {"type": "post.edited", "post": edited},
+        {"type": "post.deleted", "post": {"id": post["id"], "channel": tech}},
+    ]
+
+
+async def test_what_is_said_arrives_in_the_live_channel_and_leaves_the_outbox(
+    database: Database, tech: str, valkey_url: str, prefix: str
+) -> None:
+    post = await create_post(database, channel=tech, author="u2", text="text")
+    await react(database, user="u2", target=f"post:{post['id']}", reaction="like")
+    await delete_post(database, post=post["id"], by="u2")
+    expected = await said(database, "posts:tech")
+    async with Publisher(valkey_url, prefix=prefix) as publisher:
+        assert await Relay(database, publisher.history).drain() == 3
+        page = await publisher.history.read("posts:tech", 0, -1)
+    assert [json.loads(each.data) for each in page.publications] == expected
+    assert await said(database, "posts:tech") == []
+
+
+async def test_only_its_author_edits_a_post(database: Database, tech: str) -> None:
+    post = await create_post(database, channel=tech, author="u2", text="text")
+    before = await everything(database)
+    for editor in ("u3", "u1", "U2"):  # u1 owns the channel
+        with pytest.raises(NotAllowed, match=rf"^post {post['id']} is u2's: only they can edit it$"):
+            await edit_post(database, post=post["id"], editor=editor, text="mine")
+    assert await everything(database) == before
+
+
+async def test_a_post_is_deleted_by_its_author_or_the_owner_of_its_channel(database: Database, tech: str) -> None:
+    await create_channel(database, name="other", owner="u4")
+    first, second = [(await create_post(database, channel=tech, author="u2", text="text"))["id"] for _ in range(2)]
+    before = await everything(database)
+    for stranger in ("u3", "u4"):  # u4 owns another channel
+        with pytest.raises(NotAllowed, match=rf"^post {first} is u2's: only they and the channel's owner can delete it$"):
+            await delete_post(database, post=first, by=stranger)
+    assert await everything(database) == before
+    await delete_post(database, post=first, by="u2")
+    await delete_post(database, post=second, by="u1")
+    assert await list_posts(database, channel=tech) == []
+
+
+async def test_a_deleted_post_is_not_found_again_and_its_id_is_not_given_again(database: Database, tech: str) -> None:
+    post = (await create_post(database, channel=tech, author="u2", text="text"))["id"]
+    await delete_post(database, post=post, by="u2")
+    before = await everything(database)
+    gone = rf"^there is no post {post}$"
+    with pytest.raises(NotFound, match=gone):
+        await delete_post(database, post=post, by="u2")
+    with pytest.raises(NotFound, match=gone):
+        await edit_post(database, post=post, editor="u2", text="again")
+    with pytest.raises(NotFound, match=gone):
+        await react(database, user="u3", target=f"post:{post}", reaction="like")
+    assert await everything(database) == before
+    assert (await create_post(database, channel=tech, author="u2", text="text"))["id"] > post
+
+
+async def test_deleting_a_post_removes_its_reactions_and_no_others(database: Database, tech: str) -> None:
+    kept, gone = [(await create_post(database, channel=tech, author="u2", text="text"))["id"] for _ in range(2)]
+    for user in ("u3", "u4"):
+        for post in (kept, gone):
+            await react(database, user=user, target=f"post:{post}", reaction="like")
+    await delete_post(database, post=gone, by="u2")
+    assert await rows_of(database, f"post:{gone}") == []
+    assert await rows_of(database, f"post:{kept}") == ["u3", "u4"]
+    assert (await list_posts(database, channel=tech))[0]["reactions"] == {"like": 2}
+
+
+async def test_nothing_is_said_of_a_post_after_it_was_deleted(database: Database, tech: str) -> None:
+    """Reactions and edits race with the deletion: each comes before it, or finds nothing."""
+    post = (await create_post(database, channel=tech, author="u2", text="text"))["id"]
+    reacting = [react(database, user=f"r{n}", target=f"post:{post}", reaction="like") for n in range(9)]
+    editing = [edit_post(database, post=post, editor="u2", text=f"text {n}") for n in range(3)]
+    racing = [*reacting[:4], *editing[:2], delete_post(database, post=post, by="u1"), *reacting[4:], *editing[2:]]
+    outcomes = await asyncio.gather(*racing, return_exceptions=True)
+    assert outcomes[6] is None
+    assert {type(each) for each in outcomes} <= {dict, NotFound, type(None)}
+    told = await said(database, "posts:tech")
+    assert [each["type"] for each in told].index("post.deleted") == len(told) - 1
+    assert len(told) == 2 + sum(isinstance(each, dict) for each in outcomes)
+    assert await rows_of(database, f"post:{post}") == []
+
+
+async def test_of_two_who_delete_a_post_at_once_one_does(database: Database, tech: str) -> None:
+    post = (await create_post(database, channel=tech, author="u2", text="text"))["id"]
+    outcomes = await asyncio.gather(*[delete_post(database, post=post, by=by) for by in ("u1", "u2", "u1")], return_exceptions=True)
+    assert sorted(type(each).__name__ for each in outcomes) == ["NoneType", "NotFound", "NotFound"]
+    assert [each["type"] for each in await said(database, "posts:tech")] == ["post.created", "post.deleted"]
+
+
+async def test_the_last_edit_that_is_told_is_the_one_that_is_stored(database: Database, tech: str) -> None:
+    post = (await create_post(database, channel=tech, author="u2", text="text"))["id"]
+    await asyncio.gather(*[edit_post(database, post=post, editor="u2", text=f"text {n}") for n in range(10)])
+    told = await said(database, "posts:tech")
+    assert {each["post"]["text"] for each in told[1:]} == {f"text {n}" for n in range(10)}
+    assert await list_posts(database, channel=tech) == [told[-1]["post"]]
+
+
+# Channels.
+
+
+async def test_a_channel_is_listed_with_its_title_and_its_owner(database: Database) -> None:
+    plain = await create_channel(database, name="tech", owner="u1")
+    assert plain == {"name": "tech", "owner": "u1", "title": "tech"}
+    titled = await create_channel(database, name="café", owner="u2", title="  <b>Coffee</b>  ")
+    assert titled == {"name": "café", "owner": "u2", "title": "<b>Coffee</b>"}
+    listed = await list_channels(database)
+    assert sorted(listed, key=lambda each: each["owner"]) == [plain, titled]
+
+
+async def test_a_name_is_given_once(database: Database, tech: str) -> None:
+    before = await everything(database)
+    with pytest.raises(Invalid, match=r"^there is a channel 'tech' already$"):
+        await create_channel(database, name=tech, owner="u2", title="mine")
+    assert await everything(database) == before
+
+
+async def test_of_many_who_create_a_channel_at_once_one_does(database: Database) -> None:
+    owners = [f"u{n}" for n in range(8)]
+    outcomes = await asyncio.gather(*[create_channel(database, name="tech", owner=owner) for owner in owners], return_exceptions=True)
+    created = [each for each in outcomes if isinstance(each, dict)]
+    refused = [each for each in outcomes if isinstance(each, Invalid) and str(each) == "there is a channel 'tech' already"]
+    assert (len(created), len(refused)) == (1, 7), outcomes
+    assert await list_channels(database) == created
+
+
+async def test_a_post_needs_a_channel(database: Database, tech: str) -> None:
+    before = await everything(database)
+    with pytest.raises(NotFound, match=r"^there is no channel 'Tech'$"):
+        await create_post(database, channel="Tech", author="u2", text="text")
+    assert await everything(database) == before
+
+
+# Pages.
+
+
+async def test_posts_are_listed_in_pages_newest_first(database: Database, tech: str) -> None:
+    await create_channel(database, name="other", owner="u1")
+    ids = []
+    for n in range(7):
+        ids.append((await create_post(database, channel=tech, author="u2", text=f"text {n}"))["id"])
+        await create_post(database, channel="other", author="u2", text="not this one")
+    pages, before = [], 0
+    while len(pages) < 9 and (page := await list_posts(database, channel=tech, before=before, limit=3)):
+        pages.append([post["id"] for post in page])
+        before = page[-1]["id"]
+    newest = ids[::-1]
+    assert pages == [newest[:3], newest[3:6], newest[6:]]
+    assert [post["text"] for post in await list_posts(database, channel=tech)] == [f"text {n}" for n in range(6, -1, -1)]
+
+
+async def test_a_page_is_bounded_whatever_is_asked(database: Database, tech: str) -> None:
+    row = {"channel": tech, "author": "u2", "text": "text", "created_at": 1, "counts": "{}"}
+    async with database.transaction() as transaction:
+        await transaction.execute(insert(posts), [row] * 205)
+    assert len(await list_posts(database, channel=tech)) == 30
+    assert len(await list_posts(database, channel=tech, limit=10**6)) == 200
+
+
+# As part of a transaction of one's own.
+
+
+async def test_posts_are_part_of_a_transaction_of_ones_own(database: Database) -> None:
+    async with database.transaction() as transaction:
+        await create_channel(transaction, name="tech", owner="u1")
+        kept = await create_post(transaction, channel="tech", author="u2", text="kept")
+        gone = await create_post(transaction, channel="tech", author="u2", text="gone")
+        transaction.publish("posts:tech", "something of one's own")
+        kept = await edit_post(transaction, post=kept["id"], editor="u2", text="kept and edited")
+        await react(transaction, user="u3", target=f"post:{gone['id']}", reaction="like")
+        await delete_post(transaction, post=gone["id"], by="u1")
+        assert await list_posts(database, channel="tech") == [], "nobody sees it before it is committed"
+    assert await list_posts(database, channel="tech") == [kept]
+    told = [each if isinstance(each, str) else each["type"] for each in await said(database, "posts:tech")]
+    assert told == ["post.created", "post.created", "something of one's own", "post.edited", "reaction", "post.deleted"]
+    assert await rows_of(database, f"post:{gone['id']}") == []
+
+
+async def test_posts_are_undone_with_the_transaction_they_are_part_of(database: Database, tech: str) -> None:
+    post = await create_post(database, channel=tech, author="u2", text="text")
+    await react(database, user="u3", target=f"post:{post['id']}", reaction="like")
+    before = await everything(database)
+    with pytest.raises(ZeroDivisionError):
+        async with database.transaction() as transaction:
+            await create_channel(transaction, name="other", owner="u1")
+            await create_post(transaction, channel="other", author="u2", text="text")
+            await edit_post(transaction, post=post["id"], editor="u2", text="edited")
+            await react(transaction, user="u4", target=f"post:{post['id']}", reaction="like")
+            await delete_post(transaction, post=post["id"], by="u2")
+            raise ZeroDivisionError
+    assert await everything(database) == before
+
+
+async def test_a_refusal_leaves_the_rest_of_the_transaction_as_it_is(database: Database, tech: str) -> None:
+    async with database.transaction() as transaction:
+        post = await create_post(transaction, channel=tech, author="u2", text="text")
+        for refused in (
+            create_channel(transaction, name=tech, owner="u2"),
+            create_post(transaction, channel="nowhere", author="u2", text="text"),
+            edit_post(transaction, post=post["id"], editor="u3", text="mine"),
+            edit_post(transaction, post=post["id"], editor="u2", text=""),
+            delete_post(transaction, post=404, by="u2"),
+        ):
+            with pytest.raises(Fault):
+                await refused
+        edited = await edit_post(transaction, post=post["id"], editor="u2", text="edited")
+    assert await list_posts(database, channel=tech) == [edited]
+    assert [each["type"] for each in await said(database, "posts:tech")] == ["post.created", "post.edited"]
+
+
+# What is given.
+
+
+async def test_markup_and_emoji_come_through_as_they_are(database: Database, tech: str, valkey_url: str, prefix: str) -> None:
+    for hostile in HOSTILE:
+        post = await create_post(database, channel=tech, author="<i>u2</i>", text=hostile)
+        assert post["text"] == hostile
+        assert (await edit_post(database, post=post["id"], editor="<i>u2</i>", text=f"{hostile}!"))["text"] == f"{hostile}!"
+    assert [post["text"] for post in await list_posts(database, channel=tech)] == [f"{text}!" for text in HOSTILE[::-1]]
+    async with Publisher(valkey_url, prefix=prefix) as publisher:
+        await Relay(database, publisher.history).drain()
+        page = await publisher.history.read("posts:tech", 0, -1)
+    told = [json.loads(each.data)["post"] for each in page.publications]
+    assert [each["text"] for each in told] == [f"{text}{mark}" for text in HOSTILE for mark in ("", "!")]
+    assert {each["author"] for each in told} == {"<i>u2</i>"}
+
+
+async def test_a_text_loses_the_blanks_around_it_and_no_more(database: Database, tech: str) -> None:
+    longest = "👋" * 10_000
+    for given, kept in (("  a  b \n", "a  b"), ("a\r\nb", "a\nb"), (f"\n{longest} ", longest)):
+        assert (await create_post(database, channel=tech, author="u2", text=given))["text"] == kept
+
+
+async def test_the_longest_names_fit(database: Database) -> None:
+    name, owner = "ü" * 100, "🦊" * 100
+    await create_channel(database, name=name, owner=owner, title="é" * 100)
+    post = await create_post(database, channel=name, author=owner, text="text")
+    assert await list_posts(database, channel=name) == [post]
+
+
+async def test_what_no_channel_can_be_is_refused(database: Database) -> None:
+    names = [*bad_names("channel"), ("a:b", Invalid, "a channel's name has no colon")]
+    assert await failures(database, lambda given: create_channel(database, name=given, owner="u1"), names) == []
+    assert await failures(database, lambda given: create_channel(database, name="a", owner=given), bad_names("owner")) == []
+    titles = [each for each in bad_texts("title", 100) if each[0]]  # without one its name is its title
+    assert await failures(database, lambda given: create_channel(database, name="a", owner="u1", title=given), titles) == []
+
+
+async def test_what_no_post_can_be_is_refused(database: Database, tech: str) -> None:
+    missing = ("a:b", NotFound, "there is no channel 'a:b'")
+    names = [*bad_names("channel"), missing]
+    assert await failures(database, lambda given: create_post(database, channel=given, author="u1", text="text"), names) == []
+    assert await failures(database, lambda given: create_post(database, channel=tech, author=given, text="text"), bad_names("author")) == []
+    assert await failures(database, lambda given: create_post(database, channel=tech, author="u1", text=given), bad_texts()) == []
+
+
+async def test_what_no_edit_can_be_is_refused(database: Database, tech: str) -> None:
+    post = (await create_post(database, channel=tech, author="u1", text="text"))["id"]
+    assert await failures(database, lambda given: edit_post(database, post=given, editor="u1", text="new"), bad_ids("post")) == []
+    assert await failures(database, lambda given: edit_post(database, post=post, editor=given, text="new"), bad_names("editor")) == []
+    assert await failures(database, lambda given: edit_post(database, post=post, editor="u1", text=given), bad_texts()) == []
+
+
+async def test_what_no_deletion_can_be_is_refused(database: Database, tech: str) -> None:
+    post = (await create_post(database, channel=tech, author="u1", text="text"))["id"]
+    assert await failures(database, lambda given: delete_post(database, post=given, by="u1"), bad_ids("post")) == []
+    assert await failures(database, lambda given: delete_post(database, post=post, by=given), bad_names("user")) == []
+
+
+async def test_a_title_is_a_text(database: Database) -> None:
+    titles = [(value, Invalid, "the title is a text") for value in (None, 0, False, b"", [], {})]
+    assert await failures(database, lambda given: create_channel(database, name="a", owner="u1", title=given), titles) == []
+
+
+async def test_an_id_of_any_size_is_refused_in_few_words(database: Database, tech: str) -> None:
+    for number in (10**5000, -(10**5000)):
+        with pytest.raises(NotFound, match=r"^there is no post"):
+            await edit_post(database, post=number, editor="u1", text="text")
+
+
+def bad_pages() -> list[tuple[str, Any]]:
+    not_numbers = [None, "1", True, 1.5, [1], -1]
+    return [*(("before", value) for value in (*not_numbers, 2**63)), *(("limit", value) for value in not_numbers)]
+
+
+async def test_what_no_page_can_be_is_refused(database: Database, tech: str) -> None:
+    names = [(value, Invalid, "") for value, *_ in bad_names("channel")]
+    assert await failures(database, lambda given: list_posts(database, channel=given), names) == []
+    pages = [(each, Invalid, "") for each in bad_pages()]
+    assert await failures(database, lambda given: list_posts(database, channel=tech, **{given[0]: given[1]}), pages) == []

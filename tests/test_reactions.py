@@ -1,0 +1,725 @@
+"""Reactions: one of a user per target, counts that are right whatever races; and how they fold into one notification."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import event, select, text
+
+import publishers
+from gateway.config import Config
+from gateway.inbox import Inbox
+from publishers import Publisher
+from publishers.database import Database, Transaction
+from publishers.faults import Fault, Invalid, NotFound
+from publishers.folding import WINDOW_MS, Folding, Reacted, fold
+from publishers.outbox import Relay
+from publishers.posts import create_channel, create_post, delete_post, list_posts
+from publishers.reactions import REACTIONS, Reactions, my_reactions, react
+from publishers.reviews import create_review, list_reviews, story_of
+from publishers.tables import folds, reactions
+
+from .test_posts import HOSTILE, NOT_TEXTS, Refusal, bad_names, database_server, everything, failures, ready_database, said  # noqa: F401
+
+Counts = dict[str, int]
+
+
+async def new_review(database: Database, author: str = "author", text: str = "Good soup") -> str:
+    """A target to react to."""
+    return story_of((await create_review(database, subject="r42", author=author, rating=4, text=text))["id"])
+
+
+@pytest.fixture
+async def review(database: Database) -> str:
+    return await new_review(database)
+
+
+@pytest.fixture
+async def post(database: Database) -> str:
+    await create_channel(database, name="tech", owner="owner")
+    return f"post:{(await create_post(database, channel='tech', author='author', text='Good news'))['id']}"
+
+
+@pytest.fixture
+async def publisher(valkey_url: str, prefix: str) -> AsyncIterator[Publisher]:
+    async with Publisher(valkey_url, prefix=prefix) as publisher:
+        yield publisher
+
+
+async def reactions_of(database: Database, target: str) -> dict[str, str]:
+    """User → reaction, from the table that has one row of each."""
+    async with database.reading() as connection:
+        rows = (await connection.execute(select(reactions.c.user, reactions.c.reaction).where(reactions.c.target == target))).all()
+    assert len({row.user for row in rows}) == len(rows)
+    return {row.user: row.reaction for row in rows if row.reaction is not None}
+
+
+async def counts_of(database: Database, target: str) -> Counts:
+    """The counts that whoever lists the target sees."""
+    listed = [*await list_reviews(database, subject="r42", limit=200), *await list_posts(database, channel="tech", limit=200)]
+    kind = target.partition(":")[0]
+    return next(each["reactions"] for each in listed if f"{kind}:{each['id']}" == target and ("subject" in each) == (kind == "review"))
+
+
+async def told_of(database: Database, target: str) -> list[Any]:
+    channel = target if target.startswith("review:") else "posts:tech"
+    return [each for each in await said(database, channel) if each["type"] == "reaction" and each["target"] == target]
+
+
+async def assert_agreement(database: Database, target: str) -> dict[str, str]:
+    """The reactions, their counts and all that was said of them lead to the same; returns user → reaction."""
+    now = await reactions_of(database, target)
+    assert await counts_of(database, target) == Counter(now.values())
+    replayed: dict[str, str] = {}
+    for publication in await told_of(database, target):
+        user, reaction = publication["user"], publication["reaction"]
+        assert replayed.get(user) != reaction, "what changes nothing is not told"
+        replayed.pop(user, None)
+        if reaction is not None:
+            replayed[user] = reaction
+        assert publication["counts"] == Counter(replayed.values()), "the counts are those of the publications so far"
+    assert replayed == now
+    return now
+
+
+# One of a user per target.
+
+
+@pytest.mark.parametrize("kind", ["post", "review"])
+async def test_a_reaction_is_added_changed_and_taken_back(kind: str, database: Database, request: pytest.FixtureRequest) -> None:
+    await create_channel(database, name="tech", owner="owner")
+    target = await new_review(database)
+    if kind == "post":
+        target = f"post:{(await create_post(database, channel='tech', author='author', text='text'))['id']}"
+    assert await react(database, user="u2", target=target, reaction="like") == {"like": 1}
+    assert await react(database, user="u3", target=target, reaction="like") == {"like": 2}
+    assert await react(database, user="u2", target=target, reaction="wow") == {"like": 1, "wow": 1}
+    assert await my_reactions(database, user="u2", targets=[target, "post:404"]) == {target: "wow"}
+    assert await react(database, user="u3", target=target, reaction=None) == {"wow": 1}
+    assert await my_reactions(database, user="u3", targets=[target]) == {}
+    assert await react(database, user="u3", target=target, reaction="sad") == {"wow": 1, "sad": 1}
+    assert await told_of(database, target) == [
+        {"type": "reaction", "target": target, "user": user, "reaction": reaction, "counts": counts}
+        for user, reaction, counts in (
+            ("u2", "like", {"like": 1}),
+            ("u3", "like", {"like": 2}),
+            ("u2", "wow", {"like": 1, "wow": 1}),
+            ("u3", None, {"wow": 1}),
+            ("u3", "sad", {"wow": 1, "sad": 1}),
+        )
+    ]
+    assert await assert_agreement(database, target) == {"u2": "wow", "u3": "sad"}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_what_changes_nothing_is_not_told(database: Database, review: str, shared: bool) -> None:
+    reacting = Reactions(database).react if shared else lambda **wanted: react(database, **wanted)
+    assert await reacting(user="u2", target=review, reaction=None) == {}
+    assert await told_of(database, review) == []
+    for _ in range(3):
+        assert await reacting(user="u2", target=review, reaction="like") == {"like": 1}
+    assert len(await told_of(database, review)) == 1
+    for _ in range(3):
+        assert await reacting(user="u2", target=review, reaction=None) == {}
+    assert len(await told_of(database, review)) == 2
+    assert len(await said(database, "notifications:author")) == 1
+
+
+async def test_every_kind_of_reaction_is_counted_for_itself(database: Database, review: str, post: str) -> None:
+    for n, reaction in enumerate(REACTIONS):
+        for user in range(n + 1):
+            await react(database, user=f"{reaction}{user}", target=review, reaction=reaction)
+    expected = {"like": 1, "love": 2, "laugh": 3, "wow": 4, "sad": 5}
+    assert await counts_of(database, review) == expected
+    assert list(await counts_of(database, review)) == list(REACTIONS), "in their order"
+    assert await counts_of(database, post) == {}
+
+
+async def test_a_review_and_a_post_with_the_same_id_are_two_targets(database: Database, review: str, post: str) -> None:
+    assert review.partition(":")[2] == post.partition(":")[2]
+    await react(database, user="u2", target=review, reaction="like")
+    await react(database, user="u2", target=post, reaction="sad")
+    assert await my_reactions(database, user="u2", targets=[review, post]) == {review: "like", post: "sad"}
+    assert (await counts_of(database, review), await counts_of(database, post)) == ({"like": 1}, {"sad": 1})
+
+
+async def test_reactions_of_a_transaction_of_ones_own_are_undone_with_it(database: Database, review: str) -> None:
+    before = await everything(database)
+    with pytest.raises(ZeroDivisionError):
+        async with database.transaction() as transaction:
+            await react(transaction, user="u2", target=review, reaction="like")
+            await react(transaction, user="u2", target=review, reaction="sad")
+            raise ZeroDivisionError
+    assert await everything(database) == before
+    async with database.transaction() as transaction:
+        assert await react(transaction, user="u2", target=review, reaction="like") == {"like": 1}
+        with pytest.raises(NotFound):
+            await react(transaction, user="u2", target="review:404", reaction="like")
+        assert await react(transaction, user="u2", target=review, reaction="sad") == {"sad": 1}
+    assert await assert_agreement(database, review) == {"u2": "sad"}
+
+
+# Races.
+
+
+async def test_a_user_who_reacts_many_times_at_once_has_one_reaction(database: Database, review: str) -> None:
+    kinds = [*REACTIONS, None] * 2
+    outcomes = await asyncio.gather(*[react(database, user="u2", target=review, reaction=reaction) for reaction in kinds])
+    assert all(sum(counts.values()) <= 1 for counts in outcomes)
+    assert len(await assert_agreement(database, review)) <= 1
+
+
+async def test_many_who_react_at_once_are_counted(database: Database, review: str) -> None:
+    wanted = {f"u{n}": REACTIONS[n % 5] for n in range(20)}
+    await asyncio.gather(*[react(database, user=user, target=review, reaction=reaction) for user, reaction in wanted.items()])
+    assert await assert_agreement(database, review) == wanted
+    assert await counts_of(database, review) == dict.fromkeys(REACTIONS, 4)
+
+
+async def test_shared_and_single_transactions_race_for_several_targets(database: Database, review: str, post: str) -> None:
+    targets = [review, post, await new_review(database), "review:404"]
+    several = [Reactions(database, shared_most=7), Reactions(database)]
+    ways = [*(each.react for each in several), lambda **wanted: react(database, **wanted)]
+    wanted = [{"user": f"u{n % 5}", "target": targets[n % 4], "reaction": (*REACTIONS, None)[n * 7 % 11 % 6]} for n in range(72)]
+    outcomes = await asyncio.gather(*[ways[n % 3](**each) for n, each in enumerate(wanted)], return_exceptions=True)
+    for each, outcome in zip(wanted, outcomes, strict=True):
+        assert isinstance(outcome, NotFound if each["target"] == "review:404" else dict), outcome
+    for target in targets[:3]:
+        assert set(await assert_agreement(database, target)) <= {f"u{n}" for n in range(5)}
+    assert await reactions_of(database, "review:404") == {}
+
+
+REACTING = """
+import asyncio, random, sys
+from publishers.database import Database
+from publishers.reactions import REACTIONS, Reactions, react
+
+async def main(url, targets, seed):
+    chance = random.Random(seed)
+    async with Database(url, pool=4) as database:
+        ways = [Reactions(database).react, lambda **wanted: react(database, **wanted)]
+        print("ready", flush=True)
+        sys.stdin.readline()
+        await asyncio.gather(*[
+            chance.choice(ways)(user=f"u{chance.randrange(5)}", target=chance.choice(targets), reaction=chance.choice([*REACTIONS, None]))
+            for _ in range(60)
+        ])
+
+asyncio.run(main(sys.argv[1], sys.argv[2].split(), sys.argv[3]))
+"""
+
+
+async def test_reactions_of_two_processes_race(database: Database, review: str, post: str) -> None:
+    url = database.url.render_as_string(hide_password=False)
+    environment = {**os.environ, "PYTHONPATH": str(Path(publishers.__file__).parents[1])}
+    pipe = asyncio.subprocess.PIPE
+    processes = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", REACTING, url, f"{review} {post}", seed, stdin=pipe, stdout=pipe, env=environment
+        )
+        for seed in "ab"
+    ]
+    async with asyncio.timeout(30):
+        for process in processes:
+            assert process.stdout is not None and await process.stdout.readline() == b"ready\n"
+        await asyncio.gather(*[process.communicate(b"go\n") for process in processes])
+    assert [process.returncode for process in processes] == [0, 0]
+    for target in (review, post):
+        assert await assert_agreement(database, target)
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.booleans(),  # in a shared transaction
+        st.lists(
+            st.tuples(st.sampled_from(["u1", "u2", "author"]), st.integers(0, 2), st.sampled_from([*REACTIONS[:2], None])),
+            min_size=1,
+            max_size=6,
+        ),
+    ),
+    max_size=6,
+)
+
+
+@settings(max_examples=12)
+@given(STEPS)
+async def test_reactions_are_those_of_a_dict(database: Database, steps: list[tuple[bool, list[tuple[str, int, str | None]]]]) -> None:
+    """The last one of each user and target counts, one after the other or many at once."""
+    targets = [await new_review(database), await new_review(database), "review:404404"]
+    shared, model = Reactions(database, shared_most=4), {}
+    for at_once, some in steps:
+        wanted = [{"user": user, "target": targets[target], "reaction": reaction} for user, target, reaction in some]
+        if at_once:
+            outcomes = await asyncio.gather(*[shared.react(**each) for each in wanted], return_exceptions=True)
+        else:
+            outcomes = [(await asyncio.gather(react(database, **each), return_exceptions=True))[0] for each in wanted]
+        for each, outcome in zip(wanted, outcomes, strict=True):
+            assert isinstance(outcome, NotFound if each["target"] == targets[2] else dict), outcome
+            if each["target"] != targets[2]:
+                model[each["target"], each["user"]] = each["reaction"]
+    for target in targets[:2]:
+        expected = {user: reaction for (where, user), reaction in model.items() if where == target and reaction is not None}
+        assert await assert_agreement(database, target) == expected
+
+
+# Shared transactions.
+
+
+async def test_reactions_that_come_together_share_a_transaction(database: Database, review: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    transactions, run = [], database.run
+
+    async def counted(work: Any) -> Any:
+        transactions.append(work)
+        return await run(work)
+
+    monkeypatch.setattr(database, "run", counted)
+    shared = Reactions(database, shared_most=10)
+    await asyncio.gather(*[shared.react(user=f"u{n}", target=review, reaction="like") for n in range(35)])
+    assert len(transactions) == 4
+    assert (shared.waiting, shared.peak) == (0, 35)
+    assert await counts_of(database, review) == {"like": 35}
+
+
+async def test_a_user_who_changes_their_mind_at_once_ends_with_the_last_word(database: Database, review: str) -> None:
+    shared = Reactions(database)
+    minds = ["like", "sad", None, "love", "love", "wow"]
+    outcomes = await asyncio.gather(*[shared.react(user="u2", target=review, reaction=each) for each in minds])
+    assert outcomes == [{} if each is None else {each: 1} for each in minds]
+    assert [each["reaction"] for each in await told_of(database, review)] == ["like", "sad", None, "love", "wow"]
+
+
+async def test_unknown_targets_fail_alone(database: Database, review: str, post: str) -> None:
+    shared = Reactions(database)
+    targets = ["review:404", review, "post:405", post, "review:406"]
+    outcomes = await asyncio.gather(*[shared.react(user="u2", target=each, reaction="like") for each in targets], return_exceptions=True)
+    assert [str(each) for each in outcomes[::2]] == ["there is no review 404", "there is no post 405", "there is no review 406"]
+    assert [type(each) for each in outcomes[::2]] == [NotFound] * 3
+    assert outcomes[1::2] == [{"like": 1}] * 2
+    for target in (review, post):
+        assert await assert_agreement(database, target) == {"u2": "like"}
+
+
+async def test_a_caller_that_goes_away_takes_nobody_else_along(database: Database, review: str) -> None:
+    shared = Reactions(database)
+    callers = [asyncio.create_task(shared.react(user=f"u{n}", target=review, reaction="like")) for n in range(5)]
+    await asyncio.sleep(0)
+    assert shared.waiting == 5
+    callers[2].cancel()
+    async with asyncio.timeout(10):
+        outcomes = await asyncio.gather(*callers, return_exceptions=True)
+    assert isinstance(outcomes.pop(2), asyncio.CancelledError)
+    assert all(isinstance(each, dict) for each in outcomes), outcomes
+    assert set(await assert_agreement(database, review)) >= {"u0", "u1", "u3", "u4"}
+    assert (await shared.react(user="u9", target=review, reaction="wow"))["wow"] == 1
+
+
+async def test_a_caller_that_goes_away_in_the_middle_of_it_leaves_nothing_behind(
+    database: Database, review: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("publishers.database.BUSY_SECONDS", 0.5)
+    begun = asyncio.Event()
+    numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)"
+    slow = f"{numbers} SELECT max(i) FROM n UNION ALL SELECT 2"
+
+    async def react_slowly(transaction: Transaction) -> None:
+        await react(transaction, user="u2", target=review, reaction="like")
+        await transaction.execute(text(slow))
+
+    async with Database(database.url.render_as_string(hide_password=False)) as impatient:
+        event.listen(impatient.engine.sync_engine, "before_cursor_execute", lambda *given: given[2] == slow and begun.set())
+        gc.disable()  # a gateway collects seldom
+        try:
+            caller = asyncio.create_task(impatient.run(react_slowly))
+            await begun.wait()
+            caller.cancel()
+            await asyncio.wait([caller])
+            assert caller.cancelled()
+            assert await react(impatient, user="u3", target=review, reaction="wow") == {"wow": 1}
+        finally:
+            gc.enable()
+            gc.collect()
+    assert await assert_agreement(database, review) == {"u3": "wow"}
+
+
+async def test_past_its_bound_it_refuses_and_those_that_wait_are_answered(
+    database: Database, review: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("publishers.reactions.WAITING_MOST", 12)
+    shared = Reactions(database)
+    reacting = [shared.react(user=f"u{n}", target=review, reaction="like") for n in range(15)]
+    outcomes = await asyncio.gather(*reacting, return_exceptions=True)
+    assert all(isinstance(each, dict) for each in outcomes[:12])
+    assert [type(each) for each in outcomes[12:]] == [Invalid] * 3
+    assert str(outcomes[12]) == "12 reactions wait for the database already; try again later"
+    assert shared.peak == 12
+    assert await shared.react(user="u12", target=review, reaction="like") == {"like": 13}
+    assert len(await assert_agreement(database, review)) == 13
+
+
+class LostDatabase:
+    """A database whose connection breaks under the first transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database, self.lost = database, False
+
+    async def run(self, work: Any) -> Any:
+        if self.lost:
+            return await self._database.run(work)
+        self.lost = True
+        raise ConnectionResetError("the database went away")
+
+
+async def test_whoever_waited_for_a_database_that_went_away_hears_of_it(database: Database, review: str) -> None:
+    shared = Reactions(LostDatabase(database), shared_most=3)  # type: ignore[arg-type]
+    reacting = [shared.react(user=f"u{n}", target=review, reaction="like") for n in range(5)]
+    async with asyncio.timeout(10):
+        outcomes = await asyncio.gather(*reacting, return_exceptions=True)
+    assert [type(each) for each in outcomes] == [ConnectionResetError] * 3 + [dict] * 2
+    assert await assert_agreement(database, review) == {"u3": "like", "u4": "like"}
+
+
+# Folding.
+
+
+class FrozenClock:
+    """A time that passes only when told to: what reactions and folds take for now, in unix milliseconds."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000_000
+
+    def __call__(self) -> int:
+        return self.now
+
+    def pass_ms(self, ms: int) -> int:
+        self.now += ms
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FrozenClock:
+    clock = FrozenClock()
+    monkeypatch.setattr("publishers.reactions.now_ms", clock)
+    monkeypatch.setattr("publishers.folding.now_ms", clock)
+    return clock
+
+
+async def react_each(database: Database, target: str, users: Iterable[str], clock: FrozenClock, reaction: str | None = "like") -> None:
+    for user in users:
+        clock.pass_ms(1)
+        await react(database, user=user, target=target, reaction=reaction)
+
+
+async def test_the_first_reaction_is_told_at_once(database: Database, review: str, post: str) -> None:
+    await react(database, user="u2", target=review, reaction="like")
+    await react(database, user="u3", target=post, reaction="like")
+    first, second = await said(database, "notifications:author")
+    assert first.pop("id") != second.pop("id")
+    assert first == {"type": "reaction", "text": "u2 reacted to your review “Good soup”", "target": review, "actors": ["u2"], "count": 1}
+    assert second == {"type": "reaction", "text": "u3 reacted to your post “Good news”", "target": post, "actors": ["u3"], "count": 1}
+
+
+async def test_later_ones_update_it(database: Database, clock: FrozenClock) -> None:
+    for users, who, actors in (
+        (2, "u2 and u1", ["u2", "u1"]),
+        (3, "u3, u2 and 1 other", ["u3", "u2"]),
+        (4, "u4, u3 and 2 others", ["u4", "u3"]),
+        (14, "u14, u13 and 12 others", ["u14", "u13"]),
+    ):
+        author, folding = f"author of {users}", Folding(database)
+        review = await new_review(database, author)
+        await react_each(database, review, [f"u{n}" for n in range(1, users + 1)], clock)
+        first, *others = await said(database, f"notifications:{author}")
+        assert others == [], "not before the pause is over"
+        assert await folding.publish_due(clock.pass_ms(1000)) == 1
+        assert (await said(database, f"notifications:{author}"))[1:] == [
+            {**first, "text": f"{who} reacted to your review “Good soup”", "actors": actors, "count": users}
+        ]
+        assert await folding.publish_due(clock.pass_ms(10**6)) == 0, "nothing happened since"
+
+
+async def test_an_update_waits_for_the_pause_and_longer_the_older_it_is(database: Database, review: str, clock: FrozenClock) -> None:
+    folding, start = Folding(database), clock.now
+    told = []
+    await react(database, user="u0", target=review, reaction="like")
+    for second in range(1, 61):
+        clock.now = start + second * 1000
+        await react(database, user=f"u{second}", target=review, reaction="like")
+        if await folding.publish_due(clock.now):
+            told.append(second)
+    pauses = [later - earlier for earlier, later in zip([0, *told], told, strict=False)]
+    assert told[0] == 1 and pauses == sorted(pauses)
+    assert 10 <= pauses[-1] <= 17, "a second and a quarter of its age"
+    assert len(await said(database, "notifications:author")) == 1 + len(told) <= 16
+    assert len({each["id"] for each in await said(database, "notifications:author")}) == 1
+
+
+async def test_it_is_due_a_second_after_the_first_telling_and_no_earlier(database: Database, review: str, clock: FrozenClock) -> None:
+    await react(database, user="u1", target=review, reaction="like")
+    start = clock.now
+    clock.pass_ms(400)
+    await react(database, user="u2", target=review, reaction="like")
+    folding = Folding(database)
+    assert [await folding.publish_due(now) for now in (start + 400, start + 999, start + 1000, start + 1000)] == [0, 0, 1, 0]
+
+
+async def test_behind_the_window_the_next_one_is_a_new_notification(database: Database, review: str, clock: FrozenClock) -> None:
+    folding = Folding(database)
+    await react_each(database, review, ["u1"], clock)
+    clock.pass_ms(WINDOW_MS - 1)
+    await react(database, user="u2", target=review, reaction="like")
+    assert await folding.publish_due(clock.now) == 1
+    clock.pass_ms(1)
+    await react(database, user="u3", target=review, reaction="like")
+    told = await said(database, "notifications:author")
+    assert [each["text"].partition(" reacted")[0] for each in told] == ["u1", "u2 and u1", "u3"]
+    assert told[0]["id"] == told[1]["id"] != told[2]["id"]
+    await react_each(database, review, ["u4"], clock)
+    assert await folding.publish_due(clock.pass_ms(1000)) == 1
+    last = (await said(database, "notifications:author"))[-1]
+    assert (last["id"], last["actors"], last["count"]) == (told[2]["id"], ["u4", "u3"], 2)
+
+
+async def test_a_repeated_reaction_is_nobody_new(database: Database, review: str, clock: FrozenClock) -> None:
+    await react_each(database, review, ["u1"], clock)
+    clock.pass_ms(WINDOW_MS)
+    await react_each(database, review, ["u2", "u1", "u3"], clock)
+    await Folding(database).publish_due(clock.pass_ms(1000))
+    last = (await said(database, "notifications:author"))[-1]
+    assert (last["actors"], last["count"]) == (["u3", "u2"], 2)
+
+
+async def test_who_is_told_in_a_new_notification_is_not_told_in_the_old_one_too(
+    database: Database, review: str, clock: FrozenClock
+) -> None:
+    await react_each(database, review, ["u1"], clock)
+    clock.pass_ms(WINDOW_MS - 10)
+    await react_each(database, review, ["u2"], clock)
+    clock.pass_ms(10)
+    await react_each(database, review, ["u3"], clock)
+    assert await Folding(database).publish_due(clock.pass_ms(10)) == 1
+    told = await said(database, "notifications:author")
+    assert [each["count"] for each in told] == [1, 1, 2]
+
+
+async def test_a_reaction_that_is_taken_back_is_not_told_any_more(database: Database, review: str, clock: FrozenClock) -> None:
+    folding = Folding(database)
+    await react_each(database, review, ["u1", "u2", "u3"], clock)
+    await react_each(database, review, ["u1", "u3"], clock, None)
+    await folding.publish_due(clock.pass_ms(1000))
+    told = await said(database, "notifications:author")
+    assert [(each["actors"], each["count"]) for each in told] == [(["u1"], 1), (["u2"], 1)]
+    await react_each(database, review, ["u2"], clock, None)
+    assert await folding.publish_due(clock.pass_ms(10_000)) == 1
+    assert await said(database, "notifications:author") == told, "of nobody nothing is told"
+    await react_each(database, review, ["u4"], clock, "wow")
+    assert await folding.publish_due(clock.pass_ms(10_000)) == 1
+    last = (await said(database, "notifications:author"))[-1]
+    assert (last["id"], last["actors"], last["count"]) == (told[0]["id"], ["u4"], 1)
+
+
+async def test_taking_back_what_an_older_notification_told_tells_nothing(database: Database, review: str, clock: FrozenClock) -> None:
+    await react_each(database, review, ["u1"], clock)
+    clock.pass_ms(WINDOW_MS)
+    await react_each(database, review, ["u1"], clock, None)
+    assert await Folding(database).publish_due(clock.pass_ms(WINDOW_MS)) == 0
+    assert len(await said(database, "notifications:author")) == 1
+
+
+async def test_nobody_is_notified_of_a_reaction_of_their_own(database: Database, review: str, clock: FrozenClock) -> None:
+    folding = Folding(database)
+    await react_each(database, review, ["author"], clock)
+    assert await said(database, "notifications:author") == []
+    assert await counts_of(database, review) == {"like": 1}, "counted it is"
+    await react_each(database, review, ["u1", "author", "u2"], clock, "wow")
+    assert await folding.publish_due(clock.pass_ms(1000)) == 1
+    last = (await said(database, "notifications:author"))[-1]
+    assert (last["actors"], last["count"]) == (["u2", "u1"], 2)
+    await react_each(database, review, ["author"], clock, "sad")
+    assert await folding.publish_due(clock.pass_ms(WINDOW_MS)) == 0, "nothing is due for it either"
+
+
+async def test_reactions_of_one_shared_transaction_begin_one_notification(database: Database, review: str, post: str) -> None:
+    shared = Reactions(database)
+    users = ["author", *(f"u{n}" for n in range(6))]
+    await asyncio.gather(*[shared.react(user=user, target=target, reaction="like") for user in users for target in (review, post)])
+    told = await said(database, "notifications:author")
+    assert sorted((each["target"], each["actors"], each["count"]) for each in told) == [
+        (post, ["u5", "u4"], 6),
+        (review, ["u5", "u4"], 6),
+    ]
+
+
+async def test_a_storm_on_one_review_is_one_unread_notification(
+    database: Database, review: str, clock: FrozenClock, publisher: Publisher
+) -> None:
+    """Two thousand reactions within a minute, and the relay is never behind."""
+    shared, folding, relay = Reactions(database), Folding(database), Relay(database, publisher.history)
+    updates = 0
+    for second in range(20):
+        some = range(second * 100, second * 100 + 100)
+        await asyncio.gather(*[shared.react(user=f"u{n}", target=review, reaction="like") for n in some])
+        updates += await folding.publish_due(clock.pass_ms(3000))
+    updates += await folding.publish_due(clock.pass_ms(WINDOW_MS))
+    told = await said(database, "notifications:author")
+    assert len(told) == 1 + updates <= 12
+    assert len({each["id"] for each in told}) == 1
+    assert told[-1]["count"] == 2000 and told[-1]["text"].endswith("and 1998 others reacted to your review “Good soup”")
+    assert await assert_agreement(database, review) == {f"u{n}": "like" for n in range(2000)}
+    await relay.drain()
+    assert len((await publisher.history.read("notifications:author", 0, -1)).publications) == len(told)
+    inbox = json.loads(await Inbox(Config(), publisher.history).list("author", None))
+    assert [(each["unread"], each["data"]) for each in inbox["notifications"]] == [(True, told[-1])]
+    assert inbox["unread"] == 1
+
+
+async def test_an_update_of_what_was_read_counts_once_again(
+    database: Database, review: str, clock: FrozenClock, publisher: Publisher
+) -> None:
+    relay, inbox = Relay(database, publisher.history), Inbox(Config(), publisher.history)
+    unread = []
+    for users in (["u1"], ["u2", "u3"], ["u4"]):
+        await react_each(database, review, users, clock)
+        await Folding(database).publish_due(clock.pass_ms(60_000))
+        await relay.drain()
+        unread.append(json.loads(await inbox.list("author", None))["unread"])
+        if users == ["u1"]:
+            await inbox.read("author", b'{"all":true}')
+    assert unread == [1, 1, 1]
+    assert len(json.loads(await inbox.list("author", None))["notifications"]) == 1
+
+
+async def test_nothing_more_is_told_of_reactions_to_what_was_deleted(database: Database, post: str, clock: FrozenClock) -> None:
+    await react_each(database, post, ["u1", "u2"], clock)
+    await delete_post(database, post=int(post[5:]), by="author")
+    folding = Folding(database)
+    assert await folding.publish_due(clock.pass_ms(1000)) == 1
+    assert await folding.publish_due(clock.pass_ms(1000)) == 0
+    assert [each["count"] for each in await said(database, "notifications:author")] == [1]
+
+
+async def test_two_who_publish_what_is_due_at_once_tell_it_once(database: Database, clock: FrozenClock) -> None:
+    targets = [await new_review(database) for _ in range(8)]
+    for target in targets:
+        await react_each(database, target, ["u1", "u2"], clock)
+    clock.pass_ms(1000)
+    counts = await asyncio.gather(*[Folding(database).publish_due(clock.now) for _ in range(4)])
+    assert sum(counts) == 8
+    told = await said(database, "notifications:author")
+    assert Counter(each["target"] for each in told) == dict.fromkeys(targets, 2)
+
+
+async def test_reactions_and_updates_at_once_lose_nobody(database: Database, review: str, clock: FrozenClock) -> None:
+    """Whoever comes while an update is published is in the next one."""
+    shared = Reactions(database, shared_most=3)
+
+    async def publish() -> None:
+        for _ in range(12):
+            await Folding(database).publish_due(clock.pass_ms(5000))
+
+    reacting = [react(database, user=f"u{n}", target=review, reaction="like") for n in range(15)]
+    sharing = [shared.react(user=f"v{n}", target=review, reaction="wow") for n in range(15)]
+    await asyncio.gather(publish(), *reacting, publish(), *sharing)
+    await Folding(database).publish_due(clock.pass_ms(WINDOW_MS))
+    told = await said(database, "notifications:author")
+    assert told[-1]["count"] == 30
+    assert len({each["id"] for each in told}) == 1
+
+
+async def test_more_than_fit_in_one_go_are_published_in_several(database: Database, clock: FrozenClock) -> None:
+    row = {"target": "review:1", "recipient": "author", "started_at": clock.now, "published_at": clock.now, "due_at": clock.now}
+    async with database.transaction() as transaction:
+        await transaction.execute(folds.insert(), [row] * 130)
+    folding = Folding(database)
+    assert [await folding.publish_due(clock.now) for _ in range(3)] == [100, 30, 0]
+
+
+async def test_a_fold_is_opened_and_reopened_by_the_time_it_is_given(database: Database, review: str) -> None:
+    """``fold`` takes the time of the reactions, and tells of the newest ones first."""
+    some = [Reacted(review, "author", "Good soup", f"u{n}", True) for n in range(4)]
+    for now in (1000, 1000 + WINDOW_MS - 1, 1000 + WINDOW_MS):
+        async with database.transaction() as transaction:
+            await fold(transaction, some, now)
+    told = await said(database, "notifications:author")
+    assert [(each["actors"], each["count"]) for each in told] == [(["u3", "u2"], 4)] * 2
+    assert told[0]["id"] != told[1]["id"]
+
+
+async def test_markup_in_texts_and_names_is_told_as_it_is(database: Database, clock: FrozenClock) -> None:
+    for n, hostile in enumerate(HOSTILE):
+        target = await new_review(database, f"a{n}", hostile)
+        await react_each(database, target, ["<b>u1</b>", "😀 'u2'"], clock)
+    await Folding(database).publish_due(clock.pass_ms(1000))
+    for n, hostile in enumerate(HOSTILE):
+        line = " ".join(hostile.split())
+        quoted = line if len(line) <= 60 else f"{line[:59].rstrip()}…"
+        first, second = await said(database, f"notifications:a{n}")
+        assert first["text"] == f"<b>u1</b> reacted to your review “{quoted}”"
+        assert second["text"] == f"😀 'u2' and <b>u1</b> reacted to your review “{quoted}”"
+
+
+# What is given.
+
+
+def bad_targets() -> list[Refusal]:
+    odd = ["", ":", "review", "review:", ":1", "post1", "posts:1", "Review:1", " post:1", "post:1 ", "post: 1", "post:1\n", "post:1:2"]
+    odd += ["review:0012", "review:-1", "review:+1", "review:1e3", "review:1.0", "review:0x1", "review:1_0", "post:١", "post:²", "post:１"]
+    odd += ["review:00", "post:\ud800", "\x00post:1", "post:1\x00", "{post}:1", "post:" + "9" * 102_400, "x" * 102_400]
+    missing = [f"{kind}:{id}" for kind in ("review", "post") for id in ("0", "404", 2**63 - 1, 2**63, "9" * 18, "9" * 19, "9" * 30)]
+    return [
+        *((value, Invalid, f"the target is a text, not {type(value).__name__}") for value in NOT_TEXTS),
+        *((value, Invalid, f"a target is post:ID or review:ID, not {value[:60]!r}") for value in odd),
+        *((value, NotFound, f"there is no {value.replace(':', ' ')}") for value in missing),
+    ]
+
+
+def bad_reactions() -> list[Refusal]:
+    values = ["", " ", "Like", "like ", "likes", "👍", "like\x00", "\ud800", "x" * 102_400, 0, True, False, b"like", ["like"], {"like": 1}]
+    return [(value, Invalid, "the reaction is one of like, love, laugh, wow, sad, not ") for value in values]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_what_no_reaction_can_be_is_refused(database: Database, review: str, shared: bool) -> None:
+    reacting = Reactions(database).react if shared else lambda **wanted: react(database, **wanted)
+    good: dict[str, Any] = {"user": "u2", "target": review, "reaction": "like"}
+    for name, table in (("user", bad_names("user")), ("target", bad_targets()), ("reaction", bad_reactions())):
+        assert await failures(database, lambda value, name=name: reacting(**{**good, name: value}), table) == []
+    assert await reacting(**good) == {"like": 1}
+
+
+async def test_what_is_refused_in_a_transaction_of_ones_own_leaves_it_usable(database: Database, review: str) -> None:
+    async def refused(transaction: Transaction) -> None:
+        for target in ("review:404", "review:0012", None):
+            with pytest.raises(Fault):
+                await react(transaction, user="u2", target=target, reaction="like")  # type: ignore[arg-type]
+
+    async with database.transaction() as transaction:
+        await refused(transaction)
+        await react(transaction, user="u2", target=review, reaction="like")
+    assert await assert_agreement(database, review) == {"u2": "like"}
+
+
+async def test_ones_own_reactions_are_asked_for_by_target(database: Database, review: str, post: str) -> None:
+    await react(database, user="u2", target=review, reaction="like")
+    await react(database, user="u3", target=post, reaction="like")
+    assert await my_reactions(database, user="u2", targets=[review, post, review]) == {review: "like"}
+    assert await my_reactions(database, user="u2", targets=[]) == {}
+    assert await my_reactions(database, user="u4", targets=[review, post]) == {}
+
+
+async def test_what_cannot_be_asked_for_is_refused(database: Database, review: str) -> None:
+    users = [(value, Invalid, "") for value, *_ in bad_names("user")]
+    assert await failures(database, lambda given: my_reactions(database, user=given, targets=[review]), users) == []
+    lists = [None, 1, "post:1", b"post:1", [None], [1], [["post:1"]], ["a\x00"], ["\ud800"], ["nonsense"], ["post:1"] * 40_000]
+    targets = [(value, Invalid, "") for value in lists]
+    assert await failures(database, lambda given: my_reactions(database, user="u2", targets=given), targets) == []

@@ -1,0 +1,619 @@
+"""Reviews: what is said of them and to whom, and a story that is whole whatever Valkey lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import valkey
+from sqlalchemy import insert, select
+
+from gateway.store.embedded import EmbeddedServer
+from publishers import Publisher
+from publishers.database import Database, now_ms
+from publishers.faults import Fault, Invalid, NotFound
+from publishers.outbox import Relay
+from publishers.reactions import react
+from publishers.reviews import create_review, list_reviews, respond, review_history, story_of
+from publishers.schema import identity
+from publishers.tables import outbox, reviews
+
+from .conftest import until
+from .test_posts import HOSTILE, bad_ids, bad_names, bad_pages, bad_texts, database_server, everything, failures, ready_database, said  # noqa: F401
+
+
+@pytest.fixture
+async def publisher(valkey_url: str, prefix: str) -> AsyncIterator[Publisher]:
+    async with Publisher(valkey_url, prefix=prefix) as publisher:
+        yield publisher
+
+
+@pytest.fixture
+def relay(database: Database, publisher: Publisher) -> Relay:
+    return Relay(database, publisher.history)
+
+
+@pytest.fixture
+async def review(database: Database) -> int:
+    """The id of a review that u1 wrote."""
+    return (await create_review(database, subject="r42", author="u1", rating=4, text="Good soup"))["id"]
+
+
+@pytest.fixture
+def client(valkey_url: str) -> Iterator[valkey.Valkey]:
+    client = valkey.Valkey.from_url(valkey_url)
+    yield client
+    client.close()
+
+
+# What is said.
+
+
+async def test_a_new_review_is_told_to_its_subject_and_begins_its_story(database: Database) -> None:
+    before = now_ms()
+    review = await create_review(database, subject="r42", author="u1", rating=4, text="Good soup")
+    assert before <= review["created_at"] <= now_ms()
+    told = {"subject": "r42", "author": "u1", "rating": 4, "text": "Good soup", "reactions": {}}
+    assert review == {"id": review["id"], "created_at": review["created_at"], **told}
+    assert await said(database, "reviews:r42") == [{"type": "review.created", "review": review}]
+    assert await said(database, f"review:{review['id']}") == [{"type": "review.created", "review": review}]
+    assert await said(database, "notifications:u1") == []
+
+
+async def test_what_becomes_of_a_review_is_told_in_its_story_alone(database: Database, review: int) -> None:
+    other = (await create_review(database, subject="r42", author="u9", rating=1, text="Cold soup"))["id"]
+    first = await respond(database, review=review, author="u2", text="Which one?")
+    assert first == {"id": first["id"], "review": review, "author": "u2", "text": "Which one?", "created_at": first["created_at"]}
+    await react(database, user="u3", target=f"review:{review}", reaction="like")
+    second = await respond(database, review=review, author="u1", text="The red one")
+    await react(database, user="u3", target=f"review:{review}", reaction=None)
+    reaction = {"type": "reaction", "target": f"review:{review}", "user": "u3"}
+    assert (await said(database, story_of(review)))[1:] == [
+        {"type": "response.created", "response": first},
+        {**reaction, "reaction": "like", "counts": {"like": 1}},
+        {"type": "response.created", "response": second},
+        {**reaction, "reaction": None, "counts": {}},
+    ]
+    assert [each["review"]["id"] for each in await said(database, "reviews:r42")] == [review, other]
+    assert len(await said(database, story_of(other))) == 1
+
+
+async def test_its_author_is_told_of_a_response_in_private(database: Database, review: int) -> None:
+    response = await respond(database, review=review, author="u2", text="  Which\n\none?  ")
+    assert await said(database, "notifications:u1") == [
+        {
+            "id": f"response:{response['id']}",
+            "type": "response",
+            "text": "u2 responded to your review “Good soup”: “Which one?”",
+            "target": f"review:{review}",
+            "subject": "r42",
+            "actors": ["u2"],
+            "count": 1,
+        }
+    ]
+    assert await said(database, "notifications:u2") == []
+
+
+async def test_each_response_is_a_notification_of_its_own(database: Database, review: int) -> None:
+    ids = [(await respond(database, review=review, author="u2", text="again"))["id"] for _ in range(3)]
+    assert [each["id"] for each in await said(database, "notifications:u1")] == [f"response:{id}" for id in ids]
+
+
+async def test_a_long_response_is_quoted_by_its_beginning(database: Database, review: int) -> None:
+    for text in ("x" * 60, "x" * 61, "word " * 100):
+        await respond(database, review=review, author="u2", text=text)
+    quoted = [each["text"].partition("”: “")[2] for each in await said(database, "notifications:u1")]
+    assert quoted == [f"{'x' * 60}”", f"{'x' * 59}…”", f"{('word ' * 100)[:59].rstrip()}…”"]
+
+
+async def test_nobody_is_notified_of_a_response_of_their_own(database: Database, review: int) -> None:
+    await respond(database, review=review, author="u1", text="I forgot the bread")
+    assert await said(database, "notifications:u1") == []
+    assert len(await said(database, story_of(review))) == 2
+
+
+async def test_responses_at_once_are_told_in_the_order_of_their_ids(database: Database, review: int) -> None:
+    made = await asyncio.gather(*[respond(database, review=review, author=f"u{n}", text=f"text {n}") for n in range(2, 14)])
+    told = [each["response"] for each in (await said(database, story_of(review)))[1:]]
+    assert told == sorted(made, key=lambda each: each["id"])
+    assert (await list_reviews(database, subject="r42"))[0]["responses"] == told
+
+
+async def test_there_is_nothing_to_respond_to_where_there_is_no_review(database: Database, review: int) -> None:
+    before = await everything(database)
+    with pytest.raises(NotFound, match=rf"^there is no review {review + 1}$"):
+        await respond(database, review=review + 1, author="u2", text="text")
+    assert await everything(database) == before
+
+
+async def test_reviews_are_listed_newest_first_with_their_responses(database: Database, review: int) -> None:
+    await create_review(database, subject="other", author="u1", rating=1, text="not this one")
+    second = await create_review(database, subject="r42", author="u2", rating=5, text="Great soup")
+    third = await create_review(database, subject="r42", author="u3", rating=3, text="Some soup")
+    for text in ("one", "two"):
+        await respond(database, review=review, author="u2", text=text)
+    await respond(database, review=second["id"], author="u1", text="three")
+    await react(database, user="u2", target=f"review:{review}", reaction="wow")
+    newest = await list_reviews(database, subject="r42", limit=2)
+    assert [(each["id"], [response["text"] for response in each["responses"]]) for each in newest] == [
+        (third["id"], []),
+        (second["id"], ["three"]),
+    ]
+    oldest = await list_reviews(database, subject="r42", before=second["id"])
+    assert [(each["id"], [response["text"] for response in each["responses"]]) for each in oldest] == [(review, ["one", "two"])]
+    assert oldest[0]["reactions"] == {"wow": 1}
+    assert await list_reviews(database, subject="r42", before=review) == []
+
+
+async def test_a_page_of_reviews_is_bounded_whatever_is_asked(database: Database) -> None:
+    row = {"subject": "r42", "author": "u2", "rating": 3, "text": "text", "created_at": 1, "counts": "{}"}
+    async with database.transaction() as transaction:
+        await transaction.execute(insert(reviews), [row] * 205)
+    assert len(await list_reviews(database, subject="r42")) == 30
+    assert len(await list_reviews(database, subject="r42", limit=10**6)) == 200
+
+
+async def test_reviews_are_part_of_a_transaction_of_ones_own_and_undone_with_it(database: Database, review: int) -> None:
+    async def something(transaction: Any) -> int:
+        new = await create_review(transaction, subject="r42", author="u2", rating=1, text="text")
+        await respond(transaction, review=new["id"], author="u3", text="response")
+        await react(transaction, user="u3", target=story_of(new["id"]), reaction="sad")
+        with pytest.raises(NotFound):
+            await respond(transaction, review=404, author="u3", text="response")
+        return new["id"]
+
+    before = await everything(database)
+    with pytest.raises(ZeroDivisionError):
+        async with database.transaction() as transaction:
+            await something(transaction)
+            raise ZeroDivisionError
+    assert await everything(database) == before
+    async with database.transaction() as transaction:
+        new = await something(transaction)
+    assert [each["type"] for each in await said(database, story_of(new))] == ["review.created", "response.created", "reaction"]
+    assert [each["type"] for each in await said(database, "notifications:u2")] == ["response", "reaction"]
+
+
+# The story.
+
+
+async def tell(database: Database, review: int, *texts: str) -> None:
+    for text in texts:
+        await respond(database, review=review, author="u2", text=text)
+
+
+async def kept(database: Database, review: int) -> list[Any]:
+    """The story as the database remembers it: what the relay has published of it."""
+    async with database.reading() as connection:
+        wanted = select(outbox.c.data).where(outbox.c.channel == story_of(review), outbox.c.published).order_by(outbox.c.id)
+        return [json.loads(data) for data in (await connection.execute(wanted)).scalars()]
+
+
+async def published(publisher: Publisher, review: int) -> list[tuple[int, Any]]:
+    page = await publisher.history.read(story_of(review), 0, -1, max_bytes=2**31)
+    return [(each.offset, json.loads(each.data)) for each in page.publications]
+
+
+async def epoch_of(publisher: Publisher, review: int) -> str:
+    return (await publisher.history.read(story_of(review))).top.epoch
+
+
+async def test_the_story_is_all_that_became_of_a_review_in_order(
+    database: Database, review: int, publisher: Publisher, relay: Relay
+) -> None:
+    await tell(database, review, "one")
+    for user, reaction in (("u2", "like"), ("u3", "wow"), ("u2", "love"), ("u3", "wow"), ("u3", None)):
+        await react(database, user=user, target=story_of(review), reaction=reaction)
+    await tell(database, review, "two")
+    expected = await said(database, story_of(review))
+    before = now_ms()
+    await relay.drain()
+    story = await review_history(review, database=database, publisher=publisher)
+    assert [each["data"] for each in story] == expected
+    assert [each["offset"] for each in story] == list(range(1, 8))
+    assert all(before - 1 <= each["ms"] <= now_ms() + 1 for each in story)
+    assert [set(each) for each in story] == [{"offset", "ms", "data"}] * 7
+    kinds = [each["data"]["type"].partition(".")[0] for each in story]
+    assert kinds == ["review", "response", "reaction", "reaction", "reaction", "reaction", "response"]
+    assert await kept(database, review) == expected, "it stays in the database"
+    assert await said(database, "reviews:r42") == [], "the rest goes when it is published"
+
+
+async def test_a_long_story_is_read_whole(database: Database, review: int, publisher: Publisher, relay: Relay) -> None:
+    long = "x" * 9_000  # more than a page of history, more than Valkey takes from a stream at a time
+    rows = [{"channel": story_of(review), "data": json.dumps([n, long]), "at": 1, "keep": True} for n in range(300)]
+    async with database.transaction() as transaction:
+        await transaction.execute(insert(outbox), rows)
+    await relay.drain()
+    for lost in (False, True):
+        if lost:
+            await publisher.history.remove(story_of(review))
+        story = await review_history(review, database=database, publisher=publisher)
+        assert [each["offset"] for each in story] == list(range(1, 302))
+        assert [each["data"][0] for each in story[1:]] == list(range(300))
+
+
+async def test_a_story_is_read_from_its_stream_and_no_other(
+    database: Database, review: int, publisher: Publisher, relay: Relay, client: valkey.Valkey, prefix: str
+) -> None:
+    """Whether it is whole, or has to be written again: no other key is touched, and nothing is searched."""
+    for _ in range(3):
+        other = (await create_review(database, subject="r42", author="u1", rating=4, text="text"))["id"]
+        await tell(database, other, "one", "two")
+    await tell(database, review, "one")
+    await relay.drain()
+    for lost in (False, True):
+        if lost:
+            await publisher.history.remove(story_of(review))
+        with client.monitor() as monitor:
+            assert len(await review_history(review, database=database, publisher=publisher)) == 2
+            client.echo(f"{prefix} is over")
+            commands = []
+            while f"{prefix} is over" not in (command := monitor.next_command()["command"]):
+                commands.append(command)
+        own = f"{prefix}:{{{story_of(review)}}}"
+        touched = [word for command in commands for word in command.split() if word.startswith(prefix)]
+        assert touched and all(word.startswith(own) for word in touched), touched
+        verbs = {command.split()[0].upper() for command in commands}
+        assert not verbs & {"SCAN", "KEYS", "SSCAN", "HSCAN", "ZSCAN", "XREAD"}, verbs
+
+
+async def test_reading_a_whole_story_locks_and_changes_nothing(
+    database: Database, review: int, publisher: Publisher, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await relay.drain()
+    await tell(database, review, "one", "two")  # they wait for the relay
+    before, rows = await epoch_of(publisher, review), await everything(database)
+    monkeypatch.setattr(Database, "claim", None)
+    for _ in range(2):
+        assert len(await review_history(review, database=database, publisher=publisher)) == 1
+    assert await epoch_of(publisher, review) == before
+    assert await everything(database) == rows
+
+
+async def test_there_is_no_story_of_an_unknown_review(database: Database, review: int, publisher: Publisher) -> None:
+    with pytest.raises(NotFound, match=rf"^there is no review {review + 1}$"):
+        await review_history(review + 1, database=database, publisher=publisher)
+
+
+async def test_a_story_that_waits_for_the_relay_is_empty(database: Database, review: int, publisher: Publisher, relay: Relay) -> None:
+    assert await review_history(review, database=database, publisher=publisher) == []
+    await relay.drain()
+    assert len(await review_history(review, database=database, publisher=publisher)) == 1
+
+
+Loss = Callable[[valkey.Valkey, str], Any]
+
+
+def keys_lost(*parts: str) -> Loss:
+    return lambda client, base: client.delete(*[f"{base}:{part}" for part in parts])
+
+
+def rewound(client: valkey.Valkey, base: str) -> None:
+    """As a Valkey that comes back from an older snapshot: the newest two publications were never there."""
+    older = client.xrange(f"{base}:stream")[:-2]
+    client.delete(f"{base}:stream")
+    for id, fields in older:
+        client.xadd(f"{base}:stream", fields, id)
+    offset, _, ms = older[-1][0].decode().partition("-")
+    client.hset(f"{base}:meta", mapping={"offset": offset, "ms": ms})
+
+
+LOSSES = {
+    "all its keys": keys_lost("meta", "stream", "keys"),
+    "its stream": keys_lost("stream"),
+    "its counter": keys_lost("meta"),
+    "its beginning, trimmed": lambda client, base: client.xtrim(f"{base}:stream", maxlen=2, approximate=False),
+    "one in its middle": lambda client, base: client.xdel(f"{base}:stream", client.xrange(f"{base}:stream")[1][0]),
+    "its newest, rewound": rewound,
+}
+
+
+@pytest.mark.parametrize("newer", ["none", "published", "waiting"])
+async def test_a_story_that_lost_something_is_written_again(
+    newer: str, database: Database, publisher: Publisher, relay: Relay, client: valkey.Valkey, prefix: str
+) -> None:
+    """Whole, in order, nothing twice, in another epoch, and what is told later follows it."""
+    for loss, lose in LOSSES.items():
+        review = (await create_review(database, subject="r42", author="u1", rating=4, text=f"loses {loss}"))["id"]
+        await tell(database, review, "one", "two", "three")
+        await relay.drain()
+        before, old = await epoch_of(publisher, review), await said(database, story_of(review))
+        lose(client, f"{prefix}:{{{story_of(review)}}}")
+        if newer != "none":
+            await tell(database, review, "four", "five")
+        if newer == "published":
+            await relay.drain()
+        expected = old if newer == "waiting" else await said(database, story_of(review))
+        story = await review_history(review, database=database, publisher=publisher)
+        assert [each["data"] for each in story] == expected, loss
+        assert [each["offset"] for each in story] == list(range(1, len(expected) + 1)), loss
+        after = await epoch_of(publisher, review)
+        assert after != before, loss
+        await tell(database, review, "six")
+        await relay.drain()
+        told = await said(database, story_of(review))
+        assert await published(publisher, review) == list(enumerate(told, 1)), loss
+        again = await review_history(review, database=database, publisher=publisher)
+        assert [each["data"] for each in again] == told, loss
+        assert await epoch_of(publisher, review) == after, loss
+
+
+async def test_a_valkey_that_forgot_everything_is_told_the_story_again(database: Database, tmp_path: Path) -> None:
+    review = (await create_review(database, subject="r42", author="u1", rating=4, text="Good soup"))["id"]
+    server = EmbeddedServer(tmp_path / "valkey")
+    server.start()
+    try:
+        async with Publisher(server.url) as publisher:
+            relay = Relay(database, publisher.history)
+            for round_, forget in enumerate(("FLUSHALL", "FLUSHALL", "FUNCTION FLUSH"), 2):
+                await tell(database, review, f"text {round_}")
+                await relay.drain()
+                before = await epoch_of(publisher, review)
+                with valkey.Valkey.from_url(server.url) as client:
+                    client.flushall()
+                    client.execute_command(forget)
+                story = await review_history(review, database=database, publisher=publisher)
+                assert [each["data"] for each in story] == await said(database, story_of(review))
+                assert [each["offset"] for each in story] == list(range(1, round_ + 1))
+                assert await epoch_of(publisher, review) != before
+    finally:
+        server.stop()
+
+
+async def test_who_follows_a_story_is_told_when_it_is_written_again(
+    database: Database, review: int, publisher: Publisher, relay: Relay, client: valkey.Valkey, prefix: str
+) -> None:
+    await relay.drain()
+    await publisher.history.remove(story_of(review))
+    pubsub = client.pubsub(ignore_subscribe_messages=True)
+    pubsub.subscribe(f"{prefix}:{{{story_of(review)}}}")
+    pubsub.get_message(timeout=5)  # the subscription's own
+    await review_history(review, database=database, publisher=publisher)
+    message = pubsub.get_message(timeout=5)
+    pubsub.close()
+    assert message and message["data"].decode() == f"@reset {await epoch_of(publisher, review)} 1"
+
+
+async def test_a_relay_that_died_behind_valkey_does_not_double_the_story(
+    database: Database, review: int, publisher: Publisher, relay: Relay
+) -> None:
+    """It published two and marked none: they are told again behind the story that was written again without them."""
+    await tell(database, review, "one")
+    await relay.drain()
+    await tell(database, review, "two", "three")
+    await dying_behind_valkey(database, publisher)
+    await publisher.history.remove(story_of(review))
+    told = await said(database, story_of(review))
+    assert [each["data"] for each in await review_history(review, database=database, publisher=publisher)] == told[:2]
+    await relay.drain()
+    assert await published(publisher, review) == list(enumerate(told, 1))
+    assert [each["data"] for each in await review_history(review, database=database, publisher=publisher)] == told
+
+
+async def test_a_story_is_not_written_again_between_a_relays_publishing_and_its_marking(
+    database: Database, review: int, publisher: Publisher, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the relay has just published would be missing from it."""
+    await tell(database, review, "one", "two")
+    await relay.drain()
+    await publisher.history.remove(story_of(review))
+    told, go_on, asked, alone_with = asyncio.Event(), asyncio.Event(), asyncio.Event(), database.alone_with
+
+    class Slow(Relay):
+        async def _settle(self, done: Any) -> None:
+            told.set()
+            await go_on.wait()
+            await super()._settle(done)
+
+    def asking(channel: str) -> Any:
+        asked.set()
+        return alone_with(channel)
+
+    monkeypatch.setattr(database, "alone_with", asking)
+    await tell(database, review, "three")
+    draining = asyncio.create_task(Slow(database, publisher.history).drain())
+    await told.wait()
+    reader = asyncio.create_task(review_history(review, database=database, publisher=publisher))
+    await until(lambda: asked.is_set() or reader.done(), "the reader waits for the relay, or does not")
+    assert not reader.done()
+    go_on.set()
+    await draining
+    assert [each["data"] for each in await reader] == await said(database, story_of(review))
+
+
+async def test_what_a_late_relay_repeats_is_in_the_story_already(
+    database: Database, review: int, publisher: Publisher, relay: Relay
+) -> None:
+    """One that lost its claim and does not know it yet."""
+    await tell(database, review, "one", "two")
+    await relay.drain()
+    await publisher.history.remove(story_of(review))
+    await review_history(review, database=database, publisher=publisher)
+    async with database.reading() as connection:
+        rows = (await connection.execute(select(outbox.c.id, outbox.c.data).where(outbox.c.channel == story_of(review)))).all()
+    await publisher.history.relay(story_of(review), await identity(database), [tuple(row) for row in rows], notify=False)
+    assert await published(publisher, review) == list(enumerate(await said(database, story_of(review)), 1))
+
+
+async def dying_behind_valkey(database: Database, publisher: Publisher) -> None:
+    """A relay that publishes all that waits and dies before it has marked it."""
+
+    class Dying(Relay):
+        async def _settle(self, done: Any) -> None:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        await Dying(database, publisher.history).drain()
+
+
+async def test_a_loss_is_seen_though_as_many_were_published_and_not_marked_yet(
+    database: Database, review: int, publisher: Publisher, relay: Relay
+) -> None:
+    await relay.drain()
+    await publisher.history.remove(story_of(review))
+    await tell(database, review, "one")
+    await dying_behind_valkey(database, publisher)
+    story = await review_history(review, database=database, publisher=publisher)
+    assert [each["data"]["type"] for each in story][:1] == ["review.created"]
+
+
+async def test_of_many_who_ask_for_a_lost_story_at_once_one_writes_it_again(
+    database: Database, review: int, publisher: Publisher, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await tell(database, review, "one", "two")
+    await relay.drain()
+    await publisher.history.remove(story_of(review))
+    written, restore = [], publisher.history.restore
+
+    async def counted(*arguments: Any) -> Any:
+        written.append(arguments)
+        return await restore(*arguments)
+
+    monkeypatch.setattr(publisher.history, "restore", counted)
+    stories = await asyncio.gather(*[review_history(review, database=database, publisher=publisher) for _ in range(4)])
+    told = await said(database, story_of(review))
+    assert [[each["data"] for each in story] for story in stories] == [told] * 4
+    assert len(written) == 1
+
+
+async def test_more_may_ask_for_a_lost_story_at_once_than_there_are_connections(
+    database: Database, review: int, publisher: Publisher, relay: Relay
+) -> None:
+    await relay.drain()
+    await publisher.history.remove(story_of(review))
+    async with Database(database.url.render_as_string(hide_password=False), pool=2) as small:
+        small.engine.pool._timeout = 1.0  # type: ignore[attr-defined]
+        asking = [review_history(review, database=small, publisher=publisher) for _ in range(3)]
+        stories = await asyncio.gather(*asking, return_exceptions=True)
+    assert [type(story) for story in stories] == [list] * 3
+
+
+async def test_a_story_is_whole_after_losses_writers_relays_and_readers_at_once(
+    database: Database, review: int, publisher: Publisher, relay: Relay, client: valkey.Valkey, prefix: str
+) -> None:
+    over = asyncio.Event()
+
+    async def write(author: str) -> None:
+        for n in range(12):
+            await respond(database, review=review, author=author, text=f"text {n}")
+
+    async def drain() -> None:
+        while not over.is_set():
+            await relay.drain()
+            await asyncio.sleep(0)
+
+    async def lose_and_read() -> None:
+        for n in range(12):
+            list(LOSSES.values())[n % 2](client, f"{prefix}:{{{story_of(review)}}}")
+            story = await review_history(review, database=database, publisher=publisher)
+            ids = [each["data"]["response"]["id"] for each in story if "response" in each["data"]]
+            assert ids == sorted(set(ids)), "in order, nothing twice, at any moment"
+
+    draining = asyncio.create_task(drain())
+    await asyncio.gather(write("u2"), write("u3"), lose_and_read(), lose_and_read())
+    over.set()
+    await draining
+    await relay.drain()
+    told = await said(database, story_of(review))
+    assert len(told) == 25
+    story = await review_history(review, database=database, publisher=publisher)
+    assert [each["data"] for each in story] == told
+    assert await published(publisher, review) == list(enumerate(told, 1))
+
+
+async def test_a_reader_that_goes_away_while_a_story_is_written_again_leaves_it_to_the_next(
+    database: Database, review: int, publisher: Publisher, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await tell(database, review, "one")
+    await relay.drain()
+    await publisher.history.remove(story_of(review))
+    begun = asyncio.Event()
+
+    async def hanging_valkey(*_: Any) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publisher.history, "restore", hanging_valkey)
+        reader = asyncio.create_task(review_history(review, database=database, publisher=publisher))
+        await begun.wait()
+        reader.cancel()
+        await asyncio.wait([reader])
+    async with asyncio.timeout(5):
+        story = await review_history(review, database=database, publisher=publisher)
+    assert [each["data"] for each in story] == await said(database, story_of(review))
+    await tell(database, review, "two")
+    assert await relay.drain() == 2, "the story and the notification: nothing is locked any more"
+
+
+# What is given.
+
+
+async def test_markup_and_emoji_come_through_as_they_are(database: Database, publisher: Publisher, relay: Relay) -> None:
+    for text in HOSTILE:
+        review = await create_review(database, subject="<b>r42</b>", author="<i>u1</i>", rating=1, text=text)
+        response = await respond(database, review=review["id"], author="u2", text=text)
+        assert review["text"] == response["text"] == text
+        await relay.drain()
+        for lost in (False, True):
+            if lost:
+                await publisher.history.remove(story_of(review["id"]))
+            story = await review_history(review["id"], database=database, publisher=publisher)
+            assert [next(iter(each["data"][kind] for kind in ("review", "response") if kind in each["data"])) for each in story] == [
+                review,
+                response,
+            ]
+    assert [each["text"] for each in await list_reviews(database, subject="<b>r42</b>")] == HOSTILE[::-1]
+    page = await publisher.history.read("notifications:<i>u1</i>", 0, -1)
+    notified = [json.loads(each.data)["text"] for each in page.publications]
+    assert notified[0] == "u2 responded to your review “<script>alert('x')</script>”: “<script>alert('x')</script>”"
+    assert len(notified) == len(HOSTILE)
+
+
+async def test_every_rating_from_one_to_five_is_taken(database: Database) -> None:
+    for rating in range(1, 6):
+        assert (await create_review(database, subject="r42", author="u1", rating=rating, text="text"))["rating"] == rating
+
+
+async def test_what_no_review_can_be_is_refused(database: Database, review: int) -> None:
+    def creating(**given: Any) -> Awaitable[Any]:
+        return create_review(database, **{"subject": "r42", "author": "u1", "rating": 4, "text": "text", **given})
+
+    not_ratings = [0, 6, -1, 2**63, 10**30, True, False, "5", None, 4.5, b"4", [4], {}, "x" * 102_400]
+    ratings = [(value, Invalid, "the rating is one of 1, 2, 3, 4, 5, not ") for value in not_ratings]
+    assert await failures(database, lambda given: creating(subject=given), bad_names("subject")) == []
+    assert await failures(database, lambda given: creating(author=given), bad_names("author")) == []
+    assert await failures(database, lambda given: creating(rating=given), ratings) == []
+    assert await failures(database, lambda given: creating(text=given), bad_texts()) == []
+
+
+async def test_what_no_response_can_be_is_refused(database: Database, review: int) -> None:
+    assert await failures(database, lambda given: respond(database, review=given, author="u2", text="text"), bad_ids("review")) == []
+    assert await failures(database, lambda given: respond(database, review=review, author=given, text="text"), bad_names("author")) == []
+    assert await failures(database, lambda given: respond(database, review=review, author="u2", text=given), bad_texts()) == []
+
+
+async def test_what_has_no_story_is_refused(database: Database, review: int, publisher: Publisher) -> None:
+    assert await failures(database, lambda given: review_history(given, database=database, publisher=publisher), bad_ids("review")) == []
+
+
+async def test_a_rating_is_a_whole_number(database: Database) -> None:
+    with pytest.raises(Invalid, match=r"^the rating is one of"):
+        await create_review(database, subject="r42", author="u1", rating=5.0, text="text")  # type: ignore[arg-type]
+
+
+async def test_a_number_of_any_size_is_refused_in_few_words(database: Database) -> None:
+    with pytest.raises(Fault):
+        await create_review(database, subject="r42", author="u1", rating=10**5000, text="text")
+
+
+async def test_what_no_page_can_be_is_refused(database: Database) -> None:
+    names = [(value, Invalid, "") for value, *_ in bad_names("subject")]
+    assert await failures(database, lambda given: list_reviews(database, subject=given), names) == []
+    pages = [(each, Invalid, "") for each in bad_pages()]
+    assert await failures(database, lambda given: list_reviews(database, subject="r42", **{given[0]: given[1]}), pages) == []
