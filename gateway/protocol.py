@@ -215,6 +215,7 @@ def error_reply(id: int, error: ClientError) -> bytes:
 
 
 def push(channel: str, kind: str, body: bytes) -> bytes:
+    """``channel`` "" is a push to the connection, which has none."""
     named = b'"channel":%b,' % encode(channel) if channel else b""
     return b'{"push":{%b"%b":%b}}' % (named, kind.encode(), body)
 
