@@ -21,6 +21,7 @@ from .errors import (
     TooManyRequests,
     UnrecoverablePosition,
 )
+from .pace import use
 from .permissions import admits
 from .protocol import Since, encode, history_result, is_json, raw_object, reply
 from .publication import MAX_OFFSET, Position
@@ -90,7 +91,7 @@ def _publish(session: Session, id: int, request: Any) -> None:
         raise PermissionDenied(f"the rules of {name!r} do not let user {session.identity.user!r} publish")
     if not is_json(data):
         raise BadRequest("data is nested too deep")
-    _spend_publish(session)
+    _use_publish(session)
     session.answer(id, "publish", _published(session, name, publish_words(data, info=_info(session, name))))
 
 
@@ -99,15 +100,12 @@ async def _published(session: Session, channel: str, words: list[Any]) -> bytes:
     return b"{}"
 
 
-def _spend_publish(session: Session) -> None:
-    """``spent`` is the time up to which the allowance is used; a second's worth may be used at once."""
+def _use_publish(session: Session) -> None:
     rate = session.node.config.limits.publishes_per_second
-    if rate:
-        now = session.node.hub.now()
-        used = max(session.spent, now)
-        if used - now > max(0.0, 1 - 1 / rate) + 1e-6:  # a second is a second, whatever floats make of it
-            raise TooManyRequests(f"limits.publishes_per_second is {rate:g}")
-        session.spent = used + 1 / rate
+    used = use(session.publishes_used, session.node.hub.now(), rate)
+    if used is None:
+        raise TooManyRequests(f"limits.publishes_per_second is {rate:g}")
+    session.publishes_used = used
 
 
 def _info(session: Session, channel: str) -> bytes:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import re
+from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from platformdirs import user_data_path
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from .errors import ConfigurationError, UnknownChannel
@@ -67,7 +69,12 @@ class Limits(_Section):
     channels_per_client: int = Field(128, ge=1)
     connections: int = Field(0, ge=0)
     connections_per_user: int = Field(0, ge=0)
+    connections_per_address: int = Field(0, ge=0)
+    connects_per_second: float = Field(0, ge=0)
+    commands_per_second: float = Field(0, ge=0)
     publishes_per_second: float = Field(0, ge=0)
+    first_command_seconds: float = Field(10, gt=0)
+    waiting_bytes: int = Field(65536, ge=1024)
     slow_seconds: float = Field(30, gt=0)
     ring_bytes: int = Field(64 * 1024 * 1024, ge=0)
 
@@ -125,7 +132,7 @@ class Config(BaseSettings):
     reuse_port: bool = False
     tls_cert: str = ""
     tls_key: str = ""
-    trusted_proxies: list[str] = []
+    trusted_proxies: list[str] = []  # addresses and networks
     prefix: str = Field("gw", pattern=r"^[A-Za-z0-9_.\-]{1,32}$")
     allowed_origins: list[str] = []
     api_keys: list[str] = []
@@ -156,6 +163,18 @@ class Config(BaseSettings):
             inherited = {key: value for key, value in common.items() if key != "personal"}
             merged[name] = inherited | BUILT_IN.get(name, {}) | own if isinstance(own, dict) else own
         return values | {"namespaces": merged}
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, values: list[str]) -> list[str]:
+        for value in values:
+            ip_network(value, strict=False)  # its ValueError names what is wrong
+        return values
+
+    @cached_property
+    def proxies(self) -> list[IPv4Network | IPv6Network]:
+        """``trusted_proxies`` as networks."""
+        return [ip_network(value, strict=False) for value in self.trusted_proxies]
 
     @model_validator(mode="after")
     def _pairs(self) -> Config:

@@ -14,6 +14,7 @@ from .control import Control
 from .errors import BadRequest, Disconnect, KeyUnknown, PermissionDenied, TokenExpired, TokenInvalid, TokenStale
 from .hub import Hub
 from .inbox import Inbox
+from .pace import use
 from .permissions import ANONYMOUS, ANYTHING, Grant, Identity, ServerSide, admits, owner_of
 from .presence import Presence
 from .publication import Position, channel_fault
@@ -68,7 +69,9 @@ class Node:
     verifier: Verifier
     methods: Methods
     wheel: Wheel
-    clients: dict[Client, None] = field(default_factory=dict)
+    clients: dict[Client, str] = field(default_factory=dict)  # each with the address it came from
+    addresses: dict[str, int] = field(default_factory=dict)  # counted where limits.connections_per_address is set
+    connects_used: float = 0.0
     users: dict[str, set[Client]] = field(default_factory=dict)
     control: Control = None  # type: ignore[assignment]
     presence: Presence = None  # type: ignore[assignment]
@@ -78,14 +81,23 @@ class Node:
     started: float = field(default_factory=time.monotonic)
     uid: str = field(default_factory=new_id)
 
-    def admit(self, client: Client) -> None:
-        """Counts a connection in. Raises Disconnect 3504 over the limit, 3001 while draining."""
-        most = self.config.limits.connections
-        if most and len(self.clients) >= most:
-            raise Disconnect(3504, f"limits.connections is {most}")
+    def admit(self, client: Client, address: str) -> None:
+        """Counts a connection in. Raises Disconnect 3504 over a limit, 3013 if they come too fast, 3001 while draining."""
+        limits = self.config.limits
         if self.draining:
             raise Disconnect(3001)
-        self.clients[client] = None
+        if limits.connections and len(self.clients) >= limits.connections:
+            raise Disconnect(3504, f"limits.connections is {limits.connections}")
+        theirs = self.addresses.get(address, 0)
+        if limits.connections_per_address and address and theirs >= limits.connections_per_address:
+            raise Disconnect(3504, f"limits.connections_per_address is {limits.connections_per_address}, and {address} has as many")
+        used = use(self.connects_used, self.hub.now(), limits.connects_per_second)
+        if used is None:
+            raise Disconnect(3013, f"limits.connects_per_second is {limits.connects_per_second:g}")
+        self.connects_used = used
+        self.clients[client] = address
+        if limits.connections_per_address:
+            self.addresses[address] = theirs + 1
 
     def admit_user(self, client: Client, user: str) -> None:
         most = self.config.limits.connections_per_user
@@ -95,7 +107,11 @@ class Node:
         self.users.setdefault(user, set()).add(client)
 
     def forget(self, client: Client, user: str | None) -> None:
-        self.clients.pop(client, None)
+        address = self.clients.pop(client, None)
+        if address is not None and address in self.addresses:
+            self.addresses[address] -= 1
+            if not self.addresses[address]:
+                del self.addresses[address]
         theirs = self.users.get(user) if user is not None else None
         if theirs is not None:
             theirs.discard(client)

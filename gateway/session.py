@@ -23,8 +23,9 @@ from . import __version__
 from .catchup import State
 from .channel import Wire
 from .commands import HANDLERS, since_of
-from .errors import ClientError, Disconnect, Internal, KeyUnknown, PermissionDenied, StoreError
+from .errors import ClientError, Disconnect, Internal, KeyUnknown, PermissionDenied, StoreError, TooManyRequests
 from .node import Node, new_id
+from .pace import use
 from .permissions import ANONYMOUS, Grant, Identity, ServerSide
 from .protocol import PONG, Command, Since, encode, error_reply, push, raw_object, reply
 from .publication import Position
@@ -34,7 +35,6 @@ __all__ = ["Outlet", "Session"]
 
 log = logging.getLogger("gateway.session")
 
-STALE_SECONDS = 10.0  # to the first connect
 CONNECT_SECONDS = 30.0  # for Valkey to say where the user's own channels stand
 GRACE_SECONDS = 25.0  # from an expiry to the end, for a refresh to come
 BUSY_MOST = 16  # commands of one client that wait for Valkey; each may answer with a page of history
@@ -74,6 +74,7 @@ class Session:
         "bucket",
         "busy",
         "client",
+        "commands_used",
         "connect_id",
         "identity",
         "learning",
@@ -82,15 +83,15 @@ class Session:
         "opened_at",
         "outlet",
         "pong_by",
+        "publishes_used",
         "slow_since",
-        "spent",
         "state",
         "subscriptions",
     )
 
-    def __init__(self, node: Node, outlet: Outlet, now: float) -> None:
-        """Raises Disconnect if the process takes no more connections. ``now`` is the loop's clock."""
-        node.admit(self)
+    def __init__(self, node: Node, outlet: Outlet, now: float, address: str = "") -> None:
+        """Raises Disconnect if the process takes no more connections. ``now`` is the loop's clock, ``address`` the client's."""
+        node.admit(self, address)
         self.node = node
         self.outlet = outlet
         self.identity: Identity = ANONYMOUS
@@ -102,13 +103,13 @@ class Session:
         self.connect_id = 0
         self.busy = 0
         self.learning = False  # a key that a token names is being fetched
-        self.spent = 0.0  # of limits.publishes_per_second: when the bucket was last full
+        self.publishes_used = self.commands_used = 0.0  # of limits.…_per_second, see `pace`
         self.bucket = 0
         self.opened_at = now
         self.next_ping = NEVER
         self.pong_by = NEVER
         self.slow_since = NEVER
-        node.wheel.set(self, now + STALE_SECONDS)
+        node.wheel.set(self, now + node.config.limits.first_command_seconds)
 
     # Commands.
 
@@ -152,6 +153,7 @@ class Session:
             raise Disconnect(3501, f"{method} without an id")
         handler = Session._connect if method == "connect" else HANDLERS[method]
         try:
+            self._use_command()
             handler(self, command.id, getattr(command, method))
         except KeyUnknown as error:
             if self.learning:
@@ -163,6 +165,13 @@ class Session:
             if method == "connect":
                 # SDKs take the error and come back by themselves; a connection that is not connected has no use.
                 self.close(Disconnect(3000, "connect was refused"))
+
+    def _use_command(self) -> None:
+        rate = self.node.config.limits.commands_per_second
+        used = use(self.commands_used, self.node.hub.now(), rate)
+        if used is None:
+            raise TooManyRequests(f"limits.commands_per_second is {rate:g}")
+        self.commands_used = used
 
     async def _handle_with_keys(self, command: Command) -> None:
         """The command again, once keys were fetched; what came behind it waits."""
@@ -332,8 +341,9 @@ class Session:
         return self._due(now)
 
     def _check_limits(self, now: float) -> None:
-        if self.state is OPENED and now >= self.opened_at + STALE_SECONDS:
-            raise Disconnect(3502, f"no connect within {STALE_SECONDS:g} s")
+        patience = self.node.config.limits.first_command_seconds
+        if self.state is OPENED and now >= self.opened_at + patience:
+            raise Disconnect(3502, f"no connect within {patience:g} s")
         if self.state is CONNECTING and now >= self.opened_at + CONNECT_SECONDS:
             raise Disconnect(3004, "Valkey did not say in time where the user's channels stand")
         if now >= self.slow_since + self.node.config.limits.slow_seconds:
@@ -350,7 +360,7 @@ class Session:
     def _due(self, now: float) -> float:
         due = min(self.next_ping, max(self.pong_by, now + 1), self.slow_since + self.node.config.limits.slow_seconds)
         if self.state is OPENED:
-            due = min(due, self.opened_at + STALE_SECONDS)
+            due = min(due, self.opened_at + self.node.config.limits.first_command_seconds)
         if self.state is CONNECTING:
             due = min(due, self.opened_at + CONNECT_SECONDS)
         expiries = [subscription.expires_at for subscription in self.subscriptions.values() if subscription.expires_at]

@@ -115,7 +115,7 @@ class HttpProtocol(HttpToolsProtocol):
         connection = WebSocketConnection(self.config, self.server_state, self.app_state, self.loop)
         connection.connection_made(self.transport)
         self.transport.set_protocol(connection)
-        connection.shake_hands(self.url.decode("latin-1"), self.headers)
+        connection.shake_hands(self.url.decode("latin-1"), self.headers, self.client)
         # The parser and the scope hold this object as it holds them; looking for such cycles took a tenth of each connect.
         self.parser = None  # type: ignore[assignment]
         self.scope.clear()  # type: ignore[attr-defined]

@@ -19,7 +19,7 @@ from ..node import Node
 from ..permissions import Identity
 from ..protocol import encode
 from ..publication import Position
-from .requests import cors_headers, token_of
+from .requests import client_address, cors_headers, token_of
 from .stream import NEVER_WAS, Buffered, Direct, EventStream, refusal
 
 __all__ = ["EventStreams"]
@@ -73,8 +73,10 @@ class EventStreams:
         try:
             identity = await self._identify(names, headers, query)
             starts = await self._starts(names, headers, query)
+            proxies = self._node.config.proxies
+            address = client_address(scope.get("client"), ",".join(headers.getlist("x-forwarded-for")) if proxies else "", proxies)
             lent = (scope.get("extensions") or {}).get("gateway.stream")
-            return EventStream(self._node, Buffered(send) if lent is None else Direct(lent), identity, starts)
+            return EventStream(self._node, Buffered(send) if lent is None else Direct(lent), identity, starts, address)
         except ClientError as error:
             await _refuse(send, error.code, error.message, str(error))
         except Disconnect as error:

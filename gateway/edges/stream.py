@@ -30,7 +30,6 @@ log = logging.getLogger("gateway.sse")
 
 RETRY_MS = 1000  # after an ordinary loss
 RETRY_SPREAD_MS = (2000, 12000)  # after a refusal or a drain, so that all do not come back at once
-HIGH_WATER = 64 * 1024  # bytes waiting for ASGI's send before a stream counts as paused
 CLOSE_SECONDS = 5.0  # for the client to take what is left
 OPEN_SECONDS = 30.0  # for Valkey to say where the channels stand
 NEVER_WAS = Position("?", 0)  # a position that cannot be recovered from
@@ -147,11 +146,13 @@ class EventStream:
         "write",
     )
 
-    def __init__(self, node: Node, output: Direct | Buffered, identity: Identity, starts: dict[str, Position | None]) -> None:
+    def __init__(
+        self, node: Node, output: Direct | Buffered, identity: Identity, starts: dict[str, Position | None], address: str = ""
+    ) -> None:
         """Raises Disconnect if the process takes no more connections, UnknownChannel for a namespace that is not configured."""
         node.admit_user(self, identity.user)
         try:
-            node.admit(self)
+            node.admit(self, address)
         except Disconnect:
             node.forget(self, identity.user)
             raise
@@ -171,7 +172,7 @@ class EventStream:
         self._positions: list[Position] = [Position("", 0)] * len(starts)
         self.subscriptions: list[StreamSubscription] = []
         node.wheel.set(self, self._loop.time() + OPEN_SECONDS)
-        output.carry(self)
+        output.carry(self, node.config.limits.waiting_bytes)
         for number, (name, since) in enumerate(starts.items()):
             self.subscriptions.append(StreamSubscription(self, number, node.hub.channel(name), since))
         for subscription in self.subscriptions:
@@ -344,7 +345,8 @@ class Direct:
         self._connection = connection
         self.write = connection.transport.write
 
-    def carry(self, stream: EventStream) -> None:
+    def carry(self, stream: EventStream, waiting_bytes: int) -> None:
+        self._connection.transport.set_write_buffer_limits(high=waiting_bytes)
         self._connection.carry(stream)
 
     def finish(self, abort: bool) -> None:
@@ -368,18 +370,19 @@ class Buffered:
         self._send = send
         self._stream: EventStream | None = None
         self._waiting: list[bytes] = []
-        self._bytes = 0
+        self._bytes = self._most = 0
         self._more = asyncio.Event()
         self._ended = False
 
-    def carry(self, stream: EventStream) -> None:
+    def carry(self, stream: EventStream, waiting_bytes: int) -> None:
         self._stream = stream
+        self._most = waiting_bytes
 
     def write(self, data: bytes) -> None:
         self._waiting.append(data)
         self._bytes += len(data)
         self._more.set()
-        if self._bytes > HIGH_WATER and self._stream is not None:
+        if self._bytes > self._most and self._stream is not None:
             self._stream.paused()
 
     def finish(self, abort: bool) -> None:
