@@ -20,11 +20,13 @@ from .channel import Channel
 from .config import Config
 from .control import Control
 from .edges import api, clients, pages
+from .edges.requests import preflight
 from .edges.sse import EventStreams
 from .errors import GatewayError, StoreError
 from .hub import Hub
 from .inbox import NAMESPACE, Inbox
 from .keys import Keys
+from .lifecycle import Lifecycle
 from .node import Node
 from .presence import Presence
 from .revocation import Revocations
@@ -82,6 +84,7 @@ class Gateway:
         self.link.on_own = self.control.answered
         self.node.presence = Presence(config, history, self.control, self.node.uid)
         self.control.on_dead, self.control.on_forgotten = self.node.presence.bury, self.node.presence.write_anew
+        self.node.lifecycle = Lifecycle(config, history, self.node.uid)
         self.node.revoked = Revocations(history)
         if install:
             await self.node.revoked.load()
@@ -94,7 +97,7 @@ class Gateway:
             log.warning("tokens.hmac_secret is short: %d bytes or more are safe", SHORT_SECRET)
         work = [wheel.run(), hub.keep_house(), *([keys.keep_fresh()] if keys.has_url else [])]
         if install:
-            work += [self._watch_rules(), self.control.beat(), self.node.presence.keep()]
+            work += [self._watch_rules(), self.control.beat(), self.node.presence.keep(), self.node.lifecycle.keep()]
         self._tasks = [asyncio.create_task(each) for each in work]
         for task in self._tasks:
             task.add_done_callback(_must_not_end)
@@ -110,6 +113,11 @@ class Gateway:
     def _retell_inbox(self, channel: Channel) -> None:
         if channel.name.startswith(f"{NAMESPACE}:"):
             self.node.spawn(self.node.inbox.retell(channel))
+
+    async def _last_events(self) -> None:
+        with contextlib.suppress(StoreError, TimeoutError):  # those that Valkey does not take now are lost with us
+            async with asyncio.timeout(2):
+                await self.node.lifecycle.flush()
 
     def unready(self) -> str:
         """Why clients should go elsewhere; "" if they need not."""
@@ -161,12 +169,21 @@ class Gateway:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.node is not None:
             await self.node.presence.close()
+            await self._last_events()
             await self.control.leave()
             for task in list(self.node.tasks):
                 task.cancel()
             await self.node.hub.close()
             await self.link.close()
         await self.commands.close()
+
+
+async def _answer_preflight(node: Node, scope: Any, send: Any) -> None:
+    """Of every path: what may be asked for is said when it is."""
+    fields = {name: value.decode("latin-1") for name, value in scope["headers"] if name in (b"origin", b"host")}
+    granted = preflight(fields.get(b"origin", ""), fields.get(b"host", ""), node.config.allowed_origins)
+    await send({"type": "http.response.start", "status": 204 if granted else 403, "headers": granted})
+    await send({"type": "http.response.body", "body": b""})
 
 
 def _must_not_end(task: asyncio.Task[None]) -> None:
@@ -188,6 +205,9 @@ class _Application:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
             path, node = scope["path"].removeprefix(scope.get("root_path", "")), scope["state"]["node"]
+            if scope["method"] == "OPTIONS":
+                await _answer_preflight(node, scope, send)
+                return
             if path == "/sse":
                 await EventStreams(node)(scope, receive, send)
                 return

@@ -139,6 +139,8 @@ class Config(BaseSettings):
     drain_seconds: float = Field(10, ge=0)
     ping_seconds: float = Field(25, gt=0)
     pong_seconds: float = Field(8, gt=0)
+    events: bool = False
+    events_size: int = Field(100_000, ge=1)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     tokens: Tokens = Tokens()
     insecure: Insecure = Insecure()

@@ -14,6 +14,7 @@ from .control import Control
 from .errors import BadRequest, Disconnect, KeyUnknown, PermissionDenied, TokenExpired, TokenInvalid, TokenStale
 from .hub import Hub
 from .inbox import Inbox
+from .lifecycle import Lifecycle
 from .pace import use
 from .permissions import ANONYMOUS, ANYTHING, Grant, Identity, ServerSide, admits, owner_of
 from .presence import Presence
@@ -74,6 +75,7 @@ class Node:
     connects_used: float = 0.0
     users: dict[str, set[Client]] = field(default_factory=dict)
     control: Control = None  # type: ignore[assignment]
+    lifecycle: Lifecycle = None  # type: ignore[assignment]
     presence: Presence = None  # type: ignore[assignment]
     revoked: Revocations = None  # type: ignore[assignment]
     tasks: set[asyncio.Task[None]] = field(default_factory=set)

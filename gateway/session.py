@@ -41,6 +41,7 @@ BUSY_MOST = 16  # commands of one client that wait for Valkey; each may answer w
 NEVER = float("inf")
 NOWHERE = Since()
 NOTHING = ServerSide()
+CLIENT_LEFT = Disconnect(3000)
 
 OPENED, CONNECTING, CONNECTED, CLOSED = "opened", "connecting", "connected", "closed"
 
@@ -234,6 +235,7 @@ class Session:
         self.answers = None
         self.state = CONNECTED
         self.outlet.send(reply(self.connect_id, "connect", b"".join(parts)))
+        self.node.lifecycle.tell("connected", self.identity.user, self.client)
         # The first ping comes at a random time, so that clients that came together are not pinged together for ever.
         now = self.node.hub.now()
         self.next_ping = now + config.ping_seconds * random.uniform(0.5, 1)
@@ -406,14 +408,16 @@ class Session:
         if self.state is not CLOSED:
             level = logging.DEBUG if disconnect.code in (3000, 3001) else logging.INFO
             log.log(level, "client %s closed: %s", self.client or "-", disconnect)
-            self.closed()
+            self.closed(disconnect)
             self.outlet.disconnect(disconnect.code, disconnect.reason)
 
-    def closed(self) -> None:
+    def closed(self, disconnect: Disconnect = CLIENT_LEFT) -> None:
         """The connection is gone, whoever ended it."""
         if self.state is CLOSED:
             return
         known = self.state in (CONNECTING, CONNECTED)
+        if self.state is CONNECTED:
+            self.node.lifecycle.tell("disconnected", self.identity.user, self.client, code=disconnect.code, reason=disconnect.reason)
         self.state = CLOSED
         self.node.wheel.remove(self)
         self.node.forget(self, self.identity.user if known else None)

@@ -95,6 +95,7 @@ class ClientSubscription(Subscription):
 
     def _enter(self, rules: ChannelRules) -> None:
         """It is there, for whoever asks or watches."""
+        self.session.node.lifecycle.tell("subscribed", self.session.identity.user, self.session.client, channel=self.channel.name)
         if rules.presence or rules.join_leave != "off":
             self.present = True
             self.session.node.presence.enter(self.channel.name, self.session.client, self.info)
@@ -115,6 +116,8 @@ class ClientSubscription(Subscription):
                 self.session.outlet.send(push(self.channel.name, movement.kind, b'{"info":%b}' % movement.info))
 
     def end(self) -> None:
+        if self.begun and self.state is not State.ENDED:
+            self.session.node.lifecycle.tell("unsubscribed", self.session.identity.user, self.session.client, channel=self.channel.name)
         super().end()
         if self.present:
             self.present = False

@@ -476,4 +476,4 @@ async def ready(request: Request) -> Response:
 
 
 def json_response(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(body, status, {"cache-control": "no-store", **(headers or {})}, "application/json")
+    return Response(body, status, {"cache-control": "no-store", "x-content-type-options": "nosniff", **(headers or {})}, "application/json")

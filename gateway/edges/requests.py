@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.datastructures import Headers, QueryParams
 
-__all__ = ["api_key_of", "client_address", "cors_headers", "is_api_key", "origin_allowed", "token_of"]
+__all__ = ["api_key_of", "client_address", "cors_headers", "is_api_key", "origin_allowed", "preflight", "token_of"]
 
 ADDRESS_MOST = 64  # characters
 
@@ -69,6 +69,16 @@ def cors_headers(origin: str, host: str, allowed: list[str]) -> list[tuple[bytes
         (b"access-control-allow-credentials", b"false" if "*" in allowed else b"true"),
         (b"vary", b"Origin"),
     ]
+
+
+def preflight(origin: str, host: str, allowed: list[str]) -> list[tuple[bytes, bytes]]:
+    """The answer to a browser that asks whether a page of another origin may call with a token; nothing where it may not."""
+    granted = cors_headers(origin, host, allowed)
+    if not granted:
+        return []
+    methods = (b"access-control-allow-methods", b"GET, POST")
+    headers = (b"access-control-allow-headers", b"authorization, content-type, last-event-id")
+    return [*granted, methods, headers, (b"access-control-max-age", b"600")]
 
 
 def client_address(peer: Any, forwarded: str, proxies: list[IPv4Network | IPv6Network]) -> str:

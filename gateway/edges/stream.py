@@ -211,6 +211,9 @@ class EventStream:
         opening = event("connected", b'{"client":%b,"channels":{%b},"tops":{%b}}' % (encode(self.client), channels, tops), marks)
         gaps = [self._gap_event(name, position) for name, _, position, gap, _, _ in told if gap]
         self._write_text(_retry() + opening + b"".join(gaps))
+        self._tell("connected")
+        for name, *_ in told:
+            self._tell("subscribed", channel=name)
         now = self._loop.time()
         self.open = True
         self.next_comment = now + self._node.config.ping_seconds * random.uniform(0.5, 1)
@@ -245,6 +248,9 @@ class EventStream:
             self.write(chunk(text) if self.direct else text)
         except GONE as error:
             log.debug("a client's socket is gone: %s", error)  # its disconnect is on the way
+
+    def _tell(self, event: str, **more: object) -> None:
+        self._node.lifecycle.tell(event, self.identity.user, self.client, **more)
 
     # From the socket and the clock.
 
@@ -326,6 +332,10 @@ class EventStream:
             self._node.forget(self, self.identity.user)
             for subscription in self.subscriptions:
                 self._node.hub.leave(subscription)
+                if self.open:
+                    self._tell("unsubscribed", channel=subscription.channel.name)
+            if self.open:
+                self._tell("disconnected", code=reason.code, reason=reason.reason)
             self.output.finish(abort)
 
 
