@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol
 
 from starlette.applications import Starlette
@@ -20,6 +20,7 @@ from .channel import Channel
 from .config import Config
 from .control import Control
 from .edges import api, clients, pages
+from .edges.asgi import serve_websocket
 from .edges.requests import preflight
 from .edges.sse import EventStreams
 from .errors import GatewayError, StoreError
@@ -41,7 +42,7 @@ from .store.link import Link
 from .timers import Wheel
 from .tokens import SHORT_SECRET, Verifier
 
-__all__ = ["Gateway", "Guest", "create_app"]
+__all__ = ["Application", "Gateway", "Guest", "create_app"]
 
 log = logging.getLogger("gateway.app")
 
@@ -191,31 +192,41 @@ def _must_not_end(task: asyncio.Task[None]) -> None:
         log.critical("a part of the gateway ended that must not: %s", task.get_name(), exc_info=task.exception())
 
 
-class _Application:
-    """``/sse`` and the server API directly, everything else through Starlette.
+class Application:
+    """The ASGI application. ``/sse``, the server API and WebSocket directly, everything else through Starlette: its layers
+    would cost an idle stream more memory than the stream itself, and a publish more time than publishing.
 
-    Its layers would cost an idle stream more memory than the stream itself, and a publish more time than publishing.
+    It runs under any ASGI server, which runs its lifespan; mounted inside another application, that one does:
+
+        application = create_app(load("gateway.toml"), "valkey://localhost")
+        outer = FastAPI(lifespan=application.lifespan)
+        outer.mount("/live", application)
     """
 
-    def __init__(self, starlette: Starlette) -> None:
+    def __init__(self, starlette: Starlette, lifespan: Callable[[Any], contextlib.AbstractAsyncContextManager[dict[str, Any]]]) -> None:
         self._starlette = starlette
+        self.lifespan = lifespan
         self.state = starlette.state
         self.routes = starlette.routes
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http":
-            path, node = scope["path"].removeprefix(scope.get("root_path", "")), scope["state"]["node"]
-            if scope["method"] == "OPTIONS":
-                await _answer_preflight(node, scope, send)
-                return
-            if path == "/sse":
-                await EventStreams(node)(scope, receive, send)
-                return
-            if path.startswith("/api/"):
-                response = await api.api(node, Request(scope, receive))
-                await response(scope, receive, send)
-                return
-        await self._starlette(scope, receive, send)
+        if scope["type"] == "lifespan":
+            await self._starlette(scope, receive, send)
+            return
+        gateway = self.state.gateway
+        scope.setdefault("state", {}).update(node=gateway.node, gateway=gateway)
+        path, node = scope["path"].removeprefix(scope.get("root_path", "")), gateway.node
+        if scope["type"] == "websocket":
+            await serve_websocket(node, path, scope, receive, send)
+        elif scope["method"] == "OPTIONS":
+            await _answer_preflight(node, scope, send)
+        elif path == "/sse":
+            await EventStreams(node)(scope, receive, send)
+        elif path.startswith("/api/"):
+            response = await api.api(node, Request(scope, receive))
+            await response(scope, receive, send)
+        else:
+            await self._starlette(scope, receive, send)
 
 
 class Guest(Protocol):
@@ -226,14 +237,14 @@ class Guest(Protocol):
     def running(self, gateway: Gateway) -> contextlib.AbstractAsyncContextManager[None]: ...
 
 
-def create_app(config: Config, valkey_url: str = "", guests: Sequence[Guest] = ()) -> _Application:
+def create_app(config: Config, valkey_url: str = "", guests: Sequence[Guest] = ()) -> Application:
     """The ASGI application. Needs a lifespan; ``valkey_url`` (or the configuration's) names the Valkey to use."""
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
+    async def lifespan(app: Any) -> AsyncIterator[dict[str, Any]]:
         gateway = Gateway(config)
-        app.state.gateway = gateway
-        app.state.failure = None
+        state = starlette.state
+        state.gateway, state.failure = gateway, None
         async with contextlib.AsyncExitStack() as stack:
             try:
                 await gateway.start(valkey_url or config.valkey_url)
@@ -241,7 +252,7 @@ def create_app(config: Config, valkey_url: str = "", guests: Sequence[Guest] = (
                 for guest in guests:
                     await stack.enter_async_context(guest.running(gateway))
             except GatewayError as error:
-                app.state.failure = error  # for whoever runs the application to say in one line
+                state.failure = error  # for whoever runs the application to say in one line
                 raise
             except Exception:
                 log.exception("the gateway did not start")
@@ -258,4 +269,5 @@ def create_app(config: Config, valkey_url: str = "", guests: Sequence[Guest] = (
         *(route for guest in guests for route in guest.routes),
         Mount("/static", pages.files),
     ]
-    return _Application(Starlette(routes=routes, lifespan=lifespan))
+    starlette = Starlette(routes=routes, lifespan=lifespan)
+    return Application(starlette, lifespan)
