@@ -23,6 +23,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .config import ChannelRules
+from .filters import Filter
 from .publication import Position, Publication
 from .recovery import following
 from .ring import Ring, Rings
@@ -32,7 +33,7 @@ from .store.layout import Announcement, Movement, Reset
 if TYPE_CHECKING:
     from .catchup import Subscription
 
-__all__ = ["GONE", "SLICE", "Channel", "Wire"]
+__all__ = ["GONE", "NOTHING", "SLICE", "Channel", "FilteredWire", "Wire"]
 
 log = logging.getLogger("gateway.hub")
 
@@ -50,6 +51,32 @@ class Wire(Protocol):
     """A wire format: what one round hands to ``write`` of every subscription that speaks it."""
 
     def join(self, channel: Channel, publications: list[Publication]) -> Any: ...
+
+
+class FilteredWire:
+    """A wire for subscriptions that want some publications only. Those with the same filter share it, as they do a wire."""
+
+    __slots__ = ("_filter", "_wire")
+
+    def __init__(self, wire: Wire, filter: Filter) -> None:
+        self._wire = wire
+        self._filter = filter
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FilteredWire) and (other._wire, other._filter) == (self._wire, self._filter)
+
+    def __hash__(self) -> int:
+        return hash((self._wire, self._filter))
+
+    def wanted(self, publications: list[Publication]) -> list[Publication]:
+        return [publication for publication in publications if self._filter.admits(publication.tags)]
+
+    def join(self, channel: Channel, publications: list[Publication]) -> Any:
+        wanted = self.wanted(publications)
+        return self._wire.join(channel, wanted) if wanted else NOTHING
+
+
+NOTHING = b""  # what a round writes to those who want nothing of it
 
 
 class Channel:
@@ -318,7 +345,9 @@ class Channel:
         if self.live_count <= SLICE:
             live = self.live
             for wire in tuple(live):  # a write may fill its socket, which makes its subscription leave
-                _write(tuple(live[wire].values()), wire.join(self, publications))
+                joined = wire.join(self, publications)
+                if joined is not NOTHING:
+                    _write(tuple(live[wire].values()), joined)
             return
         first = next((p.offset for p in publications if p.offset), self.offset + 1)
         self.round = Round(first - 1, [(wire.join(self, publications), dict(members)) for wire, members in self.live.items()])
@@ -363,7 +392,8 @@ class Round:
         chosen = list(islice(members.items(), SLICE))
         for subscription, _ in chosen:
             del members[subscription]
-        _write([write for _, write in chosen], payload)
+        if payload is not NOTHING:
+            _write([write for _, write in chosen], payload)
         while self._parts and not self._parts[-1][1]:
             self._parts.pop()
         return bool(self._parts)

@@ -21,6 +21,7 @@ from .errors import (
     TooManyRequests,
     UnrecoverablePosition,
 )
+from .filters import Filter, read_filter
 from .pace import use
 from .permissions import admits
 from .protocol import Since, encode, history_result, is_json, raw_object, reply
@@ -57,18 +58,25 @@ def _subscribe(session: Session, id: int, request: Any) -> None:
     grant = node.grant(request.token, name, session.identity.user) if request.token else None
     if not node.may_subscribe(session.identity, name, token=grant is not None):
         raise PermissionDenied(f"the rules of {name!r} do not admit user {session.identity.user!r}")
-    if bytes(request.tf) not in (b"", b"null"):
-        raise BadRequest("this channel does not allow filters")
+    filter = _filter_of(session, name, bytes(request.tf))
     since = since_of(session, name, request)
     if present is not None:
         session.drop(present)  # the client asks for its own channel itself: from now on it is an ordinary subscription
-    subscription = ClientSubscription(session, node.hub.channel(name), since, asked=id, grant=grant)
+    subscription = ClientSubscription(session, node.hub.channel(name), since, asked=id, grant=grant, filter=filter)
     subscription.rejects = bool((request.flag or 0) & 2)
     subscription.watches = bool(request.join_leave)
     session.subscriptions[name] = subscription
     if grant is not None and grant.expires_at:
         session.watch_expiry()
     node.hub.follow(subscription)
+
+
+def _filter_of(session: Session, channel: str, text: bytes) -> Filter | None:
+    if text in (b"", b"null"):
+        return None
+    if not session.node.rules(channel).tags_filter:
+        raise BadRequest(f"the rules of {channel!r} do not allow filters")
+    return read_filter(text)
 
 
 def _unsubscribe(session: Session, id: int, request: Any) -> None:

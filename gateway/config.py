@@ -93,6 +93,7 @@ class ChannelRules(_Section):
     history: Literal["anyone", "user", "owner", "subscriber", "token", "nobody"] = "subscriber"
     presence_for: Literal["anyone", "user", "owner", "subscriber", "token", "nobody"] = "subscriber"
     personal: bool = False
+    tags_filter: bool = False
 
     @model_validator(mode="after")
     def _meta_outlives_history(self) -> ChannelRules:

@@ -6,9 +6,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from .catchup import State, Subscription
-from .channel import Channel
+from .channel import NOTHING, Channel, FilteredWire
 from .config import ChannelRules
 from .errors import Disconnect, UnrecoverablePosition
+from .filters import Filter
 from .permissions import Grant, Identity, ServerSide
 from .protocol import encode, error_reply, push, raw_object, reply, subscribe_result
 from .publication import Position, Publication
@@ -34,8 +35,10 @@ class ClientSubscription(Subscription):
         asked: int = 0,
         server_side: ServerSide | None = None,
         grant: Grant | None = None,
+        filter: Filter | None = None,
     ) -> None:
-        super().__init__(channel, session.outlet.wire, session.outlet.write, since)
+        wire = session.outlet.wire if filter is None else FilteredWire(session.outlet.wire, filter)
+        super().__init__(channel, wire, session.outlet.write, since)
         self.session = session
         self.server_side = server_side
         self.asked = asked
@@ -62,6 +65,8 @@ class ClientSubscription(Subscription):
         return self.session.outlet.paused or (self.server_side and not self.session.connected)
 
     def deliver(self, joined: Any) -> None:
+        if joined is NOTHING:
+            return
         self.session.outlet.flush()
         super().deliver(joined)
 
@@ -74,13 +79,16 @@ class ClientSubscription(Subscription):
                 session.outlet.send(reply(self.leaving, "unsubscribe"))
             return
         rules, top = self.channel.rules, self.channel.offset
+        reached = publications[-1].offset if publications else top
+        if isinstance(self.wire, FilteredWire):
+            publications = self.wire.wanted(publications)
         result = subscribe_result(
             self.position if rules.recover and rules.has_history else None,
             recovered=recovered and self.recovering,
             was_recovering=self.recovering,
             ttl=seconds_left(self.expires_at),
             publications=publications,
-            top=top if recovered and publications and publications[-1].offset < top else 0,
+            top=top if recovered and reached < top else 0,
             data=self.server_side.data if self.server_side else None,
         )
         self._enter(rules)
