@@ -20,6 +20,8 @@ from .channel import Channel
 from .config import Config
 from .control import Control
 from .edges import api, clients, pages
+from .edges.emulation import PATHS as EMULATION
+from .edges.emulation import emulation
 from .edges.sse import EventStreams
 from .errors import GatewayError, StoreError
 from .hub import Hub
@@ -79,7 +81,7 @@ class Gateway:
         hub = self.node.hub
         hub.missed_ephemeral = self._retell_inbox
         self.control = self.node.control = Control(history, self.node.uid)
-        self.link.on_own = self.control.answered
+        self.link.on_own = self.control.told
         self.node.presence = Presence(config, history, self.control, self.node.uid)
         self.control.on_dead, self.control.on_forgotten = self.node.presence.bury, self.node.presence.write_anew
         self.node.revoked = Revocations(history)
@@ -88,7 +90,7 @@ class Gateway:
         self.link.on_announcements, self.link.on_subscribed = self._announced, self._subscribed
         self.link.on_up, self.link.on_down = (self._link_is_up if install else hub.on_up), hub.on_down
         steering = Steering(self.node)
-        self.control.on_message, self.control.answer = steering.obey, steering.answer
+        self.control.on_message, self.control.answer, self.control.on_commands = steering.obey, steering.answer, self.node.command
         await self.link.start()
         if 0 < len(config.tokens.hmac_secret.encode()) < SHORT_SECRET:
             log.warning("tokens.hmac_secret is short: %d bytes or more are safe", SHORT_SECRET)
@@ -175,7 +177,7 @@ def _must_not_end(task: asyncio.Task[None]) -> None:
 
 
 class _Application:
-    """``/sse`` and the server API directly, everything else through Starlette.
+    """``/sse``, emulation and the server API directly, everything else through Starlette.
 
     Its layers would cost an idle stream more memory than the stream itself, and a publish more time than publishing.
     """
@@ -190,6 +192,9 @@ class _Application:
             path, node = scope["path"].removeprefix(scope.get("root_path", "")), scope["state"]["node"]
             if path == "/sse":
                 await EventStreams(node)(scope, receive, send)
+                return
+            if path in EMULATION:
+                await emulation(node, scope, receive, send)
                 return
             if path.startswith("/api/"):
                 response = await api.api(node, Request(scope, receive))

@@ -59,6 +59,12 @@ class Client(Protocol):
     def renew(self, identity: Identity) -> None: ...
 
 
+class Emulated(Protocol):
+    """A session whose commands come by POST."""
+
+    def take(self, message: bytes) -> None: ...
+
+
 @dataclass(slots=True)
 class Node:
     config: Config
@@ -70,6 +76,7 @@ class Node:
     wheel: Wheel
     clients: dict[Client, None] = field(default_factory=dict)
     users: dict[str, set[Client]] = field(default_factory=dict)
+    emulated: dict[str, Emulated] = field(default_factory=dict)  # by session id
     control: Control = None  # type: ignore[assignment]
     presence: Presence = None  # type: ignore[assignment]
     revoked: Revocations = None  # type: ignore[assignment]
@@ -101,6 +108,13 @@ class Node:
             theirs.discard(client)
             if not theirs:
                 del self.users[user]
+
+    def command(self, session: str, message: bytes) -> bool:
+        """Commands for an emulated session. False if there is none of that id."""
+        emulated = self.emulated.get(session)
+        if emulated is not None:
+            emulated.take(message)
+        return emulated is not None
 
     def authenticate(self, token: str) -> Identity:
         """Who a client is.

@@ -55,6 +55,7 @@ class Outlet(Protocol):
     write: Any
     paused: bool
     native_pings: bool  # the client asked for WebSocket pings instead of the protocol's
+    return_path: bytes  # fields of the reply to connect that say where commands go, if not to where that comes from
 
     def send(self, message: bytes) -> None: ...
 
@@ -221,7 +222,7 @@ class Session:
             parts.append(b',"subs":{%b}' % b",".join([b"%b:%b" % (encode(name), result) for name, result in self.answers.items()]))
         if not self.outlet.native_pings:
             parts.append(b',"ping":%d,"pong":true' % max(1, round(config.ping_seconds)))
-        parts.append(b"}")
+        parts += self.outlet.return_path, b"}"
         self.answers = None
         self.state = CONNECTED
         self.outlet.send(reply(self.connect_id, "connect", b"".join(parts)))
