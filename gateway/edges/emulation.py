@@ -81,14 +81,14 @@ _TYPES = {EVENTS: b"text/event-stream; charset=utf-8", LINES: b"application/json
 class EmulationStream:
     """The outlet of one session. ``take`` is given the commands that come by POST."""
 
-    __slots__ = ("_corked", "_held", "_id", "_loop", "_node", "_output", "_session", "_waiting", "paused", "return_path", "wire", "write")
+    __slots__ = ("_corked", "_held", "_id", "_loop", "_node", "_session", "_waiting", "output", "paused", "return_path", "wire", "write")
 
     native_pings = False
 
     def __init__(self, node: Node, output: Direct | Buffered, path: str) -> None:
         self._node = node
         self._loop = asyncio.get_running_loop()
-        self._output = output
+        self.output = output
         self._id = secrets.token_urlsafe(SESSION_BYTES)
         self._session: Session | None = None
         self._corked: list[bytes] | None = None
@@ -101,7 +101,7 @@ class EmulationStream:
 
     def open(self, opening: bytes, message: bytes) -> None:
         """Begins the session with the message that holds connect."""
-        self._output.carry(self)
+        self.output.carry(self)
         if opening:
             self._put(opening)
         try:
@@ -170,7 +170,7 @@ class EmulationStream:
         self._forget()
         self.send(push("", "disconnect", b'{"code":%d,"reason":%b}' % (code, encode(reason))))
         self.flush()
-        self._output.finish(abort=False)
+        self.output.finish(abort=False)
 
     def _forget(self) -> Session | None:
         session, self._session = self._session, None
@@ -205,26 +205,36 @@ class _Post(msgspec.Struct):
 
 
 async def emulation(node: Node, scope: Any, receive: Any, send: Any) -> None:
-    """The ASGI application behind the three paths, for one request."""
+    """The ASGI application behind the three paths, for one request. Nothing of it stays behind in a stream."""
+    stream = await _answer(node, scope, receive, send)
+    if stream is not None:
+        try:
+            await until_disconnected(stream.output, receive)
+        finally:
+            stream.gone()
+
+
+async def _answer(node: Node, scope: Any, receive: Any, send: Any) -> EmulationStream | None:
+    """Answers, and begins the stream if that is the answer."""
     request, path = Request(scope, receive), scope["path"].removeprefix(scope.get("root_path", ""))
-    origin, host = request.headers.get("origin", ""), request.headers.get("host", "")
-    cors = cors_headers(origin, host, node.config.allowed_origins)
-    if not origin_allowed(origin, host, node.config.allowed_origins):
-        answer = _refusal(403, "allowed_origins does not list this page's origin")
-    elif request.method == "OPTIONS":
-        answer = _preflight(path)
-    elif request.method not in _METHODS[path]:
-        answer = _refusal(405, f"{path} takes {' and '.join(_METHODS[path])}", {"allow": ", ".join(_METHODS[path])})
-    elif path == COMMANDS:
-        answer = await _take_post(node, request)
-    else:
-        message = await _first_message(node, request)
-        if isinstance(message, bytes):
-            await _stream(node, path, message, cors, scope, receive, send)
-            return
-        answer = message
+    answer = await _judge(node, request, path)
+    cors = cors_headers(request.headers.get("origin", ""), request.headers.get("host", ""), node.config.allowed_origins)
+    if isinstance(answer, bytes):
+        return await _open(node, path, answer, cors, scope, send)
     answer.raw_headers.extend(cors)
     await answer(scope, receive, send)
+    return None
+
+
+async def _judge(node: Node, request: Request, path: str) -> Response | bytes:
+    """The answer, or the message with which a stream begins."""
+    if not origin_allowed(request.headers.get("origin", ""), request.headers.get("host", ""), node.config.allowed_origins):
+        return _refusal(403, "allowed_origins does not list this page's origin")
+    if request.method == "OPTIONS":
+        return _preflight(path)
+    if request.method not in _METHODS[path]:
+        return _refusal(405, f"{path} takes {' and '.join(_METHODS[path])}", {"allow": ", ".join(_METHODS[path])})
+    return await _take_post(node, request) if path == COMMANDS else await _first_message(node, request)
 
 
 def _preflight(path: str) -> Response:
@@ -258,18 +268,12 @@ async def _first_message(node: Node, request: Request) -> bytes | Response:
     return message if len(message) <= most else _refusal(413, f"cf_connect is over limits.message_bytes ({most})")
 
 
-async def _stream(node: Node, path: str, message: bytes, cors: list[tuple[bytes, bytes]], scope: Any, receive: Any, send: Any) -> None:
-    """Answers with the stream, to its end. Nothing of the request stays behind."""
+async def _open(node: Node, path: str, message: bytes, cors: list[tuple[bytes, bytes]], scope: Any, send: Any) -> EmulationStream:
     lent = (scope.get("extensions") or {}).get("gateway.stream")
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", _TYPES[path]), *_HEADERS, *cors]})
-    output = Buffered(send) if lent is None else Direct(lent)
-    stream = EmulationStream(node, output, path)
+    stream = EmulationStream(node, Buffered(send) if lent is None else Direct(lent), path)
     stream.open(_OPENING[path], message)
-    del message
-    try:
-        await until_disconnected(output, receive)
-    finally:
-        stream.gone()
+    return stream
 
 
 # Commands.
