@@ -289,7 +289,7 @@ async def test_a_refused_connect_is_told_and_the_stream_ends(gateway: RunningGat
         assert await here.end() == answers
 
 
-@pytest.mark.parametrize("message", ["nonsense", '{"id":1,"rpc":{"method":"gateway.time"}}', '{"connect":{}}', "[" * 5000], ids=["text", "rpc", "no id", "deep"])
+@pytest.mark.parametrize("message", ["nonsense", "{}", '{"id":1,"rpc":{"method":"gateway.time"}}', '{"connect":{}}', "[" * 5000], ids=["text", "pong", "rpc", "no id", "deep"])
 async def test_what_is_not_a_connect_is_a_bad_request(gateway: RunningGateway, kind: str, message: str) -> None:
     async with opened(gateway, kind, message) as here:
         assert await here.ended() == (3501, "bad request")
@@ -484,7 +484,21 @@ async def test_a_client_that_never_reads_is_closed_as_slow(restless: RunningGate
         assert numbers == list(range(len(numbers))), "what it did get is a run without a hole"
 
 
-async def test_who_sends_on_and_reads_nothing_is_ended(gateway: RunningGateway, kind: str) -> None:
+async def test_commands_that_came_while_it_did_not_read_are_answered_when_it_does(gateway: RunningGateway, kind: str) -> None:
+    user = secrets.token_hex(4)
+    await asyncio.to_thread(publish_many, gateway, f"member:{user}", [FILL] * 60)
+    async with line(gateway, kind, user, small=True) as here:
+        for number in range(2, 62):  # more answers than sockets hold
+            assert await here.post({"id": number, "history": {"channel": f"member:{user}", "limit": -1}}) == 204
+        for number in range(62, 200):
+            assert await here.post({"id": number, "rpc": {"method": "gateway.time"}}) == 204
+        answers = [await here.next() for _ in range(198)]
+        assert sorted(answer["id"] for answer in answers) == list(range(2, 200)) and not any("error" in answer for answer in answers)
+        assert "rpc" in await here.ask("rpc", method="gateway.time")
+
+
+@pytest.mark.parametrize("waiting", [[{"id": 3, "rpc": {"method": "x", "data": FILL}}], [{"id": 3, "rpc": {}}] * 1000], ids=["large", "many"])
+async def test_who_sends_on_and_reads_nothing_is_ended(gateway: RunningGateway, kind: str, waiting: list[Any]) -> None:
     """There is no socket to stop reading from; what waits has a bound of its own."""
     user = secrets.token_hex(4)
     await asyncio.to_thread(publish_many, gateway, f"member:{user}", [FILL] * 60)
@@ -492,9 +506,8 @@ async def test_who_sends_on_and_reads_nothing_is_ended(gateway: RunningGateway, 
         asked = {"id": 2, "history": {"channel": f"member:{user}", "limit": -1}}
         for _ in range(60):  # more answers than sockets hold
             assert await here.post(asked) == 204
-        large = {"id": 3, "rpc": {"method": "x", "data": FILL}}
         async with asyncio.timeout(SECONDS):
-            while await here.post(large) == 204:
+            while await here.post(*waiting) == 204:
                 pass
         assert "closed: 3013 too many requests" in gateway.log()
         assert (await here.end(30))[-1]["push"]["disconnect"]["code"] == 3013

@@ -22,7 +22,7 @@ from starlette.responses import Response
 from ..channel import GONE, Channel
 from ..errors import Disconnect, StoreError
 from ..node import Node
-from ..protocol import PING, PONG, decode, decode_json, encode, publication_json, push, push_prefix
+from ..protocol import PING, decode, decode_json, encode, publication_json, push, push_prefix
 from ..publication import Publication
 from ..session import Session
 from .api import body_of, json_response
@@ -37,6 +37,7 @@ EVENTS, LINES, COMMANDS = PATHS = ("/connection/sse", "/connection/http_stream",
 _METHODS = {EVENTS: ("GET", "POST"), LINES: ("POST",), COMMANDS: ("POST",)}
 SESSION_BYTES = 24  # of randomness, 192 bits
 HELD_MESSAGES = 16  # of the largest size that wait while nothing is taken from a client; a socket's buffers hold about as much
+OBJECT_BYTES = 64  # of a message that waits, beside its text
 ESCAPED = 2  # times its size is a message as a string in JSON, if it is all quotes
 AROUND_BYTES = 1024  # of a POST, around its data
 PREFLIGHT_SECONDS = 600
@@ -81,7 +82,7 @@ _TYPES = {EVENTS: b"text/event-stream; charset=utf-8", LINES: b"application/json
 class EmulationStream:
     """The outlet of one session. ``take`` is given the commands that come by POST."""
 
-    __slots__ = ("_corked", "_held", "_id", "_loop", "_node", "_session", "_waiting", "output", "paused", "return_path", "wire", "write")
+    __slots__ = ("_corked", "_held", "_id", "_loop", "_node", "_session", "_waiting", "_waiting_bytes", "output", "paused", "return_path", "wire", "write")
 
     native_pings = False
 
@@ -93,7 +94,8 @@ class EmulationStream:
         self._session: Session | None = None
         self._corked: list[bytes] | None = None
         self._held = False
-        self._waiting = 0  # bytes that came while it is held
+        self._waiting: list[bytes] = []  # messages that came while it is held
+        self._waiting_bytes = 0
         self.paused = False
         self.return_path = b',"session":"%b","node":%b' % (self._id.encode(), encode(node.uid))
         self.wire = _WIRES[path, output.direct]
@@ -111,7 +113,7 @@ class EmulationStream:
             self.disconnect(disconnect.code, disconnect.reason)
             return
         self._node.emulated[self._id] = self
-        self.take(message)
+        self._receive(self._session, message)
 
     # Inbound.
 
@@ -120,29 +122,41 @@ class EmulationStream:
         session = self._session
         if session is None:
             return
+        if message == PING:
+            session.ponged()  # it may come twice: browsers repeat a request whose connection was cut
+        elif self._held or self._waiting:
+            self._wait(session, message)
+        else:
+            self._receive(session, message)
+
+    def _receive(self, session: Session, message: bytes) -> None:
         try:
-            self._count(message)
             commands = decode(message)
         except Disconnect as disconnect:
             session.close(disconnect)
-            return
-        if len(commands) == 1 and commands[0] is PONG:
-            session.ponged()  # it may come twice: browsers repeat a request whose connection was cut
             return
         self._corked = []  # what answers one message leaves in one write
         session.receive(commands)
         self.flush()
         self._corked = None
 
-    def _count(self, message: bytes) -> None:
-        """There is no socket to stop reading from: who sends on all the same is ended, not remembered."""
-        if self._held:
-            self._waiting += len(message)
-            if self._waiting > HELD_MESSAGES * self._node.config.limits.message_bytes:
-                raise Disconnect(3013, f"{self._waiting} bytes of commands wait for the client to read")
+    def _wait(self, session: Session, message: bytes) -> None:
+        """There is no socket to leave it in: who sends on and on is ended."""
+        self._waiting.append(message)
+        self._waiting_bytes += len(message) + OBJECT_BYTES
+        if self._waiting_bytes > HELD_MESSAGES * self._node.config.limits.message_bytes:
+            session.close(Disconnect(3013, f"{self._waiting_bytes} bytes of commands wait"))
 
     def hold_reading(self, hold: bool) -> None:
-        self._held, self._waiting = hold, 0
+        self._held = hold
+        if self._waiting and not hold:
+            self._loop.call_soon(self._take_waiting)
+
+    def _take_waiting(self) -> None:
+        while self._waiting and not self._held and self._session is not None:
+            message = self._waiting.pop(0)
+            self._waiting_bytes -= len(message) + OBJECT_BYTES
+            self._receive(self._session, message)
 
     # Outbound.
 
@@ -175,6 +189,7 @@ class EmulationStream:
     def _forget(self) -> Session | None:
         session, self._session = self._session, None
         self._node.emulated.pop(self._id, None)
+        self._waiting.clear()
         return session
 
     # From the socket.
