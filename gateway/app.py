@@ -21,6 +21,8 @@ from .config import Config
 from .control import Control
 from .edges import api, clients, pages
 from .edges.asgi import serve_websocket
+from .edges.emulation import PATHS as EMULATION
+from .edges.emulation import emulation
 from .edges.requests import preflight
 from .edges.sse import EventStreams
 from .errors import GatewayError, StoreError
@@ -82,7 +84,7 @@ class Gateway:
         hub = self.node.hub
         hub.missed_ephemeral = self._retell_inbox
         self.control = self.node.control = Control(history, self.node.uid)
-        self.link.on_own = self.control.answered
+        self.link.on_own = self.control.told
         self.node.presence = Presence(config, history, self.control, self.node.uid)
         self.control.on_dead, self.control.on_forgotten = self.node.presence.bury, self.node.presence.write_anew
         self.node.lifecycle = Lifecycle(config, history, self.node.uid)
@@ -92,7 +94,7 @@ class Gateway:
         self.link.on_announcements, self.link.on_subscribed = self._announced, self._subscribed
         self.link.on_up, self.link.on_down = (self._link_is_up if install else hub.on_up), hub.on_down
         steering = Steering(self.node)
-        self.control.on_message, self.control.answer = steering.obey, steering.answer
+        self.control.on_message, self.control.answer, self.control.on_commands = steering.obey, steering.answer, self.node.command
         await self.link.start()
         if 0 < len(config.tokens.hmac_secret.encode()) < SHORT_SECRET:
             log.warning("tokens.hmac_secret is short: %d bytes or more are safe", SHORT_SECRET)
@@ -218,6 +220,8 @@ class Application:
         path, node = scope["path"].removeprefix(scope.get("root_path", "")), gateway.node
         if scope["type"] == "websocket":
             await serve_websocket(node, path, scope, receive, send)
+        elif path in EMULATION:
+            await emulation(node, scope, receive, send)
         elif scope["method"] == "OPTIONS":
             await _answer_preflight(node, scope, send)
         elif path == "/sse":

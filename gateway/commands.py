@@ -200,6 +200,8 @@ def _refresh(session: Session, id: int, request: Any) -> None:
     identity = session.node.authenticate(request.token or "")
     if not request.token or identity.user != session.identity.user:
         raise Disconnect(3500, "the new token is another user's")
+    if identity.channels.keys() != session.identity.channels.keys():
+        raise Disconnect(3010, "the new token names other channels: connecting again subscribes to them")
     session.identity = identity
     session.watch_expiry()
     fields = {"client": encode(session.client), "version": encode(__version__), **_expiry(identity.expires_at)}

@@ -5,19 +5,21 @@ Valkey and is announced, in one act; a gateway whose link was away reads what it
 *survey* asks every living process and gathers the answers, which come back on the asking process's own channel.
 
 Whoever may write to Valkey is a gateway; that is all the proof there is, and all that is needed. Messages are still
-validated, and carry a version: of a newer one, nothing is done.
+validated, and carry a version: of a newer one, nothing is done. *Commands* of a client that reached another process than its
+session's go to that one alone, on its own channel, and it says whether it has the session.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 
-from .errors import StoreError
+from .errors import StoreError, Unavailable
 from .store.history import History
 
 __all__ = ["Control", "Disconnection", "Message", "Question", "Refreshing", "Revocation", "Subscribing", "Unsubscribing"]
@@ -89,14 +91,23 @@ class _Envelope(msgspec.Struct, omit_defaults=True):
     question: Question | None = None
 
 
-class _Answer(msgspec.Struct):
+class _Commands(msgspec.Struct):
+    asker: str
+    session: str
+    data: str
+
+
+class _Own(msgspec.Struct, omit_defaults=True):
+    """What goes to one process: the answer to what it asked under ``id``, or commands, which it answers."""
+
     id: int
-    answer: msgspec.Raw
+    answer: msgspec.Raw = _NULL
+    commands: _Commands | None = None
 
 
 _encode = msgspec.json.Encoder().encode
 _envelope = msgspec.json.Decoder(_Envelope)
-_answer = msgspec.json.Decoder(_Answer)
+_own = msgspec.json.Decoder(_Own)
 
 
 class Control:
@@ -119,6 +130,7 @@ class Control:
         self.on_dead: Callable[[list[str]], None] = lambda processes: None
         self.on_forgotten: Callable[[], None] = lambda: None  # Valkey did not know this process (any more)
         self.answer: Callable[[Question], bytes] = lambda question: b"null"
+        self.on_commands: Callable[[str, bytes], bool] = lambda session, message: False  # whether the session is known
 
     # Saying.
 
@@ -128,10 +140,7 @@ class Control:
 
     async def survey(self, what: str, pattern: str = "") -> list[bytes]:
         """The answers of all living processes, or of those that answered in time."""
-        self._asked += 1
-        id, queue = self._asked, asyncio.Queue[bytes]()
-        self._answers[id] = queue
-        try:
+        with self._asking() as (id, queue):
             expected = int(await self._history.commands.call(b"ZCARD", self._nodes_key))
             await self._say(_Envelope(VERSION, question=Question(id, self._node, what, pattern)))
             answers: list[bytes] = []
@@ -142,6 +151,32 @@ class Control:
             except TimeoutError:
                 log.info("a survey of %d processes got %d answers", expected, len(answers))
             return answers
+
+    async def deliver(self, process: str, session: str, data: str) -> bool:
+        """Commands, to the process that has the session. False if it does not live, or has no such session.
+
+        Raises Unavailable if it does not say: whether it took them is not known then.
+        """
+        call = self._history.commands.call
+        if await call(b"ZSCORE", self._nodes_key, process) is None:
+            return False
+        with self._asking() as (id, queue):
+            if not await call(b"PUBLISH", self._own(process), _encode(_Own(id, commands=_Commands(self._node, session, data)))):
+                return False
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    return await queue.get() == b"true"
+            except TimeoutError:
+                raise Unavailable(f"the process {process} did not answer within {ANSWER_SECONDS:g} s") from None
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[tuple[int, asyncio.Queue[bytes]]]:
+        """An id, and where its answers come."""
+        self._asked += 1
+        id, queue = self._asked, asyncio.Queue[bytes]()
+        self._answers[id] = queue
+        try:
+            yield id, queue
         finally:
             del self._answers[id]
 
@@ -203,19 +238,31 @@ class Control:
                 log.exception("a control message failed")
 
     def _reply(self, question: Question) -> None:
-        answer = _encode(_Answer(question.id, msgspec.Raw(self.answer(question))))
-        self._spawn(self._history.commands.call(b"PUBLISH", self._own(question.asker), answer))
+        self._answer_to(question.asker, question.id, self.answer(question))
 
-    def answered(self, payloads: list[bytes]) -> None:
-        """What came on this process's own channel: heartbeats, which are empty, and answers."""
+    def _answer_to(self, asker: str, id: int, answer: bytes) -> None:
+        self._spawn(self._history.commands.call(b"PUBLISH", self._own(asker), _encode(_Own(id, msgspec.Raw(answer)))))
+
+    def told(self, payloads: list[bytes]) -> None:
+        """What came on this process's own channel: heartbeats, which are empty, answers, and commands."""
         for payload in filter(None, payloads):
             try:
-                answer = _answer.decode(payload)
+                own = _own.decode(payload)
             except msgspec.MsgspecError as error:
-                log.warning("an answer was not understood: %s", error)
+                log.warning("what came to this process alone was not understood: %s", error)
                 continue
-            if answer.id in self._answers:
-                self._answers[answer.id].put_nowait(bytes(answer.answer))
+            if own.commands is not None:
+                self._take(own.id, own.commands)
+            elif own.id in self._answers:
+                self._answers[own.id].put_nowait(bytes(own.answer))
+
+    def _take(self, id: int, commands: _Commands) -> None:
+        known = False
+        try:
+            known = self.on_commands(commands.session, commands.data.encode())
+        except Exception:  # one client's commands must not end the link
+            log.exception("commands of a client failed")
+        self._answer_to(commands.asker, id, b"true" if known else b"false")
 
     # Being alive.
 

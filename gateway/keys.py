@@ -24,6 +24,7 @@ import jwt
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from jwt.algorithms import HMACAlgorithm
 
 from .config import Tokens
 from .errors import ConfigurationError
@@ -64,6 +65,8 @@ class Keys:
             raise ConfigurationError(f"tokens.algorithms: there is no {sorted(unknown)[0]!r}; known are {', '.join(sorted(ALL))}")
         self._allowed = frozenset(settings.algorithms) or ALL
         secrets = [secret for secret in (settings.hmac_secret, *settings.previous_hmac_secrets) if secret]
+        for secret in secrets:
+            _check_secret(secret)
         self._static = [Key(HMAC & self._allowed, secret) for secret in secrets]
         if settings.public_key_file:
             self._static += [Key(of & self._allowed, key) for of, key in _from_file(settings.public_key_file)]
@@ -89,7 +92,8 @@ class Keys:
     def may_learn(self, id: str) -> bool:
         """Whether asking the key server may bring a key that fits: it is being asked, or was not just now."""
         asking = self._fetching is not None and not self._fetching.done()
-        return bool(self._url) and bool(id) and (asking or time.monotonic() - self._asked >= ASK_SECONDS)
+        unknown = bool(id) and all(key.id != id for key in self._fetched)
+        return bool(self._url) and unknown and (asking or time.monotonic() - self._asked >= ASK_SECONDS)
 
     async def learn(self) -> None:
         """Asks the key server; whoever asks meanwhile waits for the same answer."""
@@ -107,12 +111,19 @@ class Keys:
     async def _fetch(self) -> bool:
         try:
             found = _from_jwks(await asyncio.to_thread(_get, self._url))
-        except (OSError, ValueError, msgspec.MsgspecError) as error:
+        except Exception as error:  # whatever somebody else's server makes of it, the keys that are known stay
             log.warning("tokens.jwks_url could not be read: %s; %d keys stay", error, len(self._fetched))
             return False
         self._fetched = [Key(key.algorithms & self._allowed, key.material, key.id) for key in found]
         log.debug("%d keys from tokens.jwks_url", len(found))
         return True
+
+
+def _check_secret(secret: str) -> None:
+    try:
+        HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
+    except jwt.InvalidKeyError as error:
+        raise ConfigurationError(f"tokens.hmac_secret cannot be used: {error}; public keys belong into tokens.public_key_file") from None
 
 
 def _get(url: str) -> bytes:
@@ -136,11 +147,11 @@ def _from_jwks(text: bytes) -> list[Key]:
         try:
             key = jwt.PyJWK(each, algorithm=each.get("alg") or _default_algorithm(each)).key
             algorithms = _algorithms_of(key)
-        except (jwt.PyJWTError, ValueError, TypeError) as error:
+        except Exception as error:  # one odd key must not hide the others
             log.debug("a key of tokens.jwks_url is not used: %s", error)
             continue
         named = each.get("alg")
-        found.append(Key(algorithms & {named} if named else algorithms, key, str(each.get("kid", ""))))
+        found.append(Key(algorithms & {named} if named else algorithms, key, str(each.get("kid") or "")))
     return found
 
 

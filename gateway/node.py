@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -58,7 +58,15 @@ class Client(Protocol):
 
     def remove(self, channel: str) -> None: ...
 
+    def end_revoked(self, revoked: Callable[[Grant], bool]) -> None: ...
+
     def renew(self, identity: Identity) -> None: ...
+
+
+class Emulated(Protocol):
+    """A session whose commands come by POST."""
+
+    def take(self, message: bytes) -> None: ...
 
 
 @dataclass(slots=True)
@@ -74,6 +82,7 @@ class Node:
     addresses: dict[str, int] = field(default_factory=dict)  # counted where limits.connections_per_address is set
     connects_used: float = 0.0
     users: dict[str, set[Client]] = field(default_factory=dict)
+    emulated: dict[str, Emulated] = field(default_factory=dict)  # by session id
     control: Control = None  # type: ignore[assignment]
     lifecycle: Lifecycle = None  # type: ignore[assignment]
     presence: Presence = None  # type: ignore[assignment]
@@ -119,6 +128,13 @@ class Node:
             theirs.discard(client)
             if not theirs:
                 del self.users[user]
+
+    def command(self, session: str, message: bytes) -> bool:
+        """Commands for an emulated session. False if there is none of that id."""
+        emulated = self.emulated.get(session)
+        if emulated is not None:
+            emulated.take(message)
+        return emulated is not None
 
     def authenticate(self, token: str) -> Identity:
         """Who a client is.

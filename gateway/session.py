@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from . import __version__
@@ -56,6 +56,7 @@ class Outlet(Protocol):
     write: Any
     paused: bool
     native_pings: bool  # the client asked for WebSocket pings instead of the protocol's
+    return_path: bytes  # fields of the reply to connect that say where commands go, if not to where that comes from
 
     def send(self, message: bytes) -> None: ...
 
@@ -176,14 +177,14 @@ class Session:
 
     async def _handle_with_keys(self, command: Command) -> None:
         """The command again, once keys were fetched; what came behind it waits."""
-        await self.node.verifier.learn()
-        if self.state is CLOSED:
-            return
         try:
-            self._handle(command)
+            await self.node.verifier.learn()
+            if self.state is not CLOSED:
+                self._handle(command)
         except Disconnect as disconnect:
             self.close(disconnect)
-        self.learning = False
+        finally:
+            self.learning = False
         self._work_off_backlog()
 
     def _refuse(self, id: int, method: str, error: ClientError) -> None:
@@ -231,7 +232,7 @@ class Session:
             parts.append(b',"subs":{%b}' % b",".join([b"%b:%b" % (encode(name), result) for name, result in self.answers.items()]))
         if not self.outlet.native_pings:
             parts.append(b',"ping":%d,"pong":true' % max(1, round(config.ping_seconds)))
-        parts.append(b"}")
+        parts += self.outlet.return_path, b"}"
         self.answers = None
         self.state = CONNECTED
         self.outlet.send(reply(self.connect_id, "connect", b"".join(parts)))
@@ -309,6 +310,12 @@ class Session:
                 self.drop(subscription)
             else:
                 subscription.end_with(2000, "server unsubscribe")
+
+    def end_revoked(self, revoked: Callable[[Grant], bool]) -> None:
+        """Ends subscriptions whose own token was revoked; an SDK asks for another one, and comes back with it."""
+        for subscription in list(self.subscriptions.values()):
+            if subscription.begun and subscription.grant is not None and revoked(subscription.grant):
+                subscription.end_with(2501, "subscription expired")
 
     def renew(self, identity: Identity) -> None:
         self.identity = identity

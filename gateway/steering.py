@@ -37,6 +37,8 @@ class Steering:
             for client in list(self._node.clients):
                 if client.client and self._node.revoked.covers(client.identity):
                     client.close(Disconnect(3500, "its token was revoked"))
+                else:
+                    client.end_revoked(self._node.revoked.covers)
             return
         for client in list(self._meant(message)):
             self._apply(client, message)

@@ -6,11 +6,11 @@ A token that is refused is refused: it never turns its bearer into an anonymous 
 from __future__ import annotations
 
 import base64
-import binascii
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isfinite
 from typing import Any
 
 import jwt
@@ -104,7 +104,11 @@ class Verifier:
             raise TokenInvalid(f"a claim is not what it should be: {error}") from None
         except (jwt.InvalidTokenError, UnicodeError, RecursionError) as error:
             raise TokenInvalid(str(error) or type(error).__name__) from None
-        if 0 < claims.expires_at <= time.time():
+        if not isfinite(claims.expires_at) or not isfinite(claims.iat):
+            raise TokenInvalid("a time in it is no number")
+        if not (claims.sub or "").isprintable():
+            raise TokenInvalid("the user's id holds a control character or half a surrogate pair")
+        if 0 < claims.expires_at <= time.time() - self._settings.leeway:
             raise TokenStale("token expired")
         return claims
 
@@ -120,7 +124,7 @@ class Verifier:
                     return _raw_claims(self._decode(token, key.material, algorithm))
             except jwt.InvalidSignatureError as error:
                 fault = error
-        if not fitting and isinstance(id, str) and self._keys.may_learn(id):
+        if isinstance(id, str) and self._keys.may_learn(id):
             raise KeyUnknown(f"no key {id[:60]!r} is known yet")
         raise fault
 
@@ -178,5 +182,5 @@ def _json(raw: msgspec.Raw, b64: str) -> bytes | None:
         return bytes(raw) or None
     try:
         return encode(msgspec.json.decode(base64.b64decode(b64, validate=True)))
-    except (binascii.Error, msgspec.MsgspecError):
+    except (ValueError, RecursionError, msgspec.MsgspecError):  # binascii's errors are ValueErrors
         raise TokenInvalid("a claim in base64 holds no JSON") from None

@@ -456,7 +456,7 @@ async def body_of(request: Request, most: int) -> bytes | Response:
 
 
 def _too_large(most: int) -> Response:
-    log.info("api: a body over limits.api_bytes (%d) was refused", most)
+    log.info("a body over %d bytes was refused: limits.api_bytes, and limits.message_bytes for clients", most)
     return Response(status_code=413, headers={"connection": "close"})
 
 

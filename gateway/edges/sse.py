@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -19,8 +18,9 @@ from ..node import Node
 from ..permissions import Identity
 from ..protocol import encode
 from ..publication import Position
+from .output import Buffered, Direct, until_disconnected
 from .requests import client_address, cors_headers, token_of
-from .stream import NEVER_WAS, Buffered, Direct, EventStream, refusal
+from .stream import NEVER_WAS, EventStream, refusal
 
 __all__ = ["EventStreams"]
 
@@ -48,11 +48,7 @@ class EventStreams:
         if stream is None:
             return
         try:
-            if stream.direct:
-                while (await receive())["type"] != "http.disconnect":
-                    continue
-            else:
-                await _until_either(stream.output.pump(), _disconnected(receive))
+            await until_disconnected(stream.output, receive)
         finally:
             stream.close(Disconnect(3000))
 
@@ -139,17 +135,6 @@ def _positions(last_id: str, count: int) -> list[Position | None]:
         except ValueError:
             positions.append(NEVER_WAS)
     return positions
-
-
-async def _until_either(*work: Coroutine[Any, Any, None]) -> None:
-    _, unfinished = await asyncio.wait([asyncio.create_task(each) for each in work], return_when=asyncio.FIRST_COMPLETED)
-    for task in unfinished:
-        task.cancel()
-
-
-async def _disconnected(receive: Any) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        continue
 
 
 async def _refuse(send: Any, code: int, message: str, hint: str) -> None:

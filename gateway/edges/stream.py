@@ -1,8 +1,7 @@
 """One event stream: from the hub's subscriptions to the bytes of a response.
 
-Events are written as prepared chunks straight to the transport, where the server lends it (``HttpProtocol``), else through
-ASGI's ``send``. A stream of one channel shares its bytes with all others of that channel; in a stream of several, the
-``id:`` with all their positions is its own and the rest is shared.
+Events are prepared chunks, which an ``output`` takes. A stream of one channel shares its bytes with all others of that channel;
+in a stream of several, the ``id:`` with all their positions is its own and the rest is shared.
 
     opening ──every channel begun──▶ `connected`, gaps ──▶ catch-up, live ──▶ closed: refused, drained, gone
 """
@@ -13,24 +12,23 @@ import asyncio
 import logging
 import random
 import time
-from typing import Any
 
 from ..catchup import State, Subscription
 from ..channel import GONE, Channel
 from ..errors import Disconnect
 from ..node import Node, new_id
-from ..permissions import Identity, ServerSide
+from ..permissions import Grant, Identity, ServerSide
 from ..protocol import encode, raw_object
 from ..publication import Position, Publication
 from ..subscription import client_info
+from .output import Buffered, Direct, chunk
 
-__all__ = ["NEVER_WAS", "Buffered", "Direct", "EventStream", "refusal"]
+__all__ = ["NEVER_WAS", "EventStream", "refusal"]
 
 log = logging.getLogger("gateway.sse")
 
 RETRY_MS = 1000  # after an ordinary loss
 RETRY_SPREAD_MS = (2000, 12000)  # after a refusal or a drain, so that all do not come back at once
-CLOSE_SECONDS = 5.0  # for the client to take what is left
 OPEN_SECONDS = 30.0  # for Valkey to say where the channels stand
 NEVER_WAS = Position("?", 0)  # a position that cannot be recovered from
 
@@ -85,11 +83,6 @@ class SeveralWire:
 
     def join(self, channel: Channel, publications: list[Publication]) -> tuple[Channel, list[Publication]]:
         return channel, publications
-
-
-def chunk(text: bytes) -> bytes:
-    """One chunk of a chunked HTTP/1.1 body."""
-    return b"%x\r\n%b\r\n" % (len(text), text)
 
 
 CHUNKED, PLAIN, SEVERAL = SingleWire(True), SingleWire(False), SeveralWire()
@@ -254,7 +247,7 @@ class EventStream:
 
     # From the socket and the clock.
 
-    def paused(self) -> None:
+    def pause_writing(self) -> None:
         if self.full:
             return
         self.full = True
@@ -270,7 +263,7 @@ class EventStream:
         """The socket is closed."""
         self.close(Disconnect(3000))
 
-    def resumed(self) -> None:
+    def resume_writing(self) -> None:
         self.full = False
         self.slow_since = float("inf")
         for subscription in self.subscriptions:
@@ -311,6 +304,9 @@ class EventStream:
             self._write_text(refusal(103, "permission denied"))
             self.close(Disconnect(3507, f"unsubscribed from {channel} by the server API"))
 
+    def end_revoked(self, revoked: Callable[[Grant], bool]) -> None:
+        return  # a stream has one token, for all of it
+
     def renew(self, identity: Identity) -> None:
         self.identity = identity
         if self.open:
@@ -342,71 +338,3 @@ class EventStream:
 def refusal(code: int, message: str) -> bytes:
     """Without an id, so that the browser keeps the last one it saw."""
     return _retry(refused=True) + event("refused", b'{"code":%d,"message":%b}' % (code, encode(message)))
-
-
-class Direct:
-    """Writes to the transport that the server lends."""
-
-    __slots__ = ("_connection", "write")
-
-    direct = True
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-        self.write = connection.transport.write
-
-    def carry(self, stream: EventStream, waiting_bytes: int) -> None:
-        self._connection.transport.set_write_buffer_limits(high=waiting_bytes)
-        self._connection.carry(stream)
-
-    def finish(self, abort: bool) -> None:
-        """Nothing follows."""
-        self._connection.stream = None
-        transport = self._connection.transport
-        if abort:
-            transport.abort()
-        elif not transport.is_closing():
-            self.write(b"0\r\n\r\n")
-            transport.close()
-            asyncio.get_running_loop().call_later(CLOSE_SECONDS, transport.abort)
-
-
-class Buffered:
-    """Collects what a task sends through ASGI; the stream is told when too much is waiting."""
-
-    direct = False
-
-    def __init__(self, send: Any) -> None:
-        self._send = send
-        self._stream: EventStream | None = None
-        self._waiting: list[bytes] = []
-        self._bytes = self._most = 0
-        self._more = asyncio.Event()
-        self._ended = False
-
-    def carry(self, stream: EventStream, waiting_bytes: int) -> None:
-        self._stream = stream
-        self._most = waiting_bytes
-
-    def write(self, data: bytes) -> None:
-        self._waiting.append(data)
-        self._bytes += len(data)
-        self._more.set()
-        if self._bytes > self._most and self._stream is not None:
-            self._stream.paused()
-
-    def finish(self, abort: bool) -> None:
-        self._ended = True
-        self._more.set()
-
-    async def pump(self) -> None:
-        """Sends what is buffered, to the end."""
-        while not self._ended or self._waiting:
-            await self._more.wait()
-            self._more.clear()
-            waiting, self._waiting, self._bytes = self._waiting, [], 0
-            if waiting:
-                await self._send({"type": "http.response.body", "body": b"".join(waiting), "more_body": True})
-            if self._stream is not None and self._stream.full and not self._ended:
-                self._stream.resumed()
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})

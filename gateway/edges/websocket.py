@@ -90,6 +90,7 @@ class WebSocketConnection(asyncio.Protocol):
     __slots__ = ("_corked", "_fragments", "_held", "_loop", "_node", "_protocol", "_reading_paused", "_session", "_transport", "native_pings", "paused", "write")
 
     wire = WEBSOCKET
+    return_path = b""
 
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None) -> None:
         self._node: Node = app_state["node"]
