@@ -360,7 +360,6 @@ async def test_who_recovers_with_a_revoked_subscription_token_gets_nothing(gatew
         assert len(result["publications"]) == 1, "another token is another right"
 
 
-@pytest.mark.xfail(strict=True, reason="Steering.obey looks at connection tokens alone: a subscription whose token is revoked goes on")
 async def test_a_subscription_ends_when_its_token_is_revoked(gateway: RunningGateway) -> None:
     channel = "token-subscriber:live"
     async with client(gateway, "bob") as wire:
