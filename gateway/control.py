@@ -211,7 +211,7 @@ class Control:
         for payload in filter(None, payloads):
             try:
                 answer = _answer.decode(payload)
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 log.warning("an answer was not understood: %s", error)
                 continue
             if answer.id in self._answers:
