@@ -60,11 +60,13 @@ class Service:
         self._concurrency = concurrency
         self._methods: dict[bytes, tuple[str, Method]] = {}  # by the list that requests for it come in
         self._under_way: set[asyncio.Task[None]] = set()
-        self._ending = False
+        self._running = False
         self._ahead = 0.0  # seconds that Valkey's clock is ahead of ours
 
     def method(self, name: str) -> Callable[[Method], Method]:
-        """Raises ValueError for a name that no service's method can have."""
+        """Raises ValueError for a name that no service's method can have, RuntimeError once the service runs."""
+        if self._running:
+            raise RuntimeError("methods are registered before the service runs")
         if fault := method_fault(name):
             raise ValueError(fault)
 
@@ -93,15 +95,15 @@ class Service:
         """
         if not self._methods:
             raise ValueError("the service has no method")
-        self._ending = False
         async with self._connected() as (queue, commands):
+            self._running = True
             renewing = asyncio.create_task(self._keep_leases(commands))
             taking = asyncio.create_task(self._take(queue, commands))
             try:
                 # wait, unlike gather, leaves the two alone when this is cancelled: a request may be on its way to us.
                 await asyncio.wait((renewing, taking), return_when=asyncio.FIRST_COMPLETED)
             finally:
-                self._ending = True
+                self._running = False
                 renewing.cancel()
                 await asyncio.wait((renewing, taking))
                 while self._under_way:
@@ -146,10 +148,10 @@ class Service:
 
     async def _take(self, queue: Commands, commands: Commands) -> None:
         free, lists, failures = asyncio.Semaphore(self._concurrency), list(self._methods), 0
-        while not self._ending:
+        while self._running:
             await free.acquire()
             try:
-                taken = None if self._ending else await queue.call(b"BRPOP", *lists, BLOCK_SECONDS)
+                taken = await queue.call(b"BRPOP", *lists, BLOCK_SECONDS) if self._running else None
                 failures = 0
             except StoreError as error:
                 taken, failures = None, failures + 1
