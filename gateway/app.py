@@ -80,7 +80,7 @@ class Gateway:
         hub = self.node.hub
         hub.missed_ephemeral = self._retell_inbox
         self.control = self.node.control = Control(history, self.node.uid)
-        self.node.calls = Calls(config, history, self.node.uid)
+        self.node.calls = Calls(config, history, self.node.uid, lambda: self.link.proven)
         self.link.on_own = self._told
         self.node.presence = Presence(config, history, self.control, self.node.uid)
         self.control.on_dead, self.control.on_forgotten = self.node.presence.bury, self.node.presence.write_anew

@@ -14,6 +14,7 @@ import asyncio
 import logging
 import os
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -85,11 +86,14 @@ def method_fault(name: str) -> str:
 
 
 class Calls:
-    """What clients of one process ask of services. ``process`` is its id, whose channel the replies come on."""
+    """What clients of one process ask of services. ``process`` is its id, whose channel the replies come on; ``hears`` says
+    whether anything comes on it at the moment.
+    """
 
-    def __init__(self, config: Config, history: History, process: str) -> None:
+    def __init__(self, config: Config, history: History, process: str, hears: Callable[[], bool]) -> None:
         self._config = config
         self._history = history
+        self._hears = hears
         self._reply_to = encode(history.layout.heartbeat(process).decode())
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
 
@@ -101,6 +105,8 @@ class Calls:
         """
         if fault := method_fault(method):
             raise MethodNotFound(fault)
+        if not self._hears():
+            raise Internal(f"{method}: not asked, for while the link to Valkey is away no reply could come")
         id, seconds = os.urandom(16).hex(), self._config.rpc_seconds
         request = self._request(id, method, identity, client, data)
         waiter = self._waiting[id] = asyncio.get_running_loop().create_future()

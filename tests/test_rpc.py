@@ -525,6 +525,31 @@ async def test_told_to_end_it_finishes_what_it_has_and_takes_no_more(
             assert await asyncio.to_thread(process.wait, 5) == 0
 
 
+async def test_the_connections_of_all_are_killed_again_and_again(
+    gateway: RunningGateway, impatient: RunningGateway, store: valkey.Valkey, service: Service, method: str
+) -> None:
+    served = Counter[int]()
+
+    @service.method(method)
+    async def count(caller: Caller, data: int) -> int:
+        served[data] += 1
+        return data
+
+    async with running(service), client(impatient) as wire:
+        number, answered = 0, 0
+        async with asyncio.timeout(30):
+            while answered < 30:
+                number += 1
+                asking = asyncio.create_task(wire.ask("rpc", method=method, data=number))
+                if answered % 3 == 0:
+                    for kind in ("pubsub", "normal"):
+                        store.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+                answer = await asking
+                assert answer.get("rpc") == {"data": number} or answer["error"]["code"] in (100, 104), answer
+                answered += "rpc" in answer
+        assert max(served.values()) == 1, "at most once"
+
+
 async def test_valkey_is_killed_and_the_service_comes_back(start_gateway: Start, tmp_path: Path, method: str) -> None:
     data_dir = tmp_path / "own"
     gateway = await asyncio.to_thread(start_gateway, valkey_url=None, data_dir=data_dir)
