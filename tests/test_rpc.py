@@ -536,12 +536,13 @@ async def test_the_connections_of_all_are_killed_again_and_again(
         return data
 
     async with running(service), client(impatient) as wire:
-        number, answered = 0, 0
+        number = answered = killed = 0
         async with asyncio.timeout(30):
             while answered < 30:
                 number += 1
                 asking = asyncio.create_task(wire.ask("rpc", method=method, data=number))
-                if answered % 3 == 0:
+                if answered // 3 >= killed:
+                    killed += 1
                     for kind in ("pubsub", "normal"):
                         store.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
                 answer = await asking
