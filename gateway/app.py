@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import BaseRoute, Mount, Route
 
+from .calls import Calls
 from .channel import Channel
 from .config import Config
 from .control import Control
@@ -84,7 +85,8 @@ class Gateway:
         hub = self.node.hub
         hub.missed_ephemeral = self._retell_inbox
         self.control = self.node.control = Control(history, self.node.uid)
-        self.link.on_own = self.control.told
+        self.node.calls = Calls(config, history, self.node.uid, lambda: self.link.proven)
+        self.link.on_own = self._told
         self.node.presence = Presence(config, history, self.control, self.node.uid)
         self.control.on_dead, self.control.on_forgotten = self.node.presence.bury, self.node.presence.write_anew
         self.node.lifecycle = Lifecycle(config, history, self.node.uid)
@@ -142,6 +144,9 @@ class Gateway:
         if said is not None:
             self.control.heard(said)
         self.node.hub.on_announcements(batch)
+
+    def _told(self, payloads: list[bytes]) -> None:
+        self.control.told(self.node.calls.replied(payloads))
 
     def _subscribed(self, key: bytes) -> None:
         if key == self.control.key:

@@ -7,10 +7,11 @@ connection. Source: PROTOCOL.md 1.4–1.8.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
+from .calls import Caller
 from .errors import (
     AlreadySubscribed,
     BadRequest,
@@ -26,7 +27,6 @@ from .pace import use
 from .permissions import admits
 from .protocol import Since, encode, history_result, is_json, raw_object, reply
 from .publication import MAX_OFFSET, Position
-from .rpc import Caller
 from .store.history import publish_words
 from .subscription import ClientSubscription, client_info, seconds_left
 
@@ -153,12 +153,19 @@ async def _read_history(session: Session, channel: str, request: Any) -> bytes:
 
 
 def _rpc(session: Session, id: int, request: Any) -> None:
-    caller = Caller(session.identity.user, session.client)
-    session.answer(id, "rpc", _called(session, request.method or "", caller, bytes(request.data) or None))
+    node, identity = session.node, session.identity
+    method, data = request.method or "", bytes(request.data) or None
+    if method in node.methods:
+        work = node.methods.call(method, Caller(identity.user, session.client), data)
+    elif admits(node.config.rpc, identity, ""):
+        work = node.calls.call(method, identity, session.client, data)
+    else:
+        raise PermissionDenied(f"the setting rpc does not let user {identity.user!r} call services")
+    session.answer(id, "rpc", _called(work))
 
 
-async def _called(session: Session, method: str, caller: Caller, data: bytes | None) -> bytes:
-    return b'{"data":%b}' % await session.node.methods.call(method, caller, data)
+async def _called(work: Awaitable[bytes]) -> bytes:
+    return b'{"data":%b}' % await work
 
 
 def _presence(session: Session, id: int, request: Any) -> None:

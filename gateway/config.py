@@ -75,6 +75,8 @@ class Limits(_Section):
     publishes_per_second: float = Field(0, ge=0)
     first_command_seconds: float = Field(10, gt=0)
     waiting_bytes: int = Field(65536, ge=1024)
+    rpc_bytes: int = Field(65536, ge=64)
+    rpc_queue: int = Field(1000, ge=1)
     slow_seconds: float = Field(30, gt=0)
     ring_bytes: int = Field(64 * 1024 * 1024, ge=0)
 
@@ -142,6 +144,8 @@ class Config(BaseSettings):
     pong_seconds: float = Field(8, gt=0)
     events: bool = False
     events_size: int = Field(100_000, ge=1)
+    rpc: Literal["anyone", "user", "nobody"] = "user"
+    rpc_seconds: float = Field(4.5, gt=0, le=300)  # SDKs give a command 5
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     tokens: Tokens = Tokens()
     insecure: Insecure = Insecure()
@@ -204,7 +208,7 @@ class Config(BaseSettings):
     @property
     def admits_anonymous(self) -> bool:
         """Whether anybody may connect without a token: there is something for them, or everything is open."""
-        return self.insecure.clients or any(rules.subscribe == "anyone" for rules in (self.channels, *self.namespaces.values()))
+        return self.insecure.clients or self.rpc == "anyone" or any(rules.subscribe == "anyone" for rules in (self.channels, *self.namespaces.values()))
 
     def rules(self, channel: str) -> ChannelRules:
         """The rules of a channel. Raises UnknownChannel if its namespace is not configured."""

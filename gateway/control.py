@@ -248,7 +248,7 @@ class Control:
         for payload in filter(None, payloads):
             try:
                 own = _own.decode(payload)
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 log.warning("what came to this process alone was not understood: %s", error)
                 continue
             if own.commands is not None:

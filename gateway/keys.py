@@ -65,8 +65,8 @@ class Keys:
             raise ConfigurationError(f"tokens.algorithms: there is no {sorted(unknown)[0]!r}; known are {', '.join(sorted(ALL))}")
         self._allowed = frozenset(settings.algorithms) or ALL
         secrets = [secret for secret in (settings.hmac_secret, *settings.previous_hmac_secrets) if secret]
-        for secret in secrets:
-            _check_secret(secret)
+        _check_secrets("hmac_secret", [settings.hmac_secret])
+        _check_secrets("previous_hmac_secrets", settings.previous_hmac_secrets)
         self._static = [Key(HMAC & self._allowed, secret) for secret in secrets]
         if settings.public_key_file:
             self._static += [Key(of & self._allowed, key) for of, key in _from_file(settings.public_key_file)]
@@ -112,18 +112,19 @@ class Keys:
         try:
             found = _from_jwks(await asyncio.to_thread(_get, self._url))
         except Exception as error:  # whatever somebody else's server makes of it, the keys that are known stay
-            log.warning("tokens.jwks_url could not be read: %s; %d keys stay", error, len(self._fetched))
+            log.warning("tokens.jwks_url could not be read: %s; %d keys stay", " ".join(str(error).split()), len(self._fetched))
             return False
         self._fetched = [Key(key.algorithms & self._allowed, key.material, key.id) for key in found]
         log.debug("%d keys from tokens.jwks_url", len(found))
         return True
 
 
-def _check_secret(secret: str) -> None:
+def _check_secrets(name: str, secrets: list[str]) -> None:
     try:
-        HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
+        for secret in filter(None, secrets):
+            HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
     except jwt.InvalidKeyError as error:
-        raise ConfigurationError(f"tokens.hmac_secret cannot be used: {error}; public keys belong into tokens.public_key_file") from None
+        raise ConfigurationError(f"tokens.{name} cannot be used: {error}; public keys belong into tokens.public_key_file") from None
 
 
 def _get(url: str) -> bytes:

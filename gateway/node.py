@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from .calls import Calls
 from .config import ChannelRules, Config
 from .control import Control
 from .errors import BadRequest, Disconnect, KeyUnknown, PermissionDenied, TokenExpired, TokenInvalid, TokenStale
@@ -85,6 +86,7 @@ class Node:
     emulated: dict[str, Emulated] = field(default_factory=dict)  # by session id
     control: Control = None  # type: ignore[assignment]
     lifecycle: Lifecycle = None  # type: ignore[assignment]
+    calls: Calls = None  # type: ignore[assignment]
     presence: Presence = None  # type: ignore[assignment]
     revoked: Revocations = None  # type: ignore[assignment]
     tasks: set[asyncio.Task[None]] = field(default_factory=set)

@@ -453,7 +453,7 @@ async def test_meta_reaches_no_client(gateway: RunningGateway, channel: str) -> 
         await wire.result("publish", channel=channel, data="x")
         heard += [await wire.ask(method, channel=channel) for method in ("presence", "presence_stats")]
         heard += [await wire.ask("history", channel=channel, limit=9), await wire.ask("rpc", method="gateway.whoami")]
-        heard += [await wire.ask("refresh", token=claiming(sub="u1", info={"seen": "conn"}, meta=meta, exp=int(time.time()) + 60))]
+        heard += [await wire.ask("refresh", token=claiming(sub="u1", subs=subs, info={"seen": "conn"}, meta=meta, exp=int(time.time()) + 60))]
         while not any(message.get("push", {}).get("pub") for message in heard):
             heard.append(await watcher.next())
         heard += [*watcher.rest, *wire.rest, gateway.api("presence", channel=channel), gateway.api("history", channel=channel, limit=9)]

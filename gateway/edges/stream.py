@@ -12,6 +12,7 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Callable
 
 from ..catchup import State, Subscription
 from ..channel import GONE, Channel

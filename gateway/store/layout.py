@@ -42,8 +42,13 @@ class Layout:
     def presence(self, name: str) -> bytes:
         return self.channel(name) + b":presence"
 
+    def rpc(self, method: str) -> tuple[bytes, bytes]:
+        """The list of a method's requests, and the lease of those who serve it: what gateway_call is given."""
+        base = f"{self.prefix}:rpc:{{{method}}}".encode()
+        return base, base + b":service"
+
     def heartbeat(self, node: str) -> bytes:
-        """The Pub/Sub channel by which one process proves that its link works."""
+        """The Pub/Sub channel by which one process proves that its link works, and on which it is answered."""
         return f"{self.prefix}:node:{node}".encode()
 
 
