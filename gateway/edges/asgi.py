@@ -41,6 +41,7 @@ class AsgiConnection:
 
     wire = TEXT
     native_pings = False
+    return_path = b""
 
     def __init__(self, node: Node, scope: Any, receive: Any, send: Any) -> None:
         self._node = node
