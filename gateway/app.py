@@ -9,22 +9,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import BaseRoute, Mount, Route
 
+from .calls import Calls
 from .channel import Channel
 from .config import Config
+from .control import Control
 from .edges import api, clients, pages
+from .edges.asgi import serve_websocket
+from .edges.emulation import PATHS as EMULATION
+from .edges.emulation import emulation
+from .edges.requests import preflight
 from .edges.sse import EventStreams
 from .errors import GatewayError, StoreError
 from .hub import Hub
 from .inbox import NAMESPACE, Inbox
+from .keys import Keys
+from .lifecycle import Lifecycle
 from .node import Node
+from .presence import Presence
+from .revocation import Revocations
 from .rpc import built_in
+from .steering import Steering
 from .store.commands import Commands
 from .store.connect import Address
 from .store.functions import Library, rules_of
@@ -34,7 +45,7 @@ from .store.link import Link
 from .timers import Wheel
 from .tokens import SHORT_SECRET, Verifier
 
-__all__ = ["Gateway", "Guest", "create_app"]
+__all__ = ["Application", "Gateway", "Guest", "create_app"]
 
 log = logging.getLogger("gateway.app")
 
@@ -68,16 +79,30 @@ class Gateway:
         history = History(self.commands, self._library, layout)
         wheel = Wheel()
         inbox = Inbox(config, history)
-        self.node = Node(config, Hub(config, layout, history, self), history, inbox, Verifier(config.tokens), built_in(inbox), wheel)
+        keys = Keys(config.tokens)
+        self.node = Node(config, Hub(config, layout, history, self), history, inbox, Verifier(config.tokens, keys), built_in(inbox), wheel)
         self.link = Link(address, self.commands, layout.heartbeat(self.node.uid))
         hub = self.node.hub
         hub.missed_ephemeral = self._retell_inbox
-        self.link.on_announcements, self.link.on_subscribed = hub.on_announcements, hub.on_subscribed
+        self.control = self.node.control = Control(history, self.node.uid)
+        self.node.calls = Calls(config, history, self.node.uid, lambda: self.link.proven)
+        self.link.on_own = self._told
+        self.node.presence = Presence(config, history, self.control, self.node.uid)
+        self.control.on_dead, self.control.on_forgotten = self.node.presence.bury, self.node.presence.write_anew
+        self.node.lifecycle = Lifecycle(config, history, self.node.uid)
+        self.node.revoked = Revocations(history)
+        if install:
+            await self.node.revoked.load()
+        self.link.on_announcements, self.link.on_subscribed = self._announced, self._subscribed
         self.link.on_up, self.link.on_down = (self._link_is_up if install else hub.on_up), hub.on_down
+        steering = Steering(self.node)
+        self.control.on_message, self.control.answer, self.control.on_commands = steering.obey, steering.answer, self.node.command
         await self.link.start()
         if 0 < len(config.tokens.hmac_secret.encode()) < SHORT_SECRET:
             log.warning("tokens.hmac_secret is short: %d bytes or more are safe", SHORT_SECRET)
-        work = [wheel.run(), hub.keep_house(), *([self._watch_rules()] if install else [])]
+        work = [wheel.run(), hub.keep_house(), *([keys.keep_fresh()] if keys.has_url else [])]
+        if install:
+            work += [self._watch_rules(), self.control.beat(), self.node.presence.keep(), self.node.lifecycle.keep()]
         self._tasks = [asyncio.create_task(each) for each in work]
         for task in self._tasks:
             task.add_done_callback(_must_not_end)
@@ -94,6 +119,11 @@ class Gateway:
         if channel.name.startswith(f"{NAMESPACE}:"):
             self.node.spawn(self.node.inbox.retell(channel))
 
+    async def _last_events(self) -> None:
+        with contextlib.suppress(StoreError, TimeoutError):  # those that Valkey does not take now are lost with us
+            async with asyncio.timeout(2):
+                await self.node.lifecycle.flush()
+
     def unready(self) -> str:
         """Why clients should go elsewhere; "" if they need not."""
         if self.node is None:
@@ -109,7 +139,23 @@ class Gateway:
             await asyncio.sleep(RULES_SECONDS)
             await self._compare_rules()
 
+    def _announced(self, batch: dict[bytes, list[bytes]]) -> None:
+        said = batch.pop(self.control.key, None)
+        if said is not None:
+            self.control.heard(said)
+        self.node.hub.on_announcements(batch)
+
+    def _told(self, payloads: list[bytes]) -> None:
+        self.control.told(self.node.calls.replied(payloads))
+
+    def _subscribed(self, key: bytes) -> None:
+        if key == self.control.key:
+            self.control.on_link()
+        else:
+            self.node.hub.on_subscribed(key)
+
     def _link_is_up(self) -> None:
+        self.link.subscribe([self.control.key])
         self.node.hub.on_up()
         self.node.spawn(self._compare_rules())
 
@@ -130,6 +176,9 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.node is not None:
+            await self.node.presence.close()
+            await self._last_events()
+            await self.control.leave()
             for task in list(self.node.tasks):
                 task.cancel()
             await self.node.hub.close()
@@ -137,33 +186,56 @@ class Gateway:
         await self.commands.close()
 
 
+async def _answer_preflight(node: Node, scope: Any, send: Any) -> None:
+    """Of every path: what may be asked for is said when it is."""
+    fields = {name: value.decode("latin-1") for name, value in scope["headers"] if name in (b"origin", b"host")}
+    granted = preflight(fields.get(b"origin", ""), fields.get(b"host", ""), node.config.allowed_origins)
+    await send({"type": "http.response.start", "status": 204 if granted else 403, "headers": granted})
+    await send({"type": "http.response.body", "body": b""})
+
+
 def _must_not_end(task: asyncio.Task[None]) -> None:
     if not task.cancelled():
         log.critical("a part of the gateway ended that must not: %s", task.get_name(), exc_info=task.exception())
 
 
-class _Application:
-    """``/sse`` and the server API directly, everything else through Starlette.
+class Application:
+    """The ASGI application. ``/sse``, the server API and WebSocket directly, everything else through Starlette: its layers
+    would cost an idle stream more memory than the stream itself, and a publish more time than publishing.
 
-    Its layers would cost an idle stream more memory than the stream itself, and a publish more time than publishing.
+    It runs under any ASGI server, which runs its lifespan; mounted inside another application, that one does:
+
+        application = create_app(load("gateway.toml"), "valkey://localhost")
+        outer = FastAPI(lifespan=application.lifespan)
+        outer.mount("/live", application)
     """
 
-    def __init__(self, starlette: Starlette) -> None:
+    def __init__(self, starlette: Starlette, lifespan: Callable[[Any], contextlib.AbstractAsyncContextManager[dict[str, Any]]]) -> None:
         self._starlette = starlette
+        self.lifespan = lifespan
         self.state = starlette.state
         self.routes = starlette.routes
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http":
-            path, node = scope["path"].removeprefix(scope.get("root_path", "")), scope["state"]["node"]
-            if path == "/sse":
-                await EventStreams(node)(scope, receive, send)
-                return
-            if path.startswith("/api/"):
-                response = await api.api(node, Request(scope, receive))
-                await response(scope, receive, send)
-                return
-        await self._starlette(scope, receive, send)
+        if scope["type"] == "lifespan":
+            await self._starlette(scope, receive, send)
+            return
+        gateway = self.state.gateway
+        scope.setdefault("state", {}).update(node=gateway.node, gateway=gateway)
+        path, node = scope["path"].removeprefix(scope.get("root_path", "")), gateway.node
+        if scope["type"] == "websocket":
+            await serve_websocket(node, path, scope, receive, send)
+        elif path in EMULATION:
+            await emulation(node, scope, receive, send)
+        elif scope["method"] == "OPTIONS":
+            await _answer_preflight(node, scope, send)
+        elif path == "/sse":
+            await EventStreams(node)(scope, receive, send)
+        elif path.startswith("/api/"):
+            response = await api.api(node, Request(scope, receive))
+            await response(scope, receive, send)
+        else:
+            await self._starlette(scope, receive, send)
 
 
 class Guest(Protocol):
@@ -174,14 +246,14 @@ class Guest(Protocol):
     def running(self, gateway: Gateway) -> contextlib.AbstractAsyncContextManager[None]: ...
 
 
-def create_app(config: Config, valkey_url: str = "", guests: Sequence[Guest] = ()) -> _Application:
+def create_app(config: Config, valkey_url: str = "", guests: Sequence[Guest] = ()) -> Application:
     """The ASGI application. Needs a lifespan; ``valkey_url`` (or the configuration's) names the Valkey to use."""
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
+    async def lifespan(app: Any) -> AsyncIterator[dict[str, Any]]:
         gateway = Gateway(config)
-        app.state.gateway = gateway
-        app.state.failure = None
+        state = starlette.state
+        state.gateway, state.failure = gateway, None
         async with contextlib.AsyncExitStack() as stack:
             try:
                 await gateway.start(valkey_url or config.valkey_url)
@@ -189,7 +261,7 @@ def create_app(config: Config, valkey_url: str = "", guests: Sequence[Guest] = (
                 for guest in guests:
                     await stack.enter_async_context(guest.running(gateway))
             except GatewayError as error:
-                app.state.failure = error  # for whoever runs the application to say in one line
+                state.failure = error  # for whoever runs the application to say in one line
                 raise
             except Exception:
                 log.exception("the gateway did not start")
@@ -206,4 +278,5 @@ def create_app(config: Config, valkey_url: str = "", guests: Sequence[Guest] = (
         *(route for guest in guests for route in guest.routes),
         Mount("/static", pages.files),
     ]
-    return _Application(Starlette(routes=routes, lifespan=lifespan))
+    starlette = Starlette(routes=routes, lifespan=lifespan)
+    return Application(starlette, lifespan)

@@ -24,6 +24,7 @@ from .errors import StoreError
 from .publication import Position, Publication
 from .recovery import Standing, following, judge
 from .retry import backoff
+from .store.layout import Movement
 
 if TYPE_CHECKING:
     from .hub import Hub
@@ -81,6 +82,10 @@ class Subscription:
         """What it missed is gone; its position is the channel's top now. Called after ``begin`` only."""
         raise AssertionError("an edge's subscription says so")
 
+    def watch(self, moved: list[Movement]) -> None:
+        """Who came and went, for those among ``channel.watchers``."""
+        raise AssertionError("an edge's subscription says so")
+
     def deliver(self, joined: Any) -> None:
         """Writes what the wire joined, outside of a round of the fan-out."""
         try:
@@ -111,6 +116,8 @@ class Subscription:
         if self.state is State.LIVE:
             self.epoch, self.offset = self.channel.leave(self)
         self.state = State.ENDED
+        if self.channel.watchers is not None:
+            self.channel.watchers.pop(self, None)
         if self.task is not None:
             self.task.cancel()
             self.task = None

@@ -23,16 +23,17 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .config import ChannelRules
+from .filters import Filter
 from .publication import Position, Publication
 from .recovery import following
 from .ring import Ring, Rings
 from .store.history import Page
-from .store.layout import Announcement, Reset
+from .store.layout import Announcement, Movement, Reset
 
 if TYPE_CHECKING:
     from .catchup import Subscription
 
-__all__ = ["GONE", "SLICE", "Channel", "Wire"]
+__all__ = ["GONE", "NOTHING", "SLICE", "Channel", "FilteredWire", "Wire"]
 
 log = logging.getLogger("gateway.hub")
 
@@ -50,6 +51,32 @@ class Wire(Protocol):
     """A wire format: what one round hands to ``write`` of every subscription that speaks it."""
 
     def join(self, channel: Channel, publications: list[Publication]) -> Any: ...
+
+
+class FilteredWire:
+    """A wire for subscriptions that want some publications only. Those with the same filter share it, as they do a wire."""
+
+    __slots__ = ("_filter", "_wire")
+
+    def __init__(self, wire: Wire, filter: Filter) -> None:
+        self._wire = wire
+        self._filter = filter
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FilteredWire) and (other._wire, other._filter) == (self._wire, self._filter)
+
+    def __hash__(self) -> int:
+        return hash((self._wire, self._filter))
+
+    def wanted(self, publications: list[Publication]) -> list[Publication]:
+        return [publication for publication in publications if self._filter.admits(publication.tags)]
+
+    def join(self, channel: Channel, publications: list[Publication]) -> Any:
+        wanted = self.wanted(publications)
+        return self._wire.join(channel, wanted) if wanted else NOTHING
+
+
+NOTHING = b""  # what a round writes to those who want nothing of it
 
 
 class Channel:
@@ -81,6 +108,7 @@ class Channel:
         "ttl",
         "waiters",
         "waiting",
+        "watchers",
     )
 
     def __init__(self, name: str, key: bytes, rules: ChannelRules, rings: Rings, loop: asyncio.AbstractEventLoop) -> None:
@@ -99,15 +127,16 @@ class Channel:
         self.subscribers = 0
         self.idle_since = 0.0
         self.acked = False
-        self.held: list[Announcement | Reset] | None = []  # None: the channel is open
+        self.held: list[Announcement | Movement | Reset] | None = []  # None: the channel is open
         self.doubt: Any = None  # called with the channel when a hole shows
         self.mending: asyncio.Task[None] | None = None
         self.reads: dict[int, asyncio.Task[Page]] = {}
         self.waiters: list[asyncio.Future[None]] = []
         self.round: Round | None = None
-        self.waiting: list[Announcement | Reset] = []
+        self.waiting: list[Announcement | Movement | Reset] = []
         self.joiners: dict[Subscription, None] = {}
         self.push_prefix: bytes = b""
+        self.watchers: dict[Subscription, None] | None = None  # whom joins and leaves are told
         self.ephemerals = 0  # that were fanned out: who was not live then has missed them
 
     def __repr__(self) -> str:
@@ -128,7 +157,7 @@ class Channel:
 
     # Announcements.
 
-    def announced(self, items: list[Announcement | Reset]) -> None:
+    def announced(self, items: list[Announcement | Movement | Reset]) -> None:
         """What the link brought, in order."""
         if self.held is not None:
             self.hold(items)
@@ -137,34 +166,35 @@ class Channel:
         else:
             self._take_live(items)
 
-    def hold(self, items: list[Announcement | Reset]) -> None:
+    def hold(self, items: list[Announcement | Movement | Reset]) -> None:
         assert self.held is not None
         self.held += items
         if len(self.held) > HELD_MOST:
             # Only the newest with a place in history is kept: it shows the hole, which is then read.
-            placed = (item for item in reversed(self.held) if type(item) is Reset or item.publication.offset)
+            placed = (item for item in reversed(self.held) if type(item) is Reset or (type(item) is Announcement and item.publication.offset))
             self.held = list(islice(placed, 1))
 
-    def set_aside_held(self) -> list[Announcement | Reset]:
+    def set_aside_held(self) -> list[Announcement | Movement | Reset]:
         """What came before a read of history that is sent now; ``put_back`` what of it still counts when the page is here."""
         assert self.held is not None
         older, self.held = self.held, []
         return older
 
-    def put_back(self, older: Iterable[Announcement | Reset]) -> None:
+    def put_back(self, older: Iterable[Announcement | Movement | Reset]) -> None:
         assert self.held is not None
         self.held = [*older, *self.held]
 
-    def may_follow(self, item: Announcement | Reset) -> bool:
+    def may_follow(self, item: Announcement | Movement | Reset) -> bool:
         """Whether an announcement that came before history was read can still count: not if its life of the history is over."""
-        return item.epoch == self.epoch or (type(item) is Announcement and item.publication.offset == 0)
+        return item.epoch == self.epoch or type(item) is Movement or (type(item) is Announcement and item.publication.offset == 0)
 
     def start_again(self) -> None:
         """The link is gone: what it brought is in history, or lost with it."""
         self.held, self.waiting = [], []
 
-    def _take_live(self, items: list[Announcement | Reset]) -> None:
+    def _take_live(self, items: list[Announcement | Movement | Reset]) -> None:
         fresh: list[Publication] = []
+        moved: list[Movement] = []
         rules, remembers = self.rules, self.remembers
         for number, item in enumerate(items):
             if type(item) is Announcement:
@@ -184,6 +214,9 @@ class Channel:
                         continue
                     if offset <= self.offset:
                         continue
+            elif type(item) is Movement:
+                moved.append(item)
+                continue
             elif item.epoch == self.epoch:
                 self.ring.clear()
                 continue
@@ -191,6 +224,9 @@ class Channel:
             break
         if fresh:
             self.fan_out(fresh)
+        if moved and self.watchers:
+            for subscription in list(self.watchers):
+                subscription.watch(moved)
         if self.held is not None:
             self.doubt(self)
 
@@ -240,7 +276,7 @@ class Channel:
             for subscription in list(members):
                 subscription.lost(page.top)
 
-    def close(self, items: Iterable[Announcement | Reset] = ()) -> None:
+    def close(self, items: Iterable[Announcement | Movement | Reset] = ()) -> None:
         """From now on announcements are held, ``items`` first."""
         self.held = [*items, *self.waiting] if self.held is None else [*self.held, *items, *self.waiting]
         self.waiting = []
@@ -309,7 +345,9 @@ class Channel:
         if self.live_count <= SLICE:
             live = self.live
             for wire in tuple(live):  # a write may fill its socket, which makes its subscription leave
-                _write(tuple(live[wire].values()), wire.join(self, publications))
+                joined = wire.join(self, publications)
+                if joined is not NOTHING:
+                    _write(tuple(live[wire].values()), joined)
             return
         first = next((p.offset for p in publications if p.offset), self.offset + 1)
         self.round = Round(first - 1, [(wire.join(self, publications), dict(members)) for wire, members in self.live.items()])
@@ -354,7 +392,8 @@ class Round:
         chosen = list(islice(members.items(), SLICE))
         for subscription, _ in chosen:
             del members[subscription]
-        _write([write for _, write in chosen], payload)
+        if payload is not NOTHING:
+            _write([write for _, write in chosen], payload)
         while self._parts and not self._parts[-1][1]:
             self._parts.pop()
         return bool(self._parts)

@@ -20,6 +20,7 @@ from . import __version__
 from .config import Config, load, parse_duration
 from .credentials import with_credentials
 from .errors import ConfigurationError, GatewayError
+from .keys import Keys
 from .options import address_of, config_option, data_dir_option, open_publisher, run_async, settings_options, since_option
 from .programs import demo, relay, serve
 from .publication import Position, Publication, channel_fault
@@ -256,6 +257,7 @@ def check(config: str | None, valkey_url: str | None, data_dir: str | None) -> N
 
 def _doubts(config: Config) -> list[str]:
     doubts = []
+    Keys(config.tokens)  # raises what is wrong with them
     if config.insecure.clients:
         doubts.append("insecure.clients is on: anybody may connect and do anything")
     if config.insecure.api:

@@ -7,10 +7,11 @@ connection. Source: PROTOCOL.md 1.4–1.8.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
+from .calls import Caller
 from .errors import (
     AlreadySubscribed,
     BadRequest,
@@ -21,12 +22,13 @@ from .errors import (
     TooManyRequests,
     UnrecoverablePosition,
 )
+from .filters import Filter, read_filter
+from .pace import use
 from .permissions import admits
 from .protocol import Since, encode, history_result, is_json, raw_object, reply
 from .publication import MAX_OFFSET, Position
-from .rpc import Caller
 from .store.history import publish_words
-from .subscription import ClientSubscription, seconds_left
+from .subscription import ClientSubscription, client_info, seconds_left
 
 if TYPE_CHECKING:
     from .session import Session
@@ -56,17 +58,25 @@ def _subscribe(session: Session, id: int, request: Any) -> None:
     grant = node.grant(request.token, name, session.identity.user) if request.token else None
     if not node.may_subscribe(session.identity, name, token=grant is not None):
         raise PermissionDenied(f"the rules of {name!r} do not admit user {session.identity.user!r}")
-    if bytes(request.tf) not in (b"", b"null"):
-        raise BadRequest("this channel does not allow filters")
+    filter = _filter_of(session, name, bytes(request.tf))
     since = since_of(session, name, request)
     if present is not None:
         session.drop(present)  # the client asks for its own channel itself: from now on it is an ordinary subscription
-    subscription = ClientSubscription(session, node.hub.channel(name), since, asked=id, grant=grant)
+    subscription = ClientSubscription(session, node.hub.channel(name), since, asked=id, grant=grant, filter=filter)
     subscription.rejects = bool((request.flag or 0) & 2)
+    subscription.watches = bool(request.join_leave)
     session.subscriptions[name] = subscription
     if grant is not None and grant.expires_at:
         session.watch_expiry()
     node.hub.follow(subscription)
+
+
+def _filter_of(session: Session, channel: str, text: bytes) -> Filter | None:
+    if text in (b"", b"null"):
+        return None
+    if not session.node.rules(channel).tags_filter:
+        raise BadRequest(f"the rules of {channel!r} do not allow filters")
+    return read_filter(text)
 
 
 def _unsubscribe(session: Session, id: int, request: Any) -> None:
@@ -89,7 +99,7 @@ def _publish(session: Session, id: int, request: Any) -> None:
         raise PermissionDenied(f"the rules of {name!r} do not let user {session.identity.user!r} publish")
     if not is_json(data):
         raise BadRequest("data is nested too deep")
-    _spend_publish(session)
+    _use_publish(session)
     session.answer(id, "publish", _published(session, name, publish_words(data, info=_info(session, name))))
 
 
@@ -98,26 +108,18 @@ async def _published(session: Session, channel: str, words: list[Any]) -> bytes:
     return b"{}"
 
 
-def _spend_publish(session: Session) -> None:
-    """``spent`` is the time up to which the allowance is used; a second's worth may be used at once."""
+def _use_publish(session: Session) -> None:
     rate = session.node.config.limits.publishes_per_second
-    if rate:
-        now = session.node.hub.now()
-        used = max(session.spent, now)
-        if used - now > max(0.0, 1 - 1 / rate):
-            raise TooManyRequests(f"limits.publishes_per_second is {rate:g}")
-        session.spent = used + 1 / rate
+    used = use(session.publishes_used, session.node.hub.now(), rate)
+    if used is None:
+        raise TooManyRequests(f"limits.publishes_per_second is {rate:g}")
+    session.publishes_used = used
 
 
 def _info(session: Session, channel: str) -> bytes:
-    """Who published: the protocol's ClientInfo."""
-    fields = {"user": encode(session.identity.user), "client": encode(session.client)}
-    if session.identity.info is not None:
-        fields["conn_info"] = session.identity.info
+    """Who published."""
     subscription = session.subscriptions.get(channel)
-    if subscription is not None and subscription.grant is not None and subscription.grant.info is not None:
-        fields["chan_info"] = subscription.grant.info
-    return raw_object(fields)
+    return subscription.info if subscription is not None else client_info(session.identity, session.client)
 
 
 def _may(session: Session, audience: str, channel: str) -> bool:
@@ -151,17 +153,46 @@ async def _read_history(session: Session, channel: str, request: Any) -> bytes:
 
 
 def _rpc(session: Session, id: int, request: Any) -> None:
-    caller = Caller(session.identity.user, session.client)
-    session.answer(id, "rpc", _called(session, request.method or "", caller, bytes(request.data) or None))
+    node, identity = session.node, session.identity
+    method, data = request.method or "", bytes(request.data) or None
+    if method in node.methods:
+        work = node.methods.call(method, Caller(identity.user, session.client), data)
+    elif admits(node.config.rpc, identity, ""):
+        work = node.calls.call(method, identity, session.client, data)
+    else:
+        raise PermissionDenied(f"the setting rpc does not let user {identity.user!r} call services")
+    session.answer(id, "rpc", _called(work))
 
 
-async def _called(session: Session, method: str, caller: Caller, data: bytes | None) -> bytes:
-    return b'{"data":%b}' % await session.node.methods.call(method, caller, data)
+async def _called(work: Awaitable[bytes]) -> bytes:
+    return b'{"data":%b}' % await work
 
 
 def _presence(session: Session, id: int, request: Any) -> None:
-    session.node.rules(_channel_of(request))
-    raise NotAvailable("presence is not part of this version")
+    session.answer(id, "presence", _clients(session, _presence_channel(session, request)))
+
+
+def _presence_stats(session: Session, id: int, request: Any) -> None:
+    session.answer(id, "presence_stats", _counts(session, _presence_channel(session, request)))
+
+
+def _presence_channel(session: Session, request: Any) -> str:
+    """The channel, if this client may know who is there."""
+    name = _channel_of(request)
+    rules = session.node.rules(name)
+    if not _may(session, rules.presence_for, name):
+        raise PermissionDenied(f"the rules of {name!r} do not tell user {session.identity.user!r} who is there")
+    if not rules.presence:
+        raise NotAvailable(f"{name!r} keeps no presence")
+    return name
+
+
+async def _clients(session: Session, channel: str) -> bytes:
+    return b'{"presence":%b}' % await session.node.presence.clients(channel)
+
+
+async def _counts(session: Session, channel: str) -> bytes:
+    return b'{"num_clients":%d,"num_users":%d}' % await session.node.presence.counts(channel)
 
 
 def _send(session: Session, id: int, request: Any) -> None:
@@ -176,6 +207,8 @@ def _refresh(session: Session, id: int, request: Any) -> None:
     identity = session.node.authenticate(request.token or "")
     if not request.token or identity.user != session.identity.user:
         raise Disconnect(3500, "the new token is another user's")
+    if identity.channels.keys() != session.identity.channels.keys():
+        raise Disconnect(3010, "the new token names other channels: connecting again subscribes to them")
     session.identity = identity
     session.watch_expiry()
     fields = {"client": encode(session.client), "version": encode(__version__), **_expiry(identity.expires_at)}
@@ -210,7 +243,7 @@ HANDLERS: dict[str, Callable[[Session, int, Any], None]] = {
     "unsubscribe": _unsubscribe,
     "publish": _publish,
     "presence": _presence,
-    "presence_stats": _presence,
+    "presence_stats": _presence_stats,
     "history": _history,
     "rpc": _rpc,
     "send": _send,

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import re
+from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from platformdirs import user_data_path
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from .errors import ConfigurationError, UnknownChannel
@@ -47,11 +49,13 @@ class Tokens(_Section):
     """How clients' tokens are checked. No key at all: ``gateway serve`` makes a secret and keeps it in ``data_dir``."""
 
     hmac_secret: str = ""
+    previous_hmac_secrets: list[str] = []
     public_key_file: str = ""
     jwks_url: str = ""
     algorithms: list[str] = []
     audience: str = ""
     issuer: str = ""
+    leeway: float = Field(0, ge=0, le=300)
 
 
 class Insecure(_Section):
@@ -65,7 +69,14 @@ class Limits(_Section):
     channels_per_client: int = Field(128, ge=1)
     connections: int = Field(0, ge=0)
     connections_per_user: int = Field(0, ge=0)
+    connections_per_address: int = Field(0, ge=0)
+    connects_per_second: float = Field(0, ge=0)
+    commands_per_second: float = Field(0, ge=0)
     publishes_per_second: float = Field(0, ge=0)
+    first_command_seconds: float = Field(10, gt=0)
+    waiting_bytes: int = Field(65536, ge=1024)
+    rpc_bytes: int = Field(65536, ge=64)
+    rpc_queue: int = Field(1000, ge=1)
     slow_seconds: float = Field(30, gt=0)
     ring_bytes: int = Field(64 * 1024 * 1024, ge=0)
 
@@ -84,6 +95,7 @@ class ChannelRules(_Section):
     history: Literal["anyone", "user", "owner", "subscriber", "token", "nobody"] = "subscriber"
     presence_for: Literal["anyone", "user", "owner", "subscriber", "token", "nobody"] = "subscriber"
     personal: bool = False
+    tags_filter: bool = False
 
     @model_validator(mode="after")
     def _meta_outlives_history(self) -> ChannelRules:
@@ -123,13 +135,17 @@ class Config(BaseSettings):
     reuse_port: bool = False
     tls_cert: str = ""
     tls_key: str = ""
-    trusted_proxies: list[str] = []
+    trusted_proxies: list[str] = []  # addresses and networks
     prefix: str = Field("gw", pattern=r"^[A-Za-z0-9_.\-]{1,32}$")
     allowed_origins: list[str] = []
     api_keys: list[str] = []
     drain_seconds: float = Field(10, ge=0)
     ping_seconds: float = Field(25, gt=0)
     pong_seconds: float = Field(8, gt=0)
+    events: bool = False
+    events_size: int = Field(100_000, ge=1)
+    rpc: Literal["anyone", "user", "nobody"] = "user"
+    rpc_seconds: float = Field(4.5, gt=0, le=300)  # SDKs give a command 5
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     tokens: Tokens = Tokens()
     insecure: Insecure = Insecure()
@@ -154,6 +170,18 @@ class Config(BaseSettings):
             inherited = {key: value for key, value in common.items() if key != "personal"}
             merged[name] = inherited | BUILT_IN.get(name, {}) | own if isinstance(own, dict) else own
         return values | {"namespaces": merged}
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, values: list[str]) -> list[str]:
+        for value in values:
+            ip_network(value, strict=False)  # its ValueError names what is wrong
+        return values
+
+    @cached_property
+    def proxies(self) -> list[IPv4Network | IPv6Network]:
+        """``trusted_proxies`` as networks."""
+        return [ip_network(value, strict=False) for value in self.trusted_proxies]
 
     @model_validator(mode="after")
     def _pairs(self) -> Config:
@@ -180,7 +208,7 @@ class Config(BaseSettings):
     @property
     def admits_anonymous(self) -> bool:
         """Whether anybody may connect without a token: there is something for them, or everything is open."""
-        return self.insecure.clients or any(rules.subscribe == "anyone" for rules in (self.channels, *self.namespaces.values()))
+        return self.insecure.clients or self.rpc == "anyone" or any(rules.subscribe == "anyone" for rules in (self.channels, *self.namespaces.values()))
 
     def rules(self, channel: str) -> ChannelRules:
         """The rules of a channel. Raises UnknownChannel if its namespace is not configured."""

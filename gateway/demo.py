@@ -92,7 +92,7 @@ class Demo:
     def _endpoint(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             try:
-                user = "" if handler in OPEN else self.node.authenticate(token_of(request.headers, request.query_params)).user
+                user = "" if handler in OPEN else (await self.node.identify(token_of(request.headers, request.query_params))).user
                 if not user and handler not in OPEN:
                     return _refused(401, "choose a member first: this token names nobody")
                 fields = await _fields(request)

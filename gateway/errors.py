@@ -5,9 +5,11 @@
     ├── StoreError            Valkey answered with an error
     │   └── Unavailable       Valkey cannot be reached, or did not answer in time; trying again may help
     ├── TokenInvalid          a token that is not one of ours
+    │   └── KeyUnknown        signed with a key that is not known yet: once keys were fetched, it may be one of ours
     ├── TokenStale            a token of ours whose time is over
     ├── ClientError           the client's, or ours towards it: an `error` in a reply, the connection stays
-    │   └── Internal … UnrecoverablePosition       one class per code of PROTOCOL.md 1.5
+    │   ├── Internal … UnrecoverablePosition       one class per code of PROTOCOL.md 1.5
+    │   └── Failure           a backend service's, with a code and a message of its own
     └── Disconnect            ends the connection with a close code of PROTOCOL.md 1.6
 
 A ``ClientError`` carries the protocol's code and text; ``hint`` goes to HTTP callers and to the log, where a
@@ -22,8 +24,10 @@ __all__ = [
     "ClientError",
     "ConfigurationError",
     "Disconnect",
+    "Failure",
     "GatewayError",
     "Internal",
+    "KeyUnknown",
     "LimitExceeded",
     "MethodNotFound",
     "NotAvailable",
@@ -58,6 +62,10 @@ class Unavailable(StoreError):
 
 class TokenInvalid(GatewayError):
     """The message is for the log: it says which check failed, and shows nothing of the token."""
+
+
+class KeyUnknown(TokenInvalid):
+    """Ask for keys, and check it again."""
 
 
 class TokenStale(GatewayError):
@@ -122,6 +130,14 @@ class TooManyRequests(ClientError):
 
 class UnrecoverablePosition(ClientError):
     code, message = 112, "unrecoverable position"
+
+
+class Failure(ClientError):
+    """What a service refuses. Codes 400 to 1999 reach the client, with the message; all others become 100."""
+
+    def __init__(self, code: int, message: str, *, temporary: bool = False) -> None:
+        super().__init__(message)
+        self.code, self.message, self.temporary = code, message, temporary
 
 
 class Disconnect(GatewayError):

@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from .calls import Calls
 from .config import ChannelRules, Config
-from .errors import BadRequest, Disconnect, PermissionDenied, TokenExpired, TokenInvalid, TokenStale
+from .control import Control
+from .errors import BadRequest, Disconnect, KeyUnknown, PermissionDenied, TokenExpired, TokenInvalid, TokenStale
 from .hub import Hub
 from .inbox import Inbox
-from .permissions import ANONYMOUS, ANYTHING, Grant, Identity, admits, owner_of
-from .publication import channel_fault
+from .lifecycle import Lifecycle
+from .pace import use
+from .permissions import ANONYMOUS, ANYTHING, Grant, Identity, ServerSide, admits, owner_of
+from .presence import Presence
+from .publication import Position, channel_fault
+from .revocation import Revocations
 from .rpc import Methods
 from .store.history import History
 from .timers import Wheel
@@ -33,11 +39,35 @@ class Verifier(Protocol):
 
     def subscription(self, token: str) -> Grant: ...
 
+    async def learn(self) -> None: ...
+
 
 class Client(Protocol):
-    """A connection of any edge, as far as the process has to do with it."""
+    """A connection of any edge, as far as the process and its operators have to do with it.
+
+    ``client`` is its id, "" before it connected. ``subscribe`` and what follows are asked for by a service: ``steering``.
+    """
+
+    client: str
+    identity: Identity
 
     def drain(self) -> None: ...
+
+    def close(self, disconnect: Disconnect) -> None: ...
+
+    def add(self, channel: str, granted: ServerSide, since: Position | None, expires_at: float) -> None: ...
+
+    def remove(self, channel: str) -> None: ...
+
+    def end_revoked(self, revoked: Callable[[Grant], bool]) -> None: ...
+
+    def renew(self, identity: Identity) -> None: ...
+
+
+class Emulated(Protocol):
+    """A session whose commands come by POST."""
+
+    def take(self, message: bytes) -> None: ...
 
 
 @dataclass(slots=True)
@@ -49,40 +79,70 @@ class Node:
     verifier: Verifier
     methods: Methods
     wheel: Wheel
-    clients: dict[Client, None] = field(default_factory=dict)
-    users: dict[str, int] = field(default_factory=dict)
+    clients: dict[Client, str] = field(default_factory=dict)  # each with the address it came from
+    addresses: dict[str, int] = field(default_factory=dict)  # counted where limits.connections_per_address is set
+    connects_used: float = 0.0
+    users: dict[str, set[Client]] = field(default_factory=dict)
+    emulated: dict[str, Emulated] = field(default_factory=dict)  # by session id
+    control: Control = None  # type: ignore[assignment]
+    lifecycle: Lifecycle = None  # type: ignore[assignment]
+    calls: Calls = None  # type: ignore[assignment]
+    presence: Presence = None  # type: ignore[assignment]
+    revoked: Revocations = None  # type: ignore[assignment]
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     draining: bool = False
     started: float = field(default_factory=time.monotonic)
     uid: str = field(default_factory=new_id)
 
-    def admit(self, client: Client) -> None:
-        """Counts a connection in. Raises Disconnect 3504 over the limit, 3001 while draining."""
-        most = self.config.limits.connections
-        if most and len(self.clients) >= most:
-            raise Disconnect(3504, f"limits.connections is {most}")
+    def admit(self, client: Client, address: str) -> None:
+        """Counts a connection in. Raises Disconnect 3504 over a limit, 3013 if they come too fast, 3001 while draining."""
+        limits = self.config.limits
         if self.draining:
             raise Disconnect(3001)
-        self.clients[client] = None
+        if limits.connections and len(self.clients) >= limits.connections:
+            raise Disconnect(3504, f"limits.connections is {limits.connections}")
+        theirs = self.addresses.get(address, 0)
+        if limits.connections_per_address and address and theirs >= limits.connections_per_address:
+            raise Disconnect(3504, f"limits.connections_per_address is {limits.connections_per_address}, and {address} has as many")
+        used = use(self.connects_used, self.hub.now(), limits.connects_per_second)
+        if used is None:
+            raise Disconnect(3013, f"limits.connects_per_second is {limits.connects_per_second:g}")
+        self.connects_used = used
+        self.clients[client] = address
+        if limits.connections_per_address:
+            self.addresses[address] = theirs + 1
 
-    def admit_user(self, user: str) -> None:
+    def admit_user(self, client: Client, user: str) -> None:
         most = self.config.limits.connections_per_user
-        count = self.users.get(user, 0)
-        if most and user and count >= most:
+        theirs = self.users.get(user, ())
+        if most and user and len(theirs) >= most:
             raise Disconnect(3504, f"limits.connections_per_user is {most}")
-        self.users[user] = count + 1
+        self.users.setdefault(user, set()).add(client)
 
     def forget(self, client: Client, user: str | None) -> None:
-        self.clients.pop(client, None)
-        if user is not None:
-            self.users[user] -= 1
-            if not self.users[user]:
+        address = self.clients.pop(client, None)
+        if address is not None and address in self.addresses:
+            self.addresses[address] -= 1
+            if not self.addresses[address]:
+                del self.addresses[address]
+        theirs = self.users.get(user) if user is not None else None
+        if theirs is not None:
+            theirs.discard(client)
+            if not theirs:
                 del self.users[user]
+
+    def command(self, session: str, message: bytes) -> bool:
+        """Commands for an emulated session. False if there is none of that id."""
+        emulated = self.emulated.get(session)
+        if emulated is not None:
+            emulated.take(message)
+        return emulated is not None
 
     def authenticate(self, token: str) -> Identity:
         """Who a client is.
 
-        Raises TokenExpired, Disconnect 3500 for any other bad token, and 3501 without one where nothing is open to anyone.
+        Raises TokenExpired, Disconnect 3500 for any other bad token, and 3501 without one where nothing is open to anyone;
+        KeyUnknown if another look, once keys were fetched (``verifier.learn``), may admit it.
         A token that is refused never makes its bearer anonymous.
         """
         insecure = self.config.insecure.clients
@@ -92,20 +152,39 @@ class Node:
             return ANYTHING if insecure else ANONYMOUS
         try:
             identity = self.verifier.connection(token)
+        except KeyUnknown:
+            raise
         except TokenStale as error:
             raise TokenExpired(str(error)) from None
         except TokenInvalid as error:
             raise Disconnect(3500, str(error)) from None
+        if self.revoked.covers(identity):
+            raise Disconnect(3500, "the token was revoked")
         return identity._replace(unchecked=insecure)
 
+    async def identify(self, token: str) -> Identity:
+        """``authenticate``, with the keys that it takes."""
+        try:
+            return self.authenticate(token)
+        except KeyUnknown:
+            await self.verifier.learn()
+        try:
+            return self.authenticate(token)
+        except KeyUnknown as error:
+            raise Disconnect(3500, str(error)) from None
+
     def grant(self, token: str, channel: str, user: str) -> Grant:
-        """What a subscription token allows. Raises PermissionDenied, TokenExpired, or Disconnect 3500 if it is somebody else's."""
+        """What a subscription token allows. Raises PermissionDenied, TokenExpired, KeyUnknown, or Disconnect 3500 if it is somebody else's."""
         try:
             grant = self.verifier.subscription(token)
+        except KeyUnknown:
+            raise
         except TokenStale as error:
             raise TokenExpired(str(error)) from None
         except TokenInvalid as error:
             raise PermissionDenied(str(error)) from None
+        if self.revoked.covers(grant):
+            raise PermissionDenied("the subscription token was revoked")
         if grant.channel != channel or grant.user != user:
             raise Disconnect(3500, "the subscription token names another channel or user")
         return grant

@@ -14,21 +14,35 @@ A channel with ``#`` belongs to the user named behind it: for it, ``anyone`` and
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
-__all__ = ["ANONYMOUS", "ANYTHING", "Grant", "Identity", "admits", "owner_of"]
+__all__ = ["ANONYMOUS", "ANYTHING", "Grant", "Identity", "ServerSide", "admits", "owner_of"]
+
+
+class ServerSide(NamedTuple):
+    """What a server-side subscription brings along: raw JSON, for presence and for the client."""
+
+    info: bytes | None = None
+    data: bytes | None = None
 
 
 class Identity(NamedTuple):
     """Who a client is: ``user`` is "" for the anonymous; ``unchecked`` is set by ``insecure.clients``.
 
-    ``info`` is raw JSON of the token, ``expires_at`` unix seconds, 0 for never.
+    ``info`` and ``meta`` are raw JSON of the token, ``expires_at`` and ``issued_at`` unix seconds, 0 for never and unknown;
+    ``token_id`` names the token, so that it can be revoked; ``channels`` are those it subscribes its bearer to.
     """
 
     user: str = ""
     unchecked: bool = False
     info: bytes | None = None
     expires_at: float = 0.0
+    token_id: str = ""
+    issued_at: float = 0.0
+    channels: Mapping[str, ServerSide] = MappingProxyType({})
+    meta: bytes | None = None
 
 
 class Grant(NamedTuple):
@@ -38,6 +52,8 @@ class Grant(NamedTuple):
     channel: str
     expires_at: float = 0.0
     info: bytes | None = None
+    token_id: str = ""
+    issued_at: float = 0.0
 
 
 ANONYMOUS = Identity()

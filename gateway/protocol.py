@@ -215,7 +215,9 @@ def error_reply(id: int, error: ClientError) -> bytes:
 
 
 def push(channel: str, kind: str, body: bytes) -> bytes:
-    return b'{"push":{"channel":%s,"%s":%s}}' % (encode(channel), kind.encode(), body)
+    """``channel`` "" is a push to the connection, which has none."""
+    named = b'"channel":%b,' % encode(channel) if channel else b""
+    return b'{"push":{%b"%b":%b}}' % (named, kind.encode(), body)
 
 
 def push_prefix(channel: str) -> bytes:
@@ -258,7 +260,14 @@ class _SubscribeResult(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 def subscribe_result(
-    position: Position | None, *, recovered: bool = False, was_recovering: bool = False, ttl: int = 0, publications: Sequence[Publication] = (), top: int = 0
+    position: Position | None,
+    *,
+    recovered: bool = False,
+    was_recovering: bool = False,
+    ttl: int = 0,
+    publications: Sequence[Publication] = (),
+    top: int = 0,
+    data: bytes | None = None,
 ) -> bytes:
     """``position`` None is a channel whose subscribers cannot recover; ``ttl`` > 0 an expiry in that many seconds.
 
@@ -268,10 +277,12 @@ def subscribe_result(
     if position is not None:
         result.recoverable = result.positioned = True
         result.epoch, result.offset = position
-    text = encode(result)
+    parts = [encode(result)[1:-1]]
+    if data is not None:
+        parts.append(b'"data":%b' % data)
     if publications:
-        text = b'%s,"publications":%s}' % (text[:-1], publications_json(publications))
-    return text
+        parts.append(b'"publications":%b' % publications_json(publications))
+    return b"{%b}" % b",".join([part for part in parts if part])
 
 
 def history_result(top: Position, publications: list[Publication]) -> bytes:

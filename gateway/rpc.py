@@ -1,6 +1,6 @@
-"""Methods that clients call with ``rpc`` and the gateway answers itself.
+"""Methods that clients call with ``rpc``: here those that the gateway answers itself; ``Service`` is for all others.
 
-A method is a coroutine function of the caller and the request's data (raw JSON, or None) that returns raw JSON:
+A method of the gateway's own is a coroutine function of the caller and the request's data (raw JSON, or None) that returns raw JSON:
 
     @rpc.method("gateway.time")
     async def time(caller: Caller, data: bytes | None) -> bytes: ...
@@ -10,18 +10,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
 
-from .errors import MethodNotFound
+from .calls import Caller
+from .errors import Failure, MethodNotFound
 from .inbox import Inbox
 from .protocol import encode
+from .service import Service
 
-__all__ = ["Caller", "Methods", "built_in"]
-
-
-class Caller(NamedTuple):
-    user: str
-    client: str
+__all__ = ["Caller", "Failure", "Methods", "Service", "built_in"]
 
 
 Method = Callable[[Caller, bytes | None], Awaitable[bytes]]
@@ -39,6 +35,9 @@ class Methods:
             return method
 
         return register
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._methods
 
     async def call(self, name: str, caller: Caller, data: bytes | None) -> bytes:
         """Raises MethodNotFound, and whatever ClientError the method raises."""
@@ -60,7 +59,7 @@ def built_in(inbox: Inbox) -> Methods:
 
     @methods.method("gateway.whoami")
     async def whoami(caller: Caller, data: bytes | None) -> bytes:
-        return encode(caller._asdict())
+        return encode({"user": caller.user, "client": caller.client})
 
     @methods.method("inbox.list")
     async def list_inbox(caller: Caller, data: bytes | None) -> bytes:

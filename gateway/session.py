@@ -16,29 +16,32 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from . import __version__
 from .catchup import State
 from .channel import Wire
 from .commands import HANDLERS, since_of
-from .errors import ClientError, Disconnect, Internal, StoreError
+from .errors import ClientError, Disconnect, Internal, KeyUnknown, PermissionDenied, StoreError, TooManyRequests
 from .node import Node, new_id
-from .permissions import ANONYMOUS, Identity
-from .protocol import PONG, Command, Since, encode, error_reply, reply
+from .pace import use
+from .permissions import ANONYMOUS, Grant, Identity, ServerSide
+from .protocol import PONG, Command, Since, encode, error_reply, push, raw_object, reply
+from .publication import Position
 from .subscription import ClientSubscription, seconds_left
 
 __all__ = ["Outlet", "Session"]
 
 log = logging.getLogger("gateway.session")
 
-STALE_SECONDS = 10.0  # to the first connect
 CONNECT_SECONDS = 30.0  # for Valkey to say where the user's own channels stand
 GRACE_SECONDS = 25.0  # from an expiry to the end, for a refresh to come
 BUSY_MOST = 16  # commands of one client that wait for Valkey; each may answer with a page of history
 NEVER = float("inf")
 NOWHERE = Since()
+NOTHING = ServerSide()
+CLIENT_LEFT = Disconnect(3000)
 
 OPENED, CONNECTING, CONNECTED, CLOSED = "opened", "connecting", "connected", "closed"
 
@@ -53,6 +56,7 @@ class Outlet(Protocol):
     write: Any
     paused: bool
     native_pings: bool  # the client asked for WebSocket pings instead of the protocol's
+    return_path: bytes  # fields of the reply to connect that say where commands go, if not to where that comes from
 
     def send(self, message: bytes) -> None: ...
 
@@ -72,22 +76,24 @@ class Session:
         "bucket",
         "busy",
         "client",
+        "commands_used",
         "connect_id",
         "identity",
+        "learning",
         "next_ping",
         "node",
         "opened_at",
         "outlet",
         "pong_by",
+        "publishes_used",
         "slow_since",
-        "spent",
         "state",
         "subscriptions",
     )
 
-    def __init__(self, node: Node, outlet: Outlet, now: float) -> None:
-        """Raises Disconnect if the process takes no more connections. ``now`` is the loop's clock."""
-        node.admit(self)
+    def __init__(self, node: Node, outlet: Outlet, now: float, address: str = "") -> None:
+        """Raises Disconnect if the process takes no more connections. ``now`` is the loop's clock, ``address`` the client's."""
+        node.admit(self, address)
         self.node = node
         self.outlet = outlet
         self.identity: Identity = ANONYMOUS
@@ -98,13 +104,14 @@ class Session:
         self.answers: dict[str, bytes] | None = None  # of server-side subscriptions, while connecting
         self.connect_id = 0
         self.busy = 0
-        self.spent = 0.0  # of limits.publishes_per_second: when the bucket was last full
+        self.learning = False  # a key that a token names is being fetched
+        self.publishes_used = self.commands_used = 0.0  # of limits.…_per_second, see `pace`
         self.bucket = 0
         self.opened_at = now
         self.next_ping = NEVER
         self.pong_by = NEVER
         self.slow_since = NEVER
-        node.wheel.set(self, now + STALE_SECONDS)
+        node.wheel.set(self, now + node.config.limits.first_command_seconds)
 
     # Commands.
 
@@ -128,7 +135,7 @@ class Session:
 
     def _must_wait(self) -> bool:
         """Until connect is answered, until others of its commands are, and until it reads what was answered."""
-        return self.state is CONNECTING or self.busy >= BUSY_MOST or self.outlet.paused
+        return self.state is CONNECTING or self.learning or self.busy >= BUSY_MOST or self.outlet.paused
 
     def _work_off_backlog(self) -> None:
         if self.backlog is not None and self.state is not CLOSED and not self._must_wait():
@@ -148,12 +155,37 @@ class Session:
             raise Disconnect(3501, f"{method} without an id")
         handler = Session._connect if method == "connect" else HANDLERS[method]
         try:
+            self._use_command()
             handler(self, command.id, getattr(command, method))
+        except KeyUnknown as error:
+            if self.learning:
+                raise Disconnect(3500, str(error)) from None
+            self.learning = True
+            self.node.spawn(self._handle_with_keys(command))
         except ClientError as error:
             self._refuse(command.id, method, error)
             if method == "connect":
                 # SDKs take the error and come back by themselves; a connection that is not connected has no use.
                 self.close(Disconnect(3000, "connect was refused"))
+
+    def _use_command(self) -> None:
+        rate = self.node.config.limits.commands_per_second
+        used = use(self.commands_used, self.node.hub.now(), rate)
+        if used is None:
+            raise TooManyRequests(f"limits.commands_per_second is {rate:g}")
+        self.commands_used = used
+
+    async def _handle_with_keys(self, command: Command) -> None:
+        """The command again, once keys were fetched; what came behind it waits."""
+        try:
+            await self.node.verifier.learn()
+            if self.state is not CLOSED:
+                self._handle(command)
+        except Disconnect as disconnect:
+            self.close(disconnect)
+        finally:
+            self.learning = False
+        self._work_off_backlog()
 
     def _refuse(self, id: int, method: str, error: ClientError) -> None:
         log.info("client %s: %s refused with %d %s", self.client or "-", method, error.code, error)
@@ -165,8 +197,11 @@ class Session:
         node = self.node
         identity = node.authenticate(request.token or "")
         recover = request.subs or {}
-        starts = {name: since_of(self, name, recover.get(name, NOWHERE)) for name in node.personal_channels(identity.user)}
-        node.admit_user(identity.user)
+        own = dict.fromkeys(node.personal_channels(identity.user), NOTHING) | identity.channels
+        if len(own) > node.config.limits.channels_per_client:
+            raise Disconnect(3505, f"the token names {len(own)} channels; limits.channels_per_client is {node.config.limits.channels_per_client}")
+        starts = {name: since_of(self, name, recover.get(name, NOWHERE)) for name in own}
+        node.admit_user(self, identity.user)
         self.identity = identity
         self.client = new_id()
         self.connect_id = id
@@ -176,12 +211,14 @@ class Session:
             return
         self.answers = {}
         for name, since in starts.items():
-            self.subscriptions[name] = ClientSubscription(self, node.hub.channel(name), since, server_side=True)
+            self.subscriptions[name] = ClientSubscription(self, node.hub.channel(name), since, server_side=own[name])
         for subscription in list(self.subscriptions.values()):
             node.hub.follow(subscription)
 
     def server_side_begun(self, channel: str, result: bytes) -> None:
-        assert self.answers is not None
+        if self.answers is None:
+            self.outlet.send(push(channel, "subscribe", result))
+            return
         self.answers[channel] = result
         if len(self.answers) == len(self.subscriptions):
             self._connected()
@@ -195,10 +232,11 @@ class Session:
             parts.append(b',"subs":{%b}' % b",".join([b"%b:%b" % (encode(name), result) for name, result in self.answers.items()]))
         if not self.outlet.native_pings:
             parts.append(b',"ping":%d,"pong":true' % max(1, round(config.ping_seconds)))
-        parts.append(b"}")
+        parts += self.outlet.return_path, b"}"
         self.answers = None
         self.state = CONNECTED
         self.outlet.send(reply(self.connect_id, "connect", b"".join(parts)))
+        self.node.lifecycle.tell("connected", self.identity.user, self.client)
         # The first ping comes at a random time, so that clients that came together are not pinged together for ever.
         now = self.node.hub.now()
         self.next_ping = now + config.ping_seconds * random.uniform(0.5, 1)
@@ -245,6 +283,47 @@ class Session:
         if self.state is not CLOSED:
             self._refuse(id, method, error)
 
+    # What a service asks for.
+
+    def add(self, channel: str, granted: ServerSide, since: Position | None, expires_at: float) -> None:
+        """A server-side subscription. One that is there already stays, whoever asked for it."""
+        if self.state is not CONNECTED or channel in self.subscriptions:
+            return
+        if len(self.subscriptions) >= self.node.config.limits.channels_per_client:
+            log.info("client %s: not subscribed to %s, limits.channels_per_client is reached", self.client, channel)
+            return
+        rules = self.node.rules(channel)
+        start = since if rules.recover and rules.has_history else None
+        subscription = ClientSubscription(self, self.node.hub.channel(channel), start, server_side=granted)
+        if expires_at:
+            subscription.grant = Grant(self.identity.user, channel, expires_at, granted.info)
+        self.subscriptions[channel] = subscription
+        self.node.hub.follow(subscription)
+        self.watch_expiry()
+
+    def remove(self, channel: str) -> None:
+        """Ends a subscription, of either side, for good."""
+        subscription = self.subscriptions.get(channel)
+        if subscription is not None and self.state is CONNECTED:
+            if not subscription.begun and subscription.asked:
+                self.outlet.send(error_reply(subscription.asked, PermissionDenied()))
+                self.drop(subscription)
+            else:
+                subscription.end_with(2000, "server unsubscribe")
+
+    def end_revoked(self, revoked: Callable[[Grant], bool]) -> None:
+        """Ends subscriptions whose own token was revoked; an SDK asks for another one, and comes back with it."""
+        for subscription in list(self.subscriptions.values()):
+            if subscription.begun and subscription.grant is not None and revoked(subscription.grant):
+                subscription.end_with(2501, "subscription expired")
+
+    def renew(self, identity: Identity) -> None:
+        self.identity = identity
+        if self.state is CONNECTED:
+            expiry = {"expires": b"true", "ttl": b"%d" % seconds_left(identity.expires_at)} if identity.expires_at else {}
+            self.outlet.send(push("", "refresh", raw_object(expiry)))
+            self.watch_expiry()
+
     # Time.
 
     def ponged(self) -> None:
@@ -271,8 +350,9 @@ class Session:
         return self._due(now)
 
     def _check_limits(self, now: float) -> None:
-        if self.state is OPENED and now >= self.opened_at + STALE_SECONDS:
-            raise Disconnect(3502, f"no connect within {STALE_SECONDS:g} s")
+        patience = self.node.config.limits.first_command_seconds
+        if self.state is OPENED and now >= self.opened_at + patience:
+            raise Disconnect(3502, f"no connect within {patience:g} s")
         if self.state is CONNECTING and now >= self.opened_at + CONNECT_SECONDS:
             raise Disconnect(3004, "Valkey did not say in time where the user's channels stand")
         if now >= self.slow_since + self.node.config.limits.slow_seconds:
@@ -289,7 +369,7 @@ class Session:
     def _due(self, now: float) -> float:
         due = min(self.next_ping, max(self.pong_by, now + 1), self.slow_since + self.node.config.limits.slow_seconds)
         if self.state is OPENED:
-            due = min(due, self.opened_at + STALE_SECONDS)
+            due = min(due, self.opened_at + self.node.config.limits.first_command_seconds)
         if self.state is CONNECTING:
             due = min(due, self.opened_at + CONNECT_SECONDS)
         expiries = [subscription.expires_at for subscription in self.subscriptions.values() if subscription.expires_at]
@@ -335,14 +415,16 @@ class Session:
         if self.state is not CLOSED:
             level = logging.DEBUG if disconnect.code in (3000, 3001) else logging.INFO
             log.log(level, "client %s closed: %s", self.client or "-", disconnect)
-            self.closed()
+            self.closed(disconnect)
             self.outlet.disconnect(disconnect.code, disconnect.reason)
 
-    def closed(self) -> None:
+    def closed(self, disconnect: Disconnect = CLIENT_LEFT) -> None:
         """The connection is gone, whoever ended it."""
         if self.state is CLOSED:
             return
         known = self.state in (CONNECTING, CONNECTED)
+        if self.state is CONNECTED:
+            self.node.lifecycle.tell("disconnected", self.identity.user, self.client, code=disconnect.code, reason=disconnect.reason)
         self.state = CLOSED
         self.node.wheel.remove(self)
         self.node.forget(self, self.identity.user if known else None)

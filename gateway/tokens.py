@@ -1,72 +1,144 @@
-"""Clients' tokens: JSON Web Tokens signed with HS256. Source of the claims: PROTOCOL.md 1.11.
+"""Clients' tokens: JSON Web Tokens, checked with the keys of ``keys.py``. Source of the claims: PROTOCOL.md 1.11.
 
 A token that is refused is refused: it never turns its bearer into an anonymous client.
 """
 
 from __future__ import annotations
 
+import base64
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isfinite
 from typing import Any
 
 import jwt
+import msgspec
 from jwt.warnings import InsecureKeyLengthWarning
 
 from .config import Tokens
-from .errors import TokenInvalid, TokenStale
-from .permissions import Grant, Identity
+from .errors import KeyUnknown, TokenInvalid, TokenStale
+from .keys import Keys
+from .permissions import Grant, Identity, ServerSide
 from .protocol import encode
 
 __all__ = ["SHORT_SECRET", "Verifier", "mint"]
 
 SHORT_SECRET = 32  # bytes: what RFC 7518, 3.2 asks of an HS256 key
+LONGEST_HASH = 64  # bytes: of HS512, below which PyJWT warns of one kind of token or another
+TOKEN_BYTES = 16 * 1024
+CHANNELS_MOST = 1000  # of one token
+
+
+class _Subscription(msgspec.Struct):
+    info: msgspec.Raw = msgspec.Raw()
+    b64info: str = ""
+    data: msgspec.Raw = msgspec.Raw()
+    b64data: str = ""
+
+
+class _Claims(msgspec.Struct):
+    """The claims that are ours; the registered ones are PyJWT's to check."""
+
+    sub: str | None = None
+    exp: float = 0
+    iat: float = 0
+    expire_at: float | None = None
+    jti: str = ""
+    info: msgspec.Raw = msgspec.Raw()
+    b64info: str = ""
+    meta: msgspec.Raw = msgspec.Raw()
+    channel: str | None = None
+    channels: list[str] | None = None
+    subs: dict[str, _Subscription] | None = None
+
+    @property
+    def expires_at(self) -> float:
+        """Unix seconds, 0 for never: ``expire_at`` says it over ``exp``, which only limits when the token may be shown."""
+        return self.exp if self.expire_at is None else self.expire_at
 
 
 class Verifier:
-    """Checks tokens against the configured secret, audience and issuer."""
+    """Checks tokens against the configured keys, audience and issuer."""
 
-    def __init__(self, settings: Tokens) -> None:
+    def __init__(self, settings: Tokens, keys: Keys) -> None:
         self._settings = settings
+        self._keys = keys
         self._options: dict[str, Any] = {"verify_aud": bool(settings.audience), "verify_iss": bool(settings.issuer)}
 
+    async def learn(self) -> None:
+        """Fetches keys: after KeyUnknown."""
+        await self._keys.learn()
+
     def connection(self, token: str) -> Identity:
-        """Raises TokenInvalid or TokenStale."""
+        """Raises TokenInvalid, TokenStale, or KeyUnknown if the key may be learned."""
         claims = self._claims(token)
-        if "channel" in claims:
+        if claims.channel is not None:
             raise TokenInvalid("it is a subscription token, not a connection token")
-        return Identity(claims.get("sub", ""), False, _json(claims.get("info")), _expiry(claims))
+        own = {name: ServerSide() for name in claims.channels or ()}
+        for name, given in (claims.subs or {}).items():
+            own[name] = ServerSide(_json(given.info, given.b64info), _json(given.data, given.b64data))
+        if len(own) > CHANNELS_MOST:
+            raise TokenInvalid(f"it names {len(own)} channels; at most {CHANNELS_MOST}")
+        info = _json(claims.info, claims.b64info)
+        return Identity(claims.sub or "", False, info, claims.expires_at, claims.jti, claims.iat, own, bytes(claims.meta) or None)
 
     def subscription(self, token: str) -> Grant:
-        """Raises TokenInvalid or TokenStale."""
+        """Raises TokenInvalid, TokenStale, or KeyUnknown."""
         claims = self._claims(token)
-        channel = claims.get("channel")
-        if not isinstance(channel, str) or not channel:
+        if not claims.channel:
             raise TokenInvalid("it names no channel")
-        return Grant(claims.get("sub", ""), channel, _expiry(claims), _json(claims.get("info")))
+        return Grant(claims.sub or "", claims.channel, claims.expires_at, _json(claims.info, claims.b64info), claims.jti, claims.iat)
 
-    def _claims(self, token: str) -> dict[str, Any]:
-        settings = self._settings
-        if not settings.hmac_secret:
-            raise TokenInvalid("no tokens.hmac_secret is configured")
+    def _claims(self, token: str) -> _Claims:
+        if not self._keys:
+            raise TokenInvalid("no tokens.hmac_secret, public_key_file or jwks_url is configured")
+        if len(token) > TOKEN_BYTES:
+            raise TokenInvalid(f"it is longer than {TOKEN_BYTES} bytes")
         try:
-            with _no_warning(settings.hmac_secret):
-                claims: dict[str, Any] = jwt.decode(
-                    token,
-                    settings.hmac_secret,
-                    algorithms=["HS256"],
-                    audience=settings.audience or None,
-                    issuer=settings.issuer or None,
-                    options=self._options,
-                )
+            claims = msgspec.convert(self._verified(token), _Claims)
         except jwt.ExpiredSignatureError:
             raise TokenStale("token expired") from None
+        except msgspec.ValidationError as error:
+            raise TokenInvalid(f"a claim is not what it should be: {error}") from None
         except (jwt.InvalidTokenError, UnicodeError, RecursionError) as error:
             raise TokenInvalid(str(error) or type(error).__name__) from None
-        if 0 < _expiry(claims) <= time.time():
+        if not isfinite(claims.expires_at) or not isfinite(claims.iat):
+            raise TokenInvalid("a time in it is no number")
+        if not (claims.sub or "").isprintable():
+            raise TokenInvalid("the user's id holds a control character or half a surrogate pair")
+        if 0 < claims.expires_at <= time.time() - self._settings.leeway:
             raise TokenStale("token expired")
         return claims
+
+    def _verified(self, token: str) -> dict[str, Any]:
+        """The claims, if one of the keys signed them."""
+        header = jwt.get_unverified_header(token)
+        algorithm, id = header.get("alg", ""), header.get("kid", "")
+        fitting = self._keys.of(algorithm, id) if isinstance(algorithm, str) and isinstance(id, str) else []
+        fault: jwt.InvalidTokenError = jwt.InvalidAlgorithmError("no key here is for the algorithm and key id that it names")
+        for key in fitting:
+            try:
+                with _no_warning(key.material):
+                    return _raw_claims(self._decode(token, key.material, algorithm))
+            except jwt.InvalidSignatureError as error:
+                fault = error
+        if isinstance(id, str) and self._keys.may_learn(id):
+            raise KeyUnknown(f"no key {id[:60]!r} is known yet")
+        raise fault
+
+    def _decode(self, token: str, material: Any, algorithm: str) -> dict[str, Any]:
+        settings = self._settings
+        return jwt.decode(
+            token,
+            material,
+            algorithms=[algorithm],
+            audience=settings.audience or None,
+            issuer=settings.issuer or None,
+            leeway=settings.leeway,
+            options=self._options,
+        )
 
 
 def mint(secret: str, *, user: str = "", seconds: float = 3600, channel: str = "", info: Any = None, audience: str = "", issuer: str = "") -> str:
@@ -83,9 +155,9 @@ def mint(secret: str, *, user: str = "", seconds: float = 3600, channel: str = "
 
 
 @contextmanager
-def _no_warning(secret: str) -> Iterator[None]:
+def _no_warning(key: Any) -> Iterator[None]:
     """Whoever configures a short secret is told once, at the start, and not with every token."""
-    if len(secret.encode()) >= SHORT_SECRET:
+    if not isinstance(key, str) or len(key.encode()) >= LONGEST_HASH:
         yield
         return
     with warnings.catch_warnings():
@@ -93,10 +165,22 @@ def _no_warning(secret: str) -> Iterator[None]:
         yield
 
 
-def _expiry(claims: dict[str, Any]) -> float:
-    expires = claims.get("expire_at", claims.get("exp", 0))
-    return float(expires) if isinstance(expires, int | float) else 0.0
+_RAW = ("info", "data", "meta")  # claims that are any JSON, and stay it
 
 
-def _json(value: Any) -> bytes | None:
-    return None if value is None else encode(value)
+def _raw_claims(claims: dict[str, Any]) -> dict[str, Any]:
+    raw = {name: msgspec.Raw(encode(claims[name])) for name in _RAW if claims.get(name) is not None}
+    claims = {name: value for name, value in claims.items() if name not in _RAW} | raw
+    if isinstance(claims.get("subs"), dict):
+        claims["subs"] = {name: _raw_claims(sub) if isinstance(sub, dict) else sub for name, sub in claims["subs"].items()}
+    return claims
+
+
+def _json(raw: msgspec.Raw, b64: str) -> bytes | None:
+    """Raw JSON, or what base64 holds; None for neither."""
+    if not b64:
+        return bytes(raw) or None
+    try:
+        return encode(msgspec.json.decode(base64.b64decode(b64, validate=True)))
+    except (ValueError, RecursionError, msgspec.MsgspecError):  # binascii's errors are ValueErrors
+        raise TokenInvalid("a claim in base64 holds no JSON") from None

@@ -37,6 +37,7 @@ settings.load_profile("gateway")
 API_KEY = "test-key"
 SECRET = "a secret of the tests, long enough for HS256"
 START_SECONDS = 20
+PROGRAMS = {"fast": ("-m", "gateway", "serve"), "asgi": ("-m", "tests.mounted")}
 
 
 @pytest.fixture(scope="session")
@@ -178,10 +179,20 @@ def start_gateway_once(tmp_path_factory: pytest.TempPathFactory, valkey_url: str
     yield from _starter(tmp_path_factory.mktemp("gateway"), valkey_url, f"m{secrets.token_hex(6)}")
 
 
-def _starter(folder: Path, shared_valkey: str, prefix: str) -> Iterator[Start]:
+def _starter(folder: Path, shared_valkey: str, own_prefix: str) -> Iterator[Start]:
     started: list[RunningGateway] = []
 
-    def start(toml: str = "", *, valkey_url: str | None = shared_valkey, data_dir: Path | None = None, port: int = 0) -> RunningGateway:
+    def start(
+        toml: str = "",
+        *,
+        valkey_url: str | None = shared_valkey,
+        data_dir: Path | None = None,
+        port: int = 0,
+        beside: RunningGateway | None = None,
+        edge: str = "fast",
+    ) -> RunningGateway:
+        """``beside`` another one: with its prefix. ``edge`` "asgi": mounted inside another application, under a plain uvicorn."""
+        prefix = beside.prefix if beside is not None else own_prefix
         number = len(started)
         file = folder / f"gateway{number}.toml"
         data_dir = data_dir or folder / "data"
@@ -194,7 +205,7 @@ def _starter(folder: Path, shared_valkey: str, prefix: str) -> Iterator[Start]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
         with log.open("w") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "gateway", "serve", "--config", str(file)],
+                [sys.executable, *PROGRAMS[edge], "--config", str(file)],
                 stdout=subprocess.PIPE,
                 stderr=output,
                 text=True,

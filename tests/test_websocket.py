@@ -19,9 +19,10 @@ from .clients import CLOSED_RULES, RULES, Socket, Wire, client, connected_socket
 from .conftest import SECRET, RunningGateway, Start, until
 
 
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start) -> RunningGateway:
-    return start_gateway_once(RULES)
+@pytest.fixture(scope="module", params=["fast", "asgi"])
+def gateway(start_gateway_once: Start, request: pytest.FixtureRequest) -> RunningGateway:
+    """Either edge: whatever is asked of one is asked of both."""
+    return start_gateway_once(RULES, edge=request.param)
 
 
 @pytest.fixture(scope="module")

@@ -10,20 +10,16 @@ import asyncio
 import base64
 import binascii
 import logging
-import os
-import resource
-import sys
 import time
 from collections.abc import Awaitable, Callable
-from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .. import __version__
-from ..errors import BadRequest, ClientError, Internal, NotAvailable, StoreError, UnrecoverablePosition
+from ..control import Disconnection, Refreshing, Revocation, Subscribing, Unsubscribing
+from ..errors import BadRequest, ClientError, Disconnect, Internal, NotAvailable, StoreError, UnrecoverablePosition
 from ..inbox import NAMESPACE, channel_of, notification_id
 from ..node import Node
 from ..protocol import Since, decode_json, encode, history_result, is_json, raw_object
@@ -59,6 +55,50 @@ class _Notify(msgspec.Struct):
     users: list[str] = []
     data: msgspec.Raw = msgspec.Raw()
     idempotency_key: str = ""
+
+
+class _Whom(msgspec.Struct):
+    user: str = ""
+    client: str = ""
+    session: str = ""
+
+
+class _Subscribe(_Whom):
+    channel: str = ""
+    info: msgspec.Raw = msgspec.Raw()
+    b64info: str = ""
+    data: msgspec.Raw = msgspec.Raw()
+    b64data: str = ""
+    recover_since: Since | None = None
+    expire_at: float = 0
+    override: msgspec.Raw = msgspec.Raw()
+
+
+class _Unsubscribe(_Whom):
+    channel: str = ""
+
+
+class _Reason(msgspec.Struct):
+    code: Annotated[int, msgspec.Meta(ge=3000, le=4999)] = 3503
+    reason: Annotated[str, msgspec.Meta(max_length=123)] = ""
+
+
+class _Disconnect(_Whom):
+    whitelist: list[str] = []
+    disconnect: _Reason | None = None
+
+
+class _Refresh(_Whom):
+    expired: bool = False
+    expire_at: float = 0
+    info: msgspec.Raw = msgspec.Raw()
+
+
+class _Revoke(msgspec.Struct):
+    user: str = ""
+    token_id: str = ""
+    issued_before: float = 0
+    expire_at: float = 0
 
 
 class _Channel(msgspec.Struct):
@@ -150,7 +190,7 @@ def _words(request: _Publish) -> list[Any]:
 
 
 def _json_of(data: bytes) -> bytes:
-    if not is_json(data):
+    if data and not is_json(data):
         raise BadRequest("data is not JSON, or nested too deep")
     return data
 
@@ -207,29 +247,102 @@ async def _history_remove(node: Node, body: bytes) -> bytes:
     return b"{}"
 
 
+def _whom(request: _Whom) -> dict[str, str]:
+    if not (request.user or request.client):
+        raise BadRequest("name a user, or a client")
+    return {"user": request.user, "client": request.client}
+
+
+async def _subscribe(node: Node, body: bytes) -> bytes:
+    request = _read(_Subscribe, body)
+    node.rules(request.channel)
+    info, data = (_json_of(bytes(raw) or _unbase64(b64)) for raw, b64 in ((request.info, request.b64info), (request.data, request.b64data)))
+    since = request.recover_since.position if request.recover_since is not None else None
+    if since is not None and since.offset > MAX_OFFSET:
+        raise BadRequest(f"an offset past {MAX_OFFSET}")
+    message = Subscribing(
+        **_whom(request),
+        channel=request.channel,
+        info=msgspec.Raw(info or b"null"),
+        data=msgspec.Raw(data or b"null"),
+        epoch=since.epoch if since is not None else None,
+        offset=since.offset if since is not None else 0,
+        expire_at=request.expire_at,
+    )
+    await node.control.send(message)
+    return b"{}"
+
+
+async def _unsubscribe(node: Node, body: bytes) -> bytes:
+    request = _read(_Unsubscribe, body)
+    node.rules(request.channel)
+    await node.control.send(Unsubscribing(**_whom(request), channel=request.channel))
+    return b"{}"
+
+
+async def _disconnect(node: Node, body: bytes) -> bytes:
+    request = _read(_Disconnect, body)
+    how = request.disconnect or _Reason()
+    reason = how.reason or Disconnect.REASONS.get(how.code, "disconnected")
+    await node.control.send(Disconnection(**_whom(request), whitelist=request.whitelist, code=how.code, reason=reason))
+    return b"{}"
+
+
+async def _refresh(node: Node, body: bytes) -> bytes:
+    request = _read(_Refresh, body)
+    info = msgspec.Raw(_json_of(bytes(request.info)) or b"null")
+    await node.control.send(Refreshing(**_whom(request), expired=request.expired, expire_at=request.expire_at, info=info))
+    return b"{}"
+
+
+REVOKED_SECONDS = 30 * 86400  # where the request does not say when the token would have expired
+
+
+async def _revoke(node: Node, body: bytes) -> bytes:
+    """Tokens of ``user`` that were issued before now (or ``issued_before``), or the one token ``token_id``, until ``expire_at``."""
+    request = _read(_Revoke, body)
+    if bool(request.user) == bool(request.token_id):
+        raise BadRequest("name a user, or a token_id")
+    now = time.time()
+    before, until = request.issued_before or now, request.expire_at or now + REVOKED_SECONDS
+    await node.revoked.keep(request.user, request.token_id, before, until)
+    await node.control.send(Revocation(user=request.user, token_id=request.token_id, before=before, until=until))
+    return b"{}"
+
+
+def _unbase64(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error:
+        raise BadRequest("what should be base64 is not") from None
+
+
 async def _channels(node: Node, body: bytes) -> bytes:
-    pattern = _read(_Channels, body).pattern or "*"
-    found = {name: {"num_clients": count} for name, count in node.hub.subscribers().items() if fnmatchcase(name, pattern)}
-    return encode({"channels": found})
+    found: dict[str, int] = {}
+    for answer in await node.control.survey("channels", _read(_Channels, body).pattern or "*"):
+        for name, count in msgspec.json.decode(answer, type=dict[str, int]).items():
+            found[name] = found.get(name, 0) + count
+    return encode({"channels": {name: {"num_clients": count} for name, count in found.items()}})
 
 
 async def _info(node: Node, body: bytes) -> bytes:
     _read(_Info, body)
-    statistics = node.hub.statistics()
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    process = {"cpu": usage.ru_utime + usage.ru_stime, "rss": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)}
-    this = {
-        "uid": node.uid,
-        "name": f"{os.uname().nodename}_{node.config.port}",
-        "version": __version__,
-        "num_clients": len(node.clients),
-        "num_users": len(node.users),
-        "num_channels": statistics["channels"],
-        "num_subs": statistics["subscriptions"],
-        "uptime": int(time.monotonic() - node.started),
-        "process": process,
-    }
-    return encode({"nodes": [this]})
+    return b'{"nodes":[%b]}' % b",".join(await node.control.survey("info"))
+
+
+async def _presence(node: Node, body: bytes) -> bytes:
+    return b'{"presence":%b}' % await node.presence.clients(_present(node, body))
+
+
+async def _presence_stats(node: Node, body: bytes) -> bytes:
+    return b'{"num_clients":%d,"num_users":%d}' % await node.presence.counts(_present(node, body))
+
+
+def _present(node: Node, body: bytes) -> str:
+    channel = _read(_Channel, body).channel
+    if not node.rules(channel).presence:
+        raise NotAvailable(f"{channel!r} keeps no presence")
+    return channel
 
 
 Method = Callable[[Node, bytes], Awaitable[bytes]]
@@ -240,6 +353,13 @@ METHODS: dict[str, Method] = {
     "notify": _notify,
     "history": _history,
     "history_remove": _history_remove,
+    "subscribe": _subscribe,
+    "unsubscribe": _unsubscribe,
+    "disconnect": _disconnect,
+    "refresh": _refresh,
+    "revoke": _revoke,
+    "presence": _presence,
+    "presence_stats": _presence_stats,
     "channels": _channels,
     "info": _info,
 }
@@ -336,7 +456,7 @@ async def body_of(request: Request, most: int) -> bytes | Response:
 
 
 def _too_large(most: int) -> Response:
-    log.info("api: a body over limits.api_bytes (%d) was refused", most)
+    log.info("a body over %d bytes was refused: limits.api_bytes, and limits.message_bytes for clients", most)
     return Response(status_code=413, headers={"connection": "close"})
 
 
@@ -356,4 +476,4 @@ async def ready(request: Request) -> Response:
 
 
 def json_response(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(body, status, {"cache-control": "no-store", **(headers or {})}, "application/json")
+    return Response(body, status, {"cache-control": "no-store", "x-content-type-options": "nosniff", **(headers or {})}, "application/json")

@@ -45,7 +45,7 @@ async def _history(request: Request) -> bytes:
     query = request.query_params
     channel = query.get("channel", "")
     rules = node.rules(channel)
-    identity = node.authenticate(token_of(request.headers, query))
+    identity = await node.identify(token_of(request.headers, query))
     if not admits(rules.history, identity, channel, subscribed=node.may_subscribe(identity, channel)):
         raise PermissionDenied(f"the rules of {channel!r} do not let user {identity.user!r} read history")
     if not rules.has_history:
@@ -57,7 +57,7 @@ async def _history(request: Request) -> bytes:
 async def _inbox(request: Request) -> bytes:
     node: Node = request.state.node
     query = request.query_params
-    identity = node.authenticate(token_of(request.headers, query))
+    identity = await node.identify(token_of(request.headers, query))
     asked: dict[str, Any] = {"limit": _number(query, "limit", 20)}
     if query.get("before"):
         asked["before"] = query["before"]
@@ -69,7 +69,7 @@ async def _inbox_read(request: Request) -> bytes | Response:
     # A page of another site can send this with the user's cookie; its Origin tells.
     if not origin_allowed(request.headers.get("origin", ""), request.headers.get("host", ""), node.config.allowed_origins):
         raise PermissionDenied("allowed_origins does not list this page's origin")
-    identity = node.authenticate(token_of(request.headers, request.query_params))
+    identity = await node.identify(token_of(request.headers, request.query_params))
     body = await body_of(request, node.config.limits.message_bytes)
     return body if isinstance(body, Response) else await node.inbox.read(identity.user, body)
 

@@ -6,10 +6,14 @@ import hmac
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from http.cookies import CookieError, SimpleCookie
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Any
 
 from starlette.datastructures import Headers, QueryParams
 
-__all__ = ["api_key_of", "cors_headers", "is_api_key", "origin_allowed", "token_of"]
+__all__ = ["api_key_of", "client_address", "cors_headers", "is_api_key", "origin_allowed", "preflight", "token_of"]
+
+ADDRESS_MOST = 64  # characters
 
 
 def token_of(headers: Headers, query: QueryParams) -> str:
@@ -65,3 +69,40 @@ def cors_headers(origin: str, host: str, allowed: list[str]) -> list[tuple[bytes
         (b"access-control-allow-credentials", b"false" if "*" in allowed else b"true"),
         (b"vary", b"Origin"),
     ]
+
+
+def preflight(origin: str, host: str, allowed: list[str]) -> list[tuple[bytes, bytes]]:
+    """The answer to a browser that asks whether a page of another origin may call with a token; nothing where it may not."""
+    granted = cors_headers(origin, host, allowed)
+    if not granted:
+        return []
+    methods = (b"access-control-allow-methods", b"GET, POST")
+    headers = (b"access-control-allow-headers", b"authorization, content-type, last-event-id")
+    return [*granted, methods, headers, (b"access-control-max-age", b"600")]
+
+
+def client_address(peer: Any, forwarded: str, proxies: list[IPv4Network | IPv6Network]) -> str:
+    """Where a client is: its socket's address, or what the proxies that we trust say of it.
+
+    ``forwarded`` is X-Forwarded-For: each proxy adds the address it was called from, so the last that is no proxy of ours
+    is the client; what stands before it was written by whoever liked to. "" for a socket without an address.
+    """
+    address = str(peer[0]) if peer else ""
+    if not proxies or not _is_one_of(address, proxies):
+        return address
+    for hop in reversed(forwarded.split(",")):
+        hop = hop.strip()
+        if not hop:
+            break
+        address = hop
+        if not _is_one_of(hop, proxies):
+            break
+    return address[:ADDRESS_MOST]
+
+
+def _is_one_of(address: str, networks: list[IPv4Network | IPv6Network]) -> bool:
+    try:
+        there = ip_address(address)
+    except ValueError:
+        return False
+    return any(there.version == network.version and there in network for network in networks)

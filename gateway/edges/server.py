@@ -6,12 +6,13 @@ that prepared chunks are written to it directly.
 from __future__ import annotations
 
 import logging
-from typing import Any, Protocol
+from typing import Any
 
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import is_ssl
 
+from .output import Stream
 from .websocket import WebSocketConnection
 
 __all__ = ["HttpProtocol"]
@@ -23,14 +24,6 @@ REQUEST_SECONDS = 60.0  # for all of it
 HEAD_BYTES = 64 * 1024
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-
-
-class Stream(Protocol):
-    def gone(self) -> None: ...
-
-    def paused(self) -> None: ...
-
-    def resumed(self) -> None: ...
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -115,13 +108,15 @@ class HttpProtocol(HttpToolsProtocol):
         connection = WebSocketConnection(self.config, self.server_state, self.app_state, self.loop)
         connection.connection_made(self.transport)
         self.transport.set_protocol(connection)
-        connection.shake_hands(self.url.decode("latin-1"), self.headers)
+        connection.shake_hands(self.url.decode("latin-1"), self.headers, self.client)
         # The parser and the scope hold this object as it holds them; looking for such cycles took a tenth of each connect.
         self.parser = None  # type: ignore[assignment]
         self.scope.clear()  # type: ignore[attr-defined]
 
     def carry(self, stream: Stream) -> None:
         """This connection is the stream's. What only its request needed is let go: streams stay for hours."""
+        if self.scope is None:
+            return  # the connection was lost meanwhile, as the request's task is told
         self.stream = stream
         kept = {name: self.scope[name] for name in ("type", "method", "path")}  # type: ignore[literal-required]
         self.headers.clear()
@@ -131,12 +126,12 @@ class HttpProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         if self.stream is not None:
-            self.stream.paused()
+            self.stream.pause_writing()
 
     def resume_writing(self) -> None:
         super().resume_writing()
         if self.stream is not None:
-            self.stream.resumed()
+            self.stream.resume_writing()
 
 
 def _address(name: Any) -> tuple[str, int] | None:

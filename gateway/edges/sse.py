@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -19,8 +18,9 @@ from ..node import Node
 from ..permissions import Identity
 from ..protocol import encode
 from ..publication import Position
-from .requests import cors_headers, token_of
-from .stream import NEVER_WAS, Buffered, Direct, EventStream, refusal
+from .output import Buffered, Direct, until_disconnected
+from .requests import client_address, cors_headers, token_of
+from .stream import NEVER_WAS, EventStream, refusal
 
 __all__ = ["EventStreams"]
 
@@ -48,11 +48,7 @@ class EventStreams:
         if stream is None:
             return
         try:
-            if stream.direct:
-                while (await receive())["type"] != "http.disconnect":
-                    continue
-            else:
-                await _until_either(stream.output.pump(), _disconnected(receive))
+            await until_disconnected(stream.output, receive)
         finally:
             stream.close(Disconnect(3000))
 
@@ -71,10 +67,12 @@ class EventStreams:
             return None
         await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *extra]})
         try:
-            identity = self._identify(names, headers, query)
+            identity = await self._identify(names, headers, query)
             starts = await self._starts(names, headers, query)
+            proxies = self._node.config.proxies
+            address = client_address(scope.get("client"), ",".join(headers.getlist("x-forwarded-for")) if proxies else "", proxies)
             lent = (scope.get("extensions") or {}).get("gateway.stream")
-            return EventStream(self._node, Buffered(send) if lent is None else Direct(lent), identity, starts)
+            return EventStream(self._node, Buffered(send) if lent is None else Direct(lent), identity, starts, address)
         except ClientError as error:
             await _refuse(send, error.code, error.message, str(error))
         except Disconnect as error:
@@ -98,8 +96,8 @@ class EventStreams:
             self._node.rules(name)
         return names
 
-    def _identify(self, names: list[str], headers: Headers, query: QueryParams) -> Identity:
-        identity = self._node.authenticate(token_of(headers, query))
+    async def _identify(self, names: list[str], headers: Headers, query: QueryParams) -> Identity:
+        identity = await self._node.identify(token_of(headers, query))
         for name in names:
             if not self._node.may_subscribe(identity, name):
                 raise PermissionDenied(f"the rules of {name!r} do not admit user {identity.user!r}")
@@ -137,17 +135,6 @@ def _positions(last_id: str, count: int) -> list[Position | None]:
         except ValueError:
             positions.append(NEVER_WAS)
     return positions
-
-
-async def _until_either(*work: Coroutine[Any, Any, None]) -> None:
-    _, unfinished = await asyncio.wait([asyncio.create_task(each) for each in work], return_when=asyncio.FIRST_COMPLETED)
-    for task in unfinished:
-        task.cancel()
-
-
-async def _disconnected(receive: Any) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        continue
 
 
 async def _refuse(send: Any, code: int, message: str, hint: str) -> None:

@@ -1,8 +1,7 @@
 """One event stream: from the hub's subscriptions to the bytes of a response.
 
-Events are written as prepared chunks straight to the transport, where the server lends it (``HttpProtocol``), else through
-ASGI's ``send``. A stream of one channel shares its bytes with all others of that channel; in a stream of several, the
-``id:`` with all their positions is its own and the rest is shared.
+Events are prepared chunks, which an ``output`` takes. A stream of one channel shares its bytes with all others of that channel;
+in a stream of several, the ``id:`` with all their positions is its own and the rest is shared.
 
     opening ──every channel begun──▶ `connected`, gaps ──▶ catch-up, live ──▶ closed: refused, drained, gone
 """
@@ -13,24 +12,24 @@ import asyncio
 import logging
 import random
 import time
-from typing import Any
+from collections.abc import Callable
 
 from ..catchup import State, Subscription
 from ..channel import GONE, Channel
 from ..errors import Disconnect
 from ..node import Node, new_id
-from ..permissions import Identity
+from ..permissions import Grant, Identity, ServerSide
 from ..protocol import encode, raw_object
 from ..publication import Position, Publication
+from ..subscription import client_info
+from .output import Buffered, Direct, chunk
 
-__all__ = ["NEVER_WAS", "Buffered", "Direct", "EventStream", "refusal"]
+__all__ = ["NEVER_WAS", "EventStream", "refusal"]
 
 log = logging.getLogger("gateway.sse")
 
 RETRY_MS = 1000  # after an ordinary loss
 RETRY_SPREAD_MS = (2000, 12000)  # after a refusal or a drain, so that all do not come back at once
-HIGH_WATER = 64 * 1024  # bytes waiting for ASGI's send before a stream counts as paused
-CLOSE_SECONDS = 5.0  # for the client to take what is left
 OPEN_SECONDS = 30.0  # for Valkey to say where the channels stand
 NEVER_WAS = Position("?", 0)  # a position that cannot be recovered from
 
@@ -87,11 +86,6 @@ class SeveralWire:
         return channel, publications
 
 
-def chunk(text: bytes) -> bytes:
-    """One chunk of a chunked HTTP/1.1 body."""
-    return b"%x\r\n%b\r\n" % (len(text), text)
-
-
 CHUNKED, PLAIN, SEVERAL = SingleWire(True), SingleWire(False), SeveralWire()
 
 
@@ -112,7 +106,13 @@ class StreamSubscription(Subscription):
         return self.stream.full or not self.stream.open
 
     def begin(self, recovered: bool, publications: list[Publication]) -> None:
+        if self.channel.rules.presence or self.channel.rules.join_leave != "off":
+            self.stream.enter(self.channel.name)
         self.stream.begun(self, recovered)
+
+    def end(self) -> None:
+        super().end()
+        self.stream.leave(self.channel.name)
 
     def gap(self) -> None:
         self.stream.gap(self)
@@ -140,11 +140,13 @@ class EventStream:
         "write",
     )
 
-    def __init__(self, node: Node, output: Direct | Buffered, identity: Identity, starts: dict[str, Position | None]) -> None:
+    def __init__(
+        self, node: Node, output: Direct | Buffered, identity: Identity, starts: dict[str, Position | None], address: str = ""
+    ) -> None:
         """Raises Disconnect if the process takes no more connections, UnknownChannel for a namespace that is not configured."""
-        node.admit_user(identity.user)
+        node.admit_user(self, identity.user)
         try:
-            node.admit(self)
+            node.admit(self, address)
         except Disconnect:
             node.forget(self, identity.user)
             raise
@@ -164,7 +166,7 @@ class EventStream:
         self._positions: list[Position] = [Position("", 0)] * len(starts)
         self.subscriptions: list[StreamSubscription] = []
         node.wheel.set(self, self._loop.time() + OPEN_SECONDS)
-        output.carry(self)
+        output.carry(self, node.config.limits.waiting_bytes)
         for number, (name, since) in enumerate(starts.items()):
             self.subscriptions.append(StreamSubscription(self, number, node.hub.channel(name), since))
         for subscription in self.subscriptions:
@@ -173,6 +175,12 @@ class EventStream:
     @property
     def several(self) -> bool:
         return len(self._positions) > 1
+
+    def enter(self, channel: str) -> None:
+        self._node.presence.enter(channel, self.client, client_info(self.identity, self.client))
+
+    def leave(self, channel: str) -> None:
+        self._node.presence.leave(channel, self.client)
 
     # From the hub.
 
@@ -197,6 +205,9 @@ class EventStream:
         opening = event("connected", b'{"client":%b,"channels":{%b},"tops":{%b}}' % (encode(self.client), channels, tops), marks)
         gaps = [self._gap_event(name, position) for name, _, position, gap, _, _ in told if gap]
         self._write_text(_retry() + opening + b"".join(gaps))
+        self._tell("connected")
+        for name, *_ in told:
+            self._tell("subscribed", channel=name)
         now = self._loop.time()
         self.open = True
         self.next_comment = now + self._node.config.ping_seconds * random.uniform(0.5, 1)
@@ -232,9 +243,12 @@ class EventStream:
         except GONE as error:
             log.debug("a client's socket is gone: %s", error)  # its disconnect is on the way
 
+    def _tell(self, event: str, **more: object) -> None:
+        self._node.lifecycle.tell(event, self.identity.user, self.client, **more)
+
     # From the socket and the clock.
 
-    def paused(self) -> None:
+    def pause_writing(self) -> None:
         if self.full:
             return
         self.full = True
@@ -250,7 +264,7 @@ class EventStream:
         """The socket is closed."""
         self.close(Disconnect(3000))
 
-    def resumed(self) -> None:
+    def resume_writing(self) -> None:
         self.full = False
         self.slow_since = float("inf")
         for subscription in self.subscriptions:
@@ -281,6 +295,24 @@ class EventStream:
             due = min(due, now + max(0.0, self.identity.expires_at - time.time()))
         return due
 
+    # What a service asks for. A stream's channels are those of its request.
+
+    def add(self, channel: str, granted: ServerSide, since: Position | None, expires_at: float) -> None:
+        return
+
+    def remove(self, channel: str) -> None:
+        if any(subscription.channel.name == channel for subscription in self.subscriptions):
+            self._write_text(refusal(103, "permission denied"))
+            self.close(Disconnect(3507, f"unsubscribed from {channel} by the server API"))
+
+    def end_revoked(self, revoked: Callable[[Grant], bool]) -> None:
+        return  # a stream has one token, for all of it
+
+    def renew(self, identity: Identity) -> None:
+        self.identity = identity
+        if self.open:
+            self._node.wheel.set(self, self._due(self._loop.time()))
+
     def drain(self) -> None:
         """The process is going away: the client comes back elsewhere, at a time of its own."""
         if self.open:
@@ -297,75 +329,13 @@ class EventStream:
             self._node.forget(self, self.identity.user)
             for subscription in self.subscriptions:
                 self._node.hub.leave(subscription)
+                if self.open:
+                    self._tell("unsubscribed", channel=subscription.channel.name)
+            if self.open:
+                self._tell("disconnected", code=reason.code, reason=reason.reason)
             self.output.finish(abort)
 
 
 def refusal(code: int, message: str) -> bytes:
     """Without an id, so that the browser keeps the last one it saw."""
     return _retry(refused=True) + event("refused", b'{"code":%d,"message":%b}' % (code, encode(message)))
-
-
-class Direct:
-    """Writes to the transport that the server lends."""
-
-    __slots__ = ("_connection", "write")
-
-    direct = True
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-        self.write = connection.transport.write
-
-    def carry(self, stream: EventStream) -> None:
-        self._connection.carry(stream)
-
-    def finish(self, abort: bool) -> None:
-        """Nothing follows."""
-        self._connection.stream = None
-        transport = self._connection.transport
-        if abort:
-            transport.abort()
-        elif not transport.is_closing():
-            self.write(b"0\r\n\r\n")
-            transport.close()
-            asyncio.get_running_loop().call_later(CLOSE_SECONDS, transport.abort)
-
-
-class Buffered:
-    """Collects what a task sends through ASGI; the stream is told when too much is waiting."""
-
-    direct = False
-
-    def __init__(self, send: Any) -> None:
-        self._send = send
-        self._stream: EventStream | None = None
-        self._waiting: list[bytes] = []
-        self._bytes = 0
-        self._more = asyncio.Event()
-        self._ended = False
-
-    def carry(self, stream: EventStream) -> None:
-        self._stream = stream
-
-    def write(self, data: bytes) -> None:
-        self._waiting.append(data)
-        self._bytes += len(data)
-        self._more.set()
-        if self._bytes > HIGH_WATER and self._stream is not None:
-            self._stream.paused()
-
-    def finish(self, abort: bool) -> None:
-        self._ended = True
-        self._more.set()
-
-    async def pump(self) -> None:
-        """Sends what is buffered, to the end."""
-        while not self._ended or self._waiting:
-            await self._more.wait()
-            self._more.clear()
-            waiting, self._waiting, self._bytes = self._waiting, [], 0
-            if waiting:
-                await self._send({"type": "http.response.body", "body": b"".join(waiting), "more_body": True})
-            if self._stream is not None and self._stream.full and not self._ended:
-                self._stream.resumed()
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})

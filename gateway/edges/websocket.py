@@ -29,7 +29,7 @@ from ..node import Node
 from ..protocol import PING, decode, publication_json, push_prefix
 from ..publication import Publication
 from ..session import Session
-from .requests import origin_allowed
+from .requests import client_address, origin_allowed
 
 __all__ = ["PATH", "WEBSOCKET", "WebSocketConnection", "text_frame"]
 
@@ -90,6 +90,7 @@ class WebSocketConnection(asyncio.Protocol):
     __slots__ = ("_corked", "_fragments", "_held", "_loop", "_node", "_protocol", "_reading_paused", "_session", "_transport", "native_pings", "paused", "write")
 
     wire = WEBSOCKET
+    return_path = b""
 
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None) -> None:
         self._node: Node = app_state["node"]
@@ -107,8 +108,9 @@ class WebSocketConnection(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
         self.write = transport.write
+        transport.set_write_buffer_limits(high=self._node.config.limits.waiting_bytes)
 
-    def shake_hands(self, path: str, headers: list[tuple[bytes, bytes]]) -> None:
+    def shake_hands(self, path: str, headers: list[tuple[bytes, bytes]], peer: Any = None) -> None:
         """Answers the upgrade request, whose header names are in lower case; everything behind it is frames."""
         query = parse_qs(path.partition("?")[2]) if "?" in path else {}
         status, answer, text = self._answer_handshake(path, headers, query)
@@ -119,9 +121,14 @@ class WebSocketConnection(asyncio.Protocol):
             return
         self.native_pings = "true" in query.get("cf_ws_frame_ping_pong", ())
         try:
-            self._session = Session(self._node, self, self._loop.time())
+            self._session = Session(self._node, self, self._loop.time(), self._address(headers, peer))
         except Disconnect as disconnect:
             self.disconnect(disconnect.code, disconnect.reason)
+
+    def _address(self, headers: list[tuple[bytes, bytes]], peer: Any) -> str:
+        proxies = self._node.config.proxies
+        forwarded = b",".join(value for name, value in headers if name == b"x-forwarded-for") if proxies else b""
+        return client_address(peer, forwarded.decode("latin-1"), proxies)
 
     def _answer_handshake(self, path: str, headers: list[tuple[bytes, bytes]], query: dict[str, list[str]]) -> tuple[int, bytes, str]:
         """Status and answer; the text says why it is refused. Whatever is unusual is left to the library to judge."""

@@ -55,7 +55,7 @@ class History:
     """Channels in Valkey, over one connection. If Valkey restarted empty, the library is loaded again and the call repeated."""
 
     def __init__(self, commands: Commands, library: Library, layout: Layout) -> None:
-        self._commands = commands
+        self.commands = commands
         self._library = library
         self.layout = layout
 
@@ -116,9 +116,9 @@ class History:
         """A function of the library; loads it where Valkey forgot it."""
         command = (b"FCALL", function, len(keys), *keys, *words)
         try:
-            return await self._commands.call(*command)
+            return await self.commands.call(*command)
         except StoreError as error:
             if "Function not found" not in str(error):
                 raise
-        await self._library.restore(self._commands.call)
-        return await self._commands.call(*command)
+        await self._library.restore(self.commands.call)
+        return await self.commands.call(*command)

@@ -1,7 +1,7 @@
 """The public layout in Valkey: names of keys, announcements, stream entries. Source: INTERFACE.md.
 
 An announcement is ``@<offset> <epoch> <unix ms>[ <JSON>]``, a newline, the data; offset 0 has no place in history.
-``@reset <epoch> <offset>`` says that what gateways remember of the channel is void. Anything else is the data of an
+``@join`` and ``@leave``, with a ClientInfo in JSON, say who came and went; ``@reset <epoch> <offset>`` says that what gateways remember of the channel is void. Anything else is the data of an
 ephemeral publication.
 """
 
@@ -12,7 +12,7 @@ import msgspec
 from ..protocol import clean
 from ..publication import Publication
 
-__all__ = ["Announcement", "Layout", "Reset", "read_announcement", "read_entry"]
+__all__ = ["Announcement", "Layout", "Movement", "Reset", "read_announcement", "read_entry"]
 
 
 class Layout:
@@ -39,8 +39,16 @@ class Layout:
         base = self.channel(name)
         return (*self.keys(name), base + b":unread", base + b":inbox")
 
+    def presence(self, name: str) -> bytes:
+        return self.channel(name) + b":presence"
+
+    def rpc(self, method: str) -> tuple[bytes, bytes]:
+        """The list of a method's requests, and the lease of those who serve it: what gateway_call is given."""
+        base = f"{self.prefix}:rpc:{{{method}}}".encode()
+        return base, base + b":service"
+
     def heartbeat(self, node: str) -> bytes:
-        """The Pub/Sub channel by which one process proves that its link works."""
+        """The Pub/Sub channel by which one process proves that its link works, and on which it is answered."""
         return f"{self.prefix}:node:{node}".encode()
 
 
@@ -51,6 +59,14 @@ class Announcement(msgspec.Struct, gc=False):
     publication: Publication
     size: int | None = None
     ttl: int | None = None
+
+
+class Movement(msgspec.Struct, gc=False):
+    """Somebody came, ``kind`` "join", or went, "leave"; ``info`` is their ClientInfo in JSON."""
+
+    kind: str
+    info: bytes
+    epoch: str = ""
 
 
 class Reset(msgspec.Struct, gc=False):
@@ -68,7 +84,7 @@ class _Extra(msgspec.Struct):
 _extra = msgspec.json.Decoder(_Extra)
 
 
-def read_announcement(payload: bytes) -> Announcement | Reset:
+def read_announcement(payload: bytes) -> Announcement | Movement | Reset:
     """Any bytes at all are an announcement of something: what is malformed is taken as ephemeral data."""
     if not payload.startswith(b"@"):
         return Announcement("", Publication(0, clean(payload)))
@@ -82,8 +98,12 @@ def read_announcement(payload: bytes) -> Announcement | Reset:
         return Announcement("", Publication(0, clean(payload)))
 
 
-def _read_rare(words: list[bytes], newline: bytes, data: bytes) -> Announcement | Reset:
+def _read_rare(words: list[bytes], newline: bytes, data: bytes) -> Announcement | Movement | Reset:
     if not newline:
+        if words[0] in (b"@join", b"@leave"):
+            info = b" ".join(words[1:])
+            msgspec.json.decode(info, type=dict)
+            return Movement(words[0][1:].decode(), clean(info))
         kind, epoch, offset = words
         if kind != b"@reset":
             raise ValueError(kind)

@@ -37,6 +37,7 @@ class Link:
         self.on_subscribed: Callable[[bytes], None] = lambda channel: None
         self.on_up: Callable[[], None] = lambda: None
         self.on_down: Callable[[], None] = lambda: None
+        self.on_own: Callable[[list[bytes]], None] = lambda payloads: None  # on the heartbeat's channel, heartbeats included
         self.reconnects = 0
         self._address = address
         self._commands = commands
@@ -120,7 +121,8 @@ class Link:
 
     def _hand_over(self) -> None:
         batch, self._batch = self._batch, {}
-        if batch.pop(self._heartbeat, None):
+        if own := batch.pop(self._heartbeat, None):
+            self.on_own(own)
             self._proven = True
             self._unproven_beats = 0
             self._first_beat.set()

@@ -1,0 +1,316 @@
+"""WebSocket in two halves, for where it is blocked: replies come as a stream, commands go by POST. Source: PROTOCOL.md, 1.12.
+
+    /connection/sse, /connection/http_stream    the request carries connect; its answer is the stream, for as long as the session
+    /emulation                                  {"session", "node", "data"}: more commands, to whichever process
+
+The stream is the outlet of the same session that WebSocket has. Who knows a session's id speaks for it, so it is a secret of
+its client. A POST that reaches another process goes on to the session's own, which says whether it knows the session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from typing import Any
+from urllib.parse import parse_qs
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..channel import GONE, Channel
+from ..errors import Disconnect, StoreError
+from ..node import Node
+from ..protocol import PING, decode, decode_json, encode, publication_json, push, push_prefix
+from ..publication import Publication
+from ..session import Session
+from .api import body_of, json_response
+from .output import Buffered, Direct, chunk, until_disconnected
+from .requests import client_address, cors_headers, origin_allowed
+
+__all__ = ["PATHS", "emulation"]
+
+log = logging.getLogger("gateway.emulation")
+
+EVENTS, LINES, COMMANDS = PATHS = ("/connection/sse", "/connection/http_stream", "/emulation")
+_METHODS = {EVENTS: ("GET", "POST"), LINES: ("POST",), COMMANDS: ("POST",)}
+SESSION_BYTES = 24  # of randomness, 192 bits
+HELD_MESSAGES = 16  # of the largest size that wait while nothing is taken from a client; a socket's buffers hold about as much
+OBJECT_BYTES = 64  # of a message that waits, beside its text
+ESCAPED = 2  # times its size is a message as a string in JSON, if it is all quotes
+AROUND_BYTES = 1024  # of a POST, around its data
+PREFLIGHT_SECONDS = 600
+
+_HEADERS = [
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),  # nginx would collect messages otherwise
+    (b"x-content-type-options", b"nosniff"),
+]
+
+
+class EmulationWire:
+    """A message and what stands around it. What one round brings is made once, for all streams of the same kind."""
+
+    def __init__(self, before: bytes, behind: bytes, *, chunked: bool) -> None:
+        self._before = before
+        self._behind = behind
+        self._chunked = chunked
+
+    def join(self, channel: Channel, publications: list[Publication]) -> bytes:
+        prefix = channel.push_prefix
+        if not prefix:
+            prefix = channel.push_prefix = push_prefix(channel.name)
+        return self.part(b"".join([self.message(b"%b%b}}" % (prefix, publication_json(publication))) for publication in publications]))
+
+    def message(self, message: bytes) -> bytes:
+        return b"%b%b%b" % (self._before, message, self._behind)
+
+    def part(self, text: bytes) -> bytes:
+        """As the transport takes it."""
+        return chunk(text) if self._chunked else text
+
+
+# By path, and by whether they are written to the transport.
+_WIRES = {(EVENTS, chunked): EmulationWire(b"data: ", b"\n\n", chunked=chunked) for chunked in (True, False)} | {
+    (LINES, chunked): EmulationWire(b"", b"\n", chunked=chunked) for chunked in (True, False)
+}
+_OPENING = {EVENTS: b"\r\n", LINES: b""}
+_TYPES = {EVENTS: b"text/event-stream; charset=utf-8", LINES: b"application/json"}
+
+
+class EmulationStream:
+    """The outlet of one session. ``take`` is given the commands that come by POST."""
+
+    __slots__ = ("_address", "_corked", "_held", "_id", "_loop", "_node", "_session", "_waiting", "_waiting_bytes", "output", "paused", "return_path", "wire", "write")
+
+    native_pings = False
+
+    def __init__(self, node: Node, output: Direct | Buffered, path: str, address: str) -> None:
+        self._node = node
+        self._address = address
+        self._loop = asyncio.get_running_loop()
+        self.output = output
+        self._id = secrets.token_urlsafe(SESSION_BYTES)
+        self._session: Session | None = None
+        self._corked: list[bytes] | None = None
+        self._held = False
+        self._waiting: list[bytes] = []  # messages that came while it is held
+        self._waiting_bytes = 0
+        self.paused = False
+        self.return_path = b',"session":"%b","node":%b' % (self._id.encode(), encode(node.uid))
+        self.wire = _WIRES[path, output.direct]
+        self.write = output.write
+
+    def open(self, opening: bytes, message: bytes) -> None:
+        """Begins the session with the message that holds connect."""
+        self.output.carry(self, self._node.config.limits.waiting_bytes)
+        if opening:
+            self._put(opening)
+        try:
+            self._session = Session(self._node, self, self._loop.time(), self._address)
+        except Disconnect as disconnect:
+            log.info("stream refused: %s", disconnect)
+            self.disconnect(disconnect.code, disconnect.reason)
+            return
+        self._node.emulated[self._id] = self
+        self._receive(self._session, message)
+
+    # Inbound.
+
+    def take(self, message: bytes) -> None:
+        """Commands, as one frame of WebSocket holds them."""
+        session = self._session
+        if session is None:
+            return
+        if message == PING:
+            session.ponged()  # it may come twice: browsers repeat a request whose connection was cut
+        elif self._held or self._waiting:
+            self._wait(session, message)
+        else:
+            self._receive(session, message)
+
+    def _receive(self, session: Session, message: bytes) -> None:
+        try:
+            commands = decode(message)
+        except Disconnect as disconnect:
+            session.close(disconnect)
+            return
+        self._corked = []  # what answers one message leaves in one write
+        session.receive(commands)
+        self.flush()
+        self._corked = None
+
+    def _wait(self, session: Session, message: bytes) -> None:
+        """There is no socket to leave it in: who sends on and on is ended."""
+        self._waiting.append(message)
+        self._waiting_bytes += len(message) + OBJECT_BYTES
+        if self._waiting_bytes > HELD_MESSAGES * self._node.config.limits.message_bytes:
+            session.close(Disconnect(3013, f"{self._waiting_bytes} bytes of commands wait"))
+
+    def hold_reading(self, hold: bool) -> None:
+        self._held = hold
+        if self._waiting and not hold:
+            self._loop.call_soon(self._take_waiting)
+
+    def _take_waiting(self) -> None:
+        while self._waiting and not self._held and self._session is not None:
+            message = self._waiting.pop(0)
+            self._waiting_bytes -= len(message) + OBJECT_BYTES
+            self._receive(self._session, message)
+
+    # Outbound.
+
+    def _put(self, text: bytes) -> None:
+        try:
+            self.write(self.wire.part(text))
+        except GONE as error:
+            log.debug("a client's socket is gone: %s", error)  # its disconnect is on the way
+
+    def send(self, message: bytes) -> None:
+        if self._corked is None:
+            self._put(self.wire.message(message))
+        else:
+            self._corked.append(self.wire.message(message))
+
+    def flush(self) -> None:
+        if self._corked:
+            messages, self._corked = self._corked, []
+            self._put(b"".join(messages))
+
+    def ping(self) -> None:
+        self._put(self.wire.message(PING))
+
+    def disconnect(self, code: int, reason: str) -> None:
+        self._forget()
+        self.send(push("", "disconnect", b'{"code":%d,"reason":%b}' % (code, encode(reason))))
+        self.flush()
+        self.output.finish(abort=False)
+
+    def _forget(self) -> Session | None:
+        session, self._session = self._session, None
+        self._node.emulated.pop(self._id, None)
+        self._waiting.clear()
+        return session
+
+    # From the socket.
+
+    def gone(self) -> None:
+        session = self._forget()
+        if session is not None:
+            session.closed()
+
+    def pause_writing(self) -> None:
+        self.paused = True
+        if self._session is not None:
+            self._session.fell_behind(self._loop.time())
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        if self._session is not None:
+            self._session.drained()
+
+
+# Requests.
+
+
+class _Post(msgspec.Struct):
+    session: str
+    node: str
+    data: str
+
+
+async def emulation(node: Node, scope: Any, receive: Any, send: Any) -> None:
+    """The ASGI application behind the three paths, for one request. Nothing of it stays behind in a stream."""
+    stream = await _answer(node, scope, receive, send)
+    if stream is not None:
+        try:
+            await until_disconnected(stream.output, receive)
+        finally:
+            stream.gone()
+
+
+async def _answer(node: Node, scope: Any, receive: Any, send: Any) -> EmulationStream | None:
+    """Answers, and begins the stream if that is the answer."""
+    request, path = Request(scope, receive), scope["path"].removeprefix(scope.get("root_path", ""))
+    answer = await _judge(node, request, path)
+    cors = cors_headers(request.headers.get("origin", ""), request.headers.get("host", ""), node.config.allowed_origins)
+    if isinstance(answer, bytes):
+        return await _open(node, path, answer, cors, scope, send)
+    answer.raw_headers.extend(cors)
+    await answer(scope, receive, send)
+    return None
+
+
+async def _judge(node: Node, request: Request, path: str) -> Response | bytes:
+    """The answer, or the message with which a stream begins."""
+    if not origin_allowed(request.headers.get("origin", ""), request.headers.get("host", ""), node.config.allowed_origins):
+        return _refusal(403, "allowed_origins does not list this page's origin")
+    if request.method == "OPTIONS":
+        return _preflight(path)
+    if request.method not in _METHODS[path]:
+        return _refusal(405, f"{path} takes {' and '.join(_METHODS[path])}", {"allow": ", ".join(_METHODS[path])})
+    return await _take_post(node, request) if path == COMMANDS else await _first_message(node, request)
+
+
+def _preflight(path: str) -> Response:
+    headers = {
+        "access-control-allow-methods": ", ".join(_METHODS[path]),
+        "access-control-allow-headers": "content-type",
+        "access-control-max-age": str(PREFLIGHT_SECONDS),
+    }
+    return Response(status_code=204, headers=headers)
+
+
+def _refusal(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
+    log.info("refused with %d: %s", status, text)
+    return json_response(encode({"error": text}), status, headers)
+
+
+# The stream.
+
+
+async def _first_message(node: Node, request: Request) -> bytes | Response:
+    """What holds connect, or the answer to a request that cannot: it may hold a token, and goes into no log."""
+    most = node.config.limits.message_bytes
+    query = parse_qs(request.scope["query_string"].decode("latin-1"))
+    if request.headers.get("content-type") == "application/octet-stream" or "protobuf" in query.get("format", []) + query.get("cf_protocol", []):
+        return _refusal(400, "this server speaks the JSON protocol, not Protobuf")
+    if request.method == "POST":
+        return await body_of(request, most)
+    message = query.get("cf_connect", [""])[0].encode()
+    if not message:
+        return _refusal(400, "the query holds the connect command: ?cf_connect=…")
+    return message if len(message) <= most else _refusal(413, f"cf_connect is over limits.message_bytes ({most})")
+
+
+async def _open(node: Node, path: str, message: bytes, cors: list[tuple[bytes, bytes]], scope: Any, send: Any) -> EmulationStream:
+    lent = (scope.get("extensions") or {}).get("gateway.stream")
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", _TYPES[path]), *_HEADERS, *cors]})
+    forwarded = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for").decode("latin-1")
+    address = client_address(scope.get("client"), forwarded, node.config.proxies)
+    stream = EmulationStream(node, Buffered(send) if lent is None else Direct(lent), path, address)
+    stream.open(_OPENING[path], message)
+    return stream
+
+
+# Commands.
+
+
+async def _take_post(node: Node, request: Request) -> Response:
+    most = node.config.limits.message_bytes
+    body = await body_of(request, ESCAPED * most + AROUND_BYTES)
+    if isinstance(body, Response):
+        return body
+    try:
+        post = decode_json(body, _Post)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _refusal(400, 'the body is {"session": "…", "node": "…", "data": "commands, a line each"}')
+    message = post.data.encode()
+    if len(message) > most:
+        return _refusal(413, f"data is over limits.message_bytes ({most})")
+    try:
+        known = node.command(post.session, message) if post.node == node.uid else await node.control.deliver(post.node, post.session, post.data)
+    except StoreError as error:
+        return _refusal(503, f"the session's process was not reached: {error}")
+    return Response(status_code=204) if known else _refusal(404, "no such session: connect again")

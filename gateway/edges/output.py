@@ -1,0 +1,119 @@
+"""Where a stream of bytes goes: straight to the transport, where the server lends it (``HttpProtocol``), else through ASGI's ``send``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Protocol
+
+__all__ = ["Buffered", "Direct", "Stream", "chunk", "until_disconnected"]
+
+CLOSE_SECONDS = 5.0  # for the client to take what is left
+
+
+def chunk(text: bytes) -> bytes:
+    """One chunk of a chunked HTTP/1.1 body."""
+    return b"%x\r\n%b\r\n" % (len(text), text)
+
+
+class Stream(Protocol):
+    """What the connection, or ``Buffered``, tells: ``EventStream``, and the outlet of an emulated WebSocket."""
+
+    def gone(self) -> None: ...
+
+    def pause_writing(self) -> None: ...
+
+    def resume_writing(self) -> None: ...
+
+
+class Direct:
+    """Writes to the transport that the server lends."""
+
+    __slots__ = ("_connection", "write")
+
+    direct = True
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self.write = connection.transport.write
+
+    def carry(self, stream: Stream, waiting_bytes: int) -> None:
+        """The stream is told when more than ``waiting_bytes`` are not taken yet."""
+        transport = self._connection.transport
+        if not transport.is_closing():
+            transport.set_write_buffer_limits(high=waiting_bytes)
+        self._connection.carry(stream)
+
+    def finish(self, abort: bool) -> None:
+        """Nothing follows."""
+        self._connection.stream = None
+        transport = self._connection.transport
+        if abort:
+            transport.abort()
+        elif not transport.is_closing():
+            self.write(b"0\r\n\r\n")
+            transport.close()
+            asyncio.get_running_loop().call_later(CLOSE_SECONDS, transport.abort)
+
+
+class Buffered:
+    """Collects what a task sends through ASGI; the stream is told when too much is waiting."""
+
+    direct = False
+
+    def __init__(self, send: Any) -> None:
+        self._send = send
+        self._stream: Stream | None = None
+        self._full = False
+        self._waiting: list[bytes] = []
+        self._bytes = self._most = 0
+        self._more = asyncio.Event()
+        self._ended = False
+
+    def carry(self, stream: Stream, waiting_bytes: int) -> None:
+        self._stream = stream
+        self._most = waiting_bytes
+
+    def write(self, data: bytes) -> None:
+        self._waiting.append(data)
+        self._bytes += len(data)
+        self._more.set()
+        if self._bytes > self._most and self._stream is not None and not self._full:
+            self._full = True
+            self._stream.pause_writing()
+
+    def finish(self, abort: bool) -> None:
+        self._ended = True
+        self._more.set()
+
+    async def pump(self) -> None:
+        """Sends what is buffered, to the end."""
+        while not self._ended or self._waiting:
+            await self._more.wait()
+            self._more.clear()
+            waiting, self._waiting, self._bytes = self._waiting, [], 0
+            if waiting:
+                await self._send({"type": "http.response.body", "body": b"".join(waiting), "more_body": True})
+            if self._full and self._stream is not None and not self._ended:
+                self._full = False
+                self._stream.resume_writing()
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def until_disconnected(output: Direct | Buffered, receive: Any) -> None:
+    """Returns when the client is gone, or has everything."""
+    if isinstance(output, Direct):
+        await _disconnected(receive)
+    else:
+        await _until_either(output.pump(), _disconnected(receive))
+
+
+async def _until_either(*work: Coroutine[Any, Any, None]) -> None:
+    _, unfinished = await asyncio.wait([asyncio.create_task(each) for each in work], return_when=asyncio.FIRST_COMPLETED)
+    for task in unfinished:
+        task.cancel()
+
+
+async def _disconnected(receive: Any) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        continue

@@ -1,0 +1,184 @@
+"""The keys that tokens are checked with: secrets, a file of public keys, a JWKS URL.
+
+Which algorithms a token may name is fixed by the keys that are there, never by the token: a secret checks HS256, HS384 and
+HS512, an RSA key RS and PS, a key on a curve its ES, an Edwards key EdDSA. ``tokens.algorithms`` narrows that down. A public
+key is never tried as a secret.
+
+Keys from a URL are fetched at the start, again every REFRESH_SECONDS, and when a token names a key that is not known; that
+last no more often than every ASK_SECONDS, so that tokens with invented key ids cost the key server nothing. If a fetch
+fails, the keys that are known stay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import urllib.request
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jwt
+import msgspec
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from jwt.algorithms import HMACAlgorithm
+
+from .config import Tokens
+from .errors import ConfigurationError
+
+__all__ = ["Key", "Keys"]
+
+log = logging.getLogger("gateway.tokens")
+
+REFRESH_SECONDS = 600.0
+ASK_SECONDS = 10.0
+FETCH_SECONDS = 5.0
+JWKS_BYTES = 256 * 1024
+RSA_BITS = 2048  # RFC 7518, 3.3
+
+HMAC = frozenset({"HS256", "HS384", "HS512"})
+RSA = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
+EDWARDS = frozenset({"EdDSA"})
+CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
+ALL = HMAC | RSA | EDWARDS | frozenset(CURVES.values())
+
+_PEM = re.compile(rb"-----BEGIN [A-Z ]+-----.*?-----END [A-Z ]+-----", re.DOTALL)
+
+
+class Key(NamedTuple):
+    """``id`` is a JWKS key id, "" for any token; ``material`` is what PyJWT takes for these algorithms."""
+
+    algorithms: frozenset[str]
+    material: Any
+    id: str = ""
+
+
+class Keys:
+    """Raises ConfigurationError for keys that cannot be used."""
+
+    def __init__(self, settings: Tokens) -> None:
+        unknown = set(settings.algorithms) - ALL
+        if unknown:
+            raise ConfigurationError(f"tokens.algorithms: there is no {sorted(unknown)[0]!r}; known are {', '.join(sorted(ALL))}")
+        self._allowed = frozenset(settings.algorithms) or ALL
+        secrets = [secret for secret in (settings.hmac_secret, *settings.previous_hmac_secrets) if secret]
+        _check_secrets("hmac_secret", [settings.hmac_secret])
+        _check_secrets("previous_hmac_secrets", settings.previous_hmac_secrets)
+        self._static = [Key(HMAC & self._allowed, secret) for secret in secrets]
+        if settings.public_key_file:
+            self._static += [Key(of & self._allowed, key) for of, key in _from_file(settings.public_key_file)]
+        self._url = settings.jwks_url
+        if self._url and not self._url.startswith(("https://", "http://")):
+            raise ConfigurationError("tokens.jwks_url is an http(s) URL")
+        self._fetched: list[Key] = []
+        self._fetching: asyncio.Task[bool] | None = None
+        self._asked = float("-inf")
+
+    @property
+    def has_url(self) -> bool:
+        return bool(self._url)
+
+    def __bool__(self) -> bool:
+        return bool(self._static or self._url)
+
+    def of(self, algorithm: str, id: str) -> list[Key]:
+        """The keys that a token of this header may be signed with."""
+        known = (key for key in (*self._static, *self._fetched) if algorithm in key.algorithms)
+        return [key for key in known if not key.id or not id or key.id == id]
+
+    def may_learn(self, id: str) -> bool:
+        """Whether asking the key server may bring a key that fits: it is being asked, or was not just now."""
+        asking = self._fetching is not None and not self._fetching.done()
+        unknown = bool(id) and all(key.id != id for key in self._fetched)
+        return bool(self._url) and unknown and (asking or time.monotonic() - self._asked >= ASK_SECONDS)
+
+    async def learn(self) -> None:
+        """Asks the key server; whoever asks meanwhile waits for the same answer."""
+        if self._fetching is None or self._fetching.done():
+            self._asked = time.monotonic()
+            self._fetching = asyncio.create_task(self._fetch())
+        await asyncio.shield(self._fetching)
+
+    async def keep_fresh(self) -> None:
+        """Runs until cancelled; for keys with a URL."""
+        while True:
+            await self.learn()
+            await asyncio.sleep(REFRESH_SECONDS if self._fetched else ASK_SECONDS)
+
+    async def _fetch(self) -> bool:
+        try:
+            found = _from_jwks(await asyncio.to_thread(_get, self._url))
+        except Exception as error:  # whatever somebody else's server makes of it, the keys that are known stay
+            log.warning("tokens.jwks_url could not be read: %s; %d keys stay", " ".join(str(error).split()), len(self._fetched))
+            return False
+        self._fetched = [Key(key.algorithms & self._allowed, key.material, key.id) for key in found]
+        log.debug("%d keys from tokens.jwks_url", len(found))
+        return True
+
+
+def _check_secrets(name: str, secrets: list[str]) -> None:
+    try:
+        for secret in filter(None, secrets):
+            HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
+    except jwt.InvalidKeyError as error:
+        raise ConfigurationError(f"tokens.{name} cannot be used: {error}; public keys belong into tokens.public_key_file") from None
+
+
+def _get(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=FETCH_SECONDS) as answer:
+        text = answer.read(JWKS_BYTES + 1)
+    if len(text) > JWKS_BYTES:
+        raise ValueError(f"longer than {JWKS_BYTES} bytes")
+    return text
+
+
+class _Set(msgspec.Struct):
+    keys: list[dict[str, Any]]
+
+
+def _from_jwks(text: bytes) -> list[Key]:
+    """Keys of kinds we do not know are passed over, as RFC 7517, 5 asks; so are secrets, which have no business there."""
+    found = []
+    for each in msgspec.json.decode(text, type=_Set).keys:
+        if each.get("use", "sig") != "sig" or each.get("kty") == "oct":
+            continue
+        try:
+            key = jwt.PyJWK(each, algorithm=each.get("alg") or _default_algorithm(each)).key
+            algorithms = _algorithms_of(key)
+        except Exception as error:  # one odd key must not hide the others
+            log.debug("a key of tokens.jwks_url is not used: %s", error)
+            continue
+        named = each.get("alg")
+        found.append(Key(algorithms & {named} if named else algorithms, key, str(each.get("kid") or "")))
+    return found
+
+
+def _default_algorithm(key: dict[str, Any]) -> str | None:
+    return "RS256" if key.get("kty") == "RSA" else None
+
+
+def _from_file(path: str) -> Iterable[tuple[frozenset[str], Any]]:
+    try:
+        blocks = _PEM.findall(Path(path).expanduser().read_bytes())
+        keys = [load_pem_public_key(block) for block in blocks]
+        if not keys:
+            raise ValueError("it holds no public key in PEM")
+        return [(_algorithms_of(key), key) for key in keys]
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"tokens.public_key_file {path} cannot be used: {error}") from None
+
+
+def _algorithms_of(key: Any) -> frozenset[str]:
+    """Raises ValueError for a key of a kind that signs no token, or is too short."""
+    if isinstance(key, rsa.RSAPublicKey):
+        if key.key_size < RSA_BITS:
+            raise ValueError(f"an RSA key of {key.key_size} bits; {RSA_BITS} are needed")
+        return RSA
+    if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in CURVES:
+        return frozenset({CURVES[key.curve.name]})
+    if isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
+        return EDWARDS
+    raise ValueError("a public RSA, elliptic curve or Edwards key is needed")

@@ -1,0 +1,21 @@
+"""Pace: token buckets, each one number. Pure: the clock is an argument.
+
+A bucket holds a second's worth, at least one. ``used_up_to`` is the time up to which its allowance is spent: a use moves it
+by 1/rate, and one that would move it more than the bucket's second ahead of now is refused. (Known as GCRA, ITU-T I.371.)
+"""
+
+from __future__ import annotations
+
+__all__ = ["use"]
+
+ROUNDING = 1e-6  # seconds: what adding thirds of a second leaves behind
+
+
+def use(used_up_to: float, now: float, rate: float) -> float | None:
+    """``used_up_to`` after one use, None if the bucket is empty. ``rate`` is uses a second, 0 for no limit."""
+    if not rate:
+        return used_up_to
+    start = max(used_up_to, now)
+    if start - now > max(0.0, 1 - 1 / rate) + ROUNDING:
+        return None
+    return start + 1 / rate

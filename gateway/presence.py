@@ -1,0 +1,171 @@
+"""Presence: which clients follow a channel, on whatever process. Kept in Valkey, told by joins and leaves.
+
+Who comes and goes is gathered for a moment and written channel by channel, so that a storm of clients is a few calls. What a
+process wrote is listed in a set of its own, ``gw:present:{process}``, before it is written: should the process die, which its
+lapsed lease tells (``Control.beat``), another one takes its clients out and announces their leaves. One lease a process, so
+a heartbeat costs the same however many clients there are. A process that was given up by mistake writes all of its own anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import msgspec
+
+from .config import Config
+from .control import Control
+from .errors import StoreError, UnknownChannel
+from .protocol import encode
+from .store.history import History
+
+__all__ = ["Presence"]
+
+log = logging.getLogger("gateway.presence")
+
+GATHER_SECONDS = 0.1
+AT_ONCE = 500  # clients of one call
+GONE = b""
+
+Item = TypeVar("Item")
+
+
+class _User(msgspec.Struct):
+    user: str = ""
+
+
+_user = msgspec.json.Decoder(_User)
+
+
+class Presence:
+    def __init__(self, config: Config, history: History, control: Control, process: str) -> None:
+        self._config = config
+        self._history = history
+        self._control = control
+        self._process = process
+        self._present: dict[tuple[str, str], bytes] = {}  # (channel, client) → ClientInfo, of this process
+        self._changes: dict[str, dict[str, bytes]] = {}  # channel → client → ClientInfo or GONE: not written yet
+        self._changed = asyncio.Event()
+        self._burials: set[asyncio.Task[None]] = set()
+
+    def enter(self, channel: str, client: str, info: bytes) -> None:
+        self._present[channel, client] = info
+        self._change(channel, client, info)
+
+    def leave(self, channel: str, client: str) -> None:
+        """Leaving without having entered changes nothing."""
+        if self._present.pop((channel, client), None) is not None:
+            self._change(channel, client, GONE)
+
+    def _change(self, channel: str, client: str, info: bytes) -> None:
+        self._changes.setdefault(channel, {})[client] = info
+        self._changed.set()
+
+    # Asking. Raises StoreError.
+
+    async def clients(self, channel: str) -> bytes:
+        """JSON: client → ClientInfo."""
+        found = await self._history.commands.call(b"HGETALL", self._history.layout.presence(channel))
+        pairs = zip(found[::2], found[1::2], strict=True)
+        return b"{%b}" % b",".join([b"%b:%b" % (encode(client.decode()), info) for client, info in pairs])
+
+    async def counts(self, channel: str) -> tuple[int, int]:
+        """How many clients and users; the anonymous count as one user."""
+        infos = await self._history.commands.call(b"HVALS", self._history.layout.presence(channel))
+        return len(infos), len({_user.decode(info).user for info in infos})
+
+    # Writing.
+
+    async def keep(self) -> None:
+        """Writes what changed, until cancelled. While Valkey is away the changes wait; the newest of a client counts."""
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(GATHER_SECONDS)
+            self._changed.clear()
+            changes, self._changes = self._changes, {}
+            try:
+                await self._write(self._process, changes)
+            except StoreError as error:
+                log.debug("presence waits: %s", error)
+                for channel, clients in changes.items():
+                    self._changes[channel] = clients | self._changes.get(channel, {})
+                self._changed.set()
+                await asyncio.sleep(1.0)
+
+    async def _write(self, process: str, changes: dict[str, dict[str, bytes]]) -> None:
+        """First the list, then the presence, then the list again: it never lacks what is there."""
+        registry = self._registry(process)
+        came = [_entry(channel, client) for channel, clients in changes.items() for client, info in clients.items() if info]
+        went = [_entry(channel, client) for channel, clients in changes.items() for client, info in clients.items() if not info]
+        call = self._history.commands.call
+        for some in _parts(came):
+            await call(b"SADD", registry, *some)
+        await asyncio.gather(*[self._write_channel(channel, clients) for channel, clients in changes.items()])
+        for some in _parts(went):
+            await call(b"SREM", registry, *some)
+
+    async def _write_channel(self, channel: str, clients: dict[str, bytes]) -> None:
+        key, told = self._history.layout.presence(channel), self._told(channel)
+        for some in _parts(clients.items()):
+            await self._history.call(b"gateway_presence", [key], told, *(word for pair in some for word in pair))
+
+    def _told(self, channel: str) -> str:
+        try:
+            return "0" if self._config.rules(channel).join_leave == "off" else "1"
+        except UnknownChannel:  # another gateway's namespace
+            return "1"
+
+    def _registry(self, process: str) -> str:
+        return f"{self._history.layout.prefix}:present:{process}"
+
+    # Life and death.
+
+    def write_anew(self) -> None:
+        """Valkey does not know this process: it was emptied, or somebody took us for dead."""
+        for (channel, client), info in self._present.items():
+            self._change(channel, client, info)
+
+    def bury(self, processes: list[str]) -> None:
+        for process in processes:
+            task = asyncio.create_task(self._bury(process))
+            self._burials.add(task)
+            task.add_done_callback(self._burials.discard)
+
+    async def _bury(self, process: str) -> None:
+        """Several may do this at once: a client leaves once."""
+        try:
+            listed = await self._history.commands.call(b"SMEMBERS", self._registry(process))
+            changes: dict[str, dict[str, bytes]] = {}
+            for entry in listed:
+                client, _, channel = entry.decode().partition(" ")
+                changes.setdefault(channel, {})[client] = GONE
+            await self._write(process, changes)
+            await self._control.bury(process)
+        except StoreError as error:
+            log.debug("process %s is not buried yet: %s", process, error)
+            return
+        if listed:
+            log.info("process %s is gone; %d of its subscriptions were taken out of presence", process, len(listed))
+
+    async def close(self) -> None:
+        """All clients are gone; says so, if Valkey hears it at once."""
+        for channel, client in list(self._present):
+            self.leave(channel, client)
+        changes, self._changes = self._changes, {}
+        try:
+            async with asyncio.timeout(2):
+                await self._write(self._process, changes)
+        except (StoreError, TimeoutError) as error:
+            log.debug("presence was not cleaned up: %s", error)  # another process does, once our lease is over
+
+
+def _entry(channel: str, client: str) -> str:
+    return f"{client} {channel}"
+
+
+def _parts(items: Iterable[Item]) -> Iterator[list[Item]]:
+    listed = list(items)
+    for start in range(0, len(listed), AT_ONCE):
+        yield listed[start : start + AT_ONCE]

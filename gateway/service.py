@@ -1,0 +1,229 @@
+"""A backend service that answers clients' rpc. Use it as ``gateway.rpc.Service``.
+
+    service = Service("valkey://localhost")             # no URL: the embedded server of a running `gateway serve`
+
+    @service.method("orders.cancel")
+    async def cancel(caller, data):                     # returns what is JSON; raises rpc.Failure(409, "it was shipped")
+        return {"cancelled": data["order"]}
+
+    service.serve()                                     # until SIGTERM or Ctrl-C; inside a loop: await service.run()
+
+Any number of instances share the work: each takes a request when it has a hand free. Requests whose deadline is over are
+dropped unserved, and a method is cancelled at its deadline, for its caller has been told that it failed. Told to end, an
+instance takes no more and finishes what it has. The leases are left to lapse, so that requests that come while the last instance
+is being restarted wait for the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from .calls import UNREADABLE, Caller, Request, Told, method_fault
+from .config import load
+from .errors import Failure, StoreError, Unavailable
+from .protocol import decode_json, raw_object
+from .retry import backoff
+from .store.commands import Commands
+from .store.connect import Address
+from .store.embedded import running_url
+from .store.layout import Layout
+
+__all__ = ["Service"]
+
+log = logging.getLogger("gateway.service")
+
+BLOCK_SECONDS = 1  # of one wait for a request: well below the silence after which Commands gives a connection up
+LEASE_SECONDS = 3  # two renewals may be late
+RENEW_SECONDS = 1.0
+
+Method = Callable[[Caller, Any], Awaitable[Any]]
+_encode = msgspec.json.Encoder().encode
+
+
+class Service:
+    """``concurrency`` is how many requests one instance has in hand at once; what more come wait in Valkey for any instance."""
+
+    def __init__(self, url: str = "", *, prefix: str = "gw", data_dir: str | Path = "", concurrency: int = 64) -> None:
+        self._url = url
+        self._data_dir = data_dir
+        self._layout = Layout(prefix)
+        self._concurrency = concurrency
+        self._methods: dict[bytes, tuple[str, Method]] = {}  # by the list that requests for it come in
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._running = False
+        self._ahead = 0.0  # seconds that Valkey's clock is ahead of ours
+
+    def method(self, name: str) -> Callable[[Method], Method]:
+        """Raises ValueError for a name that no service's method can have, RuntimeError once the service runs."""
+        if self._running:
+            raise RuntimeError("methods are registered before the service runs")
+        if fault := method_fault(name):
+            raise ValueError(fault)
+
+        def register(method: Method) -> Method:
+            self._methods[self._layout.rpc(name)[0]] = name, method
+            return method
+
+        return register
+
+    def serve(self) -> None:
+        """For a program that does nothing else: ``run`` in a loop of its own, until SIGTERM or SIGINT; a second one ends it at once."""
+        with contextlib.suppress(asyncio.CancelledError, KeyboardInterrupt):
+            asyncio.run(self._run_until_signalled())
+
+    async def _run_until_signalled(self) -> None:
+        running = asyncio.current_task()
+        assert running is not None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, running.cancel)
+        await self.run()
+
+    async def run(self) -> None:
+        """Serves until cancelled, then finishes what is under way: that takes the longest deadline at most.
+
+        Raises Unavailable if Valkey cannot be reached at the start; later it comes back by itself.
+        """
+        if not self._methods:
+            raise ValueError("the service has no method")
+        async with self._connected() as (queue, commands):
+            self._running = True
+            renewing = asyncio.create_task(self._keep_leases(commands))
+            taking = asyncio.create_task(self._take(queue, commands))
+            try:
+                # wait, unlike gather, leaves the two alone when this is cancelled: a request may be on its way to us.
+                await asyncio.wait((renewing, taking), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                self._running = False
+                renewing.cancel()
+                await asyncio.wait((renewing, taking))
+                while self._under_way:
+                    await asyncio.wait(self._under_way)
+            for task in (taking, renewing):
+                if not task.cancelled():
+                    task.result()  # neither ends by itself: it failed
+
+    @contextlib.asynccontextmanager
+    async def _connected(self) -> AsyncIterator[tuple[Commands, Commands]]:
+        """Two connections: what waits for requests holds up whatever stands behind it."""
+        address = Address(self._url or self._found_url())
+        async with contextlib.AsyncExitStack() as stack:
+            queue, commands = Commands(address, patience=BLOCK_SECONDS), Commands(address)
+            for each in (queue, commands):
+                stack.push_async_callback(each.close)
+                await each.start()
+            await self._renew(commands)
+            yield queue, commands
+
+    def _found_url(self) -> str:
+        config = load(data_dir=str(self._data_dir) if self._data_dir else None)
+        return config.valkey_url or running_url(config.data_path)
+
+    # Leases.
+
+    async def _keep_leases(self, commands: Commands) -> None:
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            try:
+                await self._renew(commands)
+            except StoreError as error:
+                log.warning("the leases were not renewed: %s", error)
+
+    async def _renew(self, commands: Commands) -> None:
+        leases = [self._layout.rpc(name)[1] for name, _ in self._methods.values()]
+        renewals = [commands.call(b"SET", lease, os.getpid(), b"EX", LEASE_SECONDS) for lease in leases]
+        now, *_ = await asyncio.gather(commands.call(b"TIME"), *renewals)
+        self._ahead = int(now[0]) + int(now[1]) / 1e6 - time.time()
+
+    # Requests.
+
+    async def _take(self, queue: Commands, commands: Commands) -> None:
+        free, lists, failures = asyncio.Semaphore(self._concurrency), list(self._methods), 0
+        while self._running:
+            await free.acquire()
+            try:
+                taken = await queue.call(b"BRPOP", *lists, BLOCK_SECONDS) if self._running else None
+                failures = 0
+            except StoreError as error:
+                taken, failures = None, failures + 1
+                if failures == 1:
+                    log.warning("no requests: %s; trying again", error)
+                await asyncio.sleep(backoff(failures, 0.05, 1.0))
+            if taken is None:
+                free.release()
+                continue
+            lists.append(lists.pop(0))  # BRPOP looks at the first list first: no method starves another
+            self._spawn(self._serve(commands, *taken), free)
+
+    def _spawn(self, work: Any, free: asyncio.Semaphore) -> None:
+        task = asyncio.create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        task.add_done_callback(lambda _: free.release())
+
+    async def _serve(self, commands: Commands, key: bytes, text: bytes) -> None:
+        name, method = self._methods[key]
+        try:
+            request = decode_json(text, Request)
+        except UNREADABLE as error:
+            log.warning("%s: a request that cannot be read: %s", name, str(error)[:200])
+            return
+        deadline = request.deadline / 1000 - self._ahead
+        if deadline <= time.time():
+            log.info("%s: a request whose deadline is over is dropped", name)
+            return
+        answer = await _answer(name, method, request, deadline)
+        if answer is not None:
+            await _send(commands, name, request, answer, deadline)
+
+
+async def _answer(name: str, method: Method, request: Request, deadline: float) -> dict[str, bytes] | None:
+    """``data`` or ``error`` of the reply, as JSON; None if its time is over."""
+    try:
+        info, data = decode_json(bytes(request.info), Any), decode_json(bytes(request.data), Any)
+    except UNREADABLE as error:
+        return _error(107, f"the data cannot be read: {error}")
+    try:
+        async with asyncio.timeout(deadline - time.time()) as limit:
+            result = _encode(await method(Caller(request.user, request.client, info, deadline), data))
+    except Failure as failure:
+        return _error(failure.code, failure.message, failure.temporary)
+    except Exception:
+        if limit.expired():
+            log.warning("%s was cancelled at its deadline", name)
+            return None
+        log.exception("%s failed", name)
+        return _error(100, "internal server error")
+    if len(result) > request.limit:
+        return _error(106, f"a reply of {len(result)} bytes; limits.rpc_bytes is {request.limit}")
+    return {"data": result}
+
+
+def _error(code: int, message: str, temporary: bool = False) -> dict[str, bytes]:
+    return {"error": _encode(Told(code, message.encode(errors="replace").decode(), temporary))}
+
+
+async def _send(commands: Commands, name: str, request: Request, answer: dict[str, bytes], deadline: float) -> None:
+    """Again if the connection broke: a reply that comes twice harms nobody."""
+    reply = raw_object({"id": _encode(request.id), **answer})
+    attempt = 0
+    while time.time() < deadline:
+        try:
+            await commands.call(b"PUBLISH", request.reply_to, reply)
+            return
+        except Unavailable:
+            attempt += 1
+            await asyncio.sleep(backoff(attempt, 0.05, 1.0))
+        except StoreError as error:
+            log.warning("%s: a reply was not sent: %s", name, error)
+            return
+    log.warning("%s: a reply was not sent before its deadline", name)

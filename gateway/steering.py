@@ -1,0 +1,94 @@
+"""Steering: what a service asks of the clients of this process, wherever it asked. Each message comes to every process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+import msgspec
+
+from . import __version__
+from .control import Disconnection, Message, Question, Refreshing, Revocation, Subscribing, Unsubscribing
+from .errors import Disconnect
+from .node import Client, Node
+from .permissions import ServerSide
+from .protocol import encode
+from .publication import Position
+
+__all__ = ["Steering"]
+
+log = logging.getLogger("gateway.control")
+
+
+class Steering:
+    """``obey`` takes what ``Control`` hears, ``answer`` what it is asked."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def obey(self, message: Message) -> None:
+        if isinstance(message, Revocation):
+            self._node.revoked.add(message.user, message.token_id, message.before, message.until)
+            for client in list(self._node.clients):
+                if client.client and self._node.revoked.covers(client.identity):
+                    client.close(Disconnect(3500, "its token was revoked"))
+                else:
+                    client.end_revoked(self._node.revoked.covers)
+            return
+        for client in list(self._meant(message)):
+            self._apply(client, message)
+
+    def _meant(self, message: Message) -> Iterable[Client]:
+        """Those of the user, or the one that is named; of both, the one if it is the user's."""
+        theirs = self._node.users.get(message.user, ()) if message.user else self._node.clients
+        if message.user or message.client:
+            return [client for client in theirs if client.client and message.client in ("", client.client)]
+        return []
+
+    def _apply(self, client: Client, message: Message) -> None:
+        if isinstance(message, Subscribing):
+            since = None if message.epoch is None else Position(message.epoch, message.offset)
+            client.add(message.channel, ServerSide(_given(message.info), _given(message.data)), since, message.expire_at)
+        elif isinstance(message, Unsubscribing):
+            client.remove(message.channel)
+        elif isinstance(message, Disconnection):
+            if client.client not in message.whitelist:
+                client.close(Disconnect(message.code, "by the server API", reason=message.reason))
+        elif isinstance(message, Refreshing):
+            if message.expired:
+                client.close(Disconnect(3005, "by the server API"))
+            else:
+                info = _given(message.info) or client.identity.info
+                client.renew(client.identity._replace(expires_at=message.expire_at, info=info))
+
+    def answer(self, question: Question) -> bytes:
+        if question.what == "channels":
+            return encode({name: count for name, count in self._node.hub.subscribers().items() if fnmatchcase(name, question.pattern or "*")})
+        if question.what == "info":
+            return encode(self._info())
+        return b"null"
+
+    def _info(self) -> dict[str, object]:
+        node = self._node
+        statistics = node.hub.statistics()
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return {
+            "uid": node.uid,
+            "name": f"{os.uname().nodename}_{node.config.port}",
+            "version": __version__,
+            "num_clients": len(node.clients),
+            "num_users": len(node.users),
+            "num_channels": statistics["channels"],
+            "num_subs": statistics["subscriptions"],
+            "uptime": int(time.monotonic() - node.started),
+            "process": {"cpu": usage.ru_utime + usage.ru_stime, "rss": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)},
+        }
+
+
+def _given(raw: msgspec.Raw) -> bytes | None:
+    return None if bytes(raw) == b"null" else bytes(raw)

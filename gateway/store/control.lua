@@ -1,0 +1,62 @@
+-- Between gateways: messages that every one of them hears, who of them is alive, and which clients are where. Behind
+-- functions.lua, in the same library.
+--
+--   gw:control   stream of the newest messages, for a gateway whose link was away; its name is the Pub/Sub channel, too
+--   gw:nodes     sorted set: process → unix ms of its last beat
+--   gw:{C}:presence   hash: client → ClientInfo, of those who follow channel C
+
+local CONTROL_KEPT = 1000
+
+-- gateway_control 1 gw:control MESSAGE → id. What is announced is the id, a newline, the message.
+-- Atomic, because ids must be announced in the order in which they stand in the stream.
+local function gateway_control(keys, args)
+  local id = redis.call('XADD', keys[1], 'MAXLEN', '~', CONTROL_KEPT, '*', 'm', args[1])
+  redis.call(ANNOUNCE, keys[1], id .. '\n' .. args[1])
+  return id
+end
+
+-- gateway_beat 1 gw:nodes PROCESS LEASE_MS → [1 if the process was not known, processes whose lease is over …]
+--   PROCESS is alive. LEASE_MS 0: it leaves.
+-- Atomic, because the clock of all leases is Valkey's, and none may be judged by another's.
+local function gateway_beat(keys, args)
+  local now, lease = now_ms(), tonumber(args[2])
+  if lease == 0 then
+    redis.call('ZREM', keys[1], args[1])
+    return {0}
+  end
+  local answer = {redis.call('ZADD', keys[1], number(now), args[1])}
+  for _, process in ipairs(redis.call('ZRANGEBYSCORE', keys[1], '-inf', '(' .. number(now - lease))) do
+    table.insert(answer, process)
+  end
+  return answer
+end
+
+-- gateway_presence 1 gw:{C}:presence TOLD [CLIENT INFO]… → how many came or went
+--   A client with INFO (JSON) is there, one with '' is gone. TOLD '1': whoever comes or goes is announced, '@join INFO' or '@leave INFO'.
+-- Atomic, because who joined or left must be told exactly when the hash says so for the first time.
+local function gateway_presence(keys, args)
+  local base = string.match(keys[1], '^(.*{[^{}]+}):presence$')
+  if not base then
+    error({err = 'GATEWAY the key is gw:{C}:presence'})
+  end
+  local changed = 0
+  for i = 2, #args, 2 do
+    local client, info, kind = args[i], args[i + 1], nil
+    if info ~= '' then
+      kind = redis.call('HSET', keys[1], client, info) == 1 and '@join ' or nil
+    else
+      info = redis.call('HGET', keys[1], client)
+      kind = info and '@leave ' or nil
+      redis.call('HDEL', keys[1], client)
+    end
+    if kind then
+      changed = changed + 1
+      if args[1] == '1' then redis.call(ANNOUNCE, base, kind .. info) end
+    end
+  end
+  return changed
+end
+
+redis.register_function('gateway_control', gateway_control)
+redis.register_function('gateway_beat', gateway_beat)
+redis.register_function{function_name = 'gateway_presence', callback = gateway_presence, flags = {'allow-oom'}}

@@ -1,0 +1,716 @@
+"""WebSocket in two halves, as PROTOCOL.md 1.12 has it: replies as a stream, commands by POST, at two gateways of one prefix."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import pytest
+import uvicorn
+from playwright.async_api import async_playwright
+
+from gateway.app import create_app
+from gateway.config import Config
+
+from .clients import RULES, SECONDS, Socket, Stream, client, lines, publish_many
+from .conftest import SECRET, RunningGateway, Start, until
+
+KINDS = ("sse", "http_stream")
+ORIGIN = "https://app.example.org"
+MESSAGE_BYTES = 65536
+SETTINGS = f'allowed_origins = ["{ORIGIN}"]\n' + RULES
+FILL = "x" * 60000
+
+
+class Pair(NamedTuple):
+    here: RunningGateway
+    there: RunningGateway
+
+
+@pytest.fixture(scope="module")
+def pair(start_gateway_once: Start) -> Pair:
+    return Pair(start_gateway_once(SETTINGS), start_gateway_once(SETTINGS))
+
+
+@pytest.fixture(scope="module")
+def gateway(pair: Pair) -> RunningGateway:
+    return pair.here
+
+
+@pytest.fixture(scope="module")
+def restless(start_gateway_once: Start) -> RunningGateway:
+    """Pings come fast, and who is slow is so for a second."""
+    return start_gateway_once("ping_seconds = 1\npong_seconds = 0.9\n" + RULES + "[limits]\nslow_seconds = 1\n")
+
+
+@pytest.fixture
+def channel() -> str:
+    return f"chat:{secrets.token_hex(6)}"
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+class Line:
+    """One emulated connection: the stream, and POSTs to ``post_to``."""
+
+    def __init__(self, stream: Stream, kind: str, post_to: Any) -> None:
+        self.stream = stream
+        self.kind = kind
+        self.post_to = post_to
+        self.connected: dict[str, Any] = {}
+        self.pings = 0
+        self._id = 100
+        self._read = len(b"\r\n") if kind == "sse" else 0
+        self._objects: deque[dict[str, Any]] = deque()
+
+    def _parse(self) -> None:
+        body, end = self.stream.body, b"\n\n" if self.kind == "sse" else b"\n"
+        while (found := body.find(end, self._read)) >= 0:
+            text = bytes(body[self._read : found])
+            self._read = found + len(end)
+            assert self.kind != "sse" or text.startswith(b"data: ") or text == b"", text
+            message = json.loads(text.removeprefix(b"data: "))
+            self.pings += message == {}
+            if message:
+                self._objects.append(message)
+
+    async def next(self, seconds: float = SECONDS) -> dict[str, Any]:
+        """The next object that is not a ping."""
+        async with asyncio.timeout(seconds):
+            while not self._objects:
+                assert not self.stream.over, "the stream ended"
+                await self.stream._chunk()
+                self._parse()
+        return self._objects.popleft()
+
+    async def end(self, seconds: float = SECONDS) -> list[dict[str, Any]]:
+        """Everything up to the end of the stream."""
+        async with asyncio.timeout(seconds):
+            while not self.stream.over:
+                await self.stream._chunk()
+        self._parse()
+        assert await self.stream.raw.rest() == b"", "nothing follows, and the connection is closed"
+        return list(self._objects)
+
+    async def ended(self) -> tuple[int, str]:
+        disconnect = (await self.end())[-1]["push"]["disconnect"]
+        return disconnect["code"], disconnect["reason"]
+
+    async def post(self, *commands: Any, gateway: Any = None) -> int:
+        return await post(gateway or self.post_to, self.connected["session"], self.connected["node"], lines(*commands))
+
+    async def ask(self, method: str, /, gateway: Any = None, **request: Any) -> dict[str, Any]:
+        self._id += 1
+        assert await self.post({"id": self._id, method: request}, gateway=gateway) == 204
+        answer = await self.next()
+        assert answer["id"] == self._id, answer
+        return answer
+
+    async def publication(self) -> Any:
+        return (await self.next())["push"]["pub"]["data"]
+
+
+async def post(gateway: Any, session: str, node: str, data: str) -> int:
+    body = json.dumps({"session": session, "node": node, "data": data}, ensure_ascii=False).encode()
+    return (await asyncio.to_thread(gateway.http, "POST", "/emulation", body))[0]
+
+
+@contextlib.asynccontextmanager
+async def opened(gateway: Any, kind: str, *commands: Any, post_to: Any = None, small: bool = False, headers: dict[str, str] | None = None) -> AsyncIterator[Line]:
+    """The stream of a request that holds these commands; nothing of it is read yet."""
+    async with await Socket.open(gateway, small=small) as raw:
+        message = lines(*commands)
+        listed = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+        if kind == "sse":
+            request = f"GET /connection/sse?cf_connect={quote(message)} HTTP/1.1\r\nHost: gateway.test\r\n{listed}\r\n"
+        else:
+            size = len(message.encode())
+            request = f"POST /connection/http_stream HTTP/1.1\r\nHost: gateway.test\r\nContent-Length: {size}\r\n{listed}\r\n{message}"
+        await raw.send(request.encode())
+        async with asyncio.timeout(SECONDS):
+            status, answered = await raw.head()
+        stream = Stream(raw, status, answered)
+        if answered.get("transfer-encoding") != "chunked":
+            stream.body += await raw.reader.readexactly(int(answered.get("content-length", 0)))
+            stream.over = True
+        yield Line(stream, kind, post_to or gateway)
+
+
+@contextlib.asynccontextmanager
+async def line(gateway: Any, kind: str, user: str = "u1", *, subscribe: str = "", **options: Any) -> AsyncIterator[Line]:
+    """A connected one; ``subscribe`` names a channel that it follows."""
+    token = options.pop("token", None) or gateway.token(user)
+    async with opened(gateway, kind, {"id": 1, "connect": {"token": token}}, **options) as found:
+        answer = await found.next()
+        assert "connect" in answer, answer
+        found.connected = answer["connect"]
+        if subscribe:
+            assert "subscribe" in await found.ask("subscribe", channel=subscribe)
+        yield found
+
+
+# The stream.
+
+
+async def test_the_reply_to_connect_says_where_commands_go(gateway: RunningGateway, kind: str) -> None:
+    async with line(gateway, kind) as one, line(gateway, kind) as two:
+        assert one.connected["node"] == two.connected["node"]
+        assert one.connected["session"] != two.connected["session"] and len(one.connected["session"]) >= 32
+        assert one.connected["session"] != one.connected["client"], "the id that others are told is not the one that speaks"
+        assert (one.connected["ping"], one.connected["pong"]) == (25, True)
+        assert list(one.connected["subs"]) == ["notifications:u1"]
+
+
+async def test_the_streams_look_as_the_sdk_expects(gateway: RunningGateway) -> None:
+    async with line(gateway, "sse") as events, line(gateway, "http_stream") as plain:
+        assert events.stream.headers["content-type"] == "text/event-stream; charset=utf-8"
+        assert events.stream.headers["cache-control"] == "no-store" and events.stream.headers["x-accel-buffering"] == "no"
+        assert events.stream.body.startswith(b'\r\ndata: {"id":1,"connect":') and events.stream.body.endswith(b"}\n\n")
+        assert plain.stream.body.startswith(b'{"id":1,"connect":') and plain.stream.body.count(b"\n") == 1
+
+
+async def test_a_websocket_is_told_of_no_session(gateway: RunningGateway) -> None:
+    async with client(gateway) as wire:
+        assert "session" not in wire.connected and "node" not in wire.connected
+
+
+async def test_sse_may_be_opened_by_post(gateway: RunningGateway) -> None:
+    async with await Socket.open(gateway) as raw:
+        body = lines({"id": 1, "connect": {"token": gateway.token()}}).encode()
+        await raw.send(b"POST /connection/sse HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        found = Line(Stream(raw, *await raw.head()), "sse", gateway)
+        assert "connect" in await found.next()
+
+
+async def test_it_subscribes_publishes_and_asks(gateway: RunningGateway, kind: str, channel: str) -> None:
+    async with line(gateway, kind, subscribe=channel) as here:
+        assert (await here.ask("rpc", method="gateway.whoami"))["rpc"]["data"]["user"] == "u1"
+        assert await here.post({"id": 7, "publish": {"channel": channel, "data": {"ü": "\n😀"}}}) == 204
+        got = [await here.next(), await here.next()]
+        assert {"id": 7, "publish": {}} in got
+        (pub,) = [message["push"]["pub"] for message in got if "push" in message]
+        assert (pub["data"], pub["offset"], pub["info"]["client"]) == ({"ü": "\n😀"}, 1, here.connected["client"])
+        assert len((await here.ask("history", channel=channel, limit=10))["history"]["publications"]) == 1
+        assert (await here.ask("unsubscribe", channel=channel))["unsubscribe"] == {}
+
+
+async def test_it_is_present(gateway: RunningGateway, kind: str, channel: str) -> None:
+    async with line(gateway, kind, subscribe=channel) as here:
+        async with asyncio.timeout(SECONDS):
+            while not (there := (await here.ask("presence", channel=channel))["presence"]["presence"]):
+                pass
+        assert list(there) == [here.connected["client"]]
+
+
+async def test_several_commands_of_one_post_are_answered_in_order(gateway: RunningGateway, kind: str, channel: str) -> None:
+    async with line(gateway, kind) as here:
+        commands = [{"id": number, "subscribe": {"channel": f"{channel}-{number}"}} for number in range(2, 8)]
+        assert await here.post(*commands) == 204
+        assert [(await here.next())["id"] for _ in commands] == [2, 3, 4, 5, 6, 7]
+
+
+async def test_it_recovers_what_it_missed_after_a_cut_line(gateway: RunningGateway, kind: str, channel: str) -> None:
+    async with line(gateway, kind, subscribe=channel) as here:
+        gateway.publish(channel, 1)
+        assert await here.publication() == 1
+    for number in (2, 3):
+        gateway.publish(channel, number)
+    epoch = gateway.api("history", channel=channel)["result"]["epoch"]
+    async with line(gateway, kind) as again:
+        result = (await again.ask("subscribe", channel=channel, recover=True, offset=1, epoch=epoch))["subscribe"]
+        assert result["recovered"] is True and [found["data"] for found in result["publications"]] == [2, 3]
+        gateway.publish(channel, 4)
+        assert await again.publication() == 4
+
+
+async def test_pings_come_and_pongs_may_come_twice(restless: RunningGateway, kind: str) -> None:
+    async with line(restless, kind) as here:
+        for wanted in (1, 2, 3):
+            async with asyncio.timeout(SECONDS):
+                while here.pings < wanted:
+                    await here.stream._chunk()
+                    here._parse()
+            assert await here.post("{}") == 204 and await here.post("{}") == 204
+        assert "rpc" in await here.ask("rpc", method="gateway.time")
+
+
+async def test_who_does_not_answer_pings_is_closed(restless: RunningGateway, kind: str) -> None:
+    async with line(restless, kind) as here:
+        assert await here.ended() == (3012, "no pong")
+
+
+async def test_a_service_steers_it_as_any_client(pair: Pair, kind: str) -> None:
+    user = secrets.token_hex(4)
+    async with line(pair.here, kind, user) as here:
+        await asyncio.to_thread(lambda: pair.there.api("disconnect", user=user, disconnect={"code": 4501, "reason": "go"}))
+        assert await here.ended() == (4501, "go")
+
+
+async def test_a_drain_sends_it_elsewhere(start_gateway: Start, kind: str) -> None:
+    gateway = start_gateway(RULES)
+    async with line(gateway, kind) as here:
+        gateway.process.send_signal(signal.SIGTERM)
+        assert await here.ended() == (3001, "shutdown")
+    assert gateway.stop() == 0
+
+
+# Refusals of connect.
+
+
+@pytest.mark.parametrize(
+    "token, answers",
+    [
+        ("garbage", [{"push": {"disconnect": {"code": 3500, "reason": "invalid token"}}}]),
+        (
+            "expired",
+            [{"id": 1, "error": {"code": 109, "message": "token expired"}}, {"push": {"disconnect": {"code": 3000, "reason": "connection closed"}}}],
+        ),
+    ],
+)
+async def test_a_refused_connect_is_told_and_the_stream_ends(gateway: RunningGateway, kind: str, token: str, answers: list[Any]) -> None:
+    given = gateway.token(seconds=-5) if token == "expired" else token
+    async with opened(gateway, kind, {"id": 1, "connect": {"token": given}}) as here:
+        assert here.stream.status == 200
+        assert await here.end() == answers
+
+
+@pytest.mark.parametrize("message", ["nonsense", "{}", '{"id":1,"rpc":{"method":"gateway.time"}}', '{"connect":{}}', "[" * 5000], ids=["text", "pong", "rpc", "no id", "deep"])
+async def test_what_is_not_a_connect_is_a_bad_request(gateway: RunningGateway, kind: str, message: str) -> None:
+    async with opened(gateway, kind, message) as here:
+        assert await here.ended() == (3501, "bad request")
+
+
+async def test_tokens_reach_no_log(gateway: RunningGateway, kind: str) -> None:
+    token = gateway.token("secretive")
+    async with line(gateway, kind, token=token) as here:
+        assert await here.post({"id": 5, "refresh": {"token": token + "x"}}) == 204
+        assert (await here.ended())[0] == 3500
+        assert token.rpartition(".")[2] not in gateway.log() and here.connected["session"] not in gateway.log()
+
+
+@pytest.mark.parametrize(
+    "method, path, body, headers, status",
+    [
+        ("GET", "/connection/sse", b"", {}, 400),
+        ("GET", "/connection/sse?cf_connect=%7B%7D&format=protobuf", b"", {}, 400),
+        ("POST", "/connection/http_stream", b"x" * (MESSAGE_BYTES + 1), {}, 413),
+        ("POST", "/connection/http_stream", b"\0\1", {"Content-Type": "application/octet-stream"}, 400),
+        ("GET", "/connection/http_stream", b"", {}, 405),
+        ("DELETE", "/connection/sse", b"", {}, 405),
+        ("GET", "/emulation", b"", {}, 405),
+        ("POST", "/connection/http_stream", b"{}", {"Origin": "https://evil.example.org"}, 403),
+        ("GET", "/connection/sse?cf_connect=%7B%7D", b"", {"Origin": "https://evil.example.org"}, 403),
+        ("POST", "/emulation", b"{}", {"Origin": "https://evil.example.org"}, 403),
+        ("OPTIONS", "/emulation", b"", {"Origin": "https://evil.example.org"}, 403),
+    ],
+)
+async def test_what_cannot_be_is_refused_plainly(
+    gateway: RunningGateway, method: str, path: str, body: bytes, headers: dict[str, str], status: int
+) -> None:
+    async with await Socket.open(gateway) as raw:
+        assert (await raw.request(method, path, headers, body))[0] == status
+
+
+async def test_a_connect_over_the_limit_is_refused_in_a_query_too(start_gateway: Start) -> None:
+    gateway = start_gateway(RULES + "[limits]\nmessage_bytes = 1000\n")
+    assert gateway.http("GET", f"/connection/sse?cf_connect={'x' * 1001}")[0] == 413
+    assert gateway.http("POST", "/connection/http_stream", b"x" * 1001)[0] == 413
+
+
+async def test_a_full_gateway_refuses_inside_the_stream(start_gateway: Start, kind: str) -> None:
+    gateway = start_gateway(RULES + "[limits]\nconnections = 1\n")
+    async with line(gateway, kind), opened(gateway, kind, {"id": 1, "connect": {"token": gateway.token()}}) as second:
+        assert await second.ended() == (3504, "connection limit")
+
+
+# POSTs.
+
+
+async def test_a_post_reaches_the_session_from_another_process(pair: Pair, kind: str, channel: str) -> None:
+    async with line(pair.here, kind, post_to=pair.there, subscribe=channel) as here:
+        assert (await here.ask("rpc", method="gateway.whoami"))["rpc"]["data"]["user"] == "u1"
+        text = '"' * 20000 + "\\ ü 😀 \n" * 1000
+        assert await here.post({"id": 9, "publish": {"channel": channel, "data": text}}) == 204
+        got = [await here.next(), await here.next()]
+        assert [message["push"]["pub"]["data"] for message in got if "push" in message] == [text]
+
+
+async def test_a_post_to_nobody_is_a_404(pair: Pair, kind: str) -> None:
+    async with line(pair.here, kind) as here, line(pair.there, kind) as there:
+        for reached in pair:
+            for node in (here.connected["node"], there.connected["node"], "", "nobody", "x" * 3000, "a\nb\0"):
+                assert await post(reached, "unknown", node, "{}") == 404
+            assert await post(reached, here.connected["session"], there.connected["node"], "{}") == 404
+            assert await post(reached, here.connected["client"], here.connected["node"], "{}") == 404
+        assert "rpc" in await here.ask("rpc", method="gateway.time"), "nobody else was harmed"
+
+
+async def test_a_post_after_the_stream_ended_is_a_404(pair: Pair, kind: str) -> None:
+    async with line(pair.here, kind) as here:
+        session, node = here.connected["session"], here.connected["node"]
+        assert await here.post("nonsense") == 204
+        assert await here.ended() == (3501, "bad request")
+        for reached in pair:
+            assert await post(reached, session, node, "{}") == 404
+    async with line(pair.here, kind) as cut:
+        session = cut.connected["session"]
+
+    async def gone() -> bool:
+        return await post(pair.there, session, node, "{}") == 404
+
+    async with asyncio.timeout(SECONDS):
+        while not await gone():
+            pass
+
+
+async def test_a_post_for_a_process_that_died_is_a_404(pair: Pair, start_gateway_once: Start, kind: str) -> None:
+    third = start_gateway_once(SETTINGS)
+    async with line(third, kind, post_to=pair.here) as here:
+        assert await here.post("{}") == 204
+        third.process.kill()
+        third.process.wait()
+
+        async with asyncio.timeout(SECONDS):
+            while await here.post("{}") != 404:
+                pass
+
+
+async def test_a_post_for_a_process_that_hangs_is_a_503(pair: Pair, start_gateway_once: Start) -> None:
+    third = start_gateway_once(SETTINGS)
+    async with line(third, "sse", post_to=pair.here) as here:
+        third.process.send_signal(signal.SIGSTOP)
+        try:
+            assert await here.post("{}") == 503
+        finally:
+            third.process.send_signal(signal.SIGCONT)
+        assert "rpc" in await here.ask("rpc", method="gateway.time")
+
+
+@pytest.mark.parametrize(
+    "body, status",
+    [
+        (b"", 400),
+        (b"nonsense", 400),
+        (b"\xff\xfe\x00", 400),
+        (b"[]", 400),
+        (b"{}", 400),
+        (b'{"session":1,"node":"","data":""}', 400),
+        (b'{"session":"","node":"","data":{}}', 400),
+        (b'{"session":"","node":"","data":"\xff"}', 400),
+        (b"[" * 10000, 400),
+        (json.dumps({"session": "", "node": "", "data": "x" * (MESSAGE_BYTES + 1)}).encode(), 413),
+        (b"x" * (3 * MESSAGE_BYTES), 413),
+    ],
+    ids=["empty", "text", "binary", "list", "nothing in it", "numbers", "object as data", "not UTF-8", "deep", "large data", "large"],
+)
+def test_a_post_that_is_none_is_refused(gateway: RunningGateway, body: bytes, status: int) -> None:
+    assert gateway.http("POST", "/emulation", body)[0] == status
+
+
+@pytest.mark.parametrize("data", ["", "\n", "{", '{"id":1}', "[" * 5000], ids=["empty", "newline", "half", "no method", "deep"])
+async def test_commands_that_are_none_end_the_session_as_over_websocket(pair: Pair, kind: str, data: str) -> None:
+    for reached in pair:
+        async with line(pair.here, kind) as here:
+            assert await post(reached, here.connected["session"], here.connected["node"], data) == 204
+            assert await here.ended() == (3501, "bad request")
+
+
+async def test_half_an_emoji_is_mended(pair: Pair, channel: str) -> None:
+    for reached in pair:
+        async with line(pair.here, "sse", subscribe=channel) as here:
+            command = json.dumps({"id": 3, "publish": {"channel": channel, "data": "\ud83d"}})
+            body = json.dumps({"session": here.connected["session"], "node": here.connected["node"], "data": command})
+            assert (await asyncio.to_thread(reached.http, "POST", "/emulation", body.encode()))[0] == 204
+            got = [await here.next(), await here.next()]
+            assert [message["push"]["pub"]["data"] for message in got if "push" in message] == ["\ufffd"]
+
+
+# Pages of other origins.
+
+
+@pytest.mark.parametrize("path", ["/emulation", "/connection/http_stream", "/connection/sse"])
+async def test_a_preflight_is_answered(gateway: RunningGateway, path: str) -> None:
+    asked = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    async with await Socket.open(gateway) as raw:
+        status, headers, _ = await raw.request("OPTIONS", path, asked)
+    assert status == 204
+    assert headers["access-control-allow-origin"] == ORIGIN and "POST" in headers["access-control-allow-methods"]
+    assert headers["access-control-allow-headers"] == "content-type" and headers["vary"] == "Origin"
+
+
+async def test_a_page_of_an_allowed_origin_may_read_every_answer(gateway: RunningGateway, kind: str) -> None:
+    async with line(gateway, kind, headers={"Origin": ORIGIN}) as here:
+        assert here.stream.headers["access-control-allow-origin"] == ORIGIN
+    for body in (b"", json.dumps({"session": "", "node": "", "data": ""}).encode()):
+        async with await Socket.open(gateway) as raw:
+            status, headers, _ = await raw.request("POST", "/emulation", {"Origin": ORIGIN}, body)
+            assert status in (400, 404) and headers["access-control-allow-origin"] == ORIGIN
+
+
+# Slow clients.
+
+
+async def test_a_slow_client_that_reads_on_gets_everything_once_and_in_order(gateway: RunningGateway, kind: str, channel: str) -> None:
+    endless = channel.replace("chat", "endless")
+    async with line(gateway, kind, subscribe=endless, small=True) as here:
+        await asyncio.to_thread(publish_many, gateway, endless, [{"n": number, "fill": FILL} for number in range(300)])
+        assert [(await here.publication())["n"] for _ in range(300)] == list(range(300))
+        gateway.publish(endless, "live again")
+        assert await here.publication() == "live again"
+
+
+async def test_a_client_that_never_reads_is_closed_as_slow(restless: RunningGateway, kind: str, channel: str) -> None:
+    async with line(restless, kind, user := secrets.token_hex(4), subscribe=channel, small=True) as here:
+        await asyncio.to_thread(publish_many, restless, channel, [{"n": number, "fill": FILL} for number in range(300)])
+        await until(lambda: f"client {here.connected['client']} closed: 3008 slow" in restless.log(), f"{user} is closed")
+        *published, last = await here.end()
+        assert last["push"]["disconnect"] == {"code": 3008, "reason": "slow"}
+        numbers = [message["push"]["pub"]["data"]["n"] for message in published]
+        assert numbers == list(range(len(numbers))), "what it did get is a run without a hole"
+
+
+async def test_commands_that_came_while_it_did_not_read_are_answered_when_it_does(gateway: RunningGateway, kind: str) -> None:
+    user = secrets.token_hex(4)
+    await asyncio.to_thread(publish_many, gateway, f"member:{user}", [FILL] * 60)
+    async with line(gateway, kind, user, small=True) as here:
+        for number in range(2, 62):  # more answers than sockets hold
+            assert await here.post({"id": number, "history": {"channel": f"member:{user}", "limit": -1}}) == 204
+        for number in range(62, 200):
+            assert await here.post({"id": number, "rpc": {"method": "gateway.time"}}) == 204
+        answers = [await here.next() for _ in range(198)]
+        assert sorted(answer["id"] for answer in answers) == list(range(2, 200)) and not any("error" in answer for answer in answers)
+        assert "rpc" in await here.ask("rpc", method="gateway.time")
+
+
+@pytest.mark.parametrize("waiting", [[{"id": 3, "rpc": {"method": "x", "data": FILL}}], [{"id": 3, "rpc": {}}] * 1000], ids=["large", "many"])
+async def test_who_sends_on_and_reads_nothing_is_ended(gateway: RunningGateway, kind: str, waiting: list[Any]) -> None:
+    """There is no socket to stop reading from; what waits has a bound of its own."""
+    user = secrets.token_hex(4)
+    await asyncio.to_thread(publish_many, gateway, f"member:{user}", [FILL] * 60)
+    async with line(gateway, kind, user, small=True) as here:
+        asked = {"id": 2, "history": {"channel": f"member:{user}", "limit": -1}}
+        for _ in range(60):  # more answers than sockets hold
+            assert await here.post(asked) == 204
+        async with asyncio.timeout(SECONDS):
+            while await here.post(*waiting) == 204:
+                pass
+        assert "closed: 3013 too many requests" in gateway.log()
+        assert (await here.end(30))[-1]["push"]["disconnect"]["code"] == 3013
+
+
+# Another server than ours: through ASGI.
+
+
+@pytest.fixture
+async def plain_server(valkey_url: str, tmp_path: Path) -> AsyncIterator[Any]:
+    """The application in uvicorn as it comes, which lends no transport."""
+    config = Config(prefix=f"p{secrets.token_hex(6)}", data_dir=str(tmp_path), tokens={"hmac_secret": SECRET})
+    server = uvicorn.Server(uvicorn.Config(create_app(config, valkey_url), port=0, log_config=None, ws="none", http="h11", lifespan="on"))
+    running = asyncio.create_task(server.serve())
+    await until(lambda: server.started, "started")
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield RunningGateway(None, tmp_path / "log", f"http://127.0.0.1:{port}", config.prefix, tmp_path)  # type: ignore[arg-type]
+    server.should_exit = True
+    await running
+
+
+async def test_it_works_in_another_asgi_server(plain_server: Any, kind: str) -> None:
+    async with line(plain_server, kind, subscribe="posts:1") as here:
+        assert (await here.ask("rpc", method="gateway.whoami"))["rpc"]["data"]["user"] == "u1"
+        assert await here.post("nonsense") == 204
+        async with asyncio.timeout(SECONDS):
+            while not here.stream.over:
+                await here.stream._chunk()
+        here._parse()
+        assert here._objects[-1]["push"]["disconnect"]["code"] == 3501
+
+
+# centrifuge of npm.
+
+SCRIPT = """
+const { Centrifuge } = require('centrifuge');
+const { EventSource } = require('eventsource');
+const [transport, streamUrl, postUrl, token] = process.argv.slice(2);
+const say = (kind, fields) => console.log(JSON.stringify({ kind, ...fields }));
+const client = new Centrifuge([{ transport, endpoint: `${streamUrl}/connection/${transport}` }], {
+  token, eventsource: EventSource, fetch, readableStream: ReadableStream, emulationEndpoint: `${postUrl}/emulation`,
+  minReconnectDelay: 50, maxReconnectDelay: 300,
+});
+client.on('connected', (ctx) => say('connected', { transport: ctx.transport }));
+client.on('disconnected', (ctx) => say('disconnected', { code: ctx.code }));
+client.on('connecting', (ctx) => say('connecting', { code: ctx.code }));
+client.on('error', () => {});
+client.on('publication', (ctx) => say('personal', { data: ctx.data }));
+const sub = client.newSubscription('chat:sdk-' + transport);
+sub.on('subscribed', (ctx) => say('subscribed', { wasRecovering: ctx.wasRecovering, recovered: ctx.recovered }));
+sub.on('publication', (ctx) => say('publication', { offset: ctx.offset, data: ctx.data }));
+sub.subscribe();
+client.connect();
+process.stdin.on('data', async (line) => {
+  const order = JSON.parse(line);
+  try {
+    if (order.publish) { await sub.publish(order.publish); say('published', {}); }
+    if (order.rpc) { const r = await client.rpc(order.rpc, null); say('rpc', { data: r.data }); }
+    if (order.presence) { const p = await sub.presence(); say('presence', { users: Object.values(p.clients).map((c) => c.user) }); }
+  } catch (error) { say('error', { code: error.code }); }
+});
+process.stdin.on('end', () => process.exit(0));
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def npm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Path]]:
+    """The folder where the SDK is installed; that goes on while other tests run."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(_install, tmp_path_factory.mktemp("npm"))
+
+
+def _install(folder: Path) -> Path:
+    command = ["npm", "install", "centrifuge", "eventsource", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(folder)]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    (folder / "follow.js").write_text(SCRIPT)
+    return folder
+
+
+class Script:
+    """The script as a process: what it says is read line by line."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.said: list[dict[str, Any]] = []
+
+    async def order(self, **order: Any) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(order).encode() + b"\n")
+
+    async def until(self, kind: str, count: int = 1) -> list[dict[str, Any]]:
+        """All that was said of this kind, once there are so many."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(20):
+            while len(found := [said for said in self.said if said["kind"] == kind]) < count:
+                text = await self.process.stdout.readline()
+                assert text, f"the script ended: {self.said}"
+                self.said.append(json.loads(text))
+        return found
+
+
+@contextlib.asynccontextmanager
+async def script(npm: Future[Path], kind: str, gateway: RunningGateway, post_to: RunningGateway, token: str) -> AsyncIterator[Script]:
+    if not (shutil.which("node") and shutil.which("npm")) and not os.environ.get("CI"):
+        pytest.skip("node and npm are not installed: centrifuge of npm was not tried")
+    folder = await asyncio.wrap_future(npm)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = await asyncio.create_subprocess_exec("node", "follow.js", kind, gateway.url, post_to.url, token, cwd=folder, **pipes)
+    try:
+        yield Script(process)
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        await process.wait()
+
+
+async def test_the_sdk_follows_speaks_and_recovers_over_two_processes(start_gateway: Start, npm: Future[Path], kind: str) -> None:
+    first, other = start_gateway(RULES), start_gateway(RULES)
+    name = f"chat:sdk-{kind}"
+    async with script(npm, kind, first, other, first.token("js")) as sdk:
+        assert (await sdk.until("connected"))[0]["transport"] == kind
+        assert (await sdk.until("subscribed"))[0]["wasRecovering"] is False
+        await sdk.order(publish={"n": 1})
+        await sdk.until("published")
+        other.publish(name, {"n": 2})
+        other.publish("notifications:js", "p1")
+        assert [(said["offset"], said["data"]["n"]) for said in await sdk.until("publication", 2)] == [(1, 1), (2, 2)]
+        await sdk.until("personal")
+        await sdk.order(rpc="gateway.whoami")
+        assert (await sdk.until("rpc"))[0]["data"]["user"] == "js"
+        async with asyncio.timeout(SECONDS):
+            asked = 0
+            while not asked or (await sdk.until("presence", asked))[-1]["users"] != ["js"]:
+                await sdk.order(presence=True)
+                asked += 1
+        first.process.kill()
+        first.process.wait()
+        for number in range(3, 60):
+            other.publish(name, {"n": number})
+        other.publish("notifications:js", "p2")
+        again = start_gateway(RULES, port=first.port)
+        await sdk.until("publication", 59)
+        again.publish(name, {"n": 60})
+        seen = await sdk.until("publication", 60)
+        assert [(said["offset"], said["data"]["n"]) for said in seen] == [(number, number) for number in range(1, 61)]
+        assert (await sdk.until("subscribed", 2))[1] == {"kind": "subscribed", "wasRecovering": True, "recovered": True}
+        assert [said["data"] for said in await sdk.until("personal", 2)] == ["p1", "p2"]
+        assert not [said for said in sdk.said if said["kind"] in ("disconnected", "error")]
+
+
+async def test_the_sdk_stays_away_after_an_invalid_token_and_comes_back_after_a_drain(
+    start_gateway: Start, npm: Future[Path], gateway: RunningGateway, kind: str
+) -> None:
+    async with script(npm, kind, gateway, gateway, "garbage") as sdk:
+        assert (await sdk.until("disconnected"))[0]["code"] == 3500
+    own = start_gateway(RULES)
+    async with script(npm, kind, own, own, own.token("js")) as sdk:
+        await sdk.until("subscribed")
+        assert await asyncio.to_thread(own.stop) == 0
+        start_gateway(RULES, port=own.port)
+        await sdk.until("connected", 2)
+        assert [said["code"] for said in await sdk.until("connecting", 2)][1] == 3001
+        await sdk.until("subscribed", 2)
+
+
+# The SDK in a browser that comes to no WebSocket.
+
+IN_BROWSER = """async ({ url, other, token, transports }) => {
+  window.WebSocket = class { constructor() { setTimeout(() => this.onclose?.({ code: 1006, reason: '' })); } close() {} };
+  const endpoint = (transport) => ({ transport, endpoint: `${transport === 'websocket' ? url.replace('http', 'ws') : url}/connection/${transport}` });
+  const options = { token, emulationEndpoint: `${other}/emulation`, minReconnectDelay: 50, maxReconnectDelay: 300 };
+  const client = new Centrifuge(transports.map(endpoint), options);
+  const first = (of, event) => new Promise((resolve) => of.once(event, resolve));
+  const sub = client.newSubscription('chat:browser');
+  const publication = first(sub, 'publication');
+  const connected = first(client, 'connected');
+  sub.subscribe();
+  client.connect();
+  const { transport } = await connected;
+  await sub.ready(5000);
+  await sub.publish({ from: transport });
+  const { data } = await publication;
+  const answer = await client.rpc('gateway.whoami', null);
+  client.disconnect();
+  return { transport, data, user: answer.data.user };
+}"""
+
+
+async def test_the_sdk_in_a_browser_gets_through_where_websocket_is_blocked(start_gateway: Start, npm: Future[Path], kind: str) -> None:
+    """The page's origin is neither that of the stream nor that of the POSTs, which reach another process."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None and not os.environ.get("CI"):
+        pytest.skip("there is no chromium: apt-get install chromium")
+    settings = 'allowed_origins = ["http://127.0.0.1:*"]\n' + RULES
+    here, there = start_gateway(settings), start_gateway(settings)
+    folder = await asyncio.wrap_future(npm)
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = await browser.new_page()
+        await page.goto(f"{there.url}/health/live")
+        await page.add_script_tag(content=(folder / "node_modules/centrifuge/dist/centrifuge.js").read_text())
+        arguments = {"url": here.url, "other": there.url.replace("127.0.0.1", "localhost"), "token": here.token("ann"), "transports": ["websocket", kind]}
+        said = await page.evaluate(IN_BROWSER, arguments)
+        await browser.close()
+    assert said == {"transport": kind, "data": {"from": kind}, "user": "ann"}

@@ -1,0 +1,120 @@
+"""Tags filters: what they admit, and what comes through a subscription that has one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from gateway.errors import BadRequest
+from gateway.filters import read_filter
+
+from .clients import client
+from .conftest import RunningGateway, Start
+
+DE = {"lang": "de", "price": "19.90"}
+
+
+def admits(tree: Any, tags: dict[str, str] | None) -> bool:
+    return read_filter(json.dumps(tree).encode()).admits(None if tags is None else json.dumps(tags).encode())
+
+
+@pytest.mark.parametrize(
+    ("cmp", "val", "here", "missing"),
+    [
+        ("eq", "de", True, False),
+        ("eq", "en", False, False),
+        ("neq", "en", True, True),
+        ("neq", "de", False, True),
+        ("in", ["de", "en"], True, False),
+        ("nin", ["fr"], True, True),
+        ("nin", ["de"], False, True),
+        ("ex", "", True, False),
+        ("nex", "", False, True),
+        ("sw", "d", True, False),
+        ("ew", "e", True, False),
+        ("ct", "x", False, False),
+    ],
+)
+def test_texts(cmp: str, val: Any, here: bool, missing: bool) -> None:
+    leaf = {"key": "lang", "cmp": cmp, **({"vals": val} if isinstance(val, list) else {"val": val})}
+    assert admits(leaf, DE) is here
+    assert admits(leaf, {}) is missing and admits(leaf, None) is missing
+    assert admits({"op": "not", "nodes": [leaf]}, DE) is not here
+
+
+@pytest.mark.parametrize(("cmp", "val", "result"), [("lt", "20", True), ("lte", "19.9", True), ("gt", "19.9", False), ("gte", "19.90", True)])
+def test_numbers_are_decimal(cmp: str, val: str, result: bool) -> None:
+    leaf = {"key": "price", "cmp": cmp, "val": val}
+    assert admits(leaf, DE) is result
+    for other in ({"price": "cheap"}, {"price": "NaN"}, {}):
+        assert not admits(leaf, other)
+
+
+def test_trees() -> None:
+    german, cheap = {"key": "lang", "cmp": "eq", "val": "de"}, {"key": "price", "cmp": "lt", "val": "10"}
+    assert not admits({"op": "and", "nodes": [german, cheap]}, DE)
+    assert admits({"op": "or", "nodes": [german, cheap]}, DE)
+
+
+DEEP: dict[str, Any] = {"key": "a", "cmp": "ex"}
+for _ in range(9):
+    DEEP = {"op": "not", "nodes": [DEEP]}
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {},
+        {"key": "a"},
+        {"key": "a", "cmp": "like"},
+        {"cmp": "eq", "val": "x"},
+        {"op": "xor", "nodes": [{"key": "a", "cmp": "ex"}]},
+        {"op": "and"},
+        {"op": "not", "nodes": [{"key": "a", "cmp": "ex"}] * 2},
+        {"op": "or", "nodes": [{"key": "a", "cmp": "ex"}] * 101},
+        {"key": "a", "cmp": "lt", "val": "cheap"},
+        {"key": "a", "cmp": "in", "vals": ["x"] * 101},
+        {"key": 1, "cmp": "ex"},
+        [],
+        DEEP,
+    ],
+)
+def test_what_is_no_filter_is_refused(tree: Any) -> None:
+    with pytest.raises(BadRequest):
+        read_filter(json.dumps(tree).encode())
+
+
+@pytest.fixture(scope="module")
+def gateway(start_gateway_once: Start) -> RunningGateway:
+    return start_gateway_once("[namespaces.news]\ntags_filter = true\n[namespaces.chat]\n")
+
+
+GERMAN = {"key": "lang", "cmp": "eq", "val": "de"}
+
+
+async def test_only_what_is_wanted_comes_live_and_caught_up(gateway: RunningGateway) -> None:
+    languages = ["de", "en", "de", None]
+    first = gateway.publish("news:1", 0, tags={"lang": "de"})
+    async with client(gateway) as one, client(gateway) as two, client(gateway) as everything:
+        for wire in (one, two):
+            await wire.result("subscribe", channel="news:1", tf=GERMAN)
+        await everything.result("subscribe", channel="news:1")
+        for number, lang in enumerate(languages, 1):
+            gateway.publish("news:1", number, **({"tags": {"lang": lang}} if lang else {}))
+        for wire in (one, two):
+            assert [pub["offset"] for pub in await wire.publications(2)] == [2, 4]
+        assert [pub["offset"] for pub in await everything.publications(4)] == [2, 3, 4, 5]
+    async with client(gateway) as late:
+        result = await late.result("subscribe", channel="news:1", tf=GERMAN, recover=True, epoch=first["epoch"], offset=1)
+        assert result["recovered"] is True
+        assert [pub["offset"] for pub in result["publications"]] == [2, 4]
+        gateway.publish("news:1", "now", tags={"lang": "de"})
+        assert (await late.publication())["offset"] == 6
+
+
+async def test_where_rules_do_not_allow_it_a_filter_is_a_bad_request(gateway: RunningGateway) -> None:
+    async with client(gateway) as wire:
+        assert await wire.error("subscribe", channel="chat:1", tf=GERMAN) == 107
+        assert await wire.error("subscribe", channel="news:1", tf={"key": "a", "cmp": "like"}) == 107

@@ -1,0 +1,83 @@
+"""Lifecycle events, as a backend reads them; and what browsers of other origins may."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from gateway.store.connect import Address
+
+from .clients import client, stream
+from .conftest import RunningGateway, Start, wait_until
+
+RULES = """
+events = true
+events_size = 1000
+allowed_origins = ["https://app.example.org"]
+[namespaces.chat]
+publish = "subscriber"
+"""
+
+
+@pytest.fixture
+def gateway(start_gateway: Start) -> RunningGateway:
+    return start_gateway(RULES)
+
+
+@pytest.fixture
+def valkey(valkey_url: str) -> Iterator[Any]:
+    with Address(valkey_url).sync_client() as client:
+        yield client
+
+
+def events(valkey: Any, gateway: RunningGateway, count: int) -> list[dict[str, str]]:
+    """The first ``count``, read by a consumer group, as backends do."""
+    key, group = f"{gateway.prefix}:events", "backend"
+    wait_until(lambda: valkey.xlen(key) >= count, f"{count} events")
+    valkey.xgroup_create(key, group, id="0", mkstream=True)
+    entries = valkey.xreadgroup(group, "one", {key: ">"}, count=count)[0][1]
+    return [{name.decode(): value.decode() for name, value in fields.items()} for _, fields in entries]
+
+
+async def test_the_life_of_a_connection_is_told_in_order_with_reasons(gateway: RunningGateway, valkey: Any) -> None:
+    async with client(gateway, "ann", subscribe="chat:1") as wire:
+        await wire.result("unsubscribe", channel="chat:1")
+        gateway.api("disconnect", user="ann", disconnect={"code": 4500, "reason": "enough"})
+        assert await wire.ended() == (4500, "enough")
+        id = wire.connected["client"]
+    told = events(valkey, gateway, 6)
+    assert {event["client"] for event in told} == {id} and {event["user"] for event in told} == {"ann"}
+    assert [(event["event"], event.get("channel", "")) for event in told] == [
+        ("subscribed", "notifications:ann"),
+        ("connected", ""),
+        ("subscribed", "chat:1"),
+        ("unsubscribed", "chat:1"),
+        ("disconnected", ""),
+        ("unsubscribed", "notifications:ann"),
+    ]
+    assert (told[4]["code"], told[4]["reason"]) == ("4500", "enough")
+    assert all(event["ms"].isdigit() and event["process"] for event in told)
+
+
+async def test_event_streams_have_a_life_too(gateway: RunningGateway, valkey: Any) -> None:
+    async with stream(gateway, "chat:1", user="bob") as opened:
+        await opened.next()
+    told = [(event["event"], event["user"]) for event in events(valkey, gateway, 4)]
+    assert told == [(name, "bob") for name in ("connected", "subscribed", "unsubscribed", "disconnected")]
+
+
+def test_it_is_off_unless_asked_for(start_gateway: Start, valkey: Any) -> None:
+    gateway = start_gateway('[namespaces.chat]\npublish = "subscriber"')
+    gateway.publish("chat:1", 1)
+    gateway.stop()
+    assert not valkey.exists(f"{gateway.prefix}:events")
+
+
+@pytest.mark.parametrize("path", ["/history", "/inbox", "/inbox/read", "/sse"])
+def test_a_page_of_an_allowed_origin_may_call_with_a_token(gateway: RunningGateway, path: str) -> None:
+    headers = {"Origin": "https://app.example.org", "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    assert gateway.http("OPTIONS", path, headers=headers)[0] == 204
+    assert gateway.http("OPTIONS", path, headers=headers | {"Origin": "https://evil.example.org"})[0] == 403
+    assert gateway.http("OPTIONS", path)[0] == 403

@@ -1,0 +1,599 @@
+"""Clients ask, services answer: real gateways, a real Valkey, services in Python and by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import valkey
+
+from gateway.errors import Unavailable
+from gateway.rpc import Caller, Failure, Service
+from gateway.store.embedded import socket_path
+
+from .clients import client
+from .conftest import RunningGateway, Start, until
+
+IMPATIENT = "rpc_seconds = 0.7\n[limits]\nrpc_bytes = 1000\nrpc_queue = 3\n"
+
+
+@pytest.fixture(scope="module")
+def gateway(start_gateway_once: Start) -> RunningGateway:
+    return start_gateway_once()
+
+
+@pytest.fixture(scope="module")
+def impatient(start_gateway_once: Start, gateway: RunningGateway) -> RunningGateway:
+    """Another process on the same Valkey, where everything has a limit that is soon reached."""
+    return start_gateway_once(IMPATIENT)
+
+
+@pytest.fixture
+def store(valkey_url: str) -> Iterator[valkey.Valkey]:
+    with valkey.Valkey.from_url(valkey_url, decode_responses=True) as store:
+        yield store
+
+
+@pytest.fixture
+def method() -> str:
+    return f"test.{os.urandom(4).hex()}"
+
+
+def lists(gateway: RunningGateway, method: str) -> tuple[str, str]:
+    queue = f"{gateway.prefix}:rpc:{{{method}}}"
+    return queue, f"{queue}:service"
+
+
+@contextlib.asynccontextmanager
+async def running(*services: Service) -> AsyncIterator[list[asyncio.Task[None]]]:
+    """Each with its lease: ``run`` takes it before it waits for anything else."""
+    tasks = [asyncio.create_task(service.run()) for service in services]
+    await until(lambda: all(service._ahead for service in services), "the services run")
+    yield tasks
+    for task in tasks:
+        task.cancel()
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        assert isinstance(result, asyncio.CancelledError), result
+
+
+@pytest.fixture
+def service(gateway: RunningGateway, valkey_url: str) -> Service:
+    return Service(valkey_url, prefix=gateway.prefix)
+
+
+# What a call is.
+
+
+async def test_a_service_answers_and_knows_who_asks(gateway: RunningGateway, service: Service, method: str) -> None:
+    asked: list[tuple[Caller, Any]] = []
+
+    @service.method(method)
+    async def cancel(caller: Caller, data: Any) -> Any:
+        asked.append((caller, data))
+        return {"cancelled": data["order"], "text": "ä\n\u2028"}
+
+    async with running(service), client(gateway, token=gateway.token("ann", info={"role": "clerk"})) as wire:
+        result = await wire.result("rpc", method=method, data={"order": 17})
+        assert result == {"data": {"cancelled": 17, "text": "ä\n\u2028"}}
+        ((caller, data),) = asked
+        with pytest.raises(RuntimeError):
+            service.method("too.late")
+        assert (caller.user, caller.client, caller.info) == ("ann", wire.connected["client"], {"role": "clerk"})
+        assert data == {"order": 17} and 3 < caller.deadline - time.time() < 4.6
+
+
+async def test_without_data_and_without_a_result_there_is_null(gateway: RunningGateway, service: Service, method: str) -> None:
+    @service.method(method)
+    async def nothing(caller: Caller, data: Any) -> None:
+        assert data is None and caller.info is None
+
+    async with running(service), client(gateway) as wire:
+        assert await wire.result("rpc", method=method) == {"data": None}
+
+
+async def test_instances_share_the_work_and_each_request_is_served_once(gateway: RunningGateway, valkey_url: str, method: str) -> None:
+    served: list[Counter[int]] = []
+
+    def instance() -> Service:
+        service, mine = Service(valkey_url, prefix=gateway.prefix, concurrency=4), Counter[int]()
+        served.append(mine)
+
+        @service.method(method)
+        async def count(caller: Caller, data: int) -> int:
+            mine[data] += 1
+            await asyncio.sleep(0.005)
+            return -data
+
+        return service
+
+    async with running(instance(), instance()), client(gateway) as wire:
+        answers = await ask_many(wire, method, range(200))
+        assert answers == {number: {"data": -number} for number in range(200)}
+        assert served[0] + served[1] == Counter(range(200))
+        assert all(len(mine) > 20 for mine in served), "both work"
+
+
+async def ask_many(wire: Any, method: str, numbers: range) -> dict[int, Any]:
+    """All at once; what came back, by the number that was asked."""
+    await wire.send(*({"id": 1_000_000 + number, "rpc": {"method": method, "data": number}} for number in numbers))
+    answers = [await wire.next(20) for _ in numbers]
+    return {answer["id"] - 1_000_000: answer.get("rpc") or answer for answer in answers}
+
+
+async def test_a_thousand_calls_at_once_from_two_gateways(
+    gateway: RunningGateway, start_gateway_once: Start, service: Service, method: str
+) -> None:
+    other, seen = await asyncio.to_thread(start_gateway_once, beside=gateway), Counter[tuple[str, int]]()
+
+    @service.method(method)
+    async def who(caller: Caller, data: int) -> list[Any]:
+        seen[caller.user, data] += 1
+        return [caller.user, data]
+
+    async with running(service), contextlib.AsyncExitStack() as stack:
+        wires = [await stack.enter_async_context(client((gateway, other)[n % 2], f"u{n}")) for n in range(20)]
+        answers = await asyncio.gather(*(ask_many(wire, method, range(50)) for wire in wires))
+        for n, theirs in enumerate(answers):
+            assert theirs == {number: {"data": [f"u{n}", number]} for number in range(50)}, "nobody gets another's reply"
+        assert len(seen) == 1000 and set(seen.values()) == {1}
+
+
+async def test_no_method_starves_another(gateway: RunningGateway, valkey_url: str, store: valkey.Valkey, method: str) -> None:
+    service, order = Service(valkey_url, prefix=gateway.prefix, concurrency=1), []
+    for name in ("a", "b"):
+
+        @service.method(f"{method}.{name}")
+        async def serve(caller: Caller, data: str) -> None:
+            order.append(data)
+
+    for name in ("a", "b"):
+        request = json.dumps({"id": "x", "reply_to": "nowhere", "deadline": int(time.time() * 1000) + 5000, "data": name})
+        store.lpush(lists(gateway, f"{method}.{name}")[0], *[request] * 20)
+    async with running(service):
+        await until(lambda: len(order) == 40, "all served")
+        assert Counter(order[:20]) == {"a": 10, "b": 10}
+
+
+# Who may call.
+
+
+async def test_the_anonymous_may_not_call_unless_anyone_may(start_gateway: Start, valkey_url: str, method: str) -> None:
+    closed = await asyncio.to_thread(start_gateway, '[channels]\nsubscribe = "anyone"\n')
+    opened = await asyncio.to_thread(start_gateway, 'rpc = "anyone"\n', beside=closed)
+    shut = await asyncio.to_thread(start_gateway, 'rpc = "nobody"\n', beside=closed)
+    service = Service(valkey_url, prefix=closed.prefix)
+
+    @service.method(method)
+    async def who(caller: Caller, data: Any) -> str:
+        return caller.user
+
+    async with running(service):
+        async with client(closed, token="") as wire:
+            assert await wire.error("rpc", method=method) == 103
+        async with client(opened, token="") as wire:
+            assert await wire.result("rpc", method=method) == {"data": ""}
+        async with client(shut, "ann") as wire:
+            assert await wire.error("rpc", method=method) == 103
+            await wire.result("rpc", method="gateway.time")
+
+
+# What goes wrong, and its code.
+
+
+async def test_without_a_service_the_answer_comes_at_once(gateway: RunningGateway, store: valkey.Valkey, method: str) -> None:
+    async with client(gateway) as wire:
+        begun = time.monotonic()
+        assert (await wire.ask("rpc", method=method))["error"] == {"code": 104, "message": "method not found"}
+        assert time.monotonic() - begun < 1
+        assert not store.exists(lists(gateway, method)[0]), "nothing waits for a service that may never come"
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a{b}", "a\nb", "ä", "x" * 101, "gateway.nothing", "inbox.nothing"])
+async def test_some_names_are_no_methods(gateway: RunningGateway, service: Service, name: str) -> None:
+    with pytest.raises(ValueError):
+        service.method(name)
+    async with client(gateway) as wire:
+        assert await wire.error("rpc", method=name) == 104
+
+
+async def test_a_slow_service_is_an_error_that_may_pass_and_is_cut_off(
+    gateway: RunningGateway, impatient: RunningGateway, service: Service, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended: list[str] = []
+
+    @service.method(method)
+    async def dream(caller: Caller, data: Any) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    async with running(service), client(impatient) as wire:
+        answer = await wire.ask("rpc", method=method)
+        assert answer["error"] == {"code": 100, "message": "internal server error", "temporary": True}
+        await until(lambda: ended == ["cancelled"], "the method is cancelled at its deadline")
+    assert f"{method}: no reply within rpc_seconds, 0.7" in impatient.log()
+    assert f"{method} was cancelled at its deadline" in caplog.text
+
+
+ERRORS = {
+    "a code of the application": ((409, "it was shipped"), {"code": 409, "message": "it was shipped"}),
+    "the highest, for a while": ((1999, "later", True), {"code": 1999, "message": "later", "temporary": True}),
+    "a message without an end": ((400, "ä" * 10_000), {"code": 400, "message": "ä" * 500}),
+    "half an emoji": ((400, "\ud83d"), {"code": 400, "message": "?"}),
+    "a code of the gateway": ((103, "permission denied"), {"code": 100, "message": "internal server error", "temporary": True}),
+    "a code past the application's": ((2000, "x"), {"code": 100, "message": "internal server error", "temporary": True}),
+    "a negative code": ((-1, "x"), {"code": 100, "message": "internal server error", "temporary": True}),
+}
+
+
+@pytest.mark.parametrize("what", ERRORS)
+async def test_an_error_of_the_service(gateway: RunningGateway, service: Service, method: str, what: str) -> None:
+    (code, message, *temporary), expected = ERRORS[what]
+
+    @service.method(method)
+    async def refuse(caller: Caller, data: Any) -> None:
+        raise Failure(code, message, temporary=bool(temporary))
+
+    async with running(service), client(gateway) as wire:
+        assert (await wire.ask("rpc", method=method))["error"] == expected
+
+
+async def test_a_method_that_fails_costs_nobody_else_anything(
+    gateway: RunningGateway, service: Service, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+
+    @service.method(method)
+    async def fail(caller: Caller, data: str) -> Any:
+        if data == "raise":
+            raise RuntimeError("a secret")
+        return {"not json": object(), "deep": deep, "fine": 1, "too deep": json.loads("[" * 300 + "]" * 300)}[data]
+
+    async with running(service), client(gateway) as wire:
+        for data in ("raise", "not json", "deep", "too deep"):
+            answer = await wire.ask("rpc", method=method, data=data)
+            assert answer["error"] == {"code": 100, "message": "internal server error", "temporary": True}, data
+            assert await wire.result("rpc", method=method, data="fine") == {"data": 1}
+    assert f"{method} failed" in caplog.text and "a secret" in caplog.text
+
+
+async def test_what_is_too_large_is_refused(gateway: RunningGateway, impatient: RunningGateway, service: Service, method: str) -> None:
+    asked = []
+
+    @service.method(method)
+    async def repeat(caller: Caller, data: Any) -> str:
+        asked.append(data)
+        return "x" * (data if isinstance(data, int) else 0)
+
+    async with running(service), client(impatient) as wire:
+        assert await wire.result("rpc", method=method, data=998) == {"data": "x" * 998}
+        assert (await wire.ask("rpc", method=method, data=999))["error"] == {"code": 106, "message": "limit exceeded"}
+        assert await wire.error("rpc", method=method, data="x" * 999) == 106
+        assert asked == [998, 999], "a request that is too large does not reach the service"
+
+
+async def test_a_queue_that_is_full_is_refused_and_goes_away(
+    gateway: RunningGateway, impatient: RunningGateway, store: valkey.Valkey, method: str
+) -> None:
+    queue, lease = lists(gateway, method)
+    store.set(lease, "by hand", ex=30)
+    async with client(impatient) as wire:
+        await wire.send(*({"id": number, "rpc": {"method": method}} for number in range(1, 6)))
+        errors = [(await wire.next())["error"] for _ in range(5)]
+    assert Counter(error["code"] for error in errors) == {111: 2, 100: 3}
+    assert errors[0] == {"code": 111, "message": "too many requests", "temporary": True}
+    await until(lambda: not store.exists(queue), "what nobody took goes away")
+
+
+async def test_a_service_that_comes_late_drops_what_nobody_waits_for(
+    gateway: RunningGateway, service: Service, store: valkey.Valkey, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    served = []
+
+    @service.method(method)
+    async def serve(caller: Caller, data: Any) -> None:
+        served.append(data)
+
+    now = int(time.time() * 1000)
+    for number, deadline in enumerate((now - 1, 0, now + 5000)):
+        store.lpush(lists(gateway, method)[0], json.dumps({"id": "x", "reply_to": "nowhere", "deadline": deadline, "data": number}))
+    async with running(service):
+        await until(lambda: served == [2], "the one in time is served")
+    assert caplog.text.count("deadline is over") == 2
+
+
+BAD_REQUESTS = {
+    "not JSON": b"{",
+    "not UTF-8": b'{"id":"\xff","reply_to":"x","deadline":1}',
+    "nothing": b"",
+    "a list": b"[]",
+    "deep": b'{"data":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "no id": b'{"reply_to":"x","deadline":1}',
+    "an endless deadline": b'{"id":"x","reply_to":"x","deadline":1' + b"0" * 400 + b"}",
+}
+
+
+@pytest.mark.parametrize("bad", BAD_REQUESTS)
+async def test_a_bad_request_costs_nobody_else_anything(
+    gateway: RunningGateway, service: Service, store: valkey.Valkey, method: str, bad: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    @service.method(method)
+    async def serve(caller: Caller, data: Any) -> str:
+        return "fine"
+
+    store.lpush(lists(gateway, method)[0], BAD_REQUESTS[bad])
+    async with running(service), client(gateway) as wire:
+        assert await wire.result("rpc", method=method) == {"data": "fine"}
+    assert f"{method}: a request that cannot be read" in caplog.text
+
+
+async def test_data_that_only_the_service_cannot_read_is_a_bad_request(gateway: RunningGateway, service: Service, method: str) -> None:
+    @service.method(method)
+    async def serve(caller: Caller, data: Any) -> Any:
+        return data
+
+    async with running(service), client(gateway) as wire:
+        await wire.connection.send(f'{{"id":1,"rpc":{{"method":"{method}","data":1e999}}}}')
+        assert (await wire.next())["error"] == {"code": 107, "message": "bad request"}
+        await wire.connection.send(f'{{"id":2,"rpc":{{"method":"{method}","data":{"[" * 300 + "]" * 300}}}}}')
+        assert (await wire.next())["error"] == {"code": 107, "message": "bad request"}
+        await wire.connection.send(f'{{"id":3,"rpc":{{"method":"{method}","data":"\\ud83d"}}}}')
+        assert (await wire.next())["rpc"] == {"data": "\ufffd"}
+
+
+# By hand: the documented lists, and whatever such a service may reply.
+
+
+class ByHand:
+    """A service of another language: plain commands."""
+
+    def __init__(self, store: valkey.Valkey, gateway: RunningGateway, method: str) -> None:
+        self.store = store
+        self.queue, self.lease = lists(gateway, method)
+        store.set(self.lease, "by hand", ex=30)
+
+    async def request(self) -> dict[str, Any]:
+        popped = await asyncio.to_thread(self.store.brpop, [self.queue], 10)
+        assert popped is not None
+        return json.loads(popped[1])
+
+    def reply(self, request: dict[str, Any], **reply: Any) -> int:
+        return self.store.publish(request["reply_to"], json.dumps({"id": request["id"], **reply}, indent=1))
+
+
+async def test_a_service_of_plain_commands(gateway: RunningGateway, store: valkey.Valkey, method: str) -> None:
+    hand = ByHand(store, gateway, method)
+    async with client(gateway, token=gateway.token("ann", info={"role": "clerk"})) as wire:
+        asking = asyncio.create_task(wire.ask("rpc", method=method, data={"order": 17}))
+        request = await hand.request()
+        assert request["method"] == method and request["data"] == {"order": 17} and request["limit"] == 65536
+        assert (request["user"], request["client"], request["info"]) == ("ann", wire.connected["client"], {"role": "clerk"})
+        seconds, micros = store.time()
+        assert 0 < request["deadline"] - seconds * 1000 - micros / 1000 <= 4500
+        assert hand.reply(request, data={"cancelled": [17]}) == 1
+        assert (await asking)["rpc"] == {"data": {"cancelled": [17]}}, "on one line, however it was written"
+
+
+REPLIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "neither data nor error": ({}, {"rpc": {"data": None}}),
+    "an error that is null": ({"data": 1, "error": None}, {"rpc": {"data": 1}}),
+    "data and an error": ({"data": 1, "error": {"code": 404, "message": "no"}}, {"error": {"code": 404, "message": "no"}}),
+    "an error without a message": ({"error": {"code": 404}}, {"error": {"code": 404, "message": ""}}),
+    "an error that is none": ({"error": "bad"}, {"error": {"code": 100, "message": "internal server error", "temporary": True}}),
+    "a code that is none": ({"error": {"code": "404"}}, {"error": {"code": 100, "message": "internal server error", "temporary": True}}),
+    "data past the limit": ({"data": "x" * 65535}, {"error": {"code": 106, "message": "limit exceeded"}}),
+    "half an emoji": ({"data": "\ud83d"}, {"rpc": {"data": "\ufffd"}}),
+    "an answer to a survey, too": ({"data": 1, "answer": 2}, {"rpc": {"data": 1}}),
+}
+
+
+@pytest.mark.parametrize("what", REPLIES)
+async def test_what_a_service_may_reply(gateway: RunningGateway, store: valkey.Valkey, method: str, what: str) -> None:
+    reply, expected = REPLIES[what]
+    hand = ByHand(store, gateway, method)
+    async with client(gateway) as wire:
+        asking = asyncio.create_task(wire.ask("rpc", method=method))
+        hand.reply(await hand.request(), **reply)
+        answer = await asking
+        assert {key: value for key, value in answer.items() if key != "id"} == expected
+
+
+async def test_replies_that_are_late_or_twice_or_another_s_or_nonsense(
+    gateway: RunningGateway, impatient: RunningGateway, store: valkey.Valkey, method: str
+) -> None:
+    hand = ByHand(store, gateway, method)
+    async with client(impatient, "ann") as ann, client(impatient, "bob") as bob:
+        assert await ann.error("rpc", method=method) == 100
+        late = await hand.request()
+        hand.reply(late, data="late")
+        for nonsense in ("", "x", "[]", '{"id":1}', '{"id":"1"}', '{"id":null,"data":1}', "\udcff", "[" * 100_000, json.dumps(late)[:50]):
+            store.publish(late["reply_to"], nonsense.encode(errors="surrogateescape"))
+        asking = asyncio.create_task(ann.ask("rpc", method=method))
+        request = await hand.request()
+        hand.reply(late, data="another's")
+        for data in ("first", "second", "third"):
+            hand.reply(request, data=data)
+        assert (await asking)["rpc"] == {"data": "first"}
+        asking = asyncio.create_task(bob.ask("rpc", method=method))
+        own = await hand.request()
+        assert own["id"] != request["id"] and len(own["id"]) == 32
+        hand.reply(request, data="for ann")
+        hand.reply(own, data="for bob")
+        assert (await asking)["rpc"] == {"data": "for bob"}
+        assert not ann.rest and not bob.rest
+        assert impatient.api("info")["result"]["nodes"], "surveys go on, on the same channel"
+
+
+async def test_a_client_that_left_is_not_missed(gateway: RunningGateway, store: valkey.Valkey, method: str) -> None:
+    hand = ByHand(store, gateway, method)
+    async with client(gateway) as wire:
+        await wire.send({"id": 1, "rpc": {"method": method}})
+        request = await hand.request()
+    hand.reply(request, data=1)
+    async with client(gateway) as wire:
+        await wire.result("rpc", method="gateway.time")
+
+
+# Faults.
+
+PROGRAM = """
+import asyncio, sys
+from gateway.rpc import Service
+url, prefix, method, seconds = sys.argv[1:]
+service = Service(url, prefix=prefix)
+@service.method(method)
+async def slow(caller, data):
+    print(data, flush=True)
+    await asyncio.sleep(float(seconds))
+    return "done"
+service.serve()
+print("ended", flush=True)
+"""
+
+
+@contextlib.contextmanager
+def program(gateway: RunningGateway, url: str, store: valkey.Valkey, method: str, seconds: float) -> Iterator[subprocess.Popen[str]]:
+    words = [sys.executable, "-c", PROGRAM, url, gateway.prefix, method, str(seconds)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    yield process
+    if process.poll() is None:
+        process.kill()
+    process.communicate()
+
+
+async def served(store: valkey.Valkey, gateway: RunningGateway, method: str, exists: bool = True) -> None:
+    await until(lambda: store.exists(lists(gateway, method)[1]) == exists, f"the lease is there: {exists}")
+
+
+async def test_a_dead_service_loses_its_lease(gateway: RunningGateway, store: valkey.Valkey, valkey_url: str, method: str) -> None:
+    with program(gateway, valkey_url, store, method, 0) as process:
+        async with client(gateway) as wire:
+            await served(store, gateway, method)
+            assert await wire.result("rpc", method=method) == {"data": "done"}
+            process.kill()
+            assert await wire.error("rpc", method=method) == 100, "until its lease is over, it may only be slow"
+            assert await wire.error("rpc", method=method) == 104
+
+
+async def test_another_instance_takes_over(
+    gateway: RunningGateway, store: valkey.Valkey, valkey_url: str, service: Service, method: str
+) -> None:
+    @service.method(method)
+    async def take_over(caller: Caller, data: Any) -> str:
+        return "the other"
+
+    with program(gateway, valkey_url, store, method, 0) as process:
+        await served(store, gateway, method)
+        process.kill()
+        # Until Valkey knows that it is dead, it may give it a request, which then is lost: at most once.
+        await until(lambda: not store.info("clients")["blocked_clients"], "nobody waits for requests")
+        async with client(gateway) as wire:
+            asking = asyncio.create_task(wire.ask("rpc", method=method))
+            async with running(service):
+                assert (await asking)["rpc"] == {"data": "the other"}, "what waits for a restart is served after it"
+
+
+async def test_told_to_end_it_finishes_what_it_has_and_takes_no_more(
+    gateway: RunningGateway, store: valkey.Valkey, valkey_url: str, method: str
+) -> None:
+    with program(gateway, valkey_url, store, method, 2) as process:
+        assert process.stdout is not None
+        async with client(gateway) as wire:
+            await served(store, gateway, method)
+            asking = asyncio.create_task(wire.ask("rpc", method=method, data="first"))
+            assert await asyncio.to_thread(process.stdout.readline) == "first\n"
+            process.send_signal(signal.SIGTERM)
+            assert (await asking)["rpc"] == {"data": "done"}
+            assert await asyncio.to_thread(process.stdout.readline) == "ended\n"
+            assert await asyncio.to_thread(process.wait, 5) == 0
+
+
+async def test_the_connections_of_all_are_killed_again_and_again(
+    gateway: RunningGateway, impatient: RunningGateway, store: valkey.Valkey, service: Service, method: str
+) -> None:
+    served = Counter[int]()
+
+    @service.method(method)
+    async def count(caller: Caller, data: int) -> int:
+        served[data] += 1
+        return data
+
+    async with running(service), client(impatient) as wire:
+        number = answered = killed = 0
+        async with asyncio.timeout(30):
+            while answered < 30:
+                number += 1
+                asking = asyncio.create_task(wire.ask("rpc", method=method, data=number))
+                if answered // 3 >= killed:
+                    killed += 1
+                    for kind in ("pubsub", "normal"):
+                        store.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+                answer = await asking
+                assert answer.get("rpc") == {"data": number} or answer["error"]["code"] in (100, 104), answer
+                answered += "rpc" in answer
+        assert max(served.values()) == 1, "at most once"
+
+
+async def test_valkey_is_killed_and_the_service_comes_back(start_gateway: Start, tmp_path: Path, method: str) -> None:
+    data_dir = tmp_path / "own"
+    gateway = await asyncio.to_thread(start_gateway, valkey_url=None, data_dir=data_dir)
+    service = Service(prefix=gateway.prefix, data_dir=data_dir)  # without a URL, as on one's own machine
+
+    @service.method(method)
+    async def answer(caller: Caller, data: Any) -> str:
+        return "here"
+
+    async with running(service), client(gateway) as wire:
+        with valkey.Valkey(unix_socket_path=str(socket_path(data_dir))) as own:
+            assert await wire.result("rpc", method=method) == {"data": "here"}
+            os.kill(int(own.info("server")["process_id"]), signal.SIGKILL)
+            answers = [await wire.ask("rpc", method=method) for _ in range(3)]
+            assert all("rpc" in answer or answer["error"]["code"] in (100, 104) for answer in answers)
+        async with asyncio.timeout(20):
+            while "rpc" not in await wire.ask("rpc", method=method):
+                await asyncio.sleep(0.05)
+
+
+async def test_valkey_comes_back_empty(start_gateway: Start, tmp_path: Path, method: str) -> None:
+    data_dir = tmp_path / "own"
+    gateway = await asyncio.to_thread(start_gateway, valkey_url=None, data_dir=data_dir)
+    service = Service(prefix=gateway.prefix, data_dir=data_dir)
+
+    @service.method(method)
+    async def answer(caller: Caller, data: Any) -> str:
+        return "here"
+
+    async with running(service), client(gateway) as wire:
+        with valkey.Valkey(unix_socket_path=str(socket_path(data_dir))) as own:
+            own.flushall()
+            own.execute_command("FUNCTION", "FLUSH")
+            own.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        async with asyncio.timeout(10):
+            while "rpc" not in await wire.ask("rpc", method=method):
+                await asyncio.sleep(0.05)
+
+
+async def test_a_service_that_finds_no_valkey_says_so(tmp_path: Path) -> None:
+    for service in (Service(f"unix://{tmp_path}/nothing.sock"), Service(data_dir=tmp_path)):
+        with pytest.raises(ValueError, match="no method"):
+            await service.run()
+        service.method("x")(lambda caller, data: asyncio.sleep(0))
+        with pytest.raises(Unavailable):
+            await service.run()
