@@ -350,7 +350,9 @@ async def test_who_recovers_with_a_revoked_subscription_token_gets_nothing(gatew
     since = {"recover": True, "epoch": top["epoch"], "offset": top.get("offset", 0)}
     async with client(gateway, "bob") as wire:
         result = await wire.result("subscribe", channel=channel, token=token, **since)
-        assert [pub["data"] for pub in result["publications"]] == ["secret"]
+        # Its announcement may still be on its way to this process: then it comes live, right behind the reply.
+        missed = result.get("publications") or [await wire.publication()]
+        assert [pub["data"] for pub in missed] == ["secret"]
     gateway.api("revoke", token_id="ticket to revoke")
     async with client(gateway, "bob") as wire:
         for shows in ({"token": token}, {}):
