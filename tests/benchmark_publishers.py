@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,7 +147,7 @@ def latency(count: int) -> None:
             author, reader = (_post(url, "enter", "", {"name": name})["token"] for name in ("author", "reader"))
             _post(url, "pace", author, {"per_minute": 0})
             with sync_playwright() as playwright:
-                browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+                browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
                 page = browser.new_page()
                 page.goto(f"{url}/health/live")
                 page.evaluate(PAGE, [author])
