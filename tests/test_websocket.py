@@ -233,7 +233,9 @@ async def test_many_publications_arrive_once_and_in_order(gateway: RunningGatewa
 async def test_a_client_that_unsubscribed_hears_nothing_more(gateway: RunningGateway, channel: str) -> None:
     async with client(gateway, subscribe=channel) as wire:
         assert await wire.ask("unsubscribe", channel=channel) == {"id": 1003, "unsubscribe": {}}
-        gateway.publish(channel, "unheard")
+        async with client(gateway, "u2", subscribe=channel) as other:
+            gateway.publish(channel, "unheard")
+            await other.publication()  # it came to this process: a subscription begins behind it now
         await wire.result("subscribe", channel=channel)
         gateway.publish(channel, "heard")
         assert (await wire.publication())["data"] == "heard"
