@@ -147,7 +147,8 @@ def test_without_a_rate_there_is_no_limit() -> None:
     ],
 )
 def test_the_address_is_the_last_that_is_no_proxy_of_ours(peer: Any, forwarded: str, address: str) -> None:
-    assert client_address(peer, forwarded, [ip_network("10.0.0.0/8"), ip_network("fd00::/8")]) == address
+    headers = [(b"x-forwarded-for", forwarded.encode())] if forwarded else []
+    assert client_address(peer, headers, [ip_network("10.0.0.0/8"), ip_network("fd00::/8")]) == address
 
 
 def test_a_proxy_that_is_no_network_is_named(tmp_path: Path) -> None:

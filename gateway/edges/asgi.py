@@ -17,7 +17,7 @@ from ..node import Node
 from ..protocol import PING, decode, publication_json, push_prefix
 from ..publication import Publication
 from ..session import Session
-from .requests import client_address, origin_allowed
+from .requests import NO_PROTOBUF, asks_for_protobuf, client_address, origin_allowed
 from .websocket import PATH, REASON_BYTES
 
 __all__ = ["serve_websocket"]
@@ -54,9 +54,7 @@ class AsgiConnection:
         self._held = False
         self._close: tuple[int, str] | None = None
         self.paused = False
-        headers = scope["headers"]
-        forwarded = b",".join(value for name, value in headers if name == b"x-forwarded-for").decode("latin-1")
-        address = client_address(scope.get("client"), forwarded, node.config.proxies)
+        address = client_address(scope.get("client"), scope["headers"], node.config.proxies)
         self.session = Session(node, self, node.hub.now(), address)
 
     # Outlet.
@@ -177,8 +175,8 @@ def _fault(node: Node, path: str, scope: Any) -> tuple[int, str] | None:
     query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
     if path != PATH:
         return 404, f"WebSocket lives at {PATH}"
-    if "protobuf" in query.get("format", []) + query.get("cf_protocol", []) or "centrifuge-protobuf" in scope.get("subprotocols", ()):
-        return 400, "this server speaks the JSON protocol, not Protobuf"
+    if asks_for_protobuf(query, ",".join(scope.get("subprotocols", ()))):
+        return 400, NO_PROTOBUF
     if not origin_allowed(fields.get(b"origin", ""), fields.get(b"host", ""), node.config.allowed_origins):
         return 403, "allowed_origins does not list this page's origin"
     return None

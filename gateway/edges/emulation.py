@@ -27,7 +27,7 @@ from ..publication import Publication
 from ..session import Session
 from .api import body_of, json_response
 from .output import Buffered, Direct, chunk, until_disconnected
-from .requests import client_address, cors_headers, origin_allowed
+from .requests import NO_PROTOBUF, asks_for_protobuf, client_address, cors_headers, origin_allowed
 
 __all__ = ["PATHS", "emulation"]
 
@@ -274,8 +274,8 @@ async def _first_message(node: Node, request: Request) -> bytes | Response:
     """What holds connect, or the answer to a request that cannot: it may hold a token, and goes into no log."""
     most = node.config.limits.message_bytes
     query = parse_qs(request.scope["query_string"].decode("latin-1"))
-    if request.headers.get("content-type") == "application/octet-stream" or "protobuf" in query.get("format", []) + query.get("cf_protocol", []):
-        return _refusal(400, "this server speaks the JSON protocol, not Protobuf")
+    if request.headers.get("content-type") == "application/octet-stream" or asks_for_protobuf(query):
+        return _refusal(400, NO_PROTOBUF)
     if request.method == "POST":
         return await body_of(request, most)
     message = query.get("cf_connect", [""])[0].encode()
@@ -287,8 +287,7 @@ async def _first_message(node: Node, request: Request) -> bytes | Response:
 async def _open(node: Node, path: str, message: bytes, cors: list[tuple[bytes, bytes]], scope: Any, send: Any) -> EmulationStream:
     lent = (scope.get("extensions") or {}).get("gateway.stream")
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", _TYPES[path]), *_HEADERS, *cors]})
-    forwarded = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for").decode("latin-1")
-    address = client_address(scope.get("client"), forwarded, node.config.proxies)
+    address = client_address(scope.get("client"), scope["headers"], node.config.proxies)
     stream = EmulationStream(node, Buffered(send) if lent is None else Direct(lent), path, address)
     stream.open(_OPENING[path], message)
     return stream

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from http.cookies import CookieError, SimpleCookie
 from ipaddress import IPv4Network, IPv6Network, ip_address
@@ -11,7 +11,9 @@ from typing import Any
 
 from starlette.datastructures import Headers, QueryParams
 
-__all__ = ["api_key_of", "client_address", "cors_headers", "is_api_key", "origin_allowed", "preflight", "token_of"]
+__all__ = ["NO_PROTOBUF", "api_key_of", "asks_for_protobuf", "client_address", "cors_headers", "is_api_key", "origin_allowed", "preflight", "token_of"]
+
+NO_PROTOBUF = "this server speaks the JSON protocol, not Protobuf"
 
 ADDRESS_MOST = 64  # characters
 
@@ -81,15 +83,21 @@ def preflight(origin: str, host: str, allowed: list[str]) -> list[tuple[bytes, b
     return [*granted, methods, headers, (b"access-control-max-age", b"600")]
 
 
-def client_address(peer: Any, forwarded: str, proxies: list[IPv4Network | IPv6Network]) -> str:
-    """Where a client is: its socket's address, or what the proxies that we trust say of it.
+def asks_for_protobuf(query: Mapping[str, list[str]], subprotocols: str = "") -> bool:
+    """Whether a client wants the protocol's other form. Source: PROTOCOL.md, 1.1."""
+    return "protobuf" in subprotocols or "protobuf" in [*query.get("format", ()), *query.get("cf_protocol", ())]
 
-    ``forwarded`` is X-Forwarded-For: each proxy adds the address it was called from, so the last that is no proxy of ours
-    is the client; what stands before it was written by whoever liked to. "" for a socket without an address.
+
+def client_address(peer: Any, headers: Iterable[tuple[bytes, bytes]], proxies: list[IPv4Network | IPv6Network]) -> str:
+    """Where a client is: its socket's address, or what the proxies that we trust say of it. ``headers`` are raw, as in a scope.
+
+    To X-Forwarded-For each proxy adds the address it was called from, so the last that is no proxy of ours is the client;
+    what stands before it was written by whoever liked to. "" for a socket without an address.
     """
     address = str(peer[0]) if peer else ""
     if not proxies or not _is_one_of(address, proxies):
         return address
+    forwarded = b",".join(value for name, value in headers if name == b"x-forwarded-for").decode("latin-1")
     for hop in reversed(forwarded.split(",")):
         hop = hop.strip()
         if not hop:

@@ -69,8 +69,7 @@ class EventStreams:
         try:
             identity = await self._identify(names, headers, query)
             starts = await self._starts(names, headers, query)
-            proxies = self._node.config.proxies
-            address = client_address(scope.get("client"), ",".join(headers.getlist("x-forwarded-for")) if proxies else "", proxies)
+            address = client_address(scope.get("client"), scope["headers"], self._node.config.proxies)
             lent = (scope.get("extensions") or {}).get("gateway.stream")
             return EventStream(self._node, Buffered(send) if lent is None else Direct(lent), identity, starts, address)
         except ClientError as error:

@@ -29,7 +29,7 @@ from ..node import Node
 from ..protocol import PING, decode, publication_json, push_prefix
 from ..publication import Publication
 from ..session import Session
-from .requests import client_address, origin_allowed
+from .requests import NO_PROTOBUF, asks_for_protobuf, client_address, origin_allowed
 
 __all__ = ["PATH", "WEBSOCKET", "WebSocketConnection", "text_frame"]
 
@@ -121,22 +121,17 @@ class WebSocketConnection(asyncio.Protocol):
             return
         self.native_pings = "true" in query.get("cf_ws_frame_ping_pong", ())
         try:
-            self._session = Session(self._node, self, self._loop.time(), self._address(headers, peer))
+            self._session = Session(self._node, self, self._loop.time(), client_address(peer, headers, self._node.config.proxies))
         except Disconnect as disconnect:
             self.disconnect(disconnect.code, disconnect.reason)
-
-    def _address(self, headers: list[tuple[bytes, bytes]], peer: Any) -> str:
-        proxies = self._node.config.proxies
-        forwarded = b",".join(value for name, value in headers if name == b"x-forwarded-for") if proxies else b""
-        return client_address(peer, forwarded.decode("latin-1"), proxies)
 
     def _answer_handshake(self, path: str, headers: list[tuple[bytes, bytes]], query: dict[str, list[str]]) -> tuple[int, bytes, str]:
         """Status and answer; the text says why it is refused. Whatever is unusual is left to the library to judge."""
         fields = dict(headers)
         if path.partition("?")[0] != PATH:
             return _refusal(404, f"WebSocket lives at {PATH}")
-        if b"protobuf" in fields.get(b"sec-websocket-protocol", b"") or "protobuf" in query.get("format", []) + query.get("cf_protocol", []):
-            return _refusal(400, "this server speaks the JSON protocol, not Protobuf")
+        if asks_for_protobuf(query, fields.get(b"sec-websocket-protocol", b"").decode("latin-1")):
+            return _refusal(400, NO_PROTOBUF)
         origin, host = fields.get(b"origin", b"").decode("latin-1"), fields.get(b"host", b"").decode("latin-1")
         if not origin_allowed(origin, host, self._node.config.allowed_origins):
             return _refusal(403, "allowed_origins does not list this page's origin")
