@@ -225,10 +225,10 @@ class Application:
         path, node = scope["path"].removeprefix(scope.get("root_path", "")), gateway.node
         if scope["type"] == "websocket":
             await serve_websocket(node, path, scope, receive, send)
-        elif path in EMULATION:
-            await emulation(node, scope, receive, send)
         elif scope["method"] == "OPTIONS":
             await _answer_preflight(node, scope, send)
+        elif path in EMULATION:
+            await emulation(node, scope, receive, send)
         elif path == "/sse":
             await EventStreams(node)(scope, receive, send)
         elif path.startswith("/api/"):

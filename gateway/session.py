@@ -1,6 +1,6 @@
 """A session: one client's state, whatever carries it.
 
-It takes decoded commands, answers through an ``Outlet``, and asks the hub, the history and the verifier for everything
+It takes messages of the protocol, answers through an ``Outlet``, and asks the hub, the history and the verifier for everything
 else. It is synchronous wherever nothing has to be waited for; what must wait (publish, history, rpc) runs in a task that
 ends with the reply. An idle session has no task: the wheel ticks it when a ping or an expiry is due.
 
@@ -8,7 +8,7 @@ ends with the reply. An idle session has no task: the wheel ticks it when a ping
        └─ 10 s without connect: 3502                               └─ no pong, expired, slow: 3012 3005 3008
 
 Commands that come while it is connecting wait, so that no subscribe starts before connect is done. Illegal commands
-raise Disconnect, which ``receive`` turns into the close code; nothing of a message is acted on behind the first.
+raise Disconnect, which becomes the close code; nothing of a message is acted on behind the first.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .errors import ClientError, Disconnect, Internal, KeyUnknown, PermissionDen
 from .node import Node, new_id
 from .pace import use
 from .permissions import ANONYMOUS, Grant, Identity, ServerSide
-from .protocol import PONG, Command, Since, encode, error_reply, push, raw_object, reply
+from .protocol import PONG, Command, Since, decode, encode, error_reply, push, raw_object, reply
 from .publication import Position
 from .subscription import ClientSubscription, seconds_left
 
@@ -115,8 +115,16 @@ class Session:
 
     # Commands.
 
-    def receive(self, commands: list[Command]) -> None:
+    def receive(self, message: bytes) -> None:
         """Handles the commands of one message, in order."""
+        try:
+            commands = decode(message)
+        except Disconnect as disconnect:
+            self.close(disconnect)
+        else:
+            self._work_off(commands)
+
+    def _work_off(self, commands: list[Command]) -> None:
         if self.backlog is not None:
             self.backlog += commands
             return
@@ -140,7 +148,7 @@ class Session:
     def _work_off_backlog(self) -> None:
         if self.backlog is not None and self.state is not CLOSED and not self._must_wait():
             backlog, self.backlog = self.backlog, None
-            self.receive(backlog)
+            self._work_off(backlog)
             if self.backlog is None and self.state is not CLOSED:
                 self.outlet.hold_reading(False)
 

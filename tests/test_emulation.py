@@ -450,7 +450,7 @@ async def test_a_preflight_is_answered(gateway: RunningGateway, path: str) -> No
         status, headers, _ = await raw.request("OPTIONS", path, asked)
     assert status == 204
     assert headers["access-control-allow-origin"] == ORIGIN and "POST" in headers["access-control-allow-methods"]
-    assert headers["access-control-allow-headers"] == "content-type" and headers["vary"] == "Origin"
+    assert "content-type" in headers["access-control-allow-headers"] and headers["vary"] == "Origin"
 
 
 async def test_a_page_of_an_allowed_origin_may_read_every_answer(gateway: RunningGateway, kind: str) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 from ..channel import Channel
 from ..errors import Disconnect
 from ..node import Node
-from ..protocol import PING, decode, publication_json, push_prefix
+from ..protocol import PING, publication_json, push_prefix
 from ..publication import Publication
 from ..session import Session
 from .requests import NO_PROTOBUF, asks_for_protobuf, client_address, origin_allowed
@@ -108,15 +108,7 @@ class AsgiConnection:
                 self.session.closed()
                 self.disconnect(1009, "message too big")
                 continue
-            self._understand(data)
-
-    def _understand(self, data: bytes) -> None:
-        try:
-            commands = decode(data)
-        except Disconnect as disconnect:
-            self.session.close(disconnect)
-            return
-        self.session.receive(commands)
+            self.session.receive(data)
 
     async def send_all(self) -> None:
         while True:

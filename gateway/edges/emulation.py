@@ -19,14 +19,14 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..channel import GONE, Channel
+from ..channel import Channel
 from ..errors import Disconnect, StoreError
 from ..node import Node
-from ..protocol import PING, decode, decode_json, encode, publication_json, push, push_prefix
+from ..protocol import PING, decode_json, encode, publication_json, push, push_prefix
 from ..publication import Publication
 from ..session import Session
 from .api import body_of, json_response
-from .output import Buffered, Direct, chunk, until_disconnected
+from .output import Buffered, Corked, Direct, chunk, until_disconnected
 from .requests import NO_PROTOBUF, asks_for_protobuf, client_address, cors_headers, origin_allowed
 
 __all__ = ["PATHS", "emulation"]
@@ -40,7 +40,6 @@ HELD_MESSAGES = 16  # of the largest size that wait while nothing is taken from 
 OBJECT_BYTES = 64  # of a message that waits, beside its text
 ESCAPED = 2  # times its size is a message as a string in JSON, if it is all quotes
 AROUND_BYTES = 1024  # of a POST, around its data
-PREFLIGHT_SECONDS = 600
 
 _HEADERS = [
     (b"cache-control", b"no-store"),
@@ -79,21 +78,24 @@ _OPENING = {EVENTS: b"\r\n", LINES: b""}
 _TYPES = {EVENTS: b"text/event-stream; charset=utf-8", LINES: b"application/json"}
 
 
-class EmulationStream:
+class EmulationStream(Corked):
     """The outlet of one session. ``take`` is given the commands that come by POST."""
 
-    __slots__ = ("_address", "_corked", "_held", "_id", "_loop", "_node", "_session", "_waiting", "_waiting_bytes", "output", "paused", "return_path", "wire", "write")
+    __slots__ = (
+        *("_address", "_held", "_id", "_loop", "_node", "_session", "_waiting", "_waiting_bytes"),
+        *("output", "paused", "return_path", "wire", "write"),
+    )
 
     native_pings = False
 
     def __init__(self, node: Node, output: Direct | Buffered, path: str, address: str) -> None:
+        super().__init__()
         self._node = node
         self._address = address
         self._loop = asyncio.get_running_loop()
         self.output = output
         self._id = secrets.token_urlsafe(SESSION_BYTES)
         self._session: Session | None = None
-        self._corked: list[bytes] | None = None
         self._held = False
         self._waiting: list[bytes] = []  # messages that came while it is held
         self._waiting_bytes = 0
@@ -130,17 +132,6 @@ class EmulationStream:
         else:
             self._receive(session, message)
 
-    def _receive(self, session: Session, message: bytes) -> None:
-        try:
-            commands = decode(message)
-        except Disconnect as disconnect:
-            session.close(disconnect)
-            return
-        self._corked = []  # what answers one message leaves in one write
-        session.receive(commands)
-        self.flush()
-        self._corked = None
-
     def _wait(self, session: Session, message: bytes) -> None:
         """There is no socket to leave it in: who sends on and on is ended."""
         self._waiting.append(message)
@@ -161,22 +152,11 @@ class EmulationStream:
 
     # Outbound.
 
-    def _put(self, text: bytes) -> None:
-        try:
-            self.write(self.wire.part(text))
-        except GONE as error:
-            log.debug("a client's socket is gone: %s", error)  # its disconnect is on the way
+    def _framed(self, message: bytes) -> bytes:
+        return self.wire.message(message)
 
-    def send(self, message: bytes) -> None:
-        if self._corked is None:
-            self._put(self.wire.message(message))
-        else:
-            self._corked.append(self.wire.message(message))
-
-    def flush(self) -> None:
-        if self._corked:
-            messages, self._corked = self._corked, []
-            self._put(b"".join(messages))
+    def _put(self, data: bytes) -> None:
+        super()._put(self.wire.part(data))
 
     def ping(self) -> None:
         self._put(self.wire.message(PING))
@@ -246,20 +226,9 @@ async def _judge(node: Node, request: Request, path: str) -> Response | bytes:
     """The answer, or the message with which a stream begins."""
     if not origin_allowed(request.headers.get("origin", ""), request.headers.get("host", ""), node.config.allowed_origins):
         return _refusal(403, "allowed_origins does not list this page's origin")
-    if request.method == "OPTIONS":
-        return _preflight(path)
     if request.method not in _METHODS[path]:
         return _refusal(405, f"{path} takes {' and '.join(_METHODS[path])}", {"allow": ", ".join(_METHODS[path])})
     return await _take_post(node, request) if path == COMMANDS else await _first_message(node, request)
-
-
-def _preflight(path: str) -> Response:
-    headers = {
-        "access-control-allow-methods": ", ".join(_METHODS[path]),
-        "access-control-allow-headers": "content-type",
-        "access-control-max-age": str(PREFLIGHT_SECONDS),
-    }
-    return Response(status_code=204, headers=headers)
 
 
 def _refusal(status: int, text: str, headers: dict[str, str] | None = None) -> Response:

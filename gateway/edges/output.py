@@ -1,12 +1,18 @@
-"""Where a stream of bytes goes: straight to the transport, where the server lends it (``HttpProtocol``), else through ASGI's ``send``."""
+"""Where bytes go: straight to the transport, where the server lends it (``HttpProtocol``), else through ASGI's ``send``."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
-__all__ = ["Buffered", "Direct", "Stream", "chunk", "until_disconnected"]
+from ..channel import GONE
+from ..session import Session
+
+__all__ = ["Buffered", "Corked", "Direct", "Stream", "chunk", "until_disconnected"]
+
+log = logging.getLogger("gateway.edges")
 
 CLOSE_SECONDS = 5.0  # for the client to take what is left
 
@@ -14,6 +20,45 @@ CLOSE_SECONDS = 5.0  # for the client to take what is left
 def chunk(text: bytes) -> bytes:
     """One chunk of a chunked HTTP/1.1 body."""
     return b"%x\r\n%b\r\n" % (len(text), text)
+
+
+class Corked:
+    """The part of an outlet that lets what answers one message leave in one write."""
+
+    __slots__ = ("_corked",)
+
+    write: Any
+
+    def __init__(self) -> None:
+        self._corked: list[bytes] | None = None
+
+    def _framed(self, message: bytes) -> bytes:
+        """As it stands among others in a write."""
+        raise AssertionError("an outlet says so")
+
+    def _put(self, data: bytes) -> None:
+        try:
+            self.write(data)
+        except GONE as error:
+            log.debug("a client's socket is gone: %s", error)  # that it is lost is on the way
+
+    def _receive(self, session: Session, message: bytes) -> None:
+        self._corked = []
+        session.receive(message)
+        self.flush()
+        self._corked = None
+
+    def send(self, message: bytes) -> None:
+        if self._corked is None:
+            self._put(self._framed(message))
+        else:
+            self._corked.append(self._framed(message))
+
+    def flush(self) -> None:
+        """What answers the message that is being handled goes out before anything else does."""
+        if self._corked:
+            messages, self._corked = self._corked, []
+            self._put(b"".join(messages))
 
 
 class Stream(Protocol):

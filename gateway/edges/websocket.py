@@ -23,12 +23,13 @@ from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 from websockets.utils import accept_key
 
-from ..channel import GONE, Channel
+from ..channel import Channel
 from ..errors import Disconnect
 from ..node import Node
-from ..protocol import PING, decode, publication_json, push_prefix
+from ..protocol import PING, publication_json, push_prefix
 from ..publication import Publication
 from ..session import Session
+from .output import Corked
 from .requests import NO_PROTOBUF, asks_for_protobuf, client_address, origin_allowed
 
 __all__ = ["PATH", "WEBSOCKET", "WebSocketConnection", "text_frame"]
@@ -84,21 +85,21 @@ def _prepare(channel: Channel, publication: Publication) -> bytes:
 WEBSOCKET = WebSocketWire()
 
 
-class WebSocketConnection(asyncio.Protocol):
+class WebSocketConnection(Corked, asyncio.Protocol):
     """``HttpProtocol`` hands a connection over: ``connection_made``, ``shake_hands``, then whatever the socket brings."""
 
-    __slots__ = ("_corked", "_fragments", "_held", "_loop", "_node", "_protocol", "_reading_paused", "_session", "_transport", "native_pings", "paused", "write")
+    __slots__ = ("_fragments", "_held", "_loop", "_node", "_protocol", "_reading_paused", "_session", "_transport", "native_pings", "paused", "write")
 
     wire = WEBSOCKET
     return_path = b""
 
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None) -> None:
+        super().__init__()
         self._node: Node = app_state["node"]
         self._loop = _loop or asyncio.get_running_loop()
         self._protocol = ServerProtocol(state=State.OPEN, max_size=self._node.config.limits.message_bytes, logger=_quiet)
         self._session: Session | None = None
         self._fragments: list[bytes] | None = None
-        self._corked: list[bytes] | None = None
         self.paused = False
         self._held = self._reading_paused = False
         self.native_pings = False
@@ -161,7 +162,7 @@ class WebSocketConnection(asyncio.Protocol):
     def _on_frame(self, frame: Frame) -> None:
         if frame.opcode is Opcode.TEXT or frame.opcode is Opcode.BINARY:
             if frame.fin:
-                self._on_message(bytes(frame.data))
+                self._take(bytes(frame.data))
             else:
                 self._fragments = [bytes(frame.data)]
         elif frame.opcode is Opcode.CONT:
@@ -170,26 +171,16 @@ class WebSocketConnection(asyncio.Protocol):
                 self._fragments.append(bytes(frame.data))
             if frame.fin:
                 message, self._fragments = b"".join(self._fragments), None
-                self._on_message(message)
+                self._take(message)
         elif frame.opcode is Opcode.PONG:
             if self._session is not None:
                 self._session.ponged()
         elif frame.opcode is Opcode.CLOSE:
             self._end_session()
 
-    def _on_message(self, message: bytes) -> None:
-        session = self._session
-        if session is None:
-            return  # a close frame is on its way
-        try:
-            commands = decode(message)
-        except Disconnect as disconnect:
-            session.close(disconnect)
-            return
-        self._corked = []  # what answers one message leaves in one write
-        session.receive(commands)
-        self.flush()
-        self._corked = None
+    def _take(self, message: bytes) -> None:
+        if self._session is not None:  # else a close frame is on its way
+            self._receive(self._session, message)
 
     def eof_received(self) -> bool:
         return False  # uvloop closes the transport
@@ -205,23 +196,8 @@ class WebSocketConnection(asyncio.Protocol):
 
     # Outbound.
 
-    def _put(self, data: bytes) -> None:
-        try:
-            self.write(data)
-        except GONE as error:
-            log.debug("a client's socket is gone: %s", error)  # connection_lost is on the way
-
-    def send(self, message: bytes) -> None:
-        if self._corked is None:
-            self._put(text_frame(message))
-        else:
-            self._corked.append(text_frame(message))
-
-    def flush(self) -> None:
-        """What answers the message that is being handled goes out before anything else does."""
-        if self._corked:
-            frames, self._corked = self._corked, []
-            self._put(b"".join(frames))
+    def _framed(self, message: bytes) -> bytes:
+        return text_frame(message)
 
     def ping(self) -> None:
         self._put(_NATIVE_PING if self.native_pings else _PING_FRAME)
