@@ -117,7 +117,7 @@ class Gateway:
 
     def _retell_inbox(self, channel: Channel) -> None:
         if channel.name.startswith(f"{NAMESPACE}:"):
-            self.node.spawn(self.node.inbox.retell(channel))
+            self.node.tasks.spawn(self.node.inbox.retell(channel))
 
     async def _last_events(self) -> None:
         with contextlib.suppress(StoreError, TimeoutError):  # those that Valkey does not take now are lost with us
@@ -157,7 +157,7 @@ class Gateway:
     def _link_is_up(self) -> None:
         self.link.subscribe([self.control.key])
         self.node.hub.on_up()
-        self.node.spawn(self._compare_rules())
+        self.node.tasks.spawn(self._compare_rules())
 
     async def _compare_rules(self) -> None:
         """Where Valkey came back empty, a publisher may have been there first, with the built-in rules."""
@@ -179,8 +179,7 @@ class Gateway:
             await self.node.presence.close()
             await self._last_events()
             await self.control.leave()
-            for task in list(self.node.tasks):
-                task.cancel()
+            await self.node.tasks.cancel()
             await self.node.hub.close()
             await self.link.close()
         await self.commands.close()

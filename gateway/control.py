@@ -20,14 +20,16 @@ from typing import Any
 import msgspec
 
 from .errors import StoreError, Unavailable
+from .retry import backoff
 from .store.history import History
+from .tasks import Tasks
 
 __all__ = ["Control", "Disconnection", "Message", "Question", "Refreshing", "Revocation", "Subscribing", "Unsubscribing"]
 
 log = logging.getLogger("gateway.control")
 
 VERSION = 1
-CAUGHT_UP = 1000  # messages read at once
+AT_ONCE = 1000  # messages that are read
 ANSWER_SECONDS = 1.0
 LEASE_MS = 7000
 BEAT_SECONDS = 2.0
@@ -117,7 +119,7 @@ class Control:
         layout = history.layout
         self.key = f"{layout.prefix}:control".encode()
         self._nodes_key = f"{layout.prefix}:nodes".encode()
-        self._own = layout.heartbeat
+        self._channel_of = layout.heartbeat
         self._history = history
         self._node = node
         self._last: tuple[int, int] | None = None  # id of the newest message heard
@@ -125,7 +127,7 @@ class Control:
         self._held: list[bytes] = []
         self._asked = 0
         self._answers: dict[int, asyncio.Queue[bytes]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self.on_message: Callable[[Any], None] = lambda message: None
         self.on_dead: Callable[[list[str]], None] = lambda processes: None
         self.on_forgotten: Callable[[], None] = lambda: None  # Valkey did not know this process (any more)
@@ -161,7 +163,7 @@ class Control:
         if await call(b"ZSCORE", self._nodes_key, process) is None:
             return False
         with self._asking() as (id, queue):
-            if not await call(b"PUBLISH", self._own(process), _encode(_Own(id, commands=_Commands(self._node, session, data)))):
+            if not await call(b"PUBLISH", self._channel_of(process), _encode(_Own(id, commands=_Commands(self._node, session, data)))):
                 return False
             try:
                 async with asyncio.timeout(ANSWER_SECONDS):
@@ -189,24 +191,35 @@ class Control:
         """The link follows the control channel: what was said since the last message is read before anything new counts."""
         if self._reading is not None:
             self._reading.cancel()
-        self._reading = asyncio.create_task(self._read_missed())
+        self._reading = self._tasks.spawn(self._catch_up())
 
-    async def _read_missed(self) -> None:
-        commands = self._history.commands
-        try:
-            if self._last is None:
-                newest = await commands.call(b"XREVRANGE", self.key, b"+", b"-", b"COUNT", 1)
-                self._last = _id(newest[0][0]) if newest else (0, 0)
-            else:
-                entries = await commands.call(b"XRANGE", self.key, b"(%d-%d" % self._last, b"+", b"COUNT", CAUGHT_UP)
-                for id, fields in entries:
-                    self._hear(id, fields[1])
-        except StoreError as error:
-            log.warning("control messages could not be read: %s", error)
-            return  # the link is on its way down, and calls again
+    async def _catch_up(self) -> None:
+        failures = 0
+        while True:
+            try:
+                if await self._read_missed():
+                    break
+                failures = 0
+            except StoreError as error:
+                failures += 1
+                if failures == 1:
+                    log.warning("control messages could not be read (%s); trying again", error)
+                await asyncio.sleep(backoff(failures, 0.05, 2.0))
         self._reading = None
         held, self._held = self._held, []
         self.heard(held)
+
+    async def _read_missed(self) -> bool:
+        """Hears what was said since the last message, some at a time. True if that is all."""
+        call = self._history.commands.call
+        if self._last is None:
+            newest = await call(b"XREVRANGE", self.key, b"+", b"-", b"COUNT", 1)
+            self._last = _id(newest[0][0]) if newest else (0, 0)
+            return True
+        entries = await call(b"XRANGE", self.key, b"(%d-%d" % self._last, b"+", b"COUNT", AT_ONCE)
+        for id, fields in entries:
+            self._hear(id, fields[1])
+        return len(entries) < AT_ONCE
 
     def heard(self, payloads: list[bytes]) -> None:
         """What the link brought."""
@@ -241,7 +254,13 @@ class Control:
         self._answer_to(question.asker, question.id, self.answer(question))
 
     def _answer_to(self, asker: str, id: int, answer: bytes) -> None:
-        self._spawn(self._history.commands.call(b"PUBLISH", self._own(asker), _encode(_Own(id, msgspec.Raw(answer)))))
+        self._tasks.spawn(self._publish(self._channel_of(asker), _Own(id, msgspec.Raw(answer))))
+
+    async def _publish(self, channel: bytes, answer: _Own) -> None:
+        try:
+            await self._history.commands.call(b"PUBLISH", channel, _encode(answer))
+        except StoreError as error:
+            log.debug("an answer was not sent: %s", error)
 
     def told(self, payloads: list[bytes]) -> None:
         """What came on this process's own channel: heartbeats, which are empty, answers, and commands."""
@@ -287,9 +306,9 @@ class Control:
 
     async def leave(self) -> None:
         """This process ends; nobody has to find that out."""
-        for task in (self._reading, *self._tasks):
-            if task is not None:
-                task.cancel()
+        if self._reading is not None:
+            self._reading.cancel()
+        await self._tasks.cancel()
         try:
             async with asyncio.timeout(1):
                 await self._history.call(b"gateway_beat", [self._nodes_key], self._node, 0)
@@ -299,18 +318,6 @@ class Control:
     async def bury(self, process: str) -> None:
         """Everything behind it is cleaned up."""
         await self._history.commands.call(b"ZREM", self._nodes_key, process)
-
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.ensure_future(_quietly(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-
-async def _quietly(work: Any) -> None:
-    try:
-        await work
-    except StoreError as error:
-        log.debug("an answer was not sent: %s", error)
 
 
 def _id(text: bytes) -> tuple[int, int]:

@@ -22,6 +22,7 @@ from .retry import backoff
 from .ring import Rings
 from .store.history import Page
 from .store.layout import Layout, read_announcement
+from .tasks import Tasks
 
 __all__ = ["Hub"]
 
@@ -57,7 +58,7 @@ class Hub:
         self._loop = asyncio.get_running_loop()
         self._channels: dict[str, Channel] = {}
         self._by_key: dict[bytes, Channel] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._idle: dict[Channel, None] = {}
         self.missed_ephemeral: Callable[[Channel], None] = lambda channel: None  # to a channel's subscriptions, without their knowledge
         self.rings = Rings(config.limits.ring_bytes)
@@ -91,7 +92,7 @@ class Hub:
     def resume(self, subscription: Subscription) -> None:
         """On the way to live again; at once, if nothing has to be waited for."""
         if not advance(subscription):
-            subscription.task = self._spawn(self._catch_up(subscription))
+            subscription.task = self._tasks.spawn(self._catch_up(subscription))
 
     def drained(self, subscription: Subscription) -> None:
         """Its socket takes more: one that is behind goes on from its position."""
@@ -149,7 +150,7 @@ class Hub:
     def _mend(self, channel: Channel) -> None:
         """The channel is closed and its link confirmed: find its position, and open it."""
         if channel.mending is None and channel.acked:
-            channel.mending = self._spawn(self._bring_to_top(channel))
+            channel.mending = self._tasks.spawn(self._bring_to_top(channel))
 
     async def _bring_to_top(self, channel: Channel) -> None:
         failures = 0
@@ -264,23 +265,12 @@ class Hub:
                     channel.close()
                     self._mend(channel)
 
-    def _spawn(self, work) -> asyncio.Task[None]:  # a task that nobody holds may be collected while it runs
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-        return task
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("a catch-up failed", exc_info=task.exception())
-
     async def close(self) -> None:
         reads = [read for channel in self._channels.values() for read in channel.reads.values()]
-        tasks = [*self._tasks, *reads]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for read in reads:
+            read.cancel()
+        await self._tasks.cancel()
+        await asyncio.gather(*reads, return_exceptions=True)
 
 
 def _read_done(channel: Channel, since: int, read: asyncio.Task[Page]) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from .calls import Calls
 from .config import ChannelRules, Config
@@ -23,6 +22,7 @@ from .publication import Position, channel_fault
 from .revocation import Revocations
 from .rpc import Methods
 from .store.history import History
+from .tasks import Tasks
 from .timers import Wheel
 
 __all__ = ["Node", "new_id"]
@@ -89,7 +89,7 @@ class Node:
     calls: Calls = None  # type: ignore[assignment]
     presence: Presence = None  # type: ignore[assignment]
     revoked: Revocations = None  # type: ignore[assignment]
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    tasks: Tasks = field(default_factory=Tasks)
     draining: bool = False
     started: float = field(default_factory=time.monotonic)
     uid: str = field(default_factory=new_id)
@@ -209,10 +209,3 @@ class Node:
             names.append(f"#{user}")
         # With a # in their id a channel would be somebody else's; some ids are none of a channel's name.
         return [name for name in names if owner_of(name) == user and not channel_fault(name)]
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """A task that is held while it runs."""
-        task = asyncio.create_task(work)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-        return task

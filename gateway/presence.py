@@ -20,6 +20,7 @@ from .control import Control
 from .errors import StoreError, UnknownChannel
 from .protocol import encode
 from .store.history import History
+from .tasks import Tasks
 
 __all__ = ["Presence"]
 
@@ -48,7 +49,7 @@ class Presence:
         self._present: dict[tuple[str, str], bytes] = {}  # (channel, client) → ClientInfo, of this process
         self._changes: dict[str, dict[str, bytes]] = {}  # channel → client → ClientInfo or GONE: not written yet
         self._changed = asyncio.Event()
-        self._burials: set[asyncio.Task[None]] = set()
+        self._burials = Tasks()
 
     def enter(self, channel: str, client: str, info: bytes) -> None:
         self._present[channel, client] = info
@@ -129,9 +130,7 @@ class Presence:
 
     def bury(self, processes: list[str]) -> None:
         for process in processes:
-            task = asyncio.create_task(self._bury(process))
-            self._burials.add(task)
-            task.add_done_callback(self._burials.discard)
+            self._burials.spawn(self._bury(process))
 
     async def _bury(self, process: str) -> None:
         """Several may do this at once: a client leaves once."""

@@ -37,6 +37,7 @@ from .store.commands import Commands
 from .store.connect import Address
 from .store.embedded import running_url
 from .store.layout import Layout
+from .tasks import Tasks
 
 __all__ = ["Service"]
 
@@ -59,7 +60,7 @@ class Service:
         self._layout = Layout(prefix)
         self._concurrency = concurrency
         self._methods: dict[bytes, tuple[str, Method]] = {}  # by the list that requests for it come in
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._under_way = Tasks()
         self._running = False
         self._ahead = 0.0  # seconds that Valkey's clock is ahead of ours
 
@@ -106,8 +107,7 @@ class Service:
                 self._running = False
                 renewing.cancel()
                 await asyncio.wait((renewing, taking))
-                while self._under_way:
-                    await asyncio.wait(self._under_way)
+                await self._under_way.finish()
             for task in (taking, renewing):
                 if not task.cancelled():
                     task.result()  # neither ends by itself: it failed
@@ -162,13 +162,7 @@ class Service:
                 free.release()
                 continue
             lists.append(lists.pop(0))  # BRPOP looks at the first list first: no method starves another
-            self._spawn(self._serve(commands, *taken), free)
-
-    def _spawn(self, work: Any, free: asyncio.Semaphore) -> None:
-        task = asyncio.create_task(work)
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
-        task.add_done_callback(lambda _: free.release())
+            self._under_way.spawn(self._serve(commands, *taken)).add_done_callback(lambda _: free.release())
 
     async def _serve(self, commands: Commands, key: bytes, text: bytes) -> None:
         name, method = self._methods[key]

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -23,6 +22,7 @@ from . import __version__
 from .catchup import State
 from .channel import Wire
 from .commands import HANDLERS, since_of
+from .deadlines import CONNECT_SECONDS, NEVER, enforce, next_due
 from .errors import ClientError, Disconnect, Internal, KeyUnknown, PermissionDenied, StoreError, TooManyRequests
 from .node import Node, new_id
 from .pace import use
@@ -35,10 +35,7 @@ __all__ = ["Outlet", "Session"]
 
 log = logging.getLogger("gateway.session")
 
-CONNECT_SECONDS = 30.0  # for Valkey to say where the user's own channels stand
-GRACE_SECONDS = 25.0  # from an expiry to the end, for a refresh to come
 BUSY_MOST = 16  # commands of one client that wait for Valkey; each may answer with a page of history
-NEVER = float("inf")
 NOWHERE = Since()
 NOTHING = ServerSide()
 CLIENT_LEFT = Disconnect(3000)
@@ -77,12 +74,12 @@ class Session:
         "busy",
         "client",
         "commands_used",
+        "connect_by",
         "connect_id",
         "identity",
         "learning",
         "next_ping",
         "node",
-        "opened_at",
         "outlet",
         "pong_by",
         "publishes_used",
@@ -107,11 +104,11 @@ class Session:
         self.learning = False  # a key that a token names is being fetched
         self.publishes_used = self.commands_used = 0.0  # of limits.…_per_second, see `pace`
         self.bucket = 0
-        self.opened_at = now
+        self.connect_by = now + node.config.limits.first_command_seconds
         self.next_ping = NEVER
         self.pong_by = NEVER
         self.slow_since = NEVER
-        node.wheel.set(self, now + node.config.limits.first_command_seconds)
+        node.wheel.set(self, self.connect_by)
 
     # Commands.
 
@@ -169,7 +166,7 @@ class Session:
             if self.learning:
                 raise Disconnect(3500, str(error)) from None
             self.learning = True
-            self.node.spawn(self._handle_with_keys(command))
+            self.node.tasks.spawn(self._handle_with_keys(command))
         except ClientError as error:
             self._refuse(command.id, method, error)
             if method == "connect":
@@ -213,6 +210,7 @@ class Session:
         self.identity = identity
         self.client = new_id()
         self.connect_id = id
+        self.connect_by = node.hub.now() + CONNECT_SECONDS
         self.state = CONNECTING
         if not starts:
             self._connected()
@@ -242,13 +240,14 @@ class Session:
             parts.append(b',"ping":%d,"pong":true' % max(1, round(config.ping_seconds)))
         parts += self.outlet.return_path, b"}"
         self.answers = None
+        self.connect_by = NEVER
         self.state = CONNECTED
         self.outlet.send(reply(self.connect_id, "connect", b"".join(parts)))
         self.node.lifecycle.tell("connected", self.identity.user, self.client)
         # The first ping comes at a random time, so that clients that came together are not pinged together for ever.
         now = self.node.hub.now()
         self.next_ping = now + config.ping_seconds * random.uniform(0.5, 1)
-        self.node.wheel.set(self, self._due(now))
+        self.node.wheel.set(self, next_due(self, now))
         for subscription in list(self.subscriptions.values()):
             self.node.hub.drained(subscription)
         self._work_off_backlog()
@@ -266,7 +265,7 @@ class Session:
     def answer(self, id: int, method: str, work: Awaitable[bytes]) -> None:
         """Replies when ``work`` is done; meanwhile other commands go on."""
         self.busy += 1
-        self.node.spawn(self._reply_when_done(id, method, work))
+        self.node.tasks.spawn(self._reply_when_done(id, method, work))
 
     async def _reply_when_done(self, id: int, method: str, work: Awaitable[bytes]) -> None:
         try:
@@ -346,7 +345,7 @@ class Session:
     def tick(self, now: float) -> float | None:
         """What is due: called by the wheel. Returns when something is due again."""
         try:
-            self._check_limits(now)
+            enforce(self, now)
         except Disconnect as disconnect:
             self.close(disconnect)
             return None
@@ -355,42 +354,12 @@ class Session:
             config = self.node.config
             self.pong_by = now + min(config.pong_seconds, 0.9 * config.ping_seconds)  # one ping is answered before the next
             self.next_ping = now + config.ping_seconds
-        return self._due(now)
-
-    def _check_limits(self, now: float) -> None:
-        patience = self.node.config.limits.first_command_seconds
-        if self.state is OPENED and now >= self.opened_at + patience:
-            raise Disconnect(3502, f"no connect within {patience:g} s")
-        if self.state is CONNECTING and now >= self.opened_at + CONNECT_SECONDS:
-            raise Disconnect(3004, "Valkey did not say in time where the user's channels stand")
-        if now >= self.slow_since + self.node.config.limits.slow_seconds:
-            raise Disconnect(3008)
-        if now >= self.pong_by and not self.outlet.paused and self.backlog is None:
-            raise Disconnect(3012)
-        today = time.time()
-        if self.identity.expires_at and today >= self.identity.expires_at + GRACE_SECONDS:
-            raise Disconnect(3005)
-        for subscription in list(self.subscriptions.values()):
-            if subscription.begun and subscription.expires_at and today >= subscription.expires_at + GRACE_SECONDS:
-                subscription.end_with(2501, "subscription expired")
-
-    def _due(self, now: float) -> float:
-        due = min(self.next_ping, max(self.pong_by, now + 1), self.slow_since + self.node.config.limits.slow_seconds)
-        if self.state is OPENED:
-            due = min(due, self.opened_at + self.node.config.limits.first_command_seconds)
-        if self.state is CONNECTING:
-            due = min(due, self.opened_at + CONNECT_SECONDS)
-        expiries = [subscription.expires_at for subscription in self.subscriptions.values() if subscription.expires_at]
-        if self.identity.expires_at:
-            expiries.append(self.identity.expires_at)
-        if expiries:
-            due = min(due, now + max(0.0, min(expiries) + GRACE_SECONDS - time.time()))
-        return due
+        return next_due(self, now)
 
     def watch_expiry(self) -> None:
         """A token with an expiry was taken: it may be due before anything else."""
         now = self.node.hub.now()
-        self.node.wheel.set(self, self._due(now))
+        self.node.wheel.set(self, next_due(self, now))
 
     # The socket.
 
