@@ -5,7 +5,8 @@
 
 A request names the channel of the process that asks, and an id that nobody can guess: a reply that comes late, twice, or with
 another's id finds nobody who waits for it. A request is carried out at most once; if its reply is lost, the client is told
-that it failed, and only it knows whether asking again is safe.
+that it failed, and only it knows whether asking again is safe. What a client *sends* goes the same way as a request of the
+method ``gateway.send``, without ``reply_to``: nobody answers it.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from .permissions import Identity
 from .protocol import clean, decode_json, encode, is_json, raw_object
 from .store.history import History
 
-__all__ = ["UNREADABLE", "Caller", "Calls", "Request", "Told", "method_fault"]
+__all__ = ["SENT", "UNREADABLE", "Caller", "Calls", "Request", "Told", "method_fault"]
 
 log = logging.getLogger("gateway.rpc")
 
+SENT = "gateway.send"
 MESSAGE_MOST = 500  # characters of an error's message
 OWN_CODES = range(400, 2000)  # what the protocol leaves to applications. Source: PROTOCOL.md 1.5
 ENDS = {106: LimitExceeded, 107: BadRequest}  # what the service's end of the wire says itself
@@ -52,16 +54,23 @@ class Caller(NamedTuple):
 
 
 class Request(msgspec.Struct):
-    """As it stands in the list. ``deadline`` is in unix ms of Valkey's clock, ``limit`` the bytes that ``data`` of the reply may have."""
+    """As it stands in the list. ``deadline`` is in unix ms of Valkey's clock, ``limit`` the bytes that ``data`` of the reply may have.
 
-    id: str
-    reply_to: str
+    What was sent has neither ``id`` nor ``reply_to``.
+    """
+
     deadline: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+    id: str = ""
+    reply_to: str = ""
     limit: int = 65536
     user: str = ""
     client: str = ""
     info: msgspec.Raw = _NULL
     data: msgspec.Raw = _NULL
+
+    def __post_init__(self) -> None:
+        if bool(self.id) != bool(self.reply_to):
+            raise ValueError("id and reply_to come together")
 
 
 class Reply(msgspec.Struct):
@@ -108,7 +117,7 @@ class Calls:
         if not self._hears():
             raise Internal(f"{method}: not asked, for while the link to Valkey is away no reply could come")
         id, seconds = os.urandom(16).hex(), self._config.rpc_seconds
-        request = self._request(id, method, identity, client, data)
+        request = self._request(method, identity, client, data, id=encode(id), reply_to=self._reply_to)
         waiter = self._waiting[id] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(seconds):
@@ -121,15 +130,19 @@ class Calls:
             del self._waiting[id]
         return self._checked(method, reply)
 
-    def _request(self, id: str, method: str, identity: Identity, client: str, data: bytes | None) -> bytes:
+    async def tell(self, identity: Identity, client: str, data: bytes | None) -> bytes:
+        """What a client sends without waiting for an answer. Raises what ``call`` does before a service has it."""
+        await self._push(SENT, self._request(SENT, identity, client, data))
+        return b""
+
+    def _request(self, method: str, identity: Identity, client: str, data: bytes | None, **way_back: bytes) -> bytes:
         most = self._config.limits.rpc_bytes
         if data is not None and len(data) > most:
             raise LimitExceeded(f"limits.rpc_bytes is {most}")
         if data is not None and not is_json(data):
             raise BadRequest("data is nested too deep")
-        fields = {"id": encode(id), "method": encode(method), "data": data or b"null", "user": encode(identity.user)}
-        fields |= {"client": encode(client), "info": identity.info or b"null", "limit": b"%d" % most, "reply_to": self._reply_to}
-        return raw_object(fields)
+        fields = {"method": encode(method), "data": data or b"null", "user": encode(identity.user), "client": encode(client)}
+        return raw_object(fields | {"info": identity.info or b"null", "limit": b"%d" % most} | way_back)
 
     async def _push(self, method: str, request: bytes) -> None:
         most, ttl = self._config.limits.rpc_queue, int(self._config.rpc_seconds * 1000)

@@ -157,11 +157,15 @@ def _rpc(session: Session, id: int, request: Any) -> None:
     method, data = request.method or "", bytes(request.data) or None
     if method in node.methods:
         work = node.methods.call(method, Caller(identity.user, session.client), data)
-    elif admits(node.config.rpc, identity, ""):
-        work = node.calls.call(method, identity, session.client, data)
     else:
-        raise PermissionDenied(f"the setting rpc does not let user {identity.user!r} call services")
+        _check_services(session)
+        work = node.calls.call(method, identity, session.client, data)
     session.answer(id, "rpc", _called(work))
+
+
+def _check_services(session: Session) -> None:
+    if not admits(session.node.config.rpc, session.identity, ""):
+        raise PermissionDenied(f"the setting rpc does not let user {session.identity.user!r} call services")
 
 
 async def _called(work: Awaitable[bytes]) -> bytes:
@@ -196,7 +200,8 @@ async def _counts(session: Session, channel: str) -> bytes:
 
 
 def _send(session: Session, id: int, request: Any) -> None:
-    raise Disconnect(3508, "nothing here takes messages without a reply")
+    _check_services(session)
+    session.answer(0, "send", session.node.calls.tell(session.identity, session.client, bytes(request.data) or None))
 
 
 def _ping(session: Session, id: int, request: Any) -> None:

@@ -73,11 +73,15 @@ class TokenStale(GatewayError):
 
 
 class ClientError(GatewayError):
-    """An error reply. ``code`` and ``message`` go over the wire, ``hint`` is for people."""
+    """An error reply. ``code`` and ``message`` go over the wire, ``hint`` is for people.
+
+    ``closes_with`` ends the connection where nothing waits for a reply that could say it. Source: PROTOCOL.md 1.7, 1.13.
+    """
 
     code = 100
     message = "internal server error"
     temporary = False
+    closes_with = 3004
 
     def __init__(self, hint: str = "") -> None:
         super().__init__(hint or self.message)
@@ -97,11 +101,11 @@ class UnknownChannel(ClientError):
 
 
 class PermissionDenied(ClientError):
-    code, message = 103, "permission denied"
+    code, message, closes_with = 103, "permission denied", 3507
 
 
 class MethodNotFound(ClientError):
-    code, message = 104, "method not found"
+    code, message, closes_with = 104, "method not found", 3508
 
 
 class AlreadySubscribed(ClientError):
@@ -109,11 +113,11 @@ class AlreadySubscribed(ClientError):
 
 
 class LimitExceeded(ClientError):
-    code, message = 106, "limit exceeded"
+    code, message, closes_with = 106, "limit exceeded", 3501
 
 
 class BadRequest(ClientError):
-    code, message = 107, "bad request"
+    code, message, closes_with = 107, "bad request", 3501
 
 
 class NotAvailable(ClientError):
@@ -125,7 +129,7 @@ class TokenExpired(ClientError):
 
 
 class TooManyRequests(ClientError):
-    code, message, temporary = 111, "too many requests", True
+    code, message, temporary, closes_with = 111, "too many requests", True, 3013
 
 
 class UnrecoverablePosition(ClientError):

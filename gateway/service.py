@@ -6,6 +6,10 @@
     async def cancel(caller, data):                     # returns what is JSON; raises rpc.Failure(409, "it was shipped")
         return {"cancelled": data["order"]}
 
+    @service.sent                                       # what clients send, and wait for no answer to
+    async def sent(caller, data):
+        ...
+
     service.serve()                                     # until SIGTERM or Ctrl-C; inside a loop: await service.run()
 
 Any number of instances share the work: each takes a request when it has a hand free. Requests whose deadline is over are
@@ -28,7 +32,7 @@ from typing import Any
 
 import msgspec
 
-from .calls import UNREADABLE, Caller, Request, Told, method_fault
+from .calls import SENT, UNREADABLE, Caller, Request, Told, method_fault
 from .config import load
 from .errors import Failure, StoreError, Unavailable
 from .protocol import decode_json, raw_object
@@ -66,10 +70,17 @@ class Service:
 
     def method(self, name: str) -> Callable[[Method], Method]:
         """Raises ValueError for a name that no service's method can have, RuntimeError once the service runs."""
-        if self._running:
-            raise RuntimeError("methods are registered before the service runs")
         if fault := method_fault(name):
             raise ValueError(fault)
+        return self._registering(name)
+
+    def sent(self, handler: Method) -> Method:
+        """What clients send; what it returns or raises goes nowhere but the log. Raises RuntimeError once the service runs."""
+        return self._registering(SENT)(handler)
+
+    def _registering(self, name: str) -> Callable[[Method], Method]:
+        if self._running:
+            raise RuntimeError("methods are registered before the service runs")
 
         def register(method: Method) -> Method:
             self._methods[self._layout.rpc(name)[0]] = name, method
@@ -176,8 +187,12 @@ class Service:
             log.info("%s: a request whose deadline is over is dropped", name)
             return
         answer = await _answer(name, method, request, deadline)
-        if answer is not None:
+        if answer is None:
+            return
+        if request.reply_to:
             await _send(commands, name, request, answer, deadline)
+        elif "error" in answer:
+            log.warning("%s: what user %r sent was refused: %s", name, request.user, answer["error"].decode())
 
 
 async def _answer(name: str, method: Method, request: Request, deadline: float) -> dict[str, bytes] | None:

@@ -193,6 +193,9 @@ class Session:
         self._work_off_backlog()
 
     def _refuse(self, id: int, method: str, error: ClientError) -> None:
+        if not id:
+            self.close(Disconnect(error.closes_with, f"{method} refused with {error.code} {error}"))
+            return
         log.info("client %s: %s refused with %d %s", self.client or "-", method, error.code, error)
         self.outlet.send(error_reply(id, error))
 
@@ -263,7 +266,7 @@ class Session:
         self.node.hub.leave(subscription)
 
     def answer(self, id: int, method: str, work: Awaitable[bytes]) -> None:
-        """Replies when ``work`` is done; meanwhile other commands go on."""
+        """Replies when ``work`` is done, unless ``id`` is 0; meanwhile other commands go on."""
         self.busy += 1
         self.node.tasks.spawn(self._reply_when_done(id, method, work))
 
@@ -280,7 +283,7 @@ class Session:
             log.exception("client %s: %s failed", self.client, method)
             self._refuse_late(id, method, Internal())
         else:
-            if self.state is not CLOSED:
+            if id and self.state is not CLOSED:
                 self.outlet.send(reply(id, method, result))
         finally:
             self.busy -= 1
