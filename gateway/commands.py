@@ -24,7 +24,7 @@ from .errors import (
 )
 from .filters import Filter, read_filter
 from .pace import use
-from .permissions import admits
+from .permissions import Override, admits, overridden
 from .protocol import Since, encode, history_result, is_json, raw_object, reply
 from .publication import MAX_OFFSET, Position
 from .store.history import publish_words
@@ -38,12 +38,12 @@ __all__ = ["HANDLERS", "since_of"]
 HISTORY_MOST = 300  # publications of one history command
 
 
-def since_of(session: Session, channel: str, request: Since) -> Position | None:
+def since_of(session: Session, channel: str, request: Since, override: Override | None = None) -> Position | None:
     """The position a client wants to recover from; None to start at the top."""
     if (request.offset or 0) > MAX_OFFSET:
         raise BadRequest(f"an offset past {MAX_OFFSET}")
-    rules = session.node.rules(channel)
-    return request.position if request.recover and rules.recover and rules.has_history else None
+    rules = overridden(session.node.rules(channel), override)
+    return request.position if request.recover and rules.recovers else None
 
 
 def _subscribe(session: Session, id: int, request: Any) -> None:
@@ -59,7 +59,7 @@ def _subscribe(session: Session, id: int, request: Any) -> None:
     if not node.may_subscribe(session.identity, name, token=grant is not None):
         raise PermissionDenied(f"the rules of {name!r} do not admit user {session.identity.user!r}")
     filter = _filter_of(session, name, bytes(request.tf))
-    since = since_of(session, name, request)
+    since = since_of(session, name, request, grant.override if grant else None)
     if present is not None:
         session.drop(present)  # the client asks for its own channel itself: from now on it is an ordinary subscription
     subscription = ClientSubscription(session, node.hub.channel(name), since, asked=id, grant=grant, filter=filter)

@@ -107,6 +107,11 @@ class ChannelRules(_Section):
     def has_history(self) -> bool:
         return self.history_size != 0
 
+    @property
+    def recovers(self) -> bool:
+        """Whether clients get positions, and may come back to them."""
+        return self.recover and self.has_history
+
 
 BUILT_IN: dict[str, dict[str, Any]] = {
     "posts": {},

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from .errors import StoreError, Unavailable
+from .permissions import Override
 from .retry import backoff
 from .store.history import History
 from .tasks import Tasks
@@ -53,6 +54,7 @@ class Subscribing(Message, tag="subscribe"):
     epoch: str | None = None
     offset: int = 0
     expire_at: float = 0
+    override: Override | None = None
 
 
 class Unsubscribing(Message, tag="unsubscribe"):

@@ -18,7 +18,18 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-__all__ = ["ANONYMOUS", "ANYTHING", "Grant", "Identity", "ServerSide", "admits", "owner_of"]
+from .config import ChannelRules
+
+__all__ = ["ANONYMOUS", "ANYTHING", "Grant", "Identity", "Override", "ServerSide", "admits", "overridden", "owner_of"]
+
+
+class Override(NamedTuple):
+    """What holds for one subscription instead of its channel's rules; None: the rules do. Source: PROTOCOL.md 1.11."""
+
+    presence: bool | None = None
+    join_leave: bool | None = None
+    force_push_join_leave: bool | None = None
+    force_recovery: bool | None = None
 
 
 class ServerSide(NamedTuple):
@@ -26,6 +37,7 @@ class ServerSide(NamedTuple):
 
     info: bytes | None = None
     data: bytes | None = None
+    override: Override | None = None
 
 
 class Identity(NamedTuple):
@@ -54,10 +66,23 @@ class Grant(NamedTuple):
     info: bytes | None = None
     token_id: str = ""
     issued_at: float = 0.0
+    override: Override | None = None
 
 
 ANONYMOUS = Identity()
 ANYTHING = Identity(unchecked=True)
+
+
+def overridden(rules: ChannelRules, override: Override | None) -> ChannelRules:
+    """The rules as they are for one subscription. Of ``join_leave``: whether its own joins and leaves are announced."""
+    if override is None:
+        return rules
+    join_leave = rules.join_leave
+    if override.join_leave is not None and override.join_leave is (join_leave == "off"):
+        join_leave = "asked" if override.join_leave else "off"
+    presence = rules.presence if override.presence is None else override.presence
+    recover = rules.recover if override.force_recovery is None else override.force_recovery
+    return rules.model_copy(update={"join_leave": join_leave, "presence": presence, "recover": recover})
 
 
 def owner_of(channel: str) -> str:

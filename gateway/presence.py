@@ -29,6 +29,7 @@ log = logging.getLogger("gateway.presence")
 GATHER_SECONDS = 0.1
 AT_ONCE = 500  # clients of one call
 GONE = b""
+Changes = dict[str, dict[str, tuple[bytes, bool]]]  # channel → client → (ClientInfo or GONE, whether it is told)
 
 Item = TypeVar("Item")
 
@@ -46,22 +47,23 @@ class Presence:
         self._history = history
         self._control = control
         self._process = process
-        self._present: dict[tuple[str, str], bytes] = {}  # (channel, client) → ClientInfo, of this process
-        self._changes: dict[str, dict[str, bytes]] = {}  # channel → client → ClientInfo or GONE: not written yet
+        self._present: dict[tuple[str, str, bool], bytes] = {}  # (channel, client, told) → ClientInfo, of this process
+        self._changes: Changes = {}  # not written yet
         self._changed = asyncio.Event()
         self._burials = Tasks()
 
-    def enter(self, channel: str, client: str, info: bytes) -> None:
-        self._present[channel, client] = info
-        self._change(channel, client, info)
+    def enter(self, channel: str, client: str, info: bytes, told: bool) -> None:
+        """``told``: that it comes, and one day goes, is announced to the channel's watchers."""
+        self._present[channel, client, told] = info
+        self._change(channel, client, info, told)
 
-    def leave(self, channel: str, client: str) -> None:
-        """Leaving without having entered changes nothing."""
-        if self._present.pop((channel, client), None) is not None:
-            self._change(channel, client, GONE)
+    def leave(self, channel: str, client: str, told: bool) -> None:
+        """``told`` as when it entered. Leaving without having entered changes nothing."""
+        if self._present.pop((channel, client, told), None) is not None:
+            self._change(channel, client, GONE, told)
 
-    def _change(self, channel: str, client: str, info: bytes) -> None:
-        self._changes.setdefault(channel, {})[client] = info
+    def _change(self, channel: str, client: str, info: bytes, told: bool) -> None:
+        self._changes.setdefault(channel, {})[client] = info, told
         self._changed.set()
 
     # Asking. Raises StoreError.
@@ -95,11 +97,11 @@ class Presence:
                 self._changed.set()
                 await asyncio.sleep(1.0)
 
-    async def _write(self, process: str, changes: dict[str, dict[str, bytes]]) -> None:
+    async def _write(self, process: str, changes: Changes) -> None:
         """First the list, then the presence, then the list again: it never lacks what is there."""
         registry = self._registry(process)
-        came = [_entry(channel, client) for channel, clients in changes.items() for client, info in clients.items() if info]
-        went = [_entry(channel, client) for channel, clients in changes.items() for client, info in clients.items() if not info]
+        came = [_entry(channel, client) for channel, clients in changes.items() for client, (info, _) in clients.items() if info]
+        went = [_entry(channel, client) for channel, clients in changes.items() for client, (info, _) in clients.items() if not info]
         call = self._history.commands.call
         for some in _parts(came):
             await call(b"SADD", registry, *some)
@@ -107,16 +109,17 @@ class Presence:
         for some in _parts(went):
             await call(b"SREM", registry, *some)
 
-    async def _write_channel(self, channel: str, clients: dict[str, bytes]) -> None:
-        key, told = self._history.layout.presence(channel), self._told(channel)
-        for some in _parts(clients.items()):
-            await self._history.call(b"gateway_presence", [key], told, *(word for pair in some for word in pair))
+    async def _write_channel(self, channel: str, clients: dict[str, tuple[bytes, bool]]) -> None:
+        key = self._history.layout.presence(channel)
+        for told in (False, True):
+            for some in _parts((client, info) for client, (info, its) in clients.items() if its is told):
+                await self._history.call(b"gateway_presence", [key], int(told), *(word for pair in some for word in pair))
 
-    def _told(self, channel: str) -> str:
+    def _is_told(self, channel: str) -> bool:
         try:
-            return "0" if self._config.rules(channel).join_leave == "off" else "1"
+            return self._config.rules(channel).join_leave != "off"
         except UnknownChannel:  # another gateway's namespace
-            return "1"
+            return True
 
     def _registry(self, process: str) -> str:
         return f"{self._history.layout.prefix}:present:{process}"
@@ -125,8 +128,8 @@ class Presence:
 
     def write_anew(self) -> None:
         """Valkey does not know this process: it was emptied, or somebody took us for dead."""
-        for (channel, client), info in self._present.items():
-            self._change(channel, client, info)
+        for (channel, client, told), info in self._present.items():
+            self._change(channel, client, info, told)
 
     def bury(self, processes: list[str]) -> None:
         for process in processes:
@@ -136,10 +139,10 @@ class Presence:
         """Several may do this at once: a client leaves once."""
         try:
             listed = await self._history.commands.call(b"SMEMBERS", self._registry(process))
-            changes: dict[str, dict[str, bytes]] = {}
+            changes: Changes = {}
             for entry in listed:
                 client, _, channel = entry.decode().partition(" ")
-                changes.setdefault(channel, {})[client] = GONE
+                changes.setdefault(channel, {})[client] = GONE, self._is_told(channel)
             await self._write(process, changes)
             await self._control.bury(process)
         except StoreError as error:
@@ -150,8 +153,8 @@ class Presence:
 
     async def close(self) -> None:
         """All clients are gone; says so, if Valkey hears it at once."""
-        for channel, client in list(self._present):
-            self.leave(channel, client)
+        for present in list(self._present):
+            self.leave(*present)
         changes, self._changes = self._changes, {}
         try:
             async with asyncio.timeout(2):

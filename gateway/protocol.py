@@ -15,6 +15,7 @@ import msgspec
 from msgspec.structs import astuple
 
 from .errors import ClientError, Disconnect
+from .permissions import Override
 from .publication import Position, Publication
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "PING",
     "PONG",
     "Command",
+    "OverrideRequest",
     "Since",
     "SubscribeRequest",
     "clean",
@@ -73,6 +75,23 @@ class ConnectRequest(_Request):
     version: str | None = None
     headers: dict[str, str] | None = None
     flag: int | None = None
+
+
+class _Value(_Request):
+    value: bool = False
+
+
+class OverrideRequest(_Request):
+    """``override`` of tokens and of the server API. Positions are always kept, so ``force_positioning`` has nothing to force."""
+
+    presence: _Value | None = None
+    join_leave: _Value | None = None
+    force_push_join_leave: _Value | None = None
+    force_recovery: _Value | None = None
+
+    @property
+    def override(self) -> Override:
+        return Override(*(None if given is None else given.value for given in astuple(self)))
 
 
 class SubscribeRequest(Since):

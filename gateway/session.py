@@ -26,7 +26,7 @@ from .deadlines import CONNECT_SECONDS, NEVER, enforce, next_due
 from .errors import ClientError, Disconnect, Internal, KeyUnknown, PermissionDenied, StoreError, TooManyRequests
 from .node import Node, new_id
 from .pace import use
-from .permissions import ANONYMOUS, Grant, Identity, ServerSide
+from .permissions import ANONYMOUS, Grant, Identity, ServerSide, overridden
 from .protocol import PONG, Command, Since, decode, encode, error_reply, push, raw_object, reply
 from .publication import Position
 from .subscription import ClientSubscription, seconds_left
@@ -208,7 +208,7 @@ class Session:
         own = dict.fromkeys(node.personal_channels(identity.user), NOTHING) | identity.channels
         if len(own) > node.config.limits.channels_per_client:
             raise Disconnect(3505, f"the token names {len(own)} channels; limits.channels_per_client is {node.config.limits.channels_per_client}")
-        starts = {name: since_of(self, name, recover.get(name, NOWHERE)) for name in own}
+        starts = {name: since_of(self, name, recover.get(name, NOWHERE), given.override) for name, given in own.items()}
         node.admit_user(self, identity.user)
         self.identity = identity
         self.client = new_id()
@@ -302,11 +302,10 @@ class Session:
         if len(self.subscriptions) >= self.node.config.limits.channels_per_client:
             log.info("client %s: not subscribed to %s, limits.channels_per_client is reached", self.client, channel)
             return
-        rules = self.node.rules(channel)
-        start = since if rules.recover and rules.has_history else None
+        start = since if overridden(self.node.rules(channel), granted.override).recovers else None
         subscription = ClientSubscription(self, self.node.hub.channel(channel), start, server_side=granted)
         if expires_at:
-            subscription.grant = Grant(self.identity.user, channel, expires_at, granted.info)
+            subscription.grant = Grant(self.identity.user, channel, expires_at, granted.info, override=granted.override)
         self.subscriptions[channel] = subscription
         self.node.hub.follow(subscription)
         self.watch_expiry()

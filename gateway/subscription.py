@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from .catchup import State, Subscription
 from .channel import NOTHING, Channel, FilteredWire
-from .config import ChannelRules
 from .errors import Disconnect, UnrecoverablePosition
 from .filters import Filter
-from .permissions import Grant, Identity, ServerSide
+from .permissions import Grant, Identity, ServerSide, overridden
 from .protocol import encode, error_reply, push, raw_object, reply, subscribe_result
 from .publication import Position, Publication
 from .store.layout import Movement
@@ -24,7 +23,7 @@ __all__ = ["ClientSubscription", "client_info", "seconds_left"]
 class ClientSubscription(Subscription):
     """``asked`` is the id of the subscribe command that waits for its reply, ``leaving`` that of an unsubscribe behind it."""
 
-    __slots__ = ("asked", "grant", "leaving", "present", "recovering", "rejects", "server_side", "session", "watches")
+    __slots__ = ("asked", "grant", "leaving", "override", "present", "recovering", "rejects", "rules", "server_side", "session", "watches")
 
     def __init__(
         self,
@@ -48,6 +47,9 @@ class ClientSubscription(Subscription):
         self.watches = False  # the client asked for joins and leaves
         self.present = False
         self.grant = grant
+        granted = grant or server_side
+        self.override = granted.override if granted is not None else None
+        self.rules = overridden(channel.rules, self.override)
 
     @property
     def expires_at(self) -> float:
@@ -78,12 +80,12 @@ class ClientSubscription(Subscription):
             if self.leaving:
                 session.outlet.send(reply(self.leaving, "unsubscribe"))
             return
-        rules, top = self.channel.rules, self.channel.offset
+        top = self.channel.offset
         reached = publications[-1].offset if publications else top
         if isinstance(self.wire, FilteredWire):
             publications = self.wire.wanted(publications)
         result = subscribe_result(
-            self.position if rules.recover and rules.has_history else None,
+            self.position if self.rules.recovers else None,
             recovered=recovered and self.recovering,
             was_recovering=self.recovering,
             ttl=seconds_left(self.expires_at),
@@ -91,7 +93,7 @@ class ClientSubscription(Subscription):
             top=top if recovered and reached < top else 0,
             data=self.server_side.data if self.server_side else None,
         )
-        self._enter(rules)
+        self._enter()
         if self.server_side:
             session.server_side_begun(self.channel.name, result)
             return
@@ -101,16 +103,25 @@ class ClientSubscription(Subscription):
             session.drop(self)
             session.outlet.send(reply(self.leaving, "unsubscribe"))
 
-    def _enter(self, rules: ChannelRules) -> None:
+    def _enter(self) -> None:
         """It is there, for whoever asks or watches."""
+        rules = self.rules
         self.session.node.lifecycle.tell("subscribed", self.session.identity.user, self.session.client, channel=self.channel.name)
         if rules.presence or rules.join_leave != "off":
             self.present = True
-            self.session.node.presence.enter(self.channel.name, self.session.client, self.info)
-        if rules.join_leave == "all" or (rules.join_leave == "asked" and self.watches):
+            self.session.node.presence.enter(self.channel.name, self.session.client, self.info, rules.join_leave != "off")
+        if self._hears:
             if self.channel.watchers is None:
                 self.channel.watchers = {}
             self.channel.watchers[self] = None
+
+    @property
+    def _hears(self) -> bool:
+        """Whether it is told who comes and goes."""
+        if self.override is not None and self.override.force_push_join_leave is not None:
+            return self.override.force_push_join_leave
+        how = self.channel.rules.join_leave
+        return how == "all" or (how == "asked" and self.watches)
 
     @property
     def info(self) -> bytes:
@@ -129,7 +140,7 @@ class ClientSubscription(Subscription):
         super().end()
         if self.present:
             self.present = False
-            self.session.node.presence.leave(self.channel.name, self.session.client)
+            self.session.node.presence.leave(self.channel.name, self.session.client, self.rules.join_leave != "off")
 
     def gap(self) -> None:
         session = self.session

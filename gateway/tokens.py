@@ -20,8 +20,8 @@ from jwt.warnings import InsecureKeyLengthWarning
 from .config import Tokens
 from .errors import KeyUnknown, TokenInvalid, TokenStale
 from .keys import Keys
-from .permissions import Grant, Identity, ServerSide
-from .protocol import encode
+from .permissions import Grant, Identity, Override, ServerSide
+from .protocol import OverrideRequest, encode
 
 __all__ = ["SHORT_SECRET", "Verifier", "mint"]
 
@@ -36,6 +36,7 @@ class _Subscription(msgspec.Struct):
     b64info: str = ""
     data: msgspec.Raw = msgspec.Raw()
     b64data: str = ""
+    override: OverrideRequest | None = None
 
 
 class _Claims(msgspec.Struct):
@@ -50,6 +51,7 @@ class _Claims(msgspec.Struct):
     b64info: str = ""
     meta: msgspec.Raw = msgspec.Raw()
     channel: str | None = None
+    override: OverrideRequest | None = None
     channels: list[str] | None = None
     subs: dict[str, _Subscription] | None = None
 
@@ -78,7 +80,7 @@ class Verifier:
             raise TokenInvalid("it is a subscription token, not a connection token")
         own = {name: ServerSide() for name in claims.channels or ()}
         for name, given in (claims.subs or {}).items():
-            own[name] = ServerSide(_json(given.info, given.b64info), _json(given.data, given.b64data))
+            own[name] = ServerSide(_json(given.info, given.b64info), _json(given.data, given.b64data), _override(given))
         if len(own) > CHANNELS_MOST:
             raise TokenInvalid(f"it names {len(own)} channels; at most {CHANNELS_MOST}")
         info = _json(claims.info, claims.b64info)
@@ -89,7 +91,8 @@ class Verifier:
         claims = self._claims(token)
         if not claims.channel:
             raise TokenInvalid("it names no channel")
-        return Grant(claims.sub or "", claims.channel, claims.expires_at, _json(claims.info, claims.b64info), claims.jti, claims.iat)
+        info = _json(claims.info, claims.b64info)
+        return Grant(claims.sub or "", claims.channel, claims.expires_at, info, claims.jti, claims.iat, _override(claims))
 
     def _claims(self, token: str) -> _Claims:
         if not self._keys:
@@ -174,6 +177,10 @@ def _raw_claims(claims: dict[str, Any]) -> dict[str, Any]:
     if isinstance(claims.get("subs"), dict):
         claims["subs"] = {name: _raw_claims(sub) if isinstance(sub, dict) else sub for name, sub in claims["subs"].items()}
     return claims
+
+
+def _override(claims: _Claims | _Subscription) -> Override | None:
+    return None if claims.override is None else claims.override.override
 
 
 def _json(raw: msgspec.Raw, b64: str) -> bytes | None:

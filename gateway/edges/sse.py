@@ -118,8 +118,7 @@ class EventStreams:
         return starts | dict(zip(asked, positions, strict=True))
 
     def _recoverable(self, name: str) -> bool:
-        rules = self._node.rules(name)
-        return rules.recover and rules.has_history
+        return self._node.rules(name).recovers
 
 
 def _positions(last_id: str, count: int) -> list[Position | None]:

@@ -107,12 +107,12 @@ class StreamSubscription(Subscription):
 
     def begin(self, recovered: bool, publications: list[Publication]) -> None:
         if self.channel.rules.presence or self.channel.rules.join_leave != "off":
-            self.stream.enter(self.channel.name)
+            self.stream.enter(self.channel)
         self.stream.begun(self, recovered)
 
     def end(self) -> None:
         super().end()
-        self.stream.leave(self.channel.name)
+        self.stream.leave(self.channel)
 
     def gap(self) -> None:
         self.stream.gap(self)
@@ -176,11 +176,12 @@ class EventStream:
     def several(self) -> bool:
         return len(self._positions) > 1
 
-    def enter(self, channel: str) -> None:
-        self._node.presence.enter(channel, self.client, client_info(self.identity, self.client))
+    def enter(self, channel: Channel) -> None:
+        info = client_info(self.identity, self.client)
+        self._node.presence.enter(channel.name, self.client, info, channel.rules.join_leave != "off")
 
-    def leave(self, channel: str) -> None:
-        self._node.presence.leave(channel, self.client)
+    def leave(self, channel: Channel) -> None:
+        self._node.presence.leave(channel.name, self.client, channel.rules.join_leave != "off")
 
     # From the hub.
 
