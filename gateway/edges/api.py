@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -168,15 +167,9 @@ def _responses(results: list[tuple[bytes, bytes | None]]) -> bytes:
 
 
 def _words(request: _Publish) -> list[Any]:
-    data = bytes(request.data)
-    if not data:
-        try:
-            data = base64.b64decode(request.b64data, validate=True)
-        except binascii.Error:
-            raise BadRequest("b64data is not base64") from None
+    data = _json_of(request.data, request.b64data)
     if not data:
         raise BadRequest("there is no data")
-    data = _json_of(data)
     if request.version >= 2**64:
         raise BadRequest("version does not fit 64 bits")
     return publish_words(
@@ -189,7 +182,12 @@ def _words(request: _Publish) -> list[Any]:
     )
 
 
-def _json_of(data: bytes) -> bytes:
+def _json_of(raw: msgspec.Raw, b64: str = "") -> bytes:
+    """JSON that a request holds as it is, or in base64; b"" for neither."""
+    try:
+        data = bytes(raw) or base64.b64decode(b64, validate=True)
+    except ValueError:  # binascii.Error, or characters beyond ASCII
+        raise BadRequest("what should be base64 is not") from None
     if data and not is_json(data):
         raise BadRequest("data is not JSON, or nested too deep")
     return data
@@ -202,7 +200,7 @@ async def _notify(node: Node, body: bytes) -> bytes:
         raise BadRequest('name one "user", or several "users"')
     if not request.data:
         raise BadRequest("there is no data")
-    words = publish_words(_json_of(bytes(request.data)), key=request.idempotency_key or None)
+    words = publish_words(_json_of(request.data), key=request.idempotency_key or None)
     if request.user:
         return await _notify_one(node, request.user, words)
     results = await asyncio.gather(*[_outcome(_notify_one(node, user, words)) for user in request.users])
@@ -256,7 +254,7 @@ def _whom(request: _Whom) -> dict[str, str]:
 async def _subscribe(node: Node, body: bytes) -> bytes:
     request = _read(_Subscribe, body)
     node.rules(request.channel)
-    info, data = (_json_of(bytes(raw) or _unbase64(b64)) for raw, b64 in ((request.info, request.b64info), (request.data, request.b64data)))
+    info, data = _json_of(request.info, request.b64info), _json_of(request.data, request.b64data)
     since = request.recover_since.position if request.recover_since is not None else None
     if since is not None and since.offset > MAX_OFFSET:
         raise BadRequest(f"an offset past {MAX_OFFSET}")
@@ -290,7 +288,7 @@ async def _disconnect(node: Node, body: bytes) -> bytes:
 
 async def _refresh(node: Node, body: bytes) -> bytes:
     request = _read(_Refresh, body)
-    info = msgspec.Raw(_json_of(bytes(request.info)) or b"null")
+    info = msgspec.Raw(_json_of(request.info) or b"null")
     await node.control.send(Refreshing(**_whom(request), expired=request.expired, expire_at=request.expire_at, info=info))
     return b"{}"
 
@@ -308,13 +306,6 @@ async def _revoke(node: Node, body: bytes) -> bytes:
     await node.revoked.keep(request.user, request.token_id, before, until)
     await node.control.send(Revocation(user=request.user, token_id=request.token_id, before=before, until=until))
     return b"{}"
-
-
-def _unbase64(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error:
-        raise BadRequest("what should be base64 is not") from None
 
 
 async def _channels(node: Node, body: bytes) -> bytes:
