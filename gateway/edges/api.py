@@ -147,8 +147,11 @@ async def _publish(node: Node, body: bytes) -> bytes:
 
 async def _publish_to(node: Node, channel: str, words: list[Any]) -> bytes:
     node.rules(channel)
-    position = await node.history.publish(channel, words)
-    return b"{}" if position is None else encode({"offset": position.offset, "epoch": position.epoch})
+    return _placed(await node.history.publish(channel, words))
+
+
+def _placed(position: Position | None) -> bytes:
+    return b"{}" if position is None else encode(position._asdict())
 
 
 async def _broadcast(node: Node, body: bytes) -> bytes:
@@ -213,8 +216,7 @@ async def _notify_one(node: Node, user: str, words: list[Any]) -> bytes:
     except ValueError as error:
         raise BadRequest(str(error)) from None
     notification_id(words[0])
-    position = await node.history.notify(channel, words)
-    return b"{}" if position is None else encode({"offset": position.offset, "epoch": position.epoch})
+    return _placed(await node.history.notify(channel, words))
 
 
 async def _history(node: Node, body: bytes) -> bytes:
