@@ -14,10 +14,11 @@ from typing import Annotated, Any
 import msgspec
 from msgspec.structs import astuple
 
-from .errors import ClientError, Disconnect
-from .publication import Position, Publication
+from .errors import BadRequest, ClientError, Disconnect
+from .publication import MAX_OFFSET, Position, Publication
 
 __all__ = [
+    "BEGINNING",
     "METHODS",
     "PING",
     "PONG",
@@ -37,11 +38,13 @@ __all__ = [
     "push",
     "push_prefix",
     "raw_object",
+    "read_position",
     "reply",
     "subscribe_result",
 ]
 
 PING = b"{}"
+BEGINNING = Position("", 0)
 MAX_DEPTH = 256  # of nested arrays and objects; the parsers of common clients give up not far above
 
 Id = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
@@ -62,6 +65,9 @@ class Since(_Request):
 
     @property
     def position(self) -> Position:
+        """Raises BadRequest for an offset that no channel can have."""
+        if (self.offset or 0) > MAX_OFFSET:
+            raise BadRequest(f"an offset past {MAX_OFFSET}")
         return Position(self.epoch or "", self.offset or 0)
 
 
@@ -196,6 +202,14 @@ def mend_surrogates(text: bytes) -> bytes:
 
 
 _SURROGATES = re.compile(rb"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F]..)")
+
+
+def read_position(text: str | None) -> Position:
+    """``EPOCH:OFFSET`` of a request; none is the beginning of whichever life. Raises BadRequest."""
+    try:
+        return Position.parse(text) if text else BEGINNING
+    except ValueError as error:
+        raise BadRequest(str(error)) from None
 
 
 # What leaves. Zero values are left out, as the protocol has it.

@@ -18,15 +18,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..control import Disconnection, Refreshing, Revocation, Subscribing, Unsubscribing
-from ..errors import BadRequest, ClientError, Disconnect, Internal, NotAvailable, StoreError, UnrecoverablePosition
+from ..errors import BadRequest, ClientError, Disconnect, Internal, NotAvailable, StoreError
 from ..inbox import NAMESPACE, channel_of, notification_id
 from ..node import Node
-from ..protocol import Since, decode_json, encode, history_result, is_json, raw_object
-from ..publication import MAX_OFFSET, Position
+from ..protocol import BEGINNING, Since, decode_json, encode, history_result, is_json, raw_object
+from ..publication import Position
 from ..store.history import publish_words
 from .requests import api_key_of, is_api_key
 
-__all__ = ["STATUS_OF_ERROR", "api", "body_of", "error_json", "json_response", "live", "read_history", "ready"]
+__all__ = ["STATUS_OF_ERROR", "api", "body_of", "error_json", "json_response", "live", "ready"]
 
 log = logging.getLogger("gateway.api")
 
@@ -223,17 +223,9 @@ async def _history(node: Node, body: bytes) -> bytes:
     request = _read(_History, body)
     if not node.rules(request.channel).has_history:
         raise NotAvailable(f"{request.channel!r} keeps no history")
-    since = request.since.position if request.since is not None else Position("", 0)
+    since = request.since.position if request.since is not None else BEGINNING
     limit = -1 if (request.limit or 0) < 0 else request.limit or 0
-    return await read_history(node, request.channel, since, limit, bool(request.reverse), HISTORY_BYTES)
-
-
-async def read_history(node: Node, channel: str, since: Position, limit: int, reverse: bool, max_bytes: int) -> bytes:
-    if since.offset > MAX_OFFSET:
-        raise BadRequest(f"an offset past {MAX_OFFSET}")
-    page = await node.history.read(channel, since.offset, limit, reverse=reverse, max_bytes=max_bytes)
-    if since.epoch and since.epoch != page.top.epoch:
-        raise UnrecoverablePosition(f"the epoch is {page.top.epoch} now")
+    page = await node.history.after(request.channel, since, limit, reverse=bool(request.reverse), max_bytes=HISTORY_BYTES)
     return history_result(page.top, page.publications)
 
 
@@ -258,8 +250,6 @@ async def _subscribe(node: Node, body: bytes) -> bytes:
     node.rules(request.channel)
     info, data = _json_of(request.info, request.b64info), _json_of(request.data, request.b64data)
     since = request.recover_since.position if request.recover_since is not None else None
-    if since is not None and since.offset > MAX_OFFSET:
-        raise BadRequest(f"an offset past {MAX_OFFSET}")
     message = Subscribing(
         **_whom(request),
         channel=request.channel,

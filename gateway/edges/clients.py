@@ -12,9 +12,8 @@ from starlette.responses import Response
 from ..errors import BadRequest, ClientError, Disconnect, Internal, NotAvailable, PermissionDenied, StoreError
 from ..node import Node
 from ..permissions import admits
-from ..protocol import encode
-from ..publication import Position
-from .api import STATUS_OF_ERROR, body_of, error_json, json_response, read_history
+from ..protocol import encode, history_result, read_position
+from .api import STATUS_OF_ERROR, body_of, error_json, json_response
 from .requests import cors_headers, origin_allowed, token_of
 
 __all__ = ["history", "inbox", "inbox_read"]
@@ -51,7 +50,9 @@ async def _history(request: Request) -> bytes:
     if not rules.has_history:
         raise NotAvailable(f"{channel!r} keeps no history")
     limit = min(_number(query, "limit", HISTORY_DEFAULT), HISTORY_MOST)
-    return await read_history(node, channel, _since(query), limit, query.get("reverse", "") in ("1", "true"), HISTORY_BYTES)
+    since, reverse = read_position(query.get("since")), query.get("reverse", "") in ("1", "true")
+    page = await node.history.after(channel, since, limit, reverse=reverse, max_bytes=HISTORY_BYTES)
+    return history_result(page.top, page.publications)
 
 
 async def _inbox(request: Request) -> bytes:
@@ -101,12 +102,3 @@ def _number(query: Any, name: str, default: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise BadRequest(f"{name} is a whole number")
     return int(text)
-
-
-def _since(query: Any) -> Position:
-    if not query.get("since"):
-        return Position("", 0)
-    try:
-        return Position.parse(query["since"])
-    except ValueError as error:
-        raise BadRequest(str(error)) from None
