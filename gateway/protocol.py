@@ -23,12 +23,14 @@ __all__ = [
     "PING",
     "PONG",
     "Command",
+    "Place",
     "Since",
     "SubscribeRequest",
     "clean",
     "decode",
     "decode_json",
     "encode",
+    "error_json",
     "error_reply",
     "history_result",
     "is_json",
@@ -58,10 +60,9 @@ class _Request(msgspec.Struct, gc=False):
     """Unknown fields are ignored; null stands for the zero value, as in the reference server."""
 
 
-class Since(_Request):
+class Place(_Request):
     epoch: str | None = None
     offset: Count | None = None
-    recover: bool | None = None
 
     @property
     def position(self) -> Position:
@@ -69,6 +70,10 @@ class Since(_Request):
         if (self.offset or 0) > MAX_OFFSET:
             raise BadRequest(f"an offset past {MAX_OFFSET}")
         return Position(self.epoch or "", self.offset or 0)
+
+
+class Since(Place):
+    recover: bool | None = None
 
 
 class ConnectRequest(_Request):
@@ -103,7 +108,7 @@ class PublishRequest(ChannelRequest):
 
 class HistoryRequest(ChannelRequest):
     limit: int | None = None
-    since: Since | None = None
+    since: Place | None = None
     reverse: bool | None = None
 
 
@@ -226,6 +231,10 @@ def reply(id: int, method: str, result: bytes = b"{}") -> bytes:
 def error_reply(id: int, error: ClientError) -> bytes:
     temporary = b',"temporary":true' if error.temporary else b""
     return b'{"id":%d,"error":{"code":%d,"message":%s%s}}' % (id, error.code, encode(error.message), temporary)
+
+
+def error_json(error: ClientError) -> bytes:
+    return encode({"code": error.code, "message": error.message})
 
 
 def push(channel: str, kind: str, body: bytes) -> bytes:

@@ -12,9 +12,9 @@ from starlette.responses import Response
 from ..errors import BadRequest, ClientError, Disconnect, Internal, NotAvailable, PermissionDenied, StoreError
 from ..node import Node
 from ..permissions import admits
-from ..protocol import encode, history_result, read_position
-from .api import STATUS_OF_ERROR, body_of, error_json, json_response
-from .requests import cors_headers, origin_allowed, token_of
+from ..protocol import encode, error_json, history_result, read_position
+from .answers import STATUS_OF_ERROR, json_response
+from .requests import body_of, cors_headers, origin_allowed, token_of
 
 __all__ = ["history", "inbox", "inbox_read"]
 

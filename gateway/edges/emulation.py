@@ -25,9 +25,9 @@ from ..node import Node
 from ..protocol import PING, decode, decode_json, encode, publication_json, push, push_prefix
 from ..publication import Publication
 from ..session import Session
-from .api import body_of, json_response
+from .answers import json_response
 from .output import Buffered, Direct, chunk, until_disconnected
-from .requests import client_address, cors_headers, origin_allowed
+from .requests import body_of, client_address, cors_headers, origin_allowed
 
 __all__ = ["PATHS", "emulation"]
 
