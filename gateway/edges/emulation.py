@@ -102,6 +102,10 @@ class EmulationStream:
         self.wire = _WIRES[path, output.direct]
         self.write = output.write
 
+    @property
+    def client(self) -> Session | None:
+        return self._session
+
     def open(self, opening: bytes, message: bytes) -> None:
         """Begins the session with the message that holds connect."""
         self.output.carry(self, self._node.config.limits.waiting_bytes)

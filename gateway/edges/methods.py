@@ -172,9 +172,9 @@ async def _history_remove(node: Node, request: ChannelRequest) -> bytes:
 
 
 def _whom(request: Whom) -> dict[str, str]:
-    if not (request.user or request.client):
-        raise BadRequest("name a user, or a client")
-    return {"user": request.user, "client": request.client}
+    if not (request.user or request.client or request.session):
+        raise BadRequest("name a user, a client or a session")
+    return {"user": request.user, "client": request.client, "session": request.session}
 
 
 async def _subscribe(node: Node, request: SubscribeRequest) -> bytes:
