@@ -25,6 +25,7 @@ from .edges.api import api
 from .edges.asgi import serve_websocket
 from .edges.emulation import PATHS as EMULATION
 from .edges.emulation import emulation
+from .edges.openapi import openapi
 from .edges.requests import preflight
 from .edges.sse import EventStreams
 from .errors import GatewayError, StoreError
@@ -274,6 +275,7 @@ def create_app(config: Config, valkey_url: str = "", guests: Sequence[Guest] = (
         Route("/history", clients.history, methods=["GET"]),
         Route("/inbox", clients.inbox, methods=["GET"]),
         Route("/inbox/read", clients.inbox_read, methods=["POST"]),
+        Route("/openapi.json", openapi, methods=["GET"]),
         Route("/health/live", health.live),
         Route("/health/ready", health.ready),
         *(route for guest in guests for route in guest.routes),

@@ -29,7 +29,7 @@ from .retry import backoff
 from .store.history import History
 from .store.layout import Announcement, read_entry
 
-__all__ = ["NAMESPACE", "Inbox", "channel_of", "notification_id"]
+__all__ = ["LIST_DEFAULT", "LIST_MOST", "NAMESPACE", "Inbox", "ReadRequest", "channel_of", "notification_id"]
 
 NAMESPACE = "notifications"
 LIST_DEFAULT, LIST_MOST = 20, 100
@@ -43,7 +43,9 @@ class _List(msgspec.Struct, forbid_unknown_fields=True):
     before: str | None = None
 
 
-class _Read(msgspec.Struct, forbid_unknown_fields=True):
+class ReadRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """What to mark as read: these ids, all up to a position ``EPOCH:OFFSET``, both, or all there is."""
+
     ids: list[str] | None = None
     upto: str | None = None
     all: bool = False
@@ -86,7 +88,7 @@ class Inbox:
 
     async def read(self, user: str, request: bytes | None) -> bytes:
         """Marks as read, and announces it; JSON of the state afterwards: ``{"unread", "change", "epoch", "offset"}``."""
-        asked = _decode(request, _Read)
+        asked = _decode(request, ReadRequest)
         if asked.ids == []:
             raise BadRequest("ids is empty")
         if not (asked.ids or asked.upto or asked.all):

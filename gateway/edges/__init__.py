@@ -9,6 +9,8 @@
     api         the server API over HTTP
     methods     what it can do, a function each
     shapes      what the methods take
+    results     what they answer, for the schema
+    openapi     the schema of it all
     clients     history and the inbox over HTTP, for clients with a token
     health      whether this process lives, and takes clients
     pages       the landing page and static files

@@ -16,12 +16,13 @@ from ..protocol import encode, error_json, history_result, read_position
 from .answers import STATUS_OF_ERROR, json_response
 from .requests import body_of, cors_headers, origin_allowed, token_of
 
-__all__ = ["history", "inbox", "inbox_read"]
+__all__ = ["HISTORY_DEFAULT", "HISTORY_MOST", "NUMBER_DIGITS", "history", "inbox", "inbox_read"]
 
 log = logging.getLogger("gateway.http")
 
 HISTORY_BYTES = 1024 * 1024  # of one answer of GET /history; a page may be shorter than its limit
 HISTORY_DEFAULT, HISTORY_MOST = 100, 1000  # publications of GET /history
+NUMBER_DIGITS = 9
 
 
 async def history(request: Request) -> Response:
@@ -99,6 +100,6 @@ def _number(query: Any, name: str, default: int) -> int:
     text = query.get(name, "")
     if not text:
         return default
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
+    if not (text.isascii() and text.isdigit() and len(text) <= NUMBER_DIGITS):
         raise BadRequest(f"{name} is a whole number")
     return int(text)

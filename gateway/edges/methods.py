@@ -21,6 +21,17 @@ from ..node import Node
 from ..protocol import BEGINNING, decode_json, encode, error_json, history_result, is_json, mend_surrogates, raw_object
 from ..publication import Position
 from ..store.history import publish_words
+from .results import (
+    BroadcastResult,
+    ChannelsResult,
+    HistoryResult,
+    InfoResult,
+    Nothing,
+    NotifyResult,
+    PresenceResult,
+    PresenceStatsResult,
+    PublishResult,
+)
 from .shapes import (
     BatchRequest,
     BroadcastRequest,
@@ -50,10 +61,11 @@ class Malformed(Exception):
 
 
 class Method(NamedTuple):
-    """``request`` is the struct that ``call`` is given."""
+    """``request`` is the struct that ``call`` is given, ``result`` that of what it answers."""
 
     call: Callable[[Node, Any], Awaitable[bytes]]
     request: type[msgspec.Struct]
+    result: type[msgspec.Struct]
 
 
 async def answer(node: Node, method: Method, body: bytes) -> bytes:
@@ -71,6 +83,7 @@ async def answer(node: Node, method: Method, body: bytes) -> bytes:
 
 
 async def _publish(node: Node, request: PublishRequest) -> bytes:
+    """Into one channel."""
     return await _publish_to(node, request.channel, _words(request))
 
 
@@ -80,10 +93,11 @@ async def _publish_to(node: Node, channel: str, words: list[Any]) -> bytes:
 
 
 def _placed(position: Position | None) -> bytes:
-    return b"{}" if position is None else encode(position._asdict())
+    return b"{}" if position is None else encode({"offset": position.offset, "epoch": position.epoch})
 
 
 async def _broadcast(node: Node, request: BroadcastRequest) -> bytes:
+    """The same into several channels; each answers for itself."""
     if not request.channels:
         raise BadRequest("channels is empty")
     words = _words(request)
@@ -150,6 +164,7 @@ async def _notify_one(node: Node, user: str, words: list[Any]) -> bytes:
 
 
 async def _history(node: Node, request: HistoryRequest) -> bytes:
+    """Publications after a position, or, in reverse, before it."""
     if not node.rules(request.channel).has_history:
         raise NotAvailable(f"{request.channel!r} keeps no history")
     since = request.since.position if request.since is not None else BEGINNING
@@ -159,6 +174,7 @@ async def _history(node: Node, request: HistoryRequest) -> bytes:
 
 
 async def _history_remove(node: Node, request: ChannelRequest) -> bytes:
+    """Forgets what the channel remembers; its counter goes on."""
     channel = request.channel
     if not node.rules(channel).has_history:
         raise NotAvailable(f"{channel!r} keeps no history")
@@ -178,6 +194,7 @@ def _whom(request: Whom) -> dict[str, str]:
 
 
 async def _subscribe(node: Node, request: SubscribeRequest) -> bytes:
+    """Clients to a channel, whatever its rules say; they are told."""
     node.rules(request.channel)
     info, data = _json_of(request.info, request.b64info), _json_of(request.data, request.b64data)
     since = request.recover_since.position if request.recover_since is not None else None
@@ -195,12 +212,14 @@ async def _subscribe(node: Node, request: SubscribeRequest) -> bytes:
 
 
 async def _unsubscribe(node: Node, request: UnsubscribeRequest) -> bytes:
+    """Clients from a channel; they are told."""
     node.rules(request.channel)
     await node.control.send(Unsubscribing(**_whom(request), channel=request.channel))
     return b"{}"
 
 
 async def _disconnect(node: Node, request: DisconnectRequest) -> bytes:
+    """Clients, with a code: SDKs come back after those below 3500, and after 4000 to 4499."""
     how = request.disconnect or Reason()
     reason = how.reason or Disconnect.REASONS.get(how.code, "disconnected")
     await node.control.send(Disconnection(**_whom(request), whitelist=request.whitelist, code=how.code, reason=reason))
@@ -208,6 +227,7 @@ async def _disconnect(node: Node, request: DisconnectRequest) -> bytes:
 
 
 async def _refresh(node: Node, request: RefreshRequest) -> bytes:
+    """Lengthens the life of connections, or ends them as expired."""
     info = msgspec.Raw(_json_of(request.info) or b"null")
     await node.control.send(Refreshing(**_whom(request), expired=request.expired, expire_at=request.expire_at, info=info))
     return b"{}"
@@ -228,6 +248,7 @@ async def _revoke(node: Node, request: RevokeRequest) -> bytes:
 
 
 async def _channels(node: Node, request: ChannelsRequest) -> bytes:
+    """Who is followed right now, by how many."""
     found: dict[str, int] = {}
     for answer in await node.control.survey("channels", request.pattern or "*"):
         for name, count in msgspec.json.decode(answer, type=dict[str, int]).items():
@@ -236,14 +257,17 @@ async def _channels(node: Node, request: ChannelsRequest) -> bytes:
 
 
 async def _info(node: Node, request: InfoRequest) -> bytes:
+    """What the gateways' processes carry."""
     return b'{"nodes":[%b]}' % b",".join(await node.control.survey("info"))
 
 
 async def _presence(node: Node, request: ChannelRequest) -> bytes:
+    """Who is in a channel."""
     return b'{"presence":%b}' % await node.presence.clients(_present(node, request))
 
 
 async def _presence_stats(node: Node, request: ChannelRequest) -> bytes:
+    """How many are in a channel."""
     return b'{"num_clients":%d,"num_users":%d}' % await node.presence.counts(_present(node, request))
 
 
@@ -254,20 +278,20 @@ def _present(node: Node, request: ChannelRequest) -> str:
 
 
 METHODS = {
-    "publish": Method(_publish, PublishRequest),
-    "broadcast": Method(_broadcast, BroadcastRequest),
-    "notify": Method(_notify, NotifyRequest),
-    "history": Method(_history, HistoryRequest),
-    "history_remove": Method(_history_remove, ChannelRequest),
-    "subscribe": Method(_subscribe, SubscribeRequest),
-    "unsubscribe": Method(_unsubscribe, UnsubscribeRequest),
-    "disconnect": Method(_disconnect, DisconnectRequest),
-    "refresh": Method(_refresh, RefreshRequest),
-    "revoke": Method(_revoke, RevokeRequest),
-    "presence": Method(_presence, ChannelRequest),
-    "presence_stats": Method(_presence_stats, ChannelRequest),
-    "channels": Method(_channels, ChannelsRequest),
-    "info": Method(_info, InfoRequest),
+    "publish": Method(_publish, PublishRequest, PublishResult),
+    "broadcast": Method(_broadcast, BroadcastRequest, BroadcastResult),
+    "notify": Method(_notify, NotifyRequest, NotifyResult),
+    "history": Method(_history, HistoryRequest, HistoryResult),
+    "history_remove": Method(_history_remove, ChannelRequest, Nothing),
+    "subscribe": Method(_subscribe, SubscribeRequest, Nothing),
+    "unsubscribe": Method(_unsubscribe, UnsubscribeRequest, Nothing),
+    "disconnect": Method(_disconnect, DisconnectRequest, Nothing),
+    "refresh": Method(_refresh, RefreshRequest, Nothing),
+    "revoke": Method(_revoke, RevokeRequest, Nothing),
+    "presence": Method(_presence, ChannelRequest, PresenceResult),
+    "presence_stats": Method(_presence_stats, ChannelRequest, PresenceStatsResult),
+    "channels": Method(_channels, ChannelsRequest, ChannelsResult),
+    "info": Method(_info, InfoRequest, InfoResult),
 }
 
 
@@ -275,6 +299,7 @@ METHODS = {
 
 
 async def _batch(node: Node, request: BatchRequest) -> bytes:
+    """Commands, each as its method takes it, one after the other or in parallel; each answers for itself."""
     if any(len(command) != 1 or next(iter(command)) not in METHODS for command in request.commands):
         raise BadRequest(f"a command of a batch is an object with one of {', '.join(METHODS)}")
     calls = [(name, answer(node, METHODS[name], bytes(body))) for command in request.commands for name, body in command.items()]
@@ -301,4 +326,4 @@ async def _outcome(call: Awaitable[bytes]) -> tuple[bytes, bytes | None]:
         return b"", error_json(BadRequest(str(error)))
 
 
-BATCH = Method(_batch, BatchRequest)
+BATCH = Method(_batch, BatchRequest, Nothing)  # its replies stand beside no result

@@ -12,10 +12,12 @@ import msgspec
 from msgspec import Meta
 
 from ..protocol import Place
+from ..publication import MAX_CHANNEL_LENGTH, MAX_OFFSET
 
 __all__ = [
     "BatchRequest",
     "BroadcastRequest",
+    "Channel",
     "ChannelRequest",
     "ChannelsRequest",
     "DisconnectRequest",
@@ -31,7 +33,26 @@ __all__ = [
     "Whom",
 ]
 
-Count = Annotated[int, Meta(ge=0)]
+YEAR_10000 = 253402300800  # unix seconds: past it nothing of the standard library tells a date
+
+Channel = Annotated[
+    str,
+    Meta(
+        description="`namespace:name` or a bare name, without braces and control characters",
+        extra_json_schema={"minLength": 1, "maxLength": MAX_CHANNEL_LENGTH, "pattern": r"^[^\x00-\x1f\x7f-\x9f{}]+$"},
+    ),
+]
+Key = Annotated[str, Meta(description="a repeat of it in the same channel answers the first position and announces nothing")]
+Limit = Annotated[int, Meta(ge=-MAX_OFFSET, le=MAX_OFFSET, description="0 asks for the position alone, a negative one for all there is")]
+Seconds = Annotated[float, Meta(ge=0, lt=YEAR_10000, description="unix time in seconds; 0 for none")]
+Version = Annotated[
+    int,
+    Meta(
+        ge=0, description="what is not newer than the channel's last one is dropped; 0 for none", extra_json_schema={"maximum": 2**64 - 1}
+    ),
+]
+Json = Annotated[msgspec.Raw, Meta(description="any JSON")]
+InBase64 = Annotated[str, Meta(description="JSON in base64, where the field of this name without `b64` is not given")]
 
 
 def _nothing() -> msgspec.Raw:
@@ -39,50 +60,58 @@ def _nothing() -> msgspec.Raw:
 
 
 class _Publication(msgspec.Struct):
-    data: msgspec.Raw = _nothing()
-    b64data: str = ""
-    skip_history: bool = False
+    data: Json = _nothing()
+    b64data: InBase64 = ""
+    skip_history: Annotated[bool, Meta(description="live only: it gets no offset")] = False
     tags: dict[str, str] | None = None
-    idempotency_key: str = ""
-    delta: bool = False
-    version: Count = 0
+    idempotency_key: Key = ""
+    delta: Annotated[bool, Meta(description="taken, and of no effect")] = False
+    version: Version = 0
     version_epoch: str = ""
 
 
 class PublishRequest(_Publication, kw_only=True):
-    channel: str
+    """``data`` is needed, or ``b64data``."""
+
+    channel: Channel
 
 
 class BroadcastRequest(_Publication, kw_only=True):
-    channels: list[str]
+    """``data`` is needed, or ``b64data``."""
+
+    channels: list[Channel]
 
 
 class NotifyRequest(msgspec.Struct):
+    """To one ``user``, or to several ``users``."""
+
     user: str = ""
     users: list[str] = []
-    data: msgspec.Raw = _nothing()
-    idempotency_key: str = ""
+    data: Annotated[msgspec.Raw, Meta(description="an object with an `id`, a text; the same id again is an update")] = _nothing()
+    idempotency_key: Key = ""
 
 
 class Whom(msgspec.Struct):
-    user: str = ""
-    client: str = ""
-    session: str = ""
+    """At least one of them; of several, who fits all."""
+
+    user: Annotated[str, Meta(description="all connections of this user")] = ""
+    client: Annotated[str, Meta(description="the connection of this id")] = ""
+    session: Annotated[str, Meta(description="the connection of this session of emulation")] = ""
 
 
 class SubscribeRequest(Whom, kw_only=True):
-    channel: str
-    info: msgspec.Raw = _nothing()
-    b64info: str = ""
-    data: msgspec.Raw = _nothing()
-    b64data: str = ""
+    channel: Channel
+    info: Json = _nothing()
+    b64info: InBase64 = ""
+    data: Json = _nothing()
+    b64data: InBase64 = ""
     recover_since: Place | None = None
-    expire_at: float = 0
-    override: msgspec.Raw = _nothing()
+    expire_at: Seconds = 0
+    override: Annotated[msgspec.Raw, Meta(description="taken, and of no effect")] = _nothing()
 
 
 class UnsubscribeRequest(Whom, kw_only=True):
-    channel: str
+    channel: Channel
 
 
 class Reason(msgspec.Struct):
@@ -97,29 +126,31 @@ class DisconnectRequest(Whom):
 
 class RefreshRequest(Whom):
     expired: bool = False
-    expire_at: float = 0
-    info: msgspec.Raw = _nothing()
+    expire_at: Seconds = 0
+    info: Json = _nothing()
 
 
 class RevokeRequest(msgspec.Struct):
+    """All tokens of ``user`` issued before a time, by default now, or the one whose ``jti`` is ``token_id``."""
+
     user: str = ""
     token_id: str = ""
-    issued_before: float = 0
-    expire_at: float = 0
+    issued_before: Seconds = 0
+    expire_at: Seconds = 0
 
 
 class ChannelRequest(msgspec.Struct):
-    channel: str
+    channel: Channel
 
 
 class HistoryRequest(ChannelRequest):
-    limit: int | None = None
+    limit: Limit | None = None
     since: Place | None = None
     reverse: bool | None = None
 
 
 class ChannelsRequest(msgspec.Struct):
-    pattern: str | None = None
+    pattern: Annotated[str, Meta(description="a glob")] | None = None
 
 
 class InfoRequest(msgspec.Struct):
