@@ -20,10 +20,12 @@ from .calls import Calls
 from .channel import Channel
 from .config import Config
 from .control import Control
-from .edges import api, clients, pages
+from .edges import clients, health, pages
+from .edges.api import api
 from .edges.asgi import serve_websocket
 from .edges.emulation import PATHS as EMULATION
 from .edges.emulation import emulation
+from .edges.openapi import openapi
 from .edges.requests import preflight
 from .edges.sse import EventStreams
 from .errors import GatewayError, StoreError
@@ -231,7 +233,7 @@ class Application:
         elif path == "/sse":
             await EventStreams(node)(scope, receive, send)
         elif path.startswith("/api/"):
-            response = await api.api(node, Request(scope, receive))
+            response = await api(node, Request(scope, receive))
             await response(scope, receive, send)
         else:
             await self._starlette(scope, receive, send)
@@ -272,8 +274,9 @@ def create_app(config: Config, valkey_url: str = "", guests: Sequence[Guest] = (
         Route("/history", clients.history, methods=["GET"]),
         Route("/inbox", clients.inbox, methods=["GET"]),
         Route("/inbox/read", clients.inbox_read, methods=["POST"]),
-        Route("/health/live", api.live),
-        Route("/health/ready", api.ready),
+        Route("/openapi.json", openapi, methods=["GET"]),
+        Route("/health/live", health.live),
+        Route("/health/ready", health.ready),
         *(route for guest in guests for route in guest.routes),
         Mount("/static", pages.files),
     ]

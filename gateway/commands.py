@@ -20,13 +20,12 @@ from .errors import (
     NotAvailable,
     PermissionDenied,
     TooManyRequests,
-    UnrecoverablePosition,
 )
 from .filters import Filter, read_filter
 from .pace import use
 from .permissions import Override, admits, overridden
-from .protocol import Since, encode, history_result, is_json, raw_object, reply
-from .publication import MAX_OFFSET, Position
+from .protocol import BEGINNING, Since, encode, history_result, is_json, raw_object, reply
+from .publication import Position
 from .store.history import publish_words
 from .subscription import ClientSubscription, client_info, seconds_left
 
@@ -40,10 +39,8 @@ HISTORY_MOST = 300  # publications of one history command
 
 def since_of(session: Session, channel: str, request: Since, override: Override | None = None) -> Position | None:
     """The position a client wants to recover from; None to start at the top."""
-    if (request.offset or 0) > MAX_OFFSET:
-        raise BadRequest(f"an offset past {MAX_OFFSET}")
-    rules = overridden(session.node.rules(channel), override)
-    return request.position if request.recover and rules.recovers else None
+    position, rules = request.position, overridden(session.node.rules(channel), override)
+    return position if request.recover and rules.recovers else None
 
 
 def _subscribe(session: Session, id: int, request: Any) -> None:
@@ -137,18 +134,14 @@ def _history(session: Session, id: int, request: Any) -> None:
         raise PermissionDenied(f"the rules of {name!r} do not let user {session.identity.user!r} read history")
     if not rules.has_history:
         raise NotAvailable(f"{name!r} keeps no history")
-    if request.since is not None and (request.since.offset or 0) > MAX_OFFSET:
-        raise BadRequest(f"an offset past {MAX_OFFSET}")
-    session.answer(id, "history", _read_history(session, name, request))
+    since = request.since.position if request.since is not None else BEGINNING
+    session.answer(id, "history", _read_history(session, name, since, request))
 
 
-async def _read_history(session: Session, channel: str, request: Any) -> bytes:
+async def _read_history(session: Session, channel: str, since: Position, request: Any) -> bytes:
     limit = request.limit or 0
     limit = HISTORY_MOST if limit < 0 else min(limit, HISTORY_MOST)
-    since = request.since.position if request.since is not None else Position("", 0)
-    page = await session.node.history.read(channel, since.offset, limit, reverse=bool(request.reverse))
-    if since.epoch and since.epoch != page.top.epoch:
-        raise UnrecoverablePosition(f"the epoch is {page.top.epoch} now")
+    page = await session.node.history.after(channel, since, limit, reverse=bool(request.reverse))
     return history_result(page.top, page.publications)
 
 

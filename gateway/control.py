@@ -41,10 +41,11 @@ _NULL = msgspec.Raw(b"null")  # an empty Raw would leave a hole in the JSON
 
 
 class Message(msgspec.Struct, tag_field="do", omit_defaults=True):
-    """Whom it concerns: sessions of ``user``, or the one that ``client`` names."""
+    """Whom it concerns: sessions of ``user``, or the one that ``client`` names, or, as emulation does, ``session``."""
 
     user: str = ""
     client: str = ""
+    session: str = ""
 
 
 class Subscribing(Message, tag="subscribe"):

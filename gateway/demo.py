@@ -36,9 +36,9 @@ from publishers.schema import migrate
 
 from .app import Gateway
 from .config import Config
-from .edges.api import body_of, json_response
+from .edges.answers import json_response
 from .edges.pages import folder
-from .edges.requests import token_of
+from .edges.requests import body_of, token_of
 from .errors import ClientError, Disconnect, StoreError
 from .members import SUBJECTS, Members
 from .protocol import decode_json, encode

@@ -20,15 +20,16 @@ import msgspec
 
 from .channel import Channel
 from .config import Config
-from .errors import BadRequest, PermissionDenied, StoreError, UnrecoverablePosition
+from .errors import BadRequest, PermissionDenied, StoreError
 from .permissions import Identity, admits
-from .protocol import decode_json, encode, raw_object
-from .publication import Position, Publication, channel_fault
+from .protocol import decode_json, encode, raw_object, read_position
+from .publication import Publication, channel_fault
+from .recovery import same_life
 from .retry import backoff
 from .store.history import History
 from .store.layout import Announcement, read_entry
 
-__all__ = ["NAMESPACE", "Inbox", "channel_of", "notification_id"]
+__all__ = ["LIST_DEFAULT", "LIST_MOST", "NAMESPACE", "Inbox", "ReadRequest", "channel_of", "notification_id"]
 
 NAMESPACE = "notifications"
 LIST_DEFAULT, LIST_MOST = 20, 100
@@ -42,7 +43,9 @@ class _List(msgspec.Struct, forbid_unknown_fields=True):
     before: str | None = None
 
 
-class _Read(msgspec.Struct, forbid_unknown_fields=True):
+class ReadRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """What to mark as read: these ids, all up to a position ``EPOCH:OFFSET``, both, or all there is."""
+
     ids: list[str] | None = None
     upto: str | None = None
     all: bool = False
@@ -71,11 +74,10 @@ class Inbox:
         anonymous, UnrecoverablePosition for a ``before`` of another epoch.
         """
         asked = _decode(request, _List)
-        before = _position(asked.before)
+        before = read_position(asked.before)
         limit = min(asked.limit, LIST_MOST)
         epoch, top, unread, change, entries = await self._call(b"gateway_inbox", user, before.offset, limit)
-        if before.epoch and before.epoch != epoch.decode():
-            raise UnrecoverablePosition(f"the epoch is {epoch.decode()} now")
+        same_life(before, epoch.decode())
         listed = [(read_entry(entry[:2]), entry[2], entry[3]) for entry in entries]
         fields = {
             "notifications": b"[%b]" % b",".join([_notification(publication, bool(mark), id) for publication, mark, id in listed]),
@@ -86,14 +88,14 @@ class Inbox:
 
     async def read(self, user: str, request: bytes | None) -> bytes:
         """Marks as read, and announces it; JSON of the state afterwards: ``{"unread", "change", "epoch", "offset"}``."""
-        asked = _decode(request, _Read)
+        asked = _decode(request, ReadRequest)
         if asked.ids == []:
             raise BadRequest("ids is empty")
         if not (asked.ids or asked.upto or asked.all):
             raise BadRequest('nothing is named: give "ids", "upto" or "all": true')
         if len(asked.ids or ()) > IDS_MOST or any(not 0 < len(id.encode()) <= ID_BYTES for id in asked.ids or ()):
             raise BadRequest(f"ids are up to {IDS_MOST} texts of 1 to {ID_BYTES} bytes")
-        upto = _position(asked.upto)
+        upto = read_position(asked.upto)
         limits = (upto.epoch, upto.offset) if asked.upto else ("", "")
         return raw_object(_state(*await self._call(b"gateway_read", user, *limits, *(asked.ids or ()))))
 
@@ -152,13 +154,4 @@ def _decode(request: bytes | None, kind: type) -> Any:
     try:
         return decode_json(request or b"{}", kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest(str(error)) from None
-
-
-def _position(text: str | None) -> Position:
-    if not text:
-        return Position("", 0)
-    try:
-        return Position.parse(text)
-    except ValueError as error:
         raise BadRequest(str(error)) from None

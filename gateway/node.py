@@ -67,6 +67,9 @@ class Client(Protocol):
 class Emulated(Protocol):
     """A session whose commands come by POST."""
 
+    @property
+    def client(self) -> Client | None: ...
+
     def take(self, message: bytes) -> None: ...
 
 

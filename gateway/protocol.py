@@ -14,22 +14,25 @@ from typing import Annotated, Any
 import msgspec
 from msgspec.structs import astuple
 
-from .errors import ClientError, Disconnect
+from .errors import BadRequest, ClientError, Disconnect
 from .permissions import Override
-from .publication import Position, Publication
+from .publication import MAX_OFFSET, Position, Publication
 
 __all__ = [
+    "BEGINNING",
     "METHODS",
     "PING",
     "PONG",
     "Command",
     "OverrideRequest",
+    "Place",
     "Since",
     "SubscribeRequest",
     "clean",
     "decode",
     "decode_json",
     "encode",
+    "error_json",
     "error_reply",
     "history_result",
     "is_json",
@@ -39,11 +42,13 @@ __all__ = [
     "push",
     "push_prefix",
     "raw_object",
+    "read_position",
     "reply",
     "subscribe_result",
 ]
 
 PING = b"{}"
+BEGINNING = Position("", 0)
 MAX_DEPTH = 256  # of nested arrays and objects; the parsers of common clients give up not far above
 
 Id = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
@@ -57,14 +62,20 @@ class _Request(msgspec.Struct, gc=False):
     """Unknown fields are ignored; null stands for the zero value, as in the reference server."""
 
 
-class Since(_Request):
+class Place(_Request):
     epoch: str | None = None
     offset: Count | None = None
-    recover: bool | None = None
 
     @property
     def position(self) -> Position:
+        """Raises BadRequest for an offset that no channel can have."""
+        if (self.offset or 0) > MAX_OFFSET:
+            raise BadRequest(f"an offset past {MAX_OFFSET}")
         return Position(self.epoch or "", self.offset or 0)
+
+
+class Since(Place):
+    recover: bool | None = None
 
 
 class ConnectRequest(_Request):
@@ -116,7 +127,7 @@ class PublishRequest(ChannelRequest):
 
 class HistoryRequest(ChannelRequest):
     limit: int | None = None
-    since: Since | None = None
+    since: Place | None = None
     reverse: bool | None = None
 
 
@@ -217,6 +228,14 @@ def mend_surrogates(text: bytes) -> bytes:
 _SURROGATES = re.compile(rb"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F]..)")
 
 
+def read_position(text: str | None) -> Position:
+    """``EPOCH:OFFSET`` of a request; none is the beginning of whichever life. Raises BadRequest."""
+    try:
+        return Position.parse(text) if text else BEGINNING
+    except ValueError as error:
+        raise BadRequest(str(error)) from None
+
+
 # What leaves. Zero values are left out, as the protocol has it.
 
 
@@ -231,6 +250,10 @@ def reply(id: int, method: str, result: bytes = b"{}") -> bytes:
 def error_reply(id: int, error: ClientError) -> bytes:
     temporary = b',"temporary":true' if error.temporary else b""
     return b'{"id":%d,"error":{"code":%d,"message":%s%s}}' % (id, error.code, encode(error.message), temporary)
+
+
+def error_json(error: ClientError) -> bytes:
+    return encode({"code": error.code, "message": error.message})
 
 
 def push(channel: str, kind: str, body: bytes) -> bytes:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-__all__ = ["MAX_OFFSET", "Position", "Publication", "channel_fault"]
+__all__ = ["MAX_CHANNEL_LENGTH", "MAX_OFFSET", "Position", "Publication", "channel_fault"]
 
 # JavaScript numbers are exact up to here; offsets count from 1, so no channel gets near.
 MAX_OFFSET = 2**53 - 1

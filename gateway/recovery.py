@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import Enum
 
+from .errors import UnrecoverablePosition
 from .publication import Position, Publication
 
-__all__ = ["Standing", "following", "judge"]
+__all__ = ["Standing", "following", "judge", "same_life"]
 
 
 class Standing(Enum):
@@ -31,6 +32,12 @@ def judge(position: Position, top: Position) -> Standing:
     if position.offset == top.offset:
         return Standing.LEVEL
     return Standing.BEHIND if position.offset < top.offset else Standing.AHEAD
+
+
+def same_life(position: Position, epoch: str) -> None:
+    """For a request that cannot be answered from another life, as ``judge`` sees it. Raises UnrecoverablePosition."""
+    if position.epoch not in ("", epoch):
+        raise UnrecoverablePosition(f"the epoch is {epoch} now")
 
 
 def following(offset: int, publications: Iterable[Publication]) -> tuple[list[Publication], bool]:

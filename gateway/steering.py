@@ -46,7 +46,10 @@ class Steering:
     def _meant(self, message: Message) -> Iterable[Client]:
         """Those of the user, or the one that is named; of both, the one if it is the user's."""
         theirs = self._node.users.get(message.user, ()) if message.user else self._node.clients
-        if message.user or message.client:
+        if message.session:
+            emulated = self._node.emulated.get(message.session)
+            theirs = [emulated.client] if emulated is not None and emulated.client in theirs else []
+        if message.user or message.client or message.session:
             return [client for client in theirs if client.client and message.client in ("", client.client)]
         return []
 

@@ -115,6 +115,7 @@ def test_what_is_not_json_is_400(gateway: RunningGateway, body: bytes) -> None:
         ("publish", {"channel": "chat:1", "data": 1, "version": "1"}),
         ("publish", {"channel": "chat:1", "data": 1, "skip_history": "yes"}),
         ("publish", {"channel": "chat:1", "b64data": "%%%"}),
+        ("publish", {"channel": "chat:1", "b64data": "é"}),
         ("publish", {"channel": "chat:1", "b64data": base64.b64encode(b"no json").decode()}),
         ("publish", []),
         ("publish", "text"),

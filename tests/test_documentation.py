@@ -9,8 +9,8 @@ import pytest
 from gateway.app import create_app
 from gateway.cli import app
 from gateway.config import BUILT_IN, ChannelRules, Config, Insecure, Limits, Tokens
-from gateway.edges.api import METHODS
 from gateway.edges.emulation import PATHS as EMULATION
+from gateway.edges.methods import METHODS
 from gateway.edges.websocket import PATH
 
 README = (Path(__file__).parent.parent / "README.md").read_text()

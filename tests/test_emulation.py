@@ -350,6 +350,23 @@ async def test_a_post_reaches_the_session_from_another_process(pair: Pair, kind:
         assert [message["push"]["pub"]["data"] for message in got if "push" in message] == [text]
 
 
+async def test_a_service_finds_a_client_by_its_session_alone(pair: Pair, kind: str, channel: str) -> None:
+    async def ask(method: str, **request: Any) -> None:
+        assert "result" in await asyncio.to_thread(lambda: pair.there.api(method, **request))
+
+    async with line(pair.here, kind) as one, line(pair.here, kind) as two:
+        session = one.connected["session"]
+        await ask("disconnect", session=session, user="somebody else")
+        await ask("disconnect", session=session, client=two.connected["client"])
+        await ask("disconnect", session="unknown")
+        await ask("subscribe", session=session, channel=channel)
+        told = await one.next()
+        assert told["push"]["channel"] == channel and "subscribe" in told["push"], "no disconnect was meant for it"
+        await ask("disconnect", session=session, user="u1", client=one.connected["client"])
+        assert await one.ended() == (3503, "force disconnect")
+        assert "rpc" in await two.ask("rpc", method="gateway.time"), "the user's other client was not meant"
+
+
 async def test_a_post_to_nobody_is_a_404(pair: Pair, kind: str) -> None:
     async with line(pair.here, kind) as here, line(pair.there, kind) as there:
         for reached in pair:

@@ -6,7 +6,14 @@
     stream      one event stream as the end of the hub's subscriptions
     emulation   WebSocket in two halves, a stream and POSTs, as an outlet of a session
     output      where the bytes of a stream go: to the transport, or through ASGI
-    api         the server API, history and health over HTTP
+    api         the server API over HTTP
+    methods     what it can do, a function each
+    shapes      what the methods take
+    results     what they answer, for the schema
+    openapi     the schema of it all
+    clients     history and the inbox over HTTP, for clients with a token
+    health      whether this process lives, and takes clients
     pages       the landing page and static files
-    requests    what all of them read from a request: token, API key, origin
+    requests    what all of them read from a request: token, API key, origin, body
+    answers     what their answers have in common
 """

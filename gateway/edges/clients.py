@@ -12,17 +12,17 @@ from starlette.responses import Response
 from ..errors import BadRequest, ClientError, Disconnect, Internal, NotAvailable, PermissionDenied, StoreError
 from ..node import Node
 from ..permissions import admits
-from ..protocol import encode
-from ..publication import Position
-from .api import STATUS_OF_ERROR, body_of, error_json, json_response, read_history
-from .requests import cors_headers, origin_allowed, token_of
+from ..protocol import encode, error_json, history_result, read_position
+from .answers import STATUS_OF_ERROR, json_response
+from .requests import body_of, cors_headers, origin_allowed, token_of
 
-__all__ = ["history", "inbox", "inbox_read"]
+__all__ = ["HISTORY_DEFAULT", "HISTORY_MOST", "NUMBER_DIGITS", "history", "inbox", "inbox_read"]
 
 log = logging.getLogger("gateway.http")
 
 HISTORY_BYTES = 1024 * 1024  # of one answer of GET /history; a page may be shorter than its limit
 HISTORY_DEFAULT, HISTORY_MOST = 100, 1000  # publications of GET /history
+NUMBER_DIGITS = 9
 
 
 async def history(request: Request) -> Response:
@@ -51,7 +51,9 @@ async def _history(request: Request) -> bytes:
     if not rules.has_history:
         raise NotAvailable(f"{channel!r} keeps no history")
     limit = min(_number(query, "limit", HISTORY_DEFAULT), HISTORY_MOST)
-    return await read_history(node, channel, _since(query), limit, query.get("reverse", "") in ("1", "true"), HISTORY_BYTES)
+    since, reverse = read_position(query.get("since")), query.get("reverse", "") in ("1", "true")
+    page = await node.history.after(channel, since, limit, reverse=reverse, max_bytes=HISTORY_BYTES)
+    return history_result(page.top, page.publications)
 
 
 async def _inbox(request: Request) -> bytes:
@@ -98,15 +100,6 @@ def _number(query: Any, name: str, default: int) -> int:
     text = query.get(name, "")
     if not text:
         return default
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
+    if not (text.isascii() and text.isdigit() and len(text) <= NUMBER_DIGITS):
         raise BadRequest(f"{name} is a whole number")
     return int(text)
-
-
-def _since(query: Any) -> Position:
-    if not query.get("since"):
-        return Position("", 0)
-    try:
-        return Position.parse(query["since"])
-    except ValueError as error:
-        raise BadRequest(str(error)) from None

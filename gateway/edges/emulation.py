@@ -25,9 +25,9 @@ from ..node import Node
 from ..protocol import PING, decode_json, encode, publication_json, push, push_prefix
 from ..publication import Publication
 from ..session import Session
-from .api import body_of, json_response
+from .answers import json_response
 from .output import Buffered, Corked, Direct, chunk, until_disconnected
-from .requests import NO_PROTOBUF, asks_for_protobuf, client_address, cors_headers, origin_allowed
+from .requests import NO_PROTOBUF, asks_for_protobuf, body_of, client_address, cors_headers, origin_allowed
 
 __all__ = ["PATHS", "emulation"]
 
@@ -103,6 +103,10 @@ class EmulationStream(Corked):
         self.return_path = b',"session":"%b","node":%b' % (self._id.encode(), encode(node.uid))
         self.wire = _WIRES[path, output.direct]
         self.write = output.write
+
+    @property
+    def client(self) -> Session | None:
+        return self._session
 
     def open(self, opening: bytes, message: bytes) -> None:
         """Begins the session with the message that holds connect."""

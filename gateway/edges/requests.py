@@ -1,8 +1,9 @@
-"""What every edge reads from a request: the client's token, the API key, the origin."""
+"""What every edge reads from a request: the client's token, the API key, the origin, the body."""
 
 from __future__ import annotations
 
 import hmac
+import logging
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from http.cookies import CookieError, SimpleCookie
@@ -10,8 +11,15 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
 
 from starlette.datastructures import Headers, QueryParams
+from starlette.requests import Request
+from starlette.responses import Response
 
-__all__ = ["NO_PROTOBUF", "api_key_of", "asks_for_protobuf", "client_address", "cors_headers", "is_api_key", "origin_allowed", "preflight", "token_of"]
+__all__ = [
+    *("NO_PROTOBUF", "api_key_of", "asks_for_protobuf", "body_of", "client_address"),
+    *("cors_headers", "is_api_key", "origin_allowed", "preflight", "token_of"),
+]
+
+log = logging.getLogger("gateway.http")
 
 NO_PROTOBUF = "this server speaks the JSON protocol, not Protobuf"
 
@@ -114,3 +122,28 @@ def _is_one_of(address: str, networks: list[IPv4Network | IPv6Network]) -> bool:
     except ValueError:
         return False
     return any(there.version == network.version and there in network for network in networks)
+
+
+async def body_of(request: Request, most: int) -> bytes | Response:
+    """The request's body, or the answer to one that is too large. One that never ends is the connection's to notice."""
+    declared = dict(request.scope["headers"]).get(b"content-length", b"")
+    if declared.isdigit() and int(declared) > most:
+        return _too_large(most)
+    parts: list[bytes] = []
+    taken = 0
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            log.info("api: a client went away in the middle of its request")
+            return Response(status_code=400)
+        parts.append(message.get("body", b""))
+        taken += len(parts[-1])
+        if taken > most:
+            return _too_large(most)
+        if not message.get("more_body"):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _too_large(most: int) -> Response:
+    log.info("a body over %d bytes was refused: limits.api_bytes, and limits.message_bytes for clients", most)
+    return Response(status_code=413, headers={"connection": "close"})

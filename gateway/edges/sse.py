@@ -22,7 +22,7 @@ from .output import Buffered, Direct, until_disconnected
 from .requests import client_address, cors_headers, token_of
 from .stream import NEVER_WAS, EventStream, refusal
 
-__all__ = ["EventStreams"]
+__all__ = ["LAST_MOST", "EventStreams"]
 
 log = logging.getLogger("gateway.sse")
 

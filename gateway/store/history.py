@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ..errors import StoreError
 from ..publication import Position, Publication
+from ..recovery import same_life
 from .commands import Commands
 from .functions import Library
 from .layout import Layout, read_entry
@@ -101,6 +102,12 @@ class History:
             words += position.epoch, position.offset, ms
         epoch, offset, ms, entries = await self.call(b"gateway_history", self.layout.keys(channel), *words)
         return Page(Position(epoch.decode(), offset), ms, [read_entry(entry) for entry in entries])
+
+    async def after(self, channel: str, position: Position, limit: int, *, reverse: bool = False, max_bytes: int = PAGE_BYTES) -> Page:
+        """``read`` for who names a position. Raises UnrecoverablePosition if it is one of another life of the history."""
+        page = await self.read(channel, position.offset, limit, reverse=reverse, max_bytes=max_bytes)
+        same_life(position, page.top.epoch)
+        return page
 
     async def back(self, channel: str, count: int) -> Position:
         """The position ``count`` publications before the top, or before the oldest that history holds."""

@@ -1,0 +1,13 @@
+"""What answers over HTTP have in common: JSON, and the status of an error."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+__all__ = ["STATUS_OF_ERROR", "json_response"]
+
+STATUS_OF_ERROR = {100: 500, 101: 401, 102: 404, 103: 403, 104: 404, 106: 400, 107: 400, 108: 400, 109: 401, 111: 429, 112: 416, 113: 409}
+
+
+def json_response(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(body, status, {"cache-control": "no-store", "x-content-type-options": "nosniff", **(headers or {})}, "application/json")

@@ -1,0 +1,25 @@
+"""Whether this process lives, and whether clients should come to it."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..protocol import encode
+from .answers import json_response
+
+__all__ = ["live", "ready"]
+
+ANYBODY = {"access-control-allow-origin": "*"}  # a page of another origin may ask whether the gateway is there
+
+
+async def live(request: Request) -> Response:
+    return json_response(b'{"status":"live"}', headers=ANYBODY)
+
+
+async def ready(request: Request) -> Response:
+    """200 while publications reach this process and it takes clients; 503 with the reason otherwise."""
+    reason = request.state.gateway.unready()
+    if reason:
+        return json_response(encode({"status": "not ready", "reason": reason}), 503, ANYBODY)
+    return json_response(b'{"status":"ready"}', headers=ANYBODY)

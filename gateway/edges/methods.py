@@ -1,0 +1,330 @@
+"""The methods of the server API: what a service may ask of the gateway, for all processes and machines.
+
+Each takes the node and its request, and returns the result's JSON; it raises ClientError for what becomes an error, and
+StoreError where Valkey does not answer. Source: PROTOCOL.md, section 2, and INTERFACE.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ..control import Disconnection, Refreshing, Revocation, Subscribing, Unsubscribing
+from ..errors import BadRequest, ClientError, Disconnect, Internal, NotAvailable, StoreError
+from ..inbox import NAMESPACE, channel_of, notification_id
+from ..node import Node
+from ..protocol import BEGINNING, decode_json, encode, error_json, history_result, is_json, mend_surrogates, raw_object
+from ..publication import Position
+from ..store.history import publish_words
+from .results import (
+    BroadcastResult,
+    ChannelsResult,
+    HistoryResult,
+    InfoResult,
+    Nothing,
+    NotifyResult,
+    PresenceResult,
+    PresenceStatsResult,
+    PublishResult,
+)
+from .shapes import (
+    BatchRequest,
+    BroadcastRequest,
+    ChannelRequest,
+    ChannelsRequest,
+    DisconnectRequest,
+    HistoryRequest,
+    InfoRequest,
+    NotifyRequest,
+    PublishRequest,
+    Reason,
+    RefreshRequest,
+    RevokeRequest,
+    SubscribeRequest,
+    UnsubscribeRequest,
+    Whom,
+)
+
+__all__ = ["BATCH", "METHODS", "Malformed", "Method", "answer"]
+
+HISTORY_BYTES = 16 * 1024 * 1024  # of one answer of the history method
+REVOKED_SECONDS = 30 * 86400  # where the request does not say when the token would have expired
+
+
+class Malformed(Exception):
+    """The body is not JSON."""
+
+
+class Method(NamedTuple):
+    """``request`` is the struct that ``call`` is given, ``result`` that of what it answers."""
+
+    call: Callable[[Node, Any], Awaitable[bytes]]
+    request: type[msgspec.Struct]
+    result: type[msgspec.Struct]
+
+
+async def answer(node: Node, method: Method, body: bytes) -> bytes:
+    """The result's JSON. Raises Malformed for a body that is not JSON, ClientError, StoreError."""
+    try:
+        request = decode_json(body or b"{}", method.request)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        # A shape may be found wrong before the end is read, where the grammar is.
+        wrong_shape = isinstance(error, msgspec.ValidationError) and is_json(mend_surrogates(body))
+        raise (BadRequest if wrong_shape else Malformed)(str(error)) from None
+    return await method.call(node, request)
+
+
+# Publishing.
+
+
+async def _publish(node: Node, request: PublishRequest) -> bytes:
+    """Into one channel."""
+    return await _publish_to(node, request.channel, _words(request))
+
+
+async def _publish_to(node: Node, channel: str, words: list[Any]) -> bytes:
+    node.rules(channel)
+    return _placed(await node.history.publish(channel, words))
+
+
+def _placed(position: Position | None) -> bytes:
+    return b"{}" if position is None else encode({"offset": position.offset, "epoch": position.epoch})
+
+
+async def _broadcast(node: Node, request: BroadcastRequest) -> bytes:
+    """The same into several channels; each answers for itself."""
+    if not request.channels:
+        raise BadRequest("channels is empty")
+    words = _words(request)
+    results = await asyncio.gather(*[_outcome(_publish_to(node, channel, words)) for channel in request.channels])
+    return _responses(results)
+
+
+def _responses(results: list[tuple[bytes, bytes | None]]) -> bytes:
+    return b'{"responses":[%b]}' % b",".join(
+        raw_object({"result": result} if error is None else {"error": error}) for result, error in results
+    )
+
+
+def _words(request: PublishRequest | BroadcastRequest) -> list[Any]:
+    data = _json_of(request.data, request.b64data)
+    if not data:
+        raise BadRequest("there is no data")
+    if request.version >= 2**64:
+        raise BadRequest("version does not fit 64 bits")
+    return publish_words(
+        data,
+        key=request.idempotency_key or None,
+        version=request.version or None,
+        version_epoch=request.version_epoch or None,
+        ttl=0 if request.skip_history else None,
+        tags=encode(request.tags) if request.tags else None,
+    )
+
+
+def _json_of(raw: msgspec.Raw, b64: str = "") -> bytes:
+    """JSON that a request holds as it is, or in base64; b"" for neither."""
+    try:
+        data = bytes(raw) or base64.b64decode(b64, validate=True)
+    except ValueError:  # binascii.Error, or characters beyond ASCII
+        raise BadRequest("what should be base64 is not") from None
+    if data and not is_json(data):
+        raise BadRequest("data is not JSON, or nested too deep")
+    return data
+
+
+async def _notify(node: Node, request: NotifyRequest) -> bytes:
+    """Into the inbox of ``user``, or of each of ``users``: data is an object with an id, a repeat of which is an update."""
+    if bool(request.user) == bool(request.users):
+        raise BadRequest('name one "user", or several "users"')
+    if not request.data:
+        raise BadRequest("there is no data")
+    words = publish_words(_json_of(request.data), key=request.idempotency_key or None)
+    if request.user:
+        return await _notify_one(node, request.user, words)
+    results = await asyncio.gather(*[_outcome(_notify_one(node, user, words)) for user in request.users])
+    return _responses(results)
+
+
+async def _notify_one(node: Node, user: str, words: list[Any]) -> bytes:
+    try:
+        channel = channel_of(user)
+    except ValueError as error:
+        raise BadRequest(str(error)) from None
+    notification_id(words[0])
+    return _placed(await node.history.notify(channel, words))
+
+
+# History.
+
+
+async def _history(node: Node, request: HistoryRequest) -> bytes:
+    """Publications after a position, or, in reverse, before it."""
+    if not node.rules(request.channel).has_history:
+        raise NotAvailable(f"{request.channel!r} keeps no history")
+    since = request.since.position if request.since is not None else BEGINNING
+    limit = -1 if (request.limit or 0) < 0 else request.limit or 0
+    page = await node.history.after(request.channel, since, limit, reverse=bool(request.reverse), max_bytes=HISTORY_BYTES)
+    return history_result(page.top, page.publications)
+
+
+async def _history_remove(node: Node, request: ChannelRequest) -> bytes:
+    """Forgets what the channel remembers; its counter goes on."""
+    channel = request.channel
+    if not node.rules(channel).has_history:
+        raise NotAvailable(f"{channel!r} keeps no history")
+    await node.history.remove(channel)
+    if channel.startswith(f"{NAMESPACE}:"):
+        await node.inbox.state(channel)
+    return b"{}"
+
+
+# Clients, wherever they are.
+
+
+def _whom(request: Whom) -> dict[str, str]:
+    if not (request.user or request.client or request.session):
+        raise BadRequest("name a user, a client or a session")
+    return {"user": request.user, "client": request.client, "session": request.session}
+
+
+async def _subscribe(node: Node, request: SubscribeRequest) -> bytes:
+    """Clients to a channel, whatever its rules say; they are told."""
+    node.rules(request.channel)
+    info, data = _json_of(request.info, request.b64info), _json_of(request.data, request.b64data)
+    since = request.recover_since.position if request.recover_since is not None else None
+    message = Subscribing(
+        **_whom(request),
+        channel=request.channel,
+        info=msgspec.Raw(info or b"null"),
+        data=msgspec.Raw(data or b"null"),
+        epoch=since.epoch if since is not None else None,
+        offset=since.offset if since is not None else 0,
+        expire_at=request.expire_at,
+        override=request.override.override if request.override is not None else None,
+    )
+    await node.control.send(message)
+    return b"{}"
+
+
+async def _unsubscribe(node: Node, request: UnsubscribeRequest) -> bytes:
+    """Clients from a channel; they are told."""
+    node.rules(request.channel)
+    await node.control.send(Unsubscribing(**_whom(request), channel=request.channel))
+    return b"{}"
+
+
+async def _disconnect(node: Node, request: DisconnectRequest) -> bytes:
+    """Clients, with a code: SDKs come back after those below 3500, and after 4000 to 4499."""
+    how = request.disconnect or Reason()
+    reason = how.reason or Disconnect.REASONS.get(how.code, "disconnected")
+    await node.control.send(Disconnection(**_whom(request), whitelist=request.whitelist, code=how.code, reason=reason))
+    return b"{}"
+
+
+async def _refresh(node: Node, request: RefreshRequest) -> bytes:
+    """Lengthens the life of connections, or ends them as expired."""
+    info = msgspec.Raw(_json_of(request.info) or b"null")
+    await node.control.send(Refreshing(**_whom(request), expired=request.expired, expire_at=request.expire_at, info=info))
+    return b"{}"
+
+
+async def _revoke(node: Node, request: RevokeRequest) -> bytes:
+    """Tokens of ``user`` that were issued before now (or ``issued_before``), or the one token ``token_id``, until ``expire_at``."""
+    if bool(request.user) == bool(request.token_id):
+        raise BadRequest("name a user, or a token_id")
+    now = time.time()
+    before, until = request.issued_before or now, request.expire_at or now + REVOKED_SECONDS
+    await node.revoked.keep(request.user, request.token_id, before, until)
+    await node.control.send(Revocation(user=request.user, token_id=request.token_id, before=before, until=until))
+    return b"{}"
+
+
+# What is going on.
+
+
+async def _channels(node: Node, request: ChannelsRequest) -> bytes:
+    """Who is followed right now, by how many."""
+    found: dict[str, int] = {}
+    for answer in await node.control.survey("channels", request.pattern or "*"):
+        for name, count in msgspec.json.decode(answer, type=dict[str, int]).items():
+            found[name] = found.get(name, 0) + count
+    return encode({"channels": {name: {"num_clients": count} for name, count in found.items()}})
+
+
+async def _info(node: Node, request: InfoRequest) -> bytes:
+    """What the gateways' processes carry."""
+    return b'{"nodes":[%b]}' % b",".join(await node.control.survey("info"))
+
+
+async def _presence(node: Node, request: ChannelRequest) -> bytes:
+    """Who is in a channel."""
+    return b'{"presence":%b}' % await node.presence.clients(_present(node, request))
+
+
+async def _presence_stats(node: Node, request: ChannelRequest) -> bytes:
+    """How many are in a channel."""
+    return b'{"num_clients":%d,"num_users":%d}' % await node.presence.counts(_present(node, request))
+
+
+def _present(node: Node, request: ChannelRequest) -> str:
+    if not node.rules(request.channel).presence:
+        raise NotAvailable(f"{request.channel!r} keeps no presence")
+    return request.channel
+
+
+METHODS = {
+    "publish": Method(_publish, PublishRequest, PublishResult),
+    "broadcast": Method(_broadcast, BroadcastRequest, BroadcastResult),
+    "notify": Method(_notify, NotifyRequest, NotifyResult),
+    "history": Method(_history, HistoryRequest, HistoryResult),
+    "history_remove": Method(_history_remove, ChannelRequest, Nothing),
+    "subscribe": Method(_subscribe, SubscribeRequest, Nothing),
+    "unsubscribe": Method(_unsubscribe, UnsubscribeRequest, Nothing),
+    "disconnect": Method(_disconnect, DisconnectRequest, Nothing),
+    "refresh": Method(_refresh, RefreshRequest, Nothing),
+    "revoke": Method(_revoke, RevokeRequest, Nothing),
+    "presence": Method(_presence, ChannelRequest, PresenceResult),
+    "presence_stats": Method(_presence_stats, ChannelRequest, PresenceStatsResult),
+    "channels": Method(_channels, ChannelsRequest, ChannelsResult),
+    "info": Method(_info, InfoRequest, InfoResult),
+}
+
+
+# Several in one request.
+
+
+async def _batch(node: Node, request: BatchRequest) -> bytes:
+    """Commands, each as its method takes it, one after the other or in parallel; each answers for itself."""
+    if any(len(command) != 1 or next(iter(command)) not in METHODS for command in request.commands):
+        raise BadRequest(f"a command of a batch is an object with one of {', '.join(METHODS)}")
+    calls = [(name, answer(node, METHODS[name], bytes(body))) for command in request.commands for name, body in command.items()]
+    if request.parallel:
+        outcomes = await asyncio.gather(*[_outcome(call) for _, call in calls])
+    else:
+        outcomes = [await _outcome(call) for _, call in calls]
+    replies = [
+        raw_object({name: result} if error is None else {"error": error})
+        for (name, _), (result, error) in zip(calls, outcomes, strict=True)
+    ]
+    return b'{"replies":[%b]}' % b",".join(replies)
+
+
+async def _outcome(call: Awaitable[bytes]) -> tuple[bytes, bytes | None]:
+    """The result, or the error's JSON."""
+    try:
+        return await call, None
+    except ClientError as error:
+        return b"", error_json(error)
+    except StoreError as error:
+        return b"", error_json(Internal(str(error)))
+    except Malformed as error:
+        return b"", error_json(BadRequest(str(error)))
+
+
+BATCH = Method(_batch, BatchRequest, Nothing)  # its replies stand beside no result

@@ -1,0 +1,237 @@
+"""The schema of everything that is plain HTTP: ``GET /openapi.json``, OpenAPI 3.1.
+
+The server API's part is made of the structs that its methods parse, so it cannot say anything else than they do; what the
+simple clients' paths take stands here in words. ``tests/test_openapi.py`` sends a running gateway what the schema allows, and
+what it does not, and reads the answers by it.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from inspect import getdoc
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from .. import __version__
+from ..errors import (
+    BadRequest,
+    ClientError,
+    Internal,
+    NotAvailable,
+    PermissionDenied,
+    TokenExpired,
+    UnknownChannel,
+    UnrecoverablePosition,
+)
+from ..inbox import LIST_DEFAULT, LIST_MOST, ReadRequest
+from ..protocol import encode, raw_object
+from .answers import STATUS_OF_ERROR
+from .clients import HISTORY_DEFAULT, HISTORY_MOST, NUMBER_DIGITS
+from .methods import BATCH, METHODS, Method
+from .pages import SECURITY
+from .results import Fault, Health, HistoryResult, InboxResult, InboxState
+from .shapes import Channel
+from .sse import LAST_MOST
+
+__all__ = ["document", "openapi"]
+
+Schema = dict[str, Any]
+
+ERROR_MODE = {
+    "name": "X-Centrifugo-Error-Mode",
+    "in": "header",
+    "description": "`transport`: an error has a status of its own. Without it, it comes with 200.",
+    "schema": {"type": "string", "enum": ["transport"]},
+}
+KEYS = {
+    "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "api_key_authorization": {"type": "apiKey", "in": "header", "name": "Authorization", "description": "`apikey` and the key"},
+    "api_key_query": {"type": "apiKey", "in": "query", "name": "api_key"},
+}
+TOKENS = {
+    "token": {"type": "http", "scheme": "bearer", "description": "a client's token"},
+    "token_cookie": {"type": "apiKey", "in": "cookie", "name": "gateway_token"},
+    "token_query": {"type": "apiKey", "in": "query", "name": "token"},
+}
+CLIENTS: Schema = {"tags": ["clients"], "security": [{}, *({name: []} for name in TOKENS)]}  # {}: where the rules admit anyone
+
+
+async def openapi(request: Request) -> Response:
+    """The document; mounted, its paths begin where the gateway was mounted."""
+    servers = encode([{"url": request.scope.get("root_path") or "/"}])
+    headers = SECURITY | {"access-control-allow-origin": "*"}
+    return Response(raw_object({"servers": servers} | document()), headers=headers, media_type="application/json")
+
+
+@cache
+def document() -> dict[str, bytes]:
+    """The document but for its servers: the JSON of each of its fields."""
+    methods = METHODS | {"batch": BATCH}
+    structs = [Fault, Health, HistoryResult, InboxResult, InboxState, ReadRequest]
+    structs += [struct for method in methods.values() for struct in (method.request, method.result)]
+    schemas = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")[1]
+    schemas["BatchRequest"]["properties"]["commands"]["items"] = _one_of_its_fields(
+        {name: _of(method.request) for name, method in METHODS.items()}
+    )
+    fields = {
+        "openapi": "3.1.0",
+        "info": {"title": "gateway", "version": __version__, "description": "The server API, and the paths of simple clients."},
+        "tags": [
+            {"name": "server", "description": "For services, with an API key."},
+            {"name": "clients", "description": "With a client's token."},
+        ],
+        "paths": {f"/api/{name}": {"post": _operation(name, method)} for name, method in methods.items()} | _clients() | _health(),
+        "components": {"schemas": schemas, "securitySchemes": KEYS | TOKENS},
+    }
+    return {name: encode(value) for name, value in fields.items()}
+
+
+# The server API.
+
+
+def _operation(name: str, method: Method) -> Schema:
+    success = _answer({"result": _of(method.result)}) if method is not BATCH else _answer({"replies": _replies()})
+    refused = _answer({"error": _of(Fault)})
+    return {
+        "operationId": name,
+        "tags": ["server"],
+        "summary": getdoc(method.call),
+        "security": [{each: []} for each in KEYS],
+        "parameters": [ERROR_MODE],
+        "requestBody": _json_body(method.request),
+        "responses": {
+            "200": _json({"oneOf": [success, refused]}, "The result, or the error."),
+            **_errors(BadRequest, NotAvailable, UnknownChannel, UnrecoverablePosition, Internal),
+            "400": _json(
+                {"anyOf": [refused, _answer({"error": {"type": "string"}})]}, "A body that is not JSON; with `transport`, a bad request."
+            ),
+            "401": {"description": "No API key, or a wrong one. The body is empty."},
+            "413": {"description": "The body is larger than `limits.api_bytes`. The answer's is empty."},
+        },
+    }
+
+
+def _replies() -> Schema:
+    return {
+        "type": "array",
+        "items": _one_of_its_fields({name: _of(method.result) for name, method in METHODS.items()} | {"error": _of(Fault)}),
+    }
+
+
+def _errors(*kinds: type[ClientError]) -> Schema:
+    """By status; two of one status share it."""
+    texts: dict[str, list[str]] = {}
+    for kind in kinds:
+        texts.setdefault(str(STATUS_OF_ERROR[kind.code]), []).append(f"{kind.code} {kind.message}")
+    return {status: _json(_answer({"error": _of(Fault)}), ", ".join(said)) for status, said in texts.items()}
+
+
+# The simple clients' paths.
+
+
+def _clients() -> Schema:
+    channel = msgspec.json.schema(Channel)
+    position = {"type": "string", "pattern": "^.*:[0-9]{1,16}$", "description": "EPOCH:OFFSET"}
+    count = {"type": "integer", "minimum": 0, "maximum": 10**NUMBER_DIGITS - 1}
+    history = [
+        _query("channel", channel, required=True),
+        _query("since", position, "those after it; in reverse, those before it"),
+        _query("limit", count | {"default": HISTORY_DEFAULT}, f"{HISTORY_MOST} at most"),
+        _query("reverse", {"type": "string", "enum": ["1", "true"]}, "newest first"),
+    ]
+    inbox = [
+        _query("limit", count | {"default": LIST_DEFAULT}, f"{LIST_MOST} at most"),
+        _query("before", position, "`next` of the page before"),
+    ]
+    read = _client("readInbox", "Marks notifications as read.", InboxState, [], BadRequest, UnrecoverablePosition)
+    read["responses"]["413"] = {"description": "The body is larger than `limits.message_bytes`."}
+    return {
+        "/history": {
+            "get": _client(
+                "readHistory",
+                "What a channel remembers.",
+                HistoryResult,
+                history,
+                BadRequest,
+                NotAvailable,
+                UnknownChannel,
+                UnrecoverablePosition,
+            )
+        },
+        "/inbox": {"get": _client("listInbox", "The caller's own notifications.", InboxResult, inbox, BadRequest, UnrecoverablePosition)},
+        "/inbox/read": {"post": read | {"requestBody": _json_body(ReadRequest)}},
+        "/sse": {"get": _stream()},
+    }
+
+
+def _client(id: str, summary: str, result: type, parameters: list[Schema], *errors: type[ClientError]) -> Schema:
+    responses = {
+        "200": _json(_of(result), "The answer."),
+        **_errors(*errors, PermissionDenied, TokenExpired),
+        "503": _json(_answer({"error": _of(Fault)}), "Valkey does not answer: 100 internal server error"),
+    }
+    responses["401"]["description"] += ", or the code of a disconnect: 3500 invalid token, 3501 no token"
+    return CLIENTS | {"operationId": id, "summary": summary, "parameters": parameters, "responses": responses}
+
+
+def _stream() -> Schema:
+    channels = {"type": "array", "items": msgspec.json.schema(Channel), "minItems": 1}
+    words = (
+        "It opens with `event: connected`; a publication is a nameless event, data `{channel, offset, data}`; `event: gap` says that the history "
+        "of a channel does not hold what was missed; `event: refused`, data `{code, message}`, ends it. Every `id:` holds the positions of all channels."
+    )
+    return CLIENTS | {
+        "operationId": "followChannels",
+        "summary": "Server-sent events of channels, which resume by themselves.",
+        "description": words,
+        "parameters": [
+            _query("channel", channels, "given once for each", required=True),
+            _query("last", {"type": "integer", "minimum": 0}, f"starts so many publications back, {LAST_MOST} at most"),
+            _query("last_event_id", {"type": "string"}, "where the header cannot be sent"),
+            {"name": "Last-Event-ID", "in": "header", "description": "the `id:` of the last event seen", "schema": {"type": "string"}},
+        ],
+        "responses": {
+            "200": {"description": "The stream.", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+            "400": _json(_answer({"error": {"type": "string"}}), "No channel is named, too many are, or one that cannot be."),
+        },
+    }
+
+
+def _query(name: str, schema: Schema, description: str = "", *, required: bool = False) -> Schema:
+    return {"name": name, "in": "query", "required": required, "schema": schema} | ({"description": description} if description else {})
+
+
+def _health() -> Schema:
+    live, ready = _json(_of(Health), "It is."), _json(_of(Health), "It is not: the reason.")
+    return {
+        "/health/live": {"get": {"operationId": "isLive", "summary": "Whether this process lives.", "responses": {"200": live}}},
+        "/health/ready": {
+            "get": {"operationId": "isReady", "summary": "Whether clients should come here.", "responses": {"200": live, "503": ready}}
+        },
+    }
+
+
+# Words of JSON Schema.
+
+
+def _of(struct: type) -> Schema:
+    return {"$ref": f"#/components/schemas/{struct.__name__}"}
+
+
+def _answer(properties: Schema) -> Schema:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _one_of_its_fields(properties: Schema) -> Schema:
+    return {"type": "object", "properties": properties, "minProperties": 1, "maxProperties": 1, "additionalProperties": False}
+
+
+def _json(schema: Schema, description: str) -> Schema:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _json_body(struct: type) -> Schema:
+    return {"required": True, "content": {"application/json": {"schema": _of(struct)}}}

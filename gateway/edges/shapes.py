@@ -1,0 +1,162 @@
+"""What the methods of the server API take, as they are really parsed. Source: PROTOCOL.md, section 2.
+
+Whatever has a shape at all is refused here; the rules of channels and users are the methods' own to ask. Unknown fields are
+ignored, as in the reference server.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from ..protocol import OverrideRequest, Place
+from ..publication import MAX_CHANNEL_LENGTH, MAX_OFFSET
+
+__all__ = [
+    "BatchRequest",
+    "BroadcastRequest",
+    "Channel",
+    "ChannelRequest",
+    "ChannelsRequest",
+    "DisconnectRequest",
+    "HistoryRequest",
+    "InfoRequest",
+    "NotifyRequest",
+    "PublishRequest",
+    "Reason",
+    "RefreshRequest",
+    "RevokeRequest",
+    "SubscribeRequest",
+    "UnsubscribeRequest",
+    "Whom",
+]
+
+YEAR_10000 = 253402300800  # unix seconds: past it nothing of the standard library tells a date
+
+Channel = Annotated[
+    str,
+    Meta(
+        description="`namespace:name` or a bare name, without braces and control characters",
+        extra_json_schema={"minLength": 1, "maxLength": MAX_CHANNEL_LENGTH, "pattern": r"^[^\x00-\x1f\x7f-\x9f{}]+$"},
+    ),
+]
+Key = Annotated[str, Meta(description="a repeat of it in the same channel answers the first position and announces nothing")]
+Limit = Annotated[int, Meta(ge=-MAX_OFFSET, le=MAX_OFFSET, description="0 asks for the position alone, a negative one for all there is")]
+Seconds = Annotated[float, Meta(ge=0, lt=YEAR_10000, description="unix time in seconds; 0 for none")]
+Version = Annotated[
+    int,
+    Meta(
+        ge=0, description="what is not newer than the channel's last one is dropped; 0 for none", extra_json_schema={"maximum": 2**64 - 1}
+    ),
+]
+Json = Annotated[msgspec.Raw, Meta(description="any JSON")]
+InBase64 = Annotated[str, Meta(description="JSON in base64, where the field of this name without `b64` is not given")]
+
+
+def _nothing() -> msgspec.Raw:
+    return msgspec.field(default_factory=msgspec.Raw)  # JSON that may be left out: msgspec has no optional Raw
+
+
+class _Publication(msgspec.Struct):
+    data: Json = _nothing()
+    b64data: InBase64 = ""
+    skip_history: Annotated[bool, Meta(description="live only: it gets no offset")] = False
+    tags: dict[str, str] | None = None
+    idempotency_key: Key = ""
+    delta: Annotated[bool, Meta(description="taken, and of no effect")] = False
+    version: Version = 0
+    version_epoch: str = ""
+
+
+class PublishRequest(_Publication, kw_only=True):
+    """``data`` is needed, or ``b64data``."""
+
+    channel: Channel
+
+
+class BroadcastRequest(_Publication, kw_only=True):
+    """``data`` is needed, or ``b64data``."""
+
+    channels: list[Channel]
+
+
+class NotifyRequest(msgspec.Struct):
+    """To one ``user``, or to several ``users``."""
+
+    user: str = ""
+    users: list[str] = []
+    data: Annotated[msgspec.Raw, Meta(description="an object with an `id`, a text; the same id again is an update")] = _nothing()
+    idempotency_key: Key = ""
+
+
+class Whom(msgspec.Struct):
+    """At least one of them; of several, who fits all."""
+
+    user: Annotated[str, Meta(description="all connections of this user")] = ""
+    client: Annotated[str, Meta(description="the connection of this id")] = ""
+    session: Annotated[str, Meta(description="the connection of this session of emulation")] = ""
+
+
+class SubscribeRequest(Whom, kw_only=True):
+    channel: Channel
+    info: Json = _nothing()
+    b64info: InBase64 = ""
+    data: Json = _nothing()
+    b64data: InBase64 = ""
+    recover_since: Place | None = None
+    expire_at: Seconds = 0
+    override: Annotated[OverrideRequest | None, Meta(description="what holds instead of the channel's rules")] = None
+
+
+class UnsubscribeRequest(Whom, kw_only=True):
+    channel: Channel
+
+
+class Reason(msgspec.Struct):
+    code: Annotated[int, Meta(ge=3000, le=4999)] = 3503
+    reason: Annotated[str, Meta(max_length=123)] = ""
+
+
+class DisconnectRequest(Whom):
+    whitelist: list[str] = []
+    disconnect: Reason | None = None
+
+
+class RefreshRequest(Whom):
+    expired: bool = False
+    expire_at: Seconds = 0
+    info: Json = _nothing()
+
+
+class RevokeRequest(msgspec.Struct):
+    """All tokens of ``user`` issued before a time, by default now, or the one whose ``jti`` is ``token_id``."""
+
+    user: str = ""
+    token_id: str = ""
+    issued_before: Seconds = 0
+    expire_at: Seconds = 0
+
+
+class ChannelRequest(msgspec.Struct):
+    channel: Channel
+
+
+class HistoryRequest(ChannelRequest):
+    limit: Limit | None = None
+    since: Place | None = None
+    reverse: bool | None = None
+
+
+class ChannelsRequest(msgspec.Struct):
+    pattern: Annotated[str, Meta(description="a glob")] | None = None
+
+
+class InfoRequest(msgspec.Struct):
+    pass
+
+
+class BatchRequest(msgspec.Struct):
+    commands: list[dict[str, msgspec.Raw]] = []
+    parallel: bool | None = None

@@ -1,0 +1,90 @@
+"""The schema at /openapi.json, and a running gateway held to it: what the schema allows and what it does not, answered as it says."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from gateway.app import create_app
+from gateway.config import Config
+from gateway.edges.methods import METHODS
+from gateway.edges.openapi import document
+
+from .clients import RULES
+from .conftest import API_KEY, SECRET, RunningGateway, Start
+
+EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", "10"))  # of each operation; by hand, thousands
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+
+DOCUMENT = {name: json.loads(text) for name, text in document().items()}
+CONFIG = schemathesis.Config.from_dict({"phases": {"coverage": {"unexpected-methods": []}}, "generation": {"mode": "all"}})
+SCHEMA = schemathesis.openapi.from_dict(DOCUMENT, config=CONFIG).exclude(path="/sse")  # which does not end
+
+
+@pytest.fixture(scope="module")
+def gateway(start_gateway_once: Start) -> RunningGateway:
+    return start_gateway_once(RULES)
+
+
+# The document.
+
+
+@pytest.mark.parametrize("method", [*METHODS, "batch"])
+def test_every_method_of_the_server_api_is_in_it(method: str) -> None:
+    operation = DOCUMENT["paths"][f"/api/{method}"]["post"]
+    assert operation["summary"]
+    assert {"200", "400", "401", "413"} <= operation["responses"].keys()
+    assert [*operation["security"]] == [{"api_key": []}, {"api_key_authorization": []}, {"api_key_query": []}]
+
+
+def test_every_path_of_simple_clients_is_in_it() -> None:
+    pages = {"/", "/static", "/openapi.json"}
+    assert {route.path for route in create_app(Config()).routes} - pages | {"/sse"} == {
+        path for path in DOCUMENT["paths"] if "/api/" not in path
+    }
+
+
+def test_what_the_structs_require_and_bound_is_in_it() -> None:
+    subscribe = DOCUMENT["components"]["schemas"]["SubscribeRequest"]
+    assert subscribe["required"] == ["channel"] and {"user", "client", "session"} <= subscribe["properties"].keys()
+    assert subscribe["properties"]["channel"]["maxLength"] == 255
+    assert DOCUMENT["components"]["schemas"]["Reason"]["properties"]["code"]["maximum"] == 4999
+
+
+@pytest.mark.parametrize("edge", ["fast", "asgi"])
+def test_anybody_may_have_it_and_no_secret_is_in_it(start_gateway: Start, edge: str) -> None:
+    with httpx.Client(base_url=start_gateway(edge=edge).url, trust_env=False) as http:
+        answer = http.get("/openapi.json")
+        assert http.post("/openapi.json").status_code == 405
+    assert answer.json() == DOCUMENT | {"servers": [{"url": "/"}]}
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
+    assert (answer.headers["x-content-type-options"], answer.headers["cache-control"]) == ("nosniff", "no-cache")
+    assert API_KEY not in answer.text and SECRET not in answer.text
+
+
+async def test_mounted_it_says_where(valkey_url: str, prefix: str) -> None:
+    application = create_app(Config(prefix=prefix, api_keys=[API_KEY]), valkey_url)
+    outer = Starlette(routes=[Mount("/live", application)])
+    async with application.lifespan(outer), httpx.AsyncClient(transport=httpx.ASGITransport(outer), base_url="http://test") as http:
+        (server,) = (await http.get("/live/openapi.json")).json()["servers"]
+        assert server == {"url": "/live"}
+        assert (await http.post(f"{server['url']}/api/info", headers={"X-API-Key": API_KEY})).status_code == 200
+
+
+# The gateway held to it.
+
+
+@SCHEMA.parametrize()
+@settings(max_examples=EXAMPLES, derandomize=True, database=None)
+def test_the_gateway_answers_as_its_schema_says(gateway: RunningGateway, case: schemathesis.Case) -> None:
+    headers = {"X-API-Key": API_KEY} if case.path.startswith("/api/") else {"Authorization": f"Bearer {gateway.token()}"}
+    case.call_and_validate(base_url=gateway.url, headers=headers, checks=CHECKS, timeout=10)
