@@ -26,7 +26,7 @@ from ..protocol import PING, decode_json, encode, publication_json, push, push_p
 from ..publication import Publication
 from ..session import Session
 from .answers import json_response
-from .output import Buffered, Corked, Direct, chunk, until_disconnected
+from .output import Buffered, Direct, SocketOutlet, chunk, until_disconnected
 from .requests import NO_PROTOBUF, asks_for_protobuf, body_of, client_address, cors_headers, origin_allowed
 
 __all__ = ["PATHS", "emulation"]
@@ -78,28 +78,25 @@ _OPENING = {EVENTS: b"\r\n", LINES: b""}
 _TYPES = {EVENTS: b"text/event-stream; charset=utf-8", LINES: b"application/json"}
 
 
-class EmulationStream(Corked):
+class EmulationStream(SocketOutlet):
     """The outlet of one session. ``take`` is given the commands that come by POST."""
 
     __slots__ = (
-        *("_address", "_held", "_id", "_loop", "_node", "_session", "_waiting", "_waiting_bytes"),
-        *("output", "paused", "return_path", "wire", "write"),
+        *("_address", "_held", "_id", "_node", "_waiting", "_waiting_bytes"),
+        *("output", "return_path", "wire"),
     )
 
     native_pings = False
 
     def __init__(self, node: Node, output: Direct | Buffered, path: str, address: str) -> None:
-        super().__init__()
+        super().__init__(asyncio.get_running_loop())
         self._node = node
         self._address = address
-        self._loop = asyncio.get_running_loop()
         self.output = output
         self._id = secrets.token_urlsafe(SESSION_BYTES)
-        self._session: Session | None = None
         self._held = False
         self._waiting: list[bytes] = []  # messages that came while it is held
         self._waiting_bytes = 0
-        self.paused = False
         self.return_path = b',"session":"%b","node":%b' % (self._id.encode(), encode(node.uid))
         self.wire = _WIRES[path, output.direct]
         self.write = output.write
@@ -183,16 +180,6 @@ class EmulationStream(Corked):
         session = self._forget()
         if session is not None:
             session.closed()
-
-    def pause_writing(self) -> None:
-        self.paused = True
-        if self._session is not None:
-            self._session.fell_behind(self._loop.time())
-
-    def resume_writing(self) -> None:
-        self.paused = False
-        if self._session is not None:
-            self._session.drained()
 
 
 # Requests.

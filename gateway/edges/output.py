@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from ..channel import GONE
 from ..session import Session
 
-__all__ = ["Buffered", "Corked", "Direct", "Stream", "chunk", "until_disconnected"]
+__all__ = ["Buffered", "Direct", "SocketOutlet", "Stream", "chunk", "until_disconnected"]
 
 log = logging.getLogger("gateway.edges")
 
@@ -22,15 +22,16 @@ def chunk(text: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(text), text)
 
 
-class Corked:
-    """The part of an outlet that lets what answers one message leave in one write."""
+class SocketOutlet:
+    """What outlets that write to a transport have in common: what answers one message leaves in one write, and a full socket is told."""
 
-    __slots__ = ("_corked",)
+    __slots__ = ("_corked", "_loop", "_session", "paused", "write")
 
-    write: Any
-
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._session: Session | None = None
         self._corked: list[bytes] | None = None
+        self.paused = False
 
     def _framed(self, message: bytes) -> bytes:
         """As it stands among others in a write."""
@@ -59,6 +60,16 @@ class Corked:
         if self._corked:
             messages, self._corked = self._corked, []
             self._put(b"".join(messages))
+
+    def pause_writing(self) -> None:
+        self.paused = True
+        if self._session is not None:
+            self._session.fell_behind(self._loop.time())
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        if self._session is not None:
+            self._session.drained()
 
 
 class Stream(Protocol):

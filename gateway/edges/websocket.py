@@ -29,7 +29,7 @@ from ..node import Node
 from ..protocol import PING, publication_json, push_prefix
 from ..publication import Publication
 from ..session import Session
-from .output import Corked
+from .output import SocketOutlet
 from .requests import NO_PROTOBUF, asks_for_protobuf, client_address, origin_allowed
 
 __all__ = ["PATH", "WEBSOCKET", "WebSocketConnection", "text_frame"]
@@ -85,22 +85,19 @@ def _prepare(channel: Channel, publication: Publication) -> bytes:
 WEBSOCKET = WebSocketWire()
 
 
-class WebSocketConnection(Corked, asyncio.Protocol):
+class WebSocketConnection(SocketOutlet, asyncio.Protocol):
     """``HttpProtocol`` hands a connection over: ``connection_made``, ``shake_hands``, then whatever the socket brings."""
 
-    __slots__ = ("_fragments", "_held", "_loop", "_node", "_protocol", "_reading_paused", "_session", "_transport", "native_pings", "paused", "write")
+    __slots__ = ("_fragments", "_held", "_node", "_protocol", "_reading_paused", "_transport", "native_pings")
 
     wire = WEBSOCKET
     return_path = b""
 
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None) -> None:
-        super().__init__()
+        super().__init__(_loop or asyncio.get_running_loop())
         self._node: Node = app_state["node"]
-        self._loop = _loop or asyncio.get_running_loop()
         self._protocol = ServerProtocol(state=State.OPEN, max_size=self._node.config.limits.message_bytes, logger=_quiet)
-        self._session: Session | None = None
         self._fragments: list[bytes] | None = None
-        self.paused = False
         self._held = self._reading_paused = False
         self.native_pings = False
 
@@ -237,15 +234,11 @@ class WebSocketConnection(Corked, asyncio.Protocol):
                 self._loop.call_later(CLOSE_SECONDS, self._transport.abort)
 
     def pause_writing(self) -> None:
-        self.paused = True
+        super().pause_writing()
         self._read_or_not()
-        if self._session is not None:
-            self._session.fell_behind(self._loop.time())
 
     def resume_writing(self) -> None:
-        self.paused = False
-        if self._session is not None:
-            self._session.drained()
+        super().resume_writing()
         self._read_or_not()
 
 
