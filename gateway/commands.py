@@ -19,15 +19,14 @@ from .errors import (
     LimitExceeded,
     NotAvailable,
     PermissionDenied,
-    TooManyRequests,
 )
 from .filters import Filter, read_filter
-from .pace import use
+from .pace import spend
 from .permissions import Override, admits, overridden
 from .protocol import BEGINNING, Since, encode, history_result, is_json, raw_object, reply
 from .publication import Position
 from .store.history import publish_words
-from .subscription import ClientSubscription, client_info, seconds_left
+from .subscription import ClientSubscription, client_info, expiry
 
 if TYPE_CHECKING:
     from .session import Session
@@ -96,21 +95,14 @@ def _publish(session: Session, id: int, request: Any) -> None:
         raise PermissionDenied(f"the rules of {name!r} do not let user {session.identity.user!r} publish")
     if not is_json(data):
         raise BadRequest("data is nested too deep")
-    _use_publish(session)
+    rate = session.node.config.limits.publishes_per_second
+    session.publishes_used = spend(session.publishes_used, session.node.hub.now(), rate, "limits.publishes_per_second")
     session.answer(id, "publish", _published(session, name, publish_words(data, info=_info(session, name))))
 
 
 async def _published(session: Session, channel: str, words: list[Any]) -> bytes:
     await session.node.history.publish(channel, words)
     return b"{}"
-
-
-def _use_publish(session: Session) -> None:
-    rate = session.node.config.limits.publishes_per_second
-    used = use(session.publishes_used, session.node.hub.now(), rate)
-    if used is None:
-        raise TooManyRequests(f"limits.publishes_per_second is {rate:g}")
-    session.publishes_used = used
 
 
 def _info(session: Session, channel: str) -> bytes:
@@ -209,7 +201,7 @@ def _refresh(session: Session, id: int, request: Any) -> None:
         raise Disconnect(3010, "the new token names other channels: connecting again subscribes to them")
     session.identity = identity
     session.watch_expiry()
-    fields = {"client": encode(session.client), "version": encode(__version__), **_expiry(identity.expires_at)}
+    fields = {"client": encode(session.client), "version": encode(__version__), **expiry(identity.expires_at)}
     session.outlet.send(reply(id, "refresh", raw_object(fields)))
 
 
@@ -223,11 +215,7 @@ def _sub_refresh(session: Session, id: int, request: Any) -> None:
     except PermissionDenied as error:
         raise Disconnect(3500, str(error)) from None
     session.watch_expiry()
-    session.outlet.send(reply(id, "sub_refresh", raw_object(_expiry(subscription.grant.expires_at))))
-
-
-def _expiry(expires_at: float) -> dict[str, bytes]:
-    return {"expires": b"true", "ttl": b"%d" % seconds_left(expires_at)} if expires_at else {}
+    session.outlet.send(reply(id, "sub_refresh", raw_object(expiry(subscription.grant.expires_at))))
 
 
 def _channel_of(request: Any) -> str:

@@ -14,14 +14,13 @@ import time
 from collections import deque
 
 from .config import Config
-from .errors import StoreError
 from .store.history import History
+from .tasks import keep_writing
 
 __all__ = ["Lifecycle"]
 
 log = logging.getLogger("gateway.events")
 
-GATHER_SECONDS = 0.1
 WAITING_MOST = 50_000
 AT_ONCE = 1000
 
@@ -57,16 +56,7 @@ class Lifecycle:
 
     async def keep(self) -> None:
         """Writes what waits, until cancelled."""
-        while True:
-            await self._more.wait()
-            await asyncio.sleep(GATHER_SECONDS)
-            self._more.clear()
-            try:
-                await self.flush()
-            except StoreError as error:
-                log.debug("lifecycle events wait: %s", error)
-                self._more.set()
-                await asyncio.sleep(1.0)
+        await keep_writing(self._more, self.flush)
 
     async def flush(self) -> None:
         """Raises StoreError; what was not acknowledged waits on, and may come twice."""

@@ -6,7 +6,9 @@ by 1/rate, and one that would move it more than the bucket's second ahead of now
 
 from __future__ import annotations
 
-__all__ = ["use"]
+from .errors import TooManyRequests
+
+__all__ = ["spend", "use"]
 
 ROUNDING = 1e-6  # seconds: what adding thirds of a second leaves behind
 
@@ -19,3 +21,11 @@ def use(used_up_to: float, now: float, rate: float) -> float | None:
     if start - now > max(0.0, 1 - 1 / rate) + ROUNDING:
         return None
     return start + 1 / rate
+
+
+def spend(used_up_to: float, now: float, rate: float, setting: str) -> float:
+    """``use``, for a client's allowance: raises TooManyRequests, which names the setting."""
+    used = use(used_up_to, now, rate)
+    if used is None:
+        raise TooManyRequests(f"{setting} is {rate:g}")
+    return used

@@ -20,13 +20,12 @@ from .control import Control
 from .errors import StoreError, UnknownChannel
 from .protocol import encode
 from .store.history import History
-from .tasks import Tasks
+from .tasks import Tasks, keep_writing
 
 __all__ = ["Presence"]
 
 log = logging.getLogger("gateway.presence")
 
-GATHER_SECONDS = 0.1
 AT_ONCE = 500  # clients of one call
 GONE = b""
 Changes = dict[str, dict[str, tuple[bytes, bool]]]  # channel → client → (ClientInfo or GONE, whether it is told)
@@ -82,20 +81,18 @@ class Presence:
     # Writing.
 
     async def keep(self) -> None:
-        """Writes what changed, until cancelled. While Valkey is away the changes wait; the newest of a client counts."""
-        while True:
-            await self._changed.wait()
-            await asyncio.sleep(GATHER_SECONDS)
-            self._changed.clear()
-            changes, self._changes = self._changes, {}
-            try:
-                await self._write(self._process, changes)
-            except StoreError as error:
-                log.debug("presence waits: %s", error)
-                for channel, clients in changes.items():
-                    self._changes[channel] = clients | self._changes.get(channel, {})
-                self._changed.set()
-                await asyncio.sleep(1.0)
+        """Writes what changed, until cancelled."""
+        await keep_writing(self._changed, self._flush)
+
+    async def _flush(self) -> None:
+        """Raises StoreError: the changes wait, and the newest of a client counts."""
+        changes, self._changes = self._changes, {}
+        try:
+            await self._write(self._process, changes)
+        except StoreError:
+            for channel, clients in changes.items():
+                self._changes[channel] = clients | self._changes.get(channel, {})
+            raise
 
     async def _write(self, process: str, changes: Changes) -> None:
         """First the list, then the presence, then the list again: it never lacks what is there."""
@@ -155,10 +152,9 @@ class Presence:
         """All clients are gone; says so, if Valkey hears it at once."""
         for present in list(self._present):
             self.leave(*present)
-        changes, self._changes = self._changes, {}
         try:
             async with asyncio.timeout(2):
-                await self._write(self._process, changes)
+                await self._flush()
         except (StoreError, TimeoutError) as error:
             log.debug("presence was not cleaned up: %s", error)  # another process does, once our lease is over
 

@@ -23,13 +23,13 @@ from .catchup import State
 from .channel import Wire
 from .commands import HANDLERS, since_of
 from .deadlines import CONNECT_SECONDS, NEVER, enforce, next_due
-from .errors import ClientError, Disconnect, Internal, KeyUnknown, PermissionDenied, StoreError, TooManyRequests
+from .errors import ClientError, Disconnect, Internal, KeyUnknown, PermissionDenied, StoreError
 from .node import Node, new_id
-from .pace import use
+from .pace import spend
 from .permissions import ANONYMOUS, Grant, Identity, ServerSide, overridden
 from .protocol import PONG, Command, Since, decode, encode, error_reply, push, raw_object, reply
 from .publication import Position
-from .subscription import ClientSubscription, seconds_left
+from .subscription import ClientSubscription, expiry
 
 __all__ = ["Outlet", "Session"]
 
@@ -53,7 +53,7 @@ class Outlet(Protocol):
     write: Any
     paused: bool
     native_pings: bool  # the client asked for WebSocket pings instead of the protocol's
-    return_path: bytes  # fields of the reply to connect that say where commands go, if not to where that comes from
+    return_path: dict[str, bytes]  # fields of the reply to connect that say where commands go, if not to where that comes from
 
     def send(self, message: bytes) -> None: ...
 
@@ -160,7 +160,8 @@ class Session:
             raise Disconnect(3501, f"{method} without an id")
         handler = Session._connect if method == "connect" else HANDLERS[method]
         try:
-            self._use_command()
+            rate = self.node.config.limits.commands_per_second
+            self.commands_used = spend(self.commands_used, self.node.hub.now(), rate, "limits.commands_per_second")
             handler(self, command.id, getattr(command, method))
         except KeyUnknown as error:
             if self.learning:
@@ -172,13 +173,6 @@ class Session:
             if method == "connect":
                 # SDKs take the error and come back by themselves; a connection that is not connected has no use.
                 self.close(Disconnect(3000, "connect was refused"))
-
-    def _use_command(self) -> None:
-        rate = self.node.config.limits.commands_per_second
-        used = use(self.commands_used, self.node.hub.now(), rate)
-        if used is None:
-            raise TooManyRequests(f"limits.commands_per_second is {rate:g}")
-        self.commands_used = used
 
     async def _handle_with_keys(self, command: Command) -> None:
         """The command again, once keys were fetched; what came behind it waits."""
@@ -234,18 +228,15 @@ class Session:
 
     def _connected(self) -> None:
         config = self.node.config
-        parts = [b'{"client":"%b","version":"%b"' % (self.client.encode(), __version__.encode())]
-        if self.identity.expires_at:
-            parts.append(b',"expires":true,"ttl":%d' % seconds_left(self.identity.expires_at))
+        fields = {"client": encode(self.client), "version": encode(__version__), **expiry(self.identity.expires_at)}
         if self.answers:
-            parts.append(b',"subs":{%b}' % b",".join([b"%b:%b" % (encode(name), result) for name, result in self.answers.items()]))
+            fields["subs"] = b"{%b}" % b",".join([b"%b:%b" % (encode(name), result) for name, result in self.answers.items()])
         if not self.outlet.native_pings:
-            parts.append(b',"ping":%d,"pong":true' % max(1, round(config.ping_seconds)))
-        parts += self.outlet.return_path, b"}"
+            fields |= {"ping": b"%d" % max(1, round(config.ping_seconds)), "pong": b"true"}
         self.answers = None
         self.connect_by = NEVER
         self.state = CONNECTED
-        self.outlet.send(reply(self.connect_id, "connect", b"".join(parts)))
+        self.outlet.send(reply(self.connect_id, "connect", raw_object(fields | self.outlet.return_path)))
         self.node.lifecycle.tell("connected", self.identity.user, self.client)
         # The first ping comes at a random time, so that clients that came together are not pinged together for ever.
         now = self.node.hub.now()
@@ -329,8 +320,7 @@ class Session:
     def renew(self, identity: Identity) -> None:
         self.identity = identity
         if self.state is CONNECTED:
-            expiry = {"expires": b"true", "ttl": b"%d" % seconds_left(identity.expires_at)} if identity.expires_at else {}
-            self.outlet.send(push("", "refresh", raw_object(expiry)))
+            self.outlet.send(push("", "refresh", raw_object(expiry(identity.expires_at))))
             self.watch_expiry()
 
     # Time.

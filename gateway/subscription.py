@@ -17,7 +17,7 @@ from .store.layout import Movement
 if TYPE_CHECKING:
     from .session import Session
 
-__all__ = ["ClientSubscription", "client_info", "seconds_left"]
+__all__ = ["ClientSubscription", "client_info", "expiry"]
 
 
 class ClientSubscription(Subscription):
@@ -88,7 +88,7 @@ class ClientSubscription(Subscription):
             self.position if self.rules.recovers else None,
             recovered=recovered and self.recovering,
             was_recovering=self.recovering,
-            ttl=seconds_left(self.expires_at),
+            ttl=_seconds_left(self.expires_at),
             publications=publications,
             top=top if recovered and reached < top else 0,
             data=self.server_side.data if self.server_side else None,
@@ -165,6 +165,11 @@ def client_info(identity: Identity, client: str, chan_info: bytes | None = None)
     return raw_object(fields)
 
 
-def seconds_left(expires_at: float) -> int:
+def expiry(expires_at: float) -> dict[str, bytes]:
+    """What a reply says of a token that ends at that unix time; nothing for 0, which is never."""
+    return {"expires": b"true", "ttl": b"%d" % _seconds_left(expires_at)} if expires_at else {}
+
+
+def _seconds_left(expires_at: float) -> int:
     """Whole seconds until a unix time, at least 1; 0 for an expiry of 0, which is none."""
     return max(1, round(expires_at - time.time())) if expires_at else 0

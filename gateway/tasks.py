@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-__all__ = ["Tasks"]
+from .errors import StoreError
+
+__all__ = ["Tasks", "keep_writing"]
 
 log = logging.getLogger("gateway.tasks")
+
+GATHER_SECONDS = 0.1
+AGAIN_SECONDS = 1.0
 
 Result = TypeVar("Result")
 
@@ -43,3 +48,20 @@ class Tasks:
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
+
+
+async def keep_writing(more: asyncio.Event, write: Callable[[], Awaitable[None]]) -> None:
+    """Calls ``write`` a moment after ``more`` is set, so that much goes at once; again if Valkey does not take it. Until cancelled.
+
+    ``write`` keeps what it could not write, and raises StoreError.
+    """
+    while True:
+        await more.wait()
+        await asyncio.sleep(GATHER_SECONDS)
+        more.clear()
+        try:
+            await write()
+        except StoreError as error:
+            log.debug("%s waits: %s", write.__qualname__, error)
+            more.set()
+            await asyncio.sleep(AGAIN_SECONDS)

@@ -41,7 +41,7 @@ class AsgiConnection:
 
     wire = TEXT
     native_pings = False
-    return_path = b""
+    return_path: dict[str, bytes] = {}
 
     def __init__(self, node: Node, scope: Any, receive: Any, send: Any) -> None:
         self._node = node

@@ -97,7 +97,7 @@ class EmulationStream(SocketOutlet):
         self._held = False
         self._waiting: list[bytes] = []  # messages that came while it is held
         self._waiting_bytes = 0
-        self.return_path = b',"session":"%b","node":%b' % (self._id.encode(), encode(node.uid))
+        self.return_path = {"session": encode(self._id), "node": encode(node.uid)}
         self.wire = _WIRES[path, output.direct]
         self.write = output.write
 

@@ -91,7 +91,7 @@ class WebSocketConnection(SocketOutlet, asyncio.Protocol):
     __slots__ = ("_fragments", "_held", "_node", "_protocol", "_reading_paused", "_transport", "native_pings")
 
     wire = WEBSOCKET
-    return_path = b""
+    return_path: dict[str, bytes] = {}
 
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None) -> None:
         super().__init__(_loop or asyncio.get_running_loop())
