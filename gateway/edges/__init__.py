@@ -8,5 +8,6 @@
     output      where the bytes of a stream go: to the transport, or through ASGI
     api         the server API, history and health over HTTP
     pages       the landing page and static files
+    headers     what every answer says to browsers
     requests    what all of them read from a request: token, API key, origin
 """

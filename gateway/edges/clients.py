@@ -15,7 +15,7 @@ from ..permissions import admits
 from ..protocol import encode
 from ..publication import Position
 from .api import STATUS_OF_ERROR, body_of, error_json, json_response, read_history
-from .requests import cors_headers, origin_allowed, token_of
+from .requests import cors_headers, origin_allowed, subscription_tokens_of, token_of
 
 __all__ = ["history", "inbox", "inbox_read"]
 
@@ -26,7 +26,7 @@ HISTORY_DEFAULT, HISTORY_MOST = 100, 1000  # publications of GET /history
 
 
 async def history(request: Request) -> Response:
-    """``GET /history?channel=A&since=POSITION&limit=N&reverse=1``."""
+    """``GET /history?channel=A&since=POSITION&limit=N&reverse=1``, with ``subscription_token=T`` where the rules ask for one."""
     return await _answer(request, _history(request))
 
 
@@ -46,7 +46,9 @@ async def _history(request: Request) -> bytes:
     channel = query.get("channel", "")
     rules = node.rules(channel)
     identity = await node.identify(token_of(request.headers, query))
-    if not admits(rules.history, identity, channel, subscribed=node.may_subscribe(identity, channel)):
+    grants = [await node.grant_one_of(token, (channel,), identity.user) for token in subscription_tokens_of(query, 1)]
+    subscribed = node.may_subscribe(identity, channel, token=bool(grants))
+    if not admits(rules.history, identity, channel, subscribed=subscribed, token=bool(grants)):
         raise PermissionDenied(f"the rules of {channel!r} do not let user {identity.user!r} read history")
     if not rules.has_history:
         raise NotAvailable(f"{channel!r} keeps no history")
