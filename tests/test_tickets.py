@@ -193,6 +193,8 @@ async def _lengthened(gateway: RunningGateway) -> None:
         assert "refused" not in {event.name for event in events.reading.events}
 
 
-@pytest.mark.parametrize("wait", [_expires, _shortened, _lengthened], ids=["the first token to end", "a refresh may shorten", "or lengthen"])
+@pytest.mark.parametrize(
+    "wait", [_expires, _shortened, _lengthened], ids=["the first token to end", "a refresh may shorten", "or lengthen"]
+)
 async def test_a_stream_ends_when_its_tokens_do(gateway: RunningGateway, waits: dict[Wait, Future[None]], wait: Wait) -> None:
     await asyncio.wrap_future(waits[wait])

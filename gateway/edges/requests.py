@@ -13,7 +13,16 @@ from starlette.datastructures import Headers, QueryParams
 
 from ..errors import BadRequest
 
-__all__ = ["api_key_of", "client_address", "cors_headers", "is_api_key", "origin_allowed", "preflight", "subscription_tokens_of", "token_of"]
+__all__ = [
+    "api_key_of",
+    "client_address",
+    "cors_headers",
+    "is_api_key",
+    "origin_allowed",
+    "preflight",
+    "subscription_tokens_of",
+    "token_of",
+]
 
 ADDRESS_MOST = 64  # characters
 
