@@ -102,8 +102,8 @@ class Token {
   }
 
   async get() {
-    if (!this.held && this.#function) this.held = (await this.#function(this.#about)) ?? "";
-    return this.held;
+    if (this.#function && !this.held) this.held = (await this.#function(this.#about)) ?? "";
+    return this.held || undefined;
   }
 
   /** What is held is no good any more. Returns whether another one can be had. */
@@ -596,11 +596,11 @@ export class Gateway extends Emitter {
     const sse = this.#blocked >= BLOCKED_AFTER && this.#wanted.length > 0;
     this.#set("connecting", { transport: sse ? "sse" : "websocket" });
     try {
-      await this.#token.get();
+      const token = await this.#token.get();
       await Promise.allSettled(this.#wanted.map(({ _token }) => _token.get())); // a channel whose token failed comes later
       if (attempt !== this.#attempt) return;
       const line = sse
-        ? new StreamLine(new EventSource(this.#streamUrl), this.#options.timeoutMs, {
+        ? new StreamLine(new EventSource(this.#streamUrl(token)), this.#options.timeoutMs, {
             opened: (channels, tops) => this.#streaming(channels, tops),
             pushed: (push) => this.#pushed(push),
             expiring: (channel) => this.#renewStream(channel),
@@ -608,7 +608,7 @@ export class Gateway extends Emitter {
             lost: (code, reason) => this.#lost(line, code, reason),
           })
         : new SocketLine(new WebSocket(this.#socketUrl), this.#options.timeoutMs, {
-            opened: () => this.#greet(),
+            opened: () => this.#greet(token),
             pushed: (push) => this.#pushed(push),
             lost: (code, reason) => this.#lost(line, code, reason),
           });
@@ -624,7 +624,7 @@ export class Gateway extends Emitter {
     return url;
   }
 
-  get #streamUrl() {
+  #streamUrl(token) {
     const url = new URL("sse", this.#base);
     const ready = this.#wanted.filter(({ _token }) => _token.ready);
     if (!ready.length) throw new Error("no channel's token came");
@@ -634,7 +634,7 @@ export class Gateway extends Emitter {
       if (_token.held) url.searchParams.append("subscription_token", _token.held);
     }
     if (positions.some((position) => position !== "-")) url.searchParams.set("last_event_id", positions.join(","));
-    if (this.#token.held) url.searchParams.set("token", this.#token.held);
+    if (token) url.searchParams.set("token", token);
     return url;
   }
 
@@ -643,11 +643,11 @@ export class Gateway extends Emitter {
   }
 
   /** Connect and all subscribes in one frame: one round trip to live. */
-  #greet() {
+  #greet(token) {
     const own = this.#wanted.filter(({ _own }) => _own);
     const subs = Object.fromEntries(own.map(({ channel, _recovery }) => [channel, _recovery]));
     const connected = (reply) => this.#connected(reply);
-    const connect = command("connect", { token: this.#token.held, name: NAME, subs }, connected, (error) => this.#refused(error));
+    const connect = command("connect", { token, name: NAME, subs }, connected, (error) => this.#refused(error));
     const asked = this.#wanted.filter(({ _own, _token }) => !_own && _token.ready);
     this.#line.ask([connect, ...asked.map((wanted) => this.#subscribing(wanted))]);
   }
@@ -808,7 +808,8 @@ export class Gateway extends Emitter {
       else subscription._set("refused", error.code, error.message);
     };
     subscription._set("catching up");
-    return command("subscribe", { channel, ..._recovery, token: _token.held, join_leave: _joinLeave }, begin, fail);
+    const token = _token.held || undefined;
+    return command("subscribe", { channel, ..._recovery, token, join_leave: _joinLeave }, begin, fail);
   }
 
   #resubscribe(subscription) {
@@ -829,7 +830,8 @@ export class Gateway extends Emitter {
     if (unsubscribe?.code === 2501) subscription?._token.drop();
     if (pub) subscription?._take(pub);
     else if (gap) subscription?._skip(gap.epoch, gap.offset);
-    else if (join ?? leave) subscription?._emit(join ? "join" : "leave", { channel, info: (join ?? leave).info });
+    else if (join) subscription?._emit("join", { channel, info: join.info });
+    else if (leave) subscription?._emit("leave", { channel, info: leave.info });
     else if (subscribe) this.#beginOwn(channel, subscribe);
     else if (unsubscribe?.code >= 2500 && subscription) this.#resubscribe(subscription);
     else if (unsubscribe) subscription?._set("refused", unsubscribe.code, unsubscribe.reason);
