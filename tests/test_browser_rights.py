@@ -110,10 +110,25 @@ def test_one_that_is_refused_harms_its_channel_alone(page: Page, gateway: Runnin
 
 
 def test_a_function_that_fails_is_tried_again_and_the_others_go_on(page: Page, gateway: RunningGateway, transport: str) -> None:  # noqa: F811
-    follow(page, gateway, {"ticket:slow": ["", "", "", ticket("ticket:slow")], "posts:first": None})
-    assert page.evaluate("asked['ticket:slow'].length") == 4
-    live = page.evaluate("states.filter(({ state, channel }) => channel && state === 'live').map(({ channel }) => channel)")
-    assert live[0] == "posts:first"
+    channel = f"posts:beside-{transport}"
+    follow(page, gateway, {channel: None})
+    page.evaluate(
+        """(token) => {
+          window.failed = 0; window.net = false;
+          const ask = () => { if (net) return token; failed += 1; throw new Error("no net"); };
+          subscriptions.push(gateway.subscribe("ticket:slow", { token: ask }));
+        }""",
+        ticket("ticket:slow"),
+    )
+    wait(page, "failed >= 3")
+    gateway.publish(channel, 1)
+    seen(page, 1)
+    page.evaluate("gateway.disconnect(); gateway.connect()")
+    wait(page, "subscriptions[0].state === 'live'")
+    gateway.publish(channel, 2)
+    assert numbers(seen(page, 2)) == [1, 2]
+    page.evaluate("window.net = true")
+    wait(page, ALL_LIVE)
 
 
 def test_a_revoked_one_is_replaced_and_nothing_is_missed(page: Page, gateway: RunningGateway, transport: str) -> None:  # noqa: F811
