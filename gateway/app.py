@@ -25,6 +25,7 @@ from .edges.api import api
 from .edges.asgi import serve_websocket
 from .edges.emulation import PATHS as EMULATION
 from .edges.emulation import emulation
+from .edges.headers import secured
 from .edges.openapi import openapi
 from .edges.requests import preflight
 from .edges.sse import EventStreams
@@ -221,7 +222,7 @@ class Application:
         if scope["type"] == "lifespan":
             await self._starlette(scope, receive, send)
             return
-        gateway = self.state.gateway
+        gateway, send = self.state.gateway, secured(send)
         scope.setdefault("state", {}).update(node=gateway.node, gateway=gateway)
         path, node = scope["path"].removeprefix(scope.get("root_path", "")), gateway.node
         if scope["type"] == "websocket":

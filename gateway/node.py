@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -178,6 +178,20 @@ class Node:
 
     def grant(self, token: str, channel: str, user: str) -> Grant:
         """What a subscription token allows. Raises PermissionDenied, TokenExpired, KeyUnknown, or Disconnect 3500 if it is somebody else's."""
+        return self._grant(token, (channel,), user)
+
+    async def grant_one_of(self, token: str, channels: Collection[str], user: str) -> Grant:
+        """``grant``, with the keys that it takes, for whichever of ``channels`` the token names."""
+        try:
+            return self._grant(token, channels, user)
+        except KeyUnknown:
+            await self.verifier.learn()
+        try:
+            return self._grant(token, channels, user)
+        except KeyUnknown as error:
+            raise PermissionDenied(str(error)) from None
+
+    def _grant(self, token: str, channels: Collection[str], user: str) -> Grant:
         try:
             grant = self.verifier.subscription(token)
         except KeyUnknown:
@@ -188,7 +202,7 @@ class Node:
             raise PermissionDenied(str(error)) from None
         if self.revoked.covers(grant):
             raise PermissionDenied("the subscription token was revoked")
-        if grant.channel != channel or grant.user != user:
+        if grant.channel not in channels or grant.user != user:
             raise Disconnect(3500, "the subscription token names another channel or user")
         return grant
 

@@ -12,13 +12,16 @@
  *
  * new Gateway({ url, token, timeoutMs, backoffMs, longestBackoffMs, silenceMs })
  *   url               of the gateway; absent: where this module came from
- *   token             a string, or a function that returns one, or a promise of one, and is called again when it expired
+ *   token             a string, or a function that returns one, or a promise of one, and is called again before it expires
  *   timeoutMs         5000: for a line to open, for a command to be answered
  *   backoffMs         500: a reconnect waits a random time of up to this, doubled each time, up to …
  *   longestBackoffMs  20000
  *   silenceMs         10000: a line that is silent for so long after a ping was due is dropped
  *
- * gateway.subscribe(channel, { since })  → Subscription; since: { epoch, offset } to go on behind that position
+ * gateway.subscribe(channel, { since, token, joinLeave })  → Subscription
+ *   since             { epoch, offset }: goes on behind that position
+ *   token             a subscription token, for channels that ask for one: as above; its function is called with { channel }
+ *   joinLeave         true: tells who comes and goes, where the channel's rules have it so
  * gateway.unsubscribe(channel)
  * gateway.publish(channel, data)         → promise, fulfilled once the publication is in the channel
  * gateway.history(channel, { limit, since, reverse })  → promise of { publications, epoch, offset }; at most 300
@@ -33,18 +36,22 @@
  * gateway.close()                        for good
  * gateway.state, gateway.transport       as in the event "state"
  * Subscription: channel, state, position ({ epoch, offset } or null), publish(data), history(options), unsubscribe()
+ *   presence()        → promise of who is there: [{ user, client, conn_info, chan_info }, …]
+ *   presenceStats()   → promise of how many: { clients, users }
  *
  * Events, by on(event, handler) and off(event, handler), which return their object:
  *   "publication"  { channel, data, offset, tags, info, recovered }: recovered is true for one that was missed and caught
  *                  up; an ephemeral one has no offset; info ({ user, client, conn_info }) if a client published it
  *   "gap"          { channel, epoch, offset }: what lay between the last publication and this position is gone
+ *   "join", "leave"             { channel, info }: info ({ user, client, conn_info, chan_info }) came or went, this client too
  *   "unread" of the gateway     { unread, read, upto }: the inbox's count, when it is known and whenever it changes; read (ids)
  *                  or upto (an offset) say what was marked as read, here or on another device
  *   "state" of a subscription   { channel, state, code, reason }, state: "waiting" for the line, "catching up", "live",
- *                  "refused" (code and reason say why; only a new subscribe() or connect() tries again), "closed"
+ *                  "refused" (code and reason say why; only a new subscribe() or connect() tries again), "closed";
+ *                  "live" has the code "sse" and a reason where joinLeave was asked for and there are no joins and leaves
  *   "state" of the gateway      { state, transport, code, reason, retryMs }, transport: "websocket" or "sse", state:
  *                  "connecting", "connected", "waiting" (for the next attempt, in retryMs), "refused" (for good), "closed"
- * The gateway has "publication" and "gap" too: those of all channels, also of the user's own, which nobody has to ask for.
+ * The gateway has all but "state" of its subscriptions too, also of the user's own channels, which nobody has to ask for.
  *
  * Errors are GatewayErrors with a message for people and a code: the server's number (103 permission denied, 109 token
  * expired, 3500 invalid token …), or a word: "timeout", "lost" (with the line: whether it happened is not known),
@@ -55,7 +62,7 @@ const NAME = "gateway.js";
 const BLOCKED_AFTER = 2; // WebSockets in a row that did not open although the gateway answers HTTP
 const STEADY_MS = 5000; // a line that held for so long starts the backoff anew
 const QUIET_STREAM_MS = 35_000; // a stream's comments (each 25 s) are not shown to us: after this, waking reopens it
-const REFRESH_MS = 10_000; // before a token expires
+const RENEW_MS = 10_000; // before a token expires
 const LONGEST_TIMER_MS = 2 ** 31 - 1; // past this, setTimeout fires at once
 
 export class GatewayError extends Error {
@@ -70,10 +77,60 @@ export class GatewayError extends Error {
 
 const isFinal = (closeCode) => (closeCode >= 3500 && closeCode < 4000) || (closeCode >= 4500 && closeCode < 5000);
 
-/** Whether trying again may help. 105: an unsubscribe is still under way; 109: with a new token. */
-function mayPass({ code, temporary }) {
+/** Whether trying again may help. 105: an unsubscribe is still under way; 109: if there is another token. */
+function mayPass({ code, temporary }, token) {
+  if (code === 109 && token) return token.drop();
   if (typeof code === "string" || code >= 3000) return !isFinal(code);
   return temporary || code < 100 || [100, 105, 109, 111, 113].includes(code);
+}
+
+/** A token as the page gives it: a string, or a function that is called for another one once the last was dropped. */
+class Token {
+  held; // "" where there is none; undefined until its function said so
+  #function;
+  #about;
+  #timer;
+
+  constructor(given, about) {
+    if (typeof given === "function") this.#function = given;
+    else this.held = given ?? "";
+    this.#about = about;
+  }
+
+  get ready() {
+    return this.held !== undefined;
+  }
+
+  async get() {
+    if (this.#function && !this.held) this.held = (await this.#function(this.#about)) ?? "";
+    return this.held || undefined;
+  }
+
+  /** What is held is no good any more. Returns whether another one can be had. */
+  drop() {
+    if (this.#function) this.held = undefined;
+    return Boolean(this.#function);
+  }
+
+  /** Hands `use` another one in time before this one expires, in ttl seconds. */
+  renew(ttl, use) {
+    this.rest();
+    if (!ttl || !this.#function) return;
+    const delayMs = Math.min(Math.max(ttl * 1000 - RENEW_MS, ttl * 500), LONGEST_TIMER_MS);
+    const timer = (this.#timer = setTimeout(async () => {
+      this.drop();
+      const token = await this.get().catch(() => undefined);
+      if (timer !== this.#timer) return;
+      // Failing does no harm yet: the server waits 25 s beyond the expiry, and then makes us come back with a new one.
+      if (token) use(token);
+      else this.renew(RENEW_MS / 1000, use);
+    }, delayMs));
+  }
+
+  rest() {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+  }
 }
 
 /** What a line sends. Its text is made here, where data that is no JSON fails for whoever brought it. */
@@ -117,15 +174,19 @@ class Subscription extends Emitter {
   position = null;
   _own = false; // the server subscribed us to it
   _failures = 0;
+  _token;
+  _joinLeave;
   #begun = false; // on this line: whatever comes before the reply to subscribe is in that reply, or lies before it
   #gateway;
   #timer;
   #top = 0; // up to here publications are caught up, behind it live
 
-  constructor(gateway, channel, since) {
-    super("publication", "gap", "state");
+  constructor(gateway, channel, { since, token, joinLeave } = {}) {
+    super("publication", "gap", "join", "leave", "state");
     this.#gateway = gateway;
     this.channel = channel;
+    this._token = new Token(token, { channel });
+    this._joinLeave = joinLeave;
     if (since) this.position = { epoch: since.epoch, offset: since.offset };
   }
 
@@ -135,6 +196,15 @@ class Subscription extends Emitter {
 
   history(options) {
     return this.#gateway.history(this.channel, options);
+  }
+
+  async presence() {
+    return Object.values((await this.#gateway._call("presence", { channel: this.channel })).presence);
+  }
+
+  async presenceStats() {
+    const { num_clients: clients, num_users: users } = await this.#gateway._call("presence_stats", { channel: this.channel });
+    return { clients, users };
   }
 
   unsubscribe() {
@@ -148,6 +218,8 @@ class Subscription extends Emitter {
   _set(state, code, reason) {
     this.#begun &&= state === "catching up" || state === "live";
     clearTimeout(this.#timer);
+    if (!this.#begun) this._token.rest();
+    if (state === "refused") this._token.drop(); // another one may do
     if (state === this.state) return;
     this.state = state;
     this._emit("state", { channel: this.channel, state, code, reason });
@@ -189,7 +261,10 @@ class Subscription extends Emitter {
   }
 
   #level() {
-    if (this.#begun) this._set((this.position?.offset ?? 0) < this.#top ? "catching up" : "live");
+    if (!this.#begun) return;
+    if ((this.position?.offset ?? 0) < this.#top) this._set("catching up");
+    else if (this._joinLeave && this.#gateway.transport === "sse") this._set("live", "sse", onlyReceives("joinLeave"));
+    else this._set("live");
   }
 
   _emit(event, detail) {
@@ -355,6 +430,8 @@ class SocketLine extends Line {
   }
 }
 
+const onlyReceives = (what) => `${what} needs WebSocket, which does not get through here; server-sent events only receive`;
+
 /** Server-sent events. Reconnecting is ours, not EventSource's: one kind of backoff, and a chance for WebSocket each time. */
 class StreamLine extends Line {
   transport = "sse";
@@ -373,13 +450,14 @@ class StreamLine extends Line {
     });
     hear("gap", (gap) => events.pushed({ channel: gap.channel, gap }));
     hear("message", (pub) => events.pushed({ channel: pub.channel, pub }));
-    hear("refused", ({ code, message }) => events.refused(new GatewayError(code, message)));
+    hear("expiring", ({ channel }) => events.expiring(channel));
+    hear("refused", ({ code, message, channel }) => events.refused(new GatewayError(code, message), channel));
     source.onerror = () => this.end("lost", "the event stream broke off");
   }
 
   ask(commands) {
     for (const { method, failed } of commands) {
-      failed(new GatewayError("sse", `${method} needs WebSocket, which does not get through here; server-sent events only receive`));
+      failed(new GatewayError("sse", onlyReceives(method)));
     }
   }
 
@@ -396,8 +474,7 @@ export class Gateway extends Emitter {
   state = "closed";
   #base;
   #options;
-  #token; // as given
-  #held; // what its function returned last
+  #token;
   #subscriptions = new Map();
   #unsent = []; // commands that wait for a line
   #line = null;
@@ -406,14 +483,13 @@ export class Gateway extends Emitter {
   #blocked = 0;
   #steadyFrom = Infinity;
   #timer;
-  #refreshTimer;
   inbox = new Inbox(this);
 
   constructor({ url, token, timeoutMs = 5000, backoffMs = 500, longestBackoffMs = 20_000, silenceMs = 10_000 } = {}) {
-    super("publication", "gap", "state", "unread");
+    super("publication", "gap", "join", "leave", "state", "unread");
     this.#base = url ? new URL(url, globalThis.location?.href) : new URL("..", import.meta.url);
     if (!this.#base.pathname.endsWith("/")) this.#base.pathname += "/";
-    this.#token = token;
+    this.#token = new Token(token);
     this.#options = { timeoutMs, backoffMs, longestBackoffMs, silenceMs };
     this.#listen("addEventListener");
     const first = this.#attempt;
@@ -429,10 +505,11 @@ export class Gateway extends Emitter {
     return this.#line?.transport;
   }
 
-  subscribe(channel, { since } = {}) {
+  subscribe(channel, options = {}) {
     const known = this.#subscriptions.get(channel);
     if (known && known.state !== "refused") return known;
-    const subscription = known ?? new Subscription(this, channel, since);
+    const subscription = known ?? new Subscription(this, channel, options);
+    if (known && options.token) known._token = new Token(options.token, { channel });
     this.#subscriptions.set(channel, subscription);
     subscription._set("waiting");
     if (this.state === "connected") this.#follow(subscription);
@@ -449,21 +526,21 @@ export class Gateway extends Emitter {
   }
 
   async publish(channel, data) {
-    await this.#call("publish", { channel, data });
+    await this._call("publish", { channel, data });
   }
 
   history(channel, { limit = 100, since, reverse = false } = {}) {
-    return this.#call("history", { channel, limit, since, reverse });
+    return this._call("history", { channel, limit, since, reverse });
   }
 
   async rpc(method, data) {
-    return (await this.#call("rpc", { method, data })).data;
+    return (await this._call("rpc", { method, data })).data;
   }
 
   /** The token goes into the query, as an event stream's does: a header would need a preflight where the page is of another origin. */
   async _fetch(path, options) {
     const url = new URL(path, this.#base);
-    const token = await this.#currentToken();
+    const token = await this.#token.get();
     if (token) url.searchParams.set("token", token);
     const signal = AbortSignal.timeout(this.#options.timeoutMs);
     const answer = await fetch(url, { ...options, cache: "no-store", signal })
@@ -471,13 +548,14 @@ export class Gateway extends Emitter {
       .catch((error) => {
         throw new GatewayError("lost", `the gateway did not answer: ${error.message}`);
       });
+    if (answer.error?.code === 109) this.#token.drop();
     if (answer.error) throw new GatewayError(answer.error.code, answer.error.message);
     return answer;
   }
 
   connect() {
     if (this.state === "connecting" || this.state === "connected") return;
-    if (this.state === "refused") this.#held = undefined; // by a token, perhaps: another one may do
+    if (this.state === "refused") this.#token.drop(); // another one may do
     this.#failures = 0;
     for (const subscription of this.#subscriptions.values()) subscription._set("waiting");
     this.#open();
@@ -493,7 +571,7 @@ export class Gateway extends Emitter {
     for (const channel of [...this.#subscriptions.keys()]) this.unsubscribe(channel);
   }
 
-  #call(method, request) {
+  _call(method, request) {
     return new Promise((done, failed) => {
       const asked = command(method, request, done, failed);
       if (this.state === "connected") return this.#line.ask([asked]);
@@ -518,13 +596,15 @@ export class Gateway extends Emitter {
     const sse = this.#blocked >= BLOCKED_AFTER && this.#wanted.length > 0;
     this.#set("connecting", { transport: sse ? "sse" : "websocket" });
     try {
-      const token = await this.#currentToken();
+      const token = await this.#token.get();
+      await Promise.allSettled(this.#wanted.map(({ _token }) => _token.get())); // a channel whose token failed comes later
       if (attempt !== this.#attempt) return;
       const line = sse
         ? new StreamLine(new EventSource(this.#streamUrl(token)), this.#options.timeoutMs, {
             opened: (channels, tops) => this.#streaming(channels, tops),
             pushed: (push) => this.#pushed(push),
-            refused: (error) => this.#refused(error),
+            expiring: (channel) => this.#renewStream(channel),
+            refused: (error, channel) => this.#streamRefused(error, channel),
             lost: (code, reason) => this.#lost(line, code, reason),
           })
         : new SocketLine(new WebSocket(this.#socketUrl), this.#options.timeoutMs, {
@@ -538,11 +618,6 @@ export class Gateway extends Emitter {
     }
   }
 
-  async #currentToken() {
-    if (typeof this.#token !== "function") return this.#token || undefined;
-    return (this.#held ??= (await this.#token()) || undefined);
-  }
-
   get #socketUrl() {
     const url = new URL("connection/websocket", this.#base);
     url.protocol = url.protocol.replace("http", "ws");
@@ -551,8 +626,13 @@ export class Gateway extends Emitter {
 
   #streamUrl(token) {
     const url = new URL("sse", this.#base);
-    const positions = this.#wanted.map(({ position }) => (position ? `${position.epoch}:${position.offset}` : "-"));
-    for (const { channel } of this.#wanted) url.searchParams.append("channel", channel);
+    const ready = this.#wanted.filter(({ _token }) => _token.ready);
+    if (!ready.length) throw new Error("no channel's token came");
+    const positions = ready.map(({ position }) => (position ? `${position.epoch}:${position.offset}` : "-"));
+    for (const { channel, _token } of ready) {
+      url.searchParams.append("channel", channel);
+      if (_token.held) url.searchParams.append("subscription_token", _token.held);
+    }
     if (positions.some((position) => position !== "-")) url.searchParams.set("last_event_id", positions.join(","));
     if (token) url.searchParams.set("token", token);
     return url;
@@ -568,16 +648,21 @@ export class Gateway extends Emitter {
     const subs = Object.fromEntries(own.map(({ channel, _recovery }) => [channel, _recovery]));
     const connected = (reply) => this.#connected(reply);
     const connect = command("connect", { token, name: NAME, subs }, connected, (error) => this.#refused(error));
-    this.#line.ask([connect, ...this.#wanted.filter(({ _own }) => !_own).map((wanted) => this.#subscribing(wanted))]);
+    const asked = this.#wanted.filter(({ _own, _token }) => !_own && _token.ready);
+    this.#line.ask([connect, ...asked.map((wanted) => this.#subscribing(wanted))]);
   }
 
   #connected({ ping = 0, pong = false, ttl = 0, subs = {} }) {
     this.#line.expectPings(ping * 1000, pong, this.#options.silenceMs);
     this.#blocked = 0;
-    this.#refreshAfter(ttl);
+    this.#keepFresh(this.#token, ttl, "refresh", {});
     this.#up();
     for (const [channel, result] of Object.entries(subs)) this.#beginOwn(channel, result);
-    // Those that were asked for after the first frame had left.
+    this.#followRest();
+  }
+
+  /** Those that were asked for after the line's first words had left, or whose token was late. */
+  #followRest() {
     for (const wanted of this.#wanted) if (wanted.state === "waiting") this.#follow(wanted);
   }
 
@@ -586,7 +671,7 @@ export class Gateway extends Emitter {
     for (const [channel, result] of Object.entries(channels)) {
       this.#subscriptions.get(channel)?._begin({ ...result, top: tops[channel], recoverable: Boolean(result.epoch) });
     }
-    if (this.#wanted.some(({ channel }) => !channels[channel])) this.#reopen();
+    this.#followRest();
   }
 
   #up() {
@@ -596,15 +681,29 @@ export class Gateway extends Emitter {
   }
 
   #refused(error) {
-    if (error.code === 109) this.#held = undefined;
-    const again = error.code === 109 ? typeof this.#token === "function" : mayPass(error);
-    if (again) this.#line?.end(error.code, error.message);
+    if (mayPass(error, this.#token)) this.#line?.end(error.code, error.message);
     else this.#stop("refused", error.code, error.message);
+  }
+
+  /** With a channel, its subscription token is the cause: the others go on without it. */
+  #streamRefused(error, channel) {
+    const subscription = this.#subscriptions.get(channel);
+    if (!subscription) return this.#refused(error);
+    if (mayPass(error, subscription._token)) return this.#line.end(error.code, error.message);
+    subscription._set("refused", error.code, error.message);
+    this.#reopen();
+  }
+
+  /** The stream ends soon, with a token: another stream goes on behind its last event. */
+  async #renewStream(channel) {
+    const line = this.#line;
+    const token = this.#subscriptions.get(channel)?._token ?? this.#token;
+    if (token.drop() && (await token.get().catch(() => undefined)) && line === this.#line) this.#open();
   }
 
   #lost(line, code, reason) {
     if (line !== this.#line) return;
-    if (code === 3005) this.#held = undefined;
+    if (code === 3005) this.#token.drop();
     if (line.transport === "sse") this.#blocked = BLOCKED_AFTER - 1;
     else if (!line.opened) this.#suspectBlocking();
     if (isFinal(code)) this.#stop("refused", code, reason);
@@ -643,7 +742,7 @@ export class Gateway extends Emitter {
   }
 
   #hangUp() {
-    clearTimeout(this.#refreshTimer);
+    this.#token.rest();
     this.#steadyFrom = Infinity;
     const line = this.#line;
     this.#line = null;
@@ -662,27 +761,29 @@ export class Gateway extends Emitter {
     else if (this.state === "connected") this.#line.check();
   };
 
-  #refreshAfter(ttl) {
-    if (!ttl || typeof this.#token !== "function") return;
-    const delayMs = Math.max(ttl * 1000 - REFRESH_MS, ttl * 500);
-    this.#refreshTimer = setTimeout(() => this.#refresh(), Math.min(delayMs, LONGEST_TIMER_MS));
-  }
-
-  /** Failing does no harm yet: the server waits 25 s beyond the expiry, and its 3005 then makes us connect with a new token. */
-  async #refresh() {
+  /** Shows the server a new token on the same line, each time before the last one expires. `stale`: nobody needs it any more. */
+  #keepFresh(token, ttl, method, request, stale = () => false) {
     const line = this.#line;
-    const later = () => line === this.#line && this.#refreshAfter(REFRESH_MS / 1000);
-    this.#held = undefined;
-    const token = await this.#currentToken().catch(() => null);
-    if (token === null) later();
-    else if (line === this.#line) line.ask([command("refresh", { token }, ({ ttl }) => this.#refreshAfter(ttl), later)]);
+    token.renew(ttl, (renewed) => {
+      const again = (ttl) => line.ended || stale() || this.#keepFresh(token, ttl, method, request, stale);
+      line.ask([command(method, { ...request, token: renewed }, ({ ttl }) => again(ttl), () => again(RENEW_MS / 1000))]);
+    });
   }
 
   // Channels.
 
   #follow(subscription) {
-    if (this.transport === "sse") this.#reopen();
+    if (!subscription._token.ready) this.#fetchToken(subscription);
+    else if (this.transport === "sse") this.#reopen();
     else this.#line.ask([this.#subscribing(subscription)]);
+  }
+
+  async #fetchToken(subscription) {
+    const line = this.#line;
+    const failed = await subscription._token.get().then(() => false, () => true);
+    if (line !== this.#line || subscription.state !== "waiting") return;
+    if (failed) this.#resubscribe(subscription);
+    else this.#follow(subscription);
   }
 
   /** A stream is opened with its channels: another set is another stream. Once for all changes of one turn. */
@@ -692,18 +793,23 @@ export class Gateway extends Emitter {
   }
 
   #subscribing(subscription) {
-    const { channel, _recovery } = subscription;
+    const { channel, _recovery, _token, _joinLeave } = subscription;
     const line = this.#line;
     const stale = () => line !== this.#line || this.#subscriptions.get(channel) !== subscription;
-    const begin = (result) => stale() || subscription._begin(result);
+    const begin = (result) => {
+      if (stale()) return;
+      this.#keepFresh(_token, result.ttl, "sub_refresh", { channel }, stale);
+      subscription._begin(result);
+    };
     const fail = (error) => {
       if (stale()) return;
       if (error.code === "timeout") line.end("timeout", error.message);
-      else if (mayPass(error)) this.#resubscribe(subscription);
+      else if (mayPass(error, _token)) this.#resubscribe(subscription);
       else subscription._set("refused", error.code, error.message);
     };
     subscription._set("catching up");
-    return command("subscribe", { channel, ..._recovery }, begin, fail);
+    const token = _token.held || undefined;
+    return command("subscribe", { channel, ..._recovery, token, join_leave: _joinLeave }, begin, fail);
   }
 
   #resubscribe(subscription) {
@@ -719,10 +825,13 @@ export class Gateway extends Emitter {
     subscription._begin(result);
   }
 
-  #pushed({ channel, pub, gap, unsubscribe, subscribe }) {
+  #pushed({ channel, pub, gap, join, leave, unsubscribe, subscribe }) {
     const subscription = this.#subscriptions.get(channel);
+    if (unsubscribe?.code === 2501) subscription?._token.drop();
     if (pub) subscription?._take(pub);
     else if (gap) subscription?._skip(gap.epoch, gap.offset);
+    else if (join) subscription?._emit("join", { channel, info: join.info });
+    else if (leave) subscription?._emit("leave", { channel, info: leave.info });
     else if (subscribe) this.#beginOwn(channel, subscribe);
     else if (unsubscribe?.code >= 2500 && subscription) this.#resubscribe(subscription);
     else if (unsubscribe) subscription?._set("refused", unsubscribe.code, unsubscribe.reason);

@@ -411,9 +411,11 @@ class Stream:
 async def stream(
     gateway: Any, *channels: str, user: str = "u1", token: str | None = None, headers: dict[str, str] = {}, small: bool = False, **query: Any
 ) -> AsyncIterator[Stream]:
-    """GET /sse; ``token`` "" sends none; ``url_token`` goes into the query. ``connected`` is not taken yet."""
+    """GET /sse; ``token`` "" sends none; ``url_token`` goes into the query, a list as often as it is long. ``connected`` is not taken yet."""
     async with await Socket.open(gateway, small=small) as raw:
-        pairs = [("channel", channel) for channel in channels] + [(name.removeprefix("url_"), str(value)) for name, value in query.items()]
+        pairs = [("channel", channel) for channel in channels]
+        for name, value in query.items():
+            pairs += [(name.removeprefix("url_"), str(each)) for each in (value if isinstance(value, list) else [value])]
         given = gateway.token(user) if token is None else token
         sent = ({"Authorization": f"Bearer {given}"} if given else {}) | headers
         await raw.send(_head("GET", f"/sse?{urlencode(pairs)}", sent))

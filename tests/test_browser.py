@@ -589,17 +589,6 @@ def test_a_channel_that_joins_or_leaves_a_stream_costs_the_others_nothing(page: 
     assert [each["data"] for each in seen(page, 4) if each["data"] != "joined"] == [1, 2, 3]
 
 
-def test_a_stream_asks_for_a_new_token_when_the_old_one_expired(page: Page, gateway: RunningGateway) -> None:
-    page.add_init_script(BLOCKED_WEBSOCKET)
-    follow(page, gateway, "long:stream-token", tokens=[gateway.token("ann", seconds=2), gateway.token("ann")])
-    first = page.evaluate("states.length")
-    wait(page, f"states.length > {first}")  # refused at its expiry
-    gateway.publish("long:stream-token", "missed")
-    assert numbers(seen(page, 1)) == ["missed"]
-    assert page.evaluate("asked") == 2
-    assert 109 in page.evaluate("states.map(({ code }) => code)")
-
-
 def test_a_gateway_that_is_down_is_not_taken_for_a_blocked_websocket(page: Page, start_gateway: Start) -> None:
     first = start_gateway(SETTINGS)
     follow(page, first, "hello:down", backoffMs=20, longestBackoffMs=50)

@@ -17,6 +17,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from .test_browser import browser  # noqa: F401
+from .test_headers import check
 
 NOBODY_ELSE = {"per_minute": 0}  # the simulated members rest: whatever happens is the test's doing
 
@@ -239,3 +240,15 @@ def test_what_cannot_be_is_refused_with_a_sentence(demo: Demo, method: str, path
 def test_without_a_member_nothing_is_told(demo: Demo, token: str) -> None:
     for path in ("state", "posts?channel=town", "reviews?subject=nori"):
         assert demo.call("GET", path, None, token)[0] == 401
+
+
+@pytest.mark.parametrize("path", ["", "main.js", "css/base.css", "nowhere.js", "api/me", "api/nowhere"])
+def test_its_answers_say_what_browsers_must_not_do(demo: Demo, path: str) -> None:
+    try:
+        answer = urllib.request.urlopen(f"{demo.url}/demo/{path}")
+    except urllib.error.HTTPError as error:
+        answer = error
+    with answer:
+        headers = {name.lower(): value for name, value in answer.headers.items()}
+    check(headers)
+    assert headers.get("content-type", "").startswith("text/html") == (path == "")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from itertools import product
 from typing import Any, NamedTuple
@@ -93,10 +94,13 @@ def expected_other(person: Person, channel: Channel, subscribed: bool) -> int:
     return OK if in_table(channel.other, person.user, channel) else DENIED
 
 
-def expected_http(user: str, channel: Channel) -> int:
-    """Of GET /history, where ``subscriber`` is whom the subscribe rule admits, and a subscription token cannot be shown."""
-    rule = channel.subscribe if channel.other == "subscriber" else channel.other
-    return OK if in_table(rule, user, channel) else DENIED
+def expected_http(person: Person, channel: Channel) -> int:
+    """Of GET /history, where ``subscriber`` is whom the subscribe rule admits."""
+    if person.shows in ("an expired", "a revoked") or channel.other == "subscriber":
+        return expected_subscribe(person, channel)
+    if channel.other == "token":
+        return OK if person.shows == "a good" else DENIED
+    return OK if in_table(channel.other, person.user, channel) else DENIED
 
 
 def rules_of_all() -> str:
@@ -221,17 +225,31 @@ async def test_over_http_history_is_for_whom_its_rule_admits(gateway: RunningGat
             code = OK if status == 200 else json.loads(body)["error"]["code"]
             assert status == {OK: 200, DENIED: 403, EXPIRED: 401, INVALID: 401}[code]
             assert status == 200 or b"publications" not in body
-            expected[channel.full], found[channel.full] = refused or expected_http(user, channel), code
+            expected[channel.full], found[channel.full] = refused or expected_http(Person(user), channel), code
         status, _, body = await raw.request("GET", "/history?channel=nowhere:1", headers)
         assert (status, json.loads(body)["error"]["code"]) == (404, UNKNOWN)
     assert not differences(expected, found)
 
 
-async def streamed(gateway: RunningGateway, token: str, *channels: str) -> int:
-    """0 for a stream that opens, else the code it was refused with."""
+@pytest.mark.parametrize("person", [person for person in PEOPLE if person.shows], ids=str)
+async def test_over_http_a_subscription_token_opens_what_it_opens_on_a_connection(gateway: RunningGateway, person: Person) -> None:
+    headers = {"Authorization": f"Bearer {minted(person.user)}"} if person.user else {}
+    expected, found = {}, {}
+    async with await Socket.open(gateway) as raw:
+        for channel in CHANNELS:
+            query = {"channel": channel.full, "limit": 1, "subscription_token": shown(person, channel.full)["token"]}
+            status, _, body = await raw.request("GET", f"/history?{urlencode(query)}", headers)
+            expected[channel.full] = expected_http(person, channel)
+            found[channel.full] = OK if status == 200 else json.loads(body)["error"]["code"]
+            assert status == {OK: 200, DENIED: 403, EXPIRED: 401}[found[channel.full]]
+    assert not differences(expected, found)
+
+
+async def streamed(gateway: RunningGateway, token: str, *channels: str, tickets: Sequence[str] = ()) -> int:
+    """0 for a stream that opens, else the code it was refused with. ``tickets`` are subscription tokens."""
     async with await Socket.open(gateway) as raw:
         head = f"Authorization: Bearer {token}\r\n" if token else ""
-        query = urlencode([("channel", channel) for channel in channels])
+        query = urlencode([("channel", channel) for channel in channels] + [("subscription_token", ticket) for ticket in tickets])
         await raw.send(f"GET /sse?{query} HTTP/1.1\r\nHost: gateway.test\r\n{head}\r\n".encode())
         async with asyncio.timeout(10):
             status, _ = await raw.head()
@@ -256,6 +274,38 @@ async def test_an_event_stream_opens_for_whom_the_subscribe_rule_admits(gateway:
     together = await asyncio.gather(*[streamed(gateway, token, open_one, channel.full) for channel in channels if channel.full != open_one])
     del expected[open_one]
     assert together == list(expected.values()), "one channel that is not allowed refuses the whole stream"
+
+
+@pytest.mark.parametrize("person", [person for person in PEOPLE if person.shows], ids=str)
+async def test_a_subscription_token_opens_a_stream_of_whatever_anybody_may_follow(gateway: RunningGateway, person: Person) -> None:
+    token = minted(person.user) if person.user else ""
+    channels = [channel for channel in CHANNELS if channel.other == "nobody" or channel.full in NAMES]
+    expected = {channel.full: expected_subscribe(person, channel) for channel in channels}
+    found = [await streamed(gateway, token, channel.full, tickets=[shown(person, channel.full)["token"]]) for channel in channels]
+    assert not differences(expected, dict(zip(expected, found, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("user", "claims", "code"),
+    [
+        ("bob", {}, OK),
+        ("alice", {}, INVALID),
+        ("", {}, INVALID),
+        ("bob", {"channel": "token-nobody:other"}, INVALID),
+        ("bob", {"channel": None}, DENIED),
+        ("bob", {"nbf": 2**32}, DENIED),
+    ],
+    ids=["good", "another user's", "the anonymous user's", "another channel's", "no subscription token", "not yet valid"],
+)
+async def test_simple_clients_show_a_subscription_token_of_their_own_for_that_channel(
+    gateway: RunningGateway, user: str, claims: dict[str, Any], code: int
+) -> None:
+    ticket = minted(user, **{"channel": "token-token:general"} | claims)
+    assert await streamed(gateway, minted("bob"), "token-token:general", tickets=[ticket]) == code
+    query = urlencode({"channel": "token-token:general", "limit": 1, "subscription_token": ticket})
+    async with await Socket.open(gateway) as raw:
+        status, _, body = await raw.request("GET", f"/history?{query}", {"Authorization": f"Bearer {minted('bob')}"})
+        assert (OK if status == 200 else json.loads(body)["error"]["code"]) == code
 
 
 @pytest.mark.parametrize("who", BEARERS)

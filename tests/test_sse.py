@@ -362,10 +362,12 @@ def waits(gateway: RunningGateway) -> Iterator[dict[str, Future[None]]]:
 
 
 async def _expires(gateway: RunningGateway) -> None:
-    async with stream(gateway, "chat:expires", token=gateway.token(seconds=2)) as events:
-        await connected(events)
+    async with stream(gateway, "chat:expires", token=gateway.token(seconds=4)) as events:
+        assert 2 <= (await connected(events))["ttl"] <= 4
         mark = events.last_id
-        (event,) = await events.end()
+        warning, event = await events.end()
+        assert (warning.name, warning.had_id, set(warning.data)) == ("expiring", False, {"ttl"})
+        assert 1 <= warning.data["ttl"] <= 2, "at half of what was left"
         assert (event.name, event.data, event.had_id) == ("refused", {"code": 109, "message": "token expired"}, False)
         assert events.last_id == mark and events.reading.retry[-1] >= 2000
 

@@ -775,23 +775,34 @@ async def by_subscription(gateway: RunningGateway, token: str) -> int:
         return answers[1].get("error", {}).get("code", 0)
 
 
+async def by_ticket_of_stream(gateway: RunningGateway, ticket: str) -> int:
+    async with stream(gateway, "ticket:1", subscription_token=ticket) as events:
+        return (await events.next()).data.get("code", 0)
+
+
+async def by_ticket_of_history(gateway: RunningGateway, ticket: str) -> int:
+    path = f"/history?channel=ticket:1&subscription_token={ticket}"
+    status, body = await asyncio.to_thread(gateway.http, "GET", path, None, {"Authorization": f"Bearer {gateway.token()}"})
+    return 0 if status == 200 else json.loads(body)["error"]["code"]
+
+
 async def by_every_edge(gateway: RunningGateway, key: Any, *kids: str) -> list[int]:
-    """The answers to four tokens at once, each naming its own key; of the subscription token last."""
-    tokens = [signed(key, "RS256", kid) for kid in kids[:3]] + [signed(key, "RS256", kids[3], channel="ticket:1")]
-    edges = (by_websocket, by_stream, by_history, by_subscription)
+    """The answers to six tokens at once, each naming its own key; of the subscription tokens last."""
+    tokens = [signed(key, "RS256", kid) for kid in kids[:3]] + [signed(key, "RS256", kid, channel="ticket:1") for kid in kids[3:]]
+    edges = (by_websocket, by_stream, by_history, by_subscription, by_ticket_of_stream, by_ticket_of_history)
     return await asyncio.gather(*[edge(gateway, token) for edge, token in zip(edges, tokens, strict=True)])
 
 
 async def test_tokens_that_come_while_keys_are_fetched_wait_for_them(start_gateway: Start, key_server: KeyServer) -> None:
-    key_server.hold(*(jwk(RSA_KEY, kid) for kid in "abcd"))
+    key_server.hold(*(jwk(RSA_KEY, kid) for kid in "abcdef"))
     key_server.open.clear()
     gateway = start_gateway(with_url(key_server.url))
     await until(lambda: key_server.asked, "the gateway asks at its start")
-    answers = asyncio.ensure_future(by_every_edge(gateway, RSA_KEY, *"abcd"))
+    answers = asyncio.ensure_future(by_every_edge(gateway, RSA_KEY, *"abcdef"))
     assert await by_websocket(gateway, gateway.token()) == 0, "who needs no key of the server does not wait"
     assert not answers.done()
     key_server.open.set()
-    assert await answers == [0, 0, 0, 0]
+    assert await answers == [0] * 6
     assert len(key_server.asked) == 1
 
 
@@ -804,7 +815,7 @@ async def test_a_gateway_starts_without_its_key_server_and_asks_again(keyed: Key
     try:
         server.hold(jwk(RSA_KEY, "late"))
         await until(lambda: server.asked and "1 keys from tokens.jwks_url" in gateway.log(), "it asks again without being told to")
-        assert await by_every_edge(gateway, RSA_KEY, *["late"] * 4) == [0, 0, 0, 0]
+        assert await by_every_edge(gateway, RSA_KEY, *["late"] * 6) == [0] * 6
         assert len(server.asked) == 1
     finally:
         server.end()
@@ -812,19 +823,19 @@ async def test_a_gateway_starts_without_its_key_server_and_asks_again(keyed: Key
 
 async def test_a_rotation_is_learned_from_the_first_token_and_invented_keys_cost_one_question(keyed: Keyed) -> None:
     server, gateway = keyed.server, keyed.gateway
-    assert await by_every_edge(gateway, RSA_KEY, *["old"] * 4) == [0, 0, 0, 0]
+    assert await by_every_edge(gateway, RSA_KEY, *["old"] * 6) == [0] * 6
     asked = len(server.asked)
     assert asked == 1, "once, at the start"
-    server.hold(*(jwk(OTHER_RSA_KEY, kid) for kid in "abcd"))
+    server.hold(*(jwk(OTHER_RSA_KEY, kid) for kid in "abcdef"))
     await until(lambda: time.monotonic() > server.asked[0] + ASK_SECONDS + 0.1, "ten seconds later")
-    assert await by_every_edge(gateway, OTHER_RSA_KEY, *"abcd") == [0, 0, 0, 0]
+    assert await by_every_edge(gateway, OTHER_RSA_KEY, *"abcdef") == [0] * 6
     assert len(server.asked) == 2
-    refused = [3500, 3500, 3500, 103]
-    assert await by_every_edge(gateway, RSA_KEY, *["old"] * 4) == refused, "its key is in the set no more"
+    refused = [3500, 3500, 3500, 103, 103, 103]
+    assert await by_every_edge(gateway, RSA_KEY, *["old"] * 6) == refused, "its key is in the set no more"
     for number in range(8):
-        assert await by_every_edge(gateway, RSA_KEY, *(f"invented {number} {edge}" for edge in range(4))) == refused
+        assert await by_every_edge(gateway, RSA_KEY, *(f"invented {number} {edge}" for edge in range(6))) == refused
     assert len(server.asked) <= 2 + (time.monotonic() - server.asked[1]) // ASK_SECONDS
-    assert await by_every_edge(gateway, OTHER_RSA_KEY, *"abcd") == [0, 0, 0, 0]
+    assert await by_every_edge(gateway, OTHER_RSA_KEY, *"abcdef") == [0] * 6
 
 
 # Configurations that cannot work.
@@ -880,3 +891,11 @@ def test_the_check_of_a_configuration_looks_at_its_keys(tmp_path: Path, valkey_u
     file.write_text(f'valkey_url = "{valkey_url}"\ndata_dir = "{tmp_path}"\n[tokens]\npublic_key_file = "/nowhere/keys.pem"\n')
     ended = subprocess.run([sys.executable, "-m", "gateway", "check", "--config", str(file)], capture_output=True, text=True, timeout=20)
     assert "/nowhere/keys.pem" in ended.stderr and ended.returncode != 0
+
+
+async def test_a_token_within_the_leeway_keeps_its_stream_for_the_rest_of_it(start_gateway: Start) -> None:
+    lenient = start_gateway(f'ping_seconds = 1\npong_seconds = 60\n[tokens]\nhmac_secret = "{SECRET}"\nleeway = 60\n')
+    async with stream(lenient, "posts:1", token=lenient.token(seconds=-10)) as events:
+        assert 45 <= (await events.next()).data["ttl"] <= 50
+        await events.until(lambda events: events.reading.comments >= 2)
+        assert len(events.reading.events) == 1

@@ -16,4 +16,5 @@
     pages       the landing page and static files
     requests    what all of them read from a request: token, API key, origin, body
     answers     what their answers have in common
+    headers     what every answer says to browsers
 """

@@ -10,4 +10,4 @@ STATUS_OF_ERROR = {100: 500, 101: 401, 102: 404, 103: 403, 104: 404, 106: 400, 1
 
 
 def json_response(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(body, status, {"cache-control": "no-store", "x-content-type-options": "nosniff", **(headers or {})}, "application/json")
+    return Response(body, status, {"cache-control": "no-store", **(headers or {})}, "application/json")

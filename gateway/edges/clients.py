@@ -14,7 +14,7 @@ from ..node import Node
 from ..permissions import admits
 from ..protocol import encode, error_json, history_result, read_position
 from .answers import STATUS_OF_ERROR, json_response
-from .requests import body_of, cors_headers, origin_allowed, token_of
+from .requests import body_of, cors_headers, origin_allowed, subscription_tokens_of, token_of
 
 __all__ = ["HISTORY_DEFAULT", "HISTORY_MOST", "NUMBER_DIGITS", "history", "inbox", "inbox_read"]
 
@@ -26,7 +26,7 @@ NUMBER_DIGITS = 9
 
 
 async def history(request: Request) -> Response:
-    """``GET /history?channel=A&since=POSITION&limit=N&reverse=1``."""
+    """``GET /history?channel=A&since=POSITION&limit=N&reverse=1``, with ``subscription_token=T`` where the rules ask for one."""
     return await _answer(request, _history(request))
 
 
@@ -46,7 +46,9 @@ async def _history(request: Request) -> bytes:
     channel = query.get("channel", "")
     rules = node.rules(channel)
     identity = await node.identify(token_of(request.headers, query))
-    if not admits(rules.history, identity, channel, subscribed=node.may_subscribe(identity, channel)):
+    grants = [await node.grant_one_of(token, (channel,), identity.user) for token in subscription_tokens_of(query, 1)]
+    subscribed = node.may_subscribe(identity, channel, token=bool(grants))
+    if not admits(rules.history, identity, channel, subscribed=subscribed, token=bool(grants)):
         raise PermissionDenied(f"the rules of {channel!r} do not let user {identity.user!r} read history")
     if not rules.has_history:
         raise NotAvailable(f"{channel!r} keeps no history")

@@ -44,7 +44,6 @@ AROUND_BYTES = 1024  # of a POST, around its data
 _HEADERS = [
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),  # nginx would collect messages otherwise
-    (b"x-content-type-options", b"nosniff"),
 ]
 
 

@@ -31,7 +31,7 @@ from ..protocol import encode, raw_object
 from .answers import STATUS_OF_ERROR
 from .clients import HISTORY_DEFAULT, HISTORY_MOST, NUMBER_DIGITS
 from .methods import BATCH, METHODS, Method
-from .pages import SECURITY
+from .pages import FRESH
 from .results import Fault, Health, HistoryResult, InboxResult, InboxState
 from .shapes import Channel
 from .sse import LAST_MOST
@@ -62,7 +62,7 @@ CLIENTS: Schema = {"tags": ["clients"], "security": [{}, *({name: []} for name i
 async def openapi(request: Request) -> Response:
     """The document; mounted, its paths begin where the gateway was mounted."""
     servers = encode([{"url": request.scope.get("root_path") or "/"}])
-    headers = SECURITY | {"access-control-allow-origin": "*"}
+    headers = FRESH | {"access-control-allow-origin": "*"}
     return Response(raw_object({"servers": servers} | document()), headers=headers, media_type="application/json")
 
 
@@ -141,6 +141,7 @@ def _clients() -> Schema:
         _query("since", position, "those after it; in reverse, those before it"),
         _query("limit", count | {"default": HISTORY_DEFAULT}, f"{HISTORY_MOST} at most"),
         _query("reverse", {"type": "string", "enum": ["1", "true"]}, "newest first"),
+        _query("subscription_token", {"type": "string"}, "where the channel's rules ask for one"),
     ]
     inbox = [
         _query("limit", count | {"default": LIST_DEFAULT}, f"{LIST_MOST} at most"),
@@ -189,6 +190,7 @@ def _stream() -> Schema:
         "description": words,
         "parameters": [
             _query("channel", channels, "given once for each", required=True),
+            _query("subscription_token", {"type": "array", "items": {"type": "string"}}, "given once for each channel whose rules ask for one"),
             _query("last", {"type": "integer", "minimum": 0}, f"starts so many publications back, {LAST_MOST} at most"),
             _query("last_event_id", {"type": "string"}, "where the header cannot be sent"),
             {"name": "Last-Event-ID", "in": "header", "description": "the `id:` of the last event seen", "schema": {"type": "string"}},

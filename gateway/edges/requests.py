@@ -14,9 +14,11 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ..errors import BadRequest
+
 __all__ = [
-    *("NO_PROTOBUF", "api_key_of", "asks_for_protobuf", "body_of", "client_address"),
-    *("cors_headers", "is_api_key", "origin_allowed", "preflight", "token_of"),
+    *("NO_PROTOBUF", "api_key_of", "asks_for_protobuf", "body_of", "client_address", "cors_headers"),
+    *("is_api_key", "origin_allowed", "preflight", "subscription_tokens_of", "token_of"),
 ]
 
 log = logging.getLogger("gateway.http")
@@ -39,6 +41,14 @@ def token_of(headers: Headers, query: QueryParams) -> str:
         if morsel is not None:
             return morsel.value
     return query.get("token", "")
+
+
+def subscription_tokens_of(query: QueryParams, most: int) -> list[str]:
+    """``?subscription_token=``, once for each channel that needs one. Raises BadRequest for more than the ``most`` channels of the request."""
+    tokens = [token for token in query.getlist("subscription_token") if token]
+    if len(tokens) > most:
+        raise BadRequest(f"{len(tokens)} subscription tokens for {most} channel{'s' * (most != 1)}")
+    return tokens
 
 
 def api_key_of(headers: Iterable[tuple[bytes, bytes]], query: bytes) -> str:

@@ -1,7 +1,7 @@
 """Server-sent events over HTTP: who may open which stream, and where it starts. Source: INTERFACE.md.
 
 Whatever a client does wrong for good is answered with a plain status; what may pass is a stream that says `refused`,
-because an EventSource gives up for ever on any status but 200.
+because an EventSource gives up for ever on any status but 200. Where a subscription token is the cause, it names the channel.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from urllib.parse import parse_qsl
 
 from starlette.datastructures import Headers, QueryParams
 
-from ..errors import BadRequest, ClientError, Disconnect, LimitExceeded, PermissionDenied, StoreError
+from ..errors import BadRequest, ClientError, Disconnect, Internal, LimitExceeded, PermissionDenied, StoreError
 from ..node import Node
-from ..permissions import Identity
+from ..permissions import Grant, Identity, overridden
 from ..protocol import encode
 from ..publication import Position
+from ..tokens import claimed_channel
 from .output import Buffered, Direct, until_disconnected
-from .requests import client_address, cors_headers, token_of
+from .requests import client_address, cors_headers, subscription_tokens_of, token_of
 from .stream import NEVER_WAS, EventStream, refusal
 
 __all__ = ["LAST_MOST", "EventStreams"]
@@ -33,7 +34,6 @@ _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),  # nginx would collect events otherwise
-    (b"x-content-type-options", b"nosniff"),
 ]
 
 
@@ -62,22 +62,26 @@ class EventStreams:
             return None
         try:
             names = self._names(scope)
+            tokens = subscription_tokens_of(query, len(names))
         except ClientError as error:
             await _plain(send, 400, error.hint or error.message, extra)
             return None
         await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *extra]})
         try:
-            identity = await self._identify(names, headers, query)
-            starts = await self._starts(names, headers, query)
+            identity = await self._node.identify(token_of(headers, query))
+            grants = await self._grants(names, tokens, identity)
+            starts = await self._starts(names, grants, headers, query)
+            if any(map(self._node.revoked.covers, (identity, *grants.values()))):
+                raise Disconnect(3500, "a token was revoked meanwhile")  # whoever ends the revoked does not know of this stream yet
             address = client_address(scope.get("client"), scope["headers"], self._node.config.proxies)
             lent = (scope.get("extensions") or {}).get("gateway.stream")
-            return EventStream(self._node, Buffered(send) if lent is None else Direct(lent), identity, starts, address)
-        except ClientError as error:
-            await _refuse(send, error.code, error.message, str(error))
-        except Disconnect as error:
-            await _refuse(send, error.code, error.reason, error.hint)
+            return EventStream(self._node, Buffered(send) if lent is None else Direct(lent), identity, starts, grants, address)
+        except _TokenRefused as refused:
+            await _refuse(send, refused.error, refused.channel)
+        except (ClientError, Disconnect) as error:
+            await _refuse(send, error)
         except StoreError as error:
-            await _refuse(send, 100, "internal server error", str(error))
+            await _refuse(send, Internal(str(error)))
         return None
 
     def _names(self, scope: Any) -> list[str]:
@@ -95,30 +99,38 @@ class EventStreams:
             self._node.rules(name)
         return names
 
-    async def _identify(self, names: list[str], headers: Headers, query: QueryParams) -> Identity:
-        identity = await self._node.identify(token_of(headers, query))
+    async def _grants(self, names: list[str], tokens: list[str], identity: Identity) -> dict[str, Grant]:
+        """What the subscription tokens allow, by channel. Raises if the user may not follow all of the channels with them."""
+        grants: dict[str, Grant] = {}
+        for token in tokens:
+            try:
+                grant = await self._node.grant_one_of(token, names, identity.user)
+            except (ClientError, Disconnect) as error:
+                channel = claimed_channel(token)
+                raise _TokenRefused(error, channel if channel in names else "") from None
+            grants[grant.channel] = grant
         for name in names:
-            if not self._node.may_subscribe(identity, name):
+            if not self._node.may_subscribe(identity, name, token=name in grants):
                 raise PermissionDenied(f"the rules of {name!r} do not admit user {identity.user!r}")
-        return identity
+        return grants
 
-    async def _starts(self, names: list[str], headers: Headers, query: QueryParams) -> dict[str, Position | None]:
+    async def _starts(self, names: list[str], grants: dict[str, Grant], headers: Headers, query: QueryParams) -> dict[str, Position | None]:
         """Where each channel starts: after the positions of the last event seen, some publications back, or at the top."""
+        asked = [name for name in names if self._recoverable(name, grants.get(name))]
         last_id = headers.get("last-event-id") or query.get("last_event_id") or ""
         if last_id:
             positions = _positions(last_id[:ID_BYTES], len(names))
-            return {name: position if self._recoverable(name) else None for name, position in zip(names, positions, strict=True)}
+            return {name: position if name in asked else None for name, position in zip(names, positions, strict=True)}
         last = query.get("last", "")
         if not (last.isascii() and last.isdigit()) or not int(last[:6]):
             return dict.fromkeys(names)
         starts: dict[str, Position | None] = dict.fromkeys(names)
-        asked = [name for name in names if self._recoverable(name)]
         count = min(int(last[:6]), LAST_MOST)
         positions = await asyncio.gather(*[self._node.history.back(name, count) for name in asked])
         return starts | dict(zip(asked, positions, strict=True))
 
-    def _recoverable(self, name: str) -> bool:
-        return self._node.rules(name).recovers
+    def _recoverable(self, name: str, grant: Grant | None) -> bool:
+        return overridden(self._node.rules(name), grant.override if grant is not None else None).recovers
 
 
 def _positions(last_id: str, count: int) -> list[Position | None]:
@@ -135,9 +147,19 @@ def _positions(last_id: str, count: int) -> list[Position | None]:
     return positions
 
 
-async def _refuse(send: Any, code: int, message: str, hint: str) -> None:
-    log.info("stream refused with %d %s%s", code, message, f": {hint}" if hint else "")
-    await send({"type": "http.response.body", "body": refusal(code, message), "more_body": False})
+class _TokenRefused(Exception):
+    """The subscription token for ``channel`` is no good; "" where it names none of the request's."""
+
+    def __init__(self, error: ClientError | Disconnect, channel: str) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.channel = channel
+
+
+async def _refuse(send: Any, error: ClientError | Disconnect, channel: str = "") -> None:
+    message = error.reason if isinstance(error, Disconnect) else error.message
+    log.info("stream refused with %d %s%s", error.code, message, f": {error.hint}" if error.hint else "")
+    await send({"type": "http.response.body", "body": refusal(error.code, message, channel), "more_body": False})
 
 
 async def _plain(send: Any, status: int, text: str, headers: list[tuple[bytes, bytes]]) -> None:

@@ -4,6 +4,9 @@ Events are prepared chunks, which an ``output`` takes. A stream of one channel s
 in a stream of several, the ``id:`` with all their positions is its own and the rest is shared.
 
     opening ──every channel begun──▶ `connected`, gaps ──▶ catch-up, live ──▶ closed: refused, drained, gone
+
+A stream ends when the first of its tokens does, the connection's or one of a channel: until its end nobody can show it a new
+one. `expiring` says so in time for the client to come back with one.
 """
 
 from __future__ import annotations
@@ -12,16 +15,16 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ..catchup import State, Subscription
 from ..channel import GONE, Channel
 from ..errors import Disconnect
 from ..node import Node, new_id
-from ..permissions import Grant, Identity, ServerSide
+from ..permissions import Grant, Identity, ServerSide, overridden
 from ..protocol import encode, raw_object
 from ..publication import Position, Publication
-from ..subscription import client_info
+from ..subscription import client_info, seconds_left
 from .output import Buffered, Direct, chunk
 
 __all__ = ["NEVER_WAS", "EventStream", "refusal"]
@@ -30,6 +33,8 @@ log = logging.getLogger("gateway.sse")
 
 RETRY_MS = 1000  # after an ordinary loss
 RETRY_SPREAD_MS = (2000, 12000)  # after a refusal or a drain, so that all do not come back at once
+EXPIRING_SECONDS = 25.0  # before its end a stream says so: what a WebSocket's client has behind it, see session.GRACE_SECONDS
+NEVER = float("inf")
 OPEN_SECONDS = 30.0  # for Valkey to say where the channels stand
 NEVER_WAS = Position("?", 0)  # a position that cannot be recovered from
 
@@ -90,29 +95,31 @@ CHUNKED, PLAIN, SEVERAL = SingleWire(True), SingleWire(False), SeveralWire()
 
 
 class StreamSubscription(Subscription):
-    __slots__ = ("asked", "number", "stream")
+    __slots__ = ("asked", "grant", "number", "rules", "stream")
 
     takes_first_page = False
 
-    def __init__(self, stream: EventStream, number: int, channel: Channel, since: Position | None) -> None:
+    def __init__(self, stream: EventStream, number: int, channel: Channel, since: Position | None, grant: Grant | None) -> None:
         wire = SEVERAL if stream.several else CHUNKED if stream.direct else PLAIN
         super().__init__(channel, wire, stream.write_several if stream.several else stream.write, since)
         self.stream = stream
         self.number = number
         self.asked = since is not None
+        self.grant = grant
+        self.rules = overridden(channel.rules, grant.override if grant is not None else None)
 
     @property
     def paused(self) -> bool:
         return self.stream.full or not self.stream.open
 
     def begin(self, recovered: bool, publications: list[Publication]) -> None:
-        if self.channel.rules.presence or self.channel.rules.join_leave != "off":
-            self.stream.enter(self.channel)
+        if self.rules.presence or self.rules.join_leave != "off":
+            self.stream.enter(self)
         self.stream.begun(self, recovered)
 
     def end(self) -> None:
         super().end()
-        self.stream.leave(self.channel)
+        self.stream.leave(self)
 
     def gap(self) -> None:
         self.stream.gap(self)
@@ -130,6 +137,9 @@ class EventStream:
         "client",
         "direct",
         "done",
+        "expires_at",
+        "expiring",
+        "expiring_at",
         "full",
         "identity",
         "next_comment",
@@ -141,9 +151,18 @@ class EventStream:
     )
 
     def __init__(
-        self, node: Node, output: Direct | Buffered, identity: Identity, starts: dict[str, Position | None], address: str = ""
+        self,
+        node: Node,
+        output: Direct | Buffered,
+        identity: Identity,
+        starts: dict[str, Position | None],
+        grants: Mapping[str, Grant],
+        address: str = "",
     ) -> None:
-        """Raises Disconnect if the process takes no more connections, UnknownChannel for a namespace that is not configured."""
+        """Raises Disconnect if the process takes no more connections, UnknownChannel for a namespace that is not configured.
+
+        ``starts`` says behind which position each channel begins, ``grants`` which of them came with a subscription token.
+        """
         node.admit_user(self, identity.user)
         try:
             node.admit(self, address)
@@ -157,18 +176,19 @@ class EventStream:
         self.write = output.write
         self.identity = identity
         self.client = new_id()
+        self.expiring = ""  # the channel whose subscription token ends first; "" for the connection's token
         self.bucket = 0
         self.full = False
         self.open = False
         self.done = False
-        self.next_comment = self.slow_since = float("inf")
+        self.next_comment = self.slow_since = self.expires_at = self.expiring_at = NEVER
         self._told: list[tuple[str, bool, Position, bool, int, int]] | None = []  # channel, recovered, position, gap, top, number
         self._positions: list[Position] = [Position("", 0)] * len(starts)
         self.subscriptions: list[StreamSubscription] = []
         node.wheel.set(self, self._loop.time() + OPEN_SECONDS)
         output.carry(self, node.config.limits.waiting_bytes)
         for number, (name, since) in enumerate(starts.items()):
-            self.subscriptions.append(StreamSubscription(self, number, node.hub.channel(name), since))
+            self.subscriptions.append(StreamSubscription(self, number, node.hub.channel(name), since, grants.get(name)))
         for subscription in self.subscriptions:
             node.hub.follow(subscription)
 
@@ -176,12 +196,12 @@ class EventStream:
     def several(self) -> bool:
         return len(self._positions) > 1
 
-    def enter(self, channel: Channel) -> None:
-        info = client_info(self.identity, self.client)
-        self._node.presence.enter(channel.name, self.client, info, channel.rules.join_leave != "off")
+    def enter(self, subscription: StreamSubscription) -> None:
+        info = client_info(self.identity, self.client, subscription.grant.info if subscription.grant is not None else None)
+        self._node.presence.enter(subscription.channel.name, self.client, info, subscription.rules.join_leave != "off")
 
-    def leave(self, channel: Channel) -> None:
-        self._node.presence.leave(channel.name, self.client, channel.rules.join_leave != "off")
+    def leave(self, subscription: StreamSubscription) -> None:
+        self._node.presence.leave(subscription.channel.name, self.client, subscription.rules.join_leave != "off")
 
     # From the hub.
 
@@ -203,7 +223,9 @@ class EventStream:
         # A lost channel's mark is one that never was, until its gap is told: else a line cut in between would hide it.
         marks = b",".join(_mark(NEVER_WAS if gap else self._positions[n]) for n, gap in sorted((n, gap) for _, _, _, gap, _, n in told))
         tops = b",".join(b"%b:%d" % (encode(name), top) for name, recovered, _, _, top, _ in told if recovered)  # where catching up ends
-        opening = event("connected", b'{"client":%b,"channels":{%b},"tops":{%b}}' % (encode(self.client), channels, tops), marks)
+        self._watch_expiry()
+        ttl = b',"ttl":%d' % seconds_left(self.expires_at) if self.expires_at < NEVER else b""
+        opening = event("connected", b'{"client":%b,"channels":{%b},"tops":{%b}%b}' % (encode(self.client), channels, tops, ttl), marks)
         gaps = [self._gap_event(name, position) for name, _, position, gap, _, _ in told if gap]
         self._write_text(_retry() + opening + b"".join(gaps))
         self._tell("connected")
@@ -267,7 +289,7 @@ class EventStream:
 
     def resume_writing(self) -> None:
         self.full = False
-        self.slow_since = float("inf")
+        self.slow_since = NEVER
         for subscription in self.subscriptions:
             if self.full or self.done:
                 return
@@ -280,11 +302,13 @@ class EventStream:
         if now >= self.slow_since + self._node.config.limits.slow_seconds:
             self.close(Disconnect(3008), abort=True)
             return None
-        expires_at = self.identity.expires_at
-        if expires_at and time.time() >= expires_at:
-            self._write_text(refusal(109, "token expired"))
-            self.close(Disconnect(3005))
+        today = time.time()
+        if today >= self.expires_at:
+            self._expire(self.expiring)
             return None
+        if today >= self.expiring_at:
+            self.expiring_at = NEVER
+            self._write_text(event("expiring", _about(b'"ttl":%d' % seconds_left(self.expires_at), self.expiring)))
         if now >= self.next_comment:
             self._write_text(b":\n\n")
             self.next_comment = now + self._node.config.ping_seconds
@@ -292,9 +316,21 @@ class EventStream:
 
     def _due(self, now: float) -> float:
         due = min(self.next_comment, self.slow_since + self._node.config.limits.slow_seconds)
-        if self.identity.expires_at:
-            due = min(due, now + max(0.0, self.identity.expires_at - time.time()))
-        return due
+        return min(due, now + max(0.0, min(self.expires_at, self.expiring_at) - time.time()))
+
+    def _watch_expiry(self) -> None:
+        """Which token ends first, when, and when to say so. It may open a stream within ``tokens.leeway``, so it holds for as long."""
+        ends = [(self.identity.expires_at, "")]
+        ends += [(each.grant.expires_at, each.channel.name) for each in self.subscriptions if each.grant is not None]
+        leeway = self._node.config.tokens.leeway
+        self.expires_at, self.expiring = min(((end + leeway, channel) for end, channel in ends if end), default=(NEVER, ""))
+        left = self.expires_at - time.time()
+        self.expiring_at = self.expires_at - min(EXPIRING_SECONDS, left / 2) if left < NEVER else NEVER
+
+    def _expire(self, channel: str) -> None:
+        """The connection's token, or that of a channel, holds no longer."""
+        self._write_text(refusal(109, "token expired", channel))
+        self.close(Disconnect(3005))
 
     # What a service asks for. A stream's channels are those of its request.
 
@@ -307,11 +343,16 @@ class EventStream:
             self.close(Disconnect(3507, f"unsubscribed from {channel} by the server API"))
 
     def end_revoked(self, revoked: Callable[[Grant], bool]) -> None:
-        return  # a stream has one token, for all of it
+        """A client that has another token for the channel comes back with it."""
+        for subscription in self.subscriptions:
+            if subscription.grant is not None and revoked(subscription.grant):
+                self._expire(subscription.channel.name)
+                return
 
     def renew(self, identity: Identity) -> None:
         self.identity = identity
         if self.open:
+            self._watch_expiry()
             self._node.wheel.set(self, self._due(self._loop.time()))
 
     def drain(self) -> None:
@@ -337,6 +378,10 @@ class EventStream:
             self.output.finish(abort)
 
 
-def refusal(code: int, message: str) -> bytes:
-    """Without an id, so that the browser keeps the last one it saw."""
-    return _retry(refused=True) + event("refused", b'{"code":%d,"message":%b}' % (code, encode(message)))
+def refusal(code: int, message: str, channel: str = "") -> bytes:
+    """Without an id, so that the browser keeps the last one it saw. ``channel``: the one whose subscription token is the cause."""
+    return _retry(refused=True) + event("refused", _about(b'"code":%d,"message":%b' % (code, encode(message)), channel))
+
+
+def _about(fields: bytes, channel: str) -> bytes:
+    return b'{%b,"channel":%b}' % (fields, encode(channel)) if channel else b"{%b}" % fields

@@ -1,0 +1,239 @@
+"""``static/gateway.js`` and what asks for more than a connection's token: subscription tokens, presence, streams that expire."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import jwt
+import pytest
+from playwright.sync_api import Page
+
+from .conftest import SECRET, RunningGateway, Start
+from .test_browser import BLANK, BLOCKED_WEBSOCKET, browser, context, failure, numbers, page, seen, wait  # noqa: F401
+
+SETTINGS = """
+[namespaces.ticket]
+subscribe = "token"
+history_size = 2000
+[namespaces.room]
+join_leave = "asked"
+"""
+
+# Tokens in a list come from a function, one a call, the last for ever; "" makes it fail. `asked` holds what it was called with.
+FOLLOW = """async ({ url, token, channels, options }) => {
+  const { Gateway } = await import(url + "/static/gateway.js");
+  window.seen = []; window.states = []; window.asked = {};
+  const given = (name, tokens) => !Array.isArray(tokens) ? tokens : async (about) => {
+    (asked[name] ??= []).push(about);
+    const next = tokens[Math.min(asked[name].length, tokens.length) - 1];
+    if (!next) throw new Error("no net");
+    return next;
+  };
+  window.gateway = new Gateway({ backoffMs: 50, token: given("gateway", token) });
+  gateway.on("state", (event) => states.push(event)).on("publication", (event) => seen.push(event));
+  window.subscriptions = Object.entries(channels).map(([channel, token]) =>
+    gateway.subscribe(channel, { token: given(channel, token), ...options }).on("state", (event) => states.push(event)));
+}"""
+
+ALL_LIVE = "subscriptions.every(({ state }) => state === 'live')"
+
+
+@pytest.fixture(scope="module")
+def gateway(start_gateway_once: Start) -> RunningGateway:
+    return start_gateway_once(SETTINGS)
+
+
+@pytest.fixture(params=["websocket", "sse"])
+def transport(page: Page, request: pytest.FixtureRequest) -> str:  # noqa: F811
+    if request.param == "sse":
+        page.add_init_script(BLOCKED_WEBSOCKET)
+    return request.param
+
+
+def ticket(channel: str, seconds: float = 3600, secret: str = SECRET, **claims: Any) -> str:
+    return jwt.encode({"sub": "ann", "channel": channel, "iat": int(time.time()), "exp": time.time() + seconds} | claims, secret)
+
+
+def follow(
+    page: Page,  # noqa: F811
+    gateway: RunningGateway,
+    channels: dict[str, list[str] | str | None],
+    token: list[str] | None = None,
+    condition: str = ALL_LIVE,
+    **options: Any,
+) -> None:
+    page.goto(gateway.url + BLANK)
+    arguments = {"url": gateway.url, "token": token or [gateway.token("ann")], "channels": channels, "options": options}
+    page.evaluate(FOLLOW, arguments)
+    wait(page, condition)
+
+
+def codes(page: Page) -> list[Any]:  # noqa: F811
+    return page.evaluate("states.map(({ code }) => code)")
+
+
+# Subscription tokens.
+
+
+def test_a_channel_that_asks_for_one_gets_the_token_of_its_subscription(page: Page, gateway: RunningGateway, transport: str) -> None:  # noqa: F811
+    frames: list[str] = []
+    page.on("websocket", lambda socket: socket.on("framesent", lambda payload: frames.append(str(payload))))
+    follow(page, gateway, {"ticket:first": [ticket("ticket:first")], "posts:beside": None, "ticket:second": ticket("ticket:second")})
+    assert page.evaluate("gateway.transport") == transport
+    assert page.evaluate("asked['ticket:first']") == [{"channel": "ticket:first"}]
+    for channel in ("ticket:first", "posts:beside", "ticket:second"):
+        gateway.publish(channel, channel)
+    assert sorted(numbers(seen(page, 3))) == ["posts:beside", "ticket:first", "ticket:second"]
+    assert [len(frame.splitlines()) for frame in frames[:1]] == [4] * (transport == "websocket"), "connect and all subscribes in one frame"
+
+
+def test_an_expired_one_makes_its_own_function_be_called_again(page: Page, gateway: RunningGateway, transport: str) -> None:  # noqa: F811
+    follow(page, gateway, {"ticket:late": [ticket("ticket:late", -60), ticket("ticket:late")], "posts:late": None})
+    assert page.evaluate("[asked['ticket:late'].length, asked.gateway.length]") == [2, 1]
+
+
+@pytest.mark.parametrize("fault", ["forged", "expired"])
+def test_one_that_is_refused_harms_its_channel_alone(page: Page, gateway: RunningGateway, transport: str, fault: str) -> None:  # noqa: F811
+    channel = f"ticket:{fault}"
+    bad = ticket(channel, -60) if fault == "expired" else ticket(channel, secret="x" * 40)
+    follow(page, gateway, {channel: bad, "posts:unharmed": None}, condition="subscriptions[1].state === 'live'")
+    wait(page, "subscriptions[0].state === 'refused'")
+    code, reason = {"forged": (103, "permission denied"), "expired": (109, "token expired")}[fault]
+    refused = {"channel": channel, "state": "refused", "code": code, "reason": reason}
+    assert page.evaluate("states.filter(({ state }) => state === 'refused')") == [refused]
+    wait(page, "subscriptions[1].state === 'live'")
+    gateway.publish("posts:unharmed", 1)
+    assert numbers(seen(page, 1)) == [1]
+    page.evaluate("token => { gateway.subscribe(subscriptions[0].channel, { token }) }", ticket(channel))
+    wait(page, ALL_LIVE)
+
+
+def test_a_function_that_fails_is_tried_again_and_the_others_go_on(page: Page, gateway: RunningGateway, transport: str) -> None:  # noqa: F811
+    channel = f"posts:beside-{transport}"
+    follow(page, gateway, {channel: None})
+    page.evaluate(
+        """(token) => {
+          window.failed = 0; window.net = false;
+          const ask = () => { if (net) return token; failed += 1; throw new Error("no net"); };
+          subscriptions.push(gateway.subscribe("ticket:slow", { token: ask }));
+        }""",
+        ticket("ticket:slow"),
+    )
+    wait(page, "failed >= 3")
+    gateway.publish(channel, 1)
+    seen(page, 1)
+    page.evaluate("gateway.disconnect(); gateway.connect()")
+    wait(page, "subscriptions[0].state === 'live'")
+    gateway.publish(channel, 2)
+    assert numbers(seen(page, 2)) == [1, 2]
+    page.evaluate("window.net = true")
+    wait(page, ALL_LIVE)
+
+
+def test_a_revoked_one_is_replaced_and_nothing_is_missed(page: Page, gateway: RunningGateway, transport: str) -> None:  # noqa: F811
+    channel = f"ticket:revoked-{transport}"
+    follow(page, gateway, {channel: [ticket(channel, jti=transport), ticket(channel)]})
+    gateway.publish(channel, 1)
+    seen(page, 1)
+    gateway.api("revoke", token_id=transport)
+    gateway.publish(channel, 2)
+    assert numbers(seen(page, 2)) == [1, 2]
+    wait(page, f"{ALL_LIVE} && asked['{channel}'].length === 2")
+
+
+def test_one_is_replaced_before_it_expires_and_the_line_holds(page: Page, gateway: RunningGateway) -> None:  # noqa: F811
+    frames: list[str] = []
+    page.on("websocket", lambda socket: socket.on("framesent", lambda payload: frames.append(str(payload))))
+    follow(page, gateway, {"ticket:renewed": [ticket("ticket:renewed", 3), ticket("ticket:renewed")]})
+    wait(page, "asked['ticket:renewed'].length === 2")
+    gateway.publish("ticket:renewed", "on the same line")
+    seen(page, 1)
+    assert page.evaluate("states.map(({ state }) => state)") == ["connecting", "catching up", "connected", "live"]
+    assert sum("sub_refresh" in frame for frame in frames) == 1
+
+
+# Streams that end with a token.
+
+
+def test_a_stream_goes_on_with_new_tokens_before_the_old_ones_end(page: Page, gateway: RunningGateway) -> None:  # noqa: F811
+    page.add_init_script(BLOCKED_WEBSOCKET)
+    tickets, tokens = [ticket("ticket:stream", 4), ticket("ticket:stream")], [gateway.token("ann", seconds=4), gateway.token("ann")]
+    follow(page, gateway, {"ticket:stream": tickets}, token=tokens)
+    number = 0
+    while page.evaluate("Math.min(asked.gateway.length, asked['ticket:stream'].length)") < 2:  # publications come all the while
+        number += 1
+        gateway.publish("ticket:stream", number)
+    wait(page, ALL_LIVE)
+    gateway.publish("ticket:stream", number + 1)
+    assert numbers(seen(page, number + 1)) == list(range(1, number + 2))
+    assert 109 not in codes(page), "it did not wait to be refused"
+    assert page.evaluate("states.slice(states.findIndex(({ state }) => state === 'connected')).some(({ retryMs }) => retryMs)") is False
+
+
+def test_a_stream_whose_token_ended_comes_back_as_soon_as_there_is_another(page: Page, gateway: RunningGateway) -> None:  # noqa: F811
+    page.add_init_script(BLOCKED_WEBSOCKET)
+    follow(page, gateway, {"posts:ended": None}, token=[gateway.token("ann", seconds=2), "", "", gateway.token("ann")])
+    gateway.publish("posts:ended", 1)
+    seen(page, 1)
+    wait(page, "states.some(({ code }) => code === 109)")
+    gateway.publish("posts:ended", 2)
+    assert numbers(seen(page, 2)) == [1, 2]
+
+
+# Who is there.
+
+
+def test_a_page_asks_who_is_there_and_hears_who_comes_and_goes(page: Page, gateway: RunningGateway) -> None:  # noqa: F811
+    follow(page, gateway, {"room:1": None, "room:unheard": None}, joinLeave=True)
+    page.evaluate(
+        """async (token) => {
+          window.moved = [];
+          for (const event of ["join", "leave"]) {
+            subscriptions[0].on(event, ({ channel, info }) => moved.push([event, channel, info.user, info.chan_info]));
+            gateway.on(event, ({ info }) => info.user === "bob" && moved.push([event, "of the gateway"]));
+          }
+          window.other = new gateway.constructor({ token });
+          other.subscribe("room:1");
+        }""",
+        gateway.token("bob", info={"name": "Bob"}),
+    )
+    wait(page, "moved.some(([event, , user]) => event === 'join' && user === 'bob')")
+    clients = page.evaluate("subscriptions[0].presence()")
+    assert sorted((each["user"], each.get("conn_info")) for each in clients) == [("ann", None), ("bob", {"name": "Bob"})]
+    assert page.evaluate("subscriptions[0].presenceStats()") == {"clients": 2, "users": 2}
+    page.evaluate("other.close()")
+    wait(page, "moved.at(-1)[0] === 'leave' && moved.at(-2)[0] === 'leave'")
+    assert [each for each in page.evaluate("moved") if "ann" not in each] == [
+        ["join", "room:1", "bob", None],
+        ["join", "of the gateway"],
+        ["leave", "room:1", "bob", None],
+        ["leave", "of the gateway"],
+    ]
+
+
+def test_who_did_not_ask_hears_nobody_come(page: Page, gateway: RunningGateway) -> None:  # noqa: F811
+    follow(page, gateway, {"room:quiet": None})
+    page.evaluate(
+        """async (token) => {
+          window.moved = [];
+          subscriptions[0].on("join", (event) => moved.push(event));
+          window.other = new gateway.constructor({ token });
+          other.subscribe("room:quiet");
+        }""",
+        gateway.token("bob"),
+    )
+    page.wait_for_function("async () => (await subscriptions[0].presenceStats()).clients === 2")
+    gateway.publish("room:quiet", "after the join")
+    seen(page, 1)
+    assert page.evaluate("moved") == []
+
+
+def test_server_sent_events_say_that_they_cannot_tell_who_is_there(page: Page, gateway: RunningGateway) -> None:  # noqa: F811
+    page.add_init_script(BLOCKED_WEBSOCKET)
+    follow(page, gateway, {"room:stream": None}, joinLeave=True)
+    sentence = "needs WebSocket, which does not get through here; server-sent events only receive"
+    told = {"channel": "room:stream", "state": "live", "code": "sse", "reason": f"joinLeave {sentence}"}
+    assert page.evaluate("states.at(-1)") == told
+    assert failure(page, "subscriptions[0].presence()") == {"name": "GatewayError", "code": "sse", "message": f"presence {sentence}"}
+    assert failure(page, "subscriptions[0].presenceStats()")["code"] == "sse"

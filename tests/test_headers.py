@@ -1,0 +1,119 @@
+"""What every answer says to browsers, whichever path, method, status and edge it has."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from .clients import RULES, Socket
+from .conftest import API_KEY, RunningGateway, Start
+
+SETTINGS = f'allowed_origins = ["https://app.example.org"]\n{RULES}[limits]\nmessage_bytes = 1000\napi_bytes = 1000\n'
+
+KEY = {"X-API-Key": API_KEY}
+ELSEWHERE = {"Origin": "https://app.example.org"}
+CONNECT = quote('{"id":1,"connect":{}}')
+LARGE = b"x" * 5000
+
+ANSWERS: list[tuple[str, str, dict[str, str], bytes, int]] = [
+    ("GET", "/", {}, b"", 200),
+    ("HEAD", "/", {}, b"", 200),
+    ("POST", "/", {}, b"", 405),
+    ("GET", "/static/index.html", {}, b"", 200),
+    ("GET", "/static/demo/index.html", {}, b"", 200),
+    ("GET", "/static/gateway.js", {}, b"", 200),
+    ("GET", "/static/landing.css", {}, b"", 200),
+    ("GET", "/static/nowhere.js", {}, b"", 404),
+    ("GET", "/static/../pyproject.toml", {}, b"", 404),
+    ("GET", "/nowhere", {}, b"", 404),
+    ("GET", "/nowhere/<script>", {}, b"", 404),
+    ("GET", "/openapi.json", {}, b"", 0),
+    ("GET", "/health/live", {}, b"", 200),
+    ("GET", "/health/ready", {}, b"", 200),
+    ("GET", "/history?channel=open:1", {}, b"", 200),
+    ("GET", "/history?channel=sealed:1", {}, b"", 403),
+    ("GET", "/history?channel=open:1&token=x", {}, b"", 401),
+    ("GET", "/history?channel=nowhere:1", {}, b"", 404),
+    ("DELETE", "/history", {}, b"", 405),
+    ("GET", "/inbox", {}, b"", 403),
+    ("POST", "/inbox/read", {}, LARGE, 413),
+    ("GET", "/inbox/read", {}, b"", 405),
+    ("GET", "/sse?channel=open:1", {}, b"", 200),
+    ("GET", "/sse?channel=open:1", ELSEWHERE, b"", 200),
+    ("GET", "/sse?channel=sealed:1", {}, b"", 200),
+    ("GET", "/sse", {}, b"", 400),
+    ("POST", "/sse?channel=open:1", {}, b"", 405),
+    ("OPTIONS", "/sse", ELSEWHERE, b"", 204),
+    ("OPTIONS", "/history", {}, b"", 403),
+    ("POST", "/api/info", KEY, b"{}", 200),
+    ("POST", "/api/info", KEY, b"{", 400),
+    ("POST", "/api/publish", KEY, LARGE, 413),
+    ("POST", "/api/info", {}, b"{}", 401),
+    ("POST", "/api/nowhere", KEY, b"{}", 404),
+    ("GET", "/api/info", KEY, b"", 405),
+    ("GET", f"/connection/sse?cf_connect={CONNECT}", {}, b"", 200),
+    ("GET", "/connection/sse", {}, b"", 400),
+    ("GET", "/connection/http_stream", {}, b"", 405),
+    ("POST", "/connection/http_stream", {}, b'{"id":1,"connect":{}}', 200),
+    ("POST", "/emulation", {}, b'{"session":"s","node":"n","data":""}', 404),
+    ("POST", "/emulation", {}, LARGE, 413),
+    ("OPTIONS", "/emulation", ELSEWHERE, b"", 204),
+    ("POST", "/emulation", {"Origin": "https://evil.test"}, b"{}", 403),
+    ("GET", "/connection/websocket", {}, b"", 404),
+]
+
+
+@pytest.fixture(scope="module", params=["fast", "asgi"])
+def gateway(start_gateway_once: Start, request: pytest.FixtureRequest) -> RunningGateway:
+    return start_gateway_once(SETTINGS, edge=request.param)
+
+
+def check(headers: dict[str, str]) -> None:
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["x-frame-options"] == "DENY"
+    assert "SameSite=" in headers.get("set-cookie", "SameSite=")
+    if headers.get("content-type", "").startswith("text/html"):
+        check_policy(headers["content-security-policy"])
+
+
+def check_policy(text: str) -> None:
+    """Nothing that is not named is allowed, and what is named is a file beside the page."""
+    policy: dict[str, list[str]] = {name: values for name, *values in (part.split() for part in text.split(";"))}
+    assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == policy["form-action"] == ["'none'"]
+    assert policy["script-src"] == policy["style-src"] == ["'self'"]
+    assert not re.search(r"unsafe|\*|https?:", text)
+
+
+@pytest.mark.parametrize(("method", "path", "headers", "body", "status"), ANSWERS)
+async def test_every_answer_says_what_browsers_must_not_do(
+    gateway: RunningGateway, method: str, path: str, headers: dict[str, str], body: bytes, status: int
+) -> None:
+    async with await Socket.open(gateway) as raw:
+        lines = {"Host": "gateway.test", "Content-Length": str(len(body))} | headers
+        head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        await raw.send(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body)
+        answered, said = await raw.head()
+    assert status in (0, answered)
+    check(said)
+    assert said.get("content-type", "").startswith("text/html") == ((path, status) == ("/", 200) or path.endswith(".html"))
+
+
+async def test_what_an_answer_says_already_is_not_said_twice(gateway: RunningGateway) -> None:
+    for path in ("/", "/health/live", "/sse?channel=open:1"):
+        async with await Socket.open(gateway) as raw:
+            await raw.send(f"GET {path} HTTP/1.1\r\nHost: gateway.test\r\n\r\n".encode())
+            text: Any = (await raw.reader.readuntil(b"\r\n\r\n")).decode().lower().splitlines()[1:]
+        names = [line.partition(":")[0] for line in text if line]
+        assert len(names) == len(set(names)), text
+
+
+async def test_a_page_that_did_not_change_is_as_safe(gateway: RunningGateway) -> None:
+    async with await Socket.open(gateway) as raw:
+        _, said, _ = await raw.request("GET", "/static/gateway.js")
+        status, said, _ = await raw.request("GET", "/static/gateway.js", {"If-None-Match": said["etag"]})
+    assert status == 304
+    check(said)
