@@ -19,12 +19,13 @@ import logging
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from .channel import GONE, Channel, Wire
+from .channel import GONE, Channel
 from .errors import StoreError
 from .publication import Position, Publication
 from .recovery import Standing, following, judge
 from .retry import backoff
 from .store.layout import Movement
+from .wires import DeltaWire, Wire
 
 if TYPE_CHECKING:
     from .hub import Hub
@@ -107,6 +108,7 @@ class Subscription:
             self.epoch, self.offset = self.channel.leave(self)
             self.heard = self.channel.ephemerals
             self.state = State.BEHIND
+            self._forget_last()  # it may have been ephemeral
 
     def lost(self, top: Position) -> None:
         """The channel went on with a gap while it was live: it stands at ``top`` now."""
@@ -128,20 +130,32 @@ class Subscription:
         self.heard = self.channel.ephemerals
         self.begin(recovered, publications)
         if publications:
-            self.offset = publications[-1].offset
+            self._moved_to(publications[-1])
+
+    def _moved_to(self, publication: Publication) -> None:
+        self.offset = publication.offset
+        if isinstance(self.wire, DeltaWire):
+            self.wire = self.wire.chained
+
+    def _forget_last(self) -> None:
+        """What it was given last is not what comes before its position: the next document is a whole one."""
+        if isinstance(self.wire, DeltaWire):
+            self.wire = self.wire.fresh
 
     def _go_on_with(self, publications: list[Publication]) -> None:
         """Writes the next publications; the first time, they are the first page."""
         if not self.begun:
             self._start_at(Position(self.channel.epoch, self.offset), True, publications if self.takes_first_page else [])
             return
+        joined = self.wire.join(self.channel, publications)
         # The position moves first: a full socket may ask for it while the write is under way.
-        self.offset = publications[-1].offset
-        self.deliver(self.wire.join(self.channel, publications))
+        self._moved_to(publications[-1])
+        self.deliver(joined)
 
     def _start_over(self) -> None:
         """What follows its position is gone: it goes on from the channel's top, and its client is told."""
         self.epoch, self.offset = self.channel.position
+        self._forget_last()
         if self.begun:
             self.gap()
         else:

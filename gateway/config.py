@@ -96,6 +96,7 @@ class ChannelRules(_Section):
     presence_for: Literal["anyone", "user", "owner", "subscriber", "token", "nobody"] = "subscriber"
     personal: bool = False
     tags_filter: bool = False
+    delta: bool = False
 
     @model_validator(mode="after")
     def _meta_outlives_history(self) -> ChannelRules:
@@ -106,6 +107,10 @@ class ChannelRules(_Section):
     @property
     def has_history(self) -> bool:
         return self.history_size != 0
+
+    @property
+    def allows_delta(self) -> bool:
+        return self.delta and self.recover and self.has_history
 
 
 BUILT_IN: dict[str, dict[str, Any]] = {

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from .catchup import State, Subscription
-from .channel import NOTHING, Channel, FilteredWire
+from .channel import Channel
 from .config import ChannelRules
 from .errors import Disconnect, UnrecoverablePosition
 from .filters import Filter
@@ -14,6 +14,7 @@ from .permissions import Grant, Identity, ServerSide
 from .protocol import encode, error_reply, push, raw_object, reply, subscribe_result
 from .publication import Position, Publication
 from .store.layout import Movement
+from .wires import NOTHING, DeltaWire, FilteredWire, delta_wire
 
 if TYPE_CHECKING:
     from .session import Session
@@ -22,7 +23,10 @@ __all__ = ["ClientSubscription", "client_info", "seconds_left"]
 
 
 class ClientSubscription(Subscription):
-    """``asked`` is the id of the subscribe command that waits for its reply, ``leaving`` that of an unsubscribe behind it."""
+    """``asked`` is the id of the subscribe command that waits for its reply, ``leaving`` that of an unsubscribe behind it.
+
+    ``delta`` is what the client wishes: it gets deltas where the rules allow them, and it has no filter.
+    """
 
     __slots__ = ("asked", "grant", "leaving", "present", "recovering", "rejects", "server_side", "session", "watches")
 
@@ -36,8 +40,13 @@ class ClientSubscription(Subscription):
         server_side: ServerSide | None = None,
         grant: Grant | None = None,
         filter: Filter | None = None,
+        delta: bool = False,
     ) -> None:
-        wire = session.outlet.wire if filter is None else FilteredWire(session.outlet.wire, filter)
+        wire = session.outlet.wire
+        if filter is not None:
+            wire = FilteredWire(wire, filter)
+        elif delta and channel.rules.allows_delta:
+            wire = delta_wire(wire)
         super().__init__(channel, wire, session.outlet.write, since)
         self.session = session
         self.server_side = server_side
@@ -80,8 +89,8 @@ class ClientSubscription(Subscription):
             return
         rules, top = self.channel.rules, self.channel.offset
         reached = publications[-1].offset if publications else top
-        if isinstance(self.wire, FilteredWire):
-            publications = self.wire.wanted(publications)
+        if isinstance(self.wire, FilteredWire | DeltaWire):
+            publications = self.wire.take(self.channel, publications)
         result = subscribe_result(
             self.position if rules.recover and rules.has_history else None,
             recovered=recovered and self.recovering,
@@ -90,6 +99,7 @@ class ClientSubscription(Subscription):
             publications=publications,
             top=top if recovered and reached < top else 0,
             data=self.server_side.data if self.server_side else None,
+            delta=isinstance(self.wire, DeltaWire),
         )
         self._enter(rules)
         if self.server_side:
