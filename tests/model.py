@@ -12,6 +12,11 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
+import gateway.catchup
+import gateway.channel
+import gateway.hub
 from gateway.catchup import State, Subscription
 from gateway.channel import Channel
 from gateway.config import Config
@@ -24,6 +29,13 @@ from gateway.wires import Wire
 
 NAME = "posts:model"
 KEY = Layout("gw").channel(NAME)
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries at once, and rounds of the fan-out cut after every subscriber, so that everything can come in between."""
+    monkeypatch.setattr(gateway.catchup, "backoff", lambda *delays: 0.0)
+    monkeypatch.setattr(gateway.hub, "backoff", lambda *delays: 0.0)
+    monkeypatch.setattr(gateway.channel, "SLICE", 1)
 
 
 class ModelValkey:
