@@ -108,7 +108,6 @@ class Subscription:
             self.epoch, self.offset = self.channel.leave(self)
             self.heard = self.channel.ephemerals
             self.state = State.BEHIND
-            self._forget_last()  # it may have been ephemeral
 
     def lost(self, top: Position) -> None:
         """The channel went on with a gap while it was live: it stands at ``top`` now."""
@@ -137,11 +136,6 @@ class Subscription:
         if isinstance(self.wire, DeltaWire):
             self.wire = self.wire.chained
 
-    def _forget_last(self) -> None:
-        """What it was given last is not what comes before its position: the next document is a whole one."""
-        if isinstance(self.wire, DeltaWire):
-            self.wire = self.wire.fresh
-
     def _go_on_with(self, publications: list[Publication]) -> None:
         """Writes the next publications; the first time, they are the first page."""
         if not self.begun:
@@ -155,7 +149,8 @@ class Subscription:
     def _start_over(self) -> None:
         """What follows its position is gone: it goes on from the channel's top, and its client is told."""
         self.epoch, self.offset = self.channel.position
-        self._forget_last()
+        if isinstance(self.wire, DeltaWire):
+            self.wire = self.wire.fresh
         if self.begun:
             self.gap()
         else:

@@ -91,7 +91,7 @@ class Channel:
         self.ms = 0
         self.ring = Ring(rings)
         self.deltas = rules.allows_delta
-        self.base: Publication | None = None  # what was fanned out last, for deltas; None if it is unknown, or has no offset
+        self.base: Publication | None = None  # what came last, for deltas; None if that is unknown, or has no offset
         self.size = rules.history_size
         self.ttl = rules.history_ttl
         self.live: dict[Wire, dict[Subscription, Write]] = {}

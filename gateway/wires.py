@@ -55,10 +55,12 @@ class FilteredWire:
 class DeltaWire:
     """A wire whose documents come as JSON strings: whole, or as the change of the document before. Source: PROTOCOL.md 1.10.
 
-    There are two of a kind. On ``fresh`` the first document is whole. On ``chained`` it may be a change of the channel's
-    ``base``, which all subscriptions there were given last; they come from ``fresh`` once they were given anything.
-    Only a document's predecessor in history is such a base, so one that follows an ephemeral publication is whole, and a
-    change is made once, and kept with the publication.
+    There are two of a kind. On ``fresh`` the first document is whole; that is for subscriptions that were given none yet. On
+    ``chained`` it may be a change of the channel's ``base``, the publication that came last if it has an offset: who stands
+    at the channel's position and was ever given anything has that one, and nothing after it.
+
+    So one that follows an ephemeral publication is whole, the first of a page of catching up too, and a change, which is
+    always one of the predecessor in history, is made once and kept with the publication.
     """
 
     __slots__ = ("_wire", "chained", "fresh")

@@ -18,7 +18,7 @@ from gateway.delta import BLOCK, encode_delta
 from gateway.publication import Publication
 from gateway.wires import delta_wire
 
-from .model import KEY, WIRE, Client, Follower, ModelValkey, World, hurry
+from .model import WIRE, Client, Follower, ModelValkey, World, hurry
 
 # The text.
 
@@ -41,7 +41,9 @@ def test_any_text_is_made_of_any_other(source: str, target: str) -> None:
 
 @settings(max_examples=300)
 @given(PIECES, ORDERS)
-def test_a_text_is_made_of_pieces_of_another_moved_repeated_and_mixed_with_new_ones(pieces: list[str], orders: list[tuple[int, str, int]]) -> None:
+def test_a_text_is_made_of_pieces_of_another_moved_repeated_and_mixed_with_new_ones(
+    pieces: list[str], orders: list[tuple[int, str, int]]
+) -> None:
     check("".join(pieces), "".join(pieces[number % len(pieces)] * times + between for number, between, times in orders))
 
 
@@ -189,6 +191,7 @@ def test_in_every_order_of_events_the_documents_are_those_that_were_published() 
 RUIN = {"lose", "trim", "link", "drop", "fail"}
 LIVE = ["subscribe0", "execute", "message", "execute", "arrive"]
 HEARD = ["publish", "message"]
+AGAIN = ["lose", *HEARD, "execute", "arrive"]  # history begins again, and is read up to its first publication
 
 
 @pytest.mark.parametrize(
@@ -199,13 +202,30 @@ HEARD = ["publish", "message"]
         ([*HEARD, *HEARD, "leave0", "subscribe0", *HEARD, *HEARD], "whole, change, whole, change"),
         ([*HEARD, "leave0", *HEARD, *HEARD, "subscribe0", *HEARD], "whole, whole, change, change"),
         ([*HEARD, "socket0", *HEARD, *HEARD, "socket0", *HEARD], "whole, whole, change, change"),
-        ([*HEARD, "socket0", "socket0", *HEARD, *HEARD], "whole, whole, change"),
+        ([*HEARD, "socket0", "socket0", *HEARD], "whole, change"),
         ([*HEARD, "socket0", "say", "message", "socket0", *HEARD, *HEARD], "whole, whole, change"),
         ([*HEARD, "say", "message", "socket0", *HEARD, *HEARD, "socket0", *HEARD], "whole, whole ephemeral, whole, change, change"),
         ([*HEARD, "subscribe1", *HEARD, *HEARD], "whole, change, change"),
+        (["subscribe1", "subscribe2", *HEARD, *HEARD], "whole, change"),
+        ([*HEARD, *AGAIN, *HEARD], "whole, whole"),
+        ([*HEARD, "socket0", *AGAIN, *HEARD, "socket0", *HEARD], "whole, whole"),
         ([*HEARD, "publish", "drop", *HEARD, "execute", "arrive", *HEARD], "whole, change, change, change"),
     ],
-    ids=["live", "ephemeral", "comes back", "recovers", "was slow", "was slow for nothing", "missed one", "ephemeral last", "joined", "a hole"],
+    ids=[
+        "live",
+        "ephemeral",
+        "comes back",
+        "recovers",
+        "was slow",
+        "was slow for nothing",
+        "missed one",
+        "ephemeral last",
+        "joined",
+        "a round in slices",
+        "a new life",
+        "was slow and lost",
+        "a hole",
+    ],
 )
 async def test_what_comes_whole(actions: list[str], expected: str) -> None:
     world = DeltaWorld()
