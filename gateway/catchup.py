@@ -49,6 +49,7 @@ class Subscription:
     """One client in one channel. An edge subclasses it and says how publications and gaps reach the client.
 
     ``epoch`` and ``offset`` are its position while it is not live; None in ``epoch`` asks to start at the channel's top.
+    A ``wire`` for deltas changes with what was given.
     """
 
     __slots__ = ("begun", "channel", "epoch", "heard", "offset", "state", "task", "wire", "write")

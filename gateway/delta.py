@@ -4,8 +4,8 @@ Source: fossil-scm.org, "Delta Format"; PROTOCOL.md 1.10. A delta is text:
 
     <size of the target>\\n   then any number of   <bytes>@<offset in the source>,   and   <bytes>:<text>   then   <checksum>;
 
-Numbers are written with the 64 digits below. Sizes and offsets count bytes of UTF-8, and a delta travels inside a JSON string,
-so every inserted text begins and ends where a character does; what is copied may be cut anywhere between characters of the target.
+Numbers are written with the 64 digits below. Sizes and offsets count bytes of UTF-8. A delta travels inside a JSON string, so
+every inserted text begins and ends where a character does. Source of what readers accept: ``fossil`` in the SDKs, which check sizes and sum.
 """
 
 from __future__ import annotations

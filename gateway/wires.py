@@ -56,8 +56,8 @@ class DeltaWire:
     """A wire whose documents come as JSON strings: whole, or as the change of the document before. Source: PROTOCOL.md 1.10.
 
     There are two of a kind. On ``fresh`` the first document is whole; that is for subscriptions that were given none yet. On
-    ``chained`` it may be a change of the channel's ``base``, the publication that came last if it has an offset: who stands
-    at the channel's position and was ever given anything has that one, and nothing after it.
+    ``chained`` it may be a change of the channel's ``base``, the publication that came last if it has an offset: whoever stands
+    at the channel's position and was given anything since it began was given that one, and nothing after it.
 
     So one that follows an ephemeral publication is whole, the first of a page of catching up too, and a change, which is
     always one of the predecessor in history, is made once and kept with the publication.
