@@ -209,7 +209,9 @@ class Client:
 class World:
     """A hub on a model Valkey with two clients, or others. Make it inside a running loop."""
 
-    def __init__(self, config: Config | None = None, valkey: ModelValkey | None = None, clients: Sequence[type[Client]] = (Client, Client)) -> None:
+    def __init__(
+        self, config: Config | None = None, valkey: ModelValkey | None = None, clients: Sequence[type[Client]] = (Client, Client)
+    ) -> None:
         self.valkey = valkey or ModelValkey()
         self.hub = Hub(config or Config(), Layout("gw"), self.valkey, self.valkey)
         self.clients = [client(self) for client in clients]
