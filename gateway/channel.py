@@ -315,18 +315,20 @@ class Channel:
 
     def fan_out(self, publications: list[Publication]) -> None:
         """Writes to every live subscription, at once if they are few, else slice by slice."""
-        joined = [(wire, wire.join(self, publications)) for wire in self.live]
-        if self.deltas:
-            self.base = publications[-1] if publications[-1].offset else None
+        live = self.live
         if self.live_count > SLICE:
             first = next((p.offset for p in publications if p.offset), self.offset + 1)
-            self.round = Round(first - 1, [(payload, dict(self.live[wire])) for wire, payload in joined])
-            self._next_slice()
-            return
-        for wire, payload in joined:
-            if payload is not NOTHING:
-                _write(tuple(self.live[wire].values()), payload)  # a write may fill its socket, which makes its subscription leave
+            self.round = Round(first - 1, [(wire.join(self, publications), dict(members)) for wire, members in live.items()])
+        else:
+            for wire in tuple(live):  # a write may fill its socket, which makes its subscription leave
+                joined = wire.join(self, publications)
+                if joined is not NOTHING:
+                    _write(tuple(live[wire].values()), joined)
         if self.deltas:
+            self.base = publications[-1] if publications[-1].offset else None
+        if self.round is not None:
+            self._next_slice()
+        elif self.deltas:
             self._chain()
 
     def _chain(self) -> None:
