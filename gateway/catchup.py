@@ -19,12 +19,13 @@ import logging
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from .channel import GONE, Channel, Wire
+from .channel import GONE, Channel
 from .errors import StoreError
 from .publication import Position, Publication
 from .recovery import Standing, following, judge
 from .retry import backoff
 from .store.layout import Movement
+from .wires import DeltaWire, Wire
 
 if TYPE_CHECKING:
     from .hub import Hub
@@ -48,6 +49,7 @@ class Subscription:
     """One client in one channel. An edge subclasses it and says how publications and gaps reach the client.
 
     ``epoch`` and ``offset`` are its position while it is not live; None in ``epoch`` asks to start at the channel's top.
+    A ``wire`` for deltas changes with what was given.
     """
 
     __slots__ = ("begun", "channel", "epoch", "heard", "offset", "state", "task", "wire", "write")
@@ -128,20 +130,28 @@ class Subscription:
         self.heard = self.channel.ephemerals
         self.begin(recovered, publications)
         if publications:
-            self.offset = publications[-1].offset
+            self._moved_to(publications[-1])
+
+    def _moved_to(self, publication: Publication) -> None:
+        self.offset = publication.offset
+        if isinstance(self.wire, DeltaWire):
+            self.wire = self.wire.chained
 
     def _go_on_with(self, publications: list[Publication]) -> None:
         """Writes the next publications; the first time, they are the first page."""
         if not self.begun:
             self._start_at(Position(self.channel.epoch, self.offset), True, publications if self.takes_first_page else [])
             return
+        joined = self.wire.join(self.channel, publications)
         # The position moves first: a full socket may ask for it while the write is under way.
-        self.offset = publications[-1].offset
-        self.deliver(self.wire.join(self.channel, publications))
+        self._moved_to(publications[-1])
+        self.deliver(joined)
 
     def _start_over(self) -> None:
         """What follows its position is gone: it goes on from the channel's top, and its client is told."""
         self.epoch, self.offset = self.channel.position
+        if isinstance(self.wire, DeltaWire):
+            self.wire = self.wire.fresh
         if self.begun:
             self.gap()
         else:

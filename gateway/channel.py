@@ -20,20 +20,20 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from .config import ChannelRules
-from .filters import Filter
 from .publication import Position, Publication
 from .recovery import following
 from .ring import Ring, Rings
 from .store.history import Page
 from .store.layout import Announcement, Movement, Reset
+from .wires import NOTHING, DeltaWire, Wire
 
 if TYPE_CHECKING:
     from .catchup import Subscription
 
-__all__ = ["GONE", "NOTHING", "SLICE", "Channel", "FilteredWire", "Wire"]
+__all__ = ["GONE", "SLICE", "Channel"]
 
 log = logging.getLogger("gateway.hub")
 
@@ -47,43 +47,13 @@ Write = Callable[[Any], Any]
 GONE = (OSError, RuntimeError)  # what uvloop raises for a socket that was reset, and for one that is closed
 
 
-class Wire(Protocol):
-    """A wire format: what one round hands to ``write`` of every subscription that speaks it."""
-
-    def join(self, channel: Channel, publications: list[Publication]) -> Any: ...
-
-
-class FilteredWire:
-    """A wire for subscriptions that want some publications only. Those with the same filter share it, as they do a wire."""
-
-    __slots__ = ("_filter", "_wire")
-
-    def __init__(self, wire: Wire, filter: Filter) -> None:
-        self._wire = wire
-        self._filter = filter
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, FilteredWire) and (other._wire, other._filter) == (self._wire, self._filter)
-
-    def __hash__(self) -> int:
-        return hash((self._wire, self._filter))
-
-    def wanted(self, publications: list[Publication]) -> list[Publication]:
-        return [publication for publication in publications if self._filter.admits(publication.tags)]
-
-    def join(self, channel: Channel, publications: list[Publication]) -> Any:
-        wanted = self.wanted(publications)
-        return self._wire.join(channel, wanted) if wanted else NOTHING
-
-
-NOTHING = b""  # what a round writes to those who want nothing of it
-
-
 class Channel:
     """One channel and whoever follows it here. The hub makes, mends and drops it."""
 
     __slots__ = (
         "acked",
+        "base",
+        "deltas",
         "doubt",
         "ephemerals",
         "epoch",
@@ -120,6 +90,8 @@ class Channel:
         self.offset = 0
         self.ms = 0
         self.ring = Ring(rings)
+        self.deltas = rules.allows_delta
+        self.base: Publication | None = None  # what came last, for deltas; None if that is unknown, or has no offset
         self.size = rules.history_size
         self.ttl = rules.history_ttl
         self.live: dict[Wire, dict[Subscription, Write]] = {}
@@ -271,6 +243,7 @@ class Channel:
         """History does not hold what comes next: everybody live is told, and goes on from its top."""
         log.info("channel %s: history after %s is gone, at %s now", self.name, self.position, page.top)
         self.ring.clear()
+        self.base = None
         self.epoch, self.offset, self.ms = page.top.epoch, page.top.offset, page.ms
         for members in list(self.live.values()):
             for subscription in list(members):
@@ -342,16 +315,32 @@ class Channel:
 
     def fan_out(self, publications: list[Publication]) -> None:
         """Writes to every live subscription, at once if they are few, else slice by slice."""
+        live = self.live
         if self.live_count <= SLICE:
-            live = self.live
             for wire in tuple(live):  # a write may fill its socket, which makes its subscription leave
                 joined = wire.join(self, publications)
                 if joined is not NOTHING:
                     _write(tuple(live[wire].values()), joined)
+            if self.deltas:
+                self._found(publications[-1])
+                self._chain()
             return
         first = next((p.offset for p in publications if p.offset), self.offset + 1)
-        self.round = Round(first - 1, [(wire.join(self, publications), dict(members)) for wire, members in self.live.items()])
+        self.round = Round(first - 1, [(wire.join(self, publications), dict(members)) for wire, members in live.items()])
+        if self.deltas:
+            self._found(publications[-1])
         self._next_slice()
+
+    def _found(self, last: Publication) -> None:
+        self.base = last if last.offset else None
+
+    def _chain(self) -> None:
+        """Whoever a round found on a fresh wire for deltas has the channel's base now."""
+        for wire in [wire for wire in self.live if isinstance(wire, DeltaWire) and wire is wire.fresh]:
+            members = self.live.pop(wire)
+            for subscription in members:
+                subscription.wire = wire.chained
+            self.live.setdefault(wire.chained, {}).update(members)
 
     def _next_slice(self) -> None:
         assert self.round is not None
@@ -359,6 +348,8 @@ class Channel:
             self.loop.call_soon(self._next_slice)
             return
         over, self.round = self.round.over, None
+        if self.deltas:
+            self._chain()
         for subscription in self.joiners:
             self._admit(subscription)
         self.joiners.clear()

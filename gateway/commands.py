@@ -58,7 +58,8 @@ def _subscribe(session: Session, id: int, request: Any) -> None:
     since = since_of(session, name, request, grant.override if grant else None)
     if present is not None:
         session.drop(present)  # the client asks for its own channel itself: from now on it is an ordinary subscription
-    subscription = ClientSubscription(session, node.hub.channel(name), since, asked=id, grant=grant, filter=filter)
+    delta = request.delta == "fossil"
+    subscription = ClientSubscription(session, node.hub.channel(name), since, asked=id, grant=grant, filter=filter, delta=delta)
     subscription.rejects = bool((request.flag or 0) & 2)
     subscription.watches = bool(request.join_leave)
     session.subscriptions[name] = subscription

@@ -96,6 +96,7 @@ class ChannelRules(_Section):
     presence_for: Literal["anyone", "user", "owner", "subscriber", "token", "nobody"] = "subscriber"
     personal: bool = False
     tags_filter: bool = False
+    delta: bool = False
 
     @model_validator(mode="after")
     def _meta_outlives_history(self) -> ChannelRules:
@@ -111,6 +112,10 @@ class ChannelRules(_Section):
     def recovers(self) -> bool:
         """Whether clients get positions, and may come back to them."""
         return self.recover and self.has_history
+
+    @property
+    def allows_delta(self) -> bool:
+        return self.delta and self.recovers
 
 
 BUILT_IN: dict[str, dict[str, Any]] = {

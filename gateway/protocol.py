@@ -38,6 +38,7 @@ __all__ = [
     "is_json",
     "mend_surrogates",
     "publication_json",
+    "publication_object",
     "publications_json",
     "push",
     "push_prefix",
@@ -76,6 +77,7 @@ class Place(_Request):
 
 class Since(Place):
     recover: bool | None = None
+    delta: str | None = None
 
 
 class ConnectRequest(_Request):
@@ -112,7 +114,6 @@ class SubscribeRequest(Since):
     positioned: bool | None = None
     recoverable: bool | None = None
     join_leave: bool | None = None
-    delta: str | None = None
     tf: msgspec.Raw = _NOTHING
     flag: int | None = None
 
@@ -270,14 +271,19 @@ def push_prefix(channel: str) -> bytes:
 def publication_json(publication: Publication) -> bytes:
     """The protocol's Publication object; kept, so that it is made once."""
     if publication.json is None:
-        offset = b',"offset":%d' % publication.offset if publication.offset else b""
-        if publication.info is None and publication.tags is None:
-            publication.json = b'{"data":%b%b}' % (publication.data, offset)
-        else:
-            info = b"" if publication.info is None else b',"info":' + publication.info
-            tags = b"" if publication.tags is None else b',"tags":' + publication.tags
-            publication.json = b'{"data":%b%b%b%b}' % (publication.data, info, offset, tags)
+        publication.json = publication_object(publication, publication.data)
     return publication.json
+
+
+def publication_object(publication: Publication, data: bytes, *, delta: bool = False) -> bytes:
+    """The same with other ``data``, which is JSON; ``delta`` says that it is the text of one."""
+    offset = b',"offset":%d' % publication.offset if publication.offset else b""
+    sign = b',"delta":true' if delta else b""
+    if publication.info is None and publication.tags is None:
+        return b'{"data":%b%b%b}' % (data, sign, offset)
+    info = b"" if publication.info is None else b',"info":' + publication.info
+    tags = b"" if publication.tags is None else b',"tags":' + publication.tags
+    return b'{"data":%b%b%b%b%b}' % (data, sign, info, offset, tags)
 
 
 def publications_json(publications: Sequence[Publication]) -> bytes:
@@ -298,6 +304,7 @@ class _SubscribeResult(msgspec.Struct, omit_defaults=True, gc=False):
     offset: int = 0
     positioned: bool = False
     was_recovering: bool = False
+    delta: bool = False
     top: int = 0
 
 
@@ -310,12 +317,13 @@ def subscribe_result(
     publications: Sequence[Publication] = (),
     top: int = 0,
     data: bytes | None = None,
+    delta: bool = False,
 ) -> bytes:
     """``position`` None is a channel whose subscribers cannot recover; ``ttl`` > 0 an expiry in that many seconds.
 
     ``top`` is ours, for publications that are only the first page: the offset where catching up ends.
     """
-    result = _SubscribeResult(expires=ttl > 0, ttl=ttl, recovered=recovered, was_recovering=was_recovering, top=top)
+    result = _SubscribeResult(expires=ttl > 0, ttl=ttl, recovered=recovered, was_recovering=was_recovering, delta=delta, top=top)
     if position is not None:
         result.recoverable = result.positioned = True
         result.epoch, result.offset = position

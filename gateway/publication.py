@@ -59,7 +59,8 @@ class Publication(msgspec.Struct, gc=False):
 
     ``offset`` is 0 for an ephemeral publication, which has no place in history. ``data`` is JSON on one line,
     ``ms`` the unix time in milliseconds at which Valkey counted it, ``tags`` and ``info`` raw JSON or None.
-    ``json``, ``ws`` and ``sse`` keep its encoded forms, made by their users when first needed.
+    ``json``, ``ws`` and ``sse`` keep its encoded forms, made by their users when first needed; ``change`` the one for who has
+    the publication before it.
 
     It holds nothing but bytes, so the collector of cycles need not know it: rings hold a hundred thousand of them, and
     looking through those took a fifth of the gateway's time where every client has a channel of its own.
@@ -73,3 +74,4 @@ class Publication(msgspec.Struct, gc=False):
     json: bytes | None = None
     ws: bytes | None = None
     sse: bytes | None = None
+    change: bytes | None = None

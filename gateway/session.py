@@ -20,7 +20,6 @@ from typing import Any, Protocol
 
 from . import __version__
 from .catchup import State
-from .channel import Wire
 from .commands import HANDLERS, since_of
 from .deadlines import CONNECT_SECONDS, NEVER, enforce, next_due
 from .errors import ClientError, Disconnect, Internal, KeyUnknown, PermissionDenied, StoreError
@@ -30,6 +29,7 @@ from .permissions import ANONYMOUS, Grant, Identity, ServerSide, overridden
 from .protocol import PONG, Command, Since, decode, encode, error_reply, push, raw_object, reply
 from .publication import Position
 from .subscription import ClientSubscription, expiry
+from .wires import Wire
 
 __all__ = ["Outlet", "Session"]
 
@@ -214,7 +214,8 @@ class Session:
             return
         self.answers = {}
         for name, since in starts.items():
-            self.subscriptions[name] = ClientSubscription(self, node.hub.channel(name), since, server_side=own[name])
+            delta = recover.get(name, NOWHERE).delta == "fossil"
+            self.subscriptions[name] = ClientSubscription(self, node.hub.channel(name), since, server_side=own[name], delta=delta)
         for subscription in list(self.subscriptions.values()):
             node.hub.follow(subscription)
 

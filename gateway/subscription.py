@@ -6,22 +6,26 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from .catchup import State, Subscription
-from .channel import NOTHING, Channel, FilteredWire
+from .channel import Channel
 from .errors import Disconnect, UnrecoverablePosition
 from .filters import Filter
 from .permissions import Grant, Identity, ServerSide, overridden
 from .protocol import encode, error_reply, push, raw_object, reply, subscribe_result
 from .publication import Position, Publication
 from .store.layout import Movement
+from .wires import NOTHING, DeltaWire, FilteredWire, delta_wire
 
 if TYPE_CHECKING:
     from .session import Session
 
-__all__ = ["ClientSubscription", "client_info", "expiry"]
+__all__ = ["ClientSubscription", "client_info", "expiry", "seconds_left"]
 
 
 class ClientSubscription(Subscription):
-    """``asked`` is the id of the subscribe command that waits for its reply, ``leaving`` that of an unsubscribe behind it."""
+    """``asked`` is the id of the subscribe command that waits for its reply, ``leaving`` that of an unsubscribe behind it.
+
+    ``delta`` is what the client wishes: it gets deltas where the rules allow them, and it has no filter.
+    """
 
     __slots__ = ("asked", "grant", "leaving", "override", "present", "recovering", "rejects", "rules", "server_side", "session", "watches")
 
@@ -35,8 +39,16 @@ class ClientSubscription(Subscription):
         server_side: ServerSide | None = None,
         grant: Grant | None = None,
         filter: Filter | None = None,
+        delta: bool = False,
     ) -> None:
-        wire = session.outlet.wire if filter is None else FilteredWire(session.outlet.wire, filter)
+        granted = grant or server_side
+        self.override = granted.override if granted is not None else None
+        self.rules = overridden(channel.rules, self.override)
+        wire = session.outlet.wire
+        if filter is not None:
+            wire = FilteredWire(wire, filter)
+        elif delta and self.rules.allows_delta:
+            wire = delta_wire(wire)
         super().__init__(channel, wire, session.outlet.write, since)
         self.session = session
         self.server_side = server_side
@@ -47,9 +59,6 @@ class ClientSubscription(Subscription):
         self.watches = False  # the client asked for joins and leaves
         self.present = False
         self.grant = grant
-        granted = grant or server_side
-        self.override = granted.override if granted is not None else None
-        self.rules = overridden(channel.rules, self.override)
 
     @property
     def expires_at(self) -> float:
@@ -82,16 +91,17 @@ class ClientSubscription(Subscription):
             return
         top = self.channel.offset
         reached = publications[-1].offset if publications else top
-        if isinstance(self.wire, FilteredWire):
-            publications = self.wire.wanted(publications)
+        if isinstance(self.wire, FilteredWire | DeltaWire):
+            publications = self.wire.take(self.channel, publications)
         result = subscribe_result(
             self.position if self.rules.recovers else None,
             recovered=recovered and self.recovering,
             was_recovering=self.recovering,
-            ttl=_seconds_left(self.expires_at),
+            ttl=seconds_left(self.expires_at),
             publications=publications,
             top=top if recovered and reached < top else 0,
             data=self.server_side.data if self.server_side else None,
+            delta=isinstance(self.wire, DeltaWire),
         )
         self._enter()
         if self.server_side:
@@ -167,9 +177,9 @@ def client_info(identity: Identity, client: str, chan_info: bytes | None = None)
 
 def expiry(expires_at: float) -> dict[str, bytes]:
     """What a reply says of a token that ends at that unix time; nothing for 0, which is never."""
-    return {"expires": b"true", "ttl": b"%d" % _seconds_left(expires_at)} if expires_at else {}
+    return {"expires": b"true", "ttl": b"%d" % seconds_left(expires_at)} if expires_at else {}
 
 
-def _seconds_left(expires_at: float) -> int:
+def seconds_left(expires_at: float) -> int:
     """Whole seconds until a unix time, at least 1; 0 for an expiry of 0, which is none."""
     return max(1, round(expires_at - time.time())) if expires_at else 0

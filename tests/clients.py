@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import socket
 from collections import deque
 from collections.abc import AsyncIterator
@@ -56,6 +57,9 @@ history_size = 0
 publish = "user"
 [namespaces.unrecoverable]
 recover = false
+[namespaces.doc]
+delta = true
+history_size = -1
 """
 CLOSED_RULES = RULES.replace('"anyone"', '"user"')  # nothing is open to the anonymous
 
@@ -429,6 +433,20 @@ async def stream(
 
 
 # Many publications at once.
+
+
+def edits(count: int) -> list[dict[str, Any]]:
+    """A document of about 1 KB, again and again, a little different each time."""
+    chance = random.Random(count)
+    document: dict[str, Any] = {"title": "Zum Löwen", "rating": 4.5, "dishes": [{"name": f"dish {n}", "price": n * 3.1, "hot": "🌶" * n} for n in range(16)]}
+    made = []
+    for number in range(count):
+        dish = chance.choice(document["dishes"])
+        dish[chance.choice(["name", "price", "note"])] = chance.choice(["Käse", "🧀", '"quoted"', number, number / 7, "x" * chance.randrange(60)])
+        if chance.random() < 0.1:
+            chance.shuffle(document["dishes"])
+        made.append(json.loads(json.dumps(document | {"number": number})))
+    return made
 
 
 def publish_many(gateway: Any, channel: str, documents: list[Any], **options: Any) -> list[int]:

@@ -9,8 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
+import gateway.catchup
+import gateway.channel
+import gateway.hub
 from gateway.catchup import State, Subscription
 from gateway.channel import Channel
 from gateway.config import Config
@@ -19,9 +25,17 @@ from gateway.hub import Hub
 from gateway.publication import Position, Publication
 from gateway.store.history import Page
 from gateway.store.layout import Layout
+from gateway.wires import Wire
 
 NAME = "posts:model"
 KEY = Layout("gw").channel(NAME)
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries at once, and rounds of the fan-out cut after every subscriber, so that everything can come in between."""
+    monkeypatch.setattr(gateway.catchup, "backoff", lambda *delays: 0.0)
+    monkeypatch.setattr(gateway.hub, "backoff", lambda *delays: 0.0)
+    monkeypatch.setattr(gateway.channel, "SLICE", 1)
 
 
 class ModelValkey:
@@ -60,11 +74,14 @@ class ModelValkey:
     def publish(self) -> None:
         self.top += 1
         self.count += 1
-        data = b"%d" % self.count
+        data = self.document()
         self.stream.append((self.top, data))
         self.truth[f"e{self.epoch}", self.top] = data
         if self.subscribed:
             self.messages.append(("message", b"@%d e%d 7\n%b" % (self.top, self.epoch, data)))
+
+    def document(self) -> bytes:
+        return b"%d" % self.count
 
     def trim(self) -> None:
         self.stream.clear()
@@ -118,7 +135,7 @@ class Follower(Subscription):
     __slots__ = ("client",)
 
     def __init__(self, client: Client, channel: Channel, since: Position | None) -> None:
-        super().__init__(channel, WIRE, client.receive, since)
+        super().__init__(channel, client.wire, client.receive, since)
         self.client = client
 
     @property
@@ -133,6 +150,8 @@ class Follower(Subscription):
 
 
 class Client:
+    wire: Wire = WIRE
+
     def __init__(self, world: World) -> None:
         self.world = world
         self.follower: Follower | None = None
@@ -188,12 +207,14 @@ class Client:
 
 
 class World:
-    """A hub on a model Valkey with two clients. Make it inside a running loop."""
+    """A hub on a model Valkey with two clients, or others. Make it inside a running loop."""
 
-    def __init__(self) -> None:
-        self.valkey = ModelValkey()
-        self.hub = Hub(Config(), Layout("gw"), self.valkey, self.valkey)
-        self.clients = [Client(self), Client(self)]
+    def __init__(
+        self, config: Config | None = None, valkey: ModelValkey | None = None, clients: Sequence[type[Client]] = (Client, Client)
+    ) -> None:
+        self.valkey = valkey or ModelValkey()
+        self.hub = Hub(config or Config(), Layout("gw"), self.valkey, self.valkey)
+        self.clients = [client(self) for client in clients]
         self.trail: list[str] = []
 
     def possible(self) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import cent
 import centrifuge
 import pytest
 
-from .clients import RULES
+from .clients import RULES, edits
 from .conftest import API_KEY, RunningGateway, Start, until
 
 
@@ -200,6 +201,43 @@ async def test_centrifuge_python_recovers_when_the_gateway_was_killed(start_gate
     await until(lambda: followed.seen == [(1, 1), (2, 2)], "the one that was missed, or came live")
 
 
+@pytest.fixture(params=["fast", "asgi"])
+def edge(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+async def test_centrifuge_python_follows_a_document_by_its_changes(
+    start_gateway: Start, sdk: Sdk, edge: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    applied: list[int] = []
+    apply_delta = centrifuge.codecs.apply_delta
+    monkeypatch.setattr(centrifuge.codecs, "apply_delta", lambda *texts: applied.append(1) or apply_delta(*texts))
+    first = start_gateway(RULES, edge=edge)
+    client, _ = sdk(first)
+    await client.connect()
+    followed = Followed()
+    await client.new_subscription("doc:python", followed, delta=centrifuge.DeltaType.FOSSIL).subscribe()
+    await until(lambda: followed.subscribed, "subscribed")
+    documents = edits(140)
+    for document in documents[:40]:
+        first.publish("doc:python", document)
+    first.publish("doc:python", {"not": "kept"}, skip_history=True)
+    await until(lambda: len(followed.seen) == 41, "live")
+    beside = start_gateway(RULES)
+    await asyncio.to_thread(first.stop)
+    for document in documents[40:120]:
+        beside.publish("doc:python", document)
+    again = start_gateway(RULES, port=first.port, edge=edge)
+    await until(lambda: len(followed.seen) == 121, "what was missed")
+    for document in documents[120:]:
+        again.publish("doc:python", document)
+    await until(lambda: len(followed.seen) == 141, "live again")
+    expected = list(enumerate(documents, 1))
+    assert followed.seen == [*expected[:40], (0, {"not": "kept"}), *expected[40:]]
+    assert followed.subscribed[-1].recovered and followed.unsubscribed == []
+    assert len(applied) > 130
+
+
 # cent.
 
 
@@ -268,15 +306,15 @@ async def test_cent_works_with_asyncio(gateway: RunningGateway) -> None:
 SCRIPT = """
 const { Centrifuge } = require('centrifuge');
 const WebSocket = require('ws');
-const [url, token] = process.argv.slice(2);
+const [url, token, ...channels] = process.argv.slice(2);
 const say = (kind, fields) => console.log(JSON.stringify({ kind, ...fields }));
 const client = new Centrifuge(url, { websocket: WebSocket, token, minReconnectDelay: 50, maxReconnectDelay: 300 });
 client.on('connected', (ctx) => say('connected', { transport: ctx.transport }));
 client.on('disconnected', (ctx) => say('disconnected', { code: ctx.code }));
 client.on('error', () => {});
 client.on('publication', (ctx) => say('personal', { channel: ctx.channel, data: ctx.data }));
-for (const channel of ['chat:js', 'chat:js2']) {
-  const sub = client.newSubscription(channel);
+for (const channel of channels) {
+  const sub = client.newSubscription(channel, channel.startsWith('doc:') ? { delta: 'fossil' } : {});
   sub.on('subscribed', (ctx) => say('subscribed', { channel, wasRecovering: ctx.wasRecovering, recovered: ctx.recovered, recoverable: ctx.recoverable }));
   sub.on('unsubscribed', (ctx) => say('unsubscribed', { channel, code: ctx.code }));
   sub.on('publication', (ctx) => say('publication', { channel, offset: ctx.offset, data: ctx.data }));
@@ -289,6 +327,7 @@ process.stdin.on('data', async (line) => {
     if (order.publish) { await client.publish(order.publish, order.data); say('published', {}); }
     if (order.history) { const h = await client.history(order.history, { limit: 100 }); say('history', { offsets: h.publications.map((p) => p.offset) }); }
     if (order.rpc) { const r = await client.rpc(order.rpc, null); say('rpc', { data: r.data }); }
+    if (order.stats) { say('stats', client.getSubscription(order.stats).deltaStats()); }
   } catch (error) { say('error', { code: error.code }); }
 });
 process.stdin.on('end', () => process.exit(0));
@@ -317,17 +356,25 @@ class Node:
         return found
 
 
-async def test_centrifuge_js_recovers_what_it_missed_over_a_restart(start_gateway: Start, npm: Future[Path]) -> None:
+@contextlib.asynccontextmanager
+async def following(npm: Future[Path], gateway: RunningGateway, *channels: str) -> AsyncIterator[Node]:
     if not (shutil.which("node") and shutil.which("npm")) and not os.environ.get("CI"):
         pytest.skip("node and npm are not installed: centrifuge of npm was not tried")
     folder = await asyncio.wrap_future(npm)
     (folder / "follow.js").write_text(SCRIPT)
-    first = start_gateway(RULES)
-    process = await asyncio.create_subprocess_exec(
-        "node", "follow.js", first.websocket_url, first.token("js"), cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    node = Node(process)
+    arguments = [gateway.websocket_url, gateway.token("js"), *channels]
+    process = await asyncio.create_subprocess_exec("node", "follow.js", *arguments, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
+        yield Node(process)
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        await process.wait()
+
+
+async def test_centrifuge_js_recovers_what_it_missed_over_a_restart(start_gateway: Start, npm: Future[Path]) -> None:
+    first = start_gateway(RULES)
+    async with following(npm, first, "chat:js", "chat:js2") as node:
         subscribed = await node.until("subscribed", 2)
         assert all(told["recoverable"] and not told["wasRecovering"] for told in subscribed)
         await node.order(publish="chat:js", data={"n": 1})
@@ -360,7 +407,28 @@ async def test_centrifuge_js_recovers_what_it_missed_over_a_restart(start_gatewa
         assert [told["data"] for told in await node.until("personal", 2)] == ["p1", "p2"]
         assert not [told for told in node.said if told["kind"] in ("disconnected", "unsubscribed")]
         assert len([told for told in node.said if told["kind"] == "connected"]) == 2
-    finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        await process.wait()
+
+
+async def test_centrifuge_js_follows_a_document_by_its_changes(start_gateway: Start, npm: Future[Path], edge: str) -> None:
+    first, documents = start_gateway(RULES, edge=edge), edits(140)
+    async with following(npm, first, "doc:js") as node:
+        await node.until("subscribed")
+        for document in documents[:40]:
+            first.publish("doc:js", document)
+        first.publish("doc:js", {"not": "kept"}, skip_history=True)
+        await node.until("publication", 41)
+        beside = start_gateway(RULES)
+        await asyncio.to_thread(first.stop)
+        for document in documents[40:120]:
+            beside.publish("doc:js", document)
+        again = start_gateway(RULES, port=first.port, edge=edge)
+        await node.until("publication", 121)
+        for document in documents[120:]:
+            again.publish("doc:js", document)
+        seen = [(told.get("offset", 0), told["data"]) for told in await node.until("publication", 141)]
+        expected = list(enumerate(documents, 1))
+        assert seen == [*expected[:40], (0, {"not": "kept"}), *expected[40:]]
+        assert [told["recovered"] for told in await node.until("subscribed", 2)] == [False, True]
+        await node.order(stats="doc:js")
+        (stats,) = await node.until("stats")
+        assert stats["numDeltaPayloads"] > 130 and stats["bytesReceived"] < stats["bytesDecoded"] / 3, stats

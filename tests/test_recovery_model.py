@@ -9,19 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import gateway.catchup
-import gateway.channel
-import gateway.hub
-
-from .model import World
+from .model import World, hurry
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries at once, and rounds of the fan-out cut after every subscriber, so that everything can come in between."""
-    monkeypatch.setattr(gateway.catchup, "backoff", lambda *delays: 0.0)
-    monkeypatch.setattr(gateway.hub, "backoff", lambda *delays: 0.0)
-    monkeypatch.setattr(gateway.channel, "SLICE", 1)
+    hurry(monkeypatch)
 
 
 LIVE = ["subscribe0", "execute", "message", "execute", "arrive"]

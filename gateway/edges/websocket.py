@@ -73,7 +73,7 @@ def _prepare(channel: Channel, publication: Publication) -> bytes:
     prefix = channel.push_prefix
     if not prefix:
         prefix = channel.push_prefix = push_prefix(channel.name)
-    if publication.tags is None and publication.info is None and publication.offset:
+    if publication.json is None and publication.tags is None and publication.info is None and publication.offset:
         # The same text as below in one go: nearly all publications are so, and each is prepared once by every process.
         frame = text_frame(b'%b{"data":%b,"offset":%d}}}' % (prefix, publication.data, publication.offset))
     else:
