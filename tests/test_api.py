@@ -216,6 +216,8 @@ async def test_data_may_come_in_base64(gateway: RunningGateway, channel: str) ->
     async with client(gateway, subscribe=channel) as wire:
         assert call(gateway, "publish", {"channel": channel, "b64data": base64.b64encode(b'{"a":\n1}').decode()})[1]["result"]["offset"] == 1
         assert (await wire.publication())["data"] == {"a": 1}
+        call(gateway, "publish", {"channel": channel, "data": "cent cannot leave it out", "b64data": base64.b64encode(b"2").decode()})
+        assert (await wire.publication())["data"] == 2
 
 
 async def test_a_repeated_idempotency_key_publishes_once(gateway: RunningGateway, channel: str) -> None:

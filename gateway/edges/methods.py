@@ -128,9 +128,9 @@ def _words(request: PublishRequest | BroadcastRequest) -> list[Any]:
 
 
 def _json_of(raw: msgspec.Raw, b64: str = "") -> bytes:
-    """JSON that a request holds as it is, or in base64; b"" for neither."""
+    """JSON that a request holds in base64, or else as it is; b"" for neither."""
     try:
-        data = bytes(raw) or base64.b64decode(b64, validate=True)
+        data = base64.b64decode(b64, validate=True) or bytes(raw)
     except ValueError:  # binascii.Error, or characters beyond ASCII
         raise BadRequest("what should be base64 is not") from None
     if data and not is_json(data):
@@ -221,8 +221,11 @@ async def _unsubscribe(node: Node, request: UnsubscribeRequest) -> bytes:
 async def _disconnect(node: Node, request: DisconnectRequest) -> bytes:
     """Clients, with a code: SDKs come back after those below 3500, and after 4000 to 4499."""
     how = request.disconnect or Reason()
-    reason = how.reason or Disconnect.REASONS.get(how.code, "disconnected")
-    await node.control.send(Disconnection(**_whom(request), whitelist=request.whitelist, code=how.code, reason=reason))
+    code = how.code or 3503  # cent sends 0 where a reason alone is given
+    if code < 3000:
+        raise BadRequest(f"{code} is no code of a disconnect: they begin at 3000")
+    reason = how.reason or Disconnect.REASONS.get(code, "disconnected")
+    await node.control.send(Disconnection(**_whom(request), whitelist=request.whitelist, code=code, reason=reason))
     return b"{}"
 
 

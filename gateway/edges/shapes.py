@@ -52,7 +52,7 @@ Version = Annotated[
     ),
 ]
 Json = Annotated[msgspec.Raw, Meta(description="any JSON")]
-InBase64 = Annotated[str, Meta(description="JSON in base64, where the field of this name without `b64` is not given")]
+InBase64 = Annotated[str, Meta(description="JSON in base64, in place of the field of this name without `b64`")]
 
 
 def _nothing() -> msgspec.Raw:
@@ -115,7 +115,7 @@ class UnsubscribeRequest(Whom, kw_only=True):
 
 
 class Reason(msgspec.Struct):
-    code: Annotated[int, Meta(ge=3000, le=4999)] = 3503
+    code: Annotated[int, Meta(ge=0, le=4999, description="3000 to 4999; 0 is 3503")] = 0
     reason: Annotated[str, Meta(max_length=123)] = ""
 
 
