@@ -45,6 +45,7 @@ from .shapes import (
     Reason,
     RefreshRequest,
     RevokeRequest,
+    Shape,
     SubscribeRequest,
     UnsubscribeRequest,
     Whom,
@@ -64,7 +65,7 @@ class Method(NamedTuple):
     """``request`` is the struct that ``call`` is given, ``result`` that of what it answers."""
 
     call: Callable[[Node, Any], Awaitable[bytes]]
-    request: type[msgspec.Struct]
+    request: type[Shape]
     result: type[msgspec.Struct]
 
 
@@ -76,6 +77,9 @@ async def answer(node: Node, method: Method, body: bytes) -> bytes:
         # A shape may be found wrong before the end is read, where the grammar is.
         wrong_shape = isinstance(error, msgspec.ValidationError) and is_json(mend_surrogates(body))
         raise (BadRequest if wrong_shape else Malformed)(str(error)) from None
+    fault = request.fault()
+    if fault:
+        raise BadRequest(fault)
     return await method.call(node, request)
 
 
@@ -98,8 +102,6 @@ def _placed(position: Position | None) -> bytes:
 
 async def _broadcast(node: Node, request: BroadcastRequest) -> bytes:
     """The same into several channels; each answers for itself."""
-    if not request.channels:
-        raise BadRequest("channels is empty")
     words = _words(request)
     results = await asyncio.gather(*[_outcome(_publish_to(node, channel, words)) for channel in request.channels])
     return _responses(results)
@@ -114,7 +116,7 @@ def _responses(results: list[tuple[bytes, bytes | None]]) -> bytes:
 def _words(request: PublishRequest | BroadcastRequest) -> list[Any]:
     data = _json_of(request.data, request.b64data)
     if not data:
-        raise BadRequest("there is no data")
+        raise BadRequest("b64data holds nothing")
     if request.version >= 2**64:
         raise BadRequest("version does not fit 64 bits")
     return publish_words(
@@ -140,10 +142,6 @@ def _json_of(raw: msgspec.Raw, b64: str = "") -> bytes:
 
 async def _notify(node: Node, request: NotifyRequest) -> bytes:
     """Into the inbox of ``user``, or of each of ``users``: data is an object with an id, a repeat of which is an update."""
-    if bool(request.user) == bool(request.users):
-        raise BadRequest('name one "user", or several "users"')
-    if not request.data:
-        raise BadRequest("there is no data")
     words = publish_words(_json_of(request.data), key=request.idempotency_key or None)
     if request.user:
         return await _notify_one(node, request.user, words)
@@ -188,8 +186,6 @@ async def _history_remove(node: Node, request: ChannelRequest) -> bytes:
 
 
 def _whom(request: Whom) -> dict[str, str]:
-    if not (request.user or request.client or request.session):
-        raise BadRequest("name a user, a client or a session")
     return {"user": request.user, "client": request.client, "session": request.session}
 
 
@@ -238,8 +234,6 @@ async def _refresh(node: Node, request: RefreshRequest) -> bytes:
 
 async def _revoke(node: Node, request: RevokeRequest) -> bytes:
     """Tokens of ``user`` that were issued before now (or ``issued_before``), or the one token ``token_id``, until ``expire_at``."""
-    if bool(request.user) == bool(request.token_id):
-        raise BadRequest("name a user, or a token_id")
     now = time.time()
     before, until = request.issued_before or now, request.expire_at or now + REVOKED_SECONDS
     await node.revoked.keep(request.user, request.token_id, before, until)

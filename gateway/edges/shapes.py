@@ -6,11 +6,12 @@ ignored, as in the reference server.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 from msgspec import Meta
 
+from ..inbox import ID_BYTES
 from ..protocol import Place
 from ..publication import MAX_CHANNEL_LENGTH, MAX_OFFSET
 
@@ -28,6 +29,7 @@ __all__ = [
     "Reason",
     "RefreshRequest",
     "RevokeRequest",
+    "Shape",
     "SubscribeRequest",
     "UnsubscribeRequest",
     "Whom",
@@ -52,6 +54,17 @@ Version = Annotated[
     ),
 ]
 Json = Annotated[msgspec.Raw, Meta(description="any JSON")]
+Notification = Annotated[
+    msgspec.Raw,
+    Meta(
+        description="an object with an `id`; the same id again is an update",
+        extra_json_schema={
+            "type": "object",
+            "properties": {"id": {"type": "string", "minLength": 1, "maxLength": ID_BYTES}},
+            "required": ["id"],
+        },
+    ),
+]
 InBase64 = Annotated[str, Meta(description="JSON in base64, in place of the field of this name without `b64`")]
 
 
@@ -59,7 +72,24 @@ def _nothing() -> msgspec.Raw:
     return msgspec.field(default_factory=msgspec.Raw)  # JSON that may be left out: msgspec has no optional Raw
 
 
-class _Publication(msgspec.Struct):
+class Shape(msgspec.Struct):
+    """What fields alone cannot say: one of ``any_of`` at least, or of ``one_of`` exactly, is not empty."""
+
+    any_of: ClassVar[tuple[str, ...]] = ()
+    one_of: ClassVar[tuple[str, ...]] = ()
+
+    def fault(self) -> str:
+        """What is missing, or too much; "" if nothing is."""
+        if self.any_of and not any(getattr(self, name) for name in self.any_of):
+            return f"give {' or '.join(self.any_of)}"
+        if self.one_of and sum(bool(getattr(self, name)) for name in self.one_of) != 1:
+            return f"give either {' or '.join(self.one_of)}"
+        return ""
+
+
+class _Publication(Shape):
+    any_of = ("data", "b64data")
+
     data: Json = _nothing()
     b64data: InBase64 = ""
     skip_history: Annotated[bool, Meta(description="live only: it gets no offset")] = False
@@ -71,28 +101,28 @@ class _Publication(msgspec.Struct):
 
 
 class PublishRequest(_Publication, kw_only=True):
-    """``data`` is needed, or ``b64data``."""
-
     channel: Channel
 
 
 class BroadcastRequest(_Publication, kw_only=True):
-    """``data`` is needed, or ``b64data``."""
-
-    channels: list[Channel]
+    channels: Annotated[list[Channel], Meta(min_length=1)]
 
 
-class NotifyRequest(msgspec.Struct):
+class NotifyRequest(Shape, kw_only=True):
     """To one ``user``, or to several ``users``."""
+
+    one_of = ("user", "users")
 
     user: str = ""
     users: list[str] = []
-    data: Annotated[msgspec.Raw, Meta(description="an object with an `id`, a text; the same id again is an update")] = _nothing()
+    data: Notification
     idempotency_key: Key = ""
 
 
-class Whom(msgspec.Struct):
-    """At least one of them; of several, who fits all."""
+class Whom(Shape):
+    """Of several, who fits all."""
+
+    any_of = ("user", "client", "session")
 
     user: Annotated[str, Meta(description="all connections of this user")] = ""
     client: Annotated[str, Meta(description="the connection of this id")] = ""
@@ -130,8 +160,10 @@ class RefreshRequest(Whom):
     info: Json = _nothing()
 
 
-class RevokeRequest(msgspec.Struct):
+class RevokeRequest(Shape):
     """All tokens of ``user`` issued before a time, by default now, or the one whose ``jti`` is ``token_id``."""
+
+    one_of = ("user", "token_id")
 
     user: str = ""
     token_id: str = ""
@@ -139,7 +171,7 @@ class RevokeRequest(msgspec.Struct):
     expire_at: Seconds = 0
 
 
-class ChannelRequest(msgspec.Struct):
+class ChannelRequest(Shape):
     channel: Channel
 
 
@@ -149,14 +181,14 @@ class HistoryRequest(ChannelRequest):
     reverse: bool | None = None
 
 
-class ChannelsRequest(msgspec.Struct):
+class ChannelsRequest(Shape):
     pattern: Annotated[str, Meta(description="a glob")] | None = None
 
 
-class InfoRequest(msgspec.Struct):
+class InfoRequest(Shape):
     pass
 
 
-class BatchRequest(msgspec.Struct):
+class BatchRequest(Shape):
     commands: list[dict[str, msgspec.Raw]] = []
     parallel: bool | None = None
