@@ -115,8 +115,6 @@ def _responses(results: list[tuple[bytes, bytes | None]]) -> bytes:
 
 def _words(request: PublishRequest | BroadcastRequest) -> list[Any]:
     data = _json_of(request.data, request.b64data)
-    if not data:
-        raise BadRequest("b64data holds nothing")
     if request.version >= 2**64:
         raise BadRequest("version does not fit 64 bits")
     return publish_words(
@@ -135,7 +133,7 @@ def _json_of(raw: msgspec.Raw, b64: str = "") -> bytes:
         data = base64.b64decode(b64, validate=True) or bytes(raw)
     except ValueError:  # binascii.Error, or characters beyond ASCII
         raise BadRequest("what should be base64 is not") from None
-    if data and not is_json(data):
+    if (raw or b64) and not is_json(data):
         raise BadRequest("data is not JSON, or nested too deep")
     return data
 
