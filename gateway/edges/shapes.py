@@ -1,7 +1,7 @@
 """What the methods of the server API take, as they are really parsed. Source: PROTOCOL.md, section 2.
 
-Whatever has a shape at all is refused here; the rules of channels and users are the methods' own to ask. Unknown fields are
-ignored, as in the reference server.
+What is of another shape never reaches a method; the rules of channels and users are the methods' own to ask. Unknown fields
+are ignored, as in the reference server.
 """
 
 from __future__ import annotations
