@@ -29,7 +29,7 @@ from .retry import backoff
 from .store.history import History
 from .store.layout import Announcement, read_entry
 
-__all__ = ["LIST_DEFAULT", "LIST_MOST", "NAMESPACE", "Inbox", "ReadRequest", "channel_of", "notification_id"]
+__all__ = ["ID_BYTES", "LIST_DEFAULT", "LIST_MOST", "NAMESPACE", "Inbox", "ReadRequest", "channel_of", "notification_id"]
 
 NAMESPACE = "notifications"
 LIST_DEFAULT, LIST_MOST = 20, 100

@@ -126,7 +126,15 @@ def test_what_is_not_json_is_400(gateway: RunningGateway, body: bytes) -> None:
         ("history", {"channel": "chat:1", "since": {"offset": -1}}),
         ("history", {"channel": "chat:1", "since": {"offset": 2**53 + 1}}),
         ("history", {}),
+        ("history", {"channel": "chat:1", "limit": 10**30}),
         ("history_remove", {}),
+        ("notify", {"user": "u1"}),
+        ("notify", {"user": "u1", "users": ["u2"], "data": {"id": "1"}}),
+        ("refresh", {"user": "u1", "expire_at": 1e300}),
+        ("refresh", {"user": "u1", "expire_at": -1}),
+        ("revoke", {"user": "u1", "issued_before": 1_700_000_000_000}),
+        ("subscribe", {"channel": "chat:1", "user": "u1", "expire_at": "soon"}),
+        ("disconnect", {"user": "u1", "disconnect": {"code": 1000}}),
         ("channels", {"pattern": 1}),
         ("batch", {"commands": [{"levitate": {}}]}),
         ("batch", {"commands": [{}]}),
@@ -216,6 +224,8 @@ async def test_data_may_come_in_base64(gateway: RunningGateway, channel: str) ->
     async with client(gateway, subscribe=channel) as wire:
         assert call(gateway, "publish", {"channel": channel, "b64data": base64.b64encode(b'{"a":\n1}').decode()})[1]["result"]["offset"] == 1
         assert (await wire.publication())["data"] == {"a": 1}
+        call(gateway, "publish", {"channel": channel, "data": "cent cannot leave it out", "b64data": base64.b64encode(b"2").decode()})
+        assert (await wire.publication())["data"] == 2
 
 
 async def test_a_repeated_idempotency_key_publishes_once(gateway: RunningGateway, channel: str) -> None:

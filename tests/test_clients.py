@@ -13,12 +13,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import cent
 import centrifuge
 import pytest
 
 from .clients import RULES, edits
-from .conftest import API_KEY, RunningGateway, Start, until
+from .conftest import RunningGateway, Start, until
 
 
 @pytest.fixture(scope="module")
@@ -236,69 +235,6 @@ async def test_centrifuge_python_follows_a_document_by_its_changes(
     assert followed.seen == [*expected[:40], (0, {"not": "kept"}), *expected[40:]]
     assert followed.subscribed[-1].recovered and followed.unsubscribed == []
     assert len(applied) > 130
-
-
-# cent.
-
-
-@pytest.fixture
-def server_api(gateway: RunningGateway) -> cent.Client:
-    return cent.Client(f"{gateway.url}/api", API_KEY)
-
-
-def test_cent_publishes_and_reads_history(server_api: cent.Client) -> None:
-    first = server_api.publish(cent.PublishRequest(channel="chat:cent", data={"n": 1}, tags={"a": "b"}, idempotency_key="k"))
-    assert first.offset == 1 and first.epoch
-    assert server_api.publish(cent.PublishRequest(channel="chat:cent", data={"n": 1}, idempotency_key="k")).offset == 1
-    assert server_api.publish(cent.PublishRequest(channel="chat:cent", data={"x": None}, skip_history=True)).offset in (None, 0)
-    page = server_api.history(cent.HistoryRequest(channel="chat:cent", limit=-1))
-    assert (page.offset, page.epoch) == (1, first.epoch)
-    assert [(p.offset, p.data, p.tags) for p in page.publications] == [(1, {"n": 1}, {"a": "b"})]
-    since = cent.StreamPosition(offset=0, epoch=first.epoch)
-    assert len(server_api.history(cent.HistoryRequest(channel="chat:cent", limit=5, since=since, reverse=False)).publications) == 1
-    server_api.history_remove(cent.HistoryRemoveRequest(channel="chat:cent"))
-    assert server_api.history(cent.HistoryRequest(channel="chat:cent", limit=-1)).publications == []
-
-
-def test_cent_broadcasts(server_api: cent.Client) -> None:
-    answer = server_api.broadcast(cent.BroadcastRequest(channels=["chat:c1", "nowhere:1"], data={"n": 1}))
-    assert answer.responses[0].result is not None and answer.responses[0].result.offset == 1
-    assert answer.responses[1].error is not None and answer.responses[1].error.code == 102
-
-
-def test_cent_sends_batches(server_api: cent.Client) -> None:
-    requests = [cent.PublishRequest(channel="chat:batch", data=number) for number in (1, 2)] + [cent.HistoryRequest(channel="chat:batch", limit=-1)]
-    answer = server_api.batch(cent.BatchRequest(requests=requests))
-    assert [reply.offset for reply in answer.replies[:2]] == [1, 2]
-    assert [p.data for p in answer.replies[2].publications] == [1, 2]
-
-
-async def test_cent_looks_at_channels_and_nodes(gateway: RunningGateway, server_api: cent.Client, sdk: Sdk) -> None:
-    client, _ = sdk(gateway)
-    await client.connect()
-    subscription = client.new_subscription("chat:looked-at", Followed())
-    await subscription.subscribe()
-    await subscription.ready(5)
-    channels = await asyncio.to_thread(server_api.channels, cent.ChannelsRequest(pattern="chat:looked*"))
-    assert channels.channels["chat:looked-at"].num_clients == 1
-    info = await asyncio.to_thread(server_api.info, cent.InfoRequest())
-    assert info.nodes[0].uid and info.nodes[0].name and info.nodes[0].num_clients >= 1
-
-
-def test_cent_sees_errors_as_its_own(gateway: RunningGateway, server_api: cent.Client) -> None:
-    with pytest.raises(cent.CentApiResponseError) as caught:
-        server_api.publish(cent.PublishRequest(channel="nowhere:1", data={}))
-    assert caught.value.code == 102
-    with pytest.raises(cent.CentUnauthorizedError):
-        cent.Client(f"{gateway.url}/api", "wrong").info(cent.InfoRequest())
-
-
-async def test_cent_works_with_asyncio(gateway: RunningGateway) -> None:
-    client = cent.AsyncClient(f"{gateway.url}/api", API_KEY)
-    try:
-        assert (await client.publish(cent.PublishRequest(channel="chat:acent", data={}))).offset == 1
-    finally:
-        await client._session._session.close()
 
 
 # centrifuge of npm.

@@ -45,6 +45,7 @@ from .shapes import (
     Reason,
     RefreshRequest,
     RevokeRequest,
+    Shape,
     SubscribeRequest,
     UnsubscribeRequest,
     Whom,
@@ -64,7 +65,7 @@ class Method(NamedTuple):
     """``request`` is the struct that ``call`` is given, ``result`` that of what it answers."""
 
     call: Callable[[Node, Any], Awaitable[bytes]]
-    request: type[msgspec.Struct]
+    request: type[Shape]
     result: type[msgspec.Struct]
 
 
@@ -76,6 +77,9 @@ async def answer(node: Node, method: Method, body: bytes) -> bytes:
         # A shape may be found wrong before the end is read, where the grammar is.
         wrong_shape = isinstance(error, msgspec.ValidationError) and is_json(mend_surrogates(body))
         raise (BadRequest if wrong_shape else Malformed)(str(error)) from None
+    fault = request.fault()
+    if fault:
+        raise BadRequest(fault)
     return await method.call(node, request)
 
 
@@ -98,8 +102,6 @@ def _placed(position: Position | None) -> bytes:
 
 async def _broadcast(node: Node, request: BroadcastRequest) -> bytes:
     """The same into several channels; each answers for itself."""
-    if not request.channels:
-        raise BadRequest("channels is empty")
     words = _words(request)
     results = await asyncio.gather(*[_outcome(_publish_to(node, channel, words)) for channel in request.channels])
     return _responses(results)
@@ -113,8 +115,6 @@ def _responses(results: list[tuple[bytes, bytes | None]]) -> bytes:
 
 def _words(request: PublishRequest | BroadcastRequest) -> list[Any]:
     data = _json_of(request.data, request.b64data)
-    if not data:
-        raise BadRequest("there is no data")
     if request.version >= 2**64:
         raise BadRequest("version does not fit 64 bits")
     return publish_words(
@@ -128,22 +128,18 @@ def _words(request: PublishRequest | BroadcastRequest) -> list[Any]:
 
 
 def _json_of(raw: msgspec.Raw, b64: str = "") -> bytes:
-    """JSON that a request holds as it is, or in base64; b"" for neither."""
+    """JSON that a request holds in base64, or else as it is; b"" for neither."""
     try:
-        data = bytes(raw) or base64.b64decode(b64, validate=True)
+        data = base64.b64decode(b64, validate=True) or bytes(raw)
     except ValueError:  # binascii.Error, or characters beyond ASCII
         raise BadRequest("what should be base64 is not") from None
-    if data and not is_json(data):
+    if (raw or b64) and not is_json(data):
         raise BadRequest("data is not JSON, or nested too deep")
     return data
 
 
 async def _notify(node: Node, request: NotifyRequest) -> bytes:
     """Into the inbox of ``user``, or of each of ``users``: data is an object with an id, a repeat of which is an update."""
-    if bool(request.user) == bool(request.users):
-        raise BadRequest('name one "user", or several "users"')
-    if not request.data:
-        raise BadRequest("there is no data")
     words = publish_words(_json_of(request.data), key=request.idempotency_key or None)
     if request.user:
         return await _notify_one(node, request.user, words)
@@ -188,8 +184,6 @@ async def _history_remove(node: Node, request: ChannelRequest) -> bytes:
 
 
 def _whom(request: Whom) -> dict[str, str]:
-    if not (request.user or request.client or request.session):
-        raise BadRequest("name a user, a client or a session")
     return {"user": request.user, "client": request.client, "session": request.session}
 
 
@@ -222,8 +216,11 @@ async def _unsubscribe(node: Node, request: UnsubscribeRequest) -> bytes:
 async def _disconnect(node: Node, request: DisconnectRequest) -> bytes:
     """Clients, with a code: SDKs come back after those below 3500, and after 4000 to 4499."""
     how = request.disconnect or Reason()
-    reason = how.reason or Disconnect.REASONS.get(how.code, "disconnected")
-    await node.control.send(Disconnection(**_whom(request), whitelist=request.whitelist, code=how.code, reason=reason))
+    code = how.code or 3503  # cent sends 0 where a reason alone is given
+    if code < 3000:
+        raise BadRequest(f"{code} is no code of a disconnect: they begin at 3000")
+    reason = how.reason or Disconnect.REASONS.get(code, "disconnected")
+    await node.control.send(Disconnection(**_whom(request), whitelist=request.whitelist, code=code, reason=reason))
     return b"{}"
 
 
@@ -236,8 +233,6 @@ async def _refresh(node: Node, request: RefreshRequest) -> bytes:
 
 async def _revoke(node: Node, request: RevokeRequest) -> bytes:
     """Tokens of ``user`` that were issued before now (or ``issued_before``), or the one token ``token_id``, until ``expire_at``."""
-    if bool(request.user) == bool(request.token_id):
-        raise BadRequest("name a user, or a token_id")
     now = time.time()
     before, until = request.issued_before or now, request.expire_at or now + REVOKED_SECONDS
     await node.revoked.keep(request.user, request.token_id, before, until)

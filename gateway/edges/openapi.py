@@ -33,7 +33,7 @@ from .clients import HISTORY_DEFAULT, HISTORY_MOST, NUMBER_DIGITS
 from .methods import BATCH, METHODS, Method
 from .pages import FRESH
 from .results import Fault, Health, HistoryResult, InboxResult, InboxState
-from .shapes import Channel
+from .shapes import Channel, Shape
 from .sse import LAST_MOST
 
 __all__ = ["document", "openapi"]
@@ -76,6 +76,8 @@ def document() -> dict[str, bytes]:
     schemas["BatchRequest"]["properties"]["commands"]["items"] = _one_of_its_fields(
         {name: _of(method.request) for name, method in METHODS.items()}
     )
+    for method in methods.values():
+        schemas[method.request.__name__] |= _needs(method.request)
     fields = {
         "openapi": "3.1.0",
         "info": {"title": "gateway", "version": __version__, "description": "The server API, and the paths of simple clients."},
@@ -101,7 +103,7 @@ def _operation(name: str, method: Method) -> Schema:
         "summary": getdoc(method.call),
         "security": [{each: []} for each in KEYS],
         "parameters": [ERROR_MODE],
-        "requestBody": _json_body(method.request),
+        "requestBody": _json_body(method.request, required=_is_required(method.request)),
         "responses": {
             "200": _json({"oneOf": [success, refused]}, "The result, or the error."),
             **_errors(BadRequest, NotAvailable, UnknownChannel, UnrecoverablePosition, Internal),
@@ -112,6 +114,18 @@ def _operation(name: str, method: Method) -> Schema:
             "413": {"description": "The body is larger than `limits.api_bytes`. The answer's is empty."},
         },
     }
+
+
+def _is_required(request: type[Shape]) -> bool:
+    """No body is an empty object."""
+    return bool(request.any_of or request.one_of or any(field.required for field in msgspec.structs.fields(request)))
+
+
+def _needs(request: type[Shape]) -> Schema:
+    """What of a request must not be empty, beside the fields that are required."""
+    kinds = {"anyOf": request.any_of, "oneOf": request.one_of}
+    given = {"minLength": 1, "minItems": 1}
+    return {kind: [{"required": [name], "properties": {name: given}} for name in names] for kind, names in kinds.items() if names}
 
 
 def _replies() -> Schema:
@@ -134,7 +148,7 @@ def _errors(*kinds: type[ClientError]) -> Schema:
 
 def _clients() -> Schema:
     channel = msgspec.json.schema(Channel)
-    position = {"type": "string", "pattern": "^.*:[0-9]{1,16}$", "description": "EPOCH:OFFSET"}
+    position = {"type": "string", "pattern": "^(.*:[0-9]{1,16})?$", "description": "EPOCH:OFFSET"}
     count = {"type": "integer", "minimum": 0, "maximum": 10**NUMBER_DIGITS - 1}
     history = [
         _query("channel", channel, required=True),
@@ -235,5 +249,5 @@ def _json(schema: Schema, description: str) -> Schema:
     return {"description": description, "content": {"application/json": {"schema": schema}}}
 
 
-def _json_body(struct: type) -> Schema:
-    return {"required": True, "content": {"application/json": {"schema": _of(struct)}}}
+def _json_body(struct: type, *, required: bool = True) -> Schema:
+    return {"required": required, "content": {"application/json": {"schema": _of(struct)}}}

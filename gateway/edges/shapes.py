@@ -1,16 +1,17 @@
 """What the methods of the server API take, as they are really parsed. Source: PROTOCOL.md, section 2.
 
-Whatever has a shape at all is refused here; the rules of channels and users are the methods' own to ask. Unknown fields are
-ignored, as in the reference server.
+What is of another shape never reaches a method; the rules of channels and users are the methods' own to ask. Unknown fields
+are ignored, as in the reference server.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 from msgspec import Meta
 
+from ..inbox import ID_BYTES
 from ..protocol import OverrideRequest, Place
 from ..publication import MAX_CHANNEL_LENGTH, MAX_OFFSET
 
@@ -28,6 +29,7 @@ __all__ = [
     "Reason",
     "RefreshRequest",
     "RevokeRequest",
+    "Shape",
     "SubscribeRequest",
     "UnsubscribeRequest",
     "Whom",
@@ -42,7 +44,7 @@ Channel = Annotated[
         extra_json_schema={"minLength": 1, "maxLength": MAX_CHANNEL_LENGTH, "pattern": r"^[^\x00-\x1f\x7f-\x9f{}]+$"},
     ),
 ]
-Key = Annotated[str, Meta(description="a repeat of it in the same channel answers the first position and announces nothing")]
+Key = Annotated[str, Meta(max_length=1024, description="a repeat of it in the same channel answers the first position and announces nothing")]
 Limit = Annotated[int, Meta(ge=-MAX_OFFSET, le=MAX_OFFSET, description="0 asks for the position alone, a negative one for all there is")]
 Seconds = Annotated[float, Meta(ge=0, lt=YEAR_10000, description="unix time in seconds; 0 for none")]
 Version = Annotated[
@@ -52,47 +54,75 @@ Version = Annotated[
     ),
 ]
 Json = Annotated[msgspec.Raw, Meta(description="any JSON")]
-InBase64 = Annotated[str, Meta(description="JSON in base64, where the field of this name without `b64` is not given")]
+Notification = Annotated[
+    msgspec.Raw,
+    Meta(
+        description="an object with an `id`; the same id again is an update",
+        extra_json_schema={
+            "type": "object",
+            "properties": {"id": {"type": "string", "minLength": 1, "maxLength": ID_BYTES}},
+            "required": ["id"],
+        },
+    ),
+]
+InBase64 = Annotated[str, Meta(description="JSON in base64, in place of the field of this name without `b64`")]
 
 
 def _nothing() -> msgspec.Raw:
     return msgspec.field(default_factory=msgspec.Raw)  # JSON that may be left out: msgspec has no optional Raw
 
 
-class _Publication(msgspec.Struct):
+class Shape(msgspec.Struct):
+    """What fields alone cannot say: one of ``any_of`` at least, or of ``one_of`` exactly, is not empty."""
+
+    any_of: ClassVar[tuple[str, ...]] = ()
+    one_of: ClassVar[tuple[str, ...]] = ()
+
+    def fault(self) -> str:
+        """What is missing, or too much; "" if nothing is."""
+        if self.any_of and not any(getattr(self, name) for name in self.any_of):
+            return f"give {' or '.join(self.any_of)}"
+        if self.one_of and sum(bool(getattr(self, name)) for name in self.one_of) != 1:
+            return f"give either {' or '.join(self.one_of)}"
+        return ""
+
+
+class _Publication(Shape):
+    any_of = ("data", "b64data")
+
     data: Json = _nothing()
     b64data: InBase64 = ""
     skip_history: Annotated[bool, Meta(description="live only: it gets no offset")] = False
     tags: dict[str, str] | None = None
     idempotency_key: Key = ""
-    delta: Annotated[bool, Meta(description="taken, and of no effect")] = False
+    delta: Annotated[bool, Meta(description="of no effect: the channel's rules say whether changes are sent as deltas")] = False
     version: Version = 0
-    version_epoch: str = ""
+    version_epoch: Annotated[str, Meta(max_length=1024)] = ""
 
 
 class PublishRequest(_Publication, kw_only=True):
-    """``data`` is needed, or ``b64data``."""
-
     channel: Channel
 
 
 class BroadcastRequest(_Publication, kw_only=True):
-    """``data`` is needed, or ``b64data``."""
-
-    channels: list[Channel]
+    channels: Annotated[list[Channel], Meta(min_length=1)]
 
 
-class NotifyRequest(msgspec.Struct):
+class NotifyRequest(Shape, kw_only=True):
     """To one ``user``, or to several ``users``."""
+
+    one_of = ("user", "users")
 
     user: str = ""
     users: list[str] = []
-    data: Annotated[msgspec.Raw, Meta(description="an object with an `id`, a text; the same id again is an update")] = _nothing()
+    data: Notification
     idempotency_key: Key = ""
 
 
-class Whom(msgspec.Struct):
-    """At least one of them; of several, who fits all."""
+class Whom(Shape):
+    """Of several, who fits all."""
+
+    any_of = ("user", "client", "session")
 
     user: Annotated[str, Meta(description="all connections of this user")] = ""
     client: Annotated[str, Meta(description="the connection of this id")] = ""
@@ -115,7 +145,7 @@ class UnsubscribeRequest(Whom, kw_only=True):
 
 
 class Reason(msgspec.Struct):
-    code: Annotated[int, Meta(ge=3000, le=4999)] = 3503
+    code: Annotated[int, Meta(ge=0, le=4999, description="3000 to 4999; 0 is 3503")] = 0
     reason: Annotated[str, Meta(max_length=123)] = ""
 
 
@@ -130,8 +160,10 @@ class RefreshRequest(Whom):
     info: Json = _nothing()
 
 
-class RevokeRequest(msgspec.Struct):
+class RevokeRequest(Shape):
     """All tokens of ``user`` issued before a time, by default now, or the one whose ``jti`` is ``token_id``."""
+
+    one_of = ("user", "token_id")
 
     user: str = ""
     token_id: str = ""
@@ -139,7 +171,7 @@ class RevokeRequest(msgspec.Struct):
     expire_at: Seconds = 0
 
 
-class ChannelRequest(msgspec.Struct):
+class ChannelRequest(Shape):
     channel: Channel
 
 
@@ -149,14 +181,14 @@ class HistoryRequest(ChannelRequest):
     reverse: bool | None = None
 
 
-class ChannelsRequest(msgspec.Struct):
+class ChannelsRequest(Shape):
     pattern: Annotated[str, Meta(description="a glob")] | None = None
 
 
-class InfoRequest(msgspec.Struct):
+class InfoRequest(Shape):
     pass
 
 
-class BatchRequest(msgspec.Struct):
+class BatchRequest(Shape):
     commands: list[dict[str, msgspec.Raw]] = []
     parallel: bool | None = None
