@@ -81,8 +81,9 @@ def _filter_of(session: Session, channel: str, text: bytes) -> Filter | None:
 
 def _unsubscribe(session: Session, id: int, request: Any) -> None:
     subscription = session.subscriptions.get(_channel_of(request))
-    if subscription is not None and subscription.asked and not subscription.leaving:
+    if subscription is not None and subscription.asked:
         subscription.leaving = id  # the subscribe under way is answered first
+        session.leaving = True
         return
     if subscription is not None and not subscription.server_side:
         session.drop(subscription)
