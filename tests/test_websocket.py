@@ -494,9 +494,13 @@ async def test_a_refresh_with_a_bad_token_ends_the_connection(gateway: RunningGa
         assert await wire.ended() == (3500, "invalid token")
 
 
-async def test_a_refresh_with_an_expired_token_is_told_so(gateway: RunningGateway) -> None:
+async def test_a_refresh_with_an_expired_token_has_the_client_come_back_with_another(gateway: RunningGateway, channel: str) -> None:
     async with client(gateway) as wire:
-        assert await wire.error("refresh", token=gateway.token(seconds=-10)) == 109
+        await wire.result("subscribe", channel=channel, token=gateway.token("u1", channel=channel))
+        assert await wire.error("sub_refresh", channel=channel, token=gateway.token("u1", channel=channel, seconds=-10)) == 109
+        assert (await wire.next())["push"]["unsubscribe"] == {"code": 2501, "reason": "subscription expired"}
+        await wire.send({"id": 5, "refresh": {"token": gateway.token(seconds=-10)}})
+        assert await wire.ended() == (3005, "connection expired")
 
 
 @pytest.mark.parametrize("bad", ["another user's", "another channel's", "no token at all"])
