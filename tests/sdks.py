@@ -1,0 +1,90 @@
+"""What the tests of the published SDKs share: the rules of their gateway, tokens with any claims, a service to call.
+
+RULES       namespaces in which everything that an SDK can ask for is on somewhere; a ping twice a second
+claiming    a token
+answering   a real backend service, in a thread of its own
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jwt
+import valkey
+
+from gateway.rpc import Caller, Failure, Service
+
+from .conftest import SECRET, RunningGateway, wait_until
+
+__all__ = ["RULES", "answering", "claiming", "forget"]
+
+RULES = """
+ping_seconds = 0.5
+[namespaces.chat]
+publish = "subscriber"
+history_size = 10000
+join_leave = "asked"
+[namespaces.ticket]
+subscribe = "token"
+[namespaces.news]
+tags_filter = true
+[namespaces.room]
+subscribe = "nobody"
+join_leave = "all"
+[namespaces.short]
+history_size = 5
+[namespaces.blank]
+history_size = 0
+"""
+
+
+def claiming(user: str, *, seconds: float = 600, **claims: Any) -> str:
+    return jwt.encode({"sub": user, "exp": int(time.time() + seconds), **claims}, SECRET, algorithm="HS256")
+
+
+def forget(valkey_url: str, gateway: RunningGateway, channel: str) -> None:
+    """The channel's history and counter are lost, as with a Valkey that comes back empty."""
+    with valkey.from_url(valkey_url) as store:
+        tagged = f"{gateway.prefix}:{{{channel}}}"
+        assert store.delete(f"{tagged}:meta", f"{tagged}:stream")
+
+
+@contextmanager
+def answering(valkey_url: str, gateway: RunningGateway) -> Iterator[None]:
+    """``shop.order`` answers with who asked for what; ``shop.refuse`` fails as its data says; ``shop.break`` is broken."""
+    service = Service(valkey_url, prefix=gateway.prefix)
+
+    @service.method("shop.order")
+    async def order(caller: Caller, data: Any) -> Any:
+        return {"user": caller.user, "info": caller.info, "data": data}
+
+    @service.method("shop.refuse")
+    async def refuse(caller: Caller, data: Any) -> None:
+        raise Failure(data["code"], "not today", temporary=data.get("temporary", False))
+
+    @service.method("shop.break")
+    async def fail(caller: Caller, data: Any) -> None:
+        raise Failure(3, "a code that is not an application's")
+
+    loop = asyncio.new_event_loop()
+    running = loop.create_task(service.run())
+    thread = threading.Thread(target=_run_until_cancelled, args=(loop, running))
+    thread.start()
+    with valkey.from_url(valkey_url) as store:
+        wait_until(lambda: store.keys(f"{gateway.prefix}:rpc:*shop.order*"), "the service's lease")
+    yield
+    loop.call_soon_threadsafe(running.cancel)
+    thread.join(10)
+    loop.close()
+
+
+def _run_until_cancelled(loop: asyncio.AbstractEventLoop, running: asyncio.Task[None]) -> None:
+    try:
+        loop.run_until_complete(running)
+    except asyncio.CancelledError:
+        pass
