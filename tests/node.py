@@ -2,7 +2,7 @@
 
 folder = install(path)                                   npm's work: some seconds
 node = Node(folder)
-js = node.client(url, token="…", getToken=["…", "…"])    options of the SDK; a list for a callback is what it gives, call by call
+js = node.client(gateway, "sse", getToken=["…", "…"])    options of the SDK; a list for a callback is what it gives, call by call
 sub = js.subscription("chat:1", since={"offset": 0})
 js.call("connect"), sub.call("publish", {"n": 1})        a method's result; SdkError with its code where it is rejected
 js.told("connected"), sub.told("publication")            the contexts of one kind of event, so far
@@ -16,7 +16,7 @@ import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import wait_until
+from .conftest import RunningGateway, wait_until
 
 __all__ = ["Node", "Script", "SdkError", "installing", "node_of"]
 
@@ -130,8 +130,16 @@ class Script:
 
     def until(self, kind: str, count: int = 1) -> list[Any]:
         """All of one kind, once there are so many."""
-        wait_until(lambda: len(self.told(kind)) >= count, f"{count} × {kind} of {self.id}: {self.node.said}")
+        self.node.until(lambda: len(self.told(kind)) >= count, f"{count} × {kind} of {self.id}")
         return self.told(kind)
+
+    def codes(self, kind: str, count: int = 0) -> list[int]:
+        """The codes of ``until``."""
+        return [context["code"] for context in self.until(kind, count)]
+
+    def data(self, count: int = 0) -> list[Any]:
+        """The data of so many publications, or more."""
+        return [context["data"] for context in self.until("publication", count)]
 
     def subscription(self, channel: str, **options: Any) -> Script:
         subscription = Script(self.node, f"{self.id}/{channel}")
@@ -167,8 +175,11 @@ class Node:
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
 
-    def client(self, endpoint: Any, **options: Any) -> Script:
+    def client(self, gateway: RunningGateway, transport: str = "websocket", **options: Any) -> Script:
         client = Script(self, f"client{next(self._numbers)}")
+        base = gateway.url.replace("http", "ws") if transport == "websocket" else gateway.url
+        endpoint = [{"transport": transport, "endpoint": f"{base}/connection/{transport}"}]
+        options["emulationEndpoint"] = f"{gateway.url}/emulation"
         self.order(order="client", id=client.id, endpoint=endpoint, options=options)
         return client
 
@@ -180,12 +191,17 @@ class Node:
         return numbers
 
     def answer(self, number: str) -> Any:
-        (said,) = wait_until(
-            lambda: [said for said in list(self.said) if said.get("answer") == number], f"an answer to {number}: {self.said}"
-        )
+        (said,) = self.until(lambda: [said for said in list(self.said) if said.get("answer") == number], f"an answer to {number}")
         if "refused" in said:
             raise SdkError(said["refused"])
         return said.get("result")
+
+    def until(self, condition: Callable[[], Any], what: str) -> Any:
+        try:
+            return wait_until(condition, what)
+        except AssertionError as error:
+            error.add_note(f"what was said last: {self.said[-30:]}")
+            raise
 
     def end(self) -> None:
         assert self.process.stdin is not None and self.process.stdout is not None

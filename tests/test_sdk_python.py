@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import centrifuge
@@ -14,7 +12,7 @@ import pytest
 from centrifuge import Filter, StreamPosition
 
 from .conftest import RunningGateway, Start, until
-from .sdks import RULES, answering, claiming, forget
+from .sdks import RULES, Client, Told, answering, claiming, forget, giving, holding_its_breath, subscribed, until_clients
 
 
 @pytest.fixture(scope="module")
@@ -38,33 +36,6 @@ def channel(user: str) -> str:
     return f"chat:{user}"
 
 
-class Told:
-    """Every event of a client or of a subscription, in order: ``all`` with its kind, ``of`` one kind."""
-
-    def __init__(self) -> None:
-        self.all: list[tuple[str, Any]] = []
-
-    def __getattr__(self, name: str) -> Any:
-        async def record(ctx: Any) -> None:
-            self.all.append((name.removeprefix("on_"), ctx))
-
-        if not name.startswith("on_"):
-            raise AttributeError(name)
-        return record
-
-    def of(self, kind: str) -> list[Any]:
-        return [ctx for told, ctx in self.all if told == kind]
-
-    async def until(self, kind: str, count: int = 1) -> list[Any]:
-        await until(lambda: len(self.of(kind)) >= count, f"{count} × {kind}")
-        return self.of(kind)
-
-    @property
-    def data(self) -> list[Any]:
-        return [ctx.pub.data for ctx in self.of("publication")]
-
-
-Client = centrifuge.Client
 Open = Callable[..., Any]
 
 
@@ -92,63 +63,36 @@ async def connect(gateway: RunningGateway, user: str) -> AsyncIterator[Open]:
         await asyncio.wait(closing, timeout=5)
 
 
-async def subscribed(client: Client, channel: str, **options: Any) -> tuple[Any, Told]:
-    told = Told()
-    subscription = client.new_subscription(channel, told, **options)  # type: ignore[arg-type]
-    await subscription.subscribe()
-    await subscription.ready(5)
-    return subscription, told
-
-
-def giving(*tokens: Any) -> tuple[Any, list[Any]]:
-    """A callback of the SDK's that gives one after the other, the last one for ever; and what it was asked."""
-    asked: list[Any] = []
-
-    async def give(*question: Any) -> Any:
-        asked.append(question)
-        given = tokens[min(len(asked), len(tokens)) - 1]
-        return given() if callable(given) else given
-
-    return give, asked
-
-
 # Connecting.
 
 
-async def test_short_tokens_are_refreshed_in_band_and_pings_keep_it_alive(gateway: RunningGateway, connect: Open, user: str) -> None:
-    name = f"ticket:{user}"
-    get_token, asked = giving(lambda: claiming(user, seconds=2))
-    sub_token, sub_asked = giving(lambda: claiming(user, seconds=2, channel=name))
-    client, told = await connect(get_token=get_token, max_server_ping_delay=1)  # a ping a second is announced: 2 s of silence end it
-    _, sub_told = await subscribed(client, name, get_token=sub_token)
-    await until(lambda: len(asked) >= 3 and len(sub_asked) >= 3, "refreshed twice, by the ttl of the reply before")
-    gateway.publish(name, "still here")
-    await sub_told.until("publication")
-    assert sub_asked[0] == (name,)
-    assert [kind for kind, _ in told.all if kind != "publication"] == ["connecting", "connected", "subscribed"]
-    assert [kind for kind, _ in sub_told.all] == ["subscribing", "subscribed", "publication"]
-
-
-async def test_a_refresh_with_a_token_that_expired_meanwhile_costs_a_reconnect_and_no_more(connect: Open, user: str) -> None:
-    get_token, asked = giving(lambda: claiming(user, seconds=2), claiming(user, seconds=-5), claiming(user))
-    _, told = await connect(get_token=get_token)
-    await told.until("connected", 2)
-    assert len(asked) == 3
-    assert [ctx.code for ctx in told.of("connecting")] == [0, 3005] and told.of("disconnected") == []
-
-
-async def test_a_subscription_whose_refresh_comes_with_an_expired_token_comes_back_with_another(
+async def test_short_tokens_are_refreshed_in_band_and_those_that_came_too_late_made_good(
     gateway: RunningGateway, connect: Open, user: str
 ) -> None:
+    """Pings keep it alive meanwhile: one a second is announced, and 2 s of silence would end it."""
     name = f"ticket:{user}"
-    good = claiming(user, channel=name)
-    get_token, asked = giving(lambda: claiming(user, seconds=2, channel=name), claiming(user, seconds=-5, channel=name), good)
-    client, told = await connect()
-    _, sub_told = await subscribed(client, name, get_token=get_token)
-    again = (await sub_told.until("subscribed", 2))[1]
-    assert again.was_recovering and again.recovered and len(asked) == 3
-    assert [ctx.code for ctx in sub_told.of("subscribing")] == [0, 2501] and sub_told.of("unsubscribed") == []
-    assert len(told.of("connected")) == 1
+
+    def tokens(*seconds: float, **claims: Any) -> tuple[Any, list[Any]]:
+        return giving(*(claiming(user, seconds=each, **claims) for each in (*seconds, 600)))
+
+    async def follow(of_client: tuple[float, float], of_channel: tuple[float, float]) -> tuple[Told, Told]:
+        (get_token, asked), (sub_token, sub_asked) = tokens(*of_client), tokens(*of_channel, channel=name)
+        client, told = await connect(get_token=get_token, max_server_ping_delay=1)
+        _, sub_told = await subscribed(client, name, get_token=sub_token)
+        await until(lambda: len(asked) == len(sub_asked) == 3, "the third token of each")
+        assert sub_asked[0] == (name,)
+        return told, sub_told
+
+    (steady, sub_steady), (late, sub_late) = await asyncio.gather(follow((2, 3), (2, 3)), follow((3, -5), (2, -5)))
+    await late.until("connected", 2)
+    assert [ctx.recovered for ctx in await sub_late.until("subscribed", 3)] == [False, True, True]
+    assert late.codes("connecting") == [0, 3005] and sub_late.codes("subscribing") == [0, 2501, 1]
+    gateway.publish(name, "still here")
+    for told, sub_told in ((steady, sub_steady), (late, sub_late)):
+        await sub_told.until("publication")
+        assert told.of("disconnected") == sub_told.of("unsubscribed") == []
+    assert [kind for kind, _ in steady.all if kind != "publication"] == ["connecting", "connected", "subscribed"]
+    assert [kind for kind, _ in sub_steady.all] == ["subscribing", "subscribed", "publication"]
 
 
 async def test_an_expired_subscription_token_is_replaced_and_a_bad_one_refused(connect: Open, user: str) -> None:
@@ -248,14 +192,6 @@ async def test_publications_say_who_published_them_and_with_which_tags(gateway: 
     assert [(info.user, info.conn_info, info.chan_info) for info in present.values()] == [(user, {"name": "Ann"}, {"role": "owner"})]
 
 
-async def until_clients(subscription: Any, count: int) -> dict[str, Any]:
-    """Presence, once so many are there: who enters is told to Valkey a moment later."""
-    async with asyncio.timeout(5):
-        while len(clients := (await subscription.presence()).clients) != count:
-            await asyncio.sleep(0.01)
-    return clients
-
-
 async def test_joins_and_leaves_come_to_those_who_ask(connect: Open, channel: str, user: str) -> None:
     client, _ = await connect()
     other, _ = await connect()
@@ -308,17 +244,7 @@ async def test_a_change_of_mind_in_one_breath_ends_subscribed(gateway: RunningGa
     await subscription.ready(5)
     gateway.publish(channel, 1)
     await told.until("publication")
-    assert [ctx.code for ctx in told.of("unsubscribed")] == [0, 0, 0] and told.data == [1] and told.of("error") == []
-
-
-@contextmanager
-def holding_its_breath(gateway: RunningGateway) -> Iterator[None]:
-    """What comes meanwhile, the gateway finds all at once."""
-    gateway.process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        gateway.process.send_signal(signal.SIGCONT)
+    assert told.codes("unsubscribed") == [0, 0, 0] and told.data == [1] and told.of("error") == []
 
 
 async def test_a_lost_history_is_told_as_unrecovered(gateway: RunningGateway, connect: Open, channel: str, valkey_url: str) -> None:
@@ -329,7 +255,7 @@ async def test_a_lost_history_is_told_as_unrecovered(gateway: RunningGateway, co
     forget(valkey_url, gateway, channel)
     gateway.publish(channel, "of another life")
     again = (await told.until("subscribed", 2))[1]
-    assert [ctx.code for ctx in told.of("subscribing")] == [0, 2500]
+    assert told.codes("subscribing") == [0, 2500]
     assert again.was_recovering and not again.recovered and again.stream_position.offset == 1
     gateway.publish(channel, "and on")
     await told.until("publication", 2)
@@ -434,31 +360,29 @@ async def test_services_answer_and_refuse_in_their_own_words(connect: Open, serv
 
 
 async def test_what_was_missed_is_caught_up_once_and_in_order_though_the_gateway_is_killed_on_the_way(
-    start_gateway: Start, connect: Open, user: str, channel: str
+    gateway: RunningGateway, start_gateway: Start, connect: Open, user: str, channel: str
 ) -> None:
-    first, beside = start_gateway(RULES), start_gateway(RULES)
-    room = f"room:{user}"
+    first = start_gateway(RULES, beside=gateway)
+    room, count = f"room:{user}", 0
     client, told = await connect(at=first, token=claiming(user, channels=[room]))
     _, sub_told = await subscribed(client, channel)
-    count = 0
 
     def publish(more: int) -> None:
         nonlocal count
-        commands = [
-            {"publish": {"channel": name, "data": [n, "x" * 500]}} for n in range(count + 1, count + more + 1) for name in (channel, room)
-        ]
-        assert beside.api("batch", commands=commands)["replies"]
+        commands = [{"publish": {"channel": channel, "data": [n, "x" * 500]}} for n in range(count + 1, count + more + 1)]
+        assert all("publish" in reply for reply in gateway.api("batch", commands=commands)["replies"])
         count += more
 
-    for more, at_least in ((50, 1), (3000, 300), (30, count)):
-        await asyncio.to_thread(publish, more)
-        await until(lambda seen=at_least: len(sub_told.data) >= seen, "some of them")
+    for live, seen, away in ((10, 10, 1500), (1, 300, 20)):
+        publish(live)
+        await until(lambda seen=seen: len(sub_told.data) >= seen, "some of them")
         first.process.kill()
         first.process.wait()
-        await asyncio.to_thread(publish, 20)
-        first = await asyncio.to_thread(start_gateway, RULES, port=first.port)
+        publish(away)
+        gateway.publish(room, away)
+        first = await asyncio.to_thread(start_gateway, RULES, port=first.port, beside=gateway)
     await until(lambda: len(sub_told.data) == count, "all of them")
-    await until(lambda: len([ctx for ctx in told.of("publication") if ctx.channel == room]) >= 100, "those of the room that history holds")
-    assert [data[0] for data in sub_told.data] == list(range(1, count + 1))
+    await until(lambda: told.data == [1500, 20], "those of the room")
+    assert [number for number, _ in sub_told.data] == list(range(1, count + 1))
     assert all(ctx.was_recovering and ctx.recovered for ctx in sub_told.of("subscribed")[1:])
     assert sub_told.of("unsubscribed") == [] and told.of("disconnected") == []
