@@ -24,9 +24,9 @@ from typing import Any
 
 import pytest
 
-from .conftest import RunningGateway, wait_until
+from .conftest import SECRET, RunningGateway, wait_until
 
-__all__ = ["Node", "Script", "SdkError", "installing", "node_of"]
+__all__ = ["Node", "Script", "SdkError", "installing", "minted", "node_of"]
 
 PACKAGES = ("centrifuge", "ws", "eventsource")
 EVENTS = (
@@ -48,12 +48,20 @@ DRIVER = """
 const { Centrifuge } = require('centrifuge');
 const { EventSource } = require('eventsource');
 const WebSocket = require('ws');
-const [events, callbacks] = JSON.parse(process.argv[2]);
+const { createHmac } = require('crypto');
+const [events, callbacks, secret] = JSON.parse(process.argv[2]);
 const things = new Map();
 const say = (fields) => console.log(JSON.stringify(fields));
+const part = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
+const given = (value) => {
+  if (!value.minted) return value;
+  const { seconds, ...claims } = value.minted;
+  const text = `${part({ alg: 'HS256' })}.${part({ ...claims, exp: Math.floor(Date.now() / 1000 + seconds) })}`;
+  return `${text}.${createHmac('sha256', secret).update(text).digest('base64url')}`;
+};
 const called = (id, options) => Object.fromEntries(Object.entries(options).map(([name, value]) => {
   if (!callbacks.includes(name)) return [name, value];
-  return [name, async () => { say({ id, kind: name }); return value.length > 1 ? value.shift() : value[0]; }];
+  return [name, async () => { say({ id, kind: name }); return given(value.length > 1 ? value.shift() : value[0]); }];
 }));
 const listen = (id, thing) => {
   things.set(id, thing);
@@ -74,6 +82,11 @@ require('readline').createInterface({ input: process.stdin }).on('line', (line) 
   orders[order.order](order);
 }).on('close', () => process.exit(0));
 """
+
+
+def minted(user: str, seconds: float, **claims: Any) -> dict[str, Any]:
+    """For a callback's list: a token that begins when it is asked for."""
+    return {"minted": {"sub": user, "seconds": seconds, **claims}}
 
 
 class SdkError(Exception):
@@ -158,7 +171,7 @@ class Node:
     """The process. ``said`` is all that it wrote."""
 
     def __init__(self, folder: Path) -> None:
-        command = ["node", "driver.js", json.dumps([EVENTS, CALLBACKS])]
+        command = ["node", "driver.js", json.dumps([EVENTS, CALLBACKS, SECRET])]
         self.process = subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.said: list[dict[str, Any]] = []
         self._numbers = itertools.count(1)
