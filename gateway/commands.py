@@ -19,6 +19,7 @@ from .errors import (
     LimitExceeded,
     NotAvailable,
     PermissionDenied,
+    TokenExpired,
 )
 from .filters import Filter, read_filter
 from .pace import spend
@@ -78,8 +79,9 @@ def _filter_of(session: Session, channel: str, text: bytes) -> Filter | None:
 
 def _unsubscribe(session: Session, id: int, request: Any) -> None:
     subscription = session.subscriptions.get(_channel_of(request))
-    if subscription is not None and subscription.asked and not subscription.leaving:
+    if subscription is not None and subscription.asked:
         subscription.leaving = id  # the subscribe under way is answered first
+        session.leaving = True
         return
     if subscription is not None and not subscription.server_side:
         session.drop(subscription)
@@ -195,7 +197,11 @@ def _ping(session: Session, id: int, request: Any) -> None:
 
 
 def _refresh(session: Session, id: int, request: Any) -> None:
-    identity = session.node.authenticate(request.token or "")
+    try:
+        identity = session.node.authenticate(request.token or "")
+    except TokenExpired as error:
+        # An error reply is final to SDKs. This code has them connect again, and there an expired token makes them ask for another.
+        raise Disconnect(3005, str(error)) from None
     if not request.token or identity.user != session.identity.user:
         raise Disconnect(3500, "the new token is another user's")
     if identity.channels.keys() != session.identity.channels.keys():
@@ -209,10 +215,13 @@ def _refresh(session: Session, id: int, request: Any) -> None:
 def _sub_refresh(session: Session, id: int, request: Any) -> None:
     name = _channel_of(request)
     subscription = session.subscriptions.get(name)
-    if subscription is None:
+    if subscription is None or not subscription.begun:
         raise PermissionDenied(f"there is no subscription to {name!r}")
     try:
         subscription.grant = session.node.grant(request.token or "", name, session.identity.user)
+    except TokenExpired:
+        subscription.end_with(2501, "subscription expired")  # the error alone is final to SDKs; so they subscribe again, with another token
+        raise
     except PermissionDenied as error:
         raise Disconnect(3500, str(error)) from None
     session.watch_expiry()

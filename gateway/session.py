@@ -78,6 +78,7 @@ class Session:
         "connect_id",
         "identity",
         "learning",
+        "leaving",
         "next_ping",
         "node",
         "outlet",
@@ -102,6 +103,7 @@ class Session:
         self.connect_id = 0
         self.busy = 0
         self.learning = False  # a key that a token names is being fetched
+        self.leaving = False  # an unsubscribe waits for the reply to the subscribe before it
         self.publishes_used = self.commands_used = 0.0  # of limits.…_per_second, see `pace`
         self.bucket = 0
         self.connect_by = now + node.config.limits.first_command_seconds
@@ -139,8 +141,11 @@ class Session:
             self.close(disconnect)
 
     def _must_wait(self) -> bool:
-        """Until connect is answered, until others of its commands are, and until it reads what was answered."""
-        return self.state is CONNECTING or self.learning or self.busy >= BUSY_MOST or self.outlet.paused
+        """Until connect is answered, until others of its commands are, and until it reads what was answered.
+
+        What comes behind an unsubscribe may subscribe to the same channel again, so it waits with it.
+        """
+        return self.state is CONNECTING or self.learning or self.leaving or self.busy >= BUSY_MOST or self.outlet.paused
 
     def _work_off_backlog(self) -> None:
         if self.backlog is not None and self.state is not CLOSED and not self._must_wait():
@@ -251,6 +256,13 @@ class Session:
     def connected(self) -> bool:
         return self.state is CONNECTED
 
+    def leave(self, subscription: ClientSubscription) -> None:
+        """Answers the unsubscribe that waited for this subscription, and goes on with what waited behind it."""
+        self.drop(subscription)
+        self.outlet.send(reply(subscription.leaving, "unsubscribe"))
+        self.leaving = False
+        self._work_off_backlog()
+
     def drop(self, subscription: ClientSubscription) -> None:
         """Ends a subscription without a word to the client."""
         if self.subscriptions.get(subscription.channel.name) is subscription:
@@ -307,8 +319,7 @@ class Session:
         subscription = self.subscriptions.get(channel)
         if subscription is not None and self.state is CONNECTED:
             if not subscription.begun and subscription.asked:
-                self.outlet.send(error_reply(subscription.asked, PermissionDenied()))
-                self.drop(subscription)
+                subscription.refuse(PermissionDenied())
             else:
                 subscription.end_with(2000, "server unsubscribe")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .catchup import State, Subscription
 from .channel import Channel
-from .errors import Disconnect, UnrecoverablePosition
+from .errors import ClientError, Disconnect, UnrecoverablePosition
 from .filters import Filter
 from .permissions import Grant, Identity, ServerSide, overridden
 from .protocol import encode, error_reply, push, raw_object, reply, subscribe_result
@@ -84,10 +84,7 @@ class ClientSubscription(Subscription):
     def begin(self, recovered: bool, publications: list[Publication]) -> None:
         session = self.session
         if self.recovering and not recovered and self.rejects:
-            session.drop(self)
-            session.outlet.send(error_reply(self.asked, UnrecoverablePosition()))
-            if self.leaving:
-                session.outlet.send(reply(self.leaving, "unsubscribe"))
+            self.refuse(UnrecoverablePosition())
             return
         top = self.channel.offset
         reached = publications[-1].offset if publications else top
@@ -110,8 +107,14 @@ class ClientSubscription(Subscription):
         session.outlet.send(reply(self.asked, "subscribe", result))
         self.asked = 0
         if self.leaving:
-            session.drop(self)
-            session.outlet.send(reply(self.leaving, "unsubscribe"))
+            session.leave(self)
+
+    def refuse(self, error: ClientError) -> None:
+        """Ends it before it began: ``error`` is the reply to its subscribe."""
+        self.session.drop(self)
+        self.session.outlet.send(error_reply(self.asked, error))
+        if self.leaving:
+            self.session.leave(self)
 
     def _enter(self) -> None:
         """It is there, for whoever asks or watches."""

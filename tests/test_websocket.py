@@ -247,19 +247,18 @@ async def test_unsubscribing_what_was_never_subscribed_succeeds(gateway: Running
         assert await wire.result("unsubscribe", channel="nowhere:1") == {}
 
 
-async def test_an_unsubscribe_waits_for_the_subscribe_under_way(gateway: RunningGateway) -> None:
+async def test_whoever_changes_their_mind_is_answered_in_order(gateway: RunningGateway) -> None:
+    """As pages do that mount a component, drop it and mount it again, all before the first reply."""
+    minds = ["subscribe", "unsubscribe", "unsubscribe", "subscribe", "unsubscribe", "subscribe"]
     async with client(gateway) as wire:
-        for _ in range(20):
+        for _ in range(10):
             name = f"chat:{random.randbytes(6).hex()}"
-            await wire.send({"id": 2, "subscribe": {"channel": name}}, {"id": 3, "unsubscribe": {"channel": name}}, {"id": 4, "subscribe": {"channel": name}})
-            answers = [await wire.next() for _ in range(3)]
-            assert [("subscribe" in answer, "unsubscribe" in answer) for answer in answers[:2]] == [(True, False), (False, True)] or [
-                answer["id"] for answer in answers
-            ] == [4, 2, 3], answers
-            by_id = {answer["id"]: answer for answer in answers}
-            assert by_id[2]["subscribe"]["recoverable"] is True
-            assert by_id[3]["unsubscribe"] == {}
-            assert "subscribe" in by_id[4] or by_id[4]["error"]["code"] == 105
+            await wire.send(*[{"id": number, method: {"channel": name}} for number, method in enumerate(minds, 2)])
+            answers = [await wire.next() for _ in minds]
+            assert [answer["id"] for answer in answers] == [2, 3, 4, 5, 6, 7]
+            assert [method in answer for answer, method in zip(answers, minds, strict=True)] == [True] * 6, answers
+            gateway.publish(name, "it ends subscribed")
+            assert (await wire.publication())["channel"] == name
 
 
 async def test_subscribing_twice_is_an_error(gateway: RunningGateway, channel: str) -> None:
@@ -495,9 +494,13 @@ async def test_a_refresh_with_a_bad_token_ends_the_connection(gateway: RunningGa
         assert await wire.ended() == (3500, "invalid token")
 
 
-async def test_a_refresh_with_an_expired_token_is_told_so(gateway: RunningGateway) -> None:
+async def test_a_refresh_with_an_expired_token_has_the_client_come_back_with_another(gateway: RunningGateway, channel: str) -> None:
     async with client(gateway) as wire:
-        assert await wire.error("refresh", token=gateway.token(seconds=-10)) == 109
+        await wire.result("subscribe", channel=channel, token=gateway.token("u1", channel=channel))
+        assert await wire.error("sub_refresh", channel=channel, token=gateway.token("u1", channel=channel, seconds=-10)) == 109
+        assert (await wire.next())["push"]["unsubscribe"] == {"code": 2501, "reason": "subscription expired"}
+        await wire.send({"id": 5, "refresh": {"token": gateway.token(seconds=-10)}})
+        assert await wire.ended() == (3005, "connection expired")
 
 
 @pytest.mark.parametrize("bad", ["another user's", "another channel's", "no token at all"])

@@ -1,0 +1,163 @@
+"""What the tests of the published SDKs share: the rules of their gateway, tokens with any claims, a service to call.
+
+RULES       namespaces in which everything that an SDK can ask for is on somewhere; a ping every 2 s
+claiming    a token
+answering   a real backend service, in a thread of its own
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jwt
+import valkey
+from centrifuge import Client
+
+from gateway.rpc import Caller, Failure, Service
+
+from .conftest import SECRET, RunningGateway, until, wait_until
+
+__all__ = ["RULES", "Client", "Told", "answering", "claiming", "forget", "giving", "holding_its_breath", "subscribed", "until_clients"]
+
+RULES = """
+ping_seconds = 2
+[namespaces.chat]
+publish = "subscriber"
+history_size = 10000
+join_leave = "asked"
+[namespaces.ticket]
+subscribe = "token"
+[namespaces.news]
+tags_filter = true
+[namespaces.room]
+subscribe = "nobody"
+join_leave = "all"
+[namespaces.short]
+history_size = 5
+"""
+
+
+def claiming(user: str, *, seconds: float = 600, **claims: Any) -> str:
+    return jwt.encode({"sub": user, "exp": int(time.time() + seconds), **claims}, SECRET, algorithm="HS256")
+
+
+def forget(valkey_url: str, gateway: RunningGateway, channel: str) -> None:
+    """The channel's history and counter are lost, as with a Valkey that comes back empty."""
+    with valkey.from_url(valkey_url) as store:
+        tagged = f"{gateway.prefix}:{{{channel}}}"
+        assert store.delete(f"{tagged}:meta", f"{tagged}:stream")
+
+
+@contextmanager
+def answering(valkey_url: str, gateway: RunningGateway) -> Iterator[None]:
+    """``shop.order`` answers with who asked for what; ``shop.refuse`` fails as its data says; ``shop.break`` is broken."""
+    service = Service(valkey_url, prefix=gateway.prefix)
+
+    @service.method("shop.order")
+    async def order(caller: Caller, data: Any) -> Any:
+        return {"user": caller.user, "info": caller.info, "data": data}
+
+    @service.method("shop.refuse")
+    async def refuse(caller: Caller, data: Any) -> None:
+        raise Failure(data["code"], "not today", temporary=data.get("temporary", False))
+
+    @service.method("shop.break")
+    async def fail(caller: Caller, data: Any) -> None:
+        raise Failure(3, "a code that is not an application's")
+
+    loop = asyncio.new_event_loop()
+    running = loop.create_task(service.run())
+    thread = threading.Thread(target=_run_until_cancelled, args=(loop, running))
+    thread.start()
+    with valkey.from_url(valkey_url) as store:
+        wait_until(lambda: store.keys(f"{gateway.prefix}:rpc:*shop.order*"), "the service's lease")
+    yield
+    loop.call_soon_threadsafe(running.cancel)
+    thread.join(10)
+    loop.close()
+
+
+def _run_until_cancelled(loop: asyncio.AbstractEventLoop, running: asyncio.Task[None]) -> None:
+    try:
+        loop.run_until_complete(running)
+    except asyncio.CancelledError:
+        pass
+
+
+# centrifuge-python.
+
+
+class Told:
+    """Every event of a client or of a subscription, in order: ``all`` with its kind, ``of`` one kind."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[str, Any]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        async def record(ctx: Any) -> None:
+            self.all.append((name.removeprefix("on_"), ctx))
+
+        if not name.startswith("on_"):
+            raise AttributeError(name)
+        return record
+
+    def of(self, kind: str) -> list[Any]:
+        return [ctx for told, ctx in self.all if told == kind]
+
+    async def until(self, kind: str, count: int = 1) -> list[Any]:
+        await until(lambda: len(self.of(kind)) >= count, f"{count} × {kind}")
+        return self.of(kind)
+
+    def codes(self, kind: str) -> list[int]:
+        return [ctx.code for ctx in self.of(kind)]
+
+    @property
+    def data(self) -> list[Any]:
+        return [ctx.pub.data for ctx in self.of("publication")]
+
+
+def giving(*tokens: Any) -> tuple[Any, list[Any]]:
+    """A callback of the SDK's that gives one after the other, the last one for ever; and what it was asked."""
+    asked: list[Any] = []
+
+    async def give(*question: Any) -> Any:
+        asked.append(question)
+        given = tokens[min(len(asked), len(tokens)) - 1]
+        return given() if callable(given) else given
+
+    return give, asked
+
+
+async def subscribed(client: Client, channel: str, **options: Any) -> tuple[Any, Told]:
+    told = Told()
+    subscription = client.new_subscription(channel, told, **options)  # type: ignore[arg-type]
+    await subscription.subscribe()
+    await subscription.ready(5)
+    return subscription, told
+
+
+async def until_clients(subscription: Any, count: int) -> dict[str, Any]:
+    """Presence, once so many are there: who enters is told to Valkey a moment later."""
+    async with asyncio.timeout(5):
+        while len(clients := (await subscription.presence()).clients) != count:
+            await asyncio.sleep(0.01)
+    return clients
+
+
+# The gateway.
+
+
+@contextmanager
+def holding_its_breath(gateway: RunningGateway) -> Iterator[None]:
+    """What comes meanwhile, the gateway finds all at once."""
+    gateway.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        gateway.process.send_signal(signal.SIGCONT)
