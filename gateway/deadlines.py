@@ -6,8 +6,8 @@
 | Valkey, to say where its own channels stand       | ``CONNECT_SECONDS``              | closed with 3004             |
 | its socket to take what is written                | ``limits.slow_seconds``          | closed with 3008             |
 | the answer to a ping                              | ``pong_seconds``                 | closed with 3012             |
-| a new token, once the connection's is over        | ``GRACE_SECONDS``                | closed with 3005             |
-| a new token, once a subscription's is over        | ``GRACE_SECONDS``                | unsubscribed with 2501       |
+| a new token, once the connection's is over        | ``GRACE_SECONDS`` and            | closed with 3005             |
+| a new token, once a subscription's is over        | ``tokens.leeway``                | unsubscribed with 2501       |
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def enforce(session: Session, now: float) -> None:
         raise Disconnect(3008)
     if now >= session.pong_by and not session.outlet.paused and session.backlog is None:
         raise Disconnect(3012)
-    today = time.time()
+    today = time.time() - session.node.config.tokens.leeway
     if session.identity.expires_at and today >= session.identity.expires_at + GRACE_SECONDS:
         raise Disconnect(3005)
     for subscription in list(session.subscriptions.values()):
@@ -54,5 +54,6 @@ def next_due(session: Session, now: float) -> float:
     if session.identity.expires_at:
         expiries.append(session.identity.expires_at)
     if expiries:
-        due = min(due, now + max(0.0, min(expiries) + GRACE_SECONDS - time.time()))
+        patience = GRACE_SECONDS + session.node.config.tokens.leeway
+        due = min(due, now + max(0.0, min(expiries) + patience - time.time()))
     return due

@@ -95,9 +95,11 @@ class Keys:
         unknown = bool(id) and all(key.id != id for key in self._fetched)
         return bool(self._url) and unknown and (asking or time.monotonic() - self._asked >= ASK_SECONDS)
 
-    async def learn(self) -> None:
-        """Asks the key server; whoever asks meanwhile waits for the same answer."""
+    async def learn(self, *, for_a_token: bool = False) -> None:
+        """Asks the key server; whoever asks meanwhile waits for the same answer. For a token it is not asked twice in a row."""
         if self._fetching is None or self._fetching.done():
+            if for_a_token and time.monotonic() - self._asked < ASK_SECONDS:
+                return
             self._asked = time.monotonic()
             self._fetching = asyncio.create_task(self._fetch())
         await asyncio.shield(self._fetching)

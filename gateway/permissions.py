@@ -33,11 +33,12 @@ class Override(NamedTuple):
 
 
 class ServerSide(NamedTuple):
-    """What a server-side subscription brings along: raw JSON, for presence and for the client."""
+    """What a server-side subscription brings along: raw JSON, ``info`` for presence and ``data`` for the client; unix seconds, 0: for good."""
 
     info: bytes | None = None
     data: bytes | None = None
     override: Override | None = None
+    expires_at: float = 0.0
 
 
 class Identity(NamedTuple):

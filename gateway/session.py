@@ -22,7 +22,7 @@ from . import __version__
 from .catchup import State
 from .commands import HANDLERS, since_of
 from .deadlines import CONNECT_SECONDS, NEVER, enforce, next_due
-from .errors import ClientError, Disconnect, Internal, KeyUnknown, PermissionDenied, StoreError
+from .errors import ClientError, Disconnect, Internal, KeyUnknown, PermissionDenied, StoreError, TokenExpired
 from .node import Node, new_id
 from .pace import spend
 from .permissions import ANONYMOUS, Grant, Identity, ServerSide, overridden
@@ -299,7 +299,7 @@ class Session:
 
     # What a service asks for.
 
-    def add(self, channel: str, granted: ServerSide, since: Position | None, expires_at: float) -> None:
+    def add(self, channel: str, granted: ServerSide, since: Position | None) -> None:
         """A server-side subscription. One that is there already stays, whoever asked for it."""
         if self.state is not CONNECTED or channel in self.subscriptions:
             return
@@ -308,8 +308,6 @@ class Session:
             return
         start = since if overridden(self.node.rules(channel), granted.override).recovers else None
         subscription = ClientSubscription(self, self.node.hub.channel(channel), start, server_side=granted)
-        if expires_at:
-            subscription.grant = Grant(self.identity.user, channel, expires_at, granted.info, override=granted.override)
         self.subscriptions[channel] = subscription
         self.node.hub.follow(subscription)
         self.watch_expiry()
@@ -318,16 +316,13 @@ class Session:
         """Ends a subscription, of either side, for good."""
         subscription = self.subscriptions.get(channel)
         if subscription is not None and self.state is CONNECTED:
-            if not subscription.begun and subscription.asked:
-                subscription.refuse(PermissionDenied())
-            else:
-                subscription.end_with(2000, "server unsubscribe")
+            subscription.end_with(2000, "server unsubscribe", PermissionDenied())
 
     def end_revoked(self, revoked: Callable[[Grant], bool]) -> None:
         """Ends subscriptions whose own token was revoked; an SDK asks for another one, and comes back with it."""
         for subscription in list(self.subscriptions.values()):
-            if subscription.begun and subscription.grant is not None and revoked(subscription.grant):
-                subscription.end_with(2501, "subscription expired")
+            if subscription.grant is not None and revoked(subscription.grant):
+                subscription.end_with(2501, "subscription expired", TokenExpired())
 
     def renew(self, identity: Identity) -> None:
         self.identity = identity

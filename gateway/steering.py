@@ -56,8 +56,8 @@ class Steering:
     def _apply(self, client: Client, message: Message) -> None:
         if isinstance(message, Subscribing):
             since = None if message.epoch is None else Position(message.epoch, message.offset)
-            granted = ServerSide(_given(message.info), _given(message.data), message.override)
-            client.add(message.channel, granted, since, message.expire_at)
+            granted = ServerSide(_given(message.info), _given(message.data), message.override, message.expire_at)
+            client.add(message.channel, granted, since)
         elif isinstance(message, Unsubscribing):
             client.remove(message.channel)
         elif isinstance(message, Disconnection):

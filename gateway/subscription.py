@@ -63,7 +63,8 @@ class ClientSubscription(Subscription):
     @property
     def expires_at(self) -> float:
         """Unix seconds; 0 for never."""
-        return 0.0 if self.grant is None else self.grant.expires_at
+        granted = self.grant or self.server_side
+        return 0.0 if granted is None else granted.expires_at
 
     @property
     def takes_first_page(self) -> bool:  # type: ignore[override]
@@ -162,8 +163,11 @@ class ClientSubscription(Subscription):
         else:
             self.end_with(2500, "insufficient state")
 
-    def end_with(self, code: int, reason: str) -> None:
-        """Ends it, and tells the client; SDKs subscribe again by themselves after 2500 and more."""
+    def end_with(self, code: int, reason: str, refusal: ClientError | None = None) -> None:
+        """Ends it, and tells the client; SDKs subscribe again by themselves after 2500 and more. ``refusal`` is for one not answered yet."""
+        if self.asked and refusal is not None:
+            self.refuse(refusal)
+            return
         self.session.drop(self)
         self.session.outlet.send(push(self.channel.name, "unsubscribe", b'{"code":%d,"reason":%b}' % (code, encode(reason))))
 

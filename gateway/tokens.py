@@ -71,7 +71,7 @@ class Verifier:
 
     async def learn(self) -> None:
         """Fetches keys: after KeyUnknown."""
-        await self._keys.learn()
+        await self._keys.learn(for_a_token=True)
 
     def connection(self, token: str) -> Identity:
         """Raises TokenInvalid, TokenStale, or KeyUnknown if the key may be learned."""

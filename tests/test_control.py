@@ -24,6 +24,8 @@ join_leave = "all"
 presence = false
 [namespaces.members]
 subscribe = "nobody"
+[namespaces.ticket]
+publish = "token"
 """
 
 
@@ -55,6 +57,21 @@ async def api(gateway: RunningGateway, method: str, **request: Any) -> dict[str,
 
 # Subscribing for a client.
 
+
+@pytest.mark.parametrize("more", [{}, {"expire_at": 4e9}], ids=["for good", "for a time"])
+async def test_whom_a_service_subscribes_has_shown_no_token(pair: Pair, user: str, more: dict[str, Any]) -> None:
+    async with client(pair.here, user) as wire:
+        await api(pair.here, "subscribe", user=user, channel=f"ticket:{user}", **more)
+        assert "subscribe" in (await wire.next())["push"]
+        assert await wire.error("publish", channel=f"ticket:{user}", data=1) == 103
+
+
+async def test_a_subscription_of_a_service_ends_when_its_time_is_over(pair: Pair, user: str) -> None:
+    """25 seconds later, which this begins with: a refresh could have come until then."""
+    async with client(pair.here, user) as wire:
+        await api(pair.here, "subscribe", user=user, channel=f"chat:{user}", expire_at=time.time() - 24)
+        assert "subscribe" in (await wire.next())["push"]
+        assert (await wire.next())["push"]["unsubscribe"]["code"] == 2501
 
 async def test_a_service_subscribes_a_user_at_another_gateway_whom_the_rules_would_not_admit(pair: Pair, user: str) -> None:
     async with client(pair.here, user) as one, client(pair.here, user) as two:

@@ -302,10 +302,10 @@ def test_a_token_names_channels_with_what_it_says_of_them() -> None:
     }
     given = by_secret().connection(claiming(channels=["d", "a"], subs=subs, info=0, meta={"m": 1})).channels
     assert {name: tuple(sub) for name, sub in given.items()} == {
-        "a": (b'{"n":1}', b"[1,2]", None),
-        "b": (b'{"n":2}', b"[3]", None),
-        "c": (None, None, (False, True, None, False)),
-        "d": (None, None, None),
+        "a": (b'{"n":1}', b"[1,2]", None, 0),
+        "b": (b'{"n":2}', b"[3]", None, 0),
+        "c": (None, None, (False, True, None, False), 0),
+        "d": (None, None, None, 0),
     }
 
 
@@ -642,7 +642,7 @@ async def _failing(key_server: KeyServer, caplog: pytest.LogCaptureFixture, stat
     await checks.learn()
     key_server.status, key_server.answer = status, answer
     with caplog.at_level(logging.WARNING):
-        await checks.learn()
+        await checks._keys.learn()
     assert len(key_server.asked) == 2
     assert checks.connection(signed(RSA_KEY, "RS256", "r")).user == "u1", "the keys that are known stay"
     (record,) = caplog.records
@@ -899,3 +899,20 @@ async def test_a_token_within_the_leeway_keeps_its_stream_for_the_rest_of_it(sta
         assert 45 <= (await events.next()).data["ttl"] <= 50
         await events.until(lambda events: events.reading.comments >= 2)
         assert len(events.reading.events) == 1
+
+
+async def test_a_token_within_the_leeway_keeps_its_connection_as_long_as_any_other(start_gateway: Start) -> None:
+    gateway = start_gateway(f'ping_seconds = 1\n[tokens]\nhmac_secret = "{SECRET}"\nleeway = 60')
+    async with client(gateway, token=claiming(sub="u1", exp=time.time() - 40)) as wire:
+        await asyncio.sleep(2.5)  # in which its deadlines were looked at
+        assert await wire.result("rpc", method="gateway.time")
+    async with opened(gateway) as wire:
+        assert (await wire.ask("connect", token=claiming(sub="u1", exp=time.time() - 61)))["error"]["code"] == 109
+
+
+async def test_whoever_needs_a_key_right_after_an_answer_does_not_ask_again(key_server: KeyServer) -> None:
+    key_server.hold(jwk(RSA_KEY, "r"))
+    checks = by_url(key_server)
+    await checks.learn()
+    await checks.learn()
+    assert len(key_server.asked) == 1

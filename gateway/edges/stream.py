@@ -334,7 +334,7 @@ class EventStream:
 
     # What a service asks for. A stream's channels are those of its request.
 
-    def add(self, channel: str, granted: ServerSide, since: Position | None, expires_at: float) -> None:
+    def add(self, channel: str, granted: ServerSide, since: Position | None) -> None:
         return
 
     def remove(self, channel: str) -> None:

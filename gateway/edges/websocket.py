@@ -247,7 +247,9 @@ def _select_subprotocol(protocol: ServerProtocol, offered: Sequence[Subprotocol]
 
 
 def _refusal(status: int, text: str) -> tuple[int, bytes, str]:
-    return status, _hands.reject(status, text + "\n").serialize(), text
+    response = _hands.reject(status, text + "\n")
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return status, response.serialize(), text
 
 
 def _is_plain_handshake(fields: dict[bytes, bytes]) -> bool:
