@@ -34,6 +34,7 @@ __all__ = ["serve"]
 
 log = logging.getLogger("gateway.server")
 
+KEEP_ALIVE_SECONDS = 75  # as nginx: a client that calls every few seconds finds its connection closing on it once in a while otherwise
 BACKLOG = 4096
 DRAIN_BATCHES_PER_SECOND = 10
 DRAIN_AT_ONCE = 200  # clients that are not worth spreading over time
@@ -184,6 +185,7 @@ class Server(uvicorn.Server):
                 lifespan="on",
                 log_config=None,
                 access_log=False,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 server_header=False,
                 proxy_headers=False,
                 backlog=BACKLOG,

@@ -26,7 +26,7 @@ from ..protocol import PING, decode_json, encode, publication_json, push, push_p
 from ..publication import Publication
 from ..session import Session
 from .answers import json_response
-from .output import Buffered, Direct, SocketOutlet, chunk, until_disconnected
+from .output import Buffered, Direct, SocketOutlet, chunk, output_of, until_disconnected
 from .requests import NO_PROTOBUF, asks_for_protobuf, body_of, client_address, cors_headers, origin_allowed
 
 __all__ = ["PATHS", "emulation"]
@@ -244,10 +244,11 @@ async def _first_message(node: Node, request: Request) -> bytes | Response:
 
 
 async def _open(node: Node, path: str, message: bytes, cors: list[tuple[bytes, bytes]], scope: Any, send: Any) -> EmulationStream:
-    lent = (scope.get("extensions") or {}).get("gateway.stream")
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", _TYPES[path]), *_HEADERS, *cors]})
+    output = output_of(scope, send)
+    headers = [(b"content-type", _TYPES[path]), *_HEADERS, *output.headers, *cors]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
     address = client_address(scope.get("client"), scope["headers"], node.config.proxies)
-    stream = EmulationStream(node, Buffered(send) if lent is None else Direct(lent), path, address)
+    stream = EmulationStream(node, output, path, address)
     stream.open(_OPENING[path], message)
     return stream
 

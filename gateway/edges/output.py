@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from ..channel import GONE
 from ..session import Session
 
-__all__ = ["Buffered", "Direct", "SocketOutlet", "Stream", "chunk", "until_disconnected"]
+__all__ = ["Buffered", "Direct", "SocketOutlet", "Stream", "chunk", "output_of", "until_disconnected"]
 
 log = logging.getLogger("gateway.edges")
 
@@ -88,6 +88,7 @@ class Direct:
     __slots__ = ("_connection", "write")
 
     direct = True
+    headers = [(b"connection", b"close")]  # its end closes the connection: else a client takes that for its next request
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -116,6 +117,7 @@ class Buffered:
     """Collects what a task sends through ASGI; the stream is told when too much is waiting."""
 
     direct = False
+    headers: list[tuple[bytes, bytes]] = []
 
     def __init__(self, send: Any) -> None:
         self._send = send
@@ -154,6 +156,11 @@ class Buffered:
                 self._full = False
                 self._stream.resume_writing()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def output_of(scope: Any, send: Any) -> Direct | Buffered:
+    lent = (scope.get("extensions") or {}).get("gateway.stream")
+    return Buffered(send) if lent is None else Direct(lent)
 
 
 async def until_disconnected(output: Direct | Buffered, receive: Any) -> None:

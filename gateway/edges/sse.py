@@ -19,7 +19,7 @@ from ..permissions import Grant, Identity, overridden
 from ..protocol import encode
 from ..publication import Position
 from ..tokens import claimed_channel
-from .output import Buffered, Direct, until_disconnected
+from .output import output_of, until_disconnected
 from .requests import client_address, cors_headers, subscription_tokens_of, token_of
 from .stream import NEVER_WAS, EventStream, refusal
 
@@ -66,7 +66,8 @@ class EventStreams:
         except ClientError as error:
             await _plain(send, 400, error.hint or error.message, extra)
             return None
-        await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *extra]})
+        output = output_of(scope, send)
+        await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *output.headers, *extra]})
         try:
             identity = await self._node.identify(token_of(headers, query))
             grants = await self._grants(names, tokens, identity)
@@ -74,8 +75,7 @@ class EventStreams:
             if any(map(self._node.revoked.covers, (identity, *grants.values()))):
                 raise Disconnect(3500, "a token was revoked meanwhile")  # whoever ends the revoked does not know of this stream yet
             address = client_address(scope.get("client"), scope["headers"], self._node.config.proxies)
-            lent = (scope.get("extensions") or {}).get("gateway.stream")
-            return EventStream(self._node, Buffered(send) if lent is None else Direct(lent), identity, starts, grants, address)
+            return EventStream(self._node, output, identity, starts, grants, address)
         except _TokenRefused as refused:
             await _refuse(send, refused.error, refused.channel)
         except (ClientError, Disconnect) as error:
