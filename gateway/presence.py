@@ -48,6 +48,7 @@ class Presence:
         self._process = process
         self._present: dict[tuple[str, str, bool], bytes] = {}  # (channel, client, told) → ClientInfo, of this process
         self._changes: Changes = {}  # not written yet
+        self._writing: Changes = {}
         self._changed = asyncio.Event()
         self._burials = Tasks()
 
@@ -69,14 +70,20 @@ class Presence:
 
     async def clients(self, channel: str) -> bytes:
         """JSON: client → ClientInfo."""
-        found = await self._history.commands.call(b"HGETALL", self._history.layout.presence(channel))
-        pairs = zip(found[::2], found[1::2], strict=True)
-        return b"{%b}" % b",".join([b"%b:%b" % (encode(client.decode()), info) for client, info in pairs])
+        return b"{%b}" % b",".join([b"%b:%b" % (encode(client), info) for client, info in (await self._found(channel)).items()])
 
     async def counts(self, channel: str) -> tuple[int, int]:
         """How many clients and users; the anonymous count as one user."""
-        infos = await self._history.commands.call(b"HVALS", self._history.layout.presence(channel))
+        infos = (await self._found(channel)).values()
         return len(infos), len({_user.decode(info).user for info in infos})
+
+    async def _found(self, channel: str) -> dict[str, bytes]:
+        """Client → ClientInfo. What this process has not written yet counts: who just subscribed finds themselves."""
+        own = self._writing.get(channel, {}) | self._changes.get(channel, {})
+        found = await self._history.commands.call(b"HGETALL", self._history.layout.presence(channel))
+        there = {client.decode(): info for client, info in zip(found[::2], found[1::2], strict=True)}
+        there |= {client: info for client, (info, _) in own.items()}
+        return {client: info for client, info in there.items() if info != GONE}
 
     # Writing.
 
@@ -86,13 +93,15 @@ class Presence:
 
     async def _flush(self) -> None:
         """Raises StoreError: the changes wait, and the newest of a client counts."""
-        changes, self._changes = self._changes, {}
+        self._writing, self._changes = self._changes, {}
         try:
-            await self._write(self._process, changes)
-        except StoreError:
-            for channel, clients in changes.items():
+            await self._write(self._process, self._writing)
+        except (StoreError, asyncio.CancelledError):
+            for channel, clients in self._writing.items():
                 self._changes[channel] = clients | self._changes.get(channel, {})
             raise
+        finally:
+            self._writing = {}
 
     async def _write(self, process: str, changes: Changes) -> None:
         """First the list, then the presence, then the list again: it never lacks what is there."""
@@ -148,15 +157,17 @@ class Presence:
         if listed:
             log.info("process %s is gone; %d of its subscriptions were taken out of presence", process, len(listed))
 
-    async def close(self) -> None:
-        """All clients are gone; says so, if Valkey hears it at once."""
+    async def close(self) -> bool:
+        """All clients are gone; says so, if Valkey hears it at once. False: somebody has to bury this process."""
         for present in list(self._present):
             self.leave(*present)
         try:
             async with asyncio.timeout(2):
                 await self._flush()
         except (StoreError, TimeoutError) as error:
-            log.debug("presence was not cleaned up: %s", error)  # another process does, once our lease is over
+            log.debug("presence was not cleaned up: %s", error)
+            return False
+        return True
 
 
 def _entry(channel: str, client: str) -> str:

@@ -220,6 +220,14 @@ async def test_presence_is_of_all_gateways(pair: Pair, user: str) -> None:
         assert await one.error("presence", channel="quiet:1") in (103, 108)
 
 
+async def test_who_just_subscribed_finds_themselves(pair: Pair, user: str) -> None:
+    async with client(pair.here, user, subscribe=f"chat:{user}") as wire:
+        assert await wire.result("presence_stats", channel=f"chat:{user}") == {"num_clients": 1, "num_users": 1}
+        assert list((await wire.result("presence", channel=f"chat:{user}"))["presence"]) == [wire.connected["client"]]
+        await wire.result("unsubscribe", channel=f"chat:{user}")
+        assert (await api(pair.here, "presence_stats", channel=f"chat:{user}"))["num_clients"] == 0
+
+
 async def test_who_closes_is_gone_from_presence_within_two_seconds(pair: Pair, user: str) -> None:
     name = f"chat:{user}"
     async with client(pair.here, user, subscribe=name) as one:
