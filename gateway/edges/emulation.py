@@ -26,7 +26,7 @@ from ..protocol import PING, decode_json, encode, publication_json, push, push_p
 from ..publication import Publication
 from ..session import Session
 from .answers import json_response
-from .output import Buffered, Direct, SocketOutlet, chunk, output_of, until_disconnected
+from .output import Buffered, Direct, SocketOutlet, chunk, output_of, until_gone
 from .requests import NO_PROTOBUF, asks_for_protobuf, body_of, client_address, cors_headers, origin_allowed
 
 __all__ = ["PATHS", "emulation"]
@@ -194,10 +194,7 @@ async def emulation(node: Node, scope: Any, receive: Any, send: Any) -> None:
     """The ASGI application behind the three paths, for one request. Nothing of it stays behind in a stream."""
     stream = await _answer(node, scope, receive, send)
     if stream is not None:
-        try:
-            await until_disconnected(stream.output, receive)
-        finally:
-            stream.gone()
+        await until_gone(stream, receive)
 
 
 async def _answer(node: Node, scope: Any, receive: Any, send: Any) -> EmulationStream | None:

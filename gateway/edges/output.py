@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from ..channel import GONE
 from ..session import Session
 
-__all__ = ["Buffered", "Direct", "SocketOutlet", "Stream", "chunk", "output_of", "until_disconnected"]
+__all__ = ["Buffered", "Direct", "SocketOutlet", "Stream", "chunk", "output_of", "until_gone"]
 
 log = logging.getLogger("gateway.edges")
 
@@ -75,6 +75,8 @@ class SocketOutlet:
 class Stream(Protocol):
     """What the connection, or ``Buffered``, tells: ``EventStream``, and the outlet of an emulated WebSocket."""
 
+    output: Direct | Buffered
+
     def gone(self) -> None: ...
 
     def pause_writing(self) -> None: ...
@@ -82,35 +84,53 @@ class Stream(Protocol):
     def resume_writing(self) -> None: ...
 
 
-class Direct:
-    """Writes to the transport that the server lends."""
+class Direct(asyncio.Protocol):
+    """Writes to the transport that the server lends, and is its protocol from ``carry`` on: an idle stream has no task."""
 
-    __slots__ = ("_connection", "write")
+    __slots__ = ("_lender", "_stream", "_transport", "write")
 
     direct = True
     headers = [(b"connection", b"close")]  # its end closes the connection: else a client takes that for its next request
 
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-        self.write = connection.transport.write
+    def __init__(self, lender: Any) -> None:
+        self._lender = lender
+        self._stream: Stream | None = None
+        self._transport = lender.transport
+        self.write = self._transport.write
 
     def carry(self, stream: Stream, waiting_bytes: int) -> None:
-        """The stream is told when more than ``waiting_bytes`` are not taken yet."""
-        transport = self._connection.transport
-        if not transport.is_closing():
-            transport.set_write_buffer_limits(high=waiting_bytes)
-        self._connection.carry(stream)
+        """The stream is told when more than ``waiting_bytes`` are not taken yet, and when the connection is gone."""
+        lender, self._lender, self._stream = self._lender, None, stream
+        if self._transport.is_closing():
+            asyncio.get_running_loop().call_soon(self.connection_lost, None)
+            return
+        lender.hand_over(self)
+        self._transport.set_write_buffer_limits(high=waiting_bytes)
 
     def finish(self, abort: bool) -> None:
         """Nothing follows."""
-        self._connection.stream = None
-        transport = self._connection.transport
+        self._stream = None
         if abort:
-            transport.abort()
-        elif not transport.is_closing():
+            self._transport.abort()
+        elif not self._transport.is_closing():
             self.write(b"0\r\n\r\n")
-            transport.close()
-            asyncio.get_running_loop().call_later(CLOSE_SECONDS, transport.abort)
+            self._transport.close()
+            asyncio.get_running_loop().call_later(CLOSE_SECONDS, self._transport.abort)
+
+    # From the transport. What a client says behind its request is not for anybody.
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.gone()
+
+    def pause_writing(self) -> None:
+        if self._stream is not None:
+            self._stream.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._stream is not None:
+            self._stream.resume_writing()
 
 
 class Buffered:
@@ -163,12 +183,13 @@ def output_of(scope: Any, send: Any) -> Direct | Buffered:
     return Buffered(send) if lent is None else Direct(lent)
 
 
-async def until_disconnected(output: Direct | Buffered, receive: Any) -> None:
-    """Returns when the client is gone, or has everything."""
-    if isinstance(output, Direct):
-        await _disconnected(receive)
-    else:
-        await _until_either(output.pump(), _disconnected(receive))
+async def until_gone(stream: Stream, receive: Any) -> None:
+    """Returns when the client is gone, or has everything; at once, where the connection itself tells the stream."""
+    if isinstance(stream.output, Buffered):
+        try:
+            await _until_either(stream.output.pump(), _disconnected(receive))
+        finally:
+            stream.gone()
 
 
 async def _until_either(*work: Coroutine[Any, Any, None]) -> None:

@@ -1,10 +1,11 @@
 """uvicorn's HTTP protocol with three things added: the WebSocket handshake without parsing the request twice, a time
-limit for requests that never end, and the transport for event streams (``scope["extensions"]["gateway.stream"]``), so
-that prepared chunks are written to it directly.
+limit for requests that never end, and the connection itself for streams (``scope["extensions"]["gateway.stream"]``), which
+then write prepared chunks to its transport and need no task.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -12,7 +13,6 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import is_ssl
 
-from .output import Stream
 from .websocket import WebSocketConnection
 
 __all__ = ["HttpProtocol"]
@@ -27,9 +27,8 @@ _TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """``stream`` is the event stream that writes to this connection, if one does."""
+    """What comes behind ``hand_over`` is no longer its business."""
 
-    stream: Stream | None = None
     bucket = 0
     _in_head = True
     _head_bytes = 0
@@ -47,8 +46,6 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wheel.remove(self)
-        if self.stream is not None:
-            self.stream.gone()  # now: nothing may be written to a closed transport until the request's task notices
         super().connection_lost(exc)
         self.cycle = self.scope = None  # type: ignore[assignment]  # they and this object hold each other
 
@@ -104,34 +101,21 @@ class HttpProtocol(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         self._wheel.remove(self)
-        self.connections.discard(self)
         connection = WebSocketConnection(self.config, self.server_state, self.app_state, self.loop)
         connection.connection_made(self.transport)
-        self.transport.set_protocol(connection)
         connection.shake_hands(self.url.decode("latin-1"), self.headers, self.client)
-        # The parser and the scope hold this object as it holds them; looking for such cycles took a tenth of each connect.
-        self.parser = None  # type: ignore[assignment]
-        self.scope.clear()  # type: ignore[attr-defined]
+        self.hand_over(connection)
 
-    def carry(self, stream: Stream) -> None:
-        """This connection is the stream's. What only its request needed is let go: streams stay for hours."""
-        if self.scope is None:
-            return  # the connection was lost meanwhile, as the request's task is told
-        self.stream = stream
-        kept = {name: self.scope[name] for name in ("type", "method", "path")}  # type: ignore[literal-required]
+    def hand_over(self, protocol: asyncio.Protocol) -> None:
+        """The connection is another protocol's from here on, which may stay for hours: nothing of the request does."""
+        self.connections.discard(self)
+        self.transport.set_protocol(protocol)
+        if self.cycle is not None:
+            self.cycle.response_complete = True  # else uvicorn closes the connection of a coroutine that returned before it
+        # The parser and the scope hold this object as it holds them; looking for such cycles took a tenth of each connect.
+        self.parser = self.cycle = None  # type: ignore[assignment]
         self.headers.clear()
         self.scope.clear()  # type: ignore[attr-defined]
-        self.scope.update(kept)  # type: ignore[typeddict-item]
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        if self.stream is not None:
-            self.stream.pause_writing()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self.stream is not None:
-            self.stream.resume_writing()
 
 
 def _address(name: Any) -> tuple[str, int] | None:

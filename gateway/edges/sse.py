@@ -19,7 +19,7 @@ from ..permissions import Grant, Identity, overridden
 from ..protocol import encode
 from ..publication import Position
 from ..tokens import claimed_channel
-from .output import output_of, until_disconnected
+from .output import output_of, until_gone
 from .requests import client_address, cors_headers, subscription_tokens_of, token_of
 from .stream import NEVER_WAS, EventStream, refusal
 
@@ -45,12 +45,8 @@ class EventStreams:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         stream = await self._open(scope, send)
-        if stream is None:
-            return
-        try:
-            await until_disconnected(stream.output, receive)
-        finally:
-            stream.close(Disconnect(3000))
+        if stream is not None:
+            await until_gone(stream, receive)
 
     async def _open(self, scope: Any, send: Any) -> EventStream | None:
         """Answers, and begins the stream; None if the answer says no. Nothing of the request stays behind."""
