@@ -21,6 +21,7 @@ log = logging.getLogger("gateway.http")
 
 SILENT_SECONDS = 10.0  # from the connection, or a request's first byte, to the end of its head; then between parts of its body
 REQUEST_SECONDS = 60.0  # for all of it
+GOODBYE_SECONDS = 1.0  # of an idle connection, when the process ends
 HEAD_BYTES = 64 * 1024
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
@@ -98,6 +99,11 @@ class HttpProtocol(HttpToolsProtocol):
             if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
                 self.transport.write(answer)
             self.transport.close()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self.transport.is_closing():  # over TLS the other side is asked first, and an idle one need not listen
+            self.loop.call_later(GOODBYE_SECONDS, self.transport.abort)
 
     def handle_websocket_upgrade(self) -> None:
         self._wheel.remove(self)

@@ -1,0 +1,93 @@
+"""TLS by ``tls_cert`` and ``tls_key``: every edge over it, and a drain."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import json
+import ssl
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from .conftest import API_KEY, RunningGateway, Start
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """Of 127.0.0.1, signed by itself, with the key beside it."""
+    key, today = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(today - datetime.timedelta(1)).not_valid_after(today + datetime.timedelta(1))
+    (tmp_path / "cert.pem").write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    (tmp_path / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return tmp_path / "cert.pem"
+
+
+@pytest.fixture
+def gateway(start_gateway: Start, certificate: Path) -> RunningGateway:
+    return start_gateway(f'tls_cert = "{certificate}"\ntls_key = "{certificate.with_name("key.pem")}"\ndrain_seconds = 0.5')
+
+
+@pytest.fixture
+def trusting(certificate: Path) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(certificate))
+    context.check_hostname = False  # the certificate names no address
+    return context
+
+
+async def test_every_edge_speaks_tls_and_is_drained(gateway: RunningGateway, trusting: ssl.SSLContext) -> None:
+    assert gateway.url.startswith("https://")
+    headers = {"Authorization": f"Bearer {gateway.token()}"}
+    http = httpx.AsyncClient(base_url=gateway.url, verify=trusting, headers=headers, timeout=20)
+    async with http, connect(gateway.websocket_url.replace("ws:", "wss:"), ssl=trusting, compression=None, proxy=None) as socket:
+        async with http.stream("GET", "/sse", params={"channel": "posts:tls"}) as stream:
+            lines = stream.aiter_lines()
+            await socket.send(json.dumps({"id": 1, "connect": {"token": gateway.token()}}))
+            await socket.send(json.dumps({"id": 2, "subscribe": {"channel": "posts:tls"}}))
+            assert "connect" in json.loads(await socket.recv()) and "subscribe" in json.loads(await socket.recv())
+            while not (await anext(lines)).startswith("data:"):
+                continue
+            data = "x" * 300_000
+            await http.post("/api/publish", json={"channel": "posts:tls", "data": data}, headers={"X-API-Key": API_KEY})
+            assert json.loads(await socket.recv())["push"]["pub"]["data"] == data
+            assert json.loads((await _event(lines))["data"])["data"] == data
+            ended = asyncio.to_thread(gateway.stop)
+            rest, status = await asyncio.gather(_rest(lines), ended)
+            assert status == 0 and any(line.startswith("retry:") for line in rest), "told to come back at a time of its own"
+        with pytest.raises(ConnectionClosed) as closed:
+            await socket.recv()
+        assert closed.value.rcvd is not None and closed.value.rcvd.code == 3001
+
+
+async def _event(lines: Any) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    async for line in lines:
+        if not line and "data" in fields:
+            return fields
+        name, _, value = line.partition(": ")
+        fields[name] = value
+    raise AssertionError("the stream ended")
+
+
+async def _rest(lines: Any) -> list[str]:
+    return [line async for line in lines]
+
+
+async def test_plain_http_on_the_tls_port_is_refused_and_harms_nobody(gateway: RunningGateway, trusting: ssl.SSLContext) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert b"200 OK" not in await asyncio.wait_for(reader.read(), 15)
+    writer.close()
+    async with httpx.AsyncClient(base_url=gateway.url, verify=trusting) as http:
+        assert (await http.get("/health/live")).status_code == 200
