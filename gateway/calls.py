@@ -44,13 +44,15 @@ _NULL = msgspec.Raw(b"null")
 class Caller(NamedTuple):
     """Who asks: ``user`` is "" for the anonymous, ``client`` the connection's id.
 
-    For services: ``info`` is what the user's token says of them, decoded; ``deadline`` in unix seconds, when nobody waits any more.
+    For services: ``info`` and ``meta`` are what the user's token says of them, to others and to services alone, decoded;
+    ``deadline`` in unix seconds, when nobody waits any more.
     """
 
     user: str
     client: str
     info: Any = None
     deadline: float = 0.0
+    meta: Any = None
 
 
 class Request(msgspec.Struct):
@@ -66,6 +68,7 @@ class Request(msgspec.Struct):
     user: str = ""
     client: str = ""
     info: msgspec.Raw = _NULL
+    meta: msgspec.Raw = _NULL
     data: msgspec.Raw = _NULL
 
     def __post_init__(self) -> None:
@@ -142,7 +145,8 @@ class Calls:
         if data is not None and not is_json(data):
             raise BadRequest("data is nested too deep")
         fields = {"method": encode(method), "data": data or b"null", "user": encode(identity.user), "client": encode(client)}
-        return raw_object(fields | {"info": identity.info or b"null", "limit": b"%d" % most} | way_back)
+        said = {"info": identity.info or b"null", "meta": identity.meta or b"null"}
+        return raw_object(fields | said | {"limit": b"%d" % most} | way_back)
 
     async def _push(self, method: str, request: bytes) -> None:
         most, ttl = self._config.limits.rpc_queue, int(self._config.rpc_seconds * 1000)

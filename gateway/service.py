@@ -198,12 +198,12 @@ class Service:
 async def _answer(name: str, method: Method, request: Request, deadline: float) -> dict[str, bytes] | None:
     """``data`` or ``error`` of the reply, as JSON; None if its time is over."""
     try:
-        info, data = decode_json(bytes(request.info), Any), decode_json(bytes(request.data), Any)
+        info, meta, data = (decode_json(bytes(raw), Any) for raw in (request.info, request.meta, request.data))
     except UNREADABLE as error:
         return _error(107, f"the data cannot be read: {error}")
     try:
         async with asyncio.timeout(deadline - time.time()) as limit:
-            result = _encode(await method(Caller(request.user, request.client, info, deadline), data))
+            result = _encode(await method(Caller(request.user, request.client, info, deadline, meta), data))
     except Failure as failure:
         return _error(failure.code, failure.message, failure.temporary)
     except Exception:

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 import valkey
 
@@ -24,7 +25,7 @@ from gateway.rpc import Caller, Failure, Service
 from gateway.store.embedded import socket_path
 
 from .clients import client
-from .conftest import RunningGateway, Start, until
+from .conftest import SECRET, RunningGateway, Start, until
 
 IMPATIENT = "rpc_seconds = 0.7\n[limits]\nrpc_bytes = 1000\nrpc_queue = 3\n"
 
@@ -84,13 +85,15 @@ async def test_a_service_answers_and_knows_who_asks(gateway: RunningGateway, ser
         asked.append((caller, data))
         return {"cancelled": data["order"], "text": "ä\n\u2028"}
 
-    async with running(service), client(gateway, token=gateway.token("ann", info={"role": "clerk"})) as wire:
+    claims = {"sub": "ann", "info": {"role": "clerk"}, "meta": {"tenant": 7}}
+    async with running(service), client(gateway, token=jwt.encode(claims, SECRET, algorithm="HS256")) as wire:
         result = await wire.result("rpc", method=method, data={"order": 17})
         assert result == {"data": {"cancelled": 17, "text": "ä\n\u2028"}}
         ((caller, data),) = asked
         with pytest.raises(RuntimeError):
             service.method("too.late")
-        assert (caller.user, caller.client, caller.info) == ("ann", wire.connected["client"], {"role": "clerk"})
+        assert (caller.user, caller.client) == ("ann", wire.connected["client"])
+        assert (caller.info, caller.meta) == ({"role": "clerk"}, {"tenant": 7})
         assert data == {"order": 17} and 3 < caller.deadline - time.time() < 4.6
 
 
