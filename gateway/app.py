@@ -179,9 +179,9 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.node is not None:
-            await self.node.presence.close()
+            clean = await self.node.presence.close()
             await self._last_events()
-            await self.control.leave()
+            await self.control.leave(clean=clean)
             await self.node.tasks.cancel()
             await self.node.hub.close()
             await self.link.close()

@@ -307,11 +307,13 @@ class Control:
                     self.on_dead([each.decode() for each in dead])
             await asyncio.sleep(BEAT_SECONDS)
 
-    async def leave(self) -> None:
-        """This process ends; nobody has to find that out."""
+    async def leave(self, *, clean: bool) -> None:
+        """This process ends. ``clean``: nobody has to find that out; else its lease lapses, and another one cleans up behind it."""
         if self._reading is not None:
             self._reading.cancel()
         await self._tasks.cancel()
+        if not clean:
+            return
         try:
             async with asyncio.timeout(1):
                 await self._history.call(b"gateway_beat", [self._nodes_key], self._node, 0)

@@ -85,11 +85,11 @@ class Presence:
         await keep_writing(self._changed, self._flush)
 
     async def _flush(self) -> None:
-        """Raises StoreError: the changes wait, and the newest of a client counts."""
+        """Raises StoreError: the changes wait, and the newest of a client counts. So they do if it is cancelled."""
         changes, self._changes = self._changes, {}
         try:
             await self._write(self._process, changes)
-        except StoreError:
+        except (StoreError, asyncio.CancelledError):
             for channel, clients in changes.items():
                 self._changes[channel] = clients | self._changes.get(channel, {})
             raise
@@ -148,8 +148,8 @@ class Presence:
         if listed:
             log.info("process %s is gone; %d of its subscriptions were taken out of presence", process, len(listed))
 
-    async def close(self) -> None:
-        """All clients are gone; says so, if Valkey hears it at once."""
+    async def close(self) -> bool:
+        """All clients are gone; says so, if Valkey hears it at once. False if it did not."""
         for present in list(self._present):
             self.leave(*present)
         try:
@@ -157,6 +157,8 @@ class Presence:
                 await self._flush()
         except (StoreError, TimeoutError) as error:
             log.debug("presence was not cleaned up: %s", error)  # another process does, once our lease is over
+            return False
+        return True
 
 
 def _entry(channel: str, client: str) -> str:
