@@ -76,6 +76,7 @@ async def test_a_subscription_of_a_service_ends_when_its_time_is_over(pair: Pair
         assert "subscribe" in (await wire.next())["push"]
         assert (await wire.next())["push"]["unsubscribe"]["code"] == 2501
 
+
 async def test_a_service_subscribes_a_user_at_another_gateway_whom_the_rules_would_not_admit(pair: Pair, user: str) -> None:
     async with client(pair.here, user) as one, client(pair.here, user) as two:
         assert await api(pair.there, "subscribe", user=user, channel="members:1", data={"hello": 1}) == {}

@@ -66,7 +66,9 @@ async def test_what_a_cancelled_task_begins_in_its_end_is_cancelled_too() -> Non
     assert not len(tasks) and ended[0] == 1
 
 
-async def test_who_could_not_say_that_its_clients_left_leaves_that_to_others(valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_could_not_say_that_its_clients_left_leaves_that_to_others(
+    valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its lease lapses then, and they see it."""
     stopped = []
     for fault in (None, Unavailable("Valkey is away")):
