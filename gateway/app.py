@@ -100,6 +100,7 @@ class Gateway:
         self.link.on_up, self.link.on_down = (self._link_is_up if install else hub.on_up), hub.on_down
         steering = Steering(self.node)
         self.control.on_message, self.control.answer, self.control.on_commands = steering.obey, steering.answer, self.node.command
+        self.control.recall = steering.recall
         await self.link.start()
         if 0 < len(config.tokens.hmac_secret.encode()) < SHORT_SECRET:
             log.warning("tokens.hmac_secret is short: %d bytes or more are safe", SHORT_SECRET)

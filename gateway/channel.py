@@ -103,7 +103,7 @@ class Channel:
         self.doubt: Any = None  # called with the channel when a hole shows
         self.mending: asyncio.Task[None] | None = None
         self.reads: dict[int, asyncio.Task[Page]] = {}
-        self.waiters: list[asyncio.Future[None]] = []
+        self.waiters: dict[asyncio.Future[None], None] = {}
         self.round: Round | None = None
         self.waiting: list[Announcement | Movement | Reset] = []
         self.joiners: dict[Subscription, None] = {}
@@ -262,7 +262,7 @@ class Channel:
 
     def _wake(self) -> None:
         if self.is_open:
-            waiters, self.waiters = self.waiters, []
+            waiters, self.waiters = self.waiters, {}
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
@@ -273,8 +273,13 @@ class Channel:
         if self.is_open:
             waiter.set_result(None)
         else:
-            self.waiters.append(waiter)
+            self.waiters[waiter] = None
+            waiter.add_done_callback(self._waits_no_more)
         return waiter
+
+    def _waits_no_more(self, waiter: asyncio.Future[None]) -> None:
+        """It is open, or whoever waited went away: clients may come and go for as long as it is closed."""
+        self.waiters.pop(waiter, None)
 
     async def between_rounds(self) -> None:
         """Returns when no round is under way, whether the channel is open or not."""

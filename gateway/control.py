@@ -14,13 +14,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
-from .errors import StoreError, Unavailable
+from .errors import ClientError, StoreError, Unavailable
 from .permissions import Override
+from .publication import MAX_OFFSET
 from .retry import backoff
 from .store.history import History
 from .tasks import Tasks
@@ -38,6 +40,7 @@ TRUST_SECONDS = 10.0  # after Valkey was away: until then the others' leases loo
 
 
 _NULL = msgspec.Raw(b"null")  # an empty Raw would leave a hole in the JSON
+_Seconds = Annotated[float, Meta(ge=0)]  # unix time
 
 
 class Message(msgspec.Struct, tag_field="do", omit_defaults=True):
@@ -53,8 +56,8 @@ class Subscribing(Message, tag="subscribe"):
     info: msgspec.Raw = _NULL
     data: msgspec.Raw = _NULL
     epoch: str | None = None
-    offset: int = 0
-    expire_at: float = 0
+    offset: Annotated[int, Meta(ge=0, le=MAX_OFFSET)] = 0
+    expire_at: _Seconds = 0
     override: Override | None = None
 
 
@@ -64,20 +67,20 @@ class Unsubscribing(Message, tag="unsubscribe"):
 
 class Disconnection(Message, tag="disconnect"):
     whitelist: list[str] = []
-    code: int = 3503
-    reason: str = ""
+    code: Annotated[int, Meta(ge=3000, le=4999)] = 3503
+    reason: Annotated[str, Meta(max_length=123)] = ""
 
 
 class Refreshing(Message, tag="refresh"):
     expired: bool = False
-    expire_at: float = 0
+    expire_at: _Seconds = 0
     info: msgspec.Raw = _NULL
 
 
 class Revocation(Message, tag="revoke"):
     token_id: str = ""
-    before: float = 0
-    until: float = 0
+    before: _Seconds = 0
+    until: _Seconds = 0
 
 
 Heard = Subscribing | Unsubscribing | Disconnection | Refreshing | Revocation
@@ -132,6 +135,7 @@ class Control:
         self._answers: dict[int, asyncio.Queue[bytes]] = {}
         self._tasks = Tasks()
         self.on_message: Callable[[Any], None] = lambda message: None
+        self.recall: Callable[[], Awaitable[None]] | None = None  # what stands elsewhere, for who was away for more messages than are kept
         self.on_dead: Callable[[list[str]], None] = lambda processes: None
         self.on_forgotten: Callable[[], None] = lambda: None  # Valkey did not know this process (any more)
         self.answer: Callable[[Question], bytes] = lambda question: b"null"
@@ -201,6 +205,8 @@ class Control:
         while True:
             try:
                 if await self._read_missed():
+                    if self.recall is not None:
+                        await self.recall()
                     break
                 failures = 0
             except StoreError as error:
@@ -250,6 +256,8 @@ class Control:
         elif envelope.message is not None:
             try:
                 self.on_message(envelope.message)
+            except ClientError as error:  # another gateway's rules are not ours
+                log.warning("a control message was not obeyed: %s", error)
             except Exception:  # one message must not end the link
                 log.exception("a control message failed")
 

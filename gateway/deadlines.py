@@ -1,13 +1,13 @@
 """What a session must have done by when, and what becomes of one that has not.
 
-| it waits for                                      | until                            | else                         |
-|---------------------------------------------------|----------------------------------|------------------------------|
-| connect                                           | ``limits.first_command_seconds`` | closed with 3502             |
-| Valkey, to say where its own channels stand       | ``CONNECT_SECONDS``              | closed with 3004             |
-| its socket to take what is written                | ``limits.slow_seconds``          | closed with 3008             |
-| the answer to a ping                              | ``pong_seconds``                 | closed with 3012             |
-| a new token, once the connection's is over        | ``GRACE_SECONDS`` and            | closed with 3005             |
-| a new token, once a subscription's is over        | ``tokens.leeway``                | unsubscribed with 2501       |
+| it waits for                                      | until                            | else                              |
+|---------------------------------------------------|----------------------------------|-----------------------------------|
+| connect                                           | ``limits.first_command_seconds`` | closed with 3502                  |
+| Valkey, to say where its own channels stand       | ``CONNECT_SECONDS``              | closed with 3004                  |
+| its socket to take what is written                | ``limits.slow_seconds``          | closed with 3008                  |
+| the answer to a ping                              | ``pong_seconds``                 | closed with 3012                  |
+| a new token, once the connection's is over        | ``GRACE_SECONDS`` and            | closed with 3005                  |
+| a new token, once a subscription's is over        | ``tokens.leeway``                | unsubscribed: 2501; refused: 109  |
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from .errors import Disconnect
+from .errors import Disconnect, TokenExpired
 
 if TYPE_CHECKING:
     from .session import Session
@@ -42,8 +42,8 @@ def enforce(session: Session, now: float) -> None:
     if session.identity.expires_at and today >= session.identity.expires_at + GRACE_SECONDS:
         raise Disconnect(3005)
     for subscription in list(session.subscriptions.values()):
-        if subscription.begun and subscription.expires_at and today >= subscription.expires_at + GRACE_SECONDS:
-            subscription.end_with(2501, "subscription expired")
+        if subscription.expires_at and today >= subscription.expires_at + GRACE_SECONDS:
+            subscription.end_with(2501, "subscription expired", TokenExpired())
 
 
 def next_due(session: Session, now: float) -> float:

@@ -147,7 +147,7 @@ class Failure(ClientError):
 class Disconnect(GatewayError):
     """Ends a connection. SDKs come back after 3000–3499 and stay away after 3500–3999.
 
-    ``reason`` defaults to the protocol's text; ``hint`` is for the log alone.
+    ``reason`` defaults to the protocol's text, where it has one; ``hint`` is for the log alone.
     """
 
     REASONS = {
@@ -177,6 +177,6 @@ class Disconnect(GatewayError):
 
     def __init__(self, code: int, hint: str = "", *, reason: str = "") -> None:
         self.code = code
-        self.reason = reason or self.REASONS[code]
+        self.reason = reason or self.REASONS.get(code, "disconnected")
         self.hint = hint
         super().__init__(f"{code} {self.reason}" + (f": {hint}" if hint else ""))

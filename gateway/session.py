@@ -82,6 +82,7 @@ class Session:
         "next_ping",
         "node",
         "outlet",
+        "pings",
         "pong_by",
         "publishes_used",
         "slow_since",
@@ -108,6 +109,7 @@ class Session:
         self.bucket = 0
         self.connect_by = now + node.config.limits.first_command_seconds
         self.next_ping = NEVER
+        self.pings = 0  # not answered yet; several, if they stand behind what the client is slow to read
         self.pong_by = NEVER
         self.slow_since = NEVER
         node.wheel.set(self, self.connect_by)
@@ -258,10 +260,11 @@ class Session:
 
     def leave(self, subscription: ClientSubscription) -> None:
         """Answers the unsubscribe that waited for this subscription, and goes on with what waited behind it."""
-        self.drop(subscription)
-        self.outlet.send(reply(subscription.leaving, "unsubscribe"))
         self.leaving = False
-        self._work_off_backlog()
+        if self.state is not CLOSED:  # the reply before this one may have filled its socket
+            self.drop(subscription)
+            self.outlet.send(reply(subscription.leaving, "unsubscribe"))
+            self._work_off_backlog()
 
     def drop(self, subscription: ClientSubscription) -> None:
         """Ends a subscription without a word to the client."""
@@ -337,8 +340,9 @@ class Session:
         self.pong_by = NEVER
 
     def _on_pong(self) -> None:
-        if self.pong_by == NEVER:
+        if not self.pings:
             raise Disconnect(3501, "a pong that nobody asked for")
+        self.pings -= 1
         self.pong_by = NEVER
 
     def tick(self, now: float) -> float | None:
@@ -349,11 +353,12 @@ class Session:
             self.close(disconnect)
             return None
         if now >= self.next_ping:
+            self.pings += 1
             self.outlet.ping()
             config = self.node.config
             self.pong_by = now + min(config.pong_seconds, 0.9 * config.ping_seconds)  # one ping is answered before the next
             self.next_ping = now + config.ping_seconds
-        return next_due(self, now)
+        return None if self.state is CLOSED else next_due(self, now)
 
     def watch_expiry(self) -> None:
         """A token with an expiry was taken: it may be due before anything else."""

@@ -26,7 +26,7 @@ log = logging.getLogger("gateway.control")
 
 
 class Steering:
-    """``obey`` takes what ``Control`` hears, ``answer`` what it is asked."""
+    """``obey`` takes what ``Control`` hears, ``answer`` what it is asked; ``recall`` is for what it may have missed."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -34,14 +34,23 @@ class Steering:
     def obey(self, message: Message) -> None:
         if isinstance(message, Revocation):
             self._node.revoked.add(message.user, message.token_id, message.before, message.until)
-            for client in list(self._node.clients):
-                if client.client and self._node.revoked.covers(client.identity):
-                    client.close(Disconnect(3500, "its token was revoked"))
-                else:
-                    client.end_revoked(self._node.revoked.covers)
+            self._end_revoked()
             return
         for client in list(self._meant(message)):
             self._apply(client, message)
+
+    async def recall(self) -> None:
+        """Valkey forgets messages before it forgets what was revoked. Raises StoreError."""
+        await self._node.revoked.load()
+        self._end_revoked()
+
+    def _end_revoked(self) -> None:
+        covers = self._node.revoked.covers
+        for client in list(self._node.clients):
+            if client.client and covers(client.identity):
+                client.close(Disconnect(3500, "its token was revoked"))
+            else:
+                client.end_revoked(covers)
 
     def _meant(self, message: Message) -> Iterable[Client]:
         """Those of the user, or the one that is named; of both, the one if it is the user's."""

@@ -112,6 +112,7 @@ class ClientSubscription(Subscription):
 
     def refuse(self, error: ClientError) -> None:
         """Ends it before it began: ``error`` is the reply to its subscribe."""
+        self.begun = False  # as far as anybody was told
         self.session.drop(self)
         self.session.outlet.send(error_reply(self.asked, error))
         if self.leaving:
@@ -164,12 +165,17 @@ class ClientSubscription(Subscription):
             self.end_with(2500, "insufficient state")
 
     def end_with(self, code: int, reason: str, refusal: ClientError | None = None) -> None:
-        """Ends it, and tells the client; SDKs subscribe again by themselves after 2500 and more. ``refusal`` is for one not answered yet."""
+        """Ends it, and tells the client, which need not have heard of it; SDKs subscribe again by themselves after 2500 and more.
+        ``refusal`` is for one not answered yet. Ending it twice changes nothing.
+        """
+        if self.state is State.ENDED:
+            return
         if self.asked and refusal is not None:
             self.refuse(refusal)
             return
         self.session.drop(self)
-        self.session.outlet.send(push(self.channel.name, "unsubscribe", b'{"code":%d,"reason":%b}' % (code, encode(reason))))
+        if self.begun:
+            self.session.outlet.send(push(self.channel.name, "unsubscribe", b'{"code":%d,"reason":%b}' % (code, encode(reason))))
 
 
 def client_info(identity: Identity, client: str, chan_info: bytes | None = None) -> bytes:

@@ -45,9 +45,11 @@ class Tasks:
             await asyncio.wait(self._running)
 
     async def cancel(self) -> None:
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        """Returns when all have ended, those included that are spawned meanwhile."""
+        while self._running:
+            for task in self._running:
+                task.cancel()
+            await asyncio.wait(self._running)
 
 
 async def keep_writing(more: asyncio.Event, write: Callable[[], Awaitable[None]]) -> None:

@@ -12,7 +12,8 @@
  *
  * new Gateway({ url, token, timeoutMs, backoffMs, longestBackoffMs, silenceMs })
  *   url               of the gateway; absent: where this module came from
- *   token             a string, or a function that returns one, or a promise of one, and is called again before it expires
+ *   token             a string, or a function that returns one, or a promise of one, and is called again before it expires;
+ *                     where it returned one once and returns none then, it is asked on: nobody becomes anonymous that way
  *   timeoutMs         5000: for a line to open, for a command to be answered
  *   backoffMs         500: a reconnect waits a random time of up to this, doubled each time, up to …
  *   longestBackoffMs  20000
@@ -89,6 +90,7 @@ class Token {
   held; // "" where there is none; undefined until its function said so
   #function;
   #about;
+  #given = false; // its function gave one once
   #timer;
 
   constructor(given, about) {
@@ -102,7 +104,12 @@ class Token {
   }
 
   async get() {
-    if (this.#function && !this.held) this.held = (await this.#function(this.#about)) ?? "";
+    if (this.#function && !this.held) {
+      const token = (await this.#function(this.#about)) ?? "";
+      if (!token && this.#given) throw new Error("its function gives none any more"); // who had one is not anonymous without it
+      this.#given ||= Boolean(token);
+      this.held = token;
+    }
     return this.held || undefined;
   }
 

@@ -583,3 +583,14 @@ async def test_a_gateway_that_lost_its_functions_brings_them_back(gateway: Runni
         gateway.publish(channel, "again")
         assert (await wire.publication())["data"] == "again"
     await until(lambda: gateway.http("GET", "/health/ready")[0] == 200, "it is ready")
+
+
+@pytest.mark.parametrize(
+    "cookies", ['prefs={"theme":"dark"}; gateway_token=%s', "a b; gateway_token=%s; c", "x; gateway_token=%s;", 'gateway_token="%s"']
+)
+async def test_whatever_other_cookies_hold_a_token_among_them_counts(gateway: RunningGateway, cookies: str) -> None:
+    async with await Socket.open(gateway) as raw:
+        for token, status in ((gateway.token("u7"), 200), (gateway.token("u7", seconds=-9), 401), ("none of ours", 401)):
+            for channel in ("own:u7", "open:1"):
+                found, _, _ = await raw.request("GET", f"/history?channel={channel}", {"Cookie": cookies % token})
+                assert found == status, (token, channel)

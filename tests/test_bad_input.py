@@ -889,3 +889,16 @@ async def _ask_for_much(raw: Socket) -> None:
     """A gigabyte of answers, in commands of 70 bytes."""
     for number in range(2, 4000):
         await raw.say({"id": number, "history": {"channel": "member:big", "limit": -1}})
+
+
+async def test_a_frame_that_subscribes_to_one_channel_again_and_again_costs_little(start_gateway: Start) -> None:
+    """Each subscribe is answered with a page of what was missed: a thousandfold of what was asked. A ring has them at once."""
+    gateway = start_gateway(RULES)
+    async with await connected_socket(gateway, "chat:big"), await connected_socket(gateway, small=True) as raw:
+        await asyncio.to_thread(publish_many, gateway, "chat:big", ["x" * 1300] * 100)
+        before = memory_of(gateway)
+        pair = [{"id": 2, "subscribe": {"channel": "chat:big", "recover": True}}, {"id": 3, "unsubscribe": {"channel": "chat:big"}}]
+        await raw.say(*pair * 500)
+        await asyncio.to_thread(gateway.publish, "chat:other", 1)
+        assert "subscribe" in await raw.read_object()
+        assert memory_of(gateway) - before < 16 * 2**20

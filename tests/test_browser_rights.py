@@ -18,6 +18,8 @@ subscribe = "token"
 history_size = 2000
 [namespaces.room]
 join_leave = "asked"
+[namespaces.open]
+subscribe = "anyone"
 """
 
 # Tokens in a list come from a function, one a call, the last for ever; "" makes it fail. `asked` holds what it was called with.
@@ -91,6 +93,25 @@ def test_a_channel_that_asks_for_one_gets_the_token_of_its_subscription(page: Pa
 def test_an_expired_one_makes_its_own_function_be_called_again(page: Page, gateway: RunningGateway, transport: str) -> None:  # noqa: F811
     follow(page, gateway, {"ticket:late": [ticket("ticket:late", -60), ticket("ticket:late")], "posts:late": None})
     assert page.evaluate("[asked['ticket:late'].length, asked.gateway.length]") == [2, 1]
+
+
+def test_whose_token_ended_is_never_anonymous(page: Page, gateway: RunningGateway, transport: str) -> None:  # noqa: F811
+    """The page's function gives none any more, as where somebody logged out elsewhere. Whoever had none to begin with is anonymous."""
+    page.goto(gateway.url + BLANK)
+    page.evaluate(
+        """async ({ url, tokens }) => {
+          const { Gateway } = await import(url + "/static/gateway.js");
+          window.states = []; window.calls = 0;
+          window.gateway = new Gateway({ backoffMs: 50, token: () => tokens[Math.min(calls++, 1)] });
+          gateway.on("state", (event) => states.push(event)).subscribe("open:hall");
+          window.nobody = new Gateway({ token: () => null }).subscribe("open:hall");
+        }""",
+        {"url": gateway.url, "tokens": [gateway.token("ann", seconds=-60), ""]},
+    )
+    wait(page, "calls >= 3 && nobody.state === 'live'")
+    assert not page.evaluate("states.some(({ state }) => state === 'connected')")
+    wait(page, "states.at(-1).state === 'waiting' && states.at(-1).code === 'token'")
+    assert "none any more" in page.evaluate("states.at(-1).reason")
 
 
 @pytest.mark.parametrize("fault", ["forged", "expired"])

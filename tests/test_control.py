@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -10,6 +11,8 @@ from typing import Any, NamedTuple
 
 import jwt
 import pytest
+
+from gateway.store.connect import Address
 
 from .clients import client, stream
 from .conftest import SECRET, RunningGateway, Start
@@ -72,6 +75,7 @@ async def test_a_subscription_of_a_service_ends_when_its_time_is_over(pair: Pair
         await api(pair.here, "subscribe", user=user, channel=f"chat:{user}", expire_at=time.time() - 24)
         assert "subscribe" in (await wire.next())["push"]
         assert (await wire.next())["push"]["unsubscribe"]["code"] == 2501
+
 
 async def test_a_service_subscribes_a_user_at_another_gateway_whom_the_rules_would_not_admit(pair: Pair, user: str) -> None:
     async with client(pair.here, user) as one, client(pair.here, user) as two:
@@ -270,3 +274,55 @@ async def test_the_clients_of_a_killed_gateway_leave_within_ten_seconds(pair: Pa
             continue
         assert time.monotonic() - began < 12
         await until_counted(one, name, 1)
+
+
+# What gateways say to each other.
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"do": "disconnect", "code": 1},
+        {"do": "disconnect", "code": 70000, "reason": "far"},
+        {"do": "disconnect", "reason": "x" * 200},
+        {"do": "subscribe", "channel": "nowhere:1"},
+        {"do": "subscribe", "channel": "chat:\n1"},
+        {"do": "subscribe", "channel": ""},
+        {"do": "subscribe", "channel": "chat:1", "epoch": "e", "offset": -1},
+        {"do": "subscribe", "channel": "chat:1", "expire_at": -1},
+        {"do": "refresh", "expire_at": -1e300},
+        {"do": "revoke", "before": "now"},
+        {"do": "dance"},
+    ],
+    ids=str,
+)
+async def test_a_message_that_cannot_be_harms_nobody(pair: Pair, user: str, message: dict[str, Any], valkey_url: str) -> None:
+    """Whoever may write to Valkey may send one; no gateway says so."""
+    with Address(valkey_url).sync_client() as store:
+        async with client(pair.here, user) as one, client(pair.there, user) as two:
+            told = json.dumps({"v": 1, "message": message | {"user": user}})
+            store.fcall("gateway_control", 1, f"{pair.here.prefix}:control", told)
+            for wire in (one, two):
+                await api(pair.here, "subscribe", client=wire.connected["client"], channel="members:1")
+                assert pushes(await wire.next()) == ("members:1", "subscribe"), "it is heard after the other one"
+
+
+async def test_a_revocation_is_heard_by_whoever_was_away_for_too_many_messages(pair: Pair, user: str, valkey_url: str) -> None:
+    """Valkey keeps the newest thousand; what is revoked stands elsewhere too."""
+    tokens = {"user": {"sub": user, "iat": 1}, "token": {"sub": "somebody", "jti": f"of {user}"}}
+    with Address(valkey_url).sync_client() as store:
+        async with (
+            client(pair.there, token=jwt.encode(tokens["user"], SECRET)) as one,
+            client(pair.there, token=jwt.encode(tokens["token"], SECRET)) as two,
+            stream(pair.there, "chat:1", token=jwt.encode(tokens["user"], SECRET)) as three,
+        ):
+            await three.next()
+            pair.there.process.send_signal(signal.SIGSTOP)
+            try:
+                store.client_kill_filter(_type="pubsub")
+                await asyncio.to_thread(lambda: [pair.here.api("revoke", user=user), pair.here.api("revoke", token_id=f"of {user}")])
+                store.xtrim(f"{pair.here.prefix}:control", 0, approximate=False)
+            finally:
+                pair.there.process.send_signal(signal.SIGCONT)
+            assert await one.ended() == (3500, "invalid token") and await two.ended() == (3500, "invalid token")
+            await three.end()

@@ -22,6 +22,7 @@ import pytest
 import valkey
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
 
+from gateway.catchup import Subscription
 from gateway.config import Config
 from gateway.errors import Unavailable
 from gateway.hub import Hub
@@ -33,6 +34,7 @@ from publishers.publisher import Publisher
 
 from .clients import Socket, Stream, client, read_events
 from .conftest import RunningGateway, Start, until
+from .model import WIRE
 
 RULES = """
 [namespaces.endless]
@@ -625,3 +627,22 @@ async def test_a_read_of_history_that_nobody_waits_for_any_more_fails_quietly() 
     await until(lambda: not channel.reads, "the read is over")
     gc.collect()
     assert not complaints
+
+
+async def test_who_leaves_while_valkey_is_away_leaves_nothing_behind() -> None:
+    """A client that comes and goes all that time costs what one client does."""
+
+    class Silent:
+        async def read(self, *words: Any, **options: Any) -> Page:
+            raise AssertionError("nothing is read before the link is subscribed")
+
+        def subscribe(self, channels: list[bytes]) -> None: ...
+
+    hub = Hub(Config(), Layout("t"), Silent(), Silent())  # type: ignore[arg-type]
+    channel = hub.channel("posts:a")
+    for _ in range(50):
+        subscription = Subscription(channel, WIRE, print, None)
+        hub.follow(subscription)
+        await until(lambda: channel.waiters, "it waits for Valkey")
+        hub.leave(subscription)
+        await until(lambda: not channel.waiters, "it waits no more")

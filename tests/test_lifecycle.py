@@ -61,6 +61,15 @@ async def test_the_life_of_a_connection_is_told_in_order_with_reasons(gateway: R
     assert all(event["ms"].isdigit() and event["process"] for event in told)
 
 
+async def test_who_is_refused_for_its_position_was_never_subscribed(gateway: RunningGateway, valkey: Any) -> None:
+    async with client(gateway, "ann") as wire:
+        answer = await wire.ask("subscribe", channel="chat:1", recover=True, epoch="another", offset=7, flag=2)
+        assert answer["error"]["code"] == 112
+        await wire.result("subscribe", channel="chat:1")
+    told = [event["event"] for event in events(valkey, gateway, 6) if event.get("channel") != "notifications:ann"]
+    assert told == ["connected", "subscribed", "disconnected", "unsubscribed"]
+
+
 async def test_event_streams_have_a_life_too(gateway: RunningGateway, valkey: Any) -> None:
     async with stream(gateway, "chat:1", user="bob") as opened:
         await opened.next()

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..control import Disconnection, Refreshing, Revocation, Subscribing, Unsubscribing
-from ..errors import BadRequest, ClientError, Disconnect, Internal, NotAvailable, StoreError
+from ..errors import BadRequest, ClientError, Internal, NotAvailable, StoreError
 from ..inbox import NAMESPACE, channel_of, notification_id
 from ..node import Node
 from ..protocol import BEGINNING, decode_json, encode, error_json, history_result, is_json, mend_surrogates, raw_object
@@ -219,8 +219,7 @@ async def _disconnect(node: Node, request: DisconnectRequest) -> bytes:
     code = how.code or 3503  # cent sends 0 where a reason alone is given
     if code < 3000:
         raise BadRequest(f"{code} is no code of a disconnect: they begin at 3000")
-    reason = how.reason or Disconnect.REASONS.get(code, "disconnected")
-    await node.control.send(Disconnection(**_whom(request), whitelist=request.whitelist, code=code, reason=reason))
+    await node.control.send(Disconnection(**_whom(request), whitelist=request.whitelist, code=code, reason=how.reason))
     return b"{}"
 
 

@@ -15,6 +15,7 @@ __all__ = ["Buffered", "Direct", "SocketOutlet", "Stream", "chunk", "output_of",
 log = logging.getLogger("gateway.edges")
 
 CLOSE_SECONDS = 5.0  # for the client to take what is left
+ALONE_BYTES = 4096  # what is larger goes out at once: a frame may ask for a page of history a thousand times
 
 
 def chunk(text: bytes) -> bytes:
@@ -54,6 +55,8 @@ class SocketOutlet:
             self._put(self._framed(message))
         else:
             self._corked.append(self._framed(message))
+            if len(message) > ALONE_BYTES:
+                self.flush()
 
     def flush(self) -> None:
         """What answers the message that is being handled goes out before anything else does."""

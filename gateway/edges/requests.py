@@ -6,12 +6,11 @@ import hmac
 import logging
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
-from http.cookies import CookieError, SimpleCookie
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
 
 from starlette.datastructures import Headers, QueryParams
-from starlette.requests import Request
+from starlette.requests import Request, cookie_parser
 from starlette.responses import Response
 
 from ..errors import BadRequest
@@ -33,13 +32,10 @@ def token_of(headers: Headers, query: QueryParams) -> str:
     scheme, _, value = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return value.strip()
-    if "gateway_token" in headers.get("cookie", ""):
-        try:
-            morsel = SimpleCookie(headers["cookie"]).get("gateway_token")
-        except CookieError:
-            morsel = None
-        if morsel is not None:
-            return morsel.value
+    for cookies in headers.getlist("cookie"):
+        # http.cookies gives up where another cookie is not as it should be, and whoever has a token behind it would be anonymous.
+        if "gateway_token" in cookies and (token := cookie_parser(cookies).get("gateway_token")) is not None:
+            return token
     return query.get("token", "")
 
 

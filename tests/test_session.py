@@ -1,0 +1,167 @@
+"""A session by itself, in this process, on a real Valkey: what no client can time, moment by moment."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from gateway.app import Gateway
+from gateway.config import Config
+from gateway.edges.asgi import TEXT
+from gateway.errors import TokenExpired
+from gateway.permissions import ServerSide
+from gateway.session import Session
+from gateway.tokens import mint
+
+from .conftest import SECRET, until
+
+
+class Client:
+    """The outlet of a session, and what it was told. ``full``: whatever it is sent next fills its socket."""
+
+    wire = TEXT
+    native_pings = False
+    paused = False
+    full = False
+    return_path: dict[str, bytes] = {}
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.told: list[dict[str, Any]] = []
+        self.closed_with = 0
+        self.late: list[bytes] = []  # what it was told after its end
+        self.session = Session(gateway.node, self, gateway.node.hub.now())
+
+    def write(self, text: bytes) -> None:
+        if self.closed_with:
+            self.late.append(text)
+        self.told += [json.loads(line) for line in text.split(b"\n")]
+        if self.full and not self.paused:
+            self.paused = True
+            self.session.fell_behind(self.session.node.hub.now())
+
+    send = write
+
+    def flush(self) -> None: ...
+
+    def ping(self) -> None:
+        self.write(b"{}")
+
+    def hold_reading(self, hold: bool) -> None: ...
+
+    def disconnect(self, code: int, reason: str) -> None:
+        self.closed_with = code
+
+    def say(self, *commands: dict[str, Any]) -> None:
+        self.session.receive(b"\n".join(json.dumps(command).encode() for command in commands))
+
+    async def answered(self, id: int) -> dict[str, Any]:
+        return (await until(lambda: [each for each in self.told if each.get("id") == id], f"an answer to {id}"))[0]
+
+    def of(self, channel: str) -> list[str]:
+        """The kinds of pushes of a channel."""
+        pushes = [each["push"] for each in self.told if each.get("push", {}).get("channel") == channel]
+        return [kind for push in pushes for kind in push if kind != "channel"]
+
+
+@pytest.fixture
+async def gateway(valkey_url: str, prefix: str) -> AsyncIterator[Gateway]:
+    rules = {"ticket": {"subscribe": "token"}, "chat": {}, "forgetful": {"history_size": 0}}
+    gateway = Gateway(Config(prefix=prefix, tokens={"hmac_secret": SECRET}, namespaces=rules))
+    await gateway.start(valkey_url)
+    await until(lambda: gateway.link.proven, "the link is up")
+    yield gateway
+    await gateway.stop()
+
+
+async def connected(gateway: Gateway, *channels: str) -> Client:
+    client = Client(gateway)
+    client.say({"id": 1, "connect": {"token": mint(SECRET, user="u1", seconds=0)}})
+    assert "connect" in await client.answered(1)
+    for number, channel in enumerate(channels, 2):
+        client.say({"id": number, "subscribe": {"channel": channel}})
+        assert "subscribe" in await client.answered(number)
+    return client
+
+
+def ticket(channel: str, seconds: float = 3600, **claims: Any) -> str:
+    return mint(SECRET, user="u1", channel=channel, seconds=seconds, **claims)
+
+
+async def test_a_subscription_whose_token_ends_before_it_begins_is_refused(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long Valkey was away: what it then has to say is not for a token of long ago."""
+    client = await connected(gateway)
+    client.say({"id": 2, "subscribe": {"channel": "ticket:1", "token": ticket("ticket:1")}})
+    now = time.time() + 3600 + 26
+    monkeypatch.setattr(time, "time", lambda: now)
+    client.session.tick(gateway.node.hub.now())
+    assert client.told[-1] == {"id": 2, "error": {"code": 109, "message": "token expired"}}
+    assert "ticket:1" not in client.session.subscriptions
+
+
+async def test_of_a_subscription_that_never_began_its_client_hears_nothing(gateway: Gateway) -> None:
+    client = await connected(gateway)
+    client.session.add("chat:1", ServerSide(), None)
+    client.session.remove("chat:1")
+    assert "chat:1" not in client.session.subscriptions and not client.of("chat:1")
+
+
+async def test_what_a_refusal_lets_go_on_is_not_ended_for_what_was_before(gateway: Gateway) -> None:
+    """Two tokens are revoked at once; the refusal of the first lets the client give the second channel up and take it again."""
+    client = await connected(gateway)
+    client.say({"id": 2, "subscribe": {"channel": "ticket:old", "token": ticket("ticket:old")}})
+    await client.answered(2)
+    again = {"channel": "ticket:old", "token": ticket("ticket:old", info="another")}
+    client.say(
+        {"id": 3, "subscribe": {"channel": "ticket:new", "token": ticket("ticket:new")}},
+        {"id": 4, "unsubscribe": {"channel": "ticket:new"}},
+        {"id": 5, "unsubscribe": {"channel": "ticket:old"}},
+        {"id": 6, "subscribe": again},
+    )
+    client.session.subscriptions = dict(reversed(client.session.subscriptions.items()))
+    client.session.end_revoked(lambda grant: grant.info is None)
+    assert [each["error"]["code"] for each in client.told if each.get("id") == 3] == [109]
+    assert "subscribe" in await client.answered(6)
+    assert not client.of("ticket:old"), "it follows the channel with a token that holds"
+
+
+async def test_a_client_that_a_ping_ends_is_ended(gateway: Gateway) -> None:
+    """The ping fills its socket, and it follows a channel that it could not be caught up in."""
+    client = await connected(gateway, "forgetful:1")
+    client.full = True
+    now = gateway.node.hub.now() + 30
+    assert client.session.tick(now) is None and client.closed_with == 3008 and not client.late
+
+
+@pytest.mark.parametrize("error", [None, TokenExpired()], ids=["begun", "refused"])
+async def test_a_reply_that_ends_the_client_is_the_last_it_is_told(gateway: Gateway, error: Any) -> None:
+    client = await connected(gateway, "forgetful:1")
+    client.say({"id": 3, "subscribe": {"channel": "chat:1"}}, {"id": 4, "unsubscribe": {"channel": "chat:1"}})
+    client.full = True
+    if error is not None:
+        client.session.subscriptions["chat:1"].refuse(error)
+    await until(lambda: client.closed_with, "it is closed")
+    await asyncio.sleep(0)
+    assert client.closed_with == 3008 and not client.late
+
+
+async def test_pings_that_one_could_not_answer_are_answered_later(gateway: Gateway) -> None:
+    """They stood behind what it was slow to read. Nor may it answer more often than it was asked."""
+    client = await connected(gateway)
+    client.paused = True
+    now = gateway.node.hub.now()
+    for seconds in (26, 52, 78):
+        client.session.tick(now + seconds)
+    pings = client.told.count({})
+    assert pings
+    client.paused = False
+    client.session.drained()
+    for _ in range(pings):
+        client.session.receive(b"{}")
+    assert not client.closed_with
+    client.session.receive(b"{}")
+    assert client.closed_with == 3501

@@ -1,0 +1,85 @@
+"""Tasks that nobody waits for, at their end: whatever moment is chosen for it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from unittest.mock import AsyncMock
+
+import pytest
+
+from gateway.app import Gateway
+from gateway.config import Config
+from gateway.errors import Unavailable
+from gateway.presence import Presence
+from gateway.store.connect import Address
+from gateway.store.layout import Layout
+from gateway.tasks import Tasks
+
+from .conftest import until
+
+
+class SlowValkey:
+    """A history whose first call is never answered; it keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.layout = Layout("t")
+        self.commands = self
+        self.asked: list[tuple[Any, ...]] = []
+
+    async def call(self, *words: Any) -> list[Any]:
+        self.asked.append(words)
+        if len(self.asked) == 1:
+            await asyncio.Event().wait()
+        return []
+
+
+async def test_what_was_being_written_when_presence_ends_is_written_at_its_end() -> None:
+    """A client that left in the last moment would be there for ever: its process says that it left in order, so nobody looks after it."""
+    valkey = SlowValkey()
+    presence = Presence(Config(), valkey, None, "p1")  # type: ignore[arg-type]
+    presence.enter("chat:1", "client", b"{}", False)
+    presence.leave("chat:1", "client", False)
+    keeping = asyncio.create_task(presence.keep())
+    await until(lambda: valkey.asked, "it is being written")
+    keeping.cancel()
+    await asyncio.wait([keeping])
+    await presence.close()
+    assert any(words[0] == b"gateway_presence" and "client" in words for words in valkey.asked[1:]), valkey.asked
+
+
+async def test_what_a_cancelled_task_begins_in_its_end_is_cancelled_too() -> None:
+    tasks, ended = Tasks(), []
+
+    async def work(number: int) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(number)
+            if number < 3:
+                tasks.spawn(work(number + 1))
+
+    tasks.spawn(work(1))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await tasks.cancel()
+    assert not len(tasks) and ended[0] == 1
+
+
+async def test_who_could_not_say_that_its_clients_left_leaves_that_to_others(
+    valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease lapses then, and they see it."""
+    stopped = []
+    for fault in (None, Unavailable("Valkey is away")):
+        gateway = Gateway(Config(prefix=prefix))
+        await gateway.start(valkey_url)
+        await until(lambda gateway=gateway: gateway.link.proven, "the link is up")
+        with Address(valkey_url).sync_client() as store:
+            await until(lambda store=store, gateway=gateway: store.zscore(f"{prefix}:nodes", gateway.node.uid), "it is known")
+            if fault is not None:
+                gateway.node.presence.enter("posts:1", "client", b"{}", False)
+                monkeypatch.setattr(gateway.node.presence, "_write", AsyncMock(side_effect=fault))
+            await gateway.stop()
+            stopped.append(store.zscore(f"{prefix}:nodes", gateway.node.uid))
+    assert stopped[0] is None and stopped[1]
