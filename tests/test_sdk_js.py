@@ -11,16 +11,10 @@ from typing import Any
 import pytest
 
 from .conftest import RunningGateway, Start, wait_until
-from .node import Node, Script, SdkError, installing, minted, node_of
+from .node import Node, Script, SdkError, minted, node_of
 from .sdks import RULES, answering, claiming, forget
 
 TRANSPORTS = ("websocket", "http_stream", "sse")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def npm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Path]]:
-    with installing(tmp_path_factory.mktemp("npm")) as folder:
-        yield folder
 
 
 @pytest.fixture(scope="module")
