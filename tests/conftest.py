@@ -39,8 +39,18 @@ settings.load_profile("gateway")
 API_KEY = "test-key"
 SECRET = "a secret of the tests, long enough for HS256"
 START_SECONDS = 20
+LONG = (  # test files, by how long they take
+    *("emulation", "rpc", "outbox", "cli", "browser", "bad_input", "reactions", "reviews", "demo", "tokens", "recovery_model", "faults"),
+    *("tickets", "sse", "browser_rights", "clients", "websocket", "inbox", "sdk_js", "rights", "control", "sdk_python", "posts"),
+)
 PACKAGES = ("centrifuge", "ws", "eventsource")  # of npm
 PROGRAMS = {"fast": ("gateway.cli", "serve"), "asgi": ("tests.mounted",)}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, since a file is one worker's: what comes last is short."""
+    places = {f"test_{name}.py": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
 
 
 @pytest.fixture(scope="session")
