@@ -23,6 +23,7 @@ log = logging.getLogger("gateway.workers")
 
 WATCH_SECONDS = 0.5
 START_SECONDS = 30.0
+ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 def run_workers(
@@ -34,7 +35,7 @@ def run_workers(
     seconds they may take to end. Call it before any loop or thread exists. Raises ConfigurationError if the first workers do not start.
     """
     parent = _Parent(work)
-    handlers = {number: signal.signal(number, parent.stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.signal(number, parent.stop) for number in ENDING}
     try:
         for _ in range(count):
             parent.fork()
@@ -61,14 +62,18 @@ class _Parent:
 
     def fork(self) -> None:
         reading, writing = os.pipe()
+        # Held back: a new worker would take its order to end for its parent's, and go on.
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         process = os.fork()
         if process:
             os.close(writing)
             self._workers[process] = reading
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
             return
         status = 1
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in ENDING:
             signal.signal(number, signal.SIG_DFL)  # until the worker has its own way to end
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         try:
             os.close(reading)
             self._work(lambda: os.write(writing, b"r") and None)
@@ -106,6 +111,8 @@ class _Parent:
                     return
                 log.error("worker %d ended by itself; starting another", process)
                 time.sleep(backoff(failures, 0.1, 5.0))
+                if self.stopping:
+                    return
                 self.fork()
 
     def end(self, patience: float) -> None:

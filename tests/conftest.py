@@ -6,17 +6,17 @@ A gateway whose log holds a traceback fails the test that used it: whatever clie
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import secrets
 import signal
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ from gateway.tokens import mint
 from publishers.database import Database
 from publishers.schema import migrate
 
+from .forks import Program
+
 # Two cores are shared with other people's work: how long an example takes says nothing here.
 settings.register_profile("gateway", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 settings.load_profile("gateway")
@@ -37,7 +39,18 @@ settings.load_profile("gateway")
 API_KEY = "test-key"
 SECRET = "a secret of the tests, long enough for HS256"
 START_SECONDS = 20
-PROGRAMS = {"fast": ("-m", "gateway", "serve"), "asgi": ("-m", "tests.mounted")}
+LONG = (  # test files, by how long they take
+    *("emulation", "rpc", "outbox", "cli", "browser", "bad_input", "reactions", "reviews", "demo", "tokens", "recovery_model", "faults"),
+    *("tickets", "sse", "browser_rights", "clients", "websocket", "inbox", "sdk_js", "rights", "control", "sdk_python", "posts"),
+)
+PACKAGES = ("centrifuge", "ws", "eventsource")  # of npm
+PROGRAMS = {"fast": ("gateway.cli", "serve"), "asgi": ("tests.mounted",)}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, since a file is one worker's: what comes last is short."""
+    places = {f"test_{name}.py": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
 
 
 @pytest.fixture(scope="session")
@@ -106,6 +119,27 @@ async def database(migrated_url: str) -> AsyncIterator[Database]:
         yield database
 
 
+@pytest.fixture(scope="session")
+def npm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Path]]:
+    """The folder where npm installs the JavaScript SDK, some day: other tests run meanwhile."""
+    base = tmp_path_factory.getbasetemp()
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(_install, (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "npm")
+
+
+def _install(folder: Path) -> Path:
+    """The workers of one run share the folder: the first to come installs, the others wait for it."""
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "installed").exists():
+            command = ["npm", "install", *PACKAGES, "--prefer-offline", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(folder)]
+            result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+            assert result.returncode == 0, result.stderr
+            (folder / "installed").touch()
+    return folder
+
+
 @pytest.fixture
 def prefix() -> str:
     return f"t{secrets.token_hex(6)}"
@@ -114,7 +148,7 @@ def prefix() -> str:
 class RunningGateway:
     """A gateway in a process of its own."""
 
-    def __init__(self, process: subprocess.Popen[str], log: Path, url: str, prefix: str, data_dir: Path) -> None:
+    def __init__(self, process: Program, log: Path, url: str, prefix: str, data_dir: Path) -> None:
         self.process = process
         self.log_path = log
         self.url = url
@@ -158,7 +192,7 @@ class RunningGateway:
             self.process.send_signal(number)
         try:
             return self.process.wait(30)
-        except subprocess.TimeoutExpired:
+        except TimeoutError:
             self.process.kill()
             self.process.wait()
             raise
@@ -202,17 +236,11 @@ def _starter(folder: Path, shared_valkey: str, own_prefix: str) -> Iterator[Star
         tokens = "" if "[tokens]" in toml else f'\n[tokens]\nhmac_secret = "{SECRET}"\n'
         file.write_text(head + toml + tokens)
         log = folder / f"gateway{number}.log"
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
-        with log.open("w") as output:
-            process = subprocess.Popen(
-                [sys.executable, *PROGRAMS[edge], "--config", str(file)],
-                stdout=subprocess.PIPE,
-                stderr=output,
-                text=True,
-                env=environment,
-            )
-        assert process.stdout is not None
-        line = process.stdout.readline()
+        output = folder / f"gateway{number}.out"
+        module, *words = PROGRAMS[edge]
+        process = Program(module, output, log, *words, "--config", str(file))
+        wait_until(lambda: process.poll() is not None or (output.exists() and "\n" in output.read_text()), "a start", START_SECONDS)
+        line = output.read_text()
         assert " is ready at " in line, f"the gateway did not start: {line!r}\n{log.read_text()}"
         gateway = RunningGateway(process, log, line.split(" is ready at ")[1].split()[0], prefix, data_dir)
         started.append(gateway)
@@ -222,8 +250,6 @@ def _starter(folder: Path, shared_valkey: str, own_prefix: str) -> Iterator[Star
     for gateway in started:
         if gateway.process.poll() is None:
             gateway.stop()
-        assert gateway.process.stdout is not None
-        gateway.process.stdout.close()
     for gateway in started:
         assert "Traceback" not in gateway.log(), gateway.log()
 

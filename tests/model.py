@@ -29,6 +29,7 @@ from gateway.wires import Wire
 
 NAME = "posts:model"
 KEY = Layout("gw").channel(NAME)
+CONFIG = Config()  # made once: it costs more than an order of events
 
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +214,7 @@ class World:
         self, config: Config | None = None, valkey: ModelValkey | None = None, clients: Sequence[type[Client]] = (Client, Client)
     ) -> None:
         self.valkey = valkey or ModelValkey()
-        self.hub = Hub(config or Config(), Layout("gw"), self.valkey, self.valkey)
+        self.hub = Hub(config or CONFIG, Layout("gw"), self.valkey, self.valkey)
         self.clients = [client(self) for client in clients]
         self.trail: list[str] = []
 

@@ -1,6 +1,7 @@
-"""centrifuge of npm, steered from a test: one Node process, any number of clients in it, everything they tell in order.
+"""centrifuge of npm, steered from a test. The fixture ``npm`` is the folder where it is installed, some day.
 
-folder = install(path)                                   npm's work: some seconds
+``scripted`` runs a test file's own script. ``Node`` is one process with any number of clients, everything they tell in order:
+
 node = Node(folder)
 js = node.client(gateway, "sse", getToken=["…", "…"])    options of the SDK; a list for a callback is what it gives, call by call
 sub = js.subscription("chat:1", since={"offset": 0})
@@ -10,15 +11,16 @@ js.told("connected"), sub.told("publication")            the contexts of one kin
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,8 @@ import pytest
 
 from .conftest import SECRET, RunningGateway, wait_until
 
-__all__ = ["Node", "Script", "SdkError", "installing", "minted", "node_of"]
+__all__ = ["Node", "Script", "SdkError", "Told", "minted", "node_of", "scripted"]
 
-PACKAGES = ("centrifuge", "ws", "eventsource")
 EVENTS = (
     "connecting",
     "connected",
@@ -49,7 +50,7 @@ const { Centrifuge } = require('centrifuge');
 const { EventSource } = require('eventsource');
 const WebSocket = require('ws');
 const { createHmac } = require('crypto');
-const [events, callbacks, secret] = JSON.parse(process.argv[2]);
+const [events, callbacks, secret] = JSON.parse(process.argv[1]);
 const things = new Map();
 const say = (fields) => console.log(JSON.stringify(fields));
 const part = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
@@ -99,28 +100,54 @@ class SdkError(Exception):
         self.temporary: bool = told.get("temporary", False)
 
 
-def install(folder: Path) -> Path:
-    command = ["npm", "install", *PACKAGES, "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(folder)]
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
-    (folder / "driver.js").write_text(DRIVER)
-    return folder
-
-
-@contextmanager
-def installing(folder: Path) -> Iterator[Future[Path]]:
-    """The SDK's folder, some day: other tests run meanwhile."""
-    with ThreadPoolExecutor(1) as pool:
-        yield pool.submit(install, folder)
+def _skip_without_node() -> None:
+    if not (shutil.which("node") and shutil.which("npm")) and not os.environ.get("CI"):
+        pytest.skip("node and npm are not installed: centrifuge of npm was not tried")
 
 
 @contextmanager
 def node_of(folder: Future[Path]) -> Iterator[Node]:
-    if not (shutil.which("node") and shutil.which("npm")) and not os.environ.get("CI"):
-        pytest.skip("node and npm are not installed: centrifuge of npm was not tried")
+    _skip_without_node()
     node = Node(folder.result())
     yield node
     node.end()
+
+
+class Told:
+    """A script that writes a JSON object a line, each with its ``kind``, and takes orders as such lines."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.said: list[dict[str, Any]] = []
+
+    async def order(self, **order: Any) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(order).encode() + b"\n")
+
+    async def until(self, kind: str, count: int = 1, **fields: Any) -> list[dict[str, Any]]:
+        """All that was said of this kind, once there are so many."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(20):
+            while len(found := [said for said in self.said if said["kind"] == kind and fields.items() <= said.items()]) < count:
+                line = await self.process.stdout.readline()
+                assert line, f"the script ended: {self.said}"
+                self.said.append(json.loads(line))
+        return found
+
+
+@asynccontextmanager
+async def scripted(npm: Future[Path], script: str, *arguments: str) -> AsyncIterator[Told]:
+    """Runs it until the block ends, which its input's end tells it."""
+    _skip_without_node()
+    folder = await asyncio.wrap_future(npm)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = await asyncio.create_subprocess_exec("node", "-e", script, *arguments, cwd=folder, **pipes)
+    try:
+        yield Told(process)
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        await process.wait()
 
 
 class Script:
@@ -171,7 +198,7 @@ class Node:
     """The process. ``said`` is all that it wrote."""
 
     def __init__(self, folder: Path) -> None:
-        command = ["node", "driver.js", json.dumps([EVENTS, CALLBACKS, SECRET])]
+        command = ["node", "-e", DRIVER, json.dumps([EVENTS, CALLBACKS, SECRET])]
         self.process = subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.said: list[dict[str, Any]] = []
         self._numbers = itertools.count(1)

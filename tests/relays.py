@@ -1,26 +1,20 @@
 """Processes that relay and write, and die by SIGKILL at the step they are told.
 
-All are forks of one process that has imported everything, so that a start costs milliseconds. Each function below is what
-such a process does; ``start`` begins it.
+Each function below is what such a process does; ``forks.start`` begins it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import random
 import signal
-import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any, Never
 
 from sqlalchemy import event
 
-from gateway.cli import main
 from gateway.store.commands import Commands
 from gateway.store.connect import Address
 from gateway.store.functions import Library
@@ -32,36 +26,14 @@ from publishers.outbox import Relay
 from publishers.publisher import Publisher
 from publishers.reviews import create_review
 
-__all__ = ["CHANNELS", "INBOX", "dying_relay", "dying_writer", "obedient_writer", "program", "relaying", "start", "writer"]
+__all__ = ["CHANNELS", "INBOX", "dying_relay", "dying_writer", "obedient_writer", "relaying", "writer"]
 
 CHANNELS = FIRST, INBOX, STORY = "posts:a", "notifications:u1", "review:1"  # in the order in which a dying relay takes them
-
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["pytest", "publishers.relaying", "publishers.schema", "tests.relays"])
-
-
-def start(work: Callable[..., Awaitable[None] | None], *arguments: Any) -> BaseProcess:
-    process = _context.Process(target=_run, args=(work, arguments), daemon=True)
-    process.start()
-    return process
-
-
-def _run(work: Callable[..., Any], arguments: Sequence[Any]) -> None:
-    if (waits := work(*arguments)) is not None:
-        asyncio.run(waits)
 
 
 def _die() -> Never:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("the process is dead")
-
-
-def program(folder: Path, *arguments: str) -> None:
-    """The program ``gateway``; what it says goes into ``folder``."""
-    for target, name in ((1, "out"), (2, "error")):
-        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), target)
-    sys.argv = ["gateway", *arguments]
-    main()
 
 
 # Relays.

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import os
-import shutil
-import subprocess
-from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import AsyncIterator
+from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +14,14 @@ import pytest
 
 from .clients import RULES, edits
 from .conftest import RunningGateway, Start, until
+from .node import Told, scripted
+
+pytestmark = pytest.mark.usefixtures("npm")  # from the first test on, since it takes its time
 
 
 @pytest.fixture(scope="module")
 def gateway(start_gateway_once: Start) -> RunningGateway:
     return start_gateway_once(RULES)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def npm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Path]]:
-    """The folder where centrifuge of npm is installed; that goes on while other tests run."""
-    with ThreadPoolExecutor(1) as pool:
-        yield pool.submit(_install, tmp_path_factory.mktemp("npm"))
-
-
-def _install(folder: Path) -> Path:
-    command = ["npm", "install", "centrifuge", "ws", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(folder)]
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
-    return folder
 
 
 # centrifuge-python.
@@ -242,7 +227,7 @@ async def test_centrifuge_python_follows_a_document_by_its_changes(
 SCRIPT = """
 const { Centrifuge } = require('centrifuge');
 const WebSocket = require('ws');
-const [url, token, ...channels] = process.argv.slice(2);
+const [url, token, ...channels] = process.argv.slice(1);
 const say = (kind, fields) => console.log(JSON.stringify({ kind, ...fields }));
 const client = new Centrifuge(url, { websocket: WebSocket, token, minReconnectDelay: 50, maxReconnectDelay: 300 });
 client.on('connected', (ctx) => say('connected', { transport: ctx.transport }));
@@ -270,42 +255,8 @@ process.stdin.on('end', () => process.exit(0));
 """
 
 
-class Node:
-    """The script as a process: what it says is read line by line."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.said: list[dict[str, Any]] = []
-
-    async def order(self, **order: Any) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(order).encode() + b"\n")
-
-    async def until(self, kind: str, count: int = 1, **fields: Any) -> list[dict[str, Any]]:
-        """All that was said of this kind, once there are so many."""
-        assert self.process.stdout is not None
-        async with asyncio.timeout(20):
-            while len(found := [said for said in self.said if said["kind"] == kind and fields.items() <= said.items()]) < count:
-                line = await self.process.stdout.readline()
-                assert line, "the script ended"
-                self.said.append(json.loads(line))
-        return found
-
-
-@contextlib.asynccontextmanager
-async def following(npm: Future[Path], gateway: RunningGateway, *channels: str) -> AsyncIterator[Node]:
-    if not (shutil.which("node") and shutil.which("npm")) and not os.environ.get("CI"):
-        pytest.skip("node and npm are not installed: centrifuge of npm was not tried")
-    folder = await asyncio.wrap_future(npm)
-    (folder / "follow.js").write_text(SCRIPT)
-    arguments = [gateway.websocket_url, gateway.token("js"), *channels]
-    process = await asyncio.create_subprocess_exec("node", "follow.js", *arguments, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    try:
-        yield Node(process)
-    finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        await process.wait()
+def following(npm: Future[Path], gateway: RunningGateway, *channels: str) -> AbstractAsyncContextManager[Told]:
+    return scripted(npm, SCRIPT, gateway.websocket_url, gateway.token("js"), *channels)
 
 
 async def test_centrifuge_js_recovers_what_it_missed_over_a_restart(start_gateway: Start, npm: Future[Path]) -> None:

@@ -9,10 +9,10 @@ import os
 import secrets
 import shutil
 import signal
-import subprocess
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import AsyncIterator
+from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -26,6 +26,9 @@ from gateway.config import Config
 
 from .clients import RULES, SECONDS, Socket, Stream, client, lines, publish_many
 from .conftest import SECRET, RunningGateway, Start, until
+from .node import Told, scripted
+
+pytestmark = pytest.mark.usefixtures("npm")  # from the first test on, since it takes its time
 
 KINDS = ("sse", "http_stream")
 ORIGIN = "https://app.example.org"
@@ -562,7 +565,7 @@ async def test_it_works_in_another_asgi_server(plain_server: Any, kind: str) -> 
 SCRIPT = """
 const { Centrifuge } = require('centrifuge');
 const { EventSource } = require('eventsource');
-const [transport, streamUrl, postUrl, token] = process.argv.slice(2);
+const [transport, streamUrl, postUrl, token] = process.argv.slice(1);
 const say = (kind, fields) => console.log(JSON.stringify({ kind, ...fields }));
 const client = new Centrifuge([{ transport, endpoint: `${streamUrl}/connection/${transport}` }], {
   token, eventsource: EventSource, fetch, readableStream: ReadableStream, emulationEndpoint: `${postUrl}/emulation`,
@@ -590,56 +593,8 @@ process.stdin.on('end', () => process.exit(0));
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def npm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Path]]:
-    """The folder where the SDK is installed; that goes on while other tests run."""
-    with ThreadPoolExecutor(1) as pool:
-        yield pool.submit(_install, tmp_path_factory.mktemp("npm"))
-
-
-def _install(folder: Path) -> Path:
-    command = ["npm", "install", "centrifuge", "eventsource", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(folder)]
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
-    (folder / "follow.js").write_text(SCRIPT)
-    return folder
-
-
-class Script:
-    """The script as a process: what it says is read line by line."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.said: list[dict[str, Any]] = []
-
-    async def order(self, **order: Any) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(order).encode() + b"\n")
-
-    async def until(self, kind: str, count: int = 1) -> list[dict[str, Any]]:
-        """All that was said of this kind, once there are so many."""
-        assert self.process.stdout is not None
-        async with asyncio.timeout(20):
-            while len(found := [said for said in self.said if said["kind"] == kind]) < count:
-                text = await self.process.stdout.readline()
-                assert text, f"the script ended: {self.said}"
-                self.said.append(json.loads(text))
-        return found
-
-
-@contextlib.asynccontextmanager
-async def script(npm: Future[Path], kind: str, gateway: RunningGateway, post_to: RunningGateway, token: str) -> AsyncIterator[Script]:
-    if not (shutil.which("node") and shutil.which("npm")) and not os.environ.get("CI"):
-        pytest.skip("node and npm are not installed: centrifuge of npm was not tried")
-    folder = await asyncio.wrap_future(npm)
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    process = await asyncio.create_subprocess_exec("node", "follow.js", kind, gateway.url, post_to.url, token, cwd=folder, **pipes)
-    try:
-        yield Script(process)
-    finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        await process.wait()
+def script(npm: Future[Path], kind: str, gateway: RunningGateway, post_to: RunningGateway, token: str) -> AbstractAsyncContextManager[Told]:
+    return scripted(npm, SCRIPT, kind, gateway.url, post_to.url, token)
 
 
 async def test_the_sdk_follows_speaks_and_recovers_over_two_processes(start_gateway: Start, npm: Future[Path], kind: str) -> None:

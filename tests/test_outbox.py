@@ -33,7 +33,7 @@ from publishers.reviews import create_review, story_of
 from publishers.schema import identity, migrate
 from publishers.tables import outbox, reviews
 
-from . import relays
+from . import forks, relays
 from .conftest import until
 from .relays import CHANNELS, INBOX
 from .test_cli import process
@@ -57,7 +57,7 @@ def start() -> Iterator[Callable[..., BaseProcess]]:
     started: list[BaseProcess] = []
 
     def begin(work: Callable[..., Awaitable[None] | None], *arguments: Any) -> BaseProcess:
-        started.append(relays.start(work, *arguments))
+        started.append(forks.start(work, *arguments))
         return started[-1]
 
     yield begin
@@ -701,7 +701,7 @@ def test_a_relay_that_cannot_work_is_one_line(tmp_path: Path, valkey_url: str, p
     for name, (database_url, url, _) in cases.items():
         (folder := tmp_path / name).mkdir()
         where = ["--valkey-url", url] if url else ["--data-dir", str(folder / "empty")]
-        running[name] = start(relays.program, folder, "relay", "--database-url", database_url, *where)
+        running[name] = start(forks.program, "gateway.cli", folder / "out", folder / "error", "relay", "--database-url", database_url, *where)
     for name, (_, _, word) in cases.items():
         running[name].join(20)
         assert running[name].exitcode == 1, name

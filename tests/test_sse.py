@@ -22,7 +22,7 @@ from .conftest import RunningGateway, Start, until
 def gateway(start_gateway_once: Start, request: pytest.FixtureRequest) -> RunningGateway:
     """Either edge: whatever is asked of one is asked of both."""
     head = 'ping_seconds = 1\npong_seconds = 60\nallowed_origins = ["https://app.example.org"]\n'
-    return start_gateway_once(f"{head}{RULES}[limits]\nslow_seconds = 1\n", edge=request.param)
+    return start_gateway_once(f"{head}{RULES}[limits]\nslow_seconds = 4\n", edge=request.param)
 
 
 @pytest.fixture
