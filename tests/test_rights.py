@@ -461,5 +461,6 @@ async def test_after_a_restart_the_rules_of_now_decide_over_what_was_missed(star
         await raw.send(f"GET /sse?channel=club:1&last_event_id={epoch}:0&token={token} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
         body = await raw.reader.readuntil(b"0\r\n\r\n")
         assert b"refused" in body and b"103" in body and b"secret" not in body
+    async with await Socket.open(after) as raw:
         status, _, body = await raw.request("GET", f"/history?channel=club:1&since={epoch}:0", {"Authorization": f"Bearer {token}"})
         assert status == 403 and b"secret" not in body
