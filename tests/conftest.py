@@ -133,7 +133,8 @@ def _install(folder: Path) -> Path:
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "installed").exists():
-            command = ["npm", "install", *PACKAGES, "--prefer-offline", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(folder)]
+            quick = ("--prefer-offline", "--no-audit", "--no-fund", "--ignore-scripts")
+            command = ["npm", "install", *PACKAGES, *quick, "--prefix", str(folder)]
             result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
             assert result.returncode == 0, result.stderr
             (folder / "installed").touch()

@@ -701,7 +701,9 @@ def test_a_relay_that_cannot_work_is_one_line(tmp_path: Path, valkey_url: str, p
     for name, (database_url, url, _) in cases.items():
         (folder := tmp_path / name).mkdir()
         where = ["--valkey-url", url] if url else ["--data-dir", str(folder / "empty")]
-        running[name] = start(forks.program, "gateway.cli", folder / "out", folder / "error", "relay", "--database-url", database_url, *where)
+        running[name] = start(
+            forks.program, "gateway.cli", folder / "out", folder / "error", "relay", "--database-url", database_url, *where
+        )
     for name, (_, _, word) in cases.items():
         running[name].join(20)
         assert running[name].exitcode == 1, name

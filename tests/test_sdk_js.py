@@ -98,7 +98,11 @@ def test_short_tokens_are_refreshed_in_band_and_those_that_came_too_late_made_go
         of_steady.until("getToken", 3)
         assert [context["recovered"] for context in of_late.until("subscribed", 2)] == [False, True]
         assert [context["recovered"] for context in of_plain.until("subscribed", 2)] == [False, True]
-        assert client.codes("connecting") == of_steady.codes("subscribing") == [0], (client.told("connecting"), client.told("connected"), client.told("error"))
+        assert client.codes("connecting") == of_steady.codes("subscribing") == [0], (
+            client.told("connecting"),
+            client.told("connected"),
+            client.told("error"),
+        )
         assert of_late.codes("subscribing") == [0, 2501]
         assert late_client.codes("connecting") == [0, 3005] and of_plain.codes("subscribing") == [0, 1]
     for name in (steady, late, plain):
