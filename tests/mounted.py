@@ -1,4 +1,4 @@
-"""The gateway inside somebody else's application, under uvicorn as it comes: ``python -m tests.mounted --config FILE``."""
+"""The gateway inside somebody else's FastAPI application, under uvicorn as it comes: ``python -m tests.mounted --config FILE``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import socket
 import sys
 
 import uvicorn
-from starlette.applications import Starlette
-from starlette.routing import Mount
+from fastapi import FastAPI
 
 from gateway.app import create_app
 from gateway.config import load
@@ -26,7 +25,8 @@ def main() -> None:
     for logger in ("uvicorn.error", "uvicorn.access"):  # its words, not ours: every frame and every query
         logging.getLogger(logger).setLevel("WARNING")
     application = create_app(config)
-    outer = Starlette(routes=[Mount("/", application)], lifespan=application.lifespan)
+    outer = FastAPI(lifespan=application.lifespan, openapi_url=None)
+    outer.mount("/", application)
     Server(uvicorn.Config(outer, port=config.port, http="h11", ws="websockets-sansio", loop="asyncio", log_config=None)).run()
 
 
