@@ -202,7 +202,8 @@ async def _answer(name: str, method: Method, request: Request, deadline: float) 
     except UNREADABLE as error:
         return _error(107, f"the data cannot be read: {error}")
     try:
-        async with asyncio.timeout(deadline - time.time()) as limit:
+        # What was sent has nobody who was told that it failed: once begun it is finished.
+        async with asyncio.timeout(deadline - time.time() if request.reply_to else None) as limit:
             result = _encode(await method(Caller(request.user, request.client, info, deadline, meta), data))
     except Failure as failure:
         return _error(failure.code, failure.message, failure.temporary)

@@ -212,6 +212,7 @@ def _stream() -> Schema:
         "responses": {
             "200": {"description": "The stream.", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
             "400": _json(_answer({"error": {"type": "string"}}), "No channel is named, too many are, or one that cannot be."),
+            "403": _json(_answer({"error": {"type": "string"}}), "A page of an origin that `allowed_origins` does not list."),
         },
     }
 

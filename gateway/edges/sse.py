@@ -20,7 +20,7 @@ from ..protocol import encode
 from ..publication import Position
 from ..tokens import claimed_channel
 from .output import output_of, until_gone
-from .requests import client_address, cors_headers, subscription_tokens_of, token_of
+from .requests import client_address, cors_headers, origin_allowed, subscription_tokens_of, token_of
 from .stream import NEVER_WAS, EventStream, refusal
 
 __all__ = ["LAST_MOST", "EventStreams"]
@@ -55,6 +55,10 @@ class EventStreams:
         extra = cors_headers(headers.get("origin", ""), headers.get("host", ""), self._node.config.allowed_origins)
         if scope["method"] != "GET":
             await _plain(send, 405, "an event stream is opened with GET", [*extra, (b"allow", b"GET")])
+            return None
+        if not origin_allowed(headers.get("origin", ""), headers.get("host", ""), self._node.config.allowed_origins):
+            # It could read nothing; but with the user's cookie it could have them present.
+            await _plain(send, 403, "allowed_origins does not list this page's origin", extra)
             return None
         try:
             names = self._names(scope)
