@@ -166,6 +166,21 @@ async def _expired_subscription(gateway: RunningGateway) -> tuple[float, dict[st
         return time.monotonic() - began, told
 
 
+async def _request_behind_a_stream(gateway: RunningGateway) -> list[bytes]:
+    """A whole request and half of one, in one segment with the stream's. 12 s later it is a stream still, and its end is seen. Its statuses."""
+    head = f"Host: h\r\nAuthorization: Bearer {token('behind')}\r\n".encode()
+    async with await Socket.open(gateway) as raw:
+        stream = b"GET /sse?channel=chat:behind HTTP/1.1\r\n" + head + b"\r\n"
+        await raw.send(stream + b"GET /health/live HTTP/1.1\r\n" + head + b"\r\nGET /hea")
+        await asyncio.sleep(12)
+        await asyncio.to_thread(gateway.publish, "chat:behind", "still a stream")
+        got = await asyncio.wait_for(raw.reader.readuntil(b"still a stream"), 5)
+    async with asyncio.timeout(5):
+        while (await asyncio.to_thread(gateway.api, "presence_stats", channel="chat:behind"))["result"]["num_clients"]:
+            await asyncio.sleep(0.05)
+    return [line for line in got.split(b"\r\n") if line.startswith(b"HTTP/1.1")]
+
+
 API_HEAD = f"POST /api/publish HTTP/1.1\r\nHost: h\r\nX-API-Key: {API_KEY}\r\nContent-Length: 1000\r\n\r\n".encode()
 PATIENT: dict[str, Callable[[RunningGateway], Awaitable[Any]]] = {
     "a WebSocket without a word": _silent_socket,
@@ -174,6 +189,7 @@ PATIENT: dict[str, Callable[[RunningGateway], Awaitable[Any]]] = {
     "half a handshake": lambda gateway: _half_request(gateway, b"GET /connection/websocket HTTP/1.1\r\nUpgrade: websocket\r\n"),
     "half a body": lambda gateway: _half_request(gateway, API_HEAD + b'{"channel":'),
     "a byte a second": _dripping_request,
+    "requests behind a stream": _request_behind_a_stream,
     "an expired connection": _expired_connection,
     "an expired subscription": _expired_subscription,
 }
@@ -806,6 +822,10 @@ async def test_a_request_that_never_ends_times_out_after_ten_seconds(
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert "not complete after 10 s" in gateway.log()
     assert "Traceback" not in gateway.log()
+
+
+async def test_requests_behind_a_stream_are_nobodys_and_harm_it_not(patient: dict[str, Any], bystander: Bystander) -> None:
+    assert await outcome(patient["requests behind a stream"], bystander) == [b"HTTP/1.1 200 OK"]
 
 
 async def test_an_expired_connection_ends_25_seconds_later(patient: dict[str, Any], bystander: Bystander) -> None:

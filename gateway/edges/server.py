@@ -34,6 +34,7 @@ class HttpProtocol(HttpToolsProtocol):
     _in_head = True
     _head_bytes = 0
     _deadline = _last_deadline = 0.0
+    _served: Any = None  # the cycle whose coroutine runs; ``cycle`` is the newest, of a request that may wait behind it
 
     def connection_made(self, transport: Any) -> None:
         # As uvicorn's, but for the addresses, which it asks a socket object for: that took longer than all the rest.
@@ -48,7 +49,7 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._wheel.remove(self)
         super().connection_lost(exc)
-        self.cycle = self.scope = None  # type: ignore[assignment]  # they and this object hold each other
+        self.cycle = self.scope = self._served = None  # type: ignore[assignment]  # they and this object hold each other
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -59,6 +60,10 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._served = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
         self._deadline = min(self.loop.time() + SILENT_SECONDS, self._last_deadline)
@@ -106,7 +111,6 @@ class HttpProtocol(HttpToolsProtocol):
             self.loop.call_later(GOODBYE_SECONDS, self.transport.abort)
 
     def handle_websocket_upgrade(self) -> None:
-        self._wheel.remove(self)
         connection = WebSocketConnection(self.config, self.server_state, self.app_state, self.loop)
         connection.connection_made(self.transport)
         connection.shake_hands(self.url.decode("latin-1"), self.headers, self.client)
@@ -114,12 +118,15 @@ class HttpProtocol(HttpToolsProtocol):
 
     def hand_over(self, protocol: asyncio.Protocol) -> None:
         """The connection is another protocol's from here on, which may stay for hours: nothing of the request does."""
+        self._wheel.remove(self)
+        self.flow.resume_reading()  # a request that came in behind this one had it stop
         self.connections.discard(self)
         self.transport.set_protocol(protocol)
-        if self.cycle is not None:
-            self.cycle.response_complete = True  # else uvicorn closes the connection of a coroutine that returned before it
+        if self._served is not None:
+            self._served.response_complete = True  # else uvicorn closes the connection of a coroutine that returned before it
+        self.pipeline.clear()
         # The parser and the scope hold this object as it holds them; looking for such cycles took a tenth of each connect.
-        self.parser = self.cycle = None  # type: ignore[assignment]
+        self.parser = self.cycle = self._served = None  # type: ignore[assignment]
         self.headers.clear()
         self.scope.clear()  # type: ignore[attr-defined]
 
