@@ -23,6 +23,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from .config import ChannelRules
+from .protocol import push_prefix
 from .publication import Position, Publication
 from .recovery import following
 from .ring import Ring, Rings
@@ -107,7 +108,7 @@ class Channel:
         self.round: Round | None = None
         self.waiting: list[Announcement | Movement | Reset] = []
         self.joiners: dict[Subscription, None] = {}
-        self.push_prefix: bytes = b""
+        self.push_prefix = push_prefix(name)
         self.watchers: dict[Subscription, None] | None = None  # whom joins and leaves are told
         self.ephemerals = 0  # that were fanned out: who was not live then has missed them
 

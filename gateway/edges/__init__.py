@@ -2,6 +2,7 @@
 
     server      uvicorn's HTTP protocol, with the handshake to WebSocket and direct writing for event streams
     websocket   a WebSocket connection as an outlet of a session
+    asgi        the same on any ASGI server
     sse         server-sent events: who may open which stream, and where it starts
     stream      one event stream as the end of the hub's subscriptions
     emulation   WebSocket in two halves, a stream and POSTs, as an outlet of a session

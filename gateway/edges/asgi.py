@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 from ..channel import Channel
 from ..errors import Disconnect
 from ..node import Node
-from ..protocol import PING, publication_json, push_prefix
+from ..protocol import PING, publication_json
 from ..publication import Publication
 from ..session import Session
 from .requests import NO_PROTOBUF, asks_for_protobuf, client_address, origin_allowed
@@ -29,7 +29,7 @@ class TextWire:
     """Publications that go out together are the lines of one message."""
 
     def join(self, channel: Channel, publications: list[Publication]) -> bytes:
-        prefix = push_prefix(channel.name)
+        prefix = channel.push_prefix
         return b"\n".join([b"%b%b}}" % (prefix, publication_json(publication)) for publication in publications])
 
 

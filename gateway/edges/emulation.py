@@ -22,7 +22,7 @@ from starlette.responses import Response
 from ..channel import Channel
 from ..errors import Disconnect, StoreError
 from ..node import Node
-from ..protocol import PING, decode_json, encode, publication_json, push, push_prefix
+from ..protocol import PING, decode_json, encode, publication_json, push
 from ..publication import Publication
 from ..session import Session
 from .answers import json_response
@@ -57,8 +57,6 @@ class EmulationWire:
 
     def join(self, channel: Channel, publications: list[Publication]) -> bytes:
         prefix = channel.push_prefix
-        if not prefix:
-            prefix = channel.push_prefix = push_prefix(channel.name)
         return self.part(b"".join([self.message(b"%b%b}}" % (prefix, publication_json(publication))) for publication in publications]))
 
     def message(self, message: bytes) -> bytes:

@@ -26,7 +26,7 @@ from websockets.utils import accept_key
 from ..channel import Channel
 from ..errors import Disconnect
 from ..node import Node
-from ..protocol import PING, publication_json, push_prefix
+from ..protocol import PING, publication_json
 from ..publication import Publication
 from ..session import Session
 from .output import SocketOutlet
@@ -71,8 +71,6 @@ class WebSocketWire:
 
 def _prepare(channel: Channel, publication: Publication) -> bytes:
     prefix = channel.push_prefix
-    if not prefix:
-        prefix = channel.push_prefix = push_prefix(channel.name)
     if publication.json is None and publication.tags is None and publication.info is None and publication.offset:
         # The same text as below in one go: nearly all publications are so, and each is prepared once by every process.
         frame = text_frame(b'%b{"data":%b,"offset":%d}}}' % (prefix, publication.data, publication.offset))
