@@ -404,6 +404,17 @@ def test_a_forbidden_channel_is_refused_for_good_and_the_others_go_on(page: Page
     wait(page, "forbidden.state === 'refused'")  # connect() asked once more, as it says
 
 
+def test_a_forbidden_channel_leaves_the_stream_of_the_others(page: Page, gateway: RunningGateway) -> None:
+    page.add_init_script(BLOCKED_WEBSOCKET)
+    follow(page, gateway, "long:allowed2")
+    assert page.evaluate("gateway.transport") == "sse"
+    page.evaluate("window.forbidden = gateway.subscribe('closed:2').on('state', (event) => states.push(event))")
+    wait(page, "forbidden.state === 'refused'")
+    wait(page, "gateway.state === 'connected'")
+    gateway.publish("long:allowed2", 1)
+    seen(page, 1)
+
+
 def test_a_refused_publish_rejects_with_the_servers_error(page: Page, gateway: RunningGateway) -> None:
     follow(page, gateway, "short:mute")
     assert failure(page, "gateway.publish('short:mute', 1)") == {"name": "GatewayError", "code": 103, "message": "permission denied"}

@@ -59,7 +59,7 @@ async def test_each_token_opens_the_channel_that_it_names_whatever_their_order(g
             gateway.publish(channel, channel)
             assert (await events.next()).data["data"] == channel
     async with stream(gateway, one, other, subscription_token=ticket(other)) as events:
-        assert await refused(events) == {"code": 103, "message": "permission denied"}
+        assert await refused(events) == {"code": 103, "message": "permission denied", "channel": one}
 
 
 async def test_presence_says_what_the_subscription_token_says_of_its_bearer(gateway: RunningGateway) -> None:

@@ -76,7 +76,7 @@ class EventStreams:
                 raise Disconnect(3500, "a token was revoked meanwhile")  # whoever ends the revoked does not know of this stream yet
             address = client_address(scope.get("client"), scope["headers"], self._node.config.proxies)
             return EventStream(self._node, output, identity, starts, grants, address)
-        except _TokenRefused as refused:
+        except _ChannelRefused as refused:
             await _refuse(send, refused.error, refused.channel)
         except (ClientError, Disconnect) as error:
             await _refuse(send, error)
@@ -107,11 +107,11 @@ class EventStreams:
                 grant = await self._node.grant_one_of(token, names, identity.user)
             except (ClientError, Disconnect) as error:
                 channel = claimed_channel(token)
-                raise _TokenRefused(error, channel if channel in names else "") from None
+                raise _ChannelRefused(error, channel if channel in names else "") from None
             grants[grant.channel] = grant
         for name in names:
             if not self._node.may_subscribe(identity, name, token=name in grants):
-                raise PermissionDenied(f"the rules of {name!r} do not admit user {identity.user!r}")
+                raise _ChannelRefused(PermissionDenied(f"the rules of {name!r} do not admit user {identity.user!r}"), name)
         return grants
 
     async def _starts(self, names: list[str], grants: dict[str, Grant], headers: Headers, query: QueryParams) -> dict[str, Position | None]:
@@ -147,8 +147,8 @@ def _positions(last_id: str, count: int) -> list[Position | None]:
     return positions
 
 
-class _TokenRefused(Exception):
-    """The subscription token for ``channel`` is no good; "" where it names none of the request's."""
+class _ChannelRefused(Exception):
+    """The rules of ``channel``, or the subscription token for it, do not admit the user; "" where that names none of the request's."""
 
     def __init__(self, error: ClientError | Disconnect, channel: str) -> None:
         super().__init__(str(error))
