@@ -15,6 +15,7 @@ __all__ = ["Buffered", "Direct", "SocketOutlet", "Stream", "chunk", "output_of",
 log = logging.getLogger("gateway.edges")
 
 CLOSE_SECONDS = 5.0  # for the client to take what is left
+GOODBYE_SECONDS = 1.0  # of a connection with nothing left to take, when the process ends
 ALONE_BYTES = 4096  # what is larger goes out at once: a frame may ask for a page of history a thousand times
 
 
@@ -139,7 +140,9 @@ class Direct(asyncio.Protocol):
             self._stream.resume_writing()
 
     def shutdown(self) -> None:
-        """From uvicorn, of a connection that is closing already."""
+        """From uvicorn, as the process ends, of a connection that is closing already."""
+        if not self._transport.get_write_buffer_size():  # over TLS the other side is asked first, and need not listen
+            asyncio.get_running_loop().call_later(GOODBYE_SECONDS, self._transport.abort)
 
 
 class Buffered:

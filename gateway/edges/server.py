@@ -13,6 +13,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import is_ssl
 
+from .output import GOODBYE_SECONDS
 from .websocket import WebSocketConnection
 
 __all__ = ["HttpProtocol"]
@@ -21,7 +22,6 @@ log = logging.getLogger("gateway.http")
 
 SILENT_SECONDS = 10.0  # from the connection, or a request's first byte, to the end of its head; then between parts of its body
 REQUEST_SECONDS = 60.0  # for all of it
-GOODBYE_SECONDS = 1.0  # of an idle connection, when the process ends
 HEAD_BYTES = 64 * 1024
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _TOO_EARLY = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
