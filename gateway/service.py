@@ -101,7 +101,7 @@ class Service:
         await self.run()
 
     async def run(self) -> None:
-        """Serves until cancelled, then finishes what is under way: that takes the longest deadline at most.
+        """Serves until cancelled, then finishes what is under way: a call within its deadline, what was sent however long it takes.
 
         Raises Unavailable if Valkey cannot be reached at the start; later it comes back by itself.
         """

@@ -138,6 +138,14 @@ async def _answer_and_seconds(raw: Socket, began: float) -> tuple[float, bytes]:
     return time.monotonic() - began, answer
 
 
+async def _empty_line_behind_an_answer(gateway: RunningGateway) -> tuple[float, bytes]:
+    async with await Socket.open(gateway) as raw:
+        assert (await raw.request("GET", "/health/live"))[0] == 200
+        began = time.monotonic()
+        await raw.send(b"\r\n")
+        return await _answer_and_seconds(raw, began)
+
+
 async def _dripping_request(gateway: RunningGateway) -> tuple[float, bytes]:
     """A byte a second: each is progress, the whole is none."""
     async with await Socket.open(gateway) as raw:
@@ -188,6 +196,7 @@ PATIENT: dict[str, Callable[[RunningGateway], Awaitable[Any]]] = {
     "half a head": lambda gateway: _half_request(gateway, b"GET /sse?channel=chat:1 HTTP/1.1\r\nHost: h\r\n"),
     "half a handshake": lambda gateway: _half_request(gateway, b"GET /connection/websocket HTTP/1.1\r\nUpgrade: websocket\r\n"),
     "half a body": lambda gateway: _half_request(gateway, API_HEAD + b'{"channel":'),
+    "an empty line behind an answer": _empty_line_behind_an_answer,
     "a byte a second": _dripping_request,
     "requests behind a stream": _request_behind_a_stream,
     "an expired connection": _expired_connection,
@@ -698,6 +707,18 @@ async def test_a_handshake_that_is_none_is_refused(gateway: RunningGateway, log:
     assert "Traceback" not in log.text
 
 
+async def test_a_handshake_behind_a_request_without_its_answer_is_refused(gateway: RunningGateway, log: Log) -> None:
+    """The answer would come between the frames."""
+    handshake = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+    async with await Socket.open(gateway) as raw:
+        await raw.send(
+            b"GET /health/live HTTP/1.1\r\nHost: h\r\n\r\nGET /connection/websocket HTTP/1.1\r\nHost: h\r\n" + handshake + b"\r\n"
+        )
+        assert (await raw.rest()).startswith(b"HTTP/1.1 400 ")
+    await until(lambda: "handshake behind a request" in log.text, "it is told")
+    assert "Traceback" not in log.text
+
+
 # Clients that read slowly, or never.
 
 
@@ -813,7 +834,10 @@ async def test_a_websocket_that_says_nothing_is_stale_after_ten_seconds(patient:
     assert "closed: 3502 stale" in gateway.log()
 
 
-@pytest.mark.parametrize("name", ["half a head", "half a handshake", "half a body", "a connection without a word", "a byte a second"])
+@pytest.mark.parametrize(
+    "name",
+    ["half a head", "half a handshake", "half a body", "a connection without a word", "an empty line behind an answer", "a byte a second"],
+)
 async def test_a_request_that_never_ends_times_out_after_ten_seconds(
     patient: dict[str, Any], gateway: RunningGateway, bystander: Bystander, name: str
 ) -> None:

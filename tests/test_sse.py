@@ -521,3 +521,17 @@ async def test_a_draining_gateway_ends_its_streams_and_refuses_new_ones(start_ga
         for other in others:
             await other.close()
         assert await stopping == 0
+
+
+async def test_a_slow_reader_gets_the_end_of_its_stream_from_a_gateway_that_drains(start_gateway: Start) -> None:
+    """More than the kernel holds: the rest waits in the process, which ends only when it is taken."""
+    gateway = start_gateway(f"{RULES}\n[limits]\nwaiting_bytes = 50000000\n")
+    async with stream(gateway, "chat:1", small=True) as events:
+        await connected(events)
+        for _ in range(200):
+            gateway.publish("chat:1", "x" * 50_000)
+        stopping = asyncio.create_task(asyncio.to_thread(gateway.stop))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(stopping), 2)
+        assert len(await events.end()) == 200 and len(events.reading.retry) == 2
+        assert await stopping == 0

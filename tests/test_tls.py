@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import json
 import ssl
+import time
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +92,15 @@ async def test_plain_http_on_the_tls_port_is_refused_and_harms_nobody(gateway: R
     writer.close()
     async with httpx.AsyncClient(base_url=gateway.url, verify=trusting) as http:
         assert (await http.get("/health/live")).status_code == 200
+
+
+async def test_a_stream_whose_client_does_not_listen_holds_up_no_restart(gateway: RunningGateway, trusting: ssl.SSLContext) -> None:
+    """TLS asks it before the connection closes, and it never answers."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port, ssl=trusting)
+    writer.write(f"GET /sse?channel=posts:deaf&token={gateway.token()} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+    await reader.readuntil(b"event: connected")
+    writer.transport.pause_reading()
+    began = time.monotonic()
+    assert await asyncio.to_thread(gateway.stop) == 0
+    assert time.monotonic() - began < 4
+    writer.transport.abort()

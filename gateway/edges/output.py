@@ -15,6 +15,7 @@ __all__ = ["Buffered", "Direct", "SocketOutlet", "Stream", "chunk", "output_of",
 log = logging.getLogger("gateway.edges")
 
 CLOSE_SECONDS = 5.0  # for the client to take what is left
+GOODBYE_SECONDS = 1.0  # of a connection with nothing left to take, when the process ends
 ALONE_BYTES = 4096  # what is larger goes out at once: a frame may ask for a page of history a thousand times
 
 
@@ -90,13 +91,14 @@ class Stream(Protocol):
 class Direct(asyncio.Protocol):
     """Writes to the transport that the server lends, and is its protocol from ``carry`` on: an idle stream has no task."""
 
-    __slots__ = ("_lender", "_stream", "_transport", "write")
+    __slots__ = ("_connections", "_lender", "_stream", "_transport", "write")
 
     direct = True
     headers = [(b"connection", b"close")]  # its end closes the connection: else a client takes that for its next request
 
     def __init__(self, lender: Any) -> None:
         self._lender = lender
+        self._connections = lender.connections
         self._stream: Stream | None = None
         self._transport = lender.transport
         self.write = self._transport.write
@@ -117,12 +119,14 @@ class Direct(asyncio.Protocol):
             self._transport.abort()
         elif not self._transport.is_closing():
             self.write(b"0\r\n\r\n")
+            self._connections.add(self)  # a process that ends waits for those: the client has not taken everything yet
             self._transport.close()
             asyncio.get_running_loop().call_later(CLOSE_SECONDS, self._transport.abort)
 
     # From the transport. What a client says behind its request is not for anybody.
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.discard(self)
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.gone()
@@ -134,6 +138,11 @@ class Direct(asyncio.Protocol):
     def resume_writing(self) -> None:
         if self._stream is not None:
             self._stream.resume_writing()
+
+    def shutdown(self) -> None:
+        """From uvicorn, as the process ends, of a connection that is closing already."""
+        if not self._transport.get_write_buffer_size():  # over TLS the other side is asked first, and need not listen
+            asyncio.get_running_loop().call_later(GOODBYE_SECONDS, self._transport.abort)
 
 
 class Buffered:

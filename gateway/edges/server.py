@@ -13,6 +13,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import is_ssl
 
+from .output import GOODBYE_SECONDS
 from .websocket import WebSocketConnection
 
 __all__ = ["HttpProtocol"]
@@ -21,9 +22,9 @@ log = logging.getLogger("gateway.http")
 
 SILENT_SECONDS = 10.0  # from the connection, or a request's first byte, to the end of its head; then between parts of its body
 REQUEST_SECONDS = 60.0  # for all of it
-GOODBYE_SECONDS = 1.0  # of an idle connection, when the process ends
 HEAD_BYTES = 64 * 1024
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_TOO_EARLY = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -80,6 +81,8 @@ class HttpProtocol(HttpToolsProtocol):
             if self._head_bytes > HEAD_BYTES:
                 log.info("a request's head is larger than %d bytes: closed", HEAD_BYTES)
                 self._refuse(_TOO_LARGE)
+        elif not self.bucket and self.cycle is not None and self.cycle.response_complete and not self.transport.is_closing():
+            self._await_request()  # an empty line, or the rest of a body: whatever comes stops uvicorn's clock of idle connections
 
     @property
     def _wheel(self) -> Any:
@@ -111,6 +114,10 @@ class HttpProtocol(HttpToolsProtocol):
             self.loop.call_later(GOODBYE_SECONDS, self.transport.abort)
 
     def handle_websocket_upgrade(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            log.info("a WebSocket handshake behind a request without its answer, which would stand between the frames: closed")
+            self._refuse(_TOO_EARLY)
+            return
         connection = WebSocketConnection(self.config, self.server_state, self.app_state, self.loop)
         connection.connection_made(self.transport)
         connection.shake_hands(self.url.decode("latin-1"), self.headers, self.client)
