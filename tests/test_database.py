@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
+from pathlib import Path
+
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import select
 
 from gateway.errors import ConfigurationError
-from publishers.database import Database
+from publishers.database import Database, _write_ahead
 from publishers.faults import Invalid
 from publishers.schema import identity, migrate
 from publishers.tables import metadata, outbox
+
+from . import forks
 
 
 async def test_migrations_lead_to_the_tables_of_the_code(database: Database) -> None:
@@ -57,3 +63,22 @@ async def test_a_database_without_tables_is_one_line(database_url: str) -> None:
     async with Database(database_url) as database:
         with pytest.raises(ConfigurationError, match="gateway relay"):
             await identity(database)
+
+
+def _write_ahead_at(path: str, moment: float) -> None:
+    connection = sqlite3.connect(path)
+    while time.time() < moment:
+        continue
+    _write_ahead(connection)
+    connection.execute("CREATE TABLE IF NOT EXISTS t (x)")
+    connection.close()
+
+
+def test_several_may_open_the_same_new_file_at_once(tmp_path: Path) -> None:
+    """SQLite refuses all but one of those that turn it to writing ahead, without a moment's patience."""
+    for number in range(30):
+        moment = time.time() + 0.05
+        opening = [forks.start(_write_ahead_at, str(tmp_path / f"{number}.db"), moment) for _ in range(4)]
+        for process in opening:
+            process.join(30)
+        assert [process.exitcode for process in opening] == [0] * 4
