@@ -210,13 +210,9 @@ async def test_channels_and_info_are_of_all_gateways(pair: Pair, user: str) -> N
 async def test_presence_is_of_all_gateways(pair: Pair, user: str) -> None:
     name = f"chat:{user}"
     async with client(pair.here, user, subscribe=name) as one, client(pair.there, "other", subscribe=name) as two:
-
-        async def both() -> dict[str, Any]:
-            return (await one.result("presence", channel=name))["presence"]
-
-        async with asyncio.timeout(5):
-            while len(found := await both()) < 2:
-                continue
+        for wire in (one, two):  # each knows of itself first
+            await until_counted(wire, name, 2)
+        found = (await one.result("presence", channel=name))["presence"]
         assert found[one.connected["client"]] == {"user": user, "client": one.connected["client"]}
         assert await two.result("presence_stats", channel=name) == {"num_clients": 2, "num_users": 2}
         assert (await api(pair.here, "presence", channel=name))["presence"] == found
