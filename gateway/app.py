@@ -191,8 +191,8 @@ class Gateway:
 
 async def _answer_preflight(node: Node, scope: Any, send: Any) -> None:
     """Of every path: what may be asked for is said when it is."""
-    fields = {name: value.decode("latin-1") for name, value in scope["headers"] if name in (b"origin", b"host")}
-    granted = preflight(fields.get(b"origin", ""), fields.get(b"host", ""), node.config.allowed_origins)
+    origin = dict(scope["headers"]).get(b"origin", b"").decode("latin-1")
+    granted = preflight(origin, node.config.allowed_origins)
     await send({"type": "http.response.start", "status": 204 if granted else 403, "headers": granted})
     await send({"type": "http.response.body", "body": b""})
 

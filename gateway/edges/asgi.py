@@ -17,7 +17,7 @@ from ..node import Node
 from ..protocol import PING, publication_json
 from ..publication import Publication
 from ..session import Session
-from .requests import NO_PROTOBUF, asks_for_protobuf, client_address, origin_allowed
+from .requests import NO_PROTOBUF, NOT_LISTED, asks_for_protobuf, client_address, origin_allowed
 from .websocket import PATH, REASON_BYTES
 
 __all__ = ["serve_websocket"]
@@ -170,5 +170,5 @@ def _fault(node: Node, path: str, scope: Any) -> tuple[int, str] | None:
     if asks_for_protobuf(query, ",".join(scope.get("subprotocols", ()))):
         return 400, NO_PROTOBUF
     if not origin_allowed(fields.get(b"origin", ""), fields.get(b"host", ""), node.config.allowed_origins):
-        return 403, "allowed_origins does not list this page's origin"
+        return 403, NOT_LISTED
     return None

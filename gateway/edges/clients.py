@@ -14,7 +14,7 @@ from ..node import Node
 from ..permissions import admits
 from ..protocol import encode, error_json, history_result, read_position
 from .answers import STATUS_OF_ERROR, json_response
-from .requests import body_of, cors_headers, origin_allowed, subscription_tokens_of, token_of
+from .requests import NOT_LISTED, body_of, cors_headers, is_foreign, subscription_tokens_of, token_of
 
 __all__ = ["HISTORY_DEFAULT", "HISTORY_MOST", "NUMBER_DIGITS", "history", "inbox", "inbox_read"]
 
@@ -71,8 +71,8 @@ async def _inbox(request: Request) -> bytes:
 async def _inbox_read(request: Request) -> bytes | Response:
     node: Node = request.state.node
     # A page of another site can send this with the user's cookie; its Origin tells.
-    if not origin_allowed(request.headers.get("origin", ""), request.headers.get("host", ""), node.config.allowed_origins):
-        raise PermissionDenied("allowed_origins does not list this page's origin")
+    if is_foreign(request.headers, node.config.allowed_origins):
+        raise PermissionDenied(NOT_LISTED)
     identity = await node.identify(token_of(request.headers, request.query_params))
     body = await body_of(request, node.config.limits.message_bytes)
     return body if isinstance(body, Response) else await node.inbox.read(identity.user, body)
@@ -81,7 +81,7 @@ async def _inbox_read(request: Request) -> bytes | Response:
 async def _answer(request: Request, work: Awaitable[bytes | Response]) -> Response:
     node: Node = request.state.node
     name = request.url.path
-    extra = cors_headers(request.headers.get("origin", ""), request.headers.get("host", ""), node.config.allowed_origins)
+    extra = cors_headers(request.headers.get("origin", ""), node.config.allowed_origins)
     headers = {name.decode(): value.decode() for name, value in extra}
     try:
         result = await work

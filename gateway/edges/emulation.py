@@ -27,7 +27,7 @@ from ..publication import Publication
 from ..session import Session
 from .answers import json_response
 from .output import Buffered, Direct, SocketOutlet, chunk, output_of, until_gone
-from .requests import NO_PROTOBUF, asks_for_protobuf, body_of, client_address, cors_headers, origin_allowed
+from .requests import NO_PROTOBUF, NOT_LISTED, asks_for_protobuf, body_of, client_address, cors_headers, is_foreign
 
 __all__ = ["PATHS", "emulation"]
 
@@ -40,11 +40,6 @@ HELD_MESSAGES = 16  # of the largest size that wait while nothing is taken from 
 OBJECT_BYTES = 64  # of a message that waits, beside its text
 ESCAPED = 2  # times its size is a message as a string in JSON, if it is all quotes
 AROUND_BYTES = 1024  # of a POST, around its data
-
-_HEADERS = [
-    (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),  # nginx would collect messages otherwise
-]
 
 
 class EmulationWire:
@@ -199,7 +194,7 @@ async def _answer(node: Node, scope: Any, receive: Any, send: Any) -> EmulationS
     """Answers, and begins the stream if that is the answer."""
     request, path = Request(scope, receive), scope["path"].removeprefix(scope.get("root_path", ""))
     answer = await _judge(node, request, path)
-    cors = cors_headers(request.headers.get("origin", ""), request.headers.get("host", ""), node.config.allowed_origins)
+    cors = cors_headers(request.headers.get("origin", ""), node.config.allowed_origins)
     if isinstance(answer, bytes):
         return await _open(node, path, answer, cors, scope, send)
     answer.raw_headers.extend(cors)
@@ -209,8 +204,8 @@ async def _answer(node: Node, scope: Any, receive: Any, send: Any) -> EmulationS
 
 async def _judge(node: Node, request: Request, path: str) -> Response | bytes:
     """The answer, or the message with which a stream begins."""
-    if not origin_allowed(request.headers.get("origin", ""), request.headers.get("host", ""), node.config.allowed_origins):
-        return _refusal(403, "allowed_origins does not list this page's origin")
+    if is_foreign(request.headers, node.config.allowed_origins):
+        return _refusal(403, NOT_LISTED)
     if request.method not in _METHODS[path]:
         return _refusal(405, f"{path} takes {' and '.join(_METHODS[path])}", {"allow": ", ".join(_METHODS[path])})
     return await _take_post(node, request) if path == COMMANDS else await _first_message(node, request)
@@ -240,7 +235,7 @@ async def _first_message(node: Node, request: Request) -> bytes | Response:
 
 async def _open(node: Node, path: str, message: bytes, cors: list[tuple[bytes, bytes]], scope: Any, send: Any) -> EmulationStream:
     output = output_of(scope, send)
-    headers = [(b"content-type", _TYPES[path]), *_HEADERS, *output.headers, *cors]
+    headers = [(b"content-type", _TYPES[path]), *output.headers, *cors]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     address = client_address(scope.get("client"), scope["headers"], node.config.proxies)
     stream = EmulationStream(node, output, path, address)

@@ -14,6 +14,7 @@ __all__ = ["Buffered", "Direct", "SocketOutlet", "Stream", "chunk", "output_of",
 
 log = logging.getLogger("gateway.edges")
 
+HEADERS = [(b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]  # the second for nginx, which would collect what it gets
 CLOSE_SECONDS = 5.0  # for the client to take what is left
 GOODBYE_SECONDS = 1.0  # of a connection with nothing left to take, when the process ends
 ALONE_BYTES = 4096  # what is larger goes out at once: a frame may ask for a page of history a thousand times
@@ -94,7 +95,7 @@ class Direct(asyncio.Protocol):
     __slots__ = ("_connections", "_lender", "_stream", "_transport", "write")
 
     direct = True
-    headers = [(b"connection", b"close")]  # its end closes the connection: else a client takes that for its next request
+    headers = [*HEADERS, (b"connection", b"close")]  # its end closes the connection: else a client takes that for its next request
 
     def __init__(self, lender: Any) -> None:
         self._lender = lender
@@ -149,7 +150,7 @@ class Buffered:
     """Collects what a task sends through ASGI; the stream is told when too much is waiting."""
 
     direct = False
-    headers: list[tuple[bytes, bytes]] = []
+    headers = HEADERS
 
     def __init__(self, send: Any) -> None:
         self._send = send

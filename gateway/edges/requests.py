@@ -16,13 +16,14 @@ from starlette.responses import Response
 from ..errors import BadRequest
 
 __all__ = [
-    *("NO_PROTOBUF", "api_key_of", "asks_for_protobuf", "body_of", "client_address", "cors_headers"),
-    *("is_api_key", "origin_allowed", "preflight", "subscription_tokens_of", "token_of"),
+    *("NOT_LISTED", "NO_PROTOBUF", "api_key_of", "asks_for_protobuf", "body_of", "client_address", "cors_headers"),
+    *("is_api_key", "is_foreign", "origin_allowed", "preflight", "subscription_tokens_of", "token_of"),
 ]
 
 log = logging.getLogger("gateway.http")
 
 NO_PROTOBUF = "this server speaks the JSON protocol, not Protobuf"
+NOT_LISTED = "allowed_origins does not list this page's origin"
 
 ADDRESS_MOST = 64  # characters
 
@@ -76,7 +77,12 @@ def origin_allowed(origin: str, host: str, allowed: list[str]) -> bool:
     return any(pattern == "*" or fnmatchcase(origin.lower(), pattern.lower()) for pattern in allowed)
 
 
-def cors_headers(origin: str, host: str, allowed: list[str]) -> list[tuple[bytes, bytes]]:
+def is_foreign(headers: Headers, allowed: list[str]) -> bool:
+    """Whether a page sent this that may not talk to this server."""
+    return not origin_allowed(headers.get("origin", ""), headers.get("host", ""), allowed)
+
+
+def cors_headers(origin: str, allowed: list[str]) -> list[tuple[bytes, bytes]]:
     """What lets a page of another origin read the answer; nothing where it may not, or need not be let."""
     if not origin or not origin_allowed(origin, "", allowed):
         return []
@@ -87,9 +93,9 @@ def cors_headers(origin: str, host: str, allowed: list[str]) -> list[tuple[bytes
     ]
 
 
-def preflight(origin: str, host: str, allowed: list[str]) -> list[tuple[bytes, bytes]]:
+def preflight(origin: str, allowed: list[str]) -> list[tuple[bytes, bytes]]:
     """The answer to a browser that asks whether a page of another origin may call with a token; nothing where it may not."""
-    granted = cors_headers(origin, host, allowed)
+    granted = cors_headers(origin, allowed)
     if not granted:
         return []
     methods = (b"access-control-allow-methods", b"GET, POST")

@@ -20,7 +20,7 @@ from ..protocol import encode
 from ..publication import Position
 from ..tokens import claimed_channel
 from .output import output_of, until_gone
-from .requests import client_address, cors_headers, origin_allowed, subscription_tokens_of, token_of
+from .requests import NOT_LISTED, client_address, cors_headers, is_foreign, subscription_tokens_of, token_of
 from .stream import NEVER_WAS, EventStream, refusal
 
 __all__ = ["LAST_MOST", "EventStreams"]
@@ -30,11 +30,7 @@ log = logging.getLogger("gateway.sse")
 ID_BYTES = 4096
 LAST_MOST = 1000  # of ?last=
 
-_HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),  # nginx would collect events otherwise
-]
+_TYPE = (b"content-type", b"text/event-stream; charset=utf-8")
 
 
 class EventStreams:
@@ -52,13 +48,13 @@ class EventStreams:
         """Answers, and begins the stream; None if the answer says no. Nothing of the request stays behind."""
         headers = Headers(scope=scope)
         query = QueryParams(scope["query_string"])
-        extra = cors_headers(headers.get("origin", ""), headers.get("host", ""), self._node.config.allowed_origins)
+        extra = cors_headers(headers.get("origin", ""), self._node.config.allowed_origins)
         if scope["method"] != "GET":
             await _plain(send, 405, "an event stream is opened with GET", [*extra, (b"allow", b"GET")])
             return None
-        if not origin_allowed(headers.get("origin", ""), headers.get("host", ""), self._node.config.allowed_origins):
+        if is_foreign(headers, self._node.config.allowed_origins):
             # It could read nothing; but with the user's cookie it could have them present.
-            await _plain(send, 403, "allowed_origins does not list this page's origin", extra)
+            await _plain(send, 403, NOT_LISTED, extra)
             return None
         try:
             names = self._names(scope)
@@ -67,7 +63,7 @@ class EventStreams:
             await _plain(send, 400, error.hint or error.message, extra)
             return None
         output = output_of(scope, send)
-        await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *output.headers, *extra]})
+        await send({"type": "http.response.start", "status": 200, "headers": [_TYPE, *output.headers, *extra]})
         try:
             identity = await self._node.identify(token_of(headers, query))
             grants = await self._grants(names, tokens, identity)
