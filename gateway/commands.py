@@ -161,11 +161,11 @@ async def _called(work: Awaitable[bytes]) -> bytes:
 
 
 def _presence(session: Session, id: int, request: Any) -> None:
-    session.answer(id, "presence", _clients(session, _presence_channel(session, request)))
+    session.answer(id, "presence", session.node.presence.clients(_presence_channel(session, request)))
 
 
 def _presence_stats(session: Session, id: int, request: Any) -> None:
-    session.answer(id, "presence_stats", _counts(session, _presence_channel(session, request)))
+    session.answer(id, "presence_stats", session.node.presence.counts(_presence_channel(session, request)))
 
 
 def _presence_channel(session: Session, request: Any) -> str:
@@ -177,14 +177,6 @@ def _presence_channel(session: Session, request: Any) -> str:
     if not rules.presence:
         raise NotAvailable(f"{name!r} keeps no presence")
     return name
-
-
-async def _clients(session: Session, channel: str) -> bytes:
-    return b'{"presence":%b}' % await session.node.presence.clients(channel)
-
-
-async def _counts(session: Session, channel: str) -> bytes:
-    return b'{"num_clients":%d,"num_users":%d}' % await session.node.presence.counts(channel)
 
 
 def _send(session: Session, id: int, request: Any) -> None:

@@ -105,6 +105,11 @@ class ChannelRules(_Section):
         return self
 
     @property
+    def announces(self) -> bool:
+        """Whether joins and leaves are told to anybody."""
+        return self.join_leave != "off"
+
+    @property
     def has_history(self) -> bool:
         return self.history_size != 0
 

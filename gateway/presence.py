@@ -69,13 +69,14 @@ class Presence:
     # Asking. Raises StoreError.
 
     async def clients(self, channel: str) -> bytes:
-        """JSON: client → ClientInfo."""
-        return b"{%b}" % b",".join([b"%b:%b" % (encode(client), info) for client, info in (await self._found(channel)).items()])
+        """The protocol's PresenceResult, in JSON: client → ClientInfo."""
+        found = await self._found(channel)
+        return b'{"presence":{%b}}' % b",".join([b"%b:%b" % (encode(client), info) for client, info in found.items()])
 
-    async def counts(self, channel: str) -> tuple[int, int]:
-        """How many clients and users; the anonymous count as one user."""
+    async def counts(self, channel: str) -> bytes:
+        """The protocol's PresenceStatsResult, in JSON: how many clients and users; the anonymous count as one user."""
         infos = (await self._found(channel)).values()
-        return len(infos), len({_user.decode(info).user for info in infos})
+        return b'{"num_clients":%d,"num_users":%d}' % (len(infos), len({_user.decode(info).user for info in infos}))
 
     async def _found(self, channel: str) -> dict[str, bytes]:
         """Client → ClientInfo. What this process has not written yet counts: who just subscribed finds themselves."""
@@ -123,7 +124,7 @@ class Presence:
 
     def _is_told(self, channel: str) -> bool:
         try:
-            return self._config.rules(channel).join_leave != "off"
+            return self._config.rules(channel).announces
         except UnknownChannel:  # another gateway's namespace
             return True
 

@@ -122,9 +122,9 @@ class ClientSubscription(Subscription):
         """It is there, for whoever asks or watches."""
         rules = self.rules
         self.session.node.lifecycle.tell("subscribed", self.session.identity.user, self.session.client, channel=self.channel.name)
-        if rules.presence or rules.join_leave != "off":
+        if rules.presence or rules.announces:
             self.present = True
-            self.session.node.presence.enter(self.channel.name, self.session.client, self.info, rules.join_leave != "off")
+            self.session.node.presence.enter(self.channel.name, self.session.client, self.info, rules.announces)
         if self._hears:
             if self.channel.watchers is None:
                 self.channel.watchers = {}
@@ -155,7 +155,7 @@ class ClientSubscription(Subscription):
         super().end()
         if self.present:
             self.present = False
-            self.session.node.presence.leave(self.channel.name, self.session.client, self.rules.join_leave != "off")
+            self.session.node.presence.leave(self.channel.name, self.session.client, self.rules.announces)
 
     def gap(self) -> None:
         session = self.session

@@ -258,12 +258,12 @@ async def _info(node: Node, request: InfoRequest) -> bytes:
 
 async def _presence(node: Node, request: ChannelRequest) -> bytes:
     """Who is in a channel."""
-    return b'{"presence":%b}' % await node.presence.clients(_present(node, request))
+    return await node.presence.clients(_present(node, request))
 
 
 async def _presence_stats(node: Node, request: ChannelRequest) -> bytes:
     """How many are in a channel."""
-    return b'{"num_clients":%d,"num_users":%d}' % await node.presence.counts(_present(node, request))
+    return await node.presence.counts(_present(node, request))
 
 
 def _present(node: Node, request: ChannelRequest) -> str:

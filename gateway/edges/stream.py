@@ -113,7 +113,7 @@ class StreamSubscription(Subscription):
         return self.stream.full or not self.stream.open
 
     def begin(self, recovered: bool, publications: list[Publication]) -> None:
-        if self.rules.presence or self.rules.join_leave != "off":
+        if self.rules.presence or self.rules.announces:
             self.stream.enter(self)
         self.stream.begun(self, recovered)
 
@@ -198,10 +198,10 @@ class EventStream:
 
     def enter(self, subscription: StreamSubscription) -> None:
         info = client_info(self.identity, self.client, subscription.grant.info if subscription.grant is not None else None)
-        self._node.presence.enter(subscription.channel.name, self.client, info, subscription.rules.join_leave != "off")
+        self._node.presence.enter(subscription.channel.name, self.client, info, subscription.rules.announces)
 
     def leave(self, subscription: StreamSubscription) -> None:
-        self._node.presence.leave(subscription.channel.name, self.client, subscription.rules.join_leave != "off")
+        self._node.presence.leave(subscription.channel.name, self.client, subscription.rules.announces)
 
     # From the hub.
 
