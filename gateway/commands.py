@@ -23,7 +23,7 @@ from .errors import (
 )
 from .filters import Filter, read_filter
 from .pace import spend
-from .permissions import Override, admits, overridden
+from .permissions import admits
 from .protocol import BEGINNING, Since, encode, history_result, is_json, raw_object, reply
 from .publication import Position
 from .store.history import publish_words
@@ -37,10 +37,10 @@ __all__ = ["HANDLERS", "since_of"]
 HISTORY_MOST = 300  # publications of one history command
 
 
-def since_of(session: Session, channel: str, request: Since, override: Override | None = None) -> Position | None:
-    """The position a client wants to recover from; None to start at the top."""
-    position, rules = request.position, overridden(session.node.rules(channel), override)
-    return position if request.recover and rules.recovers else None
+def since_of(request: Since) -> Position | None:
+    """The position a client wants to recover from; None to start at the top. Raises BadRequest for one that cannot be."""
+    position = request.position
+    return position if request.recover else None
 
 
 def _subscribe(session: Session, id: int, request: Any) -> None:
@@ -56,7 +56,7 @@ def _subscribe(session: Session, id: int, request: Any) -> None:
     if not node.may_subscribe(session.identity, name, token=grant is not None):
         raise PermissionDenied(f"the rules of {name!r} do not admit user {session.identity.user!r}")
     filter = _filter_of(session, name, bytes(request.tf))
-    since = since_of(session, name, request, grant.override if grant else None)
+    since = since_of(request)
     if present is not None:
         session.drop(present)  # the client asks for its own channel itself: from now on it is an ordinary subscription
     delta = request.delta == "fossil"
@@ -65,7 +65,7 @@ def _subscribe(session: Session, id: int, request: Any) -> None:
     subscription.watches = bool(request.join_leave)
     session.subscriptions[name] = subscription
     if grant is not None and grant.expires_at:
-        session.watch_expiry()
+        session.watch_deadlines()
     node.hub.follow(subscription)
 
 
@@ -199,7 +199,7 @@ def _refresh(session: Session, id: int, request: Any) -> None:
     if identity.channels.keys() != session.identity.channels.keys():
         raise Disconnect(3010, "the new token names other channels: connecting again subscribes to them")
     session.identity = identity
-    session.watch_expiry()
+    session.watch_deadlines()
     fields = {"client": encode(session.client), "version": encode(__version__), **expiry(identity.expires_at)}
     session.outlet.send(reply(id, "refresh", raw_object(fields)))
 
@@ -216,7 +216,7 @@ def _sub_refresh(session: Session, id: int, request: Any) -> None:
         raise
     except PermissionDenied as error:
         raise Disconnect(3500, str(error)) from None
-    session.watch_expiry()
+    session.watch_deadlines()
     session.outlet.send(reply(id, "sub_refresh", raw_object(expiry(subscription.grant.expires_at))))
 
 

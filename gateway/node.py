@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from .calls import Calls
 from .config import ChannelRules, Config
@@ -26,6 +26,8 @@ from .tasks import Tasks
 from .timers import Wheel
 
 __all__ = ["Node", "new_id"]
+
+Checked = TypeVar("Checked")
 
 
 def new_id() -> str:
@@ -168,11 +170,7 @@ class Node:
     async def identify(self, token: str) -> Identity:
         """``authenticate``, with the keys that it takes."""
         try:
-            return self.authenticate(token)
-        except KeyUnknown:
-            await self.verifier.learn()
-        try:
-            return self.authenticate(token)
+            return await self._with_keys(self.authenticate, token)
         except KeyUnknown as error:
             raise Disconnect(3500, str(error)) from None
 
@@ -183,11 +181,7 @@ class Node:
     async def grant_one_of(self, token: str, channels: Collection[str], user: str) -> Grant:
         """``grant``, with the keys that it takes, for whichever of ``channels`` the token names."""
         try:
-            return self._grant(token, channels, user)
-        except KeyUnknown:
-            await self.verifier.learn()
-        try:
-            return self._grant(token, channels, user)
+            return await self._with_keys(self._grant, token, channels, user)
         except KeyUnknown as error:
             raise PermissionDenied(str(error)) from None
 
@@ -205,6 +199,14 @@ class Node:
         if grant.channel not in channels or grant.user != user:
             raise Disconnect(3500, "the subscription token names another channel or user")
         return grant
+
+    async def _with_keys(self, check: Callable[..., Checked], *token: Any) -> Checked:
+        """``check``, once more if keys had to be fetched for it. Raises KeyUnknown if they do not help."""
+        try:
+            return check(*token)
+        except KeyUnknown:
+            await self.verifier.learn()
+        return check(*token)
 
     def rules(self, channel: str) -> ChannelRules:
         """The rules of a channel that a client named. Raises BadRequest for an impossible name, UnknownChannel."""

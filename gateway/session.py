@@ -25,7 +25,7 @@ from .deadlines import CONNECT_SECONDS, NEVER, enforce, next_due
 from .errors import ClientError, Disconnect, Internal, KeyUnknown, PermissionDenied, StoreError, TokenExpired
 from .node import Node, new_id
 from .pace import spend
-from .permissions import ANONYMOUS, Grant, Identity, ServerSide, overridden
+from .permissions import ANONYMOUS, Grant, Identity, ServerSide
 from .protocol import PONG, Command, Since, decode, encode, error_reply, push, raw_object, reply
 from .publication import Position
 from .subscription import ClientSubscription, expiry
@@ -209,7 +209,9 @@ class Session:
         own = dict.fromkeys(node.personal_channels(identity.user), NOTHING) | identity.channels
         if len(own) > node.config.limits.channels_per_client:
             raise Disconnect(3505, f"the token names {len(own)} channels; limits.channels_per_client is {node.config.limits.channels_per_client}")
-        starts = {name: since_of(self, name, recover.get(name, NOWHERE), given.override) for name, given in own.items()}
+        for name in own:
+            node.rules(name)
+        starts = {name: since_of(recover.get(name, NOWHERE)) for name in own}
         node.admit_user(self, identity.user)
         self.identity = identity
         self.client = new_id()
@@ -247,9 +249,8 @@ class Session:
         self.outlet.send(reply(self.connect_id, "connect", raw_object(fields | self.outlet.return_path)))
         self.node.lifecycle.tell("connected", self.identity.user, self.client)
         # The first ping comes at a random time, so that clients that came together are not pinged together for ever.
-        now = self.node.hub.now()
-        self.next_ping = now + config.ping_seconds * random.uniform(0.5, 1)
-        self.node.wheel.set(self, next_due(self, now))
+        self.next_ping = self.node.hub.now() + config.ping_seconds * random.uniform(0.5, 1)
+        self.watch_deadlines()
         for subscription in list(self.subscriptions.values()):
             self.node.hub.drained(subscription)
         self._work_off_backlog()
@@ -309,11 +310,11 @@ class Session:
         if len(self.subscriptions) >= self.node.config.limits.channels_per_client:
             log.info("client %s: not subscribed to %s, limits.channels_per_client is reached", self.client, channel)
             return
-        start = since if overridden(self.node.rules(channel), granted.override).recovers else None
-        subscription = ClientSubscription(self, self.node.hub.channel(channel), start, server_side=granted)
+        self.node.rules(channel)
+        subscription = ClientSubscription(self, self.node.hub.channel(channel), since, server_side=granted)
         self.subscriptions[channel] = subscription
         self.node.hub.follow(subscription)
-        self.watch_expiry()
+        self.watch_deadlines()
 
     def remove(self, channel: str) -> None:
         """Ends a subscription, of either side, for good."""
@@ -331,7 +332,7 @@ class Session:
         self.identity = identity
         if self.state is CONNECTED:
             self.outlet.send(push("", "refresh", raw_object(expiry(identity.expires_at))))
-            self.watch_expiry()
+            self.watch_deadlines()
 
     # Time.
 
@@ -360,8 +361,8 @@ class Session:
             self.next_ping = now + config.ping_seconds
         return None if self.state is CLOSED else next_due(self, now)
 
-    def watch_expiry(self) -> None:
-        """A token with an expiry was taken: it may be due before anything else."""
+    def watch_deadlines(self) -> None:
+        """One came up that may be due before anything else."""
         now = self.node.hub.now()
         self.node.wheel.set(self, next_due(self, now))
 

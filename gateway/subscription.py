@@ -24,7 +24,7 @@ __all__ = ["ClientSubscription", "client_info", "expiry", "seconds_left"]
 class ClientSubscription(Subscription):
     """``asked`` is the id of the subscribe command that waits for its reply, ``leaving`` that of an unsubscribe behind it.
 
-    ``delta`` is what the client wishes: it gets deltas where the rules allow them, and it has no filter.
+    ``since`` and ``delta`` are what the client wishes: it recovers where the rules let it; it gets deltas where the rules allow them, and it has no filter.
     """
 
     __slots__ = ("asked", "grant", "leaving", "override", "present", "recovering", "rejects", "rules", "server_side", "session", "watches")
@@ -49,6 +49,7 @@ class ClientSubscription(Subscription):
             wire = FilteredWire(wire, filter)
         elif delta and self.rules.allows_delta:
             wire = delta_wire(wire)
+        since = since if self.rules.recovers else None
         super().__init__(channel, wire, session.outlet.write, since)
         self.session = session
         self.server_side = server_side
