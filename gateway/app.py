@@ -16,37 +16,39 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import BaseRoute, Mount, Route
 
-from .calls import Calls
-from .channel import Channel
+from .auth.keys import Keys
+from .auth.tokens import SHORT_SECRET, Verifier
 from .config import Config
-from .control import Control
-from .edges import clients, health, pages
-from .edges.api import api
-from .edges.asgi import serve_websocket
+from .control.bus import Control
+from .control.events import Lifecycle
+from .control.presence import Presence
+from .control.revocations import Revocations
+from .edges import health, pages
+from .edges import pull as clients
+from .edges.api.endpoint import api
+from .edges.api.openapi import openapi
 from .edges.emulation import PATHS as EMULATION
 from .edges.emulation import emulation
-from .edges.headers import secured
-from .edges.openapi import openapi
-from .edges.requests import preflight
-from .edges.sse import EventStreams
+from .edges.request import preflight
+from .edges.security_headers import secured
+from .edges.sse.open import EventStreams
+from .edges.websocket_asgi import serve_websocket
 from .errors import GatewayError, StoreError
-from .hub import Hub
-from .inbox import NAMESPACE, Inbox
-from .keys import Keys
-from .lifecycle import Lifecycle
-from .node import Node
-from .presence import Presence
-from .revocation import Revocations
-from .rpc import built_in
-from .steering import Steering
-from .store.commands import Commands
+from .live.channel import Channel
+from .live.hub import Hub
+from .live.inbox import Inbox
+from .rpc.calls import Calls
+from .rpc.methods import built_in
+from .rules.notifications import NAMESPACE
+from .runtime.wheel import Wheel
+from .session.node import Node
+from .session.orders import Steering
 from .store.connect import Address
-from .store.functions import Library, rules_of
+from .store.connection import Commands
 from .store.history import History
 from .store.layout import Layout
+from .store.library import Library, rules_of
 from .store.link import Link
-from .timers import Wheel
-from .tokens import SHORT_SECRET, Verifier
 
 __all__ = ["Application", "Gateway", "Guest", "create_app"]
 
@@ -78,7 +80,9 @@ class Gateway:
             if install:
                 await self._library.install(self.commands.call)
         except StoreError as error:
-            raise type(error)(f"Valkey at {address} does not take the gateway's functions (Valkey 7.2 or newer is needed): {error}") from None
+            raise type(error)(
+                f"Valkey at {address} does not take the gateway's functions (Valkey 7.2 or newer is needed): {error}"
+            ) from None
         history = History(self.commands, self._library, layout)
         wheel = Wheel()
         inbox = Inbox(config, history)

@@ -223,7 +223,11 @@ class Config(BaseSettings):
     @property
     def admits_anonymous(self) -> bool:
         """Whether anybody may connect without a token: there is something for them, or everything is open."""
-        return self.insecure.clients or self.rpc == "anyone" or any(rules.subscribe == "anyone" for rules in (self.channels, *self.namespaces.values()))
+        return (
+            self.insecure.clients
+            or self.rpc == "anyone"
+            or any(rules.subscribe == "anyone" for rules in (self.channels, *self.namespaces.values()))
+        )
 
     def rules(self, channel: str) -> ChannelRules:
         """The rules of a channel. Raises UnknownChannel if its namespace is not configured."""

@@ -31,8 +31,8 @@ from sqlalchemy.pool import NullPool
 
 from gateway.config import load
 from gateway.errors import BadRequest, ConfigurationError
-from gateway.inbox import NAMESPACE, channel_of, notification_id
 from gateway.publication import channel_fault
+from gateway.rules.notifications import NAMESPACE, channel_of, notification_id
 
 from .faults import Invalid
 from .tables import outbox

@@ -11,10 +11,21 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from gateway.inbox import channel_of
 from gateway.publication import channel_fault
+from gateway.rules.notifications import channel_of
 
-__all__ = ["Fault", "Invalid", "NotAllowed", "NotFound", "checked_choice", "checked_id", "checked_name", "checked_page", "checked_text", "checked_user"]
+__all__ = [
+    "Fault",
+    "Invalid",
+    "NotAllowed",
+    "NotFound",
+    "checked_choice",
+    "checked_id",
+    "checked_name",
+    "checked_page",
+    "checked_text",
+    "checked_user",
+]
 
 TEXT_MOST = 10_000  # characters
 NAME_MOST = 100

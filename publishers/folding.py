@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, func, insert, select, update
 
-from gateway.retry import backoff
+from gateway.runtime.backoff import backoff
 
 from .database import Database, Transaction, now_ms
-from .outbox import BROKEN
+from .relay import BROKEN
 from .reviews import excerpt
 from .tables import folds, posts, reactions, reviews
 

@@ -27,16 +27,16 @@ from valkey.exceptions import ConnectionError, ResponseError, TimeoutError, Valk
 
 from gateway.config import load
 from gateway.errors import BadRequest, StoreError, Unavailable
-from gateway.inbox import channel_of, notification_id
-from gateway.protocol import is_json
 from gateway.publication import Position, channel_fault
-from gateway.retry import backoff
-from gateway.store.commands import Commands
+from gateway.rules.json_text import is_json
+from gateway.rules.notifications import channel_of, notification_id
+from gateway.runtime.backoff import backoff
 from gateway.store.connect import Address
+from gateway.store.connection import Commands
 from gateway.store.embedded import running_url
-from gateway.store.functions import Library
 from gateway.store.history import History, publish_words
 from gateway.store.layout import Layout
+from gateway.store.library import Library
 
 __all__ = ["Publisher", "SyncPublisher"]
 

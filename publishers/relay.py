@@ -29,8 +29,8 @@ from sqlalchemy import bindparam, delete, func, select, text, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.errors import StoreError, Unavailable
-from gateway.inbox import NAMESPACE
-from gateway.retry import backoff
+from gateway.rules.notifications import NAMESPACE
+from gateway.runtime.backoff import backoff
 from gateway.store.history import History
 
 from .database import Database

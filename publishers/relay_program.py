@@ -8,7 +8,7 @@ from gateway.store.history import History
 
 from .database import Database
 from .folding import Folding
-from .outbox import Relay
+from .relay import Relay
 
 __all__ = ["relay"]
 

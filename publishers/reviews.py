@@ -165,7 +165,9 @@ async def _rebuild(database: Database, publisher: Publisher, channel: str) -> No
     """Nobody writes to the channel and no relay publishes to it meanwhile. What still waits for the relay is left to it."""
     whose = await identity(database)
     async with database.alone_with(channel) as transaction:
-        wanted = select(outbox.c.id, outbox.c.at, outbox.c.data).where(outbox.c.channel == channel, outbox.c.published).order_by(outbox.c.id)
+        wanted = (
+            select(outbox.c.id, outbox.c.at, outbox.c.data).where(outbox.c.channel == channel, outbox.c.published).order_by(outbox.c.id)
+        )
         rows = (await transaction.execute(wanted)).all()
         page = await publisher.history.read(channel, 0, -1, max_bytes=_ALL)
         if not (await _told(transaction, channel)).is_in(page):  # else somebody else was here before

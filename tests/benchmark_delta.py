@@ -7,13 +7,13 @@ import json
 import time
 from collections.abc import Callable
 
-from gateway.channel import Channel
 from gateway.config import ChannelRules
-from gateway.delta import encode_delta
 from gateway.edges.websocket import WEBSOCKET
+from gateway.live.channel import Channel
+from gateway.live.ring import Rings
+from gateway.live.wire_formats import Wire, delta_wire
 from gateway.publication import Publication
-from gateway.ring import Rings
-from gateway.wires import Wire, delta_wire
+from gateway.rules.delta import encode_delta
 
 COUNT = 2000
 RUNS = 5

@@ -1,7 +1,7 @@
 """Figures of the publishers, with PostgreSQL (its wheel), a real relay process and a real browser. Not a test: run it by hand.
 
-    python -m tests.benchmark_publishers reactions [SECONDS]      one transaction each, and shared; until all is in its channel
-    python -m tests.benchmark_publishers latency [COUNT]          from a review and a reaction to an open browser, outbox included
+python -m tests.benchmark_publishers reactions [SECONDS]      one transaction each, and shared; until all is in its channel
+python -m tests.benchmark_publishers latency [COUNT]          from a review and a reaction to an open browser, outbox included
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import uvloop
 from gateway.store.embedded import EmbeddedServer
 from publishers import Publisher
 from publishers.database import Database
-from publishers.outbox import backlog
 from publishers.reactions import Reactions, react
+from publishers.relay import backlog
 from publishers.reviews import create_review, story_of
 from publishers.schema import migrate
 
@@ -75,7 +75,11 @@ async def reactions(seconds: float) -> None:
         try:
             async with Database(server.get_uri(), pool=WRITERS + 4) as database:
                 await migrate(database)
-                for name, shared, killed in (("one transaction each", False, False), ("shared transactions", True, False), ("shared, the relay killed in the middle", True, True)):
+                for name, shared, killed in (
+                    ("one transaction each", False, False),
+                    ("shared transactions", True, False),
+                    ("shared, the relay killed in the middle", True, True),
+                ):
                     await _run(name, shared, killed, seconds, database, valkey.url, server.get_uri())
         finally:
             server.cleanup()
@@ -95,7 +99,11 @@ async def _run(name: str, shared: bool, killed: bool, seconds: float, database: 
         mine = 0
         while time.monotonic() - started < seconds:
             mine += 1
-            asked: dict[str, Any] = {"user": f"{name[:3]}{writer}-{mine}", "target": story_of(reviews[(writer + mine) % REVIEWS]), "reaction": "like"}
+            asked: dict[str, Any] = {
+                "user": f"{name[:3]}{writer}-{mine}",
+                "target": story_of(reviews[(writer + mine) % REVIEWS]),
+                "reaction": "like",
+            }
             await (together.react(**asked) if shared else react(database, **asked))
             count += 1
 
@@ -122,7 +130,9 @@ async def _run(name: str, shared: bool, killed: bool, seconds: float, database: 
 
 def _post(url: str, path: str, token: str, fields: dict[str, Any], method: str = "POST") -> dict[str, Any]:
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-    with urllib.request.urlopen(urllib.request.Request(f"{url}/demo/api/{path}", json.dumps(fields).encode(), headers, method=method)) as answer:
+    with urllib.request.urlopen(
+        urllib.request.Request(f"{url}/demo/api/{path}", json.dumps(fields).encode(), headers, method=method)
+    ) as answer:
         return json.load(answer)
 
 

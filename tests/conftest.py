@@ -25,12 +25,12 @@ import pytest
 from hypothesis import HealthCheck, settings
 from sqlalchemy.engine import make_url
 
+from gateway.auth.tokens import mint
 from gateway.store.embedded import EmbeddedServer
-from gateway.tokens import mint
 from publishers.database import Database
 from publishers.schema import migrate
 
-from .forks import Program
+from .kit.forks import Program
 
 # Two cores are shared with other people's work: how long an example takes says nothing here.
 settings.register_profile("gateway", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
@@ -44,7 +44,7 @@ LONG = (  # test files, by how long they take
     *("tickets", "sse", "browser_rights", "clients", "websocket", "inbox", "sdk_js", "rights", "control", "sdk_python", "posts"),
 )
 PACKAGES = ("centrifuge", "ws", "eventsource")  # of npm
-PROGRAMS = {"fast": ("gateway.cli", "serve"), "asgi": ("tests.mounted",)}
+PROGRAMS = {"fast": ("gateway.cli", "serve"), "asgi": ("tests.kit.mounted",)}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

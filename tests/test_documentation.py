@@ -9,15 +9,19 @@ import pytest
 from gateway.app import create_app
 from gateway.cli import app
 from gateway.config import BUILT_IN, ChannelRules, Config, Insecure, Limits, Tokens
+from gateway.edges.api.methods import METHODS
 from gateway.edges.emulation import PATHS as EMULATION
-from gateway.edges.methods import METHODS
 from gateway.edges.websocket import PATH
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 SETTINGS = (
     [name for name in Config.model_fields if name not in ("tokens", "insecure", "limits", "channels", "namespaces")]
-    + [f"{section}.{name}" for section, model in (("tokens", Tokens), ("insecure", Insecure), ("limits", Limits)) for name in model.model_fields]
+    + [
+        f"{section}.{name}"
+        for section, model in (("tokens", Tokens), ("insecure", Insecure), ("limits", Limits))
+        for name in model.model_fields
+    ]
     + list(ChannelRules.model_fields)
     + ["[channels]", "[namespaces.NAME]"]
 )
@@ -33,7 +37,10 @@ def test_every_command_is_documented(command: str) -> None:
     assert f"`gateway {command} " in README
 
 
-@pytest.mark.parametrize("path", [*(route.path for route in create_app(Config()).routes if route.path != "/static"), "/sse", PATH, *EMULATION, "/static/gateway.js"])
+@pytest.mark.parametrize(
+    "path",
+    [*(route.path for route in create_app(Config()).routes if route.path != "/static"), "/sse", PATH, *EMULATION, "/static/gateway.js"],
+)
 def test_every_path_is_documented(path: str) -> None:
     assert f"GET {path}" in README or f"POST {path}" in README
 

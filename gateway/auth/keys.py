@@ -26,8 +26,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt.algorithms import HMACAlgorithm
 
-from .config import Tokens
-from .errors import ConfigurationError
+from ..config import Tokens
+from ..errors import ConfigurationError
 
 __all__ = ["Key", "Keys"]
 

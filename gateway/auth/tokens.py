@@ -17,11 +17,12 @@ import jwt
 import msgspec
 from jwt.warnings import InsecureKeyLengthWarning
 
-from .config import Tokens
-from .errors import KeyUnknown, TokenInvalid, TokenStale
+from ..config import Tokens
+from ..errors import KeyUnknown, TokenInvalid, TokenStale
+from ..rules.identity import Grant, Identity, Override, ServerSubscription
+from ..rules.json_text import encode
+from ..rules.protocol import OverrideRequest
 from .keys import Keys
-from .permissions import Grant, Identity, Override, ServerSide
-from .protocol import OverrideRequest, encode
 
 __all__ = ["SHORT_SECRET", "Verifier", "claimed_channel", "mint"]
 
@@ -78,9 +79,9 @@ class Verifier:
         claims = self._claims(token)
         if claims.channel is not None:
             raise TokenInvalid("it is a subscription token, not a connection token")
-        own = {name: ServerSide() for name in claims.channels or ()}
+        own = {name: ServerSubscription() for name in claims.channels or ()}
         for name, given in (claims.subs or {}).items():
-            own[name] = ServerSide(_json(given.info, given.b64info), _json(given.data, given.b64data), _override(given))
+            own[name] = ServerSubscription(_json(given.info, given.b64info), _json(given.data, given.b64data), _override(given))
         if len(own) > CHANNELS_MOST:
             raise TokenInvalid(f"it names {len(own)} channels; at most {CHANNELS_MOST}")
         info = _json(claims.info, claims.b64info)
@@ -153,7 +154,9 @@ def claimed_channel(token: str) -> str:
     return channel if isinstance(channel, str) else ""
 
 
-def mint(secret: str, *, user: str = "", seconds: float = 3600, channel: str = "", info: Any = None, audience: str = "", issuer: str = "") -> str:
+def mint(
+    secret: str, *, user: str = "", seconds: float = 3600, channel: str = "", info: Any = None, audience: str = "", issuer: str = ""
+) -> str:
     """A connection token, or with ``channel`` a subscription token. ``seconds`` 0 is one that does not expire."""
     now = int(time.time())
     claims: dict[str, Any] = {"sub": user, "iat": now}

@@ -16,19 +16,19 @@ from typing import Any
 
 import click
 
-from . import __version__
-from .config import Config, load, parse_duration
-from .credentials import with_credentials
-from .errors import ConfigurationError, GatewayError
-from .keys import Keys
+from .. import __version__
+from ..auth.keys import Keys
+from ..config import Config, load, parse_duration
+from ..errors import ConfigurationError, GatewayError
+from ..publication import Position, Publication, channel_fault
+from ..serve.first_run import with_credentials
+from ..store.connect import Address
+from ..store.connection import Commands
+from ..store.history import History
+from ..store.layout import Layout
+from ..store.library import Library
 from .options import address_of, config_option, data_dir_option, open_publisher, run_async, settings_options, since_option
 from .programs import demo, relay, serve
-from .publication import Position, Publication, channel_fault
-from .store.commands import Commands
-from .store.connect import Address
-from .store.functions import Library
-from .store.history import History
-from .store.layout import Layout
 
 __all__ = ["main"]
 
@@ -218,7 +218,7 @@ def line_of(channel: str, epoch: str, publication: Publication) -> str:
 @data_dir_option
 def token(user: str, expires: str, channel: str | None, info: str | None, config: str | None, data_dir: str | None) -> None:
     """Mint a token."""
-    from .tokens import mint
+    from ..auth.tokens import mint
 
     try:
         seconds = parse_duration(expires)
@@ -229,7 +229,9 @@ def token(user: str, expires: str, channel: str | None, info: str | None, config
         _check_channels([channel])
     settings = with_credentials(load(config, data_dir=data_dir), make=False)
     if not settings.tokens.hmac_secret:
-        raise ConfigurationError(f'no tokens.hmac_secret is configured, and none is kept in {settings.data_path}; run "gateway serve" once, or set it')
+        raise ConfigurationError(
+            f'no tokens.hmac_secret is configured, and none is kept in {settings.data_path}; run "gateway serve" once, or set it'
+        )
     print(
         mint(
             settings.tokens.hmac_secret,
@@ -270,7 +272,7 @@ def _doubts(config: Config) -> list[str]:
 
 
 async def _check_link(config: Config, url: str) -> None:
-    from .store.link import Link
+    from ..store.link import Link
 
     address = Address(url)
     commands = Commands(address)
@@ -293,11 +295,13 @@ async def _check_link(config: Config, url: str) -> None:
 
 
 def _document(text: str, where: str) -> bytes:
-    from .protocol import clean, is_json
+    from ..rules.json_text import clean, is_json
 
     data = text.encode(errors="surrogateescape")
     if not is_json(data):
-        raise click.UsageError(f"{where} is not JSON: {text.strip()[:60]!r}" + (' (a text is written in quotes: \'"hello"\')' if where == "DATA" else ""))
+        raise click.UsageError(
+            f"{where} is not JSON: {text.strip()[:60]!r}" + (" (a text is written in quotes: '\"hello\"')" if where == "DATA" else "")
+        )
     return clean(data)
 
 

@@ -6,12 +6,12 @@ import asyncio
 import sys
 from typing import Any
 
-from .app import Gateway
-from .catchup import Subscription
-from .channel import Channel
-from .config import Config
-from .errors import UnknownChannel
-from .publication import Position, Publication
+from ..app import Gateway
+from ..config import Config
+from ..errors import UnknownChannel
+from ..live.catchup import Subscription
+from ..live.channel import Channel
+from ..publication import Position, Publication
 
 __all__ = ["follow"]
 
@@ -46,7 +46,7 @@ def _say(text: str) -> None:
 
 
 def _print(joined: tuple[Channel, list[Publication]]) -> None:
-    from .cli import line_of
+    from .commands import line_of
 
     channel, publications = joined
     for publication in publications:

@@ -10,8 +10,8 @@ from typing import Any
 import click
 import uvloop
 
-from .config import Config
-from .store.embedded import running_url
+from ..config import Config
+from ..store.embedded import running_url
 
 __all__ = [
     "address_of",

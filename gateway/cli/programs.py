@@ -10,13 +10,13 @@ from typing import Any
 
 import click
 
-from . import __version__
-from .config import Config, load
-from .credentials import with_credentials
-from .errors import ConfigurationError
+from .. import __version__
+from ..config import Config, load
+from ..errors import ConfigurationError
+from ..serve.first_run import with_credentials
+from ..store.connect import Address
+from ..store.embedded import EmbeddedServer
 from .options import address_of, open_publisher, run_async, set_up_logging, settings_options
-from .store.connect import Address
-from .store.embedded import EmbeddedServer
 
 __all__ = ["demo", "relay", "serve"]
 
@@ -33,7 +33,7 @@ def _listening(command: Any) -> Any:
 @settings_options
 def serve(config: str | None, valkey_url: str | None, data_dir: str | None, **listening: Any) -> None:
     """Run the gateway."""
-    from .server import serve as run
+    from ..serve.server import serve as run
 
     settings = load(config, valkey_url=valkey_url, data_dir=data_dir, **listening)
     kept = _prepared(settings)
@@ -45,8 +45,8 @@ def serve(config: str | None, valkey_url: str | None, data_dir: str | None, **li
 @settings_options
 def demo(config: str | None, valkey_url: str | None, data_dir: str | None, **listening: Any) -> None:
     """Run the gateway with a demo site: posts, reviews, reactions and notifications that move."""
-    from .demo import Demo
-    from .server import serve as run
+    from ..demo.backend import Demo
+    from ..serve.server import serve as run
 
     settings = load(config, valkey_url=valkey_url, data_dir=data_dir, **listening)
     if settings.workers != 1:
@@ -69,7 +69,7 @@ def relay(config: str | None, valkey_url: str | None, data_dir: str | None, data
 
 async def _relay(config: Config) -> None:
     from publishers.database import Database
-    from publishers.relaying import relay as run
+    from publishers.relay_program import relay as run
     from publishers.schema import migrate
 
     work = asyncio.current_task()
@@ -93,7 +93,7 @@ def _prepared(settings: Config) -> Config:
 
 
 def _token_fragment(settings: Config, kept: Config) -> str:
-    from .tokens import mint
+    from ..auth.tokens import mint
 
     if settings.tokens.hmac_secret or not kept.tokens.hmac_secret or kept.insecure.clients:
         return ""

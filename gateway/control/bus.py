@@ -20,12 +20,12 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from .errors import ClientError, StoreError, Unavailable
-from .permissions import Override
-from .publication import MAX_OFFSET
-from .retry import backoff
-from .store.history import History
-from .tasks import Tasks
+from ..errors import ClientError, StoreError, Unavailable
+from ..publication import MAX_OFFSET
+from ..rules.identity import Override
+from ..runtime.backoff import backoff
+from ..runtime.tasks import Tasks
+from ..store.history import History
 
 __all__ = ["Control", "Disconnection", "Message", "Question", "Refreshing", "Revocation", "Subscribing", "Unsubscribing"]
 

@@ -13,9 +13,9 @@ import logging
 import time
 from collections import deque
 
-from .config import Config
-from .store.history import History
-from .tasks import keep_writing
+from ..config import Config
+from ..runtime.tasks import keep_writing
+from ..store.history import History
 
 __all__ = ["Lifecycle"]
 

@@ -15,12 +15,12 @@ from typing import TypeVar
 
 import msgspec
 
-from .config import Config
-from .control import Control
-from .errors import StoreError, UnknownChannel
-from .protocol import encode
-from .store.history import History
-from .tasks import Tasks, keep_writing
+from ..config import Config
+from ..errors import StoreError, UnknownChannel
+from ..rules.json_text import encode
+from ..runtime.tasks import Tasks, keep_writing
+from ..store.history import History
+from .bus import Control
 
 __all__ = ["Presence"]
 

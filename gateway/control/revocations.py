@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from .permissions import Grant, Identity
-from .store.history import History
+from ..rules.identity import Grant, Identity
+from ..store.history import History
 
 __all__ = ["Revocations"]
 

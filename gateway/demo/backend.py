@@ -30,19 +30,19 @@ from publishers.database import Database
 from publishers.faults import Fault, Invalid, NotAllowed, NotFound
 from publishers.posts import create_channel, create_post, delete_post, edit_post, list_channels, list_posts
 from publishers.reactions import REACTIONS, Reactions, my_reactions
-from publishers.relaying import relay
+from publishers.relay_program import relay
 from publishers.reviews import create_review, list_reviews, respond, review_history, story_of
 from publishers.schema import migrate
 
-from .app import Gateway
-from .config import Config
-from .edges.answers import json_response
-from .edges.pages import folder
-from .edges.requests import body_of, token_of
-from .errors import ClientError, Disconnect, StoreError
-from .members import SUBJECTS, Members
-from .protocol import decode_json, encode
-from .tokens import mint
+from ..app import Gateway
+from ..auth.tokens import mint
+from ..config import Config
+from ..edges.pages import folder
+from ..edges.request import body_of, token_of
+from ..edges.responses import json_response
+from ..errors import ClientError, Disconnect, StoreError
+from ..rules.json_text import decode_json, encode
+from .people import SUBJECTS, Members
 
 __all__ = ["Demo"]
 

@@ -19,15 +19,16 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..channel import Channel
 from ..errors import Disconnect, StoreError
-from ..node import Node
-from ..protocol import PING, decode_json, encode, publication_json, push
+from ..live.channel import Channel
 from ..publication import Publication
-from ..session import Session
-from .answers import json_response
-from .output import Buffered, Direct, SocketOutlet, chunk, output_of, until_gone
-from .requests import NO_PROTOBUF, NOT_LISTED, asks_for_protobuf, body_of, client_address, cors_headers, is_foreign
+from ..rules.json_text import decode_json, encode
+from ..rules.protocol import PING, publication_json, push
+from ..session.node import Node
+from ..session.session import Session
+from .outlets import Buffered, Direct, SocketOutlet, chunk, output_of, until_gone
+from .request import NO_PROTOBUF, NOT_LISTED, asks_for_protobuf, body_of, client_address, cors_headers, is_foreign
+from .responses import json_response
 
 __all__ = ["PATHS", "emulation"]
 
@@ -259,7 +260,9 @@ async def _take_post(node: Node, request: Request) -> Response:
     if len(message) > most:
         return _refusal(413, f"data is over limits.message_bytes ({most})")
     try:
-        known = node.command(post.session, message) if post.node == node.uid else await node.control.deliver(post.node, post.session, post.data)
+        known = (
+            node.command(post.session, message) if post.node == node.uid else await node.control.deliver(post.node, post.session, post.data)
+        )
     except StoreError as error:
         return _refusal(503, f"the session's process was not reached: {error}")
     return Response(status_code=204) if known else _refusal(404, "no such session: connect again")

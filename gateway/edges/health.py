@@ -5,8 +5,8 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..protocol import encode
-from .answers import json_response
+from ..rules.json_text import encode
+from .responses import json_response
 
 __all__ = ["live", "ready"]
 

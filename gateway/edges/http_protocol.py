@@ -13,7 +13,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import is_ssl
 
-from .output import GOODBYE_SECONDS
+from .outlets import GOODBYE_SECONDS
 from .websocket import WebSocketConnection
 
 __all__ = ["HttpProtocol"]

@@ -7,8 +7,8 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
-from ..channel import GONE
-from ..session import Session
+from ..live.channel import GONE
+from ..session.session import Session
 
 __all__ = ["Buffered", "Direct", "SocketOutlet", "Stream", "chunk", "output_of", "until_gone"]
 

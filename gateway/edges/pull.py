@@ -10,11 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..errors import BadRequest, ClientError, Disconnect, Internal, NotAvailable, PermissionDenied, StoreError
-from ..node import Node
-from ..permissions import admits
-from ..protocol import encode, error_json, history_result, read_position
-from .answers import STATUS_OF_ERROR, json_response
-from .requests import NOT_LISTED, body_of, cors_headers, is_foreign, subscription_tokens_of, token_of
+from ..rules.json_text import encode
+from ..rules.permissions import admits
+from ..rules.protocol import error_json, history_result, read_position
+from ..session.node import Node
+from .request import NOT_LISTED, body_of, cors_headers, is_foreign, subscription_tokens_of, token_of
+from .responses import STATUS_OF_ERROR, json_response
 
 __all__ = ["HISTORY_DEFAULT", "HISTORY_MOST", "NUMBER_DIGITS", "history", "inbox", "inbox_read"]
 

@@ -23,14 +23,14 @@ from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 from websockets.utils import accept_key
 
-from ..channel import Channel
 from ..errors import Disconnect
-from ..node import Node
-from ..protocol import PING, publication_json
+from ..live.channel import Channel
 from ..publication import Publication
-from ..session import Session
-from .output import SocketOutlet
-from .requests import NO_PROTOBUF, NOT_LISTED, asks_for_protobuf, client_address, origin_allowed
+from ..rules.protocol import PING, publication_json
+from ..session.node import Node
+from ..session.session import Session
+from .outlets import SocketOutlet
+from .request import NO_PROTOBUF, NOT_LISTED, asks_for_protobuf, client_address, origin_allowed
 
 __all__ = ["PATH", "WEBSOCKET", "WebSocketConnection", "text_frame"]
 

@@ -11,13 +11,13 @@ import logging
 from typing import Any
 from urllib.parse import parse_qs
 
-from ..channel import Channel
 from ..errors import Disconnect
-from ..node import Node
-from ..protocol import PING, publication_json
+from ..live.channel import Channel
 from ..publication import Publication
-from ..session import Session
-from .requests import NO_PROTOBUF, NOT_LISTED, asks_for_protobuf, client_address, origin_allowed
+from ..rules.protocol import PING, publication_json
+from ..session.node import Node
+from ..session.session import Session
+from .request import NO_PROTOBUF, NOT_LISTED, asks_for_protobuf, client_address, origin_allowed
 from .websocket import PATH, REASON_BYTES
 
 __all__ = ["serve_websocket"]

@@ -19,13 +19,13 @@ import logging
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from ..errors import StoreError
+from ..publication import Position, Publication
+from ..rules.recovery import Standing, following, judge
+from ..runtime.backoff import backoff
+from ..store.layout import Movement
 from .channel import GONE, Channel
-from .errors import StoreError
-from .publication import Position, Publication
-from .recovery import Standing, following, judge
-from .retry import backoff
-from .store.layout import Movement
-from .wires import DeltaWire, Wire
+from .wire_formats import DeltaWire, Wire
 
 if TYPE_CHECKING:
     from .hub import Hub

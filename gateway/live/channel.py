@@ -22,14 +22,14 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from .config import ChannelRules
-from .protocol import push_prefix
-from .publication import Position, Publication
-from .recovery import following
+from ..config import ChannelRules
+from ..publication import Position, Publication
+from ..rules.protocol import push_prefix
+from ..rules.recovery import following
+from ..store.history import Page
+from ..store.layout import Announcement, Movement, Reset
 from .ring import Ring, Rings
-from .store.history import Page
-from .store.layout import Announcement, Movement, Reset
-from .wires import NOTHING, DeltaWire, Wire
+from .wire_formats import NOTHING, DeltaWire, Wire
 
 if TYPE_CHECKING:
     from .catchup import Subscription
@@ -144,7 +144,9 @@ class Channel:
         self.held += items
         if len(self.held) > HELD_MOST:
             # Only the newest with a place in history is kept: it shows the hole, which is then read.
-            placed = (item for item in reversed(self.held) if type(item) is Reset or (type(item) is Announcement and item.publication.offset))
+            placed = (
+                item for item in reversed(self.held) if type(item) is Reset or (type(item) is Announcement and item.publication.offset)
+            )
             self.held = list(islice(placed, 1))
 
     def set_aside_held(self) -> list[Announcement | Movement | Reset]:

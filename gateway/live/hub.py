@@ -13,16 +13,16 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
+from ..config import Config
+from ..errors import StoreError
+from ..publication import Position
+from ..runtime.backoff import backoff
+from ..runtime.tasks import Tasks
+from ..store.history import Page
+from ..store.layout import Layout, read_announcement
 from .catchup import State, Subscription, advance, catch_up
 from .channel import Channel
-from .config import Config
-from .errors import StoreError
-from .publication import Position
-from .retry import backoff
 from .ring import Rings
-from .store.history import Page
-from .store.layout import Layout, read_announcement
-from .tasks import Tasks
 
 __all__ = ["Hub"]
 

@@ -18,23 +18,24 @@ from typing import Annotated, Any
 
 import msgspec
 
+from ..config import Config
+from ..errors import BadRequest, PermissionDenied, StoreError
+from ..publication import Publication
+from ..rules.identity import Identity
+from ..rules.json_text import decode_json, encode, raw_object
+from ..rules.notifications import ID_BYTES, NAMESPACE, channel_of
+from ..rules.permissions import admits
+from ..rules.protocol import read_position
+from ..rules.recovery import same_life
+from ..runtime.backoff import backoff
+from ..store.history import History
+from ..store.layout import Announcement, read_entry
 from .channel import Channel
-from .config import Config
-from .errors import BadRequest, PermissionDenied, StoreError
-from .permissions import Identity, admits
-from .protocol import decode_json, encode, raw_object, read_position
-from .publication import Publication, channel_fault
-from .recovery import same_life
-from .retry import backoff
-from .store.history import History
-from .store.layout import Announcement, read_entry
 
-__all__ = ["ID_BYTES", "LIST_DEFAULT", "LIST_MOST", "NAMESPACE", "Inbox", "ReadRequest", "channel_of", "notification_id"]
+__all__ = ["LIST_DEFAULT", "LIST_MOST", "Inbox", "ReadRequest"]
 
-NAMESPACE = "notifications"
 LIST_DEFAULT, LIST_MOST = 20, 100
 IDS_MOST = 500
-ID_BYTES = 200
 RETELLINGS = 10
 
 
@@ -49,15 +50,6 @@ class ReadRequest(msgspec.Struct, forbid_unknown_fields=True):
     ids: list[str] | None = None
     upto: str | None = None
     all: bool = False
-
-
-def channel_of(user: str) -> str:
-    """The channel that is a user's inbox. Raises ValueError for a user id that no channel can belong to."""
-    name = f"{NAMESPACE}:{user}"
-    fault = channel_fault(name) or ("a user id with a # has no channel of its own" if "#" in user else "")
-    if fault or not user:
-        raise ValueError(fault or "there is no user")
-    return name
 
 
 class Inbox:
@@ -128,21 +120,6 @@ class Inbox:
 
 def _state(epoch: bytes, top: int, unread: int, change: int) -> dict[str, bytes]:
     return {"unread": b"%d" % unread, "change": b"%d" % change, "epoch": encode(epoch.decode()), "offset": b"%d" % top}
-
-
-class _Id(msgspec.Struct):
-    id: str = ""
-
-
-def notification_id(data: bytes) -> str:
-    """What a notification is known by. Raises BadRequest if the JSON in ``data`` is none."""
-    try:
-        id = decode_json(data, _Id).id
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        id = ""
-    if not 0 < len(id.encode()) <= ID_BYTES:
-        raise BadRequest(f'a notification is a JSON object with an "id", a text of 1 to {ID_BYTES} bytes')
-    return id
 
 
 def _notification(publication: Publication, unread: bool, id: bytes) -> bytes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from itertools import islice
 
-from .publication import Publication
+from ..publication import Publication
 
 __all__ = ["RING_LENGTH", "Ring", "Rings"]
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .delta import encode_delta
-from .filters import Filter
-from .protocol import encode, publication_object
-from .publication import Publication
+from ..publication import Publication
+from ..rules.delta import encode_delta
+from ..rules.filters import Filter
+from ..rules.json_text import encode
+from ..rules.protocol import publication_object
 
 if TYPE_CHECKING:
     from .channel import Channel

@@ -20,11 +20,11 @@ from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
-from .config import Config
-from .errors import BadRequest, Failure, Internal, LimitExceeded, MethodNotFound, TooManyRequests
-from .permissions import Identity
-from .protocol import clean, decode_json, encode, is_json, raw_object
-from .store.history import History
+from ..config import Config
+from ..errors import BadRequest, Failure, Internal, LimitExceeded, MethodNotFound, TooManyRequests
+from ..rules.identity import Identity
+from ..rules.json_text import clean, decode_json, encode, is_json, raw_object
+from ..store.history import History
 
 __all__ = ["SENT", "UNREADABLE", "Caller", "Calls", "Request", "Told", "method_fault"]
 

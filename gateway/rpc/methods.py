@@ -11,10 +11,10 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 
+from ..errors import Failure, MethodNotFound
+from ..live.inbox import Inbox
+from ..rules.json_text import encode
 from .calls import Caller
-from .errors import Failure, MethodNotFound
-from .inbox import Inbox
-from .protocol import encode
 from .service import Service
 
 __all__ = ["Caller", "Failure", "Methods", "Service", "built_in"]

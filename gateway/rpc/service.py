@@ -32,16 +32,16 @@ from typing import Any
 
 import msgspec
 
+from ..config import load
+from ..errors import Failure, StoreError, Unavailable
+from ..rules.json_text import decode_json, raw_object
+from ..runtime.backoff import backoff
+from ..runtime.tasks import Tasks
+from ..store.connect import Address
+from ..store.connection import Commands
+from ..store.embedded import running_url
+from ..store.layout import Layout
 from .calls import SENT, UNREADABLE, Caller, Request, Told, method_fault
-from .config import load
-from .errors import Failure, StoreError, Unavailable
-from .protocol import decode_json, raw_object
-from .retry import backoff
-from .store.commands import Commands
-from .store.connect import Address
-from .store.embedded import running_url
-from .store.layout import Layout
-from .tasks import Tasks
 
 __all__ = ["Service"]
 

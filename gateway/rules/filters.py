@@ -13,7 +13,7 @@ from decimal import Decimal, InvalidOperation
 
 import msgspec
 
-from .errors import BadRequest
+from ..errors import BadRequest
 
 __all__ = ["Filter", "read_filter"]
 
@@ -136,5 +136,3 @@ def _number(text: str) -> Decimal | None:
     except InvalidOperation:
         return None
     return number if number.is_finite() else None
-
-

@@ -14,64 +14,10 @@ A channel with ``#`` belongs to the user named behind it: for it, ``anyone`` and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import NamedTuple
+from ..config import ChannelRules
+from .identity import Identity, Override
 
-from .config import ChannelRules
-
-__all__ = ["ANONYMOUS", "ANYTHING", "Grant", "Identity", "Override", "ServerSide", "admits", "overridden", "owner_of"]
-
-
-class Override(NamedTuple):
-    """What holds for one subscription instead of its channel's rules; None: the rules do. Source: PROTOCOL.md 1.11."""
-
-    presence: bool | None = None
-    join_leave: bool | None = None
-    force_push_join_leave: bool | None = None
-    force_recovery: bool | None = None
-
-
-class ServerSide(NamedTuple):
-    """What a server-side subscription brings along: raw JSON, ``info`` for presence and ``data`` for the client; unix seconds, 0: for good."""
-
-    info: bytes | None = None
-    data: bytes | None = None
-    override: Override | None = None
-    expires_at: float = 0.0
-
-
-class Identity(NamedTuple):
-    """Who a client is: ``user`` is "" for the anonymous; ``unchecked`` is set by ``insecure.clients``.
-
-    ``info`` and ``meta`` are raw JSON of the token, ``expires_at`` and ``issued_at`` unix seconds, 0 for never and unknown;
-    ``token_id`` names the token, so that it can be revoked; ``channels`` are those it subscribes its bearer to.
-    """
-
-    user: str = ""
-    unchecked: bool = False
-    info: bytes | None = None
-    expires_at: float = 0.0
-    token_id: str = ""
-    issued_at: float = 0.0
-    channels: Mapping[str, ServerSide] = MappingProxyType({})
-    meta: bytes | None = None
-
-
-class Grant(NamedTuple):
-    """What a subscription token allows: ``user`` may follow ``channel``, until ``expires_at`` (unix seconds, 0: for good)."""
-
-    user: str
-    channel: str
-    expires_at: float = 0.0
-    info: bytes | None = None
-    token_id: str = ""
-    issued_at: float = 0.0
-    override: Override | None = None
-
-
-ANONYMOUS = Identity()
-ANYTHING = Identity(unchecked=True)
+__all__ = ["admits", "overridden", "owner_of"]
 
 
 def overridden(rules: ChannelRules, override: Override | None) -> ChannelRules:

@@ -7,16 +7,16 @@ No raw newline ever leaves, because a newline is what separates two objects in o
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec.structs import astuple
 
-from .errors import BadRequest, ClientError, Disconnect
-from .permissions import Override
-from .publication import MAX_OFFSET, Position, Publication
+from ..errors import BadRequest, ClientError, Disconnect
+from ..publication import MAX_OFFSET, Position, Publication
+from .identity import Override
+from .json_text import encode, mend_surrogates
 
 __all__ = [
     "BEGINNING",
@@ -28,21 +28,15 @@ __all__ = [
     "Place",
     "Since",
     "SubscribeRequest",
-    "clean",
     "decode",
-    "decode_json",
-    "encode",
     "error_json",
     "error_reply",
     "history_result",
-    "is_json",
-    "mend_surrogates",
     "publication_json",
     "publication_object",
     "publications_json",
     "push",
     "push_prefix",
-    "raw_object",
     "read_position",
     "reply",
     "subscribe_result",
@@ -50,7 +44,6 @@ __all__ = [
 
 PING = b"{}"
 BEGINNING = Position("", 0)
-MAX_DEPTH = 256  # of nested arrays and objects; the parsers of common clients give up not far above
 
 Id = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -179,7 +172,6 @@ METHODS = Command.__struct_fields__[1:]
 PONG = Command()  # `{}`: no id, no method
 
 _commands = msgspec.json.Decoder(Command)
-_decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 def decode(message: bytes) -> list[Command]:
@@ -207,28 +199,6 @@ def _decode_lines(message: bytes) -> list[Command]:
     return [PONG if line == PING else _commands.decode(line) for line in message.removesuffix(b"\n").split(b"\n")]
 
 
-def decode_json(text: bytes, kind: type[Any]) -> Any:
-    """``msgspec.json.decode`` that takes the halves of surrogate pairs, too."""
-    try:
-        return msgspec.json.decode(text, type=kind)
-    except msgspec.DecodeError:
-        mended = mend_surrogates(text)
-        if mended == text:
-            raise
-        return msgspec.json.decode(mended, type=kind)
-
-
-def mend_surrogates(text: bytes) -> bytes:
-    """Halves of surrogate pairs, as ``\\ud83d`` alone, become U+FFFD.
-
-    JavaScript's strings may hold them, where an emoji was cut in two, and its JSON then does; UTF-8 cannot.
-    """
-    return _SURROGATES.sub(lambda found: b"\\ufffd" if found[1] else found[0], text)
-
-
-_SURROGATES = re.compile(rb"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F]..)")
-
-
 def read_position(text: str | None) -> Position:
     """``EPOCH:OFFSET`` of a request; none is the beginning of whichever life. Raises BadRequest."""
     try:
@@ -238,10 +208,6 @@ def read_position(text: str | None) -> Position:
 
 
 # What leaves. Zero values are left out, as the protocol has it.
-
-
-def encode(value: Any) -> bytes:
-    return msgspec.json.encode(value)
 
 
 def reply(id: int, method: str, result: bytes = b"{}") -> bytes:
@@ -290,11 +256,6 @@ def publications_json(publications: Sequence[Publication]) -> bytes:
     return b"[%s]" % b",".join([publication_json(publication) for publication in publications])
 
 
-def raw_object(fields: dict[str, bytes]) -> bytes:
-    """A JSON object of values that are JSON already."""
-    return b"{%s}" % b",".join([b'"%s":%s' % (name.encode(), value) for name, value in fields.items()])
-
-
 class _SubscribeResult(msgspec.Struct, omit_defaults=True, gc=False):
     expires: bool = False
     ttl: int = 0
@@ -337,57 +298,3 @@ def subscribe_result(
 
 def history_result(top: Position, publications: list[Publication]) -> bytes:
     return b'{"publications":%s,"epoch":%s,"offset":%d}' % (publications_json(publications), encode(top.epoch), top.offset)
-
-
-# Data of publishers, who may write anything.
-
-
-def is_json(data: bytes) -> bool:
-    """Whether it is one JSON document in UTF-8, nested no deeper than ``MAX_DEPTH``."""
-    try:
-        if not data.isascii():
-            data.decode()
-        _decode_raw(data)
-    except UnicodeDecodeError:
-        return False
-    except RecursionError:
-        return False
-    except msgspec.MsgspecError:
-        return False
-    return len(data) <= 2 * MAX_DEPTH or data.count(b"[") + data.count(b"{") <= MAX_DEPTH or _depth(data) <= MAX_DEPTH
-
-
-def clean(data: bytes) -> bytes:
-    """``data`` as JSON on one line. What is not JSON becomes a JSON string, so that nobody ever receives a broken document."""
-    if len(data) <= 2 * MAX_DEPTH and data.isascii() and b"\n" not in data and b"\r" not in data:
-        try:  # nearly all data: nothing but its grammar can be wrong
-            _decode_raw(data)
-            return data
-        except (msgspec.MsgspecError, RecursionError):
-            pass
-    if not is_json(data):
-        data = mend_surrogates(data)
-        if not is_json(data):
-            return encode(data.decode(errors="replace"))
-    if b"\n" in data or b"\r" in data:  # only ever between tokens: inside strings JSON forbids them
-        return data.replace(b"\r", b" ").replace(b"\n", b" ").strip()
-    return data
-
-
-def _depth(data: bytes) -> int:
-    depth = deepest = 0
-    in_string = escaped = False
-    for byte in data:
-        if escaped:
-            escaped = False
-        elif in_string:
-            escaped = byte == 0x5C
-            in_string = byte != 0x22
-        elif byte == 0x22:
-            in_string = True
-        elif byte in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif byte in b"]}":
-            depth -= 1
-    return deepest

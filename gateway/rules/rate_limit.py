@@ -6,7 +6,7 @@ by 1/rate, and one that would move it more than the bucket's second ahead of now
 
 from __future__ import annotations
 
-from .errors import TooManyRequests
+from ..errors import TooManyRequests
 
 __all__ = ["spend", "use"]
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import Enum
 
-from .errors import UnrecoverablePosition
-from .publication import Position, Publication
+from ..errors import UnrecoverablePosition
+from ..publication import Position, Publication
 
 __all__ = ["Standing", "following", "judge", "same_life"]
 

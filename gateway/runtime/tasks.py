@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-from .errors import StoreError
+from ..errors import StoreError
 
 __all__ = ["Tasks", "keep_writing"]
 

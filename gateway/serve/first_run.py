@@ -11,8 +11,8 @@ import os
 import secrets
 from pathlib import Path
 
-from .config import Config
-from .errors import ConfigurationError
+from ..config import Config
+from ..errors import ConfigurationError
 
 __all__ = ["with_credentials"]
 

@@ -22,12 +22,12 @@ from types import FrameType
 import uvicorn
 from uvicorn.lifespan.on import LifespanOn
 
-from .app import Gateway, Guest, create_app
-from .config import Config
-from .edges.server import HttpProtocol
-from .edges.websocket import WebSocketConnection
-from .errors import ConfigurationError, GatewayError
-from .store.embedded import EmbeddedServer
+from ..app import Gateway, Guest, create_app
+from ..config import Config
+from ..edges.http_protocol import HttpProtocol
+from ..edges.websocket import WebSocketConnection
+from ..errors import ConfigurationError, GatewayError
+from ..store.embedded import EmbeddedServer
 from .workers import run_workers
 
 __all__ = ["serve"]
@@ -122,7 +122,9 @@ def _listen(config: Config) -> socket.socket:
     except OSError as error:
         where = f"{config.host}:{config.port}"
         if error.errno == errno.EADDRINUSE:
-            raise ConfigurationError(f"port {config.port} on {config.host} is in use; stop what uses it, or choose another with --port") from None
+            raise ConfigurationError(
+                f"port {config.port} on {config.host} is in use; stop what uses it, or choose another with --port"
+            ) from None
         raise ConfigurationError(f"cannot listen on {where}: {error.strerror or error}") from None
     return listener
 

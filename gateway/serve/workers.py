@@ -14,8 +14,8 @@ import signal
 import time
 from collections.abc import Callable
 
-from .errors import ConfigurationError, GatewayError
-from .retry import backoff
+from ..errors import ConfigurationError, GatewayError
+from ..runtime.backoff import backoff
 
 __all__ = ["run_workers"]
 
@@ -137,4 +137,3 @@ class _Parent:
                 del self._workers[process]
                 ended.append(process)
         return ended
-

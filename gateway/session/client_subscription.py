@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from .catchup import State, Subscription
-from .channel import Channel
-from .errors import ClientError, Disconnect, UnrecoverablePosition
-from .filters import Filter
-from .permissions import Grant, Identity, ServerSide, overridden
-from .protocol import encode, error_reply, push, raw_object, reply, subscribe_result
-from .publication import Position, Publication
-from .store.layout import Movement
-from .wires import NOTHING, DeltaWire, FilteredWire, delta_wire
+from ..errors import ClientError, Disconnect, UnrecoverablePosition
+from ..live.catchup import State, Subscription
+from ..live.channel import Channel
+from ..live.wire_formats import NOTHING, DeltaWire, FilteredWire, delta_wire
+from ..publication import Position, Publication
+from ..rules.filters import Filter
+from ..rules.identity import Grant, Identity, ServerSubscription
+from ..rules.json_text import encode, raw_object
+from ..rules.permissions import overridden
+from ..rules.protocol import error_reply, push, reply, subscribe_result
+from ..store.layout import Movement
 
 if TYPE_CHECKING:
     from .session import Session
@@ -36,7 +38,7 @@ class ClientSubscription(Subscription):
         since: Position | None,
         *,
         asked: int = 0,
-        server_side: ServerSide | None = None,
+        server_side: ServerSubscription | None = None,
         grant: Grant | None = None,
         filter: Filter | None = None,
         delta: bool = False,

@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from .errors import Disconnect, TokenExpired
+from ..errors import Disconnect, TokenExpired
 
 if TYPE_CHECKING:
     from .session import Session

@@ -10,24 +10,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from . import __version__
-from .calls import Caller
-from .errors import (
-    AlreadySubscribed,
-    BadRequest,
-    Disconnect,
-    LimitExceeded,
-    NotAvailable,
-    PermissionDenied,
-    TokenExpired,
-)
-from .filters import Filter, read_filter
-from .pace import spend
-from .permissions import admits
-from .protocol import BEGINNING, Since, encode, history_result, is_json, raw_object, reply
-from .publication import Position
-from .store.history import publish_words
-from .subscription import ClientSubscription, client_info, expiry
+from .. import __version__
+from ..errors import AlreadySubscribed, BadRequest, Disconnect, LimitExceeded, NotAvailable, PermissionDenied, TokenExpired
+from ..publication import Position
+from ..rpc.calls import Caller
+from ..rules.filters import Filter, read_filter
+from ..rules.json_text import encode, is_json, raw_object
+from ..rules.permissions import admits
+from ..rules.protocol import BEGINNING, Since, history_result, reply
+from ..rules.rate_limit import spend
+from ..store.history import publish_words
+from .client_subscription import ClientSubscription, client_info, expiry
 
 if TYPE_CHECKING:
     from .session import Session

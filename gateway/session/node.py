@@ -8,22 +8,23 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from .calls import Calls
-from .config import ChannelRules, Config
-from .control import Control
-from .errors import BadRequest, Disconnect, KeyUnknown, PermissionDenied, TokenExpired, TokenInvalid, TokenStale
-from .hub import Hub
-from .inbox import Inbox
-from .lifecycle import Lifecycle
-from .pace import use
-from .permissions import ANONYMOUS, ANYTHING, Grant, Identity, ServerSide, admits, owner_of
-from .presence import Presence
-from .publication import Position, channel_fault
-from .revocation import Revocations
-from .rpc import Methods
-from .store.history import History
-from .tasks import Tasks
-from .timers import Wheel
+from ..config import ChannelRules, Config
+from ..control.bus import Control
+from ..control.events import Lifecycle
+from ..control.presence import Presence
+from ..control.revocations import Revocations
+from ..errors import BadRequest, Disconnect, KeyUnknown, PermissionDenied, TokenExpired, TokenInvalid, TokenStale
+from ..live.hub import Hub
+from ..live.inbox import Inbox
+from ..publication import Position, channel_fault
+from ..rpc.calls import Calls
+from ..rpc.methods import Methods
+from ..rules.identity import ANONYMOUS, ANYTHING, Grant, Identity, ServerSubscription
+from ..rules.permissions import admits, owner_of
+from ..rules.rate_limit import use
+from ..runtime.tasks import Tasks
+from ..runtime.wheel import Wheel
+from ..store.history import History
 
 __all__ = ["Node", "new_id"]
 
@@ -57,7 +58,7 @@ class Client(Protocol):
 
     def close(self, disconnect: Disconnect) -> None: ...
 
-    def add(self, channel: str, granted: ServerSide, since: Position | None) -> None: ...
+    def add(self, channel: str, granted: ServerSubscription, since: Position | None) -> None: ...
 
     def remove(self, channel: str) -> None: ...
 

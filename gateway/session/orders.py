@@ -12,13 +12,13 @@ from fnmatch import fnmatchcase
 
 import msgspec
 
-from . import __version__
-from .control import Disconnection, Message, Question, Refreshing, Revocation, Subscribing, Unsubscribing
-from .errors import Disconnect
+from .. import __version__
+from ..control.bus import Disconnection, Message, Question, Refreshing, Revocation, Subscribing, Unsubscribing
+from ..errors import Disconnect
+from ..publication import Position
+from ..rules.identity import ServerSubscription
+from ..rules.json_text import encode
 from .node import Client, Node
-from .permissions import ServerSide
-from .protocol import encode
-from .publication import Position
 
 __all__ = ["Steering"]
 
@@ -65,7 +65,7 @@ class Steering:
     def _apply(self, client: Client, message: Message) -> None:
         if isinstance(message, Subscribing):
             since = None if message.epoch is None else Position(message.epoch, message.offset)
-            granted = ServerSide(_given(message.info), _given(message.data), message.override, message.expire_at)
+            granted = ServerSubscription(_given(message.info), _given(message.data), message.override, message.expire_at)
             client.add(message.channel, granted, since)
         elif isinstance(message, Unsubscribing):
             client.remove(message.channel)
@@ -81,7 +81,9 @@ class Steering:
 
     def answer(self, question: Question) -> bytes:
         if question.what == "channels":
-            return encode({name: count for name, count in self._node.hub.subscribers().items() if fnmatchcase(name, question.pattern or "*")})
+            return encode(
+                {name: count for name, count in self._node.hub.subscribers().items() if fnmatchcase(name, question.pattern or "*")}
+            )
         if question.what == "info":
             return encode(self._info())
         return b"null"

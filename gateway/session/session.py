@@ -18,18 +18,19 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from . import __version__
-from .catchup import State
-from .commands import HANDLERS, since_of
+from .. import __version__
+from ..errors import ClientError, Disconnect, Internal, KeyUnknown, PermissionDenied, StoreError, TokenExpired
+from ..live.catchup import State
+from ..live.wire_formats import Wire
+from ..publication import Position
+from ..rules.identity import ANONYMOUS, Grant, Identity, ServerSubscription
+from ..rules.json_text import encode, raw_object
+from ..rules.protocol import PONG, Command, Since, decode, error_reply, push, reply
+from ..rules.rate_limit import spend
+from .client_subscription import ClientSubscription, expiry
 from .deadlines import CONNECT_SECONDS, NEVER, enforce, next_due
-from .errors import ClientError, Disconnect, Internal, KeyUnknown, PermissionDenied, StoreError, TokenExpired
+from .methods import HANDLERS, since_of
 from .node import Node, new_id
-from .pace import spend
-from .permissions import ANONYMOUS, Grant, Identity, ServerSide
-from .protocol import PONG, Command, Since, decode, encode, error_reply, push, raw_object, reply
-from .publication import Position
-from .subscription import ClientSubscription, expiry
-from .wires import Wire
 
 __all__ = ["Outlet", "Session"]
 
@@ -37,7 +38,7 @@ log = logging.getLogger("gateway.session")
 
 BUSY_MOST = 16  # commands of one client that wait for Valkey; each may answer with a page of history
 NOWHERE = Since()
-NOTHING = ServerSide()
+NOTHING = ServerSubscription()
 CLIENT_LEFT = Disconnect(3000)
 
 OPENED, CONNECTING, CONNECTED, CLOSED = "opened", "connecting", "connected", "closed"
@@ -208,7 +209,9 @@ class Session:
         recover = request.subs or {}
         own = dict.fromkeys(node.personal_channels(identity.user), NOTHING) | identity.channels
         if len(own) > node.config.limits.channels_per_client:
-            raise Disconnect(3505, f"the token names {len(own)} channels; limits.channels_per_client is {node.config.limits.channels_per_client}")
+            raise Disconnect(
+                3505, f"the token names {len(own)} channels; limits.channels_per_client is {node.config.limits.channels_per_client}"
+            )
         for name in own:
             node.rules(name)
         starts = {name: since_of(recover.get(name, NOWHERE)) for name in own}
@@ -303,7 +306,7 @@ class Session:
 
     # What a service asks for.
 
-    def add(self, channel: str, granted: ServerSide, since: Position | None) -> None:
+    def add(self, channel: str, granted: ServerSubscription, since: Position | None) -> None:
         """A server-side subscription. One that is there already stays, whoever asked for it."""
         if self.state is not CONNECTED or channel in self.subscriptions:
             return

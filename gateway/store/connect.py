@@ -41,7 +41,9 @@ class Address:
         self.url = re.sub(r"^redis(s?)(?=[:+])", r"valkey\1", url).replace("valkey+unix://", "unix://")
         scheme = self.url.partition("://")[0]
         if scheme == "valkey+cluster":
-            raise ConfigurationError("valkey_url: valkey+cluster:// is not supported by this version; use one server, or valkey+sentinel://")
+            raise ConfigurationError(
+                "valkey_url: valkey+cluster:// is not supported by this version; use one server, or valkey+sentinel://"
+            )
         if scheme not in _SCHEMES:
             schemes = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
             raise ConfigurationError(f"valkey_url: {str(self)!r} does not begin with one of {schemes}")

@@ -19,7 +19,7 @@ from typing import Any
 import libvalkey
 
 from ..errors import StoreError, Unavailable
-from ..retry import backoff
+from ..runtime.backoff import backoff
 from .connect import Address, open_connection
 
 __all__ = ["Commands", "Replies"]

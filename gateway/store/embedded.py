@@ -210,9 +210,7 @@ class EmbeddedServer:
 
     def _spawn(self, lock: int) -> None:
         configuration = self._data_path / "valkey.conf"
-        configuration.write_text(
-            _CONFIGURATION.format(port=self._port, socket=_quoted(self._socket), directory=_quoted(self._data_path))
-        )
+        configuration.write_text(_CONFIGURATION.format(port=self._port, socket=_quoted(self._socket), directory=_quoted(self._data_path)))
         self._socket.unlink(missing_ok=True)
         with open(self._data_path / "valkey.log", "ab") as output:
             self._process = subprocess.Popen(

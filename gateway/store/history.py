@@ -1,4 +1,4 @@
-"""The functions of functions.lua as methods: publish, read, remove."""
+"""The functions of channels.lua as methods: publish, read, remove."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from ..errors import StoreError
 from ..publication import Position, Publication
-from ..recovery import same_life
-from .commands import Commands
-from .functions import Library
+from ..rules.recovery import same_life
+from .connection import Commands
 from .layout import Layout, read_entry
+from .library import Library
 
 __all__ = ["PAGE_BYTES", "History", "Page", "publish_words"]
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import msgspec
 
-from ..protocol import clean
 from ..publication import Publication
+from ..rules.json_text import clean
 
 __all__ = ["Announcement", "Layout", "Movement", "Reset", "read_announcement", "read_entry"]
 

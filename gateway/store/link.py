@@ -16,9 +16,9 @@ from typing import Any
 import libvalkey
 
 from ..errors import StoreError
-from ..retry import backoff
-from .commands import Commands, Replies
+from ..runtime.backoff import backoff
 from .connect import Address, open_connection
+from .connection import Commands, Replies
 
 __all__ = ["Link"]
 

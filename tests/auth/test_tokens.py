@@ -25,14 +25,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from websockets.exceptions import ConnectionClosed
 
-import gateway.keys as keys_module
+import gateway.auth.keys as keys_module
+from gateway.auth.keys import ASK_SECONDS, JWKS_BYTES, Keys
+from gateway.auth.tokens import CHANNELS_MOST, Verifier
 from gateway.config import Tokens
 from gateway.errors import ConfigurationError, KeyUnknown, TokenInvalid, TokenStale
-from gateway.keys import ASK_SECONDS, JWKS_BYTES, Keys
-from gateway.tokens import CHANNELS_MOST, Verifier
 
-from .clients import client, opened, stream
-from .conftest import SECRET, RunningGateway, Start, until
+from ..conftest import SECRET, RunningGateway, Start, until
+from ..kit.clients import client, opened, stream
 
 RSA_KEY, OTHER_RSA_KEY = rsa.generate_private_key(65537, 2048), rsa.generate_private_key(65537, 2048)
 SHORT_RSA_KEY = rsa.generate_private_key(65537, 1024)
@@ -294,7 +294,12 @@ def test_claims_that_cannot_be_used_are_an_invalid_token(claims: str) -> None:
 
 
 def test_a_token_names_channels_with_what_it_says_of_them() -> None:
-    overrides = {"presence": {"value": False}, "join_leave": {"value": True}, "force_recovery": {"value": False}, "force_positioning": {"value": True}}
+    overrides = {
+        "presence": {"value": False},
+        "join_leave": {"value": True},
+        "force_recovery": {"value": False},
+        "force_positioning": {"value": True},
+    }
     subs = {
         "a": {"info": {"n": 1}, "data": [1, 2]},
         "b": {"b64info": "eyJuIjoyfQ==", "b64data": "WzNd"},
@@ -461,7 +466,9 @@ async def test_meta_reaches_no_client(gateway: RunningGateway, channel: str) -> 
         await wire.result("publish", channel=channel, data="x")
         heard += [await wire.ask(method, channel=channel) for method in ("presence", "presence_stats")]
         heard += [await wire.ask("history", channel=channel, limit=9), await wire.ask("rpc", method="gateway.whoami")]
-        heard += [await wire.ask("refresh", token=claiming(sub="u1", subs=subs, info={"seen": "conn"}, meta=meta, exp=int(time.time()) + 60))]
+        heard += [
+            await wire.ask("refresh", token=claiming(sub="u1", subs=subs, info={"seen": "conn"}, meta=meta, exp=int(time.time()) + 60))
+        ]
         while not any(message.get("push", {}).get("pub") for message in heard):
             heard.append(await watcher.next())
         heard += [*watcher.rest, *wire.rest, gateway.api("presence", channel=channel), gateway.api("history", channel=channel, limit=9)]

@@ -29,7 +29,7 @@ import valkey
 
 from gateway.store.embedded import socket_path
 
-from .conftest import RunningGateway, Start, wait_until
+from ..conftest import RunningGateway, Start, wait_until
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
 
@@ -163,7 +163,7 @@ def used(gateway: RunningGateway) -> list[str]:
 
 FORKS = """
 import json, os, sys, traceback
-import gateway.cli, gateway.follow, gateway.server, publishers
+import gateway.cli, gateway.cli.follow, gateway.serve.server, publishers
 folder, cases = sys.argv[1], json.load(sys.stdin)
 children = {}
 for number, (name, (arguments, environment)) in enumerate(cases.items()):
@@ -194,7 +194,9 @@ json.dump(outcomes, sys.stdout)
 
 def run_all(cases: dict[str, tuple[list[Any], dict[str, str]]], folder: Path) -> dict[str, Outcome]:
     body = json.dumps(cases, default=str)
-    done = subprocess.run([sys.executable, "-c", FORKS, folder], input=body, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS, folder], input=body, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT, timeout=60, check=True
+    )
     return {name: Outcome(*outcome) for name, outcome in json.loads(done.stdout).items()}
 
 
@@ -265,7 +267,10 @@ def failures(gateway: RunningGateway, tmp_path_factory: pytest.TempPathFactory) 
         "data_dir that is a file": (["serve", "--port", "0", "--data-dir", toml("file", "")], {}),
         "host of nobody": (["serve", "--port", "0", "--host", "192.0.2.1", "--data-dir", empty], {}),
         "half of a certificate": (["serve", "--config", toml("tls.toml", 'tls_cert = "x.pem"\n')], {}),
-        "no certificate": (["serve", "--config", toml("tls2.toml", f'port = 0\ntls_cert = "x.pem"\ntls_key = "y.pem"\ndata_dir = "{folder}/tls"\n')], {}),
+        "no certificate": (
+            ["serve", "--config", toml("tls2.toml", f'port = 0\ntls_cert = "x.pem"\ntls_key = "y.pem"\ndata_dir = "{folder}/tls"\n')],
+            {},
+        ),
     }
     cases = {name: ([str(argument) for argument in arguments], environment) for name, (arguments, environment) in cases.items()}
     with ThreadPoolExecutor(1) as pool:
@@ -403,9 +408,15 @@ def test_a_token_is_minted_that_the_gateway_takes(gateway: RunningGateway) -> No
 
 def test_check_says_that_all_is_fine_and_what_is_doubtful(gateway: RunningGateway, tmp_path: Path) -> None:
     file = tmp_path / "doubtful.toml"
-    file.write_text(f'data_dir = "{gateway.data_dir}"\nallowed_origins = ["*"]\n[tokens]\nhmac_secret = "short"\n[insecure]\nclients = true\napi = true\n')
+    file.write_text(
+        f'data_dir = "{gateway.data_dir}"\nallowed_origins = ["*"]\n[tokens]\nhmac_secret = "short"\n[insecure]\nclients = true\napi = true\n'
+    )
     out = run("check", "--config", file).succeeds()
-    assert re.search(r"^configuration +fine", out, re.M) and re.search(r"^valkey +fine", out, re.M) and re.search(r"^live link +fine", out, re.M)
+    assert (
+        re.search(r"^configuration +fine", out, re.M)
+        and re.search(r"^valkey +fine", out, re.M)
+        and re.search(r"^live link +fine", out, re.M)
+    )
     for word in ("insecure.clients", "insecure.api", "short", "allowed_origins"):
         assert word in out
 

@@ -14,8 +14,8 @@ import pytest
 
 from gateway.store.connect import Address
 
-from .clients import client, stream
-from .conftest import SECRET, RunningGateway, Start
+from ..conftest import SECRET, RunningGateway, Start
+from ..kit.clients import client, stream
 
 RULES = """
 [namespaces.chat]
@@ -176,7 +176,11 @@ async def test_a_service_lengthens_and_ends_a_connection(pair: Pair, user: str) 
 
 async def test_a_revoked_user_is_out_everywhere_and_stays_out_until_a_newer_token(pair: Pair, user: str) -> None:
     old, newer = (jwt.encode({"sub": user, "iat": time.time() - ago, "exp": time.time() + 60}, SECRET) for ago in (60, 0))
-    async with client(pair.here, token=newer) as kept, client(pair.here, token=old) as one, stream(pair.there, "chat:1", token=old) as events:
+    async with (
+        client(pair.here, token=newer) as kept,
+        client(pair.here, token=old) as one,
+        stream(pair.there, "chat:1", token=old) as events,
+    ):
         await events.next()
         await api(pair.there, "revoke", user=user, issued_before=time.time() - 30)
         assert (await one.ended())[0] == 3500

@@ -9,8 +9,8 @@ import pytest
 
 from gateway.store.connect import Address
 
-from .clients import client, stream
-from .conftest import RunningGateway, Start, wait_until
+from ..conftest import RunningGateway, Start, wait_until
+from ..kit.clients import client, stream
 
 RULES = """
 events = true
@@ -86,7 +86,11 @@ def test_it_is_off_unless_asked_for(start_gateway: Start, valkey: Any) -> None:
 
 @pytest.mark.parametrize("path", ["/history", "/inbox", "/inbox/read", "/sse"])
 def test_a_page_of_an_allowed_origin_may_call_with_a_token(gateway: RunningGateway, path: str) -> None:
-    headers = {"Origin": "https://app.example.org", "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    headers = {
+        "Origin": "https://app.example.org",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization",
+    }
     assert gateway.http("OPTIONS", path, headers=headers)[0] == 204
     assert gateway.http("OPTIONS", path, headers=headers | {"Origin": "https://evil.example.org"})[0] == 403
     assert gateway.http("OPTIONS", path)[0] == 403

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from .test_browser import browser  # noqa: F401
-from .test_headers import check
+from ..edges.test_headers import check
+from ..static.test_browser import browser  # noqa: F401
 
 NOBODY_ELSE = {"per_minute": 0}  # the simulated members rest: whatever happens is the test's doing
 

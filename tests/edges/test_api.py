@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import valkey
 
-from .clients import RULES, Socket, client, publish_many, stream
-from .conftest import API_KEY, RunningGateway, Start, until
+from ..conftest import API_KEY, RunningGateway, Start, until
+from ..kit.clients import RULES, Socket, client, publish_many, stream
 
 LIMIT = 200_000
 
@@ -148,7 +148,9 @@ def test_a_request_of_the_wrong_shape_is_a_bad_request(gateway: RunningGateway, 
     assert answer["error"]["code"] == 107 and answer["error"]["message"] == "bad request"
 
 
-@pytest.mark.parametrize("head, tail", [(b"", b""), (b'{"channel":"chat:1","data":', b"}"), (b'{"x":', b"}")], ids=["body", "data", "unknown field"])
+@pytest.mark.parametrize(
+    "head, tail", [(b"", b""), (b'{"channel":"chat:1","data":', b"}"), (b'{"x":', b"}")], ids=["body", "data", "unknown field"]
+)
 @pytest.mark.parametrize("depth", [1000, 90_000])
 def test_deep_nesting_is_a_bad_request(gateway: RunningGateway, head: bytes, tail: bytes, depth: int) -> None:
     status, answer = call(gateway, "publish", head + b"[" * depth + b"]" * depth + tail)
@@ -222,7 +224,9 @@ async def test_a_string_of_javascript_that_is_no_unicode_is_data_too(gateway: Ru
 
 async def test_data_may_come_in_base64(gateway: RunningGateway, channel: str) -> None:
     async with client(gateway, subscribe=channel) as wire:
-        assert call(gateway, "publish", {"channel": channel, "b64data": base64.b64encode(b'{"a":\n1}').decode()})[1]["result"]["offset"] == 1
+        assert (
+            call(gateway, "publish", {"channel": channel, "b64data": base64.b64encode(b'{"a":\n1}').decode()})[1]["result"]["offset"] == 1
+        )
         assert (await wire.publication())["data"] == {"a": 1}
         call(gateway, "publish", {"channel": channel, "data": "cent cannot leave it out", "b64data": base64.b64encode(b"2").decode()})
         assert (await wire.publication())["data"] == 2
@@ -374,7 +378,15 @@ def test_the_gateway_is_alive_and_ready(gateway: RunningGateway) -> None:
 
 
 def test_unknown_paths_are_404(gateway: RunningGateway) -> None:
-    for path in ("/nothing", "/api", "/health", "/history/x", "/static/none.js", "/static/../pyproject.toml", "/static/%2e%2e/pyproject.toml"):
+    for path in (
+        "/nothing",
+        "/api",
+        "/health",
+        "/history/x",
+        "/static/none.js",
+        "/static/../pyproject.toml",
+        "/static/%2e%2e/pyproject.toml",
+    ):
         assert gateway.http("GET", path)[0] in (404, 405), path
 
 
@@ -512,7 +524,9 @@ async def test_what_a_plain_publish_announces_is_ephemeral(gateway: RunningGatew
     assert len(gateway.api("history", channel=channel, limit=-1)["result"]["publications"]) == 1
 
 
-@pytest.mark.parametrize("raw", [b"@", b"@x", b"@1 2", b"@1 e 2\n", b"@1 e x\n{}", b"@-1 e 2\n{}", b"@1 e 2 {bad\n{}", b"@reset", b"@reset x y", b""], ids=repr)
+@pytest.mark.parametrize(
+    "raw", [b"@", b"@x", b"@1 2", b"@1 e 2\n", b"@1 e x\n{}", b"@-1 e 2\n{}", b"@1 e 2 {bad\n{}", b"@reset", b"@reset x y", b""], ids=repr
+)
 async def test_malformed_messages_of_the_gateway_itself_break_nothing(
     gateway: RunningGateway, store: valkey.Valkey, channel: str, raw: bytes
 ) -> None:

@@ -21,8 +21,8 @@ import jwt
 import pytest
 import pytest_asyncio
 
-from .clients import RULES, Socket, Wire, client, connected_socket, frame, opened, publish_many, stream
-from .conftest import API_KEY, SECRET, RunningGateway, Start, until
+from ..conftest import API_KEY, SECRET, RunningGateway, Start, until
+from ..kit.clients import RULES, Socket, Wire, client, connected_socket, frame, opened, publish_many, stream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -49,7 +49,7 @@ audience = "here"
 
 def token(user: str = "u1", **options: Any) -> str:
     """A good one: of this gateway's audience."""
-    from gateway.tokens import mint
+    from gateway.auth.tokens import mint
 
     return mint(SECRET, user=user, **({"audience": "here"} | options))
 
@@ -415,7 +415,9 @@ async def test_a_client_that_breaks_off_in_the_middle_of_a_frame_leaves_no_trace
         raw = await connected_socket_with(token(), gateway)
         await raw.send(ending)
         plain = raw.writer.get_extra_info("socket")
-        plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # SO_LINGER 0: a reset, as of a machine that lost its power
+        plain.setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+        )  # SO_LINGER 0: a reset, as of a machine that lost its power
         await raw.close()
     await until(lambda: gateway.api("info")["result"]["nodes"][0]["num_clients"] <= before, "the clients are forgotten")
     assert "Traceback" not in log.text
@@ -545,7 +547,10 @@ async def test_a_position_that_is_none_is_a_bad_request_over_http(gateway: Runni
 
 
 def _unsigned() -> str:
-    parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in ({"alg": "HS256"}, {"sub": "u1", "aud": "here"})]
+    parts = [
+        base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
+        for part in ({"alg": "HS256"}, {"sub": "u1", "aud": "here"})
+    ]
     return ".".join(parts) + "."
 
 
@@ -735,7 +740,9 @@ def filled(numbers: range) -> list[Any]:
     return [{"n": number, "fill": FILL} for number in numbers]
 
 
-async def test_a_client_that_never_reads_is_closed_as_slow_and_costs_little(gateway: RunningGateway, bystander: Bystander, log: Log) -> None:
+async def test_a_client_that_never_reads_is_closed_as_slow_and_costs_little(
+    gateway: RunningGateway, bystander: Bystander, log: Log
+) -> None:
     async with await connected_socket_with(token(), gateway, "chat:flood", small=True) as raw:
         before, peak = memory_of(gateway), 0
         for round_number in range(12):
@@ -827,7 +834,9 @@ async def test_a_flood_of_commands_is_answered_one_by_one(gateway: RunningGatewa
 # Time limits.
 
 
-async def test_a_websocket_that_says_nothing_is_stale_after_ten_seconds(patient: dict[str, Any], gateway: RunningGateway, bystander: Bystander) -> None:
+async def test_a_websocket_that_says_nothing_is_stale_after_ten_seconds(
+    patient: dict[str, Any], gateway: RunningGateway, bystander: Bystander
+) -> None:
     seconds, code, reason = await outcome(patient["a WebSocket without a word"], bystander)
     assert (code, reason) == (3502, "stale")
     assert 9 < seconds < 13

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from centrifuge.fossil import apply_delta
 
-from .clients import Socket, client, edits, lines, opened, publish_many
-from .conftest import RunningGateway, Start
+from ..conftest import RunningGateway, Start
+from ..kit.clients import Socket, client, edits, lines, opened, publish_many
 
 RULES = """
 [namespaces.doc]

@@ -24,9 +24,9 @@ from playwright.async_api import async_playwright
 from gateway.app import create_app
 from gateway.config import Config
 
-from .clients import RULES, SECONDS, Socket, Stream, client, lines, publish_many
-from .conftest import SECRET, RunningGateway, Start, until
-from .node import Told, scripted
+from ..conftest import SECRET, RunningGateway, Start, until
+from ..kit.clients import RULES, SECONDS, Socket, Stream, client, lines, publish_many
+from ..kit.javascript import Told, scripted
 
 pytestmark = pytest.mark.usefixtures("npm")  # from the first test on, since it takes its time
 
@@ -134,7 +134,9 @@ async def post(gateway: Any, session: str, node: str, data: str) -> int:
 
 
 @contextlib.asynccontextmanager
-async def opened(gateway: Any, kind: str, *commands: Any, post_to: Any = None, small: bool = False, headers: dict[str, str] | None = None) -> AsyncIterator[Line]:
+async def opened(
+    gateway: Any, kind: str, *commands: Any, post_to: Any = None, small: bool = False, headers: dict[str, str] | None = None
+) -> AsyncIterator[Line]:
     """The stream of a request that holds these commands; nothing of it is read yet."""
     async with await Socket.open(gateway, small=small) as raw:
         message = lines(*commands)
@@ -281,7 +283,10 @@ async def test_a_drain_sends_it_elsewhere(start_gateway: Start, kind: str) -> No
         ("garbage", [{"push": {"disconnect": {"code": 3500, "reason": "invalid token"}}}]),
         (
             "expired",
-            [{"id": 1, "error": {"code": 109, "message": "token expired"}}, {"push": {"disconnect": {"code": 3000, "reason": "connection closed"}}}],
+            [
+                {"id": 1, "error": {"code": 109, "message": "token expired"}},
+                {"push": {"disconnect": {"code": 3000, "reason": "connection closed"}}},
+            ],
         ),
     ],
 )
@@ -292,7 +297,11 @@ async def test_a_refused_connect_is_told_and_the_stream_ends(gateway: RunningGat
         assert await here.end() == answers
 
 
-@pytest.mark.parametrize("message", ["nonsense", "{}", '{"id":1,"rpc":{"method":"gateway.time"}}', '{"connect":{}}', "[" * 5000], ids=["text", "pong", "rpc", "no id", "deep"])
+@pytest.mark.parametrize(
+    "message",
+    ["nonsense", "{}", '{"id":1,"rpc":{"method":"gateway.time"}}', '{"connect":{}}', "[" * 5000],
+    ids=["text", "pong", "rpc", "no id", "deep"],
+)
 async def test_what_is_not_a_connect_is_a_bad_request(gateway: RunningGateway, kind: str, message: str) -> None:
     async with opened(gateway, kind, message) as here:
         assert await here.ended() == (3501, "bad request")
@@ -517,7 +526,9 @@ async def test_commands_that_came_while_it_did_not_read_are_answered_when_it_doe
         assert "rpc" in await here.ask("rpc", method="gateway.time")
 
 
-@pytest.mark.parametrize("waiting", [[{"id": 3, "rpc": {"method": "x", "data": FILL}}], [{"id": 3, "rpc": {}}] * 1000], ids=["large", "many"])
+@pytest.mark.parametrize(
+    "waiting", [[{"id": 3, "rpc": {"method": "x", "data": FILL}}], [{"id": 3, "rpc": {}}] * 1000], ids=["large", "many"]
+)
 async def test_who_sends_on_and_reads_nothing_is_ended(gateway: RunningGateway, kind: str, waiting: list[Any]) -> None:
     """There is no socket to stop reading from; what waits has a bound of its own."""
     user = secrets.token_hex(4)
@@ -682,7 +693,12 @@ async def test_the_sdk_in_a_browser_gets_through_where_websocket_is_blocked(star
         page = await browser.new_page()
         await page.goto(f"{there.url}/health/live")
         await page.add_script_tag(content=(folder / "node_modules/centrifuge/dist/centrifuge.js").read_text())
-        arguments = {"url": here.url, "other": there.url.replace("127.0.0.1", "localhost"), "token": here.token("ann"), "transports": ["websocket", kind]}
+        arguments = {
+            "url": here.url,
+            "other": there.url.replace("127.0.0.1", "localhost"),
+            "token": here.token("ann"),
+            "transports": ["websocket", kind],
+        }
         said = await page.evaluate(IN_BROWSER, arguments)
         await browser.close()
     assert said == {"transport": kind, "data": {"from": kind}, "user": "ann"}

@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 import pytest
 
-from .clients import RULES, Socket
-from .conftest import API_KEY, RunningGateway, Start
+from ..conftest import API_KEY, RunningGateway, Start
+from ..kit.clients import RULES, Socket
 
 SETTINGS = f'allowed_origins = ["https://app.example.org"]\n{RULES}[limits]\nmessage_bytes = 1000\napi_bytes = 1000\n'
 

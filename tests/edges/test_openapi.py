@@ -16,11 +16,11 @@ from starlette.routing import Mount
 
 from gateway.app import create_app
 from gateway.config import Config
-from gateway.edges.methods import METHODS
-from gateway.edges.openapi import document
+from gateway.edges.api.methods import METHODS
+from gateway.edges.api.openapi import document
 
-from .clients import RULES
-from .conftest import API_KEY, SECRET, RunningGateway, Start
+from ..conftest import API_KEY, SECRET, RunningGateway, Start
+from ..kit.clients import RULES
 
 EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "10")  # of each operation; by hand, thousands
 CHECKS = ["not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance"]

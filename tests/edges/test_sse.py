@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from .clients import RULES, Socket, Stream, client, publish_many, read_events, stream
-from .conftest import RunningGateway, Start, until
+from ..conftest import RunningGateway, Start, until
+from ..kit.clients import RULES, Socket, Stream, client, publish_many, read_events, stream
 
 
 @pytest.fixture(scope="module", params=["fast", "asgi"])
@@ -149,7 +149,9 @@ async def test_wherever_a_stream_is_cut_the_last_id_brings_exactly_the_rest(gate
         body = bytes(events.body)
 
     def by_channel(found: list[Any]) -> dict[str, list[int]]:
-        return {name: [event.data["offset"] for event in found if event.name == "message" and event.data["channel"] == name] for name in names}
+        return {
+            name: [event.data["offset"] for event in found if event.name == "message" and event.data["channel"] == name] for name in names
+        }
 
     everything = by_channel(read_events(body).events)
     assert everything == {name: list(range(2, 4 + order.count(name))) for name in names}
@@ -214,7 +216,9 @@ async def test_one_channel_that_catches_up_moves_no_other_channels_position(gate
 
 
 @pytest.mark.parametrize("last, expected", [("3", [8, 9, 10]), ("100", [6, 7, 8, 9, 10]), ("0", []), ("x", []), ("-1", [])])
-async def test_a_first_connection_may_start_some_publications_back(gateway: RunningGateway, channel: str, last: str, expected: list[int]) -> None:
+async def test_a_first_connection_may_start_some_publications_back(
+    gateway: RunningGateway, channel: str, last: str, expected: list[int]
+) -> None:
     name = channel.replace("chat", "short")
     publish_many(gateway, name, list(range(1, 11)))
     async with stream(gateway, name, last=last) as events:
@@ -468,7 +472,9 @@ async def test_a_slow_stream_whose_position_was_trimmed_away_is_told_and_goes_on
         assert (await events.next()).data["offset"] == 201
 
 
-async def test_a_stream_that_never_reads_is_ended_and_resumes_later(gateway: RunningGateway, channel: str, request: pytest.FixtureRequest) -> None:
+async def test_a_stream_that_never_reads_is_ended_and_resumes_later(
+    gateway: RunningGateway, channel: str, request: pytest.FixtureRequest
+) -> None:
     if request.node.callspec.params["gateway"] == "asgi":
         pytest.skip("ASGI has no way to drop a socket that is full; that is its server's to do")
     name = channel.replace("chat", "endless")

@@ -14,8 +14,8 @@ from urllib.parse import urlencode
 import jwt
 import pytest
 
-from .clients import RULES, Event, Stream, stream
-from .conftest import SECRET, RunningGateway, Start, until
+from ..conftest import SECRET, RunningGateway, Start, until
+from ..kit.clients import RULES, Event, Stream, stream
 
 HEAD = "ping_seconds = 1\npong_seconds = 60\n"
 

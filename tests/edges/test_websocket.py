@@ -15,8 +15,8 @@ import jwt
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from .clients import CLOSED_RULES, RULES, Socket, Wire, client, connected_socket, frame, opened, publish_many
-from .conftest import SECRET, RunningGateway, Start, until
+from ..conftest import SECRET, RunningGateway, Start, until
+from ..kit.clients import CLOSED_RULES, RULES, Socket, Wire, client, connected_socket, frame, opened, publish_many
 
 
 @pytest.fixture(scope="module", params=["fast", "asgi"])
@@ -91,7 +91,9 @@ async def test_nobody_connects_without_a_token_where_nothing_is_open(strict: Run
 
 async def test_unknown_fields_and_nulls_do_no_harm(gateway: RunningGateway, channel: str) -> None:
     async with opened(gateway) as wire:
-        await wire.send({"id": 1, "connect": {"token": gateway.token(), "data": None, "subs": None, "headers": {"a": "b"}, "future": [1]}, "x": 1})
+        await wire.send(
+            {"id": 1, "connect": {"token": gateway.token(), "data": None, "subs": None, "headers": {"a": "b"}, "future": [1]}, "x": 1}
+        )
         assert "connect" in await wire.next()
         await wire.send({"id": 2, "subscribe": {"channel": channel, "token": None, "offset": None, "flag": 0, "shade": "blue"}})
         assert "subscribe" in await wire.next()
@@ -115,7 +117,9 @@ async def test_commands_may_come_in_binary_frames_and_a_byte_at_a_time(gateway: 
 
 async def test_everything_goes_out_as_text_and_no_object_holds_a_newline(gateway: RunningGateway, channel: str) -> None:
     async with await connected_socket(gateway, channel) as raw:
-        gateway.http("POST", "/api/publish", b'{"channel":"%s","data":{"a":\n1,\r\n"b":"\\n"}}' % channel.encode(), {"X-API-Key": "test-key"})
+        gateway.http(
+            "POST", "/api/publish", b'{"channel":"%s","data":{"a":\n1,\r\n"b":"\\n"}}' % channel.encode(), {"X-API-Key": "test-key"}
+        )
         opcode, payload = await raw.read_frame()
         assert opcode == 1 and b"\n" not in payload and b"\r" not in payload
         assert json.loads(payload)["push"]["pub"]["data"] == {"a": 1, "b": "\n"}
@@ -180,7 +184,10 @@ async def test_a_page_of_the_gateways_own_host_and_no_browser_need_no_list(gatew
 
 
 async def test_a_publication_reaches_all_subscribers_with_who_published_it(gateway: RunningGateway, channel: str) -> None:
-    async with client(gateway, subscribe=channel) as one, client(gateway, "u2", token=gateway.token("u2", info={"name": "Ann"}), subscribe=channel) as two:
+    async with (
+        client(gateway, subscribe=channel) as one,
+        client(gateway, "u2", token=gateway.token("u2", info={"name": "Ann"}), subscribe=channel) as two,
+    ):
         assert await two.ask("publish", channel=channel, data={"t": 1}) == {"id": 1003, "publish": {}}
         for wire in (one, two):
             publication = await wire.publication()
@@ -330,7 +337,11 @@ async def test_history_gives_300_at_most(gateway: RunningGateway, channel: str) 
 
 async def test_the_empty_history_is_there_with_all_its_fields(gateway: RunningGateway, channel: str) -> None:
     async with client(gateway, subscribe=channel) as wire:
-        assert await wire.result("history", channel=channel, limit=10) == {"publications": [], "epoch": epoch_of(gateway, channel), "offset": 0}
+        assert await wire.result("history", channel=channel, limit=10) == {
+            "publications": [],
+            "epoch": epoch_of(gateway, channel),
+            "offset": 0,
+        }
 
 
 # Who may do what.
@@ -432,7 +443,9 @@ async def test_a_subscription_token_opens_its_channel_for_its_user(gateway: Runn
         assert refreshed["expires"] is True and 895 <= refreshed["ttl"] <= 900
 
 
-async def test_the_holder_of_a_subscription_token_may_publish_and_read_where_a_token_is_asked(gateway: RunningGateway, channel: str) -> None:
+async def test_the_holder_of_a_subscription_token_may_publish_and_read_where_a_token_is_asked(
+    gateway: RunningGateway, channel: str
+) -> None:
     name = channel.replace("chat", "ticket")
     async with client(gateway) as wire:
         await wire.result("subscribe", channel=name, token=gateway.token("u1", channel=name))
@@ -638,7 +651,9 @@ async def test_a_users_own_channel_recovers_through_connect(gateway: RunningGate
         gateway.publish(name, 5)
         assert (await wire.publication())["offset"] == 5
     async with opened(gateway) as wire:
-        await wire.send({"id": 1, "connect": {"token": gateway.token(user), "subs": {name: {"recover": True, "epoch": "other", "offset": 2}}}})
+        await wire.send(
+            {"id": 1, "connect": {"token": gateway.token(user), "subs": {name: {"recover": True, "epoch": "other", "offset": 2}}}}
+        )
         sub = (await wire.next())["connect"]["subs"][name]
         assert sub["was_recovering"] is True and "recovered" not in sub and sub["offset"] == 5
 
@@ -648,7 +663,9 @@ async def test_a_long_absence_from_ones_own_channel_is_caught_up_in_pages(gatewa
     name = f"notifications:{user}"
     publish_many(gateway, name, list(range(1, 1001)))
     async with opened(gateway) as wire:
-        await wire.send({"id": 1, "connect": {"token": gateway.token(user), "subs": {name: {"recover": True, "epoch": epoch_of(gateway, name)}}}})
+        await wire.send(
+            {"id": 1, "connect": {"token": gateway.token(user), "subs": {name: {"recover": True, "epoch": epoch_of(gateway, name)}}}}
+        )
         sub = (await wire.next())["connect"]["subs"][name]
         offsets = [p["offset"] for p in sub["publications"]]
         offsets += [(await wire.publication())["offset"] for _ in range(1000 - len(offsets))]

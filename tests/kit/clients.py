@@ -1,9 +1,9 @@
 """Raw clients of the tests: they send what a library would not, and show what arrived, byte by byte.
 
-    RULES     the namespaces that all of these tests' gateways share: Valkey holds one set of rules for all gateways
-    Wire      the protocol over the `websockets` library: commands out, objects in
-    Socket    a TCP connection: HTTP requests and WebSocket frames made by hand
-    Stream    a server-sent event stream, with every byte that came
+RULES     the namespaces that all of these tests' gateways share: Valkey holds one set of rules for all gateways
+Wire      the protocol over the `websockets` library: commands out, objects in
+Socket    a TCP connection: HTTP requests and WebSocket frames made by hand
+Stream    a server-sent event stream, with every byte that came
 """
 
 from __future__ import annotations
@@ -240,7 +240,12 @@ class Socket:
 
     async def upgrade(self, path: str = "/connection/websocket", headers: dict[str, str] = {}) -> int:
         """Shakes hands; returns the status."""
-        asked = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version": "13"}
+        asked = {
+            "Upgrade": "websocket",
+            "Connection": "Upgrade",
+            "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+            "Sec-WebSocket-Version": "13",
+        }
         await self.send(_head("GET", path, asked | headers))
         async with asyncio.timeout(SECONDS):
             return (await self.head())[0]
@@ -413,7 +418,13 @@ class Stream:
 
 @contextlib.asynccontextmanager
 async def stream(
-    gateway: Any, *channels: str, user: str = "u1", token: str | None = None, headers: dict[str, str] = {}, small: bool = False, **query: Any
+    gateway: Any,
+    *channels: str,
+    user: str = "u1",
+    token: str | None = None,
+    headers: dict[str, str] = {},
+    small: bool = False,
+    **query: Any,
 ) -> AsyncIterator[Stream]:
     """GET /sse; ``token`` "" sends none; ``url_token`` goes into the query, a list as often as it is long. ``connected`` is not taken yet."""
     async with await Socket.open(gateway, small=small) as raw:
@@ -438,11 +449,17 @@ async def stream(
 def edits(count: int) -> list[dict[str, Any]]:
     """A document of about 1 KB, again and again, a little different each time."""
     chance = random.Random(count)
-    document: dict[str, Any] = {"title": "Zum Löwen", "rating": 4.5, "dishes": [{"name": f"dish {n}", "price": n * 3.1, "hot": "🌶" * n} for n in range(16)]}
+    document: dict[str, Any] = {
+        "title": "Zum Löwen",
+        "rating": 4.5,
+        "dishes": [{"name": f"dish {n}", "price": n * 3.1, "hot": "🌶" * n} for n in range(16)],
+    }
     made = []
     for number in range(count):
         dish = chance.choice(document["dishes"])
-        dish[chance.choice(["name", "price", "note"])] = chance.choice(["Käse", "🧀", '"quoted"', number, number / 7, "x" * chance.randrange(60)])
+        dish[chance.choice(["name", "price", "note"])] = chance.choice(
+            ["Käse", "🧀", '"quoted"', number, number / 7, "x" * chance.randrange(60)]
+        )
         if chance.random() < 0.1:
             chance.shuffle(document["dishes"])
         made.append(json.loads(json.dumps(document | {"number": number})))

@@ -22,15 +22,15 @@ __all__ = ["Program", "program", "start"]
 PRELOADED = (
     "pytest",  # the main module of a run without workers
     "gateway.cli",
-    "gateway.server",
+    "gateway.serve.server",
     "uvicorn.lifespan.on",
     "uvicorn.loops.uvloop",
     "uvicorn.protocols.http.h11_impl",
     "uvicorn.protocols.websockets.websockets_sansio_impl",
-    "publishers.relaying",
+    "publishers.relay_program",
     "publishers.schema",
-    "tests.mounted",
-    "tests.relays",
+    "tests.kit.mounted",
+    "tests.kit.relays",
 )
 
 _context = multiprocessing.get_context("forkserver")

@@ -26,7 +26,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import SECRET, RunningGateway, wait_until
+from ..conftest import SECRET, RunningGateway, wait_until
 
 __all__ = ["Node", "Script", "SdkError", "Told", "minted", "node_of", "scripted"]
 

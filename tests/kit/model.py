@@ -14,18 +14,18 @@ from typing import Any
 
 import pytest
 
-import gateway.catchup
-import gateway.channel
-import gateway.hub
-from gateway.catchup import State, Subscription
-from gateway.channel import Channel
+import gateway.live.catchup
+import gateway.live.channel
+import gateway.live.hub
 from gateway.config import Config
 from gateway.errors import Unavailable
-from gateway.hub import Hub
+from gateway.live.catchup import State, Subscription
+from gateway.live.channel import Channel
+from gateway.live.hub import Hub
+from gateway.live.wire_formats import Wire
 from gateway.publication import Position, Publication
 from gateway.store.history import Page
 from gateway.store.layout import Layout
-from gateway.wires import Wire
 
 NAME = "posts:model"
 KEY = Layout("gw").channel(NAME)
@@ -34,9 +34,9 @@ CONFIG = Config()  # made once: it costs more than an order of events
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries at once, and rounds of the fan-out cut after every subscriber, so that everything can come in between."""
-    monkeypatch.setattr(gateway.catchup, "backoff", lambda *delays: 0.0)
-    monkeypatch.setattr(gateway.hub, "backoff", lambda *delays: 0.0)
-    monkeypatch.setattr(gateway.channel, "SLICE", 1)
+    monkeypatch.setattr(gateway.live.catchup, "backoff", lambda *delays: 0.0)
+    monkeypatch.setattr(gateway.live.hub, "backoff", lambda *delays: 0.0)
+    monkeypatch.setattr(gateway.live.channel, "SLICE", 1)
 
 
 class ModelValkey:

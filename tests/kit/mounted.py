@@ -1,4 +1,4 @@
-"""The gateway inside somebody else's FastAPI application, under uvicorn as it comes: ``python -m tests.mounted --config FILE``."""
+"""The gateway inside somebody else's FastAPI application, under uvicorn as it comes: ``python -m tests.kit.mounted --config FILE``."""
 
 from __future__ import annotations
 

@@ -15,15 +15,15 @@ from typing import Any, Never
 
 from sqlalchemy import event
 
-from gateway.store.commands import Commands
 from gateway.store.connect import Address
-from gateway.store.functions import Library
+from gateway.store.connection import Commands
 from gateway.store.history import History
 from gateway.store.layout import Layout
-from publishers import outbox
+from gateway.store.library import Library
+from publishers import relay as outbox
 from publishers.database import Database, Transaction
-from publishers.outbox import Relay
 from publishers.publisher import Publisher
+from publishers.relay import Relay
 from publishers.reviews import create_review
 
 __all__ = ["CHANNELS", "INBOX", "dying_relay", "dying_writer", "obedient_writer", "relaying", "writer"]

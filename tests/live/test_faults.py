@@ -22,19 +22,19 @@ import pytest
 import valkey
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
 
-from gateway.catchup import Subscription
 from gateway.config import Config
 from gateway.errors import Unavailable
-from gateway.hub import Hub
+from gateway.live.catchup import Subscription
+from gateway.live.hub import Hub
 from gateway.publication import Position
 from gateway.store.embedded import EmbeddedServer, socket_path
 from gateway.store.history import Page
 from gateway.store.layout import Layout
 from publishers.publisher import Publisher
 
-from .clients import Socket, Stream, client, read_events
-from .conftest import RunningGateway, Start, until
-from .model import WIRE
+from ..conftest import RunningGateway, Start, until
+from ..kit.clients import Socket, Stream, client, read_events
+from ..kit.model import WIRE
 
 RULES = """
 [namespaces.endless]

@@ -25,25 +25,26 @@ from playwright.sync_api import BrowserContext, Page, WebSocketRoute
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
 
-from gateway.catchup import State, Subscription
-from gateway.channel import Channel
 from gateway.config import Config
 from gateway.errors import BadRequest, StoreError, UnrecoverablePosition
-from gateway.hub import Hub
-from gateway.inbox import Inbox, channel_of
+from gateway.live.catchup import State, Subscription
+from gateway.live.channel import Channel
+from gateway.live.hub import Hub
+from gateway.live.inbox import Inbox
 from gateway.publication import Position, Publication
-from gateway.store.commands import Commands
+from gateway.rules.notifications import channel_of
 from gateway.store.connect import Address
+from gateway.store.connection import Commands
 from gateway.store.embedded import EmbeddedServer
-from gateway.store.functions import Library, Rules
 from gateway.store.history import History, publish_words
 from gateway.store.history import Page as HistoryPage
 from gateway.store.layout import Layout
+from gateway.store.library import Library, Rules
 from publishers import Publisher, SyncPublisher
 
-from . import test_browser as browsers
-from .clients import CLOSED_RULES, RULES, client, connected_socket, opened, publish_many, stream
-from .conftest import API_KEY, RunningGateway, Start, until, wait_until
+from ..conftest import API_KEY, RunningGateway, Start, until, wait_until
+from ..kit.clients import CLOSED_RULES, RULES, client, connected_socket, opened, publish_many, stream
+from ..static import test_browser as browsers
 
 LIMIT = 4096  # bytes of a request's body
 SETTINGS = f"""

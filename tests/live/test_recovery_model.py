@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from .model import World, hurry
+from ..kit.model import World, hurry
 
 
 @pytest.fixture(autouse=True)

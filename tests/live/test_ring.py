@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.live.ring import RING_LENGTH, Ring, Rings
 from gateway.publication import Publication
-from gateway.ring import RING_LENGTH, Ring, Rings
 
 
 def publications(first: int, last: int) -> list[Publication]:

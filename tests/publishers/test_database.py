@@ -17,7 +17,7 @@ from publishers.faults import Invalid
 from publishers.schema import identity, migrate
 from publishers.tables import metadata, outbox
 
-from . import forks
+from ..kit import forks
 
 
 async def test_migrations_lead_to_the_tables_of_the_code(database: Database) -> None:

@@ -17,9 +17,9 @@ from sqlalchemy.engine import make_url
 from publishers import Publisher
 from publishers.database import Database, now_ms
 from publishers.faults import Fault, Invalid, NotAllowed, NotFound
-from publishers.outbox import Relay
 from publishers.posts import create_channel, create_post, delete_post, edit_post, list_channels, list_posts
 from publishers.reactions import react
+from publishers.relay import Relay
 from publishers.schema import migrate
 from publishers.tables import metadata, outbox, posts, reactions
 

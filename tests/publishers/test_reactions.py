@@ -19,14 +19,14 @@ from sqlalchemy import event, select, text
 
 import publishers
 from gateway.config import Config
-from gateway.inbox import Inbox
+from gateway.live.inbox import Inbox
 from publishers import Publisher
 from publishers.database import Database, Transaction
 from publishers.faults import Fault, Invalid, NotFound
 from publishers.folding import WINDOW_MS, Folding, Reacted, fold
-from publishers.outbox import Relay
 from publishers.posts import create_channel, create_post, delete_post, list_posts
 from publishers.reactions import REACTIONS, Reactions, my_reactions, react
+from publishers.relay import Relay
 from publishers.reviews import create_review, list_reviews, story_of
 from publishers.tables import folds, reactions
 

@@ -25,18 +25,18 @@ from sqlalchemy.exc import DBAPIError
 
 from gateway.store.connect import Address
 from gateway.store.embedded import EmbeddedServer
-from publishers import outbox as outbox_module
+from publishers import relay as outbox_module
 from publishers.database import Database
-from publishers.outbox import Relay, backlog
 from publishers.publisher import Publisher
+from publishers.relay import Relay, backlog
 from publishers.reviews import create_review, story_of
 from publishers.schema import identity, migrate
 from publishers.tables import outbox, reviews
 
-from . import forks, relays
-from .conftest import until
-from .relays import CHANNELS, INBOX
-from .test_cli import process
+from ..cli.test_cli import process
+from ..conftest import until
+from ..kit import forks, relays
+from ..kit.relays import CHANNELS, INBOX
 
 EACH = 3  # rows of a channel, where the number does not matter
 

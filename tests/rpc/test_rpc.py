@@ -24,8 +24,8 @@ from gateway.errors import Unavailable
 from gateway.rpc import Caller, Failure, Service
 from gateway.store.embedded import socket_path
 
-from .clients import client
-from .conftest import SECRET, RunningGateway, Start, until
+from ..conftest import SECRET, RunningGateway, Start, until
+from ..kit.clients import client
 
 IMPATIENT = "rpc_seconds = 0.7\n[limits]\nrpc_bytes = 1000\nrpc_queue = 3\n"
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import valkey
 
-from gateway.calls import SENT
 from gateway.rpc import Caller, Failure, Service
+from gateway.rpc.calls import SENT
 
-from .clients import client
-from .conftest import RunningGateway, Start, until
+from ..conftest import RunningGateway, Start, until
+from ..kit.clients import client
 from .test_rpc import lists, running
 
 TIGHT = "rpc_seconds = 0.7\n[limits]\nrpc_bytes = 1000\nrpc_queue = 3\n[channels]\nsubscribe = 'anyone'\n"
@@ -42,7 +42,9 @@ def got(gateway: RunningGateway, valkey_url: str) -> tuple[Service, list[tuple[C
     return service, sent
 
 
-async def test_it_reaches_a_service_in_order_and_is_not_answered(gateway: RunningGateway, got: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_it_reaches_a_service_in_order_and_is_not_answered(
+    gateway: RunningGateway, got: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     service, sent = got
     said = [{"typing": True}, "bad", "odd", None, "last"]
     async with running(service), client(gateway, token=gateway.token("ann", info={"role": "clerk"})) as wire:

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.config import Config
-from gateway.delta import BLOCK, encode_delta
+from gateway.live.wire_formats import delta_wire
 from gateway.publication import Publication
-from gateway.wires import delta_wire
+from gateway.rules.delta import BLOCK, encode_delta
 
-from .model import WIRE, Client, Follower, ModelValkey, World, hurry
+from ..kit.model import WIRE, Client, Follower, ModelValkey, World, hurry
 
 # The text.
 

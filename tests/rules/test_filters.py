@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from gateway.errors import BadRequest
-from gateway.filters import read_filter
+from gateway.rules.filters import read_filter
 
-from .clients import client
-from .conftest import RunningGateway, Start
+from ..conftest import RunningGateway, Start
+from ..kit.clients import client
 
 DE = {"lang": "de", "price": "19.90"}
 
@@ -44,7 +44,9 @@ def test_texts(cmp: str, val: Any, here: bool, missing: bool) -> None:
     assert admits({"op": "not", "nodes": [leaf]}, DE) is not here
 
 
-@pytest.mark.parametrize(("cmp", "val", "result"), [("lt", "20", True), ("lte", "19.9", True), ("gt", "19.9", False), ("gte", "19.90", True)])
+@pytest.mark.parametrize(
+    ("cmp", "val", "result"), [("lt", "20", True), ("lte", "19.9", True), ("gt", "19.9", False), ("gte", "19.90", True)]
+)
 def test_numbers_are_decimal(cmp: str, val: str, result: bool) -> None:
     leaf = {"key": "price", "cmp": cmp, "val": val}
     assert admits(leaf, DE) is result

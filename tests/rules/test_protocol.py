@@ -10,22 +10,21 @@ from hypothesis import strategies as st
 
 from gateway.edges.websocket import text_frame
 from gateway.errors import Disconnect, PermissionDenied, TooManyRequests
-from gateway.protocol import (
+from gateway.publication import MAX_OFFSET, Position, Publication, channel_fault
+from gateway.rules.json_text import clean, is_json
+from gateway.rules.protocol import (
     MAX_DEPTH,
     METHODS,
     PONG,
-    clean,
     decode,
     error_reply,
     history_result,
-    is_json,
     publication_json,
     push,
     push_prefix,
     reply,
     subscribe_result,
 )
-from gateway.publication import MAX_OFFSET, Position, Publication, channel_fault
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -59,7 +58,9 @@ def test_one_message_holds_several_commands_and_may_end_with_a_newline() -> None
     assert pong is PONG
 
 
-@pytest.mark.parametrize("message", [b"", b"\n", b"{}\n\n", b"[]", b"null", b"1", b'{"id":1', b'{"id":-1}', b'{"id":4294967296}', b'{"id":"1"}'])
+@pytest.mark.parametrize(
+    "message", [b"", b"\n", b"{}\n\n", b"[]", b"null", b"1", b'{"id":1', b'{"id":-1}', b'{"id":4294967296}', b'{"id":"1"}']
+)
 def test_what_is_no_command_is_a_bad_request(message: bytes) -> None:
     with pytest.raises(Disconnect) as raised:
         decode(message)

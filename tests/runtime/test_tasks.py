@@ -10,13 +10,13 @@ import pytest
 
 from gateway.app import Gateway
 from gateway.config import Config
+from gateway.control.presence import Presence
 from gateway.errors import Unavailable
-from gateway.presence import Presence
+from gateway.runtime.tasks import Tasks
 from gateway.store.connect import Address
 from gateway.store.layout import Layout
-from gateway.tasks import Tasks
 
-from .conftest import until
+from ..conftest import until
 
 
 class SlowValkey:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import cent
 import pytest
 
-from .clients import RULES, Wire, client
-from .conftest import API_KEY, RunningGateway, Start, until
+from ..conftest import API_KEY, RunningGateway, Start, until
+from ..kit.clients import RULES, Wire, client
 
 OPENED_AT_MOST = 40  # until one reaches the other worker: a fair coin fails so often once in 10^12
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from .conftest import RunningGateway, Start, wait_until
-from .node import Node, Script, SdkError, minted, node_of
-from .sdks import RULES, answering, claiming, forget
+from ..conftest import RunningGateway, Start, wait_until
+from ..kit.javascript import Node, Script, SdkError, minted, node_of
+from ..kit.sdks import RULES, answering, claiming, forget
 
 TRANSPORTS = ("websocket", "http_stream", "sse")
 

@@ -12,8 +12,8 @@ import centrifuge
 import pytest
 from centrifuge import Filter, StreamPosition
 
-from .conftest import RunningGateway, Start, until
-from .sdks import RULES, Client, Told, answering, claiming, forget, giving, holding_its_breath, subscribed, until_clients
+from ..conftest import RunningGateway, Start, until
+from ..kit.sdks import RULES, Client, Told, answering, claiming, forget, giving, holding_its_breath, subscribed, until_clients
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import signal
 import time
 
 from gateway.errors import ConfigurationError
-from gateway.workers import run_workers
+from gateway.serve.workers import run_workers
 
-from . import forks
+from ..kit import forks
 
 SEEN = 7
 

@@ -12,9 +12,9 @@ from typing import Any
 import centrifuge
 import pytest
 
-from .clients import RULES, edits
-from .conftest import RunningGateway, Start, until
-from .node import Told, scripted
+from ..conftest import RunningGateway, Start, until
+from ..kit.clients import RULES, edits
+from ..kit.javascript import Told, scripted
 
 pytestmark = pytest.mark.usefixtures("npm")  # from the first test on, since it takes its time
 

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed
 
 from gateway.config import load
-from gateway.edges.requests import client_address
+from gateway.edges.request import client_address
 from gateway.errors import ConfigurationError
-from gateway.pace import use
+from gateway.rules.rate_limit import use
 
-from .clients import client, opened, stream
-from .conftest import RunningGateway, Start
+from ..conftest import RunningGateway, Start
+from ..kit.clients import client, opened, stream
 
 PROXIED = {"X-Forwarded-For": "203.0.113.7"}
 

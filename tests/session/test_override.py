@@ -12,10 +12,10 @@ from typing import Any
 import jwt
 import pytest
 
-from .clients import client
-from .conftest import SECRET, RunningGateway, Start
-from .test_control import RULES as CONTROL_RULES
-from .test_control import api, until_counted
+from ..conftest import SECRET, RunningGateway, Start
+from ..control.test_control import RULES as CONTROL_RULES
+from ..control.test_control import api, until_counted
+from ..kit.clients import client
 
 RULES = f"{CONTROL_RULES}\n[namespaces.forgetful]\nrecover = false\n"
 

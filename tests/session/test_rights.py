@@ -18,8 +18,8 @@ from urllib.parse import urlencode
 import jwt
 import pytest
 
-from .clients import Socket, Wire, client, opened, read_events
-from .conftest import SECRET, RunningGateway, Start
+from ..conftest import SECRET, RunningGateway, Start
+from ..kit.clients import Socket, Wire, client, opened, read_events
 
 SUBSCRIBE_RULES = ("anyone", "user", "owner", "token", "nobody")
 OTHER_RULES = ("anyone", "user", "owner", "subscriber", "token", "nobody")

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from gateway.app import Gateway
+from gateway.auth.tokens import mint
 from gateway.config import Config
-from gateway.edges.asgi import TEXT
+from gateway.edges.websocket_asgi import TEXT
 from gateway.errors import TokenExpired
-from gateway.permissions import ServerSide
-from gateway.session import Session
-from gateway.tokens import mint
+from gateway.rules.identity import ServerSubscription
+from gateway.session.session import Session
 
-from .conftest import SECRET, until
+from ..conftest import SECRET, until
 
 
 class Client:
@@ -105,7 +105,7 @@ async def test_a_subscription_whose_token_ends_before_it_begins_is_refused(gatew
 
 async def test_of_a_subscription_that_never_began_its_client_hears_nothing(gateway: Gateway) -> None:
     client = await connected(gateway)
-    client.session.add("chat:1", ServerSide(), None)
+    client.session.add("chat:1", ServerSubscription(), None)
     client.session.remove("chat:1")
     assert "chat:1" not in client.session.subscriptions and not client.of("chat:1")
 

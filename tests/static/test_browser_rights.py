@@ -9,7 +9,7 @@ import jwt
 import pytest
 from playwright.sync_api import Page
 
-from .conftest import SECRET, RunningGateway, Start
+from ..conftest import SECRET, RunningGateway, Start
 from .test_browser import BLANK, BLOCKED_WEBSOCKET, browser, context, failure, numbers, page, seen, wait  # noqa: F401
 
 SETTINGS = """

@@ -12,14 +12,14 @@ import valkey
 from gateway.config import Config
 from gateway.errors import ConfigurationError, StoreError, Unavailable
 from gateway.publication import Position
-from gateway.store.commands import Commands
 from gateway.store.connect import Address
-from gateway.store.functions import VERSION, Library, rules_of
+from gateway.store.connection import Commands
 from gateway.store.history import History, publish_words
 from gateway.store.layout import Announcement, Layout, Reset, read_announcement
+from gateway.store.library import VERSION, Library, rules_of
 from gateway.store.link import Link
 
-from .conftest import until
+from ..conftest import until
 
 CONFIG = Config(namespaces={"short": {"history_size": 3}, "forever": {"history_size": -1, "history_ttl": ""}, "none": {"history_size": 0}})
 
@@ -81,7 +81,9 @@ async def test_any_client_publishes_by_fcall(history: History, client: valkey.Va
 
 
 async def test_the_layout_is_the_documented_one(history: History, client: valkey.Valkey, prefix: str) -> None:
-    await history.publish("posts:a", publish_words(b'{"n":1}', key="k1", version=7, version_epoch="v", tags=b'{"a":"b"}', info=b'{"user":"u"}'))
+    await history.publish(
+        "posts:a", publish_words(b'{"n":1}', key="k1", version=7, version_epoch="v", tags=b'{"a":"b"}', info=b'{"user":"u"}')
+    )
     base = f"{prefix}:{{posts:a}}"
     meta = client.hgetall(f"{base}:meta")
     assert meta[b"offset"] == b"1" and meta[b"version"] == b"7" and meta[b"version_epoch"] == b"v"
@@ -267,7 +269,9 @@ async def test_a_valkey_that_lost_the_functions_gets_them_again(history: History
 async def test_an_older_library_is_replaced_and_a_newer_one_stays(commands: Commands, layout: Layout) -> None:
     library = Library(rules_of(CONFIG.channels, CONFIG.namespaces), layout.prefix)
     await library.install(commands.call)
-    newer = library.source({"": {"": {"size": 1, "ttl": 1, "meta_ttl": 1}}}).replace(f"name=gateway_{VERSION}", f"name=gateway_{VERSION + 1}")
+    newer = library.source({"": {"": {"size": 1, "ttl": 1, "meta_ttl": 1}}}).replace(
+        f"name=gateway_{VERSION}", f"name=gateway_{VERSION + 1}"
+    )
     await commands.call("FUNCTION", "FLUSH")
     await commands.call("FUNCTION", "LOAD", newer)
     try:

@@ -11,12 +11,13 @@ import logging
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..errors import ClientError, Internal, StoreError
-from ..node import Node
-from ..protocol import encode, error_json
-from .answers import STATUS_OF_ERROR, json_response
+from ...errors import ClientError, Internal, StoreError
+from ...rules.json_text import encode
+from ...rules.protocol import error_json
+from ...session.node import Node
+from ..request import api_key_of, body_of, is_api_key
+from ..responses import STATUS_OF_ERROR, json_response
 from .methods import BATCH, METHODS, Malformed, answer
-from .requests import api_key_of, body_of, is_api_key
 
 __all__ = ["api"]
 

@@ -14,25 +14,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ..control import Disconnection, Refreshing, Revocation, Subscribing, Unsubscribing
-from ..errors import BadRequest, ClientError, Internal, NotAvailable, StoreError
-from ..inbox import NAMESPACE, channel_of, notification_id
-from ..node import Node
-from ..protocol import BEGINNING, decode_json, encode, error_json, history_result, is_json, mend_surrogates, raw_object
-from ..publication import Position
-from ..store.history import publish_words
-from .results import (
-    BroadcastResult,
-    ChannelsResult,
-    HistoryResult,
-    InfoResult,
-    Nothing,
-    NotifyResult,
-    PresenceResult,
-    PresenceStatsResult,
-    PublishResult,
-)
-from .shapes import (
+from ...control.bus import Disconnection, Refreshing, Revocation, Subscribing, Unsubscribing
+from ...errors import BadRequest, ClientError, Internal, NotAvailable, StoreError
+from ...publication import Position
+from ...rules.json_text import decode_json, encode, is_json, mend_surrogates, raw_object
+from ...rules.notifications import NAMESPACE, channel_of, notification_id
+from ...rules.protocol import BEGINNING, error_json, history_result
+from ...session.node import Node
+from ...store.history import publish_words
+from .requests import (
     BatchRequest,
     BroadcastRequest,
     ChannelRequest,
@@ -49,6 +39,17 @@ from .shapes import (
     SubscribeRequest,
     UnsubscribeRequest,
     Whom,
+)
+from .results import (
+    BroadcastResult,
+    ChannelsResult,
+    HistoryResult,
+    InfoResult,
+    Nothing,
+    NotifyResult,
+    PresenceResult,
+    PresenceStatsResult,
+    PublishResult,
 )
 
 __all__ = ["BATCH", "METHODS", "Malformed", "Method", "answer"]

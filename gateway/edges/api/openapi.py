@@ -15,26 +15,17 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .. import __version__
-from ..errors import (
-    BadRequest,
-    ClientError,
-    Internal,
-    NotAvailable,
-    PermissionDenied,
-    TokenExpired,
-    UnknownChannel,
-    UnrecoverablePosition,
-)
-from ..inbox import LIST_DEFAULT, LIST_MOST, ReadRequest
-from ..protocol import encode, raw_object
-from .answers import STATUS_OF_ERROR
-from .clients import HISTORY_DEFAULT, HISTORY_MOST, NUMBER_DIGITS
+from ... import __version__
+from ...errors import BadRequest, ClientError, Internal, NotAvailable, PermissionDenied, TokenExpired, UnknownChannel, UnrecoverablePosition
+from ...live.inbox import LIST_DEFAULT, LIST_MOST, ReadRequest
+from ...rules.json_text import encode, raw_object
+from ..pages import FRESH
+from ..pull import HISTORY_DEFAULT, HISTORY_MOST, NUMBER_DIGITS
+from ..responses import STATUS_OF_ERROR
+from ..sse.open import LAST_MOST
 from .methods import BATCH, METHODS, Method
-from .pages import FRESH
+from .requests import Channel, Shape
 from .results import Fault, Health, HistoryResult, InboxResult, InboxState
-from .shapes import Channel, Shape
-from .sse import LAST_MOST
 
 __all__ = ["document", "openapi"]
 
@@ -204,7 +195,9 @@ def _stream() -> Schema:
         "description": words,
         "parameters": [
             _query("channel", channels, "given once for each", required=True),
-            _query("subscription_token", {"type": "array", "items": {"type": "string"}}, "given once for each channel whose rules ask for one"),
+            _query(
+                "subscription_token", {"type": "array", "items": {"type": "string"}}, "given once for each channel whose rules ask for one"
+            ),
             _query("last", {"type": "integer", "minimum": 0}, f"starts so many publications back, {LAST_MOST} at most"),
             _query("last_event_id", {"type": "string"}, "where the header cannot be sent"),
             {"name": "Last-Event-ID", "in": "header", "description": "the `id:` of the last event seen", "schema": {"type": "string"}},

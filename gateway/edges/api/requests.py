@@ -11,9 +11,9 @@ from typing import Annotated, ClassVar
 import msgspec
 from msgspec import Meta
 
-from ..inbox import ID_BYTES
-from ..protocol import OverrideRequest, Place
-from ..publication import MAX_CHANNEL_LENGTH, MAX_OFFSET
+from ...live.inbox import ID_BYTES
+from ...publication import MAX_CHANNEL_LENGTH, MAX_OFFSET
+from ...rules.protocol import OverrideRequest, Place
 
 __all__ = [
     "BatchRequest",
@@ -44,7 +44,9 @@ Channel = Annotated[
         extra_json_schema={"minLength": 1, "maxLength": MAX_CHANNEL_LENGTH, "pattern": r"^[^\x00-\x1f\x7f-\x9f{}]+$"},
     ),
 ]
-Key = Annotated[str, Meta(max_length=1024, description="a repeat of it in the same channel answers the first position and announces nothing")]
+Key = Annotated[
+    str, Meta(max_length=1024, description="a repeat of it in the same channel answers the first position and announces nothing")
+]
 Limit = Annotated[int, Meta(ge=-MAX_OFFSET, le=MAX_OFFSET, description="0 asks for the position alone, a negative one for all there is")]
 Seconds = Annotated[float, Meta(ge=0, lt=YEAR_10000, description="unix time in seconds; 0 for none")]
 Version = Annotated[

@@ -13,14 +13,15 @@ from urllib.parse import parse_qsl
 
 from starlette.datastructures import Headers, QueryParams
 
-from ..errors import BadRequest, ClientError, Disconnect, Internal, LimitExceeded, PermissionDenied, StoreError
-from ..node import Node
-from ..permissions import Grant, Identity, overridden
-from ..protocol import encode
-from ..publication import Position
-from ..tokens import claimed_channel
-from .output import output_of, until_gone
-from .requests import NOT_LISTED, client_address, cors_headers, is_foreign, subscription_tokens_of, token_of
+from ...auth.tokens import claimed_channel
+from ...errors import BadRequest, ClientError, Disconnect, Internal, LimitExceeded, PermissionDenied, StoreError
+from ...publication import Position
+from ...rules.identity import Grant, Identity
+from ...rules.json_text import encode
+from ...rules.permissions import overridden
+from ...session.node import Node
+from ..outlets import output_of, until_gone
+from ..request import NOT_LISTED, client_address, cors_headers, is_foreign, subscription_tokens_of, token_of
 from .stream import NEVER_WAS, EventStream, refusal
 
 __all__ = ["LAST_MOST", "EventStreams"]

@@ -17,15 +17,16 @@ import random
 import time
 from collections.abc import Callable, Mapping
 
-from ..catchup import State, Subscription
-from ..channel import GONE, Channel
-from ..errors import Disconnect
-from ..node import Node, new_id
-from ..permissions import Grant, Identity, ServerSide, overridden
-from ..protocol import encode, raw_object
-from ..publication import Position, Publication
-from ..subscription import client_info, seconds_left
-from .output import Buffered, Direct, chunk
+from ...errors import Disconnect
+from ...live.catchup import State, Subscription
+from ...live.channel import GONE, Channel
+from ...publication import Position, Publication
+from ...rules.identity import Grant, Identity, ServerSubscription
+from ...rules.json_text import encode, raw_object
+from ...rules.permissions import overridden
+from ...session.client_subscription import client_info, seconds_left
+from ...session.node import Node, new_id
+from ..outlets import Buffered, Direct, chunk
 
 __all__ = ["NEVER_WAS", "EventStream", "refusal"]
 
@@ -334,7 +335,7 @@ class EventStream:
 
     # What a service asks for. A stream's channels are those of its request.
 
-    def add(self, channel: str, granted: ServerSide, since: Position | None) -> None:
+    def add(self, channel: str, granted: ServerSubscription, since: Position | None) -> None:
         return
 
     def remove(self, channel: str) -> None:

@@ -1,5 +1,5 @@
 -- Between gateways: messages that every one of them hears, who of them is alive, and which clients are where. Behind
--- functions.lua, in the same library.
+-- channels.lua, in the same library.
 --
 --   gw:control   stream of the newest messages, for a gateway whose link was away; its name is the Pub/Sub channel, too
 --   gw:nodes     sorted set: process → unix ms of its last beat

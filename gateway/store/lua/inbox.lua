@@ -1,4 +1,4 @@
--- The inbox: a channel whose publications are notifications. Behind functions.lua, in the same library.
+-- The inbox: a channel whose publications are notifications. Behind channels.lua, in the same library.
 --
 -- A notification is a JSON object with an "id"; a later one with the same id is an update of it, and takes its place.
 -- Keys of an inbox C, always all five: those of the channel and

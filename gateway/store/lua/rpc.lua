@@ -1,4 +1,4 @@
--- Remote procedures: requests of clients to backend services. Behind functions.lua, in the same library.
+-- Remote procedures: requests of clients to backend services. Behind channels.lua, in the same library.
 --
 --   gw:rpc:{METHOD}           list of requests: gateways push on the left, services pop on the right
 --   gw:rpc:{METHOD}:service   there while a service serves the method; its instances renew it (SET … EX 3, each second)

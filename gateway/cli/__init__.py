@@ -1,0 +1,11 @@
+"""The command line.
+
+commands   publish, subscribe, history, token, check
+programs   commands that run until they are ended: serve, demo, relay
+options    what the commands share
+follow     what ``gateway subscribe`` runs
+"""
+
+from .commands import app, main
+
+__all__ = ["app", "main"]

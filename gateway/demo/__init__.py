@@ -1,0 +1,9 @@
+"""``gateway demo``: a site to look at, with simulated people.
+
+backend   its pages and the API behind them
+people    the simulated people
+"""
+
+from .backend import Demo
+
+__all__ = ["Demo"]

@@ -1,0 +1,5 @@
+"""Server-sent events.
+
+open     who may open which stream, and where it starts
+stream   one event stream
+"""

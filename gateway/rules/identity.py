@@ -1,0 +1,60 @@
+"""Who a client is, and what its tokens and the server API gave it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+__all__ = ["ANONYMOUS", "ANYTHING", "Grant", "Identity", "Override", "ServerSubscription"]
+
+
+class Override(NamedTuple):
+    """What holds for one subscription instead of its channel's rules; None: the rules do. Source: PROTOCOL.md 1.11."""
+
+    presence: bool | None = None
+    join_leave: bool | None = None
+    force_push_join_leave: bool | None = None
+    force_recovery: bool | None = None
+
+
+class ServerSubscription(NamedTuple):
+    """What a server-side subscription brings along: raw JSON, ``info`` for presence and ``data`` for the client; unix seconds, 0: for good."""
+
+    info: bytes | None = None
+    data: bytes | None = None
+    override: Override | None = None
+    expires_at: float = 0.0
+
+
+class Identity(NamedTuple):
+    """Who a client is: ``user`` is "" for the anonymous; ``unchecked`` is set by ``insecure.clients``.
+
+    ``info`` and ``meta`` are raw JSON of the token, ``expires_at`` and ``issued_at`` unix seconds, 0 for never and unknown;
+    ``token_id`` names the token, so that it can be revoked; ``channels`` are those it subscribes its bearer to.
+    """
+
+    user: str = ""
+    unchecked: bool = False
+    info: bytes | None = None
+    expires_at: float = 0.0
+    token_id: str = ""
+    issued_at: float = 0.0
+    channels: Mapping[str, ServerSubscription] = MappingProxyType({})
+    meta: bytes | None = None
+
+
+class Grant(NamedTuple):
+    """What a subscription token allows: ``user`` may follow ``channel``, until ``expires_at`` (unix seconds, 0: for good)."""
+
+    user: str
+    channel: str
+    expires_at: float = 0.0
+    info: bytes | None = None
+    token_id: str = ""
+    issued_at: float = 0.0
+    override: Override | None = None
+
+
+ANONYMOUS = Identity()
+ANYTHING = Identity(unchecked=True)

@@ -1,0 +1,100 @@
+"""JSON as text: what publishers wrote, checked and cleaned without being rebuilt, and small documents of our own.
+
+Publishers may write anything at all. What is not one JSON document in UTF-8, nested at most ``MAX_DEPTH`` deep, never reaches a
+client as JSON; what is, is passed on byte for byte but for line breaks between its tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+__all__ = ["MAX_DEPTH", "clean", "decode_json", "encode", "is_json", "mend_surrogates", "raw_object"]
+
+MAX_DEPTH = 256  # of nested arrays and objects; the parsers of common clients give up not far above
+
+_decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
+
+
+def encode(value: Any) -> bytes:
+    return msgspec.json.encode(value)
+
+
+def raw_object(fields: dict[str, bytes]) -> bytes:
+    """A JSON object of values that are JSON already."""
+    return b"{%s}" % b",".join([b'"%s":%s' % (name.encode(), value) for name, value in fields.items()])
+
+
+def decode_json(text: bytes, kind: type[Any]) -> Any:
+    """``msgspec.json.decode`` that takes the halves of surrogate pairs, too."""
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.DecodeError:
+        mended = mend_surrogates(text)
+        if mended == text:
+            raise
+        return msgspec.json.decode(mended, type=kind)
+
+
+def mend_surrogates(text: bytes) -> bytes:
+    """Halves of surrogate pairs, as ``\\ud83d`` alone, become U+FFFD.
+
+    JavaScript's strings may hold them, where an emoji was cut in two, and its JSON then does; UTF-8 cannot.
+    """
+    return _SURROGATES.sub(lambda found: b"\\ufffd" if found[1] else found[0], text)
+
+
+_SURROGATES = re.compile(rb"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F]..)")
+
+
+def is_json(data: bytes) -> bool:
+    """Whether it is one JSON document in UTF-8, nested no deeper than ``MAX_DEPTH``."""
+    try:
+        if not data.isascii():
+            data.decode()
+        _decode_raw(data)
+    except UnicodeDecodeError:
+        return False
+    except RecursionError:
+        return False
+    except msgspec.MsgspecError:
+        return False
+    return len(data) <= 2 * MAX_DEPTH or data.count(b"[") + data.count(b"{") <= MAX_DEPTH or _depth(data) <= MAX_DEPTH
+
+
+def clean(data: bytes) -> bytes:
+    """``data`` as JSON on one line. What is not JSON becomes a JSON string, so that nobody ever receives a broken document."""
+    if len(data) <= 2 * MAX_DEPTH and data.isascii() and b"\n" not in data and b"\r" not in data:
+        try:  # nearly all data: nothing but its grammar can be wrong
+            _decode_raw(data)
+            return data
+        except (msgspec.MsgspecError, RecursionError):
+            pass
+    if not is_json(data):
+        data = mend_surrogates(data)
+        if not is_json(data):
+            return encode(data.decode(errors="replace"))
+    if b"\n" in data or b"\r" in data:  # only ever between tokens: inside strings JSON forbids them
+        return data.replace(b"\r", b" ").replace(b"\n", b" ").strip()
+    return data
+
+
+def _depth(data: bytes) -> int:
+    depth = deepest = 0
+    in_string = escaped = False
+    for byte in data:
+        if escaped:
+            escaped = False
+        elif in_string:
+            escaped = byte == 0x5C
+            in_string = byte != 0x22
+        elif byte == 0x22:
+            in_string = True
+        elif byte in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif byte in b"]}":
+            depth -= 1
+    return deepest
