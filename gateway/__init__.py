@@ -7,7 +7,8 @@ The packages, in the order in which they may import: a module imports from packa
 
 | packages                  | hold                                                                       |
 |---------------------------|----------------------------------------------------------------------------|
-| errors config publication | words: no I/O, no third party but msgspec and pydantic                     |
+| errors                    | words: what goes wrong, and whose fault it is                              |
+| config publication        | words: no I/O, no third party but msgspec and pydantic                     |
 | runtime                   | what asyncio does not have: held tasks, the timer wheel, waiting and retrying |
 | rules                     | pure, no I/O, no clock: protocol, recovery, permissions, filters, deltas   |
 | store auth                | Valkey; tokens and keys                                                    |
@@ -18,7 +19,9 @@ The packages, in the order in which they may import: a module imports from packa
 | edges                     | WebSocket, server-sent events, HTTP                                        |
 | app                       | wiring: from a configuration to an ASGI application                        |
 | serve                     | uvicorn, worker processes, drain                                           |
-| demo cli __main__         | programs                                                                   |
+| demo                      | the demo site and its simulated people                                     |
+| cli                       | the commands                                                               |
+| __main__                  | ``python -m gateway``                                                      |
 """
 
 __all__ = ["__version__"]

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from gateway.edges.websocket import text_frame
 from gateway.errors import Disconnect, PermissionDenied, TooManyRequests
 from gateway.publication import MAX_OFFSET, Position, Publication, channel_fault
-from gateway.rules.json_text import clean, is_json
+from gateway.rules.json_text import MAX_DEPTH, clean, is_json
 from gateway.rules.protocol import (
-    MAX_DEPTH,
     METHODS,
     PONG,
     decode,
