@@ -56,8 +56,8 @@ def _print(joined: tuple[Channel, list[Publication]]) -> None:
 
 async def follow(config: Config, url: str, names: list[str], since: Position | None, last: int) -> None:
     """Follows until cancelled."""
-    gateway = Gateway(config)
-    await gateway.start(url, install=False)
+    gateway = Gateway(config, url, install=False)
+    await gateway.start()
     try:
         for name in names:
             start: Position | None = since

@@ -73,7 +73,7 @@ class Demo:
         async with Database(self._config.database_url, data_dir=self._config.data_path) as self.database:
             await migrate(self.database)
             self.reactions = Reactions(self.database)
-            self.members = Members(self.database, self.reactions, lambda: len(self.node.clients))
+            self.members = Members(self.database, self.reactions, lambda: len(self.node.admission.clients))
             await self.members.seed()
             work = [asyncio.create_task(relay(self.database, self.node.history)), asyncio.create_task(self.members.live())]
             for task in work:
@@ -92,7 +92,11 @@ class Demo:
     def _endpoint(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             try:
-                user = "" if handler in OPEN else (await self.node.identify(token_of(request.headers, request.query_params))).user
+                user = (
+                    ""
+                    if handler in OPEN
+                    else (await self.node.authentication.identify(token_of(request.headers, request.query_params))).user
+                )
                 if not user and handler not in OPEN:
                     return _refused(401, "choose a member first: this token names nobody")
                 fields = await _fields(request)

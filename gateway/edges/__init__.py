@@ -1,5 +1,6 @@
 """The edges: what the outside world connects to.
 
+application which edge answers which request
 server      uvicorn's HTTP protocol, with the handshake to WebSocket and direct writing for event streams
 websocket   a WebSocket connection as an outlet of a session
 asgi        the same on any ASGI server
