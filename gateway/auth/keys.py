@@ -117,9 +117,7 @@ class Keys:
         try:
             found = _from_jwks(await asyncio.to_thread(_get, self._url))
         except Exception as error:  # whatever another party's server answers, the known keys stay in use
-            log.warning(
-                "tokens.jwks_url could not be read: %s; %d known keys stay in use", " ".join(str(error).split()), len(self._fetched)
-            )
+            log.warning("tokens.jwks_url could not be read: %s; %d keys stay in use", " ".join(str(error).split()), len(self._fetched))
             return False
         self._fetched = [Key(key.algorithms & self._allowed, key.material, key.id) for key in found]
         log.debug("%d keys from tokens.jwks_url", len(found))

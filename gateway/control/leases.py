@@ -1,8 +1,8 @@
 """Leases: which gateway processes are alive.
 
-Each process renews its lease in the sorted set ``gw:nodes`` every BEAT_SECONDS. Whoever renews learns which leases are over,
-and has what those processes left behind in Valkey cleaned up; only then is the lease removed, so that a clean-up that fails
-is tried again by the next process that looks. Several processes may clean up after the same one at once.
+Each process renews its lease in the sorted set ``gw:nodes`` every BEAT_SECONDS. The answer names the leases that are over. What
+those processes left in Valkey is cleaned up, and only then is their lease removed, so that a clean-up that fails is tried again by
+the next process that renews. Several processes may clean up after the same one at once.
 """
 
 from __future__ import annotations

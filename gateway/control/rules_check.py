@@ -46,6 +46,6 @@ class RulesCheck:
             if await self._library.is_forgotten(call):
                 await self._library.install(call)
             else:
-                log.warning("the channels' rules in Valkey are another gateway's: give all gateways the same configuration")
+                log.warning("the channels' rules in valkey are another gateway's: give all gateways the same configuration")
         except StoreError as error:
             log.debug("the rules could not be compared: %s", error)

@@ -164,6 +164,6 @@ class Commands:
                     await self._lost.wait()
             except TimeoutError:
                 if self._waiting and loop.time() - self._waiting[0][1] > SILENCE_SECONDS:
-                    log.warning("Valkey did not answer for %g s; connecting again", SILENCE_SECONDS)
+                    log.warning("valkey did not answer for %g s; connecting again", SILENCE_SECONDS)
                     self._transport.abort()
                     self._drop("Valkey did not answer in time")

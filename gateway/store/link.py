@@ -201,12 +201,12 @@ class Link:
     async def _run(self) -> None:
         while True:
             # Whatever the error is: a process without its link has nothing else to do.
-            await retrying(self._connect, "the live link to Valkey could not be opened", log, on=Exception, ceiling=1.0)
+            await retrying(self._connect, "the link to valkey could not be opened", log, on=Exception, ceiling=1.0)
             await self._beat_until_lost()
             self.losses += 1
             self._transport, self._writer, self._proven = None, None, False
             self._batch.clear()
-            log.warning("the live link to Valkey was lost; connecting again")
+            log.warning("the link to valkey was lost; connecting again")
             for listener in self._listeners:
                 listener.on_down()
 
@@ -236,9 +236,9 @@ class Link:
     def _fault(self) -> str:
         """Why the connection has to be given up, "" if it need not."""
         if self._silent_beats > SILENT_BEATS:
-            return "the live link to Valkey was silent"
+            return "the link to valkey was silent"
         if self._unproven_beats > SILENT_BEATS:
-            return "the live link to Valkey answers, but no heartbeat came through it"
+            return "the link to valkey answers, but no heartbeat came through it"
         return ""
 
     def _beat(self, transport: asyncio.Transport) -> None:

@@ -38,11 +38,17 @@ class Recorder:
     def on_down(self) -> None:
         self.states.append("down")
 
-    def on_subscribed(self, key: bytes) -> None:
+    def on_subscribed(self, key: bytes = b"") -> None:
         self.confirmed.append(key)
 
     def on_announcements(self, batch: dict[bytes, list[bytes]]) -> None:
-        self.payloads += [payload for payloads in batch.values() for payload in payloads]
+        for payloads in batch.values():
+            self.on_payloads(payloads)
+
+    def on_payloads(self, payloads: list[bytes]) -> None:
+        self.payloads += payloads
+
+    on_own = on_payloads
 
 
 @pytest.fixture
@@ -338,6 +344,21 @@ async def test_the_link_brings_announcements_together_and_in_order(
         assert [item.publication.offset for item in items if isinstance(item, Announcement)] == list(range(1, 1001))
     finally:
         await link.close()
+
+
+async def test_what_arrives_together_is_handed_over_own_channel_first_and_the_hubs_channels_last(
+    commands: Commands, layout: Layout, valkey_url: str
+) -> None:
+    """A revocation must be carried out before the publications that arrived with it are delivered."""
+    own, control, posts = layout.heartbeat("order"), b"control", layout.channel("posts:a")
+    link = Link(Address(valkey_url), commands, own)
+    recorder = Recorder()
+    link.add_listener(recorder)
+    link.add_channel_listener(control, recorder)
+    link.add_own_listener(recorder)
+    link._on_replies([[b"message", posts, b"3"], [b"message", own, b""], [b"message", control, b"2"], [b"message", own, b"1"]])
+    await asyncio.sleep(0)
+    assert recorder.payloads == [b"1", b"2", b"3"]
 
 
 async def test_a_cut_link_comes_back_and_says_so(history: History, commands: Commands, layout: Layout, valkey_url: str) -> None:
