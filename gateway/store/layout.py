@@ -1,8 +1,8 @@
 """The public layout in Valkey: names of keys, announcements, stream entries, the words of a publish. Source: INTERFACE.md.
 
 An announcement is ``@<offset> <epoch> <unix ms>[ <JSON>]``, a newline, the data; offset 0 has no place in history.
-``@join`` and ``@leave``, with a ClientInfo in JSON, say who came and went; ``@reset <epoch> <offset>`` says that what gateways remember of the channel is void. Anything else is the data of an
-ephemeral publication.
+``@join`` and ``@leave``, each with a ClientInfo in JSON, say that a client joined or left the channel; ``@reset <epoch> <offset>`` says that
+what gateways remember of the channel is void. Anything else is the data of an ephemeral publication.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Word = bytes | str | int | float  # one argument of a command; Valkey receives a
 
 
 class Layout:
-    """Names in Valkey, all behind one prefix."""
+    """The names of keys and Pub/Sub channels in Valkey. All begin with ``prefix``; all are bytes."""
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
@@ -31,29 +31,27 @@ class Layout:
         """The Pub/Sub channel."""
         return b"%s%s}" % (self._opening, name.encode())
 
-    def name(self, pubsub_channel: bytes) -> str:
-        return pubsub_channel[len(self._opening) : -1].decode()
-
     def keys(self, name: str) -> tuple[bytes, bytes, bytes]:
-        """meta, stream, keys: what every function of the library is given."""
+        """meta, stream, keys: the keys that every function of a channel takes."""
         base = self.channel(name)
         return base + b":meta", base + b":stream", base + b":keys"
 
     def inbox_keys(self, name: str) -> tuple[bytes, ...]:
-        """The same and unread, inbox: what the functions of an inbox are given."""
+        """The same, then unread and inbox: the keys that every function of an inbox takes."""
         base = self.channel(name)
         return (*self.keys(name), base + b":unread", base + b":inbox")
 
     def presence(self, name: str) -> bytes:
+        """The hash of the clients that are in a channel: client → ClientInfo in JSON."""
         return self.channel(name) + b":presence"
 
     def rpc(self, method: str) -> tuple[bytes, bytes]:
-        """The list of a method's requests, and the lease of those who serve it: what gateway_call is given."""
+        """The list of a method's requests, and the lease of the services that serve it: the keys that gateway_call takes."""
         base = f"{self.prefix}:rpc:{{{method}}}".encode()
         return base, base + b":service"
 
     def heartbeat(self, node: str) -> bytes:
-        """The Pub/Sub channel by which one process proves that its link works, and on which it is answered."""
+        """The Pub/Sub channel on which process ``node`` receives its own heartbeats, which prove that its link works, and replies to rpc."""
         return f"{self.prefix}:node:{node}".encode()
 
 
@@ -95,7 +93,10 @@ def publish_words(data: bytes | str, **options: Unpack[PublishOptions]) -> list[
 
 
 class Announcement(msgspec.Struct, gc=False):
-    """A publication as announced. ``size`` and ``ttl`` only where they differ from the namespace's rules."""
+    """A publication as announced. ``epoch`` is "" or "-" for an ephemeral one.
+
+    ``size`` (publications) and ``ttl`` (seconds) are those that this publication set itself, None where the namespace's rules hold.
+    """
 
     epoch: str
     publication: Publication
@@ -104,7 +105,7 @@ class Announcement(msgspec.Struct, gc=False):
 
 
 class Movement(msgspec.Struct, gc=False):
-    """Somebody came, ``kind`` "join", or went, "leave"; ``info`` is their ClientInfo in JSON."""
+    """A client joined a channel, ``kind`` "join", or left it, "leave"; ``info`` is its ClientInfo in JSON. ``epoch`` is always ""."""
 
     kind: str
     info: bytes
@@ -112,6 +113,8 @@ class Movement(msgspec.Struct, gc=False):
 
 
 class Reset(msgspec.Struct, gc=False):
+    """What gateways remember of a channel is void: its history was removed or is another one. It is at ``epoch`` and ``offset`` now."""
+
     epoch: str
     offset: int
 
@@ -127,7 +130,7 @@ _extra = msgspec.json.Decoder(_Extra)
 
 
 def read_announcement(payload: bytes) -> Announcement | Movement | Reset:
-    """Any bytes at all are an announcement of something: what is malformed is taken as ephemeral data."""
+    """Reads any bytes: what is no announcement of a known form is the data of an ephemeral publication. Raises nothing."""
     if not payload.startswith(b"@"):
         return Announcement("", Publication(0, clean(payload)))
     head, newline, data = payload.partition(b"\n")
@@ -155,7 +158,7 @@ def _read_rare(words: list[bytes], newline: bytes, data: bytes) -> Announcement 
     return Announcement(words[1].decode(), publication, extra.size, extra.ttl)
 
 
-def read_entry(entry: list) -> Publication:
+def read_entry(entry: list[Any]) -> Publication:
     """A stream entry as Valkey returns it: ``[id, [field, value, …]]``."""
     offset, _, ms = entry[0].partition(b"-")
     fields = dict(zip(entry[1][::2], entry[1][1::2], strict=True))
