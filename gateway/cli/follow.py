@@ -9,8 +9,8 @@ from typing import Any
 from ..app import Gateway
 from ..config import Config
 from ..errors import UnknownChannel
-from ..live.catchup import Subscription
 from ..live.channel import Channel
+from ..live.subscription import Subscription
 from ..publication import Position, Publication
 
 __all__ = ["follow"]

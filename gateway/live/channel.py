@@ -32,7 +32,7 @@ from .ring import Ring, Rings
 from .wire_formats import NOTHING, DeltaWire, Wire
 
 if TYPE_CHECKING:
-    from .catchup import Subscription
+    from .subscription import Subscription
 
 __all__ = ["GONE", "SLICE", "Channel"]
 

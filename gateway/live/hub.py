@@ -20,9 +20,10 @@ from ..runtime.backoff import backoff
 from ..runtime.tasks import Tasks
 from ..store.history import Page
 from ..store.layout import Layout, read_announcement
-from .catchup import State, Subscription, advance, catch_up
+from .catchup import advance, catch_up
 from .channel import Channel
 from .ring import Rings
+from .subscription import State, Subscription
 
 __all__ = ["Hub"]
 

@@ -6,8 +6,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ClientError, Disconnect, UnrecoverablePosition
-from ..live.catchup import State, Subscription
 from ..live.channel import Channel
+from ..live.subscription import State, Subscription
 from ..live.wire_formats import NOTHING, DeltaWire, FilteredWire, delta_wire
 from ..publication import Position, Publication
 from ..rules.filters import Filter

@@ -19,9 +19,9 @@ import gateway.live.channel
 import gateway.live.hub
 from gateway.config import Config
 from gateway.errors import Unavailable
-from gateway.live.catchup import State, Subscription
 from gateway.live.channel import Channel
 from gateway.live.hub import Hub
+from gateway.live.subscription import State, Subscription
 from gateway.live.wire_formats import Wire
 from gateway.publication import Position, Publication
 from gateway.store.history import Page

@@ -24,8 +24,8 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMes
 
 from gateway.config import Config
 from gateway.errors import Unavailable
-from gateway.live.catchup import Subscription
 from gateway.live.hub import Hub
+from gateway.live.subscription import Subscription
 from gateway.publication import Position
 from gateway.store.embedded import EmbeddedServer, socket_path
 from gateway.store.history import Page

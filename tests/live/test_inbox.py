@@ -27,10 +27,10 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMes
 
 from gateway.config import Config
 from gateway.errors import BadRequest, StoreError, UnrecoverablePosition
-from gateway.live.catchup import State, Subscription
 from gateway.live.channel import Channel
 from gateway.live.hub import Hub
 from gateway.live.inbox import Inbox
+from gateway.live.subscription import State, Subscription
 from gateway.publication import Position, Publication
 from gateway.rules.notifications import channel_of
 from gateway.store.connect import Address

@@ -18,8 +18,8 @@ import time
 from collections.abc import Callable, Mapping
 
 from ...errors import Disconnect
-from ...live.catchup import State, Subscription
 from ...live.channel import GONE, Channel
+from ...live.subscription import State, Subscription
 from ...publication import Position, Publication
 from ...rules.identity import Grant, Identity, ServerSubscription
 from ...rules.json_text import encode, raw_object
