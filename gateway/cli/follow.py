@@ -9,15 +9,15 @@ from typing import Any
 from ..app import Gateway
 from ..config import Config
 from ..errors import UnknownChannel
-from ..live.channel import Channel
 from ..live.subscription import Subscription
+from ..live.wire_formats import ChannelView
 from ..publication import Position, Publication
 
 __all__ = ["follow"]
 
 
 class TerminalWire:
-    def join(self, channel: Channel, publications: list[Publication]) -> tuple[Channel, list[Publication]]:
+    def join(self, channel: ChannelView, publications: list[Publication]) -> tuple[ChannelView, list[Publication]]:
         return channel, publications
 
 
@@ -45,7 +45,7 @@ def _say(text: str) -> None:
     print(f"gateway: {text}", file=sys.stderr, flush=True)
 
 
-def _print(joined: tuple[Channel, list[Publication]]) -> None:
+def _print(joined: tuple[ChannelView, list[Publication]]) -> None:
     from .commands import line_of
 
     channel, publications = joined

@@ -7,32 +7,41 @@ A first subscribe, a reconnect, a lost link and a slow client all go through her
     any ──unsubscribed, closed──▶ ENDED
 
 ``advance`` goes as far as it can without waiting: most subscriptions turn live in one call. What it cannot do, because
-the channel is closed, the position is ahead of the channel, or the ring does not reach back far enough, is waited for in
-a task that ends when the subscription is live. A publication is written only in front of the position it moves to, so
-whatever is interrupted goes on where it was.
+the channel is closed, the position is ahead of the channel, or the ring does not reach back far enough, ``catch_up`` does
+in a task that ends when the subscription is live. A position moves only when the publication before it is written, so a
+subscription that is interrupted goes on where it was.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import Protocol
 
 from ..errors import StoreError
 from ..publication import Position
 from ..rules.recovery import Standing, following, judge
-from ..runtime.backoff import backoff
+from ..runtime.backoff import retrying
+from ..store.history import Page
+from .channel import Channel
 from .subscription import State, Subscription
 
-if TYPE_CHECKING:
-    from .hub import Hub
-
-__all__ = ["advance", "catch_up"]
+__all__ = ["PageSource", "advance", "catch_up"]
 
 log = logging.getLogger("gateway.hub")
 
 CHUNK_BYTES = 64 * 1024  # of publications written at a time: a socket's worth
 FIRST_PAGE_BYTES = 128 * 1024  # of publications inside a subscribe reply; SDKs take frames up to 1 MiB
+
+
+class PageSource(Protocol):
+    """Where catch-up gets history from. Both methods raise StoreError."""
+
+    async def page(self, channel: Channel, since: int) -> Page:
+        """What follows the offset ``since``, up to the size of a page."""
+
+    async def refresh(self, channel: Channel) -> None:
+        """Moves the channel to the position that Valkey has now, unless it closes meanwhile."""
 
 
 def advance(subscription: Subscription) -> bool:
@@ -46,19 +55,19 @@ def advance(subscription: Subscription) -> bool:
             return True
         if subscription.epoch is None or not channel.remembers:
             if not subscription.begun:
-                subscription._start_at(channel.position, False, [])
+                subscription.start_at(channel.position, False, [])
                 continue
             subscription.epoch, subscription.offset = channel.position
-            _turn_live(subscription)
+            subscription.turn_live()
             return True
         standing = judge(Position(subscription.epoch, subscription.offset), channel.position)
         if standing is Standing.LOST:
-            subscription._start_over()
+            subscription.start_over()
         elif standing is Standing.LEVEL:
             if subscription.begun:
-                _turn_live(subscription)
+                subscription.turn_live()
             else:
-                subscription._start_at(channel.position, True, [])
+                subscription.start_at(channel.position, True, [])
         elif standing is Standing.AHEAD:
             return False
         else:
@@ -66,63 +75,55 @@ def advance(subscription: Subscription) -> bool:
             run = channel.ring.after(subscription.offset, room, channel.loop.time())
             if run is None:
                 return False
-            subscription._go_on_with(run)
+            subscription.write_next(run)
     return True
 
 
-def _turn_live(subscription: Subscription) -> None:
-    subscription.state = State.LIVE
-    subscription.channel.join(subscription)
-
-
-async def catch_up(hub: Hub, subscription: Subscription) -> None:
-    """Does what ``advance`` cannot: waits for the channel, and reads history where the ring ends."""
-    channel = subscription.channel
-    failures = 0
+async def catch_up(source: PageSource, subscription: Subscription) -> None:
+    """Returns when the subscription is live, behind or ended. What ``advance`` has to wait for is awaited here, step by step."""
+    what = f"channel {subscription.channel.name}: history could not be read"
     while not advance(subscription):
-        if not channel.is_open:
-            await channel.opened()
-            continue
-        assert subscription.epoch is not None
-        standing = judge(Position(subscription.epoch, subscription.offset), channel.position)
-        try:
-            if standing is Standing.AHEAD:
-                await _settle_ahead(hub, subscription)
-            elif standing is Standing.BEHIND:
-                await _read_page(hub, subscription)
-            failures = 0
-        except StoreError as error:
-            failures += 1
-            if failures == 1:
-                log.warning("channel %s: history could not be read (%s); trying again", channel.name, error)
-            await asyncio.sleep(backoff(failures, 0.05, 2.0))
+        await retrying(partial(_wait, source, subscription), what, log, on=StoreError)
 
 
-async def _settle_ahead(hub: Hub, subscription: Subscription) -> None:
+async def _wait(source: PageSource, subscription: Subscription) -> None:
+    """Waits for the channel to open, or reads history where the ring ends. Raises StoreError."""
+    channel = subscription.channel
+    if not channel.is_open:
+        await channel.opened()
+        return
+    standing = judge(subscription.position, channel.position)
+    if standing is Standing.AHEAD:
+        await _settle_ahead(source, subscription)
+    elif standing is Standing.BEHIND:
+        await _read_page(source, subscription)
+
+
+async def _settle_ahead(source: PageSource, subscription: Subscription) -> None:
     """Brings the channel to where a faster gateway had brought the client. If it never gets there, the position is not of this history."""
     channel, wanted = subscription.channel, subscription.offset
-    await hub.refresh(channel)
+    await source.refresh(channel)
     if channel.is_open and subscription.state is State.CATCHING_UP and channel.offset < wanted and subscription.offset == wanted:
-        subscription._start_over()
+        subscription.start_over()
 
 
-async def _read_page(hub: Hub, subscription: Subscription) -> None:
+async def _read_page(source: PageSource, subscription: Subscription) -> None:
     channel, since = subscription.channel, subscription.offset
-    page = await hub.page(channel, since)
+    page = await source.page(channel, since)
     if subscription.state is not State.CATCHING_UP or not channel.is_open:
         return
     if page.top.epoch != channel.epoch:
-        await hub.refresh(channel)
+        await source.refresh(channel)
         return
     if subscription.epoch and subscription.epoch != page.top.epoch:
-        return  # the channel began another life meanwhile; that is judged again
+        return  # another life of the history began meanwhile; advance judges the position again
     channel.remember(page)
     run, _ = following(since, page.publications)
     if subscription.begun and subscription.paused:
-        return  # its position has not moved; it goes on from there
+        return  # its position has not moved; it goes on from there when its socket drained
     # What is newer than the channel's position goes through the channel, to everybody at once.
     run = [publication for publication in run if publication.offset <= channel.offset]
     if run:
-        subscription._go_on_with(run)
+        subscription.write_next(run)
     else:
-        subscription._start_over()
+        subscription.start_over()
