@@ -33,7 +33,7 @@ PAGE = 256  # publications of one read of history
 IDLE_SECONDS = 10.0  # how long a channel outlives its last subscription
 SWEEP_SECONDS = 2.0  # how often the hub looks for such channels
 COMPARE_SECONDS = 60.0  # how often each channel's position is compared with Valkey's
-COMPARED_AT_ONCE = 200
+COMPARED_AT_ONCE = 200  # channels whose positions are read in one pipeline
 
 
 class HistoryReader(Protocol):
@@ -270,7 +270,7 @@ class Hub:
         self._feed.unsubscribe([channel.key for channel in gone])
 
     async def _compare(self) -> None:
-        """Finds what was lost without a sign, notices a history that was rewound, and makes Valkey hold the counters for longer."""
+        """Finds what was lost without a sign, notices a history that was rewound, and renews the expiry of the counters in Valkey."""
         open_channels = [channel for channel in self._channels.values() if channel.subscribers and channel.remembers and channel.is_open]
         for start in range(0, len(open_channels), COMPARED_AT_ONCE):
             some = open_channels[start : start + COMPARED_AT_ONCE]

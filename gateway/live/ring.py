@@ -1,7 +1,7 @@
 """Rings: each channel's newest publications, held in this process so that most catch-ups read nothing from Valkey.
 
 A ring is an unbroken run that ends at the hub's position. It holds no more than history does: as many publications as
-the rules keep, and none after history expired. All rings of a process share one budget of bytes; when it is used up,
+the rules allow, and none after history expired. All rings of a process share one budget of bytes; when it is used up,
 the ring that got no publication for longest is emptied.
 """
 

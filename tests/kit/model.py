@@ -217,7 +217,7 @@ class World:
         self.trail: list[str] = []
 
     def on_missed_ephemeral(self, channel: Channel) -> None:
-        """The model has no ephemeral publications that anything announces again."""
+        """Nothing in the model announces lost ephemeral publications again."""
 
     def possible(self) -> list[str]:
         """The actions that would do something now."""
