@@ -34,12 +34,10 @@ from .edges.security_headers import secured
 from .edges.sse.open import EventStreams
 from .edges.websocket_asgi import serve_websocket
 from .errors import GatewayError, StoreError
-from .live.channel import Channel
 from .live.hub import Hub
 from .live.inbox import Inbox
 from .rpc.calls import Calls
 from .rpc.methods import built_in
-from .rules.notifications import NAMESPACE
 from .runtime.wheel import Wheel
 from .session.node import Node
 from .session.orders import Steering
@@ -87,10 +85,9 @@ class Gateway:
         wheel = Wheel()
         inbox = Inbox(config, history)
         keys = Keys(config.tokens)
-        self.node = Node(config, Hub(config, layout, history, self), history, inbox, Verifier(config.tokens, keys), built_in(inbox), wheel)
+        hub = Hub(config, layout, history, self, inbox)
+        self.node = Node(config, hub, history, inbox, Verifier(config.tokens, keys), built_in(inbox), wheel)
         self.link = Link(address, self.commands, layout.heartbeat(self.node.uid))
-        hub = self.node.hub
-        hub.missed_ephemeral = self._retell_inbox
         self.control = self.node.control = Control(history, self.node.uid)
         self.node.calls = Calls(config, history, self.node.uid, lambda: self.link.proven)
         self.link.on_own = self._told
@@ -122,10 +119,6 @@ class Gateway:
 
     def unsubscribe(self, channels: list[bytes]) -> None:
         self.link.unsubscribe(channels)
-
-    def _retell_inbox(self, channel: Channel) -> None:
-        if channel.name.startswith(f"{NAMESPACE}:"):
-            self.node.tasks.spawn(self.node.inbox.retell(channel))
 
     async def _last_events(self) -> None:
         with contextlib.suppress(StoreError, TimeoutError):  # those that Valkey does not take now are lost with us
@@ -189,6 +182,7 @@ class Gateway:
             await self.control.leave(clean=clean)
             await self.node.tasks.cancel()
             await self.node.hub.close()
+            await self.node.inbox.close()
             await self.link.close()
         await self.commands.close()
 
