@@ -60,8 +60,8 @@ async def follow(config: Config, url: str, names: list[str], since: Position | N
 
     ``url`` is Valkey's. Raises UnknownChannel for a namespace that ``config`` does not have, Unavailable if Valkey cannot be reached.
     """
-    gateway = Gateway(config)
-    await gateway.start(url, install=False)
+    gateway = Gateway(config, url, install=False)
+    await gateway.start()
     try:
         for name in names:
             start: Position | None = since

@@ -124,7 +124,7 @@ class ClientSubscription(Subscription):
     def _enter(self) -> None:
         """It is there, for whoever asks or watches."""
         rules = self.rules
-        self.session.node.lifecycle.tell("subscribed", self.session.identity.user, self.session.client, channel=self.channel.name)
+        self.session.node.events.record("subscribed", self.session.identity.user, self.session.client, channel=self.channel.name)
         if rules.presence or rules.announces:
             self.present = True
             self.session.node.presence.enter(self.channel.name, self.session.client, self.info, rules.announces)
@@ -152,7 +152,7 @@ class ClientSubscription(Subscription):
 
     def end(self) -> None:
         if self.begun and self.state is not State.ENDED:
-            self.session.node.lifecycle.tell("unsubscribed", self.session.identity.user, self.session.client, channel=self.channel.name)
+            self.session.node.events.record("unsubscribed", self.session.identity.user, self.session.client, channel=self.channel.name)
         super().end()
         self.channel.ignore_joins_and_leaves(self)
         if self.present:

@@ -166,11 +166,11 @@ class EventStream:
 
         ``starts`` says behind which position each channel begins, ``grants`` which of them came with a subscription token.
         """
-        node.admit_user(self, identity.user)
+        node.admission.admit_user(self, identity.user)
         try:
-            node.admit(self, address)
+            node.admission.admit(self, address)
         except Disconnect:
-            node.forget(self, identity.user)
+            node.admission.forget(self, identity.user)
             raise
         self._node = node
         self._loop = asyncio.get_running_loop()
@@ -270,7 +270,7 @@ class EventStream:
             log.debug("a client's socket is gone: %s", error)  # its disconnect is on the way
 
     def _tell(self, event: str, **more: object) -> None:
-        self._node.lifecycle.tell(event, self.identity.user, self.client, **more)
+        self._node.events.record(event, self.identity.user, self.client, **more)
 
     # From the socket and the clock.
 
@@ -371,7 +371,7 @@ class EventStream:
             log.log(logging.DEBUG if reason.code in (3000, 3001) else logging.INFO, "stream %s closed: %s", self.client, reason)
             self.done = True
             self._node.wheel.remove(self)
-            self._node.forget(self, self.identity.user)
+            self._node.admission.forget(self, self.identity.user)
             for subscription in self.subscriptions:
                 self._node.hub.leave(subscription)
                 if self.open:
