@@ -25,7 +25,6 @@ from uuid import uuid4
 import msgspec
 from valkey.exceptions import ConnectionError, ResponseError, TimeoutError, ValkeyError
 
-from gateway.config import load
 from gateway.errors import BadRequest, StoreError, Unavailable
 from gateway.publication import Position, channel_fault
 from gateway.rules.json_text import is_json
@@ -33,21 +32,14 @@ from gateway.rules.notifications import channel_of, notification_id
 from gateway.runtime.backoff import backoff
 from gateway.store.connect import Address
 from gateway.store.connection import Commands
-from gateway.store.embedded import running_url
-from gateway.store.history import History, publish_words
-from gateway.store.layout import Layout
+from gateway.store.embedded import find_url
+from gateway.store.history import History
+from gateway.store.layout import Layout, publish_words
 from gateway.store.library import Library
 
 __all__ = ["Publisher", "SyncPublisher"]
 
 PATIENCE = 10.0
-
-
-def _url(url: str, data_dir: str | Path) -> str:
-    if url:
-        return url
-    config = load(data_dir=str(data_dir) if data_dir else None)
-    return config.valkey_url or running_url(config.data_path)
 
 
 def _words(
@@ -69,7 +61,7 @@ def _words(
         raise ValueError(fault)
     return publish_words(
         data if raw else msgspec.json.encode(data),
-        key=idempotency_key,
+        idempotency_key=idempotency_key,
         version=version,
         version_epoch=version_epoch,
         size=size,
@@ -88,7 +80,7 @@ def _notify_words(user: str, notification: Mapping[str, Any], key: str | None) -
         notification_id(data)
     except BadRequest as error:
         raise ValueError(error.hint) from None
-    return channel, publish_words(data, key=key or uuid4().hex)
+    return channel, publish_words(data, idempotency_key=key or uuid4().hex)
 
 
 class Publisher:
@@ -116,7 +108,7 @@ class Publisher:
 
     async def connect(self) -> None:
         """Raises Unavailable if Valkey cannot be reached."""
-        self._commands = Commands(Address(_url(self._given_url, self._data_dir)), patience=self._patience)
+        self._commands = Commands(Address(find_url(self._given_url, self._data_dir)), patience=self._patience)
         await self._commands.start()
         self._history = History(self._commands, Library(None, self._layout.prefix), self._layout)
 
@@ -254,7 +246,7 @@ class SyncPublisher:
         self._layout = Layout(prefix)
         self._library = Library(None, self._layout.prefix)
         self._patience = patience
-        self._client = Address(_url(url, data_dir)).sync_client()
+        self._client = Address(find_url(url, data_dir)).sync_client()
 
     def __enter__(self) -> Self:
         return self

@@ -24,10 +24,11 @@ from ..publication import Position, Publication, channel_fault
 from ..serve.first_run import with_credentials
 from ..store.connect import Address
 from ..store.connection import Commands
+from ..store.embedded import configured_url
 from ..store.history import History
 from ..store.layout import Layout
 from ..store.library import Library
-from .options import address_of, config_option, data_dir_option, open_publisher, run_async, settings_options, since_option
+from .options import config_option, data_dir_option, open_publisher, run_async, settings_options, since_option
 from .programs import demo, relay, serve
 
 __all__ = ["main"]
@@ -155,7 +156,7 @@ def subscribe(
 
     settings = load(config, valkey_url=valkey_url, data_dir=data_dir)
     with contextlib.suppress(KeyboardInterrupt):  # the ordinary end
-        run_async(follow(settings, address_of(settings), list(dict.fromkeys(channels)), position, last))
+        run_async(follow(settings, configured_url(settings), list(dict.fromkeys(channels)), position, last))
 
 
 @app.command()
@@ -175,7 +176,7 @@ def history(
 
 
 async def _print_history(config: Config, channel: str, since: Position | None, limit: int, reverse: bool) -> None:
-    commands = Commands(Address(address_of(config)))
+    commands = Commands(Address(configured_url(config)))
     await commands.start()
     try:
         layout = Layout(config.prefix)
@@ -253,7 +254,7 @@ def check(config: str | None, valkey_url: str | None, data_dir: str | None) -> N
     print(f"configuration   fine ({config or 'defaults and environment'}), {len(settings.namespaces)} namespaces")
     for warning in _doubts(settings):
         print(f"                {warning}")
-    url = address_of(settings)
+    url = configured_url(settings)
     run_async(_check_link(settings, url))
 
 

@@ -11,10 +11,9 @@ import click
 import uvloop
 
 from ..config import Config
-from ..store.embedded import running_url
+from ..store.embedded import configured_url
 
 __all__ = [
-    "address_of",
     "config_option",
     "data_dir_option",
     "open_publisher",
@@ -35,15 +34,10 @@ def settings_options(command: Any) -> Any:
     return config_option(_valkey(data_dir_option(command)))
 
 
-def address_of(config: Config) -> str:
-    """The URL of the Valkey that is meant: the configured one, else that of the embedded server that runs."""
-    return config.valkey_url or running_url(config.data_path)
-
-
 def open_publisher(config: Config) -> Any:
     from publishers import Publisher
 
-    return Publisher(address_of(config), prefix=config.prefix)
+    return Publisher(configured_url(config), prefix=config.prefix)
 
 
 def run_async(work: Coroutine[Any, Any, None]) -> None:

@@ -15,8 +15,8 @@ from ..config import Config, load
 from ..errors import ConfigurationError
 from ..serve.first_run import with_credentials
 from ..store.connect import Address
-from ..store.embedded import EmbeddedServer
-from .options import address_of, open_publisher, run_async, set_up_logging, settings_options
+from ..store.embedded import EmbeddedServer, configured_url
+from .options import open_publisher, run_async, set_up_logging, settings_options
 
 __all__ = ["demo", "relay", "serve"]
 
@@ -80,7 +80,7 @@ async def _relay(config: Config) -> None:
         async with Database(config.database_url, data_dir=config.data_path) as database:
             await migrate(database)
             async with open_publisher(config) as publisher:
-                print(f"the outbox of {database.name} is published to {Address(address_of(config))}; Ctrl-C ends it", flush=True)
+                print(f"the outbox of {database.name} is published to {Address(configured_url(config))}; Ctrl-C ends it", flush=True)
                 await run(database, publisher.history)
 
 

@@ -1,4 +1,4 @@
-"""Trying again: how long to wait before the next attempt, and the one loop that does it."""
+"""Trying again: how long to wait before the next attempt, and the loop that waits and tries."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def retrying(
     """Awaits ``work()`` until it returns, and returns its result; after an error of type ``on`` it waits and tries again, without end.
 
     ``what`` is a sentence that a log line can begin with ("channel a: history could not be read"). The first failure in a
-    row is logged as a warning, the others at debug level. Whoever calls decides when to give up, by cancelling.
+    row is logged as a warning, the others at debug level. The caller decides when to give up, by cancelling.
     ``base`` and ``ceiling`` are seconds, as for ``backoff``.
     """
     attempt = 0

@@ -36,9 +36,9 @@ from gateway.rules.notifications import channel_of
 from gateway.store.connect import Address
 from gateway.store.connection import Commands
 from gateway.store.embedded import EmbeddedServer
-from gateway.store.history import History, publish_words
+from gateway.store.history import History
 from gateway.store.history import Page as HistoryPage
-from gateway.store.layout import Layout
+from gateway.store.layout import Layout, publish_words
 from gateway.store.library import Library, Rules
 from publishers import Publisher, SyncPublisher
 
@@ -385,12 +385,12 @@ async def test_a_history_that_had_to_begin_again_forgets_what_was_counted(box: B
 
 
 async def test_a_repeat_by_key_or_version_changes_nothing(box: Box) -> None:
-    first = await box.notify("keyed", key="k")
+    first = await box.notify("keyed", idempotency_key="k")
     second = await box.notify("versioned", version=7, version_epoch="v")
     await box.read(all=True)
     before = await box.list()
-    assert await box.notify("keyed", key="k") == first
-    assert await box.notify("other", key="k") == first
+    assert await box.notify("keyed", idempotency_key="k") == first
+    assert await box.notify("other", idempotency_key="k") == first
     for version in (7, 6):
         assert await box.notify("versioned", version=version, version_epoch="v") == second
     assert await box.list() == before
@@ -446,7 +446,7 @@ async def test_what_is_announced_only_is_not_in_the_inbox(box: Box) -> None:
 )
 async def test_what_is_no_notification_is_refused_and_nothing_is_published(box: Box, data: str) -> None:
     with pytest.raises(StoreError) as refusal:
-        await box.history.notify(box.channel, publish_words(data, key="k", version=9))
+        await box.history.notify(box.channel, publish_words(data, idempotency_key="k", version=9))
     assert f"GATEWAY {NOT_ONE}" in str(refusal.value)
     assert not box.own.client.exists(*box.keys)
 
@@ -556,8 +556,8 @@ async def test_each_change_is_announced_and_counts_one_on(box: Box) -> None:
     for act in (
         lambda: box.notify("a"),
         lambda: box.notify("a"),
-        lambda: box.notify("b", key="k"),
-        lambda: box.notify("b", key="k"),
+        lambda: box.notify("b", idempotency_key="k"),
+        lambda: box.notify("b", idempotency_key="k"),
         lambda: box.read(ids=["a"]),
         lambda: box.read(ids=["a"]),
         lambda: box.plain(),

@@ -21,7 +21,7 @@ from ...rules.json_text import decode_json, encode, is_json, mend_surrogates, ra
 from ...rules.notifications import NAMESPACE, channel_of, notification_id
 from ...rules.protocol import BEGINNING, error_json, history_result
 from ...session.node import Node
-from ...store.history import publish_words
+from ...store.layout import publish_words
 from .requests import (
     BatchRequest,
     BroadcastRequest,
@@ -120,7 +120,7 @@ def _words(request: PublishRequest | BroadcastRequest) -> list[Any]:
         raise BadRequest("version does not fit 64 bits")
     return publish_words(
         data,
-        key=request.idempotency_key or None,
+        idempotency_key=request.idempotency_key or None,
         version=request.version or None,
         version_epoch=request.version_epoch or None,
         ttl=0 if request.skip_history else None,
@@ -141,7 +141,7 @@ def _json_of(raw: msgspec.Raw, b64: str = "") -> bytes:
 
 async def _notify(node: Node, request: NotifyRequest) -> bytes:
     """Into the inbox of ``user``, or of each of ``users``: data is an object with an id, a repeat of which is an update."""
-    words = publish_words(_json_of(request.data), key=request.idempotency_key or None)
+    words = publish_words(_json_of(request.data), idempotency_key=request.idempotency_key or None)
     if request.user:
         return await _notify_one(node, request.user, words)
     results = await asyncio.gather(*[_outcome(_notify_one(node, user, words)) for user in request.users])
