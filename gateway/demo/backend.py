@@ -29,11 +29,11 @@ from starlette.routing import BaseRoute, Mount, Route
 from publishers import Publisher
 from publishers.database import Database
 from publishers.faults import Fault, Invalid, NotAllowed, NotFound
+from publishers.migrator import migrate
 from publishers.posts import create_channel, create_post, delete_post, edit_post, list_channels, list_posts
 from publishers.reactions import REACTIONS, Reactions, my_reactions
 from publishers.relay_program import relay
 from publishers.reviews import create_review, list_reviews, respond, review_history, story_of
-from publishers.schema import migrate
 
 from ..app import Gateway
 from ..auth.tokens import mint
