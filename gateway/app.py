@@ -29,12 +29,10 @@ from .edges import pull as clients
 from .edges.api.openapi import openapi
 from .edges.application import Application
 from .errors import GatewayError, StoreError
-from .live.channel import Channel
 from .live.hub import Hub
 from .live.inbox import Inbox
 from .rpc.calls import Calls
 from .rpc.methods import built_in
-from .rules.notifications import NAMESPACE
 from .runtime.tasks import Tasks
 from .runtime.wheel import Wheel
 from .session.admission import Admission
@@ -76,13 +74,7 @@ class Gateway:
 
         # From Valkey to every subscription.
         inbox = Inbox(config, history)
-        hub = Hub(config, layout, history, link)
-
-        def restate_inbox(channel: Channel) -> None:
-            if channel.name.startswith(f"{NAMESPACE}:"):
-                tasks.spawn(inbox.retell(channel))
-
-        hub.missed_ephemeral = restate_inbox
+        hub = Hub(config, layout, history, link, inbox)
 
         # What processes send each other, and who carries it out.
         revocations = Revocations(history)
@@ -166,6 +158,7 @@ class Gateway:
             await self._leases.give_back()
         await self.node.tasks.cancel()
         await self.node.hub.close()
+        await self.node.inbox.close()
         await self.link.close()
         await self._commands.close()
 

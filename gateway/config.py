@@ -1,8 +1,8 @@
 """The configuration: one TOML file, each key also an environment variable (``GATEWAY_PORT``,
 ``GATEWAY_TOKENS__HMAC_SECRET``), the command line above both.
 
-``Config`` is what everything else sees. A namespace takes what it does not set itself from its built-in rules,
-then from ``[channels]``; that is settled here, so that the rest of the program asks ``config.rules(channel)``.
+The rest of the program sees ``Config`` alone. A namespace takes what it does not set itself from its built-in rules,
+then from ``[channels]``; that is done here, so that the rest of the program asks ``config.rules(channel)``.
 """
 
 from __future__ import annotations
@@ -42,11 +42,16 @@ Audience = Literal["anyone", "user", "owner", "token", "nobody"]
 
 
 class _Section(BaseModel):
+    """A table of the TOML file; a key that it does not know is an error."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
 
 
 class Tokens(_Section):
-    """How clients' tokens are checked. No key at all: ``gateway serve`` makes a secret and keeps it in ``data_dir``."""
+    """How clients' tokens are checked. Where no key is configured, ``gateway serve`` makes a secret and stores it in ``data_dir``.
+
+    ``leeway`` is in seconds.
+    """
 
     hmac_secret: str = ""
     previous_hmac_secrets: list[str] = []
@@ -59,11 +64,15 @@ class Tokens(_Section):
 
 
 class Insecure(_Section):
+    """What needs no credentials: ``clients`` may do anything without a token, the server API (``api``) needs no key."""
+
     clients: bool = False
     api: bool = False
 
 
 class Limits(_Section):
+    """Bounds, each per process or per client. ``…_bytes`` are bytes, ``…_seconds`` seconds; 0 is "no limit" where it is the default."""
+
     message_bytes: int = Field(65536, ge=64)
     api_bytes: int = Field(10 * 1024 * 1024, ge=64)
     channels_per_client: int = Field(128, ge=1)
@@ -106,20 +115,22 @@ class ChannelRules(_Section):
 
     @property
     def announces(self) -> bool:
-        """Whether joins and leaves are told to anybody."""
+        """Whether joins and leaves are announced at all."""
         return self.join_leave != "off"
 
     @property
     def has_history(self) -> bool:
+        """Whether publications are stored, so that they have positions."""
         return self.history_size != 0
 
     @property
     def recovers(self) -> bool:
-        """Whether clients get positions, and may come back to them."""
+        """Whether clients receive positions, from which they may recover."""
         return self.recover and self.has_history
 
     @property
     def allows_delta(self) -> bool:
+        """Whether a subscription may ask for documents as changes of the document before."""
         return self.delta and self.recovers
 
 
@@ -134,7 +145,7 @@ BUILT_IN: dict[str, dict[str, Any]] = {
 
 
 class Config(BaseSettings):
-    """Every setting of the gateway; INTERFACE and README list them."""
+    """Every setting of the gateway; INTERFACE and README list them. It is immutable: ``model_copy`` makes another."""
 
     model_config = SettingsConfigDict(
         env_prefix="GATEWAY_", env_nested_delimiter="__", extra="forbid", frozen=True, nested_model_default_partial_update=True

@@ -1,16 +1,16 @@
 """Everything that goes wrong, and whose fault it is.
 
     GatewayError
-    ├── ConfigurationError    the operator's: says which key, and what it should be
+    ├── ConfigurationError    the operator's fault: says which key is wrong, and what it should be
     ├── StoreError            Valkey answered with an error
     │   └── Unavailable       Valkey cannot be reached, or did not answer in time; trying again may help
-    ├── TokenInvalid          a token that is not one of ours
-    │   └── KeyUnknown        signed with a key that is not known yet: once keys were fetched, it may be one of ours
-    ├── TokenStale            a token of ours whose time is over
-    ├── ClientError           the client's, or ours towards it: an `error` in a reply, the connection stays
+    ├── TokenInvalid          a token that does not pass the checks
+    │   └── KeyUnknown        it is signed with a key that is not known yet: after keys were fetched, it may pass
+    ├── TokenStale            a token that passes every check but that of its time
+    ├── ClientError           the client's fault, or ours towards it: an `error` in a reply, the connection stays open
     │   ├── Internal … UnrecoverablePosition       one class per code of PROTOCOL.md 1.5
-    │   └── Failure           a backend service's, with a code and a message of its own
-    └── Disconnect            ends the connection with a close code of PROTOCOL.md 1.6
+    │   └── Failure           a backend service's refusal, with a code and a message of its own
+    └── Disconnect            closes the connection with a close code of PROTOCOL.md 1.6
 
 A ``ClientError`` carries the protocol's code and text; ``hint`` goes to HTTP callers and to the log, where a
 person reads it, and never changes ``message``, which SDKs show and compare.
@@ -37,7 +37,6 @@ __all__ = [
     "TokenInvalid",
     "TokenStale",
     "TooManyRequests",
-    "Unauthorized",
     "Unavailable",
     "UnknownChannel",
     "UnrecoverablePosition",
@@ -61,21 +60,21 @@ class Unavailable(StoreError):
 
 
 class TokenInvalid(GatewayError):
-    """The message is for the log: it says which check failed, and shows nothing of the token."""
+    """A token that does not pass. The message is for the log: it names the check that failed, and shows nothing of the token."""
 
 
 class KeyUnknown(TokenInvalid):
-    """Ask for keys, and check it again."""
+    """The token names a key that is not known yet: fetch the keys, and check the token again."""
 
 
 class TokenStale(GatewayError):
-    """The token was good once; a new one will do."""
+    """A valid token whose time is over; the client needs a new one."""
 
 
 class ClientError(GatewayError):
     """An error reply. ``code`` and ``message`` go over the wire, ``hint`` is for people.
 
-    ``closes_with`` ends the connection where nothing waits for a reply that could say it. Source: PROTOCOL.md 1.7, 1.13.
+    ``closes_with`` is the close code where the client waits for no reply that could carry the error. Source: PROTOCOL.md 1.7, 1.13.
     """
 
     code = 100
@@ -89,55 +88,73 @@ class ClientError(GatewayError):
 
 
 class Internal(ClientError):
+    """Something of ours failed; the client may try again."""
+
     temporary = True
 
 
-class Unauthorized(ClientError):
-    code, message = 101, "unauthorized"
-
-
 class UnknownChannel(ClientError):
+    """The channel's namespace is not configured, or the name is none that a channel can have."""
+
     code, message = 102, "unknown channel"
 
 
 class PermissionDenied(ClientError):
+    """The channel's rules do not let this user do that."""
+
     code, message, closes_with = 103, "permission denied", 3507
 
 
 class MethodNotFound(ClientError):
+    """The rpc method is not one of the gateway's, and no service serves it."""
+
     code, message, closes_with = 104, "method not found", 3508
 
 
 class AlreadySubscribed(ClientError):
+    """The connection is subscribed to this channel already."""
+
     code, message = 105, "already subscribed"
 
 
 class LimitExceeded(ClientError):
+    """The request or the reply is larger, or the client has more channels, than the limits allow."""
+
     code, message, closes_with = 106, "limit exceeded", 3501
 
 
 class BadRequest(ClientError):
+    """The request does not have the form that it should have; the hint names what is wrong."""
+
     code, message, closes_with = 107, "bad request", 3501
 
 
 class NotAvailable(ClientError):
+    """The channel has no history, or no presence, by its rules."""
+
     code, message = 108, "not available"
 
 
 class TokenExpired(ClientError):
+    """The token's time is over; SDKs ask the application for a new one and try again."""
+
     code, message = 109, "token expired"
 
 
 class TooManyRequests(ClientError):
+    """A rate limit is used up, or too many requests wait for a service; the client may try again later."""
+
     code, message, temporary, closes_with = 111, "too many requests", True, 3013
 
 
 class UnrecoverablePosition(ClientError):
+    """The position is one of another life of the channel's history, so nothing follows it."""
+
     code, message = 112, "unrecoverable position"
 
 
 class Failure(ClientError):
-    """What a service refuses. Codes 400 to 1999 reach the client, with the message; all others become 100."""
+    """A service's refusal. Codes 400 to 1999 reach the client, with the message; any other code becomes 100."""
 
     def __init__(self, code: int, message: str, *, temporary: bool = False) -> None:
         super().__init__(message)
@@ -145,7 +162,7 @@ class Failure(ClientError):
 
 
 class Disconnect(GatewayError):
-    """Ends a connection. SDKs come back after 3000–3499 and stay away after 3500–3999.
+    """Closes a connection with ``code``. SDKs connect again after 3000–3499, and do not after 3500–3999.
 
     ``reason`` defaults to the protocol's text, where it has one; ``hint`` is for the log alone.
     """

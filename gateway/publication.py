@@ -59,11 +59,11 @@ class Publication(msgspec.Struct, gc=False):
 
     ``offset`` is 0 for an ephemeral publication, which has no place in history. ``data`` is JSON on one line,
     ``ms`` the unix time in milliseconds at which Valkey counted it, ``tags`` and ``info`` raw JSON or None.
-    ``json``, ``ws`` and ``sse`` keep its encoded forms, made by their users when first needed; ``change`` the one for who has
-    the publication before it.
+    ``json``, ``ws`` and ``sse`` cache its encoded forms, each made when it is first needed; ``change`` caches the form for
+    subscribers that have the publication before it (a delta).
 
-    It holds nothing but bytes, so the collector of cycles need not know it: rings hold a hundred thousand of them, and
-    looking through those took a fifth of the gateway's time where every client has a channel of its own.
+    It holds nothing but bytes and numbers, so the collector of cycles need not know it: rings hold a hundred thousand of them,
+    and looking through those took a fifth of the gateway's time where every client has a channel of its own.
     """
 
     offset: int

@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..errors import Disconnect, StoreError
-from ..live.channel import Channel
+from ..live.wire_formats import ChannelView
 from ..publication import Publication
 from ..rules.json_text import decode_json, encode
 from ..rules.protocol import PING, publication_json, push
@@ -51,7 +51,7 @@ class EmulationWire:
         self._behind = behind
         self._chunked = chunked
 
-    def join(self, channel: Channel, publications: list[Publication]) -> bytes:
+    def join(self, channel: ChannelView, publications: list[Publication]) -> bytes:
         prefix = channel.push_prefix
         return self.part(b"".join([self.message(b"%b%b}}" % (prefix, publication_json(publication))) for publication in publications]))
 

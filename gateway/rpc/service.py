@@ -32,14 +32,13 @@ from typing import Any
 
 import msgspec
 
-from ..config import load
 from ..errors import Failure, StoreError, Unavailable
 from ..rules.json_text import decode_json, raw_object
 from ..runtime.backoff import retrying
 from ..runtime.tasks import Tasks
 from ..store.connect import Address
 from ..store.connection import Commands
-from ..store.embedded import running_url
+from ..store.embedded import find_url
 from ..store.layout import Layout
 from .calls import SENT, UNREADABLE, Caller, Request, ServiceError, method_fault
 
@@ -132,7 +131,7 @@ class Service:
     @contextlib.asynccontextmanager
     async def _connected(self) -> AsyncIterator[tuple[Commands, Commands]]:
         """Two connections: on that which waits for requests, every further command would wait too."""
-        address = Address(self._url or self._found_url())
+        address = Address(find_url(self._url, self._data_dir))
         async with contextlib.AsyncExitStack() as stack:
             queue, commands = Commands(address, patience=BLOCK_SECONDS), Commands(address)
             for each in (queue, commands):
@@ -140,10 +139,6 @@ class Service:
                 await each.start()
             await self._renew(commands)
             yield queue, commands
-
-    def _found_url(self) -> str:
-        config = load(data_dir=str(self._data_dir) if self._data_dir else None)
-        return config.valkey_url or running_url(config.data_path)
 
     # Leases.
 

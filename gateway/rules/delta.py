@@ -14,20 +14,20 @@ __all__ = ["encode_delta"]
 
 _DIGITS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz~"
 
-BLOCK = 16  # bytes that must be equal to be found away from where they stood
+BLOCK = 16  # bytes in a row that must be equal to be found at another place
 BLOCKS_MOST = 4096  # of the source that are looked for; blocks of long documents are longer
 TRIES_MOST = 4096  # places in the target at which they are looked for, about 0.1 µs each
-TRIES_OF_A_COPY = 32  # what is done for one that is found takes about so much longer
-COPY_LEAST = 8  # bytes: a shorter copy takes as much room as its text
+TRIES_OF_A_COPY = 32  # a place where a block is found takes about so much longer than one where none is
+COPY_LEAST = 8  # bytes: a shorter copy takes as much space as its text
 
-Copy = tuple[int, int, int]  # offset in the source, first byte in the target, the one behind its last
+Copy = tuple[int, int, int]  # offset in the source, first byte in the target, the byte after the last
 
 
 def encode_delta(source: bytes, target: bytes) -> bytes:
     """The delta that makes ``target`` of ``source``, both of them UTF-8. It may be longer than ``target``.
 
-    What both begin and end with is found at once, whatever its length; the search between is given up after about a
-    millisecond, and what is left then is inserted. Beyond that the time grows with the size: 5 ms for each MB of target.
+    A common beginning and a common end are found at once, however long they are; the search between them is given up after about
+    a millisecond, and what is left then is inserted. Beyond that the time grows with the size: 5 ms for each MB of target.
     """
     parts = [_number(len(target)), b"\n"]
     done = 0
@@ -49,20 +49,20 @@ def encode_delta(source: bytes, target: bytes) -> bytes:
 
 
 def _copies(source: bytes, target: bytes) -> list[Copy]:
-    """What of the target stands in the source, in the target's order."""
+    """The parts of the target that the source holds as well, in the target's order."""
     shorter = min(len(source), len(target))
-    ahead = _equal_ahead(source, 0, target, 0, shorter)
-    behind = _equal_behind(source, len(source), target, len(target), shorter - ahead)
-    end = len(target) - behind
-    copies = [(0, 0, ahead)]
-    if end - ahead >= 2 * BLOCK:
-        copies += _moved(source, target, ahead, end)
-    copies.append((len(source) - behind, end, len(target)))
+    head = _equal_ahead(source, 0, target, 0, shorter)
+    tail = _equal_before(source, len(source), target, len(target), shorter - head)
+    end = len(target) - tail
+    copies = [(0, 0, head)]
+    if end - head >= 2 * BLOCK:
+        copies += _moved(source, target, head, end)
+    copies.append((len(source) - tail, end, len(target)))
     return copies
 
 
 def _moved(source: bytes, target: bytes, done: int, end: int) -> list[Copy]:
-    """What between ``done`` and ``end`` of the target stands anywhere in the source: blocks of it, as far as they reach."""
+    """The parts of the target between ``done`` and ``end`` that the source holds at any place: equal blocks, each extended both ways."""
     size = max(BLOCK, max(len(source), len(target)) // BLOCKS_MOST)
     blocks = {source[offset : offset + size]: offset for offset in range(0, len(source) - size + 1, size)}
     copies: list[Copy] = []
@@ -72,7 +72,7 @@ def _moved(source: bytes, target: bytes, done: int, end: int) -> list[Copy]:
         if offset is None:
             at, tries = at + 1, tries - 1
             continue
-        back = _equal_behind(source, offset, target, at, min(offset, at - done))
+        back = _equal_before(source, offset, target, at, min(offset, at - done))
         stop = at + _equal_ahead(source, offset, target, at, min(len(source) - offset, end - at))
         copies.append((offset - back, at - back, stop))
         at, done, tries = stop, stop, tries - TRIES_OF_A_COPY
@@ -90,8 +90,8 @@ def _equal_ahead(a: bytes, i: int, b: bytes, j: int, most: int) -> int:
     return equal
 
 
-def _equal_behind(a: bytes, i: int, b: bytes, j: int, most: int) -> int:
-    """The same before ``a[i]`` and ``b[j]``."""
+def _equal_before(a: bytes, i: int, b: bytes, j: int, most: int) -> int:
+    """How many bytes before ``a[i]`` and ``b[j]`` are equal, up to ``most``."""
     equal, step = 0, BLOCK
     while equal + step <= most and a[i - equal - step : i - equal] == b[j - equal - step : j - equal]:
         equal, step = equal + step, step * 2
@@ -116,5 +116,5 @@ def _number(value: int) -> bytes:
 
 
 def _checksum(text: bytes) -> int:
-    """The sum of its 32-bit words, the first byte the highest; zeros are thought behind it."""
+    """The sum of its 32-bit words, the first byte the highest; zeros fill the last word."""
     return (sum(text[::4]) << 24) + (sum(text[1::4]) << 16) + (sum(text[2::4]) << 8) + sum(text[3::4]) & 0xFFFFFFFF

@@ -2,8 +2,8 @@
 
     {"op": "and", "nodes": [{"key": "lang", "cmp": "in", "vals": ["de", "en"]}, {"key": "price", "cmp": "lt", "val": "20"}]}
 
-A leaf has a key and a comparison: eq neq in nin ex nex sw ew ct on texts, lt lte gt gte on decimal numbers, which what is no
-number never satisfies. A key that is not there satisfies neq, nin and nex alone.
+A leaf has a key and a comparison: eq neq in nin ex nex sw ew ct compare texts, lt lte gt gte decimal numbers; a value that is no
+number never satisfies those. A tag that is not there satisfies neq, nin and nex alone.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ class _Node(msgspec.Struct):
 
 
 class Filter:
-    """``admits(tags)`` takes a publication's tags as raw JSON, None for none. Equal filters are equal, and hash so."""
+    """A condition on the tags of publications. Filters made of the same JSON are equal and have one hash, so that they can be shared."""
 
     def __init__(self, text: bytes, test: Test) -> None:
         self._text = text
         self._test = test
 
     def admits(self, tags: bytes | None) -> bool:
+        """Whether a publication with these tags, raw JSON or None, is wanted."""
         return self._test(_tags.decode(tags) if tags is not None else {})
 
     def __eq__(self, other: object) -> bool:
@@ -69,7 +70,7 @@ _ON_NUMBERS: dict[str, Callable[[Decimal, Decimal], bool]] = {
 
 
 def read_filter(text: bytes) -> Filter:
-    """Raises BadRequest for what is no filter."""
+    """The filter that ``text``, JSON, describes. Raises BadRequest where it describes none."""
     try:
         node = _node.decode(text)
     except (msgspec.MsgspecError, RecursionError) as error:
@@ -121,7 +122,7 @@ def _leaf(node: _Node) -> Test:
 def _numeric(key: str, compare: Callable[[Decimal, Decimal], bool], value: str) -> Test:
     bound = _number(value)
     if bound is None:
-        raise BadRequest(f"a filter compares numbers with {value[:40]!r}, which is none")
+        raise BadRequest(f"a filter compares numbers with {value[:40]!r}, which is not a number")
 
     def test(tags: Tags) -> bool:
         number = _number(tags.get(key, ""))

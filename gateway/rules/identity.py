@@ -1,4 +1,4 @@
-"""Who a client is, and what its tokens and the server API gave it."""
+"""Who a client is, and what its tokens and the server API grant it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["ANONYMOUS", "ANYTHING", "Grant", "Identity", "Override", "ServerSubs
 
 
 class Override(NamedTuple):
-    """What holds for one subscription instead of its channel's rules; None: the rules do. Source: PROTOCOL.md 1.11."""
+    """Replaces some of the channel's rules for one subscription; None leaves a rule as it is. Source: PROTOCOL.md 1.11."""
 
     presence: bool | None = None
     join_leave: bool | None = None
@@ -19,7 +19,10 @@ class Override(NamedTuple):
 
 
 class ServerSubscription(NamedTuple):
-    """What a server-side subscription brings along: raw JSON, ``info`` for presence and ``data`` for the client; unix seconds, 0: for good."""
+    """The terms of a server-side subscription: ``info`` for presence and ``data`` for the client are raw JSON or None.
+
+    ``expires_at`` is unix time in seconds, 0 for a subscription that does not expire.
+    """
 
     info: bytes | None = None
     data: bytes | None = None
@@ -28,10 +31,10 @@ class ServerSubscription(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """Who a client is: ``user`` is "" for the anonymous; ``unchecked`` is set by ``insecure.clients``.
+    """Who a client is: ``user`` is "" for an anonymous client; ``unchecked`` clients may do anything (``insecure.clients``).
 
-    ``info`` and ``meta`` are raw JSON of the token, ``expires_at`` and ``issued_at`` unix seconds, 0 for never and unknown;
-    ``token_id`` names the token, so that it can be revoked; ``channels`` are those it subscribes its bearer to.
+    ``info`` and ``meta`` are raw JSON of the token; ``expires_at`` and ``issued_at`` are unix time in seconds, 0 for never and
+    unknown; ``token_id`` names the token, so that it can be revoked; ``channels`` are those that the token subscribes its bearer to.
     """
 
     user: str = ""
@@ -45,7 +48,7 @@ class Identity(NamedTuple):
 
 
 class Grant(NamedTuple):
-    """What a subscription token allows: ``user`` may follow ``channel``, until ``expires_at`` (unix seconds, 0: for good)."""
+    """What a subscription token allows: ``user`` may follow ``channel`` until ``expires_at``, unix time in seconds, 0 for never."""
 
     user: str
     channel: str

@@ -1,7 +1,7 @@
 """JSON as text: what publishers wrote, checked and cleaned without being rebuilt, and small documents of our own.
 
-Publishers may write anything at all. What is not one JSON document in UTF-8, nested at most ``MAX_DEPTH`` deep, never reaches a
-client as JSON; what is, is passed on byte for byte but for line breaks between its tokens.
+Publishers may write any bytes. What is not one JSON document in UTF-8, nested at most ``MAX_DEPTH`` deep, never reaches a
+client as JSON; what is one is passed on byte for byte, except for line breaks between its tokens.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ _decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 def encode(value: Any) -> bytes:
+    """``value`` as JSON on one line. Raises TypeError for what JSON does not have."""
     return msgspec.json.encode(value)
 
 
 def raw_object(fields: dict[str, bytes]) -> bytes:
-    """A JSON object of values that are JSON already."""
+    """A JSON object; the values of ``fields`` are JSON already."""
     return b"{%s}" % b",".join([b'"%s":%s' % (name.encode(), value) for name, value in fields.items()])
 
 
 def decode_json(text: bytes, kind: type[Any]) -> Any:
-    """``msgspec.json.decode`` that takes the halves of surrogate pairs, too."""
+    """``text`` as a value of type ``kind``; halves of surrogate pairs are mended. Raises msgspec.DecodeError, ValidationError for a wrong type."""
     try:
         return msgspec.json.decode(text, type=kind)
     except msgspec.DecodeError:
@@ -50,28 +51,16 @@ _SURROGATES = re.compile(rb"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a
 
 
 def is_json(data: bytes) -> bool:
-    """Whether it is one JSON document in UTF-8, nested no deeper than ``MAX_DEPTH``."""
-    try:
-        if not data.isascii():
-            data.decode()
-        _decode_raw(data)
-    except UnicodeDecodeError:
-        return False
-    except RecursionError:
-        return False
-    except msgspec.MsgspecError:
+    """Whether ``data`` is one JSON document in UTF-8, nested no deeper than ``MAX_DEPTH``."""
+    if not _follows_the_grammar(data):
         return False
     return len(data) <= 2 * MAX_DEPTH or data.count(b"[") + data.count(b"{") <= MAX_DEPTH or _depth(data) <= MAX_DEPTH
 
 
 def clean(data: bytes) -> bytes:
-    """``data`` as JSON on one line. What is not JSON becomes a JSON string, so that nobody ever receives a broken document."""
-    if len(data) <= 2 * MAX_DEPTH and data.isascii() and b"\n" not in data and b"\r" not in data:
-        try:  # nearly all data: nothing but its grammar can be wrong
-            _decode_raw(data)
-            return data
-        except (msgspec.MsgspecError, RecursionError):
-            pass
+    """``data`` as JSON on one line. What is not JSON becomes a JSON string, so that no client ever receives a broken document."""
+    if len(data) <= 2 * MAX_DEPTH and data.isascii() and b"\n" not in data and b"\r" not in data and _follows_the_grammar(data):
+        return data  # nearly all data: short, and on one line already
     if not is_json(data):
         data = mend_surrogates(data)
         if not is_json(data):
@@ -79,6 +68,16 @@ def clean(data: bytes) -> bytes:
     if b"\n" in data or b"\r" in data:  # only ever between tokens: inside strings JSON forbids them
         return data.replace(b"\r", b" ").replace(b"\n", b" ").strip()
     return data
+
+
+def _follows_the_grammar(data: bytes) -> bool:
+    try:
+        if not data.isascii():
+            data.decode()
+        _decode_raw(data)
+    except (UnicodeDecodeError, RecursionError, msgspec.MsgspecError):
+        return False
+    return True
 
 
 def _depth(data: bytes) -> int:

@@ -1,4 +1,4 @@
-"""Notifications: what their channels are called, and what they are known by. Pure."""
+"""Notifications: the names of their channels, and their ids. Pure."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class _Id(msgspec.Struct):
 
 
 def notification_id(data: bytes) -> str:
-    """What a notification is known by. Raises BadRequest if the JSON in ``data`` is none."""
+    """The id of a notification, which is JSON. Raises BadRequest if ``data`` is not a notification."""
     try:
-        id = decode_json(data, _Id).id
+        id: str = decode_json(data, _Id).id
     except (msgspec.MsgspecError, UnicodeDecodeError):
         id = ""
     if not 0 < len(id.encode()) <= ID_BYTES:

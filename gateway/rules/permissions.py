@@ -1,15 +1,15 @@
-"""Who may do what in a channel. One table, asked by every edge.
+"""Who may do what in a channel. Every edge asks this one table.
 
 | audience   | admits                                                                                   |
 |------------|------------------------------------------------------------------------------------------|
-| anyone     | everybody, the anonymous included                                                        |
-| user       | whoever has a user id from a valid token                                                 |
-| owner      | the user whose id stands after the namespace, or after ``#``                             |
-| subscriber | whom the channel's subscribe rule admits; on a connection, whoever is subscribed to it   |
-| token      | whoever shows a subscription token for the channel                                       |
+| anyone     | every client, anonymous ones included                                                    |
+| user       | a client that has a user id from a valid token                                           |
+| owner      | the user whose id follows the namespace, or ``#``, in the channel's name                 |
+| subscriber | a client that the subscribe rule admits; on a connection, one that is subscribed         |
+| token      | a client with a valid subscription token for the channel                                 |
 | nobody     | no client; the server API may always                                                     |
 
-A channel with ``#`` belongs to the user named behind it: for it, ``anyone`` and ``user`` mean ``owner``.
+A channel with ``#`` belongs to the user named after it: for it, ``anyone`` and ``user`` mean ``owner``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["admits", "overridden", "owner_of"]
 
 
 def overridden(rules: ChannelRules, override: Override | None) -> ChannelRules:
-    """The rules as they are for one subscription. Of ``join_leave``: whether its own joins and leaves are announced."""
+    """The rules for one subscription. Its ``join_leave`` decides only whether its own joins and leaves are announced."""
     if override is None:
         return rules
     join_leave = rules.join_leave
@@ -33,7 +33,7 @@ def overridden(rules: ChannelRules, override: Override | None) -> ChannelRules:
 
 
 def owner_of(channel: str) -> str:
-    """The user a channel belongs to, if it belongs to one: what stands after ``#``, else after the namespace."""
+    """The user a channel belongs to: what follows ``#`` in its name, else what follows the namespace; "" for none."""
     _, mark, owner = channel.partition("#")
     if not mark:
         _, _, owner = channel.partition(":")
@@ -43,7 +43,7 @@ def owner_of(channel: str) -> str:
 def admits(audience: str, identity: Identity, channel: str, *, subscribed: bool = False, token: bool = False) -> bool:
     """Whether ``audience`` admits ``identity`` in ``channel``.
 
-    ``subscribed``: it is subscribed to the channel, or may be; ``token``: it showed a valid subscription token for it.
+    ``subscribed``: the client is subscribed to the channel, or may be; ``token``: it has a valid subscription token for the channel.
     """
     if identity.unchecked:
         return True

@@ -1,8 +1,8 @@
 """The Centrifuge JSON protocol: text ⇄ values. Source: PROTOCOL.md, sections 1.1–1.8.
 
 Pure: bytes in, values out, and back. What arrives becomes a list of ``Command``; what leaves is built from
-bytes that are already JSON (``data`` is never parsed), so that one publication is encoded once for everybody.
-No raw newline ever leaves, because a newline is what separates two objects in one message.
+bytes that are already JSON (``data`` is never parsed), so that one publication is encoded once for all subscribers.
+No raw newline ever leaves, because a newline separates two objects in one message.
 """
 
 from __future__ import annotations
@@ -53,10 +53,12 @@ _NOTHING = msgspec.Raw()  # msgspec has no optional Raw; this one is empty
 
 
 class _Request(msgspec.Struct, gc=False):
-    """Unknown fields are ignored; null stands for the zero value, as in the reference server."""
+    """The fields of one command. Unknown fields are ignored; null means the zero value, as in the reference server."""
 
 
 class Place(_Request):
+    """A position as clients send it; an absent epoch agrees with any, an absent offset is 0."""
+
     epoch: str | None = None
     offset: Count | None = None
 
@@ -69,11 +71,15 @@ class Place(_Request):
 
 
 class Since(Place):
+    """Where a subscription recovers from, and ``delta``: the format of changes that the client understands ("fossil")."""
+
     recover: bool | None = None
     delta: str | None = None
 
 
 class ConnectRequest(_Request):
+    """Authenticates the connection, the first command on it; ``subs`` are positions of server-side subscriptions, by channel."""
+
     token: str | None = None
     data: msgspec.Raw = _NOTHING
     subs: dict[str, Since] | None = None
@@ -88,7 +94,7 @@ class _Value(_Request):
 
 
 class OverrideRequest(_Request):
-    """``override`` of tokens and of the server API. Positions are always kept, so ``force_positioning`` has nothing to force."""
+    """``override`` of tokens and of the server API. Subscriptions always have positions, so ``force_positioning`` is ignored."""
 
     presence: _Value | None = None
     join_leave: _Value | None = None
@@ -97,10 +103,13 @@ class OverrideRequest(_Request):
 
     @property
     def override(self) -> Override:
+        """As the rules take it."""
         return Override(*(None if given is None else given.value for given in astuple(self)))
 
 
 class SubscribeRequest(Since):
+    """Subscribes to ``channel``; ``tf`` is a tags filter in JSON."""
+
     channel: str | None = None
     token: str | None = None
     data: msgspec.Raw = _NOTHING
@@ -112,35 +121,47 @@ class SubscribeRequest(Since):
 
 
 class ChannelRequest(_Request):
+    """A command that takes a channel and no more: unsubscribe, presence, presence_stats."""
+
     channel: str | None = None
 
 
 class PublishRequest(ChannelRequest):
+    """Publishes ``data``, raw JSON, to the channel."""
+
     data: msgspec.Raw = _NOTHING
 
 
 class HistoryRequest(ChannelRequest):
+    """Reads history after ``since`` (``reverse``: before it); ``limit`` 0 or absent asks for the position alone, -1 for all."""
+
     limit: int | None = None
     since: Place | None = None
     reverse: bool | None = None
 
 
 class RpcRequest(_Request):
+    """Calls a method of the gateway or of a service; the client waits for the reply."""
+
     method: str | None = None
     data: msgspec.Raw = _NOTHING
 
 
 class SendRequest(_Request):
+    """Sends ``data`` to the services; there is no reply."""
+
     data: msgspec.Raw = _NOTHING
 
 
 class RefreshRequest(_Request):
+    """A new token: of the connection (refresh), or of the subscription to ``channel`` (sub_refresh)."""
+
     channel: str | None = None
     token: str | None = None
 
 
 class PingRequest(_Request):
-    pass
+    """Has no fields."""
 
 
 class Command(msgspec.Struct, gc=False):
@@ -161,7 +182,7 @@ class Command(msgspec.Struct, gc=False):
     ping: PingRequest | None = None
 
     def method(self) -> str:
-        """The one method it names. Raises Disconnect 3501 for none, or several."""
+        """The method that the command names. Raises Disconnect 3501 if it names none, or several."""
         named = [method for method, request in zip(METHODS, astuple(self)[1:], strict=True) if request is not None]
         if len(named) != 1:
             raise Disconnect(3501, "a command with no known method" if not named else f"a command with {len(named)} methods")
@@ -200,49 +221,52 @@ def _decode_lines(message: bytes) -> list[Command]:
 
 
 def read_position(text: str | None) -> Position:
-    """``EPOCH:OFFSET`` of a request; none is the beginning of whichever life. Raises BadRequest."""
+    """``EPOCH:OFFSET`` of a request; without one, the beginning of the history, whatever its epoch. Raises BadRequest."""
     try:
         return Position.parse(text) if text else BEGINNING
     except ValueError as error:
         raise BadRequest(str(error)) from None
 
 
-# What leaves. Zero values are left out, as the protocol has it.
+# What leaves. Zero values are left out, as the protocol prescribes.
 
 
 def reply(id: int, method: str, result: bytes = b"{}") -> bytes:
+    """The reply to command ``id``; ``result`` is JSON."""
     return b'{"id":%d,"%s":%s}' % (id, method.encode(), result)
 
 
 def error_reply(id: int, error: ClientError) -> bytes:
+    """The reply to command ``id`` that it failed."""
     temporary = b',"temporary":true' if error.temporary else b""
     return b'{"id":%d,"error":{"code":%d,"message":%s%s}}' % (id, error.code, encode(error.message), temporary)
 
 
 def error_json(error: ClientError) -> bytes:
+    """The Error object, as the server API sends it."""
     return encode({"code": error.code, "message": error.message})
 
 
 def push(channel: str, kind: str, body: bytes) -> bytes:
-    """``channel`` "" is a push to the connection, which has none."""
+    """A push of ``kind`` with ``body``, which is JSON; ``channel`` "" is for a push to the connection itself."""
     named = b'"channel":%b,' % encode(channel) if channel else b""
     return b'{"push":{%b"%b":%b}}' % (named, kind.encode(), body)
 
 
 def push_prefix(channel: str) -> bytes:
-    """What stands before the Publication in a push of ``channel``; ``}}`` stands behind it."""
+    """What precedes the Publication object in a push of ``channel``; ``}}`` follows it."""
     return b'{"push":{"channel":%s,"pub":' % encode(channel)
 
 
 def publication_json(publication: Publication) -> bytes:
-    """The protocol's Publication object; kept, so that it is made once."""
+    """The protocol's Publication object; it is made once, and cached in the publication."""
     if publication.json is None:
         publication.json = publication_object(publication, publication.data)
     return publication.json
 
 
 def publication_object(publication: Publication, data: bytes, *, delta: bool = False) -> bytes:
-    """The same with other ``data``, which is JSON; ``delta`` says that it is the text of one."""
+    """The Publication object with ``data``, which is JSON; ``delta``: ``data`` is the text of a delta."""
     offset = b',"offset":%d' % publication.offset if publication.offset else b""
     sign = b',"delta":true' if delta else b""
     if publication.info is None and publication.tags is None:
@@ -253,6 +277,7 @@ def publication_object(publication: Publication, data: bytes, *, delta: bool = F
 
 
 def publications_json(publications: Sequence[Publication]) -> bytes:
+    """A JSON array of Publication objects."""
     return b"[%s]" % b",".join([publication_json(publication) for publication in publications])
 
 
@@ -280,9 +305,10 @@ def subscribe_result(
     data: bytes | None = None,
     delta: bool = False,
 ) -> bytes:
-    """``position`` None is a channel whose subscribers cannot recover; ``ttl`` > 0 an expiry in that many seconds.
+    """The SubscribeResult. ``position`` None: subscribers of this channel cannot recover; ``ttl`` > 0: it expires in that many seconds.
 
-    ``top`` is ours, for publications that are only the first page: the offset where catching up ends.
+    ``top`` is an addition of ours to the protocol: where ``publications`` are the first page of several, the offset at which
+    catching up ends.
     """
     result = _SubscribeResult(expires=ttl > 0, ttl=ttl, recovered=recovered, was_recovering=was_recovering, delta=delta, top=top)
     if position is not None:
@@ -297,4 +323,5 @@ def subscribe_result(
 
 
 def history_result(top: Position, publications: list[Publication]) -> bytes:
+    """The HistoryResult; ``top`` is the channel's newest position."""
     return b'{"publications":%s,"epoch":%s,"offset":%d}' % (publications_json(publications), encode(top.epoch), top.offset)

@@ -1,7 +1,7 @@
-"""Pace: token buckets, each one number. Pure: the clock is an argument.
+"""Rate limits: token buckets, each of them one number. Pure: the clock is an argument.
 
-A bucket holds a second's worth, at least one. ``used_up_to`` is the time up to which its allowance is spent: a use moves it
-by 1/rate, and one that would move it more than the bucket's second ahead of now is refused. (Known as GCRA, ITU-T I.371.)
+A bucket holds the uses of one second, at least one. ``used_up_to`` is the time up to which the allowance is spent, in seconds of any
+clock: a use moves it by 1/rate, and a use that would move it more than a second ahead of now is refused. (Known as GCRA, ITU-T I.371.)
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from ..errors import TooManyRequests
 
 __all__ = ["spend", "use"]
 
-ROUNDING = 1e-6  # seconds: what adding thirds of a second leaves behind
+ROUNDING = 1e-6  # seconds: the error of adding thirds of a second
 
 
 def use(used_up_to: float, now: float, rate: float) -> float | None:
-    """``used_up_to`` after one use, None if the bucket is empty. ``rate`` is uses a second, 0 for no limit."""
+    """``used_up_to`` after one use, or None if the bucket is empty. ``rate`` is uses a second, 0 for no limit."""
     if not rate:
         return used_up_to
     start = max(used_up_to, now)
@@ -24,7 +24,7 @@ def use(used_up_to: float, now: float, rate: float) -> float | None:
 
 
 def spend(used_up_to: float, now: float, rate: float, setting: str) -> float:
-    """``use``, for a client's allowance: raises TooManyRequests, which names the setting."""
+    """``use`` for a client's allowance: raises TooManyRequests, which names ``setting``, if the bucket is empty."""
     used = use(used_up_to, now, rate)
     if used is None:
         raise TooManyRequests(f"{setting} is {rate:g}")

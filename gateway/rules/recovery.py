@@ -1,8 +1,8 @@
 """Recovery: from a position to live, without a hole and without a repeat.
 
-Two rules carry the guarantee. ``judge`` says where a position stands in a channel; ``following`` takes what
+Two rules carry the guarantee. ``judge`` compares a position with a channel's newest one; ``following`` takes what
 history and the live path gave, in any order and with repeats, and returns what comes next without a hole.
-Both are pure; the hub and the subscriptions only do what they say.
+Both are pure; the hub and the subscriptions do what they return.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["Standing", "following", "judge", "same_life"]
 
 
 class Standing(Enum):
-    """Where a position stands towards a channel's newest one."""
+    """Where a position is, compared with a channel's newest one."""
 
     LEVEL = "at the top: the next live publication is the next one it needs"
     BEHIND = "in the same life of the history, before the top"
@@ -35,15 +35,15 @@ def judge(position: Position, top: Position) -> Standing:
 
 
 def same_life(position: Position, epoch: str) -> None:
-    """For a request that cannot be answered from another life, as ``judge`` sees it. Raises UnrecoverablePosition."""
+    """Raises UnrecoverablePosition if the position is of another life of the history than ``epoch``; an empty epoch agrees with any."""
     if position.epoch not in ("", epoch):
         raise UnrecoverablePosition(f"the epoch is {epoch} now")
 
 
 def following(offset: int, publications: Iterable[Publication]) -> tuple[list[Publication], bool]:
-    """The unbroken run that follows ``offset``, and whether it takes in all of ``publications`` that are newer.
+    """The run without a hole that follows ``offset``, and whether it holds all of ``publications`` that are newer.
 
-    Repeats and what is older are dropped; ``publications`` may come in any order.
+    Repeats and older ones are dropped; ``publications`` may come in any order.
     """
     run: list[Publication] = []
     for publication in sorted(publications, key=_by_offset):

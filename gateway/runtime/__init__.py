@@ -1,6 +1,6 @@
 """What asyncio does not have.
 
-tasks     tasks that nobody awaits, held and logged
+tasks     tasks that no code awaits: held while they run, their errors logged
 wheel     one timer for all connections of a process
-backoff   how long to wait before the next attempt
+backoff   how long to wait before the next attempt, and the loops that try again
 """

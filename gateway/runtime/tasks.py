@@ -1,4 +1,4 @@
-"""Tasks that nobody waits for. One that nobody holds may be collected while it runs, and its error is told to nobody."""
+"""Tasks that no code awaits. asyncio itself holds no reference to a task, so it may be collected while it runs, and its error is lost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 
 class Tasks:
-    """Holds tasks while they run, and logs what they raise."""
+    """Holds tasks while they run, and logs what they raise. ``len()`` is how many run now."""
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[Any]] = set()
@@ -29,6 +29,7 @@ class Tasks:
         return len(self._running)
 
     def spawn(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+        """Runs ``work`` in the background, from the next turn of the loop on."""
         task = asyncio.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._ended)
@@ -37,7 +38,7 @@ class Tasks:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            log.error("%s failed", task.get_coro().__qualname__, exc_info=task.exception())
+            log.error("%s failed", getattr(task.get_coro(), "__qualname__", "a task"), exc_info=task.exception())
 
     async def finish(self) -> None:
         """Returns when all have ended, those included that are spawned meanwhile."""
@@ -45,7 +46,7 @@ class Tasks:
             await asyncio.wait(self._running)
 
     async def cancel(self) -> None:
-        """Returns when all have ended, those included that are spawned meanwhile."""
+        """Cancels all, those included that are spawned meanwhile, and returns when they have ended."""
         while self._running:
             for task in self._running:
                 task.cancel()
@@ -53,9 +54,9 @@ class Tasks:
 
 
 async def keep_writing(more: asyncio.Event, write: Callable[[], Awaitable[None]]) -> None:
-    """Calls ``write`` a moment after ``more`` is set, so that much goes at once; again if Valkey does not take it. Until cancelled.
+    """Calls ``write`` each time ``more`` is set, GATHER_SECONDS later, so that one write carries much. Runs until cancelled.
 
-    ``write`` keeps what it could not write, and raises StoreError.
+    ``write`` raises StoreError where it could not write, and remembers what is left: it is called again after AGAIN_SECONDS.
     """
     while True:
         await more.wait()
@@ -64,6 +65,6 @@ async def keep_writing(more: asyncio.Event, write: Callable[[], Awaitable[None]]
         try:
             await write()
         except StoreError as error:
-            log.debug("%s waits: %s", write.__qualname__, error)
+            log.debug("%s did not write: %s; trying again", getattr(write, "__qualname__", "a writer"), error)
             more.set()
             await asyncio.sleep(AGAIN_SECONDS)

@@ -1,8 +1,8 @@
 """One timer for all connections of a process.
 
 Pings, expiries and time limits are due at most once a second per connection, and there may be a hundred thousand
-connections: a timer handle each would cost more than what they wait for. The wheel keeps one bucket a second; an item
-stands in the bucket of the first second in which it has something to do, and says itself when it has again.
+connections: a timer handle each would cost more than what they wait for. The wheel has one bucket a second; an item is in
+the bucket of the first second in which it has something to do, and its ``tick`` returns when it is due again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ log = logging.getLogger("gateway.timers")
 
 
 class Timed(Protocol):
-    bucket: int  # the wheel's own mark; 0 at first
+    """An item of a wheel. ``bucket`` belongs to the wheel: the second in whose bucket the item is, 0 at first and in none."""
+
+    bucket: int
 
     def tick(self, now: float) -> float | None:
         """Does what is due. Returns when it is due again in seconds of the loop's clock, None for never."""
@@ -27,12 +29,14 @@ class Timed(Protocol):
 
 
 class Wheel:
+    """Items by the second in which they are due. Times are seconds of the loop's clock, ``loop.time()``."""
+
     def __init__(self) -> None:
         self._buckets: dict[int, dict[Timed, None]] = {}
         self._turned = 0
 
     def set(self, item: Timed, when: float) -> None:
-        """Its next tick comes within the second after ``when``; an earlier tick that was set is kept."""
+        """Its next tick comes within the second after ``when``, unless one is set that comes earlier."""
         bucket = max(int(when) + 1, self._turned + 1)
         if item.bucket:
             if item.bucket <= bucket:
@@ -42,6 +46,7 @@ class Wheel:
         item.bucket = bucket
 
     def remove(self, item: Timed) -> None:
+        """It is ticked no more until it is set again. Does nothing for an item that is not set."""
         if item.bucket:
             items = self._buckets.get(item.bucket)
             if items is not None:
@@ -49,7 +54,7 @@ class Wheel:
             item.bucket = 0
 
     def turn(self, now: float) -> None:
-        """Ticks everything that is due by ``now``."""
+        """Ticks everything that is due by ``now``. What an item raises is logged, and the others go on."""
         second = int(now)
         for bucket in sorted(bucket for bucket in self._buckets if bucket <= second):
             self._turned = bucket
@@ -59,7 +64,7 @@ class Wheel:
                     due = item.tick(now)
                     if due is not None and due < NEVER:
                         self.set(item, due)
-                except Exception:  # one connection's fault must not stop everybody's clock
+                except Exception:  # one connection's fault must not stop the clock of all others
                     log.exception("a timer failed")
 
     async def run(self) -> None:

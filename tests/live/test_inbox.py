@@ -27,18 +27,18 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMes
 
 from gateway.config import Config
 from gateway.errors import BadRequest, StoreError, UnrecoverablePosition
-from gateway.live.catchup import State, Subscription
 from gateway.live.channel import Channel
 from gateway.live.hub import Hub
 from gateway.live.inbox import Inbox
+from gateway.live.subscription import State, Subscription
 from gateway.publication import Position, Publication
 from gateway.rules.notifications import channel_of
 from gateway.store.connect import Address
 from gateway.store.connection import Commands
 from gateway.store.embedded import EmbeddedServer
-from gateway.store.history import History, publish_words
+from gateway.store.history import History
 from gateway.store.history import Page as HistoryPage
-from gateway.store.layout import Layout
+from gateway.store.layout import Layout, publish_words
 from gateway.store.library import Library, Rules
 from publishers import Publisher, SyncPublisher
 
@@ -385,12 +385,12 @@ async def test_a_history_that_had_to_begin_again_forgets_what_was_counted(box: B
 
 
 async def test_a_repeat_by_key_or_version_changes_nothing(box: Box) -> None:
-    first = await box.notify("keyed", key="k")
+    first = await box.notify("keyed", idempotency_key="k")
     second = await box.notify("versioned", version=7, version_epoch="v")
     await box.read(all=True)
     before = await box.list()
-    assert await box.notify("keyed", key="k") == first
-    assert await box.notify("other", key="k") == first
+    assert await box.notify("keyed", idempotency_key="k") == first
+    assert await box.notify("other", idempotency_key="k") == first
     for version in (7, 6):
         assert await box.notify("versioned", version=version, version_epoch="v") == second
     assert await box.list() == before
@@ -446,7 +446,7 @@ async def test_what_is_announced_only_is_not_in_the_inbox(box: Box) -> None:
 )
 async def test_what_is_no_notification_is_refused_and_nothing_is_published(box: Box, data: str) -> None:
     with pytest.raises(StoreError) as refusal:
-        await box.history.notify(box.channel, publish_words(data, key="k", version=9))
+        await box.history.notify(box.channel, publish_words(data, idempotency_key="k", version=9))
     assert f"GATEWAY {NOT_ONE}" in str(refusal.value)
     assert not box.own.client.exists(*box.keys)
 
@@ -556,8 +556,8 @@ async def test_each_change_is_announced_and_counts_one_on(box: Box) -> None:
     for act in (
         lambda: box.notify("a"),
         lambda: box.notify("a"),
-        lambda: box.notify("b", key="k"),
-        lambda: box.notify("b", key="k"),
+        lambda: box.notify("b", idempotency_key="k"),
+        lambda: box.notify("b", idempotency_key="k"),
         lambda: box.read(ids=["a"]),
         lambda: box.read(ids=["a"]),
         lambda: box.plain(),
@@ -1340,6 +1340,9 @@ class Follower(Subscription):
     def begin(self, recovered: bool, publications: list[Publication]) -> None:
         assert recovered
 
+    def gap(self) -> None:
+        raise AssertionError("history holds everything")
+
     def join(self, channel: Channel, publications: list[Publication]) -> list[Publication]:
         return publications
 
@@ -1347,12 +1350,21 @@ class Follower(Subscription):
         self.offsets += [publication.offset for publication in publications]
 
 
+class Announcer:
+    """Records of which channels the state has to be announced again."""
+
+    def __init__(self) -> None:
+        self.channels: list[Channel] = []
+
+    def on_missed_ephemeral(self, channel: Channel) -> None:
+        self.channels.append(channel)
+
+
 async def test_what_is_announced_while_a_device_catches_up_page_by_page_is_said_again() -> None:
     """It asks for the state when its subscription begins, with the first page; what is read elsewhere meanwhile it does not hear."""
     pages = LatePages(600)
-    hub = Hub(Config(), Layout("t"), pages, pages)
-    said_again: list[Any] = []
-    hub.missed_ephemeral = said_again.append
+    announcer = Announcer()
+    hub = Hub(Config(), Layout("t"), pages, pages, announcer)
     channel = hub.channel("notifications:u")
     hub.on_subscribed(channel.key)
     await channel.opened()
@@ -1364,7 +1376,7 @@ async def test_what_is_announced_while_a_device_catches_up_page_by_page_is_said_
         hub.on_announcements({channel.key: [b'{"inbox":{"unread":0,"change":2,"epoch":"e"}}']})
         pages.let.set()
         await until(lambda: follower.state is State.LIVE, "it is live")
-        assert 0 in follower.offsets or said_again == [channel]
+        assert 0 in follower.offsets or announcer.channels == [channel]
     finally:
         await hub.close()
 

@@ -14,8 +14,8 @@ from gateway.errors import ConfigurationError, StoreError, Unavailable
 from gateway.publication import Position
 from gateway.store.connect import Address
 from gateway.store.connection import Commands
-from gateway.store.history import History, publish_words
-from gateway.store.layout import Announcement, Layout, Reset, read_announcement
+from gateway.store.history import History
+from gateway.store.layout import Announcement, Layout, Reset, publish_words, read_announcement
 from gateway.store.library import VERSION, Library, rules_of
 from gateway.store.link import Link
 
@@ -109,7 +109,7 @@ async def test_any_client_publishes_by_fcall(history: History, client: valkey.Va
 
 async def test_the_layout_is_the_documented_one(history: History, client: valkey.Valkey, prefix: str) -> None:
     await history.publish(
-        "posts:a", publish_words(b'{"n":1}', key="k1", version=7, version_epoch="v", tags=b'{"a":"b"}', info=b'{"user":"u"}')
+        "posts:a", publish_words(b'{"n":1}', idempotency_key="k1", version=7, version_epoch="v", tags=b'{"a":"b"}', info=b'{"user":"u"}')
     )
     base = f"{prefix}:{{posts:a}}"
     meta = client.hgetall(f"{base}:meta")
@@ -125,9 +125,9 @@ async def test_a_repeated_key_answers_the_first_position_and_announces_nothing(
 ) -> None:
     pubsub = client.pubsub()
     pubsub.subscribe(f"{prefix}:{{posts:a}}")
-    first = await history.publish("posts:a", publish_words(b"1", key="once"))
+    first = await history.publish("posts:a", publish_words(b"1", idempotency_key="once"))
     await history.publish("posts:a", publish_words(b"2"))
-    assert await history.publish("posts:a", publish_words(b"3", key="once")) == first
+    assert await history.publish("posts:a", publish_words(b"3", idempotency_key="once")) == first
     await history.publish("posts:a", publish_words(b"4"))
     messages = []
     while len(messages) < 3:
@@ -140,8 +140,8 @@ async def test_a_repeated_key_answers_the_first_position_and_announces_nothing(
 
 
 async def test_a_repeated_key_of_an_announcement_is_known_too(history: History) -> None:
-    assert await history.publish("posts:a", publish_words(b"1", key="k", ttl=0)) is None
-    assert await history.publish("posts:a", publish_words(b"1", key="k")) is None
+    assert await history.publish("posts:a", publish_words(b"1", idempotency_key="k", ttl=0)) is None
+    assert await history.publish("posts:a", publish_words(b"1", idempotency_key="k")) is None
     assert (await history.read("posts:a")).top.offset == 0
 
 
@@ -173,9 +173,9 @@ async def test_the_counter_never_dies_before_the_history(history: History, clien
 
 
 async def test_a_history_whose_counter_is_gone_is_not_continued(history: History, client: valkey.Valkey, prefix: str) -> None:
-    first = await history.publish("posts:a", publish_words(b"1", key="k"))
+    first = await history.publish("posts:a", publish_words(b"1", idempotency_key="k"))
     client.delete(f"{prefix}:{{posts:a}}:meta")
-    second = await history.publish("posts:a", publish_words(b"2", key="k"))
+    second = await history.publish("posts:a", publish_words(b"2", idempotency_key="k"))
     assert first and second and second.offset == 1 and second.epoch != first.epoch
     assert await read_all(history, "posts:a") == [(1, b"2")]
 

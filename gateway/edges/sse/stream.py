@@ -18,8 +18,10 @@ import time
 from collections.abc import Callable, Mapping
 
 from ...errors import Disconnect
-from ...live.catchup import State, Subscription
-from ...live.channel import GONE, Channel
+from ...live.channel import Channel
+from ...live.fanout import GONE
+from ...live.subscription import State, Subscription
+from ...live.wire_formats import ChannelView
 from ...publication import Position, Publication
 from ...rules.identity import Grant, Identity, ServerSubscription
 from ...rules.json_text import encode, raw_object
@@ -49,7 +51,7 @@ def _retry(refused: bool = False) -> bytes:
     return b"retry: %d\n" % (random.randint(*RETRY_SPREAD_MS) if refused else RETRY_MS)
 
 
-def _body(channel: Channel, publication: Publication) -> bytes:
+def _body(channel: ChannelView, publication: Publication) -> bytes:
     """The event without its id: shared by all streams."""
     if publication.sse is None:
         fields = {"channel": encode(channel.name)}
@@ -75,7 +77,7 @@ class SingleWire:
     def __init__(self, chunked: bool) -> None:
         self._chunked = chunked
 
-    def join(self, channel: Channel, publications: list[Publication]) -> bytes:
+    def join(self, channel: ChannelView, publications: list[Publication]) -> bytes:
         offset = next((p.offset - 1 for p in publications if p.offset), channel.offset)
         parts: list[bytes] = []
         for publication in publications:
@@ -88,7 +90,7 @@ class SingleWire:
 class SeveralWire:
     """Several channels: every stream writes ids of its own, so it gets the publications."""
 
-    def join(self, channel: Channel, publications: list[Publication]) -> tuple[Channel, list[Publication]]:
+    def join(self, channel: ChannelView, publications: list[Publication]) -> tuple[ChannelView, list[Publication]]:
         return channel, publications
 
 
@@ -248,7 +250,7 @@ class EventStream:
         data = b'{"channel":%b,"epoch":%b,"offset":%d}' % (encode(channel), encode(position.epoch), position.offset)
         return event("gap", data, self._id())
 
-    def write_several(self, joined: tuple[Channel, list[Publication]]) -> None:
+    def write_several(self, joined: tuple[ChannelView, list[Publication]]) -> None:
         channel, publications = joined
         number = next(s.number for s in self.subscriptions if s.channel is channel)
         parts: list[bytes] = []
