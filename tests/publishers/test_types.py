@@ -10,7 +10,7 @@ from pathlib import Path
 
 PROGRAM = Path(__file__).with_name("user_program.py")
 # Without this repository's settings, as at a user's; of the packages that the program imports, only types are read.
-OPTIONS = ("--strict", "--config-file", os.devnull, "--no-incremental", "--cache-dir", os.devnull, "--follow-imports", "silent")
+OPTIONS = ("--strict", "--config-file=", "--no-incremental", "--cache-dir", os.devnull, "--follow-imports", "silent")
 
 
 def test_a_type_checker_finds_each_mistake_of_a_users_program_and_nothing_else() -> None:
