@@ -1,4 +1,8 @@
-"""The command line. Exit status 0 on success, 2 for wrong use, 1 otherwise; errors are one line on standard error."""
+"""The command line. Exit status 0 on success, 2 for wrong use, 1 otherwise; errors are one line on standard error.
+
+Modules that bring the web server or the token library are imported inside the commands that need them: they would double the
+time that ``gateway publish`` takes to start.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,6 @@ import stat
 import sys
 import time
 from collections.abc import AsyncIterator
-from typing import Any
 
 import click
 
@@ -20,15 +23,15 @@ from .. import __version__
 from ..auth.keys import Keys
 from ..config import Config, load, parse_duration
 from ..errors import ConfigurationError, GatewayError
-from ..publication import Position, Publication, channel_fault
-from ..serve.first_run import with_credentials
+from ..publication import Position, channel_fault
+from ..serve.first_run import with_secrets
 from ..store.connect import Address
 from ..store.connection import Commands
 from ..store.embedded import configured_url
 from ..store.history import History
-from ..store.layout import Layout
+from ..store.layout import Layout, PublishOptions
 from ..store.library import Library
-from .options import config_option, data_dir_option, open_publisher, run_async, settings_options, since_option
+from .options import config_option, data_dir_option, line_of, open_publisher, run_async, settings_options, since_option
 from .programs import demo, relay, serve
 
 __all__ = ["main"]
@@ -54,7 +57,7 @@ for command in (serve, demo, relay):
 @click.argument("channel")
 @click.argument("data")
 @click.option("--key", metavar="K", help="Idempotency key: a repeat publishes nothing.")
-@click.option("--ephemeral", is_flag=True, help="Only to whoever is live now.")
+@click.option("--ephemeral", is_flag=True, help="Only to clients that are live now; history does not remember it.")
 @settings_options
 def publish(
     channel: str, data: str, key: str | None, ephemeral: bool, config: str | None, valkey_url: str | None, data_dir: str | None
@@ -65,7 +68,7 @@ def publish(
     """
     _check_channels([channel])
     settings = load(config, valkey_url=valkey_url, data_dir=data_dir)
-    options: dict[str, Any] = {"idempotency_key": key, "ttl": 0 if ephemeral else None}
+    options: PublishOptions = {"idempotency_key": key, "ttl": 0 if ephemeral else None}
     if data != "-":
         document = _document(data, "DATA")
         run_async(_publish_one(settings, channel, document, options))
@@ -75,14 +78,14 @@ def publish(
         run_async(_publish_lines(settings, channel, options))
 
 
-async def _publish_one(config: Config, channel: str, document: bytes, options: dict[str, Any]) -> None:
+async def _publish_one(config: Config, channel: str, document: bytes, options: PublishOptions) -> None:
     async with open_publisher(config) as publisher:
         position = await publisher.publish(channel, document, raw=True, **options)
         print(position if position is not None else "announced")
 
 
-async def _publish_lines(config: Config, channel: str, options: dict[str, Any]) -> None:
-    """Reads lines as they come and keeps up to PIPELINED of them under way; their order is kept."""
+async def _publish_lines(config: Config, channel: str, options: PublishOptions) -> None:
+    """Reads lines as they come, and publishes up to PIPELINED of them at once, in their order."""
     published = refused = 0
     last: Position | None = None
     async with open_publisher(config) as publisher:
@@ -123,7 +126,7 @@ async def _publish_lines(config: Config, channel: str, options: dict[str, Any]) 
 
 
 async def _lines_of_stdin() -> AsyncIterator[bytes]:
-    """Lines as they come: a pipe's by the loop, a file's or a terminal's by a thread, since a loop cannot wait for those."""
+    """Lines as they come: the loop reads a pipe, a thread reads a file or a terminal, which a loop cannot wait for."""
     mode = os.fstat(sys.stdin.fileno()).st_mode
     if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
         while lines := await asyncio.to_thread(sys.stdin.buffer.readlines, 1 if sys.stdin.isatty() else FILE_BYTES):
@@ -147,7 +150,7 @@ async def _lines_of_stdin() -> AsyncIterator[bytes]:
 def subscribe(
     channels: tuple[str, ...], since: str | None, last: int, config: str | None, valkey_url: str | None, data_dir: str | None
 ) -> None:
-    """Follow channels: one JSON line a publication. Resumes by itself, and shows what it missed."""
+    """Follow channels: one JSON line a publication. It resumes by itself, and prints what it missed meanwhile."""
     _check_channels(list(channels))
     position = _position(since)
     if position is not None and len(channels) > 1:
@@ -199,26 +202,15 @@ async def _print_history(config: Config, channel: str, since: Position | None, l
         await commands.close()
 
 
-def line_of(channel: str, epoch: str, publication: Publication) -> str:
-    """What ``subscribe`` and ``history`` print: ``position`` is what ``--since`` takes; ephemeral ones have none."""
-    fields: dict[str, Any] = {"channel": channel}
-    if publication.offset:
-        fields["position"] = f"{epoch}:{publication.offset}"
-    if publication.tags is not None:
-        fields["tags"] = json.loads(publication.tags)
-    head = json.dumps(fields, ensure_ascii=False)[:-1]
-    return f'{head}, "data": {publication.data.decode()}}}'
-
-
 @app.command()
-@click.option("--user", required=True, metavar="U", help="The user's id; empty is the anonymous.")
+@click.option("--user", required=True, metavar="U", help="The user's id; empty for an anonymous client.")
 @click.option("--expires", default="1h", show_default=True, metavar="DURATION", help='As in 90s, 30m, 1h, 30d; "" never.')
 @click.option("--channel", metavar="C", help="A subscription token for this channel.")
 @click.option("--info", metavar="JSON", help="What others see of the user.")
 @config_option
 @data_dir_option
 def token(user: str, expires: str, channel: str | None, info: str | None, config: str | None, data_dir: str | None) -> None:
-    """Mint a token."""
+    """Make a token and print it."""
     from ..auth.tokens import mint
 
     try:
@@ -228,7 +220,7 @@ def token(user: str, expires: str, channel: str | None, info: str | None, config
     document = None if info is None else json.loads(_document(info, "--info"))
     if channel is not None:
         _check_channels([channel])
-    settings = with_credentials(load(config, data_dir=data_dir), make=False)
+    settings = with_secrets(load(config, data_dir=data_dir), make=False)
     if not settings.tokens.hmac_secret:
         raise ConfigurationError(
             f'no tokens.hmac_secret is configured, and none is kept in {settings.data_path}; run "gateway serve" once, or set it'
@@ -259,8 +251,9 @@ def check(config: str | None, valkey_url: str | None, data_dir: str | None) -> N
 
 
 def _doubts(config: Config) -> list[str]:
+    """Settings that work and are risky, a sentence each. Raises ConfigurationError for keys that cannot be used."""
     doubts = []
-    Keys(config.tokens)  # raises what is wrong with them
+    Keys(config.tokens)
     if config.insecure.clients:
         doubts.append("insecure.clients is on: anybody may connect and do anything")
     if config.insecure.api:
@@ -292,7 +285,7 @@ async def _check_link(config: Config, url: str) -> None:
         await commands.close()
 
 
-# What the commands share.
+# How the commands read their arguments.
 
 
 def _document(text: str, where: str) -> bytes:

@@ -1,4 +1,4 @@
-"""``gateway subscribe``: the hub in a terminal. It resumes like every other client, because it is one."""
+"""``gateway subscribe``: a hub of its own in the terminal's process. It resumes like every other client, because it is one."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from typing import Any
 from ..app import Gateway
 from ..config import Config
 from ..errors import UnknownChannel
-from ..live.catchup import Subscription
-from ..live.channel import Channel
+from ..live.subscription import Subscription
+from ..live.wire_formats import ChannelView
 from ..publication import Position, Publication
+from .options import line_of
 
 __all__ = ["follow"]
 
 
 class TerminalWire:
-    def join(self, channel: Channel, publications: list[Publication]) -> tuple[Channel, list[Publication]]:
+    """A wire format for terminals: publications stay what they are, together with their channel, until they are printed."""
+
+    def join(self, channel: ChannelView, publications: list[Publication]) -> tuple[ChannelView, list[Publication]]:
         return channel, publications
 
 
@@ -25,7 +28,7 @@ _WIRE = TerminalWire()
 
 
 class TerminalSubscription(Subscription):
-    """Prints publications as lines; what happened to the position goes to standard error."""
+    """A subscription whose publications are printed, a line each; messages about its position go to standard error."""
 
     __slots__ = ()
 
@@ -35,19 +38,17 @@ class TerminalSubscription(Subscription):
 
     def begin(self, recovered: bool, publications: list[Publication]) -> None:
         if not recovered:
-            _say(f"{self.channel.name}: following from {self.position}")
+            _report(f"{self.channel.name}: following from {self.position}")
 
     def gap(self) -> None:
-        _say(f"{self.channel.name}: a gap; history does not hold what was missed, going on from {self.channel.position}")
+        _report(f"{self.channel.name}: a gap; history does not hold what was missed, going on from {self.channel.position}")
 
 
-def _say(text: str) -> None:
+def _report(text: str) -> None:
     print(f"gateway: {text}", file=sys.stderr, flush=True)
 
 
-def _print(joined: tuple[Channel, list[Publication]]) -> None:
-    from .commands import line_of
-
+def _print(joined: tuple[ChannelView, list[Publication]]) -> None:
     channel, publications = joined
     for publication in publications:
         print(line_of(channel.name, channel.epoch, publication))
@@ -55,9 +56,12 @@ def _print(joined: tuple[Channel, list[Publication]]) -> None:
 
 
 async def follow(config: Config, url: str, names: list[str], since: Position | None, last: int) -> None:
-    """Follows until cancelled."""
-    gateway = Gateway(config)
-    await gateway.start(url, install=False)
+    """Prints what is published in the channels ``names`` until it is cancelled, from ``since`` or ``last`` publications back.
+
+    ``url`` is Valkey's. Raises UnknownChannel for a namespace that ``config`` does not have, Unavailable if Valkey cannot be reached.
+    """
+    gateway = Gateway(config, url, install=False)
+    await gateway.start()
     try:
         for name in names:
             start: Position | None = since

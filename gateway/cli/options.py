@@ -1,21 +1,28 @@
-"""What the commands share: options, and the way from them to Valkey."""
+"""What the commands share: their options, the line that they print for a publication, and a publisher."""
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import uvloop
 
 from ..config import Config
+from ..publication import Publication
 from ..store.embedded import configured_url
 
+if TYPE_CHECKING:
+    from publishers import Publisher
+
 __all__ = [
+    "Function",
     "config_option",
     "data_dir_option",
+    "line_of",
     "open_publisher",
     "run_async",
     "set_up_logging",
@@ -23,28 +30,44 @@ __all__ = [
     "since_option",
 ]
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
 config_option = click.option("--config", type=click.Path(dir_okay=False), metavar="FILE", help="Configuration in TOML.")
 _valkey = click.option("--valkey-url", metavar="URL", help="Valkey to use; absent: the embedded one.")
 data_dir_option = click.option("--data-dir", metavar="DIR", help="Folder of the embedded server.")
 since_option = click.option("--since", metavar="POSITION", help="EPOCH:OFFSET of the last publication seen.")
 
 
-def settings_options(command: Any) -> Any:
-    """What every command takes that talks to Valkey."""
+def settings_options(command: Function) -> Function:
+    """The options of every command that talks to Valkey."""
     return config_option(_valkey(data_dir_option(command)))
 
 
-def open_publisher(config: Config) -> Any:
+def open_publisher(config: Config) -> Publisher:
+    """A publisher on the Valkey that ``config`` means, to be entered with ``async with``. Raises Unavailable if there is none."""
     from publishers import Publisher
 
     return Publisher(configured_url(config), prefix=config.prefix)
 
 
+def line_of(channel: str, epoch: str, publication: Publication) -> str:
+    """The line that ``subscribe`` and ``history`` print, JSON: ``position`` is what ``--since`` takes; an ephemeral publication has none."""
+    fields: dict[str, Any] = {"channel": channel}
+    if publication.offset:
+        fields["position"] = f"{epoch}:{publication.offset}"
+    if publication.tags is not None:
+        fields["tags"] = json.loads(publication.tags)
+    head = json.dumps(fields, ensure_ascii=False)[:-1]
+    return f'{head}, "data": {publication.data.decode()}}}'
+
+
 def run_async(work: Coroutine[Any, Any, None]) -> None:
+    """Runs ``work`` in a loop of its own."""
     uvloop.run(work)
 
 
 def set_up_logging(config: Config) -> None:
+    """Log lines go to standard error."""
     logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s  %(message)s", level=config.log_level.upper(), stream=sys.stderr)
     for wordy in ("uvicorn", "alembic"):
         logging.getLogger(wordy).setLevel(logging.WARNING)

@@ -13,15 +13,15 @@ import click
 from .. import __version__
 from ..config import Config, load
 from ..errors import ConfigurationError
-from ..serve.first_run import with_credentials
+from ..serve.first_run import with_secrets
 from ..store.connect import Address
 from ..store.embedded import EmbeddedServer, configured_url
-from .options import open_publisher, run_async, set_up_logging, settings_options
+from .options import Function, open_publisher, run_async, set_up_logging, settings_options
 
 __all__ = ["demo", "relay", "serve"]
 
 
-def _listening(command: Any) -> Any:
+def _listening(command: Function) -> Function:
     host = click.option("--host", metavar="H", help="Address to listen on.")
     port = click.option("--port", type=int, metavar="N", help="Port to listen on; 0 takes a free one.")
     return host(port(command))
@@ -36,25 +36,25 @@ def serve(config: str | None, valkey_url: str | None, data_dir: str | None, **li
     from ..serve.server import serve as run
 
     settings = load(config, valkey_url=valkey_url, data_dir=data_dir, **listening)
-    kept = _prepared(settings)
-    run(kept, _greeting(settings, kept, lambda url: f"{url}/{_token_fragment(settings, kept)}"))
+    complete = _prepared(settings)
+    run(complete, _greeting(settings, complete, lambda url: f"{url}/{_token_fragment(settings, complete)}"))
 
 
 @click.command()
 @_listening
 @settings_options
 def demo(config: str | None, valkey_url: str | None, data_dir: str | None, **listening: Any) -> None:
-    """Run the gateway with a demo site: posts, reviews, reactions and notifications that move."""
+    """Run the gateway with a demo site: posts, reviews, reactions and notifications, made by simulated people."""
     from ..demo.backend import Demo
     from ..serve.server import serve as run
 
     settings = load(config, valkey_url=valkey_url, data_dir=data_dir, **listening)
     if settings.workers != 1:
         raise ConfigurationError("workers: the demo runs in one process")
-    if not settings.data_dir:  # whoever opens the demo may become any member; that is not to be the real gateway's secret
+    if not settings.data_dir:  # any visitor may act as any member: the demo must not use the secret of the real gateway
         settings = settings.model_copy(update={"data_dir": str(settings.data_path / "demo")})
-    kept = _prepared(settings)
-    run(kept, _greeting(settings, kept, lambda url: f"{url}/demo/"), [Demo(kept)])
+    complete = _prepared(settings)
+    run(complete, _greeting(settings, complete, lambda url: f"{url}/demo/"), [Demo(complete)])
 
 
 @click.command()
@@ -85,32 +85,32 @@ async def _relay(config: Config) -> None:
 
 
 def _prepared(settings: Config) -> Config:
-    """With the secrets of a first run, logging set up; a closed pipe is a client that went away."""
+    """The settings with the secrets of a first run; logging is set up, and a closed connection raises instead of ending the process."""
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    kept = with_credentials(settings, make=True)
-    set_up_logging(kept)
-    return kept
+    complete = with_secrets(settings, make=True)
+    set_up_logging(complete)
+    return complete
 
 
-def _token_fragment(settings: Config, kept: Config) -> str:
+def _token_fragment(settings: Config, complete: Config) -> str:
     from ..auth.tokens import mint
 
-    if settings.tokens.hmac_secret or not kept.tokens.hmac_secret or kept.insecure.clients:
+    if settings.tokens.hmac_secret or not complete.tokens.hmac_secret or complete.insecure.clients:
         return ""
-    token = mint(kept.tokens.hmac_secret, user="you", seconds=86400, audience=kept.tokens.audience, issuer=kept.tokens.issuer)
+    token = mint(complete.tokens.hmac_secret, user="you", seconds=86400, audience=complete.tokens.audience, issuer=complete.tokens.issuer)
     return f"#token={token}"
 
 
-def _greeting(settings: Config, kept: Config, link: Callable[[str], str]) -> Callable[[str, EmbeddedServer | None], None]:
+def _greeting(settings: Config, complete: Config, link: Callable[[str], str]) -> Callable[[str, EmbeddedServer | None], None]:
     def on_ready(url: str, embedded: EmbeddedServer | None) -> None:
         if embedded is None:
-            where = str(Address(kept.valkey_url))
+            where = str(Address(complete.valkey_url))
         else:
-            where = f"embedded, {'adopted from an earlier run, ' if embedded.adopted else ''}data in {kept.data_path}"
+            where = f"embedded, {'adopted from an earlier run, ' if embedded.adopted else ''}data in {complete.data_path}"
         print(f"gateway {__version__} is ready at {url}   (Valkey: {where})", flush=True)
         print(f"  open      {link(url)}", flush=True)
-        if not settings.api_keys and kept.api_keys:
-            print(f"  API key   {kept.api_keys[0]}   (kept in {kept.data_path / 'credentials.json'})", flush=True)
+        if not settings.api_keys and complete.api_keys:
+            print(f"  API key   {complete.api_keys[0]}   (kept in {complete.data_path / 'credentials.json'})", flush=True)
         print("  Ctrl-C    ends it", flush=True)
 
     return on_ready

@@ -1,6 +1,6 @@
 """``gateway demo``: a site to look at, with simulated people.
 
-backend   its pages and the API behind them
+backend   its pages, and the API that they call
 people    the simulated people
 """
 

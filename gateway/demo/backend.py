@@ -1,9 +1,10 @@
-"""The demo site: its pages, the small API behind them, and what runs beside the gateway for it.
+"""The demo site: its pages, the small API that they call, and what runs beside the gateway for it.
 
-Whoever can reach the site may become any member: it is for looking at, on one's own machine. Everything else is real:
-the publishers of this project on a real database, the outbox and its relay, tokens, channels, the inbox.
+Any visitor may act as any member: it is for looking at, on one's own machine. Everything else is real: the publishers of
+this project on a real database, the outbox and its relay, tokens, channels, the inbox.
 
-API, all JSON, with the member's token as ``Authorization: Bearer``; what is refused is 4xx with ``{"error": sentence}``.
+API, all JSON, with the member's token as ``Authorization: Bearer``; a request that is refused is answered with 4xx and
+``{"error": sentence}``.
 
     POST enter {name} · GET members · GET state · GET posts?channel&before · GET reviews?subject · GET reviews/ID/history
     POST channels {name, title} · POST posts {channel, text} · PATCH posts/ID {text} · DELETE posts/ID
@@ -42,7 +43,8 @@ from ..edges.request import body_of, token_of
 from ..edges.responses import json_response
 from ..errors import ClientError, Disconnect, StoreError
 from ..rules.json_text import decode_json, encode
-from .people import SUBJECTS, Members
+from ..store.history import History
+from .people import SUBJECTS, People
 
 __all__ = ["Demo"]
 
@@ -53,29 +55,83 @@ PACE_MOST = 120
 PAGE = 30
 BODY_BYTES = 256 * 1024
 
-Fields = dict[str, Any]
-Handler = Callable[["Demo", str, Request, Fields], Awaitable[Any]]
+Answer = dict[str, Any]
+
+
+class Body(msgspec.Struct):
+    """The JSON body of a request; this one has no fields, and requests that have no body are not read."""
+
+
+class Entering(Body):
+    """``name`` is the member that the visitor becomes."""
+
+    name: str
+
+
+class NewChannel(Body):
+    """A channel for posts; without a title it is shown by its name."""
+
+    name: str
+    title: str = ""
+
+
+class NewPost(Body):
+    """A post in ``channel``."""
+
+    channel: str
+    text: str
+
+
+class NewReview(Body):
+    """A review of the restaurant ``subject``, with 1 to 5 stars."""
+
+    subject: str
+    rating: int
+    text: str
+
+
+class Text(Body):
+    """The new text of a post, or a response to a review."""
+
+    text: str
+
+
+class Reacting(Body):
+    """``target`` is post:ID or review:ID; no reaction takes the member's reaction back."""
+
+    target: str
+    reaction: str | None = None
+
+
+class Pace(Body):
+    """Acts of the simulated people in a minute."""
+
+    per_minute: int
+
+
+Handler = Callable[["Demo", str, Request, Any], Awaitable[Answer]]  # Any: the Body that HANDLERS names for it
 
 
 class Demo:
-    """A guest of the gateway (``app.Guest``)."""
+    """The demo as a guest of the gateway (``app.Guest``): its routes, and what runs as long as the gateway does."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self.routes: list[BaseRoute] = [
-            *(Route(f"/demo/api/{path}", self._endpoint(handler), methods=[method]) for (method, path), handler in HANDLERS.items()),
+            *(Route(f"/demo/api/{path}", self._endpoint(*row), methods=[method]) for (method, path), row in HANDLERS.items()),
             Mount("/demo", folder("demo")),
         ]
 
     @contextlib.asynccontextmanager
     async def running(self, gateway: Gateway) -> AsyncIterator[None]:
+        """Runs the relay and the simulated people, on a database whose tables are brought up to date first."""
         self.node = gateway.node
         async with Database(self._config.database_url, data_dir=self._config.data_path) as self.database:
             await migrate(self.database)
             self.reactions = Reactions(self.database)
-            self.members = Members(self.database, self.reactions, lambda: len(self.node.clients))
-            await self.members.seed()
-            work = [asyncio.create_task(run_relay(self.database, self.node.history)), asyncio.create_task(self.members.live())]
+            self.people = People(self.database, self.reactions, lambda: len(self.node.admission.clients))
+            await self.people.seed()
+            work = [asyncio.create_task(run_relay(self.database, self.node.history)), asyncio.create_task(self.people.live())]
             for task in work:
                 task.add_done_callback(_must_not_end)
             try:
@@ -86,17 +142,22 @@ class Demo:
                 await asyncio.gather(*work, return_exceptions=True)
 
     def mint(self, user: str) -> str:
+        """A token for ``user`` that lives TOKEN_SECONDS."""
         tokens = self._config.tokens
         return mint(tokens.hmac_secret, user=user, seconds=TOKEN_SECONDS, audience=tokens.audience, issuer=tokens.issuer)
 
-    def _endpoint(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    def _endpoint(self, handler: Handler, kind: type[Body]) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             try:
-                user = "" if handler in OPEN else (await self.node.identify(token_of(request.headers, request.query_params))).user
+                user = (
+                    ""
+                    if handler in OPEN
+                    else (await self.node.authentication.identify(token_of(request.headers, request.query_params))).user
+                )
                 if not user and handler not in OPEN:
                     return _refused(401, "choose a member first: this token names nobody")
-                fields = await _fields(request)
-                return fields if isinstance(fields, Response) else json_response(encode(await handler(self, user, request, fields)))
+                body = await _body(request, kind)
+                return body if isinstance(body, Response) else json_response(encode(await handler(self, user, request, body)))
             except (Disconnect, ClientError) as error:
                 return _refused(401, f"the token is not accepted: {error}")
             except NotFound as error:
@@ -112,20 +173,24 @@ class Demo:
         return endpoint
 
     async def position(self, channel: str) -> str:
+        """The channel's newest position, from which a page follows it."""
         return str((await self.node.history.read(channel)).top)
 
 
-async def _fields(request: Request) -> Fields | Response:
-    if request.method in ("GET", "DELETE"):
-        return {}
-    body = await body_of(request, BODY_BYTES)
-    if isinstance(body, Response):
-        return body
+async def _body(request: Request, kind: type[Body]) -> Body | Response:
+    """The request's body, or the response to one that is too large. Raises Invalid for a body that is not a ``kind``."""
+    if kind is Body:
+        return Body()
+    text = await body_of(request, BODY_BYTES)
+    if isinstance(text, Response):
+        return text
     try:
-        fields = decode_json(body, dict)
+        body: Body = decode_json(text, kind)
+    except msgspec.ValidationError as error:
+        raise Invalid(f"the request's JSON does not have the expected fields: {error}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise Invalid("the request is not a JSON object") from None
-    return fields
+    return body
 
 
 def _refused(status: int, sentence: str) -> Response:
@@ -136,27 +201,27 @@ def _id(request: Request) -> int:
     return int(request.path_params["id"])
 
 
-async def _enter(demo: Demo, user: str, request: Request, fields: Fields) -> Fields:
-    name = demo.members.welcome(fields.get("name"))
+async def _enter(demo: Demo, user: str, request: Request, body: Entering) -> Answer:
+    name = demo.people.welcome(body.name)
     return {"user": name, "token": demo.mint(name), "expires_in": TOKEN_SECONDS}
 
 
-async def _members(demo: Demo, user: str, request: Request, fields: Fields) -> Fields:
-    return {"members": demo.members.names}
+async def _members(demo: Demo, user: str, request: Request, body: Body) -> Answer:
+    return {"members": demo.people.names}
 
 
-async def _state(demo: Demo, user: str, request: Request, fields: Fields) -> Fields:
+async def _state(demo: Demo, user: str, request: Request, body: Body) -> Answer:
     return {
         "user": user,
-        "members": demo.members.names,
+        "members": demo.people.names,
         "channels": await list_channels(demo.database),
         "subjects": SUBJECTS,
         "reactions": REACTIONS,
-        "pace": demo.members.pace,
+        "pace": demo.people.pace,
     }
 
 
-async def _posts(demo: Demo, user: str, request: Request, fields: Fields) -> Fields:
+async def _posts(demo: Demo, user: str, request: Request, body: Body) -> Answer:
     channel, before = request.query_params.get("channel", ""), request.query_params.get("before", "")
     position = await demo.position(f"posts:{channel}")
     found = await list_posts(demo.database, channel=channel, before=_number(before), limit=PAGE + 1)
@@ -166,67 +231,65 @@ async def _posts(demo: Demo, user: str, request: Request, fields: Fields) -> Fie
     return {"posts": shown, "more": len(found) > PAGE, "position": position}
 
 
-async def _reviews(demo: Demo, user: str, request: Request, fields: Fields) -> Fields:
+async def _reviews(demo: Demo, user: str, request: Request, body: Body) -> Answer:
     subject = request.query_params.get("subject", "")
     positions = {f"reviews:{subject}": await demo.position(f"reviews:{subject}")}
     known = await list_reviews(demo.database, subject=subject, limit=PAGE)
     stories = [story_of(review["id"]) for review in known]
     positions |= zip(stories, await asyncio.gather(*[demo.position(story) for story in stories]), strict=True)
-    # Read again, behind the positions: what happened in between is in the answer, or follows it.
+    # Read again after the positions: what happened meanwhile is in this answer, or follows its positions.
     found = [review for review in await list_reviews(demo.database, subject=subject, limit=PAGE) if story_of(review["id"]) in positions]
     mine = await my_reactions(demo.database, user=user, targets=stories)
     return {"reviews": [review | {"mine": mine.get(story_of(review["id"]))} for review in found], "positions": positions}
 
 
-async def _history(demo: Demo, user: str, request: Request, fields: Fields) -> Fields:
+async def _history(demo: Demo, user: str, request: Request, body: Body) -> Answer:
     return {"events": await review_history(_id(request), database=demo.database, publisher=_Borrowed(demo.node.history))}
 
 
 class _Borrowed(Publisher):
-    """The gateway's own connection, as a publisher."""
+    """A publisher on the gateway's own connection."""
 
-    def __init__(self, history: Any) -> None:
+    def __init__(self, history: History) -> None:
         self._history = history
 
 
-async def _create_channel(demo: Demo, user: str, request: Request, fields: Fields) -> Fields:
-    return await create_channel(demo.database, name=fields.get("name"), owner=user, title=fields.get("title", ""))
+async def _create_channel(demo: Demo, user: str, request: Request, body: NewChannel) -> Answer:
+    return await create_channel(demo.database, name=body.name, owner=user, title=body.title)
 
 
-async def _create_post(demo: Demo, user: str, request: Request, fields: Fields) -> Fields:
-    return await create_post(demo.database, channel=fields.get("channel"), author=user, text=fields.get("text"))
+async def _create_post(demo: Demo, user: str, request: Request, body: NewPost) -> Answer:
+    return await create_post(demo.database, channel=body.channel, author=user, text=body.text)
 
 
-async def _edit_post(demo: Demo, user: str, request: Request, fields: Fields) -> Fields:
-    return await edit_post(demo.database, post=_id(request), editor=user, text=fields.get("text"))
+async def _edit_post(demo: Demo, user: str, request: Request, body: Text) -> Answer:
+    return await edit_post(demo.database, post=_id(request), editor=user, text=body.text)
 
 
-async def _delete_post(demo: Demo, user: str, request: Request, fields: Fields) -> Fields:
+async def _delete_post(demo: Demo, user: str, request: Request, body: Body) -> Answer:
     await delete_post(demo.database, post=_id(request), by=user)
     return {}
 
 
-async def _create_review(demo: Demo, user: str, request: Request, fields: Fields) -> Fields:
-    if fields.get("subject") not in {subject["id"] for subject in SUBJECTS}:
-        raise NotFound(f"there is no restaurant {fields.get('subject')!r:.60}")
-    return await create_review(demo.database, subject=fields["subject"], author=user, rating=fields.get("rating"), text=fields.get("text"))
+async def _create_review(demo: Demo, user: str, request: Request, body: NewReview) -> Answer:
+    if body.subject not in {subject["id"] for subject in SUBJECTS}:
+        raise NotFound(f"there is no restaurant {body.subject!r:.60}")
+    return await create_review(demo.database, subject=body.subject, author=user, rating=body.rating, text=body.text)
 
 
-async def _respond(demo: Demo, user: str, request: Request, fields: Fields) -> Fields:
-    return await respond(demo.database, review=_id(request), author=user, text=fields.get("text"))
+async def _respond(demo: Demo, user: str, request: Request, body: Text) -> Answer:
+    return await respond(demo.database, review=_id(request), author=user, text=body.text)
 
 
-async def _react(demo: Demo, user: str, request: Request, fields: Fields) -> Fields:
-    counts = await demo.reactions.react(user=user, target=fields.get("target"), reaction=fields.get("reaction"))
-    return {"counts": counts}
+async def _react(demo: Demo, user: str, request: Request, body: Reacting) -> Answer:
+    return {"counts": await demo.reactions.react(user=user, target=body.target, reaction=body.reaction)}
 
 
-async def _pace(demo: Demo, user: str, request: Request, fields: Fields) -> Fields:
-    wanted = fields.get("per_minute")
-    if isinstance(wanted, bool) or not isinstance(wanted, int) or not 0 <= wanted <= PACE_MOST:
+async def _pace(demo: Demo, user: str, request: Request, body: Pace) -> Answer:
+    if not 0 <= body.per_minute <= PACE_MOST:
         raise Invalid(f"the pace is a whole number from 0 to {PACE_MOST} acts a minute")
-    demo.members.set_pace(wanted)
-    return {"pace": wanted}
+    demo.people.set_pace(body.per_minute)
+    return {"pace": body.per_minute}
 
 
 def _number(text: str) -> int:
@@ -240,20 +303,20 @@ def _must_not_end(task: asyncio.Task[None]) -> None:
         log.critical("a part of the demo ended that must not", exc_info=task.exception())
 
 
-HANDLERS: dict[tuple[str, str], Handler] = {
-    ("POST", "enter"): _enter,
-    ("GET", "members"): _members,
-    ("GET", "state"): _state,
-    ("GET", "posts"): _posts,
-    ("GET", "reviews"): _reviews,
-    ("GET", "reviews/{id:int}/history"): _history,
-    ("POST", "channels"): _create_channel,
-    ("POST", "posts"): _create_post,
-    ("PATCH", "posts/{id:int}"): _edit_post,
-    ("DELETE", "posts/{id:int}"): _delete_post,
-    ("POST", "reviews"): _create_review,
-    ("POST", "reviews/{id:int}/responses"): _respond,
-    ("PUT", "reactions"): _react,
-    ("POST", "pace"): _pace,
+HANDLERS: dict[tuple[str, str], tuple[Handler, type[Body]]] = {
+    ("POST", "enter"): (_enter, Entering),
+    ("GET", "members"): (_members, Body),
+    ("GET", "state"): (_state, Body),
+    ("GET", "posts"): (_posts, Body),
+    ("GET", "reviews"): (_reviews, Body),
+    ("GET", "reviews/{id:int}/history"): (_history, Body),
+    ("POST", "channels"): (_create_channel, NewChannel),
+    ("POST", "posts"): (_create_post, NewPost),
+    ("PATCH", "posts/{id:int}"): (_edit_post, Text),
+    ("DELETE", "posts/{id:int}"): (_delete_post, Body),
+    ("POST", "reviews"): (_create_review, NewReview),
+    ("POST", "reviews/{id:int}/responses"): (_respond, Text),
+    ("PUT", "reactions"): (_react, Reacting),
+    ("POST", "pace"): (_pace, Pace),
 }
-OPEN = (_enter, _members)
+OPEN = (_enter, _members)  # need no token

@@ -1,4 +1,4 @@
-"""The demo's simulated members: what they say, and when. They act through the same functions as everybody else."""
+"""The demo's simulated people: what they write, and when. They act through the same functions as any other member."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from publishers.posts import create_channel, create_post, list_channels, list_po
 from publishers.reactions import REACTIONS, Reactions
 from publishers.reviews import create_review, list_reviews, respond
 
-__all__ = ["SUBJECTS", "Members"]
+__all__ = ["SUBJECTS", "People"]
 
 log = logging.getLogger("gateway.demo")
 
 PACE = 12  # acts a minute to begin with
 NAME_MOST = 32
-NAMES_MOST = 200  # that the chooser shows
-REST_AFTER = 600.0  # seconds without anybody
+NAMES_MOST = 200  # that the page offers to choose from
+REST_AFTER = 600.0  # seconds without a connection
 LOOK_SECONDS = 1.0
 
 SIMULATED = ("ada", "ben", "chiara", "deniz", "emeka", "fatima", "goran", "hana")
@@ -100,41 +100,44 @@ RESPONSES = (
 )
 
 
-class Members:
-    """``names`` of all who ever came in; ``live()`` lets the simulated ones act, ``pace`` times a minute.
+class People:
+    """The demo's members: ``names`` are the simulated ones and all visitors. ``live()`` lets the simulated ones act.
 
-    They rest when nobody was there for some minutes (``watching()`` counts the connections), so a demo left alone does not
-    grow. Not at once: whoever cuts their line wants to see what they missed.
+    ``pace`` is how often they act in a minute. They rest when ``connections()``, the number of connected clients, was 0 for
+    REST_AFTER seconds, so that a demo without visitors does not grow. They do not rest at once: a visitor who disconnects on purpose
+    wants to see what they missed.
     """
 
-    def __init__(self, database: Database, reactions: Reactions, watching: Callable[[], int]) -> None:
+    def __init__(self, database: Database, reactions: Reactions, connections: Callable[[], int]) -> None:
         self._database = database
         self._reactions = reactions
-        self._watching = watching
+        self._connections = connections
         self._random = random.Random()
         self._hurry = asyncio.Event()
-        self._said: dict[str, list[str]] = {}  # what is left of each stock of sentences, in a random order
+        self._unused: dict[str, list[Any]] = {}  # what is left of each stock of sentences, in a random order
         self._names = dict.fromkeys(SIMULATED)
         self.pace = PACE
 
     @property
     def names(self) -> list[str]:
+        """In the order in which they came."""
         return list(self._names)
 
-    def welcome(self, name: Any) -> str:
-        """Somebody comes in, as a new member or as one who is known. Raises Invalid."""
-        if not isinstance(name, str) or not 0 < len(name) <= NAME_MOST or not name.replace("_", "").replace("-", "").isalnum():
+    def welcome(self, name: str) -> str:
+        """Adds a visitor who is not a member yet. Returns the name; raises Invalid for one that cannot be."""
+        if not 0 < len(name) <= NAME_MOST or not name.replace("_", "").replace("-", "").isalnum():
             raise Invalid(f"a name has 1 to {NAME_MOST} letters, digits, _ or -")
         if len(self._names) < NAMES_MOST:
             self._names[name] = None
         return name
 
     def set_pace(self, per_minute: int) -> None:
+        """0 stops them."""
         self.pace = per_minute
         self._hurry.set()
 
     async def seed(self) -> None:
-        """Channels, posts and reviews of a first run."""
+        """Writes the channels, posts and reviews of a first run; nothing where there are channels already."""
         if await list_channels(self._database):
             return
         async with self._database.transaction() as transaction:
@@ -147,6 +150,7 @@ class Members:
                     await create_review(transaction, subject=subject, author=self._anybody(), rating=rating, text=text)
 
     async def live(self) -> None:
+        """Acts until cancelled."""
         loop = asyncio.get_running_loop()
         seen = loop.time() - REST_AFTER
         while True:
@@ -155,10 +159,10 @@ class Members:
             try:
                 async with asyncio.timeout(min(pause, 3600.0)):
                     await self._hurry.wait()
-                continue  # another pace: think again
+                continue  # the pace changed
             except TimeoutError:
                 pass
-            if self._watching():
+            if self._connections():
                 seen = loop.time()
             elif loop.time() - seen >= REST_AFTER:
                 await asyncio.sleep(LOOK_SECONDS)
@@ -166,7 +170,7 @@ class Members:
             try:
                 await self._act()
             except (Fault, DBAPIError) as error:  # a post that was deleted meanwhile; a database that is away
-                log.debug("a member could not act: %s", error)
+                log.debug("a simulated member could not act: %s", error)
 
     async def _act(self) -> None:
         acts = (self._react, self._respond, self._post, self._review)
@@ -176,10 +180,10 @@ class Members:
         return self._random.choice([name for name in SIMULATED if name != but])
 
     def _one_of(self, stock: str, sentences: Sequence[Any]) -> Any:
-        """Each once before any comes again."""
-        if not self._said.get(stock):
-            self._said[stock] = self._random.sample(sentences, len(sentences))
-        return self._said[stock].pop()
+        """Any of them; each is used once before one is used again."""
+        if not self._unused.get(stock):
+            self._unused[stock] = self._random.sample(sentences, len(sentences))
+        return self._unused[stock].pop()
 
     async def _post(self) -> None:
         channel = self._random.choice(list(POSTS))
@@ -209,7 +213,7 @@ class Members:
             await self._reactions.react(user=self._anybody(author), target=target, reaction=reaction)
 
     async def _some_review(self) -> dict[str, Any] | None:
-        """A recent one; those of people who are not simulated are answered more often, so that whoever tries it sees something."""
+        """A recent review; visitors' reviews are chosen more often, so that a visitor soon sees a response."""
         found = await list_reviews(self._database, subject=self._random.choice(SUBJECTS)["id"], limit=6)
         weights = [1 if review["author"] in SIMULATED else 4 for review in found]
         return self._random.choices(found, weights=weights)[0] if found else None

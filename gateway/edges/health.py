@@ -1,4 +1,4 @@
-"""Whether this process lives, and whether clients should come to it."""
+"""Whether this process lives, and whether it takes clients."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from .responses import json_response
 
 __all__ = ["live", "ready"]
 
-ANYBODY = {"access-control-allow-origin": "*"}  # a page of another origin may ask whether the gateway is there
+ANYBODY = {"access-control-allow-origin": "*"}  # pages of other origins may ask, too
 
 
 async def live(request: Request) -> Response:
+    """``GET /health/live``: always 200."""
     return json_response(b'{"status":"live"}', headers=ANYBODY)
 
 

@@ -1,6 +1,8 @@
-"""uvicorn's HTTP protocol with three things added: the WebSocket handshake without parsing the request twice, a time
-limit for requests that never end, and the connection itself for streams (``scope["extensions"]["gateway.stream"]``), which
-then write prepared chunks to its transport and need no task.
+"""uvicorn's HTTP protocol with three additions: a WebSocket handshake whose request is not parsed twice, a time limit for
+requests that never end, and the connection itself for streams (``scope["extensions"]["gateway.stream"]``), which then write
+prepared chunks to its transport and need no task.
+
+What it uses of uvicorn's internals is listed in ``uvicorn_internals``.
 """
 
 from __future__ import annotations
@@ -29,16 +31,19 @@ _TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """What comes behind ``hand_over`` is no longer its business."""
+    """One HTTP connection, until ``hand_over`` gives it to another protocol. After that it receives nothing more.
+
+    ``app_state`` holds the node, as ``app`` puts it into the lifespan's state; the node's wheel runs the time limits.
+    """
 
     bucket = 0
     _in_head = True
     _head_bytes = 0
     _deadline = _last_deadline = 0.0
-    _served: Any = None  # the cycle whose coroutine runs; ``cycle`` is the newest, of a request that may wait behind it
+    _served: Any = None  # the cycle whose coroutine runs; ``cycle`` is that of the newest request, which may have to wait for it
 
     def connection_made(self, transport: Any) -> None:
-        # As uvicorn's, but for the addresses, which it asks a socket object for: that took longer than all the rest.
+        # What uvicorn's does, except that it asks a socket object for the addresses, which took longer than all the rest.
         self.connections.add(self)
         self.transport = transport
         self.flow = FlowControl(transport)
@@ -54,7 +59,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = {"gateway.stream": self}  # type: ignore[typeddict-unknown-key]
+        self.scope["extensions"] = {"gateway.stream": self}  # type: ignore[dict-item]  # ASGI allows any value, uvicorn's type dicts alone
         if not self.bucket:
             self._await_request()
 
@@ -82,7 +87,7 @@ class HttpProtocol(HttpToolsProtocol):
                 log.info("a request's head is larger than %d bytes: closed", HEAD_BYTES)
                 self._refuse(_TOO_LARGE)
         elif not self.bucket and self.cycle is not None and self.cycle.response_complete and not self.transport.is_closing():
-            self._await_request()  # an empty line, or the rest of a body: whatever comes stops uvicorn's clock of idle connections
+            self._await_request()  # an empty line, or the rest of a body: any byte stops uvicorn's clock of idle connections
 
     @property
     def _wheel(self) -> Any:
@@ -95,6 +100,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._wheel.set(self, self._deadline)
 
     def tick(self, now: float) -> float | None:
+        """From the wheel: closes the connection if its request is not complete in time."""
         if now < self._deadline:
             return self._deadline
         log.info("a request was not complete after %g s: closed", SILENT_SECONDS)
@@ -110,12 +116,12 @@ class HttpProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         super().shutdown()
-        if self.transport.is_closing():  # over TLS the other side is asked first, and an idle one need not listen
+        if self.transport.is_closing():  # over TLS the other side is asked first, and an idle one may never answer
             self.loop.call_later(GOODBYE_SECONDS, self.transport.abort)
 
     def handle_websocket_upgrade(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
-            log.info("a WebSocket handshake behind a request without its answer, which would stand between the frames: closed")
+            log.info("a WebSocket handshake after a request whose answer is not complete, and would come between the frames: closed")
             self._refuse(_TOO_EARLY)
             return
         connection = WebSocketConnection(self.config, self.server_state, self.app_state, self.loop)
@@ -124,13 +130,13 @@ class HttpProtocol(HttpToolsProtocol):
         self.hand_over(connection)
 
     def hand_over(self, protocol: asyncio.Protocol) -> None:
-        """The connection is another protocol's from here on, which may stay for hours: nothing of the request does."""
+        """Gives the connection to ``protocol``, which may use it for hours: everything that belongs to the request is released."""
         self._wheel.remove(self)
-        self.flow.resume_reading()  # a request that came in behind this one had it stop
+        self.flow.resume_reading()  # a request that came in after this one had paused it
         self.connections.discard(self)
         self.transport.set_protocol(protocol)
         if self._served is not None:
-            self._served.response_complete = True  # else uvicorn closes the connection of a coroutine that returned before it
+            self._served.response_complete = True  # without it, uvicorn closes the connection when the request's coroutine returns
         self.pipeline.clear()
         # The parser and the scope hold this object as it holds them; looking for such cycles took a tenth of each connect.
         self.parser = self.cycle = self._served = None  # type: ignore[assignment]

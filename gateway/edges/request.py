@@ -1,4 +1,4 @@
-"""What every edge reads from a request: the client's token, the API key, the origin, the body."""
+"""What the edges read from a request: the client's token, the API key, the origin, the address, the body."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def token_of(headers: Headers, query: QueryParams) -> str:
     if scheme.lower() == "bearer":
         return value.strip()
     for cookies in headers.getlist("cookie"):
-        # http.cookies gives up where another cookie is not as it should be, and whoever has a token behind it would be anonymous.
+        # http.cookies stops at a malformed cookie, and a client whose token comes after one would be anonymous.
         if "gateway_token" in cookies and (token := cookie_parser(cookies).get("gateway_token")) is not None:
             return token
     return query.get("token", "")
@@ -78,12 +78,12 @@ def origin_allowed(origin: str, host: str, allowed: list[str]) -> bool:
 
 
 def is_foreign(headers: Headers, allowed: list[str]) -> bool:
-    """Whether a page sent this that may not talk to this server."""
+    """Whether a page sent this request whose origin may not talk to this server."""
     return not origin_allowed(headers.get("origin", ""), headers.get("host", ""), allowed)
 
 
 def cors_headers(origin: str, allowed: list[str]) -> list[tuple[bytes, bytes]]:
-    """What lets a page of another origin read the answer; nothing where it may not, or need not be let."""
+    """The headers that let a page of another origin read the response; none where it may not, or where there is no such page."""
     if not origin or not origin_allowed(origin, "", allowed):
         return []
     return [
@@ -94,7 +94,7 @@ def cors_headers(origin: str, allowed: list[str]) -> list[tuple[bytes, bytes]]:
 
 
 def preflight(origin: str, allowed: list[str]) -> list[tuple[bytes, bytes]]:
-    """The answer to a browser that asks whether a page of another origin may call with a token; nothing where it may not."""
+    """The headers for a browser that asks whether a page of another origin may send a token; none where it may not."""
     granted = cors_headers(origin, allowed)
     if not granted:
         return []
@@ -109,10 +109,10 @@ def asks_for_protobuf(query: Mapping[str, list[str]], subprotocols: str = "") ->
 
 
 def client_address(peer: Any, headers: Iterable[tuple[bytes, bytes]], proxies: list[IPv4Network | IPv6Network]) -> str:
-    """Where a client is: its socket's address, or what the proxies that we trust say of it. ``headers`` are raw, as in a scope.
+    """A client's address: that of its socket, or the one that trusted proxies report. ``headers`` are raw, as in a scope.
 
-    To X-Forwarded-For each proxy adds the address it was called from, so the last that is no proxy of ours is the client;
-    what stands before it was written by whoever liked to. "" for a socket without an address.
+    Each proxy adds the address that it was called from to X-Forwarded-For, so the last address that is not a trusted proxy is the
+    client's; those before it may be forged. "" for a socket without an address.
     """
     address = str(peer[0]) if peer else ""
     if not proxies or not _is_one_of(address, proxies):
@@ -137,7 +137,7 @@ def _is_one_of(address: str, networks: list[IPv4Network | IPv6Network]) -> bool:
 
 
 async def body_of(request: Request, most: int) -> bytes | Response:
-    """The request's body, or the answer to one that is too large. One that never ends is the connection's to notice."""
+    """The request's body, or the response to a body of more than ``most`` bytes. HttpProtocol ends a request whose body never ends."""
     declared = dict(request.scope["headers"]).get(b"content-length", b"")
     if declared.isdigit() and int(declared) > most:
         return _too_large(most)

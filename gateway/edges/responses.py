@@ -1,4 +1,4 @@
-"""What answers over HTTP have in common: JSON, and the status of an error."""
+"""What HTTP responses have in common: JSON, and the status of an error code."""
 
 from __future__ import annotations
 
@@ -10,4 +10,5 @@ STATUS_OF_ERROR = {100: 500, 101: 401, 102: 404, 103: 403, 104: 404, 106: 400, 1
 
 
 def json_response(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A response whose ``body`` is JSON already; no cache stores it."""
     return Response(body, status, {"cache-control": "no-store", **(headers or {})}, "application/json")

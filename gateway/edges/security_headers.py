@@ -1,4 +1,4 @@
-"""What every HTTP answer says to browsers, whichever edge makes it: said here, and nowhere else."""
+"""The headers for browsers that every HTTP response carries, whichever edge makes it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 __all__ = ["secured"]
 
 _ALWAYS = (
-    (b"x-content-type-options", b"nosniff"),  # what publishers wrote is never taken for a page
+    (b"x-content-type-options", b"nosniff"),  # a browser never takes what publishers wrote for a page
     (b"referrer-policy", b"no-referrer"),  # an address may hold a token
     (b"x-frame-options", b"DENY"),
 )
-# Pages load what lies beside them, inline nothing, and talk to any gateway.
+# Pages load files of their own origin, run nothing inline, and connect to any gateway.
 _PAGE = (
     (
         b"content-security-policy",
@@ -23,7 +23,7 @@ _STARTS = ("http.response.start", "websocket.http.response.start")
 
 
 def secured(send: Any) -> Any:
-    """ASGI's ``send``, for one request; a header that an answer has already stays as it is."""
+    """ASGI's ``send`` of one request, which adds the headers; a header that the response has already stays as it is."""
 
     async def send_secured(message: Any) -> None:
         if message["type"] in _STARTS:

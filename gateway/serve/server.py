@@ -1,8 +1,9 @@
 """``gateway serve``: uvicorn with our protocols, a drain, and the embedded Valkey around it.
 
-The order of things. Start: the port is taken first (a port in use must not cost a started Valkey), then the embedded
-server, then the application. Stop: not ready, no new connections, clients sent elsewhere in batches, the application,
-the embedded server last.
+The order. Start: the port first (no Valkey is started for a port that is in use), then the embedded server, then the
+application. Stop: not ready, no new connections, clients sent elsewhere in batches, the application, the embedded server last.
+
+What it uses of uvicorn's internals is listed in ``edges/uvicorn_internals.py``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
+from typing import cast
 
 import uvicorn
 from uvicorn.lifespan.on import LifespanOn
@@ -34,21 +36,23 @@ __all__ = ["serve"]
 
 log = logging.getLogger("gateway.server")
 
-KEEP_ALIVE_SECONDS = 75  # as nginx: a client that calls every few seconds finds its connection closing on it once in a while otherwise
+KEEP_ALIVE_SECONDS = (
+    75  # as nginx; with a short one, a client that calls every few seconds would send into connections that are just closing
+)
 BACKLOG = 4096
 DRAIN_BATCHES_PER_SECOND = 10
-DRAIN_AT_ONCE = 200  # clients that are not worth spreading over time
+DRAIN_AT_ONCE = 200  # so few clients may come back elsewhere at the same moment
 WATCH_SECONDS = 0.5
 
 
 def serve(config: Config, on_ready: Callable[[str, EmbeddedServer | None], None], guests: Sequence[Guest] = ()) -> None:
-    """Runs until SIGINT or SIGTERM. ``on_ready`` gets the base URL and the embedded server, once clients may come.
-    ``guests`` run beside the gateway, in a process of one worker.
+    """Runs the gateway until SIGINT or SIGTERM. ``on_ready`` takes the base URL and the embedded server (None without one), and
+    is called when clients may connect. ``guests`` run in the gateway's process; there is one worker then.
 
     Raises ConfigurationError or StoreError for whatever keeps it from starting.
     """
-    # What lives long here is many small objects without cycles; looking for cycles among them again and again stalls
-    # the fan-out. Connections take their own cycles apart when they close.
+    # What lives long here are many small objects without cycles; searching them for cycles again and again stalls the fan-out.
+    # Connections take their own cycles apart when they close.
     gc.set_threshold(200_000, 20, 50)
     listener = _listen(config)
     with contextlib.closing(listener):
@@ -80,27 +84,27 @@ def _run(
 
 
 def _run_several(config: Config, port: socket.socket, embedded: EmbeddedServer | None, on_ready: Callable[[], None]) -> None:
-    """``port`` keeps the number taken; each worker listens on a socket of its own."""
+    """``port`` is bound, so that no other program takes its number; each worker listens on a socket of its own."""
     config = config.model_copy(update={"port": port.getsockname()[1], "valkey_url": embedded.url if embedded else config.valkey_url})
 
     parent = os.getpid()
 
     def work(ready: Callable[[], None]) -> None:
         if embedded is not None:
-            embedded.release()  # the parent's lock; a worker that outlived it must not keep it
+            embedded.release()  # the lock is the parent's: a worker that outlives it must not hold it
         with contextlib.closing(_bind(config, shared=True)) as listener:
             listener.listen(BACKLOG)
             _run(config, listener, None, ready, parent)
 
     def watch() -> None:
         if embedded is not None:
-            _care_for(embedded)
+            _maintain(embedded)
 
     run_workers(config.workers, work, on_ready, watch, config.drain_seconds + 15)
 
 
-def _care_for(embedded: EmbeddedServer) -> None:
-    """Its file goes to the disk; should it have died, it is started again. Called every WATCH_SECONDS."""
+def _maintain(embedded: EmbeddedServer) -> None:
+    """Has its file written to the disk, and starts it again if it died. Called every WATCH_SECONDS."""
     try:
         if not embedded.alive():
             log.error("the embedded valkey ended by itself; starting it again")
@@ -111,7 +115,7 @@ def _care_for(embedded: EmbeddedServer) -> None:
 
 
 def _listen(config: Config) -> socket.socket:
-    """Takes the port. With several workers it does not listen here, or connections would come to nobody."""
+    """Binds the port. With several workers it does not listen here: the parent accepts no connections."""
     try:
         shared = config.reuse_port or config.workers > 1
         if shared and not config.reuse_port:
@@ -150,7 +154,7 @@ def _url(config: Config, listener: socket.socket) -> str:
 
 
 class _Lifespan(LifespanOn):
-    """uvicorn logs a failed start with its traceback; ours are told in one line by whoever called ``serve``."""
+    """uvicorn's lifespan without its log of a failed start: the caller of ``serve`` prints the reason in one line."""
 
     async def startup(self) -> None:
         logger = logging.getLogger("uvicorn.error")
@@ -162,7 +166,11 @@ class _Lifespan(LifespanOn):
 
 
 class Server(uvicorn.Server):
-    """``parent`` is the process that a worker belongs to: it does not outlive it."""
+    """uvicorn's server with our protocols, for one process; ``run`` serves until the signal, ``failure`` says why a start failed.
+
+    ``embedded`` is the server that this process maintains, None where another process does or there is none. ``parent`` is the
+    process id of a worker's parent: the worker ends when it is gone. Raises ConfigurationError for a certificate that cannot be used.
+    """
 
     def __init__(
         self,
@@ -204,13 +212,15 @@ class Server(uvicorn.Server):
 
     @property
     def failure(self) -> GatewayError | None:
+        """Why the application did not start; None if it did."""
         return getattr(self._app.state, "failure", None)
 
     @property
     def _gateway(self) -> Gateway:
-        return self._app.state.gateway
+        return cast(Gateway, self._app.state.gateway)
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serves until the signal. Raises ConfigurationError if the application failed without saying why."""
         with contextlib.suppress(SystemExit):  # uvicorn's way to end a failed start; ``failure`` says why
             super().run(sockets)
         if not self.started and self.failure is None:
@@ -222,7 +232,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """uvicorn raises a signal again after a clean end, which would look like a crash. Here the end is the answer."""
+        """As uvicorn's, which raises the signal again after a clean end, so that the process seems to have crashed. This one returns."""
         handlers = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -233,12 +243,12 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         gc.collect()
-        gc.freeze()  # what the imports made stays for good, and need not be looked through
+        gc.freeze()  # what the imports made is never garbage, and need not be searched
         self._watcher = asyncio.create_task(self._watch())
         self._on_ready()
 
     async def main_loop(self) -> None:
-        """uvicorn looks ten times a second whether it should end; here the signal says so."""
+        """As uvicorn's, which looks ten times a second whether it should end. This one is woken by the signal."""
         while not await self.on_tick(0):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1):
@@ -249,11 +259,11 @@ class Server(uvicorn.Server):
         self._loop.call_soon_threadsafe(self._exit.set)
 
     async def _watch(self) -> None:
-        """Starts the embedded server again if it died; the link and the commands come back by themselves."""
+        """Maintains the embedded server, and ends this worker when its parent is gone."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             if self._embedded is not None:
-                await asyncio.to_thread(_care_for, self._embedded)
+                await asyncio.to_thread(_maintain, self._embedded)
             if self._parent is not None and os.getppid() != self._parent and not self.should_exit:
                 log.error("the parent process is gone; this worker ends")
                 self.should_exit = True
@@ -269,18 +279,18 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     async def _drain(self) -> None:
-        """Sends the clients elsewhere, in batches over ``drain_seconds``; few clients at once. A second Ctrl-C ends it."""
+        """Sends the clients elsewhere, in batches spread over ``drain_seconds``; few clients all at once. A second Ctrl-C ends it."""
         node = self._gateway.node
-        node.draining = True
-        remaining = len(node.clients)
+        node.admission.draining = True
+        remaining = len(node.admission.clients)
         if remaining:
             log.info("draining %d clients", remaining)
         batch = max(DRAIN_AT_ONCE, -(-remaining // max(1, int(self._settings.drain_seconds * DRAIN_BATCHES_PER_SECOND))))
-        while node.clients and not self.force_exit:
-            for client in list(node.clients)[:batch]:
+        while node.admission.clients and not self.force_exit:
+            for client in list(node.admission.clients)[:batch]:
                 try:
                     client.drain()
                 except Exception:  # one client must not keep the others from being sent away
                     log.exception("a client could not be drained")
-                    node.clients.pop(client, None)
+                    node.admission.clients.pop(client, None)
             await asyncio.sleep(1 / DRAIN_BATCHES_PER_SECOND)

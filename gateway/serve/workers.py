@@ -1,8 +1,8 @@
 """Several processes that share the port.
 
-The parent holds what there is once: the port's number, the embedded Valkey, the signals. Each worker is a whole gateway with
-a listening socket of its own (SO_REUSEPORT: the kernel spreads connections), so workers share nothing but Valkey, and one
-that dies costs its own clients a reconnect; another takes its place.
+The parent owns what exists once: the port's number, the embedded Valkey, the signals. Each worker is a whole gateway with
+a listening socket of its own (SO_REUSEPORT: the kernel spreads connections), so workers share nothing but Valkey. A worker
+that dies costs its own clients a reconnect, and another worker takes its place.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import select
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 
 from ..errors import ConfigurationError, GatewayError
 from ..runtime.backoff import backoff
@@ -24,6 +25,8 @@ log = logging.getLogger("gateway.workers")
 WATCH_SECONDS = 0.5
 START_SECONDS = 30.0
 ENDING = (signal.SIGINT, signal.SIGTERM)
+READY = b"r"  # into a worker's pipe; anything else is why it did not start
+REPORT_BYTES = 1000
 
 
 def run_workers(
@@ -31,10 +34,11 @@ def run_workers(
 ) -> None:
     """Forks ``count`` processes that each call ``work(ready)``, until SIGINT or SIGTERM.
 
-    ``on_ready`` is called when all of them said that they are ready, ``watch`` now and then; ``patience`` is how many
-    seconds they may take to end. Call it before any loop or thread exists. Raises ConfigurationError if the first workers do not start.
+    ``on_ready`` is called when all of them have called ``ready``, ``watch`` every WATCH_SECONDS; ``patience`` is how many
+    seconds the workers may take to end. Call it before any loop or thread exists. Raises ConfigurationError if the first workers do
+    not start.
     """
-    parent = _Parent(work)
+    parent = _Workers(work)
     handlers = {number: signal.signal(number, parent.stop) for number in ENDING}
     try:
         for _ in range(count):
@@ -42,27 +46,31 @@ def run_workers(
         parent.wait_until_ready()
         if not parent.stopping:
             on_ready()
-        parent.keep(count, watch)
+        parent.supervise(watch)
     finally:
         parent.end(patience)
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
-class _Parent:
+class _Workers:
+    """The worker processes, as their parent sees them; each calls ``work(ready)``."""
+
     def __init__(self, work: Callable[[Callable[[], None]], None]) -> None:
         self._work = work
         self._workers: dict[int, int] = {}  # process → the pipe that says when it is ready
         self.stopping = False
 
     def stop(self, number: int, frame: object) -> None:
+        """Of a signal: asks the workers to end."""
         self.stopping = True
         for process in self._workers:
             os.kill(process, signal.SIGTERM)
 
     def fork(self) -> None:
+        """Starts a worker, which writes into its pipe when it is ready, or why it is not."""
         reading, writing = os.pipe()
-        # Held back: a new worker would take its order to end for its parent's, and go on.
+        # Signals wait meanwhile: a worker that has just been born still has its parent's handlers, which would ignore an order to end.
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         process = os.fork()
         if process:
@@ -76,30 +84,31 @@ class _Parent:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         try:
             os.close(reading)
-            self._work(lambda: os.write(writing, b"r") and None)
+            self._work(partial(_report, writing, READY))
             status = 0
         except GatewayError as error:
-            os.write(writing, str(error).encode()[:1000])
+            _report(writing, str(error).encode()[:REPORT_BYTES])
         except BaseException:
             log.exception("a worker failed")
         finally:
             os._exit(status)
 
     def wait_until_ready(self) -> None:
+        """Returns when all workers are ready, or the signal to stop came. Raises ConfigurationError with what a worker reports."""
         deadline = time.monotonic() + START_SECONDS
         for process, pipe in list(self._workers.items()):
-            said = b""
-            while not said and not self.stopping and time.monotonic() < deadline:
+            report = b""
+            while not report and not self.stopping and time.monotonic() < deadline:
                 if select.select([pipe], [], [], 0.1)[0]:
-                    said = os.read(pipe, 1000)
+                    report = os.read(pipe, REPORT_BYTES)
                     break
             if self.stopping:
                 return
-            if said != b"r":
-                raise ConfigurationError(said.decode(errors="replace") or f"worker {process} did not start; the log says why")
+            if report != READY:
+                raise ConfigurationError(report.decode(errors="replace") or f"worker {process} did not start; the log says why")
 
-    def keep(self, count: int, watch: Callable[[], None]) -> None:
-        """Replaces workers that end by themselves."""
+    def supervise(self, watch: Callable[[], None]) -> None:
+        """Replaces workers that end by themselves, until the signal to stop."""
         failures = 0
         while not self.stopping:
             time.sleep(WATCH_SECONDS)
@@ -137,3 +146,7 @@ class _Parent:
                 del self._workers[process]
                 ended.append(process)
         return ended
+
+
+def _report(pipe: int, text: bytes) -> None:
+    os.write(pipe, text)

@@ -25,7 +25,7 @@ log = logging.getLogger("gateway.api")
 
 
 async def api(node: Node, request: Request) -> Response:
-    """``POST /api/<method>``."""
+    """Answers ``POST /api/<method>``: 401 without an API key, 404 for an unknown method, 405 for another verb than POST."""
     config = node.config
     if request.method != "POST":
         return Response(status_code=405, headers={"allow": "POST"})

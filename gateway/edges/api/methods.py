@@ -1,7 +1,7 @@
 """The methods of the server API: what a service may ask of the gateway, for all processes and machines.
 
-Each takes the node and its request, and returns the result's JSON; it raises ClientError for what becomes an error, and
-StoreError where Valkey does not answer. Source: PROTOCOL.md, section 2, and INTERFACE.md.
+Each takes the node and its request, and returns the result as JSON. It raises ClientError for what the caller is answered
+as an error, and StoreError where Valkey does not answer. Source: PROTOCOL.md, section 2, and INTERFACE.md.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ...control.bus import Disconnection, Refreshing, Revocation, Subscribing, Unsubscribing
+from ...control.messages import Disconnection, Refreshing, Revocation, Subscribing, Unsubscribing
 from ...errors import BadRequest, ClientError, Internal, NotAvailable, StoreError
 from ...publication import Position
 from ...rules.json_text import decode_json, encode, is_json, mend_surrogates, raw_object
 from ...rules.notifications import NAMESPACE, channel_of, notification_id
 from ...rules.protocol import BEGINNING, error_json, history_result
 from ...session.node import Node
-from ...store.layout import publish_words
+from ...store.layout import Word, publish_words
 from .requests import (
     BatchRequest,
     BroadcastRequest,
@@ -63,7 +63,7 @@ class Malformed(Exception):
 
 
 class Method(NamedTuple):
-    """``request`` is the struct that ``call`` is given, ``result`` that of what it answers."""
+    """One method: ``call`` takes the node and a ``request``, and returns the JSON of a ``result``."""
 
     call: Callable[[Node, Any], Awaitable[bytes]]
     request: type[Shape]
@@ -71,11 +71,11 @@ class Method(NamedTuple):
 
 
 async def answer(node: Node, method: Method, body: bytes) -> bytes:
-    """The result's JSON. Raises Malformed for a body that is not JSON, ClientError, StoreError."""
+    """The result as JSON. Raises Malformed for a body that is not JSON, ClientError and StoreError as the methods do."""
     try:
         request = decode_json(body or b"{}", method.request)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        # A shape may be found wrong before the end is read, where the grammar is.
+        # msgspec reports a wrong shape as soon as it finds one: what follows may not be JSON at all.
         wrong_shape = isinstance(error, msgspec.ValidationError) and is_json(mend_surrogates(body))
         raise (BadRequest if wrong_shape else Malformed)(str(error)) from None
     fault = request.fault()
@@ -88,11 +88,11 @@ async def answer(node: Node, method: Method, body: bytes) -> bytes:
 
 
 async def _publish(node: Node, request: PublishRequest) -> bytes:
-    """Into one channel."""
+    """Publishes into one channel."""
     return await _publish_to(node, request.channel, _words(request))
 
 
-async def _publish_to(node: Node, channel: str, words: list[Any]) -> bytes:
+async def _publish_to(node: Node, channel: str, words: list[Word]) -> bytes:
     node.rules(channel)
     return _placed(await node.history.publish(channel, words))
 
@@ -102,7 +102,7 @@ def _placed(position: Position | None) -> bytes:
 
 
 async def _broadcast(node: Node, request: BroadcastRequest) -> bytes:
-    """The same into several channels; each answers for itself."""
+    """Publishes the same into several channels; each has a result or an error of its own."""
     words = _words(request)
     results = await asyncio.gather(*[_outcome(_publish_to(node, channel, words)) for channel in request.channels])
     return _responses(results)
@@ -114,7 +114,7 @@ def _responses(results: list[tuple[bytes, bytes | None]]) -> bytes:
     )
 
 
-def _words(request: PublishRequest | BroadcastRequest) -> list[Any]:
+def _words(request: PublishRequest | BroadcastRequest) -> list[Word]:
     data = _json_of(request.data, request.b64data)
     if request.version >= 2**64:
         raise BadRequest("version does not fit 64 bits")
@@ -129,31 +129,32 @@ def _words(request: PublishRequest | BroadcastRequest) -> list[Any]:
 
 
 def _json_of(raw: msgspec.Raw, b64: str = "") -> bytes:
-    """JSON that a request holds in base64, or else as it is; b"" for neither."""
+    """The JSON that a request holds, in base64 or as it is; b"" if it holds neither."""
     try:
         data = base64.b64decode(b64, validate=True) or bytes(raw)
     except ValueError:  # binascii.Error, or characters beyond ASCII
-        raise BadRequest("what should be base64 is not") from None
+        raise BadRequest("the data is not base64") from None
     if (raw or b64) and not is_json(data):
         raise BadRequest("data is not JSON, or nested too deep")
     return data
 
 
 async def _notify(node: Node, request: NotifyRequest) -> bytes:
-    """Into the inbox of ``user``, or of each of ``users``: data is an object with an id, a repeat of which is an update."""
-    words = publish_words(_json_of(request.data), idempotency_key=request.idempotency_key or None)
+    """Publishes into the inbox of ``user``, or of each of ``users``: data is an object with an id; the same id again is an update."""
+    data = _json_of(request.data)
+    words = publish_words(data, idempotency_key=request.idempotency_key or None)
     if request.user:
-        return await _notify_one(node, request.user, words)
-    results = await asyncio.gather(*[_outcome(_notify_one(node, user, words)) for user in request.users])
+        return await _notify_one(node, request.user, data, words)
+    results = await asyncio.gather(*[_outcome(_notify_one(node, user, data, words)) for user in request.users])
     return _responses(results)
 
 
-async def _notify_one(node: Node, user: str, words: list[Any]) -> bytes:
+async def _notify_one(node: Node, user: str, data: bytes, words: list[Word]) -> bytes:
     try:
         channel = channel_of(user)
     except ValueError as error:
         raise BadRequest(str(error)) from None
-    notification_id(words[0])
+    notification_id(data)
     return _placed(await node.history.notify(channel, words))
 
 
@@ -161,9 +162,9 @@ async def _notify_one(node: Node, user: str, words: list[Any]) -> bytes:
 
 
 async def _history(node: Node, request: HistoryRequest) -> bytes:
-    """Publications after a position, or, in reverse, before it."""
+    """Reads publications after a position, or, in reverse, before it."""
     if not node.rules(request.channel).has_history:
-        raise NotAvailable(f"{request.channel!r} keeps no history")
+        raise NotAvailable(f"{request.channel!r} has no history: its history_size is 0")
     since = request.since.position if request.since is not None else BEGINNING
     limit = -1 if (request.limit or 0) < 0 else request.limit or 0
     page = await node.history.after(request.channel, since, limit, reverse=bool(request.reverse), max_bytes=HISTORY_BYTES)
@@ -171,10 +172,10 @@ async def _history(node: Node, request: HistoryRequest) -> bytes:
 
 
 async def _history_remove(node: Node, request: ChannelRequest) -> bytes:
-    """Forgets what the channel remembers; its counter goes on."""
+    """Removes a channel's history; its offsets go on."""
     channel = request.channel
     if not node.rules(channel).has_history:
-        raise NotAvailable(f"{channel!r} keeps no history")
+        raise NotAvailable(f"{channel!r} has no history: its history_size is 0")
     await node.history.remove(channel)
     if channel.startswith(f"{NAMESPACE}:"):
         await node.inbox.state(channel)
@@ -189,7 +190,7 @@ def _whom(request: Whom) -> dict[str, str]:
 
 
 async def _subscribe(node: Node, request: SubscribeRequest) -> bytes:
-    """Clients to a channel, whatever its rules say; they are told."""
+    """Subscribes clients to a channel, whatever its rules say; the clients are notified."""
     node.rules(request.channel)
     info, data = _json_of(request.info, request.b64info), _json_of(request.data, request.b64data)
     since = request.recover_since.position if request.recover_since is not None else None
@@ -208,14 +209,14 @@ async def _subscribe(node: Node, request: SubscribeRequest) -> bytes:
 
 
 async def _unsubscribe(node: Node, request: UnsubscribeRequest) -> bytes:
-    """Clients from a channel; they are told."""
+    """Unsubscribes clients from a channel; the clients are notified."""
     node.rules(request.channel)
     await node.control.send(Unsubscribing(**_whom(request), channel=request.channel))
     return b"{}"
 
 
 async def _disconnect(node: Node, request: DisconnectRequest) -> bytes:
-    """Clients, with a code: SDKs come back after those below 3500, and after 4000 to 4499."""
+    """Closes clients' connections with a code: SDKs connect again after codes below 3500, and after 4000 to 4499."""
     how = request.disconnect or Reason()
     code = how.code or 3503  # cent sends 0 where a reason alone is given
     if code < 3000:
@@ -225,26 +226,26 @@ async def _disconnect(node: Node, request: DisconnectRequest) -> bytes:
 
 
 async def _refresh(node: Node, request: RefreshRequest) -> bytes:
-    """Lengthens the life of connections, or ends them as expired."""
+    """Moves the expiry of connections, or ends them as expired."""
     info = msgspec.Raw(_json_of(request.info) or b"null")
     await node.control.send(Refreshing(**_whom(request), expired=request.expired, expire_at=request.expire_at, info=info))
     return b"{}"
 
 
 async def _revoke(node: Node, request: RevokeRequest) -> bytes:
-    """Tokens of ``user`` that were issued before now (or ``issued_before``), or the one token ``token_id``, until ``expire_at``."""
+    """Revokes the tokens of ``user`` that were issued before now (or ``issued_before``), or the one token ``token_id``, until ``expire_at``."""
     now = time.time()
     before, until = request.issued_before or now, request.expire_at or now + REVOKED_SECONDS
-    await node.revoked.keep(request.user, request.token_id, before, until)
+    await node.revocations.persist(request.user, request.token_id, before, until)
     await node.control.send(Revocation(user=request.user, token_id=request.token_id, before=before, until=until))
     return b"{}"
 
 
-# What is going on.
+# What there is now.
 
 
 async def _channels(node: Node, request: ChannelsRequest) -> bytes:
-    """Who is followed right now, by how many."""
+    """Lists the channels that clients follow right now, and by how many."""
     found: dict[str, int] = {}
     for answer in await node.control.survey("channels", request.pattern or "*"):
         for name, count in msgspec.json.decode(answer, type=dict[str, int]).items():
@@ -253,23 +254,23 @@ async def _channels(node: Node, request: ChannelsRequest) -> bytes:
 
 
 async def _info(node: Node, request: InfoRequest) -> bytes:
-    """What the gateways' processes carry."""
+    """Lists the gateways' processes, and what they carry."""
     return b'{"nodes":[%b]}' % b",".join(await node.control.survey("info"))
 
 
 async def _presence(node: Node, request: ChannelRequest) -> bytes:
-    """Who is in a channel."""
+    """Lists the clients in a channel."""
     return await node.presence.clients(_present(node, request))
 
 
 async def _presence_stats(node: Node, request: ChannelRequest) -> bytes:
-    """How many are in a channel."""
+    """Counts the clients and users in a channel."""
     return await node.presence.counts(_present(node, request))
 
 
 def _present(node: Node, request: ChannelRequest) -> str:
     if not node.rules(request.channel).presence:
-        raise NotAvailable(f"{request.channel!r} keeps no presence")
+        raise NotAvailable(f"{request.channel!r} has no presence: its rules do not set it")
     return request.channel
 
 
@@ -295,7 +296,7 @@ METHODS = {
 
 
 async def _batch(node: Node, request: BatchRequest) -> bytes:
-    """Commands, each as its method takes it, one after the other or in parallel; each answers for itself."""
+    """Runs commands, one after the other or in parallel; each has a result or an error of its own."""
     if any(len(command) != 1 or next(iter(command)) not in METHODS for command in request.commands):
         raise BadRequest(f"a command of a batch is an object with one of {', '.join(METHODS)}")
     calls = [(name, answer(node, METHODS[name], bytes(body))) for command in request.commands for name, body in command.items()]
@@ -311,7 +312,7 @@ async def _batch(node: Node, request: BatchRequest) -> bytes:
 
 
 async def _outcome(call: Awaitable[bytes]) -> tuple[bytes, bytes | None]:
-    """The result, or the error's JSON."""
+    """The result, or the error as JSON."""
     try:
         return await call, None
     except ClientError as error:
@@ -322,4 +323,4 @@ async def _outcome(call: Awaitable[bytes]) -> tuple[bytes, bytes | None]:
         return b"", error_json(BadRequest(str(error)))
 
 
-BATCH = Method(_batch, BatchRequest, Nothing)  # its replies stand beside no result
+BATCH = Method(_batch, BatchRequest, Nothing)  # its replies are not inside a ``result``

@@ -1,8 +1,8 @@
 """The schema of everything that is plain HTTP: ``GET /openapi.json``, OpenAPI 3.1.
 
-The server API's part is made of the structs that its methods parse, so it cannot say anything else than they do; what the
-simple clients' paths take stands here in words. ``tests/test_openapi.py`` sends a running gateway what the schema allows, and
-what it does not, and reads the answers by it.
+The server API's part is made from the structs that its methods parse, so the two cannot differ; the parameters of the simple
+clients' paths are written here. ``tests/edges/test_openapi.py`` sends a running gateway what the schema allows, and what it does
+not, and checks the responses by it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ CLIENTS: Schema = {"tags": ["clients"], "security": [{}, *({name: []} for name i
 
 
 async def openapi(request: Request) -> Response:
-    """The document; mounted, its paths begin where the gateway was mounted."""
+    """``GET /openapi.json``. Where the gateway is mounted in another application, its paths begin with that path."""
     servers = encode([{"url": request.scope.get("root_path") or "/"}])
     headers = FRESH | {"access-control-allow-origin": "*"}
     return Response(raw_object({"servers": servers} | document()), headers=headers, media_type="application/json")
@@ -59,7 +59,7 @@ async def openapi(request: Request) -> Response:
 
 @cache
 def document() -> dict[str, bytes]:
-    """The document but for its servers: the JSON of each of its fields."""
+    """The document without its servers: its fields, each as JSON."""
     methods = METHODS | {"batch": BATCH}
     structs = [Fault, Health, HistoryResult, InboxResult, InboxState, ReadRequest]
     structs += [struct for method in methods.values() for struct in (method.request, method.result)]
@@ -108,12 +108,12 @@ def _operation(name: str, method: Method) -> Schema:
 
 
 def _is_required(request: type[Shape]) -> bool:
-    """No body is an empty object."""
+    """Whether a request must have a body; a missing body is read as an empty object."""
     return bool(request.any_of or request.one_of or any(field.required for field in msgspec.structs.fields(request)))
 
 
 def _needs(request: type[Shape]) -> Schema:
-    """What of a request must not be empty, beside the fields that are required."""
+    """The schema's form of ``any_of`` and ``one_of``."""
     kinds = {"anyOf": request.any_of, "oneOf": request.one_of}
     given = {"minLength": 1, "minItems": 1}
     return {kind: [{"required": [name], "properties": {name: given}} for name in names] for kind, names in kinds.items() if names}
@@ -127,7 +127,7 @@ def _replies() -> Schema:
 
 
 def _errors(*kinds: type[ClientError]) -> Schema:
-    """By status; two of one status share it."""
+    """Responses by status; errors that have the same status share one."""
     texts: dict[str, list[str]] = {}
     for kind in kinds:
         texts.setdefault(str(STATUS_OF_ERROR[kind.code]), []).append(f"{kind.code} {kind.message}")
@@ -158,7 +158,7 @@ def _clients() -> Schema:
         "/history": {
             "get": _client(
                 "readHistory",
-                "What a channel remembers.",
+                "Reads a channel's history.",
                 HistoryResult,
                 history,
                 BadRequest,
@@ -167,7 +167,9 @@ def _clients() -> Schema:
                 UnrecoverablePosition,
             )
         },
-        "/inbox": {"get": _client("listInbox", "The caller's own notifications.", InboxResult, inbox, BadRequest, UnrecoverablePosition)},
+        "/inbox": {
+            "get": _client("listInbox", "Lists the caller's own notifications.", InboxResult, inbox, BadRequest, UnrecoverablePosition)
+        },
         "/inbox/read": {"post": read | {"requestBody": _json_body(ReadRequest)}},
         "/sse": {"get": _stream()},
     }
@@ -191,7 +193,7 @@ def _stream() -> Schema:
     )
     return CLIENTS | {
         "operationId": "followChannels",
-        "summary": "Server-sent events of channels, which resume by themselves.",
+        "summary": "Follows channels by server-sent events, which resume by themselves.",
         "description": words,
         "parameters": [
             _query("channel", channels, "given once for each", required=True),
@@ -215,16 +217,16 @@ def _query(name: str, schema: Schema, description: str = "", *, required: bool =
 
 
 def _health() -> Schema:
-    live, ready = _json(_of(Health), "It is."), _json(_of(Health), "It is not: the reason.")
+    live, ready = _json(_of(Health), "It does."), _json(_of(Health), "It does not: the reason.")
     return {
         "/health/live": {"get": {"operationId": "isLive", "summary": "Whether this process lives.", "responses": {"200": live}}},
         "/health/ready": {
-            "get": {"operationId": "isReady", "summary": "Whether clients should come here.", "responses": {"200": live, "503": ready}}
+            "get": {"operationId": "isReady", "summary": "Whether this process takes clients.", "responses": {"200": live, "503": ready}}
         },
     }
 
 
-# Words of JSON Schema.
+# Parts of JSON Schema.
 
 
 def _of(struct: type) -> Schema:

@@ -1,6 +1,6 @@
-"""What the methods of the server API take, as they are really parsed. Source: PROTOCOL.md, section 2.
+"""The requests of the server API, as they are parsed. Source: PROTOCOL.md, section 2.
 
-What is of another shape never reaches a method; the rules of channels and users are the methods' own to ask. Unknown fields
+A request of another shape never reaches a method; the methods themselves check the rules of channels and users. Unknown fields
 are ignored, as in the reference server.
 """
 
@@ -11,8 +11,8 @@ from typing import Annotated, ClassVar
 import msgspec
 from msgspec import Meta
 
-from ...live.inbox import ID_BYTES
 from ...publication import MAX_CHANNEL_LENGTH, MAX_OFFSET
+from ...rules.notifications import ID_BYTES
 from ...rules.protocol import OverrideRequest, Place
 
 __all__ = [
@@ -35,7 +35,7 @@ __all__ = [
     "Whom",
 ]
 
-YEAR_10000 = 253402300800  # unix seconds: past it nothing of the standard library tells a date
+YEAR_10000 = 253402300800  # unix time in seconds: the standard library has no later dates
 
 Channel = Annotated[
     str,
@@ -45,14 +45,18 @@ Channel = Annotated[
     ),
 ]
 Key = Annotated[
-    str, Meta(max_length=1024, description="a repeat of it in the same channel answers the first position and announces nothing")
+    str, Meta(max_length=1024, description="a repeat of it in the same channel publishes nothing; the result is the first position")
 ]
-Limit = Annotated[int, Meta(ge=-MAX_OFFSET, le=MAX_OFFSET, description="0 asks for the position alone, a negative one for all there is")]
+Limit = Annotated[
+    int, Meta(ge=-MAX_OFFSET, le=MAX_OFFSET, description="0 asks for the position alone, a negative number for all publications")
+]
 Seconds = Annotated[float, Meta(ge=0, lt=YEAR_10000, description="unix time in seconds; 0 for none")]
 Version = Annotated[
     int,
     Meta(
-        ge=0, description="what is not newer than the channel's last one is dropped; 0 for none", extra_json_schema={"maximum": 2**64 - 1}
+        ge=0,
+        description="a publication that is not newer than the channel's last version is dropped; 0 for none",
+        extra_json_schema={"maximum": 2**64 - 1},
     ),
 ]
 Json = Annotated[msgspec.Raw, Meta(description="any JSON")]
@@ -75,13 +79,13 @@ def _nothing() -> msgspec.Raw:
 
 
 class Shape(msgspec.Struct):
-    """What fields alone cannot say: one of ``any_of`` at least, or of ``one_of`` exactly, is not empty."""
+    """A request. At least one of its fields ``any_of``, or exactly one of ``one_of``, must not be empty: msgspec cannot express that."""
 
     any_of: ClassVar[tuple[str, ...]] = ()
     one_of: ClassVar[tuple[str, ...]] = ()
 
     def fault(self) -> str:
-        """What is missing, or too much; "" if nothing is."""
+        """What is missing, or too much, in words; "" if nothing is."""
         if self.any_of and not any(getattr(self, name) for name in self.any_of):
             return f"give {' or '.join(self.any_of)}"
         if self.one_of and sum(bool(getattr(self, name)) for name in self.one_of) != 1:
@@ -103,15 +107,19 @@ class _Publication(Shape):
 
 
 class PublishRequest(_Publication, kw_only=True):
+    """Publishes to one ``channel``."""
+
     channel: Channel
 
 
 class BroadcastRequest(_Publication, kw_only=True):
+    """Publishes the same to several ``channels``."""
+
     channels: Annotated[list[Channel], Meta(min_length=1)]
 
 
 class NotifyRequest(Shape, kw_only=True):
-    """To one ``user``, or to several ``users``."""
+    """Notifies one ``user``, or several ``users``."""
 
     one_of = ("user", "users")
 
@@ -122,7 +130,7 @@ class NotifyRequest(Shape, kw_only=True):
 
 
 class Whom(Shape):
-    """Of several, who fits all."""
+    """Which clients are meant. Fields combine: a client must match every field that is given."""
 
     any_of = ("user", "client", "session")
 
@@ -132,6 +140,8 @@ class Whom(Shape):
 
 
 class SubscribeRequest(Whom, kw_only=True):
+    """Subscribes clients to ``channel``. ``info`` is what presence shows of them, ``data`` is sent to them."""
+
     channel: Channel
     info: Json = _nothing()
     b64info: InBase64 = ""
@@ -143,27 +153,35 @@ class SubscribeRequest(Whom, kw_only=True):
 
 
 class UnsubscribeRequest(Whom, kw_only=True):
+    """Unsubscribes clients from ``channel``."""
+
     channel: Channel
 
 
 class Reason(msgspec.Struct):
+    """The close code of a connection, and its text."""
+
     code: Annotated[int, Meta(ge=0, le=4999, description="3000 to 4999; 0 is 3503")] = 0
     reason: Annotated[str, Meta(max_length=123)] = ""
 
 
 class DisconnectRequest(Whom):
+    """Closes connections, except those of the clients in ``whitelist``."""
+
     whitelist: list[str] = []
     disconnect: Reason | None = None
 
 
 class RefreshRequest(Whom):
+    """Moves the expiry of connections to ``expire_at``, or ends them as ``expired``."""
+
     expired: bool = False
     expire_at: Seconds = 0
     info: Json = _nothing()
 
 
 class RevokeRequest(Shape):
-    """All tokens of ``user`` issued before a time, by default now, or the one whose ``jti`` is ``token_id``."""
+    """Revokes all tokens of ``user`` issued before a time, by default now, or the one token whose ``jti`` is ``token_id``."""
 
     one_of = ("user", "token_id")
 
@@ -174,23 +192,31 @@ class RevokeRequest(Shape):
 
 
 class ChannelRequest(Shape):
+    """A request that names a channel and no more."""
+
     channel: Channel
 
 
 class HistoryRequest(ChannelRequest):
+    """Publications after ``since``, or, in ``reverse``, before it."""
+
     limit: Limit | None = None
     since: Place | None = None
     reverse: bool | None = None
 
 
 class ChannelsRequest(Shape):
+    """Channels whose names match ``pattern``; all without one."""
+
     pattern: Annotated[str, Meta(description="a glob")] | None = None
 
 
 class InfoRequest(Shape):
-    pass
+    """Has no fields."""
 
 
 class BatchRequest(Shape):
+    """Several commands in one request, one after the other, or in ``parallel``."""
+
     commands: list[dict[str, msgspec.Raw]] = []
     parallel: bool | None = None

@@ -1,6 +1,6 @@
-"""What the server API and the simple clients' paths answer, for their schema. Source: PROTOCOL.md, section 2, and INTERFACE.md.
+"""The results of the server API and of the simple clients' paths, for their schema. Source: PROTOCOL.md, section 2, and INTERFACE.md.
 
-Answers are written by hand, of bytes that are JSON already; ``tests/test_openapi.py`` holds them to these structs.
+The JSON itself is built from bytes that are JSON already; ``tests/edges/test_openapi.py`` compares it with these structs.
 """
 
 from __future__ import annotations
@@ -46,32 +46,34 @@ class Fault(msgspec.Struct):
 
 
 class PublishResult(msgspec.Struct):
-    """The position that it got; empty where the channel remembers nothing."""
+    """The position of the publication; no fields where the channel has no history."""
 
     offset: Count | UnsetType = UNSET
     epoch: str | UnsetType = UNSET
 
 
 class Response(msgspec.Struct):
-    """One of the two."""
+    """What came of one channel or user: the result, or the error."""
 
     result: PublishResult | UnsetType = UNSET
     error: Fault | UnsetType = UNSET
 
 
 class BroadcastResult(msgspec.Struct):
-    """In the order of the request."""
+    """What came of each channel, in the order of the request."""
 
     responses: list[Response]
 
 
 class NotifyResult(PublishResult):
-    """Of ``user`` the position, of ``users`` the responses, in their order."""
+    """For ``user`` the position, for ``users`` the responses, in their order."""
 
     responses: list[Response] | UnsetType = UNSET
 
 
 class Publication(msgspec.Struct):
+    """One document of a channel; ``info`` is who published it."""
+
     data: Json
     offset: Count
     info: Json = _left_out()
@@ -87,6 +89,8 @@ class HistoryResult(msgspec.Struct):
 
 
 class Present(msgspec.Struct):
+    """One client in a channel; ``conn_info`` is of its token, ``chan_info`` of its subscription token."""
+
     user: str
     client: str
     conn_info: Json = _left_out()
@@ -94,28 +98,40 @@ class Present(msgspec.Struct):
 
 
 class PresenceResult(msgspec.Struct):
+    """The clients in a channel."""
+
     presence: Annotated[dict[str, Present], Meta(description="by the clients' ids")]
 
 
 class PresenceStatsResult(msgspec.Struct):
+    """How many clients and users are in a channel."""
+
     num_clients: Count
     num_users: Count
 
 
 class Followed(msgspec.Struct):
+    """How many clients follow a channel."""
+
     num_clients: Count
 
 
 class ChannelsResult(msgspec.Struct):
+    """The channels that clients follow."""
+
     channels: Annotated[dict[str, Followed], Meta(description="by name")]
 
 
 class Used(msgspec.Struct):
+    """What a process uses of its machine."""
+
     cpu: Annotated[float, Meta(ge=0, description="seconds")]
     rss: Annotated[int, Meta(ge=0, description="bytes, at most")]
 
 
 class Process(msgspec.Struct):
+    """One process of a gateway, and what it carries."""
+
     uid: str
     name: str
     version: str
@@ -128,6 +144,8 @@ class Process(msgspec.Struct):
 
 
 class InfoResult(msgspec.Struct):
+    """All processes that share this Valkey."""
+
     nodes: Annotated[list[Process], Meta(description="every process of every gateway")]
 
 
@@ -135,7 +153,7 @@ class InfoResult(msgspec.Struct):
 
 
 class InboxState(msgspec.Struct):
-    """``change`` counts changes of what is unread: of two states of one epoch the higher is the newer."""
+    """How much is unread. ``change`` counts the changes of it: of two states of one epoch, the one with the higher ``change`` is newer."""
 
     unread: Count
     change: Count
@@ -144,6 +162,8 @@ class InboxState(msgspec.Struct):
 
 
 class Notification(msgspec.Struct):
+    """The newest version of one notification."""
+
     id: str
     offset: Count
     ms: Annotated[int, Meta(ge=0, description="unix time in milliseconds")]
@@ -152,12 +172,14 @@ class Notification(msgspec.Struct):
 
 
 class InboxResult(InboxState):
-    """Newest first, each notification once; ``next`` is the ``before`` of the following page, null behind the last."""
+    """Newest first, each notification once; ``next`` is the ``before`` of the following page, null on the last page."""
 
     notifications: list[Notification]
     next: str | None
 
 
 class Health(msgspec.Struct):
+    """``status``, and the ``reason`` where it is "not ready"."""
+
     status: str
     reason: str | UnsetType = UNSET
