@@ -1,13 +1,13 @@
 """Publishers: how backend services publish.
 
-    publisher            Publisher (asyncio) and SyncPublisher (plain): one document, one acknowledged position
-    database · tables · schema     transactions that say what happened; tables; migrations (migrations/), applied by Alembic
-    outbox               the relay: publishes what transactions said, each row once and in order
-    posts · reviews · reactions    what people do; folding: many reactions, one notification
-    relaying             what `gateway relay` runs
-    faults               what is refused, and the checks of what comes from outside
+    publisher                      Publisher (asyncio) and SyncPublisher (threads): one document, one acknowledged position
+    database · tables · migrator   transactions that write rows and their publications; the tables; Alembic, which applies migrations/
+    relay · relay_program          the relay publishes what transactions wrote, each row once and in order; what `gateway relay` runs
+    posts · reviews · reactions    what people do
+    folding                        many reactions become one notification, which is updated
+    faults                         the errors of posts, reviews and reactions, and the checks of their arguments
 
-It uses the words, the rules and the store of ``gateway``, and its inbox; nothing of the gateway's live part or its edges.
+It imports the words, ``runtime``, ``rules`` and ``store`` of ``gateway``, and nothing else of it (``tests/test_rooms.py``).
 """
 
 from .publisher import Publisher, SyncPublisher

@@ -2,11 +2,11 @@
 
     async with Database() as database:                                  # or Database("postgresql://…")
         async with database.transaction() as transaction:
-            await transaction.execute(insert(orders).values(…))         # whatever happened, in tables of one's own too
-            transaction.publish("orders:17", {"status": "shipped"})     # and what is said about it: both, or neither
+            await transaction.execute(insert(orders).values(…))         # a change of any table, your own included
+            transaction.publish("orders:17", {"status": "shipped"})     # and its publication: both are committed, or neither
 
-A transaction gathers its publications and writes them to the outbox last of all, under a lock on their channels, so that
-the order of a channel's rows is the order in which they are committed. ``gateway relay`` publishes them (``outbox.py``).
+A transaction gathers its publications and writes them to the outbox as its last step, under a lock on their channels, so that
+the order of a channel's rows is the order in which they are committed. ``gateway relay`` publishes them (``relay.py``).
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import hashlib
+import logging
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import msgspec
-from sqlalchemy import event, insert, text
+from sqlalchemy import CursorResult, Executable, event, insert, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -37,17 +38,21 @@ from gateway.rules.notifications import NAMESPACE, channel_of, notification_id
 from .faults import Invalid
 from .tables import outbox
 
-__all__ = ["Database", "Transaction", "lock_key", "now_ms", "within"]
+__all__ = ["Database", "Transaction", "lock_key", "now_ms", "reason_of", "within"]
+
+log = logging.getLogger("gateway.relay")
 
 POOL = 10
-BUSY_SECONDS = 10.0  # SQLite has one writer at a time; so long another one waits
+BUSY_SECONDS = 10.0  # SQLite has one writer at a time; another one waits up to this long
 ATTEMPTS = 5  # of a transaction that PostgreSQL gave up in favour of another
 _RETRIED = ("40001", "40P01")  # serialization failure, deadlock. Source: PostgreSQL, appendix A
 WAKE = "gateway_outbox"  # the channel of LISTEN and NOTIFY
 WAKE_SECONDS = 0.02  # between two wakes of one process
+LOCK_SECONDS = 0.01  # between two attempts at a lock of SQLite that cannot be waited for
 _WRITERS, _RELAYS = 0x6761, 0x6762  # two spaces of advisory locks
 
 Result = TypeVar("Result")
+Parameters = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 
 _add = insert(outbox)
 # The locks and the rows in one round trip: the count is there, and with it every lock, before the first id is drawn.
@@ -66,36 +71,51 @@ _try = text(f"SELECT k FROM unnest(CAST(:keys AS int[])) AS k WHERE pg_try_advis
 
 
 def now_ms() -> int:
+    """Unix time in milliseconds."""
     return time.time_ns() // 1_000_000
 
 
+def reason_of(error: Exception) -> str:
+    """One line for a log: the first of the driver's message, without the statement that SQLAlchemy adds."""
+    return str(getattr(error, "orig", None) or error).partition("\n")[0]
+
+
 def lock_key(channel: str) -> int:
-    """32 bits of a channel's name; two channels that share them wait for each other, no more."""
+    """32 bits of a channel's name; two channels that share them wait for each other, which is harmless."""
     return int.from_bytes(hashlib.blake2b(channel.encode(), digest_size=4).digest(), signed=True)
 
 
 class Transaction:
-    """What happens, and what is said about it. ``Database.transaction`` makes, commits and undoes it."""
+    """Changes of tables and the publications about them, committed together. ``Database.transaction`` makes, commits and undoes it.
+
+    ``connection`` is SQLAlchemy's. ``sqlite`` is whether the database is SQLite, PostgreSQL otherwise.
+    """
 
     def __init__(self, connection: AsyncConnection, *, sqlite: bool) -> None:
         self.connection = connection
-        self.execute = self._execute_to_the_end if sqlite else connection.execute
         self.sqlite = sqlite
         self._publications: list[dict[str, Any]] = []
 
-    async def _execute_to_the_end(self, *statement: Any) -> Any:
-        """A connection that is dropped in the middle of a statement keeps SQLite's write lock until it is collected."""
-        work = asyncio.ensure_future(self.connection.execute(*statement))
+    async def execute(self, statement: Executable, parameters: Parameters = None) -> CursorResult[*tuple[Any, ...]]:
+        """Executes one statement, as SQLAlchemy's ``AsyncConnection.execute``; a list of parameters executes it for each.
+
+        Raises SQLAlchemy's errors. On SQLite a statement that has begun is finished even if its caller is cancelled: a
+        connection that is closed in the middle of a statement holds the write lock until it is collected.
+        """
+        work = self.connection.execute(statement, parameters)
+        if not self.sqlite:
+            return await work
+        running = asyncio.ensure_future(work)
         try:
-            return await asyncio.shield(work)
+            return await asyncio.shield(running)
         except asyncio.CancelledError:
-            await asyncio.wait([work])
+            await asyncio.wait([running])
             raise
 
     def publish(self, channel: str, data: Any, *, keep: bool = False) -> None:
-        """Says ``data`` in ``channel`` once this is committed; ``keep``: the database remembers it for good.
+        """Publishes ``data``, which is JSON, in ``channel`` once this is committed. ``keep``: its row stays in the outbox for good.
 
-        Raises Invalid for an impossible channel or data that is not JSON.
+        Raises Invalid for an impossible channel, data that is not JSON, or an inbox's data that is no notification.
         """
         fault = channel_fault(channel)
         if fault:
@@ -112,24 +132,28 @@ class Transaction:
         self._publications.append({"channel": channel, "data": document, "at": now_ms(), "keep": keep})
 
     def notify(self, user: str, notification: Mapping[str, Any]) -> None:
-        """Into the inbox of ``user``; its ``id`` names it, and the same id again is an update."""
+        """Publishes into the inbox of ``user``. The notification's ``id``, a text, names it: the same id again is an update.
+
+        Raises ValueError for a user that no inbox can belong to, Invalid for an impossible notification.
+        """
         self.publish(channel_of(user), notification)
 
     @property
     def publications(self) -> int:
+        """How many publications it has gathered."""
         return len(self._publications)
 
     async def lock(self, names: Collection[str]) -> None:
-        """Nobody else writes to these channels until this is over. All transactions lock in the same order."""
+        """No other transaction writes to these channels until this one ends. All transactions lock in the same order."""
         if not self.sqlite:
             await self.connection.execute(_lock, {"keys": sorted({lock_key(name) for name in names})})
 
     async def write_outbox(self) -> None:
-        """Locks the channels, and only then draws the rows' ids."""
+        """Writes the gathered publications: locks their channels, and only then draws the rows' ids."""
         rows = self._publications
         if not rows:
             return
-        if self.sqlite:  # there, whoever writes has the whole database
+        if self.sqlite:  # there, a writer has locked the whole database
             await self.execute(_add, rows)
             return
         columns = {name: [row[name] for row in rows] for name in ("data", "at", "keep")}
@@ -138,7 +162,12 @@ class Transaction:
 
 
 class Database:
-    """``url`` "" is the configuration's ``database_url``, or SQLite in ``data_dir``."""
+    """A database with the tables of this package and any others: PostgreSQL, or SQLite in one file.
+
+    ``url`` is ``postgresql://…`` or ``sqlite:///path``; without one it is the configuration's ``database_url``, else SQLite in
+    ``data_dir``. ``pool`` is how many connections it may open. Raises ConfigurationError for a URL that cannot be used.
+    ``migrator.migrate`` makes the tables.
+    """
 
     def __init__(self, url: str = "", *, data_dir: str | Path = "", pool: int = POOL) -> None:
         if not url:
@@ -146,8 +175,8 @@ class Database:
             url = config.database_url or f"sqlite:///{config.data_path / 'gateway.db'}"
         self.url = _driver_url(url)
         self.sqlite = self.url.get_backend_name() == "sqlite"
-        self.changed = asyncio.Event()  # something was written to the outbox by this process
-        self.relayed_here = False  # then nobody else has to be woken
+        self.changed = asyncio.Event()  # this process has written to the outbox
+        self.relayed_here = False  # a relay runs in this process, so that no other has to be woken
         self._engine = _engine(self.url, pool)
         self._waking: asyncio.Task[None] | None = None
         self._wake_again = False
@@ -159,28 +188,30 @@ class Database:
         await self.close()
 
     async def close(self) -> None:
+        """Closes its connections, once the relays were woken for what was committed."""
         if self._waking is not None:
             await asyncio.gather(self._waking, return_exceptions=True)
         await self._engine.dispose()
 
     @property
     def engine(self) -> AsyncEngine:
+        """SQLAlchemy's engine."""
         return self._engine
 
     @property
     def name(self) -> str:
-        """For people: without the password."""
+        """The URL without its password, for messages."""
         return self.url.render_as_string(hide_password=True)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """A connection to read by; SQLite's writers are not in its way."""
+        """A connection to read by; on SQLite it does not wait for writers."""
         async with self._engine.connect() as connection:
             yield connection
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
-        """Commits at the end of the block, undoes it if the block raises; then wakes the relay."""
+        """Commits at the end of the block and wakes the relay; undoes everything if the block raises."""
         connection = await self._engine.connect()
         try:
             await connection.execution_options(gateway_writes=True)
@@ -194,7 +225,10 @@ class Database:
             self.wake()
 
     async def run(self, work: Callable[[Transaction], Awaitable[Result]]) -> Result:
-        """``work`` in a transaction, again where the database gave it up in favour of another one."""
+        """Awaits ``work`` in a transaction and returns its result.
+
+        Where PostgreSQL gave the transaction up in favour of another (a deadlock, a serialization failure), it is tried again.
+        """
         for _ in range(ATTEMPTS - 1):
             try:
                 async with self.transaction() as transaction:
@@ -206,7 +240,7 @@ class Database:
             return await work(transaction)
 
     def wake(self) -> None:
-        """The outbox has something new. A relay elsewhere is told too, at most once at a time."""
+        """Wakes the relays, since the outbox has a new row: by an event in this process, by NOTIFY in others."""
         self.changed.set()
         if self.sqlite or self.relayed_here:
             return
@@ -215,7 +249,7 @@ class Database:
             self._waking = asyncio.create_task(self._notify())
 
     async def _notify(self) -> None:
-        # Not inside the transactions: NOTIFY makes commits wait for each other. If this fails, the relay looks by itself.
+        # Not inside the transactions: NOTIFY makes commits wait for each other.
         try:
             while self._wake_again:
                 self._wake_again = False
@@ -223,13 +257,13 @@ class Database:
                     await connection.execute(_notify)
                     await connection.commit()
                 await asyncio.sleep(WAKE_SECONDS)  # a relay that is at work takes what comes meanwhile
-        except SQLAlchemyError:
-            return
+        except SQLAlchemyError as error:
+            log.debug("the relays were not woken (%s); each looks at the outbox once a second", reason_of(error))
 
     @asynccontextmanager
     async def listening(self, woken: Callable[[], None]) -> AsyncIterator[asyncio.Event]:
         """Calls ``woken`` at each wake; the event is set when the connection is lost. PostgreSQL only."""
-        engine = create_async_engine(self.url, poolclass=NullPool)  # for itself: it is held for as long as somebody listens
+        engine = create_async_engine(self.url, poolclass=NullPool)  # not of the pool: it is held for as long as this listens
         async with engine.connect() as connection:
             driver = (await connection.get_raw_connection()).driver_connection
             assert driver is not None
@@ -240,9 +274,9 @@ class Database:
 
     @asynccontextmanager
     async def alone_with(self, channel: str) -> AsyncIterator[Transaction]:
-        """A transaction during which nobody writes to the channel, and no relay publishes from it.
+        """A transaction during which no other writes to the channel, and no relay publishes from it.
 
-        On SQLite a relay's lock comes before the writers', as relays take them; on PostgreSQL both belong to the transaction.
+        On SQLite it takes the relays' lock before the writers', as relays do; on PostgreSQL both belong to the transaction.
         """
         if self.sqlite:
             async with self.claim([channel], wait=True), self.transaction() as transaction:
@@ -255,9 +289,10 @@ class Database:
 
     @asynccontextmanager
     async def claim(self, names: Collection[str], *, wait: bool = False) -> AsyncIterator[set[str]]:
-        """Holds whole channels, for whoever publishes from them, to the end of the block; yields those that nobody else holds.
+        """Locks whole channels for a relay to the end of the block; yields those that no other relay holds.
 
-        SQLite has one such lock for all its channels: a file beside it, which the system unlocks when its holder dies.
+        ``wait``: waits until all are free. SQLite has one such lock for all its channels: a file beside it, which the system
+        unlocks when the process that holds it dies.
         """
         if not self.sqlite:
             keys = {lock_key(name) for name in names}
@@ -267,13 +302,13 @@ class Database:
                 yield {name for name in names if lock_key(name) in free}
             return
         with open(os.open(f"{self.url.database}.relay", os.O_RDWR | os.O_CREAT, 0o600), "rb+") as file:
-            while not (free := _try_flock(file.fileno())) and wait:
-                await asyncio.sleep(0.01)
-            yield set(names) if free else set()
+            while not (locked := _try_flock(file.fileno())) and wait:
+                await asyncio.sleep(LOCK_SECONDS)
+            yield set(names) if locked else set()
 
 
 async def within(database: Database | Transaction, work: Callable[[Transaction], Awaitable[Result]]) -> Result:
-    """``work`` in a transaction of its own, or as part of the one that is given."""
+    """Awaits ``work`` and returns its result: in a transaction of its own, or as part of the one that is given."""
     return await (work(database) if isinstance(database, Transaction) else database.run(work))
 
 
@@ -286,7 +321,7 @@ def _try_flock(file: int) -> bool:
 
 
 def _driver_url(url: str) -> URL:
-    """Raises ConfigurationError for what is no URL of a database we speak to."""
+    """``url`` with the driver for asyncio. Raises ConfigurationError for a URL of neither PostgreSQL nor SQLite."""
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
@@ -299,7 +334,7 @@ def _driver_url(url: str) -> URL:
     if driver.startswith("sqlite") and parsed.database in (None, "", ":memory:"):
         raise ConfigurationError("database_url: SQLite needs a file, as in sqlite:///path")
     query = dict(parsed.query)
-    if "sslmode" in query:  # as libpq, and so everybody's hosting, spells it
+    if "sslmode" in query:  # libpq's name for it, which hosting providers use in their URLs
         query["ssl"] = query.pop("sslmode")
     return parsed.set(drivername=driver, query=query)
 
@@ -309,7 +344,7 @@ def _engine(url: URL, pool: int) -> AsyncEngine:
         if url.get_backend_name() != "sqlite":
             return create_async_engine(url, pool_size=pool, max_overflow=0, pool_pre_ping=False)
         Path(url.database or "").parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.close(os.open(url.database or "", os.O_RDWR | os.O_CREAT, 0o600))  # what cannot be opened says so here
+        os.close(os.open(url.database or "", os.O_RDWR | os.O_CREAT, 0o600))  # a path that cannot be opened raises here
         engine = create_async_engine(url, pool_size=pool, max_overflow=0, connect_args={"timeout": BUSY_SECONDS})
     except (NoSuchModuleError, OSError) as error:
         raise ConfigurationError(f"database_url cannot be used: {error}") from None
@@ -323,7 +358,7 @@ def _engine(url: URL, pool: int) -> AsyncEngine:
 
     @event.listens_for(engine.sync_engine, "begin")
     def begin(connection: Any) -> None:
-        # A writer says so at once: one that began as a reader could not become one while another writes.
+        # A writer begins as one: a transaction that began as a reader could not begin to write while another one writes.
         writes = connection.get_execution_options().get("gateway_writes")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
@@ -331,7 +366,7 @@ def _engine(url: URL, pool: int) -> AsyncEngine:
 
 
 def _write_ahead(connection: Any) -> None:
-    """While another process opens the same new file, SQLite refuses this at once, whatever time it was given."""
+    """Turns on the write-ahead log. While another process does so too, SQLite refuses at once, whatever its timeout: try again."""
     until = time.monotonic() + BUSY_SECONDS
     while True:
         try:
@@ -340,4 +375,4 @@ def _write_ahead(connection: Any) -> None:
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or time.monotonic() >= until:
                 raise
-            time.sleep(0.01)
+            time.sleep(LOCK_SECONDS)

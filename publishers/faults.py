@@ -1,9 +1,9 @@
-"""What the functions of this package refuse, in words for people, and the checks they share.
+"""The errors that posts, reviews and reactions raise, with messages for people, and the checks of arguments that they share.
 
 Fault
-├── Invalid      what was given cannot be: a ValueError
-├── NotFound     there is no such thing (any more): a LookupError
-└── NotAllowed   it is somebody else's: a PermissionError
+├── Invalid      an argument is impossible: a ValueError
+├── NotFound     the post, review or channel does not exist, or does not any more: a LookupError
+└── NotAllowed   it belongs to another user: a PermissionError
 """
 
 from __future__ import annotations
@@ -33,37 +33,40 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class Fault(Exception):
-    """The root of what is refused."""
+    """The root of these errors."""
 
 
 class Invalid(Fault, ValueError):
-    pass
+    """An argument is impossible; the message says which and why."""
 
 
 class NotFound(Fault, LookupError):
-    pass
+    """There is no such post, review or channel."""
 
 
 class NotAllowed(Fault, PermissionError):
-    pass
+    """It belongs to another user, who alone may do this."""
 
 
 def checked_text(text: Any, what: str = "text", most: int = TEXT_MOST) -> str:
-    """The text without blanks around it. Markup is text like any other: whoever shows it shows it as text."""
+    """The text without blanks around it. Raises Invalid.
+
+    Markup is not removed: a page that shows the text must show it as text.
+    """
     if not isinstance(text, str):
         raise Invalid(f"the {what} is a text, not {type(text).__name__}")
-    text = text.replace("\r\n", "\n").strip()
-    if not text:
+    stripped = text.replace("\r\n", "\n").strip()
+    if not stripped:
         raise Invalid(f"the {what} is empty")
-    if len(text) > most:
-        raise Invalid(f"the {what} has {len(text)} characters; at most {most} are taken")
-    if _CONTROL.search(text):
+    if len(stripped) > most:
+        raise Invalid(f"the {what} has {len(stripped)} characters; at most {most} are taken")
+    if _CONTROL.search(stripped):
         raise Invalid(f"the {what} holds a control character or half a surrogate pair")
-    return text
+    return stripped
 
 
 def checked_name(name: Any, what: str) -> str:
-    """A name that channels are called by, as in ``posts:tech``."""
+    """A name that is part of a channel's name, as ``tech`` in ``posts:tech``. Raises Invalid."""
     if not isinstance(name, str):
         raise Invalid(f"the {what} is a text, not {type(name).__name__}")
     fault = channel_fault(name) or (f"a {what} has at most {NAME_MOST} characters" if len(name) > NAME_MOST else "")
@@ -73,7 +76,7 @@ def checked_name(name: Any, what: str) -> str:
 
 
 def checked_user(user: Any, what: str = "user") -> str:
-    """A user's id, which their inbox is called by."""
+    """A user's id, which is part of the name of their inbox. Raises Invalid."""
     name = checked_name(user, what)
     try:
         channel_of(name)
@@ -83,6 +86,7 @@ def checked_user(user: Any, what: str = "user") -> str:
 
 
 def checked_id(id: Any, what: str) -> int:
+    """The id of a row. Raises Invalid for what is no whole number, NotFound for one that no row can have."""
     if isinstance(id, bool) or not isinstance(id, int):
         raise Invalid(f"the id of a {what} is a whole number, not {_short(id)}")
     if not 0 < id < 2**63:
@@ -91,13 +95,14 @@ def checked_id(id: Any, what: str) -> int:
 
 
 def checked_choice(value: Any, choices: tuple[Any, ...], what: str) -> Any:
+    """``value``, which is one of ``choices`` and of their type: True is not 1. Raises Invalid."""
     if type(value) not in {type(choice) for choice in choices} or value not in choices:
         raise Invalid(f"the {what} is one of {', '.join(map(str, choices))}, not {_short(value)}")
     return value
 
 
 def checked_page(before: Any, limit: Any, most: int) -> tuple[int, int]:
-    """An id before which a page ends, 0 for the newest, and how many there are on it."""
+    """The id before which a page ends, 0 for the newest page, and how many rows are on it, at most ``most``. Raises Invalid."""
     for name, value in (("before", before), ("limit", limit)):
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
             raise Invalid(f"{name} is a whole number from 0, not {_short(value)}")

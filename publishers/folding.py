@@ -1,12 +1,12 @@
-"""Folding: many reactions to one thing are one notification, which is updated.
+"""Folding: many reactions to one post or review are one notification, which is updated.
 
-The first reaction opens a *fold* and is told at once. For ``WINDOW`` from then on, whatever happens to the same target
-only makes the fold due again: it is published anew with the same id, after a second at first, then ever more rarely
-(a quarter of its age), so a storm of ten thousand reactions is some thirty updates of one notification. Behind the window the next
-reaction opens another fold.
+The first reaction opens a *fold* and is notified at once. For ``WINDOW_MS`` from then on, any other reaction to the same
+target only makes the fold due again: it is published anew with the same id, after a second at first, then ever more rarely
+(a quarter of its age), so a storm of ten thousand reactions is some thirty updates of one notification. After the window the
+next reaction opens another fold.
 
-Every transaction that reacts writes the fold's row, and so does whoever publishes it: the two wait for each other, and
-none can miss the other's change.
+Every transaction that reacts writes the fold's row, and so does the one that publishes it: the two wait for each other, and
+neither can miss the other's change.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, func, insert, select, update
 
-from gateway.runtime.backoff import backoff
+from gateway.runtime.backoff import retrying
 
-from .database import Database, Transaction, now_ms
+from .database import Database, Transaction, now_ms, reason_of
 from .relay import BROKEN
 from .reviews import excerpt
 from .tables import folds, posts, reactions, reviews
@@ -29,16 +29,20 @@ __all__ = ["WINDOW_MS", "Folding", "Reacted", "fold"]
 log = logging.getLogger("gateway.relay")
 
 WINDOW_MS = 10 * 60_000
-PAUSE_MS = 1000  # between the first two tellings
-SHARE = 4  # of its age that a fold waits, later
-NAMED = 2  # users whose names are told
-LOOK_SECONDS = 0.5
-AT_ONCE = 100
+PAUSE_MS = 1000  # between the first notification and its first update
+SHARE = 4  # later updates wait for this part of the fold's age: a quarter
+NAMED = 2  # users whom the notification names
+LOOK_SECONDS = 0.5  # between two looks at the folds
+AWAY_SECONDS = 10.0  # between two attempts while the database fails, at most
+AT_ONCE = 100  # folds of one transaction
 FOREVER_MS = 2**62
 
 
 class Reacted(NamedTuple):
-    """A change of somebody's reaction to something of another's; ``added`` False: it was taken back."""
+    """A user changed their reaction to ``target``, which belongs to ``recipient``; ``added`` False: the reaction was taken back.
+
+    ``text`` is the target's own text, which the notification quotes.
+    """
 
     target: str
     recipient: str
@@ -55,7 +59,7 @@ _due = (
 )
 _open = insert(folds).returning(folds.c.id)
 _ripe = select(folds).where(folds.c.due_at <= bindparam("now")).order_by(folds.c.id).limit(AT_ONCE).with_for_update(skip_locked=True)
-_told = update(folds).where(folds.c.id == bindparam("its_id")).values(published_at=bindparam("now"), due_at=None)
+_published = update(folds).where(folds.c.id == bindparam("its_id")).values(published_at=bindparam("now"), due_at=None)
 _since = (
     select(reactions.c.user)
     .where(
@@ -71,7 +75,7 @@ _who, _how_many = _since.limit(NAMED), select(func.count()).select_from(_since.o
 
 
 async def fold(transaction: Transaction, reacted: list[Reacted], now: int) -> None:
-    """Takes note of reactions of the time ``now``: at most one notification a target leaves with this transaction."""
+    """Records reactions of the time ``now`` (unix milliseconds): a target's first is notified, others make its fold due."""
     by_target: dict[str, list[Reacted]] = {}
     for each in reacted:
         by_target.setdefault(each.target, []).append(each)
@@ -89,54 +93,53 @@ async def fold(transaction: Transaction, reacted: list[Reacted], now: int) -> No
 
 
 class Folding:
-    """Publishes folds that are due, into the outbox. ``await run()`` until cancelled, or ``await publish_due()`` once."""
+    """Writes the updates of folds that are due into the outbox. ``await run()`` until cancelled, or ``await publish_due()`` once."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def run(self) -> None:
-        failures = 0
+        """Looks for due folds each LOOK_SECONDS. Where the database fails, it logs that once and tries again without end."""
+        what = "folded notifications wait"
         while True:
-            try:
-                while await self.publish_due() == AT_ONCE:
-                    continue
-                failures = 0
-            except BROKEN as error:
-                failures += 1
-                if failures == 1:
-                    log.warning("folded notifications wait: %s", str(getattr(error, "orig", error)).partition("\n")[0])
-            await asyncio.sleep(LOOK_SECONDS if not failures else backoff(failures, LOOK_SECONDS, 10.0))
+            await retrying(self._publish_all, what, log, on=BROKEN, base=LOOK_SECONDS, ceiling=AWAY_SECONDS, reason=reason_of)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _publish_all(self) -> None:
+        while await self.publish_due() == AT_ONCE:
+            continue
 
     async def publish_due(self, now: int | None = None) -> int:
-        """How many were due. ``now`` is unix milliseconds."""
+        """Publishes up to AT_ONCE folds that are due at ``now`` (unix milliseconds). Returns how many were due."""
         now = now_ms() if now is None else now
         async with self._database.reading() as connection:
             if (await connection.execute(select(folds.c.id).where(folds.c.due_at <= now).limit(1))).first() is None:
-                return 0  # nothing is locked for nothing
+                return 0  # without a transaction, so that no row is locked
         return await self._database.run(lambda transaction: _publish_due(transaction, now))
 
 
 async def _publish_due(transaction: Transaction, now: int) -> int:
     ripe = (await transaction.execute(_ripe, {"now": now})).all()
     for row in ripe:
-        # A row that is not due any more when its lock is ours was told by somebody else.
+        # A row that another process published while this one waited for its lock is not due any more, and not among these.
         text = await _text_of(transaction, row.target)
         later = select(func.min(folds.c.started_at)).where(folds.c.target == row.target, folds.c.id > row.id)
-        until = (await transaction.execute(later)).scalar() or FOREVER_MS  # from there on, a later notification tells of it
+        until = (await transaction.execute(later)).scalar() or FOREVER_MS  # a later notification counts the reactions from there on
         asked = {"of": row.target, "since": row.started_at, "until": until, "author": row.recipient}
         users = list((await transaction.execute(_who, asked)).scalars())
         if users and text is not None:
             count = (await transaction.execute(_how_many, asked)).scalar_one()
             transaction.notify(row.recipient, _notification(row.id, row.target, text, users, count))
-        await transaction.execute(_told, {"its_id": row.id, "now": now})
+        await transaction.execute(_published, {"its_id": row.id, "now": now})
     return len(ripe)
 
 
 async def _text_of(transaction: Transaction, target: str) -> str | None:
-    """None for what was deleted meanwhile."""
+    """The target's own text; None if it was deleted meanwhile."""
     kind, _, id = target.partition(":")
     table = reviews if kind == "review" else posts
-    return (await transaction.execute(select(table.c.text).where(table.c.id == int(id)))).scalar()
+    text: str | None = (await transaction.execute(select(table.c.text).where(table.c.id == int(id)))).scalar()
+    return text
 
 
 def _notification(id: int, target: str, text: str, users: list[str], count: int) -> dict[str, Any]:

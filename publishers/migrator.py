@@ -1,4 +1,4 @@
-"""The schema, brought up to date by Alembic. Safe to run again, and by several processes at once: one of them does it."""
+"""The migrator: Alembic makes the tables and brings them up to date. Safe to run again, and by several processes at once: one migrates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from gateway.errors import ConfigurationError
 
-from .database import Database
+from .database import Database, reason_of
 from .tables import settings
 
 __all__ = ["identity", "migrate"]
@@ -22,26 +22,28 @@ __all__ = ["identity", "migrate"]
 log = logging.getLogger("gateway.relay")
 
 UNDEFINED_TABLE = "42P01"  # PostgreSQL, appendix A
-_MIGRATING = 0x6763  # PostgreSQL's advisory lock of whoever migrates
+_MIGRATING = 0x6763  # PostgreSQL's advisory lock of the process that migrates
 
 
 async def migrate(database: Database) -> None:
-    """Applies what is missing. Raises ConfigurationError, in one line, if the database cannot be used."""
+    """Applies the migrations that are missing. Raises ConfigurationError, in one line, if the database cannot be used."""
     try:
         async with database.transaction() as transaction:
             if not database.sqlite:
                 await transaction.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATING})"))
             await transaction.connection.run_sync(_upgrade)
-    except (OSError, SQLAlchemyError, TypeError, ValueError) as error:  # the latter two are asyncpg's, of a URL
-        reason = str(getattr(error, "orig", error)).partition("\n")[0]
-        raise ConfigurationError(f"the database {database.name} cannot be used: {reason}") from None
+    except (OSError, SQLAlchemyError, TypeError, ValueError) as error:  # asyncpg raises the latter two for parts of a URL
+        raise ConfigurationError(f"the database {database.name} cannot be used: {reason_of(error)}") from None
 
 
 async def identity(database: Database) -> str:
-    """Whose versions the outbox's ids are. Raises ConfigurationError where nothing was migrated yet."""
+    """The random text that names this database's outbox, made by the first migration; the rows' ids are versions of this epoch.
+
+    Raises ConfigurationError where no migration was applied yet.
+    """
     try:
         async with database.reading() as connection:
-            found = (await connection.execute(select(settings.c.value).where(settings.c.name == "outbox"))).scalar()
+            found: str | None = (await connection.execute(select(settings.c.value).where(settings.c.name == "outbox"))).scalar()
     except DBAPIError as error:
         if getattr(error.orig, "sqlstate", None) != UNDEFINED_TABLE and "no such table" not in str(error.orig):
             raise

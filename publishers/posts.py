@@ -1,9 +1,10 @@
-"""Posts in channels that users create: ``posts:{channel}`` tells of each as it is written, edited and deleted.
+"""Posts in channels that users create. ``posts:{channel}`` receives each post as it is written, edited and deleted:
 
     {"type": "post.created" | "post.edited", "post": {"id", "channel", "author", "text", "created_at", "edited_at", "reactions"}}
     {"type": "post.deleted", "post": {"id", "channel"}}
 
-Times are unix milliseconds, ``reactions`` counts by kind. All functions take a ``Database``, or a ``Transaction`` to be part of.
+Times are unix milliseconds, ``reactions`` are counts by kind. Functions that write take a ``Database``, or a ``Transaction`` to be
+part of; those that read take a ``Database``.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ _COLUMNS = (posts.c.id, posts.c.channel, posts.c.author, posts.c.text, posts.c.c
 
 
 async def create_channel(database: Database | Transaction, *, name: str, owner: str, title: str = "") -> dict[str, Any]:
-    """``{"name", "title", "owner"}``. Raises Invalid, also where the name is taken."""
+    """Creates a channel and returns it: ``{"name", "title", "owner"}``. Raises Invalid, also where the name is taken."""
     name, owner = checked_name(name, "channel"), checked_user(owner, "owner")
     if ":" in name:
-        raise Invalid("a channel's name has no colon: that stands between posts and the name")
+        raise Invalid("a channel's name has no colon, which separates posts and the name in posts:NAME")
     row = {"name": name, "owner": owner, "title": name if title == "" else checked_text(title, "title", TITLE_MOST)}
 
     async def work(transaction: Transaction) -> None:
@@ -40,13 +41,13 @@ async def create_channel(database: Database | Transaction, *, name: str, owner: 
 
     try:
         await within(database, work)
-    except IntegrityError:  # somebody was faster by a hair
+    except IntegrityError:  # another transaction created it at the same moment
         raise Invalid(f"there is a channel {name!r} already") from None
     return row
 
 
 async def create_post(database: Database | Transaction, *, channel: str, author: str, text: str) -> dict[str, Any]:
-    """The post. Raises Invalid, or NotFound if there is no such channel."""
+    """Writes a post and returns it. Raises Invalid, or NotFound if there is no such channel."""
     channel, author, text = checked_name(channel, "channel"), checked_user(author, "author"), checked_text(text)
     values = {"channel": channel, "author": author, "text": text, "created_at": now_ms(), "counts": "{}"}
 
@@ -61,7 +62,7 @@ async def create_post(database: Database | Transaction, *, channel: str, author:
 
 
 async def edit_post(database: Database | Transaction, *, post: int, editor: str, text: str) -> dict[str, Any]:
-    """The post with its new text. Raises Invalid, NotFound, and NotAllowed for anybody but its author."""
+    """Gives a post a new text and returns it. Raises Invalid, NotFound, and NotAllowed unless ``editor`` is its author."""
     post, editor, text = checked_id(post, "post"), checked_user(editor, "editor"), checked_text(text)
 
     async def work(transaction: Transaction) -> dict[str, Any]:
@@ -77,7 +78,7 @@ async def edit_post(database: Database | Transaction, *, post: int, editor: str,
 
 
 async def delete_post(database: Database | Transaction, *, post: int, by: str) -> None:
-    """Raises NotFound, and NotAllowed for anybody but its author and the channel's owner."""
+    """Deletes a post and its reactions. Raises NotFound, and NotAllowed unless ``by`` is its author or the channel's owner."""
     post, by = checked_id(post, "post"), checked_user(by)
 
     async def work(transaction: Transaction) -> None:
@@ -93,13 +94,14 @@ async def delete_post(database: Database | Transaction, *, post: int, by: str) -
 
 
 async def list_channels(database: Database) -> list[dict[str, Any]]:
+    """All channels, oldest first: ``[{"name", "title", "owner"}]``."""
     async with database.reading() as connection:
         found = await connection.execute(select(channels.c.name, channels.c.title, channels.c.owner).order_by(channels.c.created_at))
         return [dict(row._mapping) for row in found]
 
 
 async def list_posts(database: Database, *, channel: str, before: int = 0, limit: int = 30) -> list[dict[str, Any]]:
-    """The newest posts of a channel, newest first; ``before`` an id: those older than it."""
+    """Up to ``limit`` posts of a channel, newest first; with ``before``, a post's id, those that are older. Raises Invalid."""
     before, limit = checked_page(before, limit, PAGE_MOST)
     wanted = select(*_COLUMNS).where(posts.c.channel == checked_name(channel, "channel")).order_by(posts.c.id.desc()).limit(limit)
     if before:
@@ -109,6 +111,7 @@ async def list_posts(database: Database, *, channel: str, before: int = 0, limit
 
 
 async def _locked(transaction: Transaction, post: int) -> Any:
+    """The post's row, locked until the transaction ends. Raises NotFound."""
     row = (await transaction.execute(select(*_COLUMNS).where(posts.c.id == post).with_for_update())).first()
     if row is None:
         raise NotFound(f"there is no post {post}")

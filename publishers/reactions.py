@@ -1,22 +1,23 @@
-"""Reactions to posts and reviews: one of a user per target, counts that are right whatever races.
+"""Reactions to posts and reviews: each user has one per target, and the counts are right however many react at once.
 
-A target is ``post:7`` or ``review:12``. What changes is said in the post's channel or in the review's story:
+A target is ``post:7`` or ``review:12``. Each change is published in the post's channel or in the review's story:
 
     {"type": "reaction", "target": "review:12", "user": "u2", "reaction": "like" | None, "counts": {"like": 3}}
 
-Its author hears of it in one notification for many reactions (``folding.py``).
+The target's author gets one notification of many reactions (``folding.py``).
 
     counts = await react(database, user="u2", target="review:12", reaction="like")      # None takes it back
     reactions = Reactions(database); await reactions.react(…)                           # the same for many at once
 
 The target's row is locked first, so reactions to one target come one after the other, in the order of their
-publications. What ``Reactions`` is given while a transaction is under way shares the next one.
+publications. Reactions that ``Reactions`` receives while a transaction is under way share the next one.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -33,8 +34,8 @@ __all__ = ["REACTIONS", "Reactions", "my_reactions", "react"]
 
 REACTIONS = ("like", "love", "laugh", "wow", "sad")
 SHARED_MOST = 200  # reactions of one transaction
-TARGETS_MOST = 1000  # of one question
-WAITING_MOST = 10_000  # that a `Reactions` holds; past that it refuses
+TARGETS_MOST = 1000  # of one call of my_reactions
+WAITING_MOST = 10_000  # reactions that a `Reactions` holds; it refuses more
 
 Counts = dict[str, int]
 
@@ -42,36 +43,48 @@ _TARGETS: dict[str, Table] = {"post": posts, "review": reviews}
 
 
 class Reaction(NamedTuple):
+    """What a user asked for; ``reaction`` None takes theirs back."""
+
     user: str
     target: str
     reaction: str | None
 
 
+Waiting = tuple[Reaction, asyncio.Future[Counts]]
+
+
 async def react(database: Database | Transaction, *, user: str, target: str, reaction: str | None) -> Counts:
-    """Adds, changes, or with None takes back; the target's counts afterwards. Raises Invalid, NotFound."""
+    """Adds or changes the user's reaction, or with None takes it back. Returns the target's counts afterwards.
+
+    Raises Invalid, NotFound.
+    """
     wanted = _checked(user, target, reaction)
-    outcome = (await within(database, lambda transaction: _apply(transaction, [wanted])))[0]
+    outcome = (await within(database, partial(_apply, [wanted])))[0]
     if isinstance(outcome, Fault):
         raise outcome
     return outcome
 
 
 class Reactions:
-    """Reactions that come at the same time share a transaction; each is answered when it is committed."""
+    """Reactions that come at the same time share a transaction of up to ``shared_most``; each call returns when it is committed.
+
+    At most WAITING_MOST wait; ``waiting`` is how many do now, ``peak`` the most that ever did.
+    """
 
     def __init__(self, database: Database, *, shared_most: int = SHARED_MOST) -> None:
         self._database = database
         self._shared_most = shared_most
-        self._waiting: list[tuple[Reaction, asyncio.Future[Counts]]] = []
+        self._waiting: list[Waiting] = []
         self._worker: asyncio.Task[None] | None = None
         self.peak = 0
 
     @property
     def waiting(self) -> int:
+        """How many reactions wait for a transaction."""
         return len(self._waiting)
 
     async def react(self, *, user: str, target: str, reaction: str | None) -> Counts:
-        """As the function ``react``. Raises Invalid also where too many wait already."""
+        """As the function ``react``. Raises Invalid also where WAITING_MOST wait already."""
         wanted = _checked(user, target, reaction)
         if len(self._waiting) >= WAITING_MOST:
             raise Invalid(f"{WAITING_MOST} reactions wait for the database already; try again later")
@@ -87,22 +100,22 @@ class Reactions:
             batch = self._take()
             wanted = [each for each, _ in batch]
             try:
-                outcomes: Sequence[Counts | Exception] = await self._database.run(
-                    lambda transaction, wanted=wanted: _apply(transaction, wanted)
-                )
-            except Exception as error:  # the database's; whoever asked hears of it
+                outcomes: Sequence[Counts | Exception] = await self._database.run(partial(_apply, wanted))
+            except Exception as error:  # of the database: each caller gets it
                 outcomes = [error] * len(batch)
             for (_, future), outcome in zip(batch, outcomes, strict=True):
                 if future.done():
-                    continue  # its caller went away
+                    continue  # its caller was cancelled
                 if isinstance(outcome, Exception):
                     future.set_exception(outcome)
                 else:
                     future.set_result(outcome)
 
-    def _take(self) -> list[tuple[Reaction, asyncio.Future[Counts]]]:
-        """The next ones, at most one of a user and target: a second changes the first, and comes with the next transaction."""
-        batch, left, seen = [], [], set()
+    def _take(self) -> list[Waiting]:
+        """The next ones, at most one of a user and target: a second changes the first, and is left for the next transaction."""
+        batch: list[Waiting] = []
+        left: list[Waiting] = []
+        seen: set[tuple[str, str]] = set()
         for waiting in self._waiting:
             wanted = waiting[0]
             if len(batch) < self._shared_most and (wanted.user, wanted.target) not in seen:
@@ -115,7 +128,7 @@ class Reactions:
 
 
 async def my_reactions(database: Database, *, user: str, targets: Sequence[str]) -> dict[str, str]:
-    """Target → the user's reaction, where there is one. Raises Invalid."""
+    """Target → the user's reaction, for those of ``targets`` that the user has reacted to. Raises Invalid."""
     if not isinstance(targets, list | tuple) or len(targets) > TARGETS_MOST:
         raise Invalid(f"the targets are a list of at most {TARGETS_MOST}")
     for target in targets:
@@ -140,7 +153,7 @@ def _checked(user: str, target: str, reaction: str | None) -> Reaction:
     return Reaction(user, target, reaction)
 
 
-# Statements are made once: what SQLAlchemy needs to know of them is kept with them.
+# Statements are made once, since SQLAlchemy stores what it has compiled with the statement object.
 
 _lock = {
     kind: select(table.c.id, table.c.author, table.c.text, table.c.counts, place)
@@ -156,7 +169,7 @@ _count = {
 
 def _upsert(dialect: Any) -> Any:
     row = dialect.insert(reactions)
-    same = reactions.c.reaction.is_not_distinct_from(row.excluded.reaction)  # a repeat is not news: its time stays
+    same = reactions.c.reaction.is_not_distinct_from(row.excluded.reaction)  # a repeat changes nothing, so its time stays
     at = case((same, reactions.c.at), else_=row.excluded.at)
     changed = {"previous": reactions.c.reaction, "reaction": row.excluded.reaction, "at": at}
     written = row.on_conflict_do_update(index_elements=["target", "user"], set_=changed)
@@ -167,7 +180,7 @@ _upserts = {True: _upsert(sqlite), False: _upsert(postgresql)}
 
 
 class _Target:
-    """A locked row: what is reacted to."""
+    """The locked row of a post or review: what is reacted to."""
 
     def __init__(self, kind: str, row: Any) -> None:
         self.kind, self.id, self.author, self.text, self.place = kind, row.id, row.author, row.text, row.place
@@ -177,9 +190,11 @@ class _Target:
 
     @property
     def channel(self) -> str:
+        """Where its reactions are published."""
         return story_of(self.id) if self.kind == "review" else f"posts:{self.place}"
 
     def change(self, previous: str | None, reaction: str | None) -> None:
+        """Counts one user's reaction instead of their previous one."""
         self.changed = True
         counts = dict(self.counts)
         if previous is not None:
@@ -189,8 +204,8 @@ class _Target:
         self.counts = {kind: counts[kind] for kind in REACTIONS if counts.get(kind, 0) > 0}
 
 
-async def _apply(transaction: Transaction, wanted: list[Reaction]) -> list[Counts | Fault]:
-    """All of them in one transaction, each user and target once; the outcome of each."""
+async def _apply(wanted: list[Reaction], transaction: Transaction) -> list[Counts | Fault]:
+    """All of them in one transaction, each user and target at most once. Returns the outcome of each, in order."""
     targets = await _lock_targets(transaction, {each.target for each in wanted})
     found, now = [each for each in wanted if each.target in targets], now_ms()
     previous = await _write(transaction, found, now) if found else {}
@@ -204,8 +219,8 @@ async def _apply(transaction: Transaction, wanted: list[Reaction]) -> list[Count
         before = previous[each.target, each.user]
         if before != each.reaction:
             target.change(before, each.reaction)
-            said = {"type": "reaction", "target": target.name, "user": each.user, "reaction": each.reaction, "counts": target.counts}
-            transaction.publish(target.channel, said, keep=target.kind == "review")
+            document = {"type": "reaction", "target": target.name, "user": each.user, "reaction": each.reaction, "counts": target.counts}
+            transaction.publish(target.channel, document, keep=target.kind == "review")
             if each.user != target.author:
                 reacted.append(Reacted(target.name, target.author, target.text, each.user, each.reaction is not None))
         outcomes.append(target.counts)
@@ -226,7 +241,7 @@ async def _lock_targets(transaction: Transaction, names: set[str]) -> dict[str, 
 
 
 async def _write(transaction: Transaction, wanted: list[Reaction], now: int) -> dict[tuple[str, str], str | None]:
-    """What each of them replaced."""
+    """Writes the reactions. Returns target and user → the reaction that was replaced."""
     rows = [{"target": each.target, "user": each.user, "reaction": each.reaction, "previous": None, "at": now} for each in wanted]
     written = await transaction.execute(_upserts[transaction.sqlite], rows)
     return {(row.target, row.user): row.previous for row in written}

@@ -1,19 +1,19 @@
 """The relay: publishes what the outbox holds, each row exactly once in its channel, in order, whatever is killed when.
 
-Theory of operation. A row is committed together with what it tells of; it is taken out again only after Valkey has
-acknowledged it. In between anything may die: the row is then published a second time, with the same *version*, its id,
-which Valkey keeps beside the channel's counter and drops what is not newer. So the order within a channel must be the
-order of the ids, always:
+Theory of operation. A row is committed together with the change that it reports; it is deleted only after Valkey has
+acknowledged it. In between anything may die: the row is then published a second time, with the same *version*, its id.
+Valkey stores a channel's newest version beside the channel's counter and drops a publication that is not newer. So the
+order within a channel must be the order of the ids, always:
 
 - writers lock a channel before they draw ids for it, to the end of their transaction (``Transaction.write_outbox``):
-  nobody sees id 8 of a channel while id 7 of it can still appear;
+  no relay sees id 8 of a channel while id 7 of it can still appear;
 - a relay reads all rows of a channel that wait, and never sends one without those before it: the rows of a channel
   are one call of ``gateway_relay``, which publishes them as one atomic act or not at all;
-- it takes whole channels by another lock, so that several relays share the work instead of doing it twice. Should that
-  lock be lost under it, the versions still keep the order.
+- it takes whole channels by another lock, so that several relays share the work instead of doing it twice. Should a relay
+  lose that lock while it publishes, the versions still hold the order.
 
 Any number of relays may run. They are woken at commit: by an event in this process, by LISTEN on PostgreSQL; on SQLite
-by its data version, which changes with every commit of another process. Should a wake be lost, they look each second.
+by its data version, which changes with every commit of another process. In case a wake is lost, they look each second.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import asyncpg
-from sqlalchemy import bindparam, delete, func, select, text, update
+from sqlalchemy import BindParameter, Row, bindparam, delete, func, select, text, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.errors import StoreError, Unavailable
 from gateway.rules.notifications import NAMESPACE
-from gateway.runtime.backoff import backoff
+from gateway.runtime.backoff import backoff, retrying
 from gateway.store.history import History
 
-from .database import Database
+from .database import Database, reason_of
 from .migrator import identity
 from .tables import outbox
 
@@ -41,17 +41,18 @@ __all__ = ["BROKEN", "Relay", "backlog"]
 
 log = logging.getLogger("gateway.relay")
 
-ROUND = 500  # rows of one round
+ROUND = 500  # rows of one round, at most
 CHANNELS_AT_ONCE = 200  # each is a lock, of which PostgreSQL has 64 for each of its connections
-CHUNK_BYTES = 256 * 1024  # of one call: Valkey does nothing else meanwhile
+CHUNK_BYTES = 256 * 1024  # of one call, in which Valkey serves no other client
 ASIDE_SECONDS = 30.0  # the longest a channel is set aside
-LOOK_SECONDS = 1.0
-GLANCE_SECONDS = 0.02  # at SQLite's data version, where another process may have written
-# What may pass: the database is away, or its pool is exhausted.
+LOOK_SECONDS = 1.0  # between two looks at the outbox, where no wake comes
+GLANCE_SECONDS = 0.02  # between two looks at SQLite's data version, which is how another process's commit is noticed
+PAUSE_MOST = 1.0  # seconds between two attempts
+# Errors that may pass by themselves: the database is away, or its pool is exhausted.
 BROKEN = (SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
-_ids = bindparam("ids", expanding=True)
-_names = bindparam("names", expanding=True)
+_ids: BindParameter[Any] = bindparam("ids", expanding=True)
+_names: BindParameter[Any] = bindparam("names", expanding=True)
 _waiting = select(outbox.c.channel).where(~outbox.c.published, outbox.c.channel.not_in(_names)).order_by(outbox.c.id).limit(ROUND)
 _rows = (
     select(outbox.c.id, outbox.c.channel, outbox.c.data, outbox.c.keep)
@@ -62,11 +63,14 @@ _rows = (
 _forget = delete(outbox).where(outbox.c.id.in_(_ids))
 _mark = update(outbox).where(outbox.c.id.in_(_ids)).values(published=True)
 
-Row = Any  # id, channel, data, keep
+Waiting = Row[int, str, str, bool]  # of the outbox: id, channel, data, keep
 
 
 class Relay:
-    """``await run()`` until cancelled, or ``await drain()`` once. ``published`` and ``failures`` in a row can be asked for."""
+    """``await run()`` until cancelled, or ``await drain()`` once.
+
+    ``published`` counts the rows that this relay has published, ``failures`` the attempts of ``run`` that failed in a row.
+    """
 
     def __init__(self, database: Database, history: History) -> None:
         self._database = database
@@ -79,25 +83,25 @@ class Relay:
         self.failures = 0
 
     async def run(self) -> None:
-        """Publishes whatever comes. What fails is said once and tried again, for as long as it takes."""
+        """Publishes every row that is written. Where Valkey or the database fails, it logs that once and tries again without end."""
         self._database.relayed_here = True
         async with self._wakes():
             while True:
-                try:
-                    await self.drain()
-                    self.failures = 0
-                except (StoreError, *BROKEN) as error:
-                    self.failures += 1
-                    if self.failures == 1:
-                        log.warning("the outbox waits: %s; trying again", str(getattr(error, "orig", error)).partition("\n")[0])
-                    await asyncio.sleep(backoff(self.failures, 0.05, 1.0))
-                    continue
+                await retrying(self._counted_drain, "the outbox waits", log, on=(StoreError, *BROKEN), ceiling=PAUSE_MOST, reason=reason_of)
                 await self._rest()
 
-    async def drain(self) -> int:
-        """Publishes until nothing waits that no other relay holds; how many rows that were.
+    async def _counted_drain(self) -> None:
+        try:
+            await self.drain()
+        except (StoreError, *BROKEN):
+            self.failures += 1
+            raise
+        self.failures = 0
 
-        Raises Unavailable, and whatever the database raises; what was published until then is published.
+    async def drain(self) -> int:
+        """Publishes until no row waits but those that another relay holds. Returns how many rows it published.
+
+        Raises Unavailable if Valkey cannot be reached, or the database's error; rows published until then stay published.
         """
         total = 0
         while True:
@@ -110,7 +114,7 @@ class Relay:
                 return total
 
     async def _rest(self) -> None:
-        """Until something is there, or a second is over: another relay may have died over what it held."""
+        """Waits for a wake, or LOOK_SECONDS: another relay may have died and left the rows that it held."""
         waits = [asyncio.create_task(self._database.changed.wait()), asyncio.create_task(self._woken.wait())]
         try:
             await asyncio.wait(waits, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -121,7 +125,7 @@ class Relay:
     # One round, in steps: tests kill the process between any two.
 
     async def _round(self) -> int:
-        """How many rows were published."""
+        """Returns how many rows it published."""
         self._identity = self._identity or await identity(self._database)
         names = await self._waiting()
         if not names:
@@ -136,27 +140,27 @@ class Relay:
         return len(done)
 
     async def _waiting(self) -> list[str]:
-        """Channels with rows to publish, the longest waiting first; those set aside wait longer."""
+        """Channels with rows to publish, the longest waiting first, without those that are set aside."""
         now = asyncio.get_running_loop().time()
         aside = [name for name, until in self._aside.items() if until > now]
         async with self._database.reading() as connection:
             names = dict.fromkeys((await connection.execute(_waiting, {"names": aside or [""]})).scalars())
         return list(names)[:CHANNELS_AT_ONCE]
 
-    async def _read(self, names: set[str]) -> Sequence[Row]:
+    async def _read(self, names: set[str]) -> Sequence[Waiting]:
         async with self._database.reading() as connection:
             return (await connection.execute(_rows, {"names": sorted(names)})).all()
 
-    async def _publish(self, rows: Sequence[Row]) -> tuple[list[Row], Unavailable | None]:
-        """Those that are in their channels now; why others are not, if Valkey is away."""
-        by_channel: dict[str, list[Row]] = {}
+    async def _publish(self, rows: Sequence[Waiting]) -> tuple[list[Waiting], Unavailable | None]:
+        """Returns the rows that are in their channels now, and the error if others are not because Valkey is away."""
+        by_channel: dict[str, list[Waiting]] = {}
         for row in rows:
             by_channel.setdefault(row.channel, []).append(row)
         outcomes = await asyncio.gather(*[self._publish_channel(name, some) for name, some in by_channel.items()])
         return [row for done, _ in outcomes for row in done], next((failure for _, failure in outcomes if failure), None)
 
-    async def _publish_channel(self, name: str, rows: list[Row]) -> tuple[list[Row], Unavailable | None]:
-        done: list[Row] = []
+    async def _publish_channel(self, name: str, rows: list[Waiting]) -> tuple[list[Waiting], Unavailable | None]:
+        done: list[Waiting] = []
         for some in _in_chunks(rows):
             try:
                 await self._history.relay(
@@ -173,14 +177,14 @@ class Relay:
         return done, None
 
     def _set_aside(self, name: str, reason: str) -> None:
-        """Valkey refuses something of this channel; the others need not wait for it."""
+        """Valkey refuses a row of this channel: it waits, so that the other channels need not."""
         times = self._refusals[name] = self._refusals.get(name, 0) + 1
         self._aside[name] = asyncio.get_running_loop().time() + backoff(times, 0.1, ASIDE_SECONDS)
         if times == 1:
             log.error("the outbox of %s waits, Valkey refuses %s", name, reason)
 
-    async def _settle(self, done: Sequence[Row]) -> None:
-        """Takes out what is published; what is kept is marked."""
+    async def _settle(self, done: Sequence[Waiting]) -> None:
+        """Deletes the rows that are published; those with ``keep`` are marked and stay."""
         if not done:
             return
         gone, kept = [row.id for row in done if not row.keep], [row.id for row in done if row.keep]
@@ -203,7 +207,7 @@ class Relay:
             self._database.relayed_here = False
 
     async def _glance(self) -> None:
-        """SQLite tells nobody of a commit, but it counts those of other connections."""
+        """Wakes at commits of other connections to SQLite: it announces none, but its data version changes with each."""
         async with self._database.engine.connect() as connection:
             seen = None
             while True:
@@ -215,22 +219,21 @@ class Relay:
                 await asyncio.sleep(GLANCE_SECONDS)
 
     async def _listen(self) -> None:
-        failures = 0
+        """Wakes at PostgreSQL's NOTIFY."""
+        what = "the relay is not notified of new rows and looks each second"
         while True:
-            try:
-                async with self._database.listening(self._woken.set) as lost:
-                    self._woken.set()  # what was said before anybody listened
-                    failures = 0
-                    await lost.wait()
-            except BROKEN as error:
-                failures += 1
-                if failures == 2:
-                    log.warning("the outbox cannot be listened to: %s; it is looked at each second", str(error).partition("\n")[0])
-            await asyncio.sleep(backoff(failures + 1, 0.05, 1.0))
+            await retrying(self._listen_once, what, log, on=BROKEN, ceiling=PAUSE_MOST, reason=reason_of)
+            await asyncio.sleep(backoff(1, 0.05, PAUSE_MOST))
+
+    async def _listen_once(self) -> None:
+        """Returns when the connection is lost."""
+        async with self._database.listening(self._woken.set) as lost:
+            self._woken.set()  # for rows that were committed before it listened
+            await lost.wait()
 
 
-def _in_chunks(rows: list[Row]) -> Iterator[list[Row]]:
-    chunk: list[Row] = []
+def _in_chunks(rows: list[Waiting]) -> Iterator[list[Waiting]]:
+    chunk: list[Waiting] = []
     taken = 0
     for row in rows:
         if chunk and taken + len(row.data) > CHUNK_BYTES:
@@ -243,6 +246,6 @@ def _in_chunks(rows: list[Row]) -> Iterator[list[Row]]:
 
 
 async def backlog(database: Database) -> int:
-    """How many rows wait."""
+    """How many rows wait to be published."""
     async with database.reading() as connection:
         return (await connection.execute(select(func.count()).select_from(outbox).where(~outbox.c.published))).scalar_one()

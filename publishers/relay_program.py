@@ -1,4 +1,4 @@
-"""What ``gateway relay`` runs, and ``gateway demo`` beside its site: the outbox's relay and the folded notifications."""
+"""What ``gateway relay`` runs, and ``gateway demo`` too: the relay of the outbox, and the updates of folded notifications."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .database import Database
 from .folding import Folding
 from .relay import Relay
 
-__all__ = ["relay"]
+__all__ = ["run_relay"]
 
 
-async def relay(database: Database, history: History) -> None:
-    """Runs until cancelled. The tables must be there: ``migrator.migrate``."""
+async def run_relay(database: Database, history: History) -> None:
+    """Publishes the outbox of ``database`` through ``history`` until cancelled. The tables must exist: ``migrator.migrate``."""
     async with asyncio.TaskGroup() as group:
         group.create_task(Relay(database, history).run())
         group.create_task(Folding(database).run())

@@ -1,12 +1,12 @@
 """Reviews of subjects (a restaurant), responses to them, and each review's whole story.
 
-``reviews:{subject}`` shows new reviews. ``review:{id}`` holds what became of one, from its first word, for good:
+``reviews:{subject}`` receives new reviews. ``review:{id}`` holds the whole story of one review, for good:
 
     {"type": "review.created", "review": {"id", "subject", "author", "rating", "text", "created_at", "reactions"}}
     {"type": "response.created", "response": {"id", "review", "author", "text", "created_at"}}
     {"type": "reaction", "target": "review:12", "user", "reaction", "counts"}          (reactions.py)
 
-The author of a review is told in private of responses by others: ``notifications:{author}``.
+The author of a review gets a notification of each response by another user: ``notifications:{author}``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from sqlalchemy import func, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.store.history import Page
 
@@ -42,12 +43,13 @@ def story_of(review: int) -> str:
 
 
 def excerpt(text: str) -> str:
+    """The beginning of a text on one line, at most EXCERPT characters."""
     line = " ".join(text.split())
     return line if len(line) <= EXCERPT else f"{line[: EXCERPT - 1].rstrip()}…"
 
 
 async def create_review(database: Database | Transaction, *, subject: str, author: str, rating: int, text: str) -> dict[str, Any]:
-    """The review. Raises Invalid."""
+    """Writes a review and returns it. ``rating`` is 1 to 5. Raises Invalid."""
     values = {
         "subject": checked_name(subject, "subject"),
         "author": checked_user(author, "author"),
@@ -68,7 +70,7 @@ async def create_review(database: Database | Transaction, *, subject: str, autho
 
 
 async def respond(database: Database | Transaction, *, review: int, author: str, text: str) -> dict[str, Any]:
-    """The response. Raises Invalid, or NotFound if there is no such review."""
+    """Writes a response to a review and returns it. Raises Invalid, or NotFound if there is no such review."""
     review, author, text = checked_id(review, "review"), checked_user(author, "author"), checked_text(text)
 
     async def work(transaction: Transaction) -> dict[str, Any]:
@@ -95,7 +97,7 @@ async def respond(database: Database | Transaction, *, review: int, author: str,
 
 
 async def list_reviews(database: Database, *, subject: str, before: int = 0, limit: int = 30) -> list[dict[str, Any]]:
-    """The newest reviews of a subject, newest first, each with its ``responses``, oldest first."""
+    """Up to ``limit`` reviews of a subject, newest first, each with its ``responses``, oldest first. ``before`` is a review's id."""
     before, limit = checked_page(before, limit, PAGE_MOST)
     wanted = select(*_REVIEW).where(reviews.c.subject == checked_name(subject, "subject")).order_by(reviews.c.id.desc()).limit(limit)
     if before:
@@ -110,19 +112,19 @@ async def list_reviews(database: Database, *, subject: str, before: int = 0, lim
 
 
 async def review_history(review: int, *, database: Database, publisher: Publisher) -> list[dict[str, Any]]:
-    """The whole story of a review, oldest first: ``[{"offset", "ms", "data"}]``, read from its stream and no other.
+    """The whole story of a review, oldest first: ``[{"offset", "ms", "data"}]``, read from its channel's stream.
 
-    Should the stream have lost some of it, with Valkey's memory or by trimming, it is written again from the database;
-    who follows the channel is then told of a gap. Raises NotFound.
+    If the stream has lost some of it, with Valkey's memory or by trimming, it is written again from the database; clients
+    that follow the channel then receive a gap. Raises NotFound if there is no such review, Unavailable without Valkey.
     """
     review = checked_id(review, "review")
     channel, history = story_of(review), publisher.history
     async with database.reading() as connection:
-        told = await _told(connection, channel)
-    if told.count == 0:
+        published = await _published(connection, channel)
+    if published.number == 0:
         await _must_exist(database, review)
     page = await history.read(channel, 0, -1, max_bytes=_ALL)
-    if not told.is_in(page):
+    if not published.is_in(page):
         await _rebuild(database, publisher, channel)
         page = await history.read(channel, 0, -1, max_bytes=_ALL)
     return [{"offset": each.offset, "ms": each.ms, "data": msgspec.json.decode(each.data)} for each in page.publications]
@@ -131,28 +133,28 @@ async def review_history(review: int, *, database: Database, publisher: Publishe
 _ALL = 2**31
 
 
-class _Told(NamedTuple):
-    """How much of a story the relay has published, and the first and the last of it."""
+class _Published(NamedTuple):
+    """How many publications of a story the relay has published, and the data of the first and of the last."""
 
-    count: int
+    number: int
     first: bytes = b""
     last: bytes = b""
 
     def is_in(self, page: Page) -> bool:
-        """Whether the stream holds it. Counting is not enough: what was published since may stand in for what was lost."""
+        """Whether the stream holds them. Counting is not enough: newer publications may have replaced those that were lost."""
         there = page.publications
-        return self.count == 0 or (len(there) >= self.count and there[0].data == self.first and there[self.count - 1].data == self.last)
+        return self.number == 0 or (len(there) >= self.number and there[0].data == self.first and there[self.number - 1].data == self.last)
 
 
-async def _told(connection: Any, channel: str) -> _Told:
+async def _published(connection: AsyncConnection | Transaction, channel: str) -> _Published:
     mine = (outbox.c.channel == channel, outbox.c.published)
     ends = select(func.count(), func.min(outbox.c.id), func.max(outbox.c.id)).where(*mine)
-    count, first, last = (await connection.execute(ends)).one()
-    if count == 0:
-        return _Told(0)
+    number, first, last = (await connection.execute(ends)).one()
+    if number == 0:
+        return _Published(0)
     rows = await connection.execute(select(outbox.c.data).where(outbox.c.id.in_([first, last])).order_by(outbox.c.id))
     texts = [row.data.encode() for row in rows]
-    return _Told(count, texts[0], texts[-1])
+    return _Published(number, texts[0], texts[-1])
 
 
 async def _must_exist(database: Database, review: int) -> None:
@@ -162,16 +164,19 @@ async def _must_exist(database: Database, review: int) -> None:
 
 
 async def _rebuild(database: Database, publisher: Publisher, channel: str) -> None:
-    """Nobody writes to the channel and no relay publishes to it meanwhile. What still waits for the relay is left to it."""
-    whose = await identity(database)
+    """Writes the stream again while no other transaction writes to the channel and no relay publishes to it.
+
+    Rows that still wait for the relay are left to it.
+    """
+    version_epoch = await identity(database)
     async with database.alone_with(channel) as transaction:
         wanted = (
             select(outbox.c.id, outbox.c.at, outbox.c.data).where(outbox.c.channel == channel, outbox.c.published).order_by(outbox.c.id)
         )
         rows = (await transaction.execute(wanted)).all()
         page = await publisher.history.read(channel, 0, -1, max_bytes=_ALL)
-        if not (await _told(transaction, channel)).is_in(page):  # else somebody else was here before
-            await publisher.history.restore(channel, whose, rows[-1].id, [(row.at, row.data) for row in rows])
+        if not (await _published(transaction, channel)).is_in(page):  # else another caller has written it meanwhile
+            await publisher.history.restore(channel, version_epoch, rows[-1].id, [(row.at, row.data) for row in rows])
 
 
 def _review(row: Any) -> dict[str, Any]:

@@ -55,7 +55,7 @@ responses = Table(
     Index("responses_of_review", "review", "id"),
     sqlite_autoincrement=True,
 )
-# One row a user and target, kept when the reaction is taken back; `previous` lets an upsert say what it replaced.
+# One row a user and target, which stays when the reaction is taken back; `previous` lets an upsert return what it replaced.
 reactions = Table(
     "reactions",
     metadata,
@@ -79,7 +79,7 @@ folds = Table(
     Index("folds_due", "due_at"),
     sqlite_autoincrement=True,
 )
-# The story of a channel stays when `keep` is set; every other row goes once it is published.
+# Publications that wait for the relay. A row with `keep` stays once it is published; every other is deleted.
 outbox = Table(
     "outbox",
     metadata,

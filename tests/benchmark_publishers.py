@@ -53,14 +53,14 @@ async def _drained(database: Database) -> None:
         await asyncio.sleep(0.01)
 
 
-async def _told(valkey_url: str, reviews: list[int]) -> tuple[int, bool]:
-    """How many publications the stories hold, and whether each is in order, without one twice."""
+async def _published(valkey_url: str, reviews: list[int]) -> tuple[int, bool]:
+    """How many publications the stories hold, and whether no reaction is in them twice."""
     async with Publisher(valkey_url) as publisher:
         pages = [(await publisher.history.read(story_of(review), 0, -1, max_bytes=2**31)).publications for review in reviews]
     right = True
     for page in pages:
-        told = [(data["user"], data["reaction"]) for data in (json.loads(each.data) for each in page) if data["type"] == "reaction"]
-        right = right and len(told) == len(set(told))
+        pairs = [(data["user"], data["reaction"]) for data in (json.loads(each.data) for each in page) if data["type"] == "reaction"]
+        right = right and len(pairs) == len(set(pairs))
     return sum(len(page) for page in pages), right
 
 
@@ -119,11 +119,11 @@ async def _run(name: str, shared: bool, killed: bool, seconds: float, database: 
     published = time.monotonic() - started
     relay.send_signal(signal.SIGTERM)
     relay.wait()
-    told, right = await _told(valkey_url, reviews)
+    in_channels, right = await _published(valkey_url, reviews)
     spent = (after.ru_utime + after.ru_stime - cpu.ru_utime - cpu.ru_stime) / count * 1e3
     print(
         f"{name}: {count / committed:,.0f} reactions/s committed, {count / published:,.0f}/s until all are published; {spent:.2f} ms CPU of the writer each; "
-        f"{told - REVIEWS} of {count} in their channels, {'each once' if right else 'SOME TWICE'}",
+        f"{in_channels - REVIEWS} of {count} in their channels, {'each once' if right else 'SOME TWICE'}",
         flush=True,
     )
 

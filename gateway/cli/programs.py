@@ -70,7 +70,7 @@ def relay(config: str | None, valkey_url: str | None, data_dir: str | None, data
 async def _relay(config: Config) -> None:
     from publishers.database import Database
     from publishers.migrator import migrate
-    from publishers.relay_program import relay as run
+    from publishers.relay_program import run_relay
 
     work = asyncio.current_task()
     assert work is not None
@@ -81,7 +81,7 @@ async def _relay(config: Config) -> None:
             await migrate(database)
             async with open_publisher(config) as publisher:
                 print(f"the outbox of {database.name} is published to {Address(configured_url(config))}; Ctrl-C ends it", flush=True)
-                await run(database, publisher.history)
+                await run_relay(database, publisher.history)
 
 
 def _prepared(settings: Config) -> Config:

@@ -32,7 +32,7 @@ from publishers.faults import Fault, Invalid, NotAllowed, NotFound
 from publishers.migrator import migrate
 from publishers.posts import create_channel, create_post, delete_post, edit_post, list_channels, list_posts
 from publishers.reactions import REACTIONS, Reactions, my_reactions
-from publishers.relay_program import relay
+from publishers.relay_program import run_relay
 from publishers.reviews import create_review, list_reviews, respond, review_history, story_of
 
 from ..app import Gateway
@@ -131,7 +131,7 @@ class Demo:
             self.reactions = Reactions(self.database)
             self.people = People(self.database, self.reactions, lambda: len(self.node.admission.clients))
             await self.people.seed()
-            work = [asyncio.create_task(relay(self.database, self.node.history)), asyncio.create_task(self.people.live())]
+            work = [asyncio.create_task(run_relay(self.database, self.node.history)), asyncio.create_task(self.people.live())]
             for task in work:
                 task.add_done_callback(_must_not_end)
             try:

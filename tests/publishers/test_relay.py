@@ -283,7 +283,7 @@ async def test_valkey_is_down_while_writers_commit(
         await until(lambda: relay.failures == 0, "the relay is content")
     await only_kept_rows_are_left(database, 9)
     assert [record.message for record in caplog.records if record.name == "gateway.relay" and "waits" in record.message] == [
-        f"the outbox waits: no connection to Valkey at {Address(own.url)} for 0.05 s; trying again"
+        f"the outbox waits (no connection to Valkey at {Address(own.url)} for 0.05 s); trying again"
     ]
 
 

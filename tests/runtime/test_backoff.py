@@ -1,0 +1,65 @@
+"""Retrying, with and without an end, for asyncio and for threads."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from gateway.errors import Unavailable
+from gateway.runtime.backoff import retrying, retrying_blocking
+
+log = logging.getLogger("tests.backoff")
+SOON = {"base": 1e-6, "ceiling": 1e-6}
+
+
+def failing(times: int) -> Callable[[], int]:
+    """Fails so many times, then returns how often it was called."""
+    calls = itertools.count(1)
+
+    def work() -> int:
+        if (call := next(calls)) <= times:
+            raise Unavailable(f"failure {call}")
+        return call
+
+    return work
+
+
+def awaited(work: Callable[[], int]) -> Callable[[], object]:
+    async def waits() -> int:
+        return work()
+
+    return waits
+
+
+async def test_the_result_is_the_first_success_and_one_failure_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        assert await retrying(awaited(failing(3)), "nothing was read", log, on=Unavailable, **SOON) == 4
+    assert [record.message for record in caplog.records] == ["nothing was read (failure 1); trying again"]
+
+
+async def test_the_cause_in_the_log_is_the_callers_to_word(caplog: pytest.LogCaptureFixture) -> None:
+    await retrying(awaited(failing(1)), "it waits", log, on=Unavailable, reason=lambda error: str(error).upper(), **SOON)
+    assert caplog.records[0].message == "it waits (FAILURE 1); trying again"
+
+
+async def test_when_the_seconds_are_over_the_last_error_is_raised() -> None:
+    with pytest.raises(Unavailable, match="failure 1"):
+        await retrying(awaited(failing(3)), "it waits", log, on=Unavailable, seconds=0)
+    with pytest.raises(Unavailable, match="failure 1"):
+        retrying_blocking(failing(3), on=Unavailable, seconds=0)
+
+
+async def test_another_error_is_raised_at_once() -> None:
+    attempt = partial(retrying, awaited(failing(1)), "it waits", log, on=ValueError)
+    with pytest.raises(Unavailable):
+        await attempt()
+    with pytest.raises(Unavailable):
+        retrying_blocking(failing(1), on=ValueError, seconds=60)
+
+
+def test_a_thread_gets_the_first_success_too() -> None:
+    assert retrying_blocking(failing(3), on=Unavailable, seconds=60, **SOON) == 4
