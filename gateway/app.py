@@ -1,7 +1,7 @@
 """Wiring: from a configuration to an ASGI application.
 
-``Gateway`` owns what one process runs: the connections to Valkey, the hub, the wheel. ``create_app`` puts the edges on
-top; its lifespan starts and stops the gateway, so any ASGI server can run it.
+``Gateway`` makes what one process runs, part by part, and starts and stops it. ``create_app`` puts the edges on top; its
+lifespan starts and stops the gateway, so any ASGI server can run it.
 """
 
 from __future__ import annotations
@@ -9,40 +9,36 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 from starlette.applications import Starlette
-from starlette.requests import Request
 from starlette.routing import BaseRoute, Mount, Route
 
 from .auth.keys import Keys
 from .auth.tokens import SHORT_SECRET, Verifier
 from .config import Config
-from .control.bus import Control
-from .control.events import Lifecycle
+from .control.bus import Bus
+from .control.events import LifecycleEvents
+from .control.leases import Leases
 from .control.presence import Presence
 from .control.revocations import Revocations
+from .control.rules_check import RulesCheck
 from .edges import health, pages
 from .edges import pull as clients
-from .edges.api.endpoint import api
 from .edges.api.openapi import openapi
-from .edges.emulation import PATHS as EMULATION
-from .edges.emulation import emulation
-from .edges.request import preflight
-from .edges.security_headers import secured
-from .edges.sse.open import EventStreams
-from .edges.websocket_asgi import serve_websocket
+from .edges.application import Application
 from .errors import GatewayError, StoreError
-from .live.channel import Channel
 from .live.hub import Hub
 from .live.inbox import Inbox
 from .rpc.calls import Calls
 from .rpc.methods import built_in
-from .rules.notifications import NAMESPACE
+from .runtime.tasks import Tasks
 from .runtime.wheel import Wheel
-from .session.node import Node
-from .session.orders import Steering
+from .session.admission import Admission
+from .session.authentication import Authentication
+from .session.node import Node, new_id
+from .session.orders import Orders
 from .store.connect import Address
 from .store.connection import Commands
 from .store.history import History
@@ -54,151 +50,122 @@ __all__ = ["Application", "Gateway", "Guest", "create_app"]
 
 log = logging.getLogger("gateway.app")
 
-RULES_SECONDS = 60.0
-
 
 class Gateway:
-    """One process: ``await start(url)``, then ``node`` is there for the edges; ``await stop()``."""
+    """One process, made inside a running loop: ``await start()``, ``await stop()``. ``node`` is what the edges work with.
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.node: Node = None  # type: ignore[assignment]
-        self._tasks: list[asyncio.Task[None]] = []
+    ``install`` False leaves the functions and rules that are in Valkey as they are, for a program that only follows channels.
+    Raises ConfigurationError, in one line.
+    """
 
-    async def start(self, valkey_url: str, *, install: bool = True) -> None:
-        """Connects, loads the functions, follows the link. Raises ConfigurationError or StoreError, in one line.
+    def __init__(self, config: Config, valkey_url: str, *, install: bool = True) -> None:
+        self._config = config
+        self._address = address = Address(valkey_url)
+        self._install = install
+        self._background: list[asyncio.Task[None]] = []
+        uid, tasks, self._wheel, layout = new_id(), Tasks(), Wheel(), Layout(config.prefix)
 
-        ``install`` False leaves the functions and rules that are in Valkey as they are, for whoever only looks on.
-        """
-        config = self.config
-        address = Address(valkey_url)
-        layout = Layout(config.prefix)
-        self.commands = Commands(address)
-        self._library = Library(rules_of(config.channels, config.namespaces) if install else None, layout.prefix)
-        await self.commands.start()
-        try:
-            if install:
-                await self._library.install(self.commands.call)
-        except StoreError as error:
-            raise type(error)(
-                f"Valkey at {address} does not take the gateway's functions (Valkey 7.2 or newer is needed): {error}"
-            ) from None
-        history = History(self.commands, self._library, layout)
-        wheel = Wheel()
+        # Store and keys.
+        self._commands = commands = Commands(address)
+        self._library = library = Library(rules_of(config.channels, config.namespaces) if install else None, layout.prefix)
+        self.link = link = Link(address, commands, layout.heartbeat(uid))
+        history = History(commands, library, layout)
+        self._keys = Keys(config.tokens)
+
+        # From Valkey to every subscription.
         inbox = Inbox(config, history)
-        keys = Keys(config.tokens)
-        self.node = Node(config, Hub(config, layout, history, self), history, inbox, Verifier(config.tokens, keys), built_in(inbox), wheel)
-        self.link = Link(address, self.commands, layout.heartbeat(self.node.uid))
-        hub = self.node.hub
-        hub.missed_ephemeral = self._retell_inbox
-        self.control = self.node.control = Control(history, self.node.uid)
-        self.node.calls = Calls(config, history, self.node.uid, lambda: self.link.proven)
-        self.link.on_own = self._told
-        self.node.presence = Presence(config, history, self.control, self.node.uid)
-        self.control.on_dead, self.control.on_forgotten = self.node.presence.bury, self.node.presence.write_anew
-        self.node.lifecycle = Lifecycle(config, history, self.node.uid)
-        self.node.revoked = Revocations(history)
+        hub = Hub(config, layout, history, link, inbox)
+
+        # What processes send each other, and who carries it out.
+        revocations = Revocations(history)
+        events = LifecycleEvents(config, history, uid)
+        presence = Presence(config, history, uid)
+        self._leases = Leases(history, uid, presence)
+        self._rules_check = RulesCheck(library, commands, tasks)
+        admission = Admission(config.limits, hub.now)
+        bus = Bus(history, uid, self._leases, Orders(config, uid, hub, revocations, admission))
+
+        # Clients.
+        calls = Calls(config, history, uid, link, others=bus)
+        authentication = Authentication(config, Verifier(config.tokens, self._keys), revocations)
+        self.node = Node(
+            config=config,
+            uid=uid,
+            tasks=tasks,
+            wheel=self._wheel,
+            history=history,
+            hub=hub,
+            inbox=inbox,
+            control=bus,
+            presence=presence,
+            revocations=revocations,
+            events=events,
+            calls=calls,
+            methods=built_in(inbox),
+            admission=admission,
+            authentication=authentication,
+        )
+
+        link.add_own_listener(calls)
+        link.add_listener(hub)
         if install:
-            await self.node.revoked.load()
-        self.link.on_announcements, self.link.on_subscribed = self._announced, self._subscribed
-        self.link.on_up, self.link.on_down = (self._link_is_up if install else hub.on_up), hub.on_down
-        steering = Steering(self.node)
-        self.control.on_message, self.control.answer, self.control.on_commands = steering.obey, steering.answer, self.node.command
-        self.control.recall = steering.recall
+            link.add_channel_listener(bus.key, bus)
+            link.add_up_listener(self._rules_check)
+
+    async def start(self) -> None:
+        """Connects, loads the functions, and waits for the link's first heartbeat. Raises ConfigurationError or StoreError, in one line."""
+        await self._commands.start()
+        if self._install:
+            await self._install_functions()
+            await self.node.revocations.load()
         await self.link.start()
-        if 0 < len(config.tokens.hmac_secret.encode()) < SHORT_SECRET:
+        if 0 < len(self._config.tokens.hmac_secret.encode()) < SHORT_SECRET:
             log.warning("tokens.hmac_secret is short: %d bytes or more are safe", SHORT_SECRET)
-        work = [wheel.run(), hub.keep_house(), *([keys.keep_fresh()] if keys.has_url else [])]
-        if install:
-            work += [self._watch_rules(), self.control.beat(), self.node.presence.keep(), self.node.lifecycle.keep()]
-        self._tasks = [asyncio.create_task(each) for each in work]
-        for task in self._tasks:
+        work = [self._wheel.run(), self.node.hub.keep_house(), *([self._keys.run()] if self._keys.has_url else [])]
+        if self._install:
+            work += [self._rules_check.run(), self._leases.run(), self.node.presence.run(), self.node.events.run()]
+        self._background = [asyncio.create_task(each) for each in work]
+        for task in self._background:
             task.add_done_callback(_must_not_end)
 
-    # The hub's feed. The link is made after the hub, and lives in this object.
-
-    def subscribe(self, channels: list[bytes]) -> None:
-        self.link.subscribe(channels)
-
-    def unsubscribe(self, channels: list[bytes]) -> None:
-        self.link.unsubscribe(channels)
-
-    def _retell_inbox(self, channel: Channel) -> None:
-        if channel.name.startswith(f"{NAMESPACE}:"):
-            self.node.tasks.spawn(self.node.inbox.retell(channel))
-
-    async def _last_events(self) -> None:
-        with contextlib.suppress(StoreError, TimeoutError):  # those that Valkey does not take now are lost with us
-            async with asyncio.timeout(2):
-                await self.node.lifecycle.flush()
+    async def _install_functions(self) -> None:
+        try:
+            await self._library.install(self._commands.call)
+        except StoreError as error:
+            raise type(error)(
+                f"Valkey at {self._address} does not take the gateway's functions (Valkey 7.2 or newer is needed): {error}"
+            ) from None
 
     def unready(self) -> str:
         """Why clients should go elsewhere; "" if they need not."""
-        if self.node is None:
+        if not self._background:
             return "starting"
-        if self.node.draining:
+        if self.node.admission.draining:
             return "draining"
-        if not self.commands.connected:
+        if not self._commands.connected:
             return "no connection to Valkey"
         return "" if self.link.proven else "the live link to Valkey is not proven to work"
 
-    async def _watch_rules(self) -> None:
-        while True:
-            await asyncio.sleep(RULES_SECONDS)
-            await self._compare_rules()
-
-    def _announced(self, batch: dict[bytes, list[bytes]]) -> None:
-        said = batch.pop(self.control.key, None)
-        if said is not None:
-            self.control.heard(said)
-        self.node.hub.on_announcements(batch)
-
-    def _told(self, payloads: list[bytes]) -> None:
-        self.control.told(self.node.calls.replied(payloads))
-
-    def _subscribed(self, key: bytes) -> None:
-        if key == self.control.key:
-            self.control.on_link()
-        else:
-            self.node.hub.on_subscribed(key)
-
-    def _link_is_up(self) -> None:
-        self.link.subscribe([self.control.key])
-        self.node.hub.on_up()
-        self.node.tasks.spawn(self._compare_rules())
-
-    async def _compare_rules(self) -> None:
-        """Where Valkey came back empty, a publisher may have been there first, with the built-in rules."""
-        try:
-            if await self._library.agrees(self.commands.call):
-                return
-            if await self._library.is_forgotten(self.commands.call):
-                await self._library.install(self.commands.call)
-            else:
-                log.warning("the channels' rules in valkey are another gateway's: give all gateways the same configuration")
-        except StoreError as error:
-            log.debug("the rules could not be compared: %s", error)
-
     async def stop(self) -> None:
-        for task in self._tasks:
+        """What Valkey has of this process is removed first; then the connections are closed."""
+        for task in self._background:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self.node is not None:
-            clean = await self.node.presence.close()
-            await self._last_events()
-            await self.control.leave(clean=clean)
-            await self.node.tasks.cancel()
-            await self.node.hub.close()
-            await self.link.close()
-        await self.commands.close()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        removed = await self.node.presence.close()
+        await self._write_last_events()
+        await self.node.control.close()
+        if removed:
+            await self._leases.give_back()
+        await self.node.tasks.cancel()
+        await self.node.hub.close()
+        await self.node.inbox.close()
+        await self.link.close()
+        await self._commands.close()
 
-
-async def _answer_preflight(node: Node, scope: Any, send: Any) -> None:
-    """Of every path: what may be asked for is said when it is."""
-    origin = dict(scope["headers"]).get(b"origin", b"").decode("latin-1")
-    granted = preflight(origin, node.config.allowed_origins)
-    await send({"type": "http.response.start", "status": 204 if granted else 403, "headers": granted})
-    await send({"type": "http.response.body", "body": b""})
+    async def _write_last_events(self) -> None:
+        with contextlib.suppress(StoreError, TimeoutError):  # those that Valkey does not take now are lost with this process
+            async with asyncio.timeout(2):
+                await self.node.events.flush()
 
 
 def _must_not_end(task: asyncio.Task[None]) -> None:
@@ -206,47 +173,8 @@ def _must_not_end(task: asyncio.Task[None]) -> None:
         log.critical("a part of the gateway ended that must not: %s", task.get_name(), exc_info=task.exception())
 
 
-class Application:
-    """The ASGI application. ``/sse``, the server API and WebSocket directly, everything else through Starlette: its layers
-    would cost an idle stream more memory than the stream itself, and a publish more time than publishing.
-
-    It runs under any ASGI server, which runs its lifespan; mounted inside another application, that one does:
-
-        application = create_app(load("gateway.toml"), "valkey://localhost")
-        outer = FastAPI(lifespan=application.lifespan)
-        outer.mount("/live", application)
-    """
-
-    def __init__(self, starlette: Starlette, lifespan: Callable[[Any], contextlib.AbstractAsyncContextManager[dict[str, Any]]]) -> None:
-        self._starlette = starlette
-        self.lifespan = lifespan
-        self.state = starlette.state
-        self.routes = starlette.routes
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            await self._starlette(scope, receive, send)
-            return
-        gateway, send = self.state.gateway, secured(send)
-        scope.setdefault("state", {}).update(node=gateway.node, gateway=gateway)
-        path, node = scope["path"].removeprefix(scope.get("root_path", "")), gateway.node
-        if scope["type"] == "websocket":
-            await serve_websocket(node, path, scope, receive, send)
-        elif scope["method"] == "OPTIONS":
-            await _answer_preflight(node, scope, send)
-        elif path in EMULATION:
-            await emulation(node, scope, receive, send)
-        elif path == "/sse":
-            await EventStreams(node)(scope, receive, send)
-        elif path.startswith("/api/"):
-            response = await api(node, Request(scope, receive))
-            await response(scope, receive, send)
-        else:
-            await self._starlette(scope, receive, send)
-
-
 class Guest(Protocol):
-    """What runs beside the gateway in its process: the demo. ``running`` surrounds its work."""
+    """What runs beside the gateway in its process, as the demo does: routes, and work that runs while ``running`` is entered."""
 
     routes: list[BaseRoute]
 
@@ -258,17 +186,17 @@ def create_app(config: Config, valkey_url: str = "", guests: Sequence[Guest] = (
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[dict[str, Any]]:
-        gateway = Gateway(config)
         state = starlette.state
-        state.gateway, state.failure = gateway, None
+        state.failure = None
         async with contextlib.AsyncExitStack() as stack:
             try:
-                await gateway.start(valkey_url or config.valkey_url)
+                gateway = state.gateway = Gateway(config, valkey_url or config.valkey_url)
+                await gateway.start()
                 stack.push_async_callback(gateway.stop)
                 for guest in guests:
                     await stack.enter_async_context(guest.running(gateway))
             except GatewayError as error:
-                state.failure = error  # for whoever runs the application to say in one line
+                state.failure = error  # the server that runs the application prints it in one line
                 raise
             except Exception:
                 log.exception("the gateway did not start")

@@ -7,72 +7,64 @@
         publisher.publish("posts:tech", {"title": "…"})
 
 An acknowledged publish is in the stream and announced. If the connection breaks before the acknowledgement, whether it
-happened is not known: with an idempotency key or a version it is repeated, which is safe, for up to ``patience``
+happened is not known: with an idempotency key or a version the publisher repeats it, which is safe, for up to ``patience``
 seconds; without one it raises ``Unavailable``, and the caller decides.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, NamedTuple, Self, Unpack, overload
 from uuid import uuid4
 
 import msgspec
-from valkey.exceptions import ConnectionError, ResponseError, TimeoutError, ValkeyError
 
 from gateway.errors import BadRequest, StoreError, Unavailable
 from gateway.publication import Position, channel_fault
 from gateway.rules.json_text import is_json
 from gateway.rules.notifications import channel_of, notification_id
-from gateway.runtime.backoff import backoff
-from gateway.store.connect import Address
+from gateway.runtime.backoff import retrying, retrying_blocking
+from gateway.store.connect import Address, SyncCommands
 from gateway.store.connection import Commands
 from gateway.store.embedded import find_url
 from gateway.store.history import History
-from gateway.store.layout import Layout, publish_words
+from gateway.store.layout import Layout, PublishOptions, Word, publish_words
 from gateway.store.library import Library
 
 __all__ = ["Publisher", "SyncPublisher"]
 
-PATIENCE = 10.0
+log = logging.getLogger("gateway.publisher")
+
+PATIENCE = 10.0  # seconds for which a publish is repeated
+PAUSE_MOST = 1.0  # seconds between two attempts
 
 
-def _words(
-    channel: str,
-    data: Any,
-    *,
-    raw: bool,
-    idempotency_key: str | None,
-    version: int | None,
-    version_epoch: str | None,
-    size: int | None,
-    ttl: int | None,
-    tags: Mapping[str, str] | None,
-    info: Mapping[str, Any] | None,
-) -> list[Any]:
-    """Checks what would only fail in Valkey, or later. Raises ValueError, TypeError for data that is not JSON."""
+class _Call(NamedTuple):
+    """One publish: what its function in Valkey is given, and whether a second call with the same words is harmless."""
+
+    channel: str
+    words: list[Word]
+    repeatable: bool
+    inbox: bool = False
+
+
+def _publication(channel: str, data: Any, raw: bool, options: PublishOptions) -> _Call:
+    """Checks what would only fail in Valkey, or later. Raises ValueError for the channel, TypeError for data that is not JSON."""
     fault = channel_fault(channel)
     if fault:
         raise ValueError(fault)
-    return publish_words(
-        data if raw else msgspec.json.encode(data),
-        idempotency_key=idempotency_key,
-        version=version,
-        version_epoch=version_epoch,
-        size=size,
-        ttl=ttl,
-        tags=None if tags is None else msgspec.json.encode(tags),
-        info=None if info is None else msgspec.json.encode(info),
-    )
+    words = publish_words(data if raw else msgspec.json.encode(data), **options)
+    return _Call(channel, words, options.get("idempotency_key") is not None or options.get("version") is not None)
 
 
-def _notify_words(user: str, notification: Mapping[str, Any], key: str | None) -> tuple[str, list[Any]]:
-    """The inbox and what gateway_notify is given; a random key where there is none, so that it can be repeated."""
+def _notification(user: str, notification: Mapping[str, Any], key: str | None) -> _Call:
+    """The publish into the user's inbox; without a key it gets a random one, so that it can be repeated. Raises ValueError."""
     channel, data = channel_of(user), msgspec.json.encode(notification)
     if not is_json(data):
         raise ValueError("the notification is nested too deep")
@@ -80,14 +72,14 @@ def _notify_words(user: str, notification: Mapping[str, Any], key: str | None) -
         notification_id(data)
     except BadRequest as error:
         raise ValueError(error.hint) from None
-    return channel, publish_words(data, idempotency_key=key or uuid4().hex)
+    return _Call(channel, publish_words(data, idempotency_key=key or uuid4().hex), repeatable=True, inbox=True)
 
 
 class Publisher:
     """Publishes over one pipelined connection; any number of ``publish`` may wait at once, and arrive in order.
 
     Without ``url`` it finds the embedded server of the gateway that runs on ``data_dir`` (default: the user's). The rules
-    of the channels are those of the gateways that use the same Valkey.
+    of the channels are those of the gateways that use the same Valkey, under the same ``prefix``. ``patience`` is in seconds.
     """
 
     def __init__(self, url: str = "", *, prefix: str = "gw", data_dir: str | Path = "", patience: float = PATIENCE) -> None:
@@ -107,56 +99,40 @@ class Publisher:
         await self.close()
 
     async def connect(self) -> None:
-        """Raises Unavailable if Valkey cannot be reached."""
+        """Connects once; afterwards the connection comes back by itself. Raises Unavailable if Valkey cannot be reached."""
         self._commands = Commands(Address(find_url(self._given_url, self._data_dir)), patience=self._patience)
         await self._commands.start()
         self._history = History(self._commands, Library(None, self._layout.prefix), self._layout)
 
     async def close(self) -> None:
+        """Closes the connection; every publish that still waits raises Unavailable."""
         if self._commands is not None:
             await self._commands.close()
 
     @property
     def history(self) -> History:
-        """The channels' history, to read and to remove."""
+        """The channels' history, to read and to remove. Raises RuntimeError before ``connect``."""
         if self._history is None:
             raise RuntimeError("the publisher is not connected: use `async with Publisher(…) as publisher:`")
         return self._history
 
+    @overload
     async def publish(
-        self,
-        channel: str,
-        data: Any,
-        *,
-        raw: bool = False,
-        idempotency_key: str | None = None,
-        version: int | None = None,
-        version_epoch: str | None = None,
-        size: int | None = None,
-        ttl: int | None = None,
-        tags: Mapping[str, str] | None = None,
-        info: Mapping[str, Any] | None = None,
-    ) -> Position | None:
+        self, channel: str, data: Any, *, raw: Literal[False] = False, **options: Unpack[PublishOptions]
+    ) -> Position | None: ...
+    @overload
+    async def publish(self, channel: str, data: str | bytes, *, raw: bool, **options: Unpack[PublishOptions]) -> Position | None: ...
+    async def publish(self, channel: str, data: Any, *, raw: bool = False, **options: Unpack[PublishOptions]) -> Position | None:
         """Publishes one document; ``raw``: ``data`` is JSON text already. Returns its position, None if the channel remembers nothing.
 
-        A repeated ``idempotency_key`` returns the first position; a ``version`` that is not newer is dropped. ``size`` and
-        ``ttl`` (seconds, 0: announce only) override the channel's rules.
-        Raises ValueError for an impossible channel, StoreError if Valkey refuses, Unavailable if it cannot be reached.
+        The options are ``idempotency_key``, ``version``, ``version_epoch``, ``size``, ``ttl``, ``tags`` and ``info``. A
+        repeated ``idempotency_key`` returns the first position; a ``version`` that is not newer is dropped. ``size`` and
+        ``ttl`` (seconds, 0: announce only) override the channel's rules. ``PublishOptions`` describes each.
+
+        Raises ValueError for an impossible channel, TypeError for an unknown option or data that is not JSON, StoreError if
+        Valkey refuses, Unavailable if it cannot be reached.
         """
-        words = _words(
-            channel,
-            data,
-            raw=raw,
-            idempotency_key=idempotency_key,
-            version=version,
-            version_epoch=version_epoch,
-            size=size,
-            ttl=ttl,
-            tags=tags,
-            info=info,
-        )
-        repeatable = idempotency_key is not None or version is not None
-        return await self._in_order(self.history.publish, channel, words, repeatable)
+        return await self._in_order(_publication(channel, data, raw, options))
 
     async def notify(self, user: str, notification: Mapping[str, Any], *, idempotency_key: str | None = None) -> Position | None:
         """Publishes into the inbox of ``user``. ``notification["id"]``, a text, names it: the same id again is an update,
@@ -164,48 +140,45 @@ class Publisher:
 
         It is repeated over a broken connection. Raises ValueError for a user or a notification that cannot be; else as ``publish``.
         """
-        channel, words = _notify_words(user, notification, idempotency_key)
-        return await self._in_order(self.history.notify, channel, words, True)
+        return await self._in_order(_notification(user, notification, idempotency_key))
 
-    async def _in_order(self, publish: _Publish, channel: str, words: list[Any], repeatable: bool) -> Position | None:
-        queue = self._queues.setdefault(channel, _Queue())
-        try:
-            with queue.place() as place:
-                if queue.broken:
-                    await queue.turn(place)
-                return await self._publish(publish, channel, words, repeatable, queue, place)
-        finally:
-            if queue.empty:
-                self._queues.pop(channel, None)
-
-    async def _publish(
-        self, publish: _Publish, channel: str, words: list[Any], repeatable: bool, queue: _Queue, place: object
-    ) -> Position | None:
-        loop = asyncio.get_running_loop()
-        deadline, attempt = loop.time() + self._patience, 0
-        while True:
-            try:
-                return await publish(channel, words)
-            except Unavailable:
-                attempt += 1
-                pause = backoff(attempt, 0.05, 1.0)
-                if not repeatable or loop.time() + pause > deadline:
-                    raise
-                # What was under way together is repeated one by one, in its order, before anything newer.
-                queue.broken = True
-                await asyncio.sleep(pause)
-                await queue.turn(place)
-
+    @overload
+    async def publish_many(self, channel: str, documents: Iterable[Any], *, raw: Literal[False] = False) -> list[Position | None]: ...
+    @overload
+    async def publish_many(self, channel: str, documents: Iterable[str | bytes], *, raw: bool) -> list[Position | None]: ...
     async def publish_many(self, channel: str, documents: Iterable[Any], *, raw: bool = False) -> list[Position | None]:
-        """Publishes documents in order, pipelined; raises the first failure, behind which later ones may have happened."""
+        """Publishes documents in order, pipelined. Raises the first failure; documents after the failed one may be published."""
         return list(await asyncio.gather(*[self.publish(channel, document, raw=raw) for document in documents]))
 
     async def publish_ephemeral(self, channel: str, data: Any) -> None:
-        """Announces a document to whoever is live now: no offset, no history."""
+        """Announces a document to those who are live now: no offset, no history."""
         await self.publish(channel, data, ttl=0)
 
+    async def _in_order(self, call: _Call) -> Position | None:
+        queue = self._queues.setdefault(call.channel, _Queue())
+        try:
+            with queue.place() as place:
+                attempt = partial(self._attempt, call, queue, place)
+                return await (self._repeated(attempt, call.channel) if call.repeatable else attempt())
+        finally:
+            if queue.empty:
+                self._queues.pop(call.channel, None)
 
-_Publish = Callable[[str, list[Any]], Awaitable[Position | None]]
+    async def _repeated(self, attempt: partial[Coroutine[Any, Any, Position | None]], channel: str) -> Position | None:
+        # At debug level: the connection logs that it was lost, and here are as many calls as were under way.
+        what = f"a publish to {channel} was not acknowledged"
+        return await retrying(attempt, what, log, on=Unavailable, ceiling=PAUSE_MOST, seconds=self._patience, level=logging.DEBUG)
+
+    async def _attempt(self, call: _Call, queue: _Queue, place: object) -> Position | None:
+        if queue.broken:
+            await queue.turn(place)
+        publish = self.history.notify if call.inbox else self.history.publish
+        try:
+            return await publish(call.channel, call.words)
+        except Unavailable:
+            # What was under way together is repeated one by one, in its order, before anything newer.
+            queue.broken = queue.broken or call.repeatable
+            raise
 
 
 class _Queue:
@@ -246,7 +219,7 @@ class SyncPublisher:
         self._layout = Layout(prefix)
         self._library = Library(None, self._layout.prefix)
         self._patience = patience
-        self._client = Address(find_url(url, data_dir)).sync_client()
+        self._commands = SyncCommands(Address(find_url(url, data_dir)).sync_client())
 
     def __enter__(self) -> Self:
         return self
@@ -255,81 +228,48 @@ class SyncPublisher:
         self.close()
 
     def close(self) -> None:
-        self._client.close()
+        """Closes the connections."""
+        self._commands.close()
 
-    def publish(
-        self,
-        channel: str,
-        data: Any,
-        *,
-        raw: bool = False,
-        idempotency_key: str | None = None,
-        version: int | None = None,
-        version_epoch: str | None = None,
-        size: int | None = None,
-        ttl: int | None = None,
-        tags: Mapping[str, str] | None = None,
-        info: Mapping[str, Any] | None = None,
-    ) -> Position | None:
+    @overload
+    def publish(self, channel: str, data: Any, *, raw: Literal[False] = False, **options: Unpack[PublishOptions]) -> Position | None: ...
+    @overload
+    def publish(self, channel: str, data: str | bytes, *, raw: bool, **options: Unpack[PublishOptions]) -> Position | None: ...
+    def publish(self, channel: str, data: Any, *, raw: bool = False, **options: Unpack[PublishOptions]) -> Position | None:
         """As ``Publisher.publish``."""
-        words = _words(
-            channel,
-            data,
-            raw=raw,
-            idempotency_key=idempotency_key,
-            version=version,
-            version_epoch=version_epoch,
-            size=size,
-            ttl=ttl,
-            tags=tags,
-            info=info,
-        )
-        repeatable = idempotency_key is not None or version is not None
-        return self._publish(b"gateway_publish", self._layout.keys(channel), words, repeatable)
+        return self._publish(_publication(channel, data, raw, options))
 
     def notify(self, user: str, notification: Mapping[str, Any], *, idempotency_key: str | None = None) -> Position | None:
         """As ``Publisher.notify``."""
-        channel, words = _notify_words(user, notification, idempotency_key)
-        return self._publish(b"gateway_notify", self._layout.inbox_keys(channel), words, True)
-
-    def _publish(self, function: bytes, keys: Sequence[bytes], words: list[Any], repeatable: bool) -> Position | None:
-        deadline, attempt = time.monotonic() + self._patience, 0
-        while True:
-            try:
-                offset, epoch = self._call(function, keys, *words)
-                return Position(epoch.decode(), offset) if offset else None
-            except Unavailable:
-                attempt += 1
-                pause = backoff(attempt, 0.05, 1.0)
-                if not repeatable or time.monotonic() + pause > deadline:
-                    raise
-                time.sleep(pause)
+        return self._publish(_notification(user, notification, idempotency_key))
 
     def publish_ephemeral(self, channel: str, data: Any) -> None:
+        """As ``Publisher.publish_ephemeral``."""
         self.publish(channel, data, ttl=0)
 
-    def _call(self, function: bytes, keys: Sequence[bytes], *words: Any) -> Any:
-        command = (b"FCALL", function, len(keys), *keys, *words)
+    def _publish(self, call: _Call) -> Position | None:
+        attempt = partial(self._attempt, call)
+        if not call.repeatable:
+            return attempt()
+        return retrying_blocking(attempt, on=Unavailable, ceiling=PAUSE_MOST, seconds=self._patience)
+
+    def _attempt(self, call: _Call) -> Position | None:
+        keys = self._layout.inbox_keys(call.channel) if call.inbox else self._layout.keys(call.channel)
+        function = b"gateway_notify" if call.inbox else b"gateway_publish"
+        offset, epoch = self._call(b"FCALL", function, len(keys), *keys, *call.words)
+        return Position(epoch.decode(), offset) if offset else None
+
+    def _call(self, *command: Word) -> Any:
         try:
-            return self._execute(*command)
+            return self._commands.call(*command)
         except StoreError as error:
             if "Function not found" not in str(error):
                 raise
-        _finish(self._library.restore(self._execute_at_once))
-        return self._execute(*command)
+        _finish(self._library.restore(self._call_at_once))
+        return self._commands.call(*command)
 
-    async def _execute_at_once(self, *words: Any) -> Any:
-        return self._execute(*words)
-
-    def _execute(self, *words: Any) -> Any:
-        try:
-            return self._client.execute_command(*words)
-        except ResponseError as error:
-            raise StoreError(str(error)) from None
-        except (ConnectionError, TimeoutError, OSError) as error:
-            raise Unavailable(f"no Valkey: {error}") from None
-        except ValkeyError as error:
-            raise StoreError(str(error)) from None
+    async def _call_at_once(self, *words: Any) -> Any:
+        return self._commands.call(*words)
 
 
 def _finish(work: Coroutine[Any, Any, None]) -> None:

@@ -34,7 +34,7 @@ from gateway.runtime.backoff import backoff
 from gateway.store.history import History
 
 from .database import Database
-from .schema import identity
+from .migrator import identity
 from .tables import outbox
 
 __all__ = ["BROKEN", "Relay", "backlog"]

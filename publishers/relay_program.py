@@ -14,7 +14,7 @@ __all__ = ["relay"]
 
 
 async def relay(database: Database, history: History) -> None:
-    """Runs until cancelled. The tables must be there: ``schema.migrate``."""
+    """Runs until cancelled. The tables must be there: ``migrator.migrate``."""
     async with asyncio.TaskGroup() as group:
         group.create_task(Relay(database, history).run())
         group.create_task(Folding(database).run())

@@ -20,7 +20,7 @@ from gateway.store.history import Page
 
 from .database import Database, Transaction, now_ms, within
 from .faults import NotFound, checked_choice, checked_id, checked_name, checked_page, checked_text, checked_user
-from .schema import identity
+from .migrator import identity
 from .tables import outbox, responses, reviews
 
 if TYPE_CHECKING:

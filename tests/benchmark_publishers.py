@@ -25,10 +25,10 @@ import uvloop
 from gateway.store.embedded import EmbeddedServer
 from publishers import Publisher
 from publishers.database import Database
+from publishers.migrator import migrate
 from publishers.reactions import Reactions, react
 from publishers.relay import backlog
 from publishers.reviews import create_review, story_of
-from publishers.schema import migrate
 
 REVIEWS = 50
 WRITERS = 8

@@ -28,7 +28,7 @@ from sqlalchemy.engine import make_url
 from gateway.auth.tokens import mint
 from gateway.store.embedded import EmbeddedServer
 from publishers.database import Database
-from publishers.schema import migrate
+from publishers.migrator import migrate
 
 from .kit.forks import Program
 

@@ -1,12 +1,12 @@
 """The keys that tokens are checked with: secrets, a file of public keys, a JWKS URL.
 
-Which algorithms a token may name is fixed by the keys that are there, never by the token: a secret checks HS256, HS384 and
+Which algorithms a token may name is fixed by the configured keys, never by the token: a secret checks HS256, HS384 and
 HS512, an RSA key RS and PS, a key on a curve its ES, an Edwards key EdDSA. ``tokens.algorithms`` narrows that down. A public
 key is never tried as a secret.
 
-Keys from a URL are fetched at the start, again every REFRESH_SECONDS, and when a token names a key that is not known; that
-last no more often than every ASK_SECONDS, so that tokens with invented key ids cost the key server nothing. If a fetch
-fails, the keys that are known stay.
+Keys from a URL are fetched at the start, again every REFRESH_SECONDS, and when a token names an unknown key; for tokens no
+more often than every ASK_SECONDS, so that tokens with invented key ids cost the key server nothing. If a fetch fails, the known
+keys stay in use.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Key(NamedTuple):
 
 
 class Keys:
-    """Raises ConfigurationError for keys that cannot be used."""
+    """All keys of a configuration; false where there are none. Raises ConfigurationError for keys that cannot be used."""
 
     def __init__(self, settings: Tokens) -> None:
         unknown = set(settings.algorithms) - ALL
@@ -90,13 +90,16 @@ class Keys:
         return [key for key in known if not key.id or not id or key.id == id]
 
     def may_learn(self, id: str) -> bool:
-        """Whether asking the key server may bring a key that fits: it is being asked, or was not just now."""
+        """Whether a key of this id may come from the key server: it is being asked now, or was not asked within ASK_SECONDS."""
         asking = self._fetching is not None and not self._fetching.done()
         unknown = bool(id) and all(key.id != id for key in self._fetched)
         return bool(self._url) and unknown and (asking or time.monotonic() - self._asked >= ASK_SECONDS)
 
     async def learn(self, *, for_a_token: bool = False) -> None:
-        """Asks the key server; whoever asks meanwhile waits for the same answer. For a token it is not asked twice in a row."""
+        """Fetches the keys; callers that come meanwhile wait for the same answer.
+
+        ``for_a_token``: nothing is fetched if the last fetch began within ASK_SECONDS.
+        """
         if self._fetching is None or self._fetching.done():
             if for_a_token and time.monotonic() - self._asked < ASK_SECONDS:
                 return
@@ -104,8 +107,8 @@ class Keys:
             self._fetching = asyncio.create_task(self._fetch())
         await asyncio.shield(self._fetching)
 
-    async def keep_fresh(self) -> None:
-        """Runs until cancelled; for keys with a URL."""
+    async def run(self) -> None:
+        """Fetches the keys every REFRESH_SECONDS, until cancelled; for keys with a URL."""
         while True:
             await self.learn()
             await asyncio.sleep(REFRESH_SECONDS if self._fetched else ASK_SECONDS)
@@ -113,8 +116,10 @@ class Keys:
     async def _fetch(self) -> bool:
         try:
             found = _from_jwks(await asyncio.to_thread(_get, self._url))
-        except Exception as error:  # whatever somebody else's server makes of it, the keys that are known stay
-            log.warning("tokens.jwks_url could not be read: %s; %d keys stay", " ".join(str(error).split()), len(self._fetched))
+        except Exception as error:  # whatever another party's server answers, the known keys stay in use
+            log.warning(
+                "tokens.jwks_url could not be read: %s; %d known keys stay in use", " ".join(str(error).split()), len(self._fetched)
+            )
             return False
         self._fetched = [Key(key.algorithms & self._allowed, key.material, key.id) for key in found]
         log.debug("%d keys from tokens.jwks_url", len(found))
@@ -131,7 +136,7 @@ def _check_secrets(name: str, secrets: list[str]) -> None:
 
 def _get(url: str) -> bytes:
     with urllib.request.urlopen(url, timeout=FETCH_SECONDS) as answer:
-        text = answer.read(JWKS_BYTES + 1)
+        text: bytes = answer.read(JWKS_BYTES + 1)
     if len(text) > JWKS_BYTES:
         raise ValueError(f"longer than {JWKS_BYTES} bytes")
     return text
@@ -142,7 +147,7 @@ class _Set(msgspec.Struct):
 
 
 def _from_jwks(text: bytes) -> list[Key]:
-    """Keys of kinds we do not know are passed over, as RFC 7517, 5 asks; so are secrets, which have no business there."""
+    """The keys of a JSON Web Key Set. Keys of unknown kinds are ignored, as RFC 7517, 5 asks; so are secrets, which must not be public."""
     found = []
     for each in msgspec.json.decode(text, type=_Set).keys:
         if each.get("use", "sig") != "sig" or each.get("kty") == "oct":

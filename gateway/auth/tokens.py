@@ -1,6 +1,6 @@
 """Clients' tokens: JSON Web Tokens, checked with the keys of ``keys.py``. Source of the claims: PROTOCOL.md 1.11.
 
-A token that is refused is refused: it never turns its bearer into an anonymous client.
+A token that is refused never turns its bearer into an anonymous client.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import jwt
 import msgspec
+from jwt.types import Options
 from jwt.warnings import InsecureKeyLengthWarning
 
 from ..config import Tokens
@@ -27,7 +28,7 @@ from .keys import Keys
 __all__ = ["SHORT_SECRET", "Verifier", "claimed_channel", "mint"]
 
 SHORT_SECRET = 32  # bytes: what RFC 7518, 3.2 asks of an HS256 key
-LONGEST_HASH = 64  # bytes: of HS512, below which PyJWT warns of one kind of token or another
+LONGEST_HASH = 64  # bytes: of HS512; for a shorter secret PyJWT warns with each token
 TOKEN_BYTES = 16 * 1024
 CHANNELS_MOST = 1000  # of one token
 
@@ -41,7 +42,7 @@ class _Subscription(msgspec.Struct):
 
 
 class _Claims(msgspec.Struct):
-    """The claims that are ours; the registered ones are PyJWT's to check."""
+    """The claims that this gateway reads. PyJWT checks the registered ones."""
 
     sub: str | None = None
     exp: float = 0
@@ -58,7 +59,7 @@ class _Claims(msgspec.Struct):
 
     @property
     def expires_at(self) -> float:
-        """Unix seconds, 0 for never: ``expire_at`` says it over ``exp``, which only limits when the token may be shown."""
+        """Unix seconds, 0 for never: ``expire_at`` wins over ``exp``, which then limits only until when the token may be presented."""
         return self.exp if self.expire_at is None else self.expire_at
 
 
@@ -68,14 +69,14 @@ class Verifier:
     def __init__(self, settings: Tokens, keys: Keys) -> None:
         self._settings = settings
         self._keys = keys
-        self._options: dict[str, Any] = {"verify_aud": bool(settings.audience), "verify_iss": bool(settings.issuer)}
+        self._options: Options = {"verify_aud": bool(settings.audience), "verify_iss": bool(settings.issuer)}
 
     async def learn(self) -> None:
-        """Fetches keys: after KeyUnknown."""
+        """Fetches the keys again: to be called after KeyUnknown, before the same token is checked once more."""
         await self._keys.learn(for_a_token=True)
 
     def connection(self, token: str) -> Identity:
-        """Raises TokenInvalid, TokenStale, or KeyUnknown if the key may be learned."""
+        """The bearer of a connection token. Raises TokenInvalid, TokenStale, or KeyUnknown if ``learn`` may find its key."""
         claims = self._claims(token)
         if claims.channel is not None:
             raise TokenInvalid("it is a subscription token, not a connection token")
@@ -88,7 +89,7 @@ class Verifier:
         return Identity(claims.sub or "", False, info, claims.expires_at, claims.jti, claims.iat, own, bytes(claims.meta) or None)
 
     def subscription(self, token: str) -> Grant:
-        """Raises TokenInvalid, TokenStale, or KeyUnknown."""
+        """What a subscription token allows. Raises TokenInvalid, TokenStale, or KeyUnknown if ``learn`` may find its key."""
         claims = self._claims(token)
         if not claims.channel:
             raise TokenInvalid("it names no channel")
@@ -146,7 +147,7 @@ class Verifier:
 
 
 def claimed_channel(token: str) -> str:
-    """The channel that a token claims to be for, "" for none. Nothing was checked: it only tells a bearer which of its tokens is meant."""
+    """The channel that a token claims to be for, "" for none. Nothing is verified: this is only for telling a bearer which token was refused."""
     try:
         channel = jwt.decode(token, options={"verify_signature": False}).get("channel")
     except (jwt.InvalidTokenError, UnicodeError, RecursionError):
@@ -171,7 +172,7 @@ def mint(
 
 @contextmanager
 def _no_warning(key: Any) -> Iterator[None]:
-    """Whoever configures a short secret is told once, at the start, and not with every token."""
+    """A gateway logs once, at its start, that its secret is short; PyJWT would warn with every token."""
     if not isinstance(key, str) or len(key.encode()) >= LONGEST_HASH:
         yield
         return
@@ -180,7 +181,7 @@ def _no_warning(key: Any) -> Iterator[None]:
         yield
 
 
-_RAW = ("info", "data", "meta")  # claims that are any JSON, and stay it
+_RAW = ("info", "data", "meta")  # claims that are any JSON, and are passed on as it
 
 
 def _raw_claims(claims: dict[str, Any]) -> dict[str, Any]:

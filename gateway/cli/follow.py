@@ -9,8 +9,8 @@ from typing import Any
 from ..app import Gateway
 from ..config import Config
 from ..errors import UnknownChannel
-from ..live.catchup import Subscription
-from ..live.channel import Channel
+from ..live.subscription import Subscription
+from ..live.wire_formats import ChannelView
 from ..publication import Position, Publication
 from .options import line_of
 
@@ -20,7 +20,7 @@ __all__ = ["follow"]
 class TerminalWire:
     """A wire format for terminals: publications stay what they are, together with their channel, until they are printed."""
 
-    def join(self, channel: Channel, publications: list[Publication]) -> tuple[Channel, list[Publication]]:
+    def join(self, channel: ChannelView, publications: list[Publication]) -> tuple[ChannelView, list[Publication]]:
         return channel, publications
 
 
@@ -48,7 +48,7 @@ def _report(text: str) -> None:
     print(f"gateway: {text}", file=sys.stderr, flush=True)
 
 
-def _print(joined: tuple[Channel, list[Publication]]) -> None:
+def _print(joined: tuple[ChannelView, list[Publication]]) -> None:
     channel, publications = joined
     for publication in publications:
         print(line_of(channel.name, channel.epoch, publication))
@@ -60,8 +60,8 @@ async def follow(config: Config, url: str, names: list[str], since: Position | N
 
     ``url`` is Valkey's. Raises UnknownChannel for a namespace that ``config`` does not have, Unavailable if Valkey cannot be reached.
     """
-    gateway = Gateway(config)
-    await gateway.start(url, install=False)
+    gateway = Gateway(config, url, install=False)
+    await gateway.start()
     try:
         for name in names:
             start: Position | None = since

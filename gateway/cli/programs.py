@@ -69,8 +69,8 @@ def relay(config: str | None, valkey_url: str | None, data_dir: str | None, data
 
 async def _relay(config: Config) -> None:
     from publishers.database import Database
+    from publishers.migrator import migrate
     from publishers.relay_program import relay as run
-    from publishers.schema import migrate
 
     work = asyncio.current_task()
     assert work is not None

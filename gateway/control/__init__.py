@@ -1,7 +1,10 @@
-"""What processes tell each other, through Valkey.
+"""What processes send each other, and store for each other, in Valkey.
 
-bus           messages to every process, questions, and leases
+messages      the structs of control messages, as JSON
+leases        which processes are alive
+bus           messages to every process, surveys, and commands for one process
 presence      which clients are in a channel
 revocations   tokens that are not valid any more
-events        who connected, subscribed and left, for backends
+events        which client connected, subscribed and left, for backends
+rules_check   whether the channels' rules in Valkey are this gateway's
 """

@@ -1,9 +1,9 @@
-"""Lifecycle events: who connected, subscribed, left, and why, in a stream that backends read by consumer group.
+"""Lifecycle events: which client connected, subscribed, left, and why, in a stream that backends read by consumer group.
 
 ``gw:events`` in Valkey; each entry has the fields ``event`` (connected, disconnected, subscribed, unsubscribed), ``user``,
-``client``, ``process``, ``ms``, and where there are any ``channel``, ``code``, ``reason``. Off by default (``events = true``),
-bounded (``events_size``): the oldest go. Entries are gathered for a moment; while Valkey is away so many wait, and what is more
-is dropped and counted. They tell what happened; presence tells what is.
+``client``, ``process``, ``ms``, and where there are any ``channel``, ``code``, ``reason``. It is off by default (``events = true``
+turns it on) and bounded by ``events_size``: the oldest entries are removed. Entries are gathered for a moment; while Valkey is away
+up to WAITING_MOST wait, and further ones are dropped and counted. Events are what happened; presence is what is.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from ..config import Config
 from ..runtime.tasks import keep_writing
 from ..store.history import History
 
-__all__ = ["Lifecycle"]
+__all__ = ["LifecycleEvents"]
 
 log = logging.getLogger("gateway.events")
 
-WAITING_MOST = 50_000
-AT_ONCE = 1000
+WAITING_MOST = 50_000  # events
+AT_ONCE = 1000  # events that are written together
 
 
-class Lifecycle:
-    """``waiting`` and ``dropped`` can be asked for."""
+class LifecycleEvents:
+    """The events of ``process``, this gateway's id. ``waiting`` and ``dropped`` are how many wait and how many were lost."""
 
     def __init__(self, config: Config, history: History, process: str) -> None:
         self._on = config.events
@@ -42,7 +42,8 @@ class Lifecycle:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def tell(self, event: str, user: str, client: str, **more: object) -> None:
+    def record(self, event: str, user: str, client: str, **more: object) -> None:
+        """An event of now; ``more`` are further fields of the entry. Nothing happens where events are off."""
         if not self._on:
             return
         if len(self._waiting) >= WAITING_MOST:
@@ -54,12 +55,12 @@ class Lifecycle:
         self._waiting.append((*words, *(str(word) for pair in more.items() for word in pair)))
         self._more.set()
 
-    async def keep(self) -> None:
-        """Writes what waits, until cancelled."""
+    async def run(self) -> None:
+        """Writes what waits. Runs until cancelled."""
         await keep_writing(self._more, self.flush)
 
     async def flush(self) -> None:
-        """Raises StoreError; what was not acknowledged waits on, and may come twice."""
+        """Writes all that waits. Raises StoreError; what Valkey did not acknowledge goes on waiting, and may be written twice."""
         while self._waiting:
             some = [self._waiting[number] for number in range(min(AT_ONCE, len(self._waiting)))]
             call = self._history.commands.call

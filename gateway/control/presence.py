@@ -1,9 +1,10 @@
-"""Presence: which clients follow a channel, on whatever process. Kept in Valkey, told by joins and leaves.
+"""Presence: which clients follow a channel, on whatever process. It is stored in Valkey; joins and leaves announce its changes.
 
-Who comes and goes is gathered for a moment and written channel by channel, so that a storm of clients is a few calls. What a
-process wrote is listed in a set of its own, ``gw:present:{process}``, before it is written: should the process die, which its
-lapsed lease tells (``Control.beat``), another one takes its clients out and announces their leaves. One lease a process, so
-a heartbeat costs the same however many clients there are. A process that was given up by mistake writes all of its own anew.
+Clients that enter and leave are gathered for a moment and written channel by channel, so that a storm of clients is a few
+calls. What a process wrote is listed in a set of its own, ``gw:present:{process}``, before it is written: if the process dies,
+which its expired lease shows (``leases``), another one removes its clients and announces their leaves. There is one lease a
+process, so a heartbeat costs the same however many clients there are. A process that was taken for dead by mistake writes all of
+its own anew.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ import msgspec
 from ..config import Config
 from ..errors import StoreError, UnknownChannel
 from ..rules.json_text import encode
-from ..runtime.tasks import Tasks, keep_writing
+from ..runtime.tasks import keep_writing
 from ..store.history import History
-from .bus import Control
 
 __all__ = ["Presence"]
 
@@ -28,7 +28,7 @@ log = logging.getLogger("gateway.presence")
 
 AT_ONCE = 500  # clients of one call
 GONE = b""
-Changes = dict[str, dict[str, tuple[bytes, bool]]]  # channel → client → (ClientInfo or GONE, whether it is told)
+Changes = dict[str, dict[str, tuple[bytes, bool]]]  # channel → client → (ClientInfo or GONE, whether it is announced)
 
 Item = TypeVar("Item")
 
@@ -41,32 +41,32 @@ _user = msgspec.json.Decoder(_User)
 
 
 class Presence:
-    def __init__(self, config: Config, history: History, control: Control, process: str) -> None:
+    """The clients of ``process``, this gateway's id, and a view of all others'. What asks Valkey raises StoreError."""
+
+    def __init__(self, config: Config, history: History, process: str) -> None:
         self._config = config
         self._history = history
-        self._control = control
         self._process = process
-        self._present: dict[tuple[str, str, bool], bytes] = {}  # (channel, client, told) → ClientInfo, of this process
+        self._present: dict[tuple[str, str, bool], bytes] = {}  # (channel, client, announced) → ClientInfo, of this process
         self._changes: Changes = {}  # not written yet
         self._writing: Changes = {}
         self._changed = asyncio.Event()
-        self._burials = Tasks()
 
-    def enter(self, channel: str, client: str, info: bytes, told: bool) -> None:
-        """``told``: that it comes, and one day goes, is announced to the channel's watchers."""
-        self._present[channel, client, told] = info
-        self._change(channel, client, info, told)
+    def enter(self, channel: str, client: str, info: bytes, announced: bool) -> None:
+        """``info`` is the protocol's ClientInfo in JSON; ``announced`` is whether the channel gets a join now, and a leave one day."""
+        self._present[channel, client, announced] = info
+        self._change(channel, client, info, announced)
 
-    def leave(self, channel: str, client: str, told: bool) -> None:
-        """``told`` as when it entered. Leaving without having entered changes nothing."""
-        if self._present.pop((channel, client, told), None) is not None:
-            self._change(channel, client, GONE, told)
+    def leave(self, channel: str, client: str, announced: bool) -> None:
+        """``announced`` as when the client entered. Leaving without having entered changes nothing."""
+        if self._present.pop((channel, client, announced), None) is not None:
+            self._change(channel, client, GONE, announced)
 
-    def _change(self, channel: str, client: str, info: bytes, told: bool) -> None:
-        self._changes.setdefault(channel, {})[client] = info, told
+    def _change(self, channel: str, client: str, info: bytes, announced: bool) -> None:
+        self._changes.setdefault(channel, {})[client] = info, announced
         self._changed.set()
 
-    # Asking. Raises StoreError.
+    # Reading.
 
     async def clients(self, channel: str) -> bytes:
         """The protocol's PresenceResult, in JSON: client → ClientInfo."""
@@ -74,26 +74,26 @@ class Presence:
         return b'{"presence":{%b}}' % b",".join([b"%b:%b" % (encode(client), info) for client, info in found.items()])
 
     async def counts(self, channel: str) -> bytes:
-        """The protocol's PresenceStatsResult, in JSON: how many clients and users; the anonymous count as one user."""
+        """The protocol's PresenceStatsResult, in JSON: how many clients and users there are; all anonymous clients count as one user."""
         infos = (await self._found(channel)).values()
         return b'{"num_clients":%d,"num_users":%d}' % (len(infos), len({_user.decode(info).user for info in infos}))
 
     async def _found(self, channel: str) -> dict[str, bytes]:
-        """Client → ClientInfo. What this process has not written yet counts: who just subscribed finds themselves."""
+        """Client → ClientInfo. What this process has not written yet counts, so that a client that just subscribed finds itself."""
         own = self._writing.get(channel, {}) | self._changes.get(channel, {})
         found = await self._history.commands.call(b"HGETALL", self._history.layout.presence(channel))
-        there = {client.decode(): info for client, info in zip(found[::2], found[1::2], strict=True)}
-        there |= {client: info for client, (info, _) in own.items()}
-        return {client: info for client, info in there.items() if info != GONE}
+        present = {client.decode(): info for client, info in zip(found[::2], found[1::2], strict=True)}
+        present |= {client: info for client, (info, _) in own.items()}
+        return {client: info for client, info in present.items() if info != GONE}
 
     # Writing.
 
-    async def keep(self) -> None:
-        """Writes what changed, until cancelled."""
+    async def run(self) -> None:
+        """Writes what changed. Runs until cancelled."""
         await keep_writing(self._changed, self._flush)
 
     async def _flush(self) -> None:
-        """Raises StoreError: the changes wait, and the newest of a client counts."""
+        """If Valkey fails, the changes stay for the next time, where a newer change of the same client replaces the older."""
         self._writing, self._changes = self._changes, {}
         try:
             await self._write(self._process, self._writing)
@@ -105,7 +105,7 @@ class Presence:
             self._writing = {}
 
     async def _write(self, process: str, changes: Changes) -> None:
-        """First the list, then the presence, then the list again: it never lacks what is there."""
+        """The registry is always a superset of what is in presence: clients that came are listed first, those that went unlisted last."""
         registry = self._registry(process)
         came = [_entry(channel, client) for channel, clients in changes.items() for client, (info, _) in clients.items() if info]
         went = [_entry(channel, client) for channel, clients in changes.items() for client, (info, _) in clients.items() if not info]
@@ -118,11 +118,11 @@ class Presence:
 
     async def _write_channel(self, channel: str, clients: dict[str, tuple[bytes, bool]]) -> None:
         key = self._history.layout.presence(channel)
-        for told in (False, True):
-            for some in _parts((client, info) for client, (info, its) in clients.items() if its is told):
-                await self._history.call(b"gateway_presence", [key], int(told), *(word for pair in some for word in pair))
+        for announced in (False, True):
+            for some in _parts((client, info) for client, (info, its) in clients.items() if its is announced):
+                await self._history.call(b"gateway_presence", [key], int(announced), *(word for pair in some for word in pair))
 
-    def _is_told(self, channel: str) -> bool:
+    def _is_announced(self, channel: str) -> bool:
         try:
             return self._config.rules(channel).announces
         except UnknownChannel:  # another gateway's namespace
@@ -131,35 +131,26 @@ class Presence:
     def _registry(self, process: str) -> str:
         return f"{self._history.layout.prefix}:present:{process}"
 
-    # Life and death.
+    # Leases.
 
     def write_anew(self) -> None:
-        """Valkey does not know this process: it was emptied, or somebody took us for dead."""
-        for (channel, client, told), info in self._present.items():
-            self._change(channel, client, info, told)
+        """Valkey does not know this process: it was emptied, or another process took this one for dead."""
+        for (channel, client, announced), info in self._present.items():
+            self._change(channel, client, info, announced)
 
-    def bury(self, processes: list[str]) -> None:
-        for process in processes:
-            self._burials.spawn(self._bury(process))
-
-    async def _bury(self, process: str) -> None:
-        """Several may do this at once: a client leaves once."""
-        try:
-            listed = await self._history.commands.call(b"SMEMBERS", self._registry(process))
-            changes: Changes = {}
-            for entry in listed:
-                client, _, channel = entry.decode().partition(" ")
-                changes.setdefault(channel, {})[client] = GONE, self._is_told(channel)
-            await self._write(process, changes)
-            await self._control.bury(process)
-        except StoreError as error:
-            log.debug("process %s is not buried yet: %s", process, error)
-            return
+    async def clean_up(self, process: str) -> None:
+        """Removes the clients of a dead process. Several processes may do this at once: each client leaves once."""
+        listed = await self._history.commands.call(b"SMEMBERS", self._registry(process))
+        changes: Changes = {}
+        for entry in listed:
+            client, _, channel = entry.decode().partition(" ")
+            changes.setdefault(channel, {})[client] = GONE, self._is_announced(channel)
+        await self._write(process, changes)
         if listed:
             log.info("process %s is gone; %d of its subscriptions were taken out of presence", process, len(listed))
 
     async def close(self) -> bool:
-        """All clients are gone; says so, if Valkey hears it at once. False: somebody has to bury this process."""
+        """Removes all clients of this process. False if Valkey does not answer: then another process has to clean up after this one."""
         for present in list(self._present):
             self.leave(*present)
         try:

@@ -1,4 +1,4 @@
-"""Which tokens hold no longer, though they have not expired: kept in Valkey until they would have, known to every process."""
+"""Which tokens were revoked before they expired: stored in Valkey until they would have expired, and known to every process."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from ..store.history import History
 
 __all__ = ["Revocations"]
 
-MOST = 100_000
+STORED_MOST = 100_000  # in Valkey; beyond that, those that end first are forgotten
 
 
 class Revocations:
-    """A user's tokens that were issued before a time, or one token by its id. Times are unix seconds."""
+    """A user's tokens that were issued before a time, or one token by its id. Times are unix seconds.
+
+    A revocation is stored first (``persist``), then announced to every process, which calls ``add``.
+    """
 
     def __init__(self, history: History) -> None:
         self._history = history
@@ -22,7 +25,7 @@ class Revocations:
         self._tokens: dict[str, float] = {}  # id → until
 
     def covers(self, token: Identity | Grant) -> bool:
-        """Whether it was revoked. A token that does not say when it was issued was issued before."""
+        """Whether the token was revoked. One without the time of its issue counts as issued before any time."""
         if not self._users and not self._tokens:
             return False
         before, until = self._users.get(token.user, (0.0, 0.0)) if token.user else (0.0, 0.0)
@@ -30,23 +33,24 @@ class Revocations:
         return (now < until and token.issued_at < before) or (bool(token.token_id) and now < self._tokens.get(token.token_id, 0.0))
 
     def add(self, user: str, token_id: str, before: float, until: float) -> None:
+        """In this process: the user's tokens issued before ``before``, and the token ``token_id``, are revoked until ``until``."""
         if user:
             older = self._users.get(user, (0.0, 0.0))
             self._users[user] = (max(before, older[0]), max(until, older[1]))
         if token_id:
             self._tokens[token_id] = max(until, self._tokens.get(token_id, 0.0))
 
-    async def keep(self, user: str, token_id: str, before: float, until: float) -> None:
-        """Writes it down for processes that start later. Raises StoreError."""
+    async def persist(self, user: str, token_id: str, before: float, until: float) -> None:
+        """Stores a revocation for processes that start later. Raises StoreError."""
         commands, now = self._history.commands, time.time()
-        # `until` is the score, so what is over goes by itself at the next change.
+        # `until` is the score, so that what is over can be removed with the next change.
         member = f"user {before:.3f} {user}" if user else f"token {token_id}"
         await commands.call(b"ZADD", self._key, b"GT", until, member)
         await commands.call(b"ZREMRANGEBYSCORE", self._key, b"-inf", now)
-        await commands.call(b"ZREMRANGEBYRANK", self._key, 0, -(MOST + 1))
+        await commands.call(b"ZREMRANGEBYRANK", self._key, 0, -(STORED_MOST + 1))
 
     async def load(self) -> None:
-        """What was revoked before this process was there, or while its link was away. Raises StoreError."""
+        """Takes over what was revoked before this process started, or while its link was lost. Raises StoreError."""
         found = await self._history.commands.call(b"ZRANGEBYSCORE", self._key, time.time(), b"+inf", b"WITHSCORES")
         for member, until in zip(found[::2], found[1::2], strict=True):
             kind, _, rest = member.decode().partition(" ")
@@ -55,9 +59,9 @@ class Revocations:
                 self.add(user, "", float(before), float(until))
             else:
                 self.add("", rest, 0.0, float(until))
-        self._forget()
+        self._forget_expired()
 
-    def _forget(self) -> None:
+    def _forget_expired(self) -> None:
         now = time.time()
-        self._users = {user: kept for user, kept in self._users.items() if kept[1] > now}
+        self._users = {user: times for user, times in self._users.items() if times[1] > now}
         self._tokens = {id: until for id, until in self._tokens.items() if until > now}

@@ -29,11 +29,11 @@ from starlette.routing import BaseRoute, Mount, Route
 from publishers import Publisher
 from publishers.database import Database
 from publishers.faults import Fault, Invalid, NotAllowed, NotFound
+from publishers.migrator import migrate
 from publishers.posts import create_channel, create_post, delete_post, edit_post, list_channels, list_posts
 from publishers.reactions import REACTIONS, Reactions, my_reactions
 from publishers.relay_program import relay
 from publishers.reviews import create_review, list_reviews, respond, review_history, story_of
-from publishers.schema import migrate
 
 from ..app import Gateway
 from ..auth.tokens import mint
@@ -129,7 +129,7 @@ class Demo:
         async with Database(self._config.database_url, data_dir=self._config.data_path) as self.database:
             await migrate(self.database)
             self.reactions = Reactions(self.database)
-            self.people = People(self.database, self.reactions, lambda: len(self.node.clients))
+            self.people = People(self.database, self.reactions, lambda: len(self.node.admission.clients))
             await self.people.seed()
             work = [asyncio.create_task(relay(self.database, self.node.history)), asyncio.create_task(self.people.live())]
             for task in work:
@@ -149,7 +149,11 @@ class Demo:
     def _endpoint(self, handler: Handler, kind: type[Body]) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             try:
-                user = "" if handler in OPEN else (await self.node.identify(token_of(request.headers, request.query_params))).user
+                user = (
+                    ""
+                    if handler in OPEN
+                    else (await self.node.authentication.identify(token_of(request.headers, request.query_params))).user
+                )
                 if not user and handler not in OPEN:
                     return _refused(401, "choose a member first: this token names nobody")
                 body = await _body(request, kind)

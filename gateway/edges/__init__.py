@@ -1,5 +1,6 @@
 """The edges: what the outside world connects to.
 
+application         which edge answers which request
 http_protocol       uvicorn's HTTP protocol, with the handshake to WebSocket and direct writing for streams
 uvicorn_internals   everything undocumented of uvicorn that is used, and why
 websocket           a WebSocket connection as an outlet of a session

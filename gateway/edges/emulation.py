@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..errors import Disconnect, StoreError
-from ..live.channel import Channel
+from ..live.wire_formats import ChannelView
 from ..publication import Publication
 from ..rules.json_text import decode_json, encode
 from ..rules.protocol import PING, publication_json, push
@@ -51,7 +51,7 @@ class EmulationWire:
         self._behind = behind
         self._chunked = chunked
 
-    def join(self, channel: Channel, publications: list[Publication]) -> bytes:
+    def join(self, channel: ChannelView, publications: list[Publication]) -> bytes:
         prefix = channel.push_prefix
         return self.part(b"".join([self.message(b"%b%b}}" % (prefix, publication_json(publication))) for publication in publications]))
 
@@ -109,7 +109,7 @@ class EmulationStream(SocketOutlet):
             log.info("stream refused: %s", disconnect)
             self.disconnect(disconnect.code, disconnect.reason)
             return
-        self._node.emulated[self._id] = self
+        self._node.admission.emulated[self._id] = self
         self._receive(self._session, message)
 
     # Inbound.
@@ -163,7 +163,7 @@ class EmulationStream(SocketOutlet):
 
     def _forget(self) -> Session | None:
         session, self._session = self._session, None
-        self._node.emulated.pop(self._id, None)
+        self._node.admission.emulated.pop(self._id, None)
         self._waiting.clear()
         return session
 
@@ -261,7 +261,9 @@ async def _take_post(node: Node, request: Request) -> Response:
         return _refusal(413, f"data is over limits.message_bytes ({most})")
     try:
         known = (
-            node.command(post.session, message) if post.node == node.uid else await node.control.deliver(post.node, post.session, post.data)
+            node.admission.take_commands(post.session, message)
+            if post.node == node.uid
+            else await node.control.deliver(post.node, post.session, post.data)
         )
     except StoreError as error:
         return _refusal(503, f"the session's process was not reached: {error}")

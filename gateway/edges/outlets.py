@@ -7,7 +7,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
-from ..live.channel import GONE
+from ..live.fanout import GONE
 from ..session.session import Session
 
 __all__ = ["Buffered", "Direct", "SocketOutlet", "Stream", "chunk", "output_of", "until_gone"]

@@ -46,8 +46,8 @@ async def _history(request: Request) -> bytes:
     query = request.query_params
     channel = query.get("channel", "")
     rules = node.rules(channel)
-    identity = await node.identify(token_of(request.headers, query))
-    grants = [await node.grant_one_of(token, (channel,), identity.user) for token in subscription_tokens_of(query, 1)]
+    identity = await node.authentication.identify(token_of(request.headers, query))
+    grants = [await node.authentication.grant_one_of(token, (channel,), identity.user) for token in subscription_tokens_of(query, 1)]
     subscribed = node.may_subscribe(identity, channel, token=bool(grants))
     if not admits(rules.history, identity, channel, subscribed=subscribed, token=bool(grants)):
         raise PermissionDenied(f"the rules of {channel!r} do not let user {identity.user!r} read history")
@@ -62,7 +62,7 @@ async def _history(request: Request) -> bytes:
 async def _inbox(request: Request) -> bytes:
     node: Node = request.state.node
     query = request.query_params
-    identity = await node.identify(token_of(request.headers, query))
+    identity = await node.authentication.identify(token_of(request.headers, query))
     asked: dict[str, Any] = {"limit": _number(query, "limit", 20)}
     if query.get("before"):
         asked["before"] = query["before"]
@@ -74,7 +74,7 @@ async def _inbox_read(request: Request) -> bytes | Response:
     # A page of another site can send this with the user's cookie; the Origin header shows it.
     if is_foreign(request.headers, node.config.allowed_origins):
         raise PermissionDenied(NOT_LISTED)
-    identity = await node.identify(token_of(request.headers, request.query_params))
+    identity = await node.authentication.identify(token_of(request.headers, request.query_params))
     body = await body_of(request, node.config.limits.message_bytes)
     return body if isinstance(body, Response) else await node.inbox.read(identity.user, body)
 

@@ -24,7 +24,7 @@ from websockets.typing import Subprotocol
 from websockets.utils import accept_key
 
 from ..errors import Disconnect
-from ..live.channel import Channel
+from ..live.wire_formats import ChannelView
 from ..publication import Publication
 from ..rules.protocol import PING, publication_json
 from ..session.node import Node
@@ -62,14 +62,14 @@ _NATIVE_PING = b"\x89\x00"
 class WebSocketWire:
     """A publication is one text frame; those that go out together are joined."""
 
-    def join(self, channel: Channel, publications: list[Publication]) -> bytes:
+    def join(self, channel: ChannelView, publications: list[Publication]) -> bytes:
         if len(publications) == 1:
             publication = publications[0]
             return publication.ws or _prepare(channel, publication)
         return b"".join([publication.ws or _prepare(channel, publication) for publication in publications])
 
 
-def _prepare(channel: Channel, publication: Publication) -> bytes:
+def _prepare(channel: ChannelView, publication: Publication) -> bytes:
     prefix = channel.push_prefix
     if publication.json is None and publication.tags is None and publication.info is None and publication.offset:
         # The same text as below in one go: nearly all publications are so, and each is prepared once by every process.

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from ..errors import Disconnect
-from ..live.channel import Channel
+from ..live.wire_formats import ChannelView
 from ..publication import Publication
 from ..rules.protocol import PING, publication_json
 from ..session.node import Node
@@ -28,7 +28,7 @@ log = logging.getLogger("gateway.websocket")
 class TextWire:
     """Publications that go out together are the lines of one message."""
 
-    def join(self, channel: Channel, publications: list[Publication]) -> bytes:
+    def join(self, channel: ChannelView, publications: list[Publication]) -> bytes:
         prefix = channel.push_prefix
         return b"\n".join([b"%b%b}}" % (prefix, publication_json(publication)) for publication in publications])
 

@@ -1,8 +1,10 @@
 """From Valkey to every subscription of this process.
 
 ring           a channel's newest publications, in memory
-wire_formats   what a fan-out hands to all subscriptions of one kind
-channel        a channel's position, and the fan-out to its live subscriptions
+wire_formats   what a fan-out writes to all subscriptions of one kind
+fanout         a channel's live subscriptions, and the rounds that write to them
+channel        a channel's position, its announcements and pages of history
+subscription   one client in one channel
 catchup        from a position to live
 hub            which channels this process follows, and how their position becomes certain again
 inbox          a channel read as a list, with read marks

@@ -1,66 +1,82 @@
-"""The hub: which channels this process follows, and their way back to certainty.
+"""The hub: which channels this process follows, and how their position becomes certain again.
 
 It subscribes the link to a channel with the first subscription, waits for Valkey's confirmation, and only then reads the
-channel's position: whatever is published from there on is either in history or announced. The same reading, ``_mend``,
+channel's position: whatever is published from there on is either in history or announced. The same reading, ``mend``,
 closes a hole and finds what a lost link missed; the missing range goes through the channel, so that live subscriptions
-notice nothing. A channel that nobody follows any more is kept for some seconds, for those who come back at once.
+notice nothing. A channel without subscriptions is followed for some seconds more, for clients that come back at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from ..config import Config
 from ..errors import StoreError
 from ..publication import Position
-from ..runtime.backoff import backoff
+from ..runtime.backoff import retrying
 from ..runtime.tasks import Tasks
 from ..store.history import Page
 from ..store.layout import Layout, read_announcement
-from .catchup import State, Subscription, advance, catch_up
+from .catchup import advance, catch_up
 from .channel import Channel
 from .ring import Rings
+from .subscription import State, Subscription
 
-__all__ = ["Hub"]
+__all__ = ["Feed", "HistoryReader", "Hub", "MissedEphemeral"]
 
 log = logging.getLogger("gateway.hub")
 
 PAGE = 256  # publications of one read of history
 IDLE_SECONDS = 10.0  # how long a channel outlives its last subscription
-SWEEP_SECONDS = 2.0
-DOUBT_SECONDS = 60.0  # how often each channel's position is compared with Valkey's
-COMPARED_AT_ONCE = 200
+SWEEP_SECONDS = 2.0  # how often the hub looks for such channels
+COMPARE_SECONDS = 60.0  # how often each channel's position is compared with Valkey's
+COMPARED_AT_ONCE = 200  # channels whose positions are read in one pipeline
 
 
 class HistoryReader(Protocol):
+    """What the hub needs of ``store.history.History``, which says what the arguments are. Raises StoreError."""
+
     async def read(
         self, channel: str, since: int = 0, limit: int = 0, *, reverse: bool = False, seen: tuple[Position, int] | None = None
     ) -> Page: ...
 
 
 class Feed(Protocol):
-    """What the hub needs of the link."""
+    """What the hub needs of the link: announcements of these Pub/Sub channels from now on, or no more."""
 
     def subscribe(self, channels: list[bytes]) -> None: ...
 
     def unsubscribe(self, channels: list[bytes]) -> None: ...
 
 
+class MissedEphemeral(Protocol):
+    """Learns where ephemeral publications may have been lost."""
+
+    def on_missed_ephemeral(self, channel: Channel) -> None:
+        """Called when ephemeral publications may have been lost on their way to live subscriptions of the channel."""
+
+
 class Hub:
-    def __init__(self, config: Config, layout: Layout, history: HistoryReader, feed: Feed) -> None:
+    """All channels that one process follows. Make it inside a running loop.
+
+    ``missed`` learns of ephemeral publications that may have been lost. ``rings`` has the bytes that all rings hold;
+    ``history_reads`` counts the reads of Valkey's history.
+    """
+
+    def __init__(self, config: Config, layout: Layout, history: HistoryReader, feed: Feed, missed: MissedEphemeral) -> None:
         self._config = config
         self._layout = layout
         self._history = history
         self._feed = feed
+        self._missed = missed
         self._loop = asyncio.get_running_loop()
         self._channels: dict[str, Channel] = {}
         self._by_key: dict[bytes, Channel] = {}
+        self._idle: dict[Channel, None] = {}  # those without subscriptions, the longest idle first
         self._tasks = Tasks()
-        self._idle: dict[Channel, None] = {}
-        self.missed_ephemeral: Callable[[Channel], None] = lambda channel: None  # to a channel's subscriptions, without their knowledge
         self.rings = Rings(config.limits.ring_bytes)
         self.history_reads = 0
 
@@ -75,35 +91,34 @@ class Hub:
         channel = self._channels.get(name)
         if channel is None:
             key = self._layout.channel(name)
-            channel = Channel(name, key, self._config.rules(name), self.rings, self._loop)
-            channel.doubt = self._mend
+            channel = Channel(name, key, self._config.rules(name), self.rings, self._loop, self)
             self._channels[name] = self._by_key[key] = channel
             self._feed.subscribe([key])
-            self._set_aside(channel)
+            self._mark_idle(channel)
         return channel
 
     def follow(self, subscription: Subscription) -> None:
-        """A new subscription, on its way to live."""
+        """Takes a new subscription, and sends it on its way to live."""
         channel = subscription.channel
         channel.subscribers += 1
         self._idle.pop(channel, None)
         self.resume(subscription)
 
     def resume(self, subscription: Subscription) -> None:
-        """On the way to live again; at once, if nothing has to be waited for."""
+        """Moves a subscription that is catching up to live: at once if nothing has to be waited for, else in a task."""
         if not advance(subscription):
             subscription.task = self._tasks.spawn(self._catch_up(subscription))
 
     def drained(self, subscription: Subscription) -> None:
-        """Its socket takes more: one that is behind goes on from its position."""
+        """The socket of the subscription takes more: if it is behind, it goes on from its position."""
         if subscription.state is State.BEHIND:
             subscription.state = State.CATCHING_UP
             self.resume(subscription)
-            self._tell_missed(subscription)
+            self._compare_ephemerals(subscription)
 
-    def _tell_missed(self, subscription: Subscription) -> None:
-        if subscription.state is State.LIVE and subscription.heard != subscription.channel.ephemerals:
-            self.missed_ephemeral(subscription.channel)
+    def _compare_ephemerals(self, subscription: Subscription) -> None:
+        if subscription.state is State.LIVE and subscription.ephemerals_seen != subscription.channel.ephemerals:
+            self._missed.on_missed_ephemeral(subscription.channel)
 
     def leave(self, subscription: Subscription) -> None:
         """Ends a subscription; ending it twice changes nothing."""
@@ -113,21 +128,21 @@ class Hub:
         channel = subscription.channel
         channel.subscribers -= 1
         if channel.subscribers == 0:
-            self._set_aside(channel)
+            self._mark_idle(channel)
 
-    def _set_aside(self, channel: Channel) -> None:
+    def _mark_idle(self, channel: Channel) -> None:
         channel.idle_since = self._loop.time()
         self._idle[channel] = None
 
     async def _catch_up(self, subscription: Subscription) -> None:
         await catch_up(self, subscription)
         subscription.task = None
-        self._tell_missed(subscription)
+        self._compare_ephemerals(subscription)
 
     # Valkey's history.
 
     async def page(self, channel: Channel, since: int) -> Page:
-        """What follows ``since``. Equal reads under way are one read."""
+        """What follows the offset ``since``, at most PAGE publications. Equal reads under way are one read. Raises StoreError."""
         read = channel.reads.get(since)
         if read is None:
             self.history_reads += 1
@@ -136,47 +151,47 @@ class Hub:
         return await asyncio.shield(read)
 
     async def refresh(self, channel: Channel) -> None:
-        """Reads what follows the channel's position and takes it, page by page, to Valkey's newest."""
+        """Moves the channel to the position that Valkey has now, page by page, unless it closes meanwhile. Raises StoreError."""
         while channel.is_open:
             await channel.opened()
             before = channel.epoch
             self.history_reads += 1
-            # A read of one's own: one that was under way already may be older than what is looked for.
+            # A read that is under way already is not shared: it may be older than the publication that is looked for.
             page = await self._history.read(channel.name, channel.offset, PAGE)
             await channel.between_rounds()
             if channel.is_open and channel.epoch == before and channel.take(page):
                 return
 
-    def _mend(self, channel: Channel) -> None:
-        """The channel is closed and its link confirmed: find its position, and open it."""
+    def mend(self, channel: Channel) -> None:
+        """The channel is closed: finds its position and opens it, once Valkey has confirmed the link's subscription."""
         if channel.mending is None and channel.acked:
             channel.mending = self._tasks.spawn(self._bring_to_top(channel))
 
     async def _bring_to_top(self, channel: Channel) -> None:
-        failures = 0
-        while True:
-            older = channel.set_aside_held()
-            try:
-                page = await self._read_on(channel)
-            except StoreError as error:
-                channel.put_back(older)
-                failures += 1
-                if failures == 1:
-                    log.warning("channel %s: history could not be read (%s); trying again", channel.name, error)
-                await asyncio.sleep(backoff(failures, 0.05, 2.0))
-                continue
-            await channel.between_rounds()
-            complete = channel.take(page)
-            channel.put_back(item for item in older if channel.may_follow(item))
-            if complete:
-                break
+        what, complete = f"channel {channel.name}: history could not be read", False
+        while not complete:
+            complete = await retrying(partial(self._take_next_page, channel), what, log, on=StoreError)
         await channel.between_rounds()
         channel.mending = None
         channel.open()
         if channel.live_count:
-            self.missed_ephemeral(channel)
+            self._missed.on_missed_ephemeral(channel)
+
+    async def _take_next_page(self, channel: Channel) -> bool:
+        """Moves a closed channel on by one page of history. True if it has the newest position then. Raises StoreError."""
+        older = channel.detach_held()
+        try:
+            page = await self._read_on(channel)
+        except StoreError:
+            channel.put_back(older)
+            raise
+        await channel.between_rounds()
+        complete = channel.take(page)
+        channel.put_back(item for item in older if channel.is_still_valid(item))
+        return complete
 
     async def _read_on(self, channel: Channel) -> Page:
+        """The page after the channel's position, or its position alone if there is none yet."""
         if not channel.remembers:
             return Page(Position("-", 0), 0, [])
         self.history_reads += 1
@@ -188,6 +203,7 @@ class Hub:
     # The link.
 
     def on_announcements(self, batch: dict[bytes, list[bytes]]) -> None:
+        """``batch``: Pub/Sub channel → the payloads that arrived, in order. Channels that are not followed are ignored."""
         by_key = self._by_key
         for key, payloads in batch.items():
             channel = by_key.get(key)
@@ -195,47 +211,47 @@ class Hub:
                 channel.announced([read_announcement(payload) for payload in payloads])
 
     def on_subscribed(self, key: bytes) -> None:
-        """Valkey confirmed: from here on every publication is announced to this process."""
+        """Valkey confirmed a subscription: from here on every publication of that channel is announced to this process."""
         channel = self._by_key.get(key)
         if channel is not None and not channel.acked:
             channel.acked = True
-            self._mend(channel)
+            self.mend(channel)
 
     def on_down(self) -> None:
         """The link is gone: every position is in doubt until it is back."""
         for channel in self._channels.values():
             channel.acked = False
-            channel.start_again()
+            channel.link_lost()
             if channel.mending is not None:
                 channel.mending.cancel()
                 channel.mending = None
 
     def on_up(self) -> None:
+        """The link is connected: it is subscribed again, and each channel opens after Valkey's confirmation."""
         self._feed.subscribe(list(self._by_key))
 
     # Housekeeping.
 
     def statistics(self) -> dict[str, int]:
+        """``channels`` with subscriptions, all ``subscriptions``, ``rings_bytes`` held, and ``history_reads`` since the start."""
         return {
             "channels": sum(1 for channel in self._channels.values() if channel.subscribers),
             "subscriptions": sum(channel.subscribers for channel in self._channels.values()),
             "rings_bytes": self.rings.bytes,
-            "rings_peak_bytes": self.rings.peak,
             "history_reads": self.history_reads,
-            "catching_up": len(self._tasks),
         }
 
     def subscribers(self) -> dict[str, int]:
-        """Channel → how many follow it in this process."""
+        """Channel → the number of its subscriptions in this process."""
         return {name: channel.subscribers for name, channel in self._channels.items() if channel.subscribers}
 
     async def keep_house(self) -> None:
-        """Drops channels that nobody follows, and compares the others with Valkey now and then. Runs until cancelled."""
+        """Drops channels that have no subscriptions any more, and compares the others with Valkey now and then. Runs until cancelled."""
         compared = self._loop.time()
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             self._drop_idle()
-            if self._loop.time() - compared >= DOUBT_SECONDS:
+            if self._loop.time() - compared >= COMPARE_SECONDS:
                 compared = self._loop.time()
                 await self._compare()
 
@@ -254,7 +270,7 @@ class Hub:
         self._feed.unsubscribe([channel.key for channel in gone])
 
     async def _compare(self) -> None:
-        """Finds what was lost without a sign, notices a history that was rewound, and keeps the counters alive."""
+        """Finds what was lost without a sign, notices a history that was rewound, and renews the expiry of the counters in Valkey."""
         open_channels = [channel for channel in self._channels.values() if channel.subscribers and channel.remembers and channel.is_open]
         for start in range(0, len(open_channels), COMPARED_AT_ONCE):
             some = open_channels[start : start + COMPARED_AT_ONCE]
@@ -263,9 +279,10 @@ class Hub:
             for channel, page in zip(some, pages, strict=True):
                 if isinstance(page, Page) and channel.is_open and channel.round is None and _is_elsewhere(page.top, channel.position):
                     channel.close()
-                    self._mend(channel)
+                    self.mend(channel)
 
     async def close(self) -> None:
+        """Ends all tasks and reads of history that are under way."""
         reads = [read for channel in self._channels.values() for read in channel.reads.values()]
         for read in reads:
             read.cancel()
@@ -276,7 +293,7 @@ class Hub:
 def _read_done(channel: Channel, since: int, read: asyncio.Task[Page]) -> None:
     channel.reads.pop(since, None)
     if not read.cancelled():
-        read.exception()  # whoever waits for it has it; there may be nobody left
+        read.exception()  # marks the error as seen: every caller that waited may have been cancelled
 
 
 def _is_elsewhere(top: Position, here: Position) -> bool:

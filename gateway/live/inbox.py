@@ -1,11 +1,11 @@
 """The inbox: ``notifications:{user}``, read as a list with read marks.
 
-What is unread is kept in Valkey, by the functions of ``store/inbox.lua``, and every change of it is announced to the
+What is unread is stored in Valkey by the functions of ``store/lua/inbox.lua``, and every change of it is announced to the
 user's devices as an ephemeral publication ``{"inbox": {"unread", "change", "epoch", …}}``. Announcements can be lost on
 the way; so a state carries the number of its change, a device asks for the state whenever its subscription begins, and
-``retell`` says it again where this process may have dropped one without the device's knowledge.
+the inbox announces it once more where the hub may have lost an announcement that a device was waiting for.
 
-One object of clients' requests, over HTTP and rpc alike:
+A client's request is one JSON object, over HTTP and rpc alike:
 
     list  {"limit": 20, "before": "EPOCH:OFFSET"}         newest first, each notification once
     read  {"ids": […]} | {"upto": "EPOCH:OFFSET"} | {"ids": […], "upto": …} | {"all": true}
@@ -14,7 +14,9 @@ One object of clients' requests, over HTTP and rpc alike:
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+import logging
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -27,16 +29,21 @@ from ..rules.notifications import ID_BYTES, NAMESPACE, channel_of
 from ..rules.permissions import admits
 from ..rules.protocol import read_position
 from ..rules.recovery import same_life
-from ..runtime.backoff import backoff
+from ..runtime.backoff import retrying
+from ..runtime.tasks import Tasks
 from ..store.history import History
 from ..store.layout import Announcement, read_entry
 from .channel import Channel
 
-__all__ = ["LIST_DEFAULT", "LIST_MOST", "Inbox", "ReadRequest"]
+__all__ = ["LIST_DEFAULT", "LIST_MOST", "Inbox", "InboxState", "ReadRequest"]
 
-LIST_DEFAULT, LIST_MOST = 20, 100
-IDS_MOST = 500
-RETELLINGS = 10
+log = logging.getLogger("gateway.inbox")
+
+LIST_DEFAULT, LIST_MOST = 20, 100  # notifications of one list
+IDS_MOST = 500  # ids of one request to mark as read
+ANNOUNCE_SECONDS = 60.0  # how long the inbox tries to read a state that it has to announce once more
+
+Request = TypeVar("Request")
 
 
 class _List(msgspec.Struct, forbid_unknown_fields=True):
@@ -52,34 +59,56 @@ class ReadRequest(msgspec.Struct, forbid_unknown_fields=True):
     all: bool = False
 
 
+class InboxState(NamedTuple):
+    """How much is unread: ``change`` counts the changes of it, ``epoch`` and ``offset`` are the inbox's newest position."""
+
+    epoch: str
+    offset: int
+    unread: int
+    change: int
+
+    def fields(self) -> dict[str, bytes]:
+        """Name → JSON, as clients get them."""
+        epoch, offset, unread, change = self
+        return {"unread": b"%d" % unread, "change": b"%d" % change, "epoch": encode(epoch), "offset": b"%d" % offset}
+
+
 class Inbox:
-    """The inboxes of all users. ``user`` is whoever asks: nobody reads another's."""
+    """The inboxes of all users. ``user`` is the caller, who gets no inbox but their own.
+
+    It is the hub's ``MissedEphemeral``. ``close`` it after the hub.
+    """
 
     def __init__(self, config: Config, history: History) -> None:
         self._config = config
         self._history = history
+        self._tasks = Tasks()
 
     async def list(self, user: str, request: bytes | None) -> bytes:
         """JSON: ``{"notifications": [{"id", "offset", "ms", "unread", "data"}], "unread", "change", "epoch", "offset", "next"}``.
 
-        ``next`` is where the following page begins, None behind the last. Raises BadRequest, PermissionDenied for the
-        anonymous, UnrecoverablePosition for a ``before`` of another epoch.
+        ``next`` is where the following page begins, null after the last. Raises BadRequest, PermissionDenied for the
+        anonymous, UnrecoverablePosition for a ``before`` of another epoch, StoreError.
         """
         asked = _decode(request, _List)
         before = read_position(asked.before)
         limit = min(asked.limit, LIST_MOST)
-        epoch, top, unread, change, entries = await self._call(b"gateway_inbox", user, before.offset, limit)
-        same_life(before, epoch.decode())
+        *answer, entries = await self._call(b"gateway_inbox", user, before.offset, limit)
+        state = _state(answer)
+        same_life(before, state.epoch)
         listed = [(read_entry(entry[:2]), entry[2], entry[3]) for entry in entries]
         fields = {
             "notifications": b"[%b]" % b",".join([_notification(publication, bool(mark), id) for publication, mark, id in listed]),
-            **_state(epoch, top, unread, change),
-            "next": encode(f"{epoch.decode()}:{listed[-1][0].offset}") if limit and len(listed) == limit else b"null",
+            **state.fields(),
+            "next": encode(f"{state.epoch}:{listed[-1][0].offset}") if limit and len(listed) == limit else b"null",
         }
         return raw_object(fields)
 
     async def read(self, user: str, request: bytes | None) -> bytes:
-        """Marks as read, and announces it; JSON of the state afterwards: ``{"unread", "change", "epoch", "offset"}``."""
+        """Marks as read, and announces it. Returns JSON of the state afterwards: ``{"unread", "change", "epoch", "offset"}``.
+
+        Raises BadRequest, PermissionDenied for the anonymous, StoreError.
+        """
         asked = _decode(request, ReadRequest)
         if asked.ids == []:
             raise BadRequest("ids is empty")
@@ -89,37 +118,51 @@ class Inbox:
             raise BadRequest(f"ids are up to {IDS_MOST} texts of 1 to {ID_BYTES} bytes")
         upto = read_position(asked.upto)
         limits = (upto.epoch, upto.offset) if asked.upto else ("", "")
-        return raw_object(_state(*await self._call(b"gateway_read", user, *limits, *(asked.ids or ()))))
+        return raw_object(_state(await self._call(b"gateway_read", user, *limits, *(asked.ids or ()))).fields())
 
-    async def retell(self, channel: Channel) -> None:
-        """Says the state again to whoever is live on this process."""
-        for attempt in range(RETELLINGS):
-            try:
-                epoch, top, unread, change, _ = await self.state(channel.name)
-            except StoreError:
-                await asyncio.sleep(backoff(attempt + 1, 0.1, 2.0))
-                continue
-            if change:  # else nothing was ever announced
-                state = raw_object(_state(epoch, top, unread, change))
-                channel.announced([Announcement("", Publication(0, b'{"inbox":%b}' % state))])
+    def on_missed_ephemeral(self, channel: Channel) -> None:
+        """Announces the state once more to the devices that follow the channel on this process, if it is an inbox."""
+        if channel.name.startswith(f"{NAMESPACE}:"):
+            self._tasks.spawn(self._announce_state(channel))
+
+    async def _announce_state(self, channel: Channel) -> None:
+        try:
+            async with asyncio.timeout(ANNOUNCE_SECONDS):
+                state = await retrying(lambda: self.state(channel.name), f"{channel.name}: its state could not be read", log, on=StoreError)
+        except TimeoutError:
+            log.warning("%s: its state was not announced again, since Valkey did not answer for %g s", channel.name, ANNOUNCE_SECONDS)
             return
+        if state.change:  # else no state was ever announced
+            channel.announced([Announcement("", Publication(0, b'{"inbox":%b}' % raw_object(state.fields())))])
 
-    async def state(self, channel: str) -> list:
-        """Epoch, offset, unread and change of an inbox; what history forgot meanwhile is forgotten, and told. Raises StoreError."""
-        return await self._history.call(b"gateway_inbox", self._history.layout.inbox_keys(channel), 0, 0)
+    async def state(self, channel: str) -> InboxState:
+        """The state of an inbox, by its channel's name. First Valkey drops marks of what history no longer holds, and announces that.
 
-    async def _call(self, function: bytes, user: str, *words: object) -> list:
+        Raises StoreError.
+        """
+        *answer, _ = await self._history.call(b"gateway_inbox", self._history.layout.inbox_keys(channel), 0, 0)
+        return _state(answer)
+
+    async def close(self) -> None:
+        """Gives up the announcements that are under way."""
+        await self._tasks.cancel()
+
+    async def _call(self, function: bytes, user: str, *words: object) -> Sequence[Any]:
+        """Calls a function of the library on the user's inbox. Raises PermissionDenied, StoreError."""
         try:
             channel = channel_of(user)
         except ValueError as error:
             raise PermissionDenied(f"an inbox belongs to a user: {error}") from None
         if not admits(self._config.rules(channel).subscribe, Identity(user), channel):
             raise PermissionDenied(f"the rules of {NAMESPACE!r} let nobody follow an inbox")
-        return await self._history.call(function, self._history.layout.inbox_keys(channel), *words)
+        answer: Sequence[Any] = await self._history.call(function, self._history.layout.inbox_keys(channel), *words)
+        return answer
 
 
-def _state(epoch: bytes, top: int, unread: int, change: int) -> dict[str, bytes]:
-    return {"unread": b"%d" % unread, "change": b"%d" % change, "epoch": encode(epoch.decode()), "offset": b"%d" % top}
+def _state(answer: Sequence[Any]) -> InboxState:
+    """Reads what the functions of an inbox return first: epoch, offset, unread, change."""
+    epoch, offset, unread, change = answer
+    return InboxState(epoch.decode(), offset, unread, change)
 
 
 def _notification(publication: Publication, unread: bool, id: bytes) -> bytes:
@@ -127,8 +170,9 @@ def _notification(publication: Publication, unread: bool, id: bytes) -> bytes:
     return raw_object({**fields, "unread": b"true" if unread else b"false", "data": publication.data})
 
 
-def _decode(request: bytes | None, kind: type) -> Any:
+def _decode(request: bytes | None, kind: type[Request]) -> Request:
     try:
-        return decode_json(request or b"{}", kind)
+        decoded: Request = decode_json(request or b"{}", kind)
+        return decoded
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(str(error)) from None

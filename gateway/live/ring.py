@@ -1,8 +1,8 @@
-"""Rings: each channel's newest publications, kept in this process so that most catch-ups read nothing from Valkey.
+"""Rings: each channel's newest publications, held in this process so that most catch-ups read nothing from Valkey.
 
 A ring is an unbroken run that ends at the hub's position. It holds no more than history does: as many publications as
-the rules keep, and none after history expired. All rings of a process share one budget of bytes; when it is used up,
-the ring that has been quiet longest is emptied.
+the rules allow, and none after history expired. All rings of a process share one budget of bytes; when it is used up,
+the ring that got no publication for longest is emptied.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ RING_LENGTH = 512  # publications of one channel: two pages of history
 
 
 def weight(publication: Publication) -> int:
-    """About how many bytes it holds on to: the object, its data and up to two encoded forms."""
+    """About how many bytes a publication takes: the object, its data and up to two encoded forms."""
     return 400 + 3 * len(publication.data)
 
 
 class Rings:
-    """The budget that all rings of a process share. ``bytes`` and ``peak`` can be asked for.
+    """The budget of bytes that all rings of a process share. ``bytes`` is what they hold now, ``peak`` the most they ever held.
 
-    Who is emptied first is found by the clock algorithm: a ring that got a publication since the hand last passed it is
-    passed once more. So a publication costs a mark, not a place in a list.
+    Which ring is emptied first is found by the clock algorithm: a ring that got a publication since the hand last passed
+    it is passed once more. So a publication costs a mark, not a place in a list.
     """
 
     def __init__(self, budget: int) -> None:
@@ -43,9 +43,11 @@ class Rings:
         self._rings[ring] = None
 
     def emptied(self, ring: Ring) -> None:
+        """The ring holds nothing any more; calling it twice changes nothing."""
         self._rings.pop(ring, None)
 
     def make_room(self) -> None:
+        """Empties rings until the budget is kept to."""
         while self.bytes > self._budget and self._rings:
             ring = next(iter(self._rings))
             if ring.hot and len(self._rings) > 1:
@@ -55,6 +57,7 @@ class Rings:
                 ring.clear()
 
     def grew(self, size: int) -> None:
+        """A ring holds ``size`` bytes more, or less if it is negative."""
         self.bytes += size
         if self.bytes > self.peak:
             self.peak = self.bytes
@@ -78,7 +81,7 @@ class Ring:
         return len(self._publications) if self._publications is not None else 0
 
     def append(self, publication: Publication, size: int, expires: float) -> None:
-        """Takes the next publication. ``size`` is how many history keeps (-1: all), ``expires`` when it forgets them."""
+        """Adds the next publication. ``size`` is how many history holds (-1: all), ``expires`` when it forgets them."""
         publications = self._publications
         if publications is None:
             publications = self._publications = deque()
@@ -94,7 +97,7 @@ class Ring:
         self._rings.grew(grown)
 
     def extend_back(self, publications: list[Publication], top: int, size: int, expires: float) -> None:
-        """Takes a run that was read from history, as far as it joins the ring's own, or ends at ``top`` if that is empty."""
+        """Adds a run that was read from history, as far as it joins the ring's own, or ends at ``top`` if the ring is empty."""
         if self._publications is None:
             self._publications = deque()
             self._expires = expires
@@ -131,6 +134,7 @@ class Ring:
         return run
 
     def clear(self) -> None:
+        """Drops all publications."""
         self._publications = None
         self._rings.bytes -= self._bytes
         self._bytes = 0

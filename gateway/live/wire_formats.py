@@ -1,13 +1,15 @@
-"""Wires: what one round of the fan-out hands to every subscription that speaks alike.
+"""Wire formats: what one round of the fan-out writes to all subscriptions of one kind, made once for all of them.
 
-An edge brings a wire of its own; the two here stand in front of any of them, for subscriptions that want something else than
-the publications as they are. They are shared too, so that a round makes what it writes once for all who get the same.
+Each edge has a wire format of its own. The two kinds here are put around any of those, for subscriptions that do not get
+the publications as they are: ``FilteredWire`` leaves some out, ``DeltaWire`` sends changes. They are shared as well, so
+that a round makes its payload once for all subscriptions that get the same.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
 from ..publication import Publication
 from ..rules.delta import encode_delta
@@ -15,23 +17,47 @@ from ..rules.filters import Filter
 from ..rules.json_text import encode
 from ..rules.protocol import publication_object
 
-if TYPE_CHECKING:
-    from .channel import Channel
+__all__ = ["NOTHING", "ChainedDeltaWire", "ChannelView", "DeltaWire", "FilteredWire", "FreshDeltaWire", "Wire", "delta_wire"]
 
-__all__ = ["NOTHING", "DeltaWire", "FilteredWire", "Wire", "delta_wire"]
+NOTHING = b""  # the payload of a round that has no publication for the subscriptions of a wire
+AROUND_DELTA = (
+    len(b',"delta":true') + 1
+)  # bytes that a delta adds to its text: the field that marks it, and the escape of the newline in it
 
-NOTHING = b""  # what a round writes to those who want nothing of it
-AROUND_DELTA = len(b',"delta":true') + 1  # what a delta takes beside its text: its sign, and the escape of the newline in it
+
+class ChannelView(Protocol):
+    """What a wire format reads of a channel. ``epoch`` and ``offset`` are its position after the publications that are joined.
+
+    ``push_prefix`` is what begins every push of the channel; ``base`` is the publication before those that are joined, for
+    deltas: None if it is unknown or has no offset.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def push_prefix(self) -> bytes: ...
+
+    @property
+    def base(self) -> Publication | None: ...
+
+    @property
+    def epoch(self) -> str: ...
+
+    @property
+    def offset(self) -> int: ...
 
 
 class Wire(Protocol):
-    """A wire format: what one round hands to ``write`` of every subscription that speaks it."""
+    """A wire format. ``join`` makes one payload of publications that follow each other; it is ``write`` of the wire's own
+    subscriptions that takes it, so its type is known to the edge alone.
+    """
 
-    def join(self, channel: Channel, publications: list[Publication]) -> Any: ...
+    def join(self, channel: ChannelView, publications: list[Publication]) -> object: ...
 
 
 class FilteredWire:
-    """A wire for subscriptions that want some publications only. Those with the same filter share it, as they do a wire."""
+    """A wire format for subscriptions that want some of the publications only. Those with equal filters share one."""
 
     __slots__ = ("_filter", "_wire")
 
@@ -45,35 +71,39 @@ class FilteredWire:
     def __hash__(self) -> int:
         return hash((self._wire, self._filter))
 
-    def take(self, channel: Channel, publications: list[Publication]) -> list[Publication]:
+    def take(self, channel: ChannelView, publications: list[Publication]) -> list[Publication]:
+        """The publications that the filter admits."""
         return [publication for publication in publications if self._filter.admits(publication.tags)]
 
-    def join(self, channel: Channel, publications: list[Publication]) -> Any:
+    def join(self, channel: ChannelView, publications: list[Publication]) -> object:
+        """The payload of the publications that the filter admits; NOTHING if it admits none."""
         wanted = self.take(channel, publications)
         return self._wire.join(channel, wanted) if wanted else NOTHING
 
 
-class DeltaWire:
-    """A wire whose documents come as JSON strings: whole, or as the change of the document before. Source: PROTOCOL.md 1.10.
+class DeltaWire(ABC):
+    """A wire format whose documents are JSON strings: whole, or the change of the document before. Source: PROTOCOL.md 1.10.
 
-    There are two of a kind. On ``fresh`` the first document is whole; that is for subscriptions that were given none yet. On
-    ``chained`` it may be a change of the channel's ``base``, the publication that came last if it has an offset: whoever stands
-    at the channel's position and was given anything since it began was given that one, and nothing after it.
+    There are two, a pair for each wire format of an edge. On the *fresh* one the first document is whole: it is for
+    subscriptions that were given no document yet. On the *chained* one the first may be a change of the channel's ``base``.
+    A subscription that is at the channel's position, and was given a document since it began, was given the base last.
 
-    So one that follows an ephemeral publication is whole, the first of a page of catching up too, and a change, which is
-    always one of the predecessor in history, is made once and kept with the publication.
+    Only the predecessor in history is changed. So a document that follows an ephemeral one is whole, as is the first of a
+    page of catching up. A change is made once, and is stored with the publication.
     """
 
-    __slots__ = ("_wire", "chained", "fresh")
+    __slots__ = ("_wire",)
 
-    def __init__(self, wire: Wire, fresh: DeltaWire | None = None) -> None:
+    def __init__(self, wire: Wire) -> None:
         self._wire = wire
-        self.fresh = self if fresh is None else fresh
-        self.chained = DeltaWire(wire, self) if fresh is None else self
 
-    def take(self, channel: Channel, publications: list[Publication]) -> list[Publication]:
-        """The same publications as they stand on this wire."""
-        before = channel.base if self is self.chained else None
+    @abstractmethod
+    def before(self, channel: ChannelView) -> Publication | None:
+        """The document that all subscriptions of this wire were given last; None if they need a whole one."""
+
+    def take(self, channel: ChannelView, publications: list[Publication]) -> list[Publication]:
+        """The same publications, with ``json`` as this wire format writes it."""
+        before = self.before(channel)
         taken = []
         for publication in publications:
             if before is not None and publication.offset == before.offset + 1:
@@ -84,14 +114,40 @@ class DeltaWire:
             before = publication if publication.offset else None
         return taken
 
-    def join(self, channel: Channel, publications: list[Publication]) -> Any:
+    def join(self, channel: ChannelView, publications: list[Publication]) -> object:
         return self._wire.join(channel, self.take(channel, publications))
 
 
-@cache  # wires are few and live as long as the process
-def delta_wire(wire: Wire) -> DeltaWire:
-    """The fresh one in front of ``wire``."""
-    return DeltaWire(wire)
+class FreshDeltaWire(DeltaWire):
+    """For subscriptions that were given no document yet. ``chained`` is the wire that follows it once they were."""
+
+    __slots__ = ("chained",)
+
+    def __init__(self, wire: Wire) -> None:
+        super().__init__(wire)
+        self.chained = ChainedDeltaWire(wire, self)
+
+    def before(self, channel: ChannelView) -> Publication | None:
+        return None
+
+
+class ChainedDeltaWire(DeltaWire):
+    """For subscriptions that were given the channel's ``base``. ``fresh`` is the wire to go back to after a gap."""
+
+    __slots__ = ("fresh",)
+
+    def __init__(self, wire: Wire, fresh: FreshDeltaWire) -> None:
+        super().__init__(wire)
+        self.fresh = fresh
+
+    def before(self, channel: ChannelView) -> Publication | None:
+        return channel.base
+
+
+@cache  # there are few wire formats, and they live as long as the process
+def delta_wire(wire: Wire) -> FreshDeltaWire:
+    """The fresh wire for deltas around ``wire``; one for each."""
+    return FreshDeltaWire(wire)
 
 
 def _whole(publication: Publication) -> bytes:

@@ -1,7 +1,7 @@
 """Requests of clients, answered by the gateway itself or by backend services.
 
-service   a backend service: ``gateway.rpc.Service``
 calls     the gateway's side of a call to a service
+service   a backend service: ``gateway.rpc.Service``
 methods   the methods that the gateway answers itself
 """
 

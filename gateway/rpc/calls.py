@@ -4,9 +4,9 @@
            ◀─reply─         ◀── its own Pub/Sub channel ◀──────────PUBLISH──┘
 
 A request names the channel of the process that asks, and an id that nobody can guess: a reply that comes late, twice, or with
-another's id finds nobody who waits for it. A request is carried out at most once; if its reply is lost, the client is told
-that it failed, and only it knows whether asking again is safe. What a client *sends* goes the same way as a request of the
-method ``gateway.send``, without ``reply_to``: nobody answers it.
+another request's id is ignored. A request is carried out at most once; if its reply is lost, the client gets an error, and only
+the client knows whether asking again is safe. What a client *sends* goes the same way, as a request of the method
+``gateway.send`` without ``reply_to``: it gets no reply.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -25,16 +24,17 @@ from ..errors import BadRequest, Failure, Internal, LimitExceeded, MethodNotFoun
 from ..rules.identity import Identity
 from ..rules.json_text import clean, decode_json, encode, is_json, raw_object
 from ..store.history import History
+from ..store.link import Link, OwnListener
 
-__all__ = ["SENT", "UNREADABLE", "Caller", "Calls", "Request", "Told", "method_fault"]
+__all__ = ["SENT", "UNREADABLE", "Caller", "Calls", "Request", "ServiceError", "method_fault"]
 
 log = logging.getLogger("gateway.rpc")
 
 SENT = "gateway.send"
 MESSAGE_MOST = 500  # characters of an error's message
-OWN_CODES = range(400, 2000)  # what the protocol leaves to applications. Source: PROTOCOL.md 1.5
-ENDS = {106: LimitExceeded, 107: BadRequest}  # what the service's end of the wire says itself
-UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)  # whatever bytes may do to a decoder
+APPLICATION_CODES = range(400, 2000)  # what the protocol leaves to applications. Source: PROTOCOL.md 1.5
+SERVICE_CODES = {106: LimitExceeded, 107: BadRequest}  # errors that ``Service`` itself finds in a request or a reply
+UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)  # what a decoder raises for bytes of any kind
 
 _NAME = re.compile(r"[A-Za-z0-9_.:/\-]{1,100}")
 _RESERVED = ("gateway.", "inbox.")
@@ -42,10 +42,10 @@ _NULL = msgspec.Raw(b"null")
 
 
 class Caller(NamedTuple):
-    """Who asks: ``user`` is "" for the anonymous, ``client`` the connection's id.
+    """The client that asks: ``user`` is "" for an anonymous one, ``client`` is the connection's id.
 
-    For services: ``info`` and ``meta`` are what the user's token says of them, to others and to services alone, decoded;
-    ``deadline`` in unix seconds, when nobody waits any more.
+    A service gets three more: ``info`` and ``meta`` are decoded claims of the user's token, of which other users see ``info`` and
+    services alone ``meta``; ``deadline`` is in unix seconds, after which a reply is useless.
     """
 
     user: str
@@ -56,9 +56,9 @@ class Caller(NamedTuple):
 
 
 class Request(msgspec.Struct):
-    """As it stands in the list. ``deadline`` is in unix ms of Valkey's clock, ``limit`` the bytes that ``data`` of the reply may have.
+    """A request as it is in the list. ``deadline`` is in unix ms of Valkey's clock, ``limit`` the bytes that ``data`` of the reply may have.
 
-    What was sent has neither ``id`` nor ``reply_to``.
+    What a client sent without waiting for a reply has neither ``id`` nor ``reply_to``.
     """
 
     deadline: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -77,13 +77,15 @@ class Request(msgspec.Struct):
 
 
 class Reply(msgspec.Struct):
+    """A service's reply to the request ``id``: ``data``, or ``error``, a ``ServiceError``."""
+
     id: str
     data: msgspec.Raw = _NULL
     error: msgspec.Raw = msgspec.Raw()
 
 
-class Told(msgspec.Struct, omit_defaults=True):
-    """A service's error."""
+class ServiceError(msgspec.Struct, omit_defaults=True):
+    """A service's error; ``temporary`` is whether asking again may help."""
 
     code: int
     message: str = ""
@@ -98,26 +100,29 @@ def method_fault(name: str) -> str:
 
 
 class Calls:
-    """What clients of one process ask of services. ``process`` is its id, whose channel the replies come on; ``hears`` says
-    whether anything comes on it at the moment.
+    """The requests that clients of ``process``, this gateway's id, make of services.
+
+    The replies come on the process's own channel; what comes there and is none is passed on to ``others``.
     """
 
-    def __init__(self, config: Config, history: History, process: str, hears: Callable[[], bool]) -> None:
+    def __init__(self, config: Config, history: History, process: str, link: Link, others: OwnListener) -> None:
         self._config = config
         self._history = history
-        self._hears = hears
+        self._link = link
+        self._others = others
         self._reply_to = encode(history.layout.heartbeat(process).decode())
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
 
     async def call(self, method: str, identity: Identity, client: str, data: bytes | None) -> bytes:
         """The reply's data, raw JSON on one line.
 
-        Raises MethodNotFound where no service is there, TooManyRequests where too many wait, LimitExceeded for a request or a
-        reply that is too large, Failure for what the service refuses, Internal if no reply comes in time.
+        Raises MethodNotFound if no service has the method, TooManyRequests if too many requests wait for it, LimitExceeded for a
+        request or a reply that is too large, BadRequest for data that is nested too deep, Failure for what the service refuses,
+        Internal if no reply comes within ``rpc_seconds``.
         """
         if fault := method_fault(method):
             raise MethodNotFound(fault)
-        if not self._hears():
+        if not self._link.proven:
             raise Internal(f"{method}: not asked, for while the link to Valkey is away no reply could come")
         id, seconds = os.urandom(16).hex(), self._config.rpc_seconds
         request = self._request(method, identity, client, data, id=encode(id), reply_to=self._reply_to)
@@ -133,8 +138,8 @@ class Calls:
             del self._waiting[id]
         return self._checked(method, reply)
 
-    async def tell(self, identity: Identity, client: str, data: bytes | None) -> bytes:
-        """What a client sends without waiting for an answer. Raises what ``call`` does before a service has it."""
+    async def send(self, identity: Identity, client: str, data: bytes | None) -> bytes:
+        """What a client sends without waiting for a reply; returns b"". Raises what ``call`` raises before a service has the request."""
         await self._push(SENT, self._request(SENT, identity, client, data))
         return b""
 
@@ -145,8 +150,8 @@ class Calls:
         if data is not None and not is_json(data):
             raise BadRequest("data is nested too deep")
         fields = {"method": encode(method), "data": data or b"null", "user": encode(identity.user), "client": encode(client)}
-        said = {"info": identity.info or b"null", "meta": identity.meta or b"null"}
-        return raw_object(fields | said | {"limit": b"%d" % most} | way_back)
+        claims = {"info": identity.info or b"null", "meta": identity.meta or b"null"}
+        return raw_object(fields | claims | {"limit": b"%d" % most} | way_back)
 
     async def _push(self, method: str, request: bytes) -> None:
         most, ttl = self._config.limits.rpc_queue, int(self._config.rpc_seconds * 1000)
@@ -166,30 +171,33 @@ class Calls:
             raise Internal(f"{method}: the reply is not JSON, or nested too deep")
         return clean(data)
 
-    def replied(self, payloads: list[bytes]) -> list[bytes]:
-        """Takes the replies among what came on this process's own channel. Returns the others. Never raises."""
-        return [payload for payload in payloads if payload and not self._take(payload)]
+    def on_own(self, payloads: list[bytes]) -> None:
+        """Takes the replies among what came on this process's own channel. Never raises."""
+        self._others.on_own([payload for payload in payloads if not self._take(payload)])
 
     def _take(self, payload: bytes) -> bool:
+        """Whether it is a reply."""
         try:
             reply = decode_json(payload, Reply)
         except UNREADABLE:
             return False
         waiter = self._waiting.get(reply.id)
         if waiter is None or waiter.done():
-            log.debug("a reply for which nobody waits (any more)")
+            log.debug("a reply to a request that is unknown or over is ignored")
         else:
             waiter.set_result(reply)
         return True
 
 
-def _failure(method: str, error: bytes) -> Exception:
+def _failure(method: str, text: bytes) -> Exception:
+    """What a client gets for a service's error."""
     try:
-        told = decode_json(error, Told)
+        error = decode_json(text, ServiceError)
     except UNREADABLE as fault:
         return Internal(f"{method}: the service's error was not understood: {fault}")
-    if told.code in OWN_CODES:
-        return Failure(told.code, told.message[:MESSAGE_MOST], temporary=told.temporary)
-    if told.code in ENDS:
-        return ENDS[told.code](f"{method}: {told.message[:MESSAGE_MOST]}")
-    return Internal(f"{method}: the service's error is {told.code} {told.message[:MESSAGE_MOST]}")
+    message = error.message[:MESSAGE_MOST]
+    if error.code in APPLICATION_CODES:
+        return Failure(error.code, message, temporary=error.temporary)
+    if error.code in SERVICE_CODES:
+        return SERVICE_CODES[error.code](f"{method}: {message}")
+    return Internal(f"{method}: the service's error is {error.code} {message}")

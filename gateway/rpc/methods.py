@@ -1,9 +1,9 @@
-"""Methods that clients call with ``rpc``: here those that the gateway answers itself; ``Service`` is for all others.
+"""The methods of ``rpc`` that the gateway answers itself; a backend's ``Service`` answers all others.
 
 A method of the gateway's own is a coroutine function of the caller and the request's data (raw JSON, or None) that returns raw JSON:
 
-    @rpc.method("gateway.time")
-    async def time(caller: Caller, data: bytes | None) -> bytes: ...
+    @methods.method("gateway.time")
+    async def now(caller: Caller, data: bytes | None) -> bytes: ...
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 
-from ..errors import Failure, MethodNotFound
+from ..errors import MethodNotFound
 from ..live.inbox import Inbox
 from ..rules.json_text import encode
 from .calls import Caller
-from .service import Service
 
-__all__ = ["Caller", "Failure", "Methods", "Service", "built_in"]
-
+__all__ = ["Methods", "built_in"]
 
 Method = Callable[[Caller, bytes | None], Awaitable[bytes]]
 
 
 class Methods:
-    """Name → method."""
+    """The methods by their names: ``name in methods``, ``await methods.call(name, …)``."""
 
     def __init__(self) -> None:
         self._methods: dict[str, Method] = {}
 
     def method(self, name: str) -> Callable[[Method], Method]:
+        """Decorates the function that answers ``name``."""
+
         def register(method: Method) -> Method:
             self._methods[name] = method
             return method
@@ -40,7 +40,7 @@ class Methods:
         return name in self._methods
 
     async def call(self, name: str, caller: Caller, data: bytes | None) -> bytes:
-        """Raises MethodNotFound, and whatever ClientError the method raises."""
+        """Raises MethodNotFound, and each ClientError that the method raises."""
         method = self._methods.get(name)
         if method is None:
             raise MethodNotFound(f"there is no method {name[:60]!r}")
@@ -49,7 +49,7 @@ class Methods:
 
 def built_in(inbox: Inbox) -> Methods:
     """``gateway.time`` → ``{"ms": …}``, the gateway's clock; ``gateway.whoami`` → ``{"user": …, "client": …}``;
-    ``inbox.list`` and ``inbox.read``, the caller's own inbox.
+    ``inbox.list`` and ``inbox.read``: the caller's own inbox.
     """
     methods = Methods()
 

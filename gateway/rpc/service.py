@@ -1,21 +1,21 @@
 """A backend service that answers clients' rpc. Use it as ``gateway.rpc.Service``.
 
-    service = Service("valkey://localhost")             # no URL: the embedded server of a running `gateway serve`
+    service = Service("valkey://localhost")             # without a URL: the embedded server of a running `gateway serve`
 
     @service.method("orders.cancel")
     async def cancel(caller, data):                     # returns what is JSON; raises rpc.Failure(409, "it was shipped")
         return {"cancelled": data["order"]}
 
-    @service.sent                                       # what clients send, and wait for no answer to
+    @service.sent                                       # what clients send without waiting for a reply
     async def sent(caller, data):
         ...
 
     service.serve()                                     # until SIGTERM or Ctrl-C; inside a loop: await service.run()
 
-Any number of instances share the work: each takes a request when it has a hand free. Requests whose deadline is over are
-dropped unserved, and a method is cancelled at its deadline, for its caller has been told that it failed. Told to end, an
-instance takes no more and finishes what it has. The leases are left to lapse, so that requests that come while the last instance
-is being restarted wait for the next one.
+Any number of instances share the work: each takes a request when fewer than ``concurrency`` are under way in it. A request whose
+deadline is over is dropped, and a method is cancelled at its deadline, since its caller has got an error by then. An instance that
+is asked to end takes no more requests and finishes those it has. It does not give its leases back: requests that come while the
+last instance is being restarted wait for the next one.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ import msgspec
 
 from ..errors import Failure, StoreError, Unavailable
 from ..rules.json_text import decode_json, raw_object
-from ..runtime.backoff import backoff
+from ..runtime.backoff import retrying
 from ..runtime.tasks import Tasks
 from ..store.connect import Address
 from ..store.connection import Commands
 from ..store.embedded import find_url
 from ..store.layout import Layout
-from .calls import SENT, UNREADABLE, Caller, Request, Told, method_fault
+from .calls import SENT, UNREADABLE, Caller, Request, ServiceError, method_fault
 
 __all__ = ["Service"]
 
@@ -55,7 +55,10 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Service:
-    """``concurrency`` is how many requests one instance has in hand at once; what more come wait in Valkey for any instance."""
+    """``concurrency`` is how many requests one instance works on at once; further ones wait in Valkey for any instance.
+
+    ``prefix`` and ``data_dir`` are those of the gateway's configuration. Raises ConfigurationError for a URL that is none once it runs.
+    """
 
     def __init__(self, url: str = "", *, prefix: str = "gw", data_dir: str | Path = "", concurrency: int = 64) -> None:
         self._url = url
@@ -68,13 +71,16 @@ class Service:
         self._ahead = 0.0  # seconds that Valkey's clock is ahead of ours
 
     def method(self, name: str) -> Callable[[Method], Method]:
-        """Raises ValueError for a name that no service's method can have, RuntimeError once the service runs."""
+        """Decorates the coroutine function that answers ``name``: it takes a Caller and the decoded data, and returns what is JSON.
+
+        Raises ValueError for a name that no service's method can have, RuntimeError once the service runs.
+        """
         if fault := method_fault(name):
             raise ValueError(fault)
         return self._registering(name)
 
     def sent(self, handler: Method) -> Method:
-        """What clients send; what it returns or raises goes nowhere but the log. Raises RuntimeError once the service runs."""
+        """Decorates the function that takes what clients send. What it raises is logged. Raises RuntimeError once the service runs."""
         return self._registering(SENT)(handler)
 
     def _registering(self, name: str) -> Callable[[Method], Method]:
@@ -88,7 +94,7 @@ class Service:
         return register
 
     def serve(self) -> None:
-        """For a program that does nothing else: ``run`` in a loop of its own, until SIGTERM or SIGINT; a second one ends it at once."""
+        """For a program that does nothing else: ``run`` in a loop of its own, until SIGTERM or SIGINT. A second signal ends it at once."""
         with contextlib.suppress(asyncio.CancelledError, KeyboardInterrupt):
             asyncio.run(self._run_until_signalled())
 
@@ -102,16 +108,16 @@ class Service:
     async def run(self) -> None:
         """Serves until cancelled, then finishes what is under way: a call within its deadline, what was sent however long it takes.
 
-        Raises Unavailable if Valkey cannot be reached at the start; later it comes back by itself.
+        Raises Unavailable if Valkey cannot be reached at the start; a connection that is lost later is opened again by itself.
         """
         if not self._methods:
             raise ValueError("the service has no method")
         async with self._connected() as (queue, commands):
             self._running = True
-            renewing = asyncio.create_task(self._keep_leases(commands))
+            renewing = asyncio.create_task(self._renew_leases(commands))
             taking = asyncio.create_task(self._take(queue, commands))
             try:
-                # wait, unlike gather, leaves the two alone when this is cancelled: a request may be on its way to us.
+                # wait, unlike gather, does not cancel the two when this is cancelled: Valkey may have given us a request already.
                 await asyncio.wait((renewing, taking), return_when=asyncio.FIRST_COMPLETED)
             finally:
                 self._running = False
@@ -124,7 +130,7 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def _connected(self) -> AsyncIterator[tuple[Commands, Commands]]:
-        """Two connections: what waits for requests holds up whatever stands behind it."""
+        """Two connections: on that which waits for requests, every further command would wait too."""
         address = Address(find_url(self._url, self._data_dir))
         async with contextlib.AsyncExitStack() as stack:
             queue, commands = Commands(address, patience=BLOCK_SECONDS), Commands(address)
@@ -136,7 +142,7 @@ class Service:
 
     # Leases.
 
-    async def _keep_leases(self, commands: Commands) -> None:
+    async def _renew_leases(self, commands: Commands) -> None:
         while True:
             await asyncio.sleep(RENEW_SECONDS)
             try:
@@ -153,22 +159,20 @@ class Service:
     # Requests.
 
     async def _take(self, queue: Commands, commands: Commands) -> None:
-        free, lists, failures = asyncio.Semaphore(self._concurrency), list(self._methods), 0
+        free, lists = asyncio.Semaphore(self._concurrency), list(self._methods)
         while self._running:
             await free.acquire()
-            try:
-                taken = await queue.call(b"BRPOP", *lists, BLOCK_SECONDS) if self._running else None
-                failures = 0
-            except StoreError as error:
-                taken, failures = None, failures + 1
-                if failures == 1:
-                    log.warning("no requests: %s; trying again", error)
-                await asyncio.sleep(backoff(failures, 0.05, 1.0))
+            taken = await retrying(lambda: self._taken(queue, lists), "no requests could be taken", log, on=StoreError, ceiling=1.0)
             if taken is None:
                 free.release()
                 continue
             lists.append(lists.pop(0))  # BRPOP looks at the first list first: no method starves another
             self._under_way.spawn(self._serve(commands, *taken)).add_done_callback(lambda _: free.release())
+
+    async def _taken(self, queue: Commands, lists: list[bytes]) -> list[bytes] | None:
+        """A request's list and its text; None if none came within BLOCK_SECONDS, or the service ends."""
+        taken: list[bytes] | None = await queue.call(b"BRPOP", *lists, BLOCK_SECONDS) if self._running else None
+        return taken
 
     async def _serve(self, commands: Commands, key: bytes, text: bytes) -> None:
         name, method = self._methods[key]
@@ -191,13 +195,13 @@ class Service:
 
 
 async def _answer(name: str, method: Method, request: Request, deadline: float) -> dict[str, bytes] | None:
-    """``data`` or ``error`` of the reply, as JSON; None if its time is over."""
+    """``data`` or ``error`` of the reply, as JSON; None if the method was cancelled at its deadline."""
     try:
         info, meta, data = (decode_json(bytes(raw), Any) for raw in (request.info, request.meta, request.data))
     except UNREADABLE as error:
         return _error(107, f"the data cannot be read: {error}")
     try:
-        # What was sent has nobody who was told that it failed: once begun it is finished.
+        # No client gets an error for what was sent, so that is not cancelled: once begun it is finished.
         async with asyncio.timeout(deadline - time.time() if request.reply_to else None) as limit:
             result = _encode(await method(Caller(request.user, request.client, info, deadline, meta), data))
     except Failure as failure:
@@ -214,21 +218,22 @@ async def _answer(name: str, method: Method, request: Request, deadline: float) 
 
 
 def _error(code: int, message: str, temporary: bool = False) -> dict[str, bytes]:
-    return {"error": _encode(Told(code, message.encode(errors="replace").decode(), temporary))}
+    return {"error": _encode(ServiceError(code, message.encode(errors="replace").decode(), temporary))}
 
 
 async def _send(commands: Commands, name: str, request: Request, answer: dict[str, bytes], deadline: float) -> None:
-    """Again if the connection broke: a reply that comes twice harms nobody."""
+    """Sends a reply, and again if the connection broke: a reply that comes twice harms nobody."""
     reply = raw_object({"id": _encode(request.id), **answer})
-    attempt = 0
-    while time.time() < deadline:
-        try:
-            await commands.call(b"PUBLISH", request.reply_to, reply)
-            return
-        except Unavailable:
-            attempt += 1
-            await asyncio.sleep(backoff(attempt, 0.05, 1.0))
-        except StoreError as error:
-            log.warning("%s: a reply was not sent: %s", name, error)
-            return
-    log.warning("%s: a reply was not sent before its deadline", name)
+    try:
+        async with asyncio.timeout(deadline - time.time()):
+            await retrying(
+                lambda: commands.call(b"PUBLISH", request.reply_to, reply),
+                f"{name}: a reply was not sent",
+                log,
+                on=Unavailable,
+                ceiling=1.0,
+            )
+    except TimeoutError:
+        log.warning("%s: a reply was not sent before its deadline", name)
+    except StoreError as error:
+        log.warning("%s: a reply was not sent: %s", name, error)

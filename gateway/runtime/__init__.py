@@ -2,5 +2,5 @@
 
 tasks     tasks that no code awaits: held while they run, their errors logged
 wheel     one timer for all connections of a process
-backoff   how long to wait before the next attempt, and the loop that tries again
+backoff   how long to wait before the next attempt, and the loops that try again
 """

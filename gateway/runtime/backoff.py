@@ -1,14 +1,16 @@
-"""Trying again: how long to wait before the next attempt, and the loop that waits and tries."""
+"""Trying again: how long to wait before the next attempt, and the loops that do it, one for asyncio and one for threads."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-__all__ = ["backoff", "retrying"]
+__all__ = ["backoff", "retrying", "retrying_blocking"]
 
 Result = TypeVar("Result")
 
@@ -29,18 +31,44 @@ async def retrying(
     on: type[Exception] | tuple[type[Exception], ...],
     base: float = 0.05,
     ceiling: float = 2.0,
+    seconds: float = math.inf,
+    level: int = logging.WARNING,
+    reason: Callable[[Exception], str] = str,
 ) -> Result:
-    """Awaits ``work()`` until it returns, and returns its result; after an error of type ``on`` it waits and tries again, without end.
+    """Awaits ``work()`` until it returns, and returns its result; after an error of type ``on`` it waits and tries again.
 
-    ``what`` is a sentence that a log line can begin with ("channel a: history could not be read"). The first failure in a
-    row is logged as a warning, the others at debug level. The caller decides when to give up, by cancelling.
-    ``base`` and ``ceiling`` are seconds, as for ``backoff``.
+    It tries for up to ``seconds`` seconds, then raises the last error; by default it tries without end, and the caller
+    decides when to give up, by cancelling. ``base`` and ``ceiling`` are seconds, as for ``backoff``.
+
+    ``what`` is a sentence that a log line can begin with ("channel a: history could not be read"), ``reason(error)`` the
+    cause that follows it. The first failure in a row is logged at ``level``, the others at debug level.
     """
+    until = time.monotonic() + seconds
     attempt = 0
     while True:
         try:
             return await work()
         except on as error:
             attempt += 1
-            log.log(logging.WARNING if attempt == 1 else logging.DEBUG, "%s (%s); trying again", what, error)
-            await asyncio.sleep(backoff(attempt, base, ceiling))
+            pause = backoff(attempt, base, ceiling)
+            if time.monotonic() + pause > until:
+                raise
+            log.log(level if attempt == 1 else logging.DEBUG, "%s (%s); trying again", what, reason(error))
+            await asyncio.sleep(pause)
+
+
+def retrying_blocking(
+    work: Callable[[], Result], *, on: type[Exception], seconds: float, base: float = 0.05, ceiling: float = 2.0
+) -> Result:
+    """``retrying`` for a thread: calls ``work()`` and sleeps between the attempts. It logs nothing, for the last error is raised."""
+    until = time.monotonic() + seconds
+    attempt = 0
+    while True:
+        try:
+            return work()
+        except on:
+            attempt += 1
+            pause = backoff(attempt, base, ceiling)
+            if time.monotonic() + pause > until:
+                raise
+            time.sleep(pause)

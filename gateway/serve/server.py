@@ -281,16 +281,16 @@ class Server(uvicorn.Server):
     async def _drain(self) -> None:
         """Sends the clients elsewhere, in batches spread over ``drain_seconds``; few clients all at once. A second Ctrl-C ends it."""
         node = self._gateway.node
-        node.draining = True
-        remaining = len(node.clients)
+        node.admission.draining = True
+        remaining = len(node.admission.clients)
         if remaining:
             log.info("draining %d clients", remaining)
         batch = max(DRAIN_AT_ONCE, -(-remaining // max(1, int(self._settings.drain_seconds * DRAIN_BATCHES_PER_SECOND))))
-        while node.clients and not self.force_exit:
-            for client in list(node.clients)[:batch]:
+        while node.admission.clients and not self.force_exit:
+            for client in list(node.admission.clients)[:batch]:
                 try:
                     client.drain()
                 except Exception:  # one client must not keep the others from being sent away
                     log.exception("a client could not be drained")
-                    node.clients.pop(client, None)
+                    node.admission.clients.pop(client, None)
             await asyncio.sleep(1 / DRAIN_BATCHES_PER_SECOND)

@@ -6,8 +6,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ClientError, Disconnect, UnrecoverablePosition
-from ..live.catchup import State, Subscription
 from ..live.channel import Channel
+from ..live.subscription import State, Subscription
 from ..live.wire_formats import NOTHING, DeltaWire, FilteredWire, delta_wire
 from ..publication import Position, Publication
 from ..rules.filters import Filter
@@ -70,7 +70,7 @@ class ClientSubscription(Subscription):
         return 0.0 if granted is None else granted.expires_at
 
     @property
-    def takes_first_page(self) -> bool:  # type: ignore[override]
+    def takes_first_page(self) -> bool:
         # The push that announces a server-side subscription has no room for publications.
         return not (self.server_side and self.session.connected)
 
@@ -124,14 +124,12 @@ class ClientSubscription(Subscription):
     def _enter(self) -> None:
         """It is there, for whoever asks or watches."""
         rules = self.rules
-        self.session.node.lifecycle.tell("subscribed", self.session.identity.user, self.session.client, channel=self.channel.name)
+        self.session.node.events.record("subscribed", self.session.identity.user, self.session.client, channel=self.channel.name)
         if rules.presence or rules.announces:
             self.present = True
             self.session.node.presence.enter(self.channel.name, self.session.client, self.info, rules.announces)
         if self._hears:
-            if self.channel.watchers is None:
-                self.channel.watchers = {}
-            self.channel.watchers[self] = None
+            self.channel.observe_joins_and_leaves(self)
 
     @property
     def _hears(self) -> bool:
@@ -147,15 +145,16 @@ class ClientSubscription(Subscription):
         granted = self.grant or self.server_side
         return client_info(self.session.identity, self.session.client, granted.info if granted else None)
 
-    def watch(self, moved: list[Movement]) -> None:
+    def on_join_leave(self, moved: list[Movement]) -> None:
         if self.state is State.LIVE:
             for movement in moved:
                 self.session.outlet.send(push(self.channel.name, movement.kind, b'{"info":%b}' % movement.info))
 
     def end(self) -> None:
         if self.begun and self.state is not State.ENDED:
-            self.session.node.lifecycle.tell("unsubscribed", self.session.identity.user, self.session.client, channel=self.channel.name)
+            self.session.node.events.record("unsubscribed", self.session.identity.user, self.session.client, channel=self.channel.name)
         super().end()
+        self.channel.ignore_joins_and_leaves(self)
         if self.present:
             self.present = False
             self.session.node.presence.leave(self.channel.name, self.session.client, self.rules.announces)

@@ -45,7 +45,7 @@ def _subscribe(session: Session, id: int, request: Any) -> None:
     if len(session.subscriptions) >= most and present is None:
         raise LimitExceeded(f"limits.channels_per_client is {most}")
     node.rules(name)
-    grant = node.grant(request.token, name, session.identity.user) if request.token else None
+    grant = node.authentication.grant(request.token, name, session.identity.user) if request.token else None
     if not node.may_subscribe(session.identity, name, token=grant is not None):
         raise PermissionDenied(f"the rules of {name!r} do not admit user {session.identity.user!r}")
     filter = _filter_of(session, name, bytes(request.tf))
@@ -174,7 +174,7 @@ def _presence_channel(session: Session, request: Any) -> str:
 
 def _send(session: Session, id: int, request: Any) -> None:
     _check_services(session)
-    session.answer(0, "send", session.node.calls.tell(session.identity, session.client, bytes(request.data) or None))
+    session.answer(0, "send", session.node.calls.send(session.identity, session.client, bytes(request.data) or None))
 
 
 def _ping(session: Session, id: int, request: Any) -> None:
@@ -183,7 +183,7 @@ def _ping(session: Session, id: int, request: Any) -> None:
 
 def _refresh(session: Session, id: int, request: Any) -> None:
     try:
-        identity = session.node.authenticate(request.token or "")
+        identity = session.node.authentication.authenticate(request.token or "")
     except TokenExpired as error:
         # An error reply is final to SDKs. This code has them connect again, and there an expired token makes them ask for another.
         raise Disconnect(3005, str(error)) from None
@@ -203,7 +203,7 @@ def _sub_refresh(session: Session, id: int, request: Any) -> None:
     if subscription is None or not subscription.begun:
         raise PermissionDenied(f"there is no subscription to {name!r}")
     try:
-        subscription.grant = session.node.grant(request.token or "", name, session.identity.user)
+        subscription.grant = session.node.authentication.grant(request.token or "", name, session.identity.user)
     except TokenExpired:
         subscription.end_with(2501, "subscription expired")  # the error alone is final to SDKs; so they subscribe again, with another token
         raise

@@ -1,68 +1,65 @@
-"""Steering: what a service asks of the clients of this process, wherever it asked. Each message comes to every process."""
+"""Orders: carries out what backends ask of the clients of this process. Each control message reaches every process."""
 
 from __future__ import annotations
 
-import logging
 import os
 import resource
 import sys
 import time
-from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 import msgspec
 
 from .. import __version__
-from ..control.bus import Disconnection, Message, Question, Refreshing, Revocation, Subscribing, Unsubscribing
+from ..config import Config
+from ..control.messages import AnyMessage, Disconnection, Question, Refreshing, Revocation, Subscribing, Unsubscribing
+from ..control.revocations import Revocations
 from ..errors import Disconnect
+from ..live.hub import Hub
 from ..publication import Position
 from ..rules.identity import ServerSubscription
 from ..rules.json_text import encode
-from .node import Client, Node
+from .admission import Admission, Client
 
-__all__ = ["Steering"]
-
-log = logging.getLogger("gateway.control")
+__all__ = ["Orders"]
 
 
-class Steering:
-    """``obey`` takes what ``Control`` hears, ``answer`` what it is asked; ``recall`` is for what it may have missed."""
+class Orders:
+    """The bus's recipient (``control.bus.Recipient``). ``process`` is this gateway's id."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, config: Config, process: str, hub: Hub, revocations: Revocations, admission: Admission) -> None:
+        self._config = config
+        self._process = process
+        self._hub = hub
+        self._revocations = revocations
+        self._admission = admission
+        self._started = time.monotonic()
 
-    def obey(self, message: Message) -> None:
+    def carry_out(self, message: AnyMessage) -> None:
         if isinstance(message, Revocation):
-            self._node.revoked.add(message.user, message.token_id, message.before, message.until)
+            self._revocations.add(message.user, message.token_id, message.before, message.until)
             self._end_revoked()
             return
-        for client in list(self._meant(message)):
+        for client in self._admission.matching(message.user, message.client, message.session):
             self._apply(client, message)
 
-    async def recall(self) -> None:
+    async def reload(self) -> None:
         """Valkey forgets messages before it forgets what was revoked. Raises StoreError."""
-        await self._node.revoked.load()
+        await self._revocations.load()
         self._end_revoked()
 
+    def take_commands(self, session: str, commands: bytes) -> bool:
+        return self._admission.take_commands(session, commands)
+
     def _end_revoked(self) -> None:
-        covers = self._node.revoked.covers
-        for client in list(self._node.clients):
+        covers = self._revocations.covers
+        for client in list(self._admission.clients):
             if client.client and covers(client.identity):
                 client.close(Disconnect(3500, "its token was revoked"))
             else:
                 client.end_revoked(covers)
 
-    def _meant(self, message: Message) -> Iterable[Client]:
-        """Those of the user, or the one that is named; of both, the one if it is the user's."""
-        theirs = self._node.users.get(message.user, ()) if message.user else self._node.clients
-        if message.session:
-            emulated = self._node.emulated.get(message.session)
-            theirs = [emulated.client] if emulated is not None and emulated.client in theirs else []
-        if message.user or message.client or message.session:
-            return [client for client in theirs if client.client and message.client in ("", client.client)]
-        return []
-
-    def _apply(self, client: Client, message: Message) -> None:
+    def _apply(self, client: Client, message: AnyMessage) -> None:
         if isinstance(message, Subscribing):
             since = None if message.epoch is None else Position(message.epoch, message.offset)
             granted = ServerSubscription(_given(message.info), _given(message.data), message.override, message.expire_at)
@@ -81,29 +78,29 @@ class Steering:
 
     def answer(self, question: Question) -> bytes:
         if question.what == "channels":
-            return encode(
-                {name: count for name, count in self._node.hub.subscribers().items() if fnmatchcase(name, question.pattern or "*")}
-            )
+            counts = self._hub.subscribers().items()
+            return encode({name: count for name, count in counts if fnmatchcase(name, question.pattern or "*")})
         if question.what == "info":
             return encode(self._info())
         return b"null"
 
     def _info(self) -> dict[str, object]:
-        node = self._node
-        statistics = node.hub.statistics()
+        """A node of the server API's ``info``."""
+        statistics = self._hub.statistics()
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return {
-            "uid": node.uid,
-            "name": f"{os.uname().nodename}_{node.config.port}",
+            "uid": self._process,
+            "name": f"{os.uname().nodename}_{self._config.port}",
             "version": __version__,
-            "num_clients": len(node.clients),
-            "num_users": len(node.users),
+            "num_clients": len(self._admission.clients),
+            "num_users": len(self._admission.users),
             "num_channels": statistics["channels"],
             "num_subs": statistics["subscriptions"],
-            "uptime": int(time.monotonic() - node.started),
+            "uptime": int(time.monotonic() - self._started),
             "process": {"cpu": usage.ru_utime + usage.ru_stime, "rss": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)},
         }
 
 
 def _given(raw: msgspec.Raw) -> bytes | None:
+    """None for JSON null."""
     return None if bytes(raw) == b"null" else bytes(raw)

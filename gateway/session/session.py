@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from .. import __version__
 from ..errors import ClientError, Disconnect, Internal, KeyUnknown, PermissionDenied, StoreError, TokenExpired
-from ..live.catchup import State
+from ..live.subscription import State
 from ..live.wire_formats import Wire
 from ..publication import Position
 from ..rules.identity import ANONYMOUS, Grant, Identity, ServerSubscription
@@ -93,7 +93,7 @@ class Session:
 
     def __init__(self, node: Node, outlet: Outlet, now: float, address: str = "") -> None:
         """Raises Disconnect if the process takes no more connections. ``now`` is the loop's clock, ``address`` the client's."""
-        node.admit(self, address)
+        node.admission.admit(self, address)
         self.node = node
         self.outlet = outlet
         self.identity: Identity = ANONYMOUS
@@ -185,7 +185,7 @@ class Session:
     async def _handle_with_keys(self, command: Command) -> None:
         """The command again, once keys were fetched; what came behind it waits."""
         try:
-            await self.node.verifier.learn()
+            await self.node.authentication.learn()
             if self.state is not CLOSED:
                 self._handle(command)
         except Disconnect as disconnect:
@@ -205,7 +205,7 @@ class Session:
         if self.state is not OPENED:
             raise Disconnect(3501, "a second connect")
         node = self.node
-        identity = node.authenticate(request.token or "")
+        identity = node.authentication.authenticate(request.token or "")
         recover = request.subs or {}
         own = dict.fromkeys(node.personal_channels(identity.user), NOTHING) | identity.channels
         if len(own) > node.config.limits.channels_per_client:
@@ -215,7 +215,7 @@ class Session:
         for name in own:
             node.rules(name)
         starts = {name: since_of(recover.get(name, NOWHERE)) for name in own}
-        node.admit_user(self, identity.user)
+        node.admission.admit_user(self, identity.user)
         self.identity = identity
         self.client = new_id()
         self.connect_id = id
@@ -250,7 +250,7 @@ class Session:
         self.connect_by = NEVER
         self.state = CONNECTED
         self.outlet.send(reply(self.connect_id, "connect", raw_object(fields | self.outlet.return_path)))
-        self.node.lifecycle.tell("connected", self.identity.user, self.client)
+        self.node.events.record("connected", self.identity.user, self.client)
         # The first ping comes at a random time, so that clients that came together are not pinged together for ever.
         self.next_ping = self.node.hub.now() + config.ping_seconds * random.uniform(0.5, 1)
         self.watch_deadlines()
@@ -409,10 +409,10 @@ class Session:
             return
         known = self.state in (CONNECTING, CONNECTED)
         if self.state is CONNECTED:
-            self.node.lifecycle.tell("disconnected", self.identity.user, self.client, code=disconnect.code, reason=disconnect.reason)
+            self.node.events.record("disconnected", self.identity.user, self.client, code=disconnect.code, reason=disconnect.reason)
         self.state = CLOSED
         self.node.wheel.remove(self)
-        self.node.forget(self, self.identity.user if known else None)
+        self.node.admission.forget(self, self.identity.user if known else None)
         for subscription in list(self.subscriptions.values()):
             self.node.hub.leave(subscription)
         self.subscriptions.clear()

@@ -1,8 +1,8 @@
 """One pipelined connection for commands.
 
 Any number of commands wait for their replies at once; Valkey answers in order, so a queue of futures is all the
-bookkeeping there is. What is asked for within one turn of the loop leaves in one write. The connection comes back by
-itself; commands asked for while it is away wait for it, up to ``patience`` seconds.
+bookkeeping there is. Commands that are sent within one turn of the loop leave in one write. A lost connection is opened
+again by itself; ``call`` waits for it, up to ``patience`` seconds.
 
 A command whose connection broke before the reply fails with Unavailable: whether it was carried out is not known,
 and only the caller knows whether repeating it is safe.
@@ -19,7 +19,7 @@ from typing import Any
 import libvalkey
 
 from ..errors import StoreError, Unavailable
-from ..runtime.backoff import backoff
+from ..runtime.backoff import retrying
 from .connect import Address, open_connection
 
 __all__ = ["Commands", "Replies"]
@@ -32,7 +32,7 @@ NOT_NOW = ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")  # refused for th
 
 
 class Replies(asyncio.Protocol):
-    """Reads replies with libvalkey, and says when the connection is gone."""
+    """Reads replies with libvalkey. ``on_replies`` gets all that one read of the socket brought, ``on_lost`` is called when it is closed."""
 
     def __init__(self, on_replies: Callable[[list[Any]], None], on_lost: Callable[[], None]) -> None:
         self._on_replies = on_replies
@@ -54,7 +54,10 @@ class Replies(asyncio.Protocol):
 
 
 class Commands:
-    """``await commands.call(b"HGET", key, field)``. Start it with ``start()``, end it with ``close()``."""
+    """``await commands.call(b"HGET", key, field)``. Start it with ``start()``, end it with ``close()``.
+
+    ``patience`` is how many seconds ``call`` waits for a connection.
+    """
 
     def __init__(self, address: Address, *, patience: float = 10.0) -> None:
         self._address = address
@@ -64,8 +67,7 @@ class Commands:
         self._transport: asyncio.Transport | None = None
         self._writer: Any = None
         self._connected = asyncio.Event()
-        self._closed = False
-        self._keeper: asyncio.Task[None] | None = None
+        self._running: asyncio.Task[None] | None = None
         self._lost: asyncio.Event = asyncio.Event()
 
     @property
@@ -73,21 +75,21 @@ class Commands:
         return self._transport is not None
 
     async def start(self) -> None:
-        """Connects once, so that a wrong address fails here and now; afterwards reconnects by itself."""
+        """Connects once, so that a wrong address fails here and now; afterwards it reconnects by itself. Raises StoreError."""
         await self._connect()
-        self._keeper = asyncio.create_task(self._keep_connected(), name="valkey commands")
+        self._running = asyncio.create_task(self._run(), name="valkey commands")
 
     async def close(self) -> None:
-        self._closed = True
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        """Commands that still wait for their replies fail with Unavailable."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
         if self._transport is not None:
             self._transport.close()
         self._drop("the connection was closed")
 
     async def call(self, *words: Any) -> Any:
-        """One command. Raises StoreError for Valkey's error reply, Unavailable if it cannot be reached or breaks off."""
+        """One command's reply. Raises StoreError for Valkey's error reply, Unavailable if it cannot be reached or the connection breaks."""
         if self._transport is None:
             try:
                 async with asyncio.timeout(self._patience):
@@ -97,7 +99,7 @@ class Commands:
         return await self.send(*words)
 
     def send(self, *words: Any) -> asyncio.Future[Any]:
-        """The same, at once and without waiting for a connection: commands sent one after the other arrive so."""
+        """``call`` without waiting for a connection: commands that are sent one after the other arrive in that order."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         if self._transport is None:
@@ -147,25 +149,21 @@ class Commands:
             if not future.done():
                 future.set_exception(Unavailable(reason))
 
-    async def _keep_connected(self) -> None:
+    async def _run(self) -> None:
+        while True:
+            await self._watch_for_silence()
+            # Whatever the error is, the next attempt may succeed.
+            await retrying(self._connect, "the connection to Valkey could not be opened", log, on=Exception, ceiling=1.0)
+
+    async def _watch_for_silence(self) -> None:
+        """Returns when the connection is gone. One on which the oldest command waits too long is given up."""
         loop = asyncio.get_running_loop()
-        attempt = 0
-        while not self._closed:
-            if self._transport is None:
-                attempt += 1
-                try:
-                    await self._connect()
-                    attempt = 0
-                except Exception as error:  # whatever it is, the next attempt may do better
-                    if attempt == 1:
-                        log.warning("%s; trying again", error)
-                    await asyncio.sleep(backoff(attempt, 0.05, 1.0))
-                continue
+        while self._transport is not None:
             try:
                 async with asyncio.timeout(CHECK_SECONDS):
                     await self._lost.wait()
             except TimeoutError:
                 if self._waiting and loop.time() - self._waiting[0][1] > SILENCE_SECONDS:
-                    log.warning("valkey did not answer for %g s; connecting again", SILENCE_SECONDS)
+                    log.warning("Valkey did not answer for %g s; connecting again", SILENCE_SECONDS)
                     self._transport.abort()
                     self._drop("Valkey did not answer in time")

@@ -1,4 +1,4 @@
-"""The functions of channels.lua as methods: publish, read, remove."""
+"""The functions of the library as methods: publish, read, remove."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ class Page(NamedTuple):
 
 
 class History:
-    """Channels in Valkey, over one connection. If Valkey restarted empty, the library is loaded again and the call repeated."""
+    """The channels' histories in Valkey, over one connection. If Valkey restarted empty, the library is loaded again and the call repeated.
+
+    Every method raises StoreError, or Unavailable where Valkey cannot be reached.
+    """
 
     def __init__(self, commands: Commands, library: Library, layout: Layout) -> None:
         self.commands = commands
@@ -34,22 +37,22 @@ class History:
         self.layout = layout
 
     async def publish(self, channel: str, words: Sequence[Any]) -> Position | None:
-        """Publishes ``publish_words(…)``. None where the channel remembers nothing."""
+        """Publishes ``publish_words(…)`` and returns the publication's position; None where the channel has no history."""
         offset, epoch = await self.call(b"gateway_publish", self.layout.keys(channel), *words)
         return Position(epoch.decode(), offset) if offset else None
 
     async def notify(self, channel: str, words: Sequence[Any]) -> Position | None:
-        """The same in an inbox: the publication has an id, and counts as unread until it is read."""
+        """``publish`` in an inbox: the publication has an id, and counts as unread until it is read."""
         offset, epoch = await self.call(b"gateway_notify", self.layout.inbox_keys(channel), *words)
         return Position(epoch.decode(), offset) if offset else None
 
     async def relay(self, channel: str, version_epoch: str, rows: Sequence[tuple[int, str]], *, notify: bool) -> None:
-        """Publishes (version, data) in order, as one act; versions that are not newer than the channel's are there already."""
+        """Publishes (version, data) in order, as one act; versions that are not newer than the channel's were published before."""
         keys = self.layout.inbox_keys(channel) if notify else self.layout.keys(channel)
         await self.call(b"gateway_relay", keys, version_epoch, *(word for row in rows for word in row))
 
     async def restore(self, channel: str, version_epoch: str, version: int, entries: Sequence[tuple[int, str]]) -> Position:
-        """A new life of the channel's history, which holds (ms, data) from its beginning; ``version`` is that of the last one."""
+        """Begins the channel's history anew, with ``entries``, (unix ms, data) each; ``version`` is that of the last one."""
         words = (word for entry in entries for word in entry)
         offset, epoch = await self.call(b"gateway_restore", self.layout.keys(channel), version_epoch, version, *words)
         return Position(epoch.decode(), offset)
@@ -64,10 +67,10 @@ class History:
         seen: tuple[Position, int] | None = None,
         max_bytes: int = PAGE_BYTES,
     ) -> Page:
-        """What follows offset ``since`` (``reverse``: what stands before it, newest first; 0 is the top), up to ``limit``.
+        """The publications after offset ``since`` (``reverse``: those before it, newest first; 0 is the top), up to ``limit``.
 
-        ``limit`` 0 reads the position alone, -1 all there is. ``seen`` is the newest publication this process knows,
-        as position and ms: should Valkey have come back without it, the epoch of the answer is a new one.
+        ``limit`` 0 reads the position alone, -1 all there is; a page ends at about ``max_bytes``. ``seen`` is the newest publication
+        that this process knows, as position and unix ms: if Valkey came back without it, the answer has a new epoch.
         """
         words: list[Any] = [since, limit, max_bytes, b"1" if reverse else b""]
         if seen is not None:
@@ -77,23 +80,24 @@ class History:
         return Page(Position(epoch.decode(), offset), ms, [read_entry(entry) for entry in entries])
 
     async def after(self, channel: str, position: Position, limit: int, *, reverse: bool = False, max_bytes: int = PAGE_BYTES) -> Page:
-        """``read`` for who names a position. Raises UnrecoverablePosition if it is one of another life of the history."""
+        """``read`` after a position. Raises UnrecoverablePosition if its epoch is not the channel's."""
         page = await self.read(channel, position.offset, limit, reverse=reverse, max_bytes=max_bytes)
         same_life(position, page.top.epoch)
         return page
 
     async def back(self, channel: str, count: int) -> Position:
-        """The position ``count`` publications before the top, or before the oldest that history holds."""
+        """The position ``count`` publications before the top, or the one before the oldest that history holds."""
         page = await self.read(channel, 0, 1)
         oldest = page.publications[0].offset if page.publications else page.top.offset + 1
         return Position(page.top.epoch, max(page.top.offset - count, oldest - 1))
 
     async def remove(self, channel: str) -> Position:
+        """Empties the history and announces that; the position that is returned stays the top."""
         offset, epoch = await self.call(b"gateway_remove", self.layout.keys(channel))
         return Position(epoch.decode(), offset)
 
     async def call(self, function: bytes, keys: Sequence[bytes], *words: Any) -> Any:
-        """A function of the library; loads it where Valkey forgot it."""
+        """Calls a function of the library, which is loaded first if Valkey does not have it."""
         command = (b"FCALL", function, len(keys), *keys, *words)
         try:
             return await self.commands.call(*command)

@@ -1,26 +1,29 @@
 """The link: the one Pub/Sub connection of a process.
 
-It reads and never waits: all announcements that arrived by the end of one turn of the loop are handed over together,
-channel by channel, so that what arrived together is written together. It proves itself by publishing a heartbeat
-through Valkey to itself; silence, whatever its reason, means connecting again. What was announced meanwhile is lost to
-it, and the hub's to find in history: ``on_down`` and ``on_up`` tell it so.
+It only reads. All announcements that arrived by the end of one turn of the loop are handed over together, channel by
+channel, so that what arrived together is written together. It proves itself by publishing a heartbeat through Valkey to
+itself; silence, whatever its reason, means connecting again. What was announced meanwhile does not reach this process:
+``on_down`` and ``on_up`` let the listeners find it in Valkey.
+
+A batch is handed over in a fixed order, since one thing may depend on another: first what came on the process's own
+channel, then the channels that have a listener of their own, in the order in which these were added, then all others.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 import libvalkey
 
 from ..errors import StoreError
-from ..runtime.backoff import backoff
+from ..runtime.backoff import retrying
 from .connect import Address, open_connection
 from .connection import Commands, Replies
 
-__all__ = ["Link"]
+__all__ = ["ChannelListener", "Link", "Listener", "OwnListener", "UpListener"]
 
 log = logging.getLogger("gateway.link")
 
@@ -29,22 +32,56 @@ SILENT_BEATS = 4  # beats without any answer before the link is given up
 SUBSCRIBE_AT_ONCE = 500  # channels of one SUBSCRIBE
 
 
-class Link:
-    """``on_announcements`` gets {Pub/Sub channel: payloads in order}; ``on_subscribed`` each channel that Valkey confirmed."""
+class UpListener(Protocol):
+    """Is called whenever the link is connected, the first time included."""
 
-    def __init__(self, address: Address, commands: Commands, heartbeat: bytes) -> None:
-        self.on_announcements: Callable[[dict[bytes, list[bytes]]], None] = lambda batch: None
-        self.on_subscribed: Callable[[bytes], None] = lambda channel: None
-        self.on_up: Callable[[], None] = lambda: None
-        self.on_down: Callable[[], None] = lambda: None
-        self.on_own: Callable[[list[bytes]], None] = lambda payloads: None  # on the heartbeat's channel, heartbeats included
-        self.reconnects = 0
+    def on_up(self) -> None: ...
+
+
+class Listener(UpListener, Protocol):
+    """Receives what no other listener receives; it asks for its channels again in ``on_up``. Nothing here may raise."""
+
+    def on_down(self) -> None:
+        """The connection is lost: until it is back and a channel is confirmed, what is announced there is missed."""
+
+    def on_subscribed(self, key: bytes) -> None:
+        """Valkey confirmed this Pub/Sub channel: everything that is announced there from now on arrives."""
+
+    def on_announcements(self, batch: dict[bytes, list[bytes]]) -> None:
+        """What arrived together: Pub/Sub channel → its payloads in order."""
+
+
+class ChannelListener(Protocol):
+    """Receives what is announced on one Pub/Sub channel, which the link subscribes to by itself. Nothing here may raise."""
+
+    def on_subscribed(self) -> None:
+        """Valkey confirmed the channel, at the start and after each lost connection."""
+
+    def on_payloads(self, payloads: list[bytes]) -> None:
+        """What arrived together, in order."""
+
+
+class OwnListener(Protocol):
+    """Receives what other programs publish to this process alone. It may not raise."""
+
+    def on_own(self, payloads: list[bytes]) -> None: ...
+
+
+class Link:
+    """``own`` is the Pub/Sub channel of this process, which carries its heartbeats. Add the listeners, then ``start``."""
+
+    def __init__(self, address: Address, commands: Commands, own: bytes) -> None:
+        self.losses = 0  # how often the connection was lost
         self._address = address
         self._commands = commands
-        self._heartbeat = heartbeat
+        self._own = own
+        self._own_listeners: list[OwnListener] = []
+        self._channel_listeners: dict[bytes, ChannelListener] = {}
+        self._listeners: list[Listener] = []
+        self._up_listeners: list[UpListener] = []
         self._transport: asyncio.Transport | None = None
         self._writer: Any = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._running: asyncio.Task[None] | None = None
         self._batch: dict[bytes, list[bytes]] = {}
         self._unsent: list[bytes] = []
         self._silent_beats = 0
@@ -53,31 +90,45 @@ class Link:
         self._lost = asyncio.Event()
         self._first_beat = asyncio.Event()
 
+    def add_listener(self, listener: Listener) -> None:
+        """For all channels that have no listener of their own."""
+        self._listeners.append(listener)
+        self._up_listeners.append(listener)
+
+    def add_channel_listener(self, channel: bytes, listener: ChannelListener) -> None:
+        self._channel_listeners[channel] = listener
+
+    def add_own_listener(self, listener: OwnListener) -> None:
+        self._own_listeners.append(listener)
+
+    def add_up_listener(self, listener: UpListener) -> None:
+        self._up_listeners.append(listener)
+
     @property
     def proven(self) -> bool:
         """Whether a heartbeat came through lately: what is announced reaches this process."""
         return self._proven
 
     async def start(self) -> None:
-        """Connects and waits until the first heartbeat came through. Raises Unavailable if it does not come."""
-        self._keeper = asyncio.create_task(self._keep_connected(), name="valkey link")
+        """Connects and waits until the first heartbeat came through. Raises StoreError if it does not come."""
+        self._running = asyncio.create_task(self._run(), name="valkey link")
         beat = asyncio.create_task(self._first_beat.wait())
-        await asyncio.wait((beat, self._keeper), timeout=10, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((beat, self._running), timeout=10, return_when=asyncio.FIRST_COMPLETED)
         beat.cancel()
-        if self._keeper.done():
-            self._keeper.result()
+        if self._running.done():
+            self._running.result()
         if not self._proven:
             raise StoreError(f"Valkey at {self._address} takes commands, but publishes nothing to its subscribers")
 
     async def close(self) -> None:
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
         if self._transport is not None:
             self._transport.close()
 
     def subscribe(self, channels: Iterable[bytes]) -> None:
-        """Asks Valkey for these channels; without a connection it does nothing, since ``on_up`` asks for all."""
+        """Asks Valkey for these channels; without a connection it does nothing, since listeners ask again in ``on_up``."""
         self._ask(b"SUBSCRIBE", list(channels))
 
     def unsubscribe(self, channels: Iterable[bytes]) -> None:
@@ -96,6 +147,8 @@ class Link:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(b"".join(unsent))
 
+    # What arrives.
+
     def _on_replies(self, replies: list[Any]) -> None:
         self._silent_beats = 0
         batch = self._batch
@@ -103,7 +156,7 @@ class Link:
             asyncio.get_running_loop().call_soon(self._hand_over)
         for reply in replies:
             if isinstance(reply, StoreError):
-                log.error("valkey refuses to publish to this gateway: %s", reply)
+                log.error("Valkey refuses to publish to this gateway: %s", reply)
                 continue
             kind = reply[0]
             if kind == b"message":
@@ -116,68 +169,85 @@ class Link:
                 self._on_confirmed(reply[1])
 
     def _on_confirmed(self, channel: bytes) -> None:
-        if channel != self._heartbeat:
-            self.on_subscribed(channel)
+        if channel == self._own:
+            return
+        if listener := self._channel_listeners.get(channel):
+            listener.on_subscribed()
+            return
+        for other in self._listeners:
+            other.on_subscribed(channel)
 
     def _hand_over(self) -> None:
         batch, self._batch = self._batch, {}
-        if own := batch.pop(self._heartbeat, None):
-            self.on_own(own)
-            self._proven = True
-            self._unproven_beats = 0
-            self._first_beat.set()
+        if own := batch.pop(self._own, None):
+            for own_listener in self._own_listeners:
+                own_listener.on_own([payload for payload in own if payload])
+            self._on_beat()
+        for channel, listener in self._channel_listeners.items():
+            if payloads := batch.pop(channel, None):
+                listener.on_payloads(payloads)
         if batch:
-            self.on_announcements(batch)
+            for other in self._listeners:
+                other.on_announcements(batch)
 
-    async def _keep_connected(self) -> None:
-        attempt = 0
+    def _on_beat(self) -> None:
+        # Whatever comes on the process's own channel proves the way through Valkey, not heartbeats alone.
+        self._proven = True
+        self._unproven_beats = 0
+        self._first_beat.set()
+
+    # The connection.
+
+    async def _run(self) -> None:
         while True:
-            try:
-                await self._connect()
-            except Exception as error:  # whatever it is, without the link there is nothing to live for
-                attempt += 1
-                if attempt == 1:
-                    log.warning("%s; trying again", error)
-                await asyncio.sleep(backoff(attempt, 0.05, 1.0))
-                continue
-            attempt = 0
+            # Whatever the error is: a process without its link has nothing else to do.
+            await retrying(self._connect, "the live link to Valkey could not be opened", log, on=Exception, ceiling=1.0)
             await self._beat_until_lost()
-            self.reconnects += 1
+            self.losses += 1
             self._transport, self._writer, self._proven = None, None, False
             self._batch.clear()
-            log.warning("the link to valkey was lost; connecting again")
-            self.on_down()
+            log.warning("the live link to Valkey was lost; connecting again")
+            for listener in self._listeners:
+                listener.on_down()
 
     async def _connect(self) -> None:
         lost = asyncio.Event()
         self._transport, self._writer = await open_connection(self._address, lambda: Replies(self._on_replies, lost.set))
         self._lost, self._silent_beats, self._unproven_beats, self._unsent = lost, 0, 0, []
-        self.subscribe([self._heartbeat])
-        self.on_up()
+        self.subscribe([self._own, *self._channel_listeners])
+        for listener in self._up_listeners:
+            listener.on_up()
 
     async def _beat_until_lost(self) -> None:
         assert self._transport is not None
         while not self._lost.is_set():
             self._silent_beats += 1
-            if self._silent_beats > SILENT_BEATS:
-                log.warning("the link to valkey was silent for %g s", SILENT_BEATS * BEAT_SECONDS)
+            if fault := self._fault():
+                log.warning("%s for %g s", fault, SILENT_BEATS * BEAT_SECONDS)
                 self._transport.abort()
                 return
-            if self._unproven_beats > SILENT_BEATS:
-                log.warning("the link to valkey answers, but no heartbeat came through it for %g s", SILENT_BEATS * BEAT_SECONDS)
-                self._transport.abort()
-                return
-            # The ping proves the connection, the heartbeat the way through Valkey; both count as an answer.
-            if not self._transport.is_closing():
-                self._transport.write(libvalkey.pack_command((b"PING",)))
-            if self._commands.connected:
-                self._unproven_beats += 1
-                self._commands.send(b"PUBLISH", self._heartbeat, b"").add_done_callback(_ignore_unavailable)
+            self._beat(self._transport)
             try:
                 async with asyncio.timeout(BEAT_SECONDS):
                     await self._lost.wait()
             except TimeoutError:
                 continue
+
+    def _fault(self) -> str:
+        """Why the connection has to be given up, "" if it need not."""
+        if self._silent_beats > SILENT_BEATS:
+            return "the live link to Valkey was silent"
+        if self._unproven_beats > SILENT_BEATS:
+            return "the live link to Valkey answers, but no heartbeat came through it"
+        return ""
+
+    def _beat(self, transport: asyncio.Transport) -> None:
+        # The ping proves the connection, the heartbeat the way through Valkey; both count as an answer.
+        if not transport.is_closing():
+            transport.write(libvalkey.pack_command((b"PING",)))
+        if self._commands.connected:
+            self._unproven_beats += 1
+            self._commands.send(b"PUBLISH", self._own, b"").add_done_callback(_ignore_unavailable)
 
 
 def _ignore_unavailable(future: asyncio.Future[Any]) -> None:

@@ -1,4 +1,4 @@
-"""Run by Alembic, on the connection that ``schema.migrate`` gives it."""
+"""Run by Alembic, on the connection that ``migrator.migrate`` gives it."""
 
 from alembic import context
 

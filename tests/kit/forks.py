@@ -28,7 +28,7 @@ PRELOADED = (
     "uvicorn.protocols.http.h11_impl",
     "uvicorn.protocols.websockets.websockets_sansio_impl",
     "publishers.relay_program",
-    "publishers.schema",
+    "publishers.migrator",
     "tests.kit.mounted",
     "tests.kit.relays",
 )

@@ -14,15 +14,14 @@ from typing import Any
 
 import pytest
 
-import gateway.live.catchup
-import gateway.live.channel
-import gateway.live.hub
+import gateway.live.fanout
+import gateway.runtime.backoff
 from gateway.config import Config
 from gateway.errors import Unavailable
-from gateway.live.catchup import State, Subscription
 from gateway.live.channel import Channel
 from gateway.live.hub import Hub
-from gateway.live.wire_formats import Wire
+from gateway.live.subscription import State, Subscription
+from gateway.live.wire_formats import ChannelView, Wire
 from gateway.publication import Position, Publication
 from gateway.store.history import Page
 from gateway.store.layout import Layout
@@ -34,9 +33,8 @@ CONFIG = Config()  # made once: it costs more than an order of events
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries at once, and rounds of the fan-out cut after every subscriber, so that everything can come in between."""
-    monkeypatch.setattr(gateway.live.catchup, "backoff", lambda *delays: 0.0)
-    monkeypatch.setattr(gateway.live.hub, "backoff", lambda *delays: 0.0)
-    monkeypatch.setattr(gateway.live.channel, "SLICE", 1)
+    monkeypatch.setattr(gateway.runtime.backoff, "backoff", lambda *delays: 0.0)
+    monkeypatch.setattr(gateway.live.fanout, "SLICE", 1)
 
 
 class ModelValkey:
@@ -123,7 +121,7 @@ class ModelValkey:
 
 
 class ModelWire:
-    def join(self, channel: Channel, publications: list[Publication]) -> tuple[str, list[Publication]]:
+    def join(self, channel: ChannelView, publications: list[Publication]) -> tuple[str, list[Publication]]:
         return channel.epoch, list(publications)
 
 
@@ -214,9 +212,12 @@ class World:
         self, config: Config | None = None, valkey: ModelValkey | None = None, clients: Sequence[type[Client]] = (Client, Client)
     ) -> None:
         self.valkey = valkey or ModelValkey()
-        self.hub = Hub(config or CONFIG, Layout("gw"), self.valkey, self.valkey)
+        self.hub = Hub(config or CONFIG, Layout("gw"), self.valkey, self.valkey, self)
         self.clients = [client(self) for client in clients]
         self.trail: list[str] = []
+
+    def on_missed_ephemeral(self, channel: Channel) -> None:
+        """Nothing in the model announces lost ephemeral publications again."""
 
     def possible(self) -> list[str]:
         """The actions that would do something now."""

@@ -24,9 +24,10 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMes
 
 from gateway.config import Config
 from gateway.errors import Unavailable
-from gateway.live.catchup import Subscription
+from gateway.live.channel import Channel
 from gateway.live.hub import Hub
-from gateway.publication import Position
+from gateway.live.subscription import Subscription
+from gateway.publication import Position, Publication
 from gateway.store.embedded import EmbeddedServer, socket_path
 from gateway.store.history import Page
 from gateway.store.layout import Layout
@@ -600,6 +601,24 @@ async def test_a_publisher_waits_while_valkey_reads_its_file(tmp_path: Path) -> 
             end.close()
 
 
+class NobodyAnnounces:
+    """Ephemeral publications that may be lost concern nobody here."""
+
+    def on_missed_ephemeral(self, channel: Channel) -> None: ...
+
+
+class Unbegun(Subscription):
+    """One whose channel never opens."""
+
+    paused = False
+
+    def begin(self, recovered: bool, publications: list[Publication]) -> None:
+        raise AssertionError("the channel is closed")
+
+    def gap(self) -> None:
+        raise AssertionError("the channel is closed")
+
+
 async def test_a_read_of_history_that_nobody_waits_for_any_more_fails_quietly() -> None:
     """Whoever asked for it left, then Valkey went: no traceback in the log."""
     complaints: list[dict[str, Any]] = []
@@ -616,7 +635,7 @@ async def test_a_read_of_history_that_nobody_waits_for_any_more_fails_quietly() 
 
         def unsubscribe(self, channels: list[bytes]) -> None: ...
 
-    hub = Hub(Config(), Layout("t"), Reader(), Feed())
+    hub = Hub(Config(), Layout("t"), Reader(), Feed(), NobodyAnnounces())
     channel = hub.channel("posts:a")
     asks = asyncio.create_task(hub.page(channel, 0))
     await until(lambda: channel.reads, "it is being read")
@@ -638,10 +657,10 @@ async def test_who_leaves_while_valkey_is_away_leaves_nothing_behind() -> None:
 
         def subscribe(self, channels: list[bytes]) -> None: ...
 
-    hub = Hub(Config(), Layout("t"), Silent(), Silent())  # type: ignore[arg-type]
+    hub = Hub(Config(), Layout("t"), Silent(), Silent(), NobodyAnnounces())  # type: ignore[arg-type]
     channel = hub.channel("posts:a")
     for _ in range(50):
-        subscription = Subscription(channel, WIRE, print, None)
+        subscription = Unbegun(channel, WIRE, print, None)
         hub.follow(subscription)
         await until(lambda: channel.waiters, "it waits for Valkey")
         hub.leave(subscription)

@@ -19,8 +19,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 LIVE = ["subscribe0", "execute", "message", "execute", "arrive"]
 
-# Where an order of events starts: nothing yet; history being read for the first subscriber; one live subscriber; history
-# being read after the link was lost; one that comes back from afar.
+# Where an order of events starts: no event yet; history is read for the first subscriber; history is read after the link
+# was lost; one live subscriber; one that was away while two publications were made.
 BEGINNINGS = {
     "nothing yet": [],
     "first read": ["subscribe0", "execute", "message", "execute"],
@@ -28,7 +28,7 @@ BEGINNINGS = {
     "live": [*LIVE, "publish"],
     "away": [*LIVE, "publish", "message", "leave0", "publish", "publish"],
 }
-SHUT = {"fail", "subscribe1", "leave1", "socket1"}  # left to the random orders
+RARE = {"fail", "subscribe1", "leave1", "socket1"}  # left to the random orders
 
 
 async def _run(beginning: list[str], actions: tuple[str, ...]) -> tuple[bool, list[str]]:
@@ -52,7 +52,7 @@ async def _run(beginning: list[str], actions: tuple[str, ...]) -> tuple[bool, li
 
 @pytest.mark.parametrize("beginning", BEGINNINGS)
 @pytest.mark.parametrize("length", [4])
-async def test_every_order_of_events_keeps_the_promise(beginning: str, length: int) -> None:
+async def test_every_order_of_events_delivers_each_publication_once_and_in_order(beginning: str, length: int) -> None:
     """Breadth first: each possible order is extended by each action that is possible after it."""
     orders: list[tuple[tuple[str, ...], list[str]]] = [((), (await _run(BEGINNINGS[beginning], ()))[1])]
     played = 0
@@ -60,7 +60,7 @@ async def test_every_order_of_events_keeps_the_promise(beginning: str, length: i
         longer = []
         for actions, following in orders:
             for action in dict.fromkeys(following):
-                if action in SHUT:
+                if action in RARE:
                     continue
                 fine, possible = await _run(BEGINNINGS[beginning], (*actions, action))
                 assert fine
@@ -75,7 +75,7 @@ CHOICES = st.lists(st.tuples(st.integers(0, 31), st.integers(0, 3)), max_size=60
 
 @settings(max_examples=400)
 @given(CHOICES)
-def test_long_random_orders_keep_the_promise(choices: list[tuple[int, int]]) -> None:
+def test_long_random_orders_deliver_each_publication_once_and_in_order(choices: list[tuple[int, int]]) -> None:
     """Two clients, failing reads, and turns of the loop that are cut off anywhere."""
 
     async def play() -> None:

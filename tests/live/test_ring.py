@@ -18,7 +18,7 @@ def offsets(run: list[Publication] | None) -> list[int] | None:
 
 
 @given(st.integers(0, 40), st.integers(-1, 20), st.integers(0, 45))
-def test_a_ring_gives_exactly_what_follows_or_says_that_it_cannot(count: int, size: int, since: int) -> None:
+def test_a_ring_gives_exactly_what_follows_or_none_if_it_does_not_reach_back(count: int, size: int, since: int) -> None:
     ring = Ring(Rings(10**9))
     for publication in publications(1, count):
         ring.append(publication, size, expires=100)
@@ -43,7 +43,7 @@ def test_a_ring_is_filled_backwards_without_a_seam() -> None:
     assert offsets(ring.after(9, 10**9, 0)) == [10, 11]
 
 
-def test_a_ring_forgets_when_history_does() -> None:
+def test_a_ring_is_emptied_when_history_expired() -> None:
     ring = Ring(Rings(10**9))
     ring.append(Publication(1, b"1"), -1, expires=50)
     assert offsets(ring.after(0, 100, now=49)) == [1]
@@ -67,7 +67,7 @@ def test_a_ring_is_never_longer_than_its_limit() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 2000)), max_size=200))
-def test_all_rings_together_keep_to_their_budget(acts: list[tuple[int, int]]) -> None:
+def test_all_rings_together_hold_no_more_bytes_than_their_budget(acts: list[tuple[int, int]]) -> None:
     budget = 20_000
     rings = Rings(budget)
     all_rings = [Ring(rings) for _ in range(6)]

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from gateway.errors import ConfigurationError
 from publishers.database import Database, _write_ahead
 from publishers.faults import Invalid
-from publishers.schema import identity, migrate
+from publishers.migrator import identity, migrate
 from publishers.tables import metadata, outbox
 
 from ..kit import forks

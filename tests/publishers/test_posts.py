@@ -17,10 +17,10 @@ from sqlalchemy.engine import make_url
 from publishers import Publisher
 from publishers.database import Database, now_ms
 from publishers.faults import Fault, Invalid, NotAllowed, NotFound
+from publishers.migrator import migrate
 from publishers.posts import create_channel, create_post, delete_post, edit_post, list_channels, list_posts
 from publishers.reactions import react
 from publishers.relay import Relay
-from publishers.schema import migrate
 from publishers.tables import metadata, outbox, posts, reactions
 
 # What test_reviews.py and test_reactions.py use, too.

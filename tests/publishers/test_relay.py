@@ -27,10 +27,10 @@ from gateway.store.connect import Address
 from gateway.store.embedded import EmbeddedServer
 from publishers import relay as outbox_module
 from publishers.database import Database
+from publishers.migrator import identity, migrate
 from publishers.publisher import Publisher
 from publishers.relay import Relay, backlog
 from publishers.reviews import create_review, story_of
-from publishers.schema import identity, migrate
 from publishers.tables import outbox, reviews
 
 from ..cli.test_cli import process

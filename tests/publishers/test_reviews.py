@@ -16,10 +16,10 @@ from gateway.store.embedded import EmbeddedServer
 from publishers import Publisher
 from publishers.database import Database, now_ms
 from publishers.faults import Fault, Invalid, NotFound
+from publishers.migrator import identity
 from publishers.reactions import react
 from publishers.relay import Relay
 from publishers.reviews import create_review, list_reviews, respond, review_history, story_of
-from publishers.schema import identity
 from publishers.tables import outbox, reviews
 
 from ..conftest import until

@@ -37,10 +37,10 @@ class SlowValkey:
 async def test_what_was_being_written_when_presence_ends_is_written_at_its_end() -> None:
     """A client that left in the last moment would be there for ever: its process says that it left in order, so nobody looks after it."""
     valkey = SlowValkey()
-    presence = Presence(Config(), valkey, None, "p1")  # type: ignore[arg-type]
+    presence = Presence(Config(), valkey, "p1")  # type: ignore[arg-type]
     presence.enter("chat:1", "client", b"{}", False)
     presence.leave("chat:1", "client", False)
-    keeping = asyncio.create_task(presence.keep())
+    keeping = asyncio.create_task(presence.run())
     await until(lambda: valkey.asked, "it is being written")
     keeping.cancel()
     await asyncio.wait([keeping])
@@ -72,8 +72,8 @@ async def test_who_could_not_say_that_its_clients_left_leaves_that_to_others(
     """Its lease lapses then, and they see it."""
     stopped = []
     for fault in (None, Unavailable("Valkey is away")):
-        gateway = Gateway(Config(prefix=prefix))
-        await gateway.start(valkey_url)
+        gateway = Gateway(Config(prefix=prefix), valkey_url)
+        await gateway.start()
         await until(lambda gateway=gateway: gateway.link.proven, "the link is up")
         with Address(valkey_url).sync_client() as store:
             await until(lambda store=store, gateway=gateway: store.zscore(f"{prefix}:nodes", gateway.node.uid), "it is known")

@@ -71,8 +71,8 @@ class Client:
 @pytest.fixture
 async def gateway(valkey_url: str, prefix: str) -> AsyncIterator[Gateway]:
     rules = {"ticket": {"subscribe": "token"}, "chat": {}, "forgetful": {"history_size": 0}}
-    gateway = Gateway(Config(prefix=prefix, tokens={"hmac_secret": SECRET}, namespaces=rules))
-    await gateway.start(valkey_url)
+    gateway = Gateway(Config(prefix=prefix, tokens={"hmac_secret": SECRET}, namespaces=rules), valkey_url)
+    await gateway.start()
     await until(lambda: gateway.link.proven, "the link is up")
     yield gateway
     await gateway.stop()

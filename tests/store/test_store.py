@@ -24,6 +24,27 @@ from ..conftest import until
 CONFIG = Config(namespaces={"short": {"history_size": 3}, "forever": {"history_size": -1, "history_ttl": ""}, "none": {"history_size": 0}})
 
 
+class Recorder:
+    """A listener of the link that records what it is called with."""
+
+    def __init__(self) -> None:
+        self.states: list[str] = []
+        self.confirmed: list[bytes] = []
+        self.payloads: list[bytes] = []
+
+    def on_up(self) -> None:
+        self.states.append("up")
+
+    def on_down(self) -> None:
+        self.states.append("down")
+
+    def on_subscribed(self, key: bytes) -> None:
+        self.confirmed.append(key)
+
+    def on_announcements(self, batch: dict[bytes, list[bytes]]) -> None:
+        self.payloads += [payload for payloads in batch.values() for payload in payloads]
+
+
 @pytest.fixture
 async def commands(valkey_url: str) -> AsyncIterator[Commands]:
     commands = Commands(Address(valkey_url))
@@ -304,18 +325,16 @@ async def test_the_link_brings_announcements_together_and_in_order(
     history: History, commands: Commands, layout: Layout, valkey_url: str
 ) -> None:
     link = Link(Address(valkey_url), commands, layout.heartbeat("test"))
-    seen: list[bytes] = []
-    confirmed: list[bytes] = []
-    link.on_announcements = lambda batch: seen.extend(payload for payloads in batch.values() for payload in payloads)
-    link.on_subscribed = confirmed.append
+    recorder = Recorder()
+    link.add_listener(recorder)
     await link.start()
     try:
         key = layout.channel("posts:a")
         link.subscribe([key])
-        await until(lambda: confirmed == [key], "Valkey confirms")
+        await until(lambda: recorder.confirmed == [key], "Valkey confirms")
         await asyncio.gather(*[history.publish("posts:a", publish_words(b"%d" % n)) for n in range(1000)])
-        await until(lambda: len(seen) == 1000, "all are announced")
-        items = [read_announcement(payload) for payload in seen]
+        await until(lambda: len(recorder.payloads) == 1000, "all are announced")
+        items = [read_announcement(payload) for payload in recorder.payloads]
         assert [item.publication.offset for item in items if isinstance(item, Announcement)] == list(range(1, 1001))
     finally:
         await link.close()
@@ -323,14 +342,13 @@ async def test_the_link_brings_announcements_together_and_in_order(
 
 async def test_a_cut_link_comes_back_and_says_so(history: History, commands: Commands, layout: Layout, valkey_url: str) -> None:
     link = Link(Address(valkey_url), commands, layout.heartbeat("cut"))
-    events: list[str] = []
-    link.on_up = lambda: events.append("up")
-    link.on_down = lambda: events.append("down")
+    recorder = Recorder()
+    link.add_listener(recorder)
     await link.start()
     try:
-        assert events == ["up"] and link.proven
+        assert recorder.states == ["up"] and link.proven
         await commands.call("CLIENT", "KILL", "TYPE", "pubsub")
-        await until(lambda: events == ["up", "down", "up"], "the link is back")
+        await until(lambda: recorder.states == ["up", "down", "up"], "the link is back")
         await until(lambda: link.proven, "a heartbeat came through again")
     finally:
         await link.close()

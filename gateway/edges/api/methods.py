@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from ...control.bus import Disconnection, Refreshing, Revocation, Subscribing, Unsubscribing
+from ...control.messages import Disconnection, Refreshing, Revocation, Subscribing, Unsubscribing
 from ...errors import BadRequest, ClientError, Internal, NotAvailable, StoreError
 from ...publication import Position
 from ...rules.json_text import decode_json, encode, is_json, mend_surrogates, raw_object
@@ -236,7 +236,7 @@ async def _revoke(node: Node, request: RevokeRequest) -> bytes:
     """Revokes the tokens of ``user`` that were issued before now (or ``issued_before``), or the one token ``token_id``, until ``expire_at``."""
     now = time.time()
     before, until = request.issued_before or now, request.expire_at or now + REVOKED_SECONDS
-    await node.revoked.keep(request.user, request.token_id, before, until)
+    await node.revocations.persist(request.user, request.token_id, before, until)
     await node.control.send(Revocation(user=request.user, token_id=request.token_id, before=before, until=until))
     return b"{}"
 

@@ -66,10 +66,10 @@ class EventStreams:
         output = output_of(scope, send)
         await send({"type": "http.response.start", "status": 200, "headers": [_TYPE, *output.headers, *extra]})
         try:
-            identity = await self._node.identify(token_of(headers, query))
+            identity = await self._node.authentication.identify(token_of(headers, query))
             grants = await self._grants(names, tokens, identity)
             starts = await self._starts(names, grants, headers, query)
-            if any(map(self._node.revoked.covers, (identity, *grants.values()))):
+            if any(map(self._node.revocations.covers, (identity, *grants.values()))):
                 raise Disconnect(3500, "a token was revoked meanwhile")  # whoever ends the revoked does not know of this stream yet
             address = client_address(scope.get("client"), scope["headers"], self._node.config.proxies)
             return EventStream(self._node, output, identity, starts, grants, address)
@@ -101,7 +101,7 @@ class EventStreams:
         grants: dict[str, Grant] = {}
         for token in tokens:
             try:
-                grant = await self._node.grant_one_of(token, names, identity.user)
+                grant = await self._node.authentication.grant_one_of(token, names, identity.user)
             except (ClientError, Disconnect) as error:
                 channel = claimed_channel(token)
                 raise _ChannelRefused(error, channel if channel in names else "") from None

@@ -18,8 +18,10 @@ import time
 from collections.abc import Callable, Mapping
 
 from ...errors import Disconnect
-from ...live.catchup import State, Subscription
-from ...live.channel import GONE, Channel
+from ...live.channel import Channel
+from ...live.fanout import GONE
+from ...live.subscription import State, Subscription
+from ...live.wire_formats import ChannelView
 from ...publication import Position, Publication
 from ...rules.identity import Grant, Identity, ServerSubscription
 from ...rules.json_text import encode, raw_object
@@ -49,7 +51,7 @@ def _retry(refused: bool = False) -> bytes:
     return b"retry: %d\n" % (random.randint(*RETRY_SPREAD_MS) if refused else RETRY_MS)
 
 
-def _body(channel: Channel, publication: Publication) -> bytes:
+def _body(channel: ChannelView, publication: Publication) -> bytes:
     """The event without its id: shared by all streams."""
     if publication.sse is None:
         fields = {"channel": encode(channel.name)}
@@ -75,7 +77,7 @@ class SingleWire:
     def __init__(self, chunked: bool) -> None:
         self._chunked = chunked
 
-    def join(self, channel: Channel, publications: list[Publication]) -> bytes:
+    def join(self, channel: ChannelView, publications: list[Publication]) -> bytes:
         offset = next((p.offset - 1 for p in publications if p.offset), channel.offset)
         parts: list[bytes] = []
         for publication in publications:
@@ -88,7 +90,7 @@ class SingleWire:
 class SeveralWire:
     """Several channels: every stream writes ids of its own, so it gets the publications."""
 
-    def join(self, channel: Channel, publications: list[Publication]) -> tuple[Channel, list[Publication]]:
+    def join(self, channel: ChannelView, publications: list[Publication]) -> tuple[ChannelView, list[Publication]]:
         return channel, publications
 
 
@@ -164,11 +166,11 @@ class EventStream:
 
         ``starts`` says behind which position each channel begins, ``grants`` which of them came with a subscription token.
         """
-        node.admit_user(self, identity.user)
+        node.admission.admit_user(self, identity.user)
         try:
-            node.admit(self, address)
+            node.admission.admit(self, address)
         except Disconnect:
-            node.forget(self, identity.user)
+            node.admission.forget(self, identity.user)
             raise
         self._node = node
         self._loop = asyncio.get_running_loop()
@@ -248,7 +250,7 @@ class EventStream:
         data = b'{"channel":%b,"epoch":%b,"offset":%d}' % (encode(channel), encode(position.epoch), position.offset)
         return event("gap", data, self._id())
 
-    def write_several(self, joined: tuple[Channel, list[Publication]]) -> None:
+    def write_several(self, joined: tuple[ChannelView, list[Publication]]) -> None:
         channel, publications = joined
         number = next(s.number for s in self.subscriptions if s.channel is channel)
         parts: list[bytes] = []
@@ -268,7 +270,7 @@ class EventStream:
             log.debug("a client's socket is gone: %s", error)  # its disconnect is on the way
 
     def _tell(self, event: str, **more: object) -> None:
-        self._node.lifecycle.tell(event, self.identity.user, self.client, **more)
+        self._node.events.record(event, self.identity.user, self.client, **more)
 
     # From the socket and the clock.
 
@@ -369,7 +371,7 @@ class EventStream:
             log.log(logging.DEBUG if reason.code in (3000, 3001) else logging.INFO, "stream %s closed: %s", self.client, reason)
             self.done = True
             self._node.wheel.remove(self)
-            self._node.forget(self, self.identity.user)
+            self._node.admission.forget(self, self.identity.user)
             for subscription in self.subscriptions:
                 self._node.hub.leave(subscription)
                 if self.open:

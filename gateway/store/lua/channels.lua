@@ -1,7 +1,8 @@
 -- The gateway's function library. It runs inside Valkey, one function per atomic act.
 --
 -- Keys of channel C, always all three and in this order (one hash slot; every key a function touches is declared):
---   gw:{C}:meta     hash: epoch, offset and ms of the newest publication, version, version_epoch
+--   gw:{C}:meta     hash: epoch, offset and ms of the newest publication, trimmed (stream id of the newest one that history
+--                   has let go), version, version_epoch
 --   gw:{C}:stream   stream: <offset>-<unix ms> → data [tags] [info]; offsets have no holes
 --   gw:{C}:keys     sorted set: idempotency key → offset; a negative score marks a publication that was announced only
 -- and the Pub/Sub channel gw:{C}.
@@ -69,6 +70,18 @@ local function keep_meta(key, meta_ttl, ttl)
   end
 end
 
+-- The stream id of the newest publication that history will have let go once the next one is there; nil if there is none.
+-- It is the time of a publication that can no longer be read, and so the proof of which history that was: see gateway_history.
+local function next_trimmed(stream, top, top_ms, ms, size, ttl)
+  if top == 0 then return nil end
+  if size == 1 or (ttl > 0 and ms - top_ms >= ttl * 1000) then  -- all of it: trimmed, or expired
+    return number(top) .. '-' .. number(top_ms)
+  end
+  if size < 0 or top < size then return nil end
+  local oldest = redis.call('XRANGE', stream, number(top + 1 - size), number(top + 1 - size), 'COUNT', 1)[1]
+  return oldest and oldest[1]
+end
+
 -- Remembers the newest version of a version epoch: several services may publish to one channel, each with versions of its own.
 local function keep_version(key, version, epoch)
   if redis.call('HSET', key, 'version', version, 'version_epoch', epoch, 'v:' .. epoch, version) > 0
@@ -83,7 +96,7 @@ end
 local function begin(keys)
   local epoch = new_epoch()
   redis.call('DEL', keys[2], keys[3])
-  redis.call('HDEL', keys[1], 'inbox')
+  redis.call('HDEL', keys[1], 'inbox', 'trimmed')
   redis.call('HSET', keys[1], 'epoch', epoch, 'offset', '0', 'ms', '0')
   redis.call('EXPIRE', keys[1], UNUSED_TTL)
   return epoch
@@ -153,8 +166,8 @@ local function add(base, keys, args)
   local remembered = size ~= 0 and ttl ~= 0
   ttl = ttl == nil and rules.ttl or math.max(ttl, 0)
 
-  local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'v:' .. (options.version_epoch or ''))
-  local epoch, top = meta[1], tonumber(meta[2] or '0')
+  local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'v:' .. (options.version_epoch or ''), 'ms')
+  local epoch, top, top_ms = meta[1], tonumber(meta[2] or '0'), tonumber(meta[4] or '0')
   if epoch and options.key then
     local seen = tonumber(redis.call('ZSCORE', keys[3], options.key) or nil)
     if seen then
@@ -172,6 +185,7 @@ local function add(base, keys, args)
   local ms, offset = now_ms(), 0
   if remembered then
     offset = top + 1
+    local trimmed = next_trimmed(keys[2], top, top_ms, ms, size, rules.ttl)
     local command = {'XADD', keys[2]}
     if size > 0 then
       table.insert(command, 'MAXLEN')
@@ -193,11 +207,15 @@ local function add(base, keys, args)
     if type(added) == 'table' and added.err then
       -- The stream is ahead of its counter: another program wrote to it, or Valkey loaded a file of another time.
       if not string.find(added.err, 'equal or smaller', 1, true) then error(added) end
-      epoch, offset = begin(keys), 1
+      epoch, offset, trimmed = begin(keys), 1, nil
       added = append()
       if type(added) == 'table' and added.err then error(added) end
     end
-    redis.call('HSET', keys[1], 'offset', number(offset), 'ms', number(ms))
+    if trimmed then
+      redis.call('HSET', keys[1], 'offset', number(offset), 'ms', number(ms), 'trimmed', trimmed)
+    else
+      redis.call('HSET', keys[1], 'offset', number(offset), 'ms', number(ms))
+    end
     if ttl == 0 then
       redis.call('PERSIST', keys[2])
     else
@@ -244,7 +262,10 @@ local function gateway_restore(keys, args)
     offset, last = offset + 1, tonumber(args[i])
     redis.call('XADD', keys[2], number(offset) .. '-' .. number(last), 'data', args[i + 1])
   end
-  if rules.size >= 0 then redis.call('XTRIM', keys[2], 'MAXLEN', '=', number(rules.size)) end
+  if rules.size >= 0 and offset > rules.size then
+    redis.call('XTRIM', keys[2], 'MAXLEN', '=', number(rules.size))
+    redis.call('HSET', keys[1], 'trimmed', number(offset - rules.size) .. '-' .. args[1 + 2 * (offset - rules.size)])
+  end
   redis.call('HSET', keys[1], 'offset', number(offset), 'ms', number(last))
   keep_version(keys[1], args[2], args[1])
   if rules.ttl == 0 then redis.call('PERSIST', keys[2]) else redis.call('EXPIRE', keys[2], rules.ttl) end
@@ -271,17 +292,30 @@ local function range(stream, first, last, reverse, limit, bytes)
   return entries
 end
 
+-- The unix ms of the publication at an offset below the top: from its entry or, where history has just let it go, from
+-- `trimmed`. nil if the publication after it is gone as well: then every reader sees the hole. 0, which is the time of none,
+-- if it cannot be known: what cannot be verified counts as rewound.
+local function ms_of(stream, offset, trimmed)
+  local entry = redis.call('XRANGE', stream, number(offset), number(offset + 1), 'COUNT', 1)[1]
+  if not entry then return nil end
+  for _, id in ipairs({entry[1], trimmed or ''}) do
+    local there, ms = string.match(id, '^(%d+)%-(%d+)$')
+    if tonumber(there) == offset then return tonumber(ms) end
+  end
+  return 0
+end
+
 -- gateway_history 3 meta stream keys SINCE LIMIT BYTES [reverse] [EPOCH OFFSET MS]
 --   → [epoch, offset, ms, entries]: the newest position, and what follows SINCE, oldest first; with reverse = "1" what
 --     stands before SINCE (0: the top), newest first. LIMIT 0 reads the position alone. Reading makes the epoch, too.
---   EPOCH OFFSET MS is what a gateway has seen. If this history is of the same epoch but does not hold that publication,
---   Valkey came back older than it was, and offsets are being given a second time: the epoch is renewed and announced.
+--   EPOCH OFFSET MS is what a gateway has seen. If this history is of the same epoch but did not give that offset at that
+--   time, Valkey came back older than it was, and offsets are given a second time: the epoch is renewed and announced.
 -- Atomic, because the range and the top it is compared with must be of one moment, and because the renewal compares and sets.
 local function gateway_history(keys, args)
   local base = base_of(keys)
   local rules = rules_of(base)
   local since, limit, bytes = tonumber(args[1]), tonumber(args[2]), tonumber(args[3])
-  local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'ms')
+  local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'ms', 'trimmed')
   local epoch, top, ms = meta[1], tonumber(meta[2] or '0'), tonumber(meta[3] or '0')
   if not epoch then
     epoch, top, ms = begin(keys), 0, 0
@@ -290,12 +324,8 @@ local function gateway_history(keys, args)
     local seen, seen_ms = tonumber(args[6]), tonumber(args[7])
     local rewound = seen > top
     if not rewound and seen > 0 and seen_ms > 0 then
-      local there = ms
-      if seen < top then
-        local entry = redis.call('XRANGE', keys[2], number(seen), number(seen), 'COUNT', 1)[1]
-        there = entry and tonumber(string.match(entry[1], '%-(%d+)$')) or 0
-      end
-      rewound = there > 0 and there ~= seen_ms
+      local there = seen == top and ms or ms_of(keys[2], seen, meta[4])
+      rewound = there ~= nil and there ~= seen_ms
     end
     if rewound then
       epoch = new_epoch()
@@ -328,13 +358,14 @@ end
 -- Atomic, because gateways would drop a publication that came between the removal and its announcement, though history holds it.
 local function gateway_remove(keys, args)
   local base = base_of(keys)
-  local meta = redis.call('HMGET', keys[1], 'epoch', 'offset')
+  local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'ms')
   local epoch, top = meta[1], tonumber(meta[2] or '0')
   if not epoch then
     epoch, top = begin(keys), 0
   end
   if redis.call('EXISTS', keys[2]) == 1 then
     redis.call('XTRIM', keys[2], 'MAXLEN', '=', 0)
+    redis.call('HSET', keys[1], 'trimmed', number(top) .. '-' .. (meta[3] or '0'))
   end
   redis.call(ANNOUNCE, base, '@reset ' .. epoch .. ' ' .. number(top))
   return {top, epoch}

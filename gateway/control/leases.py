@@ -1,0 +1,91 @@
+"""Leases: which gateway processes are alive.
+
+Each process renews its lease in the sorted set ``gw:nodes`` every BEAT_SECONDS. Whoever renews learns which leases are over,
+and has what those processes left behind in Valkey cleaned up; only then is the lease removed, so that a clean-up that fails
+is tried again by the next process that looks. Several processes may clean up after the same one at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+
+from ..errors import StoreError
+from ..runtime.tasks import Tasks
+from ..store.history import History
+
+__all__ = ["LeaseListener", "Leases"]
+
+log = logging.getLogger("gateway.control")
+
+LEASE_MS = 7000
+BEAT_SECONDS = 2.0
+TRUST_SECONDS = 10.0  # after Valkey was away: until then the others' leases look as if they were over
+
+
+class LeaseListener(Protocol):
+    """Owns what a process has in Valkey for as long as it lives."""
+
+    def write_anew(self) -> None:
+        """Valkey does not know this process (any more): what it had there may be gone."""
+
+    async def clean_up(self, process: str) -> None:
+        """That process is dead: removes what it had in Valkey. Raises StoreError if that did not succeed."""
+
+
+class Leases:
+    """The lease of ``process``, this gateway's id, and a view of all others'."""
+
+    def __init__(self, history: History, process: str, listener: LeaseListener) -> None:
+        self._history = history
+        self._process = process
+        self._listener = listener
+        self._key = f"{history.layout.prefix}:nodes".encode()
+        self._clean_ups = Tasks()
+
+    async def count(self) -> int:
+        """How many processes hold a lease. Raises StoreError."""
+        return int(await self._history.commands.call(b"ZCARD", self._key))
+
+    async def holds(self, process: str) -> bool:
+        """Whether that process holds a lease. Raises StoreError."""
+        return await self._history.commands.call(b"ZSCORE", self._key, process) is not None
+
+    async def run(self) -> None:
+        """Renews the lease, and notices whose is over. Runs until cancelled."""
+        now = asyncio.get_running_loop().time
+        renewed, trusted = float("-inf"), now() + TRUST_SECONDS
+        while True:
+            try:
+                unknown, *dead = await self._history.call(b"gateway_beat", [self._key], self._process, LEASE_MS)
+            except StoreError as error:
+                log.debug("the lease was not renewed: %s", error)
+            else:
+                if now() - renewed > LEASE_MS / 2000:
+                    trusted = now() + TRUST_SECONDS
+                renewed = now()
+                if unknown:
+                    self._listener.write_anew()
+                if now() >= trusted:
+                    self._clean_up_after([process.decode() for process in dead])
+            await asyncio.sleep(BEAT_SECONDS)
+
+    def _clean_up_after(self, processes: list[str]) -> None:
+        for process in processes:
+            self._clean_ups.spawn(self._clean_up(process))
+
+    async def _clean_up(self, process: str) -> None:
+        try:
+            await self._listener.clean_up(process)
+            await self._history.commands.call(b"ZREM", self._key, process)
+        except StoreError as error:
+            log.debug("process %s is dead, but not cleaned up yet: %s", process, error)
+
+    async def give_back(self) -> None:
+        """This process ends and left nothing in Valkey, so no other has to clean up after it."""
+        try:
+            async with asyncio.timeout(1):
+                await self._history.call(b"gateway_beat", [self._key], self._process, 0)
+        except (StoreError, TimeoutError) as error:
+            log.debug("the lease was not given back: %s", error)

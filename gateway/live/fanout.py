@@ -1,0 +1,219 @@
+"""Fan-out: one buffer for all live subscriptions of a channel.
+
+Theory of operation. The invariant that everything rests on: **a live subscription is at the channel's position.** So
+nothing is stored per subscription while it is live, and one buffer serves all that share a wire format. A fan-out to few
+writes at once. One to many is a *round*, cut into slices so that other work gets its turn. During a round the position
+does not move: announcements of that time wait and are joined into the next round. A subscription that turns live during
+the round is added at its end, whose position it has already.
+
+    fan_out ─▶ few: written at once
+            ─▶ many: round ─▶ [slice … slice] ─▶ those that turned live are added ─▶ round_over
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import Any, Protocol
+
+from ..publication import Position, Publication
+from ..rules.protocol import push_prefix
+from ..store.layout import Movement
+from .wire_formats import NOTHING, FreshDeltaWire, Wire
+
+__all__ = ["GONE", "SLICE", "FanOut", "JoinLeaveObserver", "Member", "Round", "Write"]
+
+log = logging.getLogger("gateway.hub")
+
+SLICE = 2000  # subscriptions written to before other work gets its turn: about 15 ms
+GONE = (OSError, RuntimeError)  # what uvloop raises for a socket that was reset, and for one that is closed
+
+Write = Callable[[Any], object]  # takes the payload of its own wire format, whatever type that has
+
+
+class Member(Protocol):
+    """A live subscription, as its channel sees it. A channel may give it another ``wire`` of the same pair for deltas."""
+
+    wire: Wire
+
+    @property
+    def write(self) -> Write: ...
+
+    def lost(self, top: Position) -> None:
+        """History does not hold what comes next: the subscription goes on from ``top``, where the channel is already."""
+
+
+class JoinLeaveObserver(Protocol):
+    """A subscription whose client gets the joins and leaves of the channel."""
+
+    def on_join_leave(self, moved: list[Movement]) -> None:
+        """These clients came and went, in this order."""
+
+
+class FanOut(ABC):
+    """The live subscriptions of one channel, and the position that all of them are at. Satisfies ``ChannelView``.
+
+    ``base`` is the newest publication, for deltas; None if it is unknown, or has no offset. ``live_count`` counts the live
+    subscriptions without those that are added when the round is over.
+    """
+
+    __slots__ = ("base", "deltas", "epoch", "joiners", "live", "live_count", "loop", "name", "offset", "push_prefix", "round")
+
+    def __init__(self, name: str, deltas: bool, loop: asyncio.AbstractEventLoop) -> None:
+        self.name = name
+        self.push_prefix = push_prefix(name)
+        self.loop = loop
+        self.epoch = ""
+        self.offset = 0
+        self.deltas = deltas
+        self.base: Publication | None = None
+        self.live: dict[Wire, dict[Member, Write]] = {}
+        self.live_count = 0
+        self.joiners: dict[Member, None] = {}
+        self.round: Round | None = None
+
+    @property
+    def position(self) -> Position:
+        return Position(self.epoch, self.offset)
+
+    @abstractmethod
+    def round_over(self) -> None:
+        """No round is under way any more: the position may move again."""
+
+    async def between_rounds(self) -> None:
+        """Returns when no round is under way."""
+        while self.round is not None:
+            over = self.loop.create_future()
+            self.round.over.append(over)
+            await over
+
+    # Which subscriptions are live.
+
+    def add_live(self, member: Member) -> None:
+        """The subscription is at the channel's position: from here on it is live."""
+        if self.round is not None:
+            self.joiners[member] = None
+        else:
+            self._admit(member)
+
+    def _admit(self, member: Member) -> None:
+        members = self.live.get(member.wire)
+        if members is None:
+            members = self.live[member.wire] = {}
+        members[member] = member.write
+        self.live_count += 1
+
+    def remove_live(self, member: Member) -> Position:
+        """The subscription is not live any more. Returns the position it is at, which may be before the channel's."""
+        if member in self.joiners:
+            del self.joiners[member]
+            return self.position
+        members = self.live[member.wire]
+        del members[member]
+        self.live_count -= 1
+        if not members:
+            del self.live[member.wire]
+        if self.round is not None and self.round.skip(member):
+            return Position(self.epoch, self.round.start)
+        return self.position
+
+    # Writing to them.
+
+    def fan_out(self, publications: list[Publication]) -> None:
+        """Writes to every live subscription, at once if they are few, else slice by slice. Call it between rounds only."""
+        live = self.live
+        if self.live_count <= SLICE:
+            for wire in tuple(live):  # a write may fill its socket, which removes its subscription
+                joined = wire.join(self, publications)
+                if joined is not NOTHING:
+                    _write(tuple(live[wire].values()), joined)
+            if self.deltas:
+                self._set_base(publications[-1])
+                self._chain()
+            return
+        first = next((p.offset for p in publications if p.offset), self.offset + 1)
+        self.round = Round(first - 1, [(wire.join(self, publications), dict(members)) for wire, members in live.items()])
+        if self.deltas:
+            self._set_base(publications[-1])
+        self._next_slice()
+
+    def _set_base(self, last: Publication) -> None:
+        self.base = last if last.offset else None
+
+    def _chain(self) -> None:
+        """Moves the subscriptions that were just given a whole document to the wire for changes of it."""
+        for wire in [wire for wire in self.live if isinstance(wire, FreshDeltaWire)]:
+            members = self.live.pop(wire)
+            for member in members:
+                member.wire = wire.chained
+            self.live.setdefault(wire.chained, {}).update(members)
+
+    def _next_slice(self) -> None:
+        assert self.round is not None
+        if self.round.write_slice():
+            self.loop.call_soon(self._next_slice)
+            return
+        over, self.round = self.round.over, None
+        if self.deltas:
+            self._chain()
+        for member in self.joiners:
+            self._admit(member)
+        self.joiners.clear()
+        for waiter in over:
+            if not waiter.done():
+                waiter.set_result(None)
+        if over:  # the callers of between_rounds go on before the next round can begin
+            self.loop.call_soon(self.round_over)
+        else:
+            self.round_over()
+
+
+class Round:
+    """One fan-out to many. ``start`` is the offset before it; subscriptions not written to yet are still at ``start``.
+
+    ``over`` are futures to resolve when all are written to.
+    """
+
+    __slots__ = ("_parts", "over", "start")
+
+    def __init__(self, start: int, parts: list[tuple[object, dict[Member, Write]]]) -> None:
+        self.start = start
+        self.over: list[asyncio.Future[None]] = []
+        self._parts = parts
+
+    def write_slice(self) -> bool:
+        """Writes to the next subscriptions, up to SLICE; False if none are left."""
+        payload, members = self._parts[-1]
+        chosen = list(islice(members.items(), SLICE))
+        for member, _ in chosen:
+            del members[member]
+        if payload is not NOTHING:
+            _write([write for _, write in chosen], payload)
+        while self._parts and not self._parts[-1][1]:
+            self._parts.pop()
+        return bool(self._parts)
+
+    def skip(self, member: Member) -> bool:
+        """Takes a subscription out of the round. True if it was not written to yet."""
+        for _, members in self._parts:
+            if member in members:
+                del members[member]
+                return True
+        return False
+
+
+def _write(writes: Iterable[Write], payload: object) -> None:
+    """Calls each once. The publication reaches all others although a transport fails."""
+    rest = iter(writes)
+    while True:
+        try:
+            for write in rest:
+                write(payload)
+            return
+        except GONE as error:
+            log.debug("a subscriber's socket is gone: %s", error)  # the loop calls its connection_lost soon
+        except Exception:
+            log.exception("a write to a subscriber failed")

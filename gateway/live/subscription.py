@@ -1,0 +1,157 @@
+"""A subscription: one client in one channel. ``catchup`` moves it to live, ``fanout`` writes to it while it is live.
+
+An edge subclasses ``Subscription`` and says how publications and gaps reach its client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from enum import Enum
+
+from ..publication import Position, Publication
+from .channel import Channel
+from .fanout import GONE, Write
+from .wire_formats import ChainedDeltaWire, FreshDeltaWire, Wire
+
+__all__ = ["State", "Subscription"]
+
+log = logging.getLogger("gateway.hub")
+
+
+class State(Enum):
+    """Where a subscription is on its way; ``catchup`` draws how one leads to another."""
+
+    CATCHING_UP = "catching up"
+    LIVE = "live"
+    BEHIND = "behind"
+    ENDED = "ended"
+
+
+class Subscription(ABC):
+    """One client in one channel, catching up from ``since``; None starts at the channel's top.
+
+    ``write`` takes what ``wire`` makes. ``epoch`` and ``offset`` are the position while the subscription is not live;
+    ``epoch`` None stands for the channel's top. ``begun`` is whether ``begin`` was called. A ``wire`` for deltas is
+    exchanged for the other of its pair when the first document was written, and after a gap. ``ephemerals_seen`` is the
+    channel's count of ephemeral publications when the subscription began, or was live last. ``task`` catches it up.
+    """
+
+    __slots__ = ("begun", "channel", "ephemerals_seen", "epoch", "offset", "state", "task", "wire", "write")
+
+    def __init__(self, channel: Channel, wire: Wire, write: Write, since: Position | None) -> None:
+        self.channel = channel
+        self.wire = wire
+        self.write = write
+        self.epoch: str | None = None
+        self.offset = 0
+        if since is not None:
+            self.epoch, self.offset = since
+        self.state = State.CATCHING_UP
+        self.begun = False
+        self.ephemerals_seen = channel.ephemerals
+        self.task: asyncio.Task[None] | None = None
+
+    # What each edge implements.
+
+    @property
+    @abstractmethod
+    def paused(self) -> bool:
+        """Whether its socket is full."""
+
+    @abstractmethod
+    def begin(self, recovered: bool, publications: list[Publication]) -> None:
+        """Called once, before anything is written. The position is where it began, which is the channel's top unless ``recovered``.
+
+        ``publications`` is the first page of what it missed; it is empty unless ``takes_first_page``.
+        """
+
+    @abstractmethod
+    def gap(self) -> None:
+        """What it missed is gone; its position is the channel's top now. Called after ``begin`` only."""
+
+    @property
+    def takes_first_page(self) -> bool:
+        """Whether ``begin`` takes the first page of publications; otherwise they are delivered after it."""
+        return True
+
+    def deliver(self, joined: object) -> None:
+        """Writes what the wire joined, outside of a round of the fan-out."""
+        try:
+            self.write(joined)
+        except GONE as error:
+            log.debug("a subscriber's socket is gone: %s", error)  # the loop calls its connection_lost soon
+
+    # What the hub, the channel and the edges ask of it.
+
+    @property
+    def position(self) -> Position:
+        """The position after the last publication that was written; its epoch is "" until the channel's is known."""
+        if self.state is State.LIVE:
+            return self.channel.position
+        return Position(self.epoch or "", self.offset)
+
+    def fall_behind(self) -> None:
+        """Its socket is full: nothing more is written until the hub is notified that it drained."""
+        if self.state is State.LIVE:
+            self._leave_live(State.BEHIND)
+            self.ephemerals_seen = self.channel.ephemerals
+
+    def lost(self, top: Position) -> None:
+        """The channel went on with a gap while the subscription was live: its position is ``top`` now."""
+        self.gap()
+
+    def end(self) -> None:
+        """Nothing more is written to it. Ending it twice changes nothing."""
+        if self.state is State.LIVE:
+            self._leave_live(State.ENDED)
+        self.state = State.ENDED
+        if self.task is not None:
+            self.task.cancel()
+            self.task = None
+
+    def _leave_live(self, state: State) -> None:
+        self.epoch, self.offset = self.channel.remove_live(self)
+        self.state = state
+
+    # What catch-up does with it.
+
+    def start_at(self, position: Position, recovered: bool, publications: list[Publication]) -> None:
+        """Begins: ``publications``, the first page, follow ``position``."""
+        self.epoch, self.offset = position
+        self.begun = True
+        self.ephemerals_seen = self.channel.ephemerals
+        self.begin(recovered, publications)
+        if publications:
+            self._move_to(publications[-1])
+
+    def write_next(self, publications: list[Publication]) -> None:
+        """Writes the publications that follow its position; the first time, they are the first page."""
+        if not self.begun:
+            self.start_at(Position(self.channel.epoch, self.offset), True, publications if self.takes_first_page else [])
+            return
+        joined = self.wire.join(self.channel, publications)
+        # The position moves first: a full socket may ask for it while the write is under way.
+        self._move_to(publications[-1])
+        self.deliver(joined)
+
+    def _move_to(self, publication: Publication) -> None:
+        self.offset = publication.offset
+        if isinstance(self.wire, FreshDeltaWire):
+            self.wire = self.wire.chained
+
+    def start_over(self) -> None:
+        """What follows its position is gone: it goes on from the channel's top, and its client is notified."""
+        self.epoch, self.offset = self.channel.position
+        if isinstance(self.wire, ChainedDeltaWire):
+            self.wire = self.wire.fresh
+        if self.begun:
+            self.gap()
+        else:
+            self.start_at(self.channel.position, False, [])
+
+    def turn_live(self) -> None:
+        """Its position is the channel's: from here on rounds of the fan-out write to it."""
+        self.state = State.LIVE
+        self.channel.add_live(self)

@@ -1,0 +1,122 @@
+"""Admission: which clients are connected to this process, and whether one more may be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from ..config import Limits
+from ..errors import Disconnect
+from ..publication import Position
+from ..rules.identity import Grant, Identity, ServerSubscription
+from ..rules.rate_limit import use
+
+__all__ = ["Admission", "Client", "EmulatedSession"]
+
+
+class Client(Protocol):
+    """A connection of any edge, as far as the process and backends have to do with it."""
+
+    @property
+    def client(self) -> str:
+        """Its id, "" before it connected."""
+
+    @property
+    def identity(self) -> Identity: ...
+
+    def drain(self) -> None:
+        """The process is going away: sends the client elsewhere."""
+
+    def close(self, disconnect: Disconnect) -> None: ...
+
+    def add(self, channel: str, granted: ServerSubscription, since: Position | None) -> None:
+        """Begins a server-side subscription; one that exists already stays."""
+
+    def remove(self, channel: str) -> None:
+        """Ends a subscription, of either side."""
+
+    def end_revoked(self, revoked: Callable[[Grant], bool]) -> None:
+        """Ends the subscriptions whose own tokens were revoked."""
+
+    def renew(self, identity: Identity) -> None:
+        """The same user, with another expiry or info."""
+
+
+class EmulatedSession(Protocol):
+    """A session whose commands come by POST."""
+
+    @property
+    def client(self) -> Client | None:
+        """None before it began, and after it ended."""
+
+    def take(self, message: bytes) -> None:
+        """Commands, one a line."""
+
+
+class Admission:
+    """The registry of a process's clients. ``now`` is the clock, in seconds."""
+
+    def __init__(self, limits: Limits, now: Callable[[], float]) -> None:
+        self.draining = False  # set when the process is going away
+        self.clients: dict[Client, str] = {}  # each with the address it came from
+        self.users: dict[str, set[Client]] = {}
+        self.emulated: dict[str, EmulatedSession] = {}  # by session id
+        self._limits = limits
+        self._now = now
+        self._addresses: dict[str, int] = {}  # connections of each, where limits.connections_per_address is set
+        self._connects_used = 0.0  # of limits.connects_per_second, see ``rate_limit``
+
+    def admit(self, client: Client, address: str) -> None:
+        """Registers a connection. Raises Disconnect 3504 over a limit, 3013 if they come too fast, 3001 while draining."""
+        limits = self._limits
+        if self.draining:
+            raise Disconnect(3001)
+        if limits.connections and len(self.clients) >= limits.connections:
+            raise Disconnect(3504, f"limits.connections is {limits.connections}")
+        theirs = self._addresses.get(address, 0)
+        if limits.connections_per_address and address and theirs >= limits.connections_per_address:
+            raise Disconnect(3504, f"limits.connections_per_address is {limits.connections_per_address}, and {address} has as many")
+        used = use(self._connects_used, self._now(), limits.connects_per_second)
+        if used is None:
+            raise Disconnect(3013, f"limits.connects_per_second is {limits.connects_per_second:g}")
+        self._connects_used = used
+        self.clients[client] = address
+        if limits.connections_per_address:
+            self._addresses[address] = theirs + 1
+
+    def admit_user(self, client: Client, user: str) -> None:
+        """Registers whose connection it is. Raises Disconnect 3504 over ``limits.connections_per_user``."""
+        most = self._limits.connections_per_user
+        if most and user and len(self.users.get(user, ())) >= most:
+            raise Disconnect(3504, f"limits.connections_per_user is {most}")
+        self.users.setdefault(user, set()).add(client)
+
+    def forget(self, client: Client, user: str | None) -> None:
+        """The connection is closed. ``user`` is None where ``admit_user`` did not register one."""
+        address = self.clients.pop(client, None)
+        if address is not None and address in self._addresses:
+            self._addresses[address] -= 1
+            if not self._addresses[address]:
+                del self._addresses[address]
+        if user is None or user not in self.users:
+            return
+        self.users[user].discard(client)
+        if not self.users[user]:
+            del self.users[user]
+
+    def take_commands(self, session: str, message: bytes) -> bool:
+        """Gives commands, one a line, to an emulated session. False if there is none of that id."""
+        emulated = self.emulated.get(session)
+        if emulated is not None:
+            emulated.take(message)
+        return emulated is not None
+
+    def matching(self, user: str, client: str, session: str) -> list[Client]:
+        """The connected clients of this user, with this client id, and of this emulated session. "" matches any, but three times "" none."""
+        if not (user or client or session):
+            return []
+        theirs: Iterable[Client] = self.users.get(user, ()) if user else self.clients
+        if session:
+            emulated = self.emulated.get(session)
+            theirs = [emulated.client] if emulated is not None and emulated.client is not None and emulated.client in theirs else []
+        return [each for each in theirs if each.client and client in ("", each.client)]

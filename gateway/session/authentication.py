@@ -1,0 +1,100 @@
+"""Authentication: from a client's tokens to its identity and its grants.
+
+A token that is refused never makes its bearer anonymous. Where a token names a key that is not known yet, the key server is
+asked: the methods that wait for it are coroutines; the others raise KeyUnknown, and may be called again after ``learn``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar
+
+from ..auth.tokens import Verifier
+from ..config import Config
+from ..control.revocations import Revocations
+from ..errors import Disconnect, KeyUnknown, PermissionDenied, TokenExpired, TokenInvalid, TokenStale
+from ..rules.identity import ANONYMOUS, ANYTHING, Grant, Identity
+
+__all__ = ["Authentication"]
+
+Checked = TypeVar("Checked")
+
+
+class Authentication:
+    """Checks tokens with the configured keys, and against what was revoked."""
+
+    def __init__(self, config: Config, verifier: Verifier, revocations: Revocations) -> None:
+        self._config = config
+        self._verifier = verifier
+        self._revocations = revocations
+
+    async def learn(self) -> None:
+        """Fetches the keys again, after KeyUnknown."""
+        await self._verifier.learn()
+
+    def authenticate(self, token: str) -> Identity:
+        """The client that a connection token identifies; an anonymous one for "".
+
+        Raises TokenExpired; Disconnect 3500 for any other bad token, and 3501 for "" if no channel is open to anonymous clients;
+        KeyUnknown.
+        """
+        insecure = self._config.insecure.clients
+        if not token:
+            if not self._config.admits_anonymous:
+                raise Disconnect(3501, "no token, and no channel that anyone may follow")
+            return ANYTHING if insecure else ANONYMOUS
+        try:
+            identity = self._verifier.connection(token)
+        except KeyUnknown:
+            raise
+        except TokenStale as error:
+            raise TokenExpired(str(error)) from None
+        except TokenInvalid as error:
+            raise Disconnect(3500, str(error)) from None
+        if self._revocations.covers(identity):
+            raise Disconnect(3500, "the token was revoked")
+        return identity._replace(unchecked=insecure)
+
+    async def identify(self, token: str) -> Identity:
+        """``authenticate``, which fetches keys if they are needed. Raises Disconnect 3500 instead of KeyUnknown."""
+        try:
+            return await self._with_keys(self.authenticate, token)
+        except KeyUnknown as error:
+            raise Disconnect(3500, str(error)) from None
+
+    def grant(self, token: str, channel: str, user: str) -> Grant:
+        """What a subscription token allows this user in this channel.
+
+        Raises PermissionDenied, TokenExpired, KeyUnknown, or Disconnect 3500 if the token names another channel or user.
+        """
+        return self._grant(token, (channel,), user)
+
+    async def grant_one_of(self, token: str, channels: Collection[str], user: str) -> Grant:
+        """``grant`` for that one of ``channels`` which the token names; fetches keys if they are needed."""
+        try:
+            return await self._with_keys(self._grant, token, channels, user)
+        except KeyUnknown as error:
+            raise PermissionDenied(str(error)) from None
+
+    def _grant(self, token: str, channels: Collection[str], user: str) -> Grant:
+        try:
+            grant = self._verifier.subscription(token)
+        except KeyUnknown:
+            raise
+        except TokenStale as error:
+            raise TokenExpired(str(error)) from None
+        except TokenInvalid as error:
+            raise PermissionDenied(str(error)) from None
+        if self._revocations.covers(grant):
+            raise PermissionDenied("the subscription token was revoked")
+        if grant.channel not in channels or grant.user != user:
+            raise Disconnect(3500, "the subscription token names another channel or user")
+        return grant
+
+    async def _with_keys(self, check: Callable[..., Checked], *token: Any) -> Checked:
+        """``check``, once more if keys had to be fetched for it. Raises KeyUnknown if they do not help."""
+        try:
+            return check(*token)
+        except KeyUnknown:
+            await self.learn()
+        return check(*token)

@@ -1,0 +1,123 @@
+"""A Valkey that comes back older than a gateway knew it, and counts on from there: the gateway must notice, always.
+
+The naive model: a gateway saw ``SEEN`` publications; the last ``lost`` of them are gone, ``new`` others took their offsets
+and more. Whatever ``history_size`` trims, the gateway must learn of the loss by a new epoch or by a hole after its position,
+and where nothing was lost it must get what history holds, in the same epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import valkey
+
+from gateway.config import Config
+from gateway.store.connect import Address
+from gateway.store.connection import Commands
+from gateway.store.history import History, Page, publish_words
+from gateway.store.layout import Layout
+from gateway.store.library import Library, rules_of
+
+from ..conftest import until
+
+SIZES = (1, 2, 3, 10, -1)
+CONFIG = Config(namespaces={f"size{size}": {"history_size": size} for size in SIZES} | {"brief": {"history_ttl": 1}})
+PARTS = ("meta", "stream")
+
+
+@pytest.fixture
+async def history(valkey_url: str, prefix: str) -> AsyncIterator[History]:
+    commands, layout = Commands(Address(valkey_url)), Layout(prefix)
+    await commands.start()
+    library = Library(rules_of(CONFIG.channels, CONFIG.namespaces), prefix)
+    await library.install(commands.call)
+    yield History(commands, library, layout)
+    await commands.close()
+
+
+@pytest.fixture
+def client(valkey_url: str) -> valkey.Valkey:
+    client = valkey.Valkey.from_url(valkey_url)
+    yield client
+    client.close()
+
+
+async def publish(history: History, channel: str, count: int) -> None:
+    for _ in range(count):
+        await history.publish(channel, publish_words(b"1"))
+
+
+async def come_back_older(history: History, client: valkey.Valkey, channel: str, kept: int, lost: int, new: int) -> tuple[Page, Page]:
+    """What the gateway saw before the loss, and what it reads after it."""
+    base = history.layout.channel(channel).decode()
+    await publish(history, channel, kept)
+    for part in PARTS:
+        client.copy(f"{base}:{part}", f"{base}:{part}:saved", replace=True)
+    await publish(history, channel, lost)
+    seen = await history.read(channel)
+    time_of_loss = client.time()
+    while client.time()[1] // 1000 == time_of_loss[1] // 1000:  # no two servers write at once: the new life begins later
+        continue
+    if lost:
+        for part in PARTS:
+            client.copy(f"{base}:{part}:saved", f"{base}:{part}", replace=True)
+    await publish(history, channel, new)
+    return seen, await history.read(channel, seen.top.offset, 256, seen=(seen.top, seen.ms))
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_loss_is_a_new_epoch_or_a_hole_and_nothing_else_is(history: History, client: valkey.Valkey, size: int) -> None:
+    longest = 12 if size < 0 else size + 2
+    for lost in (0, 1, 2, 5) if longest > 5 else range(longest):
+        for new in range(lost + longest + 2):
+            channel = f"size{size}:{lost}-{new}"
+            seen, page = await come_back_older(history, client, channel, longest + 1, lost, new)
+            offsets = [publication.offset for publication in page.publications]
+            whole = offsets == list(range(seen.top.offset + 1, page.top.offset + 1))
+            same = page.top.epoch == seen.top.epoch
+            if lost:
+                assert not same or not whole, f"lost {lost}, new {new}: nothing shows that publications were skipped"
+            else:
+                assert same, f"nothing was lost, new {new}: the epoch was renewed without a reason"
+                assert whole == (size < 0 or new <= size), f"new {new}: {offsets}"
+
+
+async def test_where_an_older_library_trimmed_nothing_can_be_verified_so_the_epoch_is_renewed(
+    history: History, client: valkey.Valkey, prefix: str
+) -> None:
+    await publish(history, "size1:a", 1)
+    seen = await history.read("size1:a")
+    await publish(history, "size1:a", 1)
+    client.hdel(f"{prefix}:{{size1:a}}:meta", "trimmed")
+    assert (await history.read("size1:a", 1, 10, seen=(seen.top, seen.ms))).top.epoch != seen.top.epoch
+
+
+async def test_a_restored_history_proves_its_positions_too(history: History, client: valkey.Valkey) -> None:
+    await history.restore("size3:a", "x", 4, [(100 * n, "1") for n in range(1, 5)])
+    page = await history.read("size3:a", 1, -1)
+    first = page.publications[0]
+    assert first.offset == 2, "the oldest is trimmed"
+    unchanged = await history.read("size3:a", 1, -1, seen=(page.top._replace(offset=1), 100))
+    assert unchanged.top == page.top, "the time of the trimmed one is kept"
+    other = await history.read("size3:a", 1, -1, seen=(page.top._replace(offset=1), 101))
+    assert other.top.epoch != page.top.epoch
+
+
+async def test_removed_history_proves_its_positions_too(history: History) -> None:
+    await publish(history, "size3:a", 2)
+    seen = await history.read("size3:a")
+    await history.remove("size3:a")
+    await publish(history, "size3:a", 2)
+    page = await history.read("size3:a", 2, 10, seen=(seen.top, seen.ms))
+    assert page.top == seen.top._replace(offset=4) and [p.offset for p in page.publications] == [3, 4]
+
+
+async def test_expired_history_proves_its_positions_too(history: History, client: valkey.Valkey) -> None:
+    await publish(history, "brief:a", 2)
+    seen = await history.read("brief:a")
+    stream = history.layout.keys("brief:a")[1]
+    await until(lambda: not client.exists(stream), "the history expires")
+    await publish(history, "brief:a", 2)
+    page = await history.read("brief:a", 2, 10, seen=(seen.top, seen.ms))
+    assert page.top == seen.top._replace(offset=4) and [p.offset for p in page.publications] == [3, 4]
