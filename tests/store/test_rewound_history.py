@@ -15,8 +15,8 @@ import valkey
 from gateway.config import Config
 from gateway.store.connect import Address
 from gateway.store.connection import Commands
-from gateway.store.history import History, Page, publish_words
-from gateway.store.layout import Layout
+from gateway.store.history import History, Page
+from gateway.store.layout import Layout, publish_words
 from gateway.store.library import Library, rules_of
 
 from ..conftest import until
