@@ -223,7 +223,7 @@ def token(user: str, expires: str, channel: str | None, info: str | None, config
     settings = with_secrets(load(config, data_dir=data_dir), make=False)
     if not settings.tokens.hmac_secret:
         raise ConfigurationError(
-            f'no tokens.hmac_secret is configured, and none is kept in {settings.data_path}; run "gateway serve" once, or set it'
+            f'no tokens.hmac_secret is configured, and none is stored in {settings.data_path}; run "gateway serve" once, or set it'
         )
     print(
         mint(

@@ -110,7 +110,7 @@ def _greeting(settings: Config, complete: Config, link: Callable[[str], str]) ->
         print(f"gateway {__version__} is ready at {url}   (Valkey: {where})", flush=True)
         print(f"  open      {link(url)}", flush=True)
         if not settings.api_keys and complete.api_keys:
-            print(f"  API key   {complete.api_keys[0]}   (kept in {complete.data_path / 'credentials.json'})", flush=True)
+            print(f"  API key   {complete.api_keys[0]}   (stored in {complete.data_path / 'credentials.json'})", flush=True)
         print("  Ctrl-C    ends it", flush=True)
 
     return on_ready

@@ -12,9 +12,10 @@ import logging
 from typing import Any
 
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.utils import is_ssl
 
+from ..runtime.wheel import Wheel
 from .outlets import GOODBYE_SECONDS
 from .websocket import WebSocketConnection
 
@@ -23,7 +24,7 @@ __all__ = ["HttpProtocol"]
 log = logging.getLogger("gateway.http")
 
 SILENT_SECONDS = 10.0  # from the connection, or a request's first byte, to the end of its head; then between parts of its body
-REQUEST_SECONDS = 60.0  # for all of it
+REQUEST_SECONDS = 60.0  # from its first byte to the end of its body
 HEAD_BYTES = 64 * 1024
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _TOO_EARLY = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
@@ -40,7 +41,9 @@ class HttpProtocol(HttpToolsProtocol):
     _in_head = True
     _head_bytes = 0
     _deadline = _last_deadline = 0.0
-    _served: Any = None  # the cycle whose coroutine runs; ``cycle`` is that of the newest request, which may have to wait for it
+    _served: RequestResponseCycle | None = (
+        None  # the cycle whose coroutine runs; ``cycle`` is that of the newest request, which may have to wait for it
+    )
 
     def connection_made(self, transport: Any) -> None:
         # What uvicorn's does, except that it asks a socket object for the addresses, which took longer than all the rest.
@@ -67,7 +70,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_head = False
         super().on_headers_complete()
 
-    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._served = cycle
         super()._start_asgi_task(cycle, app)
 
@@ -90,8 +93,9 @@ class HttpProtocol(HttpToolsProtocol):
             self._await_request()  # an empty line, or the rest of a body: any byte stops uvicorn's clock of idle connections
 
     @property
-    def _wheel(self) -> Any:
-        return self.app_state["node"].wheel
+    def _wheel(self) -> Wheel:
+        wheel: Wheel = self.app_state["node"].wheel
+        return wheel
 
     def _await_request(self) -> None:
         now = self.loop.time()
@@ -139,9 +143,9 @@ class HttpProtocol(HttpToolsProtocol):
             self._served.response_complete = True  # without it, uvicorn closes the connection when the request's coroutine returns
         self.pipeline.clear()
         # The parser and the scope hold this object as it holds them; looking for such cycles took a tenth of each connect.
-        self.parser = self.cycle = self._served = None  # type: ignore[assignment]
+        self.parser = self.cycle = self._served = None  # type: ignore[assignment]  # uvicorn's types allow None at first only
         self.headers.clear()
-        self.scope.clear()  # type: ignore[attr-defined]
+        self.scope.clear()  # type: ignore[attr-defined]  # a TypedDict of uvicorn's, which is a dict at run time
 
 
 def _address(name: Any) -> tuple[str, int] | None:

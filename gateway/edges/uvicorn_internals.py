@@ -45,7 +45,7 @@ INTERNALS = (
     Internal(_HTTP, "shutdown", (), "called as the server ends; over TLS an idle client is not waited for"),
     Internal("uvicorn.protocols.utils", "is_ssl", ("transport",), "the scheme of a connection"),
     Internal(_FLOW, "__init__", ("transport",), "made in connection_made"),
-    Internal(_FLOW, "resume_reading", (), "a request that waits behind a stream had paused reading"),
+    Internal(_FLOW, "resume_reading", (), "a request that came in after a stream's had paused reading"),
     # A request.
     Internal(_HTTP, "on_message_begin", (), "lends the connection to streams, and starts the clock of a request's head"),
     Internal(_HTTP, "on_headers_complete", (), "ends the clock of a request's head"),
@@ -61,7 +61,7 @@ INTERNALS = (
     Internal(_HTTP, "scope", None, "its extensions lend the connection to streams"),
     Internal(_HTTP, "headers", None, "of the request that becomes a WebSocket"),
     Internal(_HTTP, "url", None, "of the request that becomes a WebSocket"),
-    Internal(_HTTP, "pipeline", None, "requests that wait behind a stream are forgotten"),
+    Internal(_HTTP, "pipeline", None, "requests that came in after a stream's are forgotten"),
     Internal(_HTTP, "parser", None, "it and the protocol hold each other: the cycle is cut when a connection is handed over"),
     Internal(_HTTP, "handle_websocket_upgrade", (), "gives the handshake to WebSocketConnection without writing and parsing it again"),
     Internal(_CYCLE, "response_started", None, "whether an answer to a request that took too long may still be written"),

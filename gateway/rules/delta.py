@@ -15,8 +15,8 @@ __all__ = ["encode_delta"]
 _DIGITS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz~"
 
 BLOCK = 16  # bytes in a row that must be equal to be found at another place
-BLOCKS_MOST = 4096  # of the source that are looked for; blocks of long documents are longer
-TRIES_MOST = 4096  # places in the target at which they are looked for, about 0.1 µs each
+BLOCKS_MOST = 4096  # blocks of the source that are searched for; blocks of long documents are longer
+TRIES_MOST = 4096  # places of the target at which they are searched for, about 0.1 µs each
 TRIES_OF_A_COPY = 32  # a place where a block is found takes about so much longer than one where none is
 COPY_LEAST = 8  # bytes: a shorter copy takes as much space as its text
 

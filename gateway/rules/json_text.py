@@ -7,11 +7,13 @@ client as JSON; what is one is passed on byte for byte, except for line breaks b
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 __all__ = ["MAX_DEPTH", "clean", "decode_json", "encode", "is_json", "mend_surrogates", "raw_object"]
+
+Value = TypeVar("Value")
 
 MAX_DEPTH = 256  # of nested arrays and objects; the parsers of common clients give up not far above
 
@@ -28,7 +30,7 @@ def raw_object(fields: dict[str, bytes]) -> bytes:
     return b"{%s}" % b",".join([b'"%s":%s' % (name.encode(), value) for name, value in fields.items()])
 
 
-def decode_json(text: bytes, kind: type[Any]) -> Any:
+def decode_json(text: bytes, kind: type[Value]) -> Value:
     """``text`` as a value of type ``kind``; halves of surrogate pairs are mended. Raises msgspec.DecodeError, ValidationError for a wrong type."""
     try:
         return msgspec.json.decode(text, type=kind)

@@ -30,7 +30,7 @@ class _Id(msgspec.Struct):
 def notification_id(data: bytes) -> str:
     """The id of a notification, which is JSON. Raises BadRequest if ``data`` is not a notification."""
     try:
-        id: str = decode_json(data, _Id).id
+        id = decode_json(data, _Id).id
     except (msgspec.MsgspecError, UnicodeDecodeError):
         id = ""
     if not 0 < len(id.encode()) <= ID_BYTES:

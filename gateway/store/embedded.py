@@ -45,13 +45,13 @@ dir {directory}
 daemonize no
 databases 1
 appendonly yes
-# What is acknowledged is with the system, so no death of this process loses it; "everysec" holds writes back for up to two
-# seconds while the disk is busy. The gateway has the file written to the disk each second (EmbeddedServer.sync).
+# An acknowledged write is with the operating system, so it survives the death of this process; "everysec" would hold writes back
+# for up to two seconds while the disk is busy. The gateway has the file written to the disk twice a second (EmbeddedServer.sync).
 appendfsync no
 save ""
 maxmemory-policy noeviction
 tcp-keepalive 60
-# The gateways' links read fast; what bursts above this is read from the streams again.
+# The gateways' links read fast; a link that is cut because a burst is larger reads what it missed from the streams.
 client-output-buffer-limit pubsub 128mb 32mb 60
 """
 
@@ -156,7 +156,7 @@ class EmbeddedServer:
         for file in (self._data_path / "appendonlydir").glob("*.incr.aof"):
             try:
                 descriptor = os.open(file, os.O_RDONLY)
-            except FileNotFoundError:  # rewritten meanwhile
+            except FileNotFoundError:  # Valkey has rewritten its file meanwhile
                 continue
             try:
                 os.fdatasync(descriptor)
@@ -264,7 +264,7 @@ class EmbeddedServer:
                 except StoreError:
                     patience = START_SECONDS
             if self.adopted and self._spawn_unless_running():
-                self.adopted = False  # the one that ran was about to end
+                self.adopted = False  # the server that ran has ended meanwhile
             if self._process is not None and self._process.poll() is not None:
                 raise ConfigurationError(f"the embedded valkey did not start: {self._last_words()}")
             if time.monotonic() - started > patience:

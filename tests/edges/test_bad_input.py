@@ -720,7 +720,7 @@ async def test_a_handshake_behind_a_request_without_its_answer_is_refused(gatewa
             b"GET /health/live HTTP/1.1\r\nHost: h\r\n\r\nGET /connection/websocket HTTP/1.1\r\nHost: h\r\n" + handshake + b"\r\n"
         )
         assert (await raw.rest()).startswith(b"HTTP/1.1 400 ")
-    await until(lambda: "handshake behind a request" in log.text, "it is told")
+    await until(lambda: "handshake after a request" in log.text, "it is told")
     assert "Traceback" not in log.text
 
 

@@ -441,3 +441,22 @@ async def test_nobody_there_is_one_line(unused_tcp_port: int) -> None:
 async def test_a_refused_command_says_what_valkey_said(commands: Commands) -> None:
     with pytest.raises(StoreError, match="unknown command"):
         await commands.call("NONSENSE")
+
+
+def test_options_of_a_publication_become_names_and_values_and_absent_ones_nothing() -> None:
+    tags = {"lang": "de"}
+    assert publish_words(b"1", idempotency_key="k", version=None, ttl=0, tags=tags) == [
+        b"1",
+        "key",
+        "k",
+        "ttl",
+        0,
+        "tags",
+        b'{"lang":"de"}',
+    ]
+    assert publish_words(b"1", info=b'{"user":"u"}') == [b"1", "info", b'{"user":"u"}']
+
+
+def test_an_option_that_no_publication_has_is_an_error_of_the_program() -> None:
+    with pytest.raises(TypeError, match=r"a publication has no option 'idempotency'; the options are idempotency_key, version, "):
+        publish_words(b"1", idempotency="k")  # type: ignore[call-arg]  # what the test is about

@@ -10,7 +10,7 @@ import asyncio
 import base64
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -274,21 +274,29 @@ def _present(node: Node, request: ChannelRequest) -> str:
     return request.channel
 
 
+Asked = TypeVar("Asked", bound=Shape)
+
+
+def _method(call: Callable[[Node, Asked], Awaitable[bytes]], request: type[Asked], result: type[msgspec.Struct]) -> Method:
+    """A Method whose ``call`` type checkers compare with its ``request``."""
+    return Method(call, request, result)
+
+
 METHODS = {
-    "publish": Method(_publish, PublishRequest, PublishResult),
-    "broadcast": Method(_broadcast, BroadcastRequest, BroadcastResult),
-    "notify": Method(_notify, NotifyRequest, NotifyResult),
-    "history": Method(_history, HistoryRequest, HistoryResult),
-    "history_remove": Method(_history_remove, ChannelRequest, Nothing),
-    "subscribe": Method(_subscribe, SubscribeRequest, Nothing),
-    "unsubscribe": Method(_unsubscribe, UnsubscribeRequest, Nothing),
-    "disconnect": Method(_disconnect, DisconnectRequest, Nothing),
-    "refresh": Method(_refresh, RefreshRequest, Nothing),
-    "revoke": Method(_revoke, RevokeRequest, Nothing),
-    "presence": Method(_presence, ChannelRequest, PresenceResult),
-    "presence_stats": Method(_presence_stats, ChannelRequest, PresenceStatsResult),
-    "channels": Method(_channels, ChannelsRequest, ChannelsResult),
-    "info": Method(_info, InfoRequest, InfoResult),
+    "publish": _method(_publish, PublishRequest, PublishResult),
+    "broadcast": _method(_broadcast, BroadcastRequest, BroadcastResult),
+    "notify": _method(_notify, NotifyRequest, NotifyResult),
+    "history": _method(_history, HistoryRequest, HistoryResult),
+    "history_remove": _method(_history_remove, ChannelRequest, Nothing),
+    "subscribe": _method(_subscribe, SubscribeRequest, Nothing),
+    "unsubscribe": _method(_unsubscribe, UnsubscribeRequest, Nothing),
+    "disconnect": _method(_disconnect, DisconnectRequest, Nothing),
+    "refresh": _method(_refresh, RefreshRequest, Nothing),
+    "revoke": _method(_revoke, RevokeRequest, Nothing),
+    "presence": _method(_presence, ChannelRequest, PresenceResult),
+    "presence_stats": _method(_presence_stats, ChannelRequest, PresenceStatsResult),
+    "channels": _method(_channels, ChannelsRequest, ChannelsResult),
+    "info": _method(_info, InfoRequest, InfoResult),
 }
 
 
@@ -323,4 +331,4 @@ async def _outcome(call: Awaitable[bytes]) -> tuple[bytes, bytes | None]:
         return b"", error_json(BadRequest(str(error)))
 
 
-BATCH = Method(_batch, BatchRequest, Nothing)  # its replies are not inside a ``result``
+BATCH = _method(_batch, BatchRequest, Nothing)  # its replies are not inside a ``result``

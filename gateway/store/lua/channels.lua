@@ -4,19 +4,19 @@
 --   gw:{C}:meta     hash: epoch, offset and ms of the newest publication, trimmed (stream id of the newest one that history
 --                   has let go), version, version_epoch
 --   gw:{C}:stream   stream: <offset>-<unix ms> → data [tags] [info]; offsets have no holes
---   gw:{C}:keys     sorted set: idempotency key → offset; a negative score was announced only
+--   gw:{C}:keys     sorted set: idempotency key → offset; a negative score marks a publication that was announced only
 -- and the Pub/Sub channel gw:{C}.
 --
--- The loader puts in front of this file: the shebang with the library's name, RULES_JSON (prefix of the keys → namespace →
--- size, ttl, meta_ttl in seconds; ttl 0 there is "never"; prefix "" for those that have none) and ANNOUNCE (PUBLISH, or
--- SPUBLISH on a cluster). Names of functions are global in Valkey, so gateways with different prefixes share the library.
+-- The loader puts before this file: the shebang with the library's name, RULES_JSON (prefix of the keys → namespace → size,
+-- ttl, meta_ttl in seconds; a ttl of 0 never expires; prefix "" is for prefixes without rules of their own) and ANNOUNCE, the
+-- command that announces. Names of functions are global in Valkey, so gateways with different prefixes share the library.
 
-local RULES = nil  -- decoded at the first call: cjson is not there yet while the library is loaded
+local RULES = nil  -- decoded at the first call: there is no cjson while the library is loaded
 
-local KEYS_KEPT = 10000     -- newest idempotency keys of a channel
-local KEYS_TTL = 300        -- seconds they live at least after the last one was used
-local UNUSED_TTL = 3600     -- seconds that a channel is remembered in which nothing was ever published
-local VERSION_EPOCHS = 64   -- of one channel whose newest version is remembered
+local KEYS_KEPT = 10000     -- idempotency keys that a channel remembers, the newest ones
+local KEYS_TTL = 300        -- seconds that they live at least after the last use of one
+local UNUSED_TTL = 3600     -- seconds that a channel without any publication is remembered
+local VERSION_EPOCHS = 64   -- version epochs of a channel whose newest version is remembered
 local PAGE = 256            -- entries taken from the stream at a time
 
 local function number(n)
@@ -49,7 +49,7 @@ local function now_ms()
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 
--- An epoch is the microsecond it began in, in base 36: short, and new each time.
+-- An epoch is the microsecond in which it begins, in base 36: short, and new each time.
 local function new_epoch()
   local time = redis.call('TIME')
   local left, digits = tonumber(time[1]) * 1000000 + tonumber(time[2]), ''
@@ -82,18 +82,17 @@ local function next_trimmed(stream, top, top_ms, ms, size, ttl)
   return oldest and oldest[1]
 end
 
--- The newest version that was seen: of each version epoch, since several services may publish to one channel, each with
--- versions of its own.
+-- Remembers the newest version of a version epoch: several services may publish to one channel, each with versions of its own.
 local function keep_version(key, version, epoch)
   if redis.call('HSET', key, 'version', version, 'version_epoch', epoch, 'v:' .. epoch, version) > 0
       and redis.call('HLEN', key) > VERSION_EPOCHS + 8 then
-    for _, field in ipairs(redis.call('HKEYS', key)) do  -- whoever makes a new epoch each time has no use for the old ones
+    for _, field in ipairs(redis.call('HKEYS', key)) do  -- a service that makes so many epochs does not need the old ones
       if string.sub(field, 1, 2) == 'v:' and field ~= 'v:' .. epoch then redis.call('HDEL', key, field) end
     end
   end
 end
 
--- A new life of the history. What the last one left behind would be mistaken for this one's.
+-- Begins a new life of the history, and removes what is left of the last one, which would be taken for this one's.
 local function begin(keys)
   local epoch = new_epoch()
   redis.call('DEL', keys[2], keys[3])
@@ -114,7 +113,7 @@ end
 
 local NAMES = {key = true, version = true, version_epoch = true, size = true, ttl = true, tags = true, info = true}
 
--- NAME VALUE … behind the data.
+-- The options of a publication: the NAME VALUE pairs that follow its data.
 local function options_of(args)
   local options = {}
   for i = 2, #args, 2 do
@@ -140,8 +139,8 @@ local function options_of(args)
   return options
 end
 
--- The line in front of the data: @<offset> <epoch> <unix ms>[ <JSON>]. A size or ttl that is not the rules' travels
--- along, so that gateways keep in memory no more than history does.
+-- The line before the data: @<offset> <epoch> <unix ms>[ <JSON>]. A size or ttl that the publication sets itself is in it,
+-- so that gateways hold no more in memory than history does.
 local function header(offset, epoch, ms, options)
   local extra = {}
   if options.tags then table.insert(extra, '"tags":' .. options.tags) end
@@ -155,7 +154,7 @@ local function header(offset, epoch, ms, options)
   return line .. '\n'
 end
 
--- What gateway_publish and gateway_notify do alike: returns offset, epoch, and whether it was published now.
+-- What gateway_publish and gateway_notify share: publishes; returns offset, epoch, and whether it was published now (no repeat).
 local function add(base, keys, args)
   local options = options_of(args)
   local data, rules = args[1], rules_of(base)
@@ -206,7 +205,7 @@ local function add(base, keys, args)
     end
     local added = append()
     if type(added) == 'table' and added.err then
-      -- The stream is ahead of its counter: somebody else wrote to it, or a file of another time was loaded.
+      -- The stream is ahead of its counter: another program wrote to it, or Valkey loaded a file of another time.
       if not string.find(added.err, 'equal or smaller', 1, true) then error(added) end
       epoch, offset, trimmed = begin(keys), 1, nil
       added = append()
@@ -229,7 +228,7 @@ local function add(base, keys, args)
     keep_meta(keys[1], rules.meta_ttl, ttl)
   end
   if options.key then
-    -- Negative scores grow with time too, so that the oldest keys are the first to go in either kind of channel.
+    -- Negative scores grow with time as well, so that the oldest keys are removed first in either kind of channel.
     redis.call('ZADD', keys[3], remembered and number(offset) or number(ms - 9007199254740992), options.key)
     redis.call('ZREMRANGEBYRANK', keys[3], 0, -(KEYS_KEPT + 1))
     redis.call('EXPIRE', keys[3], math.max(KEYS_TTL, ttl))
@@ -245,16 +244,16 @@ end
 --   → [offset, epoch] of the publication; of the first one if the key was seen, of the newest one if the version is not
 --     newer. [0, ""] where nothing is remembered: ttl 0, or a size of 0. Without size and ttl the namespace's rules hold;
 --     a ttl of -1 never expires, a size of -1 is unlimited.
--- Atomic, because the next offset, the stream, the position of a repeat and the announcement must agree: two publishers
--- at once would else share an offset, and a crash in between would leave a publication that nobody is told of.
+-- Atomic, because the next offset, the stream, the position of a repeat and the announcement must agree: otherwise two
+-- publishers at once would share an offset, and a crash in between would leave a publication that is never announced.
 local function gateway_publish(keys, args)
   local offset, epoch = add(base_of(keys), keys, args)
   return {offset, epoch}
 end
 
 -- gateway_restore 3 meta stream keys VERSION_EPOCH VERSION [MS DATA]… → [offset, epoch]
---   A new life of the history, made of these documents and their times, oldest first; VERSION is that of the last one.
--- Atomic, because a gateway that read half of it would take the other half for news.
+--   Begins a new life of the history, made of these documents and their times, oldest first; VERSION is that of the last document.
+-- Atomic, because a gateway that read half of it would take the other half for new publications.
 local function gateway_restore(keys, args)
   local base = base_of(keys)
   local rules = rules_of(base)
@@ -275,7 +274,7 @@ local function gateway_restore(keys, args)
   return {offset, epoch}
 end
 
--- The entries of a stream in one direction, up to `limit` of them (-1: all) and about `bytes`, at least one.
+-- The entries of a stream in one direction, up to `limit` of them (-1: all) and about `bytes` bytes, but at least one.
 local function range(stream, first, last, reverse, limit, bytes)
   local entries, taken = {}, 0
   while limit < 0 or #entries < limit do
@@ -335,7 +334,7 @@ local function gateway_history(keys, args)
     end
   end
   if args[5] then
-    -- A gateway has subscribers here: the counter lives on, though nothing may be published for long.
+    -- A gateway has subscribers here: the counter lives on, even if nothing is published for a long time.
     local left = redis.call('TTL', keys[1])
     if top == 0 then
       redis.call('EXPIRE', keys[1], UNUSED_TTL)
@@ -354,8 +353,9 @@ local function gateway_history(keys, args)
   return {epoch, top, ms, entries}
 end
 
--- gateway_remove 3 meta stream keys → [offset, epoch]: history is gone, the counter goes on, gateways drop what they hold.
--- Atomic, because a publication between the removal and its announcement would be dropped from the gateways' memory alone.
+-- gateway_remove 3 meta stream keys → [offset, epoch]
+--   Removes the history and announces it, so that gateways drop what they hold in memory; the counter goes on.
+-- Atomic, because gateways would drop a publication that came between the removal and its announcement, though history holds it.
 local function gateway_remove(keys, args)
   local base = base_of(keys)
   local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'ms')

@@ -1,14 +1,14 @@
--- Between gateways: messages that every one of them hears, who of them is alive, and which clients are where. Behind
--- channels.lua, in the same library.
+-- Between gateways: messages that each of them receives, which of them are alive, and which clients are in which channel.
+-- It follows channels.lua in the library.
 --
---   gw:control   stream of the newest messages, for a gateway whose link was away; its name is the Pub/Sub channel, too
+--   gw:control   stream of the newest messages, for a gateway whose link was away; the Pub/Sub channel has the same name
 --   gw:nodes     sorted set: process → unix ms of its last beat
---   gw:{C}:presence   hash: client → ClientInfo, of those who follow channel C
+--   gw:{C}:presence   hash: client → ClientInfo, of the clients in channel C
 
 local CONTROL_KEPT = 1000
 
--- gateway_control 1 gw:control MESSAGE → id. What is announced is the id, a newline, the message.
--- Atomic, because ids must be announced in the order in which they stand in the stream.
+-- gateway_control 1 gw:control MESSAGE → id. The announcement is the id, a newline, the message.
+-- Atomic, because ids must be announced in the order that they have in the stream.
 local function gateway_control(keys, args)
   local id = redis.call('XADD', keys[1], 'MAXLEN', '~', CONTROL_KEPT, '*', 'm', args[1])
   redis.call(ANNOUNCE, keys[1], id .. '\n' .. args[1])
@@ -16,8 +16,8 @@ local function gateway_control(keys, args)
 end
 
 -- gateway_beat 1 gw:nodes PROCESS LEASE_MS → [1 if the process was not known, processes whose lease is over …]
---   PROCESS is alive. LEASE_MS 0: it leaves.
--- Atomic, because the clock of all leases is Valkey's, and none may be judged by another's.
+--   PROCESS is alive. LEASE_MS 0: it ends, and is removed.
+-- Atomic, because Valkey's clock alone decides when a lease is over.
 local function gateway_beat(keys, args)
   local now, lease = now_ms(), tonumber(args[2])
   if lease == 0 then
@@ -31,9 +31,10 @@ local function gateway_beat(keys, args)
   return answer
 end
 
--- gateway_presence 1 gw:{C}:presence TOLD [CLIENT INFO]… → how many came or went
---   A client with INFO (JSON) is there, one with '' is gone. TOLD '1': whoever comes or goes is announced, '@join INFO' or '@leave INFO'.
--- Atomic, because who joined or left must be told exactly when the hash says so for the first time.
+-- gateway_presence 1 gw:{C}:presence ANNOUNCED [CLIENT INFO]… → how many clients joined or left
+--   A client with INFO (JSON) is in the channel, one with '' is not. ANNOUNCED '1': joins and leaves are announced, '@join INFO' or
+--   '@leave INFO'.
+-- Atomic, because a join or leave must be announced exactly when the hash changes.
 local function gateway_presence(keys, args)
   local base = string.match(keys[1], '^(.*{[^{}]+}):presence$')
   if not base then

@@ -1,10 +1,10 @@
--- The inbox: a channel whose publications are notifications. Behind channels.lua, in the same library.
+-- The inbox: a channel whose publications are notifications. It follows channels.lua in the library.
 --
 -- A notification is a JSON object with an "id"; a later one with the same id is an update of it, and takes its place.
 -- Keys of an inbox C, always all five: those of the channel and
---   gw:{C}:unread   sorted set: id → offset of its newest publication, of those that were not read
---   gw:{C}:inbox    sorted set: the same of all that history holds
--- and `inbox` in the meta hash, which counts the changes of what is unread: whoever hears of two states knows the newer.
+--   gw:{C}:unread   sorted set: id → offset of its newest publication, for unread notifications
+--   gw:{C}:inbox    sorted set: the same for all notifications that history holds
+-- and `inbox` in the meta hash, which counts the changes of what is unread: of two states, the one with the higher count is newer.
 -- Each change is announced as an ephemeral publication {"inbox":{"unread":…,"change":…,"epoch":…[,"read":[ids]][,"upto":offset]}}.
 
 local INBOX_KEYS = {'meta', 'stream', 'keys', 'unread', 'inbox'}
@@ -21,8 +21,8 @@ local function id_of(data)
   return id
 end
 
--- Forgets what history does not hold any more, and everything if that history is another one than these sets were kept
--- for. Returns how many unread ones were forgotten.
+-- Removes from the sets what history does not hold any more, and everything if a new life of the history has begun.
+-- Returns how many unread notifications were removed.
 local function settle(keys)
   if redis.call('HEXISTS', keys[1], 'inbox') == 0 then
     redis.call('DEL', keys[4], keys[5])
@@ -41,7 +41,8 @@ local function tell(base, keys, epoch, what)
   return unread, change
 end
 
--- epoch, offset, unread and change of an inbox. Reading makes the epoch; what was trimmed meanwhile is a change, too.
+-- Returns epoch, offset, unread and change of an inbox. Makes the epoch where there is none; unread notifications that history
+-- trimmed meanwhile are a change.
 local function inbox_state(base, keys)
   local meta = redis.call('HMGET', keys[1], 'epoch', 'offset')
   local epoch, top = meta[1], tonumber(meta[2] or '0')
@@ -56,7 +57,7 @@ end
 
 -- gateway_notify 5 meta stream keys unread inbox DATA [NAME VALUE …] → [offset, epoch]. NAME VALUE as of gateway_publish.
 --   Publishes a notification and marks it unread: once, however often it is updated. A repeat by key or version changes nothing.
--- Atomic, because a notification that is in history but not counted, or the other way round, would never be put right.
+-- Atomic, because nothing would ever correct a count that does not agree with history.
 local function notify(base, keys, args)
   local id = id_of(args[1])
   local offset, epoch, published = add(base, {keys[1], keys[2], keys[3]}, args)
@@ -77,8 +78,8 @@ local function gateway_notify(keys, args)
 end
 
 -- gateway_relay 3|5 keys VERSION_EPOCH [VERSION DATA]… → [offset, epoch] of the last one; with five keys they are notifications.
---   Publishes in order what an outbox holds for one channel. Versions that are not newer than the channel's are there already.
--- Atomic, because a row must never be published without those before it: its version would make them look old.
+--   Publishes in order what an outbox holds for one channel. Versions that are not newer than the channel's were published before.
+-- Atomic, because a row must never be published without the rows before it: they would count as old, and be dropped.
 local function gateway_relay(keys, args)
   local publish = #keys == 5 and notify or add
   local base, offset, epoch = base_of(keys, #keys == 5 and INBOX_KEYS or nil), 0, ''
@@ -89,7 +90,7 @@ local function gateway_relay(keys, args)
 end
 
 -- gateway_inbox 5 meta stream keys unread inbox BEFORE LIMIT → [epoch, offset, unread, change, entries]
---   The newest notifications that stand before offset BEFORE (0: all), each id once: entries are [stream id, fields, unread, id].
+--   The newest notifications before offset BEFORE (0: all), each id once: entries are [stream id, fields, unread, id].
 -- Atomic, because the entries, their marks and the count must be of one moment.
 local function gateway_inbox(keys, args)
   local base = base_of(keys, INBOX_KEYS)
@@ -109,8 +110,8 @@ local function gateway_inbox(keys, args)
 end
 
 -- gateway_read 5 meta stream keys unread inbox EPOCH OFFSET [ID …] → [epoch, offset, unread, change]
---   Marks as read: those IDs, or all; with an OFFSET only what stands up to it, so that an update nobody saw stays unread;
---   with an EPOCH only if that is the inbox's, since offsets of another history mean nothing in this one. Both may be ''.
+--   Marks as read: those IDs, or all; with an OFFSET only up to it, so that an update which the user has not seen stays unread;
+--   with an EPOCH only if it is the inbox's, since offsets of another life of the history mean nothing here. Both may be ''.
 -- Atomic, because the count that is announced must be the one this change led to.
 local function gateway_read(keys, args)
   local base = base_of(keys, INBOX_KEYS)
