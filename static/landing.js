@@ -33,8 +33,8 @@ function start() {
   gateway?.close();
   gateway = new Gateway({ token });
   gateway.on("state", (event) => showLine(event, token));
-  subscription = gateway
-    .subscribe(CHANNEL, { since })
+  subscription = gateway.subscribe(CHANNEL, { since });
+  subscription
     .on("state", showSubscription)
     .on("gap", () => addDivider("gap", "Gap · history no longer holds what came here"))
     .on("publication", showPublication);

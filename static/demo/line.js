@@ -24,6 +24,7 @@ export class Line {
   #followed = new Map(); // channel → { subscription, wasLive }
   #outage = null; // from the loss of the line until every channel is live again: { kinds, reloaded }
   #up = false; // it was connected before: what comes now is a return
+  #inboxSubscription; // made where there are only event streams, to which the server does not subscribe us by itself
   #settling;
   #quieting;
 
@@ -99,7 +100,7 @@ export class Line {
     if (this.#up && (state === "waiting" || state === "closed")) this.#outage ??= { kinds: {} };
     this.#up ||= state === "connected";
     $("line").setAttribute("aria-checked", String(state !== "closed" && state !== "refused"));
-    if (state === "connected" && transport === "sse") this.gateway.subscribe(this.inboxChannel);
+    if (state === "connected" && transport === "sse") this.#inboxSubscription ??= this.gateway.subscribe(this.inboxChannel);
     if (state === "connecting") this.#show("connecting", this.#up ? "reconnecting" : "connecting");
     else if (state === "waiting") this.#lost();
     else if (state === "closed") this.#cut();

@@ -45,7 +45,8 @@ FOLLOW = """async ({ url, channels, options, tokens }) => {
   gateway.on("state", (event) => states.push(event));
   gateway.on("publication", (event) => seen.push(event));
   gateway.on("gap", (event) => gaps.push(event));
-  window.subscriptions = channels.map((channel) => gateway.subscribe(channel).on("state", (event) => states.push(event)));
+  window.subscriptions = channels.map((channel) => gateway.subscribe(channel));
+  for (const subscription of subscriptions) subscription.on("state", (event) => states.push(event));
 }"""
 
 BLOCKED_WEBSOCKET = """
@@ -394,7 +395,7 @@ def test_a_token_function_that_fails_is_tried_again(page: Page, gateway: Running
 
 def test_a_forbidden_channel_is_refused_for_good_and_the_others_go_on(page: Page, gateway: RunningGateway) -> None:
     follow(page, gateway, "long:allowed")
-    page.evaluate("window.forbidden = gateway.subscribe('closed:1').on('state', (event) => states.push(event))")
+    page.evaluate("window.forbidden = gateway.subscribe('closed:1'); void forbidden.on('state', (event) => states.push(event))")
     wait(page, "forbidden.state === 'refused'")
     assert page.evaluate("states.at(-1)") == {"channel": "closed:1", "state": "refused", "code": 103, "reason": "permission denied"}
     gateway.publish("long:allowed", 1)
@@ -408,7 +409,7 @@ def test_a_forbidden_channel_leaves_the_stream_of_the_others(page: Page, gateway
     page.add_init_script(BLOCKED_WEBSOCKET)
     follow(page, gateway, "long:allowed2")
     assert page.evaluate("gateway.transport") == "sse"
-    page.evaluate("window.forbidden = gateway.subscribe('closed:2').on('state', (event) => states.push(event))")
+    page.evaluate("window.forbidden = gateway.subscribe('closed:2'); void forbidden.on('state', (event) => states.push(event))")
     wait(page, "forbidden.state === 'refused'")
     wait(page, "gateway.state === 'connected'")
     gateway.publish("long:allowed2", 1)
