@@ -645,7 +645,9 @@ export class Gateway extends Emitter {
   #warnedOfToken = false;
   inbox;
 
-  constructor({ url, token, debug = false, timeoutMs = 5000, backoffMs = 500, longestBackoffMs = 20_000, silenceMs = 10_000, platform } = {}) {
+  constructor(options = {}) {
+    const { url, token, debug = false, timeoutMs = 5000, silenceMs = 10_000, platform } = options;
+    const { backoffMs = 500, longestBackoffMs = 20_000 } = options;
     const complete = { ...PLATFORM, ...platform };
     super(complete.console, "publication", "gap", "join", "leave", "state", "unread");
     this._platform = complete;
@@ -1084,7 +1086,7 @@ export class Gateway extends Emitter {
   }
 }
 
-/** The gateway's URL, which ends with a slash. Null where none can be known: a relative one without a page, or none for a module from a file. */
+/** The gateway's URL, which ends with a slash. Null if it is not known: relative without a page, or absent where this module is a file. */
 function baseOf(url) {
   const page = globalThis.location?.href;
   if (url && !page && !/^https?:/.test(url)) return null;

@@ -17,7 +17,8 @@ async function streaming(channels, options = {}) {
 function opened(page, results = {}) {
   const { channels } = page.stream;
   const begun = (channel) => [channel, results[channel] ?? { recovered: false, epoch: "e", offset: 7 }];
-  page.stream.send("connected", { channels: Object.fromEntries(channels.map(begun)), tops: Object.fromEntries(channels.map((channel) => [channel, 7])) });
+  const tops = Object.fromEntries(channels.map((channel) => [channel, 7]));
+  page.stream.send("connected", { channels: Object.fromEntries(channels.map(begun)), tops });
 }
 
 /** Waits for the next event stream; meanwhile WebSockets do not open. */
@@ -56,7 +57,8 @@ test("an HTTP request that hangs ends in time", async () => {
   const page = new Page({ longestBackoffMs: 10 });
   page.gateway.subscribe("a");
   let aborted = 0;
-  page.answer = (url, { signal }) => new Promise((_, reject) => signal.addEventListener("abort", () => (aborted += 1, reject(signal.reason))));
+  page.answer = (url, { signal }) =>
+    new Promise((_, reject) => signal.addEventListener("abort", () => (aborted += 1, reject(signal.reason))));
   await settled();
   page.socket.end();
   await page.advance(5010);

@@ -150,6 +150,14 @@ test("a component that follows a channel of the server and leaves does not end i
   assert.equal(subscription.state, "closed");
 });
 
+test("a channel that the page follows and the server adds later outlives the page's unsubscribe", async () => {
+  const [page, subscription] = await live("room");
+  page.socket.push("room", { subscribe: { recoverable: true, epoch: "e", offset: 7 } });
+  subscription.unsubscribe();
+  page.socket.publish("room", "x", 8);
+  assert.deepEqual([subscription.state, page.data], ["live", ["x"]]);
+});
+
 // Components that share a channel.
 
 test("a channel that two components follow ends with the second unsubscribe, not with the first", async () => {
@@ -182,7 +190,8 @@ test("other options on a second subscribe are an error that names them, and coun
   const page = new Page();
   const options = { since: { epoch: "e", offset: 1 }, token: jwt("a"), joinLeave: true };
   const subscription = page.gateway.subscribe("a", options);
-  for (const [name, value] of [["since", { epoch: "e", offset: 2 }], ["token", jwt("b")], ["token", () => jwt("a")], ["joinLeave", false]]) {
+  const differing = [["since", { epoch: "e", offset: 2 }], ["token", jwt("b")], ["token", () => jwt("a")], ["joinLeave", false]];
+  for (const [name, value] of differing) {
     const other = () => page.gateway.subscribe("a", { ...options, [name]: value });
     assert.throws(other, ({ code, message }) => code === "options" && message.includes(`with another value of ${name}:`), name);
   }

@@ -58,6 +58,21 @@ test("a renewal that fails is tried again while the connection holds", async () 
   assert.equal(page.gateway.state, "connected");
 });
 
+test("a renewal whose connection is lost meanwhile leaves the next connection alone", async () => {
+  let late;
+  const token = giving(jwt("a"), new Promise((resolve) => (late = resolve)), jwt("c"));
+  const page = new Page({ token });
+  await page.connect({ ttl: 60 });
+  await page.advance(50_000);
+  page.socket.end();
+  await page.advance(500);
+  await page.connect({ ttl: 60 });
+  late(jwt("b"));
+  await settled();
+  assert.equal(sentToken(page), jwt("c"));
+  assert.deepEqual(page.sockets.flatMap((socket) => socket.sent("refresh")), []);
+});
+
 test("a token that is a string is not renewed", async () => {
   const page = new Page({ token: jwt("a") });
   await page.connect({ ttl: 60 });
