@@ -676,9 +676,9 @@ export class Gateway extends Emitter {
     const known = this.#subscriptions.get(channel);
     known?._requireSameOptions(options);
     const subscription = known ?? new Subscription(this, channel, options);
+    if (known?.state === "refused" && options.token) known._token = new Token(this._platform, options.token, { channel });
     subscription._references += 1;
     if (known && known.state !== "refused") return known;
-    if (known && options.token) known._token = new Token(this._platform, options.token, { channel });
     this.#subscriptions.set(channel, subscription);
     subscription._token.forgetRefusals();
     subscription._set("waiting");
