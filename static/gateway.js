@@ -5,195 +5,317 @@
  *     const gateway = new Gateway({ token });
  *     gateway.subscribe("posts:tech").on("publication", ({ data }) => show(data));
  *
- * It speaks the Centrifuge protocol over WebSocket. When the line is lost it comes back by itself, and each channel goes
- * on behind its position: what was missed arrives once, in order, marked `recovered`, before anything live. What history
- * does not hold any more is told by a `gap`. Where WebSocket does not get through, server-sent events carry the same
- * publications; they only receive, so whatever needs an answer is rejected there with code "sse".
+ * It speaks the Centrifuge protocol over WebSocket. When the connection is lost, the module connects again by itself, and
+ * each channel continues after its last position: the publications that were missed arrive once, in order and marked
+ * `recovered`, before any live one. Where history no longer holds all of them, a `gap` is emitted. Where WebSocket does not
+ * get through, server-sent events carry the same publications. They only receive: calls that need an answer are rejected
+ * there with the code "sse".
  *
- * new Gateway({ url, token, timeoutMs, backoffMs, longestBackoffMs, silenceMs })
- *   url               of the gateway; absent: where this module came from
- *   token             a string, or a function that returns one, or a promise of one, and is called again before it expires;
- *                     where it returned one once and returns none then, it is asked on: nobody becomes anonymous that way
- *   timeoutMs         5000: for a line to open, for a command to be answered
- *   backoffMs         500: a reconnect waits a random time of up to this, doubled each time, up to …
+ * new Gateway({ url, token, debug, timeoutMs, backoffMs, longestBackoffMs, silenceMs, platform })
+ *   url               of the gateway; by default, where this module came from
+ *   token             a JWT, or a function that returns one, or a promise of one. The function may also return the Response
+ *                     of a fetch, whose text is the token. It is called again before the token expires. If it throws, takes
+ *                     30 s, or returns a Response that is not ok or a text that is not a JWT, it is called again after a
+ *                     backoff. If it returns nothing, the client is anonymous; but a function that has returned a token
+ *                     once is called again until it returns another one: nobody becomes anonymous by accident
+ *   debug             true: the console shows the gateway's sentence for each refusal, as it does by itself on loopback
+ *   timeoutMs         5000: for a connection to open, and for a command to be answered
+ *   backoffMs         500: a reconnect waits a random time of up to this, doubled with each failure, up to …
  *   longestBackoffMs  20000
- *   silenceMs         10000: a line that is silent for so long after a ping was due is dropped
+ *   silenceMs         10000: a connection that is silent for so long after a ping was due is closed
+ *   platform          { WebSocket, EventSource, fetch, setTimeout, clearTimeout, now, random, console }: what is used in
+ *                     place of the globals of these names (now and random: Date.now and Math.random), for tests and for
+ *                     versions of Node that lack one. Without a WebSocket, as where a page is rendered on a server, a
+ *                     Gateway does not connect by itself, and connect() throws
  *
  * gateway.subscribe(channel, { since, token, joinLeave })  → Subscription
- *   since             { epoch, offset }: goes on behind that position
- *   token             a subscription token, for channels that ask for one: as above; its function is called with { channel }
- *   joinLeave         true: tells who comes and goes, where the channel's rules have it so
+ *   since             { epoch, offset }: the subscription starts after this position
+ *   token             a subscription token, for channels that ask for one; as above. Its function is called with { channel }
+ *   joinLeave         true: asks for "join" and "leave", where the channel's rules allow it
+ *                     A second subscribe() to a channel returns the same Subscription, which ends with as many
+ *                     unsubscribe() as there were subscribe(). It throws if its options differ; two token functions do not
+ *                     count as different. A subscription that the server made counts as one subscribe().
  * gateway.unsubscribe(channel)
- * gateway.publish(channel, data)         → promise, fulfilled once the publication is in the channel
+ * gateway.publish(channel, data)         → promise, resolved once the publication is in the channel
  * gateway.history(channel, { limit, since, reverse })  → promise of { publications, epoch, offset }; at most 300
  * gateway.rpc(method, data)              → promise of the method's data
  * gateway.inbox.list({ limit, before })  → promise of { notifications: [{ id, offset, ms, unread, data }], unread, next, … },
- *                                        newest first; next is the `before` of the following page, null behind the last
+ *                                        newest first; next is the `before` of the following page, null after the last
  * gateway.inbox.read({ ids } | { upto } | { ids, upto } | { all: true })   marks as read, on all the user's devices
- *                                        (both over plain HTTP where only event streams get through)
- * gateway.inbox.unread                   how many are not read; null while that is not known
- * gateway.disconnect()                   cuts the line; positions are kept
- * gateway.connect()                      at once, out of any state; a new gateway connects by itself
- * gateway.close()                        for good
+ *                                        (where only event streams get through, both use plain HTTP)
+ * gateway.inbox.unread                   the number of unread notifications; null while it is not known
+ * gateway.disconnect()                   closes the connection; positions are kept
+ * gateway.connect()                      connects at once, from any state; a new gateway connects by itself
+ * gateway.close()                        disconnects, and ends all subscriptions
  * gateway.state, gateway.transport       as in the event "state"
  * Subscription: channel, state, position ({ epoch, offset } or null), publish(data), history(options), unsubscribe()
- *   presence()        → promise of who is there: [{ user, client, conn_info, chan_info }, …]
- *   presenceStats()   → promise of how many: { clients, users }
+ *   presence()        → promise of the clients in the channel: [{ user, client, conn_info, chan_info }, …]
+ *   presenceStats()   → promise of their number: { clients, users }
  *
- * Events, by on(event, handler) and off(event, handler), which return their object:
- *   "publication"  { channel, data, offset, tags, info, recovered }: recovered is true for one that was missed and caught
- *                  up; an ephemeral one has no offset; info ({ user, client, conn_info }) if a client published it
+ * on(event, handler) adds a listener and returns a function that removes it. That function has an on() too, which adds another
+ * listener, and the function then removes both: `const stop = room.on("join", greet).on("leave", wave)`. off(event, handler)
+ * removes one as well. The events are:
+ *   "publication"  { channel, data, offset, tags, info, recovered }: recovered is true for one that was missed and then
+ *                  delivered; an ephemeral one has no offset; info ({ user, client, conn_info }) if a client published it
  *   "gap"          { channel, epoch, offset }: what lay between the last publication and this position is gone
- *   "join", "leave"             { channel, info }: info ({ user, client, conn_info, chan_info }) came or went, this client too
- *   "unread" of the gateway     { unread, read, upto }: the inbox's count, when it is known and whenever it changes; read (ids)
- *                  or upto (an offset) say what was marked as read, here or on another device
- *   "state" of a subscription   { channel, state, code, reason }, state: "waiting" for the line, "catching up", "live",
- *                  "refused" (code and reason say why; only a new subscribe() or connect() tries again), "closed";
- *                  "live" has the code "sse" and a reason where joinLeave was asked for and there are no joins and leaves
+ *   "join", "leave"             { channel, info }: this client ({ user, client, conn_info, chan_info }) came or went; our own too
+ *   "unread" of the gateway     { unread, read, upto }: the inbox's count, once it is known and whenever it changes; read (ids)
+ *                  or upto (an offset) name what was marked as read, here or on another device
+ *   "state" of a subscription   { channel, state, code, reason }, state: "waiting" for a connection, "catching up", "live",
+ *                  "refused" (code and reason name the cause; only a new subscribe() or connect() tries again), "closed";
+ *                  "live" has the code "sse" and a reason where joinLeave was asked for and event streams cannot carry it
  *   "state" of the gateway      { state, transport, code, reason, retryMs }, transport: "websocket" or "sse", state:
  *                  "connecting", "connected", "waiting" (for the next attempt, in retryMs), "refused" (for good), "closed"
- * The gateway has all but "state" of its subscriptions too, also of the user's own channels, which nobody has to ask for.
+ * The gateway emits all events of its subscriptions but "state", also those of the user's own channels, to which the server
+ * subscribes every client. A refusal for which nobody listens is a warning on the console.
  *
  * Errors are GatewayErrors with a message for people and a code: the server's number (103 permission denied, 109 token
- * expired, 3500 invalid token …), or a word: "timeout", "lost" (with the line: whether it happened is not known),
- * "closed" (by disconnect), "sse" (see above), "token" (its function failed).
+ * expired, 3500 invalid token …), or a word: "timeout", "lost" (the connection was lost; it is not known whether the command
+ * was carried out), "closed" (by disconnect), "sse" (see above), "token" (its function failed), "options" (they differ from
+ * those of the first subscribe), "platform" (there is no WebSocket, or no URL to connect to).
  */
 
 const NAME = "gateway.js";
 const BLOCKED_AFTER = 2; // WebSockets in a row that did not open although the gateway answers HTTP
-const STEADY_MS = 5000; // a line that held for so long starts the backoff anew
-const QUIET_STREAM_MS = 35_000; // a stream's comments (each 25 s) are not shown to us: after this, waking reopens it
+const STEADY_MS = 5000; // a connection that lasted so long starts the backoff anew
+const QUIET_STREAM_MS = 35_000; // a stream's comments (each 25 s) are not visible here: after this, a page that wakes reopens it
 const RENEW_MS = 10_000; // before a token expires
-const LONGEST_TIMER_MS = 2 ** 31 - 1; // past this, setTimeout fires at once
+const TOKEN_MS = 30_000; // for the page's function to return a token
+const REFUSED_TOKENS_MOST = 3; // so many further tokens are asked for before the gateway's refusal is final
+const INVALID_TOKEN = 3500;
+const NO_TOKEN = 3501; // the close code "bad request", which is also that of a client without a token where one is needed
+const LONGEST_TIMER_MS = 2 ** 31 - 1; // a longer setTimeout fires at once
+const JWT = /^[\w-]+\.[\w-]+\.[\w-]+$/;
+const LOOPBACK = /^(localhost|.+\.localhost|127(\.\d+){3}|\[::1\])$/;
+
+/** The globals are looked up when a Gateway is made, so that this module can be imported where some are missing. */
+const PLATFORM = {
+  get WebSocket() {
+    return globalThis.WebSocket;
+  },
+  get EventSource() {
+    return globalThis.EventSource;
+  },
+  get console() {
+    return globalThis.console;
+  },
+  fetch: (...request) => globalThis.fetch(...request),
+  setTimeout: (act, delayMs) => globalThis.setTimeout(act, delayMs),
+  clearTimeout: (timer) => globalThis.clearTimeout(timer),
+  now: () => Date.now(),
+  random: () => Math.random(),
+};
 
 export class GatewayError extends Error {
   name = "GatewayError";
 
-  constructor(code, message, temporary = false) {
+  /** `hint` is a sentence for developers, which a gateway in debugging may add to its message. */
+  constructor(code, message, temporary = false, hint = undefined) {
     super(message);
     this.code = code;
     this.temporary = temporary;
+    this.hint = hint;
   }
 }
 
 const isFinal = (closeCode) => (closeCode >= 3500 && closeCode < 4000) || (closeCode >= 4500 && closeCode < 5000);
 
-/** Whether trying again may help. 105: an unsubscribe is still under way; 109: if there is another token. */
-function mayPass({ code, temporary }, token) {
-  if (code === 109 && token) return token.drop();
+/** Whether trying again may help. 105: an unsubscribe is still under way; 109 and 3500: if there is another token. */
+function isWorthRetrying({ code, temporary }, token) {
+  if (code === 109 && token) return token.discard();
+  if (code === INVALID_TOKEN && token) return token.discardRefused();
   if (typeof code === "string" || code >= 3000) return !isFinal(code);
   return temporary || code < 100 || [100, 105, 109, 111, 113].includes(code);
 }
 
-/** A token as the page gives it: a string, or a function that is called for another one once the last was dropped. */
+/** A channel or method that is undefined would leave the command without it, and such a command ends the whole connection. */
+function requireName(kind, name) {
+  if (typeof name === "string" && name) return;
+  throw new TypeError(`the ${kind} must be a string that is not empty; it is ${name === "" ? "empty" : typeof name}`);
+}
+
+/** Settles as `promise` does, or rejects after `delayMs`. */
+function within(platform, delayMs, promise) {
+  return new Promise((resolve, reject) => {
+    const timer = platform.setTimeout(() => reject(new Error(`it took longer than ${delayMs / 1000} s`)), delayMs);
+    promise.then(resolve, reject).finally(() => platform.clearTimeout(timer));
+  });
+}
+
+/** The token in what the page's function returned; "" if it returned nothing. An error does not show the text: it may be a secret. */
+async function tokenIn(returned) {
+  const answer = await returned;
+  if (!answer) return "";
+  if (typeof answer.text === "function") {
+    if (!answer.ok) throw new Error(`it returned an answer with status ${answer.status}`);
+    return tokenIn(answer.text());
+  }
+  const token = typeof answer === "string" ? answer.trim() : "";
+  if (!JWT.test(token)) throw new Error("it returned something that is not a JWT");
+  return token;
+}
+
+/** A token as the page gives it: a string, or a function that is called for another one once the last was discarded. */
 class Token {
-  held; // "" where there is none; undefined until its function said so
-  #function;
+  value; // "" where there is none; undefined until the page's function has returned
+  given; // by the page
+  #platform;
   #about;
-  #given = false; // its function gave one once
+  #returnedOne = false;
+  #refused = 0; // tokens in a row that the gateway did not accept
   #timer;
 
-  constructor(given, about) {
-    if (typeof given === "function") this.#function = given;
-    else this.held = given ?? "";
+  constructor(platform, given, about) {
+    if (given != null && typeof given !== "string" && typeof given !== "function") {
+      throw new TypeError("the token must be a string, or a function that returns one");
+    }
+    this.given = given;
+    this.#platform = platform;
     this.#about = about;
+    if (!this.#renewable) this.value = (given ?? "").trim();
+  }
+
+  get #renewable() {
+    return typeof this.given === "function";
   }
 
   get ready() {
-    return this.held !== undefined;
+    return this.value !== undefined;
   }
 
+  /** Rejects with a GatewayError whose code is "token". */
   async get() {
-    if (this.#function && !this.held) {
-      const token = (await this.#function(this.#about)) ?? "";
-      if (!token && this.#given) throw new Error("its function gives none any more"); // who had one is not anonymous without it
-      this.#given ||= Boolean(token);
-      this.held = token;
+    if (this.#renewable && !this.value) this.value = await this.#call();
+    return this.value || undefined;
+  }
+
+  async #call() {
+    try {
+      const called = (async () => tokenIn(this.given(this.#about)))();
+      const token = await within(this.#platform, TOKEN_MS, called);
+      // A client that had a token must not become anonymous because it lost it.
+      if (!token && this.#returnedOne) throw new Error("it returns none any more");
+      this.#returnedOne ||= Boolean(token);
+      return token;
+    } catch (error) {
+      throw new GatewayError("token", `the token function failed: ${error?.message ?? error}`);
     }
-    return this.held || undefined;
   }
 
-  /** What is held is no good any more. Returns whether another one can be had. */
-  drop() {
-    if (this.#function) this.held = undefined;
-    return Boolean(this.#function);
+  /** The token is not valid any more. Returns whether another one can be had. */
+  discard() {
+    if (this.#renewable) this.value = undefined;
+    return this.#renewable;
   }
 
-  /** Hands `use` another one in time before this one expires, in ttl seconds. */
+  /** The gateway refused the token. Returns whether another one is worth asking for. */
+  discardRefused() {
+    return ++this.#refused <= REFUSED_TOKENS_MOST && this.discard();
+  }
+
+  forgetRefusals() {
+    this.#refused = 0;
+  }
+
+  /** Calls `use` with another token in time before this one expires, in ttl seconds. */
   renew(ttl, use) {
-    this.rest();
-    if (!ttl || !this.#function) return;
+    this.cancelRenewal();
+    if (!ttl || !this.#renewable) return;
     const delayMs = Math.min(Math.max(ttl * 1000 - RENEW_MS, ttl * 500), LONGEST_TIMER_MS);
-    const timer = (this.#timer = setTimeout(async () => {
-      this.drop();
+    const timer = (this.#timer = this.#platform.setTimeout(async () => {
+      this.discard();
       const token = await this.get().catch(() => undefined);
       if (timer !== this.#timer) return;
-      // Failing does no harm yet: the server waits 25 s beyond the expiry, and then makes us come back with a new one.
+      // A failure does no harm yet: the server waits 25 s after the expiry, and then has us connect again with a new token.
       if (token) use(token);
       else this.renew(RENEW_MS / 1000, use);
     }, delayMs));
   }
 
-  rest() {
-    clearTimeout(this.#timer);
+  cancelRenewal() {
+    this.#platform.clearTimeout(this.#timer);
     this.#timer = undefined;
   }
 }
 
-/** What a line sends. Its text is made here, where data that is no JSON fails for whoever brought it. */
-function command(method, request, done = () => {}, failed = () => {}) {
-  return { method, text: JSON.stringify(request), done, failed };
+/** A command to send. Its JSON is made here, so that data that cannot be JSON fails for the caller who passed it. */
+function command(method, request, resolve = () => {}, reject = () => {}) {
+  return { method, text: JSON.stringify(request), resolve, reject };
 }
 
 class Emitter {
-  #handlers;
+  #listeners; // event → set of { handler }: a handler that was added twice is called twice, and removed one by one
+  #console;
 
-  constructor(...events) {
-    this.#handlers = Object.fromEntries(events.map((event) => [event, new Set()]));
+  constructor(console, ...events) {
+    this.#console = console;
+    this.#listeners = Object.fromEntries(events.map((event) => [event, new Set()]));
   }
 
   on(event, handler) {
-    if (!this.#handlers[event]) throw new TypeError(`there is no event "${event}"; there are ${Object.keys(this.#handlers).join(", ")}`);
-    this.#handlers[event].add(handler);
-    return this;
+    const added = [];
+    const remove = () => added.forEach(({ listeners, listener }) => listeners.delete(listener));
+    remove.on = (event, handler) => {
+      added.push(this.#add(event, handler));
+      return remove;
+    };
+    return remove.on(event, handler);
+  }
+
+  #add(event, handler) {
+    const listeners = this.#listeners[event];
+    if (!listeners) throw new TypeError(`there is no event "${event}"; there are ${Object.keys(this.#listeners).join(", ")}`);
+    if (typeof handler !== "function") throw new TypeError(`the handler of "${event}" must be a function`);
+    const listener = { handler };
+    listeners.add(listener);
+    return { listeners, listener };
   }
 
   off(event, handler) {
-    this.#handlers[event]?.delete(handler);
+    const listeners = this.#listeners[event];
+    listeners?.delete([...listeners].find((listener) => listener.handler === handler));
     return this;
   }
 
-  /** A handler that throws harms neither the other handlers nor the line. */
+  _hasListener(event) {
+    return this.#listeners[event].size > 0;
+  }
+
+  /** A handler that throws harms neither the other handlers nor the connection. */
   _emit(event, detail) {
-    for (const handler of [...this.#handlers[event]]) {
+    for (const { handler } of [...this.#listeners[event]]) {
       try {
         handler(detail);
       } catch (error) {
-        reportError(error);
+        if (globalThis.reportError) globalThis.reportError(error);
+        else this.#console.error(error);
       }
     }
   }
 }
 
-/** One channel, followed. Names with an underscore belong to the gateway. */
+/** One channel that the page follows. Names that begin with an underscore are the gateway's. */
 class Subscription extends Emitter {
   state = "waiting";
   position = null;
-  _own = false; // the server subscribed us to it
+  _references = 0; // subscribe() that no unsubscribe() has taken back yet; the server's own subscription is one of them
+  _serverSide = false;
   _failures = 0;
   _token;
   _joinLeave;
-  #begun = false; // on this line: whatever comes before the reply to subscribe is in that reply, or lies before it
+  #begun = false; // on this connection: what arrives before the reply to subscribe is in that reply too, or older
   #gateway;
+  #since;
   #timer;
-  #top = 0; // up to here publications are caught up, behind it live
+  #recoveredUpTo = 0; // publications up to this offset were missed; later ones are live
 
   constructor(gateway, channel, { since, token, joinLeave } = {}) {
-    super("publication", "gap", "join", "leave", "state");
+    super(gateway._platform.console, "publication", "gap", "join", "leave", "state");
     this.#gateway = gateway;
     this.channel = channel;
-    this._token = new Token(token, { channel });
+    this._token = new Token(gateway._platform, token, { channel });
     this._joinLeave = joinLeave;
+    this.#since = since;
     if (since) this.position = { epoch: since.epoch, offset: since.offset };
   }
 
@@ -218,58 +340,82 @@ class Subscription extends Emitter {
     if (this.state !== "closed") this.#gateway.unsubscribe(this.channel);
   }
 
+  /** A further subscribe() shares this subscription, so it cannot have other options. Those that it does not mention are not compared. */
+  _requireSameOptions({ since, token, joinLeave }) {
+    const differences = [
+      since && !(since.epoch === this.#since?.epoch && since.offset === this.#since?.offset) && "since",
+      token && this.state !== "refused" && !this.#sharesToken(token) && "token",
+      joinLeave !== undefined && Boolean(joinLeave) !== Boolean(this._joinLeave) && "joinLeave",
+    ].filter(Boolean);
+    if (!differences.length) return;
+    const difference = `this page follows "${this.channel}" already, with another value of ${differences.join(" and ")}`;
+    throw new GatewayError("options", `${difference}: use the same options, or unsubscribe first`);
+  }
+
+  /** Components that fetch tokens each have a function of their own, so any two functions are taken for the same. */
+  #sharesToken(token) {
+    const { given } = this._token;
+    return token === given || (typeof token === "function" && typeof given === "function");
+  }
+
   get _recovery() {
     return this.position ? { recover: true, ...this.position } : {};
   }
 
   _set(state, code, reason) {
     this.#begun &&= state === "catching up" || state === "live";
-    clearTimeout(this.#timer);
-    if (!this.#begun) this._token.rest();
-    if (state === "refused") this._token.drop(); // another one may do
+    this.#gateway._platform.clearTimeout(this.#timer);
+    if (!this.#begun) this._token.cancelRenewal();
+    if (state === "refused") this._token.discard(); // another token may be accepted
     if (state === this.state) return;
     this.state = state;
     this._emit("state", { channel: this.channel, state, code, reason });
   }
 
-  _later(delayMs, act) {
-    this.#timer = setTimeout(act, delayMs);
+  _refuse({ code, message, hint }) {
+    if (!this._hasListener("state")) this.#gateway._warn(`to let this page follow "${this.channel}"`, code, message, hint);
+    this._set("refused", code, message);
   }
 
-  /** The server's reply to subscribe. `top` is where catching up ends, if that is not with these publications. */
+  _after(delayMs, act) {
+    this.#timer = this.#gateway._platform.setTimeout(act, delayMs);
+  }
+
+  /** The server's reply to subscribe. `top` is the offset where catching up ends, if that is not the last of these publications. */
   _begin({ recovered, was_recovering, recoverable, epoch = "", offset = 0, publications = [], top }) {
     this.#begun = true;
     this._failures = 0;
-    if (this.channel.startsWith(INBOX)) this.#gateway.inbox._ask();
-    this.#top = recovered ? (top ?? publications.at(-1)?.offset ?? 0) : 0;
+    this._token.forgetRefusals();
+    if (this.channel.startsWith(INBOX)) this.#gateway.inbox._refresh();
+    this.#recoveredUpTo = recovered ? (top ?? publications.at(-1)?.offset ?? 0) : 0;
     if (recovered) this.position.epoch = epoch;
-    else if (was_recovering) this._skip(epoch, offset);
+    else if (was_recovering) this._skipTo(epoch, offset);
     else this.position = recoverable ? { epoch, offset } : null;
-    for (const publication of publications) this._take(publication);
-    this.#level();
+    for (const publication of publications) this._receive(publication);
+    this.#updateState();
   }
 
-  _take({ data, offset, tags, info }) {
+  _receive({ data, offset, tags, info }) {
     if (!this.#begun) return;
-    if (!offset && data?.inbox && this.channel.startsWith(INBOX)) return this.#gateway.inbox._take(data.inbox);
+    if (!offset && data?.inbox && this.channel.startsWith(INBOX)) return this.#gateway.inbox._receive(data.inbox);
     if (offset && this.position) {
       if (offset <= this.position.offset) return;
       this.position.offset = offset;
     }
-    const recovered = Boolean(offset) && offset <= this.#top;
+    const recovered = Boolean(offset) && offset <= this.#recoveredUpTo;
     this._emit("publication", { channel: this.channel, data, offset, tags, info, recovered });
-    this.#level();
+    this.#updateState();
   }
 
-  _skip(epoch, offset) {
+  _skipTo(epoch, offset) {
     this.position = { epoch, offset };
     this._emit("gap", { channel: this.channel, epoch, offset });
-    this.#level();
+    this.#updateState();
   }
 
-  #level() {
+  #updateState() {
     if (!this.#begun) return;
-    if ((this.position?.offset ?? 0) < this.#top) this._set("catching up");
+    if ((this.position?.offset ?? 0) < this.#recoveredUpTo) this._set("catching up");
     else if (this._joinLeave && this.#gateway.transport === "sse") this._set("live", "sse", onlyReceives("joinLeave"));
     else this._set("live");
   }
@@ -284,15 +430,15 @@ const INBOX = "notifications:";
 const ASK_AGAIN_MS = 1000;
 
 /**
- * The user's inbox: what is unread is counted by the gateway, which announces each change. A state carries the number of
- * its change, so that an answer that was overtaken by an announcement does not bring back an older count.
+ * The user's inbox. The gateway counts what is unread, and announces each change. A state carries the number of its change, so
+ * that an answer which arrives after a newer announcement does not bring back an older count.
  */
 class Inbox {
   unread = null;
   #gateway;
   #epoch;
   #change = -1;
-  #again;
+  #timer;
 
   constructor(gateway) {
     this.#gateway = gateway;
@@ -301,13 +447,13 @@ class Inbox {
   async list({ limit = 20, before } = {}) {
     const query = before ? `?limit=${limit}&before=${encodeURIComponent(before)}` : `?limit=${limit}`;
     const listed = await this.#call("inbox.list", { limit, before }, `inbox${query}`);
-    this._take(listed);
+    this._receive(listed);
     return listed;
   }
 
   async read({ ids, upto, all } = {}) {
     const marks = { ids, upto, all };
-    this._take(await this.#call("inbox.read", marks, "inbox/read", { method: "POST", body: JSON.stringify(marks) }));
+    this._receive(await this.#call("inbox.read", marks, "inbox/read", { method: "POST", body: JSON.stringify(marks) }));
   }
 
   /** An event stream only receives: there, the inbox is asked over plain HTTP. */
@@ -315,7 +461,7 @@ class Inbox {
     return this.#gateway.transport === "sse" ? this.#gateway._fetch(path, options) : this.#gateway.rpc(method, request);
   }
 
-  _take({ unread, change, epoch, read, upto }) {
+  _receive({ unread, change, epoch, read, upto }) {
     if (epoch === this.#epoch && change <= this.#change) return;
     this.#epoch = epoch;
     this.#change = change;
@@ -323,306 +469,377 @@ class Inbox {
     this.#gateway._emit("unread", { unread, read, upto });
   }
 
-  /** The subscription began: announcements may have been missed before it. */
-  _ask() {
-    clearTimeout(this.#again);
+  /** Called when the subscription begins: announcements may have been missed before that. */
+  _refresh() {
+    const { clearTimeout, setTimeout } = this.#gateway._platform;
+    clearTimeout(this.#timer);
     this.list({ limit: 0 }).catch((error) => {
-      // The line's end brings us back here by itself.
-      if (mayPass(error) && this.#gateway.state === "connected") this.#again = setTimeout(() => this._ask(), ASK_AGAIN_MS);
+      // If the connection ended, the next one begins the subscription anew, which brings us back here.
+      if (isWorthRetrying(error) && this.#gateway.state === "connected") this.#timer = setTimeout(() => this._refresh(), ASK_AGAIN_MS);
     });
   }
 }
 
-/** What the two kinds of line share: each ends once, and tells the gateway why. */
-class Line {
+/** What both transports share: a connection ends once, and reports why to its listener. */
+class Connection {
   ended = false;
-  heard = Date.now();
 
-  constructor(timeoutMs, events) {
+  constructor(platform, timeoutMs, listener) {
+    this.platform = platform;
     this.timeoutMs = timeoutMs;
-    this.events = events;
-    this.timer = setTimeout(() => this.end("timeout", "the line did not open in time"), timeoutMs);
+    this.listener = listener;
+    this.lastReceived = platform.now();
+    this.timer = platform.setTimeout(() => this.end("timeout", "the connection did not open in time"), timeoutMs);
   }
 
-  end(code, reason) {
+  end(code, reason, hint) {
     if (this.ended) return;
     this.ended = true;
-    clearTimeout(this.timer);
-    this.hangUp();
-    this.events.lost(code, reason);
+    this.platform.clearTimeout(this.timer);
+    this.release();
+    this.listener.ended(code, reason, hint);
   }
 }
 
-class SocketLine extends Line {
+class SocketConnection extends Connection {
   transport = "websocket";
   opened = false;
-  #asked = new Map(); // id → { method, done, failed, timer }
+  #pending = new Map(); // id → { method, resolve, reject, timer }
   #lastId = 0;
-  #pong = false;
+  #answersPings = false;
   #silentMs = Infinity;
 
-  constructor(socket, timeoutMs, events) {
-    super(timeoutMs, events);
+  constructor(platform, socket, timeoutMs, listener) {
+    super(platform, timeoutMs, listener);
     this.socket = socket;
     socket.onopen = () => {
-      clearTimeout(this.timer);
+      platform.clearTimeout(this.timer);
       this.opened = true;
-      events.opened();
+      listener.opened();
     };
-    socket.onmessage = ({ data }) => this.#hear(data);
+    socket.onmessage = ({ data }) => this.#receive(data);
     socket.onclose = ({ code, reason }) => this.end(code, reason || "the connection broke off");
   }
 
-  /** Sends commands in one frame. `done` and `failed` are called while the reply's frame is read, before any push behind it. */
-  ask(commands) {
-    const texts = commands.map(({ method, text, done, failed }) => {
+  /** Sends commands in one frame. They are resolved or rejected while the reply's frame is read, before any push that follows it. */
+  send(commands) {
+    const texts = commands.map(({ method, text, resolve, reject }) => {
       const id = ++this.#lastId;
-      const late = () => this.#answer(id)?.failed(new GatewayError("timeout", `${method} was not answered in time`));
-      this.#asked.set(id, { method, done, failed, timer: setTimeout(late, this.timeoutMs) });
+      const expire = () => this.#settle(id)?.reject(new GatewayError("timeout", `${method} was not answered in time`));
+      this.#pending.set(id, { method, resolve, reject, timer: this.platform.setTimeout(expire, this.timeoutMs) });
       return `{"id":${id},"${method}":${text}}`;
     });
     if (texts.length) this.socket.send(texts.join("\n"));
   }
 
-  #answer(id) {
-    const asked = this.#asked.get(id);
-    this.#asked.delete(id);
-    clearTimeout(asked?.timer);
-    return asked;
+  #settle(id) {
+    const pending = this.#pending.get(id);
+    this.#pending.delete(id);
+    this.platform.clearTimeout(pending?.timer);
+    return pending;
   }
 
-  #hear(frame) {
-    this.heard = Date.now();
+  #receive(frame) {
+    this.lastReceived = this.platform.now();
     for (const text of frame.split("\n")) {
       if (this.ended) return;
-      if (text !== "{}") this.#understand(JSON.parse(text));
-      else if (this.#pong) this.socket.send("{}");
+      if (text !== "{}") this.#dispatch(JSON.parse(text));
+      else if (this.#answersPings) this.socket.send("{}");
     }
   }
 
-  #understand({ id, push, error, ...reply }) {
-    if (push) return this.events.pushed(push);
-    const asked = this.#answer(id);
-    if (error) asked?.failed(new GatewayError(error.code, error.message, error.temporary));
-    else asked?.done(reply[asked.method] ?? {});
+  #dispatch({ id, push, error, ...reply }) {
+    if (push) return this.listener.pushed(push);
+    const pending = this.#settle(id);
+    if (error) pending?.reject(new GatewayError(error.code, error.message, error.temporary, error.hint));
+    else pending?.resolve(reply[pending.method] ?? {});
   }
 
-  /** The server announced its pings: from now on silence means that the line is dead, or that we slept. */
-  expectPings(pingMs, pong, silenceMs) {
-    this.#pong = pong;
+  /** The server announced its pings: from now on silence means that the connection is dead, or that this machine slept. */
+  expectPings(pingMs, answer, silenceMs) {
+    this.#answersPings = answer;
     if (pingMs) this.#silentMs = pingMs + silenceMs;
-    if (pingMs) this.#watch();
+    if (pingMs) this.#checkSilence();
   }
 
-  #watch() {
-    const leftMs = this.heard + this.#silentMs - Date.now();
+  #checkSilence() {
+    const leftMs = this.lastReceived + this.#silentMs - this.platform.now();
     if (leftMs <= 0) this.end("timeout", "nothing was heard from the gateway");
-    else this.timer = setTimeout(() => this.#watch(), leftMs);
+    else this.timer = this.platform.setTimeout(() => this.#checkSilence(), leftMs);
   }
 
-  /** The page woke up, or the network came back: is anybody there? */
+  /** The page woke up, or the network came back: asks whether the gateway still answers. */
   check() {
-    clearTimeout(this.timer);
-    if (this.#silentMs < Infinity) this.#watch();
+    this.platform.clearTimeout(this.timer);
+    if (this.#silentMs < Infinity) this.#checkSilence();
     if (this.ended) return;
-    const gone = ({ code }) => code === "timeout" && this.end("timeout", "the gateway did not answer");
-    this.ask([command("ping", {}, () => {}, gone)]);
+    const failed = ({ code }) => code === "timeout" && this.end("timeout", "the gateway did not answer");
+    this.send([command("ping", {}, () => {}, failed)]);
   }
 
-  hangUp() {
+  release() {
     this.socket.onopen = this.socket.onmessage = this.socket.onclose = null;
     this.socket.close();
-    const lost = new GatewayError("lost", "the line was lost before the answer came; whether it happened is not known");
-    for (const id of [...this.#asked.keys()]) this.#answer(id).failed(lost);
+    const unknown = "the connection was lost before the answer came; it is not known whether the command was carried out";
+    const lost = new GatewayError("lost", unknown);
+    for (const id of [...this.#pending.keys()]) this.#settle(id).reject(lost);
   }
 }
 
 const onlyReceives = (what) => `${what} needs WebSocket, which does not get through here; server-sent events only receive`;
 
-/** Server-sent events. Reconnecting is ours, not EventSource's: one kind of backoff, and a chance for WebSocket each time. */
-class StreamLine extends Line {
+/** Server-sent events. EventSource does not reconnect by itself here: there is one backoff, and each attempt may try WebSocket. */
+class StreamConnection extends Connection {
   transport = "sse";
 
-  constructor(source, timeoutMs, events) {
-    super(timeoutMs, events);
+  constructor(platform, source, timeoutMs, listener) {
+    super(platform, timeoutMs, listener);
     this.source = source;
-    const hear = (event, act) =>
+    const on = (event, act) =>
       source.addEventListener(event, ({ data }) => {
-        this.heard = Date.now();
+        this.lastReceived = platform.now();
         if (!this.ended) act(JSON.parse(data));
       });
-    hear("connected", ({ channels, tops }) => {
-      clearTimeout(this.timer);
-      events.opened(channels, tops);
+    on("connected", ({ channels, tops }) => {
+      platform.clearTimeout(this.timer);
+      listener.opened(channels, tops);
     });
-    hear("gap", (gap) => events.pushed({ channel: gap.channel, gap }));
-    hear("message", (pub) => events.pushed({ channel: pub.channel, pub }));
-    hear("expiring", ({ channel }) => events.expiring(channel));
-    hear("refused", ({ code, message, channel }) => events.refused(new GatewayError(code, message), channel));
+    on("gap", (gap) => listener.pushed({ channel: gap.channel, gap }));
+    on("message", (pub) => listener.pushed({ channel: pub.channel, pub }));
+    on("expiring", ({ channel }) => listener.expiring(channel));
+    on("refused", ({ code, message, hint, channel }) => listener.refused(new GatewayError(code, message, false, hint), channel));
     source.onerror = () => this.end("lost", "the event stream broke off");
   }
 
-  ask(commands) {
-    for (const { method, failed } of commands) {
-      failed(new GatewayError("sse", onlyReceives(method)));
+  send(commands) {
+    for (const { method, reject } of commands) {
+      reject(new GatewayError("sse", onlyReceives(method)));
     }
   }
 
   check() {
-    if (Date.now() - this.heard >= QUIET_STREAM_MS) this.end("timeout", "nothing was heard from the gateway");
+    if (this.platform.now() - this.lastReceived >= QUIET_STREAM_MS) this.end("timeout", "nothing was heard from the gateway");
   }
 
-  hangUp() {
+  release() {
     this.source.close();
   }
 }
 
 export class Gateway extends Emitter {
   state = "closed";
-  #base;
+  _platform;
+  #base; // URL of the gateway; null where it is not known
   #options;
   #token;
   #subscriptions = new Map();
-  #unsent = []; // commands that wait for a line
-  #line = null;
-  #attempt = {}; // a new one each time: whatever an earlier attempt still brings is not ours. Null: none is wanted
+  #queued = []; // commands that wait for a connection
+  #connection = null;
+  #attempt = {}; // a new object each time, so that what an earlier attempt still brings is ignored. Null: none is wanted
   #failures = 0;
+  #refusedTokens = 0; // connections in a row that ended because of a token
   #blocked = 0;
   #steadyFrom = Infinity;
   #timer;
-  inbox = new Inbox(this);
+  #stopReason; // the GatewayError with which commands are rejected while no connection is wanted
+  #warnedOfToken = false;
+  inbox;
 
-  constructor({ url, token, timeoutMs = 5000, backoffMs = 500, longestBackoffMs = 20_000, silenceMs = 10_000 } = {}) {
-    super("publication", "gap", "join", "leave", "state", "unread");
-    this.#base = url ? new URL(url, globalThis.location?.href) : new URL("..", import.meta.url);
-    if (!this.#base.pathname.endsWith("/")) this.#base.pathname += "/";
-    this.#token = new Token(token);
-    this.#options = { timeoutMs, backoffMs, longestBackoffMs, silenceMs };
-    this.#listen("addEventListener");
+  constructor(options = {}) {
+    const { url, token, debug = false, timeoutMs = 5000, silenceMs = 10_000, platform } = options;
+    const { backoffMs = 500, longestBackoffMs = 20_000 } = options;
+    const complete = { ...PLATFORM, ...platform };
+    super(complete.console, "publication", "gap", "join", "leave", "state", "unread");
+    this._platform = complete;
+    this.#base = baseOf(url);
+    this.#token = new Token(complete, token);
+    this.#options = { debug, timeoutMs, backoffMs, longestBackoffMs, silenceMs };
+    this.inbox = new Inbox(this);
+    this.#listenToPage("addEventListener");
     const first = this.#attempt;
-    queueMicrotask(() => first === this.#attempt && this.connect()); // behind the page's own first subscribes
+    // After the page's script has made its first subscribes. Where a server renders the page, nothing connects.
+    const mayConnect = complete.WebSocket && (this.#base || globalThis.document);
+    if (mayConnect) queueMicrotask(() => first === this.#attempt && this.connect());
   }
 
-  #listen(method) {
-    for (const event of ["online", "pageshow"]) globalThis[method](event, this.#wake);
+  #listenToPage(method) {
+    for (const event of ["online", "pageshow"]) globalThis[method]?.(event, this.#wake);
     globalThis.document?.[method]("visibilitychange", this.#wake);
   }
 
   get transport() {
-    return this.#line?.transport;
+    return this.#connection?.transport;
   }
 
   subscribe(channel, options = {}) {
+    requireName("channel", channel);
     const known = this.#subscriptions.get(channel);
-    if (known && known.state !== "refused") return known;
+    known?._requireSameOptions(options);
     const subscription = known ?? new Subscription(this, channel, options);
-    if (known && options.token) known._token = new Token(options.token, { channel });
+    if (known?.state === "refused" && options.token) known._token = new Token(this._platform, options.token, { channel });
+    subscription._references += 1;
+    if (known && known.state !== "refused") return known;
     this.#subscriptions.set(channel, subscription);
+    subscription._token.forgetRefusals();
     subscription._set("waiting");
-    if (this.state === "connected") this.#follow(subscription);
+    if (this.state === "connected") this.#requestSubscription(subscription);
     return subscription;
   }
 
   unsubscribe(channel) {
     const subscription = this.#subscriptions.get(channel);
-    const followed = subscription?.state === "catching up" || subscription?.state === "live";
-    this.#subscriptions.delete(channel);
-    subscription?._set("closed");
+    if (!subscription) return;
+    subscription._references -= 1;
+    if (subscription._references <= 0) this.#endSubscription(subscription);
+  }
+
+  #endSubscription(subscription) {
+    const followed = subscription.state === "catching up" || subscription.state === "live";
+    this.#subscriptions.delete(subscription.channel);
+    subscription._set("closed");
     if (this.transport === "sse") this.#reopen();
-    else if (followed) this.#line.ask([command("unsubscribe", { channel })]);
+    else if (followed) this.#connection.send([command("unsubscribe", { channel: subscription.channel })]);
   }
 
   async publish(channel, data) {
+    requireName("channel", channel);
     await this._call("publish", { channel, data });
   }
 
-  history(channel, { limit = 100, since, reverse = false } = {}) {
+  async history(channel, { limit = 100, since, reverse = false } = {}) {
+    requireName("channel", channel);
     return this._call("history", { channel, limit, since, reverse });
   }
 
   async rpc(method, data) {
+    requireName("method", method);
     return (await this._call("rpc", { method, data })).data;
   }
 
-  /** The token goes into the query, as an event stream's does: a header would need a preflight where the page is of another origin. */
+  /** The token is part of the query, as an event stream's is: a header would need a preflight where the page is of another origin. */
   async _fetch(path, options) {
     const url = new URL(path, this.#base);
     const token = await this.#token.get();
     if (token) url.searchParams.set("token", token);
-    const signal = AbortSignal.timeout(this.#options.timeoutMs);
-    const answer = await fetch(url, { ...options, cache: "no-store", signal })
-      .then((response) => response.json())
-      .catch((error) => {
-        throw new GatewayError("lost", `the gateway did not answer: ${error.message}`);
-      });
-    if (answer.error?.code === 109) this.#token.drop();
-    if (answer.error) throw new GatewayError(answer.error.code, answer.error.message);
+    const answer = await this.#request(url, options, (response) => response.json()).catch((error) => {
+      throw new GatewayError("lost", `the gateway did not answer: ${error.message}`);
+    });
+    if (answer.error?.code === 109) this.#token.discard();
+    if (answer.error) throw new GatewayError(answer.error.code, answer.error.message, answer.error.temporary, answer.error.hint);
     return answer;
   }
 
+  /** An HTTP request, ended where it has not been answered and read in time. */
+  async #request(url, options, read) {
+    const { fetch, setTimeout, clearTimeout } = this._platform;
+    const abort = new AbortController();
+    const timer = setTimeout(() => abort.abort(new Error("it took too long")), this.#options.timeoutMs);
+    try {
+      return await read(await fetch(url, { ...options, cache: "no-store", signal: abort.signal }));
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
   connect() {
+    this.#requirePlatform();
     if (this.state === "connecting" || this.state === "connected") return;
-    if (this.state === "refused") this.#token.drop(); // another one may do
-    this.#failures = 0;
-    for (const subscription of this.#subscriptions.values()) subscription._set("waiting");
+    if (this.state === "refused") this.#token.discard(); // another token may be accepted
+    this.#failures = this.#refusedTokens = 0;
+    for (const subscription of this.#subscriptions.values()) {
+      subscription._token.forgetRefusals();
+      subscription._set("waiting");
+    }
     this.#open();
   }
 
+  #requirePlatform() {
+    if (!this._platform.WebSocket) {
+      throw new GatewayError("platform", "there is no WebSocket here: pass one, as in new Gateway({ platform: { WebSocket } })");
+    }
+    if (!this.#base) throw new GatewayError("platform", "this module was not loaded from a gateway: name one, as in new Gateway({ url })");
+  }
+
   disconnect() {
-    this.#stop("closed", "closed", "the line is cut; nothing was sent");
+    this.#stop("closed", new GatewayError("closed", "the line is cut; nothing was sent"));
   }
 
   close() {
-    this.#listen("removeEventListener");
+    this.#listenToPage("removeEventListener");
     this.disconnect();
-    for (const channel of [...this.#subscriptions.keys()]) this.unsubscribe(channel);
+    for (const subscription of [...this.#subscriptions.values()]) this.#endSubscription(subscription);
   }
 
   _call(method, request) {
-    return new Promise((done, failed) => {
-      const asked = command(method, request, done, failed);
-      if (this.state === "connected") return this.#line.ask([asked]);
-      if (!this.#attempt) return failed(this.#stopped);
-      this.#unsent.push(asked);
-      setTimeout(() => {
-        if (!this.#unsent.includes(asked)) return;
-        this.#unsent.splice(this.#unsent.indexOf(asked), 1);
-        failed(new GatewayError("timeout", "there is no line to the gateway; nothing was sent"));
+    return new Promise((resolve, reject) => {
+      const called = command(method, request, resolve, reject);
+      if (this.state === "connected") return this.#connection.send([called]);
+      if (!this.#attempt) return reject(this.#stopReason);
+      this.#queued.push(called);
+      this._platform.setTimeout(() => {
+        if (!this.#queued.includes(called)) return;
+        this.#queued.splice(this.#queued.indexOf(called), 1);
+        reject(new GatewayError("timeout", "there is no connection to the gateway; nothing was sent"));
       }, this.#options.timeoutMs);
     });
   }
 
-  // The life of a line: open → greet → up → lost → retry → open. Only stop ends it.
+  /** For the developer of a page that does not listen for refusals. On a site that is public, the console shows no more than a code. */
+  _warn(what, code, sentence, hint) {
+    const shown = hint || this.#options.debug || LOOPBACK.test(this.#base?.hostname);
+    const told = hint ? `${sentence}: ${hint}` : sentence;
+    const rest = shown ? told : "new Gateway({ debug: true }) shows the gateway's sentence here";
+    this._platform.console.warn(`gateway.js: the gateway refused ${what} (code ${code}): ${rest}`);
+  }
 
-  #stopped;
+  /** Of a function that fails again and again, the first failure is a warning. */
+  _warnOfToken(error) {
+    if (!this.#warnedOfToken) this._platform.console.warn(`gateway.js: ${error.message}; it is called again`);
+    this.#warnedOfToken = true;
+  }
+
+  // The life of a connection: open → greet → connected → lost → retry → open. Only #stop ends it.
 
   async #open() {
-    clearTimeout(this.#timer);
-    this.#hangUp();
+    this._platform.clearTimeout(this.#timer);
+    this.#closeConnection();
     const attempt = (this.#attempt = {});
     const sse = this.#blocked >= BLOCKED_AFTER && this.#wanted.length > 0;
     this.#set("connecting", { transport: sse ? "sse" : "websocket" });
     try {
       const token = await this.#token.get();
-      await Promise.allSettled(this.#wanted.map(({ _token }) => _token.get())); // a channel whose token failed comes later
-      if (attempt !== this.#attempt) return;
-      const line = sse
-        ? new StreamLine(new EventSource(this.#streamUrl(token)), this.#options.timeoutMs, {
-            opened: (channels, tops) => this.#streaming(channels, tops),
-            pushed: (push) => this.#pushed(push),
-            expiring: (channel) => this.#renewStream(channel),
-            refused: (error, channel) => this.#streamRefused(error, channel),
-            lost: (code, reason) => this.#lost(line, code, reason),
-          })
-        : new SocketLine(new WebSocket(this.#socketUrl), this.#options.timeoutMs, {
-            opened: () => this.#greet(token),
-            pushed: (push) => this.#pushed(push),
-            lost: (code, reason) => this.#lost(line, code, reason),
-          });
-      this.#line = line;
+      await Promise.all(this.#wanted.map((wanted) => this.#tokenOf(wanted))); // a channel whose token failed comes later
+      if (attempt === this.#attempt) this.#connection = sse ? this.#openStream(token) : this.#openSocket(token);
     } catch (error) {
-      if (attempt === this.#attempt) this.#retry("token", `there is no token, or no address: ${error.message}`);
+      if (attempt === this.#attempt) this.#retry(error instanceof GatewayError ? error.code : "lost", error.message);
     }
+  }
+
+  /** A subscription's token; undefined if there is none, or none now. */
+  #tokenOf({ _token }) {
+    return _token.get().catch((error) => this._warnOfToken(error));
+  }
+
+  #openSocket(token) {
+    const { WebSocket } = this._platform;
+    const connection = new SocketConnection(this._platform, new WebSocket(this.#socketUrl), this.#options.timeoutMs, {
+      opened: () => this.#greet(token),
+      pushed: (push) => this.#pushed(push),
+      ended: (...why) => this.#lost(connection, ...why),
+    });
+    return connection;
+  }
+
+  #openStream(token) {
+    const { EventSource } = this._platform;
+    const connection = new StreamConnection(this._platform, new EventSource(this.#streamUrl(token)), this.#options.timeoutMs, {
+      opened: (channels, tops) => this.#streamOpened(channels, tops),
+      pushed: (push) => this.#pushed(push),
+      expiring: (channel) => this.#renewStream(channel),
+      refused: (error, channel) => this.#streamRefused(error, channel),
+      ended: (...why) => this.#lost(connection, ...why),
+    });
+    return connection;
   }
 
   get #socketUrl() {
@@ -634,11 +851,11 @@ export class Gateway extends Emitter {
   #streamUrl(token) {
     const url = new URL("sse", this.#base);
     const ready = this.#wanted.filter(({ _token }) => _token.ready);
-    if (!ready.length) throw new Error("no channel's token came");
+    if (!ready.length) throw new GatewayError("token", "no channel has a token yet");
     const positions = ready.map(({ position }) => (position ? `${position.epoch}:${position.offset}` : "-"));
     for (const { channel, _token } of ready) {
       url.searchParams.append("channel", channel);
-      if (_token.held) url.searchParams.append("subscription_token", _token.held);
+      if (_token.value) url.searchParams.append("subscription_token", _token.value);
     }
     if (positions.some((position) => position !== "-")) url.searchParams.set("last_event_id", positions.join(","));
     if (token) url.searchParams.set("token", token);
@@ -649,111 +866,134 @@ export class Gateway extends Emitter {
     return [...this.#subscriptions.values()].filter(({ state }) => state !== "refused");
   }
 
-  /** Connect and all subscribes in one frame: one round trip to live. */
+  /** Connect and all subscribes in one frame: one round trip until they are live. */
   #greet(token) {
-    const own = this.#wanted.filter(({ _own }) => _own);
-    const subs = Object.fromEntries(own.map(({ channel, _recovery }) => [channel, _recovery]));
+    const serverSide = this.#wanted.filter(({ _serverSide }) => _serverSide);
+    const subs = Object.fromEntries(serverSide.map(({ channel, _recovery }) => [channel, _recovery]));
     const connected = (reply) => this.#connected(reply);
     const connect = command("connect", { token, name: NAME, subs }, connected, (error) => this.#refused(error));
-    const asked = this.#wanted.filter(({ _own, _token }) => !_own && _token.ready);
-    this.#line.ask([connect, ...asked.map((wanted) => this.#subscribing(wanted))]);
+    const ready = this.#wanted.filter(({ _serverSide, _token }) => !_serverSide && _token.ready);
+    this.#connection.send([connect, ...ready.map((wanted) => this.#subscribeCommand(wanted))]);
   }
 
   #connected({ ping = 0, pong = false, ttl = 0, subs = {} }) {
-    this.#line.expectPings(ping * 1000, pong, this.#options.silenceMs);
+    this.#connection.expectPings(ping * 1000, pong, this.#options.silenceMs);
     this.#blocked = 0;
-    this.#keepFresh(this.#token, ttl, "refresh", {});
-    this.#up();
-    for (const [channel, result] of Object.entries(subs)) this.#beginOwn(channel, result);
-    this.#followRest();
+    this.#scheduleRefresh(this.#token, ttl, "refresh", {});
+    this.#becomeConnected();
+    for (const [channel, result] of Object.entries(subs)) this.#subscribedByServer(channel, result);
+    this.#requestWaiting();
   }
 
-  /** Those that were asked for after the line's first words had left, or whose token was late. */
-  #followRest() {
-    for (const wanted of this.#wanted) if (wanted.state === "waiting") this.#follow(wanted);
+  /** Those that were asked for after the first frame had left, or whose token was late. */
+  #requestWaiting() {
+    for (const wanted of this.#wanted) if (wanted.state === "waiting") this.#requestSubscription(wanted);
   }
 
-  #streaming(channels, tops) {
-    this.#up();
+  #streamOpened(channels, tops) {
+    this.#becomeConnected();
     for (const [channel, result] of Object.entries(channels)) {
       this.#subscriptions.get(channel)?._begin({ ...result, top: tops[channel], recoverable: Boolean(result.epoch) });
     }
-    this.#followRest();
+    this.#requestWaiting();
   }
 
-  #up() {
-    this.#steadyFrom = Date.now() + STEADY_MS;
+  #becomeConnected() {
+    this.#steadyFrom = this._platform.now() + STEADY_MS;
+    this.#warnedOfToken = false;
     this.#set("connected", { transport: this.transport });
-    this.#line?.ask(this.#unsent.splice(0));
+    this.#connection?.send(this.#queued.splice(0));
   }
 
+  /** The gateway refused the connection itself. */
   #refused(error) {
-    if (mayPass(error, this.#token)) this.#line?.end(error.code, error.message);
-    else this.#stop("refused", error.code, error.message);
+    if (isFinal(error.code) || isWorthRetrying(error, this.#token)) this.#connection?.end(error.code, error.message, error.hint);
+    else this.#stop("refused", error);
   }
 
-  /** With a channel, its subscription token is the cause: the others go on without it. */
+  /** With a channel, its subscription token is the cause: the other channels continue without it. */
   #streamRefused(error, channel) {
     const subscription = this.#subscriptions.get(channel);
     if (!subscription) return this.#refused(error);
-    if (mayPass(error, subscription._token)) return this.#line.end(error.code, error.message);
-    subscription._set("refused", error.code, error.message);
+    if (isWorthRetrying(error, subscription._token)) return this.#reconnect(this.#connection, error.code, error.message);
+    subscription._refuse(error);
     this.#reopen();
   }
 
-  /** The stream ends soon, with a token: another stream goes on behind its last event. */
+  /** The stream ends soon, together with a token: another stream continues after its last event. */
   async #renewStream(channel) {
-    const line = this.#line;
+    const connection = this.#connection;
     const token = this.#subscriptions.get(channel)?._token ?? this.#token;
-    if (token.drop() && (await token.get().catch(() => undefined)) && line === this.#line) this.#open();
+    if (token.discard() && (await token.get().catch(() => undefined)) && connection === this.#connection) this.#open();
   }
 
-  #lost(line, code, reason) {
-    if (line !== this.#line) return;
-    if (code === 3005) this.#token.drop();
-    if (line.transport === "sse") this.#blocked = BLOCKED_AFTER - 1;
-    else if (!line.opened) this.#suspectBlocking();
-    if (isFinal(code)) this.#stop("refused", code, reason);
-    else this.#retry(code, reason);
+  #lost(connection, code, reason, hint) {
+    if (connection !== this.#connection) return;
+    if (code === 3005) this.#token.discard();
+    if (isFinal(code) && !this.#mayReplaceTokens(code)) this.#stop("refused", new GatewayError(code, reason, false, hint));
+    else this.#reconnect(connection, code, reason);
   }
 
-  /** A WebSocket that does not open is blocked only if the gateway is there: one that is down is not worth a change. */
+  /** The close code does not say whose token was refused, the client's or a channel's, so all that come from functions are replaced. */
+  #mayReplaceTokens(code) {
+    const refused = code === INVALID_TOKEN || (code === NO_TOKEN && !this.#token.value);
+    if (!refused || ++this.#refusedTokens > REFUSED_TOKENS_MOST) return false;
+    const tokens = [this.#token, ...this.#wanted.map(({ _token }) => _token)];
+    return tokens.filter((token) => token.discard()).length > 0;
+  }
+
+  #reconnect(connection, code, reason) {
+    if (connection.transport === "sse") this.#blocked = BLOCKED_AFTER - 1;
+    else if (!connection.opened) this.#suspectBlocking();
+    this.#retry(code, reason);
+  }
+
+  /** A WebSocket that does not open is blocked only if the gateway answers HTTP; while it is down, event streams would not help. */
   async #suspectBlocking() {
-    const signal = AbortSignal.timeout(this.#options.timeoutMs);
-    const answer = await fetch(new URL("health/ready", this.#base), { mode: "no-cors", cache: "no-store", signal }).catch(() => null);
-    if ((answer?.ok || answer?.type === "opaque") && this.state !== "connected") this.#blocked += 1;
+    if (!this._platform.EventSource) return;
+    const url = new URL("health/ready", this.#base);
+    const answers = ({ ok, type }) => ok || type === "opaque";
+    const isThere = await this.#request(url, { mode: "no-cors" }, answers).catch(() => false);
+    if (isThere && this.state !== "connected") this.#blocked += 1;
   }
 
   #retry(code, reason) {
-    if (Date.now() > this.#steadyFrom) this.#failures = 0;
-    this.#hangUp();
+    if (this._platform.now() > this.#steadyFrom) this.#failures = this.#refusedTokens = 0;
+    this.#closeConnection();
     const retryMs = this.#backoff(this.#failures++);
-    this.#timer = setTimeout(() => this.#open(), retryMs);
+    this.#timer = this._platform.setTimeout(() => this.#open(), retryMs);
+    if (code === "token" && !this._hasListener("state")) this._warnOfToken({ message: reason });
     this.#set("waiting", { code, reason, retryMs });
   }
 
-  /** Full jitter: those who were cut off together do not come back together. */
+  /** A random share of the whole time: clients that lost their connections together do not come back together. */
   #backoff(failures) {
     const { backoffMs, longestBackoffMs } = this.#options;
-    return Math.random() * Math.min(longestBackoffMs, backoffMs * 2 ** failures);
+    return this._platform.random() * Math.min(longestBackoffMs, backoffMs * 2 ** failures);
   }
 
-  #stop(state, code, reason) {
-    clearTimeout(this.#timer);
+  #stop(state, error) {
+    this._platform.clearTimeout(this.#timer);
     this.#attempt = null;
-    this.#hangUp();
-    this.#stopped = new GatewayError(code, reason);
-    for (const { failed } of this.#unsent.splice(0)) failed(this.#stopped);
-    if (state === "refused") for (const wanted of this.#wanted) wanted._set("refused", code, reason);
-    this.#set(state, { code, reason });
+    this.#closeConnection();
+    this.#stopReason = error;
+    for (const { reject } of this.#queued.splice(0)) reject(error);
+    if (state === "refused") this.#refuseAll(error);
+    this.#set(state, { code: error.code, reason: error.message });
   }
 
-  #hangUp() {
-    this.#token.rest();
+  #refuseAll({ code, message, hint }) {
+    const wanted = this.#wanted;
+    if (![this, ...wanted].some((emitter) => emitter._hasListener("state"))) this._warn("the connection of this page", code, message, hint);
+    for (const subscription of wanted) subscription._set("refused", code, message);
+  }
+
+  #closeConnection() {
+    this.#token.cancelRenewal();
     this.#steadyFrom = Infinity;
-    const line = this.#line;
-    this.#line = null;
-    line?.end();
+    const connection = this.#connection;
+    this.#connection = null;
+    connection?.end();
     for (const wanted of this.#wanted) wanted._set("waiting");
   }
 
@@ -765,82 +1005,93 @@ export class Gateway extends Emitter {
   #wake = () => {
     if (globalThis.document?.visibilityState === "hidden") return;
     if (this.state === "waiting") this.#open();
-    else if (this.state === "connected") this.#line.check();
+    else if (this.state === "connected") this.#connection.check();
   };
 
-  /** Shows the server a new token on the same line, each time before the last one expires. `stale`: nobody needs it any more. */
-  #keepFresh(token, ttl, method, request, stale = () => false) {
-    const line = this.#line;
+  /** Shows the server a new token on the same connection, each time before the last one expires. `stale()`: it is not needed any more. */
+  #scheduleRefresh(token, ttl, method, request, stale = () => false) {
+    const connection = this.#connection;
     token.renew(ttl, (renewed) => {
-      const again = (ttl) => line.ended || stale() || this.#keepFresh(token, ttl, method, request, stale);
-      line.ask([command(method, { ...request, token: renewed }, ({ ttl }) => again(ttl), () => again(RENEW_MS / 1000))]);
+      const again = (ttl) => connection.ended || stale() || this.#scheduleRefresh(token, ttl, method, request, stale);
+      connection.send([command(method, { ...request, token: renewed }, ({ ttl }) => again(ttl), () => again(RENEW_MS / 1000))]);
     });
   }
 
   // Channels.
 
-  #follow(subscription) {
+  #requestSubscription(subscription) {
     if (!subscription._token.ready) this.#fetchToken(subscription);
     else if (this.transport === "sse") this.#reopen();
-    else this.#line.ask([this.#subscribing(subscription)]);
+    else this.#connection.send([this.#subscribeCommand(subscription)]);
   }
 
   async #fetchToken(subscription) {
-    const line = this.#line;
-    const failed = await subscription._token.get().then(() => false, () => true);
-    if (line !== this.#line || subscription.state !== "waiting") return;
-    if (failed) this.#resubscribe(subscription);
-    else this.#follow(subscription);
+    const connection = this.#connection;
+    await this.#tokenOf(subscription);
+    if (connection !== this.#connection || subscription.state !== "waiting") return;
+    if (subscription._token.ready) this.#requestSubscription(subscription);
+    else this.#resubscribe(subscription);
   }
 
-  /** A stream is opened with its channels: another set is another stream. Once for all changes of one turn. */
+  /** A stream is opened with its channels, so other channels need another stream: one for all changes of one turn. */
   #reopen() {
-    const line = this.#line;
-    queueMicrotask(() => line === this.#line && this.#open());
+    const connection = this.#connection;
+    queueMicrotask(() => connection === this.#connection && this.#open());
   }
 
-  #subscribing(subscription) {
+  #subscribeCommand(subscription) {
     const { channel, _recovery, _token, _joinLeave } = subscription;
-    const line = this.#line;
-    const stale = () => line !== this.#line || this.#subscriptions.get(channel) !== subscription;
+    const connection = this.#connection;
+    const stale = () => connection !== this.#connection || this.#subscriptions.get(channel) !== subscription;
     const begin = (result) => {
       if (stale()) return;
-      this.#keepFresh(_token, result.ttl, "sub_refresh", { channel }, stale);
+      this.#scheduleRefresh(_token, result.ttl, "sub_refresh", { channel }, stale);
       subscription._begin(result);
     };
     const fail = (error) => {
       if (stale()) return;
-      if (error.code === "timeout") line.end("timeout", error.message);
-      else if (mayPass(error, _token)) this.#resubscribe(subscription);
-      else subscription._set("refused", error.code, error.message);
+      if (error.code === "timeout") connection.end("timeout", error.message);
+      else if (isWorthRetrying(error, _token)) this.#resubscribe(subscription);
+      else subscription._refuse(error);
     };
     subscription._set("catching up");
-    const token = _token.held || undefined;
+    const token = _token.value || undefined;
     return command("subscribe", { channel, ..._recovery, token, join_leave: _joinLeave }, begin, fail);
   }
 
   #resubscribe(subscription) {
     subscription._set("waiting");
-    subscription._later(this.#backoff(subscription._failures++), () => this.#follow(subscription));
+    subscription._after(this.#backoff(subscription._failures++), () => this.#requestSubscription(subscription));
   }
 
-  #beginOwn(channel, result) {
+  #subscribedByServer(channel, result) {
     const subscription = this.#subscriptions.get(channel) ?? new Subscription(this, channel);
-    if (subscription.state === "catching up" && !subscription._own) return; // the page asks for it itself
-    subscription._own = true;
+    if (subscription.state === "catching up" && !subscription._serverSide) return; // the page asks for it itself
+    if (!subscription._serverSide) subscription._references += 1;
+    subscription._serverSide = true;
     this.#subscriptions.set(channel, subscription);
     subscription._begin(result);
   }
 
   #pushed({ channel, pub, gap, join, leave, unsubscribe, subscribe }) {
     const subscription = this.#subscriptions.get(channel);
-    if (unsubscribe?.code === 2501) subscription?._token.drop();
-    if (pub) subscription?._take(pub);
-    else if (gap) subscription?._skip(gap.epoch, gap.offset);
+    if (unsubscribe?.code === 2501) subscription?._token.discard();
+    if (pub) subscription?._receive(pub);
+    else if (gap) subscription?._skipTo(gap.epoch, gap.offset);
     else if (join) subscription?._emit("join", { channel, info: join.info });
     else if (leave) subscription?._emit("leave", { channel, info: leave.info });
-    else if (subscribe) this.#beginOwn(channel, subscribe);
+    else if (subscribe) this.#subscribedByServer(channel, subscribe);
     else if (unsubscribe?.code >= 2500 && subscription) this.#resubscribe(subscription);
-    else if (unsubscribe) subscription?._set("refused", unsubscribe.code, unsubscribe.reason);
+    else if (unsubscribe) subscription?._refuse(new GatewayError(unsubscribe.code, unsubscribe.reason));
   }
+}
+
+/** The gateway's URL, which ends with a slash. Null if it is not known: relative without a page, or absent where this module is a file. */
+function baseOf(url) {
+  const page = globalThis.location?.href;
+  if (url && !page && !/^https?:/.test(url)) return null;
+  const base = url ? new URL(url, page) : new URL("..", import.meta.url);
+  if (!base.protocol.startsWith("http")) return null;
+  if (!base.pathname.endsWith("/")) base.pathname += "/";
+  return base;
 }

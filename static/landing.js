@@ -1,4 +1,4 @@
-// The landing page: follows one channel and shows what the line does. All it knows about the protocol is gateway.js.
+// The landing page: follows one channel, and shows the state of the connection and what was recovered. The protocol is in gateway.js.
 
 import { Gateway } from "./gateway.js";
 
@@ -11,12 +11,12 @@ const feed = $("feed");
 let gateway;
 let subscription;
 let live = false;
-let outage = null; // the divider in the feed, from live to live again
+let outage = null; // the divider in the feed, from the loss of the connection until it is live again
 let caughtUp = 0;
 let count = 0;
 let countdown;
 
-/** The token comes in the fragment, which no server sees; it is kept for this tab and taken out of the address bar. */
+/** The token comes in the fragment, which no server sees. It is stored for this tab, and removed from the address bar. */
 function takeToken() {
   const token = new URLSearchParams(location.hash.slice(1)).get("token");
   if (token) {
@@ -26,21 +26,21 @@ function takeToken() {
   return sessionStorage.getItem(TOKEN_KEY) ?? "";
 }
 
-/** A new link in the same tab goes on where the old one stood. */
+/** A new link that is opened in the same tab continues at the position of the old one. */
 function start() {
   const token = takeToken();
   const since = subscription?.position;
   gateway?.close();
   gateway = new Gateway({ token });
   gateway.on("state", (event) => showLine(event, token));
-  subscription = gateway
-    .subscribe(CHANNEL, { since })
+  subscription = gateway.subscribe(CHANNEL, { since });
+  subscription
     .on("state", showSubscription)
     .on("gap", () => addDivider("gap", "Gap · history no longer holds what came here"))
     .on("publication", showPublication);
 }
 
-// The state of the line.
+// The state of the connection.
 
 function showState(state, text) {
   clearInterval(countdown);
@@ -128,7 +128,7 @@ function addDivider(kind, text) {
   return row;
 }
 
-/** Whatever publishers write is text, never markup. */
+/** What publishers write is set as text, never as markup. */
 function part(tag, name, text) {
   const element = document.createElement(tag);
   element.className = name;

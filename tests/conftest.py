@@ -43,7 +43,7 @@ LONG = (  # test files, by how long they take
     *("emulation", "rpc", "outbox", "cli", "browser", "bad_input", "reactions", "reviews", "demo", "tokens", "recovery_model", "faults"),
     *("tickets", "sse", "browser_rights", "clients", "websocket", "inbox", "sdk_js", "rights", "control", "sdk_python", "posts"),
 )
-PACKAGES = ("centrifuge", "ws", "eventsource")  # of npm
+PACKAGES = ("centrifuge", "ws", "eventsource", "typescript")  # of npm
 PROGRAMS = {"fast": ("gateway.cli", "serve"), "asgi": ("tests.kit.mounted",)}
 
 

@@ -1,4 +1,4 @@
-// The town's JSON API, as one member. A token that is refused is renewed once by entering again under the same name.
+// The town's JSON API, called as one member. When a token is refused, the member enters again under the same name, once, for a new one.
 
 const BASE = new URL("api/", import.meta.url);
 
@@ -16,7 +16,7 @@ export const members = async () => (await call("GET", "members")).members;
 
 export class Api {
   #token;
-  #unused; // a token that no line has begun with yet
+  #unused; // a token with which no connection has been opened yet
 
   constructor(name) {
     this.name = name;
@@ -29,7 +29,7 @@ export class Api {
     return (this.name = user);
   }
 
-  /** For the gateway, which asks when it needs one, and again when that one is no good any more. */
+  /** The gateway's token function: it is called for the first token, and again whenever that one is no longer valid. */
   async lineToken() {
     if (!this.#unused) await this.enter();
     const token = this.#unused;
@@ -61,7 +61,7 @@ export class Api {
   setPace = (perMinute) => this.#call("POST", "pace", { per_minute: perMinute });
 }
 
-/** The API's positions are text; the gateway's are two values. */
+/** The API writes a position as text, which becomes the two values that the gateway takes. */
 export function since(position) {
   if (!position) return undefined;
   const colon = position.lastIndexOf(":");

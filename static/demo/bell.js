@@ -1,5 +1,5 @@
-// The bell: how many are unread, and the list. What is read is the inbox's to say, so the list is always what it answers:
-// every change of the unread count, from this tab or another one of the member, reads the open list again.
+// The bell: the number of unread notifications, and their list. Only the inbox knows what is read, so the list shows what the inbox
+// answered last: each change of the unread count, made in this tab or in another one of the member, reads the open list again.
 
 import { $, attempt, h } from "./dom.js";
 import { time } from "./time.js";
@@ -10,11 +10,11 @@ const LISTED_MOST = 100; // in the panel
 
 export class Bell {
   #inbox;
-  #go; // called with a target: goes there
+  #go; // function that shows a target, such as post:17
   #next = null; // position of the next older page
-  #shown = PAGE; // how many the reader has paged to
+  #shown = PAGE; // number of notifications that the reader has paged to
   #reading = false; // the list is being read; …
-  #stale = false; // … and has to be read again behind that
+  #stale = false; // … and has to be read again after that
 
   constructor(line, go) {
     this.#inbox = line.inbox;
@@ -23,7 +23,7 @@ export class Bell {
     line.followInbox({ notification: (event) => this.#notified(event), gap: () => this.#refresh() });
     $("bell-panel").addEventListener("toggle", ({ newState }) => this.#toggled(newState === "open"));
     $("read-all").addEventListener("click", () => {
-      $("bell-title").focus(); // the button is about to be disabled, and would drop the keyboard
+      $("bell-title").focus(); // the button is about to be disabled, and would lose the keyboard's focus
       this.#read({ all: true });
     });
     $("bell-older").addEventListener("click", () => this.#older());
@@ -41,7 +41,7 @@ export class Bell {
     this.#refresh();
   }
 
-  /** What was caught up is told together, by the line; one by one it would be a storm. */
+  /** Notifications that were missed get no toast each: the line announces them together. */
   #notified({ data, recovered }) {
     if (!recovered && !this.#open) toast(data.id, data.text, () => this.#follow(data));
     this.#refresh();
@@ -106,6 +106,6 @@ export class Bell {
     this.#read({ ids: [id] });
     const there = await attempt($("bell-fault"), () => this.#go(target));
     if (there) $("bell-panel").hidePopover();
-    else if (!this.#open) $("bell-panel").showPopover(); // where it is said why
+    else if (!this.#open) $("bell-panel").showPopover(); // it shows the reason
   }
 }

@@ -1,4 +1,4 @@
-// The channel picker above the feed, and the slip that creates one.
+// The channel picker above the feed, and the form that creates one.
 
 import { $, attempt, h, icon } from "./dom.js";
 
@@ -6,7 +6,7 @@ const NEW = { "aria-controls": "channel-form", "data-testid": "channel-new" };
 
 export class Channels {
   #town;
-  #open; // called with the channel that was chosen
+  #open; // function that is called with the channel that was chosen
   #add = h("button", { type: "button", class: "chip add", "aria-expanded": "false", ...NEW }, icon("plus"), "New");
 
   constructor(town, channels, open) {

@@ -1,4 +1,4 @@
-// Elements from script. Whatever members typed is set as text, never as markup.
+// Makes elements. What members typed is set as text, never as markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 export const BADGE_MS = 30_000; // long enough to find all that was caught up
@@ -7,7 +7,7 @@ const FADE_MS = 1000; // of the badge; as in cards.css
 
 export const $ = (id) => document.getElementById(id);
 
-/** An attribute that is true is present; one that is false, null or undefined is not. */
+/** Makes an element. An attribute that is true is present; one that is false, null or undefined is not. */
 export function h(tag, { on = {}, ...attributes } = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -28,7 +28,7 @@ export function icon(name) {
   return svg;
 }
 
-/** A member has the same colour in every tab, without anybody keeping it. */
+/** The colour is computed from the name, so that a member has the same one in every tab. */
 export function dress(avatar, name) {
   const hash = [...name].reduce((sum, letter) => Math.imul(sum ^ letter.codePointAt(0), 16777619) >>> 0, 2166136261); // FNV-1a
   avatar.className = "avatar";
@@ -46,7 +46,7 @@ export function stars(rating) {
 
 export const count = (number, noun, nouns = `${noun}s`) => `${number} ${number === 1 ? noun : nouns}`;
 
-/** Does it, with the button held, so once; what went wrong is said in `fault`, as a sentence. True if it was done. */
+/** Calls `act` with the button disabled, so that it runs once. An error's sentence is shown in `fault`. Returns whether it succeeded. */
 export async function attempt(fault, act, button) {
   if (button?.disabled) return false;
   fault.textContent = "";
@@ -62,7 +62,7 @@ export async function attempt(fault, act, button) {
   }
 }
 
-/** Something came. What was caught up says so for a while; what is live only appears. */
+/** Animates an element that arrived. One that was recovered has a badge for a while. */
 export function mark(element, slot, recovered) {
   element.classList.add("arriving");
   setTimeout(() => element.classList.remove("arriving"), ARRIVING_MS);
@@ -77,7 +77,7 @@ export function mark(element, slot, recovered) {
   }, BADGE_MS + FADE_MS);
 }
 
-/** Brings the reader there, and the keyboard with them. */
+/** Scrolls to the element and moves the keyboard's focus to it. */
 export function visit(element) {
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
   element.scrollIntoView({ block: "center", behavior: calm ? "auto" : "smooth" });

@@ -1,17 +1,17 @@
-// The posts of one channel, newest first: a page of them from the API, and from its position on whatever the line brings.
+// The posts of one channel, newest first: a page of them from the API, then all publications after that page's position.
 
 import { since } from "./api.js";
 import { Channels } from "./channels.js";
 import { $, attempt, visit } from "./dom.js";
 import { Post } from "./post.js";
 
-const POSTS_MOST = 100; // in the page; whoever wants more reads older ones instead
+const POSTS_MOST = 100; // in the page; when older ones are loaded, there are no more than this
 
 export class Feed {
   #town;
   #channels;
   #channel = null;
-  #loading = {}; // the latest load; an answer to an earlier one comes too late
+  #loading = {}; // the latest load; the answer to an earlier one is ignored
   #posts = new Map(); // id → Post
 
   constructor(town, channels) {
@@ -31,7 +31,7 @@ export class Feed {
     await this.#load();
   }
 
-  /** The first time, and after a gap: the list is what the API says, and the line goes on from there. */
+  /** The first time, and after a gap: shows what the API answers, and follows the channel from that answer's position. */
   async #load(note = "") {
     const channel = this.#channel;
     const loading = (this.#loading = {});
@@ -57,7 +57,7 @@ export class Feed {
     else if (data.type === "reaction") this.#posts.get(idOf(data.target))?.reactions.take(data, recovered);
   }
 
-  /** One that is known is at least as new as its beginning. */
+  /** A post that is shown already is at least as new as this publication about its creation. */
   #created(post, recovered) {
     if (this.#posts.has(post.id)) return;
     this.#put(post);
@@ -65,13 +65,13 @@ export class Feed {
     this.#town.arrived("feed");
   }
 
-  /** One that is not shown stays so: it comes as it is by then, when somebody pages back to it. */
+  /** An edit of a post that is not shown is ignored: whoever pages back to that post gets it with the edit. */
   #edited(post, recovered) {
     const shown = this.#posts.get(post.id);
     if (shown?.update(post)) shown.mark(recovered);
   }
 
-  /** Ids grow with time. What is older than all that are shown in a full page is left out again. */
+  /** Inserts a post by its id, which grows with time. In a full page the oldest post is removed. */
   #put(post) {
     const known = this.#posts.get(post.id);
     if (known) return known.update(post);
@@ -92,7 +92,7 @@ export class Feed {
     const held = this.#posts.get(id)?.element.contains(document.activeElement);
     this.#drop(id);
     this.#showEmpty();
-    if (held) $("post-text").focus({ preventScroll: true }); // the keyboard must be somewhere
+    if (held) $("post-text").focus({ preventScroll: true }); // the focus must not be lost with the post
   }
 
   #showEmpty() {
@@ -126,7 +126,7 @@ export class Feed {
     area.focus();
   }
 
-  /** Goes to a post wherever it is: a page that ends right before it begins with it in its own channel. */
+  /** Shows a post, whichever channel it is in: there, the page of posts before the next id begins with it. */
   async reveal(id) {
     if (!this.#posts.has(id)) await this.open(await this.#channelOf(id));
     const post = this.#posts.get(id);

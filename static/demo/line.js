@@ -1,14 +1,14 @@
-// The line of this tab: what it follows, whether it is there, and what it caught up on.
+// The line of this tab, as the page calls its connection: what it follows, its state, and what was missed and recovered.
 //
-// Each followed channel starts behind the position that the API read before it read its database, so the first moments
-// come twice, and come marked `recovered`. Only what was missed by a channel that had been live before is news to the
-// reader: that alone is passed on as recovered, and counted.
+// Each followed channel starts after the position that the API read before it read its database. So the newest changes arrive a
+// second time, marked `recovered`. Only what a channel missed after it had been live is new to the reader: that alone is passed
+// on as recovered, and counted.
 
 import { Gateway } from "../static/gateway.js";
 import { $, count } from "./dom.js";
 
-const TOLD_MS = 30_000; // news of a return is as loud as long as its badges are there
-const SETTLE_MS = 250; // after the last channel is live: the rest of the frame that made it so
+const TOLD_MS = 30_000; // the summary of a return stands out for as long as the badges are shown
+const SETTLE_MS = 250; // after the last channel became live, for the rest of the frame with which it did
 const NOUNS = {
   "post.created": ["post"],
   "post.edited": ["edit"],
@@ -23,7 +23,8 @@ const HINT = "Cut this tab’s line, wait a little, restore it: see what it catc
 export class Line {
   #followed = new Map(); // channel → { subscription, wasLive }
   #outage = null; // from the loss of the line until every channel is live again: { kinds, reloaded }
-  #up = false; // it was connected before: what comes now is a return
+  #up = false; // it was connected before, so that the next connection is a return
+  #inboxSubscription; // made where there are only event streams, to which the server does not subscribe us by itself
   #settling;
   #quieting;
 
@@ -43,7 +44,7 @@ export class Line {
     return this.gateway.inbox;
   }
 
-  /** `publication` and `gap` are called for it until it is followed anew or unfollowed. */
+  /** Calls `publication` and `gap` for the channel's events until it is followed anew or unfollowed. */
   follow(channel, { since, publication, gap }) {
     this.unfollow(channel);
     const subscription = this.gateway.subscribe(channel, { since });
@@ -65,11 +66,11 @@ export class Line {
     if (this.#followed.delete(channel)) this.gateway.unsubscribe(channel);
   }
 
-  /** The member's own notifications. The server subscribes us to them; over event streams we have to ask. */
+  /** The member's own notifications. The server subscribes every client to them; event streams have to subscribe themselves. */
   followInbox({ notification, gap }) {
     const own = ({ channel }) => channel === this.inboxChannel;
     this.gateway.on("publication", (event) => {
-      if (!own(event) || event.data.id === undefined) return; // the rest is the inbox's own business
+      if (!own(event) || event.data.id === undefined) return; // only notifications have an id; the inbox handles its announcements itself
       if (event.recovered) this.#missed("notification");
       notification(event);
     });
@@ -83,7 +84,7 @@ export class Line {
   }
 
   #missed(kind) {
-    const { kinds } = (this.#outage ??= { kinds: {} }); // also without an outage: a channel can fall behind alone
+    const { kinds } = (this.#outage ??= { kinds: {} }); // also without an outage: one slow channel can miss publications alone
     kinds[kind] = (kinds[kind] ?? 0) + 1;
     this.#settle();
   }
@@ -99,7 +100,7 @@ export class Line {
     if (this.#up && (state === "waiting" || state === "closed")) this.#outage ??= { kinds: {} };
     this.#up ||= state === "connected";
     $("line").setAttribute("aria-checked", String(state !== "closed" && state !== "refused"));
-    if (state === "connected" && transport === "sse") this.gateway.subscribe(this.inboxChannel);
+    if (state === "connected" && transport === "sse") this.#inboxSubscription ??= this.gateway.subscribe(this.inboxChannel);
     if (state === "connecting") this.#show("connecting", this.#up ? "reconnecting" : "connecting");
     else if (state === "waiting") this.#lost();
     else if (state === "closed") this.#cut();
@@ -128,7 +129,7 @@ export class Line {
     this.#show("live", this.gateway.transport === "sse" ? "live · sse" : "live");
   }
 
-  /** The outage is over once nothing is behind any more, and stayed so for a moment. */
+  /** The outage is over once all channels have caught up, and remained so for a moment. */
   #settle() {
     clearTimeout(this.#settling);
     const behind = ({ subscription }) => !["live", "refused"].includes(subscription.state);

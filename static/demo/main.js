@@ -1,11 +1,11 @@
-// Piazza, the demo of the gateway. The rooms:
+// Piazza, the demo of the gateway. Its modules:
 //
-//   member   who this tab is                        line       the gateway, outages, what was caught up
+//   member   who this tab is                        line       the connection to the gateway, outages, what was recovered
 //   feed     posts of a channel: channels, post     places     restaurants and their reviews: review, story
 //   bell     notifications, toast                   reactions  the buttons below posts and reviews
 //   pace     the simulated members                  api, dom, time   used by all
 //
-// main makes one of each and hands them the town: what they know of each other.
+// main makes one of each and gives them the town, an object through which they reach each other.
 
 import { Api } from "./api.js";
 import { Bell } from "./bell.js";
@@ -45,7 +45,7 @@ function view(name) {
   }
 }
 
-/** Something came in a pane: its tab says so, if the pane is not the one that is shown. */
+/** Marks a pane's tab when something arrived in it, unless that pane is the one that is shown. */
 function arrived(name) {
   if ($("panes").dataset.view !== name) $("tabs").querySelector(`[data-view="${name}"]`).dataset.news = "";
 }

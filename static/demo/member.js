@@ -1,10 +1,10 @@
-// Who this tab is. Kept for the tab alone, so that two tabs can be two members.
+// Which member this tab is. It is stored for the tab alone, so that two tabs can be two members.
 
 import { members } from "./api.js";
 import { $, attempt, avatar, dress, h } from "./dom.js";
 
 const KEY = "piazza member";
-const SHOWN_MOST = 24; // of those who are known; anybody else types the name
+const SHOWN_MOST = 24; // of the known members; others are typed
 
 export const remembered = () => sessionStorage.getItem(KEY);
 
@@ -34,7 +34,7 @@ function person(name, be) {
   return h("button", { ...attributes, on: { click: () => be(name) } }, avatar(name), h("span", {}, name));
 }
 
-/** A page that begins anew is the surest way to leave nothing of one member with the next. */
+/** Another member is a reload of the page, so that nothing of one member remains for the next. */
 export function become(name) {
   sessionStorage.setItem(KEY, name);
   $("me-name").textContent = name;

@@ -2,7 +2,7 @@
 
 import { $, attempt, count } from "./dom.js";
 
-const QUIET_MS = 150; // a slider that is dragged asks once, where it stops
+const QUIET_MS = 150; // a slider that is dragged sends one request, when it rests
 
 export function pace(api, perMinute) {
   let timer;
@@ -14,14 +14,14 @@ export function pace(api, perMinute) {
   };
   const ask = async () => {
     if (document.visibilityState === "hidden") return;
-    const state = await api.state().catch(() => null); // then it stays as it was
+    const state = await api.state().catch(() => null); // without an answer the slider remains as it is
     if (state) $("pace").value = state.pace;
     say();
   };
   const set = () => attempt($("pace-fault"), () => api.setPace(Number($("pace").value)));
   $("pace").value = perMinute;
   say();
-  document.addEventListener("visibilitychange", ask); // others may have moved it meanwhile
+  document.addEventListener("visibilitychange", ask); // other members may have moved it meanwhile
   $("pace-form").addEventListener("submit", (event) => event.preventDefault());
   $("pace").addEventListener("input", () => {
     say();

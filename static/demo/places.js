@@ -1,20 +1,20 @@
 // The restaurants, and the reviews of the one that is open, newest first.
 //
-// A review that is shown is followed; one that is not, is not. So the page holds at most REVIEWS_MOST channels of reviews,
-// whatever happens in town.
+// Only the reviews that are shown are followed, so that the page has at most REVIEWS_MOST channels of reviews, however many
+// there are in town.
 
 import { since } from "./api.js";
 import { $, attempt, count, h, stars, visit } from "./dom.js";
 import { Review } from "./review.js";
 
-const REVIEWS_MOST = 30; // an answer of the API brings as many
-const BEGINNING = { epoch: "", offset: 0 }; // of a channel, in whichever life of its history
+const REVIEWS_MOST = 30; // as many as the API answers
+const BEGINNING = { epoch: "", offset: 0 }; // of a channel, whatever the epoch of its history
 
 export class Places {
   #town;
   #subjects;
   #subject = null;
-  #loading = {}; // the latest load; an answer to an earlier one comes too late
+  #loading = {}; // the latest load; the answer to an earlier one is ignored
   #reloading;
   #reviews = new Map(); // id → Review
 
@@ -46,7 +46,7 @@ export class Places {
     await this.#load();
   }
 
-  /** Nothing of a place that is not open is followed. */
+  /** Unfollows all channels of the place that was open. */
   #leave() {
     this.#town.line.unfollow(`reviews:${this.#subject}`);
     for (const review of [...this.#reviews.keys()]) this.#drop(review);
@@ -71,7 +71,7 @@ export class Places {
     });
   }
 
-  /** A gap in any of its channels: all that the line reports in one go are one load. */
+  /** Called for a gap in any of the channels: the gaps of one turn lead to one load. */
   #reload = () => {
     clearTimeout(this.#reloading);
     this.#reloading = setTimeout(() => this.#load("loaded anew: history no longer held what was missed"));
@@ -85,7 +85,7 @@ export class Places {
     this.#showScore();
   }
 
-  /** Without a position it is a new one, whose channel is followed from its beginning. */
+  /** Shows a review. Without a position it is a new one, whose channel is followed from its beginning. */
   #put(review, position) {
     const known = this.#reviews.get(review.id);
     const shown = known ?? this.#make(review);
@@ -136,7 +136,7 @@ export class Places {
     }, event.target.querySelector(".primary"));
   }
 
-  /** Goes to a review wherever it is: its own story knows its place. One that the page no longer lists is told as its story. */
+  /** Shows a review, wherever it is: its history names its place. One that the page no longer lists is shown as its history. */
   async reveal(id) {
     if (!this.#reviews.has(id)) {
       const { events } = await this.#town.api.history(id);

@@ -11,7 +11,7 @@ export class Post {
   #edited = h("span", { class: "soft", hidden: true }, "· edited");
   #head;
   #tools = h("div", { class: "tools" });
-  #slip = null; // what stands in for the text while it is edited, or about to be deleted
+  #slip = null; // the form or question that is shown while the post is edited or about to be deleted
 
   constructor(town, post) {
     this.#town = town;
@@ -30,7 +30,7 @@ export class Post {
     return h("button", { ...attributes, on: { click: act } }, icon(name));
   }
 
-  /** True if something about it is new. */
+  /** Returns whether its text changed. */
   update(post) {
     const edited = this.#text.textContent !== post.text;
     this.post = post;
@@ -55,7 +55,7 @@ export class Post {
     focus?.focus();
   }
 
-  /** Back to the post, and the keyboard to the button it came from. */
+  /** Shows the post again, and moves the focus to the button that was pressed. */
   #restore(name) {
     this.#replace(null, this.#tools.querySelector(`[data-testid="post-${name}"]`));
   }

@@ -1,4 +1,4 @@
-// The reaction buttons of one post or review: absolute counts for everybody, one pressed at most for the reader.
+// The reaction buttons of one post or review: the total counts, and which one, if any, is the reader's own.
 
 import { BADGE_MS, h, icon } from "./dom.js";
 
@@ -10,7 +10,7 @@ export class Reactions {
   #fault;
   #buttons = new Map();
   #mine = null;
-  #version = 0; // of what the line brought: an answer that is overtaken by it is out of date
+  #version = 0; // counts the publications, so that an answer which is older than the last of them can be ignored
 
   constructor(town, target, fault) {
     this.#town = town;
@@ -40,7 +40,7 @@ export class Reactions {
     for (const [kind, button] of this.#buttons) button.setAttribute("aria-pressed", String(kind === this.#mine));
   }
 
-  /** A publication; also of what this member pressed here, or in another tab. */
+  /** Shows a publication, which may be about what this member pressed, here or in another tab. */
   take({ user, reaction, counts }, recovered) {
     this.#version += 1;
     this.show(counts, user === this.#town.me ? reaction : this.#mine);
@@ -52,7 +52,7 @@ export class Reactions {
     setTimeout(() => button.classList.remove("bumped", "caught"), recovered ? BADGE_MS : BUMP_MS);
   }
 
-  /** Pressed at once. The counts come by the line, or with the answer where that is quicker, or the line is cut. */
+  /** The button changes at once. The counts come with the publication, or with the answer if that is sooner or the line is cut. */
   async #press(kind) {
     const before = this.#mine;
     const version = this.#version;

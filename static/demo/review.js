@@ -1,4 +1,4 @@
-// One review with its responses and reactions. It has a channel of its own; who follows it is the list's business.
+// One review with its responses and reactions. It has a channel of its own, which the list follows.
 
 import { attempt, avatar, h, icon, mark, stars } from "./dom.js";
 import { Reactions } from "./reactions.js";
@@ -58,7 +58,7 @@ export class Review {
     mark(this.element, this.#head, recovered);
   }
 
-  /** Oldest first. `recovered` is undefined for what the API answered: that does not arrive, it is there. */
+  /** Inserts a response, oldest first. `recovered` is undefined for one that the API answered, which is not marked as new. */
   #put(response, recovered) {
     const rows = [...this.#responses.children];
     if (rows.some((row) => Number(row.dataset.id) === response.id)) return;

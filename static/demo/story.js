@@ -1,4 +1,4 @@
-// The whole story of one review: all that its channel ever held, as a timeline that goes on while it is open.
+// The history of one review: all publications of its channel, as a timeline that grows while it is open.
 
 import { $, attempt, h, icon, stars } from "./dom.js";
 import { time } from "./time.js";
@@ -30,7 +30,7 @@ export class Story {
     if (review === this.#review) this.#add(event);
   }
 
-  /** What came by the line before the answer is in the answer, or behind its end: offsets tell. */
+  /** A publication that arrives before the API's answer may be in the answer too; its offset shows whether it was added already. */
   #add({ offset, data }) {
     if (offset <= this.#top) return;
     this.#top = offset;

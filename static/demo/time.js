@@ -1,4 +1,4 @@
-// Times as people say them, kept true while the page stands open.
+// Times relative to now, updated while the page is open.
 
 import { h } from "./dom.js";
 

@@ -1,11 +1,11 @@
-// What came just now, for a moment, at the edge of the page.
+// Shows what has just arrived, for a moment, at the edge of the page.
 
 import { $, h, icon } from "./dom.js";
 
 const SHOWN_MS = 6000;
 const TOASTS_MOST = 3;
 
-/** One with an id that is shown already takes its place, as folding does in the list. */
+/** Shows a toast. It replaces one with the same id, as an update replaces a notification in the list. */
 export function toast(id, text, act) {
   let timer;
   const leave = () => element.remove();
@@ -17,7 +17,7 @@ export function toast(id, text, act) {
   };
   const say = h("button", { type: "button", class: "toast-text", on: { click: open } }, icon("bell"), h("span", {}, text));
   const close = h("button", { type: "button", class: "quiet square", "aria-label": "Dismiss", on: { click: leave } }, icon("close"));
-  // Whoever reads it, or stands on it, keeps it.
+  // It stays while the pointer or the focus is on it.
   const on = { pointerenter: stay, pointerleave: go, focusin: stay, focusout: go };
   const element = h("div", { class: "toast", "data-testid": "toast", "data-id": id, on }, say, close);
   const toasts = $("toasts");

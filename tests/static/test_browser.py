@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, WebSocketRoute, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route, WebSocketRoute, expect, sync_playwright
 
 from ..conftest import RunningGateway, Start
 
@@ -45,7 +45,8 @@ FOLLOW = """async ({ url, channels, options, tokens }) => {
   gateway.on("state", (event) => states.push(event));
   gateway.on("publication", (event) => seen.push(event));
   gateway.on("gap", (event) => gaps.push(event));
-  window.subscriptions = channels.map((channel) => gateway.subscribe(channel).on("state", (event) => states.push(event)));
+  window.subscriptions = channels.map((channel) => gateway.subscribe(channel));
+  for (const subscription of subscriptions) subscription.on("state", (event) => states.push(event));
 }"""
 
 BLOCKED_WEBSOCKET = """
@@ -392,9 +393,42 @@ def test_a_token_function_that_fails_is_tried_again(page: Page, gateway: Running
     assert page.evaluate("reasons") == ["token", "token"]
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        'fetch("/my-token")',
+        'fetch("/my-token").then((answer) => answer.text())',
+        'fetch("/my-token").then((answer) => (answer.ok ? answer.text() : Promise.reject(answer.status)))',
+    ],
+    ids=["a response", "its text", "its text if it is ok"],
+)
+def test_a_backend_that_answers_with_anything_but_a_token_is_asked_again(page: Page, gateway: RunningGateway, function: str) -> None:
+    answers = [(404, "Not Found"), (200, "<!doctype html><title>Log in</title>"), (502, ""), (200, gateway.token("ann") + "\n")]
+    given = iter(answers)
+
+    def answer(route: Route) -> None:
+        status, body = next(given)
+        route.fulfill(status=status, body=body, content_type="text/html")
+
+    page.route("**/my-token", answer)
+    page.goto(gateway.url + BLANK)
+    page.evaluate(
+        """async ({ url, source }) => {
+          const { Gateway } = await import(url + "/static/gateway.js");
+          window.states = [];
+          window.gateway = new Gateway({ backoffMs: 20, token: () => eval(source) });
+          gateway.on("state", (event) => states.push(event));
+        }""",
+        {"url": gateway.url, "source": function},
+    )
+    wait(page, "gateway.state === 'connected'")
+    assert next(given, None) is None, "it was asked until there was a token"
+    assert not page.evaluate("states.some(({ state }) => state === 'refused')")
+
+
 def test_a_forbidden_channel_is_refused_for_good_and_the_others_go_on(page: Page, gateway: RunningGateway) -> None:
     follow(page, gateway, "long:allowed")
-    page.evaluate("window.forbidden = gateway.subscribe('closed:1').on('state', (event) => states.push(event))")
+    page.evaluate("window.forbidden = gateway.subscribe('closed:1'); void forbidden.on('state', (event) => states.push(event))")
     wait(page, "forbidden.state === 'refused'")
     assert page.evaluate("states.at(-1)") == {"channel": "closed:1", "state": "refused", "code": 103, "reason": "permission denied"}
     gateway.publish("long:allowed", 1)
@@ -404,11 +438,26 @@ def test_a_forbidden_channel_is_refused_for_good_and_the_others_go_on(page: Page
     wait(page, "forbidden.state === 'refused'")  # connect() asked once more, as it says
 
 
+def test_the_console_shows_why_a_channel_was_refused_where_nobody_listens(page: Page, gateway: RunningGateway) -> None:
+    warnings: list[str] = []
+    page.on("console", lambda message: warnings.append(message.text) if message.type == "warning" else None)
+    page.goto(gateway.url + BLANK)
+    page.evaluate(
+        """async ({ url, token }) => {
+          const { Gateway } = await import(url + "/static/gateway.js");
+          window.forbidden = new Gateway({ token }).subscribe("closed:3");
+        }""",
+        {"url": gateway.url, "token": gateway.token("ann")},
+    )
+    wait(page, "forbidden.state === 'refused'")
+    assert warnings == ['gateway.js: the gateway refused to let this page follow "closed:3" (code 103): permission denied']
+
+
 def test_a_forbidden_channel_leaves_the_stream_of_the_others(page: Page, gateway: RunningGateway) -> None:
     page.add_init_script(BLOCKED_WEBSOCKET)
     follow(page, gateway, "long:allowed2")
     assert page.evaluate("gateway.transport") == "sse"
-    page.evaluate("window.forbidden = gateway.subscribe('closed:2').on('state', (event) => states.push(event))")
+    page.evaluate("window.forbidden = gateway.subscribe('closed:2'); void forbidden.on('state', (event) => states.push(event))")
     wait(page, "forbidden.state === 'refused'")
     wait(page, "gateway.state === 'connected'")
     gateway.publish("long:allowed2", 1)

@@ -35,7 +35,8 @@ FOLLOW = """async ({ url, token, channels, options }) => {
   window.gateway = new Gateway({ backoffMs: 50, token: given("gateway", token) });
   gateway.on("state", (event) => states.push(event)).on("publication", (event) => seen.push(event));
   window.subscriptions = Object.entries(channels).map(([channel, token]) =>
-    gateway.subscribe(channel, { token: given(channel, token), ...options }).on("state", (event) => states.push(event)));
+    gateway.subscribe(channel, { token: given(channel, token), ...options }));
+  for (const subscription of subscriptions) subscription.on("state", (event) => states.push(event));
 }"""
 
 ALL_LIVE = "subscriptions.every(({ state }) => state === 'live')"
@@ -103,7 +104,8 @@ def test_whose_token_ended_is_never_anonymous(page: Page, gateway: RunningGatewa
           const { Gateway } = await import(url + "/static/gateway.js");
           window.states = []; window.calls = 0;
           window.gateway = new Gateway({ backoffMs: 50, token: () => tokens[Math.min(calls++, 1)] });
-          gateway.on("state", (event) => states.push(event)).subscribe("open:hall");
+          gateway.on("state", (event) => states.push(event));
+          gateway.subscribe("open:hall");
           window.nobody = new Gateway({ token: () => null }).subscribe("open:hall");
         }""",
         {"url": gateway.url, "tokens": [gateway.token("ann", seconds=-60), ""]},

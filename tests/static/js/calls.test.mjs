@@ -1,0 +1,178 @@
+// Commands, the inbox, and what the console shows of refusals.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { Page, jwt, settled } from "./kit.mjs";
+
+async function connected(options) {
+  const page = new Page(options);
+  await page.connect();
+  return page;
+}
+
+test("a publish is resolved by its reply, and an rpc has its data", async () => {
+  const page = await connected();
+  const published = page.gateway.publish("a", { n: 1 });
+  const called = page.gateway.rpc("shop.order", { id: 17 });
+  await settled();
+  assert.deepEqual(page.socket.sent("publish"), [{ id: 2, channel: "a", data: { n: 1 } }]);
+  page.socket.reply("publish", {});
+  page.socket.reply("rpc", { data: { done: true } });
+  assert.equal(await published, undefined);
+  assert.deepEqual(await called, { done: true });
+});
+
+test("presence is a list, and its statistics have plain names", async () => {
+  const page = await connected();
+  const room = page.gateway.subscribe("room");
+  const [clients, stats] = [room.presence(), room.presenceStats()];
+  await settled();
+  page.socket.reply("presence", { presence: { c1: { user: "ann", client: "c1" } } });
+  page.socket.reply("presence_stats", { num_clients: 1, num_users: 1 });
+  assert.deepEqual(await clients, [{ user: "ann", client: "c1" }]);
+  assert.deepEqual(await stats, { clients: 1, users: 1 });
+});
+
+test("an rpc that is not answered in time is rejected, and a late answer is ignored", async () => {
+  const page = await connected({ timeoutMs: 1000 });
+  const failed = Page.failure(page.gateway.rpc("slow"));
+  await page.advance(1000);
+  page.socket.reply("rpc", { data: 1 });
+  const { code, message } = await failed;
+  assert.deepEqual([code, message], ["timeout", "rpc was not answered in time"]);
+  assert.equal(page.gateway.state, "connected");
+});
+
+test("an error of the server rejects with its code and message", async () => {
+  const page = await connected();
+  const failed = Page.failure(page.gateway.publish("a", 1));
+  await settled();
+  page.socket.refuse("publish", { code: 103, message: "permission denied", hint: "publish = \"nobody\"" });
+  const { name, code, message, temporary, hint } = await failed;
+  assert.deepEqual([name, code, message, temporary, hint], ["GatewayError", 103, "permission denied", false, 'publish = "nobody"']);
+});
+
+test("a command whose connection is lost is rejected, because it is not known whether it was carried out", async () => {
+  const page = await connected();
+  const failed = Page.failure(page.gateway.publish("a", 1));
+  await settled();
+  page.socket.end();
+  assert.equal((await failed).code, "lost");
+});
+
+test("commands wait for a connection, in order, and no longer than their time", async () => {
+  const page = new Page({ timeoutMs: 1000 });
+  const first = Page.failure(page.gateway.publish("a", 1));
+  await page.advance(999);
+  page.gateway.publish("a", 2);
+  await page.advance(1);
+  assert.deepEqual([(await first).code, page.sockets.length], ["timeout", 1]);
+  await page.advance(500);
+  await page.connect();
+  assert.deepEqual(page.socket.sent("publish").map(({ data }) => data), [2]);
+});
+
+test("a command after disconnect is rejected at once", async () => {
+  const page = await connected();
+  page.gateway.disconnect();
+  const { code, message } = await Page.failure(page.gateway.publish("a", 1));
+  assert.deepEqual([code, message], ["closed", "the line is cut; nothing was sent"]);
+});
+
+test("data that cannot be JSON fails for its caller, and harms nothing", async () => {
+  const page = new Page();
+  assert.equal((await Page.failure(page.gateway.publish("a", 1n))).name, "TypeError");
+  await page.connect();
+  assert.equal(page.gateway.state, "connected");
+});
+
+// The inbox.
+
+test("the inbox asks for its count when its subscription begins, and follows each announcement", async () => {
+  const page = await connected({ token: jwt("ann") });
+  const counts = [];
+  page.gateway.on("unread", (event) => counts.push(event));
+  assert.equal(page.gateway.inbox.unread, null);
+  page.socket.push("notifications:ann", { subscribe: {} });
+  assert.deepEqual(page.socket.sent("rpc").map(({ method, data }) => [method, data]), [["inbox.list", { limit: 0 }]]);
+  const announce = (unread, change, more) => page.socket.publish("notifications:ann", { inbox: { unread, change, epoch: "i", ...more } });
+  announce(3, 5, { read: ["a"] });
+  page.socket.reply("rpc", { data: { unread: 4, change: 4, epoch: "i" } });
+  await settled();
+  announce(2, 6, { upto: 9 });
+  assert.deepEqual(counts, [{ unread: 3, read: ["a"], upto: undefined }, { unread: 2, read: undefined, upto: 9 }]);
+  assert.equal(page.gateway.inbox.unread, 2);
+  assert.deepEqual(page.data, [], "an announcement is not a notification");
+});
+
+test("the inbox asks again for its count after a temporary error", async () => {
+  const page = await connected();
+  page.socket.push("notifications:ann", { subscribe: {} });
+  page.socket.refuse("rpc", { code: 100, message: "internal server error", temporary: true });
+  await page.advance(1000);
+  assert.equal(page.socket.sent("rpc").length, 2);
+  page.socket.refuse("rpc", { code: 103, message: "permission denied" });
+  await page.advance(10_000);
+  assert.equal(page.socket.sent("rpc").length, 2);
+});
+
+test("over event streams the inbox uses HTTP, with the connection's token", async () => {
+  const page = new Page({ token: jwt("ann") });
+  page.gateway.subscribe("notifications:ann");
+  await page.fallBack();
+  const list = { notifications: [], unread: 1, change: 1, epoch: "i", next: null };
+  page.answer = () => ({ ok: true, json: async () => list });
+  page.stream.send("connected", { channels: { "notifications:ann": { epoch: "e", offset: 1 } }, tops: {} });
+  assert.deepEqual(await page.gateway.inbox.list({ limit: 5, before: "e:9" }), list);
+  await page.gateway.inbox.read({ all: true });
+  const [, listed, read] = page.requests.filter(({ url }) => url.pathname.startsWith("/inbox"));
+  assert.equal(listed.url.href, `https://gateway.example/inbox?limit=5&before=e%3A9&token=${jwt("ann")}`);
+  assert.deepEqual([read.url.pathname, read.options.method, read.options.body], ["/inbox/read", "POST", '{"all":true}']);
+  page.answer = () => Promise.reject(new TypeError("Failed to fetch"));
+  assert.equal((await Page.failure(page.gateway.inbox.list())).code, "lost");
+});
+
+// The console.
+
+async function refusedChannel(options, error = { code: 103, message: "permission denied" }, listen = () => {}) {
+  const page = new Page({ silent: true, ...options });
+  listen(page.gateway.subscribe("secret"), page.gateway);
+  await settled();
+  page.socket.open();
+  await settled();
+  page.socket.reply("connect", {});
+  page.socket.refuse("subscribe", error);
+  return page.warnings;
+}
+
+test("a refused channel is one warning, which shows the gateway's sentence on loopback or with debug alone", async () => {
+  const refused = 'gateway.js: the gateway refused to let this page follow "secret" (code 103): ';
+  assert.deepEqual(await refusedChannel({}), [`${refused}new Gateway({ debug: true }) shows the gateway's sentence here`]);
+  const loopback = ["localhost", "127.0.0.1", "[::1]"].map((host) => ({ url: `http://${host}:8000` }));
+  for (const options of [{ debug: true }, ...loopback]) {
+    assert.deepEqual(await refusedChannel(options), [`${refused}permission denied`]);
+  }
+  const error = { code: 103, message: "permission denied", hint: "subscribe = \"nobody\"" };
+  assert.deepEqual(await refusedChannel({}, error), [`${refused}permission denied: subscribe = "nobody"`], "the gateway chose to send it");
+});
+
+test("a refusal that a listener receives is not a warning too", async () => {
+  assert.deepEqual(await refusedChannel({}, undefined, (subscription) => subscription.on("state", () => {})), []);
+});
+
+test("a refused connection is one warning, not one for each channel", async () => {
+  const page = new Page({ silent: true, debug: true });
+  page.gateway.subscribe("a");
+  page.gateway.subscribe("b");
+  await settled();
+  page.socket.open();
+  page.socket.end(3500, "invalid token");
+  assert.deepEqual(page.warnings, ["gateway.js: the gateway refused the connection of this page (code 3500): invalid token"]);
+});
+
+test("a token function that fails is one warning until there is a connection again", async () => {
+  const page = new Page({ silent: true, token: () => "<!doctype html>" });
+  await page.advance(60_000);
+  assert.deepEqual(page.warnings, ["gateway.js: the token function failed: it returned something that is not a JWT; it is called again"]);
+});

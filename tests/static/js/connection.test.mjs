@@ -1,0 +1,153 @@
+// The life of a connection: connect, pings, silence, loss, backoff, refusal.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { Page, jwt, settled } from "./kit.mjs";
+
+const codes = (page) => page.states.map(({ state, code }) => (code ? `${state} ${code}` : state));
+
+test("connect and the first subscribes leave in one frame", async () => {
+  const page = new Page({ token: jwt("ann") });
+  page.gateway.subscribe("a");
+  page.gateway.subscribe("b", { joinLeave: true });
+  await page.connect();
+  assert.equal(page.socket.url, "wss://gateway.example/connection/websocket");
+  assert.deepEqual(page.socket.frames, [
+    [
+      { id: 1, connect: { token: jwt("ann"), name: "gateway.js", subs: {} } },
+      { id: 2, subscribe: { channel: "a" } },
+      { id: 3, subscribe: { channel: "b", join_leave: true } },
+    ],
+  ]);
+  assert.deepEqual(codes(page), ["connecting", "connected"]);
+});
+
+test("a ping is answered where the gateway asks for pongs", async () => {
+  const page = new Page();
+  await page.connect({ ping: 25, pong: true });
+  page.socket.receive({});
+  assert.deepEqual(page.socket.frames.at(-1), [{}]);
+});
+
+test("a connection that does not open in time is replaced after a backoff", async () => {
+  const page = new Page();
+  await page.advance(5000);
+  assert.equal(page.sockets[0].isClosed, true);
+  assert.deepEqual(page.states.at(-1), { state: "waiting", code: "timeout", reason: "the connection did not open in time", retryMs: 500 });
+  await page.advance(500);
+  assert.equal(page.sockets.length, 2);
+});
+
+test("a connection without its ping is dead after the silence that is allowed, and not before", async () => {
+  const page = new Page({ silenceMs: 1000 });
+  await page.connect({ ping: 25 });
+  await page.advance(25_000);
+  page.socket.receive({});
+  await page.advance(25_999);
+  assert.equal(page.gateway.state, "connected");
+  await page.advance(1);
+  assert.deepEqual(codes(page).at(-1), "waiting timeout");
+});
+
+test("each failure doubles the backoff up to the longest, and a steady connection starts it anew", async () => {
+  const page = new Page({ backoffMs: 100, longestBackoffMs: 1000 });
+  const waits = [];
+  for (let failures = 0; failures < 6; failures++) {
+    await settled();
+    page.socket.end();
+    waits.push(page.states.at(-1).retryMs);
+    await page.advance(waits.at(-1));
+  }
+  assert.deepEqual(waits, [100, 200, 400, 800, 1000, 1000]);
+  await page.connect();
+  page.socket.end();
+  assert.equal(page.states.at(-1).retryMs, 1000, "it held for no time");
+  await page.advance(1000);
+  await page.connect();
+  await page.advance(5001);
+  page.socket.end();
+  assert.equal(page.states.at(-1).retryMs, 100);
+});
+
+test("a backoff is a random share of its length", async () => {
+  const page = new Page({ backoffMs: 100, platform: { random: () => 0.25 } });
+  await settled();
+  page.socket.end();
+  assert.equal(page.states.at(-1).retryMs, 25);
+});
+
+test("a close code that is final ends the attempts, and connect() begins them again", async () => {
+  const page = new Page();
+  const subscription = page.gateway.subscribe("a");
+  await page.connect();
+  page.socket.end(3503, "force disconnect");
+  await page.advance(100_000);
+  assert.deepEqual(page.states.at(-1), { state: "refused", code: 3503, reason: "force disconnect" });
+  assert.equal(subscription.state, "refused");
+  assert.equal(page.sockets.length, 1);
+  page.gateway.connect();
+  await page.connect();
+  assert.equal(subscription.state, "live");
+});
+
+test("a close code that is temporary leads to another connection", async () => {
+  const page = new Page();
+  await page.connect();
+  page.socket.end(3001, "shutdown");
+  await page.advance(500);
+  await page.connect();
+  assert.deepEqual(codes(page), ["connecting", "connected", "waiting 3001", "connecting", "connected"]);
+});
+
+test("disconnect closes the connection, and connect continues at the same positions", async () => {
+  const page = new Page();
+  page.gateway.subscribe("a");
+  await page.connect();
+  page.gateway.disconnect();
+  assert.equal(page.gateway.state, "closed");
+  assert.equal(page.sockets[0].isClosed, true);
+  await page.advance(100_000);
+  assert.equal(page.sockets.length, 1);
+  page.gateway.connect();
+  await page.connect();
+  assert.deepEqual(page.socket.sent("subscribe"), [{ id: 2, channel: "a", recover: true, epoch: "e", offset: 7 }]);
+});
+
+test("close ends the subscriptions, however many components share them, and leaves no timer", async () => {
+  const page = new Page({ token: () => jwt("ann") });
+  const subscription = page.gateway.subscribe("a");
+  page.gateway.subscribe("a");
+  await page.connect({ ping: 25, ttl: 3600 });
+  page.gateway.close();
+  assert.equal(subscription.state, "closed");
+  assert.equal(page.clock.waiting, 0);
+});
+
+test("what a replaced connection still brings is ignored", async () => {
+  const page = new Page();
+  page.gateway.subscribe("a");
+  await settled();
+  const { onopen, onmessage, onclose } = page.socket;
+  await page.advance(5500);
+  await page.connect();
+  onopen();
+  onmessage({ data: '{"push":{"channel":"a","pub":{"data":1,"offset":8}}}' });
+  onclose({ code: 3503, reason: "" });
+  assert.deepEqual([page.gateway.state, page.data], ["connected", []]);
+});
+
+test("a page that wakes asks whether the connection works, and does not wait for a backoff", async () => {
+  globalThis.addEventListener = (event, wake) => event === "online" && (globalThis.wake = wake);
+  const page = new Page({ timeoutMs: 300 });
+  delete globalThis.addEventListener;
+  await page.connect();
+  globalThis.wake();
+  assert.equal(page.socket.commands.at(-1).id, 2, "a ping");
+  await page.advance(300);
+  assert.deepEqual(page.states.at(-1), { state: "waiting", code: "timeout", reason: "the gateway did not answer", retryMs: 500 });
+  globalThis.wake();
+  await settled();
+  assert.equal(page.sockets.length, 2);
+  delete globalThis.wake;
+});
