@@ -29,6 +29,8 @@ class Wire(Protocol):
 
     def join(self, channel: Channel, publications: list[Publication]) -> Any: ...
 
+    def __hash__(self) -> int: ...
+
 
 class FilteredWire:
     """A wire for subscriptions that want some publications only. Those with the same filter share it, as they do a wire."""
