@@ -155,7 +155,7 @@ class ClientSubscription(TimedSubscription):
             self.session.unsubscribe(self)
 
     def _enter(self) -> None:
-        """From now on presence has it, and it takes part in joins and leaves, as the rules say."""
+        """Puts it into presence, and among the subscriptions that get joins and leaves, as the rules have it."""
         rules = self.rules
         self.session.node.lifecycle.tell("subscribed", self.session.identity.user, self.session.client, channel=self.channel.name)
         if rules.presence or rules.announces:

@@ -1,16 +1,16 @@
 """By when a client must have done what, and what happens otherwise: one rule for every edge, whatever carries the client.
 
-| a client must                            | within                                                | else: a session, an event stream        |
-|------------------------------------------|-------------------------------------------------------|-----------------------------------------|
-| send connect                             | ``limits.first_command_seconds``                      | 3502; its request is its connect        |
-| be told where its own channels are       | ``CONNECT_SECONDS`` (Valkey answers that)             | 3004; 3004                              |
-| read what is written to it               | ``limits.slow_seconds`` after its socket was full     | 3008; 3008, cut off                     |
-| answer a ping                            | ``pong_seconds``                                      | 3012; it is pinged, and cannot answer   |
-| bring a new token for its connection     | ``GRACE_SECONDS`` + ``tokens.leeway`` after its end   | 3005; ``tokens.leeway``: refused, 109   |
-| bring a new token for a subscription     | ``GRACE_SECONDS`` + ``tokens.leeway`` after its end   | unsubscribed with 2501, or refused with |
-|                                          |                                                       | 109; ``tokens.leeway``: refused, 109    |
+| a session waits for                               | for                                               | else                             |
+|---------------------------------------------------|---------------------------------------------------|----------------------------------|
+| connect                                           | ``limits.first_command_seconds``                  | closed with 3502                 |
+| Valkey's answer where its own channels are        | ``CONNECT_SECONDS``                               | closed with 3004                 |
+| its full socket to drain                          | ``limits.slow_seconds``                           | closed with 3008                 |
+| the answer to a ping                              | ``pong_seconds``                                  | closed with 3012                 |
+| a new token, after the end of its connection's    | ``tokens.leeway`` + ``GRACE_SECONDS``             | closed with 3005                 |
+| a new token, after the end of a subscription's    | ``tokens.leeway`` + ``GRACE_SECONDS``             | unsubscribed: 2501; refused: 109 |
 
-Nothing can be sent to an event stream, so it has no grace after its token's end: it is notified ``GRACE_SECONDS`` before.
+An event stream waits for the same, but for two things: it is its own connect, and it answers no ping. Nothing can be sent to
+it, so it ends ``tokens.leeway`` after its first token (refused: 109); it is notified ``GRACE_SECONDS`` before that.
 
 No client has a timer or a task of its own. The wheel ticks it in the second after the first of its deadlines; the tick does
 what is due, and returns when something is due again. ``now`` is the loop's clock everywhere; tokens go by the time of day.

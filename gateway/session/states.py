@@ -1,6 +1,6 @@
 """The states of one client's connection, and which state may follow which.
 
-Theory of operation. A connection is OPENED when its socket is there and nobody knows yet who the client is. Its first
+Theory of operation. A connection is OPENED when its socket is there and the client has not yet shown who it is. Its first
 command is connect: once the token is accepted the connection is CONNECTING, until Valkey has answered where each channel
 that the client is subscribed to by its token or the rules is. Then connect is answered, and the connection is CONNECTED.
 CLOSED is final. Each side may close in any state, and closing a connection that is CLOSED changes nothing.

@@ -36,7 +36,7 @@ _TYPE = (b"content-type", b"text/event-stream; charset=utf-8")
 
 
 class EventStreams:
-    """The ASGI application behind ``/sse``, for one request."""
+    """The ASGI application of ``/sse``, for one request."""
 
     def __init__(self, node: Node) -> None:
         self._node = node

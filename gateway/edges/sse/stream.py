@@ -218,9 +218,9 @@ class EventStream(TimedClient[StreamSubscription]):
         self._watch_expiry()
         gaps = [self._gap_event(start.channel, start.position) for start in starts if start.gap]
         self._write_text(_retry() + self._opening(starts) + b"".join(gaps))
-        self._tell("connected")
+        self._record("connected")
         for start in starts:
-            self._tell("subscribed", channel=start.channel)
+            self._record("subscribed", channel=start.channel)
         self.opened()
         for subscription in self.subscriptions:
             self.node.hub.drained(subscription)
@@ -272,7 +272,8 @@ class EventStream(TimedClient[StreamSubscription]):
         except GONE as error:
             log.debug("a client's socket is gone: %s", error)  # its disconnect is on the way
 
-    def _tell(self, event: str, **more: object) -> None:
+    def _record(self, event: str, **more: object) -> None:
+        """A lifecycle event of its client."""
         self.node.lifecycle.tell(event, self.identity.user, self.client, **more)
 
     # From the socket.
@@ -372,9 +373,9 @@ class EventStream(TimedClient[StreamSubscription]):
         for subscription in self.subscriptions:
             self.node.hub.leave(subscription)
             if known:
-                self._tell("unsubscribed", channel=subscription.channel.name)
+                self._record("unsubscribed", channel=subscription.channel.name)
         if known:
-            self._tell("disconnected", code=disconnect.code, reason=disconnect.reason)
+            self._record("disconnected", code=disconnect.code, reason=disconnect.reason)
         self.output.finish(abort)
 
 
