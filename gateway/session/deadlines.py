@@ -138,16 +138,19 @@ class TimedClient(ABC, Generic[Followed]):
             raise Disconnect(3004, "Valkey did not answer in time where the client's channels are")
         if now >= self.slow_since + limits.slow_seconds:
             raise Disconnect(3008)
-        today = time.time()
-        for end, subscription in self.token_ends():
-            if today >= end + self.grace:
-                self.expired(subscription)
+        if ends := self.token_ends():
+            over = time.time() - self.grace
+            for end, subscription in ends:
+                if over >= end:
+                    self.expired(subscription)
 
     def next_due(self, now: float) -> float:
         """When ``tick`` may have something to do."""
-        end = min((end for end, _ in self.token_ends()), default=NEVER)
-        slow_by = self.slow_since + self.node.config.limits.slow_seconds
-        return min(self.open_by, self.next_ping, slow_by, now + max(0.0, end + self.grace - time.time()))
+        due = min(self.open_by, self.next_ping, self.slow_since + self.node.config.limits.slow_seconds)
+        if ends := self.token_ends():
+            first = min([end for end, _ in ends])
+            due = min(due, now + max(0.0, first + self.grace - time.time()))
+        return due
 
     def watch_deadlines(self) -> None:
         """One was added that may be due before all others."""
@@ -156,8 +159,12 @@ class TimedClient(ABC, Generic[Followed]):
     def token_ends(self) -> list[tuple[float, Followed | None]]:
         """When its tokens end, in unix seconds: the connection's (None) and those of subscriptions. None ends before ``tokens.leeway`` is over."""
         leeway = self.node.config.tokens.leeway
-        ends: list[tuple[float, Followed | None]] = [(self.identity.expires_at + leeway, None)] if self.identity.expires_at else []
-        ends += [(each.expires_at + leeway, each) for each in self.followed() if each.expires_at]
+        ends: list[tuple[float, Followed | None]] = []
+        if self.identity.expires_at:
+            ends.append((self.identity.expires_at + leeway, None))
+        for each in self.followed():
+            if expires_at := each.expires_at:
+                ends.append((expires_at + leeway, each))
         return ends
 
     # The socket.
