@@ -3,8 +3,9 @@
     /connection/sse, /connection/http_stream    the request carries connect; its answer is the stream, for as long as the session
     /emulation                                  {"session", "node", "data"}: more commands, to whichever process
 
-The stream is the outlet of the same session that WebSocket has. Who knows a session's id speaks for it, so it is a secret of
-its client. A POST that reaches another process goes on to the session's own, which says whether it knows the session.
+The stream is the outlet of the same session that WebSocket has. Whoever knows a session's id can send commands in its name, so
+the id is a secret of its client. A POST that reaches another process goes on to the session's own, which answers whether it
+knows the session.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from typing import Any
 from urllib.parse import parse_qs
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from ..errors import Disconnect, StoreError
 from ..live.wire_formats import ChannelView
@@ -26,7 +27,7 @@ from ..rules.json_text import decode_json, encode
 from ..rules.protocol import PING, publication_json, push
 from ..session.node import Node
 from ..session.session import Session
-from .outlets import Buffered, Direct, SocketOutlet, chunk, output_of, until_gone
+from .outlets import Buffered, Direct, SessionOutlet, chunk, output_of, until_gone
 from .request import NO_PROTOBUF, NOT_LISTED, asks_for_protobuf, body_of, client_address, cors_headers, is_foreign
 from .responses import json_response
 
@@ -37,18 +38,18 @@ log = logging.getLogger("gateway.emulation")
 EVENTS, LINES, COMMANDS = PATHS = ("/connection/sse", "/connection/http_stream", "/emulation")
 _METHODS = {EVENTS: ("GET", "POST"), LINES: ("POST",), COMMANDS: ("POST",)}
 SESSION_BYTES = 24  # of randomness, 192 bits
-HELD_MESSAGES = 16  # of the largest size that wait while nothing is taken from a client; a socket's buffers hold about as much
+HELD_MESSAGES = 16  # of the largest size, which may wait while the session takes nothing; a socket's buffers hold about as much
 OBJECT_BYTES = 64  # of a message that waits, beside its text
-ESCAPED = 2  # times its size is a message as a string in JSON, if it is all quotes
+ESCAPED = 2  # times the size of a message: its size as a string in JSON, if it is all quotes
 AROUND_BYTES = 1024  # of a POST, around its data
 
 
 class EmulationWire:
-    """A message and what stands around it. What one round brings is made once, for all streams of the same kind."""
+    """A message with what is put before and after it. What a round of the fan-out writes is made once for all streams of a kind."""
 
-    def __init__(self, before: bytes, behind: bytes, *, chunked: bool) -> None:
+    def __init__(self, before: bytes, after: bytes, *, chunked: bool) -> None:
         self._before = before
-        self._behind = behind
+        self._after = after
         self._chunked = chunked
 
     def join(self, channel: ChannelView, publications: list[Publication]) -> bytes:
@@ -56,7 +57,7 @@ class EmulationWire:
         return self.part(b"".join([self.message(b"%b%b}}" % (prefix, publication_json(publication))) for publication in publications]))
 
     def message(self, message: bytes) -> bytes:
-        return b"%b%b%b" % (self._before, message, self._behind)
+        return b"%b%b%b" % (self._before, message, self._after)
 
     def part(self, text: bytes) -> bytes:
         """As the transport takes it."""
@@ -71,11 +72,11 @@ _OPENING = {EVENTS: b"\r\n", LINES: b""}
 _TYPES = {EVENTS: b"text/event-stream; charset=utf-8", LINES: b"application/json"}
 
 
-class EmulationStream(SocketOutlet):
+class EmulationStream(SessionOutlet):
     """The outlet of one session. ``take`` is given the commands that come by POST."""
 
     __slots__ = (
-        *("_address", "_held", "_id", "_node", "_waiting", "_waiting_bytes"),
+        *("_address", "_id", "_node", "_waiting", "_waiting_bytes"),
         *("output", "return_path", "wire"),
     )
 
@@ -87,8 +88,7 @@ class EmulationStream(SocketOutlet):
         self._address = address
         self.output = output
         self._id = secrets.token_urlsafe(SESSION_BYTES)
-        self._held = False
-        self._waiting: list[bytes] = []  # messages that came while it is held
+        self._waiting: list[bytes] = []  # messages that came while nothing is taken from the client
         self._waiting_bytes = 0
         self.return_path = {"session": encode(self._id), "node": encode(node.uid)}
         self.wire = _WIRES[path, output.direct]
@@ -120,22 +120,21 @@ class EmulationStream(SocketOutlet):
         if session is None:
             return
         if message == PING:
-            session.ponged()  # it may come twice: browsers repeat a request whose connection was cut
+            session.ponged()  # a pong may come twice: browsers repeat a request whose connection was cut
         elif self._held or self._waiting:
             self._wait(session, message)
         else:
             self._receive(session, message)
 
     def _wait(self, session: Session, message: bytes) -> None:
-        """There is no socket to leave it in: who sends on and on is ended."""
+        """A POST cannot be left in a socket, so a client whose messages exceed the buffer is disconnected."""
         self._waiting.append(message)
         self._waiting_bytes += len(message) + OBJECT_BYTES
         if self._waiting_bytes > HELD_MESSAGES * self._node.config.limits.message_bytes:
             session.close(Disconnect(3013, f"{self._waiting_bytes} bytes of commands wait"))
 
-    def hold_reading(self, hold: bool) -> None:
-        self._held = hold
-        if self._waiting and not hold:
+    def _read_or_not(self) -> None:
+        if self._waiting and not self._held:
             self._loop.call_soon(self._take_waiting)
 
     def _take_waiting(self) -> None:
@@ -184,14 +183,14 @@ class _Post(msgspec.Struct):
     data: str
 
 
-async def emulation(node: Node, scope: Any, receive: Any, send: Any) -> None:
-    """The ASGI application behind the three paths, for one request. Nothing of it stays behind in a stream."""
+async def emulation(node: Node, scope: Scope, receive: Receive, send: Send) -> None:
+    """The ASGI application of the three paths, for one request. A stream holds nothing of its request."""
     stream = await _answer(node, scope, receive, send)
     if stream is not None:
-        await until_gone(stream, receive)
+        await until_gone(stream, receive, send)
 
 
-async def _answer(node: Node, scope: Any, receive: Any, send: Any) -> EmulationStream | None:
+async def _answer(node: Node, scope: Scope, receive: Receive, send: Send) -> EmulationStream | None:
     """Answers, and begins the stream if that is the answer."""
     request, path = Request(scope, receive), scope["path"].removeprefix(scope.get("root_path", ""))
     answer = await _judge(node, request, path)
@@ -221,7 +220,7 @@ def _refusal(status: int, text: str, headers: dict[str, str] | None = None) -> R
 
 
 async def _first_message(node: Node, request: Request) -> bytes | Response:
-    """What holds connect, or the answer to a request that cannot: it may hold a token, and goes into no log."""
+    """The message with connect, or the answer to a request without one. The message may hold a token, so it is never logged."""
     most = node.config.limits.message_bytes
     query = parse_qs(request.scope["query_string"].decode("latin-1"))
     if request.headers.get("content-type") == "application/octet-stream" or asks_for_protobuf(query):
@@ -234,7 +233,7 @@ async def _first_message(node: Node, request: Request) -> bytes | Response:
     return message if len(message) <= most else _refusal(413, f"cf_connect is over limits.message_bytes ({most})")
 
 
-async def _open(node: Node, path: str, message: bytes, cors: list[tuple[bytes, bytes]], scope: Any, send: Any) -> EmulationStream:
+async def _open(node: Node, path: str, message: bytes, cors: list[tuple[bytes, bytes]], scope: Scope, send: Send) -> EmulationStream:
     output = output_of(scope, send)
     headers = [(b"content-type", _TYPES[path]), *output.headers, *cors]
     await send({"type": "http.response.start", "status": 200, "headers": headers})

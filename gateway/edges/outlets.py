@@ -1,23 +1,33 @@
-"""Where bytes go: straight to the transport, where the server lends it (``HttpProtocol``), else through ASGI's ``send``."""
+"""Where bytes go: straight to the transport, where the server lends it (``HttpProtocol``), else through ASGI's ``send``.
+
+    Session ──▶ SessionOutlet ──┬──▶ a transport: a WebSocket connection, ``Direct``
+    EventStream ────────────────┴──▶ ``Buffered``, whose one task sends through ASGI
+
+What waits to be written together is a ``Buffer`` everywhere: the answers to one message of a client, and what ASGI's
+``send`` has not taken yet.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
+
+from starlette.types import Receive, Scope, Send
 
 from ..live.fanout import GONE
 from ..session.session import Session
 
-__all__ = ["Buffered", "Direct", "SocketOutlet", "Stream", "chunk", "output_of", "until_gone"]
+__all__ = ["Buffer", "Buffered", "Direct", "SessionOutlet", "Stream", "chunk", "output_of", "until_gone"]
 
 log = logging.getLogger("gateway.edges")
 
 HEADERS = [(b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]  # the second for nginx, which would collect what it gets
 CLOSE_SECONDS = 5.0  # for the client to take what is left
 GOODBYE_SECONDS = 1.0  # of a connection with nothing left to take, when the process ends
-ALONE_BYTES = 4096  # what is larger goes out at once: a frame may ask for a page of history a thousand times
+ALONE_BYTES = 4096  # a larger message is written at once: the client may ask for a page of history a thousand times in one message
 
 
 def chunk(text: bytes) -> bytes:
@@ -25,29 +35,64 @@ def chunk(text: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(text), text)
 
 
-class SocketOutlet:
-    """What outlets that write to a transport have in common: what answers one message leaves in one write, and a full socket is told."""
+class Buffer:
+    """Parts that are written together, in order. ``size`` is their bytes; a buffer without parts is false."""
 
-    __slots__ = ("_corked", "_loop", "_session", "paused", "write")
+    __slots__ = ("_parts", "_separator", "size")
+
+    def __init__(self, separator: bytes = b"") -> None:
+        self._parts: list[bytes] = []
+        self._separator = separator
+        self.size = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._parts)
+
+    def add(self, part: bytes) -> None:
+        self._parts.append(part)
+        self.size += len(part)
+
+    def take(self) -> bytes:
+        """Everything, with the separator between the parts; the buffer is empty then."""
+        parts, self._parts, self.size = self._parts, [], 0
+        return self._separator.join(parts)
+
+
+class SessionOutlet(ABC):
+    """What the outlets of sessions have in common: the answers to one message leave in one write, and the session is notified
+    when the socket is full and when it has drained.
+
+    ``paused``: the socket is full. ``write`` takes bytes as the wire has them.
+    """
+
+    __slots__ = ("_corked", "_held", "_loop", "_session", "paused", "write")
+
+    separator = b""  # between messages in one write
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._session: Session | None = None
-        self._corked: list[bytes] | None = None
+        self._corked: Buffer | None = None  # while a message is being handled: its answers so far
+        self._held = False
         self.paused = False
+        self.write: Callable[[bytes], object]
 
+    @abstractmethod
     def _framed(self, message: bytes) -> bytes:
-        """As it stands among others in a write."""
-        raise AssertionError("an outlet says so")
+        """A message as the wire has it, among others in a write."""
+
+    @abstractmethod
+    def _read_or_not(self) -> None:
+        """Called when ``_held`` or ``paused`` has changed: whether the client is read from depends on them."""
 
     def _put(self, data: bytes) -> None:
         try:
             self.write(data)
         except GONE as error:
-            log.debug("a client's socket is gone: %s", error)  # that it is lost is on the way
+            log.debug("a client's socket is gone: %s", error)  # the transport reports the loss itself, later
 
     def _receive(self, session: Session, message: bytes) -> None:
-        self._corked = []
+        self._corked = Buffer(self.separator)
         session.receive(message)
         self.flush()
         self._corked = None
@@ -56,37 +101,58 @@ class SocketOutlet:
         if self._corked is None:
             self._put(self._framed(message))
         else:
-            self._corked.append(self._framed(message))
+            self._corked.add(self._framed(message))
             if len(message) > ALONE_BYTES:
                 self.flush()
 
     def flush(self) -> None:
-        """What answers the message that is being handled goes out before anything else does."""
+        """Writes the answers to the message that is being handled, so that what is written next comes after them."""
         if self._corked:
-            messages, self._corked = self._corked, []
-            self._put(b"".join(messages))
+            self._put(self._corked.take())
+
+    def hold_reading(self, hold: bool) -> None:
+        self._held = hold
+        self._read_or_not()
 
     def pause_writing(self) -> None:
         self.paused = True
         if self._session is not None:
             self._session.fell_behind(self._loop.time())
+        self._read_or_not()
 
     def resume_writing(self) -> None:
         self.paused = False
         if self._session is not None:
             self._session.drained()
+        self._read_or_not()
 
 
-class Stream(Protocol):
-    """What the connection, or ``Buffered``, tells: ``EventStream``, and the outlet of an emulated WebSocket."""
-
-    output: Direct | Buffered
-
-    def gone(self) -> None: ...
+class Writer(Protocol):
+    """What is notified by an output: when it is full, and when it has drained."""
 
     def pause_writing(self) -> None: ...
 
     def resume_writing(self) -> None: ...
+
+
+class Stream(Writer, Protocol):
+    """A response that goes on: ``EventStream``, and the outlet of an emulated WebSocket."""
+
+    @property
+    def output(self) -> Direct | Buffered: ...
+
+    def gone(self) -> None:
+        """The connection is gone."""
+        ...
+
+
+class Lender(Protocol):
+    """``HttpProtocol``, which lends its transport to a stream."""
+
+    connections: set[Any]
+    transport: Any
+
+    def hand_over(self, protocol: asyncio.Protocol) -> None: ...
 
 
 class Direct(asyncio.Protocol):
@@ -95,18 +161,20 @@ class Direct(asyncio.Protocol):
     __slots__ = ("_connections", "_lender", "_stream", "_transport", "write")
 
     direct = True
-    headers = [*HEADERS, (b"connection", b"close")]  # its end closes the connection: else a client takes that for its next request
+    # The end of the stream closes the connection: otherwise a client would send its next request on it.
+    headers = [*HEADERS, (b"connection", b"close")]
 
-    def __init__(self, lender: Any) -> None:
-        self._lender = lender
+    def __init__(self, lender: Lender) -> None:
+        self._lender: Lender | None = lender
         self._connections = lender.connections
         self._stream: Stream | None = None
         self._transport = lender.transport
-        self.write = self._transport.write
+        self.write: Callable[[bytes], object] = self._transport.write
 
     def carry(self, stream: Stream, waiting_bytes: int) -> None:
-        """The stream is told when more than ``waiting_bytes`` are not taken yet, and when the connection is gone."""
+        """The stream is notified when more than ``waiting_bytes`` are not taken yet, and when the connection is gone."""
         lender, self._lender, self._stream = self._lender, None, stream
+        assert lender is not None, "it carries one stream"
         if self._transport.is_closing():
             asyncio.get_running_loop().call_soon(self.connection_lost, None)
             return
@@ -114,7 +182,7 @@ class Direct(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=waiting_bytes)
 
     def finish(self, abort: bool) -> None:
-        """Nothing follows."""
+        """Nothing more is written. ``abort``: what the client has not taken yet is lost, and the connection ends at once."""
         self._stream = None
         if abort:
             self._transport.abort()
@@ -124,7 +192,7 @@ class Direct(asyncio.Protocol):
             self._transport.close()
             asyncio.get_running_loop().call_later(CLOSE_SECONDS, self._transport.abort)
 
-    # From the transport. What a client says behind its request is not for anybody.
+    # From the transport. Bytes after the request are ignored.
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)
@@ -142,67 +210,84 @@ class Direct(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """From uvicorn, as the process ends, of a connection that is closing already."""
-        if not self._transport.get_write_buffer_size():  # over TLS the other side is asked first, and need not listen
+        if not self._transport.get_write_buffer_size():  # over TLS the client is asked first, and may never answer
             asyncio.get_running_loop().call_later(GOODBYE_SECONDS, self._transport.abort)
 
 
 class Buffered:
-    """Collects what a task sends through ASGI; the stream is told when too much is waiting."""
+    """Through ASGI: what is written waits until one task, ``pump``, has sent it on. The writer is notified when too much waits.
+
+    ``send`` takes one piece of bytes; what was written since the last piece is joined with ``separator``.
+    """
 
     direct = False
     headers = HEADERS
 
-    def __init__(self, send: Any) -> None:
+    def __init__(self, send: Callable[[bytes], Awaitable[None]], separator: bytes = b"") -> None:
         self._send = send
-        self._stream: Stream | None = None
+        self._waiting = Buffer(separator)
+        self._writer: Writer | None = None
+        self._most = 0
         self._full = False
-        self._waiting: list[bytes] = []
-        self._bytes = self._most = 0
         self._more = asyncio.Event()
-        self._ended = False
+        self._finished = False
 
-    def carry(self, stream: Stream, waiting_bytes: int) -> None:
-        self._stream = stream
+    def carry(self, writer: Writer, waiting_bytes: int) -> None:
+        """The writer is notified when more than ``waiting_bytes`` wait, and when they were sent."""
+        self._writer = writer
         self._most = waiting_bytes
 
     def write(self, data: bytes) -> None:
-        self._waiting.append(data)
-        self._bytes += len(data)
+        if self._finished:
+            return
+        self._waiting.add(data)
         self._more.set()
-        if self._bytes > self._most and self._stream is not None and not self._full:
+        if self._waiting.size > self._most and self._writer is not None and not self._full:
             self._full = True
-            self._stream.pause_writing()
+            self._writer.pause_writing()
 
-    def finish(self, abort: bool) -> None:
-        self._ended = True
+    def finish(self, abort: bool = False) -> None:
+        """Nothing more is written. ASGI cannot cut a connection off, so ``abort`` changes nothing."""
+        self._finished = True
         self._more.set()
 
     async def pump(self) -> None:
-        """Sends what is buffered, to the end."""
-        while not self._ended or self._waiting:
+        """Sends what is written. Returns when everything was sent, after ``finish``."""
+        while not self._finished or self._waiting:
             await self._more.wait()
             self._more.clear()
-            waiting, self._waiting, self._bytes = self._waiting, [], 0
-            if waiting:
-                await self._send({"type": "http.response.body", "body": b"".join(waiting), "more_body": True})
-            if self._full and self._stream is not None and not self._ended:
+            if self._waiting:
+                await self._send(self._waiting.take())
+            if self._full and not self._waiting and not self._finished and self._writer is not None:
                 self._full = False
-                self._stream.resume_writing()
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+                self._writer.resume_writing()
 
 
-def output_of(scope: Any, send: Any) -> Direct | Buffered:
+def output_of(scope: Scope, send: Send) -> Direct | Buffered:
+    """The output of a response whose head is sent, or will be: the transport if the server lends it."""
     lent = (scope.get("extensions") or {}).get("gateway.stream")
-    return Buffered(send) if lent is None else Direct(lent)
+    return Buffered(_body(send)) if lent is None else Direct(lent)
 
 
-async def until_gone(stream: Stream, receive: Any) -> None:
-    """Returns when the client is gone, or has everything; at once, where the connection itself tells the stream."""
+def _body(send: Send) -> Callable[[bytes], Awaitable[None]]:
+    async def send_body(data: bytes) -> None:
+        await send({"type": "http.response.body", "body": data, "more_body": True})
+
+    return send_body
+
+
+async def until_gone(stream: Stream, receive: Receive, send: Send) -> None:
+    """Returns when the client is gone, or has everything; at once, where the connection itself notifies the stream."""
     if isinstance(stream.output, Buffered):
         try:
-            await _until_either(stream.output.pump(), _disconnected(receive))
+            await _until_either(_pump_body(stream.output, send), _disconnected(receive))
         finally:
             stream.gone()
+
+
+async def _pump_body(output: Buffered, send: Send) -> None:
+    await output.pump()
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _until_either(*work: Coroutine[Any, Any, None]) -> None:
@@ -211,6 +296,6 @@ async def _until_either(*work: Coroutine[Any, Any, None]) -> None:
         task.cancel()
 
 
-async def _disconnected(receive: Any) -> None:
+async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         continue

@@ -1,9 +1,9 @@
 """A WebSocket connection: the outlet of a session.
 
 ``websockets``' sans-I/O protocol does the handshake and everything inbound. Outbound, publications are prepared frames:
-each is framed once, kept with the publication, and written as it is to the transports of all subscribers. There is no
-task and no queue; what a full socket does not take stays in history, and the session catches it up when the transport
-says that it drained.
+each is framed once, stored with the publication, and written as it is to the transports of all subscribers. There is no
+task and no queue; what a full socket does not take stays in history, and the session catches up from there when the
+transport has drained.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from ..publication import Publication
 from ..rules.protocol import PING, publication_json
 from ..session.node import Node
 from ..session.session import Session
-from .outlets import SocketOutlet
+from .outlets import SessionOutlet
 from .request import NO_PROTOBUF, NOT_LISTED, asks_for_protobuf, client_address, origin_allowed
 
 __all__ = ["PATH", "WEBSOCKET", "WebSocketConnection", "text_frame"]
 
 log = logging.getLogger("gateway.websocket")
 _quiet = logging.getLogger("gateway.websocket.protocol")
-_quiet.setLevel(logging.CRITICAL)  # it would log handshakes and tracebacks of what clients do wrong; we say it in a line
+_quiet.setLevel(logging.CRITICAL)  # it would log handshakes, and tracebacks of clients' mistakes; ours is one line for each
 
 PATH = "/connection/websocket"
 CLOSE_SECONDS = 5.0  # for the client to answer a close frame
@@ -83,10 +83,10 @@ def _prepare(channel: ChannelView, publication: Publication) -> bytes:
 WEBSOCKET = WebSocketWire()
 
 
-class WebSocketConnection(SocketOutlet, asyncio.Protocol):
+class WebSocketConnection(SessionOutlet, asyncio.Protocol):
     """``HttpProtocol`` hands a connection over: ``connection_made``, ``shake_hands``, then whatever the socket brings."""
 
-    __slots__ = ("_fragments", "_held", "_node", "_protocol", "_reading_paused", "_transport", "native_pings")
+    __slots__ = ("_fragments", "_node", "_protocol", "_reading_paused", "_transport", "native_pings")
 
     wire = WEBSOCKET
     return_path: dict[str, bytes] = {}
@@ -96,18 +96,18 @@ class WebSocketConnection(SocketOutlet, asyncio.Protocol):
         self._node: Node = app_state["node"]
         self._protocol = ServerProtocol(state=State.OPEN, max_size=self._node.config.limits.message_bytes, logger=_quiet)
         self._fragments: list[bytes] | None = None
-        self._held = self._reading_paused = False
+        self._reading_paused = False
         self.native_pings = False
 
     # The handshake.
 
     def connection_made(self, transport: Any) -> None:
-        self._transport = transport
+        self._transport: asyncio.Transport = transport
         self.write = transport.write
         transport.set_write_buffer_limits(high=self._node.config.limits.waiting_bytes)
 
     def shake_hands(self, path: str, headers: list[tuple[bytes, bytes]], peer: Any = None) -> None:
-        """Answers the upgrade request, whose header names are in lower case; everything behind it is frames."""
+        """Answers the upgrade request, whose header names are in lower case; everything after it is frames."""
         query = parse_qs(path.partition("?")[2]) if "?" in path else {}
         status, answer, text = self._answer_handshake(path, headers, query)
         self._put(answer)
@@ -122,7 +122,7 @@ class WebSocketConnection(SocketOutlet, asyncio.Protocol):
             self.disconnect(disconnect.code, disconnect.reason)
 
     def _answer_handshake(self, path: str, headers: list[tuple[bytes, bytes]], query: dict[str, list[str]]) -> tuple[int, bytes, str]:
-        """Status and answer; the text says why it is refused. Whatever is unusual is left to the library to judge."""
+        """Status, answer, and for a refusal its reason. Unusual requests are left to the library to judge."""
         fields = dict(headers)
         if path.partition("?")[0] != PATH:
             return _refusal(404, f"WebSocket lives at {PATH}")
@@ -162,7 +162,7 @@ class WebSocketConnection(SocketOutlet, asyncio.Protocol):
                 self._fragments = [bytes(frame.data)]
         elif frame.opcode is Opcode.CONT:
             assert self._fragments is not None  # the protocol refuses a continuation of nothing
-            if frame.data:  # empty ones count for nothing, and there may be any number
+            if frame.data:  # the protocol counts no empty ones, and there may be any number of them
                 self._fragments.append(bytes(frame.data))
             if frame.fin:
                 message, self._fragments = b"".join(self._fragments), None
@@ -205,12 +205,8 @@ class WebSocketConnection(SocketOutlet, asyncio.Protocol):
         self._write_protocol()
         self._loop.call_later(CLOSE_SECONDS, self._transport.abort)
 
-    def hold_reading(self, hold: bool) -> None:
-        self._held = hold
-        self._read_or_not()
-
     def _read_or_not(self) -> None:
-        """Nothing is read from who does not read: whatever it asks, even a ping, would be answered into memory."""
+        """Stops reading from a client that does not read itself: the answers to its commands, even to a ping, would fill memory."""
         pause = self._held or self.paused
         if pause != self._reading_paused and not self._transport.is_closing():
             self._reading_paused = pause
@@ -230,14 +226,6 @@ class WebSocketConnection(SocketOutlet, asyncio.Protocol):
                 else:  # TLS has no half
                     self._transport.close()
                 self._loop.call_later(CLOSE_SECONDS, self._transport.abort)
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._read_or_not()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._read_or_not()
 
 
 def _select_subprotocol(protocol: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:
@@ -261,5 +249,5 @@ def _is_plain_handshake(fields: dict[bytes, bytes]) -> bool:
     )
 
 
-# Answers unusual handshakes, everybody's: it keeps nothing of one for the next.
+# Answers all unusual handshakes: it holds nothing of one for the next.
 _hands = ServerProtocol(select_subprotocol=_select_subprotocol, logger=_quiet)

@@ -1,15 +1,16 @@
-"""A WebSocket connection of any ASGI server: the same session behind a slower outlet.
+"""A WebSocket connection of any ASGI server: the same session with a slower outlet.
 
-What is written waits in a list that one task sends on; past ``limits.waiting_bytes`` the client is behind, as on the fast
-edge. ASGI does not say when a socket drained, only when a message was taken, so the server's own buffer comes on top.
+What is written waits in a buffer that one task sends on; past ``limits.waiting_bytes`` its socket counts as full, as on the
+fast edge. ASGI does not report that a socket has drained, only that a message was taken, so the server's own buffer comes on top.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
 from urllib.parse import parse_qs
+
+from starlette.types import Receive, Scope, Send
 
 from ..errors import Disconnect
 from ..live.wire_formats import ChannelView
@@ -17,6 +18,7 @@ from ..publication import Publication
 from ..rules.protocol import PING, publication_json
 from ..session.node import Node
 from ..session.session import Session
+from .outlets import Buffered, SessionOutlet
 from .request import NO_PROTOBUF, NOT_LISTED, asks_for_protobuf, client_address, origin_allowed
 from .websocket import PATH, REASON_BYTES
 
@@ -36,56 +38,51 @@ class TextWire:
 TEXT = TextWire()
 
 
-class AsgiConnection:
-    """The outlet: ``receive_all`` reads, ``send_all`` writes; each is a task, and the first to end ends the other."""
+class AsgiConnection(SessionOutlet):
+    """The outlet of a session. ``run`` reads and writes until one side closes, in a task for each."""
 
     wire = TEXT
+    separator = b"\n"
     native_pings = False
     return_path: dict[str, bytes] = {}
 
-    def __init__(self, node: Node, scope: Any, receive: Any, send: Any) -> None:
+    def __init__(self, node: Node, scope: Scope, receive: Receive, send: Send) -> None:
+        super().__init__(asyncio.get_running_loop())
         self._node = node
-        self._receive, self._send = receive, send
-        self._waiting: list[bytes] = []
-        self._bytes = 0
-        self._more = asyncio.Event()
+        self._scope, self._receive_next, self._send_next = scope, receive, send
         self._readable = asyncio.Event()
         self._readable.set()
-        self._held = False
         self._close: tuple[int, str] | None = None
-        self.paused = False
-        address = client_address(scope.get("client"), scope["headers"], node.config.proxies)
-        self.session = Session(node, self, node.hub.now(), address)
+        self._output = Buffered(self._send_text, self.separator)
+        self._output.carry(self, node.config.limits.waiting_bytes)
+        self.write = self._output.write
 
-    # Outlet.
-
-    def write(self, text: bytes) -> None:
-        if self._close is not None:
+    async def run(self) -> None:
+        """Returns when the connection is closed."""
+        try:
+            self._session = self._open()
+        except Disconnect as disconnect:
+            await self._send_close(disconnect.code, disconnect.reason)
             return
-        self._waiting.append(text)
-        self._bytes += len(text)
-        self._more.set()
-        if self._bytes > self._node.config.limits.waiting_bytes and not self.paused:
-            self.paused = True
-            self._read_or_not()
-            self.session.fell_behind(self._node.hub.now())
+        tasks = [asyncio.create_task(self._receive_all()), asyncio.create_task(self._send_all())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._end_session()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    send = write
+    def _open(self) -> Session:
+        address = client_address(self._scope.get("client"), self._scope["headers"], self._node.config.proxies)
+        return Session(self._node, self, self._loop.time(), address)
 
-    def flush(self) -> None:
-        """Everything leaves in the order in which it was written."""
+    def _end_session(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.closed()
 
-    def ping(self) -> None:
-        self.write(PING)
-
-    def hold_reading(self, hold: bool) -> None:
-        self._held = hold
-        self._read_or_not()
-
-    def disconnect(self, code: int, reason: str) -> None:
-        self._close = (code, reason.encode()[:REASON_BYTES].decode(errors="ignore"))
-        self._more.set()
-        self._readable.set()
+    # Inbound.
 
     def _read_or_not(self) -> None:
         if self._held or self.paused:
@@ -93,41 +90,50 @@ class AsgiConnection:
         else:
             self._readable.set()
 
-    # Tasks.
-
-    async def receive_all(self) -> None:
-        most = self._node.config.limits.message_bytes
+    async def _receive_all(self) -> None:
         while True:
             await self._readable.wait()
-            message = await self._receive()
-            if message["type"] != "websocket.receive" or self._close is not None:
+            message = await self._receive_next()
+            if message["type"] != "websocket.receive" or self._session is None:
                 return
             text = message.get("text")
-            data = text.encode() if text is not None else message.get("bytes") or b""
-            if len(data) > most:
-                self.session.closed()
-                self.disconnect(1009, "message too big")
-                continue
-            self.session.receive(data)
+            self._take(self._session, text.encode() if text is not None else message.get("bytes") or b"")
 
-    async def send_all(self) -> None:
-        while True:
-            await self._more.wait()
-            self._more.clear()
-            waiting, self._waiting, self._bytes = self._waiting, [], 0
-            if waiting:
-                await self._send({"type": "websocket.send", "text": b"\n".join(waiting).decode()})
-            if self.paused and not self._waiting:
-                self.paused = False
-                self.session.drained()
-                self._read_or_not()
-            if self._close is not None and not self._waiting:
-                code, reason = self._close
-                await self._send({"type": "websocket.close", "code": code, "reason": reason})
-                return
+    def _take(self, session: Session, message: bytes) -> None:
+        if len(message) <= self._node.config.limits.message_bytes:
+            self._receive(session, message)
+        else:
+            session.closed()
+            self.disconnect(1009, "message too big")
+
+    # Outbound.
+
+    def _framed(self, message: bytes) -> bytes:
+        return message
+
+    def ping(self) -> None:
+        self._put(PING)
+
+    def disconnect(self, code: int, reason: str) -> None:
+        self._session = None
+        self.flush()
+        self._close = (code, reason.encode()[:REASON_BYTES].decode(errors="ignore"))
+        self._output.finish()
+        self._readable.set()
+
+    async def _send_all(self) -> None:
+        await self._output.pump()
+        if self._close is not None:
+            await self._send_close(*self._close)
+
+    async def _send_text(self, text: bytes) -> None:
+        await self._send_next({"type": "websocket.send", "text": text.decode()})
+
+    async def _send_close(self, code: int, reason: str) -> None:
+        await self._send_next({"type": "websocket.close", "code": code, "reason": reason})
 
 
-async def serve_websocket(node: Node, path: str, scope: Any, receive: Any, send: Any) -> None:
+async def serve_websocket(node: Node, path: str, scope: Scope, receive: Receive, send: Send) -> None:
     """One connection, from its handshake to its end."""
     await receive()  # websocket.connect
     fault = _fault(node, path, scope)
@@ -137,22 +143,10 @@ async def serve_websocket(node: Node, path: str, scope: Any, receive: Any, send:
         return
     subprotocol = "centrifuge-json" if "centrifuge-json" in scope.get("subprotocols", ()) else None
     await send({"type": "websocket.accept", "subprotocol": subprotocol})
-    try:
-        connection = AsgiConnection(node, scope, receive, send)
-    except Disconnect as disconnect:
-        await send({"type": "websocket.close", "code": disconnect.code, "reason": disconnect.reason})
-        return
-    tasks = [asyncio.create_task(connection.receive_all()), asyncio.create_task(connection.send_all())]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        connection.session.closed()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    await AsgiConnection(node, scope, receive, send).run()
 
 
-async def _refuse(scope: Any, send: Any, status: int, text: str) -> None:
+async def _refuse(scope: Scope, send: Send, status: int, text: str) -> None:
     if "websocket.http.response" not in (scope.get("extensions") or {}):
         await send({"type": "websocket.close", "code": 1008, "reason": text})  # before accept: the server answers 403
         return
@@ -161,8 +155,8 @@ async def _refuse(scope: Any, send: Any, status: int, text: str) -> None:
     await send({"type": "websocket.http.response.body", "body": f"{text}\n".encode()})
 
 
-def _fault(node: Node, path: str, scope: Any) -> tuple[int, str] | None:
-    """Status and sentence of a handshake that is refused."""
+def _fault(node: Node, path: str, scope: Scope) -> tuple[int, str] | None:
+    """Status and reason for a handshake that is refused, None for one that is accepted."""
     fields = {name: value.decode("latin-1") for name, value in scope["headers"]}
     query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
     if path != PATH:

@@ -55,6 +55,8 @@ class Wire(Protocol):
 
     def join(self, channel: ChannelView, publications: list[Publication]) -> object: ...
 
+    def __hash__(self) -> int: ...
+
 
 class FilteredWire:
     """A wire format for subscriptions that want some of the publications only. Those with equal filters share one."""

@@ -3,9 +3,12 @@
 node                  what all clients of a process share
 admission             the registry of clients, and whether one more may connect
 authentication        from tokens to identities and grants
-session               one connection's state
-methods               a function for each method of the protocol
+states                the states of a client's connection, and which may follow which
+deadlines             by when a client of any edge must have done what; pings; the full socket
+dispatch              the commands of a client: decoded, queued, handed on in order
+session               one client of the protocol, from its connection's first byte to its end
+methods               a handler for each method of the protocol
 client_subscription   a channel of a session
-deadlines             what a session must have done by when
+outlet                the way from a session to its client, which an edge implements
 orders                what backends ask of the clients of this process
 """

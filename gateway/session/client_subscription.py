@@ -1,14 +1,14 @@
-"""A client's subscription: how what happens in a channel is said to it in the protocol."""
+"""A client's subscription: what happens in a channel, as messages of the protocol to one client."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ..errors import ClientError, Disconnect, UnrecoverablePosition
 from ..live.channel import Channel
-from ..live.subscription import State, Subscription
-from ..live.wire_formats import NOTHING, DeltaWire, FilteredWire, delta_wire
+from ..live.subscription import State
+from ..live.wire_formats import NOTHING, DeltaWire, FilteredWire, Wire, delta_wire
 from ..publication import Position, Publication
 from ..rules.filters import Filter
 from ..rules.identity import Grant, Identity, ServerSubscription
@@ -16,24 +16,58 @@ from ..rules.json_text import encode, raw_object
 from ..rules.permissions import overridden
 from ..rules.protocol import error_reply, push, reply, subscribe_result
 from ..store.layout import Movement
+from .deadlines import TimedSubscription
+from .node import Node
+from .outlet import Outlet
 
-if TYPE_CHECKING:
-    from .session import Session
-
-__all__ = ["ClientSubscription", "client_info", "expiry", "seconds_left"]
+__all__ = ["ClientSubscription", "Owner", "client_info", "expiry", "seconds_left"]
 
 
-class ClientSubscription(Subscription):
-    """``asked`` is the id of the subscribe command that waits for its reply, ``leaving`` that of an unsubscribe behind it.
+class Owner(Protocol):
+    """The session that a subscription belongs to, as far as the subscription uses it."""
 
-    ``since`` and ``delta`` are what the client wishes: it recovers where the rules let it; it gets deltas where the rules allow them, and it has no filter.
+    identity: Identity
+
+    @property
+    def node(self) -> Node: ...
+
+    @property
+    def outlet(self) -> Outlet: ...
+
+    @property
+    def client(self) -> str: ...
+
+    @property
+    def connected(self) -> bool:
+        """Whether connect was answered."""
+        ...
+
+    def server_side_begun(self, channel: str, result: bytes) -> None: ...
+
+    def end_subscription(self, subscription: ClientSubscription) -> None: ...
+
+    def unsubscribe(self, subscription: ClientSubscription) -> None: ...
+
+    def close(self, disconnect: Disconnect) -> None: ...
+
+
+class ClientSubscription(TimedSubscription):
+    """A subscription of a session: by the client's own command, or ``server_side``, by its token, the rules or a service.
+
+    ``asked`` is the id of the subscribe command that waits for its reply, ``unsubscribe_id`` that of an unsubscribe that came
+    before this reply; 0 for none. ``grant`` is what its own token allows. ``since`` and ``delta`` are what the client asks
+    for: it recovers where the rules let it; it gets deltas where the rules allow them and it has no filter. ``rejects``: it
+    would rather be refused than begin with a gap. ``wants_moves``: it asks for joins and leaves. ``present``: it is in presence.
     """
 
-    __slots__ = ("asked", "grant", "leaving", "override", "present", "recovering", "rejects", "rules", "server_side", "session", "watches")
+    __slots__ = (
+        *("asked", "grant", "override", "present", "recovering", "rejects", "rules", "server_side", "session"),
+        *("unsubscribe_id", "wants_moves"),
+    )
 
     def __init__(
         self,
-        session: Session,
+        session: Owner,
         channel: Channel,
         since: Position | None,
         *,
@@ -46,7 +80,7 @@ class ClientSubscription(Subscription):
         granted = grant or server_side
         self.override = granted.override if granted is not None else None
         self.rules = overridden(channel.rules, self.override)
-        wire = session.outlet.wire
+        wire: Wire = session.outlet.wire
         if filter is not None:
             wire = FilteredWire(wire, filter)
         elif delta and self.rules.allows_delta:
@@ -56,28 +90,27 @@ class ClientSubscription(Subscription):
         self.session = session
         self.server_side = server_side
         self.asked = asked
-        self.leaving = 0
+        self.unsubscribe_id = 0
         self.recovering = since is not None
         self.rejects = False
-        self.watches = False  # the client asked for joins and leaves
+        self.wants_moves = False
         self.present = False
         self.grant = grant
 
     @property
     def expires_at(self) -> float:
-        """Unix seconds; 0 for never."""
         granted = self.grant or self.server_side
         return 0.0 if granted is None else granted.expires_at
 
     @property
     def takes_first_page(self) -> bool:
-        # The push that announces a server-side subscription has no room for publications.
-        return not (self.server_side and self.session.connected)
+        # The push that announces a server-side subscription has no field for publications.
+        return self.server_side is None or not self.session.connected
 
     @property
     def paused(self) -> bool:
-        # The reply to connect comes before anything of a server-side subscription.
-        return self.session.outlet.paused or (self.server_side and not self.session.connected)
+        # Nothing of a server-side subscription is written before the reply to connect.
+        return self.session.outlet.paused or (self.server_side is not None and not self.session.connected)
 
     def deliver(self, joined: Any) -> None:
         if joined is NOTHING:
@@ -110,34 +143,34 @@ class ClientSubscription(Subscription):
             return
         session.outlet.send(reply(self.asked, "subscribe", result))
         self.asked = 0
-        if self.leaving:
-            session.leave(self)
+        if self.unsubscribe_id:
+            session.unsubscribe(self)
 
     def refuse(self, error: ClientError) -> None:
         """Ends it before it began: ``error`` is the reply to its subscribe."""
-        self.begun = False  # as far as anybody was told
-        self.session.drop(self)
+        self.begun = False  # its client was sent nothing of it, and no lifecycle event reported it
+        self.session.end_subscription(self)
         self.session.outlet.send(error_reply(self.asked, error))
-        if self.leaving:
-            self.session.leave(self)
+        if self.unsubscribe_id:
+            self.session.unsubscribe(self)
 
     def _enter(self) -> None:
-        """It is there, for whoever asks or watches."""
+        """Puts it into presence, and among the subscriptions that get joins and leaves, as the rules have it."""
         rules = self.rules
         self.session.node.events.record("subscribed", self.session.identity.user, self.session.client, channel=self.channel.name)
         if rules.presence or rules.announces:
             self.present = True
             self.session.node.presence.enter(self.channel.name, self.session.client, self.info, rules.announces)
-        if self._hears:
+        if self._gets_moves:
             self.channel.observe_joins_and_leaves(self)
 
     @property
-    def _hears(self) -> bool:
-        """Whether it is told who comes and goes."""
+    def _gets_moves(self) -> bool:
+        """Whether joins and leaves are sent to it."""
         if self.override is not None and self.override.force_push_join_leave is not None:
             return self.override.force_push_join_leave
         how = self.channel.rules.join_leave
-        return how == "all" or (how == "asked" and self.watches)
+        return how == "all" or (how == "asked" and self.wants_moves)
 
     @property
     def info(self) -> bytes:
@@ -167,15 +200,16 @@ class ClientSubscription(Subscription):
             self.end_with(2500, "insufficient state")
 
     def end_with(self, code: int, reason: str, refusal: ClientError | None = None) -> None:
-        """Ends it, and tells the client, which need not have heard of it; SDKs subscribe again by themselves after 2500 and more.
-        ``refusal`` is for one not answered yet. Ending it twice changes nothing.
+        """Ends it, and notifies its client if the client knows of it; after codes from 2500 on, SDKs subscribe again by themselves.
+
+        ``refusal`` answers the subscribe command instead, where that still waits for its reply. Ending it twice changes nothing.
         """
         if self.state is State.ENDED:
             return
         if self.asked and refusal is not None:
             self.refuse(refusal)
             return
-        self.session.drop(self)
+        self.session.end_subscription(self)
         if self.begun:
             self.session.outlet.send(push(self.channel.name, "unsubscribe", b'{"code":%d,"reason":%b}' % (code, encode(reason))))
 
@@ -191,7 +225,7 @@ def client_info(identity: Identity, client: str, chan_info: bytes | None = None)
 
 
 def expiry(expires_at: float) -> dict[str, bytes]:
-    """What a reply says of a token that ends at that unix time; nothing for 0, which is never."""
+    """The fields of a reply about a token that ends at that unix time; none for 0, which is never."""
     return {"expires": b"true", "ttl": b"%d" % seconds_left(expires_at)} if expires_at else {}
 
 

@@ -1,59 +1,188 @@
-"""What a session must have done by when, and what becomes of one that has not.
+"""By when a client must have done what, and what happens otherwise: one rule for every edge, whatever carries the client.
 
-| it waits for                                      | until                            | else                              |
-|---------------------------------------------------|----------------------------------|-----------------------------------|
-| connect                                           | ``limits.first_command_seconds`` | closed with 3502                  |
-| Valkey, to say where its own channels stand       | ``CONNECT_SECONDS``              | closed with 3004                  |
-| its socket to take what is written                | ``limits.slow_seconds``          | closed with 3008                  |
-| the answer to a ping                              | ``pong_seconds``                 | closed with 3012                  |
-| a new token, once the connection's is over        | ``GRACE_SECONDS`` and            | closed with 3005                  |
-| a new token, once a subscription's is over        | ``tokens.leeway``                | unsubscribed: 2501; refused: 109  |
+| a session waits for                               | for                                               | else                             |
+|---------------------------------------------------|---------------------------------------------------|----------------------------------|
+| connect                                           | ``limits.first_command_seconds``                  | closed with 3502                 |
+| Valkey's answer where its own channels are        | ``CONNECT_SECONDS``                               | closed with 3004                 |
+| its full socket to drain                          | ``limits.slow_seconds``                           | closed with 3008                 |
+| the answer to a ping                              | ``pong_seconds``                                  | closed with 3012                 |
+| a new token, after the end of its connection's    | ``tokens.leeway`` + ``GRACE_SECONDS``             | closed with 3005                 |
+| a new token, after the end of a subscription's    | ``tokens.leeway`` + ``GRACE_SECONDS``             | unsubscribed: 2501; refused: 109 |
+
+An event stream waits for the same, but for two things: it is its own connect, and it answers no ping. Nothing can be sent to
+it, so it ends ``tokens.leeway`` after its first token (refused: 109); it is notified ``GRACE_SECONDS`` before that.
+
+No client has a timer or a task of its own. The wheel ticks it in the second after the first of its deadlines; the tick does
+what is due, and returns when something is due again. ``now`` is the loop's clock everywhere; tokens go by the time of day.
 """
 
 from __future__ import annotations
 
+import random
 import time
-from typing import TYPE_CHECKING
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Generic, TypeVar
 
-from ..errors import Disconnect, TokenExpired
+from ..errors import Disconnect
+from ..live.subscription import State, Subscription
+from ..rules.identity import Identity
+from .node import Node
+from .states import CLOSED, CONNECTED, OPENED, ConnectionState, transition
 
-if TYPE_CHECKING:
-    from .session import Session
-
-__all__ = ["CONNECT_SECONDS", "NEVER", "enforce", "next_due"]
+__all__ = ["CONNECT_SECONDS", "GRACE_SECONDS", "NEVER", "TimedClient", "TimedSubscription"]
 
 CONNECT_SECONDS = 30.0
 GRACE_SECONDS = 25.0  # Source: PROTOCOL.md 1.7, step 7
 NEVER = float("inf")
 
 
-def enforce(session: Session, now: float) -> None:
-    """Raises Disconnect for what ends the connection. ``now`` is the loop's clock; tokens go by the time of day."""
-    limits = session.node.config.limits
-    if now >= session.connect_by:
-        if session.connect_id:
-            raise Disconnect(3004, "Valkey did not say in time where the user's channels stand")
-        raise Disconnect(3502, f"no connect within {limits.first_command_seconds:g} s")
-    if now >= session.slow_since + limits.slow_seconds:
-        raise Disconnect(3008)
-    if now >= session.pong_by and not session.outlet.paused and session.backlog is None:
-        raise Disconnect(3012)
-    today = time.time() - session.node.config.tokens.leeway
-    if session.identity.expires_at and today >= session.identity.expires_at + GRACE_SECONDS:
-        raise Disconnect(3005)
-    for subscription in list(session.subscriptions.values()):
-        if subscription.expires_at and today >= subscription.expires_at + GRACE_SECONDS:
-            subscription.end_with(2501, "subscription expired", TokenExpired())
+class TimedSubscription(Subscription):
+    """A subscription of a timed client. Abstract: each edge implements it."""
+
+    __slots__ = ()
+
+    @property
+    def expires_at(self) -> float:
+        """When what opened it ends, in unix seconds; 0 for never."""
+        raise NotImplementedError
 
 
-def next_due(session: Session, now: float) -> float:
-    """When ``enforce``, or the next ping, may have something to do."""
-    slow_by = session.slow_since + session.node.config.limits.slow_seconds
-    due = min(session.next_ping, max(session.pong_by, now + 1), slow_by, session.connect_by)
-    expiries = [subscription.expires_at for subscription in session.subscriptions.values() if subscription.expires_at]
-    if session.identity.expires_at:
-        expiries.append(session.identity.expires_at)
-    if expiries:
-        patience = GRACE_SECONDS + session.node.config.tokens.leeway
-        due = min(due, now + max(0.0, min(expiries) + patience - time.time()))
-    return due
+Followed = TypeVar("Followed", bound=TimedSubscription)
+
+
+class TimedClient(ABC, Generic[Followed]):
+    """A connection as time and its socket see it. ``client`` is its id, "" before there is one.
+
+    ``open_by`` is when it must be connected, ``next_ping`` when it is pinged next, ``slow_since`` since when its socket is
+    full: seconds of the loop's clock, NEVER where that does not apply. ``bucket`` is the wheel's mark.
+    """
+
+    __slots__ = ("bucket", "client", "identity", "next_ping", "node", "open_by", "slow_since", "state")
+
+    grace = 0.0  # seconds after a token's end in which the client may bring a new one
+
+    def __init__(self, node: Node, identity: Identity, state: ConnectionState, open_by: float) -> None:
+        self.node = node
+        self.identity = identity
+        self.state = state
+        self.client = ""
+        self.bucket = 0
+        self.open_by = open_by
+        self.next_ping = self.slow_since = NEVER
+        node.wheel.set(self, open_by)
+
+    # What each edge implements.
+
+    @property
+    @abstractmethod
+    def paused(self) -> bool:
+        """Whether its socket is full."""
+
+    @abstractmethod
+    def followed(self) -> Iterable[Followed]:
+        """Its subscriptions."""
+
+    @abstractmethod
+    def ping(self, now: float) -> None: ...
+
+    @abstractmethod
+    def expired(self, subscription: Followed | None) -> None:
+        """The token of a subscription, or for None that of the connection, and its grace are over. May raise Disconnect."""
+
+    @abstractmethod
+    def close(self, disconnect: Disconnect) -> None:
+        """Ends the connection, with that code for the client. Closing it twice changes nothing."""
+
+    def cut_off(self, disconnect: Disconnect) -> None:
+        """Ends the connection of a client that missed a deadline."""
+        self.close(disconnect)
+
+    # The state.
+
+    @property
+    def connected(self) -> bool:
+        return self.state is CONNECTED
+
+    def move(self, state: ConnectionState) -> None:
+        """Raises IllegalTransition for a state that may not follow, and changes nothing then."""
+        self.state = transition(self.state, state)
+
+    def opened(self) -> None:
+        """It is connected from now on, and pinged."""
+        self.move(CONNECTED)
+        self.open_by = NEVER
+        # The first ping comes at a random time, so that clients that connected together are not all pinged together later.
+        self.next_ping = self.node.hub.now() + self.node.config.ping_seconds * random.uniform(0.5, 1)
+        self.watch_deadlines()
+
+    # Time.
+
+    def tick(self, now: float) -> float | None:
+        """Does what is due; the wheel calls it. Returns when something is due again, None if nothing ever is."""
+        try:
+            self.enforce(now)
+        except Disconnect as disconnect:
+            self.cut_off(disconnect)
+        if self.state is not CLOSED and now >= self.next_ping:
+            self.next_ping = now + self.node.config.ping_seconds
+            self.ping(now)
+        return None if self.state is CLOSED else self.next_due(now)
+
+    def enforce(self, now: float) -> None:
+        """Ends what is over. Raises Disconnect if that is the connection."""
+        limits = self.node.config.limits
+        if now >= self.open_by:
+            if self.state is OPENED:
+                raise Disconnect(3502, f"no connect within {limits.first_command_seconds:g} s")
+            raise Disconnect(3004, "Valkey did not answer in time where the client's channels are")
+        if now >= self.slow_since + limits.slow_seconds:
+            raise Disconnect(3008)
+        if ends := self.token_ends():
+            over = time.time() - self.grace
+            for end, subscription in ends:
+                if over >= end:
+                    self.expired(subscription)
+
+    def next_due(self, now: float) -> float:
+        """When ``tick`` may have something to do."""
+        due = min(self.open_by, self.next_ping, self.slow_since + self.node.config.limits.slow_seconds)
+        if ends := self.token_ends():
+            first = min([end for end, _ in ends])
+            due = min(due, now + max(0.0, first + self.grace - time.time()))
+        return due
+
+    def watch_deadlines(self) -> None:
+        """One was added that may be due before all others."""
+        self.node.wheel.set(self, self.next_due(self.node.hub.now()))
+
+    def token_ends(self) -> list[tuple[float, Followed | None]]:
+        """When its tokens end, in unix seconds: the connection's (None) and those of subscriptions. None ends before ``tokens.leeway`` is over."""
+        leeway = self.node.config.tokens.leeway
+        ends: list[tuple[float, Followed | None]] = []
+        if self.identity.expires_at:
+            ends.append((self.identity.expires_at + leeway, None))
+        for each in self.followed():
+            if expires_at := each.expires_at:
+                ends.append((expires_at + leeway, each))
+        return ends
+
+    # The socket.
+
+    def fell_behind(self, now: float) -> None:
+        """Its socket is full. Its subscriptions wait, for history has what they miss; without history the client is too slow."""
+        self.slow_since = now
+        self.node.wheel.set(self, now + self.node.config.limits.slow_seconds)
+        for subscription in list(self.followed()):
+            if subscription.state is State.LIVE and not subscription.channel.remembers:
+                self.close(Disconnect(3008, "a channel without history to catch up from"))
+                return
+            subscription.fall_behind()
+
+    def drained(self) -> None:
+        """Its socket takes more: its subscriptions catch up, until it is full again."""
+        self.slow_since = NEVER
+        for subscription in list(self.followed()):
+            if self.state is CLOSED or self.paused:
+                return
+            self.node.hub.drained(subscription)

@@ -1,33 +1,71 @@
-"""What clients may say once they are connected: one function per method of the protocol.
+"""The handlers of the protocol's methods, a function each.
 
-Each takes the session, the command's id and its request, and answers through the session: at once, or, where Valkey is
-asked, when the answer is there. It raises ClientError for what becomes an error reply, and Disconnect for what ends the
-connection. Source: PROTOCOL.md 1.4–1.8.
+A handler takes the session, the command's id and its request, and answers through the session: at once, or, where it needs
+Valkey or a service, when that has answered. It raises ClientError for what becomes an error reply, and Disconnect for what
+ends the connection. Source: PROTOCOL.md 1.4–1.8.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from .. import __version__
 from ..errors import AlreadySubscribed, BadRequest, Disconnect, LimitExceeded, NotAvailable, PermissionDenied, TokenExpired
 from ..publication import Position
 from ..rpc.calls import Caller
 from ..rules.filters import Filter, read_filter
+from ..rules.identity import Identity, ServerSubscription
 from ..rules.json_text import encode, is_json, raw_object
 from ..rules.permissions import admits
-from ..rules.protocol import BEGINNING, Since, history_result, reply
+from ..rules.protocol import (
+    BEGINNING,
+    ChannelRequest,
+    ConnectRequest,
+    HistoryRequest,
+    PingRequest,
+    PublishRequest,
+    RefreshRequest,
+    RpcRequest,
+    SendRequest,
+    Since,
+    SubscribeRequest,
+    history_result,
+    reply,
+)
 from ..rules.rate_limit import spend
 from ..store.layout import publish_words
-from .client_subscription import ClientSubscription, client_info, expiry
+from .client_subscription import ClientSubscription, Owner, client_info, expiry
+from .states import OPENED, ConnectionState
 
-if TYPE_CHECKING:
-    from .session import Session
-
-__all__ = ["HANDLERS", "since_of"]
+__all__ = ["HANDLERS", "HandledSession", "since_of"]
 
 HISTORY_MOST = 300  # publications of one history command
+NOWHERE = Since()  # of a channel that the client names no position of
+NOTHING = ServerSubscription()  # no info, no data, the rules' own: what a personal channel comes with
+
+
+class HandledSession(Owner, Protocol):
+    """The session as its handlers see it."""
+
+    publishes_used: float
+    unsubscribing: bool
+
+    @property
+    def state(self) -> ConnectionState: ...
+
+    @property
+    def subscriptions(self) -> dict[str, ClientSubscription]: ...
+
+    def accept(self, id: int, identity: Identity) -> None: ...
+
+    def follow_own(self, subscriptions: list[ClientSubscription]) -> None: ...
+
+    def follow(self, subscription: ClientSubscription) -> None: ...
+
+    def answer(self, id: int, method: str, work: Awaitable[bytes]) -> None: ...
+
+    def watch_deadlines(self) -> None: ...
 
 
 def since_of(request: Since) -> Position | None:
@@ -36,7 +74,42 @@ def since_of(request: Since) -> Position | None:
     return position if request.recover else None
 
 
-def _subscribe(session: Session, id: int, request: Any) -> None:
+def _connect(session: HandledSession, id: int, request: ConnectRequest) -> None:
+    if session.state is not OPENED:
+        raise Disconnect(3501, "a second connect")
+    node = session.node
+    identity = node.authentication.authenticate(request.token or "")
+    own = _own_channels(session, identity)
+    recover = request.subs or {}
+    starts = {name: since_of(recover.get(name, NOWHERE)) for name in own}
+    session.accept(id, identity)
+    session.follow_own(
+        [
+            ClientSubscription(
+                session,
+                node.hub.channel(name),
+                since,
+                server_side=own[name],
+                delta=recover.get(name, NOWHERE).delta == "fossil",
+            )
+            for name, since in starts.items()
+        ]
+    )
+
+
+def _own_channels(session: HandledSession, identity: Identity) -> dict[str, ServerSubscription]:
+    """The channels that the user is subscribed to on connecting: by the rules, and by the token."""
+    node = session.node
+    most = node.config.limits.channels_per_client
+    own = {**dict.fromkeys(node.personal_channels(identity.user), NOTHING), **identity.channels}
+    if len(own) > most:
+        raise Disconnect(3505, f"the token names {len(own)} channels; limits.channels_per_client is {most}")
+    for name in own:
+        node.rules(name)
+    return own
+
+
+def _subscribe(session: HandledSession, id: int, request: SubscribeRequest) -> None:
     name, node = _channel_of(request), session.node
     present = session.subscriptions.get(name)
     if present is not None and not present.server_side:
@@ -51,18 +124,15 @@ def _subscribe(session: Session, id: int, request: Any) -> None:
     filter = _filter_of(session, name, bytes(request.tf))
     since = since_of(request)
     if present is not None:
-        session.drop(present)  # the client asks for its own channel itself: from now on it is an ordinary subscription
+        session.end_subscription(present)  # the client subscribes to its own channel itself: from now on that is an ordinary subscription
     delta = request.delta == "fossil"
     subscription = ClientSubscription(session, node.hub.channel(name), since, asked=id, grant=grant, filter=filter, delta=delta)
     subscription.rejects = bool((request.flag or 0) & 2)
-    subscription.watches = bool(request.join_leave)
-    session.subscriptions[name] = subscription
-    if grant is not None and grant.expires_at:
-        session.watch_deadlines()
-    node.hub.follow(subscription)
+    subscription.wants_moves = bool(request.join_leave)
+    session.follow(subscription)
 
 
-def _filter_of(session: Session, channel: str, text: bytes) -> Filter | None:
+def _filter_of(session: HandledSession, channel: str, text: bytes) -> Filter | None:
     if text in (b"", b"null"):
         return None
     if not session.node.rules(channel).tags_filter:
@@ -70,18 +140,18 @@ def _filter_of(session: Session, channel: str, text: bytes) -> Filter | None:
     return read_filter(text)
 
 
-def _unsubscribe(session: Session, id: int, request: Any) -> None:
+def _unsubscribe(session: HandledSession, id: int, request: ChannelRequest) -> None:
     subscription = session.subscriptions.get(_channel_of(request))
     if subscription is not None and subscription.asked:
-        subscription.leaving = id  # the subscribe under way is answered first
-        session.leaving = True
+        subscription.unsubscribe_id = id  # the subscribe under way is answered first
+        session.unsubscribing = True
         return
     if subscription is not None and not subscription.server_side:
-        session.drop(subscription)
+        session.end_subscription(subscription)
     session.outlet.send(reply(id, "unsubscribe"))
 
 
-def _publish(session: Session, id: int, request: Any) -> None:
+def _publish(session: HandledSession, id: int, request: PublishRequest) -> None:
     name = _channel_of(request)
     rules = session.node.rules(name)
     data = bytes(request.data)
@@ -96,44 +166,44 @@ def _publish(session: Session, id: int, request: Any) -> None:
     session.answer(id, "publish", _published(session, name, publish_words(data, info=_info(session, name))))
 
 
-async def _published(session: Session, channel: str, words: list[Any]) -> bytes:
+async def _published(session: HandledSession, channel: str, words: list[Any]) -> bytes:
     await session.node.history.publish(channel, words)
     return b"{}"
 
 
-def _info(session: Session, channel: str) -> bytes:
-    """Who published."""
+def _info(session: HandledSession, channel: str) -> bytes:
+    """The publisher's ClientInfo."""
     subscription = session.subscriptions.get(channel)
     return subscription.info if subscription is not None else client_info(session.identity, session.client)
 
 
-def _may(session: Session, audience: str, channel: str) -> bool:
-    """Whether a rule admits this client, with what its subscription to the channel gives it."""
+def _may(session: HandledSession, audience: str, channel: str) -> bool:
+    """Whether a rule admits this client; its subscription to the channel counts."""
     subscription = session.subscriptions.get(channel)
     subscribed = subscription is not None and subscription.begun
     granted = subscription is not None and subscription.grant is not None
     return admits(audience, session.identity, channel, subscribed=subscribed, token=granted)
 
 
-def _history(session: Session, id: int, request: Any) -> None:
+def _history(session: HandledSession, id: int, request: HistoryRequest) -> None:
     name = _channel_of(request)
     rules = session.node.rules(name)
     if not _may(session, rules.history, name):
         raise PermissionDenied(f"the rules of {name!r} do not let user {session.identity.user!r} read history")
     if not rules.has_history:
-        raise NotAvailable(f"{name!r} keeps no history")
+        raise NotAvailable(f"{name!r} has no history")
     since = request.since.position if request.since is not None else BEGINNING
     session.answer(id, "history", _read_history(session, name, since, request))
 
 
-async def _read_history(session: Session, channel: str, since: Position, request: Any) -> bytes:
+async def _read_history(session: HandledSession, channel: str, since: Position, request: HistoryRequest) -> bytes:
     limit = request.limit or 0
     limit = HISTORY_MOST if limit < 0 else min(limit, HISTORY_MOST)
     page = await session.node.history.after(channel, since, limit, reverse=bool(request.reverse))
     return history_result(page.top, page.publications)
 
 
-def _rpc(session: Session, id: int, request: Any) -> None:
+def _rpc(session: HandledSession, id: int, request: RpcRequest) -> None:
     node, identity = session.node, session.identity
     method, data = request.method or "", bytes(request.data) or None
     if method in node.methods:
@@ -144,7 +214,7 @@ def _rpc(session: Session, id: int, request: Any) -> None:
     session.answer(id, "rpc", _called(work))
 
 
-def _check_services(session: Session) -> None:
+def _check_services(session: HandledSession) -> None:
     if not admits(session.node.config.rpc, session.identity, ""):
         raise PermissionDenied(f"the setting rpc does not let user {session.identity.user!r} call services")
 
@@ -153,42 +223,42 @@ async def _called(work: Awaitable[bytes]) -> bytes:
     return b'{"data":%b}' % await work
 
 
-def _presence(session: Session, id: int, request: Any) -> None:
+def _presence(session: HandledSession, id: int, request: ChannelRequest) -> None:
     session.answer(id, "presence", session.node.presence.clients(_presence_channel(session, request)))
 
 
-def _presence_stats(session: Session, id: int, request: Any) -> None:
+def _presence_stats(session: HandledSession, id: int, request: ChannelRequest) -> None:
     session.answer(id, "presence_stats", session.node.presence.counts(_presence_channel(session, request)))
 
 
-def _presence_channel(session: Session, request: Any) -> str:
-    """The channel, if this client may know who is there."""
+def _presence_channel(session: HandledSession, request: ChannelRequest) -> str:
+    """The channel. Raises PermissionDenied if this client may not see who is there."""
     name = _channel_of(request)
     rules = session.node.rules(name)
     if not _may(session, rules.presence_for, name):
-        raise PermissionDenied(f"the rules of {name!r} do not tell user {session.identity.user!r} who is there")
+        raise PermissionDenied(f"the rules of {name!r} do not let user {session.identity.user!r} see who is there")
     if not rules.presence:
-        raise NotAvailable(f"{name!r} keeps no presence")
+        raise NotAvailable(f"{name!r} has no presence")
     return name
 
 
-def _send(session: Session, id: int, request: Any) -> None:
+def _send(session: HandledSession, id: int, request: SendRequest) -> None:
     _check_services(session)
     session.answer(0, "send", session.node.calls.send(session.identity, session.client, bytes(request.data) or None))
 
 
-def _ping(session: Session, id: int, request: Any) -> None:
+def _ping(session: HandledSession, id: int, request: PingRequest) -> None:
     session.outlet.send(reply(id, "ping"))
 
 
-def _refresh(session: Session, id: int, request: Any) -> None:
+def _refresh(session: HandledSession, id: int, request: RefreshRequest) -> None:
     try:
         identity = session.node.authentication.authenticate(request.token or "")
     except TokenExpired as error:
         # An error reply is final to SDKs. This code has them connect again, and there an expired token makes them ask for another.
         raise Disconnect(3005, str(error)) from None
     if not request.token or identity.user != session.identity.user:
-        raise Disconnect(3500, "the new token is another user's")
+        raise Disconnect(3500, "the new token is of another user")
     if identity.channels.keys() != session.identity.channels.keys():
         raise Disconnect(3010, "the new token names other channels: connecting again subscribes to them")
     session.identity = identity
@@ -197,7 +267,7 @@ def _refresh(session: Session, id: int, request: Any) -> None:
     session.outlet.send(reply(id, "refresh", raw_object(fields)))
 
 
-def _sub_refresh(session: Session, id: int, request: Any) -> None:
+def _sub_refresh(session: HandledSession, id: int, request: RefreshRequest) -> None:
     name = _channel_of(request)
     subscription = session.subscriptions.get(name)
     if subscription is None or not subscription.begun:
@@ -213,13 +283,15 @@ def _sub_refresh(session: Session, id: int, request: Any) -> None:
     session.outlet.send(reply(id, "sub_refresh", raw_object(expiry(subscription.grant.expires_at))))
 
 
-def _channel_of(request: Any) -> str:
+def _channel_of(request: ChannelRequest | SubscribeRequest | RefreshRequest) -> str:
     if not request.channel:
         raise Disconnect(3501, "a command without a channel")
     return request.channel
 
 
-HANDLERS: dict[str, Callable[[Session, int, Any], None]] = {
+# Each takes its own request struct, which is the value of the command's field of the method's name.
+HANDLERS: dict[str, Callable[[HandledSession, int, Any], None]] = {
+    "connect": _connect,
     "subscribe": _subscribe,
     "unsubscribe": _unsubscribe,
     "publish": _publish,

@@ -1,17 +1,18 @@
 """Server-sent events over HTTP: who may open which stream, and where it starts. Source: INTERFACE.md.
 
-Whatever a client does wrong for good is answered with a plain status; what may pass is a stream that says `refused`,
-because an EventSource gives up for ever on any status but 200. Where a subscription token is the cause, it names the channel.
+A mistake that no later attempt can make good is answered with a plain status. Anything else that keeps a stream from opening
+is answered with a stream of one event, `refused`, because an EventSource never tries again after a status other than 200.
+Where a subscription token is the cause, the event names its channel.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
 from urllib.parse import parse_qsl
 
 from starlette.datastructures import Headers, QueryParams
+from starlette.types import Receive, Scope, Send
 
 from ...auth.tokens import claimed_channel
 from ...errors import BadRequest, ClientError, Disconnect, Internal, LimitExceeded, PermissionDenied, StoreError
@@ -35,18 +36,18 @@ _TYPE = (b"content-type", b"text/event-stream; charset=utf-8")
 
 
 class EventStreams:
-    """The ASGI application behind ``/sse``, for one request."""
+    """The ASGI application of ``/sse``, for one request."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         stream = await self._open(scope, send)
         if stream is not None:
-            await until_gone(stream, receive)
+            await until_gone(stream, receive, send)
 
-    async def _open(self, scope: Any, send: Any) -> EventStream | None:
-        """Answers, and begins the stream; None if the answer says no. Nothing of the request stays behind."""
+    async def _open(self, scope: Scope, send: Send) -> EventStream | None:
+        """Answers, and begins the stream; None if the answer is a refusal. A stream holds nothing of its request."""
         headers = Headers(scope=scope)
         query = QueryParams(scope["query_string"])
         extra = cors_headers(headers.get("origin", ""), self._node.config.allowed_origins)
@@ -54,7 +55,7 @@ class EventStreams:
             await _plain(send, 405, "an event stream is opened with GET", [*extra, (b"allow", b"GET")])
             return None
         if is_foreign(headers, self._node.config.allowed_origins):
-            # It could read nothing; but with the user's cookie it could have them present.
+            # A foreign page could read nothing of it, but it could make the user present, with the user's cookie.
             await _plain(send, 403, NOT_LISTED, extra)
             return None
         try:
@@ -69,8 +70,8 @@ class EventStreams:
             identity = await self._node.authentication.identify(token_of(headers, query))
             grants = await self._grants(names, tokens, identity)
             starts = await self._starts(names, grants, headers, query)
-            if any(map(self._node.revocations.covers, (identity, *grants.values()))):
-                raise Disconnect(3500, "a token was revoked meanwhile")  # whoever ends the revoked does not know of this stream yet
+            if self._node.revocations.covers(identity) or any(map(self._node.revocations.covers, grants.values())):
+                raise Disconnect(3500, "a token was revoked meanwhile")  # a revocation ends the streams that are open; this one was not
             address = client_address(scope.get("client"), scope["headers"], self._node.config.proxies)
             return EventStream(self._node, output, identity, starts, grants, address)
         except _ChannelRefused as refused:
@@ -81,7 +82,7 @@ class EventStreams:
             await _refuse(send, Internal(str(error)))
         return None
 
-    def _names(self, scope: Any) -> list[str]:
+    def _names(self, scope: Scope) -> list[str]:
         """The channels asked for, each once. Raises what no later attempt can make good."""
         pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         names = list(dict.fromkeys(value for name, value in pairs if name == "channel"))
@@ -131,7 +132,7 @@ class EventStreams:
 
 
 def _positions(last_id: str, count: int) -> list[Position | None]:
-    """Reads an id. What is not a position of ours cannot be recovered from: an epoch that never was says so."""
+    """The positions of an id. One that is none of ours cannot be recovered from, and becomes NEVER_WAS."""
     marks = last_id.split(",")
     if len(marks) != count:
         return [NEVER_WAS] * count
@@ -145,7 +146,7 @@ def _positions(last_id: str, count: int) -> list[Position | None]:
 
 
 class _ChannelRefused(Exception):
-    """The rules of ``channel``, or the subscription token for it, do not admit the user; "" where that names none of the request's."""
+    """The rules of ``channel``, or the subscription token for it, do not admit the user; "" for a token of none of the channels."""
 
     def __init__(self, error: ClientError | Disconnect, channel: str) -> None:
         super().__init__(str(error))
@@ -153,13 +154,13 @@ class _ChannelRefused(Exception):
         self.channel = channel
 
 
-async def _refuse(send: Any, error: ClientError | Disconnect, channel: str = "") -> None:
+async def _refuse(send: Send, error: ClientError | Disconnect, channel: str = "") -> None:
     message = error.reason if isinstance(error, Disconnect) else error.message
     log.info("stream refused with %d %s%s", error.code, message, f": {error.hint}" if error.hint else "")
     await send({"type": "http.response.body", "body": refusal(error.code, message, channel), "more_body": False})
 
 
-async def _plain(send: Any, status: int, text: str, headers: list[tuple[bytes, bytes]]) -> None:
+async def _plain(send: Send, status: int, text: str, headers: list[tuple[bytes, bytes]]) -> None:
     body = encode({"error": text})
     head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *headers]
     await send({"type": "http.response.start", "status": status, "headers": head})

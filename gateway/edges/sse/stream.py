@@ -3,31 +3,32 @@
 Events are prepared chunks, which an ``output`` takes. A stream of one channel shares its bytes with all others of that channel;
 in a stream of several, the ``id:`` with all their positions is its own and the rest is shared.
 
-    opening ──every channel begun──▶ `connected`, gaps ──▶ catch-up, live ──▶ closed: refused, drained, gone
+    CONNECTING ──every channel begun──▶ CONNECTED: `connected`, gaps, catch-up, live ──▶ CLOSED: refused, drained, gone
 
-A stream ends when the first of its tokens does, the connection's or one of a channel: until its end nobody can show it a new
-one. `expiring` says so in time for the client to come back with one.
+A stream ends with the first of its tokens, the connection's or one of a channel: nothing can be sent to it, so a new token
+takes a new stream. `expiring` announces the end in time for the client to open one.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import NamedTuple
 
 from ...errors import Disconnect
 from ...live.channel import Channel
 from ...live.fanout import GONE
-from ...live.subscription import State, Subscription
 from ...live.wire_formats import ChannelView
 from ...publication import Position, Publication
 from ...rules.identity import Grant, Identity, ServerSubscription
 from ...rules.json_text import encode, raw_object
 from ...rules.permissions import overridden
 from ...session.client_subscription import client_info, seconds_left
+from ...session.deadlines import CONNECT_SECONDS, GRACE_SECONDS, NEVER, TimedClient, TimedSubscription
 from ...session.node import Node, new_id
+from ...session.states import CLOSED, CONNECTING
 from ..outlets import Buffered, Direct, chunk
 
 __all__ = ["NEVER_WAS", "EventStream", "refusal"]
@@ -36,13 +37,12 @@ log = logging.getLogger("gateway.sse")
 
 RETRY_MS = 1000  # after an ordinary loss
 RETRY_SPREAD_MS = (2000, 12000)  # after a refusal or a drain, so that all do not come back at once
-EXPIRING_SECONDS = 25.0  # before its end a stream says so: what a WebSocket's client has behind it, see session.GRACE_SECONDS
-NEVER = float("inf")
-OPEN_SECONDS = 30.0  # for Valkey to say where the channels stand
+EXPIRING_SECONDS = GRACE_SECONDS  # before its end: what a session's client has after it
 NEVER_WAS = Position("?", 0)  # a position that cannot be recovered from
 
 
 def event(name: str, data: bytes, id: bytes = b"") -> bytes:
+    """An event of the stream; one without an id leaves the last id of the client as it is."""
     line = b"id: %b\n" % id if id else b""
     return b"%bevent: %b\ndata: %b\n\n" % (line, name.encode(), data)
 
@@ -97,13 +97,15 @@ class SeveralWire:
 CHUNKED, PLAIN, SEVERAL = SingleWire(True), SingleWire(False), SeveralWire()
 
 
-class StreamSubscription(Subscription):
+class StreamSubscription(TimedSubscription):
+    """A channel of a stream, the ``number``th in its ids. ``asked``: the client named a position. ``grant`` is of its subscription token."""
+
     __slots__ = ("asked", "grant", "number", "rules", "stream")
 
     takes_first_page = False
 
     def __init__(self, stream: EventStream, number: int, channel: Channel, since: Position | None, grant: Grant | None) -> None:
-        wire = SEVERAL if stream.several else CHUNKED if stream.direct else PLAIN
+        wire = SEVERAL if stream.several else CHUNKED if stream.output.direct else PLAIN
         super().__init__(channel, wire, stream.write_several if stream.several else stream.write, since)
         self.stream = stream
         self.number = number
@@ -112,8 +114,12 @@ class StreamSubscription(Subscription):
         self.rules = overridden(channel.rules, grant.override if grant is not None else None)
 
     @property
+    def expires_at(self) -> float:
+        return self.grant.expires_at if self.grant is not None else 0.0
+
+    @property
     def paused(self) -> bool:
-        return self.stream.full or not self.stream.open
+        return self.stream.paused or not self.stream.connected
 
     def begin(self, recovered: bool, publications: list[Publication]) -> None:
         if self.rules.presence or self.rules.announces:
@@ -128,30 +134,21 @@ class StreamSubscription(Subscription):
         self.stream.gap(self)
 
 
-class EventStream:
-    """One client's stream: it stands between the hub's subscriptions and the response."""
+class Start(NamedTuple):
+    """How a channel of a stream began, for ``connected``. ``top`` is where catching up ends, ``number`` its place in ids."""
 
-    __slots__ = (
-        "_loop",
-        "_node",
-        "_positions",
-        "_told",
-        "bucket",
-        "client",
-        "direct",
-        "done",
-        "expires_at",
-        "expiring",
-        "expiring_at",
-        "full",
-        "identity",
-        "next_comment",
-        "open",
-        "output",
-        "slow_since",
-        "subscriptions",
-        "write",
-    )
+    channel: str
+    recovered: bool
+    position: Position
+    gap: bool
+    top: int
+    number: int
+
+
+class EventStream(TimedClient[StreamSubscription]):
+    """One client's stream: what its subscriptions bring goes into one response."""
+
+    __slots__ = ("_positions", "_starts", "expiring_at", "output", "subscriptions", "write")
 
     def __init__(
         self,
@@ -164,7 +161,7 @@ class EventStream:
     ) -> None:
         """Raises Disconnect if the process takes no more connections, UnknownChannel for a namespace that is not configured.
 
-        ``starts`` says behind which position each channel begins, ``grants`` which of them came with a subscription token.
+        ``starts`` has the position after which each channel begins, ``grants`` what the subscription tokens of channels allow.
         """
         node.admission.admit_user(self, identity.user)
         try:
@@ -172,23 +169,14 @@ class EventStream:
         except Disconnect:
             node.admission.forget(self, identity.user)
             raise
-        self._node = node
-        self._loop = asyncio.get_running_loop()
-        self.output = output
-        self.direct = output.direct
-        self.write = output.write
-        self.identity = identity
+        super().__init__(node, identity, CONNECTING, node.hub.now() + CONNECT_SECONDS)
         self.client = new_id()
-        self.expiring = ""  # the channel whose subscription token ends first; "" for the connection's token
-        self.bucket = 0
-        self.full = False
-        self.open = False
-        self.done = False
-        self.next_comment = self.slow_since = self.expires_at = self.expiring_at = NEVER
-        self._told: list[tuple[str, bool, Position, bool, int, int]] | None = []  # channel, recovered, position, gap, top, number
+        self.output = output
+        self.write: Callable[[bytes], object] = output.write
+        self.expiring_at = NEVER  # unix seconds; when the end of its first token is announced
+        self._starts: list[Start] | None = []  # of the channels that have begun, until all have
         self._positions: list[Position] = [Position("", 0)] * len(starts)
         self.subscriptions: list[StreamSubscription] = []
-        node.wheel.set(self, self._loop.time() + OPEN_SECONDS)
         output.carry(self, node.config.limits.waiting_bytes)
         for number, (name, since) in enumerate(starts.items()):
             self.subscriptions.append(StreamSubscription(self, number, node.hub.channel(name), since, grants.get(name)))
@@ -197,49 +185,65 @@ class EventStream:
 
     @property
     def several(self) -> bool:
+        """Whether it has several channels."""
         return len(self._positions) > 1
 
+    @property
+    def paused(self) -> bool:
+        return self.slow_since < NEVER
+
+    def followed(self) -> Collection[StreamSubscription]:
+        return self.subscriptions
+
     def enter(self, subscription: StreamSubscription) -> None:
+        """Its client is present in the channel from now on."""
         info = client_info(self.identity, self.client, subscription.grant.info if subscription.grant is not None else None)
-        self._node.presence.enter(subscription.channel.name, self.client, info, subscription.rules.announces)
+        self.node.presence.enter(subscription.channel.name, self.client, info, subscription.rules.announces)
 
     def leave(self, subscription: StreamSubscription) -> None:
-        self._node.presence.leave(subscription.channel.name, self.client, subscription.rules.announces)
+        """Its client is no longer present in the channel."""
+        self.node.presence.leave(subscription.channel.name, self.client, subscription.rules.announces)
 
     # From the hub.
 
     def begun(self, subscription: StreamSubscription, recovered: bool) -> None:
-        assert self._told is not None
-        self._positions[subscription.number] = subscription.position
-        gap = subscription.asked and not recovered
-        channel = subscription.channel
-        self._told.append((channel.name, recovered and subscription.asked, subscription.position, gap, channel.offset, subscription.number))
-        if len(self._told) == len(self._positions):
+        assert self._starts is not None
+        channel, position, asked = subscription.channel, subscription.position, subscription.asked
+        self._positions[subscription.number] = position
+        start = Start(channel.name, recovered and asked, position, asked and not recovered, channel.offset, subscription.number)
+        self._starts.append(start)
+        if len(self._starts) == len(self._positions):
             self._open()
 
     def _open(self) -> None:
-        told, self._told = self._told or [], None
-        channels = b",".join(
-            b'%b:{"epoch":%b,"offset":%d,"recovered":%b}' % (encode(name), encode(position.epoch), position.offset, encode(recovered))
-            for name, recovered, position, _, _, _ in told
-        )
-        # A lost channel's mark is one that never was, until its gap is told: else a line cut in between would hide it.
-        marks = b",".join(_mark(NEVER_WAS if gap else self._positions[n]) for n, gap in sorted((n, gap) for _, _, _, gap, _, n in told))
-        tops = b",".join(b"%b:%d" % (encode(name), top) for name, recovered, _, _, top, _ in told if recovered)  # where catching up ends
+        starts, self._starts = self._starts or [], None
         self._watch_expiry()
-        ttl = b',"ttl":%d' % seconds_left(self.expires_at) if self.expires_at < NEVER else b""
-        opening = event("connected", b'{"client":%b,"channels":{%b},"tops":{%b}%b}' % (encode(self.client), channels, tops, ttl), marks)
-        gaps = [self._gap_event(name, position) for name, _, position, gap, _, _ in told if gap]
-        self._write_text(_retry() + opening + b"".join(gaps))
-        self._tell("connected")
-        for name, *_ in told:
-            self._tell("subscribed", channel=name)
-        now = self._loop.time()
-        self.open = True
-        self.next_comment = now + self._node.config.ping_seconds * random.uniform(0.5, 1)
-        self._node.wheel.set(self, self._due(now))
+        gaps = [self._gap_event(start.channel, start.position) for start in starts if start.gap]
+        self._write_text(_retry() + self._opening(starts) + b"".join(gaps))
+        self._record("connected")
+        for start in starts:
+            self._record("subscribed", channel=start.channel)
+        self.opened()
         for subscription in self.subscriptions:
-            self._node.hub.drained(subscription)
+            self.node.hub.drained(subscription)
+
+    def _opening(self, starts: list[Start]) -> bytes:
+        """The event `connected`."""
+        channels = b",".join(
+            b'%b:{"epoch":%b,"offset":%d,"recovered":%b}'
+            % (encode(start.channel), encode(start.position.epoch), start.position.offset, encode(start.recovered))
+            for start in starts
+        )
+        # Until its gap was sent, the mark of a lost channel is a position that never was: a line cut in between must not hide the gap.
+        positions = list(self._positions)
+        for start in starts:
+            if start.gap:
+                positions[start.number] = NEVER_WAS
+        tops = b",".join(b"%b:%d" % (encode(start.channel), start.top) for start in starts if start.recovered)
+        end, _ = self._first_end()
+        ttl = b',"ttl":%d' % seconds_left(end) if end < NEVER else b""
+        data = b'{"client":%b,"channels":{%b},"tops":{%b}%b}' % (encode(self.client), channels, tops, ttl)
+        return event("connected", data, b",".join(map(_mark, positions)))
 
     def gap(self, subscription: StreamSubscription) -> None:
         position = subscription.channel.position
@@ -251,6 +255,7 @@ class EventStream:
         return event("gap", data, self._id())
 
     def write_several(self, joined: tuple[ChannelView, list[Publication]]) -> None:
+        """Writes a channel's publications with ids that have the positions of all channels."""
         channel, publications = joined
         number = next(s.number for s in self.subscriptions if s.channel is channel)
         parts: list[bytes] = []
@@ -265,75 +270,64 @@ class EventStream:
 
     def _write_text(self, text: bytes) -> None:
         try:
-            self.write(chunk(text) if self.direct else text)
+            self.write(chunk(text) if self.output.direct else text)
         except GONE as error:
             log.debug("a client's socket is gone: %s", error)  # its disconnect is on the way
 
-    def _tell(self, event: str, **more: object) -> None:
-        self._node.events.record(event, self.identity.user, self.client, **more)
+    def _record(self, event: str, **more: object) -> None:
+        """A lifecycle event of its client."""
+        self.node.events.record(event, self.identity.user, self.client, **more)
 
-    # From the socket and the clock.
+    # From the socket.
 
     def pause_writing(self) -> None:
-        if self.full:
-            return
-        self.full = True
-        self.slow_since = self._loop.time()
-        self._node.wheel.set(self, self.slow_since + self._node.config.limits.slow_seconds)
-        for subscription in self.subscriptions:
-            if subscription.state is State.LIVE and not subscription.channel.remembers:
-                self.close(Disconnect(3008, "a channel without history to catch up from"))
-                return
-            subscription.fall_behind()
+        if not self.paused:
+            self.fell_behind(self.node.hub.now())
+
+    def resume_writing(self) -> None:
+        self.drained()
 
     def gone(self) -> None:
         """The socket is closed."""
         self.close(Disconnect(3000))
 
-    def resume_writing(self) -> None:
-        self.full = False
-        self.slow_since = NEVER
-        for subscription in self.subscriptions:
-            if self.full or self.done:
-                return
-            self._node.hub.drained(subscription)
+    # From the clock.
 
-    def tick(self, now: float) -> float | None:
-        if not self.open:
-            self.close(Disconnect(3004, "Valkey did not say in time where the channels stand"))
-            return None
-        if now >= self.slow_since + self._node.config.limits.slow_seconds:
-            self.close(Disconnect(3008), abort=True)
-            return None
-        today = time.time()
-        if today >= self.expires_at:
-            self._expire(self.expiring)
-            return None
-        if today >= self.expiring_at:
+    def ping(self, now: float) -> None:
+        """A comment: it keeps proxies from closing the connection, and finds out whether the client is there."""
+        self._write_text(b":\n\n")
+
+    def enforce(self, now: float) -> None:
+        super().enforce(now)
+        if time.time() >= self.expiring_at:
             self.expiring_at = NEVER
-            self._write_text(event("expiring", _about(b'"ttl":%d' % seconds_left(self.expires_at), self.expiring)))
-        if now >= self.next_comment:
-            self._write_text(b":\n\n")
-            self.next_comment = now + self._node.config.ping_seconds
-        return self._due(now)
+            end, channel = self._first_end()
+            self._write_text(event("expiring", _about(b'"ttl":%d' % seconds_left(end), channel)))
 
-    def _due(self, now: float) -> float:
-        due = min(self.next_comment, self.slow_since + self._node.config.limits.slow_seconds)
-        return min(due, now + max(0.0, min(self.expires_at, self.expiring_at) - time.time()))
+    def next_due(self, now: float) -> float:
+        return min(super().next_due(now), now + max(0.0, self.expiring_at - time.time()))
+
+    def cut_off(self, disconnect: Disconnect) -> None:
+        # What a full socket did not take in all that time is not waited for any longer.
+        self.close(disconnect, abort=disconnect.code == 3008)
+
+    def expired(self, subscription: StreamSubscription | None) -> None:
+        _, channel = self._first_end()
+        self._refuse_expired(channel)
+        raise Disconnect(3005)
+
+    def _refuse_expired(self, channel: str) -> None:
+        self._write_text(refusal(109, "token expired", channel))
+
+    def _first_end(self) -> tuple[float, str]:
+        """When the first of its tokens ends, in unix seconds, and the channel that the token is for; "" is the connection's token."""
+        ends = [(end, "" if subscription is None else subscription.channel.name) for end, subscription in self.token_ends()]
+        return min(ends, default=(NEVER, ""))
 
     def _watch_expiry(self) -> None:
-        """Which token ends first, when, and when to say so. It may open a stream within ``tokens.leeway``, so it holds for as long."""
-        ends = [(self.identity.expires_at, "")]
-        ends += [(each.grant.expires_at, each.channel.name) for each in self.subscriptions if each.grant is not None]
-        leeway = self._node.config.tokens.leeway
-        self.expires_at, self.expiring = min(((end + leeway, channel) for end, channel in ends if end), default=(NEVER, ""))
-        left = self.expires_at - time.time()
-        self.expiring_at = self.expires_at - min(EXPIRING_SECONDS, left / 2) if left < NEVER else NEVER
-
-    def _expire(self, channel: str) -> None:
-        """The connection's token, or that of a channel, holds no longer."""
-        self._write_text(refusal(109, "token expired", channel))
-        self.close(Disconnect(3005))
+        end, _ = self._first_end()
+        left = end - time.time()
+        self.expiring_at = end - min(EXPIRING_SECONDS, left / 2) if left < NEVER else NEVER
 
     # What a service asks for. A stream's channels are those of its request.
 
@@ -346,43 +340,52 @@ class EventStream:
             self.close(Disconnect(3507, f"unsubscribed from {channel} by the server API"))
 
     def end_revoked(self, revoked: Callable[[Grant], bool]) -> None:
-        """A client that has another token for the channel comes back with it."""
+        """Ends the stream if the token of one of its channels was revoked; a client with another token opens a new stream."""
         for subscription in self.subscriptions:
             if subscription.grant is not None and revoked(subscription.grant):
-                self._expire(subscription.channel.name)
+                self._refuse_expired(subscription.channel.name)
+                self.close(Disconnect(3005))
                 return
 
     def renew(self, identity: Identity) -> None:
         self.identity = identity
-        if self.open:
+        if self.connected:
             self._watch_expiry()
-            self._node.wheel.set(self, self._due(self._loop.time()))
+            self.watch_deadlines()
+
+    # The end.
 
     def drain(self) -> None:
-        """The process is going away: the client comes back elsewhere, at a time of its own."""
-        if self.open:
+        """The process ends: the client opens another stream elsewhere, at a random time."""
+        if self.connected:
             self._write_text(_retry(refused=True) + b"\n")
         else:
             self._write_text(refusal(3001, "shutdown"))
         self.close(Disconnect(3001))
 
-    def close(self, reason: Disconnect, *, abort: bool = False) -> None:
-        if not self.done:
-            log.log(logging.DEBUG if reason.code in (3000, 3001) else logging.INFO, "stream %s closed: %s", self.client, reason)
-            self.done = True
-            self._node.wheel.remove(self)
-            self._node.admission.forget(self, self.identity.user)
-            for subscription in self.subscriptions:
-                self._node.hub.leave(subscription)
-                if self.open:
-                    self._tell("unsubscribed", channel=subscription.channel.name)
-            if self.open:
-                self._tell("disconnected", code=reason.code, reason=reason.reason)
-            self.output.finish(abort)
+    def close(self, disconnect: Disconnect, *, abort: bool = False) -> None:
+        """Ends the stream. Closing it twice changes nothing. ``abort``: what the client has not taken yet is lost."""
+        if self.state is CLOSED:
+            return
+        log.log(logging.DEBUG if disconnect.code in (3000, 3001) else logging.INFO, "stream %s closed: %s", self.client, disconnect)
+        known = self.connected
+        self.move(CLOSED)
+        self.node.wheel.remove(self)
+        self.node.admission.forget(self, self.identity.user)
+        for subscription in self.subscriptions:
+            self.node.hub.leave(subscription)
+            if known:
+                self._record("unsubscribed", channel=subscription.channel.name)
+        if known:
+            self._record("disconnected", code=disconnect.code, reason=disconnect.reason)
+        self.output.finish(abort)
 
 
 def refusal(code: int, message: str, channel: str = "") -> bytes:
-    """Without an id, so that the browser keeps the last one it saw. ``channel``: the one whose subscription token is the cause."""
+    """The event `refused`, after which the stream ends. ``channel``: the one whose subscription token is the cause.
+
+    It has no id, so that the browser's last id stays.
+    """
     return _retry(refused=True) + event("refused", _about(b'"code":%d,"message":%b' % (code, encode(message)), channel))
 
 

@@ -1,0 +1,174 @@
+"""The commands of one client: decoded, queued while they have to wait, and handed on in order.
+
+    message ──decode──▶ commands ──▶ may the next one go? ──yes──▶ ``perform``: its handler answers now, or when Valkey did
+                                            └──no──▶ ``backlog``; nothing more is read from the client until that is empty
+
+Commands wait while connect is not answered, while a key for a token is fetched, while an unsubscribe waits for the reply
+to its subscribe, while BUSY_MOST of them are in work, and while the client does not read its answers. Since nothing is
+read meanwhile, the backlog holds one message's commands and what the socket's buffer brought with it.
+
+A handler raises ClientError for an error reply, and Disconnect for what ends the connection; after that no command of the
+same message is acted on.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Awaitable
+
+from ..errors import ClientError, Disconnect, Internal, KeyUnknown, StoreError
+from ..rules.identity import ANONYMOUS
+from ..rules.protocol import PONG, Command, decode, error_reply, reply
+from ..rules.rate_limit import spend
+from .deadlines import Followed, TimedClient
+from .node import Node
+from .outlet import Outlet
+from .states import CLOSED, CONNECTING, OPENED
+
+__all__ = ["CommandingClient"]
+
+log = logging.getLogger("gateway.session")
+
+BUSY_MOST = 16  # commands of one client that wait for Valkey; each may answer with a page of history
+
+
+class CommandingClient(TimedClient[Followed]):
+    """A client that sends commands. ``backlog`` is those that wait, None if none does; ``busy`` counts those in work.
+
+    ``fetching_keys``: keys are being fetched for the token of a command. ``unsubscribing``: an unsubscribe waits for the
+    reply to the subscribe before it. ``commands_used`` is the state of its rate limit.
+    """
+
+    __slots__ = ("backlog", "busy", "commands_used", "fetching_keys", "outlet", "unsubscribing")
+
+    def __init__(self, node: Node, outlet: Outlet, open_by: float) -> None:
+        super().__init__(node, ANONYMOUS, OPENED, open_by)
+        self.outlet = outlet
+        self.backlog: list[Command] | None = None
+        self.busy = 0
+        self.commands_used = 0.0
+        self.fetching_keys = False
+        self.unsubscribing = False
+
+    # What a session implements.
+
+    @abstractmethod
+    def perform(self, method: str, command: Command) -> None:
+        """Calls the method's handler. Raises ClientError or Disconnect."""
+
+    @abstractmethod
+    def pong(self) -> None:
+        """The client answered a ping of the protocol. Raises Disconnect if there was none."""
+
+    # In order.
+
+    def receive(self, message: bytes) -> None:
+        """Acts on the commands of one message, as far as they need not wait."""
+        try:
+            commands = decode(message)
+        except Disconnect as disconnect:
+            self.close(disconnect)
+        else:
+            self._take(commands)
+
+    def resume(self) -> None:
+        """Goes on with the commands that waited, if they need not wait any longer."""
+        if self.backlog is not None and self.state is not CLOSED and not self._must_wait():
+            backlog, self.backlog = self.backlog, None
+            self._take(backlog)
+            if self.backlog is None and self.state is not CLOSED:
+                self.outlet.hold_reading(False)
+
+    def _take(self, commands: list[Command]) -> None:
+        if self.backlog is not None:
+            self.backlog += commands
+            return
+        try:
+            for number, command in enumerate(commands):
+                if self.state is CLOSED:
+                    return
+                if self._must_wait():
+                    self.backlog = commands[number:]
+                    self.outlet.hold_reading(True)
+                    return
+                self._handle(command)
+        except Disconnect as disconnect:
+            self.close(disconnect)
+
+    def _must_wait(self) -> bool:
+        # A command after an unsubscribe may subscribe to the same channel again, so it waits for the unsubscribe.
+        return self.state is CONNECTING or self.fetching_keys or self.unsubscribing or self.busy >= BUSY_MOST or self.outlet.paused
+
+    # One command.
+
+    def _handle(self, command: Command) -> None:
+        if command is PONG:
+            self.pong()
+            return
+        method = command.method()
+        if self.state is OPENED and method != "connect":
+            raise Disconnect(3501, f"the first command is {method}, not connect")
+        if command.id == 0 and method != "send":
+            raise Disconnect(3501, f"{method} without an id")
+        try:
+            rate = self.node.config.limits.commands_per_second
+            self.commands_used = spend(self.commands_used, self.node.hub.now(), rate, "limits.commands_per_second")
+            self.perform(method, command)
+        except KeyUnknown as error:
+            if self.fetching_keys:
+                raise Disconnect(3500, str(error)) from None
+            self.fetching_keys = True
+            self.node.tasks.spawn(self._handle_with_keys(command))
+        except ClientError as error:
+            self._refuse(command.id, method, error)
+            if method == "connect":
+                # SDKs take the error and come back by themselves; a connection that is not connected has no use.
+                self.close(Disconnect(3000, "connect was refused"))
+
+    async def _handle_with_keys(self, command: Command) -> None:
+        """Handles the command again after keys were fetched; those after it wait."""
+        try:
+            await self.node.authentication.learn()
+            if self.state is not CLOSED:
+                self._handle(command)
+        except Disconnect as disconnect:
+            self.close(disconnect)
+        finally:
+            self.fetching_keys = False
+        self.resume()
+
+    # Its answer, where that comes later.
+
+    def answer(self, id: int, method: str, work: Awaitable[bytes]) -> None:
+        """Replies with what ``work`` returns, unless ``id`` is 0; meanwhile other commands go on."""
+        self.busy += 1
+        self.node.tasks.spawn(self._reply_when_done(id, method, work))
+
+    async def _reply_when_done(self, id: int, method: str, work: Awaitable[bytes]) -> None:
+        try:
+            result = await work
+        except ClientError as error:
+            self._refuse(id, method, error)
+        except StoreError as error:
+            self._refuse(id, method, Internal(str(error)))
+        except Disconnect as disconnect:
+            self.close(disconnect)
+        except Exception:
+            log.exception("client %s: %s failed", self.client, method)
+            self._refuse(id, method, Internal())
+        else:
+            if id and self.state is not CLOSED:
+                self.outlet.send(reply(id, method, result))
+        finally:
+            self.busy -= 1
+            self.resume()
+
+    def _refuse(self, id: int, method: str, error: ClientError) -> None:
+        if self.state is CLOSED:
+            return
+        if not id:
+            self.close(Disconnect(error.closes_with, f"{method} refused with {error.code} {error}"))
+            return
+        log.info("client %s: %s refused with %d %s", self.client or "-", method, error.code, error)
+        self.outlet.send(error_reply(id, error))

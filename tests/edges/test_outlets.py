@@ -1,0 +1,76 @@
+"""The buffers between sessions, streams and ASGI."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway.edges.outlets import Buffer, Buffered
+
+
+class Writer:
+    """Whoever writes: ``notified`` is when its output was full, and when it had drained."""
+
+    def __init__(self) -> None:
+        self.notified: list[str] = []
+
+    def pause_writing(self) -> None:
+        self.notified.append("full")
+
+    def resume_writing(self) -> None:
+        self.notified.append("drained")
+
+
+class Wire:
+    """ASGI's end: takes a piece, and the next one when the test lets it."""
+
+    def __init__(self) -> None:
+        self.taken: list[bytes] = []
+        self.turn = asyncio.Semaphore(0)
+
+    async def send(self, data: bytes) -> None:
+        self.taken.append(data)
+        await self.turn.acquire()
+
+
+@pytest.mark.parametrize(("separator", "joined"), [(b"", b"abbccc"), (b"\n", b"a\nbb\nccc")])
+def test_a_buffer_gives_its_parts_in_order_once(separator: bytes, joined: bytes) -> None:
+    buffer = Buffer(separator)
+    assert not buffer
+    for part in (b"a", b"bb", b"ccc"):
+        buffer.add(part)
+    assert buffer and buffer.size == 6
+    assert buffer.take() == joined
+    assert not buffer and buffer.size == 0 and buffer.take() == b""
+
+
+async def test_what_asgi_does_not_take_pauses_the_writer_until_it_was_taken() -> None:
+    wire, writer = Wire(), Writer()
+    output = Buffered(wire.send, b"\n")
+    output.carry(writer, waiting_bytes=4)
+    pump = asyncio.create_task(output.pump())
+    for part in (b"ab", b"cd", b"e", b"f"):
+        output.write(part)
+    assert writer.notified == ["full"], "at five bytes, and once"
+    await asyncio.sleep(0)
+    output.write(b"g")
+    wire.turn.release()
+    await asyncio.sleep(0)
+    assert (wire.taken, writer.notified) == ([b"ab\ncd\ne\nf", b"g"], ["full"]), "another part waits"
+    wire.turn.release()
+    await asyncio.sleep(0)
+    assert writer.notified == ["full", "drained"]
+    pump.cancel()
+
+
+async def test_what_was_written_before_the_end_is_sent_and_nothing_after_it() -> None:
+    wire, writer = Wire(), Writer()
+    output = Buffered(wire.send)
+    output.carry(writer, waiting_bytes=1)
+    wire.turn.release()
+    output.write(b"last")
+    output.finish()
+    output.write(b"late")
+    await output.pump()
+    assert (wire.taken, writer.notified) == ([b"last"], ["full"])
