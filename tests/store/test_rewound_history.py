@@ -15,8 +15,8 @@ import valkey
 from gateway.config import Config
 from gateway.store.connect import Address
 from gateway.store.connection import Commands
-from gateway.store.history import History, Page, publish_words
-from gateway.store.layout import Layout
+from gateway.store.history import History, Page
+from gateway.store.layout import Layout, publish_words
 from gateway.store.library import Library, rules_of
 
 from ..conftest import until
@@ -28,11 +28,11 @@ PARTS = ("meta", "stream")
 
 @pytest.fixture
 async def history(valkey_url: str, prefix: str) -> AsyncIterator[History]:
-    commands, layout = Commands(Address(valkey_url)), Layout(prefix)
-    await commands.start()
     library = Library(rules_of(CONFIG.channels, CONFIG.namespaces), prefix)
+    commands = Commands(Address(valkey_url), functions=library)
+    await commands.start()
     await library.install(commands.call)
-    yield History(commands, library, layout)
+    yield History(commands, Layout(prefix))
     await commands.close()
 
 
