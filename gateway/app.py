@@ -66,10 +66,10 @@ class Gateway:
         uid, tasks, self._wheel, layout = new_id(), Tasks(), Wheel(), Layout(config.prefix)
 
         # Store and keys.
-        self._commands = commands = Commands(address)
         self._library = library = Library(rules_of(config.channels, config.namespaces) if install else None, layout.prefix)
+        self._commands = commands = Commands(address, functions=library)
         self.link = link = Link(address, commands, layout.heartbeat(uid))
-        history = History(commands, library, layout)
+        history = History(commands, layout)
         self._keys = Keys(config.tokens)
 
         # From Valkey to every subscription.

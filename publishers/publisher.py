@@ -14,9 +14,7 @@ seconds; without one it raises ``Unavailable``, and the caller decides.
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Coroutine, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +27,7 @@ from gateway.errors import BadRequest, StoreError, Unavailable
 from gateway.publication import Position, channel_fault
 from gateway.rules.json_text import is_json
 from gateway.rules.notifications import channel_of, notification_id
-from gateway.runtime.backoff import retrying, retrying_blocking
+from gateway.runtime.backoff import retrying_blocking
 from gateway.store.connect import Address, SyncCommands
 from gateway.store.connection import Commands
 from gateway.store.embedded import find_url
@@ -39,7 +37,6 @@ from gateway.store.library import Library
 
 __all__ = ["Publisher", "SyncPublisher"]
 
-log = logging.getLogger("gateway.publisher")
 
 PATIENCE = 10.0  # seconds for which a publish is repeated
 PAUSE_MOST = 1.0  # seconds between two attempts
@@ -87,7 +84,6 @@ class Publisher:
         self._data_dir = data_dir
         self._layout = Layout(prefix)
         self._patience = patience
-        self._queues: dict[str, _Queue] = {}
         self._history: History | None = None
         self._commands: Commands | None = None
 
@@ -100,9 +96,11 @@ class Publisher:
 
     async def connect(self) -> None:
         """Connects once; afterwards the connection comes back by itself. Raises Unavailable if Valkey cannot be reached."""
-        self._commands = Commands(Address(find_url(self._given_url, self._data_dir)), patience=self._patience)
+        library = Library(None, self._layout.prefix)
+        address = Address(find_url(self._given_url, self._data_dir))
+        self._commands = Commands(address, patience=self._patience, functions=library)
         await self._commands.start()
-        self._history = History(self._commands, Library(None, self._layout.prefix), self._layout)
+        self._history = History(self._commands, self._layout)
 
     async def close(self) -> None:
         """Closes the connection; every publish that still waits raises Unavailable."""
@@ -132,7 +130,7 @@ class Publisher:
         Raises ValueError for an impossible channel, TypeError for an unknown option or data that is not JSON, StoreError if
         Valkey refuses, Unavailable if it cannot be reached.
         """
-        return await self._in_order(_publication(channel, data, raw, options))
+        return await self._publish(_publication(channel, data, raw, options))
 
     async def notify(self, user: str, notification: Mapping[str, Any], *, idempotency_key: str | None = None) -> Position | None:
         """Publishes into the inbox of ``user``. ``notification["id"]``, a text, names it: the same id again is an update,
@@ -140,7 +138,7 @@ class Publisher:
 
         It is repeated over a broken connection. Raises ValueError for a user or a notification that cannot be; else as ``publish``.
         """
-        return await self._in_order(_notification(user, notification, idempotency_key))
+        return await self._publish(_notification(user, notification, idempotency_key))
 
     @overload
     async def publish_many(self, channel: str, documents: Iterable[Any], *, raw: Literal[False] = False) -> list[Position | None]: ...
@@ -154,62 +152,9 @@ class Publisher:
         """Announces a document to those who are live now: no offset, no history."""
         await self.publish(channel, data, ttl=0)
 
-    async def _in_order(self, call: _Call) -> Position | None:
-        queue = self._queues.setdefault(call.channel, _Queue())
-        try:
-            with queue.place() as place:
-                attempt = partial(self._attempt, call, queue, place)
-                return await (self._repeated(attempt, call.channel) if call.repeatable else attempt())
-        finally:
-            if queue.empty:
-                self._queues.pop(call.channel, None)
-
-    async def _repeated(self, attempt: partial[Coroutine[Any, Any, Position | None]], channel: str) -> Position | None:
-        # At debug level: the connection logs that it was lost, and here are as many calls as were under way.
-        what = f"a publish to {channel} was not acknowledged"
-        return await retrying(attempt, what, log, on=Unavailable, ceiling=PAUSE_MOST, seconds=self._patience, level=logging.DEBUG)
-
-    async def _attempt(self, call: _Call, queue: _Queue, place: object) -> Position | None:
-        if queue.broken:
-            await queue.turn(place)
+    async def _publish(self, call: _Call) -> Position | None:
         publish = self.history.notify if call.inbox else self.history.publish
-        try:
-            return await publish(call.channel, call.words)
-        except Unavailable:
-            # What was under way together is repeated one by one, in its order, before anything newer.
-            queue.broken = queue.broken or call.repeatable
-            raise
-
-
-class _Queue:
-    """The publishes of one channel that are under way, oldest first. ``broken``: a connection was lost under them."""
-
-    def __init__(self) -> None:
-        self._places: dict[object, None] = {}
-        self._moved = asyncio.Event()
-        self.broken = False
-
-    @property
-    def empty(self) -> bool:
-        return not self._places
-
-    @contextmanager
-    def place(self) -> Iterator[object]:
-        place = object()
-        self._places[place] = None
-        try:
-            yield place
-        finally:
-            del self._places[place]
-            self.broken = self.broken and bool(self._places)
-            if self.broken:
-                self._moved.set()
-
-    async def turn(self, place: object) -> None:
-        """Returns when ``place`` is the oldest."""
-        while next(iter(self._places)) is not place:
-            self._moved.clear()
-            await self._moved.wait()
+        return await publish(call.channel, call.words, repeatable=call.repeatable)
 
 
 class SyncPublisher:
@@ -265,14 +210,14 @@ class SyncPublisher:
         except StoreError as error:
             if "Function not found" not in str(error):
                 raise
-        _finish(self._library.restore(self._call_at_once))
+        _finish(self._library.ready(self._call_at_once))
         return self._commands.call(*command)
 
     async def _call_at_once(self, *words: Any) -> Any:
         return self._commands.call(*words)
 
 
-def _finish(work: Coroutine[Any, Any, None]) -> None:
+def _finish(work: Coroutine[Any, Any, object]) -> None:
     """Runs a coroutine that waits for nothing: it needs no loop, and there may be one already."""
     try:
         work.send(None)

@@ -179,11 +179,11 @@ def history(
 
 
 async def _print_history(config: Config, channel: str, since: Position | None, limit: int, reverse: bool) -> None:
-    commands = Commands(Address(configured_url(config)))
+    layout = Layout(config.prefix)
+    commands = Commands(Address(configured_url(config)), functions=Library(None, layout.prefix))
     await commands.start()
     try:
-        layout = Layout(config.prefix)
-        store = History(commands, Library(None, layout.prefix), layout)
+        store = History(commands, layout)
         offset, left, epoch = since.offset if since else 0, limit or sys.maxsize, since.epoch if since else ""
         while left > 0:
             page = await store.read(channel, offset, min(PAGE, left), reverse=reverse)

@@ -12,25 +12,33 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import valkey
 from valkey.asyncio.connection import ConnectionPool
 from valkey.asyncio.sentinel import Sentinel
 from valkey.backoff import NoBackoff
-from valkey.exceptions import AuthenticationError, BusyLoadingError, ValkeyError
+from valkey.exceptions import AuthenticationError, BusyLoadingError, NoPermissionError, ReadOnlyError, ValkeyError
 from valkey.retry import Retry
 
 from ..errors import ConfigurationError, StoreError, Unavailable
 
-__all__ = ["CONNECT_SECONDS", "Address", "Loading", "SyncCommands", "open_connection"]
+__all__ = ["CONNECT_SECONDS", "Address", "Loading", "Server", "SyncCommands", "open_connection"]
 
 CONNECT_SECONDS = 5.0  # for the socket, and again for the greeting
+ASK_SECONDS = 1.0  # for the Sentinels to name the primary
 
 _OPTIONS: dict[str, Any] = {"protocol": 2, "socket_connect_timeout": CONNECT_SECONDS, "socket_timeout": CONNECT_SECONDS}
 
 _SCHEMES = ("valkey", "valkeys", "unix", "valkey+sentinel")
+
+
+class Server(NamedTuple):
+    """The server at the other end of a connection. ``run_id`` is new at each start of it; ``where`` is (host, port), None for a socket's path."""
+
+    run_id: str
+    where: tuple[str, int] | None
 
 
 class _Connection(Protocol):
@@ -42,6 +50,10 @@ class _Connection(Protocol):
     async def connect(self) -> None: ...
 
     async def disconnect(self, nowait: bool = False) -> None: ...
+
+    async def send_command(self, *words: str) -> None: ...
+
+    async def read_response(self) -> Any: ...
 
 
 class _Pool(Protocol):
@@ -66,6 +78,8 @@ class Address:
         if scheme not in _SCHEMES:
             schemes = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
             raise ConfigurationError(f"valkey_url: {str(self)!r} does not begin with one of {schemes}")
+        self._sentinel: Sentinel | None = None
+        self._service = ""
         try:
             self._pool = self._make_pool(scheme)
         except (ValueError, TypeError) as error:
@@ -74,7 +88,9 @@ class Address:
     def _make_pool(self, scheme: str) -> _Pool:
         options = _OPTIONS | {"client_name": "gateway", "lib_name": None, "lib_version": None}
         if scheme == "valkey+sentinel":
-            return cast(_Pool, _primary(Sentinel, self.url, options).connection_pool)
+            pool = _primary(Sentinel, self.url, options).connection_pool
+            self._sentinel, self._service = pool.sentinel_manager, pool.service_name
+            return cast(_Pool, pool)
         return cast(_Pool, ConnectionPool.from_url(self.url, **options))
 
     def sync_client(self) -> valkey.Valkey:
@@ -87,6 +103,23 @@ class Address:
     def connection(self) -> _Connection:
         """A connection of valkey-py that is not connected yet."""
         return self._pool.make_connection()
+
+    async def names_another(self, server: Server) -> bool:
+        """Whether the Sentinels name another primary than ``server``; False where there are none, or none answers."""
+        if self._sentinel is None or server.where is None:
+            return False
+        try:
+            async with asyncio.timeout(ASK_SECONDS):
+                host, port = await cast(Any, self._sentinel).discover_master(self._service)
+        except (TimeoutError, ValkeyError, OSError):
+            return False
+        return (host, int(port)) != server.where
+
+    async def close(self) -> None:
+        """Closes the connections to the Sentinels; the next question opens them again."""
+        if self._sentinel is not None:
+            for client in cast(Any, self._sentinel).sentinels:
+                await client.connection_pool.disconnect()
 
     def __str__(self) -> str:
         return re.sub(r"//.*@", "//…@", self.url.partition("?")[0])
@@ -118,15 +151,20 @@ def _sentinel_parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any
     return sentinels, service, login
 
 
-async def open_connection(address: Address, protocol: Callable[[], asyncio.Protocol]) -> tuple[asyncio.Transport, Any]:
-    """Connects, greets and authenticates, then gives the socket to ``protocol()``.
+async def open_connection(address: Address, protocol: Callable[[], asyncio.Protocol]) -> tuple[asyncio.Transport, Any, Server]:
+    """Connects, greets and authenticates, makes sure that the server takes writes, then gives the socket to ``protocol()``.
 
-    Returns the transport, and asyncio's stream writer, which the caller must hold: it closes the transport when collected.
-    Raises Unavailable with one line that says which address failed and why, or StoreError for a refused login.
+    Returns the transport, asyncio's stream writer, which the caller must hold (it closes the transport when collected), and the server.
+    Raises Unavailable with one line that says which address failed and why: also for a replica, which may be promoted. Raises
+    StoreError for a refused login, ConfigurationError for a node of a cluster.
     """
     connection = address.connection()
     try:
         await connection.connect()
+        server = await _examine(connection, address)
+    except (ConfigurationError, Unavailable):
+        await connection.disconnect(nowait=True)
+        raise
     except AuthenticationError as error:
         raise StoreError(f"Valkey at {address} refuses the login: {error}") from None
     except (TimeoutError, ValkeyError, OSError) as error:
@@ -139,7 +177,26 @@ async def open_connection(address: Address, protocol: Callable[[], asyncio.Proto
     taker = protocol()
     transport.set_protocol(taker)
     taker.connection_made(transport)
-    return transport, writer
+    return transport, writer, server
+
+
+async def _examine(connection: _Connection, address: Address) -> Server:
+    """Who answers. Raises Unavailable for a replica, ConfigurationError for a node of a cluster."""
+    await connection.send_command("INFO", "server", "replication")
+    try:
+        text = await connection.read_response()
+    except NoPermissionError:  # a user that may not ask; what the server is then shows when it refuses
+        text = b""
+    facts = dict(line.split(":", 1) for line in text.decode().splitlines() if ":" in line)
+    if "cluster" in (facts.get("server_mode"), facts.get("redis_mode")):  # Valkey names it so, Redis so
+        raise ConfigurationError(
+            f"Valkey at {address} is a node of a cluster and holds a part of the channels only; use a single server or valkey+sentinel://"
+        )
+    if facts.get("role") == "slave":
+        primary = f"{facts.get('master_host')}:{facts.get('master_port')}"
+        raise Unavailable(f"Valkey at {address} is a replica, which takes no writes; its primary is {primary}")
+    host, port = getattr(connection, "host", None), getattr(connection, "port", None)
+    return Server(facts.get("run_id", ""), None if host is None or port is None else (host, int(port)))
 
 
 class Loading(Unavailable):
@@ -154,6 +211,7 @@ class SyncCommands:
 
     def __init__(self, client: valkey.Valkey) -> None:
         self._execute: Callable[..., Any] = client.execute_command
+        self._disconnect: Callable[[], None] = client.connection_pool.disconnect
         self._close: Callable[[], None] = client.close
 
     def call(self, *words: Any) -> Any:
@@ -165,6 +223,9 @@ class SyncCommands:
             return self._execute(*words)
         except BusyLoadingError as error:
             raise Loading(str(error)) from None
+        except ReadOnlyError as error:  # it is not the primary any more: the next command asks for the address again
+            self._disconnect()
+            raise Unavailable(f"Valkey is not the primary any more: {error}") from None
         except (valkey.ConnectionError, valkey.TimeoutError, OSError) as error:
             raise Unavailable(f"no Valkey: {error}") from None
         except ValkeyError as error:

@@ -1,11 +1,20 @@
-"""One pipelined connection for commands.
+"""One pipelined connection for commands, which owns their order and their repetition.
 
-Any number of commands wait for their replies at once; Valkey answers in order, so a queue of futures is all the
-bookkeeping there is. Commands that are sent within one turn of the loop leave in one write. A lost connection is opened
-again by itself; ``call`` waits for it, up to ``patience`` seconds.
+Every command enters one queue when it is called and leaves it in that order. Commands that are called within one turn of
+the loop leave in one write; Valkey answers in order. A lost connection is opened again by itself. What becomes of a
+command that gets no good answer:
 
-A command whose connection broke before the reply fails with Unavailable: whether it was carried out is not known,
-and only the caller knows whether repeating it is safe.
+| what happened                                    | ``repeatable`` commands                | others                       |
+|--------------------------------------------------|----------------------------------------|------------------------------|
+| the connection broke before the reply: whether   | are sent again, in their order and     | fail with Unavailable: the   |
+| it was carried out is not known                  | before all newer ones                  | caller decides               |
+| Valkey carried nothing out: it is loading, is    | are sent again, in their order and before all newer ones, once the    |
+| not the primary, or has lost its functions       | cause is mended; meanwhile nothing newer is sent                      |
+| ``patience`` seconds are over                    | fail with Unavailable                                                 |
+
+``Functions`` loads the function library where it is missing, and says which *generation* of it is loaded; a ``guarded``
+command carries that generation. Without it, commands that are on their way while another program loads the library would
+be carried out before older ones that were refused.
 """
 
 from __future__ import annotations
@@ -13,22 +22,28 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
 
 import libvalkey
 
 from ..errors import StoreError, Unavailable
-from ..runtime.backoff import retrying
-from .connect import Address, open_connection
+from ..runtime.backoff import backoff, retrying
+from .connect import Address, Server, open_connection
 
-__all__ = ["Commands", "Replies"]
+__all__ = ["Commands", "Functions", "Replies"]
 
 log = logging.getLogger("gateway.store")
 
 SILENCE_SECONDS = 5.0  # the oldest command waits longer than this: the connection is dead
 CHECK_SECONDS = 1.0
-NOT_NOW = ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")  # refused for the moment: nothing was carried out
+PATIENCE_SECONDS = 10.0
+BARRIER_SECONDS = 2.0  # for the replies to what was written before a refusal
+PATIENCE_STEP_SECONDS = 0.02  # commands whose patience is over within it fail together
+CALM_SECONDS = 5.0  # after so long without a refusal the next one is the first again
+REFUSED_FOR_NOW = ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "BUSY ")
+NOT_THE_PRIMARY = ("READONLY",)
+OTHER_FUNCTIONS = ("ERR Function not found", "GENERATION")
 
 
 class Replies(asyncio.Protocol):
@@ -53,68 +68,240 @@ class Replies(asyncio.Protocol):
         self._on_lost()
 
 
+class Functions(Protocol):
+    """The function library that commands call."""
+
+    async def ready(self, call: Callable[..., Awaitable[Any]]) -> bytes:
+        """Loads the functions where they are missing and returns their generation. Raises StoreError, Unavailable."""
+        ...
+
+
+class _Command:
+    """One command on its way. ``words`` are kept of a guarded one alone, whose text changes with the generation."""
+
+    __slots__ = ("called", "future", "generation", "repeatable", "text", "urgent", "words", "written")
+
+    def __init__(self, text: bytes, future: asyncio.Future[Any], now: float, *, repeatable: bool = False, urgent: bool = False) -> None:
+        self.text = text
+        self.future = future
+        self.called = self.written = now
+        self.repeatable = repeatable
+        self.urgent = urgent  # it passed the queue, to mend what the others wait for
+        self.words: tuple[Any, ...] | None = None
+        self.generation = b""
+
+    def guard(self, generation: bytes) -> None:
+        if self.words is not None and self.generation != generation:
+            self.generation = generation
+            self.text = libvalkey.pack_command((*self.words, b"generation", generation))
+
+
 class Commands:
     """``await commands.call(b"HGET", key, field)``. Start it with ``start()``, end it with ``close()``.
 
-    ``patience`` is how many seconds ``call`` waits for a connection.
+    ``patience``: seconds that a command may wait for a connection, and for Valkey to take it.
     """
 
-    def __init__(self, address: Address, *, patience: float = 10.0) -> None:
+    def __init__(self, address: Address, *, patience: float = PATIENCE_SECONDS, functions: Functions | None = None) -> None:
         self._address = address
         self._patience = patience
-        self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
-        self._unsent: list[bytes] = []
+        self._functions = functions
+        self._generation = b""
+        self._queue: deque[_Command] = deque()  # not written yet
+        self._written: deque[_Command] = deque()  # written and not answered yet
+        self._refused: deque[_Command] = deque()  # answered, but not carried out; older than the other two
+        self._held = True  # nothing is written, but for urgent commands
+        self._flushing = False
+        self._refusals, self._last_refusal = 0, float("-inf")  # in a row
+        self._mending: asyncio.Task[None] | None = None
+        self._impatience: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
         self._writer: Any = None
-        self._connected = asyncio.Event()
-        self._running: asyncio.Task[None] | None = None
-        self._lost: asyncio.Event = asyncio.Event()
+        self._lost = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+        self.server: Server | None = None  # to which it is connected
 
     @property
     def connected(self) -> bool:
-        return self._transport is not None
+        """Whether commands reach Valkey now."""
+        return not self._held
 
     async def start(self) -> None:
-        """Connects once, so that a wrong address fails here and now; afterwards it reconnects by itself. Raises StoreError."""
-        await self._connect()
-        self._running = asyncio.create_task(self._run(), name="valkey commands")
+        """Connects once, so that a wrong address fails here and now; afterwards reconnects by itself. Raises StoreError, Unavailable."""
+        try:
+            await self._connect()
+        except BaseException:
+            await self._address.close()
+            raise
+        self._keeper = asyncio.create_task(self._stay_connected(), name="valkey commands")
 
     async def close(self) -> None:
-        """Commands that still wait for their replies fail with Unavailable."""
-        if self._running is not None:
-            self._running.cancel()
-            await asyncio.gather(self._running, return_exceptions=True)
+        tasks = [task for task in (self._keeper, self._mending) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._transport is not None:
             self._transport.close()
         self._drop("the connection was closed")
+        self._fail_waiting(float("inf"), "the connection was closed")
+        await self._address.close()
 
-    async def call(self, *words: Any) -> Any:
-        """One command's reply. Raises StoreError for Valkey's error reply, Unavailable if it cannot be reached or the connection breaks."""
-        if self._transport is None:
-            try:
-                async with asyncio.timeout(self._patience):
-                    await self._connected.wait()
-            except TimeoutError:
-                raise Unavailable(f"no connection to Valkey at {self._address} for {self._patience:g} s") from None
-        return await self.send(*words)
+    def reconnect(self, reason: str) -> None:
+        """Gives the connection up and asks for the address again: the server is not the primary any more."""
+        if self._transport is not None:
+            log.warning("the connection to valkey is given up: %s", reason)
+            self._transport.abort()
+            self._drop(reason)
+
+    # Calling.
+
+    async def call(self, *words: Any, repeatable: bool = False, guarded: bool = False) -> Any:
+        """One command, carried out after all that were called before it.
+
+        ``repeatable``: carrying it out twice changes nothing more. ``guarded``: a function call that takes NAME VALUE pairs at its
+        end, to which the generation is added. Raises StoreError for Valkey's error reply, Unavailable if it cannot be reached or
+        the connection breaks before the reply.
+        """
+        return await self._enqueue(words, repeatable, guarded)
 
     def send(self, *words: Any) -> asyncio.Future[Any]:
-        """``call`` without waiting for a connection: commands that are sent one after the other arrive in that order."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
-        if self._transport is None:
+        """``call`` that fails at once, with Unavailable, where it would have to wait for a connection."""
+        if self._held:
+            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             future.set_exception(Unavailable(f"no connection to Valkey at {self._address}"))
             return future
-        if not self._unsent:
+        return self._enqueue(words, False, False)
+
+    def _enqueue(self, words: tuple[Any, ...], repeatable: bool, guarded: bool) -> asyncio.Future[Any]:
+        loop = asyncio.get_running_loop()
+        command = _Command(libvalkey.pack_command(words), loop.create_future(), loop.time(), repeatable=repeatable)
+        if guarded and self._functions is not None:
+            command.words = words
+        self._queue.append(command)
+        if self._held:
+            self._watch_patience()
+        elif not self._flushing:
+            self._flushing = True
             loop.call_soon(self._flush)
-        self._unsent.append(libvalkey.pack_command(words))
-        self._waiting.append((future, loop.time()))
-        return future
+        return command.future
 
     def _flush(self) -> None:
-        unsent, self._unsent = self._unsent, []
-        if self._transport is not None and unsent and not self._transport.is_closing():
-            self._transport.write(b"".join(unsent))
+        self._flushing = False
+        if self._held or self._transport is None or self._transport.is_closing():
+            return
+        now, parts = asyncio.get_running_loop().time(), []
+        for command in self._queue:
+            if not command.future.done():  # else its caller was cancelled
+                if command.words is not None:
+                    command.guard(self._generation)
+                command.written = now
+                self._written.append(command)
+                parts.append(command.text)
+        self._queue.clear()
+        self._transport.write(b"".join(parts))
+
+    def _call_now(self, *words: Any) -> asyncio.Future[Any]:
+        """Passes the queue."""
+        loop = asyncio.get_running_loop()
+        command = _Command(libvalkey.pack_command(words), loop.create_future(), loop.time(), urgent=True)
+        if self._transport is None or self._transport.is_closing():
+            command.future.set_exception(Unavailable(f"no connection to Valkey at {self._address}"))
+        else:
+            self._written.append(command)
+            self._transport.write(command.text)
+        return command.future
+
+    # Replies and refusals.
+
+    def _on_replies(self, replies: list[Any]) -> None:
+        written = self._written
+        for reply in replies:
+            command = written.popleft()
+            if command.future.done():
+                continue  # its caller was cancelled
+            if isinstance(reply, StoreError):
+                self._on_error(command, reply)
+            else:
+                command.future.set_result(reply)
+
+    def _on_error(self, command: _Command, error: StoreError) -> None:
+        text = str(error)
+        for_now = text.startswith(REFUSED_FOR_NOW + NOT_THE_PRIMARY)
+        if command.urgent:
+            command.future.set_exception(Unavailable(text) if for_now else error)
+        elif for_now or (self._functions is not None and text.startswith(OTHER_FUNCTIONS)):
+            self._refused.append(command)
+            self._held = True
+            self._watch_patience()
+            if self._mending is None:
+                self._mending = asyncio.create_task(self._mend(text), name="valkey refusal")
+        else:
+            command.future.set_exception(error)
+
+    async def _mend(self, refusal: str) -> None:
+        """Mends what made Valkey refuse a command, then sends all that were refused, and what was called meanwhile."""
+        log.debug("valkey carries nothing out for the moment: %s", refusal)
+        try:
+            await self._after_written()
+            if refusal.startswith(NOT_THE_PRIMARY):
+                self.reconnect(refusal)
+            elif refusal.startswith(OTHER_FUNCTIONS) and self._functions is not None:
+                self._generation = await self._functions.ready(self._call_now)
+                self._release()
+            else:
+                await asyncio.sleep(self._pause())
+                self._release()
+        except (StoreError, TimeoutError) as error:
+            self.reconnect(str(error) or "no reply")
+        finally:
+            if self._mending is asyncio.current_task():
+                self._mending = None
+
+    async def _after_written(self) -> None:
+        """Returns when Valkey answered everything that was written before."""
+        async with asyncio.timeout(BARRIER_SECONDS):
+            await self._call_now(b"PING")
+
+    def _pause(self) -> float:
+        now = asyncio.get_running_loop().time()
+        self._refusals = self._refusals + 1 if now - self._last_refusal < CALM_SECONDS else 1
+        self._last_refusal = now
+        return backoff(self._refusals, 0.05, 1.0)
+
+    def _release(self) -> None:
+        """Writing goes on, with the oldest."""
+        if self._transport is not None:
+            self._queue.extendleft(reversed(self._refused))
+            self._refused.clear()
+            self._held = False
+            self._flush()
+
+    # Patience.
+
+    def _watch_patience(self) -> None:
+        if self._impatience is None:
+            oldest = (self._refused or self._queue)[0]
+            loop = asyncio.get_running_loop()
+            due = max(oldest.called + self._patience, loop.time() + PATIENCE_STEP_SECONDS)
+            self._impatience = loop.call_at(due, self._lose_patience)
+
+    def _lose_patience(self) -> None:
+        self._impatience = None
+        if self._held:
+            reason = f"no connection to Valkey at {self._address} for {self._patience:g} s"
+            self._fail_waiting(asyncio.get_running_loop().time() - self._patience, reason)
+            if self._refused or self._queue:
+                self._watch_patience()
+
+    def _fail_waiting(self, called_by: float, reason: str) -> None:
+        """Ends the waiting of those that were called no later than ``called_by``; they are the oldest."""
+        for waiting in (self._refused, self._queue):
+            while waiting and waiting[0].called <= called_by:
+                command = waiting.popleft()
+                if not command.future.done():
+                    command.future.set_exception(Unavailable(reason))
+
+    # The connection.
 
     async def _connect(self) -> None:
         lost = asyncio.Event()
@@ -124,46 +311,47 @@ class Commands:
                 self._drop("the connection to Valkey was lost")
             lost.set()
 
-        self._transport, self._writer = await open_connection(self._address, lambda: Replies(self._on_replies, on_lost))
+        self._transport, self._writer, self.server = await open_connection(self._address, lambda: Replies(self._on_replies, on_lost))
         self._lost = lost
-        self._connected.set()
-
-    def _on_replies(self, replies: list[Any]) -> None:
-        waiting = self._waiting
-        for reply in replies:
-            future, _ = waiting.popleft()
-            if future.done():
-                continue  # its caller went away
-            if isinstance(reply, StoreError):
-                future.set_exception(Unavailable(str(reply)) if str(reply).startswith(NOT_NOW) else reply)
-            else:
-                future.set_result(reply)
+        try:
+            if self._functions is not None:
+                self._generation = await self._functions.ready(self._call_now)
+        except BaseException:
+            self._transport.abort()
+            self._drop("the connection was not made")
+            raise
+        self._release()
 
     def _drop(self, reason: str) -> None:
-        """Forgets the connection; every command that still waits fails."""
-        self._transport, self._writer = None, None
-        self._connected.clear()
-        self._unsent.clear()
-        waiting, self._waiting = self._waiting, deque()
-        for future, _ in waiting:
-            if not future.done():
-                future.set_exception(Unavailable(reason))
+        """Forgets the connection; of the commands that were written, those that may be repeated wait for the next one."""
+        self._transport, self._writer, self._held, self.server = None, None, True, None
+        self._lost.set()
+        if self._mending is not None and self._mending is not asyncio.current_task():
+            self._mending.cancel()
+        self._mending = None
+        for command in self._written:
+            if command.repeatable:
+                self._refused.append(command)
+            elif not command.future.done():
+                command.future.set_exception(Unavailable(reason))
+        self._written.clear()
+        if self._refused or self._queue:
+            self._watch_patience()
 
-    async def _run(self) -> None:
+    async def _stay_connected(self) -> None:
+        what = f"valkey at {self._address} takes no commands"
         while True:
-            await self._watch_for_silence()
-            # Whatever the error is, the next attempt may succeed.
-            await retrying(self._connect, "the connection to Valkey could not be opened", log, on=Exception, ceiling=1.0)
-
-    async def _watch_for_silence(self) -> None:
-        """Returns when the connection is gone. One on which the oldest command waits too long is given up."""
-        loop = asyncio.get_running_loop()
-        while self._transport is not None:
+            if self._transport is None:
+                await retrying(self._connect, what, log, on=Exception, ceiling=1.0)
             try:
                 async with asyncio.timeout(CHECK_SECONDS):
                     await self._lost.wait()
             except TimeoutError:
-                if self._waiting and loop.time() - self._waiting[0][1] > SILENCE_SECONDS:
-                    log.warning("valkey did not answer for %g s; connecting again", SILENCE_SECONDS)
-                    self._transport.abort()
-                    self._drop("Valkey did not answer in time")
+                await self._check()
+
+    async def _check(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._written and now - self._written[0].written > SILENCE_SECONDS:
+            self.reconnect(f"valkey did not answer for {SILENCE_SECONDS:g} s")
+        elif self.server is not None and await self._address.names_another(self.server):
+            self.reconnect("Sentinel names another primary")

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ..errors import StoreError
 from ..publication import Position, Publication
 from ..rules.recovery import same_life
 from .connection import Commands
 from .layout import Layout, read_entry
-from .library import Library
 
 __all__ = ["PAGE_BYTES", "History", "Page"]
 
@@ -26,24 +24,30 @@ class Page(NamedTuple):
 
 
 class History:
-    """The channels' histories in Valkey, over one connection. If Valkey restarted empty, the library is loaded again and the call repeated.
+    """The channels' histories in Valkey, over one connection, which loads the library again where Valkey lost it.
 
     Every method raises StoreError, or Unavailable where Valkey cannot be reached.
     """
 
-    def __init__(self, commands: Commands, library: Library, layout: Layout) -> None:
+    def __init__(self, commands: Commands, layout: Layout) -> None:
         self.commands = commands
-        self._library = library
         self.layout = layout
 
-    async def publish(self, channel: str, words: Sequence[Any]) -> Position | None:
-        """Publishes ``publish_words(…)`` and returns the publication's position; None where the channel has no history."""
-        offset, epoch = await self.call(b"gateway_publish", self.layout.keys(channel), *words)
-        return Position(epoch.decode(), offset) if offset else None
+    async def publish(self, channel: str, words: Sequence[Any], *, repeatable: bool = False) -> Position | None:
+        """Publishes ``publish_words(…)`` and returns the publication's position; None where the channel has no history.
 
-    async def notify(self, channel: str, words: Sequence[Any]) -> Position | None:
+        Calls are carried out in their order. ``repeatable``: the words have a key or a version, so that the call is sent again
+        where its connection broke before the reply.
+        """
+        return await self._publish(b"gateway_publish", self.layout.keys(channel), words, repeatable)
+
+    async def notify(self, channel: str, words: Sequence[Any], *, repeatable: bool = False) -> Position | None:
         """``publish`` in an inbox: the publication has an id, and counts as unread until it is read."""
-        offset, epoch = await self.call(b"gateway_notify", self.layout.inbox_keys(channel), *words)
+        return await self._publish(b"gateway_notify", self.layout.inbox_keys(channel), words, repeatable)
+
+    async def _publish(self, function: bytes, keys: Sequence[bytes], words: Sequence[Any], repeatable: bool) -> Position | None:
+        call = (b"FCALL", function, len(keys), *keys, *words)
+        offset, epoch = await self.commands.call(*call, repeatable=repeatable, guarded=True)
         return Position(epoch.decode(), offset) if offset else None
 
     async def relay(self, channel: str, version_epoch: str, rows: Sequence[tuple[int, str]], *, notify: bool) -> None:
@@ -97,12 +101,5 @@ class History:
         return Position(epoch.decode(), offset)
 
     async def call(self, function: bytes, keys: Sequence[bytes], *words: Any) -> Any:
-        """Calls a function of the library, which is loaded first if Valkey does not have it."""
-        command = (b"FCALL", function, len(keys), *keys, *words)
-        try:
-            return await self.commands.call(*command)
-        except StoreError as error:
-            if "Function not found" not in str(error):
-                raise
-        await self._library.restore(self.commands.call)
-        return await self.commands.call(*command)
+        """Calls a function of the library."""
+        return await self.commands.call(b"FCALL", function, len(keys), *keys, *words)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.resources import files
 from typing import Any, cast
@@ -55,7 +56,13 @@ class Library:
 
     def source(self, rules: dict[str, Rules]) -> str:
         """The Lua text that Valkey loads; ``rules`` are by prefix, "" for prefixes that have none."""
-        return f"#!lua name=gateway_{VERSION}\nlocal RULES_JSON = [==[{json.dumps(rules)}]==]\nlocal ANNOUNCE = 'PUBLISH'\n{_SOURCE}"
+        return (
+            f"#!lua name=gateway_{VERSION}\n"
+            f"local RULES_JSON = [==[{json.dumps(rules)}]==]\n"
+            f"local GENERATION = '{secrets.token_hex(4)}'\n"
+            f"local ANNOUNCE = 'PUBLISH'\n"
+            f"{_SOURCE}"
+        )
 
     async def install(self, call: Call) -> None:
         """Loads this library and its rules, at the start of a gateway. A newer version that is loaded already stays."""
@@ -74,8 +81,17 @@ class Library:
                 return
         log.warning("the channels' rules could not be put into force: other gateways keep replacing them")
 
-    async def restore(self, call: Call) -> None:
-        """Loads the library where Valkey has none: after ``Function not found``."""
+    async def ready(self, call: Call) -> bytes:
+        """Loads the library where Valkey has none, or an older one; returns the generation of the one that is loaded."""
+        try:
+            return await _generation(call)
+        except StoreError as error:
+            if "Function not found" not in str(error):
+                raise
+        await self._restore(call)
+        return await _generation(call)
+
+    async def _restore(self, call: Call) -> None:
         rules = self._rules
         if rules is None:
             stored = await call(b"GET", self._rules_key)
@@ -108,6 +124,10 @@ class Library:
         except StoreError as error:
             if "already exists" not in str(error):  # a newer gateway was faster
                 raise
+
+
+async def _generation(call: Call) -> bytes:
+    return cast(bytes, await call(b"FCALL", b"gateway_generation", b"0"))
 
 
 async def _rules_in_force(call: Call) -> dict[str, Rules]:

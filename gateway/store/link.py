@@ -20,7 +20,7 @@ import libvalkey
 
 from ..errors import StoreError
 from ..runtime.backoff import retrying
-from .connect import Address, open_connection
+from .connect import Address, Server, open_connection
 from .connection import Commands, Replies
 
 __all__ = ["ChannelListener", "Link", "Listener", "OwnListener", "UpListener"]
@@ -81,6 +81,7 @@ class Link:
         self._up_listeners: list[UpListener] = []
         self._transport: asyncio.Transport | None = None
         self._writer: Any = None
+        self._server: Server | None = None
         self._running: asyncio.Task[None] | None = None
         self._batch: dict[bytes, list[bytes]] = {}
         self._unsent: list[bytes] = []
@@ -204,7 +205,7 @@ class Link:
             await retrying(self._connect, "the link to valkey could not be opened", log, on=Exception, ceiling=1.0)
             await self._beat_until_lost()
             self.losses += 1
-            self._transport, self._writer, self._proven = None, None, False
+            self._transport, self._writer, self._server, self._proven = None, None, None, False
             self._batch.clear()
             log.warning("the link to valkey was lost; connecting again")
             for listener in self._listeners:
@@ -212,7 +213,7 @@ class Link:
 
     async def _connect(self) -> None:
         lost = asyncio.Event()
-        self._transport, self._writer = await open_connection(self._address, lambda: Replies(self._on_replies, lost.set))
+        self._transport, self._writer, self._server = await open_connection(self._address, lambda: Replies(self._on_replies, lost.set))
         self._lost, self._silent_beats, self._unproven_beats, self._unsent = lost, 0, 0, []
         self.subscribe([self._own, *self._channel_listeners])
         for listener in self._up_listeners:
@@ -225,6 +226,10 @@ class Link:
             if fault := self._fault():
                 log.warning("%s for %g s", fault, SILENT_BEATS * BEAT_SECONDS)
                 self._transport.abort()
+                return
+            if self._is_apart():
+                self._transport.abort()
+                self._commands.reconnect("the live link is connected to another server")
                 return
             self._beat(self._transport)
             try:
@@ -241,13 +246,18 @@ class Link:
             return "the link to valkey answers, but no heartbeat came through it"
         return ""
 
+    def _is_apart(self) -> bool:
+        """Whether link and commands are connected to different servers: one of them follows a server that is not the primary any more."""
+        here, there = self._server, self._commands.server
+        return here is not None and there is not None and here.run_id != there.run_id
+
     def _beat(self, transport: asyncio.Transport) -> None:
         # The ping proves the connection, the heartbeat the way through Valkey; both count as an answer.
         if not transport.is_closing():
             transport.write(libvalkey.pack_command((b"PING",)))
         if self._commands.connected:
             self._unproven_beats += 1
-            self._commands.send(b"PUBLISH", self._own, b"").add_done_callback(_ignore_unavailable)
+            self._commands.send(b"FCALL", b"gateway_heartbeat", 1, self._own).add_done_callback(_ignore_unavailable)
 
 
 def _ignore_unavailable(future: asyncio.Future[Any]) -> None:

@@ -50,7 +50,7 @@ async def dying_relay(database_url: str, valkey_url: str, prefix: str, step: str
     async with Database(database_url) as database:
         commands = DyingCommands(Address(valkey_url), prefix, step)
         await commands.start()
-        await DyingRelay(database, DyingHistory(commands, Library(None, prefix), Layout(prefix)), step).drain()
+        await DyingRelay(database, DyingHistory(commands, Layout(prefix)), step).drain()
         await commands.close()
 
 
@@ -102,8 +102,8 @@ class DyingRelay(Relay):
 
 
 class DyingHistory(History):
-    def __init__(self, commands: DyingCommands, library: Library, layout: Layout) -> None:
-        super().__init__(commands, library, layout)
+    def __init__(self, commands: DyingCommands, layout: Layout) -> None:
+        super().__init__(commands, layout)
         self._step = commands.step
         self._calls = 0
 
@@ -118,14 +118,14 @@ class DyingHistory(History):
 
 class DyingCommands(Commands):
     def __init__(self, address: Address, prefix: str, step: str) -> None:
-        super().__init__(address)
+        super().__init__(address, functions=Library(None, prefix))
         self.step = step
         self._calls = 0
         self._witness = address.sync_client()
         self._stream = Layout(prefix).keys(FIRST)[1]
 
     def _flush(self) -> None:
-        self._calls += any(b"gateway_relay" in command for command in self._unsent)
+        self._calls += any(b"gateway_relay" in command.text for command in self._queue)
         super()._flush()
         if self._calls == 2 and self.step == "before the answer of the second call is read":
             while self._witness.xlen(self._stream) < 2:  # the loop stands still meanwhile, and reads nothing

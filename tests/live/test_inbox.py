@@ -191,11 +191,12 @@ def marks(listed: dict[str, Any]) -> dict[str, bool]:
 @contextlib.asynccontextmanager
 async def opened_box(own: OwnValkey, prefix: str, user: str, rules: Rules | None = None) -> AsyncIterator[Box]:
     """With the rules of the gateways, or with those given."""
-    commands, library = Commands(Address(own.url)), Library(rules, prefix)
+    library = Library(rules, prefix)
+    commands = Commands(Address(own.url), functions=library)
     await commands.start()
     if rules is not None:
         await library.install(commands.call)
-    box = Box(own, prefix, user, History(commands, library, Layout(prefix)))
+    box = Box(own, prefix, user, History(commands, Layout(prefix)))
     try:
         yield box
     finally:

@@ -28,11 +28,11 @@ PARTS = ("meta", "stream")
 
 @pytest.fixture
 async def history(valkey_url: str, prefix: str) -> AsyncIterator[History]:
-    commands, layout = Commands(Address(valkey_url)), Layout(prefix)
-    await commands.start()
     library = Library(rules_of(CONFIG.channels, CONFIG.namespaces), prefix)
+    commands = Commands(Address(valkey_url), functions=library)
+    await commands.start()
     await library.install(commands.call)
-    yield History(commands, library, layout)
+    yield History(commands, Layout(prefix))
     await commands.close()
 
 

@@ -68,7 +68,7 @@ def layout(prefix: str) -> Layout:
 async def history(commands: Commands, layout: Layout) -> History:
     library = Library(rules_of(CONFIG.channels, CONFIG.namespaces), layout.prefix)
     await library.install(commands.call)
-    return History(commands, library, layout)
+    return History(commands, layout)
 
 
 @pytest.fixture
@@ -284,12 +284,18 @@ async def test_wrong_arguments_are_named_and_change_nothing(
     assert (await history.read("posts:a")).top.offset == 0
 
 
-async def test_a_valkey_that_lost_the_functions_gets_them_again(history: History, commands: Commands, layout: Layout) -> None:
+async def test_a_valkey_that_lost_the_functions_gets_them_again(
+    history: History, commands: Commands, layout: Layout, valkey_url: str
+) -> None:
     await history.publish("short:a", publish_words(b"1"))
+    library = Library(None, layout.prefix)  # of a publisher without a configuration
+    others = Commands(Address(valkey_url), functions=library)
+    await others.start()
     await commands.call("FUNCTION", "FLUSH")
-    stranger = History(commands, Library(None, layout.prefix), layout)  # a publisher without a configuration
+    stranger = History(others, layout)
     for number in range(5):
         await stranger.publish("short:a", publish_words(b"%d" % number))
+    await others.close()
     assert len(await read_all(history, "short:a")) == 3, "the gateways' rules were kept for it"
 
 
@@ -320,7 +326,7 @@ async def test_gateways_with_different_prefixes_keep_their_own_rules(commands: C
         layout = Layout(f"rules{number}")
         library = Library(rules_of(config.channels, config.namespaces), layout.prefix)
         await library.install(commands.call)
-        histories.append(History(commands, library, layout))
+        histories.append(History(commands, layout))
     for history in histories:
         for number in range(5):
             await history.publish("short:a", publish_words(b"%d" % number))

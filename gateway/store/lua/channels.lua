@@ -8,8 +8,9 @@
 -- and the Pub/Sub channel gw:{C}.
 --
 -- The loader puts before this file: the shebang with the library's name, RULES_JSON (prefix of the keys → namespace → size,
--- ttl, meta_ttl in seconds; a ttl of 0 never expires; prefix "" is for prefixes without rules of their own) and ANNOUNCE, the
--- command that announces. Names of functions are global in Valkey, so gateways with different prefixes share the library.
+-- ttl, meta_ttl in seconds; a ttl of 0 never expires; prefix "" is for prefixes without rules of their own), GENERATION, a
+-- random name of this load, and ANNOUNCE, the command that announces. Names of functions are global in Valkey, so gateways
+-- with different prefixes share the library.
 
 local RULES = nil  -- decoded at the first call: there is no cjson while the library is loaded
 
@@ -111,7 +112,7 @@ local function greater(a, b)
   return a > b
 end
 
-local NAMES = {key = true, version = true, version_epoch = true, size = true, ttl = true, tags = true, info = true}
+local NAMES = {generation = true, key = true, version = true, version_epoch = true, size = true, ttl = true, tags = true, info = true}
 
 -- The options of a publication: the NAME VALUE pairs that follow its data.
 local function options_of(args)
@@ -135,6 +136,11 @@ local function options_of(args)
       value = string.gsub(value, '[\r\n]', ' ')
     end
     options[name] = value
+  end
+  -- A client that keeps many calls under way names the library that it means. Where another one was loaded meanwhile, those
+  -- before may have found none: this one must not overtake them.
+  if options.generation and options.generation ~= GENERATION then
+    error({err = 'GENERATION the functions were loaded anew: send again, the oldest first'})
   end
   return options
 end
@@ -371,6 +377,11 @@ local function gateway_remove(keys, args)
   return {top, epoch}
 end
 
+-- gateway_generation 0 → which load of the library this is; a random name.
+local function gateway_generation(keys, args)
+  return GENERATION
+end
+
 -- gateway_rules 0 → the rules that are compiled in, as JSON.
 local function gateway_rules(keys, args)
   return RULES_JSON
@@ -380,4 +391,5 @@ redis.register_function('gateway_publish', gateway_publish)
 redis.register_function('gateway_restore', gateway_restore)
 redis.register_function{function_name = 'gateway_history', callback = gateway_history, flags = {'allow-oom'}}
 redis.register_function{function_name = 'gateway_remove', callback = gateway_remove, flags = {'allow-oom'}}
+redis.register_function{function_name = 'gateway_generation', callback = gateway_generation, flags = {'no-writes', 'allow-oom', 'allow-stale'}}
 redis.register_function{function_name = 'gateway_rules', callback = gateway_rules, flags = {'no-writes', 'allow-oom', 'allow-stale'}}

@@ -15,6 +15,12 @@ local function gateway_control(keys, args)
   return id
 end
 
+-- gateway_heartbeat 1 gw:node:PROCESS → how many connections received it. Announces an empty message to that process.
+-- A function that may write, though it does not: so it fails where nothing can be written, as on a replica, which takes PUBLISH.
+local function gateway_heartbeat(keys, args)
+  return redis.call(ANNOUNCE, keys[1], '')
+end
+
 -- gateway_beat 1 gw:nodes PROCESS LEASE_MS → [1 if the process was not known, processes whose lease is over …]
 --   PROCESS is alive. LEASE_MS 0: it ends, and is removed.
 -- Atomic, because Valkey's clock alone decides when a lease is over.
@@ -59,5 +65,6 @@ local function gateway_presence(keys, args)
 end
 
 redis.register_function('gateway_control', gateway_control)
+redis.register_function{function_name = 'gateway_heartbeat', callback = gateway_heartbeat, flags = {'allow-oom'}}
 redis.register_function('gateway_beat', gateway_beat)
 redis.register_function{function_name = 'gateway_presence', callback = gateway_presence, flags = {'allow-oom'}}

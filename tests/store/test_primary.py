@@ -1,0 +1,88 @@
+"""The primary is known, not assumed: whoever takes over, commands and link follow it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.errors import ConfigurationError, Unavailable
+from gateway.store.connect import Address
+from gateway.store.connection import Commands
+from publishers import Publisher, SyncPublisher
+
+from ..conftest import Start, until
+from ..kit.servers import Pair, ValkeyServer
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    with Pair(tmp_path / "pair") as pair:
+        yield pair
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Pair]:
+    with Pair(tmp_path / "watched", sentinel=True) as pair:
+        yield pair
+
+
+async def test_a_replica_is_refused_in_a_sentence_that_names_its_primary(pair: Pair) -> None:
+    with pytest.raises(Unavailable, match=f"is a replica, which takes no writes; its primary is 127.0.0.1:{pair.first.port}"):
+        await Commands(Address(pair.second.url)).start()
+
+
+async def test_a_node_of_a_cluster_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    node = ValkeyServer(tmp_path / "node", "cluster-enabled yes")
+    try:
+        with pytest.raises(ConfigurationError, match="is a node of a cluster and holds a part of the channels only"):
+            await Commands(Address(node.url)).start()
+    finally:
+        node.stop()
+
+
+async def test_a_demoted_primary_is_left_and_a_gateway_on_it_is_not_ready(pair: Pair, start_gateway: Start) -> None:
+    gateway = await asyncio.to_thread(start_gateway, valkey_url=pair.first.url)
+    gateway.publish("posts:a", 1)
+    pair.change_places()
+    await until(lambda: gateway.http("GET", "/health/ready")[0] == 503, "the gateway notices that nothing can be written")
+    assert "is a replica" in gateway.log()
+    pair.first.client.execute_command("REPLICAOF", "NO", "ONE")
+    await until(lambda: gateway.http("GET", "/health/ready")[0] == 200, "the gateway is ready again")
+    gateway.publish("posts:a", 2)
+
+
+async def test_a_sync_publisher_leaves_a_demoted_primary(pair: Pair) -> None:
+    with SyncPublisher(pair.first.url, patience=0.5) as publisher:
+        publisher.publish("posts:a", 1)
+        pair.change_places()
+        with pytest.raises(Unavailable, match="not the primary any more"):
+            await asyncio.to_thread(publisher.publish, "posts:a", 2, idempotency_key="k")
+
+
+@pytest.mark.parametrize("how", [("SENTINEL", "FAILOVER", "test"), ("SENTINEL", "FAILOVER", "test", "COORDINATED")], ids=" ".join)
+async def test_publishers_and_gateways_follow_a_failover_that_sentinel_makes(
+    watched: Pair, start_gateway: Start, how: tuple[str, ...]
+) -> None:
+    gateway = await asyncio.to_thread(start_gateway, valkey_url=watched.sentinel_url)
+    async with Publisher(watched.sentinel_url) as publisher:
+        assert await publisher.publish("posts:a", 1, idempotency_key="1")
+        await until(lambda: _offsets(watched.second, watched.first), "the replica has it")
+        watched.sentinel.client.execute_command(*how)
+        started = time.monotonic()
+        await until(lambda: watched.second.role == "master", "the replica is promoted", 20)
+        await until(lambda: publisher.history.commands.server and publisher.history.commands.server.where[1] == watched.second.port, "", 10)
+        assert time.monotonic() - started < 10
+        position = await publisher.publish("posts:a", 2, idempotency_key="2")
+        assert position and position.offset == 2
+    await until(lambda: gateway.http("GET", "/health/ready")[0] == 200, "the gateway is ready", 10)
+    assert gateway.publish("posts:a", 3)["offset"] >= 1
+
+
+def _offsets(*servers: ValkeyServer) -> bool:
+    """Whether the servers have replicated as much."""
+    infos = [server.client.info("replication") for server in servers]
+    return infos[0]["slave_repl_offset"] >= infos[1]["master_repl_offset"]
