@@ -620,7 +620,7 @@ async def test_an_expired_token_opens_no_stream_and_no_history(gateway: RunningG
     async with stream(gateway, "open:1", token=token(seconds=-10)) as events:
         (refused,) = await events.end()
         assert (refused.name, refused.data, refused.had_id) == ("refused", {"code": 109, "message": "token expired"}, False)
-    status, _ = gateway.http("GET", "/history?channel=open:1", headers={"Authorization": f"Bearer {token(seconds=-10)}"})
+    status, body = gateway.http("GET", "/history?channel=open:1", headers={"Authorization": f"Bearer {token(seconds=-10)}"})
     assert (status, json.loads(body)["error"]["code"]) == (401, 109)
 
 
