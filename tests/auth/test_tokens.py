@@ -31,8 +31,10 @@ from gateway.auth.tokens import CHANNELS_MOST, Verifier
 from gateway.config import Tokens
 from gateway.errors import ConfigurationError, KeyUnknown, TokenInvalid, TokenStale
 
-from ..conftest import SECRET, RunningGateway, Start, until
 from ..kit.clients import client, opened, stream
+from ..kit.gateways import RunningGateway, Start
+from ..kit.tokens import SECRET
+from ..kit.waiting import until
 
 RSA_KEY, OTHER_RSA_KEY = rsa.generate_private_key(65537, 2048), rsa.generate_private_key(65537, 2048)
 SHORT_RSA_KEY = rsa.generate_private_key(65537, 1024)

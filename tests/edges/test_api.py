@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import valkey
 
-from ..conftest import API_KEY, RunningGateway, Start, until
-from ..kit.clients import RULES, Socket, client, publish_many, stream
+from ..kit.clients import Socket, client, stream
+from ..kit.gateways import API_KEY, RULES, RunningGateway, Start
+from ..kit.publishing import publish_many
+from ..kit.waiting import until
 
 LIMIT = 200_000
 
@@ -34,9 +36,9 @@ def store(valkey_url: str) -> Iterator[valkey.Valkey]:
         yield connection
 
 
-def call(gateway: RunningGateway, method: str, body: Any, headers: dict[str, str] = {}) -> tuple[int, Any]:
+def call(gateway: RunningGateway, method: str, body: Any, mode: str = "") -> tuple[int, Any]:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    status, answer = gateway.http("POST", f"/api/{method}", data, {"X-API-Key": API_KEY} | headers)
+    status, answer = gateway.http("POST", f"/api/{method}", data, {"X-API-Key": API_KEY, "X-Centrifugo-Error-Mode": mode})
     return status, json.loads(answer) if answer else None
 
 
@@ -171,7 +173,7 @@ def test_errors_are_mapped_to_statuses_where_that_is_asked_for(
     gateway: RunningGateway, method: str, body: Any, code: int, status: int
 ) -> None:
     usual = call(gateway, method, body)
-    mapped = call(gateway, method, body, {"X-Centrifugo-Error-Mode": "transport"})
+    mapped = call(gateway, method, body, "transport")
     assert usual[0] == 200 and mapped[0] == status
     assert usual[1] == mapped[1] and usual[1]["error"]["code"] == code and usual[1]["error"]["message"]
 
@@ -216,7 +218,7 @@ async def test_a_string_of_javascript_that_is_no_unicode_is_data_too(gateway: Ru
     async with client(gateway, subscribe=name) as wire:
         status, answer = call(gateway, "publish", b'{"channel":"%s","data":"\\ud800"}' % name.encode())
         assert (status, answer["result"]["offset"]) == (200, 1)
-        await wire.send('{"id":5,"publish":{"channel":"%s","data":"\\ud800"}}' % name)
+        await wire.send(f'{{"id":5,"publish":{{"channel":"{name}","data":"\\ud800"}}}}')
         messages = [await wire.next() for _ in range(3)]
         assert {"id": 5, "publish": {}} in messages
         assert [message["push"]["pub"]["data"] for message in messages if "push" in message] == ["\ufffd", "\ufffd"]

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from centrifuge.fossil import apply_delta
 
-from ..conftest import RunningGateway, Start
-from ..kit.clients import Socket, client, edits, lines, opened, publish_many
+from ..kit.clients import Socket, client, lines, opened
+from ..kit.gateways import RunningGateway, Start
+from ..kit.publishing import edits, publish_many
 
 RULES = """
 [namespaces.doc]

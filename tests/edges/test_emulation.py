@@ -24,9 +24,12 @@ from playwright.async_api import async_playwright
 from gateway.app import create_app
 from gateway.config import Config
 
-from ..conftest import SECRET, RunningGateway, Start, until
-from ..kit.clients import RULES, SECONDS, Socket, Stream, client, lines, publish_many
+from ..kit.clients import SECONDS, Socket, Stream, client, lines
+from ..kit.gateways import RULES, RunningGateway, Start
 from ..kit.javascript import Told, scripted
+from ..kit.publishing import publish_many
+from ..kit.tokens import SECRET
+from ..kit.waiting import until
 
 pytestmark = pytest.mark.usefixtures("npm")  # from the first test on, since it takes its time
 

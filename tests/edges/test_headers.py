@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from ..conftest import API_KEY, RunningGateway, Start
-from ..kit.clients import RULES, Socket
+from ..kit.clients import Socket
+from ..kit.gateways import API_KEY, RULES, RunningGateway, Start
+from ..kit.headers import check_headers
 
 SETTINGS = f'allowed_origins = ["https://app.example.org"]\n{RULES}[limits]\nmessage_bytes = 1000\napi_bytes = 1000\n'
 
@@ -72,23 +72,6 @@ def gateway(start_gateway_once: Start, request: pytest.FixtureRequest) -> Runnin
     return start_gateway_once(SETTINGS, edge=request.param)
 
 
-def check(headers: dict[str, str]) -> None:
-    assert headers["x-content-type-options"] == "nosniff"
-    assert headers["referrer-policy"] == "no-referrer"
-    assert headers["x-frame-options"] == "DENY"
-    assert "SameSite=" in headers.get("set-cookie", "SameSite=")
-    if headers.get("content-type", "").startswith("text/html"):
-        check_policy(headers["content-security-policy"])
-
-
-def check_policy(text: str) -> None:
-    """Nothing that is not named is allowed, and what is named is a file beside the page."""
-    policy: dict[str, list[str]] = {name: values for name, *values in (part.split() for part in text.split(";"))}
-    assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == policy["form-action"] == ["'none'"]
-    assert policy["script-src"] == policy["style-src"] == ["'self'"]
-    assert not re.search(r"unsafe|\*|https?:", text)
-
-
 @pytest.mark.parametrize(("method", "path", "headers", "body", "status"), ANSWERS)
 async def test_every_answer_says_what_browsers_must_not_do(
     gateway: RunningGateway, method: str, path: str, headers: dict[str, str], body: bytes, status: int
@@ -99,7 +82,7 @@ async def test_every_answer_says_what_browsers_must_not_do(
         await raw.send(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body)
         answered, said = await raw.head()
     assert status in (0, answered)
-    check(said)
+    check_headers(said)
     assert said.get("content-type", "").startswith("text/html") == ((path, status) == ("/", 200) or path.endswith(".html"))
 
 
@@ -117,4 +100,4 @@ async def test_a_page_that_did_not_change_is_as_safe(gateway: RunningGateway) ->
         _, said, _ = await raw.request("GET", "/static/gateway.js")
         status, said, _ = await raw.request("GET", "/static/gateway.js", {"If-None-Match": said["etag"]})
     assert status == 304
-    check(said)
+    check_headers(said)

@@ -19,8 +19,8 @@ from gateway.config import Config
 from gateway.edges.api.methods import METHODS
 from gateway.edges.api.openapi import document
 
-from ..conftest import API_KEY, SECRET, RunningGateway, Start
-from ..kit.clients import RULES
+from ..kit.gateways import API_KEY, RULES, RunningGateway, Start
+from ..kit.tokens import SECRET
 
 EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "10")  # of each operation; by hand, thousands
 CHECKS = ["not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance"]

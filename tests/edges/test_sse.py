@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
-from ..conftest import RunningGateway, Start, until
-from ..kit.clients import RULES, Socket, Stream, client, publish_many, read_events, stream
+from ..kit.clients import Socket, Stream, client, read_events, stream
+from ..kit.gateways import RULES, RunningGateway, Start
+from ..kit.publishing import publish_many
+from ..kit.waiting import until
 
 
 @pytest.fixture(scope="module", params=["fast", "asgi"])
@@ -327,8 +329,15 @@ async def test_refusals_spread_the_return_of_clients(gateway: RunningGateway) ->
 
 @pytest.mark.parametrize(
     "path",
-    ["/sse", "/sse?channel=", "/sse?channel=nowhere:1", "/sse?channel=chat:%7Bx%7D", "/sse?channel=chat:%0A", "/sse?channel=" + "x" * 256]
-    + ["/sse?" + "&".join(f"channel=chat:{n}" for n in range(200))],
+    [
+        "/sse",
+        "/sse?channel=",
+        "/sse?channel=nowhere:1",
+        "/sse?channel=chat:%7Bx%7D",
+        "/sse?channel=chat:%0A",
+        "/sse?channel=" + "x" * 256,
+        "/sse?" + "&".join(f"channel=chat:{n}" for n in range(200)),
+    ],
     ids=["none", "empty", "unknown namespace", "braces", "control character", "too long", "too many"],
 )
 async def test_what_never_can_be_is_a_plain_400(gateway: RunningGateway, path: str) -> None:

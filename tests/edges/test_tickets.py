@@ -14,8 +14,10 @@ from urllib.parse import urlencode
 import jwt
 import pytest
 
-from ..conftest import SECRET, RunningGateway, Start, until
-from ..kit.clients import RULES, Event, Stream, stream
+from ..kit.clients import Event, Stream, stream
+from ..kit.gateways import RULES, RunningGateway, Start
+from ..kit.tokens import SECRET
+from ..kit.waiting import until
 
 HEAD = "ping_seconds = 1\npong_seconds = 60\n"
 

@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from ..conftest import API_KEY, RunningGateway, Start
+from ..kit.gateways import API_KEY, RunningGateway, Start
 
 
 @pytest.fixture

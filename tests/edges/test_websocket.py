@@ -15,8 +15,11 @@ import jwt
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from ..conftest import SECRET, RunningGateway, Start, until
-from ..kit.clients import CLOSED_RULES, RULES, Socket, Wire, client, connected_socket, frame, opened, publish_many
+from ..kit.clients import Socket, Wire, client, connected_socket, frame, opened
+from ..kit.gateways import CLOSED_RULES, RULES, RunningGateway, Start
+from ..kit.publishing import publish_many
+from ..kit.tokens import SECRET
+from ..kit.waiting import until
 
 
 @pytest.fixture(scope="module", params=["fast", "asgi"])

@@ -12,6 +12,7 @@ js.told("connected"), sub.told("publication")            the contexts of one kin
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import itertools
 import json
 import os
@@ -19,16 +20,18 @@ import shutil
 import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ..conftest import SECRET, RunningGateway, wait_until
+from .gateways import RunningGateway
+from .tokens import SECRET
+from .waiting import wait_until
 
-__all__ = ["Node", "Script", "SdkError", "Told", "minted", "node_of", "scripted"]
+__all__ = ["Node", "Script", "SdkError", "Told", "minted", "node_of", "npm", "scripted"]
 
 EVENTS = (
     "connecting",
@@ -43,6 +46,7 @@ EVENTS = (
     "join",
     "leave",
 )
+PACKAGES = ("centrifuge", "ws", "eventsource")  # of npm
 CALLBACKS = ("getToken", "getData", "getState")
 
 DRIVER = """
@@ -83,6 +87,28 @@ require('readline').createInterface({ input: process.stdin }).on('line', (line) 
   orders[order.order](order);
 }).on('close', () => process.exit(0));
 """
+
+
+@pytest.fixture(scope="session")
+def npm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Path]]:
+    """The folder where npm installs the JavaScript SDK, some day: other tests run meanwhile."""
+    base = tmp_path_factory.getbasetemp()
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(_install, (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "npm")
+
+
+def _install(folder: Path) -> Path:
+    """The workers of one run share the folder: the first to come installs, the others wait for it."""
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "installed").exists():
+            quick = ("--prefer-offline", "--no-audit", "--no-fund", "--ignore-scripts")
+            command = ["npm", "install", *PACKAGES, *quick, "--prefix", str(folder)]
+            result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+            assert result.returncode == 0, result.stderr
+            (folder / "installed").touch()
+    return folder
 
 
 def minted(user: str, seconds: float, **claims: Any) -> dict[str, Any]:

@@ -21,7 +21,9 @@ from centrifuge import Client
 
 from gateway.rpc import Caller, Failure, Service
 
-from ..conftest import SECRET, RunningGateway, until, wait_until
+from .gateways import RunningGateway
+from .tokens import SECRET
+from .waiting import until, wait_until
 
 __all__ = ["RULES", "Client", "Told", "answering", "claiming", "forget", "giving", "holding_its_breath", "subscribed", "until_clients"]
 

@@ -79,7 +79,7 @@ def test_null_stands_for_the_zero_value() -> None:
 
 def test_data_nested_a_thousand_deep_is_a_bad_request() -> None:
     deep = b"[" * 1000 + b"]" * 1000
-    with pytest.raises(Disconnect, match="nested too deep|recursion"):
+    with pytest.raises(Disconnect, match=r"nested too deep|recursion"):
         decode(b'{"id":1,"publish":{"channel":"c","data":%b}}' % deep)
 
 
@@ -179,7 +179,7 @@ def test_a_position_in_text_is_read_back(epoch: str, offset: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "e", "e:", "e:-1", "e:1.0", "e:9007199254740992", "e:99999999999999999999", "e:١"])
 def test_what_is_no_position_is_named(text: str) -> None:
-    with pytest.raises(ValueError, match="position|past"):
+    with pytest.raises(ValueError, match=r"position|past"):
         Position.parse(text)
 
 

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import cent
 import pytest
 
-from ..conftest import API_KEY, RunningGateway, Start, until
-from ..kit.clients import RULES, Wire, client
+from ..kit.clients import Wire, client
+from ..kit.gateways import API_KEY, RULES, RunningGateway, Start
+from ..kit.waiting import until
 
 OPENED_AT_MOST = 40  # until one reaches the other worker: a fair coin fails so often once in 10^12
 

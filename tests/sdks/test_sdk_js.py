@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from ..conftest import RunningGateway, Start, wait_until
+from ..kit.gateways import RunningGateway, Start
 from ..kit.javascript import Node, Script, SdkError, minted, node_of
 from ..kit.sdks import RULES, answering, claiming, forget
+from ..kit.waiting import wait_until
 
 TRANSPORTS = ("websocket", "http_stream", "sse")
 

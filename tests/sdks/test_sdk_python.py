@@ -12,8 +12,9 @@ import centrifuge
 import pytest
 from centrifuge import Filter, StreamPosition
 
-from ..conftest import RunningGateway, Start, until
+from ..kit.gateways import RunningGateway, Start
 from ..kit.sdks import RULES, Client, Told, answering, claiming, forget, giving, holding_its_breath, subscribed, until_clients
+from ..kit.waiting import until
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,10 @@ from typing import Any
 import centrifuge
 import pytest
 
-from ..conftest import RunningGateway, Start, until
-from ..kit.clients import RULES, edits
+from ..kit.gateways import RULES, RunningGateway, Start
 from ..kit.javascript import Told, scripted
+from ..kit.publishing import edits
+from ..kit.waiting import until
 
 pytestmark = pytest.mark.usefixtures("npm")  # from the first test on, since it takes its time
 

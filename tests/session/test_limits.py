@@ -19,8 +19,8 @@ from gateway.edges.request import client_address
 from gateway.errors import ConfigurationError
 from gateway.rules.rate_limit import use
 
-from ..conftest import RunningGateway, Start
 from ..kit.clients import client, opened, stream
+from ..kit.gateways import RunningGateway, Start
 
 PROXIED = {"X-Forwarded-For": "203.0.113.7"}
 

@@ -12,10 +12,11 @@ from typing import Any
 import jwt
 import pytest
 
-from ..conftest import SECRET, RunningGateway, Start
 from ..control.test_control import RULES as CONTROL_RULES
 from ..control.test_control import api, until_counted
 from ..kit.clients import client
+from ..kit.gateways import RunningGateway, Start
+from ..kit.tokens import SECRET
 
 RULES = f"{CONTROL_RULES}\n[namespaces.forgetful]\nrecover = false\n"
 

@@ -18,8 +18,9 @@ from urllib.parse import urlencode
 import jwt
 import pytest
 
-from ..conftest import SECRET, RunningGateway, Start
 from ..kit.clients import Socket, Wire, client, opened, read_events
+from ..kit.gateways import RunningGateway, Start
+from ..kit.tokens import SECRET
 
 SUBSCRIBE_RULES = ("anyone", "user", "owner", "token", "nobody")
 OTHER_RULES = ("anyone", "user", "owner", "subscriber", "token", "nobody")

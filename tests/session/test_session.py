@@ -18,7 +18,8 @@ from gateway.errors import TokenExpired
 from gateway.rules.identity import ServerSubscription
 from gateway.session.session import Session
 
-from ..conftest import SECRET, until
+from ..kit.tokens import SECRET
+from ..kit.waiting import until
 
 
 class Client:
