@@ -174,5 +174,3 @@ async def settled(box: Box, devices: Iterable[Device], seconds: float = 10) -> N
     except TimeoutError:
         raise AssertionError(f"valkey has {len(box.unread())} unread, change {change}: {devices}") from None
     assert [device.unread for device in devices] == [len(box.unread())] * len(list(devices))
-
-

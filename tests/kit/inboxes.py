@@ -172,5 +172,3 @@ class Model:
         """id, offset, unread: newest first, each once."""
         newest = {id: offset for offset, id in self.history if id is not None}
         return [(id, offset, id in self.unread) for id, offset in sorted(newest.items(), key=lambda each: -each[1])]
-
-

@@ -8,15 +8,11 @@ import json
 import logging
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-import jwt
 import pytest
 import valkey
 
@@ -217,7 +213,9 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("what", ERRORS)
-async def test_a_service_error_reaches_the_client_if_the_code_is_an_applications(gateway: RunningGateway, service: Service, method: str, what: str) -> None:
+async def test_a_service_error_reaches_the_client_if_the_code_is_an_applications(
+    gateway: RunningGateway, service: Service, method: str, what: str
+) -> None:
     (code, message, *temporary), expected = ERRORS[what]
 
     @service.method(method)
@@ -249,7 +247,9 @@ async def test_a_method_that_fails_does_not_affect_other_calls(
     assert f"{method} failed" in caplog.text and "a secret" in caplog.text
 
 
-async def test_a_request_or_a_reply_over_the_size_limit_is_refused(gateway: RunningGateway, impatient: RunningGateway, service: Service, method: str) -> None:
+async def test_a_request_or_a_reply_over_the_size_limit_is_refused(
+    gateway: RunningGateway, impatient: RunningGateway, service: Service, method: str
+) -> None:
     asked = []
 
     @service.method(method)
@@ -364,7 +364,9 @@ REPLIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("what", REPLIES)
-async def test_each_kind_of_reply_reaches_the_client_as_documented(gateway: RunningGateway, store: valkey.Valkey, method: str, what: str) -> None:
+async def test_each_kind_of_reply_reaches_the_client_as_documented(
+    gateway: RunningGateway, store: valkey.Valkey, method: str, what: str
+) -> None:
     reply, expected = REPLIES[what]
     hand = ByHand(store, gateway, method)
     async with client(gateway) as wire:
@@ -412,6 +414,7 @@ async def test_a_reply_for_a_client_that_disconnected_is_ignored(gateway: Runnin
 
 # Faults.
 
+
 async def served(store: valkey.Valkey, gateway: RunningGateway, method: str) -> None:
     await until(lambda: store.exists(lists(gateway, method)[1]), "the lease is there")
 
@@ -448,9 +451,7 @@ async def test_another_instance_serves_what_waits_after_a_crash(
                 assert (await asking)["rpc"] == {"data": "the other"}, "what waits for a restart is served after it"
 
 
-async def test_a_service_that_gets_sigterm_finishes_its_calls_and_ends(
-    gateway: RunningGateway, store: valkey.Valkey, method: str
-) -> None:
+async def test_a_service_that_gets_sigterm_finishes_its_calls_and_ends(gateway: RunningGateway, store: valkey.Valkey, method: str) -> None:
     with service_process(gateway, store, method) as service:
         async with client(gateway) as wire:
             await served(store, gateway, method)

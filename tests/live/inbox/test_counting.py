@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 import valkey
@@ -11,10 +10,10 @@ import valkey
 from gateway.errors import StoreError
 from gateway.store.history import publish_words
 
-from ...kit.gateways import RunningGateway
 from ...kit.inboxes import NOT_A_NOTIFICATION, Box, marks, opened_box
 from ...kit.valkeys import OwnValkey
 from ...kit.waiting import until
+
 
 async def test_a_notification_counts_once_however_often_it_is_updated(box: Box) -> None:
     for id in ("a", "b", "a", "a"):
@@ -234,5 +233,3 @@ async def test_one_odd_notification_does_not_hide_the_others(box: Box, data: byt
 async def test_keys_that_are_not_those_of_one_inbox_are_refused(box: Box, keys: list[int]) -> None:
     with pytest.raises(valkey.ResponseError, match=r"GATEWAY the keys are gw:{C}:meta .* gw:{C}:inbox, of one channel C"):
         box.own.client.fcall("gateway_notify", len(keys), *[box.keys[place] for place in keys], '{"id":"a"}')
-
-

@@ -25,6 +25,7 @@ from ...kit.publishing import publish_many
 from ...kit.valkeys import OwnValkey
 from ...kit.waiting import until
 
+
 async def test_what_one_device_reads_the_others_hear(gateway: RunningGateway, other_gateway: RunningGateway, user: str) -> None:
     channel = f"notifications:{user}"
     epoch = gateway.api("notify", user=user, data={"id": "a"})["result"]["epoch"]
@@ -235,5 +236,3 @@ async def test_what_is_announced_while_a_device_catches_up_page_by_page_is_said_
         assert 0 in follower.offsets or said_again == [channel]
     finally:
         await hub.close()
-
-

@@ -18,6 +18,7 @@ from ...kit.gateways import RunningGateway
 from ...kit.inboxes import SIZE, Box, Model, marks, opened_box
 from ...kit.valkeys import OwnValkey
 
+
 @pytest.mark.parametrize(
     "asked, left, extra",
     [
@@ -167,5 +168,3 @@ async def test_an_update_moves_to_the_front_and_is_not_listed_where_it_stood(box
 async def test_a_page_behind_a_position_of_another_epoch_is_refused(box: Box, three: Position) -> None:
     with pytest.raises(UnrecoverablePosition, match=f"the epoch is {three.epoch} now"):
         await box.list(before="another:3")
-
-

@@ -367,5 +367,3 @@ def test_a_page_of_another_origin_reads_nothing_with_the_users_cookie(gateway: R
 def test_other_methods_are_405(gateway: RunningGateway, user: str) -> None:
     assert gateway.http("POST", "/inbox", b'{"all":true}', bearer(gateway, user))[0] == 405
     assert gateway.http("GET", "/inbox/read", None, bearer(gateway, user))[0] == 405
-
-
