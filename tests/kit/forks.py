@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib import import_module
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -37,13 +37,18 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(list(PRELOADED))
 
 
-def start(work: Callable[..., Awaitable[None] | None], *arguments: Any) -> BaseProcess:
-    process = _context.Process(target=_run, args=(work, arguments), daemon=True)
+def start(work: Callable[..., Awaitable[None] | None], *arguments: Any, constants: Mapping[str, Any] = {}) -> BaseProcess:
+    """``constants`` are seconds and sizes of the product that have another value in this process: {"gateway.store.link.BEAT_SECONDS": 0.2}."""
+    process = _context.Process(target=_run, args=(work, arguments, constants), daemon=True)
     process.start()
     return process
 
 
-def _run(work: Callable[..., Any], arguments: Sequence[Any]) -> None:
+def _run(work: Callable[..., Any], arguments: Sequence[Any], constants: Mapping[str, Any]) -> None:
+    for path, value in constants.items():
+        module, _, name = path.rpartition(".")
+        getattr(import_module(module), name)  # it is there
+        setattr(sys.modules[module], name, value)
     if (waits := work(*arguments)) is not None:
         asyncio.run(waits)
 
@@ -63,8 +68,8 @@ def program(module: str, output: Path, error: Path, *arguments: str) -> None:
 class Program:
     """A process that runs ``program``, with the face of a Popen."""
 
-    def __init__(self, module: str, output: Path, error: Path, *arguments: str) -> None:
-        self._process = start(program, module, output, error, *arguments)
+    def __init__(self, module: str, output: Path, error: Path, *arguments: str, constants: Mapping[str, Any] = {}) -> None:
+        self._process = start(program, module, output, error, *arguments, constants=constants)
         assert self._process.pid is not None
         self.pid = self._process.pid
 

@@ -175,8 +175,12 @@ def _starter(folder: Path, shared_valkey: str, own_prefix: str) -> Iterator[Star
         port: int = 0,
         beside: RunningGateway | None = None,
         edge: str = "fast",
+        constants: Mapping[str, Any] = {},
     ) -> RunningGateway:
-        """``beside`` another one: with its prefix. ``edge`` "asgi": mounted inside another application, under a plain uvicorn."""
+        """``beside`` another one: with its prefix. ``edge`` "asgi": mounted inside another application, under a plain uvicorn.
+
+        ``constants``: see ``forks.start``.
+        """
         prefix = beside.prefix if beside is not None else own_prefix
         number = len(started)
         file = folder / f"gateway{number}.toml"
@@ -189,7 +193,7 @@ def _starter(folder: Path, shared_valkey: str, own_prefix: str) -> Iterator[Star
         log = folder / f"gateway{number}.log"
         output = folder / f"gateway{number}.out"
         module, *words = PROGRAMS[edge]
-        process = Program(module, output, log, *words, "--config", str(file))
+        process = Program(module, output, log, *words, "--config", str(file), constants=constants)
         wait_until(lambda: process.poll() is not None or (output.exists() and "\n" in output.read_text()), "a start", START_SECONDS)
         line = output.read_text()
         assert " is ready at " in line, f"the gateway did not start: {line!r}\n{log.read_text()}"

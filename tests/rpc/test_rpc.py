@@ -429,6 +429,7 @@ async def test_calls_fail_at_once_when_the_lease_of_a_dead_service_is_over(
             assert await wire.result("rpc", method=method) == {"data": "done"}
             service.kill()
             assert await wire.error("rpc", method=method) == 100, "until its lease is over, it may only be slow"
+            await until(lambda: not store.exists(lists(gateway, method)[1]), "its lease is over")
             assert await wire.error("rpc", method=method) == 104
 
 
@@ -444,7 +445,7 @@ async def test_another_instance_serves_what_waits_after_a_crash(
         crashing.kill()
         # Until Valkey knows that it is dead, it may give it a request, which then is lost: at most once.
         await until(lambda: not store.info("clients")["blocked_clients"], "nobody waits for requests")
-        store.expire(lists(gateway, method)[1], 30)  # the real lease outlives a restart
+        store.set(lists(gateway, method)[1], "the lease of the dead one", ex=30)  # a real one outlives a restart
         async with client(gateway) as wire:
             asking = asyncio.create_task(wire.ask("rpc", method=method))
             async with running(service):

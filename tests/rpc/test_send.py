@@ -73,7 +73,7 @@ async def test_a_handler_is_finished_though_it_takes_longer_than_rpc_seconds(gat
 
     @service.sent
     async def take(caller: Caller, data: Any) -> None:
-        await asyncio.sleep(1)  # longer than rpc_seconds
+        await asyncio.sleep(0.8)  # longer than rpc_seconds
         done.set()
 
     async with running(service), client(gateway) as wire:
