@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # the packages whose tests have no browser do not wait for it
 __all__ = [
     "BLANK",
     "BLOCKED_WEBSOCKET",
+    "FOLLOW",
     "browser",
     "context",
     "cut",

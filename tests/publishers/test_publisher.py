@@ -12,7 +12,7 @@ from gateway.errors import StoreError, Unavailable
 from gateway.publication import Position
 from publishers import Publisher, SyncPublisher
 
-from ..conftest import until
+from ..kit.waiting import until
 
 
 async def data_of(publisher: Publisher, channel: str) -> list[tuple[int, bytes]]:

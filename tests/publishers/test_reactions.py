@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,16 @@ from publishers.relay import Relay
 from publishers.reviews import create_review, list_reviews, story_of
 from publishers.tables import folds, reactions
 
-from .test_posts import HOSTILE, NOT_TEXTS, Refusal, bad_names, database_server, everything, failures, ready_database, said  # noqa: F401
+from ..kit.clock import FrozenClock
+from ..kit.outboxes import everything, said
+from ..kit.refusals import HOSTILE, NOT_TEXTS, Refusal, bad_names, failures
 
 Counts = dict[str, int]
+
+
+@pytest.fixture
+def database(quick_database: Database) -> Database:
+    return quick_database
 
 
 async def new_review(database: Database, author: str = "author", text: str = "Good soup") -> str:
@@ -49,12 +56,6 @@ async def review(database: Database) -> str:
 async def post(database: Database) -> str:
     await create_channel(database, name="tech", owner="owner")
     return f"post:{(await create_post(database, channel='tech', author='author', text='Good news'))['id']}"
-
-
-@pytest.fixture
-async def publisher(valkey_url: str, prefix: str) -> AsyncIterator[Publisher]:
-    async with Publisher(valkey_url, prefix=prefix) as publisher:
-        yield publisher
 
 
 async def reactions_of(database: Database, target: str) -> dict[str, str]:
@@ -392,23 +393,9 @@ async def test_whoever_waited_for_a_database_that_went_away_hears_of_it(database
 # Folding.
 
 
-class FrozenClock:
-    """A time that passes only when told to: what reactions and folds take for now, in unix milliseconds."""
-
-    def __init__(self) -> None:
-        self.now = 1_800_000_000_000
-
-    def __call__(self) -> int:
-        return self.now
-
-    def pass_ms(self, ms: int) -> int:
-        self.now += ms
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> FrozenClock:
-    clock = FrozenClock()
+    clock = FrozenClock(1_800_000_000_000)  # unix ms
     monkeypatch.setattr("publishers.reactions.now_ms", clock)
     monkeypatch.setattr("publishers.folding.now_ms", clock)
     return clock
@@ -416,7 +403,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FrozenClock:
 
 async def react_each(database: Database, target: str, users: Iterable[str], clock: FrozenClock, reaction: str | None = "like") -> None:
     for user in users:
-        clock.pass_ms(1)
+        clock.pass_time(1)
         await react(database, user=user, target=target, reaction=reaction)
 
 
@@ -441,11 +428,11 @@ async def test_later_ones_update_it(database: Database, clock: FrozenClock) -> N
         await react_each(database, review, [f"u{n}" for n in range(1, users + 1)], clock)
         first, *others = await said(database, f"notifications:{author}")
         assert others == [], "not before the pause is over"
-        assert await folding.publish_due(clock.pass_ms(1000)) == 1
+        assert await folding.publish_due(clock.pass_time(1000)) == 1
         assert (await said(database, f"notifications:{author}"))[1:] == [
             {**first, "text": f"{who} reacted to your review “Good soup”", "actors": actors, "count": users}
         ]
-        assert await folding.publish_due(clock.pass_ms(10**6)) == 0, "nothing happened since"
+        assert await folding.publish_due(clock.pass_time(10**6)) == 0, "nothing happened since"
 
 
 async def test_an_update_waits_for_the_pause_and_longer_the_older_it_is(database: Database, review: str, clock: FrozenClock) -> None:
@@ -467,7 +454,7 @@ async def test_an_update_waits_for_the_pause_and_longer_the_older_it_is(database
 async def test_it_is_due_a_second_after_the_first_telling_and_no_earlier(database: Database, review: str, clock: FrozenClock) -> None:
     await react(database, user="u1", target=review, reaction="like")
     start = clock.now
-    clock.pass_ms(400)
+    clock.pass_time(400)
     await react(database, user="u2", target=review, reaction="like")
     folding = Folding(database)
     assert [await folding.publish_due(now) for now in (start + 400, start + 999, start + 1000, start + 1000)] == [0, 0, 1, 0]
@@ -476,25 +463,25 @@ async def test_it_is_due_a_second_after_the_first_telling_and_no_earlier(databas
 async def test_behind_the_window_the_next_one_is_a_new_notification(database: Database, review: str, clock: FrozenClock) -> None:
     folding = Folding(database)
     await react_each(database, review, ["u1"], clock)
-    clock.pass_ms(WINDOW_MS - 1)
+    clock.pass_time(WINDOW_MS - 1)
     await react(database, user="u2", target=review, reaction="like")
     assert await folding.publish_due(clock.now) == 1
-    clock.pass_ms(1)
+    clock.pass_time(1)
     await react(database, user="u3", target=review, reaction="like")
     told = await said(database, "notifications:author")
     assert [each["text"].partition(" reacted")[0] for each in told] == ["u1", "u2 and u1", "u3"]
     assert told[0]["id"] == told[1]["id"] != told[2]["id"]
     await react_each(database, review, ["u4"], clock)
-    assert await folding.publish_due(clock.pass_ms(1000)) == 1
+    assert await folding.publish_due(clock.pass_time(1000)) == 1
     last = (await said(database, "notifications:author"))[-1]
     assert (last["id"], last["actors"], last["count"]) == (told[2]["id"], ["u4", "u3"], 2)
 
 
 async def test_a_repeated_reaction_is_nobody_new(database: Database, review: str, clock: FrozenClock) -> None:
     await react_each(database, review, ["u1"], clock)
-    clock.pass_ms(WINDOW_MS)
+    clock.pass_time(WINDOW_MS)
     await react_each(database, review, ["u2", "u1", "u3"], clock)
-    await Folding(database).publish_due(clock.pass_ms(1000))
+    await Folding(database).publish_due(clock.pass_time(1000))
     last = (await said(database, "notifications:author"))[-1]
     assert (last["actors"], last["count"]) == (["u3", "u2"], 2)
 
@@ -503,11 +490,11 @@ async def test_who_is_told_in_a_new_notification_is_not_told_in_the_old_one_too(
     database: Database, review: str, clock: FrozenClock
 ) -> None:
     await react_each(database, review, ["u1"], clock)
-    clock.pass_ms(WINDOW_MS - 10)
+    clock.pass_time(WINDOW_MS - 10)
     await react_each(database, review, ["u2"], clock)
-    clock.pass_ms(10)
+    clock.pass_time(10)
     await react_each(database, review, ["u3"], clock)
-    assert await Folding(database).publish_due(clock.pass_ms(10)) == 1
+    assert await Folding(database).publish_due(clock.pass_time(10)) == 1
     told = await said(database, "notifications:author")
     assert [each["count"] for each in told] == [1, 1, 2]
 
@@ -516,23 +503,23 @@ async def test_a_reaction_that_is_taken_back_is_not_told_any_more(database: Data
     folding = Folding(database)
     await react_each(database, review, ["u1", "u2", "u3"], clock)
     await react_each(database, review, ["u1", "u3"], clock, None)
-    await folding.publish_due(clock.pass_ms(1000))
+    await folding.publish_due(clock.pass_time(1000))
     told = await said(database, "notifications:author")
     assert [(each["actors"], each["count"]) for each in told] == [(["u1"], 1), (["u2"], 1)]
     await react_each(database, review, ["u2"], clock, None)
-    assert await folding.publish_due(clock.pass_ms(10_000)) == 1
+    assert await folding.publish_due(clock.pass_time(10_000)) == 1
     assert await said(database, "notifications:author") == told, "of nobody nothing is told"
     await react_each(database, review, ["u4"], clock, "wow")
-    assert await folding.publish_due(clock.pass_ms(10_000)) == 1
+    assert await folding.publish_due(clock.pass_time(10_000)) == 1
     last = (await said(database, "notifications:author"))[-1]
     assert (last["id"], last["actors"], last["count"]) == (told[0]["id"], ["u4"], 1)
 
 
 async def test_taking_back_what_an_older_notification_told_tells_nothing(database: Database, review: str, clock: FrozenClock) -> None:
     await react_each(database, review, ["u1"], clock)
-    clock.pass_ms(WINDOW_MS)
+    clock.pass_time(WINDOW_MS)
     await react_each(database, review, ["u1"], clock, None)
-    assert await Folding(database).publish_due(clock.pass_ms(WINDOW_MS)) == 0
+    assert await Folding(database).publish_due(clock.pass_time(WINDOW_MS)) == 0
     assert len(await said(database, "notifications:author")) == 1
 
 
@@ -542,11 +529,11 @@ async def test_nobody_is_notified_of_a_reaction_of_their_own(database: Database,
     assert await said(database, "notifications:author") == []
     assert await counts_of(database, review) == {"like": 1}, "counted it is"
     await react_each(database, review, ["u1", "author", "u2"], clock, "wow")
-    assert await folding.publish_due(clock.pass_ms(1000)) == 1
+    assert await folding.publish_due(clock.pass_time(1000)) == 1
     last = (await said(database, "notifications:author"))[-1]
     assert (last["actors"], last["count"]) == (["u2", "u1"], 2)
     await react_each(database, review, ["author"], clock, "sad")
-    assert await folding.publish_due(clock.pass_ms(WINDOW_MS)) == 0, "nothing is due for it either"
+    assert await folding.publish_due(clock.pass_time(WINDOW_MS)) == 0, "nothing is due for it either"
 
 
 async def test_reactions_of_one_shared_transaction_begin_one_notification(database: Database, review: str, post: str) -> None:
@@ -569,8 +556,8 @@ async def test_a_storm_on_one_review_is_one_unread_notification(
     for second in range(20):
         some = range(second * 100, second * 100 + 100)
         await asyncio.gather(*[shared.react(user=f"u{n}", target=review, reaction="like") for n in some])
-        updates += await folding.publish_due(clock.pass_ms(3000))
-    updates += await folding.publish_due(clock.pass_ms(WINDOW_MS))
+        updates += await folding.publish_due(clock.pass_time(3000))
+    updates += await folding.publish_due(clock.pass_time(WINDOW_MS))
     told = await said(database, "notifications:author")
     assert len(told) == 1 + updates <= 12
     assert len({each["id"] for each in told}) == 1
@@ -590,7 +577,7 @@ async def test_an_update_of_what_was_read_counts_once_again(
     unread = []
     for users in (["u1"], ["u2", "u3"], ["u4"]):
         await react_each(database, review, users, clock)
-        await Folding(database).publish_due(clock.pass_ms(60_000))
+        await Folding(database).publish_due(clock.pass_time(60_000))
         await relay.drain()
         unread.append(json.loads(await inbox.list("author", None))["unread"])
         if users == ["u1"]:
@@ -603,8 +590,8 @@ async def test_nothing_more_is_told_of_reactions_to_what_was_deleted(database: D
     await react_each(database, post, ["u1", "u2"], clock)
     await delete_post(database, post=int(post[5:]), by="author")
     folding = Folding(database)
-    assert await folding.publish_due(clock.pass_ms(1000)) == 1
-    assert await folding.publish_due(clock.pass_ms(1000)) == 0
+    assert await folding.publish_due(clock.pass_time(1000)) == 1
+    assert await folding.publish_due(clock.pass_time(1000)) == 0
     assert [each["count"] for each in await said(database, "notifications:author")] == [1]
 
 
@@ -612,7 +599,7 @@ async def test_two_who_publish_what_is_due_at_once_tell_it_once(database: Databa
     targets = [await new_review(database) for _ in range(8)]
     for target in targets:
         await react_each(database, target, ["u1", "u2"], clock)
-    clock.pass_ms(1000)
+    clock.pass_time(1000)
     counts = await asyncio.gather(*[Folding(database).publish_due(clock.now) for _ in range(4)])
     assert sum(counts) == 8
     told = await said(database, "notifications:author")
@@ -625,12 +612,12 @@ async def test_reactions_and_updates_at_once_lose_nobody(database: Database, rev
 
     async def publish() -> None:
         for _ in range(12):
-            await Folding(database).publish_due(clock.pass_ms(5000))
+            await Folding(database).publish_due(clock.pass_time(5000))
 
     reacting = [react(database, user=f"u{n}", target=review, reaction="like") for n in range(15)]
     sharing = [shared.react(user=f"v{n}", target=review, reaction="wow") for n in range(15)]
     await asyncio.gather(publish(), *reacting, publish(), *sharing)
-    await Folding(database).publish_due(clock.pass_ms(WINDOW_MS))
+    await Folding(database).publish_due(clock.pass_time(WINDOW_MS))
     told = await said(database, "notifications:author")
     assert told[-1]["count"] == 30
     assert len({each["id"] for each in told}) == 1
@@ -659,7 +646,7 @@ async def test_markup_in_texts_and_names_is_told_as_it_is(database: Database, cl
     for n, hostile in enumerate(HOSTILE):
         target = await new_review(database, f"a{n}", hostile)
         await react_each(database, target, ["<b>u1</b>", "😀 'u2'"], clock)
-    await Folding(database).publish_due(clock.pass_ms(1000))
+    await Folding(database).publish_due(clock.pass_time(1000))
     for n, hostile in enumerate(HOSTILE):
         line = " ".join(hostile.split())
         quoted = line if len(line) <= 60 else f"{line[:59].rstrip()}…"

@@ -24,31 +24,25 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
 from gateway.store.connect import Address
-from gateway.store.embedded import EmbeddedServer
 from publishers import relay as outbox_module
 from publishers.database import Database
 from publishers.publisher import Publisher
 from publishers.relay import Relay, backlog
 from publishers.reviews import create_review, story_of
 from publishers.schema import identity, migrate
-from publishers.tables import outbox, reviews
+from publishers.tables import reviews
 
-from ..cli.test_cli import process
-from ..conftest import until
 from ..kit import forks, relays
+from ..kit.outboxes import rows
+from ..kit.programs import process
 from ..kit.relays import CHANNELS, INBOX
+from ..kit.valkeys import OwnValkey
+from ..kit.waiting import eventually, until
 
 EACH = 3  # rows of a channel, where the number does not matter
 
 
 # What is there, and who is at work.
-
-
-@pytest.fixture
-async def publisher(valkey_url: str, prefix: str) -> AsyncIterator[Publisher]:
-    async with Publisher(valkey_url, prefix=prefix) as publisher:
-        await publisher.history.read("posts:none")  # the functions are loaded
-        yield publisher
 
 
 @pytest.fixture
@@ -91,17 +85,6 @@ async def running(relay: Relay) -> AsyncIterator[Relay]:
             await task
 
 
-async def eventually(ask: Callable[[], Awaitable[Any]], what: str, seconds: float = 15) -> Any:
-    """``until`` of what has to be awaited."""
-    try:
-        async with asyncio.timeout(seconds):
-            while not (value := await ask()):
-                await asyncio.sleep(0.005)
-    except TimeoutError:
-        raise AssertionError(f"after {seconds} s still not: {what}") from None
-    return value
-
-
 async def is_drained(database: Database) -> bool:
     return await backlog(database) == 0
 
@@ -128,11 +111,6 @@ async def unread(publisher: Publisher) -> int:
 
 async def read_all(publisher: Publisher) -> None:
     await publisher.history.call(b"gateway_read", publisher.history.layout.inbox_keys(INBOX), "", "")
-
-
-async def rows(database: Database) -> list[Any]:
-    async with database.reading() as connection:
-        return list((await connection.execute(select(outbox).order_by(outbox.c.id))).all())
 
 
 def document(channel: str, number: int) -> dict[str, Any]:
@@ -243,24 +221,6 @@ async def test_a_writer_is_killed_and_leaves_both_or_nothing(
 
 
 # Valkey is down meanwhile.
-
-
-class OwnValkey(EmbeddedServer):
-    """A Valkey of the test's own, which dies by ``kill``, and comes back on the same file by ``start``."""
-
-    def kill(self) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[OwnValkey]:
-    server = OwnValkey(tmp_path / "own")
-    server.start()
-    yield server
-    server.kill()
-    server.release()
 
 
 async def test_valkey_is_down_while_writers_commit(
@@ -541,27 +501,21 @@ async def contents_by_pages(publisher: Publisher, channel: str) -> list[Any]:
 class SpoiltStream:
     """The stream of a channel is none for a while: whatever is published there is refused."""
 
-    def __init__(self, url: str, publisher: Publisher, channel: str) -> None:
-        self._client = valkey.Valkey.from_url(url)
+    def __init__(self, store: valkey.Valkey, publisher: Publisher, channel: str) -> None:
+        self._client = store
         self._key = publisher.history.layout.keys(channel)[1]
-
-    def __enter__(self) -> SpoiltStream:
         self._client.rename(self._key, self._key + b":aside")
         self._client.set(self._key, "no stream")
-        return self
 
     def mend(self) -> None:
         self._client.rename(self._key + b":aside", self._key)
-
-    def __exit__(self, *_: object) -> None:
-        self._client.close()
 
 
 @pytest.mark.parametrize("channel", ["posts:a", INBOX])
 async def test_what_valkey_refuses_holds_up_no_other_channel(
     database: Database,
     publisher: Publisher,
-    valkey_url: str,
+    store: valkey.Valkey,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
     always_looking: None,
@@ -579,18 +533,18 @@ async def test_what_valkey_refuses_holds_up_no_other_channel(
     async with running(CountingRelay(database, publisher.history)):
         await write(database, 0, 1, [channel])
         await holds(publisher, channel, documents(channel, 0, 1))
-        with SpoiltStream(valkey_url, publisher, channel) as fault:
-            await write(database, 1, 3, [channel, "posts:b"])
-            await until(lambda: len(tries) >= 3, "it is tried again")
-            await write(database, 3, 4, [channel, "posts:b"])
-            await holds(publisher, "posts:b", documents("posts:b", 1, 4))
+        fault = SpoiltStream(store, publisher, channel)
+        await write(database, 1, 3, [channel, "posts:b"])
+        await until(lambda: len(tries) >= 3, "it is tried again")
+        await write(database, 3, 4, [channel, "posts:b"])
+        await holds(publisher, "posts:b", documents("posts:b", 1, 4))
 
-            async def is_all_that_waits() -> bool:
-                return await backlog(database) == 3
+        async def is_all_that_waits() -> bool:
+            return await backlog(database) == 3
 
-            await eventually(is_all_that_waits, "the others are taken out, too")
-            fault.mend()
-            await holds(publisher, channel, documents(channel, 0, 4))
+        await eventually(is_all_that_waits, "the others are taken out, too")
+        fault.mend()
+        await holds(publisher, channel, documents(channel, 0, 4))
         await eventually(lambda: is_drained(database), "nothing waits any more")
     assert set(tries) == {channel}
     said = [record.message for record in caplog.records if record.levelno == logging.ERROR]
@@ -598,22 +552,22 @@ async def test_what_valkey_refuses_holds_up_no_other_channel(
 
 
 async def test_what_was_refused_for_a_moment_is_not_overtaken(
-    database: Database, publisher: Publisher, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+    database: Database, publisher: Publisher, store: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next call would be taken; its version would make the refused one look old for ever."""
     monkeypatch.setattr(outbox_module, "CHUNK_BYTES", 1)
     relay = Relay(database, publisher.history)
     await write(database, 0, 1)
     await relay.drain()
-    with SpoiltStream(valkey_url, publisher, "posts:a") as fault:
+    fault = SpoiltStream(store, publisher, "posts:a")
 
-        class MendsAtOnce(Relay):
-            def _set_aside(self, name: str, reason: str) -> None:
-                fault.mend()
-                super()._set_aside(name, reason)
+    class MendsAtOnce(Relay):
+        def _set_aside(self, name: str, reason: str) -> None:
+            fault.mend()
+            super()._set_aside(name, reason)
 
-        await write(database, 1, 4)
-        assert await MendsAtOnce(database, publisher.history).drain() >= 2 * EACH
+    await write(database, 1, 4)
+    assert await MendsAtOnce(database, publisher.history).drain() >= 2 * EACH
     await relay.drain()
     for channel in CHANNELS:
         assert await contents(publisher, channel) == documents(channel, 0, 4)
@@ -640,9 +594,7 @@ async def test_an_emptied_valkey_takes_what_comes_then(database: Database, own: 
         relay = Relay(database, publisher.history)
         await write(database, 0, 3)
         await relay.drain()
-        with Address(own.url).sync_client() as client:
-            client.execute_command("FLUSHALL")
-            client.execute_command("FUNCTION", "FLUSH")
+        own.empty()
         await write(database, 3, 6)
         await relay.drain()
         for channel in CHANNELS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ import pytest
 import valkey
 from sqlalchemy import insert, select
 
-from gateway.store.embedded import EmbeddedServer
 from publishers import Publisher
 from publishers.database import Database, now_ms
 from publishers.faults import Fault, Invalid, NotFound
@@ -22,32 +21,21 @@ from publishers.reviews import create_review, list_reviews, respond, review_hist
 from publishers.schema import identity
 from publishers.tables import outbox, reviews
 
-from ..conftest import until
-from .test_posts import HOSTILE, bad_ids, bad_names, bad_pages, bad_texts, database_server, everything, failures, ready_database, said  # noqa: F401
+from ..kit.outboxes import everything, said
+from ..kit.refusals import HOSTILE, bad_ids, bad_names, bad_pages, bad_texts, failures
+from ..kit.valkeys import OwnValkey
+from ..kit.waiting import until
 
 
 @pytest.fixture
-async def publisher(valkey_url: str, prefix: str) -> AsyncIterator[Publisher]:
-    async with Publisher(valkey_url, prefix=prefix) as publisher:
-        yield publisher
-
-
-@pytest.fixture
-def relay(database: Database, publisher: Publisher) -> Relay:
-    return Relay(database, publisher.history)
+def database(quick_database: Database) -> Database:
+    return quick_database
 
 
 @pytest.fixture
 async def review(database: Database) -> int:
     """The id of a review that u1 wrote."""
     return (await create_review(database, subject="r42", author="u1", rating=4, text="Good soup"))["id"]
-
-
-@pytest.fixture
-def client(valkey_url: str) -> Iterator[valkey.Valkey]:
-    client = valkey.Valkey.from_url(valkey_url)
-    yield client
-    client.close()
 
 
 # What is said.
@@ -238,7 +226,7 @@ async def test_a_long_story_is_read_whole(database: Database, review: int, publi
 
 
 async def test_a_story_is_read_from_its_stream_and_no_other(
-    database: Database, review: int, publisher: Publisher, relay: Relay, client: valkey.Valkey, prefix: str
+    database: Database, review: int, publisher: Publisher, relay: Relay, store: valkey.Valkey, prefix: str
 ) -> None:
     """Whether it is whole, or has to be written again: no other key is touched, and nothing is searched."""
     for _ in range(3):
@@ -249,9 +237,9 @@ async def test_a_story_is_read_from_its_stream_and_no_other(
     for lost in (False, True):
         if lost:
             await publisher.history.remove(story_of(review))
-        with client.monitor() as monitor:
+        with store.monitor() as monitor:
             assert len(await review_history(review, database=database, publisher=publisher)) == 2
-            client.echo(f"{prefix} is over")
+            store.echo(f"{prefix} is over")
             commands = []
             while f"{prefix} is over" not in (command := monitor.next_command()["command"]):
                 commands.append(command)
@@ -315,7 +303,7 @@ LOSSES = {
 
 @pytest.mark.parametrize("newer", ["none", "published", "waiting"])
 async def test_a_story_that_lost_something_is_written_again(
-    newer: str, database: Database, publisher: Publisher, relay: Relay, client: valkey.Valkey, prefix: str
+    newer: str, database: Database, publisher: Publisher, relay: Relay, store: valkey.Valkey, prefix: str
 ) -> None:
     """Whole, in order, nothing twice, in another epoch, and what is told later follows it."""
     for loss, lose in LOSSES.items():
@@ -323,7 +311,7 @@ async def test_a_story_that_lost_something_is_written_again(
         await tell(database, review, "one", "two", "three")
         await relay.drain()
         before, old = await epoch_of(publisher, review), await said(database, story_of(review))
-        lose(client, f"{prefix}:{{{story_of(review)}}}")
+        lose(store, f"{prefix}:{{{story_of(review)}}}")
         if newer != "none":
             await tell(database, review, "four", "five")
         if newer == "published":
@@ -345,32 +333,30 @@ async def test_a_story_that_lost_something_is_written_again(
 
 async def test_a_valkey_that_forgot_everything_is_told_the_story_again(database: Database, tmp_path: Path) -> None:
     review = (await create_review(database, subject="r42", author="u1", rating=4, text="Good soup"))["id"]
-    server = EmbeddedServer(tmp_path / "valkey")
-    server.start()
+    own = OwnValkey(tmp_path / "own")
+    own.start()
     try:
-        async with Publisher(server.url) as publisher:
+        async with Publisher(own.url) as publisher:
             relay = Relay(database, publisher.history)
             for round_, forget in enumerate(("FLUSHALL", "FLUSHALL", "FUNCTION FLUSH"), 2):
                 await tell(database, review, f"text {round_}")
                 await relay.drain()
                 before = await epoch_of(publisher, review)
-                with valkey.Valkey.from_url(server.url) as client:
-                    client.flushall()
-                    client.execute_command(forget)
+                own.together(("FLUSHALL",), tuple(forget.split()))
                 story = await review_history(review, database=database, publisher=publisher)
                 assert [each["data"] for each in story] == await said(database, story_of(review))
                 assert [each["offset"] for each in story] == list(range(1, round_ + 1))
                 assert await epoch_of(publisher, review) != before
     finally:
-        server.stop()
+        own.close()
 
 
 async def test_who_follows_a_story_is_told_when_it_is_written_again(
-    database: Database, review: int, publisher: Publisher, relay: Relay, client: valkey.Valkey, prefix: str
+    database: Database, review: int, publisher: Publisher, relay: Relay, store: valkey.Valkey, prefix: str
 ) -> None:
     await relay.drain()
     await publisher.history.remove(story_of(review))
-    pubsub = client.pubsub(ignore_subscribe_messages=True)
+    pubsub = store.pubsub(ignore_subscribe_messages=True)
     pubsub.subscribe(f"{prefix}:{{{story_of(review)}}}")
     pubsub.get_message(timeout=5)  # the subscription's own
     await review_history(review, database=database, publisher=publisher)
@@ -494,7 +480,7 @@ async def test_more_may_ask_for_a_lost_story_at_once_than_there_are_connections(
 
 
 async def test_a_story_is_whole_after_losses_writers_relays_and_readers_at_once(
-    database: Database, review: int, publisher: Publisher, relay: Relay, client: valkey.Valkey, prefix: str
+    database: Database, review: int, publisher: Publisher, relay: Relay, store: valkey.Valkey, prefix: str
 ) -> None:
     over = asyncio.Event()
 
@@ -509,7 +495,7 @@ async def test_a_story_is_whole_after_losses_writers_relays_and_readers_at_once(
 
     async def lose_and_read() -> None:
         for n in range(12):
-            list(LOSSES.values())[n % 2](client, f"{prefix}:{{{story_of(review)}}}")
+            list(LOSSES.values())[n % 2](store, f"{prefix}:{{{story_of(review)}}}")
             story = await review_history(review, database=database, publisher=publisher)
             ids = [each["data"]["response"]["id"] for each in story if "response" in each["data"]]
             assert ids == sorted(set(ids)), "in order, nothing twice, at any moment"

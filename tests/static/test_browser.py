@@ -6,20 +6,13 @@ slept. What the page saw is read from the page.
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterable, Iterator
-from typing import Any
-
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, WebSocketRoute, expect, sync_playwright
+from playwright.sync_api import BrowserContext, Page, WebSocketRoute, expect
 
-from ..conftest import RunningGateway, Start
+from ..kit.browser import BLANK, BLOCKED_WEBSOCKET, FOLLOW, cut, failure, follow, numbers, open_landing, restore, seen, wait
+from ..kit.gateways import RunningGateway, Start
+from ..kit.publishing import publish_many
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-ARGUMENTS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-)
 # Of all gateways here: the rules lie in Valkey, where a gateway with others would replace them.
 SETTINGS = """
 ping_seconds = 2
@@ -32,27 +25,6 @@ history_size = 2000
 publish = "user"
 [namespaces.closed]
 subscribe = "nobody"
-"""
-
-# A page without a content security policy or a script of its own, on the gateway's origin.
-BLANK = "/health/live"
-
-FOLLOW = """async ({ url, channels, options, tokens }) => {
-  const { Gateway } = await import(url + "/static/gateway.js");
-  window.seen = []; window.gaps = []; window.states = []; window.asked = 0;
-  if (tokens) options.token = async () => tokens[Math.min(asked++, tokens.length - 1)];
-  window.gateway = new Gateway({ backoffMs: 50, ...options });
-  gateway.on("state", (event) => states.push(event));
-  gateway.on("publication", (event) => seen.push(event));
-  gateway.on("gap", (event) => gaps.push(event));
-  window.subscriptions = channels.map((channel) => gateway.subscribe(channel).on("state", (event) => states.push(event)));
-}"""
-
-BLOCKED_WEBSOCKET = """
-window.WebSocket = class {
-  constructor() { setTimeout(() => this.onclose?.({ code: 1006, reason: "" })); }
-  close() {}
-};
 """
 
 DEAF_WEBSOCKET = """
@@ -76,84 +48,8 @@ WebSocket.prototype.send = function (frame) { send.call(this, frame); later(); }
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        reason = "there is no chromium: apt-get install chromium"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS.split())
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def context(browser: Browser) -> BrowserContext:
-    """One for all tests: a tab's storage is its own, and nothing else is kept."""
-    context = browser.new_context()
-    context.set_default_timeout(10_000)
-    return context
-
-
-@pytest.fixture
-def page(context: BrowserContext) -> Iterator[Page]:
-    """A page whose script may not fail, and whose content security policy nothing may break."""
-    page = context.new_page()
-    faults: list[str] = []
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("console", lambda message: faults.append(message.text) if "Content Security Policy" in message.text else None)
-    yield page
-    page.close()
-    assert not faults
-
-
-@pytest.fixture(scope="module")
 def gateway(start_gateway_once: Start) -> RunningGateway:
     return start_gateway_once(SETTINGS)
-
-
-def open_landing(page: Page, gateway: RunningGateway, user: str = "ann") -> None:
-    page.goto(f"{gateway.url}/#token={gateway.token(user)}")
-    expect(page.locator("#state")).to_have_text("live")
-
-
-def follow(page: Page, gateway: RunningGateway, *channels: str, tokens: list[str] | None = None, **options: Any) -> None:
-    """Opens a page whose script follows the channels, and waits until it is live in the last of them."""
-    page.goto(gateway.url + BLANK)
-    options.setdefault("token", gateway.token("ann"))
-    arguments = {"url": gateway.url, "channels": channels, "options": options, "tokens": tokens}
-    page.evaluate(FOLLOW, arguments)
-    wait(page, "subscriptions.every(({ state }) => state === 'live')")
-
-
-def wait(page: Page, condition: str) -> None:
-    page.wait_for_function(f"() => {condition}")
-
-
-def seen(page: Page, count: int) -> list[dict[str, Any]]:
-    """What the page saw, once it is ``count`` publications; what comes unasked behind them is seen too."""
-    wait(page, f"seen.length >= {count}")
-    return page.evaluate("seen")
-
-
-def numbers(publications: list[dict[str, Any]]) -> list[Any]:
-    return [publication["data"] for publication in publications]
-
-
-def publish_many(gateway: RunningGateway, channel: str, documents: Iterable[Any]) -> None:
-    gateway.api("batch", commands=[{"publish": {"channel": channel, "data": document}} for document in documents])
-
-
-def cut(page: Page) -> None:
-    page.evaluate("gateway.disconnect()")
-
-
-def restore(page: Page) -> None:
-    page.evaluate("gateway.connect()")
-
-
-def failure(page: Page, call: str) -> dict[str, Any]:
-    """How the promise of ``call`` is rejected."""
-    return page.evaluate(f"{call}.then(() => null, ({{ name, code, message }}) => ({{ name, code, message }}))")
 
 
 # The landing page.
