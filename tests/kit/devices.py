@@ -61,19 +61,19 @@ class Device:
         await connection.send(json.dumps({"id": 1, "connect": {"token": self._token, "subs": {self.channel: self._position}}}))
         async for frame in connection:
             for line in str(frame).split("\n"):
-                await self._hear(json.loads(line), connection)
+                await self._receive(json.loads(line), connection)
 
-    async def _hear(self, said: dict[str, Any], connection: ClientConnection) -> None:
-        if said == {}:
+    async def _receive(self, message: dict[str, Any], connection: ClientConnection) -> None:
+        if message == {}:
             await connection.send("{}")
-        elif "connect" in said:
-            await self._begin(said["connect"]["subs"][self.channel], connection)
-        elif "pub" in said.get("push", {}):
-            self._take_publication(said["push"]["pub"])
-        elif said.get("id") in self._asked:
-            self._answered(self._asked.pop(said["id"]), said)
+        elif "connect" in message:
+            await self._begin(message["connect"]["subs"][self.channel], connection)
+        elif "pub" in message.get("push", {}):
+            self._take_publication(message["push"]["pub"])
+        elif message.get("id") in self._asked:
+            self._answered(self._asked.pop(message["id"]), message)
         else:
-            raise AssertionError(f"not expected: {said}")
+            raise AssertionError(f"not expected: {message}")
 
     async def _begin(self, result: dict[str, Any], connection: ClientConnection) -> None:
         self.connections += 1
@@ -95,8 +95,8 @@ class Device:
         elif "inbox" in publication["data"]:
             self._take(publication["data"]["inbox"])
 
-    def _answered(self, waiting: asyncio.Future[dict[str, Any]], said: dict[str, Any]) -> None:
-        state = said["rpc"]["data"]
+    def _answered(self, waiting: asyncio.Future[dict[str, Any]], message: dict[str, Any]) -> None:
+        state = message["rpc"]["data"]
         if self._held is None:
             self._take(state)
         else:

@@ -17,7 +17,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Program", "program", "start"]
+__all__ = ["Program", "barrier", "program", "start"]
 
 PRELOADED = (
     "pytest",  # the main module of a run without workers
@@ -35,6 +35,11 @@ PRELOADED = (
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(list(PRELOADED))
+
+
+def barrier(parties: int) -> Any:
+    """So many processes pass it together; given to ``start`` as an argument."""
+    return _context.Barrier(parties)
 
 
 def start(work: Callable[..., Awaitable[None] | None], *arguments: Any, constants: Mapping[str, Any] = {}) -> BaseProcess:

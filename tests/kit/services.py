@@ -74,8 +74,8 @@ class ServiceProcess:
     def allow(self) -> None:
         self._ours.send(None)
 
-    async def said(self) -> Any:
-        """The next thing that it sent."""
+    async def received(self) -> Any:
+        """The next object that it sent."""
         return await asyncio.to_thread(self._ours.recv)
 
     def kill(self) -> None:

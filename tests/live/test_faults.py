@@ -66,7 +66,7 @@ def _nobody_noticed(here: Scene) -> None:
 # A gateway dies.
 
 
-async def test_the_gateway_is_killed_and_started_again(embedded: OwnValkey, start_gateway: Start) -> None:
+async def test_nothing_is_lost_when_the_gateway_is_killed_and_started_again(embedded: OwnValkey, start_gateway: Start) -> None:
     """It adopts the Valkey that it left; that one is killed then, which is not the gateway's child any more."""
     gateway = await _started(start_gateway, valkey_url=None, data_dir=embedded.data_dir)
     current = [gateway]
@@ -81,7 +81,7 @@ async def test_the_gateway_is_killed_and_started_again(embedded: OwnValkey, star
         assert [follower.connections for follower in here.steady] == [2, 2]
 
 
-async def test_one_of_two_workers_is_killed(own: OwnValkey, start_gateway: Start) -> None:
+async def test_nothing_is_lost_when_one_of_two_workers_is_killed(own: OwnValkey, start_gateway: Start) -> None:
     gateway = await _started(start_gateway, "workers = 2\n" + RULES, valkey_url=own.url)
     pid = gateway.process.pid
     children = Path(f"/proc/{pid}/task/{pid}/children")
@@ -100,7 +100,7 @@ async def test_one_of_two_workers_is_killed(own: OwnValkey, start_gateway: Start
         assert all(follower.connections >= 2 for follower in here.followers)
 
 
-async def test_followers_move_between_two_gateways_on_one_valkey(
+async def test_nothing_is_lost_when_followers_move_between_two_gateways(
     own: OwnValkey, gateway: RunningGateway, start_gateway_once: Start
 ) -> None:
     other = await _started(start_gateway_once, valkey_url=own.url)
@@ -114,7 +114,7 @@ async def test_followers_move_between_two_gateways_on_one_valkey(
 # A connection to Valkey dies.
 
 
-async def test_the_link_is_killed_again_and_again(own: OwnValkey, gateway: RunningGateway) -> None:
+async def test_nothing_is_lost_when_the_link_is_killed_again_and_again(own: OwnValkey, gateway: RunningGateway) -> None:
     async with scene(own.url, lambda: gateway) as here:
         for _ in range(12):
             await until(own.kill_links, "the link is there")
@@ -123,7 +123,7 @@ async def test_the_link_is_killed_again_and_again(own: OwnValkey, gateway: Runni
         _nobody_noticed(here)
 
 
-async def test_the_command_connection_is_killed_again_and_again(own: OwnValkey, gateway: RunningGateway) -> None:
+async def test_nothing_is_lost_when_the_command_connection_is_killed_again_and_again(own: OwnValkey, gateway: RunningGateway) -> None:
     """The publisher's too, which is named alike; its idempotency keys make its repeats harmless."""
     async with scene(own.url, lambda: gateway) as here:
         for round in range(12):
@@ -149,7 +149,7 @@ QUICK = {
 }
 
 
-async def test_valkey_is_frozen_for_longer_than_a_link_may_be_silent(
+async def test_nothing_is_lost_when_valkey_is_frozen_for_longer_than_a_link_may_be_silent(
     own: OwnValkey, start_gateway: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for path, seconds in QUICK.items():
@@ -168,7 +168,7 @@ async def test_valkey_is_frozen_for_longer_than_a_link_may_be_silent(
         _nobody_noticed(here)
 
 
-async def test_valkey_is_killed_and_the_gateway_starts_it_again(embedded: OwnValkey, start_gateway: Start) -> None:
+async def test_nothing_is_lost_when_valkey_is_killed_and_the_gateway_starts_it_again(embedded: OwnValkey, start_gateway: Start) -> None:
     gateway = await _started(start_gateway, valkey_url=None, data_dir=embedded.data_dir)
     async with scene(embedded.url, lambda: gateway) as here:
         os.kill(embedded.pid(), signal.SIGKILL)
@@ -179,7 +179,7 @@ async def test_valkey_is_killed_and_the_gateway_starts_it_again(embedded: OwnVal
 # History is gone, or older than it was.
 
 
-async def test_valkey_comes_back_empty(own: OwnValkey, gateway: RunningGateway) -> None:
+async def test_every_follower_is_told_of_one_gap_when_valkey_comes_back_empty(own: OwnValkey, gateway: RunningGateway) -> None:
     async with scene(own.url, lambda: gateway) as here:
         own.empty()
         await here.end(gaps=1)
@@ -222,7 +222,9 @@ def _save(own: OwnValkey, keys: list[str]) -> list[bytes]:
 
 
 @pytest.mark.parametrize("published", [0, 500], ids=["behind what was seen", "past what was seen"])
-async def test_valkey_comes_back_rewound(own: OwnValkey, gateway: RunningGateway, published: int) -> None:
+async def test_every_follower_is_told_of_one_gap_when_valkey_comes_back_with_an_older_history(
+    own: OwnValkey, gateway: RunningGateway, published: int
+) -> None:
     """As after a failover: links are lost, and the history is an older one, perhaps with other publications at the same offsets."""
     async with scene(own.url, lambda: gateway) as here:
         keys = _keys(gateway.prefix, here.channel)
@@ -244,7 +246,9 @@ async def test_valkey_comes_back_rewound(own: OwnValkey, gateway: RunningGateway
 # A follower is ahead of its gateway.
 
 
-async def test_followers_are_ahead_of_the_gateway_they_come_to(own: OwnValkey, gateway: RunningGateway, start_gateway_once: Start) -> None:
+async def test_nothing_is_lost_when_followers_know_more_than_the_gateway_they_connect_to(
+    own: OwnValkey, gateway: RunningGateway, start_gateway_once: Start
+) -> None:
     async with Proxy(own.path) as proxy:
         slow = await _started(start_gateway_once, valkey_url=proxy.url)
         async with scene(own.url, lambda: slow, lambda: gateway, restless_only=True) as here:
@@ -297,7 +301,7 @@ async def test_a_publisher_waits_while_valkey_reads_its_file(tmp_path: Path) -> 
             end.close()
 
 
-async def test_a_read_of_history_that_nobody_waits_for_any_more_fails_quietly() -> None:
+async def test_a_history_read_whose_caller_was_cancelled_fails_without_a_traceback() -> None:
     """Whoever asked for it left, then Valkey went: no traceback in the log."""
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
@@ -326,7 +330,7 @@ async def test_a_read_of_history_that_nobody_waits_for_any_more_fails_quietly() 
     assert not complaints
 
 
-async def test_who_leaves_while_valkey_is_away_leaves_nothing_behind() -> None:
+async def test_subscriptions_that_end_while_valkey_is_away_leave_nothing_waiting() -> None:
     """A client that comes and goes all that time costs what one client does."""
 
     class Silent:

@@ -37,7 +37,7 @@ async def rows_of(database: Database, target: str) -> list[str]:
         return sorted((await connection.execute(select(reactions.c.user).where(reactions.c.target == target))).scalars())
 
 
-async def test_the_channel_of_a_post_tells_of_each_step_of_its_life(database: Database, tech: str) -> None:
+async def test_each_step_of_a_posts_life_is_published_in_its_channel(database: Database, tech: str) -> None:
     before = now_ms()
     post = await create_post(database, channel=tech, author="u2", text="first")
     assert before <= post["created_at"] <= now_ms()
@@ -58,7 +58,7 @@ async def test_the_channel_of_a_post_tells_of_each_step_of_its_life(database: Da
     ]
 
 
-async def test_what_is_said_arrives_in_the_live_channel_and_leaves_the_outbox(
+async def test_a_relayed_publication_arrives_in_the_live_channel_and_leaves_the_outbox(
     database: Database, tech: str, publisher: Publisher, relay: Relay
 ) -> None:
     post = await create_post(database, channel=tech, author="u2", text="text")
@@ -119,7 +119,7 @@ async def test_deleting_a_post_removes_its_reactions_and_no_others(database: Dat
     assert (await list_posts(database, channel=tech))[0]["reactions"] == {"like": 2}
 
 
-async def test_nothing_is_said_of_a_post_after_it_was_deleted(database: Database, tech: str) -> None:
+async def test_nothing_is_published_about_a_post_after_its_deletion(database: Database, tech: str) -> None:
     """Reactions and edits race with the deletion: each comes before it, or finds nothing."""
     post = (await create_post(database, channel=tech, author="u2", text="text"))["id"]
     reacting = [react(database, user=f"r{n}", target=f"post:{post}", reaction="like") for n in range(9)]
@@ -141,7 +141,7 @@ async def test_of_two_who_delete_a_post_at_once_one_does(database: Database, tec
     assert [each["type"] for each in await said(database, "posts:tech")] == ["post.created", "post.deleted"]
 
 
-async def test_the_last_edit_that_is_told_is_the_one_that_is_stored(database: Database, tech: str) -> None:
+async def test_the_last_published_edit_is_the_stored_one(database: Database, tech: str) -> None:
     post = (await create_post(database, channel=tech, author="u2", text="text"))["id"]
     await asyncio.gather(*[edit_post(database, post=post, editor="u2", text=f"text {n}") for n in range(10)])
     told = await said(database, "posts:tech")
@@ -161,7 +161,7 @@ async def test_a_channel_is_listed_with_its_title_and_its_owner(database: Databa
     assert sorted(listed, key=lambda each: each["owner"]) == [plain, titled]
 
 
-async def test_a_name_is_given_once(database: Database, tech: str) -> None:
+async def test_a_channel_name_can_be_taken_once(database: Database, tech: str) -> None:
     before = await everything(database)
     with pytest.raises(Invalid, match=r"^there is a channel 'tech' already$"):
         await create_channel(database, name=tech, owner="u2", title="mine")
@@ -202,7 +202,7 @@ async def test_posts_are_listed_in_pages_newest_first(database: Database, tech: 
     assert [post["text"] for post in await list_posts(database, channel=tech)] == [f"text {n}" for n in range(6, -1, -1)]
 
 
-async def test_a_page_is_bounded_whatever_is_asked(database: Database, tech: str) -> None:
+async def test_a_page_of_posts_holds_at_most_200(database: Database, tech: str) -> None:
     row = {"channel": tech, "author": "u2", "text": "text", "created_at": 1, "counts": "{}"}
     async with database.transaction() as transaction:
         await transaction.execute(insert(posts), [row] * 205)
@@ -290,7 +290,7 @@ async def test_the_longest_names_fit(database: Database) -> None:
     assert await list_posts(database, channel=name) == [post]
 
 
-async def test_what_no_channel_can_be_is_refused(database: Database) -> None:
+async def test_invalid_arguments_of_create_channel_are_refused(database: Database) -> None:
     names = [*bad_names("channel"), ("a:b", Invalid, "a channel's name has no colon")]
     assert await failures(database, lambda given: create_channel(database, name=given, owner="u1"), names) == []
     assert await failures(database, lambda given: create_channel(database, name="a", owner=given), bad_names("owner")) == []
@@ -298,7 +298,7 @@ async def test_what_no_channel_can_be_is_refused(database: Database) -> None:
     assert await failures(database, lambda given: create_channel(database, name="a", owner="u1", title=given), titles) == []
 
 
-async def test_what_no_post_can_be_is_refused(database: Database, tech: str) -> None:
+async def test_invalid_arguments_of_create_post_are_refused(database: Database, tech: str) -> None:
     missing = ("a:b", NotFound, "there is no channel 'a:b'")
     names = [*bad_names("channel"), missing]
     assert await failures(database, lambda given: create_post(database, channel=given, author="u1", text="text"), names) == []
@@ -306,14 +306,14 @@ async def test_what_no_post_can_be_is_refused(database: Database, tech: str) -> 
     assert await failures(database, lambda given: create_post(database, channel=tech, author="u1", text=given), bad_texts()) == []
 
 
-async def test_what_no_edit_can_be_is_refused(database: Database, tech: str) -> None:
+async def test_invalid_arguments_of_edit_post_are_refused(database: Database, tech: str) -> None:
     post = (await create_post(database, channel=tech, author="u1", text="text"))["id"]
     assert await failures(database, lambda given: edit_post(database, post=given, editor="u1", text="new"), bad_ids("post")) == []
     assert await failures(database, lambda given: edit_post(database, post=post, editor=given, text="new"), bad_names("editor")) == []
     assert await failures(database, lambda given: edit_post(database, post=post, editor="u1", text=given), bad_texts()) == []
 
 
-async def test_what_no_deletion_can_be_is_refused(database: Database, tech: str) -> None:
+async def test_invalid_arguments_of_delete_post_are_refused(database: Database, tech: str) -> None:
     post = (await create_post(database, channel=tech, author="u1", text="text"))["id"]
     assert await failures(database, lambda given: delete_post(database, post=given, by="u1"), bad_ids("post")) == []
     assert await failures(database, lambda given: delete_post(database, post=post, by=given), bad_names("user")) == []
@@ -330,7 +330,7 @@ async def test_an_id_of_any_size_is_refused_in_few_words(database: Database, tec
             await edit_post(database, post=number, editor="u1", text="text")
 
 
-async def test_what_no_page_can_be_is_refused(database: Database, tech: str) -> None:
+async def test_invalid_arguments_of_a_page_are_refused(database: Database, tech: str) -> None:
     names = [(value, Invalid, "") for value, *_ in bad_names("channel")]
     assert await failures(database, lambda given: list_posts(database, channel=given), names) == []
     pages = [(each, Invalid, "") for each in bad_pages()]

@@ -28,7 +28,7 @@ async def test_a_publish_is_acknowledged_with_its_position(valkey_url: str, pref
         assert await data_of(publisher, "posts:a") == [(1, '{"title":"…"}'.encode()), (2, b'{"raw":1}')]
 
 
-async def test_many_arrive_in_order(valkey_url: str, prefix: str) -> None:
+async def test_many_publications_arrive_in_order(valkey_url: str, prefix: str) -> None:
     async with Publisher(valkey_url, prefix=prefix) as publisher:
         positions = await publisher.publish_many("review:a", range(500))
         assert [position.offset for position in positions if position] == list(range(1, 501))
@@ -50,7 +50,7 @@ async def test_versions_that_were_under_way_when_the_connection_broke_are_repeat
         assert not publisher._queues
 
 
-async def test_without_a_key_a_broken_connection_is_the_callers_to_decide(valkey_url: str, unused_tcp_port: int) -> None:
+async def test_a_publisher_that_reaches_no_valkey_raises_unavailable(valkey_url: str, unused_tcp_port: int) -> None:
     with pytest.raises(Unavailable, match="no Valkey at"):
         await Publisher(f"valkey://127.0.0.1:{unused_tcp_port}").connect()
 
@@ -116,6 +116,6 @@ async def test_the_plain_publisher_loads_the_functions_where_valkey_lost_them_in
         assert position is not None and position.offset == 1
 
 
-def test_what_valkey_refuses_is_said(valkey_url: str, prefix: str) -> None:
+def test_what_valkey_refuses_raises_a_store_error(valkey_url: str, prefix: str) -> None:
     with SyncPublisher(valkey_url, prefix=prefix) as publisher, pytest.raises(StoreError, match="version is a whole number"):
         publisher.publish("posts:a", 1, version=-1)

@@ -41,7 +41,7 @@ async def review(database: Database) -> int:
 # What is said.
 
 
-async def test_a_new_review_is_told_to_its_subject_and_begins_its_story(database: Database) -> None:
+async def test_a_new_review_is_published_for_its_subject_and_begins_its_story(database: Database) -> None:
     before = now_ms()
     review = await create_review(database, subject="r42", author="u1", rating=4, text="Good soup")
     assert before <= review["created_at"] <= now_ms()
@@ -52,7 +52,7 @@ async def test_a_new_review_is_told_to_its_subject_and_begins_its_story(database
     assert await said(database, "notifications:u1") == []
 
 
-async def test_what_becomes_of_a_review_is_told_in_its_story_alone(database: Database, review: int) -> None:
+async def test_responses_and_reactions_are_published_in_the_story_of_the_review_only(database: Database, review: int) -> None:
     other = (await create_review(database, subject="r42", author="u9", rating=1, text="Cold soup"))["id"]
     first = await respond(database, review=review, author="u2", text="Which one?")
     assert first == {"id": first["id"], "review": review, "author": "u2", "text": "Which one?", "created_at": first["created_at"]}
@@ -70,7 +70,7 @@ async def test_what_becomes_of_a_review_is_told_in_its_story_alone(database: Dat
     assert len(await said(database, story_of(other))) == 1
 
 
-async def test_its_author_is_told_of_a_response_in_private(database: Database, review: int) -> None:
+async def test_the_author_of_a_review_is_notified_of_a_response(database: Database, review: int) -> None:
     response = await respond(database, review=review, author="u2", text="  Which\n\none?  ")
     assert await said(database, "notifications:u1") == [
         {
@@ -104,14 +104,14 @@ async def test_nobody_is_notified_of_a_response_of_their_own(database: Database,
     assert len(await said(database, story_of(review))) == 2
 
 
-async def test_responses_at_once_are_told_in_the_order_of_their_ids(database: Database, review: int) -> None:
+async def test_concurrent_responses_are_published_in_the_order_of_their_ids(database: Database, review: int) -> None:
     made = await asyncio.gather(*[respond(database, review=review, author=f"u{n}", text=f"text {n}") for n in range(2, 14)])
     told = [each["response"] for each in (await said(database, story_of(review)))[1:]]
     assert told == sorted(made, key=lambda each: each["id"])
     assert (await list_reviews(database, subject="r42"))[0]["responses"] == told
 
 
-async def test_there_is_nothing_to_respond_to_where_there_is_no_review(database: Database, review: int) -> None:
+async def test_a_response_to_an_unknown_review_is_refused(database: Database, review: int) -> None:
     before = await everything(database)
     with pytest.raises(NotFound, match=rf"^there is no review {review + 1}$"):
         await respond(database, review=review + 1, author="u2", text="text")
@@ -137,7 +137,7 @@ async def test_reviews_are_listed_newest_first_with_their_responses(database: Da
     assert await list_reviews(database, subject="r42", before=review) == []
 
 
-async def test_a_page_of_reviews_is_bounded_whatever_is_asked(database: Database) -> None:
+async def test_a_page_of_reviews_holds_at_most_200(database: Database) -> None:
     row = {"subject": "r42", "author": "u2", "rating": 3, "text": "text", "created_at": 1, "counts": "{}"}
     async with database.transaction() as transaction:
         await transaction.execute(insert(reviews), [row] * 205)
@@ -190,9 +190,7 @@ async def epoch_of(publisher: Publisher, review: int) -> str:
     return (await publisher.history.read(story_of(review))).top.epoch
 
 
-async def test_the_story_is_all_that_became_of_a_review_in_order(
-    database: Database, review: int, publisher: Publisher, relay: Relay
-) -> None:
+async def test_a_story_holds_all_events_of_a_review_in_order(database: Database, review: int, publisher: Publisher, relay: Relay) -> None:
     await tell(database, review, "one")
     for user, reaction in (("u2", "like"), ("u3", "wow"), ("u2", "love"), ("u3", "wow"), ("u3", None)):
         await react(database, user=user, target=story_of(review), reaction=reaction)
@@ -331,7 +329,7 @@ async def test_a_story_that_lost_something_is_written_again(
         assert await epoch_of(publisher, review) == after, loss
 
 
-async def test_a_valkey_that_forgot_everything_is_told_the_story_again(database: Database, tmp_path: Path) -> None:
+async def test_a_story_is_written_again_to_a_valkey_that_lost_everything(database: Database, tmp_path: Path) -> None:
     review = (await create_review(database, subject="r42", author="u1", rating=4, text="Good soup"))["id"]
     own = OwnValkey(tmp_path / "own")
     own.start()
@@ -351,7 +349,7 @@ async def test_a_valkey_that_forgot_everything_is_told_the_story_again(database:
         own.close()
 
 
-async def test_who_follows_a_story_is_told_when_it_is_written_again(
+async def test_followers_of_a_story_get_a_reset_when_it_is_written_again(
     database: Database, review: int, publisher: Publisher, relay: Relay, store: valkey.Valkey, prefix: str
 ) -> None:
     await relay.drain()
@@ -365,7 +363,7 @@ async def test_who_follows_a_story_is_told_when_it_is_written_again(
     assert message and message["data"].decode() == f"@reset {await epoch_of(publisher, review)} 1"
 
 
-async def test_a_relay_that_died_behind_valkey_does_not_double_the_story(
+async def test_a_relay_that_died_after_publishing_does_not_double_the_story(
     database: Database, review: int, publisher: Publisher, relay: Relay
 ) -> None:
     """It published two and marked none: they are told again behind the story that was written again without them."""
@@ -412,7 +410,7 @@ async def test_a_story_is_not_written_again_between_a_relays_publishing_and_its_
     assert [each["data"] for each in await reader] == await said(database, story_of(review))
 
 
-async def test_what_a_late_relay_repeats_is_in_the_story_already(
+async def test_rows_that_a_late_relay_repeats_are_not_added_to_the_story_again(
     database: Database, review: int, publisher: Publisher, relay: Relay
 ) -> None:
     """One that lost its claim and does not know it yet."""
@@ -448,7 +446,7 @@ async def test_a_loss_is_seen_though_as_many_were_published_and_not_marked_yet(
     assert [each["data"]["type"] for each in story][:1] == ["review.created"]
 
 
-async def test_of_many_who_ask_for_a_lost_story_at_once_one_writes_it_again(
+async def test_one_of_many_concurrent_readers_writes_a_lost_story_again(
     database: Database, review: int, publisher: Publisher, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await tell(database, review, "one", "two")
@@ -467,7 +465,7 @@ async def test_of_many_who_ask_for_a_lost_story_at_once_one_writes_it_again(
     assert len(written) == 1
 
 
-async def test_more_may_ask_for_a_lost_story_at_once_than_there_are_connections(
+async def test_more_readers_than_connections_can_ask_for_a_lost_story_at_once(
     database: Database, review: int, publisher: Publisher, relay: Relay
 ) -> None:
     await relay.drain()
@@ -512,7 +510,7 @@ async def test_a_story_is_whole_after_losses_writers_relays_and_readers_at_once(
     assert await published(publisher, review) == list(enumerate(told, 1))
 
 
-async def test_a_reader_that_goes_away_while_a_story_is_written_again_leaves_it_to_the_next(
+async def test_the_next_reader_writes_a_story_whose_first_reader_was_cancelled(
     database: Database, review: int, publisher: Publisher, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await tell(database, review, "one")
@@ -566,7 +564,7 @@ async def test_every_rating_from_one_to_five_is_taken(database: Database) -> Non
         assert (await create_review(database, subject="r42", author="u1", rating=rating, text="text"))["rating"] == rating
 
 
-async def test_what_no_review_can_be_is_refused(database: Database, review: int) -> None:
+async def test_invalid_arguments_of_create_review_are_refused(database: Database, review: int) -> None:
     def creating(**given: Any) -> Awaitable[Any]:
         return create_review(database, **{"subject": "r42", "author": "u1", "rating": 4, "text": "text", **given})
 
@@ -578,13 +576,13 @@ async def test_what_no_review_can_be_is_refused(database: Database, review: int)
     assert await failures(database, lambda given: creating(text=given), bad_texts()) == []
 
 
-async def test_what_no_response_can_be_is_refused(database: Database, review: int) -> None:
+async def test_invalid_arguments_of_respond_are_refused(database: Database, review: int) -> None:
     assert await failures(database, lambda given: respond(database, review=given, author="u2", text="text"), bad_ids("review")) == []
     assert await failures(database, lambda given: respond(database, review=review, author=given, text="text"), bad_names("author")) == []
     assert await failures(database, lambda given: respond(database, review=review, author="u2", text=given), bad_texts()) == []
 
 
-async def test_what_has_no_story_is_refused(database: Database, review: int, publisher: Publisher) -> None:
+async def test_invalid_ids_of_a_story_are_refused(database: Database, review: int, publisher: Publisher) -> None:
     assert await failures(database, lambda given: review_history(given, database=database, publisher=publisher), bad_ids("review")) == []
 
 
@@ -598,7 +596,7 @@ async def test_a_number_of_any_size_is_refused_in_few_words(database: Database) 
         await create_review(database, subject="r42", author="u1", rating=10**5000, text="text")
 
 
-async def test_what_no_page_can_be_is_refused(database: Database) -> None:
+async def test_invalid_arguments_of_a_page_are_refused(database: Database) -> None:
     names = [(value, Invalid, "") for value, *_ in bad_names("subject")]
     assert await failures(database, lambda given: list_reviews(database, subject=given), names) == []
     pages = [(each, Invalid, "") for each in bad_pages()]

@@ -457,11 +457,11 @@ async def test_a_service_that_gets_sigterm_finishes_its_calls_and_ends(gateway: 
         async with client(gateway) as wire:
             await served(store, gateway, method)
             asking = asyncio.create_task(wire.ask("rpc", method=method, data="first"))
-            assert await service.said() == "first"
+            assert await service.received() == "first"
             service.process.terminate()
             service.allow()
             assert (await asking)["rpc"] == {"data": "done"}
-            assert await service.said() == "ended"
+            assert await service.received() == "ended"
             await until(lambda: service.process.exitcode == 0, "the program ended")
 
 

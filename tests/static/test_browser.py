@@ -104,7 +104,7 @@ def test_a_restored_line_brings_what_was_missed_once_in_order_and_marked(page: P
     expect(page.locator("#feed .divider")).to_have_text("Line cut · 3 caught up")
 
 
-def test_publishing_while_the_line_is_cut_says_so(page: Page, gateway: RunningGateway) -> None:
+def test_the_page_shows_an_error_when_it_publishes_without_a_connection(page: Page, gateway: RunningGateway) -> None:
     open_landing(page, gateway)
     page.get_by_role("button", name="Cut the line").click()
     page.get_by_label("Text to publish").fill("kept")
@@ -150,7 +150,7 @@ def test_the_token_leaves_the_address_bar_and_survives_a_reload(page: Page, gate
     expect(page.locator("#state")).to_have_text("live")
 
 
-def test_another_token_in_the_same_tab_goes_on_where_the_old_one_stood(page: Page, gateway: RunningGateway) -> None:
+def test_another_token_in_the_same_tab_continues_at_the_old_position(page: Page, gateway: RunningGateway) -> None:
     open_landing(page, gateway)
     gateway.publish("hello:world", {"text": "before"})
     expect(page.locator("#feed")).to_contain_text("before")
@@ -161,7 +161,7 @@ def test_another_token_in_the_same_tab_goes_on_where_the_old_one_stood(page: Pag
 
 
 @pytest.mark.parametrize(("token", "state"), [("", "refused: no token"), ("nonsense", "refused: invalid token")])
-def test_a_page_that_is_refused_says_where_to_get_a_token(page: Page, gateway: RunningGateway, token: str, state: str) -> None:
+def test_a_page_with_a_refused_token_shows_where_to_get_one(page: Page, gateway: RunningGateway, token: str, state: str) -> None:
     page.goto(f"{gateway.url}/#token={token}")
     expect(page.locator("#state")).to_have_text(state)
     expect(page.get_by_role("alert")).to_contain_text("Open the link that “gateway serve” printed in your terminal")
@@ -186,21 +186,21 @@ def test_connect_and_the_first_subscribes_leave_in_one_frame(page: Page, gateway
     ]
 
 
-def test_pings_are_answered(page: Page, gateway: RunningGateway) -> None:
+def test_the_client_answers_pings(page: Page, gateway: RunningGateway) -> None:
     with page.expect_websocket() as opening:
         follow(page, gateway)
     opening.value.wait_for_event("framesent", lambda payload: payload == "{}")
 
 
 @pytest.mark.parametrize("fault", ["", BLOCKED_WEBSOCKET], ids=["websocket", "sse"])
-def test_a_channel_that_is_asked_for_while_the_line_opens_is_followed_too(page: Page, gateway: RunningGateway, fault: str) -> None:
+def test_a_subscribe_while_the_connection_opens_is_carried_out(page: Page, gateway: RunningGateway, fault: str) -> None:
     page.add_init_script(fault + LATE_SUBSCRIBE)
     follow(page, gateway, "long:first")
     wait(page, "window.late?.state === 'live'")
     wait(page, "subscriptions[0].state === 'live'")
 
 
-def test_a_publication_says_what_it_is(page: Page, gateway: RunningGateway) -> None:
+def test_a_publication_event_has_all_its_fields(page: Page, gateway: RunningGateway) -> None:
     follow(page, gateway, "long:whole")
     gateway.publish("long:whole", {"n": 1}, tags={"kind": "test"})
     page.evaluate("subscriptions[0].publish({ n: 2 })")
@@ -225,7 +225,7 @@ def test_hundreds_of_missed_publications_come_in_order_and_once(page: Page, gate
     assert [publication["recovered"] for publication in publications] == [False, *[True] * 699, False]
 
 
-def test_a_gap_is_told_where_history_was_trimmed_and_the_channel_goes_on_behind_it(page: Page, gateway: RunningGateway) -> None:
+def test_a_gap_event_comes_where_history_was_trimmed_and_the_channel_continues_after_it(page: Page, gateway: RunningGateway) -> None:
     follow(page, gateway, "short:gap", "long:whole-beside-it")
     gateway.publish("short:gap", 1)
     seen(page, 1)
@@ -240,7 +240,7 @@ def test_a_gap_is_told_where_history_was_trimmed_and_the_channel_goes_on_behind_
     assert page.evaluate("gaps") == [{"channel": "short:gap", "epoch": position["epoch"], "offset": 5}]
 
 
-def test_a_subscription_starts_behind_a_position_that_the_page_kept(page: Page, gateway: RunningGateway) -> None:
+def test_a_subscription_can_begin_after_a_stored_position(page: Page, gateway: RunningGateway) -> None:
     first = gateway.publish("long:kept", "seen in another life of the page")
     gateway.publish("long:kept", "new")
     follow(page, gateway)
@@ -249,7 +249,7 @@ def test_a_subscription_starts_behind_a_position_that_the_page_kept(page: Page, 
     assert [(each["data"], each["recovered"]) for each in publications] == [("new", True)]
 
 
-def test_an_expired_token_makes_the_function_be_called_again(page: Page, gateway: RunningGateway) -> None:
+def test_the_token_function_is_called_again_when_a_token_has_expired(page: Page, gateway: RunningGateway) -> None:
     follow(page, gateway, "long:expired", tokens=[gateway.token("ann", seconds=-60), gateway.token("ann")])
     assert page.evaluate("asked") == 2
     assert [109] == page.evaluate("states.filter(({ state, code }) => state === 'waiting' && code).map(({ code }) => code)")
@@ -264,7 +264,7 @@ def test_an_expired_token_that_is_a_string_is_refused_for_good(page: Page, gatew
     assert failure(page, "gateway.publish('long:stale', 1)")["code"] == 109
 
 
-def test_a_token_is_replaced_before_it_expires_and_the_line_holds(page: Page, gateway: RunningGateway) -> None:
+def test_a_token_is_replaced_before_it_expires_on_the_same_connection(page: Page, gateway: RunningGateway) -> None:
     follow(page, gateway, "long:refresh", tokens=[gateway.token("ann", seconds=3), gateway.token("ann", seconds=3600)])
     wait(page, "asked === 2")
     gateway.publish("long:refresh", "on the same line")
@@ -288,7 +288,7 @@ def test_a_token_function_that_fails_is_tried_again(page: Page, gateway: Running
     assert page.evaluate("reasons") == ["token", "token"]
 
 
-def test_a_forbidden_channel_is_refused_for_good_and_the_others_go_on(page: Page, gateway: RunningGateway) -> None:
+def test_a_forbidden_channel_is_refused_for_good_and_the_others_stay_live(page: Page, gateway: RunningGateway) -> None:
     follow(page, gateway, "long:allowed")
     page.evaluate("window.forbidden = gateway.subscribe('closed:1').on('state', (event) => states.push(event))")
     wait(page, "forbidden.state === 'refused'")
@@ -300,7 +300,7 @@ def test_a_forbidden_channel_is_refused_for_good_and_the_others_go_on(page: Page
     wait(page, "forbidden.state === 'refused'")  # connect() asked once more, as it says
 
 
-def test_a_forbidden_channel_leaves_the_stream_of_the_others(page: Page, gateway: RunningGateway) -> None:
+def test_a_forbidden_channel_does_not_end_the_event_stream_of_the_others(page: Page, gateway: RunningGateway) -> None:
     page.add_init_script(BLOCKED_WEBSOCKET)
     follow(page, gateway, "long:allowed2")
     assert page.evaluate("gateway.transport") == "sse"
@@ -326,7 +326,7 @@ def test_history_and_rpc_are_answered(page: Page, gateway: RunningGateway) -> No
     assert page.evaluate("gateway.rpc('gateway.whoami')")["user"] == "ann"
 
 
-def test_a_channel_that_was_left_is_silent_and_can_be_followed_again(page: Page, gateway: RunningGateway) -> None:
+def test_an_unsubscribed_channel_is_silent_and_can_be_subscribed_again(page: Page, gateway: RunningGateway) -> None:
     follow(page, gateway, "long:left", "long:stays")
     page.evaluate("subscriptions[0].unsubscribe()")
     gateway.publish("long:left", "unheard")
@@ -337,7 +337,7 @@ def test_a_channel_that_was_left_is_silent_and_can_be_followed_again(page: Page,
     assert numbers(seen(page, 2)) == [1, "heard"]
 
 
-def test_the_users_own_channel_comes_unasked_and_is_caught_up_too(page: Page, gateway: RunningGateway) -> None:
+def test_the_users_own_channel_is_subscribed_and_caught_up_by_the_server(page: Page, gateway: RunningGateway) -> None:
     follow(page, gateway, token=gateway.token("carl"))
     wait(page, "gateway.state === 'connected'")
     gateway.publish("notifications:carl", "live")
@@ -348,7 +348,7 @@ def test_the_users_own_channel_comes_unasked_and_is_caught_up_too(page: Page, ga
     assert [(each["data"], each["recovered"]) for each in seen(page, 2)] == [("live", False), ("missed", True)]
 
 
-def test_a_page_of_another_origin_imports_the_module_and_follows(page: Page, gateway: RunningGateway) -> None:
+def test_a_page_of_another_origin_imports_the_module_and_subscribes(page: Page, gateway: RunningGateway) -> None:
     page.goto(f"http://localhost:{gateway.port}{BLANK}")
     page.evaluate(FOLLOW, {"url": gateway.url, "channels": ["long:elsewhere"], "options": {"token": gateway.token("ann")}})
     wait(page, "subscriptions[0].state === 'live'")
@@ -356,7 +356,7 @@ def test_a_page_of_another_origin_imports_the_module_and_follows(page: Page, gat
     seen(page, 1)
 
 
-def test_a_line_that_went_deaf_in_a_sleep_is_replaced_and_caught_up(page: Page, gateway: RunningGateway) -> None:
+def test_a_connection_that_died_while_the_machine_slept_is_replaced_and_caught_up(page: Page, gateway: RunningGateway) -> None:
     page.add_init_script(DEAF_WEBSOCKET)
     follow(page, gateway, "long:sleep", silenceMs=200)
     page.evaluate("goDeaf()")
@@ -367,7 +367,7 @@ def test_a_line_that_went_deaf_in_a_sleep_is_replaced_and_caught_up(page: Page, 
 
 
 @pytest.mark.parametrize("event", ["window.dispatchEvent(new Event('online'))", "document.dispatchEvent(new Event('visibilitychange'))"])
-def test_a_page_that_wakes_asks_whether_the_line_still_works(page: Page, gateway: RunningGateway, event: str) -> None:
+def test_a_page_that_wakes_tests_its_connection(page: Page, gateway: RunningGateway, event: str) -> None:
     page.add_init_script(DEAF_WEBSOCKET)
     follow(page, gateway, "long:wake", timeoutMs=300)
     page.evaluate("goDeaf()")
@@ -377,7 +377,7 @@ def test_a_page_that_wakes_asks_whether_the_line_still_works(page: Page, gateway
     wait(page, "subscriptions[0].state === 'live'")
 
 
-def test_frames_that_a_link_joins_and_repeats_change_nothing(page: Page, gateway: RunningGateway) -> None:
+def test_joined_and_repeated_frames_deliver_each_publication_once(page: Page, gateway: RunningGateway) -> None:
     def stutter(socket: WebSocketRoute) -> None:
         server = socket.connect_to_server()
 
@@ -396,7 +396,7 @@ def test_frames_that_a_link_joins_and_repeats_change_nothing(page: Page, gateway
     assert numbers(seen(page, 4)) == [0, 1, 2, 3]
 
 
-def test_a_subscription_that_the_server_lets_go_goes_on_where_it_was(page: Page, gateway: RunningGateway) -> None:
+def test_a_subscription_ended_by_the_server_for_lost_state_recovers(page: Page, gateway: RunningGateway) -> None:
     def insufficient(socket: WebSocketRoute) -> None:
         server = socket.connect_to_server()
 
@@ -419,7 +419,7 @@ def test_a_subscription_that_the_server_lets_go_goes_on_where_it_was(page: Page,
     assert page.evaluate("states.filter(({ state }) => state === 'connected').length") == 1
 
 
-def test_data_that_is_no_json_is_refused_here_and_harms_nothing(page: Page, gateway: RunningGateway) -> None:
+def test_data_that_is_not_json_is_refused_by_the_client_and_the_next_publish_works(page: Page, gateway: RunningGateway) -> None:
     page.goto(gateway.url + BLANK)
     page.evaluate(FOLLOW, {"url": gateway.url, "channels": ["long:no-json"], "options": {"token": gateway.token("ann")}})
     assert failure(page, "gateway.publish('long:no-json', 1n)")["name"] == "TypeError"
@@ -440,7 +440,7 @@ def test_a_page_that_wakes_does_not_wait_for_its_backoff(page: Page, start_gatew
 # Where WebSocket is blocked.
 
 
-def test_where_websocket_is_blocked_the_landing_page_is_live_and_says_that_it_cannot_publish(page: Page, gateway: RunningGateway) -> None:
+def test_the_landing_page_receives_over_event_streams_and_shows_that_it_cannot_publish(page: Page, gateway: RunningGateway) -> None:
     page.add_init_script(BLOCKED_WEBSOCKET)
     page.goto(f"{gateway.url}/#token={gateway.token('ann')}")
     expect(page.locator("#state")).to_have_text("live, receiving only")
@@ -456,7 +456,7 @@ def test_where_websocket_is_blocked_the_landing_page_is_live_and_says_that_it_ca
     expect(page.locator("#fault")).to_contain_text("Not published: publish needs WebSocket, which does not get through here")
 
 
-def test_server_sent_events_recover_each_channel_and_tell_gaps(page: Page, gateway: RunningGateway) -> None:
+def test_event_streams_recover_each_channel_and_report_gaps(page: Page, gateway: RunningGateway) -> None:
     page.add_init_script(BLOCKED_WEBSOCKET)
     follow(page, gateway, "long:stream", "short:stream")
     assert page.evaluate("gateway.transport") == "sse"
@@ -480,7 +480,7 @@ def test_server_sent_events_recover_each_channel_and_tell_gaps(page: Page, gatew
     assert (rejection["code"], "server-sent events only receive" in rejection["message"]) == ("sse", True)
 
 
-def test_a_channel_that_joins_or_leaves_a_stream_costs_the_others_nothing(page: Page, gateway: RunningGateway) -> None:
+def test_adding_or_removing_a_channel_of_an_event_stream_loses_nothing_in_the_others(page: Page, gateway: RunningGateway) -> None:
     page.add_init_script(BLOCKED_WEBSOCKET)
     follow(page, gateway, "long:stays-in-stream")
     gateway.publish("long:stays-in-stream", 1)
@@ -496,7 +496,7 @@ def test_a_channel_that_joins_or_leaves_a_stream_costs_the_others_nothing(page: 
     assert [each["data"] for each in seen(page, 4) if each["data"] != "joined"] == [1, 2, 3]
 
 
-def test_a_gateway_that_is_down_is_not_taken_for_a_blocked_websocket(page: Page, start_gateway: Start) -> None:
+def test_a_gateway_that_is_down_does_not_make_the_client_change_to_event_streams(page: Page, start_gateway: Start) -> None:
     first = start_gateway(SETTINGS)
     follow(page, first, "hello:down", backoffMs=20, longestBackoffMs=50)
     first.stop()

@@ -23,7 +23,7 @@ async def test_a_notification_counts_once_however_often_it_is_updated(box: Box) 
     assert await box.state() == (2, 4)
 
 
-async def test_an_update_of_a_read_one_is_unread_again(box: Box) -> None:
+async def test_an_update_of_a_read_notification_is_unread_again(box: Box) -> None:
     await box.notify("a")
     await box.notify("b")
     assert (await box.read(ids=["a", "b"]))["unread"] == 0
@@ -32,7 +32,7 @@ async def test_an_update_of_a_read_one_is_unread_again(box: Box) -> None:
     assert box.unread() == {"a": 3}
 
 
-async def test_what_is_trimmed_is_neither_counted_nor_listed(box: Box) -> None:
+async def test_a_trimmed_notification_is_neither_counted_nor_listed(box: Box) -> None:
     for id in ("read", "unread", "a", "updated", "b", "updated"):
         await box.notify(id)
     await box.read(ids=["read", "a"])
@@ -44,7 +44,7 @@ async def test_what_is_trimmed_is_neither_counted_nor_listed(box: Box) -> None:
     assert box.own.client.zrange(box.inbox_key, 0, -1) == [b"updated", b"c", b"d"]
 
 
-async def test_a_namespace_with_a_small_history_is_a_small_inbox(own: OwnValkey, prefix: str, user: str) -> None:
+async def test_the_size_and_time_of_an_inbox_are_those_of_its_namespaces_history(own: OwnValkey, prefix: str, user: str) -> None:
     common = {"size": 100, "ttl": 300, "meta_ttl": 3600}
     async with opened_box(own, prefix, user, {"": common, "notifications": common | {"size": 2}}) as box:
         for id in ("a", "b", "c"):
@@ -55,7 +55,7 @@ async def test_a_namespace_with_a_small_history_is_a_small_inbox(own: OwnValkey,
         assert all(3590 < seconds <= 3600 for seconds in kept), kept
 
 
-async def test_plain_publications_count_nothing_but_take_room(box: Box) -> None:
+async def test_plain_publications_are_not_counted_but_take_room_in_the_history(box: Box) -> None:
     await box.notify("a")
     await box.notify("b")
     before = await box.state()
@@ -93,7 +93,7 @@ async def test_removing_history_empties_the_inbox(box: Box, next_act: str) -> No
     assert (await box.announcements(4))[-1]["change"] == 4
 
 
-async def test_history_that_expired_counts_no_more(box: Box) -> None:
+async def test_notifications_whose_history_expired_are_not_counted(box: Box) -> None:
     await box.notify("a", ttl=1000)
     box.own.client.pexpire(box.stream, 1)
     await until(lambda: not box.own.client.exists(box.stream), "it expired")
@@ -105,7 +105,7 @@ async def test_history_that_expired_counts_no_more(box: Box) -> None:
 
 @pytest.mark.parametrize("next_act", ["list", "read", "notify", "plain"])
 @pytest.mark.parametrize("loss", ["the counter", "everything"])
-async def test_what_comes_back_empty_starts_anew(box: Box, loss: str, next_act: str) -> None:
+async def test_an_inbox_that_lost_its_keys_begins_a_new_epoch(box: Box, loss: str, next_act: str) -> None:
     await box.notify("stale")
     epoch = (await box.list())["epoch"]
     box.own.client.delete(box.meta) if loss == "the counter" else box.own.client.flushall()
@@ -126,7 +126,7 @@ async def test_what_comes_back_empty_starts_anew(box: Box, loss: str, next_act: 
     assert "stale" not in await box.marks()
 
 
-async def test_a_history_that_had_to_begin_again_forgets_what_was_counted(box: Box) -> None:
+async def test_an_inbox_whose_stream_somebody_else_wrote_to_counts_from_zero(box: Box) -> None:
     for id in ("stale", "stale too"):
         await box.notify(id)
     box.own.client.xadd(box.stream, {"data": "written by somebody else"}, id="1000-1")
@@ -148,7 +148,7 @@ async def test_a_repeat_by_key_or_version_changes_nothing(box: Box) -> None:
     assert (before["unread"], before["change"]) == (0, 3)
 
 
-async def test_an_outbox_that_repeats_itself_notifies_once(box: Box) -> None:
+async def test_a_relay_that_repeats_its_rows_notifies_once(box: Box) -> None:
     rows = [(number, json.dumps({"id": id})) for number, id in enumerate(("a", "b", "a"), 1)]
     await box.history.relay(box.channel, "outbox", rows[:2], notify=True)
     await box.read(all=True)
@@ -159,7 +159,7 @@ async def test_an_outbox_that_repeats_itself_notifies_once(box: Box) -> None:
     assert await box.state() == (1, 4)
 
 
-async def test_what_is_announced_only_is_not_in_the_inbox(box: Box) -> None:
+async def test_a_notification_without_history_is_not_in_the_inbox(box: Box) -> None:
     assert await box.history.notify(box.channel, publish_words(b'{"id":"a"}', ttl=0)) is None
     assert await box.list() == {
         "notifications": [],
@@ -195,7 +195,7 @@ async def test_what_is_announced_only_is_not_in_the_inbox(box: Box) -> None:
     ],
     ids=lambda data: data[:20],
 )
-async def test_what_is_no_notification_is_refused_and_nothing_is_published(box: Box, data: str) -> None:
+async def test_data_that_is_no_notification_is_refused_and_not_published(box: Box, data: str) -> None:
     with pytest.raises(StoreError) as refusal:
         await box.history.notify(box.channel, publish_words(data, key="k", version=9))
     assert f"GATEWAY {NOT_A_NOTIFICATION}" in str(refusal.value)
@@ -203,7 +203,7 @@ async def test_what_is_no_notification_is_refused_and_nothing_is_published(box: 
 
 
 @pytest.mark.parametrize("id", ["x", "x" * 200, "ü" * 100, " ", '"\\/%s%d', "\n\0", "🦊"])
-async def test_any_text_is_an_id(box: Box, id: str) -> None:
+async def test_any_text_up_to_200_bytes_is_an_id(box: Box, id: str) -> None:
     await box.notify(id)
     assert await box.marks() == {id: True}
     await box.read(ids=[id])
@@ -220,7 +220,7 @@ UNLISTED = {
 
 
 @pytest.mark.parametrize("data", UNLISTED.values(), ids=UNLISTED)
-async def test_one_odd_notification_does_not_hide_the_others(box: Box, data: bytes) -> None:
+async def test_a_notification_that_cannot_be_decoded_does_not_hide_the_others(box: Box, data: bytes) -> None:
     await box.notify("before")
     try:
         await box.history.notify(box.channel, publish_words(data))

@@ -26,7 +26,9 @@ from ...kit.valkeys import OwnValkey
 from ...kit.waiting import until
 
 
-async def test_what_one_device_reads_the_others_hear(gateway: RunningGateway, other_gateway: RunningGateway, user: str) -> None:
+async def test_a_read_on_one_device_is_announced_to_all_devices_of_the_user(
+    gateway: RunningGateway, other_gateway: RunningGateway, user: str
+) -> None:
     channel = f"notifications:{user}"
     epoch = gateway.api("notify", user=user, data={"id": "a"})["result"]["epoch"]
     async with (
@@ -117,7 +119,7 @@ async def _happen(box: Box, model: Model, devices: list[Device], epoch: str, kin
             model.read(ids, upto)
 
 
-async def test_an_answer_that_was_overtaken_brings_no_older_count_back(gateway: RunningGateway, box: Box) -> None:
+async def test_an_answer_that_a_newer_state_overtook_does_not_bring_back_the_older_count(gateway: RunningGateway, box: Box) -> None:
     device = Device(gateway, box.user)
     await box.notify("a")
     device.hold()
@@ -132,7 +134,7 @@ async def test_an_answer_that_was_overtaken_brings_no_older_count_back(gateway: 
 # Announcements that were lost on the way.
 
 
-async def test_what_a_killed_link_did_not_bring_is_said_again_to_a_device_that_stays(
+async def test_a_state_lost_with_a_killed_link_is_announced_again_to_connected_devices(
     own: OwnValkey, gateway: RunningGateway, other_gateway: RunningGateway, box: Box
 ) -> None:
     devices = [Device(gateway, box.user), Device(other_gateway, box.user)]
@@ -170,7 +172,7 @@ async def test_a_device_whose_socket_was_full_ends_with_the_right_count(gateway:
         assert heard[-1]["unread"] == len(box.unread()) == 2
 
 
-async def test_a_connected_device_hears_that_history_was_removed(gateway: RunningGateway, box: Box) -> None:
+async def test_a_connected_device_is_notified_when_history_is_removed(gateway: RunningGateway, box: Box) -> None:
     device = Device(gateway, box.user)
     await box.notify("a")
     async with running(device):
@@ -216,7 +218,7 @@ class Follower(Subscription):
         self.offsets += [publication.offset for publication in publications]
 
 
-async def test_what_is_announced_while_a_device_catches_up_page_by_page_is_said_again() -> None:
+async def test_a_state_announced_while_a_device_catches_up_is_announced_again() -> None:
     """It asks for the state when its subscription begins, with the first page; what is read elsewhere meanwhile it does not hear."""
     pages = LatePages(600)
     hub = Hub(Config(), Layout("t"), pages, pages)

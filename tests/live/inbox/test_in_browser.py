@@ -115,7 +115,7 @@ class LateAnswers:
             self._socket.send(message)
 
 
-def test_an_answer_that_comes_late_brings_no_older_count_back(page: Page, gateway: RunningGateway, user: str) -> None:
+def test_a_late_answer_does_not_bring_back_an_older_count(page: Page, gateway: RunningGateway, user: str) -> None:
     gateway.api("notify", user=user, data={"id": "a"})
     answers = LateAnswers(page)
     open_inbox(page, gateway, user)
@@ -128,14 +128,14 @@ def test_an_answer_that_comes_late_brings_no_older_count_back(page: Page, gatewa
     assert page.evaluate("counts.map(({ unread }) => unread)") == [2]
 
 
-def test_a_page_whose_question_failed_for_now_asks_again(page: Page, gateway: RunningGateway, user: str) -> None:
+def test_a_page_asks_again_for_its_count_after_a_temporary_error(page: Page, gateway: RunningGateway, user: str) -> None:
     gateway.api("notify", user=user, data={"id": "a"})
     LateAnswers(page, instead='"error":{"code":100,"message":"internal server error","temporary":true}')
     open_inbox(page, gateway, user)
     page.wait_for_function("() => gateway.inbox.unread === 1")
 
 
-def test_where_only_event_streams_get_through_the_inbox_is_there_too(page: Page, gateway: RunningGateway, user: str) -> None:
+def test_the_inbox_works_where_only_event_streams_get_through(page: Page, gateway: RunningGateway, user: str) -> None:
     epoch = gateway.api("notify", user=user, data={"id": "a"})["result"]["epoch"]
     gateway.api("notify", user=user, data={"id": "b"})
     page.add_init_script(BLOCKED_WEBSOCKET)

@@ -33,7 +33,7 @@ from ...kit.valkeys import OwnValkey
     ],
     ids=lambda value: str(sorted(value) if isinstance(value, set) else value),
 )
-async def test_what_is_named_is_read_and_nothing_else(
+async def test_a_read_marks_the_named_notifications_and_no_others(
     box: Box, three: Position, asked: dict[str, Any], left: set[str], extra: dict[str, Any] | None
 ) -> None:
     if "upto" in asked:
@@ -46,7 +46,7 @@ async def test_what_is_named_is_read_and_nothing_else(
     assert await box.read(**asked) == state | {"offset": 3}, "again, it changes nothing"
 
 
-async def test_an_update_that_nobody_saw_stays_unread(box: Box, three: Position) -> None:
+async def test_an_update_after_the_position_that_was_read_stays_unread(box: Box, three: Position) -> None:
     await box.notify("a")
     await box.read(upto=f"{three.epoch}:3")
     assert box.unread() == {"a": 4}
@@ -55,26 +55,26 @@ async def test_an_update_that_nobody_saw_stays_unread(box: Box, three: Position)
 
 
 @pytest.mark.parametrize("ids", [{}, {"ids": ["a"]}])
-async def test_a_position_of_another_epoch_reads_nothing(box: Box, three: Position, ids: dict[str, Any]) -> None:
+async def test_a_read_up_to_a_position_of_another_epoch_marks_nothing(box: Box, three: Position, ids: dict[str, Any]) -> None:
     answer = await box.read(upto="another:3", **ids)
     assert (answer["unread"], answer["change"], answer["epoch"]) == (3, 3, three.epoch)
     assert len(box.unread()) == 3
 
 
-async def test_a_position_past_the_top_reads_what_there_is(box: Box, three: Position) -> None:
+async def test_a_read_up_to_a_position_past_the_top_marks_all_there_is(box: Box, three: Position) -> None:
     await box.read(upto=f"{three.epoch}:1000")
     assert box.unread() == {}
     await box.notify("d")
     assert box.unread() == {"d": 4}
 
 
-async def test_no_ids_up_to_a_position_read_nothing(box: Box, three: Position) -> None:
+async def test_a_read_of_an_empty_list_of_ids_marks_nothing(box: Box, three: Position) -> None:
     with contextlib.suppress(BadRequest):
         await box.read(ids=[], upto=str(three))
     assert len(box.unread()) == 3
 
 
-async def test_each_change_is_announced_and_counts_one_on(box: Box) -> None:
+async def test_each_change_is_announced_with_the_next_number(box: Box) -> None:
     states: list[tuple[int, int]] = []
     for act in (
         lambda: box.notify("a"),
@@ -146,7 +146,7 @@ async def _act(box: Box, model: Model, kind: str, *words: Any) -> bool:
     return model.read(ids, upto)
 
 
-async def test_a_page_holds_a_hundred_at_most_and_none_is_its_own_question(box: Box) -> None:
+async def test_a_page_holds_a_hundred_notifications_at_most_and_may_hold_none(box: Box) -> None:
     for number in range(101):
         await box.notify(f"n{number}")
     first = await box.list(limit=1000)
@@ -158,13 +158,13 @@ async def test_a_page_holds_a_hundred_at_most_and_none_is_its_own_question(box: 
     assert (nothing["notifications"], nothing["next"], nothing["unread"]) == ([], None, 101)
 
 
-async def test_an_update_moves_to_the_front_and_is_not_listed_where_it_stood(box: Box, three: Position) -> None:
+async def test_an_updated_notification_moves_to_the_front_of_the_list(box: Box, three: Position) -> None:
     first = await box.list(limit=1)
     await box.notify("a")
     assert list(marks(first)) == ["c"]
     assert [list(marks(await box.list(limit=5, before=first["next"]))), list(await box.marks())] == [["b"], ["a", "c", "b"]]
 
 
-async def test_a_page_behind_a_position_of_another_epoch_is_refused(box: Box, three: Position) -> None:
+async def test_a_page_before_a_position_of_another_epoch_is_refused(box: Box, three: Position) -> None:
     with pytest.raises(UnrecoverablePosition, match=f"the epoch is {three.epoch} now"):
         await box.list(before="another:3")

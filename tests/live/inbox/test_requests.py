@@ -34,7 +34,7 @@ async def _publisher(own: OwnValkey, prefix: str, kind: str) -> AsyncIterator[Ca
 
 
 @pytest.mark.parametrize("kind", ["asyncio", "plain"])
-async def test_publishers_notify_once_for_a_key_and_refuse_what_cannot_be(
+async def test_publishers_notify_once_for_a_key_and_refuse_invalid_notifications(
     own: OwnValkey, gateway: RunningGateway, box: Box, kind: str
 ) -> None:
     async with _publisher(own, gateway.prefix, kind) as notify:
@@ -54,7 +54,7 @@ async def test_publishers_notify_once_for_a_key_and_refuse_what_cannot_be(
 
 
 @pytest.mark.parametrize("kind", ["asyncio", "plain"])
-async def test_publishers_refuse_what_is_nested_deeper_than_the_server_api_takes(
+async def test_publishers_refuse_data_nested_deeper_than_the_server_api_takes(
     own: OwnValkey, gateway: RunningGateway, user: str, kind: str
 ) -> None:
     deep: list[Any] = []
@@ -101,7 +101,7 @@ def test_the_server_api_notifies_several_users_each_with_an_answer_of_its_own(ga
     assert [marks(listed(gateway, user)) for user in (first, second)] == [{"a": True}, {"a": True, "before": True}]
 
 
-def test_a_batch_notifies_too(gateway: RunningGateway, user: str) -> None:
+def test_a_batch_of_the_server_api_can_notify(gateway: RunningGateway, user: str) -> None:
     commands = [{"notify": {"user": user, "data": {"id": id}}} for id in ("a", "", "a")]
     replies = gateway.api("batch", commands=commands)["replies"]
     assert [reply.get("notify", reply.get("error"))[name] for reply, name in zip(replies, ("offset", "code", "offset"), strict=True)] == [
@@ -130,7 +130,7 @@ def test_a_batch_notifies_too(gateway: RunningGateway, user: str) -> None:
     ],
     ids=lambda body: json.dumps(body)[:50],
 )
-def test_a_notify_that_cannot_be_is_a_bad_request_and_notifies_nobody(
+def test_an_invalid_notify_is_a_bad_request_and_notifies_nobody(
     gateway: RunningGateway, own: OwnValkey, user: str, body: dict[str, Any]
 ) -> None:
     text = json.dumps(body).replace("USER", user).encode()
@@ -215,7 +215,7 @@ async def test_a_user_whose_id_leaves_no_room_for_a_namespace_connects_without_a
 
 
 @pytest.mark.parametrize("somebody", ["a:b", "ü 🦊", "a*b", "?"])
-async def test_any_other_user_has_one(gateway: RunningGateway, ask: Ask, somebody: str) -> None:
+async def test_a_user_with_any_other_name_has_an_inbox(gateway: RunningGateway, ask: Ask, somebody: str) -> None:
     somebody += new_user()
     gateway.api("notify", user=somebody, data={"id": "a"})
     assert marks(await ask(somebody, "list")) == {"a": True}
@@ -245,7 +245,7 @@ BAD_READS: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize("asked, sentence", BAD_READS, ids=lambda part: json.dumps(part)[:40] if part is not None else "null")
-def test_a_read_that_cannot_be_is_refused_with_a_sentence_and_changes_nothing(
+def test_an_invalid_read_is_refused_with_a_sentence_and_changes_nothing(
     gateway: RunningGateway, user: str, asked: Any, sentence: str
 ) -> None:
     gateway.api("notify", user=user, data={"id": "a"})
@@ -254,7 +254,7 @@ def test_a_read_that_cannot_be_is_refused_with_a_sentence_and_changes_nothing(
     assert listed(gateway, user)["change"] == 1
 
 
-async def test_as_rpc_the_same_reads_have_the_protocols_code(gateway: RunningGateway, user: str) -> None:
+async def test_invalid_requests_as_rpc_have_the_codes_of_the_protocol(gateway: RunningGateway, user: str) -> None:
     gateway.api("notify", user=user, data={"id": "a"})
     async with client(gateway, user) as wire:
         for asked, _ in BAD_READS:
@@ -274,7 +274,7 @@ async def test_as_rpc_the_same_reads_have_the_protocols_code(gateway: RunningGat
 
 
 @pytest.mark.parametrize("body", [b"{", b"\xff", b"all", b'{"all":true}}', b"[" * 2000], ids=repr)
-def test_what_is_not_json_is_400_and_changes_nothing(gateway: RunningGateway, user: str, body: bytes) -> None:
+def test_a_body_that_is_not_json_is_400_and_changes_nothing(gateway: RunningGateway, user: str, body: bytes) -> None:
     gateway.api("notify", user=user, data={"id": "a"})
     status, answer = gateway.http("POST", "/inbox/read", body, bearer(gateway, user))
     error = json.loads(answer)["error"]
@@ -303,7 +303,7 @@ def test_a_body_over_the_limit_is_413_and_changes_nothing(gateway: RunningGatewa
         ("before=another:1&limit=0", 416, 112, "the epoch is HERE now"),
     ],
 )
-def test_a_list_that_cannot_be_is_refused_with_a_sentence(
+def test_an_invalid_list_request_is_refused_with_a_sentence(
     gateway: RunningGateway, user: str, query: str, status: int, code: int, sentence: str
 ) -> None:
     epoch = gateway.api("notify", user=user, data={"id": "a"})["result"]["epoch"]
@@ -313,7 +313,7 @@ def test_a_list_that_cannot_be_is_refused_with_a_sentence(
     assert json.loads(answer) == {"error": {"code": code, "message": sentence.replace("HERE", epoch)}}
 
 
-def test_a_page_behind_the_future_is_the_first_one(gateway: RunningGateway, user: str) -> None:
+def test_a_page_before_a_position_past_the_top_is_the_first_page(gateway: RunningGateway, user: str) -> None:
     epoch = gateway.api("notify", user=user, data={"id": "a"})["result"]["epoch"]
     assert listed(gateway, user, before=f"{epoch}:1000") == listed(gateway, user)
     assert listed(gateway, user, before=f"{epoch}:1")["notifications"] == []
@@ -329,7 +329,7 @@ def test_a_page_behind_the_future_is_the_first_one(gateway: RunningGateway, user
         ("FORGED", False, 401, 3500, "invalid token"),
     ],
 )
-def test_who_is_not_known_is_refused_and_changes_nothing(
+def test_a_request_without_a_valid_token_is_refused_and_changes_nothing(
     gateway: RunningGateway,
     other_gateway: RunningGateway,
     user: str,
@@ -352,7 +352,7 @@ def test_who_is_not_known_is_refused_and_changes_nothing(
 @pytest.mark.parametrize(
     "origin, status", [("https://evil.example.org", 403), ("null", 403), ("https://app.example.org", 200), ("OWN", 200), ("", 200)]
 )
-def test_a_page_of_another_origin_reads_nothing_with_the_users_cookie(gateway: RunningGateway, user: str, origin: str, status: int) -> None:
+def test_a_page_of_another_origin_cannot_read_with_the_users_cookie(gateway: RunningGateway, user: str, origin: str, status: int) -> None:
     gateway.api("notify", user=user, data={"id": "a"})
     headers = {"Cookie": f"gateway_token={gateway.token(user)}"}
     if origin:
@@ -364,6 +364,6 @@ def test_a_page_of_another_origin_reads_nothing_with_the_users_cookie(gateway: R
     assert listed(gateway, user)["unread"] == (1 if status == 403 else 0)
 
 
-def test_other_methods_are_405(gateway: RunningGateway, user: str) -> None:
+def test_a_request_with_another_http_method_is_405(gateway: RunningGateway, user: str) -> None:
     assert gateway.http("POST", "/inbox", b'{"all":true}', bearer(gateway, user))[0] == 405
     assert gateway.http("GET", "/inbox/read", None, bearer(gateway, user))[0] == 405
