@@ -44,8 +44,22 @@ settings.register_profile("gateway", deadline=None, suppress_health_check=[Healt
 settings.load_profile("gateway")
 
 LONG = (  # test files, by how long they take
-    *("emulation", "rpc", "outbox", "cli", "browser", "bad_input", "reactions", "reviews", "demo", "tokens", "recovery_model", "faults"),
-    *("tickets", "sse", "browser_rights", "clients", "websocket", "inbox", "sdk_js", "rights", "control", "sdk_python", "posts"),
+    *("emulation", "rpc", "relay", "cli", "browser", "bad_input", "reactions", "reviews", "demo", "tokens", "recovery_model", "faults"),
+    *(
+        "tickets",
+        "sse",
+        "browser_rights",
+        "clients",
+        "websocket",
+        "devices",
+        "requests",
+        "in_browser",
+        "sdk_js",
+        "rights",
+        "control",
+        "sdk_python",
+        "posts",
+    ),
 )
 
 

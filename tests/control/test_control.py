@@ -62,7 +62,7 @@ async def test_a_subscription_by_a_service_does_not_give_the_rights_of_a_token(p
 async def test_a_subscription_of_a_service_ends_when_its_time_is_over(pair: Pair, user: str) -> None:
     """25 seconds later, which this begins with: a refresh could have come until then."""
     async with client(pair.here, user) as wire:
-        await pair.here.ask("subscribe", user=user, channel=f"chat:{user}", expire_at=time.time() - 24)
+        await pair.here.ask("subscribe", user=user, channel=f"chat:{user}", expire_at=time.time() - 23)
         assert "subscribe" in (await wire.next())["push"]
         assert (await wire.next())["push"]["unsubscribe"]["code"] == 2501
 

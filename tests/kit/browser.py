@@ -80,7 +80,7 @@ def browser() -> Iterator[Browser]:
 def context(browser: Browser) -> BrowserContext:
     """One for all tests: a tab's storage is its own, and nothing else is kept."""
     context = browser.new_context()
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(20_000)
     return context
 
 

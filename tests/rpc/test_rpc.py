@@ -25,7 +25,7 @@ from ..kit.gateways import RunningGateway, Start
 from ..kit.services import ByHand, lists, running, service_process
 from ..kit.waiting import until
 
-IMPATIENT = "rpc_seconds = 0.7\n[limits]\nrpc_bytes = 1000\nrpc_queue = 3\n"
+IMPATIENT = "rpc_seconds = 1\n[limits]\nrpc_bytes = 1000\nrpc_queue = 3\n"
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +56,7 @@ async def test_a_service_answers_and_knows_the_caller(gateway: RunningGateway, s
         return {"cancelled": data["order"], "text": "ä\n\u2028"}
 
     async with running(service), client(gateway, token=gateway.token("ann", info={"role": "clerk"}, meta={"tenant": 7})) as wire:
+        before = time.time()
         result = await wire.result("rpc", method=method, data={"order": 17})
         assert result == {"data": {"cancelled": 17, "text": "ä\n\u2028"}}
         ((caller, data),) = asked
@@ -63,7 +64,7 @@ async def test_a_service_answers_and_knows_the_caller(gateway: RunningGateway, s
             service.method("too.late")
         assert (caller.user, caller.client) == ("ann", wire.connected["client"])
         assert (caller.info, caller.meta) == ({"role": "clerk"}, {"tenant": 7})
-        assert data == {"order": 17} and 3 < caller.deadline - time.time() < 4.6
+        assert data == {"order": 17} and before + 4.4 < caller.deadline < time.time() + 5.5
 
 
 async def test_missing_data_and_a_missing_result_are_null(gateway: RunningGateway, service: Service, method: str) -> None:
@@ -168,7 +169,7 @@ async def test_a_call_of_a_method_without_a_service_fails_at_once(gateway: Runni
     async with client(gateway) as wire:
         begun = time.monotonic()
         assert (await wire.ask("rpc", method=method))["error"] == {"code": 104, "message": "method not found"}
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < 4, "rpc_seconds is 4.5"
         assert not store.exists(lists(gateway, method)[0]), "nothing waits for a service that may never come"
 
 
@@ -197,7 +198,7 @@ async def test_a_call_past_its_deadline_is_a_temporary_error_and_its_method_is_c
         answer = await wire.ask("rpc", method=method)
         assert answer["error"] == {"code": 100, "message": "internal server error", "temporary": True}
         await until(lambda: ended == ["cancelled"], "the method is cancelled at its deadline")
-    assert f"{method}: no reply within rpc_seconds, 0.7" in impatient.log()
+    assert f"{method}: no reply within rpc_seconds, 1" in impatient.log()
     assert f"{method} was cancelled at its deadline" in caplog.text
 
 

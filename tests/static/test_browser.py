@@ -15,8 +15,6 @@ from ..kit.publishing import publish_many
 
 # Of all gateways here: the rules lie in Valkey, where a gateway with others would replace them.
 SETTINGS = """
-ping_seconds = 2
-pong_seconds = 1.9
 allowed_origins = ["http://localhost:*"]
 [namespaces.short]
 history_size = 2
@@ -50,6 +48,12 @@ WebSocket.prototype.send = function (frame) { send.call(this, frame); later(); }
 @pytest.fixture(scope="module")
 def gateway(start_gateway_once: Start) -> RunningGateway:
     return start_gateway_once(SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def pinging(gateway: RunningGateway, start_gateway_once: Start) -> RunningGateway:
+    """Another one, which pings each second."""
+    return start_gateway_once("ping_seconds = 1\npong_seconds = 0.9\n" + SETTINGS)
 
 
 # The landing page.
@@ -186,9 +190,9 @@ def test_connect_and_the_first_subscribes_leave_in_one_frame(page: Page, gateway
     ]
 
 
-def test_the_client_answers_pings(page: Page, gateway: RunningGateway) -> None:
+def test_the_client_answers_pings(page: Page, pinging: RunningGateway) -> None:
     with page.expect_websocket() as opening:
-        follow(page, gateway)
+        follow(page, pinging)
     opening.value.wait_for_event("framesent", lambda payload: payload == "{}")
 
 
@@ -356,11 +360,11 @@ def test_a_page_of_another_origin_imports_the_module_and_subscribes(page: Page, 
     seen(page, 1)
 
 
-def test_a_connection_that_died_while_the_machine_slept_is_replaced_and_caught_up(page: Page, gateway: RunningGateway) -> None:
+def test_a_connection_that_died_while_the_machine_slept_is_replaced_and_caught_up(page: Page, pinging: RunningGateway) -> None:
     page.add_init_script(DEAF_WEBSOCKET)
-    follow(page, gateway, "long:sleep", silenceMs=200)
+    follow(page, pinging, "long:sleep", silenceMs=1000)
     page.evaluate("goDeaf()")
-    gateway.publish("long:sleep", "while asleep")
+    pinging.publish("long:sleep", "while asleep")
     publications = seen(page, 1)
     assert [(each["data"], each["recovered"]) for each in publications] == [("while asleep", True)]
     assert page.evaluate("states.find(({ retryMs }) => retryMs).reason") == "nothing was heard from the gateway"

@@ -44,17 +44,9 @@ async def history(commands: Commands, layout: Layout) -> History:
     return History(commands, library, layout)
 
 
-@pytest.fixture
-def client(valkey_url: str) -> valkey.Valkey:
-    """Somebody else's program, which knows nothing but the public layout."""
-    client = valkey.Valkey.from_url(valkey_url)
-    yield client
-    client.close()
-
-
-def fcall(client: valkey.Valkey, prefix: str, channel: str, *words: object) -> list:
+def fcall(store: valkey.Valkey, prefix: str, channel: str, *words: object) -> list:
     base = f"{prefix}:{{{channel}}}"
-    return client.execute_command("FCALL", "gateway_publish", 3, f"{base}:meta", f"{base}:stream", f"{base}:keys", *words)
+    return store.execute_command("FCALL", "gateway_publish", 3, f"{base}:meta", f"{base}:stream", f"{base}:keys", *words)
 
 
 async def read_all(history: History, channel: str) -> list[tuple[int, bytes]]:
@@ -72,31 +64,29 @@ async def test_concurrent_publishers_never_get_the_same_offset(history: History)
     assert sorted(position.offset for position in positions if position) == list(range(1, 501))
 
 
-async def test_any_valkey_client_can_publish_with_fcall(history: History, client: valkey.Valkey, prefix: str) -> None:
-    offset, epoch = fcall(client, prefix, "posts:a", '{"title":"…"}')
+async def test_any_valkey_client_can_publish_with_fcall(history: History, store: valkey.Valkey, prefix: str) -> None:
+    offset, epoch = fcall(store, prefix, "posts:a", '{"title":"…"}')
     assert offset == 1
     page = await history.read("posts:a", 0, -1)
     assert page.top == Position(epoch.decode(), 1)
     assert page.publications[0].data == '{"title":"…"}'.encode()
 
 
-async def test_the_keys_of_a_channel_are_the_documented_ones(history: History, client: valkey.Valkey, prefix: str) -> None:
+async def test_the_keys_of_a_channel_are_the_documented_ones(history: History, store: valkey.Valkey, prefix: str) -> None:
     await history.publish(
         "posts:a", publish_words(b'{"n":1}', key="k1", version=7, version_epoch="v", tags=b'{"a":"b"}', info=b'{"user":"u"}')
     )
     base = f"{prefix}:{{posts:a}}"
-    meta = client.hgetall(f"{base}:meta")
+    meta = store.hgetall(f"{base}:meta")
     assert meta[b"offset"] == b"1" and meta[b"version"] == b"7" and meta[b"version_epoch"] == b"v"
-    [(entry, fields)] = client.xrange(f"{base}:stream")
+    [(entry, fields)] = store.xrange(f"{base}:stream")
     assert entry.startswith(b"1-") and len(entry) == len(b"1-1700000000000")
     assert fields == {b"data": b'{"n":1}', b"tags": b'{"a":"b"}', b"info": b'{"user":"u"}'}
-    assert client.zrange(f"{base}:keys", 0, -1, withscores=True) == [(b"k1", 1.0)]
+    assert store.zrange(f"{base}:keys", 0, -1, withscores=True) == [(b"k1", 1.0)]
 
 
-async def test_a_repeated_key_returns_the_first_position_and_announces_nothing(
-    history: History, client: valkey.Valkey, prefix: str
-) -> None:
-    pubsub = client.pubsub()
+async def test_a_repeated_key_returns_the_first_position_and_announces_nothing(history: History, store: valkey.Valkey, prefix: str) -> None:
+    pubsub = store.pubsub()
     pubsub.subscribe(f"{prefix}:{{posts:a}}")
     first = await history.publish("posts:a", publish_words(b"1", key="once"))
     await history.publish("posts:a", publish_words(b"2"))
@@ -131,39 +121,39 @@ async def test_history_is_trimmed_to_the_rules_of_the_namespace(history: History
     assert await read_all(history, "short:a") == [(3, b"2"), (4, b"3"), (5, b"4")]
 
 
-async def test_size_and_ttl_of_a_publish_override_the_rules(history: History, client: valkey.Valkey, prefix: str) -> None:
+async def test_size_and_ttl_of_a_publish_override_the_rules(history: History, store: valkey.Valkey, prefix: str) -> None:
     for number in range(5):
         await history.publish("short:a", publish_words(b"%d" % number, size=4, ttl=1000))
     assert len(await read_all(history, "short:a")) == 4
-    assert 990 < client.ttl(f"{prefix}:{{short:a}}:stream") <= 1000
+    assert 990 < store.ttl(f"{prefix}:{{short:a}}:stream") <= 1000
 
 
-async def test_the_counter_never_dies_before_the_history(history: History, client: valkey.Valkey, prefix: str) -> None:
+async def test_the_counter_never_dies_before_the_history(history: History, store: valkey.Valkey, prefix: str) -> None:
     await history.publish("short:a", publish_words(b"1", ttl=40 * 86400))
     await history.publish("forever:a", publish_words(b"1"))
-    assert client.ttl(f"{prefix}:{{short:a}}:meta") >= client.ttl(f"{prefix}:{{short:a}}:stream")
-    assert client.ttl(f"{prefix}:{{forever:a}}:meta") == client.ttl(f"{prefix}:{{forever:a}}:stream") == -1
+    assert store.ttl(f"{prefix}:{{short:a}}:meta") >= store.ttl(f"{prefix}:{{short:a}}:stream")
+    assert store.ttl(f"{prefix}:{{forever:a}}:meta") == store.ttl(f"{prefix}:{{forever:a}}:stream") == -1
 
 
-async def test_a_history_whose_counter_is_gone_begins_a_new_epoch(history: History, client: valkey.Valkey, prefix: str) -> None:
+async def test_a_history_whose_counter_is_gone_begins_a_new_epoch(history: History, store: valkey.Valkey, prefix: str) -> None:
     first = await history.publish("posts:a", publish_words(b"1", key="k"))
-    client.delete(f"{prefix}:{{posts:a}}:meta")
+    store.delete(f"{prefix}:{{posts:a}}:meta")
     second = await history.publish("posts:a", publish_words(b"2", key="k"))
     assert first and second and second.offset == 1 and second.epoch != first.epoch
     assert await read_all(history, "posts:a") == [(1, b"2")]
 
 
-async def test_a_stream_that_somebody_else_wrote_to_begins_a_new_epoch(history: History, client: valkey.Valkey, prefix: str) -> None:
+async def test_a_stream_that_somebody_else_wrote_to_begins_a_new_epoch(history: History, store: valkey.Valkey, prefix: str) -> None:
     first = await history.publish("posts:a", publish_words(b"1"))
-    client.xadd(f"{prefix}:{{posts:a}}:stream", {"data": "x"}, id="9-9")
+    store.xadd(f"{prefix}:{{posts:a}}:stream", {"data": "x"}, id="9-9")
     second = await history.publish("posts:a", publish_words(b"2"))
     assert first and second and second.epoch != first.epoch and second.offset == 1
 
 
-async def test_a_publication_without_history_leaves_no_keys(history: History, client: valkey.Valkey, prefix: str) -> None:
+async def test_a_publication_without_history_leaves_no_keys(history: History, store: valkey.Valkey, prefix: str) -> None:
     assert await history.publish("none:a", publish_words(b"1")) is None
     assert await history.publish("posts:a", publish_words(b"1", ttl=0)) is None
-    assert client.keys(f"{prefix}:{{*") == []
+    assert store.keys(f"{prefix}:{{*") == []
 
 
 async def test_reading_the_position_of_a_new_channel_creates_its_epoch(history: History) -> None:
@@ -210,19 +200,19 @@ async def test_removed_history_keeps_the_counter(history: History) -> None:
     assert await history.publish("posts:a", publish_words(b"2")) == Position(position.epoch, 2)
 
 
-async def test_a_valkey_that_came_back_older_gets_a_new_epoch(history: History, client: valkey.Valkey, prefix: str) -> None:
+async def test_a_valkey_that_came_back_older_gets_a_new_epoch(history: History, store: valkey.Valkey, prefix: str) -> None:
     for number in range(3):
         await history.publish("posts:a", publish_words(b"%d" % number))
     seen = await history.read("posts:a")
     same = await history.read("posts:a", seen=(seen.top, seen.ms))
     assert same.top == seen.top, "what agrees is left alone"
 
-    client.hset(f"{prefix}:{{posts:a}}:meta", "offset", 2)
+    store.hset(f"{prefix}:{{posts:a}}:meta", "offset", 2)
     rewound = await history.read("posts:a", seen=(seen.top, seen.ms))
     assert rewound.top.epoch != seen.top.epoch and rewound.top.offset == 2
 
 
-async def test_an_offset_that_was_given_twice_begins_a_new_epoch(history: History, client: valkey.Valkey, prefix: str) -> None:
+async def test_an_offset_that_was_given_twice_begins_a_new_epoch(history: History, store: valkey.Valkey, prefix: str) -> None:
     for number in range(3):
         await history.publish("posts:a", publish_words(b"%d" % number))
     seen = await history.read("posts:a")
@@ -231,10 +221,10 @@ async def test_an_offset_that_was_given_twice_begins_a_new_epoch(history: Histor
     assert other_time.top.epoch != seen.top.epoch
 
 
-async def test_keys_that_are_not_those_of_one_channel_are_refused(history: History, client: valkey.Valkey, prefix: str) -> None:
+async def test_keys_that_are_not_those_of_one_channel_are_refused(history: History, store: valkey.Valkey, prefix: str) -> None:
     for keys in (["a", "b", "c"], [f"{prefix}:{{a}}:meta", f"{prefix}:{{b}}:stream", f"{prefix}:{{a}}:keys"]):
         with pytest.raises(valkey.ResponseError, match="GATEWAY the keys"):
-            client.execute_command("FCALL", "gateway_publish", 3, *keys, "1")
+            store.execute_command("FCALL", "gateway_publish", 3, *keys, "1")
 
 
 @pytest.mark.parametrize(
@@ -250,10 +240,10 @@ async def test_keys_that_are_not_those_of_one_channel_are_refused(history: Histo
     ],
 )
 async def test_wrong_arguments_are_named_and_change_nothing(
-    history: History, client: valkey.Valkey, prefix: str, words: tuple[str, ...], complaint: str
+    history: History, store: valkey.Valkey, prefix: str, words: tuple[str, ...], complaint: str
 ) -> None:
     with pytest.raises(valkey.ResponseError, match=complaint):
-        fcall(client, prefix, "posts:a", *words)
+        fcall(store, prefix, "posts:a", *words)
     assert (await history.read("posts:a")).top.offset == 0
 
 

@@ -178,7 +178,7 @@ async def test_a_connected_device_is_notified_when_history_is_removed(gateway: R
     async with running(device):
         await settled(box, [device])
         gateway.api("history_remove", channel=box.channel)
-        await until(lambda: device.unread == 0, "it counts none", 1)
+        await until(lambda: device.unread == 0, "it counts none")
 
 
 class LatePages:
