@@ -11,10 +11,11 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib import import_module
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 __all__ = ["Program", "program", "start"]
@@ -22,6 +23,7 @@ __all__ = ["Program", "program", "start"]
 PRELOADED = (
     "pytest",  # the main module of a run without workers
     "gateway.cli",
+    "gateway.cli.follow",
     "gateway.serve.server",
     "uvicorn.lifespan.on",
     "uvicorn.loops.uvloop",
@@ -48,14 +50,16 @@ def _run(work: Callable[..., Any], arguments: Sequence[Any]) -> None:
         asyncio.run(waits)
 
 
-def program(module: str, output: Path, error: Path, *arguments: str) -> None:
-    """``main`` of this module with these arguments and no settings of the environment; what it says goes into the files."""
+def program(module: str, output: Path, error: Path, environment: Mapping[str, str], *arguments: str) -> None:
+    """``main`` of this module with these arguments, and of the environment's settings only these; what it says goes into the files."""
     for target, file in ((1, output), (2, error)):
         opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(opened, target)
         os.close(opened)
     for name in [name for name in os.environ if name.startswith("GATEWAY_")]:
         del os.environ[name]
+    os.environ |= environment
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job is started with it ignored
     sys.argv = ["gateway", *arguments]
     import_module(module).main()
 
@@ -63,8 +67,10 @@ def program(module: str, output: Path, error: Path, *arguments: str) -> None:
 class Program:
     """A process that runs ``program``, with the face of a Popen."""
 
-    def __init__(self, module: str, output: Path, error: Path, *arguments: str) -> None:
-        self._process = start(program, module, output, error, *arguments)
+    def __init__(
+        self, module: str, output: Path, error: Path, *arguments: str, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        self._process = start(program, module, output, error, dict(environment), *arguments)
         assert self._process.pid is not None
         self.pid = self._process.pid
 
