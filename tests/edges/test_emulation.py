@@ -61,11 +61,6 @@ def restless(start_gateway_once: Start) -> RunningGateway:
     return start_gateway_once("ping_seconds = 1\npong_seconds = 0.9\n" + RULES + "[limits]\nslow_seconds = 1\n")
 
 
-@pytest.fixture
-def channel() -> str:
-    return f"chat:{secrets.token_hex(6)}"
-
-
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     return request.param

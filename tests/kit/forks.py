@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib import import_module
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 __all__ = ["Program", "program", "start"]
@@ -35,6 +34,8 @@ PRELOADED = (
     "tests.kit.relays",
 )
 
+NONE: Mapping[str, Any] = {}
+
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(list(PRELOADED))
 
@@ -50,8 +51,8 @@ def _run(work: Callable[..., Any], arguments: Sequence[Any]) -> None:
         asyncio.run(waits)
 
 
-def program(module: str, output: Path, error: Path, environment: Mapping[str, str], *arguments: str) -> None:
-    """``main`` of this module with these arguments, and of the environment's settings only these; what it says goes into the files."""
+def program(module: str, output: Path, error: Path, environment: Mapping[str, str], constants: Mapping[str, Any], *arguments: str) -> None:
+    """``main`` of this module with these arguments, and of the environment's settings only these, and constants of modules replaced; what it says goes into the files."""
     for target, file in ((1, output), (2, error)):
         opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(opened, target)
@@ -60,17 +61,32 @@ def program(module: str, output: Path, error: Path, environment: Mapping[str, st
         del os.environ[name]
     os.environ |= environment
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job is started with it ignored
+    for name, value in constants.items():
+        _replace(name, value)
     sys.argv = ["gateway", *arguments]
     import_module(module).main()
+
+
+def _replace(name: str, value: Any) -> None:
+    place, _, constant = name.rpartition(".")
+    holder = import_module(place)
+    assert hasattr(holder, constant), f"there is no {name}"
+    setattr(holder, constant, value)
 
 
 class Program:
     """A process that runs ``program``, with the face of a Popen."""
 
     def __init__(
-        self, module: str, output: Path, error: Path, *arguments: str, environment: Mapping[str, str] = MappingProxyType({})
+        self,
+        module: str,
+        output: Path,
+        error: Path,
+        *arguments: str,
+        environment: Mapping[str, str] = NONE,
+        constants: Mapping[str, Any] = NONE,
     ) -> None:
-        self._process = start(program, module, output, error, dict(environment), *arguments)
+        self._process = start(program, module, output, error, dict(environment), dict(constants), *arguments)
         assert self._process.pid is not None
         self.pid = self._process.pid
 
