@@ -690,7 +690,8 @@ async def test_recovered_publications_keep_their_tags_and_publisher(gateway: Run
     async with client(gateway, subscribe=channel) as wire:
         await wire.result("publish", channel=channel, data=1)
         live = await wire.publication()
-    gateway.publish(channel, 2, tags={"a": "b"})
+        gateway.publish(channel, 2, tags={"a": "b"})
+        await wire.publication()
     async with client(gateway) as wire:
         first, second = (await resubscribe(wire, channel, "", 0))["subscribe"]["publications"]
         assert first | {"channel": channel} == live

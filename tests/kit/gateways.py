@@ -18,7 +18,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -26,7 +26,7 @@ from .forks import Program
 from .tokens import SECRET, token
 from .waiting import wait_until
 
-__all__ = ["API_KEY", "CLOSED_RULES", "RULES", "RunningGateway", "Start", "edge", "prefix", "start_gateway", "start_gateway_once"]
+__all__ = ["API_KEY", "CLOSED_RULES", "RULES", "Pair", "RunningGateway", "Start", "edge", "prefix", "start_gateway", "start_gateway_once"]
 
 API_KEY = "test-key"
 NONE: Mapping[str, Any] = {}
@@ -75,7 +75,7 @@ CLOSED_RULES = RULES.replace('"anyone"', '"user"')  # nothing is open to the ano
 class RunningGateway:
     """A gateway in a process of its own."""
 
-    def __init__(self, process: Program, log: Path, url: str, prefix: str, data_dir: Path, claims: dict[str, Any]) -> None:
+    def __init__(self, process: Program, log: Path, url: str, prefix: str, data_dir: Path, claims: Mapping[str, Any] = NONE) -> None:
         self.process = process
         self.log_path = log
         self.url = url
@@ -95,7 +95,7 @@ class RunningGateway:
         return self.log_path.read_text()
 
     def token(self, user: str = "u1", **options: Any) -> str:
-        return token(user, **self.claims | options)
+        return token(user, **{**self.claims, **options})
 
     def api(self, method: str, **request: Any) -> dict[str, Any]:
         """One call of the server API; its whole answer."""
@@ -151,6 +151,13 @@ class RunningGateway:
             self.process.kill()
             self.process.wait()
             raise
+
+
+class Pair(NamedTuple):
+    """Two gateways of one prefix."""
+
+    here: RunningGateway
+    there: RunningGateway
 
 
 Start = Callable[..., RunningGateway]
@@ -214,7 +221,7 @@ def _starter(folder: Path, shared_valkey: str, own_prefix: str) -> Iterator[Star
         wait_until(lambda: process.poll() is not None or (output.exists() and "\n" in output.read_text()), "a start", START_SECONDS)
         line = output.read_text()
         assert " is ready at " in line, f"the gateway did not start: {line!r}\n{log.read_text()}"
-        gateway = RunningGateway(process, log, line.split(" is ready at ")[1].split()[0], prefix, data_dir, dict(claims))
+        gateway = RunningGateway(process, log, line.split(" is ready at ")[1].split()[0], prefix, data_dir, claims)
         started.append(gateway)
         return gateway
 
