@@ -6,9 +6,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from .kit.browser import browser, context, page
+from .kit.bystander import bystander, log, nobody_else_notices
 from .kit.channels import channel, user
 from .kit.databases import database, database_url, migrated_url, postgresql
-from .kit.gateways import API_KEY, RunningGateway, Start, prefix, start_gateway, start_gateway_once
+from .kit.gateways import API_KEY, RunningGateway, Start, edge, prefix, start_gateway, start_gateway_once
 from .kit.javascript import npm
 from .kit.tokens import SECRET
 from .kit.valkeys import own, store, valkey_url
@@ -20,11 +21,15 @@ __all__ = [
     "RunningGateway",
     "Start",
     "browser",
+    "bystander",
     "channel",
     "context",
     "database",
     "database_url",
+    "edge",
+    "log",
     "migrated_url",
+    "nobody_else_notices",
     "npm",
     "own",
     "page",
@@ -44,22 +49,22 @@ settings.register_profile("gateway", deadline=None, suppress_health_check=[Healt
 settings.load_profile("gateway")
 
 LONG = (  # test files, by how long they take
-    *("emulation", "rpc", "relay", "cli", "browser", "bad_input", "reactions", "reviews", "demo", "tokens", "recovery_model", "faults"),
     *(
-        "tickets",
-        "sse",
-        "browser_rights",
-        "clients",
-        "websocket",
-        "devices",
-        "requests",
-        "in_browser",
-        "sdk_js",
-        "rights",
-        "control",
-        "sdk_python",
-        "posts",
+        "emulation",
+        "rpc",
+        "outbox",
+        "cli",
+        "browser",
+        "bad_input",
+        "slow_clients",
+        "reactions",
+        "reviews",
+        "demo",
+        "tokens",
+        "recovery_model",
+        "faults",
     ),
+    *("tickets", "sse", "browser_rights", "clients", "websocket", "inbox", "sdk_js", "rights", "control", "sdk_python", "posts"),
 )
 
 

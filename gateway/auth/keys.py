@@ -16,7 +16,7 @@ import logging
 import re
 import time
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,9 +57,10 @@ class Key(NamedTuple):
 
 
 class Keys:
-    """Raises ConfigurationError for keys that cannot be used."""
+    """Raises ConfigurationError for keys that cannot be used. ``clock`` measures seconds, from any start."""
 
-    def __init__(self, settings: Tokens) -> None:
+    def __init__(self, settings: Tokens, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         unknown = set(settings.algorithms) - ALL
         if unknown:
             raise ConfigurationError(f"tokens.algorithms: there is no {sorted(unknown)[0]!r}; known are {', '.join(sorted(ALL))}")
@@ -93,14 +94,14 @@ class Keys:
         """Whether asking the key server may bring a key that fits: it is being asked, or was not just now."""
         asking = self._fetching is not None and not self._fetching.done()
         unknown = bool(id) and all(key.id != id for key in self._fetched)
-        return bool(self._url) and unknown and (asking or time.monotonic() - self._asked >= ASK_SECONDS)
+        return bool(self._url) and unknown and (asking or self._clock() - self._asked >= ASK_SECONDS)
 
     async def learn(self, *, for_a_token: bool = False) -> None:
         """Asks the key server; whoever asks meanwhile waits for the same answer. For a token it is not asked twice in a row."""
         if self._fetching is None or self._fetching.done():
-            if for_a_token and time.monotonic() - self._asked < ASK_SECONDS:
+            if for_a_token and self._clock() - self._asked < ASK_SECONDS:
                 return
-            self._asked = time.monotonic()
+            self._asked = self._clock()
             self._fetching = asyncio.create_task(self._fetch())
         await asyncio.shield(self._fetching)
 

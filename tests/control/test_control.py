@@ -256,8 +256,8 @@ async def test_the_clients_of_a_killed_gateway_leave_when_its_lease_is_over(star
     assert bus.LEASE_MS / 1000 + bus.BEAT_SECONDS < 10
     tenth = {f"gateway.control.bus.{name}": getattr(bus, name) / 10 for name in ("BEAT_SECONDS", "TRUST_SECONDS")}
     tenth["gateway.control.bus.LEASE_MS"] = bus.LEASE_MS // 10
-    stays = start_gateway(RULES, constants=tenth)
-    killed = start_gateway(RULES, beside=stays, constants=tenth)
+    stays = start_gateway(RULES, seconds=tenth)
+    killed = start_gateway(RULES, beside=stays, seconds=tenth)
     name = f"room:{user}"
     async with client(stays, user, subscribe=name) as one, client(killed, "guest", subscribe=name):
         await until_counted(one, name, 2)

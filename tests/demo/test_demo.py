@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -16,8 +15,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from ..edges.test_headers import check
-from ..static.test_browser import browser  # noqa: F401
+from ..kit.headers import check_headers
+from ..kit.programs import GATEWAY
 
 NOBODY_ELSE = {"per_minute": 0}  # the simulated members rest: whatever happens is the test's doing
 
@@ -51,7 +50,7 @@ class Demo:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     folder: Path = tmp_path_factory.mktemp("demo")
     with (folder / "log").open("w") as log:
-        command = [sys.executable, "-m", "gateway", "demo", "--port", "0", "--data-dir", str(folder / "data")]
+        command = [*GATEWAY, "demo", "--port", "0", "--data-dir", str(folder / "data")]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
     assert process.stdout is not None
     line = process.stdout.readline()
@@ -70,7 +69,7 @@ Tab = Callable[[str], Page]
 
 
 @pytest.fixture
-def tab(browser: Browser, demo: Demo) -> Iterator[Tab]:  # noqa: F811
+def tab(browser: Browser, demo: Demo) -> Iterator[Tab]:
     """Opens the site as a member. A page whose script fails, or that breaks its content security policy, fails the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     context.set_default_timeout(10_000)
@@ -192,7 +191,7 @@ def test_what_comes_while_away_is_on_the_bell_on_return(tab: Tab, demo: Demo) ->
     expect(gil.get_by_test_id("unread")).to_have_text("1")
 
 
-def test_nothing_is_wider_than_a_phone(browser: Browser, demo: Demo) -> None:  # noqa: F811
+def test_nothing_is_wider_than_a_phone(browser: Browser, demo: Demo) -> None:
     context = browser.new_context(viewport={"width": 360, "height": 740})
     page = context.new_page()
     page.goto(f"{demo.url}/demo/")
@@ -250,5 +249,5 @@ def test_its_answers_say_what_browsers_must_not_do(demo: Demo, path: str) -> Non
         answer = error
     with answer:
         headers = {name.lower(): value for name, value in answer.headers.items()}
-    check(headers)
+    check_headers(headers)
     assert headers.get("content-type", "").startswith("text/html") == (path == "")

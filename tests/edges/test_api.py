@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,17 +21,6 @@ LIMIT = 200_000
 @pytest.fixture(scope="module")
 def gateway(start_gateway_once: Start) -> RunningGateway:
     return start_gateway_once(f'allowed_origins = ["https://app.example.org"]\n{RULES}[limits]\napi_bytes = {LIMIT}\n')
-
-
-@pytest.fixture
-def channel() -> str:
-    return f"chat:{random.randbytes(6).hex()}"
-
-
-@pytest.fixture
-def store(valkey_url: str) -> Iterator[valkey.Valkey]:
-    with valkey.Valkey.from_url(valkey_url) as connection:
-        yield connection
 
 
 def call(gateway: RunningGateway, method: str, body: Any, mode: str = "") -> tuple[int, Any]:

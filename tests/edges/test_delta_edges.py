@@ -33,15 +33,12 @@ personal = true
 subscribe = "owner"
 """
 
-
-@pytest.fixture(scope="module", params=["fast", "asgi"])
-def gateway(start_gateway_once: Start, request: pytest.FixtureRequest) -> RunningGateway:
-    return start_gateway_once(RULES, edge=request.param)
+NAMESPACE = "doc"
 
 
-@pytest.fixture
-def channel() -> str:
-    return f"doc:{random.randbytes(6).hex()}"
+@pytest.fixture(scope="module")
+def gateway(start_gateway_once: Start, edge: str) -> RunningGateway:
+    return start_gateway_once(RULES, edge=edge)
 
 
 def publish_all(gateway: RunningGateway, channel: str, documents: list[Any]) -> str:

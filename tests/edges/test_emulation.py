@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -25,11 +25,11 @@ from gateway.app import create_app
 from gateway.config import Config
 
 from ..kit.clients import SECONDS, Socket, Stream, client, lines
-from ..kit.gateways import RULES, RunningGateway, Start
+from ..kit.gateways import RULES, Pair, RunningGateway, Start
 from ..kit.javascript import Told, scripted
 from ..kit.publishing import publish_many
 from ..kit.tokens import SECRET
-from ..kit.waiting import until
+from ..kit.waiting import eventually, until
 
 pytestmark = pytest.mark.usefixtures("npm")  # from the first test on, since it takes its time
 
@@ -38,11 +38,6 @@ ORIGIN = "https://app.example.org"
 MESSAGE_BYTES = 65536
 SETTINGS = f'allowed_origins = ["{ORIGIN}"]\n' + RULES
 FILL = "x" * 60000
-
-
-class Pair(NamedTuple):
-    here: RunningGateway
-    there: RunningGateway
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +54,6 @@ def gateway(pair: Pair) -> RunningGateway:
 def restless(start_gateway_once: Start) -> RunningGateway:
     """Pings come fast, and who is slow is so for a second."""
     return start_gateway_once("ping_seconds = 1\npong_seconds = 0.9\n" + RULES + "[limits]\nslow_seconds = 1\n")
-
-
-@pytest.fixture
-def channel() -> str:
-    return f"chat:{secrets.token_hex(6)}"
 
 
 @pytest.fixture(params=KINDS)
@@ -236,11 +226,12 @@ async def test_it_recovers_what_it_missed_after_a_cut_line(gateway: RunningGatew
     async with line(gateway, kind, subscribe=channel) as here:
         gateway.publish(channel, 1)
         assert await here.publication() == 1
-    for number in (2, 3):
-        gateway.publish(channel, number)
-    epoch = gateway.api("history", channel=channel)["result"]["epoch"]
+    async with line(gateway, kind, subscribe=channel) as other:  # what one client receives is announced
+        for number in (2, 3):
+            gateway.publish(channel, number)
+            assert await other.publication() == number
     async with line(gateway, kind) as again:
-        result = (await again.ask("subscribe", channel=channel, recover=True, offset=1, epoch=epoch))["subscribe"]
+        result = (await again.ask("subscribe", channel=channel, recover=True, offset=1, epoch=gateway.epoch(channel)))["subscribe"]
         assert result["recovered"] is True and [found["data"] for found in result["publications"]] == [2, 3]
         gateway.publish(channel, 4)
         assert await again.publication() == 4
@@ -265,7 +256,7 @@ async def test_who_does_not_answer_pings_is_closed(restless: RunningGateway, kin
 async def test_a_service_steers_it_as_any_client(pair: Pair, kind: str) -> None:
     user = secrets.token_hex(4)
     async with line(pair.here, kind, user) as here:
-        await asyncio.to_thread(lambda: pair.there.api("disconnect", user=user, disconnect={"code": 4501, "reason": "go"}))
+        await pair.there.ask("disconnect", user=user, disconnect={"code": 4501, "reason": "go"})
         assert await here.ended() == (4501, "go")
 
 
@@ -366,9 +357,7 @@ async def test_a_post_reaches_the_session_from_another_process(pair: Pair, kind:
 
 
 async def test_a_service_finds_a_client_by_its_session_alone(pair: Pair, kind: str, channel: str) -> None:
-    async def ask(method: str, **request: Any) -> None:
-        assert "result" in await asyncio.to_thread(lambda: pair.there.api(method, **request))
-
+    ask = pair.there.ask
     async with line(pair.here, kind) as one, line(pair.here, kind) as two:
         session = one.connected["session"]
         await ask("disconnect", session=session, user="somebody else")
@@ -405,9 +394,7 @@ async def test_a_post_after_the_stream_ended_is_a_404(pair: Pair, kind: str) -> 
     async def gone() -> bool:
         return await post(pair.there, session, node, "{}") == 404
 
-    async with asyncio.timeout(SECONDS):
-        while not await gone():
-            pass
+    await eventually(gone, "the session is forgotten")
 
 
 async def test_a_post_for_a_process_that_died_is_a_404(pair: Pair, start_gateway_once: Start, kind: str) -> None:
@@ -417,19 +404,17 @@ async def test_a_post_for_a_process_that_died_is_a_404(pair: Pair, start_gateway
         third.process.kill()
         third.process.wait()
 
-        async with asyncio.timeout(SECONDS):
-            while await here.post("{}") != 404:
-                pass
+        async def gone() -> bool:
+            return await here.post("{}") == 404
+
+        await eventually(gone, "its process is known to be dead")
 
 
 async def test_a_post_for_a_process_that_hangs_is_a_503(pair: Pair, start_gateway_once: Start) -> None:
     third = start_gateway_once(SETTINGS)
     async with line(third, "sse", post_to=pair.here) as here:
-        third.process.send_signal(signal.SIGSTOP)
-        try:
+        with third.frozen():
             assert await here.post("{}") == 503
-        finally:
-            third.process.send_signal(signal.SIGCONT)
         assert "rpc" in await here.ask("rpc", method="gateway.time")
 
 

@@ -67,9 +67,9 @@ ANSWERS: list[tuple[str, str, dict[str, str], bytes, int]] = [
 ]
 
 
-@pytest.fixture(scope="module", params=["fast", "asgi"])
-def gateway(start_gateway_once: Start, request: pytest.FixtureRequest) -> RunningGateway:
-    return start_gateway_once(SETTINGS, edge=request.param)
+@pytest.fixture(scope="module")
+def gateway(start_gateway_once: Start, edge: str) -> RunningGateway:
+    return start_gateway_once(SETTINGS, edge=edge)
 
 
 @pytest.mark.parametrize(("method", "path", "headers", "body", "status"), ANSWERS)

@@ -7,14 +7,13 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jwt
 import pytest
 from websockets.exceptions import InvalidStatus
 
+from ..kit.beside import Waits, beside
 from ..kit.clients import Socket, Wire, client, connected_socket, frame, opened
 from ..kit.gateways import CLOSED_RULES, RULES, RunningGateway, Start
 from ..kit.publishing import publish_many
@@ -22,10 +21,10 @@ from ..kit.tokens import SECRET
 from ..kit.waiting import until
 
 
-@pytest.fixture(scope="module", params=["fast", "asgi"])
-def gateway(start_gateway_once: Start, request: pytest.FixtureRequest) -> RunningGateway:
+@pytest.fixture(scope="module")
+def gateway(start_gateway_once: Start, edge: str) -> RunningGateway:
     """Either edge: whatever is asked of one is asked of both."""
-    return start_gateway_once(RULES, edge=request.param)
+    return start_gateway_once(RULES, edge=edge)
 
 
 @pytest.fixture(scope="module")
@@ -38,19 +37,9 @@ def strict(start_gateway_once: Start) -> RunningGateway:
     )
 
 
-@pytest.fixture
-def channel() -> str:
-    return f"chat:{random.randbytes(6).hex()}"
-
-
-def epoch_of(gateway: RunningGateway, channel: str) -> str:
-    return gateway.api("history", channel=channel)["result"]["epoch"]
-
-
 # Connecting.
 
 
-@pytest.mark.usefixtures("waits")
 async def test_connect_and_subscribes_in_one_frame_are_answered_in_order(gateway: RunningGateway, channel: str) -> None:
     gateway.publish(channel, "before")
     async with opened(gateway) as wire:
@@ -59,7 +48,7 @@ async def test_connect_and_subscribes_in_one_frame_are_answered_in_order(gateway
         await wire.send({"id": 1, "connect": {"token": gateway.token(), "name": "js"}}, *subscribes)
         answers = [await wire.next() for _ in range(4)]
         assert [answer["id"] for answer in answers] == [1, 2, 3, 4]
-        assert answers[1]["subscribe"] == {"recoverable": True, "positioned": True, "epoch": epoch_of(gateway, channel), "offset": 1}
+        assert answers[1]["subscribe"] == {"recoverable": True, "positioned": True, "epoch": gateway.epoch(channel), "offset": 1}
         assert "offset" not in answers[2]["subscribe"], "zero values are left out"
 
 
@@ -74,7 +63,7 @@ async def test_the_reply_to_connect_has_what_sdks_read(gateway: RunningGateway) 
 
 
 async def test_a_token_without_expiry_announces_none(gateway: RunningGateway) -> None:
-    async with client(gateway, token=gateway.token(seconds=0)) as wire:
+    async with client(gateway, token=gateway.token(seconds=None)) as wire:
         assert "expires" not in wire.connected and "ttl" not in wire.connected
 
 
@@ -308,7 +297,7 @@ async def test_a_channel_without_history_delivers_and_has_no_positions(gateway: 
 
 async def test_history_over_the_protocol(gateway: RunningGateway, channel: str) -> None:
     publish_many(gateway, channel, list(range(1, 11)))
-    epoch = epoch_of(gateway, channel)
+    epoch = gateway.epoch(channel)
     async with client(gateway, subscribe=channel) as wire:
 
         async def offsets(**request: Any) -> list[int]:
@@ -342,7 +331,7 @@ async def test_the_empty_history_is_there_with_all_its_fields(gateway: RunningGa
     async with client(gateway, subscribe=channel) as wire:
         assert await wire.result("history", channel=channel, limit=10) == {
             "publications": [],
-            "epoch": epoch_of(gateway, channel),
+            "epoch": gateway.epoch(channel),
             "offset": 0,
         }
 
@@ -499,7 +488,7 @@ async def test_a_refresh_prolongs_the_connection(gateway: RunningGateway) -> Non
         assert 95 <= wire.connected["ttl"] <= 100
         result = await wire.result("refresh", token=gateway.token(seconds=500))
         assert result["expires"] is True and 495 <= result["ttl"] <= 500
-        assert "expires" not in await wire.result("refresh", token=gateway.token(seconds=0))
+        assert "expires" not in await wire.result("refresh", token=gateway.token(seconds=None))
 
 
 @pytest.mark.parametrize("bad", ["another user's", "no token at all", "empty"])
@@ -546,19 +535,6 @@ async def test_the_gateways_own_methods(gateway: RunningGateway) -> None:
 # Pings.
 
 
-@pytest.fixture(scope="module")
-def waits(strict: RunningGateway) -> Iterator[dict[str, Future[None]]]:
-    """Tests that wait for seconds to pass do so together, in threads; each has its name and its outcome below."""
-    with ThreadPoolExecutor() as pool:
-        yield {wait.__name__: pool.submit(asyncio.run, wait(strict)) for wait in (_pinged, _mute, _native)}
-
-
-@pytest.mark.parametrize("wait", ["_pinged", "_mute", "_native"])
-async def test_pings(waits: dict[str, Future[None]], wait: str) -> None:
-    """Pongs keep the connection; without one it ends with 3012; native pings take the place of the protocol's."""
-    await asyncio.wrap_future(waits[wait])
-
-
 async def _pinged(strict: RunningGateway) -> None:
     async with client(strict, "pinged", pongs=False) as wire:
         assert wire.connected["ping"] == 1
@@ -591,6 +567,14 @@ async def _native(strict: RunningGateway) -> None:
             await raw.send(frame(heard[1], 10))
         assert json.loads(heard[1])["id"] == 2
         assert (await mute.read_to_close())[0] == 3012
+
+
+waits = beside(_pinged, _mute, _native, gateway="strict")
+
+
+@pytest.mark.parametrize("wait", ["_pinged", "_mute", "_native"])
+async def test_pongs_hold_the_connection_and_native_pings_take_the_place_of_the_protocols(waits: Waits, wait: str) -> None:
+    await waits[wait]
 
 
 async def test_an_unasked_websocket_pong_is_fine(gateway: RunningGateway) -> None:
@@ -633,7 +617,7 @@ async def test_a_users_own_channel_is_there_on_connecting(gateway: RunningGatewa
     name = f"notifications:{user}"
     gateway.publish(name, "old")
     async with client(gateway, user) as wire:
-        assert wire.connected["subs"] == {name: {"recoverable": True, "epoch": epoch_of(gateway, name), "offset": 1, "positioned": True}}
+        assert wire.connected["subs"] == {name: {"recoverable": True, "epoch": gateway.epoch(name), "offset": 1, "positioned": True}}
         gateway.publish(name, "new")
         assert await wire.publication() == {"channel": name, "data": "new", "offset": 2}
 
@@ -642,7 +626,7 @@ async def test_a_users_own_channel_recovers_through_connect(gateway: RunningGate
     user = channel[5:]
     name = f"notifications:{user}"
     publish_many(gateway, name, [1, 2, 3, 4])
-    epoch = epoch_of(gateway, name)
+    epoch = gateway.epoch(name)
     async with opened(gateway) as wire:
         subs = {name: {"recover": True, "epoch": epoch, "offset": 2}, "chat:not-mine": {"recover": True}}
         await wire.send({"id": 1, "connect": {"token": gateway.token(user), "subs": subs}})
@@ -667,7 +651,7 @@ async def test_a_long_absence_from_ones_own_channel_is_caught_up_in_pages(gatewa
     publish_many(gateway, name, list(range(1, 1001)))
     async with opened(gateway) as wire:
         await wire.send(
-            {"id": 1, "connect": {"token": gateway.token(user), "subs": {name: {"recover": True, "epoch": epoch_of(gateway, name)}}}}
+            {"id": 1, "connect": {"token": gateway.token(user), "subs": {name: {"recover": True, "epoch": gateway.epoch(name)}}}}
         )
         sub = (await wire.next())["connect"]["subs"][name]
         offsets = [p["offset"] for p in sub["publications"]]
@@ -685,7 +669,7 @@ async def resubscribe(wire: Wire, channel: str, epoch: str, offset: int, **reque
 
 async def test_what_was_missed_is_recovered_and_nothing_else(gateway: RunningGateway, channel: str) -> None:
     publish_many(gateway, channel, [1, 2, 3, 4, 5])
-    epoch = epoch_of(gateway, channel)
+    epoch = gateway.epoch(channel)
     for offset in range(6):
         async with client(gateway) as wire:
             result = (await resubscribe(wire, channel, epoch, offset))["subscribe"]
@@ -706,7 +690,8 @@ async def test_recovered_publications_keep_their_tags_and_publisher(gateway: Run
     async with client(gateway, subscribe=channel) as wire:
         await wire.result("publish", channel=channel, data=1)
         live = await wire.publication()
-    gateway.publish(channel, 2, tags={"a": "b"})
+        gateway.publish(channel, 2, tags={"a": "b"})
+        await wire.publication()
     async with client(gateway) as wire:
         first, second = (await resubscribe(wire, channel, "", 0))["subscribe"]["publications"]
         assert first | {"channel": channel} == live
@@ -717,7 +702,7 @@ async def test_recovered_publications_keep_their_tags_and_publisher(gateway: Run
 async def test_what_cannot_be_recovered_is_told(gateway: RunningGateway, channel: str, cause: str) -> None:
     name = channel.replace("chat", "short")
     publish_many(gateway, name, list(range(1, 11)))
-    epoch, offset = epoch_of(gateway, name), 8
+    epoch, offset = gateway.epoch(name), 8
     if cause == "trimmed":
         offset = 4
     elif cause == "removed":
@@ -728,7 +713,7 @@ async def test_what_cannot_be_recovered_is_told(gateway: RunningGateway, channel
         result = (await resubscribe(wire, name, epoch, offset))["subscribe"]
         assert result["was_recovering"] is True
         assert "recovered" not in result and "publications" not in result
-        assert (result["epoch"], result["offset"]) == (epoch_of(gateway, name), 10)
+        assert (result["epoch"], result["offset"]) == (gateway.epoch(name), 10)
         gateway.publish(name, "next")
         assert (await wire.publication())["offset"] == 11
     async with client(gateway) as wire:
@@ -744,7 +729,7 @@ async def test_a_level_position_recovers_after_history_was_removed(gateway: Runn
     publish_many(gateway, channel, [1, 2, 3])
     gateway.api("history_remove", channel=channel)
     async with client(gateway) as wire:
-        result = (await resubscribe(wire, channel, epoch_of(gateway, channel), 3))["subscribe"]
+        result = (await resubscribe(wire, channel, gateway.epoch(channel), 3))["subscribe"]
         assert result["recovered"] is True and result["offset"] == 3
 
 
@@ -752,7 +737,7 @@ async def test_the_oldest_position_that_history_leads_on_from_recovers(gateway: 
     name = channel.replace("chat", "short")
     publish_many(gateway, name, list(range(1, 11)))
     async with client(gateway) as wire:
-        result = (await resubscribe(wire, name, epoch_of(gateway, name), 5))["subscribe"]
+        result = (await resubscribe(wire, name, gateway.epoch(name), 5))["subscribe"]
         assert [p["offset"] for p in result["publications"]] == [6, 7, 8, 9, 10]
 
 
@@ -770,7 +755,7 @@ async def test_catching_up_has_no_limit(gateway: RunningGateway, channel: str, m
     publish_many(gateway, name, list(range(1, missed + 1)))
     async with client(gateway) as wire:
         publishing = asyncio.create_task(asyncio.to_thread(publish_many, gateway, name, list(range(missed + 1, missed + 201))))
-        result = (await resubscribe(wire, name, epoch_of(gateway, name), 0))["subscribe"]
+        result = (await resubscribe(wire, name, gateway.epoch(name), 0))["subscribe"]
         assert result["recovered"] is True
         first_page = result["publications"]
         assert first_page
@@ -792,7 +777,7 @@ async def test_large_publications_are_caught_up_in_frames_that_sdks_take(gateway
 
 async def test_a_storm_of_returning_clients_gets_the_same(gateway: RunningGateway, channel: str) -> None:
     publish_many(gateway, channel, list(range(1, 51)))
-    epoch = epoch_of(gateway, channel)
+    epoch = gateway.epoch(channel)
 
     async def come_back(offset: int) -> list[int]:
         async with client(gateway, f"storm{offset}") as wire:

@@ -23,6 +23,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMes
 
 from .gateways import CLOSED_RULES, RULES  # noqa: F401
 from .publishing import edits, publish_many  # noqa: F401
+from .waiting import eventually
 
 NONE: Mapping[str, str] = {}
 SECONDS = 10.0  # how long a test waits for what should come at once
@@ -148,6 +149,15 @@ async def client(gateway: Any, user: str = "u1", *, token: str | None = None, su
         if subscribe:
             await wire.result("subscribe", channel=subscribe)
         yield wire
+
+
+async def until_counted(wire: Wire, channel: str, clients: int) -> None:
+    """Presence is written a moment after a client came or went."""
+
+    async def counted() -> bool:
+        return (await wire.result("presence_stats", channel=channel))["num_clients"] == clients
+
+    await eventually(counted, f"{clients} clients in {channel}")
 
 
 # By hand.
@@ -373,6 +383,18 @@ class Stream:
         self._taken += count
         return events
 
+    async def connected(self) -> dict[str, Any]:
+        """The data of the first event, which says that the stream is open."""
+        event = await self.next()
+        assert event.name == "connected", event
+        return event.data
+
+    async def refused(self) -> dict[str, Any]:
+        """Reads to the end; the data of the only event that was not taken yet, which says why the stream ends."""
+        (event,) = await self.end()
+        assert (event.name, event.had_id) == ("refused", False)
+        return event.data
+
     async def end(self, seconds: float = SECONDS) -> list[Event]:
         """Reads to the end; the events that were not taken yet."""
         async with asyncio.timeout(seconds):
@@ -397,7 +419,7 @@ async def stream(
     async with await Socket.open(gateway, small=small) as raw:
         pairs = [("channel", channel) for channel in channels]
         for name, value in query.items():
-            pairs += [(name.removeprefix("url_"), str(each)) for each in (value if isinstance(value, list) else [value])]
+            pairs += [(name.removeprefix("url_"), str(each)) for each in (value if isinstance(value, list | tuple) else [value])]
         given = gateway.token(user) if token is None else token
         sent = ({"Authorization": f"Bearer {given}"} if given else {}) | dict(headers)
         await raw.send(_head("GET", f"/sse?{urlencode(pairs)}", sent))

@@ -17,11 +17,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Program", "barrier", "program", "start"]
+__all__ = ["Program", "barrier", "program", "replace", "start"]
 
 PRELOADED = (
     "pytest",  # the main module of a run without workers
     "gateway.cli",
+    "gateway.cli.follow",
     "gateway.serve.server",
     "uvicorn.lifespan.on",
     "uvicorn.loops.uvloop",
@@ -33,6 +34,8 @@ PRELOADED = (
     "tests.kit.relays",
 )
 
+NONE: Mapping[str, Any] = {}
+
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(list(PRELOADED))
 
@@ -42,39 +45,54 @@ def barrier(parties: int) -> Any:
     return _context.Barrier(parties)
 
 
-def start(work: Callable[..., Awaitable[None] | None], *arguments: Any, constants: Mapping[str, Any] = {}) -> BaseProcess:
-    """``constants`` are seconds and sizes of the product that have another value in this process: {"gateway.store.link.BEAT_SECONDS": 0.2}."""
-    process = _context.Process(target=_run, args=(work, arguments, constants), daemon=True)
+def start(work: Callable[..., Awaitable[None] | None], *arguments: Any) -> BaseProcess:
+    process = _context.Process(target=_run, args=(work, arguments), daemon=True)
     process.start()
     return process
 
 
-def _run(work: Callable[..., Any], arguments: Sequence[Any], constants: Mapping[str, Any]) -> None:
-    for path, value in constants.items():
-        module, _, name = path.rpartition(".")
-        getattr(import_module(module), name)  # it is there
-        setattr(sys.modules[module], name, value)
+def _run(work: Callable[..., Any], arguments: Sequence[Any]) -> None:
     if (waits := work(*arguments)) is not None:
         asyncio.run(waits)
 
 
-def program(module: str, output: Path, error: Path, *arguments: str) -> None:
-    """``main`` of this module with these arguments and no settings of the environment; what it says goes into the files."""
+def program(module: str, output: Path, error: Path, environment: Mapping[str, str], constants: Mapping[str, Any], *arguments: str) -> None:
+    """``main`` of this module with these arguments, and of the environment's settings only these, and constants of modules replaced; what it says goes into the files."""
     for target, file in ((1, output), (2, error)):
         opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(opened, target)
         os.close(opened)
     for name in [name for name in os.environ if name.startswith("GATEWAY_")]:
         del os.environ[name]
+    os.environ |= environment
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job is started with it ignored
+    replace(constants)
     sys.argv = ["gateway", *arguments]
     import_module(module).main()
+
+
+def replace(constants: Mapping[str, Any]) -> None:
+    """In this process: {"gateway.store.link.BEAT_SECONDS": 0.25}."""
+    for name, value in constants.items():
+        place, _, constant = name.rpartition(".")
+        holder = import_module(place)
+        assert hasattr(holder, constant), f"there is no {name}"
+        setattr(holder, constant, value)
 
 
 class Program:
     """A process that runs ``program``, with the face of a Popen."""
 
-    def __init__(self, module: str, output: Path, error: Path, *arguments: str, constants: Mapping[str, Any] = {}) -> None:
-        self._process = start(program, module, output, error, *arguments, constants=constants)
+    def __init__(
+        self,
+        module: str,
+        output: Path,
+        error: Path,
+        *arguments: str,
+        environment: Mapping[str, str] = NONE,
+        constants: Mapping[str, Any] = NONE,
+    ) -> None:
+        self._process = start(program, module, output, error, dict(environment), dict(constants), *arguments)
         assert self._process.pid is not None
         self.pid = self._process.pid
 

@@ -18,7 +18,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -26,10 +26,10 @@ from .forks import Program
 from .tokens import SECRET, token
 from .waiting import wait_until
 
-__all__ = ["API_KEY", "CLOSED_RULES", "RULES", "RunningGateway", "Start", "prefix", "start_gateway", "start_gateway_once"]
+__all__ = ["API_KEY", "CLOSED_RULES", "RULES", "Pair", "RunningGateway", "Start", "edge", "prefix", "start_gateway", "start_gateway_once"]
 
 API_KEY = "test-key"
-NONE: Mapping[str, str] = {}
+NONE: Mapping[str, Any] = {}
 START_SECONDS = 20
 PROGRAMS = {"fast": ("gateway.cli", "serve"), "asgi": ("tests.kit.mounted",)}
 
@@ -75,12 +75,13 @@ CLOSED_RULES = RULES.replace('"anyone"', '"user"')  # nothing is open to the ano
 class RunningGateway:
     """A gateway in a process of its own."""
 
-    def __init__(self, process: Program, log: Path, url: str, prefix: str, data_dir: Path) -> None:
+    def __init__(self, process: Program, log: Path, url: str, prefix: str, data_dir: Path, claims: Mapping[str, Any] = NONE) -> None:
         self.process = process
         self.log_path = log
         self.url = url
         self.prefix = prefix
         self.data_dir = data_dir
+        self.claims = claims
 
     @property
     def port(self) -> int:
@@ -94,7 +95,7 @@ class RunningGateway:
         return self.log_path.read_text()
 
     def token(self, user: str = "u1", **options: Any) -> str:
-        return token(user, **options)
+        return token(user, **{**self.claims, **options})
 
     def api(self, method: str, **request: Any) -> dict[str, Any]:
         """One call of the server API; its whole answer."""
@@ -110,6 +111,15 @@ class RunningGateway:
         answer = await asyncio.to_thread(lambda: self.api(method, **request))
         assert "result" in answer, answer
         return answer["result"]
+
+    @property
+    def clients(self) -> int:
+        return self.api("info")["result"]["nodes"][0]["num_clients"]
+
+    def memory(self) -> int:
+        """Bytes of the process that are in memory now."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0]) * 1024
 
     def epoch(self, channel: str) -> str:
         return self.api("history", channel=channel)["result"]["epoch"]
@@ -143,6 +153,13 @@ class RunningGateway:
             raise
 
 
+class Pair(NamedTuple):
+    """Two gateways of one prefix."""
+
+    here: RunningGateway
+    there: RunningGateway
+
+
 Start = Callable[..., RunningGateway]
 
 
@@ -150,6 +167,12 @@ Start = Callable[..., RunningGateway]
 def prefix() -> str:
     """Of all keys of a test in the shared Valkey."""
     return f"t{secrets.token_hex(6)}"
+
+
+@pytest.fixture(scope="module", params=["fast", "asgi"])
+def edge(request: pytest.FixtureRequest) -> str:
+    """Either edge: the gateway's own, and another server's. Whatever is asked of one is asked of both."""
+    return request.param
 
 
 @pytest.fixture
@@ -175,11 +198,12 @@ def _starter(folder: Path, shared_valkey: str, own_prefix: str) -> Iterator[Star
         port: int = 0,
         beside: RunningGateway | None = None,
         edge: str = "fast",
-        constants: Mapping[str, Any] = {},
+        claims: Mapping[str, Any] = NONE,
+        seconds: Mapping[str, float] = NONE,
     ) -> RunningGateway:
         """``beside`` another one: with its prefix. ``edge`` "asgi": mounted inside another application, under a plain uvicorn.
 
-        ``constants``: see ``forks.start``.
+        ``claims`` are in all of its tokens. ``seconds`` are constants of the product, by their full names, made shorter in its process.
         """
         prefix = beside.prefix if beside is not None else own_prefix
         number = len(started)
@@ -193,11 +217,11 @@ def _starter(folder: Path, shared_valkey: str, own_prefix: str) -> Iterator[Star
         log = folder / f"gateway{number}.log"
         output = folder / f"gateway{number}.out"
         module, *words = PROGRAMS[edge]
-        process = Program(module, output, log, *words, "--config", str(file), constants=constants)
+        process = Program(module, output, log, *words, "--config", str(file), constants=seconds)
         wait_until(lambda: process.poll() is not None or (output.exists() and "\n" in output.read_text()), "a start", START_SECONDS)
         line = output.read_text()
         assert " is ready at " in line, f"the gateway did not start: {line!r}\n{log.read_text()}"
-        gateway = RunningGateway(process, log, line.split(" is ready at ")[1].split()[0], prefix, data_dir)
+        gateway = RunningGateway(process, log, line.split(" is ready at ")[1].split()[0], prefix, data_dir, claims)
         started.append(gateway)
         return gateway
 

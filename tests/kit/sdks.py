@@ -1,31 +1,26 @@
 """What the tests of the published SDKs share: the rules of their gateway, tokens with any claims, a service to call.
 
 RULES       namespaces in which everything that an SDK can ask for is on somewhere; a ping every 2 s
-claiming    a token
 answering   a real backend service, in a thread of its own
 """
 
 from __future__ import annotations
 
 import asyncio
-import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import jwt
 import valkey
 from centrifuge import Client
 
 from gateway.rpc import Caller, Failure, Service
 
 from .gateways import RunningGateway
-from .tokens import SECRET
 from .waiting import until, wait_until
 
-__all__ = ["RULES", "Client", "Told", "answering", "claiming", "forget", "giving", "holding_its_breath", "subscribed", "until_clients"]
+__all__ = ["RULES", "Client", "Told", "answering", "forget", "giving", "subscribed", "until_clients"]
 
 RULES = """
 ping_seconds = 2
@@ -43,10 +38,6 @@ join_leave = "all"
 [namespaces.short]
 history_size = 5
 """
-
-
-def claiming(user: str, *, seconds: float = 600, **claims: Any) -> str:
-    return jwt.encode({"sub": user, "exp": int(time.time() + seconds), **claims}, SECRET, algorithm="HS256")
 
 
 def forget(valkey_url: str, gateway: RunningGateway, channel: str) -> None:
@@ -150,16 +141,3 @@ async def until_clients(subscription: Any, count: int) -> dict[str, Any]:
         while len(clients := (await subscription.presence()).clients) != count:
             await asyncio.sleep(0.01)
     return clients
-
-
-# The gateway.
-
-
-@contextmanager
-def holding_its_breath(gateway: RunningGateway) -> Iterator[None]:
-    """What comes meanwhile, the gateway finds all at once."""
-    gateway.process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        gateway.process.send_signal(signal.SIGCONT)

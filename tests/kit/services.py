@@ -50,8 +50,9 @@ async def running(*services: Service) -> AsyncIterator[list[asyncio.Task[None]]]
         assert isinstance(result, asyncio.CancelledError), result
 
 
-def serving(url: str, prefix: str, method: str, orders: Connection) -> None:
+def serving(url: str, prefix: str, method: str, orders: Connection, constants: dict[str, Any]) -> None:
     """Sends the data of each call to ``orders``, answers "done" when something comes back, and sends "ended" at its end."""
+    forks.replace(constants)
     service = Service(url, prefix=prefix)
 
     @service.method(method)
@@ -69,7 +70,7 @@ class ServiceProcess:
 
     def __init__(self, gateway: RunningGateway, url: str, method: str, constants: dict[str, Any]) -> None:
         self._ours, theirs = multiprocessing.Pipe()
-        self.process = forks.start(serving, url, gateway.prefix, method, theirs, constants=constants)
+        self.process = forks.start(serving, url, gateway.prefix, method, theirs, constants)
 
     def allow(self) -> None:
         self._ours.send(None)

@@ -2,6 +2,7 @@
 
 token     of a connection: ``token("ann", seconds=4, aud="here")``
 ticket    of a subscription: ``ticket("chat:1", "ann", jti="7")``
+claiming  of exactly the claims that are given
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 import jwt
 
-__all__ = ["SECRET", "ticket", "token"]
+__all__ = ["SECRET", "claiming", "ticket", "token"]
 
 SECRET = "a secret of the tests, long enough for HS256"
 
@@ -22,8 +23,13 @@ def token(user: str = "u1", *, seconds: float | None = 3600, secret: str = SECRE
     A claim that is None is left out, the user's (``sub``) too where it is "".
     """
     now = time.time()
-    made = {"sub": user or None, "iat": now, "exp": None if seconds is None else now + seconds} | claims
+    made = {"sub": user or None, "iat": int(now), "exp": None if seconds is None else int(now + seconds)} | claims
     return jwt.encode({name: value for name, value in made.items() if value is not None}, secret, algorithm="HS256")
+
+
+def claiming(**claims: Any) -> str:
+    """A token of exactly these claims."""
+    return jwt.encode(claims, SECRET, algorithm="HS256")
 
 
 def ticket(channel: str, user: str = "u1", **options: Any) -> str:

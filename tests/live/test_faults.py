@@ -154,7 +154,7 @@ async def test_nothing_is_lost_when_valkey_is_frozen_for_longer_than_a_link_may_
 ) -> None:
     for path, seconds in QUICK.items():
         monkeypatch.setattr(path, seconds)  # of the publisher, which is in this process
-    gateway = await _started(start_gateway, valkey_url=own.url, constants=QUICK)
+    gateway = await _started(start_gateway, valkey_url=own.url, seconds=QUICK)
     async with scene(own.url, lambda: gateway) as here:
         pid = own.pid()
         os.kill(pid, signal.SIGSTOP)
@@ -251,7 +251,7 @@ async def test_nothing_is_lost_when_followers_know_more_than_the_gateway_they_co
 ) -> None:
     async with Proxy(own.path) as proxy:
         patient = {"gateway.store.link.SILENT_BEATS": 30}  # however long the loaded machine takes for what is published meanwhile
-        slow = await _started(start_gateway_once, valkey_url=proxy.url, constants=patient)
+        slow = await _started(start_gateway_once, valkey_url=proxy.url, seconds=patient)
         async with scene(own.url, lambda: slow, lambda: gateway, restless_only=True) as here:
             await here.goes_on()
             for _ in range(3):

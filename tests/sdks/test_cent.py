@@ -57,11 +57,6 @@ class Both(NamedTuple):
         return [message["push"][kind] for message in messages]
 
 
-@pytest.fixture
-def channel() -> str:
-    return f"chat:{os.urandom(6).hex()}"
-
-
 @contextlib.asynccontextmanager
 async def _at_both(gateway: RunningGateway, user: str, subscribe: str = "") -> AsyncIterator[Both]:
     async with contextlib.AsyncExitStack() as stack:

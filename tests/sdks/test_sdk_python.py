@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from typing import Any
@@ -13,7 +12,8 @@ import pytest
 from centrifuge import Filter, StreamPosition
 
 from ..kit.gateways import RunningGateway, Start
-from ..kit.sdks import RULES, Client, Told, answering, claiming, forget, giving, holding_its_breath, subscribed, until_clients
+from ..kit.sdks import RULES, Client, Told, answering, forget, giving, subscribed, until_clients
+from ..kit.tokens import token
 from ..kit.waiting import until
 
 
@@ -26,11 +26,6 @@ def gateway(start_gateway_once: Start) -> RunningGateway:
 def services(gateway: RunningGateway, valkey_url: str) -> Iterator[None]:
     with answering(valkey_url, gateway):
         yield
-
-
-@pytest.fixture
-def user() -> str:
-    return f"u{os.urandom(4).hex()}"
 
 
 @pytest.fixture
@@ -75,7 +70,7 @@ async def test_short_tokens_are_refreshed_in_band_and_those_that_came_too_late_m
     steady, late, plain = f"ticket:{user}", f"ticket:{user}-late", f"chat:{user}"
 
     def tokens(*seconds: float, **claims: Any) -> tuple[Any, list[Any]]:
-        return giving(*(partial(claiming, user, seconds=each, **claims) for each in (*seconds, 600)))
+        return giving(*(partial(token, user, seconds=each, **claims) for each in (*seconds, 600)))
 
     (get_token, asked), (get_late, _) = tokens(3, 2), tokens(3, -5)
     client, told = await connect(get_token=get_token, max_server_ping_delay=1)
@@ -99,7 +94,7 @@ async def test_short_tokens_are_refreshed_in_band_and_those_that_came_too_late_m
 
 async def test_an_expired_subscription_token_is_replaced_and_a_bad_one_refused(connect: Open, user: str) -> None:
     name = f"ticket:{user}"
-    get_token, asked = giving(claiming(user, seconds=-5, channel=name), claiming(user, channel=name))
+    get_token, asked = giving(token(user, seconds=-5, channel=name), token(user, channel=name))
     client, _ = await connect()
     _, told = await subscribed(client, name, get_token=get_token)
     assert len(asked) == 2 and [ctx.error.code for ctx in told.of("error")] == [109]
@@ -178,8 +173,8 @@ async def test_history_in_every_direction(gateway: RunningGateway, connect: Open
 
 async def test_publications_say_who_published_them_and_with_which_tags(gateway: RunningGateway, connect: Open, user: str) -> None:
     name = f"ticket:{user}"
-    client, _ = await connect(token=claiming(user, info={"name": "Ann"}))
-    subscription, told = await subscribed(client, name, token=claiming(user, channel=name, info={"role": "owner"}))
+    client, _ = await connect(token=token(user, info={"name": "Ann"}))
+    subscription, told = await subscribed(client, name, token=token(user, channel=name, info={"role": "owner"}))
     with pytest.raises(centrifuge.ReplyError) as caught:
         await subscription.publish({"n": 0})
     assert caught.value.code == 103
@@ -236,7 +231,7 @@ async def test_a_change_of_mind_in_one_breath_ends_subscribed(gateway: RunningGa
     client, _ = await connect()
     told = Told()
     subscription = client.new_subscription(channel, told)  # type: ignore[arg-type]
-    with holding_its_breath(gateway):
+    with gateway.frozen():
         for _ in range(3):
             await subscription.subscribe()
             await asyncio.sleep(0.01)  # the command is written in a task of the SDK's
@@ -306,15 +301,15 @@ async def test_state_is_loaded_again_when_its_position_cannot_be_recovered(gatew
 
 async def test_channels_of_the_token_and_of_a_service_live_and_recover(gateway: RunningGateway, connect: Open, user: str) -> None:
     own, added = f"room:{user}", f"room:{user}-added"
-    token = claiming(user, subs={own: {"info": {"seat": 1}, "data": {"hello": 2}}})
+    given = token(user, subs={own: {"info": {"seat": 1}, "data": {"hello": 2}}})
     since = gateway.publish(added, "before")
     gateway.publish(added, "missed")
-    _, told = await connect(token=token)
+    _, told = await connect(token=given)
     first = {ctx.channel: ctx for ctx in await told.until("subscribed", 2)}[own]
     assert first.recoverable and first.positioned and first.data == {"hello": 2} and not first.was_recovering
     gateway.api("subscribe", user=user, channel=added, data={"by": "service"}, recover_since=since)
     assert [(ctx.channel, ctx.data) for ctx in await told.until("subscribed", 3)][2] == (added, {"by": "service"})
-    other, _ = await connect(token=token)
+    other, _ = await connect(token=given)
     await until(lambda: other.client_id in [ctx.info.client for ctx in told.of("join")], "the other's join")
     await other.disconnect()
     await until(lambda: other.client_id in [ctx.info.client for ctx in told.of("leave")], "and its leave")
@@ -341,7 +336,7 @@ async def test_channels_of_the_token_and_of_a_service_live_and_recover(gateway: 
 
 
 async def test_services_answer_and_refuse_in_their_own_words(connect: Open, services: None, user: str) -> None:
-    client, _ = await connect(token=claiming(user, info={"plan": "gold"}))
+    client, _ = await connect(token=token(user, info={"plan": "gold"}))
     answer = (await client.rpc("shop.order", {"n": [1, None]})).data
     assert answer == {"user": user, "info": {"plan": "gold"}, "data": {"n": [1, None]}}
     assert (await client.rpc("shop.order", None)).data["data"] is None
@@ -366,7 +361,7 @@ async def test_what_was_missed_is_caught_up_once_and_in_order_though_the_gateway
 ) -> None:
     first = start_gateway(RULES, beside=gateway)
     room, count = f"room:{user}", 0
-    client, told = await connect(at=first, token=claiming(user, channels=[room]))
+    client, told = await connect(at=first, token=token(user, channels=[room]))
     _, sub_told = await subscribed(client, channel)
 
     def publish(more: int) -> None:

@@ -186,11 +186,6 @@ async def test_centrifuge_python_recovers_when_the_gateway_was_killed(start_gate
     await until(lambda: followed.seen == [(1, 1), (2, 2)], "the one that was missed, or came live")
 
 
-@pytest.fixture(params=["fast", "asgi"])
-def edge(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
 async def test_centrifuge_python_follows_a_document_by_its_changes(
     start_gateway: Start, sdk: Sdk, edge: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 
 from gateway.app import Gateway
-from gateway.auth.tokens import mint
 from gateway.config import Config
 from gateway.edges.websocket_asgi import TEXT
 from gateway.errors import TokenExpired
 from gateway.rules.identity import ServerSubscription
 from gateway.session.session import Session
 
-from ..kit.tokens import SECRET
+from ..kit.tokens import SECRET, ticket, token
 from ..kit.waiting import until
 
 
@@ -81,16 +80,12 @@ async def gateway(valkey_url: str, prefix: str) -> AsyncIterator[Gateway]:
 
 async def connected(gateway: Gateway, *channels: str) -> Client:
     client = Client(gateway)
-    client.say({"id": 1, "connect": {"token": mint(SECRET, user="u1", seconds=0)}})
+    client.say({"id": 1, "connect": {"token": token(seconds=None)}})
     assert "connect" in await client.answered(1)
     for number, channel in enumerate(channels, 2):
         client.say({"id": number, "subscribe": {"channel": channel}})
         assert "subscribe" in await client.answered(number)
     return client
-
-
-def ticket(channel: str, seconds: float = 3600, **claims: Any) -> str:
-    return mint(SECRET, user="u1", channel=channel, seconds=seconds, **claims)
 
 
 async def test_a_subscription_whose_token_ends_before_it_begins_is_refused(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
