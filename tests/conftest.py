@@ -52,7 +52,7 @@ LONG = (  # test files, by how long they take
     *(
         "emulation",
         "rpc",
-        "outbox",
+        "relay",
         "cli",
         "browser",
         "bad_input",
@@ -64,7 +64,20 @@ LONG = (  # test files, by how long they take
         "recovery_model",
         "faults",
     ),
-    *("tickets", "sse", "browser_rights", "clients", "websocket", "inbox", "sdk_js", "rights", "control", "sdk_python", "posts"),
+    *(
+        "tickets",
+        "sse",
+        "browser_rights",
+        "clients",
+        "websocket",
+        "devices",
+        "requests",
+        "sdk_js",
+        "rights",
+        "control",
+        "sdk_python",
+        "posts",
+    ),
 )
 
 

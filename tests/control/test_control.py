@@ -17,6 +17,7 @@ from gateway.control import bus
 from ..kit.clients import client, stream
 from ..kit.gateways import RunningGateway, Start
 from ..kit.tokens import token
+from ..kit.waiting import eventually
 
 RULES = """
 [namespaces.chat]
@@ -239,16 +240,27 @@ async def until_counted(wire: Any, channel: str, clients: int) -> None:
 
 async def test_joins_and_leaves_are_pushed_to_those_who_ask(pair: Pair, user: str) -> None:
     name = f"chat:{user}"
+
+    async def written(clients: int) -> None:
+        """As the other gateway sees it: what is written is announced, too, so that joins come in a known order."""
+
+        async def is_written() -> bool:
+            return (await pair.there.ask("presence_stats", channel=name))["num_clients"] == clients
+
+        await eventually(is_written, f"{clients} clients are present")
+
     async with client(pair.here, user) as watching, client(pair.here, user, subscribe=name) as other:
+        await written(1)
         await watching.result("subscribe", channel=name, join_leave=True)
+        await written(2)
         async with client(pair.there, "guest", subscribe=name) as guest:
-            joined = [await watching.next()]
-            while joined[-1]["push"]["join"]["info"]["user"] != "guest":  # first its own, and the other's
-                joined.append(await watching.next())
-            assert joined[-1]["push"]["join"]["info"]["client"] == guest.connected["client"]
+            joined = [(await watching.next())["push"]["join"]["info"]]
+            while joined[-1]["user"] != "guest":  # first its own, and perhaps the other's
+                joined.append((await watching.next())["push"]["join"]["info"])
+            assert joined[-1]["client"] == guest.connected["client"]
         assert (await watching.next())["push"]["leave"]["info"]["user"] == "guest"
         await other.result("rpc", method="gateway.time")
-        assert not other.rest, "who did not ask is not told"
+        assert not other.rest, "a client that did not ask gets none"
 
 
 async def test_the_clients_of_a_killed_gateway_leave_when_its_lease_is_over(start_gateway: Start, user: str) -> None:

@@ -636,9 +636,7 @@ async def test_gateway_relay_makes_the_tables_and_publishes_until_it_is_ended(
     assert sum(outcome.error.count("\n") for outcome in outcomes) == 1, outcomes
 
 
-def test_a_relay_that_cannot_start_prints_one_line(
-    tmp_path: Path, valkey_url: str, postgresql: str, start: Callable[..., BaseProcess]
-) -> None:
+def test_a_relay_that_cannot_start_prints_one_line(tmp_path: Path, valkey_url: str, postgresql: str) -> None:
     taken = socket.socket()  # and nobody listens on it
     taken.bind(("127.0.0.1", 0))
     nobody = taken.getsockname()[1]
@@ -657,12 +655,10 @@ def test_a_relay_that_cannot_start_prints_one_line(
     for name, (database_url, url, _) in cases.items():
         (folder := tmp_path / name).mkdir()
         where = ["--valkey-url", url] if url else ["--data-dir", str(folder / "empty")]
-        running[name] = start(
-            forks.program, "gateway.cli", folder / "out", folder / "error", "relay", "--database-url", database_url, *where
-        )
+        arguments = ("relay", "--database-url", database_url, *where)
+        running[name] = forks.Program("gateway.cli", folder / "out", folder / "error", *arguments)
     for name, (_, _, word) in cases.items():
-        running[name].join(20)
-        assert running[name].exitcode == 1, name
+        assert running[name].wait(20) == 1, name
         assert (tmp_path / name / "out").read_text() == ""
         said = [line for line in (tmp_path / name / "error").read_text().splitlines() if " INFO " not in line]
         assert len(said) == 1 and said[0].startswith("gateway: ") and word in said[0], (name, said)
