@@ -36,7 +36,6 @@ class Device:
         self._epoch = ""
         self._position: dict[str, Any] = {}
         self._connection: ClientConnection | None = None
-        self._line = 0
         self._held: list[dict[str, Any]] | None = None
         self._asked: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._begun = asyncio.Event()
@@ -117,13 +116,13 @@ class Device:
             self._take(state)
 
     def cut(self) -> None:
-        """Without a word."""
+        """Without a closing frame."""
         self.wanted.clear()
         if self._connection is not None:
             self._connection.transport.abort()
 
     async def read(self, **request: Any) -> bool:
-        """False if there is no line. A line that the gateway ends meanwhile makes it ask again: reading twice changes nothing."""
+        """False if it is not connected. A connection that the gateway ends meanwhile makes it ask again: reading twice changes nothing."""
         while self.wanted.is_set():
             await self._begun.wait()
             if self._connection is None:
@@ -151,7 +150,7 @@ class Device:
 
 @contextlib.asynccontextmanager
 async def running(*devices: Device) -> AsyncIterator[None]:
-    """They are connected, each with a first state."""
+    """They connect, and reconnect, while the block lasts."""
     tasks = [asyncio.create_task(device.run()) for device in devices]
     try:
         for device in devices:

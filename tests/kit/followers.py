@@ -1,6 +1,6 @@
 """A publisher that never stops, and followers that come back as an SDK and a browser do, each checking what it gets.
 
-Follower    one client: each publication once and in order, or a gap that it was told of; over a socket or an event stream
+Follower    one client: each publication once and in order, or a gap that it was notified of; over a socket or an event stream
 Scene       the publisher and its followers in a channel of their own, while a test makes its fault
 scene       begins one: two followers stay on their connections while they can, two leave theirs again and again, half of
             the time without a closing frame
@@ -31,7 +31,7 @@ RESTLESS_AFTER = 25  # publications on one socket
 
 
 class Follower:
-    """What one client has: the numbers of the documents it got, and where it was told of a gap."""
+    """What one client has: the numbers of the documents it received, and where it was notified of a gap."""
 
     def __init__(self, name: str, channel: str, where: Callable[[], RunningGateway], *, restless: bool) -> None:
         self.name = name
@@ -41,7 +41,7 @@ class Follower:
         self.restless = restless
         self.position: Position | None = None
         self.got: list[tuple[int, Position]] = []
-        self.gaps: list[int] = []  # how many publications it had when it was told
+        self.gaps: list[int] = []  # how many publications it had at each
         self.connections = 0
         self.jump = 0  # its next connection comes with this offset
         self._leaves_at = 0
@@ -72,7 +72,7 @@ class Follower:
         if gap:
             self.gaps.append(len(self.got))
         elif self.position is not None:
-            assert position.epoch == self.position.epoch, f"{self.name}: another epoch, and no gap was told"
+            assert position.epoch == self.position.epoch, f"{self.name}: another epoch without a gap"
         if gap or self.position is None:
             self.position = position
 
@@ -148,7 +148,7 @@ class StreamFollower(Follower):
             self.begin(position, gap=True)
         else:
             self.take(event.data["offset"], event.data["data"], position.epoch)
-            assert self.position == position, "the id is the position behind this publication"
+            assert self.position == position, "the id is the position after this publication"
 
 
 class Scene:
@@ -180,7 +180,7 @@ class Scene:
             raise AssertionError(f"document {target} of {len(self.acknowledged)} did not come to all: {self.followers}") from None
 
     async def end(self, *, gaps: int | dict[str, int] = 0) -> None:
-        """Until everybody has everything. ``gaps`` is how many each of them, or those named, have to be told of."""
+        """Until every follower has every publication. ``gaps`` is how many each of them, or those named, must have been notified of."""
         await self.goes_on()
         self._enough = True
         newest = len(self.acknowledged)  # one more may be on its way
@@ -194,7 +194,7 @@ class Scene:
         assert numbers[0] == 0, follower
         for place, (before, after) in enumerate(pairwise(numbers), 1):
             assert after > before, f"{follower}: {after} after {before}"
-            assert after == before + 1 or place in follower.gaps, f"{follower}: {after} after {before}, and no gap was told"
+            assert after == before + 1 or place in follower.gaps, f"{follower}: {after} after {before}, without a gap"
         for number, position in follower.got:
             if number < len(self.acknowledged):
                 assert self.acknowledged[number] == position, f"{follower}: document {number}"
@@ -202,7 +202,7 @@ class Scene:
 
 @contextlib.asynccontextmanager
 async def scene(url: str, *where: Callable[[], RunningGateway], restless_only: bool = False) -> AsyncIterator[Scene]:
-    """In a channel of its own. ``where`` says where a follower finds its gateway now; with several, each connection goes to the next."""
+    """In a channel of its own. Each of ``where`` returns a gateway; with several, a follower's next connection goes to the next."""
 
     def next_of(number: int) -> Callable[[], RunningGateway]:
         turn = iter(range(number, 10**9))

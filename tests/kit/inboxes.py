@@ -1,4 +1,4 @@
-"""Inboxes: one asked from below as Valkey has it, and one in plain Python that says what has to be there.
+"""Inboxes: one as Valkey has it, and a model in plain Python of what it has to hold.
 
 Box       a user's inbox on a real Valkey, asked as clients ask, and looked at past every gateway
 Model     the whole history of an inbox, and which ids are unread
@@ -31,7 +31,7 @@ SIZE = 6  # of a history that is trimmed
 
 
 class Box:
-    """``announced`` are the states that were announced, oldest first."""
+    """``announced`` are the states that were announced so far, oldest first; ``own`` is the Valkey it is in."""
 
     def __init__(self, own: OwnValkey, prefix: str, user: str, history: History) -> None:
         self.own = own
@@ -126,7 +126,7 @@ async def opened_box(own: OwnValkey, prefix: str, user: str, rules: Rules | None
 
 
 class Model:
-    """Each operation says whether anything changed that a device has to know."""
+    """Each operation returns whether it made a change that is announced to devices."""
 
     def __init__(self) -> None:
         self.top = 0

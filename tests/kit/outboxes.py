@@ -19,13 +19,13 @@ async def rows(database: Database) -> list[Any]:
 
 
 async def said(database: Database, channel: str) -> list[Any]:
-    """What was said in a channel, as the outbox has it: oldest first."""
+    """The data of a channel's rows in the outbox, oldest first."""
     async with database.reading() as connection:
         rows = await connection.execute(select(outbox.c.data).where(outbox.c.channel == channel).order_by(outbox.c.id))
         return [json.loads(data) for data in rows.scalars()]
 
 
 async def everything(database: Database) -> dict[str, list[tuple]]:
-    """All rows of all tables: whatever was refused has left none."""
+    """All rows of all tables: what was refused has left none."""
     async with database.reading() as connection:
         return {table.name: sorted(map(repr, await connection.execute(select(table)))) for table in metadata.sorted_tables}

@@ -51,7 +51,7 @@ def bad_ids(what: str) -> list[Refusal]:
 
 
 async def failures(database: Database, call: Callable[[Any], Awaitable[Any]], table: Iterable[Refusal]) -> list[str]:
-    """What was not refused as it should be; [] if all is well. A message is one short line, and nothing is written."""
+    """Describes each case that was not refused as the table asks; [] if all were. A message is one short line, and nothing is written."""
     wrong, before = [], await everything(database)
     for value, kind, words in table:
         try:

@@ -46,7 +46,7 @@ async def relaying(database_url: str, valkey_url: str, prefix: str) -> None:
 
 
 async def dying_relay(database_url: str, valkey_url: str, prefix: str, step: str) -> None:
-    """Each row is one call, one at a time, so that every step has the same behind it each time."""
+    """Each row is one call, one at a time, so that the same was done before a step each time."""
     outbox.CHUNK_BYTES = 1
     async with Database(database_url) as database:
         commands = DyingCommands(Address(valkey_url), prefix, step)

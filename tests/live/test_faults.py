@@ -1,4 +1,4 @@
-"""Faults, end to end: whatever dies, every follower has each acknowledged publication once and in order, or was told of a gap.
+"""Faults, end to end: whatever dies, every follower has each acknowledged publication once and in order, or was notified of a gap.
 
 A scene (see ``kit.followers``) goes on while the fault happens. Its Valkey is this module's own, or the test's.
 """
@@ -59,7 +59,7 @@ async def _started(start: Start, toml: str = RULES, **options: Any) -> RunningGa
     return await asyncio.to_thread(start, toml, **options)
 
 
-def _nobody_noticed(here: Scene) -> None:
+def _no_connection_ended(here: Scene) -> None:
     assert [follower.connections for follower in here.steady] == [1, 1], here.followers
 
 
@@ -94,8 +94,8 @@ async def test_nothing_is_lost_when_one_of_two_workers_is_killed(own: OwnValkey,
         assert len(first) == 2
         os.kill(first[0], signal.SIGKILL)
         await here.goes_on()
-        await until(lambda: len(workers()) == 2 and first[0] not in workers() and first[1] in workers(), "another takes its place")
-        os.kill(first[1], signal.SIGKILL)  # so that everybody's was killed once
+        await until(lambda: len(workers()) == 2 and first[0] not in workers() and first[1] in workers(), "another worker takes its place")
+        os.kill(first[1], signal.SIGKILL)  # so that each follower's worker was killed once
         await here.end()
         assert all(follower.connections >= 2 for follower in here.followers)
 
@@ -120,7 +120,7 @@ async def test_nothing_is_lost_when_the_link_is_killed_again_and_again(own: OwnV
             await until(own.kill_links, "the link is there")
             await here.goes_on(3)
         await here.end()
-        _nobody_noticed(here)
+        _no_connection_ended(here)
 
 
 async def test_nothing_is_lost_when_the_command_connection_is_killed_again_and_again(own: OwnValkey, gateway: RunningGateway) -> None:
@@ -135,7 +135,7 @@ async def test_nothing_is_lost_when_the_command_connection_is_killed_again_and_a
                 own.kill_links()  # what the link lost is read over the other connection
             await here.goes_on(3)
         await here.end()
-        _nobody_noticed(here)
+        _no_connection_ended(here)
 
 
 # Valkey itself.
@@ -165,7 +165,7 @@ async def test_nothing_is_lost_when_valkey_is_frozen_for_longer_than_a_link_may_
         finally:
             os.kill(pid, signal.SIGCONT)
         await here.end()
-        _nobody_noticed(here)
+        _no_connection_ended(here)
 
 
 async def test_nothing_is_lost_when_valkey_is_killed_and_the_gateway_starts_it_again(embedded: OwnValkey, start_gateway: Start) -> None:
@@ -173,7 +173,7 @@ async def test_nothing_is_lost_when_valkey_is_killed_and_the_gateway_starts_it_a
     async with scene(embedded.url, lambda: gateway) as here:
         os.kill(embedded.pid(), signal.SIGKILL)
         await here.end()
-        _nobody_noticed(here)
+        _no_connection_ended(here)
 
 
 # History is gone, or older than it was.
@@ -183,12 +183,12 @@ async def test_every_follower_is_told_of_one_gap_when_valkey_comes_back_empty(ow
     async with scene(own.url, lambda: gateway) as here:
         own.empty()
         await here.end(gaps=1)
-        _nobody_noticed(here)
+        _no_connection_ended(here)
     _load_rules(own, gateway)
 
 
 def _load_rules(own: OwnValkey, gateway: RunningGateway) -> None:
-    """For the tests behind: a publisher was the first to load the functions again, and knows the built-in rules only."""
+    """For the tests that follow: the first to load the functions again was a publisher, which knows the built-in rules only."""
     own.empty()
     gateway.publish("endless:rules", 1)
 
@@ -221,7 +221,7 @@ def _save(own: OwnValkey, keys: list[str]) -> list[bytes]:
         return together.execute()
 
 
-@pytest.mark.parametrize("published", [0, 500], ids=["behind what was seen", "past what was seen"])
+@pytest.mark.parametrize("published", [0, 500], ids=["older than what was seen", "newer than what was seen"])
 async def test_every_follower_is_told_of_one_gap_when_valkey_comes_back_with_an_older_history(
     own: OwnValkey, gateway: RunningGateway, published: int
 ) -> None:
@@ -239,7 +239,7 @@ async def test_every_follower_is_told_of_one_gap_when_valkey_comes_back_with_an_
                 together.execute_command("FCALL", "gateway_publish", 3, *keys, '{"n": -1}')
             together.execute()
         await here.end(gaps=1)
-        _nobody_noticed(here)
+        _no_connection_ended(here)
         assert here.acknowledged[-1].epoch != epoch
 
 
@@ -258,7 +258,7 @@ async def test_nothing_is_lost_when_followers_know_more_than_the_gateway_they_co
                 proxy.hold()
                 # A follower that comes to the slow gateway now has a newer position than the gateway, which reads up to it.
                 more = len(here.acknowledged) + 150
-                await until(lambda more=more: len(here.acknowledged) >= more, "publications that the slow gateway is not told of")
+                await until(lambda more=more: len(here.acknowledged) >= more, "publications that do not reach the slow gateway")
                 proxy.release()
                 await here.goes_on(30)
             await here.end()
@@ -272,12 +272,12 @@ async def test_a_position_that_never_was_is_a_gap(own: OwnValkey, gateway: Runni
         for follower in jumping:
             follower.jump = 10**6
         await here.goes_on()
-        await until(lambda: not any(follower.jump for follower in jumping), "both came back ahead of everybody")
+        await until(lambda: not any(follower.jump for follower in jumping), "both came back with a position that nobody published")
         await here.end(gaps={follower.name: 1 for follower in jumping})
-        _nobody_noticed(here)
+        _no_connection_ended(here)
 
 
-# Small things that the faults above brought to light, each by itself.
+# Small faults, each by itself.
 
 
 async def test_a_publisher_waits_while_valkey_reads_its_file(tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ async def test_a_publisher_waits_while_valkey_reads_its_file(tmp_path: Path) -> 
 
 
 async def test_a_history_read_whose_caller_was_cancelled_fails_without_a_traceback() -> None:
-    """Whoever asked for it left, then Valkey went: no traceback in the log."""
+    """Its caller is cancelled, then the connection to Valkey is lost."""
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     valkey_goes = asyncio.Event()

@@ -65,7 +65,7 @@ async def reactions_of(database: Database, target: str) -> dict[str, str]:
 
 
 async def counts_of(database: Database, target: str) -> Counts:
-    """The counts that whoever lists the target sees."""
+    """The counts that readers of the target's list get."""
     listed = [*await list_reviews(database, subject="r42", limit=200), *await list_posts(database, channel="tech", limit=200)]
     kind = target.partition(":")[0]
     return next(each["reactions"] for each in listed if f"{kind}:{each['id']}" == target and ("subject" in each) == (kind == "review"))
@@ -77,13 +77,13 @@ async def told_of(database: Database, target: str) -> list[Any]:
 
 
 async def assert_agreement(database: Database, target: str) -> dict[str, str]:
-    """The reactions, their counts and all that was said of them lead to the same; returns user → reaction."""
+    """The stored reactions, their counts and the publications about them agree. Returns user → reaction."""
     now = await reactions_of(database, target)
     assert await counts_of(database, target) == Counter(now.values())
     replayed: dict[str, str] = {}
     for publication in await told_of(database, target):
         user, reaction = publication["user"], publication["reaction"]
-        assert replayed.get(user) != reaction, "what changes nothing is not told"
+        assert replayed.get(user) != reaction, "a repeated reaction is not published"
         replayed.pop(user, None)
         if reaction is not None:
             replayed[user] = reaction
@@ -516,7 +516,7 @@ async def test_reactions_of_one_shared_transaction_begin_one_notification(databa
 async def test_a_storm_on_one_review_is_one_unread_notification(
     database: Database, review: str, clock: FrozenClock, publisher: Publisher
 ) -> None:
-    """Two thousand reactions within a minute, and the relay is never behind."""
+    """Two thousand reactions within a minute."""
     shared, folding, relay = Reactions(database), Folding(database), Relay(database, publisher.history)
     updates = 0
     for second in range(20):
@@ -573,7 +573,7 @@ async def test_concurrent_publishers_of_due_updates_publish_each_once(database: 
 
 
 async def test_no_reaction_is_lost_while_updates_are_published(database: Database, review: str, clock: FrozenClock) -> None:
-    """Whoever comes while an update is published is in the next one."""
+    """A reaction made while an update is published is in the next one."""
     shared = Reactions(database, shared_most=3)
 
     async def publish() -> None:
@@ -598,7 +598,7 @@ async def test_more_due_updates_than_fit_in_one_transaction_are_published_in_sev
 
 
 async def test_a_fold_begins_anew_by_the_time_it_is_given(database: Database, review: str) -> None:
-    """``fold`` takes the time of the reactions, and tells of the newest ones first."""
+    """``fold`` takes the time of the reactions, and names the newest ones first."""
     some = [Reacted(review, "author", "Good soup", f"u{n}", True) for n in range(4)]
     for now in (1000, 1000 + WINDOW_MS - 1, 1000 + WINDOW_MS):
         async with database.transaction() as transaction:

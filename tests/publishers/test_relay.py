@@ -211,7 +211,7 @@ async def test_a_writer_killed_at_any_step_leaves_its_rows_and_outbox_or_neither
         if is_committed:
             await eventually(lambda: contents(publisher, "reviews:cafe"), "what it committed is published", 5)
         after = (await create_review(database, subject="cafe", author="u2", rating=1, text="…"))["id"]
-        await eventually(lambda: contents(publisher, story_of(after)), "what came behind it is published")
+        await eventually(lambda: contents(publisher, story_of(after)), "what was committed after it is published")
         await eventually(lambda: is_drained(database), "nothing waits any more")
     told = [*left, after]
     assert [each["review"]["id"] for each in await contents(publisher, "reviews:cafe")] == told
@@ -226,7 +226,7 @@ async def test_a_writer_killed_at_any_step_leaves_its_rows_and_outbox_or_neither
 async def test_writers_commit_while_valkey_is_down_and_the_relay_publishes_later(
     database: Database, own: OwnValkey, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The writers do not notice; the relay says so once."""
+    """The writers do not notice; the relay logs it once."""
     async with Publisher(own.url, prefix=prefix, patience=0.05) as publisher, running(Relay(database, publisher.history)) as relay:
         await write(database, 0, 3)
         await eventually(lambda: is_drained(database), "the first are published")
@@ -332,7 +332,7 @@ async def test_two_relays_in_one_process_publish_each_row_once(database: Databas
 
 @pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
 async def test_a_channels_ids_are_committed_in_their_order(database: Database) -> None:
-    """Who comes second waits for the first one's commit before it draws an id; who writes elsewhere does not wait."""
+    """A second writer waits for the first one's commit before it draws an id; a writer of another channel does not wait."""
 
     async def waits() -> bool:
         async with database.reading() as connection:
@@ -353,7 +353,7 @@ async def test_a_channels_ids_are_committed_in_their_order(database: Database) -
 
 
 class SlowRelay(Relay):
-    """Stands still between reading and publishing, until it is told to go on."""
+    """Waits between reading and publishing until ``goes_on`` is set."""
 
     def __init__(self, database: Database, publisher: Publisher) -> None:
         super().__init__(database, publisher.history)
@@ -521,7 +521,7 @@ async def test_a_channel_that_valkey_refuses_does_not_delay_the_others(
     always_looking: None,
     channel: str,
 ) -> None:
-    """It is tried again, said once, and published with what came behind it when the fault is gone."""
+    """It is tried again, logged once, and published with what follows it when the fault is gone."""
     monkeypatch.setattr(outbox_module, "ASIDE_SECONDS", 0.1)
     tries: list[str] = []
 

@@ -52,8 +52,8 @@ async def test_a_read_on_one_device_is_announced_to_all_devices_of_the_user(
         last = {"unread": 0, "change": 4, "epoch": epoch, "upto": 2}
         for wire in (phone, laptop):
             assert await wire.publication() == {"channel": channel, "data": {"inbox": last}}
-        heard = [event.data["data"] for event in await third.many(4)]
-        assert heard[1:] == [{"inbox": {"unread": 2, "change": 2, "epoch": epoch}}, {"inbox": state | {"read": ["a"]}}, {"inbox": last}]
+        received = [event.data["data"] for event in await third.many(4)]
+        assert received[1:] == [{"inbox": {"unread": 2, "change": 2, "epoch": epoch}}, {"inbox": state | {"read": ["a"]}}, {"inbox": last}]
         await stranger.result("ping")
         assert not stranger.rest
 
@@ -124,7 +124,7 @@ async def test_an_answer_that_a_newer_state_overtook_does_not_bring_back_the_old
     await box.notify("a")
     device.hold()
     async with running(device):
-        await until(lambda: device.connections and device.is_answered, "the answer is here, and waits")
+        await until(lambda: device.connections and device.is_answered, "the answer came, and is held")
         await box.notify("b")
         await settled(box, [device])
         device.release()
@@ -149,7 +149,7 @@ async def test_a_state_lost_with_a_killed_link_is_announced_again_to_connected_d
             own.kill_links(*box.notify_words(id))
             own.kill_links(*box.read_words("d"))
         await settled(box, devices)
-        assert [device.connections for device in devices] == [1, 1], "they never came back: they never left"
+        assert [device.connections for device in devices] == [1, 1], "no connection ended"
         assert [device.unread for device in devices] == [1, 1]
 
 
@@ -163,13 +163,13 @@ async def test_a_device_whose_socket_was_full_ends_with_the_right_count(gateway:
             await box.read(ids=[f"n{number}"])
         await box.notify("last")
         _, change = await box.state()
-        heard: list[dict[str, Any]] = []
-        while not heard or heard[-1]["change"] != change:
+        received: list[dict[str, Any]] = []
+        while not received or received[-1]["change"] != change:
             publication = (await raw.read_object()).get("push", {}).get("pub", {})
             if "offset" not in publication:
-                heard.append(publication["data"]["inbox"])
-        assert len(heard) < change - 1, "this socket was never full, and the test shows nothing"
-        assert heard[-1]["unread"] == len(box.unread()) == 2
+                received.append(publication["data"]["inbox"])
+        assert len(received) < change - 1, "this socket was never full, so that the test shows nothing"
+        assert received[-1]["unread"] == len(box.unread()) == 2
 
 
 async def test_a_connected_device_is_notified_when_history_is_removed(gateway: RunningGateway, box: Box) -> None:
@@ -182,15 +182,15 @@ async def test_a_connected_device_is_notified_when_history_is_removed(gateway: R
 
 
 class LatePages:
-    """A history that answers each read of what is behind the first page only when it is let."""
+    """A history that answers reads after the first page only when ``allowed`` is set."""
 
     def __init__(self, top: int) -> None:
-        self.let = asyncio.Event()
+        self.allowed = asyncio.Event()
         self._top = top
 
     async def read(self, channel: str, since: int = 0, limit: int = 0, **options: Any) -> Page:
         if since > 0:
-            await self.let.wait()
+            await self.allowed.wait()
         offsets = range(since + 1, min(since + limit, self._top) + 1) if limit else ()
         return Page(Position("e", self._top), 1, [Publication(offset, b"1", 1) for offset in offsets])
 
@@ -205,7 +205,7 @@ class Follower(Subscription):
     paused = False
 
     def __init__(self, channel: Channel) -> None:
-        super().__init__(channel, self, self.heard_of, Position("e", 0))
+        super().__init__(channel, self, self.received, Position("e", 0))
         self.offsets: list[int] = []
 
     def begin(self, recovered: bool, publications: list[Publication]) -> None:
@@ -214,16 +214,16 @@ class Follower(Subscription):
     def join(self, channel: Channel, publications: list[Publication]) -> list[Publication]:
         return publications
 
-    def heard_of(self, publications: list[Publication]) -> None:
+    def received(self, publications: list[Publication]) -> None:
         self.offsets += [publication.offset for publication in publications]
 
 
 async def test_a_state_announced_while_a_device_catches_up_is_announced_again() -> None:
-    """It asks for the state when its subscription begins, with the first page; what is read elsewhere meanwhile it does not hear."""
+    """It asks for the state when its subscription begins, with the first page; a read on another device meanwhile is not announced to it."""
     pages = LatePages(600)
     hub = Hub(Config(), Layout("t"), pages, pages)
-    said_again: list[Any] = []
-    hub.missed_ephemeral = said_again.append
+    announced_again: list[Any] = []
+    hub.missed_ephemeral = announced_again.append
     channel = hub.channel("notifications:u")
     hub.on_subscribed(channel.key)
     await channel.opened()
@@ -233,8 +233,8 @@ async def test_a_state_announced_while_a_device_catches_up_is_announced_again() 
         await until(lambda: follower.begun, "the first page is there")
         assert follower.state is State.CATCHING_UP
         hub.on_announcements({channel.key: [b'{"inbox":{"unread":0,"change":2,"epoch":"e"}}']})
-        pages.let.set()
+        pages.allowed.set()
         await until(lambda: follower.state is State.LIVE, "it is live")
-        assert 0 in follower.offsets or said_again == [channel]
+        assert 0 in follower.offsets or announced_again == [channel]
     finally:
         await hub.close()
