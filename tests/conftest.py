@@ -10,7 +10,7 @@ from .kit.bystander import bystander, log, nobody_else_notices
 from .kit.channels import channel, user
 from .kit.databases import database, database_url, migrated_url, postgresql
 from .kit.gateways import API_KEY, RunningGateway, Start, edge, prefix, start_gateway, start_gateway_once
-from .kit.javascript import npm
+from .kit.javascript import node, npm
 from .kit.tokens import SECRET
 from .kit.valkeys import own, store, valkey_url
 from .kit.waiting import until, wait_until
@@ -30,6 +30,7 @@ __all__ = [
     "log",
     "migrated_url",
     "nobody_else_notices",
+    "node",
     "npm",
     "own",
     "page",

@@ -12,7 +12,6 @@ import signal
 from collections import deque
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -26,10 +25,10 @@ from gateway.config import Config
 
 from ..kit.clients import SECONDS, Socket, Stream, client, lines
 from ..kit.gateways import RULES, Pair, RunningGateway, Start
-from ..kit.javascript import Told, scripted
+from ..kit.javascript import Node
 from ..kit.publishing import publish_many
 from ..kit.tokens import SECRET
-from ..kit.waiting import eventually, until
+from ..kit.waiting import eventually, until, wait_until
 
 pytestmark = pytest.mark.usefixtures("npm")  # from the first test on, since it takes its time
 
@@ -561,88 +560,54 @@ async def test_it_works_in_another_asgi_server(plain_server: Any, kind: str) -> 
 
 # centrifuge of npm.
 
-SCRIPT = """
-const { Centrifuge } = require('centrifuge');
-const { EventSource } = require('eventsource');
-const [transport, streamUrl, postUrl, token] = process.argv.slice(1);
-const say = (kind, fields) => console.log(JSON.stringify({ kind, ...fields }));
-const client = new Centrifuge([{ transport, endpoint: `${streamUrl}/connection/${transport}` }], {
-  token, eventsource: EventSource, fetch, readableStream: ReadableStream, emulationEndpoint: `${postUrl}/emulation`,
-  minReconnectDelay: 50, maxReconnectDelay: 300,
-});
-client.on('connected', (ctx) => say('connected', { transport: ctx.transport }));
-client.on('disconnected', (ctx) => say('disconnected', { code: ctx.code }));
-client.on('connecting', (ctx) => say('connecting', { code: ctx.code }));
-client.on('error', () => {});
-client.on('publication', (ctx) => say('personal', { data: ctx.data }));
-const sub = client.newSubscription('chat:sdk-' + transport);
-sub.on('subscribed', (ctx) => say('subscribed', { wasRecovering: ctx.wasRecovering, recovered: ctx.recovered }));
-sub.on('publication', (ctx) => say('publication', { offset: ctx.offset, data: ctx.data }));
-sub.subscribe();
-client.connect();
-process.stdin.on('data', async (line) => {
-  const order = JSON.parse(line);
-  try {
-    if (order.publish) { await sub.publish(order.publish); say('published', {}); }
-    if (order.rpc) { const r = await client.rpc(order.rpc, null); say('rpc', { data: r.data }); }
-    if (order.presence) { const p = await sub.presence(); say('presence', { users: Object.values(p.clients).map((c) => c.user) }); }
-  } catch (error) { say('error', { code: error.code }); }
-});
-process.stdin.on('end', () => process.exit(0));
-"""
 
-
-def script(npm: Future[Path], kind: str, gateway: RunningGateway, post_to: RunningGateway, token: str) -> AbstractAsyncContextManager[Told]:
-    return scripted(npm, SCRIPT, kind, gateway.url, post_to.url, token)
-
-
-async def test_the_sdk_follows_speaks_and_recovers_over_two_processes(start_gateway: Start, npm: Future[Path], kind: str) -> None:
+def test_the_sdk_follows_publishes_and_recovers_over_two_processes(start_gateway: Start, node: Node, kind: str) -> None:
     first, other = start_gateway(RULES), start_gateway(RULES)
     name = f"chat:sdk-{kind}"
-    async with script(npm, kind, first, other, first.token("js")) as sdk:
-        assert (await sdk.until("connected"))[0]["transport"] == kind
-        assert (await sdk.until("subscribed"))[0]["wasRecovering"] is False
-        await sdk.order(publish={"n": 1})
-        await sdk.until("published")
-        other.publish(name, {"n": 2})
-        other.publish("notifications:js", "p1")
-        assert [(said["offset"], said["data"]["n"]) for said in await sdk.until("publication", 2)] == [(1, 1), (2, 2)]
-        await sdk.until("personal")
-        await sdk.order(rpc="gateway.whoami")
-        assert (await sdk.until("rpc"))[0]["data"]["user"] == "js"
-        async with asyncio.timeout(SECONDS):
-            asked = 0
-            while not asked or (await sdk.until("presence", asked))[-1]["users"] != ["js"]:
-                await sdk.order(presence=True)
-                asked += 1
-        first.process.kill()
-        first.process.wait()
-        for number in range(3, 60):
-            other.publish(name, {"n": number})
-        other.publish("notifications:js", "p2")
-        again = start_gateway(RULES, port=first.port)
-        await sdk.until("publication", 59)
-        again.publish(name, {"n": 60})
-        seen = await sdk.until("publication", 60)
-        assert [(said["offset"], said["data"]["n"]) for said in seen] == [(number, number) for number in range(1, 61)]
-        assert (await sdk.until("subscribed", 2))[1] == {"kind": "subscribed", "wasRecovering": True, "recovered": True}
-        assert [said["data"] for said in await sdk.until("personal", 2)] == ["p1", "p2"]
-        assert not [said for said in sdk.said if said["kind"] in ("disconnected", "error")]
+    client = node.client(first, kind, post_to=other, token=first.token("js"))
+    client.call("connect")
+    assert client.until("connected")[0]["transport"] == kind
+    sub = client.subscribed(name)
+    assert sub.told("subscribed")[0]["wasRecovering"] is False
+    sub.call("publish", {"n": 1})
+    other.publish(name, {"n": 2})
+    other.publish("notifications:js", "p1")
+    assert [(each["offset"], each["data"]["n"]) for each in sub.until("publication", 2)] == [(1, 1), (2, 2)]
+    client.until("publication")
+    assert client.call("rpc", "gateway.whoami", None)["data"]["user"] == "js"
+    wait_until(lambda: [each["user"] for each in sub.call("presence")["clients"].values()] == ["js"], "it is present")
+    first.process.kill()
+    first.process.wait()
+    for number in range(3, 60):
+        other.publish(name, {"n": number})
+    other.publish("notifications:js", "p2")
+    again = start_gateway(RULES, port=first.port)
+    sub.until("publication", 59)
+    again.publish(name, {"n": 60})
+    assert [(each["offset"], each["data"]["n"]) for each in sub.until("publication", 60)] == [(number, number) for number in range(1, 61)]
+    resubscribed = sub.until("subscribed", 2)[1]
+    assert (resubscribed["wasRecovering"], resubscribed["recovered"]) == (True, True)
+    assert client.data(2) == ["p1", "p2"]
+    assert client.told("disconnected") == []
+    client.call("disconnect")
 
 
-async def test_the_sdk_stays_away_after_an_invalid_token_and_comes_back_after_a_drain(
-    start_gateway: Start, npm: Future[Path], gateway: RunningGateway, kind: str
+def test_the_sdk_stays_away_after_an_invalid_token_and_comes_back_after_a_drain(
+    start_gateway: Start, node: Node, gateway: RunningGateway, kind: str
 ) -> None:
-    async with script(npm, kind, gateway, gateway, "garbage") as sdk:
-        assert (await sdk.until("disconnected"))[0]["code"] == 3500
+    refused = node.client(gateway, kind, token="garbage")
+    refused.call("connect")
+    assert refused.codes("disconnected", 1) == [3500]
     own = start_gateway(RULES)
-    async with script(npm, kind, own, own, own.token("js")) as sdk:
-        await sdk.until("subscribed")
-        assert await asyncio.to_thread(own.stop) == 0
-        start_gateway(RULES, port=own.port)
-        await sdk.until("connected", 2)
-        assert [said["code"] for said in await sdk.until("connecting", 2)][1] == 3001
-        await sdk.until("subscribed", 2)
+    client = node.client(own, kind, token=own.token("js"))
+    client.call("connect")
+    sub = client.subscribed(f"chat:sdk-{kind}")
+    assert own.stop() == 0
+    start_gateway(RULES, port=own.port)
+    client.until("connected", 2)
+    assert client.codes("connecting", 2)[1] == 3001
+    sub.until("subscribed", 2)
+    client.call("disconnect")
 
 
 # The SDK in a browser that comes to no WebSocket.

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ..kit.gateways import RunningGateway, Start
-from ..kit.javascript import Node, Script, SdkError, minted, node_of
+from ..kit.javascript import Node, Script, SdkError, minted
 from ..kit.sdks import RULES, answering, forget
 from ..kit.tokens import token
 from ..kit.waiting import wait_until
@@ -27,12 +25,6 @@ def gateway(start_gateway_once: Start) -> RunningGateway:
 def services(gateway: RunningGateway, valkey_url: str) -> Iterator[None]:
     with answering(valkey_url, gateway):
         yield
-
-
-@pytest.fixture(scope="module")
-def node(npm: Future[Path]) -> Iterator[Node]:
-    with node_of(npm) as node:
-        yield node
 
 
 @pytest.fixture(params=TRANSPORTS)

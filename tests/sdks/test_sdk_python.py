@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 from centrifuge import Filter, StreamPosition
 
 from ..kit.gateways import RunningGateway, Start
-from ..kit.sdks import RULES, Client, Told, answering, forget, giving, subscribed, until_clients
+from ..kit.sdks import RULES, Open, Told, answering, forget, giving, subscribed, until_clients
 from ..kit.tokens import token
 from ..kit.waiting import until
 
@@ -31,33 +31,6 @@ def services(gateway: RunningGateway, valkey_url: str) -> Iterator[None]:
 @pytest.fixture
 def channel(user: str) -> str:
     return f"chat:{user}"
-
-
-Open = Callable[..., Any]
-
-
-@pytest.fixture
-async def connect(gateway: RunningGateway, user: str) -> AsyncIterator[Open]:
-    """``await connect(token=…)``: a connected client and what it tells; ``ready=False`` does not wait for that."""
-    opened: list[Client] = []
-
-    async def open_client(ready: bool = True, at: RunningGateway = gateway, **options: Any) -> tuple[Client, Told]:
-        told = Told()
-        if "get_token" not in options:
-            options.setdefault("token", at.token(user))
-        client = Client(at.websocket_url, events=told, max_reconnect_delay=0.3, proxy=None, **options)  # type: ignore[arg-type]
-        opened.append(client)
-        await client.connect()
-        if ready:
-            await client.ready(5)
-        return client, told
-
-    yield open_client
-    for client in opened:
-        await client.disconnect()
-    # The SDK closes its transports in tasks of its own.
-    if closing := asyncio.all_tasks() - {asyncio.current_task()}:
-        await asyncio.wait(closing, timeout=5)
 
 
 # Connecting.
