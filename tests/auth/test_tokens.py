@@ -217,7 +217,7 @@ def test_an_expiry_within_the_leeway_is_accepted(claim: str) -> None:
     assert by_secret(leeway=30).connection(claiming(sub="u1", **{claim: int(time.time()) - 10})).user == "u1"
 
 
-def test_an_explicit_expiry_stands_above_the_other_one() -> None:
+def test_expire_at_counts_more_than_exp() -> None:
     now, checks = int(time.time()), by_secret()
     assert checks.connection(claiming(exp=now + 60)).expires_at == now + 60
     assert checks.connection(claiming(exp=now + 60, expire_at=now + 900)).expires_at == now + 900
@@ -291,7 +291,7 @@ def test_claims_that_cannot_be_used_are_an_invalid_token(claims: str) -> None:
         by_secret().connection(made(claims))
 
 
-def test_a_token_names_channels_with_what_it_says_of_them() -> None:
+def test_a_token_gives_its_channels_info_data_and_overrides() -> None:
     overrides = {
         "presence": {"value": False},
         "join_leave": {"value": True},
@@ -435,7 +435,7 @@ async def test_a_token_of_one_kind_shown_as_the_other_is_refused(gateway: Runnin
         assert await wire.error("subscribe", channel="ticket:1", token=claiming(sub="u1", channels=["ticket:1"])) == 103
 
 
-async def test_the_reply_to_connect_says_when_the_connection_ends(gateway: RunningGateway) -> None:
+async def test_the_reply_to_connect_has_the_seconds_until_the_connection_ends(gateway: RunningGateway) -> None:
     now = int(time.time())
     async with client(gateway, token=claiming(sub="u1", exp=now + 60, expire_at=now + 900)) as wire:
         assert wire.connected["expires"] is True and 890 <= wire.connected["ttl"] <= 900
@@ -767,7 +767,7 @@ async def by_subscription(gateway: RunningGateway, token: str) -> int:
     async with client(gateway) as wire:
         await wire.send({"id": 1, "subscribe": {"channel": "ticket:1", "token": token}}, {"id": 2, "rpc": {"method": "gateway.time"}})
         answers = {answer["id"]: answer for answer in [await wire.next(), await wire.next()]}
-        assert "rpc" in answers[2], "what comes behind it is answered"
+        assert "rpc" in answers[2], "the next command is answered"
         return answers[1].get("error", {}).get("code", 0)
 
 
@@ -856,7 +856,7 @@ BROKEN = "-----BEGIN PUBLIC KEY-----\nbm90IGEga2V5\n-----END PUBLIC KEY-----\n"
     ],
     ids=lambda value: str(value)[:60],
 )
-def test_keys_that_cannot_be_used_are_told_in_one_line(tmp_path: Path, settings: dict[str, Any], says: str) -> None:
+def test_keys_that_cannot_be_used_are_reported_in_one_line(tmp_path: Path, settings: dict[str, Any], says: str) -> None:
     (tmp_path / "empty.pem").write_text("")
     (tmp_path / "broken.pem").write_text(BROKEN)
     (tmp_path / "one-broken.pem").write_text(pem(P256) + BROKEN)
@@ -906,7 +906,7 @@ async def test_a_token_within_the_leeway_keeps_its_connection_as_long_as_any_oth
         assert (await wire.ask("connect", token=claiming(sub="u1", exp=time.time() - 61)))["error"]["code"] == 109
 
 
-async def test_whoever_needs_a_key_right_after_an_answer_does_not_ask_again(key_server: KeyServer) -> None:
+async def test_a_token_that_needs_a_key_right_after_an_answer_does_not_ask_again(key_server: KeyServer) -> None:
     key_server.hold(jwk(RSA_KEY, "r"))
     checks = by_url(key_server)
     await checks.learn()

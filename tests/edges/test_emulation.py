@@ -164,7 +164,7 @@ async def line(gateway: Any, kind: str, user: str = "u1", *, subscribe: str = ""
 # The stream.
 
 
-async def test_the_reply_to_connect_says_where_commands_go(gateway: RunningGateway, kind: str) -> None:
+async def test_the_reply_to_connect_names_the_session_and_the_node_that_commands_go_to(gateway: RunningGateway, kind: str) -> None:
     async with line(gateway, kind) as one, line(gateway, kind) as two:
         assert one.connected["node"] == two.connected["node"]
         assert one.connected["session"] != two.connected["session"] and len(one.connected["session"]) >= 32
@@ -181,7 +181,7 @@ async def test_the_streams_look_as_the_sdk_expects(gateway: RunningGateway) -> N
         assert plain.stream.body.startswith(b'{"id":1,"connect":') and plain.stream.body.count(b"\n") == 1
 
 
-async def test_a_websocket_is_told_of_no_session(gateway: RunningGateway) -> None:
+async def test_a_websockets_connect_reply_has_no_session_and_no_node(gateway: RunningGateway) -> None:
     async with client(gateway) as wire:
         assert "session" not in wire.connected and "node" not in wire.connected
 
@@ -194,7 +194,7 @@ async def test_sse_may_be_opened_by_post(gateway: RunningGateway) -> None:
         assert "connect" in await found.next()
 
 
-async def test_it_subscribes_publishes_and_asks(gateway: RunningGateway, kind: str, channel: str) -> None:
+async def test_an_emulated_client_subscribes_publishes_and_asks(gateway: RunningGateway, kind: str, channel: str) -> None:
     async with line(gateway, kind, subscribe=channel) as here:
         assert (await here.ask("rpc", method="gateway.whoami"))["rpc"]["data"]["user"] == "u1"
         assert await here.post({"id": 7, "publish": {"channel": channel, "data": {"ü": "\n😀"}}}) == 204
@@ -206,7 +206,7 @@ async def test_it_subscribes_publishes_and_asks(gateway: RunningGateway, kind: s
         assert (await here.ask("unsubscribe", channel=channel))["unsubscribe"] == {}
 
 
-async def test_it_is_present(gateway: RunningGateway, kind: str, channel: str) -> None:
+async def test_an_emulated_client_is_present(gateway: RunningGateway, kind: str, channel: str) -> None:
     async with line(gateway, kind, subscribe=channel) as here:
         async with asyncio.timeout(SECONDS):
             while not (there := (await here.ask("presence", channel=channel))["presence"]["presence"]):
@@ -247,19 +247,19 @@ async def test_pings_come_and_pongs_may_come_twice(restless: RunningGateway, kin
         assert "rpc" in await here.ask("rpc", method="gateway.time")
 
 
-async def test_who_does_not_answer_pings_is_closed(restless: RunningGateway, kind: str) -> None:
+async def test_a_client_that_does_not_answer_pings_is_closed(restless: RunningGateway, kind: str) -> None:
     async with line(restless, kind) as here:
         assert await here.ended() == (3012, "no pong")
 
 
-async def test_a_service_steers_it_as_any_client(pair: Pair, kind: str) -> None:
+async def test_a_service_disconnects_an_emulated_client_like_any_other(pair: Pair, kind: str) -> None:
     user = secrets.token_hex(4)
     async with line(pair.here, kind, user) as here:
         await pair.there.ask("disconnect", user=user, disconnect={"code": 4501, "reason": "go"})
         assert await here.ended() == (4501, "go")
 
 
-async def test_a_drain_sends_it_elsewhere(start_gateway: Start, kind: str) -> None:
+async def test_a_drain_closes_an_emulated_client_with_3001(start_gateway: Start, kind: str) -> None:
     gateway = start_gateway(RULES)
     async with line(gateway, kind) as here:
         gateway.process.send_signal(signal.SIGTERM)
@@ -283,7 +283,9 @@ async def test_a_drain_sends_it_elsewhere(start_gateway: Start, kind: str) -> No
         ),
     ],
 )
-async def test_a_refused_connect_is_told_and_the_stream_ends(gateway: RunningGateway, kind: str, token: str, answers: list[Any]) -> None:
+async def test_a_refused_connect_is_answered_and_the_stream_ends(
+    gateway: RunningGateway, kind: str, token: str, answers: list[Any]
+) -> None:
     given = gateway.token(seconds=-5) if token == "expired" else token
     async with opened(gateway, kind, {"id": 1, "connect": {"token": given}}) as here:
         assert here.stream.status == 200
@@ -324,7 +326,7 @@ async def test_tokens_reach_no_log(gateway: RunningGateway, kind: str) -> None:
         ("OPTIONS", "/emulation", b"", {"Origin": "https://evil.example.org"}, 403),
     ],
 )
-async def test_what_cannot_be_is_refused_plainly(
+async def test_requests_that_cannot_be_served_have_a_plain_status(
     gateway: RunningGateway, method: str, path: str, body: bytes, headers: dict[str, str], status: int
 ) -> None:
     async with await Socket.open(gateway) as raw:
@@ -370,7 +372,7 @@ async def test_a_service_finds_a_client_by_its_session_alone(pair: Pair, kind: s
         assert "rpc" in await two.ask("rpc", method="gateway.time"), "the user's other client was not meant"
 
 
-async def test_a_post_to_nobody_is_a_404(pair: Pair, kind: str) -> None:
+async def test_a_post_to_an_unknown_session_or_process_is_a_404(pair: Pair, kind: str) -> None:
     async with line(pair.here, kind) as here, line(pair.there, kind) as there:
         for reached in pair:
             for node in (here.connected["node"], there.connected["node"], "", "nobody", "x" * 3000, "a\nb\0"):
@@ -434,19 +436,19 @@ async def test_a_post_for_a_process_that_hangs_is_a_503(pair: Pair, start_gatewa
     ],
     ids=["empty", "text", "binary", "list", "nothing in it", "numbers", "object as data", "not UTF-8", "deep", "large data", "large"],
 )
-def test_a_post_that_is_none_is_refused(gateway: RunningGateway, body: bytes, status: int) -> None:
+def test_a_malformed_post_is_refused(gateway: RunningGateway, body: bytes, status: int) -> None:
     assert gateway.http("POST", "/emulation", body)[0] == status
 
 
 @pytest.mark.parametrize("data", ["", "\n", "{", '{"id":1}', "[" * 5000], ids=["empty", "newline", "half", "no method", "deep"])
-async def test_commands_that_are_none_end_the_session_as_over_websocket(pair: Pair, kind: str, data: str) -> None:
+async def test_malformed_commands_end_the_session_as_over_websocket(pair: Pair, kind: str, data: str) -> None:
     for reached in pair:
         async with line(pair.here, kind) as here:
             assert await post(reached, here.connected["session"], here.connected["node"], data) == 204
             assert await here.ended() == (3501, "bad request")
 
 
-async def test_half_an_emoji_is_mended(pair: Pair, channel: str) -> None:
+async def test_half_of_a_surrogate_pair_becomes_a_replacement_character(pair: Pair, channel: str) -> None:
     for reached in pair:
         async with line(pair.here, "sse", subscribe=channel) as here:
             command = json.dumps({"id": 3, "publish": {"channel": channel, "data": "\ud83d"}})
@@ -516,7 +518,7 @@ async def test_commands_that_came_while_it_did_not_read_are_answered_when_it_doe
 @pytest.mark.parametrize(
     "waiting", [[{"id": 3, "rpc": {"method": "x", "data": FILL}}], [{"id": 3, "rpc": {}}] * 1000], ids=["large", "many"]
 )
-async def test_who_sends_on_and_reads_nothing_is_ended(gateway: RunningGateway, kind: str, waiting: list[Any]) -> None:
+async def test_a_client_that_sends_on_and_reads_nothing_is_closed(gateway: RunningGateway, kind: str, waiting: list[Any]) -> None:
     """There is no socket to stop reading from; what waits has a bound of its own."""
     user = secrets.token_hex(4)
     await asyncio.to_thread(publish_many, gateway, f"member:{user}", [FILL] * 60)
@@ -547,7 +549,7 @@ async def plain_server(valkey_url: str, tmp_path: Path) -> AsyncIterator[Any]:
     await running
 
 
-async def test_it_works_in_another_asgi_server(plain_server: Any, kind: str) -> None:
+async def test_emulation_works_in_another_asgi_server(plain_server: Any, kind: str) -> None:
     async with line(plain_server, kind, subscribe="posts:1") as here:
         assert (await here.ask("rpc", method="gateway.whoami"))["rpc"]["data"]["user"] == "u1"
         assert await here.post("nonsense") == 204

@@ -309,7 +309,7 @@ class Reading:
 
 
 def read_events(body: bytes) -> Reading:
-    """An event is complete with the blank line behind it. Source: the HTML standard, 9.2.6."""
+    """An event is complete with the blank line after it. Source: the HTML standard, 9.2.6."""
     reading = Reading()
     name, data, mark, had_id = "", None, "", False
     for line in body.split(b"\n")[:-1]:

@@ -121,7 +121,7 @@ def process(*arguments: Any, **options: Any) -> Iterator[Process]:
 
 
 def end_embedded(data_dir: Path) -> None:
-    """Ends a server that a killed gateway left behind."""
+    """Ends the server that a killed gateway left running."""
     with contextlib.suppress(valkey.ValkeyError), valkey.Valkey(unix_socket_path=str(socket_path(data_dir))) as client:
         client.shutdown(nosave=True)
 

@@ -137,7 +137,7 @@ async def subscribed(client: Client, channel: str, **options: Any) -> tuple[Any,
 
 
 async def until_clients(subscription: Any, count: int) -> dict[str, Any]:
-    """Presence, once so many are there: who enters is told to Valkey a moment later."""
+    """Presence, once so many are there: it is written to Valkey a moment later."""
     async with asyncio.timeout(5):
         while len(clients := (await subscription.presence()).clients) != count:
             await asyncio.sleep(0.01)
