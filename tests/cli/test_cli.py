@@ -26,9 +26,8 @@ from typing import Any
 import jwt
 import pytest
 
-from ..kit.forks import Program
 from ..kit.gateways import RunningGateway, Start
-from ..kit.programs import ENVIRONMENT, Outcome, Process, cpu_seconds, end_embedded, pid_of_embedded, process, run, runs
+from ..kit.programs import ENVIRONMENT, Outcome, Process, cpu_seconds, end_embedded, forked, pid_of_embedded, process, run, runs
 from ..kit.waiting import wait_until
 
 
@@ -142,13 +141,10 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 
 def begun(path: Path, places: dict[str, Any], line: str, text: str = "") -> Callable[[], Outcome]:
-    file, output, error = (path.with_name(f"{path.name}.{kind}") for kind in ("toml", "out", "error"))
-    places = places | {"file": file}
-    file.write_text(Template(text).substitute(places))
+    places = places | {"file": f"{path}.toml"}
     words = shlex.split(Template(line).substitute(places))
     variables = dict(word.split("=") for word in words if word.startswith("GATEWAY_"))
-    program = Program("gateway.cli", output, error, *words[len(variables) :], environment=variables)
-    return lambda: Outcome(program.wait(60), output.read_text(), error.read_text())
+    return forked(path, *words[len(variables) :], text=Template(text).substitute(places), environment=variables)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -469,7 +469,7 @@ async def test_a_subscription_token_that_does_not_fit_is_refused(
     gateway: RunningGateway, user: str, channel_claim: str, seconds: int, outcome: tuple[str, int]
 ) -> None:
     async with client(gateway) as wire:
-        token = gateway.token(user, channel=channel_claim, seconds=seconds)
+        token = gateway.token(user, channel=channel_claim or None, seconds=seconds)
         await wire.send({"id": 7, "subscribe": {"channel": "ticket:1", "token": token}})
         if outcome[0] == "error":
             assert (await wire.next())["error"]["code"] == outcome[1]
