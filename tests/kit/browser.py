@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # the packages whose tests have no browser do not wait for it
 __all__ = [
     "BLANK",
     "BLOCKED_WEBSOCKET",
+    "FOLLOW",
     "browser",
     "context",
     "cut",
@@ -79,7 +80,7 @@ def browser() -> Iterator[Browser]:
 def context(browser: Browser) -> BrowserContext:
     """One for all tests: a tab's storage is its own, and nothing else is kept."""
     context = browser.new_context()
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(20_000)
     return context
 
 

@@ -19,7 +19,7 @@ from typing import Any, Self
 from urllib.parse import urlencode
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
 
 from .gateways import CLOSED_RULES, RULES  # noqa: F401
 from .publishing import edits, publish_many  # noqa: F401
@@ -27,6 +27,7 @@ from .waiting import eventually
 
 NONE: Mapping[str, str] = {}
 SECONDS = 10.0  # how long a test waits for what should come at once
+LOST = (OSError, EOFError, TimeoutError, ConnectionClosed, InvalidHandshake, InvalidMessage)  # how a connection fails or ends
 
 
 def frame(payload: bytes = b"", opcode: int = 1, *, fin: bool = True, masked: bool = True, bits: int = 0) -> bytes:

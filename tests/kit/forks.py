@@ -17,7 +17,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Program", "program", "start"]
+__all__ = ["Program", "barrier", "program", "replace", "start"]
 
 PRELOADED = (
     "pytest",  # the main module of a run without workers
@@ -38,6 +38,11 @@ NONE: Mapping[str, Any] = {}
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(list(PRELOADED))
+
+
+def barrier(parties: int) -> Any:
+    """So many processes pass it together; given to ``start`` as an argument."""
+    return _context.Barrier(parties)
 
 
 def start(work: Callable[..., Awaitable[None] | None], *arguments: Any) -> BaseProcess:
@@ -61,17 +66,18 @@ def program(module: str, output: Path, error: Path, environment: Mapping[str, st
         del os.environ[name]
     os.environ |= environment
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job is started with it ignored
-    for name, value in constants.items():
-        _replace(name, value)
+    replace(constants)
     sys.argv = ["gateway", *arguments]
     import_module(module).main()
 
 
-def _replace(name: str, value: Any) -> None:
-    place, _, constant = name.rpartition(".")
-    holder = import_module(place)
-    assert hasattr(holder, constant), f"there is no {name}"
-    setattr(holder, constant, value)
+def replace(constants: Mapping[str, Any]) -> None:
+    """In this process: {"gateway.store.link.BEAT_SECONDS": 0.25}."""
+    for name, value in constants.items():
+        place, _, constant = name.rpartition(".")
+        holder = import_module(place)
+        assert hasattr(holder, constant), f"there is no {name}"
+        setattr(holder, constant, value)
 
 
 class Program:

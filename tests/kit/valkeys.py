@@ -47,7 +47,8 @@ class OwnValkey:
         self._server: EmbeddedServer | None = None
 
     def start(self) -> None:
-        self._server = EmbeddedServer(self.data_dir)
+        if self._server is None:
+            self._server = EmbeddedServer(self.data_dir)
         self._server.start()
 
     def pid(self) -> int:
