@@ -21,8 +21,6 @@ from urllib.parse import urlencode
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
 
-from .gateways import CLOSED_RULES, RULES  # noqa: F401
-from .publishing import edits, publish_many  # noqa: F401
 from .waiting import eventually
 
 NONE: Mapping[str, str] = {}
