@@ -9,17 +9,11 @@ from .kit.browser import browser, context, page
 from .kit.bystander import bystander, log, nobody_else_notices
 from .kit.channels import channel, user
 from .kit.databases import database, database_url, migrated_url, postgresql
-from .kit.gateways import API_KEY, RunningGateway, Start, edge, prefix, start_gateway, start_gateway_once
-from .kit.javascript import npm
-from .kit.tokens import SECRET
+from .kit.gateways import edge, prefix, start_gateway, start_gateway_once
+from .kit.javascript import node, npm
 from .kit.valkeys import own, store, valkey_url
-from .kit.waiting import until, wait_until
 
 __all__ = [
-    "API_KEY",
-    "SECRET",
-    "RunningGateway",
-    "Start",
     "browser",
     "bystander",
     "channel",
@@ -30,6 +24,7 @@ __all__ = [
     "log",
     "migrated_url",
     "nobody_else_notices",
+    "node",
     "npm",
     "own",
     "page",
@@ -38,47 +33,19 @@ __all__ = [
     "start_gateway",
     "start_gateway_once",
     "store",
-    "until",
     "user",
     "valkey_url",
-    "wait_until",
 ]
 
 # Two cores are shared with other people's work: how long an example takes says nothing here.
 settings.register_profile("gateway", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 settings.load_profile("gateway")
 
-LONG = (  # test files, by how long they take
-    *(
-        "emulation",
-        "rpc",
-        "relay",
-        "cli",
-        "browser",
-        "bad_input",
-        "slow_clients",
-        "reactions",
-        "reviews",
-        "demo",
-        "tokens",
-        "recovery_model",
-        "faults",
-    ),
-    *(
-        "tickets",
-        "sse",
-        "browser_rights",
-        "clients",
-        "websocket",
-        "devices",
-        "requests",
-        "sdk_js",
-        "rights",
-        "control",
-        "sdk_python",
-        "posts",
-    ),
-)
+# Test files, by how long they take.
+LONG = """
+emulation rpc relay cli browser restarts slow_clients reactions reviews demo keys recovery_model faults sse websocket devices reading
+browser_rights sdk_js rights control bad_input time_limits sdk_python tokens drain posts
+""".split()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -26,9 +26,8 @@ from typing import Any
 import jwt
 import pytest
 
-from ..kit.forks import Program
 from ..kit.gateways import RunningGateway, Start
-from ..kit.programs import ENVIRONMENT, Outcome, Process, cpu_seconds, end_embedded, pid_of_embedded, process, run, runs
+from ..kit.programs import ENVIRONMENT, Outcome, Process, cpu_seconds, end_embedded, forked, pid_of_embedded, process, run, runs
 from ..kit.waiting import wait_until
 
 
@@ -142,17 +141,14 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 
 def begun(path: Path, places: dict[str, Any], line: str, text: str = "") -> Callable[[], Outcome]:
-    file, output, error = (path.with_name(f"{path.name}.{kind}") for kind in ("toml", "out", "error"))
-    places = places | {"file": file}
-    file.write_text(Template(text).substitute(places))
+    places = places | {"file": f"{path}.toml"}
     words = shlex.split(Template(line).substitute(places))
     variables = dict(word.split("=") for word in words if word.startswith("GATEWAY_"))
-    program = Program("gateway.cli", output, error, *words[len(variables) :], environment=variables)
-    return lambda: Outcome(program.wait(60), output.read_text(), error.read_text())
+    return forked(path, *words[len(variables) :], text=Template(text).substitute(places), environment=variables)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_cannot_work_is_one_line_and_a_status(failures: dict[str, Callable[[], Outcome]], name: str) -> None:
+def test_a_command_that_cannot_work_prints_one_line_and_has_its_status(failures: dict[str, Callable[[], Outcome]], name: str) -> None:
     _, status, words, *_ = CASES[name]
     file = f"{name.replace(' ', '_')}.toml"
     failures[name]().fails(status, *(word.replace("$file", file) for word in words))
@@ -192,7 +188,7 @@ def test_publish_history_and_subscribe_work_together(gateway: RunningGateway, us
         foreign.result().fails(1, "began anew", "other:1")
 
 
-def test_lines_are_published_in_order_and_a_bad_one_is_told(gateway: RunningGateway, used: list[str]) -> None:
+def test_lines_are_published_in_order_and_bad_ones_are_reported(gateway: RunningGateway, used: list[str]) -> None:
     documents = [json.dumps({"n": number}).encode() for number in range(3000)]
     body = b"\n".join([*documents[:1000], b"no json", b"", *documents[1000:], b"\xff\xfe"]) + b"\n"
     outcome = run("publish", "endless:lines", "-", *used, stdin=body)
@@ -237,7 +233,7 @@ def test_a_token_is_minted_that_the_gateway_takes(gateway: RunningGateway) -> No
     assert gateway.http("GET", "/history?channel=posts:1", None, {"Authorization": f"Bearer {token}"})[0] == 200
 
 
-def test_check_says_that_all_is_fine_and_what_is_doubtful(gateway: RunningGateway, tmp_path: Path) -> None:
+def test_check_reports_what_is_fine_and_what_is_doubtful(gateway: RunningGateway, tmp_path: Path) -> None:
     file = tmp_path / "doubtful.toml"
     file.write_text(
         f'data_dir = "{gateway.data_dir}"\nallowed_origins = ["*"]\n[tokens]\nhmac_secret = "short"\n[insecure]\nclients = true\napi = true\n'
@@ -270,7 +266,7 @@ def test_output_into_a_closed_pipe_is_no_traceback(gateway: RunningGateway, used
         assert "Traceback" not in history.stderr.read().decode()
 
 
-def test_subscribe_follows_channels_and_starts_where_it_is_told(gateway: RunningGateway, used: list[str]) -> None:
+def test_subscribe_follows_channels_from_the_position_that_is_asked_for(gateway: RunningGateway, used: list[str]) -> None:
     gateway.api("batch", commands=[{"publish": {"channel": "posts:follow", "data": number}} for number in (1, 2, 3)])
     epoch = gateway.api("history", channel="posts:follow")["result"]["epoch"]
     with (

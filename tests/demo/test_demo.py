@@ -127,7 +127,7 @@ def test_two_members_one_cut_off_meanwhile_see_the_same_in_the_end(tab: Tab) -> 
     expect(bob.get_by_test_id("post").filter(has_text="Fog on the river")).to_have_count(1)
 
 
-def test_who_is_responded_and_reacted_to_hears_the_bell_on_all_tabs_and_reads_on_all(tab: Tab) -> None:
+def test_a_response_and_a_reaction_ring_the_authors_bell_on_all_tabs_and_reading_one_reads_all(tab: Tab) -> None:
     carla, again, dora = tab("carla"), tab("carla"), tab("dora")
     for page in (carla, dora):
         subject(page, "mezze")
@@ -174,7 +174,7 @@ def test_a_reaction_is_one_a_member_and_moves_and_goes(tab: Tab) -> None:
     expect(seen.get_by_test_id("count")).to_have_text(re.compile("^0?$"))
 
 
-def test_what_comes_while_away_is_on_the_bell_on_return(tab: Tab, demo: Demo) -> None:
+def test_notifications_that_came_while_away_are_on_the_bell_on_return(tab: Tab, demo: Demo) -> None:
     gil = tab("gil")
     subject(gil, "kiosk")
     write_review(gil, "Plum cake, no hurry.")
@@ -202,7 +202,7 @@ def test_nothing_is_wider_than_a_phone(browser: Browser, demo: Demo) -> None:
     context.close()
 
 
-# The API behind it.
+# The API under it.
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,9 @@ def test_nothing_is_wider_than_a_phone(browser: Browser, demo: Demo) -> None:
         ("POST", "enter", {"name": "<img>"}, 422, "letters"),
     ],
 )
-def test_what_cannot_be_is_refused_with_a_sentence(demo: Demo, method: str, path: str, body: Any, status: int, says: str | None) -> None:
+def test_requests_that_cannot_be_served_are_answered_with_a_sentence(
+    demo: Demo, method: str, path: str, body: Any, status: int, says: str | None
+) -> None:
     token = demo.call("POST", "enter", {"name": "mallory"})[1]["token"]
     got, answer = demo.call(method, path, body, token)
     assert got == status
@@ -236,13 +238,13 @@ def test_what_cannot_be_is_refused_with_a_sentence(demo: Demo, method: str, path
 
 
 @pytest.mark.parametrize("token", ["", "nonsense"])
-def test_without_a_member_nothing_is_told(demo: Demo, token: str) -> None:
+def test_without_a_members_token_the_demo_answers_401(demo: Demo, token: str) -> None:
     for path in ("state", "posts?channel=town", "reviews?subject=nori"):
         assert demo.call("GET", path, None, token)[0] == 401
 
 
 @pytest.mark.parametrize("path", ["", "main.js", "css/base.css", "nowhere.js", "api/me", "api/nowhere"])
-def test_its_answers_say_what_browsers_must_not_do(demo: Demo, path: str) -> None:
+def test_the_demos_answers_have_the_headers_that_restrict_browsers(demo: Demo, path: str) -> None:
     try:
         answer = urllib.request.urlopen(f"{demo.url}/demo/{path}")
     except urllib.error.HTTPError as error:

@@ -284,7 +284,7 @@ def test_a_batch_in_sequence_publishes_in_order(gateway: RunningGateway, channel
 # History.
 
 
-def test_history_of_the_server(gateway: RunningGateway, channel: str) -> None:
+def test_the_server_api_reads_history_in_both_directions(gateway: RunningGateway, channel: str) -> None:
     publish_many(gateway, channel, list(range(1, 11)))
     epoch = gateway.api("history", channel=channel)["result"]["epoch"]
 
@@ -313,7 +313,7 @@ def test_all_of_a_long_history_comes_with_limit_minus_one(gateway: RunningGatewa
     assert offsets == list(range(1, 1601))
 
 
-def test_history_keeps_tags_and_who_published(gateway: RunningGateway, channel: str) -> None:
+def test_history_has_the_tags_of_a_publication(gateway: RunningGateway, channel: str) -> None:
     gateway.publish(channel, 1, tags={"a": "b"})
     assert gateway.api("history", channel=channel, limit=1)["result"]["publications"] == [{"data": 1, "offset": 1, "tags": {"a": "b"}}]
 
@@ -524,7 +524,7 @@ async def test_malformed_messages_of_the_gateway_itself_break_nothing(
         gateway.publish(channel, "after")
         message = await wire.publication()
         while message["data"] != "after":
-            assert "offset" not in message, "only an ephemeral one may stand before it"
+            assert "offset" not in message, "only an ephemeral one may come before it"
             message = await wire.publication()
         assert message["offset"] == 1
         gateway.publish(channel, "again")

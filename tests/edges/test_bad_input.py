@@ -137,7 +137,7 @@ async def test_connect_without_an_id_is_a_bad_request(gateway: RunningGateway) -
     await closes_with(gateway, frame(json.dumps({"connect": {"token": gateway.token()}}).encode()), 3501, "bad request", connect=False)
 
 
-async def test_a_message_to_the_server_itself_finds_nobody(gateway: RunningGateway, log: Log) -> None:
+async def test_a_message_to_the_server_itself_is_refused_as_not_available(gateway: RunningGateway, log: Log) -> None:
     await closes_with(gateway, frame(b'{"send":{"data":{"x":1}}}'), 3508, "not available")
     await log.says("closed: 3508 not available")
 
@@ -267,7 +267,7 @@ async def test_a_command_that_cannot_be_is_refused_and_the_connection_stays(gate
 
 @pytest.mark.parametrize("depth", [300, 1000])
 @pytest.mark.parametrize("opening, closing", [(b"[", b"]"), (b'{"a":', b"}")], ids=["arrays", "objects"])
-async def test_deeply_nested_data_is_a_bad_request_and_reaches_nobody(
+async def test_deeply_nested_data_is_a_bad_request_and_is_not_published(
     gateway: RunningGateway, log: Log, opening: bytes, closing: bytes, depth: int
 ) -> None:
     deep = opening * depth + b"1" + closing * depth
@@ -299,7 +299,7 @@ async def test_deep_connect_data_does_not_end_the_process(gateway: RunningGatewa
         assert (opcode == 1 and "connect" in json.loads(payload)) or (opcode == 8 and int.from_bytes(payload[:2]) == 3501)
 
 
-async def test_a_position_from_the_future_is_not_recovered_and_says_where_the_channel_is(gateway: RunningGateway) -> None:
+async def test_a_position_from_the_future_is_not_recovered_and_answered_with_the_channels(gateway: RunningGateway) -> None:
     epoch = gateway.publish("chat:future", 1)["epoch"]
     async with client(gateway) as wire:
         result = await wire.result("subscribe", channel="chat:future", recover=True, epoch=epoch, offset=1000)
@@ -328,7 +328,7 @@ async def test_an_event_id_that_is_none_of_ours_is_a_gap(gateway: RunningGateway
 
 
 @pytest.mark.parametrize("since", ["x", "e:", f"e:{2**53 + 1}", "e:99999999999999999999", "e:-1", "e:1.5"])
-async def test_a_position_that_is_none_is_a_bad_request_over_http(gateway: RunningGateway, log: Log, since: str) -> None:
+async def test_a_malformed_position_is_a_bad_request_over_http(gateway: RunningGateway, log: Log, since: str) -> None:
     status, body = gateway.http("GET", f"/history?channel=chat:1&since={since}", headers={"Authorization": f"Bearer {gateway.token()}"})
     assert (status, json.loads(body)["error"]["code"]) == (400, 107)
     await log.says("history: refused with 107")
@@ -386,7 +386,7 @@ async def test_a_token_that_is_not_ours_is_refused_by_the_other_edges(gateway: R
     assert "Traceback" not in log.text
 
 
-async def test_an_expired_token_is_told_so_and_the_connection_ends(gateway: RunningGateway, log: Log) -> None:
+async def test_an_expired_token_is_answered_with_109_and_the_connection_ends(gateway: RunningGateway, log: Log) -> None:
     async with opened(gateway) as wire:
         await wire.send({"id": 1, "connect": {"token": gateway.token(seconds=-10)}}, {"id": 2, "subscribe": {"channel": "open:1"}})
         code, _ = await wire.ended()
@@ -403,8 +403,8 @@ async def test_an_expired_token_opens_no_stream_and_no_history(gateway: RunningG
     assert (status, json.loads(body)["error"]["code"]) == (401, 109)
 
 
-async def test_an_explicit_expiry_counts_like_the_other_one(gateway: RunningGateway) -> None:
-    """``expire_at`` stands above ``exp``: a token whose time is over by it is expired."""
+async def test_a_token_that_is_expired_by_expire_at_is_refused(gateway: RunningGateway) -> None:
+    """``expire_at`` counts more than ``exp``."""
     expired = gateway.token(expire_at=int(time.time()) - 10)
     async with opened(gateway) as wire:
         await wire.send({"id": 1, "connect": {"token": expired}})
@@ -486,14 +486,14 @@ async def test_a_head_without_end_is_cut_off(gateway: RunningGateway, log: Log) 
     ],
     ids=str,
 )
-async def test_a_handshake_that_is_none_is_refused(gateway: RunningGateway, log: Log, missing: dict[str, str], status: int | None) -> None:
+async def test_an_incomplete_handshake_is_refused(gateway: RunningGateway, log: Log, missing: dict[str, str], status: int | None) -> None:
     async with await Socket.open(gateway) as raw:
         answered = await raw.upgrade(headers=missing)
         assert answered == status if status else 400 <= answered < 500
     assert "Traceback" not in log.text
 
 
-async def test_a_handshake_behind_a_request_without_its_answer_is_refused(gateway: RunningGateway, log: Log) -> None:
+async def test_a_handshake_after_an_unanswered_request_is_refused(gateway: RunningGateway, log: Log) -> None:
     """The answer would come between the frames."""
     handshake = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
     async with await Socket.open(gateway) as raw:

@@ -73,7 +73,7 @@ def gateway(start_gateway_once: Start, edge: str) -> RunningGateway:
 
 
 @pytest.mark.parametrize(("method", "path", "headers", "body", "status"), ANSWERS)
-async def test_every_answer_says_what_browsers_must_not_do(
+async def test_every_answer_has_the_headers_that_restrict_browsers(
     gateway: RunningGateway, method: str, path: str, headers: dict[str, str], body: bytes, status: int
 ) -> None:
     async with await Socket.open(gateway) as raw:
@@ -86,7 +86,7 @@ async def test_every_answer_says_what_browsers_must_not_do(
     assert said.get("content-type", "").startswith("text/html") == ((path, status) == ("/", 200) or path.endswith(".html"))
 
 
-async def test_what_an_answer_says_already_is_not_said_twice(gateway: RunningGateway) -> None:
+async def test_no_header_of_an_answer_is_there_twice(gateway: RunningGateway) -> None:
     for path in ("/", "/health/live", "/sse?channel=open:1"):
         async with await Socket.open(gateway) as raw:
             await raw.send(f"GET {path} HTTP/1.1\r\nHost: gateway.test\r\n\r\n".encode())
@@ -95,7 +95,7 @@ async def test_what_an_answer_says_already_is_not_said_twice(gateway: RunningGat
         assert len(names) == len(set(names)), text
 
 
-async def test_a_page_that_did_not_change_is_as_safe(gateway: RunningGateway) -> None:
+async def test_an_answer_without_a_body_has_the_same_headers(gateway: RunningGateway) -> None:
     async with await Socket.open(gateway) as raw:
         _, said, _ = await raw.request("GET", "/static/gateway.js")
         status, said, _ = await raw.request("GET", "/static/gateway.js", {"If-None-Match": said["etag"]})

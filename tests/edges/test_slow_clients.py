@@ -76,7 +76,7 @@ async def test_a_slow_client_among_several_channels_gets_each_in_order(gateway: 
         assert offsets == {"endless:one": list(range(1, 161)), "endless:two": list(range(1, 161))}
 
 
-async def test_a_slow_client_whose_position_was_trimmed_away_is_told(gateway: RunningGateway) -> None:
+async def test_a_slow_client_whose_position_was_trimmed_away_is_unsubscribed(gateway: RunningGateway) -> None:
     async with await connected_socket(gateway, "short:slow", small=True) as raw:
         await asyncio.to_thread(publish_many, gateway, "short:slow", filled(range(300)))  # history keeps five
         seen = []
@@ -105,7 +105,7 @@ async def test_a_slow_client_of_a_channel_without_history_is_closed(gateway: Run
 
 
 async def test_a_slow_client_of_its_own_channel_that_missed_some_is_closed(gateway: RunningGateway, log: Log) -> None:
-    """A server-side subscription has no unsubscribe push to be told by: the connection closes with 3010."""
+    """A server-side subscription has no unsubscribe push: the connection closes with 3010."""
     async with await connected_socket(gateway, user="slowpoke", small=True) as raw:
         await asyncio.to_thread(publish_many, gateway, "notifications:slowpoke", filled(range(200)))
         gateway.api("history_remove", channel="notifications:slowpoke")
@@ -163,8 +163,8 @@ async def _follower(gateway: RunningGateway, kind: str) -> Socket:
     return raw
 
 
-async def test_a_pipe_that_breaks_is_no_end(start_gateway: Start) -> None:
-    """SIGPIPE is what the kernel sends to whoever writes to a connection that the client has reset."""
+async def test_a_broken_pipe_does_not_end_the_gateway(start_gateway: Start) -> None:
+    """SIGPIPE is what the kernel sends to a process that writes to a connection that the client has reset."""
     gateway = start_gateway(RULES)
     gateway.process.send_signal(signal.SIGPIPE)
     assert gateway.http("GET", "/health/live")[0] == 200

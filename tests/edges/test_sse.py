@@ -50,7 +50,7 @@ async def test_publications_are_nameless_events_with_ids(gateway: RunningGateway
         assert event.data == {"channel": channel, "offset": 1, "data": {"title": "ü\n"}, "tags": {"a": "b"}}
 
 
-async def test_the_publisher_is_told_where_a_client_published(gateway: RunningGateway, channel: str) -> None:
+async def test_the_info_of_a_publication_names_the_connection_that_published_it(gateway: RunningGateway, channel: str) -> None:
     async with stream(gateway, channel) as events, client(gateway, "u2", subscribe=channel) as wire:
         await events.connected()
         await wire.result("publish", channel=channel, data=1)
@@ -81,7 +81,7 @@ async def test_several_channels_share_a_stream_and_every_id_holds_all_positions(
             assert event.id == ",".join(f"{epoch}:{offset}" for epoch, offset in zip(epochs, positions, strict=True))
 
 
-async def test_a_channel_named_twice_is_followed_once(gateway: RunningGateway, channel: str) -> None:
+async def test_a_channel_that_is_named_twice_is_subscribed_once(gateway: RunningGateway, channel: str) -> None:
     async with stream(gateway, channel, channel) as events:
         await events.connected()
         publish_many(gateway, channel, [1, 2])
@@ -122,7 +122,7 @@ async def test_the_id_of_connected_is_where_catch_up_starts_from(gateway: Runnin
 
 
 async def test_wherever_a_stream_is_cut_the_last_id_brings_exactly_the_rest(gateway: RunningGateway, channel: str) -> None:
-    """Cut behind any byte: what was complete until there, and what the last id brings, is everything, once and in order."""
+    """Cut after any byte: what was complete until there, and what the last id brings, is everything, once and in order."""
     names = [f"{channel}-1", f"{channel}-2"]
     for name in names:
         publish_many(gateway, name, [0, 1, 2])
@@ -222,7 +222,7 @@ async def test_a_start_some_publications_back_of_an_empty_channel_is_its_top(gat
         assert (event.name, event.data["offset"]) == ("message", 1)
 
 
-async def test_where_history_was_removed_the_start_is_behind_it(gateway: RunningGateway, channel: str) -> None:
+async def test_where_history_was_removed_a_stream_starts_after_it(gateway: RunningGateway, channel: str) -> None:
     publish_many(gateway, channel, [1, 2, 3])
     gateway.api("history_remove", channel=channel)
     gateway.publish(channel, 4)
@@ -235,7 +235,7 @@ async def test_where_history_was_removed_the_start_is_behind_it(gateway: Running
 
 
 @pytest.mark.parametrize("cause", ["trimmed", "another epoch", "fewer channels in the id"])
-async def test_what_cannot_be_recovered_is_told_as_a_gap(gateway: RunningGateway, channel: str, cause: str) -> None:
+async def test_a_position_that_cannot_be_recovered_is_a_gap(gateway: RunningGateway, channel: str, cause: str) -> None:
     name = channel.replace("chat", "short")
     publish_many(gateway, name, list(range(1, 11)))
     epoch = gateway.epoch(name)
@@ -291,7 +291,9 @@ async def test_a_channel_without_history_has_a_dash_for_a_position(gateway: Runn
         ("", "chat:1", 103, "permission denied"),
     ],
 )
-async def test_what_may_pass_is_refused_inside_the_stream(gateway: RunningGateway, token: str, name: str, code: int, message: str) -> None:
+async def test_what_may_be_different_later_is_refused_inside_the_stream(
+    gateway: RunningGateway, token: str, name: str, code: int, message: str
+) -> None:
     given = {"expired": gateway.token(seconds=-5), "good": gateway.token()}.get(token, token)
     async with stream(gateway, name, token=given) as events:
         assert events.status == 200
@@ -324,7 +326,7 @@ async def test_refusals_spread_the_return_of_clients(gateway: RunningGateway) ->
     ],
     ids=["none", "empty", "unknown namespace", "braces", "control character", "too long", "too many"],
 )
-async def test_what_never_can_be_is_a_plain_400(gateway: RunningGateway, path: str) -> None:
+async def test_a_stream_that_can_never_open_is_a_plain_400(gateway: RunningGateway, path: str) -> None:
     status, body = gateway.http("GET", path, headers={"Authorization": f"Bearer {gateway.token()}"})
     assert status == 400
     assert json.loads(body)["error"]
@@ -445,7 +447,7 @@ async def test_a_slow_stream_of_several_channels_gets_each_in_order_with_true_id
             assert [int(mark.rpartition(":")[2]) for mark in event.id.split(",")] == list(reached.values())
 
 
-async def test_a_slow_stream_whose_position_was_trimmed_away_is_told_and_goes_on(gateway: RunningGateway, channel: str) -> None:
+async def test_a_slow_stream_whose_position_was_trimmed_away_receives_a_gap_and_goes_on(gateway: RunningGateway, channel: str) -> None:
     name = channel.replace("chat", "short")
     async with stream(gateway, name, small=True) as events:
         await events.connected()

@@ -1,4 +1,4 @@
-"""Subscription tokens of simple clients, and how their streams end: on time, told before, and never silently."""
+"""Subscription tokens of simple clients, and how their streams end: on time, announced before, and never silently."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_each_token_opens_the_channel_that_it_names_whatever_their_order(g
         assert await events.refused() == {"code": 103, "message": "permission denied", "channel": one}
 
 
-async def test_presence_says_what_the_subscription_token_says_of_its_bearer(gateway: RunningGateway) -> None:
+async def test_presence_has_the_info_of_the_subscription_token(gateway: RunningGateway) -> None:
     channel = new_channel("ticket")
     async with stream(gateway, channel, subscription_token=ticket(channel, info={"seat": 7})) as events:
         client = (await events.connected())["client"]
@@ -95,7 +95,7 @@ async def test_a_revoked_subscription_token_ends_its_stream_and_no_other(gateway
         assert (await kept.next()).data["data"] == 1
 
 
-async def test_history_takes_one_that_holds(gateway: RunningGateway) -> None:
+async def test_history_accepts_a_valid_subscription_token_and_no_other(gateway: RunningGateway) -> None:
     channel = new_channel("ticket")
     gateway.publish(channel, "kept")
 

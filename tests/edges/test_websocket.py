@@ -74,7 +74,7 @@ async def test_the_anonymous_connect_where_something_is_open_to_them(gateway: Ru
         assert await wire.error("subscribe", channel="chat:1") == 103
 
 
-async def test_nobody_connects_without_a_token_where_nothing_is_open(strict: RunningGateway) -> None:
+async def test_without_a_token_a_connect_is_refused_where_nothing_is_open(strict: RunningGateway) -> None:
     async with opened(strict) as wire:
         await wire.send({"id": 1, "connect": {}})
         assert await wire.ended() == (3501, "bad request")
@@ -191,7 +191,7 @@ async def test_a_publication_reaches_all_subscribers_with_who_published_it(gatew
             }
 
 
-async def test_a_publication_of_the_server_names_nobody_and_carries_its_tags(gateway: RunningGateway, channel: str) -> None:
+async def test_a_publication_of_the_server_has_no_publisher_and_has_its_tags(gateway: RunningGateway, channel: str) -> None:
     async with client(gateway, subscribe=channel) as wire:
         gateway.publish(channel, None, tags={"lang": "de"})
         assert await wire.publication() == {"channel": channel, "data": None, "offset": 1, "tags": {"lang": "de"}}
@@ -229,12 +229,12 @@ async def test_many_publications_arrive_once_and_in_order(gateway: RunningGatewa
         await publishing
 
 
-async def test_a_client_that_unsubscribed_hears_nothing_more(gateway: RunningGateway, channel: str) -> None:
+async def test_a_client_that_unsubscribed_receives_nothing_more(gateway: RunningGateway, channel: str) -> None:
     async with client(gateway, subscribe=channel) as wire:
         assert await wire.ask("unsubscribe", channel=channel) == {"id": 1003, "unsubscribe": {}}
         async with client(gateway, "u2", subscribe=channel) as other:
             gateway.publish(channel, "unheard")
-            await other.publication()  # it came to this process: a subscription begins behind it now
+            await other.publication()  # this process has it: a subscription begins after it now
         await wire.result("subscribe", channel=channel)
         gateway.publish(channel, "heard")
         assert (await wire.publication())["data"] == "heard"
@@ -246,7 +246,7 @@ async def test_unsubscribing_what_was_never_subscribed_succeeds(gateway: Running
         assert await wire.result("unsubscribe", channel="nowhere:1") == {}
 
 
-async def test_whoever_changes_their_mind_is_answered_in_order(gateway: RunningGateway) -> None:
+async def test_a_client_that_changes_its_mind_is_answered_in_order(gateway: RunningGateway) -> None:
     """As pages do that mount a component, drop it and mount it again, all before the first reply."""
     minds = ["subscribe", "unsubscribe", "unsubscribe", "subscribe", "unsubscribe", "subscribe"]
     async with client(gateway) as wire:
@@ -295,7 +295,7 @@ async def test_a_channel_without_history_delivers_and_has_no_positions(gateway: 
 # History.
 
 
-async def test_history_over_the_protocol(gateway: RunningGateway, channel: str) -> None:
+async def test_a_client_reads_history_in_both_directions(gateway: RunningGateway, channel: str) -> None:
     publish_many(gateway, channel, list(range(1, 11)))
     epoch = gateway.epoch(channel)
     async with client(gateway, subscribe=channel) as wire:
@@ -313,7 +313,7 @@ async def test_history_over_the_protocol(gateway: RunningGateway, channel: str) 
         assert await offsets(limit=3, reverse=True) == [10, 9, 8]
         assert await offsets(limit=-1, since={"offset": 7, "epoch": epoch}) == [8, 9, 10]
         assert await offsets(limit=1, since={"offset": 7, "epoch": epoch}) == [8]
-        assert await offsets(limit=-1, since={"offset": 7}) == [8, 9, 10], "an empty epoch stands for any"
+        assert await offsets(limit=-1, since={"offset": 7}) == [8, 9, 10], "an empty epoch matches any"
         assert await offsets(limit=2, since={"offset": 5, "epoch": epoch}, reverse=True) == [4, 3]
         assert await offsets(limit=-1, since={"offset": 10, "epoch": epoch}) == []
         assert await wire.error("history", channel=channel, limit=1, since={"offset": 1, "epoch": "other"}) == 112
@@ -327,7 +327,7 @@ async def test_history_gives_300_at_most(gateway: RunningGateway, channel: str) 
             assert len((await wire.result("history", channel=name, limit=limit))["publications"]) == 300
 
 
-async def test_the_empty_history_is_there_with_all_its_fields(gateway: RunningGateway, channel: str) -> None:
+async def test_an_empty_history_has_all_its_fields(gateway: RunningGateway, channel: str) -> None:
     async with client(gateway, subscribe=channel) as wire:
         assert await wire.result("history", channel=channel, limit=10) == {
             "publications": [],
@@ -359,7 +359,7 @@ async def test_the_empty_history_is_there_with_all_its_fields(gateway: RunningGa
         ("nowhere:1", 102, 102, 102),
     ],
 )
-async def test_who_may_subscribe(gateway: RunningGateway, name: str, anonymous: int, user: int, owner: int) -> None:
+async def test_the_rules_decide_which_users_subscribe(gateway: RunningGateway, name: str, anonymous: int, user: int, owner: int) -> None:
     for token, code in (("", anonymous), (gateway.token("u2"), user), (gateway.token("u1"), owner)):
         async with client(gateway, token=token) as wire:
             answer = await wire.ask("subscribe", channel=name)
@@ -381,7 +381,9 @@ async def test_who_may_subscribe(gateway: RunningGateway, name: str, anonymous: 
         ("hello:1", 103, 0, 0),
     ],
 )
-async def test_who_may_publish_and_read_history(gateway: RunningGateway, name: str, anonymous: int, user: int, owner: int) -> None:
+async def test_the_rules_decide_which_users_publish_and_read_history(
+    gateway: RunningGateway, name: str, anonymous: int, user: int, owner: int
+) -> None:
     for token, code in (("", anonymous), (gateway.token("u2"), user), (gateway.token("u1"), owner)):
         async with client(gateway, token=token) as wire:
             answer = await wire.ask("publish", channel=name, data=1)
@@ -445,7 +447,7 @@ async def test_the_holder_of_a_subscription_token_may_publish_and_read_where_a_t
         assert len((await wire.result("history", channel=name, limit=1))["publications"]) == 1
 
 
-async def test_what_a_subscription_token_says_of_its_user_goes_with_their_publications(gateway: RunningGateway, channel: str) -> None:
+async def test_the_info_of_a_subscription_token_is_in_its_users_publications(gateway: RunningGateway, channel: str) -> None:
     async with client(gateway) as wire:
         await wire.result("subscribe", channel=channel, token=gateway.token("u1", channel=channel, info={"role": "author"}))
         await wire.result("publish", channel=channel, data=1)
@@ -463,11 +465,11 @@ async def test_what_a_subscription_token_says_of_its_user_goes_with_their_public
     ],
     ids=["expired", "a connection token", "another channel", "another user", "the anonymous user"],
 )
-async def test_a_subscription_token_that_does_not_fit(
+async def test_a_subscription_token_that_does_not_fit_is_refused(
     gateway: RunningGateway, user: str, channel_claim: str, seconds: int, outcome: tuple[str, int]
 ) -> None:
     async with client(gateway) as wire:
-        token = gateway.token(user, channel=channel_claim, seconds=seconds)
+        token = gateway.token(user, channel=channel_claim or None, seconds=seconds)
         await wire.send({"id": 7, "subscribe": {"channel": "ticket:1", "token": token}})
         if outcome[0] == "error":
             assert (await wire.next())["error"]["code"] == outcome[1]
@@ -524,7 +526,7 @@ async def test_a_subscription_refresh_with_a_bad_token_ends_the_connection(gatew
 # Remote procedures.
 
 
-async def test_the_gateways_own_methods(gateway: RunningGateway) -> None:
+async def test_the_gateway_answers_its_own_rpc_methods(gateway: RunningGateway) -> None:
     async with client(gateway) as wire:
         told = (await wire.result("rpc", method="gateway.time", data={"any": "thing"}))["data"]
         assert abs(told["ms"] / 1000 - time.time()) < 60
@@ -587,7 +589,7 @@ async def test_an_unasked_websocket_pong_is_fine(gateway: RunningGateway) -> Non
 # Limits.
 
 
-async def test_a_client_that_publishes_too_fast_is_told_so(strict: RunningGateway) -> None:
+async def test_a_client_that_publishes_too_fast_is_refused_and_may_go_on(strict: RunningGateway) -> None:
     async with client(strict, "fast") as wire:
         answers = [await wire.ask("publish", channel="member:fast", data=number) for number in range(6)]
         codes = [answer.get("error", {}).get("code") for answer in answers]
@@ -679,7 +681,7 @@ async def test_what_was_missed_is_recovered_and_nothing_else(gateway: RunningGat
             assert [p["data"] for p in result.get("publications", [])] == list(range(offset + 1, 6))
 
 
-async def test_an_empty_epoch_stands_for_any(gateway: RunningGateway, channel: str) -> None:
+async def test_an_empty_epoch_matches_any(gateway: RunningGateway, channel: str) -> None:
     publish_many(gateway, channel, [1, 2, 3])
     async with client(gateway) as wire:
         result = (await resubscribe(wire, channel, "", 0))["subscribe"]
@@ -699,7 +701,7 @@ async def test_recovered_publications_keep_their_tags_and_publisher(gateway: Run
 
 
 @pytest.mark.parametrize("cause", ["trimmed", "removed", "another epoch", "the epoch of an SDK whose state was invalidated"])
-async def test_what_cannot_be_recovered_is_told(gateway: RunningGateway, channel: str, cause: str) -> None:
+async def test_a_position_that_cannot_be_recovered_is_answered_as_not_recovered(gateway: RunningGateway, channel: str, cause: str) -> None:
     name = channel.replace("chat", "short")
     publish_many(gateway, name, list(range(1, 11)))
     epoch, offset = gateway.epoch(name), 8

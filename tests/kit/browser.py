@@ -117,7 +117,7 @@ def wait(page: Page, condition: str) -> None:
 
 
 def seen(page: Page, count: int) -> list[dict[str, Any]]:
-    """What the page saw, once it is ``count`` publications; what comes unasked behind them is seen too."""
+    """What the page received, once it is ``count`` publications; any that came after them is in it too."""
     wait(page, f"seen.length >= {count}")
     return page.evaluate("seen")
 

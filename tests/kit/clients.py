@@ -21,8 +21,6 @@ from urllib.parse import urlencode
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
 
-from .gateways import CLOSED_RULES, RULES  # noqa: F401
-from .publishing import edits, publish_many  # noqa: F401
 from .waiting import eventually
 
 NONE: Mapping[str, str] = {}
@@ -310,7 +308,7 @@ class Reading:
 
 
 def read_events(body: bytes) -> Reading:
-    """An event is complete with the blank line behind it. Source: the HTML standard, 9.2.6."""
+    """An event is complete with the blank line after it. Source: the HTML standard, 9.2.6."""
     reading = Reading()
     name, data, mark, had_id = "", None, "", False
     for line in body.split(b"\n")[:-1]:

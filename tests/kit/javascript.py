@@ -1,8 +1,7 @@
 """centrifuge of npm, driven by a test, under the node of the test extra. The fixture ``npm`` is the folder where it is installed, some day.
 
-``scripted`` runs a test file's own script. ``Node`` is one process with any number of clients, everything they tell in order:
+``node`` is one process with any number of clients; what they report is in order:
 
-node = Node(folder)
 js = node.client(gateway, "sse", getToken=["…", "…"])    options of the SDK; a list for a callback is what it gives, call by call
 sub = js.subscription("chat:1", since={"offset": 0})
 js.call("connect"), sub.call("publish", {"n": 1})        a method's result; SdkError with its code where it is rejected
@@ -11,16 +10,14 @@ js.told("connected"), sub.told("publication")            the contexts of one kin
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import itertools
 import json
 import os
 import subprocess
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +28,7 @@ from .gateways import RunningGateway
 from .tokens import SECRET
 from .waiting import wait_until
 
-__all__ = ["Node", "Script", "SdkError", "Told", "minted", "node_of", "npm", "scripted"]
+__all__ = ["Node", "Script", "SdkError", "minted", "node", "npm"]
 
 EVENTS = (
     "connecting",
@@ -129,47 +126,12 @@ class SdkError(Exception):
         self.temporary: bool = told.get("temporary", False)
 
 
-@contextmanager
-def node_of(folder: Future[Path]) -> Iterator[Node]:
-    node = Node(folder.result())
+@pytest.fixture(scope="module")
+def node(npm: Future[Path]) -> Iterator[Node]:
+    """One process for the clients of a module."""
+    node = Node(npm.result())
     yield node
     node.end()
-
-
-class Told:
-    """A script that writes a JSON object a line, each with its ``kind``, and takes orders as such lines."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.said: list[dict[str, Any]] = []
-
-    async def order(self, **order: Any) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(order).encode() + b"\n")
-
-    async def until(self, kind: str, count: int = 1, **fields: Any) -> list[dict[str, Any]]:
-        """All that was said of this kind, once there are so many."""
-        assert self.process.stdout is not None
-        async with asyncio.timeout(20):
-            while len(found := [said for said in self.said if said["kind"] == kind and fields.items() <= said.items()]) < count:
-                line = await self.process.stdout.readline()
-                assert line, f"the script ended: {self.said}"
-                self.said.append(json.loads(line))
-        return found
-
-
-@asynccontextmanager
-async def scripted(npm: Future[Path], script: str, *arguments: str) -> AsyncIterator[Told]:
-    """Runs it until the block ends, which its input's end tells it."""
-    folder = await asyncio.wrap_future(npm)
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    process = await asyncio.create_subprocess_exec(NODE, "-e", script, *arguments, cwd=folder, **pipes)
-    try:
-        yield Told(process)
-    finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        await process.wait()
 
 
 class Script:
@@ -237,11 +199,14 @@ class Node:
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
 
-    def client(self, gateway: RunningGateway, transport: str = "websocket", **options: Any) -> Script:
+    def client(
+        self, gateway: RunningGateway, transport: str = "websocket", *, post_to: RunningGateway | None = None, **options: Any
+    ) -> Script:
+        """``post_to`` another gateway go the commands of an emulated connection."""
         client = Script(self, f"client{next(self._numbers)}")
         base = gateway.url.replace("http", "ws") if transport == "websocket" else gateway.url
         endpoint = [{"transport": transport, "endpoint": f"{base}/connection/{transport}"}]
-        options["emulationEndpoint"] = f"{gateway.url}/emulation"
+        options["emulationEndpoint"] = f"{(post_to or gateway).url}/emulation"
         self.order(order="client", id=client.id, endpoint=endpoint, options=options)
         return client
 

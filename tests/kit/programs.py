@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,21 @@ import valkey
 
 from gateway.store.embedded import socket_path
 
-__all__ = ["ENVIRONMENT", "GATEWAY", "Outcome", "Process", "cpu_seconds", "end_embedded", "pid_of_embedded", "process", "run", "runs"]
+from .forks import Program
+
+__all__ = [
+    "ENVIRONMENT",
+    "GATEWAY",
+    "Outcome",
+    "Process",
+    "cpu_seconds",
+    "end_embedded",
+    "forked",
+    "pid_of_embedded",
+    "process",
+    "run",
+    "runs",
+]
 
 NONE: Mapping[str, str] = {}
 GATEWAY = ("env", "--default-signal=INT", sys.executable, "-m", "gateway")  # a background job is started with SIGINT ignored
@@ -121,7 +135,7 @@ def process(*arguments: Any, **options: Any) -> Iterator[Process]:
 
 
 def end_embedded(data_dir: Path) -> None:
-    """Ends a server that a killed gateway left behind."""
+    """Ends the server that a killed gateway left running."""
     with contextlib.suppress(valkey.ValkeyError), valkey.Valkey(unix_socket_path=str(socket_path(data_dir))) as client:
         client.shutdown(nosave=True)
 
@@ -143,3 +157,15 @@ def runs(pid: int) -> bool:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def forked(path: Path, *words: str, text: str = "", environment: Mapping[str, str] = NONE) -> Callable[[], Outcome]:
+    """Begins the command in a fork of a process that has imported it; what this returns waits for its outcome.
+
+    ``text`` is a configuration file for it, ``path`` with the suffix "toml".
+    """
+    file, output, error = (path.with_name(f"{path.name}.{kind}") for kind in ("toml", "out", "error"))
+    file.write_text(text)
+    named = ("--config", str(file)) if text and str(file) not in words else ()
+    program = Program("gateway.cli", output, error, *words, *named, environment=environment)
+    return lambda: Outcome(program.wait(60), output.read_text(), error.read_text())

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import valkey
 from centrifuge import Client
 
@@ -20,7 +21,7 @@ from gateway.rpc import Caller, Failure, Service
 from .gateways import RunningGateway
 from .waiting import until, wait_until
 
-__all__ = ["RULES", "Client", "Told", "answering", "forget", "giving", "subscribed", "until_clients"]
+__all__ = ["RULES", "Client", "Open", "Told", "answering", "connect", "forget", "giving", "subscribed", "until_clients"]
 
 RULES = """
 ping_seconds = 2
@@ -136,8 +137,35 @@ async def subscribed(client: Client, channel: str, **options: Any) -> tuple[Any,
 
 
 async def until_clients(subscription: Any, count: int) -> dict[str, Any]:
-    """Presence, once so many are there: who enters is told to Valkey a moment later."""
+    """Presence, once so many are there: it is written to Valkey a moment later."""
     async with asyncio.timeout(5):
         while len(clients := (await subscription.presence()).clients) != count:
             await asyncio.sleep(0.01)
     return clients
+
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture
+async def connect(request: pytest.FixtureRequest, user: str) -> AsyncIterator[Open]:
+    """``await connect(token=…)``: a connected client of centrifuge-python and its events; ``ready=False`` does not wait for that."""
+    opened: list[Client] = []
+
+    async def open_client(ready: bool = True, at: RunningGateway | None = None, **options: Any) -> tuple[Client, Told]:
+        at, told = at or request.getfixturevalue("gateway"), Told()
+        if "get_token" not in options:
+            options.setdefault("token", at.token(user))
+        client = Client(at.websocket_url, events=told, max_reconnect_delay=0.3, proxy=None, **options)  # type: ignore[arg-type]
+        opened.append(client)
+        await client.connect()
+        if ready:
+            await client.ready(5)
+        return client, told
+
+    yield open_client
+    for client in opened:
+        await client.disconnect()
+    # The SDK closes its transports in tasks of its own.
+    if closing := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(closing, timeout=5)

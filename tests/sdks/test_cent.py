@@ -109,7 +109,7 @@ async def test_publish_and_broadcast_reach_clients_of_both_workers(ask: Ask, fol
 
 
 @pytest.mark.parametrize("parallel", [False, True])
-async def test_a_batch_of_every_method(ask: Ask, followers: Both, channel: str, parallel: bool) -> None:
+async def test_every_method_works_in_a_batch(ask: Ask, followers: Both, channel: str, parallel: bool) -> None:
     await ask(cent.PublishRequest(channel=channel, data="before", tags={"a": "b"}))
     await until_present(ask, channel)
     requests = [
@@ -188,7 +188,7 @@ async def test_refresh_lengthens_and_ends_connections_at_both_workers(ask: Ask, 
 
 
 async def until_present(ask: Ask, channel: str, clients: int = 2) -> dict[str, Any]:
-    """Who is in the channel, once they are so many: presence is written behind what clients are told."""
+    """Presence, once so many are in it: it is written after clients receive their reply."""
     async with asyncio.timeout(5):
         while len(present := (await ask(cent.PresenceRequest(channel=channel))).presence) != clients:
             continue

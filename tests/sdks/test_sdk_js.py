@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ..kit.gateways import RunningGateway, Start
-from ..kit.javascript import Node, Script, SdkError, minted, node_of
+from ..kit.javascript import Node, Script, SdkError, minted
 from ..kit.sdks import RULES, answering, forget
 from ..kit.tokens import token
 from ..kit.waiting import wait_until
@@ -27,12 +25,6 @@ def gateway(start_gateway_once: Start) -> RunningGateway:
 def services(gateway: RunningGateway, valkey_url: str) -> Iterator[None]:
     with answering(valkey_url, gateway):
         yield
-
-
-@pytest.fixture(scope="module")
-def node(npm: Future[Path]) -> Iterator[Node]:
-    with node_of(npm) as node:
-        yield node
 
 
 @pytest.fixture(params=TRANSPORTS)
@@ -119,7 +111,7 @@ def test_expired_tokens_are_replaced_and_bad_ones_refused(connect: Connect, user
     assert refused.codes("unsubscribed", 1) == [103]
 
 
-def test_without_a_token_nobody_comes_in_where_nothing_is_open(connect: Connect, user: str, transport: str) -> None:
+def test_without_a_token_a_client_is_refused_where_nothing_is_open(connect: Connect, user: str, transport: str) -> None:
     client = connect(transport, ready=False, token="")
     assert client.codes("disconnected", 1) == [3501]
     client.call("setToken", token(user))
@@ -127,7 +119,7 @@ def test_without_a_token_nobody_comes_in_where_nothing_is_open(connect: Connect,
     client.until("connected")
 
 
-def test_what_a_client_says_of_itself_is_taken(connect: Connect, transport: str) -> None:
+def test_the_name_version_and_data_of_a_client_are_accepted(connect: Connect, transport: str) -> None:
     client = connect(transport, getData=[{"theme": "dark"}], name="a name of its own", version="1.2.3", headers={"X-Any": "thing"})
     (connected,) = client.told("connected")
     assert connected["client"] and connected["transport"] == transport and len(client.told("getData")) == 1
@@ -150,7 +142,7 @@ def test_a_service_ends_a_connection_for_a_while_or_for_good(gateway: RunningGat
     assert client.codes("connecting") == [0, 3000, 4000, 0]
 
 
-def test_who_is_told_that_its_state_is_invalid_starts_afresh(gateway: RunningGateway, connect: Connect, user: str, channel: str) -> None:
+def test_a_client_whose_state_is_insufficient_starts_afresh(gateway: RunningGateway, connect: Connect, user: str, channel: str) -> None:
     client = connect(getToken=[token(user)])
     subscription = client.subscribed(channel)
     gateway.publish(channel, 1)
@@ -161,7 +153,7 @@ def test_who_is_told_that_its_state_is_invalid_starts_afresh(gateway: RunningGat
     assert len(client.told("getToken")) == 2 and subscription.data() == [1]
 
 
-def test_messages_without_a_reply_are_taken_by_nobody(connect: Connect) -> None:
+def test_messages_that_expect_no_reply_are_refused(connect: Connect) -> None:
     (client := connect()).call("send", {"any": "thing"})
     assert client.codes("disconnected", 1) == [3508]
 
@@ -193,7 +185,7 @@ def test_it_publishes_reads_history_and_sees_who_is_there(gateway: RunningGatewa
     assert theirs.told("join") == []
 
 
-def test_history_in_every_direction(gateway: RunningGateway, connect: Connect, channel: str) -> None:
+def test_an_sdk_reads_history_in_every_direction(gateway: RunningGateway, connect: Connect, channel: str) -> None:
     subscription = connect().subscribed(channel)
     epoch = subscription.told("subscribed")[0]["streamPosition"]["epoch"]
     for number in range(1, 8):
@@ -222,7 +214,9 @@ def test_a_subscription_may_begin_in_the_past(gateway: RunningGateway, connect: 
         assert not recovered or subscription.data(2) == [3, 4]
 
 
-def test_who_comes_back_gets_what_was_missed(gateway: RunningGateway, connect: Connect, user: str, channel: str, transport: str) -> None:
+def test_a_client_that_comes_back_gets_what_it_missed(
+    gateway: RunningGateway, connect: Connect, user: str, channel: str, transport: str
+) -> None:
     subscription = connect(transport).subscribed(channel)
     gateway.publish(channel, 1)
     subscription.until("publication")
@@ -265,7 +259,9 @@ def test_a_batch_is_answered_whole_and_in_order(connect: Connect, node: Node, ch
     assert subscription.data(100) == list(range(100))
 
 
-def test_a_lost_history_is_told_as_unrecovered(gateway: RunningGateway, connect: Connect, channel: str, valkey_url: str) -> None:
+def test_a_subscription_whose_history_is_lost_is_reported_as_not_recovered(
+    gateway: RunningGateway, connect: Connect, channel: str, valkey_url: str
+) -> None:
     subscription = connect().subscribed(channel)
     gateway.publish(channel, 1)
     subscription.until("publication")
@@ -307,7 +303,9 @@ def test_state_is_loaded_again_when_its_position_cannot_be_recovered(gateway: Ru
 # Server-side subscriptions.
 
 
-def test_channels_of_the_token_and_of_a_service(gateway: RunningGateway, connect: Connect, user: str, transport: str) -> None:
+def test_channels_of_the_token_and_of_a_service_are_subscribed(
+    gateway: RunningGateway, connect: Connect, user: str, transport: str
+) -> None:
     own, added = f"room:{user}", f"room:{user}-added"
     given = token(user, subs={own: {"info": {"seat": 1}, "data": {"hello": 2}}})
     since = gateway.publish(added, "before")

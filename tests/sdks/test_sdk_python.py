@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 from centrifuge import Filter, StreamPosition
 
 from ..kit.gateways import RunningGateway, Start
-from ..kit.sdks import RULES, Client, Told, answering, forget, giving, subscribed, until_clients
+from ..kit.sdks import RULES, Open, Told, answering, forget, giving, subscribed, until_clients
 from ..kit.tokens import token
 from ..kit.waiting import until
 
@@ -31,33 +31,6 @@ def services(gateway: RunningGateway, valkey_url: str) -> Iterator[None]:
 @pytest.fixture
 def channel(user: str) -> str:
     return f"chat:{user}"
-
-
-Open = Callable[..., Any]
-
-
-@pytest.fixture
-async def connect(gateway: RunningGateway, user: str) -> AsyncIterator[Open]:
-    """``await connect(token=…)``: a connected client and what it tells; ``ready=False`` does not wait for that."""
-    opened: list[Client] = []
-
-    async def open_client(ready: bool = True, at: RunningGateway = gateway, **options: Any) -> tuple[Client, Told]:
-        told = Told()
-        if "get_token" not in options:
-            options.setdefault("token", at.token(user))
-        client = Client(at.websocket_url, events=told, max_reconnect_delay=0.3, proxy=None, **options)  # type: ignore[arg-type]
-        opened.append(client)
-        await client.connect()
-        if ready:
-            await client.ready(5)
-        return client, told
-
-    yield open_client
-    for client in opened:
-        await client.disconnect()
-    # The SDK closes its transports in tasks of its own.
-    if closing := asyncio.all_tasks() - {asyncio.current_task()}:
-        await asyncio.wait(closing, timeout=5)
 
 
 # Connecting.
@@ -103,7 +76,7 @@ async def test_an_expired_subscription_token_is_replaced_and_a_bad_one_refused(c
     assert [(ctx.code, ctx.reason) for ctx in await refused.until("unsubscribed")] == [(103, "permission denied")]
 
 
-async def test_without_a_token_nobody_comes_in_where_nothing_is_open(connect: Open, gateway: RunningGateway, user: str) -> None:
+async def test_without_a_token_a_client_is_refused_where_nothing_is_open(connect: Open, gateway: RunningGateway, user: str) -> None:
     client, told = await connect(ready=False, token="")
     assert [(ctx.code, ctx.reason) for ctx in await told.until("disconnected")] == [(3501, "bad request")]
     client.set_token(gateway.token(user))
@@ -112,7 +85,7 @@ async def test_without_a_token_nobody_comes_in_where_nothing_is_open(connect: Op
     assert len(told.of("connected")) == 1
 
 
-async def test_what_a_client_says_of_itself_is_taken(connect: Open) -> None:
+async def test_the_name_version_and_data_of_a_client_are_accepted(connect: Open) -> None:
     options = {"data": {"theme": "dark"}, "name": "a name of its own", "version": "1.2.3", "headers": {"X-Any": "thing"}}
     client, told = await connect(**options)
     (connected,) = told.of("connected")
@@ -133,7 +106,7 @@ async def test_a_service_ends_a_connection_for_a_while_or_for_good(gateway: Runn
         assert len(told.of("connected")) == 1
 
 
-async def test_who_is_told_that_its_state_is_invalid_starts_afresh(gateway: RunningGateway, connect: Open, user: str, channel: str) -> None:
+async def test_a_client_whose_state_is_insufficient_starts_afresh(gateway: RunningGateway, connect: Open, user: str, channel: str) -> None:
     get_token, asked = giving(lambda: gateway.token(user))
     client, _ = await connect(get_token=get_token)
     _, told = await subscribed(client, channel)
@@ -148,7 +121,7 @@ async def test_who_is_told_that_its_state_is_invalid_starts_afresh(gateway: Runn
 # Subscriptions.
 
 
-async def test_history_in_every_direction(gateway: RunningGateway, connect: Open, channel: str) -> None:
+async def test_an_sdk_reads_history_in_every_direction(gateway: RunningGateway, connect: Open, channel: str) -> None:
     client, _ = await connect()
     subscription, told = await subscribed(client, channel)
     epoch = told.of("subscribed")[0].stream_position.epoch
@@ -205,7 +178,7 @@ async def test_joins_and_leaves_come_to_those_who_ask(connect: Open, channel: st
     assert unasked.of("join") == [] and unasked.of("leave") == []
 
 
-async def test_who_unsubscribes_and_comes_back_gets_what_was_missed(
+async def test_a_client_that_unsubscribes_and_comes_back_gets_what_it_missed(
     gateway: RunningGateway, connect: Open, channel: str, user: str
 ) -> None:
     client, _ = await connect()
@@ -227,7 +200,7 @@ async def test_who_unsubscribes_and_comes_back_gets_what_was_missed(
     assert [(ctx.was_recovering, ctx.recovered) for ctx in told.of("subscribed")] == [(False, False), (True, True), (True, True)]
 
 
-async def test_a_change_of_mind_in_one_breath_ends_subscribed(gateway: RunningGateway, connect: Open, channel: str) -> None:
+async def test_unsubscribe_and_subscribe_at_once_end_subscribed(gateway: RunningGateway, connect: Open, channel: str) -> None:
     client, _ = await connect()
     told = Told()
     subscription = client.new_subscription(channel, told)  # type: ignore[arg-type]
@@ -244,7 +217,9 @@ async def test_a_change_of_mind_in_one_breath_ends_subscribed(gateway: RunningGa
     assert told.codes("unsubscribed") == [0, 0, 0] and told.data == [1] and told.of("error") == []
 
 
-async def test_a_lost_history_is_told_as_unrecovered(gateway: RunningGateway, connect: Open, channel: str, valkey_url: str) -> None:
+async def test_a_subscription_whose_history_is_lost_is_reported_as_not_recovered(
+    gateway: RunningGateway, connect: Open, channel: str, valkey_url: str
+) -> None:
     client, _ = await connect()
     _, told = await subscribed(client, channel)
     gateway.publish(channel, 1)

@@ -1,4 +1,4 @@
-"""What holds for one subscription instead of its channel's rules, whoever says so: a token's ``subs``, a subscription token, the server API."""
+"""What holds for one subscription instead of its channel's rules, where one of three grants it: a token's ``subs``, a subscription token, the server API."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def subscribed(gateway: RunningGateway, way: str, channel: str, **values: 
         yield wire, result
 
 
-async def test_who_is_not_to_be_seen_is_not_in_presence(gateway: RunningGateway, way: str, user: str) -> None:
+async def test_a_client_without_presence_is_not_listed(gateway: RunningGateway, way: str, user: str) -> None:
     channel = f"room:{user}"
     async with client(gateway, subscribe=channel) as watching, subscribed(gateway, way, channel, presence=False, join_leave=False):
         await until_counted(watching, channel, 1)
@@ -58,7 +58,7 @@ async def test_who_is_not_to_be_seen_is_not_in_presence(gateway: RunningGateway,
         assert {info["user"] for info in found.values()} <= {"u1", "seen"}
 
 
-async def test_who_comes_quietly_is_there_and_not_told(gateway: RunningGateway, way: str, user: str) -> None:
+async def test_a_client_without_joins_is_present_and_not_announced(gateway: RunningGateway, way: str, user: str) -> None:
     channel = f"room:{user}"
     async with client(gateway, subscribe=channel) as watching:
         async with subscribed(gateway, way, channel, join_leave=False):
@@ -68,7 +68,7 @@ async def test_who_comes_quietly_is_there_and_not_told(gateway: RunningGateway, 
         assert all("join" in push and push["join"]["info"]["user"] == "u1" for push in told), "its own join alone"
 
 
-async def test_who_did_not_ask_may_be_told_who_comes(gateway: RunningGateway, way: str, user: str) -> None:
+async def test_a_client_that_did_not_ask_may_be_sent_joins_and_leaves(gateway: RunningGateway, way: str, user: str) -> None:
     channel = f"chat:{user}"
     async with subscribed(gateway, way, channel, force_push_join_leave=True) as (wire, _):
         async with client(gateway, "seen", subscribe=channel):
@@ -77,7 +77,7 @@ async def test_who_did_not_ask_may_be_told_who_comes(gateway: RunningGateway, wa
         assert (await wire.next())["push"]["leave"]["info"]["user"] == "seen"
 
 
-async def test_who_would_be_told_may_be_spared(gateway: RunningGateway, way: str, user: str) -> None:
+async def test_a_client_that_would_be_sent_joins_and_leaves_may_be_spared_them(gateway: RunningGateway, way: str, user: str) -> None:
     channel = f"room:{user}"
     async with subscribed(gateway, way, channel, force_push_join_leave=False) as (wire, _), client(gateway, subscribe=channel) as other:
         await until_counted(other, channel, 2)

@@ -27,7 +27,7 @@ NAMES = ("general", "alice", "#alice", "room#alice", "alice#bob")
 OK, UNKNOWN, DENIED, EXPIRED, INVALID = 0, 102, 103, 109, 3500
 
 # INTERFACE.md: `anyone` includes the anonymous; `user` needs a valid token; `owner` needs the name after the namespace, or after
-# `#`, to be the user's id. What belongs to the user behind a `#` is open to no other user.
+# `#`, to be the user's id. What belongs to the user after a `#` is open to no other user.
 ADMITS = {
     "anyone": {"anonymous", "user", "owner"},
     "user": {"user", "owner"},
@@ -37,7 +37,7 @@ ADMITS = {
 }
 ADMITS_PRIVATE = ADMITS | {"anyone": {"owner"}, "user": {"owner"}}
 OWNERS = {"general": "", "alice": "alice", "#alice": "alice", "room#alice": "alice", "alice#bob": "bob"}
-PLAIN_OWNERS = OWNERS | {"alice": ""}  # with no namespace, there is nothing to stand behind it
+PLAIN_OWNERS = OWNERS | {"alice": ""}  # with no namespace, nothing follows it
 
 
 class Channel(NamedTuple):
@@ -156,7 +156,9 @@ def differences(expected: dict[Any, int], found: dict[Any, int]) -> list[str]:
 
 
 @pytest.mark.parametrize("person", PEOPLE, ids=str)
-async def test_on_a_connection_each_rule_admits_whom_it_names_before_and_after_subscribing(gateway: RunningGateway, person: Person) -> None:
+async def test_on_a_connection_each_rule_admits_the_users_it_names_before_and_after_subscribing(
+    gateway: RunningGateway, person: Person
+) -> None:
     async with client(gateway, token=made(person.user) if person.user else "") as wire:
         expected: dict[Any, int] = {}
         found: dict[Any, int] = {}
@@ -176,7 +178,7 @@ async def test_on_a_connection_each_rule_admits_whom_it_names_before_and_after_s
     assert not differences(expected, found)
 
 
-async def test_who_unsubscribed_is_a_subscriber_no_more(gateway: RunningGateway) -> None:
+async def test_a_client_that_unsubscribed_is_no_subscriber(gateway: RunningGateway) -> None:
     channels = [channel for channel in CHANNELS if channel.other in ("subscriber", "token") and channel.subscribe != "nobody"]
     person = Person("bob", "a good")
     async with client(gateway, "bob") as wire:
@@ -209,7 +211,7 @@ BEARERS = tuple(bearers())
 
 
 @pytest.mark.parametrize("who", BEARERS)
-async def test_over_http_history_is_for_whom_its_rule_admits(gateway: RunningGateway, who: str) -> None:
+async def test_over_http_history_is_given_to_the_users_its_rule_admits(gateway: RunningGateway, who: str) -> None:
     user, token, refused = bearers()[who]
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     expected, found = {}, {}
@@ -249,7 +251,7 @@ async def streamed(gateway: RunningGateway, token: str, *channels: str, tickets:
 
 
 @pytest.mark.parametrize("who", BEARERS)
-async def test_an_event_stream_opens_for_whom_the_subscribe_rule_admits(gateway: RunningGateway, who: str) -> None:
+async def test_an_event_stream_opens_for_the_users_the_subscribe_rule_admits(gateway: RunningGateway, who: str) -> None:
     user, token, refused = bearers()[who]
     channels = [channel for channel in CHANNELS if channel.other == "nobody" or channel.full in NAMES]
     expected = {channel.full: refused or (OK if in_table(channel.subscribe, user, channel) else DENIED) for channel in channels}
@@ -324,7 +326,7 @@ async def test_an_unknown_namespace_is_an_unknown_channel_for_everybody(gateway:
             assert status == {"sse": 400, "history": 404}[path]
 
 
-async def test_everybody_is_subscribed_to_their_own_channels_and_nobody_to_anothers(gateway: RunningGateway) -> None:
+async def test_every_user_is_subscribed_to_their_own_channels_and_to_no_others(gateway: RunningGateway) -> None:
     async with client(gateway, "alice") as alice, client(gateway, "bob") as bob, client(gateway, token="") as anonymous:
         assert set(alice.connected["subs"]) == {"own:alice", "notifications:alice"}
         assert set(bob.connected["subs"]) == {"own:bob", "notifications:bob"}
@@ -376,7 +378,7 @@ async def test_a_position_opens_no_channel(gateway: RunningGateway) -> None:
                     assert answer["error"]["code"] == DENIED and "secret" not in json.dumps(answer)
 
 
-async def test_who_recovers_with_a_revoked_subscription_token_gets_nothing(gateway: RunningGateway) -> None:
+async def test_a_client_that_recovers_with_a_revoked_subscription_token_gets_nothing(gateway: RunningGateway) -> None:
     channel = "token-subscriber:recovery"
     token = made("bob", channel=channel, jti="ticket to revoke")
     async with client(gateway, "bob") as wire:
@@ -385,7 +387,7 @@ async def test_who_recovers_with_a_revoked_subscription_token_gets_nothing(gatew
     since = {"recover": True, "epoch": top["epoch"], "offset": top.get("offset", 0)}
     async with client(gateway, "bob") as wire:
         result = await wire.result("subscribe", channel=channel, token=token, **since)
-        # Its announcement may still be on its way to this process: then it comes live, right behind the reply.
+        # Its announcement may still be on its way to this process: then it comes live, right after the reply.
         missed = result.get("publications") or [await wire.publication()]
         assert [pub["data"] for pub in missed] == ["secret"]
     gateway.api("revoke", token_id="ticket to revoke")
@@ -408,7 +410,7 @@ async def test_a_subscription_ends_when_its_token_is_revoked(gateway: RunningGat
         assert "unsubscribe" in (await wire.next())["push"]
 
 
-async def test_who_reconnects_with_a_revoked_connection_token_gets_nothing(gateway: RunningGateway) -> None:
+async def test_a_client_that_reconnects_with_a_revoked_token_gets_nothing(gateway: RunningGateway) -> None:
     token = made("carol", jti="login to revoke", channels=["nobody-nobody:club"])
     async with client(gateway, token=token) as wire:
         positions = {
