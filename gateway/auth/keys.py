@@ -16,7 +16,7 @@ import logging
 import re
 import time
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,9 +57,13 @@ class Key(NamedTuple):
 
 
 class Keys:
-    """All keys of a configuration; false where there are none. Raises ConfigurationError for keys that cannot be used."""
+    """All keys of a configuration; false where there are none. ``clock`` measures seconds, from any start.
 
-    def __init__(self, settings: Tokens) -> None:
+    Raises ConfigurationError for keys that cannot be used.
+    """
+
+    def __init__(self, settings: Tokens, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         unknown = set(settings.algorithms) - ALL
         if unknown:
             raise ConfigurationError(f"tokens.algorithms: there is no {sorted(unknown)[0]!r}; known are {', '.join(sorted(ALL))}")
@@ -93,7 +97,7 @@ class Keys:
         """Whether a key of this id may come from the key server: it is being asked now, or was not asked within ASK_SECONDS."""
         asking = self._fetching is not None and not self._fetching.done()
         unknown = bool(id) and all(key.id != id for key in self._fetched)
-        return bool(self._url) and unknown and (asking or time.monotonic() - self._asked >= ASK_SECONDS)
+        return bool(self._url) and unknown and (asking or self._clock() - self._asked >= ASK_SECONDS)
 
     async def learn(self, *, for_a_token: bool = False) -> None:
         """Fetches the keys; callers that come meanwhile wait for the same answer.
@@ -101,9 +105,9 @@ class Keys:
         ``for_a_token``: nothing is fetched if the last fetch began within ASK_SECONDS.
         """
         if self._fetching is None or self._fetching.done():
-            if for_a_token and time.monotonic() - self._asked < ASK_SECONDS:
+            if for_a_token and self._clock() - self._asked < ASK_SECONDS:
                 return
-            self._asked = time.monotonic()
+            self._asked = self._clock()
             self._fetching = asyncio.create_task(self._fetch())
         await asyncio.shield(self._fetching)
 

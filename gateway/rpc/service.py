@@ -152,7 +152,7 @@ class Service:
 
     async def _renew(self, commands: Commands) -> None:
         leases = [self._layout.rpc(name)[1] for name, _ in self._methods.values()]
-        renewals = [commands.call(b"SET", lease, os.getpid(), b"EX", LEASE_SECONDS) for lease in leases]
+        renewals = [commands.call(b"SET", lease, os.getpid(), b"PX", int(LEASE_SECONDS * 1000)) for lease in leases]
         now, *_ = await asyncio.gather(commands.call(b"TIME"), *renewals)
         self._ahead = int(now[0]) + int(now[1]) / 1e6 - time.time()
 

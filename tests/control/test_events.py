@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import pytest
+from valkey import Valkey
 
-from gateway.store.connect import Address
-
-from ..conftest import RunningGateway, Start, wait_until
 from ..kit.clients import client, stream
+from ..kit.gateways import RunningGateway, Start
+from ..kit.waiting import wait_until
 
 RULES = """
 events = true
@@ -26,28 +23,22 @@ def gateway(start_gateway: Start) -> RunningGateway:
     return start_gateway(RULES)
 
 
-@pytest.fixture
-def valkey(valkey_url: str) -> Iterator[Any]:
-    with Address(valkey_url).sync_client() as client:
-        yield client
-
-
-def events(valkey: Any, gateway: RunningGateway, count: int) -> list[dict[str, str]]:
+def events(store: Valkey, gateway: RunningGateway, count: int) -> list[dict[str, str]]:
     """The first ``count``, read by a consumer group, as backends do."""
     key, group = f"{gateway.prefix}:events", "backend"
-    wait_until(lambda: valkey.xlen(key) >= count, f"{count} events")
-    valkey.xgroup_create(key, group, id="0", mkstream=True)
-    entries = valkey.xreadgroup(group, "one", {key: ">"}, count=count)[0][1]
+    wait_until(lambda: store.xlen(key) >= count, f"{count} events")
+    store.xgroup_create(key, group, id="0", mkstream=True)
+    entries = store.xreadgroup(group, "one", {key: ">"}, count=count)[0][1]
     return [{name.decode(): value.decode() for name, value in fields.items()} for _, fields in entries]
 
 
-async def test_the_life_of_a_connection_is_told_in_order_with_reasons(gateway: RunningGateway, valkey: Any) -> None:
+async def test_the_events_of_a_connection_come_in_order_with_reasons(gateway: RunningGateway, store: Valkey) -> None:
     async with client(gateway, "ann", subscribe="chat:1") as wire:
         await wire.result("unsubscribe", channel="chat:1")
         gateway.api("disconnect", user="ann", disconnect={"code": 4500, "reason": "enough"})
         assert await wire.ended() == (4500, "enough")
         id = wire.connected["client"]
-    told = events(valkey, gateway, 6)
+    told = events(store, gateway, 6)
     assert {event["client"] for event in told} == {id} and {event["user"] for event in told} == {"ann"}
     assert [(event["event"], event.get("channel", "")) for event in told] == [
         ("subscribed", "notifications:ann"),
@@ -61,27 +52,27 @@ async def test_the_life_of_a_connection_is_told_in_order_with_reasons(gateway: R
     assert all(event["ms"].isdigit() and event["process"] for event in told)
 
 
-async def test_who_is_refused_for_its_position_was_never_subscribed(gateway: RunningGateway, valkey: Any) -> None:
+async def test_a_subscribe_refused_for_its_position_makes_no_event(gateway: RunningGateway, store: Valkey) -> None:
     async with client(gateway, "ann") as wire:
         answer = await wire.ask("subscribe", channel="chat:1", recover=True, epoch="another", offset=7, flag=2)
         assert answer["error"]["code"] == 112
         await wire.result("subscribe", channel="chat:1")
-    told = [event["event"] for event in events(valkey, gateway, 6) if event.get("channel") != "notifications:ann"]
+    told = [event["event"] for event in events(store, gateway, 6) if event.get("channel") != "notifications:ann"]
     assert told == ["connected", "subscribed", "disconnected", "unsubscribed"]
 
 
-async def test_event_streams_have_a_life_too(gateway: RunningGateway, valkey: Any) -> None:
+async def test_the_events_of_an_event_stream_are_those_of_a_connection(gateway: RunningGateway, store: Valkey) -> None:
     async with stream(gateway, "chat:1", user="bob") as opened:
         await opened.next()
-    told = [(event["event"], event["user"]) for event in events(valkey, gateway, 4)]
+    told = [(event["event"], event["user"]) for event in events(store, gateway, 4)]
     assert told == [(name, "bob") for name in ("connected", "subscribed", "unsubscribed", "disconnected")]
 
 
-def test_it_is_off_unless_asked_for(start_gateway: Start, valkey: Any) -> None:
+def test_no_events_are_written_unless_the_setting_is_on(start_gateway: Start, store: Valkey) -> None:
     gateway = start_gateway('[namespaces.chat]\npublish = "subscriber"')
     gateway.publish("chat:1", 1)
     gateway.stop()
-    assert not valkey.exists(f"{gateway.prefix}:events")
+    assert not store.exists(f"{gateway.prefix}:events")
 
 
 @pytest.mark.parametrize("path", ["/history", "/inbox", "/inbox/read", "/sse"])

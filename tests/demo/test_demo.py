@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -16,8 +15,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from ..edges.test_headers import check
-from ..static.test_browser import browser  # noqa: F401
+from ..kit.headers import check_headers
+from ..kit.programs import GATEWAY
 
 NOBODY_ELSE = {"per_minute": 0}  # the simulated members rest: whatever happens is the test's doing
 
@@ -51,7 +50,7 @@ class Demo:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     folder: Path = tmp_path_factory.mktemp("demo")
     with (folder / "log").open("w") as log:
-        command = [sys.executable, "-m", "gateway", "demo", "--port", "0", "--data-dir", str(folder / "data")]
+        command = [*GATEWAY, "demo", "--port", "0", "--data-dir", str(folder / "data")]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
     assert process.stdout is not None
     line = process.stdout.readline()
@@ -70,7 +69,7 @@ Tab = Callable[[str], Page]
 
 
 @pytest.fixture
-def tab(browser: Browser, demo: Demo) -> Iterator[Tab]:  # noqa: F811
+def tab(browser: Browser, demo: Demo) -> Iterator[Tab]:
     """Opens the site as a member. A page whose script fails, or that breaks its content security policy, fails the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     context.set_default_timeout(10_000)
@@ -128,7 +127,7 @@ def test_two_members_one_cut_off_meanwhile_see_the_same_in_the_end(tab: Tab) -> 
     expect(bob.get_by_test_id("post").filter(has_text="Fog on the river")).to_have_count(1)
 
 
-def test_who_is_responded_and_reacted_to_hears_the_bell_on_all_tabs_and_reads_on_all(tab: Tab) -> None:
+def test_a_response_and_a_reaction_ring_the_authors_bell_on_all_tabs_and_reading_one_reads_all(tab: Tab) -> None:
     carla, again, dora = tab("carla"), tab("carla"), tab("dora")
     for page in (carla, dora):
         subject(page, "mezze")
@@ -175,7 +174,7 @@ def test_a_reaction_is_one_a_member_and_moves_and_goes(tab: Tab) -> None:
     expect(seen.get_by_test_id("count")).to_have_text(re.compile("^0?$"))
 
 
-def test_what_comes_while_away_is_on_the_bell_on_return(tab: Tab, demo: Demo) -> None:
+def test_notifications_that_came_while_away_are_on_the_bell_on_return(tab: Tab, demo: Demo) -> None:
     gil = tab("gil")
     subject(gil, "kiosk")
     write_review(gil, "Plum cake, no hurry.")
@@ -192,7 +191,7 @@ def test_what_comes_while_away_is_on_the_bell_on_return(tab: Tab, demo: Demo) ->
     expect(gil.get_by_test_id("unread")).to_have_text("1")
 
 
-def test_nothing_is_wider_than_a_phone(browser: Browser, demo: Demo) -> None:  # noqa: F811
+def test_nothing_is_wider_than_a_phone(browser: Browser, demo: Demo) -> None:
     context = browser.new_context(viewport={"width": 360, "height": 740})
     page = context.new_page()
     page.goto(f"{demo.url}/demo/")
@@ -203,7 +202,7 @@ def test_nothing_is_wider_than_a_phone(browser: Browser, demo: Demo) -> None:  #
     context.close()
 
 
-# The API behind it.
+# The API under it.
 
 
 @pytest.mark.parametrize(
@@ -229,7 +228,9 @@ def test_nothing_is_wider_than_a_phone(browser: Browser, demo: Demo) -> None:  #
         ("POST", "enter", {"name": "<img>"}, 422, "letters"),
     ],
 )
-def test_what_cannot_be_is_refused_with_a_sentence(demo: Demo, method: str, path: str, body: Any, status: int, says: str | None) -> None:
+def test_requests_that_cannot_be_served_are_answered_with_a_sentence(
+    demo: Demo, method: str, path: str, body: Any, status: int, says: str | None
+) -> None:
     token = demo.call("POST", "enter", {"name": "mallory"})[1]["token"]
     got, answer = demo.call(method, path, body, token)
     assert got == status
@@ -237,18 +238,18 @@ def test_what_cannot_be_is_refused_with_a_sentence(demo: Demo, method: str, path
 
 
 @pytest.mark.parametrize("token", ["", "nonsense"])
-def test_without_a_member_nothing_is_told(demo: Demo, token: str) -> None:
+def test_without_a_members_token_the_demo_answers_401(demo: Demo, token: str) -> None:
     for path in ("state", "posts?channel=town", "reviews?subject=nori"):
         assert demo.call("GET", path, None, token)[0] == 401
 
 
 @pytest.mark.parametrize("path", ["", "main.js", "css/base.css", "nowhere.js", "api/me", "api/nowhere"])
-def test_its_answers_say_what_browsers_must_not_do(demo: Demo, path: str) -> None:
+def test_the_demos_answers_have_the_headers_that_restrict_browsers(demo: Demo, path: str) -> None:
     try:
         answer = urllib.request.urlopen(f"{demo.url}/demo/{path}")
     except urllib.error.HTTPError as error:
         answer = error
     with answer:
         headers = {name.lower(): value for name, value in answer.headers.items()}
-    check(headers)
+    check_headers(headers)
     assert headers.get("content-type", "").startswith("text/html") == (path == "")

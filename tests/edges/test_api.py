@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import valkey
 
-from ..conftest import API_KEY, RunningGateway, Start, until
-from ..kit.clients import RULES, Socket, client, publish_many, stream
+from ..kit.clients import Socket, client, stream
+from ..kit.gateways import API_KEY, RULES, RunningGateway, Start
+from ..kit.publishing import publish_many
+from ..kit.waiting import until
 
 LIMIT = 200_000
 
@@ -23,20 +23,9 @@ def gateway(start_gateway_once: Start) -> RunningGateway:
     return start_gateway_once(f'allowed_origins = ["https://app.example.org"]\n{RULES}[limits]\napi_bytes = {LIMIT}\n')
 
 
-@pytest.fixture
-def channel() -> str:
-    return f"chat:{random.randbytes(6).hex()}"
-
-
-@pytest.fixture
-def store(valkey_url: str) -> Iterator[valkey.Valkey]:
-    with valkey.Valkey.from_url(valkey_url) as connection:
-        yield connection
-
-
-def call(gateway: RunningGateway, method: str, body: Any, headers: dict[str, str] = {}) -> tuple[int, Any]:
+def call(gateway: RunningGateway, method: str, body: Any, mode: str = "") -> tuple[int, Any]:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    status, answer = gateway.http("POST", f"/api/{method}", data, {"X-API-Key": API_KEY} | headers)
+    status, answer = gateway.http("POST", f"/api/{method}", data, {"X-API-Key": API_KEY, "X-Centrifugo-Error-Mode": mode})
     return status, json.loads(answer) if answer else None
 
 
@@ -171,7 +160,7 @@ def test_errors_are_mapped_to_statuses_where_that_is_asked_for(
     gateway: RunningGateway, method: str, body: Any, code: int, status: int
 ) -> None:
     usual = call(gateway, method, body)
-    mapped = call(gateway, method, body, {"X-Centrifugo-Error-Mode": "transport"})
+    mapped = call(gateway, method, body, "transport")
     assert usual[0] == 200 and mapped[0] == status
     assert usual[1] == mapped[1] and usual[1]["error"]["code"] == code and usual[1]["error"]["message"]
 
@@ -216,7 +205,7 @@ async def test_a_string_of_javascript_that_is_no_unicode_is_data_too(gateway: Ru
     async with client(gateway, subscribe=name) as wire:
         status, answer = call(gateway, "publish", b'{"channel":"%s","data":"\\ud800"}' % name.encode())
         assert (status, answer["result"]["offset"]) == (200, 1)
-        await wire.send('{"id":5,"publish":{"channel":"%s","data":"\\ud800"}}' % name)
+        await wire.send(f'{{"id":5,"publish":{{"channel":"{name}","data":"\\ud800"}}}}')
         messages = [await wire.next() for _ in range(3)]
         assert {"id": 5, "publish": {}} in messages
         assert [message["push"]["pub"]["data"] for message in messages if "push" in message] == ["\ufffd", "\ufffd"]
@@ -295,7 +284,7 @@ def test_a_batch_in_sequence_publishes_in_order(gateway: RunningGateway, channel
 # History.
 
 
-def test_history_of_the_server(gateway: RunningGateway, channel: str) -> None:
+def test_the_server_api_reads_history_in_both_directions(gateway: RunningGateway, channel: str) -> None:
     publish_many(gateway, channel, list(range(1, 11)))
     epoch = gateway.api("history", channel=channel)["result"]["epoch"]
 
@@ -324,7 +313,7 @@ def test_all_of_a_long_history_comes_with_limit_minus_one(gateway: RunningGatewa
     assert offsets == list(range(1, 1601))
 
 
-def test_history_keeps_tags_and_who_published(gateway: RunningGateway, channel: str) -> None:
+def test_history_has_the_tags_of_a_publication(gateway: RunningGateway, channel: str) -> None:
     gateway.publish(channel, 1, tags={"a": "b"})
     assert gateway.api("history", channel=channel, limit=1)["result"]["publications"] == [{"data": 1, "offset": 1, "tags": {"a": "b"}}]
 
@@ -535,7 +524,7 @@ async def test_malformed_messages_of_the_gateway_itself_break_nothing(
         gateway.publish(channel, "after")
         message = await wire.publication()
         while message["data"] != "after":
-            assert "offset" not in message, "only an ephemeral one may stand before it"
+            assert "offset" not in message, "only an ephemeral one may come before it"
             message = await wire.publication()
         assert message["offset"] == 1
         gateway.publish(channel, "again")

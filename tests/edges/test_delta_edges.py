@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from centrifuge.fossil import apply_delta
 
-from ..conftest import RunningGateway, Start
-from ..kit.clients import Socket, client, edits, lines, opened, publish_many
+from ..kit.clients import Socket, client, lines, opened
+from ..kit.gateways import RunningGateway, Start
+from ..kit.publishing import edits, publish_many
 
 RULES = """
 [namespaces.doc]
@@ -32,15 +33,12 @@ personal = true
 subscribe = "owner"
 """
 
-
-@pytest.fixture(scope="module", params=["fast", "asgi"])
-def gateway(start_gateway_once: Start, request: pytest.FixtureRequest) -> RunningGateway:
-    return start_gateway_once(RULES, edge=request.param)
+NAMESPACE = "doc"
 
 
-@pytest.fixture
-def channel() -> str:
-    return f"doc:{random.randbytes(6).hex()}"
+@pytest.fixture(scope="module")
+def gateway(start_gateway_once: Start, edge: str) -> RunningGateway:
+    return start_gateway_once(RULES, edge=edge)
 
 
 def publish_all(gateway: RunningGateway, channel: str, documents: list[Any]) -> str:
@@ -66,7 +64,7 @@ class Reader:
         return [self.read(publication) for publication in publications]
 
 
-async def test_the_first_is_whole_and_the_next_are_changes_whoever_comes_and_goes(gateway: RunningGateway, channel: str) -> None:
+async def test_the_first_document_is_whole_and_the_next_are_changes_while_others_come_and_go(gateway: RunningGateway, channel: str) -> None:
     documents = edits(6)
     async with client(gateway) as one, client(gateway) as two, client(gateway, subscribe=channel) as plain:
         readers = [Reader(), Reader()]
@@ -119,7 +117,7 @@ async def test_what_was_missed_comes_as_changes_too_and_what_is_live_goes_on_fro
         assert reader.came == [(3, False), *((offset, True) for offset in range(4, 9))]
 
 
-async def test_who_missed_nothing_or_subscribes_again_gets_the_next_whole(gateway: RunningGateway, channel: str) -> None:
+async def test_a_client_that_missed_nothing_or_subscribes_again_gets_the_next_document_whole(gateway: RunningGateway, channel: str) -> None:
     documents = edits(4)
     async with client(gateway) as wire:
         await wire.result("subscribe", channel=channel, delta="fossil")
@@ -207,7 +205,7 @@ async def test_a_slow_client_ends_up_with_the_documents_that_were_published(gate
 
 
 @pytest.mark.parametrize("kind", ["sse", "http_stream"])
-async def test_an_emulated_websocket_carries_them(gateway: RunningGateway, channel: str, kind: str) -> None:
+async def test_an_emulated_websocket_carries_deltas(gateway: RunningGateway, channel: str, kind: str) -> None:
     documents = edits(5)
     commands = lines(
         {"id": 1, "connect": {"token": gateway.token()}}, {"id": 2, "subscribe": {"channel": channel, "delta": "fossil"}}

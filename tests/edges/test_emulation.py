@@ -12,9 +12,8 @@ import signal
 from collections import deque
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -24,9 +23,12 @@ from playwright.async_api import async_playwright
 from gateway.app import create_app
 from gateway.config import Config
 
-from ..conftest import SECRET, RunningGateway, Start, until
-from ..kit.clients import RULES, SECONDS, Socket, Stream, client, lines, publish_many
-from ..kit.javascript import Told, scripted
+from ..kit.clients import SECONDS, Socket, Stream, client, lines
+from ..kit.gateways import RULES, Pair, RunningGateway, Start
+from ..kit.javascript import Node
+from ..kit.publishing import publish_many
+from ..kit.tokens import SECRET
+from ..kit.waiting import eventually, until, wait_until
 
 pytestmark = pytest.mark.usefixtures("npm")  # from the first test on, since it takes its time
 
@@ -35,11 +37,6 @@ ORIGIN = "https://app.example.org"
 MESSAGE_BYTES = 65536
 SETTINGS = f'allowed_origins = ["{ORIGIN}"]\n' + RULES
 FILL = "x" * 60000
-
-
-class Pair(NamedTuple):
-    here: RunningGateway
-    there: RunningGateway
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +53,6 @@ def gateway(pair: Pair) -> RunningGateway:
 def restless(start_gateway_once: Start) -> RunningGateway:
     """Pings come fast, and who is slow is so for a second."""
     return start_gateway_once("ping_seconds = 1\npong_seconds = 0.9\n" + RULES + "[limits]\nslow_seconds = 1\n")
-
-
-@pytest.fixture
-def channel() -> str:
-    return f"chat:{secrets.token_hex(6)}"
 
 
 @pytest.fixture(params=KINDS)
@@ -172,7 +164,7 @@ async def line(gateway: Any, kind: str, user: str = "u1", *, subscribe: str = ""
 # The stream.
 
 
-async def test_the_reply_to_connect_says_where_commands_go(gateway: RunningGateway, kind: str) -> None:
+async def test_the_reply_to_connect_names_the_session_and_the_node_that_commands_go_to(gateway: RunningGateway, kind: str) -> None:
     async with line(gateway, kind) as one, line(gateway, kind) as two:
         assert one.connected["node"] == two.connected["node"]
         assert one.connected["session"] != two.connected["session"] and len(one.connected["session"]) >= 32
@@ -189,7 +181,7 @@ async def test_the_streams_look_as_the_sdk_expects(gateway: RunningGateway) -> N
         assert plain.stream.body.startswith(b'{"id":1,"connect":') and plain.stream.body.count(b"\n") == 1
 
 
-async def test_a_websocket_is_told_of_no_session(gateway: RunningGateway) -> None:
+async def test_a_websockets_connect_reply_has_no_session_and_no_node(gateway: RunningGateway) -> None:
     async with client(gateway) as wire:
         assert "session" not in wire.connected and "node" not in wire.connected
 
@@ -202,7 +194,7 @@ async def test_sse_may_be_opened_by_post(gateway: RunningGateway) -> None:
         assert "connect" in await found.next()
 
 
-async def test_it_subscribes_publishes_and_asks(gateway: RunningGateway, kind: str, channel: str) -> None:
+async def test_an_emulated_client_subscribes_publishes_and_asks(gateway: RunningGateway, kind: str, channel: str) -> None:
     async with line(gateway, kind, subscribe=channel) as here:
         assert (await here.ask("rpc", method="gateway.whoami"))["rpc"]["data"]["user"] == "u1"
         assert await here.post({"id": 7, "publish": {"channel": channel, "data": {"ü": "\n😀"}}}) == 204
@@ -214,7 +206,7 @@ async def test_it_subscribes_publishes_and_asks(gateway: RunningGateway, kind: s
         assert (await here.ask("unsubscribe", channel=channel))["unsubscribe"] == {}
 
 
-async def test_it_is_present(gateway: RunningGateway, kind: str, channel: str) -> None:
+async def test_an_emulated_client_is_present(gateway: RunningGateway, kind: str, channel: str) -> None:
     async with line(gateway, kind, subscribe=channel) as here:
         async with asyncio.timeout(SECONDS):
             while not (there := (await here.ask("presence", channel=channel))["presence"]["presence"]):
@@ -233,11 +225,12 @@ async def test_it_recovers_what_it_missed_after_a_cut_line(gateway: RunningGatew
     async with line(gateway, kind, subscribe=channel) as here:
         gateway.publish(channel, 1)
         assert await here.publication() == 1
-    for number in (2, 3):
-        gateway.publish(channel, number)
-    epoch = gateway.api("history", channel=channel)["result"]["epoch"]
+    async with line(gateway, kind, subscribe=channel) as other:  # what one client receives is announced
+        for number in (2, 3):
+            gateway.publish(channel, number)
+            assert await other.publication() == number
     async with line(gateway, kind) as again:
-        result = (await again.ask("subscribe", channel=channel, recover=True, offset=1, epoch=epoch))["subscribe"]
+        result = (await again.ask("subscribe", channel=channel, recover=True, offset=1, epoch=gateway.epoch(channel)))["subscribe"]
         assert result["recovered"] is True and [found["data"] for found in result["publications"]] == [2, 3]
         gateway.publish(channel, 4)
         assert await again.publication() == 4
@@ -254,19 +247,19 @@ async def test_pings_come_and_pongs_may_come_twice(restless: RunningGateway, kin
         assert "rpc" in await here.ask("rpc", method="gateway.time")
 
 
-async def test_who_does_not_answer_pings_is_closed(restless: RunningGateway, kind: str) -> None:
+async def test_a_client_that_does_not_answer_pings_is_closed(restless: RunningGateway, kind: str) -> None:
     async with line(restless, kind) as here:
         assert await here.ended() == (3012, "no pong")
 
 
-async def test_a_service_steers_it_as_any_client(pair: Pair, kind: str) -> None:
+async def test_a_service_disconnects_an_emulated_client_like_any_other(pair: Pair, kind: str) -> None:
     user = secrets.token_hex(4)
     async with line(pair.here, kind, user) as here:
-        await asyncio.to_thread(lambda: pair.there.api("disconnect", user=user, disconnect={"code": 4501, "reason": "go"}))
+        await pair.there.ask("disconnect", user=user, disconnect={"code": 4501, "reason": "go"})
         assert await here.ended() == (4501, "go")
 
 
-async def test_a_drain_sends_it_elsewhere(start_gateway: Start, kind: str) -> None:
+async def test_a_drain_closes_an_emulated_client_with_3001(start_gateway: Start, kind: str) -> None:
     gateway = start_gateway(RULES)
     async with line(gateway, kind) as here:
         gateway.process.send_signal(signal.SIGTERM)
@@ -290,7 +283,9 @@ async def test_a_drain_sends_it_elsewhere(start_gateway: Start, kind: str) -> No
         ),
     ],
 )
-async def test_a_refused_connect_is_told_and_the_stream_ends(gateway: RunningGateway, kind: str, token: str, answers: list[Any]) -> None:
+async def test_a_refused_connect_is_answered_and_the_stream_ends(
+    gateway: RunningGateway, kind: str, token: str, answers: list[Any]
+) -> None:
     given = gateway.token(seconds=-5) if token == "expired" else token
     async with opened(gateway, kind, {"id": 1, "connect": {"token": given}}) as here:
         assert here.stream.status == 200
@@ -331,7 +326,7 @@ async def test_tokens_reach_no_log(gateway: RunningGateway, kind: str) -> None:
         ("OPTIONS", "/emulation", b"", {"Origin": "https://evil.example.org"}, 403),
     ],
 )
-async def test_what_cannot_be_is_refused_plainly(
+async def test_requests_that_cannot_be_served_have_a_plain_status(
     gateway: RunningGateway, method: str, path: str, body: bytes, headers: dict[str, str], status: int
 ) -> None:
     async with await Socket.open(gateway) as raw:
@@ -363,9 +358,7 @@ async def test_a_post_reaches_the_session_from_another_process(pair: Pair, kind:
 
 
 async def test_a_service_finds_a_client_by_its_session_alone(pair: Pair, kind: str, channel: str) -> None:
-    async def ask(method: str, **request: Any) -> None:
-        assert "result" in await asyncio.to_thread(lambda: pair.there.api(method, **request))
-
+    ask = pair.there.ask
     async with line(pair.here, kind) as one, line(pair.here, kind) as two:
         session = one.connected["session"]
         await ask("disconnect", session=session, user="somebody else")
@@ -379,7 +372,7 @@ async def test_a_service_finds_a_client_by_its_session_alone(pair: Pair, kind: s
         assert "rpc" in await two.ask("rpc", method="gateway.time"), "the user's other client was not meant"
 
 
-async def test_a_post_to_nobody_is_a_404(pair: Pair, kind: str) -> None:
+async def test_a_post_to_an_unknown_session_or_process_is_a_404(pair: Pair, kind: str) -> None:
     async with line(pair.here, kind) as here, line(pair.there, kind) as there:
         for reached in pair:
             for node in (here.connected["node"], there.connected["node"], "", "nobody", "x" * 3000, "a\nb\0"):
@@ -402,9 +395,7 @@ async def test_a_post_after_the_stream_ended_is_a_404(pair: Pair, kind: str) -> 
     async def gone() -> bool:
         return await post(pair.there, session, node, "{}") == 404
 
-    async with asyncio.timeout(SECONDS):
-        while not await gone():
-            pass
+    await eventually(gone, "the session is forgotten")
 
 
 async def test_a_post_for_a_process_that_died_is_a_404(pair: Pair, start_gateway_once: Start, kind: str) -> None:
@@ -414,19 +405,17 @@ async def test_a_post_for_a_process_that_died_is_a_404(pair: Pair, start_gateway
         third.process.kill()
         third.process.wait()
 
-        async with asyncio.timeout(SECONDS):
-            while await here.post("{}") != 404:
-                pass
+        async def gone() -> bool:
+            return await here.post("{}") == 404
+
+        await eventually(gone, "its process is known to be dead")
 
 
 async def test_a_post_for_a_process_that_hangs_is_a_503(pair: Pair, start_gateway_once: Start) -> None:
     third = start_gateway_once(SETTINGS)
     async with line(third, "sse", post_to=pair.here) as here:
-        third.process.send_signal(signal.SIGSTOP)
-        try:
+        with third.frozen():
             assert await here.post("{}") == 503
-        finally:
-            third.process.send_signal(signal.SIGCONT)
         assert "rpc" in await here.ask("rpc", method="gateway.time")
 
 
@@ -447,19 +436,19 @@ async def test_a_post_for_a_process_that_hangs_is_a_503(pair: Pair, start_gatewa
     ],
     ids=["empty", "text", "binary", "list", "nothing in it", "numbers", "object as data", "not UTF-8", "deep", "large data", "large"],
 )
-def test_a_post_that_is_none_is_refused(gateway: RunningGateway, body: bytes, status: int) -> None:
+def test_a_malformed_post_is_refused(gateway: RunningGateway, body: bytes, status: int) -> None:
     assert gateway.http("POST", "/emulation", body)[0] == status
 
 
 @pytest.mark.parametrize("data", ["", "\n", "{", '{"id":1}', "[" * 5000], ids=["empty", "newline", "half", "no method", "deep"])
-async def test_commands_that_are_none_end_the_session_as_over_websocket(pair: Pair, kind: str, data: str) -> None:
+async def test_malformed_commands_end_the_session_as_over_websocket(pair: Pair, kind: str, data: str) -> None:
     for reached in pair:
         async with line(pair.here, kind) as here:
             assert await post(reached, here.connected["session"], here.connected["node"], data) == 204
             assert await here.ended() == (3501, "bad request")
 
 
-async def test_half_an_emoji_is_mended(pair: Pair, channel: str) -> None:
+async def test_half_of_a_surrogate_pair_becomes_a_replacement_character(pair: Pair, channel: str) -> None:
     for reached in pair:
         async with line(pair.here, "sse", subscribe=channel) as here:
             command = json.dumps({"id": 3, "publish": {"channel": channel, "data": "\ud83d"}})
@@ -529,7 +518,7 @@ async def test_commands_that_came_while_it_did_not_read_are_answered_when_it_doe
 @pytest.mark.parametrize(
     "waiting", [[{"id": 3, "rpc": {"method": "x", "data": FILL}}], [{"id": 3, "rpc": {}}] * 1000], ids=["large", "many"]
 )
-async def test_who_sends_on_and_reads_nothing_is_ended(gateway: RunningGateway, kind: str, waiting: list[Any]) -> None:
+async def test_a_client_that_sends_on_and_reads_nothing_is_closed(gateway: RunningGateway, kind: str, waiting: list[Any]) -> None:
     """There is no socket to stop reading from; what waits has a bound of its own."""
     user = secrets.token_hex(4)
     await asyncio.to_thread(publish_many, gateway, f"member:{user}", [FILL] * 60)
@@ -560,7 +549,7 @@ async def plain_server(valkey_url: str, tmp_path: Path) -> AsyncIterator[Any]:
     await running
 
 
-async def test_it_works_in_another_asgi_server(plain_server: Any, kind: str) -> None:
+async def test_emulation_works_in_another_asgi_server(plain_server: Any, kind: str) -> None:
     async with line(plain_server, kind, subscribe="posts:1") as here:
         assert (await here.ask("rpc", method="gateway.whoami"))["rpc"]["data"]["user"] == "u1"
         assert await here.post("nonsense") == 204
@@ -573,88 +562,54 @@ async def test_it_works_in_another_asgi_server(plain_server: Any, kind: str) -> 
 
 # centrifuge of npm.
 
-SCRIPT = """
-const { Centrifuge } = require('centrifuge');
-const { EventSource } = require('eventsource');
-const [transport, streamUrl, postUrl, token] = process.argv.slice(1);
-const say = (kind, fields) => console.log(JSON.stringify({ kind, ...fields }));
-const client = new Centrifuge([{ transport, endpoint: `${streamUrl}/connection/${transport}` }], {
-  token, eventsource: EventSource, fetch, readableStream: ReadableStream, emulationEndpoint: `${postUrl}/emulation`,
-  minReconnectDelay: 50, maxReconnectDelay: 300,
-});
-client.on('connected', (ctx) => say('connected', { transport: ctx.transport }));
-client.on('disconnected', (ctx) => say('disconnected', { code: ctx.code }));
-client.on('connecting', (ctx) => say('connecting', { code: ctx.code }));
-client.on('error', () => {});
-client.on('publication', (ctx) => say('personal', { data: ctx.data }));
-const sub = client.newSubscription('chat:sdk-' + transport);
-sub.on('subscribed', (ctx) => say('subscribed', { wasRecovering: ctx.wasRecovering, recovered: ctx.recovered }));
-sub.on('publication', (ctx) => say('publication', { offset: ctx.offset, data: ctx.data }));
-sub.subscribe();
-client.connect();
-process.stdin.on('data', async (line) => {
-  const order = JSON.parse(line);
-  try {
-    if (order.publish) { await sub.publish(order.publish); say('published', {}); }
-    if (order.rpc) { const r = await client.rpc(order.rpc, null); say('rpc', { data: r.data }); }
-    if (order.presence) { const p = await sub.presence(); say('presence', { users: Object.values(p.clients).map((c) => c.user) }); }
-  } catch (error) { say('error', { code: error.code }); }
-});
-process.stdin.on('end', () => process.exit(0));
-"""
 
-
-def script(npm: Future[Path], kind: str, gateway: RunningGateway, post_to: RunningGateway, token: str) -> AbstractAsyncContextManager[Told]:
-    return scripted(npm, SCRIPT, kind, gateway.url, post_to.url, token)
-
-
-async def test_the_sdk_follows_speaks_and_recovers_over_two_processes(start_gateway: Start, npm: Future[Path], kind: str) -> None:
+def test_the_sdk_follows_publishes_and_recovers_over_two_processes(start_gateway: Start, node: Node, kind: str) -> None:
     first, other = start_gateway(RULES), start_gateway(RULES)
     name = f"chat:sdk-{kind}"
-    async with script(npm, kind, first, other, first.token("js")) as sdk:
-        assert (await sdk.until("connected"))[0]["transport"] == kind
-        assert (await sdk.until("subscribed"))[0]["wasRecovering"] is False
-        await sdk.order(publish={"n": 1})
-        await sdk.until("published")
-        other.publish(name, {"n": 2})
-        other.publish("notifications:js", "p1")
-        assert [(said["offset"], said["data"]["n"]) for said in await sdk.until("publication", 2)] == [(1, 1), (2, 2)]
-        await sdk.until("personal")
-        await sdk.order(rpc="gateway.whoami")
-        assert (await sdk.until("rpc"))[0]["data"]["user"] == "js"
-        async with asyncio.timeout(SECONDS):
-            asked = 0
-            while not asked or (await sdk.until("presence", asked))[-1]["users"] != ["js"]:
-                await sdk.order(presence=True)
-                asked += 1
-        first.process.kill()
-        first.process.wait()
-        for number in range(3, 60):
-            other.publish(name, {"n": number})
-        other.publish("notifications:js", "p2")
-        again = start_gateway(RULES, port=first.port)
-        await sdk.until("publication", 59)
-        again.publish(name, {"n": 60})
-        seen = await sdk.until("publication", 60)
-        assert [(said["offset"], said["data"]["n"]) for said in seen] == [(number, number) for number in range(1, 61)]
-        assert (await sdk.until("subscribed", 2))[1] == {"kind": "subscribed", "wasRecovering": True, "recovered": True}
-        assert [said["data"] for said in await sdk.until("personal", 2)] == ["p1", "p2"]
-        assert not [said for said in sdk.said if said["kind"] in ("disconnected", "error")]
+    client = node.client(first, kind, post_to=other, token=first.token("js"))
+    client.call("connect")
+    assert client.until("connected")[0]["transport"] == kind
+    sub = client.subscribed(name)
+    assert sub.told("subscribed")[0]["wasRecovering"] is False
+    sub.call("publish", {"n": 1})
+    other.publish(name, {"n": 2})
+    other.publish("notifications:js", "p1")
+    assert [(each["offset"], each["data"]["n"]) for each in sub.until("publication", 2)] == [(1, 1), (2, 2)]
+    client.until("publication")
+    assert client.call("rpc", "gateway.whoami", None)["data"]["user"] == "js"
+    wait_until(lambda: [each["user"] for each in sub.call("presence")["clients"].values()] == ["js"], "it is present")
+    first.process.kill()
+    first.process.wait()
+    for number in range(3, 60):
+        other.publish(name, {"n": number})
+    other.publish("notifications:js", "p2")
+    again = start_gateway(RULES, port=first.port)
+    sub.until("publication", 59)
+    again.publish(name, {"n": 60})
+    assert [(each["offset"], each["data"]["n"]) for each in sub.until("publication", 60)] == [(number, number) for number in range(1, 61)]
+    resubscribed = sub.until("subscribed", 2)[1]
+    assert (resubscribed["wasRecovering"], resubscribed["recovered"]) == (True, True)
+    assert client.data(2) == ["p1", "p2"]
+    assert client.told("disconnected") == []
+    client.call("disconnect")
 
 
-async def test_the_sdk_stays_away_after_an_invalid_token_and_comes_back_after_a_drain(
-    start_gateway: Start, npm: Future[Path], gateway: RunningGateway, kind: str
+def test_the_sdk_stays_away_after_an_invalid_token_and_comes_back_after_a_drain(
+    start_gateway: Start, node: Node, gateway: RunningGateway, kind: str
 ) -> None:
-    async with script(npm, kind, gateway, gateway, "garbage") as sdk:
-        assert (await sdk.until("disconnected"))[0]["code"] == 3500
+    refused = node.client(gateway, kind, token="garbage")
+    refused.call("connect")
+    assert refused.codes("disconnected", 1) == [3500]
     own = start_gateway(RULES)
-    async with script(npm, kind, own, own, own.token("js")) as sdk:
-        await sdk.until("subscribed")
-        assert await asyncio.to_thread(own.stop) == 0
-        start_gateway(RULES, port=own.port)
-        await sdk.until("connected", 2)
-        assert [said["code"] for said in await sdk.until("connecting", 2)][1] == 3001
-        await sdk.until("subscribed", 2)
+    client = node.client(own, kind, token=own.token("js"))
+    client.call("connect")
+    sub = client.subscribed(f"chat:sdk-{kind}")
+    assert own.stop() == 0
+    start_gateway(RULES, port=own.port)
+    client.until("connected", 2)
+    assert client.codes("connecting", 2)[1] == 3001
+    sub.until("subscribed", 2)
+    client.call("disconnect")
 
 
 # The SDK in a browser that comes to no WebSocket.

@@ -19,8 +19,8 @@ from gateway.config import Config
 from gateway.edges.api.methods import METHODS
 from gateway.edges.api.openapi import document
 
-from ..conftest import API_KEY, SECRET, RunningGateway, Start
-from ..kit.clients import RULES
+from ..kit.gateways import API_KEY, RULES, RunningGateway, Start
+from ..kit.tokens import SECRET
 
 EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "10")  # of each operation; by hand, thousands
 CHECKS = ["not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance"]
@@ -59,7 +59,7 @@ def test_what_the_structs_require_and_bound_is_in_it() -> None:
 
 
 @pytest.mark.parametrize("edge", ["fast", "asgi"])
-def test_anybody_may_have_it_and_no_secret_is_in_it(start_gateway: Start, edge: str) -> None:
+def test_the_schema_is_public_and_has_no_secret(start_gateway: Start, edge: str) -> None:
     with httpx.Client(base_url=start_gateway(edge=edge).url, trust_env=False) as http:
         answer = http.get("/openapi.json")
         assert http.post("/openapi.json").status_code == 405
@@ -69,7 +69,7 @@ def test_anybody_may_have_it_and_no_secret_is_in_it(start_gateway: Start, edge: 
     assert API_KEY not in answer.text and SECRET not in answer.text
 
 
-async def test_mounted_it_says_where(valkey_url: str, prefix: str) -> None:
+async def test_mounted_elsewhere_the_schema_names_the_path(valkey_url: str, prefix: str) -> None:
     application = create_app(Config(prefix=prefix, api_keys=[API_KEY]), valkey_url)
     outer = Starlette(routes=[Mount("/live", application)])
     async with application.lifespan(outer), httpx.AsyncClient(transport=httpx.ASGITransport(outer), base_url="http://test") as http:
@@ -81,7 +81,7 @@ async def test_mounted_it_says_where(valkey_url: str, prefix: str) -> None:
 # The gateway held to it.
 
 
-def test_the_gateway_answers_as_its_schema_says(gateway: RunningGateway, tmp_path: Path) -> None:
+def test_the_gateways_answers_match_its_schema(gateway: RunningGateway, tmp_path: Path) -> None:
     """schemathesis as it comes: what the schema allows and what it does not, some two thousand requests."""
     location = [f"{gateway.url}/openapi.json", "--exclude-path", "/sse"]  # which does not end
     headers = ["-H", f"X-API-Key: {API_KEY}", "-H", f"Authorization: Bearer {gateway.token()}"]

@@ -8,72 +8,58 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from ..conftest import RunningGateway, Start, until
-from ..kit.clients import RULES, Socket, Stream, client, publish_many, read_events, stream
+from ..kit.beside import Waits, beside
+from ..kit.clients import client, read_events, stream
+from ..kit.gateways import RULES, RunningGateway, Start
+from ..kit.publishing import publish_many
+from ..kit.waiting import until
 
 
-@pytest.fixture(scope="module", params=["fast", "asgi"])
-def gateway(start_gateway_once: Start, request: pytest.FixtureRequest) -> RunningGateway:
+@pytest.fixture(scope="module")
+def gateway(start_gateway_once: Start, edge: str) -> RunningGateway:
     """Either edge: whatever is asked of one is asked of both."""
     head = 'ping_seconds = 1\npong_seconds = 60\nallowed_origins = ["https://app.example.org"]\n'
-    return start_gateway_once(f"{head}{RULES}[limits]\nslow_seconds = 4\n", edge=request.param)
-
-
-@pytest.fixture
-def channel() -> str:
-    return f"chat:{random.randbytes(6).hex()}"
-
-
-def epoch_of(gateway: RunningGateway, channel: str) -> str:
-    return gateway.api("history", channel=channel)["result"]["epoch"]
-
-
-async def connected(events: Stream) -> dict[str, Any]:
-    event = await events.next()
-    assert event.name == "connected", event
-    return event.data
+    return start_gateway_once(f"{head}{RULES}[limits]\nslow_seconds = 4\n", edge=edge)
 
 
 async def test_a_stream_opens_with_retry_and_connected(gateway: RunningGateway, channel: str) -> None:
     gateway.publish(channel, 1)
     async with stream(gateway, channel) as events:
-        told = await connected(events)
+        told = await events.connected()
         assert events.status == 200
         assert events.headers["content-type"] == "text/event-stream; charset=utf-8"
         assert events.headers["cache-control"] == "no-store"
         assert bytes(events.body).startswith(b"retry: ")
         assert events.reading.retry == [1000]
         assert len(told["client"]) == 36
-        epoch = epoch_of(gateway, channel)
+        epoch = gateway.epoch(channel)
         assert told["channels"] == {channel: {"epoch": epoch, "offset": 1, "recovered": False}}
         assert events.last_id == f"{epoch}:1", "an id at once, or a browser would not send one"
 
 
 async def test_publications_are_nameless_events_with_ids(gateway: RunningGateway, channel: str) -> None:
     async with stream(gateway, channel) as events:
-        await connected(events)
+        await events.connected()
         gateway.publish(channel, {"title": "ü\n"}, tags={"a": "b"})
         event = await events.next()
-        assert (event.name, event.id) == ("message", f"{epoch_of(gateway, channel)}:1")
+        assert (event.name, event.id) == ("message", f"{gateway.epoch(channel)}:1")
         assert event.data == {"channel": channel, "offset": 1, "data": {"title": "ü\n"}, "tags": {"a": "b"}}
 
 
-async def test_the_publisher_is_told_where_a_client_published(gateway: RunningGateway, channel: str) -> None:
+async def test_the_info_of_a_publication_names_the_connection_that_published_it(gateway: RunningGateway, channel: str) -> None:
     async with stream(gateway, channel) as events, client(gateway, "u2", subscribe=channel) as wire:
-        await connected(events)
+        await events.connected()
         await wire.result("publish", channel=channel, data=1)
         assert (await events.next()).data["info"]["user"] == "u2"
 
 
 async def test_raw_newlines_never_break_an_event(gateway: RunningGateway, channel: str) -> None:
     async with stream(gateway, channel) as events:
-        await connected(events)
+        await events.connected()
         body = b'{"channel":"%s","data":{"a":\n\n"id: 7",\r\n"b":\r1}}' % channel.encode()
         gateway.http("POST", "/api/publish", body, {"X-API-Key": "test-key"})
         assert (await events.next()).data["data"] == {"a": "id: 7", "b": 1}
@@ -81,9 +67,9 @@ async def test_raw_newlines_never_break_an_event(gateway: RunningGateway, channe
 
 async def test_several_channels_share_a_stream_and_every_id_holds_all_positions(gateway: RunningGateway, channel: str) -> None:
     names = [f"{channel}-b", f"{channel}-a", f"{channel}-c"]
-    epochs = [epoch_of(gateway, name) for name in names]
+    epochs = [gateway.epoch(name) for name in names]
     async with stream(gateway, *names) as events:
-        told = await connected(events)
+        told = await events.connected()
         assert list(told["channels"]) == names, "in the order of the request"
         assert events.last_id == ",".join(f"{epoch}:0" for epoch in epochs)
         positions = [0, 0, 0]
@@ -95,9 +81,9 @@ async def test_several_channels_share_a_stream_and_every_id_holds_all_positions(
             assert event.id == ",".join(f"{epoch}:{offset}" for epoch, offset in zip(epochs, positions, strict=True))
 
 
-async def test_a_channel_named_twice_is_followed_once(gateway: RunningGateway, channel: str) -> None:
+async def test_a_channel_that_is_named_twice_is_subscribed_once(gateway: RunningGateway, channel: str) -> None:
     async with stream(gateway, channel, channel) as events:
-        await connected(events)
+        await events.connected()
         publish_many(gateway, channel, [1, 2])
         assert [event.data["data"] for event in await events.many(2)] == [1, 2]
 
@@ -108,11 +94,11 @@ async def test_a_channel_named_twice_is_followed_once(gateway: RunningGateway, c
 @pytest.mark.parametrize("by", ["header", "query"])
 async def test_a_stream_resumes_after_the_last_event_seen(gateway: RunningGateway, channel: str, by: str) -> None:
     publish_many(gateway, channel, [1, 2, 3, 4])
-    mark = f"{epoch_of(gateway, channel)}:2"
+    mark = f"{gateway.epoch(channel)}:2"
     options: dict[str, Any] = {"headers": {"Last-Event-ID": mark}} if by == "header" else {"last_event_id": mark}
     async with stream(gateway, channel, **options) as events:
-        told = await connected(events)
-        assert told["channels"][channel] == {"epoch": epoch_of(gateway, channel), "offset": 2, "recovered": True}
+        told = await events.connected()
+        assert told["channels"][channel] == {"epoch": gateway.epoch(channel), "offset": 2, "recovered": True}
         assert [event.data["data"] for event in await events.many(2)] == [3, 4]
         gateway.publish(channel, 5)
         assert (await events.next()).data["data"] == 5
@@ -121,28 +107,28 @@ async def test_a_stream_resumes_after_the_last_event_seen(gateway: RunningGatewa
 async def test_the_header_of_a_browser_counts_more_than_the_url(gateway: RunningGateway, channel: str) -> None:
     """An EventSource repeats its first URL for ever; what it saw last is in the header."""
     publish_many(gateway, channel, [1, 2, 3])
-    epoch = epoch_of(gateway, channel)
+    epoch = gateway.epoch(channel)
     async with stream(gateway, channel, headers={"Last-Event-ID": f"{epoch}:2"}, last_event_id=f"{epoch}:0", last=3) as events:
-        await connected(events)
+        await events.connected()
         assert (await events.next()).data["data"] == 3
 
 
 async def test_the_id_of_connected_is_where_catch_up_starts_from(gateway: RunningGateway, channel: str) -> None:
     publish_many(gateway, channel, [1, 2, 3])
-    mark = f"{epoch_of(gateway, channel)}:1"
+    mark = f"{gateway.epoch(channel)}:1"
     async with stream(gateway, channel, last_event_id=mark) as events:
         event = await events.next()
         assert (event.name, event.id) == ("connected", mark)
 
 
 async def test_wherever_a_stream_is_cut_the_last_id_brings_exactly_the_rest(gateway: RunningGateway, channel: str) -> None:
-    """Cut behind any byte: what was complete until there, and what the last id brings, is everything, once and in order."""
+    """Cut after any byte: what was complete until there, and what the last id brings, is everything, once and in order."""
     names = [f"{channel}-1", f"{channel}-2"]
     for name in names:
         publish_many(gateway, name, [0, 1, 2])
     order = [random.choice(names) for _ in range(20)]
     async with stream(gateway, *names, last=2) as events:
-        await connected(events)
+        await events.connected()
         for number, name in enumerate(order):
             gateway.publish(name, {"n": number, "text": "id: 1:1\n\nübermorgen"})
         await events.many(len(order) + 4)
@@ -172,7 +158,7 @@ async def _rest_after(gateway: RunningGateway, names: list[str], mark: str, ever
     tops = {name: offsets[-1] for name, offsets in everything.items()}
     missing = sum(tops[name] - int(part.rpartition(":")[2]) for name, part in zip(names, mark.split(","), strict=True))
     async with stream(gateway, *names, last_event_id=mark) as events:
-        told = await connected(events)
+        told = await events.connected()
         assert all(channel["recovered"] for channel in told["channels"].values())
         found = await events.many(missing) if missing else []
         assert all(event.name == "message" for event in found)
@@ -183,12 +169,12 @@ async def test_a_long_absence_is_caught_up_while_publishing_goes_on(gateway: Run
     """And a stream that is cut in the middle of catching up resumes there, too."""
     name = channel.replace("chat", "endless")
     publish_many(gateway, name, list(range(1, 3001)))
-    mark = f"{epoch_of(gateway, name)}:0"
+    mark = f"{gateway.epoch(name)}:0"
     publishing = asyncio.create_task(asyncio.to_thread(publish_many, gateway, name, list(range(3001, 3501))))
     seen: list[int] = []
     for count in (700, 1, 1500, 1299):
         async with stream(gateway, name, last_event_id=mark) as events:
-            assert (await connected(events))["channels"][name]["recovered"] is True
+            assert (await events.connected())["channels"][name]["recovered"] is True
             found = await events.many(count)
             seen += [event.data["offset"] for event in found]
             mark = found[-1].id
@@ -201,9 +187,9 @@ async def test_one_channel_that_catches_up_moves_no_other_channels_position(gate
     """An id never runs ahead: while one channel catches up, another one's mark stays where its events are."""
     long, short = channel.replace("chat", "endless"), channel
     publish_many(gateway, long, ["x" * 200] * 1500)
-    epochs = epoch_of(gateway, long), epoch_of(gateway, short)
+    epochs = gateway.epoch(long), gateway.epoch(short)
     async with stream(gateway, long, short, last_event_id=f"{epochs[0]}:0,{epochs[1]}:0") as events:
-        await connected(events)
+        await events.connected()
         publish_many(gateway, short, list(range(20)))
         reached = {long: 0, short: 0}
         for event in await events.many(1520):
@@ -222,26 +208,26 @@ async def test_a_first_connection_may_start_some_publications_back(
     name = channel.replace("chat", "short")
     publish_many(gateway, name, list(range(1, 11)))
     async with stream(gateway, name, last=last) as events:
-        await connected(events)
+        await events.connected()
         gateway.publish(name, 11)
         assert [event.data["data"] for event in await events.many(len(expected) + 1)] == [*expected, 11]
 
 
 async def test_a_start_some_publications_back_of_an_empty_channel_is_its_top(gateway: RunningGateway, channel: str) -> None:
     async with stream(gateway, channel, f"{channel}2", last=5) as events:
-        told = await connected(events)
+        told = await events.connected()
         assert [sub["offset"] for sub in told["channels"].values()] == [0, 0]
         gateway.publish(channel, 1)
         event = await events.next()
         assert (event.name, event.data["offset"]) == ("message", 1)
 
 
-async def test_where_history_was_removed_the_start_is_behind_it(gateway: RunningGateway, channel: str) -> None:
+async def test_where_history_was_removed_a_stream_starts_after_it(gateway: RunningGateway, channel: str) -> None:
     publish_many(gateway, channel, [1, 2, 3])
     gateway.api("history_remove", channel=channel)
     gateway.publish(channel, 4)
     async with stream(gateway, channel, last=10) as events:
-        await connected(events)
+        await events.connected()
         assert (await events.next()).data["offset"] == 4
 
 
@@ -249,13 +235,13 @@ async def test_where_history_was_removed_the_start_is_behind_it(gateway: Running
 
 
 @pytest.mark.parametrize("cause", ["trimmed", "another epoch", "fewer channels in the id"])
-async def test_what_cannot_be_recovered_is_told_as_a_gap(gateway: RunningGateway, channel: str, cause: str) -> None:
+async def test_a_position_that_cannot_be_recovered_is_a_gap(gateway: RunningGateway, channel: str, cause: str) -> None:
     name = channel.replace("chat", "short")
     publish_many(gateway, name, list(range(1, 11)))
-    epoch = epoch_of(gateway, name)
+    epoch = gateway.epoch(name)
     mark = {"trimmed": f"{epoch}:3", "another epoch": "other:9", "fewer channels in the id": f"{epoch}:9,{epoch}:9"}[cause]
     async with stream(gateway, name, last_event_id=mark) as events:
-        told = await connected(events)
+        told = await events.connected()
         assert told["channels"][name] == {"epoch": epoch, "offset": 10, "recovered": False}
         gap = await events.next()
         assert (gap.name, gap.data, gap.id) == ("gap", {"channel": name, "epoch": epoch, "offset": 10}, f"{epoch}:10")
@@ -267,9 +253,9 @@ async def test_a_gap_in_one_channel_is_none_in_the_others(gateway: RunningGatewa
     whole, broken = channel, channel.replace("chat", "short")
     publish_many(gateway, whole, list(range(1, 11)))
     publish_many(gateway, broken, list(range(1, 11)))
-    marks = f"{epoch_of(gateway, broken)}:1,{epoch_of(gateway, whole)}:8"
+    marks = f"{gateway.epoch(broken)}:1,{gateway.epoch(whole)}:8"
     async with stream(gateway, broken, whole, last_event_id=marks) as events:
-        told = await connected(events)
+        told = await events.connected()
         assert [sub["recovered"] for sub in told["channels"].values()] == [False, True]
         gap, *rest = await events.many(3)
         assert (gap.name, gap.data["channel"]) == ("gap", broken)
@@ -279,14 +265,14 @@ async def test_a_gap_in_one_channel_is_none_in_the_others(gateway: RunningGatewa
 async def test_a_channel_without_history_has_a_dash_for_a_position(gateway: RunningGateway, channel: str) -> None:
     forgetful = channel.replace("chat", "forgetful")
     async with stream(gateway, forgetful, channel) as events:
-        await connected(events)
-        assert events.last_id == f"-,{epoch_of(gateway, channel)}:0"
+        await events.connected()
+        assert events.last_id == f"-,{gateway.epoch(channel)}:0"
         gateway.publish(forgetful, "x")
         event = await events.next()
         assert event.data == {"channel": forgetful, "data": "x"}
         mark = event.id
     async with stream(gateway, forgetful, channel, last_event_id=mark) as events:
-        told = await connected(events)
+        told = await events.connected()
         assert told["channels"][channel]["recovered"] is True
         gateway.publish(channel, 1)
         assert (await events.next()).name == "message", "no gap where there never was a position"
@@ -305,7 +291,9 @@ async def test_a_channel_without_history_has_a_dash_for_a_position(gateway: Runn
         ("", "chat:1", 103, "permission denied"),
     ],
 )
-async def test_what_may_pass_is_refused_inside_the_stream(gateway: RunningGateway, token: str, name: str, code: int, message: str) -> None:
+async def test_what_may_be_different_later_is_refused_inside_the_stream(
+    gateway: RunningGateway, token: str, name: str, code: int, message: str
+) -> None:
     given = {"expired": gateway.token(seconds=-5), "good": gateway.token()}.get(token, token)
     async with stream(gateway, name, token=given) as events:
         assert events.status == 200
@@ -327,11 +315,18 @@ async def test_refusals_spread_the_return_of_clients(gateway: RunningGateway) ->
 
 @pytest.mark.parametrize(
     "path",
-    ["/sse", "/sse?channel=", "/sse?channel=nowhere:1", "/sse?channel=chat:%7Bx%7D", "/sse?channel=chat:%0A", "/sse?channel=" + "x" * 256]
-    + ["/sse?" + "&".join(f"channel=chat:{n}" for n in range(200))],
+    [
+        "/sse",
+        "/sse?channel=",
+        "/sse?channel=nowhere:1",
+        "/sse?channel=chat:%7Bx%7D",
+        "/sse?channel=chat:%0A",
+        "/sse?channel=" + "x" * 256,
+        "/sse?" + "&".join(f"channel=chat:{n}" for n in range(200)),
+    ],
     ids=["none", "empty", "unknown namespace", "braces", "control character", "too long", "too many"],
 )
-async def test_what_never_can_be_is_a_plain_400(gateway: RunningGateway, path: str) -> None:
+async def test_a_stream_that_can_never_open_is_a_plain_400(gateway: RunningGateway, path: str) -> None:
     status, body = gateway.http("GET", path, headers={"Authorization": f"Bearer {gateway.token()}"})
     assert status == 400
     assert json.loads(body)["error"]
@@ -340,7 +335,7 @@ async def test_what_never_can_be_is_a_plain_400(gateway: RunningGateway, path: s
 async def test_a_stream_takes_as_many_channels_as_its_ids_have_room_for(gateway: RunningGateway, channel: str) -> None:
     names = [f"{channel}-{number}" for number in range(128)]
     async with stream(gateway, *names) as events:
-        await connected(events)
+        await events.connected()
         assert len(events.last_id) <= 4096
         assert len(events.last_id.split(",")) == 128
         gateway.publish(names[100], 1)
@@ -351,24 +346,9 @@ async def test_other_methods_are_not_allowed(gateway: RunningGateway) -> None:
     assert gateway.http("POST", "/sse?channel=chat:1", b"{}")[0] == 405
 
 
-async def test_a_token_that_expires_ends_its_stream(gateway: RunningGateway, channel: str, waits: dict[str, Future[None]]) -> None:
-    await asyncio.wrap_future(waits["_expires"])
-
-
-async def test_comments_keep_a_silent_stream_alive(gateway: RunningGateway, waits: dict[str, Future[None]]) -> None:
-    await asyncio.wrap_future(waits["_commented"])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def waits(gateway: RunningGateway) -> Iterator[dict[str, Future[None]]]:
-    """What waits for seconds to pass does so beside the other tests."""
-    with ThreadPoolExecutor() as pool:
-        yield {wait.__name__: pool.submit(asyncio.run, wait(gateway)) for wait in (_expires, _commented)}
-
-
 async def _expires(gateway: RunningGateway) -> None:
     async with stream(gateway, "chat:expires", token=gateway.token(seconds=4)) as events:
-        assert 2 <= (await connected(events))["ttl"] <= 4
+        assert 2 <= (await events.connected())["ttl"] <= 4
         mark = events.last_id
         warning, event = await events.end()
         assert (warning.name, warning.had_id, set(warning.data)) == ("expiring", False, {"ttl"})
@@ -379,10 +359,21 @@ async def _expires(gateway: RunningGateway) -> None:
 
 async def _commented(gateway: RunningGateway) -> None:
     async with stream(gateway, "chat:silent") as events:
-        await connected(events)
+        await events.connected()
         await events.until(lambda events: events.reading.comments >= 2)
         gateway.publish("chat:silent", 1)
         assert (await events.next()).data["data"] == 1
+
+
+waits = beside(_expires, _commented)
+
+
+async def test_a_token_that_expires_ends_its_stream(waits: Waits) -> None:
+    await waits["_expires"]
+
+
+async def test_comments_show_that_a_silent_stream_is_alive(waits: Waits) -> None:
+    await waits["_commented"]
 
 
 # Who it is.
@@ -394,7 +385,7 @@ async def test_the_token_comes_in_three_ways(gateway: RunningGateway, way: str) 
     headers = {"bearer": {"Authorization": f"bearer {token}"}, "cookie": {"Cookie": f"a=b; gateway_token={token}; c=d"}, "query": {}}[way]
     query = {"url_token": token} if way == "query" else {}
     async with stream(gateway, "own:u7", token="", headers=headers, **query) as events:
-        await connected(events)
+        await events.connected()
 
 
 async def test_the_first_of_the_three_ways_decides(gateway: RunningGateway) -> None:
@@ -410,7 +401,7 @@ async def test_the_first_of_the_three_ways_decides(gateway: RunningGateway) -> N
 
 async def test_the_anonymous_follow_what_is_open(gateway: RunningGateway, channel: str) -> None:
     async with stream(gateway, channel.replace("chat", "open"), token="") as events:
-        await connected(events)
+        await events.connected()
 
 
 async def test_other_origins_may_read_only_where_they_are_listed(gateway: RunningGateway, channel: str) -> None:
@@ -435,7 +426,7 @@ async def test_a_page_that_is_not_listed_gets_nothing_for_its_visitors_cookie(ga
 async def test_a_slow_stream_that_reads_on_gets_everything_once_and_in_order(gateway: RunningGateway, channel: str) -> None:
     name = channel.replace("chat", "endless")
     async with stream(gateway, name, small=True) as events:
-        await connected(events)
+        await events.connected()
         publish_many(gateway, name, ["x" * 60000] * 120)
         assert [event.data["offset"] for event in await events.many(120)] == list(range(1, 121))
         gateway.publish(name, "live")
@@ -445,7 +436,7 @@ async def test_a_slow_stream_that_reads_on_gets_everything_once_and_in_order(gat
 async def test_a_slow_stream_of_several_channels_gets_each_in_order_with_true_ids(gateway: RunningGateway, channel: str) -> None:
     names = [f"endless:{channel[5:]}{number}" for number in range(2)]
     async with stream(gateway, *names, small=True) as events:
-        await connected(events)
+        await events.connected()
         for _ in range(3):
             for name in names:
                 publish_many(gateway, name, ["x" * 60000] * 20)
@@ -456,10 +447,10 @@ async def test_a_slow_stream_of_several_channels_gets_each_in_order_with_true_id
             assert [int(mark.rpartition(":")[2]) for mark in event.id.split(",")] == list(reached.values())
 
 
-async def test_a_slow_stream_whose_position_was_trimmed_away_is_told_and_goes_on(gateway: RunningGateway, channel: str) -> None:
+async def test_a_slow_stream_whose_position_was_trimmed_away_receives_a_gap_and_goes_on(gateway: RunningGateway, channel: str) -> None:
     name = channel.replace("chat", "short")
     async with stream(gateway, name, small=True) as events:
-        await connected(events)
+        await events.connected()
         publish_many(gateway, name, ["x" * 60000] * 200)
         seen, event = 0, await events.next()
         while event.name == "message":
@@ -472,14 +463,12 @@ async def test_a_slow_stream_whose_position_was_trimmed_away_is_told_and_goes_on
         assert (await events.next()).data["offset"] == 201
 
 
-async def test_a_stream_that_never_reads_is_ended_and_resumes_later(
-    gateway: RunningGateway, channel: str, request: pytest.FixtureRequest
-) -> None:
-    if request.node.callspec.params["gateway"] == "asgi":
+async def test_a_stream_that_never_reads_is_ended_and_resumes_later(gateway: RunningGateway, channel: str, edge: str) -> None:
+    if edge == "asgi":
         pytest.skip("ASGI has no way to drop a socket that is full; that is its server's to do")
     name = channel.replace("chat", "endless")
     async with stream(gateway, name, small=True) as events:
-        await connected(events)
+        await events.connected()
         publish_many(gateway, name, ["x" * 60000] * 150)
         await until(lambda: gateway.api("channels", pattern=name)["result"]["channels"] == {}, "it is closed")
         assert "closed: 3008 slow" in gateway.log()
@@ -489,55 +478,13 @@ async def test_a_stream_that_never_reads_is_ended_and_resumes_later(
         assert seen == list(range(1, len(seen) + 1))
         mark = events.last_id
     async with stream(gateway, name, last_event_id=mark) as events:
-        await connected(events)
+        await events.connected()
         rest = [event.data["offset"] for event in await events.many(150 - len(seen))]
         assert seen + rest == list(range(1, 151))
 
 
 async def test_a_reader_that_left_is_forgotten(gateway: RunningGateway, channel: str) -> None:
     async with stream(gateway, channel) as events:
-        await connected(events)
+        await events.connected()
         assert gateway.api("channels", pattern=channel)["result"]["channels"] == {channel: {"num_clients": 1}}
     await until(lambda: gateway.api("channels", pattern=channel)["result"]["channels"] == {}, "nobody follows it")
-
-
-async def test_a_draining_gateway_ends_its_streams_and_refuses_new_ones(start_gateway: Start) -> None:
-    """Many streams, so that the drain lasts for some tenths of a second: batches of 200."""
-    gateway = start_gateway(RULES)
-    async with await Socket.open(gateway) as kept, stream(gateway, "chat:1") as events:
-        await connected(events)
-        gateway.publish("chat:1", 1)
-        assert (await events.next()).data["data"] == 1
-        others = [await Socket.open(gateway) for _ in range(900)]
-        for other in others:
-            await other.send(f"GET /sse?channel=chat:2&token={gateway.token()} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
-        await asyncio.gather(*[other.reader.readuntil(b"connected") for other in others])
-        assert (await kept.request("GET", "/health/ready"))[0] == 200
-        stopping = asyncio.create_task(asyncio.to_thread(gateway.stop))
-        assert await events.end() == []
-        assert len(events.reading.retry) == 2 and 2000 <= events.reading.retry[1] <= 12000
-        status, _, body = await kept.request("GET", "/health/ready")
-        assert (status, json.loads(body)["reason"]) == (503, "draining")
-        await kept.send(f"GET /sse?channel=chat:1&token={gateway.token()} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
-        late = Stream(kept, *await kept.head())
-        assert late.status == 200
-        (refused,) = await late.end()
-        assert (refused.name, refused.data, refused.had_id) == ("refused", {"code": 3001, "message": "shutdown"}, False)
-        assert late.reading.retry[0] >= 2000
-        for other in others:
-            await other.close()
-        assert await stopping == 0
-
-
-async def test_a_slow_reader_gets_the_end_of_its_stream_from_a_gateway_that_drains(start_gateway: Start) -> None:
-    """More than the kernel holds: the rest waits in the process, which ends only when it is taken."""
-    gateway = start_gateway(f"{RULES}\n[limits]\nwaiting_bytes = 50000000\n")
-    async with stream(gateway, "chat:1", small=True) as events:
-        await connected(events)
-        for _ in range(200):
-            gateway.publish("chat:1", "x" * 50_000)
-        stopping = asyncio.create_task(asyncio.to_thread(gateway.stop))
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(stopping), 2)
-        assert len(await events.end()) == 200 and len(events.reading.retry) == 2
-        assert await stopping == 0

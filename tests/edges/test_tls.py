@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from ..conftest import API_KEY, RunningGateway, Start
+from ..kit.gateways import API_KEY, RunningGateway, Start
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ async def _rest(lines: Any) -> list[str]:
     return [line async for line in lines]
 
 
-async def test_plain_http_on_the_tls_port_is_refused_and_harms_nobody(gateway: RunningGateway, trusting: ssl.SSLContext) -> None:
+async def test_plain_http_on_the_tls_port_is_refused_and_harms_no_other_client(gateway: RunningGateway, trusting: ssl.SSLContext) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
     assert b"200 OK" not in await asyncio.wait_for(reader.read(), 15)

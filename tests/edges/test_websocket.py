@@ -7,22 +7,24 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jwt
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from ..conftest import SECRET, RunningGateway, Start, until
-from ..kit.clients import CLOSED_RULES, RULES, Socket, Wire, client, connected_socket, frame, opened, publish_many
+from ..kit.beside import Waits, beside
+from ..kit.clients import Socket, Wire, client, connected_socket, frame, opened
+from ..kit.gateways import CLOSED_RULES, RULES, RunningGateway, Start
+from ..kit.publishing import publish_many
+from ..kit.tokens import SECRET
+from ..kit.waiting import until
 
 
-@pytest.fixture(scope="module", params=["fast", "asgi"])
-def gateway(start_gateway_once: Start, request: pytest.FixtureRequest) -> RunningGateway:
+@pytest.fixture(scope="module")
+def gateway(start_gateway_once: Start, edge: str) -> RunningGateway:
     """Either edge: whatever is asked of one is asked of both."""
-    return start_gateway_once(RULES, edge=request.param)
+    return start_gateway_once(RULES, edge=edge)
 
 
 @pytest.fixture(scope="module")
@@ -35,19 +37,9 @@ def strict(start_gateway_once: Start) -> RunningGateway:
     )
 
 
-@pytest.fixture
-def channel() -> str:
-    return f"chat:{random.randbytes(6).hex()}"
-
-
-def epoch_of(gateway: RunningGateway, channel: str) -> str:
-    return gateway.api("history", channel=channel)["result"]["epoch"]
-
-
 # Connecting.
 
 
-@pytest.mark.usefixtures("waits")
 async def test_connect_and_subscribes_in_one_frame_are_answered_in_order(gateway: RunningGateway, channel: str) -> None:
     gateway.publish(channel, "before")
     async with opened(gateway) as wire:
@@ -56,7 +48,7 @@ async def test_connect_and_subscribes_in_one_frame_are_answered_in_order(gateway
         await wire.send({"id": 1, "connect": {"token": gateway.token(), "name": "js"}}, *subscribes)
         answers = [await wire.next() for _ in range(4)]
         assert [answer["id"] for answer in answers] == [1, 2, 3, 4]
-        assert answers[1]["subscribe"] == {"recoverable": True, "positioned": True, "epoch": epoch_of(gateway, channel), "offset": 1}
+        assert answers[1]["subscribe"] == {"recoverable": True, "positioned": True, "epoch": gateway.epoch(channel), "offset": 1}
         assert "offset" not in answers[2]["subscribe"], "zero values are left out"
 
 
@@ -71,7 +63,7 @@ async def test_the_reply_to_connect_has_what_sdks_read(gateway: RunningGateway) 
 
 
 async def test_a_token_without_expiry_announces_none(gateway: RunningGateway) -> None:
-    async with client(gateway, token=gateway.token(seconds=0)) as wire:
+    async with client(gateway, token=gateway.token(seconds=None)) as wire:
         assert "expires" not in wire.connected and "ttl" not in wire.connected
 
 
@@ -82,7 +74,7 @@ async def test_the_anonymous_connect_where_something_is_open_to_them(gateway: Ru
         assert await wire.error("subscribe", channel="chat:1") == 103
 
 
-async def test_nobody_connects_without_a_token_where_nothing_is_open(strict: RunningGateway) -> None:
+async def test_without_a_token_a_connect_is_refused_where_nothing_is_open(strict: RunningGateway) -> None:
     async with opened(strict) as wire:
         await wire.send({"id": 1, "connect": {}})
         assert await wire.ended() == (3501, "bad request")
@@ -199,7 +191,7 @@ async def test_a_publication_reaches_all_subscribers_with_who_published_it(gatew
             }
 
 
-async def test_a_publication_of_the_server_names_nobody_and_carries_its_tags(gateway: RunningGateway, channel: str) -> None:
+async def test_a_publication_of_the_server_has_no_publisher_and_has_its_tags(gateway: RunningGateway, channel: str) -> None:
     async with client(gateway, subscribe=channel) as wire:
         gateway.publish(channel, None, tags={"lang": "de"})
         assert await wire.publication() == {"channel": channel, "data": None, "offset": 1, "tags": {"lang": "de"}}
@@ -237,12 +229,12 @@ async def test_many_publications_arrive_once_and_in_order(gateway: RunningGatewa
         await publishing
 
 
-async def test_a_client_that_unsubscribed_hears_nothing_more(gateway: RunningGateway, channel: str) -> None:
+async def test_a_client_that_unsubscribed_receives_nothing_more(gateway: RunningGateway, channel: str) -> None:
     async with client(gateway, subscribe=channel) as wire:
         assert await wire.ask("unsubscribe", channel=channel) == {"id": 1003, "unsubscribe": {}}
         async with client(gateway, "u2", subscribe=channel) as other:
             gateway.publish(channel, "unheard")
-            await other.publication()  # it came to this process: a subscription begins behind it now
+            await other.publication()  # this process has it: a subscription begins after it now
         await wire.result("subscribe", channel=channel)
         gateway.publish(channel, "heard")
         assert (await wire.publication())["data"] == "heard"
@@ -254,7 +246,7 @@ async def test_unsubscribing_what_was_never_subscribed_succeeds(gateway: Running
         assert await wire.result("unsubscribe", channel="nowhere:1") == {}
 
 
-async def test_whoever_changes_their_mind_is_answered_in_order(gateway: RunningGateway) -> None:
+async def test_a_client_that_changes_its_mind_is_answered_in_order(gateway: RunningGateway) -> None:
     """As pages do that mount a component, drop it and mount it again, all before the first reply."""
     minds = ["subscribe", "unsubscribe", "unsubscribe", "subscribe", "unsubscribe", "subscribe"]
     async with client(gateway) as wire:
@@ -303,9 +295,9 @@ async def test_a_channel_without_history_delivers_and_has_no_positions(gateway: 
 # History.
 
 
-async def test_history_over_the_protocol(gateway: RunningGateway, channel: str) -> None:
+async def test_a_client_reads_history_in_both_directions(gateway: RunningGateway, channel: str) -> None:
     publish_many(gateway, channel, list(range(1, 11)))
-    epoch = epoch_of(gateway, channel)
+    epoch = gateway.epoch(channel)
     async with client(gateway, subscribe=channel) as wire:
 
         async def offsets(**request: Any) -> list[int]:
@@ -321,7 +313,7 @@ async def test_history_over_the_protocol(gateway: RunningGateway, channel: str) 
         assert await offsets(limit=3, reverse=True) == [10, 9, 8]
         assert await offsets(limit=-1, since={"offset": 7, "epoch": epoch}) == [8, 9, 10]
         assert await offsets(limit=1, since={"offset": 7, "epoch": epoch}) == [8]
-        assert await offsets(limit=-1, since={"offset": 7}) == [8, 9, 10], "an empty epoch stands for any"
+        assert await offsets(limit=-1, since={"offset": 7}) == [8, 9, 10], "an empty epoch matches any"
         assert await offsets(limit=2, since={"offset": 5, "epoch": epoch}, reverse=True) == [4, 3]
         assert await offsets(limit=-1, since={"offset": 10, "epoch": epoch}) == []
         assert await wire.error("history", channel=channel, limit=1, since={"offset": 1, "epoch": "other"}) == 112
@@ -335,11 +327,11 @@ async def test_history_gives_300_at_most(gateway: RunningGateway, channel: str) 
             assert len((await wire.result("history", channel=name, limit=limit))["publications"]) == 300
 
 
-async def test_the_empty_history_is_there_with_all_its_fields(gateway: RunningGateway, channel: str) -> None:
+async def test_an_empty_history_has_all_its_fields(gateway: RunningGateway, channel: str) -> None:
     async with client(gateway, subscribe=channel) as wire:
         assert await wire.result("history", channel=channel, limit=10) == {
             "publications": [],
-            "epoch": epoch_of(gateway, channel),
+            "epoch": gateway.epoch(channel),
             "offset": 0,
         }
 
@@ -367,7 +359,7 @@ async def test_the_empty_history_is_there_with_all_its_fields(gateway: RunningGa
         ("nowhere:1", 102, 102, 102),
     ],
 )
-async def test_who_may_subscribe(gateway: RunningGateway, name: str, anonymous: int, user: int, owner: int) -> None:
+async def test_the_rules_decide_which_users_subscribe(gateway: RunningGateway, name: str, anonymous: int, user: int, owner: int) -> None:
     for token, code in (("", anonymous), (gateway.token("u2"), user), (gateway.token("u1"), owner)):
         async with client(gateway, token=token) as wire:
             answer = await wire.ask("subscribe", channel=name)
@@ -389,7 +381,9 @@ async def test_who_may_subscribe(gateway: RunningGateway, name: str, anonymous: 
         ("hello:1", 103, 0, 0),
     ],
 )
-async def test_who_may_publish_and_read_history(gateway: RunningGateway, name: str, anonymous: int, user: int, owner: int) -> None:
+async def test_the_rules_decide_which_users_publish_and_read_history(
+    gateway: RunningGateway, name: str, anonymous: int, user: int, owner: int
+) -> None:
     for token, code in (("", anonymous), (gateway.token("u2"), user), (gateway.token("u1"), owner)):
         async with client(gateway, token=token) as wire:
             answer = await wire.ask("publish", channel=name, data=1)
@@ -453,7 +447,7 @@ async def test_the_holder_of_a_subscription_token_may_publish_and_read_where_a_t
         assert len((await wire.result("history", channel=name, limit=1))["publications"]) == 1
 
 
-async def test_what_a_subscription_token_says_of_its_user_goes_with_their_publications(gateway: RunningGateway, channel: str) -> None:
+async def test_the_info_of_a_subscription_token_is_in_its_users_publications(gateway: RunningGateway, channel: str) -> None:
     async with client(gateway) as wire:
         await wire.result("subscribe", channel=channel, token=gateway.token("u1", channel=channel, info={"role": "author"}))
         await wire.result("publish", channel=channel, data=1)
@@ -471,11 +465,11 @@ async def test_what_a_subscription_token_says_of_its_user_goes_with_their_public
     ],
     ids=["expired", "a connection token", "another channel", "another user", "the anonymous user"],
 )
-async def test_a_subscription_token_that_does_not_fit(
+async def test_a_subscription_token_that_does_not_fit_is_refused(
     gateway: RunningGateway, user: str, channel_claim: str, seconds: int, outcome: tuple[str, int]
 ) -> None:
     async with client(gateway) as wire:
-        token = gateway.token(user, channel=channel_claim, seconds=seconds)
+        token = gateway.token(user, channel=channel_claim or None, seconds=seconds)
         await wire.send({"id": 7, "subscribe": {"channel": "ticket:1", "token": token}})
         if outcome[0] == "error":
             assert (await wire.next())["error"]["code"] == outcome[1]
@@ -496,7 +490,7 @@ async def test_a_refresh_prolongs_the_connection(gateway: RunningGateway) -> Non
         assert 95 <= wire.connected["ttl"] <= 100
         result = await wire.result("refresh", token=gateway.token(seconds=500))
         assert result["expires"] is True and 495 <= result["ttl"] <= 500
-        assert "expires" not in await wire.result("refresh", token=gateway.token(seconds=0))
+        assert "expires" not in await wire.result("refresh", token=gateway.token(seconds=None))
 
 
 @pytest.mark.parametrize("bad", ["another user's", "no token at all", "empty"])
@@ -532,7 +526,7 @@ async def test_a_subscription_refresh_with_a_bad_token_ends_the_connection(gatew
 # Remote procedures.
 
 
-async def test_the_gateways_own_methods(gateway: RunningGateway) -> None:
+async def test_the_gateway_answers_its_own_rpc_methods(gateway: RunningGateway) -> None:
     async with client(gateway) as wire:
         told = (await wire.result("rpc", method="gateway.time", data={"any": "thing"}))["data"]
         assert abs(told["ms"] / 1000 - time.time()) < 60
@@ -541,19 +535,6 @@ async def test_the_gateways_own_methods(gateway: RunningGateway) -> None:
 
 
 # Pings.
-
-
-@pytest.fixture(scope="module")
-def waits(strict: RunningGateway) -> Iterator[dict[str, Future[None]]]:
-    """Tests that wait for seconds to pass do so together, in threads; each has its name and its outcome below."""
-    with ThreadPoolExecutor() as pool:
-        yield {wait.__name__: pool.submit(asyncio.run, wait(strict)) for wait in (_pinged, _mute, _native)}
-
-
-@pytest.mark.parametrize("wait", ["_pinged", "_mute", "_native"])
-async def test_pings(waits: dict[str, Future[None]], wait: str) -> None:
-    """Pongs keep the connection; without one it ends with 3012; native pings take the place of the protocol's."""
-    await asyncio.wrap_future(waits[wait])
 
 
 async def _pinged(strict: RunningGateway) -> None:
@@ -590,6 +571,14 @@ async def _native(strict: RunningGateway) -> None:
         assert (await mute.read_to_close())[0] == 3012
 
 
+waits = beside(_pinged, _mute, _native, gateway="strict")
+
+
+@pytest.mark.parametrize("wait", ["_pinged", "_mute", "_native"])
+async def test_pongs_hold_the_connection_and_native_pings_take_the_place_of_the_protocols(waits: Waits, wait: str) -> None:
+    await waits[wait]
+
+
 async def test_an_unasked_websocket_pong_is_fine(gateway: RunningGateway) -> None:
     async with await connected_socket(gateway) as raw:
         await raw.send(frame(b"unasked", 10))
@@ -600,7 +589,7 @@ async def test_an_unasked_websocket_pong_is_fine(gateway: RunningGateway) -> Non
 # Limits.
 
 
-async def test_a_client_that_publishes_too_fast_is_told_so(strict: RunningGateway) -> None:
+async def test_a_client_that_publishes_too_fast_is_refused_and_may_go_on(strict: RunningGateway) -> None:
     async with client(strict, "fast") as wire:
         answers = [await wire.ask("publish", channel="member:fast", data=number) for number in range(6)]
         codes = [answer.get("error", {}).get("code") for answer in answers]
@@ -630,7 +619,7 @@ async def test_a_users_own_channel_is_there_on_connecting(gateway: RunningGatewa
     name = f"notifications:{user}"
     gateway.publish(name, "old")
     async with client(gateway, user) as wire:
-        assert wire.connected["subs"] == {name: {"recoverable": True, "epoch": epoch_of(gateway, name), "offset": 1, "positioned": True}}
+        assert wire.connected["subs"] == {name: {"recoverable": True, "epoch": gateway.epoch(name), "offset": 1, "positioned": True}}
         gateway.publish(name, "new")
         assert await wire.publication() == {"channel": name, "data": "new", "offset": 2}
 
@@ -639,7 +628,7 @@ async def test_a_users_own_channel_recovers_through_connect(gateway: RunningGate
     user = channel[5:]
     name = f"notifications:{user}"
     publish_many(gateway, name, [1, 2, 3, 4])
-    epoch = epoch_of(gateway, name)
+    epoch = gateway.epoch(name)
     async with opened(gateway) as wire:
         subs = {name: {"recover": True, "epoch": epoch, "offset": 2}, "chat:not-mine": {"recover": True}}
         await wire.send({"id": 1, "connect": {"token": gateway.token(user), "subs": subs}})
@@ -664,7 +653,7 @@ async def test_a_long_absence_from_ones_own_channel_is_caught_up_in_pages(gatewa
     publish_many(gateway, name, list(range(1, 1001)))
     async with opened(gateway) as wire:
         await wire.send(
-            {"id": 1, "connect": {"token": gateway.token(user), "subs": {name: {"recover": True, "epoch": epoch_of(gateway, name)}}}}
+            {"id": 1, "connect": {"token": gateway.token(user), "subs": {name: {"recover": True, "epoch": gateway.epoch(name)}}}}
         )
         sub = (await wire.next())["connect"]["subs"][name]
         offsets = [p["offset"] for p in sub["publications"]]
@@ -682,7 +671,7 @@ async def resubscribe(wire: Wire, channel: str, epoch: str, offset: int, **reque
 
 async def test_what_was_missed_is_recovered_and_nothing_else(gateway: RunningGateway, channel: str) -> None:
     publish_many(gateway, channel, [1, 2, 3, 4, 5])
-    epoch = epoch_of(gateway, channel)
+    epoch = gateway.epoch(channel)
     for offset in range(6):
         async with client(gateway) as wire:
             result = (await resubscribe(wire, channel, epoch, offset))["subscribe"]
@@ -692,7 +681,7 @@ async def test_what_was_missed_is_recovered_and_nothing_else(gateway: RunningGat
             assert [p["data"] for p in result.get("publications", [])] == list(range(offset + 1, 6))
 
 
-async def test_an_empty_epoch_stands_for_any(gateway: RunningGateway, channel: str) -> None:
+async def test_an_empty_epoch_matches_any(gateway: RunningGateway, channel: str) -> None:
     publish_many(gateway, channel, [1, 2, 3])
     async with client(gateway) as wire:
         result = (await resubscribe(wire, channel, "", 0))["subscribe"]
@@ -703,7 +692,8 @@ async def test_recovered_publications_keep_their_tags_and_publisher(gateway: Run
     async with client(gateway, subscribe=channel) as wire:
         await wire.result("publish", channel=channel, data=1)
         live = await wire.publication()
-    gateway.publish(channel, 2, tags={"a": "b"})
+        gateway.publish(channel, 2, tags={"a": "b"})
+        await wire.publication()
     async with client(gateway) as wire:
         first, second = (await resubscribe(wire, channel, "", 0))["subscribe"]["publications"]
         assert first | {"channel": channel} == live
@@ -711,10 +701,10 @@ async def test_recovered_publications_keep_their_tags_and_publisher(gateway: Run
 
 
 @pytest.mark.parametrize("cause", ["trimmed", "removed", "another epoch", "the epoch of an SDK whose state was invalidated"])
-async def test_what_cannot_be_recovered_is_told(gateway: RunningGateway, channel: str, cause: str) -> None:
+async def test_a_position_that_cannot_be_recovered_is_answered_as_not_recovered(gateway: RunningGateway, channel: str, cause: str) -> None:
     name = channel.replace("chat", "short")
     publish_many(gateway, name, list(range(1, 11)))
-    epoch, offset = epoch_of(gateway, name), 8
+    epoch, offset = gateway.epoch(name), 8
     if cause == "trimmed":
         offset = 4
     elif cause == "removed":
@@ -725,7 +715,7 @@ async def test_what_cannot_be_recovered_is_told(gateway: RunningGateway, channel
         result = (await resubscribe(wire, name, epoch, offset))["subscribe"]
         assert result["was_recovering"] is True
         assert "recovered" not in result and "publications" not in result
-        assert (result["epoch"], result["offset"]) == (epoch_of(gateway, name), 10)
+        assert (result["epoch"], result["offset"]) == (gateway.epoch(name), 10)
         gateway.publish(name, "next")
         assert (await wire.publication())["offset"] == 11
     async with client(gateway) as wire:
@@ -741,7 +731,7 @@ async def test_a_level_position_recovers_after_history_was_removed(gateway: Runn
     publish_many(gateway, channel, [1, 2, 3])
     gateway.api("history_remove", channel=channel)
     async with client(gateway) as wire:
-        result = (await resubscribe(wire, channel, epoch_of(gateway, channel), 3))["subscribe"]
+        result = (await resubscribe(wire, channel, gateway.epoch(channel), 3))["subscribe"]
         assert result["recovered"] is True and result["offset"] == 3
 
 
@@ -749,7 +739,7 @@ async def test_the_oldest_position_that_history_leads_on_from_recovers(gateway: 
     name = channel.replace("chat", "short")
     publish_many(gateway, name, list(range(1, 11)))
     async with client(gateway) as wire:
-        result = (await resubscribe(wire, name, epoch_of(gateway, name), 5))["subscribe"]
+        result = (await resubscribe(wire, name, gateway.epoch(name), 5))["subscribe"]
         assert [p["offset"] for p in result["publications"]] == [6, 7, 8, 9, 10]
 
 
@@ -767,7 +757,7 @@ async def test_catching_up_has_no_limit(gateway: RunningGateway, channel: str, m
     publish_many(gateway, name, list(range(1, missed + 1)))
     async with client(gateway) as wire:
         publishing = asyncio.create_task(asyncio.to_thread(publish_many, gateway, name, list(range(missed + 1, missed + 201))))
-        result = (await resubscribe(wire, name, epoch_of(gateway, name), 0))["subscribe"]
+        result = (await resubscribe(wire, name, gateway.epoch(name), 0))["subscribe"]
         assert result["recovered"] is True
         first_page = result["publications"]
         assert first_page
@@ -789,7 +779,7 @@ async def test_large_publications_are_caught_up_in_frames_that_sdks_take(gateway
 
 async def test_a_storm_of_returning_clients_gets_the_same(gateway: RunningGateway, channel: str) -> None:
     publish_many(gateway, channel, list(range(1, 51)))
-    epoch = epoch_of(gateway, channel)
+    epoch = gateway.epoch(channel)
 
     async def come_back(offset: int) -> list[int]:
         async with client(gateway, f"storm{offset}") as wire:

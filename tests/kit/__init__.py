@@ -1,0 +1,12 @@
+"""What tests need, one maker of each thing; no test file imports another.
+
+tokens     of connections and subscriptions         channels    names that no other test uses
+gateways   in processes of their own                valkeys     the shared one, and those that may die
+databases  SQLite and PostgreSQL                    programs    the command ``gateway``
+clients    WebSocket, event stream, HTTP by hand    publishing  documents, many at once
+sdks       centrifuge-python                        javascript  centrifuge of npm, under node
+browser    Chromium, and what its pages saw         clock       one that a test moves
+waiting    until something holds                    headers     those of every answer
+forks      processes that start in milliseconds     relays      relays and writers that die
+model      a naive model of recovery                mounted     the gateway inside another application
+"""

@@ -1,6 +1,5 @@
 """Raw clients of the tests: they send what a library would not, and show what arrived, byte by byte.
 
-RULES     the namespaces that all of these tests' gateways share: Valkey holds one set of rules for all gateways
 Wire      the protocol over the `websockets` library: commands out, objects in
 Socket    a TCP connection: HTTP requests and WebSocket frames made by hand
 Stream    a server-sent event stream, with every byte that came
@@ -12,56 +11,21 @@ import asyncio
 import contextlib
 import json
 import os
-import random
 import socket
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import urlencode
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
 
+from .waiting import eventually
+
+NONE: Mapping[str, str] = {}
 SECONDS = 10.0  # how long a test waits for what should come at once
-
-RULES = """
-[namespaces.open]
-subscribe = "anyone"
-publish = "anyone"
-history = "anyone"
-[namespaces.chat]
-publish = "subscriber"
-[namespaces.member]
-publish = "user"
-history = "user"
-[namespaces.own]
-subscribe = "owner"
-publish = "owner"
-history = "owner"
-[namespaces.ticket]
-subscribe = "token"
-publish = "token"
-history = "token"
-[namespaces.sealed]
-subscribe = "nobody"
-publish = "nobody"
-history = "nobody"
-[namespaces.endless]
-history_size = -1
-history_ttl = ""
-[namespaces.short]
-history_size = 5
-[namespaces.forgetful]
-history_size = 0
-publish = "user"
-[namespaces.unrecoverable]
-recover = false
-[namespaces.doc]
-delta = true
-history_size = -1
-"""
-CLOSED_RULES = RULES.replace('"anyone"', '"user"')  # nothing is open to the anonymous
+LOST = (OSError, EOFError, TimeoutError, ConnectionClosed, InvalidHandshake, InvalidMessage)  # how a connection fails or ends
 
 
 def frame(payload: bytes = b"", opcode: int = 1, *, fin: bool = True, masked: bool = True, bits: int = 0) -> bytes:
@@ -185,6 +149,15 @@ async def client(gateway: Any, user: str = "u1", *, token: str | None = None, su
         yield wire
 
 
+async def until_counted(wire: Wire, channel: str, clients: int) -> None:
+    """Presence is written a moment after a client came or went."""
+
+    async def counted() -> bool:
+        return (await wire.result("presence_stats", channel=channel))["num_clients"] == clients
+
+    await eventually(counted, f"{clients} clients in {channel}")
+
+
 # By hand.
 
 
@@ -220,10 +193,12 @@ class Socket:
         self.writer.write(data)
         await self.writer.drain()
 
-    async def request(self, method: str, path: str, headers: dict[str, str] = {}, body: bytes = b"") -> tuple[int, dict[str, str], bytes]:
+    async def request(
+        self, method: str, path: str, headers: Mapping[str, str] = NONE, body: bytes = b""
+    ) -> tuple[int, dict[str, str], bytes]:
         """One whole request and its answer, on a connection that may be used again."""
         if body:
-            headers = headers | {"Content-Length": str(len(body))}
+            headers = {**headers, "Content-Length": str(len(body))}
         await self.send(_head(method, path, headers) + body)
         return await self.answer()
 
@@ -238,7 +213,7 @@ class Socket:
         pairs = [line.partition(":") for line in text[1:] if line]
         return int(text[0].split()[1]), {name.lower(): value.strip() for name, _, value in pairs}
 
-    async def upgrade(self, path: str = "/connection/websocket", headers: dict[str, str] = {}) -> int:
+    async def upgrade(self, path: str = "/connection/websocket", headers: Mapping[str, str] = NONE) -> int:
         """Shakes hands; returns the status."""
         asked = {
             "Upgrade": "websocket",
@@ -246,7 +221,7 @@ class Socket:
             "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
             "Sec-WebSocket-Version": "13",
         }
-        await self.send(_head("GET", path, asked | headers))
+        await self.send(_head("GET", path, asked | dict(headers)))
         async with asyncio.timeout(SECONDS):
             return (await self.head())[0]
 
@@ -291,8 +266,8 @@ class Socket:
         return b"".join(parts)
 
 
-def _head(method: str, path: str, headers: dict[str, str]) -> bytes:
-    listed = "".join(f"{name}: {value}\r\n" for name, value in ({"Host": "gateway.test"} | headers).items())
+def _head(method: str, path: str, headers: Mapping[str, str]) -> bytes:
+    listed = "".join(f"{name}: {value}\r\n" for name, value in ({"Host": "gateway.test"} | dict(headers)).items())
     return f"{method} {path} HTTP/1.1\r\n{listed}\r\n".encode()
 
 
@@ -333,7 +308,7 @@ class Reading:
 
 
 def read_events(body: bytes) -> Reading:
-    """An event is complete with the blank line behind it. Source: the HTML standard, 9.2.6."""
+    """An event is complete with the blank line after it. Source: the HTML standard, 9.2.6."""
     reading = Reading()
     name, data, mark, had_id = "", None, "", False
     for line in body.split(b"\n")[:-1]:
@@ -406,6 +381,18 @@ class Stream:
         self._taken += count
         return events
 
+    async def connected(self) -> dict[str, Any]:
+        """The data of the first event, which says that the stream is open."""
+        event = await self.next()
+        assert event.name == "connected", event
+        return event.data
+
+    async def refused(self) -> dict[str, Any]:
+        """Reads to the end; the data of the only event that was not taken yet, which says why the stream ends."""
+        (event,) = await self.end()
+        assert (event.name, event.had_id) == ("refused", False)
+        return event.data
+
     async def end(self, seconds: float = SECONDS) -> list[Event]:
         """Reads to the end; the events that were not taken yet."""
         async with asyncio.timeout(seconds):
@@ -422,7 +409,7 @@ async def stream(
     *channels: str,
     user: str = "u1",
     token: str | None = None,
-    headers: dict[str, str] = {},
+    headers: Mapping[str, str] = NONE,
     small: bool = False,
     **query: Any,
 ) -> AsyncIterator[Stream]:
@@ -430,9 +417,9 @@ async def stream(
     async with await Socket.open(gateway, small=small) as raw:
         pairs = [("channel", channel) for channel in channels]
         for name, value in query.items():
-            pairs += [(name.removeprefix("url_"), str(each)) for each in (value if isinstance(value, list) else [value])]
+            pairs += [(name.removeprefix("url_"), str(each)) for each in (value if isinstance(value, list | tuple) else [value])]
         given = gateway.token(user) if token is None else token
-        sent = ({"Authorization": f"Bearer {given}"} if given else {}) | headers
+        sent = ({"Authorization": f"Bearer {given}"} if given else {}) | dict(headers)
         await raw.send(_head("GET", f"/sse?{urlencode(pairs)}", sent))
         async with asyncio.timeout(SECONDS):
             status, answered = await raw.head()
@@ -441,38 +428,3 @@ async def stream(
             opened_stream.body += await raw.reader.readexactly(int(answered.get("content-length", 0)))
             opened_stream.over = True
         yield opened_stream
-
-
-# Many publications at once.
-
-
-def edits(count: int) -> list[dict[str, Any]]:
-    """A document of about 1 KB, again and again, a little different each time."""
-    chance = random.Random(count)
-    document: dict[str, Any] = {
-        "title": "Zum Löwen",
-        "rating": 4.5,
-        "dishes": [{"name": f"dish {n}", "price": n * 3.1, "hot": "🌶" * n} for n in range(16)],
-    }
-    made = []
-    for number in range(count):
-        dish = chance.choice(document["dishes"])
-        dish[chance.choice(["name", "price", "note"])] = chance.choice(
-            ["Käse", "🧀", '"quoted"', number, number / 7, "x" * chance.randrange(60)]
-        )
-        if chance.random() < 0.1:
-            chance.shuffle(document["dishes"])
-        made.append(json.loads(json.dumps(document | {"number": number})))
-    return made
-
-
-def publish_many(gateway: Any, channel: str, documents: list[Any], **options: Any) -> list[int]:
-    """Publishes in order over the server API, in batches; returns the offsets."""
-    offsets: list[int] = []
-    commands = [{"publish": {"channel": channel, "data": document, **options}} for document in documents]
-    size = max(len(json.dumps(commands[0])) + 2, 1)
-    at_once = max(1, min(500, 8_000_000 // size))
-    for start in range(0, len(commands), at_once):
-        replies = gateway.api("batch", commands=commands[start : start + at_once])["replies"]
-        offsets += [reply["publish"].get("offset", 0) for reply in replies]
-    return offsets

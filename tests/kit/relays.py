@@ -1,4 +1,4 @@
-"""Processes that relay and write, and die by SIGKILL at the step they are told.
+"""Processes that relay, write and react, some of which die by SIGKILL at the step they are given.
 
 Each function below is what such a process does; ``forks.start`` begins it.
 """
@@ -23,10 +23,11 @@ from gateway.store.library import Library
 from publishers import relay as outbox
 from publishers.database import Database, Transaction
 from publishers.publisher import Publisher
+from publishers.reactions import REACTIONS, Reactions, react
 from publishers.relay import Relay
 from publishers.reviews import create_review
 
-__all__ = ["CHANNELS", "INBOX", "dying_relay", "dying_writer", "obedient_writer", "relaying", "writer"]
+__all__ = ["CHANNELS", "INBOX", "dying_relay", "dying_writer", "obedient_writer", "reacting", "relaying", "writer"]
 
 CHANNELS = FIRST, INBOX, STORY = "posts:a", "notifications:u1", "review:1"  # in the order in which a dying relay takes them
 
@@ -45,7 +46,7 @@ async def relaying(database_url: str, valkey_url: str, prefix: str) -> None:
 
 
 async def dying_relay(database_url: str, valkey_url: str, prefix: str, step: str) -> None:
-    """Each row is one call, one at a time, so that every step has the same behind it each time."""
+    """Each row is one call, one at a time, so that the same was done before a step each time."""
     outbox.CHUNK_BYTES = 1
     async with Database(database_url) as database:
         commands = DyingCommands(Address(valkey_url), prefix, step)
@@ -174,6 +175,22 @@ async def writer(database_url: str, name: str, channels: Sequence[str], transact
 
     async with Database(database_url) as database:
         await asyncio.gather(write(0), write(1))
+
+
+async def reacting(database_url: str, targets: Sequence[str], seed: str, both: Any) -> None:
+    """Sixty reactions of five users at once, half of them in shared transactions, when ``both`` processes are ready."""
+    chance = random.Random(seed)
+    async with Database(database_url, pool=4) as database:
+        ways = [Reactions(database).react, lambda **wanted: react(database, **wanted)]
+        await asyncio.to_thread(both.wait, 30)
+        await asyncio.gather(
+            *[
+                chance.choice(ways)(
+                    user=f"u{chance.randrange(5)}", target=chance.choice(targets), reaction=chance.choice([*REACTIONS, None])
+                )
+                for _ in range(60)
+            ]
+        )
 
 
 async def obedient_writer(database_url: str, channel: str, orders: Connection) -> None:

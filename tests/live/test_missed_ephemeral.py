@@ -17,7 +17,7 @@ from gateway.live.inbox import Inbox
 from gateway.publication import Publication
 from gateway.store.layout import Announcement, Layout
 
-from ..conftest import until
+from ..kit.waiting import until
 
 
 class StateReader:

@@ -18,7 +18,7 @@ def offsets(run: list[Publication] | None) -> list[int] | None:
 
 
 @given(st.integers(0, 40), st.integers(-1, 20), st.integers(0, 45))
-def test_a_ring_gives_exactly_what_follows_or_none_if_it_does_not_reach_back(count: int, size: int, since: int) -> None:
+def test_a_ring_returns_all_that_follows_an_offset_or_none(count: int, size: int, since: int) -> None:
     ring = Ring(Rings(10**9))
     for publication in publications(1, count):
         ring.append(publication, size, expires=100)
@@ -32,7 +32,7 @@ def test_a_ring_gives_exactly_what_follows_or_none_if_it_does_not_reach_back(cou
         assert run == [offset for offset in kept if offset > since]
 
 
-def test_a_ring_is_filled_backwards_without_a_seam() -> None:
+def test_a_ring_that_is_filled_backwards_has_no_hole() -> None:
     ring = Ring(Rings(10**9))
     ring.extend_back(publications(5, 8), top=10, size=-1, expires=100)
     assert len(ring) == 0, "it would not reach the top"
@@ -43,7 +43,7 @@ def test_a_ring_is_filled_backwards_without_a_seam() -> None:
     assert offsets(ring.after(9, 10**9, 0)) == [10, 11]
 
 
-def test_a_ring_is_emptied_when_history_expired() -> None:
+def test_a_ring_is_empty_when_its_history_has_expired() -> None:
     ring = Ring(Rings(10**9))
     ring.append(Publication(1, b"1"), -1, expires=50)
     assert offsets(ring.after(0, 100, now=49)) == [1]
@@ -51,7 +51,7 @@ def test_a_ring_is_emptied_when_history_expired() -> None:
     assert len(ring) == 0
 
 
-def test_a_run_is_bounded_in_bytes_and_holds_at_least_one() -> None:
+def test_a_run_is_bounded_in_bytes_and_holds_at_least_one_publication() -> None:
     ring = Ring(Rings(10**9))
     for offset in range(1, 5):
         ring.append(Publication(offset, b"x" * 100), -1, expires=1)
@@ -67,7 +67,7 @@ def test_a_ring_is_never_longer_than_its_limit() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 2000)), max_size=200))
-def test_all_rings_together_hold_no_more_bytes_than_their_budget(acts: list[tuple[int, int]]) -> None:
+def test_all_rings_together_stay_within_their_budget(acts: list[tuple[int, int]]) -> None:
     budget = 20_000
     rings = Rings(budget)
     all_rings = [Ring(rings) for _ in range(6)]

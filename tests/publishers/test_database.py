@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -47,38 +47,42 @@ async def test_a_transaction_that_fails_leaves_nothing(database: Database) -> No
     ("channel", "data"),
     [("", 1), ("posts:{a}", 1), ("posts:a", object()), ("notifications:u", {"text": "no id"}), ("notifications:u", "a text")],
 )
-async def test_what_could_not_be_published_is_refused_before_it_is_committed(database: Database, channel: str, data: object) -> None:
+async def test_data_that_could_not_be_published_is_refused_before_the_commit(database: Database, channel: str, data: object) -> None:
     async with database.transaction() as transaction:
         with pytest.raises(Invalid):
             transaction.publish(channel, data)
 
 
 @pytest.mark.parametrize("url", ["nonsense", "mysql://host/name", "sqlite://", "sqlite:///:memory:"])
-def test_a_url_of_no_database_is_one_line(url: str) -> None:
+def test_an_invalid_database_url_raises_one_line(url: str) -> None:
     with pytest.raises(ConfigurationError, match="database_url"):
         Database(url)
 
 
-async def test_a_database_without_tables_is_one_line(database_url: str) -> None:
+async def test_a_database_without_tables_raises_one_line(database_url: str) -> None:
     async with Database(database_url) as database:
         with pytest.raises(ConfigurationError, match="gateway relay"):
             await identity(database)
 
 
-def _write_ahead_at(path: str, moment: float) -> None:
-    connection = sqlite3.connect(path)
-    while time.time() < moment:
-        continue
-    _write_ahead(connection)
-    connection.execute("CREATE TABLE IF NOT EXISTS t (x)")
-    connection.close()
+FILES = 30
+
+
+def _open_each(folder: str, everybody: Any) -> None:
+    """``everybody`` comes to each file at the same moment."""
+    for number in range(FILES):
+        connection = sqlite3.connect(f"{folder}/{number}.db")
+        everybody.wait(30)
+        _write_ahead(connection)
+        connection.execute("CREATE TABLE IF NOT EXISTS t (x)")
+        connection.close()
 
 
 def test_several_may_open_the_same_new_file_at_once(tmp_path: Path) -> None:
     """SQLite refuses all but one of those that turn it to writing ahead, without a moment's patience."""
-    for number in range(30):
-        moment = time.time() + 0.05
-        opening = [forks.start(_write_ahead_at, str(tmp_path / f"{number}.db"), moment) for _ in range(4)]
-        for process in opening:
-            process.join(30)
-        assert [process.exitcode for process in opening] == [0] * 4
+    everybody = forks.barrier(4)
+    opening = [forks.start(_open_each, str(tmp_path), everybody) for _ in range(4)]
+    for process in opening:
+        process.join(60)
+    assert [process.exitcode for process in opening] == [0] * 4
+    assert len(list(tmp_path.glob("*.db"))) == FILES

@@ -4,145 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from pathlib import Path
-from typing import Any
 
-import asyncpg
 import pytest
-from sqlalchemy import event, insert, select, text
-from sqlalchemy.engine import make_url
+from sqlalchemy import insert, select
 
 from publishers import Publisher
 from publishers.database import Database, now_ms
 from publishers.faults import Fault, Invalid, NotAllowed, NotFound
-from publishers.migrator import migrate
 from publishers.posts import create_channel, create_post, delete_post, edit_post, list_channels, list_posts
 from publishers.reactions import react
 from publishers.relay import Relay
-from publishers.tables import metadata, outbox, posts, reactions
+from publishers.tables import posts, reactions
 
-# What test_reviews.py and test_reactions.py use, too.
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_server(request: pytest.FixtureRequest) -> str:
-    """PostgreSQL's URL; "" for SQLite."""
-    return "" if request.param == "sqlite" else request.getfixturevalue("postgresql")
+from ..kit.outboxes import everything, said
+from ..kit.refusals import HOSTILE, bad_ids, bad_names, bad_pages, bad_texts, failures
 
 
-@pytest.fixture(name="database")
-async def ready_database(database_server: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Database]:
-    """An empty one of either kind, as everywhere; but made once, then copied or emptied, and it does not wait for the disk."""
-    if database_server:
-        url = await emptied_postgresql(database_server)
-    else:
-        url = await copied_sqlite(tmp_path_factory.getbasetemp() / "migrated.db", tmp_path / "test.db")
-    async with Database(url) as database:
-        if database.sqlite:
-            event.listen(database.engine.sync_engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
-        yield database
-
-
-async def copied_sqlite(template: Path, copy: Path) -> str:
-    if not template.exists():
-        async with Database(f"sqlite:///{template}") as database:
-            await migrate(database)
-    shutil.copy(template, copy)
-    return f"sqlite:///{copy}"
-
-
-async def emptied_postgresql(server: str) -> str:
-    url = str(make_url(server).set(database="emptied").render_as_string(hide_password=False))
-    connection = await asyncpg.connect(server)
-    made = await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = 'emptied'")
-    if not made:
-        await connection.execute("CREATE DATABASE emptied")
-        await connection.execute("ALTER DATABASE emptied SET synchronous_commit = off")
-    await connection.close()
-    async with Database(url) as database:
-        if not made:
-            await migrate(database)
-        async with database.transaction() as transaction:
-            names = ", ".join(name for name in metadata.tables if name != "settings")
-            await transaction.execute(text(f"TRUNCATE {names} RESTART IDENTITY"))
-    return url
-
-
-async def said(database: Database, channel: str) -> list[Any]:
-    """What was said in a channel, as the outbox has it: oldest first."""
-    async with database.reading() as connection:
-        rows = await connection.execute(select(outbox.c.data).where(outbox.c.channel == channel).order_by(outbox.c.id))
-        return [json.loads(data) for data in rows.scalars()]
-
-
-async def everything(database: Database) -> dict[str, list[tuple]]:
-    """All rows of all tables: whatever was refused has left none."""
-    async with database.reading() as connection:
-        return {table.name: sorted(map(repr, await connection.execute(select(table)))) for table in metadata.sorted_tables}
-
-
-Refusal = tuple[Any, type[Fault], str]  # what is given, what it raises, words of its message
-NOT_TEXTS = [None, 0, 17, True, 1.5, b"text", ["text"], {"text": "text"}]
-CONTROL = ["a\x00b", "a\x07b", "\x1b[31mred", "a\x7fb", "a\x9fb", "half a pair \ud83d", "\udc00 the other half"]
-BLANKS = [" ", "\n\t ", "　\u00a0"]
-
-
-def bad_texts(what: str = "text", most: int = 10_000) -> list[Refusal]:
-    return [
-        *((value, Invalid, f"the {what} is a text, not {type(value).__name__}") for value in NOT_TEXTS),
-        *((value, Invalid, f"the {what} is empty") for value in ("", *BLANKS)),
-        *((value, Invalid, f"the {what} holds a control character or half a surrogate pair") for value in (*CONTROL, "a\rb")),
-        *(("é" * size, Invalid, f"the {what} has {size} characters; at most {most} are taken") for size in (most + 1, 102_400)),
-    ]
-
-
-def bad_names(what: str) -> list[Refusal]:
-    return [
-        *((value, Invalid, f"the {what} is a text, not {type(value).__name__}") for value in NOT_TEXTS),
-        ("", Invalid, f"the {what} has no name"),
-        *((value, Invalid, f"a {what} has no # and no blanks around it") for value in (*BLANKS[::2], " a", "a ", "a#b", "#")),
-        *((value, Invalid, f"the {what}'s name holds a brace or a control character") for value in (*CONTROL, "{a", "a}", "a\nb", "a\n")),
-        ("x" * 101, Invalid, f"a {what} has at most 100 characters"),
-        ("x" * 102_400, Invalid, f"the {what}'s name is longer than 255 characters"),
-    ]
-
-
-def bad_ids(what: str) -> list[Refusal]:
-    not_numbers = [None, True, False, "1", "", 1.0, float("nan"), b"1", [1], {"id": 1}, "x" * 102_400]
-    return [
-        *((value, Invalid, f"the id of a {what} is a whole number, not ") for value in not_numbers),
-        *((value, NotFound, f"there is no {what} {value}") for value in (0, -1, -(2**63), 404, 2**63 - 1, 2**63, 2**64, 10**30)),
-    ]
-
-
-async def failures(database: Database, call: Callable[[Any], Awaitable[Any]], table: Iterable[Refusal]) -> list[str]:
-    """What was not refused as it should be; [] if all is well. A message is one short line, and nothing is written."""
-    wrong, before = [], await everything(database)
-    for value, kind, words in table:
-        try:
-            outcome: Any = await call(value)
-        except Exception as error:
-            outcome = error
-        right = type(outcome) is kind and str(outcome).startswith(words) and "\n" not in str(outcome) and len(str(outcome)) < 200
-        if not right:
-            wrong.append(f"{value!r:.40}: {outcome!r:.200}, not {kind.__name__}({words!r})")
-    if await everything(database) != before:
-        wrong.append("something was written")
-    return wrong
-
-
-HOSTILE = [
-    "<script>alert('x')</script>",
-    '<img src=x onerror="alert(1)">',
-    "</textarea><svg/onload=alert(1)>&lt;b&gt; &amp;amp; {{7*7}} ${7*7} %s %00",
-    "'; DROP TABLE posts; -- \\' \\\" \\u0000",
-    "👩‍👩‍👧‍👦 🇩🇪 e\u0301 \u202eright to left\u202c \u2028 \ufeff zero\u200bwidth",
-    "first line\n\n\tthird line",
-]
-
-# Posts.
+@pytest.fixture
+def database(quick_database: Database) -> Database:
+    return quick_database
 
 
 @pytest.fixture
@@ -157,7 +37,7 @@ async def rows_of(database: Database, target: str) -> list[str]:
         return sorted((await connection.execute(select(reactions.c.user).where(reactions.c.target == target))).scalars())
 
 
-async def test_the_channel_of_a_post_tells_of_each_step_of_its_life(database: Database, tech: str) -> None:
+async def test_each_step_of_a_posts_life_is_published_in_its_channel(database: Database, tech: str) -> None:
     before = now_ms()
     post = await create_post(database, channel=tech, author="u2", text="first")
     assert before <= post["created_at"] <= now_ms()
@@ -178,16 +58,15 @@ async def test_the_channel_of_a_post_tells_of_each_step_of_its_life(database: Da
     ]
 
 
-async def test_what_is_said_arrives_in_the_live_channel_and_leaves_the_outbox(
-    database: Database, tech: str, valkey_url: str, prefix: str
+async def test_a_relayed_publication_arrives_in_the_live_channel_and_leaves_the_outbox(
+    database: Database, tech: str, publisher: Publisher, relay: Relay
 ) -> None:
     post = await create_post(database, channel=tech, author="u2", text="text")
     await react(database, user="u2", target=f"post:{post['id']}", reaction="like")
     await delete_post(database, post=post["id"], by="u2")
     expected = await said(database, "posts:tech")
-    async with Publisher(valkey_url, prefix=prefix) as publisher:
-        assert await Relay(database, publisher.history).drain() == 3
-        page = await publisher.history.read("posts:tech", 0, -1)
+    assert await relay.drain() == 3
+    page = await publisher.history.read("posts:tech", 0, -1)
     assert [json.loads(each.data) for each in page.publications] == expected
     assert await said(database, "posts:tech") == []
 
@@ -240,7 +119,7 @@ async def test_deleting_a_post_removes_its_reactions_and_no_others(database: Dat
     assert (await list_posts(database, channel=tech))[0]["reactions"] == {"like": 2}
 
 
-async def test_nothing_is_said_of_a_post_after_it_was_deleted(database: Database, tech: str) -> None:
+async def test_nothing_is_published_about_a_post_after_its_deletion(database: Database, tech: str) -> None:
     """Reactions and edits race with the deletion: each comes before it, or finds nothing."""
     post = (await create_post(database, channel=tech, author="u2", text="text"))["id"]
     reacting = [react(database, user=f"r{n}", target=f"post:{post}", reaction="like") for n in range(9)]
@@ -262,7 +141,7 @@ async def test_of_two_who_delete_a_post_at_once_one_does(database: Database, tec
     assert [each["type"] for each in await said(database, "posts:tech")] == ["post.created", "post.deleted"]
 
 
-async def test_the_last_edit_that_is_told_is_the_one_that_is_stored(database: Database, tech: str) -> None:
+async def test_the_last_published_edit_is_the_stored_one(database: Database, tech: str) -> None:
     post = (await create_post(database, channel=tech, author="u2", text="text"))["id"]
     await asyncio.gather(*[edit_post(database, post=post, editor="u2", text=f"text {n}") for n in range(10)])
     told = await said(database, "posts:tech")
@@ -282,7 +161,7 @@ async def test_a_channel_is_listed_with_its_title_and_its_owner(database: Databa
     assert sorted(listed, key=lambda each: each["owner"]) == [plain, titled]
 
 
-async def test_a_name_is_given_once(database: Database, tech: str) -> None:
+async def test_a_channel_name_can_be_taken_once(database: Database, tech: str) -> None:
     before = await everything(database)
     with pytest.raises(Invalid, match=r"^there is a channel 'tech' already$"):
         await create_channel(database, name=tech, owner="u2", title="mine")
@@ -323,7 +202,7 @@ async def test_posts_are_listed_in_pages_newest_first(database: Database, tech: 
     assert [post["text"] for post in await list_posts(database, channel=tech)] == [f"text {n}" for n in range(6, -1, -1)]
 
 
-async def test_a_page_is_bounded_whatever_is_asked(database: Database, tech: str) -> None:
+async def test_a_page_of_posts_holds_at_most_200(database: Database, tech: str) -> None:
     row = {"channel": tech, "author": "u2", "text": "text", "created_at": 1, "counts": "{}"}
     async with database.transaction() as transaction:
         await transaction.execute(insert(posts), [row] * 205)
@@ -385,15 +264,14 @@ async def test_a_refusal_leaves_the_rest_of_the_transaction_as_it_is(database: D
 # What is given.
 
 
-async def test_markup_and_emoji_come_through_as_they_are(database: Database, tech: str, valkey_url: str, prefix: str) -> None:
+async def test_markup_and_emoji_come_through_as_they_are(database: Database, tech: str, publisher: Publisher, relay: Relay) -> None:
     for hostile in HOSTILE:
         post = await create_post(database, channel=tech, author="<i>u2</i>", text=hostile)
         assert post["text"] == hostile
         assert (await edit_post(database, post=post["id"], editor="<i>u2</i>", text=f"{hostile}!"))["text"] == f"{hostile}!"
     assert [post["text"] for post in await list_posts(database, channel=tech)] == [f"{text}!" for text in HOSTILE[::-1]]
-    async with Publisher(valkey_url, prefix=prefix) as publisher:
-        await Relay(database, publisher.history).drain()
-        page = await publisher.history.read("posts:tech", 0, -1)
+    await relay.drain()
+    page = await publisher.history.read("posts:tech", 0, -1)
     told = [json.loads(each.data)["post"] for each in page.publications]
     assert [each["text"] for each in told] == [f"{text}{mark}" for text in HOSTILE for mark in ("", "!")]
     assert {each["author"] for each in told} == {"<i>u2</i>"}
@@ -412,7 +290,7 @@ async def test_the_longest_names_fit(database: Database) -> None:
     assert await list_posts(database, channel=name) == [post]
 
 
-async def test_what_no_channel_can_be_is_refused(database: Database) -> None:
+async def test_invalid_arguments_of_create_channel_are_refused(database: Database) -> None:
     names = [*bad_names("channel"), ("a:b", Invalid, "a channel's name has no colon")]
     assert await failures(database, lambda given: create_channel(database, name=given, owner="u1"), names) == []
     assert await failures(database, lambda given: create_channel(database, name="a", owner=given), bad_names("owner")) == []
@@ -420,7 +298,7 @@ async def test_what_no_channel_can_be_is_refused(database: Database) -> None:
     assert await failures(database, lambda given: create_channel(database, name="a", owner="u1", title=given), titles) == []
 
 
-async def test_what_no_post_can_be_is_refused(database: Database, tech: str) -> None:
+async def test_invalid_arguments_of_create_post_are_refused(database: Database, tech: str) -> None:
     missing = ("a:b", NotFound, "there is no channel 'a:b'")
     names = [*bad_names("channel"), missing]
     assert await failures(database, lambda given: create_post(database, channel=given, author="u1", text="text"), names) == []
@@ -428,14 +306,14 @@ async def test_what_no_post_can_be_is_refused(database: Database, tech: str) -> 
     assert await failures(database, lambda given: create_post(database, channel=tech, author="u1", text=given), bad_texts()) == []
 
 
-async def test_what_no_edit_can_be_is_refused(database: Database, tech: str) -> None:
+async def test_invalid_arguments_of_edit_post_are_refused(database: Database, tech: str) -> None:
     post = (await create_post(database, channel=tech, author="u1", text="text"))["id"]
     assert await failures(database, lambda given: edit_post(database, post=given, editor="u1", text="new"), bad_ids("post")) == []
     assert await failures(database, lambda given: edit_post(database, post=post, editor=given, text="new"), bad_names("editor")) == []
     assert await failures(database, lambda given: edit_post(database, post=post, editor="u1", text=given), bad_texts()) == []
 
 
-async def test_what_no_deletion_can_be_is_refused(database: Database, tech: str) -> None:
+async def test_invalid_arguments_of_delete_post_are_refused(database: Database, tech: str) -> None:
     post = (await create_post(database, channel=tech, author="u1", text="text"))["id"]
     assert await failures(database, lambda given: delete_post(database, post=given, by="u1"), bad_ids("post")) == []
     assert await failures(database, lambda given: delete_post(database, post=post, by=given), bad_names("user")) == []
@@ -452,12 +330,7 @@ async def test_an_id_of_any_size_is_refused_in_few_words(database: Database, tec
             await edit_post(database, post=number, editor="u1", text="text")
 
 
-def bad_pages() -> list[tuple[str, Any]]:
-    not_numbers = [None, "1", True, 1.5, [1], -1]
-    return [*(("before", value) for value in (*not_numbers, 2**63)), *(("limit", value) for value in not_numbers)]
-
-
-async def test_what_no_page_can_be_is_refused(database: Database, tech: str) -> None:
+async def test_invalid_arguments_of_a_page_are_refused(database: Database, tech: str) -> None:
     names = [(value, Invalid, "") for value, *_ in bad_names("channel")]
     assert await failures(database, lambda given: list_posts(database, channel=given), names) == []
     pages = [(each, Invalid, "") for each in bad_pages()]

@@ -12,27 +12,25 @@ from gateway.errors import StoreError, Unavailable
 from gateway.publication import Position
 from publishers import Publisher, SyncPublisher
 
-from ..conftest import until
+from ..kit.waiting import until
 
 
 async def data_of(publisher: Publisher, channel: str) -> list[tuple[int, bytes]]:
     return [(p.offset, p.data) for p in (await publisher.history.read(channel, 0, -1)).publications]
 
 
-async def test_a_publish_is_acknowledged_with_its_position(valkey_url: str, prefix: str) -> None:
-    async with Publisher(valkey_url, prefix=prefix) as publisher:
-        first = await publisher.publish("posts:a", {"title": "…"}, tags={"lang": "de"})
-        again = await publisher.publish("posts:a", '{"raw":1}', raw=True, idempotency_key="k")
-        assert first and again == Position(first.epoch, 2)
-        assert await publisher.publish("posts:a", "other", idempotency_key="k") == again
-        assert await data_of(publisher, "posts:a") == [(1, '{"title":"…"}'.encode()), (2, b'{"raw":1}')]
+async def test_a_publish_is_acknowledged_with_its_position(publisher: Publisher) -> None:
+    first = await publisher.publish("posts:a", {"title": "…"}, tags={"lang": "de"})
+    again = await publisher.publish("posts:a", '{"raw":1}', raw=True, idempotency_key="k")
+    assert first and again == Position(first.epoch, 2)
+    assert await publisher.publish("posts:a", "other", idempotency_key="k") == again
+    assert await data_of(publisher, "posts:a") == [(1, '{"title":"…"}'.encode()), (2, b'{"raw":1}')]
 
 
-async def test_many_arrive_in_order(valkey_url: str, prefix: str) -> None:
-    async with Publisher(valkey_url, prefix=prefix) as publisher:
-        positions = await publisher.publish_many("review:a", range(500))
-        assert [position.offset for position in positions if position] == list(range(1, 501))
-        assert await data_of(publisher, "review:a") == [(n + 1, b"%d" % n) for n in range(500)]
+async def test_many_publications_arrive_in_order(publisher: Publisher) -> None:
+    positions = await publisher.publish_many("review:a", range(500))
+    assert [position.offset for position in positions if position] == list(range(1, 501))
+    assert await data_of(publisher, "review:a") == [(n + 1, b"%d" % n) for n in range(500)]
 
 
 async def test_versions_that_were_under_way_when_the_connection_broke_are_repeated_in_order(valkey_url: str, prefix: str) -> None:
@@ -50,43 +48,38 @@ async def test_versions_that_were_under_way_when_the_connection_broke_are_repeat
         assert not publisher._queues
 
 
-async def test_without_a_key_a_broken_connection_is_the_callers_to_decide(valkey_url: str, unused_tcp_port: int) -> None:
+async def test_a_publisher_that_reaches_no_valkey_raises_unavailable(valkey_url: str, unused_tcp_port: int) -> None:
     with pytest.raises(Unavailable, match="no Valkey at"):
         await Publisher(f"valkey://127.0.0.1:{unused_tcp_port}").connect()
 
 
 @pytest.mark.parametrize("channel", ["", "a{b}", "x" * 256])
-async def test_an_impossible_channel_is_refused_before_it_leaves(valkey_url: str, prefix: str, channel: str) -> None:
-    async with Publisher(valkey_url, prefix=prefix) as publisher:
-        with pytest.raises(ValueError, match="channel"):
-            await publisher.publish(channel, 1)
+async def test_an_impossible_channel_is_refused_before_it_leaves(publisher: Publisher, channel: str) -> None:
+    with pytest.raises(ValueError, match="channel"):
+        await publisher.publish(channel, 1)
 
 
-async def test_data_that_is_no_json_is_refused_before_it_leaves(valkey_url: str, prefix: str) -> None:
-    async with Publisher(valkey_url, prefix=prefix) as publisher:
-        with pytest.raises(TypeError):
-            await publisher.publish("posts:a", object())
+async def test_data_that_is_no_json_is_refused_before_it_leaves(publisher: Publisher) -> None:
+    with pytest.raises(TypeError):
+        await publisher.publish("posts:a", object())
 
 
-async def test_an_ephemeral_publication_is_announced_only(valkey_url: str, prefix: str) -> None:
-    heard: list[bytes] = []
-    client = valkey.Valkey.from_url(valkey_url)
-    pubsub = client.pubsub()
+async def test_an_ephemeral_publication_is_announced_only(publisher: Publisher, store: valkey.Valkey, prefix: str) -> None:
+    announced: list[bytes] = []
+    pubsub = store.pubsub()
     pubsub.subscribe(f"{prefix}:{{posts:a}}")
-    async with Publisher(valkey_url, prefix=prefix) as publisher:
-        await publisher.publish_ephemeral("posts:a", {"typing": "u1"})
+    await publisher.publish_ephemeral("posts:a", {"typing": "u1"})
 
-        def listen() -> bool:
-            message = pubsub.get_message()
-            if message is not None and message["type"] == "message":
-                heard.append(message["data"])
-            return bool(heard)
+    def receive() -> bool:
+        message = pubsub.get_message()
+        if message is not None and message["type"] == "message":
+            announced.append(message["data"])
+        return bool(announced)
 
-        await until(listen, "it is announced")
-        assert heard[0].startswith(b"@0 - ") and heard[0].endswith(b'{"typing":"u1"}')
-        assert await data_of(publisher, "posts:a") == []
+    await until(receive, "it is announced")
+    assert announced[0].startswith(b"@0 - ") and announced[0].endswith(b'{"typing":"u1"}')
+    assert await data_of(publisher, "posts:a") == []
     pubsub.close()
-    client.close()
 
 
 def test_the_plain_publisher_is_shared_between_threads(valkey_url: str, prefix: str) -> None:
@@ -107,15 +100,15 @@ def test_the_plain_publisher_is_shared_between_threads(valkey_url: str, prefix: 
         assert sorted(offsets) == list(range(1, 201))
 
 
-async def test_the_plain_publisher_loads_the_functions_where_valkey_lost_them_inside_a_loop_too(valkey_url: str, prefix: str) -> None:
-    client = valkey.Valkey.from_url(valkey_url)
-    client.execute_command("FUNCTION", "FLUSH")
-    client.close()
+async def test_the_plain_publisher_loads_the_functions_where_valkey_lost_them_inside_a_loop_too(
+    valkey_url: str, store: valkey.Valkey, prefix: str
+) -> None:
+    store.execute_command("FUNCTION", "FLUSH")
     with SyncPublisher(valkey_url, prefix=prefix) as publisher:
         position = publisher.publish("posts:a", 1, idempotency_key="k")
         assert position is not None and position.offset == 1
 
 
-def test_what_valkey_refuses_is_said(valkey_url: str, prefix: str) -> None:
+def test_what_valkey_refuses_raises_a_store_error(valkey_url: str, prefix: str) -> None:
     with SyncPublisher(valkey_url, prefix=prefix) as publisher, pytest.raises(StoreError, match="version is a whole number"):
         publisher.publish("posts:a", 1, version=-1)

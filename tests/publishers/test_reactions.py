@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import os
-import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -17,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event, select, text
 
-import publishers
 from gateway.config import Config
 from gateway.live.inbox import Inbox
 from publishers import Publisher
@@ -30,9 +26,18 @@ from publishers.relay import Relay
 from publishers.reviews import create_review, list_reviews, story_of
 from publishers.tables import folds, reactions
 
-from .test_posts import HOSTILE, NOT_TEXTS, Refusal, bad_names, database_server, everything, failures, ready_database, said  # noqa: F401
+from ..kit import forks, relays
+from ..kit.clock import FrozenClock
+from ..kit.outboxes import everything, said
+from ..kit.refusals import HOSTILE, NOT_TEXTS, Refusal, bad_names, failures
+from ..kit.waiting import until
 
 Counts = dict[str, int]
+
+
+@pytest.fixture
+def database(quick_database: Database) -> Database:
+    return quick_database
 
 
 async def new_review(database: Database, author: str = "author", text: str = "Good soup") -> str:
@@ -51,12 +56,6 @@ async def post(database: Database) -> str:
     return f"post:{(await create_post(database, channel='tech', author='author', text='Good news'))['id']}"
 
 
-@pytest.fixture
-async def publisher(valkey_url: str, prefix: str) -> AsyncIterator[Publisher]:
-    async with Publisher(valkey_url, prefix=prefix) as publisher:
-        yield publisher
-
-
 async def reactions_of(database: Database, target: str) -> dict[str, str]:
     """User → reaction, from the table that has one row of each."""
     async with database.reading() as connection:
@@ -66,7 +65,7 @@ async def reactions_of(database: Database, target: str) -> dict[str, str]:
 
 
 async def counts_of(database: Database, target: str) -> Counts:
-    """The counts that whoever lists the target sees."""
+    """The counts that readers of the target's list get."""
     listed = [*await list_reviews(database, subject="r42", limit=200), *await list_posts(database, channel="tech", limit=200)]
     kind = target.partition(":")[0]
     return next(each["reactions"] for each in listed if f"{kind}:{each['id']}" == target and ("subject" in each) == (kind == "review"))
@@ -78,13 +77,13 @@ async def told_of(database: Database, target: str) -> list[Any]:
 
 
 async def assert_agreement(database: Database, target: str) -> dict[str, str]:
-    """The reactions, their counts and all that was said of them lead to the same; returns user → reaction."""
+    """The stored reactions, their counts and the publications about them agree. Returns user → reaction."""
     now = await reactions_of(database, target)
     assert await counts_of(database, target) == Counter(now.values())
     replayed: dict[str, str] = {}
     for publication in await told_of(database, target):
         user, reaction = publication["user"], publication["reaction"]
-        assert replayed.get(user) != reaction, "what changes nothing is not told"
+        assert replayed.get(user) != reaction, "a repeated reaction is not published"
         replayed.pop(user, None)
         if reaction is not None:
             replayed[user] = reaction
@@ -97,7 +96,7 @@ async def assert_agreement(database: Database, target: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("kind", ["post", "review"])
-async def test_a_reaction_is_added_changed_and_taken_back(kind: str, database: Database, request: pytest.FixtureRequest) -> None:
+async def test_a_reaction_is_added_changed_and_removed(kind: str, database: Database, request: pytest.FixtureRequest) -> None:
     await create_channel(database, name="tech", owner="owner")
     target = await new_review(database)
     if kind == "post":
@@ -123,7 +122,7 @@ async def test_a_reaction_is_added_changed_and_taken_back(kind: str, database: D
 
 
 @pytest.mark.parametrize("shared", [False, True])
-async def test_what_changes_nothing_is_not_told(database: Database, review: str, shared: bool) -> None:
+async def test_a_repeated_reaction_is_not_published(database: Database, review: str, shared: bool) -> None:
     reacting = Reactions(database).react if shared else lambda **wanted: react(database, **wanted)
     assert await reacting(user="u2", target=review, reaction=None) == {}
     assert await told_of(database, review) == []
@@ -136,7 +135,7 @@ async def test_what_changes_nothing_is_not_told(database: Database, review: str,
     assert len(await said(database, "notifications:author")) == 1
 
 
-async def test_every_kind_of_reaction_is_counted_for_itself(database: Database, review: str, post: str) -> None:
+async def test_each_kind_of_reaction_has_its_own_count(database: Database, review: str, post: str) -> None:
     for n, reaction in enumerate(REACTIONS):
         for user in range(n + 1):
             await react(database, user=f"{reaction}{user}", target=review, reaction=reaction)
@@ -187,7 +186,7 @@ async def test_many_who_react_at_once_are_counted(database: Database, review: st
     assert await counts_of(database, review) == dict.fromkeys(REACTIONS, 4)
 
 
-async def test_shared_and_single_transactions_race_for_several_targets(database: Database, review: str, post: str) -> None:
+async def test_shared_and_single_transactions_agree_when_they_race(database: Database, review: str, post: str) -> None:
     targets = [review, post, await new_review(database), "review:404"]
     several = [Reactions(database, shared_most=7), Reactions(database)]
     ways = [*(each.react for each in several), lambda **wanted: react(database, **wanted)]
@@ -200,41 +199,11 @@ async def test_shared_and_single_transactions_race_for_several_targets(database:
     assert await reactions_of(database, "review:404") == {}
 
 
-REACTING = """
-import asyncio, random, sys
-from publishers.database import Database
-from publishers.reactions import REACTIONS, Reactions, react
-
-async def main(url, targets, seed):
-    chance = random.Random(seed)
-    async with Database(url, pool=4) as database:
-        ways = [Reactions(database).react, lambda **wanted: react(database, **wanted)]
-        print("ready", flush=True)
-        sys.stdin.readline()
-        await asyncio.gather(*[
-            chance.choice(ways)(user=f"u{chance.randrange(5)}", target=chance.choice(targets), reaction=chance.choice([*REACTIONS, None]))
-            for _ in range(60)
-        ])
-
-asyncio.run(main(sys.argv[1], sys.argv[2].split(), sys.argv[3]))
-"""
-
-
-async def test_reactions_of_two_processes_race(database: Database, review: str, post: str) -> None:
-    url = database.url.render_as_string(hide_password=False)
-    environment = {**os.environ, "PYTHONPATH": str(Path(publishers.__file__).parents[1])}
-    pipe = asyncio.subprocess.PIPE
-    processes = [
-        await asyncio.create_subprocess_exec(
-            sys.executable, "-c", REACTING, url, f"{review} {post}", seed, stdin=pipe, stdout=pipe, env=environment
-        )
-        for seed in "ab"
-    ]
-    async with asyncio.timeout(30):
-        for process in processes:
-            assert process.stdout is not None and await process.stdout.readline() == b"ready\n"
-        await asyncio.gather(*[process.communicate(b"go\n") for process in processes])
-    assert [process.returncode for process in processes] == [0, 0]
+async def test_reactions_of_two_processes_agree_when_they_race(database: Database, review: str, post: str) -> None:
+    url, both = database.url.render_as_string(hide_password=False), forks.barrier(2)
+    processes = [forks.start(relays.reacting, url, [review, post], seed, both) for seed in "ab"]
+    await until(lambda: all(process.exitcode is not None for process in processes), "both are done", 30)
+    assert [process.exitcode for process in processes] == [0, 0]
     for target in (review, post):
         assert await assert_agreement(database, target)
 
@@ -254,7 +223,9 @@ STEPS = st.lists(
 
 @settings(max_examples=12)
 @given(STEPS)
-async def test_reactions_are_those_of_a_dict(database: Database, steps: list[tuple[bool, list[tuple[str, int, str | None]]]]) -> None:
+async def test_reactions_are_those_of_a_dict_after_any_steps(
+    database: Database, steps: list[tuple[bool, list[tuple[str, int, str | None]]]]
+) -> None:
     """The last one of each user and target counts, one after the other or many at once."""
     targets = [await new_review(database), await new_review(database), "review:404404"]
     shared, model = Reactions(database, shared_most=4), {}
@@ -291,7 +262,7 @@ async def test_reactions_that_come_together_share_a_transaction(database: Databa
     assert await counts_of(database, review) == {"like": 35}
 
 
-async def test_a_user_who_changes_their_mind_at_once_ends_with_the_last_word(database: Database, review: str) -> None:
+async def test_the_last_of_several_concurrent_reactions_of_a_user_counts(database: Database, review: str) -> None:
     shared = Reactions(database)
     minds = ["like", "sad", None, "love", "love", "wow"]
     outcomes = await asyncio.gather(*[shared.react(user="u2", target=review, reaction=each) for each in minds])
@@ -299,7 +270,7 @@ async def test_a_user_who_changes_their_mind_at_once_ends_with_the_last_word(dat
     assert [each["reaction"] for each in await told_of(database, review)] == ["like", "sad", None, "love", "wow"]
 
 
-async def test_unknown_targets_fail_alone(database: Database, review: str, post: str) -> None:
+async def test_an_unknown_target_fails_alone_in_a_shared_transaction(database: Database, review: str, post: str) -> None:
     shared = Reactions(database)
     targets = ["review:404", review, "post:405", post, "review:406"]
     outcomes = await asyncio.gather(*[shared.react(user="u2", target=each, reaction="like") for each in targets], return_exceptions=True)
@@ -310,7 +281,7 @@ async def test_unknown_targets_fail_alone(database: Database, review: str, post:
         assert await assert_agreement(database, target) == {"u2": "like"}
 
 
-async def test_a_caller_that_goes_away_takes_nobody_else_along(database: Database, review: str) -> None:
+async def test_a_cancelled_caller_does_not_cancel_the_others_of_a_shared_transaction(database: Database, review: str) -> None:
     shared = Reactions(database)
     callers = [asyncio.create_task(shared.react(user=f"u{n}", target=review, reaction="like")) for n in range(5)]
     await asyncio.sleep(0)
@@ -324,7 +295,7 @@ async def test_a_caller_that_goes_away_takes_nobody_else_along(database: Databas
     assert (await shared.react(user="u9", target=review, reaction="wow"))["wow"] == 1
 
 
-async def test_a_caller_that_goes_away_in_the_middle_of_it_leaves_nothing_behind(
+async def test_a_caller_cancelled_inside_its_transaction_leaves_no_lock(
     database: Database, review: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("publishers.database.BUSY_SECONDS", 0.5)
@@ -352,9 +323,7 @@ async def test_a_caller_that_goes_away_in_the_middle_of_it_leaves_nothing_behind
     assert await assert_agreement(database, review) == {"u3": "wow"}
 
 
-async def test_past_its_bound_it_refuses_and_those_that_wait_are_answered(
-    database: Database, review: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_reactions_past_the_limit_of_the_queue_are_refused(database: Database, review: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("publishers.reactions.WAITING_MOST", 12)
     shared = Reactions(database)
     reacting = [shared.react(user=f"u{n}", target=review, reaction="like") for n in range(15)]
@@ -380,7 +349,7 @@ class LostDatabase:
         raise ConnectionResetError("the database went away")
 
 
-async def test_whoever_waited_for_a_database_that_went_away_hears_of_it(database: Database, review: str) -> None:
+async def test_callers_that_wait_for_a_lost_database_get_its_error(database: Database, review: str) -> None:
     shared = Reactions(LostDatabase(database), shared_most=3)  # type: ignore[arg-type]
     reacting = [shared.react(user=f"u{n}", target=review, reaction="like") for n in range(5)]
     async with asyncio.timeout(10):
@@ -392,23 +361,9 @@ async def test_whoever_waited_for_a_database_that_went_away_hears_of_it(database
 # Folding.
 
 
-class FrozenClock:
-    """A time that passes only when told to: what reactions and folds take for now, in unix milliseconds."""
-
-    def __init__(self) -> None:
-        self.now = 1_800_000_000_000
-
-    def __call__(self) -> int:
-        return self.now
-
-    def pass_ms(self, ms: int) -> int:
-        self.now += ms
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> FrozenClock:
-    clock = FrozenClock()
+    clock = FrozenClock(1_800_000_000_000)  # unix ms
     monkeypatch.setattr("publishers.reactions.now_ms", clock)
     monkeypatch.setattr("publishers.folding.now_ms", clock)
     return clock
@@ -416,11 +371,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FrozenClock:
 
 async def react_each(database: Database, target: str, users: Iterable[str], clock: FrozenClock, reaction: str | None = "like") -> None:
     for user in users:
-        clock.pass_ms(1)
+        clock.pass_time(1)
         await react(database, user=user, target=target, reaction=reaction)
 
 
-async def test_the_first_reaction_is_told_at_once(database: Database, review: str, post: str) -> None:
+async def test_the_first_reaction_is_notified_at_once(database: Database, review: str, post: str) -> None:
     await react(database, user="u2", target=review, reaction="like")
     await react(database, user="u3", target=post, reaction="like")
     first, second = await said(database, "notifications:author")
@@ -429,7 +384,7 @@ async def test_the_first_reaction_is_told_at_once(database: Database, review: st
     assert second == {"type": "reaction", "text": "u3 reacted to your post “Good news”", "target": post, "actors": ["u3"], "count": 1}
 
 
-async def test_later_ones_update_it(database: Database, clock: FrozenClock) -> None:
+async def test_later_reactions_update_the_notification(database: Database, clock: FrozenClock) -> None:
     for users, who, actors in (
         (2, "u2 and u1", ["u2", "u1"]),
         (3, "u3, u2 and 1 other", ["u3", "u2"]),
@@ -441,11 +396,11 @@ async def test_later_ones_update_it(database: Database, clock: FrozenClock) -> N
         await react_each(database, review, [f"u{n}" for n in range(1, users + 1)], clock)
         first, *others = await said(database, f"notifications:{author}")
         assert others == [], "not before the pause is over"
-        assert await folding.publish_due(clock.pass_ms(1000)) == 1
+        assert await folding.publish_due(clock.pass_time(1000)) == 1
         assert (await said(database, f"notifications:{author}"))[1:] == [
             {**first, "text": f"{who} reacted to your review “Good soup”", "actors": actors, "count": users}
         ]
-        assert await folding.publish_due(clock.pass_ms(10**6)) == 0, "nothing happened since"
+        assert await folding.publish_due(clock.pass_time(10**6)) == 0, "nothing happened since"
 
 
 async def test_an_update_waits_for_the_pause_and_longer_the_older_it_is(database: Database, review: str, clock: FrozenClock) -> None:
@@ -464,75 +419,73 @@ async def test_an_update_waits_for_the_pause_and_longer_the_older_it_is(database
     assert len({each["id"] for each in await said(database, "notifications:author")}) == 1
 
 
-async def test_it_is_due_a_second_after_the_first_telling_and_no_earlier(database: Database, review: str, clock: FrozenClock) -> None:
+async def test_an_update_is_due_a_second_after_the_first_notification(database: Database, review: str, clock: FrozenClock) -> None:
     await react(database, user="u1", target=review, reaction="like")
     start = clock.now
-    clock.pass_ms(400)
+    clock.pass_time(400)
     await react(database, user="u2", target=review, reaction="like")
     folding = Folding(database)
     assert [await folding.publish_due(now) for now in (start + 400, start + 999, start + 1000, start + 1000)] == [0, 0, 1, 0]
 
 
-async def test_behind_the_window_the_next_one_is_a_new_notification(database: Database, review: str, clock: FrozenClock) -> None:
+async def test_a_reaction_after_the_window_is_a_new_notification(database: Database, review: str, clock: FrozenClock) -> None:
     folding = Folding(database)
     await react_each(database, review, ["u1"], clock)
-    clock.pass_ms(WINDOW_MS - 1)
+    clock.pass_time(WINDOW_MS - 1)
     await react(database, user="u2", target=review, reaction="like")
     assert await folding.publish_due(clock.now) == 1
-    clock.pass_ms(1)
+    clock.pass_time(1)
     await react(database, user="u3", target=review, reaction="like")
     told = await said(database, "notifications:author")
     assert [each["text"].partition(" reacted")[0] for each in told] == ["u1", "u2 and u1", "u3"]
     assert told[0]["id"] == told[1]["id"] != told[2]["id"]
     await react_each(database, review, ["u4"], clock)
-    assert await folding.publish_due(clock.pass_ms(1000)) == 1
+    assert await folding.publish_due(clock.pass_time(1000)) == 1
     last = (await said(database, "notifications:author"))[-1]
     assert (last["id"], last["actors"], last["count"]) == (told[2]["id"], ["u4", "u3"], 2)
 
 
-async def test_a_repeated_reaction_is_nobody_new(database: Database, review: str, clock: FrozenClock) -> None:
+async def test_a_user_who_reacted_before_is_not_counted_in_a_new_notification(database: Database, review: str, clock: FrozenClock) -> None:
     await react_each(database, review, ["u1"], clock)
-    clock.pass_ms(WINDOW_MS)
+    clock.pass_time(WINDOW_MS)
     await react_each(database, review, ["u2", "u1", "u3"], clock)
-    await Folding(database).publish_due(clock.pass_ms(1000))
+    await Folding(database).publish_due(clock.pass_time(1000))
     last = (await said(database, "notifications:author"))[-1]
     assert (last["actors"], last["count"]) == (["u3", "u2"], 2)
 
 
-async def test_who_is_told_in_a_new_notification_is_not_told_in_the_old_one_too(
-    database: Database, review: str, clock: FrozenClock
-) -> None:
+async def test_a_user_is_named_in_one_notification_only(database: Database, review: str, clock: FrozenClock) -> None:
     await react_each(database, review, ["u1"], clock)
-    clock.pass_ms(WINDOW_MS - 10)
+    clock.pass_time(WINDOW_MS - 10)
     await react_each(database, review, ["u2"], clock)
-    clock.pass_ms(10)
+    clock.pass_time(10)
     await react_each(database, review, ["u3"], clock)
-    assert await Folding(database).publish_due(clock.pass_ms(10)) == 1
+    assert await Folding(database).publish_due(clock.pass_time(10)) == 1
     told = await said(database, "notifications:author")
     assert [each["count"] for each in told] == [1, 1, 2]
 
 
-async def test_a_reaction_that_is_taken_back_is_not_told_any_more(database: Database, review: str, clock: FrozenClock) -> None:
+async def test_a_removed_reaction_is_no_longer_in_the_notification(database: Database, review: str, clock: FrozenClock) -> None:
     folding = Folding(database)
     await react_each(database, review, ["u1", "u2", "u3"], clock)
     await react_each(database, review, ["u1", "u3"], clock, None)
-    await folding.publish_due(clock.pass_ms(1000))
+    await folding.publish_due(clock.pass_time(1000))
     told = await said(database, "notifications:author")
     assert [(each["actors"], each["count"]) for each in told] == [(["u1"], 1), (["u2"], 1)]
     await react_each(database, review, ["u2"], clock, None)
-    assert await folding.publish_due(clock.pass_ms(10_000)) == 1
+    assert await folding.publish_due(clock.pass_time(10_000)) == 1
     assert await said(database, "notifications:author") == told, "of nobody nothing is told"
     await react_each(database, review, ["u4"], clock, "wow")
-    assert await folding.publish_due(clock.pass_ms(10_000)) == 1
+    assert await folding.publish_due(clock.pass_time(10_000)) == 1
     last = (await said(database, "notifications:author"))[-1]
     assert (last["id"], last["actors"], last["count"]) == (told[0]["id"], ["u4"], 1)
 
 
-async def test_taking_back_what_an_older_notification_told_tells_nothing(database: Database, review: str, clock: FrozenClock) -> None:
+async def test_removing_a_reaction_of_an_older_notification_publishes_nothing(database: Database, review: str, clock: FrozenClock) -> None:
     await react_each(database, review, ["u1"], clock)
-    clock.pass_ms(WINDOW_MS)
+    clock.pass_time(WINDOW_MS)
     await react_each(database, review, ["u1"], clock, None)
-    assert await Folding(database).publish_due(clock.pass_ms(WINDOW_MS)) == 0
+    assert await Folding(database).publish_due(clock.pass_time(WINDOW_MS)) == 0
     assert len(await said(database, "notifications:author")) == 1
 
 
@@ -542,11 +495,11 @@ async def test_nobody_is_notified_of_a_reaction_of_their_own(database: Database,
     assert await said(database, "notifications:author") == []
     assert await counts_of(database, review) == {"like": 1}, "counted it is"
     await react_each(database, review, ["u1", "author", "u2"], clock, "wow")
-    assert await folding.publish_due(clock.pass_ms(1000)) == 1
+    assert await folding.publish_due(clock.pass_time(1000)) == 1
     last = (await said(database, "notifications:author"))[-1]
     assert (last["actors"], last["count"]) == (["u2", "u1"], 2)
     await react_each(database, review, ["author"], clock, "sad")
-    assert await folding.publish_due(clock.pass_ms(WINDOW_MS)) == 0, "nothing is due for it either"
+    assert await folding.publish_due(clock.pass_time(WINDOW_MS)) == 0, "nothing is due for it either"
 
 
 async def test_reactions_of_one_shared_transaction_begin_one_notification(database: Database, review: str, post: str) -> None:
@@ -563,14 +516,14 @@ async def test_reactions_of_one_shared_transaction_begin_one_notification(databa
 async def test_a_storm_on_one_review_is_one_unread_notification(
     database: Database, review: str, clock: FrozenClock, publisher: Publisher
 ) -> None:
-    """Two thousand reactions within a minute, and the relay is never behind."""
+    """Two thousand reactions within a minute."""
     shared, folding, relay = Reactions(database), Folding(database), Relay(database, publisher.history)
     updates = 0
     for second in range(20):
         some = range(second * 100, second * 100 + 100)
         await asyncio.gather(*[shared.react(user=f"u{n}", target=review, reaction="like") for n in some])
-        updates += await folding.publish_due(clock.pass_ms(3000))
-    updates += await folding.publish_due(clock.pass_ms(WINDOW_MS))
+        updates += await folding.publish_due(clock.pass_time(3000))
+    updates += await folding.publish_due(clock.pass_time(WINDOW_MS))
     told = await said(database, "notifications:author")
     assert len(told) == 1 + updates <= 12
     assert len({each["id"] for each in told}) == 1
@@ -590,7 +543,7 @@ async def test_an_update_of_what_was_read_counts_once_again(
     unread = []
     for users in (["u1"], ["u2", "u3"], ["u4"]):
         await react_each(database, review, users, clock)
-        await Folding(database).publish_due(clock.pass_ms(60_000))
+        await Folding(database).publish_due(clock.pass_time(60_000))
         await relay.drain()
         unread.append(json.loads(await inbox.list("author", None))["unread"])
         if users == ["u1"]:
@@ -599,44 +552,44 @@ async def test_an_update_of_what_was_read_counts_once_again(
     assert len(json.loads(await inbox.list("author", None))["notifications"]) == 1
 
 
-async def test_nothing_more_is_told_of_reactions_to_what_was_deleted(database: Database, post: str, clock: FrozenClock) -> None:
+async def test_reactions_to_a_deleted_post_are_not_notified(database: Database, post: str, clock: FrozenClock) -> None:
     await react_each(database, post, ["u1", "u2"], clock)
     await delete_post(database, post=int(post[5:]), by="author")
     folding = Folding(database)
-    assert await folding.publish_due(clock.pass_ms(1000)) == 1
-    assert await folding.publish_due(clock.pass_ms(1000)) == 0
+    assert await folding.publish_due(clock.pass_time(1000)) == 1
+    assert await folding.publish_due(clock.pass_time(1000)) == 0
     assert [each["count"] for each in await said(database, "notifications:author")] == [1]
 
 
-async def test_two_who_publish_what_is_due_at_once_tell_it_once(database: Database, clock: FrozenClock) -> None:
+async def test_concurrent_publishers_of_due_updates_publish_each_once(database: Database, clock: FrozenClock) -> None:
     targets = [await new_review(database) for _ in range(8)]
     for target in targets:
         await react_each(database, target, ["u1", "u2"], clock)
-    clock.pass_ms(1000)
+    clock.pass_time(1000)
     counts = await asyncio.gather(*[Folding(database).publish_due(clock.now) for _ in range(4)])
     assert sum(counts) == 8
     told = await said(database, "notifications:author")
     assert Counter(each["target"] for each in told) == dict.fromkeys(targets, 2)
 
 
-async def test_reactions_and_updates_at_once_lose_nobody(database: Database, review: str, clock: FrozenClock) -> None:
-    """Whoever comes while an update is published is in the next one."""
+async def test_no_reaction_is_lost_while_updates_are_published(database: Database, review: str, clock: FrozenClock) -> None:
+    """A reaction made while an update is published is in the next one."""
     shared = Reactions(database, shared_most=3)
 
     async def publish() -> None:
         for _ in range(12):
-            await Folding(database).publish_due(clock.pass_ms(5000))
+            await Folding(database).publish_due(clock.pass_time(5000))
 
     reacting = [react(database, user=f"u{n}", target=review, reaction="like") for n in range(15)]
     sharing = [shared.react(user=f"v{n}", target=review, reaction="wow") for n in range(15)]
     await asyncio.gather(publish(), *reacting, publish(), *sharing)
-    await Folding(database).publish_due(clock.pass_ms(WINDOW_MS))
+    await Folding(database).publish_due(clock.pass_time(WINDOW_MS))
     told = await said(database, "notifications:author")
     assert told[-1]["count"] == 30
     assert len({each["id"] for each in told}) == 1
 
 
-async def test_more_than_fit_in_one_go_are_published_in_several(database: Database, clock: FrozenClock) -> None:
+async def test_more_due_updates_than_fit_in_one_transaction_are_published_in_several(database: Database, clock: FrozenClock) -> None:
     row = {"target": "review:1", "recipient": "author", "started_at": clock.now, "published_at": clock.now, "due_at": clock.now}
     async with database.transaction() as transaction:
         await transaction.execute(folds.insert(), [row] * 130)
@@ -644,8 +597,8 @@ async def test_more_than_fit_in_one_go_are_published_in_several(database: Databa
     assert [await folding.publish_due(clock.now) for _ in range(3)] == [100, 30, 0]
 
 
-async def test_a_fold_is_opened_and_reopened_by_the_time_it_is_given(database: Database, review: str) -> None:
-    """``fold`` takes the time of the reactions, and tells of the newest ones first."""
+async def test_a_fold_begins_anew_by_the_time_it_is_given(database: Database, review: str) -> None:
+    """``fold`` takes the time of the reactions, and names the newest ones first."""
     some = [Reacted(review, "author", "Good soup", f"u{n}", True) for n in range(4)]
     for now in (1000, 1000 + WINDOW_MS - 1, 1000 + WINDOW_MS):
         async with database.transaction() as transaction:
@@ -655,11 +608,11 @@ async def test_a_fold_is_opened_and_reopened_by_the_time_it_is_given(database: D
     assert told[0]["id"] != told[1]["id"]
 
 
-async def test_markup_in_texts_and_names_is_told_as_it_is(database: Database, clock: FrozenClock) -> None:
+async def test_markup_in_texts_and_names_is_notified_unchanged(database: Database, clock: FrozenClock) -> None:
     for n, hostile in enumerate(HOSTILE):
         target = await new_review(database, f"a{n}", hostile)
         await react_each(database, target, ["<b>u1</b>", "😀 'u2'"], clock)
-    await Folding(database).publish_due(clock.pass_ms(1000))
+    await Folding(database).publish_due(clock.pass_time(1000))
     for n, hostile in enumerate(HOSTILE):
         line = " ".join(hostile.split())
         quoted = line if len(line) <= 60 else f"{line[:59].rstrip()}…"
@@ -689,7 +642,7 @@ def bad_reactions() -> list[Refusal]:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-async def test_what_no_reaction_can_be_is_refused(database: Database, review: str, shared: bool) -> None:
+async def test_invalid_arguments_of_react_are_refused(database: Database, review: str, shared: bool) -> None:
     reacting = Reactions(database).react if shared else lambda **wanted: react(database, **wanted)
     good: dict[str, Any] = {"user": "u2", "target": review, "reaction": "like"}
     for name, table in (("user", bad_names("user")), ("target", bad_targets()), ("reaction", bad_reactions())):
@@ -697,7 +650,7 @@ async def test_what_no_reaction_can_be_is_refused(database: Database, review: st
     assert await reacting(**good) == {"like": 1}
 
 
-async def test_what_is_refused_in_a_transaction_of_ones_own_leaves_it_usable(database: Database, review: str) -> None:
+async def test_a_refused_reaction_leaves_the_callers_transaction_usable(database: Database, review: str) -> None:
     async def refused(transaction: Transaction) -> None:
         for target in ("review:404", "review:0012", None):
             with pytest.raises(Fault):
@@ -709,7 +662,7 @@ async def test_what_is_refused_in_a_transaction_of_ones_own_leaves_it_usable(dat
     assert await assert_agreement(database, review) == {"u2": "like"}
 
 
-async def test_ones_own_reactions_are_asked_for_by_target(database: Database, review: str, post: str) -> None:
+async def test_my_reactions_returns_the_users_reactions_by_target(database: Database, review: str, post: str) -> None:
     await react(database, user="u2", target=review, reaction="like")
     await react(database, user="u3", target=post, reaction="like")
     assert await my_reactions(database, user="u2", targets=[review, post, review]) == {review: "like"}
@@ -717,7 +670,7 @@ async def test_ones_own_reactions_are_asked_for_by_target(database: Database, re
     assert await my_reactions(database, user="u4", targets=[review, post]) == {}
 
 
-async def test_what_cannot_be_asked_for_is_refused(database: Database, review: str) -> None:
+async def test_invalid_arguments_of_my_reactions_are_refused(database: Database, review: str) -> None:
     users = [(value, Invalid, "") for value, *_ in bad_names("user")]
     assert await failures(database, lambda given: my_reactions(database, user=given, targets=[review]), users) == []
     lists = [None, 1, "post:1", b"post:1", [None], [1], [["post:1"]], ["a\x00"], ["\ud800"], ["nonsense"], ["post:1"] * 40_000]

@@ -24,31 +24,25 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
 from gateway.store.connect import Address
-from gateway.store.embedded import EmbeddedServer
 from publishers import relay as outbox_module
 from publishers.database import Database
 from publishers.migrator import identity, migrate
 from publishers.publisher import Publisher
 from publishers.relay import Relay, backlog
 from publishers.reviews import create_review, story_of
-from publishers.tables import outbox, reviews
+from publishers.tables import reviews
 
-from ..cli.test_cli import process
-from ..conftest import until
 from ..kit import forks, relays
+from ..kit.outboxes import rows
+from ..kit.programs import process
 from ..kit.relays import CHANNELS, INBOX
+from ..kit.valkeys import OwnValkey
+from ..kit.waiting import eventually, until
 
 EACH = 3  # rows of a channel, where the number does not matter
 
 
 # What is there, and who is at work.
-
-
-@pytest.fixture
-async def publisher(valkey_url: str, prefix: str) -> AsyncIterator[Publisher]:
-    async with Publisher(valkey_url, prefix=prefix) as publisher:
-        await publisher.history.read("posts:none")  # the functions are loaded
-        yield publisher
 
 
 @pytest.fixture
@@ -91,17 +85,6 @@ async def running(relay: Relay) -> AsyncIterator[Relay]:
             await task
 
 
-async def eventually(ask: Callable[[], Awaitable[Any]], what: str, seconds: float = 15) -> Any:
-    """``until`` of what has to be awaited."""
-    try:
-        async with asyncio.timeout(seconds):
-            while not (value := await ask()):
-                await asyncio.sleep(0.005)
-    except TimeoutError:
-        raise AssertionError(f"after {seconds} s still not: {what}") from None
-    return value
-
-
 async def is_drained(database: Database) -> bool:
     return await backlog(database) == 0
 
@@ -128,11 +111,6 @@ async def unread(publisher: Publisher) -> int:
 
 async def read_all(publisher: Publisher) -> None:
     await publisher.history.call(b"gateway_read", publisher.history.layout.inbox_keys(INBOX), "", "")
-
-
-async def rows(database: Database) -> list[Any]:
-    async with database.reading() as connection:
-        return list((await connection.execute(select(outbox).order_by(outbox.c.id))).all())
 
 
 def document(channel: str, number: int) -> dict[str, Any]:
@@ -176,7 +154,7 @@ async def only_kept_rows_are_left(database: Database, count: int) -> None:
         ("when the claim is released", 9, 0),
     ],
 )
-async def test_a_relay_is_killed_and_another_one_goes_on(
+async def test_a_relay_killed_at_any_step_is_continued_by_another(
     database: Database,
     migrated_url: str,
     publisher: Publisher,
@@ -214,7 +192,7 @@ async def test_a_relay_is_killed_and_another_one_goes_on(
     ("step", "is_committed"),
     [("before the outbox is written", False), ("before the commit", False), ("before anybody is woken", True)],
 )
-async def test_a_writer_is_killed_and_leaves_both_or_nothing(
+async def test_a_writer_killed_at_any_step_leaves_its_rows_and_outbox_or_neither(
     database: Database,
     migrated_url: str,
     publisher: Publisher,
@@ -233,7 +211,7 @@ async def test_a_writer_is_killed_and_leaves_both_or_nothing(
         if is_committed:
             await eventually(lambda: contents(publisher, "reviews:cafe"), "what it committed is published", 5)
         after = (await create_review(database, subject="cafe", author="u2", rating=1, text="…"))["id"]
-        await eventually(lambda: contents(publisher, story_of(after)), "what came behind it is published")
+        await eventually(lambda: contents(publisher, story_of(after)), "what was committed after it is published")
         await eventually(lambda: is_drained(database), "nothing waits any more")
     told = [*left, after]
     assert [each["review"]["id"] for each in await contents(publisher, "reviews:cafe")] == told
@@ -245,28 +223,10 @@ async def test_a_writer_is_killed_and_leaves_both_or_nothing(
 # Valkey is down meanwhile.
 
 
-class OwnValkey(EmbeddedServer):
-    """A Valkey of the test's own, which dies by ``kill``, and comes back on the same file by ``start``."""
-
-    def kill(self) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[OwnValkey]:
-    server = OwnValkey(tmp_path / "own")
-    server.start()
-    yield server
-    server.kill()
-    server.release()
-
-
-async def test_valkey_is_down_while_writers_commit(
+async def test_writers_commit_while_valkey_is_down_and_the_relay_publishes_later(
     database: Database, own: OwnValkey, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The writers do not notice; the relay says so once."""
+    """The writers do not notice; the relay logs it once."""
     async with Publisher(own.url, prefix=prefix, patience=0.05) as publisher, running(Relay(database, publisher.history)) as relay:
         await write(database, 0, 3)
         await eventually(lambda: is_drained(database), "the first are published")
@@ -287,7 +247,7 @@ async def test_valkey_is_down_while_writers_commit(
     ]
 
 
-async def test_valkey_is_killed_in_the_middle_of_a_stream_of_writes(database: Database, own: OwnValkey, prefix: str) -> None:
+async def test_each_row_is_published_once_though_valkey_is_killed_meanwhile(database: Database, own: OwnValkey, prefix: str) -> None:
     async with (
         Publisher(own.url, prefix=prefix) as publisher,
         running(Relay(database, publisher.history)) as relay,
@@ -329,7 +289,7 @@ class Watcher:
             self.looks += 1
 
 
-async def test_several_relays_and_several_writers_and_one_relay_is_killed(
+async def test_rows_of_several_writers_stay_in_order_with_several_relays_of_which_one_is_killed(
     database: Database, migrated_url: str, publisher: Publisher, valkey_url: str, prefix: str, start: Callable[..., BaseProcess]
 ) -> None:
     """All rows are kept here, so that the outbox shows what a channel has to hold: its rows, in the order of their ids."""
@@ -360,7 +320,7 @@ async def test_several_relays_and_several_writers_and_one_relay_is_killed(
     assert await unread(publisher) == len(set(ids)) == len(ids)
 
 
-async def test_two_relays_in_one_process_share_the_work(database: Database, publisher: Publisher) -> None:
+async def test_two_relays_in_one_process_publish_each_row_once(database: Database, publisher: Publisher) -> None:
     first, second = Relay(database, publisher.history), Relay(database, publisher.history)
     async with running(first), running(second):
         await write(database, 0, 20)
@@ -372,7 +332,7 @@ async def test_two_relays_in_one_process_share_the_work(database: Database, publ
 
 @pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
 async def test_a_channels_ids_are_committed_in_their_order(database: Database) -> None:
-    """Who comes second waits for the first one's commit before it draws an id; who writes elsewhere does not wait."""
+    """A second writer waits for the first one's commit before it draws an id; a writer of another channel does not wait."""
 
     async def waits() -> bool:
         async with database.reading() as connection:
@@ -393,7 +353,7 @@ async def test_a_channels_ids_are_committed_in_their_order(database: Database) -
 
 
 class SlowRelay(Relay):
-    """Stands still between reading and publishing, until it is told to go on."""
+    """Waits between reading and publishing until ``goes_on`` is set."""
 
     def __init__(self, database: Database, publisher: Publisher) -> None:
         super().__init__(database, publisher.history)
@@ -406,7 +366,7 @@ class SlowRelay(Relay):
         return await super()._publish(rows)
 
 
-async def test_what_one_relay_holds_another_one_leaves_alone(database: Database, publisher: Publisher) -> None:
+async def test_a_relay_leaves_alone_what_another_one_has_claimed(database: Database, publisher: Publisher) -> None:
     slow, quick = SlowRelay(database, publisher), Relay(database, publisher.history)
     await write(database, channels=["posts:a"])
     draining = asyncio.create_task(slow.drain())
@@ -466,7 +426,7 @@ async def test_a_commit_of_its_own_process_wakes_the_relay(database: Database, p
             await holds(publisher, "posts:a", documents("posts:a", 0, number + 1))
 
 
-async def test_a_commit_right_behind_the_relays_look_wakes_it(database: Database, publisher: Publisher, never_looking: None) -> None:
+async def test_a_commit_right_after_the_relays_look_wakes_it(database: Database, publisher: Publisher, never_looking: None) -> None:
     class OvertakenRelay(Relay):
         written = 0
 
@@ -491,7 +451,7 @@ class RestingRelay(Relay):
 
 
 @pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
-async def test_a_relay_whose_connections_are_ended_goes_on(
+async def test_a_relay_whose_database_connections_are_ended_continues(
     database: Database, migrated_url: str, publisher: Publisher, never_looking: None
 ) -> None:
     """All of them while it rests; the one that listens is taken up again, or nothing would wake it."""
@@ -519,7 +479,7 @@ async def test_only_kept_rows_stay_and_are_not_published_again(database: Databas
     assert await contents(publisher, "review:1") == documents("review:1", 0, EACH)
 
 
-async def test_more_than_a_round_and_more_than_a_call_hold(
+async def test_more_rows_than_a_round_or_a_call_holds_are_all_published(
     database: Database, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox_module, "CHUNK_BYTES", 1000)
@@ -541,33 +501,27 @@ async def contents_by_pages(publisher: Publisher, channel: str) -> list[Any]:
 class SpoiltStream:
     """The stream of a channel is none for a while: whatever is published there is refused."""
 
-    def __init__(self, url: str, publisher: Publisher, channel: str) -> None:
-        self._client = valkey.Valkey.from_url(url)
+    def __init__(self, store: valkey.Valkey, publisher: Publisher, channel: str) -> None:
+        self._client = store
         self._key = publisher.history.layout.keys(channel)[1]
-
-    def __enter__(self) -> SpoiltStream:
         self._client.rename(self._key, self._key + b":aside")
         self._client.set(self._key, "no stream")
-        return self
 
     def mend(self) -> None:
         self._client.rename(self._key + b":aside", self._key)
 
-    def __exit__(self, *_: object) -> None:
-        self._client.close()
-
 
 @pytest.mark.parametrize("channel", ["posts:a", INBOX])
-async def test_what_valkey_refuses_holds_up_no_other_channel(
+async def test_a_channel_that_valkey_refuses_does_not_delay_the_others(
     database: Database,
     publisher: Publisher,
-    valkey_url: str,
+    store: valkey.Valkey,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
     always_looking: None,
     channel: str,
 ) -> None:
-    """It is tried again, said once, and published with what came behind it when the fault is gone."""
+    """It is tried again, logged once, and published with what follows it when the fault is gone."""
     monkeypatch.setattr(outbox_module, "ASIDE_SECONDS", 0.1)
     tries: list[str] = []
 
@@ -579,47 +533,49 @@ async def test_what_valkey_refuses_holds_up_no_other_channel(
     async with running(CountingRelay(database, publisher.history)):
         await write(database, 0, 1, [channel])
         await holds(publisher, channel, documents(channel, 0, 1))
-        with SpoiltStream(valkey_url, publisher, channel) as fault:
-            await write(database, 1, 3, [channel, "posts:b"])
-            await until(lambda: len(tries) >= 3, "it is tried again")
-            await write(database, 3, 4, [channel, "posts:b"])
-            await holds(publisher, "posts:b", documents("posts:b", 1, 4))
+        fault = SpoiltStream(store, publisher, channel)
+        await write(database, 1, 3, [channel, "posts:b"])
+        await until(lambda: len(tries) >= 3, "it is tried again")
+        await write(database, 3, 4, [channel, "posts:b"])
+        await holds(publisher, "posts:b", documents("posts:b", 1, 4))
 
-            async def is_all_that_waits() -> bool:
-                return await backlog(database) == 3
+        async def is_all_that_waits() -> bool:
+            return await backlog(database) == 3
 
-            await eventually(is_all_that_waits, "the others are taken out, too")
-            fault.mend()
-            await holds(publisher, channel, documents(channel, 0, 4))
+        await eventually(is_all_that_waits, "the others are taken out, too")
+        fault.mend()
+        await holds(publisher, channel, documents(channel, 0, 4))
         await eventually(lambda: is_drained(database), "nothing waits any more")
     assert set(tries) == {channel}
     said = [record.message for record in caplog.records if record.levelno == logging.ERROR]
     assert len(said) == 1 and said[0].startswith(f"the outbox of {channel} waits, Valkey refuses rows ") and "WRONGTYPE" in said[0]
 
 
-async def test_what_was_refused_for_a_moment_is_not_overtaken(
-    database: Database, publisher: Publisher, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+async def test_a_row_refused_for_a_moment_is_not_overtaken(
+    database: Database, publisher: Publisher, store: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next call would be taken; its version would make the refused one look old for ever."""
     monkeypatch.setattr(outbox_module, "CHUNK_BYTES", 1)
     relay = Relay(database, publisher.history)
     await write(database, 0, 1)
     await relay.drain()
-    with SpoiltStream(valkey_url, publisher, "posts:a") as fault:
+    fault = SpoiltStream(store, publisher, "posts:a")
 
-        class MendsAtOnce(Relay):
-            def _set_aside(self, name: str, reason: str) -> None:
-                fault.mend()
-                super()._set_aside(name, reason)
+    class MendsAtOnce(Relay):
+        def _set_aside(self, name: str, reason: str) -> None:
+            fault.mend()
+            super()._set_aside(name, reason)
 
-        await write(database, 1, 4)
-        assert await MendsAtOnce(database, publisher.history).drain() >= 2 * EACH
+    await write(database, 1, 4)
+    assert await MendsAtOnce(database, publisher.history).drain() >= 2 * EACH
     await relay.drain()
     for channel in CHANNELS:
         assert await contents(publisher, channel) == documents(channel, 0, 4)
 
 
-async def test_another_databases_ids_begin_at_1_again(database: Database, publisher: Publisher, tmp_path: Path) -> None:
+async def test_rows_of_another_database_are_published_though_its_ids_begin_at_1(
+    database: Database, publisher: Publisher, tmp_path: Path
+) -> None:
     async with Database(f"sqlite:///{tmp_path / 'another.db'}") as another:
         await migrate(another)
         assert await identity(another) != await identity(database)
@@ -634,15 +590,13 @@ async def test_another_databases_ids_begin_at_1_again(database: Database, publis
         assert await contents(publisher, channel) == documents(channel, 0, 7)
 
 
-async def test_an_emptied_valkey_takes_what_comes_then(database: Database, own: OwnValkey, prefix: str) -> None:
+async def test_an_emptied_valkey_takes_the_rows_that_follow(database: Database, own: OwnValkey, prefix: str) -> None:
     """It knows no versions and no functions any more."""
     async with Publisher(own.url, prefix=prefix) as publisher:
         relay = Relay(database, publisher.history)
         await write(database, 0, 3)
         await relay.drain()
-        with Address(own.url).sync_client() as client:
-            client.execute_command("FLUSHALL")
-            client.execute_command("FUNCTION", "FLUSH")
+        own.empty()
         await write(database, 3, 6)
         await relay.drain()
         for channel in CHANNELS:
@@ -682,7 +636,7 @@ async def test_gateway_relay_makes_the_tables_and_publishes_until_it_is_ended(
     assert sum(outcome.error.count("\n") for outcome in outcomes) == 1, outcomes
 
 
-def test_a_relay_that_cannot_work_is_one_line(tmp_path: Path, valkey_url: str, postgresql: str, start: Callable[..., BaseProcess]) -> None:
+def test_a_relay_that_cannot_start_prints_one_line(tmp_path: Path, valkey_url: str, postgresql: str) -> None:
     taken = socket.socket()  # and nobody listens on it
     taken.bind(("127.0.0.1", 0))
     nobody = taken.getsockname()[1]
@@ -701,12 +655,10 @@ def test_a_relay_that_cannot_work_is_one_line(tmp_path: Path, valkey_url: str, p
     for name, (database_url, url, _) in cases.items():
         (folder := tmp_path / name).mkdir()
         where = ["--valkey-url", url] if url else ["--data-dir", str(folder / "empty")]
-        running[name] = start(
-            forks.program, "gateway.cli", folder / "out", folder / "error", "relay", "--database-url", database_url, *where
-        )
+        arguments = ("relay", "--database-url", database_url, *where)
+        running[name] = forks.Program("gateway.cli", folder / "out", folder / "error", *arguments)
     for name, (_, _, word) in cases.items():
-        running[name].join(20)
-        assert running[name].exitcode == 1, name
+        assert running[name].wait(20) == 1, name
         assert (tmp_path / name / "out").read_text() == ""
         said = [line for line in (tmp_path / name / "error").read_text().splitlines() if " INFO " not in line]
         assert len(said) == 1 and said[0].startswith("gateway: ") and word in said[0], (name, said)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ import pytest
 import valkey
 from sqlalchemy import insert, select
 
-from gateway.store.embedded import EmbeddedServer
 from publishers import Publisher
 from publishers.database import Database, now_ms
 from publishers.faults import Fault, Invalid, NotFound
@@ -22,19 +21,15 @@ from publishers.relay import Relay
 from publishers.reviews import create_review, list_reviews, respond, review_history, story_of
 from publishers.tables import outbox, reviews
 
-from ..conftest import until
-from .test_posts import HOSTILE, bad_ids, bad_names, bad_pages, bad_texts, database_server, everything, failures, ready_database, said  # noqa: F401
+from ..kit.outboxes import everything, said
+from ..kit.refusals import HOSTILE, bad_ids, bad_names, bad_pages, bad_texts, failures
+from ..kit.valkeys import OwnValkey
+from ..kit.waiting import until
 
 
 @pytest.fixture
-async def publisher(valkey_url: str, prefix: str) -> AsyncIterator[Publisher]:
-    async with Publisher(valkey_url, prefix=prefix) as publisher:
-        yield publisher
-
-
-@pytest.fixture
-def relay(database: Database, publisher: Publisher) -> Relay:
-    return Relay(database, publisher.history)
+def database(quick_database: Database) -> Database:
+    return quick_database
 
 
 @pytest.fixture
@@ -43,17 +38,10 @@ async def review(database: Database) -> int:
     return (await create_review(database, subject="r42", author="u1", rating=4, text="Good soup"))["id"]
 
 
-@pytest.fixture
-def client(valkey_url: str) -> Iterator[valkey.Valkey]:
-    client = valkey.Valkey.from_url(valkey_url)
-    yield client
-    client.close()
-
-
 # What is said.
 
 
-async def test_a_new_review_is_told_to_its_subject_and_begins_its_story(database: Database) -> None:
+async def test_a_new_review_is_published_for_its_subject_and_begins_its_story(database: Database) -> None:
     before = now_ms()
     review = await create_review(database, subject="r42", author="u1", rating=4, text="Good soup")
     assert before <= review["created_at"] <= now_ms()
@@ -64,7 +52,7 @@ async def test_a_new_review_is_told_to_its_subject_and_begins_its_story(database
     assert await said(database, "notifications:u1") == []
 
 
-async def test_what_becomes_of_a_review_is_told_in_its_story_alone(database: Database, review: int) -> None:
+async def test_responses_and_reactions_are_published_in_the_story_of_the_review_only(database: Database, review: int) -> None:
     other = (await create_review(database, subject="r42", author="u9", rating=1, text="Cold soup"))["id"]
     first = await respond(database, review=review, author="u2", text="Which one?")
     assert first == {"id": first["id"], "review": review, "author": "u2", "text": "Which one?", "created_at": first["created_at"]}
@@ -82,7 +70,7 @@ async def test_what_becomes_of_a_review_is_told_in_its_story_alone(database: Dat
     assert len(await said(database, story_of(other))) == 1
 
 
-async def test_its_author_is_told_of_a_response_in_private(database: Database, review: int) -> None:
+async def test_the_author_of_a_review_is_notified_of_a_response(database: Database, review: int) -> None:
     response = await respond(database, review=review, author="u2", text="  Which\n\none?  ")
     assert await said(database, "notifications:u1") == [
         {
@@ -116,14 +104,14 @@ async def test_nobody_is_notified_of_a_response_of_their_own(database: Database,
     assert len(await said(database, story_of(review))) == 2
 
 
-async def test_responses_at_once_are_told_in_the_order_of_their_ids(database: Database, review: int) -> None:
+async def test_concurrent_responses_are_published_in_the_order_of_their_ids(database: Database, review: int) -> None:
     made = await asyncio.gather(*[respond(database, review=review, author=f"u{n}", text=f"text {n}") for n in range(2, 14)])
     told = [each["response"] for each in (await said(database, story_of(review)))[1:]]
     assert told == sorted(made, key=lambda each: each["id"])
     assert (await list_reviews(database, subject="r42"))[0]["responses"] == told
 
 
-async def test_there_is_nothing_to_respond_to_where_there_is_no_review(database: Database, review: int) -> None:
+async def test_a_response_to_an_unknown_review_is_refused(database: Database, review: int) -> None:
     before = await everything(database)
     with pytest.raises(NotFound, match=rf"^there is no review {review + 1}$"):
         await respond(database, review=review + 1, author="u2", text="text")
@@ -149,7 +137,7 @@ async def test_reviews_are_listed_newest_first_with_their_responses(database: Da
     assert await list_reviews(database, subject="r42", before=review) == []
 
 
-async def test_a_page_of_reviews_is_bounded_whatever_is_asked(database: Database) -> None:
+async def test_a_page_of_reviews_holds_at_most_200(database: Database) -> None:
     row = {"subject": "r42", "author": "u2", "rating": 3, "text": "text", "created_at": 1, "counts": "{}"}
     async with database.transaction() as transaction:
         await transaction.execute(insert(reviews), [row] * 205)
@@ -181,77 +169,100 @@ async def test_reviews_are_part_of_a_transaction_of_ones_own_and_undone_with_it(
 # The story.
 
 
-async def tell(database: Database, review: int, *texts: str) -> None:
-    for text in texts:
-        await respond(database, review=review, author="u2", text=text)
+class Stories:
+    """The stories of reviews: told in the database, published by ``relay``, lost from Valkey, read and written again."""
+
+    def __init__(self, database: Database, publisher: Publisher, relay: Relay) -> None:
+        self.database = database
+        self.publisher = publisher
+        self.drain = relay.drain
+
+    async def tell(self, review: int, *texts: str) -> None:
+        for text in texts:
+            await respond(self.database, review=review, author="u2", text=text)
+
+    async def read(self, review: int, database: Database | None = None) -> list[Any]:
+        """As its readers get it, which writes it again where something is lost."""
+        return await review_history(review, database=database or self.database, publisher=self.publisher)
+
+    async def data(self, review: int) -> list[Any]:
+        return [each["data"] for each in await self.read(review)]
+
+    async def told(self, review: int) -> list[Any]:
+        """All that the database has of it, published or not."""
+        return await said(self.database, story_of(review))
+
+    async def kept(self, review: int) -> list[Any]:
+        """What the relay has published of it, as the database remembers it."""
+        async with self.database.reading() as connection:
+            wanted = select(outbox.c.data).where(outbox.c.channel == story_of(review), outbox.c.published).order_by(outbox.c.id)
+            return [json.loads(data) for data in (await connection.execute(wanted)).scalars()]
+
+    async def published(self, review: int) -> list[tuple[int, Any]]:
+        """What Valkey holds of it: offset and data."""
+        page = await self.publisher.history.read(story_of(review), 0, -1, max_bytes=2**31)
+        return [(each.offset, json.loads(each.data)) for each in page.publications]
+
+    async def epoch(self, review: int) -> str:
+        return (await self.publisher.history.read(story_of(review))).top.epoch
+
+    async def lose(self, review: int) -> None:
+        await self.publisher.history.remove(story_of(review))
 
 
-async def kept(database: Database, review: int) -> list[Any]:
-    """The story as the database remembers it: what the relay has published of it."""
-    async with database.reading() as connection:
-        wanted = select(outbox.c.data).where(outbox.c.channel == story_of(review), outbox.c.published).order_by(outbox.c.id)
-        return [json.loads(data) for data in (await connection.execute(wanted)).scalars()]
+@pytest.fixture
+def stories(database: Database, publisher: Publisher, relay: Relay) -> Stories:
+    return Stories(database, publisher, relay)
 
 
-async def published(publisher: Publisher, review: int) -> list[tuple[int, Any]]:
-    page = await publisher.history.read(story_of(review), 0, -1, max_bytes=2**31)
-    return [(each.offset, json.loads(each.data)) for each in page.publications]
-
-
-async def epoch_of(publisher: Publisher, review: int) -> str:
-    return (await publisher.history.read(story_of(review))).top.epoch
-
-
-async def test_the_story_is_all_that_became_of_a_review_in_order(
-    database: Database, review: int, publisher: Publisher, relay: Relay
-) -> None:
-    await tell(database, review, "one")
+async def test_a_story_holds_all_events_of_a_review_in_order(stories: Stories, database: Database, review: int) -> None:
+    await stories.tell(review, "one")
     for user, reaction in (("u2", "like"), ("u3", "wow"), ("u2", "love"), ("u3", "wow"), ("u3", None)):
         await react(database, user=user, target=story_of(review), reaction=reaction)
-    await tell(database, review, "two")
-    expected = await said(database, story_of(review))
+    await stories.tell(review, "two")
+    expected = await stories.told(review)
     before = now_ms()
-    await relay.drain()
-    story = await review_history(review, database=database, publisher=publisher)
+    await stories.drain()
+    story = await stories.read(review)
     assert [each["data"] for each in story] == expected
     assert [each["offset"] for each in story] == list(range(1, 8))
     assert all(before - 1 <= each["ms"] <= now_ms() + 1 for each in story)
     assert [set(each) for each in story] == [{"offset", "ms", "data"}] * 7
     kinds = [each["data"]["type"].partition(".")[0] for each in story]
     assert kinds == ["review", "response", "reaction", "reaction", "reaction", "reaction", "response"]
-    assert await kept(database, review) == expected, "it stays in the database"
+    assert await stories.kept(review) == expected, "it stays in the database"
     assert await said(database, "reviews:r42") == [], "the rest goes when it is published"
 
 
-async def test_a_long_story_is_read_whole(database: Database, review: int, publisher: Publisher, relay: Relay) -> None:
+async def test_a_long_story_is_read_whole(stories: Stories, database: Database, review: int) -> None:
     long = "x" * 9_000  # more than a page of history, more than Valkey takes from a stream at a time
     rows = [{"channel": story_of(review), "data": json.dumps([n, long]), "at": 1, "keep": True} for n in range(300)]
     async with database.transaction() as transaction:
         await transaction.execute(insert(outbox), rows)
-    await relay.drain()
+    await stories.drain()
     for lost in (False, True):
         if lost:
-            await publisher.history.remove(story_of(review))
-        story = await review_history(review, database=database, publisher=publisher)
+            await stories.lose(review)
+        story = await stories.read(review)
         assert [each["offset"] for each in story] == list(range(1, 302))
         assert [each["data"][0] for each in story[1:]] == list(range(300))
 
 
 async def test_a_story_is_read_from_its_stream_and_no_other(
-    database: Database, review: int, publisher: Publisher, relay: Relay, client: valkey.Valkey, prefix: str
+    stories: Stories, database: Database, review: int, store: valkey.Valkey, prefix: str
 ) -> None:
     """Whether it is whole, or has to be written again: no other key is touched, and nothing is searched."""
     for _ in range(3):
         other = (await create_review(database, subject="r42", author="u1", rating=4, text="text"))["id"]
-        await tell(database, other, "one", "two")
-    await tell(database, review, "one")
-    await relay.drain()
+        await stories.tell(other, "one", "two")
+    await stories.tell(review, "one")
+    await stories.drain()
     for lost in (False, True):
         if lost:
-            await publisher.history.remove(story_of(review))
-        with client.monitor() as monitor:
-            assert len(await review_history(review, database=database, publisher=publisher)) == 2
-            client.echo(f"{prefix} is over")
+            await stories.lose(review)
+        with store.monitor() as monitor:
+            assert len(await stories.read(review)) == 2
+            store.echo(f"{prefix} is over")
             commands = []
             while f"{prefix} is over" not in (command := monitor.next_command()["command"]):
                 commands.append(command)
@@ -263,27 +274,27 @@ async def test_a_story_is_read_from_its_stream_and_no_other(
 
 
 async def test_reading_a_whole_story_locks_and_changes_nothing(
-    database: Database, review: int, publisher: Publisher, relay: Relay, monkeypatch: pytest.MonkeyPatch
+    stories: Stories, database: Database, review: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await relay.drain()
-    await tell(database, review, "one", "two")  # they wait for the relay
-    before, rows = await epoch_of(publisher, review), await everything(database)
+    await stories.drain()
+    await stories.tell(review, "one", "two")  # they wait for the relay
+    before, rows = await stories.epoch(review), await everything(database)
     monkeypatch.setattr(Database, "claim", None)
     for _ in range(2):
-        assert len(await review_history(review, database=database, publisher=publisher)) == 1
-    assert await epoch_of(publisher, review) == before
+        assert len(await stories.read(review)) == 1
+    assert await stories.epoch(review) == before
     assert await everything(database) == rows
 
 
-async def test_there_is_no_story_of_an_unknown_review(database: Database, review: int, publisher: Publisher) -> None:
+async def test_there_is_no_story_of_an_unknown_review(stories: Stories, review: int) -> None:
     with pytest.raises(NotFound, match=rf"^there is no review {review + 1}$"):
-        await review_history(review + 1, database=database, publisher=publisher)
+        await stories.read(review + 1)
 
 
-async def test_a_story_that_waits_for_the_relay_is_empty(database: Database, review: int, publisher: Publisher, relay: Relay) -> None:
-    assert await review_history(review, database=database, publisher=publisher) == []
-    await relay.drain()
-    assert len(await review_history(review, database=database, publisher=publisher)) == 1
+async def test_a_story_that_waits_for_the_relay_is_empty(stories: Stories, review: int) -> None:
+    assert await stories.read(review) == []
+    await stories.drain()
+    assert len(await stories.read(review)) == 1
 
 
 Loss = Callable[[valkey.Valkey, str], Any]
@@ -315,93 +326,89 @@ LOSSES = {
 
 @pytest.mark.parametrize("newer", ["none", "published", "waiting"])
 async def test_a_story_that_lost_something_is_written_again(
-    newer: str, database: Database, publisher: Publisher, relay: Relay, client: valkey.Valkey, prefix: str
+    stories: Stories, newer: str, database: Database, store: valkey.Valkey, prefix: str
 ) -> None:
     """Whole, in order, nothing twice, in another epoch, and what is told later follows it."""
     for loss, lose in LOSSES.items():
         review = (await create_review(database, subject="r42", author="u1", rating=4, text=f"loses {loss}"))["id"]
-        await tell(database, review, "one", "two", "three")
-        await relay.drain()
-        before, old = await epoch_of(publisher, review), await said(database, story_of(review))
-        lose(client, f"{prefix}:{{{story_of(review)}}}")
+        await stories.tell(review, "one", "two", "three")
+        await stories.drain()
+        before, old = await stories.epoch(review), await stories.told(review)
+        lose(store, f"{prefix}:{{{story_of(review)}}}")
         if newer != "none":
-            await tell(database, review, "four", "five")
+            await stories.tell(review, "four", "five")
         if newer == "published":
-            await relay.drain()
-        expected = old if newer == "waiting" else await said(database, story_of(review))
-        story = await review_history(review, database=database, publisher=publisher)
+            await stories.drain()
+        expected = old if newer == "waiting" else await stories.told(review)
+        story = await stories.read(review)
         assert [each["data"] for each in story] == expected, loss
         assert [each["offset"] for each in story] == list(range(1, len(expected) + 1)), loss
-        after = await epoch_of(publisher, review)
+        after = await stories.epoch(review)
         assert after != before, loss
-        await tell(database, review, "six")
-        await relay.drain()
-        told = await said(database, story_of(review))
-        assert await published(publisher, review) == list(enumerate(told, 1)), loss
-        again = await review_history(review, database=database, publisher=publisher)
+        await stories.tell(review, "six")
+        await stories.drain()
+        told = await stories.told(review)
+        assert await stories.published(review) == list(enumerate(told, 1)), loss
+        again = await stories.read(review)
         assert [each["data"] for each in again] == told, loss
-        assert await epoch_of(publisher, review) == after, loss
+        assert await stories.epoch(review) == after, loss
 
 
-async def test_a_valkey_that_forgot_everything_is_told_the_story_again(database: Database, tmp_path: Path) -> None:
+async def test_a_story_is_written_again_to_a_valkey_that_lost_everything(database: Database, tmp_path: Path) -> None:
     review = (await create_review(database, subject="r42", author="u1", rating=4, text="Good soup"))["id"]
-    server = EmbeddedServer(tmp_path / "valkey")
-    server.start()
+    own = OwnValkey(tmp_path / "own")
+    own.start()
     try:
-        async with Publisher(server.url) as publisher:
-            relay = Relay(database, publisher.history)
+        async with Publisher(own.url) as publisher:
+            stories = Stories(database, publisher, Relay(database, publisher.history))
             for round_, forget in enumerate(("FLUSHALL", "FLUSHALL", "FUNCTION FLUSH"), 2):
-                await tell(database, review, f"text {round_}")
-                await relay.drain()
-                before = await epoch_of(publisher, review)
-                with valkey.Valkey.from_url(server.url) as client:
-                    client.flushall()
-                    client.execute_command(forget)
-                story = await review_history(review, database=database, publisher=publisher)
-                assert [each["data"] for each in story] == await said(database, story_of(review))
+                await stories.tell(review, f"text {round_}")
+                await stories.drain()
+                before = await stories.epoch(review)
+                own.together(("FLUSHALL",), tuple(forget.split()))
+                story = await stories.read(review)
+                assert [each["data"] for each in story] == await stories.told(review)
                 assert [each["offset"] for each in story] == list(range(1, round_ + 1))
-                assert await epoch_of(publisher, review) != before
+                assert await stories.epoch(review) != before
     finally:
-        server.stop()
+        own.close()
 
 
-async def test_who_follows_a_story_is_told_when_it_is_written_again(
-    database: Database, review: int, publisher: Publisher, relay: Relay, client: valkey.Valkey, prefix: str
+async def test_followers_of_a_story_get_a_reset_when_it_is_written_again(
+    stories: Stories, review: int, store: valkey.Valkey, prefix: str
 ) -> None:
-    await relay.drain()
-    await publisher.history.remove(story_of(review))
-    pubsub = client.pubsub(ignore_subscribe_messages=True)
+    await stories.drain()
+    await stories.lose(review)
+    pubsub = store.pubsub(ignore_subscribe_messages=True)
     pubsub.subscribe(f"{prefix}:{{{story_of(review)}}}")
     pubsub.get_message(timeout=5)  # the subscription's own
-    await review_history(review, database=database, publisher=publisher)
+    await stories.read(review)
     message = pubsub.get_message(timeout=5)
     pubsub.close()
-    assert message and message["data"].decode() == f"@reset {await epoch_of(publisher, review)} 1"
+    assert message and message["data"].decode() == f"@reset {await stories.epoch(review)} 1"
 
 
-async def test_a_relay_that_died_behind_valkey_does_not_double_the_story(
-    database: Database, review: int, publisher: Publisher, relay: Relay
-) -> None:
-    """It published two and marked none: they are told again behind the story that was written again without them."""
-    await tell(database, review, "one")
-    await relay.drain()
-    await tell(database, review, "two", "three")
-    await dying_behind_valkey(database, publisher)
-    await publisher.history.remove(story_of(review))
-    told = await said(database, story_of(review))
-    assert [each["data"] for each in await review_history(review, database=database, publisher=publisher)] == told[:2]
-    await relay.drain()
-    assert await published(publisher, review) == list(enumerate(told, 1))
-    assert [each["data"] for each in await review_history(review, database=database, publisher=publisher)] == told
+async def test_a_relay_that_died_after_publishing_does_not_double_the_story(stories: Stories, review: int) -> None:
+    """It published two and marked none: they are published again after the story that was written again without them."""
+    await stories.tell(review, "one")
+    await stories.drain()
+    await stories.tell(review, "two", "three")
+    await dying_after_publishing(stories)
+    await stories.lose(review)
+    told = await stories.told(review)
+    assert await stories.data(review) == told[:2]
+    await stories.drain()
+    assert await stories.published(review) == list(enumerate(told, 1))
+    assert await stories.data(review) == told
 
 
 async def test_a_story_is_not_written_again_between_a_relays_publishing_and_its_marking(
-    database: Database, review: int, publisher: Publisher, relay: Relay, monkeypatch: pytest.MonkeyPatch
+    stories: Stories, database: Database, review: int, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the relay has just published would be missing from it."""
-    await tell(database, review, "one", "two")
-    await relay.drain()
-    await publisher.history.remove(story_of(review))
+    await stories.tell(review, "one", "two")
+    await stories.drain()
+    await stories.lose(review)
     told, go_on, asked, alone_with = asyncio.Event(), asyncio.Event(), asyncio.Event(), database.alone_with
 
     class Slow(Relay):
@@ -415,32 +422,32 @@ async def test_a_story_is_not_written_again_between_a_relays_publishing_and_its_
         return alone_with(channel)
 
     monkeypatch.setattr(database, "alone_with", asking)
-    await tell(database, review, "three")
+    await stories.tell(review, "three")
     draining = asyncio.create_task(Slow(database, publisher.history).drain())
     await told.wait()
-    reader = asyncio.create_task(review_history(review, database=database, publisher=publisher))
+    reader = asyncio.create_task(stories.read(review))
     await until(lambda: asked.is_set() or reader.done(), "the reader waits for the relay, or does not")
     assert not reader.done()
     go_on.set()
     await draining
-    assert [each["data"] for each in await reader] == await said(database, story_of(review))
+    assert [each["data"] for each in await reader] == await stories.told(review)
 
 
-async def test_what_a_late_relay_repeats_is_in_the_story_already(
-    database: Database, review: int, publisher: Publisher, relay: Relay
+async def test_rows_that_a_late_relay_repeats_are_not_added_to_the_story_again(
+    stories: Stories, database: Database, review: int, publisher: Publisher
 ) -> None:
     """One that lost its claim and does not know it yet."""
-    await tell(database, review, "one", "two")
-    await relay.drain()
-    await publisher.history.remove(story_of(review))
-    await review_history(review, database=database, publisher=publisher)
+    await stories.tell(review, "one", "two")
+    await stories.drain()
+    await stories.lose(review)
+    await stories.read(review)
     async with database.reading() as connection:
         rows = (await connection.execute(select(outbox.c.id, outbox.c.data).where(outbox.c.channel == story_of(review)))).all()
     await publisher.history.relay(story_of(review), await identity(database), [tuple(row) for row in rows], notify=False)
-    assert await published(publisher, review) == list(enumerate(await said(database, story_of(review)), 1))
+    assert await stories.published(review) == list(enumerate(await stories.told(review), 1))
 
 
-async def dying_behind_valkey(database: Database, publisher: Publisher) -> None:
+async def dying_after_publishing(stories: Stories) -> None:
     """A relay that publishes all that waits and dies before it has marked it."""
 
     class Dying(Relay):
@@ -448,26 +455,24 @@ async def dying_behind_valkey(database: Database, publisher: Publisher) -> None:
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        await Dying(database, publisher.history).drain()
+        await Dying(stories.database, stories.publisher.history).drain()
 
 
-async def test_a_loss_is_seen_though_as_many_were_published_and_not_marked_yet(
-    database: Database, review: int, publisher: Publisher, relay: Relay
-) -> None:
-    await relay.drain()
-    await publisher.history.remove(story_of(review))
-    await tell(database, review, "one")
-    await dying_behind_valkey(database, publisher)
-    story = await review_history(review, database=database, publisher=publisher)
+async def test_a_loss_is_seen_though_as_many_were_published_and_not_marked_yet(stories: Stories, review: int) -> None:
+    await stories.drain()
+    await stories.lose(review)
+    await stories.tell(review, "one")
+    await dying_after_publishing(stories)
+    story = await stories.read(review)
     assert [each["data"]["type"] for each in story][:1] == ["review.created"]
 
 
-async def test_of_many_who_ask_for_a_lost_story_at_once_one_writes_it_again(
-    database: Database, review: int, publisher: Publisher, relay: Relay, monkeypatch: pytest.MonkeyPatch
+async def test_one_of_many_concurrent_readers_writes_a_lost_story_again(
+    stories: Stories, review: int, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await tell(database, review, "one", "two")
-    await relay.drain()
-    await publisher.history.remove(story_of(review))
+    await stories.tell(review, "one", "two")
+    await stories.drain()
+    await stories.lose(review)
     written, restore = [], publisher.history.restore
 
     async def counted(*arguments: Any) -> Any:
@@ -475,26 +480,24 @@ async def test_of_many_who_ask_for_a_lost_story_at_once_one_writes_it_again(
         return await restore(*arguments)
 
     monkeypatch.setattr(publisher.history, "restore", counted)
-    stories = await asyncio.gather(*[review_history(review, database=database, publisher=publisher) for _ in range(4)])
-    told = await said(database, story_of(review))
-    assert [[each["data"] for each in story] for story in stories] == [told] * 4
+    copies = await asyncio.gather(*[stories.read(review) for _ in range(4)])
+    told = await stories.told(review)
+    assert [[each["data"] for each in story] for story in copies] == [told] * 4
     assert len(written) == 1
 
 
-async def test_more_may_ask_for_a_lost_story_at_once_than_there_are_connections(
-    database: Database, review: int, publisher: Publisher, relay: Relay
-) -> None:
-    await relay.drain()
-    await publisher.history.remove(story_of(review))
+async def test_more_readers_than_connections_can_ask_for_a_lost_story_at_once(stories: Stories, database: Database, review: int) -> None:
+    await stories.drain()
+    await stories.lose(review)
     async with Database(database.url.render_as_string(hide_password=False), pool=2) as small:
         small.engine.pool._timeout = 1.0  # type: ignore[attr-defined]
-        asking = [review_history(review, database=small, publisher=publisher) for _ in range(3)]
-        stories = await asyncio.gather(*asking, return_exceptions=True)
-    assert [type(story) for story in stories] == [list] * 3
+        asking = [stories.read(review, small) for _ in range(3)]
+        copies = await asyncio.gather(*asking, return_exceptions=True)
+    assert [type(story) for story in copies] == [list] * 3
 
 
 async def test_a_story_is_whole_after_losses_writers_relays_and_readers_at_once(
-    database: Database, review: int, publisher: Publisher, relay: Relay, client: valkey.Valkey, prefix: str
+    stories: Stories, database: Database, review: int, store: valkey.Valkey, prefix: str
 ) -> None:
     over = asyncio.Event()
 
@@ -504,13 +507,13 @@ async def test_a_story_is_whole_after_losses_writers_relays_and_readers_at_once(
 
     async def drain() -> None:
         while not over.is_set():
-            await relay.drain()
+            await stories.drain()
             await asyncio.sleep(0)
 
     async def lose_and_read() -> None:
         for n in range(12):
-            list(LOSSES.values())[n % 2](client, f"{prefix}:{{{story_of(review)}}}")
-            story = await review_history(review, database=database, publisher=publisher)
+            list(LOSSES.values())[n % 2](store, f"{prefix}:{{{story_of(review)}}}")
+            story = await stories.read(review)
             ids = [each["data"]["response"]["id"] for each in story if "response" in each["data"]]
             assert ids == sorted(set(ids)), "in order, nothing twice, at any moment"
 
@@ -518,20 +521,20 @@ async def test_a_story_is_whole_after_losses_writers_relays_and_readers_at_once(
     await asyncio.gather(write("u2"), write("u3"), lose_and_read(), lose_and_read())
     over.set()
     await draining
-    await relay.drain()
-    told = await said(database, story_of(review))
+    await stories.drain()
+    told = await stories.told(review)
     assert len(told) == 25
-    story = await review_history(review, database=database, publisher=publisher)
+    story = await stories.read(review)
     assert [each["data"] for each in story] == told
-    assert await published(publisher, review) == list(enumerate(told, 1))
+    assert await stories.published(review) == list(enumerate(told, 1))
 
 
-async def test_a_reader_that_goes_away_while_a_story_is_written_again_leaves_it_to_the_next(
-    database: Database, review: int, publisher: Publisher, relay: Relay, monkeypatch: pytest.MonkeyPatch
+async def test_the_next_reader_writes_a_story_whose_first_reader_was_cancelled(
+    stories: Stories, review: int, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await tell(database, review, "one")
-    await relay.drain()
-    await publisher.history.remove(story_of(review))
+    await stories.tell(review, "one")
+    await stories.drain()
+    await stories.lose(review)
     begun = asyncio.Event()
 
     async def hanging_valkey(*_: Any) -> None:
@@ -540,15 +543,15 @@ async def test_a_reader_that_goes_away_while_a_story_is_written_again_leaves_it_
 
     with monkeypatch.context() as patch:
         patch.setattr(publisher.history, "restore", hanging_valkey)
-        reader = asyncio.create_task(review_history(review, database=database, publisher=publisher))
+        reader = asyncio.create_task(stories.read(review))
         await begun.wait()
         reader.cancel()
         await asyncio.wait([reader])
     async with asyncio.timeout(5):
-        story = await review_history(review, database=database, publisher=publisher)
-    assert [each["data"] for each in story] == await said(database, story_of(review))
-    await tell(database, review, "two")
-    assert await relay.drain() == 2, "the story and the notification: nothing is locked any more"
+        story = await stories.read(review)
+    assert [each["data"] for each in story] == await stories.told(review)
+    await stories.tell(review, "two")
+    assert await stories.drain() == 2, "the story and the notification: nothing is locked any more"
 
 
 # What is given.
@@ -580,7 +583,7 @@ async def test_every_rating_from_one_to_five_is_taken(database: Database) -> Non
         assert (await create_review(database, subject="r42", author="u1", rating=rating, text="text"))["rating"] == rating
 
 
-async def test_what_no_review_can_be_is_refused(database: Database, review: int) -> None:
+async def test_invalid_arguments_of_create_review_are_refused(database: Database, review: int) -> None:
     def creating(**given: Any) -> Awaitable[Any]:
         return create_review(database, **{"subject": "r42", "author": "u1", "rating": 4, "text": "text", **given})
 
@@ -592,13 +595,13 @@ async def test_what_no_review_can_be_is_refused(database: Database, review: int)
     assert await failures(database, lambda given: creating(text=given), bad_texts()) == []
 
 
-async def test_what_no_response_can_be_is_refused(database: Database, review: int) -> None:
+async def test_invalid_arguments_of_respond_are_refused(database: Database, review: int) -> None:
     assert await failures(database, lambda given: respond(database, review=given, author="u2", text="text"), bad_ids("review")) == []
     assert await failures(database, lambda given: respond(database, review=review, author=given, text="text"), bad_names("author")) == []
     assert await failures(database, lambda given: respond(database, review=review, author="u2", text=given), bad_texts()) == []
 
 
-async def test_what_has_no_story_is_refused(database: Database, review: int, publisher: Publisher) -> None:
+async def test_invalid_ids_of_a_story_are_refused(database: Database, review: int, publisher: Publisher) -> None:
     assert await failures(database, lambda given: review_history(given, database=database, publisher=publisher), bad_ids("review")) == []
 
 
@@ -612,7 +615,7 @@ async def test_a_number_of_any_size_is_refused_in_few_words(database: Database) 
         await create_review(database, subject="r42", author="u1", rating=10**5000, text="text")
 
 
-async def test_what_no_page_can_be_is_refused(database: Database) -> None:
+async def test_invalid_arguments_of_a_page_are_refused(database: Database) -> None:
     names = [(value, Invalid, "") for value, *_ in bad_names("subject")]
     assert await failures(database, lambda given: list_reviews(database, subject=given), names) == []
     pages = [(each, Invalid, "") for each in bad_pages()]

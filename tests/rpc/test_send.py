@@ -13,9 +13,10 @@ import valkey
 from gateway.rpc import Caller, Failure, Service
 from gateway.rpc.calls import SENT
 
-from ..conftest import RunningGateway, Start, until
 from ..kit.clients import client
-from .test_rpc import lists, running
+from ..kit.gateways import RunningGateway, Start
+from ..kit.services import lists, running
+from ..kit.waiting import until
 
 TIGHT = "rpc_seconds = 0.7\n[limits]\nrpc_bytes = 1000\nrpc_queue = 3\n[channels]\nsubscribe = 'anyone'\n"
 
@@ -42,7 +43,7 @@ def got(gateway: RunningGateway, valkey_url: str) -> tuple[Service, list[tuple[C
     return service, sent
 
 
-async def test_it_reaches_a_service_in_order_and_is_not_answered(
+async def test_what_a_client_sends_reaches_a_service_in_order_and_is_not_answered(
     gateway: RunningGateway, got: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     service, sent = got
@@ -58,7 +59,7 @@ async def test_it_reaches_a_service_in_order_and_is_not_answered(
     assert any("gateway.send failed" in line for line in logged) and any("409" in line and "ann" in line for line in logged)
 
 
-async def test_one_frame_of_them_stays_in_order(gateway: RunningGateway, got: Any) -> None:
+async def test_several_sends_in_one_frame_stay_in_order(gateway: RunningGateway, got: Any) -> None:
     service, sent = got
     async with client(gateway) as wire, running(service):
         for start in range(0, 30, 3):
@@ -67,12 +68,12 @@ async def test_one_frame_of_them_stays_in_order(gateway: RunningGateway, got: An
     assert [data for _, data in sent] == list(range(30))
 
 
-async def test_what_is_begun_is_finished_though_it_takes_long(gateway: RunningGateway, valkey_url: str) -> None:
+async def test_a_handler_is_finished_though_it_takes_longer_than_rpc_seconds(gateway: RunningGateway, valkey_url: str) -> None:
     service, done = Service(valkey_url, prefix=gateway.prefix), asyncio.Event()
 
     @service.sent
     async def take(caller: Caller, data: Any) -> None:
-        await asyncio.sleep(1)  # longer than rpc_seconds
+        await asyncio.sleep(0.8)  # longer than rpc_seconds
         done.set()
 
     async with running(service), client(gateway) as wire:
@@ -85,13 +86,13 @@ async def test_what_is_begun_is_finished_though_it_takes_long(gateway: RunningGa
     [({"data": 1}, 3508), ({"data": "x" * 1000}, 3501), ({"data": json.loads("[" * 300 + "]" * 300)}, 3501)],
     ids=["nobody takes it", "too large", "nested too deep"],
 )
-async def test_what_cannot_be_passed_on_ends_the_connection(gateway: RunningGateway, message: dict[str, Any], code: int) -> None:
+async def test_a_send_that_cannot_be_passed_on_ends_the_connection(gateway: RunningGateway, message: dict[str, Any], code: int) -> None:
     async with client(gateway) as wire:
         await wire.send({"send": message})
         assert (await wire.ended())[0] == code
 
 
-async def test_who_may_not_call_services_may_not_send(gateway: RunningGateway, got: Any) -> None:
+async def test_a_client_that_may_not_call_services_may_not_send(gateway: RunningGateway, got: Any) -> None:
     service, sent = got
     async with running(service), client(gateway, token="") as wire:
         await wire.send({"send": {"data": 1}})
@@ -99,7 +100,7 @@ async def test_who_may_not_call_services_may_not_send(gateway: RunningGateway, g
     assert not sent
 
 
-async def test_too_many_that_nobody_takes_end_the_connection_and_it_may_come_back(gateway: RunningGateway, valkey_url: str) -> None:
+async def test_too_many_sends_that_wait_end_the_connection_with_a_code_to_reconnect(gateway: RunningGateway, valkey_url: str) -> None:
     queue, lease = lists(gateway, SENT)
     with valkey.Valkey.from_url(valkey_url, decode_responses=True) as store:
         store.set(lease, "a service that hangs", ex=10)
@@ -112,7 +113,7 @@ async def test_too_many_that_nobody_takes_end_the_connection_and_it_may_come_bac
         assert 0 < store.pttl(queue) <= 1700
 
 
-async def test_the_rate_of_commands_counts_them(start_gateway: Start, valkey_url: str) -> None:
+async def test_sends_count_for_the_rate_limit_of_commands(start_gateway: Start, valkey_url: str) -> None:
     gateway = start_gateway("[limits]\ncommands_per_second = 5")
     async with client(gateway) as wire:
         await asyncio.to_thread(lambda: valkey.Valkey.from_url(valkey_url).set(lists(gateway, SENT)[1], "me", ex=10))

@@ -35,20 +35,20 @@ def check(source: str, target: str) -> bytes:
 
 
 @given(st.text(LETTERS, max_size=80), st.text(LETTERS, max_size=80))
-def test_any_text_is_made_of_any_other(source: str, target: str) -> None:
+def test_a_delta_turns_any_text_into_any_other(source: str, target: str) -> None:
     check(source, target)
 
 
 @settings(max_examples=300)
 @given(PIECES, ORDERS)
-def test_a_text_is_made_of_pieces_of_another_moved_repeated_and_mixed_with_new_ones(
+def test_a_delta_handles_pieces_that_are_moved_repeated_and_mixed_with_new_ones(
     pieces: list[str], orders: list[tuple[int, str, int]]
 ) -> None:
     check("".join(pieces), "".join(pieces[number % len(pieces)] * times + between for number, between, times in orders))
 
 
 @pytest.mark.parametrize("size", [100_000, 1_000_000])
-def test_long_documents(size: int) -> None:
+def test_a_delta_of_a_long_document_with_moved_parts_is_small(size: int) -> None:
     """What stands at other places is found in them too, by longer blocks; nothing of an unlike one is."""
     text = random.Random(1).randbytes(size).hex()
     moved = "new first " + text[size:] + " between " + text[:size] + " new last"
@@ -65,7 +65,7 @@ def test_long_documents(size: int) -> None:
         ("0123456789 old 0123456789", "0123456789 newer 0123456789", "R\nB@0,5:newerB@E,2Chtrn;"),
     ],
 )
-def test_how_a_delta_looks(source: str, target: str, delta: str) -> None:
+def test_a_delta_has_the_format_of_fossil(source: str, target: str, delta: str) -> None:
     assert check(source, target) == delta.encode()
 
 
@@ -76,7 +76,7 @@ def test_an_inserted_text_is_cut_between_characters() -> None:
         assert new.encode() in delta and len(delta) < 30
 
 
-def test_what_is_moved_is_found() -> None:
+def test_a_moved_piece_is_found() -> None:
     first, second = "a first sentence that is long enough", "and a second one, which is as long"
     delta = check(f"[{first}, {second}]", f"[{second}, {first}]")
     assert len(delta) < len(first) and BLOCK < len(first)
@@ -176,7 +176,7 @@ async def _play(seed: int, counted: Counter[str]) -> None:
         await world.close()
 
 
-def test_in_every_order_of_events_the_documents_are_those_that_were_published() -> None:
+def test_in_every_order_of_events_deltas_lead_to_the_published_documents() -> None:
     counted: Counter[str] = Counter()
 
     @settings(max_examples=300)
@@ -227,7 +227,7 @@ AGAIN = ["lose", *HEARD, "execute", "arrive"]  # history begins again, and is re
         "a hole",
     ],
 )
-async def test_what_comes_whole(actions: list[str], expected: str) -> None:
+async def test_documents_come_whole_where_a_delta_is_not_possible(actions: list[str], expected: str) -> None:
     world = DeltaWorld()
     try:
         for action in [*LIVE, *actions]:

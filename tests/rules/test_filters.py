@@ -10,8 +10,8 @@ import pytest
 from gateway.errors import BadRequest
 from gateway.rules.filters import read_filter
 
-from ..conftest import RunningGateway, Start
 from ..kit.clients import client
+from ..kit.gateways import RunningGateway, Start
 
 DE = {"lang": "de", "price": "19.90"}
 
@@ -37,7 +37,7 @@ def admits(tree: Any, tags: dict[str, str] | None) -> bool:
         ("ct", "x", False, False),
     ],
 )
-def test_texts(cmp: str, val: Any, here: bool, missing: bool) -> None:
+def test_a_filter_compares_texts(cmp: str, val: Any, here: bool, missing: bool) -> None:
     leaf = {"key": "lang", "cmp": cmp, **({"vals": val} if isinstance(val, list) else {"val": val})}
     assert admits(leaf, DE) is here
     assert admits(leaf, {}) is missing and admits(leaf, None) is missing
@@ -47,14 +47,14 @@ def test_texts(cmp: str, val: Any, here: bool, missing: bool) -> None:
 @pytest.mark.parametrize(
     ("cmp", "val", "result"), [("lt", "20", True), ("lte", "19.9", True), ("gt", "19.9", False), ("gte", "19.90", True)]
 )
-def test_numbers_are_decimal(cmp: str, val: str, result: bool) -> None:
+def test_a_filter_compares_decimal_numbers(cmp: str, val: str, result: bool) -> None:
     leaf = {"key": "price", "cmp": cmp, "val": val}
     assert admits(leaf, DE) is result
     for other in ({"price": "cheap"}, {"price": "NaN"}, {}):
         assert not admits(leaf, other)
 
 
-def test_trees() -> None:
+def test_filters_combine_with_and_or_and_not() -> None:
     german, cheap = {"key": "lang", "cmp": "eq", "val": "de"}, {"key": "price", "cmp": "lt", "val": "10"}
     assert not admits({"op": "and", "nodes": [german, cheap]}, DE)
     assert admits({"op": "or", "nodes": [german, cheap]}, DE)
@@ -83,7 +83,7 @@ for _ in range(9):
         DEEP,
     ],
 )
-def test_what_is_no_filter_is_refused(tree: Any) -> None:
+def test_a_malformed_filter_is_refused(tree: Any) -> None:
     with pytest.raises(BadRequest):
         read_filter(json.dumps(tree).encode())
 
@@ -96,7 +96,7 @@ def gateway(start_gateway_once: Start) -> RunningGateway:
 GERMAN = {"key": "lang", "cmp": "eq", "val": "de"}
 
 
-async def test_only_what_is_wanted_comes_live_and_caught_up(gateway: RunningGateway) -> None:
+async def test_a_filtered_subscription_gets_only_matching_publications_live_and_caught_up(gateway: RunningGateway) -> None:
     languages = ["de", "en", "de", None]
     first = gateway.publish("news:1", 0, tags={"lang": "de"})
     async with client(gateway) as one, client(gateway) as two, client(gateway) as everything:
@@ -116,7 +116,7 @@ async def test_only_what_is_wanted_comes_live_and_caught_up(gateway: RunningGate
         assert (await late.publication())["offset"] == 6
 
 
-async def test_where_rules_do_not_allow_it_a_filter_is_a_bad_request(gateway: RunningGateway) -> None:
+async def test_a_filter_is_a_bad_request_where_the_rules_do_not_allow_it(gateway: RunningGateway) -> None:
     async with client(gateway) as wire:
         assert await wire.error("subscribe", channel="chat:1", tf=GERMAN) == 107
         assert await wire.error("subscribe", channel="news:1", tf={"key": "a", "cmp": "like"}) == 107

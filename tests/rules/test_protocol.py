@@ -60,7 +60,7 @@ def test_one_message_holds_several_commands_and_may_end_with_a_newline() -> None
 @pytest.mark.parametrize(
     "message", [b"", b"\n", b"{}\n\n", b"[]", b"null", b"1", b'{"id":1', b'{"id":-1}', b'{"id":4294967296}', b'{"id":"1"}']
 )
-def test_what_is_no_command_is_a_bad_request(message: bytes) -> None:
+def test_a_message_that_is_no_command_is_a_bad_request(message: bytes) -> None:
     with pytest.raises(Disconnect) as raised:
         decode(message)
     assert raised.value.code == 3501
@@ -72,18 +72,18 @@ def test_a_command_names_exactly_one_method(command: bytes) -> None:
         decode(command)[0].method()
 
 
-def test_null_stands_for_the_zero_value() -> None:
+def test_null_means_the_zero_value() -> None:
     [command] = decode(b'{"id":1,"subscribe":{"channel":"c","recover":null,"epoch":null,"offset":null,"token":null}}')
     assert command.subscribe.position == Position("", 0)
 
 
 def test_data_nested_a_thousand_deep_is_a_bad_request() -> None:
     deep = b"[" * 1000 + b"]" * 1000
-    with pytest.raises(Disconnect, match="nested too deep|recursion"):
+    with pytest.raises(Disconnect, match=r"nested too deep|recursion"):
         decode(b'{"id":1,"publish":{"channel":"c","data":%b}}' % deep)
 
 
-def test_zero_values_are_left_out() -> None:
+def test_zero_values_are_left_out_of_replies() -> None:
     assert subscribe_result(None) == b"{}"
     assert json.loads(subscribe_result(Position("e", 0))) == {"recoverable": True, "positioned": True, "epoch": "e"}
     assert reply(3, "publish") == b'{"id":3,"publish":{}}'
@@ -91,11 +91,11 @@ def test_zero_values_are_left_out() -> None:
     assert json.loads(error_reply(1, TooManyRequests()))["error"]["temporary"] is True
 
 
-def test_what_must_be_present_is() -> None:
+def test_fields_that_clients_require_are_always_present() -> None:
     assert json.loads(history_result(Position("", 0), [])) == {"publications": [], "epoch": "", "offset": 0}
 
 
-def test_a_publication_as_the_protocol_has_it() -> None:
+def test_a_publication_is_encoded_as_the_protocol_defines() -> None:
     assert json.loads(publication_json(Publication(7, b'{"a":1}', 1))) == {"data": {"a": 1}, "offset": 7}
     assert json.loads(publication_json(Publication(0, b"1"))) == {"data": 1}
     full = Publication(7, b"1", 1, tags=b'{"k":"v"}', info=b'{"user":"u","client":"c"}')
@@ -127,7 +127,7 @@ def test_cleaning_keeps_what_json_means(data: object, indent: int | str | None) 
 
 
 @pytest.mark.parametrize("data", [b"NaN", b"Infinity", b"{", b"", b'"\xff"', b"'a'", b"01", b"1 2", b"\xef\xbb\xbf1"])
-def test_what_is_not_json_becomes_a_string(data: bytes) -> None:
+def test_data_that_is_not_json_becomes_a_string(data: bytes) -> None:
     assert not is_json(data)
     assert isinstance(json.loads(clean(data)), str)
 
@@ -150,7 +150,7 @@ def test_half_an_emoji_of_javascript_is_mended_and_a_whole_one_left_alone(text: 
 
 
 @pytest.mark.parametrize(("depth", "fine"), [(MAX_DEPTH, True), (MAX_DEPTH + 1, False), (900, False), (100_000, False)])
-def test_nesting_is_bounded(depth: int, fine: bool) -> None:
+def test_data_nested_too_deep_is_not_json(depth: int, fine: bool) -> None:
     assert is_json(b"[" * depth + b"]" * depth) is fine
 
 
@@ -159,7 +159,7 @@ def test_brackets_inside_strings_are_not_nesting() -> None:
 
 
 @given(st.binary(max_size=70_000))
-def test_a_text_frame_is_what_rfc_6455_says(payload: bytes) -> None:
+def test_a_text_frame_is_encoded_as_rfc_6455_defines(payload: bytes) -> None:
     frame = text_frame(payload)
     assert frame[0] == 0x81 and not frame[1] & 0x80
     length, header = frame[1], 2
@@ -178,16 +178,16 @@ def test_a_position_in_text_is_read_back(epoch: str, offset: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "e", "e:", "e:-1", "e:1.0", "e:9007199254740992", "e:99999999999999999999", "e:١"])
-def test_what_is_no_position_is_named(text: str) -> None:
-    with pytest.raises(ValueError, match="position|past"):
+def test_a_text_that_is_no_position_is_named_in_the_error(text: str) -> None:
+    with pytest.raises(ValueError, match=r"position|past"):
         Position.parse(text)
 
 
 @pytest.mark.parametrize("name", ["posts:tech", "a", "#u1", "x" * 255, "Straße:1", "日本"])
-def test_ordinary_names_of_channels(name: str) -> None:
+def test_ordinary_channel_names_are_valid(name: str) -> None:
     assert channel_fault(name) == ""
 
 
 @pytest.mark.parametrize("name", ["", "x" * 256, "a{b", "a}b", "a\nb", "a\x00", "a\x7f", "a\x85", "\ud800"])
-def test_impossible_names_of_channels(name: str) -> None:
+def test_impossible_channel_names_are_refused(name: str) -> None:
     assert channel_fault(name)

@@ -16,7 +16,7 @@ from gateway.runtime.tasks import Tasks
 from gateway.store.connect import Address
 from gateway.store.layout import Layout
 
-from ..conftest import until
+from ..kit.waiting import until
 
 
 class SlowValkey:
@@ -34,7 +34,7 @@ class SlowValkey:
         return []
 
 
-async def test_what_was_being_written_when_presence_ends_is_written_at_its_end() -> None:
+async def test_presence_writes_at_its_end_what_was_being_written() -> None:
     """A client that left in the last moment would be there for ever: its process says that it left in order, so nobody looks after it."""
     valkey = SlowValkey()
     presence = Presence(Config(), valkey, "p1")  # type: ignore[arg-type]
@@ -48,7 +48,7 @@ async def test_what_was_being_written_when_presence_ends_is_written_at_its_end()
     assert any(words[0] == b"gateway_presence" and "client" in words for words in valkey.asked[1:]), valkey.asked
 
 
-async def test_what_a_cancelled_task_begins_in_its_end_is_cancelled_too() -> None:
+async def test_a_task_begun_while_another_is_cancelled_is_cancelled_too() -> None:
     tasks, ended = Tasks(), []
 
     async def work(number: int) -> None:
@@ -66,7 +66,7 @@ async def test_what_a_cancelled_task_begins_in_its_end_is_cancelled_too() -> Non
     assert not len(tasks) and ended[0] == 1
 
 
-async def test_who_could_not_say_that_its_clients_left_leaves_that_to_others(
+async def test_a_process_that_could_not_record_its_leaves_keeps_its_lease_for_others_to_see(
     valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its lease lapses then, and they see it."""

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import cent
 import pytest
 
-from ..conftest import API_KEY, RunningGateway, Start, until
-from ..kit.clients import RULES, Wire, client
+from ..kit.clients import Wire, client
+from ..kit.gateways import API_KEY, RULES, RunningGateway, Start
+from ..kit.waiting import until
 
 OPENED_AT_MOST = 40  # until one reaches the other worker: a fair coin fails so often once in 10^12
 
@@ -54,11 +55,6 @@ class Both(NamedTuple):
         messages = [await self.here.next(), await self.there.next()]
         assert all(kind in message.get("push", {}) for message in messages), messages
         return [message["push"][kind] for message in messages]
-
-
-@pytest.fixture
-def channel() -> str:
-    return f"chat:{os.urandom(6).hex()}"
 
 
 @contextlib.asynccontextmanager
@@ -113,7 +109,7 @@ async def test_publish_and_broadcast_reach_clients_of_both_workers(ask: Ask, fol
 
 
 @pytest.mark.parametrize("parallel", [False, True])
-async def test_a_batch_of_every_method(ask: Ask, followers: Both, channel: str, parallel: bool) -> None:
+async def test_every_method_works_in_a_batch(ask: Ask, followers: Both, channel: str, parallel: bool) -> None:
     await ask(cent.PublishRequest(channel=channel, data="before", tags={"a": "b"}))
     await until_present(ask, channel)
     requests = [
@@ -192,7 +188,7 @@ async def test_refresh_lengthens_and_ends_connections_at_both_workers(ask: Ask, 
 
 
 async def until_present(ask: Ask, channel: str, clients: int = 2) -> dict[str, Any]:
-    """Who is in the channel, once they are so many: presence is written behind what clients are told."""
+    """Presence, once so many are in it: it is written after clients receive their reply."""
     async with asyncio.timeout(5):
         while len(present := (await ask(cent.PresenceRequest(channel=channel))).presence) != clients:
             continue

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ..conftest import RunningGateway, Start, wait_until
-from ..kit.javascript import Node, Script, SdkError, minted, node_of
-from ..kit.sdks import RULES, answering, claiming, forget
+from ..kit.gateways import RunningGateway, Start
+from ..kit.javascript import Node, Script, SdkError, minted
+from ..kit.sdks import RULES, answering, forget
+from ..kit.tokens import token
+from ..kit.waiting import wait_until
 
 TRANSPORTS = ("websocket", "http_stream", "sse")
 
@@ -28,20 +27,9 @@ def services(gateway: RunningGateway, valkey_url: str) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def node(npm: Future[Path]) -> Iterator[Node]:
-    with node_of(npm) as node:
-        yield node
-
-
 @pytest.fixture(params=TRANSPORTS)
 def transport(request: pytest.FixtureRequest) -> str:
     return request.param
-
-
-@pytest.fixture
-def user() -> str:
-    return f"u{os.urandom(4).hex()}"
 
 
 @pytest.fixture
@@ -114,24 +102,24 @@ def test_short_tokens_are_refreshed_in_band_and_those_that_came_too_late_made_go
 
 def test_expired_tokens_are_replaced_and_bad_ones_refused(connect: Connect, user: str) -> None:
     name = f"ticket:{user}"
-    client = connect(getToken=[claiming(user, seconds=-5), claiming(user)])
+    client = connect(getToken=[token(user, seconds=-5), token(user)])
     assert [context["error"]["code"] for context in client.told("error")] == [109] and len(client.told("getToken")) == 2
-    subscription = client.subscribed(name, getToken=[claiming(user, seconds=-5, channel=name), claiming(user, channel=name)])
+    subscription = client.subscribed(name, getToken=[token(user, seconds=-5, channel=name), token(user, channel=name)])
     assert [context["error"]["code"] for context in subscription.told("error")] == [109]
     refused = client.subscription(f"{name}-2", token="garbage")
     refused.call("subscribe")
     assert refused.codes("unsubscribed", 1) == [103]
 
 
-def test_without_a_token_nobody_comes_in_where_nothing_is_open(connect: Connect, user: str, transport: str) -> None:
+def test_without_a_token_a_client_is_refused_where_nothing_is_open(connect: Connect, user: str, transport: str) -> None:
     client = connect(transport, ready=False, token="")
     assert client.codes("disconnected", 1) == [3501]
-    client.call("setToken", claiming(user))
+    client.call("setToken", token(user))
     client.call("connect")
     client.until("connected")
 
 
-def test_what_a_client_says_of_itself_is_taken(connect: Connect, transport: str) -> None:
+def test_the_name_version_and_data_of_a_client_are_accepted(connect: Connect, transport: str) -> None:
     client = connect(transport, getData=[{"theme": "dark"}], name="a name of its own", version="1.2.3", headers={"X-Any": "thing"})
     (connected,) = client.told("connected")
     assert connected["client"] and connected["transport"] == transport and len(client.told("getData")) == 1
@@ -154,8 +142,8 @@ def test_a_service_ends_a_connection_for_a_while_or_for_good(gateway: RunningGat
     assert client.codes("connecting") == [0, 3000, 4000, 0]
 
 
-def test_who_is_told_that_its_state_is_invalid_starts_afresh(gateway: RunningGateway, connect: Connect, user: str, channel: str) -> None:
-    client = connect(getToken=[claiming(user)])
+def test_a_client_whose_state_is_insufficient_starts_afresh(gateway: RunningGateway, connect: Connect, user: str, channel: str) -> None:
+    client = connect(getToken=[token(user)])
     subscription = client.subscribed(channel)
     gateway.publish(channel, 1)
     subscription.until("publication")
@@ -165,7 +153,7 @@ def test_who_is_told_that_its_state_is_invalid_starts_afresh(gateway: RunningGat
     assert len(client.told("getToken")) == 2 and subscription.data() == [1]
 
 
-def test_messages_without_a_reply_are_taken_by_nobody(connect: Connect) -> None:
+def test_messages_that_expect_no_reply_are_refused(connect: Connect) -> None:
     (client := connect()).call("send", {"any": "thing"})
     assert client.codes("disconnected", 1) == [3508]
 
@@ -175,8 +163,8 @@ def test_messages_without_a_reply_are_taken_by_nobody(connect: Connect) -> None:
 
 def test_it_publishes_reads_history_and_sees_who_is_there(gateway: RunningGateway, connect: Connect, user: str, transport: str) -> None:
     name = f"chat:{user}"
-    client = connect(transport, token=claiming(user, info={"name": "Ann"}))
-    subscription = client.subscribed(name, token=claiming(user, channel=name, info={"role": "owner"}), joinLeave=True)
+    client = connect(transport, token=token(user, info={"name": "Ann"}))
+    subscription = client.subscribed(name, token=token(user, channel=name, info={"role": "owner"}), joinLeave=True)
     assert subscription.call("publish", {"n": 1}) == {}
     gateway.publish(name, {"n": 2}, tags={"lang": "de"})
     own, tagged = subscription.until("publication", 2)
@@ -197,7 +185,7 @@ def test_it_publishes_reads_history_and_sees_who_is_there(gateway: RunningGatewa
     assert theirs.told("join") == []
 
 
-def test_history_in_every_direction(gateway: RunningGateway, connect: Connect, channel: str) -> None:
+def test_an_sdk_reads_history_in_every_direction(gateway: RunningGateway, connect: Connect, channel: str) -> None:
     subscription = connect().subscribed(channel)
     epoch = subscription.told("subscribed")[0]["streamPosition"]["epoch"]
     for number in range(1, 8):
@@ -226,7 +214,9 @@ def test_a_subscription_may_begin_in_the_past(gateway: RunningGateway, connect: 
         assert not recovered or subscription.data(2) == [3, 4]
 
 
-def test_who_comes_back_gets_what_was_missed(gateway: RunningGateway, connect: Connect, user: str, channel: str, transport: str) -> None:
+def test_a_client_that_comes_back_gets_what_it_missed(
+    gateway: RunningGateway, connect: Connect, user: str, channel: str, transport: str
+) -> None:
     subscription = connect(transport).subscribed(channel)
     gateway.publish(channel, 1)
     subscription.until("publication")
@@ -269,7 +259,9 @@ def test_a_batch_is_answered_whole_and_in_order(connect: Connect, node: Node, ch
     assert subscription.data(100) == list(range(100))
 
 
-def test_a_lost_history_is_told_as_unrecovered(gateway: RunningGateway, connect: Connect, channel: str, valkey_url: str) -> None:
+def test_a_subscription_whose_history_is_lost_is_reported_as_not_recovered(
+    gateway: RunningGateway, connect: Connect, channel: str, valkey_url: str
+) -> None:
     subscription = connect().subscribed(channel)
     gateway.publish(channel, 1)
     subscription.until("publication")
@@ -311,17 +303,19 @@ def test_state_is_loaded_again_when_its_position_cannot_be_recovered(gateway: Ru
 # Server-side subscriptions.
 
 
-def test_channels_of_the_token_and_of_a_service(gateway: RunningGateway, connect: Connect, user: str, transport: str) -> None:
+def test_channels_of_the_token_and_of_a_service_are_subscribed(
+    gateway: RunningGateway, connect: Connect, user: str, transport: str
+) -> None:
     own, added = f"room:{user}", f"room:{user}-added"
-    token = claiming(user, subs={own: {"info": {"seat": 1}, "data": {"hello": 2}}})
+    given = token(user, subs={own: {"info": {"seat": 1}, "data": {"hello": 2}}})
     since = gateway.publish(added, "before")
     gateway.publish(added, "missed")
-    client = connect(transport, token=token)
+    client = connect(transport, token=given)
     first = {context["channel"]: context for context in client.until("subscribed", 2)}[own]
     assert first["recoverable"] and first["positioned"] and first["data"] == {"hello": 2} and not first["wasRecovering"]
     gateway.api("subscribe", user=user, channel=added, data={"by": "service"}, recover_since=since)
     assert client.until("subscribed", 3)[2]["data"] == {"by": "service"}
-    other = connect(transport, token=token)
+    other = connect(transport, token=given)
     id = other.told("connected")[0]["client"]
     wait_until(lambda: id in [context["info"]["client"] for context in client.told("join")], "the other's join")
     other.call("disconnect")
@@ -349,7 +343,7 @@ def test_channels_of_the_token_and_of_a_service(gateway: RunningGateway, connect
 
 
 def test_services_answer_and_refuse_in_their_own_words(connect: Connect, services: None, user: str, transport: str) -> None:
-    client = connect(transport, token=claiming(user, info={"plan": "gold"}))
+    client = connect(transport, token=token(user, info={"plan": "gold"}))
     answer = client.call("rpc", "shop.order", {"n": [1, None]})
     assert answer == {"data": {"user": user, "info": {"plan": "gold"}, "data": {"n": [1, None]}}}
     refused = []
@@ -373,7 +367,7 @@ def test_what_was_missed_is_caught_up_once_and_in_order_though_the_gateway_is_ki
 ) -> None:
     first = start_gateway(RULES, beside=gateway)
     room, count = f"room:{user}", 0
-    clients = [connect(transport, at=first, token=claiming(user, channels=[room])) for transport in TRANSPORTS]
+    clients = [connect(transport, at=first, token=token(user, channels=[room])) for transport in TRANSPORTS]
     followed = [client.subscribed(channel) for client in clients]
 
     def publish(more: int) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -12,8 +11,10 @@ import centrifuge
 import pytest
 from centrifuge import Filter, StreamPosition
 
-from ..conftest import RunningGateway, Start, until
-from ..kit.sdks import RULES, Client, Told, answering, claiming, forget, giving, holding_its_breath, subscribed, until_clients
+from ..kit.gateways import RunningGateway, Start
+from ..kit.sdks import RULES, Open, Told, answering, forget, giving, subscribed, until_clients
+from ..kit.tokens import token
+from ..kit.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -28,40 +29,8 @@ def services(gateway: RunningGateway, valkey_url: str) -> Iterator[None]:
 
 
 @pytest.fixture
-def user() -> str:
-    return f"u{os.urandom(4).hex()}"
-
-
-@pytest.fixture
 def channel(user: str) -> str:
     return f"chat:{user}"
-
-
-Open = Callable[..., Any]
-
-
-@pytest.fixture
-async def connect(gateway: RunningGateway, user: str) -> AsyncIterator[Open]:
-    """``await connect(token=…)``: a connected client and what it tells; ``ready=False`` does not wait for that."""
-    opened: list[Client] = []
-
-    async def open_client(ready: bool = True, at: RunningGateway = gateway, **options: Any) -> tuple[Client, Told]:
-        told = Told()
-        if "get_token" not in options:
-            options.setdefault("token", at.token(user))
-        client = Client(at.websocket_url, events=told, max_reconnect_delay=0.3, proxy=None, **options)  # type: ignore[arg-type]
-        opened.append(client)
-        await client.connect()
-        if ready:
-            await client.ready(5)
-        return client, told
-
-    yield open_client
-    for client in opened:
-        await client.disconnect()
-    # The SDK closes its transports in tasks of its own.
-    if closing := asyncio.all_tasks() - {asyncio.current_task()}:
-        await asyncio.wait(closing, timeout=5)
 
 
 # Connecting.
@@ -74,7 +43,7 @@ async def test_short_tokens_are_refreshed_in_band_and_those_that_came_too_late_m
     steady, late, plain = f"ticket:{user}", f"ticket:{user}-late", f"chat:{user}"
 
     def tokens(*seconds: float, **claims: Any) -> tuple[Any, list[Any]]:
-        return giving(*(partial(claiming, user, seconds=each, **claims) for each in (*seconds, 600)))
+        return giving(*(partial(token, user, seconds=each, **claims) for each in (*seconds, 600)))
 
     (get_token, asked), (get_late, _) = tokens(3, 2), tokens(3, -5)
     client, told = await connect(get_token=get_token, max_server_ping_delay=1)
@@ -98,7 +67,7 @@ async def test_short_tokens_are_refreshed_in_band_and_those_that_came_too_late_m
 
 async def test_an_expired_subscription_token_is_replaced_and_a_bad_one_refused(connect: Open, user: str) -> None:
     name = f"ticket:{user}"
-    get_token, asked = giving(claiming(user, seconds=-5, channel=name), claiming(user, channel=name))
+    get_token, asked = giving(token(user, seconds=-5, channel=name), token(user, channel=name))
     client, _ = await connect()
     _, told = await subscribed(client, name, get_token=get_token)
     assert len(asked) == 2 and [ctx.error.code for ctx in told.of("error")] == [109]
@@ -107,7 +76,7 @@ async def test_an_expired_subscription_token_is_replaced_and_a_bad_one_refused(c
     assert [(ctx.code, ctx.reason) for ctx in await refused.until("unsubscribed")] == [(103, "permission denied")]
 
 
-async def test_without_a_token_nobody_comes_in_where_nothing_is_open(connect: Open, gateway: RunningGateway, user: str) -> None:
+async def test_without_a_token_a_client_is_refused_where_nothing_is_open(connect: Open, gateway: RunningGateway, user: str) -> None:
     client, told = await connect(ready=False, token="")
     assert [(ctx.code, ctx.reason) for ctx in await told.until("disconnected")] == [(3501, "bad request")]
     client.set_token(gateway.token(user))
@@ -116,7 +85,7 @@ async def test_without_a_token_nobody_comes_in_where_nothing_is_open(connect: Op
     assert len(told.of("connected")) == 1
 
 
-async def test_what_a_client_says_of_itself_is_taken(connect: Open) -> None:
+async def test_the_name_version_and_data_of_a_client_are_accepted(connect: Open) -> None:
     options = {"data": {"theme": "dark"}, "name": "a name of its own", "version": "1.2.3", "headers": {"X-Any": "thing"}}
     client, told = await connect(**options)
     (connected,) = told.of("connected")
@@ -137,7 +106,7 @@ async def test_a_service_ends_a_connection_for_a_while_or_for_good(gateway: Runn
         assert len(told.of("connected")) == 1
 
 
-async def test_who_is_told_that_its_state_is_invalid_starts_afresh(gateway: RunningGateway, connect: Open, user: str, channel: str) -> None:
+async def test_a_client_whose_state_is_insufficient_starts_afresh(gateway: RunningGateway, connect: Open, user: str, channel: str) -> None:
     get_token, asked = giving(lambda: gateway.token(user))
     client, _ = await connect(get_token=get_token)
     _, told = await subscribed(client, channel)
@@ -152,7 +121,7 @@ async def test_who_is_told_that_its_state_is_invalid_starts_afresh(gateway: Runn
 # Subscriptions.
 
 
-async def test_history_in_every_direction(gateway: RunningGateway, connect: Open, channel: str) -> None:
+async def test_an_sdk_reads_history_in_every_direction(gateway: RunningGateway, connect: Open, channel: str) -> None:
     client, _ = await connect()
     subscription, told = await subscribed(client, channel)
     epoch = told.of("subscribed")[0].stream_position.epoch
@@ -177,8 +146,8 @@ async def test_history_in_every_direction(gateway: RunningGateway, connect: Open
 
 async def test_publications_say_who_published_them_and_with_which_tags(gateway: RunningGateway, connect: Open, user: str) -> None:
     name = f"ticket:{user}"
-    client, _ = await connect(token=claiming(user, info={"name": "Ann"}))
-    subscription, told = await subscribed(client, name, token=claiming(user, channel=name, info={"role": "owner"}))
+    client, _ = await connect(token=token(user, info={"name": "Ann"}))
+    subscription, told = await subscribed(client, name, token=token(user, channel=name, info={"role": "owner"}))
     with pytest.raises(centrifuge.ReplyError) as caught:
         await subscription.publish({"n": 0})
     assert caught.value.code == 103
@@ -209,7 +178,7 @@ async def test_joins_and_leaves_come_to_those_who_ask(connect: Open, channel: st
     assert unasked.of("join") == [] and unasked.of("leave") == []
 
 
-async def test_who_unsubscribes_and_comes_back_gets_what_was_missed(
+async def test_a_client_that_unsubscribes_and_comes_back_gets_what_it_missed(
     gateway: RunningGateway, connect: Open, channel: str, user: str
 ) -> None:
     client, _ = await connect()
@@ -231,11 +200,11 @@ async def test_who_unsubscribes_and_comes_back_gets_what_was_missed(
     assert [(ctx.was_recovering, ctx.recovered) for ctx in told.of("subscribed")] == [(False, False), (True, True), (True, True)]
 
 
-async def test_a_change_of_mind_in_one_breath_ends_subscribed(gateway: RunningGateway, connect: Open, channel: str) -> None:
+async def test_unsubscribe_and_subscribe_at_once_end_subscribed(gateway: RunningGateway, connect: Open, channel: str) -> None:
     client, _ = await connect()
     told = Told()
     subscription = client.new_subscription(channel, told)  # type: ignore[arg-type]
-    with holding_its_breath(gateway):
+    with gateway.frozen():
         for _ in range(3):
             await subscription.subscribe()
             await asyncio.sleep(0.01)  # the command is written in a task of the SDK's
@@ -248,7 +217,9 @@ async def test_a_change_of_mind_in_one_breath_ends_subscribed(gateway: RunningGa
     assert told.codes("unsubscribed") == [0, 0, 0] and told.data == [1] and told.of("error") == []
 
 
-async def test_a_lost_history_is_told_as_unrecovered(gateway: RunningGateway, connect: Open, channel: str, valkey_url: str) -> None:
+async def test_a_subscription_whose_history_is_lost_is_reported_as_not_recovered(
+    gateway: RunningGateway, connect: Open, channel: str, valkey_url: str
+) -> None:
     client, _ = await connect()
     _, told = await subscribed(client, channel)
     gateway.publish(channel, 1)
@@ -305,15 +276,15 @@ async def test_state_is_loaded_again_when_its_position_cannot_be_recovered(gatew
 
 async def test_channels_of_the_token_and_of_a_service_live_and_recover(gateway: RunningGateway, connect: Open, user: str) -> None:
     own, added = f"room:{user}", f"room:{user}-added"
-    token = claiming(user, subs={own: {"info": {"seat": 1}, "data": {"hello": 2}}})
+    given = token(user, subs={own: {"info": {"seat": 1}, "data": {"hello": 2}}})
     since = gateway.publish(added, "before")
     gateway.publish(added, "missed")
-    _, told = await connect(token=token)
+    _, told = await connect(token=given)
     first = {ctx.channel: ctx for ctx in await told.until("subscribed", 2)}[own]
     assert first.recoverable and first.positioned and first.data == {"hello": 2} and not first.was_recovering
     gateway.api("subscribe", user=user, channel=added, data={"by": "service"}, recover_since=since)
     assert [(ctx.channel, ctx.data) for ctx in await told.until("subscribed", 3)][2] == (added, {"by": "service"})
-    other, _ = await connect(token=token)
+    other, _ = await connect(token=given)
     await until(lambda: other.client_id in [ctx.info.client for ctx in told.of("join")], "the other's join")
     await other.disconnect()
     await until(lambda: other.client_id in [ctx.info.client for ctx in told.of("leave")], "and its leave")
@@ -340,7 +311,7 @@ async def test_channels_of_the_token_and_of_a_service_live_and_recover(gateway: 
 
 
 async def test_services_answer_and_refuse_in_their_own_words(connect: Open, services: None, user: str) -> None:
-    client, _ = await connect(token=claiming(user, info={"plan": "gold"}))
+    client, _ = await connect(token=token(user, info={"plan": "gold"}))
     answer = (await client.rpc("shop.order", {"n": [1, None]})).data
     assert answer == {"user": user, "info": {"plan": "gold"}, "data": {"n": [1, None]}}
     assert (await client.rpc("shop.order", None)).data["data"] is None
@@ -365,7 +336,7 @@ async def test_what_was_missed_is_caught_up_once_and_in_order_though_the_gateway
 ) -> None:
     first = start_gateway(RULES, beside=gateway)
     room, count = f"room:{user}", 0
-    client, told = await connect(at=first, token=claiming(user, channels=[room]))
+    client, told = await connect(at=first, token=token(user, channels=[room]))
     _, sub_told = await subscribed(client, channel)
 
     def publish(more: int) -> None:

@@ -22,7 +22,7 @@ def _told_to_end_at_birth() -> None:
         raise SystemExit(SEEN) from None
 
 
-def test_a_worker_that_is_told_to_end_as_it_is_born_ends() -> None:
+def test_a_worker_that_is_ended_while_it_starts_ends() -> None:
     parent = forks.start(_told_to_end_at_birth)
     parent.join(15)
     assert parent.exitcode == SEEN, "it took the order for its parent's, and would be waited for"

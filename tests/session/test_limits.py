@@ -19,8 +19,8 @@ from gateway.edges.request import client_address
 from gateway.errors import ConfigurationError
 from gateway.rules.rate_limit import use
 
-from ..conftest import RunningGateway, Start
 from ..kit.clients import client, opened, stream
+from ..kit.gateways import RunningGateway, Start
 
 PROXIED = {"X-Forwarded-For": "203.0.113.7"}
 
@@ -44,7 +44,7 @@ async def close_code(gateway: RunningGateway, **options: Any) -> int:
         return (await wire.ended())[0]
 
 
-async def test_connections_in_all(limited: Any) -> None:
+async def test_connections_are_limited_in_all(limited: Any) -> None:
     gateway = limited("connections = 2")
     async with several(gateway, 2):
         assert await close_code(gateway) == 3504
@@ -55,7 +55,7 @@ async def test_connections_in_all(limited: Any) -> None:
         pass
 
 
-async def test_connections_of_one_address(limited: Any) -> None:
+async def test_connections_of_one_address_are_limited(limited: Any) -> None:
     gateway = limited("connections_per_address = 2", 'trusted_proxies = ["127.0.0.0/8"]')
     async with several(gateway, 2), several(gateway, 2, additional_headers=PROXIED):
         assert await close_code(gateway) == 3504
@@ -68,13 +68,13 @@ async def test_connections_of_one_address(limited: Any) -> None:
         pass
 
 
-async def test_whoever_is_no_proxy_cannot_say_where_they_are(limited: Any) -> None:
+async def test_a_client_that_is_no_trusted_proxy_cannot_choose_its_address(limited: Any) -> None:
     gateway = limited("connections_per_address = 1", 'trusted_proxies = ["10.0.0.0/8"]')
     async with several(gateway, 1):
         assert await close_code(gateway, additional_headers=PROXIED) == 3504
 
 
-async def test_connects_in_a_second(limited: Any) -> None:
+async def test_connects_are_limited_by_the_second(limited: Any) -> None:
     gateway = limited("connects_per_second = 3")
     async with contextlib.AsyncExitStack() as stack:
         wires = [await stack.enter_async_context(opened(gateway)) for _ in range(12)]
@@ -88,7 +88,7 @@ async def test_connects_in_a_second(limited: Any) -> None:
     assert codes and set(codes) == {3013}
 
 
-async def test_commands_in_a_second(limited: Any) -> None:
+async def test_commands_are_limited_by_the_second(limited: Any) -> None:
     gateway = limited("commands_per_second = 5")
     async with client(gateway) as wire:
         answers = [await wire.ask("rpc", method="gateway.time") for _ in range(40)]
@@ -98,7 +98,7 @@ async def test_commands_in_a_second(limited: Any) -> None:
             await asyncio.sleep(0.02)  # it is let in again by itself
 
 
-async def test_the_first_command_comes_in_time(limited: Any) -> None:
+async def test_a_connection_without_a_command_in_time_is_stale(limited: Any) -> None:
     gateway = limited("first_command_seconds = 0.5")
     async with opened(gateway) as wire:
         assert await wire.ended() == (3502, "stale")

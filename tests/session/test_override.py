@@ -1,23 +1,25 @@
-"""What holds for one subscription instead of its channel's rules, whoever says so: a token's ``subs``, a subscription token, the server API."""
+"""What holds for one subscription instead of its channel's rules, where one of three grants it: a token's ``subs``, a subscription token, the server API."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import os
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-import jwt
 import pytest
 
-from ..conftest import SECRET, RunningGateway, Start
-from ..control.test_control import RULES as CONTROL_RULES
-from ..control.test_control import api, until_counted
-from ..kit.clients import client
+from ..kit.clients import client, until_counted
+from ..kit.gateways import RunningGateway, Start
+from ..kit.tokens import ticket, token
 
-RULES = f"{CONTROL_RULES}\n[namespaces.forgetful]\nrecover = false\n"
+RULES = """
+[namespaces.chat]
+join_leave = "asked"
+[namespaces.room]
+join_leave = "all"
+[namespaces.forgetful]
+recover = false
+"""
 
 
 @pytest.fixture(scope="module")
@@ -30,34 +32,24 @@ def way(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture
-def name() -> str:
-    return os.urandom(4).hex()
-
-
-def signed(**claims: Any) -> str:
-    return jwt.encode(claims | {"exp": time.time() + 60}, SECRET, algorithm="HS256")
-
-
 @contextlib.asynccontextmanager
 async def subscribed(gateway: RunningGateway, way: str, channel: str, **values: bool) -> AsyncIterator[tuple[Any, dict[str, Any]]]:
     """A client, and the result of its subscription to ``channel``, where ``values`` override the rules."""
     override = {name: {"value": value} for name, value in values.items()}
     subs = {"subs": {channel: {"override": override}}} if way == "subs of a token" else {}
-    async with client(gateway, token=signed(sub="guest", **subs)) as wire:
+    async with client(gateway, token=token("guest", **subs)) as wire:
         if way == "subs of a token":
             result = wire.connected["subs"][channel]
         elif way == "a subscription token":
-            token = signed(sub="guest", channel=channel, override=override)
-            result = await wire.result("subscribe", channel=channel, token=token)
+            result = await wire.result("subscribe", channel=channel, token=ticket(channel, "guest", override=override))
         else:
-            await api(gateway, "subscribe", user="guest", channel=channel, override=override)
+            await gateway.ask("subscribe", user="guest", channel=channel, override=override)
             result = (await wire.next())["push"]["subscribe"]
         yield wire, result
 
 
-async def test_who_is_not_to_be_seen_is_not_in_presence(gateway: RunningGateway, way: str, name: str) -> None:
-    channel = f"room:{name}"
+async def test_a_client_without_presence_is_not_listed(gateway: RunningGateway, way: str, user: str) -> None:
+    channel = f"room:{user}"
     async with client(gateway, subscribe=channel) as watching, subscribed(gateway, way, channel, presence=False, join_leave=False):
         await until_counted(watching, channel, 1)
         async with client(gateway, "seen", subscribe=channel):
@@ -66,8 +58,8 @@ async def test_who_is_not_to_be_seen_is_not_in_presence(gateway: RunningGateway,
         assert {info["user"] for info in found.values()} <= {"u1", "seen"}
 
 
-async def test_who_comes_quietly_is_there_and_not_told(gateway: RunningGateway, way: str, name: str) -> None:
-    channel = f"room:{name}"
+async def test_a_client_without_joins_is_present_and_not_announced(gateway: RunningGateway, way: str, user: str) -> None:
+    channel = f"room:{user}"
     async with client(gateway, subscribe=channel) as watching:
         async with subscribed(gateway, way, channel, join_leave=False):
             await until_counted(watching, channel, 2)
@@ -76,8 +68,8 @@ async def test_who_comes_quietly_is_there_and_not_told(gateway: RunningGateway, 
         assert all("join" in push and push["join"]["info"]["user"] == "u1" for push in told), "its own join alone"
 
 
-async def test_who_did_not_ask_may_be_told_who_comes(gateway: RunningGateway, way: str, name: str) -> None:
-    channel = f"chat:{name}"
+async def test_a_client_that_did_not_ask_may_be_sent_joins_and_leaves(gateway: RunningGateway, way: str, user: str) -> None:
+    channel = f"chat:{user}"
     async with subscribed(gateway, way, channel, force_push_join_leave=True) as (wire, _):
         async with client(gateway, "seen", subscribe=channel):
             while (await wire.next())["push"]["join"]["info"]["user"] != "seen":
@@ -85,18 +77,18 @@ async def test_who_did_not_ask_may_be_told_who_comes(gateway: RunningGateway, wa
         assert (await wire.next())["push"]["leave"]["info"]["user"] == "seen"
 
 
-async def test_who_would_be_told_may_be_spared(gateway: RunningGateway, way: str, name: str) -> None:
-    channel = f"room:{name}"
+async def test_a_client_that_would_be_sent_joins_and_leaves_may_be_spared_them(gateway: RunningGateway, way: str, user: str) -> None:
+    channel = f"room:{user}"
     async with subscribed(gateway, way, channel, force_push_join_leave=False) as (wire, _), client(gateway, subscribe=channel) as other:
         await until_counted(other, channel, 2)
-        await asyncio.to_thread(gateway.publish, channel, 1)
+        await gateway.ask("publish", channel=channel, data=1)
         assert (await wire.publication())["data"] == 1 and not wire.rest
 
 
-async def test_recovery_is_granted_and_withheld(gateway: RunningGateway, way: str, name: str) -> None:
-    async with subscribed(gateway, way, f"chat:{name}", force_recovery=False) as (_, result):
+async def test_recovery_is_granted_and_withheld(gateway: RunningGateway, way: str, user: str) -> None:
+    async with subscribed(gateway, way, f"chat:{user}", force_recovery=False) as (_, result):
         assert "recoverable" not in result and "epoch" not in result
-    async with subscribed(gateway, way, f"forgetful:{name}", force_recovery=True) as (_, result):
+    async with subscribed(gateway, way, f"forgetful:{user}", force_recovery=True) as (_, result):
         assert result["recoverable"] is True and result["epoch"]
-    async with subscribed(gateway, way, f"forgetful:{name}", force_positioning=True) as (_, result):
+    async with subscribed(gateway, way, f"forgetful:{user}", force_positioning=True) as (_, result):
         assert "recoverable" not in result, "positions are kept anyway"

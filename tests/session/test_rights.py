@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from itertools import product
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
-import jwt
 import pytest
 
-from ..conftest import SECRET, RunningGateway, Start
-from ..kit.clients import Socket, Wire, client, opened, read_events
+from ..kit.clients import Socket, Wire, client, opened, stream
+from ..kit.gateways import RunningGateway, Start
+from ..kit.tokens import token as made
 
 SUBSCRIBE_RULES = ("anyone", "user", "owner", "token", "nobody")
 OTHER_RULES = ("anyone", "user", "owner", "subscriber", "token", "nobody")
@@ -28,7 +27,7 @@ NAMES = ("general", "alice", "#alice", "room#alice", "alice#bob")
 OK, UNKNOWN, DENIED, EXPIRED, INVALID = 0, 102, 103, 109, 3500
 
 # INTERFACE.md: `anyone` includes the anonymous; `user` needs a valid token; `owner` needs the name after the namespace, or after
-# `#`, to be the user's id. What belongs to the user behind a `#` is open to no other user.
+# `#`, to be the user's id. What belongs to the user after a `#` is open to no other user.
 ADMITS = {
     "anyone": {"anonymous", "user", "owner"},
     "user": {"user", "owner"},
@@ -38,7 +37,7 @@ ADMITS = {
 }
 ADMITS_PRIVATE = ADMITS | {"anyone": {"owner"}, "user": {"owner"}}
 OWNERS = {"general": "", "alice": "alice", "#alice": "alice", "room#alice": "alice", "alice#bob": "bob"}
-PLAIN_OWNERS = OWNERS | {"alice": ""}  # with no namespace, there is nothing to stand behind it
+PLAIN_OWNERS = OWNERS | {"alice": ""}  # with no namespace, nothing follows it
 
 
 class Channel(NamedTuple):
@@ -120,19 +119,14 @@ def gateway(start_gateway_once: Start) -> RunningGateway:
     return gateway
 
 
-def minted(user: str, seconds: float = 3600, **claims: Any) -> str:
-    now = int(time.time())
-    return jwt.encode(({"sub": user} if user else {}) | {"iat": now - 4000, "exp": now + int(seconds)} | claims, SECRET)
-
-
 def shown(person: Person, channel: str) -> dict[str, str]:
     match person.shows:
         case "a good":
-            return {"token": minted(person.user, channel=channel)}
+            return {"token": made(person.user, channel=channel)}
         case "an expired":
-            return {"token": minted(person.user, -10, channel=channel)}
+            return {"token": made(person.user, seconds=-10, channel=channel)}
         case "a revoked":
-            return {"token": minted(person.user, channel=channel, jti="revoked sub")}
+            return {"token": made(person.user, channel=channel, jti="revoked sub")}
     return {}
 
 
@@ -162,8 +156,10 @@ def differences(expected: dict[Any, int], found: dict[Any, int]) -> list[str]:
 
 
 @pytest.mark.parametrize("person", PEOPLE, ids=str)
-async def test_on_a_connection_each_rule_admits_whom_it_names_before_and_after_subscribing(gateway: RunningGateway, person: Person) -> None:
-    async with client(gateway, token=minted(person.user) if person.user else "") as wire:
+async def test_on_a_connection_each_rule_admits_the_users_it_names_before_and_after_subscribing(
+    gateway: RunningGateway, person: Person
+) -> None:
+    async with client(gateway, token=made(person.user) if person.user else "") as wire:
         expected: dict[Any, int] = {}
         found: dict[Any, int] = {}
         codes = await outcomes(wire, requests(CHANNELS))
@@ -182,7 +178,7 @@ async def test_on_a_connection_each_rule_admits_whom_it_names_before_and_after_s
     assert not differences(expected, found)
 
 
-async def test_who_unsubscribed_is_a_subscriber_no_more(gateway: RunningGateway) -> None:
+async def test_a_client_that_unsubscribed_is_no_subscriber(gateway: RunningGateway) -> None:
     channels = [channel for channel in CHANNELS if channel.other in ("subscriber", "token") and channel.subscribe != "nobody"]
     person = Person("bob", "a good")
     async with client(gateway, "bob") as wire:
@@ -201,13 +197,13 @@ def bearers() -> dict[str, tuple[str, str, int]]:
     """Who → user, token, and the code that the token itself is refused with."""
     return {
         "nobody": ("", "", OK),
-        "anonymous by token": ("", minted(""), OK),
-        "alice": ("alice", minted("alice"), OK),
-        "bob": ("bob", minted("bob"), OK),
-        "expired": ("alice", minted("alice", -10), EXPIRED),
-        "revoked": ("alice", minted("alice", jti="revoked conn"), INVALID),
-        "subscription token": ("alice", minted("alice", channel="anyone-anyone:general"), INVALID),
-        "foreign": ("alice", jwt.encode({"sub": "alice"}, "another secret, also long enough for HS256"), INVALID),
+        "anonymous by token": ("", made(""), OK),
+        "alice": ("alice", made("alice"), OK),
+        "bob": ("bob", made("bob"), OK),
+        "expired": ("alice", made("alice", seconds=-10), EXPIRED),
+        "revoked": ("alice", made("alice", jti="revoked conn"), INVALID),
+        "subscription token": ("alice", made("alice", channel="anyone-anyone:general"), INVALID),
+        "foreign": ("alice", made("alice", secret="another secret, also long enough for HS256"), INVALID),
     }
 
 
@@ -215,7 +211,7 @@ BEARERS = tuple(bearers())
 
 
 @pytest.mark.parametrize("who", BEARERS)
-async def test_over_http_history_is_for_whom_its_rule_admits(gateway: RunningGateway, who: str) -> None:
+async def test_over_http_history_is_given_to_the_users_its_rule_admits(gateway: RunningGateway, who: str) -> None:
     user, token, refused = bearers()[who]
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     expected, found = {}, {}
@@ -233,7 +229,7 @@ async def test_over_http_history_is_for_whom_its_rule_admits(gateway: RunningGat
 
 @pytest.mark.parametrize("person", [person for person in PEOPLE if person.shows], ids=str)
 async def test_over_http_a_subscription_token_opens_what_it_opens_on_a_connection(gateway: RunningGateway, person: Person) -> None:
-    headers = {"Authorization": f"Bearer {minted(person.user)}"} if person.user else {}
+    headers = {"Authorization": f"Bearer {made(person.user)}"} if person.user else {}
     expected, found = {}, {}
     async with await Socket.open(gateway) as raw:
         for channel in CHANNELS:
@@ -247,24 +243,15 @@ async def test_over_http_a_subscription_token_opens_what_it_opens_on_a_connectio
 
 async def streamed(gateway: RunningGateway, token: str, *channels: str, tickets: Sequence[str] = ()) -> int:
     """0 for a stream that opens, else the code it was refused with. ``tickets`` are subscription tokens."""
-    async with await Socket.open(gateway) as raw:
-        head = f"Authorization: Bearer {token}\r\n" if token else ""
-        query = urlencode([("channel", channel) for channel in channels] + [("subscription_token", ticket) for ticket in tickets])
-        await raw.send(f"GET /sse?{query} HTTP/1.1\r\nHost: gateway.test\r\n{head}\r\n".encode())
-        async with asyncio.timeout(10):
-            status, _ = await raw.head()
-            assert status == 200
-            body = b""
-            while not body.count(b"data: ") or not body.endswith(b"\n\n"):
-                size = int((await raw.reader.readuntil(b"\r\n")).split(b";")[0], 16)
-                body += (await raw.reader.readexactly(size + 2))[:-2]
-        (event,) = read_events(body).events
+    async with stream(gateway, *channels, token=token, subscription_token=tickets) as events:
+        assert events.status == 200
+        event = await events.next()
         assert event.name == ("refused" if "code" in event.data else "connected")
         return event.data.get("code", OK)
 
 
 @pytest.mark.parametrize("who", BEARERS)
-async def test_an_event_stream_opens_for_whom_the_subscribe_rule_admits(gateway: RunningGateway, who: str) -> None:
+async def test_an_event_stream_opens_for_the_users_the_subscribe_rule_admits(gateway: RunningGateway, who: str) -> None:
     user, token, refused = bearers()[who]
     channels = [channel for channel in CHANNELS if channel.other == "nobody" or channel.full in NAMES]
     expected = {channel.full: refused or (OK if in_table(channel.subscribe, user, channel) else DENIED) for channel in channels}
@@ -278,7 +265,7 @@ async def test_an_event_stream_opens_for_whom_the_subscribe_rule_admits(gateway:
 
 @pytest.mark.parametrize("person", [person for person in PEOPLE if person.shows], ids=str)
 async def test_a_subscription_token_opens_a_stream_of_whatever_anybody_may_follow(gateway: RunningGateway, person: Person) -> None:
-    token = minted(person.user) if person.user else ""
+    token = made(person.user) if person.user else ""
     channels = [channel for channel in CHANNELS if channel.other == "nobody" or channel.full in NAMES]
     expected = {channel.full: expected_subscribe(person, channel) for channel in channels}
     found = [await streamed(gateway, token, channel.full, tickets=[shown(person, channel.full)["token"]]) for channel in channels]
@@ -300,11 +287,11 @@ async def test_a_subscription_token_opens_a_stream_of_whatever_anybody_may_follo
 async def test_simple_clients_show_a_subscription_token_of_their_own_for_that_channel(
     gateway: RunningGateway, user: str, claims: dict[str, Any], code: int
 ) -> None:
-    ticket = minted(user, **{"channel": "token-token:general"} | claims)
-    assert await streamed(gateway, minted("bob"), "token-token:general", tickets=[ticket]) == code
+    ticket = made(user, **{"channel": "token-token:general"} | claims)
+    assert await streamed(gateway, made("bob"), "token-token:general", tickets=[ticket]) == code
     query = urlencode({"channel": "token-token:general", "limit": 1, "subscription_token": ticket})
     async with await Socket.open(gateway) as raw:
-        status, _, body = await raw.request("GET", f"/history?{query}", {"Authorization": f"Bearer {minted('bob')}"})
+        status, _, body = await raw.request("GET", f"/history?{query}", {"Authorization": f"Bearer {made('bob')}"})
         assert (OK if status == 200 else json.loads(body)["error"]["code"]) == code
 
 
@@ -327,19 +314,19 @@ async def test_a_connection_is_refused_for_its_token_alone(gateway: RunningGatew
 
 @pytest.mark.parametrize("user", ["", "alice"])
 async def test_an_unknown_namespace_is_an_unknown_channel_for_everybody(gateway: RunningGateway, user: str) -> None:
-    token = minted(user) if user else ""
+    token = made(user) if user else ""
     async with client(gateway, token=token) as wire:
         for name in ("nowhere:1", "nowhere:alice", "nowhere:#alice", ":alice", "anyone-anyone2:1"):
             commands = [{action: {"channel": name, "data": 1}} for action in (*ACTIONS, "subscribe")]
-            commands.append({"subscribe": {"channel": name, "token": minted(user, channel=name)}})
+            commands.append({"subscribe": {"channel": name, "token": made(user, channel=name)}})
             assert await outcomes(wire, commands) == [UNKNOWN] * 6
     async with await Socket.open(gateway) as raw:
         for path in ("sse", "history"):
-            status, _, _ = await raw.request("GET", f"/{path}?channel=nowhere:1", {"Authorization": f"Bearer {minted('alice')}"})
+            status, _, _ = await raw.request("GET", f"/{path}?channel=nowhere:1", {"Authorization": f"Bearer {made('alice')}"})
             assert status == {"sse": 400, "history": 404}[path]
 
 
-async def test_everybody_is_subscribed_to_their_own_channels_and_nobody_to_anothers(gateway: RunningGateway) -> None:
+async def test_every_user_is_subscribed_to_their_own_channels_and_to_no_others(gateway: RunningGateway) -> None:
     async with client(gateway, "alice") as alice, client(gateway, "bob") as bob, client(gateway, token="") as anonymous:
         assert set(alice.connected["subs"]) == {"own:alice", "notifications:alice"}
         assert set(bob.connected["subs"]) == {"own:bob", "notifications:bob"}
@@ -382,7 +369,7 @@ async def test_a_position_opens_no_channel(gateway: RunningGateway) -> None:
     epochs = {channel.full: gateway.publish(channel.full, "secret")["epoch"] for channel in channels}
     async with AsyncExitStack() as stack:
         for user in ("", "alice", "bob"):
-            wire = await stack.enter_async_context(client(gateway, token=minted(user) if user else ""))
+            wire = await stack.enter_async_context(client(gateway, token=made(user) if user else ""))
             for channel in channels:
                 answer = await wire.ask("subscribe", channel=channel.full, recover=True, epoch=epochs[channel.full], offset=0)
                 if in_table(channel.subscribe, user, channel):
@@ -391,16 +378,16 @@ async def test_a_position_opens_no_channel(gateway: RunningGateway) -> None:
                     assert answer["error"]["code"] == DENIED and "secret" not in json.dumps(answer)
 
 
-async def test_who_recovers_with_a_revoked_subscription_token_gets_nothing(gateway: RunningGateway) -> None:
+async def test_a_client_that_recovers_with_a_revoked_subscription_token_gets_nothing(gateway: RunningGateway) -> None:
     channel = "token-subscriber:recovery"
-    token = minted("bob", channel=channel, jti="ticket to revoke")
+    token = made("bob", channel=channel, jti="ticket to revoke")
     async with client(gateway, "bob") as wire:
         top = await wire.result("subscribe", channel=channel, token=token)
     gateway.publish(channel, "secret")
     since = {"recover": True, "epoch": top["epoch"], "offset": top.get("offset", 0)}
     async with client(gateway, "bob") as wire:
         result = await wire.result("subscribe", channel=channel, token=token, **since)
-        # Its announcement may still be on its way to this process: then it comes live, right behind the reply.
+        # Its announcement may still be on its way to this process: then it comes live, right after the reply.
         missed = result.get("publications") or [await wire.publication()]
         assert [pub["data"] for pub in missed] == ["secret"]
     gateway.api("revoke", token_id="ticket to revoke")
@@ -408,23 +395,23 @@ async def test_who_recovers_with_a_revoked_subscription_token_gets_nothing(gatew
         for shows in ({"token": token}, {}):
             assert await wire.error("subscribe", channel=channel, **since, **shows) == DENIED
         assert await wire.error("history", channel=channel, limit=10) == DENIED
-        result = await wire.result("subscribe", channel=channel, token=minted("bob", channel=channel), **since)
+        result = await wire.result("subscribe", channel=channel, token=made("bob", channel=channel), **since)
         assert len(result["publications"]) == 1, "another token is another right"
 
 
 async def test_a_subscription_ends_when_its_token_is_revoked(gateway: RunningGateway) -> None:
     channel = "token-subscriber:live"
     async with client(gateway, "bob") as wire:
-        await wire.result("subscribe", channel=channel, token=minted("bob", channel=channel, jti="live ticket"))
+        await wire.result("subscribe", channel=channel, token=made("bob", channel=channel, jti="live ticket"))
         gateway.api("revoke", token_id="live ticket")
         async with client(gateway, "bob") as other:  # the revocation is known by now
-            assert await other.error("subscribe", channel=channel, token=minted("bob", channel=channel, jti="live ticket")) == DENIED
+            assert await other.error("subscribe", channel=channel, token=made("bob", channel=channel, jti="live ticket")) == DENIED
         gateway.publish(channel, "secret")
         assert "unsubscribe" in (await wire.next())["push"]
 
 
-async def test_who_reconnects_with_a_revoked_connection_token_gets_nothing(gateway: RunningGateway) -> None:
-    token = minted("carol", jti="login to revoke", channels=["nobody-nobody:club"])
+async def test_a_client_that_reconnects_with_a_revoked_token_gets_nothing(gateway: RunningGateway) -> None:
+    token = made("carol", jti="login to revoke", channels=["nobody-nobody:club"])
     async with client(gateway, token=token) as wire:
         positions = {
             name: {"recover": True, "epoch": sub["epoch"], "offset": sub.get("offset", 0)} for name, sub in wire.connected["subs"].items()
@@ -438,7 +425,7 @@ async def test_who_reconnects_with_a_revoked_connection_token_gets_nothing(gatew
         await wire.send({"id": 1, "connect": {"token": token, "subs": positions}})
         assert await wire.ended() == (INVALID, "invalid token") and wire.rest == []
     async with opened(gateway) as wire:
-        result = await wire.result("connect", token=minted("dave"), subs=positions)
+        result = await wire.result("connect", token=made("dave"), subs=positions)
         assert set(result["subs"]) == {"own:dave", "notifications:dave"}
     assert await streamed(gateway, token, "own:carol") == INVALID
 
@@ -457,7 +444,7 @@ async def test_after_a_restart_the_rules_of_now_decide_over_what_was_missed(star
         result = await wire.result("subscribe", channel="hall:1", recover=True, offset=0)
         assert [pub["data"] for pub in result["publications"]] == ["open now"]
     async with await Socket.open(after) as raw:
-        token = minted("bob")
+        token = made("bob")
         await raw.send(f"GET /sse?channel=club:1&last_event_id={epoch}:0&token={token} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
         body = await raw.reader.readuntil(b"0\r\n\r\n")
         assert b"refused" in body and b"103" in body and b"secret" not in body

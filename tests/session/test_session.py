@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 
 from gateway.app import Gateway
-from gateway.auth.tokens import mint
 from gateway.config import Config
 from gateway.edges.websocket_asgi import TEXT
 from gateway.errors import TokenExpired
 from gateway.rules.identity import ServerSubscription
 from gateway.session.session import Session
 
-from ..conftest import SECRET, until
+from ..kit.tokens import SECRET, ticket, token
+from ..kit.waiting import until
 
 
 class Client:
-    """The outlet of a session, and what it was told. ``full``: whatever it is sent next fills its socket."""
+    """The outlet of a session, and all that was written to it. ``full``: the next write fills its socket."""
 
     wire = TEXT
     native_pings = False
@@ -80,16 +80,12 @@ async def gateway(valkey_url: str, prefix: str) -> AsyncIterator[Gateway]:
 
 async def connected(gateway: Gateway, *channels: str) -> Client:
     client = Client(gateway)
-    client.say({"id": 1, "connect": {"token": mint(SECRET, user="u1", seconds=0)}})
+    client.say({"id": 1, "connect": {"token": token(seconds=None)}})
     assert "connect" in await client.answered(1)
     for number, channel in enumerate(channels, 2):
         client.say({"id": number, "subscribe": {"channel": channel}})
         assert "subscribe" in await client.answered(number)
     return client
-
-
-def ticket(channel: str, seconds: float = 3600, **claims: Any) -> str:
-    return mint(SECRET, user="u1", channel=channel, seconds=seconds, **claims)
 
 
 async def test_a_subscription_whose_token_ends_before_it_begins_is_refused(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +99,7 @@ async def test_a_subscription_whose_token_ends_before_it_begins_is_refused(gatew
     assert "ticket:1" not in client.session.subscriptions
 
 
-async def test_of_a_subscription_that_never_began_its_client_hears_nothing(gateway: Gateway) -> None:
+async def test_a_client_receives_nothing_of_a_subscription_that_never_began(gateway: Gateway) -> None:
     client = await connected(gateway)
     client.session.add("chat:1", ServerSubscription(), None)
     client.session.remove("chat:1")
@@ -138,7 +134,7 @@ async def test_a_client_that_a_ping_ends_is_ended(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("error", [None, TokenExpired()], ids=["begun", "refused"])
-async def test_a_reply_that_ends_the_client_is_the_last_it_is_told(gateway: Gateway, error: Any) -> None:
+async def test_a_reply_that_ends_the_client_is_the_last_thing_written_to_it(gateway: Gateway, error: Any) -> None:
     client = await connected(gateway, "forgetful:1")
     client.say({"id": 3, "subscribe": {"channel": "chat:1"}}, {"id": 4, "unsubscribe": {"channel": "chat:1"}})
     client.full = True
@@ -150,7 +146,7 @@ async def test_a_reply_that_ends_the_client_is_the_last_it_is_told(gateway: Gate
 
 
 async def test_pings_that_one_could_not_answer_are_answered_later(gateway: Gateway) -> None:
-    """They stood behind what it was slow to read. Nor may it answer more often than it was asked."""
+    """They were queued after what it was slow to read. It may not answer more often than it was asked."""
     client = await connected(gateway)
     client.paused = True
     now = gateway.node.hub.now()

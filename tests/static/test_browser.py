@@ -6,24 +6,15 @@ slept. What the page saw is read from the page.
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterable, Iterator
-from typing import Any
-
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route, WebSocketRoute, expect, sync_playwright
+from playwright.sync_api import BrowserContext, Page, WebSocketRoute, expect
 
-from ..conftest import RunningGateway, Start
+from ..kit.browser import BLANK, BLOCKED_WEBSOCKET, FOLLOW, cut, failure, follow, numbers, open_landing, restore, seen, wait
+from ..kit.gateways import RunningGateway, Start
+from ..kit.publishing import publish_many
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-ARGUMENTS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-)
 # Of all gateways here: the rules lie in Valkey, where a gateway with others would replace them.
 SETTINGS = """
-ping_seconds = 2
-pong_seconds = 1.9
 allowed_origins = ["http://localhost:*"]
 [namespaces.short]
 history_size = 2
@@ -32,28 +23,6 @@ history_size = 2000
 publish = "user"
 [namespaces.closed]
 subscribe = "nobody"
-"""
-
-# A page without a content security policy or a script of its own, on the gateway's origin.
-BLANK = "/health/live"
-
-FOLLOW = """async ({ url, channels, options, tokens }) => {
-  const { Gateway } = await import(url + "/static/gateway.js");
-  window.seen = []; window.gaps = []; window.states = []; window.asked = 0;
-  if (tokens) options.token = async () => tokens[Math.min(asked++, tokens.length - 1)];
-  window.gateway = new Gateway({ backoffMs: 50, ...options });
-  gateway.on("state", (event) => states.push(event));
-  gateway.on("publication", (event) => seen.push(event));
-  gateway.on("gap", (event) => gaps.push(event));
-  window.subscriptions = channels.map((channel) => gateway.subscribe(channel));
-  for (const subscription of subscriptions) subscription.on("state", (event) => states.push(event));
-}"""
-
-BLOCKED_WEBSOCKET = """
-window.WebSocket = class {
-  constructor() { setTimeout(() => this.onclose?.({ code: 1006, reason: "" })); }
-  close() {}
-};
 """
 
 DEAF_WEBSOCKET = """
@@ -77,84 +46,14 @@ WebSocket.prototype.send = function (frame) { send.call(this, frame); later(); }
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        reason = "there is no chromium: apt-get install chromium"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS.split())
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def context(browser: Browser) -> BrowserContext:
-    """One for all tests: a tab's storage is its own, and nothing else is kept."""
-    context = browser.new_context()
-    context.set_default_timeout(10_000)
-    return context
-
-
-@pytest.fixture
-def page(context: BrowserContext) -> Iterator[Page]:
-    """A page whose script may not fail, and whose content security policy nothing may break."""
-    page = context.new_page()
-    faults: list[str] = []
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("console", lambda message: faults.append(message.text) if "Content Security Policy" in message.text else None)
-    yield page
-    page.close()
-    assert not faults
-
-
-@pytest.fixture(scope="module")
 def gateway(start_gateway_once: Start) -> RunningGateway:
     return start_gateway_once(SETTINGS)
 
 
-def open_landing(page: Page, gateway: RunningGateway, user: str = "ann") -> None:
-    page.goto(f"{gateway.url}/#token={gateway.token(user)}")
-    expect(page.locator("#state")).to_have_text("live")
-
-
-def follow(page: Page, gateway: RunningGateway, *channels: str, tokens: list[str] | None = None, **options: Any) -> None:
-    """Opens a page whose script follows the channels, and waits until it is live in the last of them."""
-    page.goto(gateway.url + BLANK)
-    options.setdefault("token", gateway.token("ann"))
-    arguments = {"url": gateway.url, "channels": channels, "options": options, "tokens": tokens}
-    page.evaluate(FOLLOW, arguments)
-    wait(page, "subscriptions.every(({ state }) => state === 'live')")
-
-
-def wait(page: Page, condition: str) -> None:
-    page.wait_for_function(f"() => {condition}")
-
-
-def seen(page: Page, count: int) -> list[dict[str, Any]]:
-    """What the page saw, once it is ``count`` publications; what comes unasked behind them is seen too."""
-    wait(page, f"seen.length >= {count}")
-    return page.evaluate("seen")
-
-
-def numbers(publications: list[dict[str, Any]]) -> list[Any]:
-    return [publication["data"] for publication in publications]
-
-
-def publish_many(gateway: RunningGateway, channel: str, documents: Iterable[Any]) -> None:
-    gateway.api("batch", commands=[{"publish": {"channel": channel, "data": document}} for document in documents])
-
-
-def cut(page: Page) -> None:
-    page.evaluate("gateway.disconnect()")
-
-
-def restore(page: Page) -> None:
-    page.evaluate("gateway.connect()")
-
-
-def failure(page: Page, call: str) -> dict[str, Any]:
-    """How the promise of ``call`` is rejected."""
-    return page.evaluate(f"{call}.then(() => null, ({{ name, code, message }}) => ({{ name, code, message }}))")
+@pytest.fixture(scope="module")
+def pinging(gateway: RunningGateway, start_gateway_once: Start) -> RunningGateway:
+    """Another one, which pings each second."""
+    return start_gateway_once("ping_seconds = 1\npong_seconds = 0.9\n" + SETTINGS)
 
 
 # The landing page.
@@ -209,7 +108,7 @@ def test_a_restored_line_brings_what_was_missed_once_in_order_and_marked(page: P
     expect(page.locator("#feed .divider")).to_have_text("Line cut · 3 caught up")
 
 
-def test_publishing_while_the_line_is_cut_says_so(page: Page, gateway: RunningGateway) -> None:
+def test_the_page_shows_an_error_when_it_publishes_without_a_connection(page: Page, gateway: RunningGateway) -> None:
     open_landing(page, gateway)
     page.get_by_role("button", name="Cut the line").click()
     page.get_by_label("Text to publish").fill("kept")
@@ -255,7 +154,7 @@ def test_the_token_leaves_the_address_bar_and_survives_a_reload(page: Page, gate
     expect(page.locator("#state")).to_have_text("live")
 
 
-def test_another_token_in_the_same_tab_goes_on_where_the_old_one_stood(page: Page, gateway: RunningGateway) -> None:
+def test_another_token_in_the_same_tab_continues_at_the_old_position(page: Page, gateway: RunningGateway) -> None:
     open_landing(page, gateway)
     gateway.publish("hello:world", {"text": "before"})
     expect(page.locator("#feed")).to_contain_text("before")
@@ -266,7 +165,7 @@ def test_another_token_in_the_same_tab_goes_on_where_the_old_one_stood(page: Pag
 
 
 @pytest.mark.parametrize(("token", "state"), [("", "refused: no token"), ("nonsense", "refused: invalid token")])
-def test_a_page_that_is_refused_says_where_to_get_a_token(page: Page, gateway: RunningGateway, token: str, state: str) -> None:
+def test_a_page_with_a_refused_token_shows_where_to_get_one(page: Page, gateway: RunningGateway, token: str, state: str) -> None:
     page.goto(f"{gateway.url}/#token={token}")
     expect(page.locator("#state")).to_have_text(state)
     expect(page.get_by_role("alert")).to_contain_text("Open the link that “gateway serve” printed in your terminal")
@@ -291,21 +190,21 @@ def test_connect_and_the_first_subscribes_leave_in_one_frame(page: Page, gateway
     ]
 
 
-def test_pings_are_answered(page: Page, gateway: RunningGateway) -> None:
+def test_the_client_answers_pings(page: Page, pinging: RunningGateway) -> None:
     with page.expect_websocket() as opening:
-        follow(page, gateway)
+        follow(page, pinging)
     opening.value.wait_for_event("framesent", lambda payload: payload == "{}")
 
 
 @pytest.mark.parametrize("fault", ["", BLOCKED_WEBSOCKET], ids=["websocket", "sse"])
-def test_a_channel_that_is_asked_for_while_the_line_opens_is_followed_too(page: Page, gateway: RunningGateway, fault: str) -> None:
+def test_a_subscribe_while_the_connection_opens_is_carried_out(page: Page, gateway: RunningGateway, fault: str) -> None:
     page.add_init_script(fault + LATE_SUBSCRIBE)
     follow(page, gateway, "long:first")
     wait(page, "window.late?.state === 'live'")
     wait(page, "subscriptions[0].state === 'live'")
 
 
-def test_a_publication_says_what_it_is(page: Page, gateway: RunningGateway) -> None:
+def test_a_publication_event_has_all_its_fields(page: Page, gateway: RunningGateway) -> None:
     follow(page, gateway, "long:whole")
     gateway.publish("long:whole", {"n": 1}, tags={"kind": "test"})
     page.evaluate("subscriptions[0].publish({ n: 2 })")
@@ -330,7 +229,7 @@ def test_hundreds_of_missed_publications_come_in_order_and_once(page: Page, gate
     assert [publication["recovered"] for publication in publications] == [False, *[True] * 699, False]
 
 
-def test_a_gap_is_told_where_history_was_trimmed_and_the_channel_goes_on_behind_it(page: Page, gateway: RunningGateway) -> None:
+def test_a_gap_event_comes_where_history_was_trimmed_and_the_channel_continues_after_it(page: Page, gateway: RunningGateway) -> None:
     follow(page, gateway, "short:gap", "long:whole-beside-it")
     gateway.publish("short:gap", 1)
     seen(page, 1)
@@ -345,7 +244,7 @@ def test_a_gap_is_told_where_history_was_trimmed_and_the_channel_goes_on_behind_
     assert page.evaluate("gaps") == [{"channel": "short:gap", "epoch": position["epoch"], "offset": 5}]
 
 
-def test_a_subscription_starts_behind_a_position_that_the_page_kept(page: Page, gateway: RunningGateway) -> None:
+def test_a_subscription_can_begin_after_a_stored_position(page: Page, gateway: RunningGateway) -> None:
     first = gateway.publish("long:kept", "seen in another life of the page")
     gateway.publish("long:kept", "new")
     follow(page, gateway)
@@ -354,7 +253,7 @@ def test_a_subscription_starts_behind_a_position_that_the_page_kept(page: Page, 
     assert [(each["data"], each["recovered"]) for each in publications] == [("new", True)]
 
 
-def test_an_expired_token_makes_the_function_be_called_again(page: Page, gateway: RunningGateway) -> None:
+def test_the_token_function_is_called_again_when_a_token_has_expired(page: Page, gateway: RunningGateway) -> None:
     follow(page, gateway, "long:expired", tokens=[gateway.token("ann", seconds=-60), gateway.token("ann")])
     assert page.evaluate("asked") == 2
     assert [109] == page.evaluate("states.filter(({ state, code }) => state === 'waiting' && code).map(({ code }) => code)")
@@ -369,7 +268,7 @@ def test_an_expired_token_that_is_a_string_is_refused_for_good(page: Page, gatew
     assert failure(page, "gateway.publish('long:stale', 1)")["code"] == 109
 
 
-def test_a_token_is_replaced_before_it_expires_and_the_line_holds(page: Page, gateway: RunningGateway) -> None:
+def test_a_token_is_replaced_before_it_expires_on_the_same_connection(page: Page, gateway: RunningGateway) -> None:
     follow(page, gateway, "long:refresh", tokens=[gateway.token("ann", seconds=3), gateway.token("ann", seconds=3600)])
     wait(page, "asked === 2")
     gateway.publish("long:refresh", "on the same line")
@@ -393,40 +292,7 @@ def test_a_token_function_that_fails_is_tried_again(page: Page, gateway: Running
     assert page.evaluate("reasons") == ["token", "token"]
 
 
-@pytest.mark.parametrize(
-    "function",
-    [
-        'fetch("/my-token")',
-        'fetch("/my-token").then((answer) => answer.text())',
-        'fetch("/my-token").then((answer) => (answer.ok ? answer.text() : Promise.reject(answer.status)))',
-    ],
-    ids=["a response", "its text", "its text if it is ok"],
-)
-def test_a_backend_that_answers_with_anything_but_a_token_is_asked_again(page: Page, gateway: RunningGateway, function: str) -> None:
-    answers = [(404, "Not Found"), (200, "<!doctype html><title>Log in</title>"), (502, ""), (200, gateway.token("ann") + "\n")]
-    given = iter(answers)
-
-    def answer(route: Route) -> None:
-        status, body = next(given)
-        route.fulfill(status=status, body=body, content_type="text/html")
-
-    page.route("**/my-token", answer)
-    page.goto(gateway.url + BLANK)
-    page.evaluate(
-        """async ({ url, source }) => {
-          const { Gateway } = await import(url + "/static/gateway.js");
-          window.states = [];
-          window.gateway = new Gateway({ backoffMs: 20, token: () => eval(source) });
-          gateway.on("state", (event) => states.push(event));
-        }""",
-        {"url": gateway.url, "source": function},
-    )
-    wait(page, "gateway.state === 'connected'")
-    assert next(given, None) is None, "it was asked until there was a token"
-    assert not page.evaluate("states.some(({ state }) => state === 'refused')")
-
-
-def test_a_forbidden_channel_is_refused_for_good_and_the_others_go_on(page: Page, gateway: RunningGateway) -> None:
+def test_a_forbidden_channel_is_refused_for_good_and_the_others_stay_live(page: Page, gateway: RunningGateway) -> None:
     follow(page, gateway, "long:allowed")
     page.evaluate("window.forbidden = gateway.subscribe('closed:1'); void forbidden.on('state', (event) => states.push(event))")
     wait(page, "forbidden.state === 'refused'")
@@ -438,22 +304,7 @@ def test_a_forbidden_channel_is_refused_for_good_and_the_others_go_on(page: Page
     wait(page, "forbidden.state === 'refused'")  # connect() asked once more, as it says
 
 
-def test_the_console_shows_why_a_channel_was_refused_where_nobody_listens(page: Page, gateway: RunningGateway) -> None:
-    warnings: list[str] = []
-    page.on("console", lambda message: warnings.append(message.text) if message.type == "warning" else None)
-    page.goto(gateway.url + BLANK)
-    page.evaluate(
-        """async ({ url, token }) => {
-          const { Gateway } = await import(url + "/static/gateway.js");
-          window.forbidden = new Gateway({ token }).subscribe("closed:3");
-        }""",
-        {"url": gateway.url, "token": gateway.token("ann")},
-    )
-    wait(page, "forbidden.state === 'refused'")
-    assert warnings == ['gateway.js: the gateway refused to let this page follow "closed:3" (code 103): permission denied']
-
-
-def test_a_forbidden_channel_leaves_the_stream_of_the_others(page: Page, gateway: RunningGateway) -> None:
+def test_a_forbidden_channel_does_not_end_the_event_stream_of_the_others(page: Page, gateway: RunningGateway) -> None:
     page.add_init_script(BLOCKED_WEBSOCKET)
     follow(page, gateway, "long:allowed2")
     assert page.evaluate("gateway.transport") == "sse"
@@ -479,7 +330,7 @@ def test_history_and_rpc_are_answered(page: Page, gateway: RunningGateway) -> No
     assert page.evaluate("gateway.rpc('gateway.whoami')")["user"] == "ann"
 
 
-def test_a_channel_that_was_left_is_silent_and_can_be_followed_again(page: Page, gateway: RunningGateway) -> None:
+def test_an_unsubscribed_channel_is_silent_and_can_be_subscribed_again(page: Page, gateway: RunningGateway) -> None:
     follow(page, gateway, "long:left", "long:stays")
     page.evaluate("subscriptions[0].unsubscribe()")
     gateway.publish("long:left", "unheard")
@@ -490,7 +341,7 @@ def test_a_channel_that_was_left_is_silent_and_can_be_followed_again(page: Page,
     assert numbers(seen(page, 2)) == [1, "heard"]
 
 
-def test_the_users_own_channel_comes_unasked_and_is_caught_up_too(page: Page, gateway: RunningGateway) -> None:
+def test_the_users_own_channel_is_subscribed_and_caught_up_by_the_server(page: Page, gateway: RunningGateway) -> None:
     follow(page, gateway, token=gateway.token("carl"))
     wait(page, "gateway.state === 'connected'")
     gateway.publish("notifications:carl", "live")
@@ -501,7 +352,7 @@ def test_the_users_own_channel_comes_unasked_and_is_caught_up_too(page: Page, ga
     assert [(each["data"], each["recovered"]) for each in seen(page, 2)] == [("live", False), ("missed", True)]
 
 
-def test_a_page_of_another_origin_imports_the_module_and_follows(page: Page, gateway: RunningGateway) -> None:
+def test_a_page_of_another_origin_imports_the_module_and_subscribes(page: Page, gateway: RunningGateway) -> None:
     page.goto(f"http://localhost:{gateway.port}{BLANK}")
     page.evaluate(FOLLOW, {"url": gateway.url, "channels": ["long:elsewhere"], "options": {"token": gateway.token("ann")}})
     wait(page, "subscriptions[0].state === 'live'")
@@ -509,18 +360,18 @@ def test_a_page_of_another_origin_imports_the_module_and_follows(page: Page, gat
     seen(page, 1)
 
 
-def test_a_line_that_went_deaf_in_a_sleep_is_replaced_and_caught_up(page: Page, gateway: RunningGateway) -> None:
+def test_a_connection_that_died_while_the_machine_slept_is_replaced_and_caught_up(page: Page, pinging: RunningGateway) -> None:
     page.add_init_script(DEAF_WEBSOCKET)
-    follow(page, gateway, "long:sleep", silenceMs=200)
+    follow(page, pinging, "long:sleep", silenceMs=1000)
     page.evaluate("goDeaf()")
-    gateway.publish("long:sleep", "while asleep")
+    pinging.publish("long:sleep", "while asleep")
     publications = seen(page, 1)
     assert [(each["data"], each["recovered"]) for each in publications] == [("while asleep", True)]
     assert page.evaluate("states.find(({ retryMs }) => retryMs).reason") == "nothing was heard from the gateway"
 
 
 @pytest.mark.parametrize("event", ["window.dispatchEvent(new Event('online'))", "document.dispatchEvent(new Event('visibilitychange'))"])
-def test_a_page_that_wakes_asks_whether_the_line_still_works(page: Page, gateway: RunningGateway, event: str) -> None:
+def test_a_page_that_wakes_tests_its_connection(page: Page, gateway: RunningGateway, event: str) -> None:
     page.add_init_script(DEAF_WEBSOCKET)
     follow(page, gateway, "long:wake", timeoutMs=300)
     page.evaluate("goDeaf()")
@@ -530,7 +381,7 @@ def test_a_page_that_wakes_asks_whether_the_line_still_works(page: Page, gateway
     wait(page, "subscriptions[0].state === 'live'")
 
 
-def test_frames_that_a_link_joins_and_repeats_change_nothing(page: Page, gateway: RunningGateway) -> None:
+def test_joined_and_repeated_frames_deliver_each_publication_once(page: Page, gateway: RunningGateway) -> None:
     def stutter(socket: WebSocketRoute) -> None:
         server = socket.connect_to_server()
 
@@ -549,7 +400,7 @@ def test_frames_that_a_link_joins_and_repeats_change_nothing(page: Page, gateway
     assert numbers(seen(page, 4)) == [0, 1, 2, 3]
 
 
-def test_a_subscription_that_the_server_lets_go_goes_on_where_it_was(page: Page, gateway: RunningGateway) -> None:
+def test_a_subscription_ended_by_the_server_for_lost_state_recovers(page: Page, gateway: RunningGateway) -> None:
     def insufficient(socket: WebSocketRoute) -> None:
         server = socket.connect_to_server()
 
@@ -572,7 +423,7 @@ def test_a_subscription_that_the_server_lets_go_goes_on_where_it_was(page: Page,
     assert page.evaluate("states.filter(({ state }) => state === 'connected').length") == 1
 
 
-def test_data_that_is_no_json_is_refused_here_and_harms_nothing(page: Page, gateway: RunningGateway) -> None:
+def test_data_that_is_not_json_is_refused_by_the_client_and_the_next_publish_works(page: Page, gateway: RunningGateway) -> None:
     page.goto(gateway.url + BLANK)
     page.evaluate(FOLLOW, {"url": gateway.url, "channels": ["long:no-json"], "options": {"token": gateway.token("ann")}})
     assert failure(page, "gateway.publish('long:no-json', 1n)")["name"] == "TypeError"
@@ -593,7 +444,7 @@ def test_a_page_that_wakes_does_not_wait_for_its_backoff(page: Page, start_gatew
 # Where WebSocket is blocked.
 
 
-def test_where_websocket_is_blocked_the_landing_page_is_live_and_says_that_it_cannot_publish(page: Page, gateway: RunningGateway) -> None:
+def test_the_landing_page_receives_over_event_streams_and_shows_that_it_cannot_publish(page: Page, gateway: RunningGateway) -> None:
     page.add_init_script(BLOCKED_WEBSOCKET)
     page.goto(f"{gateway.url}/#token={gateway.token('ann')}")
     expect(page.locator("#state")).to_have_text("live, receiving only")
@@ -609,7 +460,7 @@ def test_where_websocket_is_blocked_the_landing_page_is_live_and_says_that_it_ca
     expect(page.locator("#fault")).to_contain_text("Not published: publish needs WebSocket, which does not get through here")
 
 
-def test_server_sent_events_recover_each_channel_and_tell_gaps(page: Page, gateway: RunningGateway) -> None:
+def test_event_streams_recover_each_channel_and_report_gaps(page: Page, gateway: RunningGateway) -> None:
     page.add_init_script(BLOCKED_WEBSOCKET)
     follow(page, gateway, "long:stream", "short:stream")
     assert page.evaluate("gateway.transport") == "sse"
@@ -633,7 +484,7 @@ def test_server_sent_events_recover_each_channel_and_tell_gaps(page: Page, gatew
     assert (rejection["code"], "server-sent events only receive" in rejection["message"]) == ("sse", True)
 
 
-def test_a_channel_that_joins_or_leaves_a_stream_costs_the_others_nothing(page: Page, gateway: RunningGateway) -> None:
+def test_adding_or_removing_a_channel_of_an_event_stream_loses_nothing_in_the_others(page: Page, gateway: RunningGateway) -> None:
     page.add_init_script(BLOCKED_WEBSOCKET)
     follow(page, gateway, "long:stays-in-stream")
     gateway.publish("long:stays-in-stream", 1)
@@ -649,7 +500,7 @@ def test_a_channel_that_joins_or_leaves_a_stream_costs_the_others_nothing(page: 
     assert [each["data"] for each in seen(page, 4) if each["data"] != "joined"] == [1, 2, 3]
 
 
-def test_a_gateway_that_is_down_is_not_taken_for_a_blocked_websocket(page: Page, start_gateway: Start) -> None:
+def test_a_gateway_that_is_down_does_not_make_the_client_change_to_event_streams(page: Page, start_gateway: Start) -> None:
     first = start_gateway(SETTINGS)
     follow(page, first, "hello:down", backoffMs=20, longestBackoffMs=50)
     first.stop()

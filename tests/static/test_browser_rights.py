@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
-import jwt
 import pytest
 from playwright.sync_api import Page
 
-from ..conftest import SECRET, RunningGateway, Start
-from .test_browser import BLANK, BLOCKED_WEBSOCKET, browser, context, failure, numbers, page, seen, wait  # noqa: F401
+from ..kit.browser import BLANK, BLOCKED_WEBSOCKET, failure, numbers, seen, wait
+from ..kit.gateways import RunningGateway, Start
+from ..kit.tokens import ticket
 
 SETTINGS = """
 [namespaces.ticket]
@@ -48,18 +47,14 @@ def gateway(start_gateway_once: Start) -> RunningGateway:
 
 
 @pytest.fixture(params=["websocket", "sse"])
-def transport(page: Page, request: pytest.FixtureRequest) -> str:  # noqa: F811
+def transport(page: Page, request: pytest.FixtureRequest) -> str:
     if request.param == "sse":
         page.add_init_script(BLOCKED_WEBSOCKET)
     return request.param
 
 
-def ticket(channel: str, seconds: float = 3600, secret: str = SECRET, **claims: Any) -> str:
-    return jwt.encode({"sub": "ann", "channel": channel, "iat": int(time.time()), "exp": time.time() + seconds} | claims, secret)
-
-
 def follow(
-    page: Page,  # noqa: F811
+    page: Page,
     gateway: RunningGateway,
     channels: dict[str, list[str] | str | None],
     token: list[str] | None = None,
@@ -72,17 +67,21 @@ def follow(
     wait(page, condition)
 
 
-def codes(page: Page) -> list[Any]:  # noqa: F811
+def codes(page: Page) -> list[Any]:
     return page.evaluate("states.map(({ code }) => code)")
 
 
 # Subscription tokens.
 
 
-def test_a_channel_that_asks_for_one_gets_the_token_of_its_subscription(page: Page, gateway: RunningGateway, transport: str) -> None:  # noqa: F811
+def test_a_channel_that_needs_a_subscription_token_gets_its_own(page: Page, gateway: RunningGateway, transport: str) -> None:
     frames: list[str] = []
     page.on("websocket", lambda socket: socket.on("framesent", lambda payload: frames.append(str(payload))))
-    follow(page, gateway, {"ticket:first": [ticket("ticket:first")], "posts:beside": None, "ticket:second": ticket("ticket:second")})
+    follow(
+        page,
+        gateway,
+        {"ticket:first": [ticket("ticket:first", "ann")], "posts:beside": None, "ticket:second": ticket("ticket:second", "ann")},
+    )
     assert page.evaluate("gateway.transport") == transport
     assert page.evaluate("asked['ticket:first']") == [{"channel": "ticket:first"}]
     for channel in ("ticket:first", "posts:beside", "ticket:second"):
@@ -91,12 +90,14 @@ def test_a_channel_that_asks_for_one_gets_the_token_of_its_subscription(page: Pa
     assert [len(frame.splitlines()) for frame in frames[:1]] == [4] * (transport == "websocket"), "connect and all subscribes in one frame"
 
 
-def test_an_expired_one_makes_its_own_function_be_called_again(page: Page, gateway: RunningGateway, transport: str) -> None:  # noqa: F811
-    follow(page, gateway, {"ticket:late": [ticket("ticket:late", -60), ticket("ticket:late")], "posts:late": None})
+def test_the_function_of_a_subscription_is_called_again_when_its_token_has_expired(
+    page: Page, gateway: RunningGateway, transport: str
+) -> None:
+    follow(page, gateway, {"ticket:late": [ticket("ticket:late", "ann", seconds=-60), ticket("ticket:late", "ann")], "posts:late": None})
     assert page.evaluate("[asked['ticket:late'].length, asked.gateway.length]") == [2, 1]
 
 
-def test_whose_token_ended_is_never_anonymous(page: Page, gateway: RunningGateway, transport: str) -> None:  # noqa: F811
+def test_a_client_whose_token_expired_never_connects_as_anonymous(page: Page, gateway: RunningGateway, transport: str) -> None:
     """The page's function gives none any more, as where somebody logged out elsewhere. Whoever had none to begin with is anonymous."""
     page.goto(gateway.url + BLANK)
     page.evaluate(
@@ -117,9 +118,9 @@ def test_whose_token_ended_is_never_anonymous(page: Page, gateway: RunningGatewa
 
 
 @pytest.mark.parametrize("fault", ["forged", "expired"])
-def test_one_that_is_refused_harms_its_channel_alone(page: Page, gateway: RunningGateway, transport: str, fault: str) -> None:  # noqa: F811
+def test_a_refused_subscription_token_ends_its_own_channel_only(page: Page, gateway: RunningGateway, transport: str, fault: str) -> None:
     channel = f"ticket:{fault}"
-    bad = ticket(channel, -60) if fault == "expired" else ticket(channel, secret="x" * 40)
+    bad = ticket(channel, "ann", seconds=-60) if fault == "expired" else ticket(channel, "ann", secret="x" * 40)
     follow(page, gateway, {channel: bad, "posts:unharmed": None}, condition="subscriptions[1].state === 'live'")
     wait(page, "subscriptions[0].state === 'refused'")
     code, reason = {"forged": (103, "permission denied"), "expired": (109, "token expired")}[fault]
@@ -128,11 +129,13 @@ def test_one_that_is_refused_harms_its_channel_alone(page: Page, gateway: Runnin
     wait(page, "subscriptions[1].state === 'live'")
     gateway.publish("posts:unharmed", 1)
     assert numbers(seen(page, 1)) == [1]
-    page.evaluate("token => { gateway.subscribe(subscriptions[0].channel, { token }) }", ticket(channel))
+    page.evaluate("token => { gateway.subscribe(subscriptions[0].channel, { token }) }", ticket(channel, "ann"))
     wait(page, ALL_LIVE)
 
 
-def test_a_function_that_fails_is_tried_again_and_the_others_go_on(page: Page, gateway: RunningGateway, transport: str) -> None:  # noqa: F811
+def test_a_failing_subscription_token_function_is_tried_again_while_others_stay_live(
+    page: Page, gateway: RunningGateway, transport: str
+) -> None:
     channel = f"posts:beside-{transport}"
     follow(page, gateway, {channel: None})
     page.evaluate(
@@ -141,7 +144,7 @@ def test_a_function_that_fails_is_tried_again_and_the_others_go_on(page: Page, g
           const ask = () => { if (net) return token; failed += 1; throw new Error("no net"); };
           subscriptions.push(gateway.subscribe("ticket:slow", { token: ask }));
         }""",
-        ticket("ticket:slow"),
+        ticket("ticket:slow", "ann"),
     )
     wait(page, "failed >= 3")
     gateway.publish(channel, 1)
@@ -154,9 +157,9 @@ def test_a_function_that_fails_is_tried_again_and_the_others_go_on(page: Page, g
     wait(page, ALL_LIVE)
 
 
-def test_a_revoked_one_is_replaced_and_nothing_is_missed(page: Page, gateway: RunningGateway, transport: str) -> None:  # noqa: F811
+def test_a_revoked_subscription_token_is_replaced_and_nothing_is_missed(page: Page, gateway: RunningGateway, transport: str) -> None:
     channel = f"ticket:revoked-{transport}"
-    follow(page, gateway, {channel: [ticket(channel, jti=transport), ticket(channel)]})
+    follow(page, gateway, {channel: [ticket(channel, "ann", jti=transport), ticket(channel, "ann")]})
     gateway.publish(channel, 1)
     seen(page, 1)
     gateway.api("revoke", token_id=transport)
@@ -165,10 +168,10 @@ def test_a_revoked_one_is_replaced_and_nothing_is_missed(page: Page, gateway: Ru
     wait(page, f"{ALL_LIVE} && asked['{channel}'].length === 2")
 
 
-def test_one_is_replaced_before_it_expires_and_the_line_holds(page: Page, gateway: RunningGateway) -> None:  # noqa: F811
+def test_a_subscription_token_is_replaced_before_it_expires_on_the_same_connection(page: Page, gateway: RunningGateway) -> None:
     frames: list[str] = []
     page.on("websocket", lambda socket: socket.on("framesent", lambda payload: frames.append(str(payload))))
-    follow(page, gateway, {"ticket:renewed": [ticket("ticket:renewed", 3), ticket("ticket:renewed")]})
+    follow(page, gateway, {"ticket:renewed": [ticket("ticket:renewed", "ann", seconds=3), ticket("ticket:renewed", "ann")]})
     wait(page, "asked['ticket:renewed'].length === 2")
     gateway.publish("ticket:renewed", "on the same line")
     seen(page, 1)
@@ -179,9 +182,12 @@ def test_one_is_replaced_before_it_expires_and_the_line_holds(page: Page, gatewa
 # Streams that end with a token.
 
 
-def test_a_stream_goes_on_with_new_tokens_before_the_old_ones_end(page: Page, gateway: RunningGateway) -> None:  # noqa: F811
+def test_an_event_stream_gets_new_tokens_before_the_old_ones_expire(page: Page, gateway: RunningGateway) -> None:
     page.add_init_script(BLOCKED_WEBSOCKET)
-    tickets, tokens = [ticket("ticket:stream", 4), ticket("ticket:stream")], [gateway.token("ann", seconds=4), gateway.token("ann")]
+    tickets, tokens = (
+        [ticket("ticket:stream", "ann", seconds=4), ticket("ticket:stream", "ann")],
+        [gateway.token("ann", seconds=4), gateway.token("ann")],
+    )
     follow(page, gateway, {"ticket:stream": tickets}, token=tokens)
     number = 0
     while page.evaluate("Math.min(asked.gateway.length, asked['ticket:stream'].length)") < 2:  # publications come all the while
@@ -194,7 +200,7 @@ def test_a_stream_goes_on_with_new_tokens_before_the_old_ones_end(page: Page, ga
     assert page.evaluate("states.slice(states.findIndex(({ state }) => state === 'connected')).some(({ retryMs }) => retryMs)") is False
 
 
-def test_a_stream_whose_token_ended_comes_back_as_soon_as_there_is_another(page: Page, gateway: RunningGateway) -> None:  # noqa: F811
+def test_an_event_stream_whose_token_expired_reconnects_as_soon_as_there_is_another(page: Page, gateway: RunningGateway) -> None:
     page.add_init_script(BLOCKED_WEBSOCKET)
     follow(page, gateway, {"posts:ended": None}, token=[gateway.token("ann", seconds=2), "", "", gateway.token("ann")])
     gateway.publish("posts:ended", 1)
@@ -207,7 +213,7 @@ def test_a_stream_whose_token_ended_comes_back_as_soon_as_there_is_another(page:
 # Who is there.
 
 
-def test_a_page_asks_who_is_there_and_hears_who_comes_and_goes(page: Page, gateway: RunningGateway) -> None:  # noqa: F811
+def test_a_page_reads_presence_and_gets_joins_and_leaves(page: Page, gateway: RunningGateway) -> None:
     follow(page, gateway, {"room:1": None, "room:unheard": None}, joinLeave=True)
     page.evaluate(
         """async (token) => {
@@ -235,7 +241,7 @@ def test_a_page_asks_who_is_there_and_hears_who_comes_and_goes(page: Page, gatew
     ]
 
 
-def test_who_did_not_ask_hears_nobody_come(page: Page, gateway: RunningGateway) -> None:  # noqa: F811
+def test_a_subscription_without_join_leave_gets_no_joins(page: Page, gateway: RunningGateway) -> None:
     follow(page, gateway, {"room:quiet": None})
     page.evaluate(
         """async (token) => {
@@ -252,7 +258,7 @@ def test_who_did_not_ask_hears_nobody_come(page: Page, gateway: RunningGateway) 
     assert page.evaluate("moved") == []
 
 
-def test_server_sent_events_say_that_they_cannot_tell_who_is_there(page: Page, gateway: RunningGateway) -> None:  # noqa: F811
+def test_event_streams_report_that_they_have_no_presence(page: Page, gateway: RunningGateway) -> None:
     page.add_init_script(BLOCKED_WEBSOCKET)
     follow(page, gateway, {"room:stream": None}, joinLeave=True)
     sentence = "needs WebSocket, which does not get through here; server-sent events only receive"

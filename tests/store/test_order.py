@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from gateway.errors import Unavailable
 from gateway.store.embedded import EmbeddedServer
 from publishers import Publisher
 
-from ..conftest import until
+from ..kit.waiting import until
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ async def test_publishes_keep_their_order_when_the_functions_are_lost(server: Em
         losing.cancel()
         await asyncio.gather(*tasks)
         found = await documents(publisher, "posts:a")
-        assert found == list(range(len(tasks))), [pair for pair in zip(found, found[1:], strict=False) if pair[0] > pair[1]][:5]
+        assert found == list(range(len(tasks))), [pair for pair in pairwise(found) if pair[0] > pair[1]][:5]
 
 
 async def test_publishes_that_waited_for_the_connection_come_before_those_called_as_it_returns(server: EmbeddedServer, prefix: str) -> None:

@@ -14,8 +14,9 @@ from gateway.store.connect import Address
 from gateway.store.connection import Commands
 from publishers import Publisher, SyncPublisher
 
-from ..conftest import Start, until
+from ..kit.gateways import Start
 from ..kit.servers import Pair, ValkeyServer
+from ..kit.waiting import until
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from gateway.store.history import History, Page
 from gateway.store.layout import Layout, publish_words
 from gateway.store.library import Library, rules_of
 
-from ..conftest import until
+from ..kit.waiting import until
 
 SIZES = (1, 2, 3, 10, -1)
 CONFIG = Config(namespaces={f"size{size}": {"history_size": size} for size in SIZES} | {"brief": {"history_ttl": 1}})

@@ -19,7 +19,7 @@ from gateway.store.layout import Announcement, Layout, Reset, publish_words, rea
 from gateway.store.library import VERSION, Library, rules_of
 from gateway.store.link import Link
 
-from ..conftest import until
+from ..kit.waiting import until
 
 CONFIG = Config(namespaces={"short": {"history_size": 3}, "forever": {"history_size": -1, "history_ttl": ""}, "none": {"history_size": 0}})
 
@@ -71,17 +71,9 @@ async def history(commands: Commands, layout: Layout) -> History:
     return History(commands, layout)
 
 
-@pytest.fixture
-def client(valkey_url: str) -> valkey.Valkey:
-    """Somebody else's program, which knows nothing but the public layout."""
-    client = valkey.Valkey.from_url(valkey_url)
-    yield client
-    client.close()
-
-
-def fcall(client: valkey.Valkey, prefix: str, channel: str, *words: object) -> list:
+def fcall(store: valkey.Valkey, prefix: str, channel: str, *words: object) -> list:
     base = f"{prefix}:{{{channel}}}"
-    return client.execute_command("FCALL", "gateway_publish", 3, f"{base}:meta", f"{base}:stream", f"{base}:keys", *words)
+    return store.execute_command("FCALL", "gateway_publish", 3, f"{base}:meta", f"{base}:stream", f"{base}:keys", *words)
 
 
 async def read_all(history: History, channel: str) -> list[tuple[int, bytes]]:
@@ -94,36 +86,34 @@ async def test_offsets_count_from_one_without_holes(history: History) -> None:
     assert len({position.epoch for position in positions if position}) == 1
 
 
-async def test_concurrent_publishers_share_no_offset(history: History) -> None:
+async def test_concurrent_publishers_never_get_the_same_offset(history: History) -> None:
     positions = await asyncio.gather(*[history.publish("posts:a", publish_words(b"%d" % n)) for n in range(500)])
     assert sorted(position.offset for position in positions if position) == list(range(1, 501))
 
 
-async def test_any_client_publishes_by_fcall(history: History, client: valkey.Valkey, prefix: str) -> None:
-    offset, epoch = fcall(client, prefix, "posts:a", '{"title":"…"}')
+async def test_any_valkey_client_can_publish_with_fcall(history: History, store: valkey.Valkey, prefix: str) -> None:
+    offset, epoch = fcall(store, prefix, "posts:a", '{"title":"…"}')
     assert offset == 1
     page = await history.read("posts:a", 0, -1)
     assert page.top == Position(epoch.decode(), 1)
     assert page.publications[0].data == '{"title":"…"}'.encode()
 
 
-async def test_the_layout_is_the_documented_one(history: History, client: valkey.Valkey, prefix: str) -> None:
+async def test_the_keys_of_a_channel_are_the_documented_ones(history: History, store: valkey.Valkey, prefix: str) -> None:
     await history.publish(
         "posts:a", publish_words(b'{"n":1}', idempotency_key="k1", version=7, version_epoch="v", tags=b'{"a":"b"}', info=b'{"user":"u"}')
     )
     base = f"{prefix}:{{posts:a}}"
-    meta = client.hgetall(f"{base}:meta")
+    meta = store.hgetall(f"{base}:meta")
     assert meta[b"offset"] == b"1" and meta[b"version"] == b"7" and meta[b"version_epoch"] == b"v"
-    [(entry, fields)] = client.xrange(f"{base}:stream")
+    [(entry, fields)] = store.xrange(f"{base}:stream")
     assert entry.startswith(b"1-") and len(entry) == len(b"1-1700000000000")
     assert fields == {b"data": b'{"n":1}', b"tags": b'{"a":"b"}', b"info": b'{"user":"u"}'}
-    assert client.zrange(f"{base}:keys", 0, -1, withscores=True) == [(b"k1", 1.0)]
+    assert store.zrange(f"{base}:keys", 0, -1, withscores=True) == [(b"k1", 1.0)]
 
 
-async def test_a_repeated_key_answers_the_first_position_and_announces_nothing(
-    history: History, client: valkey.Valkey, prefix: str
-) -> None:
-    pubsub = client.pubsub()
+async def test_a_repeated_key_returns_the_first_position_and_announces_nothing(history: History, store: valkey.Valkey, prefix: str) -> None:
+    pubsub = store.pubsub()
     pubsub.subscribe(f"{prefix}:{{posts:a}}")
     first = await history.publish("posts:a", publish_words(b"1", idempotency_key="once"))
     await history.publish("posts:a", publish_words(b"2"))
@@ -139,7 +129,7 @@ async def test_a_repeated_key_answers_the_first_position_and_announces_nothing(
     pubsub.close()
 
 
-async def test_a_repeated_key_of_an_announcement_is_known_too(history: History) -> None:
+async def test_a_repeated_key_of_a_publication_without_history_is_recognized(history: History) -> None:
     assert await history.publish("posts:a", publish_words(b"1", idempotency_key="k", ttl=0)) is None
     assert await history.publish("posts:a", publish_words(b"1", idempotency_key="k")) is None
     assert (await history.read("posts:a")).top.offset == 0
@@ -158,49 +148,49 @@ async def test_history_is_trimmed_to_the_rules_of_the_namespace(history: History
     assert await read_all(history, "short:a") == [(3, b"2"), (4, b"3"), (5, b"4")]
 
 
-async def test_size_and_ttl_of_a_publish_override_the_rules(history: History, client: valkey.Valkey, prefix: str) -> None:
+async def test_size_and_ttl_of_a_publish_override_the_rules(history: History, store: valkey.Valkey, prefix: str) -> None:
     for number in range(5):
         await history.publish("short:a", publish_words(b"%d" % number, size=4, ttl=1000))
     assert len(await read_all(history, "short:a")) == 4
-    assert 990 < client.ttl(f"{prefix}:{{short:a}}:stream") <= 1000
+    assert 990 < store.ttl(f"{prefix}:{{short:a}}:stream") <= 1000
 
 
-async def test_the_counter_never_dies_before_the_history(history: History, client: valkey.Valkey, prefix: str) -> None:
+async def test_the_counter_never_dies_before_the_history(history: History, store: valkey.Valkey, prefix: str) -> None:
     await history.publish("short:a", publish_words(b"1", ttl=40 * 86400))
     await history.publish("forever:a", publish_words(b"1"))
-    assert client.ttl(f"{prefix}:{{short:a}}:meta") >= client.ttl(f"{prefix}:{{short:a}}:stream")
-    assert client.ttl(f"{prefix}:{{forever:a}}:meta") == client.ttl(f"{prefix}:{{forever:a}}:stream") == -1
+    assert store.ttl(f"{prefix}:{{short:a}}:meta") >= store.ttl(f"{prefix}:{{short:a}}:stream")
+    assert store.ttl(f"{prefix}:{{forever:a}}:meta") == store.ttl(f"{prefix}:{{forever:a}}:stream") == -1
 
 
-async def test_a_history_whose_counter_is_gone_is_not_continued(history: History, client: valkey.Valkey, prefix: str) -> None:
+async def test_a_history_whose_counter_is_gone_begins_a_new_epoch(history: History, store: valkey.Valkey, prefix: str) -> None:
     first = await history.publish("posts:a", publish_words(b"1", idempotency_key="k"))
-    client.delete(f"{prefix}:{{posts:a}}:meta")
+    store.delete(f"{prefix}:{{posts:a}}:meta")
     second = await history.publish("posts:a", publish_words(b"2", idempotency_key="k"))
     assert first and second and second.offset == 1 and second.epoch != first.epoch
     assert await read_all(history, "posts:a") == [(1, b"2")]
 
 
-async def test_a_stream_that_somebody_else_wrote_to_begins_a_new_life(history: History, client: valkey.Valkey, prefix: str) -> None:
+async def test_a_stream_that_somebody_else_wrote_to_begins_a_new_epoch(history: History, store: valkey.Valkey, prefix: str) -> None:
     first = await history.publish("posts:a", publish_words(b"1"))
-    client.xadd(f"{prefix}:{{posts:a}}:stream", {"data": "x"}, id="9-9")
+    store.xadd(f"{prefix}:{{posts:a}}:stream", {"data": "x"}, id="9-9")
     second = await history.publish("posts:a", publish_words(b"2"))
     assert first and second and second.epoch != first.epoch and second.offset == 1
 
 
-async def test_announce_only_remembers_nothing(history: History, client: valkey.Valkey, prefix: str) -> None:
+async def test_a_publication_without_history_leaves_no_keys(history: History, store: valkey.Valkey, prefix: str) -> None:
     assert await history.publish("none:a", publish_words(b"1")) is None
     assert await history.publish("posts:a", publish_words(b"1", ttl=0)) is None
-    assert client.keys(f"{prefix}:{{*") == []
+    assert store.keys(f"{prefix}:{{*") == []
 
 
-async def test_reading_a_position_makes_the_epoch(history: History) -> None:
+async def test_reading_the_position_of_a_new_channel_creates_its_epoch(history: History) -> None:
     page = await history.read("posts:a")
     assert page.top.epoch and page.top.offset == 0
     position = await history.publish("posts:a", publish_words(b"1"))
     assert position == Position(page.top.epoch, 1)
 
 
-async def test_reading_in_both_directions_and_in_pages(history: History) -> None:
+async def test_history_is_read_in_both_directions_and_in_pages(history: History) -> None:
     for number in range(1, 8):
         await history.publish("posts:a", publish_words(b"%d" % number))
 
@@ -224,7 +214,7 @@ async def test_a_page_is_bounded_in_bytes_and_holds_at_least_one(history: Histor
     assert len((await history.read("posts:a", 0, -1, max_bytes=1)).publications) == 1
 
 
-async def test_more_than_a_page_is_read_without_a_seam(history: History) -> None:
+async def test_a_history_longer_than_a_page_is_read_whole(history: History) -> None:
     await asyncio.gather(*[history.publish("forever:a", publish_words(b"%d" % n)) for n in range(700)])
     assert [offset for offset, _ in await read_all(history, "forever:a")] == list(range(1, 701))
 
@@ -237,19 +227,19 @@ async def test_removed_history_keeps_the_counter(history: History) -> None:
     assert await history.publish("posts:a", publish_words(b"2")) == Position(position.epoch, 2)
 
 
-async def test_a_valkey_that_came_back_older_gets_a_new_epoch(history: History, client: valkey.Valkey, prefix: str) -> None:
+async def test_a_valkey_that_came_back_older_gets_a_new_epoch(history: History, store: valkey.Valkey, prefix: str) -> None:
     for number in range(3):
         await history.publish("posts:a", publish_words(b"%d" % number))
     seen = await history.read("posts:a")
     same = await history.read("posts:a", seen=(seen.top, seen.ms))
     assert same.top == seen.top, "what agrees is left alone"
 
-    client.hset(f"{prefix}:{{posts:a}}:meta", "offset", 2)
+    store.hset(f"{prefix}:{{posts:a}}:meta", "offset", 2)
     rewound = await history.read("posts:a", seen=(seen.top, seen.ms))
     assert rewound.top.epoch != seen.top.epoch and rewound.top.offset == 2
 
 
-async def test_an_offset_that_was_given_a_second_time_is_noticed(history: History, client: valkey.Valkey, prefix: str) -> None:
+async def test_an_offset_that_was_given_twice_begins_a_new_epoch(history: History, store: valkey.Valkey, prefix: str) -> None:
     for number in range(3):
         await history.publish("posts:a", publish_words(b"%d" % number))
     seen = await history.read("posts:a")
@@ -258,10 +248,10 @@ async def test_an_offset_that_was_given_a_second_time_is_noticed(history: Histor
     assert other_time.top.epoch != seen.top.epoch
 
 
-async def test_what_is_no_channel_is_refused(history: History, client: valkey.Valkey, prefix: str) -> None:
+async def test_keys_that_are_not_those_of_one_channel_are_refused(history: History, store: valkey.Valkey, prefix: str) -> None:
     for keys in (["a", "b", "c"], [f"{prefix}:{{a}}:meta", f"{prefix}:{{b}}:stream", f"{prefix}:{{a}}:keys"]):
         with pytest.raises(valkey.ResponseError, match="GATEWAY the keys"):
-            client.execute_command("FCALL", "gateway_publish", 3, *keys, "1")
+            store.execute_command("FCALL", "gateway_publish", 3, *keys, "1")
 
 
 @pytest.mark.parametrize(
@@ -277,10 +267,10 @@ async def test_what_is_no_channel_is_refused(history: History, client: valkey.Va
     ],
 )
 async def test_wrong_arguments_are_named_and_change_nothing(
-    history: History, client: valkey.Valkey, prefix: str, words: tuple[str, ...], complaint: str
+    history: History, store: valkey.Valkey, prefix: str, words: tuple[str, ...], complaint: str
 ) -> None:
     with pytest.raises(valkey.ResponseError, match=complaint):
-        fcall(client, prefix, "posts:a", *words)
+        fcall(store, prefix, "posts:a", *words)
     assert (await history.read("posts:a")).top.offset == 0
 
 
@@ -352,22 +342,7 @@ async def test_the_link_brings_announcements_together_and_in_order(
         await link.close()
 
 
-async def test_what_arrives_together_is_handed_over_own_channel_first_and_the_hubs_channels_last(
-    commands: Commands, layout: Layout, valkey_url: str
-) -> None:
-    """A revocation must be carried out before the publications that arrived with it are delivered."""
-    own, control, posts = layout.heartbeat("order"), b"control", layout.channel("posts:a")
-    link = Link(Address(valkey_url), commands, own)
-    recorder = Recorder()
-    link.add_listener(recorder)
-    link.add_channel_listener(control, recorder)
-    link.add_own_listener(recorder)
-    link._on_replies([[b"message", posts, b"3"], [b"message", own, b""], [b"message", control, b"2"], [b"message", own, b"1"]])
-    await asyncio.sleep(0)
-    assert recorder.payloads == [b"1", b"2", b"3"]
-
-
-async def test_a_cut_link_comes_back_and_says_so(history: History, commands: Commands, layout: Layout, valkey_url: str) -> None:
+async def test_a_cut_link_reconnects_and_reports_it(history: History, commands: Commands, layout: Layout, valkey_url: str) -> None:
     link = Link(Address(valkey_url), commands, layout.heartbeat("cut"))
     recorder = Recorder()
     link.add_listener(recorder)
@@ -414,7 +389,7 @@ async def test_commands_under_way_fail_when_the_connection_breaks_and_later_ones
         (b"\xff\xfe", "ephemeral"),
     ],
 )
-def test_any_bytes_are_an_announcement_of_something(payload: bytes, kind: str) -> None:
+def test_any_bytes_are_read_as_an_announcement(payload: bytes, kind: str) -> None:
     item = read_announcement(payload)
     if kind == "reset":
         assert isinstance(item, Reset) and (item.epoch, item.offset) == ("e2", 7)
@@ -439,12 +414,12 @@ def test_an_impossible_address_is_named_without_its_password(url: str, complaint
     assert "secret" not in str(raised.value)
 
 
-async def test_nobody_there_is_one_line(unused_tcp_port: int) -> None:
+async def test_an_address_where_nothing_listens_raises_unavailable_with_one_line(unused_tcp_port: int) -> None:
     with pytest.raises(Unavailable, match=f"no Valkey at valkey://127.0.0.1:{unused_tcp_port}"):
         await Commands(Address(f"redis://127.0.0.1:{unused_tcp_port}")).start()
 
 
-async def test_a_refused_command_says_what_valkey_said(commands: Commands) -> None:
+async def test_a_refused_command_raises_the_words_of_valkey(commands: Commands) -> None:
     with pytest.raises(StoreError, match="unknown command"):
         await commands.call("NONSENSE")
 

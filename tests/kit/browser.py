@@ -1,0 +1,139 @@
+"""A real browser, and pages whose script may not fail.
+
+page      a fixture: a new tab; fails its test if a script failed or the content security policy was broken
+follow    opens a page whose script follows channels; ``seen`` is what it received, ``cut`` and ``restore`` its connection
+failure   how a promise of the page is rejected
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from .gateways import RunningGateway
+
+if TYPE_CHECKING:  # the packages whose tests have no browser do not wait for it
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+__all__ = [
+    "BLANK",
+    "BLOCKED_WEBSOCKET",
+    "FOLLOW",
+    "browser",
+    "context",
+    "cut",
+    "failure",
+    "follow",
+    "numbers",
+    "open_landing",
+    "page",
+    "restore",
+    "seen",
+    "wait",
+]
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+ARGUMENTS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+)
+
+# A page without a content security policy or a script of its own, on the gateway's origin.
+BLANK = "/health/live"
+
+FOLLOW = """async ({ url, channels, options, tokens }) => {
+  const { Gateway } = await import(url + "/static/gateway.js");
+  window.seen = []; window.gaps = []; window.states = []; window.asked = 0;
+  if (tokens) options.token = async () => tokens[Math.min(asked++, tokens.length - 1)];
+  window.gateway = new Gateway({ backoffMs: 50, ...options });
+  gateway.on("state", (event) => states.push(event));
+  gateway.on("publication", (event) => seen.push(event));
+  gateway.on("gap", (event) => gaps.push(event));
+  window.subscriptions = channels.map((channel) => gateway.subscribe(channel).on("state", (event) => states.push(event)));
+}"""
+
+BLOCKED_WEBSOCKET = """
+window.WebSocket = class {
+  constructor() { setTimeout(() => this.onclose?.({ code: 1006, reason: "" })); }
+  close() {}
+};
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        reason = "there is no chromium: apt-get install chromium"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def context(browser: Browser) -> BrowserContext:
+    """One for all tests: a tab's storage is its own, and nothing else is kept."""
+    context = browser.new_context()
+    context.set_default_timeout(20_000)
+    return context
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Iterator[Page]:
+    """A page whose script may not fail, and whose content security policy nothing may break."""
+    page = context.new_page()
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda message: faults.append(message.text) if "Content Security Policy" in message.text else None)
+    yield page
+    page.close()
+    assert not faults
+
+
+def open_landing(page: Page, gateway: RunningGateway, user: str = "ann") -> None:
+    from playwright.sync_api import expect
+
+    page.goto(f"{gateway.url}/#token={gateway.token(user)}")
+    expect(page.locator("#state")).to_have_text("live")
+
+
+def follow(page: Page, gateway: RunningGateway, *channels: str, tokens: list[str] | None = None, **options: Any) -> None:
+    """Opens a page whose script follows the channels, and waits until it is live in the last of them."""
+    page.goto(gateway.url + BLANK)
+    options.setdefault("token", gateway.token("ann"))
+    arguments = {"url": gateway.url, "channels": channels, "options": options, "tokens": tokens}
+    page.evaluate(FOLLOW, arguments)
+    wait(page, "subscriptions.every(({ state }) => state === 'live')")
+
+
+def wait(page: Page, condition: str) -> None:
+    page.wait_for_function(f"() => {condition}")
+
+
+def seen(page: Page, count: int) -> list[dict[str, Any]]:
+    """What the page received, once it is ``count`` publications; any that came after them is in it too."""
+    wait(page, f"seen.length >= {count}")
+    return page.evaluate("seen")
+
+
+def numbers(publications: list[dict[str, Any]]) -> list[Any]:
+    return [publication["data"] for publication in publications]
+
+
+def cut(page: Page) -> None:
+    page.evaluate("gateway.disconnect()")
+
+
+def restore(page: Page) -> None:
+    page.evaluate("gateway.connect()")
+
+
+def failure(page: Page, call: str) -> dict[str, Any]:
+    """How the promise of ``call`` is rejected."""
+    return page.evaluate(f"{call}.then(() => null, ({{ name, code, message }}) => ({{ name, code, message }}))")

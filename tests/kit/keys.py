@@ -1,0 +1,175 @@
+"""Keys of every kind, tokens signed with them, and a server of public keys.
+
+signed, made      a token of a library; one that no library would make
+verifier          what checks tokens, by these settings
+KeyServer         on a free port; ``hold`` sets its keys, ``asked`` is when it was asked
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+
+from gateway.auth.keys import Keys
+from gateway.auth.tokens import Verifier
+from gateway.config import Tokens
+
+from ..kit.tokens import SECRET
+
+__all__ = [
+    "ED448",
+    "ED25519",
+    "KOBLITZ",
+    "LONG_SECRET",
+    "OTHER_RSA_KEY",
+    "P256",
+    "P384",
+    "P521",
+    "RSA_KEY",
+    "SHORT_RSA_KEY",
+    "SIGNERS",
+    "KeyServer",
+    "base64_of",
+    "by_secret",
+    "by_url",
+    "jwk",
+    "key_file",
+    "key_server",
+    "made",
+    "pem",
+    "signed",
+    "verifier",
+]
+
+RSA_KEY, OTHER_RSA_KEY = rsa.generate_private_key(65537, 2048), rsa.generate_private_key(65537, 2048)
+SHORT_RSA_KEY = rsa.generate_private_key(65537, 1024)
+P256, P384, P521 = (ec.generate_private_key(curve) for curve in (ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()))
+KOBLITZ = ec.generate_private_key(ec.SECP256K1())
+ED25519, ED448 = ed25519.Ed25519PrivateKey.generate(), ed448.Ed448PrivateKey.generate()
+LONG_SECRET = "enough bytes for HS512, of which there must be sixty-four: 0123456789"
+SIGNERS: dict[str, Any] = {
+    **dict.fromkeys(("HS256", "HS384", "HS512"), LONG_SECRET),
+    **dict.fromkeys(("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"), RSA_KEY),
+    **{"ES256": P256, "ES384": P384, "ES512": P521, "EdDSA": ED25519},
+}
+
+
+def pem(*private: Any) -> str:
+    return "".join(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode() for key in private)
+
+
+def signed(key: Any, algorithm: str, kid: str = "", **claims: Any) -> str:
+    return jwt.encode({"sub": "u1"} | claims, key, algorithm=algorithm, headers={"kid": kid} if kid else None)
+
+
+def base64_of(data: bytes) -> bytes:
+    return base64.urlsafe_b64encode(data).rstrip(b"=")
+
+
+def made(claims: str, header: dict[str, Any] | None = None, sign: Callable[[bytes], bytes] | None = None) -> str:
+    """A token that no library would make: the claims are text; with no ``sign``, HS256 with SECRET."""
+    sign = sign or (lambda text: hmac.digest(SECRET.encode(), text, "sha256"))
+    text = base64_of(json.dumps(header or {"alg": "HS256"}).encode()) + b"." + base64_of(claims.encode())
+    return (text + b"." + base64_of(sign(text))).decode()
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Callable[..., str]:
+    def write(*private: Any, text: str = "") -> str:
+        file = tmp_path / "keys.pem"
+        file.write_text(text + pem(*private))
+        return str(file)
+
+    return write
+
+
+def verifier(clock: Callable[[], float] = time.monotonic, **settings: Any) -> Verifier:
+    tokens = Tokens(**settings)
+    return Verifier(tokens, Keys(tokens, clock))
+
+
+def by_secret(**settings: Any) -> Verifier:
+    return verifier(hmac_secret=SECRET, **settings)
+
+
+def by_url(server: KeyServer, **settings: Any) -> Verifier:
+    return verifier(jwks_url=server.url, **settings)
+
+
+class KeyServer:
+    """A key server on a free port. ``answer`` is its next answers' body; ``asked`` says when it was asked."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.asked: list[float] = []
+        self.status = 200
+        self.answer = b'{"keys":[]}'
+        self.open = threading.Event()
+        self.open.set()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.asked.append(time.monotonic())
+                outer.open.wait(10)
+                if outer.status == 0:
+                    self.wfile.write(outer.answer)  # not even HTTP
+                    return
+                self.send_response(outer.status)
+                self.send_header("Content-Length", str(len(outer.answer)))
+                self.end_headers()
+                self.wfile.write(outer.answer)
+
+            def log_message(self, *_: Any) -> None:
+                """The tests' output is no place for it."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        return self._server.server_address[1]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/jwks.json"
+
+    def hold(self, *keys: dict[str, Any]) -> None:
+        self.status, self.answer = 200, json.dumps({"keys": keys}).encode()
+
+    def end(self) -> None:
+        self.open.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def jwk(private: Any, kid: str = "", **more: Any) -> dict[str, Any]:
+    kind = (
+        RSAAlgorithm
+        if isinstance(private, rsa.RSAPrivateKey)
+        else ECAlgorithm
+        if isinstance(private, ec.EllipticCurvePrivateKey)
+        else OKPAlgorithm
+    )
+    return json.loads(kind.to_jwk(private.public_key())) | ({"kid": kid} if kid else {}) | more
+
+
+@pytest.fixture
+def key_server() -> Iterator[KeyServer]:
+    server = KeyServer()
+    yield server
+    server.end()

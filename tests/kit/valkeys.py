@@ -1,0 +1,99 @@
+"""Valkeys of the tests: one that all share, and those of a test's own, which may die.
+
+valkey_url    a fixture: the shared server's; ``store`` is a plain client of it
+OwnValkey     a server of the test's own, with commands sent past every gateway
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import valkey
+
+from gateway.store.embedded import EmbeddedServer, socket_path
+
+__all__ = ["OwnValkey", "own", "store", "valkey_url"]
+
+
+@pytest.fixture(scope="session")
+def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Valkey for all tests; each uses a prefix of its own."""
+    server = EmbeddedServer(tmp_path_factory.mktemp("valkey"))
+    server.start()
+    yield server.url
+    server.stop()
+
+
+@pytest.fixture
+def store(valkey_url: str) -> Iterator[valkey.Valkey]:
+    """A client of the shared Valkey, which writes and reads keys past every gateway."""
+    with valkey.Valkey.from_url(valkey_url) as client:
+        yield client
+
+
+class OwnValkey:
+    """A server on ``data_dir``, started by ``start`` or by a gateway whose own it is; ``client`` reaches either."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self.path = socket_path(data_dir)
+        self.url = f"unix://{self.path}"
+        self.client = valkey.Valkey(unix_socket_path=str(self.path), socket_timeout=5)
+        self._server: EmbeddedServer | None = None
+
+    def start(self) -> None:
+        if self._server is None:
+            self._server = EmbeddedServer(self.data_dir)
+        self._server.start()
+
+    def pid(self) -> int:
+        return int(self.client.info("server")["process_id"])
+
+    def ask(self, *words: Any) -> Any:
+        """One command and its answer, past every gateway."""
+        return self.client.execute_command(*words)
+
+    def together(self, *commands: tuple[Any, ...]) -> list[Any]:
+        """In one transaction: nothing comes between them."""
+        with self.client.pipeline(transaction=True) as transaction:
+            for command in commands:
+                transaction.execute_command(*command)
+            return transaction.execute()
+
+    def empty(self) -> None:
+        self.together(("FLUSHALL",), ("FUNCTION", "FLUSH"))
+
+    def kill_links(self, *then: Any) -> Any:
+        """Cuts every link, and runs a command that no link receives; the last answer."""
+        return self.together(("CLIENT", "KILL", "TYPE", "pubsub"), *([then] if then else []))[-1]
+
+    def kill(self) -> None:
+        """SIGKILL: ``start`` brings it back on the same files."""
+        assert self._server is not None and self._server._process is not None
+        self._server._process.kill()
+        self._server._process.wait()
+
+    def close(self) -> None:
+        """Ends the server, frozen or not, whichever process started it; none may be left."""
+        if self._server is not None and self._server.alive():
+            assert self._server._process is not None
+            self._server._process.send_signal(signal.SIGCONT)
+            self._server.stop()
+        elif self._server is None:
+            with contextlib.suppress(valkey.exceptions.ConnectionError):
+                self.client.shutdown(nosave=True)
+        self.client.close()
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnValkey]:
+    """A started Valkey of the module's own."""
+    own = OwnValkey(tmp_path_factory.mktemp("valkey") / "own")
+    own.start()
+    yield own
+    own.close()
