@@ -19,8 +19,10 @@ import valkey
 
 from gateway.config import Config
 from gateway.errors import Unavailable
+from gateway.live.channel import Channel
 from gateway.live.hub import Hub
-from gateway.publication import Position
+from gateway.live.subscription import Subscription
+from gateway.publication import Position, Publication
 from gateway.store.history import Page
 from gateway.store.layout import Layout
 from publishers.publisher import Publisher
