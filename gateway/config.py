@@ -19,6 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from .errors import ConfigurationError, UnknownChannel
+from .origins import Origins, origin_fault
 
 __all__ = ["ChannelRules", "Config", "Limits", "Tokens", "load", "parse_duration"]
 
@@ -203,6 +204,19 @@ class Config(BaseSettings):
         for value in values:
             ip_network(value, strict=False)  # its ValueError names what is wrong
         return values
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins(cls, values: list[str]) -> list[str]:
+        for value in values:
+            if fault := origin_fault(value):
+                raise ValueError(fault)
+        return values
+
+    @cached_property
+    def origins(self) -> Origins:
+        """``allowed_origins``, as what answers whether a page is admitted."""
+        return Origins(self.allowed_origins)
 
     @cached_property
     def proxies(self) -> list[IPv4Network | IPv6Network]:

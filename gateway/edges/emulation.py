@@ -194,7 +194,7 @@ async def _answer(node: Node, scope: Scope, receive: Receive, send: Send) -> Emu
     """Answers, and begins the stream if that is the answer."""
     request, path = Request(scope, receive), scope["path"].removeprefix(scope.get("root_path", ""))
     answer = await _judge(node, request, path)
-    cors = cors_headers(request.headers.get("origin", ""), node.config.allowed_origins)
+    cors = cors_headers(request.headers.get("origin", ""), node.config.origins)
     if isinstance(answer, bytes):
         return await _open(node, path, answer, cors, scope, send)
     answer.raw_headers.extend(cors)
@@ -204,7 +204,7 @@ async def _answer(node: Node, scope: Scope, receive: Receive, send: Send) -> Emu
 
 async def _judge(node: Node, request: Request, path: str) -> Response | bytes:
     """The answer, or the message with which a stream begins."""
-    if is_foreign(request.headers, node.config.allowed_origins):
+    if is_foreign(request.headers, node.config.origins):
         return _refusal(403, NOT_LISTED)
     if request.method not in _METHODS[path]:
         return _refusal(405, f"{path} takes {' and '.join(_METHODS[path])}", {"allow": ", ".join(_METHODS[path])})

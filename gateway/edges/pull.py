@@ -46,7 +46,7 @@ async def _history(request: Request) -> bytes:
     query = request.query_params
     channel = query.get("channel", "")
     rules = node.rules(channel)
-    identity = await node.authentication.identify(token_of(request.headers, query))
+    identity = await node.authentication.identify(token_of(request.headers, query, node.config.origins))
     grants = [await node.authentication.grant_one_of(token, (channel,), identity.user) for token in subscription_tokens_of(query, 1)]
     subscribed = node.may_subscribe(identity, channel, token=bool(grants))
     if not admits(rules.history, identity, channel, subscribed=subscribed, token=bool(grants)):
@@ -62,7 +62,7 @@ async def _history(request: Request) -> bytes:
 async def _inbox(request: Request) -> bytes:
     node: Node = request.state.node
     query = request.query_params
-    identity = await node.authentication.identify(token_of(request.headers, query))
+    identity = await node.authentication.identify(token_of(request.headers, query, node.config.origins))
     asked: dict[str, Any] = {"limit": _number(query, "limit", 20)}
     if query.get("before"):
         asked["before"] = query["before"]
@@ -72,9 +72,9 @@ async def _inbox(request: Request) -> bytes:
 async def _inbox_read(request: Request) -> bytes | Response:
     node: Node = request.state.node
     # A page of another site can send this with the user's cookie; the Origin header shows it.
-    if is_foreign(request.headers, node.config.allowed_origins):
+    if is_foreign(request.headers, node.config.origins):
         raise PermissionDenied(NOT_LISTED)
-    identity = await node.authentication.identify(token_of(request.headers, request.query_params))
+    identity = await node.authentication.identify(token_of(request.headers, request.query_params, node.config.origins))
     body = await body_of(request, node.config.limits.message_bytes)
     return body if isinstance(body, Response) else await node.inbox.read(identity.user, body)
 
@@ -82,7 +82,7 @@ async def _inbox_read(request: Request) -> bytes | Response:
 async def _answer(request: Request, work: Awaitable[bytes | Response]) -> Response:
     node: Node = request.state.node
     name = request.url.path
-    extra = cors_headers(request.headers.get("origin", ""), node.config.allowed_origins)
+    extra = cors_headers(request.headers.get("origin", ""), node.config.origins)
     headers = {name.decode(): value.decode() for name, value in extra}
     try:
         result = await work

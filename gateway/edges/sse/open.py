@@ -48,15 +48,20 @@ class EventStreams:
 
     async def _open(self, scope: Scope, send: Send) -> EventStream | None:
         """Answers, and begins the stream; None if the answer is a refusal. A stream holds nothing of its request."""
-        headers = Headers(scope=scope)
+        headers, origins = Headers(scope=scope), self._node.config.origins
         query = QueryParams(scope["query_string"])
-        extra = cors_headers(headers.get("origin", ""), self._node.config.allowed_origins)
+        extra = cors_headers(headers.get("origin", ""), origins)
         if scope["method"] != "GET":
             await _plain(send, 405, "an event stream is opened with GET", [*extra, (b"allow", b"GET")])
             return None
-        if is_foreign(headers, self._node.config.allowed_origins):
+        if is_foreign(headers, origins):
             # A foreign page could read nothing of it, but it could make the user present, with the user's cookie.
             await _plain(send, 403, NOT_LISTED, extra)
+            return None
+        try:
+            token = token_of(headers, query, origins)
+        except PermissionDenied as error:
+            await _plain(send, 403, error.hint, extra)
             return None
         try:
             names = self._names(scope)
@@ -67,7 +72,7 @@ class EventStreams:
         output = output_of(scope, send)
         await send({"type": "http.response.start", "status": 200, "headers": [_TYPE, *output.headers, *extra]})
         try:
-            identity = await self._node.authentication.identify(token_of(headers, query))
+            identity = await self._node.authentication.identify(token)
             grants = await self._grants(names, tokens, identity)
             starts = await self._starts(names, grants, headers, query)
             if self._node.revocations.covers(identity) or any(map(self._node.revocations.covers, grants.values())):
