@@ -24,6 +24,7 @@ from ..auth.keys import Keys
 from ..config import Config, load, parse_duration
 from ..errors import ConfigurationError, GatewayError
 from ..publication import Position, channel_fault
+from ..runtime.logs import printable
 from ..serve.first_run import with_secrets
 from ..store.connect import Address
 from ..store.connection import Commands
@@ -331,5 +332,5 @@ def main() -> None:
 
 
 def _fail(message: str, status: int) -> None:
-    print(f"gateway: {' '.join(message.split())}", file=sys.stderr)
+    print(f"gateway: {printable(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(status)

@@ -13,6 +13,7 @@ import uvloop
 
 from ..config import Config
 from ..publication import Publication
+from ..runtime.logs import LineFormatter
 from ..store.embedded import configured_url
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ def run_async(work: Coroutine[Any, Any, None]) -> None:
 
 def set_up_logging(config: Config) -> None:
     """Log lines go to standard error."""
-    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s  %(message)s", level=config.log_level.upper(), stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)-7s %(name)s  %(message)s"))
+    logging.basicConfig(handlers=[handler], level=config.log_level.upper())
     for wordy in ("uvicorn", "alembic"):
         logging.getLogger(wordy).setLevel(logging.WARNING)
