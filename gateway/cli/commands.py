@@ -262,7 +262,7 @@ def _doubts(config: Config) -> list[str]:
     if 0 < len(config.tokens.hmac_secret.encode()) < 32:
         doubts.append("tokens.hmac_secret is short; 32 bytes or more are safe")
     if "*" in config.allowed_origins:
-        doubts.append("allowed_origins holds *: pages of any site may connect with what their visitors' browsers hold")
+        doubts.append("allowed_origins holds *: pages of any site may connect with a token of theirs, and as anonymous clients")
     return doubts
 
 

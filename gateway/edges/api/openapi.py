@@ -102,6 +102,9 @@ def _operation(name: str, method: Method) -> Schema:
                 {"anyOf": [refused, _answer({"error": {"type": "string"}})]}, "A body that is not JSON; with `transport`, a bad request."
             ),
             "401": {"description": "No API key, or a wrong one. The body is empty."},
+            "403": _json(
+                _answer({"error": {"type": "string"}}), "Without a key, where none is needed: a page of an origin that is not named."
+            ),
             "413": {"description": "The body is larger than `limits.api_bytes`. The answer's is empty."},
         },
     }
@@ -207,7 +210,10 @@ def _stream() -> Schema:
         "responses": {
             "200": {"description": "The stream.", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
             "400": _json(_answer({"error": {"type": "string"}}), "No channel is named, too many are, or one that cannot be."),
-            "403": _json(_answer({"error": {"type": "string"}}), "A page of an origin that `allowed_origins` does not list."),
+            "403": _json(
+                _answer({"error": {"type": "string"}}),
+                "A page of an origin that `allowed_origins` does not list, or a cookie that does not count for it.",
+            ),
         },
     }
 
