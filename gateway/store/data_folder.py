@@ -7,6 +7,7 @@ a folder that holds some: an operator may have named a folder that other program
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
@@ -91,16 +92,16 @@ def _narrow_folder(folder: Path, mode: int, *, shared: bool) -> None:
 
 def _narrow_entry(path: Path) -> None:
     """A file of ours, or a folder with all that is in it; links are not followed."""
-    try:
+    with contextlib.suppress(FileNotFoundError):  # a running server replaces its files
         status = path.lstat()
-    except FileNotFoundError:  # a running server replaces its files
-        return
-    if stat.S_ISLNK(status.st_mode):
-        return
-    if status.st_uid != os.getuid():
-        raise ConfigurationError(f"{path} belongs to user {status.st_uid}, not to user {os.getuid()}; give it to this user, or remove it")
-    if status.st_mode & OTHERS:
-        path.chmod(stat.S_IMODE(status.st_mode) & ~OTHERS)
-    if stat.S_ISDIR(status.st_mode):
-        for each in path.iterdir():
-            _narrow_entry(each)
+        if stat.S_ISLNK(status.st_mode):
+            return
+        if status.st_uid != os.getuid():
+            raise ConfigurationError(
+                f"{path} belongs to user {status.st_uid}, not to user {os.getuid()}; give it to this user, or remove it"
+            )
+        if status.st_mode & OTHERS:
+            path.chmod(stat.S_IMODE(status.st_mode) & ~OTHERS)
+        if stat.S_ISDIR(status.st_mode):
+            for each in path.iterdir():
+                _narrow_entry(each)
