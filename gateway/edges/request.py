@@ -16,14 +16,15 @@ from starlette.responses import Response
 from ..errors import BadRequest
 
 __all__ = [
-    *("NOT_LISTED", "NO_PROTOBUF", "api_key_of", "asks_for_protobuf", "body_of", "client_address", "cors_headers"),
-    *("is_api_key", "is_foreign", "origin_allowed", "preflight", "subscription_tokens_of", "token_of"),
+    *("NO_PROTOBUF", "api_key_of", "asks_for_protobuf", "body_of", "client_address", "cors_headers"),
+    *("is_api_key", "is_foreign", "origin_allowed", "preflight", "refused_origin", "subscription_tokens_of", "token_of"),
 ]
 
 log = logging.getLogger("gateway.http")
 
 NO_PROTOBUF = "this server speaks the JSON protocol, not Protobuf"
 NOT_LISTED = "allowed_origins does not list this page's origin"
+ORIGIN_MOST = 200  # characters of a log line
 
 ADDRESS_MOST = 64  # characters
 
@@ -75,6 +76,13 @@ def origin_allowed(origin: str, host: str, allowed: list[str]) -> bool:
     if host and origin.partition("://")[2].lower() == host.lower():
         return True
     return any(pattern == "*" or fnmatchcase(origin.lower(), pattern.lower()) for pattern in allowed)
+
+
+def refused_origin(origin: str) -> str:
+    """Logs which page was refused, and what the operator can do about it. Returns the sentence for the response."""
+    shown = origin[:ORIGIN_MOST]
+    log.info("%s, %r; if the page is yours, add that origin to allowed_origins, or start gateway serve with --origin", NOT_LISTED, shown)
+    return NOT_LISTED
 
 
 def is_foreign(headers: Headers, allowed: list[str]) -> bool:

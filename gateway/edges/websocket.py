@@ -30,7 +30,7 @@ from ..rules.protocol import PING, publication_json
 from ..session.node import Node
 from ..session.session import Session
 from .outlets import SessionOutlet
-from .request import NO_PROTOBUF, NOT_LISTED, asks_for_protobuf, client_address, origin_allowed
+from .request import NO_PROTOBUF, asks_for_protobuf, client_address, origin_allowed, refused_origin
 
 __all__ = ["PATH", "WEBSOCKET", "WebSocketConnection", "text_frame"]
 
@@ -130,7 +130,7 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
             return _refusal(400, NO_PROTOBUF)
         origin, host = fields.get(b"origin", b"").decode("latin-1"), fields.get(b"host", b"").decode("latin-1")
         if not origin_allowed(origin, host, self._node.config.allowed_origins):
-            return _refusal(403, NOT_LISTED)
+            return _refusal(403, refused_origin(origin))
         if len(fields) == len(headers) and _is_plain_handshake(fields):
             return 101, b"%b%b\r\n\r\n" % (_SWITCHING, accept_key(fields[b"sec-websocket-key"].decode()).encode()), ""
         if sum(1 for name, _ in headers if name in (b"origin", b"host")) > 2:
