@@ -13,7 +13,7 @@ from typing import Any, Unpack
 import msgspec
 
 from gateway.errors import BadRequest
-from gateway.rules.json_text import is_json, mend_surrogates
+from gateway.rules.json_text import MAX_DEPTH, is_json, mend_surrogates
 from gateway.rules.notifications import channel_of, notification_id
 from gateway.store.layout import PublishOptions
 
@@ -31,7 +31,7 @@ def json_of(data: Any, what: str = "the data") -> bytes:
         raise ValueError(f"{what} is nested too deep") from None
     except TypeError as error:
         raise TypeError(f"{what} is not JSON: {error}") from None
-    if not is_json(text):
+    if text.count(b"[") + text.count(b"{") > MAX_DEPTH and not is_json(text):
         raise ValueError(f"{what} is nested too deep")
     if b"null" in text:  # the encoder's form of NaN, of infinity, and of None
         _refuse_no_number(msgspec.to_builtins(data), what)
@@ -62,28 +62,29 @@ def raw_json_of(data: Any) -> bytes:
 def check_options(**options: Unpack[PublishOptions]) -> None:
     """Raises TypeError for an option of the wrong type; an unknown option is ``publish_words``' to refuse."""
     given: Mapping[str, Any] = options
-    for name in _TEXTS:
-        if not isinstance(given.get(name), str | None):
-            raise TypeError(f"{name} is a text, not {_kind(given[name])}")
-    for name, meaning in _NUMBERS.items():
-        value = given.get(name)
-        if not isinstance(value, int | None) or isinstance(value, bool):
-            raise TypeError(f"{name} is {meaning}, not {_kind(value)}")
-    _check_tags(given.get("tags"))
-    info = given.get("info")
-    if not isinstance(info, Mapping | bytes | None):
-        raise TypeError(f"info is a mapping that becomes a JSON object, not {_kind(info)}")
-    if isinstance(info, Mapping):
-        json_of(info, "info")
+    for name, value in given.items():
+        if value is None:
+            continue
+        if name in _TEXTS:
+            if not isinstance(value, str):
+                raise TypeError(f"{name} is a text, not {_kind(value)}")
+        elif name in _NUMBERS:
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise TypeError(f"{name} is {_NUMBERS[name]}, not {_kind(value)}")
+        elif not isinstance(value, bytes):
+            _check_object(name, value)
 
 
-def _check_tags(tags: Any) -> None:
-    if not isinstance(tags, Mapping | bytes | None):
-        raise TypeError(f"tags are a mapping of texts, not {_kind(tags)}")
-    if isinstance(tags, Mapping):
-        for name, value in tags.items():
-            if not (isinstance(name, str) and isinstance(value, str)):
-                raise TypeError(f"tags are texts, but {name!r}: {value!r} is among them")
+def _check_object(name: str, value: Any) -> None:
+    """``tags`` or ``info``."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} is a mapping that becomes a JSON object, not {_kind(value)}")
+    if name == "info":
+        json_of(value, "info")
+        return
+    for tag, text in value.items():
+        if not (isinstance(tag, str) and isinstance(text, str)):
+            raise TypeError(f"tags are texts, but {tag!r}: {text!r} is among them")
 
 
 def inbox_of(user: Any) -> str:

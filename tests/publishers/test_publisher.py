@@ -143,7 +143,7 @@ MISTAKES = {
     "raw data that is no text": (lambda p: p.publish("posts:a", {}, raw=True), TypeError, "with raw=True the data is JSON text"),
     "raw data that is no JSON": (lambda p: p.publish("posts:a", "NaN", raw=True), ValueError, "which b'NaN' is not"),
     "tags of numbers": (lambda p: p.publish("posts:a", 1, tags={"a": 1}), TypeError, "tags are texts, but 'a': 1 is among them"),
-    "tags that are a list": (lambda p: p.publish("posts:a", 1, tags=["a"]), TypeError, "tags are a mapping of texts"),
+    "tags that are a list": (lambda p: p.publish("posts:a", 1, tags=["a"]), TypeError, "tags is a mapping"),
     "info that is a text": (lambda p: p.publish("posts:a", 1, info="u1"), TypeError, "info is a mapping"),
     "info with NaN": (lambda p: p.publish("posts:a", 1, info={"x": math.nan}), ValueError, "info holds nan"),
     "ttl that is a text": (lambda p: p.publish("posts:a", 1, ttl="5m"), TypeError, "ttl is a whole number of seconds, not '5m'"),

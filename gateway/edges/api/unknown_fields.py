@@ -11,11 +11,11 @@ from typing import Any, get_args
 
 import msgspec
 
-from ...rules.json_text import decode_json
+from ...rules.json_text import mend_surrogates
 
 __all__ = ["unknown_fields"]
 
-_Object = dict[str, msgspec.Raw]
+_decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def unknown_fields(body: bytes, shape: type[msgspec.Struct], path: str = "") -> list[str]:
@@ -24,7 +24,7 @@ def unknown_fields(body: bytes, shape: type[msgspec.Struct], path: str = "") -> 
     ``path`` is where the object is in the request: "" or "since.".
     """
     try:
-        fields = decode_json(body or b"{}", _Object)
+        fields = _decode(mend_surrogates(body) if b"\\u" in body else body or b"{}")
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return []
     known = _fields(shape)
