@@ -23,7 +23,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-import msgspec
 from sqlalchemy import CursorResult, Executable, event, insert, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
@@ -33,9 +32,10 @@ from sqlalchemy.pool import NullPool
 from gateway.config import load
 from gateway.errors import BadRequest, ConfigurationError
 from gateway.publication import channel_fault
-from gateway.rules.notifications import NAMESPACE, channel_of, notification_id
+from gateway.rules.notifications import NAMESPACE, notification_id
 from gateway.store.data_folder import make_private, open_private
 
+from .checks import inbox_of, json_of
 from .faults import Invalid
 from .tables import outbox
 
@@ -122,9 +122,9 @@ class Transaction:
         if fault:
             raise Invalid(fault)
         try:
-            document = msgspec.json.encode(data).decode()
-        except (TypeError, ValueError, RecursionError) as error:
-            raise Invalid(f"the data is not JSON, or nested too deep: {error}") from None
+            document = json_of(data).decode()
+        except (TypeError, ValueError) as error:
+            raise Invalid(str(error)) from None
         if channel.startswith(f"{NAMESPACE}:"):
             try:
                 notification_id(document.encode())
@@ -135,9 +135,9 @@ class Transaction:
     def notify(self, user: str, notification: Mapping[str, Any]) -> None:
         """Publishes into the inbox of ``user``. The notification's ``id``, a text, names it: the same id again is an update.
 
-        Raises ValueError for a user that no inbox can belong to, Invalid for an impossible notification.
+        Raises TypeError for a user that is no text, ValueError for a user that no inbox can belong to, Invalid for an impossible notification.
         """
-        self.publish(channel_of(user), notification)
+        self.publish(inbox_of(user), notification)
 
     @property
     def publications(self) -> int:

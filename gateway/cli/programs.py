@@ -13,13 +13,20 @@ import click
 from .. import __version__
 from ..config import Config, Tokens, load
 from ..errors import ConfigurationError
+from ..origins import origin_fault
 from ..serve.first_run import DEMO_FILE, FILE, with_secrets
 from ..store.connect import Address
 from ..store.data_folder import DEMO
 from ..store.embedded import EmbeddedServer, configured_url
-from .options import Function, open_publisher, run_async, set_up_logging, settings_options
+from .log_setup import set_up_logging
+from .options import Function, open_publisher, run_async, settings_options
 
 __all__ = ["demo", "relay", "serve"]
+
+# Pages of this machine: a newcomer's page comes from another port than the gateway's.
+LOOPBACK_ORIGINS = [
+    f"{scheme}://{host}{port}" for scheme in ("http", "https") for host in ("localhost", "127.0.0.1", "[::1]") for port in ("", ":*")
+]
 
 
 def _listening(command: Function) -> Function:
@@ -31,12 +38,21 @@ def _listening(command: Function) -> Function:
 @click.command()
 @_listening
 @click.option("--workers", type=int, metavar="N", help="Processes that share the port.")
+@click.option(
+    "--origin", "origins", multiple=True, metavar="URL", help="Let pages of this origin in, besides allowed_origins; may be repeated."
+)
 @settings_options
-def serve(config: str | None, valkey_url: str | None, data_dir: str | None, **listening: Any) -> None:
+def serve(config: str | None, valkey_url: str | None, data_dir: str | None, origins: tuple[str, ...], **listening: Any) -> None:
     """Run the gateway."""
     from ..serve.server import serve as run
 
+    for origin in origins:
+        if fault := origin_fault(origin):
+            raise click.UsageError(f"--origin: {fault}")
     settings = load(config, valkey_url=valkey_url, data_dir=data_dir, **listening)
+    first_run = config is None and settings.listens_on_loopback and not settings.allowed_origins
+    allowed = [*settings.allowed_origins, *origins, *(LOOPBACK_ORIGINS if first_run else ())]
+    settings = settings.model_copy(update={"allowed_origins": allowed})
     complete = _prepared(settings)
     run(complete, _greeting(settings, complete, lambda url: f"{url}/{_token_fragment(settings, complete)}"))
 

@@ -14,7 +14,7 @@ from ..rules.json_text import encode
 from ..rules.permissions import admits
 from ..rules.protocol import error_json, history_result, read_position
 from ..session.node import Node
-from .request import NOT_LISTED, body_of, cors_headers, is_foreign, subscription_tokens_of, token_of
+from .request import body_of, cors_headers, is_foreign, refused_origin, subscription_tokens_of, token_of
 from .responses import STATUS_OF_ERROR, json_response
 
 __all__ = ["HISTORY_DEFAULT", "HISTORY_MOST", "NUMBER_DIGITS", "history", "inbox", "inbox_read"]
@@ -73,7 +73,7 @@ async def _inbox_read(request: Request) -> bytes | Response:
     node: Node = request.state.node
     # A page of another site can send this with the user's cookie; the Origin header shows it.
     if is_foreign(request.headers, node.config.origins):
-        raise PermissionDenied(NOT_LISTED)
+        raise PermissionDenied(refused_origin(request.headers.get("origin", "")))
     identity = await node.authentication.identify(token_of(request.headers, request.query_params, node.config.origins))
     body = await body_of(request, node.config.limits.message_bytes)
     return body if isinstance(body, Response) else await node.inbox.read(identity.user, body)
@@ -95,7 +95,7 @@ async def _answer(request: Request, work: Awaitable[bytes | Response]) -> Respon
         return json_response(encode({"error": described}), STATUS_OF_ERROR[error.code], headers)
     except StoreError as error:
         log.warning("%s: %s", name, error)
-        return json_response(b'{"error":%b}' % error_json(Internal()), 503, headers)
+        return json_response(b'{"error":%b}' % error_json(Internal("Valkey does not answer; try again")), 503, headers)
     return result if isinstance(result, Response) else json_response(result, 200, headers)
 
 

@@ -16,8 +16,8 @@ from ..errors import BadRequest, PermissionDenied
 from ..origins import Origins
 
 __all__ = [
-    *("NOT_LISTED", "NO_COOKIE", "NO_PROTOBUF", "OF_PAGE", "api_key_of", "asks_for_protobuf", "body_of", "client_address"),
-    *("cors_headers", "is_api_key", "is_foreign", "is_trusted", "preflight", "subscription_tokens_of", "token_of"),
+    *("NO_COOKIE", "NO_PROTOBUF", "OF_PAGE", "api_key_of", "asks_for_protobuf", "body_of", "client_address", "cors_headers"),
+    *("is_api_key", "is_foreign", "is_trusted", "preflight", "refused_origin", "subscription_tokens_of", "token_of"),
 ]
 
 log = logging.getLogger("gateway.http")
@@ -26,6 +26,7 @@ NO_PROTOBUF = "this server speaks the JSON protocol, not Protobuf"
 NOT_LISTED = "allowed_origins does not list this page's origin"
 OF_PAGE = ("origin", "host", "sec-fetch-site")  # the headers by which ``is_foreign`` and ``is_trusted`` judge
 NO_COOKIE = "allowed_origins does not name this page's origin, so its visitor's cookie is not used"
+ORIGIN_MOST = 200  # characters of a log line
 
 ADDRESS_MOST = 64  # characters
 
@@ -97,6 +98,13 @@ def is_trusted(headers: Mapping[str, str], origins: Origins) -> bool:
     if origin := headers.get("origin", ""):
         return origins.name(origin, headers.get("host", ""))
     return not _is_of_another_page(headers)
+
+
+def refused_origin(origin: str) -> str:
+    """Logs which page was refused, and what the operator can do about it. Returns the sentence for the response."""
+    shown = repr(origin[:ORIGIN_MOST]) if origin else "which it does not send"
+    log.info("%s, %s; if the page is yours, add that origin to allowed_origins, or start gateway serve with --origin", NOT_LISTED, shown)
+    return NOT_LISTED
 
 
 def _is_of_another_page(headers: Mapping[str, str]) -> bool:

@@ -30,7 +30,7 @@ from ..rules.protocol import PING, publication_json
 from ..session.node import Node
 from ..session.session import Session
 from .outlets import SessionOutlet
-from .request import NO_PROTOBUF, NOT_LISTED, OF_PAGE, asks_for_protobuf, client_address, is_foreign
+from .request import NO_PROTOBUF, OF_PAGE, asks_for_protobuf, client_address, is_foreign, refused_origin
 
 __all__ = ["PATH", "WEBSOCKET", "WebSocketConnection", "text_frame"]
 
@@ -129,7 +129,7 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
         if asks_for_protobuf(query, fields.get(b"sec-websocket-protocol", b"").decode("latin-1")):
             return _refusal(400, NO_PROTOBUF)
         if is_foreign({name: fields.get(name.encode(), b"").decode("latin-1") for name in OF_PAGE}, self._node.config.origins):
-            return _refusal(403, NOT_LISTED)
+            return _refusal(403, refused_origin(fields.get(b"origin", b"").decode("latin-1")))
         if len(fields) == len(headers) and _is_plain_handshake(fields):
             return 101, b"%b%b\r\n\r\n" % (_SWITCHING, accept_key(fields[b"sec-websocket-key"].decode()).encode()), ""
         if sum(1 for name, _ in headers if name in (b"origin", b"host")) > 2:

@@ -19,7 +19,7 @@ from ..rules.protocol import PING, publication_json
 from ..session.node import Node
 from ..session.session import Session
 from .outlets import Buffered, SessionOutlet
-from .request import NO_PROTOBUF, NOT_LISTED, asks_for_protobuf, client_address, is_foreign
+from .request import NO_PROTOBUF, asks_for_protobuf, client_address, is_foreign, refused_origin
 from .websocket import PATH, REASON_BYTES
 
 __all__ = ["serve_websocket"]
@@ -164,5 +164,5 @@ def _fault(node: Node, path: str, scope: Scope) -> tuple[int, str] | None:
     if asks_for_protobuf(query, ",".join(scope.get("subprotocols", ()))):
         return 400, NO_PROTOBUF
     if is_foreign(fields, node.config.origins):
-        return 403, NOT_LISTED
+        return 403, refused_origin(fields.get("origin", ""))
     return None

@@ -24,6 +24,7 @@ from typing import cast
 import uvicorn
 from uvicorn.lifespan.on import LifespanOn
 
+from .. import __version__
 from ..app import Gateway, Guest, create_app
 from ..config import Config
 from ..edges.http_protocol import HttpProtocol
@@ -146,6 +147,11 @@ def _bind(config: Config, *, shared: bool) -> socket.socket:
     return listener
 
 
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _url(config: Config, listener: socket.socket) -> str:
     """Where a browser on this machine finds it."""
     host, port = listener.getsockname()[:2]
@@ -242,6 +248,8 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self.started:
+            log.info("started: version %s, process %d, on %s", __version__, os.getpid(), ", ".join(map(_address, sockets or ())))
         gc.collect()
         gc.freeze()  # what the imports made is never garbage, and need not be searched
         self._watcher = asyncio.create_task(self._watch())
@@ -270,6 +278,7 @@ class Server(uvicorn.Server):
                 self._exit.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        log.info("stopping: no new connections are accepted, and %d clients are sent elsewhere", len(self._gateway.node.admission.clients))
         for server in self.servers:
             server.close()
         await self._drain()
@@ -277,6 +286,7 @@ class Server(uvicorn.Server):
             self._watcher.cancel()
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         await super().shutdown(sockets)
+        log.info("stopped: process %d", os.getpid())
 
     async def _drain(self) -> None:
         """Sends the clients elsewhere, in batches spread over ``drain_seconds``; few clients all at once. A second Ctrl-C ends it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Protocol, cast
 
 from ..config import Limits
 from ..errors import Disconnect
@@ -103,6 +103,10 @@ class Admission:
         self.users[user].discard(client)
         if not self.users[user]:
             del self.users[user]
+
+    def address_of(self, client: object) -> str:
+        """The address that a connected client came from; "-" for a socket without one."""
+        return self.clients.get(cast(Client, client)) or "-"
 
     def take_commands(self, session: str, message: bytes) -> bool:
         """Gives commands, one a line, to an emulated session. False if there is none of that id."""

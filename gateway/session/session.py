@@ -224,6 +224,7 @@ class Session(CommandingClient[ClientSubscription]):
         if before is CONNECTED:
             self.node.events.record("disconnected", self.identity.user, self.client, code=disconnect.code, reason=disconnect.reason)
         self.move(CLOSED)
+        self.log_end(disconnect)
         self.node.wheel.remove(self)
         self.node.admission.forget(self, None if before is OPENED else self.identity.user)
         for subscription in list(self.subscriptions.values()):

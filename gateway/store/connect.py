@@ -95,9 +95,13 @@ class Address:
             return cast(_Pool, pool)
         return cast(_Pool, ConnectionPool.from_url(self.url, **options))
 
-    def sync_client(self) -> valkey.Valkey:
-        """valkey-py's own client. It never repeats a command by itself: a publish whose answer was lost may have happened."""
-        options = _OPTIONS | {"retry": Retry(NoBackoff(), 0), "retry_on_error": [], "retry_on_timeout": False}
+    def sync_client(self, seconds: float = CONNECT_SECONDS) -> valkey.Valkey:
+        """valkey-py's own client. It never repeats a command by itself: a publish whose answer was lost may have happened.
+
+        ``seconds`` bound each of its waits: for the socket, and for a reply.
+        """
+        limits = {"socket_connect_timeout": seconds, "socket_timeout": seconds}
+        options = _OPTIONS | limits | {"retry": Retry(NoBackoff(), 0), "retry_on_error": [], "retry_on_timeout": False}
         if self.url.startswith("valkey+sentinel"):
             return cast(valkey.Valkey, _primary(valkey.Sentinel, self.url, options))
         return valkey.Valkey.from_url(self.url, **options)
@@ -163,7 +167,8 @@ def _unquoted(error: Exception) -> str:
 def _primary(sentinel: Any, url: str, options: dict[str, Any]) -> Any:
     """A client of the primary that the Sentinels of ``url`` name; ``sentinel`` is valkey-py's class, blocking or for asyncio."""
     sentinels, service, login = _sentinel_parts(url)
-    return sentinel(sentinels, socket_connect_timeout=CONNECT_SECONDS).master_for(service, **options, **login)
+    limits = {name: options[name] for name in ("socket_connect_timeout", "socket_timeout")}
+    return sentinel(sentinels, **limits).master_for(service, **options, **login)
 
 
 def _sentinel_parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:

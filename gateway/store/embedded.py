@@ -65,45 +65,46 @@ def socket_path(data_path: Path) -> Path:
     return Path(f"/tmp/gateway-{os.getuid()}-{digest}/valkey.sock")
 
 
-def running_url(data_path: Path) -> str:
+def running_url(data_path: Path, seconds: float = REPLY_SECONDS) -> str:
     """The URL of the embedded server that runs on ``data_path``.
 
-    Raises Unavailable if none does, ConfigurationError if its socket would be in a folder that another user may have made.
+    Raises Unavailable if none answers there within ``seconds``, ConfigurationError if its socket would be in a folder that another
+    user may have made.
     """
     path = socket_path(data_path)
     if path.parent != data_path and path.parent.exists():
         check_private(path.parent)
-    if not _answers(path):
+    if not _answers(path, seconds):
         raise Unavailable(f'no gateway runs on {data_path}; start "gateway serve" or pass --valkey-url')
     return f"unix://{path}"
 
 
-def configured_url(config: Config) -> str:
+def configured_url(config: Config, seconds: float = REPLY_SECONDS) -> str:
     """The URL of the Valkey that ``config`` names; without one, that of the embedded server that runs on its ``data_path``.
 
-    Raises Unavailable where no embedded server runs there.
+    Raises Unavailable where no embedded server answers there within ``seconds``.
     """
-    return config.valkey_url or running_url(config.data_path)
+    return config.valkey_url or running_url(config.data_path, seconds)
 
 
-def find_url(url: str = "", data_dir: str | Path = "") -> str:
+def find_url(url: str = "", data_dir: str | Path = "", seconds: float = REPLY_SECONDS) -> str:
     """``url``; without one, what the environment configures, else the embedded server on ``data_dir`` (default: the user's).
 
-    Raises Unavailable where no embedded server runs there, ConfigurationError for an environment that is wrong.
+    Raises Unavailable where no embedded server answers there within ``seconds``, ConfigurationError for an environment that is wrong.
     """
-    return url or configured_url(load(data_dir=str(data_dir) if data_dir else None))
+    return url or configured_url(load(data_dir=str(data_dir) if data_dir else None), seconds)
 
 
-def _commands(path: Path) -> closing[SyncCommands]:
+def _commands(path: Path, seconds: float = REPLY_SECONDS) -> closing[SyncCommands]:
     """A connection to the server that listens on ``path``, for a ``with`` statement."""
-    return closing(SyncCommands(valkey.Valkey(unix_socket_path=str(path), socket_timeout=REPLY_SECONDS)))
+    return closing(SyncCommands(valkey.Valkey(unix_socket_path=str(path), socket_timeout=seconds)))
 
 
-def _answers(path: Path) -> bool:
+def _answers(path: Path, seconds: float) -> bool:
     """Whether a server listens there; one that is still loading counts."""
     if not path.exists():
         return False
-    with _commands(path) as server:
+    with _commands(path, seconds) as server:
         try:
             server.call(b"PING")
         except Loading:

@@ -55,7 +55,6 @@ def used(gateway: RunningGateway) -> list[str]:
 
 # A command line, its status, and the words of its error. $file holds the text, where there is one. Variables of the environment come first.
 CASES: dict[str, Any] = {
-    "no command": ("", 2, ()),
     "unknown command": ("levitate", 2, ("levitate",)),
     "unknown option": ("serve --levitate", 2, ("--levitate",)),
     "missing argument": ("publish chat:1", 2, ("DATA",)),

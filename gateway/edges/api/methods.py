@@ -51,10 +51,12 @@ from .results import (
     PresenceStatsResult,
     PublishResult,
 )
+from .unknown_fields import unknown_fields
 
-__all__ = ["BATCH", "METHODS", "Malformed", "Method", "answer"]
+__all__ = ["BATCH", "METHODS", "Malformed", "Method", "answer", "warnings_of"]
 
 HISTORY_BYTES = 16 * 1024 * 1024  # of one answer of the history method
+WARNINGS_MOST = 20  # of one request
 REVOKED_SECONDS = 30 * 86400  # where the request does not say when the token would have expired
 
 
@@ -77,11 +79,28 @@ async def answer(node: Node, method: Method, body: bytes) -> bytes:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         # msgspec reports a wrong shape as soon as it finds one: what follows may not be JSON at all.
         wrong_shape = isinstance(error, msgspec.ValidationError) and is_json(mend_surrogates(body))
-        raise (BadRequest if wrong_shape else Malformed)(str(error)) from None
+        if not wrong_shape:
+            raise Malformed(str(error)) from None
+        raise BadRequest(_with_unknown_fields(str(error), method, body)) from None
     fault = request.fault()
     if fault:
-        raise BadRequest(fault)
+        raise BadRequest(_with_unknown_fields(fault, method, body))
     return await method.call(node, request)
+
+
+def _with_unknown_fields(fault: str, method: Method, body: bytes) -> str:
+    """A field that is missing may be there under a wrong name."""
+    return "; ".join([fault, *unknown_fields(body, method.request)])
+
+
+def warnings_of(method: Method, body: bytes) -> list[str]:
+    """Which fields of a request that was carried out were ignored, a sentence each; in a batch, those of its commands too."""
+    warnings = unknown_fields(body, method.request)
+    if method is BATCH:
+        for number, command in enumerate(decode_json(body or b"{}", BatchRequest).commands):
+            for name, request in command.items():
+                warnings += unknown_fields(bytes(request), METHODS[name].request, f"commands[{number}].{name}.")
+    return warnings[:WARNINGS_MOST]
 
 
 # Publishing.

@@ -42,6 +42,7 @@ KEYS = {
     "api_key_authorization": {"type": "apiKey", "in": "header", "name": "Authorization", "description": "`apikey` and the key"},
     "api_key_query": {"type": "apiKey", "in": "query", "name": "api_key"},
 }
+WARNINGS = {"type": "array", "items": {"type": "string"}, "description": "fields of the request that the method does not have"}
 TOKENS = {
     "token": {"type": "http", "scheme": "bearer", "description": "a client's token"},
     "token_cookie": {"type": "apiKey", "in": "cookie", "name": "gateway_token"},
@@ -87,6 +88,7 @@ def document() -> dict[str, bytes]:
 
 def _operation(name: str, method: Method) -> Schema:
     success = _answer({"result": _of(method.result)}) if method is not BATCH else _answer({"replies": _replies()})
+    success["properties"] |= {"warnings": WARNINGS}
     refused = _answer({"error": _of(Fault)})
     return {
         "operationId": name,
@@ -98,14 +100,10 @@ def _operation(name: str, method: Method) -> Schema:
         "responses": {
             "200": _json({"oneOf": [success, refused]}, "The result, or the error."),
             **_errors(BadRequest, NotAvailable, UnknownChannel, UnrecoverablePosition, Internal),
-            "400": _json(
-                {"anyOf": [refused, _answer({"error": {"type": "string"}})]}, "A body that is not JSON; with `transport`, a bad request."
-            ),
-            "401": {"description": "No API key, or a wrong one. The body is empty."},
-            "403": _json(
-                _answer({"error": {"type": "string"}}), "Without a key, where none is needed: a page of an origin that is not named."
-            ),
-            "413": {"description": "The body is larger than `limits.api_bytes`. The answer's is empty."},
+            "400": _json(refused, "A body that is not JSON; with `transport`, a bad request."),
+            "401": _json(refused, "No API key, or a wrong one: 101 unauthorized"),
+            "403": _json(refused, "Without a key, where none is needed: a page of an origin that is not named. 103 permission denied"),
+            "413": _json(refused, "The body is larger than `limits.api_bytes`: 106 limit exceeded"),
         },
     }
 

@@ -43,6 +43,7 @@ class Fault(msgspec.Struct):
 
     code: int
     message: str
+    hint: Annotated[str, Meta(description="what is wrong, in a sentence for people")] | UnsetType = UNSET
 
 
 class PublishResult(msgspec.Struct):

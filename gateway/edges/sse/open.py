@@ -22,7 +22,7 @@ from ...rules.json_text import encode
 from ...rules.permissions import overridden
 from ...session.node import Node
 from ..outlets import output_of, until_gone
-from ..request import NOT_LISTED, client_address, cors_headers, is_foreign, subscription_tokens_of, token_of
+from ..request import client_address, cors_headers, is_foreign, refused_origin, subscription_tokens_of, token_of
 from .stream import NEVER_WAS, EventStream, refusal
 
 __all__ = ["LAST_MOST", "EventStreams"]
@@ -56,7 +56,7 @@ class EventStreams:
             return None
         if is_foreign(headers, origins):
             # A foreign page could read nothing of it, but it could make the user present, with the user's cookie.
-            await _plain(send, 403, NOT_LISTED, extra)
+            await _plain(send, 403, refused_origin(headers["origin"]), extra)
             return None
         try:
             token = token_of(headers, query, origins)
