@@ -33,7 +33,10 @@ from uvicorn.protocols.utils import is_ssl
 
 from ..runtime.wheel import NEVER, Wheel
 from ..session.node import Node
+from ..session.places import UNLIMITED, Places
 from .outlets import CLOSE_SECONDS, GOODBYE_SECONDS
+from .request import api_key_of, client_address, is_api_key, socket_address
+from .security_headers import secured
 from .websocket import WebSocketConnection
 
 __all__ = ["HttpProtocol"]
@@ -44,6 +47,9 @@ SILENT_SECONDS = 10.0  # from the connection, or a request's first byte, to the 
 REQUEST_SECONDS = 60.0  # from its first byte to the end of its body
 HEAD_BYTES = 64 * 1024
 BLANK_LINE = b"\r\n\r\n"
+API = b"/api/"
+ANSWERED_ALWAYS = (API, b"/health/", b"/emulation", b"/sse", b"/connection/")  # without a place, too; once a socket
+RETRY_SECONDS = 5  # after which a client that found no place may come again
 PARTS = 16  # that the parser takes in one turn, 20 µs each
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _TOO_EARLY = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
@@ -75,6 +81,7 @@ class HttpProtocol(HttpToolsProtocol):
     """
 
     bucket = 0
+    place = UNLIMITED
     flow: _Flow
     _ahead = b""  # what was read and is not parsed yet
     _at = 0  # where the parser goes on in it
@@ -82,6 +89,7 @@ class HttpProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _silent_at = _request_over = _unread_at = _closed_at = NEVER  # when a time limit is reached, in seconds of the loop's clock
     _unread = 0  # bytes that the client had not taken when it was looked at last
+    _of_proxy = False  # its requests are of several clients, each with an address of its own
     _served: RequestResponseCycle | None = (
         None  # the cycle whose coroutine runs; ``cycle`` is that of the newest request, which may have to wait for it
     )
@@ -95,9 +103,12 @@ class HttpProtocol(HttpToolsProtocol):
         self.client = _address(transport.get_extra_info("peername"))
         self.scheme = "https" if is_ssl(transport) else "http"
         transport.set_write_buffer_limits(high=self._node.config.limits.waiting_bytes)
+        if self.place is UNLIMITED:
+            self.take_place(transport)
         self._await_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.place.release()
         self._wheel.remove(self)
         self._forget_requests()
         super().connection_lost(exc)
@@ -121,7 +132,13 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        if self.place is UNLIMITED:
+            super().on_headers_complete()
+            return
+        self.app = self._application()
         super().on_headers_complete()
+        if self.place.refusal and self.cycle is not None and self.cycle.scope is self.scope:
+            self.cycle.keep_alive = False
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._served = cycle
@@ -139,10 +156,41 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        if self._of_proxy:
+            self._places.claim(self.place, "")
         if self.transport.is_closing():
             self._bound_closing()
         elif self._ahead:
             self.loop.call_soon(self._parse)
+
+    # Its place.
+
+    def take_place(self, transport: Any) -> None:
+        """``transport`` is the socket's own, also where TLS lies over it."""
+        if self._places.limited:
+            peer = _address(transport.get_extra_info("peername"))
+            address = socket_address(peer, self._node.config.proxies)
+            self._of_proxy = peer is not None and not address
+            self.place = self._places.open(transport, address)
+
+    def _application(self) -> Any:
+        """What answers the request whose head is complete: the application, unless there is no place for its socket.
+
+        Without a place too, the application answers operators, and the commands of clients that are connected. Streams and
+        WebSockets it refuses in their own way, since they ask for a place again.
+        """
+        path, _, query = self.url.partition(b"?")
+        refusal = self._places.claim(self.place, self._counting_address())
+        if refusal and path.startswith(API):
+            config = self._node.config
+            self.place.served = config.insecure.api or is_api_key(api_key_of(self.headers, query), config.api_keys)
+        return _refuse if refusal and not path.startswith(ANSWERED_ALWAYS) else self.config.loaded_app
+
+    def _counting_address(self) -> str:
+        if not self._of_proxy:
+            return self.place.address
+        address = client_address(self.client, self.headers, self._node.config.proxies)
+        return socket_address((address,), self._node.config.proxies)  # none for what the proxy asks itself
 
     # What was read.
 
@@ -193,6 +241,10 @@ class HttpProtocol(HttpToolsProtocol):
     @property
     def _wheel(self) -> Wheel:
         return self._node.wheel
+
+    @property
+    def _places(self) -> Places:
+        return self._node.admission.places
 
     def _await_request(self) -> None:
         now = self.loop.time()
@@ -283,6 +335,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(_TOO_EARLY)
             return
         connection = WebSocketConnection(self.config, self.server_state, self.app_state, self.loop)
+        connection.place = self.place
         connection.connection_made(self.transport)
         connection.shake_hands(self.url.decode("latin-1"), self.headers, self.client)
         after = self._ahead[self._at :]
@@ -308,6 +361,16 @@ class HttpProtocol(HttpToolsProtocol):
         self.parser = self.cycle = self._served = None  # type: ignore[assignment]  # uvicorn's types allow None at first only
         self.headers.clear()
         self.scope.clear()  # type: ignore[attr-defined]  # a TypedDict of uvicorn's, which is a dict at run time
+
+
+async def _refuse(scope: Any, receive: Any, send: Any) -> None:
+    """The ASGI application of requests whose socket has no place."""
+    body = b"too many connections; try again later\n"
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
+    headers += [(b"retry-after", b"%d" % RETRY_SECONDS), (b"cache-control", b"no-store"), (b"connection", b"close")]
+    send = secured(send)
+    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _address(name: Any) -> tuple[str, int] | None:

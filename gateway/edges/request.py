@@ -17,7 +17,7 @@ from ..errors import BadRequest
 
 __all__ = [
     *("NOT_LISTED", "NO_PROTOBUF", "api_key_of", "asks_for_protobuf", "body_of", "client_address", "cors_headers"),
-    *("is_api_key", "is_foreign", "origin_allowed", "preflight", "subscription_tokens_of", "token_of"),
+    *("is_api_key", "is_foreign", "origin_allowed", "preflight", "socket_address", "subscription_tokens_of", "token_of"),
 ]
 
 log = logging.getLogger("gateway.http")
@@ -126,6 +126,12 @@ def client_address(peer: Any, headers: Iterable[tuple[bytes, bytes]], proxies: l
         if not _is_one_of(hop, proxies):
             break
     return address[:ADDRESS_MOST]
+
+
+def socket_address(peer: Any, proxies: list[IPv4Network | IPv6Network]) -> str:
+    """The address that a socket counts for; "" for one of a trusted proxy, which carries the requests of many clients, or without an address."""
+    address = str(peer[0]) if peer else ""
+    return "" if proxies and _is_one_of(address, proxies) else address
 
 
 def _is_one_of(address: str, networks: list[IPv4Network | IPv6Network]) -> bool:

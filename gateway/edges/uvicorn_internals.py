@@ -93,6 +93,10 @@ INTERNALS = (
     Internal(
         "uvicorn.config.Config", "lifespan_class", None, "replaced after load() by a lifespan that logs no traceback of a failed start"
     ),
+    Internal("uvicorn.config.Config", "ssl", None, "taken after load(): TLS handshakes are the gateway's, which bounds them"),
+    Internal("uvicorn.config.Config", "http_protocol_class", None, "replaced after load() where there is TLS"),
+    Internal(_HTTP, "app", None, "what answers the next request, which is a refusal where its socket has no place"),
+    Internal("uvicorn.config.Config", "loaded_app", None, "what answers a request whose socket has a place"),
     Internal("uvicorn.config.Config", "load", (), "called early, and fills lifespan_class"),
     Internal("uvicorn.lifespan.on.LifespanOn", "startup", (), "runs with uvicorn's log switched off"),
 )
