@@ -33,7 +33,7 @@ from uvicorn.protocols.utils import is_ssl
 
 from ..runtime.wheel import NEVER, Wheel
 from ..session.node import Node
-from ..session.places import UNLIMITED, Places
+from ..session.places import UNLIMITED, Places, Socket
 from .outlets import CLOSE_SECONDS, GOODBYE_SECONDS
 from .request import api_key_of, client_address, is_api_key, socket_address
 from .security_headers import secured
@@ -104,7 +104,9 @@ class HttpProtocol(HttpToolsProtocol):
         self.scheme = "https" if is_ssl(transport) else "http"
         transport.set_write_buffer_limits(high=self._node.config.limits.waiting_bytes)
         if self.place is UNLIMITED:
-            self.take_place(transport)
+            self.take_place(transport, self.client)
+        else:
+            self.place.socket = transport  # until now it was the TLS handshake
         self._await_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -165,13 +167,12 @@ class HttpProtocol(HttpToolsProtocol):
 
     # Its place.
 
-    def take_place(self, transport: Any) -> None:
-        """``transport`` is the socket's own, also where TLS lies over it."""
+    def take_place(self, socket: Socket, peer: Any) -> None:
+        """``peer`` is the address at the other end. ``socket`` is aborted if others need its place."""
         if self._places.limited:
-            peer = _address(transport.get_extra_info("peername"))
-            address = socket_address(peer, self._node.config.proxies)
+            address = socket_address(_address(peer), self._node.config.proxies)
             self._of_proxy = peer is not None and not address
-            self.place = self._places.open(transport, address)
+            self.place = self._places.open(socket, address)
 
     def _application(self) -> Any:
         """What answers the request whose head is complete: the application, unless there is no place for its socket.

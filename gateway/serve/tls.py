@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 import ssl
 from typing import Any
 
@@ -28,27 +30,34 @@ class TlsHandshake(asyncio.Protocol):
         self._context = context
         self._http = HttpProtocol(**made_with)
         self._node: Node = made_with["app_state"]["node"]
+        self._task: asyncio.Task[None]
 
     def connection_made(self, transport: Any) -> None:
-        self._http.take_place(transport)
-        self._node.tasks.spawn(self._shake_hands(transport))
+        """Makes a second connection of the socket, with TLS: what this one reads before TLS takes it over would be lost."""
+        accepted = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+        peer = transport.get_extra_info("peername")
+        transport.abort()
+        self._task = self._node.tasks.spawn(self._shake_hands(accepted))
+        self._http.take_place(self, peer)
 
-    async def _shake_hands(self, transport: Any) -> None:
+    def abort(self) -> None:
+        """Ends the handshake: others need its place."""
+        asyncio.get_running_loop().call_soon(self._task.cancel)
+
+    async def _shake_hands(self, accepted: socket.socket) -> None:
+        shaken = False
         try:
-            secured = await asyncio.get_running_loop().start_tls(
-                transport,
-                self._http,
-                self._context,
-                server_side=True,
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: self._http,
+                accepted,
+                ssl=self._context,
                 ssl_handshake_timeout=HANDSHAKE_SECONDS,
                 ssl_shutdown_timeout=CLOSE_SECONDS,
             )
+            shaken = True
         except OSError as error:  # ssl.SSLError is one
             log.debug("a TLS handshake failed: %s", error)
-            secured = None
-        if secured is None or transport.is_closing():
-            self._http.place.release()
-            self._http.parser = None  # type: ignore[assignment]  # it and the protocol hold each other
-            transport.abort()
-        else:
-            self._http.connection_made(secured)
+        finally:
+            if not shaken:
+                self._http.place.release()
+                self._http.parser = None  # type: ignore[assignment]  # it and the protocol hold each other

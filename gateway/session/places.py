@@ -17,7 +17,7 @@ from typing import Protocol
 
 from ..config import Limits
 
-__all__ = ["UNLIMITED", "Place", "Places"]
+__all__ = ["UNLIMITED", "Place", "Places", "Socket"]
 
 log = logging.getLogger("gateway.connections")
 
@@ -25,8 +25,11 @@ OVER_LIMIT = 64  # sockets without a place, at some 10 KiB each
 NOTICE_SECONDS = 60.0  # between log lines about refused sockets
 
 
-class _Socket(Protocol):
-    def abort(self) -> None: ...
+class Socket(Protocol):
+    """What is known of a socket here."""
+
+    def abort(self) -> None:
+        """Ends it at once."""
 
 
 class Place:
@@ -34,7 +37,7 @@ class Place:
 
     __slots__ = ("_places", "address", "counted", "refusal", "served", "socket")
 
-    def __init__(self, places: Places | None = None, socket: _Socket | None = None) -> None:
+    def __init__(self, places: Places | None = None, socket: Socket | None = None) -> None:
         self._places = places
         self.socket = socket
         self.address = self.refusal = ""
@@ -62,7 +65,7 @@ class Places:
         self._notice_at = 0.0
         self.limited = bool(limits.connections or limits.connections_per_address)
 
-    def open(self, socket: _Socket, address: str) -> Place:
+    def open(self, socket: Socket, address: str) -> Place:
         """A socket was accepted. ``release`` its place when it is lost."""
         if not self.limited:
             return UNLIMITED
