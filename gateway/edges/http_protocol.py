@@ -196,6 +196,9 @@ class HttpProtocol(HttpToolsProtocol):
     # What was read.
 
     def data_received(self, data: bytes) -> None:
+        if data.startswith(b"POST") and data.count(BLANK_LINE) < 2 and not self._ahead and not self.pipeline:
+            self._parse_part(data)  # a request with its body, as most are; it is no handshake, so no frames come after it
+            return
         self._ahead = self._ahead[self._at :] + data if self._ahead else data
         self._at = 0
         self._parse()
@@ -241,7 +244,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     @property
     def _wheel(self) -> Wheel:
-        return self._node.wheel
+        wheel: Wheel = self.app_state["node"].wheel
+        return wheel
 
     @property
     def _places(self) -> Places:
@@ -309,6 +313,9 @@ class HttpProtocol(HttpToolsProtocol):
         if self._closed_at == NEVER:
             self._closed_at = self.loop.time() + CLOSE_SECONDS
             self._wheel.set(self, self._closed_at)
+
+    def eof_received(self) -> None:
+        self._bound_closing()  # the transport closes itself
 
     def send_400_response(self, msg: str) -> None:
         super().send_400_response(msg)

@@ -197,6 +197,9 @@ class Direct(asyncio.Protocol):
 
     # From the transport. Bytes after the request are ignored.
 
+    def eof_received(self) -> None:
+        asyncio.get_running_loop().call_later(CLOSE_SECONDS, self._transport.abort)  # the transport closes itself, but waits for its client
+
     def connection_lost(self, exc: Exception | None) -> None:
         self.place.release()
         self._connections.discard(self)

@@ -116,6 +116,7 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
         if status != 101:
             log.info("handshake refused with %d: %s", status, text)
             self._transport.close()
+            self._loop.call_later(CLOSE_SECONDS, self._transport.abort)
             return
         self.native_pings = "true" in query.get("cf_ws_frame_ping_pong", ())
         try:
