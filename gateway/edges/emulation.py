@@ -77,7 +77,7 @@ class EmulationStream(SessionOutlet):
 
     __slots__ = (
         *("_address", "_id", "_node", "_waiting", "_waiting_bytes"),
-        *("output", "return_path", "wire"),
+        *("output", "place", "return_path", "wire"),
     )
 
     native_pings = False
@@ -87,6 +87,7 @@ class EmulationStream(SessionOutlet):
         self._node = node
         self._address = address
         self.output = output
+        self.place = output.place
         self._id = secrets.token_urlsafe(SESSION_BYTES)
         self._waiting: list[bytes] = []  # messages that came while nothing is taken from the client
         self._waiting_bytes = 0

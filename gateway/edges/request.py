@@ -17,7 +17,7 @@ from ..origins import Origins
 
 __all__ = [
     *("NO_COOKIE", "NO_PROTOBUF", "OF_PAGE", "api_key_of", "asks_for_protobuf", "body_of", "client_address", "cors_headers"),
-    *("is_api_key", "is_foreign", "is_trusted", "preflight", "refused_origin", "subscription_tokens_of", "token_of"),
+    *("is_api_key", "is_foreign", "is_trusted", "preflight", "refused_origin", "socket_address", "subscription_tokens_of", "token_of"),
 ]
 
 log = logging.getLogger("gateway.http")
@@ -156,6 +156,12 @@ def client_address(peer: Any, headers: Iterable[tuple[bytes, bytes]], proxies: l
         if not _is_one_of(hop, proxies):
             break
     return address[:ADDRESS_MOST]
+
+
+def socket_address(peer: Any, proxies: list[IPv4Network | IPv6Network]) -> str:
+    """The address that a socket counts for; "" for one of a trusted proxy, which carries the requests of many clients, or without an address."""
+    address = str(peer[0]) if peer else ""
+    return "" if proxies and _is_one_of(address, proxies) else address
 
 
 def _is_one_of(address: str, networks: list[IPv4Network | IPv6Network]) -> bool:

@@ -28,6 +28,7 @@ from ..live.wire_formats import ChannelView
 from ..publication import Publication
 from ..rules.protocol import PING, publication_json
 from ..session.node import Node
+from ..session.places import UNLIMITED
 from ..session.session import Session
 from .outlets import SessionOutlet
 from .request import NO_PROTOBUF, OF_PAGE, asks_for_protobuf, client_address, is_foreign, refused_origin
@@ -86,7 +87,7 @@ WEBSOCKET = WebSocketWire()
 class WebSocketConnection(SessionOutlet, asyncio.Protocol):
     """``HttpProtocol`` hands a connection over: ``connection_made``, ``shake_hands``, then whatever the socket brings."""
 
-    __slots__ = ("_fragments", "_node", "_protocol", "_reading_paused", "_transport", "native_pings")
+    __slots__ = ("_fragments", "_node", "_protocol", "_reading_paused", "_transport", "native_pings", "place")
 
     wire = WEBSOCKET
     return_path: dict[str, bytes] = {}
@@ -98,6 +99,7 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
         self._fragments: list[bytes] | None = None
         self._reading_paused = False
         self.native_pings = False
+        self.place = UNLIMITED
 
     # The handshake.
 
@@ -114,6 +116,7 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
         if status != 101:
             log.info("handshake refused with %d: %s", status, text)
             self._transport.close()
+            self._loop.call_later(CLOSE_SECONDS, self._transport.abort)
             return
         self.native_pings = "true" in query.get("cf_ws_frame_ping_pong", ())
         try:
@@ -180,6 +183,7 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
         return False  # uvloop closes the transport
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.place.release()
         self._end_session()
         self._protocol.parser = None  # type: ignore[assignment]  # a generator and its object hold each other
 

@@ -44,6 +44,7 @@ class AsgiConnection(SessionOutlet):
     wire = TEXT
     separator = b"\n"
     native_pings = False
+    place = None
     return_path: dict[str, bytes] = {}
 
     def __init__(self, node: Node, scope: Scope, receive: Receive, send: Send) -> None:

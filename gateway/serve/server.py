@@ -18,6 +18,7 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from types import FrameType
 from typing import cast
 
@@ -31,6 +32,7 @@ from ..edges.http_protocol import HttpProtocol
 from ..edges.websocket import WebSocketConnection
 from ..errors import ConfigurationError, GatewayError
 from ..store.embedded import EmbeddedServer
+from .tls import TlsHandshake
 from .workers import run_workers
 
 __all__ = ["serve"]
@@ -215,6 +217,10 @@ class Server(uvicorn.Server):
         except (OSError, ssl.SSLError) as error:
             raise ConfigurationError(f"tls_cert or tls_key cannot be used: {error}") from None
         self.config.lifespan_class = _Lifespan
+        if self.config.ssl is not None:
+            # uvicorn would count nothing, and wait for a minute, before the handshake is done.
+            context, self.config.ssl = self.config.ssl, None
+            self.config.http_protocol_class = partial(TlsHandshake, context)  # type: ignore[assignment]  # uvicorn only calls it
 
     @property
     def failure(self) -> GatewayError | None:

@@ -2,6 +2,7 @@
 
 node                  what all clients of a process share
 admission             the registry of clients, and whether one more may connect
+places                the places for sockets, which the limits of connections bound
 authentication        from tokens to identities and grants
 states                the states of a client's connection, and which may follow which
 deadlines             by when a client of any edge must have done what; pings; the full socket

@@ -10,6 +10,7 @@ from ..errors import Disconnect
 from ..publication import Position
 from ..rules.identity import Grant, Identity, ServerSubscription
 from ..rules.rate_limit import use
+from .places import Place, Places
 
 __all__ = ["Admission", "Client", "EmulatedSession"]
 
@@ -58,31 +59,36 @@ class Admission:
 
     def __init__(self, limits: Limits, now: Callable[[], float]) -> None:
         self.draining = False  # set when the process is going away
-        self.clients: dict[Client, str] = {}  # each with the address it came from
+        self.clients: dict[Client, Place | None] = {}  # each with the place that it has of its own, not with its socket's
+        self.places = Places(limits, now)
         self.users: dict[str, set[Client]] = {}
         self.emulated: dict[str, EmulatedSession] = {}  # by session id
         self._limits = limits
         self._now = now
-        self._addresses: dict[str, int] = {}  # connections of each, where limits.connections_per_address is set
         self._connects_used = 0.0  # of limits.connects_per_second, see ``rate_limit``
 
-    def admit(self, client: Client, address: str) -> None:
-        """Registers a connection. Raises Disconnect 3504 over a limit, 3013 if they come too fast, 3001 while draining."""
-        limits = self._limits
+    def admit(self, client: Client, address: str, place: Place | None = None) -> None:
+        """Registers a connection. ``place`` is its socket's; without one it takes one of its own, for as long as it is registered.
+
+        Raises Disconnect 3504 over a limit, 3013 if they come too fast, 3001 while draining.
+        """
         if self.draining:
             raise Disconnect(3001)
-        if limits.connections and len(self.clients) >= limits.connections:
-            raise Disconnect(3504, f"limits.connections is {limits.connections}")
-        theirs = self._addresses.get(address, 0)
-        if limits.connections_per_address and address and theirs >= limits.connections_per_address:
-            raise Disconnect(3504, f"limits.connections_per_address is {limits.connections_per_address}, and {address} has as many")
-        used = use(self._connects_used, self._now(), limits.connects_per_second)
+        own = None
+        if place is None:
+            own = place = self.places.enter(address)
+        else:
+            self.places.claim(place, address)
+        if place.refusal:
+            raise Disconnect(3504, place.refusal)
+        rate = self._limits.connects_per_second
+        used = use(self._connects_used, self._now(), rate)
         if used is None:
-            raise Disconnect(3013, f"limits.connects_per_second is {limits.connects_per_second:g}")
+            if own is not None:
+                own.release()
+            raise Disconnect(3013, f"limits.connects_per_second is {rate:g}")
         self._connects_used = used
-        self.clients[client] = address
-        if limits.connections_per_address:
-            self._addresses[address] = theirs + 1
+        self.clients[client] = own
 
     def admit_user(self, client: Client, user: str) -> None:
         """Registers whose connection it is. Raises Disconnect 3504 over ``limits.connections_per_user``."""
@@ -93,11 +99,9 @@ class Admission:
 
     def forget(self, client: Client, user: str | None) -> None:
         """The connection is closed. ``user`` is None where ``admit_user`` did not register one."""
-        address = self.clients.pop(client, None)
-        if address is not None and address in self._addresses:
-            self._addresses[address] -= 1
-            if not self._addresses[address]:
-                del self._addresses[address]
+        own = self.clients.pop(client, None)
+        if own is not None:
+            own.release()
         if user is None or user not in self.users:
             return
         self.users[user].discard(client)

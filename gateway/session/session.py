@@ -45,7 +45,7 @@ class Session(CommandingClient[ClientSubscription]):
 
     def __init__(self, node: Node, outlet: Outlet, now: float, address: str = "") -> None:
         """Raises Disconnect if the process takes no more connections. ``now`` is the loop's clock, ``address`` the client's."""
-        node.admission.admit(self, address)
+        node.admission.admit(self, address, outlet.place)
         super().__init__(node, outlet, now + node.config.limits.first_command_seconds)
         self.subscriptions: dict[str, ClientSubscription] = {}
         self.answers: dict[str, bytes] | None = None

@@ -26,6 +26,7 @@ class Client:
 
     wire = TEXT
     native_pings = False
+    place = None
     paused = False
     full = False
     return_path: dict[str, bytes] = {}

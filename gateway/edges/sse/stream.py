@@ -165,7 +165,7 @@ class EventStream(TimedClient[StreamSubscription]):
         """
         node.admission.admit_user(self, identity.user)
         try:
-            node.admission.admit(self, address)
+            node.admission.admit(self, address, output.place)
         except Disconnect:
             node.admission.forget(self, identity.user)
             raise
