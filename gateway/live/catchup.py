@@ -57,6 +57,10 @@ def advance(subscription: Subscription) -> bool:
             if not subscription.begun:
                 subscription.start_at(channel.position, False, [])
                 continue
+            if subscription.ephemerals_seen != channel.ephemerals:
+                subscription.ephemerals_seen = channel.ephemerals
+                subscription.start_over()
+                continue
             subscription.epoch, subscription.offset = channel.position
             subscription.turn_live()
             return True

@@ -33,6 +33,7 @@ __all__ = ["Announced", "Channel", "Mender"]
 log = logging.getLogger("gateway.hub")
 
 HELD_MOST = 20_000  # announcements held while closed; past that they are dropped and read from history again
+NOTIFIED_AT_ONCE = 500  # subscriptions notified of a loss before other work gets its turn: about 15 ms
 FOREVER = float("inf")
 FRESH_SECONDS = 10.0  # how long a ring that was filled from history is believed without a live publication
 
@@ -49,8 +50,9 @@ class Channel(FanOut):
     """One channel and its subscriptions here. The hub makes it, mends it and drops it.
 
     ``acked`` is whether Valkey confirmed the link's subscription, ``ms`` the unix time of the newest publication.
-    ``ephemerals`` is the number of ephemeral publications that were fanned out; a subscription compares it to learn that it
-    missed some. ``waiters`` are resolved when the channel opens, ``reads`` are the shared reads of history under way.
+    ``ephemerals`` is the number of ephemeral publications that were fanned out, and of times when some may have been lost with
+    the link; a subscription compares it to learn that it missed some. ``lost_some``: the link was lost, and what was announced
+    meanwhile cannot be found in history; the live subscriptions are to be notified. ``waiters`` are resolved when the channel opens, ``reads`` are the shared reads of history under way.
     """
 
     __slots__ = (
@@ -59,6 +61,7 @@ class Channel(FanOut):
         "held",
         "idle_since",
         "key",
+        "lost_some",
         "mender",
         "mending",
         "ms",
@@ -92,6 +95,7 @@ class Channel(FanOut):
         self.waiters: dict[asyncio.Future[None], None] = {}
         self.observers: dict[JoinLeaveObserver, None] | None = None  # most channels have none
         self.ephemerals = 0
+        self.lost_some = False
 
     def __repr__(self) -> str:
         return f"Channel({self.name!r}, {self.position}, {'open' if self.is_open else 'closed'})"
@@ -104,6 +108,11 @@ class Channel(FanOut):
     def remembers(self) -> bool:
         """Whether the rules give it a history, and so its subscribers positions."""
         return self.rules.history_size != 0
+
+    @property
+    def is_ephemeral(self) -> bool:
+        """Whether history holds nothing of what its subscriptions were given: by its rules, or because all of it was ephemeral."""
+        return not self.remembers or (self.offset == 0 and self.ephemerals > 0)
 
     # Joins and leaves.
 
@@ -157,6 +166,9 @@ class Channel(FanOut):
     def link_lost(self) -> None:
         """Closes the channel, and drops what the link brought: it is in history, or lost with it."""
         self.held, self.waiting = [], []
+        if self.epoch and self.is_ephemeral:
+            self.lost_some = True
+            self.ephemerals += 1
 
     def _take_live(self, items: list[Announced]) -> None:
         fresh: list[Publication] = []
@@ -247,6 +259,16 @@ class Channel(FanOut):
         for members in list(self.live.values()):
             for member in list(members):
                 member.lost(page.top)
+
+    async def notify_of_loss(self) -> None:
+        """Notifies the live subscriptions that they may have missed what history does not hold. Call it while the channel is closed."""
+        members = [member for group in self.live.values() for member in group]
+        for start in range(0, len(members), NOTIFIED_AT_ONCE):
+            for member in members[start : start + NOTIFIED_AT_ONCE]:
+                if self.is_live(member):
+                    member.lost(self.position)
+            await asyncio.sleep(0)
+        self.lost_some = False
 
     # Open and closed.
 

@@ -113,6 +113,9 @@ class FanOut(ABC):
         members[member] = member.write
         self.live_count += 1
 
+    def is_live(self, member: Member) -> bool:
+        return member in self.live.get(member.wire, ()) or member in self.joiners
+
     def remove_live(self, member: Member) -> Position:
         """The subscription is not live any more. Returns the position it is at, which may be before the channel's."""
         if member in self.joiners:

@@ -3,7 +3,7 @@
 It subscribes the link to a channel with the first subscription, waits for Valkey's confirmation, and only then reads the
 channel's position: whatever is published from there on is either in history or announced. The same reading, ``mend``,
 closes a hole and finds what a lost link missed; the missing range goes through the channel, so that live subscriptions
-notice nothing. A channel without subscriptions is followed for some seconds more, for clients that come back at once.
+notice nothing. Where a channel has no history, they are notified that they may have missed something. A channel without subscriptions is followed for some seconds more, for clients that come back at once.
 """
 
 from __future__ import annotations
@@ -109,6 +109,12 @@ class Hub:
         if not advance(subscription):
             subscription.task = self._tasks.spawn(self._catch_up(subscription))
 
+    def client_connected(self, subscription: Subscription) -> None:
+        """The client learns only now that the subscription began: it has missed nothing of a channel without history."""
+        if not subscription.channel.remembers:
+            subscription.ephemerals_seen = subscription.channel.ephemerals
+        self.drained(subscription)
+
     def drained(self, subscription: Subscription) -> None:
         """The socket of the subscription takes more: if it is behind, it goes on from its position."""
         if subscription.state is State.BEHIND:
@@ -172,6 +178,8 @@ class Hub:
         while not complete:
             complete = await retrying(partial(self._take_next_page, channel), what, log, on=StoreError)
         await channel.between_rounds()
+        if channel.lost_some:
+            await channel.notify_of_loss()
         channel.mending = None
         channel.open()
         if channel.live_count:
