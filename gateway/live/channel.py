@@ -34,8 +34,6 @@ log = logging.getLogger("gateway.hub")
 
 HELD_MOST = 20_000  # announcements held while closed; past that they are dropped and read from history again
 NOTIFIED_AT_ONCE = 500  # subscriptions notified of a loss before other work gets its turn: about 15 ms
-FOREVER = float("inf")
-FRESH_SECONDS = 10.0  # how long a ring that was filled from history is believed without a live publication
 
 Announced: TypeAlias = Announcement | Movement | Reset
 
@@ -50,13 +48,16 @@ class Channel(FanOut):
     """One channel and its subscriptions here. The hub makes it, mends it and drops it.
 
     ``acked`` is whether Valkey confirmed the link's subscription, ``ms`` the unix time of the newest publication.
+    ``doubts`` counts how often what was read of history before became doubtful: it was removed, or an announcement was lost.
     ``ephemerals`` is the number of ephemeral publications that were fanned out, and of times when some may have been lost with
     the link; a subscription compares it to learn that it missed some. ``lost_some``: the link was lost, and what was announced
-    meanwhile cannot be found in history; the live subscriptions are to be notified. ``waiters`` are resolved when the channel opens, ``reads`` are the shared reads of history under way.
+    meanwhile cannot be found in history; the live subscriptions are to be notified. ``waiters`` are resolved when the channel opens, ``reads`` are the shared reads of history under
+    way, by the offset that they follow and ``doubts``.
     """
 
     __slots__ = (
         "acked",
+        "doubts",
         "ephemerals",
         "held",
         "idle_since",
@@ -91,7 +92,8 @@ class Channel(FanOut):
         self.held: list[Announced] | None = []  # None: the channel is open
         self.waiting: list[Announced] = []  # for the end of the round
         self.mending: asyncio.Task[None] | None = None
-        self.reads: dict[int, asyncio.Task[Page]] = {}
+        self.doubts = 0
+        self.reads: dict[tuple[int, int], asyncio.Task[Page]] = {}
         self.waiters: dict[asyncio.Future[None], None] = {}
         self.observers: dict[JoinLeaveObserver, None] | None = None  # most channels have none
         self.ephemerals = 0
@@ -166,6 +168,7 @@ class Channel(FanOut):
     def link_lost(self) -> None:
         """Closes the channel, and drops what the link brought: it is in history, or lost with it."""
         self.held, self.waiting = [], []
+        self._doubt_ring()
         if self.epoch and self.is_ephemeral:
             self.lost_some = True
             self.ephemerals += 1
@@ -196,7 +199,7 @@ class Channel(FanOut):
                 moved.append(item)
                 continue
             elif item.epoch == self.epoch:
-                self.ring.clear()
+                self._doubt_ring()
                 continue
             self.close(items[number:])
             break
@@ -209,7 +212,8 @@ class Channel(FanOut):
             self.mender.mend(self)
 
     def _add_to_ring(self, publication: Publication) -> None:
-        self.ring.append(publication, self.size, self.loop.time() + self.ttl if self.ttl else FOREVER)
+        now = self.loop.time()
+        self.ring.append(publication, self.size, self.ring.expiry(publication.ms, self.ttl, now), now)
 
     def round_over(self) -> None:
         if self.round is None and self.waiting and self.held is None:
@@ -219,10 +223,17 @@ class Channel(FanOut):
     # Pages of history.
 
     def remember(self, page: Page) -> None:
-        """Adds a page that a catch-up read to the ring, as far as it joins it, for the next catch-ups."""
+        """Adds a page that a catch-up read to the ring, as far as it joins it, for the next catch-ups.
+
+        Not for a page that was read before ``doubts`` changed: history may have been removed since.
+        """
         if page.top.epoch == self.epoch:
-            believed = FRESH_SECONDS if not self.ttl else min(self.ttl, FRESH_SECONDS)
-            self.ring.extend_back(page.publications, self.offset, self.size, self.loop.time() + believed)
+            self.ring.extend_back(page.publications, self.offset, self.size, page.expires, self.loop.time())
+
+    def _doubt_ring(self) -> None:
+        """History may not hold any longer what the ring holds, or what a read that is under way brings."""
+        self.ring.clear()
+        self.doubts += 1
 
     def take(self, page: Page) -> bool:
         """Moves on with a page that was read after the channel's position; True if the page's top is reached.
@@ -244,8 +255,9 @@ class Channel(FanOut):
                 return False  # announcements were faster than this page; the next one leads on
             self.lose(page)
             return True
+        self.ring.clear()  # it is not known whether history still holds what came before this run
         for publication in run:
-            self._add_to_ring(publication)
+            self.ring.append(publication, self.size, page.expires, self.loop.time())
         self.offset, self.ms = run[-1].offset, run[-1].ms
         self.fan_out(run)
         return self.offset >= top.offset
@@ -274,6 +286,7 @@ class Channel(FanOut):
 
     def close(self, items: Iterable[Announced] = ()) -> None:
         """The position is in doubt. From now on announcements are held: ``items`` first, then those that wait for a round."""
+        self._doubt_ring()
         self.held = [*items, *self.waiting] if self.held is None else [*self.held, *items, *self.waiting]
         self.waiting = []
 

@@ -149,11 +149,12 @@ class Hub:
 
     async def page(self, channel: Channel, since: int) -> Page:
         """What follows the offset ``since``, at most PAGE publications. Equal reads under way are one read. Raises StoreError."""
-        read = channel.reads.get(since)
+        key = since, channel.doubts
+        read = channel.reads.get(key)
         if read is None:
             self.history_reads += 1
-            read = channel.reads[since] = asyncio.create_task(self._history.read(channel.name, since, PAGE))
-            read.add_done_callback(lambda done: _read_done(channel, since, done))
+            read = channel.reads[key] = asyncio.create_task(self._history.read(channel.name, since, PAGE))
+            read.add_done_callback(lambda done: _read_done(channel, key, done))
         return await asyncio.shield(read)
 
     async def refresh(self, channel: Channel) -> None:
@@ -298,8 +299,8 @@ class Hub:
         await asyncio.gather(*reads, return_exceptions=True)
 
 
-def _read_done(channel: Channel, since: int, read: asyncio.Task[Page]) -> None:
-    channel.reads.pop(since, None)
+def _read_done(channel: Channel, key: tuple[int, int], read: asyncio.Task[Page]) -> None:
+    channel.reads.pop(key, None)
     if not read.cancelled():
         read.exception()  # marks the error as seen: every caller that waited may have been cancelled
 
