@@ -59,7 +59,8 @@ class Admission:
 
     def __init__(self, limits: Limits, now: Callable[[], float]) -> None:
         self.draining = False  # set when the process is going away
-        self.clients: dict[Client, Place | None] = {}  # each with the place that it has of its own, not with its socket's
+        self.clients: dict[Client, str] = {}  # each with the address that it came from
+        self._own_places: dict[Client, Place] = {}  # of those that do not share their socket's
         self.places = Places(limits, now)
         self.users: dict[str, set[Client]] = {}
         self.emulated: dict[str, EmulatedSession] = {}  # by session id
@@ -88,7 +89,9 @@ class Admission:
                 own.release()
             raise Disconnect(3013, f"limits.connects_per_second is {rate:g}")
         self._connects_used = used
-        self.clients[client] = own
+        self.clients[client] = address
+        if own is not None:
+            self._own_places[client] = own
 
     def admit_user(self, client: Client, user: str) -> None:
         """Registers whose connection it is. Raises Disconnect 3504 over ``limits.connections_per_user``."""
@@ -99,8 +102,8 @@ class Admission:
 
     def forget(self, client: Client, user: str | None) -> None:
         """The connection is closed. ``user`` is None where ``admit_user`` did not register one."""
-        own = self.clients.pop(client, None)
-        if own is not None:
+        self.clients.pop(client, None)
+        if own := self._own_places.pop(client, None):
             own.release()
         if user is None or user not in self.users:
             return

@@ -99,7 +99,7 @@ class Session(CommandingClient[ClientSubscription]):
         self.outlet.send(reply(self.connect_id, "connect", self._connect_result(answers)))
         self.node.events.record("connected", self.identity.user, self.client)
         for subscription in list(self.subscriptions.values()):
-            self.node.hub.drained(subscription)
+            self.node.hub.client_connected(subscription)
         self.resume()
 
     def _connect_result(self, answers: dict[str, bytes]) -> bytes:

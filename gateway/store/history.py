@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,11 +17,16 @@ PAGE_BYTES = 256 * 1024  # of one read; a page may pass it by one publication
 
 
 class Page(NamedTuple):
-    """Part of a channel's history, and the channel's newest position at that moment (``ms``: its time, 0 if unknown)."""
+    """Part of a channel's history, and the channel's newest position at that moment (``ms``: its time, 0 if unknown).
+
+    ``expires`` is when history forgets these publications if none is added to them, on the loop's clock: not later, perhaps as
+    much earlier as the read took.
+    """
 
     top: Position
     ms: int
     publications: list[Publication]
+    expires: float = float("inf")
 
 
 class History:
@@ -80,8 +86,10 @@ class History:
         if seen is not None:
             position, ms = seen
             words += position.epoch, position.offset, ms
-        epoch, offset, ms, entries = await self.call(b"gateway_history", self.layout.keys(channel), *words)
-        return Page(Position(epoch.decode(), offset), ms, [read_entry(entry) for entry in entries])
+        asked = asyncio.get_running_loop().time()
+        epoch, offset, ms, entries, left = await self.call(b"gateway_history", self.layout.keys(channel), *words)
+        expires = asked + left / 1000 if left >= 0 else float("inf")
+        return Page(Position(epoch.decode(), offset), ms, [read_entry(entry) for entry in entries], expires)
 
     async def after(self, channel: str, position: Position, limit: int, *, reverse: bool = False, max_bytes: int = PAGE_BYTES) -> Page:
         """``read`` after a position. Raises UnrecoverablePosition if its epoch is not the channel's."""

@@ -225,7 +225,7 @@ class EventStream(TimedClient[StreamSubscription]):
             self._record("subscribed", channel=start.channel)
         self.opened()
         for subscription in self.subscriptions:
-            self.node.hub.drained(subscription)
+            self.node.hub.client_connected(subscription)
 
     def _opening(self, starts: list[Start]) -> bytes:
         """The event `connected`."""

@@ -312,8 +312,9 @@ local function ms_of(stream, offset, trimmed)
 end
 
 -- gateway_history 3 meta stream keys SINCE LIMIT BYTES [reverse] [EPOCH OFFSET MS]
---   → [epoch, offset, ms, entries]: the newest position, and what follows SINCE, oldest first; with reverse = "1" what
+--   → [epoch, offset, ms, entries, left]: the newest position, and what follows SINCE, oldest first; with reverse = "1" what
 --     stands before SINCE (0: the top), newest first. LIMIT 0 reads the position alone. Reading makes the epoch, too.
+--     left is the number of milliseconds until the stream expires; negative if it does not, or if there are no entries.
 --   EPOCH OFFSET MS is what a gateway has seen. If this history is of the same epoch but did not give that offset at that
 --   time, Valkey came back older than it was, and offsets are given a second time: the epoch is renewed and announced.
 -- Atomic, because the range and the top it is compared with must be of one moment, and because the renewal compares and sets.
@@ -348,15 +349,16 @@ local function gateway_history(keys, args)
       keep_meta(keys[1], rules.meta_ttl, rules.ttl)
     end
   end
-  local entries = {}
+  local entries, left = {}, -1
   if limit ~= 0 then
+    left = redis.call('PTTL', keys[2])
     if args[4] == '1' then
       entries = range(keys[2], since > 0 and number(since - 1) or '+', '-', true, limit, bytes)
     else
       entries = range(keys[2], number(since + 1), '+', false, limit, bytes)
     end
   end
-  return {epoch, top, ms, entries}
+  return {epoch, top, ms, entries, left}
 end
 
 -- gateway_remove 3 meta stream keys → [offset, epoch]
