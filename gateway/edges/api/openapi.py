@@ -16,7 +16,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ... import __version__
-from ...errors import BadRequest, ClientError, Internal, NotAvailable, PermissionDenied, TokenExpired, UnknownChannel, UnrecoverablePosition
+from ...errors import (
+    BadRequest,
+    ClientError,
+    Internal,
+    LimitExceeded,
+    NotAvailable,
+    PermissionDenied,
+    TokenExpired,
+    TooManyRequests,
+    UnknownChannel,
+    UnrecoverablePosition,
+)
 from ...live.inbox import LIST_DEFAULT, LIST_MOST, ReadRequest
 from ...rules.json_text import encode, raw_object
 from ..pages import FRESH
@@ -99,7 +110,7 @@ def _operation(name: str, method: Method) -> Schema:
         "requestBody": _json_body(method.request, required=_is_required(method.request)),
         "responses": {
             "200": _json({"oneOf": [success, refused]}, "The result, or the error."),
-            **_errors(BadRequest, NotAvailable, UnknownChannel, UnrecoverablePosition, Internal),
+            **_errors(BadRequest, LimitExceeded, NotAvailable, UnknownChannel, UnrecoverablePosition, Internal),
             "400": _json(refused, "A body that is not JSON; with `transport`, a bad request."),
             "401": _json(refused, "No API key, or a wrong one: 101 unauthorized"),
             "403": _json(refused, "Without a key, where none is needed: a page of an origin that is not named. 103 permission denied"),
@@ -179,7 +190,7 @@ def _clients() -> Schema:
 def _client(id: str, summary: str, result: type, parameters: list[Schema], *errors: type[ClientError]) -> Schema:
     responses = {
         "200": _json(_of(result), "The answer."),
-        **_errors(*errors, PermissionDenied, TokenExpired),
+        **_errors(*errors, PermissionDenied, TokenExpired, TooManyRequests),
         "503": _json(_answer({"error": _of(Fault)}), "Valkey does not answer: 100 internal server error"),
     }
     responses["401"]["description"] += ", or the code of a disconnect: 3500 invalid token, 3501 no token"
