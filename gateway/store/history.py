@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ..publication import Position, Publication
 from ..rules.recovery import same_life
 from .connection import Commands
-from .layout import Layout, read_entry
+from .layout import Layout, read_entry, read_epoch
 
 __all__ = ["PAGE_BYTES", "History", "Page"]
 
@@ -39,16 +39,18 @@ class History:
         Calls are carried out in their order. ``repeatable``: the words have a key or a version, so that the call is sent again
         where its connection broke before the reply.
         """
-        return await self._publish(b"gateway_publish", self.layout.keys(channel), words, repeatable)
+        return await self._publish(b"gateway_publish", channel, self.layout.keys(channel), words, repeatable)
 
     async def notify(self, channel: str, words: Sequence[Any], *, repeatable: bool = False) -> Position | None:
         """``publish`` in an inbox: the publication has an id, and counts as unread until it is read."""
-        return await self._publish(b"gateway_notify", self.layout.inbox_keys(channel), words, repeatable)
+        return await self._publish(b"gateway_notify", channel, self.layout.inbox_keys(channel), words, repeatable)
 
-    async def _publish(self, function: bytes, keys: Sequence[bytes], words: Sequence[Any], repeatable: bool) -> Position | None:
+    async def _publish(
+        self, function: bytes, channel: str, keys: Sequence[bytes], words: Sequence[Any], repeatable: bool
+    ) -> Position | None:
         call = (b"FCALL", function, len(keys), *keys, *words)
         offset, epoch = await self.commands.call(*call, repeatable=repeatable, guarded=True)
-        return Position(epoch.decode(), offset) if offset else None
+        return Position(read_epoch(epoch, channel), offset) if offset else None
 
     async def relay(self, channel: str, version_epoch: str, rows: Sequence[tuple[int, str]], *, notify: bool) -> None:
         """Publishes (version, data) in order, as one act; versions that are not newer than the channel's were published before."""
@@ -59,7 +61,7 @@ class History:
         """Begins the channel's history anew, with ``entries``, (unix ms, data) each; ``version`` is that of the last one."""
         words = (word for entry in entries for word in entry)
         offset, epoch = await self.call(b"gateway_restore", self.layout.keys(channel), version_epoch, version, *words)
-        return Position(epoch.decode(), offset)
+        return Position(read_epoch(epoch, channel), offset)
 
     async def read(
         self,
@@ -81,7 +83,8 @@ class History:
             position, ms = seen
             words += position.epoch, position.offset, ms
         epoch, offset, ms, entries = await self.call(b"gateway_history", self.layout.keys(channel), *words)
-        return Page(Position(epoch.decode(), offset), ms, [read_entry(entry) for entry in entries])
+        faults = self.layout.faults
+        return Page(Position(read_epoch(epoch, channel), offset), ms, [read_entry(entry, faults, channel) for entry in entries])
 
     async def after(self, channel: str, position: Position, limit: int, *, reverse: bool = False, max_bytes: int = PAGE_BYTES) -> Page:
         """``read`` after a position. Raises UnrecoverablePosition if its epoch is not the channel's."""
@@ -98,7 +101,7 @@ class History:
     async def remove(self, channel: str) -> Position:
         """Empties the history and announces that; the position that is returned stays the top."""
         offset, epoch = await self.call(b"gateway_remove", self.layout.keys(channel))
-        return Position(epoch.decode(), offset)
+        return Position(read_epoch(epoch, channel), offset)
 
     async def call(self, function: bytes, keys: Sequence[bytes], *words: Any) -> Any:
         """Calls a function of the library."""

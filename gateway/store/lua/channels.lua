@@ -13,12 +13,14 @@
 -- with different prefixes share the library.
 
 local RULES = nil  -- decoded at the first call: there is no cjson while the library is loaded
+local STRICT = nil  -- a cjson of the library's own, whose settings are not those of other libraries; made at the first use
 
 local KEYS_KEPT = 10000     -- idempotency keys that a channel remembers, the newest ones
 local KEYS_TTL = 300        -- seconds that they live at least after the last use of one
 local UNUSED_TTL = 3600     -- seconds that a channel without any publication is remembered
 local VERSION_EPOCHS = 64   -- version epochs of a channel whose newest version is remembered
 local PAGE = 256            -- entries taken from the stream at a time
+local DEPTH = 256           -- of nested objects and arrays in what clients are sent
 
 local function number(n)
   return string.format('%.0f', n)
@@ -61,6 +63,60 @@ local function new_epoch()
   end
   return digits
 end
+
+-- Epoch, offset and ms of the newest publication, from the fields of the meta hash; nil, 0, 0 if there are none, or if another
+-- program wrote there what is no position: then the history begins anew. Epochs are parts of lines, so they hold few characters.
+local function position_of(epoch, offset, ms)
+  offset, ms = offset or '0', ms or '0'
+  if not epoch or epoch == '-' or #epoch > 64 or not string.find(epoch, '^[%w_-]+$')
+      or #offset > 15 or not string.find(offset, '^%d+$') or #ms > 15 or not string.find(ms, '^%d+$') then
+    return nil, 0, 0
+  end
+  return epoch, tonumber(offset), tonumber(ms)
+end
+
+local SEQUENCES = {  -- the characters of UTF-8 beyond ASCII, by their first byte
+  '[\194-\223][\128-\191]', '\224[\160-\191][\128-\191]', '[\225-\236\238\239][\128-\191][\128-\191]', '\237[\128-\159][\128-\191]',
+  '\240[\144-\191][\128-\191][\128-\191]', '[\241-\243][\128-\191][\128-\191][\128-\191]', '\244[\128-\143][\128-\191][\128-\191]',
+}
+
+local function is_utf8(text)
+  if not string.find(text, '[\128-\255]') then return true end
+  for _, sequence in ipairs(SEQUENCES) do text = string.gsub(text, sequence, '.') end
+  return not string.find(text, '[\128-\255]')
+end
+
+-- Whether JSON that cjson took has what cjson takes and JSON has not: control characters in strings, and numbers such as "1.".
+local function is_lax(text)
+  if not string.find(text, '[%z\1-\31.]') then return false end
+  local outside = string.gsub(string.gsub(text, '\\.', ''), '"[^"]*"', '')
+  local _, all = string.gsub(text, '[%z\1-\31]', '')
+  local _, between = string.gsub(outside, '[\t\n\r]', '')
+  return all ~= between or string.find(outside .. ' ', '%.%D') or string.find(outside, '%D%.')
+end
+
+-- The object that `text` is in strict JSON and UTF-8, nested no deeper than DEPTH; nil if it is none. Clients are sent such text
+-- as it is.
+local function object_of(text)
+  if not STRICT then
+    STRICT = cjson.new()
+    STRICT.decode_invalid_numbers(false)
+    STRICT.decode_max_depth(DEPTH)
+  end
+  if not string.find(text, '^%s*{') then return nil end
+  local fine, decoded = pcall(STRICT.decode, text)
+  if not fine or type(decoded) ~= 'table' or not is_utf8(text) or is_lax(text) then return nil end
+  return decoded
+end
+
+local function are_texts(object, names)
+  for name, value in pairs(object) do
+    if type(value) ~= 'string' and (not names or names[name]) then return false end
+  end
+  return true
+end
+
+local IDS = {user = true, client = true}  -- the fields of ClientInfo that are texts
 
 -- The counter lives as long as the rules say, and never shorter than the history it counts (ttl 0: forever).
 local function keep_meta(key, meta_ttl, ttl)
@@ -129,9 +185,12 @@ local function options_of(args)
       error({err = 'GATEWAY version is a whole number from 0, not ' .. value})
     end
     if name == 'tags' or name == 'info' then
-      local fine, decoded = pcall(cjson.decode, value)
-      if not fine or type(decoded) ~= 'table' or string.find(value, '^%s*%[') then
-        error({err = 'GATEWAY ' .. name .. ' is a JSON object'})
+      local decoded = object_of(value)
+      if not decoded then
+        error({err = 'GATEWAY ' .. name .. ' is a JSON object in UTF-8'})
+      end
+      if not are_texts(decoded, name == 'info' and IDS) then
+        error({err = 'GATEWAY ' .. (name == 'tags' and 'the values of tags' or 'user and client of info') .. ' are texts'})
       end
       value = string.gsub(value, '[\r\n]', ' ')
     end
@@ -173,7 +232,7 @@ local function add(base, keys, args)
   ttl = ttl == nil and rules.ttl or math.max(ttl, 0)
 
   local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'v:' .. (options.version_epoch or ''), 'ms')
-  local epoch, top, top_ms = meta[1], tonumber(meta[2] or '0'), tonumber(meta[4] or '0')
+  local epoch, top, top_ms = position_of(meta[1], meta[2], meta[4])
   if epoch and options.key then
     local seen = tonumber(redis.call('ZSCORE', keys[3], options.key) or nil)
     if seen then
@@ -313,7 +372,8 @@ end
 
 -- gateway_history 3 meta stream keys SINCE LIMIT BYTES [reverse] [EPOCH OFFSET MS]
 --   → [epoch, offset, ms, entries]: the newest position, and what follows SINCE, oldest first; with reverse = "1" what
---     stands before SINCE (0: the top), newest first. LIMIT 0 reads the position alone. Reading makes the epoch, too.
+--     stands before SINCE (0: the top), newest first. What another program appended past the newest position is not part of
+--     it, since its offset will be given to a publication. LIMIT 0 reads the position alone. Reading makes the epoch, too.
 --   EPOCH OFFSET MS is what a gateway has seen. If this history is of the same epoch but did not give that offset at that
 --   time, Valkey came back older than it was, and offsets are given a second time: the epoch is renewed and announced.
 -- Atomic, because the range and the top it is compared with must be of one moment, and because the renewal compares and sets.
@@ -322,7 +382,7 @@ local function gateway_history(keys, args)
   local rules = rules_of(base)
   local since, limit, bytes = tonumber(args[1]), tonumber(args[2]), tonumber(args[3])
   local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'ms', 'trimmed')
-  local epoch, top, ms = meta[1], tonumber(meta[2] or '0'), tonumber(meta[3] or '0')
+  local epoch, top, ms = position_of(meta[1], meta[2], meta[3])
   if not epoch then
     epoch, top, ms = begin(keys), 0, 0
   end
@@ -351,9 +411,9 @@ local function gateway_history(keys, args)
   local entries = {}
   if limit ~= 0 then
     if args[4] == '1' then
-      entries = range(keys[2], since > 0 and number(since - 1) or '+', '-', true, limit, bytes)
+      entries = range(keys[2], number(since > 0 and math.min(since - 1, top) or top), '1', true, limit, bytes)
     else
-      entries = range(keys[2], number(since + 1), '+', false, limit, bytes)
+      entries = range(keys[2], number(since + 1), number(top), false, limit, bytes)
     end
   end
   return {epoch, top, ms, entries}
@@ -365,13 +425,13 @@ end
 local function gateway_remove(keys, args)
   local base = base_of(keys)
   local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'ms')
-  local epoch, top = meta[1], tonumber(meta[2] or '0')
+  local epoch, top, ms = position_of(meta[1], meta[2], meta[3])
   if not epoch then
-    epoch, top = begin(keys), 0
+    epoch, top, ms = begin(keys), 0, 0
   end
   if redis.call('EXISTS', keys[2]) == 1 then
     redis.call('XTRIM', keys[2], 'MAXLEN', '=', 0)
-    redis.call('HSET', keys[1], 'trimmed', number(top) .. '-' .. (meta[3] or '0'))
+    redis.call('HSET', keys[1], 'trimmed', number(top) .. '-' .. number(ms))
   end
   redis.call(ANNOUNCE, base, '@reset ' .. epoch .. ' ' .. number(top))
   return {top, epoch}
