@@ -18,9 +18,11 @@ import msgspec
 
 from ..config import Config
 from ..errors import StoreError, UnknownChannel
+from ..publication import channel_fault
 from ..rules.json_text import encode
 from ..runtime.tasks import keep_writing
 from ..store.history import History
+from ..store.layout import read_presence
 
 __all__ = ["Presence"]
 
@@ -82,7 +84,7 @@ class Presence:
         """Client → ClientInfo. What this process has not written yet counts, so that a client that just subscribed finds itself."""
         own = self._writing.get(channel, {}) | self._changes.get(channel, {})
         found = await self._history.commands.call(b"HGETALL", self._history.layout.presence(channel))
-        present = {client.decode(): info for client, info in zip(found[::2], found[1::2], strict=True)}
+        present = read_presence(found, self._history.layout.faults, channel)
         present |= {client: info for client, (info, _) in own.items()}
         return {client: info for client, info in present.items() if info != GONE}
 
@@ -120,7 +122,12 @@ class Presence:
         key = self._history.layout.presence(channel)
         for announced in (False, True):
             for some in _parts((client, info) for client, (info, its) in clients.items() if its is announced):
-                await self._history.call(b"gateway_presence", [key], int(announced), *(word for pair in some for word in pair))
+                try:
+                    await self._history.call(b"gateway_presence", [key], int(announced), *(word for pair in some for word in pair))
+                except StoreError as error:
+                    if not str(error).startswith("WRONGTYPE"):
+                        raise  # and all is written again
+                    self._history.layout.faults.found("presence", channel, error)
 
     def _is_announced(self, channel: str) -> bool:
         try:
@@ -140,10 +147,14 @@ class Presence:
 
     async def clean_up(self, process: str) -> None:
         """Removes the clients of a dead process. Several processes may do this at once: each client leaves once."""
-        listed = await self._history.commands.call(b"SMEMBERS", self._registry(process))
+        registry = self._registry(process)
+        listed = await self._history.commands.call(b"SMEMBERS", registry)
         changes: Changes = {}
         for entry in listed:
-            client, _, channel = entry.decode().partition(" ")
+            client, _, channel = entry.decode(errors="replace").partition(" ")
+            if channel_fault(channel):
+                self._history.layout.faults.found("presence", registry, f"{entry[:60]!r} names no channel")
+                continue
             changes.setdefault(channel, {})[client] = GONE, self._is_announced(channel)
         await self._write(process, changes)
         if listed:
