@@ -18,7 +18,10 @@ SHOWN = 200  # characters of a place or a reason in a log line
 
 
 class Faults:
-    """``counts`` is how many were found since the start, by kind: announcement, entry, tags, info, presence, control, revocation, rules …"""
+    """``counts`` is how many were found since the start, by kind.
+
+    The kinds: announcement, entry, tags, info, history, presence, control, revocation.
+    """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -31,4 +34,4 @@ class Faults:
         if place in places or len(places) >= PLACES_MOST:
             return
         places.add(place)
-        log.warning("%s: what valkey holds as %s is ignored: %s", ascii(place[:SHOWN]), kind, ascii(str(reason)[:SHOWN]))
+        log.warning("%s: left out what valkey brought as %s: %s", ascii(place[:SHOWN]), kind, ascii(str(reason)[:SHOWN]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from ..errors import StoreError, Unavailable
 from ..publication import Position, Publication
 from ..rules.recovery import same_life
 from .connection import Commands
@@ -82,8 +83,14 @@ class History:
         if seen is not None:
             position, ms = seen
             words += position.epoch, position.offset, ms
-        epoch, offset, ms, entries = await self.call(b"gateway_history", self.layout.keys(channel), *words)
         faults = self.layout.faults
+        try:
+            epoch, offset, ms, entries = await self.call(b"gateway_history", self.layout.keys(channel), *words)
+        except Unavailable:
+            raise
+        except StoreError as error:  # as where a key is of another type
+            faults.found("history", channel, error)
+            raise
         return Page(Position(read_epoch(epoch, channel), offset), ms, [read_entry(entry, faults, channel) for entry in entries])
 
     async def after(self, channel: str, position: Position, limit: int, *, reverse: bool = False, max_bytes: int = PAGE_BYTES) -> Page:

@@ -269,5 +269,5 @@ def _checked(text: bytes, decode: Callable[[bytes], object], kind: str, faults: 
     """``text`` on one line; None if it is not such JSON: the publication comes without it."""
     cleaned = clean_as(text, decode)
     if cleaned is None:
-        faults.found(kind, channel, f"a publication's {kind} are left out: {text[:60]!r}")
+        faults.found(kind, channel, f"{text[:60]!r} of a publication")
     return cleaned
