@@ -16,7 +16,7 @@ import msgspec
 from ..errors import StoreError
 from ..publication import Publication
 from ..rules.json_text import MAX_DEPTH, UNREADABLE, clean, clean_as, encode, is_utf8
-from .faults import Faults
+from .untrusted import Faults
 
 __all__ = [
     "Announcement",

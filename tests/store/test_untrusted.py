@@ -17,10 +17,10 @@ from gateway.rules.json_text import MAX_DEPTH
 from gateway.rules.protocol import publication_json
 from gateway.store.connect import Address
 from gateway.store.connection import Commands
-from gateway.store.faults import Faults
 from gateway.store.history import History
 from gateway.store.layout import Announcement, Layout, Movement, Reset, publish_words, read_announcement, read_entry, read_presence
 from gateway.store.library import Library, rules_of
+from gateway.store.untrusted import Faults
 
 CONFIG = Config()
 DEEP = b'{"a":' * 980 + b"1" + b"}" * 980

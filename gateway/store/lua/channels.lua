@@ -64,15 +64,18 @@ local function new_epoch()
   return digits
 end
 
+local function is_count(n)
+  return n and n >= 0 and n < 1e15 and n % 1 == 0
+end
+
 -- Epoch, offset and ms of the newest publication, from the fields of the meta hash; nil, 0, 0 if there are none, or if another
 -- program wrote there what is no position: then the history begins anew. Epochs are parts of lines, so they hold few characters.
 local function position_of(epoch, offset, ms)
-  offset, ms = offset or '0', ms or '0'
-  if not epoch or epoch == '-' or #epoch > 64 or not string.find(epoch, '^[%w_-]+$')
-      or #offset > 15 or not string.find(offset, '^%d+$') or #ms > 15 or not string.find(ms, '^%d+$') then
+  offset, ms = tonumber(offset or '0'), tonumber(ms or '0')
+  if not epoch or epoch == '' or #epoch > 64 or string.find(epoch, '%W') or not is_count(offset) or not is_count(ms) then
     return nil, 0, 0
   end
-  return epoch, tonumber(offset), tonumber(ms)
+  return epoch, offset, ms
 end
 
 local SEQUENCES = {  -- the characters of UTF-8 beyond ASCII, by their first byte
@@ -81,14 +84,14 @@ local SEQUENCES = {  -- the characters of UTF-8 beyond ASCII, by their first byt
 }
 
 local function is_utf8(text)
-  if not string.find(text, '[\128-\255]') then return true end
+  text = string.gsub(text, '[%z\1-\127]+', ' ')
   for _, sequence in ipairs(SEQUENCES) do text = string.gsub(text, sequence, '.') end
   return not string.find(text, '[\128-\255]')
 end
 
 -- Whether JSON that cjson took has what cjson takes and JSON has not: control characters in strings, and numbers such as "1.".
 local function is_lax(text)
-  if not string.find(text, '[%z\1-\31.]') then return false end
+  if not string.find(text, '[%z\1-\31]') and not string.find(text, '%d%.%D') and not string.find(text, '-.', 1, true) then return false end
   local outside = string.gsub(string.gsub(text, '\\.', ''), '"[^"]*"', '')
   local _, all = string.gsub(text, '[%z\1-\31]', '')
   local _, between = string.gsub(outside, '[\t\n\r]', '')
@@ -105,8 +108,9 @@ local function object_of(text)
   end
   if not string.find(text, '^%s*{') then return nil end
   local fine, decoded = pcall(STRICT.decode, text)
-  if not fine or type(decoded) ~= 'table' or not is_utf8(text) or is_lax(text) then return nil end
-  return decoded
+  if not fine or type(decoded) ~= 'table' then return nil end
+  local plain = not string.find(text, '[^\32-\126]') and not string.find(text, '.', 1, true)  -- nearly all is
+  return (plain or is_utf8(text) and not is_lax(text)) and decoded or nil
 end
 
 local function are_texts(object, names)
