@@ -200,9 +200,11 @@ class Bus:
         after = b"(%d-%d" % (self._read or BEGINNING)
         entries = await self._history.commands.call(b"XRANGE", self.key, after, b"+", b"COUNT", AT_ONCE)
         for id, fields in entries:
-            self._read, text = _id(id) or BEGINNING, _text(fields)
-            if self._announced.pop(self._read, None) != text:
-                self._take(text)
+            number, text = _id(id) or BEGINNING, _text(fields)
+            if number > (self._read or BEGINNING):  # else another read was faster
+                self._read = number
+                if self._announced.pop(number, None) != text:
+                    self._take(text)
         return len(entries)
 
     async def _take_anew(self) -> None:

@@ -20,7 +20,7 @@ from gateway.store.layout import Layout
 
 from ..kit.waiting import until
 
-DEEP = b'{"a":' * 980 + b"1" + b"}" * 980
+DEEP = b'{"a":' * 20_000 + b"1" + b"}" * 20_000  # hypothesis raises the limit of recursion
 PAYLOADS = (
     st.binary(max_size=40)
     | st.sampled_from(
