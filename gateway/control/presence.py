@@ -20,9 +20,11 @@ from typing import Any, TypeVar
 
 from ..config import Config
 from ..errors import LimitExceeded, StoreError, UnknownChannel
+from ..publication import channel_fault
 from ..rules.json_text import encode
 from ..runtime.tasks import keep_writing
 from ..store.history import History
+from ..store.layout import read_presence
 
 __all__ = ["Presence"]
 
@@ -85,7 +87,7 @@ class Presence:
         key, _ = self._history.layout.presence(channel)
         following, found = await self._history.commands.call(b"HSCAN", key, cursor, b"COUNT", limit)
         more = b"" if following == b"0" else b',"cursor":%b' % encode(following.decode())
-        return b'{"presence":%b%b}' % (_object(found), more)
+        return b'{"presence":%b%b}' % (_object(self._checked(found, channel)), more)
 
     async def _shared(self, channel: str, what: str, read: Callable[[str], Awaitable[bytes]]) -> bytes:
         """What ``read`` returns of the channel, after what this process has to write there. Equal reads under way are one."""
@@ -116,7 +118,7 @@ class Presence:
         if not found:
             limit = f"limits.presence_clients is {most}" if count > most else f"their infos have more than {LIST_BYTES} bytes"
             raise LimitExceeded(f"{count} clients are in {channel!r}, and {limit}; the server API lists them in pages: limit and cursor")
-        return b'{"presence":%b}' % _object(found[0])
+        return b'{"presence":%b}' % _object(self._checked(found[0], channel))
 
     async def _read_counts(self, channel: str) -> bytes:
         clients, users, *_ = await self._ask(channel, 0)
@@ -124,6 +126,9 @@ class Presence:
 
     async def _ask(self, channel: str, most: int) -> Any:
         return await self._history.call(b"gateway_present", self._history.layout.presence(channel), most, LIST_BYTES)
+
+    def _checked(self, found: list[bytes], channel: str) -> dict[str, bytes]:
+        return read_presence(found, self._history.layout.faults, channel)
 
     # Writing.
 
@@ -160,7 +165,12 @@ class Presence:
         keys = self._history.layout.presence(channel)
         for announced in (False, True):
             for some in _parts((client, info) for client, (info, its) in clients.items() if its is announced):
-                await self._history.call(b"gateway_presence", keys, int(announced), *(word for pair in some for word in pair))
+                try:
+                    await self._history.call(b"gateway_presence", keys, int(announced), *(word for pair in some for word in pair))
+                except StoreError as error:
+                    if not str(error).startswith("WRONGTYPE"):
+                        raise  # and all is written again
+                    self._history.layout.faults.found("presence", channel, error)
 
     def _is_announced(self, channel: str) -> bool:
         try:
@@ -180,10 +190,14 @@ class Presence:
 
     async def clean_up(self, process: str) -> None:
         """Removes the clients of a dead process. Several processes may do this at once: each client leaves once."""
-        listed = await self._history.commands.call(b"SMEMBERS", self._registry(process))
+        registry = self._registry(process)
+        listed = await self._history.commands.call(b"SMEMBERS", registry)
         changes: Changes = {}
         for entry in listed:
-            client, _, channel = entry.decode().partition(" ")
+            client, _, channel = entry.decode(errors="replace").partition(" ")
+            if channel_fault(channel):
+                self._history.layout.faults.found("presence", registry, f"{entry[:60]!r} names no channel")
+                continue
             changes.setdefault(channel, {})[client] = GONE, self._is_announced(channel)
         await self._write(process, changes)
         if listed:
@@ -202,9 +216,9 @@ class Presence:
         return True
 
 
-def _object(found: list[bytes]) -> bytes:
-    """A JSON object of client, ClientInfo, client, ClientInfo …"""
-    return b"{%b}" % b",".join([b"%b:%b" % (encode(client.decode()), info) for client, info in zip(found[::2], found[1::2], strict=True)])
+def _object(present: dict[str, bytes]) -> bytes:
+    """A JSON object of client → ClientInfo."""
+    return b"{%b}" % b",".join([b"%b:%b" % (encode(client), info) for client, info in present.items()])
 
 
 def _entry(channel: str, client: str) -> str:

@@ -18,7 +18,7 @@ import logging
 from functools import partial
 from typing import Protocol
 
-from ..errors import StoreError
+from ..errors import StoreError, Unavailable
 from ..publication import Position
 from ..rules.recovery import Standing, following, judge
 from ..runtime.backoff import retrying
@@ -91,6 +91,18 @@ async def catch_up(source: PageSource, subscription: Subscription) -> None:
 
 
 async def _wait(source: PageSource, subscription: Subscription) -> None:
+    """``_step``; where Valkey refuses to read the history, a subscription that did not begin is refused. Raises StoreError."""
+    try:
+        await _step(source, subscription)
+    except Unavailable:
+        raise
+    except StoreError as error:
+        if subscription.begun:
+            raise
+        subscription.fail(error)
+
+
+async def _step(source: PageSource, subscription: Subscription) -> None:
     """Waits for the channel to open, or reads history where the ring ends. Raises StoreError."""
     channel = subscription.channel
     if not channel.is_open:

@@ -21,6 +21,7 @@ from itertools import islice
 from typing import Protocol, TypeAlias
 
 from ..config import ChannelRules
+from ..errors import StoreError
 from ..publication import Publication
 from ..rules.recovery import following
 from ..store.history import Page
@@ -312,6 +313,13 @@ class Channel(FanOut):
             self.waiters[waiter] = None
             waiter.add_done_callback(self._forget_waiter)
         return waiter
+
+    def fail_waiters(self, error: StoreError) -> None:
+        """Valkey refuses to read the history, as where a key is of another type: whoever waits for the channel to open learns it."""
+        waiters, self.waiters = self.waiters, {}
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_exception(error)
 
     def _forget_waiter(self, waiter: asyncio.Future[None]) -> None:
         """Clients may come and go for as long as the channel is closed, so the futures of those that left must go too."""

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Protocol
 
 from ..config import Config
-from ..errors import StoreError
+from ..errors import StoreError, Unavailable
 from ..publication import Position
 from ..runtime.backoff import retrying
 from ..runtime.tasks import Tasks
@@ -191,8 +191,10 @@ class Hub:
         older = channel.detach_held()
         try:
             page = await self._read_on(channel)
-        except StoreError:
+        except StoreError as error:
             channel.put_back(older)
+            if not isinstance(error, Unavailable):
+                channel.fail_waiters(error)
             raise
         await channel.between_rounds()
         complete = channel.take(page)
@@ -213,11 +215,16 @@ class Hub:
 
     def on_announcements(self, batch: dict[bytes, list[bytes]]) -> None:
         """``batch``: Pub/Sub channel → the payloads that arrived, in order. Channels that are not followed are ignored."""
-        by_key = self._by_key
+        by_key, faults = self._by_key, self._layout.faults
         for key, payloads in batch.items():
             channel = by_key.get(key)
             if channel is not None:
-                channel.announced([read_announcement(payload) for payload in payloads])
+                try:
+                    channel.announced([read_announcement(payload, faults, channel.name) for payload in payloads])
+                except Exception:  # the other channels of the batch must not lose theirs
+                    log.exception("channel %s: what was announced failed", channel.name)
+                    channel.link_lost()
+                    self.mend(channel)
 
     def on_subscribed(self, key: bytes) -> None:
         """Valkey confirmed a subscription: from here on every publication of that channel is announced to this process."""

@@ -7,11 +7,25 @@ client as JSON; what is one is passed on byte for byte, except for line breaks b
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
 
-__all__ = ["MAX_DEPTH", "clean", "decode_json", "encode", "is_json", "mend_surrogates", "raw_object"]
+__all__ = [
+    "MAX_DEPTH",
+    "UNREADABLE",
+    "clean",
+    "clean_as",
+    "decode_json",
+    "encode",
+    "is_json",
+    "is_utf8",
+    "mend_surrogates",
+    "raw_object",
+]
+
+UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)  # what a decoder raises for bytes of any kind
 
 Value = TypeVar("Value")
 
@@ -70,6 +84,25 @@ def clean(data: bytes) -> bytes:
     if b"\n" in data or b"\r" in data:  # only ever between tokens: inside strings JSON forbids them
         return data.replace(b"\r", b" ").replace(b"\n", b" ").strip()
     return data
+
+
+def clean_as(text: bytes, decode: Callable[[bytes], object]) -> bytes | None:
+    """``text`` as JSON on one line if it is a document that ``decode``, a decoder for one type, takes; else None."""
+    cleaned = clean(text)
+    try:
+        decode(cleaned)
+    except UNREADABLE:
+        return None
+    return cleaned
+
+
+def is_utf8(text: bytes) -> bool:
+    """Whether ``text`` is UTF-8."""
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _follows_the_grammar(data: bytes) -> bool:

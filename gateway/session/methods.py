@@ -34,6 +34,7 @@ from ..rules.protocol import (
     reply,
 )
 from ..rules.rate_limit import spend
+from ..rules.recovery import provable
 from ..store.layout import publish_words
 from .client_subscription import ClientSubscription, Owner, client_info, expiry
 from .states import OPENED, ConnectionState
@@ -84,6 +85,7 @@ def _connect(session: HandledSession, id: int, request: ConnectRequest) -> None:
     own = _own_channels(session, identity)
     recover = request.subs or {}
     starts = {name: since_of(recover.get(name, NOWHERE)) for name in own}
+    starts = {name: provable(since, admitted=_may_read(session, identity, name)) for name, since in starts.items()}
     session.accept(id, identity)
     session.follow_own(
         [
@@ -124,7 +126,7 @@ def _subscribe(session: HandledSession, id: int, request: SubscribeRequest) -> N
     if not node.may_subscribe(session.identity, name, token=grant is not None):
         raise PermissionDenied(f"the rules of {name!r} do not admit user {session.identity.user!r}")
     filter = _filter_of(session, name, bytes(request.tf))
-    since = since_of(request)
+    since = provable(since_of(request), admitted=_may_read(session, session.identity, name, token=grant is not None))
     if present is not None:
         session.end_subscription(present)  # the client subscribes to its own channel itself: from now on that is an ordinary subscription
     delta = request.delta == "fossil"
@@ -185,6 +187,11 @@ def _may(session: HandledSession, audience: str, channel: str) -> bool:
     subscribed = subscription is not None and subscription.begun
     granted = subscription is not None and subscription.grant is not None
     return admits(audience, session.identity, channel, subscribed=subscribed, token=granted)
+
+
+def _may_read(session: HandledSession, identity: Identity, channel: str, *, token: bool = False) -> bool:
+    """Whether the history rule admits a client that is being subscribed to the channel, ``token``: by a subscription token."""
+    return admits(session.node.rules(channel).history, identity, channel, subscribed=True, token=token)
 
 
 def _history(session: HandledSession, id: int, request: HistoryRequest) -> None:

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Collection
 
 from .. import __version__
-from ..errors import Disconnect, PermissionDenied, TokenExpired
+from ..errors import Disconnect, PermissionDenied, StoreError, TokenExpired
 from ..publication import Position
 from ..rules.identity import Grant, Identity, ServerSubscription
 from ..rules.json_text import encode, raw_object
@@ -90,7 +90,16 @@ class Session(CommandingClient[ClientSubscription]):
             self.outlet.send(push(channel, "subscribe", result))
             return
         self.answers[channel] = result
-        if len(self.answers) == len(self.subscriptions):
+        self._answer_connect_if_complete()
+
+    def server_side_failed(self, subscription: ClientSubscription, error: StoreError) -> None:
+        """Valkey refuses to read the channel's history: the client gets its other channels without this one."""
+        log.warning("client %s: not subscribed to %s, %s", self.client, subscription.channel.name, error)
+        self.end_subscription(subscription)
+        self._answer_connect_if_complete()
+
+    def _answer_connect_if_complete(self) -> None:
+        if self.answers is not None and len(self.answers) == len(self.subscriptions):
             self._answer_connect()
 
     def _answer_connect(self) -> None:

@@ -1,6 +1,7 @@
 """Valkey: everything that talks to it.
 
 layout      names of keys, announcements, stream entries, the options of a publication
+untrusted   counts and logs what Valkey brought that follows no layout
 library     the function library (``lua/``) with the rules compiled in, and how it is loaded
 connect     addresses, how a connection is opened, commands for programs without asyncio
 connection  one pipelined connection for commands

@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from ..errors import StoreError, Unavailable
 from ..publication import Position, Publication
 from ..rules.protocol import BEGINNING
 from ..rules.recovery import same_life
 from .connection import Commands
-from .layout import Layout, read_entry
+from .layout import Layout, read_entry, read_epoch
 
 __all__ = ["PAGE_BYTES", "History", "Page"]
 
@@ -46,16 +47,18 @@ class History:
         Calls are carried out in their order. ``repeatable``: the words have a key or a version, so that the call is sent again
         where its connection broke before the reply.
         """
-        return await self._publish(b"gateway_publish", self.layout.keys(channel), words, repeatable)
+        return await self._publish(b"gateway_publish", channel, self.layout.keys(channel), words, repeatable)
 
     async def notify(self, channel: str, words: Sequence[Any], *, repeatable: bool = False) -> Position | None:
         """``publish`` in an inbox: the publication has an id, and counts as unread until it is read."""
-        return await self._publish(b"gateway_notify", self.layout.inbox_keys(channel), words, repeatable)
+        return await self._publish(b"gateway_notify", channel, self.layout.inbox_keys(channel), words, repeatable)
 
-    async def _publish(self, function: bytes, keys: Sequence[bytes], words: Sequence[Any], repeatable: bool) -> Position | None:
+    async def _publish(
+        self, function: bytes, channel: str, keys: Sequence[bytes], words: Sequence[Any], repeatable: bool
+    ) -> Position | None:
         call = (b"FCALL", function, len(keys), *keys, *words)
         offset, epoch = await self.commands.call(*call, repeatable=repeatable, guarded=True)
-        return Position(epoch.decode(), offset) if offset else None
+        return Position(read_epoch(epoch, channel), offset) if offset else None
 
     async def relay(self, channel: str, version_epoch: str, rows: Sequence[tuple[int, str]], *, notify: bool) -> None:
         """Publishes (version, data) in order, as one act; versions that are not newer than the channel's were published before."""
@@ -66,7 +69,7 @@ class History:
         """Begins the channel's history anew, with ``entries``, (unix ms, data) each; ``version`` is that of the last one."""
         words = (word for entry in entries for word in entry)
         offset, epoch = await self.call(b"gateway_restore", self.layout.keys(channel), version_epoch, version, *words)
-        return Position(epoch.decode(), offset)
+        return Position(read_epoch(epoch, channel), offset)
 
     async def read(
         self,
@@ -90,10 +93,17 @@ class History:
         return await self._page(b"gateway_history", channel, words)
 
     async def _page(self, function: bytes, channel: str, words: Sequence[Any]) -> Page:
-        asked = asyncio.get_running_loop().time()
-        epoch, offset, ms, entries, left = await self.call(function, self.layout.keys(channel), *words)
+        asked, faults = asyncio.get_running_loop().time(), self.layout.faults
+        try:
+            epoch, offset, ms, entries, left = await self.call(function, self.layout.keys(channel), *words)
+        except Unavailable:
+            raise
+        except StoreError as error:  # as where a key is of another type
+            faults.found("history", channel, error)
+            raise
         expires = asked + left / 1000 if left >= 0 else float("inf")
-        return Page(Position(epoch.decode(), offset), ms, [read_entry(entry) for entry in entries], expires)
+        publications = [read_entry(entry, faults, channel) for entry in entries]
+        return Page(Position(read_epoch(epoch, channel), offset), ms, publications, expires)
 
     async def after(
         self, channel: str, position: Position, limit: int, *, reverse: bool = False, max_bytes: int = PAGE_BYTES, begins: bool = False
@@ -116,7 +126,7 @@ class History:
     async def remove(self, channel: str) -> Position:
         """Empties the history and announces that; the position that is returned stays the top."""
         offset, epoch = await self.call(b"gateway_remove", self.layout.keys(channel))
-        return Position(epoch.decode(), offset)
+        return Position(read_epoch(epoch, channel), offset)
 
     async def call(self, function: bytes, keys: Sequence[bytes], *words: Any) -> Any:
         """Calls a function of the library."""

@@ -258,8 +258,10 @@ async def _revoke(node: Node, request: RevokeRequest) -> bytes:
     """Revokes the tokens of ``user`` that were issued before now (or ``issued_before``), or the one token ``token_id``, until ``expire_at``."""
     now = time.time()
     before, until = request.issued_before or now, request.expire_at or now + REVOKED_SECONDS
+    revocation = Revocation(user=request.user, token_id=request.token_id, before=before, until=until)
+    node.control.carry_out(revocation)  # here it holds whatever Valkey answers
     await node.revocations.persist(request.user, request.token_id, before, until)
-    await node.control.send(Revocation(user=request.user, token_id=request.token_id, before=before, until=until))
+    await node.control.send(revocation)
     return b"{}"
 
 

@@ -19,11 +19,12 @@ from ...errors import BadRequest, ClientError, Disconnect, Internal, LimitExceed
 from ...publication import Position
 from ...rules.identity import Grant, Identity
 from ...rules.json_text import encode
-from ...rules.permissions import overridden
+from ...rules.permissions import admits, overridden
+from ...rules.recovery import NEVER_WAS, provable
 from ...session.node import Node
 from ..outlets import output_of, until_gone
 from ..request import client_address, cors_headers, is_foreign, refused_origin, subscription_tokens_of, token_of
-from .stream import NEVER_WAS, EventStream, refusal
+from .stream import EventStream, refusal
 
 __all__ = ["LAST_MOST", "EventStreams"]
 
@@ -76,7 +77,7 @@ class EventStreams:
             identity = await self._node.authentication.identify(token)
             self._node.admission.admit_request(identity.user, address)
             grants = await self._grants(names, tokens, identity)
-            starts = await self._starts(names, grants, headers, query)
+            starts = await self._starts(names, grants, identity, headers, query)
             if self._node.revocations.covers(identity) or any(map(self._node.revocations.covers, grants.values())):
                 raise Disconnect(3500, "a token was revoked meanwhile")  # a revocation ends the streams that are open; this one was not
             return EventStream(self._node, output, identity, starts, grants, address)
@@ -118,23 +119,30 @@ class EventStreams:
                 raise _ChannelRefused(PermissionDenied(f"the rules of {name!r} do not admit user {identity.user!r}"), name)
         return grants
 
-    async def _starts(self, names: list[str], grants: dict[str, Grant], headers: Headers, query: QueryParams) -> dict[str, Position | None]:
+    async def _starts(
+        self, names: list[str], grants: dict[str, Grant], identity: Identity, headers: Headers, query: QueryParams
+    ) -> dict[str, Position | None]:
         """Where each channel starts: after the positions of the last event seen, some publications back, or at the top."""
         asked = [name for name in names if self._recoverable(name, grants.get(name))]
+        readable = {name for name in asked if self._may_read(identity, name, grants.get(name))}
+        starts: dict[str, Position | None] = dict.fromkeys(names)
         last_id = headers.get("last-event-id") or query.get("last_event_id") or ""
         if last_id:
-            positions = _positions(last_id[:ID_BYTES], len(names))
-            return {name: position if name in asked else None for name, position in zip(names, positions, strict=True)}
+            positions = dict(zip(names, _positions(last_id[:ID_BYTES], len(names)), strict=True))
+            return starts | {name: provable(positions[name], admitted=name in readable) for name in asked}
         last = query.get("last", "")
         if not (last.isascii() and last.isdigit()) or not int(last[:6]):
-            return dict.fromkeys(names)
-        starts: dict[str, Position | None] = dict.fromkeys(names)
+            return starts
         count = min(int(last[:6]), LAST_MOST)
-        positions = await asyncio.gather(*[self._node.history.back(name, count) for name in asked])
-        return starts | dict(zip(asked, positions, strict=True))
+        backs = await asyncio.gather(*[self._node.history.back(name, count) for name in readable])
+        return starts | dict(zip(readable, backs, strict=True))
 
     def _recoverable(self, name: str, grant: Grant | None) -> bool:
         return overridden(self._node.rules(name), grant.override if grant is not None else None).recovers
+
+    def _may_read(self, identity: Identity, name: str, grant: Grant | None) -> bool:
+        """Whether the history rule admits the user, whom the subscribe rule admits already."""
+        return admits(self._node.rules(name).history, identity, name, subscribed=True, token=grant is not None)
 
 
 def _positions(last_id: str, count: int) -> list[Position | None]:

@@ -8,10 +8,15 @@
 
 local CONTROL_KEPT = 1000
 
--- gateway_control 1 gw:control MESSAGE → id. The announcement is the id, a newline, the message.
+-- gateway_control 1 gw:control MESSAGE → id. The announcement is the id, a newline, the message. A key to which another program
+-- wrote something else, or the last possible id, is replaced: without it no gateway would get any message.
 -- Atomic, because ids must be announced in the order that they have in the stream.
 local function gateway_control(keys, args)
-  local id = redis.call('XADD', keys[1], 'MAXLEN', '~', CONTROL_KEPT, '*', 'm', args[1])
+  local id = redis.pcall('XADD', keys[1], 'MAXLEN', '~', CONTROL_KEPT, '*', 'm', args[1])
+  if type(id) == 'table' and id.err then
+    redis.call('DEL', keys[1])
+    id = redis.call('XADD', keys[1], '*', 'm', args[1])
+  end
   redis.call(ANNOUNCE, keys[1], id .. '\n' .. args[1])
   return id
 end
