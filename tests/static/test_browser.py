@@ -318,7 +318,7 @@ def test_a_forbidden_channel_does_not_end_the_event_stream_of_the_others(page: P
 def test_a_refused_publish_rejects_with_the_servers_error(page: Page, gateway: RunningGateway) -> None:
     follow(page, gateway, "short:mute")
     assert failure(page, "gateway.publish('short:mute', 1)") == {"name": "GatewayError", "code": 103, "message": "permission denied"}
-    assert failure(page, "gateway.rpc('no.such')")["code"] == 104
+    assert failure(page, "gateway.rpc('no.such')")["code"] == 108
 
 
 def test_history_and_rpc_are_answered(page: Page, gateway: RunningGateway) -> None:
