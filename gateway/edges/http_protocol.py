@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from typing import Any
 
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -38,6 +39,9 @@ class HttpProtocol(HttpToolsProtocol):
     """
 
     bucket = 0
+    _became: tuple[WebSocketConnection, int] | None = (
+        None  # what took the connection over, and where its request ends in the bytes that came
+    )
     _in_head = True
     _head_bytes = 0
     _deadline = _last_deadline = 0.0
@@ -84,7 +88,12 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self._in_head:
+        if self._became is not None:
+            connection, end = self._became
+            self._became = None
+            if len(data) > end and not self.transport.is_closing():
+                connection.data_received(data[end:])  # frames that came with the handshake
+        elif self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
                 log.info("a request's head is larger than %d bytes: closed", HEAD_BYTES)
@@ -130,8 +139,13 @@ class HttpProtocol(HttpToolsProtocol):
             return
         connection = WebSocketConnection(self.config, self.server_state, self.app_state, self.loop)
         connection.connection_made(self.transport)
-        connection.shake_hands(self.url.decode("latin-1"), self.headers, self.client)
+        scope = self.scope
+        connection.shake_hands(scope["method"], self.url.decode("latin-1"), scope["http_version"], self.headers, self.client)
         self.hand_over(connection)
+        # uvicorn calls this while it handles the parser's HttpParserUpgrade, whose argument is the length of what was parsed.
+        upgrade = sys.exception()
+        assert upgrade is not None
+        self._became = connection, upgrade.args[0]
 
     def hand_over(self, protocol: asyncio.Protocol) -> None:
         """Gives the connection to ``protocol``, which may use it for hours: everything that belongs to the request is released."""

@@ -16,13 +16,14 @@ from starlette.responses import Response
 from ..errors import BadRequest
 
 __all__ = [
-    *("NOT_LISTED", "NO_PROTOBUF", "api_key_of", "asks_for_protobuf", "body_of", "client_address", "cors_headers"),
+    *("NOT_LISTED", "NO_HOST", "NO_PROTOBUF", "api_key_of", "asks_for_protobuf", "body_of", "client_address", "cors_headers"),
     *("is_api_key", "is_foreign", "origin_allowed", "preflight", "subscription_tokens_of", "token_of"),
 ]
 
 log = logging.getLogger("gateway.http")
 
 NO_PROTOBUF = "this server speaks the JSON protocol, not Protobuf"
+NO_HOST = "a request names its host: the Host header is missing"
 NOT_LISTED = "allowed_origins does not list this page's origin"
 
 ADDRESS_MOST = 64  # characters

@@ -63,7 +63,9 @@ INTERNALS = (
     Internal(_HTTP, "url", None, "of the request that becomes a WebSocket"),
     Internal(_HTTP, "pipeline", None, "requests that came in after a stream's are forgotten"),
     Internal(_HTTP, "parser", None, "it and the protocol hold each other: the cycle is cut when a connection is handed over"),
-    Internal(_HTTP, "handle_websocket_upgrade", (), "gives the handshake to WebSocketConnection without writing and parsing it again"),
+    Internal(
+        _HTTP, "handle_websocket_upgrade", (), "called in the handler of HttpParserUpgrade; gives the handshake on without parsing it again"
+    ),
     Internal(_CYCLE, "response_started", None, "whether an answer to a request that took too long may still be written"),
     Internal(_CYCLE, "response_complete", None, "whether the next request may come; set for a request whose connection was handed over"),
     Internal(_STATE, "connections", None, "calls shutdown() of what is in it, and waits for it"),

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-__all__ = ["MAX_DEPTH", "clean", "decode_json", "encode", "is_json", "mend_surrogates", "raw_object"]
+__all__ = ["MAX_DEPTH", "clean", "decode_json", "encode", "is_json", "is_utf8", "mend_surrogates", "raw_object"]
 
 Value = TypeVar("Value")
 
@@ -72,12 +72,23 @@ def clean(data: bytes) -> bytes:
     return data
 
 
-def _follows_the_grammar(data: bytes) -> bool:
+def is_utf8(text: bytes) -> bool:
+    """Whether ``text`` is UTF-8."""
+    if text.isascii():
+        return True
     try:
-        if not data.isascii():
-            data.decode()
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _follows_the_grammar(data: bytes) -> bool:
+    if not is_utf8(data):
+        return False
+    try:
         _decode_raw(data)
-    except (UnicodeDecodeError, RecursionError, msgspec.MsgspecError):
+    except (RecursionError, msgspec.MsgspecError):
         return False
     return True
 
