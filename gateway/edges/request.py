@@ -17,7 +17,7 @@ from ..errors import BadRequest
 
 __all__ = [
     *("NOT_LISTED", "NO_HOST", "NO_PROTOBUF", "api_key_of", "asks_for_protobuf", "body_of", "client_address", "cors_headers"),
-    *("is_api_key", "is_foreign", "origin_allowed", "preflight", "subscription_tokens_of", "token_of"),
+    *("NUMBER_DIGITS", "is_api_key", "is_foreign", "number_of", "origin_allowed", "preflight", "subscription_tokens_of", "token_of"),
 ]
 
 log = logging.getLogger("gateway.http")
@@ -27,6 +27,7 @@ NO_HOST = "a request names its host: the Host header is missing"
 NOT_LISTED = "allowed_origins does not list this page's origin"
 
 ADDRESS_MOST = 64  # characters
+NUMBER_DIGITS = 9  # of a number in a query
 
 
 def token_of(headers: Headers, query: QueryParams) -> str:
@@ -47,6 +48,16 @@ def subscription_tokens_of(query: QueryParams, most: int) -> list[str]:
     if len(tokens) > most:
         raise BadRequest(f"{len(tokens)} subscription tokens for {most} channel{'s' * (most != 1)}")
     return tokens
+
+
+def number_of(query: QueryParams, name: str, default: int) -> int:
+    """The whole number that the query has under ``name``; the default where it has none, or an empty one. Raises BadRequest."""
+    text = query.get(name, "")
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) <= NUMBER_DIGITS):
+        raise BadRequest(f"{name} is a whole number")
+    return int(text)
 
 
 def api_key_of(headers: Iterable[tuple[bytes, bytes]], query: bytes) -> str:

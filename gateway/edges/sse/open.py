@@ -22,7 +22,7 @@ from ...rules.json_text import encode
 from ...rules.permissions import overridden
 from ...session.node import Node
 from ..outlets import output_of, until_gone
-from ..request import NOT_LISTED, client_address, cors_headers, is_foreign, subscription_tokens_of, token_of
+from ..request import NOT_LISTED, client_address, cors_headers, is_foreign, number_of, subscription_tokens_of, token_of
 from .stream import NEVER_WAS, EventStream, refusal
 
 __all__ = ["LAST_MOST", "EventStreams"]
@@ -61,6 +61,7 @@ class EventStreams:
         try:
             names = self._names(scope)
             tokens = subscription_tokens_of(query, len(names))
+            last = min(number_of(query, "last", 0), LAST_MOST)
         except ClientError as error:
             await _plain(send, 400, error.hint or error.message, extra)
             return None
@@ -69,7 +70,7 @@ class EventStreams:
         try:
             identity = await self._node.authentication.identify(token_of(headers, query))
             grants = await self._grants(names, tokens, identity)
-            starts = await self._starts(names, grants, headers, query)
+            starts = await self._starts(names, grants, headers.get("last-event-id") or query.get("last_event_id") or "", last)
             if self._node.revocations.covers(identity) or any(map(self._node.revocations.covers, grants.values())):
                 raise Disconnect(3500, "a token was revoked meanwhile")  # a revocation ends the streams that are open; this one was not
             address = client_address(scope.get("client"), scope["headers"], self._node.config.proxies)
@@ -112,19 +113,16 @@ class EventStreams:
                 raise _ChannelRefused(PermissionDenied(f"the rules of {name!r} do not admit user {identity.user!r}"), name)
         return grants
 
-    async def _starts(self, names: list[str], grants: dict[str, Grant], headers: Headers, query: QueryParams) -> dict[str, Position | None]:
-        """Where each channel starts: after the positions of the last event seen, some publications back, or at the top."""
+    async def _starts(self, names: list[str], grants: dict[str, Grant], last_id: str, last: int) -> dict[str, Position | None]:
+        """Where each channel starts: after the positions of the last event seen, ``last`` publications back, or at the top."""
         asked = [name for name in names if self._recoverable(name, grants.get(name))]
-        last_id = headers.get("last-event-id") or query.get("last_event_id") or ""
         if last_id:
             positions = _positions(last_id[:ID_BYTES], len(names))
             return {name: position if name in asked else None for name, position in zip(names, positions, strict=True)}
-        last = query.get("last", "")
-        if not (last.isascii() and last.isdigit()) or not int(last[:6]):
-            return dict.fromkeys(names)
         starts: dict[str, Position | None] = dict.fromkeys(names)
-        count = min(int(last[:6]), LAST_MOST)
-        positions = await asyncio.gather(*[self._node.history.back(name, count) for name in asked])
+        if not last:
+            return starts
+        positions = await asyncio.gather(*[self._node.history.back(name, last) for name in asked])
         return starts | dict(zip(asked, positions, strict=True))
 
     def _recoverable(self, name: str, grant: Grant | None) -> bool:
