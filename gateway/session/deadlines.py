@@ -60,7 +60,7 @@ class TimedClient(ABC, Generic[Followed]):
 
     __slots__ = ("bucket", "client", "identity", "next_ping", "node", "open_by", "slow_since", "state")
 
-    grace = 0.0  # seconds after a token's end in which the client may bring a new one
+    has_grace = False  # whether the client may bring a new token within GRACE_SECONDS after its token's end
 
     def __init__(self, node: Node, identity: Identity, state: ConnectionState, open_by: float) -> None:
         self.node = node
@@ -139,7 +139,7 @@ class TimedClient(ABC, Generic[Followed]):
         if now >= self.slow_since + limits.slow_seconds:
             raise Disconnect(3008)
         if ends := self.token_ends():
-            over = time.time() - self.grace
+            over = time.time() - self._grace
             for end, subscription in ends:
                 if over >= end:
                     self.expired(subscription)
@@ -149,8 +149,12 @@ class TimedClient(ABC, Generic[Followed]):
         due = min(self.open_by, self.next_ping, self.slow_since + self.node.config.limits.slow_seconds)
         if ends := self.token_ends():
             first = min([end for end, _ in ends])
-            due = min(due, now + max(0.0, first + self.grace - time.time()))
+            due = min(due, now + max(0.0, first + self._grace - time.time()))
         return due
+
+    @property
+    def _grace(self) -> float:
+        return GRACE_SECONDS if self.has_grace else 0.0
 
     def watch_deadlines(self) -> None:
         """One was added that may be due before all others."""

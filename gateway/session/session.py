@@ -18,7 +18,7 @@ from ..rules.identity import Grant, Identity, ServerSubscription
 from ..rules.json_text import encode, raw_object
 from ..rules.protocol import Command, push, reply
 from .client_subscription import ClientSubscription, expiry
-from .deadlines import CONNECT_SECONDS, GRACE_SECONDS, NEVER
+from .deadlines import CONNECT_SECONDS, NEVER
 from .dispatch import CommandingClient
 from .methods import HANDLERS
 from .node import Node, new_id
@@ -41,7 +41,7 @@ class Session(CommandingClient[ClientSubscription]):
 
     __slots__ = ("answers", "connect_id", "pings", "pong_by", "publishes_used", "subscriptions")
 
-    grace = GRACE_SECONDS
+    has_grace = True
 
     def __init__(self, node: Node, outlet: Outlet, now: float, address: str = "") -> None:
         """Raises Disconnect if the process takes no more connections. ``now`` is the loop's clock, ``address`` the client's."""

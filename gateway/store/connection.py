@@ -314,13 +314,27 @@ class Commands:
         self._transport, self._writer, self.server = await open_connection(self._address, lambda: Replies(self._on_replies, on_lost))
         self._lost = lost
         try:
-            if self._functions is not None:
-                self._generation = await self._functions.ready(self._call_now)
+            await self._make_ready()
         except BaseException:
             self._transport.abort()
             self._drop("the connection was not made")
             raise
         self._release()
+
+    async def _make_ready(self) -> None:
+        """Sees that the functions are there; waits while Valkey still reads its file."""
+        until = asyncio.get_running_loop().time() + self._patience
+        while self._functions is not None:
+            try:
+                async with asyncio.timeout(SILENCE_SECONDS):
+                    self._generation = await self._functions.ready(self._call_now)
+                return
+            except TimeoutError:
+                raise Unavailable(f"Valkey at {self._address} did not answer for {SILENCE_SECONDS:g} s") from None
+            except Unavailable as error:
+                if not str(error).startswith(REFUSED_FOR_NOW) or asyncio.get_running_loop().time() > until:
+                    raise
+                await asyncio.sleep(self._pause())
 
     def _drop(self, reason: str) -> None:
         """Forgets the connection; of the commands that were written, those that may be repeated wait for the next one."""

@@ -52,7 +52,8 @@ FOLLOW = """async ({ url, channels, options, tokens }) => {
   gateway.on("state", (event) => states.push(event));
   gateway.on("publication", (event) => seen.push(event));
   gateway.on("gap", (event) => gaps.push(event));
-  window.subscriptions = channels.map((channel) => gateway.subscribe(channel).on("state", (event) => states.push(event)));
+  window.subscriptions = channels.map((channel) => gateway.subscribe(channel));
+  for (const subscription of subscriptions) subscription.on("state", (event) => states.push(event));
 }"""
 
 BLOCKED_WEBSOCKET = """

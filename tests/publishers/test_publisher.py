@@ -45,7 +45,7 @@ async def test_versions_that_were_under_way_when_the_connection_broke_are_repeat
             await killer._commands.call("CLIENT", "KILL", "ID", own)
             await asyncio.gather(*under_way)
         assert await data_of(publisher, "review:a") == [(n, b"%d" % n) for n in range(1, 301)]
-        assert not publisher._queues
+        assert not publisher._commands._queue and not publisher._commands._refused, "nothing is left waiting"
 
 
 async def test_a_publisher_that_reaches_no_valkey_raises_unavailable(valkey_url: str, unused_tcp_port: int) -> None:

@@ -22,7 +22,7 @@ TODAY = 1_800_000_000.0
 class Client(TimedClient[Any]):
     """A client without an edge. ``pinged`` counts its pings, ``ended`` is what it was closed with."""
 
-    grace = GRACE_SECONDS
+    has_grace = True
     paused = False
 
     def __init__(self, state: ConnectionState = CONNECTING, identity: Identity = ANONYMOUS, **config: Any) -> None:

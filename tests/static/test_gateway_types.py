@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from .test_gateway_js import FOLDER, node  # noqa: F401
+from ..kit.javascript import NODE
 
 STATIC = Path(__file__).parents[2] / "static"
 OPTIONS = "--noEmit --strict --target es2022 --lib es2022,dom --module esnext --moduleResolution bundler".split()
@@ -80,11 +80,11 @@ declare function show(text: string, recovered: boolean): void;
 
 
 @pytest.fixture(scope="module")
-def tsc(npm: Future[Path], node: str) -> list[str]:  # noqa: F811
+def tsc(npm: Future[Path]) -> list[str]:
     """The command that runs TypeScript's compiler."""
     if shutil.which("npm") is None:
         pytest.skip("npm is not installed: the types were not checked")
-    return [node, str(npm.result() / "node_modules" / "typescript" / "bin" / "tsc")]
+    return [NODE, str(npm.result() / "node_modules" / "typescript" / "bin" / "tsc")]
 
 
 def faults(tsc: list[str], folder: Path, program: str) -> dict[int, str]:
@@ -98,8 +98,8 @@ def faults(tsc: list[str], folder: Path, program: str) -> dict[int, str]:
     return {int(line): text for line, text in found}
 
 
-def test_the_types_declare_what_the_module_has(tsc: list[str], node: str, tmp_path: Path) -> None:  # noqa: F811
-    run = subprocess.run([node, FOLDER / "surface.mjs"], capture_output=True, text=True, timeout=60)
+def test_the_types_declare_what_the_module_has(tsc: list[str], tmp_path: Path) -> None:
+    run = subprocess.run([NODE, Path(__file__).parent / "js" / "surface.mjs"], capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
     program = SAME.strip()
     for number, (name, keys) in enumerate(json.loads(run.stdout).items()):

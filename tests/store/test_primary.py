@@ -15,7 +15,7 @@ from gateway.store.connection import Commands
 from publishers import Publisher, SyncPublisher
 
 from ..kit.gateways import Start
-from ..kit.servers import Pair, ValkeyServer
+from ..kit.servers import Pair, ValkeyServer, free_port
 from ..kit.waiting import until
 
 
@@ -37,7 +37,7 @@ async def test_a_replica_is_refused_in_a_sentence_that_names_its_primary(pair: P
 
 
 async def test_a_node_of_a_cluster_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    node = ValkeyServer(tmp_path / "node", "cluster-enabled yes")
+    node = ValkeyServer(tmp_path / "node", "cluster-enabled yes", f"cluster-port {free_port()}")
     try:
         with pytest.raises(ConfigurationError, match="is a node of a cluster and holds a part of the channels only"):
             await Commands(Address(node.url)).start()

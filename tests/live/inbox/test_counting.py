@@ -136,12 +136,12 @@ async def test_an_inbox_whose_stream_somebody_else_wrote_to_counts_from_zero(box
 
 
 async def test_a_repeat_by_key_or_version_changes_nothing(box: Box) -> None:
-    first = await box.notify("keyed", key="k")
+    first = await box.notify("keyed", idempotency_key="k")
     second = await box.notify("versioned", version=7, version_epoch="v")
     await box.read(all=True)
     before = await box.list()
-    assert await box.notify("keyed", key="k") == first
-    assert await box.notify("other", key="k") == first
+    assert await box.notify("keyed", idempotency_key="k") == first
+    assert await box.notify("other", idempotency_key="k") == first
     for version in (7, 6):
         assert await box.notify("versioned", version=version, version_epoch="v") == second
     assert await box.list() == before

@@ -79,8 +79,8 @@ async def test_each_change_is_announced_with_the_next_number(box: Box) -> None:
     for act in (
         lambda: box.notify("a"),
         lambda: box.notify("a"),
-        lambda: box.notify("b", key="k"),
-        lambda: box.notify("b", key="k"),
+        lambda: box.notify("b", idempotency_key="k"),
+        lambda: box.notify("b", idempotency_key="k"),
         lambda: box.read(ids=["a"]),
         lambda: box.read(ids=["a"]),
         lambda: box.plain(),
