@@ -345,11 +345,12 @@ class HttpProtocol(HttpToolsProtocol):
         connection = WebSocketConnection(self.config, self.server_state, self.app_state, self.loop)
         connection.place = self.place
         connection.connection_made(self.transport)
-        connection.shake_hands(self.url.decode("latin-1"), self.headers, self.client)
+        scope = self.scope
+        connection.shake_hands(scope["method"], self.url.decode("latin-1"), scope["http_version"], self.headers, self.client)
         after = self._ahead[self._at :]
         self.hand_over(connection)
         if after and not self.transport.is_closing():
-            connection.data_received(after)
+            connection.data_received(after)  # frames that came with the handshake
 
     def hand_over(self, protocol: asyncio.Protocol) -> None:
         """Gives the connection to ``protocol``, which may use it for hours: everything that belongs to the request is released."""

@@ -16,19 +16,22 @@ from ..errors import BadRequest, PermissionDenied
 from ..origins import Origins
 
 __all__ = [
-    *("NO_COOKIE", "NO_PROTOBUF", "OF_PAGE", "api_key_of", "asks_for_protobuf", "body_of", "client_address", "cors_headers"),
-    *("is_api_key", "is_foreign", "is_trusted", "preflight", "refused_origin", "socket_address", "subscription_tokens_of", "token_of"),
+    *("NO_COOKIE", "NO_HOST", "NO_PROTOBUF", "NUMBER_DIGITS", "OF_PAGE", "api_key_of", "asks_for_protobuf", "body_of"),
+    *("client_address", "cors_headers", "is_api_key", "is_foreign", "is_trusted", "number_of", "preflight", "refused_origin"),
+    *("socket_address", "subscription_tokens_of", "token_of"),
 ]
 
 log = logging.getLogger("gateway.http")
 
 NO_PROTOBUF = "this server speaks the JSON protocol, not Protobuf"
+NO_HOST = "a request names its host: the Host header is missing"
 NOT_LISTED = "allowed_origins does not list this page's origin"
 OF_PAGE = ("origin", "host", "sec-fetch-site")  # the headers by which ``is_foreign`` and ``is_trusted`` judge
 NO_COOKIE = "allowed_origins does not name this page's origin, so its visitor's cookie is not used"
 ORIGIN_MOST = 200  # characters of a log line
 
 ADDRESS_MOST = 64  # characters
+NUMBER_DIGITS = 9  # of a number in a query
 
 
 def token_of(headers: Headers, query: QueryParams, origins: Origins) -> str:
@@ -64,6 +67,16 @@ def subscription_tokens_of(query: QueryParams, most: int) -> list[str]:
     if len(tokens) > most:
         raise BadRequest(f"{len(tokens)} subscription tokens for {most} channel{'s' * (most != 1)}")
     return tokens
+
+
+def number_of(query: QueryParams, name: str, default: int) -> int:
+    """The whole number that the query has under ``name``; the default where it has none, or an empty one. Raises BadRequest."""
+    text = query.get(name, "")
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) <= NUMBER_DIGITS):
+        raise BadRequest(f"{name} is a whole number")
+    return int(text)
 
 
 def api_key_of(headers: Iterable[tuple[bytes, bytes]], query: bytes) -> str:

@@ -29,15 +29,16 @@ from websockets.utils import accept_key
 from ..errors import Disconnect
 from ..live.wire_formats import ChannelView
 from ..publication import Publication
+from ..rules.json_text import is_utf8
 from ..rules.protocol import PING, publication_json
 from ..rules.rate_limit import use
 from ..session.node import Node
 from ..session.places import UNLIMITED
 from ..session.session import Session
 from .outlets import SessionOutlet
-from .request import NO_PROTOBUF, OF_PAGE, asks_for_protobuf, client_address, is_foreign, refused_origin
+from .request import NO_HOST, NO_PROTOBUF, OF_PAGE, asks_for_protobuf, client_address, is_foreign, refused_origin
 
-__all__ = ["PATH", "WEBSOCKET", "WebSocketConnection", "text_frame"]
+__all__ = ["NOT_UTF8", "PATH", "WEBSOCKET", "WebSocketConnection", "text_frame"]
 
 log = logging.getLogger("gateway.websocket")
 _quiet = logging.getLogger("gateway.websocket.protocol")
@@ -51,6 +52,7 @@ TURN_FRAMES = 128  # of a client in one turn of the loop, where a large frame co
 FRAME_BYTES = 256
 SMALL_BYTES = 64  # a part of a message that is smaller is counted with pings and pongs
 SMALL_PER_SECOND = 100.0  # so many at once: browsers send none, libraries a ping in some seconds
+NOT_UTF8 = Disconnect(1007, reason="a message that is not UTF-8")  # RFC 6455, 8.1
 
 
 def text_frame(payload: bytes) -> bytes:
@@ -125,10 +127,12 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
         self.write = transport.write
         transport.set_write_buffer_limits(high=self._node.config.limits.waiting_bytes)
 
-    def shake_hands(self, path: str, headers: list[tuple[bytes, bytes]], peer: Any = None) -> None:
-        """Answers the upgrade request, whose header names are in lower case; everything after it is frames."""
+    def shake_hands(self, method: str, path: str, version: str, headers: list[tuple[bytes, bytes]], peer: Any = None) -> None:
+        """Answers the upgrade request: ``version`` is that of HTTP, names of ``headers`` are in lower case. Everything after it is frames."""
         query = parse_qs(path.partition("?")[2]) if "?" in path else {}
-        status, answer, text = self._answer_handshake(path, headers, query)
+        # An SDK that wants no subprotocol may send an empty list of them, which counts as absent: centrifuge-python before 0.7 does.
+        headers = [(name, value) for name, value in headers if name != b"sec-websocket-protocol" or value.strip(b", \t")]
+        status, answer, text = _misdirected(method, path, version) or self._answer_handshake(path, headers, query)
         self._put(answer)
         if status != 101:
             log.info("handshake refused with %d: %s", status, text)
@@ -144,16 +148,18 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
     def _answer_handshake(self, path: str, headers: list[tuple[bytes, bytes]], query: dict[str, list[str]]) -> tuple[int, bytes, str]:
         """Status, answer, and for a refusal its reason. Unusual requests are left to the library to judge."""
         fields = dict(headers)
-        if path.partition("?")[0] != PATH:
-            return _refusal(404, f"WebSocket lives at {PATH}")
         if asks_for_protobuf(query, fields.get(b"sec-websocket-protocol", b"").decode("latin-1")):
             return _refusal(400, NO_PROTOBUF)
+        if not fields.get(b"host"):
+            return _refusal(400, NO_HOST)
         if is_foreign({name: fields.get(name.encode(), b"").decode("latin-1") for name in OF_PAGE}, self._node.config.origins):
             return _refusal(403, refused_origin(fields.get(b"origin", b"").decode("latin-1")))
         if len(fields) == len(headers) and _is_plain_handshake(fields):
             return 101, b"%b%b\r\n\r\n" % (_SWITCHING, accept_key(fields[b"sec-websocket-key"].decode()).encode()), ""
-        if sum(1 for name, _ in headers if name in (b"origin", b"host")) > 2:
+        if any(sum(1 for name, _ in headers if name == once) > 1 for once in (b"origin", b"host")):
             return _refusal(400, "Origin and Host are sent once")
+        if fields.get(b"sec-websocket-version", b"13") != b"13":
+            return _refusal(426, "this server speaks version 13 of WebSocket", **_OTHER_VERSION)
         request = Request(path, Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]))
         response = _hands.accept(request)
         return response.status_code, response.serialize(), response.body.decode().partition("\n")[0]
@@ -213,6 +219,9 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
             if frame.fin:
                 message, self._fragments = b"".join(self._fragments), None
                 self._take(message)
+        elif frame.opcode is Opcode.PING:
+            if self._protocol.writes:  # empty if the close frame has gone out
+                self._put(self._protocol.writes.pop(0))  # its pong, before the answers to what follows the ping
         elif frame.opcode is Opcode.PONG:
             if self._session is not None:
                 self._session.ponged()
@@ -232,8 +241,12 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
         self._protocol.fail(3013)  # the close frame is sent; whatever else comes is discarded without being parsed
 
     def _take(self, message: bytes) -> None:
-        if self._session is not None:  # else a close frame is on its way
+        if self._session is None:
+            return  # a close frame is on its way
+        if is_utf8(message):
             self._receive(self._session, message)
+        else:
+            self._session.close(NOT_UTF8)
 
     def eof_received(self) -> bool:
         return False  # uvloop closes the transport
@@ -300,9 +313,23 @@ def _select_subprotocol(protocol: ServerProtocol, offered: Sequence[Subprotocol]
     return Subprotocol("centrifuge-json") if "centrifuge-json" in offered else None
 
 
-def _refusal(status: int, text: str) -> tuple[int, bytes, str]:
+_OTHER_VERSION = {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"}  # Source: RFC 6455, 4.4
+
+
+def _misdirected(method: str, path: str, version: str) -> tuple[int, bytes, str] | None:
+    """The refusal of a request that no WebSocket client sends, None for another."""
+    if path.partition("?")[0] != PATH:
+        return _refusal(404, f"WebSocket lives at {PATH}")
+    if method != "GET":
+        return _refusal(405, "a WebSocket is opened with GET", Allow="GET")
+    if version != "1.1":
+        return _refusal(505, "a WebSocket is opened with HTTP/1.1")
+    return None
+
+
+def _refusal(status: int, text: str, **headers: str) -> tuple[int, bytes, str]:
     response = _hands.reject(status, text + "\n")
-    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers.update({"X-Content-Type-Options": "nosniff"} | headers)
     return status, response.serialize(), text
 
 

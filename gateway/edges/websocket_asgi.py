@@ -15,12 +15,13 @@ from starlette.types import Receive, Scope, Send
 from ..errors import Disconnect
 from ..live.wire_formats import ChannelView
 from ..publication import Publication
+from ..rules.json_text import is_utf8
 from ..rules.protocol import PING, publication_json
 from ..session.node import Node
 from ..session.session import Session
 from .outlets import Buffered, SessionOutlet
-from .request import NO_PROTOBUF, asks_for_protobuf, client_address, is_foreign, refused_origin
-from .websocket import PATH, REASON_BYTES
+from .request import NO_HOST, NO_PROTOBUF, asks_for_protobuf, client_address, is_foreign, refused_origin
+from .websocket import NOT_UTF8, PATH, REASON_BYTES
 
 __all__ = ["serve_websocket"]
 
@@ -102,11 +103,13 @@ class AsgiConnection(SessionOutlet):
             self._take(self._session, text.encode() if text is not None else message.get("bytes") or b"")
 
     def _take(self, session: Session, message: bytes) -> None:
-        if len(message) <= self._node.config.limits.message_bytes:
-            self._receive(session, message)
-        else:
+        if len(message) > self._node.config.limits.message_bytes:
             session.closed()
             self.disconnect(1009, "message too big")
+        elif is_utf8(message):
+            self._receive(session, message)
+        else:
+            session.close(NOT_UTF8)
 
     # Outbound.
 
@@ -165,6 +168,8 @@ def _fault(node: Node, path: str, scope: Scope) -> tuple[int, str] | None:
         return 404, f"WebSocket lives at {PATH}"
     if asks_for_protobuf(query, ",".join(scope.get("subprotocols", ()))):
         return 400, NO_PROTOBUF
+    if not fields.get("host"):
+        return 400, NO_HOST
     if is_foreign(fields, node.config.origins):
         return 403, refused_origin(fields.get("origin", ""))
     return None

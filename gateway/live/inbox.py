@@ -35,7 +35,7 @@ from ..store.history import History
 from ..store.layout import Announcement, read_entry, read_epoch
 from .channel import Channel
 
-__all__ = ["LIST_DEFAULT", "LIST_MOST", "Inbox", "InboxState", "ReadRequest"]
+__all__ = ["IDS_MOST", "LIST_DEFAULT", "LIST_MOST", "Inbox", "InboxState", "ReadRequest"]
 
 log = logging.getLogger("gateway.inbox")
 

@@ -98,6 +98,8 @@ def clean_as(text: bytes, decode: Callable[[bytes], object]) -> bytes | None:
 
 def is_utf8(text: bytes) -> bool:
     """Whether ``text`` is UTF-8."""
+    if text.isascii():
+        return True
     try:
         text.decode()
     except UnicodeDecodeError:
@@ -106,11 +108,11 @@ def is_utf8(text: bytes) -> bool:
 
 
 def _follows_the_grammar(data: bytes) -> bool:
+    if not is_utf8(data):
+        return False
     try:
-        if not data.isascii():
-            data.decode()
         _decode_raw(data)
-    except (UnicodeDecodeError, RecursionError, msgspec.MsgspecError):
+    except (RecursionError, msgspec.MsgspecError):
         return False
     return True
 

@@ -293,8 +293,9 @@ def _sub_refresh(session: HandledSession, id: int, request: RefreshRequest) -> N
 
 
 def _channel_of(request: ChannelRequest | SubscribeRequest | RefreshRequest) -> str:
+    """Raises BadRequest if the command names none, as ``subscribe(undefined)`` of a page does; its other subscriptions go on."""
     if not request.channel:
-        raise Disconnect(3501, "a command without a channel")
+        raise BadRequest("the command names no channel")
     return request.channel
 
 

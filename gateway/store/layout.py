@@ -70,6 +70,11 @@ class Layout:
         base = f"{self.prefix}:rpc:{{{method}}}".encode()
         return base, base + b":service"
 
+    @property
+    def services(self) -> bytes:
+        """The lease of all services together: it exists while any of them serves anything."""
+        return f"{self.prefix}:rpc:services".encode()
+
     def heartbeat(self, node: str) -> bytes:
         """The Pub/Sub channel on which process ``node`` receives its own heartbeats, which prove that its link works, and replies to rpc."""
         return f"{self.prefix}:node:{node}".encode()

@@ -162,19 +162,19 @@ def _json_of(raw: msgspec.Raw, b64: str = "") -> bytes:
 async def _notify(node: Node, request: NotifyRequest) -> bytes:
     """Publishes into the inbox of ``user``, or of each of ``users``: data is an object with an id; the same id again is an update."""
     data = _json_of(request.data)
+    notification_id(data)
     words = publish_words(data, idempotency_key=request.idempotency_key or None)
     if request.user:
-        return await _notify_one(node, request.user, data, words)
-    results = await asyncio.gather(*[_outcome(_notify_one(node, user, data, words)) for user in request.users])
+        return await _notify_one(node, request.user, words)
+    results = await asyncio.gather(*[_outcome(_notify_one(node, user, words)) for user in request.users])
     return _responses(results)
 
 
-async def _notify_one(node: Node, user: str, data: bytes, words: list[Word]) -> bytes:
+async def _notify_one(node: Node, user: str, words: list[Word]) -> bytes:
     try:
         channel = channel_of(user)
     except ValueError as error:
         raise BadRequest(str(error)) from None
-    notification_id(data)
     return _placed(await node.history.notify(channel, words))
 
 

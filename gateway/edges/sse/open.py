@@ -23,7 +23,7 @@ from ...rules.permissions import admits, overridden
 from ...rules.recovery import NEVER_WAS, provable
 from ...session.node import Node
 from ..outlets import output_of, until_gone
-from ..request import client_address, cors_headers, is_foreign, refused_origin, subscription_tokens_of, token_of
+from ..request import client_address, cors_headers, is_foreign, number_of, refused_origin, subscription_tokens_of, token_of
 from .stream import EventStream, refusal
 
 __all__ = ["LAST_MOST", "EventStreams"]
@@ -67,6 +67,7 @@ class EventStreams:
         try:
             names = self._names(scope)
             tokens = subscription_tokens_of(query, len(names))
+            last = min(number_of(query, "last", 0), LAST_MOST)
         except ClientError as error:
             await _plain(send, 400, error.hint or error.message, extra)
             return None
@@ -77,7 +78,8 @@ class EventStreams:
             identity = await self._node.authentication.identify(token)
             self._node.admission.admit_request(identity.user, address)
             grants = await self._grants(names, tokens, identity)
-            starts = await self._starts(names, grants, identity, headers, query)
+            last_id = headers.get("last-event-id") or query.get("last_event_id") or ""
+            starts = await self._starts(names, grants, identity, last_id, last)
             if self._node.revocations.covers(identity) or any(map(self._node.revocations.covers, grants.values())):
                 raise Disconnect(3500, "a token was revoked meanwhile")  # a revocation ends the streams that are open; this one was not
             return EventStream(self._node, output, identity, starts, grants, address)
@@ -120,21 +122,18 @@ class EventStreams:
         return grants
 
     async def _starts(
-        self, names: list[str], grants: dict[str, Grant], identity: Identity, headers: Headers, query: QueryParams
+        self, names: list[str], grants: dict[str, Grant], identity: Identity, last_id: str, last: int
     ) -> dict[str, Position | None]:
-        """Where each channel starts: after the positions of the last event seen, some publications back, or at the top."""
+        """Where each channel starts: after the positions of the last event seen, ``last`` publications back, or at the top."""
         asked = [name for name in names if self._recoverable(name, grants.get(name))]
         readable = {name for name in asked if self._may_read(identity, name, grants.get(name))}
         starts: dict[str, Position | None] = dict.fromkeys(names)
-        last_id = headers.get("last-event-id") or query.get("last_event_id") or ""
         if last_id:
             positions = dict(zip(names, _positions(last_id[:ID_BYTES], len(names)), strict=True))
             return starts | {name: provable(positions[name], admitted=name in readable) for name in asked}
-        last = query.get("last", "")
-        if not (last.isascii() and last.isdigit()) or not int(last[:6]):
+        if not last:
             return starts
-        count = min(int(last[:6]), LAST_MOST)
-        backs = await asyncio.gather(*[self._node.history.back(name, count) for name in readable])
+        backs = await asyncio.gather(*[self._node.history.back(name, last) for name in readable])
         return starts | dict(zip(readable, backs, strict=True))
 
     def _recoverable(self, name: str, grant: Grant | None) -> bool:
