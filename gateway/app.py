@@ -24,6 +24,7 @@ from .control.leases import Leases
 from .control.presence import Presence
 from .control.revocations import Revocations
 from .control.rules_check import RulesCheck
+from .control.secrets_check import SecretsCheck
 from .edges import health, pages
 from .edges import pull as clients
 from .edges.api.openapi import openapi
@@ -82,6 +83,7 @@ class Gateway:
         presence = Presence(config, history, uid)
         self._leases = Leases(history, uid, presence)
         self._rules_check = RulesCheck(library, commands, tasks)
+        self._secrets_check = SecretsCheck(config, commands, uid)
         admission = Admission(config.limits, hub.now)
         bus = Bus(history, uid, self._leases, Orders(config, uid, hub, revocations, admission))
 
@@ -123,7 +125,13 @@ class Gateway:
             log.warning("tokens.hmac_secret is short: %d bytes or more are safe", SHORT_SECRET)
         work = [self._wheel.run(), self.node.hub.keep_house(), *([self._keys.run()] if self._keys.has_url else [])]
         if self._install:
-            work += [self._rules_check.run(), self._leases.run(), self.node.presence.run(), self.node.events.run()]
+            work += [
+                self._rules_check.run(),
+                self._secrets_check.run(),
+                self._leases.run(),
+                self.node.presence.run(),
+                self.node.events.run(),
+            ]
         self._background = [asyncio.create_task(each) for each in work]
         for task in self._background:
             task.add_done_callback(_must_not_end)
@@ -153,6 +161,7 @@ class Gateway:
         await asyncio.gather(*self._background, return_exceptions=True)
         removed = await self.node.presence.close()
         await self._write_last_events()
+        await self._secrets_check.close()
         await self.node.control.close()
         if removed:
             await self._leases.give_back()

@@ -7,20 +7,22 @@ then from ``[channels]``; that is done here, so that the rest of the program ask
 
 from __future__ import annotations
 
-import os
+import difflib
 import re
 from functools import cached_property
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from platformdirs import user_data_path
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from .environment import PREFIX, Environment, log_injected, setting_variables
 from .errors import ConfigurationError, UnknownChannel
+from .origins import Origins, origin_fault
 
-__all__ = ["ChannelRules", "Config", "Limits", "Tokens", "load", "parse_duration"]
+__all__ = ["ChannelRules", "Config", "Limits", "Tokens", "examine", "load", "parse_duration"]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -88,6 +90,7 @@ class Limits(_Section):
     rpc_queue: int = Field(1000, ge=1)
     slow_seconds: float = Field(30, gt=0)
     ring_bytes: int = Field(64 * 1024 * 1024, ge=0)
+    presence_clients: int = Field(1000, ge=1)
 
 
 class ChannelRules(_Section):
@@ -148,7 +151,7 @@ class Config(BaseSettings):
     """Every setting of the gateway; INTERFACE and README list them. It is immutable: ``model_copy`` makes another."""
 
     model_config = SettingsConfigDict(
-        env_prefix="GATEWAY_", env_nested_delimiter="__", extra="forbid", frozen=True, nested_model_default_partial_update=True
+        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, nested_model_default_partial_update=True
     )
 
     host: str = "127.0.0.1"
@@ -173,6 +176,7 @@ class Config(BaseSettings):
     rpc: Literal["anyone", "user", "nobody"] = "user"
     rpc_seconds: float = Field(4.5, gt=0, le=300)  # SDKs give a command 5
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
     tokens: Tokens = Tokens()
     insecure: Insecure = Insecure()
     limits: Limits = Limits()
@@ -204,6 +208,19 @@ class Config(BaseSettings):
             ip_network(value, strict=False)  # its ValueError names what is wrong
         return values
 
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins(cls, values: list[str]) -> list[str]:
+        for value in values:
+            if fault := origin_fault(value):
+                raise ValueError(fault)
+        return values
+
+    @cached_property
+    def origins(self) -> Origins:
+        """``allowed_origins``, as what answers whether a page is admitted."""
+        return Origins(self.allowed_origins)
+
     @cached_property
     def proxies(self) -> list[IPv4Network | IPv6Network]:
         """``trusted_proxies`` as networks."""
@@ -224,12 +241,20 @@ class Config(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, _file_source(settings_cls)
+        return init_settings, Environment(settings_cls), _file_source(settings_cls)
 
     @property
     def data_path(self) -> Path:
         """The folder of the embedded server and of the secrets made on a first run."""
         return Path(self.data_dir).expanduser().absolute() if self.data_dir else user_data_path("gateway", appauthor=False)
+
+    @property
+    def listens_on_loopback(self) -> bool:
+        """Whether programs of other machines cannot reach it."""
+        try:
+            return self.host == "localhost" or ip_address(self.host).is_loopback
+        except ValueError:  # a name
+            return False
 
     @property
     def admits_anonymous(self) -> bool:
@@ -263,36 +288,83 @@ def load(file: str | Path | None = None, **overrides: Any) -> Config:
 
     Raises ConfigurationError with one line that names the key and what is wrong with it.
     """
+    config, faults = examine(file, **overrides)
+    if config is None:
+        more = f' (and {len(faults) - 1} more: "gateway check" lists them)' if len(faults) > 1 else ""
+        raise ConfigurationError(faults[0] + more)
+    return config
+
+
+def examine(file: str | Path | None = None, **overrides: Any) -> tuple[Config | None, list[str]]:
+    """As ``load``, but it returns all that is wrong, a sentence each; the configuration is None if anything is."""
     global _file
     if file is not None and not Path(file).is_file():
-        raise ConfigurationError(f"there is no configuration file {file}")
-    _reject_unknown_variables()
+        return None, [f"there is no configuration file {file}"]
+    faults = _unknown_variables()
+    log_injected()
     _file = Path(file) if file is not None else None
+    where = f"{file}: " if file is not None else ""
     try:
-        return Config(**{key: value for key, value in overrides.items() if value is not None})
+        config = Config(**{key: value for key, value in overrides.items() if value is not None})
     except ValidationError as error:
-        raise ConfigurationError(_first_line(error, file)) from None
+        return None, faults + [where + fault for fault in _sentences(error)]
     except ValueError as error:  # TOML that cannot be read, an environment variable that is not JSON
         cause = error.__cause__ or error
-        where = f"{file}: " if file is not None else ""
-        raise ConfigurationError(f"{where}{error if cause is error else f'{error}: {cause}'}".replace("\n", " ")) from None
+        return None, [*faults, f"{where}{error if cause is error else f'{error}: {cause}'}".replace("\n", " ")]
     finally:
         _file = None
+    return (None if faults else config), faults
 
 
-def _reject_unknown_variables() -> None:
-    for name in os.environ:
-        if name.startswith("GATEWAY_"):
-            key = name[len("GATEWAY_") :].lower().split("__")[0]
-            if key not in Config.model_fields:
-                raise ConfigurationError(f"environment variable {name}: there is no setting {key!r}")
+def _unknown_variables() -> list[str]:
+    faults = []
+    for name in setting_variables():
+        key = name[len(PREFIX) :].lower().split("__")[0]
+        if key not in Config.model_fields:
+            similar = _similar((key,))
+            variable = f"; did you mean {PREFIX}{similar.upper().replace('.', '__')}?" if similar else ""
+            faults.append(f"environment variable {name}: there is no setting {key!r}{variable}")
+    return faults
 
 
-def _first_line(error: ValidationError, file: str | Path | None) -> str:
-    fault = error.errors()[0]
-    key = ".".join(str(part) for part in fault["loc"])
-    where = f"{file}: " if file is not None else ""
-    if fault["type"] == "extra_forbidden":
-        return f"{where}there is no setting {key!r}"
-    text = fault["msg"].removeprefix("Value error, ")
-    return f"{where}{key}: {text}" if key else f"{where}{text}"
+def _sentences(error: ValidationError) -> list[str]:
+    """What is wrong, a sentence for each key. What a namespace took from [channels] is reported there alone."""
+    sentences: dict[str, None] = {}
+    common = {fault["loc"][1:] for fault in error.errors() if fault["loc"][:1] == ("channels",)}
+    for fault in error.errors():
+        if fault["loc"][:1] != ("namespaces",) or fault["loc"][2:] not in common:
+            sentences[_sentence(fault["loc"], fault["type"], fault["msg"])] = None
+    return list(sentences)
+
+
+def _sentence(path: tuple[int | str, ...], kind: str, message: str) -> str:
+    key = ".".join(map(str, path))
+    if kind == "extra_forbidden":
+        similar = _similar(path)
+        return f"there is no setting {key!r}" + (f"; did you mean {similar!r}?" if similar else "")
+    text = message.removeprefix("Value error, ")
+    return f"{key}: {text}" if key else text
+
+
+def _similar(path: tuple[int | str, ...]) -> str:
+    """The key that an unknown one may be meant for, as it is written in full: the same name in another table, or one spelled alike."""
+    *tables, name = map(str, path)
+    known = _keys(Config)
+    elsewhere = [each for each in known if each.rpartition(".")[2] == name]
+    if elsewhere:
+        return elsewhere[0]
+    model: Any = Config
+    for table in tables:
+        model = get_args(model)[1] if get_origin(model) is dict else model.model_fields[table].annotation
+    alike = difflib.get_close_matches(name, model.model_fields, 1)
+    return ".".join([*tables, *alike]) if alike else ""
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    """All keys of a table, and of the tables in it: ``limits.connections``."""
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        table: Any = field.annotation
+        inner = _keys(table) if isinstance(table, type) and issubclass(table, BaseModel) else []
+        keys += [name, *(f"{name}.{key}" for key in inner)]
+    return keys

@@ -8,12 +8,13 @@
 
 An acknowledged publish is in the stream and announced. If the connection breaks before the acknowledgement, whether it
 happened is not known: with an idempotency key or a version the publisher repeats it, which is safe, for up to ``patience``
-seconds; without one it raises ``Unavailable``, and the caller decides.
+seconds (10, and 2 without asyncio); without one it raises ``Unavailable``, and the caller decides.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Coroutine, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -21,24 +22,23 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, Unpack, overload
 from uuid import uuid4
 
-import msgspec
-
-from gateway.errors import BadRequest, StoreError, Unavailable
+from gateway.errors import StoreError, Unavailable
 from gateway.publication import Position, channel_fault
-from gateway.rules.json_text import is_json
-from gateway.rules.notifications import channel_of, notification_id
 from gateway.runtime.backoff import retrying_blocking
-from gateway.store.connect import Address, SyncCommands
+from gateway.store.connect import CONNECT_SECONDS, Address, SyncCommands
 from gateway.store.connection import Commands
 from gateway.store.embedded import find_url
 from gateway.store.history import History
 from gateway.store.layout import Layout, PublishOptions, Word, publish_words
 from gateway.store.library import Library
 
+from .checks import check_options, json_of, notification_json, raw_json_of
+
 __all__ = ["Publisher", "SyncPublisher"]
 
 
 PATIENCE = 10.0  # seconds for which a publish is repeated
+SYNC_PATIENCE = 2.0  # the same without asyncio, where a thread waits, with the web request that it serves
 PAUSE_MOST = 1.0  # seconds between two attempts
 
 
@@ -52,23 +52,21 @@ class _Call(NamedTuple):
 
 
 def _publication(channel: str, data: Any, raw: bool, options: PublishOptions) -> _Call:
-    """Checks what would only fail in Valkey, or later. Raises ValueError for the channel, TypeError for data that is not JSON."""
+    """Checks what would only fail in Valkey, or later. Raises TypeError or ValueError with a sentence that names the mistake."""
+    if not isinstance(channel, str):
+        raise TypeError(f"the channel is a text, not {channel!r}")
     fault = channel_fault(channel)
     if fault:
         raise ValueError(fault)
-    words = publish_words(data if raw else msgspec.json.encode(data), **options)
+    words = publish_words(raw_json_of(data) if raw else json_of(data), **options)
+    check_options(**options)
     return _Call(channel, words, options.get("idempotency_key") is not None or options.get("version") is not None)
 
 
 def _notification(user: str, notification: Mapping[str, Any], key: str | None) -> _Call:
-    """The publish into the user's inbox; without a key it gets a random one, so that it can be repeated. Raises ValueError."""
-    channel, data = channel_of(user), msgspec.json.encode(notification)
-    if not is_json(data):
-        raise ValueError("the notification is nested too deep")
-    try:
-        notification_id(data)
-    except BadRequest as error:
-        raise ValueError(error.hint) from None
+    """The publish into the user's inbox; without a key it gets a random one, so that it can be repeated. Raises as ``_publication``."""
+    channel, data = notification_json(user, notification)
+    check_options(idempotency_key=key)
     return _Call(channel, publish_words(data, idempotency_key=key or uuid4().hex), repeatable=True, inbox=True)
 
 
@@ -127,8 +125,8 @@ class Publisher:
         repeated ``idempotency_key`` returns the first position; a ``version`` that is not newer is dropped. ``size`` and
         ``ttl`` (seconds, 0: announce only) override the channel's rules. ``PublishOptions`` describes each.
 
-        Raises ValueError for an impossible channel, TypeError for an unknown option or data that is not JSON, StoreError if
-        Valkey refuses, Unavailable if it cannot be reached.
+        Raises ValueError for an impossible channel, NaN, or raw data that is not JSON; TypeError for an unknown option, one of the
+        wrong type, or data that JSON does not have; StoreError if Valkey refuses; Unavailable if it cannot be reached.
         """
         return await self._publish(_publication(channel, data, raw, options))
 
@@ -136,7 +134,7 @@ class Publisher:
         """Publishes into the inbox of ``user``. ``notification["id"]``, a text, names it: the same id again is an update,
         which takes its place and counts once as unread.
 
-        It is repeated over a broken connection. Raises ValueError for a user or a notification that cannot be; else as ``publish``.
+        It is repeated over a broken connection. Raises TypeError or ValueError for a user or a notification that cannot be; else as ``publish``.
         """
         return await self._publish(_notification(user, notification, idempotency_key))
 
@@ -158,13 +156,21 @@ class Publisher:
 
 
 class SyncPublisher:
-    """The same without asyncio: for Django, Flask, scripts. Safe to share between threads."""
+    """The same without asyncio: for Django, Flask, scripts. Safe to share between threads.
 
-    def __init__(self, url: str = "", *, prefix: str = "gw", data_dir: str | Path = "", patience: float = PATIENCE) -> None:
+    It looks for its server and connects when it is first used, so that a module may make one while no server runs. ``patience`` is for
+    how many seconds a call waits at most, also for a Valkey that does not answer: a web request ends in time.
+    """
+
+    def __init__(self, url: str = "", *, prefix: str = "gw", data_dir: str | Path = "", patience: float = SYNC_PATIENCE) -> None:
+        self._url = url
+        self._data_dir = data_dir
         self._layout = Layout(prefix)
         self._library = Library(None, self._layout.prefix)
-        self._patience = patience
-        self._commands = SyncCommands(Address(find_url(url, data_dir)).sync_client())
+        self._reply_seconds = min(CONNECT_SECONDS, patience / 2)
+        self._repeat_seconds = patience - self._reply_seconds  # an attempt may begin so late, and then waits for its reply
+        self._opening = threading.Lock()
+        self._opened: SyncCommands | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -173,8 +179,18 @@ class SyncPublisher:
         self.close()
 
     def close(self) -> None:
-        """Closes the connections."""
-        self._commands.close()
+        """Closes the connections; a call that is made afterwards opens new ones."""
+        if self._opened is not None:
+            self._opened.close()
+
+    @property
+    def _commands(self) -> SyncCommands:
+        """The connections. Raises Unavailable while no server is found, ConfigurationError for an address that is none."""
+        with self._opening:
+            if self._opened is None:
+                address = Address(find_url(self._url, self._data_dir, self._reply_seconds))
+                self._opened = SyncCommands(address.sync_client(self._reply_seconds))
+            return self._opened
 
     @overload
     def publish(self, channel: str, data: Any, *, raw: Literal[False] = False, **options: Unpack[PublishOptions]) -> Position | None: ...
@@ -196,7 +212,7 @@ class SyncPublisher:
         attempt = partial(self._attempt, call)
         if not call.repeatable:
             return attempt()
-        return retrying_blocking(attempt, on=Unavailable, ceiling=PAUSE_MOST, seconds=self._patience)
+        return retrying_blocking(attempt, on=Unavailable, ceiling=PAUSE_MOST, seconds=self._repeat_seconds)
 
     def _attempt(self, call: _Call) -> Position | None:
         keys = self._layout.inbox_keys(call.channel) if call.inbox else self._layout.keys(call.channel)

@@ -12,6 +12,7 @@ from ..errors import UnknownChannel
 from ..live.subscription import Subscription
 from ..live.wire_formats import ChannelView
 from ..publication import Position, Publication
+from ..runtime.logs import printable
 from .options import line_of
 
 __all__ = ["follow"]
@@ -45,7 +46,7 @@ class TerminalSubscription(Subscription):
 
 
 def _report(text: str) -> None:
-    print(f"gateway: {text}", file=sys.stderr, flush=True)
+    print(f"gateway: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def _print(joined: tuple[ChannelView, list[Publication]]) -> None:

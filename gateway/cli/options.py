@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import sys
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,10 +20,10 @@ __all__ = [
     "Function",
     "config_option",
     "data_dir_option",
+    "json_option",
     "line_of",
     "open_publisher",
     "run_async",
-    "set_up_logging",
     "settings_options",
     "since_option",
 ]
@@ -35,6 +33,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 config_option = click.option("--config", type=click.Path(dir_okay=False), metavar="FILE", help="Configuration in TOML.")
 _valkey = click.option("--valkey-url", metavar="URL", help="Valkey to use; absent: the embedded one.")
 data_dir_option = click.option("--data-dir", metavar="DIR", help="Folder of the embedded server.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 since_option = click.option("--since", metavar="POSITION", help="EPOCH:OFFSET of the last publication seen.")
 
 
@@ -64,10 +63,3 @@ def line_of(channel: str, epoch: str, publication: Publication) -> str:
 def run_async(work: Coroutine[Any, Any, None]) -> None:
     """Runs ``work`` in a loop of its own."""
     uvloop.run(work)
-
-
-def set_up_logging(config: Config) -> None:
-    """Log lines go to standard error."""
-    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s  %(message)s", level=config.log_level.upper(), stream=sys.stderr)
-    for wordy in ("uvicorn", "alembic"):
-        logging.getLogger(wordy).setLevel(logging.WARNING)

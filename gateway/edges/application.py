@@ -13,6 +13,7 @@ from ..session.node import Node
 from .api.endpoint import api
 from .emulation import PATHS as EMULATION
 from .emulation import emulation
+from .lost_upgrade import LostUpgrades
 from .request import preflight
 from .security_headers import secured
 from .sse.open import EventStreams
@@ -37,6 +38,7 @@ class Application:
         self.lifespan = lifespan
         self.state = starlette.state
         self.routes = starlette.routes
+        self._lost_upgrades = LostUpgrades()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -56,6 +58,8 @@ class Application:
         elif path.startswith("/api/"):
             response = await api(node, Request(scope, receive))
             await response(scope, receive, send)
+        elif self._lost_upgrades.is_one(path, scope):
+            await self._lost_upgrades.answer()(scope, receive, send)
         else:
             await self._starlette(scope, receive, send)
 
@@ -63,6 +67,6 @@ class Application:
 async def _answer_preflight(node: Node, scope: Any, send: Any) -> None:
     """A CORS preflight request, of any path."""
     origin = dict(scope["headers"]).get(b"origin", b"").decode("latin-1")
-    granted = preflight(origin, node.config.allowed_origins)
+    granted = preflight(origin, node.config.origins)
     await send({"type": "http.response.start", "status": 204 if granted else 403, "headers": granted})
     await send({"type": "http.response.body", "body": b""})

@@ -28,7 +28,7 @@ from ..rules.protocol import PING, publication_json, push
 from ..session.node import Node
 from ..session.session import Session
 from .outlets import Buffered, Direct, SessionOutlet, chunk, output_of, until_gone
-from .request import NO_PROTOBUF, NOT_LISTED, asks_for_protobuf, body_of, client_address, cors_headers, is_foreign
+from .request import NO_PROTOBUF, asks_for_protobuf, body_of, client_address, cors_headers, is_foreign, refused_origin
 from .responses import json_response
 
 __all__ = ["PATHS", "emulation"]
@@ -195,7 +195,7 @@ async def _answer(node: Node, scope: Scope, receive: Receive, send: Send) -> Emu
     """Answers, and begins the stream if that is the answer."""
     request, path = Request(scope, receive), scope["path"].removeprefix(scope.get("root_path", ""))
     answer = await _judge(node, request, path)
-    cors = cors_headers(request.headers.get("origin", ""), node.config.allowed_origins)
+    cors = cors_headers(request.headers.get("origin", ""), node.config.origins)
     if isinstance(answer, bytes):
         return await _open(node, path, answer, cors, scope, send)
     answer.raw_headers.extend(cors)
@@ -205,8 +205,8 @@ async def _answer(node: Node, scope: Scope, receive: Receive, send: Send) -> Emu
 
 async def _judge(node: Node, request: Request, path: str) -> Response | bytes:
     """The answer, or the message with which a stream begins."""
-    if is_foreign(request.headers, node.config.allowed_origins):
-        return _refusal(403, NOT_LISTED)
+    if is_foreign(request.headers, node.config.origins):
+        return _refusal(403, refused_origin(request.headers.get("origin", "")))
     if request.method not in _METHODS[path]:
         return _refusal(405, f"{path} takes {' and '.join(_METHODS[path])}", {"allow": ", ".join(_METHODS[path])})
     return await _take_post(node, request) if path == COMMANDS else await _first_message(node, request)

@@ -19,7 +19,7 @@ from ..rules.protocol import PING, publication_json
 from ..session.node import Node
 from ..session.session import Session
 from .outlets import Buffered, SessionOutlet
-from .request import NO_PROTOBUF, NOT_LISTED, asks_for_protobuf, client_address, origin_allowed
+from .request import NO_PROTOBUF, asks_for_protobuf, client_address, is_foreign, refused_origin
 from .websocket import PATH, REASON_BYTES
 
 __all__ = ["serve_websocket"]
@@ -94,6 +94,7 @@ class AsgiConnection(SessionOutlet):
     async def _receive_all(self) -> None:
         while True:
             await self._readable.wait()
+            await asyncio.sleep(0)  # a server that has read many messages returns them at once: other clients are served in between
             message = await self._receive_next()
             if message["type"] != "websocket.receive" or self._session is None:
                 return
@@ -158,12 +159,12 @@ async def _refuse(scope: Scope, send: Send, status: int, text: str) -> None:
 
 def _fault(node: Node, path: str, scope: Scope) -> tuple[int, str] | None:
     """Status and reason for a handshake that is refused, None for one that is accepted."""
-    fields = {name: value.decode("latin-1") for name, value in scope["headers"]}
+    fields = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
     query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
     if path != PATH:
         return 404, f"WebSocket lives at {PATH}"
     if asks_for_protobuf(query, ",".join(scope.get("subprotocols", ()))):
         return 400, NO_PROTOBUF
-    if not origin_allowed(fields.get(b"origin", ""), fields.get(b"host", ""), node.config.allowed_origins):
-        return 403, NOT_LISTED
+    if is_foreign(fields, node.config.origins):
+        return 403, refused_origin(fields.get("origin", ""))
     return None

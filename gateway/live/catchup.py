@@ -57,6 +57,10 @@ def advance(subscription: Subscription) -> bool:
             if not subscription.begun:
                 subscription.start_at(channel.position, False, [])
                 continue
+            if subscription.ephemerals_seen != channel.ephemerals:
+                subscription.ephemerals_seen = channel.ephemerals
+                subscription.start_over()
+                continue
             subscription.epoch, subscription.offset = channel.position
             subscription.turn_live()
             return True
@@ -109,6 +113,7 @@ async def _settle_ahead(source: PageSource, subscription: Subscription) -> None:
 
 async def _read_page(source: PageSource, subscription: Subscription) -> None:
     channel, since = subscription.channel, subscription.offset
+    doubts = channel.doubts
     page = await source.page(channel, since)
     if subscription.state is not State.CATCHING_UP or not channel.is_open:
         return
@@ -117,7 +122,8 @@ async def _read_page(source: PageSource, subscription: Subscription) -> None:
         return
     if subscription.epoch and subscription.epoch != page.top.epoch:
         return  # another life of the history began meanwhile; advance judges the position again
-    channel.remember(page)
+    if doubts == channel.doubts:
+        channel.remember(page)
     run, _ = following(since, page.publications)
     if subscription.begun and subscription.paused:
         return  # its position has not moved; it goes on from there when its socket drained

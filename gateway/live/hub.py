@@ -3,7 +3,7 @@
 It subscribes the link to a channel with the first subscription, waits for Valkey's confirmation, and only then reads the
 channel's position: whatever is published from there on is either in history or announced. The same reading, ``mend``,
 closes a hole and finds what a lost link missed; the missing range goes through the channel, so that live subscriptions
-notice nothing. A channel without subscriptions is followed for some seconds more, for clients that come back at once.
+notice nothing. Where a channel has no history, they are notified that they may have missed something. A channel without subscriptions is followed for some seconds more, for clients that come back at once.
 """
 
 from __future__ import annotations
@@ -109,6 +109,12 @@ class Hub:
         if not advance(subscription):
             subscription.task = self._tasks.spawn(self._catch_up(subscription))
 
+    def client_connected(self, subscription: Subscription) -> None:
+        """The client learns only now that the subscription began: it has missed nothing of a channel without history."""
+        if not subscription.channel.remembers:
+            subscription.ephemerals_seen = subscription.channel.ephemerals
+        self.drained(subscription)
+
     def drained(self, subscription: Subscription) -> None:
         """The socket of the subscription takes more: if it is behind, it goes on from its position."""
         if subscription.state is State.BEHIND:
@@ -143,11 +149,12 @@ class Hub:
 
     async def page(self, channel: Channel, since: int) -> Page:
         """What follows the offset ``since``, at most PAGE publications. Equal reads under way are one read. Raises StoreError."""
-        read = channel.reads.get(since)
+        key = since, channel.doubts
+        read = channel.reads.get(key)
         if read is None:
             self.history_reads += 1
-            read = channel.reads[since] = asyncio.create_task(self._history.read(channel.name, since, PAGE))
-            read.add_done_callback(lambda done: _read_done(channel, since, done))
+            read = channel.reads[key] = asyncio.create_task(self._history.read(channel.name, since, PAGE))
+            read.add_done_callback(lambda done: _read_done(channel, key, done))
         return await asyncio.shield(read)
 
     async def refresh(self, channel: Channel) -> None:
@@ -172,6 +179,8 @@ class Hub:
         while not complete:
             complete = await retrying(partial(self._take_next_page, channel), what, log, on=StoreError)
         await channel.between_rounds()
+        if channel.lost_some:
+            await channel.notify_of_loss()
         channel.mending = None
         channel.open()
         if channel.live_count:
@@ -290,8 +299,8 @@ class Hub:
         await asyncio.gather(*reads, return_exceptions=True)
 
 
-def _read_done(channel: Channel, since: int, read: asyncio.Task[Page]) -> None:
-    channel.reads.pop(since, None)
+def _read_done(channel: Channel, key: tuple[int, int], read: asyncio.Task[Page]) -> None:
+    channel.reads.pop(key, None)
     if not read.cancelled():
         read.exception()  # marks the error as seen: every caller that waited may have been cancelled
 

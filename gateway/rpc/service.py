@@ -12,6 +12,9 @@
 
     service.serve()                                     # until SIGTERM or Ctrl-C; inside a loop: await service.run()
 
+A method may be a plain function: it runs in a thread, so that it may wait; at most ``threads`` of them run at once, and further ones wait
+for a thread. Nothing can stop a thread: at its deadline its caller gets the error of one that did not answer, and it runs on.
+
 Any number of instances share the work: each takes a request when fewer than ``concurrency`` are under way in it. A request whose
 deadline is over is dropped, and a method is cancelled at its deadline, since its caller has got an error by then. An instance that
 is asked to end takes no more requests and finishes those it has. It does not give its leases back: requests that come while the
@@ -22,13 +25,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
+import inspect
 import logging
 import os
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -49,29 +56,37 @@ log = logging.getLogger("gateway.service")
 BLOCK_SECONDS = 1  # of one wait for a request: well below the silence after which Commands gives a connection up
 LEASE_SECONDS = 3  # two renewals may be late
 RENEW_SECONDS = 1.0
+THREADS = 16  # a plain function mostly waits, for a database or another server; each thread costs some 100 KiB
 
 Method = Callable[[Caller, Any], Awaitable[Any]]
+Function = TypeVar("Function", bound=Callable[[Caller, Any], Any])
 _encode = msgspec.json.Encoder().encode
 
 
 class Service:
     """``concurrency`` is how many requests one instance works on at once; further ones wait in Valkey for any instance.
+    ``threads`` is how many plain functions run at once.
 
     ``prefix`` and ``data_dir`` are those of the gateway's configuration. Raises ConfigurationError for a URL that is none once it runs.
     """
 
-    def __init__(self, url: str = "", *, prefix: str = "gw", data_dir: str | Path = "", concurrency: int = 64) -> None:
+    def __init__(
+        self, url: str = "", *, prefix: str = "gw", data_dir: str | Path = "", concurrency: int = 64, threads: int = THREADS
+    ) -> None:
         self._url = url
         self._data_dir = data_dir
         self._layout = Layout(prefix)
         self._concurrency = concurrency
         self._methods: dict[bytes, tuple[str, Method]] = {}  # by the list that requests for it come in
         self._under_way = Tasks()
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="gateway.service")  # it starts them when they are needed
         self._running = False
         self._ahead = 0.0  # seconds that Valkey's clock is ahead of ours
 
-    def method(self, name: str) -> Callable[[Method], Method]:
-        """Decorates the coroutine function that answers ``name``: it takes a Caller and the decoded data, and returns what is JSON.
+    def method(self, name: str) -> Callable[[Function], Function]:
+        """Decorates the function that answers ``name``: it takes a Caller and the decoded data, and returns what is JSON.
+
+        A coroutine function runs in the loop, a plain function in a thread.
 
         Raises ValueError for a name that no service's method can have, RuntimeError once the service runs.
         """
@@ -79,19 +94,31 @@ class Service:
             raise ValueError(fault)
         return self._registering(name)
 
-    def sent(self, handler: Method) -> Method:
-        """Decorates the function that takes what clients send. What it raises is logged. Raises RuntimeError once the service runs."""
+    def sent(self, handler: Function) -> Function:
+        """Decorates the function that takes what clients send, of either kind. What it raises is logged. Raises RuntimeError once the service runs."""
         return self._registering(SENT)(handler)
 
-    def _registering(self, name: str) -> Callable[[Method], Method]:
+    def _registering(self, name: str) -> Callable[[Function], Function]:
         if self._running:
             raise RuntimeError("methods are registered before the service runs")
 
-        def register(method: Method) -> Method:
+        def register(function: Function) -> Function:
+            method = function if inspect.iscoroutinefunction(function) else self._in_a_thread(function)
             self._methods[self._layout.rpc(name)[0]] = name, method
-            return method
+            return function
 
         return register
+
+    def _in_a_thread(self, function: Callable[[Caller, Any], Any]) -> Method:
+        """A method that calls ``function`` in a thread; an object that makes a coroutine, as a partial may, has it awaited in the loop."""
+
+        @wraps(function)
+        async def method(caller: Caller, data: Any) -> Any:
+            context = contextvars.copy_context()
+            result = await asyncio.get_running_loop().run_in_executor(self._threads, context.run, function, caller, data)
+            return await result if inspect.isawaitable(result) else result
+
+        return method
 
     def serve(self) -> None:
         """For a program that does nothing else: ``run`` in a loop of its own, until SIGTERM or SIGINT. A second signal ends it at once."""

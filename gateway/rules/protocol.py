@@ -251,8 +251,8 @@ def error_reply(id: int, error: ClientError) -> bytes:
 
 
 def error_json(error: ClientError) -> bytes:
-    """The Error object, as the server API sends it."""
-    return encode({"code": error.code, "message": error.message})
+    """The Error object as the server API sends it, with a sentence for people."""
+    return encode({"code": error.code, "message": error.message, "hint": error.hint or error.message})
 
 
 def push(channel: str, kind: str, body: bytes) -> bytes:

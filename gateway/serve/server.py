@@ -25,12 +25,14 @@ from typing import cast
 import uvicorn
 from uvicorn.lifespan.on import LifespanOn
 
+from .. import __version__
 from ..app import Gateway, Guest, create_app
 from ..config import Config
 from ..edges.http_protocol import HttpProtocol
 from ..edges.websocket import WebSocketConnection
 from ..errors import ConfigurationError, GatewayError
 from ..store.embedded import EmbeddedServer
+from .drain import drain
 from .tls import TlsHandshake
 from .workers import run_workers
 
@@ -42,8 +44,8 @@ KEEP_ALIVE_SECONDS = (
     75  # as nginx; with a short one, a client that calls every few seconds would send into connections that are just closing
 )
 BACKLOG = 4096
-DRAIN_BATCHES_PER_SECOND = 10
-DRAIN_AT_ONCE = 200  # so few clients may come back elsewhere at the same moment
+INTERRUPTED_PER_SECOND = 2000  # clients that leave after Ctrl-C: a developer does not wait ``drain_seconds`` for a few of them
+LAST_ANSWERS_SECONDS = 6  # after the drain, for requests that are not answered yet; a stream's last bytes have 5 s
 WATCH_SECONDS = 0.5
 
 
@@ -148,6 +150,11 @@ def _bind(config: Config, *, shared: bool) -> socket.socket:
     return listener
 
 
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _url(config: Config, listener: socket.socket) -> str:
     """Where a browser on this machine finds it."""
     host, port = listener.getsockname()[:2]
@@ -188,6 +195,7 @@ class Server(uvicorn.Server):
         self._on_ready = on_ready
         self._app = create_app(config, embedded.url if embedded is not None else config.valkey_url, guests)
         self._watcher: asyncio.Task[None] | None = None
+        self._interrupted = False  # the signal to end was Ctrl-C's
         super().__init__(
             uvicorn.Config(
                 self._app,
@@ -203,7 +211,7 @@ class Server(uvicorn.Server):
                 backlog=BACKLOG,
                 ssl_certfile=config.tls_cert or None,
                 ssl_keyfile=config.tls_key or None,
-                timeout_graceful_shutdown=int(config.drain_seconds) + 5,
+                timeout_graceful_shutdown=LAST_ANSWERS_SECONDS,
             )
         )
         try:
@@ -248,6 +256,8 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self.started:
+            log.info("started: version %s, process %d, on %s", __version__, os.getpid(), ", ".join(map(_address, sockets or ())))
         gc.collect()
         gc.freeze()  # what the imports made is never garbage, and need not be searched
         self._watcher = asyncio.create_task(self._watch())
@@ -261,6 +271,8 @@ class Server(uvicorn.Server):
                     await self._exit.wait()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self.should_exit:
+            self._interrupted = sig == signal.SIGINT
         super().handle_exit(sig, frame)
         self._loop.call_soon_threadsafe(self._exit.set)
 
@@ -276,27 +288,17 @@ class Server(uvicorn.Server):
                 self._exit.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        log.info("stopping: no new connections are accepted, and %d clients are sent elsewhere", len(self._gateway.node.admission.clients))
         for server in self.servers:
             server.close()
-        await self._drain()
+        admission = self._gateway.node.admission
+        await drain(admission, self._drain_seconds(len(admission.clients)), lambda: self.force_exit)
         if self._watcher is not None:
             self._watcher.cancel()
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         await super().shutdown(sockets)
+        log.info("stopped: process %d", os.getpid())
 
-    async def _drain(self) -> None:
-        """Sends the clients elsewhere, in batches spread over ``drain_seconds``; few clients all at once. A second Ctrl-C ends it."""
-        node = self._gateway.node
-        node.admission.draining = True
-        remaining = len(node.admission.clients)
-        if remaining:
-            log.info("draining %d clients", remaining)
-        batch = max(DRAIN_AT_ONCE, -(-remaining // max(1, int(self._settings.drain_seconds * DRAIN_BATCHES_PER_SECOND))))
-        while node.admission.clients and not self.force_exit:
-            for client in list(node.admission.clients)[:batch]:
-                try:
-                    client.drain()
-                except Exception:  # one client must not keep the others from being sent away
-                    log.exception("a client could not be drained")
-                    node.admission.clients.pop(client, None)
-            await asyncio.sleep(1 / DRAIN_BATCHES_PER_SECOND)
+    def _drain_seconds(self, clients: int) -> float:
+        seconds = self._settings.drain_seconds
+        return min(seconds, clients / INTERRUPTED_PER_SECOND) if self._interrupted else seconds

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Protocol, cast
 
 from ..config import Limits
 from ..errors import Disconnect
 from ..publication import Position
 from ..rules.identity import Grant, Identity, ServerSubscription
-from ..rules.rate_limit import use
+from ..rules.rate_limit import Allowances, use
 from .places import Place, Places
 
 __all__ = ["Admission", "Client", "EmulatedSession"]
@@ -59,13 +59,15 @@ class Admission:
 
     def __init__(self, limits: Limits, now: Callable[[], float]) -> None:
         self.draining = False  # set when the process is going away
-        self.clients: dict[Client, Place | None] = {}  # each with the place that it has of its own, not with its socket's
+        self.clients: dict[Client, str] = {}  # each with the address that it came from
+        self._own_places: dict[Client, Place] = {}  # of those that do not share their socket's
         self.places = Places(limits, now)
         self.users: dict[str, set[Client]] = {}
         self.emulated: dict[str, EmulatedSession] = {}  # by session id
         self._limits = limits
         self._now = now
         self._connects_used = 0.0  # of limits.connects_per_second, see ``rate_limit``
+        self._requests = Allowances(limits.commands_per_second, "limits.commands_per_second")
 
     def admit(self, client: Client, address: str, place: Place | None = None) -> None:
         """Registers a connection. ``place`` is its socket's; without one it takes one of its own, for as long as it is registered.
@@ -88,7 +90,9 @@ class Admission:
                 own.release()
             raise Disconnect(3013, f"limits.connects_per_second is {rate:g}")
         self._connects_used = used
-        self.clients[client] = own
+        self.clients[client] = address
+        if own is not None:
+            self._own_places[client] = own
 
     def admit_user(self, client: Client, user: str) -> None:
         """Registers whose connection it is. Raises Disconnect 3504 over ``limits.connections_per_user``."""
@@ -97,16 +101,27 @@ class Admission:
             raise Disconnect(3504, f"limits.connections_per_user is {most}")
         self.users.setdefault(user, set()).add(client)
 
+    def admit_request(self, user: str, address: str) -> None:
+        """A request over plain HTTP, which counts as a command: of the user, or of the address where the user is anonymous.
+
+        Raises TooManyRequests over ``limits.commands_per_second``.
+        """
+        self._requests.spend(f"user {user}" if user else f"address {address}", self._now())
+
     def forget(self, client: Client, user: str | None) -> None:
         """The connection is closed. ``user`` is None where ``admit_user`` did not register one."""
-        own = self.clients.pop(client, None)
-        if own is not None:
+        self.clients.pop(client, None)
+        if own := self._own_places.pop(client, None):
             own.release()
         if user is None or user not in self.users:
             return
         self.users[user].discard(client)
         if not self.users[user]:
             del self.users[user]
+
+    def address_of(self, client: object) -> str:
+        """The address that a connected client came from; "-" for a socket without one."""
+        return self.clients.get(cast(Client, client)) or "-"
 
     def take_commands(self, session: str, message: bytes) -> bool:
         """Gives commands, one a line, to an emulated session. False if there is none of that id."""

@@ -18,6 +18,7 @@ what is due, and returns when something is due again. ``now`` is the loop's cloc
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from abc import ABC, abstractmethod
@@ -31,6 +32,8 @@ from .node import Node
 from .states import CLOSED, CONNECTED, OPENED, ConnectionState, transition
 
 __all__ = ["CONNECT_SECONDS", "GRACE_SECONDS", "NEVER", "TimedClient", "TimedSubscription"]
+
+log = logging.getLogger("gateway.clients")
 
 CONNECT_SECONDS = 30.0
 GRACE_SECONDS = 25.0  # Source: PROTOCOL.md 1.7, step 7
@@ -115,6 +118,12 @@ class TimedClient(ABC, Generic[Followed]):
         # The first ping comes at a random time, so that clients that connected together are not all pinged together later.
         self.next_ping = self.node.hub.now() + self.node.config.ping_seconds * random.uniform(0.5, 1)
         self.watch_deadlines()
+        log.debug("client %s of user %r connected from %s", self.client, self.identity.user, self.node.admission.address_of(self))
+
+    def log_end(self, disconnect: Disconnect) -> None:
+        """Logs how the connection ended; called while the registry of clients still has it."""
+        address = self.node.admission.address_of(self)
+        log.debug("client %s of user %r disconnected from %s: %s", self.client or "-", self.identity.user, address, disconnect)
 
     # Time.
 

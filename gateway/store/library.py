@@ -19,7 +19,7 @@ from ..errors import StoreError
 
 __all__ = ["VERSION", "Library", "rules_of"]
 
-VERSION = 4  # of the functions; count it up with every change of what a function does
+VERSION = 5  # of the functions; count it up with every change of what a function does
 
 _NAME = re.compile(rb"^gateway_(\d+)$")
 _SOURCE = "".join(files(__package__).joinpath("lua", name).read_text() for name in ("channels.lua", "inbox.lua", "control.lua", "rpc.lua"))
@@ -94,11 +94,15 @@ class Library:
     async def _restore(self, call: Call) -> None:
         rules = self._rules
         if rules is None:
-            stored = await call(b"GET", self._rules_key)
-            rules = json.loads(stored) if stored else BUILT_IN_RULES
+            rules = await self.stored_rules(call) or BUILT_IN_RULES
         loaded = await _loaded(call)
         if not loaded or max(loaded) < VERSION:
             await self._replace(call, loaded, {}, rules)
+
+    async def stored_rules(self, call: Call) -> Rules | None:
+        """The rules that the newest gateway stored for publishers; None if no gateway ever did."""
+        stored = await call(b"GET", self._rules_key)
+        return cast(Rules, json.loads(stored)) if stored else None
 
     async def agrees(self, call: Call) -> bool:
         """Whether the rules in force are this configuration's."""

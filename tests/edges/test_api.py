@@ -61,11 +61,14 @@ def test_the_key_comes_in_three_ways(gateway: RunningGateway, path: str, headers
         ("/api/publish", {"X-API-Key": "wrong"}),
     ],
 )
-async def test_without_a_good_key_the_answer_is_401_and_empty(gateway: RunningGateway, path: str, headers: dict[str, str]) -> None:
+async def test_without_a_good_key_the_answer_is_401_and_names_the_ways_to_send_one(
+    gateway: RunningGateway, path: str, headers: dict[str, str]
+) -> None:
     async with await Socket.open(gateway) as raw:
         sent = {name: value.encode().decode("latin-1") for name, value in headers.items()}
         status, _, body = await raw.request("POST", path, sent, b"not even JSON")
-        assert (status, body) == (401, b"")
+        error = json.loads(body)["error"]
+        assert (status, error["code"], error["message"]) == (401, 101, "unauthorized") and "X-API-Key" in error["hint"]
 
 
 async def test_every_refusal_looks_the_same(gateway: RunningGateway) -> None:
@@ -78,14 +81,17 @@ async def test_every_refusal_looks_the_same(gateway: RunningGateway) -> None:
 
 
 def test_an_unknown_method_is_404_and_get_is_405(gateway: RunningGateway) -> None:
-    assert call(gateway, "levitate", {})[0] == 404
+    status, answer = call(gateway, "levitate", {})
+    assert (status, answer["error"]["code"], answer["error"]["message"]) == (404, 104, "not found")
+    assert "'levitate'" in answer["error"]["hint"] and "publish" in answer["error"]["hint"]
     assert gateway.http("GET", "/api/info", None, {"X-API-Key": API_KEY})[0] in (404, 405)
     assert gateway.http("POST", "/api/", b"{}", {"X-API-Key": API_KEY})[0] == 404
 
 
 @pytest.mark.parametrize("body", [b"{", b"hello", b"\xff\xfe", b'{"channel":"chat:1","data":}', b"{}}"], ids=repr)
 def test_what_is_not_json_is_400(gateway: RunningGateway, body: bytes) -> None:
-    assert call(gateway, "publish", body)[0] == 400
+    status, answer = call(gateway, "publish", body)
+    assert (status, answer["error"]["code"]) == (400, 107) and "not JSON" in answer["error"]["hint"]
 
 
 @pytest.mark.parametrize(
@@ -135,6 +141,23 @@ def test_a_request_of_the_wrong_shape_is_a_bad_request(gateway: RunningGateway, 
     status, answer = call(gateway, method, body)
     assert status == 200
     assert answer["error"]["code"] == 107 and answer["error"]["message"] == "bad request"
+    assert answer["error"]["hint"] not in ("", "bad request")
+
+
+def test_a_misspelled_field_is_named_in_a_warning_or_in_the_error(gateway: RunningGateway, channel: str) -> None:
+    answer = gateway.api("publish", channel=channel, data=1, idempotencykey="k")
+    assert answer["result"]["offset"] == 1
+    assert answer["warnings"] == ["there is no field 'idempotencykey'; did you mean 'idempotency_key'?"]
+    history = gateway.api("history", channel=channel, since={"offset": 0, "epoch": answer["result"]["epoch"], "id": 1})
+    assert history["warnings"] == ["there is no field 'since.id'"]
+    error = gateway.api("publish", chanel=channel, data=1)["error"]
+    assert "`channel`" in error["hint"] and "'chanel'; did you mean 'channel'?" in error["hint"]
+    batch = gateway.api("batch", commands=[{"publish": {"channel": channel, "data": 2, "tag": {}}}], paralel=True)
+    assert batch["replies"][0]["publish"]["offset"] == 2
+    assert batch["warnings"] == [
+        "there is no field 'paralel'; did you mean 'parallel'?",
+        "there is no field 'commands[0].publish.tag'; did you mean 'tags'?",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -251,7 +274,8 @@ async def test_a_broadcast_answers_for_each_channel_in_order(gateway: RunningGat
     async with client(gateway, subscribe=channel) as wire:
         answer = gateway.api("broadcast", channels=names, data={"to": "all"}, tags={"a": "b"})["result"]["responses"]
         assert answer[0]["result"]["offset"] == 1
-        assert answer[1] == {"error": {"code": 102, "message": "unknown channel"}}
+        hint = "no namespace 'nowhere' is configured"
+        assert answer[1] == {"error": {"code": 102, "message": "unknown channel", "hint": hint}}
         assert answer[2]["result"]["offset"] == 1
         assert answer[3] == {"result": {}}
         publication = await wire.publication()
@@ -271,8 +295,8 @@ def test_a_batch_answers_each_command_in_order(gateway: RunningGateway, channel:
     assert status == 200 and list(answer) == ["replies"]
     one, unknown, bad, channels, broadcast = answer["replies"]
     assert one["publish"]["offset"] in (1, 2)
-    assert unknown == {"error": {"code": 102, "message": "unknown channel"}}
-    assert bad == {"error": {"code": 107, "message": "bad request"}}
+    assert unknown == {"error": {"code": 102, "message": "unknown channel", "hint": "no namespace 'nowhere' is configured"}}
+    assert bad == {"error": {"code": 107, "message": "bad request", "hint": "give data or b64data"}}
     assert channels == {"channels": {"channels": {}}}
     assert broadcast["broadcast"]["responses"][0]["result"]["offset"] in (1, 2)
 

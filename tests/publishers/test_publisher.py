@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import math
+import re
+import socket
 import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 import valkey
 
 from gateway.errors import StoreError, Unavailable
 from gateway.publication import Position
+from gateway.store.embedded import EmbeddedServer, socket_path
 from publishers import Publisher, SyncPublisher
 
 from ..kit.waiting import until
@@ -112,3 +121,95 @@ async def test_the_plain_publisher_loads_the_functions_where_valkey_lost_them_in
 def test_what_valkey_refuses_raises_a_store_error(valkey_url: str, prefix: str) -> None:
     with SyncPublisher(valkey_url, prefix=prefix) as publisher, pytest.raises(StoreError, match="version is a whole number"):
         publisher.publish("posts:a", 1, version=-1)
+
+
+# What is refused before anything is sent, by both publishers.
+
+DEEP: list[Any] = []
+for _ in range(300):
+    DEEP = [DEEP]
+
+
+@dataclass
+class Price:
+    amount: float
+
+
+MISTAKES = {
+    "channel that is a number": (lambda p: p.publish(17, 1), TypeError, "the channel is a text, not 17"),
+    "NaN": (lambda p: p.publish("posts:a", {"a": [1, math.nan]}), ValueError, "the data holds nan, which JSON does not have"),
+    "infinity in a dataclass": (lambda p: p.publish("posts:a", Price(-math.inf)), ValueError, "the data holds -inf"),
+    "nested too deep": (lambda p: p.publish("posts:a", DEEP), ValueError, "nested too deep"),
+    "raw data that is no text": (lambda p: p.publish("posts:a", {}, raw=True), TypeError, "with raw=True the data is JSON text"),
+    "raw data that is no JSON": (lambda p: p.publish("posts:a", "NaN", raw=True), ValueError, "which b'NaN' is not"),
+    "tags of numbers": (lambda p: p.publish("posts:a", 1, tags={"a": 1}), TypeError, "tags are texts, but 'a': 1 is among them"),
+    "tags that are a list": (lambda p: p.publish("posts:a", 1, tags=["a"]), TypeError, "tags is a mapping"),
+    "info that is a text": (lambda p: p.publish("posts:a", 1, info="u1"), TypeError, "info is a mapping"),
+    "info with NaN": (lambda p: p.publish("posts:a", 1, info={"x": math.nan}), ValueError, "info holds nan"),
+    "ttl that is a text": (lambda p: p.publish("posts:a", 1, ttl="5m"), TypeError, "ttl is a whole number of seconds, not '5m'"),
+    "ttl that is half": (lambda p: p.publish("posts:a", 1, ttl=0.5), TypeError, "ttl is a whole number of seconds, not 0.5"),
+    "size that is a truth": (lambda p: p.publish("posts:a", 1, size=True), TypeError, "size is a whole number of publications"),
+    "version that is a text": (lambda p: p.publish("posts:a", 1, version="7"), TypeError, "version is a whole number"),
+    "key that is a number": (lambda p: p.publish("posts:a", 1, idempotency_key=17), TypeError, "idempotency_key is a text, not 17"),
+    "option that does not exist": (lambda p: p.publish("posts:a", 1, key="k"), TypeError, "no option 'key'"),
+    "user that is a number": (lambda p: p.notify(17, {"id": "a"}), TypeError, "the user is a text, not 17"),
+    "notification that is a text": (lambda p: p.notify("u1", "hello"), TypeError, "a notification is a mapping"),
+    "notification with NaN": (lambda p: p.notify("u1", {"id": "a", "x": math.nan}), ValueError, "the notification holds nan"),
+    "notification whose id is a number": (lambda p: p.notify("u1", {"id": 17}), ValueError, '"id", a text'),
+    "notification's key that is a number": (lambda p: p.notify("u1", {"id": "a"}, idempotency_key=1), TypeError, "is a text, not 1"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+async def test_a_mistake_is_refused_in_a_sentence_by_both_publishers(publisher: Publisher, valkey_url: str, mistake: str) -> None:
+    call, error, words = MISTAKES[mistake]
+    for each in (publisher, SyncPublisher(valkey_url)):
+        with pytest.raises(error, match=re.escape(words)) as raised:
+            result = call(each)
+            assert isinstance(each, Publisher), "a thread gets its error at once"
+            await result
+        assert "\n" not in str(raised.value)
+
+
+async def test_null_and_numbers_like_any_others_are_published(publisher: Publisher) -> None:
+    data = {"none": None, "text": "null and NaN", "number": 1e308, "price": Price(1.5)}
+    assert await publisher.publish("posts:a", data)
+    ((_, stored),) = await data_of(publisher, "posts:a")
+    assert json.loads(stored) == data | {"price": {"amount": 1.5}}
+
+
+# Without asyncio: when it connects, and how long it waits.
+
+
+def test_the_plain_publisher_is_made_before_its_server_is_and_finds_it_later(tmp_path: Path) -> None:
+    publisher = SyncPublisher(data_dir=tmp_path, patience=0.2)
+    SyncPublisher("http://nowhere")
+    with pytest.raises(Unavailable, match="no gateway runs on"):
+        publisher.publish("posts:a", 1)
+    server = EmbeddedServer(tmp_path)
+    server.start()
+    try:
+        assert publisher.publish("posts:a", 1) is not None
+    finally:
+        publisher.close()
+        server.stop()
+
+
+@pytest.mark.parametrize("options", [{}, {"idempotency_key": "k"}], ids=["once", "repeated"])
+def test_the_plain_publisher_waits_two_seconds_at_most_for_a_valkey_that_does_not_answer(options: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        publisher = SyncPublisher(f"valkey://127.0.0.1:{silent.getsockname()[1]}")
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            publisher.publish("posts:a", 1, **options)
+        assert time.monotonic() - began < 2.5
+
+
+def test_the_plain_publisher_waits_two_seconds_at_most_for_an_embedded_valkey_that_hangs(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(socket_path(tmp_path)))
+        silent.listen()
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            SyncPublisher(data_dir=tmp_path).publish("posts:a", 1)
+        assert time.monotonic() - began < 2.5

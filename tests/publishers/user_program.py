@@ -79,6 +79,9 @@ async def publishes_from_threads_wrongly(publisher: SyncPublisher) -> None:
     publisher.publish("orders:17", 1, key="order-17")  # mistake
     publisher.publish("orders:17", 1, ttl=60.0)  # mistake
     publisher.notify(1, {"id": "order-17"})  # mistake
+    publisher.notify("u1", "Your order is on its way")  # mistake
+    publisher.publish("orders:17", 1, tags={"lang": 1})  # mistake
+    publisher.publish("orders:17", 1, ttl="5m")  # mistake
     print(publisher.publish("orders:17", 1).offset)  # mistake
 
 
@@ -146,9 +149,19 @@ async def without_data(caller: Caller) -> int:
     return 0
 
 
-@service.method("orders.list")  # mistake
-def without_waiting(caller: Caller, data: Any) -> list[int]:
-    return []
+@service.method("orders.list")
+def in_a_thread(caller: Caller, data: Any) -> list[int]:
+    return [len(caller.user)]
+
+
+@service.sent
+def sent_to_a_thread(caller: Caller, data: Any) -> None:
+    print(in_a_thread(caller, data)[0] + 1)
+
+
+@service.method("orders.first")  # mistake
+def with_a_number(caller: int, data: Any) -> int:
+    return caller
 
 
 @service.method("orders.show")  # mistake
@@ -164,4 +177,5 @@ async def without_caller() -> None:
 async def serves() -> None:
     service.run()  # mistake
     Service(concurrency="8")  # mistake
+    Service(threads="8")  # mistake
     await service.run()

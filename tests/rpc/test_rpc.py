@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import signal
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -74,6 +75,52 @@ async def test_missing_data_and_a_missing_result_are_null(gateway: RunningGatewa
 
     async with running(service), client(gateway) as wire:
         assert await wire.result("rpc", method=method) == {"data": None}
+
+
+async def test_plain_functions_run_in_threads_several_at_once_and_bounded(gateway: RunningGateway, valkey_url: str, method: str) -> None:
+    service, together, most = Service(valkey_url, prefix=gateway.prefix, threads=3), threading.Barrier(3), [0, 0]
+
+    @service.method(method)
+    def blocking(caller: Caller, data: int) -> dict[str, Any]:
+        most[0] += 1
+        most[1] = max(most)
+        together.wait(10)  # passes only if three run at the same time
+        most[0] -= 1
+        return {"user": caller.user, "number": data, "main thread": threading.current_thread() is threading.main_thread()}
+
+    @service.method(f"{method}.refused")
+    def refuses(caller: Caller, data: Any) -> None:
+        raise Failure(409, "it was shipped")
+
+    @service.method(f"{method}.partial")
+    def makes_a_coroutine(caller: Caller, data: Any) -> Any:
+        return asyncio.sleep(0, "awaited")
+
+    async with running(service), client(gateway, token=gateway.token("ann")) as wire:
+        answers = await ask_many(wire, method, range(6))
+        assert answers == {n: {"data": {"user": "ann", "number": n, "main thread": False}} for n in range(6)}
+        assert most[1] == 3
+        error = (await wire.ask("rpc", method=f"{method}.refused"))["error"]
+        assert (error["code"], error["message"]) == (409, "it was shipped")
+        assert await wire.result("rpc", method=f"{method}.partial") == {"data": "awaited"}
+
+
+async def test_the_loop_goes_on_while_a_plain_function_waits(gateway: RunningGateway, service: Service, method: str) -> None:
+    may_end = threading.Event()
+
+    @service.method(method)
+    def blocking(caller: Caller, data: Any) -> str:
+        assert may_end.wait(10)
+        return "done"
+
+    @service.method(f"{method}.quick")
+    async def quick(caller: Caller, data: Any) -> None:
+        may_end.set()
+
+    async with running(service), client(gateway) as wire, client(gateway) as other:
+        waiting = asyncio.create_task(wire.result("rpc", method=method))
+        assert await other.result("rpc", method=f"{method}.quick") == {"data": None}
+        assert await waiting == {"data": "done"}
 
 
 async def test_instances_share_the_work_and_each_request_is_served_once(gateway: RunningGateway, valkey_url: str, method: str) -> None:

@@ -1,7 +1,8 @@
 """The server API over HTTP: ``POST /api/<method>``.
 
 Source: PROTOCOL.md, section 2, and INTERFACE.md. An application error answers 200 with ``{"error": …}``, as the clients
-of that API expect, or the mapped status with ``X-Centrifugo-Error-Mode: transport``.
+of that API expect, or the mapped status with ``X-Centrifugo-Error-Mode: transport``. Every error carries a ``hint``, a sentence that
+says what is wrong. Fields that a method does not have are ignored, and named in ``warnings`` beside the result: cent ignores those.
 """
 
 from __future__ import annotations
@@ -11,49 +12,84 @@ import logging
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ...errors import ClientError, Internal, StoreError
+from ...errors import BadRequest, ClientError, Internal, LimitExceeded, StoreError
 from ...rules.json_text import encode
 from ...rules.protocol import error_json
 from ...session.node import Node
-from ..request import api_key_of, body_of, is_api_key
+from ..request import api_key_of, body_of, is_api_key, is_trusted
 from ..responses import STATUS_OF_ERROR, json_response
-from .methods import BATCH, METHODS, Malformed, answer
+from .methods import BATCH, METHODS, Malformed, answer, warnings_of
 
 __all__ = ["api"]
 
 log = logging.getLogger("gateway.api")
 
+NOT_NAMED = "allowed_origins does not name this page's origin, and pages of other origins need an API key also where insecure.api is set"
+
+
+class Unauthorized(ClientError):
+    """The server API was called without one of its keys."""
+
+    code, message = 101, "unauthorized"
+
+
+class NotFound(ClientError):
+    """The server API has no such method."""
+
+    code, message = 104, "not found"
+
+
+class ForeignPage(ClientError):
+    """A page of an origin that is not listed called the server API without a key."""
+
+    code, message = 103, "permission denied"
+
+
+NO_KEY = Unauthorized("send one of the keys in api_keys, as the header X-API-Key, or as Authorization: apikey KEY")
+
 
 async def api(node: Node, request: Request) -> Response:
-    """Answers ``POST /api/<method>``: 401 without an API key, 404 for an unknown method, 405 for another verb than POST."""
+    """Answers ``POST /api/<method>``: 401 without an API key, 403 for a foreign page that ``insecure.api`` does not
+    cover, 404 for an unknown method, 405 for another verb than POST."""
     config = node.config
     if request.method != "POST":
-        return Response(status_code=405, headers={"allow": "POST"})
+        return _answered(BadRequest("a method of the server API is called with POST"), 405, {"allow": "POST"})
     scope = request.scope
-    if not config.insecure.api and not is_api_key(api_key_of(scope["headers"], scope["query_string"]), config.api_keys):
-        log.info("api: refused, the API key is missing or wrong")
-        return Response(status_code=401)
+    if not is_api_key(api_key_of(scope["headers"], scope["query_string"]), config.api_keys):
+        if not config.insecure.api:
+            log.info("api: refused, the API key is missing or wrong")
+            return _answered(NO_KEY, 401)
+        if not is_trusted(request.headers, config.origins):  # any page that somebody here visits could call it
+            log.info("api: refused, %s", NOT_NAMED)
+            return _answered(ForeignPage(NOT_NAMED), 403)
     name = scope["path"].rpartition("/api/")[2]
     method = BATCH if name == "batch" else METHODS.get(name)
     if method is None:
-        return Response(status_code=404)
+        return _answered(NotFound(f"there is no method {name[:60]!r}; the methods are {', '.join(METHODS)} and batch"), 404)
     body = await body_of(request, config.limits.api_bytes)
     if isinstance(body, Response):
-        return body
+        too_large = LimitExceeded(f"the body is larger than limits.api_bytes, {config.limits.api_bytes}")
+        return _answered(too_large, 413, {"connection": "close"}) if body.status_code == 413 else body
     try:
         result = await answer(node, method, body)
     except Malformed as error:
         log.info("api: %s refused, the body is not JSON: %s", name, error)
-        return json_response(encode({"error": str(error)}), 400)
+        return _answered(BadRequest(f"the body is not JSON: {error}"), 400)
     except ClientError as error:
         return _refused(request, name, error)
     except StoreError as error:
         log.warning("api: %s failed: %s", name, error)
         return _refused(request, name, Internal(str(error)))
-    return json_response(result if name == "batch" else b'{"result":%b}' % result)
+    fields = (result if name == "batch" else b'{"result":%b}' % result)[:-1]
+    warnings = warnings_of(method, body)
+    return json_response(b'%b,"warnings":%b}' % (fields, encode(warnings)) if warnings else fields + b"}")
 
 
 def _refused(request: Request, name: str, error: ClientError) -> Response:
     log.info("api: %s refused with %d %s", name, error.code, error)
     transport = request.headers.get("x-centrifugo-error-mode") == "transport"
-    return json_response(b'{"error":%b}' % error_json(error), STATUS_OF_ERROR.get(error.code, 400) if transport else 200)
+    return _answered(error, STATUS_OF_ERROR.get(error.code, 400) if transport else 200)
+
+
+def _answered(error: ClientError, status: int, headers: dict[str, str] | None = None) -> Response:
+    return json_response(b'{"error":%b}' % error_json(error), status, headers)

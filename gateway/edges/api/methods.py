@@ -31,6 +31,7 @@ from .requests import (
     HistoryRequest,
     InfoRequest,
     NotifyRequest,
+    PresenceRequest,
     PublishRequest,
     Reason,
     RefreshRequest,
@@ -51,10 +52,12 @@ from .results import (
     PresenceStatsResult,
     PublishResult,
 )
+from .unknown_fields import unknown_fields
 
-__all__ = ["BATCH", "METHODS", "Malformed", "Method", "answer"]
+__all__ = ["BATCH", "METHODS", "Malformed", "Method", "answer", "warnings_of"]
 
 HISTORY_BYTES = 16 * 1024 * 1024  # of one answer of the history method
+WARNINGS_MOST = 20  # of one request
 REVOKED_SECONDS = 30 * 86400  # where the request does not say when the token would have expired
 
 
@@ -77,11 +80,28 @@ async def answer(node: Node, method: Method, body: bytes) -> bytes:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         # msgspec reports a wrong shape as soon as it finds one: what follows may not be JSON at all.
         wrong_shape = isinstance(error, msgspec.ValidationError) and is_json(mend_surrogates(body))
-        raise (BadRequest if wrong_shape else Malformed)(str(error)) from None
+        if not wrong_shape:
+            raise Malformed(str(error)) from None
+        raise BadRequest(_with_unknown_fields(str(error), method, body)) from None
     fault = request.fault()
     if fault:
-        raise BadRequest(fault)
+        raise BadRequest(_with_unknown_fields(fault, method, body))
     return await method.call(node, request)
+
+
+def _with_unknown_fields(fault: str, method: Method, body: bytes) -> str:
+    """A field that is missing may be there under a wrong name."""
+    return "; ".join([fault, *unknown_fields(body, method.request)])
+
+
+def warnings_of(method: Method, body: bytes) -> list[str]:
+    """Which fields of a request that was carried out were ignored, a sentence each; in a batch, those of its commands too."""
+    warnings = unknown_fields(body, method.request)
+    if method is BATCH:
+        for number, command in enumerate(decode_json(body or b"{}", BatchRequest).commands):
+            for name, request in command.items():
+                warnings += unknown_fields(bytes(request), METHODS[name].request, f"commands[{number}].{name}.")
+    return warnings[:WARNINGS_MOST]
 
 
 # Publishing.
@@ -167,7 +187,9 @@ async def _history(node: Node, request: HistoryRequest) -> bytes:
         raise NotAvailable(f"{request.channel!r} has no history: its history_size is 0")
     since = request.since.position if request.since is not None else BEGINNING
     limit = -1 if (request.limit or 0) < 0 else request.limit or 0
-    page = await node.history.after(request.channel, since, limit, reverse=bool(request.reverse), max_bytes=HISTORY_BYTES)
+    reverse = bool(request.reverse)
+    # A service may give the position to a client, which recovers from it: so there has to be one.
+    page = await node.history.after(request.channel, since, limit, reverse=reverse, max_bytes=HISTORY_BYTES, begins=True)
     return history_result(page.top, page.publications)
 
 
@@ -258,9 +280,12 @@ async def _info(node: Node, request: InfoRequest) -> bytes:
     return b'{"nodes":[%b]}' % b",".join(await node.control.survey("info"))
 
 
-async def _presence(node: Node, request: ChannelRequest) -> bytes:
-    """Lists the clients in a channel."""
-    return await node.presence.clients(_present(node, request))
+async def _presence(node: Node, request: PresenceRequest) -> bytes:
+    """Lists the clients in a channel, all up to `limits.presence_clients`, or page by page."""
+    channel = _present(node, request)
+    if not request.limit:
+        return await node.presence.clients(channel)
+    return await node.presence.page(channel, int(request.cursor or 0), min(request.limit, node.config.limits.presence_clients))
 
 
 async def _presence_stats(node: Node, request: ChannelRequest) -> bytes:
@@ -293,7 +318,7 @@ METHODS = {
     "disconnect": _method(_disconnect, DisconnectRequest, Nothing),
     "refresh": _method(_refresh, RefreshRequest, Nothing),
     "revoke": _method(_revoke, RevokeRequest, Nothing),
-    "presence": _method(_presence, ChannelRequest, PresenceResult),
+    "presence": _method(_presence, PresenceRequest, PresenceResult),
     "presence_stats": _method(_presence_stats, ChannelRequest, PresenceStatsResult),
     "channels": _method(_channels, ChannelsRequest, ChannelsResult),
     "info": _method(_info, InfoRequest, InfoResult),

@@ -16,7 +16,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ... import __version__
-from ...errors import BadRequest, ClientError, Internal, NotAvailable, PermissionDenied, TokenExpired, UnknownChannel, UnrecoverablePosition
+from ...errors import (
+    BadRequest,
+    ClientError,
+    Internal,
+    LimitExceeded,
+    NotAvailable,
+    PermissionDenied,
+    TokenExpired,
+    TooManyRequests,
+    UnknownChannel,
+    UnrecoverablePosition,
+)
 from ...live.inbox import LIST_DEFAULT, LIST_MOST, ReadRequest
 from ...rules.json_text import encode, raw_object
 from ..pages import FRESH
@@ -42,6 +53,7 @@ KEYS = {
     "api_key_authorization": {"type": "apiKey", "in": "header", "name": "Authorization", "description": "`apikey` and the key"},
     "api_key_query": {"type": "apiKey", "in": "query", "name": "api_key"},
 }
+WARNINGS = {"type": "array", "items": {"type": "string"}, "description": "fields of the request that the method does not have"}
 TOKENS = {
     "token": {"type": "http", "scheme": "bearer", "description": "a client's token"},
     "token_cookie": {"type": "apiKey", "in": "cookie", "name": "gateway_token"},
@@ -87,6 +99,7 @@ def document() -> dict[str, bytes]:
 
 def _operation(name: str, method: Method) -> Schema:
     success = _answer({"result": _of(method.result)}) if method is not BATCH else _answer({"replies": _replies()})
+    success["properties"] |= {"warnings": WARNINGS}
     refused = _answer({"error": _of(Fault)})
     return {
         "operationId": name,
@@ -97,12 +110,11 @@ def _operation(name: str, method: Method) -> Schema:
         "requestBody": _json_body(method.request, required=_is_required(method.request)),
         "responses": {
             "200": _json({"oneOf": [success, refused]}, "The result, or the error."),
-            **_errors(BadRequest, NotAvailable, UnknownChannel, UnrecoverablePosition, Internal),
-            "400": _json(
-                {"anyOf": [refused, _answer({"error": {"type": "string"}})]}, "A body that is not JSON; with `transport`, a bad request."
-            ),
-            "401": {"description": "No API key, or a wrong one. The body is empty."},
-            "413": {"description": "The body is larger than `limits.api_bytes`. The answer's is empty."},
+            **_errors(BadRequest, LimitExceeded, NotAvailable, UnknownChannel, UnrecoverablePosition, Internal),
+            "400": _json(refused, "A body that is not JSON; with `transport`, a bad request."),
+            "401": _json(refused, "No API key, or a wrong one: 101 unauthorized"),
+            "403": _json(refused, "Without a key, where none is needed: a page of an origin that is not named. 103 permission denied"),
+            "413": _json(refused, "The body is larger than `limits.api_bytes`: 106 limit exceeded"),
         },
     }
 
@@ -178,7 +190,7 @@ def _clients() -> Schema:
 def _client(id: str, summary: str, result: type, parameters: list[Schema], *errors: type[ClientError]) -> Schema:
     responses = {
         "200": _json(_of(result), "The answer."),
-        **_errors(*errors, PermissionDenied, TokenExpired),
+        **_errors(*errors, PermissionDenied, TokenExpired, TooManyRequests),
         "503": _json(_answer({"error": _of(Fault)}), "Valkey does not answer: 100 internal server error"),
     }
     responses["401"]["description"] += ", or the code of a disconnect: 3500 invalid token, 3501 no token"
@@ -207,7 +219,10 @@ def _stream() -> Schema:
         "responses": {
             "200": {"description": "The stream.", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
             "400": _json(_answer({"error": {"type": "string"}}), "No channel is named, too many are, or one that cannot be."),
-            "403": _json(_answer({"error": {"type": "string"}}), "A page of an origin that `allowed_origins` does not list."),
+            "403": _json(
+                _answer({"error": {"type": "string"}}),
+                "A page of an origin that `allowed_origins` does not list, or a cookie that does not count for it.",
+            ),
         },
     }
 

@@ -43,6 +43,7 @@ class Fault(msgspec.Struct):
 
     code: int
     message: str
+    hint: Annotated[str, Meta(description="what is wrong, in a sentence for people")] | UnsetType = UNSET
 
 
 class PublishResult(msgspec.Struct):
@@ -98,9 +99,10 @@ class Present(msgspec.Struct):
 
 
 class PresenceResult(msgspec.Struct):
-    """The clients in a channel."""
+    """The clients in a channel, or a page of them."""
 
     presence: Annotated[dict[str, Present], Meta(description="by the clients' ids")]
+    cursor: Annotated[str, Meta(description="where the next page begins; the last one has none")] | UnsetType = UNSET
 
 
 class PresenceStatsResult(msgspec.Struct):

@@ -22,7 +22,7 @@ from ...rules.json_text import encode
 from ...rules.permissions import overridden
 from ...session.node import Node
 from ..outlets import output_of, until_gone
-from ..request import NOT_LISTED, client_address, cors_headers, is_foreign, subscription_tokens_of, token_of
+from ..request import client_address, cors_headers, is_foreign, refused_origin, subscription_tokens_of, token_of
 from .stream import NEVER_WAS, EventStream, refusal
 
 __all__ = ["LAST_MOST", "EventStreams"]
@@ -48,15 +48,20 @@ class EventStreams:
 
     async def _open(self, scope: Scope, send: Send) -> EventStream | None:
         """Answers, and begins the stream; None if the answer is a refusal. A stream holds nothing of its request."""
-        headers = Headers(scope=scope)
+        headers, origins = Headers(scope=scope), self._node.config.origins
         query = QueryParams(scope["query_string"])
-        extra = cors_headers(headers.get("origin", ""), self._node.config.allowed_origins)
+        extra = cors_headers(headers.get("origin", ""), origins)
         if scope["method"] != "GET":
             await _plain(send, 405, "an event stream is opened with GET", [*extra, (b"allow", b"GET")])
             return None
-        if is_foreign(headers, self._node.config.allowed_origins):
+        if is_foreign(headers, origins):
             # A foreign page could read nothing of it, but it could make the user present, with the user's cookie.
-            await _plain(send, 403, NOT_LISTED, extra)
+            await _plain(send, 403, refused_origin(headers.get("origin", "")), extra)
+            return None
+        try:
+            token = token_of(headers, query, origins)
+        except PermissionDenied as error:
+            await _plain(send, 403, error.hint, extra)
             return None
         try:
             names = self._names(scope)
@@ -67,12 +72,13 @@ class EventStreams:
         output = output_of(scope, send)
         await send({"type": "http.response.start", "status": 200, "headers": [_TYPE, *output.headers, *extra]})
         try:
-            identity = await self._node.authentication.identify(token_of(headers, query))
+            address = client_address(scope.get("client"), scope["headers"], self._node.config.proxies)
+            identity = await self._node.authentication.identify(token)
+            self._node.admission.admit_request(identity.user, address)
             grants = await self._grants(names, tokens, identity)
             starts = await self._starts(names, grants, headers, query)
             if self._node.revocations.covers(identity) or any(map(self._node.revocations.covers, grants.values())):
                 raise Disconnect(3500, "a token was revoked meanwhile")  # a revocation ends the streams that are open; this one was not
-            address = client_address(scope.get("client"), scope["headers"], self._node.config.proxies)
             return EventStream(self._node, output, identity, starts, grants, address)
         except _ChannelRefused as refused:
             await _refuse(send, refused.error, refused.channel)

@@ -225,7 +225,7 @@ class EventStream(TimedClient[StreamSubscription]):
             self._record("subscribed", channel=start.channel)
         self.opened()
         for subscription in self.subscriptions:
-            self.node.hub.drained(subscription)
+            self.node.hub.client_connected(subscription)
 
     def _opening(self, starts: list[Start]) -> bytes:
         """The event `connected`."""
@@ -370,6 +370,7 @@ class EventStream(TimedClient[StreamSubscription]):
         log.log(logging.DEBUG if disconnect.code in (3000, 3001) else logging.INFO, "stream %s closed: %s", self.client, disconnect)
         known = self.connected
         self.move(CLOSED)
+        self.log_end(disconnect)
         self.node.wheel.remove(self)
         self.node.admission.forget(self, self.identity.user)
         for subscription in self.subscriptions:

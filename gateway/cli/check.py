@@ -1,0 +1,132 @@
+"""``gateway check``: everything that is wrong with a configuration and its Valkey, at once."""
+
+from __future__ import annotations
+
+import json
+import re
+import ssl
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+
+from ..auth.fingerprint import fingerprint
+from ..auth.keys import Keys
+from ..config import Config, examine
+from ..control.secrets_check import differing
+from ..errors import GatewayError
+from ..runtime.logs import printable
+from ..serve.first_run import with_secrets
+from ..store.connect import Address
+from ..store.connection import Commands
+from ..store.embedded import configured_url
+from ..store.layout import Layout
+from ..store.link import Link
+from .options import run_async
+
+__all__ = ["run_check"]
+
+
+@dataclass
+class Report:
+    """What was found. ``fine`` is what works, by its name; ``faults`` and ``warnings`` are a sentence each."""
+
+    fine: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+
+def run_check(config: str | None, *, valkey_url: str | None, data_dir: str | None, as_json: bool) -> int:
+    """Prints what it found; returns the exit status, which is 1 if anything is wrong. Warnings do not count."""
+    report = Report()
+    settings, report.faults = examine(config, valkey_url=valkey_url, data_dir=data_dir)
+    if settings is not None:
+        report.fine["configuration"] = f"{config or 'defaults and environment'}, {len(settings.namespaces)} namespaces"
+        run_async(_check_settings(settings, report))
+    if as_json:
+        print(json.dumps({"ok": not report.faults, **asdict(report)}, ensure_ascii=False))
+    else:
+        _print(report)
+    return 1 if report.faults else 0
+
+
+def _print(report: Report) -> None:
+    for name, text in report.fine.items():
+        print(f"{name:<15} fine ({text})")
+    for warning in report.warnings:
+        print(f"{'warning':<15} {warning}")
+    sys.stdout.flush()
+    for fault in report.faults:
+        print(f"gateway: {printable(' '.join(fault.split()))}", file=sys.stderr)
+
+
+async def _check_settings(given: Config, report: Report) -> None:
+    """Checks what the settings name: secrets, keys, certificates, Valkey. A fault of one does not hide those of the others."""
+    config = given
+    try:
+        config = with_secrets(given, make=False)
+        Keys(config.tokens)
+    except GatewayError as error:
+        report.faults.append(str(error))
+    report.faults += _certificate_faults(config)
+    report.warnings += _doubts(config)
+    try:
+        await _check_link(config, configured_url(config), report)
+    except GatewayError as error:
+        report.faults.append(str(error))
+
+
+def _certificate_faults(config: Config) -> list[str]:
+    if not config.tls_cert:
+        return []
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.tls_cert, config.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        return [f"tls_cert or tls_key cannot be used: {error}"]
+    return []
+
+
+def _doubts(config: Config) -> list[str]:
+    """Settings that work and are risky, a sentence each."""
+    doubts = []
+    if config.insecure.clients:
+        doubts.append("insecure.clients is on: anybody may connect and do anything")
+    if config.insecure.api:
+        doubts.append("insecure.api is on: anybody may call the server API")
+    if 0 < len(config.tokens.hmac_secret.encode()) < 32:
+        doubts.append("tokens.hmac_secret is short; 32 bytes or more are safe")
+    if "*" in config.allowed_origins:
+        doubts.append("allowed_origins holds *: pages of any site may connect with a token of theirs, and as anonymous clients")
+    return doubts
+
+
+async def _check_link(config: Config, url: str, report: Report) -> None:
+    address = Address(url)
+    commands = Commands(address)
+    await commands.start()
+    link = Link(address, commands, Layout(config.prefix).heartbeat("check"))
+    try:
+        info = (await commands.call("INFO", "server")).decode()
+        version = re.search(r"valkey_version:(\S+)", info) or re.search(r"redis_version:(\S+)", info)
+        report.fine["valkey"] = f"{address}, version {version[1] if version else 'unknown'}"
+        began = time.perf_counter()
+        await link.start()
+        took = (time.perf_counter() - began) * 1000
+        report.fine["live link"] = f"a heartbeat came through in {took:.1f} ms"
+        await _compare_keys(config, commands, report)
+    finally:
+        await link.close()
+        await commands.close()
+
+
+async def _compare_keys(config: Config, commands: Commands, report: Report) -> None:
+    """A configuration without any key has nothing to compare: it is one of a machine where no gateway runs."""
+    if not Keys(config.tokens):
+        return
+    others = await differing(commands.call, config.prefix, fingerprint(config.tokens, config.prefix))
+    if others:
+        report.faults.append(
+            f"{len(others)} of the gateways that run on this Valkey check tokens with other secrets or keys than this configuration "
+            f"(processes {', '.join(others)}): give all gateways the same [tokens]"
+        )
+    else:
+        report.fine["token keys"] = "the gateways that run have the same, or none runs"

@@ -1,0 +1,144 @@
+"""What an operator reads: reports for programs, warnings, progress, and the log of a gateway from its start to its end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.cli.log_setup import JsonFormatter
+
+from ..kit.clients import client, stream
+from ..kit.gateways import RULES, RunningGateway, Start
+from ..kit.programs import ENVIRONMENT, GATEWAY, process, run
+from ..kit.tokens import SECRET
+from ..kit.waiting import until
+
+
+@pytest.fixture(scope="module")
+def gateway(start_gateway_once: Start) -> RunningGateway:
+    return start_gateway_once(RULES)
+
+
+@pytest.fixture(scope="module")
+def used(gateway: RunningGateway, valkey_url: str) -> list[str]:
+    """The options by which a command finds its Valkey and its prefix."""
+    file = gateway.data_dir.parent / "operator.toml"
+    file.write_text(
+        f'prefix = "{gateway.prefix}"\nvalkey_url = "{valkey_url}"\n[namespaces.sealed]\nsubscribe = "nobody"\n[tokens]\nhmac_secret = "{SECRET}"\n'
+    )
+    return ["--config", str(file)]
+
+
+def test_without_a_command_the_help_is_printed_as_help() -> None:
+    out = run().succeeds()
+    assert out.startswith("Usage: ") and "Commands:" in out and "publish" in out
+
+
+def test_check_reports_every_fault_in_a_line_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "broken.toml"
+    file.write_text(
+        f'data_dir = "{tmp_path}/none"\ntls_cert = "x.pem"\ntls_key = "y.pem"\n[tokens]\npublic_key_file = "{tmp_path}/none.pem"\n'
+    )
+    outcome = run("check", "--config", file)
+    lines = outcome.error.splitlines()
+    assert outcome.status == 1 and all(line.startswith("gateway: ") for line in lines)
+    for line, word in zip(lines, ("tokens.public_key_file", "tls_cert", "no gateway runs on"), strict=True):
+        assert word in line
+    report = json.loads(run("check", "--json", "--config", file).out)
+    assert not report["ok"] and [f"gateway: {fault}" for fault in report["faults"]] == lines
+
+
+def test_check_and_publish_answer_programs_in_json(gateway: RunningGateway, used: list[str]) -> None:
+    report = json.loads(run("check", "--json", *used).succeeds())
+    assert report["ok"] and report["faults"] == [] and {"configuration", "valkey", "live link"} <= report["fine"].keys()
+    one = json.loads(run("publish", "chat:json", "1", "--json", *used).succeeds())
+    assert one == {"channel": "chat:json", "position": f"{gateway.epoch('chat:json')}:1"}
+    assert json.loads(run("publish", "chat:json", "1", "--ephemeral", "--json", *used).succeeds())["position"] is None
+    several = json.loads(run("publish", "chat:json", "-", "--json", *used, stdin=b"1\n2\n").succeeds())
+    assert several == one | {"position": one["position"][:-1] + "3", "published": 2, "refused": 0}
+
+
+@pytest.mark.parametrize(
+    "channel, words", [("caht:1", ("no gateway has a namespace 'caht'", "chat")), ("sealed:1", ("let no client subscribe",))]
+)
+def test_publishing_where_no_client_can_follow_warns(used: list[str], channel: str, words: tuple[str, ...]) -> None:
+    outcome = run("publish", channel, "1", *used)
+    assert outcome.status == 0 and outcome.out.strip().endswith(":1")
+    assert outcome.error.startswith("gateway: warning: ") and outcome.error.count("\n") == 1
+    assert all(word in outcome.error for word in words)
+
+
+def test_many_lines_show_their_progress_on_a_terminal_alone(used: list[str]) -> None:
+    lines = b"1\n" * 10_000
+    assert run("publish", "endless:quiet", "-", *used, stdin=lines).succeeds().startswith("published 10000, ")
+    seen, out = _at_a_terminal("publish", "endless:shown", "-", *used, stdin=lines)
+    assert " published, " in seen and " a second" in seen and out.startswith("published 10000, ")
+
+
+def _at_a_terminal(*words: str, stdin: bytes) -> tuple[str, str]:
+    """What a command wrote to the terminal, which is its standard error, and to its standard output."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen([*GATEWAY, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=theirs, env=ENVIRONMENT) as program:
+        os.close(theirs)
+        out, _ = program.communicate(stdin, 30)
+        assert program.returncode == 0
+    seen = os.read(ours, 1 << 20).decode()
+    os.close(ours)
+    return seen, out.decode()
+
+
+# The log.
+
+
+def test_a_gateway_starts_beside_a_service_that_is_named_gateway(valkey_url: str, tmp_path: Path, prefix: str) -> None:
+    environment = {"GATEWAY_PORT": "tcp://10.0.0.7:80", "GATEWAY_SERVICE_HOST": "10.0.0.7"}
+    words = ("serve", "--port", "0", "--data-dir", tmp_path, "--valkey-url", valkey_url)
+    with process(*words, environment=environment | {"GATEWAY_PREFIX": prefix}) as gateway:
+        assert " is ready at " in gateway.line()
+        ended = gateway.end()
+    assert ended.status == 0
+    assert ended.error.count("GATEWAY_PORT, GATEWAY_SERVICE_HOST") == 1, "the log names what is ignored, once"
+
+
+async def test_the_log_is_json_on_demand_and_tells_the_life_of_a_process(start_gateway: Start) -> None:
+    gateway = start_gateway('log_format = "json"\n')
+    async with client(gateway):
+        gateway.process.send_signal(15)
+        await until(lambda: gateway.process.poll() is not None, "it ended")
+    lines = [json.loads(line) for line in gateway.log().splitlines()]
+    assert all({"time", "level", "logger", "message", "process"} <= line.keys() for line in lines)
+    life = [line["message"] for line in lines if line["logger"] == "gateway.server" and line["level"] == "info"]
+    assert [text.split(":")[0].split(" ")[0] for text in life] == ["started", "stopping", "draining", "stopped"]
+    assert f"127.0.0.1:{gateway.port}" in life[0] and "1 clients" in life[1]
+
+
+@pytest.mark.parametrize("edge", ["fast", "asgi"])
+async def test_connects_and_disconnects_are_logged_at_debug_with_the_address(start_gateway: Start, edge: str) -> None:
+    gateway = start_gateway('trusted_proxies = ["127.0.0.0/8"]\n', edge=edge)
+    async with client(gateway, token=gateway.token("ann"), additional_headers={"X-Forwarded-For": "203.0.113.7"}):
+        pass
+    async with stream(gateway, "posts:1", token=gateway.token("ben"), headers={"X-Forwarded-For": "203.0.113.8"}) as events:
+        await events.next()
+    for user, address in (("ann", "203.0.113.7"), ("ben", "203.0.113.8")):
+        for word in ("connected", "disconnected"):
+            line = f"of user '{user}' {word} from {address}"
+            await until(lambda line=line: line in gateway.log(), line)
+
+
+def test_a_line_of_the_log_in_json_holds_its_traceback() -> None:
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        record: Any = logging.LogRecord("gateway.x", logging.ERROR, "", 0, "it %s", ("failed",), sys.exc_info())
+    text = JsonFormatter().format(record)
+    fields = json.loads(text)
+    assert "\n" not in text and (fields["level"], fields["message"]) == ("error", "it failed")
+    assert fields["exception"].endswith("ValueError: two\nlines")

@@ -1,0 +1,49 @@
+"""Handshakes and pages that a proxy or the settings keep out: the log names the cause and the remedy."""
+
+from __future__ import annotations
+
+import pytest
+
+from ..kit.clients import Socket
+from ..kit.gateways import RunningGateway, Start
+from ..kit.waiting import until
+
+KEY = {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version": "13"}
+UPGRADE = {"Upgrade": "websocket", "Connection": "Upgrade", **KEY}
+
+
+@pytest.fixture(scope="module")
+def gateway(start_gateway_once: Start, edge: str) -> RunningGateway:
+    return start_gateway_once(edge=edge)
+
+
+async def test_a_handshake_whose_upgrade_a_proxy_removed_is_named_once(gateway: RunningGateway) -> None:
+    for _ in range(3):
+        async with await Socket.open(gateway) as raw:
+            status, headers, body = await raw.request("GET", "/connection/websocket", KEY | {"Connection": "close"})
+            assert (status, headers["upgrade"]) == (426, "websocket") and b"proxy_set_header Upgrade" in body
+    assert gateway.log().count("arrived without the header Upgrade") == 1
+    async with await Socket.open(gateway) as raw:
+        assert (await raw.request("GET", "/connection/websocket"))[0] == 404, "not a handshake"
+
+
+@pytest.mark.parametrize(
+    "method, path, headers, body",
+    [
+        ("GET", "/connection/websocket", UPGRADE, b""),
+        ("GET", "/sse?channel=posts:1", {}, b""),
+        ("POST", "/inbox/read", {}, b"{}"),
+        ("POST", "/connection/http_stream", {}, b"{}"),
+    ],
+    ids=["websocket", "sse", "inbox", "emulation"],
+)
+async def test_a_refused_origin_is_logged_with_the_setting_that_lets_it_in(
+    gateway: RunningGateway, method: str, path: str, headers: dict[str, str], body: bytes
+) -> None:
+    origin = f"http://{path.strip('/').partition('?')[0].replace('/', '-')}.shop.example:3000"
+    async with await Socket.open(gateway) as raw:
+        status, *_ = await raw.request(method, path, {"Origin": origin, **headers}, body)
+    assert status == 403
+    await until(lambda: f"'{origin}'" in gateway.log(), "the log names the origin")
+    (line,) = [line for line in gateway.log().splitlines() if f"'{origin}'" in line]
+    assert "allowed_origins" in line and "--origin" in line
