@@ -18,6 +18,9 @@ Time limits. ``tick`` ends the connection at the earliest of these:
 | the client to take the rest, once the connection is closing      | CLOSE_SECONDS                        | cut off           |
 | the same, and for the rest of a request, when the process ends   | CLOSE_SECONDS                        | cut off           |
 
+Places. Where connections are limited, a socket without a place is answered once and closed: see ``_application``, and
+``session/places.py``.
+
 What it uses of uvicorn's internals is listed in ``uvicorn_internals``.
 """
 
