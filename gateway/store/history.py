@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ..publication import Position, Publication
+from ..rules.protocol import BEGINNING
 from ..rules.recovery import same_life
 from .connection import Commands
 from .layout import Layout, read_entry
@@ -73,25 +74,34 @@ class History:
     ) -> Page:
         """The publications after offset ``since`` (``reverse``: those before it, newest first; 0 is the top), up to ``limit``.
 
-        ``limit`` 0 reads the position alone, -1 all there is; a page ends at about ``max_bytes``. ``seen`` is the newest publication
+        It is for those who follow the channel: where nobody published yet, it begins the channel's first epoch. ``limit`` 0 reads the position alone, -1 all there is; a page ends at about ``max_bytes``. ``seen`` is the newest publication
         that this process knows, as position and unix ms: if Valkey came back without it, the answer has a new epoch.
         """
         words: list[Any] = [since, limit, max_bytes, b"1" if reverse else b""]
         if seen is not None:
             position, ms = seen
             words += position.epoch, position.offset, ms
-        epoch, offset, ms, entries = await self.call(b"gateway_history", self.layout.keys(channel), *words)
+        return await self._page(b"gateway_history", channel, words)
+
+    async def _page(self, function: bytes, channel: str, words: Sequence[Any]) -> Page:
+        epoch, offset, ms, entries = await self.call(function, self.layout.keys(channel), *words)
         return Page(Position(epoch.decode(), offset), ms, [read_entry(entry) for entry in entries])
 
-    async def after(self, channel: str, position: Position, limit: int, *, reverse: bool = False, max_bytes: int = PAGE_BYTES) -> Page:
-        """``read`` after a position. Raises UnrecoverablePosition if its epoch is not the channel's."""
-        page = await self.read(channel, position.offset, limit, reverse=reverse, max_bytes=max_bytes)
+    async def after(
+        self, channel: str, position: Position, limit: int, *, reverse: bool = False, max_bytes: int = PAGE_BYTES, begins: bool = False
+    ) -> Page:
+        """``read`` after a position. Raises UnrecoverablePosition if the position's epoch is not the channel's.
+
+        It writes nothing: the epoch of a channel that nobody published to or follows is "". ``begins``: there it begins the first epoch.
+        """
+        function = b"gateway_history" if begins else b"gateway_page"
+        page = await self._page(function, channel, [position.offset, limit, max_bytes, b"1" if reverse else b""])
         same_life(position, page.top.epoch)
         return page
 
     async def back(self, channel: str, count: int) -> Position:
         """The position ``count`` publications before the top, or the one before the oldest that history holds."""
-        page = await self.read(channel, 0, 1)
+        page = await self.after(channel, BEGINNING, 1)
         oldest = page.publications[0].offset if page.publications else page.top.offset + 1
         return Position(page.top.epoch, max(page.top.offset - count, oldest - 1))
 

@@ -298,6 +298,16 @@ local function range(stream, first, last, reverse, limit, bytes)
   return entries
 end
 
+-- What a read asks for with SINCE LIMIT BYTES [reverse].
+local function slice(stream, args)
+  local since, limit, bytes = tonumber(args[1]), tonumber(args[2]), tonumber(args[3])
+  if limit == 0 then return {} end
+  if args[4] == '1' then
+    return range(stream, since > 0 and number(since - 1) or '+', '-', true, limit, bytes)
+  end
+  return range(stream, number(since + 1), '+', false, limit, bytes)
+end
+
 -- The unix ms of the publication at an offset below the top: from its entry or, where history has just let it go, from
 -- `trimmed`. nil if the publication after it is gone as well: then every reader sees the hole. 0, which is the time of none,
 -- if it cannot be known: what cannot be verified counts as rewound.
@@ -320,7 +330,6 @@ end
 local function gateway_history(keys, args)
   local base = base_of(keys)
   local rules = rules_of(base)
-  local since, limit, bytes = tonumber(args[1]), tonumber(args[2]), tonumber(args[3])
   local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'ms', 'trimmed')
   local epoch, top, ms = meta[1], tonumber(meta[2] or '0'), tonumber(meta[3] or '0')
   if not epoch then
@@ -348,15 +357,19 @@ local function gateway_history(keys, args)
       keep_meta(keys[1], rules.meta_ttl, rules.ttl)
     end
   end
-  local entries = {}
-  if limit ~= 0 then
-    if args[4] == '1' then
-      entries = range(keys[2], since > 0 and number(since - 1) or '+', '-', true, limit, bytes)
-    else
-      entries = range(keys[2], number(since + 1), '+', false, limit, bytes)
-    end
-  end
-  return {epoch, top, ms, entries}
+  return {epoch, top, ms, slice(keys[2], args)}
+end
+
+-- gateway_page 3 meta stream keys SINCE LIMIT BYTES [reverse] → as gateway_history
+--   For a client that reads once and does not follow the channel: it writes nothing. The epoch of a channel that nobody
+--   published to or follows is '', which agrees with any.
+-- Atomic, because the range and the top it is compared with must be of one moment.
+local function gateway_page(keys, args)
+  base_of(keys)
+  local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'ms')
+  local top, ms, entries = tonumber(meta[2] or '0'), tonumber(meta[3] or '0'), {}
+  if meta[1] then entries = slice(keys[2], args) end  -- a stream without its counter is the rest of another life
+  return {meta[1] or '', top, ms, entries}
 end
 
 -- gateway_remove 3 meta stream keys → [offset, epoch]
@@ -390,6 +403,7 @@ end
 redis.register_function('gateway_publish', gateway_publish)
 redis.register_function('gateway_restore', gateway_restore)
 redis.register_function{function_name = 'gateway_history', callback = gateway_history, flags = {'allow-oom'}}
+redis.register_function{function_name = 'gateway_page', callback = gateway_page, flags = {'no-writes', 'allow-oom'}}
 redis.register_function{function_name = 'gateway_remove', callback = gateway_remove, flags = {'allow-oom'}}
 redis.register_function{function_name = 'gateway_generation', callback = gateway_generation, flags = {'no-writes', 'allow-oom', 'allow-stale'}}
 redis.register_function{function_name = 'gateway_rules', callback = gateway_rules, flags = {'no-writes', 'allow-oom', 'allow-stale'}}
