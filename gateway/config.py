@@ -88,6 +88,7 @@ class Limits(_Section):
     rpc_queue: int = Field(1000, ge=1)
     slow_seconds: float = Field(30, gt=0)
     ring_bytes: int = Field(64 * 1024 * 1024, ge=0)
+    presence_clients: int = Field(1000, ge=1)
 
 
 class ChannelRules(_Section):

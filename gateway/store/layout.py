@@ -41,9 +41,10 @@ class Layout:
         base = self.channel(name)
         return (*self.keys(name), base + b":unread", base + b":inbox")
 
-    def presence(self, name: str) -> bytes:
-        """The hash of the clients that are in a channel: client → ClientInfo in JSON."""
-        return self.channel(name) + b":presence"
+    def presence(self, name: str) -> tuple[bytes, bytes]:
+        """The keys of presence: the hash of the clients that are in a channel, client → ClientInfo in JSON, and the sorted set user → clients."""
+        base = self.channel(name)
+        return base + b":presence", base + b":users"
 
     def rpc(self, method: str) -> tuple[bytes, bytes]:
         """The list of a method's requests, and the lease of the services that serve it: the keys that gateway_call takes."""

@@ -31,6 +31,7 @@ from .requests import (
     HistoryRequest,
     InfoRequest,
     NotifyRequest,
+    PresenceRequest,
     PublishRequest,
     Reason,
     RefreshRequest,
@@ -167,7 +168,9 @@ async def _history(node: Node, request: HistoryRequest) -> bytes:
         raise NotAvailable(f"{request.channel!r} has no history: its history_size is 0")
     since = request.since.position if request.since is not None else BEGINNING
     limit = -1 if (request.limit or 0) < 0 else request.limit or 0
-    page = await node.history.after(request.channel, since, limit, reverse=bool(request.reverse), max_bytes=HISTORY_BYTES)
+    reverse = bool(request.reverse)
+    # A service may give the position to a client, which recovers from it: so there has to be one.
+    page = await node.history.after(request.channel, since, limit, reverse=reverse, max_bytes=HISTORY_BYTES, begins=True)
     return history_result(page.top, page.publications)
 
 
@@ -258,9 +261,12 @@ async def _info(node: Node, request: InfoRequest) -> bytes:
     return b'{"nodes":[%b]}' % b",".join(await node.control.survey("info"))
 
 
-async def _presence(node: Node, request: ChannelRequest) -> bytes:
-    """Lists the clients in a channel."""
-    return await node.presence.clients(_present(node, request))
+async def _presence(node: Node, request: PresenceRequest) -> bytes:
+    """Lists the clients in a channel, all up to `limits.presence_clients`, or page by page."""
+    channel = _present(node, request)
+    if not request.limit:
+        return await node.presence.clients(channel)
+    return await node.presence.page(channel, int(request.cursor or 0), min(request.limit, node.config.limits.presence_clients))
 
 
 async def _presence_stats(node: Node, request: ChannelRequest) -> bytes:
@@ -293,7 +299,7 @@ METHODS = {
     "disconnect": _method(_disconnect, DisconnectRequest, Nothing),
     "refresh": _method(_refresh, RefreshRequest, Nothing),
     "revoke": _method(_revoke, RevokeRequest, Nothing),
-    "presence": _method(_presence, ChannelRequest, PresenceResult),
+    "presence": _method(_presence, PresenceRequest, PresenceResult),
     "presence_stats": _method(_presence_stats, ChannelRequest, PresenceStatsResult),
     "channels": _method(_channels, ChannelsRequest, ChannelsResult),
     "info": _method(_info, InfoRequest, InfoResult),

@@ -16,7 +16,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ... import __version__
-from ...errors import BadRequest, ClientError, Internal, NotAvailable, PermissionDenied, TokenExpired, UnknownChannel, UnrecoverablePosition
+from ...errors import (
+    BadRequest,
+    ClientError,
+    Internal,
+    LimitExceeded,
+    NotAvailable,
+    PermissionDenied,
+    TokenExpired,
+    TooManyRequests,
+    UnknownChannel,
+    UnrecoverablePosition,
+)
 from ...live.inbox import LIST_DEFAULT, LIST_MOST, ReadRequest
 from ...rules.json_text import encode, raw_object
 from ..pages import FRESH
@@ -97,7 +108,7 @@ def _operation(name: str, method: Method) -> Schema:
         "requestBody": _json_body(method.request, required=_is_required(method.request)),
         "responses": {
             "200": _json({"oneOf": [success, refused]}, "The result, or the error."),
-            **_errors(BadRequest, NotAvailable, UnknownChannel, UnrecoverablePosition, Internal),
+            **_errors(BadRequest, LimitExceeded, NotAvailable, UnknownChannel, UnrecoverablePosition, Internal),
             "400": _json(
                 {"anyOf": [refused, _answer({"error": {"type": "string"}})]}, "A body that is not JSON; with `transport`, a bad request."
             ),
@@ -178,7 +189,7 @@ def _clients() -> Schema:
 def _client(id: str, summary: str, result: type, parameters: list[Schema], *errors: type[ClientError]) -> Schema:
     responses = {
         "200": _json(_of(result), "The answer."),
-        **_errors(*errors, PermissionDenied, TokenExpired),
+        **_errors(*errors, PermissionDenied, TokenExpired, TooManyRequests),
         "503": _json(_answer({"error": _of(Fault)}), "Valkey does not answer: 100 internal server error"),
     }
     responses["401"]["description"] += ", or the code of a disconnect: 3500 invalid token, 3501 no token"

@@ -25,6 +25,7 @@ __all__ = [
     "HistoryRequest",
     "InfoRequest",
     "NotifyRequest",
+    "PresenceRequest",
     "PublishRequest",
     "Reason",
     "RefreshRequest",
@@ -203,6 +204,19 @@ class HistoryRequest(ChannelRequest):
     limit: Limit | None = None
     since: Place | None = None
     reverse: bool | None = None
+
+
+class PresenceRequest(ChannelRequest):
+    """All clients in a channel, or, with ``limit``, a page of about so many."""
+
+    limit: Annotated[int, Meta(ge=0, description="0 for all clients; `limits.presence_clients` at most")] = 0
+    cursor: Annotated[str, Meta(pattern="^[0-9]{0,20}$", description="that of the page before")] = ""
+
+    def fault(self) -> str:
+        """A cursor that no page had, or one without a limit, in words."""
+        if int(self.cursor or 0) >= 2**64:
+            return "cursor is that of the page before"
+        return "cursor goes with limit" if self.cursor and not self.limit else super().fault()
 
 
 class ChannelsRequest(Shape):
