@@ -4,6 +4,9 @@
 each is framed once, stored with the publication, and written as it is to the transports of all subscribers. There is no
 task and no queue; what a full socket does not take stays in history, and the session catches up from there when the
 transport has drained.
+
+One read of the socket may bring forty thousand frames of six bytes. A turn of the loop handles some of them and the next turn
+goes on, with other clients in between; meanwhile nothing is read. Frames that cost more than they bring are limited by the second.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from ..errors import Disconnect
 from ..live.wire_formats import ChannelView
 from ..publication import Publication
 from ..rules.protocol import PING, publication_json
+from ..rules.rate_limit import use
 from ..session.node import Node
 from ..session.session import Session
 from .outlets import SessionOutlet
@@ -41,6 +45,11 @@ _quiet.setLevel(logging.CRITICAL)  # it would log handshakes, and tracebacks of 
 PATH = "/connection/websocket"
 CLOSE_SECONDS = 5.0  # for the client to answer a close frame
 REASON_BYTES = 123
+PARSED_BYTES = 1024  # at a time; up to 170 frames, since the smallest have 6 bytes
+TURN_FRAMES = 128  # of a client in one turn of the loop, where a large frame counts as one for each FRAME_BYTES
+FRAME_BYTES = 256
+SMALL_BYTES = 64  # a part of a message that is smaller is counted with pings and pongs
+SMALL_PER_SECOND = 100.0  # so many at once: browsers send none, libraries a ping in some seconds
 
 
 def text_frame(payload: bytes) -> bytes:
@@ -55,6 +64,8 @@ def text_frame(payload: bytes) -> bytes:
 
 _SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
 _KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
+_WHOLE = (Opcode.TEXT, Opcode.BINARY)
+_DATA = (*_WHOLE, Opcode.CONT)
 _PING_FRAME = text_frame(PING)
 _NATIVE_PING = b"\x89\x00"
 
@@ -86,7 +97,10 @@ WEBSOCKET = WebSocketWire()
 class WebSocketConnection(SessionOutlet, asyncio.Protocol):
     """``HttpProtocol`` hands a connection over: ``connection_made``, ``shake_hands``, then whatever the socket brings."""
 
-    __slots__ = ("_fragments", "_node", "_protocol", "_reading_paused", "_transport", "native_pings")
+    __slots__ = (
+        *("_fragments", "_goes_on", "_node", "_protocol", "_reading_paused", "_rest", "_small_used", "_transport"),
+        "native_pings",
+    )
 
     wire = WEBSOCKET
     return_path: dict[str, bytes] = {}
@@ -97,6 +111,9 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
         self._protocol = ServerProtocol(state=State.OPEN, max_size=self._node.config.limits.message_bytes, logger=_quiet)
         self._fragments: list[bytes] | None = None
         self._reading_paused = False
+        self._rest = b""  # was read, and waits for a later turn
+        self._goes_on = False  # the next turn is scheduled
+        self._small_used = 0.0
         self.native_pings = False
 
     # The handshake.
@@ -142,19 +159,46 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
     # Inbound.
 
     def data_received(self, data: bytes) -> None:
-        protocol = self._protocol
+        if self._rest or self._reading_paused:  # the transport, or TLS above it, had read it before it was paused
+            self._rest += data
+        else:
+            self._take_turn(data)
+
+    def _take_turn(self, data: bytes) -> None:
+        """Acts on the frames in ``data`` until the client has had its turn, or has to wait; the rest waits with it."""
+        room, start = TURN_FRAMES, 0
+        while start < len(data) and room > 0 and not self._held and not self.paused:
+            room -= self._parse(data[start : start + PARSED_BYTES])
+            start += PARSED_BYTES
+        if start < len(data):
+            self._rest = data[start:]
+        if self._rest or self._reading_paused:
+            self._read_or_not()
+
+    def _parse(self, data: bytes) -> int:
+        """Acts on the frames that end in ``data``. Returns for how many they count."""
+        protocol, count = self._protocol, 0
         protocol.receive_data(data)
         for event in protocol.events_received():
             assert isinstance(event, Frame)
+            count += 1 + len(event.data) // FRAME_BYTES
             self._on_frame(event)
         if protocol.parser_exc is not None and self._session is not None:
             log.info("client %s closed: %s", self._session.client or "-", protocol.parser_exc)
-            self._session.closed()
-            self._session = None
+            self._end_session()
         if protocol.writes:
             self._write_protocol()
+        return count
+
+    def _go_on(self) -> None:
+        self._goes_on = False
+        if self._rest and not self._held and not self.paused:
+            data, self._rest = self._rest, b""
+            self._take_turn(data)
 
     def _on_frame(self, frame: Frame) -> None:
+        if frame.opcode not in _WHOLE or not frame.fin:
+            self._count_small(frame)
         if frame.opcode is Opcode.TEXT or frame.opcode is Opcode.BINARY:
             if frame.fin:
                 self._take(bytes(frame.data))
@@ -173,6 +217,18 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
         elif frame.opcode is Opcode.CLOSE:
             self._end_session()
 
+    def _count_small(self, frame: Frame) -> None:
+        """Ends the connection of a client that sends too many control frames, and parts of messages that bring next to nothing."""
+        if frame.opcode in _DATA and len(frame.data) >= SMALL_BYTES:
+            return
+        used = use(self._small_used, self._loop.time(), SMALL_PER_SECOND)
+        if used is not None:
+            self._small_used = used
+            return
+        if self._session is not None:
+            self._session.close(Disconnect(3013, f"more than {SMALL_PER_SECOND:g} pings, pongs and small fragments a second"))
+        self._protocol.fail(3013)  # the close frame is sent; whatever else comes is discarded without being parsed
+
     def _take(self, message: bytes) -> None:
         if self._session is not None:  # else a close frame is on its way
             self._receive(self._session, message)
@@ -182,6 +238,7 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_session()
+        self._rest = b""
         self._protocol.parser = None  # type: ignore[assignment]  # a generator and its object hold each other
 
     def _end_session(self) -> None:
@@ -206,8 +263,16 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
         self._loop.call_later(CLOSE_SECONDS, self._transport.abort)
 
     def _read_or_not(self) -> None:
-        """Stops reading from a client that does not read itself: the answers to its commands, even to a ping, would fill memory."""
+        """Stops reading from a client that does not read itself: the answers to its commands, even to a ping, would fill memory.
+
+        What was read already waits as well; where it need not wait any longer, the next turn goes on with it.
+        """
         pause = self._held or self.paused
+        if self._rest and not pause:
+            pause = True
+            if not self._goes_on:
+                self._goes_on = True
+                self._loop.call_soon(self._go_on)
         if pause != self._reading_paused and not self._transport.is_closing():
             self._reading_paused = pause
             if pause:
@@ -216,16 +281,16 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
                 self._transport.resume_reading()
 
     def _write_protocol(self) -> None:
-        for data in self._protocol.data_to_send():
-            if data:
-                self._put(data)
-            elif not self._transport.is_closing():
-                # Half-closed: the client reads what was written, answers, and closes. If it does not, we do.
-                if self._transport.can_write_eof():
-                    self._transport.write_eof()
-                else:  # TLS has no half
-                    self._transport.close()
-                self._loop.call_later(CLOSE_SECONDS, self._transport.abort)
+        parts = self._protocol.data_to_send()
+        if data := b"".join(parts):
+            self._put(data)
+        if b"" in parts and not self._transport.is_closing():  # the library's sign for the end
+            # Half-closed: the client reads what was written, answers, and closes. If it does not, we do.
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
+            else:  # TLS has no half
+                self._transport.close()
+            self._loop.call_later(CLOSE_SECONDS, self._transport.abort)
 
 
 def _select_subprotocol(protocol: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:

@@ -93,6 +93,7 @@ class AsgiConnection(SessionOutlet):
     async def _receive_all(self) -> None:
         while True:
             await self._readable.wait()
+            await asyncio.sleep(0)  # a server that has read many messages returns them at once: other clients are served in between
             message = await self._receive_next()
             if message["type"] != "websocket.receive" or self._session is None:
                 return
