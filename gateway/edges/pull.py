@@ -10,11 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..errors import BadRequest, ClientError, Disconnect, Internal, NotAvailable, PermissionDenied, StoreError
+from ..rules.identity import Identity
 from ..rules.json_text import encode
 from ..rules.permissions import admits
 from ..rules.protocol import error_json, history_result, read_position
 from ..session.node import Node
-from .request import NOT_LISTED, body_of, cors_headers, is_foreign, subscription_tokens_of, token_of
+from .request import NOT_LISTED, body_of, client_address, cors_headers, is_foreign, subscription_tokens_of, token_of
 from .responses import STATUS_OF_ERROR, json_response
 
 __all__ = ["HISTORY_DEFAULT", "HISTORY_MOST", "NUMBER_DIGITS", "history", "inbox", "inbox_read"]
@@ -46,7 +47,7 @@ async def _history(request: Request) -> bytes:
     query = request.query_params
     channel = query.get("channel", "")
     rules = node.rules(channel)
-    identity = await node.authentication.identify(token_of(request.headers, query))
+    identity = await _identify(request)
     grants = [await node.authentication.grant_one_of(token, (channel,), identity.user) for token in subscription_tokens_of(query, 1)]
     subscribed = node.may_subscribe(identity, channel, token=bool(grants))
     if not admits(rules.history, identity, channel, subscribed=subscribed, token=bool(grants)):
@@ -62,7 +63,7 @@ async def _history(request: Request) -> bytes:
 async def _inbox(request: Request) -> bytes:
     node: Node = request.state.node
     query = request.query_params
-    identity = await node.authentication.identify(token_of(request.headers, query))
+    identity = await _identify(request)
     asked: dict[str, Any] = {"limit": _number(query, "limit", 20)}
     if query.get("before"):
         asked["before"] = query["before"]
@@ -74,9 +75,18 @@ async def _inbox_read(request: Request) -> bytes | Response:
     # A page of another site can send this with the user's cookie; the Origin header shows it.
     if is_foreign(request.headers, node.config.allowed_origins):
         raise PermissionDenied(NOT_LISTED)
-    identity = await node.authentication.identify(token_of(request.headers, request.query_params))
+    identity = await _identify(request)
     body = await body_of(request, node.config.limits.message_bytes)
     return body if isinstance(body, Response) else await node.inbox.read(identity.user, body)
+
+
+async def _identify(request: Request) -> Identity:
+    """Whose request it is; it counts as a command of that user. Raises Disconnect for a token that does not pass, TooManyRequests."""
+    node: Node = request.state.node
+    identity = await node.authentication.identify(token_of(request.headers, request.query_params))
+    address = client_address(request.scope.get("client"), request.scope["headers"], node.config.proxies)
+    node.admission.admit_request(identity.user, address)
+    return identity
 
 
 async def _answer(request: Request, work: Awaitable[bytes | Response]) -> Response:

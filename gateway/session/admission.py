@@ -9,7 +9,7 @@ from ..config import Limits
 from ..errors import Disconnect
 from ..publication import Position
 from ..rules.identity import Grant, Identity, ServerSubscription
-from ..rules.rate_limit import use
+from ..rules.rate_limit import Allowances, use
 
 __all__ = ["Admission", "Client", "EmulatedSession"]
 
@@ -65,6 +65,7 @@ class Admission:
         self._now = now
         self._addresses: dict[str, int] = {}  # connections of each, where limits.connections_per_address is set
         self._connects_used = 0.0  # of limits.connects_per_second, see ``rate_limit``
+        self._requests = Allowances(limits.commands_per_second, "limits.commands_per_second")
 
     def admit(self, client: Client, address: str) -> None:
         """Registers a connection. Raises Disconnect 3504 over a limit, 3013 if they come too fast, 3001 while draining."""
@@ -90,6 +91,13 @@ class Admission:
         if most and user and len(self.users.get(user, ())) >= most:
             raise Disconnect(3504, f"limits.connections_per_user is {most}")
         self.users.setdefault(user, set()).add(client)
+
+    def admit_request(self, user: str, address: str) -> None:
+        """A request over plain HTTP, which counts as a command: of the user, or of the address where the user is anonymous.
+
+        Raises TooManyRequests over ``limits.commands_per_second``.
+        """
+        self._requests.spend(f"user {user}" if user else f"address {address}", self._now())
 
     def forget(self, client: Client, user: str | None) -> None:
         """The connection is closed. ``user`` is None where ``admit_user`` did not register one."""

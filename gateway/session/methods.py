@@ -65,6 +65,8 @@ class HandledSession(Owner, Protocol):
 
     def answer(self, id: int, method: str, work: Awaitable[bytes]) -> None: ...
 
+    def answer_in_turn(self, id: int, method: str, read: Callable[[], Awaitable[bytes]]) -> None: ...
+
     def watch_deadlines(self) -> None: ...
 
 
@@ -193,7 +195,7 @@ def _history(session: HandledSession, id: int, request: HistoryRequest) -> None:
     if not rules.has_history:
         raise NotAvailable(f"{name!r} has no history")
     since = request.since.position if request.since is not None else BEGINNING
-    session.answer(id, "history", _read_history(session, name, since, request))
+    session.answer_in_turn(id, "history", lambda: _read_history(session, name, since, request))
 
 
 async def _read_history(session: HandledSession, channel: str, since: Position, request: HistoryRequest) -> bytes:
@@ -207,11 +209,10 @@ def _rpc(session: HandledSession, id: int, request: RpcRequest) -> None:
     node, identity = session.node, session.identity
     method, data = request.method or "", bytes(request.data) or None
     if method in node.methods:
-        work = node.methods.call(method, Caller(identity.user, session.client), data)
+        session.answer_in_turn(id, "rpc", lambda: _called(node.methods.call(method, Caller(identity.user, session.client), data)))
     else:
         _check_services(session)
-        work = node.calls.call(method, identity, session.client, data)
-    session.answer(id, "rpc", _called(work))
+        session.answer(id, "rpc", _called(node.calls.call(method, identity, session.client, data)))
 
 
 def _check_services(session: HandledSession) -> None:
@@ -224,7 +225,8 @@ async def _called(work: Awaitable[bytes]) -> bytes:
 
 
 def _presence(session: HandledSession, id: int, request: ChannelRequest) -> None:
-    session.answer(id, "presence", session.node.presence.clients(_presence_channel(session, request)))
+    name = _presence_channel(session, request)
+    session.answer_in_turn(id, "presence", lambda: session.node.presence.clients(name))
 
 
 def _presence_stats(session: HandledSession, id: int, request: ChannelRequest) -> None:

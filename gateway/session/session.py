@@ -224,9 +224,12 @@ class Session(CommandingClient[ClientSubscription]):
         if before is CONNECTED:
             self.node.events.record("disconnected", self.identity.user, self.client, code=disconnect.code, reason=disconnect.reason)
         self.move(CLOSED)
+        if self.refusals is not None and self.refusals.unlogged:
+            log.info("client %s is gone%s", self.client or "-", self.refusals.take_unlogged())
         self.node.wheel.remove(self)
         self.node.admission.forget(self, None if before is OPENED else self.identity.user)
         for subscription in list(self.subscriptions.values()):
             self.node.hub.leave(subscription)
         self.subscriptions.clear()
         self.backlog = None
+        self.reads = ()

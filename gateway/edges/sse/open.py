@@ -67,12 +67,13 @@ class EventStreams:
         output = output_of(scope, send)
         await send({"type": "http.response.start", "status": 200, "headers": [_TYPE, *output.headers, *extra]})
         try:
+            address = client_address(scope.get("client"), scope["headers"], self._node.config.proxies)
             identity = await self._node.authentication.identify(token_of(headers, query))
+            self._node.admission.admit_request(identity.user, address)
             grants = await self._grants(names, tokens, identity)
             starts = await self._starts(names, grants, headers, query)
             if self._node.revocations.covers(identity) or any(map(self._node.revocations.covers, grants.values())):
                 raise Disconnect(3500, "a token was revoked meanwhile")  # a revocation ends the streams that are open; this one was not
-            address = client_address(scope.get("client"), scope["headers"], self._node.config.proxies)
             return EventStream(self._node, output, identity, starts, grants, address)
         except _ChannelRefused as refused:
             await _refuse(send, refused.error, refused.channel)
