@@ -8,6 +8,7 @@ The packages, in the order in which they may import: a module imports from packa
 | packages                  | hold                                                                       |
 |---------------------------|----------------------------------------------------------------------------|
 | errors                    | words: what goes wrong, and whose fault it is                              |
+| origins                   | words: which pages of browsers may talk to the gateway                     |
 | environment               | words: which environment variables are meant for the gateway               |
 | config publication        | words: no I/O, no third party but msgspec and pydantic                     |
 | runtime                   | what asyncio does not have: held tasks, the timer wheel, waiting and retrying |

@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from .environment import PREFIX, Environment, log_injected, setting_variables
 from .errors import ConfigurationError, UnknownChannel
+from .origins import Origins, origin_fault
 
 __all__ = ["ChannelRules", "Config", "Limits", "Tokens", "examine", "load", "parse_duration"]
 
@@ -89,6 +90,7 @@ class Limits(_Section):
     rpc_queue: int = Field(1000, ge=1)
     slow_seconds: float = Field(30, gt=0)
     ring_bytes: int = Field(64 * 1024 * 1024, ge=0)
+    presence_clients: int = Field(1000, ge=1)
 
 
 class ChannelRules(_Section):
@@ -205,6 +207,19 @@ class Config(BaseSettings):
         for value in values:
             ip_network(value, strict=False)  # its ValueError names what is wrong
         return values
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins(cls, values: list[str]) -> list[str]:
+        for value in values:
+            if fault := origin_fault(value):
+                raise ValueError(fault)
+        return values
+
+    @cached_property
+    def origins(self) -> Origins:
+        """``allowed_origins``, as what answers whether a page is admitted."""
+        return Origins(self.allowed_origins)
 
     @cached_property
     def proxies(self) -> list[IPv4Network | IPv6Network]:

@@ -130,9 +130,9 @@ class BadRequest(ClientError):
 
 
 class NotAvailable(ClientError):
-    """The channel has no history, or no presence, by its rules."""
+    """The channel has no history, or no presence, by its rules; or no service serves any rpc method."""
 
-    code, message = 108, "not available"
+    code, message, closes_with = 108, "not available", 3508
 
 
 class TokenExpired(ClientError):

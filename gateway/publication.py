@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import NamedTuple
 
 import msgspec
 
-__all__ = ["MAX_CHANNEL_LENGTH", "MAX_OFFSET", "Position", "Publication", "channel_fault"]
+__all__ = ["MAX_CHANNEL_LENGTH", "MAX_OFFSET", "Position", "Publication", "Tags", "channel_fault"]
 
 # JavaScript numbers are exact up to here; offsets count from 1, so no channel gets near.
 MAX_OFFSET = 2**53 - 1
@@ -54,15 +55,22 @@ class Position(NamedTuple):
         return f"{self.epoch}:{self.offset}"
 
 
+class Tags(msgspec.Struct, gc=False):
+    """A publication's tags, parsed. ``numbers`` has the texts that a filter has compared as numbers; None for one that is no number."""
+
+    texts: dict[str, str]
+    numbers: dict[str, Decimal | None] = {}
+
+
 class Publication(msgspec.Struct, gc=False):
     """One immutable JSON document in a channel.
 
     ``offset`` is 0 for an ephemeral publication, which has no place in history. ``data`` is JSON on one line,
     ``ms`` the unix time in milliseconds at which Valkey counted it, ``tags`` and ``info`` raw JSON or None.
     ``json``, ``ws`` and ``sse`` cache its encoded forms, each made when it is first needed; ``change`` caches the form for
-    subscribers that have the publication before it (a delta).
+    subscribers that have the publication before it (a delta), ``parsed`` its tags for the first filter that reads them.
 
-    It holds nothing but bytes and numbers, so the collector of cycles need not know it: rings hold a hundred thousand of them,
+    It holds nothing but bytes, texts and numbers, so the collector of cycles need not know it: rings hold a hundred thousand of them,
     and looking through those took a fifth of the gateway's time where every client has a channel of its own.
     """
 
@@ -75,3 +83,4 @@ class Publication(msgspec.Struct, gc=False):
     ws: bytes | None = None
     sse: bytes | None = None
     change: bytes | None = None
+    parsed: Tags | None = None

@@ -33,6 +33,7 @@ from gateway.config import load
 from gateway.errors import BadRequest, ConfigurationError
 from gateway.publication import channel_fault
 from gateway.rules.notifications import NAMESPACE, notification_id
+from gateway.store.data_folder import make_private, open_private
 
 from .checks import inbox_of, json_of
 from .faults import Invalid
@@ -172,7 +173,10 @@ class Database:
     def __init__(self, url: str = "", *, data_dir: str | Path = "", pool: int = POOL) -> None:
         if not url:
             config = load(data_dir=str(data_dir) if data_dir else None)
-            url = config.database_url or f"sqlite:///{config.data_path / 'gateway.db'}"
+            url = config.database_url
+        if not url:
+            make_private(config.data_path)
+            url = f"sqlite:///{config.data_path / 'gateway.db'}"
         self.url = _driver_url(url)
         self.sqlite = self.url.get_backend_name() == "sqlite"
         self.changed = asyncio.Event()  # this process has written to the outbox
@@ -200,8 +204,8 @@ class Database:
 
     @property
     def name(self) -> str:
-        """The URL without its password, for messages."""
-        return self.url.render_as_string(hide_password=True)
+        """The URL without its password and its query, which may hold one too, for messages."""
+        return self.url.set(query={}).render_as_string(hide_password=True)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -301,7 +305,7 @@ class Database:
                 free = keys if wait else {row[0] for row in found}
                 yield {name for name in names if lock_key(name) in free}
             return
-        with open(os.open(f"{self.url.database}.relay", os.O_RDWR | os.O_CREAT, 0o600), "rb+") as file:
+        with open(open_private(Path(f"{self.url.database}.relay"), os.O_RDWR), "rb+") as file:
             while not (locked := _try_flock(file.fileno())) and wait:
                 await asyncio.sleep(LOCK_SECONDS)
             yield set(names) if locked else set()
@@ -333,6 +337,10 @@ def _driver_url(url: str) -> URL:
         raise ConfigurationError(f"database_url: {parsed.drivername} is not spoken here; PostgreSQL and SQLite are")
     if driver.startswith("sqlite") and parsed.database in (None, "", ":memory:"):
         raise ConfigurationError("database_url: SQLite needs a file, as in sqlite:///path")
+    if not driver.startswith("sqlite") and url.count("@") > (parsed.username is not None):
+        raise ConfigurationError(
+            "database_url: the login does not end before the host; write / ? # @ : % of a password as %2F %3F %23 %40 %3A %25"
+        )
     query = dict(parsed.query)
     if "sslmode" in query:  # libpq's name for it, which hosting providers use in their URLs
         query["ssl"] = query.pop("sslmode")
@@ -343,8 +351,9 @@ def _engine(url: URL, pool: int) -> AsyncEngine:
     try:
         if url.get_backend_name() != "sqlite":
             return create_async_engine(url, pool_size=pool, max_overflow=0, pool_pre_ping=False)
-        Path(url.database or "").parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.close(os.open(url.database or "", os.O_RDWR | os.O_CREAT, 0o600))  # a path that cannot be opened raises here
+        file = Path(url.database or "")
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(open_private(file, os.O_RDWR))  # a path that cannot be opened raises here
         engine = create_async_engine(url, pool_size=pool, max_overflow=0, connect_args={"timeout": BUSY_SECONDS})
     except (NoSuchModuleError, OSError) as error:
         raise ConfigurationError(f"database_url cannot be used: {error}") from None

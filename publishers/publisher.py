@@ -29,7 +29,7 @@ from gateway.store.connect import CONNECT_SECONDS, Address, SyncCommands
 from gateway.store.connection import Commands
 from gateway.store.embedded import find_url
 from gateway.store.history import History
-from gateway.store.layout import Layout, PublishOptions, Word, publish_words
+from gateway.store.layout import Layout, PublishOptions, Word, publish_words, read_epoch
 from gateway.store.library import Library
 
 from .checks import check_options, json_of, notification_json, raw_json_of
@@ -218,7 +218,7 @@ class SyncPublisher:
         keys = self._layout.inbox_keys(call.channel) if call.inbox else self._layout.keys(call.channel)
         function = b"gateway_notify" if call.inbox else b"gateway_publish"
         offset, epoch = self._call(b"FCALL", function, len(keys), *keys, *call.words)
-        return Position(epoch.decode(), offset) if offset else None
+        return Position(read_epoch(epoch, call.channel), offset) if offset else None
 
     def _call(self, *command: Word) -> Any:
         try:

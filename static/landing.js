@@ -13,6 +13,7 @@ let subscription;
 let live = false;
 let outage = null; // the divider in the feed, from the loss of the connection until it is live again
 let caughtUp = 0;
+let shown = { epoch: "", offset: 0 }; // up to where the feed shows the channel
 let count = 0;
 let countdown;
 
@@ -23,6 +24,10 @@ function takeToken() {
     sessionStorage.setItem(TOKEN_KEY, token);
     history.replaceState(null, "", location.pathname + location.search);
   }
+  return storedToken();
+}
+
+function storedToken() {
   return sessionStorage.getItem(TOKEN_KEY) ?? "";
 }
 
@@ -36,7 +41,7 @@ function start() {
   subscription = gateway.subscribe(CHANNEL, { since });
   subscription
     .on("state", showSubscription)
-    .on("gap", () => addDivider("gap", "Gap · history no longer holds what came here"))
+    .on("gap", showGap)
     .on("publication", showPublication);
 }
 
@@ -74,9 +79,16 @@ function showCut() {
 }
 
 function endOutage() {
-  if (outage) outage.firstChild.textContent += caughtUp ? ` · ${caughtUp} caught up` : " · nothing missed";
+  if (outage) describe(outage, caughtUp ? `${caughtUp} caught up` : "nothing missed");
   outage = null;
   caughtUp = 0;
+}
+
+/** What a divider says after its first words, until it says something else. */
+function describe(divider, words) {
+  const text = divider.firstChild;
+  divider.dataset.label ??= text.textContent;
+  text.textContent = `${divider.dataset.label} · ${words}`;
 }
 
 function showWaiting(retryMs) {
@@ -102,7 +114,48 @@ function showRefused(code, reason, token) {
 
 // The feed, newest first.
 
-function showPublication({ data, offset, info, recovered }) {
+function showPublication(publication) {
+  if (publication.recovered) caughtUp += 1;
+  if (publication.offset) shown = { ...subscription.position };
+  place(publicationRow(publication), feed.firstChild);
+}
+
+/** Shows what history still holds between the last publication shown and the gap's position, above the divider of the gap. */
+async function showGap({ epoch, offset }) {
+  const divider = addDivider("gap", "Gap · history no longer holds what came here");
+  const below = divider.nextElementSibling;
+  const ended = outage ?? (below?.classList.contains("outage") ? below : null); // over an event stream the line is live before its gap comes
+  const after = epoch === shown.epoch ? shown.offset : 0; // the offsets of another epoch begin at 1
+  outage = null; // what was missed is known when history was read
+  shown = { epoch, offset };
+  if (ended) describe(ended, "reading what history holds");
+  const held = await readHeld(epoch, after, offset);
+  let above = divider;
+  for (const publication of held ?? []) above = place(publicationRow({ ...publication, recovered: true }), above);
+  if (ended) describe(ended, wordsOfGap(held));
+}
+
+function wordsOfGap(held) {
+  if (!held) return "what history holds of what was missed could not be read";
+  return held.length ? `${held.length} caught up, history no longer holds the rest` : "history does not hold what was missed";
+}
+
+/** The publications of `epoch` after one offset up to another, the oldest first; null if they could not be read. Over HTTP, as event streams need it. */
+async function readHeld(epoch, after, upTo) {
+  try {
+    const query = new URLSearchParams({ channel: CHANNEL, limit: ROWS_MOST, reverse: 1 });
+    const response = await fetch(`history?${query}`, { headers: { authorization: `Bearer ${storedToken()}` } });
+    if (!response.ok) throw new Error(`status ${response.status}`);
+    const answer = await response.json();
+    const held = answer.epoch === epoch ? answer.publications : [];
+    return held.filter(({ offset }) => after < offset && offset <= upTo).reverse();
+  } catch (error) {
+    console.warn("The history was not read:", error.message);
+    return null;
+  }
+}
+
+function publicationRow({ data, offset, info, recovered }) {
   const row = document.createElement("li");
   row.className = "publication";
   row.append(
@@ -113,19 +166,17 @@ function showPublication({ data, offset, info, recovered }) {
   if (recovered) {
     row.classList.add("recovered");
     row.append(part("span", "badge", "caught up"));
-    caughtUp += 1;
   }
-  prepend(row);
   count += 1;
   $("count").textContent = count === 1 ? "1 publication" : `${count} publications`;
+  return row;
 }
 
 function addDivider(kind, text) {
   const row = document.createElement("li");
   row.className = `divider ${kind}`;
   row.append(part("span", "", text));
-  prepend(row);
-  return row;
+  return place(row, feed.firstChild);
 }
 
 /** What publishers write is set as text, never as markup. */
@@ -136,10 +187,12 @@ function part(tag, name, text) {
   return element;
 }
 
-function prepend(row) {
+/** Puts a row into the feed, above the row `below`. */
+function place(row, below) {
   $("empty").hidden = true;
-  feed.prepend(row);
+  feed.insertBefore(row, below);
   while (feed.children.length > ROWS_MOST) feed.lastChild.remove();
+  return row;
 }
 
 // What people do.

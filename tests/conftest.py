@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, settings
 
+from .kit.accessibility import axe
 from .kit.browser import browser, context, page
 from .kit.bystander import bystander, log, nobody_else_notices
 from .kit.channels import channel, user
@@ -14,6 +15,7 @@ from .kit.javascript import node, npm
 from .kit.valkeys import own, store, valkey_url
 
 __all__ = [
+    "axe",
     "browser",
     "bystander",
     "channel",

@@ -15,10 +15,10 @@ import asyncio
 import logging
 import re
 import time
-import urllib.request
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import jwt
 import msgspec
@@ -28,6 +28,7 @@ from jwt.algorithms import HMACAlgorithm
 
 from ..config import Tokens
 from ..errors import ConfigurationError
+from .key_server import fetch
 
 __all__ = ["Key", "Keys"]
 
@@ -35,7 +36,7 @@ log = logging.getLogger("gateway.tokens")
 
 REFRESH_SECONDS = 600.0
 ASK_SECONDS = 10.0
-FETCH_SECONDS = 5.0
+FETCH_SECONDS = 5.0  # for a whole fetch: tokens that name an unknown key wait for it
 JWKS_BYTES = 256 * 1024
 RSA_BITS = 2048  # RFC 7518, 3.3
 
@@ -75,8 +76,8 @@ class Keys:
         if settings.public_key_file:
             self._static += [Key(of & self._allowed, key) for of, key in _from_file(settings.public_key_file)]
         self._url = settings.jwks_url
-        if self._url and not self._url.startswith(("https://", "http://")):
-            raise ConfigurationError("tokens.jwks_url is an http(s) URL")
+        if self._url:
+            _check_url(self._url)
         self._fetched: list[Key] = []
         self._fetching: asyncio.Task[bool] | None = None
         self._asked = float("-inf")
@@ -119,7 +120,7 @@ class Keys:
 
     async def _fetch(self) -> bool:
         try:
-            found = _from_jwks(await asyncio.to_thread(_get, self._url))
+            found = _from_jwks(await fetch(self._url, FETCH_SECONDS, JWKS_BYTES))
         except Exception as error:  # whatever another party's server answers, the known keys stay in use
             log.warning("tokens.jwks_url could not be read: %s; %d keys stay in use", " ".join(str(error).split()), len(self._fetched))
             return False
@@ -136,12 +137,18 @@ def _check_secrets(name: str, secrets: list[str]) -> None:
         raise ConfigurationError(f"tokens.{name} cannot be used: {error}; public keys belong into tokens.public_key_file") from None
 
 
-def _get(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=FETCH_SECONDS) as answer:
-        text: bytes = answer.read(JWKS_BYTES + 1)
-    if len(text) > JWKS_BYTES:
-        raise ValueError(f"longer than {JWKS_BYTES} bytes")
-    return text
+def _check_url(url: str) -> None:
+    """Raises ConfigurationError for a URL that cannot be asked. A message that quoted one could show a password."""
+    if not url.startswith(("https://", "http://")):
+        raise ConfigurationError("tokens.jwks_url is an http(s) URL")
+    try:
+        parts = urlsplit(url)
+        logs_in = "@" in parts.netloc
+        parts.port  # noqa: B018  # it raises for what is no number
+    except ValueError:
+        raise ConfigurationError("tokens.jwks_url has no valid host and port") from None
+    if logs_in:
+        raise ConfigurationError("tokens.jwks_url holds a login, which would not be sent; write the URL without it")
 
 
 class _Set(msgspec.Struct):

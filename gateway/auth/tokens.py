@@ -113,7 +113,7 @@ class Verifier:
             raise TokenInvalid("a time in it is no number")
         if not (claims.sub or "").isprintable():
             raise TokenInvalid("the user's id holds a control character or half a surrogate pair")
-        if 0 < claims.expires_at <= time.time() - self._settings.leeway:
+        if claims.expires_at and claims.expires_at <= time.time() - self._settings.leeway:
             raise TokenStale("token expired")
         return claims
 

@@ -7,7 +7,7 @@ follow     what ``gateway subscribe`` runs
 check      what ``gateway check`` runs
 options    what the commands share: options, the line of a publication
 arguments  how they read their arguments
-logs       the log of the commands that run until they are ended
+log_setup  the log of the commands that run until they are ended
 """
 
 from .commands import app, main

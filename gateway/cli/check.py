@@ -14,6 +14,7 @@ from ..auth.keys import Keys
 from ..config import Config, examine
 from ..control.secrets_check import differing
 from ..errors import GatewayError
+from ..runtime.logs import printable
 from ..serve.first_run import with_secrets
 from ..store.connect import Address
 from ..store.connection import Commands
@@ -55,7 +56,7 @@ def _print(report: Report) -> None:
         print(f"{'warning':<15} {warning}")
     sys.stdout.flush()
     for fault in report.faults:
-        print(f"gateway: {' '.join(fault.split())}", file=sys.stderr)
+        print(f"gateway: {printable(' '.join(fault.split()))}", file=sys.stderr)
 
 
 async def _check_settings(given: Config, report: Report) -> None:
@@ -94,7 +95,7 @@ def _doubts(config: Config) -> list[str]:
     if 0 < len(config.tokens.hmac_secret.encode()) < 32:
         doubts.append("tokens.hmac_secret is short; 32 bytes or more are safe")
     if "*" in config.allowed_origins:
-        doubts.append("allowed_origins holds *: pages of any site may connect with what their visitors' browsers hold")
+        doubts.append("allowed_origins holds *: pages of any site may connect with a token of theirs, and as anonymous clients")
     return doubts
 
 

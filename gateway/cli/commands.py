@@ -17,6 +17,7 @@ from .. import __version__
 from ..config import Config, load, parse_duration
 from ..errors import ConfigurationError, GatewayError
 from ..publication import Position
+from ..runtime.logs import printable
 from ..serve.first_run import with_secrets
 from ..store.connect import Address
 from ..store.connection import Commands
@@ -170,5 +171,5 @@ def main() -> None:
 
 
 def _fail(message: str, status: int) -> None:
-    print(f"gateway: {' '.join(message.split())}", file=sys.stderr)
+    print(f"gateway: {printable(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(status)

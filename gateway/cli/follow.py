@@ -8,10 +8,11 @@ from typing import Any
 
 from ..app import Gateway
 from ..config import Config
-from ..errors import UnknownChannel
+from ..errors import StoreError, UnknownChannel
 from ..live.subscription import Subscription
 from ..live.wire_formats import ChannelView
 from ..publication import Position, Publication
+from ..runtime.logs import printable
 from .options import line_of
 
 __all__ = ["follow"]
@@ -43,9 +44,13 @@ class TerminalSubscription(Subscription):
     def gap(self) -> None:
         _report(f"{self.channel.name}: a gap; history does not hold what was missed, going on from {self.channel.position}")
 
+    def fail(self, error: StoreError) -> None:
+        _report(f"{self.channel.name}: its history cannot be read: {error}")
+        super().fail(error)
+
 
 def _report(text: str) -> None:
-    print(f"gateway: {text}", file=sys.stderr, flush=True)
+    print(f"gateway: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def _print(joined: tuple[ChannelView, list[Publication]]) -> None:

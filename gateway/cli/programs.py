@@ -11,12 +11,14 @@ from typing import Any
 import click
 
 from .. import __version__
-from ..config import Config, load
+from ..config import Config, Tokens, load
 from ..errors import ConfigurationError
-from ..serve.first_run import with_secrets
+from ..origins import origin_fault
+from ..serve.first_run import DEMO_FILE, FILE, with_secrets
 from ..store.connect import Address
+from ..store.data_folder import DEMO
 from ..store.embedded import EmbeddedServer, configured_url
-from .logs import set_up_logging
+from .log_setup import set_up_logging
 from .options import Function, open_publisher, run_async, settings_options
 
 __all__ = ["demo", "relay", "serve"]
@@ -44,6 +46,9 @@ def serve(config: str | None, valkey_url: str | None, data_dir: str | None, orig
     """Run the gateway."""
     from ..serve.server import serve as run
 
+    for origin in origins:
+        if fault := origin_fault(origin):
+            raise click.UsageError(f"--origin: {fault}")
     settings = load(config, valkey_url=valkey_url, data_dir=data_dir, **listening)
     first_run = config is None and settings.listens_on_loopback and not settings.allowed_origins
     allowed = [*settings.allowed_origins, *origins, *(LOOPBACK_ORIGINS if first_run else ())]
@@ -63,10 +68,12 @@ def demo(config: str | None, valkey_url: str | None, data_dir: str | None, **lis
     settings = load(config, valkey_url=valkey_url, data_dir=data_dir, **listening)
     if settings.workers != 1:
         raise ConfigurationError("workers: the demo runs in one process")
-    if not settings.data_dir:  # any visitor may act as any member: the demo must not use the secret of the real gateway
-        settings = settings.model_copy(update={"data_dir": str(settings.data_path / "demo")})
-    complete = _prepared(settings)
-    run(complete, _greeting(settings, complete, lambda url: f"{url}/demo/"), [Demo(complete)])
+    if not settings.data_dir:
+        settings = settings.model_copy(update={"data_dir": str(settings.data_path / DEMO)})
+    # Any visitor may act as any member: what the demo signs must not be valid at the real gateway, whatever is configured for that one.
+    settings = settings.model_copy(update={"tokens": Tokens()})
+    complete = _prepared(settings, DEMO_FILE)
+    run(complete, _greeting(settings, complete, lambda url: f"{url}/demo/", DEMO_FILE), [Demo(complete)])
 
 
 @click.command()
@@ -96,10 +103,10 @@ async def _relay(config: Config) -> None:
                 await run_relay(database, publisher.history)
 
 
-def _prepared(settings: Config) -> Config:
-    """The settings with the secrets of a first run; logging is set up, and a closed connection raises instead of ending the process."""
+def _prepared(settings: Config, file: str = FILE) -> Config:
+    """The settings with the secrets of a first run, stored in ``file``; logging is set up, and a closed connection raises instead of ending the process."""
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    complete = with_secrets(settings, make=True)
+    complete = with_secrets(settings, make=True, file=file)
     set_up_logging(complete)
     return complete
 
@@ -113,7 +120,9 @@ def _token_fragment(settings: Config, complete: Config) -> str:
     return f"#token={token}"
 
 
-def _greeting(settings: Config, complete: Config, link: Callable[[str], str]) -> Callable[[str, EmbeddedServer | None], None]:
+def _greeting(
+    settings: Config, complete: Config, link: Callable[[str], str], file: str = FILE
+) -> Callable[[str, EmbeddedServer | None], None]:
     def on_ready(url: str, embedded: EmbeddedServer | None) -> None:
         if embedded is None:
             where = str(Address(complete.valkey_url))
@@ -122,7 +131,7 @@ def _greeting(settings: Config, complete: Config, link: Callable[[str], str]) ->
         print(f"gateway {__version__} is ready at {url}   (Valkey: {where})", flush=True)
         print(f"  open      {link(url)}", flush=True)
         if not settings.api_keys and complete.api_keys:
-            print(f"  API key   {complete.api_keys[0]}   (stored in {complete.data_path / 'credentials.json'})", flush=True)
+            print(f"  API key   {complete.api_keys[0]}   (stored in {complete.data_path / file})", flush=True)
         print("  Ctrl-C    ends it", flush=True)
 
     return on_ready

@@ -6,7 +6,10 @@ Valkey and is announced, in one act; a gateway whose link was lost reads what it
 of a client that reached another process than its session's go to that process alone, on its own channel, and it answers
 whether it has the session.
 
-Who may write to Valkey is trusted like a gateway; there is no other proof, and none is needed. Messages are still validated.
+Who may write to the stream is trusted like a gateway; there is no other proof. What arrives is still checked: an announced
+message is carried out at once, so that it takes effect before what is published after it, and is then looked for in the stream,
+which alone moves the position from which missed messages are read. What nobody can read, and what was announced without being in
+the stream, is counted and logged.
 """
 
 from __future__ import annotations
@@ -14,12 +17,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
 
 import msgspec
 
 from ..errors import ClientError, StoreError, Unavailable
+from ..rules.json_text import UNREADABLE
 from ..runtime.backoff import retrying
 from ..runtime.tasks import Tasks
 from ..store.history import History
@@ -32,6 +38,7 @@ from .messages import (
     Private,
     Question,
     encode_message,
+    is_answer,
     read_envelope,
     read_private,
 )
@@ -41,7 +48,14 @@ __all__ = ["Bus", "Recipient"]
 log = logging.getLogger("gateway.control")
 
 AT_ONCE = 1000  # messages of one read
+HELD_MOST = 10_000  # announced messages that wait for a read of the stream, which has the others as well
 ANSWER_SECONDS = 1.0
+KIND = "control"  # of faults
+
+Id = tuple[int, int]  # of a message, as Valkey gave it: unix ms, a number within it
+BEGINNING: Id = (0, 0)
+
+_ID = re.compile(rb"(\d{1,20})-(\d{1,20})").fullmatch
 
 
 class Recipient(Protocol):
@@ -65,16 +79,19 @@ class Bus:
 
     def __init__(self, history: History, process: str, leases: Leases, recipient: Recipient) -> None:
         layout = history.layout
-        self.key = f"{layout.prefix}:control".encode()
+        self.key = f"{layout.prefix}:control".encode()  # of the stream, and the name of the Pub/Sub channel
         self._own_channel_of = layout.heartbeat
         self._history = history
         self._process = process
         self._leases = leases
         self._recipient = recipient
-        self._newest: tuple[int, int] | None = None  # id of the newest message that was taken
+        self._faults = layout.faults
+        self._place = f"{layout.prefix}:control"
+        self._read: Id | None = None  # up to where the stream was read
+        self._announced: dict[Id, bytes | None] = {}  # to be found in the stream; None: it was not carried out, for it is not newer
+        self._checking: asyncio.Task[None] | None = None
         self._catching_up: asyncio.Task[None] | None = None
         self._held: list[bytes] = []  # what arrived while catching up
-        self._asked = 0
         self._answers: dict[int, asyncio.Queue[bytes]] = {}
         self._tasks = Tasks()
 
@@ -93,10 +110,16 @@ class Bus:
             try:
                 async with asyncio.timeout(ANSWER_SECONDS):
                     while len(answers) < max(1, expected):
-                        answers.append(await queue.get())
+                        answers += self._checked_answer(what, await queue.get())
             except TimeoutError:
                 log.info("a survey of %d processes got %d answers", expected, len(answers))
             return answers
+
+    def _checked_answer(self, what: str, answer: bytes) -> list[bytes]:
+        if is_answer(what, answer):
+            return [answer]
+        self._faults.found(KIND, what, f"an answer to a survey is none: {answer[:60]!r}")
+        return []
 
     async def deliver(self, process: str, session: str, data: str) -> bool:
         """Sends a client's commands to the process that has its session. False if it is not alive, or has no such session.
@@ -117,8 +140,7 @@ class Bus:
     @contextlib.contextmanager
     def _asking(self) -> Iterator[tuple[int, asyncio.Queue[bytes]]]:
         """An id for a question, and the queue in which its answers arrive."""
-        self._asked += 1
-        id, queue = self._asked, asyncio.Queue[bytes]()
+        id, queue = secrets.randbits(53), asyncio.Queue[bytes]()  # nobody can guess the id, and so answer for another process
         self._answers[id] = queue
         try:
             yield id, queue
@@ -141,62 +163,127 @@ class Bus:
         self._catching_up = self._tasks.spawn(self._catch_up())
 
     async def _catch_up(self) -> None:
-        await retrying(self._take_missed, "control messages could not be read", log, on=StoreError)
+        await self._try("control messages could not be read", self._take_missed)
+        await self._try("what lasts longer than control messages could not be read", self._recipient.reload)
         self._catching_up = None
         held, self._held = self._held, []
-        self.on_payloads(held)
+        self._take_announced(held)
+
+    async def _try(self, what: str, read: Callable[[], Awaitable[None]]) -> bool:
+        """Reads, and again while Valkey cannot be reached. False if Valkey refuses: then what is announced is carried out all the same."""
+        try:
+            await retrying(read, what, log, on=Unavailable)
+        except StoreError as error:
+            self._faults.found(KIND, self._place, error)
+            return False
+        return True
 
     async def _take_missed(self) -> None:
-        while await self._take_some_missed() == AT_ONCE:
-            pass  # the next AT_ONCE
-        await self._recipient.reload()
+        """Takes the messages after the last one. A process that just started missed none; a stream that began anew cannot be compared."""
+        newest = await self._newest()
+        if self._read is None or newest < self._read:
+            self._read = newest
+            self._announced.clear()
+        await self._read_on()
 
-    async def _take_some_missed(self) -> int:
-        """Takes the messages after the last one, and returns how many there were. A process that just started missed none."""
-        call = self._history.commands.call
-        if self._newest is None:
-            newest = await call(b"XREVRANGE", self.key, b"+", b"-", b"COUNT", 1)
-            self._newest = _id(newest[0][0]) if newest else (0, 0)
-            return 0
-        entries = await call(b"XRANGE", self.key, b"(%d-%d" % self._newest, b"+", b"COUNT", AT_ONCE)
+    async def _newest(self) -> Id:
+        """The id of the newest message in the stream; that which was read last if there is none. Raises StoreError."""
+        found = await self._history.commands.call(b"XREVRANGE", self.key, b"+", b"-", b"COUNT", 1)
+        return (_id(found[0][0]) if found else self._read) or BEGINNING
+
+    async def _read_on(self) -> None:
+        while await self._take_some() == AT_ONCE:
+            pass  # the next AT_ONCE
+
+    async def _take_some(self) -> int:
+        """Takes the messages after the last one that are not carried out yet, and returns how many there are in this read."""
+        after = b"(%d-%d" % (self._read or BEGINNING)
+        entries = await self._history.commands.call(b"XRANGE", self.key, after, b"+", b"COUNT", AT_ONCE)
         for id, fields in entries:
-            self._take(id, fields[1])
+            number, text = _id(id) or BEGINNING, _text(fields)
+            if number > (self._read or BEGINNING):  # else another read was faster
+                self._read = number
+                if self._announced.pop(number, None) != text:
+                    self._take(text)
         return len(entries)
+
+    async def _take_anew(self) -> None:
+        """Takes what was announced of a stream that began anew, whose ids are not newer than those of the one before it."""
+        entries = await self._history.commands.call(b"XREVRANGE", self.key, b"+", b"-", b"COUNT", HELD_MOST)
+        for id, fields in reversed(entries):
+            self._read = _id(id) or BEGINNING
+            if self._announced.pop(self._read, b"") is None:
+                self._take(_text(fields))
 
     def on_payloads(self, payloads: list[bytes]) -> None:
         """What the link brought from the control channel: an id, a newline, an envelope."""
         if self._catching_up is not None:
-            self._held += payloads
-            return
+            self._held = (self._held + payloads)[-HELD_MOST:]
+        else:
+            self._take_announced(payloads)
+
+    def _take_announced(self, payloads: list[bytes]) -> None:
         for payload in payloads:
             id, _, text = payload.partition(b"\n")
-            self._take(id, text)
-
-    def _take(self, id: bytes, text: bytes) -> None:
-        try:
             number = _id(id)
-            if self._newest is not None and number <= self._newest:
-                return
-            self._newest = number
+            if number is None:
+                self._faults.found(KIND, self._place, f"a message without an id: {payload[:60]!r}")
+            elif number not in self._announced and len(self._announced) < HELD_MOST:
+                is_newer = number > (self._read or BEGINNING)
+                self._announced[number] = text if is_newer else None
+                if is_newer:
+                    self._take(text)
+        if self._announced and self._checking is None:
+            self._checking = self._tasks.spawn(self._check())
+
+    async def _check(self) -> None:
+        try:
+            while self._announced:
+                asked = list(self._announced)
+                found = await self._try("control messages could not be read", self._look_for_announced)
+                for id in asked:
+                    if self._announced.pop(id, None) is not None and found:
+                        self._faults.found(KIND, self._place, f"the message {id[0]}-{id[1]} was announced and is not in the stream")
+        finally:
+            self._checking = None
+
+    async def _look_for_announced(self) -> None:
+        newest = await self._newest()
+        if self._read is None:
+            self._read = newest
+            self._announced.clear()
+        elif newest < self._read:
+            await self._take_anew()
+        else:
+            await self._read_on()
+
+    def _take(self, text: bytes) -> None:
+        try:
             envelope = read_envelope(text)
-        except (ValueError, msgspec.MsgspecError) as error:
-            log.warning("a control message was not understood: %s", error)
+        except UNREADABLE as error:
+            self._faults.found(KIND, self._place, f"a message was not understood: {error}")
             return
         if envelope.v != VERSION:
             log.warning("a control message has version %d; this gateway understands version %d", envelope.v, VERSION)
         elif envelope.question is not None:
-            question = envelope.question
-            self._answer_to(question.asker, question.id, self._recipient.answer(question))
+            self._answer(envelope.question)
         elif envelope.message is not None:
-            self._carry_out(envelope.message)
+            self.carry_out(envelope.message)
 
-    def _carry_out(self, message: AnyMessage) -> None:
+    def carry_out(self, message: AnyMessage) -> None:
+        """Carries it out in this process. What goes wrong is logged."""
         try:
             self._recipient.carry_out(message)
         except ClientError as error:
             log.warning("a control message was not carried out: %s", error)
         except Exception:  # one message must not end the link
             log.exception("a control message failed")
+
+    def _answer(self, question: Question) -> None:
+        try:
+            self._answer_to(question.asker, question.id, self._recipient.answer(question))
+        except Exception:  # nor must a question
+            log.exception("a question of another process failed")
 
     # Receiving what is for this process alone.
 
@@ -205,8 +292,8 @@ class Bus:
         for payload in payloads:
             try:
                 private = read_private(payload)
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                log.warning("what came on this process's own channel was not understood: %s", error)
+            except UNREADABLE as error:
+                self._faults.found(KIND, "this process's own channel", f"a message was not understood: {error}")
                 continue
             if private.commands is not None:
                 self._take_commands(private.id, private.commands)
@@ -235,6 +322,11 @@ class Bus:
         await self._tasks.cancel()
 
 
-def _id(text: bytes) -> tuple[int, int]:
-    ms, _, number = text.partition(b"-")
-    return int(ms), int(number or 0)
+def _id(text: bytes) -> Id | None:
+    parts = _ID(text)
+    return (int(parts[1]), int(parts[2])) if parts else None
+
+
+def _text(fields: list[bytes]) -> bytes:
+    """The message of a stream entry; b"", which cannot be read, if it has none."""
+    return dict(zip(fields[::2], fields[1::2], strict=True)).get(b"m", b"")

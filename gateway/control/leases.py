@@ -12,6 +12,7 @@ import logging
 from typing import Protocol
 
 from ..errors import StoreError
+from ..rules.json_text import is_utf8
 from ..runtime.tasks import Tasks
 from ..store.history import History
 
@@ -68,7 +69,7 @@ class Leases:
                 if unknown:
                     self._listener.write_anew()
                 if now() >= trusted:
-                    self._clean_up_after([process.decode() for process in dead])
+                    self._clean_up_after([process.decode() for process in dead if is_utf8(process)])
             await asyncio.sleep(BEAT_SECONDS)
 
     def _clean_up_after(self, processes: list[str]) -> None:

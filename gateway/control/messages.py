@@ -6,13 +6,14 @@ Pub/Sub channel. All of it is versioned by ``VERSION``: of a newer version, noth
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
 from ..publication import MAX_OFFSET
 from ..rules.identity import Override
+from ..rules.json_text import clean, clean_as
 
 __all__ = [
     "VERSION",
@@ -28,6 +29,7 @@ __all__ = [
     "Subscribing",
     "Unsubscribing",
     "encode_message",
+    "is_answer",
     "read_envelope",
     "read_private",
 ]
@@ -128,5 +130,22 @@ class Private(msgspec.Struct, omit_defaults=True):
 
 
 encode_message = msgspec.json.Encoder().encode
-read_envelope = msgspec.json.Decoder(Envelope).decode
-read_private = msgspec.json.Decoder(Private).decode
+
+_envelope = msgspec.json.Decoder(Envelope).decode
+_private = msgspec.json.Decoder(Private).decode
+_ANSWERS: dict[str, Any] = {"channels": dict[str, int], "info": dict[str, Any]}
+
+
+def read_envelope(text: bytes) -> Envelope:
+    """Reads any bytes. The raw JSON in it is on one line and in UTF-8, as clients get it. Raises what ``UNREADABLE`` lists."""
+    return _envelope(clean(text))
+
+
+def read_private(text: bytes) -> Private:
+    """``read_envelope`` for what one process receives."""
+    return _private(clean(text))
+
+
+def is_answer(what: str, answer: bytes) -> bool:
+    """Whether ``answer`` is JSON of the shape that a question of this kind asks for."""
+    return clean_as(answer, msgspec.json.Decoder(_ANSWERS.get(what, Any)).decode) is not None

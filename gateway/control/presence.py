@@ -5,39 +5,37 @@ calls. What a process wrote is listed in a set of its own, ``gw:present:{process
 which its expired lease shows (``leases``), another one removes its clients and announces their leaves. There is one lease a
 process, so a heartbeat costs the same however many clients there are. A process that was taken for dead by mistake writes all of
 its own anew.
+
+A read first writes what this process has not written yet, so that a client that just subscribed finds itself. Numbers are Valkey's
+own; lists are bounded by ``limits.presence_clients``. Equal reads under way are one, unless the channel changed meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
-
-import msgspec
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, TypeVar
 
 from ..config import Config
-from ..errors import StoreError, UnknownChannel
+from ..errors import LimitExceeded, StoreError, UnknownChannel
+from ..publication import channel_fault
 from ..rules.json_text import encode
 from ..runtime.tasks import keep_writing
 from ..store.history import History
+from ..store.layout import read_presence
 
 __all__ = ["Presence"]
 
 log = logging.getLogger("gateway.presence")
 
 AT_ONCE = 500  # clients of one call
+LIST_BYTES = 1024 * 1024  # of one list of clients
 GONE = b""
 Changes = dict[str, dict[str, tuple[bytes, bool]]]  # channel → client → (ClientInfo or GONE, whether it is announced)
 
 Item = TypeVar("Item")
-
-
-class _User(msgspec.Struct):
-    user: str = ""
-
-
-_user = msgspec.json.Decoder(_User)
 
 
 class Presence:
@@ -51,6 +49,8 @@ class Presence:
         self._changes: Changes = {}  # not written yet
         self._writing: Changes = {}
         self._changed = asyncio.Event()
+        self._one_writes = asyncio.Lock()
+        self._reads: dict[tuple[str, str], asyncio.Task[bytes]] = {}  # (channel, "clients" or "counts") → a read under way
 
     def enter(self, channel: str, client: str, info: bytes, announced: bool) -> None:
         """``info`` is the protocol's ClientInfo in JSON; ``announced`` is whether the channel gets a join now, and a leave one day."""
@@ -65,26 +65,70 @@ class Presence:
     def _change(self, channel: str, client: str, info: bytes, announced: bool) -> None:
         self._changes.setdefault(channel, {})[client] = info, announced
         self._changed.set()
+        for what in ("clients", "counts"):  # a read under way may miss this change, and is not shared any more
+            self._reads.pop((channel, what), None)
 
     # Reading.
 
     async def clients(self, channel: str) -> bytes:
-        """The protocol's PresenceResult, in JSON: client → ClientInfo."""
-        found = await self._found(channel)
-        return b'{"presence":{%b}}' % b",".join([b"%b:%b" % (encode(client), info) for client, info in found.items()])
+        """The protocol's PresenceResult, in JSON: client → ClientInfo. Raises LimitExceeded if the list is too long."""
+        return await self._shared(channel, "clients", self._read_clients)
 
     async def counts(self, channel: str) -> bytes:
         """The protocol's PresenceStatsResult, in JSON: how many clients and users there are; all anonymous clients count as one user."""
-        infos = (await self._found(channel)).values()
-        return b'{"num_clients":%d,"num_users":%d}' % (len(infos), len({_user.decode(info).user for info in infos}))
+        return await self._shared(channel, "counts", self._read_counts)
 
-    async def _found(self, channel: str) -> dict[str, bytes]:
-        """Client → ClientInfo. What this process has not written yet counts, so that a client that just subscribed finds itself."""
-        own = self._writing.get(channel, {}) | self._changes.get(channel, {})
-        found = await self._history.commands.call(b"HGETALL", self._history.layout.presence(channel))
-        present = {client.decode(): info for client, info in zip(found[::2], found[1::2], strict=True)}
-        present |= {client: info for client, (info, _) in own.items()}
-        return {client: info for client, info in present.items() if info != GONE}
+    async def page(self, channel: str, cursor: int, limit: int) -> bytes:
+        """A part of the PresenceResult: about ``limit`` clients. ``cursor`` is 0 at first, then that of the page before; the last page has none.
+
+        Clients that are there all the while are in at least one of the pages.
+        """
+        await self._write_first(channel)
+        key, _ = self._history.layout.presence(channel)
+        following, found = await self._history.commands.call(b"HSCAN", key, cursor, b"COUNT", limit)
+        more = b"" if following == b"0" else b',"cursor":%b' % encode(following.decode())
+        return b'{"presence":%b%b}' % (_object(self._checked(found, channel)), more)
+
+    async def _shared(self, channel: str, what: str, read: Callable[[str], Awaitable[bytes]]) -> bytes:
+        """What ``read`` returns of the channel, after what this process has to write there. Equal reads under way are one."""
+        under_way = self._reads.get((channel, what))
+        if under_way is None:
+            under_way = self._reads[channel, what] = asyncio.create_task(self._write_and_read(channel, read))
+            under_way.add_done_callback(partial(self._read_done, channel, what))
+        return await asyncio.shield(under_way)
+
+    async def _write_and_read(self, channel: str, read: Callable[[str], Awaitable[bytes]]) -> bytes:
+        await self._write_first(channel)
+        return await read(channel)
+
+    def _read_done(self, channel: str, what: str, read: asyncio.Task[bytes]) -> None:
+        if self._reads.get((channel, what)) is read:
+            del self._reads[channel, what]
+        if not read.cancelled():
+            read.exception()  # marks the error as seen: every caller that waited may have been cancelled
+
+    async def _write_first(self, channel: str) -> None:
+        """Writes what this process has not written yet, if some of it is of the channel."""
+        if channel in self._changes or channel in self._writing:
+            await self._flush()
+
+    async def _read_clients(self, channel: str) -> bytes:
+        most = self._config.limits.presence_clients
+        count, _, *found = await self._ask(channel, most)
+        if not found:
+            limit = f"limits.presence_clients is {most}" if count > most else f"their infos have more than {LIST_BYTES} bytes"
+            raise LimitExceeded(f"{count} clients are in {channel!r}, and {limit}; the server API lists them in pages: limit and cursor")
+        return b'{"presence":%b}' % _object(self._checked(found[0], channel))
+
+    async def _read_counts(self, channel: str) -> bytes:
+        clients, users, *_ = await self._ask(channel, 0)
+        return b'{"num_clients":%d,"num_users":%d}' % (clients, users)
+
+    async def _ask(self, channel: str, most: int) -> Any:
+        return await self._history.call(b"gateway_present", self._history.layout.presence(channel), most, LIST_BYTES)
+
+    def _checked(self, found: list[bytes], channel: str) -> dict[str, bytes]:
+        return read_presence(found, self._history.layout.faults, channel)
 
     # Writing.
 
@@ -94,15 +138,16 @@ class Presence:
 
     async def _flush(self) -> None:
         """If Valkey fails, the changes stay for the next time, where a newer change of the same client replaces the older."""
-        self._writing, self._changes = self._changes, {}
-        try:
-            await self._write(self._process, self._writing)
-        except (StoreError, asyncio.CancelledError):
-            for channel, clients in self._writing.items():
-                self._changes[channel] = clients | self._changes.get(channel, {})
-            raise
-        finally:
-            self._writing = {}
+        async with self._one_writes:
+            self._writing, self._changes = self._changes, {}
+            try:
+                await self._write(self._process, self._writing)
+            except (StoreError, asyncio.CancelledError):
+                for channel, clients in self._writing.items():
+                    self._changes[channel] = clients | self._changes.get(channel, {})
+                raise
+            finally:
+                self._writing = {}
 
     async def _write(self, process: str, changes: Changes) -> None:
         """The registry is always a superset of what is in presence: clients that came are listed first, those that went unlisted last."""
@@ -117,10 +162,15 @@ class Presence:
             await call(b"SREM", registry, *some)
 
     async def _write_channel(self, channel: str, clients: dict[str, tuple[bytes, bool]]) -> None:
-        key = self._history.layout.presence(channel)
+        keys = self._history.layout.presence(channel)
         for announced in (False, True):
             for some in _parts((client, info) for client, (info, its) in clients.items() if its is announced):
-                await self._history.call(b"gateway_presence", [key], int(announced), *(word for pair in some for word in pair))
+                try:
+                    await self._history.call(b"gateway_presence", keys, int(announced), *(word for pair in some for word in pair))
+                except StoreError as error:
+                    if not str(error).startswith("WRONGTYPE"):
+                        raise  # and all is written again
+                    self._history.layout.faults.found("presence", channel, error)
 
     def _is_announced(self, channel: str) -> bool:
         try:
@@ -140,10 +190,14 @@ class Presence:
 
     async def clean_up(self, process: str) -> None:
         """Removes the clients of a dead process. Several processes may do this at once: each client leaves once."""
-        listed = await self._history.commands.call(b"SMEMBERS", self._registry(process))
+        registry = self._registry(process)
+        listed = await self._history.commands.call(b"SMEMBERS", registry)
         changes: Changes = {}
         for entry in listed:
-            client, _, channel = entry.decode().partition(" ")
+            client, _, channel = entry.decode(errors="replace").partition(" ")
+            if channel_fault(channel):
+                self._history.layout.faults.found("presence", registry, f"{entry[:60]!r} names no channel")
+                continue
             changes.setdefault(channel, {})[client] = GONE, self._is_announced(channel)
         await self._write(process, changes)
         if listed:
@@ -160,6 +214,11 @@ class Presence:
             log.debug("presence was not cleaned up: %s", error)
             return False
         return True
+
+
+def _object(present: dict[str, bytes]) -> bytes:
+    """A JSON object of client → ClientInfo."""
+    return b"{%b}" % b",".join([b"%b:%b" % (encode(client), info) for client, info in present.items()])
 
 
 def _entry(channel: str, client: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 from ..rules.identity import Grant, Identity
@@ -10,6 +11,8 @@ from ..store.history import History
 __all__ = ["Revocations"]
 
 STORED_MOST = 100_000  # in Valkey; beyond that, those that end first are forgotten
+
+_SECONDS = re.compile(r"[0-9]{1,310}(\.[0-9]+)?").fullmatch
 
 
 class Revocations:
@@ -53,15 +56,24 @@ class Revocations:
         """Takes over what was revoked before this process started, or while its link was lost. Raises StoreError."""
         found = await self._history.commands.call(b"ZRANGEBYSCORE", self._key, time.time(), b"+inf", b"WITHSCORES")
         for member, until in zip(found[::2], found[1::2], strict=True):
-            kind, _, rest = member.decode().partition(" ")
-            if kind == "user":
-                before, _, user = rest.partition(" ")
-                self.add(user, "", float(before), float(until))
-            else:
-                self.add("", rest, 0.0, float(until))
+            try:
+                self.add(*_read_member(member), float(until))
+            except ValueError as error:
+                self._history.layout.faults.found("revocation", self._key, f"{member[:60]!r}: {error}")
         self._forget_expired()
 
     def _forget_expired(self) -> None:
         now = time.time()
         self._users = {user: times for user, times in self._users.items() if times[1] > now}
         self._tokens = {id: until for id, until in self._tokens.items() if until > now}
+
+
+def _read_member(member: bytes) -> tuple[str, str, float]:
+    """User, token id and issued before, as ``persist`` stores them; either of the first two is "". Raises ValueError."""
+    kind, _, rest = member.decode().partition(" ")
+    if kind == "token":
+        return "", rest, 0.0
+    before, _, user = rest.partition(" ")
+    if kind != "user" or not _SECONDS(before):  # NaN would be less than no other time, and so revoke nothing
+        raise ValueError("it names neither a user with a time nor a token")
+    return user, "", float(before)

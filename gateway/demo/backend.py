@@ -149,11 +149,7 @@ class Demo:
     def _endpoint(self, handler: Handler, kind: type[Body]) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             try:
-                user = (
-                    ""
-                    if handler in OPEN
-                    else (await self.node.authentication.identify(token_of(request.headers, request.query_params))).user
-                )
+                user = "" if handler in OPEN else await self._user(request)
                 if not user and handler not in OPEN:
                     return _refused(401, "choose a member first: this token names nobody")
                 body = await _body(request, kind)
@@ -171,6 +167,10 @@ class Demo:
                 return _refused(503, "the database or Valkey does not answer; try again in a moment")
 
         return endpoint
+
+    async def _user(self, request: Request) -> str:
+        token = token_of(request.headers, request.query_params, self._config.origins)
+        return (await self.node.authentication.identify(token)).user
 
     async def position(self, channel: str) -> str:
         """The channel's newest position, from which a page follows it."""

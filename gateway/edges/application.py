@@ -67,6 +67,6 @@ class Application:
 async def _answer_preflight(node: Node, scope: Any, send: Any) -> None:
     """A CORS preflight request, of any path."""
     origin = dict(scope["headers"]).get(b"origin", b"").decode("latin-1")
-    granted = preflight(origin, node.config.allowed_origins)
+    granted = preflight(origin, node.config.origins)
     await send({"type": "http.response.start", "status": 204 if granted else 403, "headers": granted})
     await send({"type": "http.response.body", "body": b""})

@@ -77,7 +77,7 @@ class EmulationStream(SessionOutlet):
 
     __slots__ = (
         *("_address", "_id", "_node", "_waiting", "_waiting_bytes"),
-        *("output", "return_path", "wire"),
+        *("output", "place", "return_path", "wire"),
     )
 
     native_pings = False
@@ -87,6 +87,7 @@ class EmulationStream(SessionOutlet):
         self._node = node
         self._address = address
         self.output = output
+        self.place = output.place
         self._id = secrets.token_urlsafe(SESSION_BYTES)
         self._waiting: list[bytes] = []  # messages that came while nothing is taken from the client
         self._waiting_bytes = 0
@@ -194,7 +195,7 @@ async def _answer(node: Node, scope: Scope, receive: Receive, send: Send) -> Emu
     """Answers, and begins the stream if that is the answer."""
     request, path = Request(scope, receive), scope["path"].removeprefix(scope.get("root_path", ""))
     answer = await _judge(node, request, path)
-    cors = cors_headers(request.headers.get("origin", ""), node.config.allowed_origins)
+    cors = cors_headers(request.headers.get("origin", ""), node.config.origins)
     if isinstance(answer, bytes):
         return await _open(node, path, answer, cors, scope, send)
     answer.raw_headers.extend(cors)
@@ -204,8 +205,8 @@ async def _answer(node: Node, scope: Scope, receive: Receive, send: Send) -> Emu
 
 async def _judge(node: Node, request: Request, path: str) -> Response | bytes:
     """The answer, or the message with which a stream begins."""
-    if is_foreign(request.headers, node.config.allowed_origins):
-        return _refusal(403, refused_origin(request.headers["origin"]))
+    if is_foreign(request.headers, node.config.origins):
+        return _refusal(403, refused_origin(request.headers.get("origin", "")))
     if request.method not in _METHODS[path]:
         return _refusal(405, f"{path} takes {' and '.join(_METHODS[path])}", {"allow": ", ".join(_METHODS[path])})
     return await _take_post(node, request) if path == COMMANDS else await _first_message(node, request)

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from starlette.types import Receive, Scope, Send
 
 from ..live.fanout import GONE
+from ..session.places import Place
 from ..session.session import Session
 
 __all__ = ["Buffer", "Buffered", "Direct", "SessionOutlet", "Stream", "chunk", "output_of", "until_gone"]
@@ -151,6 +152,7 @@ class Lender(Protocol):
 
     connections: set[Any]
     transport: Any
+    place: Place
 
     def hand_over(self, protocol: asyncio.Protocol) -> None: ...
 
@@ -158,7 +160,7 @@ class Lender(Protocol):
 class Direct(asyncio.Protocol):
     """Writes to the transport that the server lends, and is its protocol from ``carry`` on: an idle stream has no task."""
 
-    __slots__ = ("_connections", "_lender", "_stream", "_transport", "write")
+    __slots__ = ("_connections", "_lender", "_stream", "_transport", "place", "write")
 
     direct = True
     # The end of the stream closes the connection: otherwise a client would send its next request on it.
@@ -167,6 +169,7 @@ class Direct(asyncio.Protocol):
     def __init__(self, lender: Lender) -> None:
         self._lender: Lender | None = lender
         self._connections = lender.connections
+        self.place = lender.place
         self._stream: Stream | None = None
         self._transport = lender.transport
         self.write: Callable[[bytes], object] = self._transport.write
@@ -194,7 +197,11 @@ class Direct(asyncio.Protocol):
 
     # From the transport. Bytes after the request are ignored.
 
+    def eof_received(self) -> None:
+        asyncio.get_running_loop().call_later(CLOSE_SECONDS, self._transport.abort)  # the transport closes itself, but waits for its client
+
     def connection_lost(self, exc: Exception | None) -> None:
+        self.place.release()
         self._connections.discard(self)
         stream, self._stream = self._stream, None
         if stream is not None:
@@ -221,6 +228,7 @@ class Buffered:
     """
 
     direct = False
+    place = None
     headers = HEADERS
 
     def __init__(self, send: Callable[[bytes], Awaitable[None]], separator: bytes = b"") -> None:

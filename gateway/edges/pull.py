@@ -10,20 +10,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..errors import BadRequest, ClientError, Disconnect, Internal, NotAvailable, PermissionDenied, StoreError
+from ..rules.identity import Identity
 from ..rules.json_text import encode
 from ..rules.permissions import admits
 from ..rules.protocol import error_json, history_result, read_position
 from ..session.node import Node
-from .request import body_of, cors_headers, is_foreign, refused_origin, subscription_tokens_of, token_of
+from .request import body_of, client_address, cors_headers, is_foreign, number_of, refused_origin, subscription_tokens_of, token_of
 from .responses import STATUS_OF_ERROR, json_response
 
-__all__ = ["HISTORY_DEFAULT", "HISTORY_MOST", "NUMBER_DIGITS", "history", "inbox", "inbox_read"]
+__all__ = ["HISTORY_DEFAULT", "HISTORY_MOST", "REVERSE", "history", "inbox", "inbox_read"]
 
 log = logging.getLogger("gateway.http")
 
 HISTORY_BYTES = 1024 * 1024  # of one answer of GET /history; a page may be shorter than its limit
 HISTORY_DEFAULT, HISTORY_MOST = 100, 1000  # publications of GET /history
-NUMBER_DIGITS = 9
+REVERSE = {"": False, "0": False, "false": False, "1": True, "true": True}  # what ?reverse= may be
 
 
 async def history(request: Request) -> Response:
@@ -46,15 +47,17 @@ async def _history(request: Request) -> bytes:
     query = request.query_params
     channel = query.get("channel", "")
     rules = node.rules(channel)
-    identity = await node.authentication.identify(token_of(request.headers, query))
+    identity = await _identify(request)
     grants = [await node.authentication.grant_one_of(token, (channel,), identity.user) for token in subscription_tokens_of(query, 1)]
     subscribed = node.may_subscribe(identity, channel, token=bool(grants))
     if not admits(rules.history, identity, channel, subscribed=subscribed, token=bool(grants)):
         raise PermissionDenied(f"the rules of {channel!r} do not let user {identity.user!r} read history")
     if not rules.has_history:
         raise NotAvailable(f"{channel!r} has no history: its history_size is 0")
-    limit = min(_number(query, "limit", HISTORY_DEFAULT), HISTORY_MOST)
-    since, reverse = read_position(query.get("since")), query.get("reverse", "") in ("1", "true")
+    limit = min(number_of(query, "limit", HISTORY_DEFAULT), HISTORY_MOST)
+    since, reverse = read_position(query.get("since")), REVERSE.get(query.get("reverse", ""))
+    if reverse is None:
+        raise BadRequest("reverse is 1 or true, 0 or false")
     page = await node.history.after(channel, since, limit, reverse=reverse, max_bytes=HISTORY_BYTES)
     return history_result(page.top, page.publications)
 
@@ -62,8 +65,8 @@ async def _history(request: Request) -> bytes:
 async def _inbox(request: Request) -> bytes:
     node: Node = request.state.node
     query = request.query_params
-    identity = await node.authentication.identify(token_of(request.headers, query))
-    asked: dict[str, Any] = {"limit": _number(query, "limit", 20)}
+    identity = await _identify(request)
+    asked: dict[str, Any] = {"limit": number_of(query, "limit", 20)}
     if query.get("before"):
         asked["before"] = query["before"]
     return await node.inbox.list(identity.user, encode(asked))
@@ -72,17 +75,26 @@ async def _inbox(request: Request) -> bytes:
 async def _inbox_read(request: Request) -> bytes | Response:
     node: Node = request.state.node
     # A page of another site can send this with the user's cookie; the Origin header shows it.
-    if is_foreign(request.headers, node.config.allowed_origins):
-        raise PermissionDenied(refused_origin(request.headers["origin"]))
-    identity = await node.authentication.identify(token_of(request.headers, request.query_params))
+    if is_foreign(request.headers, node.config.origins):
+        raise PermissionDenied(refused_origin(request.headers.get("origin", "")))
+    identity = await _identify(request)
     body = await body_of(request, node.config.limits.message_bytes)
     return body if isinstance(body, Response) else await node.inbox.read(identity.user, body)
+
+
+async def _identify(request: Request) -> Identity:
+    """Whose request it is; it counts as a command of that user. Raises Disconnect for a token that does not pass, TooManyRequests."""
+    node: Node = request.state.node
+    identity = await node.authentication.identify(token_of(request.headers, request.query_params, node.config.origins))
+    address = client_address(request.scope.get("client"), request.scope["headers"], node.config.proxies)
+    node.admission.admit_request(identity.user, address)
+    return identity
 
 
 async def _answer(request: Request, work: Awaitable[bytes | Response]) -> Response:
     node: Node = request.state.node
     name = request.url.path
-    extra = cors_headers(request.headers.get("origin", ""), node.config.allowed_origins)
+    extra = cors_headers(request.headers.get("origin", ""), node.config.origins)
     headers = {name.decode(): value.decode() for name, value in extra}
     try:
         result = await work
@@ -97,12 +109,3 @@ async def _answer(request: Request, work: Awaitable[bytes | Response]) -> Respon
         log.warning("%s: %s", name, error)
         return json_response(b'{"error":%b}' % error_json(Internal("Valkey does not answer; try again")), 503, headers)
     return result if isinstance(result, Response) else json_response(result, 200, headers)
-
-
-def _number(query: Any, name: str, default: int) -> int:
-    text = query.get(name, "")
-    if not text:
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) <= NUMBER_DIGITS):
-        raise BadRequest(f"{name} is a whole number")
-    return int(text)

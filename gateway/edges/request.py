@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 import logging
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
 
@@ -13,32 +12,53 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.requests import Request, cookie_parser
 from starlette.responses import Response
 
-from ..errors import BadRequest
+from ..errors import BadRequest, PermissionDenied
+from ..origins import Origins
 
 __all__ = [
-    *("NO_PROTOBUF", "api_key_of", "asks_for_protobuf", "body_of", "client_address", "cors_headers"),
-    *("is_api_key", "is_foreign", "origin_allowed", "preflight", "refused_origin", "subscription_tokens_of", "token_of"),
+    *("NO_COOKIE", "NO_HOST", "NO_PROTOBUF", "NUMBER_DIGITS", "OF_PAGE", "api_key_of", "asks_for_protobuf", "body_of"),
+    *("client_address", "cors_headers", "is_api_key", "is_foreign", "is_trusted", "number_of", "preflight", "refused_origin"),
+    *("socket_address", "subscription_tokens_of", "token_of"),
 ]
 
 log = logging.getLogger("gateway.http")
 
 NO_PROTOBUF = "this server speaks the JSON protocol, not Protobuf"
+NO_HOST = "a request names its host: the Host header is missing"
 NOT_LISTED = "allowed_origins does not list this page's origin"
+OF_PAGE = ("origin", "host", "sec-fetch-site")  # the headers by which ``is_foreign`` and ``is_trusted`` judge
+NO_COOKIE = "allowed_origins does not name this page's origin, so its visitor's cookie is not used"
 ORIGIN_MOST = 200  # characters of a log line
 
 ADDRESS_MOST = 64  # characters
+NUMBER_DIGITS = 9  # of a number in a query
 
 
-def token_of(headers: Headers, query: QueryParams) -> str:
-    """The token of a simple client: ``Authorization: Bearer``, else the cookie ``gateway_token``, else ``?token=``; "" for none."""
+def token_of(headers: Headers, query: QueryParams, origins: Origins) -> str:
+    """The token of a simple client: ``Authorization: Bearer``, else the cookie ``gateway_token``, else ``?token=``; "" for none.
+
+    A browser adds its visitor's cookie to the request of any page, so it counts only for pages of the gateway's own host and of
+    origins that are named. Raises PermissionDenied if such a cookie is the only token: it never makes an anonymous client.
+    """
     scheme, _, value = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return value.strip()
+    token, cookie = query.get("token", ""), _token_in_cookies(headers)
+    if cookie is None:
+        return token
+    if is_trusted(headers, origins):
+        return cookie
+    if not token:
+        raise PermissionDenied(NO_COOKIE)
+    return token
+
+
+def _token_in_cookies(headers: Headers) -> str | None:
     for cookies in headers.getlist("cookie"):
         # http.cookies stops at a malformed cookie, and a client whose token comes after one would be anonymous.
         if "gateway_token" in cookies and (token := cookie_parser(cookies).get("gateway_token")) is not None:
             return token
-    return query.get("token", "")
+    return None
 
 
 def subscription_tokens_of(query: QueryParams, most: int) -> list[str]:
@@ -47,6 +67,16 @@ def subscription_tokens_of(query: QueryParams, most: int) -> list[str]:
     if len(tokens) > most:
         raise BadRequest(f"{len(tokens)} subscription tokens for {most} channel{'s' * (most != 1)}")
     return tokens
+
+
+def number_of(query: QueryParams, name: str, default: int) -> int:
+    """The whole number that the query has under ``name``; the default where it has none, or an empty one. Raises BadRequest."""
+    text = query.get(name, "")
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) <= NUMBER_DIGITS):
+        raise BadRequest(f"{name} is a whole number")
+    return int(text)
 
 
 def api_key_of(headers: Iterable[tuple[bytes, bytes]], query: bytes) -> str:
@@ -66,44 +96,49 @@ def is_api_key(given: str, keys: list[str]) -> bool:
     return bool(given) and any(matches)
 
 
-def origin_allowed(origin: str, host: str, allowed: list[str]) -> bool:
-    """Whether a browser's page from ``origin`` may talk to this server; "" is no browser.
+def is_foreign(headers: Mapping[str, str], origins: Origins) -> bool:
+    """Whether a page sent this request whose origin may not talk to this server. Header names are in lower case.
 
-    Its own host always may. ``allowed`` holds origins, with wildcards ("https://*.example.org"), or "*".
+    A browser that sends no ``Origin`` (with an image, a script, a link) may report that another site's page made the request.
     """
-    if not origin:
-        return True
-    if host and origin.partition("://")[2].lower() == host.lower():
-        return True
-    return any(pattern == "*" or fnmatchcase(origin.lower(), pattern.lower()) for pattern in allowed)
+    if origin := headers.get("origin", ""):
+        return not origins.admit(origin, headers.get("host", ""))
+    return _is_of_another_page(headers) and not origins.admit("")
+
+
+def is_trusted(headers: Mapping[str, str], origins: Origins) -> bool:
+    """Whether this request may use what a browser or the network adds to it: no page sent it, or one of an origin that is named."""
+    if origin := headers.get("origin", ""):
+        return origins.name(origin, headers.get("host", ""))
+    return not _is_of_another_page(headers)
 
 
 def refused_origin(origin: str) -> str:
     """Logs which page was refused, and what the operator can do about it. Returns the sentence for the response."""
-    shown = origin[:ORIGIN_MOST]
-    log.info("%s, %r; if the page is yours, add that origin to allowed_origins, or start gateway serve with --origin", NOT_LISTED, shown)
+    shown = repr(origin[:ORIGIN_MOST]) if origin else "which it does not send"
+    log.info("%s, %s; if the page is yours, add that origin to allowed_origins, or start gateway serve with --origin", NOT_LISTED, shown)
     return NOT_LISTED
 
 
-def is_foreign(headers: Headers, allowed: list[str]) -> bool:
-    """Whether a page sent this request whose origin may not talk to this server."""
-    return not origin_allowed(headers.get("origin", ""), headers.get("host", ""), allowed)
+def _is_of_another_page(headers: Mapping[str, str]) -> bool:
+    """Source: Fetch Metadata Request Headers, 2.3. No page can set or remove this header."""
+    return headers.get("sec-fetch-site", "").lower() in ("cross-site", "same-site")
 
 
-def cors_headers(origin: str, allowed: list[str]) -> list[tuple[bytes, bytes]]:
+def cors_headers(origin: str, origins: Origins) -> list[tuple[bytes, bytes]]:
     """The headers that let a page of another origin read the response; none where it may not, or where there is no such page."""
-    if not origin or not origin_allowed(origin, "", allowed):
+    if not origin or not origins.admit(origin):
         return []
     return [
         (b"access-control-allow-origin", origin.encode("latin-1", "replace")),
-        (b"access-control-allow-credentials", b"false" if "*" in allowed else b"true"),
+        (b"access-control-allow-credentials", b"true" if origins.name(origin) else b"false"),
         (b"vary", b"Origin"),
     ]
 
 
-def preflight(origin: str, allowed: list[str]) -> list[tuple[bytes, bytes]]:
+def preflight(origin: str, origins: Origins) -> list[tuple[bytes, bytes]]:
     """The headers for a browser that asks whether a page of another origin may send a token; none where it may not."""
-    granted = cors_headers(origin, allowed)
+    granted = cors_headers(origin, origins)
     if not granted:
         return []
     methods = (b"access-control-allow-methods", b"GET, POST")
@@ -134,6 +169,12 @@ def client_address(peer: Any, headers: Iterable[tuple[bytes, bytes]], proxies: l
         if not _is_one_of(hop, proxies):
             break
     return address[:ADDRESS_MOST]
+
+
+def socket_address(peer: Any, proxies: list[IPv4Network | IPv6Network]) -> str:
+    """The address that a socket counts for; "" for one of a trusted proxy, which carries the requests of many clients, or without an address."""
+    address = str(peer[0]) if peer else ""
+    return "" if proxies and _is_one_of(address, proxies) else address
 
 
 def _is_one_of(address: str, networks: list[IPv4Network | IPv6Network]) -> bool:

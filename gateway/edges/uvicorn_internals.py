@@ -45,7 +45,9 @@ INTERNALS = (
     Internal(_HTTP, "shutdown", (), "called as the server ends; over TLS an idle client is not waited for"),
     Internal("uvicorn.protocols.utils", "is_ssl", ("transport",), "the scheme of a connection"),
     Internal(_FLOW, "__init__", ("transport",), "made in connection_made"),
-    Internal(_FLOW, "resume_reading", (), "a request that came in after a stream's had paused reading"),
+    Internal(_FLOW, "pause_reading", (), "nothing is read while bytes wait to be parsed"),
+    Internal(_FLOW, "resume_reading", (), "not while bytes wait to be parsed; a request that came in after a stream's had paused reading"),
+    Internal(_FLOW, "write_paused", None, "a connection whose answers are not read becomes no stream"),
     # A request.
     Internal(_HTTP, "on_message_begin", (), "lends the connection to streams, and starts the clock of a request's head"),
     Internal(_HTTP, "on_headers_complete", (), "ends the clock of a request's head"),
@@ -57,6 +59,9 @@ INTERNALS = (
         ("cycle", "app"),
         "the request whose coroutine runs, which is not the newest where requests are pipelined",
     ),
+    Internal(_HTTP, "on_response_complete", (), "goes on with what was read of the next requests"),
+    Internal(_HTTP, "send_400_response", ("msg",), "a closing connection has a time limit"),
+    Internal(_HTTP, "timeout_keep_alive_handler", (), "a closing connection has a time limit"),
     Internal(_HTTP, "cycle", None, "the newest request: whether its response has begun, and is complete"),
     Internal(_HTTP, "scope", None, "its extensions lend the connection to streams"),
     Internal(_HTTP, "headers", None, "of the request that becomes a WebSocket"),
@@ -64,6 +69,10 @@ INTERNALS = (
     Internal(_HTTP, "pipeline", None, "requests that came in after a stream's are forgotten"),
     Internal(_HTTP, "parser", None, "it and the protocol hold each other: the cycle is cut when a connection is handed over"),
     Internal(_HTTP, "handle_websocket_upgrade", (), "gives the handshake to WebSocketConnection without writing and parsing it again"),
+    Internal(
+        _CYCLE, "disconnected", None, "set for the request that is being answered, which is not the newest where requests are pipelined"
+    ),
+    Internal(_CYCLE, "message_event", None, "wakes a request whose client is gone"),
     Internal(_CYCLE, "response_started", None, "whether an answer to a request that took too long may still be written"),
     Internal(_CYCLE, "response_complete", None, "whether the next request may come; set for a request whose connection was handed over"),
     Internal(_STATE, "connections", None, "calls shutdown() of what is in it, and waits for it"),
@@ -84,6 +93,10 @@ INTERNALS = (
     Internal(
         "uvicorn.config.Config", "lifespan_class", None, "replaced after load() by a lifespan that logs no traceback of a failed start"
     ),
+    Internal("uvicorn.config.Config", "ssl", None, "taken after load(): TLS handshakes are the gateway's, which bounds them"),
+    Internal("uvicorn.config.Config", "http_protocol_class", None, "replaced after load() where there is TLS"),
+    Internal(_HTTP, "app", None, "what answers the next request, which is a refusal where its socket has no place"),
+    Internal("uvicorn.config.Config", "loaded_app", None, "what answers a request whose socket has a place"),
     Internal("uvicorn.config.Config", "load", (), "called early, and fills lifespan_class"),
     Internal("uvicorn.lifespan.on.LifespanOn", "startup", (), "runs with uvicorn's log switched off"),
 )

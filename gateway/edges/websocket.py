@@ -4,6 +4,9 @@
 each is framed once, stored with the publication, and written as it is to the transports of all subscribers. There is no
 task and no queue; what a full socket does not take stays in history, and the session catches up from there when the
 transport has drained.
+
+One read of the socket may bring forty thousand frames of six bytes. A turn of the loop handles some of them and the next turn
+goes on, with other clients in between; meanwhile nothing is read. Frames that cost more than they bring are limited by the second.
 """
 
 from __future__ import annotations
@@ -26,13 +29,16 @@ from websockets.utils import accept_key
 from ..errors import Disconnect
 from ..live.wire_formats import ChannelView
 from ..publication import Publication
+from ..rules.json_text import is_utf8
 from ..rules.protocol import PING, publication_json
+from ..rules.rate_limit import use
 from ..session.node import Node
+from ..session.places import UNLIMITED
 from ..session.session import Session
 from .outlets import SessionOutlet
-from .request import NO_PROTOBUF, asks_for_protobuf, client_address, origin_allowed, refused_origin
+from .request import NO_HOST, NO_PROTOBUF, OF_PAGE, asks_for_protobuf, client_address, is_foreign, refused_origin
 
-__all__ = ["PATH", "WEBSOCKET", "WebSocketConnection", "text_frame"]
+__all__ = ["NOT_UTF8", "PATH", "WEBSOCKET", "WebSocketConnection", "text_frame"]
 
 log = logging.getLogger("gateway.websocket")
 _quiet = logging.getLogger("gateway.websocket.protocol")
@@ -41,6 +47,12 @@ _quiet.setLevel(logging.CRITICAL)  # it would log handshakes, and tracebacks of 
 PATH = "/connection/websocket"
 CLOSE_SECONDS = 5.0  # for the client to answer a close frame
 REASON_BYTES = 123
+PARSED_BYTES = 1024  # at a time; up to 170 frames, since the smallest have 6 bytes
+TURN_FRAMES = 128  # of a client in one turn of the loop, where a large frame counts as one for each FRAME_BYTES
+FRAME_BYTES = 256
+SMALL_BYTES = 64  # a part of a message that is smaller is counted with pings and pongs
+SMALL_PER_SECOND = 100.0  # so many at once: browsers send none, libraries a ping in some seconds
+NOT_UTF8 = Disconnect(1007, reason="a message that is not UTF-8")  # RFC 6455, 8.1
 
 
 def text_frame(payload: bytes) -> bytes:
@@ -55,6 +67,8 @@ def text_frame(payload: bytes) -> bytes:
 
 _SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
 _KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
+_WHOLE = (Opcode.TEXT, Opcode.BINARY)
+_DATA = (*_WHOLE, Opcode.CONT)
 _PING_FRAME = text_frame(PING)
 _NATIVE_PING = b"\x89\x00"
 
@@ -86,7 +100,10 @@ WEBSOCKET = WebSocketWire()
 class WebSocketConnection(SessionOutlet, asyncio.Protocol):
     """``HttpProtocol`` hands a connection over: ``connection_made``, ``shake_hands``, then whatever the socket brings."""
 
-    __slots__ = ("_fragments", "_node", "_protocol", "_reading_paused", "_transport", "native_pings")
+    __slots__ = (
+        *("_fragments", "_goes_on", "_node", "_protocol", "_reading_paused", "_rest", "_small_used", "_transport"),
+        *("native_pings", "place"),
+    )
 
     wire = WEBSOCKET
     return_path: dict[str, bytes] = {}
@@ -97,7 +114,11 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
         self._protocol = ServerProtocol(state=State.OPEN, max_size=self._node.config.limits.message_bytes, logger=_quiet)
         self._fragments: list[bytes] | None = None
         self._reading_paused = False
+        self._rest = b""  # was read, and waits for a later turn
+        self._goes_on = False  # the next turn is scheduled
+        self._small_used = 0.0
         self.native_pings = False
+        self.place = UNLIMITED
 
     # The handshake.
 
@@ -106,14 +127,17 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
         self.write = transport.write
         transport.set_write_buffer_limits(high=self._node.config.limits.waiting_bytes)
 
-    def shake_hands(self, path: str, headers: list[tuple[bytes, bytes]], peer: Any = None) -> None:
-        """Answers the upgrade request, whose header names are in lower case; everything after it is frames."""
+    def shake_hands(self, method: str, path: str, version: str, headers: list[tuple[bytes, bytes]], peer: Any = None) -> None:
+        """Answers the upgrade request: ``version`` is that of HTTP, names of ``headers`` are in lower case. Everything after it is frames."""
         query = parse_qs(path.partition("?")[2]) if "?" in path else {}
-        status, answer, text = self._answer_handshake(path, headers, query)
+        # An SDK that wants no subprotocol may send an empty list of them, which counts as absent: centrifuge-python before 0.7 does.
+        headers = [(name, value) for name, value in headers if name != b"sec-websocket-protocol" or value.strip(b", \t")]
+        status, answer, text = _misdirected(method, path, version) or self._answer_handshake(path, headers, query)
         self._put(answer)
         if status != 101:
             log.info("handshake refused with %d: %s", status, text)
             self._transport.close()
+            self._loop.call_later(CLOSE_SECONDS, self._transport.abort)
             return
         self.native_pings = "true" in query.get("cf_ws_frame_ping_pong", ())
         try:
@@ -124,17 +148,18 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
     def _answer_handshake(self, path: str, headers: list[tuple[bytes, bytes]], query: dict[str, list[str]]) -> tuple[int, bytes, str]:
         """Status, answer, and for a refusal its reason. Unusual requests are left to the library to judge."""
         fields = dict(headers)
-        if path.partition("?")[0] != PATH:
-            return _refusal(404, f"WebSocket lives at {PATH}")
         if asks_for_protobuf(query, fields.get(b"sec-websocket-protocol", b"").decode("latin-1")):
             return _refusal(400, NO_PROTOBUF)
-        origin, host = fields.get(b"origin", b"").decode("latin-1"), fields.get(b"host", b"").decode("latin-1")
-        if not origin_allowed(origin, host, self._node.config.allowed_origins):
-            return _refusal(403, refused_origin(origin))
+        if not fields.get(b"host"):
+            return _refusal(400, NO_HOST)
+        if is_foreign({name: fields.get(name.encode(), b"").decode("latin-1") for name in OF_PAGE}, self._node.config.origins):
+            return _refusal(403, refused_origin(fields.get(b"origin", b"").decode("latin-1")))
         if len(fields) == len(headers) and _is_plain_handshake(fields):
             return 101, b"%b%b\r\n\r\n" % (_SWITCHING, accept_key(fields[b"sec-websocket-key"].decode()).encode()), ""
-        if sum(1 for name, _ in headers if name in (b"origin", b"host")) > 2:
+        if any(sum(1 for name, _ in headers if name == once) > 1 for once in (b"origin", b"host")):
             return _refusal(400, "Origin and Host are sent once")
+        if fields.get(b"sec-websocket-version", b"13") != b"13":
+            return _refusal(426, "this server speaks version 13 of WebSocket", **_OTHER_VERSION)
         request = Request(path, Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]))
         response = _hands.accept(request)
         return response.status_code, response.serialize(), response.body.decode().partition("\n")[0]
@@ -142,19 +167,46 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
     # Inbound.
 
     def data_received(self, data: bytes) -> None:
-        protocol = self._protocol
+        if self._rest or self._reading_paused:  # the transport, or TLS above it, had read it before it was paused
+            self._rest += data
+        else:
+            self._take_turn(data)
+
+    def _take_turn(self, data: bytes) -> None:
+        """Acts on the frames in ``data`` until the client has had its turn, or has to wait; the rest waits with it."""
+        room, start = TURN_FRAMES, 0
+        while start < len(data) and room > 0 and not self._held and not self.paused:
+            room -= self._parse(data[start : start + PARSED_BYTES])
+            start += PARSED_BYTES
+        if start < len(data):
+            self._rest = data[start:]
+        if self._rest or self._reading_paused:
+            self._read_or_not()
+
+    def _parse(self, data: bytes) -> int:
+        """Acts on the frames that end in ``data``. Returns for how many they count."""
+        protocol, count = self._protocol, 0
         protocol.receive_data(data)
         for event in protocol.events_received():
             assert isinstance(event, Frame)
+            count += 1 + len(event.data) // FRAME_BYTES
             self._on_frame(event)
         if protocol.parser_exc is not None and self._session is not None:
             log.info("client %s closed: %s", self._session.client or "-", protocol.parser_exc)
-            self._session.closed()
-            self._session = None
+            self._end_session()
         if protocol.writes:
             self._write_protocol()
+        return count
+
+    def _go_on(self) -> None:
+        self._goes_on = False
+        if self._rest and not self._held and not self.paused:
+            data, self._rest = self._rest, b""
+            self._take_turn(data)
 
     def _on_frame(self, frame: Frame) -> None:
+        if frame.opcode not in _WHOLE or not frame.fin:
+            self._count_small(frame)
         if frame.opcode is Opcode.TEXT or frame.opcode is Opcode.BINARY:
             if frame.fin:
                 self._take(bytes(frame.data))
@@ -167,21 +219,42 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
             if frame.fin:
                 message, self._fragments = b"".join(self._fragments), None
                 self._take(message)
+        elif frame.opcode is Opcode.PING:
+            if self._protocol.writes:  # empty if the close frame has gone out
+                self._put(self._protocol.writes.pop(0))  # its pong, before the answers to what follows the ping
         elif frame.opcode is Opcode.PONG:
             if self._session is not None:
                 self._session.ponged()
         elif frame.opcode is Opcode.CLOSE:
             self._end_session()
 
+    def _count_small(self, frame: Frame) -> None:
+        """Ends the connection of a client that sends too many control frames, and parts of messages that bring next to nothing."""
+        if frame.opcode in _DATA and len(frame.data) >= SMALL_BYTES:
+            return
+        used = use(self._small_used, self._loop.time(), SMALL_PER_SECOND)
+        if used is not None:
+            self._small_used = used
+            return
+        if self._session is not None:
+            self._session.close(Disconnect(3013, f"more than {SMALL_PER_SECOND:g} pings, pongs and small fragments a second"))
+        self._protocol.fail(3013)  # the close frame is sent; whatever else comes is discarded without being parsed
+
     def _take(self, message: bytes) -> None:
-        if self._session is not None:  # else a close frame is on its way
+        if self._session is None:
+            return  # a close frame is on its way
+        if is_utf8(message):
             self._receive(self._session, message)
+        else:
+            self._session.close(NOT_UTF8)
 
     def eof_received(self) -> bool:
         return False  # uvloop closes the transport
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.place.release()
         self._end_session()
+        self._rest = b""
         self._protocol.parser = None  # type: ignore[assignment]  # a generator and its object hold each other
 
     def _end_session(self) -> None:
@@ -206,8 +279,16 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
         self._loop.call_later(CLOSE_SECONDS, self._transport.abort)
 
     def _read_or_not(self) -> None:
-        """Stops reading from a client that does not read itself: the answers to its commands, even to a ping, would fill memory."""
+        """Stops reading from a client that does not read itself: the answers to its commands, even to a ping, would fill memory.
+
+        What was read already waits as well; where it need not wait any longer, the next turn goes on with it.
+        """
         pause = self._held or self.paused
+        if self._rest and not pause:
+            pause = True
+            if not self._goes_on:
+                self._goes_on = True
+                self._loop.call_soon(self._go_on)
         if pause != self._reading_paused and not self._transport.is_closing():
             self._reading_paused = pause
             if pause:
@@ -216,25 +297,39 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
                 self._transport.resume_reading()
 
     def _write_protocol(self) -> None:
-        for data in self._protocol.data_to_send():
-            if data:
-                self._put(data)
-            elif not self._transport.is_closing():
-                # Half-closed: the client reads what was written, answers, and closes. If it does not, we do.
-                if self._transport.can_write_eof():
-                    self._transport.write_eof()
-                else:  # TLS has no half
-                    self._transport.close()
-                self._loop.call_later(CLOSE_SECONDS, self._transport.abort)
+        parts = self._protocol.data_to_send()
+        if data := b"".join(parts):
+            self._put(data)
+        if b"" in parts and not self._transport.is_closing():  # the library's sign for the end
+            # Half-closed: the client reads what was written, answers, and closes. If it does not, we do.
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
+            else:  # TLS has no half
+                self._transport.close()
+            self._loop.call_later(CLOSE_SECONDS, self._transport.abort)
 
 
 def _select_subprotocol(protocol: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:
     return Subprotocol("centrifuge-json") if "centrifuge-json" in offered else None
 
 
-def _refusal(status: int, text: str) -> tuple[int, bytes, str]:
+_OTHER_VERSION = {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"}  # Source: RFC 6455, 4.4
+
+
+def _misdirected(method: str, path: str, version: str) -> tuple[int, bytes, str] | None:
+    """The refusal of a request that no WebSocket client sends, None for another."""
+    if path.partition("?")[0] != PATH:
+        return _refusal(404, f"WebSocket lives at {PATH}")
+    if method != "GET":
+        return _refusal(405, "a WebSocket is opened with GET", Allow="GET")
+    if version != "1.1":
+        return _refusal(505, "a WebSocket is opened with HTTP/1.1")
+    return None
+
+
+def _refusal(status: int, text: str, **headers: str) -> tuple[int, bytes, str]:
     response = _hands.reject(status, text + "\n")
-    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers.update({"X-Content-Type-Options": "nosniff"} | headers)
     return status, response.serialize(), text
 
 

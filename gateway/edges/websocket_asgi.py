@@ -15,12 +15,13 @@ from starlette.types import Receive, Scope, Send
 from ..errors import Disconnect
 from ..live.wire_formats import ChannelView
 from ..publication import Publication
+from ..rules.json_text import is_utf8
 from ..rules.protocol import PING, publication_json
 from ..session.node import Node
 from ..session.session import Session
 from .outlets import Buffered, SessionOutlet
-from .request import NO_PROTOBUF, asks_for_protobuf, client_address, origin_allowed, refused_origin
-from .websocket import PATH, REASON_BYTES
+from .request import NO_HOST, NO_PROTOBUF, asks_for_protobuf, client_address, is_foreign, refused_origin
+from .websocket import NOT_UTF8, PATH, REASON_BYTES
 
 __all__ = ["serve_websocket"]
 
@@ -44,6 +45,7 @@ class AsgiConnection(SessionOutlet):
     wire = TEXT
     separator = b"\n"
     native_pings = False
+    place = None
     return_path: dict[str, bytes] = {}
 
     def __init__(self, node: Node, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,6 +95,7 @@ class AsgiConnection(SessionOutlet):
     async def _receive_all(self) -> None:
         while True:
             await self._readable.wait()
+            await asyncio.sleep(0)  # a server that has read many messages returns them at once: other clients are served in between
             message = await self._receive_next()
             if message["type"] != "websocket.receive" or self._session is None:
                 return
@@ -100,11 +103,13 @@ class AsgiConnection(SessionOutlet):
             self._take(self._session, text.encode() if text is not None else message.get("bytes") or b"")
 
     def _take(self, session: Session, message: bytes) -> None:
-        if len(message) <= self._node.config.limits.message_bytes:
-            self._receive(session, message)
-        else:
+        if len(message) > self._node.config.limits.message_bytes:
             session.closed()
             self.disconnect(1009, "message too big")
+        elif is_utf8(message):
+            self._receive(session, message)
+        else:
+            session.close(NOT_UTF8)
 
     # Outbound.
 
@@ -157,12 +162,14 @@ async def _refuse(scope: Scope, send: Send, status: int, text: str) -> None:
 
 def _fault(node: Node, path: str, scope: Scope) -> tuple[int, str] | None:
     """Status and reason for a handshake that is refused, None for one that is accepted."""
-    fields = {name: value.decode("latin-1") for name, value in scope["headers"]}
+    fields = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
     query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
     if path != PATH:
         return 404, f"WebSocket lives at {PATH}"
     if asks_for_protobuf(query, ",".join(scope.get("subprotocols", ()))):
         return 400, NO_PROTOBUF
-    if not origin_allowed(fields.get(b"origin", ""), fields.get(b"host", ""), node.config.allowed_origins):
-        return 403, refused_origin(fields[b"origin"])
+    if not fields.get("host"):
+        return 400, NO_HOST
+    if is_foreign(fields, node.config.origins):
+        return 403, refused_origin(fields.get("origin", ""))
     return None

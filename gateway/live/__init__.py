@@ -1,5 +1,6 @@
 """From Valkey to every subscription of this process.
 
+server_clock   when, on the loop's clock, a publication was made in Valkey
 ring           a channel's newest publications, in memory
 wire_formats   what a fan-out writes to all subscriptions of one kind
 fanout         a channel's live subscriptions, and the rounds that write to them

@@ -18,7 +18,7 @@ import logging
 from functools import partial
 from typing import Protocol
 
-from ..errors import StoreError
+from ..errors import StoreError, Unavailable
 from ..publication import Position
 from ..rules.recovery import Standing, following, judge
 from ..runtime.backoff import retrying
@@ -57,6 +57,10 @@ def advance(subscription: Subscription) -> bool:
             if not subscription.begun:
                 subscription.start_at(channel.position, False, [])
                 continue
+            if subscription.ephemerals_seen != channel.ephemerals:
+                subscription.ephemerals_seen = channel.ephemerals
+                subscription.start_over()
+                continue
             subscription.epoch, subscription.offset = channel.position
             subscription.turn_live()
             return True
@@ -87,6 +91,18 @@ async def catch_up(source: PageSource, subscription: Subscription) -> None:
 
 
 async def _wait(source: PageSource, subscription: Subscription) -> None:
+    """``_step``; where Valkey refuses to read the history, a subscription that did not begin is refused. Raises StoreError."""
+    try:
+        await _step(source, subscription)
+    except Unavailable:
+        raise
+    except StoreError as error:
+        if subscription.begun:
+            raise
+        subscription.fail(error)
+
+
+async def _step(source: PageSource, subscription: Subscription) -> None:
     """Waits for the channel to open, or reads history where the ring ends. Raises StoreError."""
     channel = subscription.channel
     if not channel.is_open:
@@ -109,6 +125,7 @@ async def _settle_ahead(source: PageSource, subscription: Subscription) -> None:
 
 async def _read_page(source: PageSource, subscription: Subscription) -> None:
     channel, since = subscription.channel, subscription.offset
+    doubts = channel.doubts
     page = await source.page(channel, since)
     if subscription.state is not State.CATCHING_UP or not channel.is_open:
         return
@@ -117,7 +134,8 @@ async def _read_page(source: PageSource, subscription: Subscription) -> None:
         return
     if subscription.epoch and subscription.epoch != page.top.epoch:
         return  # another life of the history began meanwhile; advance judges the position again
-    channel.remember(page)
+    if doubts == channel.doubts:
+        channel.remember(page)
     run, _ = following(since, page.publications)
     if subscription.begun and subscription.paused:
         return  # its position has not moved; it goes on from there when its socket drained

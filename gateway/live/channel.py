@@ -21,6 +21,7 @@ from itertools import islice
 from typing import Protocol, TypeAlias
 
 from ..config import ChannelRules
+from ..errors import StoreError
 from ..publication import Publication
 from ..rules.recovery import following
 from ..store.history import Page
@@ -33,8 +34,7 @@ __all__ = ["Announced", "Channel", "Mender"]
 log = logging.getLogger("gateway.hub")
 
 HELD_MOST = 20_000  # announcements held while closed; past that they are dropped and read from history again
-FOREVER = float("inf")
-FRESH_SECONDS = 10.0  # how long a ring that was filled from history is believed without a live publication
+NOTIFIED_AT_ONCE = 500  # subscriptions notified of a loss before other work gets its turn: about 15 ms
 
 Announced: TypeAlias = Announcement | Movement | Reset
 
@@ -49,16 +49,21 @@ class Channel(FanOut):
     """One channel and its subscriptions here. The hub makes it, mends it and drops it.
 
     ``acked`` is whether Valkey confirmed the link's subscription, ``ms`` the unix time of the newest publication.
-    ``ephemerals`` is the number of ephemeral publications that were fanned out; a subscription compares it to learn that it
-    missed some. ``waiters`` are resolved when the channel opens, ``reads`` are the shared reads of history under way.
+    ``doubts`` counts how often what was read of history before became doubtful: it was removed, or an announcement was lost.
+    ``ephemerals`` is the number of ephemeral publications that were fanned out, and of times when some may have been lost with
+    the link; a subscription compares it to learn that it missed some. ``lost_some``: the link was lost, and what was announced
+    meanwhile cannot be found in history; the live subscriptions are to be notified. ``waiters`` are resolved when the channel opens, ``reads`` are the shared reads of history under
+    way, by the offset that they follow and ``doubts``.
     """
 
     __slots__ = (
         "acked",
+        "doubts",
         "ephemerals",
         "held",
         "idle_since",
         "key",
+        "lost_some",
         "mender",
         "mending",
         "ms",
@@ -88,10 +93,12 @@ class Channel(FanOut):
         self.held: list[Announced] | None = []  # None: the channel is open
         self.waiting: list[Announced] = []  # for the end of the round
         self.mending: asyncio.Task[None] | None = None
-        self.reads: dict[int, asyncio.Task[Page]] = {}
+        self.doubts = 0
+        self.reads: dict[tuple[int, int], asyncio.Task[Page]] = {}
         self.waiters: dict[asyncio.Future[None], None] = {}
         self.observers: dict[JoinLeaveObserver, None] | None = None  # most channels have none
         self.ephemerals = 0
+        self.lost_some = False
 
     def __repr__(self) -> str:
         return f"Channel({self.name!r}, {self.position}, {'open' if self.is_open else 'closed'})"
@@ -104,6 +111,11 @@ class Channel(FanOut):
     def remembers(self) -> bool:
         """Whether the rules give it a history, and so its subscribers positions."""
         return self.rules.history_size != 0
+
+    @property
+    def is_ephemeral(self) -> bool:
+        """Whether history holds nothing of what its subscriptions were given: by its rules, or because all of it was ephemeral."""
+        return not self.remembers or (self.offset == 0 and self.ephemerals > 0)
 
     # Joins and leaves.
 
@@ -157,6 +169,10 @@ class Channel(FanOut):
     def link_lost(self) -> None:
         """Closes the channel, and drops what the link brought: it is in history, or lost with it."""
         self.held, self.waiting = [], []
+        self._doubt_ring()
+        if self.epoch and self.is_ephemeral:
+            self.lost_some = True
+            self.ephemerals += 1
 
     def _take_live(self, items: list[Announced]) -> None:
         fresh: list[Publication] = []
@@ -184,7 +200,7 @@ class Channel(FanOut):
                 moved.append(item)
                 continue
             elif item.epoch == self.epoch:
-                self.ring.clear()
+                self._doubt_ring()
                 continue
             self.close(items[number:])
             break
@@ -197,7 +213,8 @@ class Channel(FanOut):
             self.mender.mend(self)
 
     def _add_to_ring(self, publication: Publication) -> None:
-        self.ring.append(publication, self.size, self.loop.time() + self.ttl if self.ttl else FOREVER)
+        now = self.loop.time()
+        self.ring.append(publication, self.size, self.ring.expiry(publication.ms, self.ttl, now), now)
 
     def round_over(self) -> None:
         if self.round is None and self.waiting and self.held is None:
@@ -207,10 +224,17 @@ class Channel(FanOut):
     # Pages of history.
 
     def remember(self, page: Page) -> None:
-        """Adds a page that a catch-up read to the ring, as far as it joins it, for the next catch-ups."""
+        """Adds a page that a catch-up read to the ring, as far as it joins it, for the next catch-ups.
+
+        Not for a page that was read before ``doubts`` changed: history may have been removed since.
+        """
         if page.top.epoch == self.epoch:
-            believed = FRESH_SECONDS if not self.ttl else min(self.ttl, FRESH_SECONDS)
-            self.ring.extend_back(page.publications, self.offset, self.size, self.loop.time() + believed)
+            self.ring.extend_back(page.publications, self.offset, self.size, page.expires, self.loop.time())
+
+    def _doubt_ring(self) -> None:
+        """History may not hold any longer what the ring holds, or what a read that is under way brings."""
+        self.ring.clear()
+        self.doubts += 1
 
     def take(self, page: Page) -> bool:
         """Moves on with a page that was read after the channel's position; True if the page's top is reached.
@@ -232,8 +256,9 @@ class Channel(FanOut):
                 return False  # announcements were faster than this page; the next one leads on
             self.lose(page)
             return True
+        self.ring.clear()  # it is not known whether history still holds what came before this run
         for publication in run:
-            self._add_to_ring(publication)
+            self.ring.append(publication, self.size, page.expires, self.loop.time())
         self.offset, self.ms = run[-1].offset, run[-1].ms
         self.fan_out(run)
         return self.offset >= top.offset
@@ -248,10 +273,21 @@ class Channel(FanOut):
             for member in list(members):
                 member.lost(page.top)
 
+    async def notify_of_loss(self) -> None:
+        """Notifies the live subscriptions that they may have missed what history does not hold. Call it while the channel is closed."""
+        members = [member for group in self.live.values() for member in group]
+        for start in range(0, len(members), NOTIFIED_AT_ONCE):
+            for member in members[start : start + NOTIFIED_AT_ONCE]:
+                if self.is_live(member):
+                    member.lost(self.position)
+            await asyncio.sleep(0)
+        self.lost_some = False
+
     # Open and closed.
 
     def close(self, items: Iterable[Announced] = ()) -> None:
         """The position is in doubt. From now on announcements are held: ``items`` first, then those that wait for a round."""
+        self._doubt_ring()
         self.held = [*items, *self.waiting] if self.held is None else [*self.held, *items, *self.waiting]
         self.waiting = []
 
@@ -277,6 +313,13 @@ class Channel(FanOut):
             self.waiters[waiter] = None
             waiter.add_done_callback(self._forget_waiter)
         return waiter
+
+    def fail_waiters(self, error: StoreError) -> None:
+        """Valkey refuses to read the history, as where a key is of another type: whoever waits for the channel to open learns it."""
+        waiters, self.waiters = self.waiters, {}
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_exception(error)
 
     def _forget_waiter(self, waiter: asyncio.Future[None]) -> None:
         """Clients may come and go for as long as the channel is closed, so the futures of those that left must go too."""

@@ -2,9 +2,10 @@
 
 Theory of operation. The invariant that everything rests on: **a live subscription is at the channel's position.** So
 nothing is stored per subscription while it is live, and one buffer serves all that share a wire format. A fan-out to few
-writes at once. One to many is a *round*, cut into slices so that other work gets its turn. During a round the position
-does not move: announcements of that time wait and are joined into the next round. A subscription that turns live during
-the round is added at its end, whose position it has already.
+writes at once. One to many is a *round*, cut into slices so that other work gets its turn; so is one to many different
+filters, each of which has to be asked. During a round the position does not move: announcements of that time wait and are
+joined into the next round. A subscription that turns live during the round is added at its end, whose position it has
+already.
 
     fan_out ─▶ few: written at once
             ─▶ many: round ─▶ [slice … slice] ─▶ those that turned live are added ─▶ round_over
@@ -22,13 +23,13 @@ from typing import Any, Protocol
 from ..publication import Position, Publication
 from ..rules.protocol import push_prefix
 from ..store.layout import Movement
-from .wire_formats import NOTHING, FreshDeltaWire, Wire
+from .wire_formats import NOTHING, ChannelView, FilteredWire, FreshDeltaWire, Wire
 
 __all__ = ["GONE", "SLICE", "FanOut", "JoinLeaveObserver", "Member", "Round", "Write"]
 
 log = logging.getLogger("gateway.hub")
 
-SLICE = 2000  # subscriptions written to before other work gets its turn: about 15 ms
+SLICE = 2000  # subscriptions written to, or as much work of filters, before other work gets its turn: about 15 ms
 GONE = (OSError, RuntimeError)  # what uvloop raises for a socket that was reset, and for one that is closed
 
 Write = Callable[[Any], object]  # takes the payload of its own wire format, whatever type that has
@@ -57,10 +58,14 @@ class FanOut(ABC):
     """The live subscriptions of one channel, and the position that all of them are at. Satisfies ``ChannelView``.
 
     ``base`` is the newest publication, for deltas; None if it is unknown, or has no offset. ``live_count`` counts the live
-    subscriptions without those that are added when the round is over.
+    subscriptions without those that are added when the round is over, ``filter_work`` is the work of their filters for one
+    publication, in writes.
     """
 
-    __slots__ = ("base", "deltas", "epoch", "joiners", "live", "live_count", "loop", "name", "offset", "push_prefix", "round")
+    __slots__ = (
+        *("base", "deltas", "epoch", "filter_work", "joiners", "live", "live_count", "loop", "name", "offset"),
+        *("push_prefix", "round"),
+    )
 
     def __init__(self, name: str, deltas: bool, loop: asyncio.AbstractEventLoop) -> None:
         self.name = name
@@ -72,6 +77,7 @@ class FanOut(ABC):
         self.base: Publication | None = None
         self.live: dict[Wire, dict[Member, Write]] = {}
         self.live_count = 0
+        self.filter_work = 0
         self.joiners: dict[Member, None] = {}
         self.round: Round | None = None
 
@@ -103,8 +109,12 @@ class FanOut(ABC):
         members = self.live.get(member.wire)
         if members is None:
             members = self.live[member.wire] = {}
+            self.filter_work += _filter_work(member.wire)
         members[member] = member.write
         self.live_count += 1
+
+    def is_live(self, member: Member) -> bool:
+        return member in self.live.get(member.wire, ()) or member in self.joiners
 
     def remove_live(self, member: Member) -> Position:
         """The subscription is not live any more. Returns the position it is at, which may be before the channel's."""
@@ -116,6 +126,7 @@ class FanOut(ABC):
         self.live_count -= 1
         if not members:
             del self.live[member.wire]
+            self.filter_work -= _filter_work(member.wire)
         if self.round is not None and self.round.skip(member):
             return Position(self.epoch, self.round.start)
         return self.position
@@ -125,7 +136,7 @@ class FanOut(ABC):
     def fan_out(self, publications: list[Publication]) -> None:
         """Writes to every live subscription, at once if they are few, else slice by slice. Call it between rounds only."""
         live = self.live
-        if self.live_count <= SLICE:
+        if self.live_count + self.filter_work * len(publications) <= SLICE:
             for wire in tuple(live):  # a write may fill its socket, which removes its subscription
                 joined = wire.join(self, publications)
                 if joined is not NOTHING:
@@ -135,7 +146,7 @@ class FanOut(ABC):
                 self._chain()
             return
         first = next((p.offset for p in publications if p.offset), self.offset + 1)
-        self.round = Round(first - 1, [(wire.join(self, publications), dict(members)) for wire, members in live.items()])
+        self.round = Round(first - 1, self, publications, live)
         if self.deltas:
             self._set_base(publications[-1])
         self._next_slice()
@@ -171,38 +182,63 @@ class FanOut(ABC):
             self.round_over()
 
 
-class Round:
-    """One fan-out to many. ``start`` is the offset before it; subscriptions not written to yet are still at ``start``.
+def _filter_work(wire: Wire) -> int:
+    return wire.work if isinstance(wire, FilteredWire) else 0
 
-    ``over`` are futures to resolve when all are written to.
+
+class Round:
+    """One fan-out to many: ``publications``, to the subscriptions that are ``live`` as it begins.
+
+    ``start`` is the offset before it; subscriptions not written to yet are still at ``start``. ``over`` are futures to
+    resolve when all are written to.
     """
 
-    __slots__ = ("_parts", "over", "start")
+    __slots__ = ("_channel", "_parts", "_payloads", "_publications", "over", "start")
 
-    def __init__(self, start: int, parts: list[tuple[object, dict[Member, Write]]]) -> None:
+    def __init__(self, start: int, channel: ChannelView, publications: list[Publication], live: dict[Wire, dict[Member, Write]]) -> None:
         self.start = start
         self.over: list[asyncio.Future[None]] = []
-        self._parts = parts
+        self._channel = channel
+        self._publications = publications
+        self._parts = {wire: dict(members) for wire, members in live.items()}
+        # Deltas are made against the base before this round, so at once; a filter is asked when its turn has come.
+        self._payloads = {wire: wire.join(channel, publications) for wire in live if not isinstance(wire, FilteredWire)}
 
     def write_slice(self) -> bool:
-        """Writes to the next subscriptions, up to SLICE; False if none are left."""
-        payload, members = self._parts[-1]
-        chosen = list(islice(members.items(), SLICE))
+        """Writes to the next subscriptions, up to SLICE and less where filters are asked; False if none are left."""
+        left = SLICE
+        while left > 0 and self._parts:
+            left -= self._write_some(left)
+        return bool(self._parts)
+
+    def _write_some(self, most: int) -> int:
+        """Writes to up to ``most`` subscriptions of one wire format. Returns how much work that was, in writes."""
+        wire, members = self._parts.popitem()
+        work = 0
+        if wire not in self._payloads:
+            self._payloads[wire] = wire.join(self._channel, self._publications)
+            work = _filter_work(wire) * len(self._publications)
+        payload = self._payloads[wire]
+        chosen = list(islice(members.items(), most))
         for member, _ in chosen:
             del members[member]
+        if members:
+            self._parts[wire] = members
+        else:
+            del self._payloads[wire]
         if payload is not NOTHING:
             _write([write for _, write in chosen], payload)
-        while self._parts and not self._parts[-1][1]:
-            self._parts.pop()
-        return bool(self._parts)
+        return work + len(chosen)
 
     def skip(self, member: Member) -> bool:
         """Takes a subscription out of the round. True if it was not written to yet."""
-        for _, members in self._parts:
-            if member in members:
-                del members[member]
-                return True
-        return False
+        members = self._parts.get(member.wire)
+        if members is None or member not in members:
+            return False
+        del members[member]
+        if not members:
+            del self._parts[member.wire]
+        return True
 
 
 def _write(writes: Iterable[Write], payload: object) -> None:

@@ -3,7 +3,7 @@
 It subscribes the link to a channel with the first subscription, waits for Valkey's confirmation, and only then reads the
 channel's position: whatever is published from there on is either in history or announced. The same reading, ``mend``,
 closes a hole and finds what a lost link missed; the missing range goes through the channel, so that live subscriptions
-notice nothing. A channel without subscriptions is followed for some seconds more, for clients that come back at once.
+notice nothing. Where a channel has no history, they are notified that they may have missed something. A channel without subscriptions is followed for some seconds more, for clients that come back at once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import partial
 from typing import Protocol
 
 from ..config import Config
-from ..errors import StoreError
+from ..errors import StoreError, Unavailable
 from ..publication import Position
 from ..runtime.backoff import retrying
 from ..runtime.tasks import Tasks
@@ -109,6 +109,12 @@ class Hub:
         if not advance(subscription):
             subscription.task = self._tasks.spawn(self._catch_up(subscription))
 
+    def client_connected(self, subscription: Subscription) -> None:
+        """The client learns only now that the subscription began: it has missed nothing of a channel without history."""
+        if not subscription.channel.remembers:
+            subscription.ephemerals_seen = subscription.channel.ephemerals
+        self.drained(subscription)
+
     def drained(self, subscription: Subscription) -> None:
         """The socket of the subscription takes more: if it is behind, it goes on from its position."""
         if subscription.state is State.BEHIND:
@@ -143,11 +149,12 @@ class Hub:
 
     async def page(self, channel: Channel, since: int) -> Page:
         """What follows the offset ``since``, at most PAGE publications. Equal reads under way are one read. Raises StoreError."""
-        read = channel.reads.get(since)
+        key = since, channel.doubts
+        read = channel.reads.get(key)
         if read is None:
             self.history_reads += 1
-            read = channel.reads[since] = asyncio.create_task(self._history.read(channel.name, since, PAGE))
-            read.add_done_callback(lambda done: _read_done(channel, since, done))
+            read = channel.reads[key] = asyncio.create_task(self._history.read(channel.name, since, PAGE))
+            read.add_done_callback(lambda done: _read_done(channel, key, done))
         return await asyncio.shield(read)
 
     async def refresh(self, channel: Channel) -> None:
@@ -172,6 +179,8 @@ class Hub:
         while not complete:
             complete = await retrying(partial(self._take_next_page, channel), what, log, on=StoreError)
         await channel.between_rounds()
+        if channel.lost_some:
+            await channel.notify_of_loss()
         channel.mending = None
         channel.open()
         if channel.live_count:
@@ -182,8 +191,10 @@ class Hub:
         older = channel.detach_held()
         try:
             page = await self._read_on(channel)
-        except StoreError:
+        except StoreError as error:
             channel.put_back(older)
+            if not isinstance(error, Unavailable):
+                channel.fail_waiters(error)
             raise
         await channel.between_rounds()
         complete = channel.take(page)
@@ -204,11 +215,16 @@ class Hub:
 
     def on_announcements(self, batch: dict[bytes, list[bytes]]) -> None:
         """``batch``: Pub/Sub channel → the payloads that arrived, in order. Channels that are not followed are ignored."""
-        by_key = self._by_key
+        by_key, faults = self._by_key, self._layout.faults
         for key, payloads in batch.items():
             channel = by_key.get(key)
             if channel is not None:
-                channel.announced([read_announcement(payload) for payload in payloads])
+                try:
+                    channel.announced([read_announcement(payload, faults, channel.name) for payload in payloads])
+                except Exception:  # the other channels of the batch must not lose theirs
+                    log.exception("channel %s: what was announced failed", channel.name)
+                    channel.link_lost()
+                    self.mend(channel)
 
     def on_subscribed(self, key: bytes) -> None:
         """Valkey confirmed a subscription: from here on every publication of that channel is announced to this process."""
@@ -290,8 +306,8 @@ class Hub:
         await asyncio.gather(*reads, return_exceptions=True)
 
 
-def _read_done(channel: Channel, since: int, read: asyncio.Task[Page]) -> None:
-    channel.reads.pop(since, None)
+def _read_done(channel: Channel, key: tuple[int, int], read: asyncio.Task[Page]) -> None:
+    channel.reads.pop(key, None)
     if not read.cancelled():
         read.exception()  # marks the error as seen: every caller that waited may have been cancelled
 

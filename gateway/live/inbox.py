@@ -32,10 +32,10 @@ from ..rules.recovery import same_life
 from ..runtime.backoff import retrying
 from ..runtime.tasks import Tasks
 from ..store.history import History
-from ..store.layout import Announcement, read_entry
+from ..store.layout import Announcement, read_entry, read_epoch
 from .channel import Channel
 
-__all__ = ["LIST_DEFAULT", "LIST_MOST", "Inbox", "InboxState", "ReadRequest"]
+__all__ = ["IDS_MOST", "LIST_DEFAULT", "LIST_MOST", "Inbox", "InboxState", "ReadRequest"]
 
 log = logging.getLogger("gateway.inbox")
 
@@ -96,7 +96,8 @@ class Inbox:
         *answer, entries = await self._call(b"gateway_inbox", user, before.offset, limit)
         state = _state(answer)
         same_life(before, state.epoch)
-        listed = [(read_entry(entry[:2]), entry[2], entry[3]) for entry in entries]
+        faults = self._history.layout.faults
+        listed = [(read_entry(entry[:2], faults, NAMESPACE), entry[2], entry[3]) for entry in entries]
         fields = {
             "notifications": b"[%b]" % b",".join([_notification(publication, bool(mark), id) for publication, mark, id in listed]),
             **state.fields(),
@@ -162,7 +163,7 @@ class Inbox:
 def _state(answer: Sequence[Any]) -> InboxState:
     """Reads what the functions of an inbox return first: epoch, offset, unread, change."""
     epoch, offset, unread, change = answer
-    return InboxState(epoch.decode(), offset, unread, change)
+    return InboxState(read_epoch(epoch, NAMESPACE), offset, unread, change)
 
 
 def _notification(publication: Publication, unread: bool, id: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """Rings: each channel's newest publications, held in this process so that most catch-ups read nothing from Valkey.
 
 A ring is an unbroken run that ends at the hub's position. It holds no more than history does: as many publications as
-the rules allow, and none after history expired. All rings of a process share one budget of bytes; when it is used up,
+the rules allow, and none after history expired: it may end a little earlier than history, never later. All rings of a process share one budget of bytes; when it is used up,
 the ring that got no publication for longest is emptied.
 """
 
@@ -11,19 +11,25 @@ from collections import OrderedDict, deque
 from itertools import islice
 
 from ..publication import Publication
+from .server_clock import ServerClock
 
 __all__ = ["RING_LENGTH", "Ring", "Rings"]
 
 RING_LENGTH = 512  # publications of one channel: two pages of history
+EARLY_SECONDS = 0.1  # a ring ends so much earlier than history: more than an announcement takes when nothing holds it up
+FOREVER = float("inf")
 
 
 def weight(publication: Publication) -> int:
-    """About how many bytes a publication takes: the object, its data and up to two encoded forms."""
-    return 400 + 3 * len(publication.data)
+    """About how many bytes a publication takes: the object, its data and up to two encoded forms, its tags raw and parsed."""
+    tags = 0 if publication.tags is None else 300 + 4 * len(publication.tags)
+    return 400 + 3 * len(publication.data) + tags
 
 
 class Rings:
     """The budget of bytes that all rings of a process share. ``bytes`` is what they hold now, ``peak`` the most they ever held.
+
+    ``clock`` is Valkey's, by which history expires.
 
     Which ring is emptied first is found by the clock algorithm: a ring that got a publication since the hand last passed
     it is passed once more. So a publication costs a mark, not a place in a list.
@@ -34,6 +40,7 @@ class Rings:
         self._rings: OrderedDict[Ring, None] = OrderedDict()  # a plain dict's first key takes ever longer to find as it turns
         self.bytes = 0
         self.peak = 0
+        self.clock = ServerClock()
 
     def __len__(self) -> int:
         return len(self._rings)
@@ -66,7 +73,10 @@ class Rings:
 
 
 class Ring:
-    """One channel's newest publications. ``now`` is any clock in seconds, the same in all calls."""
+    """One channel's newest publications. ``now`` and ``expires`` are of any clock in seconds, the same in all calls.
+
+    ``expires`` is when history forgets all that it holds. What it forgot before it got another publication is dropped with that.
+    """
 
     __slots__ = ("_bytes", "_expires", "_publications", "_rings", "hot")
 
@@ -74,14 +84,20 @@ class Ring:
         self._rings = rings
         self._publications: deque[Publication] | None = None  # an empty deque holds 600 bytes, and most channels are quiet
         self._bytes = 0
-        self._expires = 0.0
+        self._expires = FOREVER
         self.hot = False
 
     def __len__(self) -> int:
         return len(self._publications) if self._publications is not None else 0
 
-    def append(self, publication: Publication, size: int, expires: float) -> None:
-        """Adds the next publication. ``size`` is how many history holds (-1: all), ``expires`` when it forgets them."""
+    def expiry(self, ms: int, ttl: int, now: float) -> float:
+        """``expires`` after an announcement that is handled ``now``: of a publication made at ``ms``, kept for ``ttl`` seconds (0: forever)."""
+        return self._rings.clock.made_at(ms, now) + ttl - EARLY_SECONDS if ttl else FOREVER
+
+    def append(self, publication: Publication, size: int, expires: float, now: float) -> None:
+        """Adds the next publication. ``size`` is how many history holds then (-1: all)."""
+        if now >= self._expires:
+            self.clear()
         publications = self._publications
         if publications is None:
             publications = self._publications = deque()
@@ -96,8 +112,12 @@ class Ring:
         self._bytes += grown
         self._rings.grew(grown)
 
-    def extend_back(self, publications: list[Publication], top: int, size: int, expires: float) -> None:
+    def extend_back(self, publications: list[Publication], top: int, size: int, expires: float, now: float) -> None:
         """Adds a run that was read from history, as far as it joins the ring's own, or ends at ``top`` if the ring is empty."""
+        if now >= self._expires:
+            self.clear()
+        if now >= expires:
+            return  # forgotten since it was read; what the ring holds is newer
         if self._publications is None:
             self._publications = deque()
             self._expires = expires
@@ -119,10 +139,9 @@ class Ring:
 
     def after(self, offset: int, max_bytes: int, now: float) -> list[Publication] | None:
         """The publications that follow ``offset``, at least one and about ``max_bytes``; None if the ring does not reach back so far."""
-        publications = self._publications
-        if publications and now >= self._expires:
+        if now >= self._expires:
             self.clear()
-            return None
+        publications = self._publications
         if not publications or offset + 1 < publications[0].offset:
             return None
         run, taken = [], 0
@@ -136,6 +155,7 @@ class Ring:
     def clear(self) -> None:
         """Drops all publications."""
         self._publications = None
+        self._expires = FOREVER
         self._rings.bytes -= self._bytes
         self._bytes = 0
         self._rings.emptied(self)

@@ -10,6 +10,7 @@ import logging
 from abc import ABC, abstractmethod
 from enum import Enum
 
+from ..errors import StoreError
 from ..publication import Position, Publication
 from .channel import Channel
 from .fanout import GONE, Write
@@ -70,6 +71,10 @@ class Subscription(ABC):
     @abstractmethod
     def gap(self) -> None:
         """What it missed is gone; its position is the channel's top now. Called after ``begin`` only."""
+
+    def fail(self, error: StoreError) -> None:
+        """It cannot begin, since Valkey refuses to read the history. It must end; an edge answers its client before. It did not begin."""
+        self.end()
 
     @property
     def takes_first_page(self) -> bool:

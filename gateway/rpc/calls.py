@@ -20,7 +20,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 
 from ..config import Config
-from ..errors import BadRequest, Failure, Internal, LimitExceeded, MethodNotFound, TooManyRequests
+from ..errors import BadRequest, Failure, Internal, LimitExceeded, MethodNotFound, NotAvailable, TooManyRequests
 from ..rules.identity import Identity
 from ..rules.json_text import clean, decode_json, encode, is_json, raw_object
 from ..store.history import History
@@ -116,7 +116,7 @@ class Calls:
     async def call(self, method: str, identity: Identity, client: str, data: bytes | None) -> bytes:
         """The reply's data, raw JSON on one line.
 
-        Raises MethodNotFound if no service has the method, TooManyRequests if too many requests wait for it, LimitExceeded for a
+        Raises MethodNotFound if no service has the method, NotAvailable if none has any method, TooManyRequests if too many requests wait for it, LimitExceeded for a
         request or a reply that is too large, BadRequest for data that is nested too deep, Failure for what the service refuses,
         Internal if no reply comes within ``rpc_seconds``.
         """
@@ -157,7 +157,8 @@ class Calls:
         most, ttl = self._config.limits.rpc_queue, int(self._config.rpc_seconds * 1000)
         waiting = await self._history.call(b"gateway_call", self._history.layout.rpc(method), request, most, ttl)
         if waiting == 0:
-            raise MethodNotFound(f"no service for {method}")
+            any_service = await self._history.commands.call(b"EXISTS", self._history.layout.services)
+            raise MethodNotFound(f"no service for {method}") if any_service else NotAvailable(f"{method}: no service serves anything")
         if waiting < 0:
             raise TooManyRequests(f"{method}: limits.rpc_queue is {most}")
 

@@ -178,7 +178,7 @@ class Service:
                 log.warning("the leases were not renewed: %s", error)
 
     async def _renew(self, commands: Commands) -> None:
-        leases = [self._layout.rpc(name)[1] for name, _ in self._methods.values()]
+        leases = [self._layout.services, *(self._layout.rpc(name)[1] for name, _ in self._methods.values())]
         renewals = [commands.call(b"SET", lease, os.getpid(), b"PX", int(LEASE_SECONDS * 1000)) for lease in leases]
         now, *_ = await asyncio.gather(commands.call(b"TIME"), *renewals)
         self._ahead = int(now[0]) + int(now[1]) / 1e6 - time.time()

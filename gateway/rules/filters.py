@@ -4,24 +4,28 @@
 
 A leaf has a key and a comparison: eq neq in nin ex nex sw ew ct compare texts, lt lte gt gte decimal numbers; a value that is no
 number never satisfies those. A tag that is not there satisfies neq, nin and nex alone.
+
+A filter is compiled once to functions of the parsed tags. A publication's tags are parsed once, for all filters, and each
+of its numbers is read once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
+from typing import Any
 
 import msgspec
 
 from ..errors import BadRequest
+from ..publication import Publication, Tags
 
-__all__ = ["Filter", "read_filter"]
+__all__ = ["Filter", "read_filter", "tags_of"]
 
 DEPTH_MOST = 8
 NODES_MOST = 100
 VALUES_MOST = 100
 
-Tags = Mapping[str, str]
 Test = Callable[[Tags], bool]
 
 
@@ -35,15 +39,19 @@ class _Node(msgspec.Struct):
 
 
 class Filter:
-    """A condition on the tags of publications. Filters made of the same JSON are equal and have one hash, so that they can be shared."""
+    """A condition on the tags of publications. Filters made of the same JSON are equal and have one hash, so that they can be shared.
 
-    def __init__(self, text: bytes, test: Test) -> None:
+    ``nodes`` is how many comparisons and combinations of them it has, at most NODES_MOST.
+    """
+
+    def __init__(self, text: bytes, nodes: int, test: Test) -> None:
+        self.nodes = nodes
         self._text = text
         self._test = test
 
-    def admits(self, tags: bytes | None) -> bool:
-        """Whether a publication with these tags, raw JSON or None, is wanted."""
-        return self._test(_tags.decode(tags) if tags is not None else {})
+    def admits(self, tags: Tags) -> bool:
+        """Whether a publication with these tags is wanted."""
+        return self._test(tags)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Filter) and other._text == self._text
@@ -52,11 +60,24 @@ class Filter:
         return hash(self._text)
 
 
-_tags = msgspec.json.Decoder(dict[str, str])
+def tags_of(publication: Publication) -> Tags:
+    """The publication's tags, parsed at the first call. A value that is not text is no tag; tags that are no JSON object are none."""
+    if publication.parsed is None:
+        publication.parsed = Tags(_texts(publication.tags) if publication.tags is not None else {})
+    return publication.parsed
+
+
+def _texts(tags: bytes) -> dict[str, str]:
+    try:
+        return {key: value for key, value in _tags.decode(tags).items() if isinstance(value, str)}
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {}  # another program published it: it costs its own tags, and no other publication anything
+
+
+_tags = msgspec.json.Decoder(dict[str, Any])
 _node = msgspec.json.Decoder(_Node)
 
 _ON_TEXTS: dict[str, Callable[[str, str], bool]] = {
-    "eq": str.__eq__,
     "sw": str.startswith,
     "ew": str.endswith,
     "ct": str.__contains__,
@@ -75,8 +96,9 @@ def read_filter(text: bytes) -> Filter:
         node = _node.decode(text)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise BadRequest(f"the filter is not understood: {error}") from None
-    test = _compile(node, 1, [0])
-    return Filter(msgspec.json.encode(node), test)
+    counted = [0]
+    test = _compile(node, 1, counted)
+    return Filter(msgspec.json.encode(node), counted[0], test)
 
 
 def _compile(node: _Node, depth: int, counted: list[int]) -> Test:
@@ -89,34 +111,99 @@ def _compile(node: _Node, depth: int, counted: list[int]) -> Test:
     if not tests or (node.op == "not" and len(tests) != 1):
         raise BadRequest(f"the filter's {node.op!r} has {len(tests)} nodes")
     if node.op == "and":
-        return lambda tags: all(test(tags) for test in tests)
+        return _all_of(tests)
     if node.op == "or":
-        return lambda tags: any(test(tags) for test in tests)
+        return _any_of(tests)
     if node.op == "not":
-        return lambda tags: not tests[0](tags)
+        return _none_of(tests)
     raise BadRequest(f"a filter has no op {node.op[:20]!r}; there are and, or and not")
 
 
+def _all_of(tests: list[Test]) -> Test:
+    def test(tags: Tags) -> bool:
+        for each in tests:  # half the time of all() with a generator
+            if not each(tags):
+                return False
+        return True
+
+    return test
+
+
+def _any_of(tests: list[Test]) -> Test:
+    def test(tags: Tags) -> bool:
+        for each in tests:
+            if each(tags):
+                return True
+        return False
+
+    return test
+
+
+def _none_of(tests: list[Test]) -> Test:
+    any_of = _any_of(tests)
+    return lambda tags: not any_of(tags)
+
+
 def _leaf(node: _Node) -> Test:
-    key, value, values = node.key, node.val, frozenset(node.vals)
-    if not key:
+    if not node.key:
         raise BadRequest("a filter's comparison has a key")
     if len(node.vals) > VALUES_MOST:
         raise BadRequest(f"a filter compares with at most {VALUES_MOST} values")
-    simple: dict[str, Test] = {
-        "ex": lambda tags: key in tags,
-        "nex": lambda tags: key not in tags,
-        "neq": lambda tags: tags.get(key) != value,
-        "in": lambda tags: tags.get(key) in values,
-        "nin": lambda tags: tags.get(key) not in values,
-    }
-    if node.cmp in simple:
-        return simple[node.cmp]
+    if make := _SIMPLE.get(node.cmp):
+        return make(node)
     if compare := _ON_TEXTS.get(node.cmp):
-        return lambda tags: key in tags and compare(tags[key], value)
+        return _textual(node.key, compare, node.val)
     if node.cmp in _ON_NUMBERS:
-        return _numeric(key, _ON_NUMBERS[node.cmp], value)
+        return _numeric(node.key, _ON_NUMBERS[node.cmp], node.val)
     raise BadRequest(f"a filter has no comparison {node.cmp[:20]!r}")
+
+
+def _exists(node: _Node) -> Test:
+    key = node.key
+    return lambda tags: key in tags.texts
+
+
+def _is_missing(node: _Node) -> Test:
+    key = node.key
+    return lambda tags: key not in tags.texts
+
+
+def _equals(node: _Node) -> Test:
+    key, value = node.key, node.val
+    return lambda tags: tags.texts.get(key) == value
+
+
+def _differs(node: _Node) -> Test:
+    key, value = node.key, node.val
+    return lambda tags: tags.texts.get(key) != value
+
+
+def _is_one_of(node: _Node) -> Test:
+    key, values = node.key, frozenset(node.vals)
+    return lambda tags: tags.texts.get(key) in values
+
+
+def _is_none_of(node: _Node) -> Test:
+    key, values = node.key, frozenset(node.vals)
+    return lambda tags: tags.texts.get(key) not in values
+
+
+_SIMPLE: dict[str, Callable[[_Node], Test]] = {
+    "ex": _exists,
+    "nex": _is_missing,
+    "eq": _equals,
+    "neq": _differs,
+    "in": _is_one_of,
+    "nin": _is_none_of,
+}
+
+
+def _textual(key: str, compare: Callable[[str, str], bool], value: str) -> Test:
+    def test(tags: Tags) -> bool:
+        text = tags.texts.get(key)
+        return text is not None and compare(text, value)
+
+    return test
 
 
 def _numeric(key: str, compare: Callable[[Decimal, Decimal], bool], value: str) -> Test:
@@ -125,7 +212,12 @@ def _numeric(key: str, compare: Callable[[Decimal, Decimal], bool], value: str) 
         raise BadRequest(f"a filter compares numbers with {value[:40]!r}, which is not a number")
 
     def test(tags: Tags) -> bool:
-        number = _number(tags.get(key, ""))
+        if key in tags.numbers:
+            number = tags.numbers[key]
+        elif key in tags.texts:
+            number = tags.numbers[key] = _number(tags.texts[key])
+        else:
+            return False  # not cached: filters may name any number of tags that are not there
         return number is not None and compare(number, bound)
 
     return test

@@ -7,11 +7,25 @@ client as JSON; what is one is passed on byte for byte, except for line breaks b
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
 
-__all__ = ["MAX_DEPTH", "clean", "decode_json", "encode", "is_json", "mend_surrogates", "raw_object"]
+__all__ = [
+    "MAX_DEPTH",
+    "UNREADABLE",
+    "clean",
+    "clean_as",
+    "decode_json",
+    "encode",
+    "is_json",
+    "is_utf8",
+    "mend_surrogates",
+    "raw_object",
+]
+
+UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)  # what a decoder raises for bytes of any kind
 
 Value = TypeVar("Value")
 
@@ -72,12 +86,33 @@ def clean(data: bytes) -> bytes:
     return data
 
 
-def _follows_the_grammar(data: bytes) -> bool:
+def clean_as(text: bytes, decode: Callable[[bytes], object]) -> bytes | None:
+    """``text`` as JSON on one line if it is a document that ``decode``, a decoder for one type, takes; else None."""
+    cleaned = clean(text)
     try:
-        if not data.isascii():
-            data.decode()
+        decode(cleaned)
+    except UNREADABLE:
+        return None
+    return cleaned
+
+
+def is_utf8(text: bytes) -> bool:
+    """Whether ``text`` is UTF-8."""
+    if text.isascii():
+        return True
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _follows_the_grammar(data: bytes) -> bool:
+    if not is_utf8(data):
+        return False
+    try:
         _decode_raw(data)
-    except (UnicodeDecodeError, RecursionError, msgspec.MsgspecError):
+    except (RecursionError, msgspec.MsgspecError):
         return False
     return True
 

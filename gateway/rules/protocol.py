@@ -54,7 +54,7 @@ PING = b"{}"
 BEGINNING = Position("", 0)
 
 Id = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
-Count = Annotated[int, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=0, extra_json_schema={"maximum": MAX_OFFSET})]  # past it is an error reply, not the end
 
 
 _NOTHING = msgspec.Raw()  # msgspec has no optional Raw; this one is empty

@@ -13,7 +13,9 @@ from enum import Enum
 from ..errors import UnrecoverablePosition
 from ..publication import Position, Publication
 
-__all__ = ["Standing", "following", "judge", "same_life"]
+__all__ = ["NEVER_WAS", "Standing", "following", "judge", "provable", "same_life"]
+
+NEVER_WAS = Position("?", 0)  # no epoch is "?": nothing can be recovered from here
 
 
 class Standing(Enum):
@@ -32,6 +34,15 @@ def judge(position: Position, top: Position) -> Standing:
     if position.offset == top.offset:
         return Standing.LEVEL
     return Standing.BEHIND if position.offset < top.offset else Standing.AHEAD
+
+
+def provable(position: Position | None, *, admitted: bool) -> Position | None:
+    """From where a client recovers that asks for ``position``; ``admitted`` is whether the history rule lets it read history.
+
+    A position without an epoch agrees with any history, so it asks for history that the client need not have followed: it is
+    for those that may read history. For others it becomes ``NEVER_WAS``. A position with an epoch was given to a subscriber.
+    """
+    return NEVER_WAS if position is not None and not position.epoch and not admitted else position
 
 
 def same_life(position: Position, epoch: str) -> None:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from typing import Protocol
 
-__all__ = ["Timed", "Wheel"]
+__all__ = ["NEVER", "Timed", "Wheel"]
 
 NEVER = float("inf")
 

@@ -1,6 +1,8 @@
 """``gateway serve``: uvicorn with our protocols around the application.
 
-server      one process: port, start, drain
+server      one process: port, start, end
+tls         TLS handshakes, bounded in number and time
+drain       how the clients of a process that ends are sent elsewhere
 workers     several processes that share the port
 first_run   the secrets that a first run makes and stores
 """

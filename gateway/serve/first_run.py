@@ -13,22 +13,27 @@ from pathlib import Path
 
 from ..config import Config
 from ..errors import ConfigurationError
+from ..store.data_folder import make_private, open_private
 
-__all__ = ["with_secrets"]
+__all__ = ["DEMO_FILE", "FILE", "with_secrets"]
 
 FILE = "credentials.json"
+DEMO_FILE = "demo-credentials.json"
 
 
-def with_secrets(config: Config, *, make: bool) -> Config:
+def with_secrets(config: Config, *, make: bool, file: str = FILE) -> Config:
     """The configuration; secrets that it lacks are taken from ``data_dir``, and made there first where there are none and ``make`` is set.
 
-    Raises ConfigurationError if the stored secrets cannot be read or written.
+    ``file`` is their file there. Raises ConfigurationError if the stored secrets cannot be read or written, or if ``make`` is set and
+    the folder belongs to another user.
     """
     needs_secret = not (config.tokens.hmac_secret or config.tokens.public_key_file or config.tokens.jwks_url)
     needs_key = not config.api_keys
     if not (needs_secret or needs_key):
         return config
-    path = config.data_path / FILE
+    if make:
+        make_private(config.data_path)
+    path = config.data_path / file
     stored = _read(path)
     if stored is None:
         if not make:
@@ -58,8 +63,7 @@ def _write(path: Path, secrets_: dict[str, str]) -> None:
     """Writes the whole file or nothing; if another gateway wrote it first, that file stays."""
     draft = path.with_suffix(f".{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        with open(open_private(draft, os.O_WRONLY | os.O_TRUNC), "w") as file:
             json.dump(secrets_, file)
         with contextlib.suppress(FileExistsError):
             os.link(draft, path)

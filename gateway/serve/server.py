@@ -18,6 +18,7 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from types import FrameType
 from typing import cast
 
@@ -31,6 +32,8 @@ from ..edges.http_protocol import HttpProtocol
 from ..edges.websocket import WebSocketConnection
 from ..errors import ConfigurationError, GatewayError
 from ..store.embedded import EmbeddedServer
+from .drain import drain
+from .tls import TlsHandshake
 from .workers import run_workers
 
 __all__ = ["serve"]
@@ -41,8 +44,8 @@ KEEP_ALIVE_SECONDS = (
     75  # as nginx; with a short one, a client that calls every few seconds would send into connections that are just closing
 )
 BACKLOG = 4096
-DRAIN_BATCHES_PER_SECOND = 10
-DRAIN_AT_ONCE = 200  # so few clients may come back elsewhere at the same moment
+INTERRUPTED_PER_SECOND = 2000  # clients that leave after Ctrl-C: a developer does not wait ``drain_seconds`` for a few of them
+LAST_ANSWERS_SECONDS = 6  # after the drain, for requests that are not answered yet; a stream's last bytes have 5 s
 WATCH_SECONDS = 0.5
 
 
@@ -192,6 +195,7 @@ class Server(uvicorn.Server):
         self._on_ready = on_ready
         self._app = create_app(config, embedded.url if embedded is not None else config.valkey_url, guests)
         self._watcher: asyncio.Task[None] | None = None
+        self._interrupted = False  # the signal to end was Ctrl-C's
         super().__init__(
             uvicorn.Config(
                 self._app,
@@ -207,7 +211,7 @@ class Server(uvicorn.Server):
                 backlog=BACKLOG,
                 ssl_certfile=config.tls_cert or None,
                 ssl_keyfile=config.tls_key or None,
-                timeout_graceful_shutdown=int(config.drain_seconds) + 5,
+                timeout_graceful_shutdown=LAST_ANSWERS_SECONDS,
             )
         )
         try:
@@ -215,6 +219,10 @@ class Server(uvicorn.Server):
         except (OSError, ssl.SSLError) as error:
             raise ConfigurationError(f"tls_cert or tls_key cannot be used: {error}") from None
         self.config.lifespan_class = _Lifespan
+        if self.config.ssl is not None:
+            # uvicorn would count nothing, and wait for a minute, before the handshake is done.
+            context, self.config.ssl = self.config.ssl, None
+            self.config.http_protocol_class = partial(TlsHandshake, context)  # type: ignore[assignment]  # uvicorn only calls it
 
     @property
     def failure(self) -> GatewayError | None:
@@ -263,6 +271,8 @@ class Server(uvicorn.Server):
                     await self._exit.wait()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self.should_exit:
+            self._interrupted = sig == signal.SIGINT
         super().handle_exit(sig, frame)
         self._loop.call_soon_threadsafe(self._exit.set)
 
@@ -281,26 +291,14 @@ class Server(uvicorn.Server):
         log.info("stopping: no new connections are accepted, and %d clients are sent elsewhere", len(self._gateway.node.admission.clients))
         for server in self.servers:
             server.close()
-        await self._drain()
+        admission = self._gateway.node.admission
+        await drain(admission, self._drain_seconds(len(admission.clients)), lambda: self.force_exit)
         if self._watcher is not None:
             self._watcher.cancel()
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         await super().shutdown(sockets)
         log.info("stopped: process %d", os.getpid())
 
-    async def _drain(self) -> None:
-        """Sends the clients elsewhere, in batches spread over ``drain_seconds``; few clients all at once. A second Ctrl-C ends it."""
-        node = self._gateway.node
-        node.admission.draining = True
-        remaining = len(node.admission.clients)
-        if remaining:
-            log.info("draining %d clients", remaining)
-        batch = max(DRAIN_AT_ONCE, -(-remaining // max(1, int(self._settings.drain_seconds * DRAIN_BATCHES_PER_SECOND))))
-        while node.admission.clients and not self.force_exit:
-            for client in list(node.admission.clients)[:batch]:
-                try:
-                    client.drain()
-                except Exception:  # one client must not keep the others from being sent away
-                    log.exception("a client could not be drained")
-                    node.admission.clients.pop(client, None)
-            await asyncio.sleep(1 / DRAIN_BATCHES_PER_SECOND)
+    def _drain_seconds(self, clients: int) -> float:
+        seconds = self._settings.drain_seconds
+        return min(seconds, clients / INTERRUPTED_PER_SECOND) if self._interrupted else seconds

@@ -9,7 +9,8 @@ from ..config import Limits
 from ..errors import Disconnect
 from ..publication import Position
 from ..rules.identity import Grant, Identity, ServerSubscription
-from ..rules.rate_limit import use
+from ..rules.rate_limit import Allowances, use
+from .places import Place, Places
 
 __all__ = ["Admission", "Client", "EmulatedSession"]
 
@@ -58,31 +59,40 @@ class Admission:
 
     def __init__(self, limits: Limits, now: Callable[[], float]) -> None:
         self.draining = False  # set when the process is going away
-        self.clients: dict[Client, str] = {}  # each with the address it came from
+        self.clients: dict[Client, str] = {}  # each with the address that it came from
+        self._own_places: dict[Client, Place] = {}  # of those that do not share their socket's
+        self.places = Places(limits, now)
         self.users: dict[str, set[Client]] = {}
         self.emulated: dict[str, EmulatedSession] = {}  # by session id
         self._limits = limits
         self._now = now
-        self._addresses: dict[str, int] = {}  # connections of each, where limits.connections_per_address is set
         self._connects_used = 0.0  # of limits.connects_per_second, see ``rate_limit``
+        self._requests = Allowances(limits.commands_per_second, "limits.commands_per_second")
 
-    def admit(self, client: Client, address: str) -> None:
-        """Registers a connection. Raises Disconnect 3504 over a limit, 3013 if they come too fast, 3001 while draining."""
-        limits = self._limits
+    def admit(self, client: Client, address: str, place: Place | None = None) -> None:
+        """Registers a connection. ``place`` is its socket's; without one it takes one of its own, for as long as it is registered.
+
+        Raises Disconnect 3504 over a limit, 3013 if they come too fast, 3001 while draining.
+        """
         if self.draining:
             raise Disconnect(3001)
-        if limits.connections and len(self.clients) >= limits.connections:
-            raise Disconnect(3504, f"limits.connections is {limits.connections}")
-        theirs = self._addresses.get(address, 0)
-        if limits.connections_per_address and address and theirs >= limits.connections_per_address:
-            raise Disconnect(3504, f"limits.connections_per_address is {limits.connections_per_address}, and {address} has as many")
-        used = use(self._connects_used, self._now(), limits.connects_per_second)
+        own = None
+        if place is None:
+            own = place = self.places.enter(address)
+        else:
+            self.places.claim(place, address)
+        if place.refusal:
+            raise Disconnect(3504, place.refusal)
+        rate = self._limits.connects_per_second
+        used = use(self._connects_used, self._now(), rate)
         if used is None:
-            raise Disconnect(3013, f"limits.connects_per_second is {limits.connects_per_second:g}")
+            if own is not None:
+                own.release()
+            raise Disconnect(3013, f"limits.connects_per_second is {rate:g}")
         self._connects_used = used
         self.clients[client] = address
-        if limits.connections_per_address:
-            self._addresses[address] = theirs + 1
+        if own is not None:
+            self._own_places[client] = own
 
     def admit_user(self, client: Client, user: str) -> None:
         """Registers whose connection it is. Raises Disconnect 3504 over ``limits.connections_per_user``."""
@@ -91,13 +101,18 @@ class Admission:
             raise Disconnect(3504, f"limits.connections_per_user is {most}")
         self.users.setdefault(user, set()).add(client)
 
+    def admit_request(self, user: str, address: str) -> None:
+        """A request over plain HTTP, which counts as a command: of the user, or of the address where the user is anonymous.
+
+        Raises TooManyRequests over ``limits.commands_per_second``.
+        """
+        self._requests.spend(f"user {user}" if user else f"address {address}", self._now())
+
     def forget(self, client: Client, user: str | None) -> None:
         """The connection is closed. ``user`` is None where ``admit_user`` did not register one."""
-        address = self.clients.pop(client, None)
-        if address is not None and address in self._addresses:
-            self._addresses[address] -= 1
-            if not self._addresses[address]:
-                del self._addresses[address]
+        self.clients.pop(client, None)
+        if own := self._own_places.pop(client, None):
+            own.release()
         if user is None or user not in self.users:
             return
         self.users[user].discard(client)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, Protocol
 
-from ..errors import ClientError, Disconnect, UnrecoverablePosition
+from ..errors import ClientError, Disconnect, Internal, StoreError, UnrecoverablePosition
 from ..live.channel import Channel
 from ..live.subscription import State
 from ..live.wire_formats import NOTHING, DeltaWire, FilteredWire, Wire, delta_wire
@@ -43,6 +43,8 @@ class Owner(Protocol):
         ...
 
     def server_side_begun(self, channel: str, result: bytes) -> None: ...
+
+    def server_side_failed(self, subscription: ClientSubscription, error: StoreError) -> None: ...
 
     def end_subscription(self, subscription: ClientSubscription) -> None: ...
 
@@ -153,6 +155,13 @@ class ClientSubscription(TimedSubscription):
         self.session.outlet.send(error_reply(self.asked, error))
         if self.unsubscribe_id:
             self.session.unsubscribe(self)
+
+    def fail(self, error: StoreError) -> None:
+        """A server-side subscription is left out; a subscribe command gets an error reply."""
+        if self.server_side:
+            self.session.server_side_failed(self, error)
+        else:
+            self.refuse(Internal(str(error)))
 
     def _enter(self) -> None:
         """Puts it into presence, and among the subscriptions that get joins and leaves, as the rules have it."""

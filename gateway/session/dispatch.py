@@ -4,8 +4,12 @@
                                             └──no──▶ ``backlog``; nothing more is read from the client until that is empty
 
 Commands wait while connect is not answered, while a key for a token is fetched, while an unsubscribe waits for the reply
-to its subscribe, while BUSY_MOST of them are in work, and while the client does not read its answers. Since nothing is
-read meanwhile, the backlog holds one message's commands and what the socket's buffer brought with it.
+to its subscribe, while BUSY_MOST of them are in work, while the client does not read its answers, and for the next turn of
+the loop where one message holds many of them. Since nothing is read meanwhile, the backlog holds one message's commands and
+what the socket's buffer brought with it.
+
+Answers that may be large take turns (``answer_in_turn``): each is read when the client has taken those before it, but for
+``limits.waiting_bytes``. So what waits for a client is bounded by bytes, however many of them it asks for at once.
 
 A handler raises ClientError for an error reply, and Disconnect for what ends the connection; after that no command of the
 same message is acted on.
@@ -13,9 +17,10 @@ same message is acted on.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from abc import abstractmethod
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 from ..errors import ClientError, Disconnect, Internal, KeyUnknown, StoreError
 from ..rules.identity import ANONYMOUS
@@ -24,23 +29,28 @@ from ..rules.rate_limit import spend
 from .deadlines import Followed, TimedClient
 from .node import Node
 from .outlet import Outlet
+from .refusals import Refusals
 from .states import CLOSED, CONNECTING, OPENED
 
 __all__ = ["CommandingClient"]
 
 log = logging.getLogger("gateway.session")
 
-BUSY_MOST = 16  # commands of one client that wait for Valkey; each may answer with a page of history
+BUSY_MOST = 16  # commands of one client that wait for Valkey or a service
+TURN_MOST = 128  # commands of one message in one turn of the loop: some milliseconds, in which no other client is served
+
+Read = Callable[[], Awaitable[bytes]]
 
 
 class CommandingClient(TimedClient[Followed]):
     """A client that sends commands. ``backlog`` is those that wait, None if none does; ``busy`` counts those in work.
 
     ``fetching_keys``: keys are being fetched for the token of a command. ``unsubscribing``: an unsubscribe waits for the
-    reply to the subscribe before it. ``commands_used`` is the state of its rate limit.
+    reply to the subscribe before it. ``commands_used`` is the state of its rate limit. ``reads``: the answers that wait for
+    their turn, as id, method and how it is made; ``reading``: one has its turn. ``refusals`` is None until the first.
     """
 
-    __slots__ = ("backlog", "busy", "commands_used", "fetching_keys", "outlet", "unsubscribing")
+    __slots__ = ("backlog", "busy", "commands_used", "fetching_keys", "outlet", "reading", "reads", "refusals", "unsubscribing")
 
     def __init__(self, node: Node, outlet: Outlet, open_by: float) -> None:
         super().__init__(node, ANONYMOUS, OPENED, open_by)
@@ -50,6 +60,9 @@ class CommandingClient(TimedClient[Followed]):
         self.commands_used = 0.0
         self.fetching_keys = False
         self.unsubscribing = False
+        self.reading = False
+        self.reads: tuple[tuple[int, str, Read], ...] = ()
+        self.refusals: Refusals | None = None
 
     # What a session implements.
 
@@ -73,7 +86,8 @@ class CommandingClient(TimedClient[Followed]):
             self._take(commands)
 
     def resume(self) -> None:
-        """Goes on with the commands that waited, if they need not wait any longer."""
+        """Goes on with the commands and answers that waited, if they need not wait any longer."""
+        self._read_next()
         if self.backlog is not None and self.state is not CLOSED and not self._must_wait():
             backlog, self.backlog = self.backlog, None
             self._take(backlog)
@@ -88,7 +102,9 @@ class CommandingClient(TimedClient[Followed]):
             for number, command in enumerate(commands):
                 if self.state is CLOSED:
                     return
-                if self._must_wait():
+                if number == TURN_MOST:
+                    asyncio.get_running_loop().call_soon(self.resume)
+                if number == TURN_MOST or self._must_wait():
                     self.backlog = commands[number:]
                     self.outlet.hold_reading(True)
                     return
@@ -145,6 +161,24 @@ class CommandingClient(TimedClient[Followed]):
         self.busy += 1
         self.node.tasks.spawn(self._reply_when_done(id, method, work))
 
+    def answer_in_turn(self, id: int, method: str, read: Read) -> None:
+        """``answer`` with what ``read()`` returns, which may be large: called when those before it are answered and mostly taken."""
+        self.busy += 1
+        self.reads += ((id, method, read),)
+        self._read_next()
+
+    def _read_next(self) -> None:
+        if self.reads and not self.reading and not self.outlet.paused and self.state is not CLOSED:
+            self.reading = True
+            (id, method, read), *rest = self.reads
+            self.reads = tuple(rest)
+            self.node.tasks.spawn(self._read_and_reply(id, method, read))
+
+    async def _read_and_reply(self, id: int, method: str, read: Read) -> None:
+        await self._reply_when_done(id, method, read())
+        self.reading = False
+        self._read_next()
+
     async def _reply_when_done(self, id: int, method: str, work: Awaitable[bytes]) -> None:
         try:
             result = await work
@@ -170,5 +204,14 @@ class CommandingClient(TimedClient[Followed]):
         if not id:
             self.close(Disconnect(error.closes_with, f"{method} refused with {error.code} {error}"))
             return
-        log.info("client %s: %s refused with %d %s", self.client or "-", method, error.code, error)
+        refusals = self.refusals = self.refusals or Refusals(self.node.config.limits.channels_per_client)
+        now = self.node.hub.now()
+        try:
+            refusals.count(error, now)
+        except Disconnect as disconnect:
+            self.close(disconnect)
+            return
+        if refusals.takes_line(now):
+            before = refusals.take_unlogged()
+            log.info("client %s: %s refused with %d %s%s", self.client or "-", method, error.code, error, before)
         self.outlet.send(error_reply(id, error))

@@ -34,6 +34,7 @@ from ..rules.protocol import (
     reply,
 )
 from ..rules.rate_limit import spend
+from ..rules.recovery import provable
 from ..store.layout import publish_words
 from .client_subscription import ClientSubscription, Owner, client_info, expiry
 from .states import OPENED, ConnectionState
@@ -65,6 +66,8 @@ class HandledSession(Owner, Protocol):
 
     def answer(self, id: int, method: str, work: Awaitable[bytes]) -> None: ...
 
+    def answer_in_turn(self, id: int, method: str, read: Callable[[], Awaitable[bytes]]) -> None: ...
+
     def watch_deadlines(self) -> None: ...
 
 
@@ -82,6 +85,7 @@ def _connect(session: HandledSession, id: int, request: ConnectRequest) -> None:
     own = _own_channels(session, identity)
     recover = request.subs or {}
     starts = {name: since_of(recover.get(name, NOWHERE)) for name in own}
+    starts = {name: provable(since, admitted=_may_read(session, identity, name)) for name, since in starts.items()}
     session.accept(id, identity)
     session.follow_own(
         [
@@ -122,7 +126,7 @@ def _subscribe(session: HandledSession, id: int, request: SubscribeRequest) -> N
     if not node.may_subscribe(session.identity, name, token=grant is not None):
         raise PermissionDenied(f"the rules of {name!r} do not admit user {session.identity.user!r}")
     filter = _filter_of(session, name, bytes(request.tf))
-    since = since_of(request)
+    since = provable(since_of(request), admitted=_may_read(session, session.identity, name, token=grant is not None))
     if present is not None:
         session.end_subscription(present)  # the client subscribes to its own channel itself: from now on that is an ordinary subscription
     delta = request.delta == "fossil"
@@ -185,6 +189,11 @@ def _may(session: HandledSession, audience: str, channel: str) -> bool:
     return admits(audience, session.identity, channel, subscribed=subscribed, token=granted)
 
 
+def _may_read(session: HandledSession, identity: Identity, channel: str, *, token: bool = False) -> bool:
+    """Whether the history rule admits a client that is being subscribed to the channel, ``token``: by a subscription token."""
+    return admits(session.node.rules(channel).history, identity, channel, subscribed=True, token=token)
+
+
 def _history(session: HandledSession, id: int, request: HistoryRequest) -> None:
     name = _channel_of(request)
     rules = session.node.rules(name)
@@ -193,7 +202,7 @@ def _history(session: HandledSession, id: int, request: HistoryRequest) -> None:
     if not rules.has_history:
         raise NotAvailable(f"{name!r} has no history")
     since = request.since.position if request.since is not None else BEGINNING
-    session.answer(id, "history", _read_history(session, name, since, request))
+    session.answer_in_turn(id, "history", lambda: _read_history(session, name, since, request))
 
 
 async def _read_history(session: HandledSession, channel: str, since: Position, request: HistoryRequest) -> bytes:
@@ -207,11 +216,10 @@ def _rpc(session: HandledSession, id: int, request: RpcRequest) -> None:
     node, identity = session.node, session.identity
     method, data = request.method or "", bytes(request.data) or None
     if method in node.methods:
-        work = node.methods.call(method, Caller(identity.user, session.client), data)
+        session.answer_in_turn(id, "rpc", lambda: _called(node.methods.call(method, Caller(identity.user, session.client), data)))
     else:
         _check_services(session)
-        work = node.calls.call(method, identity, session.client, data)
-    session.answer(id, "rpc", _called(work))
+        session.answer(id, "rpc", _called(node.calls.call(method, identity, session.client, data)))
 
 
 def _check_services(session: HandledSession) -> None:
@@ -224,7 +232,8 @@ async def _called(work: Awaitable[bytes]) -> bytes:
 
 
 def _presence(session: HandledSession, id: int, request: ChannelRequest) -> None:
-    session.answer(id, "presence", session.node.presence.clients(_presence_channel(session, request)))
+    name = _presence_channel(session, request)
+    session.answer_in_turn(id, "presence", lambda: session.node.presence.clients(name))
 
 
 def _presence_stats(session: HandledSession, id: int, request: ChannelRequest) -> None:
@@ -284,8 +293,9 @@ def _sub_refresh(session: HandledSession, id: int, request: RefreshRequest) -> N
 
 
 def _channel_of(request: ChannelRequest | SubscribeRequest | RefreshRequest) -> str:
+    """Raises BadRequest if the command names none, as ``subscribe(undefined)`` of a page does; its other subscriptions go on."""
     if not request.channel:
-        raise Disconnect(3501, "a command without a channel")
+        raise BadRequest("the command names no channel")
     return request.channel
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..live.wire_formats import Wire
+from .places import Place
 
 __all__ = ["Outlet"]
 
@@ -27,6 +28,11 @@ class Outlet(Protocol):
     @property
     def paused(self) -> bool:
         """Whether its socket is full."""
+        ...
+
+    @property
+    def place(self) -> Place | None:
+        """The place of its socket; None where the socket is another server's."""
         ...
 
     @property

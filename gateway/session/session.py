@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Collection
 
 from .. import __version__
-from ..errors import Disconnect, PermissionDenied, TokenExpired
+from ..errors import Disconnect, PermissionDenied, StoreError, TokenExpired
 from ..publication import Position
 from ..rules.identity import Grant, Identity, ServerSubscription
 from ..rules.json_text import encode, raw_object
@@ -45,7 +45,7 @@ class Session(CommandingClient[ClientSubscription]):
 
     def __init__(self, node: Node, outlet: Outlet, now: float, address: str = "") -> None:
         """Raises Disconnect if the process takes no more connections. ``now`` is the loop's clock, ``address`` the client's."""
-        node.admission.admit(self, address)
+        node.admission.admit(self, address, outlet.place)
         super().__init__(node, outlet, now + node.config.limits.first_command_seconds)
         self.subscriptions: dict[str, ClientSubscription] = {}
         self.answers: dict[str, bytes] | None = None
@@ -90,7 +90,16 @@ class Session(CommandingClient[ClientSubscription]):
             self.outlet.send(push(channel, "subscribe", result))
             return
         self.answers[channel] = result
-        if len(self.answers) == len(self.subscriptions):
+        self._answer_connect_if_complete()
+
+    def server_side_failed(self, subscription: ClientSubscription, error: StoreError) -> None:
+        """Valkey refuses to read the channel's history: the client gets its other channels without this one."""
+        log.warning("client %s: not subscribed to %s, %s", self.client, subscription.channel.name, error)
+        self.end_subscription(subscription)
+        self._answer_connect_if_complete()
+
+    def _answer_connect_if_complete(self) -> None:
+        if self.answers is not None and len(self.answers) == len(self.subscriptions):
             self._answer_connect()
 
     def _answer_connect(self) -> None:
@@ -100,7 +109,7 @@ class Session(CommandingClient[ClientSubscription]):
         self.outlet.send(reply(self.connect_id, "connect", self._connect_result(answers)))
         self.node.events.record("connected", self.identity.user, self.client)
         for subscription in list(self.subscriptions.values()):
-            self.node.hub.drained(subscription)
+            self.node.hub.client_connected(subscription)
         self.resume()
 
     def _connect_result(self, answers: dict[str, bytes]) -> bytes:
@@ -226,9 +235,12 @@ class Session(CommandingClient[ClientSubscription]):
             self.node.events.record("disconnected", self.identity.user, self.client, code=disconnect.code, reason=disconnect.reason)
         self.move(CLOSED)
         self.log_end(disconnect)
+        if self.refusals is not None and self.refusals.unlogged:
+            log.info("client %s is gone%s", self.client or "-", self.refusals.take_unlogged())
         self.node.wheel.remove(self)
         self.node.admission.forget(self, None if before is OPENED else self.identity.user)
         for subscription in list(self.subscriptions.values()):
             self.node.hub.leave(subscription)
         self.subscriptions.clear()
         self.backlog = None
+        self.reads = ()

@@ -24,6 +24,8 @@ __all__ = ["CLOSED", "CONNECTED", "CONNECTING", "OPENED", "ConnectionState", "Il
 
 
 class ConnectionState(Enum):
+    """What a connection is at: see the table above for what may follow what."""
+
     OPENED = "opened"
     CONNECTING = "connecting"
     CONNECTED = "connected"

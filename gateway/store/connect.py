@@ -81,9 +81,11 @@ class Address:
         self._sentinel: Sentinel | None = None
         self._service = ""
         try:
+            if _hides_login(self.url):
+                raise ConfigurationError(f"valkey_url: the login in {str(self)!r} does not end before the host; {_ENCODE}")
             self._pool = self._make_pool(scheme)
         except (ValueError, TypeError) as error:
-            raise ConfigurationError(f"valkey_url: {error}") from None
+            raise ConfigurationError(f"valkey_url: {_unquoted(error)}") from None
 
     def _make_pool(self, scheme: str) -> _Pool:
         options = _OPTIONS | {"client_name": "gateway", "lib_name": None, "lib_version": None}
@@ -126,7 +128,40 @@ class Address:
                 await client.connection_pool.disconnect()
 
     def __str__(self) -> str:
-        return re.sub(r"//.*@", "//…@", self.url.partition("?")[0])
+        return _shown(self.url)
+
+
+_ENCODE = "write / ? # @ : % of a password as %2F %3F %23 %40 %3A %25"
+
+
+def _hides_login(url: str) -> bool:
+    """Whether a part of a login may be where the host, the path or the query is: for a parser it ends at the first / ? or #."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":  # its path may hold an @, and there is no host
+        return "@" in parts.query + parts.fragment or (bool(parts.netloc) and "@" not in parts.netloc)
+    return "@" in parts.path + parts.query + parts.fragment
+
+
+def _shown(url: str) -> str:
+    """A URL without its login and its query, which may hold passwords. One that may hide a login elsewhere is its scheme alone."""
+    scheme, slashes, rest = url.partition("://")
+    if not slashes:
+        return "…" if "@" in url else url.partition("?")[0]
+    try:
+        hides = _hides_login(url)
+    except ValueError:
+        hides = "@" in rest
+    if hides:
+        return f"{scheme}://…"
+    rest = re.split(r"[?#]", rest, maxsplit=1)[0]
+    place, slash, path = rest.partition("/")
+    host = place.rpartition("@")[2]
+    return f"{scheme}://{'…@' if '@' in place else ''}{host}{slash}{path}"
+
+
+def _unquoted(error: Exception) -> str:
+    """A parser's complaint without the piece of the URL that it quotes."""
+    return re.sub(r"""(['"]).*\1""", "…", str(error))
 
 
 def _primary(sentinel: Any, url: str, options: dict[str, Any]) -> Any:
@@ -141,7 +176,7 @@ def _sentinel_parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any
     parts = urlsplit(url)
     service = parts.path.strip("/")
     if not service:
-        raise ValueError("a Sentinel address ends with the service's name: valkey+sentinel://host:26379/mymaster")
+        raise ConfigurationError("valkey_url: a Sentinel address ends with the service's name: valkey+sentinel://host:26379/mymaster")
     sentinels = []
     for host in parts.netloc.rpartition("@")[2].split(","):
         name, colon, port = host.rpartition(":")

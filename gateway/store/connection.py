@@ -326,8 +326,11 @@ class Commands:
         until = asyncio.get_running_loop().time() + self._patience
         while self._functions is not None:
             try:
-                self._generation = await self._functions.ready(self._call_now)
+                async with asyncio.timeout(SILENCE_SECONDS):
+                    self._generation = await self._functions.ready(self._call_now)
                 return
+            except TimeoutError:
+                raise Unavailable(f"Valkey at {self._address} did not answer for {SILENCE_SECONDS:g} s") from None
             except Unavailable as error:
                 if not str(error).startswith(REFUSED_FOR_NOW) or asyncio.get_running_loop().time() > until:
                     raise

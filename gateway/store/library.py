@@ -12,14 +12,17 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.resources import files
-from typing import Any, cast
+from typing import Annotated, Any, cast
+
+import msgspec
 
 from ..config import BUILT_IN, ChannelRules
 from ..errors import StoreError
+from ..rules.json_text import UNREADABLE
 
 __all__ = ["VERSION", "Library", "rules_of"]
 
-VERSION = 4  # of the functions; count it up with every change of what a function does
+VERSION = 5  # of the functions; count it up with every change of what a function does
 
 _NAME = re.compile(rb"^gateway_(\d+)$")
 _SOURCE = "".join(files(__package__).joinpath("lua", name).read_text() for name in ("channels.lua", "inbox.lua", "control.lua", "rpc.lua"))
@@ -56,9 +59,10 @@ class Library:
 
     def source(self, rules: dict[str, Rules]) -> str:
         """The Lua text that Valkey loads; ``rules`` are by prefix, "" for prefixes that have none."""
+        text = json.dumps(rules).replace("]", "\\u005d")  # there are no lists in it: no name can end Lua's long string
         return (
             f"#!lua name=gateway_{VERSION}\n"
-            f"local RULES_JSON = [==[{json.dumps(rules)}]==]\n"
+            f"local RULES_JSON = [==[{text}]==]\n"
             f"local GENERATION = '{secrets.token_hex(4)}'\n"
             f"local ANNOUNCE = 'PUBLISH'\n"
             f"{_SOURCE}"
@@ -99,18 +103,23 @@ class Library:
         if not loaded or max(loaded) < VERSION:
             await self._replace(call, loaded, {}, rules)
 
-    async def stored_rules(self, call: Call) -> Rules | None:
-        """The rules that the newest gateway stored for publishers; None if no gateway ever did."""
-        stored = await call(b"GET", self._rules_key)
-        return cast(Rules, json.loads(stored)) if stored else None
-
     async def agrees(self, call: Call) -> bool:
         """Whether the rules in force are this configuration's."""
         return (await _rules_in_force(call)).get(self._prefix) == self._rules
 
     async def is_forgotten(self, call: Call) -> bool:
-        """Whether Valkey does not remember any gateway of this prefix."""
-        return not await call(b"EXISTS", self._rules_key)
+        """Whether Valkey does not remember any gateway of this prefix, or remembers what are no rules."""
+        return not await self.stored_rules(call)
+
+    async def stored_rules(self, call: Call) -> Rules | None:
+        """The rules that the newest gateway stored for publishers; None if none did, or if another program wrote there what are no rules."""
+        try:
+            stored = await call(b"GET", self._rules_key)
+        except StoreError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            stored = b""
+        return None if stored is None else _read_rules(stored, self._rules_key)
 
     @property
     def _rules_key(self) -> str:
@@ -130,6 +139,21 @@ class Library:
                 raise
 
 
+class _Rules(msgspec.Struct):
+    size: Annotated[int, msgspec.Meta(ge=-1)]
+    ttl: Annotated[int, msgspec.Meta(ge=0)]
+    meta_ttl: Annotated[int, msgspec.Meta(ge=0)]
+
+
+def _read_rules(stored: bytes, key: str) -> Rules | None:
+    try:
+        rules = msgspec.json.decode(stored, type=dict[str, _Rules])
+    except UNREADABLE as error:
+        log.warning("what %s holds are no rules, and is ignored: %s", key, ascii(str(error))[:200])
+        return None
+    return {name: msgspec.structs.asdict(each) for name, each in rules.items()} if "" in rules else None
+
+
 async def _generation(call: Call) -> bytes:
     return cast(bytes, await call(b"FCALL", b"gateway_generation", b"0"))
 
@@ -137,8 +161,8 @@ async def _generation(call: Call) -> bytes:
 async def _rules_in_force(call: Call) -> dict[str, Rules]:
     """The rules that the loaded library holds, by prefix; none where there is no library."""
     try:
-        return cast(dict[str, Rules], json.loads(await call(b"FCALL", b"gateway_rules", b"0")))
-    except ValueError:  # a library of the same version that answers otherwise is not ours
+        return msgspec.json.decode(await call(b"FCALL", b"gateway_rules", b"0"), type=dict[str, Rules])
+    except (*UNREADABLE, TypeError):  # a library of the same version that answers otherwise is not ours
         return {}
     except StoreError as error:
         if "Function not found" not in str(error):

@@ -79,7 +79,12 @@ def test_expire_at_counts_more_than_exp() -> None:
     assert checks.connection(claiming(exp=now + 60, expire_at=now + 900)).expires_at == now + 900
     assert checks.connection(claiming(exp=now + 60, expire_at=0)).expires_at == 0
     assert checks.connection(claiming()).expires_at == 0
-    for over in ({"exp": now + 60, "expire_at": now - 5}, {"exp": now - 5, "expire_at": now + 60}, {"exp": now - 5, "expire_at": 0}):
+    for over in (
+        {"exp": now + 60, "expire_at": now - 5},
+        {"exp": now - 5, "expire_at": now + 60},
+        {"exp": now - 5, "expire_at": 0},
+        {"expire_at": -1},
+    ):
         with pytest.raises(TokenStale):
             checks.connection(claiming(**over))
     assert checks.subscription(claiming(channel="a", exp=now + 60, expire_at=0)).expires_at == 0

@@ -5,6 +5,7 @@ Each command is a process of its own, half a second of one core: those of a kind
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.server
 import json
@@ -16,6 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +27,10 @@ from typing import Any
 
 import jwt
 import pytest
+
+from gateway.cli.programs import demo
+from gateway.config import Config, Tokens, load
+from gateway.serve.first_run import with_secrets
 
 from ..kit.gateways import RunningGateway, Start
 from ..kit.programs import ENVIRONMENT, Outcome, Process, cpu_seconds, end_embedded, forked, pid_of_embedded, process, run, runs
@@ -299,8 +305,6 @@ class Served:
     text: str
 
     def api(self, method: str, **request: Any) -> dict[str, Any]:
-        import urllib.request
-
         sent = urllib.request.Request(f"{self.url}/api/{method}", json.dumps(request).encode(), {"X-API-Key": self.api_key})
         with urllib.request.urlopen(sent, timeout=10) as answer:
             return json.loads(answer.read())
@@ -338,6 +342,53 @@ def test_a_first_run_is_ready_within_three_seconds_and_ends_cleanly(tmp_path: Pa
         assert second.api_key == first.api_key, "the secrets are made once"
         assert second.api("history", channel="posts:1", limit=-1)["result"]["publications"] == [{"data": "kept", "offset": 1}]
         assert second.running.end(signal.SIGTERM).status == 0
+
+
+@pytest.mark.parametrize("configured", ["", "o" * 40])
+def test_a_demo_never_signs_with_the_secret_of_the_gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: str) -> None:
+    """Any visitor of the demo may act as any member; its data folder may be the gateway's."""
+    own = with_secrets(load(data_dir=str(tmp_path)), make=True).tokens.hmac_secret
+    if configured:
+        monkeypatch.setenv("GATEWAY_TOKENS__HMAC_SECRET", configured)
+        monkeypatch.setenv("GATEWAY_TOKENS__JWKS_URL", "https://idp.example.org/jwks.json")
+    ran: list[Config] = []
+    monkeypatch.setattr("gateway.serve.server.serve", lambda config, on_ready, guests: ran.append(config))
+    for _ in range(2):
+        assert demo.callback is not None
+        demo.callback(config=None, valkey_url="valkey://127.0.0.1", data_dir=str(tmp_path))
+    tokens = ran[0].tokens
+    assert len(tokens.hmac_secret) == 64 and tokens.hmac_secret not in (own, configured)
+    assert ran[1].tokens == tokens == Tokens(hmac_secret=tokens.hmac_secret), "made once, and no other key is taken"
+
+
+def others_may_read(folder: Path) -> list[str]:
+    return [str(path) for path in (folder, *folder.rglob("*")) if path.stat().st_mode & 0o077]
+
+
+def test_everything_below_a_data_folder_is_private_whoever_made_it(tmp_path: Path) -> None:
+    """The demo makes the folder above its own, the relay its database, and ``mkdir`` whatever the umask leaves."""
+    home = tmp_path / "home"
+    with process("demo", "--port", "0", environment={"XDG_DATA_HOME": str(home)}) as site:
+        assert " is ready at " in site.line()
+        assert site.end(signal.SIGINT).status == 0
+    data_dir = home / "gateway"
+    assert others_may_read(home) == []
+    for path in (data_dir, data_dir / "demo", *(data_dir / "demo" / "appendonlydir").iterdir()):
+        path.chmod(0o755)
+    with served(data_dir) as gateway, process("relay", "--data-dir", data_dir) as relay:
+        assert "is published to" in relay.line()
+        assert gateway.api("publish", channel="posts:1", data=1)["result"]["offset"] == 1
+        assert relay.end(signal.SIGINT).status == 0 and gateway.running.end(signal.SIGINT).status == 0
+    assert (data_dir / "gateway.db").exists() and others_may_read(data_dir) == []
+
+
+def test_a_token_cannot_forge_a_log_line(gateway: RunningGateway) -> None:
+    forged = "x\n2026-01-01 00:00:00,000 INFO    gateway.api  forged"
+    header = base64.urlsafe_b64encode(json.dumps({"alg": "HS256", "crit": [forged, "\x1b[2J"]}).encode()).decode().rstrip("=")
+    assert gateway.http("GET", "/history?channel=posts:1", None, {"Authorization": f"Bearer {header}.e30.e30"})[0] == 401
+    wait_until(lambda: "forged" in gateway.log(), "the refusal is logged")
+    lines = [line for line in gateway.log().splitlines() if "forged" in line]
+    assert all(line.count(" INFO ") > 1 and "\x1b" not in line for line in lines), lines
 
 
 def test_a_killed_gateways_server_is_adopted_with_its_data(tmp_path: Path) -> None:

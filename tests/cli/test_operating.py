@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gateway.cli.logs import JsonFormatter
+from gateway.cli.log_setup import JsonFormatter
 
 from ..kit.clients import client, stream
 from ..kit.gateways import RULES, RunningGateway, Start

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from ..kit.accessibility import CORNERS, faults
 from ..kit.headers import check_headers
 from ..kit.programs import GATEWAY
 
@@ -189,6 +190,39 @@ def test_notifications_that_came_while_away_are_on_the_bell_on_return(tab: Tab, 
     expect(gil.get_by_test_id("notification")).to_have_count(1)
     expect(gil.get_by_test_id("notification")).to_contain_text("and 1 other reacted to your review", timeout=10_000)
     expect(gil.get_by_test_id("unread")).to_have_text("1")
+
+
+def test_axe_finds_nothing_on_the_demo(tab: Tab, browser: Browser, demo: Demo, axe: str) -> None:
+    entry = browser.new_page()
+    entry.goto(f"{demo.url}/demo/")
+    expect(entry.get_by_test_id("name")).to_be_visible()
+    assert faults(entry, axe) == [], "the entry"
+    entry.close()
+
+    lea, max_ = tab("lea"), tab("max")
+    subject(lea, "mezze")
+    write_review(lea, "Read out loud.")
+    subject(max_, "mezze")
+    his = review(max_, "Read out loud")
+    his.get_by_test_id("response-text").fill("So is this.")
+    his.get_by_test_id("response-send").click()
+    his.locator('[data-testid=reaction][data-reaction="love"]').click()
+    expect(lea.get_by_test_id("unread")).to_have_text("2")
+    assert faults(lea, axe) == [], "posts and reviews"
+    lea.set_viewport_size({"width": 360, "height": 740})
+    lea.locator("#tabs [data-view=places]").click()
+    assert faults(lea, axe, CORNERS) == [], "the places"
+    lea.get_by_test_id("bell").click()
+    expect(lea.get_by_test_id("notification")).to_have_count(2)
+    assert faults(lea, axe, CORNERS) == [], "the notifications"
+    lea.keyboard.press("Escape")
+    review(lea, "Read out loud").get_by_test_id("story").click()
+    expect(lea.get_by_test_id("story-panel")).to_be_visible()
+    assert faults(lea, axe, CORNERS) == [], "the story"
+    lea.keyboard.press("Escape")
+    lea.get_by_test_id("line").click()
+    expect(lea.get_by_test_id("state")).not_to_contain_text("live")
+    assert faults(lea, axe, CORNERS) == [], "a line that is cut"
 
 
 def test_nothing_is_wider_than_a_phone(browser: Browser, demo: Demo) -> None:

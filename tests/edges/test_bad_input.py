@@ -78,13 +78,6 @@ BAD_MESSAGES = {
     "an id past 32 bits": b'{"id":4294967296,"subscribe":{"channel":"chat:1"}}',
     "an id that is text": b'{"id":"2","subscribe":{"channel":"chat:1"}}',
     "an id that is a fraction": b'{"id":2.5,"subscribe":{"channel":"chat:1"}}',
-    "subscribe without a channel": b'{"id":2,"subscribe":{}}',
-    "subscribe to an empty name": b'{"id":2,"subscribe":{"channel":""}}',
-    "publish without a channel": b'{"id":2,"publish":{"data":{}}}',
-    "history without a channel": b'{"id":2,"history":{}}',
-    "unsubscribe without a channel": b'{"id":2,"unsubscribe":{}}',
-    "presence without a channel": b'{"id":2,"presence":{}}',
-    "sub_refresh without a channel": b'{"id":2,"sub_refresh":{"token":"t"}}',
     "a channel that is a number": b'{"id":2,"subscribe":{"channel":17}}',
     "a channel that is an object": b'{"id":2,"subscribe":{"channel":{}}}',
     "a request that is text": b'{"id":2,"subscribe":"chat:1"}',
@@ -101,8 +94,9 @@ BAD_MESSAGES = {
 @pytest.mark.parametrize("name", BAD_MESSAGES)
 @pytest.mark.parametrize("opcode", [1, 2], ids=["text", "binary"])
 async def test_a_message_that_is_no_command_is_a_bad_request(gateway: RunningGateway, log: Log, name: str, opcode: int) -> None:
-    no_text = name in ("binary garbage", "broken UTF-8") and opcode == 1
-    await closes_with(gateway, frame(BAD_MESSAGES[name], opcode), 3501, None if no_text else "bad request")
+    no_text = name in ("binary garbage", "broken UTF-8")
+    expected = (1007, "a message that is not UTF-8") if no_text else (3501, "bad request")
+    await closes_with(gateway, frame(BAD_MESSAGES[name], opcode), *expected)
     await log.says("closed:")
 
 
@@ -230,8 +224,17 @@ async def test_a_client_that_breaks_off_in_the_middle_of_a_frame_leaves_no_trace
 
 
 REFUSED = {
-    "an unknown rpc method": ("rpc", {"method": "levitate"}, 104),
+    "an unknown rpc method": ("rpc", {"method": "levitate"}, 108),
     "an rpc without a method": ("rpc", {}, 104),
+    "subscribe without a channel": ("subscribe", {}, 107),
+    "subscribe to null": ("subscribe", {"channel": None}, 107),
+    "subscribe to an empty name": ("subscribe", {"channel": ""}, 107),
+    "publish without a channel": ("publish", {"data": {}}, 107),
+    "history without a channel": ("history", {}, 107),
+    "unsubscribe without a channel": ("unsubscribe", {}, 107),
+    "presence without a channel": ("presence", {}, 107),
+    "presence_stats without a channel": ("presence_stats", {}, 107),
+    "sub_refresh without a channel": ("sub_refresh", {"token": "t"}, 107),
     "an unknown namespace": ("subscribe", {"channel": "nowhere:1"}, 102),
     "an empty namespace": ("subscribe", {"channel": ":1"}, 102),
     "publish in an unknown namespace": ("publish", {"channel": "nowhere:1", "data": 1}, 102),

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import time
+from collections import Counter
 
 import pytest
 
-from ..kit.clients import Socket, Stream, client, stream
-from ..kit.gateways import RULES, Start
+from ..kit.clients import Socket, Stream, client, connected_socket, stream
+from ..kit.gateways import RULES, RunningGateway, Start
 
 
 async def test_a_draining_gateway_ends_its_streams_and_refuses_new_ones(start_gateway: Start) -> None:
-    """Many streams, so that the drain lasts for some tenths of a second: batches of 200."""
-    gateway = start_gateway(RULES)
+    """Many streams, so that each moment of the drain has some."""
+    gateway = start_gateway(f"drain_seconds = 1\n{RULES}")
     async with await Socket.open(gateway) as kept, stream(gateway, "chat:1") as events:
         await events.connected()
         gateway.publish("chat:1", 1)
@@ -53,3 +56,46 @@ async def test_a_slow_reader_gets_the_end_of_its_stream_from_a_gateway_that_drai
             await asyncio.wait_for(asyncio.shield(stopping), 2)
         assert len(await events.end()) == 200 and len(events.reading.retry) == 2
         assert await stopping == 0
+
+
+async def open_and_time(gateway: RunningGateway, number: int) -> asyncio.Task[float]:
+    """Opens a WebSocket or, every other time, an event stream. The task's result is when it was sent away, in seconds of the loop."""
+    raw = await connected_socket(gateway, "chat:1") if number % 2 else await Socket.open(gateway)
+    if number % 2 == 0:
+        await raw.send(f"GET /sse?channel=chat:1&token={gateway.token()} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+        await raw.reader.readuntil(b"connected")
+
+    async def until_sent_away() -> float:
+        if number % 2:
+            assert (await raw.read_to_close(30))[0] == 3001
+        else:
+            await raw.reader.readuntil(b"0\r\n\r\n")
+        return asyncio.get_running_loop().time()
+
+    task = asyncio.create_task(until_sent_away())
+    task.add_done_callback(lambda _: raw.writer.close())
+    return task
+
+
+@pytest.mark.parametrize("count", [20, 500])
+async def test_the_clients_of_both_edges_leave_spread_over_the_drain_seconds(start_gateway: Start, count: int) -> None:
+    seconds, parts = 1.5, 5
+    gateway = start_gateway(f"drain_seconds = {seconds}\n{RULES}")
+    leaving = [await open_and_time(gateway, number) for number in range(count)]
+    began = asyncio.get_running_loop().time()
+    stopping = asyncio.create_task(asyncio.to_thread(gateway.stop))
+    times = [time - began for time in await asyncio.gather(*leaving)]
+    assert await stopping == 0
+    assert asyncio.get_running_loop().time() - began < seconds + 2
+    for kind in (times[::2], times[1::2]):
+        histogram = Counter(min(int(time / seconds * parts), parts - 1) for time in kind)
+        assert all(0.5 <= histogram[part] / (len(kind) / parts) <= 1.7 for part in range(parts)), histogram
+
+
+async def test_ctrl_c_sends_few_clients_away_at_once(start_gateway: Start) -> None:
+    gateway = start_gateway(f"drain_seconds = 20\n{RULES}")
+    leaving = [await open_and_time(gateway, number) for number in range(10)]
+    began = time.monotonic()
+    assert await asyncio.to_thread(gateway.stop, signal.SIGINT) == 0
+    await asyncio.gather(*leaving)
+    assert time.monotonic() - began < 5

@@ -172,6 +172,118 @@ async def test_a_page_of_the_gateways_own_host_and_no_browser_need_no_list(gatew
             assert await raw.upgrade(headers=headers) == status
 
 
+HANDSHAKE = {
+    "Host": "gateway.test",
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version": "13",
+}
+
+
+def handshake(line: str = "GET /connection/websocket HTTP/1.1", **changed: str | None) -> bytes:
+    """The bytes of a handshake; ``changed`` headers, with _ for -, are others or, None, left out."""
+    headers = HANDSHAKE | {name.replace("_", "-"): value for name, value in changed.items()}
+    listed = "".join(f"{name}: {value}\r\n" for name, value in headers.items() if value is not None)
+    return f"{line}\r\n{listed}\r\n".encode()
+
+
+@pytest.mark.parametrize("value", ["", " ", ","], ids=["empty", "a space", "a comma"])
+async def test_a_subprotocol_header_that_is_empty_counts_as_absent(strict: RunningGateway, value: str) -> None:
+    """As every centrifuge-python before 0.7 sends it."""
+    async with await Socket.open(strict) as raw:
+        await raw.send(handshake(Sec_WebSocket_Protocol=value))
+        status, headers = await raw.head()
+        assert (status, "sec-websocket-protocol" in headers) == (101, False)
+
+
+@pytest.mark.parametrize(
+    "line, changed, status, more",
+    [
+        ("POST /connection/websocket HTTP/1.1", {}, 405, ("allow", "GET")),
+        ("POST /connection/websocket HTTP/1.1", {"Content_Length": "0"}, 405, ("allow", "GET")),
+        ("HEAD /connection/websocket HTTP/1.1", {}, 405, ("allow", "GET")),
+        ("GET /connection/websocket HTTP/1.0", {}, 505, ("connection", "close")),
+        ("GET /connection/websocket HTTP/1.1", {"Host": None}, 400, ("connection", "close")),
+        ("GET /connection/websocket HTTP/1.1", {"Host": "a.test\r\nHost: b.test"}, 400, ("connection", "close")),
+        ("GET /connection/websocket HTTP/1.1", {"Sec_WebSocket_Version": "8"}, 426, ("sec-websocket-version", "13")),
+        ("GET /connection/websocket HTTP/1.1", {"Sec_WebSocket_Version": "14"}, 426, ("upgrade", "websocket")),
+        ("GET /connection/websocket HTTP/1.1", {"Sec_WebSocket_Version": None}, 400, ("connection", "close")),
+    ],
+    ids=["POST", "POST with a length", "HEAD", "HTTP/1.0", "no Host", "two Hosts", "version 8", "version 14", "no version"],
+)
+async def test_a_handshake_that_is_none_of_the_standard_is_refused(
+    strict: RunningGateway, line: str, changed: dict[str, str | None], status: int, more: tuple[str, str]
+) -> None:
+    async with await Socket.open(strict) as raw:
+        await raw.send(handshake(line, **changed))
+        answered, headers = await raw.head()
+        assert (answered, headers[more[0]].lower()) == (status, more[1].lower())
+
+
+async def test_a_handshake_without_a_host_is_refused_by_either_edge(gateway: RunningGateway) -> None:
+    async with await Socket.open(gateway) as raw:
+        await raw.send(handshake(Host=None))
+        assert (await raw.answer())[0] == 400
+
+
+@pytest.mark.parametrize("split", [None, 60], ids=["one segment", "two segments"])
+async def test_frames_that_come_with_the_handshake_are_read(strict: RunningGateway, split: int | None) -> None:
+    first, second = (json.dumps(each) for each in ({"id": 1, "connect": {"token": strict.token("early")}}, {"id": 2, "ping": {}}))
+    everything = handshake() + frame(first.encode()) + frame(second.encode())
+    async with await Socket.open(strict) as raw:
+        if split:
+            await raw.send(everything[:split])
+            await asyncio.sleep(0)
+        await raw.send(everything[split or 0 : -5])
+        assert (await raw.head())[0] == 101
+        assert (await raw.read_object())["id"] == 1
+        await raw.send(everything[-5:])  # the rest of a frame whose beginning came with the handshake
+        assert (await raw.read_object())["id"] == 2
+
+
+async def test_frames_that_come_with_a_refused_handshake_are_ignored(strict: RunningGateway) -> None:
+    async with await Socket.open(strict) as raw:
+        await raw.send(handshake(Origin="https://evil.test") + frame(b"ping", 9) + frame(b'{"id":1,"connect":{}}'))
+        answer = await raw.rest()
+        assert answer.startswith(b"HTTP/1.1 403 ") and answer.endswith(b"origin\n")
+
+
+async def test_pongs_leave_in_the_order_of_what_was_asked(strict: RunningGateway) -> None:
+    async with await connected_socket(strict, user="ponged") as raw:
+        ask = frame(b'{"id":7,"rpc":{"method":"gateway.time"}}')
+        refused = frame(b'{"id":8,"unsubscribe":{"channel":"nowhere:1"}}')
+        await raw.send(frame(b"one", 9) + refused + frame(b"two", 9) + refused + frame(b"three", 9) + ask)
+        received = [await raw.read_frame() for _ in range(6)]
+        assert [opcode for opcode, _ in received] == [10, 1, 10, 1, 10, 1]
+        assert [payload for opcode, payload in received if opcode == 10] == [b"one", b"two", b"three"]
+
+
+@pytest.mark.parametrize(
+    "parts", [[b'{"id":2,"rpc":{"method":"\xff\xfe"}}'], [b'{"id":2,"rpc":{"method":"\xc3', b'\x28"}}'], [b"\xed\xa0\x80"]]
+)
+@pytest.mark.parametrize("opcode", [1, 2], ids=["text", "binary"])
+async def test_a_message_that_is_not_utf8_ends_the_connection_with_1007(strict: RunningGateway, parts: list[bytes], opcode: int) -> None:
+    async with await connected_socket(strict, user="garbled") as raw:
+        for number, part in enumerate(parts):
+            await raw.send(frame(part, 0 if number else opcode, fin=number == len(parts) - 1))
+        assert (await raw.read_to_close())[0] == 1007
+
+
+async def test_a_binary_message_that_is_not_utf8_ends_the_connection_with_1007_on_either_edge(gateway: RunningGateway) -> None:
+    async with await connected_socket(gateway) as raw:
+        await raw.send(frame(b"\xff", 2))
+        assert (await raw.read_to_close())[0] == 1007
+
+
+async def test_a_character_in_two_fragments_is_utf8(gateway: RunningGateway) -> None:
+    command = '{"id":2,"publish":{"channel":"chat:ä","data":"ä"}}'.encode()
+    cut = command.index(b"\xa4")
+    async with await connected_socket(gateway) as raw:
+        await raw.send(frame(command[:cut], fin=False) + frame(command[cut:], 0))
+        assert (await raw.read_object())["id"] == 2
+
+
 # Publishing and receiving.
 
 
@@ -531,7 +643,7 @@ async def test_the_gateway_answers_its_own_rpc_methods(gateway: RunningGateway) 
         told = (await wire.result("rpc", method="gateway.time", data={"any": "thing"}))["data"]
         assert abs(told["ms"] / 1000 - time.time()) < 60
         assert (await wire.result("rpc", method="gateway.whoami"))["data"] == {"user": "u1", "client": wire.connected["client"]}
-        assert await wire.ask("rpc", method="x") == {"id": 1004, "error": {"code": 104, "message": "method not found"}}
+        assert await wire.ask("rpc", method="x") == {"id": 1004, "error": {"code": 108, "message": "not available"}}
 
 
 # Pings.

@@ -212,6 +212,8 @@ def _starter(folder: Path, shared_valkey: str, own_prefix: str) -> Iterator[Star
         head = f'port = {port}\nprefix = "{prefix}"\napi_keys = ["{API_KEY}"]\ndata_dir = "{data_dir}"\nlog_level = "debug"\n'
         if valkey_url:
             head += f'valkey_url = "{valkey_url}"\n'
+        if "drain_seconds" not in toml:
+            head += "drain_seconds = 0.2\n"  # few tests are about it, and many end a gateway that has clients
         tokens = "" if "[tokens]" in toml else f'\n[tokens]\nhmac_secret = "{SECRET}"\n'
         file.write_text(head + toml + tokens)
         log = folder / f"gateway{number}.log"

@@ -116,6 +116,7 @@ class KeyServer:
         self.asked: list[float] = []
         self.status = 200
         self.answer = b'{"keys":[]}'
+        self.location = ""
         self.open = threading.Event()
         self.open.set()
         outer = self
@@ -128,6 +129,8 @@ class KeyServer:
                     self.wfile.write(outer.answer)  # not even HTTP
                     return
                 self.send_response(outer.status)
+                if outer.location:
+                    self.send_header("Location", outer.location)
                 self.send_header("Content-Length", str(len(outer.answer)))
                 self.end_headers()
                 self.wfile.write(outer.answer)

@@ -23,7 +23,7 @@ from . import forks
 from .gateways import RunningGateway
 from .waiting import until
 
-__all__ = ["ByHand", "ServiceProcess", "lists", "running", "service_process", "serving"]
+__all__ = ["ByHand", "ServiceProcess", "lease_of_all", "lists", "running", "service_process", "serving"]
 
 SHORT_LEASE = {
     "gateway.rpc.service.LEASE_SECONDS": 1,
@@ -36,6 +36,11 @@ def lists(gateway: RunningGateway, method: str) -> tuple[str, str]:
     """The keys of a method: its requests, and the lease of those that serve it."""
     queue = f"{gateway.prefix}:rpc:{{{method}}}"
     return queue, f"{queue}:service"
+
+
+def lease_of_all(gateway: RunningGateway) -> str:
+    """The key that exists while any service serves anything."""
+    return f"{gateway.prefix}:rpc:services"
 
 
 @contextlib.asynccontextmanager

@@ -283,14 +283,16 @@ async def test_a_position_that_never_was_is_a_gap(own: OwnValkey, gateway: Runni
 
 async def test_a_publisher_waits_while_valkey_reads_its_file(tmp_path: Path) -> None:
     """A server that only speaks as Valkey does while it loads: nothing was carried out, so that a repeat is safe."""
-    answers = [b"-LOADING Valkey is loading the dataset in memory\r\n", b"*2\r\n:1\r\n$1\r\ne\r\n"]
+    loading = b"-LOADING Valkey is loading the dataset in memory\r\n"
+    answers = {b"gateway_generation": [loading, b"$1\r\ng\r\n"], b"gateway_publish": [loading, b"*2\r\n:1\r\n$1\r\ne\r\n"]}
     ends: list[asyncio.StreamWriter] = []
 
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ends.append(writer)
         with contextlib.suppress(asyncio.CancelledError):
             while part := await reader.read(2**16):
-                writer.write(answers.pop(0) if b"FCALL" in part else b"+OK\r\n")
+                function = next((name for name in answers if name in part), None)
+                writer.write(answers[function].pop(0) if function else b"+OK\r\n")
 
     path = tmp_path / "s"
     server = await asyncio.start_unix_server(speak, path)

@@ -59,6 +59,21 @@ def test_an_invalid_database_url_raises_one_line(url: str) -> None:
         Database(url)
 
 
+@pytest.mark.parametrize("login", ["u:sec@ret", "u:sec@ret?x", "u/sec:ret", "u:sec@ret/x"])
+def test_a_login_that_does_not_end_before_the_host_is_refused_and_not_shown(login: str) -> None:
+    with pytest.raises(ConfigurationError, match="database_url: the login does not end before the host") as raised:
+        Database(f"postgresql://{login}@host/name")
+    assert "sec" not in str(raised.value) and "ret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://u:sec?ret@host/name", "postgresql://u:sec/ret@host/name", "postgresql://host/name?password=secret"]
+)
+def test_a_database_is_named_without_its_password(url: str) -> None:
+    name = Database(url).name
+    assert name.endswith("host/name") and "sec" not in name and "ret" not in name
+
+
 async def test_a_database_without_tables_raises_one_line(database_url: str) -> None:
     async with Database(database_url) as database:
         with pytest.raises(ConfigurationError, match="gateway relay"):

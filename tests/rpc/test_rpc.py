@@ -23,7 +23,7 @@ from gateway.store.embedded import socket_path
 
 from ..kit.clients import client
 from ..kit.gateways import RunningGateway, Start
-from ..kit.services import ByHand, lists, running, service_process
+from ..kit.services import ByHand, lease_of_all, lists, running, service_process
 from ..kit.waiting import until
 
 IMPATIENT = "rpc_seconds = 1\n[limits]\nrpc_bytes = 1000\nrpc_queue = 3\n"
@@ -212,7 +212,24 @@ async def test_anonymous_clients_may_call_only_where_rpc_is_open_to_anyone(start
 # What goes wrong, and its code.
 
 
+async def test_a_call_where_no_service_serves_anything_is_not_available(gateway: RunningGateway, store: valkey.Valkey, method: str) -> None:
+    store.delete(lease_of_all(gateway))  # the tests before this one had services
+    async with client(gateway) as wire:
+        assert (await wire.ask("rpc", method=method))["error"] == {"code": 108, "message": "not available"}
+        assert not store.exists(lists(gateway, method)[0])
+        assert await wire.error("rpc", method="gateway.nothing") == 104, "methods of such names the gateway serves itself"
+
+
+async def test_methods_are_not_found_again_where_a_service_serves_another(gateway: RunningGateway, service: Service, method: str) -> None:
+    @service.method(f"{method}.other")
+    async def answer(caller: Caller, data: Any) -> None: ...
+
+    async with running(service), client(gateway) as wire:
+        assert await wire.error("rpc", method=method) == 104
+
+
 async def test_a_call_of_a_method_without_a_service_fails_at_once(gateway: RunningGateway, store: valkey.Valkey, method: str) -> None:
+    store.set(lease_of_all(gateway), "another service", ex=30)
     async with client(gateway) as wire:
         begun = time.monotonic()
         assert (await wire.ask("rpc", method=method))["error"] == {"code": 104, "message": "method not found"}
@@ -478,6 +495,7 @@ async def test_calls_fail_at_once_when_the_lease_of_a_dead_service_is_over(
             service.kill()
             assert await wire.error("rpc", method=method) == 100, "until its lease is over, it may only be slow"
             await until(lambda: not store.exists(lists(gateway, method)[1]), "its lease is over")
+            store.set(lease_of_all(gateway), "another service", ex=30)
             assert await wire.error("rpc", method=method) == 104
 
 
@@ -553,7 +571,7 @@ async def test_a_service_works_again_after_valkey_was_killed(start_gateway: Star
             assert await wire.result("rpc", method=method) == {"data": "here"}
             os.kill(int(own.info("server")["process_id"]), signal.SIGKILL)
             answers = [await wire.ask("rpc", method=method) for _ in range(3)]
-            assert all("rpc" in answer or answer["error"]["code"] in (100, 104) for answer in answers)
+            assert all("rpc" in answer or answer["error"]["code"] in (100, 104, 108) for answer in answers)
         async with asyncio.timeout(20):
             while "rpc" not in await wire.ask("rpc", method=method):
                 await asyncio.sleep(0.05)

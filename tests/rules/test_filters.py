@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from gateway.errors import BadRequest
-from gateway.rules.filters import read_filter
+from gateway.publication import Publication
+from gateway.rules.filters import read_filter, tags_of
 
 from ..kit.clients import client
 from ..kit.gateways import RunningGateway, Start
@@ -17,7 +19,8 @@ DE = {"lang": "de", "price": "19.90"}
 
 
 def admits(tree: Any, tags: dict[str, str] | None) -> bool:
-    return read_filter(json.dumps(tree).encode()).admits(None if tags is None else json.dumps(tags).encode())
+    publication = Publication(1, b"{}", tags=None if tags is None else json.dumps(tags).encode())
+    return read_filter(json.dumps(tree).encode()).admits(tags_of(publication))
 
 
 @pytest.mark.parametrize(
@@ -58,6 +61,27 @@ def test_filters_combine_with_and_or_and_not() -> None:
     german, cheap = {"key": "lang", "cmp": "eq", "val": "de"}, {"key": "price", "cmp": "lt", "val": "10"}
     assert not admits({"op": "and", "nodes": [german, cheap]}, DE)
     assert admits({"op": "or", "nodes": [german, cheap]}, DE)
+
+
+def test_tags_are_parsed_once_and_each_number_is_read_once() -> None:
+    publication = Publication(1, b"{}", tags=json.dumps(DE).encode())
+    tags = tags_of(publication)
+    assert tags_of(publication) is tags
+    for key in ("price", "lang", "size"):
+        read_filter(json.dumps({"key": key, "cmp": "lt", "val": "20"}).encode()).admits(tags)
+    assert tags.numbers == {"price": Decimal("19.90"), "lang": None}, "what is no tag is not stored: filters may name anything"
+
+
+@pytest.mark.parametrize("tags", [b'{"lang":"de","n":1,"deep":{"lang":"en"}}', b'{"lang":"de","list":["de"]}'])
+def test_a_tag_that_is_no_text_is_none(tags: bytes) -> None:
+    assert tags_of(Publication(1, b"{}", tags=tags)).texts == {"lang": "de"}
+
+
+@pytest.mark.parametrize("tags", [b"not JSON", b'{"lang":"\xff"}', b"[1]", b'{"a":' + b"[" * 5000, b"NaN"])
+def test_tags_that_cannot_be_read_are_none(tags: bytes) -> None:
+    publication = Publication(1, b"{}", tags=tags)
+    assert tags_of(publication).texts == {}
+    assert read_filter(b'{"key":"lang","cmp":"nex"}').admits(tags_of(publication))
 
 
 DEEP: dict[str, Any] = {"key": "a", "cmp": "ex"}

@@ -49,7 +49,7 @@ async def test_python_subscribes_publishes_and_reads(gateway: RunningGateway, co
 async def test_python_receives_errors_as_its_own(connect: Open) -> None:
     client, _ = await connect()
     for call, code in (
-        (client.rpc("levitate", None), 104),
+        (client.rpc("levitate", None), 108),
         (client.publish("posts:1", 1), 103),
         (client.publish("nowhere:1", 1), 102),
         (client.history("sealed:1"), 103),

@@ -255,7 +255,7 @@ def test_a_batch_is_answered_whole_and_in_order(connect: Connect, node: Node, ch
     assert node.answer(numbers[101])["data"]["client"] == client.told("connected")[0]["client"]
     with pytest.raises(SdkError) as caught:
         node.answer(numbers[102])
-    assert caught.value.code == 104
+    assert caught.value.code == 108
     assert subscription.data(100) == list(range(100))
 
 

@@ -16,8 +16,8 @@ from websockets.exceptions import ConnectionClosed
 
 from gateway.config import load
 from gateway.edges.request import client_address
-from gateway.errors import ConfigurationError
-from gateway.rules.rate_limit import use
+from gateway.errors import ConfigurationError, TooManyRequests
+from gateway.rules.rate_limit import NAMES_LEAST, Allowances, use
 
 from ..kit.clients import client, opened, stream
 from ..kit.gateways import RunningGateway, Start
@@ -155,3 +155,42 @@ def test_a_proxy_that_is_no_network_is_named(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text('trusted_proxies = ["proxy.example.org"]')
     with pytest.raises(ConfigurationError, match=r"trusted_proxies.*proxy\.example\.org"):
         load(tmp_path / "c.toml")
+
+
+# Over plain HTTP.
+
+
+def status(gateway: RunningGateway, path: str, user: str = "", **headers: str) -> int:
+    given = {"Authorization": f"Bearer {gateway.token(user)}"} if user else {}
+    return gateway.http(
+        "POST" if path.endswith("read") else "GET", path, b'{"all":true}' if path.endswith("read") else None, given | headers
+    )[0]
+
+
+OPEN = 'trusted_proxies = ["127.0.0.0/8"]'
+
+
+async def test_requests_over_http_are_limited_as_commands_are(start_gateway: Start) -> None:
+    """Each user has an allowance over all paths, each address one for its anonymous users."""
+    rules = '[namespaces.open]\nsubscribe = "anyone"\nhistory = "anyone"\n'
+    gateway = start_gateway(f"{OPEN}\n[limits]\ncommands_per_second = 0.5\n{rules}")
+    history = "/history?channel=open:1"
+    assert [await asyncio.to_thread(status, gateway, history, "u1") for _ in range(2)] == [200, 429]
+    for path in ("/inbox", "/inbox/read"):
+        assert await asyncio.to_thread(status, gateway, path, "u1") == 429
+    async with stream(gateway, "open:1", user="u1") as events:
+        assert (await events.next()).data == {"code": 111, "message": "too many requests"}
+    assert [await asyncio.to_thread(status, gateway, history, "u2") for _ in range(2)] == [200, 429]
+    for address in ("203.0.113.7", "203.0.113.8"):
+        found = [await asyncio.to_thread(lambda a=address: status(gateway, history, **{"X-Forwarded-For": a})) for _ in range(2)]
+        assert found == [200, 429]
+
+
+def test_an_allowance_is_forgotten_when_it_is_whole_again() -> None:
+    allowances = Allowances(1, "limits.commands_per_second")
+    for number in range(10 * NAMES_LEAST):
+        allowances.spend(f"u{number}", number / 100)
+        assert len(allowances) <= NAMES_LEAST + 1
+    with pytest.raises(TooManyRequests, match="commands_per_second is 1"):
+        allowances.spend(f"u{number}", number / 100 + 0.9)
+    allowances.spend(f"u{number}", number / 100 + 1)

@@ -7,15 +7,20 @@ import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
 from gateway.app import Gateway
 from gateway.config import Config
 from gateway.edges.websocket_asgi import TEXT
-from gateway.errors import TokenExpired
+from gateway.errors import TokenExpired, Unavailable
+from gateway.publication import Position
 from gateway.rules.identity import ServerSubscription
+from gateway.session.dispatch import BUSY_MOST, TURN_MOST
+from gateway.session.refusals import LOGGED_SECONDS, REFUSED_AT_ONCE
 from gateway.session.session import Session
+from gateway.store.history import Page
 
 from ..kit.tokens import SECRET, ticket, token
 from ..kit.waiting import until
@@ -26,6 +31,7 @@ class Client:
 
     wire = TEXT
     native_pings = False
+    place = None
     paused = False
     full = False
     return_path: dict[str, bytes] = {}
@@ -161,3 +167,90 @@ async def test_pings_that_one_could_not_answer_are_answered_later(gateway: Gatew
     assert not client.closed_with
     client.session.receive(b"{}")
     assert client.closed_with == 3501
+
+
+# Many commands at once.
+
+
+async def test_the_commands_of_one_message_are_handled_in_several_turns(gateway: Gateway) -> None:
+    client = await connected(gateway)
+    before = len(client.told)
+    client.say(*[{"id": number, "ping": {}} for number in range(2, 1002)])
+    assert len(client.told) - before == TURN_MOST
+    await asyncio.sleep(0)
+    assert len(client.told) - before == 2 * TURN_MOST
+    assert await client.answered(1001)
+    assert [each["id"] for each in client.told[before:]] == list(range(2, 1002))
+
+
+ASKED = {
+    "history": {"channel": "chat:1", "limit": 10},
+    "presence": {"channel": "chat:1"},
+    "rpc": {"method": "inbox.list"},
+}
+
+
+@pytest.mark.parametrize("method", ASKED)
+async def test_a_client_that_does_not_read_has_one_large_answer_waiting(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    client = await connected(gateway, "chat:1")
+    asked = []
+
+    async def read(*words: Any, **options: Any) -> Any:
+        asked.append(words)
+        return Page(Position("e", 0), 0, []) if method == "history" else b"{}"
+
+    monkeypatch.setattr(gateway.node.history, "after", read)
+    monkeypatch.setattr(gateway.node.presence, "clients", read)
+    monkeypatch.setattr(gateway.node.methods, "call", read)
+    client.full = True
+    client.say(*[{"id": number, method: ASKED[method]} for number in range(3, 3 + 2 * BUSY_MOST)])
+    await client.answered(3)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(asked) == 1
+    client.full = client.paused = False
+    client.session.drained()
+    await client.answered(2 + 2 * BUSY_MOST)
+    assert len(asked) == 2 * BUSY_MOST, "none of them is lost"
+
+
+async def test_answers_that_wait_for_their_turn_are_forgotten_with_the_client(gateway: Gateway) -> None:
+    client = await connected(gateway, "chat:1")
+    client.say(*[{"id": number, "history": {"channel": "chat:1"}} for number in range(3, 9)])
+    client.session.closed()
+    await until(lambda: not client.session.busy or not client.session.reading, "the read under way has ended")
+    assert not client.session.reads and not client.late
+
+
+REFUSED = {"channel": "chat:1", "data": 1}
+
+
+async def test_refusals_do_not_cost_a_line_of_the_log_each(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "gateway.session")
+    client = await connected(gateway)
+    client.say(*[{"id": number, "publish": REFUSED} for number in range(2, 102)])
+    assert (await client.answered(101))["error"]["code"] == 103
+    lines = [text for text in caplog.messages if "publish refused with 103" in text]
+    assert len(lines) == LOGGED_SECONDS
+    client.session.closed()
+    assert f"client {client.session.client} is gone (and 90 refusals before, which were not logged)" in caplog.messages
+
+
+async def test_a_client_that_is_refused_on_and_on_is_closed(gateway: Gateway) -> None:
+    client = await connected(gateway)
+    most = REFUSED_AT_ONCE + gateway.node.config.limits.channels_per_client
+    client.say(*[{"id": number, "publish": REFUSED} for number in range(2, most + 200)])
+    await until(lambda: client.closed_with, "it is closed", 5)
+    refused = [each for each in client.told if "error" in each]
+    assert client.closed_with == 3013 and most <= len(refused) < most + 100 and not client.late
+
+
+async def test_what_fails_on_our_side_is_not_the_clients_refusal(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.session.refusals.REFUSED_AT_ONCE", -127)  # with 128 channels: one
+    monkeypatch.setattr(gateway.node.history, "publish", AsyncMock(side_effect=Unavailable("away")))
+    monkeypatch.setitem(gateway.node.config.namespaces, "chat", gateway.node.config.rules("chat:1").model_copy(update={"publish": "user"}))
+    client = await connected(gateway)
+    client.say(*[{"id": number, "publish": REFUSED} for number in range(2, 12)])
+    assert (await client.answered(11))["error"]["code"] == 100 and not client.closed_with

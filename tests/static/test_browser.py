@@ -127,7 +127,43 @@ def test_a_gap_is_shown_in_the_feed(page: Page, start_gateway: Start) -> None:
     page.get_by_role("button", name="Restore the line").click()
     expect(page.locator("#feed .gap")).to_have_text("Gap · history no longer holds what came here")
     gateway.publish("hello:world", {"text": "after"})
+    held = [str(number) for number in range(119, 19, -1)]
+    expect(page.locator("#feed .text")).to_have_text(["after", *held, "before"])
+    expect(page.locator("#feed .recovered .text")).to_have_text(held)
+    expect(page.locator("#feed .outage")).to_have_text("Line cut · 100 caught up, history no longer holds the rest")
+    order = page.locator("#feed li").evaluate_all("rows => rows.map((row) => row.className)")
+    assert order == ["publication", *["publication recovered"] * 100, "divider gap", "divider outage", "publication"]
+
+
+def test_a_gap_of_a_history_that_was_removed_is_shown_with_true_words(page: Page, start_gateway: Start) -> None:
+    gateway = start_gateway(SETTINGS)
+    open_landing(page, gateway)
+    gateway.publish("hello:world", {"text": "before"})
+    expect(page.locator("#feed")).to_contain_text("before")
+    page.get_by_role("button", name="Cut the line").click()
+    gateway.publish("hello:world", {"text": "removed"})
+    gateway.api("history_remove", channel="hello:world")
+    page.get_by_role("button", name="Restore the line").click()
+    expect(page.locator("#feed .outage")).to_have_text("Line cut · history does not hold what was missed")
+    gateway.publish("hello:world", {"text": "after"})
     expect(page.locator("#feed .text")).to_have_text(["after", "before"])
+
+
+def test_a_gap_over_an_event_stream_is_shown_with_true_words(page: Page, start_gateway: Start) -> None:
+    page.add_init_script(BLOCKED_WEBSOCKET)
+    gateway = start_gateway(SETTINGS)
+    page.goto(f"{gateway.url}/#token={gateway.token('ann')}")
+    expect(page.locator("#state")).to_have_text("live, receiving only")
+    gateway.publish("hello:world", {"text": "before"})
+    expect(page.locator("#feed")).to_contain_text("before")
+    page.get_by_role("button", name="Cut the line").click()
+    publish_many(gateway, "hello:world", range(120))
+    page.get_by_role("button", name="Restore the line").click()
+    expect(page.locator("#feed .gap")).to_have_text("Gap · history no longer holds what came here")
+    gateway.publish("hello:world", {"text": "after"})
+    held = [str(number) for number in range(119, 19, -1)]
+    expect(page.locator("#feed .text")).to_have_text(["after", *held, "before"])
+    expect(page.locator("#feed .outage")).to_have_text("Line cut · 100 caught up, history no longer holds the rest")
 
 
 def test_nothing_is_lost_when_the_gateway_restarts_under_the_page(page: Page, start_gateway: Start) -> None:
@@ -318,7 +354,7 @@ def test_a_forbidden_channel_does_not_end_the_event_stream_of_the_others(page: P
 def test_a_refused_publish_rejects_with_the_servers_error(page: Page, gateway: RunningGateway) -> None:
     follow(page, gateway, "short:mute")
     assert failure(page, "gateway.publish('short:mute', 1)") == {"name": "GatewayError", "code": 103, "message": "permission denied"}
-    assert failure(page, "gateway.rpc('no.such')")["code"] == 104
+    assert failure(page, "gateway.rpc('no.such')")["code"] == 108
 
 
 def test_history_and_rpc_are_answered(page: Page, gateway: RunningGateway) -> None:

@@ -110,3 +110,23 @@ async def test_patience_ends_for_commands_that_wait(server: EmbeddedServer, pref
         outcomes = await asyncio.gather(*publish_all(publisher, "posts:a", 100), return_exceptions=True)
         assert all(isinstance(outcome, Unavailable) for outcome in outcomes)
         assert "for 0.2 s" in str(outcomes[-1])
+
+
+async def test_a_valkey_that_is_frozen_at_the_start_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.store.connection.SILENCE_SECONDS", 0.1)
+    ends: list[asyncio.StreamWriter] = []
+
+    async def answer_but_functions(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ends.append(writer)
+        while part := await reader.read(2**16):
+            if b"FCALL" not in part:
+                writer.write(b"+OK\r\n")
+
+    server = await asyncio.start_unix_server(answer_but_functions, tmp_path / "s")
+    try:
+        with pytest.raises(Unavailable, match="did not answer for"):
+            await Publisher(f"unix://{tmp_path / 's'}").connect()
+    finally:
+        server.close()
+        for end in ends:
+            end.close()

@@ -406,12 +406,39 @@ def test_any_bytes_are_read_as_an_announcement(payload: bytes, kind: str) -> Non
         ("valkey+sentinel://h:1", "ends with the service's name"),
         ("valkey+cluster://h:1", "not supported"),
         ("valkey://user:secret@[", "Invalid IPv6"),
+        ("valkey://user:sec?ret@host", "login in 'valkey://…' does not end"),
+        ("valkey://:12?secret@host", "does not end"),
+        ("valkeys://user:sec/ret@host/0", "does not end"),
+        ("valkey://user:sec#ret@host", "does not end"),
+        ("valkey://host?password=sec@ret", "does not end"),
+        ("valkey+sentinel://user:sec?ret@h1:1,h2:2/service", "does not end"),
+        ("unix://user:sec/ret@/run/valkey.sock", "does not end"),
+        ("valkey://user:secret@host:secret", "integer"),
+        ("valkey+sentinel://host:secret/service", "int"),
+        ("valkey://user:sec\u2100ret@host", "invalid characters"),
+        ("http://user:sec?ret@host", "does not begin"),
+        ("valkey:secret@host", "does not begin"),
     ],
 )
 def test_an_impossible_address_is_named_without_its_password(url: str, complaint: str) -> None:
     with pytest.raises(ConfigurationError, match=complaint) as raised:
         Address(url)
-    assert "secret" not in str(raised.value)
+    assert "sec" not in str(raised.value) and "ret" not in str(raised.value) and "12" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("valkey://user:sec@ret@host:1/0", "valkey://…@host:1/0"),
+        ("valkey://user:sec:ret@host", "valkey://…@host"),
+        ("redis://host:1/0?password=secret", "valkey://host:1/0"),
+        ("unix://user:secret@/run/app@1/valkey.sock?db=0", "unix://…@/run/app@1/valkey.sock"),
+        ("unix:///run/app@1/valkey.sock", "unix:///run/app@1/valkey.sock"),
+        ("valkey+sentinel://user:secret@h1:1,h2:2/service", "valkey+sentinel://…@h1:1,h2:2/service"),
+    ],
+)
+def test_an_address_is_shown_without_its_login(url: str, shown: str) -> None:
+    assert str(Address(url)) == shown
 
 
 async def test_an_address_where_nothing_listens_raises_unavailable_with_one_line(unused_tcp_port: int) -> None:

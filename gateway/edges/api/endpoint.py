@@ -16,13 +16,15 @@ from ...errors import BadRequest, ClientError, Internal, LimitExceeded, StoreErr
 from ...rules.json_text import encode
 from ...rules.protocol import error_json
 from ...session.node import Node
-from ..request import api_key_of, body_of, is_api_key
+from ..request import api_key_of, body_of, is_api_key, is_trusted
 from ..responses import STATUS_OF_ERROR, json_response
 from .methods import BATCH, METHODS, Malformed, answer, warnings_of
 
 __all__ = ["api"]
 
 log = logging.getLogger("gateway.api")
+
+NOT_NAMED = "allowed_origins does not name this page's origin, and pages of other origins need an API key also where insecure.api is set"
 
 
 class Unauthorized(ClientError):
@@ -37,18 +39,29 @@ class NotFound(ClientError):
     code, message = 104, "not found"
 
 
+class ForeignPage(ClientError):
+    """A page of an origin that is not listed called the server API without a key."""
+
+    code, message = 103, "permission denied"
+
+
 NO_KEY = Unauthorized("send one of the keys in api_keys, as the header X-API-Key, or as Authorization: apikey KEY")
 
 
 async def api(node: Node, request: Request) -> Response:
-    """Answers ``POST /api/<method>``: 401 without an API key, 404 for an unknown method, 405 for another verb than POST."""
+    """Answers ``POST /api/<method>``: 401 without an API key, 403 for a foreign page that ``insecure.api`` does not
+    cover, 404 for an unknown method, 405 for another verb than POST."""
     config = node.config
     if request.method != "POST":
         return _answered(BadRequest("a method of the server API is called with POST"), 405, {"allow": "POST"})
     scope = request.scope
-    if not config.insecure.api and not is_api_key(api_key_of(scope["headers"], scope["query_string"]), config.api_keys):
-        log.info("api: refused, the API key is missing or wrong")
-        return _answered(NO_KEY, 401)
+    if not is_api_key(api_key_of(scope["headers"], scope["query_string"]), config.api_keys):
+        if not config.insecure.api:
+            log.info("api: refused, the API key is missing or wrong")
+            return _answered(NO_KEY, 401)
+        if not is_trusted(request.headers, config.origins):  # any page that somebody here visits could call it
+            log.info("api: refused, %s", NOT_NAMED)
+            return _answered(ForeignPage(NOT_NAMED), 403)
     name = scope["path"].rpartition("/api/")[2]
     method = BATCH if name == "batch" else METHODS.get(name)
     if method is None:

@@ -31,6 +31,7 @@ from .requests import (
     HistoryRequest,
     InfoRequest,
     NotifyRequest,
+    PresenceRequest,
     PublishRequest,
     Reason,
     RefreshRequest,
@@ -161,19 +162,19 @@ def _json_of(raw: msgspec.Raw, b64: str = "") -> bytes:
 async def _notify(node: Node, request: NotifyRequest) -> bytes:
     """Publishes into the inbox of ``user``, or of each of ``users``: data is an object with an id; the same id again is an update."""
     data = _json_of(request.data)
+    notification_id(data)
     words = publish_words(data, idempotency_key=request.idempotency_key or None)
     if request.user:
-        return await _notify_one(node, request.user, data, words)
-    results = await asyncio.gather(*[_outcome(_notify_one(node, user, data, words)) for user in request.users])
+        return await _notify_one(node, request.user, words)
+    results = await asyncio.gather(*[_outcome(_notify_one(node, user, words)) for user in request.users])
     return _responses(results)
 
 
-async def _notify_one(node: Node, user: str, data: bytes, words: list[Word]) -> bytes:
+async def _notify_one(node: Node, user: str, words: list[Word]) -> bytes:
     try:
         channel = channel_of(user)
     except ValueError as error:
         raise BadRequest(str(error)) from None
-    notification_id(data)
     return _placed(await node.history.notify(channel, words))
 
 
@@ -186,7 +187,9 @@ async def _history(node: Node, request: HistoryRequest) -> bytes:
         raise NotAvailable(f"{request.channel!r} has no history: its history_size is 0")
     since = request.since.position if request.since is not None else BEGINNING
     limit = -1 if (request.limit or 0) < 0 else request.limit or 0
-    page = await node.history.after(request.channel, since, limit, reverse=bool(request.reverse), max_bytes=HISTORY_BYTES)
+    reverse = bool(request.reverse)
+    # A service may give the position to a client, which recovers from it: so there has to be one.
+    page = await node.history.after(request.channel, since, limit, reverse=reverse, max_bytes=HISTORY_BYTES, begins=True)
     return history_result(page.top, page.publications)
 
 
@@ -255,8 +258,10 @@ async def _revoke(node: Node, request: RevokeRequest) -> bytes:
     """Revokes the tokens of ``user`` that were issued before now (or ``issued_before``), or the one token ``token_id``, until ``expire_at``."""
     now = time.time()
     before, until = request.issued_before or now, request.expire_at or now + REVOKED_SECONDS
+    revocation = Revocation(user=request.user, token_id=request.token_id, before=before, until=until)
+    node.control.carry_out(revocation)  # here it holds whatever Valkey answers
     await node.revocations.persist(request.user, request.token_id, before, until)
-    await node.control.send(Revocation(user=request.user, token_id=request.token_id, before=before, until=until))
+    await node.control.send(revocation)
     return b"{}"
 
 
@@ -277,9 +282,12 @@ async def _info(node: Node, request: InfoRequest) -> bytes:
     return b'{"nodes":[%b]}' % b",".join(await node.control.survey("info"))
 
 
-async def _presence(node: Node, request: ChannelRequest) -> bytes:
-    """Lists the clients in a channel."""
-    return await node.presence.clients(_present(node, request))
+async def _presence(node: Node, request: PresenceRequest) -> bytes:
+    """Lists the clients in a channel, all up to `limits.presence_clients`, or page by page."""
+    channel = _present(node, request)
+    if not request.limit:
+        return await node.presence.clients(channel)
+    return await node.presence.page(channel, int(request.cursor or 0), min(request.limit, node.config.limits.presence_clients))
 
 
 async def _presence_stats(node: Node, request: ChannelRequest) -> bytes:
@@ -312,7 +320,7 @@ METHODS = {
     "disconnect": _method(_disconnect, DisconnectRequest, Nothing),
     "refresh": _method(_refresh, RefreshRequest, Nothing),
     "revoke": _method(_revoke, RevokeRequest, Nothing),
-    "presence": _method(_presence, ChannelRequest, PresenceResult),
+    "presence": _method(_presence, PresenceRequest, PresenceResult),
     "presence_stats": _method(_presence_stats, ChannelRequest, PresenceStatsResult),
     "channels": _method(_channels, ChannelsRequest, ChannelsResult),
     "info": _method(_info, InfoRequest, InfoResult),

@@ -16,26 +16,40 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ... import __version__
-from ...errors import BadRequest, ClientError, Internal, NotAvailable, PermissionDenied, TokenExpired, UnknownChannel, UnrecoverablePosition
-from ...live.inbox import LIST_DEFAULT, LIST_MOST, ReadRequest
+from ...errors import (
+    BadRequest,
+    ClientError,
+    Internal,
+    LimitExceeded,
+    NotAvailable,
+    PermissionDenied,
+    TokenExpired,
+    TooManyRequests,
+    UnknownChannel,
+    UnrecoverablePosition,
+)
+from ...live.inbox import IDS_MOST, LIST_DEFAULT, LIST_MOST, ReadRequest
+from ...publication import MAX_OFFSET
 from ...rules.json_text import encode, raw_object
+from ...rules.notifications import ID_BYTES
 from ..pages import FRESH
-from ..pull import HISTORY_DEFAULT, HISTORY_MOST, NUMBER_DIGITS
+from ..pull import HISTORY_DEFAULT, HISTORY_MOST, REVERSE
+from ..request import NUMBER_DIGITS
 from ..responses import STATUS_OF_ERROR
 from ..sse.open import LAST_MOST
 from .methods import BATCH, METHODS, Method
 from .requests import Channel, Shape
 from .results import Fault, Health, HistoryResult, InboxResult, InboxState
 
-__all__ = ["document", "openapi"]
+__all__ = ["POSITION", "document", "openapi"]
 
 Schema = dict[str, Any]
 
 ERROR_MODE = {
     "name": "X-Centrifugo-Error-Mode",
     "in": "header",
-    "description": "`transport`: an error has a status of its own. Without it, it comes with 200.",
-    "schema": {"type": "string", "enum": ["transport"]},
+    "description": "`transport`: an error has a status of its own. With any other value, or without it, it comes with 200.",
+    "schema": {"type": "string", "examples": ["transport"]},
 }
 KEYS = {
     "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -70,6 +84,7 @@ def document() -> dict[str, bytes]:
     )
     for method in methods.values():
         schemas[method.request.__name__] |= _needs(method.request)
+    schemas["ReadRequest"] |= _READ
     fields = {
         "openapi": "3.1.0",
         "info": {"title": "gateway", "version": __version__, "description": "The server API, and the paths of simple clients."},
@@ -99,9 +114,10 @@ def _operation(name: str, method: Method) -> Schema:
         "requestBody": _json_body(method.request, required=_is_required(method.request)),
         "responses": {
             "200": _json({"oneOf": [success, refused]}, "The result, or the error."),
-            **_errors(BadRequest, NotAvailable, UnknownChannel, UnrecoverablePosition, Internal),
+            **_errors(BadRequest, LimitExceeded, NotAvailable, UnknownChannel, UnrecoverablePosition, Internal),
             "400": _json(refused, "A body that is not JSON; with `transport`, a bad request."),
             "401": _json(refused, "No API key, or a wrong one: 101 unauthorized"),
+            "403": _json(refused, "Without a key, where none is needed: a page of an origin that is not named. 103 permission denied"),
             "413": _json(refused, "The body is larger than `limits.api_bytes`: 106 limit exceeded"),
         },
     }
@@ -115,8 +131,14 @@ def _is_required(request: type[Shape]) -> bool:
 def _needs(request: type[Shape]) -> Schema:
     """The schema's form of ``any_of`` and ``one_of``."""
     kinds = {"anyOf": request.any_of, "oneOf": request.one_of}
-    given = {"minLength": 1, "minItems": 1}
-    return {kind: [{"required": [name], "properties": {name: given}} for name in names] for kind, names in kinds.items() if names}
+    fields = {field.name: field for field in msgspec.structs.fields(request)}
+    return {kind: [_given(fields[name]) for name in names] for kind, names in kinds.items() if names}
+
+
+def _given(field: msgspec.structs.FieldInfo) -> Schema:
+    """An object that has the field, and not its empty default. Where the field is any JSON, an empty text or list is given, too."""
+    has = {"required": [field.name]}
+    return has if field.default_factory is msgspec.Raw else has | {"properties": {field.name: {"minLength": 1, "minItems": 1}}}
 
 
 def _replies() -> Schema:
@@ -137,20 +159,43 @@ def _errors(*kinds: type[ClientError]) -> Schema:
 # The simple clients' paths.
 
 
+def _up_to(most: int) -> str:
+    """A regular expression of the whole numbers up to ``most``; zeros may come first, up to its number of digits."""
+    text = str(most)
+    shorter = f"[0-9]{{1,{len(text) - 1}}}"
+    smaller = [f"{text[:place]}[0-{int(digit) - 1}][0-9]{{{len(text) - place - 1}}}" for place, digit in enumerate(text) if digit > "0"]
+    return "|".join([shorter, *smaller, text])
+
+
+POSITION = {"type": "string", "pattern": rf"^([\s\S]*:({_up_to(MAX_OFFSET)}))?$", "description": "EPOCH:OFFSET"}
+COUNT = {"type": "integer", "minimum": 0, "maximum": 10**NUMBER_DIGITS - 1}
+_IDS = {"type": "array", "items": {"type": "string", "minLength": 1, "maxLength": ID_BYTES}, "minItems": 1, "maxItems": IDS_MOST}
+_READ = {
+    "properties": {
+        "ids": {"anyOf": [_IDS, {"type": "null"}], "default": None},
+        "upto": {"anyOf": [POSITION, {"type": "null"}], "default": None},
+        "all": {"type": "boolean", "default": False},
+    },
+    "anyOf": [
+        {"required": ["ids"], "properties": {"ids": {"type": "array"}}},
+        {"required": ["upto"], "properties": {"upto": {"type": "string", "minLength": 1}}},
+        {"required": ["all"], "properties": {"all": {"enum": [True]}}},
+    ],
+}
+
+
 def _clients() -> Schema:
     channel = msgspec.json.schema(Channel)
-    position = {"type": "string", "pattern": "^(.*:[0-9]{1,16})?$", "description": "EPOCH:OFFSET"}
-    count = {"type": "integer", "minimum": 0, "maximum": 10**NUMBER_DIGITS - 1}
     history = [
         _query("channel", channel, required=True),
-        _query("since", position, "those after it; in reverse, those before it"),
-        _query("limit", count | {"default": HISTORY_DEFAULT}, f"{HISTORY_MOST} at most"),
-        _query("reverse", {"type": "string", "enum": ["1", "true"]}, "newest first"),
+        _query("since", POSITION, "those after it; in reverse, those before it"),
+        _query("limit", COUNT | {"default": HISTORY_DEFAULT}, f"{HISTORY_MOST} at most"),
+        _query("reverse", {"type": "string", "enum": [*REVERSE]}, "`1` or `true`: newest first"),
         _query("subscription_token", {"type": "string"}, "where the channel's rules ask for one"),
     ]
     inbox = [
-        _query("limit", count | {"default": LIST_DEFAULT}, f"{LIST_MOST} at most"),
-        _query("before", position, "`next` of the page before"),
+        _query("limit", COUNT | {"default": LIST_DEFAULT}, f"{LIST_MOST} at most"),
+        _query("before", POSITION, "`next` of the page before"),
     ]
     read = _client("readInbox", "Marks notifications as read.", InboxState, [], BadRequest, UnrecoverablePosition)
     read["responses"]["413"] = {"description": "The body is larger than `limits.message_bytes`."}
@@ -178,7 +223,7 @@ def _clients() -> Schema:
 def _client(id: str, summary: str, result: type, parameters: list[Schema], *errors: type[ClientError]) -> Schema:
     responses = {
         "200": _json(_of(result), "The answer."),
-        **_errors(*errors, PermissionDenied, TokenExpired),
+        **_errors(*errors, PermissionDenied, TokenExpired, TooManyRequests),
         "503": _json(_answer({"error": _of(Fault)}), "Valkey does not answer: 100 internal server error"),
     }
     responses["401"]["description"] += ", or the code of a disconnect: 3500 invalid token, 3501 no token"
@@ -200,14 +245,20 @@ def _stream() -> Schema:
             _query(
                 "subscription_token", {"type": "array", "items": {"type": "string"}}, "given once for each channel whose rules ask for one"
             ),
-            _query("last", {"type": "integer", "minimum": 0}, f"starts so many publications back, {LAST_MOST} at most"),
+            _query("last", COUNT, f"starts so many publications back, {LAST_MOST} at most"),
             _query("last_event_id", {"type": "string"}, "where the header cannot be sent"),
             {"name": "Last-Event-ID", "in": "header", "description": "the `id:` of the last event seen", "schema": {"type": "string"}},
         ],
         "responses": {
             "200": {"description": "The stream.", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
-            "400": _json(_answer({"error": {"type": "string"}}), "No channel is named, too many are, or one that cannot be."),
-            "403": _json(_answer({"error": {"type": "string"}}), "A page of an origin that `allowed_origins` does not list."),
+            "400": _json(
+                _answer({"error": {"type": "string"}}),
+                "No channel is named, too many are, or one that cannot be; or `last` is not a number.",
+            ),
+            "403": _json(
+                _answer({"error": {"type": "string"}}),
+                "A page of an origin that `allowed_origins` does not list, or a cookie that does not count for it.",
+            ),
         },
     }
 

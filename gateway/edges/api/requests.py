@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from ...publication import MAX_CHANNEL_LENGTH, MAX_OFFSET
-from ...rules.notifications import ID_BYTES
+from ...rules.notifications import ID_BYTES, NAMESPACE
 from ...rules.protocol import OverrideRequest, Place
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "HistoryRequest",
     "InfoRequest",
     "NotifyRequest",
+    "PresenceRequest",
     "PublishRequest",
     "Reason",
     "RefreshRequest",
@@ -37,11 +38,20 @@ __all__ = [
 
 YEAR_10000 = 253402300800  # unix time in seconds: the standard library has no later dates
 
+# The form of the names that are allowed. msgspec does not check it, so that the answer is ours: the methods check the names.
+_NAME = r"[^\x00-\x1f\x7f-\x9f{}]+"
 Channel = Annotated[
     str,
     Meta(
         description="`namespace:name` or a bare name, without braces and control characters",
-        extra_json_schema={"minLength": 1, "maxLength": MAX_CHANNEL_LENGTH, "pattern": r"^[^\x00-\x1f\x7f-\x9f{}]+$"},
+        extra_json_schema={"minLength": 1, "maxLength": MAX_CHANNEL_LENGTH, "pattern": f"^{_NAME}$"},
+    ),
+]
+User = Annotated[
+    str,
+    Meta(
+        description="a user's id, without braces, # and control characters",
+        extra_json_schema={"maxLength": MAX_CHANNEL_LENGTH - len(f"{NAMESPACE}:"), "pattern": f"^({_NAME.replace('{}', '{}#')})?$"},
     ),
 ]
 Key = Annotated[
@@ -71,7 +81,17 @@ Notification = Annotated[
         },
     ),
 ]
-InBase64 = Annotated[str, Meta(description="JSON in base64, in place of the field of this name without `b64`")]
+InBase64 = Annotated[
+    str,
+    Meta(
+        description="JSON in base64, in place of the field of this name without `b64`",
+        extra_json_schema={
+            "contentEncoding": "base64",
+            "contentMediaType": "application/json",
+            "pattern": "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$",
+        },
+    ),
+]
 
 
 def _nothing() -> msgspec.Raw:
@@ -115,7 +135,7 @@ class PublishRequest(_Publication, kw_only=True):
 class BroadcastRequest(_Publication, kw_only=True):
     """Publishes the same to several ``channels``."""
 
-    channels: Annotated[list[Channel], Meta(min_length=1)]
+    channels: Annotated[list[str], Meta(min_length=1, description="names of channels; each has an answer of its own")]
 
 
 class NotifyRequest(Shape, kw_only=True):
@@ -123,8 +143,8 @@ class NotifyRequest(Shape, kw_only=True):
 
     one_of = ("user", "users")
 
-    user: str = ""
-    users: list[str] = []
+    user: User = ""
+    users: Annotated[list[str], Meta(description="each has an answer of its own")] = []
     data: Notification
     idempotency_key: Key = ""
 
@@ -161,7 +181,10 @@ class UnsubscribeRequest(Whom, kw_only=True):
 class Reason(msgspec.Struct):
     """The close code of a connection, and its text."""
 
-    code: Annotated[int, Meta(ge=0, le=4999, description="3000 to 4999; 0 is 3503")] = 0
+    code: Annotated[
+        int,
+        Meta(ge=0, le=4999, description="3000 to 4999; 0 is 3503", extra_json_schema={"anyOf": [{"enum": [0]}, {"minimum": 3000}]}),
+    ] = 0
     reason: Annotated[str, Meta(max_length=123)] = ""
 
 
@@ -203,6 +226,19 @@ class HistoryRequest(ChannelRequest):
     limit: Limit | None = None
     since: Place | None = None
     reverse: bool | None = None
+
+
+class PresenceRequest(ChannelRequest):
+    """All clients in a channel, or, with ``limit``, a page of about so many."""
+
+    limit: Annotated[int, Meta(ge=0, description="0 for all clients; `limits.presence_clients` at most")] = 0
+    cursor: Annotated[str, Meta(pattern="^[0-9]{0,20}$", description="that of the page before")] = ""
+
+    def fault(self) -> str:
+        """A cursor that no page had, or one without a limit, in words."""
+        if int(self.cursor or 0) >= 2**64:
+            return "cursor is that of the page before"
+        return "cursor goes with limit" if self.cursor and not self.limit else super().fault()
 
 
 class ChannelsRequest(Shape):

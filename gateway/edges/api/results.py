@@ -99,9 +99,10 @@ class Present(msgspec.Struct):
 
 
 class PresenceResult(msgspec.Struct):
-    """The clients in a channel."""
+    """The clients in a channel, or a page of them."""
 
     presence: Annotated[dict[str, Present], Meta(description="by the clients' ids")]
+    cursor: Annotated[str, Meta(description="where the next page begins; the last one has none")] | UnsetType = UNSET
 
 
 class PresenceStatsResult(msgspec.Struct):

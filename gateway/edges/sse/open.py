@@ -19,11 +19,12 @@ from ...errors import BadRequest, ClientError, Disconnect, Internal, LimitExceed
 from ...publication import Position
 from ...rules.identity import Grant, Identity
 from ...rules.json_text import encode
-from ...rules.permissions import overridden
+from ...rules.permissions import admits, overridden
+from ...rules.recovery import NEVER_WAS, provable
 from ...session.node import Node
 from ..outlets import output_of, until_gone
-from ..request import client_address, cors_headers, is_foreign, refused_origin, subscription_tokens_of, token_of
-from .stream import NEVER_WAS, EventStream, refusal
+from ..request import client_address, cors_headers, is_foreign, number_of, refused_origin, subscription_tokens_of, token_of
+from .stream import EventStream, refusal
 
 __all__ = ["LAST_MOST", "EventStreams"]
 
@@ -48,31 +49,39 @@ class EventStreams:
 
     async def _open(self, scope: Scope, send: Send) -> EventStream | None:
         """Answers, and begins the stream; None if the answer is a refusal. A stream holds nothing of its request."""
-        headers = Headers(scope=scope)
+        headers, origins = Headers(scope=scope), self._node.config.origins
         query = QueryParams(scope["query_string"])
-        extra = cors_headers(headers.get("origin", ""), self._node.config.allowed_origins)
+        extra = cors_headers(headers.get("origin", ""), origins)
         if scope["method"] != "GET":
             await _plain(send, 405, "an event stream is opened with GET", [*extra, (b"allow", b"GET")])
             return None
-        if is_foreign(headers, self._node.config.allowed_origins):
+        if is_foreign(headers, origins):
             # A foreign page could read nothing of it, but it could make the user present, with the user's cookie.
-            await _plain(send, 403, refused_origin(headers["origin"]), extra)
+            await _plain(send, 403, refused_origin(headers.get("origin", "")), extra)
+            return None
+        try:
+            token = token_of(headers, query, origins)
+        except PermissionDenied as error:
+            await _plain(send, 403, error.hint, extra)
             return None
         try:
             names = self._names(scope)
             tokens = subscription_tokens_of(query, len(names))
+            last = min(number_of(query, "last", 0), LAST_MOST)
         except ClientError as error:
             await _plain(send, 400, error.hint or error.message, extra)
             return None
         output = output_of(scope, send)
         await send({"type": "http.response.start", "status": 200, "headers": [_TYPE, *output.headers, *extra]})
         try:
-            identity = await self._node.authentication.identify(token_of(headers, query))
+            address = client_address(scope.get("client"), scope["headers"], self._node.config.proxies)
+            identity = await self._node.authentication.identify(token)
+            self._node.admission.admit_request(identity.user, address)
             grants = await self._grants(names, tokens, identity)
-            starts = await self._starts(names, grants, headers, query)
+            last_id = headers.get("last-event-id") or query.get("last_event_id") or ""
+            starts = await self._starts(names, grants, identity, last_id, last)
             if self._node.revocations.covers(identity) or any(map(self._node.revocations.covers, grants.values())):
                 raise Disconnect(3500, "a token was revoked meanwhile")  # a revocation ends the streams that are open; this one was not
-            address = client_address(scope.get("client"), scope["headers"], self._node.config.proxies)
             return EventStream(self._node, output, identity, starts, grants, address)
         except _ChannelRefused as refused:
             await _refuse(send, refused.error, refused.channel)
@@ -112,23 +121,27 @@ class EventStreams:
                 raise _ChannelRefused(PermissionDenied(f"the rules of {name!r} do not admit user {identity.user!r}"), name)
         return grants
 
-    async def _starts(self, names: list[str], grants: dict[str, Grant], headers: Headers, query: QueryParams) -> dict[str, Position | None]:
-        """Where each channel starts: after the positions of the last event seen, some publications back, or at the top."""
+    async def _starts(
+        self, names: list[str], grants: dict[str, Grant], identity: Identity, last_id: str, last: int
+    ) -> dict[str, Position | None]:
+        """Where each channel starts: after the positions of the last event seen, ``last`` publications back, or at the top."""
         asked = [name for name in names if self._recoverable(name, grants.get(name))]
-        last_id = headers.get("last-event-id") or query.get("last_event_id") or ""
-        if last_id:
-            positions = _positions(last_id[:ID_BYTES], len(names))
-            return {name: position if name in asked else None for name, position in zip(names, positions, strict=True)}
-        last = query.get("last", "")
-        if not (last.isascii() and last.isdigit()) or not int(last[:6]):
-            return dict.fromkeys(names)
+        readable = {name for name in asked if self._may_read(identity, name, grants.get(name))}
         starts: dict[str, Position | None] = dict.fromkeys(names)
-        count = min(int(last[:6]), LAST_MOST)
-        positions = await asyncio.gather(*[self._node.history.back(name, count) for name in asked])
-        return starts | dict(zip(asked, positions, strict=True))
+        if last_id:
+            positions = dict(zip(names, _positions(last_id[:ID_BYTES], len(names)), strict=True))
+            return starts | {name: provable(positions[name], admitted=name in readable) for name in asked}
+        if not last:
+            return starts
+        backs = await asyncio.gather(*[self._node.history.back(name, last) for name in readable])
+        return starts | dict(zip(readable, backs, strict=True))
 
     def _recoverable(self, name: str, grant: Grant | None) -> bool:
         return overridden(self._node.rules(name), grant.override if grant is not None else None).recovers
+
+    def _may_read(self, identity: Identity, name: str, grant: Grant | None) -> bool:
+        """Whether the history rule admits the user, whom the subscribe rule admits already."""
+        return admits(self._node.rules(name).history, identity, name, subscribed=True, token=grant is not None)
 
 
 def _positions(last_id: str, count: int) -> list[Position | None]:

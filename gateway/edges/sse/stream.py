@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
-from ...errors import Disconnect
+from ...errors import Disconnect, Internal, StoreError
 from ...live.channel import Channel
 from ...live.fanout import GONE
 from ...live.wire_formats import ChannelView
@@ -25,20 +25,20 @@ from ...publication import Position, Publication
 from ...rules.identity import Grant, Identity, ServerSubscription
 from ...rules.json_text import encode, raw_object
 from ...rules.permissions import overridden
+from ...rules.recovery import NEVER_WAS
 from ...session.client_subscription import client_info, seconds_left
 from ...session.deadlines import CONNECT_SECONDS, GRACE_SECONDS, NEVER, TimedClient, TimedSubscription
 from ...session.node import Node, new_id
 from ...session.states import CLOSED, CONNECTING
 from ..outlets import Buffered, Direct, chunk
 
-__all__ = ["NEVER_WAS", "EventStream", "refusal"]
+__all__ = ["EventStream", "refusal"]
 
 log = logging.getLogger("gateway.sse")
 
 RETRY_MS = 1000  # after an ordinary loss
 RETRY_SPREAD_MS = (2000, 12000)  # after a refusal or a drain, so that all do not come back at once
 EXPIRING_SECONDS = GRACE_SECONDS  # before its end: what a session's client has after it
-NEVER_WAS = Position("?", 0)  # a position that cannot be recovered from
 
 
 def event(name: str, data: bytes, id: bytes = b"") -> bytes:
@@ -133,6 +133,9 @@ class StreamSubscription(TimedSubscription):
     def gap(self) -> None:
         self.stream.gap(self)
 
+    def fail(self, error: StoreError) -> None:
+        self.stream.fail(error)
+
 
 class Start(NamedTuple):
     """How a channel of a stream began, for ``connected``. ``top`` is where catching up ends, ``number`` its place in ids."""
@@ -165,7 +168,7 @@ class EventStream(TimedClient[StreamSubscription]):
         """
         node.admission.admit_user(self, identity.user)
         try:
-            node.admission.admit(self, address)
+            node.admission.admit(self, address, output.place)
         except Disconnect:
             node.admission.forget(self, identity.user)
             raise
@@ -226,7 +229,7 @@ class EventStream(TimedClient[StreamSubscription]):
         self.opened()
         self.log_start()
         for subscription in self.subscriptions:
-            self.node.hub.drained(subscription)
+            self.node.hub.client_connected(subscription)
 
     def _opening(self, starts: list[Start]) -> bytes:
         """The event `connected`."""
@@ -250,6 +253,11 @@ class EventStream(TimedClient[StreamSubscription]):
         position = subscription.channel.position
         self._positions[subscription.number] = position
         self._write_text(self._gap_event(subscription.channel.name, position))
+
+    def fail(self, error: StoreError) -> None:
+        """Valkey refuses to read the history of one of its channels: the stream does not open."""
+        self._write_text(refusal(Internal.code, Internal.message))
+        self.close(Disconnect(3004, str(error)))
 
     def _gap_event(self, channel: str, position: Position) -> bytes:
         data = b'{"channel":%b,"epoch":%b,"offset":%d}' % (encode(channel), encode(position.epoch), position.offset)

@@ -13,12 +13,14 @@
 -- with different prefixes share the library.
 
 local RULES = nil  -- decoded at the first call: there is no cjson while the library is loaded
+local STRICT = nil  -- a cjson of the library's own, whose settings are not those of other libraries; made at the first use
 
 local KEYS_KEPT = 10000     -- idempotency keys that a channel remembers, the newest ones
 local KEYS_TTL = 300        -- seconds that they live at least after the last use of one
 local UNUSED_TTL = 3600     -- seconds that a channel without any publication is remembered
 local VERSION_EPOCHS = 64   -- version epochs of a channel whose newest version is remembered
 local PAGE = 256            -- entries taken from the stream at a time
+local DEPTH = 256           -- of nested objects and arrays in what clients are sent
 
 local function number(n)
   return string.format('%.0f', n)
@@ -61,6 +63,64 @@ local function new_epoch()
   end
   return digits
 end
+
+local function is_count(n)
+  return n and n >= 0 and n < 1e15 and n % 1 == 0
+end
+
+-- Epoch, offset and ms of the newest publication, from the fields of the meta hash; nil, 0, 0 if there are none, or if another
+-- program wrote there what is no position: then the history begins anew. Epochs are parts of lines, so they hold few characters.
+local function position_of(epoch, offset, ms)
+  offset, ms = tonumber(offset or '0'), tonumber(ms or '0')
+  if not epoch or epoch == '' or #epoch > 64 or string.find(epoch, '%W') or not is_count(offset) or not is_count(ms) then
+    return nil, 0, 0
+  end
+  return epoch, offset, ms
+end
+
+local SEQUENCES = {  -- the characters of UTF-8 beyond ASCII, by their first byte
+  '[\194-\223][\128-\191]', '\224[\160-\191][\128-\191]', '[\225-\236\238\239][\128-\191][\128-\191]', '\237[\128-\159][\128-\191]',
+  '\240[\144-\191][\128-\191][\128-\191]', '[\241-\243][\128-\191][\128-\191][\128-\191]', '\244[\128-\143][\128-\191][\128-\191]',
+}
+
+local function is_utf8(text)
+  text = string.gsub(text, '[%z\1-\127]+', ' ')
+  for _, sequence in ipairs(SEQUENCES) do text = string.gsub(text, sequence, '.') end
+  return not string.find(text, '[\128-\255]')
+end
+
+-- Whether JSON that cjson took has what cjson takes and JSON has not: control characters in strings, and numbers such as "1.".
+local function is_lax(text)
+  if not string.find(text, '[%z\1-\31]') and not string.find(text, '%d%.%D') and not string.find(text, '-.', 1, true) then return false end
+  local outside = string.gsub(string.gsub(text, '\\.', ''), '"[^"]*"', '')
+  local _, all = string.gsub(text, '[%z\1-\31]', '')
+  local _, between = string.gsub(outside, '[\t\n\r]', '')
+  return all ~= between or string.find(outside .. ' ', '%.%D') or string.find(outside, '%D%.')
+end
+
+-- The object that `text` is in strict JSON and UTF-8, nested no deeper than DEPTH; nil if it is none. Clients are sent such text
+-- as it is.
+local function object_of(text)
+  if not STRICT then
+    STRICT = cjson.new()
+    STRICT.decode_invalid_numbers(false)
+    STRICT.decode_max_depth(DEPTH)
+  end
+  if not string.find(text, '^%s*{') then return nil end
+  local fine, decoded = pcall(STRICT.decode, text)
+  if not fine or type(decoded) ~= 'table' then return nil end
+  local plain = not string.find(text, '[^\32-\126]') and not string.find(text, '.', 1, true)  -- nearly all is
+  return (plain or is_utf8(text) and not is_lax(text)) and decoded or nil
+end
+
+local function are_texts(object, names)
+  for name, value in pairs(object) do
+    if type(value) ~= 'string' and (not names or names[name]) then return false end
+  end
+  return true
+end
+
+local IDS = {user = true, client = true}  -- the fields of ClientInfo that are texts
 
 -- The counter lives as long as the rules say, and never shorter than the history it counts (ttl 0: forever).
 local function keep_meta(key, meta_ttl, ttl)
@@ -129,9 +189,12 @@ local function options_of(args)
       error({err = 'GATEWAY version is a whole number from 0, not ' .. value})
     end
     if name == 'tags' or name == 'info' then
-      local fine, decoded = pcall(cjson.decode, value)
-      if not fine or type(decoded) ~= 'table' or string.find(value, '^%s*%[') then
-        error({err = 'GATEWAY ' .. name .. ' is a JSON object'})
+      local decoded = object_of(value)
+      if not decoded then
+        error({err = 'GATEWAY ' .. name .. ' is a JSON object in UTF-8'})
+      end
+      if not are_texts(decoded, name == 'info' and IDS) then
+        error({err = 'GATEWAY ' .. (name == 'tags' and 'the values of tags' or 'user and client of info') .. ' are texts'})
       end
       value = string.gsub(value, '[\r\n]', ' ')
     end
@@ -173,7 +236,7 @@ local function add(base, keys, args)
   ttl = ttl == nil and rules.ttl or math.max(ttl, 0)
 
   local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'v:' .. (options.version_epoch or ''), 'ms')
-  local epoch, top, top_ms = meta[1], tonumber(meta[2] or '0'), tonumber(meta[4] or '0')
+  local epoch, top, top_ms = position_of(meta[1], meta[2], meta[4])
   if epoch and options.key then
     local seen = tonumber(redis.call('ZSCORE', keys[3], options.key) or nil)
     if seen then
@@ -298,6 +361,16 @@ local function range(stream, first, last, reverse, limit, bytes)
   return entries
 end
 
+-- What a read asks for with SINCE LIMIT BYTES [reverse].
+local function slice(stream, args, top)
+  local since, limit, bytes = tonumber(args[1]), tonumber(args[2]), tonumber(args[3])
+  if limit == 0 then return {} end
+  if args[4] == '1' then
+    return range(stream, number(since > 0 and math.min(since - 1, top) or top), '1', true, limit, bytes)
+  end
+  return range(stream, number(since + 1), number(top), false, limit, bytes)
+end
+
 -- The unix ms of the publication at an offset below the top: from its entry or, where history has just let it go, from
 -- `trimmed`. nil if the publication after it is gone as well: then every reader sees the hole. 0, which is the time of none,
 -- if it cannot be known: what cannot be verified counts as rewound.
@@ -312,17 +385,18 @@ local function ms_of(stream, offset, trimmed)
 end
 
 -- gateway_history 3 meta stream keys SINCE LIMIT BYTES [reverse] [EPOCH OFFSET MS]
---   → [epoch, offset, ms, entries]: the newest position, and what follows SINCE, oldest first; with reverse = "1" what
---     stands before SINCE (0: the top), newest first. LIMIT 0 reads the position alone. Reading makes the epoch, too.
+--   → [epoch, offset, ms, entries, left]: the newest position, and what follows SINCE, oldest first; with reverse = "1" what
+--     stands before SINCE (0: the top), newest first. What another program appended past the newest position is not part of
+--     it, since its offset will be given to a publication. LIMIT 0 reads the position alone. Reading makes the epoch, too.
+--     left is the number of milliseconds until the stream expires; negative if it does not, or if there are no entries.
 --   EPOCH OFFSET MS is what a gateway has seen. If this history is of the same epoch but did not give that offset at that
 --   time, Valkey came back older than it was, and offsets are given a second time: the epoch is renewed and announced.
 -- Atomic, because the range and the top it is compared with must be of one moment, and because the renewal compares and sets.
 local function gateway_history(keys, args)
   local base = base_of(keys)
   local rules = rules_of(base)
-  local since, limit, bytes = tonumber(args[1]), tonumber(args[2]), tonumber(args[3])
   local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'ms', 'trimmed')
-  local epoch, top, ms = meta[1], tonumber(meta[2] or '0'), tonumber(meta[3] or '0')
+  local epoch, top, ms = position_of(meta[1], meta[2], meta[3])
   if not epoch then
     epoch, top, ms = begin(keys), 0, 0
   end
@@ -348,15 +422,19 @@ local function gateway_history(keys, args)
       keep_meta(keys[1], rules.meta_ttl, rules.ttl)
     end
   end
-  local entries = {}
-  if limit ~= 0 then
-    if args[4] == '1' then
-      entries = range(keys[2], since > 0 and number(since - 1) or '+', '-', true, limit, bytes)
-    else
-      entries = range(keys[2], number(since + 1), '+', false, limit, bytes)
-    end
-  end
-  return {epoch, top, ms, entries}
+  return {epoch, top, ms, slice(keys[2], args, top), tonumber(args[2]) ~= 0 and redis.call('PTTL', keys[2]) or -1}
+end
+
+-- gateway_page 3 meta stream keys SINCE LIMIT BYTES [reverse] → as gateway_history
+--   For a client that reads once and does not follow the channel: it writes nothing. The epoch of a channel that nobody
+--   published to or follows is '', which agrees with any.
+-- Atomic, because the range and the top it is compared with must be of one moment.
+local function gateway_page(keys, args)
+  base_of(keys)
+  local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'ms')
+  local epoch, top, ms = position_of(meta[1], meta[2], meta[3])
+  if not epoch then return {'', 0, 0, {}, -1} end  -- a stream without its counter is the rest of another life
+  return {epoch, top, ms, slice(keys[2], args, top), -1}
 end
 
 -- gateway_remove 3 meta stream keys → [offset, epoch]
@@ -365,13 +443,13 @@ end
 local function gateway_remove(keys, args)
   local base = base_of(keys)
   local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'ms')
-  local epoch, top = meta[1], tonumber(meta[2] or '0')
+  local epoch, top, ms = position_of(meta[1], meta[2], meta[3])
   if not epoch then
-    epoch, top = begin(keys), 0
+    epoch, top, ms = begin(keys), 0, 0
   end
   if redis.call('EXISTS', keys[2]) == 1 then
     redis.call('XTRIM', keys[2], 'MAXLEN', '=', 0)
-    redis.call('HSET', keys[1], 'trimmed', number(top) .. '-' .. (meta[3] or '0'))
+    redis.call('HSET', keys[1], 'trimmed', number(top) .. '-' .. number(ms))
   end
   redis.call(ANNOUNCE, base, '@reset ' .. epoch .. ' ' .. number(top))
   return {top, epoch}
@@ -390,6 +468,7 @@ end
 redis.register_function('gateway_publish', gateway_publish)
 redis.register_function('gateway_restore', gateway_restore)
 redis.register_function{function_name = 'gateway_history', callback = gateway_history, flags = {'allow-oom'}}
+redis.register_function{function_name = 'gateway_page', callback = gateway_page, flags = {'no-writes', 'allow-oom'}}
 redis.register_function{function_name = 'gateway_remove', callback = gateway_remove, flags = {'allow-oom'}}
 redis.register_function{function_name = 'gateway_generation', callback = gateway_generation, flags = {'no-writes', 'allow-oom', 'allow-stale'}}
 redis.register_function{function_name = 'gateway_rules', callback = gateway_rules, flags = {'no-writes', 'allow-oom', 'allow-stale'}}

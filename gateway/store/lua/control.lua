@@ -4,13 +4,19 @@
 --   gw:control   stream of the newest messages, for a gateway whose link was away; the Pub/Sub channel has the same name
 --   gw:nodes     sorted set: process → unix ms of its last beat
 --   gw:{C}:presence   hash: client → ClientInfo, of the clients in channel C
+--   gw:{C}:users      sorted set: user → how many of these clients are theirs; it is there exactly while gw:{C}:presence is
 
 local CONTROL_KEPT = 1000
 
--- gateway_control 1 gw:control MESSAGE → id. The announcement is the id, a newline, the message.
+-- gateway_control 1 gw:control MESSAGE → id. The announcement is the id, a newline, the message. A key to which another program
+-- wrote something else, or the last possible id, is replaced: without it no gateway would get any message.
 -- Atomic, because ids must be announced in the order that they have in the stream.
 local function gateway_control(keys, args)
-  local id = redis.call('XADD', keys[1], 'MAXLEN', '~', CONTROL_KEPT, '*', 'm', args[1])
+  local id = redis.pcall('XADD', keys[1], 'MAXLEN', '~', CONTROL_KEPT, '*', 'm', args[1])
+  if type(id) == 'table' and id.err then
+    redis.call('DEL', keys[1])
+    id = redis.call('XADD', keys[1], '*', 'm', args[1])
+  end
   redis.call(ANNOUNCE, keys[1], id .. '\n' .. args[1])
   return id
 end
@@ -37,24 +43,61 @@ local function gateway_beat(keys, args)
   return answer
 end
 
--- gateway_presence 1 gw:{C}:presence ANNOUNCED [CLIENT INFO]… → how many clients joined or left
+-- The user of a ClientInfo. Gateways write it first, and nearly always without an escape: then nothing has to be decoded.
+local function user_of(info)
+  local plain = string.match(info, '^{"user":"([^"\\]*)"')
+  if plain then return plain end
+  local fine, decoded = pcall(cjson.decode, info)
+  return fine and type(decoded) == 'table' and type(decoded.user) == 'string' and decoded.user or ''
+end
+
+-- The two keys of presence, and the name of the Pub/Sub channel; raises if the keys are not those of one channel.
+--   Gateways of version 3 name the first key alone; they run on no cluster, where the second would have to be declared.
+local function presence_keys(keys)
+  local base = string.match(keys[1] or '', '^(.*{[^{}]+}):presence$')
+  if not base or (keys[2] or base .. ':users') ~= base .. ':users' then
+    error({err = 'GATEWAY the keys are gw:{C}:presence gw:{C}:users, of one channel C'})
+  end
+  return keys[1], base .. ':users', base
+end
+
+-- Counts the users of all clients, where the counts are missing, as those of a channel that was in use before version 4.
+local function count_users(presence, users)
+  if redis.call('EXISTS', presence) ~= redis.call('EXISTS', users) then
+    redis.call('DEL', users)
+    for _, info in ipairs(redis.call('HVALS', presence)) do
+      redis.call('ZINCRBY', users, 1, user_of(info))
+    end
+  end
+end
+
+-- The client has `after` instead of `before`; both are its ClientInfo, or nil where it is not in the channel.
+local function count_change(users, before, after)
+  before, after = before and user_of(before), after and user_of(after)
+  if before == after then return end
+  if after then redis.call('ZINCRBY', users, 1, after) end
+  if before and tonumber(redis.call('ZINCRBY', users, -1, before)) <= 0 then redis.call('ZREM', users, before) end
+end
+
+-- gateway_presence 2 gw:{C}:presence gw:{C}:users ANNOUNCED [CLIENT INFO]… → how many clients joined or left
 --   A client with INFO (JSON) is in the channel, one with '' is not. ANNOUNCED '1': joins and leaves are announced, '@join INFO' or
 --   '@leave INFO'.
--- Atomic, because a join or leave must be announced exactly when the hash changes.
+-- Atomic, because a join or leave must be announced exactly when the hash changes, and the users must be counted with it.
 local function gateway_presence(keys, args)
-  local base = string.match(keys[1], '^(.*{[^{}]+}):presence$')
-  if not base then
-    error({err = 'GATEWAY the key is gw:{C}:presence'})
-  end
+  local presence, users, base = presence_keys(keys)
+  count_users(presence, users)
   local changed = 0
   for i = 2, #args, 2 do
-    local client, info, kind = args[i], args[i + 1], nil
+    local client, info = args[i], args[i + 1]
+    local before, kind = redis.call('HGET', presence, client) or nil, nil
     if info ~= '' then
-      kind = redis.call('HSET', keys[1], client, info) == 1 and '@join ' or nil
-    else
-      info = redis.call('HGET', keys[1], client)
-      kind = info and '@leave ' or nil
-      redis.call('HDEL', keys[1], client)
+      redis.call('HSET', presence, client, info)
+      count_change(users, before, info)
+      kind = not before and '@join ' or nil
+    elseif before then
+      redis.call('HDEL', presence, client)
+      count_change(users, before, nil)
+      kind, info = '@leave ', before
     end
     if kind then
       changed = changed + 1
@@ -64,7 +107,37 @@ local function gateway_presence(keys, args)
   return changed
 end
 
+-- gateway_present 2 gw:{C}:presence gw:{C}:users MOST BYTES → [clients, users, [client, ClientInfo, …]]
+--   How many clients and users are in the channel, and who they are if that is up to MOST clients and about BYTES bytes; else the
+--   list is missing. MOST 0 asks for the numbers alone.
+-- Atomic, because the numbers and the list must be of one moment.
+local function gateway_present(keys, args)
+  local presence, users = presence_keys(keys)
+  local clients, most, bytes = redis.call('HLEN', presence), tonumber(args[1]), tonumber(args[2])
+  local counted = redis.call('ZCARD', users)
+  if counted == 0 and clients > 0 then  -- not counted yet: see count_users; this function writes nothing
+    local seen = {}
+    for _, info in ipairs(redis.call('HVALS', presence)) do
+      local user = user_of(info)
+      if not seen[user] then seen[user], counted = true, counted + 1 end
+    end
+  end
+  if most == 0 or clients > most then return {clients, counted} end
+  local found, cursor = {}, '0'
+  repeat
+    local page = redis.call('HSCAN', presence, cursor, 'COUNT', PAGE)
+    cursor = page[1]
+    for _, word in ipairs(page[2]) do
+      bytes = bytes - #word
+      table.insert(found, word)
+    end
+    if bytes < 0 then return {clients, counted} end
+  until cursor == '0'
+  return {clients, counted, found}
+end
+
 redis.register_function('gateway_control', gateway_control)
 redis.register_function{function_name = 'gateway_heartbeat', callback = gateway_heartbeat, flags = {'allow-oom'}}
 redis.register_function('gateway_beat', gateway_beat)
 redis.register_function{function_name = 'gateway_presence', callback = gateway_presence, flags = {'allow-oom'}}
+redis.register_function{function_name = 'gateway_present', callback = gateway_present, flags = {'no-writes', 'allow-oom'}}

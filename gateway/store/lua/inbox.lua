@@ -13,8 +13,8 @@ local IDS_MOST = 1000
 local LIST_MOST = 200
 
 local function id_of(data)
-  local fine, decoded = pcall(cjson.decode, data or '')
-  local id = fine and type(decoded) == 'table' and decoded.id
+  local decoded = object_of(data or '')
+  local id = decoded and decoded.id
   if type(id) ~= 'string' or id == '' or #id > ID_BYTES then
     error({err = 'GATEWAY a notification is a JSON object with an "id", a text of 1 to ' .. ID_BYTES .. ' bytes'})
   end
@@ -24,7 +24,8 @@ end
 -- Removes from the sets what history does not hold any more, and everything if a new life of the history has begun.
 -- Returns how many unread notifications were removed.
 local function settle(keys)
-  if redis.call('HEXISTS', keys[1], 'inbox') == 0 then
+  if not string.find(redis.call('HGET', keys[1], 'inbox') or '', '^%d%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?$') then
+    redis.call('HDEL', keys[1], 'inbox')
     redis.call('DEL', keys[4], keys[5])
     return 0
   end
@@ -45,7 +46,7 @@ end
 -- trimmed meanwhile are a change.
 local function inbox_state(base, keys)
   local meta = redis.call('HMGET', keys[1], 'epoch', 'offset')
-  local epoch, top = meta[1], tonumber(meta[2] or '0')
+  local epoch, top = position_of(meta[1], meta[2])
   if not epoch then
     epoch, top = begin(keys), 0
   end
@@ -60,6 +61,7 @@ end
 -- Atomic, because nothing would ever correct a count that does not agree with history.
 local function notify(base, keys, args)
   local id = id_of(args[1])
+  for i = 4, 5 do redis.call('ZCARD', keys[i]) end  -- raises for a key of another type, before anything is written
   local offset, epoch, published = add(base, {keys[1], keys[2], keys[3]}, args)
   if published and offset > 0 then
     settle(keys)
@@ -100,7 +102,8 @@ local function gateway_inbox(keys, args)
   if limit > 0 then
     local ids = redis.call('ZREVRANGEBYSCORE', keys[5], before > 0 and '(' .. number(before) or '+inf', '-inf', 'WITHSCORES', 'LIMIT', 0, limit)
     for i = 1, #ids, 2 do
-      local entry = redis.call('XRANGE', keys[2], ids[i + 1], ids[i + 1], 'COUNT', 1)[1]
+      -- Another program may have written a score that is no offset.
+      local entry = string.find(ids[i + 1], '^%d+$') and redis.call('XRANGE', keys[2], ids[i + 1], ids[i + 1], 'COUNT', 1)[1]
       if entry then
         table.insert(entries, {entry[1], entry[2], redis.call('ZSCORE', keys[4], ids[i]) and 1 or 0, ids[i]})
       end

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from ..config import Config
 from ..environment import log_injected
+from ..runtime.logs import LineFormatter
 
 __all__ = ["JsonFormatter", "set_up_logging"]
 
@@ -35,7 +36,7 @@ class JsonFormatter(logging.Formatter):
 def set_up_logging(config: Config) -> None:
     """Log lines go to standard error, in the format and from the level that the configuration names."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if config.log_format == "json" else logging.Formatter(TEXT))
+    handler.setFormatter(JsonFormatter() if config.log_format == "json" else LineFormatter(TEXT))
     logging.basicConfig(level=config.log_level.upper(), handlers=[handler])
     for wordy in WORDY:
         logging.getLogger(wordy).setLevel(logging.WARNING)

@@ -1,0 +1,34 @@
+"""Valkey's clock, as this process can know it: when, on the loop's clock, a publication was made.
+
+Each announcement carries the time of its publish on Valkey's clock, and arrives a little later. The least difference that
+was seen lately is the difference of the two clocks. What is more than that, an announcement has waited: on the network,
+for the end of a round, or because this process was stopped.
+"""
+
+from __future__ import annotations
+
+__all__ = ["ServerClock"]
+
+WINDOW_SECONDS = 60.0  # the least difference is that of two windows: so a clock that was set, or runs at another pace, is followed
+UNKNOWN = float("inf")
+
+
+class ServerClock:
+    """The difference of the two clocks, in seconds, from the announcements of all channels."""
+
+    __slots__ = ("_before", "_least", "_since")
+
+    def __init__(self) -> None:
+        self._before = UNKNOWN  # the least difference of the window before this one
+        self._least = UNKNOWN
+        self._since = -UNKNOWN
+
+    def made_at(self, ms: int, now: float) -> float:
+        """When it was, on the loop's clock, that Valkey's showed ``ms``, unix milliseconds. The announcement of that is handled ``now``."""
+        at = ms / 1000
+        difference = now - at
+        if now - self._since >= WINDOW_SECONDS:
+            self._before, self._least, self._since = self._least, difference, now
+        elif difference < self._least:
+            self._least = difference
+        return at + min(self._least, self._before)

@@ -1,0 +1,33 @@
+"""Log lines: what comes from outside cannot end a line, begin another one, or steer the terminal that shows it."""
+
+from __future__ import annotations
+
+import logging
+
+__all__ = ["LineFormatter", "printable"]
+
+_INDENT = "    "
+
+
+def printable(text: str) -> str:
+    """The text with everything that is not to be seen, control characters and line ends too, written as Python's escapes."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+class LineFormatter(logging.Formatter):
+    """A record is one line, whatever its arguments hold. The lines of a traceback follow it, indented, so that none looks like a record."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: object) -> str:
+        return _indented(super().formatException(ei))  # type: ignore[arg-type]  # typeshed's name of its type is private
+
+    def formatStack(self, stack_info: str) -> str:
+        return _indented(super().formatStack(stack_info))
+
+
+def _indented(text: str) -> str:
+    return "\n".join(_INDENT + printable(line) for line in text.split("\n"))

@@ -1,0 +1,47 @@
+"""Drain: a process that ends sends its clients elsewhere, one after the other, so that they do not all come back at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from itertools import islice
+from math import ceil
+
+from ..session.admission import Admission
+
+__all__ = ["drain"]
+
+log = logging.getLogger("gateway.server")
+
+TICK_SECONDS = 0.05  # clients that are due together leave together; a second Ctrl-C is noticed this fast
+
+
+async def drain(admission: Admission, seconds: float, given_up: Callable[[], bool]) -> None:
+    """Admits no more clients, and drains those that are there, evenly over ``seconds``: the first at once, no two together if they are few.
+
+    Returns when all are gone; earlier when ``given_up`` returns true.
+    """
+    admission.draining = True
+    count = len(admission.clients)
+    if count:
+        log.info("draining %d clients over %.3g s", count, seconds)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    while admission.clients and not given_up():
+        _drain_all_but(_may_stay(count, seconds, loop.time() - began), admission)
+        await asyncio.sleep(TICK_SECONDS)
+
+
+def _may_stay(count: int, seconds: float, elapsed: float) -> int:
+    """How many of ``count`` clients stay after ``elapsed`` seconds of ``seconds``."""
+    return ceil(count * (1 - elapsed / seconds)) - 1 if elapsed < seconds else 0
+
+
+def _drain_all_but(staying: int, admission: Admission) -> None:
+    for client in list(islice(admission.clients, max(0, len(admission.clients) - staying))):
+        try:
+            client.drain()
+        except Exception:  # one client must not keep the others from being sent away
+            log.exception("a client could not be drained")
+            admission.clients.pop(client, None)

@@ -1,0 +1,137 @@
+"""The places for sockets in one process, which ``limits.connections`` and ``limits.connections_per_address`` bound.
+
+Every socket is counted once, from its first byte to its end, whatever it carries: plain HTTP, a stream, a WebSocket. One for
+which there is no place is not closed at once, because a full process still answers its operators, its clients' commands, and
+every other client with the reason: it may send one request. OVER_LIMIT sockets at most are without a place; if there are more,
+the oldest of them is cut off that is not being served.
+
+A trusted proxy sends the requests of many clients through one socket. So its sockets count for no address, except while they
+carry a request or a stream, and then for the address that the proxy reports.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from ..config import Limits
+
+__all__ = ["UNLIMITED", "Place", "Places", "Socket"]
+
+log = logging.getLogger("gateway.connections")
+
+OVER_LIMIT = 64  # sockets without a place, at some 10 KiB each
+NOTICE_SECONDS = 60.0  # between log lines about refused sockets
+
+
+class Socket(Protocol):
+    """What is known of a socket here."""
+
+    def abort(self) -> None:
+        """Ends it at once."""
+
+
+class Place:
+    """A socket's place. ``refusal`` is why it has none, "" if it has. ``address`` is the one that it counts for, "" for none."""
+
+    __slots__ = ("_places", "address", "counted", "refusal", "served", "socket")
+
+    def __init__(self, places: Places | None = None, socket: Socket | None = None) -> None:
+        self._places = places
+        self.socket = socket
+        self.address = self.refusal = ""
+        self.counted = False
+        self.served = False  # an operator's request is being answered, so it is not cut off
+
+    def release(self) -> None:
+        """Its socket is lost. Releasing it twice changes nothing."""
+        if self._places is not None:
+            self._places.release(self)
+
+
+UNLIMITED = Place()  # of every socket where nothing is limited
+
+
+class Places:
+    """The places of one process. ``now`` is the clock, in seconds."""
+
+    def __init__(self, limits: Limits, now: Callable[[], float]) -> None:
+        self._limits = limits
+        self._now = now
+        self._counted = 0
+        self._addresses: dict[str, int] = {}  # sockets of each
+        self._over: dict[Place, None] = {}  # those without a place, the oldest first
+        self._notice_at = 0.0
+        self.limited = bool(limits.connections or limits.connections_per_address)
+
+    def open(self, socket: Socket, address: str) -> Place:
+        """A socket was accepted. ``release`` its place when it is lost."""
+        if not self.limited:
+            return UNLIMITED
+        place = Place(self, socket)
+        self.claim(place, address)
+        return place
+
+    def claim(self, place: Place, address: str) -> str:
+        """Counts it for this address from now on, if that is possible. Returns why not, "" if it is."""
+        if place is UNLIMITED or (place.counted and place.address == address):
+            return ""
+        self.release(place)
+        place.address, place.refusal = address, self._full(address)
+        if place.refusal:
+            self._wait(place)
+        else:
+            self._count(place)
+        return place.refusal
+
+    def enter(self, address: str) -> Place:
+        """A place for a client whose socket is another server's; its ``refusal`` says if there is none."""
+        place = Place(self)
+        place.address, place.refusal = address, self._full(address)
+        if place.refusal:
+            self._notice(place.refusal)
+        else:
+            self._count(place)
+        return place
+
+    def release(self, place: Place) -> None:
+        """Nobody has it any more. Releasing it twice changes nothing."""
+        self._over.pop(place, None)
+        if place.counted:
+            place.counted = False
+            self._counted -= 1
+            if place.address:
+                self._addresses[place.address] -= 1
+                if not self._addresses[place.address]:
+                    del self._addresses[place.address]
+
+    def _full(self, address: str) -> str:
+        limits = self._limits
+        if limits.connections and self._counted >= limits.connections:
+            return f"limits.connections is {limits.connections}"
+        if address and limits.connections_per_address and self._addresses.get(address, 0) >= limits.connections_per_address:
+            return f"limits.connections_per_address is {limits.connections_per_address}, and {address} has as many"
+        return ""
+
+    def _count(self, place: Place) -> None:
+        place.counted = True
+        self._counted += 1
+        if place.address:
+            self._addresses[place.address] = self._addresses.get(place.address, 0) + 1
+
+    def _wait(self, place: Place) -> None:
+        self._over[place] = None
+        self._notice(place.refusal)
+        if len(self._over) > OVER_LIMIT:
+            oldest = next((each for each in self._over if not each.served), place)
+            del self._over[oldest]
+            if oldest.socket is not None:
+                oldest.socket.abort()
+
+    def _notice(self, refusal: str) -> None:
+        """One line a minute at most, however many sockets are refused."""
+        now = self._now()
+        if now >= self._notice_at:
+            log.warning("sockets are refused: %s", refusal)
+            self._notice_at = now + NOTICE_SECONDS

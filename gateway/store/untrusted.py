@@ -1,0 +1,37 @@
+"""What Valkey holds or announces and no gateway, publisher or service wrote there.
+
+Other programs may write to the same Valkey, so every entry and message is checked for itself. A bad one costs itself only: it
+is left out, counted by its kind, and logged once for each place, which is a channel or a key.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+
+__all__ = ["Faults"]
+
+log = logging.getLogger("gateway.store")
+
+PLACES_MOST = 1000  # of each kind that are logged; further ones are only counted
+SHOWN = 200  # characters of a place or a reason in a log line
+
+
+class Faults:
+    """``counts`` is how many were found since the start, by kind.
+
+    The kinds: announcement, entry, tags, info, history, presence, control, revocation.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._logged: dict[str, set[str]] = {}
+
+    def found(self, kind: str, place: str, reason: object) -> None:
+        """One of this kind in this channel or key. ``reason`` says what is wrong with it; it may hold text from outside."""
+        self.counts[kind] += 1
+        places = self._logged.setdefault(kind, set())
+        if place in places or len(places) >= PLACES_MOST:
+            return
+        places.add(place)
+        log.warning("%s: left out what valkey brought as %s: %s", ascii(place[:SHOWN]), kind, ascii(str(reason)[:SHOWN]))

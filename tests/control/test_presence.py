@@ -1,0 +1,221 @@
+"""Presence in Valkey: numbers without lists, lists with a bound, and reads that are shared."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+import valkey
+
+from gateway.config import Config
+from gateway.control.presence import Presence
+from gateway.errors import LimitExceeded, Unavailable
+from gateway.store.connect import Address
+from gateway.store.connection import Commands
+from gateway.store.history import History
+from gateway.store.layout import Layout
+from gateway.store.library import Library, rules_of
+
+from ..kit.clients import client
+from ..kit.gateways import RunningGateway, Start
+
+CONFIG = Config(limits={"presence_clients": 5})
+CHANNEL = "chat:1"
+
+
+@pytest.fixture
+async def history(valkey_url: str, prefix: str) -> AsyncIterator[History]:
+    library = Library(rules_of(CONFIG.channels, CONFIG.namespaces), prefix)
+    commands = Commands(Address(valkey_url), functions=library)
+    await commands.start()
+    await library.install(commands.call)
+    yield History(commands, Layout(prefix))
+    await commands.close()
+
+
+@pytest.fixture
+def presence(history: History) -> Presence:
+    return Presence(CONFIG, history, "p1")
+
+
+@pytest.fixture
+def store(valkey_url: str) -> Iterator[valkey.Valkey]:
+    store = valkey.Valkey.from_url(valkey_url)
+    yield store
+    store.close()
+
+
+def info(user: str, client: str, **more: Any) -> bytes:
+    return json.dumps({"user": user, "client": client, **more}, separators=(",", ":")).encode()
+
+
+async def counts(presence: Presence) -> tuple[int, int]:
+    found = json.loads(await presence.counts(CHANNEL))
+    return found["num_clients"], found["num_users"]
+
+
+async def listed(presence: Presence) -> dict[str, Any]:
+    return json.loads(await presence.clients(CHANNEL))["presence"]
+
+
+# Numbers.
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_clients_and_users_are_counted_as_a_naive_model_counts_them(
+    history: History, presence: Presence, store: valkey.Valkey, seed: int
+) -> None:
+    random.seed(seed)
+    users = ["", "u1", 'a "quoted" one', "ü\n", "u2"]
+    there: dict[str, str] = {}
+    for _ in range(100):
+        for _ in range(random.randrange(3)):
+            if random.random() < 0.55:
+                one = f"c{random.randrange(12)}"
+                there[one] = random.choice(users)
+                presence.enter(CHANNEL, one, info(there[one], one), False)
+            elif there:
+                one = random.choice(list(there))
+                del there[one]
+                presence.leave(CHANNEL, one, False)
+        assert await counts(presence) == (len(there), len(set(there.values())))
+    for one in list(there):
+        presence.leave(CHANNEL, one, False)
+    assert await counts(presence) == (0, 0)
+    assert not store.exists(*history.layout.presence(CHANNEL)), "no key outlives the clients"
+
+
+async def test_a_channel_of_an_older_gateway_is_counted_too(history: History, presence: Presence, store: valkey.Valkey) -> None:
+    """Gateways before version 4 wrote the hash of clients alone; those that still run name it alone, and call the same function."""
+    clients, users = history.layout.presence(CHANNEL)
+    store.hset(clients, mapping={"a": info("u1", "a"), "b": info("u1", "b"), "c": info("u2", "c")})
+    assert await counts(presence) == (3, 2)
+    store.execute_command("FCALL", "gateway_presence", 1, clients, 0, "d", info("u3", "d"))
+    assert await counts(presence) == (4, 3)
+    assert dict(store.zrange(users, 0, -1, withscores=True)) == {b"u1": 2, b"u2": 1, b"u3": 1}
+    store.execute_command("FCALL", "gateway_presence", 1, clients, 0, "a", "", "b", "")
+    assert await counts(presence) == (2, 2)
+
+
+async def test_the_keys_are_of_one_channel(history: History, store: valkey.Valkey) -> None:
+    clients, _ = history.layout.presence(CHANNEL)
+    _, others = history.layout.presence("chat:2")
+    with pytest.raises(valkey.ResponseError, match="of one channel"):
+        store.execute_command("FCALL", "gateway_presence", 2, clients, others, 0, "a", info("u1", "a"))
+
+
+# Lists.
+
+
+async def test_a_list_past_the_limit_is_refused_and_still_counted(presence: Presence) -> None:
+    for number in range(5):
+        presence.enter(CHANNEL, f"c{number}", info("u1", f"c{number}"), False)
+    assert len(await listed(presence)) == 5
+    presence.enter(CHANNEL, "c5", info("u2", "c5"), False)
+    with pytest.raises(LimitExceeded, match=r"6 clients are in 'chat:1', and limits\.presence_clients is 5"):
+        await listed(presence)
+    assert await counts(presence) == (6, 2)
+
+
+async def test_few_clients_with_large_infos_are_refused(presence: Presence) -> None:
+    for number in range(5):
+        presence.enter(CHANNEL, f"c{number}", info("u1", f"c{number}", conn_info="x" * 300_000), False)
+    with pytest.raises(LimitExceeded, match="more than 1048576 bytes"):
+        await listed(presence)
+
+
+async def test_pages_list_every_client(presence: Presence) -> None:
+    clients = {f"c{number}": {"user": "u1", "client": f"c{number}"} for number in range(1000)}
+    for name in clients:
+        presence.enter(CHANNEL, name, info("u1", name), False)
+    found, cursor, pages = {}, 0, 0
+    while True:
+        page = json.loads(await presence.page(CHANNEL, cursor, 100))
+        found |= page["presence"]
+        pages += 1
+        if "cursor" not in page:
+            break
+        cursor = int(page["cursor"])
+    assert found == clients and 5 < pages <= 12
+
+
+async def test_a_service_pages_and_a_client_is_refused(start_gateway: Start) -> None:
+    gateway: RunningGateway = start_gateway("[limits]\npresence_clients = 1\n[namespaces.chat]\n")
+    async with client(gateway, subscribe=CHANNEL) as one, client(gateway, "u2", subscribe=CHANNEL) as two:
+        assert (await one.error("presence", channel=CHANNEL), (await two.result("presence_stats", channel=CHANNEL))["num_clients"]) == (
+            106,
+            2,
+        )
+        assert (await gateway.ask("presence_stats", channel=CHANNEL)) == {"num_clients": 2, "num_users": 2}
+        assert gateway.api("presence", channel=CHANNEL)["error"]["code"] == 106
+        page = await gateway.ask("presence", channel=CHANNEL, limit=1)
+        assert {each["user"] for each in page["presence"].values()} == {"u1", "u2"}, "a small hash is one page, whatever the limit"
+        assert gateway.api("presence", channel=CHANNEL, cursor="7")["error"]["code"] == 107
+        assert gateway.api("presence", channel=CHANNEL, limit=1, cursor="9" * 20)["error"]["code"] == 107
+    assert "presence refused with 106 2 clients are in 'chat:1', and limits.presence_clients is 1" in gateway.log()
+
+
+# Reads under way.
+
+
+class Answering:
+    """A history whose reads are answered when the test says so."""
+
+    def __init__(self) -> None:
+        self.layout = Layout("t")
+        self.commands = self
+        self.reads: list[asyncio.Future[Any]] = []
+
+    async def call(self, function: bytes, *words: Any) -> Any:
+        if function != b"gateway_present":
+            return 0
+        self.reads.append(asyncio.get_running_loop().create_future())
+        return await self.reads[-1]
+
+
+@pytest.fixture
+async def answering() -> Answering:
+    return Answering()
+
+
+async def asked(presence: Presence, times: int, answering: Answering, reads: int) -> list[asyncio.Task[bytes]]:
+    tasks = [asyncio.create_task(presence.clients(CHANNEL)) for _ in range(times)]
+    async with asyncio.timeout(5):
+        while len(answering.reads) < reads:
+            await asyncio.sleep(0)
+    return tasks
+
+
+async def test_equal_reads_under_way_are_one(answering: Answering) -> None:
+    presence = Presence(CONFIG, answering, "p1")  # type: ignore[arg-type]  # what presence uses of a history
+    tasks = await asked(presence, 16, answering, 1)
+    answering.reads[0].set_result([1, 1, [b"a", b'{"user":"u1"}']])
+    assert set(await asyncio.gather(*tasks)) == {b'{"presence":{"a":{"user":"u1"}}}'} and len(answering.reads) == 1
+    await asked(presence, 1, answering, 2)
+    answering.reads[1].set_result([0, 0, []])
+
+
+async def test_a_read_that_may_miss_a_change_is_not_shared(answering: Answering) -> None:
+    presence = Presence(CONFIG, answering, "p1")  # type: ignore[arg-type]  # what presence uses of a history
+    before = await asked(presence, 1, answering, 1)
+    presence.enter(CHANNEL, "a", info("u1", "a"), False)
+    after = await asked(presence, 2, answering, 2)
+    answering.reads[0].set_result([0, 0, []])
+    answering.reads[1].set_result([1, 1, [b"a", b"{}"]])
+    assert [await task for task in before + after] == [b'{"presence":{}}'] + 2 * [b'{"presence":{"a":{}}}']
+
+
+async def test_a_shared_read_that_fails_fails_for_all_and_is_not_shared_afterwards(answering: Answering) -> None:
+    presence = Presence(CONFIG, answering, "p1")  # type: ignore[arg-type]  # what presence uses of a history
+    tasks = await asked(presence, 2, answering, 1)
+    answering.reads[0].set_exception(Unavailable("away"))
+    for task in tasks:
+        with pytest.raises(Unavailable):
+            await task
+    (again,) = await asked(presence, 1, answering, 2)
+    answering.reads[1].set_result([0, 0, []])
+    assert await again == b'{"presence":{}}'

@@ -1,0 +1,143 @@
+"""Requests that come before the answers to those before them: every one is answered, in order, and what is not read costs little."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from ..kit.clients import Socket, frame
+from ..kit.gateways import API_KEY, RULES, RunningGateway, Start
+from ..kit.publishing import publish_many
+from ..kit.waiting import until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+LIVE = b"GET /health/live HTTP/1.1\r\nHost: h\r\n\r\n"
+ABSENT = b"GET /absent HTTP/1.1\r\nHost: h\r\n\r\n"
+HANDSHAKE = (
+    b"GET /connection/websocket HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+SECONDS = {"gateway.edges.http_protocol.CLOSE_SECONDS": 1.0}
+
+
+@pytest.fixture(scope="module")
+def gateway(start_gateway_once: Start) -> RunningGateway:
+    return start_gateway_once(RULES + "[limits]\nslow_seconds = 2\n", seconds=SECONDS)
+
+
+def publish(data: str, *, chunked: bool = False) -> bytes:
+    """A request of the server API, whose body may hold blank lines."""
+    body = json.dumps({"channel": "chat:pipelined", "data": data}).encode().replace(b", ", b",\r\n\r\n")
+    head = f"POST /api/publish HTTP/1.1\r\nHost: h\r\nX-API-Key: {API_KEY}\r\n".encode()
+    if not chunked:
+        return head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+    parts = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:9], body[9:]))
+    return head + b"Transfer-Encoding: chunked\r\n\r\n" + parts + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 100_000], ids="{} bytes at a time".format)
+async def test_all_are_answered_in_order_wherever_the_segments_end(gateway: RunningGateway, size: int) -> None:
+    one = LIVE + publish("a") + ABSENT + b"\r\n\r\n" + publish("b", chunked=True) + LIVE
+    sent = one * (1 if size == 1 else 40)
+    async with await Socket.open(gateway) as raw:
+        for start in range(0, len(sent), size):
+            await raw.send(sent[start : start + size])
+            if size < 64:
+                await asyncio.sleep(0)
+        statuses = [(await raw.answer())[0] for _ in range(5 * sent.count(ABSENT))]
+    assert statuses == [200, 200, 404, 200, 200] * sent.count(ABSENT)
+
+
+async def test_the_offsets_of_pipelined_publishes_are_in_their_order(gateway: RunningGateway) -> None:
+    async with await Socket.open(gateway) as raw:
+        await raw.send(b"".join(publish(str(number), chunked=number % 2 == 0) for number in range(300)))
+        offsets = [json.loads((await raw.answer())[2])["result"]["offset"] for _ in range(300)]
+    assert offsets == list(range(offsets[0], offsets[0] + 300))
+
+
+async def test_what_is_sent_and_never_read_costs_little_and_goes_with_its_connection(gateway: RunningGateway) -> None:
+    """All of it parsed at once costs a hundred times of its bytes."""
+    before, sockets = gateway.memory(), [await Socket.open(gateway, small=True) for _ in range(10)]
+    for raw in sockets:
+        raw.writer.write(LIVE * 6000)
+    await asyncio.sleep(0.5)
+    assert (await gateway.ask("info"))["nodes"]
+    assert gateway.memory() - before < 12 * 2**20
+    for raw in sockets:
+        raw.writer.transport.abort()
+    await asyncio.sleep(0.2)
+    assert gateway.memory() - before < 12 * 2**20
+    assert "Traceback" not in gateway.log()
+
+
+async def test_frames_in_one_segment_with_their_handshake_are_read(gateway: RunningGateway) -> None:
+    async with await Socket.open(gateway) as raw:
+        connect = frame(json.dumps({"id": 1, "connect": {"token": gateway.token()}}).encode())
+        await raw.send(HANDSHAKE + connect + frame(b'{"id":2,"rpc":{"method":"gateway.time"}}'))
+        assert (await raw.head())[0] == 101
+        assert "connect" in await raw.read_object()
+        assert "rpc" in await raw.read_object()
+
+
+# Answers that are not read.
+
+BIG = "x" * 60_000
+
+
+async def fill(gateway: RunningGateway, channel: str) -> None:
+    """Six megabytes of history: more than the kernel holds."""
+    await asyncio.to_thread(publish_many, gateway, channel, [BIG] * 100)
+
+
+async def ask_for_history(gateway: RunningGateway, channel: str, header: str = "") -> Socket:
+    """Its answer is not read."""
+    raw = await Socket.open(gateway, small=True)
+    body = json.dumps({"channel": channel, "limit": 100}).encode()
+    head = f"POST /api/history HTTP/1.1\r\nHost: h\r\nX-API-Key: {API_KEY}\r\nContent-Length: {len(body)}\r\n{header}\r\n"
+    await raw.send(head.encode() + body)
+    return raw
+
+
+async def test_an_answer_that_is_not_read_is_cut_off(gateway: RunningGateway) -> None:
+    await fill(gateway, "chat:unread")
+    async with await ask_for_history(gateway, "chat:unread"):
+        await until(lambda: "an answer was not read for 2 s: closed" in gateway.log(), "it is cut off")
+
+
+async def test_a_closing_connection_that_is_not_read_is_cut_off(gateway: RunningGateway) -> None:
+    await fill(gateway, "chat:closing")
+    async with await ask_for_history(gateway, "chat:closing", "Connection: close\r\n"):
+        await until(lambda: "a closing connection was not read for 1 s: closed" in gateway.log(), "it is cut off")
+
+
+async def test_a_slow_client_that_reads_on_gets_the_whole_answer(gateway: RunningGateway) -> None:
+    """Much longer than slow_seconds for all of it, but some in each of them."""
+    await fill(gateway, "chat:slowly")
+    async with await ask_for_history(gateway, "chat:slowly") as raw:
+        _, headers = await raw.head()
+        left, read = int(headers["content-length"]), 0
+        for _ in range(5):
+            await asyncio.sleep(0.9)
+            read += len(await raw.reader.readexactly(left // 8))
+        await raw.reader.readexactly(left - read)
+        assert (await raw.request("GET", "/health/live"))[0] == 200
+
+
+async def test_answers_that_are_not_read_and_requests_that_never_end_hold_up_no_restart(start_gateway: Start) -> None:
+    gateway = start_gateway(RULES, seconds=SECONDS)
+    await fill(gateway, "chat:restart")
+    async with (
+        await ask_for_history(gateway, "chat:restart"),
+        await Socket.open(gateway) as half,
+        await Socket.open(gateway, small=True) as many,
+    ):
+        await half.send(publish("half")[:-1])
+        many.writer.write(LIVE * 6000)
+        await asyncio.sleep(0.2)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        assert await asyncio.to_thread(gateway.stop) == 0
+        assert loop.time() - began < 6, "a drain of 10 s, and 5 more, are for clients that read"

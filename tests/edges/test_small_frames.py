@@ -1,0 +1,124 @@
+"""Many small frames in one read of the socket: no client has the loop for itself, whatever it sends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gateway.edges.websocket import PARSED_BYTES, SMALL_PER_SECOND, TURN_FRAMES, WebSocketConnection
+
+from ..kit.clients import Socket, connected_socket, frame
+from ..kit.gateways import CLOSED_RULES, RunningGateway, Start
+from ..kit.waiting import until
+
+SMALLEST = 6  # bytes of a client's frame
+CONTINUATION, CLOSE, PING, PONG = 0, 8, 9, 10
+
+
+class Transport:
+    """A transport that notes whether it is read."""
+
+    reading = True
+
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+
+class Connection(WebSocketConnection):
+    """A connection that notes the messages it takes; ``holds_at``: with that one its client has to wait."""
+
+    __slots__ = ("__dict__",)
+
+    def _take(self, message: bytes) -> None:
+        self.taken.append(message)
+        if len(self.taken) == self.holds_at:
+            self.hold_reading(True)
+
+
+@pytest.fixture
+async def connection() -> Any:
+    node = SimpleNamespace(config=SimpleNamespace(limits=SimpleNamespace(message_bytes=65536)))
+    connection: Any = Connection(None, None, {"node": node})
+    connection._transport, connection.taken, connection.holds_at = Transport(), [], 0
+    return connection
+
+
+MESSAGES = [b"%d" % number for number in range(5000)]
+
+
+async def test_the_frames_of_one_read_are_handled_in_several_turns_and_in_order(connection: Any) -> None:
+    connection.data_received(b"".join(map(frame, MESSAGES)))
+    assert len(connection.taken) <= TURN_FRAMES + PARSED_BYTES / SMALLEST and not connection._transport.reading
+    before = len(connection.taken)
+    await asyncio.sleep(0)
+    assert before < len(connection.taken) <= 2 * (TURN_FRAMES + PARSED_BYTES / SMALLEST), "the next turn of the loop goes on"
+    connection.data_received(frame(b"last"))
+    await until(lambda: connection._transport.reading, "all of it is handled", 5)
+    assert connection.taken == [*MESSAGES, b"last"]
+
+
+async def test_what_follows_a_command_that_waits_waits_too(connection: Any) -> None:
+    connection.holds_at = 10
+    connection.data_received(b"".join(map(frame, MESSAGES)))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert len(connection.taken) <= 10 + PARSED_BYTES / SMALLEST and not connection._transport.reading
+    connection.hold_reading(False)
+    await until(lambda: connection._transport.reading, "all of it is handled", 5)
+    assert connection.taken == MESSAGES
+
+
+async def test_a_large_message_is_one_turn(connection: Any) -> None:
+    connection.data_received(frame(b"x" * 60_000))
+    assert connection.taken == [b"x" * 60_000] and connection._transport.reading
+
+
+@pytest.fixture(scope="module")
+def gateway(start_gateway_once: Start) -> RunningGateway:
+    return start_gateway_once(CLOSED_RULES)
+
+
+FLOODS = {
+    "pings": frame(opcode=PING) * 1000,
+    "pongs": frame(opcode=PONG) * 1000,
+    "empty continuations": frame(fin=False) + frame(opcode=CONTINUATION, fin=False) * 1000,
+    "continuations of one byte": frame(fin=False) + frame(b" ", opcode=CONTINUATION, fin=False) * 1000,
+}
+
+
+async def frames_until_close(raw: Socket) -> list[tuple[int, bytes]]:
+    frames = [await raw.read_frame()]
+    while frames[-1][0] != CLOSE:
+        frames.append(await raw.read_frame())
+    return frames
+
+
+@pytest.mark.parametrize("what", FLOODS)
+async def test_frames_that_bring_nothing_are_limited_by_the_second(gateway: RunningGateway, what: str) -> None:
+    async with await connected_socket(gateway) as raw:
+        await raw.send(FLOODS[what])
+        frames = await frames_until_close(raw)
+    assert frames[-1] == (CLOSE, (3013).to_bytes(2) + b"too many requests")
+    assert len(frames) <= SMALL_PER_SECOND + PARSED_BYTES / SMALLEST
+    await until(lambda: "pings, pongs and small fragments a second" in gateway.log(), "the log has the reason", 5)
+
+
+async def test_pings_and_fragments_at_an_ordinary_rate_are_answered(gateway: RunningGateway) -> None:
+    command = json.dumps({"id": 2, "ping": {}}).encode()
+    parts = [command[at : at + 1] for at in range(len(command))]
+    async with await connected_socket(gateway) as raw:
+        await raw.send(frame(b"a", opcode=PING) * 20)
+        await raw.send(frame(parts[0], fin=False) + b"".join(frame(part, CONTINUATION, fin=False) for part in parts[1:]))
+        await raw.send(frame(opcode=CONTINUATION))
+        assert [await raw.read_frame() for _ in range(20)] == [(PONG, b"a")] * 20
+        assert json.loads((await raw.read_frame())[1]) == {"id": 2, "ping": {}}

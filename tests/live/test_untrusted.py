@@ -1,0 +1,106 @@
+"""Any bytes on a channel of Pub/Sub: the hub raises nothing, and what other channels got in the same read arrives."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.config import Config
+from gateway.live.channel import Announced, Channel
+from gateway.live.hub import Hub
+from gateway.live.subscription import Subscription
+from gateway.live.wire_formats import ChannelView
+from gateway.publication import Position, Publication
+from gateway.store.history import Page
+from gateway.store.layout import Layout
+
+from ..kit.waiting import until
+
+DEEP = b'{"a":' * 20_000 + b"1" + b"}" * 20_000  # hypothesis raises the limit of recursion
+PAYLOADS = (
+    st.binary(max_size=40)
+    | st.sampled_from(
+        [b'@1 e1 5 {"tags":' + DEEP + b"}\n1", b"@join " + DEEP, b"@leave \xff", b"@reset e1 0", b"@1 e1 5\n\xff", b"@9 e2 5\n1", DEEP]
+    )
+    | st.builds(lambda offset, data: b"@%d e1 5\n%b" % (offset, data), st.integers(-2, 3), st.binary(max_size=9))
+)
+
+
+class Valkey:
+    """Has an empty history of every channel, and confirms nothing by itself."""
+
+    async def read(self, *words: Any, **options: Any) -> Page:
+        return Page(Position("e1", 0), 0, [])
+
+    def subscribe(self, channels: list[bytes]) -> None: ...
+
+    def unsubscribe(self, channels: list[bytes]) -> None: ...
+
+    def on_missed_ephemeral(self, channel: Channel) -> None: ...
+
+
+class PlainWire:
+    """Publications as they are."""
+
+    def join(self, channel: ChannelView, publications: list[Publication]) -> list[Publication]:
+        return publications
+
+
+class Recording(Subscription):
+    __slots__ = ()
+
+    paused = False
+
+    def begin(self, recovered: bool, publications: list[Publication]) -> None: ...
+
+    def gap(self) -> None: ...
+
+
+async def followed(hub: Hub, name: str) -> tuple[Channel, list[Publication]]:
+    """The channel, and what a live subscription of it gets."""
+    channel, came = hub.channel(name), []
+    hub.follow(Recording(channel, PlainWire(), came.extend, None))
+    hub.on_subscribed(channel.key)
+    await until(lambda: channel.live_count == 1, "it is live")
+    return channel, came
+
+
+def new_hub() -> Hub:
+    valkey = Valkey()
+    return Hub(Config(), Layout("t"), valkey, valkey, valkey)
+
+
+@settings(max_examples=60)
+@given(st.lists(PAYLOADS, max_size=6))
+def test_what_arrives_with_any_bytes_of_another_channel_arrives(payloads: list[bytes]) -> None:
+    async def scene() -> None:
+        hub = new_hub()
+        bad, _ = await followed(hub, "posts:bad")
+        good, came = await followed(hub, "posts:good")
+        hub.on_announcements({bad.key: payloads, good.key: [b"@1 e1 5\n1", b"2"]})
+        assert [publication.data for publication in came] == [b"1", b"2"]
+        await hub.close()
+
+    asyncio.run(scene())
+
+
+async def test_a_channel_that_fails_costs_the_others_nothing_and_is_mended(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = new_hub()
+    bad, _ = await followed(hub, "posts:bad")
+    good, came = await followed(hub, "posts:good")
+    announced = Channel.announced
+
+    def failing(channel: Channel, items: list[Announced]) -> None:
+        if channel is bad and items:
+            raise ZeroDivisionError
+        announced(channel, items)
+
+    monkeypatch.setattr(Channel, "announced", failing)
+    hub.on_announcements({bad.key: [b"1"], good.key: [b"1"]})
+    assert len(came) == 1 and not bad.is_open
+    await until(lambda: bad.is_open, "it is mended")
+    await hub.close()

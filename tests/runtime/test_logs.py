@@ -1,0 +1,49 @@
+"""Log lines: what comes from outside cannot forge one."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import pytest
+
+from gateway.runtime.logs import LineFormatter, printable
+
+FORMATTER = LineFormatter("%(levelname)s %(message)s")
+
+
+def record(message: str, *arguments: object, raised: BaseException | None = None) -> logging.LogRecord:
+    info = (type(raised), raised, raised.__traceback__) if raised is not None else None
+    return logging.LogRecord("gateway", logging.INFO, "file.py", 1, message, arguments, info)
+
+
+@pytest.mark.parametrize(
+    ("given", "written"),
+    [
+        ("a\nINFO forged", "a\\nINFO forged"),
+        ("a\r\x0b\x0c\x1c", "a\\r\\x0b\\x0c\\x1c"),
+        ("\x1b[2Jgone", "\\x1b[2Jgone"),
+        ("\x85next\u2028line", "\\x85next\\u2028line"),
+        ("\u202ereversed", "\\u202ereversed"),
+        ("\udc80half", "\\udc80half"),
+        ("Zoë 東京 → …", "Zoë 東京 → …"),
+    ],
+)
+def test_what_cannot_be_seen_is_written_as_an_escape(given: str, written: str) -> None:
+    assert printable(given) == written
+    assert FORMATTER.format(record("client %s refused", given)) == f"INFO client {written} refused"
+
+
+def test_the_lines_of_a_traceback_cannot_look_like_a_record() -> None:
+    try:
+        raise ValueError("bad\nINFO forged\x1b[2J")
+    except ValueError as error:
+        lines = FORMATTER.format(record("it failed", raised=error)).split("\n")
+    assert lines[0] == "INFO it failed" and any("Traceback" in line for line in lines)
+    assert all(line.startswith("    ") for line in lines[1:]) and "\x1b" not in "".join(lines)
+
+
+def test_a_stack_is_indented_too() -> None:
+    written = record("where")
+    written.stack_info = f"Stack:\n{sys.version.split()[0]}"
+    assert all(line.startswith("    ") for line in FORMATTER.format(written).split("\n")[1:])

@@ -1,0 +1,82 @@
+"""How the clients of a process that ends are spread over the seconds that a drain has."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from gateway.config import Limits
+from gateway.serve.drain import drain
+from gateway.session.admission import Admission
+
+
+class Departure:
+    """A client that notes when it is sent away. One that is ``broken`` raises instead."""
+
+    def __init__(self, admission: Admission, broken: bool = False) -> None:
+        self.admission = admission
+        self.broken = broken
+        self.at = 0.0
+        admission.clients[self] = ""  # type: ignore[index]  # it has what a drain uses
+
+    def drain(self) -> None:
+        self.at = asyncio.get_running_loop().time()
+        if self.broken:
+            raise RuntimeError("broken")
+        del self.admission.clients[self]  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def admission() -> Admission:
+    return Admission(Limits(), lambda: 0.0)
+
+
+@pytest.mark.parametrize("count", [20, 500, 10_000])
+async def test_clients_leave_evenly_over_the_seconds(admission: Admission, count: int) -> None:
+    seconds, parts = 1.0, 4
+    clients = [Departure(admission) for _ in range(count)]
+    began = asyncio.get_running_loop().time()
+    await drain(admission, seconds, lambda: False)
+    assert admission.draining
+    assert asyncio.get_running_loop().time() - began < seconds + 0.5
+    assert clients[0].at - began < 0.1, "the first one leaves at once"
+    histogram = Counter(min(int((client.at - began) / seconds * parts), parts - 1) for client in clients)
+    assert all(0.7 <= histogram[part] / (count / parts) <= 1.3 for part in range(parts)), histogram
+
+
+@pytest.mark.parametrize(("count", "seconds"), [(0, 10.0), (1, 10.0), (300, 0.0)])
+async def test_nobody_is_waited_for_without_need(admission: Admission, count: int, seconds: float) -> None:
+    for _ in range(count):
+        Departure(admission)
+    async with asyncio.timeout(2):
+        await drain(admission, seconds, lambda: False)
+    assert not admission.clients
+
+
+async def test_clients_that_leave_by_themselves_count(admission: Admission) -> None:
+    clients = [Departure(admission) for _ in range(100)]
+    loop = asyncio.get_running_loop()
+    for client in clients[50:]:
+        loop.call_soon(admission.clients.pop, client)
+    began = loop.time()
+    await drain(admission, 1.0, lambda: False)
+    assert clients[30].at - began > 0.7, "twenty are left when it leaves, which is the share of the last fifth of the time"
+
+
+async def test_a_client_that_cannot_be_drained_keeps_no_other_from_leaving(admission: Admission) -> None:
+    for number in range(5):
+        Departure(admission, broken=number == 2)
+    await drain(admission, 0.1, lambda: False)
+    assert not admission.clients
+
+
+async def test_a_drain_that_is_given_up_ends_early(admission: Admission) -> None:
+    for _ in range(100):
+        Departure(admission)
+    given_up: list[bool] = []
+    asyncio.get_running_loop().call_later(0.1, given_up.append, True)
+    async with asyncio.timeout(5):
+        await drain(admission, 60.0, lambda: bool(given_up))
+    assert len(admission.clients) > 90
