@@ -95,10 +95,8 @@ def inbox_of(user: Any) -> str:
 
 
 def notification_json(user: Any, notification: Any) -> tuple[str, bytes]:
-    """The user's inbox, and the notification as JSON. Raises TypeError for wrong types, ValueError for what cannot be an inbox's."""
+    """The user's inbox, and the notification as JSON. Raises TypeError for a user that is no text, ValueError for what cannot be an inbox's."""
     channel = inbox_of(user)
-    if not isinstance(notification, Mapping):
-        raise TypeError(f'a notification is a mapping with an "id", not {_kind(notification)}')
     data = json_of(notification, "the notification")
     try:
         notification_id(data)

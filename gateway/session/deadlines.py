@@ -118,6 +118,9 @@ class TimedClient(ABC, Generic[Followed]):
         # The first ping comes at a random time, so that clients that connected together are not all pinged together later.
         self.next_ping = self.node.hub.now() + self.node.config.ping_seconds * random.uniform(0.5, 1)
         self.watch_deadlines()
+
+    def log_start(self) -> None:
+        """Logs that the client is connected, and the address that it came from."""
         log.debug("client %s of user %r connected from %s", self.client, self.identity.user, self.node.admission.address_of(self))
 
     def log_end(self, disconnect: Disconnect) -> None:

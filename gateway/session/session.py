@@ -105,6 +105,7 @@ class Session(CommandingClient[ClientSubscription]):
     def _answer_connect(self) -> None:
         answers, self.answers = self.answers or {}, None
         self.opened()
+        self.log_start()
         self.outlet.send(reply(self.connect_id, "connect", self._connect_result(answers)))
         self.node.events.record("connected", self.identity.user, self.client)
         for subscription in list(self.subscriptions.values()):

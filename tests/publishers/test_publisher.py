@@ -153,7 +153,7 @@ MISTAKES = {
     "key that is a number": (lambda p: p.publish("posts:a", 1, idempotency_key=17), TypeError, "idempotency_key is a text, not 17"),
     "option that does not exist": (lambda p: p.publish("posts:a", 1, key="k"), TypeError, "no option 'key'"),
     "user that is a number": (lambda p: p.notify(17, {"id": "a"}), TypeError, "the user is a text, not 17"),
-    "notification that is a text": (lambda p: p.notify("u1", "hello"), TypeError, "a notification is a mapping"),
+    "notification that is a text": (lambda p: p.notify("u1", "hello"), ValueError, 'a notification is a JSON object with an "id"'),
     "notification with NaN": (lambda p: p.notify("u1", {"id": "a", "x": math.nan}), ValueError, "the notification holds nan"),
     "notification whose id is a number": (lambda p: p.notify("u1", {"id": 17}), ValueError, '"id", a text'),
     "notification's key that is a number": (lambda p: p.notify("u1", {"id": "a"}, idempotency_key=1), TypeError, "is a text, not 1"),

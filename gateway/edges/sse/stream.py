@@ -227,6 +227,7 @@ class EventStream(TimedClient[StreamSubscription]):
         for start in starts:
             self._record("subscribed", channel=start.channel)
         self.opened()
+        self.log_start()
         for subscription in self.subscriptions:
             self.node.hub.client_connected(subscription)
 
