@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, settings
 from .kit.accessibility import axe
 from .kit.browser import browser, context, page
 from .kit.bystander import bystander, log, nobody_else_notices
+from .kit.certificates import certificate
 from .kit.channels import channel, user
 from .kit.databases import database, database_url, migrated_url, postgresql
 from .kit.gateways import edge, prefix, start_gateway, start_gateway_once
@@ -18,6 +19,7 @@ __all__ = [
     "axe",
     "browser",
     "bystander",
+    "certificate",
     "channel",
     "context",
     "database",

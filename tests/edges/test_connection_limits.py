@@ -16,7 +16,6 @@ import pytest
 from ..kit.clients import Socket, client, opened, stream
 from ..kit.gateways import API_KEY, RULES, RunningGateway, Start
 from ..kit.waiting import eventually, until
-from .test_tls import certificate  # noqa: F401
 
 NONE: Mapping[str, str] = {}
 A, B = {"X-Forwarded-For": "203.0.113.7"}, {"X-Forwarded-For": "203.0.113.8"}
@@ -125,7 +124,7 @@ async def test_a_proxy_is_not_one_client(start_gateway: Start) -> None:
 
 
 @pytest.fixture
-def tls_gateway(start_gateway: Start, certificate: Path) -> RunningGateway:  # noqa: F811
+def tls_gateway(start_gateway: Start, certificate: Path) -> RunningGateway:
     head = f'tls_cert = "{certificate}"\ntls_key = "{certificate.with_name("key.pem")}"\n'
     return start_gateway(f"{head}{RULES}[limits]\nconnections = 2\n", seconds={"gateway.serve.tls.HANDSHAKE_SECONDS": 1.0})
 
