@@ -75,7 +75,7 @@ def test_a_port_that_an_operator_sets_counts_beside_what_kubernetes_sets(variabl
     [
         ("https://a.example", ["https://a.example"]),
         ("https://a.example, https://b.example,", ["https://a.example", "https://b.example"]),
-        ('["https://a.example", "x,y"]', ["https://a.example", "x,y"]),
+        ('["https://a.example", "https://b.example"]', ["https://a.example", "https://b.example"]),
         ("[]", []),
     ],
 )
