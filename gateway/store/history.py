@@ -103,7 +103,8 @@ class History:
             raise
         expires = asked + left / 1000 if left >= 0 else float("inf")
         publications = [read_entry(entry, faults, channel) for entry in entries]
-        return Page(Position(read_epoch(epoch, channel), offset), ms, publications, expires)
+        # gateway_page has no epoch of a channel that nobody published to or follows.
+        return Page(Position(read_epoch(epoch, channel) if epoch else "", offset), ms, publications, expires)
 
     async def after(
         self, channel: str, position: Position, limit: int, *, reverse: bool = False, max_bytes: int = PAGE_BYTES, begins: bool = False
