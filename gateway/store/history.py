@@ -83,13 +83,12 @@ class History:
     ) -> Page:
         """The publications after offset ``since`` (``reverse``: those before it, newest first; 0 is the top), up to ``limit``.
 
-        It is for those who follow the channel: where nobody published yet, it begins the channel's first epoch. ``limit`` 0 reads the position alone, -1 all there is; a page ends at about ``max_bytes``. ``seen`` is the newest publication
-        that this process knows, as position and unix ms: if Valkey came back without it, the answer has a new epoch.
+        It is for those who follow the channel: where nobody published yet, it begins the channel's first epoch. ``limit`` 0 reads
+        the position alone, -1 all there is; a page ends at about ``max_bytes``. ``seen`` is the newest publication that this
+        process knows, as position and unix ms: if Valkey came back without it, the answer has a new epoch.
         """
-        words: list[Any] = [since, limit, max_bytes, b"1" if reverse else b""]
-        if seen is not None:
-            position, ms = seen
-            words += position.epoch, position.offset, ms
+        (epoch, offset), ms = seen if seen is not None else (BEGINNING, 0)
+        words = [since, limit, max_bytes, b"1" if reverse else b"", epoch, offset, ms, b"left"]
         return await self._page(b"gateway_history", channel, words)
 
     async def _page(self, function: bytes, channel: str, words: Sequence[Any]) -> Page:
@@ -113,8 +112,10 @@ class History:
 
         It writes nothing: the epoch of a channel that nobody published to or follows is "". ``begins``: there it begins the first epoch.
         """
-        function = b"gateway_history" if begins else b"gateway_page"
-        page = await self._page(function, channel, [position.offset, limit, max_bytes, b"1" if reverse else b""])
+        if begins:
+            page = await self.read(channel, position.offset, limit, reverse=reverse, max_bytes=max_bytes)
+        else:
+            page = await self._page(b"gateway_page", channel, [position.offset, limit, max_bytes, b"1" if reverse else b""])
         same_life(position, page.top.epoch)
         return page
 

@@ -384,11 +384,12 @@ local function ms_of(stream, offset, trimmed)
   return 0
 end
 
--- gateway_history 3 meta stream keys SINCE LIMIT BYTES [reverse] [EPOCH OFFSET MS]
+-- gateway_history 3 meta stream keys SINCE LIMIT BYTES [reverse] [EPOCH OFFSET MS [left]]
 --   → [epoch, offset, ms, entries, left]: the newest position, and what follows SINCE, oldest first; with reverse = "1" what
 --     stands before SINCE (0: the top), newest first. What another program appended past the newest position is not part of
 --     it, since its offset will be given to a publication. LIMIT 0 reads the position alone. Reading makes the epoch, too.
---     left is the number of milliseconds until the stream expires; negative if it does not, or if there are no entries.
+--     left is the number of milliseconds until the stream expires; negative if it does not, or if there are no entries. It
+--     is there for those that ask for it: gateways of an older version take four values, and serve beside newer ones for a while.
 --   EPOCH OFFSET MS is what a gateway has seen. If this history is of the same epoch but did not give that offset at that
 --   time, Valkey came back older than it was, and offsets are given a second time: the epoch is renewed and announced.
 -- Atomic, because the range and the top it is compared with must be of one moment, and because the renewal compares and sets.
@@ -413,7 +414,7 @@ local function gateway_history(keys, args)
       redis.call(ANNOUNCE, base, '@reset ' .. epoch .. ' ' .. number(top))
     end
   end
-  if args[5] then
+  if (args[5] or '') ~= '' then
     -- A gateway has subscribers here: the counter lives on, even if nothing is published for a long time.
     local left = redis.call('TTL', keys[1])
     if top == 0 then
@@ -422,7 +423,9 @@ local function gateway_history(keys, args)
       keep_meta(keys[1], rules.meta_ttl, rules.ttl)
     end
   end
-  return {epoch, top, ms, slice(keys[2], args, top), tonumber(args[2]) ~= 0 and redis.call('PTTL', keys[2]) or -1}
+  local answer = {epoch, top, ms, slice(keys[2], args, top)}
+  if args[8] then table.insert(answer, tonumber(args[2]) ~= 0 and redis.call('PTTL', keys[2]) or -1) end
+  return answer
 end
 
 -- gateway_page 3 meta stream keys SINCE LIMIT BYTES [reverse] → as gateway_history
