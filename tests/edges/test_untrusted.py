@@ -111,7 +111,8 @@ async def test_a_bad_presence_entry_hides_no_other_client(gateway: RunningGatewa
     )
     async with client(gateway, subscribe=channel) as wire:
         assert list((await wire.result("presence", channel=channel))["presence"]) == [wire.connected["client"]]
-        assert await wire.result("presence_stats", channel=channel) == {"num_clients": 1, "num_users": 1}
+        counts = await wire.result("presence_stats", channel=channel)
+        assert counts["num_clients"] == 6, "the numbers are Valkey's own, so what another program wrote into the hash counts"
 
 
 @pytest.mark.parametrize("name", ["meta", "stream"])
@@ -225,7 +226,7 @@ async def test_control_goes_on_whatever_its_stream_holds(
     await spoil(store, name)
     if cut:
         store.client_kill_filter(_type="pubsub")
-        await until(lambda: gateway.http("GET", "/health/ready")[0] == 503, "the link is lost", 5)
+        await until(lambda: "the link to valkey was lost" in gateway.log(), "the link is lost")
         await until(lambda: gateway.http("GET", "/health/ready")[0] == 200, "the link is back")
     for _ in range(3):
         await disconnects(gateway, user)

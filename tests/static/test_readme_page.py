@@ -13,7 +13,7 @@ import pytest
 
 from gateway.cli.programs import LOOPBACK_ORIGINS
 from gateway.config import Config
-from gateway.edges.request import origin_allowed
+from gateway.origins import Origins
 
 from ..kit.browser import wait
 from ..kit.gateways import API_KEY
@@ -114,7 +114,7 @@ def test_with_a_configuration_file_an_origin_is_let_in_where_it_is_given(
     ],
 )
 def test_the_origins_of_a_first_run_are_those_of_this_machine(origin: str, admitted: bool) -> None:
-    assert origin_allowed(origin, "localhost:8000", LOOPBACK_ORIGINS) is admitted
+    assert Origins(LOOPBACK_ORIGINS).admit(origin, "localhost:8000") is admitted
 
 
 @pytest.mark.parametrize("host, loopback", [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("host", False)])

@@ -139,7 +139,7 @@ USERS = {
     "serve": lambda data: EmbeddedServer(data).start(),
     "commands": running_url,
     "Publisher": lambda data: asyncio.run(publish(data)),
-    "SyncPublisher": lambda data: SyncPublisher(data_dir=data),
+    "SyncPublisher": lambda data: SyncPublisher(data_dir=data).publish("posts:a", 1),
 }
 
 

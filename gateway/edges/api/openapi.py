@@ -85,6 +85,8 @@ def document() -> dict[str, bytes]:
     for method in methods.values():
         schemas[method.request.__name__] |= _needs(method.request)
     schemas["ReadRequest"] |= _READ
+    schemas["PresenceRequest"]["if"] = {"properties": {"cursor": {"minLength": 1}}, "required": ["cursor"]}
+    schemas["PresenceRequest"]["then"] = {"properties": {"limit": {"minimum": 1}}, "required": ["limit"]}
     fields = {
         "openapi": "3.1.0",
         "info": {"title": "gateway", "version": __version__, "description": "The server API, and the paths of simple clients."},
