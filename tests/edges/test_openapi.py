@@ -24,7 +24,7 @@ from gateway.edges.api.openapi import POSITION, document
 from ..kit.gateways import API_KEY, RULES, RunningGateway, Start
 from ..kit.tokens import SECRET
 
-EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "10")  # of each operation; by hand, thousands
+EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "5")  # of each operation; by hand, thousands
 # schemathesis' other checks are of each answer: its status, its type, its schema, its headers. The first four need several requests, or no key.
 EXCLUDED = ["ignored_auth", "object_level_authorization", "ensure_resource_availability", "use_after_free"]
 BY_STATUS = ["negative_data_rejection", "positive_data_acceptance"]
