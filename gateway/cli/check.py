@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 
 from ..auth.fingerprint import fingerprint
 from ..auth.keys import Keys
+from ..auth.tokens import SHORT_SECRET
 from ..config import Config, examine
 from ..control.secrets_check import differing
 from ..errors import GatewayError
@@ -92,8 +93,8 @@ def _doubts(config: Config) -> list[str]:
         doubts.append("insecure.clients is on: anybody may connect and do anything")
     if config.insecure.api:
         doubts.append("insecure.api is on: anybody may call the server API")
-    if 0 < len(config.tokens.hmac_secret.encode()) < 32:
-        doubts.append("tokens.hmac_secret is short; 32 bytes or more are safe")
+    if 0 < len(config.tokens.hmac_secret.encode()) < SHORT_SECRET:
+        doubts.append(f"tokens.hmac_secret is short; {SHORT_SECRET} bytes or more are safe")
     if "*" in config.allowed_origins:
         doubts.append("allowed_origins holds *: pages of any site may connect with a token of theirs, and as anonymous clients")
     return doubts

@@ -22,7 +22,7 @@ from ..config import Config
 from ..errors import LimitExceeded, StoreError, UnknownChannel
 from ..publication import channel_fault
 from ..rules.json_text import encode
-from ..runtime.tasks import keep_writing
+from ..runtime.tasks import keep_writing, shared
 from ..store.history import History
 from ..store.layout import read_presence
 
@@ -91,21 +91,11 @@ class Presence:
 
     async def _shared(self, channel: str, what: str, read: Callable[[str], Awaitable[bytes]]) -> bytes:
         """What ``read`` returns of the channel, after what this process has to write there. Equal reads under way are one."""
-        under_way = self._reads.get((channel, what))
-        if under_way is None:
-            under_way = self._reads[channel, what] = asyncio.create_task(self._write_and_read(channel, read))
-            under_way.add_done_callback(partial(self._read_done, channel, what))
-        return await asyncio.shield(under_way)
+        return await shared(self._reads, (channel, what), partial(self._write_and_read, channel, read))
 
     async def _write_and_read(self, channel: str, read: Callable[[str], Awaitable[bytes]]) -> bytes:
         await self._write_first(channel)
         return await read(channel)
-
-    def _read_done(self, channel: str, what: str, read: asyncio.Task[bytes]) -> None:
-        if self._reads.get((channel, what)) is read:
-            del self._reads[channel, what]
-        if not read.cancelled():
-            read.exception()  # marks the error as seen: every caller that waited may have been cancelled
 
     async def _write_first(self, channel: str) -> None:
         """Writes what this process has not written yet, if some of it is of the channel."""

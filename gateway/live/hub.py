@@ -17,7 +17,7 @@ from ..config import Config
 from ..errors import StoreError, Unavailable
 from ..publication import Position
 from ..runtime.backoff import retrying
-from ..runtime.tasks import Tasks
+from ..runtime.tasks import Tasks, shared
 from ..store.history import Page
 from ..store.layout import Layout, read_announcement
 from .catchup import advance, catch_up
@@ -149,13 +149,11 @@ class Hub:
 
     async def page(self, channel: Channel, since: int) -> Page:
         """What follows the offset ``since``, at most PAGE publications. Equal reads under way are one read. Raises StoreError."""
-        key = since, channel.doubts
-        read = channel.reads.get(key)
-        if read is None:
-            self.history_reads += 1
-            read = channel.reads[key] = asyncio.create_task(self._history.read(channel.name, since, PAGE))
-            read.add_done_callback(lambda done: _read_done(channel, key, done))
-        return await asyncio.shield(read)
+        return await shared(channel.reads, (since, channel.doubts), partial(self._read_page, channel.name, since))
+
+    async def _read_page(self, channel: str, since: int) -> Page:
+        self.history_reads += 1
+        return await self._history.read(channel, since, PAGE)
 
     async def refresh(self, channel: Channel) -> None:
         """Moves the channel to the position that Valkey has now, page by page, unless it closes meanwhile. Raises StoreError."""
@@ -304,12 +302,6 @@ class Hub:
             read.cancel()
         await self._tasks.cancel()
         await asyncio.gather(*reads, return_exceptions=True)
-
-
-def _read_done(channel: Channel, key: tuple[int, int], read: asyncio.Task[Page]) -> None:
-    channel.reads.pop(key, None)
-    if not read.cancelled():
-        read.exception()  # marks the error as seen: every caller that waited may have been cancelled
 
 
 def _is_elsewhere(top: Position, here: Position) -> bool:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from functools import partial
 from typing import Any, TypeVar
 
 from ..errors import StoreError
 
-__all__ = ["Tasks", "keep_writing"]
+__all__ = ["Tasks", "keep_writing", "shared"]
 
 log = logging.getLogger("gateway.tasks")
 
 GATHER_SECONDS = 0.1
 AGAIN_SECONDS = 1.0
 
+Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
 
 
@@ -68,3 +70,23 @@ async def keep_writing(more: asyncio.Event, write: Callable[[], Awaitable[None]]
             log.debug("%s did not write: %s; trying again", getattr(write, "__qualname__", "a writer"), error)
             more.set()
             await asyncio.sleep(AGAIN_SECONDS)
+
+
+async def shared(under_way: dict[Key, asyncio.Task[Result]], key: Key, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    """The result of ``work()``, or of the same work that is under way for ``key`` already; raises what it raises.
+
+    ``under_way`` has each task until it ends. A caller that takes one out earlier lets the next caller begin anew. A caller that
+    is cancelled does not cancel the work, for which others may wait.
+    """
+    task = under_way.get(key)
+    if task is None:
+        task = under_way[key] = asyncio.create_task(work())
+        task.add_done_callback(partial(_no_longer_shared, under_way, key))
+    return await asyncio.shield(task)
+
+
+def _no_longer_shared(under_way: dict[Key, asyncio.Task[Result]], key: Key, task: asyncio.Task[Result]) -> None:
+    if under_way.get(key) is task:
+        del under_way[key]
+    if not task.cancelled():
+        task.exception()  # marks the error as seen: every caller that waited may have been cancelled
