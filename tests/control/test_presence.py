@@ -14,14 +14,12 @@ import valkey
 from gateway.config import Config
 from gateway.control.presence import Presence
 from gateway.errors import LimitExceeded, Unavailable
-from gateway.store.connect import Address
-from gateway.store.connection import Commands
 from gateway.store.history import History
 from gateway.store.layout import Layout
-from gateway.store.library import Library, rules_of
 
 from ..kit.clients import client
 from ..kit.gateways import RunningGateway, Start
+from ..kit.valkeys import opened_history
 
 CONFIG = Config(limits={"presence_clients": 5})
 CHANNEL = "chat:1"
@@ -29,12 +27,8 @@ CHANNEL = "chat:1"
 
 @pytest.fixture
 async def history(valkey_url: str, prefix: str) -> AsyncIterator[History]:
-    library = Library(rules_of(CONFIG.channels, CONFIG.namespaces), prefix)
-    commands = Commands(Address(valkey_url), functions=library)
-    await commands.start()
-    await library.install(commands.call)
-    yield History(commands, Layout(prefix))
-    await commands.close()
+    async with opened_history(valkey_url, prefix, CONFIG) as history:
+        yield history
 
 
 @pytest.fixture

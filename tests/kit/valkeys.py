@@ -1,6 +1,7 @@
 """Valkeys of the tests: one that all share, and those of a test's own, which may die.
 
 valkey_url    a fixture: the shared server's; ``store`` is a plain client of it
+opened_history   the functions of the library as methods, with rules that are given
 OwnValkey     a server of the test's own, with commands sent past every gateway
 """
 
@@ -8,16 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import valkey
 
+from gateway.config import Config
+from gateway.store.connect import Address
+from gateway.store.connection import Commands
 from gateway.store.embedded import EmbeddedServer, socket_path
+from gateway.store.history import History
+from gateway.store.layout import Layout
+from gateway.store.library import Library, rules_of
 
-__all__ = ["OwnValkey", "own", "store", "valkey_url"]
+__all__ = ["OwnValkey", "opened_history", "own", "store", "valkey_url"]
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +41,17 @@ def store(valkey_url: str) -> Iterator[valkey.Valkey]:
     """A client of the shared Valkey, which writes and reads keys past every gateway."""
     with valkey.Valkey.from_url(valkey_url) as client:
         yield client
+
+
+@contextlib.asynccontextmanager
+async def opened_history(url: str, prefix: str, config: Config) -> AsyncIterator[History]:
+    """A connection of its own, with the rules of ``config`` in force for ``prefix``."""
+    library = Library(rules_of(config.channels, config.namespaces), prefix)
+    commands = Commands(Address(url), functions=library)
+    await commands.start()
+    await library.install(commands.call)
+    yield History(commands, Layout(prefix))
+    await commands.close()
 
 
 class OwnValkey:

@@ -13,12 +13,10 @@ import pytest
 import valkey
 
 from gateway.config import Config
-from gateway.store.connect import Address
-from gateway.store.connection import Commands
 from gateway.store.history import History, Page
-from gateway.store.layout import Layout, publish_words
-from gateway.store.library import Library, rules_of
+from gateway.store.layout import publish_words
 
+from ..kit.valkeys import opened_history
 from ..kit.waiting import until
 
 SIZES = (1, 2, 3, 10, -1)
@@ -28,19 +26,8 @@ PARTS = ("meta", "stream")
 
 @pytest.fixture
 async def history(valkey_url: str, prefix: str) -> AsyncIterator[History]:
-    library = Library(rules_of(CONFIG.channels, CONFIG.namespaces), prefix)
-    commands = Commands(Address(valkey_url), functions=library)
-    await commands.start()
-    await library.install(commands.call)
-    yield History(commands, Layout(prefix))
-    await commands.close()
-
-
-@pytest.fixture
-def client(valkey_url: str) -> valkey.Valkey:
-    client = valkey.Valkey.from_url(valkey_url)
-    yield client
-    client.close()
+    async with opened_history(valkey_url, prefix, CONFIG) as history:
+        yield history
 
 
 async def publish(history: History, channel: str, count: int) -> None:
@@ -48,31 +35,31 @@ async def publish(history: History, channel: str, count: int) -> None:
         await history.publish(channel, publish_words(b"1"))
 
 
-async def come_back_older(history: History, client: valkey.Valkey, channel: str, kept: int, lost: int, new: int) -> tuple[Page, Page]:
+async def come_back_older(history: History, store: valkey.Valkey, channel: str, kept: int, lost: int, new: int) -> tuple[Page, Page]:
     """What the gateway saw before the loss, and what it reads after it."""
     base = history.layout.channel(channel).decode()
     await publish(history, channel, kept)
     for part in PARTS:
-        client.copy(f"{base}:{part}", f"{base}:{part}:saved", replace=True)
+        store.copy(f"{base}:{part}", f"{base}:{part}:saved", replace=True)
     await publish(history, channel, lost)
     seen = await history.read(channel)
-    time_of_loss = client.time()
-    while client.time()[1] // 1000 == time_of_loss[1] // 1000:  # no two servers write at once: the new life begins later
+    time_of_loss = store.time()
+    while store.time()[1] // 1000 == time_of_loss[1] // 1000:  # no two servers write at once: the new life begins later
         continue
     if lost:
         for part in PARTS:
-            client.copy(f"{base}:{part}:saved", f"{base}:{part}", replace=True)
+            store.copy(f"{base}:{part}:saved", f"{base}:{part}", replace=True)
     await publish(history, channel, new)
     return seen, await history.read(channel, seen.top.offset, 256, seen=(seen.top, seen.ms))
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_a_loss_is_a_new_epoch_or_a_hole_and_nothing_else_is(history: History, client: valkey.Valkey, size: int) -> None:
+async def test_a_loss_is_a_new_epoch_or_a_hole_and_nothing_else_is(history: History, store: valkey.Valkey, size: int) -> None:
     longest = 12 if size < 0 else size + 2
     for lost in (0, 1, 2, 5) if longest > 5 else range(longest):
         for new in range(lost + longest + 2):
             channel = f"size{size}:{lost}-{new}"
-            seen, page = await come_back_older(history, client, channel, longest + 1, lost, new)
+            seen, page = await come_back_older(history, store, channel, longest + 1, lost, new)
             offsets = [publication.offset for publication in page.publications]
             whole = offsets == list(range(seen.top.offset + 1, page.top.offset + 1))
             same = page.top.epoch == seen.top.epoch
@@ -84,16 +71,16 @@ async def test_a_loss_is_a_new_epoch_or_a_hole_and_nothing_else_is(history: Hist
 
 
 async def test_where_an_older_library_trimmed_nothing_can_be_verified_so_the_epoch_is_renewed(
-    history: History, client: valkey.Valkey, prefix: str
+    history: History, store: valkey.Valkey, prefix: str
 ) -> None:
     await publish(history, "size1:a", 1)
     seen = await history.read("size1:a")
     await publish(history, "size1:a", 1)
-    client.hdel(f"{prefix}:{{size1:a}}:meta", "trimmed")
+    store.hdel(f"{prefix}:{{size1:a}}:meta", "trimmed")
     assert (await history.read("size1:a", 1, 10, seen=(seen.top, seen.ms))).top.epoch != seen.top.epoch
 
 
-async def test_a_restored_history_proves_its_positions_too(history: History, client: valkey.Valkey) -> None:
+async def test_a_restored_history_proves_its_positions_too(history: History, store: valkey.Valkey) -> None:
     await history.restore("size3:a", "x", 4, [(100 * n, "1") for n in range(1, 5)])
     page = await history.read("size3:a", 1, -1)
     first = page.publications[0]
@@ -113,11 +100,11 @@ async def test_removed_history_proves_its_positions_too(history: History) -> Non
     assert page.top == seen.top._replace(offset=4) and [p.offset for p in page.publications] == [3, 4]
 
 
-async def test_expired_history_proves_its_positions_too(history: History, client: valkey.Valkey) -> None:
+async def test_expired_history_proves_its_positions_too(history: History, store: valkey.Valkey) -> None:
     await publish(history, "brief:a", 2)
     seen = await history.read("brief:a")
     stream = history.layout.keys("brief:a")[1]
-    await until(lambda: not client.exists(stream), "the history expires")
+    await until(lambda: not store.exists(stream), "the history expires")
     await publish(history, "brief:a", 2)
     page = await history.read("brief:a", 2, 10, seen=(seen.top, seen.ms))
     assert page.top == seen.top._replace(offset=4) and [p.offset for p in page.publications] == [3, 4]
