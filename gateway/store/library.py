@@ -22,10 +22,12 @@ from ..rules.json_text import UNREADABLE
 
 __all__ = ["VERSION", "Library", "rules_of"]
 
-VERSION = 5  # of the functions; count it up with every change of what a function does
+VERSION = 6  # of the functions; count it up with every change of what a function does
 
 _NAME = re.compile(rb"^gateway_(\d+)$")
-_SOURCE = "".join(files(__package__).joinpath("lua", name).read_text() for name in ("channels.lua", "inbox.lua", "control.lua", "rpc.lua"))
+_SOURCE = "".join(
+    files(__package__).joinpath("lua", name).read_text() for name in ("channels.lua", "inbox.lua", "control.lua", "rpc.lua", "bridge.lua")
+)
 
 log = logging.getLogger("gateway.store")
 
