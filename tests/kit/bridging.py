@@ -22,7 +22,7 @@ from .valkeys import opened_history
 
 __all__ = ["Dying", "bridged", "bridging", "bridging_program", "configured", "published"]
 
-SHORT_LEASE = {"gateway.work.exclusive.LEASE_SECONDS": 0.3, "gateway.work.exclusive.RENEW_SECONDS": 0.1}
+SHORT_LEASE = {"gateway.work.exclusive.LEASE_SECONDS": 0.15, "gateway.work.exclusive.RENEW_SECONDS": 0.05}
 Rules = Mapping[str, Any]
 
 
@@ -38,9 +38,11 @@ async def bridged(url: str, prefix: str, *rules: Rules, process: str = "one") ->
     config = configured(prefix, *rules)
     async with opened_history(url, prefix, config) as history:
         bridges = Bridges(config, Address(url), history, process)
-        await bridges.start()
-        yield bridges
-        await bridges.close()
+        try:
+            await bridges.start()
+            yield bridges
+        finally:
+            await bridges.close()
 
 
 def published(store: valkey.Valkey, prefix: str, channel: str) -> list[Any]:
@@ -55,7 +57,7 @@ class Dying(History):
     step = 0
 
     async def call(self, function: bytes, keys: Sequence[bytes], *words: Any) -> Any:
-        if not function.startswith(b"gateway_bridge") or (b"gateway_bridge_list", b"0") == (function, words[0]):
+        if not function.startswith(b"gateway_bridge"):
             return await super().call(function, keys, *words)
         self._die_at(1)
         result = await super().call(function, keys, *words)
