@@ -109,12 +109,12 @@ async def _check_link(config: Config, url: str, report: Report) -> None:
         info = (await commands.call("INFO", "server")).decode()
         version = re.search(r"valkey_version:(\S+)", info) or re.search(r"redis_version:(\S+)", info)
         report.fine["valkey"] = f"{address}, version {version[1] if version else 'unknown'}"
+        await _check_bridges(config, commands, report)
         began = time.perf_counter()
         await link.start()
         took = (time.perf_counter() - began) * 1000
         report.fine["live link"] = f"a heartbeat came through in {took:.1f} ms"
         await _compare_keys(config, commands, report)
-        await _check_bridges(config, commands, report)
     finally:
         await link.close()
         await commands.close()

@@ -156,7 +156,7 @@ class _Bridge:
             self._log(f"an entry could not be published, and is in the list of what failed: {failures[0][:SHOWN]!r}")
         if forgotten and not counts.forgotten:
             self._log("the list of what failed is full: its oldest records are dropped")
-        if batch.lost:
+        if batch.lost and not counts.lost:
             self._log(f"{batch.lost} entries were removed from the stream before they were read")
         counts.bridged += len(batch.entries) - len(failures)
         counts.failed += len(failures)

@@ -14,7 +14,8 @@ __all__ = ["BATCH", "BATCH_BYTES", "FAILED_MOST", "Batch", "Source", "failure"]
 BATCH = 100  # entries that are published at once: Valkey needs about a millisecond for them
 BATCH_BYTES = 1024 * 1024
 FAILED_MOST = 1000  # newest records of a list of what failed
-SHOWN = 16 * 1024  # characters of an entry in its record
+SHOWN = 16 * 1024  # bytes of an entry in its record; one field may pass it
+FIELD_BYTES = 6  # what JSON adds to a field
 
 
 class Batch(NamedTuple):
@@ -55,18 +56,23 @@ def failure(entry: Entry, source: str, reason: str) -> bytes:
 
     ``id`` is that of a Stream's entry, else its version. ``entry`` is its text, or the object of its fields, and ends early if it is long.
     """
-    content = entry.content
-    shown: object = _shown(content) if isinstance(content, bytes) else _fields(content)
+    shown = _head(entry.content) if isinstance(entry.content, bytes) else _fields(entry.content)
     record = {"at": int(time.time() * 1000), "source": source, "id": entry.id or entry.version, "reason": reason, "entry": shown}
     return encode(record)
 
 
 def _fields(content: list[bytes]) -> object:
-    """An object, or the list of names and values if a name comes twice."""
-    texts = [_shown(each) for each in content]
+    """An object, or the list of names and values if a name comes twice. It ends once it has SHOWN bytes."""
+    texts: list[str] = []
+    size = 0
+    for name, value in zip(content[::2], content[1::2], strict=True):
+        texts += _head(name), _head(value)
+        size += len(name) + len(value) + FIELD_BYTES
+        if size > SHOWN:
+            break
     fields = dict(zip(texts[::2], texts[1::2], strict=True))
     return fields if len(fields) * 2 == len(texts) else texts
 
 
-def _shown(text: bytes) -> str:
+def _head(text: bytes) -> str:
     return text[:SHOWN].decode(errors="backslashreplace")
