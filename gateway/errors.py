@@ -3,7 +3,9 @@
     GatewayError
     ├── ConfigurationError    the operator's fault: says which key is wrong, and what it should be
     ├── StoreError            Valkey answered with an error
-    │   └── Unavailable       Valkey cannot be reached, or did not answer in time; trying again may help
+    │   ├── Unavailable       Valkey cannot be reached, or did not answer in time; trying again may help
+    │   └── QueueFull         a work queue holds as many jobs as it may; trying again later may help
+    ├── JobFailed             a job whose result is awaited ended without one: the message is the handler's error
     ├── TokenInvalid          a token that does not pass the checks
     │   └── KeyUnknown        it is signed with a key that is not known yet: after keys were fetched, it may pass
     ├── TokenStale            a token that passes every check but that of its time
@@ -27,11 +29,13 @@ __all__ = [
     "Failure",
     "GatewayError",
     "Internal",
+    "JobFailed",
     "KeyUnknown",
     "LimitExceeded",
     "MethodNotFound",
     "NotAvailable",
     "PermissionDenied",
+    "QueueFull",
     "StoreError",
     "TokenExpired",
     "TokenInvalid",
@@ -57,6 +61,14 @@ class StoreError(GatewayError):
 
 class Unavailable(StoreError):
     """Valkey cannot be reached, or the connection went before it answered: whether a write happened is not known."""
+
+
+class QueueFull(StoreError):
+    """A work queue holds as many jobs as it may, dead letters included: the job was not enqueued."""
+
+
+class JobFailed(GatewayError):
+    """A job whose result is awaited became a dead letter or was cancelled. The message is the reason: what its handler raised last."""
 
 
 class TokenInvalid(GatewayError):

@@ -32,10 +32,11 @@ from sqlalchemy.pool import NullPool
 from gateway.config import load
 from gateway.errors import BadRequest, ConfigurationError
 from gateway.publication import channel_fault
+from gateway.rules.json_values import json_of
 from gateway.rules.notifications import NAMESPACE, notification_id
 from gateway.store.data_folder import make_private, open_private
 
-from .checks import inbox_of, json_of
+from .checks import inbox_of
 from .faults import Invalid
 from .tables import outbox
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -24,15 +24,16 @@ from uuid import uuid4
 
 from gateway.errors import StoreError, Unavailable
 from gateway.publication import Position, channel_fault
+from gateway.rules.json_values import json_of, raw_json_of
 from gateway.runtime.backoff import retrying_blocking
 from gateway.store.connect import CONNECT_SECONDS, Address, SyncCommands
 from gateway.store.connection import Commands
 from gateway.store.embedded import find_url
 from gateway.store.history import History
 from gateway.store.layout import Layout, PublishOptions, Word, publish_words, read_epoch
-from gateway.store.library import Library
+from gateway.store.library import Library, ready_blocking
 
-from .checks import check_options, json_of, notification_json, raw_json_of
+from .checks import check_options, notification_json
 
 __all__ = ["Publisher", "SyncPublisher"]
 
@@ -226,17 +227,5 @@ class SyncPublisher:
         except StoreError as error:
             if "Function not found" not in str(error):
                 raise
-        _finish(self._library.ready(self._call_at_once))
+        ready_blocking(self._library, self._commands)
         return self._commands.call(*command)
-
-    async def _call_at_once(self, *words: Any) -> Any:
-        return self._commands.call(*words)
-
-
-def _finish(work: Coroutine[Any, Any, object]) -> None:
-    """Runs a coroutine that waits for nothing: it needs no loop, and there may be one already."""
-    try:
-        work.send(None)
-    except StopIteration:
-        return
-    raise RuntimeError("the coroutine waits for something")

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -250,6 +251,7 @@ class SyncCommands:
     """
 
     def __init__(self, client: valkey.Valkey) -> None:
+        self._client = client
         self._execute: Callable[..., Any] = client.execute_command
         self._disconnect: Callable[[], None] = client.connection_pool.disconnect
         self._close: Callable[[], None] = client.close
@@ -270,6 +272,32 @@ class SyncCommands:
             raise Unavailable(f"no Valkey: {error}") from None
         except ValkeyError as error:
             raise StoreError(str(error)) from None
+
+    @contextmanager
+    def listening(self, channel: bytes) -> Iterator[Callable[[float], bytes | None]]:
+        """Subscribes to a Pub/Sub channel, over a connection of its own. Gives a function that waits up to so many seconds for a message
+        and returns it; None where none came, or the connection was lost and is back: what was published meanwhile was missed.
+
+        Raises Unavailable, StoreError.
+        """
+        pubsub: Any = cast(Any, self._client).pubsub()
+
+        def announced(seconds: float) -> bytes | None:
+            try:
+                message = pubsub.get_message(ignore_subscribe_messages=True, timeout=seconds)
+            except (valkey.ConnectionError, valkey.TimeoutError, OSError) as error:
+                raise Unavailable(f"no Valkey: {error}") from None
+            return message["data"] if message is not None else None
+
+        try:
+            try:
+                pubsub.subscribe(channel)
+                pubsub.get_message(timeout=CONNECT_SECONDS)  # the confirmation
+            except (valkey.ConnectionError, valkey.TimeoutError, OSError) as error:
+                raise Unavailable(f"no Valkey: {error}") from None
+            yield announced
+        finally:
+            pubsub.close()
 
     def close(self) -> None:
         """Closes the connections; a command that is called afterwards opens a new one."""

@@ -36,6 +36,10 @@ __all__ = [
 Word = bytes | str | int | float  # one argument of a command; Valkey receives all of them as text
 
 
+_QUEUE_PARTS = "jobs runs failures keys delayed running dead workers serial results expiring"
+_QUEUE_SUFFIXES = tuple(f":{part}".encode() for part in (*_QUEUE_PARTS.split(), *(f"ready:{priority}" for priority in range(10))))
+
+
 class Layout:
     """The names of keys and Pub/Sub channels in Valkey. All begin with ``prefix``; all are bytes.
 
@@ -74,6 +78,24 @@ class Layout:
     def bridge(self, source: str, name: str) -> bytes:
         """The state of a bridge, with which the names of its other keys begin; in the hash slot of its source."""
         return f"{self.prefix}:bridge:{{{slot_tag(source) or source}}}:{name}".encode()
+
+    def queue(self, name: str) -> tuple[bytes, ...]:
+        """The keys of a work queue, which its functions take: the queue's own first; lua/jobs.lua lists them."""
+        base = f"{self.prefix}:queue:{{{name}}}".encode()
+        return base, *(base + suffix for suffix in _QUEUE_SUFFIXES)
+
+    def taken(self, queue: str, worker: str) -> bytes:
+        """The list of the jobs that a worker took from a queue and has not ended."""
+        return f"{self.prefix}:queue:{{{queue}}}:taken:{worker}".encode()
+
+    def results(self, queue: str) -> bytes:
+        """The Pub/Sub channel, and the hash, of a queue's results."""
+        return f"{self.prefix}:queue:{{{queue}}}:results".encode()
+
+    @property
+    def queues(self) -> bytes:
+        """The set of the names of all work queues."""
+        return f"{self.prefix}:queues".encode()
 
     @property
     def services(self) -> bytes:

@@ -19,14 +19,16 @@ import msgspec
 from ..config import BUILT_IN, ChannelRules
 from ..errors import StoreError
 from ..rules.json_text import UNREADABLE
+from .connect import SyncCommands
 
-__all__ = ["VERSION", "Library", "rules_of"]
+__all__ = ["VERSION", "Library", "ready_blocking", "rules_of"]
 
 VERSION = 6  # of the functions; count it up with every change of what a function does
 
 _NAME = re.compile(rb"^gateway_(\d+)$")
 _SOURCE = "".join(
-    files(__package__).joinpath("lua", name).read_text() for name in ("channels.lua", "inbox.lua", "control.lua", "rpc.lua", "bridge.lua")
+    files(__package__).joinpath("lua", name).read_text()
+    for name in ("channels.lua", "inbox.lua", "control.lua", "rpc.lua", "jobs.lua", "queues.lua", "bridge.lua")
 )
 
 log = logging.getLogger("gateway.store")
@@ -139,6 +141,20 @@ class Library:
         except StoreError as error:
             if "already exists" not in str(error):  # a newer gateway was faster
                 raise
+
+
+def ready_blocking(library: Library, commands: SyncCommands) -> None:
+    """``library.ready`` for a program without asyncio."""
+
+    async def call(*words: Any) -> Any:
+        return commands.call(*words)
+
+    work = library.ready(call)
+    try:
+        work.send(None)  # it needs no loop: each call returns at once, and there may be a loop already
+    except StopIteration:
+        return
+    raise RuntimeError("the library waits for something")
 
 
 class _Rules(msgspec.Struct):

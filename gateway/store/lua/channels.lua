@@ -98,19 +98,24 @@ local function is_lax(text)
   return all ~= between or string.find(outside .. ' ', '%.%D') or string.find(outside, '%D%.')
 end
 
--- The object that `text` is in strict JSON and UTF-8, nested no deeper than DEPTH; nil if it is none. Clients are sent such text
--- as it is.
-local function object_of(text)
+-- Whether `text` is strict JSON in UTF-8, nested no deeper than DEPTH, and what it says. Clients are sent such text as it is.
+local function json_of(text)
   if not STRICT then
     STRICT = cjson.new()
     STRICT.decode_invalid_numbers(false)
     STRICT.decode_max_depth(DEPTH)
   end
-  if not string.find(text, '^%s*{') then return nil end
   local fine, decoded = pcall(STRICT.decode, text)
-  if not fine or type(decoded) ~= 'table' then return nil end
+  if not fine then return false end
   local plain = not string.find(text, '[^\32-\126]') and not string.find(text, '.', 1, true)  -- nearly all is
-  return (plain or is_utf8(text) and not is_lax(text)) and decoded or nil
+  return plain or is_utf8(text) and not is_lax(text), decoded
+end
+
+-- The object that `text` is in strict JSON; nil if it is none.
+local function object_of(text)
+  if not string.find(text, '^%s*{') then return nil end
+  local fine, decoded = json_of(text)
+  return fine and type(decoded) == 'table' and decoded or nil
 end
 
 local function are_texts(object, names)

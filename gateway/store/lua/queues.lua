@@ -1,0 +1,200 @@
+-- Work queues: what operators and producers see of them, and mend. It follows jobs.lua, whose keys it takes: always the 22 of the queue.
+
+local COUNTERS = {
+  'enqueued', 'taken', 'started', 'finished', 'retried', 'dead', 'cancelled', 'crashed', 'given_back', 'strays', 'sent_again', 'start_ms', 'finish_ms',
+}
+
+-- Where a job is, and since or until when (unix ms).
+local function state_of(keys, id, head)
+  for _, state in ipairs({'running', 'delayed', 'dead'}) do
+    local ms = redis.call('ZSCORE', keys[K[state]], id)
+    if ms then return state, ms end
+  end
+  local first = head.serial and redis.call('ZRANGEBYLEX', keys[K.serial], serial_range(head.serial, 1))[1]
+  if first and serial_id(first) ~= id then return 'parked', number(head.due) end
+  return 'ready', number(head.due)
+end
+
+-- gateway_queue KEYS → [name, value, …]: ready:0 … ready:9, delayed, running, parked, workers, oldest_ms (age of the oldest ready job),
+--   dead_letters, results, and the counters since the queue began.
+-- Atomic, because the numbers must be of one moment: else a job that moves is counted twice, or not at all.
+local function gateway_queue(keys, args)
+  check_queue(keys)
+  local now, ready, oldest, answer = now_ms(), 0, nil, {}
+  local function add_number(name, value)
+    table.insert(answer, name)
+    table.insert(answer, value)
+  end
+  for priority = 0, 9 do
+    local waiting = redis.call('LLEN', keys[K.ready + priority])
+    local head = waiting > 0 and head_of(redis.call('HGET', keys[K.jobs], redis.call('LINDEX', keys[K.ready + priority], -1)) or nil)
+    if head then oldest = math.min(oldest or head.due, head.due) end
+    ready = ready + waiting
+    add_number('ready:' .. priority, waiting)
+  end
+  local delayed, running, dead = redis.call('ZCARD', keys[K.delayed]), redis.call('ZCARD', keys[K.running]), redis.call('ZCARD', keys[K.dead])
+  add_number('delayed', delayed)
+  add_number('running', running)
+  add_number('parked', math.max(0, redis.call('HLEN', keys[K.jobs]) - ready - delayed - running - dead))
+  add_number('dead_letters', dead)
+  add_number('workers', redis.call('ZCOUNT', keys[K.workers], number(now), '+inf'))
+  add_number('results', redis.call('HLEN', keys[K.results]))
+  add_number('oldest_ms', oldest and math.max(0, now - oldest) or 0)
+  local counted = redis.call('HMGET', keys[1], unpack(COUNTERS))
+  for i, name in ipairs(COUNTERS) do add_number(name, tonumber(counted[i] or nil) or 0) end
+  return answer
+end
+
+-- gateway_job KEYS ID → [state, ms, job, run, failures, result]; '' for what there is not. States: ready, delayed, parked, running, dead,
+--   done (the job ended and its result is still there), none.
+-- Atomic, because a job moves between the keys.
+local function gateway_job(keys, args)
+  check_queue(keys)
+  local id = args[1] or ''
+  local job, result = redis.call('HGET', keys[K.jobs], id) or '', redis.call('HGET', keys[K.results], id) or ''
+  local head = head_of(job)
+  if not head then return {result ~= '' and 'done' or 'none', '0', '', '', '', result} end
+  local state, ms = state_of(keys, id, head)
+  return {state, ms, job, redis.call('HGET', keys[K.runs], id) or '', redis.call('HGET', keys[K.failures], id) or '', result}
+end
+
+local function ids_in(keys, state, from, limit)
+  if state == 'dead' then return redis.call('ZREVRANGE', keys[K.dead], from, from + limit - 1) end
+  if state == 'delayed' or state == 'running' then return redis.call('ZRANGE', keys[K[state]], from, from + limit - 1) end
+  local ids = {}
+  for priority = 9, 0, -1 do
+    local key = keys[K.ready + priority]
+    local waiting = redis.call('LLEN', key)
+    if from < waiting and #ids < limit then
+      local page = redis.call('LRANGE', key, -from - limit + #ids, -from - 1)
+      for i = #page, 1, -1 do table.insert(ids, page[i]) end
+    end
+    from = math.max(0, from - waiting)
+  end
+  return ids
+end
+
+-- gateway_jobs KEYS STATE FROM LIMIT → [[id, ms, job, run, failures] …]: the jobs that are ready, delayed, running or dead, in the order in
+--   which they are taken or come due; the newest dead letters first. LIMIT is up to 200.
+-- Atomic, because the lists change while they are read.
+local function gateway_jobs(keys, args)
+  check_queue(keys)
+  local state, from, limit = args[1], tonumber(args[2]), tonumber(args[3])
+  if not ({ready = true, delayed = true, running = true, dead = true})[state] or not is_count(from) or not is_count(limit) then
+    error({err = 'GATEWAY it takes a state (ready, delayed, running or dead), where to begin, and how many'})
+  end
+  local answer = {}
+  for _, id in ipairs(ids_in(keys, state, from, math.min(limit, 200))) do
+    local ms = state ~= 'ready' and redis.call('ZSCORE', keys[K[state]], id) or '0'
+    table.insert(answer, {
+      id, ms, redis.call('HGET', keys[K.jobs], id) or '', redis.call('HGET', keys[K.runs], id) or '', redis.call('HGET', keys[K.failures], id) or '',
+    })
+  end
+  return answer
+end
+
+-- gateway_cancel KEYS ID → 'cancelled' for a job that waited; 'running': its worker is announced to, and ends it; 'removed' for a dead letter; 'none'
+-- Atomic, because the job may be taken at any moment.
+local function gateway_cancel(keys, args)
+  check_queue(keys)
+  local id, now = args[1] or '', now_ms()
+  local head = head_of(redis.call('HGET', keys[K.jobs], id) or nil)
+  if not head then return 'none' end
+  local state = state_of(keys, id, head)
+  if state == 'running' then
+    local token, failures, crashes, flags = run_of(keys, id)
+    set_run(keys, id, token, failures, crashes, string.gsub(flags, 'c', '') .. 'c')
+    redis.call(ANNOUNCE, keys[1], 'cancel ' .. id)
+    return 'running'
+  end
+  if state == 'dead' then
+    redis.call('ZREM', keys[K.dead], id)
+    forget(keys, id)
+    return 'removed'
+  end
+  redis.call('ZREM', keys[K.delayed], id)
+  if state == 'ready' then redis.call('LREM', keys[K.ready + head.priority], 0, id) end
+  cancel(keys, id, head, now)
+  return 'cancelled'
+end
+
+-- Makes a dead letter a job again, with all its attempts; false if another job has its unique key.
+local function resend(keys, id, now)
+  local job = redis.call('HGET', keys[K.jobs], id) or nil
+  local head = head_of(job)
+  if not head then
+    redis.call('ZREM', keys[K.dead], id)
+    forget(keys, id)
+    return false
+  end
+  if head.key then
+    local other = redis.call('HGET', keys[K.keys], head.key)
+    if other and other ~= id and redis.call('HEXISTS', keys[K.jobs], other) == 1 then return false end
+    redis.call('HSET', keys[K.keys], head.key, id)
+  end
+  redis.call('ZREM', keys[K.dead], id)
+  redis.call('HDEL', keys[K.runs], id)
+  redis.call('HDEL', keys[K.results], id)
+  job = string.gsub(job, '"expires":%d+,"due":%d+', '"expires":0,"due":' .. number(now), 1)
+  local first = true
+  if head.serial then
+    local seq
+    first, seq = join_serial(keys, head.serial, id)
+    local cut = string.find(job, ',"data":', 1, true)
+    job = string.gsub(string.sub(job, 1, cut - 1), ',"seq":%d+', ',"seq":' .. number(seq)) .. string.sub(job, cut)
+  end
+  redis.call('HSET', keys[K.jobs], id, job)
+  if first then place(keys, id, head.priority, now, now) end
+  count(keys, 'sent_again')
+  return true
+end
+
+-- gateway_resend KEYS [ID …] → [how many dead letters are jobs again, how many are not]: those IDs, or the oldest of all, up to 1000.
+-- Atomic, because a dead letter that is sent again twice would run twice.
+local function gateway_resend(keys, args)
+  check_queue(keys)
+  local now, sent, refused = now_ms(), 0, 0
+  local ids = #args > 0 and args or redis.call('ZRANGE', keys[K.dead], 0, JOB.page - 1)
+  for i = 1, math.min(#ids, JOB.page) do
+    if redis.call('ZSCORE', keys[K.dead], ids[i]) and resend(keys, ids[i], now) then
+      sent = sent + 1
+    else
+      refused = refused + 1
+    end
+  end
+  return {sent, refused}
+end
+
+-- gateway_purge KEYS STATE → [how many jobs were removed, how many are left]: of those that are ready, delayed or dead, up to 1000.
+-- Atomic, because a worker must take a job or not, and its unique key must be free when it is gone.
+local function gateway_purge(keys, args)
+  check_queue(keys)
+  local state, now = args[1], now_ms()
+  if not ({ready = true, delayed = true, dead = true})[state] then
+    error({err = 'GATEWAY it removes the jobs that are ready, delayed or dead'})
+  end
+  local ids = ids_in(keys, state, 0, JOB.page)
+  for _, id in ipairs(ids) do
+    local head = head_of(redis.call('HGET', keys[K.jobs], id) or nil)
+    if state == 'ready' then
+      for priority = head and head.priority or 0, head and head.priority or 9 do redis.call('LREM', keys[K.ready + priority], -1, id) end
+    else
+      redis.call('ZREM', keys[K[state]], id)
+    end
+    if state == 'dead' or not head then forget(keys, id) else cancel(keys, id, head, now) end
+  end
+  local left = 0
+  if state == 'ready' then
+    for priority = 0, 9 do left = left + redis.call('LLEN', keys[K.ready + priority]) end
+  else
+    left = redis.call('ZCARD', keys[K[state]])
+  end
+  return {#ids, left}
+end
+
+redis.register_function{function_name = 'gateway_queue', callback = gateway_queue, flags = {'no-writes', 'allow-oom'}}
+redis.register_function{function_name = 'gateway_job', callback = gateway_job, flags = {'no-writes', 'allow-oom'}}
+redis.register_function{function_name = 'gateway_jobs', callback = gateway_jobs, flags = {'no-writes', 'allow-oom'}}
+redis.register_function{function_name = 'gateway_cancel', callback = gateway_cancel, flags = {'allow-oom'}}
+redis.register_function{function_name = 'gateway_purge', callback = gateway_purge, flags = {'allow-oom'}}
+redis.register_function('gateway_resend', gateway_resend)

@@ -1,0 +1,149 @@
+"""Waiting for the results of jobs, over one Pub/Sub connection however many wait.
+
+Valkey announces the id of each new result. A waiter first has its queue's announcements confirmed, then looks whether the result is
+there already: so none can come unnoticed in between, and after a lost connection everything that waits looks again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+
+from ..errors import JobFailed, StoreError
+from ..runtime.tasks import Tasks
+from ..store.connect import Address
+from ..store.connection import Commands
+from ..store.layout import Layout
+from ..store.link import Link
+from .queues import Queues
+
+__all__ = ["Results", "read_result"]
+
+
+def read_result(text: bytes) -> Any:
+    """What a handler returned, of a result as Valkey holds it. Raises JobFailed with the handler's error."""
+    result = msgspec.json.decode(text)
+    if "error" in result:
+        raise JobFailed(str(result["error"]).partition("\n")[0])
+    return result["result"]
+
+
+class Results:
+    """Waits for results. ``close`` ends the connection; whatever waits then raises CancelledError."""
+
+    def __init__(self, address: Address, commands: Commands, layout: Layout, queues: Queues) -> None:
+        self._address = address
+        self._commands = commands
+        self._layout = layout
+        self._queues = queues
+        self._waiting: dict[bytes, dict[str, tuple[str, set[asyncio.Future[bytes]]]]] = {}  # Pub/Sub channel → id → queue, waiters
+        self._confirmed: set[bytes] = set()
+        self._link: Link | None = None
+        self._starting = asyncio.Lock()
+        self._tasks = Tasks()
+
+    async def wait(self, queue: str, id: str) -> Any:
+        """What the job's handler returned. Raises JobFailed as soon as it is known that there is no result and that none will come."""
+        await self._start()
+        channel = self._layout.results(queue)
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        waiters = self._waiting.setdefault(channel, {})
+        known = bool(waiters)
+        waiters.setdefault(id, (queue, set()))[1].add(future)
+        try:
+            if channel in self._confirmed:
+                self._tasks.spawn(self._look(channel, [id]))
+            elif not known:
+                self._require_link().subscribe([channel])
+            return read_result(await future)
+        finally:
+            self._leave(channel, id, future)
+
+    async def close(self) -> None:
+        await self._tasks.cancel()
+        if self._link is not None:
+            await self._link.close()
+        for ids in self._waiting.values():
+            for _, futures in ids.values():
+                for future in futures:
+                    future.cancel()
+
+    def _leave(self, channel: bytes, id: str, future: asyncio.Future[bytes]) -> None:
+        ids = self._waiting.get(channel, {})
+        if id in ids:
+            ids[id][1].discard(future)
+            if not ids[id][1]:
+                del ids[id]
+        if not ids and self._waiting.pop(channel, None) is not None:
+            self._confirmed.discard(channel)
+            if self._link is not None:
+                self._link.unsubscribe([channel])
+
+    async def _start(self) -> None:
+        async with self._starting:
+            if self._link is None:
+                link = Link(self._address, self._commands, self._layout.heartbeat(f"results-{uuid4().hex[:12]}"))
+                link.add_listener(self)
+                await link.start()
+                self._link = link
+
+    def _require_link(self) -> Link:
+        assert self._link is not None
+        return self._link
+
+    # What the link calls.
+
+    def on_up(self) -> None:
+        if self._link is not None:
+            self._link.subscribe(list(self._waiting))
+
+    def on_down(self) -> None:
+        self._confirmed.clear()
+
+    def on_subscribed(self, key: bytes) -> None:
+        if key in self._waiting:
+            self._confirmed.add(key)
+            self._tasks.spawn(self._look(key, list(self._waiting[key])))
+
+    def on_announcements(self, batch: dict[bytes, list[bytes]]) -> None:
+        for channel, ids in batch.items():
+            waited = self._waiting.get(channel, {})
+            found = [id for id in (each.decode(errors="replace") for each in ids) if id in waited]
+            if found:
+                self._tasks.spawn(self._look(channel, found))
+
+    async def _look(self, channel: bytes, ids: list[str]) -> None:
+        """Reads the results that are there."""
+        for id in ids:
+            waited = self._waiting.get(channel, {}).get(id)
+            if waited is None:
+                continue
+            queue, futures = waited
+            try:
+                view = await self._queues.job(queue, id)
+            except StoreError as error:
+                for future in futures:
+                    _fail(future, error)
+                continue
+            for future in futures:
+                if view.result:
+                    _succeed(future, view.result)
+                elif view.state == "none":
+                    _fail(
+                        future, JobFailed("the job ended, and its result is not stored any more, or never was: enqueue it with result_ttl")
+                    )
+                elif view.state == "dead":
+                    _fail(future, JobFailed(view.failures[-1].error if view.failures else "the job is a dead letter"))
+
+
+def _succeed(future: asyncio.Future[bytes], result: bytes) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _fail(future: asyncio.Future[bytes], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)

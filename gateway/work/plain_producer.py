@@ -1,0 +1,147 @@
+"""Enqueueing without asyncio: for Django, Flask, scripts."""
+
+from __future__ import annotations
+
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, Unpack, cast
+from uuid import uuid4
+
+from ..errors import JobFailed, StoreError, Unavailable
+from ..runtime.backoff import retrying_blocking
+from ..store.connect import CONNECT_SECONDS, Address, SyncCommands
+from ..store.embedded import find_url
+from ..store.layout import Layout, Word
+from ..store.library import Library, ready_blocking
+from .job_results import read_result
+from .jobs import JobOptions, check_queue_name, job_words, refusal
+from .queues import enqueue_call
+
+__all__ = ["SyncEnqueuedJob", "SyncQueue"]
+
+PATIENCE = 2.0  # seconds for which a thread waits, with the web request that it serves
+PAUSE_MOST = 1.0  # seconds between two attempts
+
+
+class SyncEnqueuedJob:
+    """As ``EnqueuedJob``, for threads."""
+
+    def __init__(self, producer: SyncQueue, queue: str, id: str, new: bool) -> None:
+        self.id = id
+        self.queue = queue
+        self.new = new
+        self._producer = producer
+
+    def result(self, timeout: float) -> Any:
+        """What its handler returned, for a job that was enqueued with ``result_ttl``; ``timeout`` is in seconds.
+
+        Raises JobFailed with the handler's last error for a job that became a dead letter or was cancelled, TimeoutError.
+        """
+        return self._producer.wait(self.queue, self.id, timeout)
+
+    def cancel(self) -> str:
+        """As ``Queues.cancel``."""
+        return self._producer.cancel(self.queue, self.id)
+
+
+class SyncQueue:
+    """A producer of jobs without asyncio. Safe to share between threads. It connects when it is first used.
+
+    ``patience`` is for how many seconds a call waits at most; the other parameters are those of ``Queue``.
+    """
+
+    def __init__(
+        self, url: str = "", *, prefix: str = "gw", data_dir: str | Path = "", patience: float = PATIENCE, limit: int | None = None
+    ) -> None:
+        self._url = url
+        self._data_dir = data_dir
+        self._layout = Layout(prefix)
+        self._library = Library(None, prefix)
+        self._limit = limit
+        self._reply_seconds = min(CONNECT_SECONDS, patience / 2)
+        self._repeat_seconds = patience - self._reply_seconds
+        self._lock = threading.Lock()
+        self._opened: SyncCommands | None = None
+        self._named: set[str] = set()
+        self._own = threading.local()  # of each thread: its name as a producer, and how much it sent
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections; a call that is made afterwards opens new ones."""
+        if self._opened is not None:
+            self._opened.close()
+
+    def enqueue(self, name: str, data: Any = None, *, queue: str = "default", **options: Unpack[JobOptions]) -> SyncEnqueuedJob:
+        """As ``Queue.enqueue``."""
+        check_queue_name(queue)
+        words = job_words(name, data, **options)
+        if self._limit is not None:
+            words += "limit", self._limit
+        producer, sent = self._count()
+        words += "id", f"{producer}-{sent}", "version", sent, "version_epoch", producer
+        try:
+            id, new = self._repeated(*enqueue_call(self._layout, queue, words))
+            if queue not in self._named:
+                self._repeated(b"SADD", self._layout.queues, queue)
+                self._named.add(queue)
+        except StoreError as error:
+            raise refusal(error) from None
+        return SyncEnqueuedJob(self, queue, id.decode(), bool(new))
+
+    def wait(self, queue: str, id: str, timeout: float) -> Any:
+        """The result of a job of which only the id is known; as ``SyncEnqueuedJob.result``."""
+        until = time.monotonic() + timeout
+        with self._commands.listening(self._layout.results(queue)) as announced:
+            while True:
+                state, _, _, _, _, result = self._function(b"gateway_job", queue, id)
+                if result:
+                    return read_result(result)
+                if state in (b"none", b"dead"):
+                    raise JobFailed("the job ended, and its result is not stored any more, or never was: enqueue it with result_ttl")
+                left = until - time.monotonic()
+                while left > 0 and announced(left) != id.encode():
+                    left = until - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError(f"job {id} has no result after {timeout:g} s")
+
+    def cancel(self, queue: str, id: str) -> str:
+        """As ``Queues.cancel``."""
+        return cast(bytes, self._function(b"gateway_cancel", queue, id)).decode()
+
+    def _count(self) -> tuple[str, int]:
+        if not hasattr(self._own, "producer"):
+            self._own.producer, self._own.sent = uuid4().hex[:12], 0
+        self._own.sent += 1
+        return self._own.producer, self._own.sent
+
+    def _function(self, function: bytes, queue: str, *words: Word) -> Any:
+        keys = self._layout.queue(check_queue_name(queue))
+        return self._repeated(b"FCALL", function, len(keys), *keys, *words)
+
+    @property
+    def _commands(self) -> SyncCommands:
+        with self._lock:
+            if self._opened is None:
+                address = Address(find_url(self._url, self._data_dir, self._reply_seconds))
+                self._opened = SyncCommands(address.sync_client(self._reply_seconds))
+            return self._opened
+
+    def _repeated(self, *command: Word) -> Any:
+        return retrying_blocking(partial(self._call, *command), on=Unavailable, ceiling=PAUSE_MOST, seconds=self._repeat_seconds)
+
+    def _call(self, *command: Word) -> Any:
+        try:
+            return self._commands.call(*command)
+        except StoreError as error:
+            if "Function not found" not in str(error):
+                raise
+        ready_blocking(self._library, self._commands)
+        return self._commands.call(*command)

@@ -1,0 +1,161 @@
+"""What a work queue's functions in Valkey do, as methods: enqueue, look, mend. Its keys are described in ``store/lua/jobs.lua``."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, cast
+from uuid import uuid4
+
+import msgspec
+
+from ..errors import StoreError
+from ..store.connection import Commands
+from ..store.layout import Layout, Word
+from .jobs import JobDocument, check_queue_name, read_job, refusal
+
+__all__ = ["Failure", "JobView", "Overview", "Queues", "enqueue_call"]
+
+_READS = (b"gateway_queue", b"gateway_job", b"gateway_jobs")
+
+
+class Failure(msgspec.Struct, gc=False):
+    """One failed run of a job. ``at`` is unix milliseconds, ``attempt`` counts from 1."""
+
+    error: str = ""
+    at: int = 0
+    attempt: int = 0
+    worker: str = ""
+
+
+class JobView(NamedTuple):
+    """A job as operators see it. ``state``: ready, delayed, parked, running, dead, done or none; ``ms`` is since when, or when it is due (unix ms).
+
+    ``job`` is None for what another program wrote; ``result`` is JSON with one field, ``result`` or ``error``, b"" if there is none.
+    """
+
+    id: str
+    state: str
+    ms: int
+    job: JobDocument | None
+    failures: list[Failure]
+    result: bytes = b""
+
+
+class Overview(msgspec.Struct):
+    """The numbers of one queue at one moment. ``oldest_ms`` is the age of the oldest ready job; those after it are sums since the queue began.
+
+    The mean time to start is ``start_ms / started``, the mean time of a run ``finish_ms / finished``.
+    """
+
+    ready: int
+    by_priority: list[int]
+    delayed: int
+    parked: int
+    running: int
+    dead_letters: int
+    workers: int
+    results: int
+    oldest_ms: int
+    enqueued: int
+    taken: int
+    started: int
+    finished: int
+    retried: int
+    dead: int
+    cancelled: int
+    crashed: int
+    given_back: int
+    strays: int
+    sent_again: int
+    start_ms: int
+    finish_ms: int
+
+
+def enqueue_call(layout: Layout, queue: str, words: list[Word]) -> list[Word]:
+    """The command that enqueues; ``words`` are those of ``jobs.job_words``."""
+    keys = layout.queue(queue)
+    return [b"FCALL", b"gateway_enqueue", len(keys), *keys, *words]
+
+
+class Queues:
+    """All work queues of one Valkey, over a connection that the caller opened. Methods raise StoreError, Unavailable; ``enqueue`` QueueFull too.
+
+    Each object is a producer: it counts what it enqueues, so that Valkey recognizes what is sent again over a broken connection.
+    """
+
+    def __init__(self, commands: Commands, layout: Layout) -> None:
+        self._commands = commands
+        self._layout = layout
+        self._producer = uuid4().hex[:12]
+        self._sent = 0
+        self._named: set[str] = set()
+
+    async def enqueue(self, queue: str, words: list[Word], *, version: int | None = None, version_epoch: str = "") -> tuple[str, bool]:
+        """Enqueues what ``jobs.job_words`` made. Returns the job's id, and whether it is new: False where its key has a job already.
+
+        ``version`` and ``version_epoch`` are those of an outbox, whose rows may be sent again at any time.
+        """
+        check_queue_name(queue)
+        if version is None:
+            self._sent += 1
+            version, version_epoch = self._sent, self._producer
+            words = [*words, "id", f"{self._producer}-{self._sent}"]
+        call = enqueue_call(self._layout, queue, [*words, "version", version, "version_epoch", version_epoch])
+        try:
+            job, new = await self._commands.call(*call, repeatable=True, guarded=True)
+        except StoreError as error:
+            raise refusal(error) from None
+        if queue not in self._named:
+            await self._commands.call(b"SADD", self._layout.queues, queue, repeatable=True)
+            self._named.add(queue)
+        return job.decode(), bool(new)
+
+    async def names(self) -> list[str]:
+        """The names of all queues that were ever used."""
+        return sorted(name.decode(errors="replace") for name in await self._commands.call(b"SMEMBERS", self._layout.queues))
+
+    async def overview(self, queue: str) -> Overview:
+        answer = await self._call(b"gateway_queue", queue)
+        numbers = {name.decode(): int(value) for name, value in zip(answer[::2], answer[1::2], strict=True)}
+        by_priority = [numbers.pop(f"ready:{priority}") for priority in range(10)]
+        return Overview(ready=sum(by_priority), by_priority=by_priority, **numbers)
+
+    async def jobs(self, queue: str, state: str, *, first: int = 0, limit: int = 50) -> list[JobView]:
+        """Jobs that are ``ready``, ``delayed``, ``running`` or ``dead``, from number ``first`` on, at most 200: in the order in which they
+        are taken or come due, the newest dead letters first."""
+        answer = await self._call(b"gateway_jobs", queue, state, first, limit)
+        return [_view(id, state, ms, job, failures) for id, ms, job, _, failures in answer]
+
+    async def job(self, queue: str, id: str) -> JobView:
+        """One job, wherever it is; state ``none`` if the queue does not have it."""
+        state, ms, job, _, failures, result = await self._call(b"gateway_job", queue, id)
+        return _view(id.encode(), state.decode(), ms, job, failures, result)
+
+    async def cancel(self, queue: str, id: str) -> str:
+        """``cancelled`` for a job that waited, ``running`` for one that its worker will end, ``removed`` for a dead letter, ``none`` if there is no such job."""
+        return cast(bytes, await self._call(b"gateway_cancel", queue, id)).decode()
+
+    async def resend(self, queue: str, *ids: str) -> tuple[int, int]:
+        """Sends dead letters again: these, or the oldest of all, at most 1,000 in one call. Returns how many were sent, and how many were not:
+        they are no dead letters any more, or another job has their unique key."""
+        sent, refused = await self._call(b"gateway_resend", queue, *ids)
+        return sent, refused
+
+    async def purge(self, queue: str, state: str) -> tuple[int, int]:
+        """Removes jobs that are ``ready``, ``delayed`` or ``dead``, at most 1,000 in one call. Returns how many were removed, and how many are left."""
+        removed, left = await self._call(b"gateway_purge", queue, state)
+        return removed, left
+
+    async def _call(self, function: bytes, queue: str, *words: Word) -> Any:
+        keys = self._layout.queue(check_queue_name(queue))
+        return await self._commands.call(b"FCALL", function, len(keys), *keys, *words, repeatable=function in _READS)
+
+
+def _view(id: bytes, state: str, ms: bytes, job: bytes, failures: bytes, result: bytes = b"") -> JobView:
+    return JobView(id.decode(errors="replace"), state, int(float(ms or 0)), read_job(job), _read_failures(failures), result)
+
+
+def _read_failures(text: bytes) -> list[Failure]:
+    try:
+        return msgspec.json.decode(text, type=list[Failure])
+    except msgspec.MsgspecError:
+        return []
