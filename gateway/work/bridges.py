@@ -69,7 +69,8 @@ class Bridges:
     async def start(self) -> None:
         """Returns when each bridge listens, here or in another process, or after START_SECONDS if one cannot yet: that is logged."""
         for bridge in self._bridges:
-            self._running.spawn(bridge.run())
+            what = f"bridge {bridge.title} was ended by an error"  # of whatever kind: a bridge that rests until the next start helps nobody
+            self._running.spawn(retrying(bridge.run, what, log, on=Exception, ceiling=10.0, reason=repr))
         if self._bridges:
             waiting = [asyncio.create_task(bridge.settled()) for bridge in self._bridges]
             _, late = await asyncio.wait(waiting, timeout=START_SECONDS)
