@@ -18,7 +18,7 @@ from gateway.rules.protocol import publication_json
 from gateway.store.connect import Address
 from gateway.store.connection import Commands
 from gateway.store.history import History
-from gateway.store.layout import Announcement, Layout, Movement, Reset, publish_words, read_announcement, read_entry, read_presence
+from gateway.store.layout import Announcement, JoinLeave, Layout, Reset, publish_words, read_announcement, read_entry, read_presence
 from gateway.store.library import Library, rules_of
 from gateway.store.untrusted import Faults
 
@@ -95,7 +95,7 @@ def test_any_announcement_is_read_and_can_be_sent_to_clients(payload: bytes) -> 
     if isinstance(item, Announcement):
         check(item.publication)
         assert item.epoch.replace("-", "").replace("_", "").isalnum() or item.epoch in ("", "-")
-    elif isinstance(item, Movement):
+    elif isinstance(item, JoinLeave):
         assert b"\n" not in item.info and isinstance(json.loads(item.info.decode()), dict)
     else:
         assert isinstance(item, Reset)
