@@ -1,4 +1,4 @@
-"""Whatever a person can set, call or open stands in the README."""
+"""Every setting, command and endpoint is in the README."""
 
 from __future__ import annotations
 

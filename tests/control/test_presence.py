@@ -157,7 +157,7 @@ async def test_a_service_pages_and_a_client_is_refused(start_gateway: Start) -> 
 
 
 class Answering:
-    """A history whose reads are answered when the test says so."""
+    """A history whose reads are answered when the test decides."""
 
     def __init__(self) -> None:
         self.layout = Layout("t")

@@ -1,4 +1,4 @@
-"""Deltas over the wire: who gets them, what comes whole, and that every edge carries them."""
+"""Deltas over the wire: which clients get them, which documents come whole, and that every edge carries them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def publish_all(gateway: RunningGateway, channel: str, documents: list[Any]) -> 
 
 
 class Reader:
-    """Makes documents of publications as SDKs do, and keeps how each came: its offset, and whether as a change."""
+    """Makes documents of publications as SDKs do, and notes how each came: its offset, and whether as a change."""
 
     def __init__(self) -> None:
         self.last = b""

@@ -75,7 +75,7 @@ async def test_a_page_that_the_star_admits_uses_a_token_that_it_sends_itself(wid
     assert await status(wide, "GET", "/history?channel=open:1", {"Origin": ANY}) == 200
 
 
-async def test_only_a_named_origin_is_told_that_its_cookies_count(wide: RunningGateway) -> None:
+async def test_only_a_named_origin_may_send_its_cookies(wide: RunningGateway) -> None:
     async with await Socket.open(wide) as raw:
         for origin, credentials in ((NAMED, "true"), (ANY, "false")):
             _, headers, _ = await raw.request("GET", "/history?channel=open:1", {"Origin": origin})

@@ -1,4 +1,4 @@
-"""What every answer says to browsers, whichever path, method, status and edge it has."""
+"""The headers that restrict browsers in every answer, whichever path, method, status and edge it has."""
 
 from __future__ import annotations
 
@@ -80,10 +80,10 @@ async def test_every_answer_has_the_headers_that_restrict_browsers(
         lines = {"Host": "gateway.test", "Content-Length": str(len(body))} | headers
         head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
         await raw.send(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body)
-        answered, said = await raw.head()
+        answered, given = await raw.head()
     assert status in (0, answered)
-    check_headers(said)
-    assert said.get("content-type", "").startswith("text/html") == ((path, status) == ("/", 200) or path.endswith(".html"))
+    check_headers(given)
+    assert given.get("content-type", "").startswith("text/html") == ((path, status) == ("/", 200) or path.endswith(".html"))
 
 
 async def test_no_header_of_an_answer_is_there_twice(gateway: RunningGateway) -> None:
@@ -97,7 +97,7 @@ async def test_no_header_of_an_answer_is_there_twice(gateway: RunningGateway) ->
 
 async def test_an_answer_without_a_body_has_the_same_headers(gateway: RunningGateway) -> None:
     async with await Socket.open(gateway) as raw:
-        _, said, _ = await raw.request("GET", "/static/gateway.js")
-        status, said, _ = await raw.request("GET", "/static/gateway.js", {"If-None-Match": said["etag"]})
+        _, given, _ = await raw.request("GET", "/static/gateway.js")
+        status, given, _ = await raw.request("GET", "/static/gateway.js", {"If-None-Match": given["etag"]})
     assert status == 304
-    check_headers(said)
+    check_headers(given)

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from ..kit.clients import Socket, frame
+from ..kit.clients import Socket
 from ..kit.gateways import API_KEY, RULES, RunningGateway, Start
 from ..kit.publishing import publish_many
 from ..kit.waiting import until
@@ -16,10 +16,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: h\r\n\r\n"
 ABSENT = b"GET /absent HTTP/1.1\r\nHost: h\r\n\r\n"
-HANDSHAKE = (
-    b"GET /connection/websocket HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
 SECONDS = {"gateway.edges.http_protocol.CLOSE_SECONDS": 1.0}
 
 
@@ -71,15 +67,6 @@ async def test_what_is_sent_and_never_read_costs_little_and_goes_with_its_connec
     await asyncio.sleep(0.2)
     assert gateway.memory() - before < 12 * 2**20
     assert "Traceback" not in gateway.log()
-
-
-async def test_frames_in_one_segment_with_their_handshake_are_read(gateway: RunningGateway) -> None:
-    async with await Socket.open(gateway) as raw:
-        connect = frame(json.dumps({"id": 1, "connect": {"token": gateway.token()}}).encode())
-        await raw.send(HANDSHAKE + connect + frame(b'{"id":2,"rpc":{"method":"gateway.time"}}'))
-        assert (await raw.head())[0] == 101
-        assert "connect" in await raw.read_object()
-        assert "rpc" in await raw.read_object()
 
 
 # Answers that are not read.

@@ -1,4 +1,4 @@
-"""Clients that read slowly, or never, or break off: they cost a bounded amount of memory, lose nothing that history holds, and harm nobody else."""
+"""Clients that read slowly, or never, or break off: they cost a bounded amount of memory, lose nothing that history holds, and harm no other client."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ async def test_a_broken_pipe_does_not_end_the_gateway(start_gateway: Start) -> N
 
 
 async def test_a_client_that_asks_for_much_and_never_reads_costs_little(start_gateway: Start) -> None:
-    """Replies cannot wait in history, so who does not read them is not read from any more, and is cut off in the end."""
+    """Replies cannot wait in history, so the gateway stops reading from a client that does not read them, and closes it in the end."""
     gateway = start_gateway(RULES + "[limits]\nslow_seconds = 1\n")
     await asyncio.to_thread(publish_many, gateway, "member:big", filled(range(60)))
     async with await connected_socket(gateway, small=True) as raw:

@@ -84,9 +84,9 @@ async def _expired_subscription(gateway: RunningGateway) -> tuple[float, dict[st
     async with client(gateway) as wire:
         began = time.monotonic()
         await wire.result("subscribe", channel="chat:expires", token=gateway.token(channel="chat:expires", seconds=3))
-        told = await wire.next(60)
+        push = await wire.next(60)
         await wire.result("subscribe", channel="chat:expires")  # the connection stays
-        return time.monotonic() - began, told
+        return time.monotonic() - began, push
 
 
 async def _request_after_a_stream(gateway: RunningGateway) -> list[bytes]:
@@ -169,6 +169,6 @@ async def test_an_expired_connection_ends_after_its_grace(patient: dict[str, Any
 
 
 async def test_an_expired_subscription_ends_after_its_grace(patient: dict[str, Any], bystander: Bystander) -> None:
-    seconds, told = await outcome(patient["an expired subscription"], bystander)
-    assert told == {"push": {"channel": "chat:expires", "unsubscribe": {"code": 2501, "reason": "subscription expired"}}}
+    seconds, push = await outcome(patient["an expired subscription"], bystander)
+    assert push == {"push": {"channel": "chat:expires", "unsubscribe": {"code": 2501, "reason": "subscription expired"}}}
     assert 3.9 < seconds < 12, "a token for 3 s, and 2 s to bring another"

@@ -1,4 +1,4 @@
-"""Reading the history of a channel that nobody ever published to: it costs Valkey nothing, and what follows is not missed."""
+"""Reading the history of a channel that was never published to: it costs Valkey nothing, and what follows is not missed."""
 
 from __future__ import annotations
 

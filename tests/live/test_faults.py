@@ -180,7 +180,7 @@ async def test_nothing_is_lost_when_valkey_is_killed_and_the_gateway_starts_it_a
 # History is gone, or older than it was.
 
 
-async def test_every_follower_is_told_of_one_gap_when_valkey_comes_back_empty(own: OwnValkey, gateway: RunningGateway) -> None:
+async def test_every_follower_is_notified_of_one_gap_when_valkey_comes_back_empty(own: OwnValkey, gateway: RunningGateway) -> None:
     async with scene(own.url, lambda: gateway) as here:
         own.empty()
         await here.end(gaps=1)
@@ -223,7 +223,7 @@ def _save(own: OwnValkey, keys: list[str]) -> list[bytes]:
 
 
 @pytest.mark.parametrize("published", [0, 500], ids=["older than what was seen", "newer than what was seen"])
-async def test_every_follower_is_told_of_one_gap_when_valkey_comes_back_with_an_older_history(
+async def test_every_follower_is_notified_of_one_gap_when_valkey_comes_back_with_an_older_history(
     own: OwnValkey, gateway: RunningGateway, published: int
 ) -> None:
     """As after a failover: links are lost, and the history is an older one, perhaps with other publications at the same offsets."""

@@ -223,7 +223,7 @@ async def test_many_are_notified_in_slices_and_those_that_left_meanwhile_are_not
         assert each.notes == (["begin", "gap"] if each.ends else ["begin", "gap", 1])
 
 
-async def test_a_link_that_is_lost_again_meanwhile_leaves_nobody_out(world: World) -> None:
+async def test_a_link_that_is_lost_again_meanwhile_leaves_no_subscription_out(world: World) -> None:
     subscriptions = [noting(world) for _ in range(2 * NOTIFIED_AT_ONCE)]
     await confirm(world)
     world.hub.on_down()

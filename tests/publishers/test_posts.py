@@ -1,4 +1,4 @@
-"""Posts: what becomes of one, what its channel says of each step, and what is refused."""
+"""Posts: what becomes of one, what is published of each step, and what is refused."""
 
 from __future__ import annotations
 
@@ -128,13 +128,13 @@ async def test_nothing_is_published_about_a_post_after_its_deletion(database: Da
     outcomes = await asyncio.gather(*racing, return_exceptions=True)
     assert outcomes[6] is None
     assert {type(each) for each in outcomes} <= {dict, NotFound, type(None)}
-    told = await said(database, "posts:tech")
-    assert [each["type"] for each in told].index("post.deleted") == len(told) - 1
-    assert len(told) == 2 + sum(isinstance(each, dict) for each in outcomes)
+    published = await said(database, "posts:tech")
+    assert [each["type"] for each in published].index("post.deleted") == len(published) - 1
+    assert len(published) == 2 + sum(isinstance(each, dict) for each in outcomes)
     assert await rows_of(database, f"post:{post}") == []
 
 
-async def test_of_two_who_delete_a_post_at_once_one_does(database: Database, tech: str) -> None:
+async def test_of_two_users_who_delete_a_post_at_once_one_does(database: Database, tech: str) -> None:
     post = (await create_post(database, channel=tech, author="u2", text="text"))["id"]
     outcomes = await asyncio.gather(*[delete_post(database, post=post, by=by) for by in ("u1", "u2", "u1")], return_exceptions=True)
     assert sorted(type(each).__name__ for each in outcomes) == ["NoneType", "NotFound", "NotFound"]
@@ -144,9 +144,9 @@ async def test_of_two_who_delete_a_post_at_once_one_does(database: Database, tec
 async def test_the_last_published_edit_is_the_stored_one(database: Database, tech: str) -> None:
     post = (await create_post(database, channel=tech, author="u2", text="text"))["id"]
     await asyncio.gather(*[edit_post(database, post=post, editor="u2", text=f"text {n}") for n in range(10)])
-    told = await said(database, "posts:tech")
-    assert {each["post"]["text"] for each in told[1:]} == {f"text {n}" for n in range(10)}
-    assert await list_posts(database, channel=tech) == [told[-1]["post"]]
+    published = await said(database, "posts:tech")
+    assert {each["post"]["text"] for each in published[1:]} == {f"text {n}" for n in range(10)}
+    assert await list_posts(database, channel=tech) == [published[-1]["post"]]
 
 
 # Channels.
@@ -168,7 +168,7 @@ async def test_a_channel_name_can_be_taken_once(database: Database, tech: str) -
     assert await everything(database) == before
 
 
-async def test_of_many_who_create_a_channel_at_once_one_does(database: Database) -> None:
+async def test_of_many_users_who_create_a_channel_at_once_one_does(database: Database) -> None:
     owners = [f"u{n}" for n in range(8)]
     outcomes = await asyncio.gather(*[create_channel(database, name="tech", owner=owner) for owner in owners], return_exceptions=True)
     created = [each for each in outcomes if isinstance(each, dict)]
@@ -224,8 +224,8 @@ async def test_posts_are_part_of_a_transaction_of_ones_own(database: Database) -
         await delete_post(transaction, post=gone["id"], by="u1")
         assert await list_posts(database, channel="tech") == [], "nobody sees it before it is committed"
     assert await list_posts(database, channel="tech") == [kept]
-    told = [each if isinstance(each, str) else each["type"] for each in await said(database, "posts:tech")]
-    assert told == ["post.created", "post.created", "something of one's own", "post.edited", "reaction", "post.deleted"]
+    published = [each if isinstance(each, str) else each["type"] for each in await said(database, "posts:tech")]
+    assert published == ["post.created", "post.created", "something of one's own", "post.edited", "reaction", "post.deleted"]
     assert await rows_of(database, f"post:{gone['id']}") == []
 
 
@@ -272,9 +272,9 @@ async def test_markup_and_emoji_come_through_as_they_are(database: Database, tec
     assert [post["text"] for post in await list_posts(database, channel=tech)] == [f"{text}!" for text in HOSTILE[::-1]]
     await relay.drain()
     page = await publisher.history.read("posts:tech", 0, -1)
-    told = [json.loads(each.data)["post"] for each in page.publications]
-    assert [each["text"] for each in told] == [f"{text}{mark}" for text in HOSTILE for mark in ("", "!")]
-    assert {each["author"] for each in told} == {"<i>u2</i>"}
+    published = [json.loads(each.data)["post"] for each in page.publications]
+    assert [each["text"] for each in published] == [f"{text}{mark}" for text in HOSTILE for mark in ("", "!")]
+    assert {each["author"] for each in published} == {"<i>u2</i>"}
 
 
 async def test_a_text_loses_the_blanks_around_it_and_no_more(database: Database, tech: str) -> None:

@@ -151,7 +151,11 @@ MISTAKES = {
     "size that is a truth": (lambda p: p.publish("posts:a", 1, size=True), TypeError, "size is a whole number of publications"),
     "version that is a text": (lambda p: p.publish("posts:a", 1, version="7"), TypeError, "version is a whole number"),
     "key that is a number": (lambda p: p.publish("posts:a", 1, idempotency_key=17), TypeError, "idempotency_key is a text, not 17"),
-    "option that does not exist": (lambda p: p.publish("posts:a", 1, key="k"), TypeError, "no option 'key'"),
+    "option that does not exist": (
+        lambda p: p.publish("posts:a", 1, key="k"),
+        TypeError,
+        "no option 'key'; the options are idempotency_key,",
+    ),
     "user that is a number": (lambda p: p.notify(17, {"id": "a"}), TypeError, "the user is a text, not 17"),
     "notification that is a text": (lambda p: p.notify("u1", "hello"), ValueError, 'a notification is a JSON object with an "id"'),
     "notification with NaN": (lambda p: p.notify("u1", {"id": "a", "x": math.nan}), ValueError, "the notification holds nan"),

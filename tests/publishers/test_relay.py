@@ -200,7 +200,7 @@ async def test_a_writer_killed_at_any_step_leaves_its_rows_and_outbox_or_neither
     step: str,
     is_committed: bool,
 ) -> None:
-    """What it committed is published though it could wake nobody; it holds up nobody who writes there after it."""
+    """What it committed is published although it woke no relay; it does not hold up later writers of the same channel."""
     async with running(Relay(database, publisher.history)):
         writer = start(relays.dying_writer, migrated_url, "cafe", step)
         await until(lambda: writer.exitcode is not None, "it is dead")
@@ -213,10 +213,10 @@ async def test_a_writer_killed_at_any_step_leaves_its_rows_and_outbox_or_neither
         after = (await create_review(database, subject="cafe", author="u2", rating=1, text="…"))["id"]
         await eventually(lambda: contents(publisher, story_of(after)), "what was committed after it is published")
         await eventually(lambda: is_drained(database), "nothing waits any more")
-    told = [*left, after]
-    assert [each["review"]["id"] for each in await contents(publisher, "reviews:cafe")] == told
-    assert [(row.channel, row.published) for row in await rows(database)] == [(story_of(id), True) for id in told]
-    for id in told:
+    committed = [*left, after]
+    assert [each["review"]["id"] for each in await contents(publisher, "reviews:cafe")] == committed
+    assert [(row.channel, row.published) for row in await rows(database)] == [(story_of(id), True) for id in committed]
+    for id in committed:
         assert [each["review"]["id"] for each in await contents(publisher, story_of(id))] == [id]
 
 
@@ -547,8 +547,8 @@ async def test_a_channel_that_valkey_refuses_does_not_delay_the_others(
         await holds(publisher, channel, documents(channel, 0, 4))
         await eventually(lambda: is_drained(database), "nothing waits any more")
     assert set(tries) == {channel}
-    said = [record.message for record in caplog.records if record.levelno == logging.ERROR]
-    assert len(said) == 1 and said[0].startswith(f"the outbox of {channel} waits, Valkey refuses rows ") and "WRONGTYPE" in said[0]
+    logged = [record.message for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(logged) == 1 and logged[0].startswith(f"the outbox of {channel} waits, Valkey refuses rows ") and "WRONGTYPE" in logged[0]
 
 
 async def test_a_row_refused_for_a_moment_is_not_overtaken(
@@ -660,7 +660,7 @@ def test_a_relay_that_cannot_start_prints_one_line(tmp_path: Path, valkey_url: s
     for name, (_, _, word) in cases.items():
         assert running[name].wait(20) == 1, name
         assert (tmp_path / name / "out").read_text() == ""
-        said = [line for line in (tmp_path / name / "error").read_text().splitlines() if " INFO " not in line]
-        assert len(said) == 1 and said[0].startswith("gateway: ") and word in said[0], (name, said)
-        assert "secret" not in said[0]
+        logged = [line for line in (tmp_path / name / "error").read_text().splitlines() if " INFO " not in line]
+        assert len(logged) == 1 and logged[0].startswith("gateway: ") and word in logged[0], (name, logged)
+        assert "secret" not in logged[0]
     taken.close()

@@ -29,39 +29,6 @@ def seen(told: Told) -> list[tuple[int, Any]]:
 # centrifuge-python.
 
 
-async def test_python_subscribes_publishes_and_reads(gateway: RunningGateway, connect: Open) -> None:
-    client, events = await connect(token=gateway.token())
-    subscription, told = await subscribed(client, "chat:python")
-    assert told.of("subscribed")[0].recoverable and told.of("subscribed")[0].positioned
-    await subscription.publish({"from": "python"})
-    await until(lambda: seen(told) == [(1, {"from": "python"})], "its own publication")
-    gateway.publish("notifications:u1", "for you")
-    await until(
-        lambda: [(ctx.channel, ctx.pub.data) for ctx in events.of("publication")] == [("notifications:u1", "for you")], "its own channel"
-    )
-    page = await subscription.history(limit=10)
-    assert [(p.offset, p.data) for p in page.publications] == [(1, {"from": "python"})]
-    assert (await client.rpc("gateway.whoami", None)).data["user"] == "u1"
-    await subscription.unsubscribe()
-    await until(lambda: told.codes("unsubscribed") == [0], "unsubscribed")
-
-
-async def test_python_receives_errors_as_its_own(connect: Open) -> None:
-    client, _ = await connect()
-    for call, code in (
-        (client.rpc("levitate", None), 108),
-        (client.publish("posts:1", 1), 103),
-        (client.publish("nowhere:1", 1), 102),
-        (client.history("sealed:1"), 103),
-    ):
-        with pytest.raises(centrifuge.ReplyError) as caught:
-            await call
-        assert caught.value.code == code
-    refused = Told()
-    await client.new_subscription("sealed:1", refused).subscribe()
-    await until(lambda: refused.codes("unsubscribed") == [103], "it receives the reason")
-
-
 async def test_python_replaces_an_expired_token_by_itself(gateway: RunningGateway, connect: Open) -> None:
     tokens = [gateway.token(seconds=-5), gateway.token(seconds=600)]
     asked: list[str] = []
@@ -100,19 +67,6 @@ async def test_python_recovers_what_it_missed_over_a_restart(start_gateway: Star
     assert [(ctx.channel, ctx.pub.data) for ctx in events.of("publication")] == [("notifications:u1", "p1"), ("notifications:u1", "p2")]
     assert told.of("subscribed")[-1].was_recovering and told.of("subscribed")[-1].recovered
     assert len(events.of("connected")) == 2 and told.of("unsubscribed") == []
-
-
-async def test_python_recovers_when_the_gateway_was_killed(start_gateway: Start, connect: Open) -> None:
-    first = start_gateway(RULES)
-    client, _ = await connect(at=first)
-    _, told = await subscribed(client, "chat:killed")
-    first.publish("chat:killed", 1)
-    await told.until("publication")
-    first.process.kill()
-    first.process.wait()
-    again = start_gateway(RULES, port=first.port)
-    again.publish("chat:killed", 2)
-    await until(lambda: seen(told) == [(1, 1), (2, 2)], "the one that was missed, or came live")
 
 
 async def test_python_follows_a_document_by_its_changes(

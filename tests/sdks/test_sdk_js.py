@@ -161,7 +161,7 @@ def test_messages_that_expect_no_reply_are_refused(connect: Connect) -> None:
 # Subscriptions.
 
 
-def test_it_publishes_reads_history_and_sees_who_is_there(gateway: RunningGateway, connect: Connect, user: str, transport: str) -> None:
+def test_it_publishes_and_reads_presence(gateway: RunningGateway, connect: Connect, user: str, transport: str) -> None:
     name = f"chat:{user}"
     client = connect(transport, token=token(user, info={"name": "Ann"}))
     subscription = client.subscribed(name, token=token(user, channel=name, info={"role": "owner"}), joinLeave=True)

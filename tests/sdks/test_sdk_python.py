@@ -144,7 +144,7 @@ async def test_an_sdk_reads_history_in_every_direction(gateway: RunningGateway, 
     assert caught.value.code == 112
 
 
-async def test_publications_say_who_published_them_and_with_which_tags(gateway: RunningGateway, connect: Open, user: str) -> None:
+async def test_publications_have_their_publisher_and_tags(gateway: RunningGateway, connect: Open, user: str) -> None:
     name = f"ticket:{user}"
     client, _ = await connect(token=token(user, info={"name": "Ann"}))
     subscription, told = await subscribed(client, name, token=token(user, channel=name, info={"role": "owner"}))
@@ -162,7 +162,7 @@ async def test_publications_say_who_published_them_and_with_which_tags(gateway: 
     assert [(info.user, info.conn_info, info.chan_info) for info in present.values()] == [(user, {"name": "Ann"}, {"role": "owner"})]
 
 
-async def test_joins_and_leaves_come_to_those_who_ask(connect: Open, channel: str, user: str) -> None:
+async def test_joins_and_leaves_come_to_clients_that_ask(connect: Open, channel: str, user: str) -> None:
     client, _ = await connect()
     other, _ = await connect()
     subscription, told = await subscribed(client, channel, join_leave=True)

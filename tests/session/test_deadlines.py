@@ -58,7 +58,7 @@ def subscription(*, has_history: bool = True, expires_at: float = 0.0) -> Any:
 
 @pytest.fixture(autouse=True)
 def today(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time of day stands still."""
+    """The time of day does not change."""
     monkeypatch.setattr(time, "time", lambda: TODAY)
 
 

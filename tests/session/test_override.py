@@ -64,8 +64,8 @@ async def test_a_client_without_joins_is_present_and_not_announced(gateway: Runn
         async with subscribed(gateway, way, channel, join_leave=False):
             await until_counted(watching, channel, 2)
         await until_counted(watching, channel, 1)
-        told = [message["push"] for message in watching.rest]
-        assert all("join" in push and push["join"]["info"]["user"] == "u1" for push in told), "its own join alone"
+        pushes = [message["push"] for message in watching.rest]
+        assert all("join" in push and push["join"]["info"]["user"] == "u1" for push in pushes), "its own join alone"
 
 
 async def test_a_client_that_did_not_ask_may_be_sent_joins_and_leaves(gateway: RunningGateway, way: str, user: str) -> None:

@@ -1,4 +1,4 @@
-"""The primary is known, not assumed: whoever takes over, commands and link follow it."""
+"""The primary is known, not assumed: when another server takes over, commands and link follow it."""
 
 from __future__ import annotations
 

@@ -15,23 +15,6 @@ from ...kit.valkeys import OwnValkey
 from ...kit.waiting import until
 
 
-async def test_a_notification_counts_once_however_often_it_is_updated(box: Box) -> None:
-    for id in ("a", "b", "a", "a"):
-        await box.notify(id)
-    assert box.unread() == {"b": 2, "a": 4}
-    assert [(each["id"], each["offset"]) for each in await box.pages(10)] == [("a", 4), ("b", 2)]
-    assert await box.state() == (2, 4)
-
-
-async def test_an_update_of_a_read_notification_is_unread_again(box: Box) -> None:
-    await box.notify("a")
-    await box.notify("b")
-    assert (await box.read(ids=["a", "b"]))["unread"] == 0
-    await box.notify("a")
-    assert await box.marks() == {"a": True, "b": False}
-    assert box.unread() == {"a": 3}
-
-
 async def test_a_trimmed_notification_is_neither_counted_nor_listed(box: Box) -> None:
     for id in ("read", "unread", "a", "updated", "b", "updated"):
         await box.notify(id)

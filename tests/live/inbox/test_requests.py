@@ -130,7 +130,7 @@ def test_a_batch_of_the_server_api_can_notify(gateway: RunningGateway, user: str
     ],
     ids=lambda body: json.dumps(body)[:50],
 )
-def test_an_invalid_notify_is_a_bad_request_and_notifies_nobody(
+def test_an_invalid_notify_is_a_bad_request_and_notifies_no_user(
     gateway: RunningGateway, own: OwnValkey, user: str, body: dict[str, Any]
 ) -> None:
     text = json.dumps(body).replace("USER", user).encode()
@@ -196,7 +196,7 @@ async def test_clients_list_page_by_page_and_read(gateway: RunningGateway, user:
     assert await ask(user, "read", all=True) == state | {"unread": 0, "change": 8}
 
 
-async def test_nobody_reads_anothers_inbox(gateway: RunningGateway, user: str, ask: Ask) -> None:
+async def test_no_user_reads_anothers_inbox(gateway: RunningGateway, user: str, ask: Ask) -> None:
     gateway.api("notify", user=user, data={"id": "a"})
     for other in (user[:-1], user + "x", user.upper()):
         assert (await ask(other, "list"))["notifications"] == []
