@@ -14,7 +14,7 @@ from gateway.auth.tokens import CHANNELS_MOST
 from gateway.errors import TokenInvalid, TokenStale
 
 from ..kit.clients import client, opened, stream
-from ..kit.gateways import RunningGateway, Start
+from ..kit.gateways import RunningGateway, Start, shared_gateway
 from ..kit.keys import by_secret, made, verifier
 from ..kit.tokens import SECRET, claiming
 
@@ -195,10 +195,7 @@ join_leave = "all"
 channels_per_client = 10
 """
 
-
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start) -> RunningGateway:
-    return start_gateway_once(RULES)
+gateway = shared_gateway(RULES)
 
 
 async def test_the_channels_of_a_token_are_followed_from_connect_on_whatever_the_rules_say(gateway: RunningGateway, channel: str) -> None:

@@ -11,16 +11,13 @@ import pytest
 import valkey
 
 from ..kit.clients import Socket, client, stream
-from ..kit.gateways import API_KEY, RULES, RunningGateway, Start
+from ..kit.gateways import API_KEY, RULES, RunningGateway, Start, shared_gateway
 from ..kit.publishing import publish_many
 from ..kit.waiting import until
 
 LIMIT = 200_000
 
-
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start) -> RunningGateway:
-    return start_gateway_once(f'allowed_origins = ["https://app.example.org"]\n{RULES}[limits]\napi_bytes = {LIMIT}\n')
+gateway = shared_gateway(f'allowed_origins = ["https://app.example.org"]\n{RULES}[limits]\napi_bytes = {LIMIT}\n')
 
 
 def call(gateway: RunningGateway, method: str, body: Any, mode: str = "") -> tuple[int, Any]:

@@ -18,7 +18,7 @@ import pytest
 
 from ..kit.bystander import Log
 from ..kit.clients import Socket, client, connected_socket, frame, opened, stream
-from ..kit.gateways import API_KEY, RULES, RunningGateway, Start
+from ..kit.gateways import API_KEY, RULES, RunningGateway, shared_gateway
 from ..kit.tokens import SECRET, token
 from ..kit.waiting import until
 
@@ -27,12 +27,9 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures(
 MESSAGE_BYTES = 65536
 API_HEAD = f"POST /api/publish HTTP/1.1\r\nHost: h\r\nX-API-Key: {API_KEY}\r\nContent-Length: 1000\r\n\r\n".encode()
 
-
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start) -> RunningGateway:
-    # The bystander answers pings only while a test waits for it.
-    tokens = f'[tokens]\nhmac_secret = "{SECRET}"\naudience = "here"\n'
-    return start_gateway_once(f"pong_seconds = 60\n{RULES}[limits]\napi_bytes = 9000000\n{tokens}", claims={"aud": "here"})
+# The bystander answers pings only while a test waits for it.
+TOKENS = f'[tokens]\nhmac_secret = "{SECRET}"\naudience = "here"\n'
+gateway = shared_gateway(f"pong_seconds = 60\n{RULES}[limits]\napi_bytes = 9000000\n{TOKENS}", claims={"aud": "here"})
 
 
 # Frames.

@@ -12,7 +12,7 @@ import pytest
 from centrifuge.fossil import apply_delta
 
 from ..kit.clients import Socket, client, lines, opened
-from ..kit.gateways import RunningGateway, Start
+from ..kit.gateways import RunningGateway, shared_gateway
 from ..kit.publishing import edits, publish_many
 
 RULES = """
@@ -35,10 +35,7 @@ subscribe = "owner"
 
 NAMESPACE = "doc"
 
-
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start, edge: str) -> RunningGateway:
-    return start_gateway_once(RULES, edge=edge)
+gateway = shared_gateway(RULES, both_edges=True)
 
 
 def publish_all(gateway: RunningGateway, channel: str, documents: list[Any]) -> str:

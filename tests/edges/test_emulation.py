@@ -24,7 +24,7 @@ from gateway.app import create_app
 from gateway.config import Config
 
 from ..kit.clients import SECONDS, Socket, Stream, client, lines
-from ..kit.gateways import RULES, Pair, RunningGateway, Start
+from ..kit.gateways import RULES, Pair, RunningGateway, Start, shared_gateway
 from ..kit.javascript import Node
 from ..kit.publishing import publish_many
 from ..kit.tokens import SECRET
@@ -49,10 +49,8 @@ def gateway(pair: Pair) -> RunningGateway:
     return pair.here
 
 
-@pytest.fixture(scope="module")
-def restless(start_gateway_once: Start) -> RunningGateway:
-    """Pings come fast, and a slow client is closed after a second."""
-    return start_gateway_once("ping_seconds = 1\npong_seconds = 0.9\n" + RULES + "[limits]\nslow_seconds = 1\n")
+# Pings come fast, and a slow client is closed after a second.
+restless = shared_gateway("ping_seconds = 1\npong_seconds = 0.9\n" + RULES + "[limits]\nslow_seconds = 1\n")
 
 
 @pytest.fixture(params=KINDS)

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from ..kit.clients import Socket
-from ..kit.gateways import API_KEY, RULES, RunningGateway, Start
+from ..kit.gateways import API_KEY, RULES, RunningGateway, shared_gateway
 from ..kit.headers import check_headers
 
 SETTINGS = f'allowed_origins = ["https://app.example.org"]\n{RULES}[limits]\nmessage_bytes = 1000\napi_bytes = 1000\n'
@@ -66,10 +66,7 @@ ANSWERS: list[tuple[str, str, dict[str, str], bytes, int]] = [
     ("GET", "/connection/websocket", {}, b"", 404),
 ]
 
-
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start, edge: str) -> RunningGateway:
-    return start_gateway_once(SETTINGS, edge=edge)
+gateway = shared_gateway(SETTINGS, both_edges=True)
 
 
 @pytest.mark.parametrize(("method", "path", "headers", "body", "status"), ANSWERS)

@@ -9,7 +9,7 @@ import pytest
 from gateway.edges.pages import STATIC
 
 from ..kit.clients import Socket
-from ..kit.gateways import RunningGateway, Start
+from ..kit.gateways import RunningGateway, shared_gateway
 
 PAGES = {
     "/": "index.html",
@@ -19,10 +19,7 @@ PAGES = {
 }
 GZIP = {"Accept-Encoding": "gzip, deflate, br, zstd"}
 
-
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start, edge: str) -> RunningGateway:
-    return start_gateway_once(edge=edge)
+gateway = shared_gateway(both_edges=True)
 
 
 @pytest.mark.parametrize("path", PAGES)

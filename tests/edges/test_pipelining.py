@@ -8,7 +8,7 @@ import json
 import pytest
 
 from ..kit.clients import Socket
-from ..kit.gateways import API_KEY, RULES, RunningGateway, Start
+from ..kit.gateways import API_KEY, RULES, RunningGateway, Start, shared_gateway
 from ..kit.publishing import publish_many
 from ..kit.waiting import until
 
@@ -18,10 +18,7 @@ LIVE = b"GET /health/live HTTP/1.1\r\nHost: h\r\n\r\n"
 ABSENT = b"GET /absent HTTP/1.1\r\nHost: h\r\n\r\n"
 SECONDS = {"gateway.edges.http_protocol.CLOSE_SECONDS": 1.0}
 
-
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start) -> RunningGateway:
-    return start_gateway_once(RULES + "[limits]\nslow_seconds = 2\n", seconds=SECONDS)
+gateway = shared_gateway(RULES + "[limits]\nslow_seconds = 2\n", seconds=SECONDS)
 
 
 def publish(data: str, *, chunked: bool = False) -> bytes:

@@ -13,7 +13,7 @@ import pytest
 
 from ..kit.bystander import Bystander, Log
 from ..kit.clients import Socket, client, connected_socket
-from ..kit.gateways import RULES, RunningGateway, Start
+from ..kit.gateways import RULES, RunningGateway, Start, shared_gateway
 from ..kit.publishing import publish_many
 from ..kit.waiting import until
 
@@ -21,10 +21,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures(
 
 SLOW_SECONDS = 6  # longer than it takes to publish what a slow client then reads, on a machine that is busy
 
-
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start) -> RunningGateway:
-    return start_gateway_once(f"pong_seconds = 60\n{RULES}[limits]\nslow_seconds = {SLOW_SECONDS}\n")
+gateway = shared_gateway(f"pong_seconds = 60\n{RULES}[limits]\nslow_seconds = {SLOW_SECONDS}\n")
 
 
 FILL = "x" * 60000

@@ -14,16 +14,12 @@ import pytest
 
 from ..kit.beside import Waits, beside
 from ..kit.clients import client, read_events, stream
-from ..kit.gateways import RULES, RunningGateway, Start
+from ..kit.gateways import RULES, RunningGateway, shared_gateway
 from ..kit.publishing import publish_many
 from ..kit.waiting import until
 
-
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start, edge: str) -> RunningGateway:
-    """Either edge: whatever is asked of one is asked of both."""
-    head = 'ping_seconds = 1\npong_seconds = 60\nallowed_origins = ["https://app.example.org"]\n'
-    return start_gateway_once(f"{head}{RULES}[limits]\nslow_seconds = 4\n", edge=edge)
+HEAD = 'ping_seconds = 1\npong_seconds = 60\nallowed_origins = ["https://app.example.org"]\n'
+gateway = shared_gateway(f"{HEAD}{RULES}[limits]\nslow_seconds = 4\n", both_edges=True)
 
 
 async def test_a_stream_opens_with_retry_and_connected(gateway: RunningGateway, channel: str) -> None:

@@ -14,16 +14,13 @@ import pytest
 from ..kit.beside import Waits, beside
 from ..kit.channels import new_channel
 from ..kit.clients import Event, Stream, stream
-from ..kit.gateways import RULES, RunningGateway, Start
+from ..kit.gateways import RULES, RunningGateway, shared_gateway
 from ..kit.tokens import SECRET, ticket, token
 from ..kit.waiting import until
 
 HEAD = "ping_seconds = 1\npong_seconds = 60\n"
 
-
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start, edge: str) -> RunningGateway:
-    return start_gateway_once(HEAD + RULES, edge=edge)
+gateway = shared_gateway(HEAD + RULES, both_edges=True)
 
 
 async def test_each_token_opens_the_channel_that_it_names_whatever_their_order(gateway: RunningGateway) -> None:

@@ -16,17 +16,14 @@ from gateway.session import deadlines
 
 from ..kit.bystander import Bystander
 from ..kit.clients import Socket, client
-from ..kit.gateways import API_KEY, RULES, RunningGateway, Start
+from ..kit.gateways import API_KEY, RULES, RunningGateway, shared_gateway
 from ..kit.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("nobody_else_notices")]
 
 SECONDS = {"gateway.edges.http_protocol.SILENT_SECONDS": 2.0, "gateway.session.deadlines.GRACE_SECONDS": 2.0}
 
-
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start) -> RunningGateway:
-    return start_gateway_once(f"pong_seconds = 60\n{RULES}[limits]\nfirst_command_seconds = 2\n", seconds=SECONDS)
+gateway = shared_gateway(f"pong_seconds = 60\n{RULES}[limits]\nfirst_command_seconds = 2\n", seconds=SECONDS)
 
 
 async def test_without_a_tests_impatience_it_is_ten_seconds_for_a_request_and_25_for_a_new_token() -> None:

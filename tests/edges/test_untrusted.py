@@ -12,7 +12,7 @@ import valkey
 
 from ..kit.bystander import Bystander, Log
 from ..kit.clients import client, opened, stream
-from ..kit.gateways import RunningGateway, Start
+from ..kit.gateways import RunningGateway, Start, shared_gateway
 from ..kit.tokens import token
 from ..kit.waiting import until
 
@@ -37,10 +37,7 @@ DEEP = b'{"a":' * 980 + b"1" + b"}" * 980
 BAD_TAGS = [b'{"a":"\xff"}', b'{"a":NaN}', b'{"a":"\x01"}', b'{"a":\n\n"data: injected\\n\\n"\r\n}', b'{"a":1}', b"x\n\ndata: {}\n\n", DEEP]
 ERROR = 100
 
-
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start) -> RunningGateway:
-    return start_gateway_once(RULES)
+gateway = shared_gateway(RULES)
 
 
 def key(gateway: RunningGateway, channel: str, name: str = "") -> str:

@@ -10,12 +10,9 @@ import pytest
 import valkey
 
 from ..kit.clients import client, stream
-from ..kit.gateways import CLOSED_RULES, RunningGateway, Start
+from ..kit.gateways import CLOSED_RULES, RunningGateway, shared_gateway
 
-
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start) -> RunningGateway:
-    return start_gateway_once(CLOSED_RULES)
+gateway = shared_gateway(CLOSED_RULES)
 
 
 @pytest.fixture

@@ -14,26 +14,19 @@ from websockets.exceptions import InvalidStatus
 
 from ..kit.beside import Waits, beside
 from ..kit.clients import Socket, Wire, client, connected_socket, frame, opened
-from ..kit.gateways import CLOSED_RULES, RULES, RunningGateway, Start
+from ..kit.gateways import CLOSED_RULES, RULES, RunningGateway, Start, shared_gateway
 from ..kit.publishing import publish_many
 from ..kit.tokens import SECRET
 from ..kit.waiting import until
 
+gateway = shared_gateway(RULES, both_edges=True)
 
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start, edge: str) -> RunningGateway:
-    """Either edge: whatever is asked of one is asked of both."""
-    return start_gateway_once(RULES, edge=edge)
-
-
-@pytest.fixture(scope="module")
-def strict(start_gateway_once: Start) -> RunningGateway:
-    """Nothing is open to anyone, pings come fast, everything has a limit."""
-    return start_gateway_once(
-        'ping_seconds = 1\npong_seconds = 1\nallowed_origins = ["https://app.example.org", "https://*.example.net"]\n'
-        + CLOSED_RULES
-        + "[limits]\npublishes_per_second = 3\nconnections_per_user = 3\nchannels_per_client = 4\n"
-    )
+# Nothing is open to anyone, pings come fast, everything has a limit.
+strict = shared_gateway(
+    'ping_seconds = 1\npong_seconds = 1\nallowed_origins = ["https://app.example.org", "https://*.example.net"]\n'
+    + CLOSED_RULES
+    + "[limits]\npublishes_per_second = 3\nconnections_per_user = 3\nchannels_per_client = 4\n"
+)
 
 
 # Connecting.

@@ -28,7 +28,7 @@ from gateway.store.layout import Layout
 from publishers.publisher import Publisher
 
 from ..kit.followers import Scene, scene
-from ..kit.gateways import RunningGateway, Start
+from ..kit.gateways import RunningGateway, Start, shared_gateway
 from ..kit.model import WIRE
 from ..kit.proxies import Proxy
 from ..kit.valkeys import OwnValkey
@@ -49,10 +49,7 @@ def embedded(tmp_path: Path) -> Iterator[OwnValkey]:
     own.close()
 
 
-@pytest.fixture(scope="module")
-def gateway(own: OwnValkey, start_gateway_once: Start) -> RunningGateway:
-    """On ``own``, for all tests in which the gateway itself survives."""
-    return start_gateway_once(RULES, valkey_url=own.url)
+gateway = shared_gateway(RULES, own=True)
 
 
 async def _started(start: Start, toml: str = RULES, **options: Any) -> RunningGateway:

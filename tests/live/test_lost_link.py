@@ -15,7 +15,7 @@ from gateway.publication import Publication
 
 from ..kit.channels import new_channel
 from ..kit.clients import Socket, Stream, client, lines, stream
-from ..kit.gateways import RULES, RunningGateway, Start
+from ..kit.gateways import RULES, RunningGateway, shared_gateway
 from ..kit.model import KEY, NAME, WIRE, ModelValkey, World
 from ..kit.sdks import Open, connect, subscribed
 from ..kit.valkeys import OwnValkey
@@ -25,10 +25,7 @@ __all__ = ["connect"]
 
 INSUFFICIENT = {"code": 2500, "reason": "insufficient state"}
 
-
-@pytest.fixture(scope="module")
-def gateway(own: OwnValkey, start_gateway_once: Start, edge: str) -> RunningGateway:
-    return start_gateway_once(RULES, valkey_url=own.url, edge=edge)
+gateway = shared_gateway(RULES, own=True, both_edges=True)
 
 
 def lose(own: OwnValkey, gateway: RunningGateway, channel: str, data: str = "1") -> None:

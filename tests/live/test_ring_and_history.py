@@ -12,17 +12,14 @@ from gateway.publication import Position, Publication
 
 from ..kit.channels import new_channel
 from ..kit.clients import client
-from ..kit.gateways import RunningGateway, Start
+from ..kit.gateways import RunningGateway, shared_gateway
 from ..kit.model import KEY, NAME, WIRE, ModelValkey, World
 from ..kit.valkeys import OwnValkey
 from ..kit.waiting import until
 
 RULES = '[namespaces.chat]\n[namespaces.brief]\nhistory_ttl = "1s"\n'
 
-
-@pytest.fixture(scope="module")
-def gateway(own: OwnValkey, start_gateway_once: Start) -> RunningGateway:
-    return start_gateway_once(RULES, valkey_url=own.url)
+gateway = shared_gateway(RULES, own=True)
 
 
 def keys(gateway: RunningGateway, channel: str) -> tuple[str, str, str]:

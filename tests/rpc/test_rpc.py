@@ -22,16 +22,13 @@ from gateway.rpc import Caller, Failure, Service
 from gateway.store.embedded import socket_path
 
 from ..kit.clients import client
-from ..kit.gateways import RunningGateway, Start
+from ..kit.gateways import RunningGateway, Start, shared_gateway
 from ..kit.services import ByHand, lease_of_all, lists, running, service_process
 from ..kit.waiting import until
 
 IMPATIENT = "rpc_seconds = 1\n[limits]\nrpc_bytes = 1000\nrpc_queue = 3\n"
 
-
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start) -> RunningGateway:
-    return start_gateway_once()
+gateway = shared_gateway()
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from typing import Any
 import centrifuge
 import pytest
 
-from ..kit.gateways import RULES, RunningGateway, Start
+from ..kit.gateways import RULES, RunningGateway, Start, shared_gateway
 from ..kit.javascript import Node, SdkError
 from ..kit.publishing import edits
 from ..kit.sdks import Open, Told, subscribed
@@ -16,10 +16,7 @@ from ..kit.waiting import until
 
 pytestmark = pytest.mark.usefixtures("npm")  # from the first test on, since it takes its time
 
-
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start) -> RunningGateway:
-    return start_gateway_once(RULES)
+gateway = shared_gateway(RULES)
 
 
 def seen(told: Told) -> list[tuple[int, Any]]:

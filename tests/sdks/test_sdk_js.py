@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ..kit.gateways import RunningGateway, Start
+from ..kit.gateways import RunningGateway, Start, shared_gateway
 from ..kit.javascript import Node, Script, SdkError, minted
 from ..kit.sdks import RULES, answering, forget
 from ..kit.tokens import token
@@ -15,10 +15,7 @@ from ..kit.waiting import wait_until
 
 TRANSPORTS = ("websocket", "http_stream", "sse")
 
-
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start) -> RunningGateway:
-    return start_gateway_once(RULES)
+gateway = shared_gateway(RULES)
 
 
 @pytest.fixture(scope="module")

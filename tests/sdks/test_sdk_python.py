@@ -11,15 +11,12 @@ import centrifuge
 import pytest
 from centrifuge import Filter, StreamPosition
 
-from ..kit.gateways import RunningGateway, Start
+from ..kit.gateways import RunningGateway, Start, shared_gateway
 from ..kit.sdks import RULES, Open, Told, answering, forget, giving, subscribed, until_clients
 from ..kit.tokens import token
 from ..kit.waiting import until
 
-
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start) -> RunningGateway:
-    return start_gateway_once(RULES)
+gateway = shared_gateway(RULES)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ..kit.clients import client, until_counted
-from ..kit.gateways import RunningGateway, Start
+from ..kit.gateways import RunningGateway, shared_gateway
 from ..kit.tokens import ticket, token
 
 RULES = """
@@ -21,10 +21,7 @@ join_leave = "all"
 recover = false
 """
 
-
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start) -> RunningGateway:
-    return start_gateway_once(RULES)
+gateway = shared_gateway(RULES)
 
 
 @pytest.fixture(params=["subs of a token", "a subscription token", "the server API"])
