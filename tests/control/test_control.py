@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import valkey
 
 from gateway.control import leases
 
-from ..kit.clients import client, stream
-from ..kit.gateways import RunningGateway, Start
+from ..kit.clients import client, stream, until_counted
+from ..kit.gateways import Pair, Start
 from ..kit.tokens import token
 from ..kit.waiting import eventually
 
@@ -32,11 +31,6 @@ subscribe = "nobody"
 [namespaces.ticket]
 publish = "token"
 """
-
-
-class Pair(NamedTuple):
-    here: RunningGateway
-    there: RunningGateway
 
 
 @pytest.fixture(scope="module")
@@ -170,12 +164,6 @@ async def test_a_client_that_closes_leaves_presence_within_two_seconds(pair: Pai
         began = time.monotonic()
         await until_counted(one, name, 1)
         assert time.monotonic() - began < 2
-
-
-async def until_counted(wire: Any, channel: str, clients: int) -> None:
-    async with asyncio.timeout(20):
-        while (await wire.result("presence_stats", channel=channel))["num_clients"] != clients:
-            await asyncio.sleep(0.02)
 
 
 async def test_joins_and_leaves_are_pushed_to_clients_that_ask(pair: Pair, user: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -34,13 +34,6 @@ async def history(valkey_url: str, prefix: str) -> AsyncIterator[History]:
 @pytest.fixture
 def presence(history: History) -> Presence:
     return Presence(CONFIG, history, "p1")
-
-
-@pytest.fixture
-def store(valkey_url: str) -> Iterator[valkey.Valkey]:
-    store = valkey.Valkey.from_url(valkey_url)
-    yield store
-    store.close()
 
 
 def info(user: str, client: str, **more: Any) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 from typing import Any
@@ -13,7 +12,6 @@ import valkey
 from ..kit.clients import Socket, client, stream
 from ..kit.gateways import API_KEY, RULES, RunningGateway, Start, shared_gateway
 from ..kit.publishing import publish_many
-from ..kit.waiting import until
 
 LIMIT = 200_000
 
@@ -225,39 +223,12 @@ async def test_a_string_of_javascript_that_is_no_unicode_is_data_too(gateway: Ru
         assert [message["push"]["pub"]["data"] for message in messages if "push" in message] == ["\ufffd", "\ufffd"]
 
 
-async def test_data_may_come_in_base64(gateway: RunningGateway, channel: str) -> None:
-    async with client(gateway, subscribe=channel) as wire:
-        assert (
-            call(gateway, "publish", {"channel": channel, "b64data": base64.b64encode(b'{"a":\n1}').decode()})[1]["result"]["offset"] == 1
-        )
-        assert (await wire.publication())["data"] == {"a": 1}
-        call(gateway, "publish", {"channel": channel, "data": "cent cannot leave it out", "b64data": base64.b64encode(b"2").decode()})
-        assert (await wire.publication())["data"] == 2
-
-
-async def test_a_repeated_idempotency_key_publishes_once(gateway: RunningGateway, channel: str) -> None:
-    async with client(gateway, subscribe=channel) as wire:
-        first = gateway.publish(channel, "once", idempotency_key="k1")
-        assert gateway.publish(channel, "twice", idempotency_key="k1") == first
-        gateway.publish(channel, "other", idempotency_key="k2")
-        assert [p["data"] for p in await wire.publications(2)] == ["once", "other"]
-
-
 async def test_a_version_that_is_not_newer_is_dropped(gateway: RunningGateway, channel: str) -> None:
     async with client(gateway, subscribe=channel) as wire:
         for version, epoch in ((1, "a"), (3, "a"), (2, "a"), (3, "a"), (4, "a"), (1, "b"), (2**60, "b"), (2**60 - 1, "b")):
             gateway.publish(channel, f"{version}{epoch}", version=version, version_epoch=epoch)
         gateway.publish(channel, "end")
         assert [p["data"] for p in await wire.publications(6)] == ["1a", "3a", "4a", "1b", f"{2**60}b", "end"]
-
-
-async def test_a_publication_that_skips_history_is_only_live(gateway: RunningGateway, channel: str) -> None:
-    async with client(gateway, subscribe=channel) as wire:
-        assert gateway.publish(channel, "live", skip_history=True) == {}
-        gateway.publish(channel, "kept")
-        assert await wire.publication() == {"channel": channel, "data": "live"}
-        assert (await wire.publication())["offset"] == 1
-    assert [p["data"] for p in gateway.api("history", channel=channel, limit=-1)["result"]["publications"]] == ["kept"]
 
 
 async def test_a_broadcast_answers_for_each_channel_in_order(gateway: RunningGateway, channel: str) -> None:
@@ -314,10 +285,6 @@ def test_history_that_was_removed_is_gone_and_the_counter_goes_on(gateway: Runni
     assert gateway.publish(channel, 2) == {"offset": 2, "epoch": epoch}
 
 
-def test_removing_the_history_of_a_channel_that_never_was_is_fine(gateway: RunningGateway, channel: str) -> None:
-    assert gateway.api("history_remove", channel=channel) == {"result": {}}
-
-
 # What is going on.
 
 
@@ -348,11 +315,6 @@ async def test_info_counts_this_node(gateway: RunningGateway, channel: str) -> N
         assert node["num_users"] == 2
         assert node["num_subs"] == 5, "one each, and the personal channels of three connections"
         assert node["process"]["rss"] > 10**7 and node["process"]["cpu"] > 0
-
-
-def test_the_gateway_is_alive_and_ready(gateway: RunningGateway) -> None:
-    assert gateway.http("GET", "/health/live")[0] == 200
-    assert gateway.http("GET", "/health/ready")[0] == 200
 
 
 def test_unknown_paths_are_404(gateway: RunningGateway) -> None:
@@ -515,30 +477,6 @@ async def test_malformed_messages_of_the_gateway_itself_break_nothing(
         gateway.publish(channel, "again")
         assert (await wire.publication())["offset"] == 2
     assert "Traceback" not in gateway.log()
-
-
-async def test_removed_history_is_forgotten_by_the_gateways_too(gateway: RunningGateway, channel: str) -> None:
-    async with client(gateway, subscribe=channel) as wire:
-        publish_many(gateway, channel, [1, 2, 3])
-        await wire.publications(3)
-        gateway.api("history_remove", channel=channel)
-        async with asyncio.timeout(5):  # the removal is announced; until the gateway has received that, the ring may still serve
-            recovered = True
-            while recovered:
-                async with client(gateway) as late:
-                    result = await late.result("subscribe", channel=channel, recover=True, offset=1)
-                    recovered = result.get("recovered", False)
-        assert "publications" not in result
-        gateway.publish(channel, 4)
-        assert (await wire.publication())["offset"] == 4, "a live subscriber noticed nothing"
-
-
-async def test_a_gateway_that_lost_its_functions_brings_them_back(gateway: RunningGateway, store: valkey.Valkey, channel: str) -> None:
-    async with client(gateway, subscribe=channel) as wire:
-        store.function_flush("SYNC")
-        gateway.publish(channel, "again")
-        assert (await wire.publication())["data"] == "again"
-    await until(lambda: gateway.http("GET", "/health/ready")[0] == 200, "it is ready")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import json
 import os
 import secrets
 import shutil
-import signal
 from collections import deque
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
@@ -222,14 +221,6 @@ async def test_a_service_disconnects_an_emulated_client_like_any_other(pair: Pai
     async with line(pair.here, kind, user) as here:
         await pair.there.ask("disconnect", user=user, disconnect={"code": 4501, "reason": "go"})
         assert await here.ended() == (4501, "go")
-
-
-async def test_a_drain_closes_an_emulated_client_with_3001(start_gateway: Start, kind: str) -> None:
-    gateway = start_gateway(RULES)
-    async with line(gateway, kind) as here:
-        gateway.process.send_signal(signal.SIGTERM)
-        assert await here.ended() == (3001, "shutdown")
-    assert gateway.stop() == 0
 
 
 # Refusals of connect.

@@ -109,14 +109,6 @@ async def test_the_header_of_a_browser_counts_more_than_the_url(gateway: Running
         assert (await events.next()).data["data"] == 3
 
 
-async def test_the_id_of_connected_is_where_catch_up_starts_from(gateway: RunningGateway, channel: str) -> None:
-    publish_many(gateway, channel, [1, 2, 3])
-    mark = f"{gateway.epoch(channel)}:1"
-    async with stream(gateway, channel, last_event_id=mark) as events:
-        event = await events.next()
-        assert (event.name, event.id) == ("connected", mark)
-
-
 async def test_wherever_a_stream_is_cut_the_last_id_brings_exactly_the_rest(gateway: RunningGateway, channel: str) -> None:
     """Cut after any byte: what was complete until there, and what the last id brings, is everything, once and in order."""
     names = [f"{channel}-1", f"{channel}-2"]

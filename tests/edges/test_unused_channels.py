@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from urllib.parse import quote
 
 import pytest
@@ -13,13 +12,6 @@ from ..kit.clients import client, stream
 from ..kit.gateways import CLOSED_RULES, RunningGateway, shared_gateway
 
 gateway = shared_gateway(CLOSED_RULES)
-
-
-@pytest.fixture
-def store(valkey_url: str) -> Iterator[valkey.Valkey]:
-    store = valkey.Valkey.from_url(valkey_url)
-    yield store
-    store.close()
 
 
 @pytest.fixture

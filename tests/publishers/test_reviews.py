@@ -86,11 +86,6 @@ async def test_the_author_of_a_review_is_notified_of_a_response(database: Databa
     assert await said(database, "notifications:u2") == []
 
 
-async def test_each_response_is_a_notification_of_its_own(database: Database, review: int) -> None:
-    ids = [(await respond(database, review=review, author="u2", text="again"))["id"] for _ in range(3)]
-    assert [each["id"] for each in await said(database, "notifications:u1")] == [f"response:{id}" for id in ids]
-
-
 async def test_a_long_response_is_quoted_by_its_beginning(database: Database, review: int) -> None:
     for text in ("x" * 60, "x" * 61, "word " * 100):
         await respond(database, review=review, author="u2", text=text)

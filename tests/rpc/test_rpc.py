@@ -554,7 +554,10 @@ async def test_each_call_is_served_at_most_once_while_connections_are_killed(
         assert max(served.values()) == 1, "at most once"
 
 
-async def test_a_service_works_again_after_valkey_was_killed(start_gateway: Start, tmp_path: Path, method: str) -> None:
+@pytest.mark.parametrize("fault", ["killed", "emptied"])
+async def test_a_service_works_again_after_valkey_was_killed_or_emptied(
+    start_gateway: Start, tmp_path: Path, method: str, fault: str
+) -> None:
     data_dir = tmp_path / "own"
     gateway = await asyncio.to_thread(start_gateway, "rpc_seconds = 1\n", valkey_url=None, data_dir=data_dir)
     service = Service(prefix=gateway.prefix, data_dir=data_dir)  # without a URL, as on one's own machine
@@ -565,30 +568,16 @@ async def test_a_service_works_again_after_valkey_was_killed(start_gateway: Star
 
     async with running(service), client(gateway) as wire:
         with valkey.Valkey(unix_socket_path=str(socket_path(data_dir))) as own:
-            assert await wire.result("rpc", method=method) == {"data": "here"}
-            os.kill(int(own.info("server")["process_id"]), signal.SIGKILL)
-            answers = [await wire.ask("rpc", method=method) for _ in range(3)]
-            assert all("rpc" in answer or answer["error"]["code"] in (100, 104, 108) for answer in answers)
+            if fault == "killed":
+                assert await wire.result("rpc", method=method) == {"data": "here"}
+                os.kill(int(own.info("server")["process_id"]), signal.SIGKILL)
+                answers = [await wire.ask("rpc", method=method) for _ in range(3)]
+                assert all("rpc" in answer or answer["error"]["code"] in (100, 104, 108) for answer in answers)
+            else:
+                own.flushall()
+                own.execute_command("FUNCTION", "FLUSH")
+                own.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         async with asyncio.timeout(20):
-            while "rpc" not in await wire.ask("rpc", method=method):
-                await asyncio.sleep(0.05)
-
-
-async def test_a_service_works_again_after_valkey_lost_everything(start_gateway: Start, tmp_path: Path, method: str) -> None:
-    data_dir = tmp_path / "own"
-    gateway = await asyncio.to_thread(start_gateway, "rpc_seconds = 1\n", valkey_url=None, data_dir=data_dir)
-    service = Service(prefix=gateway.prefix, data_dir=data_dir)
-
-    @service.method(method)
-    async def answer(caller: Caller, data: Any) -> str:
-        return "here"
-
-    async with running(service), client(gateway) as wire:
-        with valkey.Valkey(unix_socket_path=str(socket_path(data_dir))) as own:
-            own.flushall()
-            own.execute_command("FUNCTION", "FLUSH")
-            own.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-        async with asyncio.timeout(10):
             while "rpc" not in await wire.ask("rpc", method=method):
                 await asyncio.sleep(0.05)
 
