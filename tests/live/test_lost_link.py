@@ -17,11 +17,11 @@ from ..kit.channels import new_channel
 from ..kit.clients import Socket, Stream, client, lines, stream
 from ..kit.gateways import RULES, RunningGateway, shared_gateway
 from ..kit.model import KEY, NAME, WIRE, ModelValkey, World
-from ..kit.sdks import Open, connect, subscribed
+from ..kit.python_sdk import PythonSdk, python_sdk
 from ..kit.valkeys import OwnValkey
 from ..kit.waiting import until
 
-__all__ = ["connect"]
+__all__ = ["python_sdk"]
 
 INSUFFICIENT = {"code": 2500, "reason": "insufficient state"}
 
@@ -33,18 +33,20 @@ def lose(own: OwnValkey, gateway: RunningGateway, channel: str, data: str = "1")
     assert own.kill_links("PUBLISH", f"{gateway.prefix}:{{{channel}}}", data) == 0
 
 
-async def test_an_sdk_subscribes_again_to_a_channel_without_history(own: OwnValkey, gateway: RunningGateway, connect: Open) -> None:
-    sdk, told = await connect()
-    _, events = await subscribed(sdk, "forgetful:sdk")
+def test_an_sdk_subscribes_again_to_a_channel_without_history(own: OwnValkey, gateway: RunningGateway, python_sdk: PythonSdk) -> None:
+    client = python_sdk.client(gateway, token=gateway.token())
+    client.call("connect")
+    subscription = client.subscribed("forgetful:sdk")
     gateway.publish("forgetful:sdk", 1)
-    await events.until("publication")
+    subscription.until("publication")
     lose(own, gateway, "forgetful:sdk")
-    await events.until("subscribed", 2)
+    subscription.until("subscribed", 2)
     gateway.publish("forgetful:sdk", 3)
-    await events.until("publication", 2)
-    assert [kind for kind, _ in events.all] == ["subscribing", "subscribed", "publication", "subscribing", "subscribed", "publication"]
-    assert events.codes("subscribing")[1] == 2500 and events.data == [1, 3]
-    assert len(told.of("connected")) == 1, "its connection stays"
+    assert subscription.data(2) == [1, 3] and subscription.codes("subscribing")[1] == 2500
+    kinds = [said["kind"] for said in python_sdk.said if said.get("id") == subscription.id]
+    assert kinds == ["subscribing", "subscribed", "publication"] * 2
+    assert len(client.told("connected")) == 1, "its connection stays"
+    client.call("disconnect")
 
 
 async def test_an_event_stream_gets_a_gap(own: OwnValkey, gateway: RunningGateway) -> None:
