@@ -135,31 +135,21 @@ async def test_an_unmasked_frame_is_a_protocol_error(gateway: RunningGateway, lo
     await log.says("closed:", "mask")
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        frame(b"{}", 3),
-        frame(b"{}", 15),
-        frame(b"{}", bits=0x40),
-        frame(b"{}", bits=0x10),
-        frame(b"more", 0),
-        frame(b"{", 1, fin=False) + frame(b"}", 1),
-        frame(b"x" * 126, 9),
-        frame(b"", 9, fin=False),
-    ],
-    ids=[
-        "an unknown opcode",
-        "an unknown control opcode",
-        "the bit of a compression that was not agreed on",
-        "a reserved bit",
-        "the continuation of nothing",
-        "a message inside a message",
-        "a long ping",
-        "a ping in parts",
-    ],
-)
-async def test_a_frame_against_the_rules_is_a_protocol_error(gateway: RunningGateway, log: Log, data: bytes) -> None:
-    await closes_with(gateway, data, 1002)
+BAD_FRAMES = {
+    "an unknown opcode": frame(b"{}", 3),
+    "an unknown control opcode": frame(b"{}", 15),
+    "the bit of a compression that was not agreed on": frame(b"{}", bits=0x40),
+    "a reserved bit": frame(b"{}", bits=0x10),
+    "the continuation of nothing": frame(b"more", 0),
+    "a message inside a message": frame(b"{", 1, fin=False) + frame(b"}", 1),
+    "a long ping": frame(b"x" * 126, 9),
+    "a ping in parts": frame(b"", 9, fin=False),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FRAMES)
+async def test_a_frame_against_the_rules_is_a_protocol_error(gateway: RunningGateway, log: Log, name: str) -> None:
+    await closes_with(gateway, BAD_FRAMES[name], 1002)
     await log.says("closed:")
 
 

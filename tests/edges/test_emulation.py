@@ -27,7 +27,7 @@ from ..kit.gateways import RULES, Pair, RunningGateway, Start, shared_gateway
 from ..kit.javascript import Node
 from ..kit.publishing import publish_many
 from ..kit.tokens import SECRET
-from ..kit.waiting import eventually, until, wait_until
+from ..kit.waiting import eventually, until
 
 pytestmark = pytest.mark.usefixtures("npm")  # from the first test on, since it takes its time
 
@@ -36,6 +36,7 @@ ORIGIN = "https://app.example.org"
 MESSAGE_BYTES = 65536
 SETTINGS = f'allowed_origins = ["{ORIGIN}"]\n' + RULES
 FILL = "x" * 60000
+ONE_KIND = pytest.mark.parametrize("kind", ["http_stream"])  # for what takes seconds, and is the same code for both
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +201,7 @@ async def test_an_emulated_client_subscribes_publishes_and_asks(gateway: Running
         assert (await here.ask("unsubscribe", channel=channel))["unsubscribe"] == {}
 
 
+@ONE_KIND
 async def test_pings_come_and_pongs_may_come_twice(restless: RunningGateway, kind: str) -> None:
     async with line(restless, kind) as here:
         for wanted in (1, 2, 3):
@@ -211,6 +213,7 @@ async def test_pings_come_and_pongs_may_come_twice(restless: RunningGateway, kin
         assert "rpc" in await here.ask("rpc", method="gateway.time")
 
 
+@ONE_KIND
 async def test_a_client_that_does_not_answer_pings_is_closed(restless: RunningGateway, kind: str) -> None:
     async with line(restless, kind) as here:
         assert await here.ended() == (3012, "no pong")
@@ -439,6 +442,7 @@ async def test_a_page_of_an_allowed_origin_may_read_every_answer(gateway: Runnin
 # Slow clients.
 
 
+@ONE_KIND
 async def test_a_slow_client_that_reads_on_gets_everything_once_and_in_order(gateway: RunningGateway, kind: str, channel: str) -> None:
     endless = channel.replace("chat", "endless")
     async with line(gateway, kind, subscribe=endless, small=True) as here:
@@ -448,6 +452,7 @@ async def test_a_slow_client_that_reads_on_gets_everything_once_and_in_order(gat
         assert await here.publication() == "live again"
 
 
+@ONE_KIND
 async def test_a_client_that_never_reads_is_closed_as_slow(restless: RunningGateway, kind: str, channel: str) -> None:
     async with line(restless, kind, user := secrets.token_hex(4), subscribe=channel, small=True) as here:
         await asyncio.to_thread(publish_many, restless, channel, [{"n": number, "fill": FILL} for number in range(300)])
@@ -458,6 +463,7 @@ async def test_a_client_that_never_reads_is_closed_as_slow(restless: RunningGate
         assert numbers == list(range(len(numbers))), "what it did get is a run without a hole"
 
 
+@ONE_KIND
 async def test_commands_that_came_while_it_did_not_read_are_answered_when_it_does(gateway: RunningGateway, kind: str) -> None:
     user = secrets.token_hex(4)
     await asyncio.to_thread(publish_many, gateway, f"member:{user}", [FILL] * 60)
@@ -517,37 +523,6 @@ async def test_emulation_works_in_another_asgi_server(plain_server: Any, kind: s
 
 
 # centrifuge of npm.
-
-
-def test_the_sdk_follows_publishes_and_recovers_over_two_processes(start_gateway: Start, node: Node, kind: str) -> None:
-    first, other = start_gateway(RULES), start_gateway(RULES)
-    name = f"chat:sdk-{kind}"
-    client = node.client(first, kind, post_to=other, token=first.token("js"))
-    client.call("connect")
-    assert client.until("connected")[0]["transport"] == kind
-    sub = client.subscribed(name)
-    assert sub.told("subscribed")[0]["wasRecovering"] is False
-    sub.call("publish", {"n": 1})
-    other.publish(name, {"n": 2})
-    other.publish("notifications:js", "p1")
-    assert [(each["offset"], each["data"]["n"]) for each in sub.until("publication", 2)] == [(1, 1), (2, 2)]
-    client.until("publication")
-    assert client.call("rpc", "gateway.whoami", None)["data"]["user"] == "js"
-    wait_until(lambda: [each["user"] for each in sub.call("presence")["clients"].values()] == ["js"], "it is present")
-    first.process.kill()
-    first.process.wait()
-    for number in range(3, 60):
-        other.publish(name, {"n": number})
-    other.publish("notifications:js", "p2")
-    again = start_gateway(RULES, port=first.port)
-    sub.until("publication", 59)
-    again.publish(name, {"n": 60})
-    assert [(each["offset"], each["data"]["n"]) for each in sub.until("publication", 60)] == [(number, number) for number in range(1, 61)]
-    resubscribed = sub.until("subscribed", 2)[1]
-    assert (resubscribed["wasRecovering"], resubscribed["recovered"]) == (True, True)
-    assert client.data(2) == ["p1", "p2"]
-    assert client.told("disconnected") == []
-    client.call("disconnect")
 
 
 def test_the_sdk_stays_away_after_an_invalid_token_and_comes_back_after_a_drain(

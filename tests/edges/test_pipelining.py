@@ -18,7 +18,7 @@ LIVE = b"GET /health/live HTTP/1.1\r\nHost: h\r\n\r\n"
 ABSENT = b"GET /absent HTTP/1.1\r\nHost: h\r\n\r\n"
 SECONDS = {"gateway.edges.http_protocol.CLOSE_SECONDS": 1.0}
 
-gateway = shared_gateway(RULES + "[limits]\nslow_seconds = 2\n", seconds=SECONDS)
+gateway = shared_gateway(RULES + "[limits]\nslow_seconds = 1\n", seconds=SECONDS)
 
 
 def publish(data: str, *, chunked: bool = False) -> bytes:
@@ -88,7 +88,7 @@ async def ask_for_history(gateway: RunningGateway, channel: str, header: str = "
 async def test_an_answer_that_is_not_read_is_cut_off(gateway: RunningGateway) -> None:
     await fill(gateway, "chat:unread")
     async with await ask_for_history(gateway, "chat:unread"):
-        await until(lambda: "an answer was not read for 2 s: closed" in gateway.log(), "it is cut off")
+        await until(lambda: "an answer was not read for 1 s: closed" in gateway.log(), "it is cut off")
 
 
 async def test_a_closing_connection_that_is_not_read_is_cut_off(gateway: RunningGateway) -> None:
@@ -104,7 +104,7 @@ async def test_a_slow_client_that_reads_on_gets_the_whole_answer(gateway: Runnin
         _, headers = await raw.head()
         left, read = int(headers["content-length"]), 0
         for _ in range(5):
-            await asyncio.sleep(0.9)
+            await asyncio.sleep(0.45)
             read += len(await raw.reader.readexactly(left // 8))
         await raw.reader.readexactly(left - read)
         assert (await raw.request("GET", "/health/live"))[0] == 200

@@ -61,18 +61,6 @@ async def test_a_slow_client_that_reads_on_gets_everything_once_and_in_order(gat
         assert (await raw.read_object())["push"]["pub"] == {"data": "live again", "offset": 301}
 
 
-async def test_a_slow_client_among_several_channels_gets_each_in_order(gateway: RunningGateway) -> None:
-    async with await connected_socket(gateway, "endless:one", "endless:two", small=True) as raw:
-        for part in range(4):
-            for channel in ("endless:one", "endless:two"):
-                await asyncio.to_thread(publish_many, gateway, channel, filled(range(part * 40, part * 40 + 40)))
-        offsets: dict[str, list[int]] = {"endless:one": [], "endless:two": []}
-        for _ in range(320):
-            message = (await raw.read_object())["push"]
-            offsets[message["channel"]].append(message["pub"]["offset"])
-        assert offsets == {"endless:one": list(range(1, 161)), "endless:two": list(range(1, 161))}
-
-
 async def test_a_slow_client_whose_position_was_trimmed_away_is_unsubscribed(gateway: RunningGateway) -> None:
     async with await connected_socket(gateway, "short:slow", small=True) as raw:
         await asyncio.to_thread(publish_many, gateway, "short:slow", filled(range(300)))  # history keeps five

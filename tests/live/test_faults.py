@@ -21,15 +21,14 @@ from gateway.config import Config
 from gateway.errors import Unavailable
 from gateway.live.channel import Channel
 from gateway.live.hub import Hub
-from gateway.live.subscription import Subscription
-from gateway.publication import Position, Publication
+from gateway.publication import Position
 from gateway.store.history import Page
 from gateway.store.layout import Layout
 from publishers.publisher import Publisher
 
 from ..kit.followers import Scene, scene
 from ..kit.gateways import RunningGateway, Start, shared_gateway
-from ..kit.model import WIRE
+from ..kit.model import Recorder
 from ..kit.proxies import Proxy
 from ..kit.valkeys import OwnValkey
 from ..kit.waiting import until
@@ -308,18 +307,6 @@ class NobodyAnnounces:
     def on_missed_ephemeral(self, channel: Channel) -> None: ...
 
 
-class Unbegun(Subscription):
-    """A subscription whose channel never opens."""
-
-    paused = False
-
-    def begin(self, recovered: bool, publications: list[Publication]) -> None:
-        raise AssertionError("the channel is closed")
-
-    def gap(self) -> None:
-        raise AssertionError("the channel is closed")
-
-
 async def test_a_history_read_whose_caller_was_cancelled_fails_without_a_traceback() -> None:
     """Its caller is cancelled, then the connection to Valkey is lost."""
     complaints: list[dict[str, Any]] = []
@@ -361,8 +348,9 @@ async def test_subscriptions_that_end_while_valkey_is_away_leave_nothing_waiting
     hub = Hub(Config(), Layout("t"), Silent(), Silent(), NobodyAnnounces())  # type: ignore[arg-type]
     channel = hub.channel("posts:a")
     for _ in range(50):
-        subscription = Unbegun(channel, WIRE, print, None)
+        subscription = Recorder(channel)
         hub.follow(subscription)
         await until(lambda: channel.waiters, "it waits for Valkey")
         hub.leave(subscription)
         await until(lambda: not channel.waiters, "it waits no more")
+        assert not subscription.events, "its channel never opened"

@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 
 from gateway.config import Config
-from gateway.live.channel import NOTIFIED_AT_ONCE, Channel
-from gateway.live.subscription import State, Subscription
-from gateway.publication import Publication
+from gateway.live.channel import NOTIFIED_AT_ONCE
+from gateway.live.subscription import State
 
 from ..kit.channels import new_channel
 from ..kit.clients import Socket, Stream, client, lines, stream
 from ..kit.gateways import RULES, RunningGateway, shared_gateway
-from ..kit.model import KEY, NAME, WIRE, ModelValkey, World
+from ..kit.model import KEY, NAME, ModelValkey, Recorder, World
 from ..kit.python_sdk import PythonSdk, python_sdk
 from ..kit.valkeys import OwnValkey
 from ..kit.waiting import until
@@ -102,32 +101,20 @@ async def test_a_channel_whose_publications_were_all_ephemeral_counts_as_one_wit
 # The order of events, step by step.
 
 
-class Noting(Subscription):
-    """Notes what it is given; ``ends`` with a gap, as a client's own subscription does."""
+class Noting(Recorder):
+    """``ends`` with a gap, as a client's own subscription does."""
 
-    __slots__ = ("ends", "full", "notes", "world")
+    __slots__ = ("ends", "world")
 
-    def __init__(self, world: World, channel: Channel, *, ends: bool = False, full: bool = False) -> None:
-        super().__init__(channel, WIRE, self._take, None)
+    def __init__(self, world: World, *, ends: bool = False, full: bool = False) -> None:
+        super().__init__(world.hub.channel(NAME), full=full)
         self.world = world
-        self.notes: list[Any] = []
         self.ends = ends
-        self.full = full
-
-    @property
-    def paused(self) -> bool:
-        return self.full
-
-    def begin(self, recovered: bool, publications: list[Publication]) -> None:
-        self.notes.append("begin")
 
     def gap(self) -> None:
-        self.notes.append("gap")
+        super().gap()
         if self.ends:
             self.world.hub.leave(self)
-
-    def _take(self, joined: tuple[str, list[Publication]]) -> None:
-        self.notes += [int(publication.data) for publication in joined[1]]
 
 
 @pytest.fixture
@@ -147,7 +134,7 @@ async def confirm(world: World) -> None:
 
 
 def noting(world: World, **options: Any) -> Noting:
-    subscription = Noting(world, world.hub.channel(NAME), **options)
+    subscription = Noting(world, **options)
     world.hub.follow(subscription)
     return subscription
 
@@ -161,7 +148,7 @@ async def test_the_gap_comes_before_what_is_announced_after_it(world: World) -> 
     world.hub.on_subscribed(KEY)
     announce(world, 2)
     await world.steps(8)
-    assert subscription.notes == ["begin", 1, "gap", 2]
+    assert subscription.events == ["begin", 1, "gap", 2]
 
 
 async def test_the_first_connect_and_what_subscribes_while_the_link_is_down_get_no_gap(world: World) -> None:
@@ -174,7 +161,7 @@ async def test_the_first_connect_and_what_subscribes_while_the_link_is_down_get_
     world.hub.on_up()
     await confirm(world)
     announce(world, 1)
-    assert first.notes == ["begin", "gap", 1] and late.notes == ["begin", 1]
+    assert first.events == ["begin", "gap", 1] and late.events == ["begin", 1]
 
 
 async def test_one_whose_socket_is_full_gets_the_gap_when_it_has_drained(world: World) -> None:
@@ -190,7 +177,7 @@ async def test_one_whose_socket_is_full_gets_the_gap_when_it_has_drained(world: 
     world.hub.on_down()
     await confirm(world)
     world.hub.drained(lost)
-    assert (fine.notes, missed.notes, lost.notes) == (["begin", 1, "gap"], ["begin", "gap", "gap"], ["begin", "gap"])
+    assert (fine.events, missed.events, lost.events) == (["begin", 1, "gap"], ["begin", "gap", "gap"], ["begin", "gap"])
 
 
 async def test_one_that_is_connected_later_has_missed_nothing_before(world: World) -> None:
@@ -200,7 +187,7 @@ async def test_one_that_is_connected_later_has_missed_nothing_before(world: Worl
     subscription.full = False
     world.hub.client_connected(subscription)
     announce(world, 2)
-    assert subscription.notes == ["begin", 2]
+    assert subscription.events == ["begin", 2]
 
 
 async def test_many_are_notified_in_slices_and_those_that_left_meanwhile_are_not(world: World) -> None:
@@ -208,18 +195,18 @@ async def test_many_are_notified_in_slices_and_those_that_left_meanwhile_are_not
     await confirm(world)
     world.hub.on_down()
     world.hub.on_subscribed(KEY)
-    notified = [each for each in subscriptions if "gap" in each.notes]
+    notified = [each for each in subscriptions if "gap" in each.events]
     while not notified:
         await asyncio.sleep(0)
-        notified = [each for each in subscriptions if "gap" in each.notes]
+        notified = [each for each in subscriptions if "gap" in each.events]
     assert len(notified) == NOTIFIED_AT_ONCE
     leaving = subscriptions[-1]
     world.hub.leave(leaving)
     await world.steps(12)
     announce(world, 1)
-    assert leaving.notes == ["begin"]
+    assert leaving.events == ["begin"]
     for each in subscriptions[:-1]:
-        assert each.notes == (["begin", "gap"] if each.ends else ["begin", "gap", 1])
+        assert each.events == (["begin", "gap"] if each.ends else ["begin", "gap", 1])
 
 
 async def test_a_link_that_is_lost_again_meanwhile_leaves_no_subscription_out(world: World) -> None:
@@ -227,7 +214,7 @@ async def test_a_link_that_is_lost_again_meanwhile_leaves_no_subscription_out(wo
     await confirm(world)
     world.hub.on_down()
     world.hub.on_subscribed(KEY)
-    await until(lambda: "gap" in subscriptions[0].notes, "the first are notified")
+    await until(lambda: "gap" in subscriptions[0].events, "the first are notified")
     world.hub.on_down()
     await confirm(world)
-    assert all("gap" in each.notes for each in subscriptions)
+    assert all("gap" in each.events for each in subscriptions)

@@ -39,6 +39,7 @@ from ..kit.relays import CHANNELS, INBOX
 from ..kit.valkeys import OwnValkey
 from ..kit.waiting import eventually, until
 
+Start = Callable[..., BaseProcess]
 EACH = 3  # rows of a channel, where the number does not matter
 
 
@@ -46,12 +47,13 @@ EACH = 3  # rows of a channel, where the number does not matter
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., BaseProcess]]:
-    """``start(work, *arguments)``: one of the processes of ``relays``, ended with the test."""
+def start(migrated_url: str, valkey_url: str, prefix: str) -> Iterator[Start]:
+    """``start(work, …)``: one of the processes of ``relays`` on the test's database, a relay on its Valkey too; ended with the test."""
     started: list[BaseProcess] = []
 
     def begin(work: Callable[..., Awaitable[None] | None], *arguments: Any) -> BaseProcess:
-        started.append(forks.start(work, *arguments))
+        where = (migrated_url, valkey_url, prefix) if "relay" in work.__name__ else (migrated_url,)
+        started.append(forks.start(work, *where, *arguments))
         return started[-1]
 
     yield begin
@@ -121,6 +123,12 @@ def documents(channel: str, first: int, last: int) -> list[dict[str, Any]]:
     return [document(channel, number) for number in range(first, last)]
 
 
+async def all_hold(publisher: Publisher, first: int, last: int) -> None:
+    """Each channel holds the documents of these numbers, and nothing else."""
+    for channel in CHANNELS:
+        assert await contents(publisher, channel) == documents(channel, first, last)
+
+
 async def write(database: Database, first: int = 0, last: int = EACH, channels: Sequence[str] = CHANNELS) -> None:
     """Numbers ``first`` to ``last`` into each channel, a transaction for each number. Stories are kept."""
     for number in range(first, last):
@@ -155,19 +163,11 @@ async def only_kept_rows_are_left(database: Database, count: int) -> None:
     ],
 )
 async def test_a_relay_killed_at_any_step_is_continued_by_another(
-    database: Database,
-    migrated_url: str,
-    publisher: Publisher,
-    valkey_url: str,
-    prefix: str,
-    start: Callable[..., BaseProcess],
-    step: str,
-    published: int,
-    waiting: int,
+    database: Database, publisher: Publisher, start: Start, step: str, published: int, waiting: int
 ) -> None:
     """What was read in the inbox meanwhile stays read: nothing comes into it a second time."""
     await write(database)
-    dying = start(relays.dying_relay, migrated_url, valkey_url, prefix, step)
+    dying = start(relays.dying_relay, step)
     await until(lambda: dying.exitcode is not None, "it is dead")
     assert dying.exitcode == -signal.SIGKILL
     there = {channel: len(await contents(publisher, channel)) for channel in CHANNELS}
@@ -182,27 +182,20 @@ async def test_a_relay_killed_at_any_step_is_continued_by_another(
 
     await eventually(is_drained_by_it, "nothing waits any more")
     assert relay.published == waiting
-    for channel in CHANNELS:
-        assert await contents(publisher, channel) == documents(channel, 0, EACH)
+    await all_hold(publisher, 0, EACH)
     assert await unread(publisher) == EACH - there[INBOX]
     await only_kept_rows_are_left(database, EACH)
 
 
 @pytest.mark.parametrize(
-    ("step", "is_committed"),
-    [("before the outbox is written", False), ("before the commit", False), ("before anybody is woken", True)],
+    ("step", "is_committed"), [("before the outbox is written", False), ("before the commit", False), ("before anybody is woken", True)]
 )
 async def test_a_writer_killed_at_any_step_leaves_its_rows_and_outbox_or_neither(
-    database: Database,
-    migrated_url: str,
-    publisher: Publisher,
-    start: Callable[..., BaseProcess],
-    step: str,
-    is_committed: bool,
+    database: Database, publisher: Publisher, start: Start, step: str, is_committed: bool
 ) -> None:
     """What it committed is published although it woke no relay; it does not hold up later writers of the same channel."""
     async with running(Relay(database, publisher.history)):
-        writer = start(relays.dying_writer, migrated_url, "cafe", step)
+        writer = start(relays.dying_writer, "cafe", step)
         await until(lambda: writer.exitcode is not None, "it is dead")
         assert writer.exitcode == -signal.SIGKILL
         async with database.reading() as connection:
@@ -237,8 +230,7 @@ async def test_writers_commit_while_valkey_is_down_and_the_relay_publishes_later
         assert await backlog(database) == 18
         await asyncio.to_thread(own.start)
         await eventually(lambda: is_drained(database), "nothing waits any more")
-        for channel in CHANNELS:
-            assert await contents(publisher, channel) == documents(channel, 0, 9)
+        await all_hold(publisher, 0, 9)
         assert await unread(publisher) == 9
         await until(lambda: relay.failures == 0, "the relay is content")
     await only_kept_rows_are_left(database, 9)
@@ -260,8 +252,7 @@ async def test_each_row_is_published_once_though_valkey_is_killed_meanwhile(data
             await asyncio.to_thread(own.start)
         await writes
         await eventually(lambda: is_drained(database), "nothing waits any more")
-        for channel in CHANNELS:
-            assert await contents(publisher, channel) == documents(channel, 0, 60)
+        await all_hold(publisher, 0, 60)
         assert await unread(publisher) == 60
     await only_kept_rows_are_left(database, 60)
 
@@ -290,17 +281,16 @@ class Watcher:
 
 
 async def test_rows_of_several_writers_stay_in_order_with_several_relays_of_which_one_is_killed(
-    database: Database, migrated_url: str, publisher: Publisher, valkey_url: str, prefix: str, start: Callable[..., BaseProcess]
+    database: Database, publisher: Publisher, start: Start
 ) -> None:
     """All rows are kept here, so that the outbox shows what a channel has to hold: its rows, in the order of their ids."""
     channels = [INBOX, *(f"review:{name}" for name in "abc")]
-    relaying = (relays.relaying, migrated_url, valkey_url, prefix)
     watcher = Watcher(database)
     watching = asyncio.create_task(watcher.run())
-    writers = [start(relays.writer, migrated_url, name, channels, 40) for name in ("x", "y")]
-    first = start(*relaying)
+    writers = [start(relays.writer, name, channels, 40) for name in ("x", "y")]
+    first = start(relays.relaying)
     await eventually(lambda: contents(publisher, "review:a"), "the first relay is at work")
-    others = [start(*relaying), start(*relaying)]
+    others = [start(relays.relaying), start(relays.relaying)]
     assert first.is_alive()
     first.kill()
     await until(lambda: all(writer.exitcode is not None for writer in writers), "all is written", 30)
@@ -326,8 +316,7 @@ async def test_two_relays_in_one_process_publish_each_row_once(database: Databas
         await write(database, 0, 20)
         await until(lambda: first.published + second.published == 60, "all are published, and counted once")
         assert await is_drained(database)
-    for channel in CHANNELS:
-        assert await contents(publisher, channel) == documents(channel, 0, 20)
+    await all_hold(publisher, 0, 20)
 
 
 @pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
@@ -396,8 +385,7 @@ async def test_a_relay_that_lost_its_claim_publishes_nothing_twice(database: Dat
     slow.goes_on.set()
     with contextlib.suppress(DBAPIError):
         await draining
-    for channel in CHANNELS:
-        assert await contents(publisher, channel) == documents(channel, 0, 2 * EACH)
+    await all_hold(publisher, 0, 2 * EACH)
     await only_kept_rows_are_left(database, 2 * EACH)
 
 
@@ -405,12 +393,12 @@ async def test_a_relay_that_lost_its_claim_publishes_nothing_twice(database: Dat
 
 
 async def test_a_commit_of_another_process_wakes_the_relay(
-    database: Database, migrated_url: str, publisher: Publisher, start: Callable[..., BaseProcess], never_looking: None
+    database: Database, publisher: Publisher, start: Start, never_looking: None
 ) -> None:
     """Each is written only when the one before is published: the relay has nothing to do by then."""
     ours, theirs = multiprocessing.Pipe()
     async with running(Relay(database, publisher.history)):
-        start(relays.obedient_writer, migrated_url, "posts:a", theirs)
+        start(relays.obedient_writer, "posts:a", theirs)
         for number in range(5):
             ours.send(number)
             await holds(publisher, "posts:a", list(range(number + 1)))
@@ -569,8 +557,7 @@ async def test_a_row_refused_for_a_moment_is_not_overtaken(
     await write(database, 1, 4)
     assert await MendsAtOnce(database, publisher.history).drain() >= 2 * EACH
     await relay.drain()
-    for channel in CHANNELS:
-        assert await contents(publisher, channel) == documents(channel, 0, 4)
+    await all_hold(publisher, 0, 4)
 
 
 async def test_rows_of_another_database_are_published_though_its_ids_begin_at_1(
@@ -586,8 +573,7 @@ async def test_rows_of_another_database_are_published_though_its_ids_begin_at_1(
         await Relay(another, publisher.history).drain()
         await write(database, 5, 7)
         await Relay(database, publisher.history).drain()
-    for channel in CHANNELS:
-        assert await contents(publisher, channel) == documents(channel, 0, 7)
+    await all_hold(publisher, 0, 7)
 
 
 async def test_an_emptied_valkey_takes_the_rows_that_follow(database: Database, own: OwnValkey, prefix: str) -> None:
@@ -599,8 +585,7 @@ async def test_an_emptied_valkey_takes_the_rows_that_follow(database: Database, 
         own.empty()
         await write(database, 3, 6)
         await relay.drain()
-        for channel in CHANNELS:
-            assert await contents(publisher, channel) == documents(channel, 3, 6)
+        await all_hold(publisher, 3, 6)
 
 
 # The program.

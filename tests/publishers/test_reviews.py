@@ -204,6 +204,12 @@ class Stories:
     async def lose(self, review: int) -> None:
         await self.publisher.history.remove(story_of(review))
 
+    async def lose_after(self, review: int, *texts: str) -> None:
+        """Valkey loses it when these responses, too, were published."""
+        await self.respond(review, *texts)
+        await self.drain()
+        await self.lose(review)
+
 
 @pytest.fixture
 def stories(database: Database, publisher: Publisher, relay: Relay) -> Stories:
@@ -372,8 +378,7 @@ async def test_a_story_is_written_again_to_a_valkey_that_lost_everything(databas
 async def test_followers_of_a_story_get_a_reset_when_it_is_written_again(
     stories: Stories, review: int, store: valkey.Valkey, prefix: str
 ) -> None:
-    await stories.drain()
-    await stories.lose(review)
+    await stories.lose_after(review)
     pubsub = store.pubsub(ignore_subscribe_messages=True)
     pubsub.subscribe(f"{prefix}:{{{story_of(review)}}}")
     pubsub.get_message(timeout=5)  # the subscription's own
@@ -401,9 +406,7 @@ async def test_a_story_is_not_written_again_between_a_relays_publishing_and_its_
     stories: Stories, database: Database, review: int, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the relay has just published would be missing from it."""
-    await stories.respond(review, "one", "two")
-    await stories.drain()
-    await stories.lose(review)
+    await stories.lose_after(review, "one", "two")
     has_published, go_on, asked, alone_with = asyncio.Event(), asyncio.Event(), asyncio.Event(), database.alone_with
 
     class Slow(Relay):
@@ -432,9 +435,7 @@ async def test_rows_that_a_late_relay_repeats_are_not_added_to_the_story_again(
     stories: Stories, database: Database, review: int, publisher: Publisher
 ) -> None:
     """One that lost its claim and does not know it yet."""
-    await stories.respond(review, "one", "two")
-    await stories.drain()
-    await stories.lose(review)
+    await stories.lose_after(review, "one", "two")
     await stories.read(review)
     async with database.reading() as connection:
         rows = (await connection.execute(select(outbox.c.id, outbox.c.data).where(outbox.c.channel == story_of(review)))).all()
@@ -454,8 +455,7 @@ async def dying_after_publishing(stories: Stories) -> None:
 
 
 async def test_a_loss_is_seen_though_as_many_were_published_and_not_marked_yet(stories: Stories, review: int) -> None:
-    await stories.drain()
-    await stories.lose(review)
+    await stories.lose_after(review)
     await stories.respond(review, "one")
     await dying_after_publishing(stories)
     story = await stories.read(review)
@@ -465,9 +465,7 @@ async def test_a_loss_is_seen_though_as_many_were_published_and_not_marked_yet(s
 async def test_one_of_many_concurrent_readers_writes_a_lost_story_again(
     stories: Stories, review: int, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await stories.respond(review, "one", "two")
-    await stories.drain()
-    await stories.lose(review)
+    await stories.lose_after(review, "one", "two")
     written, restore = [], publisher.history.restore
 
     async def counted(*arguments: Any) -> Any:
@@ -482,8 +480,7 @@ async def test_one_of_many_concurrent_readers_writes_a_lost_story_again(
 
 
 async def test_more_readers_than_connections_can_ask_for_a_lost_story_at_once(stories: Stories, database: Database, review: int) -> None:
-    await stories.drain()
-    await stories.lose(review)
+    await stories.lose_after(review)
     async with Database(database.url.render_as_string(hide_password=False), pool=2) as small:
         small.engine.pool._timeout = 1.0  # type: ignore[attr-defined]
         asking = [stories.read(review, small) for _ in range(3)]
@@ -527,9 +524,7 @@ async def test_a_story_is_whole_after_losses_writers_relays_and_readers_at_once(
 async def test_the_next_reader_writes_a_story_whose_first_reader_was_cancelled(
     stories: Stories, review: int, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await stories.respond(review, "one")
-    await stories.drain()
-    await stories.lose(review)
+    await stories.lose_after(review, "one")
     begun = asyncio.Event()
 
     async def hanging_valkey(*_: Any) -> None:

@@ -47,7 +47,7 @@ Connect = Callable[..., Script]
 
 @pytest.fixture
 def connect(gateway: RunningGateway, node: Node, python_sdk: PythonSdk, user: str) -> Iterator[Connect]:
-    """``connect(transport, token=…)``: a connected client; ``ready=False`` does not wait for that."""
+    """``connect(transport, token=…)``: a connected client; ``ready=False`` does not wait for that, ``post_to`` gets an emulated one's commands."""
     opened: list[Script] = []
 
     def open_client(transport: str = "websocket", *, ready: bool = True, at: RunningGateway = gateway, **options: Any) -> Script:
@@ -381,9 +381,10 @@ def test_services_answer_and_refuse_in_their_own_words(connect: Connect, service
 def test_what_was_missed_is_caught_up_once_and_in_order_though_the_gateway_is_killed_on_the_way(
     gateway: RunningGateway, start_gateway: Start, connect: Connect, user: str, channel: str
 ) -> None:
+    """The commands of emulated clients go to another process, which stays."""
     first = start_gateway(RULES, beside=gateway)
     room, count = f"room:{user}", 0
-    clients = [connect(transport, at=first, token=token(user, channels=[room])) for transport in ALL]
+    clients = [connect(transport, at=first, post_to=gateway, token=token(user, channels=[room])) for transport in ALL]
     followed = [client.subscribed(channel) for client in clients]
 
     def publish(more: int) -> None:

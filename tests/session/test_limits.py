@@ -87,12 +87,6 @@ async def test_commands_are_limited_by_the_second(limited: Any) -> None:
             await asyncio.sleep(0.02)  # it is let in again by itself
 
 
-async def test_a_connection_without_a_command_in_time_is_stale(limited: Any) -> None:
-    gateway = limited("first_command_seconds = 0.5")
-    async with opened(gateway) as wire:
-        assert await wire.ended() == (3502, "stale")
-
-
 async def test_bytes_that_wait_for_a_client_are_bounded_and_nothing_is_lost(limited: Any) -> None:
     gateway = limited("waiting_bytes = 2048")
     async with client(gateway, subscribe="chat:1", max_queue=1) as wire:

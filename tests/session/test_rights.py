@@ -28,13 +28,7 @@ OK, UNKNOWN, DENIED, EXPIRED, INVALID = 0, 102, 103, 109, 3500
 
 # INTERFACE.md: `anyone` includes the anonymous; `user` needs a valid token; `owner` needs the name after the namespace, or after
 # `#`, to be the user's id. What belongs to the user after a `#` is open to no other user.
-ADMITS = {
-    "anyone": {"anonymous", "user", "owner"},
-    "user": {"user", "owner"},
-    "owner": {"owner"},
-    "token": set(),
-    "nobody": set(),
-}
+ADMITS = {"anyone": {"anonymous", "user", "owner"}, "user": {"user", "owner"}, "owner": {"owner"}, "token": set(), "nobody": set()}
 ADMITS_PRIVATE = ADMITS | {"anyone": {"owner"}, "user": {"owner"}}
 OWNERS = {"general": "", "alice": "alice", "#alice": "alice", "room#alice": "alice", "alice#bob": "bob"}
 PLAIN_OWNERS = OWNERS | {"alice": ""}  # with no namespace, nothing follows it

@@ -183,11 +183,7 @@ async def test_the_commands_of_one_message_are_handled_in_several_turns(gateway:
     assert [each["id"] for each in client.written[before:]] == list(range(2, 1002))
 
 
-ASKED = {
-    "history": {"channel": "chat:1", "limit": 10},
-    "presence": {"channel": "chat:1"},
-    "rpc": {"method": "inbox.list"},
-}
+ASKED = {"history": {"channel": "chat:1", "limit": 10}, "presence": {"channel": "chat:1"}, "rpc": {"method": "inbox.list"}}
 
 
 @pytest.mark.parametrize("method", ASKED)
