@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -199,28 +200,22 @@ async def test_a_message_that_is_not_in_the_stream_is_logged(start_gateway: Star
     await until(lambda: "77777777777777-5 was announced and is not in the stream" in gateway.log(), "the gateway looked for it")
 
 
-async def spoil_with_text(store: valkey.Valkey, name: str) -> None:
-    store.delete(name)
-    store.set(name, "text")
+SPOILS: dict[str, Callable[[valkey.Valkey, str], Any]] = {
+    "text": lambda store, name: store.set(name, "text"),
+    "the last id": lambda store, name: store.xadd(name, {"m": "{}"}, id="18446744073709551615-18446744073709551615"),
+    "a far id": lambda store, name: store.xadd(name, {"x": b"\xff"}, id="99999999999999-0"),
+}
 
 
-async def spoil_with_the_last_id(store: valkey.Valkey, name: str) -> None:
-    store.xadd(name, {"m": "{}"}, id="18446744073709551615-18446744073709551615")
-
-
-async def spoil_with_a_far_id(store: valkey.Valkey, name: str) -> None:
-    store.xadd(name, {"x": b"\xff"}, id="99999999999999-0")
-
-
-@pytest.mark.parametrize("spoil", [spoil_with_text, spoil_with_the_last_id, spoil_with_a_far_id])
+@pytest.mark.parametrize("spoil", SPOILS)
 @pytest.mark.parametrize("cut", [False, True], ids=["linked", "link cut"])
 async def test_control_goes_on_whatever_its_stream_holds(
-    start_gateway: Start, store: valkey.Valkey, user: str, spoil: Any, cut: bool
+    start_gateway: Start, store: valkey.Valkey, user: str, spoil: str, cut: bool
 ) -> None:
     gateway = start_gateway(RULES)
     name = f"{gateway.prefix}:control"
     await disconnects(gateway, user)
-    await spoil(store, name)
+    SPOILS[spoil](store, name)
     if cut:
         store.client_kill_filter(_type="pubsub")
         await until(lambda: "the link to valkey was lost" in gateway.log(), "the link is lost")

@@ -5,18 +5,13 @@ from __future__ import annotations
 import json
 from urllib.parse import quote
 
-import pytest
 import valkey
 
 from ..kit.clients import client, stream
 from ..kit.gateways import CLOSED_RULES, RunningGateway, shared_gateway
 
+NAMESPACE = "member"
 gateway = shared_gateway(CLOSED_RULES)
-
-
-@pytest.fixture
-def channel(user: str) -> str:
-    return f"member:{user}"
 
 
 def keys(store: valkey.Valkey, gateway: RunningGateway, channel: str) -> list[bytes]:

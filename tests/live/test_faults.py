@@ -17,18 +17,12 @@ from typing import Any
 import pytest
 import valkey
 
-from gateway.config import Config
-from gateway.errors import Unavailable
-from gateway.live.channel import Channel
-from gateway.live.hub import Hub
 from gateway.publication import Position
-from gateway.store.history import Page
-from gateway.store.layout import Layout
 from publishers.publisher import Publisher
 
 from ..kit.followers import Scene, scene
 from ..kit.gateways import RunningGateway, Start, shared_gateway
-from ..kit.model import Recorder
+from ..kit.model import NAME, Recorder, World
 from ..kit.proxies import Proxy
 from ..kit.valkeys import OwnValkey
 from ..kit.waiting import until
@@ -301,56 +295,35 @@ async def test_a_publisher_waits_while_valkey_reads_its_file(tmp_path: Path) -> 
             end.close()
 
 
-class NobodyAnnounces:
-    """A listener for which lost ephemeral publications do not matter."""
-
-    def on_missed_ephemeral(self, channel: Channel) -> None: ...
-
-
 async def test_a_history_read_whose_caller_was_cancelled_fails_without_a_traceback() -> None:
     """Its caller is cancelled, then the connection to Valkey is lost."""
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-    valkey_goes = asyncio.Event()
-
-    class Reader:
-        async def read(self, *words: Any, **options: Any) -> Page:
-            await valkey_goes.wait()
-            raise Unavailable("the connection to Valkey was lost")
-
-    class Feed:
-        def subscribe(self, channels: list[bytes]) -> None: ...
-
-        def unsubscribe(self, channels: list[bytes]) -> None: ...
-
-    hub = Hub(Config(), Layout("t"), Reader(), Feed(), NobodyAnnounces())
-    channel = hub.channel("posts:a")
-    asks = asyncio.create_task(hub.page(channel, 0))
+    world = World(clients=())
+    channel = world.hub.channel(NAME)
+    asks = asyncio.create_task(world.hub.page(channel, 0))
     await until(lambda: channel.reads, "it is being read")
     asks.cancel()
     await asyncio.wait([asks])
     del asks
-    valkey_goes.set()
+    while world.valkey.asked:
+        world.do("execute")
+    world.do("fail")
     await until(lambda: not channel.reads, "the read is over")
     gc.collect()
     assert not complaints
+    await world.close()
 
 
 async def test_subscriptions_that_end_while_valkey_is_away_leave_nothing_waiting() -> None:
     """A client that comes and goes all that time costs what one client does."""
-
-    class Silent:
-        async def read(self, *words: Any, **options: Any) -> Page:
-            raise AssertionError("nothing is read before the link is subscribed")
-
-        def subscribe(self, channels: list[bytes]) -> None: ...
-
-    hub = Hub(Config(), Layout("t"), Silent(), Silent(), NobodyAnnounces())  # type: ignore[arg-type]
-    channel = hub.channel("posts:a")
+    world = World(clients=())
+    channel = world.hub.channel(NAME)
     for _ in range(50):
         subscription = Recorder(channel)
-        hub.follow(subscription)
+        world.hub.follow(subscription)
         await until(lambda: channel.waiters, "it waits for Valkey")
-        hub.leave(subscription)
+        world.hub.leave(subscription)
         await until(lambda: not channel.waiters, "it waits no more")
         assert not subscription.events, "its channel never opened"
+    await world.close()

@@ -37,11 +37,6 @@ def sdk(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture
-def channel(user: str) -> str:
-    return f"chat:{user}"
-
-
 Connect = Callable[..., Script]
 
 
