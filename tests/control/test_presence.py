@@ -53,9 +53,7 @@ async def listed(presence: Presence) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_clients_and_users_are_counted_as_a_naive_model_counts_them(
-    history: History, presence: Presence, store: valkey.Valkey, seed: int
-) -> None:
+async def test_clients_and_users_are_counted_as_by_a_model(history: History, presence: Presence, store: valkey.Valkey, seed: int) -> None:
     random.seed(seed)
     users = ["", "u1", 'a "quoted" one', "ü\n", "u2"]
     there: dict[str, str] = {}

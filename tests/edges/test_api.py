@@ -50,9 +50,7 @@ def test_the_key_comes_in_three_ways(gateway: RunningGateway) -> None:
         ("/api/publish", {"X-API-Key": "wrong"}),
     ],
 )
-async def test_without_a_good_key_the_answer_is_401_and_names_the_ways_to_send_one(
-    gateway: RunningGateway, path: str, headers: dict[str, str]
-) -> None:
+async def test_without_a_good_key_the_answer_is_401_and_names_the_ways(gateway: RunningGateway, path: str, headers: dict[str, str]) -> None:
     async with await Socket.open(gateway) as raw:
         sent = {name: value.encode().decode("latin-1") for name, value in headers.items()}
         status, _, body = await raw.request("POST", path, sent, b"not even JSON")
@@ -168,7 +166,7 @@ def test_deep_nesting_is_a_bad_request(gateway: RunningGateway, head: bytes, tai
         ("history_remove", {"channel": "forgetful:1"}, 108, 400),
     ],
 )
-def test_errors_are_mapped_to_statuses_where_that_is_asked_for(
+def test_errors_are_mapped_to_statuses_where_it_is_asked_for(
     gateway: RunningGateway, method: str, body: Any, code: int, status: int
 ) -> None:
     usual = call(gateway, method, body)
@@ -374,7 +372,7 @@ def test_a_client_reads_history_over_http(gateway: RunningGateway, channel: str)
         ("channel=chat:%7B", "u1", 400, 107),
     ],
 )
-def test_the_rules_of_the_namespace_decide_which_users_read(
+def test_the_namespaces_rules_decide_which_users_read(
     gateway: RunningGateway, query: str, user: str | None, status: int, code: int
 ) -> None:
     answered, answer = get_history(gateway, query, gateway.token(user) if user else None)
@@ -463,7 +461,7 @@ async def test_what_a_plain_publish_announces_is_ephemeral(gateway: RunningGatew
 @pytest.mark.parametrize(
     "raw", [b"@", b"@x", b"@1 2", b"@1 e 2\n", b"@1 e x\n{}", b"@-1 e 2\n{}", b"@1 e 2 {bad\n{}", b"@reset", b"@reset x y", b""], ids=repr
 )
-async def test_malformed_messages_of_the_gateway_itself_break_nothing(
+async def test_malformed_messages_of_a_gateway_break_nothing(
     gateway: RunningGateway, store: valkey.Valkey, channel: str, raw: bytes
 ) -> None:
     async with client(gateway, subscribe=channel) as wire:

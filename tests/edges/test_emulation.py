@@ -525,7 +525,7 @@ async def test_emulation_works_in_another_asgi_server(plain_server: Any, kind: s
 # centrifuge of npm.
 
 
-def test_the_sdk_stays_away_after_an_invalid_token_and_comes_back_after_a_drain(
+def test_the_sdk_comes_back_after_a_drain_but_not_after_a_refusal(
     start_gateway: Start, node: Node, gateway: RunningGateway, kind: str
 ) -> None:
     refused = node.client(gateway, kind, token="garbage")

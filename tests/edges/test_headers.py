@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -77,19 +76,13 @@ async def test_every_answer_has_the_headers_that_restrict_browsers(
         lines = {"Host": "gateway.test", "Content-Length": str(len(body))} | headers
         head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
         await raw.send(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body)
-        answered, given = await raw.head()
-    assert status in (0, answered)
+        first, *rest = (await raw.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    pairs = [line.partition(":") for line in rest if line]
+    given = {name.lower(): value.strip() for name, _, value in pairs}
+    assert len(given) == len(pairs), "no header is there twice"
+    assert status in (0, int(first.split()[1]))
     check_headers(given)
     assert given.get("content-type", "").startswith("text/html") == ((path, status) == ("/", 200) or path.endswith(".html"))
-
-
-async def test_no_header_of_an_answer_is_there_twice(gateway: RunningGateway) -> None:
-    for path in ("/", "/health/live", "/sse?channel=open:1"):
-        async with await Socket.open(gateway) as raw:
-            await raw.send(f"GET {path} HTTP/1.1\r\nHost: gateway.test\r\n\r\n".encode())
-            text: Any = (await raw.reader.readuntil(b"\r\n\r\n")).decode().lower().splitlines()[1:]
-        names = [line.partition(":")[0] for line in text if line]
-        assert len(names) == len(set(names)), text
 
 
 async def test_an_answer_without_a_body_has_the_same_headers(gateway: RunningGateway) -> None:

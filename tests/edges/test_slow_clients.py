@@ -31,9 +31,7 @@ def filled(numbers: range) -> list[Any]:
     return [{"n": number, "fill": FILL} for number in numbers]
 
 
-async def test_a_client_that_never_reads_is_closed_as_slow_and_costs_little(
-    gateway: RunningGateway, bystander: Bystander, log: Log
-) -> None:
+async def test_a_client_that_never_reads_is_closed_and_costs_little(gateway: RunningGateway, bystander: Bystander, log: Log) -> None:
     async with await connected_socket(gateway, "chat:flood", small=True) as raw:
         before, peak = gateway.memory(), 0
         for round_number in range(12):

@@ -190,9 +190,7 @@ async def test_one_channel_that_catches_up_moves_no_other_channels_position(gate
 
 
 @pytest.mark.parametrize("last, expected", [("3", [8, 9, 10]), ("100", [6, 7, 8, 9, 10]), ("0", []), ("", [])])
-async def test_a_first_connection_may_start_some_publications_back(
-    gateway: RunningGateway, channel: str, last: str, expected: list[int]
-) -> None:
+async def test_a_first_connection_may_start_in_the_past(gateway: RunningGateway, channel: str, last: str, expected: list[int]) -> None:
     name = channel.replace("chat", "short")
     publish_many(gateway, name, list(range(1, 11)))
     async with stream(gateway, name, last=last) as events:
@@ -280,9 +278,7 @@ async def test_a_channel_without_history_has_a_dash_for_a_position(gateway: Runn
         ("", "chat:1", 103, "permission denied"),
     ],
 )
-async def test_what_may_be_different_later_is_refused_inside_the_stream(
-    gateway: RunningGateway, token: str, name: str, code: int, message: str
-) -> None:
+async def test_a_temporary_refusal_is_inside_the_stream(gateway: RunningGateway, token: str, name: str, code: int, message: str) -> None:
     given = {"expired": gateway.token(seconds=-5), "good": gateway.token()}.get(token, token)
     async with stream(gateway, name, token=given) as events:
         assert events.status == 200

@@ -68,9 +68,7 @@ def test_there_are_no_more_tokens_than_channels(gateway: RunningGateway, path: s
     ],
     ids=["expired", "revoked", "another user's", "forged", "another channel's", "garbage", "of no type"],
 )
-async def test_a_refusal_names_the_channel_whose_token_is_the_cause(
-    gateway: RunningGateway, make: Callable[[str], str], code: int, named: bool
-) -> None:
+async def test_a_refusal_names_the_tokens_channel(gateway: RunningGateway, make: Callable[[str], str], code: int, named: bool) -> None:
     channel = new_channel("ticket")
     await gateway.ask("revoke", token_id="gone")
     async with stream(gateway, "chat:1", channel, subscription_token=make(channel)) as events:

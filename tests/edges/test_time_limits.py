@@ -132,9 +132,7 @@ async def patient(gateway: RunningGateway) -> AsyncIterator[dict[str, asyncio.Ta
     await asyncio.gather(*tasks.values(), return_exceptions=True)
 
 
-async def test_a_websocket_without_a_command_is_stale_when_its_time_is_over(
-    patient: dict[str, Any], gateway: RunningGateway, bystander: Bystander
-) -> None:
+async def test_a_websocket_without_a_command_becomes_stale(patient: dict[str, Any], gateway: RunningGateway, bystander: Bystander) -> None:
     seconds, code, reason = await outcome(patient["a WebSocket without a word"], bystander)
     assert (code, reason) == (3502, "stale")
     assert 1.9 < seconds < 8
@@ -145,9 +143,7 @@ async def test_a_websocket_without_a_command_is_stale_when_its_time_is_over(
     "name",
     ["half a head", "half a handshake", "half a body", "a connection without a word", "an empty line after an answer", "byte after byte"],
 )
-async def test_a_request_that_never_ends_times_out(
-    patient: dict[str, Any], gateway: RunningGateway, bystander: Bystander, name: str
-) -> None:
+async def test_an_endless_request_times_out(patient: dict[str, Any], gateway: RunningGateway, bystander: Bystander, name: str) -> None:
     seconds, answer = await outcome(patient[name], bystander)
     assert 1.9 < seconds < 8
     assert answer.startswith(b"HTTP/1.1 408 ")

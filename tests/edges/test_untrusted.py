@@ -115,9 +115,7 @@ async def test_a_bad_presence_entry_hides_no_other_client(gateway: RunningGatewa
 
 @pytest.mark.parametrize("name", ["meta", "stream"])
 @pytest.mark.usefixtures("nobody_else_notices")
-async def test_a_key_of_another_type_is_answered_with_an_error(
-    gateway: RunningGateway, store: valkey.Valkey, channel: str, log: Log, name: str
-) -> None:
+async def test_a_key_of_another_type_is_an_error(gateway: RunningGateway, store: valkey.Valkey, channel: str, log: Log, name: str) -> None:
     gateway.publish(channel, 1)
     store.delete(key(gateway, channel, name))
     store.set(key(gateway, channel, name), "text")
@@ -133,17 +131,13 @@ async def test_a_key_of_another_type_is_answered_with_an_error(
         await wire.result("subscribe", channel=channel)
 
 
-async def test_a_personal_channel_of_another_type_costs_its_user_no_other_channel(
-    gateway: RunningGateway, store: valkey.Valkey, user: str
-) -> None:
+async def test_a_personal_channel_of_another_type_costs_its_user_no_other(gateway: RunningGateway, store: valkey.Valkey, user: str) -> None:
     store.set(key(gateway, f"own:{user}", "meta"), "text")
     async with client(gateway, user) as wire:
         assert set(wire.connected["subs"]) == {f"notifications:{user}"}
 
 
-async def test_presence_of_another_type_holds_up_no_other_channels_presence(
-    gateway: RunningGateway, store: valkey.Valkey, channel: str
-) -> None:
+async def test_presence_of_another_type_delays_no_other_channels(gateway: RunningGateway, store: valkey.Valkey, channel: str) -> None:
     store.set(key(gateway, channel, "presence"), "text")
     async with client(gateway, subscribe=channel) as wire, client(gateway, subscribe=f"{channel}2") as other:
         assert await wire.error("presence", channel=channel) == ERROR
@@ -153,9 +147,7 @@ async def test_presence_of_another_type_holds_up_no_other_channels_presence(
     assert other.connected
 
 
-async def test_a_stream_of_a_channel_whose_position_cannot_be_read_is_refused(
-    gateway: RunningGateway, store: valkey.Valkey, channel: str
-) -> None:
+async def test_a_stream_of_a_channel_without_a_position_is_refused(gateway: RunningGateway, store: valkey.Valkey, channel: str) -> None:
     store.set(key(gateway, channel, "meta"), "text")
     async with stream(gateway, channel) as events:
         refused = await events.next()
@@ -186,9 +178,7 @@ async def disconnects(gateway: RunningGateway, user: str) -> None:
     ids=lambda payload: repr(payload[:30]),
 )
 @pytest.mark.usefixtures("nobody_else_notices")
-async def test_no_announced_control_message_switches_control_off(
-    gateway: RunningGateway, store: valkey.Valkey, user: str, payload: bytes
-) -> None:
+async def test_no_control_message_switches_control_off(gateway: RunningGateway, store: valkey.Valkey, user: str, payload: bytes) -> None:
     store.publish(f"{gateway.prefix}:control", payload)
     await disconnects(gateway, user)
     assert len(gateway.api("info")["result"]["nodes"]) == 1
@@ -209,9 +199,7 @@ SPOILS: dict[str, Callable[[valkey.Valkey, str], Any]] = {
 
 @pytest.mark.parametrize("spoil", SPOILS)
 @pytest.mark.parametrize("cut", [False, True], ids=["linked", "link cut"])
-async def test_control_goes_on_whatever_its_stream_holds(
-    start_gateway: Start, store: valkey.Valkey, user: str, spoil: str, cut: bool
-) -> None:
+async def test_control_goes_on_with_any_stream(start_gateway: Start, store: valkey.Valkey, user: str, spoil: str, cut: bool) -> None:
     gateway = start_gateway(RULES)
     name = f"{gateway.prefix}:control"
     await disconnects(gateway, user)

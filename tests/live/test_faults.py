@@ -91,9 +91,7 @@ async def test_nothing_is_lost_when_one_of_two_workers_is_killed(own: OwnValkey,
         assert all(follower.connections >= 2 for follower in here.followers)
 
 
-async def test_nothing_is_lost_when_followers_move_between_two_gateways(
-    own: OwnValkey, gateway: RunningGateway, start_gateway_once: Start
-) -> None:
+async def test_nothing_is_lost_when_followers_change_gateways(own: OwnValkey, gateway: RunningGateway, start_gateway_once: Start) -> None:
     other = await _started(start_gateway_once, valkey_url=own.url)
     async with scene(own.url, lambda: gateway, lambda: other, restless_only=True) as here:
         await here.goes_on()

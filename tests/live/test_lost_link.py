@@ -78,9 +78,7 @@ async def test_the_connection_of_a_server_side_subscription_is_closed(own: OwnVa
         assert await wire.ended() == (3010, "insufficient state")
 
 
-async def test_a_channel_whose_publications_were_all_ephemeral_counts_as_one_without_history(
-    own: OwnValkey, gateway: RunningGateway
-) -> None:
+async def test_a_channel_of_ephemeral_publications_alone_counts_as_one_without_history(own: OwnValkey, gateway: RunningGateway) -> None:
     typing, quiet_channel = new_channel(), new_channel()
     async with client(gateway, subscribe=typing) as wire, client(gateway, subscribe=quiet_channel) as quiet:
         own.ask("PUBLISH", f"{gateway.prefix}:{{{typing}}}", "1")

@@ -209,9 +209,7 @@ STEPS = st.lists(
 
 @settings(max_examples=12)
 @given(STEPS)
-async def test_reactions_are_those_of_a_dict_after_any_steps(
-    database: Database, steps: list[tuple[bool, list[tuple[str, int, str | None]]]]
-) -> None:
+async def test_reactions_agree_with_a_naive_dict(database: Database, steps: list[tuple[bool, list[tuple[str, int, str | None]]]]) -> None:
     """The last one of each user and target counts, one after the other or many at once."""
     targets = [await new_review(database), await new_review(database), "review:404404"]
     shared, model = Reactions(database, shared_most=4), {}
@@ -281,7 +279,7 @@ async def test_a_cancelled_caller_does_not_cancel_the_others_of_a_shared_transac
     assert (await shared.react(user="u9", target=review, reaction="wow"))["wow"] == 1
 
 
-async def test_a_caller_cancelled_inside_its_transaction_leaves_no_lock(
+async def test_a_caller_cancelled_in_its_transaction_leaves_no_lock(
     database: Database, review: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("publishers.database.BUSY_SECONDS", 0.5)
@@ -460,7 +458,7 @@ async def test_a_removed_reaction_is_no_longer_in_the_notification(database: Dat
     assert [(each["actors"], each["count"]) for each in published] == [(["u1"], 1), (["u2"], 1)]
     await react_each(database, review, ["u2"], clock, None)
     assert await folding.publish_due(clock.pass_time(10_000)) == 1
-    assert await said(database, "notifications:author") == published, "of nobody nothing is published"
+    assert await said(database, "notifications:author") == published, "a notification that names no user any more is not published"
     await react_each(database, review, ["u4"], clock, "wow")
     assert await folding.publish_due(clock.pass_time(10_000)) == 1
     last = (await said(database, "notifications:author"))[-1]
@@ -499,9 +497,7 @@ async def test_reactions_of_one_shared_transaction_begin_one_notification(databa
     ]
 
 
-async def test_a_storm_on_one_review_is_one_unread_notification(
-    database: Database, review: str, clock: FrozenClock, publisher: Publisher
-) -> None:
+async def test_a_storm_on_a_review_is_one_notification(database: Database, review: str, clock: FrozenClock, publisher: Publisher) -> None:
     """Two thousand reactions within a minute."""
     shared, folding, relay = Reactions(database), Folding(database), Relay(database, publisher.history)
     updates = 0
@@ -522,7 +518,7 @@ async def test_a_storm_on_one_review_is_one_unread_notification(
     assert inbox["unread"] == 1
 
 
-async def test_an_update_of_what_was_read_counts_once_again(
+async def test_an_update_of_what_was_read_is_unread_again(
     database: Database, review: str, clock: FrozenClock, publisher: Publisher
 ) -> None:
     relay, inbox = Relay(database, publisher.history), Inbox(Config(), publisher.history)

@@ -392,9 +392,7 @@ async def test_a_relay_that_lost_its_claim_publishes_nothing_twice(database: Dat
 # Wakes.
 
 
-async def test_a_commit_of_another_process_wakes_the_relay(
-    database: Database, publisher: Publisher, start: Start, never_looking: None
-) -> None:
+async def test_another_processs_commit_wakes_the_relay(database: Database, publisher: Publisher, start: Start, never_looking: None) -> None:
     """Each is written only when the one before is published: the relay has nothing to do by then."""
     ours, theirs = multiprocessing.Pipe()
     async with running(Relay(database, publisher.history)):
@@ -439,7 +437,7 @@ class RestingRelay(Relay):
 
 
 @pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
-async def test_a_relay_whose_database_connections_are_ended_continues(
+async def test_a_relay_connects_to_its_database_again(
     database: Database, migrated_url: str, publisher: Publisher, never_looking: None
 ) -> None:
     """All of them while it rests; the one that listens is taken up again, or nothing would wake it."""
@@ -467,7 +465,7 @@ async def test_only_kept_rows_stay_and_are_not_published_again(database: Databas
     assert await contents(publisher, "review:1") == documents("review:1", 0, EACH)
 
 
-async def test_more_rows_than_a_round_or_a_call_holds_are_all_published(
+async def test_more_rows_than_a_round_holds_are_published(
     database: Database, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox_module, "CHUNK_BYTES", 1000)
@@ -560,9 +558,7 @@ async def test_a_row_refused_for_a_moment_is_not_overtaken(
     await all_hold(publisher, 0, 4)
 
 
-async def test_rows_of_another_database_are_published_though_its_ids_begin_at_1(
-    database: Database, publisher: Publisher, tmp_path: Path
-) -> None:
+async def test_rows_of_another_database_are_published_though_ids_repeat(database: Database, publisher: Publisher, tmp_path: Path) -> None:
     async with Database(f"sqlite:///{tmp_path / 'another.db'}") as another:
         await migrate(another)
         assert await identity(another) != await identity(database)
@@ -598,9 +594,7 @@ def config(tmp_path: Path, prefix: str) -> str:
     return str(file)
 
 
-async def test_gateway_relay_makes_the_tables_and_publishes_until_it_is_ended(
-    database_url: str, publisher: Publisher, valkey_url: str, config: str
-) -> None:
+async def test_gateway_relay_makes_tables_and_publishes(database_url: str, publisher: Publisher, valkey_url: str, config: str) -> None:
     """Two of them come to an empty database at once, and one goes on when the other is ended."""
     arguments = ("relay", "--config", config, "--valkey-url", valkey_url, "--database-url", database_url)
     async with Database(database_url) as database:

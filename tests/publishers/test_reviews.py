@@ -249,7 +249,7 @@ async def test_a_long_story_is_read_whole(stories: Stories, database: Database, 
         assert [each["data"][0] for each in story[1:]] == list(range(300))
 
 
-async def test_a_story_is_read_from_its_stream_and_no_other(
+async def test_a_story_is_read_from_one_stream(
     stories: Stories, database: Database, review: int, store: valkey.Valkey, prefix: str
 ) -> None:
     """Whether it is whole, or has to be written again: no other key is touched, and nothing is searched."""
@@ -274,9 +274,7 @@ async def test_a_story_is_read_from_its_stream_and_no_other(
         assert not verbs & {"SCAN", "KEYS", "SSCAN", "HSCAN", "ZSCAN", "XREAD"}, verbs
 
 
-async def test_reading_a_whole_story_locks_and_changes_nothing(
-    stories: Stories, database: Database, review: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_reading_a_story_changes_nothing(stories: Stories, database: Database, review: int, monkeypatch: pytest.MonkeyPatch) -> None:
     await stories.drain()
     await stories.respond(review, "one", "two")  # they wait for the relay
     before, rows = await stories.epoch(review), await everything(database)
@@ -326,7 +324,7 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("newer", ["none", "published", "waiting"])
-async def test_a_story_that_lost_something_is_written_again(
+async def test_an_incomplete_story_is_rewritten(
     stories: Stories, newer: str, database: Database, store: valkey.Valkey, prefix: str
 ) -> None:
     """Whole, in order, nothing twice, in another epoch, and what is recorded later follows it."""
@@ -375,7 +373,7 @@ async def test_a_story_is_written_again_to_a_valkey_that_lost_everything(databas
         own.close()
 
 
-async def test_followers_of_a_story_get_a_reset_when_it_is_written_again(
+async def test_followers_get_a_reset_when_a_story_is_written_again(
     stories: Stories, review: int, store: valkey.Valkey, prefix: str
 ) -> None:
     await stories.lose_after(review)

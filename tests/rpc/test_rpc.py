@@ -162,7 +162,7 @@ async def ask_many(wire: Any, method: str, numbers: range) -> dict[int, Any]:
     return {answer["id"] - 1_000_000: answer.get("rpc") or answer for answer in answers}
 
 
-async def test_a_thousand_calls_at_once_from_two_gateways(
+async def test_a_thousand_calls_from_two_gateways(
     gateway: RunningGateway, start_gateway_once: Start, service: Service, method: str
 ) -> None:
     other, seen = await asyncio.to_thread(start_gateway_once, beside=gateway), Counter[tuple[str, int]]()
@@ -286,9 +286,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("what", ERRORS)
-async def test_a_service_error_reaches_the_client_if_the_code_is_an_applications(
-    gateway: RunningGateway, service: Service, method: str, what: str
-) -> None:
+async def test_an_applications_error_reaches_the_client(gateway: RunningGateway, service: Service, method: str, what: str) -> None:
     (code, message, *temporary), expected = ERRORS[what]
 
     @service.method(method)
@@ -299,9 +297,7 @@ async def test_a_service_error_reaches_the_client_if_the_code_is_an_applications
         assert (await wire.ask("rpc", method=method))["error"] == expected
 
 
-async def test_a_method_that_fails_does_not_affect_other_calls(
-    gateway: RunningGateway, service: Service, method: str, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_method_may_fail_alone(gateway: RunningGateway, service: Service, method: str, caplog: pytest.LogCaptureFixture) -> None:
     deep: list[Any] = []
     for _ in range(100_000):
         deep = [deep]
@@ -320,7 +316,7 @@ async def test_a_method_that_fails_does_not_affect_other_calls(
     assert f"{method} failed" in caplog.text and "a secret" in caplog.text
 
 
-async def test_a_request_or_a_reply_over_the_size_limit_is_refused(
+async def test_too_large_requests_and_replies_are_refused(
     gateway: RunningGateway, impatient: RunningGateway, service: Service, method: str
 ) -> None:
     asked = serve(service, method, lambda data: "x" * data)
@@ -420,9 +416,7 @@ REPLIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("what", REPLIES)
-async def test_each_kind_of_reply_reaches_the_client_as_documented(
-    gateway: RunningGateway, store: valkey.Valkey, method: str, what: str
-) -> None:
+async def test_each_kind_of_reply_arrives_as_documented(gateway: RunningGateway, store: valkey.Valkey, method: str, what: str) -> None:
     reply, expected = REPLIES[what]
     hand = ByHand(store, gateway, method)
     async with client(gateway) as wire:
@@ -490,9 +484,7 @@ async def test_calls_fail_at_once_when_the_lease_of_a_dead_service_is_over(
             assert await wire.error("rpc", method=method) == 104
 
 
-async def test_another_instance_serves_what_waits_after_a_crash(
-    gateway: RunningGateway, store: valkey.Valkey, service: Service, method: str
-) -> None:
+async def test_another_instance_serves_after_a_crash(gateway: RunningGateway, store: valkey.Valkey, service: Service, method: str) -> None:
     serve(service, method, lambda data: "the other")
     with service_process(gateway, store, method) as crashing:
         await served(store, gateway, method)
@@ -540,9 +532,7 @@ async def test_each_call_is_served_at_most_once_while_connections_are_killed(
 
 
 @pytest.mark.parametrize("fault", ["killed", "emptied"])
-async def test_a_service_works_again_after_valkey_was_killed_or_emptied(
-    start_gateway: Start, tmp_path: Path, method: str, fault: str
-) -> None:
+async def test_a_service_works_on_after_valkey_was_killed_or_emptied(start_gateway: Start, tmp_path: Path, method: str, fault: str) -> None:
     data_dir = tmp_path / "own"
     gateway = await asyncio.to_thread(start_gateway, "rpc_seconds = 1\n", valkey_url=None, data_dir=data_dir)
     service = Service(prefix=gateway.prefix, data_dir=data_dir)  # without a URL, as on one's own machine

@@ -41,9 +41,7 @@ def test_a_delta_turns_any_text_into_any_other(source: str, target: str) -> None
 
 @settings(max_examples=300)
 @given(PIECES, ORDERS)
-def test_a_delta_handles_pieces_that_are_moved_repeated_and_mixed_with_new_ones(
-    pieces: list[str], orders: list[tuple[int, str, int]]
-) -> None:
+def test_a_delta_handles_pieces_that_are_moved_repeated_and_mixed_with_new(pieces: list[str], orders: list[tuple[int, str, int]]) -> None:
     check("".join(pieces), "".join(pieces[number % len(pieces)] * times + between for number, between, times in orders))
 
 

@@ -150,9 +150,7 @@ def differences(expected: dict[Any, int], found: dict[Any, int]) -> list[str]:
 
 
 @pytest.mark.parametrize("person", PEOPLE, ids=str)
-async def test_on_a_connection_each_rule_admits_the_users_it_names_before_and_after_subscribing(
-    gateway: RunningGateway, person: Person
-) -> None:
+async def test_on_a_connection_each_rule_admits_its_users_before_and_after_subscribing(gateway: RunningGateway, person: Person) -> None:
     async with client(gateway, token=made(person.user) if person.user else "") as wire:
         expected: dict[Any, int] = {}
         found: dict[Any, int] = {}

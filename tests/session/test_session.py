@@ -187,7 +187,7 @@ ASKED = {"history": {"channel": "chat:1", "limit": 10}, "presence": {"channel": 
 
 
 @pytest.mark.parametrize("method", ASKED)
-async def test_a_client_that_does_not_read_has_one_large_answer_waiting(
+async def test_one_large_answer_waits_for_a_client_that_does_not_read(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     client = await connected(gateway, "chat:1")

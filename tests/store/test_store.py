@@ -218,7 +218,7 @@ async def test_keys_that_are_not_those_of_one_channel_are_refused(history: Histo
         (("",), "no data"),
     ],
 )
-async def test_wrong_arguments_are_named_and_change_nothing(
+async def test_wrong_arguments_are_named(
     history: History, store: valkey.Valkey, prefix: str, words: tuple[str, ...], complaint: str
 ) -> None:
     with pytest.raises(valkey.ResponseError, match=complaint):
@@ -226,7 +226,7 @@ async def test_wrong_arguments_are_named_and_change_nothing(
     assert (await history.read("posts:a")).top.offset == 0
 
 
-async def test_a_valkey_that_lost_the_functions_gets_them_again(
+async def test_a_valkey_without_the_functions_gets_them_again(
     history: History, commands: Commands, layout: Layout, valkey_url: str
 ) -> None:
     await history.publish("short:a", publish_words(b"1"))
@@ -275,9 +275,7 @@ async def test_gateways_with_different_prefixes_have_rules_of_their_own(commands
     assert [len(await read_all(history, "short:a")) for history in histories] == [2, 3]
 
 
-async def test_the_link_brings_announcements_together_and_in_order(
-    history: History, commands: Commands, layout: Layout, valkey_url: str
-) -> None:
+async def test_the_link_brings_announcements_in_order(history: History, commands: Commands, layout: Layout, valkey_url: str) -> None:
     link = Link(Address(valkey_url), commands, layout.heartbeat("test"))
     recorder = Recorder()
     link.add_listener(recorder)

@@ -22,9 +22,7 @@ from ...kit.valkeys import OwnValkey
 from ...kit.waiting import until
 
 
-async def test_a_read_on_one_device_is_announced_to_all_devices_of_the_user(
-    gateway: RunningGateway, other_gateway: RunningGateway, user: str
-) -> None:
+async def test_a_read_is_announced_to_all_devices_of_the_user(gateway: RunningGateway, other_gateway: RunningGateway, user: str) -> None:
     channel = f"notifications:{user}"
     epoch = gateway.api("notify", user=user, data={"id": "a"})["result"]["epoch"]
     async with (
