@@ -338,17 +338,6 @@ async def test_other_methods_are_not_allowed(gateway: RunningGateway) -> None:
     assert gateway.http("POST", "/sse?channel=chat:1", b"{}")[0] == 405
 
 
-async def _expires(gateway: RunningGateway) -> None:
-    async with stream(gateway, "chat:expires", token=gateway.token(seconds=4)) as events:
-        assert 2 <= (await events.connected())["ttl"] <= 4
-        mark = events.last_id
-        warning, event = await events.end()
-        assert (warning.name, warning.had_id, set(warning.data)) == ("expiring", False, {"ttl"})
-        assert 1 <= warning.data["ttl"] <= 2, "at half of what was left"
-        assert (event.name, event.data, event.had_id) == ("refused", {"code": 109, "message": "token expired"}, False)
-        assert events.last_id == mark and events.reading.retry[-1] >= 2000
-
-
 async def _commented(gateway: RunningGateway) -> None:
     async with stream(gateway, "chat:silent") as events:
         await events.connected()
@@ -357,11 +346,7 @@ async def _commented(gateway: RunningGateway) -> None:
         assert (await events.next()).data["data"] == 1
 
 
-waits = beside(_expires, _commented)
-
-
-async def test_a_token_that_expires_ends_its_stream(waits: Waits) -> None:
-    await waits["_expires"]
+waits = beside(_commented)
 
 
 async def test_comments_show_that_a_silent_stream_is_alive(waits: Waits) -> None:

@@ -113,9 +113,10 @@ async def test_no_subscription_token_reaches_the_log(gateway: RunningGateway) ->
 
 
 async def _to_the_end(events: Stream) -> tuple[Event, Event]:
+    mark = events.last_id
     warning, end = await events.end()
     assert (warning.name, end.name) == ("expiring", "refused")
-    assert not warning.had_id and not end.had_id
+    assert not warning.had_id and not end.had_id and events.last_id == mark and events.reading.retry[-1] >= 2000
     return warning, end
 
 
@@ -133,7 +134,8 @@ async def _shortened(gateway: RunningGateway) -> None:
     async with stream(gateway, "chat:1", user="shortened") as events:
         client = (await events.connected())["client"]
         await gateway.ask("refresh", user="shortened", client=client, expire_at=time.time() + 4)
-        _, end = await _to_the_end(events)
+        warning, end = await _to_the_end(events)
+        assert set(warning.data) == {"ttl"} and 1 <= warning.data["ttl"] <= 2, "at half of what was left"
         assert end.data == {"code": 109, "message": "token expired"}
 
 

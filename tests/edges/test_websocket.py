@@ -571,29 +571,6 @@ async def test_a_users_own_channel_is_there_on_connecting(gateway: RunningGatewa
         assert await wire.publication() == {"channel": name, "data": "new", "offset": 2}
 
 
-async def test_a_users_own_channel_recovers_through_connect(gateway: RunningGateway, channel: str) -> None:
-    user = channel[5:]
-    name = f"notifications:{user}"
-    publish_many(gateway, name, [1, 2, 3, 4])
-    epoch = gateway.epoch(name)
-    async with opened(gateway) as wire:
-        subs = {name: {"recover": True, "epoch": epoch, "offset": 2}, "chat:not-mine": {"recover": True}}
-        await wire.send({"id": 1, "connect": {"token": gateway.token(user), "subs": subs}})
-        connected = (await wire.next())["connect"]
-        assert list(connected["subs"]) == [name]
-        sub = connected["subs"][name]
-        assert (sub["recovered"], sub["was_recovering"], sub["offset"], sub["epoch"]) == (True, True, 2, epoch)
-        assert [(p["offset"], p["data"]) for p in sub["publications"]] == [(3, 3), (4, 4)]
-        gateway.publish(name, 5)
-        assert (await wire.publication())["offset"] == 5
-    async with opened(gateway) as wire:
-        await wire.send(
-            {"id": 1, "connect": {"token": gateway.token(user), "subs": {name: {"recover": True, "epoch": "other", "offset": 2}}}}
-        )
-        sub = (await wire.next())["connect"]["subs"][name]
-        assert sub["was_recovering"] is True and "recovered" not in sub and sub["offset"] == 5
-
-
 async def test_a_long_absence_from_ones_own_channel_is_caught_up_in_pages(gateway: RunningGateway, channel: str) -> None:
     user = channel[5:]
     name = f"notifications:{user}"

@@ -13,7 +13,7 @@ from gateway.live.channel import NOTIFIED_AT_ONCE
 from gateway.live.subscription import State
 
 from ..kit.channels import new_channel
-from ..kit.clients import Socket, Stream, client, lines, stream
+from ..kit.clients import client, stream
 from ..kit.gateways import RULES, RunningGateway, shared_gateway
 from ..kit.model import KEY, NAME, ModelValkey, Recorder, World
 from ..kit.python_sdk import PythonSdk, python_sdk
@@ -59,17 +59,6 @@ async def test_an_event_stream_gets_a_gap(own: OwnValkey, gateway: RunningGatewa
         gateway.publish("forgetful:sse", 2)
         for events in (one, several):
             assert (await events.next()).data["data"] == 2
-
-
-async def test_an_emulated_client_is_unsubscribed(own: OwnValkey, gateway: RunningGateway) -> None:
-    body = lines({"id": 1, "connect": {"token": gateway.token()}}, {"id": 2, "subscribe": {"channel": "forgetful:lines"}})
-    async with await Socket.open(gateway) as raw:
-        head = f"POST /connection/http_stream HTTP/1.1\r\nHost: h\r\nContent-Length: {len(body)}\r\n\r\n"
-        await raw.send((head + body).encode())
-        answer = Stream(raw, *await raw.head())
-        await answer.until(lambda answer: b'"subscribe"' in answer.body)
-        lose(own, gateway, "forgetful:lines")
-        await answer.until(lambda answer: b'"unsubscribe":{"code":2500' in answer.body)
 
 
 async def test_the_connection_of_a_server_side_subscription_is_closed(own: OwnValkey, gateway: RunningGateway) -> None:

@@ -29,7 +29,7 @@ from publishers.tables import folds, reactions
 from ..kit import forks, relays
 from ..kit.clock import FrozenClock
 from ..kit.outboxes import everything, said
-from ..kit.refusals import HOSTILE, NOT_TEXTS, Refusal, bad_names, failures
+from ..kit.refusals import HOSTILE
 from ..kit.waiting import until
 
 Counts = dict[str, int]
@@ -595,32 +595,6 @@ async def test_markup_in_texts_and_names_is_notified_unchanged(database: Databas
 # What is given.
 
 
-def bad_targets() -> list[Refusal]:
-    odd = ["", ":", "review", "review:", ":1", "post1", "posts:1", "Review:1", " post:1", "post:1 ", "post: 1", "post:1\n", "post:1:2"]
-    odd += ["review:0012", "review:-1", "review:+1", "review:1e3", "review:1.0", "review:0x1", "review:1_0", "post:١", "post:²", "post:１"]
-    odd += ["review:00", "post:\ud800", "\x00post:1", "post:1\x00", "{post}:1", "post:" + "9" * 102_400, "x" * 102_400]
-    missing = [f"{kind}:{id}" for kind in ("review", "post") for id in ("0", "404", 2**63 - 1, 2**63, "9" * 18, "9" * 19, "9" * 30)]
-    return [
-        *((value, Invalid, f"the target is a text, not {type(value).__name__}") for value in NOT_TEXTS),
-        *((value, Invalid, f"a target is post:ID or review:ID, not {value[:60]!r}") for value in odd),
-        *((value, NotFound, f"there is no {value.replace(':', ' ')}") for value in missing),
-    ]
-
-
-def bad_reactions() -> list[Refusal]:
-    values = ["", " ", "Like", "like ", "likes", "👍", "like\x00", "\ud800", "x" * 102_400, 0, True, False, b"like", ["like"], {"like": 1}]
-    return [(value, Invalid, "the reaction is one of like, love, laugh, wow, sad, not ") for value in values]
-
-
-@pytest.mark.parametrize("shared", [False, True])
-async def test_invalid_arguments_of_react_are_refused(database: Database, review: str, shared: bool) -> None:
-    reacting = Reactions(database).react if shared else lambda **wanted: react(database, **wanted)
-    good: dict[str, Any] = {"user": "u2", "target": review, "reaction": "like"}
-    for name, table in (("user", bad_names("user")), ("target", bad_targets()), ("reaction", bad_reactions())):
-        assert await failures(database, lambda value, name=name: reacting(**{**good, name: value}), table) == []
-    assert await reacting(**good) == {"like": 1}
-
-
 async def test_a_refused_reaction_leaves_the_callers_transaction_usable(database: Database, review: str) -> None:
     async def refused(transaction: Transaction) -> None:
         for target in ("review:404", "review:0012", None):
@@ -639,11 +613,3 @@ async def test_my_reactions_returns_the_users_reactions_by_target(database: Data
     assert await my_reactions(database, user="u2", targets=[review, post, review]) == {review: "like"}
     assert await my_reactions(database, user="u2", targets=[]) == {}
     assert await my_reactions(database, user="u4", targets=[review, post]) == {}
-
-
-async def test_invalid_arguments_of_my_reactions_are_refused(database: Database, review: str) -> None:
-    users = [(value, Invalid, "") for value, *_ in bad_names("user")]
-    assert await failures(database, lambda given: my_reactions(database, user=given, targets=[review]), users) == []
-    lists = [None, 1, "post:1", b"post:1", [None], [1], [["post:1"]], ["a\x00"], ["\ud800"], ["nonsense"], ["post:1"] * 40_000]
-    targets = [(value, Invalid, "") for value in lists]
-    assert await failures(database, lambda given: my_reactions(database, user="u2", targets=given), targets) == []
