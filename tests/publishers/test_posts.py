@@ -261,7 +261,7 @@ async def test_a_refusal_leaves_the_rest_of_the_transaction_as_it_is(database: D
     assert [each["type"] for each in await said(database, "posts:tech")] == ["post.created", "post.edited"]
 
 
-# What is given.
+# Arguments.
 
 
 async def test_markup_and_emoji_come_through_as_they_are(database: Database, tech: str, publisher: Publisher, relay: Relay) -> None:

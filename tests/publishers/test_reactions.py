@@ -592,7 +592,7 @@ async def test_markup_in_texts_and_names_is_notified_unchanged(database: Databas
         assert second["text"] == f"😀 'u2' and <b>u1</b> reacted to your review “{quoted}”"
 
 
-# What is given.
+# Arguments.
 
 
 async def test_a_refused_reaction_leaves_the_callers_transaction_usable(database: Database, review: str) -> None:

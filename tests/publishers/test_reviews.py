@@ -38,7 +38,7 @@ async def review(database: Database) -> int:
     return (await create_review(database, subject="r42", author="u1", rating=4, text="Good soup"))["id"]
 
 
-# What is said.
+# What is published, and who is notified.
 
 
 async def test_a_new_review_is_published_for_its_subject_and_begins_its_story(database: Database) -> None:
@@ -542,7 +542,7 @@ async def test_the_next_reader_writes_a_story_whose_first_reader_was_cancelled(
     assert await stories.drain() == 2, "the story and the notification: nothing is locked any more"
 
 
-# What is given.
+# Arguments.
 
 
 async def test_markup_and_emoji_come_through_as_they_are(database: Database, publisher: Publisher, relay: Relay) -> None:
