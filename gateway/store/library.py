@@ -120,7 +120,7 @@ class Library:
         try:
             stored = await call(b"GET", self._rules_key)
         except StoreError as error:
-            if not str(error).startswith("WRONGTYPE"):
+            if not error.is_wrong_type:
                 raise
             stored = b""
         return None if stored is None else _read_rules(stored, self._rules_key)
