@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import valkey
 
-from gateway.store.layout import Layout
+from gateway.config import Config
+from gateway.edges.api.methods import METHODS, answer
+from gateway.edges.responses import STATUS_OF_ERROR
+from gateway.errors import TooManyRequests
+from gateway.store.layout import Layout, Word
 from gateway.work import Queue
+from gateway.work.queues import Queues
 
-from ..kit.gateways import API_KEY, RULES, RunningGateway, Start
+from ..kit.gateways import RULES, RunningGateway, Start
+from ..kit.valkeys import opened_history
 
 
 @pytest.fixture(scope="module")
@@ -88,18 +94,20 @@ def test_a_batch_enqueues_and_a_field_that_is_no_option_is_named(gateway: Runnin
     assert answer["warnings"] == ["there is no field 'commands[1].enqueue.delai'; did you mean 'delay'?"]
 
 
-def test_a_full_queue_answers_too_many_requests(gateway: RunningGateway, store: valkey.Valkey) -> None:
-    jobs = Layout(gateway.prefix).queue("full")[1]
-    for first in range(0, 1_000_000, 100_000):  # as many fields as a queue may hold jobs; what is in them does not matter
-        store.eval("for i = ARGV[1], ARGV[1] + 99999 do redis.call('HSET', KEYS[1], i, '') end", 1, jobs, first)
-    body = json.dumps({"name": "x", "queue": "full"}).encode()
-    headers = {"X-API-Key": API_KEY, "X-Centrifugo-Error-Mode": "transport"}
-    status, answer = gateway.http("POST", "/api/enqueue", body, headers)
-    store.unlink(jobs)
-    assert status == 429
-    error = json.loads(answer)["error"]
-    assert (error["code"], error["message"]) == (111, "too many requests")
-    assert error["hint"].startswith("the queue holds 1000000 jobs")
+class FullQueues(Queues):
+    """Queues that hold one job each."""
+
+    async def enqueue(self, queue: str, words: list[Word], **options: Any) -> tuple[str, bool]:
+        return await super().enqueue(queue, [*words, "limit", 1], **options)
+
+
+async def test_a_full_queue_answers_too_many_requests(valkey_url: str, prefix: str) -> None:
+    async with opened_history(valkey_url, prefix, Config()) as history:
+        node: Any = SimpleNamespace(queues=FullQueues(history.commands, history.layout))
+        await answer(node, METHODS["enqueue"], b'{"name":"x"}')
+        with pytest.raises(TooManyRequests, match=r"the queue holds 1 jobs, 0 of them dead letters; its limit is 1$") as refused:
+            await answer(node, METHODS["enqueue"], b'{"name":"x"}')
+    assert STATUS_OF_ERROR[refused.value.code] == 429 and refused.value.temporary
 
 
 def test_a_key_of_another_type_is_our_error_and_nothing_else_suffers(gateway: RunningGateway, store: valkey.Valkey) -> None:
