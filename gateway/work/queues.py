@@ -125,7 +125,8 @@ class Queues:
         answer = await self._call(b"gateway_queue", queue)
         numbers = {name.decode(): int(value) for name, value in zip(answer[::2], answer[1::2], strict=True)}
         by_priority = [numbers.pop(f"ready:{priority}") for priority in range(10)]
-        return Overview(ready=sum(by_priority), by_priority=by_priority, **numbers)
+        # A newer gateway's functions may count more than this one knows.
+        return msgspec.convert({"ready": sum(by_priority), "by_priority": by_priority, **numbers}, Overview)
 
     async def jobs(self, queue: str, state: str, *, first: int = 0, limit: int = 50) -> list[JobView]:
         """Jobs that are ``ready``, ``delayed``, ``running`` or ``dead``, from number ``first`` on, at most 200: in the order in which they
