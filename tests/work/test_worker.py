@@ -508,7 +508,7 @@ async def test_a_worker_whose_lease_was_over_cannot_end_the_job_of_another(
         assert store.execute_command("FCALL", "gateway_reclaim", len(keys), *keys, name) == 1
         release.set()
         assert await job.result(10) == 2
-    assert "were done when the lease of this worker was over" in caplog.text
+    assert "the lease of this worker was over when jobs were done" in caplog.text
 
 
 async def test_a_worker_goes_on_when_valkey_was_killed(new_worker: NewWorker, own: Any) -> None:
