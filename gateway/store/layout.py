@@ -14,6 +14,7 @@ from typing import Any, TypedDict, Unpack
 
 import msgspec
 
+from ..bridging import slot_tag
 from ..errors import StoreError
 from ..publication import Publication
 from ..rules.json_text import MAX_DEPTH, UNREADABLE, clean, clean_as, encode, is_utf8
@@ -80,6 +81,10 @@ class Layout:
         """The list of a method's requests, and the lease of the services that serve it: the keys that gateway_call takes."""
         base = f"{self.prefix}:rpc:{{{method}}}".encode()
         return base, base + b":service"
+
+    def bridge(self, source: str, name: str) -> bytes:
+        """The state of a bridge, with which the names of its other keys begin; in the hash slot of its source."""
+        return f"{self.prefix}:bridge:{{{slot_tag(source) or source}}}:{name}".encode()
 
     def queue(self, name: str) -> tuple[bytes, ...]:
         """The keys of a work queue, which its functions take: the queue's own first; lua/jobs.lua lists them."""
