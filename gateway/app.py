@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, Protocol
 
 from starlette.applications import Starlette
@@ -47,6 +47,7 @@ from .store.layout import Layout
 from .store.library import Library, rules_of
 from .store.link import Link
 from .work.bridges import Bridges
+from .work.queues import Queues
 
 __all__ = ["Application", "Gateway", "Guest", "create_app"]
 
@@ -110,6 +111,7 @@ class Gateway:
             methods=built_in(inbox),
             admission=admission,
             authentication=authentication,
+            queues=Queues(commands, layout),
         )
 
         link.add_own_listener(calls)
@@ -135,10 +137,18 @@ class Gateway:
                 self._leases.run(),
                 self.node.presence.run(),
                 self.node.events.run(),
+                *self._alerts(),
             ]
         self._background = [run_endlessly(each, "the gateway") for each in work]
         if self._install:
             await self.bridges.start()
+
+    def _alerts(self) -> list[Coroutine[Any, Any, None]]:
+        if not self._config.alerts.are_on:
+            return []
+        from .work.alerts import Alerts  # few gateways need it
+
+        return [Alerts(self._config.alerts, self.node.queues, self.node.history).run()]
 
     async def _install_functions(self) -> None:
         try:

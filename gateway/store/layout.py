@@ -104,6 +104,11 @@ class Layout:
         return f"{self.prefix}:queues".encode()
 
     @property
+    def alerts(self) -> bytes:
+        """The hash of the alerts that are raised; work/alerts.py describes it."""
+        return f"{self.prefix}:alerts".encode()
+
+    @property
     def services(self) -> bytes:
         """The lease of all services together: it exists while any of them serves anything."""
         return f"{self.prefix}:rpc:services".encode()

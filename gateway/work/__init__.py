@@ -19,9 +19,22 @@
 The functions themselves, and the layout in Valkey, are in ``store/lua/jobs.lua`` and ``store/lua/queues.lua``.
 """
 
-from .handlers import Reject, Retry
-from .plain_producer import SyncQueue
-from .producer import Queue
-from .worker import Worker
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .handlers import Reject, Retry
+    from .plain_producer import SyncQueue
+    from .producer import Queue
+    from .worker import Worker
 
 __all__ = ["Queue", "Reject", "Retry", "SyncQueue", "Worker"]
+
+_MODULES = {"Queue": "producer", "Reject": "handlers", "Retry": "handlers", "SyncQueue": "plain_producer", "Worker": "worker"}
+
+
+def __getattr__(name: str) -> Any:
+    """A gateway that starts needs the words of jobs and no worker: each module is imported when a name of it is asked for."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
