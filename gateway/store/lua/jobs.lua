@@ -1,10 +1,11 @@
 -- Work queues: the life of a job, from enqueue to its end. It follows channels.lua in the library.
 --
 -- Keys of queue Q, always all 22 and in this order (one hash slot; every key a function touches is declared):
---   gw:queue:{Q}            hash: counters (enqueued, taken, finished, retried, dead, cancelled, crashed, given_back, strays; start_ms and
---                           finish_ms are sums), seq, picks, hungry, next:NAME (when a limited name may start again), v:EPOCH
+--   gw:queue:{Q}            hash: counters (enqueued, taken, started, finished, retried, dead, cancelled, crashed, given_back, strays, sent_again;
+--                           start_ms and finish_ms are sums), seq, picks, hungry, next:NAME (when a limited name may start again), v:EPOCH
 --   gw:queue:{Q}:jobs       hash: id → the job, a JSON object that begins with its numbers and ends with its data
---   gw:queue:{Q}:runs       hash: id → 'TOKEN FAILURES CRASHES FLAGS' of a job that was taken; flags: c cancelled, p its rate is paid
+--   gw:queue:{Q}:runs       hash: id → 'TOKEN FAILURES CRASHES FLAGS WORKER' of a job that was taken; the worker is '' while it does not run;
+--                           flags: c it was cancelled while it ran, p its start is reserved within the limit of its name
 --   gw:queue:{Q}:failures   hash: id → JSON array of its newest failures, {"at","attempt","worker","error"}
 --   gw:queue:{Q}:keys       hash: unique key → id, while that job waits or runs
 --   gw:queue:{Q}:delayed    sorted set: id → unix ms at which it is due
@@ -20,8 +21,11 @@
 -- Pub/Sub: gw:queue:{Q} carries '' when a worker may find a job, and 'cancel ID'; gw:queue:{Q}:results the ids of new results.
 --
 -- A job is in exactly one place: ready, delayed, parked (only in serial), taken and running, or dead. Each function moves it as one
--- atomic act, so nothing is ever only in a process. A worker's lease covers all that it took. The token is counted up each time a job is
--- taken; who ends a run names it, so that a worker whose lease was over cannot end the run of another (fencing).
+-- atomic act, so nothing is ever only in a process. A worker's lease covers all that it took. Each run of a job has a token, which no other run
+-- of the queue has; the worker that ends the run names it, so that a worker whose lease was over cannot end another run (fencing).
+--
+-- Another program may have written to these keys. A key of a wrong type raises WRONGTYPE, and nothing is lost: each function first reads
+-- every key that it needs, and removes an id from its list last. An entry that is the id of no job becomes a dead letter.
 
 local QUEUE_NAMES = {'jobs', 'runs', 'failures', 'keys', 'delayed', 'running', 'dead', 'workers', 'serial', 'results', 'expiring'}
 local K = {ready = 13, taken = 23}  -- which key it is; ready:P is keys[K.ready + P]. There is no ipairs while the library is loaded.
@@ -37,7 +41,10 @@ local JOB = {
   limit = 1000000,        -- jobs that a queue holds, dead letters included, unless its producers say otherwise
   seconds = 315360000,    -- ten years: the longest delay
   page = 1000,            -- jobs of which one call disposes
+  batch = 32,             -- jobs that are read at a time
+  reply = 8388608,        -- bytes of jobs in one reply, unless the first is larger
   lease = 100,            -- ms, the shortest lease
+  longest_lease = 3600000, -- ms
   epochs = 1000,          -- version epochs, above which those unused for a week are forgotten
 }
 
@@ -64,36 +71,79 @@ local function check_queue(keys, worker)
 end
 
 local function is_text(text, most)
-  return text ~= nil and text ~= '' and #text <= most and not string.find(text, '[%z\1-\31\127]') and is_utf8(text)
+  if text == nil or text == '' or #text > most then return false end
+  return not string.find(text, '[^\32-\126]') or (not string.find(text, '[%z\1-\31\127]') and is_utf8(text))
 end
 
-local function count(keys, name, by)
-  redis.call('HINCRBY', keys[1], name, by or 1)
+local function quoted(text)
+  return string.find(text, '[^%w%-_.: ]') and cjson.encode(text) or '"' .. text .. '"'
 end
+
+-- Counts an event of the queue. What another program wrote instead of a number does not end the work.
+local function count(keys, name, by)
+  redis.pcall('HINCRBY', keys[1], name, by or 1)
+end
+
+local function whole(text)
+  local value = tonumber(text or nil)
+  return is_count(value) and value or 0
+end
+
+local function next_seq(keys, least)
+  local seq = redis.pcall('HINCRBY', keys[1], 'seq', 1)
+  if type(seq) == 'number' and is_count(seq) and seq > (least or 0) then return seq end
+  seq = (least or 0) + 1
+  redis.call('HSET', keys[1], 'seq', number(seq))
+  return seq
+end
+
+-- The numbers with which each job begins, and where its texts begin. They are read without cjson, which takes several times as long.
+local NUMBERS = '^{"priority":(%d),"attempts":(%d+),"expires":(%d+),"due":(%d+),"result_ttl":([%d.]+),"timeout":[%d.]+,"enqueued":%d+,()"name":'
 
 -- The fields of a job but its data; nil if that is no job.
 local function head_of(job)
-  local head = job and string.match(job, '^({"priority":%d,.-),"data":')
-  if not head then return nil end
-  local fine, fields = pcall(cjson.decode, head .. '}')
-  if not fine then return nil end
-  for _, name in ipairs({'priority', 'attempts', 'expires', 'due', 'result_ttl'}) do
-    if type(fields[name]) ~= 'number' then return nil end
-  end
-  for _, name in ipairs({'key', 'serial'}) do
+  if not job then return nil end
+  local priority, attempts, expires, due, result_ttl, texts = string.match(job, NUMBERS)
+  local head = {
+    priority = tonumber(priority), attempts = tonumber(attempts), expires = tonumber(expires), due = tonumber(due), result_ttl = tonumber(result_ttl),
+  }
+  if not head.result_ttl then return nil end
+  head.name = string.match(job, '^"name":"([^"\\]*)","data":', texts)
+  if head.name then return head end
+
+  local cut = string.find(job, ',"data":', texts, true)
+  if not cut then return nil end
+  local fine, fields = pcall(cjson.decode, '{' .. string.sub(job, texts, cut - 1) .. '}')
+  if not fine or type(fields.name) ~= 'string' then return nil end
+  for _, name in ipairs({'name', 'key', 'serial'}) do
     if fields[name] ~= nil and type(fields[name]) ~= 'string' then return nil end
+    head[name] = fields[name]
   end
-  return fields
+  head.seq = tonumber(fields.seq) or 0
+  return head
 end
 
--- Token, failures, crashes and flags.
+local function job_of(keys, id)
+  local job = redis.call('HGET', keys[K.jobs], id) or nil
+  return head_of(job), job
+end
+
+-- The run that runs holds for a job: token, failures, crashes, flags, worker.
+local function read_run(text)
+  local token, failures, crashes, flags, worker = string.match(text or '', '^(%d+) (%d+) (%d+) (%l*) ?([%w%-_.:]*)$')
+  return {token = whole(token), failures = whole(failures), crashes = whole(crashes), flags = flags or '', worker = worker or ''}
+end
+
 local function run_of(keys, id)
-  local token, failures, crashes, flags = string.match(redis.call('HGET', keys[K.runs], id) or '', '^(%d+) (%d+) (%d+) (%l*)$')
-  return tonumber(token or 0), tonumber(failures or 0), tonumber(crashes or 0), flags or ''
+  return read_run(redis.call('HGET', keys[K.runs], id) or nil)
 end
 
-local function set_run(keys, id, token, failures, crashes, flags)
-  redis.call('HSET', keys[K.runs], id, string.format('%d %d %d %s', token, failures, crashes, flags))
+local function run_text(run)
+  return string.format('%.0f %.0f %.0f %s %s', run.token, run.failures, run.crashes, run.flags, run.worker)
+end
+
+local function is_cancelled(run)
+  return string.find(run.flags, 'c', 1, true) ~= nil
 end
 
 -- Wakes the workers that found too little; they are announced to once, and take again.
@@ -101,15 +151,19 @@ local function wake(keys)
   if redis.call('HDEL', keys[1], 'hungry') == 1 then redis.call(ANNOUNCE, keys[1], '') end
 end
 
--- Puts a job where it waits: delayed until it is due, or ready. `first`: it is the next of its priority to be taken.
-local function place(keys, id, priority, due, now, first)
+-- Puts a job where it waits: delayed until it is due, or ready. `first`: it is the next of its priority to be taken. Returns whether
+-- workers that wait must know.
+local function put(keys, id, priority, due, now, first)
   if due > now then
     redis.call('ZADD', keys[K.delayed], number(due), id)
-    if redis.call('ZRANGE', keys[K.delayed], 0, 0)[1] == id then wake(keys) end
-  else
-    redis.call(first and 'RPUSH' or 'LPUSH', keys[K.ready + priority], id)
-    wake(keys)
+    return redis.call('ZRANGE', keys[K.delayed], 0, 0)[1] == id
   end
+  redis.call(first and 'RPUSH' or 'LPUSH', keys[K.ready + priority], id)
+  return true
+end
+
+local function place(keys, id, priority, due, now, first)
+  if put(keys, id, priority, due, now, first) then wake(keys) end
 end
 
 local function serial_range(serial, most)
@@ -124,23 +178,52 @@ local function serial_id(member)
   return string.match(member, '^[^%z]*%z%d+:(.*)$')
 end
 
+-- Whether a job is in none of the places of a queue: another program removed its id.
+local function is_lost(keys, id, head)
+  for _, place_name in ipairs({'running', 'delayed', 'dead'}) do
+    if redis.call('ZSCORE', keys[K[place_name]], id) then return false end
+  end
+  return not redis.call('LPOS', keys[K.ready + head.priority], id)
+end
+
+-- The first job of a serial key, and its head; nil if there is none. A member that belongs to no job would hold up the others for ever:
+-- it is removed, and the first job after it is placed.
+local function serial_first(keys, serial, now)
+  local stale = false
+  for _ = 1, JOB.page do
+    local member = redis.call('ZRANGEBYLEX', keys[K.serial], serial_range(serial, 1))[1]
+    local id = member and serial_id(member)
+    local head = id and job_of(keys, id)
+    if head and head.serial == serial and serial_member(serial, head.seq, id) == member then
+      if stale and is_lost(keys, id, head) then place(keys, id, head.priority, head.due, now, true) end
+      return id, head
+    end
+    if not member then return nil end
+    redis.call('ZREM', keys[K.serial], member)
+    stale = true
+  end
+end
+
 -- A job with a serial key joins the others of that key; returns whether it is the first of them, and the number that is its place.
-local function join_serial(keys, serial, id)
-  local seq = redis.call('HINCRBY', keys[1], 'seq', 1)
+local function join_serial(keys, serial, id, now)
+  local first = serial_first(keys, serial, now) == nil
+  local last = redis.call('ZREVRANGEBYLEX', keys[K.serial], '(' .. serial .. '\1', '[' .. serial .. '\0', 'LIMIT', 0, 1)[1]
+  local seq = next_seq(keys, whole(last and string.match(last, '^[^%z]*%z(%d+):')))
   redis.call('ZADD', keys[K.serial], 0, serial_member(serial, seq, id))
-  return serial_id(redis.call('ZRANGEBYLEX', keys[K.serial], serial_range(serial, 1))[1]) == id, seq
+  return first, seq
 end
 
 -- Frees what a job holds while it waits or runs: its unique key, and its place among the jobs of its serial key.
 local function release(keys, id, head, now)
   if head.key and redis.call('HGET', keys[K.keys], head.key) == id then redis.call('HDEL', keys[K.keys], head.key) end
   if not head.serial then return end
-  local first = redis.call('ZRANGEBYLEX', keys[K.serial], serial_range(head.serial, 2))
-  redis.call('ZREM', keys[K.serial], serial_member(head.serial, tonumber(head.seq) or 0, id))
-  if not first[1] or serial_id(first[1]) ~= id then return end
-  local next_id = first[2] and serial_id(first[2])
-  local next_head = next_id and head_of(redis.call('HGET', keys[K.jobs], next_id) or nil)
-  if next_head then place(keys, next_id, next_head.priority, next_head.due, now, true) end
+  local was_first = serial_first(keys, head.serial, now) == id
+  redis.call('ZREM', keys[K.serial], serial_member(head.serial, head.seq, id))
+  if not was_first then return end
+  local next_id, next_head = serial_first(keys, head.serial, now)
+  if next_id and not redis.call('ZSCORE', keys[K.running], next_id) and not redis.call('ZSCORE', keys[K.delayed], next_id) then
+    place(keys, next_id, next_head.priority, next_head.due, now, true)
+  end
 end
 
 local function keep_result(keys, id, head, result, now)
@@ -152,7 +235,7 @@ end
 
 -- Removes the results whose time is over.
 local function expire_results(keys, now)
-  local over = redis.call('ZRANGEBYSCORE', keys[K.expiring], '-inf', number(now), 'LIMIT', 0, 100)
+  local over = redis.call('ZRANGEBYSCORE', keys[K.expiring], '-inf', number(now), 'LIMIT', 0, JOB.page)
   if #over > 0 then
     redis.call('HDEL', keys[K.results], unpack(over))
     redis.call('ZREM', keys[K.expiring], unpack(over))
@@ -166,181 +249,58 @@ local function forget(keys, id)
   redis.call('ZREM', keys[K.running], id)
 end
 
+-- The text in UTF-8 and of at most so many bytes; a character that would be cut is left out.
 local function clean(text, most)
-  text = string.sub(text, 1, most)
-  return is_utf8(text) and text or string.gsub(text, '[\128-\255]', '?')
+  if #text > most then text = string.gsub(string.sub(text, 1, most), '[\194-\244][\128-\191]*$', '') end
+  return is_utf8(text) and text or (string.gsub(text, '[\128-\255]', '?'))
+end
+
+local function is_failure(failure)
+  return type(failure) == 'table' and is_count(tonumber(failure.at)) and is_count(tonumber(failure.attempt))
+    and type(failure.worker) == 'string' and type(failure.error) == 'string'
 end
 
 local function note_failure(keys, id, attempt, worker, reason, now)
-  local fine, failures = pcall(cjson.decode, redis.call('HGET', keys[K.failures], id) or '[]')
-  if not fine or type(failures) ~= 'table' then failures = {} end
+  local fine, stored = pcall(cjson.decode, redis.call('HGET', keys[K.failures], id) or '[]')
+  local failures = {}
+  if fine and type(stored) == 'table' then
+    for i = math.max(1, #stored - JOB.failures + 2), #stored do
+      if is_failure(stored[i]) then table.insert(failures, stored[i]) end
+    end
+  end
   table.insert(failures, {at = now, attempt = attempt, worker = worker, error = clean(reason, JOB.error)})
-  if #failures > JOB.failures then table.remove(failures, 1) end
-  redis.call('HSET', keys[K.failures], id, cjson.encode(failures))
+  fine, stored = pcall(cjson.encode, failures)
+  redis.call('HSET', keys[K.failures], id, fine and stored or cjson.encode({failures[#failures]}))
 end
 
 -- Makes a job a dead letter; it is kept with its failures until it is sent again or purged.
 local function bury(keys, id, head, now, reason)
+  release(keys, id, head, now)
+  redis.call('ZADD', keys[K.dead], number(now), id)
   redis.call('ZREM', keys[K.running], id)
   redis.call('HDEL', keys[K.runs], id)
-  redis.call('ZADD', keys[K.dead], number(now), id)
-  release(keys, id, head, now)
   keep_result(keys, id, head, '{"error":' .. cjson.encode(clean(reason, JOB.error)) .. '}', now)
   count(keys, 'dead')
 end
 
 -- Removes a job that was cancelled.
 local function cancel(keys, id, head, now)
-  forget(keys, id)
   release(keys, id, head, now)
+  forget(keys, id)
   keep_result(keys, id, head, '{"error":"cancelled"}', now)
   count(keys, 'cancelled')
 end
 
--- What another program pushed into a list becomes a dead letter, so that nothing is dropped in silence.
-local function bury_stray(keys, entry, now, index)
-  local id = string.format('stray-%.0f-%d', now, index)
-  local job = '{"priority":0,"attempts":1,"expires":0,"due":' .. number(now) .. ',"result_ttl":0,"timeout":60,"enqueued":' .. number(now)
-    .. ',"name":"?","data":' .. cjson.encode(clean(entry, JOB.data)) .. '}'
-  redis.call('HDEL', keys[K.jobs], entry)
-  redis.call('HSET', keys[K.jobs], id, job)
+-- What another program pushed into a list, or wrote instead of a job, becomes a dead letter, so that nothing is dropped in silence.
+local function bury_stray(keys, entry, job, now)
+  local id = 'stray-' .. number(next_seq(keys))
+  local text = string.format(
+    '{"priority":0,"attempts":1,"expires":0,"due":%.0f,"result_ttl":0,"timeout":60,"enqueued":%.0f,"name":"?","data":%s}',
+    now, now, cjson.encode(clean(job or entry, JOB.data)))
+  note_failure(keys, id, 0, '', job and 'what the queue holds for this id is no job' or 'the list held what no function enqueued: the id of no job', now)
   redis.call('ZADD', keys[K.dead], number(now), id)
-  note_failure(keys, id, 0, '', 'the list held what no function enqueued: the id of no job', now)
+  redis.call('HSET', keys[K.jobs], id, text)
+  forget(keys, entry)
   count(keys, 'strays')
   count(keys, 'dead')
 end
-
--- Enqueueing.
-
-local JOB_OPTIONS = {
-  generation = true, id = true, key = true, priority = true, delay = true, at = true, attempts = true, timeout = true, expires = true,
-  result_ttl = true, channel = true, serial = true, limit = true, version = true, version_epoch = true,
-}
-
-local function job_options(args)
-  local options = {}
-  for i = 3, #args, 2 do
-    if not JOB_OPTIONS[args[i]] or args[i + 1] == nil then
-      error({err = 'GATEWAY ' .. clean(args[i], 60) .. ' is not one of id, key, priority, delay, at, attempts, timeout, expires, result_ttl, channel, serial, limit, version, version_epoch, or has no value'})
-    end
-    options[args[i]] = args[i + 1]
-  end
-  if options.generation and options.generation ~= GENERATION then
-    error({err = 'GENERATION the functions were loaded anew: send again, the oldest first'})
-  end
-  return options
-end
-
--- A number among the options; raises if it is not between least and most.
-local function bounded(options, name, default, least, most, whole)
-  local text = options[name]
-  if text == nil then return default end
-  local value = #text <= 20 and string.find(text, '^%d+%.?%d*$') and tonumber(text)
-  if not value or value < least or value > most or (whole and value % 1 ~= 0) then
-    error({err = string.format('GATEWAY %s is a %s from %.10g to %.0f, not %s', name, whole and 'whole number' or 'number', least, most, clean(text, 40))})
-  end
-  return value
-end
-
-local function check_job(name, data, options)
-  if not is_text(name, JOB.text) then
-    error({err = 'GATEWAY the name of a job is a text of 1 to ' .. JOB.text .. ' bytes without control characters'})
-  end
-  if data == nil or #data > JOB.data then
-    error({err = 'GATEWAY the data of a job is JSON of up to ' .. JOB.data .. ' bytes'})
-  end
-  if not json_of(data) then
-    error({err = 'GATEWAY the data of a job is not JSON in UTF-8'})
-  end
-  for _, option in ipairs({'key', 'serial', 'channel'}) do
-    if options[option] and not is_text(options[option], option == 'channel' and 255 or JOB.text) then
-      error({err = 'GATEWAY ' .. option .. ' is a text of 1 to ' .. JOB.text .. ' bytes without control characters'})
-    end
-  end
-  if options.id and (#options.id > 100 or not string.find(options.id, '^[%w][%w%-_.:]*$')) then
-    error({err = 'GATEWAY id is 1 to 100 letters, digits, - _ . and :'})
-  end
-  if options.version and not (#options.version <= 30 and string.find(options.version, '^%d+$')) then
-    error({err = 'GATEWAY version is a whole number from 0'})
-  end
-  if options.version_epoch and #options.version_epoch > JOB.text then
-    error({err = 'GATEWAY version_epoch is a text of up to ' .. JOB.text .. ' bytes'})
-  end
-end
-
--- Remembers the newest version of a version epoch, and of many epochs those that were used within a week.
-local function keep_job_version(keys, version, epoch, now)
-  if redis.call('HSET', keys[1], 'v:' .. epoch, version .. ' ' .. number(now)) == 0 then return end
-  local fields = redis.call('HLEN', keys[1])
-  if fields < JOB.epochs or fields % 100 > 0 then return end
-  local all = redis.call('HGETALL', keys[1])
-  for i = 1, #all, 2 do
-    local used = string.sub(all[i], 1, 2) == 'v:' and tonumber(string.match(all[i + 1], ' (%d+)$') or 0)
-    if used and now - used > 604800000 then redis.call('HDEL', keys[1], all[i]) end
-  end
-end
-
-local function refuse_full(keys, limit)
-  local held = redis.call('HLEN', keys[K.jobs])
-  if held >= limit then
-    local dead = redis.call('ZCARD', keys[K.dead])
-    error({err = string.format('QUEUEFULL the queue holds %d jobs, %d of them dead letters; its limit is %.0f', held, dead, limit)})
-  end
-end
-
--- gateway_enqueue KEYS NAME DATA [id ID] [key K] [priority 0-9] [delay S] [at UNIX_S] [attempts N] [timeout S] [expires S] [result_ttl S]
---     [channel C] [serial S] [limit N] [version N] [version_epoch E] → [id, 1 if it was enqueued now]
---   DATA is JSON. Seconds may have decimals. A `key` that a job has which waits or runs: that job's id, and 0. An `id` of a job that the
---   queue holds, or a `version` of its epoch that is not newer than the last: 0; so a producer may repeat what it got no answer to.
---   `expires`: a job that did not start so long after it was due is a dead letter. Raises QUEUEFULL where the queue holds `limit` jobs.
--- Atomic, because key, version, limit and place must be of one moment: else two producers at once would enqueue one key twice, and a
--- crash in between would leave a job that no worker finds.
-local function gateway_enqueue(keys, args)
-  check_queue(keys)
-  local name, data, options = args[1], args[2], job_options(args)
-  check_job(name, data, options)
-  local priority = bounded(options, 'priority', 0, 0, 9, true)
-  local delay = bounded(options, 'delay', 0, 0, JOB.seconds)
-  local attempts = bounded(options, 'attempts', 5, 1, 1000, true)
-  local timeout = bounded(options, 'timeout', 60, 0.001, 604800)
-  local expires = bounded(options, 'expires', 0, 0.001, JOB.seconds)
-  local result_ttl = bounded(options, 'result_ttl', 0, 0, 2592000)
-  local limit = bounded(options, 'limit', JOB.limit, 1, 1e12, true)
-  local now = now_ms()
-  local at = bounded(options, 'at', now / 1000, 0, now / 1000 + JOB.seconds)
-
-  local epoch, id = options.version_epoch or '', options.id
-  local newest = options.version and string.match(redis.call('HGET', keys[1], 'v:' .. epoch) or '', '^%d+')
-  if newest and not greater(options.version, newest) then
-    return {options.key and redis.call('HGET', keys[K.keys], options.key) or id or '', 0}
-  end
-  local same = options.key and redis.call('HGET', keys[K.keys], options.key)
-  if same and redis.call('HEXISTS', keys[K.jobs], same) == 1 then id = same end
-  if id and redis.call('HEXISTS', keys[K.jobs], id) == 1 then
-    if options.version then keep_job_version(keys, options.version, epoch, now) end
-    return {id, 0}
-  end
-  refuse_full(keys, limit)
-
-  id = id or new_epoch() .. '-' .. redis.call('HINCRBY', keys[1], 'seq', 1)
-  local due = math.max(now, math.floor(at * 1000)) + math.floor(delay * 1000)
-  local first, texts = true, {'"name":' .. cjson.encode(name)}
-  if options.key then table.insert(texts, '"key":' .. cjson.encode(options.key)) end
-  if options.channel then table.insert(texts, '"channel":' .. cjson.encode(options.channel)) end
-  if options.serial then
-    local seq
-    first, seq = join_serial(keys, options.serial, id)
-    table.insert(texts, '"serial":' .. cjson.encode(options.serial) .. ',"seq":' .. number(seq))
-  end
-  local job = string.format(
-    '{"priority":%d,"attempts":%d,"expires":%.0f,"due":%.0f,"result_ttl":%.14g,"timeout":%.14g,"enqueued":%.0f,%s,"data":%s}',
-    priority, attempts, expires > 0 and due + math.ceil(expires * 1000) or 0, due, result_ttl, timeout, now, table.concat(texts, ','), data)
-  redis.call('HSET', keys[K.jobs], id, job)
-  if options.key then redis.call('HSET', keys[K.keys], options.key, id) end
-  if options.version then keep_job_version(keys, options.version, epoch, now) end
-  count(keys, 'enqueued')
-  if first then place(keys, id, priority, due, now) end
-  return {id, 1}
-end
-
-redis.register_function('gateway_enqueue', gateway_enqueue)
