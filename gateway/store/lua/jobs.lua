@@ -100,6 +100,14 @@ end
 -- The numbers with which each job begins, and where its texts begin. They are read without cjson, which takes several times as long.
 local NUMBERS = '^{"priority":(%d),"attempts":(%d+),"expires":(%d+),"due":(%d+),"result_ttl":([%d.]+),"timeout":[%d.]+,"enqueued":%d+,()"name":'
 
+-- When a plain job was due: one that has no key and no serial key, does not expire, and whose result is not stored. Most are plain, and
+-- nothing else of them matters to the functions. nil if it is not plain.
+local PLAIN = '^{"priority":%d,"attempts":%d+,"expires":0,"due":(%d+),"result_ttl":0,"timeout":[%d.]+,"enqueued":%d+,"name":"[^"\\]*","data":'
+
+local function plain_due(job)
+  return job and string.match(job, PLAIN)
+end
+
 -- The fields of a job but its data; nil if that is no job.
 local function head_of(job)
   if not job then return nil end

@@ -107,7 +107,7 @@ local function begin_taking(keys, worker, most, rates, now)
   redis.call('LLEN', keys[K.taken])
   return {
     keys = keys, worker = worker, most = most, rates = rates, now = now, turn = whole(known[1]), token = whole(known[2]), started = whole(known[3]),
-    start_ms = whole(known[4]), looked = 0, bytes = 0, answer = {}, changed = {},
+    start_ms = whole(known[4]), looked = 0, bytes = 0, answer = {}, changed = {}, unlimited = next(rates) == nil,
   }
 end
 
@@ -186,7 +186,8 @@ local function take_round(taking)
     enough = is_enough(taking, job or '')
     if enough then break end
     gone = i
-    local head = head_of(job)
+    local due = taking.unlimited and plain_due(job)
+    local head = due and {expires = 0, due = tonumber(due)} or head_of(job)
     if dispose(taking, id, head, job, run, running[i] or seen[id]) then
       redis.call('LREM', keys[K.ready + order[i]], -1, id)
       order[i], plain = nil, false
@@ -272,12 +273,12 @@ end
 
 -- Ends up to a batch of jobs that were done: `from` is the first of them among the arguments. Returns how many, and their running time in ms.
 local function finish_some(keys, args, from, now, answers)
-  local ids, done, failed, ms = {}, {}, {}, 0
+  local ids, done, failed, ms, stored = {}, {}, {}, 0, false
   for i = from, math.min(from + 3 * JOB.batch, #args) - 1, 3 do table.insert(ids, args[i]) end
   local runs, jobs = redis.call('HMGET', keys[K.runs], unpack(ids)), redis.call('HMGET', keys[K.jobs], unpack(ids))
   local began, seen = redis.call('ZMSCORE', keys[K.running], unpack(ids)), {}
   for i, id in ipairs(ids) do
-    local run, head = read_run(runs[i] or nil), head_of(jobs[i] or nil)
+    local run, job = read_run(runs[i] or nil), jobs[i] or nil
     local has = run.token == tonumber(args[from + 3 * i - 2]) and run.worker == args[1] and began[i] and not seen[id]
     table.insert(answers, has and 1 or 0)
     if has then
@@ -285,8 +286,12 @@ local function finish_some(keys, args, from, now, answers)
       seen[id] = true
       table.insert(done, id)
       if run.failures + run.crashes > 0 then table.insert(failed, id) end
+      local head = not plain_due(job) and head_of(job)
       if head then release(keys, id, head, now) end
-      if head and head.result_ttl > 0 then keep_result(keys, id, head, '{"result":' .. (json_of(result) and result or 'null') .. '}', now) end
+      if head and head.result_ttl > 0 then
+        keep_result(keys, id, head, '{"result":' .. (json_of(result) and result or 'null') .. '}', now)
+        stored = true
+      end
       ms = ms + math.max(0, now - tonumber(began[i]))
     end
   end
@@ -296,6 +301,7 @@ local function finish_some(keys, args, from, now, answers)
   redis.call('HDEL', keys[K.runs], unpack(done))
   redis.call('ZREM', keys[K.running], unpack(done))
   untake(keys, done)
+  if stored then expire_results(keys, now) end
   return #done, ms
 end
 
@@ -364,7 +370,6 @@ local function give_back(keys, id, head, run, now)
   place(keys, id, head.priority, now, now, true)
   redis.call('HSET', keys[K.runs], id, run_text(run))
   redis.call('ZREM', keys[K.running], id)
-  count(keys, 'given_back')
 end
 
 -- gateway_give_back KEYS taken:W  W [ID TOKEN]… → [1 or 0 …]. A worker that stops gives back what it has not done: it counts as no attempt.
@@ -378,6 +383,7 @@ local function gateway_give_back(keys, args)
     if run then
       if head then give_back(keys, args[i], head, run, now) else bury_stray(keys, args[i], job, now) end
       untake(keys, {args[i]})
+      count(keys, 'given_back')
     end
     table.insert(answers, run and 1 or 0)
   end
@@ -416,12 +422,11 @@ end
 
 -- Leases.
 
--- Takes jobs out of the worker's list, the oldest first, up to a page: those that are not in `named`, id → token. `dispose_of` is given
--- each that the worker was running. Returns how many went elsewhere.
+-- Takes jobs out of the worker's list, up to a page, those that it took first: all that are not in `named`, id → token. `dispose_of` is given
+-- each that the worker was running, the newest first, so that what is given back is taken in its old order. Returns how many went elsewhere.
 local function clear_taken(keys, worker, named, now, dispose_of)
   local ids, freed = redis.call('LRANGE', keys[K.taken], -JOB.page, -1), 0
-  for i = #ids, 1, -1 do
-    local id = ids[i]
+  for _, id in ipairs(ids) do
     local run = run_of(keys, id)
     if not named[id] or named[id] ~= run.token then
       local head, job = job_of(keys, id)
@@ -456,6 +461,7 @@ local function gateway_held(keys, args)
     table.insert(answer, run and (is_cancelled(run) and 2 or 1) or 0)
   end
   answer[1] = clear_taken(keys, worker, named, now, function(id, head, run) give_back(keys, id, head, run, now) end)
+  if answer[1] > 0 then count(keys, 'given_back', answer[1]) end
   return answer
 end
 
@@ -480,7 +486,8 @@ local function gateway_renew(keys, args)
   local now = now_ms()
   local known = redis.call('ZSCORE', keys[K.workers], worker) and 1 or 0
   if lease == 0 then
-    clear_taken(keys, worker, {}, now, function(id, head, run) give_back(keys, id, head, run, now) end)
+    local given = clear_taken(keys, worker, {}, now, function(id, head, run) give_back(keys, id, head, run, now) end)
+    if given > 0 then count(keys, 'given_back', given) end
     if redis.call('EXISTS', keys[K.taken]) == 0 then
       redis.call('ZREM', keys[K.workers], worker)
     else
