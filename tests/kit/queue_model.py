@@ -97,7 +97,7 @@ class QueueModel:
         job.failures = job.crashes = 0
         job.started, job.died = False, self.now
         self.release(job)
-        self.keep_result(job, '{"error":"%s"}' % reason)
+        self.keep_result(job, f'{{"error":"{reason}"}}')
         self.count("dead")
 
     def remove(self, job: Job) -> None:
@@ -239,7 +239,7 @@ class QueueModel:
         if job is None:
             return 0
         self.remove(job)
-        self.keep_result(job, '{"result":%s}' % (result or "null"))
+        self.keep_result(job, f'{{"result":{result or "null"}}}')
         if job.result_ttl:
             self.expire_results()
         self.count("finished")

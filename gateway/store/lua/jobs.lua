@@ -156,7 +156,7 @@ end
 
 -- Wakes the workers that found too little; they are announced to once, and take again.
 local function wake(keys)
-  if redis.call('HDEL', keys[1], 'hungry') == 1 then redis.call(ANNOUNCE, keys[1], '') end
+  if redis.pcall('HDEL', keys[1], 'hungry') == 1 then redis.call(ANNOUNCE, keys[1], '') end
 end
 
 -- Puts a job where it waits: delayed until it is due, or ready. `first`: it is the next of its priority to be taken. Returns whether
@@ -216,22 +216,34 @@ end
 local function join_serial(keys, serial, id, now)
   local first = serial_first(keys, serial, now) == nil
   local last = redis.call('ZREVRANGEBYLEX', keys[K.serial], '(' .. serial .. '\1', '[' .. serial .. '\0', 'LIMIT', 0, 1)[1]
-  local seq = next_seq(keys, whole(last and string.match(last, '^[^%z]*%z(%d+):')))
+  local seq = next_seq(keys, whole(last and string.match(last, '^[^%z]*%z(%d+):')))  -- after the last, even if the counter was removed
   redis.call('ZADD', keys[K.serial], 0, serial_member(serial, seq, id))
   return first, seq
 end
 
+-- Places the first of a serial key if it waits for no other. `is_next`: it was parked until now; else it may be where it belongs.
+local function place_first(keys, serial, is_next, now)
+  local id, head = serial_first(keys, serial, now)
+  if not id then return end
+  local elsewhere = redis.call('ZSCORE', keys[K.running], id) or redis.call('ZSCORE', keys[K.delayed], id)
+  if not elsewhere and (is_next or is_lost(keys, id, head)) then place(keys, id, head.priority, head.due, now, true) end
+end
+
 -- Frees what a job holds while it waits or runs: its unique key, and its place among the jobs of its serial key.
 local function release(keys, id, head, now)
-  if head.key and redis.call('HGET', keys[K.keys], head.key) == id then redis.call('HDEL', keys[K.keys], head.key) end
-  if not head.serial then return end
-  local was_first = serial_first(keys, head.serial, now) == id
-  redis.call('ZREM', keys[K.serial], serial_member(head.serial, head.seq, id))
-  if not was_first then return end
-  local next_id, next_head = serial_first(keys, head.serial, now)
-  if next_id and not redis.call('ZSCORE', keys[K.running], next_id) and not redis.call('ZSCORE', keys[K.delayed], next_id) then
-    place(keys, next_id, next_head.priority, next_head.due, now, true)
+  local holder = head.key and redis.call('HGET', keys[K.keys], head.key)
+  if head.serial then
+    local member = serial_member(head.serial, head.seq, id)
+    local was_first = serial_first(keys, head.serial, now) == id
+    if redis.call('ZREM', keys[K.serial], member) == 1 then
+      local fine, fault = pcall(place_first, keys, head.serial, was_first, now)
+      if not fine then
+        redis.call('ZADD', keys[K.serial], 0, member)  -- nothing has happened
+        error(fault)
+      end
+    end
   end
+  if holder == id then redis.call('HDEL', keys[K.keys], head.key) end
 end
 
 local function keep_result(keys, id, head, result, now)

@@ -34,8 +34,10 @@ local function ripen(keys, now)
       table.insert(ripe[priority], due[from + i - 1])
     end
   end
-  for priority, ids in pairs(ripe) do redis.call('LPUSH', keys[K.ready + priority], unpack(ids)) end
-  redis.call('ZREM', keys[K.delayed], unpack(due))
+  for priority, ids in pairs(ripe) do
+    redis.call('LPUSH', keys[K.ready + priority], unpack(ids))
+    redis.call('ZREM', keys[K.delayed], unpack(ids))
+  end
   first = redis.call('ZRANGE', keys[K.delayed], 0, 0, 'WITHSCORES')
   return first[1] and math.max(0, tonumber(first[2]) - now)
 end
@@ -119,14 +121,15 @@ end
 -- Disposes of an id that is ready and is not to be run now; false if it is. `running`: its id was in the lists twice.
 local function dispose(taking, id, head, job, run, running)
   local keys, now = taking.keys, taking.now
-  if running then return true end
   if not head then
     bury_stray(keys, id, job, now)
     return true
   end
+  if running then return true end
   if head.expires > 0 and head.expires < now then
     note_failure(keys, id, run.failures + run.crashes + 1, taking.worker, 'it expired before a worker took it', now)
     bury(keys, id, head, now, 'expired')
+    taking.delayed = true  -- the next of its serial key may be
     return true
   end
   local rate = taking.rates[head.name]
@@ -137,7 +140,7 @@ local function dispose(taking, id, head, job, run, running)
   run.flags = run.flags .. 'p'  -- its start is reserved: it waits until then, and is not counted again
   redis.call('ZADD', keys[K.delayed], number(now + wait), id)
   redis.call('HSET', keys[K.runs], id, run_text(run))
-  taking.reserved = true
+  taking.delayed = true
   return true
 end
 
@@ -247,7 +250,7 @@ local function gateway_take(keys, args)
   for field, next_start in pairs(taking.changed) do change(field, next_start) end
   redis.call('HSET', keys[1], unpack(changed))
 
-  if taking.reserved then wait = ripen(keys, now) end
+  if taking.delayed then wait = ripen(keys, now) end
   if taking.looked >= JOB.page then wait = 0 end
   if taking.wait then wait = math.min(wait or taking.wait, taking.wait) end
   return {wait and math.ceil(math.min(wait, JOB.longest_lease)) or -1, unpack(taking.answer)}
@@ -422,13 +425,13 @@ end
 
 -- Leases.
 
--- Takes jobs out of the worker's list, up to a page, those that it took first: all that are not in `named`, id → token. `dispose_of` is given
+-- Takes jobs out of the worker's list, up to a page, those that it took first: all whose id is not in `named`. `dispose_of` is given
 -- each that the worker was running, the newest first, so that what is given back is taken in its old order. Returns how many went elsewhere.
 local function clear_taken(keys, worker, named, now, dispose_of)
   local ids, freed = redis.call('LRANGE', keys[K.taken], -JOB.page, -1), 0
   for _, id in ipairs(ids) do
     local run = run_of(keys, id)
-    if not named[id] or named[id] ~= run.token then
+    if not named[id] then
       local head, job = job_of(keys, id)
       local running = redis.call('ZSCORE', keys[K.running], id)
       if not head then
@@ -457,7 +460,7 @@ local function gateway_held(keys, args)
   local now, named, answer = now_ms(), {}, {0}
   for i = 2, #args, 2 do
     local run = run_held(keys, worker, args[i], args[i + 1])
-    if run then named[args[i]] = run.token end
+    if run then named[args[i]] = true end
     table.insert(answer, run and (is_cancelled(run) and 2 or 1) or 0)
   end
   answer[1] = clear_taken(keys, worker, named, now, function(id, head, run) give_back(keys, id, head, run, now) end)
