@@ -107,9 +107,9 @@ REFUSED_WORK = {
     "no number of jobs": ("take", ("w", 1000, "nan"), "GATEWAY a worker takes 0 to 1000 jobs"),
     "a rate that never comes": ("take", ("w", 1000, 1, "n", "nan", 1), RATE),
     "a burst of nothing": ("take", ("w", 1000, 1, "n", 10, 0), RATE),
-    "half a run": ("finish", ("w", "id", 1), "GATEWAY after the worker it takes id, token and result of each job, of up to 1000"),
-    "half a run to give back": ("give_back", ("w", "id"), "GATEWAY after the worker it takes id and token of each job, of up to 1000"),
-    "too many runs": ("held", ("w", *["x"] * 2002), "GATEWAY after the worker it takes id and token of each job, of up to 1000"),
+    "half a run": ("finish", ("w", "id", 1), "GATEWAY after the worker it takes id, token and result of each job, of up to 10000"),
+    "half a run to give back": ("give_back", ("w", "id"), "GATEWAY after the worker it takes id and token of each job, of up to 10000"),
+    "too many runs": ("held", ("w", *["x"] * 20002), "GATEWAY after the worker it takes id and token of each job, of up to 10000"),
     "a time that is none": (
         "fail",
         ("w", "id", 1, "why", "soon"),

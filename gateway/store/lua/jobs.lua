@@ -41,6 +41,7 @@ local JOB = {
   limit = 1000000,        -- jobs that a queue holds, dead letters included, unless its producers say otherwise
   seconds = 315360000,    -- ten years: the longest delay
   page = 1000,            -- jobs of which one call disposes
+  named = 10000,          -- jobs that a worker names in one call
   batch = 32,             -- jobs that are read at a time
   reply = 8388608,        -- bytes of jobs in one reply, unless the first is larger
   lease = 100,            -- ms, the shortest lease

@@ -14,8 +14,8 @@ end
 
 -- Raises if what follows the worker is not so many words for each job, of up to a page of jobs.
 local function check_each(args, words, what)
-  if (#args - 1) % words > 0 or #args - 1 > words * JOB.page then
-    error({err = 'GATEWAY after the worker it takes ' .. what .. ' of each job, of up to ' .. JOB.page})
+  if (#args - 1) % words > 0 or #args - 1 > words * JOB.named then
+    error({err = 'GATEWAY after the worker it takes ' .. what .. ' of each job, of up to ' .. JOB.named})
   end
 end
 
@@ -309,7 +309,7 @@ local function finish_some(keys, args, from, now, answers)
 end
 
 -- gateway_finish KEYS taken:W  W [ID TOKEN RESULT]… → [1 or 0 …]
---   Ends up to 1000 jobs that were done. RESULT is JSON, stored if the job asks for it, '' for none. 0: the worker has not this run of the
+--   Ends up to 10000 jobs that were done. RESULT is JSON, stored if the job asks for it, '' for none. 0: the worker has not this run of the
 --   job any more, because its lease was over or this was called before; nothing is changed.
 -- Atomic, because the token, the job's end and the start of the next one with its serial key must be of one moment.
 local function gateway_finish(keys, args)
