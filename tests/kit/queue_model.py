@@ -186,12 +186,12 @@ class QueueModel:
                 self.ready[self.jobs[id].priority].append(id)
 
     def pick(self) -> Job | None:
-        """The highest priority; each eighth time first another one, all in turn."""
+        """The highest priority; each eighth time another one and those below it, all in turn."""
         self.turn += 1
         order = list(range(9, -1, -1))
         if self.turn % 8 == 0:
             first = self.turn // 8 % 10
-            order = [(first + i) % 10 for i in range(10)]
+            order = [(first - i) % 10 for i in range(10)]
         for priority in order:
             if self.ready[priority]:
                 return self.jobs[self.ready[priority][0]]

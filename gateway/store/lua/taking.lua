@@ -77,13 +77,12 @@ local function count_ready(keys)
   return waiting, all
 end
 
--- The priority whose turn it is: the highest that has jobs; of each eight picks one begins with another priority, all in turn, so that
--- none starves. nil if there are no jobs.
+-- The priority whose turn it is: the highest that has jobs; each eighth pick begins with another priority, all in turn, and goes down from
+-- there, so that none starves. nil if there are no jobs.
 local function pick(waiting, turn)
-  local from, step = 9, -1
-  if turn % 8 == 0 then from, step = (turn / 8) % 10, 1 end
+  local from = turn % 8 == 0 and (turn / 8) % 10 or 9
   for i = 0, 9 do
-    local priority = (from + i * step) % 10
+    local priority = (from - i) % 10
     if waiting[priority] > 0 then return priority end
   end
 end
