@@ -139,7 +139,8 @@ end
 
 -- The run that runs holds for a job: token, failures, crashes, flags, worker.
 local function read_run(text)
-  local token, failures, crashes, flags, worker = string.match(text or '', '^(%d+) (%d+) (%d+) (%l*) ?([%w%-_.:]*)$')
+  if not text then return {token = 0, failures = 0, crashes = 0, flags = '', worker = ''} end
+  local token, failures, crashes, flags, worker = string.match(text, '^(%d+) (%d+) (%d+) (%l*) ?([%w%-_.:]*)$')
   return {token = whole(token), failures = whole(failures), crashes = whole(crashes), flags = flags or '', worker = worker or ''}
 end
 

@@ -105,10 +105,9 @@ end
 -- What one gateway_take knows and gathers. Lists that are written to Valkey together: `scores` (running), `runs`, `ids`.
 local function begin_taking(keys, worker, most, rates, now)
   local known = redis.call('HMGET', keys[1], 'picks', 'taken', 'started', 'start_ms')
-  redis.call('LLEN', keys[K.taken])
   return {
-    keys = keys, worker = worker, most = most, rates = rates, now = now, turn = whole(known[1]), token = whole(known[2]), started = whole(known[3]),
-    start_ms = whole(known[4]), looked = 0, bytes = 0, answer = {}, changed = {}, unlimited = next(rates) == nil,
+    keys = keys, worker = worker, most = most, rates = rates, now = now, score = number(now), turn = whole(known[1]),
+    token = whole(known[2]), started = whole(known[3]), start_ms = whole(known[4]), looked = 0, bytes = 0, answer = {}, changed = {}, unlimited = next(rates) == nil,
   }
 end
 
@@ -151,11 +150,10 @@ local function give(taking, round, id, head, job, run)
     taking.start_ms = taking.start_ms + math.max(0, taking.now - head.due)
   end
   run.token, run.flags, run.worker = taking.token, string.gsub(run.flags, 'p', ''), taking.worker
-  table.insert(round.ids, id)
-  table.insert(round.scores, number(taking.now))
-  table.insert(round.scores, id)
-  table.insert(round.runs, id)
-  table.insert(round.runs, run_text(run))
+  local n = #round.ids
+  round.ids[n + 1] = id
+  round.scores[2 * n + 1], round.scores[2 * n + 2] = taking.score, id
+  round.runs[2 * n + 1], round.runs[2 * n + 2] = id, run_text(run)
   table.insert(taking.answer, {id, run.token, job, run.failures, run.crashes})
   taking.bytes = taking.bytes + #job
 end
@@ -193,6 +191,7 @@ local function take_round(taking)
     if dispose(taking, id, head, job, run, running[i] or seen[id]) then
       redis.call('LREM', keys[K.ready + order[i]], -1, id)
       order[i], plain = nil, false
+      if head and head.serial then break end  -- the next of its serial key may be ready now, before the others
     else
       give(taking, round, id, head, job, run)
       if taking.rates[''] then advance(taking, taking.rates[''], taking.rates[''].after) end
@@ -201,9 +200,9 @@ local function take_round(taking)
   end
   taking.turn, taking.looked = taking.turn + gone, taking.looked + gone
   if #round.ids > 0 then
+    redis.call('LPUSH', keys[K.taken], unpack(round.ids))
     redis.call('ZADD', keys[K.running], unpack(round.scores))
     redis.call('HSET', keys[K.runs], unpack(round.runs))
-    redis.call('LPUSH', keys[K.taken], unpack(round.ids))
     redis.call('ZREM', keys[K.delayed], unpack(round.ids))  -- where another program made it ready
     redis.call('ZREM', keys[K.dead], unpack(round.ids))
   end
