@@ -1,7 +1,8 @@
 """Publishers: how backend services publish.
 
     publisher                      Publisher (asyncio) and SyncPublisher (threads): one document, one acknowledged position
-    database · tables · migrator   transactions that write rows and their publications; the tables; Alembic, which applies migrations/
+    database · transaction         the database; a transaction, which writes rows and their publications
+    tables · migrator              the tables; Alembic, which applies migrations/
     relay · relay_program          the relay publishes what transactions wrote, each row once and in order; what `gateway relay` runs
     posts · reviews · reactions    what people do
     folding                        many reactions become one notification, which is updated
