@@ -1,12 +1,13 @@
-"""The database of posts, reviews and reactions: SQLite beside the embedded Valkey, or PostgreSQL by URL.
+"""The database of posts, reviews, reactions and orders: SQLite beside the embedded Valkey, or PostgreSQL by URL.
 
     async with Database() as database:                                  # or Database("postgresql://…")
         async with database.transaction() as transaction:
             await transaction.execute(insert(orders).values(…))         # a change of any table, your own included
             transaction.publish("orders:17", {"status": "shipped"})     # and its publication: both are committed, or neither
+            transaction.enqueue("orders.bill", {"order": 17})           # and a job for a worker, the same
 
-A transaction gathers its publications and writes them to the outbox as its last step, under a lock on their channels, so that
-the order of a channel's rows is the order in which they are committed. ``gateway relay`` publishes them (``relay.py``).
+A transaction gathers its publications and jobs, and writes them to the outbox as its last step, under a lock on their channels and
+queues, so that the order of their rows is the order in which they are committed. ``gateway relay`` sends them (``relay.py``).
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ class Database:
                 await transaction.write_outbox()
         finally:
             await connection.close()
-        if transaction.publications:
+        if transaction.gathered:
             self.wake()
 
     async def run(self, work: Callable[[Transaction], Awaitable[Result]]) -> Result:

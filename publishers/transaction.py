@@ -1,4 +1,4 @@
-"""A transaction: changes of tables and the publications about them, which are rows of the outbox in the same commit."""
+"""A transaction: changes of tables, and the publications and jobs that belong to them, which are rows of the outbox in the same commit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from sqlalchemy import CursorResult, Executable, insert, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -15,9 +15,11 @@ from gateway.errors import BadRequest
 from gateway.publication import channel_fault
 from gateway.rules.json_values import json_of
 from gateway.rules.notifications import NAMESPACE, notification_id
+from gateway.work.jobs import JobOptions
 
 from .checks import inbox_of
 from .faults import Invalid
+from .outbox_jobs import row_of_job
 from .tables import outbox
 
 __all__ = ["Transaction", "lock_key", "now_ms"]
@@ -50,7 +52,7 @@ def lock_key(channel: str) -> int:
 
 
 class Transaction:
-    """Changes of tables and the publications about them, committed together. ``Database.transaction`` makes, commits and undoes it.
+    """Changes of tables, and their publications and jobs, committed together. ``Database.transaction`` makes, commits and undoes it.
 
     ``connection`` is SQLAlchemy's. ``sqlite`` is whether the database is SQLite, PostgreSQL otherwise.
     """
@@ -58,7 +60,7 @@ class Transaction:
     def __init__(self, connection: AsyncConnection, *, sqlite: bool) -> None:
         self.connection = connection
         self.sqlite = sqlite
-        self._publications: list[dict[str, Any]] = []
+        self._rows: list[dict[str, Any]] = []  # of the outbox
 
     async def execute(self, statement: Executable, parameters: Parameters = None) -> CursorResult[*tuple[Any, ...]]:
         """Executes one statement, as SQLAlchemy's ``AsyncConnection.execute``; a list of parameters executes it for each.
@@ -93,7 +95,7 @@ class Transaction:
                 notification_id(document.encode())
             except BadRequest as error:
                 raise Invalid(error.hint) from None
-        self._publications.append({"channel": channel, "data": document, "at": now_ms(), "keep": keep})
+        self._rows.append({"channel": channel, "data": document, "at": now_ms(), "keep": keep})
 
     def notify(self, user: str, notification: Mapping[str, Any]) -> None:
         """Publishes into the inbox of ``user``. The notification's ``id``, a text, names it: the same id again is an update.
@@ -102,10 +104,21 @@ class Transaction:
         """
         self.publish(inbox_of(user), notification)
 
+    def enqueue(self, name: str, data: Any = None, *, queue: str = "default", **options: Unpack[JobOptions]) -> str:
+        """Enqueues a job once this is committed, in the order of commits: ``data``, which becomes JSON, for the handler of ``name``.
+
+        The options are those of ``gateway.work.Queue.enqueue``; ``delay`` and ``expires`` count from now. Returns the job's id, by which
+        ``Queue`` finds it; where a job with its ``key`` waits or runs, no job of this id comes to be. Raises Invalid for what cannot be a job.
+        """
+        now = now_ms()
+        channel, row, id = row_of_job(now, queue, name, data, **options)
+        self._rows.append({"channel": channel, "data": row, "at": now, "keep": False})
+        return id
+
     @property
-    def publications(self) -> int:
-        """How many publications it has gathered."""
-        return len(self._publications)
+    def gathered(self) -> int:
+        """How many rows it has for the outbox: publications and jobs."""
+        return len(self._rows)
 
     async def lock(self, names: Collection[str]) -> None:
         """No other transaction writes to these channels until this one ends. All transactions lock in the same order."""
@@ -113,8 +126,8 @@ class Transaction:
             await self.connection.execute(_lock, {"keys": sorted({lock_key(name) for name in names})})
 
     async def write_outbox(self) -> None:
-        """Writes the gathered publications: locks their channels, and only then draws the rows' ids."""
-        rows = self._publications
+        """Writes the rows that it gathered: locks their channels, and only then draws the rows' ids."""
+        rows = self._rows
         if not rows:
             return
         if self.sqlite:  # there, a writer has locked the whole database
