@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 import pytest
-import valkey
 
 from gateway.work import Queue
 from gateway.work.jobs import DATA_BYTES, DELAY_SECONDS
@@ -130,28 +129,27 @@ def described(view: JobView) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"key": "k", "priority": 9, "attempts": 7, "timeout": 1.5, "result_ttl": 60},
-        {"serial": "é 1", "channel": "orders:17", "expires": 90, "key": None, "at": None},
-        {"delay": HOUR, "expires": 0.5},
-        {"at": datetime.now(UTC) + timedelta(hours=3), "delay": HOUR},
-        {"at": 5.0, "delay": 0, "expires": HOUR},
-    ],
-    ids=lambda options: " ".join(options),
-)
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"key": "k", "priority": 9, "attempts": 7, "timeout": 1.5, "result_ttl": 60},
+    {"serial": "é 1", "channel": "orders:17", "expires": 90, "key": None, "at": None},
+    {"delay": HOUR, "expires": 0.5},
+    {"at": datetime.now(UTC) + timedelta(hours=3), "delay": HOUR},
+    {"at": 5.0, "delay": 0, "expires": HOUR},
+]
+
+
 async def test_the_options_are_those_of_a_queue(
-    quick_database: Database, quick_relay: Relay, queues: Queues, valkey_url: str, prefix: str, options: dict[str, Any]
+    quick_database: Database, quick_relay: Relay, queues: Queues, valkey_url: str, prefix: str
 ) -> None:
     data = {"text": "“soup” \u0000", "list": [1, 2.5, None, True]}
-    async with quick_database.transaction() as transaction:
-        id = transaction.enqueue("a", data, queue="one", **options)
     async with Queue(valkey_url, prefix=prefix) as queue:
-        job = await queue.enqueue("a", data, queue="two", **options)
-        assert await quick_relay.drain() == 1
-        assert described(await queues.job("one", id)) == described(await job.look())
+        for options in OPTIONS:
+            async with quick_database.transaction() as transaction:
+                id = transaction.enqueue("a", data, queue="one", **options)
+            job = await queue.enqueue("a", data, queue="two", **options)
+            assert await quick_relay.drain() == 1
+            assert described(await queues.job("one", id)) == described(await job.look()), options
 
 
 LARGE = "x" * (DATA_BYTES - 2)
@@ -160,43 +158,43 @@ for _ in range(256):
     DEEP = [DEEP]
 
 
-@pytest.mark.parametrize(
-    ("job", "message"),
-    [
-        ({"name": ""}, "the name of a job is a text of 1 to 200 bytes"),
-        ({"name": "a\nb"}, "the name of a job is a text of 1 to 200 bytes"),
-        ({"name": "a\ud800"}, "surrogates not allowed"),
-        ({"name": 17}, "the name of a job is a text, not 17"),
-        ({"data": object()}, "the data of a job is not JSON"),
-        ({"data": float("nan")}, "the data of a job holds nan"),
-        ({"data": 10**5000}, "digits"),
-        ({"data": "\udc00"}, "surrogates not allowed"),
-        ({"data": msgspec.Raw(b"{nonsense")}, "the data of a job is not JSON"),
-        ({"data": [DEEP]}, "the data of a job is nested too deep"),
-        ({"data": LARGE + "x"}, f"the data of a job is at most {DATA_BYTES} bytes"),
-        ({"queue": ""}, "a queue is named by 1 to 100 bytes"),
-        ({"queue": "a}b"}, "a queue is named by 1 to 100 bytes"),
-        ({"queue": b"a"}, "the queue is a text"),
-        ({"priority": -1}, "priority is a whole number from 0 to 9"),
-        ({"delay": -1}, "delay is a number of seconds"),
-        ({"delay": DELAY_SECONDS + 1}, "delay is a number of seconds"),
-        ({"at": datetime.now(UTC) + timedelta(days=3660)}, "a job is due within 10 years"),
-        ({"at": time.time() + HOUR, "delay": DELAY_SECONDS}, "a job is due within 10 years"),
-        ({"at": datetime(2030, 1, 1)}, "at is a datetime with a time zone"),
-        ({"at": float("inf")}, "at is a datetime with a time zone, or unix seconds"),
-        ({"expires": 0}, "expires is a number of seconds"),
-        ({"attempts": 0}, "attempts is a whole number from 1"),
-        ({"channel": "a{b}"}, "the channel's name holds a brace"),
-        ({"key": "k" * 201}, "key is a text of 1 to 200 bytes"),
-        ({"id": "mine"}, "a job has no option 'id'"),
-    ],
-)
-async def test_an_impossible_job_is_refused_before_the_commit(quick_database: Database, job: dict[str, Any], message: str) -> None:
+IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [
+    ({"name": ""}, "the name of a job is a text of 1 to 200 bytes"),
+    ({"name": "a\nb"}, "the name of a job is a text of 1 to 200 bytes"),
+    ({"name": "a\ud800"}, "surrogates not allowed"),
+    ({"name": 17}, "the name of a job is a text, not 17"),
+    ({"data": object()}, "the data of a job is not JSON"),
+    ({"data": float("nan")}, "the data of a job holds nan"),
+    ({"data": 10**5000}, "digits"),
+    ({"data": "\udc00"}, "surrogates not allowed"),
+    ({"data": msgspec.Raw(b"{nonsense")}, "the data of a job is not JSON"),
+    ({"data": [DEEP]}, "the data of a job is nested too deep"),
+    ({"data": LARGE + "x"}, f"the data of a job is at most {DATA_BYTES} bytes"),
+    ({"queue": ""}, "a queue is named by 1 to 100 bytes"),
+    ({"queue": "a}b"}, "a queue is named by 1 to 100 bytes"),
+    ({"queue": b"a"}, "the queue is a text"),
+    ({"priority": -1}, "priority is a whole number from 0 to 9"),
+    ({"delay": -1}, "delay is a number of seconds"),
+    ({"delay": DELAY_SECONDS + 1}, "delay is a number of seconds"),
+    ({"at": datetime.now(UTC) + timedelta(days=3660)}, "a job is due within 10 years"),
+    ({"at": time.time() + HOUR, "delay": DELAY_SECONDS}, "a job is due within 10 years"),
+    ({"at": datetime(2030, 1, 1)}, "at is a datetime with a time zone"),
+    ({"at": float("inf")}, "at is a datetime with a time zone, or unix seconds"),
+    ({"expires": 0}, "expires is a number of seconds"),
+    ({"attempts": 0}, "attempts is a whole number from 1"),
+    ({"channel": "a{b}"}, "the channel's name holds a brace"),
+    ({"key": "k" * 201}, "key is a text of 1 to 200 bytes"),
+    ({"id": "mine"}, "a job has no option 'id'"),
+]
+
+
+async def test_an_impossible_job_is_refused_before_the_commit(quick_database: Database) -> None:
     async with quick_database.transaction() as transaction:
-        with pytest.raises(Invalid) as raised:
-            transaction.enqueue(**{"name": "a", "data": 1, **job})
+        for job, message in IMPOSSIBLE:
+            with pytest.raises(Invalid) as raised:
+                transaction.enqueue(**{"name": "a", "data": 1, **job})
+            assert message in str(raised.value)
         assert transaction.gathered == 0
-    assert message in str(raised.value)
     assert await rows(quick_database) == []
 
 
@@ -221,45 +219,38 @@ async def test_valkey_takes_whatever_a_transaction_takes(quick_database: Databas
 # Times.
 
 
-@pytest.mark.parametrize(
-    ("options", "state", "due", "dies"),
-    [
-        ({}, "ready", None, False),
-        ({"delay": HOUR - 60}, "ready", None, False),
-        ({"delay": HOUR + 60}, "delayed", 60, False),
-        ({"expires": HOUR + 60}, "ready", None, False),
-        ({"expires": HOUR - 60}, "ready", None, True),
-        ({"delay": HOUR - 60, "expires": 30}, "ready", None, True),
-        ({"delay": HOUR - 60, "expires": 90}, "ready", None, False),
-        ({"delay": HOUR + 60, "expires": 30}, "delayed", 60, False),
-    ],
-)
+# Options; how the job is enqueued after the hour, in how many seconds it is due, whether it expired.
+TIMES: list[tuple[dict[str, float], str, float, bool]] = [
+    ({}, "ready", 0, False),
+    ({"delay": HOUR - 60}, "ready", 0, False),
+    ({"delay": HOUR + 60}, "delayed", 60, False),
+    ({"expires": HOUR + 60}, "ready", 0, False),
+    ({"expires": HOUR - 60}, "ready", 0, True),
+    ({"delay": HOUR - 60, "expires": 30}, "ready", 0, True),
+    ({"delay": HOUR - 60, "expires": 90}, "ready", 0, False),
+    ({"delay": HOUR + 60, "expires": 30}, "delayed", 60, False),
+]
+
+
 async def test_times_count_from_the_transaction_though_the_relay_was_away(
-    quick_database: Database,
-    quick_relay: Relay,
-    queues: Queues,
-    publisher: Publisher,
-    monkeypatch: pytest.MonkeyPatch,
-    options: dict[str, Any],
-    state: str,
-    due: float | None,
-    dies: bool,
+    quick_database: Database, quick_relay: Relay, queues: Queues, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was away for an hour. A job that expired meanwhile is a dead letter, and no worker runs it."""
     monkeypatch.setattr("publishers.transaction.now_ms", lambda: now_ms() - HOUR * 1000)
-    async with quick_database.transaction() as transaction:
-        id = transaction.enqueue("a", **options)
-    await quick_relay.drain()
-    view = await queues.job("default", id)
-    assert view.state == state and view.job is not None
-    if due is not None:
-        assert abs(view.job.due / 1000 - time.time() - due) < 30
-    keys = (*publisher.history.layout.queue("default"), publisher.history.layout.taken("default", "w"))
-    taken = await publisher.history.call(b"gateway_take", keys, "w", 15000, 10)
-    assert len(taken) == 1 + (state == "ready" and not dies)
-    view = await queues.job("default", id)
-    assert view.state == ("dead" if dies else "delayed" if state == "delayed" else "running")
-    assert [failure.error for failure in view.failures] == ["it expired before a worker took it"] * dies
+    for number, (options, state, due, dies) in enumerate(TIMES):
+        queue = str(number)
+        async with quick_database.transaction() as transaction:
+            id = transaction.enqueue("a", queue=queue, **options)
+        await quick_relay.drain()
+        view = await queues.job(queue, id)
+        assert view.state == state and view.job is not None, options
+        assert abs(view.job.due / 1000 - time.time() - due) < 30, options
+        keys = (*publisher.history.layout.queue(queue), publisher.history.layout.taken(queue, "w"))
+        taken = await publisher.history.call(b"gateway_take", keys, "w", 15000, 10)
+        assert len(taken) == 1 + (state == "ready" and not dies), options
+        view = await queues.job(queue, id)
+        assert view.state == ("dead" if dies else "delayed" if due else "running"), options
+        assert [failure.error for failure in view.failures] == ["it expired before a worker took it"] * dies
 
 
 # Once and in order.
@@ -403,16 +394,20 @@ async def test_a_full_queue_is_passed_by_none_of_its_jobs_and_delays_no_other(
     assert "the queue holds 3 jobs" in logged[0]
 
 
-@pytest.mark.parametrize("data", ["nonsense", "[1,2,3]", '["count",1]', '["count",1,["nonsense",1]]', '["count",1,["priority",10]]'])
+NO_JOBS = ["nonsense", "[1,2,3]", '["count",1]', '["count",1,["nonsense",1]]', '["count",1,["priority",10]]']
+
+
 async def test_a_row_that_is_no_job_stops_its_queue_and_no_other(
-    quick_database: Database, quick_relay: Relay, queues: Queues, store: valkey.Valkey, caplog: pytest.LogCaptureFixture, data: str
+    quick_database: Database, quick_relay: Relay, queues: Queues, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Another program wrote it. The jobs after it wait until it is mended, and the reason is logged."""
-    async with quick_database.transaction() as transaction:
-        transaction.enqueue("count", 0)
-        transaction._rows[-1]["data"] = data
-    await enqueue(quick_database, 1, 3, "default", "low")
+    for number, data in enumerate(NO_JOBS):
+        async with quick_database.transaction() as transaction:
+            transaction.enqueue("count", 0, queue=str(number))
+            transaction._rows[-1]["data"] = data
+    await enqueue(quick_database, 1, 3, "low", *map(str, range(len(NO_JOBS))))
     await quick_relay.drain()
-    assert await ready(queues) == [] and await ready(queues, "low") == [1, 2]
-    assert await backlog(quick_database) == 3
-    assert [record.levelno for record in caplog.records if "the outbox of {default} waits" in record.message] == [logging.ERROR]
+    assert await ready(queues, "low") == [1, 2] and await queues.names() == ["low"]
+    assert await backlog(quick_database) == 3 * len(NO_JOBS)
+    logged = [record.message.partition(" waits")[0] for record in caplog.records if record.levelno == logging.ERROR]
+    assert sorted(logged) == [f"the outbox of {{{number}}}" for number in range(len(NO_JOBS))]
