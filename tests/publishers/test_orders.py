@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+import os
+import random
+import signal
 from collections.abc import Awaitable, Callable
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import msgspec
 import pytest
 from sqlalchemy import select
 
+from gateway.work import Worker
 from gateway.work.queues import Queues
 from publishers import Publisher
 from publishers.database import Database, now_ms
@@ -26,11 +33,15 @@ from publishers.orders import (
     place_order,
     register,
 )
-from publishers.relay import Relay
+from publishers.relay import Relay, backlog
 from publishers.tables import outbox
 
+from ..kit import forks, order_workers, relays
 from ..kit.outboxes import everything, said
 from ..kit.refusals import HOSTILE, bad_ids, bad_names, bad_pages, bad_texts, failures
+from ..kit.waiting import eventually
+
+SEEDS = os.environ.get("ORDER_SEEDS", "a").split()  # of the test that kills; more of them by hand
 
 
 @pytest.fixture
@@ -62,6 +73,10 @@ async def process(database: Database, order: int, **effects: Any) -> str:
 async def states(database: Database, order: int) -> list[str]:
     """The states that were published in the channel, oldest first."""
     return [each["order"]["state"] for each in await said(database, channel_of_order(order))]
+
+
+def url_of(database: Database) -> str:
+    return database.url.render_as_string(hide_password=False)
 
 
 # What is placed and said.
@@ -292,3 +307,126 @@ async def test_the_inbox_of_a_buyer_has_one_notification_for_each_order(database
     assert overview.ready == 2
     async with database.reading() as connection:
         assert (await connection.execute(select(outbox.c.id))).all() == []
+
+
+async def test_a_worker_processes_orders_and_each_state_is_published(
+    database: Database, publisher: Publisher, valkey_url: str, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It complains of no task that the handler left running: what wakes the relay is none of the handler's."""
+    worker = Worker(url=valkey_url, prefix=prefix)
+    register(worker, database)
+    order = (await place_order(database, buyer="u1", item="soup"))["id"]
+
+    async def is_shipped() -> bool:
+        return len((await publisher.history.read(channel_of_order(order), 0, -1)).publications) == 4
+
+    async with Database(url_of(database)) as elsewhere:
+        working, relaying = asyncio.create_task(worker.run()), asyncio.create_task(Relay(elsewhere, publisher.history).run())
+        await eventually(is_shipped, "the order is shipped, and that is published")
+        worker.stop()
+        await working
+        relaying.cancel()
+        await asyncio.gather(relaying, return_exceptions=True)
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+# Killed.
+
+
+class Crew:
+    """Relays and workers in processes of their own; what dies is replaced."""
+
+    def __init__(self, seed: str, *arguments: str) -> None:
+        self._chance = random.Random(seed)
+        self._arguments = arguments
+        self._relays = [self._relay(), self._relay()]
+        self._workers = [self._worker(), self._worker()]
+        self.deaths = 0
+
+    def _relay(self) -> BaseProcess:
+        return forks.start(relays.relaying, *self._arguments)
+
+    def _worker(self) -> BaseProcess:
+        return forks.start(order_workers.order_worker, *self._arguments, self._chance.randint(10, 40))
+
+    async def change(self) -> None:
+        """Kills a relay, after a moment; replaces the workers that died."""
+        await asyncio.sleep(self._chance.uniform(0, 0.1))
+        victim = self._relays.pop(self._chance.randrange(2))
+        self.deaths += 1
+        end(victim)
+        self._relays.append(self._relay())
+        self.replace()
+
+    def replace(self) -> None:
+        for worker in [each for each in self._workers if not each.is_alive()]:
+            assert worker.exitcode == -signal.SIGKILL
+            self.deaths += 1
+            end(worker)
+            self._workers.remove(worker)
+            self._workers.append(self._worker())
+
+    def end(self) -> None:
+        for process in (*self._relays, *self._workers):
+            end(process)
+
+
+def end(process: BaseProcess) -> None:
+    process.kill()
+    process.join()
+    process.close()
+
+
+PATHS = {
+    "cancelled": ["placed", "cancelled"],
+    "rejected": ["placed", "processing", "rejected"],
+    "shipped": ["placed", "processing", "paid", "shipped"],
+}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_each_order_is_processed_once_though_relays_and_workers_are_killed(
+    database: Database, publisher: Publisher, valkey_url: str, prefix: str, seed: str
+) -> None:
+    """Row, payments, channel and inbox agree, and nothing is left anywhere."""
+    await order_workers.make_payments(database)
+    queues = Queues(publisher.history.commands, publisher.history.layout)
+    crew = Crew(seed, url_of(database), valkey_url, prefix)
+    placed: list[int] = []
+
+    async def all_are_done() -> bool:
+        crew.replace()
+        await queues.resend("default")  # what crashed three workers
+        orders = [await get_order(database, order=id) for id in placed]
+        left = await queues.overview("default")
+        return (
+            await backlog(database) == 0
+            and {each["state"] for each in orders} <= PATHS.keys()
+            and left.ready + left.running + left.delayed == 0
+        )
+
+    try:
+        for number in range(12):
+            placed.append((await place_order(database, buyer=f"u{number % 2}", item="soup", amount=number % 4))["id"])
+            if number % 4 == 0:
+                with contextlib.suppress(Conflict):
+                    await cancel_order(database, order=placed[-1], by="u0")
+            if number % 4 == 3:
+                await crew.change()
+        await eventually(all_are_done, "all orders are processed", 30)
+    finally:
+        crew.end()
+    assert crew.deaths > 3
+    paid = await order_workers.payments(database)
+    for number, id in enumerate(placed):
+        order = await get_order(database, order=id)
+        page = await publisher.history.read(channel_of_order(id), 0, -1)
+        documents = [msgspec.json.decode(each.data)["order"] for each in page.publications]
+        assert [each.offset for each in page.publications] == list(range(1, len(documents) + 1))
+        assert [each["state"] for each in documents] == PATHS[order["state"]]
+        assert documents[-1] == order
+        assert order["state"] == "cancelled" or order["state"] == ("rejected" if number % 2 else "shipped")
+        assert (f"order-{id}-{order['created_at']}:charge" in paid) is (order["state"] == "shipped")
+    for user in ("u0", "u1"):
+        inbox = publisher.history.layout.inbox_keys(f"notifications:{user}")
+        assert (await publisher.history.call(b"gateway_inbox", inbox, 0, 0))[2] == 6
