@@ -32,6 +32,8 @@ PRELOADED = (
     "publishers.migrator",
     "tests.kit.bridging",
     "tests.kit.mounted",
+    "tests.kit.order_workers",
+    "tests.kit.job_relays",
     "tests.kit.relays",
 )
 

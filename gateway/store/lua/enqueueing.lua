@@ -2,14 +2,14 @@
 
 local JOB_OPTIONS = {
   generation = true, id = true, key = true, priority = true, delay = true, at = true, attempts = true, timeout = true, expires = true,
-  result_ttl = true, channel = true, serial = true, limit = true, version = true, version_epoch = true,
+  expires_at = true, result_ttl = true, channel = true, serial = true, limit = true, version = true, version_epoch = true,
 }
 
 local function job_options(args)
   local options = {}
   for i = 3, #args, 2 do
     if not JOB_OPTIONS[args[i]] or args[i + 1] == nil then
-      error({err = 'GATEWAY ' .. clean(args[i], 60) .. ' is not one of id, key, priority, delay, at, attempts, timeout, expires, result_ttl, channel, serial, limit, version, version_epoch, or has no value'})
+      error({err = 'GATEWAY ' .. clean(args[i], 60) .. ' is not one of id, key, priority, delay, at, attempts, timeout, expires, expires_at, result_ttl, channel, serial, limit, version, version_epoch, or has no value'})
     end
     options[args[i]] = args[i + 1]
   end
@@ -101,11 +101,12 @@ local function texts_of(name, options, seq)
   return texts
 end
 
--- gateway_enqueue KEYS NAME DATA [id ID] [key K] [priority 0-9] [delay S] [at UNIX_S] [attempts N] [timeout S] [expires S] [result_ttl S]
---     [channel C] [serial S] [limit N] [version N] [version_epoch E] → [id, 1 if it was enqueued now]
+-- gateway_enqueue KEYS NAME DATA [id ID] [key K] [priority 0-9] [delay S] [at UNIX_S] [attempts N] [timeout S] [expires S]
+--     [expires_at UNIX_S] [result_ttl S] [channel C] [serial S] [limit N] [version N] [version_epoch E] → [id, 1 if it was enqueued now]
 --   DATA is JSON. Seconds may have decimals. A `key` that a job has which waits or runs: that job's id, and 0. An `id` of a job that the
 --   queue holds, or a `version` of its epoch that is not newer than the last: 0; so a producer may repeat what it got no answer to.
---   `expires`: so long after it was due a job is not started, nor tried again: it is a dead letter then. Raises QUEUEFULL where the queue
+--   `expires`: so long after it was due a job is not started, nor tried again: it is a dead letter then; `expires_at`: not after that
+--   time, which may be over. Raises QUEUEFULL where the queue
 --   holds `limit` jobs. A version that was refused is not remembered; one that is newer makes it old, so the refused one comes first.
 -- Atomic, because key, version, limit and place must be of one moment: else two producers at once would enqueue one key twice, and a
 -- crash in between would leave a job that no worker finds.
@@ -118,6 +119,7 @@ local function gateway_enqueue(keys, args)
   local attempts = bounded(options, 'attempts', 5, 1, 1000, true)
   local timeout = bounded(options, 'timeout', 60, 0.001, 604800)
   local expires = bounded(options, 'expires', 0, 0.001, JOB.seconds)
+  local last = math.ceil(bounded(options, 'expires_at', 0, 0, 1e11) * 1000)
   local result_ttl = bounded(options, 'result_ttl', 0, 0, 2592000)
   local limit = bounded(options, 'limit', JOB.limit, 1, 1e12, true)
   local now = now_ms()
@@ -139,9 +141,10 @@ local function gateway_enqueue(keys, args)
   id = options.id or number(now) .. '-' .. number(next_seq(keys))
   if options.serial then first, seq = join_serial(keys, options.serial, id, now) end
   local due = math.max(now, math.floor(at * 1000)) + math.floor(delay * 1000)
+  if last == 0 and expires > 0 then last = due + math.ceil(expires * 1000) end
   local job = string.format(
     '{"priority":%d,"attempts":%d,"expires":%.0f,"due":%.0f,"result_ttl":%.14g,"timeout":%.14g,"enqueued":%.0f,%s,"data":%s}',
-    priority, attempts, expires > 0 and due + math.ceil(expires * 1000) or 0, due, result_ttl, timeout, now, texts_of(name, options, seq), data)
+    priority, attempts, last, due, result_ttl, timeout, now, texts_of(name, options, seq), data)
   local awaited = first and put(keys, id, priority, due, now)
   redis.call('HSET', keys[K.jobs], id, job)
   if options.key then redis.call('HSET', keys[K.keys], options.key, id) end
