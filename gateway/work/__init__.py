@@ -16,7 +16,7 @@
     foreign_messages             Pub/Sub channels and patterns, whose messages come at most once
     exclusive                    work that one process of all does
 
-The functions themselves, and the layout in Valkey, are in ``store/lua/jobs.lua`` and ``store/lua/queues.lua``.
+The layout in Valkey is described in ``store/lua/jobs.lua``; the functions are in ``enqueueing.lua``, ``taking.lua`` and ``queues.lua`` beside it.
 """
 
 from importlib import import_module

@@ -203,7 +203,8 @@ local function take_round(taking)
     redis.call('LPUSH', keys[K.taken], unpack(round.ids))
     redis.call('ZADD', keys[K.running], unpack(round.scores))
     redis.call('HSET', keys[K.runs], unpack(round.runs))
-    redis.call('ZREM', keys[K.delayed], unpack(round.ids))  -- where another program made it ready
+    -- Where another program made a job ready that was delayed or dead:
+    if taking.some_delayed then redis.call('ZREM', keys[K.delayed], unpack(round.ids)) end
     redis.call('ZREM', keys[K.dead], unpack(round.ids))
   end
   if plain and gone == #ids then
@@ -231,6 +232,7 @@ local function gateway_take(keys, args)
   redis.call('ZADD', keys[K.workers], number(now + lease), worker)
   local wait = ripen(keys, now)
   local taking = begin_taking(keys, worker, most, rates, now)
+  taking.some_delayed = wait ~= nil
   local more = true
   while more and #taking.answer < most and taking.looked < JOB.page do more = take_round(taking) end
 
