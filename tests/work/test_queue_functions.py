@@ -75,12 +75,12 @@ REFUSED_JOBS = {
     "a version that is no number": ((*JOBS, "version", "-1"), "GATEWAY version is a whole number from 0"),
     "an unknown option": (
         (*JOBS, "prio", 1),
-        "GATEWAY prio is not one of id, key, priority, delay, at, attempts, timeout, expires, result_ttl, channel, serial, limit, version, "
+        "GATEWAY prio is not one of id, key, priority, delay, at, attempts, timeout, expires, expires_at, result_ttl, channel, serial, limit, version, "
         "version_epoch, or has no value",
     ),
     "an option without a value": (
         (*JOBS, "key"),
-        "GATEWAY key is not one of id, key, priority, delay, at, attempts, timeout, expires, result_ttl, channel, serial, limit, version, "
+        "GATEWAY key is not one of id, key, priority, delay, at, attempts, timeout, expires, expires_at, result_ttl, channel, serial, limit, version, "
         "version_epoch, or has no value",
     ),
     "functions that were loaded anew": (
