@@ -43,6 +43,7 @@ from ..edges.request import body_of, token_of
 from ..edges.responses import json_response
 from ..errors import ClientError, Disconnect, StoreError
 from ..rules.json_text import decode_json, encode
+from ..runtime.tasks import run_endlessly
 from ..store.history import History
 from .people import SUBJECTS, People
 
@@ -131,9 +132,7 @@ class Demo:
             self.reactions = Reactions(self.database)
             self.people = People(self.database, self.reactions, lambda: len(self.node.admission.clients))
             await self.people.seed()
-            work = [asyncio.create_task(run_relay(self.database, self.node.history)), asyncio.create_task(self.people.live())]
-            for task in work:
-                task.add_done_callback(_must_not_end)
+            work = [run_endlessly(each, "the demo") for each in (run_relay(self.database, self.node.history), self.people.live())]
             try:
                 yield
             finally:
@@ -295,11 +294,6 @@ def _number(text: str) -> int:
     if text and not (text.isascii() and text.isdigit() and len(text) < 19):
         raise Invalid("an id is a whole number")
     return int(text or 0)
-
-
-def _must_not_end(task: asyncio.Task[None]) -> None:
-    if not task.cancelled():
-        log.critical("a part of the demo ended that must not", exc_info=task.exception())
 
 
 Kind = TypeVar("Kind", bound=Body)

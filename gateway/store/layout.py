@@ -22,8 +22,8 @@ from .untrusted import Faults
 
 __all__ = [
     "Announcement",
+    "JoinLeave",
     "Layout",
-    "Movement",
     "PublishOptions",
     "Reset",
     "Word",
@@ -167,7 +167,7 @@ class Announcement(msgspec.Struct, gc=False):
     ttl: int | None = None
 
 
-class Movement(msgspec.Struct, gc=False):
+class JoinLeave(msgspec.Struct, gc=False):
     """A client joined a channel, ``kind`` "join", or left it, "leave"; ``info`` is its ClientInfo in JSON. ``epoch`` is always ""."""
 
     kind: str
@@ -212,13 +212,13 @@ _EPOCH = r"[0-9A-Za-z_-]{1,64}"  # it is part of lines of text: the ids of event
 _NUMBER = r"[0-9]{1,15}"  # below MAX_OFFSET, which JavaScript's numbers hold exactly
 _HEADER = re.compile(rf"@({_NUMBER}) ({_EPOCH}) ({_NUMBER})(?: (\{{[^\n]*\}}))?\n".encode()).match
 _RESET = re.compile(rf"@reset ({_EPOCH}) ({_NUMBER})".encode()).fullmatch
-_MOVEMENT = re.compile(rb"@(join|leave) (.+)", re.DOTALL).fullmatch
+_JOIN_LEAVE = re.compile(rb"@(join|leave) (.+)", re.DOTALL).fullmatch
 _IS_EPOCH = re.compile(_EPOCH.encode()).fullmatch
 
 _UNCOUNTED = Faults()
 
 
-def read_announcement(payload: bytes, faults: Faults = _UNCOUNTED, channel: str = "") -> Announcement | Movement | Reset:
+def read_announcement(payload: bytes, faults: Faults = _UNCOUNTED, channel: str = "") -> Announcement | JoinLeave | Reset:
     """Reads any bytes: what is no announcement of a known form is the data of an ephemeral publication. Raises nothing.
 
     Tags or info that cannot be passed on are left out, and counted in ``faults`` for the channel.
@@ -261,11 +261,11 @@ def _is_plain(text: bytes) -> bool:
     return True
 
 
-def _read_other(payload: bytes, faults: Faults, channel: str) -> Announcement | Movement | Reset:
+def _read_other(payload: bytes, faults: Faults, channel: str) -> Announcement | JoinLeave | Reset:
     if reset := _RESET(payload):
         return Reset(reset[1].decode(), int(reset[2]))
-    if (moved := _MOVEMENT(payload)) and (info := clean_as(moved[2], _info)) is not None:
-        return Movement(moved[1].decode(), info)
+    if (found := _JOIN_LEAVE(payload)) and (info := clean_as(found[2], _info)) is not None:
+        return JoinLeave(found[1].decode(), info)
     faults.found("announcement", channel, "it begins with @ and has no known form")
     return Announcement("", Publication(0, clean(payload)))
 

@@ -27,8 +27,8 @@ VERSION = 6  # of the functions; count it up with every change of what a functio
 
 _NAME = re.compile(rb"^gateway_(\d+)$")
 _SOURCE = "".join(
-    files(__package__).joinpath("lua", name).read_text()
-    for name in ("channels.lua", "inbox.lua", "control.lua", "rpc.lua", "jobs.lua", "queues.lua", "bridge.lua")
+    files(__package__).joinpath("lua", f"{name}.lua").read_text()
+    for name in "channels inbox control rpc jobs enqueueing taking queues bridge".split()
 )
 
 log = logging.getLogger("gateway.store")
@@ -120,7 +120,7 @@ class Library:
         try:
             stored = await call(b"GET", self._rules_key)
         except StoreError as error:
-            if not str(error).startswith("WRONGTYPE"):
+            if not error.is_wrong_type:
                 raise
             stored = b""
         return None if stored is None else _read_rules(stored, self._rules_key)
