@@ -33,6 +33,7 @@ __all__ = ["Alerts"]
 log = logging.getLogger("gateway.alerts")
 
 CHECK_SECONDS = 10.0
+LOOK_MS = 30_000  # more than it takes; after so long another gateway looks in the place of one that was killed meanwhile
 
 _SENTENCES = {
     "ready": "%g jobs are ready",
@@ -65,6 +66,7 @@ class Alerts:
             try:
                 if await self._takes_its_turn():
                     await self._look()
+                    await self._end_turn()
             except Unavailable as error:
                 log.debug("the queues were not looked at: %s", error)
             except StoreError as error:
@@ -72,9 +74,11 @@ class Alerts:
             await asyncio.sleep(self._every)
 
     async def _takes_its_turn(self) -> bool:
-        """True for one gateway each time; the turn is over a little before the next one is due."""
-        turn_ms = int(self._every * 900)
-        return await self._history.commands.call(b"SET", self._key + b":turn", b"", b"NX", b"PX", turn_ms) is not None
+        """True for one gateway each time. The turn lasts until it has looked; the next one begins not long before ``every`` seconds are over."""
+        return await self._history.commands.call(b"SET", self._key + b":turn", b"", b"NX", b"PX", LOOK_MS) is not None
+
+    async def _end_turn(self) -> None:
+        await self._history.commands.call(b"PEXPIRE", self._key + b":turn", int(self._every * 900))
 
     async def _look(self) -> None:
         raised = await self._raised()

@@ -69,6 +69,10 @@ async def test_a_queue_is_announced_once_over_all_gateways_and_again_when_it_is_
     history: History, queues: Queues, store: valkey.Valkey, published: Callable[[], list[dict[str, Any]]], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "gateway.alerts")
+
+    def logged() -> list[tuple[str, str]]:
+        return [(record.levelname, record.getMessage()) for record in caplog.records if record.name == "gateway.alerts"]
+
     for queue in ("mail", "patient"):
         for _ in range(3):
             await queues.enqueue(queue, job_words("x", None))
@@ -85,7 +89,8 @@ async def test_a_queue_is_announced_once_over_all_gateways_and_again_when_it_is_
         await queues.enqueue("mail", job_words("x", None))
         await until(lambda: len(published()) == 3, "it is raised a second time")
         assert published()[2]["since"] > raised["since"]
-    assert [(record.levelname, record.getMessage()) for record in caplog.records if record.name == "gateway.alerts"] == [
+        await until(lambda: len(logged()) == 3, "that is logged")
+    assert logged() == [
         ("WARNING", "queue 'mail': 3 jobs are ready, and the alert is set to 2"),
         ("INFO", "queue 'mail': 0 jobs are ready; the alert is over"),
         ("WARNING", "queue 'mail': 2 jobs are ready, and the alert is set to 2"),
