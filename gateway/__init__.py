@@ -17,6 +17,7 @@ The packages, in the order in which they may import: a module imports from packa
 | live                      | from Valkey to every subscription                                          |
 | control                   | what processes tell each other                                             |
 | rpc                       | requests to services                                                       |
+| work                      | queues, workers, durable readers, bridges                                   |
 | session                   | one client                                                                 |
 | edges                     | WebSocket, server-sent events, HTTP                                        |
 | app                       | wiring: from a configuration to an ASGI application                        |
