@@ -242,6 +242,7 @@ local function gateway_reader_read(keys, args)
   local entries, dead, foreign, more, oldest = {}, {}, 0, false, after == 0
   if after < last then
     entries, dead, more = pending_after(keys, group, owner, epoch, after, ask)
+    more = more or #entries > 0 and last < top
   end
   if #entries == 0 and not more then
     last, pending = group_of(keys[2], group)
