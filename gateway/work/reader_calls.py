@@ -84,7 +84,7 @@ class ReaderCalls:
 
     async def take(self, channel: str, owner: str, holder: str = "") -> str:
         """Takes a channel that has no owner, or the owner ``holder``. Returns "" if ``owner`` has it, else who has."""
-        answer: bytes = await self._call(b"gateway_reader_take", channel, owner, holder)
+        answer: bytes = await self._call(b"gateway_reader_take", channel, owner, holder.encode(errors="surrogateescape"))
         return answer.decode(errors="surrogateescape")
 
     async def release(self, channel: str, owner: str) -> None:
