@@ -320,7 +320,8 @@ class Commands:
         try:
             await self._make_ready()
         except BaseException:
-            self._transport.abort()
+            if self._transport is not None:  # else it was lost meanwhile
+                self._transport.abort()
             self._drop("the connection was not made")
             raise
         self._release()
