@@ -32,7 +32,7 @@ from types import TracebackType
 from typing import Self
 
 from ..errors import ConfigurationError, StoreError, Unavailable
-from ..publication import Position, channel_fault
+from ..publication import Position
 from ..runtime.backoff import backoff
 from ..runtime.tasks import Tasks
 from ..store.connect import Address
@@ -46,7 +46,8 @@ from .deliveries import Delivery
 from .following import Following
 from .holds import Hold
 from .membership import Membership
-from .reader_calls import DeadLetter, Known, Page, ReaderCalls, Start, start_word
+from .reader_arguments import Start, check_reader, start_word
+from .reader_calls import DeadLetter, Known, Page, ReaderCalls
 
 __all__ = ["Reader"]
 
@@ -55,7 +56,6 @@ log = logging.getLogger("gateway.reader")
 PAGE = 32  # publications of one read: several channels get their turn
 AGAIN_SECONDS = 1.0  # before a channel is read again in which Valkey refused something
 CLOSE_SECONDS = 2.0  # for giving back the channels
-LEASE_MOST = 3600
 
 
 class Reader:
@@ -84,7 +84,7 @@ class Reader:
         data_dir: str | Path = "",
     ) -> None:
         names = [channels] if isinstance(channels, str) else list(channels)
-        _check(group, names, namespace, deliveries, unacknowledged, lease)
+        check_reader(group, names, namespace, deliveries, unacknowledged, lease)
         self._url, self._data_dir = url, data_dir
         self._layout = Layout(prefix)
         self._group, self._start, self._deliveries = group, start_word(since), deliveries
@@ -242,7 +242,7 @@ class Reader:
                 await asyncio.sleep(backoff(attempt, 0.05, 1.0))
         else:
             return False
-        if not recorded and hold.live:
+        if not recorded:
             self._lose(hold)
         self._forget(hold, delivery)
         return recorded
@@ -359,8 +359,9 @@ class Reader:
 
     def _lose(self, hold: Hold) -> None:
         """Another instance has the channel, or what was read is void: what it was given cannot be acknowledged any more."""
-        self._end(hold)
-        self._membership.wake()
+        if hold.live:
+            self._end(hold)
+            self._membership.wake()
 
     def _give_back(self, hold: Hold) -> None:
         if hold.live:
@@ -396,20 +397,3 @@ class Reader:
 def _changes_history(payload: bytes) -> bool:
     """Whether an announcement is of a publication, or of a history that was replaced; joins, leaves and ephemeral publications are not."""
     return payload.startswith(b"@") and not payload.startswith((b"@join", b"@leave", b"@0 "))
-
-
-def _check(group: str, channels: list[str], namespace: str, deliveries: int, unacknowledged: int, lease: float) -> None:
-    """Raises ValueError with a sentence that names the mistake."""
-    if fault := channel_fault(group):
-        raise ValueError(fault.replace("channel", "group"))
-    if bool(channels) == bool(namespace):
-        raise ValueError("a reader follows either channels or a namespace")
-    for channel in channels:
-        if fault := channel_fault(channel):
-            raise ValueError(f"{channel!r}: {fault}")
-    if namespace and (":" in namespace or channel_fault(namespace)):
-        raise ValueError(f"{namespace!r} is not the name of a namespace")
-    if deliveries < 1 or unacknowledged < 1:
-        raise ValueError("deliveries and unacknowledged are at least 1")
-    if not 0.1 <= lease < LEASE_MOST:
-        raise ValueError(f"a lease is from 0.1 to {LEASE_MOST} seconds, not {lease}")

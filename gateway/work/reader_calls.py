@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any, NamedTuple
 
-from ..publication import MAX_OFFSET, Position, Publication
+from ..publication import Position, Publication
 from ..store.connection import Commands
 from ..store.layout import Layout, read_entry, read_epoch
 
-__all__ = ["DeadLetter", "Known", "Page", "ReaderCalls", "Start", "start_word"]
+__all__ = ["DeadLetter", "Known", "Page", "ReaderCalls"]
 
-Start = Position | str | datetime | int | None
 REASON_BYTES = 1000  # of a dead letter's reason
 
 
@@ -43,26 +41,6 @@ class DeadLetter(NamedTuple):
     reason: str
     deliveries: int
     data: bytes
-
-
-def start_word(start: Start) -> str:
-    """A start as the functions take it. Raises ValueError for what is none, TypeError for another type."""
-    if start is None:
-        return ""
-    if isinstance(start, datetime):
-        if start.tzinfo is None:
-            raise ValueError("a time to start from needs a time zone: datetime.now(UTC)")
-        return f"@{max(int(start.timestamp() * 1000), 0)}"
-    if isinstance(start, int) and not isinstance(start, bool):
-        if not 0 <= start <= MAX_OFFSET:
-            raise ValueError(f"an offset to start from is a number from 0, not {start}")
-        return f":{start}"
-    if not isinstance(start, str | Position):
-        raise TypeError(f"a start is a Position, its text, an offset or a datetime, not {start!r}")
-    position = Position.parse(start) if isinstance(start, str) else start
-    if not (position.epoch.isalnum() or position.epoch == "") or len(position.epoch) > 64 or position.offset < 0:
-        raise ValueError(f"{str(position)[:80]!r} is not a position of a channel")
-    return str(position)
 
 
 class ReaderCalls:

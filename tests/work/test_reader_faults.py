@@ -42,6 +42,11 @@ CONFIG = Config(namespaces=NAMESPACES)
 OPTIONS: dict[str, Any] = {"group": "g", "since": 0, "channels": CHANNELS, "lease": 0.4, "deliveries": 1_000_000, "unacknowledged": 20}
 
 
+def thaw(pid: int) -> None:
+    with suppress(ProcessLookupError):  # it was killed meanwhile
+        os.kill(pid, signal.SIGCONT)
+
+
 class World:
     """A Valkey, a publisher, readers in processes of their own, and what happened to them."""
 
@@ -71,7 +76,7 @@ class World:
         pid = self.chance.choice(self.processes).pid
         assert pid is not None
         os.kill(pid, signal.SIGSTOP)
-        asyncio.get_running_loop().call_later(0.7, os.kill, pid, signal.SIGCONT)
+        asyncio.get_running_loop().call_later(0.7, thaw, pid)
 
     async def publish(self) -> None:
         channel = self.chance.choice(CHANNELS)
@@ -132,6 +137,7 @@ async def test_nothing_is_skipped_in_silence_and_nothing_is_acknowledged_twice(o
             for _ in range(STEPS):
                 await world.act()
             await eventually(world.settled, "everything is acknowledged", 30)
+            assert all(process.is_alive() for process in world.processes), "no fault ends a reader"
         finally:
             world.end()
     check(lines_of(path), world)
