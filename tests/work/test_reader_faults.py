@@ -97,7 +97,7 @@ class World:
                 self.own.start()
             case 6 if self.chance.random() < 0.5:
                 self.flushed |= {epoch for _, epoch, _ in self.published}
-                self.own.client.flushall()
+                self.chance.choice((self.own.client.flushall, self.own.empty))()
             case 7:
                 with suppress(valkey.ResponseError):
                     self.own.client.xgroup_destroy(self.history.layout.keys(self.chance.choice(CHANNELS))[1], "g")
