@@ -138,6 +138,7 @@ class ChannelRules(_Section):
     personal: bool = False
     tags_filter: bool = False
     delta: bool = False
+    index: bool = False
 
     @model_validator(mode="after")
     def _meta_outlives_history(self) -> ChannelRules:

@@ -77,6 +77,19 @@ class Layout:
         base = self.channel(name)
         return base + b":presence", base + b":users"
 
+    def reader(self, name: str, group: str) -> tuple[bytes, bytes, bytes, bytes]:
+        """meta, stream, reader, dead: the keys that every function of a channel's durable readers takes."""
+        base, of = self.channel(name), group.encode()
+        return base + b":meta", base + b":stream", base + b":reader:" + of, base + b":dead:" + of
+
+    def readers(self, group: str) -> bytes:
+        """The sorted set of a group's instances, and the Pub/Sub channel where their changes are announced."""
+        return f"{self.prefix}:readers:{{{group}}}".encode()
+
+    def index(self, namespace: str) -> bytes:
+        """The set of a namespace's channels, where its rules have ``index``, and the Pub/Sub channel where new ones are announced."""
+        return f"{self.prefix}:index:{{{namespace}}}".encode()
+
     def rpc(self, method: str) -> tuple[bytes, bytes]:
         """The list of a method's requests, and the lease of the services that serve it: the keys that gateway_call takes."""
         base = f"{self.prefix}:rpc:{{{method}}}".encode()

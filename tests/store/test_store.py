@@ -16,7 +16,7 @@ from gateway.store.connect import Address
 from gateway.store.connection import Commands
 from gateway.store.history import History
 from gateway.store.layout import Announcement, Layout, Reset, publish_words, read_announcement
-from gateway.store.library import VERSION, Library, rules_of
+from gateway.store.library import BUILT_IN_RULES, VERSION, Library, rules_of
 from gateway.store.link import Link
 
 from ..kit.waiting import until
@@ -258,6 +258,24 @@ async def test_an_older_library_is_replaced_and_a_newer_one_stays(commands: Comm
     await commands.call("FUNCTION", "LOAD", older)
     await library.install(commands.call)
     assert await library.agrees(commands.call)
+
+
+async def test_a_publisher_replaces_an_older_library_which_lacks_functions_and_the_rules_stay(
+    history: History, commands: Commands, layout: Layout, valkey_url: str
+) -> None:
+    library = Library(rules_of(CONFIG.channels, CONFIG.namespaces), layout.prefix)
+    older = (
+        library.source({"": BUILT_IN_RULES, "other": BUILT_IN_RULES})
+        .replace(f"'{VERSION}.", "'")
+        .replace("gateway_index", "gateway_missing")
+    )
+    await commands.call("FUNCTION", "FLUSH")
+    await commands.call("FUNCTION", "LOAD", older.replace(f"name=gateway_{VERSION}", f"name=gateway_{VERSION - 1}"))
+    others = Commands(Address(valkey_url), functions=Library(None, layout.prefix))
+    await others.start()
+    await History(others, layout).publish("short:a", publish_words(b"1"))
+    await others.close()
+    assert await library.agrees(commands.call) and await Library(BUILT_IN_RULES, "other").agrees(commands.call)
 
 
 async def test_gateways_with_different_prefixes_have_rules_of_their_own(commands: Commands) -> None:
