@@ -32,6 +32,7 @@ PRELOADED = (
     "publishers.migrator",
     "tests.kit.mounted",
     "tests.kit.relays",
+    "tests.kit.frozen",
 )
 
 NONE: Mapping[str, Any] = {}
