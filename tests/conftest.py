@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from importlib import import_module
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -50,6 +55,22 @@ LONG = """
 openapi types emulation rpc relay cli browser restarts slow_clients reactions reviews demo keys recovery_model faults sse websocket devices reading
 browser_rights sdk_js rights control bad_input time_limits sdk_python tokens drain posts
 """.split()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Workers import the test modules before they collect them, each beginning elsewhere, so that each compiles only some for all.
+
+    All of them begin with the same one otherwise, and each compiles everything.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is None or session.config.args != session.config.getini("testpaths"):
+        return
+    root = Path(__file__).parent
+    modules = sorted(".".join(file.relative_to(root.parent).with_suffix("").parts) for file in root.rglob("test_*.py"))
+    first = int(worker.removeprefix("gw")) * len(modules) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    for module in modules[first:] + modules[:first]:
+        with contextlib.suppress(Exception):  # an error is reported where the module is collected
+            import_module(module)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

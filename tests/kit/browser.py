@@ -75,7 +75,9 @@ def browser() -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*ARGUMENTS.split(), f"--disable-features={','.join(DISABLED_FEATURES.split())}"])
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=[*ARGUMENTS.split(), f"--disable-features={','.join(DISABLED_FEATURES.split())}"]
+        )
         yield browser
         browser.close()
 
