@@ -1,6 +1,7 @@
 """The command ``gateway`` as a process of its own.
 
-run        to its end: an Outcome
+run        in a fork of a process that has imported it, to its end: an Outcome
+run_alone  the same, started by itself
 process    a command that stays, read line by line, and ended with its block
 """
 
@@ -12,6 +13,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -35,6 +37,7 @@ __all__ = [
     "pid_of_embedded",
     "process",
     "run",
+    "run_alone",
     "runs",
 ]
 
@@ -63,14 +66,16 @@ class Outcome:
 
 
 def run(*arguments: Any, stdin: bytes = b"", environment: Mapping[str, str] = NONE, seconds: float = 30) -> Outcome:
-    done = subprocess.run(
-        [*GATEWAY, *map(str, arguments)],
-        input=stdin,
-        capture_output=True,
-        env=ENVIRONMENT | dict(environment),
-        timeout=seconds,
-    )
-    return Outcome(done.returncode, done.stdout.decode(), done.stderr.decode())
+    with tempfile.TemporaryDirectory() as folder:
+        given, output, error = (Path(folder) / name for name in ("in", "out", "error"))
+        given.write_bytes(stdin)
+        program = Program("gateway.cli", output, error, *map(str, arguments), environment=environment, given=given)
+        return Outcome(program.wait(seconds), output.read_text(), error.read_text())
+
+
+def run_alone(*arguments: Any) -> Outcome:
+    done = subprocess.run([*GATEWAY, *map(str, arguments)], capture_output=True, text=True, env=ENVIRONMENT, timeout=30)
+    return Outcome(done.returncode, done.stdout, done.stderr)
 
 
 class Process:
