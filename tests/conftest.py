@@ -52,8 +52,8 @@ settings.load_profile("gateway")
 
 # Test files, by how long they take.
 LONG = """
-openapi types emulation rpc relay cli browser restarts slow_clients reactions reviews demo keys recovery_model faults sse websocket devices reading
-browser_rights sdk_js rights control bad_input time_limits sdk_python tokens drain posts
+relay emulation browser demo openapi cli browser_rights faults reactions sse restarts websocket rpc reviews sdk_js slow_clients
+recovery_model rights operating readme_page devices pipelining order types primary drain delta_edges rooms reading in_browser accessibility
 """.split()
 
 

@@ -41,7 +41,7 @@ __all__ = [
     "runs",
 ]
 
-NONE: Mapping[str, str] = {}
+NONE: Mapping[str, Any] = {}
 GATEWAY = ("env", "--default-signal=INT", sys.executable, "-m", "gateway")  # a background job is started with SIGINT ignored
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
 
@@ -65,11 +65,16 @@ class Outcome:
         return self.out
 
 
-def run(*arguments: Any, stdin: bytes = b"", environment: Mapping[str, str] = NONE, seconds: float = 30) -> Outcome:
+def run(
+    *arguments: Any, stdin: bytes = b"", environment: Mapping[str, str] = NONE, constants: Mapping[str, Any] = NONE, seconds: float = 30
+) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         given, output, error = (Path(folder) / name for name in ("in", "out", "error"))
-        given.write_bytes(stdin)
-        program = Program("gateway.cli", output, error, *map(str, arguments), environment=environment, given=given)
+        os.mkfifo(given)  # what is piped into a command is read otherwise than a file
+        words = map(str, arguments)
+        program = Program("gateway.cli", output, error, *words, environment=environment, constants=constants, given=given)
+        with contextlib.suppress(BrokenPipeError), given.open("wb", buffering=0) as pipe:
+            pipe.write(stdin)
         return Outcome(program.wait(seconds), output.read_text(), error.read_text())
 
 
