@@ -261,12 +261,12 @@ class QueueModel:
         self.count("retried")
         return "retried"
 
-    def put_back(self, job: Job) -> None:
+    def put_back(self, job: Job, delay: int = 0) -> None:
         if job.cancelled:
             self.remove_cancelled(job)
         else:
             self.unplace(job)
-            self.place(job, self.now, first=True)
+            self.place(job, self.now + delay, first=True)
 
     def give_back(self, worker: str, id: str, token: int) -> int:
         job = self.held(worker, id, token)
@@ -326,13 +326,18 @@ class QueueModel:
         if self.leases.get(worker, 0) >= self.now:
             return 0
         ids = list(reversed(self.taken.get(worker, [])))
+        most, apart = max((self.jobs[id].crashes for id in ids), default=0), 0
         for id in ids:
             job = self.jobs[id]
+            if job.crashes < most:
+                self.put_back(job)
+                continue
             job.crashes += 1
             if job.crashes >= 3 and not job.cancelled:
                 self.bury(job, f"{job.crashes} workers died, or could not renew their lease, while they ran it")
             else:
-                self.put_back(job)
+                self.put_back(job, 250 * apart)
+                apart = min(apart + (job.crashes > 1), 20)
             self.count("crashed")
         self.leases.pop(worker, None)
         return len(ids)

@@ -364,13 +364,13 @@ local function gateway_fail(keys, args)
 end
 
 -- Puts a job that was not run to its end where it is the next to be taken, or ends it if it was cancelled.
-local function give_back(keys, id, head, run, now)
+local function give_back(keys, id, head, run, now, due)
   if is_cancelled(run) then
     cancel(keys, id, head, now)
     return
   end
   run.worker = ''
-  place(keys, id, head.priority, now, now, true)
+  place(keys, id, head.priority, due or now, now, true)
   redis.call('HSET', keys[K.runs], id, run_text(run))
   redis.call('ZREM', keys[K.running], id)
 end
@@ -510,19 +510,28 @@ end
 
 -- gateway_reclaim KEYS taken:W  W → how many jobs of worker W, whose lease is over, may be taken by others now; those that crashed too
 --   many workers are dead letters. 0 if W renewed its lease. Up to 1000 in one call; where W has more, its lease stays over.
+--   Of the jobs that ran together the cause is not known: blamed are those alone that were blamed most often before, and from the second
+--   time on they come back apart from each other, so that a job does not become a dead letter for what ran beside it.
 -- Atomic, because W may come back at any moment.
 local function gateway_reclaim(keys, args)
   local worker = check_worker(keys, args)
   local now = now_ms()
   local ends = tonumber(redis.call('ZSCORE', keys[K.workers], worker) or nil)
   if ends and ends >= now then return 0 end
+  local most, apart = 0, 0
+  for _, id in ipairs(redis.call('LRANGE', keys[K.taken], -JOB.page, -1)) do most = math.max(most, run_of(keys, id).crashes) end
   local freed = clear_taken(keys, worker, {}, now, function(id, head, run)
+    if run.crashes < most then
+      give_back(keys, id, head, run, now)
+      return
+    end
     run.crashes = run.crashes + 1
     note_failure(keys, id, run.failures + run.crashes, worker, 'the lease of its worker ended: the worker died, or could not renew it', now)
     if run.crashes >= JOB.crashes and not is_cancelled(run) then
       bury(keys, id, head, now, run.crashes .. ' workers died, or could not renew their lease, while they ran it')
     else
-      give_back(keys, id, head, run, now)
+      give_back(keys, id, head, run, now, now + apart * JOB.apart)
+      if run.crashes > 1 then apart = math.min(apart + 1, 20) end
     end
     count(keys, 'crashed')
   end)
