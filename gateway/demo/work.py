@@ -1,0 +1,263 @@
+"""The work of the demo: a worker in the demo's process, its handlers, and what the page of the work queue asks for.
+
+    demo.report    makes the monthly report of its owner; its progress and its end are published in report:MONTH#OWNER
+    demo.small     takes half a second
+    demo.reminder  writes into the inbox of its owner
+    demo.failing   fails in each attempt, until somebody sends its dead letter again
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from publishers.database import Database
+from publishers.faults import Fault, Invalid, NotAllowed, NotFound
+
+from ..app import Gateway
+from ..config import Config
+from ..errors import QueueFull
+from ..work import Worker
+from ..work.jobs import JobOptions, job_words
+from ..work.queues import JobView, Queues
+from .bodies import Answer
+from .month import Month, count_month, read_month, this_month
+from .people import SUBJECTS
+from .queue_view import QueueView, data_of
+from .reports import MISSING, Reports
+
+__all__ = ["Work"]
+
+log = logging.getLogger("gateway.demo")
+
+QUEUE = "demo"  # of its own: a Valkey that the demo shares may have workers of other programs
+QUEUE_MOST = 500  # jobs, dead letters included
+CONCURRENCY = 4
+STOP_SECONDS = 2.0  # for jobs that run when the demo ends; then they are given back, and run at the next start
+RESULT_SECONDS = 600  # for so long it is known how a report ended
+MONTHS = 3  # that the page offers
+
+DAY_SECONDS = 0.12  # added to each day that a report counts, so that a person can see the bar move, and cancel it
+SMALL_SECONDS = 0.5
+REMINDER_SECONDS = 15
+FAILING_ATTEMPTS = 3
+BACKOFF_SECONDS = 2.0
+
+
+class Owned(msgspec.Struct):
+    """The data of a job: the member for whom it is done."""
+
+    owner: str
+
+
+class Report(Owned):
+    """``month`` is written as in 2026-11."""
+
+    month: str
+
+
+class Broken(Exception):
+    """What a failing job raises."""
+
+
+def report_channel(month: Month, owner: str) -> str:
+    """Where the owner, and nobody else, follows the report of a month."""
+    return f"report:{month}#{owner}"
+
+
+TITLES: dict[str, Callable[[Answer], str]] = {
+    "demo.report": lambda data: f"Report for {data.get('owner')}, {data.get('month')}",
+    "demo.small": lambda data: f"Small job {data.get('number')}",
+    "demo.reminder": lambda data: f"Reminder for {data.get('owner')}",
+    "demo.failing": lambda data: "A job that fails",
+}
+
+
+class Work:
+    """``running()`` runs the worker; the other methods are what the members do. They raise Fault, with a sentence for the member."""
+
+    def __init__(self, config: Config, gateway: Gateway, database: Database, folder: Path) -> None:
+        self._database = database
+        self._history = gateway.node.history
+        self._queues = Queues(self._history.commands, self._history.layout)
+        self.reports = Reports(folder)
+        admission = gateway.node.admission
+        self.view = QueueView(self._queues, QUEUE, self._history, TITLES, self._left, lambda: len(admission.clients))
+        self._worker = Worker(
+            queues=[QUEUE], concurrency=CONCURRENCY, url=config.valkey_url, prefix=config.prefix,
+            data_dir=config.data_dir, stop_seconds=STOP_SECONDS,
+        )  # fmt: skip
+        self._worker.middleware(self._observe)
+        self._worker.job("demo.report")(self._make_report)
+        self._worker.job("demo.small")(self._do_small)
+        self._worker.job("demo.reminder")(self._remind)
+        self._worker.job("demo.failing", backoff=BACKOFF_SECONDS)(self._fail)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[list[asyncio.Task[None]]]:
+        """Yields the tasks, none of which must end."""
+        view, worker = asyncio.create_task(self.view.run()), asyncio.create_task(self._worker.run())
+        try:
+            yield [view, worker]
+        finally:
+            self._worker.stop()
+            await asyncio.gather(worker, return_exceptions=True)
+            view.cancel()
+            await asyncio.gather(view, return_exceptions=True)
+
+    # Handlers. Each job runs at least once: what is done a second time must be the same as once.
+
+    async def _observe(self, job: Any, call_next: Any) -> Any:
+        self.view.changed()
+        try:
+            return await call_next(job)
+        finally:
+            self.view.ended()
+
+    async def _make_report(self, job: Any, data: Report) -> Answer:
+        from .paper import draw
+
+        month = read_month(data.month)
+
+        async def progress(done: float, sentence: str) -> None:
+            await job.progress(round(done * 0.9, 3), sentence)
+            await asyncio.sleep(DAY_SECONDS)
+
+        numbers = await count_month(self._database, month, progress)
+        await job.progress(0.93, "draws the pages")
+        content = await asyncio.to_thread(draw, numbers, data.owner, {subject["id"]: subject["name"] for subject in SUBJECTS})
+        stored = await asyncio.to_thread(self.reports.write, data.owner, month, content)
+        await self._announce(data.owner, month, stored._asdict())
+        return {"bytes": stored.bytes}
+
+    async def _announce(self, owner: str, month: Month, stored: Answer) -> None:
+        """Both by the outbox, so that each arrives if the other does."""
+        link = f"work.html#report-{month}"
+        async with self._database.transaction() as transaction:
+            transaction.publish(report_channel(month, owner), {"type": "report.ready", "month": str(month), "file": stored})
+            text = f"Your report of {month.title} is ready"
+            transaction.notify(owner, {"id": f"report:{month}", "type": "report", "text": text, "target": f"report:{month}", "link": link})
+
+    async def _do_small(self, job: Any, data: Answer) -> None:
+        await asyncio.sleep(SMALL_SECONDS * random.uniform(0.6, 1.4))
+
+    async def _remind(self, job: Any, data: Owned) -> None:
+        async with self._database.transaction() as transaction:
+            text = "You asked to be reminded: this came out of the work queue"
+            transaction.notify(data.owner, {"id": f"reminder:{job.key}", "type": "reminder", "text": text, "target": "work:reminder"})
+
+    async def _fail(self, job: Any, data: Owned) -> str:
+        view = await self._queues.job(QUEUE, job.id)
+        if len(view.failures) >= FAILING_ATTEMPTS:
+            return "it was a dead letter, and was sent again"
+        await asyncio.sleep(SMALL_SECONDS)
+        raise Broken("the oven is cold: send this job again once its cause is mended")
+
+    async def _left(self, view: JobView) -> None:
+        """Announces that a report was cancelled, by whomever."""
+        data = data_of(view)
+        if view.job is None or view.job.name != "demo.report" or view.job.channel is None:
+            return
+        now = await self._queues.job(QUEUE, view.id)
+        if now.state == "done" and now.result == b'{"error":"cancelled"}':
+            await self._publish_end(view.job.channel, {"type": "report.cancelled", "month": data.get("month")})
+
+    async def _publish_end(self, channel: str, data: Answer) -> None:
+        async with self._database.transaction() as transaction:
+            transaction.publish(channel, data)
+
+    # What members do.
+
+    async def state(self, user: str) -> Answer:
+        """All that the page shows; ``positions`` of its channels are from before it was read."""
+        position = await self._position(self.view.channel)
+        self.view.changed()
+        queue = await self.view.state()
+        jobs = {
+            job["title"]: job | {"state": state}
+            for state, found in queue["jobs"].items()
+            for job in found
+            if job["name"] == "demo.report" and job["owner"] == user
+        }
+        months = [this_month()]
+        while len(months) < MONTHS:
+            months.append(months[-1].before)
+        reports = [await self._report(user, month, jobs) for month in months]
+        return {"queue": queue, "position": position, "reports": reports, "missing": MISSING, "reminder_seconds": REMINDER_SECONDS}
+
+    async def _report(self, user: str, month: Month, jobs: dict[str, Answer]) -> Answer:
+        channel, stored = report_channel(month, user), self.reports.find(user, month)
+        page = await self._history.read(channel, 0, 1, reverse=True)
+        newest = msgspec.json.decode(page.publications[0].data) if page.publications else {}
+        return {
+            "month": str(month),
+            "title": month.title,
+            "channel": channel,
+            "position": str(page.top),
+            "file": stored._asdict() if stored else None,
+            "job": jobs.get(TITLES["demo.report"]({"owner": user, "month": str(month)})),
+            "newest": newest,
+        }
+
+    async def _position(self, channel: str) -> str:
+        return str((await self._history.read(channel)).top)
+
+    async def make_report(self, user: str, month: str) -> Answer:
+        """Enqueues it. While it waits or runs, the same request is the same job."""
+        if MISSING:
+            raise Invalid(MISSING)
+        wanted = read_month(month)
+        key, channel = f"report:{wanted}:{user}", report_channel(wanted, user)
+        data = {"owner": user, "month": str(wanted)}
+        return await self._enqueue("demo.report", data, key=key, channel=channel, attempts=3, result_ttl=RESULT_SECONDS)
+
+    async def start(self, user: str, kind: str) -> Answer:
+        """``kind`` is what the page's buttons start: small, reminder or failing."""
+        if kind == "small":
+            for number in range(1, 21):
+                started = await self._enqueue("demo.small", {"owner": "", "number": number})
+            return started
+        if kind == "reminder":
+            return await self._enqueue("demo.reminder", {"owner": user}, delay=REMINDER_SECONDS)
+        if kind == "failing":
+            return await self._enqueue("demo.failing", {"owner": user}, attempts=FAILING_ATTEMPTS, result_ttl=RESULT_SECONDS)
+        raise Invalid("the kinds of jobs are small, reminder and failing")
+
+    async def _enqueue(self, name: str, data: Answer, **options: Any) -> Answer:
+        given: JobOptions = options  # type: ignore[assignment]
+        try:
+            id, new = await self._queues.enqueue(QUEUE, [*job_words(name, data, **given), "limit", QUEUE_MOST])
+        except QueueFull as error:
+            raise Fault(str(error)) from None
+        self.view.changed()
+        return {"id": id, "new": new}
+
+    async def cancel(self, user: str, id: str) -> Answer:
+        """A job that waits or runs is cancelled, a dead letter is removed."""
+        await self._must_be_theirs(user, id)
+        outcome = await self._queues.cancel(QUEUE, id)
+        self.view.changed()
+        if outcome == "none":
+            raise NotFound("this job has ended")
+        return {"outcome": outcome}
+
+    async def resend(self, user: str, id: str) -> Answer:
+        await self._must_be_theirs(user, id)
+        sent, _ = await self._queues.resend(QUEUE, id)
+        self.view.changed()
+        if not sent:
+            raise NotFound("this job is no dead letter any more, or another job has its key")
+        return {}
+
+    async def _must_be_theirs(self, user: str, id: str) -> None:
+        view = await self._queues.job(QUEUE, id)
+        owner = data_of(view).get("owner")
+        if owner and owner != user:
+            raise NotAllowed(f"this job is {owner}'s: only they can cancel it or send it again")
