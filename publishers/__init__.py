@@ -1,14 +1,17 @@
 """Publishers: how backend services publish.
 
     publisher                      Publisher (asyncio) and SyncPublisher (threads): one document, one acknowledged position
-    database · tables · migrator   transactions that write rows and their publications; the tables; Alembic, which applies migrations/
-    relay · relay_program          the relay publishes what transactions wrote, each row once and in order; what `gateway relay` runs
+    database · transaction         the database; a transaction, which writes rows, their publications and jobs
+    tables · migrator              the tables; Alembic, which applies migrations/
+    relay · relay_program          the relay sends what transactions wrote, each row once and in order; what `gateway relay` runs
+    outbox_jobs                    jobs as rows of the outbox
     posts · reviews · reactions    what people do
+    orders                         what people buy, and the worker that processes it
     folding                        many reactions become one notification, which is updated
     checks                         what publishers are given, checked before anything is sent
-    faults                         the errors of posts, reviews and reactions, and the checks of their arguments
+    faults                         the errors of posts, reviews, reactions and orders, and the checks of their arguments
 
-It imports the words, ``runtime``, ``rules`` and ``store`` of ``gateway``, and nothing else of it (``tests/test_rooms.py``).
+It imports the words, ``runtime``, ``rules`` and ``store`` of ``gateway``, the producer's side of ``work``, and nothing else of it (``tests/test_rooms.py``).
 """
 
 from .publisher import Publisher, SyncPublisher

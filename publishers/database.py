@@ -1,44 +1,39 @@
-"""The database of posts, reviews and reactions: SQLite beside the embedded Valkey, or PostgreSQL by URL.
+"""The database of posts, reviews, reactions and orders: SQLite beside the embedded Valkey, or PostgreSQL by URL.
 
     async with Database() as database:                                  # or Database("postgresql://…")
         async with database.transaction() as transaction:
             await transaction.execute(insert(orders).values(…))         # a change of any table, your own included
             transaction.publish("orders:17", {"status": "shipped"})     # and its publication: both are committed, or neither
+            transaction.enqueue("orders.bill", {"order": 17})           # and a job for a worker, the same
 
-A transaction gathers its publications and writes them to the outbox as its last step, under a lock on their channels, so that
-the order of a channel's rows is the order in which they are committed. ``gateway relay`` publishes them (``relay.py``).
+A transaction gathers its publications and jobs, and writes them to the outbox as its last step, under a lock on their channels and
+queues, so that the order of their rows is the order in which they are committed. ``gateway relay`` sends them (``relay.py``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import fcntl
-import hashlib
 import logging
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import CursorResult, Executable, event, insert, text
+from sqlalchemy import event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from gateway.config import load
-from gateway.errors import BadRequest, ConfigurationError
-from gateway.publication import channel_fault
-from gateway.rules.json_values import json_of
-from gateway.rules.notifications import NAMESPACE, notification_id
+from gateway.errors import ConfigurationError
 from gateway.store.data_folder import make_private, open_private
 
-from .checks import inbox_of
-from .faults import Invalid
-from .tables import outbox
+from .transaction import Transaction, lock_key, now_ms
 
 __all__ = ["Database", "Transaction", "lock_key", "now_ms", "reason_of", "within"]
 
@@ -51,116 +46,18 @@ _RETRIED = ("40001", "40P01")  # serialization failure, deadlock. Source: Postgr
 WAKE = "gateway_outbox"  # the channel of LISTEN and NOTIFY
 WAKE_SECONDS = 0.02  # between two wakes of one process
 LOCK_SECONDS = 0.01  # between two attempts at a lock of SQLite that cannot be waited for
-_WRITERS, _RELAYS = 0x6761, 0x6762  # two spaces of advisory locks
+_RELAYS = 0x6762  # the space of the relays' advisory locks
 
 Result = TypeVar("Result")
-Parameters = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 
-_add = insert(outbox)
-# The locks and the rows in one round trip: the count is there, and with it every lock, before the first id is drawn.
-_lock_and_add = text(f"""
-    INSERT INTO outbox (channel, data, at, keep)
-    SELECT u.channel, u.data, u.at, u.keep
-    FROM (SELECT count(pg_advisory_xact_lock({_WRITERS}, k)) FROM unnest(CAST(:keys AS int[])) AS k) AS locked,
-        unnest(CAST(:channels AS text[]), CAST(:data AS text[]), CAST(:at AS bigint[]), CAST(:keep AS boolean[]))
-            WITH ORDINALITY AS u(channel, data, at, keep, number)
-    ORDER BY u.number
-""")
-_lock = text(f"SELECT pg_advisory_xact_lock({_WRITERS}, k) FROM unnest(CAST(:keys AS int[])) AS k")
 _take = text(f"SELECT pg_advisory_xact_lock({_RELAYS}, k) FROM unnest(CAST(:keys AS int[])) AS k")
 _notify = text(f"NOTIFY {WAKE}")
 _try = text(f"SELECT k FROM unnest(CAST(:keys AS int[])) AS k WHERE pg_try_advisory_xact_lock({_RELAYS}, k)")
 
 
-def now_ms() -> int:
-    """Unix time in milliseconds."""
-    return time.time_ns() // 1_000_000
-
-
 def reason_of(error: Exception) -> str:
     """One line for a log: the first of the driver's message, without the statement that SQLAlchemy adds."""
     return str(getattr(error, "orig", None) or error).partition("\n")[0]
-
-
-def lock_key(channel: str) -> int:
-    """32 bits of a channel's name; two channels that share them wait for each other, which is harmless."""
-    return int.from_bytes(hashlib.blake2b(channel.encode(), digest_size=4).digest(), signed=True)
-
-
-class Transaction:
-    """Changes of tables and the publications about them, committed together. ``Database.transaction`` makes, commits and undoes it.
-
-    ``connection`` is SQLAlchemy's. ``sqlite`` is whether the database is SQLite, PostgreSQL otherwise.
-    """
-
-    def __init__(self, connection: AsyncConnection, *, sqlite: bool) -> None:
-        self.connection = connection
-        self.sqlite = sqlite
-        self._publications: list[dict[str, Any]] = []
-
-    async def execute(self, statement: Executable, parameters: Parameters = None) -> CursorResult[*tuple[Any, ...]]:
-        """Executes one statement, as SQLAlchemy's ``AsyncConnection.execute``; a list of parameters executes it for each.
-
-        Raises SQLAlchemy's errors. On SQLite a statement that has begun is finished even if its caller is cancelled: a
-        connection that is closed in the middle of a statement holds the write lock until it is collected.
-        """
-        work = self.connection.execute(statement, parameters)
-        if not self.sqlite:
-            return await work
-        running = asyncio.ensure_future(work)
-        try:
-            return await asyncio.shield(running)
-        except asyncio.CancelledError:
-            await asyncio.wait([running])
-            raise
-
-    def publish(self, channel: str, data: Any, *, keep: bool = False) -> None:
-        """Publishes ``data``, which is JSON, in ``channel`` once this is committed. ``keep``: its row stays in the outbox for good.
-
-        Raises Invalid for an impossible channel, data that is not JSON, or an inbox's data that is no notification.
-        """
-        fault = channel_fault(channel)
-        if fault:
-            raise Invalid(fault)
-        try:
-            document = json_of(data).decode()
-        except (TypeError, ValueError) as error:
-            raise Invalid(str(error)) from None
-        if channel.startswith(f"{NAMESPACE}:"):
-            try:
-                notification_id(document.encode())
-            except BadRequest as error:
-                raise Invalid(error.hint) from None
-        self._publications.append({"channel": channel, "data": document, "at": now_ms(), "keep": keep})
-
-    def notify(self, user: str, notification: Mapping[str, Any]) -> None:
-        """Publishes into the inbox of ``user``. The notification's ``id``, a text, names it: the same id again is an update.
-
-        Raises TypeError for a user that is no text, ValueError for a user that no inbox can belong to, Invalid for an impossible notification.
-        """
-        self.publish(inbox_of(user), notification)
-
-    @property
-    def publications(self) -> int:
-        """How many publications it has gathered."""
-        return len(self._publications)
-
-    async def lock(self, names: Collection[str]) -> None:
-        """No other transaction writes to these channels until this one ends. All transactions lock in the same order."""
-        if not self.sqlite:
-            await self.connection.execute(_lock, {"keys": sorted({lock_key(name) for name in names})})
-
-    async def write_outbox(self) -> None:
-        """Writes the gathered publications: locks their channels, and only then draws the rows' ids."""
-        rows = self._publications
-        if not rows:
-            return
-        if self.sqlite:  # there, a writer has locked the whole database
-            await self.execute(_add, rows)
-            return
-        columns = {name: [row[name] for row in rows] for name in ("data", "at", "keep")}
-        names = [row["channel"] for row in rows]
-        await self.execute(_lock_and_add, {"keys": sorted({lock_key(name) for name in names}), "channels": names, **columns})
 
 
 class Database:
@@ -226,7 +123,7 @@ class Database:
                 await transaction.write_outbox()
         finally:
             await connection.close()
-        if transaction.publications:
+        if transaction.gathered:
             self.wake()
 
     async def run(self, work: Callable[[Transaction], Awaitable[Result]]) -> Result:

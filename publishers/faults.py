@@ -1,9 +1,10 @@
-"""The errors that posts, reviews and reactions raise, with messages for people, and the checks of arguments that they share.
+"""The errors that posts, reviews, reactions and orders raise, with messages for people, and the checks of arguments that they share.
 
 Fault
 ├── Invalid      an argument is impossible: a ValueError
-├── NotFound     the post, review or channel does not exist, or does not any more: a LookupError
-└── NotAllowed   it belongs to another user: a PermissionError
+├── NotFound     the post, review, channel or order does not exist, or does not any more: a LookupError
+├── NotAllowed   it belongs to another user: a PermissionError
+└── Conflict     the state that it is in does not allow it
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from gateway.publication import channel_fault
 from gateway.rules.notifications import channel_of
 
 __all__ = [
+    "Conflict",
     "Fault",
     "Invalid",
     "NotAllowed",
@@ -41,11 +43,15 @@ class Invalid(Fault, ValueError):
 
 
 class NotFound(Fault, LookupError):
-    """There is no such post, review or channel."""
+    """There is no such post, review, channel or order."""
 
 
 class NotAllowed(Fault, PermissionError):
     """It belongs to another user, who alone may do this."""
+
+
+class Conflict(Fault):
+    """The state that it is in does not allow this, as an order that is shipped cannot be cancelled."""
 
 
 def checked_text(text: Any, what: str = "text", most: int = TEXT_MOST) -> str:

@@ -1,4 +1,4 @@
-"""The relay: publishes what the outbox holds, each row exactly once in its channel, in order, whatever is killed when.
+"""The relay: sends what the outbox holds, each row exactly once to its channel or queue, in order, whatever is killed when.
 
 Theory of operation. A row is committed together with the change that it reports; it is deleted only after Valkey has
 acknowledged it. In between anything may die: the row is then published a second time, with the same *version*, its id.
@@ -11,6 +11,10 @@ order within a channel must be the order of the ids, always:
   are one call of ``gateway_relay``, which publishes them as one atomic act or not at all;
 - it takes whole channels by another lock, so that several relays share the work instead of doing it twice. Should a relay
   lose that lock while it publishes, the versions still hold the order.
+
+Jobs are rows too: their channel is the queue's name in braces (``outbox_jobs.py``), and a queue stores versions as a channel does.
+Each job is a call of its own and is sent when the one before it was acknowledged. At the first that Valkey refuses, as where the
+queue is full, the relay stops: a later job's version would make the refused one look old for ever.
 
 Any number of relays may run. They are woken at commit: by an event in this process, by LISTEN on PostgreSQL; on SQLite
 by its data version, which changes with every commit of another process. In case a wake is lost, they look each second.
@@ -32,9 +36,11 @@ from gateway.errors import StoreError, Unavailable
 from gateway.rules.notifications import NAMESPACE
 from gateway.runtime.backoff import backoff, retrying
 from gateway.store.history import History
+from gateway.work.queues import Queues
 
 from .database import Database, reason_of
 from .migrator import identity
+from .outbox_jobs import queue_of, words_of
 from .tables import outbox
 
 __all__ = ["BROKEN", "Relay", "backlog"]
@@ -67,14 +73,15 @@ Waiting = Row[int, str, str, bool]  # of the outbox: id, channel, data, keep
 
 
 class Relay:
-    """``await run()`` until cancelled, or ``await drain()`` once.
+    """``await run()`` until cancelled, or ``await drain()`` once. Jobs are enqueued over the connection of ``history``.
 
-    ``published`` counts the rows that this relay has published, ``failures`` the attempts of ``run`` that failed in a row.
+    ``published`` counts the rows that this relay has sent, ``failures`` the attempts of ``run`` that failed in a row.
     """
 
     def __init__(self, database: Database, history: History) -> None:
         self._database = database
         self._history = history
+        self._queues = Queues(history.commands, history.layout)
         self._identity = ""
         self._woken = asyncio.Event()
         self._aside: dict[str, float] = {}  # channels that Valkey refused something of → when they are tried again
@@ -161,14 +168,12 @@ class Relay:
 
     async def _publish_channel(self, name: str, rows: list[Waiting]) -> tuple[list[Waiting], Unavailable | None]:
         done: list[Waiting] = []
-        for some in _in_chunks(rows):
+        for some in _in_chunks(rows, CHUNK_BYTES if queue_of(name) is None else 0):
             try:
-                await self._history.relay(
-                    name, self._identity, [(row.id, row.data) for row in some], notify=name.startswith(f"{NAMESPACE}:")
-                )
+                await self._send(name, some)
             except Unavailable as error:
                 return done, error
-            except StoreError as error:
+            except (StoreError, ValueError) as error:  # the latter for what is no job
                 self._set_aside(name, f"rows {some[0].id} to {some[-1].id}: {error}")
                 return done, None
             done += some
@@ -176,8 +181,18 @@ class Relay:
         self._refusals.pop(name, None)
         return done, None
 
+    async def _send(self, name: str, rows: Sequence[Waiting]) -> None:
+        """Rows of one channel as one act, or the one job. Raises ValueError for a row that is no job."""
+        queue = queue_of(name)
+        if queue is None:
+            notify = name.startswith(f"{NAMESPACE}:")
+            await self._history.relay(name, self._identity, [(row.id, row.data) for row in rows], notify=notify)
+            return
+        for row in rows:
+            await self._queues.enqueue(queue, words_of(row.data), version=row.id, version_epoch=self._identity)
+
     def _set_aside(self, name: str, reason: str) -> None:
-        """Valkey refuses a row of this channel: it waits, so that the other channels need not."""
+        """Valkey refuses a row of this channel or queue: it waits, so that the others need not."""
         times = self._refusals[name] = self._refusals.get(name, 0) + 1
         self._aside[name] = asyncio.get_running_loop().time() + backoff(times, 0.1, ASIDE_SECONDS)
         if times == 1:
@@ -232,11 +247,12 @@ class Relay:
             await lost.wait()
 
 
-def _in_chunks(rows: list[Waiting]) -> Iterator[list[Waiting]]:
+def _in_chunks(rows: list[Waiting], size: int) -> Iterator[list[Waiting]]:
+    """In order, each of up to ``size`` bytes or one row."""
     chunk: list[Waiting] = []
     taken = 0
     for row in rows:
-        if chunk and taken + len(row.data) > CHUNK_BYTES:
+        if chunk and taken + len(row.data) > size:
             yield chunk
             chunk, taken = [], 0
         chunk.append(row)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, MetaData, SmallInteger, String, Table, Text, false, text
 
-__all__ = ["channels", "folds", "metadata", "outbox", "posts", "reactions", "responses", "reviews", "settings"]
+__all__ = ["channels", "folds", "metadata", "orders", "outbox", "posts", "reactions", "responses", "reviews", "settings"]
 
 metadata = MetaData()
 _Id = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER is SQLite's own row id
@@ -79,7 +79,23 @@ folds = Table(
     Index("folds_due", "due_at"),
     sqlite_autoincrement=True,
 )
-# Publications that wait for the relay. A row with `keep` stays once it is published; every other is deleted.
+# A shop that uses the outbox for its own tables may well have one that is called orders.
+orders = Table(
+    "shop_orders",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("buyer", String(100), nullable=False),
+    Column("item", Text, nullable=False),
+    Column("quantity", Integer, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("reason", Text),
+    Column("created_at", BigInteger, nullable=False),
+    Column("changed_at", BigInteger, nullable=False),
+    Index("shop_orders_of_buyer", "buyer", "id"),
+    sqlite_autoincrement=True,
+)
+# Publications and jobs that wait for the relay; the channel of a job is its queue in braces. A row with `keep` stays once it is published; every other is deleted.
 outbox = Table(
     "outbox",
     metadata,

@@ -214,14 +214,14 @@ end
 
 local JOB_OPTIONS = {
   generation = true, id = true, key = true, priority = true, delay = true, at = true, attempts = true, timeout = true, expires = true,
-  result_ttl = true, channel = true, serial = true, limit = true, version = true, version_epoch = true,
+  expires_at = true, result_ttl = true, channel = true, serial = true, limit = true, version = true, version_epoch = true,
 }
 
 local function job_options(args)
   local options = {}
   for i = 3, #args, 2 do
     if not JOB_OPTIONS[args[i]] or args[i + 1] == nil then
-      error({err = 'GATEWAY ' .. clean(args[i], 60) .. ' is not one of id, key, priority, delay, at, attempts, timeout, expires, result_ttl, channel, serial, limit, version, version_epoch, or has no value'})
+      error({err = 'GATEWAY ' .. clean(args[i], 60) .. ' is not one of id, key, priority, delay, at, attempts, timeout, expires, expires_at, result_ttl, channel, serial, limit, version, version_epoch, or has no value'})
     end
     options[args[i]] = args[i + 1]
   end
@@ -288,11 +288,12 @@ local function refuse_full(keys, limit)
   end
 end
 
--- gateway_enqueue KEYS NAME DATA [id ID] [key K] [priority 0-9] [delay S] [at UNIX_S] [attempts N] [timeout S] [expires S] [result_ttl S]
---     [channel C] [serial S] [limit N] [version N] [version_epoch E] → [id, 1 if it was enqueued now]
+-- gateway_enqueue KEYS NAME DATA [id ID] [key K] [priority 0-9] [delay S] [at UNIX_S] [attempts N] [timeout S] [expires S] [expires_at UNIX_S]
+--     [result_ttl S] [channel C] [serial S] [limit N] [version N] [version_epoch E] → [id, 1 if it was enqueued now]
 --   DATA is JSON. Seconds may have decimals. A `key` that a job has which waits or runs: that job's id, and 0. An `id` of a job that the
 --   queue holds, or a `version` of its epoch that is not newer than the last: 0; so a producer may repeat what it got no answer to.
---   `expires`: a job that did not start so long after it was due is a dead letter. Raises QUEUEFULL where the queue holds `limit` jobs.
+--   `expires`: a job that did not start so long after it was due is a dead letter; `expires_at`: one that did not start by then, which may
+--   be over. Raises QUEUEFULL where the queue holds `limit` jobs.
 -- Atomic, because key, version, limit and place must be of one moment: else two producers at once would enqueue one key twice, and a
 -- crash in between would leave a job that no worker finds.
 local function gateway_enqueue(keys, args)
@@ -304,6 +305,7 @@ local function gateway_enqueue(keys, args)
   local attempts = bounded(options, 'attempts', 5, 1, 1000, true)
   local timeout = bounded(options, 'timeout', 60, 0.001, 604800)
   local expires = bounded(options, 'expires', 0, 0.001, JOB.seconds)
+  local last = math.ceil(bounded(options, 'expires_at', 0, 0, 1e11) * 1000)
   local result_ttl = bounded(options, 'result_ttl', 0, 0, 2592000)
   local limit = bounded(options, 'limit', JOB.limit, 1, 1e12, true)
   local now = now_ms()
@@ -324,6 +326,7 @@ local function gateway_enqueue(keys, args)
 
   id = id or new_epoch() .. '-' .. redis.call('HINCRBY', keys[1], 'seq', 1)
   local due = math.max(now, math.floor(at * 1000)) + math.floor(delay * 1000)
+  if last == 0 and expires > 0 then last = due + math.ceil(expires * 1000) end
   local first, texts = true, {'"name":' .. cjson.encode(name)}
   if options.key then table.insert(texts, '"key":' .. cjson.encode(options.key)) end
   if options.channel then table.insert(texts, '"channel":' .. cjson.encode(options.channel)) end
@@ -334,7 +337,7 @@ local function gateway_enqueue(keys, args)
   end
   local job = string.format(
     '{"priority":%d,"attempts":%d,"expires":%.0f,"due":%.0f,"result_ttl":%.14g,"timeout":%.14g,"enqueued":%.0f,%s,"data":%s}',
-    priority, attempts, expires > 0 and due + math.ceil(expires * 1000) or 0, due, result_ttl, timeout, now, table.concat(texts, ','), data)
+    priority, attempts, last, due, result_ttl, timeout, now, table.concat(texts, ','), data)
   redis.call('HSET', keys[K.jobs], id, job)
   if options.key then redis.call('HSET', keys[K.keys], options.key, id) end
   if options.version then keep_job_version(keys, options.version, epoch, now) end
