@@ -1,9 +1,9 @@
 """A work queue as people see it: its numbers and its jobs, published in a channel whenever they change.
 
     {"type": "queue", "now", "numbers": {"ready", "running", "delayed", "dead"}, "finished", "jobs": {state: [job …]}}
-    job: {"id", "name", "title", "owner", "ms", "attempts", "failures", "error"}
+    job: {"id", "name", "title", "data", "ms", "attempts", "failures", "error"}
 
-``ms`` is since when the job is in this state, or when it is due. Each publication is the whole state, so that the newest is enough.
+``ms`` is since when the job is in this state, or when it is due; ``data`` is {} for jobs of other programs. Each publication is the whole state, so that the newest is enough.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ log = logging.getLogger("gateway.demo")
 
 STATES = ("ready", "running", "delayed", "dead")
 LISTED_MOST = 50  # jobs of one state
+DATA_MOST = 1000  # bytes
 PAUSE_SECONDS = 0.1  # between two publications: what changes meanwhile is in the next one
 LOOKS_AFTER = (0.02, 0.3, 2.0)  # seconds after a job ended in its handler, since its worker takes it out of the queue only then
 LOOK_SECONDS = 5.0  # between two looks for what other programs changed, while anybody is connected
 
 
 def data_of(view: JobView) -> Answer:
-    """The data of a job of this demo, an object; {} for any other job."""
+    """The data of a job, if it is a short object; {} for any other, which another program enqueued."""
     try:
-        found = msgspec.json.decode(view.job.data) if view.job else None
+        found = msgspec.json.decode(view.job.data) if view.job and len(bytes(view.job.data)) <= DATA_MOST else None
     except msgspec.MsgspecError:
         return {}
     return found if isinstance(found, dict) else {}
@@ -138,7 +139,7 @@ class QueueView:
             "id": view.id,
             "name": name,
             "title": self._titles[name](data) if name in self._titles else name,
-            "owner": data.get("owner", ""),
+            "data": data if name in self._titles else {},
             "ms": view.ms,
             "attempts": view.job.attempts if view.job else 0,
             "failures": len(view.failures),

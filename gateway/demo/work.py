@@ -181,10 +181,10 @@ class Work:
         self.view.changed()
         queue = await self.view.state()
         jobs = {
-            job["title"]: job | {"state": state}
+            job["data"].get("month"): job | {"state": state}
             for state, found in queue["jobs"].items()
             for job in found
-            if job["name"] == "demo.report" and job["owner"] == user
+            if job["name"] == "demo.report" and job["data"].get("owner") == user
         }
         months = [this_month()]
         while len(months) < MONTHS:
@@ -202,7 +202,7 @@ class Work:
             "channel": channel,
             "position": str(page.top),
             "file": stored._asdict() if stored else None,
-            "job": jobs.get(TITLES["demo.report"]({"owner": user, "month": str(month)})),
+            "job": jobs.get(str(month)),
             "newest": newest,
         }
 

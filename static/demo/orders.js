@@ -1,0 +1,80 @@
+// The member's newest orders, each with the states that it has reached. The states arrive in the channel of the order.
+
+import { since } from "./api.js";
+import { $, attempt, h } from "./dom.js";
+import { time } from "./time.js";
+
+const SHOWN_MOST = 4;
+const STEPS = ["placed", "processing", "paid", "shipped", "delivered"];
+const ENDS = { rejected: "was rejected", cancelled: "was cancelled", delivered: "was delivered" };
+
+export class Orders {
+  #shop;
+  #orders = new Map(); // id → { order, element }
+
+  constructor(shop, { menu, orders }) {
+    this.#shop = shop;
+    for (const { id, name, price } of menu) {
+      const attributes = { type: "button", class: "chip", "data-testid": "order-item", "data-item": id };
+      const button = h("button", { ...attributes, on: { click: () => this.#place(id, button) } }, `${name} · ${price}`);
+      $("menu").append(button);
+    }
+    this.show(orders);
+  }
+
+  /** `orders` are the newest first, each with the position of its channel. */
+  show(orders) {
+    for (const id of this.#orders.keys()) this.#remove(id);
+    for (const { order, position } of orders.slice(0, SHOWN_MOST).reverse()) this.#add(order, position);
+    this.#count();
+  }
+
+  async #place(item, button) {
+    await attempt($("orders-fault"), async () => {
+      const { order, position } = await this.#shop.api.placeOrder(item);
+      this.#add(order, position);
+      this.#count();
+    }, button);
+  }
+
+  #add(order, position) {
+    if (this.#orders.has(order.id)) return;
+    const element = h("li", { id: `orders-${order.id}`, class: "row-card", tabindex: "-1", "data-testid": "order" });
+    this.#orders.set(order.id, { order, element });
+    $("orders").prepend(element);
+    this.#draw(order);
+    this.#shop.line.follow(`orders:${order.id}`, {
+      since: since(position),
+      publication: ({ data }) => this.#draw(data.order),
+      gap: async () => this.show((await this.#shop.api.work()).orders),
+    });
+    for (const id of [...this.#orders.keys()].slice(0, -SHOWN_MOST)) this.#remove(id);
+  }
+
+  #remove(id) {
+    this.#orders.get(id).element.remove();
+    this.#orders.delete(id);
+    this.#shop.line.unfollow(`orders:${id}`);
+  }
+
+  #count() {
+    $("orders-empty").hidden = this.#orders.size > 0;
+  }
+
+  #draw(order) {
+    const { element } = this.#orders.get(order.id);
+    element.dataset.state = order.state;
+    const title = h("h4", {}, `No. ${order.id}: ${order.item}`);
+    element.replaceChildren(h("div", { class: "row-head" }, title, time(order.changed_at)), this.#steps(order));
+    if (order.reason) element.append(h("p", { class: "soft words" }, `Rejected: ${order.reason}`));
+    if (ENDS[order.state]) $("orders-note").textContent = `Order ${order.id} ${ENDS[order.state]}.`;
+  }
+
+  #steps({ state }) {
+    const reached = STEPS.indexOf(state);
+    const shown = reached < 0 ? ["placed", ...(state === "rejected" ? ["processing"] : []), state] : STEPS;
+    const at = shown.indexOf(state);
+    const step = (name, place) => h("li", { class: place <= at ? "reached" : null, "aria-current": place === at ? "step" : null }, name);
+    return h("ol", { class: "steps", "aria-label": "States" }, ...shown.map(step));
+  }
+}
