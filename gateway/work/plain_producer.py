@@ -18,7 +18,7 @@ from ..store.layout import Layout, Word
 from ..store.library import Library, ready_blocking
 from .jobs import JobOptions, check_queue_name, job_words, refusal
 from .queues import enqueue_call
-from .results import read_result
+from .job_results import read_result
 
 __all__ = ["SyncEnqueuedJob", "SyncQueue"]
 

@@ -22,7 +22,7 @@ from ..store.layout import Layout
 from ..store.library import Library
 from .jobs import JobOptions, check_queue_name, job_words
 from .queues import JobView, Queues
-from .results import Results
+from .job_results import Results
 
 __all__ = ["EnqueuedJob", "Queue"]
 

@@ -586,6 +586,28 @@ local function gateway_give_back(keys, args)
   return answers
 end
 
+-- gateway_held KEYS taken:W  W [ID TOKEN]… → how many jobs were given back: those in the list of W that it does not name. A call whose answer
+--   was lost may have put them there.
+-- Atomic, because W may take at any moment.
+local function gateway_held(keys, args)
+  check_worker(keys, args)
+  local now, held, given = now_ms(), {}, 0
+  for i = 2, #args, 2 do held[args[i]] = args[i + 1] end
+  for _, id in ipairs(redis.call('LRANGE', keys[K.taken], 0, -1)) do
+    local token, failures, crashes, flags = run_of(keys, id)
+    if held[id] ~= number(token) then
+      redis.call('LREM', keys[K.taken], 1, id)
+      local head = head_of(redis.call('HGET', keys[K.jobs], id) or nil)
+      if head and redis.call('ZSCORE', keys[K.running], id) then
+        give_back(keys, id, head, token, failures, crashes, flags, now)
+        given = given + 1
+      end
+    end
+  end
+  count(keys, 'given_back', given)
+  return given
+end
+
 -- gateway_park KEYS taken:W  W ID TOKEN SERIAL → 1: run it; 0: it waits for those of its serial key before it; -1: refused as of gateway_finish
 --   Gives a serial key to a job that was enqueued without one. It waits without the worker, and counts as no attempt.
 -- Atomic, because of several workers only one may have the first job of a serial key.
@@ -680,6 +702,7 @@ redis.register_function{function_name = 'gateway_take', callback = gateway_take,
 redis.register_function{function_name = 'gateway_finish', callback = gateway_finish, flags = {'allow-oom'}}
 redis.register_function{function_name = 'gateway_fail', callback = gateway_fail, flags = {'allow-oom'}}
 redis.register_function{function_name = 'gateway_give_back', callback = gateway_give_back, flags = {'allow-oom'}}
+redis.register_function{function_name = 'gateway_held', callback = gateway_held, flags = {'allow-oom'}}
 redis.register_function{function_name = 'gateway_park', callback = gateway_park, flags = {'allow-oom'}}
 redis.register_function{function_name = 'gateway_renew', callback = gateway_renew, flags = {'allow-oom'}}
 redis.register_function{function_name = 'gateway_reclaim', callback = gateway_reclaim, flags = {'allow-oom'}}

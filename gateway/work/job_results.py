@@ -27,7 +27,7 @@ def read_result(text: bytes) -> Any:
     """What a handler returned, of a result as Valkey holds it. Raises JobFailed with the handler's error."""
     result = msgspec.json.decode(text)
     if "error" in result:
-        raise JobFailed(str(result["error"]))
+        raise JobFailed(str(result["error"]).partition("\n")[0])
     return result["result"]
 
 

@@ -1,0 +1,121 @@
+"""What a worker does for each name of a job: the function, how it is run, and how its data is read from JSON.
+
+A handler takes the job and, if it has a second parameter, its data, which msgspec reads by that parameter's annotation. A handler for
+batches takes a list of jobs and a list of data.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+
+__all__ = ["Batch", "Handler", "Rate", "Reject", "Retry", "describe", "read_rate"]
+
+BURST_SECONDS = 0.02  # what a rate lets start at once: a worker that wakes for each job of a high rate would only do that
+RATE = re.compile(r"(\d+(?:\.\d+)?)/(\d*)(ms|s|m|h|d)")
+UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+REASON_CHARACTERS = 900  # of a failure's first line; what follows is the end of its traceback
+TRACE_CHARACTERS = 2600
+
+
+class Retry(Exception):
+    """Raised by a handler: the job is tried again after so many seconds. It counts as an attempt; after the last the job is a dead letter."""
+
+    def __init__(self, after: float = 0.0, reason: str = "the handler asked to be called again") -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+class Reject(Exception):
+    """Raised by a handler: the job can never be done, and is a dead letter at once. The message is the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How often jobs may start over all workers: one each ``every`` milliseconds on the average, up to ``burst`` at once."""
+
+    every: float
+    burst: int
+
+
+def read_rate(text: str) -> Rate:
+    """``100/s``, ``30/m``, ``5/10s``: how many may start in which time. Raises ValueError."""
+    match = RATE.fullmatch(text)
+    if match is None or float(match[1]) <= 0 or match[2] == "0":
+        raise ValueError(f'a rate is how many in which time, as "100/s", "30/m" or "5/10s" (ms, s, m, h, d), not {text!r}')
+    every = int(match[2] or 1) * UNITS[match[3]] / float(match[1])
+    return Rate(every, max(1, int(BURST_SECONDS * 1000 / every)))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Jobs of one name are handled together: up to ``most``, or those that came within ``within`` seconds of the first."""
+
+    most: int
+    within: float
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """``function`` and how it is called. ``backoff`` and ``backoff_most`` are seconds: the first attempt again, and the longest wait."""
+
+    name: str
+    function: Callable[..., Any]
+    kind: Literal["loop", "thread", "process"]
+    takes_data: bool
+    read: Callable[[bytes | msgspec.Raw], Any]
+    serial: Callable[[Any], object] | None = None
+    rate: Rate | None = None
+    batch: Batch | None = None
+    backoff: float = 1.0
+    backoff_most: float = 600.0
+
+
+def describe(name: str, function: Callable[..., Any], *, batch: Batch | None, process: bool, **options: Any) -> Handler:
+    """A handler from a function. Raises TypeError for one that cannot be called with a job, or whose annotation msgspec cannot read."""
+    coroutine = inspect.iscoroutinefunction(function)
+    if process and coroutine:
+        raise TypeError(f"{name}: a handler with process=True is a plain function, not a coroutine function")
+    if process and batch:
+        raise TypeError(f"{name}: a handler with process=True takes one job at a time")
+    annotation = _data_annotation(name, function)
+    if batch and annotation is not None:
+        annotation = _item(name, annotation)
+    try:
+        read = msgspec.json.Decoder(Any if annotation is None else annotation).decode
+    except TypeError as error:
+        raise TypeError(f"{name}: the annotation of the data cannot be read from JSON: {error}") from None
+    kind: Literal["loop", "thread", "process"] = "process" if process else "loop" if coroutine else "thread"
+    return Handler(name, function, kind, annotation is not None, read, batch=batch, **options)
+
+
+def _data_annotation(name: str, function: Callable[..., Any]) -> Any:
+    """The annotation of the second parameter, Any if it has none; None if there is no second parameter."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = [each for each in inspect.signature(function).parameters.values() if each.kind in kinds]
+    if not 1 <= len(parameters) <= 2:
+        raise TypeError(f"{name}: a handler takes the job and its data, def {getattr(function, '__name__', 'handler')}(job, data: …)")
+    if len(parameters) == 1:
+        return None
+    annotation = parameters[1].annotation
+    if annotation is inspect.Parameter.empty:
+        return Any
+    if not isinstance(annotation, str):
+        return annotation
+    try:
+        return get_type_hints(function, include_extras=True)[parameters[1].name]
+    except NameError as error:
+        raise TypeError(f"{name}: the annotation {annotation!r} of the data is not known where the handler is defined: {error}") from None
+
+
+def _item(name: str, annotation: Any) -> Any:
+    if annotation is Any:
+        return Any
+    if get_origin(annotation) is not list or len(get_args(annotation)) != 1:
+        raise TypeError(f"{name}: a handler of batches takes a list of data, data: list[…]")
+    return get_args(annotation)[0]

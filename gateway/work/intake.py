@@ -1,0 +1,278 @@
+"""What one worker has of one queue: its lease, the jobs it took, and how it gets to know that there are more.
+
+Theory of operation. Jobs are taken when there is room for them and ``promising`` is true: at the start, after an announcement, when a
+delayed job is due, and as long as a call brought all that was asked for. A call that brought less makes it false, unless something
+was announced while the call was on its way. Nothing is asked for regularly but the lease, which every ``lease / 3`` seconds is renewed.
+
+Every job that was taken is held until Valkey acknowledged its end, however long that takes. If the lease was over meanwhile, Valkey
+refuses the end (fencing), and the job is another worker's. What Valkey thinks this worker has, and it does not hold, is given back: that
+is how a call whose answer was lost loses no job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import StoreError, Unavailable
+from ..runtime.backoff import backoff, retrying
+from ..runtime.tasks import Tasks
+from ..store.connection import Commands
+from ..store.layout import Layout, Word
+from .handlers import Rate
+from .jobs import read_job
+from .running import Outcome, Run
+
+__all__ = ["Intake"]
+
+log = logging.getLogger("gateway.worker")
+
+FINISH_AT_ONCE = 200  # ends of one call, in which Valkey serves no other client
+LOOK_AGAIN_SECONDS = 3600.0  # the longest timer; a job may be due in years
+RENEWALS = 3  # of a lease, while it lasts: two may fail
+
+
+class Intake:
+    """One queue of a worker. ``on_promising`` is called when there may be jobs. Methods do not raise for a Valkey that is away: they try again."""
+
+    def __init__(
+        self, commands: Commands, layout: Layout, queue: str, worker: str, lease: float, on_promising: Callable[[], None], tasks: Tasks
+    ) -> None:
+        self.queue = queue
+        self.channel = layout.queue(queue)[0]
+        self.promising = True
+        self.held: dict[str, Run] = {}
+        self.rates: dict[str, Rate] = {}
+        self._commands = commands
+        self._layout = layout
+        self._keys = (*layout.queue(queue), layout.taken(queue, worker))
+        self._worker = worker
+        self._lease_ms = int(lease * 1000)
+        self._leased_until = 0.0  # by the loop's clock: so long the lease lasts for sure
+        self._on_promising = on_promising
+        self._tasks = tasks
+        self._signals = 0  # announcements and timers, counted
+        self._timer: asyncio.TimerHandle | None = None
+        self._looking: asyncio.TimerHandle | None = None  # for the end of another worker's lease
+        self._unsure = False  # an answer was lost: Valkey may think that this worker has more than it holds
+        self._finished: list[tuple[Run, bytes]] = []
+
+    # What the link calls.
+
+    def on_subscribed(self) -> None:
+        self.promise()
+
+    def on_payloads(self, payloads: list[bytes]) -> None:
+        for payload in payloads:
+            if payload.startswith(b"cancel "):
+                if run := self.held.get(payload[7:].decode(errors="replace")):
+                    run.end("cancelled")
+            else:
+                self.promise()
+
+    def promise(self) -> None:
+        """There may be jobs."""
+        self._signals += 1
+        self.promising = True
+        self._on_promising()
+
+    # Taking.
+
+    async def take(self, most: int) -> list[Run]:
+        """Up to ``most`` jobs; none if there are none, or if Valkey is away: then it is asked again by itself."""
+        try:
+            if asyncio.get_running_loop().time() >= self._leased_until:
+                await self.renew()
+            if self._unsure:
+                await self._give_back_unheld()
+            return await self._take(most)
+        except StoreError as error:
+            self._unsure = True
+            self._pause(error)
+            return []
+
+    async def _take(self, most: int) -> list[Run]:
+        signals, began = self._signals, asyncio.get_running_loop().time()
+        rates: list[Word] = []
+        for name, rate in self.rates.items():
+            rates += name, f"{rate.every:.6f}", rate.burst
+        ms, *jobs = await self._call(b"gateway_take", self._lease_ms, most, *rates)
+        self._leased_until = began + self._lease_ms / 1000
+        runs = [run for run in (self._run_of(*job) for job in jobs) if run is not None]
+        if len(jobs) < most:
+            self.promising = signals != self._signals
+            self._wake_after(ms)
+        return runs
+
+    def _run_of(self, id: bytes, token: int, text: bytes, failures: int, crashes: int) -> Run | None:
+        document = read_job(text)
+        name = id.decode(errors="replace")
+        if document is None:
+            self._tasks.spawn(self._repeat(b"gateway_fail", name, token, "it is not a job: another program wrote it", ""))
+            return None
+        run = self.held[name] = Run(self.queue, name, token, document, failures, crashes)
+        return run
+
+    def _wake_after(self, ms: int) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if ms >= 0:
+            self._timer = asyncio.get_running_loop().call_later(min(ms / 1000, LOOK_AGAIN_SECONDS), self.promise)
+
+    def _pause(self, error: StoreError) -> None:
+        log.warning("queue %s: no jobs could be taken (%s); trying again", self.queue, error)
+        self.promising = False
+        self._wake_after(int(1000 * (0.1 + backoff(2, 0.1, 1.0))))
+
+    # The lease.
+
+    async def keep_lease(self) -> None:
+        """Renews the lease until it is cancelled."""
+        while True:
+            await asyncio.sleep(self._lease_ms / 1000 / RENEWALS)
+            try:
+                await self.renew()
+            except StoreError as error:
+                log.warning("queue %s: the lease was not renewed: %s", self.queue, error)
+
+    async def renew(self) -> None:
+        """Renews the lease; gives jobs of dead workers to the living; what this worker lost is ended. Raises StoreError."""
+        before, began = list(self.held.values()), asyncio.get_running_loop().time()
+        known, ms, *dead = await self._call(b"gateway_renew", self._lease_ms)
+        self._leased_until = began + self._lease_ms / 1000
+        if not known and before:
+            log.warning("queue %s: the lease of this worker was over: its %d jobs went to others", self.queue, len(before))
+            for run in before:
+                run.end("lost")
+        for worker in dead:
+            await self._reclaim(worker)
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+        if ms >= 0:
+            self._looking = asyncio.get_running_loop().call_later(ms / 1000, self._look_for_dead)
+
+    def _look_for_dead(self) -> None:
+        self._looking = None
+        self._tasks.spawn(self._renew_quietly())
+
+    async def _renew_quietly(self) -> None:
+        try:
+            await self.renew()
+        except StoreError as error:
+            log.debug("queue %s: dead workers were not looked for: %s", self.queue, error)
+
+    async def _reclaim(self, worker: bytes) -> None:
+        name = worker.decode(errors="replace")
+        keys = (*self._keys[:-1], self._layout.taken(self.queue, name))
+        jobs = await self._commands.call(b"FCALL", b"gateway_reclaim", len(keys), *keys, name, repeatable=True)
+        if jobs:
+            log.warning("queue %s: the lease of worker %s is over: its %d jobs may be taken again", self.queue, ascii(name), jobs)
+
+    async def _give_back_unheld(self) -> None:
+        """Only while no call of gateway_take is on its way, whose jobs would not be held yet."""
+        held: list[Word] = []
+        for run in self.held.values():
+            held += run.id, run.token
+        await self._call(b"gateway_held", *held)
+        self._unsure = False
+
+    # The end of jobs.
+
+    async def park(self, run: Run, serial: str) -> bool:
+        """Whether the job may run now; else it waits in Valkey for those of its serial key before it."""
+        answer = await self._repeat(b"gateway_park", run.id, run.token, serial)
+        if answer != 1:
+            self.held.pop(run.id, None)
+        return bool(answer == 1)
+
+    def end(self, run: Run, outcome: Outcome) -> None:
+        """Ends a run in Valkey; it is held until that is acknowledged."""
+        if outcome.kind == "lost":
+            self._release(run)
+        elif outcome.kind == "finished":
+            if not self._finished:
+                asyncio.get_running_loop().call_soon(self._finish)
+            self._finished.append((run, outcome.result))
+        else:
+            self._tasks.spawn(self._end(run, outcome))
+
+    def _finish(self) -> None:
+        finished, self._finished = self._finished, []
+        for start in range(0, len(finished), FINISH_AT_ONCE):
+            self._tasks.spawn(self._finish_all(finished[start : start + FINISH_AT_ONCE]))
+
+    async def _finish_all(self, finished: list[tuple[Run, bytes]]) -> None:
+        words: list[Word] = []
+        for run, result in finished:
+            words += run.id, run.token, result
+        try:
+            answers = await self._repeat(b"gateway_finish", *words)
+        finally:
+            for run, _ in finished:
+                self._release(run)
+        refused = [run.id for (run, _), answer in zip(finished, answers or (), strict=False) if not answer]
+        if refused:
+            log.warning("queue %s: %d jobs were done when the lease of this worker was over, %s for one: others do them again",
+                        self.queue, len(refused), refused[0])  # fmt: skip
+
+    async def _end(self, run: Run, outcome: Outcome) -> None:
+        try:
+            if outcome.kind == "given_back":
+                await self._repeat(b"gateway_give_back", run.id, run.token)
+                return
+            retry = "" if outcome.retry is None else int(outcome.retry * 1000)
+            became = await self._repeat(b"gateway_fail", run.id, run.token, outcome.reason.encode(errors="replace"), retry)
+        finally:
+            self._release(run)
+        first = ascii(outcome.reason.partition("\n")[0])[1:-1]
+        if became == b"dead":
+            log.error(
+                "queue %s: job %s (%s) is a dead letter after attempt %d: %s",
+                self.queue,
+                run.id,
+                ascii(run.document.name),
+                run.failures + 1,
+                first,
+            )
+        elif became == b"retried":
+            log.info(
+                "queue %s: job %s (%s) is tried again in %.1f s: %s", self.queue, run.id, ascii(run.document.name), outcome.retry, first
+            )
+
+    def _release(self, run: Run) -> None:
+        if self.held.get(run.id) is run:
+            del self.held[run.id]
+
+    async def leave(self) -> None:
+        """Ends the lease; what this worker still has is given back. Valkey being away, that happens when the lease is over."""
+        for timer in (self._timer, self._looking):
+            if timer is not None:
+                timer.cancel()
+        try:
+            await self._call(b"gateway_renew", 0)
+        except StoreError as error:
+            log.warning("queue %s: the lease was not ended, and is over in %g s: %s", self.queue, self._lease_ms / 1000, error)
+
+    # Calls.
+
+    def _call(self, function: bytes, *words: Word) -> Any:
+        return self._commands.call(b"FCALL", function, len(self._keys), *self._keys, self._worker, *words)
+
+    async def _repeat(self, function: bytes, *words: Word) -> Any:
+        """A call that may be made twice, made until Valkey answers; None if it answers with an error, which is logged."""
+        try:
+            return await retrying(
+                lambda: self._commands.call(b"FCALL", function, len(self._keys), *self._keys, self._worker, *words, repeatable=True),
+                f"queue {self.queue}: {function.decode()} did not reach valkey",
+                log,
+                on=Unavailable,
+                ceiling=1.0,
+            )
+        except StoreError as error:
+            log.error("queue %s: %s was refused: %s", self.queue, function.decode(), error)
+            self._unsure = True
+            return None

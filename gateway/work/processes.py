@@ -1,0 +1,138 @@
+"""Handlers in processes of their own: for what burns CPU, must be killed at its timeout, or may end its process.
+
+A process is started afresh (spawn), imports the module of the handler, and is used again for the next job. It is killed when its job is
+cancelled. Signals to the worker's process group do not end it: the worker decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import signal
+from multiprocessing.connection import Connection
+from typing import Any
+
+import msgspec
+
+from .handlers import Handler, Reject, Retry, describe
+from .running import Facts, HandlerError, PlainJob, Progress, Unfit, in_thread, read_data, reason_of
+
+__all__ = ["ProcessPool"]
+
+_SPAWN = multiprocessing.get_context("spawn")
+
+
+class _Child:
+    """One process, which runs one job at a time."""
+
+    def __init__(self) -> None:
+        self.pipe, other = _SPAWN.Pipe()
+        self._process = _SPAWN.Process(target=_serve, args=(other,), daemon=True, name="gateway job")
+        self._process.start()
+        other.close()
+
+    def run(self, request: tuple[Any, ...], progress: Any) -> tuple[str, Any]:
+        """Runs a job to its end; it is called in a thread. Returns what the process answered."""
+        try:
+            self.pipe.send(request)
+            while True:
+                kind, content = self.pipe.recv()
+                if kind != "progress":
+                    return kind, content
+                progress(*content)
+        except (EOFError, OSError):
+            self._process.join()
+            code = self._process.exitcode or 0
+            return "died", f"its process was ended by signal {-code}" if code < 0 else f"its process ended with exit status {code}"
+
+    def kill(self) -> None:
+        self._process.kill()
+
+
+class ProcessPool:
+    """As many processes as jobs run at once; each is used again. ``close`` ends them."""
+
+    def __init__(self) -> None:
+        self._idle: list[_Child] = []
+        self._all: set[_Child] = set()
+
+    async def call(self, handler: Handler, facts: Facts, data: bytes, progress: Progress) -> Any:
+        """As ``running.Processes.call``."""
+        loop = asyncio.get_running_loop()
+
+        def published(done: float, text: str) -> None:
+            asyncio.run_coroutine_threadsafe(_awaited(progress, done, text), loop).result()
+
+        child = self._idle.pop() if self._idle else await in_thread(_Child)
+        self._all.add(child)
+        try:
+            kind, content = await in_thread(child.run, (handler.name, handler.function, msgspec.json.encode(facts), data), published)
+        except BaseException:
+            self._end(child)
+            raise
+        if kind == "died":
+            self._end(child)
+            raise HandlerError(content)
+        self._idle.append(child)
+        return _unpacked(kind, content)
+
+    def close(self) -> None:
+        for child in list(self._all):
+            self._end(child)
+
+    def _end(self, child: _Child) -> None:
+        child.kill()
+        self._all.discard(child)
+
+
+def _unpacked(kind: str, content: Any) -> Any:
+    if kind == "retry":
+        raise Retry(content[0], content[1])
+    if kind == "reject":
+        raise Reject(content)
+    if kind == "unfit":
+        raise Unfit(content)
+    if kind == "error":
+        raise HandlerError(content)
+    return msgspec.json.decode(content)
+
+
+async def _awaited(progress: Progress, done: float, text: str) -> None:
+    await progress(done, text)
+
+
+# In the process.
+
+
+def _serve(pipe: Connection) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    handlers: dict[str, Handler] = {}
+    with contextlib.suppress(EOFError, OSError):  # the worker ended
+        while True:
+            name, function, facts, data = pipe.recv()
+            if name not in handlers:
+                handlers[name] = describe(name, function, batch=None, process=True)
+            pipe.send(_answer(handlers[name], PlainJob(msgspec.json.decode(facts, type=Facts), _progress(pipe)), data))
+
+
+def _progress(pipe: Connection) -> Any:
+    def progress(done: float, text: str) -> None:
+        pipe.send(("progress", (done, text)))
+
+    return progress
+
+
+def _answer(handler: Handler, job: PlainJob, data: bytes) -> tuple[str, Any]:
+    try:
+        arguments = (job, read_data(handler, data)) if handler.takes_data else (job,)
+        return "finished", msgspec.json.encode(handler.function(*arguments))
+    except Retry as error:
+        return "retry", (error.after, str(error))
+    except Reject as error:
+        return "reject", str(error)
+    except Unfit as error:
+        return "unfit", str(error)
+    except BaseException as error:
+        return "error", reason_of(error)

@@ -1,0 +1,370 @@
+"""One call of a handler: it is bounded in time, and what became of each job is an ``Outcome``.
+
+A handler runs in a task of its own, and from there in a thread or process if it is plain. Nobody waits for it longer than its timeout: a
+handler that does not end when it is cancelled is abandoned, with an error in the log, and the worker goes on. Whatever it raises,
+SystemExit included, is an outcome of its job alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import threading
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+import msgspec
+
+from ..errors import GatewayError
+from ..rules.json_text import UNREADABLE
+from ..rules.json_values import json_of
+from ..runtime.backoff import backoff
+from .handlers import REASON_CHARACTERS, TRACE_CHARACTERS, Handler, Reject, Retry
+from .jobs import JobDocument
+
+__all__ = [
+    "Call",
+    "Facts",
+    "HandlerError",
+    "Middleware",
+    "Outcome",
+    "PlainJob",
+    "Processes",
+    "Run",
+    "RunningJob",
+    "Unfit",
+    "calling",
+    "in_thread",
+    "read_data",
+    "reason_of",
+    "remember_tasks",
+]
+
+log = logging.getLogger("gateway.worker")
+
+CANCEL_SECONDS = 5.0  # for a handler that was cancelled to end
+
+Progress = Callable[[float, str], Awaitable[None]]
+End = Literal["cancelled", "lost", "stopped"]  # the job was cancelled, given to another worker, or this worker stops
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What a handler knows of its job. ``key`` is the idempotency key: the same in every attempt, the id where the producer gave none.
+
+    ``attempt`` counts from 1; ``deadline`` is the unix time in seconds at which the attempt is cancelled; ``channel`` is where progress is published.
+    """
+
+    id: str
+    key: str
+    name: str
+    queue: str
+    attempt: int
+    deadline: float
+    channel: str | None
+
+
+class RunningJob:
+    """The job, as an asynchronous handler has it; its attributes are those of ``Facts``."""
+
+    def __init__(self, facts: Facts, progress: Progress) -> None:
+        self.id = facts.id
+        self.key = facts.key
+        self.name = facts.name
+        self.queue = facts.queue
+        self.attempt = facts.attempt
+        self.deadline = facts.deadline
+        self.channel = facts.channel
+        self._progress = progress
+
+    async def progress(self, done: float, text: str = "") -> None:
+        """Publishes ``{"job", "progress", "text"}`` in the job's channel, if its producer named one; ``done`` is from 0 to 1.
+
+        A publication that Valkey does not take is logged, and harms the job no further.
+        """
+        await self._progress(done, text)
+
+
+class PlainJob:
+    """The same for a plain handler, in a thread or a process: ``progress`` returns when it is published."""
+
+    def __init__(self, facts: Facts, progress: Callable[[float, str], None]) -> None:
+        self.id = facts.id
+        self.key = facts.key
+        self.name = facts.name
+        self.queue = facts.queue
+        self.attempt = facts.attempt
+        self.deadline = facts.deadline
+        self.channel = facts.channel
+        self._progress = progress
+
+    def progress(self, done: float, text: str = "") -> None:
+        """As ``RunningJob.progress``."""
+        self._progress(done, text)
+
+
+class Run:
+    """A job that this worker took; ``token`` names the run in Valkey."""
+
+    __slots__ = ("call", "crashes", "data", "document", "ended", "failures", "id", "queue", "token")
+
+    def __init__(self, queue: str, id: str, token: int, document: JobDocument, failures: int, crashes: int) -> None:
+        self.queue = queue
+        self.id = id
+        self.token = token
+        self.document = document
+        self.data: Any = None  # as its handler's annotation reads it
+        self.failures = failures
+        self.crashes = crashes
+        self.ended: End | None = None
+        self.call: Call | None = None
+
+    def end(self, why: End) -> None:
+        """Its handler is cancelled. ``Outcome`` says what then becomes of the job."""
+        if self.ended is None:
+            self.ended = why
+            if self.call is not None:
+                self.call.cancel()
+
+    def facts(self) -> Facts:
+        job = self.document
+        attempt = self.failures + self.crashes + 1
+        return Facts(self.id, job.key or self.id, job.name, self.queue, attempt, time.time() + job.timeout, job.channel)
+
+
+class Outcome(NamedTuple):
+    """What became of a run. One that finished has ``result`` (JSON, b"" if none is stored); one that failed has ``reason``, and ``retry``: in
+    how many seconds it is tried again, None for never. A lost one is another worker's now."""
+
+    kind: Literal["finished", "failed", "given_back", "lost"]
+    result: bytes = b""
+    reason: str = ""
+    retry: float | None = None
+
+
+Middleware = Callable[[Any, Callable[[Any], Awaitable[Any]]], Awaitable[Any]]
+
+
+class HandlerError(GatewayError):
+    """What a handler raised in a process of its own; the message is the reason in full."""
+
+
+class Unfit(GatewayError):
+    """Data that does not fit the handler's annotation: trying again would not help."""
+
+
+class Processes(Protocol):
+    """Where handlers with ``process=True`` run."""
+
+    async def call(self, handler: Handler, facts: Facts, data: bytes, progress: Progress) -> Any:
+        """What the handler returned. Raises Retry, Reject, Unfit, HandlerError; cancelling it kills the process."""
+        ...
+
+
+_CURRENT: contextvars.ContextVar[set[asyncio.Task[Any]] | None] = contextvars.ContextVar("the tasks that a handler started", default=None)
+
+
+def remember_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    """From now on the tasks that handlers start in ``loop`` are known, so that those which they leave running can be reported."""
+
+    def make(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, **options)
+        started = _CURRENT.get()
+        if started is not None:
+            started.add(task)
+        return task
+
+    loop.set_task_factory(make)
+
+
+class Call:
+    """One call of a handler, for one job or for the jobs of a batch. ``on_outcomes`` is called once, with one outcome for each run."""
+
+    __slots__ = ("_abandoning", "_function", "_handler", "_on_outcomes", "_started", "_task", "_timed_out", "_timer", "runs")
+
+    def __init__(
+        self,
+        handler: Handler,
+        runs: Sequence[Run],
+        function: Callable[[], Awaitable[Any]],
+        on_outcomes: Callable[[Call, list[Outcome]], None],
+    ) -> None:
+        self.runs = runs
+        self._handler = handler
+        self._function = function
+        self._on_outcomes: Callable[[Call, list[Outcome]], None] | None = on_outcomes
+        self._started: set[asyncio.Task[Any]] = set()
+        self._timed_out = False
+        loop = asyncio.get_running_loop()
+        self._abandoning: asyncio.TimerHandle | None = None
+        self._timer = loop.call_later(min(run.document.timeout for run in runs), self._on_timeout)
+        self._task = loop.create_task(self._caught())
+        self._task.add_done_callback(self._on_done)
+        for run in runs:
+            run.call = self
+        if any(run.ended for run in runs):
+            self.cancel()
+
+    async def _caught(self) -> tuple[Any, BaseException | None]:
+        _CURRENT.set(self._started)
+        try:
+            return await self._function(), None
+        except BaseException as error:  # SystemExit and KeyboardInterrupt would end the loop
+            return None, error
+
+    def cancel(self) -> None:
+        self._task.cancel()
+        if self._abandoning is None:
+            self._abandoning = asyncio.get_running_loop().call_later(CANCEL_SECONDS, self._abandon)
+
+    def _on_timeout(self) -> None:
+        self._timed_out = True
+        self.cancel()
+
+    def _abandon(self) -> None:
+        log.error(
+            "%s does not end though it was cancelled: job %s is given up, and its handler is left alone",
+            self._handler.name,
+            self.runs[0].id,
+        )
+        self._settle(None, asyncio.CancelledError())
+
+    def _on_done(self, task: asyncio.Task[Any]) -> None:
+        result, error = (None, asyncio.CancelledError()) if task.cancelled() else task.result()
+        self._settle(result, error)
+
+    def _settle(self, result: Any, error: BaseException | None) -> None:
+        on_outcomes, self._on_outcomes = self._on_outcomes, None
+        if on_outcomes is None:
+            return
+        self._timer.cancel()
+        if self._abandoning is not None:
+            self._abandoning.cancel()
+        if left := [task for task in self._started if not task.done()]:
+            log.warning("%s left %d tasks running when it ended: %r", self._handler.name, len(left), left[0].get_coro())
+        on_outcomes(self, [self._outcome(run, index, result, error) for index, run in enumerate(self.runs)])
+
+    def _outcome(self, run: Run, index: int, result: Any, error: BaseException | None) -> Outcome:
+        if error is None:
+            if self._handler.batch is not None:
+                result = result[index] if isinstance(result, list) and len(result) == len(self.runs) else None
+            return _finished(run, result)
+        if run.ended == "lost":
+            return Outcome("lost")
+        if run.ended == "stopped":
+            return Outcome("given_back")
+        if run.ended == "cancelled":
+            return Outcome("failed", reason="cancelled")
+        if self._timed_out:
+            return self._failed(run, f"timeout: it was not done after {run.document.timeout:g} s")
+        if isinstance(error, Reject | Unfit):
+            return Outcome("failed", reason=str(error) or "the handler rejected the job")
+        if isinstance(error, Retry):
+            return Outcome("failed", reason=str(error), retry=max(0.0, error.after))
+        return self._failed(run, reason_of(error))
+
+    def _failed(self, run: Run, reason: str) -> Outcome:
+        return Outcome("failed", reason=reason, retry=backoff(run.failures, self._handler.backoff, self._handler.backoff_most))
+
+
+def _finished(run: Run, result: Any) -> Outcome:
+    if not run.document.result_ttl:
+        return Outcome("finished")
+    try:
+        return Outcome("finished", json_of(result, "the result"))
+    except (TypeError, ValueError) as error:
+        return Outcome("failed", reason=f"the job was done, but its result cannot be stored: {error}")
+
+
+def reason_of(error: BaseException) -> str:
+    """A failure in words: the error, then the end of its traceback."""
+    if isinstance(error, HandlerError):
+        return str(error)
+    first = f"{type(error).__name__}: {str(error).strip()}".strip(": ")[:REASON_CHARACTERS]
+    trace = "".join(traceback.format_exception(error))[-TRACE_CHARACTERS:] if error.__traceback__ is not None else ""
+    return f"{first}\n{trace}".strip()
+
+
+async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls ``function`` in a thread of its own, which the program does not wait for when it ends: it may never return."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def settle(result: Any, error: BaseException | None) -> None:
+        if not future.done():
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error if not isinstance(error, StopIteration) else RuntimeError("the handler raised StopIteration"))
+
+    def run() -> None:
+        try:
+            result, error = context.run(function, *arguments), None
+        except BaseException as raised:
+            result, error = None, raised
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, daemon=True, name="gateway job").start()
+    return await future
+
+
+def read_data(handler: Handler, data: msgspec.Raw | bytes) -> Any:
+    """A job's data by the handler's annotation. Raises Unfit."""
+    try:
+        return handler.read(data)
+    except UNREADABLE as error:
+        raise Unfit(f"the data does not fit the handler: {error}") from None
+
+
+def calling(
+    handler: Handler, runs: Sequence[Run], progress: Callable[[Run], Progress], middleware: Sequence[Middleware], processes: Processes
+) -> Callable[[], Awaitable[Any]]:
+    """How the handler is called, with what surrounds it."""
+
+    async def innermost(job: Any) -> Any:
+        if handler.kind == "process":
+            return await processes.call(handler, runs[0].facts(), bytes(runs[0].document.data), progress(runs[0]))
+        data = [run.data for run in runs]
+        if handler.kind == "loop":
+            return await handler.function(*_arguments(handler, job, data))
+        plain = [PlainJob(run.facts(), _from_thread(progress(run))) for run in runs]
+        return await in_thread(handler.function, *_arguments(handler, plain if handler.batch else plain[0], data))
+
+    def call() -> Awaitable[Any]:
+        jobs = [RunningJob(run.facts(), progress(run)) for run in runs]
+        inner: Callable[[Any], Awaitable[Any]] = innermost
+        for each in reversed(middleware):
+            inner = _around(each, inner)
+        return inner(jobs if handler.batch else jobs[0])
+
+    return call
+
+
+def _arguments(handler: Handler, job: Any, data: list[Any]) -> tuple[Any, ...]:
+    if not handler.takes_data:
+        return (job,)
+    return (job, data if handler.batch else data[0])
+
+
+def _around(middleware: Middleware, inner: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
+    async def called(job: Any) -> Any:
+        return await middleware(job, inner)
+
+    return called
+
+
+def _from_thread(progress: Progress) -> Callable[[float, str], None]:
+    """Publishes from a thread, and waits until it is done."""
+    loop = asyncio.get_running_loop()
+
+    async def publish(done: float, text: str) -> None:
+        await progress(done, text)
+
+    def published(done: float, text: str) -> None:
+        asyncio.run_coroutine_threadsafe(publish(done, text), loop).result()
+
+    return published
