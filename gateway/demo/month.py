@@ -7,16 +7,16 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from publishers.database import Database
 from publishers.faults import Invalid
-from publishers.tables import channels, posts, reactions, reviews
+from publishers.tables import channels, orders, posts, reactions, reviews
 
 __all__ = ["KINDS", "Day", "Month", "Numbers", "Progress", "count_month", "read_month", "this_month"]
 
-KINDS = ("posts", "reviews", "reactions")
+KINDS = ("posts", "reviews", "reactions", "orders")
 DAY = timedelta(days=1)
 
 Progress = Callable[[float, str], Awaitable[None]]  # is given how much is done, from 0 to 1, and a sentence
@@ -110,10 +110,11 @@ def _ms(day: date) -> int:
 
 async def _count_day(connection: AsyncConnection, day: date) -> tuple[int, ...]:
     since, until = _ms(day), _ms(day + DAY)
-    counted: list[Select[tuple[int]]] = [
+    counted = [
         select(func.count()).where(_between(posts.c.created_at, since, until)),
         select(func.count()).where(_between(reviews.c.created_at, since, until)),
         select(func.count()).where(_between(reactions.c.at, since, until), reactions.c.reaction.is_not(None)),
+        select(func.count()).where(_between(orders.c.created_at, since, until)),
     ]
     return tuple([(await connection.execute(each)).scalar_one() for each in counted])
 

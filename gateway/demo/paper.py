@@ -194,7 +194,9 @@ def _list(head: Sequence[str], rows: Sequence[Sequence[Any]], empty: str) -> Tab
 def _days(numbers: Numbers) -> Table:
     rows = [[f"{day.date:%A}, {day.date.day} {day.date:%B}", *day.counts, sum(day.counts)] for day in numbers.days]
     totals = numbers.totals
-    table = _table([["Day", *(kind.capitalize() for kind in KINDS), "All"], *rows, ["The month", *totals, sum(totals)]], [WIDTH - 4 * 75, *[75] * 4])
+    table = _table(
+        [["Day", *(kind.capitalize() for kind in KINDS), "All"], *rows, ["The month", *totals, sum(totals)]], [WIDTH - 4 * 75, *[75] * 4]
+    )
     table.setStyle(TableStyle([("FONT", (0, -1), (-1, -1), BOLD, 9.5), ("LINEABOVE", (0, -1), (-1, -1), 1, SOFT)]))
     return table
 

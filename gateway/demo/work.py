@@ -1,9 +1,10 @@
 """The work of the demo: a worker in the demo's process, its handlers, and what the page of the work queue asks for.
 
-    demo.report    makes the monthly report of its owner; its progress and its end are published in report:MONTH#OWNER
-    demo.small     takes half a second
-    demo.reminder  writes into the inbox of its owner
-    demo.failing   fails in each attempt, until somebody sends its dead letter again
+demo.report    makes the monthly report of its owner; its progress and its end are published in report:MONTH#OWNER
+demo.small     takes half a second
+demo.reminder  writes into the inbox of its owner
+demo.failing   fails in each attempt, until somebody sends its dead letter again
+orders.process processes an order, as publishers/orders.py does; demo.delivery delivers it a little later
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import logging
 import random
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from publishers.database import Database
 from publishers.faults import Fault, Invalid, NotAllowed, NotFound
+from publishers.orders import JOB, Declined, advance, channel_of_order, get_order, list_orders, place_order, register
 
 from ..app import Gateway
 from ..config import Config
@@ -49,12 +51,38 @@ SMALL_SECONDS = 0.5
 REMINDER_SECONDS = 15
 FAILING_ATTEMPTS = 3
 BACKOFF_SECONDS = 2.0
+BANK_SECONDS = 1.2
+KITCHEN_SECONDS = 1.2
+ROAD_SECONDS = 4
+ORDERS_SHOWN = 4
+
+
+class Dish(NamedTuple):
+    """``amount`` is in cents."""
+
+    name: str
+    amount: int
+
+
+MENU = {
+    "pizza": Dish("Pizza from Nino", 1150),
+    "ramen": Dish("Ramen from the Nori Bar", 1400),
+    "cake": Dish("Plum cake from the kiosk", 420),
+    "spoon": Dish("A golden spoon", 9_999_900),  # more than the bank allows
+}
+AMOUNT_MOST = 100_000
 
 
 class Owned(msgspec.Struct):
     """The data of a job: the member for whom it is done."""
 
     owner: str
+
+
+class Delivery(Owned):
+    """``order`` is the order's id."""
+
+    order: int
 
 
 class Report(Owned):
@@ -77,6 +105,8 @@ TITLES: dict[str, Callable[[Answer], str]] = {
     "demo.small": lambda data: f"Small job {data.get('number')}",
     "demo.reminder": lambda data: f"Reminder for {data.get('owner')}",
     "demo.failing": lambda data: "A job that fails",
+    "demo.delivery": lambda data: f"Delivery of order {data.get('order')}",
+    JOB: lambda data: f"Order {data.get('order')}",
 }
 
 
@@ -99,11 +129,13 @@ class Work:
         self._worker.job("demo.small")(self._do_small)
         self._worker.job("demo.reminder")(self._remind)
         self._worker.job("demo.failing", backoff=BACKOFF_SECONDS)(self._fail)
+        self._worker.job("demo.delivery")(self._deliver)
+        register(self._worker, database, charge=self._charge, ship=self._ship)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[list[asyncio.Task[None]]]:
         """Yields the tasks, none of which must end."""
-        view, worker = asyncio.create_task(self.view.run()), asyncio.create_task(self._worker.run())
+        view, worker = asyncio.create_task(self.view.run()), asyncio.create_task(self._worker.run(signals=False))
         try:
             yield [view, worker]
         finally:
@@ -160,6 +192,20 @@ class Work:
         await asyncio.sleep(SMALL_SECONDS)
         raise Broken("the oven is cold: send this job again once its cause is mended")
 
+    async def _charge(self, order: Answer, key: str) -> None:
+        await asyncio.sleep(BANK_SECONDS)
+        if order["amount"] > AMOUNT_MOST:
+            raise Declined("the bank declined it")
+
+    async def _ship(self, order: Answer, key: str) -> None:
+        """The key makes it one delivery, however often this is called."""
+        await asyncio.sleep(KITCHEN_SECONDS)
+        data = {"owner": order["buyer"], "order": order["id"]}
+        await self._enqueue("demo.delivery", data, key=f"delivery-{order['id']}", delay=ROAD_SECONDS)
+
+    async def _deliver(self, job: Any, data: Delivery) -> None:
+        await advance(self._database, order=data.order, state="delivered")
+
     async def _left(self, view: JobView) -> None:
         """Announces that a report was cancelled, by whomever."""
         data = data_of(view)
@@ -190,7 +236,18 @@ class Work:
         while len(months) < MONTHS:
             months.append(months[-1].before)
         reports = [await self._report(user, month, jobs) for month in months]
-        return {"queue": queue, "position": position, "reports": reports, "missing": MISSING, "reminder_seconds": REMINDER_SECONDS}
+        known = await list_orders(self._database, buyer=user, limit=ORDERS_SHOWN)
+        positions = {order["id"]: await self._position(channel_of_order(order["id"])) for order in known}
+        # Read again after the positions: what happened meanwhile is in this answer, or follows its positions.
+        found = [order for order in await list_orders(self._database, buyer=user, limit=ORDERS_SHOWN) if order["id"] in positions]
+        return {
+            "queue": queue,
+            "position": position,
+            "reports": reports,
+            "missing": MISSING,
+            "menu": [{"id": id, "name": dish.name, "price": f"€ {dish.amount / 100:,.2f}"} for id, dish in MENU.items()],
+            "orders": [{"order": order, "position": positions[order["id"]]} for order in found],
+        }
 
     async def _report(self, user: str, month: Month, jobs: dict[str, Answer]) -> Answer:
         channel, stored = report_channel(month, user), self.reports.find(user, month)
@@ -217,6 +274,16 @@ class Work:
         key, channel = f"report:{wanted}:{user}", report_channel(wanted, user)
         data = {"owner": user, "month": str(wanted)}
         return await self._enqueue("demo.report", data, key=key, channel=channel, attempts=3, result_ttl=RESULT_SECONDS)
+
+    async def order(self, user: str, item: str) -> Answer:
+        """Places an order of one thing of MENU."""
+        if item not in MENU:
+            raise NotFound(f"the menu has no {item!r:.60}")
+        dish = MENU[item]
+        placed = await place_order(self._database, buyer=user, item=dish.name, amount=dish.amount, queue=QUEUE)
+        self.view.changed()
+        position = await self._position(channel_of_order(placed["id"]))
+        return {"order": await get_order(self._database, order=placed["id"]), "position": position}
 
     async def start(self, user: str, kind: str) -> Answer:
         """``kind`` is what the page's buttons start: small, reminder or failing."""

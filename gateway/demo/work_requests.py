@@ -1,6 +1,7 @@
 """The requests of the page of the work queue: rows of the demo's API, each with what the request's body is.
 
-    GET work · POST work/reports {month} · GET work/reports/MONTH · POST work/jobs {kind} · POST work/jobs/ID/cancel · POST work/jobs/ID/resend
+GET work · POST work/reports {month} · GET work/reports/MONTH · POST work/orders {item}
+POST work/jobs {kind} · POST work/jobs/ID/cancel · POST work/jobs/ID/resend
 """
 
 from __future__ import annotations
@@ -28,6 +29,12 @@ class MonthOfReport(Body):
     month: str
 
 
+class NewOrder(Body):
+    """A thing of the menu."""
+
+    item: str
+
+
 class NewJobs(Body):
     """As of ``Work.start``."""
 
@@ -51,6 +58,10 @@ async def _report(work: Work, user: str, request: Request, body: Body) -> Respon
     return FileResponse(work.reports.path(user, month), 200, headers, "application/pdf", filename=f"Piazza {month}.pdf")
 
 
+async def _order(work: Work, user: str, request: Request, body: NewOrder) -> Answer:
+    return await work.order(user, body.item)
+
+
 async def _start(work: Work, user: str, request: Request, body: NewJobs) -> Answer:
     return await work.start(user, body.kind)
 
@@ -67,6 +78,7 @@ REQUESTS: dict[tuple[str, str], tuple[WorkHandler, type[Body]]] = {
     ("GET", "work"): (_state, Body),
     ("POST", "work/reports"): (_make_report, MonthOfReport),
     ("GET", "work/reports/{month}"): (_report, Body),
+    ("POST", "work/orders"): (_order, NewOrder),
     ("POST", "work/jobs"): (_start, NewJobs),
     ("POST", "work/jobs/{job}/cancel"): (_cancel, Body),
     ("POST", "work/jobs/{job}/resend"): (_resend, Body),
