@@ -148,7 +148,7 @@ def _tiles(numbers: Numbers) -> Table:
 
 def _chart(numbers: Numbers) -> Drawing:
     """One bar a day, the kinds on top of each other."""
-    height = 170
+    height = 220
     drawing = Drawing(WIDTH, height)
     chart = VerticalBarChart()
     chart.x, chart.y, chart.width, chart.height = 22, 22, WIDTH - 22, height - 50

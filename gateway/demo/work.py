@@ -15,36 +15,37 @@ import logging
 import random
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from publishers.database import Database
 from publishers.faults import Fault, Invalid, NotAllowed, NotFound
-from publishers.orders import JOB, Declined, advance, channel_of_order, get_order, list_orders, place_order, register
+from publishers.orders import JOB, Declined, advance, cancel_order, channel_of_order, get_order, list_orders, place_order, register
 
 from ..app import Gateway
-from ..config import Config
+from ..config import ChannelRules, Config
 from ..errors import QueueFull
 from ..work import Worker
 from ..work.jobs import JobOptions, job_words
 from ..work.queues import JobView, Queues
 from .bodies import Answer
 from .month import Month, count_month, read_month, this_month
-from .people import SUBJECTS
+from .people import MENU, SUBJECTS
 from .queue_view import QueueView, data_of
 from .reports import MISSING, Reports
 
-__all__ = ["Work"]
+__all__ = ["NAMESPACES", "Work"]
 
 log = logging.getLogger("gateway.demo")
 
+NAMESPACES = {name: ChannelRules() for name in ("work", "report")}  # of the channels that only the demo has
 QUEUE = "demo"  # of its own: a Valkey that the demo shares may have workers of other programs
 QUEUE_MOST = 500  # jobs, dead letters included
 CONCURRENCY = 4
 STOP_SECONDS = 2.0  # for jobs that run when the demo ends; then they are given back, and run at the next start
 RESULT_SECONDS = 600  # for so long it is known how a report ended
-MONTHS = 3  # that the page offers
+MONTHS = 2  # that the page offers
 
 DAY_SECONDS = 0.12  # added to each day that a report counts, so that a person can see the bar move, and cancel it
 SMALL_SECONDS = 0.5
@@ -56,20 +57,6 @@ KITCHEN_SECONDS = 1.2
 ROAD_SECONDS = 4
 ORDERS_SHOWN = 4
 
-
-class Dish(NamedTuple):
-    """``amount`` is in cents."""
-
-    name: str
-    amount: int
-
-
-MENU = {
-    "pizza": Dish("Pizza from Nino", 1150),
-    "ramen": Dish("Ramen from the Nori Bar", 1400),
-    "cake": Dish("Plum cake from the kiosk", 420),
-    "spoon": Dish("A golden spoon", 9_999_900),  # more than the bank allows
-}
 AMOUNT_MOST = 100_000
 
 
@@ -285,6 +272,9 @@ class Work:
         position = await self._position(channel_of_order(placed["id"]))
         return {"order": await get_order(self._database, order=placed["id"]), "position": position}
 
+    async def cancel_order(self, user: str, order: int) -> Answer:
+        return {"order": await cancel_order(self._database, order=order, by=user)}
+
     async def start(self, user: str, kind: str) -> Answer:
         """``kind`` is what the page's buttons start: small, reminder or failing."""
         if kind == "small":
@@ -308,7 +298,8 @@ class Work:
 
     async def cancel(self, user: str, id: str) -> Answer:
         """A job that waits or runs is cancelled, a dead letter is removed."""
-        await self._must_be_theirs(user, id)
+        if "order" in await self._theirs(user, id):
+            raise NotAllowed("this job is a part of its order: cancel the order, before it is processed")
         outcome = await self._queues.cancel(QUEUE, id)
         self.view.changed()
         if outcome == "none":
@@ -316,15 +307,17 @@ class Work:
         return {"outcome": outcome}
 
     async def resend(self, user: str, id: str) -> Answer:
-        await self._must_be_theirs(user, id)
+        await self._theirs(user, id)
         sent, _ = await self._queues.resend(QUEUE, id)
         self.view.changed()
         if not sent:
             raise NotFound("this job is no dead letter any more, or another job has its key")
         return {}
 
-    async def _must_be_theirs(self, user: str, id: str) -> None:
-        view = await self._queues.job(QUEUE, id)
-        owner = data_of(view).get("owner")
+    async def _theirs(self, user: str, id: str) -> Answer:
+        """The data of a job that belongs to the user, or to nobody."""
+        data = data_of(await self._queues.job(QUEUE, id))
+        owner = data.get("owner")
         if owner and owner != user:
             raise NotAllowed(f"this job is {owner}'s: only they can cancel it or send it again")
+        return data

@@ -1,6 +1,6 @@
 """The requests of the page of the work queue: rows of the demo's API, each with what the request's body is.
 
-GET work · POST work/reports {month} · GET work/reports/MONTH · POST work/orders {item}
+GET work · POST work/reports {month} · GET work/reports/MONTH · POST work/orders {item} · POST work/orders/ID/cancel
 POST work/jobs {kind} · POST work/jobs/ID/cancel · POST work/jobs/ID/resend
 """
 
@@ -62,6 +62,10 @@ async def _order(work: Work, user: str, request: Request, body: NewOrder) -> Ans
     return await work.order(user, body.item)
 
 
+async def _cancel_order(work: Work, user: str, request: Request, body: Body) -> Answer:
+    return await work.cancel_order(user, request.path_params["id"])
+
+
 async def _start(work: Work, user: str, request: Request, body: NewJobs) -> Answer:
     return await work.start(user, body.kind)
 
@@ -79,6 +83,7 @@ REQUESTS: dict[tuple[str, str], tuple[WorkHandler, type[Body]]] = {
     ("POST", "work/reports"): (_make_report, MonthOfReport),
     ("GET", "work/reports/{month}"): (_report, Body),
     ("POST", "work/orders"): (_order, NewOrder),
+    ("POST", "work/orders/{id:int}/cancel"): (_cancel_order, Body),
     ("POST", "work/jobs"): (_start, NewJobs),
     ("POST", "work/jobs/{job}/cancel"): (_cancel, Body),
     ("POST", "work/jobs/{job}/resend"): (_resend, Body),

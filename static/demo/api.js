@@ -63,6 +63,7 @@ export class Api {
   makeReport = (month) => this.#call("POST", "work/reports", { month });
   report = (month) => this.#call("GET", `work/reports/${month}`);
   placeOrder = (item) => this.#call("POST", "work/orders", { item });
+  cancelOrder = (id) => this.#call("POST", `work/orders/${id}/cancel`);
   startJobs = (kind) => this.#call("POST", "work/jobs", { kind });
   cancelJob = (id) => this.#call("POST", `work/jobs/${encodeURIComponent(id)}/cancel`);
   resendJob = (id) => this.#call("POST", `work/jobs/${encodeURIComponent(id)}/resend`);

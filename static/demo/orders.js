@@ -10,7 +10,7 @@ const ENDS = { rejected: "was rejected", cancelled: "was cancelled", delivered: 
 
 export class Orders {
   #shop;
-  #orders = new Map(); // id → { order, element }
+  #orders = new Map(); // id → { order, element }, the newest first
 
   constructor(shop, { menu, orders }) {
     this.#shop = shop;
@@ -25,7 +25,7 @@ export class Orders {
   /** `orders` are the newest first, each with the position of its channel. */
   show(orders) {
     for (const id of this.#orders.keys()) this.#remove(id);
-    for (const { order, position } of orders.slice(0, SHOWN_MOST).reverse()) this.#add(order, position);
+    for (const { order, position } of orders.slice(0, SHOWN_MOST)) this.#add(order, position);
     this.#count();
   }
 
@@ -40,15 +40,16 @@ export class Orders {
   #add(order, position) {
     if (this.#orders.has(order.id)) return;
     const element = h("li", { id: `orders-${order.id}`, class: "row-card", tabindex: "-1", "data-testid": "order" });
-    this.#orders.set(order.id, { order, element });
-    $("orders").prepend(element);
+    const older = [...this.#orders.values()].find((each) => each.order.id < order.id); // two answers may arrive in any order
+    $("orders").insertBefore(element, older?.element ?? null);
+    this.#orders = new Map([...this.#orders, [order.id, { order, element }]].sort(([one], [other]) => other - one));
     this.#draw(order);
     this.#shop.line.follow(`orders:${order.id}`, {
       since: since(position),
       publication: ({ data }) => this.#draw(data.order),
       gap: async () => this.show((await this.#shop.api.work()).orders),
     });
-    for (const id of [...this.#orders.keys()].slice(0, -SHOWN_MOST)) this.#remove(id);
+    for (const id of [...this.#orders.keys()].slice(SHOWN_MOST)) this.#remove(id);
   }
 
   #remove(id) {
@@ -65,9 +66,18 @@ export class Orders {
     const { element } = this.#orders.get(order.id);
     element.dataset.state = order.state;
     const title = h("h4", {}, `No. ${order.id}: ${order.item}`);
-    element.replaceChildren(h("div", { class: "row-head" }, title, time(order.changed_at)), this.#steps(order));
+    const last = order.state === "placed" ? this.#cancelling(order) : time(order.changed_at);
+    element.replaceChildren(h("div", { class: "row-head" }, title, last), this.#steps(order));
     if (order.reason) element.append(h("p", { class: "soft words" }, `Rejected: ${order.reason}`));
     if (ENDS[order.state]) $("orders-note").textContent = `Order ${order.id} ${ENDS[order.state]}.`;
+  }
+
+  /** A button for as long as no worker has begun. */
+  #cancelling({ id }) {
+    const about = h("span", { class: "unseen" }, ` order ${id}`);
+    const end = () => attempt($("orders-fault"), () => this.#shop.api.cancelOrder(id), button);
+    const button = h("button", { type: "button", class: "small", "data-testid": "cancel-order", on: { click: end } }, "Cancel", about);
+    return button;
   }
 
   #steps({ state }) {

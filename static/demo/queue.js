@@ -94,7 +94,7 @@ class Card {
   #error = h("p", { class: "error" });
 
   constructor(shop, job) {
-    const { owner } = job.data;
+    const { owner, order } = job.data;
     const act = (name, of, call, symbol) => {
       const run = () => attempt($("queue-fault"), () => call(job.id), button);
       const about = h("span", { class: "unseen" }, `: ${job.title}`);
@@ -105,7 +105,7 @@ class Card {
     const mine = !owner || owner === shop.me;
     const buttons = mine && [
       dead && act("Send again", "resend", shop.api.resendJob, "again"),
-      act(dead ? "Remove" : "Cancel", dead ? "remove" : "cancel-job", shop.api.cancelJob),
+      order === undefined && act(dead ? "Remove" : "Cancel", dead ? "remove" : "cancel-job", shop.api.cancelJob),
     ];
     const tools = mine && h("div", { class: "row" }, ...buttons.filter(Boolean));
     const attributes = { class: "job", "data-testid": "job", "data-id": job.id, "data-name": job.name };

@@ -120,7 +120,7 @@ class Row {
   #sentence(state) {
     const percent = `${Math.round(this.#done * 100)} %`;
     if (state === "running" && this.#text) return [`${percent} · ${this.#text}`];
-    if (state === "cancelled") return [`Cancelled at ${percent}. Nothing of it remains.`];
+    if (state === "cancelled") return [`Cancelled at ${percent}. ${this.#file ? "The report that was there remains." : "Nothing of it remains."}`];
     if (state === "made") return ["Made ", time(this.#file.made_at), ` · ${Math.ceil(this.#file.bytes / 1024)} KB`];
     return [WAITS[state] ?? "Not made yet"];
   }

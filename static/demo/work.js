@@ -25,7 +25,7 @@ async function enter(name) {
   shop.reports = new Reports(shop, state);
   shop.orders = new Orders(shop, state);
   shop.queue = new Queue(shop, state, reload);
-  new Bell(line, go);
+  new Bell(line, go, ({ type }) => type !== "order" && type !== "report"); // those are on the page already
   show(location.hash.slice(1));
 
   /** Reads everything anew: history no longer held what a channel missed. */
