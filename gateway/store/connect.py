@@ -290,11 +290,12 @@ class SyncCommands:
             return message["data"] if message is not None else None
 
         try:
-            pubsub.subscribe(channel)
-            pubsub.get_message(timeout=CONNECT_SECONDS)  # the confirmation
+            try:
+                pubsub.subscribe(channel)
+                pubsub.get_message(timeout=CONNECT_SECONDS)  # the confirmation
+            except (valkey.ConnectionError, valkey.TimeoutError, OSError) as error:
+                raise Unavailable(f"no Valkey: {error}") from None
             yield announced
-        except (valkey.ConnectionError, valkey.TimeoutError, OSError) as error:
-            raise Unavailable(f"no Valkey: {error}") from None
         finally:
             pubsub.close()
 

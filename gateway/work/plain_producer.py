@@ -16,9 +16,9 @@ from ..store.connect import CONNECT_SECONDS, Address, SyncCommands
 from ..store.embedded import find_url
 from ..store.layout import Layout, Word
 from ..store.library import Library, ready_blocking
+from .job_results import read_result
 from .jobs import JobOptions, check_queue_name, job_words, refusal
 from .queues import enqueue_call
-from .job_results import read_result
 
 __all__ = ["SyncEnqueuedJob", "SyncQueue"]
 

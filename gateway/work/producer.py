@@ -20,9 +20,9 @@ from ..store.connection import Commands
 from ..store.embedded import find_url
 from ..store.layout import Layout
 from ..store.library import Library
+from .job_results import Results
 from .jobs import JobOptions, check_queue_name, job_words
 from .queues import JobView, Queues
-from .job_results import Results
 
 __all__ = ["EnqueuedJob", "Queue"]
 

@@ -14,7 +14,7 @@ from .jobs import JobDocument, check_queue_name, read_job, refusal
 
 __all__ = ["Failure", "JobView", "Overview", "Queues", "enqueue_call"]
 
-PAGE = 1000  # jobs of which one call disposes
+_READS = (b"gateway_queue", b"gateway_job", b"gateway_jobs")
 
 
 class Failure(msgspec.Struct, gc=False):
@@ -147,7 +147,7 @@ class Queues:
 
     async def _call(self, function: bytes, queue: str, *words: Word) -> Any:
         keys = self._layout.queue(check_queue_name(queue))
-        return await self._commands.call(b"FCALL", function, len(keys), *keys, *words)
+        return await self._commands.call(b"FCALL", function, len(keys), *keys, *words, repeatable=function in _READS)
 
 
 def _view(id: bytes, state: str, ms: bytes, job: bytes, failures: bytes, result: bytes = b"") -> JobView:
