@@ -13,6 +13,7 @@ queues, so that the order of their rows is the order in which they are committed
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import fcntl
 import logging
 import os
@@ -148,7 +149,8 @@ class Database:
             return
         self._wake_again = True
         if self._waking is None or self._waking.done():
-            self._waking = asyncio.create_task(self._notify())
+            # Its context is its own: it is no task of the caller, whose transaction is over.
+            self._waking = contextvars.Context().run(asyncio.create_task, self._notify())
 
     async def _notify(self) -> None:
         # Not inside the transactions: NOTIFY makes commits wait for each other.

@@ -31,6 +31,8 @@ PRELOADED = (
     "publishers.relay_program",
     "publishers.migrator",
     "tests.kit.mounted",
+    "tests.kit.order_workers",
+    "tests.kit.job_relays",
     "tests.kit.relays",
 )
 

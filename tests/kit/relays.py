@@ -27,12 +27,25 @@ from publishers.reactions import REACTIONS, Reactions, react
 from publishers.relay import Relay
 from publishers.reviews import create_review
 
-__all__ = ["CHANNELS", "INBOX", "dying_relay", "dying_writer", "obedient_writer", "reacting", "relaying", "writer"]
+__all__ = [
+    "CHANNELS",
+    "INBOX",
+    "DyingHistory",
+    "DyingRelay",
+    "die",
+    "dying_relay",
+    "dying_writer",
+    "obedient_writer",
+    "reacting",
+    "relaying",
+    "writer",
+]
 
 CHANNELS = FIRST, INBOX, STORY = "posts:a", "notifications:u1", "review:1"  # in the order in which a dying relay takes them
 
 
-def _die() -> Never:
+def die() -> Never:
+    """Ends this process by SIGKILL."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("the process is dead")
 
@@ -65,7 +78,7 @@ class DyingRelay(Relay):
 
     def _at(self, step: str) -> None:
         if step == self._step:
-            _die()
+            die()
 
     async def _round(self) -> int:
         count = await super()._round()
@@ -111,10 +124,10 @@ class DyingHistory(History):
     async def relay(self, *words: Any, **options: Any) -> None:
         self._calls += 1
         if self._calls == 2 and self._step == "before the second call leaves":
-            _die()
+            die()
         await super().relay(*words, **options)
         if self._calls == 2 and self._step == "when the second call is answered":
-            _die()
+            die()
 
 
 class DyingCommands(Commands):
@@ -131,7 +144,7 @@ class DyingCommands(Commands):
         if self._calls == 2 and self.step == "before the answer of the second call is read":
             while self._witness.xlen(self._stream) < 2:  # the loop stands still meanwhile, and reads nothing
                 continue
-            _die()
+            die()
 
 
 # Writers.
@@ -143,15 +156,15 @@ async def dying_writer(database_url: str, subject: str, step: str) -> None:
 
     async def dying(transaction: Transaction) -> None:
         if step == "before the outbox is written":
-            _die()
+            die()
         await write_outbox(transaction)
         if step == "before the commit":
-            _die()
+            die()
 
     class DyingDatabase(Database):
         def wake(self) -> None:
             if step == "before anybody is woken":
-                _die()
+                die()
             super().wake()
 
     Transaction.write_outbox = dying  # type: ignore[method-assign]
