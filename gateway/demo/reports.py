@@ -26,12 +26,15 @@ class Stored(NamedTuple):
 
 
 class Reports:
-    """Makes ``folder``, and removes the drafts of a process that was killed."""
+    """The reports in ``folder``, which is made."""
 
     def __init__(self, folder: Path) -> None:
         make_private(folder)
         self._folder = folder
-        for draft in folder.glob(f"*/*{DRAFT}"):
+
+    def remove_drafts(self) -> None:
+        """Removes what processes left that were killed while they wrote. Nobody may write meanwhile."""
+        for draft in self._folder.glob(f"*/*{DRAFT}"):
             draft.unlink(missing_ok=True)
 
     def path(self, owner: str, month: Month) -> Path:

@@ -30,7 +30,7 @@ from ..work import Worker
 from ..work.jobs import JobOptions, job_words
 from ..work.queues import JobView, Queues
 from .bodies import Answer
-from .month import Month, count_month, read_month, this_month
+from .month import Month, Numbers, count_month, read_month, this_month
 from .people import MENU, SUBJECTS
 from .queue_view import QueueView, data_of
 from .reports import MISSING, Reports
@@ -105,6 +105,8 @@ class Work:
         self._history = gateway.node.history
         self._queues = Queues(self._history.commands, self._history.layout)
         self.reports = Reports(folder)
+        self.reports.remove_drafts()
+        self._drawing = asyncio.Lock()  # one report at a time: several threads that draw would make the loop wait in turn
         admission = gateway.node.admission
         self.view = QueueView(self._queues, QUEUE, self._history, TITLES, self._left, lambda: len(admission.clients))
         self._worker = Worker(
@@ -141,17 +143,16 @@ class Work:
             self.view.ended()
 
     async def _make_report(self, job: Any, data: Report) -> Answer:
-        from .paper import draw
-
         month = read_month(data.month)
 
         async def progress(done: float, sentence: str) -> None:
-            await job.progress(round(done * 0.9, 3), sentence)
+            await job.progress(0.9 * done, sentence)
             await asyncio.sleep(DAY_SECONDS)
 
         numbers = await count_month(self._database, month, progress)
-        await job.progress(0.93, "draws the pages")
-        content = await asyncio.to_thread(draw, numbers, data.owner, {subject["id"]: subject["name"] for subject in SUBJECTS})
+        await job.progress(0.95, "draws the pages")
+        async with self._drawing:
+            content = await asyncio.to_thread(_drawn, numbers, data.owner)
         stored = await asyncio.to_thread(self.reports.write, data.owner, month, content)
         await self._announce(data.owner, month, stored._asdict())
         return {"bytes": stored.bytes}
@@ -321,3 +322,10 @@ class Work:
         if owner and owner != user:
             raise NotAllowed(f"this job is {owner}'s: only they can cancel it or send it again")
         return data
+
+
+def _drawn(numbers: Numbers, owner: str) -> bytes:
+    """The PDF. ReportLab is imported by the thread that draws: that takes a quarter of a second, and fails where it is not installed."""
+    from .paper import draw
+
+    return draw(numbers, owner, {subject["id"]: subject["name"] for subject in SUBJECTS})

@@ -49,5 +49,6 @@ def test_a_report_that_cannot_be_written_leaves_the_one_before_and_no_draft(tmp_
     path = reports.path("ann", month)
     assert path.read_bytes() == b"one" and list(path.parent.iterdir()) == [path]
     (path.parent / "2026-02.1.draft").write_bytes(b"thr")  # of a process that was killed
-    assert reports.find("ann", month) and Reports(tmp_path / "reports").find("bob", month) is None
+    assert reports.find("ann", month) and reports.find("bob", month) is None
+    reports.remove_drafts()
     assert list(path.parent.iterdir()) == [path]
