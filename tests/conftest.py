@@ -47,7 +47,7 @@ settings.load_profile("gateway")
 
 # Test files, by how long they take.
 LONG = """
-openapi types emulation rpc relay cli browser restarts slow_clients reactions reviews demo keys recovery_model faults sse websocket devices reading
+openapi types emulation rpc relay cli browser restarts slow_clients reactions reviews demo work_page keys recovery_model faults sse websocket devices reading
 browser_rights sdk_js rights control bad_input time_limits sdk_python tokens drain posts
 """.split()
 

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
+from sqlalchemy.exc import DBAPIError
 
 from ..errors import StoreError
 from ..rules.json_text import encode
@@ -28,6 +29,7 @@ __all__ = ["STATES", "QueueView", "data_of"]
 log = logging.getLogger("gateway.demo")
 
 STATES = ("ready", "running", "delayed", "dead")
+WAITING = ("ready", "running", "delayed", "parked")
 LISTED_MOST = 50  # jobs of one state
 DATA_MOST = 1000  # bytes
 PAUSE_SECONDS = 0.1  # between two publications: what changes meanwhile is in the next one
@@ -47,8 +49,8 @@ def data_of(view: JobView) -> Answer:
 class QueueView:
     """Follows one queue. ``run()`` publishes in ``channel``; ``changed()`` announces that there may be something new.
 
-    ``titles`` make the words by which people know a job, by its name; ``left`` is awaited with each job that was waiting or running and
-    is not listed as such any more. ``connections`` is how many clients are connected.
+    ``titles`` make the words by which people know a job, by its name. ``left`` is awaited with each job that has ended or is a dead letter
+    now: as it was, and as it is. ``connections`` is how many clients are connected.
     """
 
     channel = "work:queue"
@@ -59,7 +61,7 @@ class QueueView:
         queue: str,
         history: History,
         titles: dict[str, Callable[[Answer], str]],
-        left: Callable[[JobView], Awaitable[None]],
+        left: Callable[[JobView, JobView], Awaitable[None]],
         connections: Callable[[], int],
     ) -> None:
         self._queues = queues
@@ -85,8 +87,8 @@ class QueueView:
         while True:
             try:
                 await self._publish()
-            except StoreError as error:
-                log.debug("the view of the queue waits for Valkey: %s", error)
+            except (StoreError, DBAPIError) as error:
+                log.debug("the view of the queue waits for Valkey or the database: %s", error)
             await asyncio.sleep(PAUSE_SECONDS)
             await self._until_changed()
             self._changed.clear()
@@ -126,11 +128,20 @@ class QueueView:
         if {**state, "now": 0} != {**self._published, "now": 0}:
             await self._history.publish(self.channel, publish_words(encode(state)))
             self._published = state
-        there = {view.id: view for state in STATES[:3] for view in found[state]}
-        gone = [view for id, view in self._waiting.items() if id not in there]
-        self._waiting = there
-        for view in gone:
-            await self._left(view)
+        await self._compare({view.id: view for state in STATES[:3] for view in found[state]})
+
+    def expect(self, view: JobView) -> None:
+        """Passes the job to ``left`` as soon as it has ended, although it may have come and gone between two looks."""
+        self._waiting[view.id] = view
+
+    async def _compare(self, there: dict[str, JobView]) -> None:
+        gone, self._waiting = {id: view for id, view in self._waiting.items() if id not in there}, there
+        for id, view in gone.items():
+            now = await self._queues.job(self._queue, id)
+            if now.state in WAITING:  # it is there, but not listed
+                self._waiting[id] = view
+            else:
+                await self._left(view, now)
 
     def _shown(self, view: JobView) -> Answer:
         name, data = (view.job.name if view.job else "?"), data_of(view)

@@ -194,18 +194,13 @@ class Work:
     async def _deliver(self, job: Any, data: Delivery) -> None:
         await advance(self._database, order=data.order, state="delivered")
 
-    async def _left(self, view: JobView) -> None:
-        """Announces that a report was cancelled, by whomever."""
-        data = data_of(view)
+    async def _left(self, view: JobView, now: JobView) -> None:
+        """Announces that a report was cancelled, by whatever program."""
         if view.job is None or view.job.name != "demo.report" or view.job.channel is None:
             return
-        now = await self._queues.job(QUEUE, view.id)
         if now.state == "done" and now.result == b'{"error":"cancelled"}':
-            await self._publish_end(view.job.channel, {"type": "report.cancelled", "month": data.get("month")})
-
-    async def _publish_end(self, channel: str, data: Answer) -> None:
-        async with self._database.transaction() as transaction:
-            transaction.publish(channel, data)
+            async with self._database.transaction() as transaction:
+                transaction.publish(view.job.channel, {"type": "report.cancelled", "job": view.id})
 
     # What members do.
 
@@ -299,9 +294,11 @@ class Work:
 
     async def cancel(self, user: str, id: str) -> Answer:
         """A job that waits or runs is cancelled, a dead letter is removed."""
-        if "order" in await self._theirs(user, id):
+        view = await self._theirs(user, id)
+        if "order" in data_of(view):
             raise NotAllowed("this job is a part of its order: cancel the order, before it is processed")
         outcome = await self._queues.cancel(QUEUE, id)
+        self.view.expect(view)
         self.view.changed()
         if outcome == "none":
             raise NotFound("this job has ended")
@@ -315,13 +312,13 @@ class Work:
             raise NotFound("this job is no dead letter any more, or another job has its key")
         return {}
 
-    async def _theirs(self, user: str, id: str) -> Answer:
-        """The data of a job that belongs to the user, or to nobody."""
-        data = data_of(await self._queues.job(QUEUE, id))
-        owner = data.get("owner")
+    async def _theirs(self, user: str, id: str) -> JobView:
+        """A job that belongs to the user, or to nobody."""
+        view = await self._queues.job(QUEUE, id)
+        owner = data_of(view).get("owner")
         if owner and owner != user:
             raise NotAllowed(f"this job is {owner}'s: only they can cancel it or send it again")
-        return data
+        return view
 
 
 def _drawn(numbers: Numbers, owner: str) -> bytes:

@@ -1,7 +1,7 @@
 // The member's newest orders, each with the states that it has reached. The states arrive in the channel of the order.
 
 import { since } from "./api.js";
-import { $, attempt, h } from "./dom.js";
+import { $, attempt, h, once } from "./dom.js";
 import { time } from "./time.js";
 
 const SHOWN_MOST = 4;
@@ -16,8 +16,7 @@ export class Orders {
     this.#shop = shop;
     for (const { id, name, price } of menu) {
       const attributes = { type: "button", class: "chip", "data-testid": "order-item", "data-item": id };
-      const button = h("button", { ...attributes, on: { click: () => this.#place(id, button) } }, `${name} · ${price}`);
-      $("menu").append(button);
+      $("menu").append(h("button", { ...attributes, on: { click: once(() => this.#place(id)) } }, `${name} · ${price}`));
     }
     this.show(orders);
   }
@@ -29,12 +28,12 @@ export class Orders {
     this.#count();
   }
 
-  async #place(item, button) {
+  async #place(item) {
     await attempt($("orders-fault"), async () => {
       const { order, position } = await this.#shop.api.placeOrder(item);
       this.#add(order, position);
       this.#count();
-    }, button);
+    });
   }
 
   #add(order, position) {
@@ -75,9 +74,8 @@ export class Orders {
   /** A button for as long as no worker has begun. */
   #cancelling({ id }) {
     const about = h("span", { class: "unseen" }, ` order ${id}`);
-    const end = () => attempt($("orders-fault"), () => this.#shop.api.cancelOrder(id), button);
-    const button = h("button", { type: "button", class: "small", "data-testid": "cancel-order", on: { click: end } }, "Cancel", about);
-    return button;
+    const end = once(() => attempt($("orders-fault"), () => this.#shop.api.cancelOrder(id)));
+    return h("button", { type: "button", class: "small", "data-testid": "cancel-order", on: { click: end } }, "Cancel", about);
   }
 
   #steps({ state }) {

@@ -3,7 +3,7 @@
 // A job that remains in its lane remains the same element, so that a button is not drawn anew under a pointer or the keyboard's focus.
 
 import { since } from "./api.js";
-import { $, attempt, count, h, icon } from "./dom.js";
+import { $, attempt, count, h, icon, once } from "./dom.js";
 
 const SHOWN_MOST = 6; // jobs of a lane
 const CHANNEL = "work:queue";
@@ -17,7 +17,7 @@ export class Queue {
   constructor(shop, { queue, position }, reload) {
     this.#shop = shop;
     for (const element of document.querySelectorAll(".lane")) this.#lanes.set(element.dataset.state, new Lane(shop, element));
-    for (const button of $("starters").children) button.addEventListener("click", () => this.#start(button));
+    for (const button of $("starters").children) button.addEventListener("click", once(() => this.#start(button)));
     this.show(queue);
     shop.line.follow(CHANNEL, { since: since(position), publication: ({ data }) => this.show(data), gap: reload });
     setInterval(() => this.#tick(), TICK_MS);
@@ -35,7 +35,7 @@ export class Queue {
   }
 
   #start(button) {
-    return attempt($("queue-fault"), () => this.#shop.api.startJobs(button.dataset.kind), button);
+    return attempt($("queue-fault"), () => this.#shop.api.startJobs(button.dataset.kind));
   }
 
   #tick() {
@@ -96,10 +96,9 @@ class Card {
   constructor(shop, job) {
     const { owner, order } = job.data;
     const act = (name, of, call, symbol) => {
-      const run = () => attempt($("queue-fault"), () => call(job.id), button);
+      const run = once(() => attempt($("queue-fault"), () => call(job.id)));
       const about = h("span", { class: "unseen" }, `: ${job.title}`);
-      const button = h("button", { type: "button", class: "small", "data-testid": of, on: { click: run } }, symbol && icon(symbol), name, about);
-      return button;
+      return h("button", { type: "button", class: "small", "data-testid": of, on: { click: run } }, symbol && icon(symbol), name, about);
     };
     const dead = job.state === "dead";
     const mine = !owner || owner === shop.me;

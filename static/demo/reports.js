@@ -3,7 +3,7 @@
 // Progress arrives in the report's own channel, which its owner alone may follow; the queue knows whether the job waits, runs or failed.
 
 import { since } from "./api.js";
-import { $, attempt, h, icon } from "./dom.js";
+import { $, attempt, h, icon, once } from "./dom.js";
 import { time } from "./time.js";
 
 const WAITS = { ready: "Waits for a worker", running: "Starts", delayed: "Failed, and is tried again soon", dead: "Failed in every attempt" };
@@ -60,9 +60,9 @@ class Row {
     this.#title = report.title;
     this.#bar.setAttribute("aria-label", `Progress of the report of ${report.title}`);
     const of = (what) => h("span", { class: "unseen" }, ` ${what} ${report.title}`);
-    this.#make = h("button", { type: "button", "data-testid": "make", disabled: unable, on: { click: () => this.#order() } }, h("span"), of("of"));
-    this.#cancel = h("button", { type: "button", "data-testid": "cancel", on: { click: () => this.#end() } }, "Cancel", of("the report of"));
-    const load = { type: "button", class: "primary", "data-testid": "download", on: { click: () => this.#load() } };
+    this.#make = h("button", { type: "button", "data-testid": "make", disabled: unable, on: { click: once(() => this.#order()) } }, h("span"), of("of"));
+    this.#cancel = h("button", { type: "button", "data-testid": "cancel", on: { click: once(() => this.#end()) } }, "Cancel", of("the report of"));
+    const load = { type: "button", class: "primary", "data-testid": "download", on: { click: once(() => this.#load()) } };
     this.#fetch = h("button", load, icon("download"), "PDF", of("of"));
     const attributes = { id: `report-${report.month}`, class: "row-card", tabindex: "-1", "data-testid": "report", "data-month": report.month };
     const buttons = h("div", { class: "row" }, this.#make, this.#cancel, this.#fetch);
@@ -84,6 +84,7 @@ class Row {
       this.#job = null;
       this.#draw("made", "is ready");
     } else if (data.type === "report.cancelled") {
+      if (this.#job && this.#job.id !== data.job) return; // the next one was asked for meanwhile
       this.#job = null;
       this.#draw("cancelled", "was cancelled");
     } else if (data.progress !== undefined) {
@@ -102,7 +103,7 @@ class Row {
 
   /** Draws the row; `news` is announced to those who do not see it. */
   #draw(state, news) {
-    const focused = this.element.contains(document.activeElement);
+    const focused = [this.#make, this.#cancel, this.#fetch].find((button) => button === document.activeElement);
     const active = ["ready", "running", "delayed"].includes(state);
     this.element.dataset.state = state;
     this.#bar.hidden = !active && state !== "cancelled";
@@ -111,9 +112,8 @@ class Row {
     this.#make.hidden = active;
     this.#make.firstChild.textContent = this.#file || state === "cancelled" ? "Make it anew" : "Make the report";
     this.#cancel.hidden = !active;
-    this.#cancel.disabled = false;
     this.#fetch.hidden = active || !this.#file;
-    if (focused && document.activeElement.hidden) (active ? this.#cancel : this.#file ? this.#fetch : this.#make).focus();
+    if (focused?.hidden) (active ? this.#cancel : this.#file ? this.#fetch : this.#make).focus();
     if (news) $("reports-note").textContent = `The report of ${this.#title} ${news}.`;
   }
 
@@ -132,12 +132,12 @@ class Row {
       this.#job = { id, state: "ready" };
       [this.#done, this.#text] = [0, ""];
       this.#draw("ready");
-    }, this.#make);
+    });
   }
 
-  async #end() {
-    const cancelled = await attempt($("reports-fault"), () => this.#shop.api.cancelJob(this.#job.id), this.#cancel);
-    if (cancelled && this.#job) this.#cancel.disabled = true; // until its end is published
+  /** Its end is published as soon as the worker has ended it. */
+  #end() {
+    return attempt($("reports-fault"), () => this.#shop.api.cancelJob(this.#job.id));
   }
 
   /** A link cannot carry the token, so the file is fetched with it and then given to the browser. */
@@ -146,6 +146,6 @@ class Row {
       const url = URL.createObjectURL(await this.#shop.api.report(this.#month));
       h("a", { href: url, download: `Piazza ${this.#month}.pdf` }).click();
       setTimeout(() => URL.revokeObjectURL(url), 10_000);
-    }, this.#fetch);
+    });
   }
 }

@@ -78,6 +78,7 @@ def test_a_report_is_made_while_its_bar_moves_and_is_its_owners_alone_and_anothe
     first = reach(report, 0)
     assert first < reach(report, first) < 1
     expect(report).to_have_attribute("data-state", "made")
+    expect(report.get_by_test_id("download")).to_be_focused()  # for whom the keyboard is the way to the file
     with shop.expect_download() as loading:
         report.get_by_test_id("download").click()
     content = Path(loading.value.path()).read_bytes()
