@@ -10,7 +10,9 @@ The packages, in the order in which they may import: a module imports from packa
 | errors                    | words: what goes wrong, and whose fault it is                              |
 | origins                   | words: which pages of browsers may talk to the gateway                     |
 | environment               | words: which environment variables are meant for the gateway               |
-| config publication        | words: no I/O, no third party but msgspec and pydantic                     |
+| publication               | words: a position in a channel, a publication                              |
+| bridging                  | words: what is bridged from other programs' channels, Lists and Streams    |
+| config                    | words: every setting                                                       |
 | runtime                   | what asyncio does not have: held tasks, the timer wheel, waiting and retrying |
 | rules                     | pure, no I/O, no clock: protocol, recovery, permissions, filters, deltas   |
 | store auth                | Valkey; tokens and keys                                                    |

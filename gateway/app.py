@@ -46,6 +46,7 @@ from .store.history import History
 from .store.layout import Layout
 from .store.library import Library, rules_of
 from .store.link import Link
+from .work.bridges import Bridges
 
 __all__ = ["Application", "Gateway", "Guest", "create_app"]
 
@@ -86,6 +87,9 @@ class Gateway:
         self._secrets_check = SecretsCheck(config, commands, uid)
         admission = Admission(config.limits, hub.now)
         bus = Bus(history, uid, self._leases, Orders(config, uid, hub, revocations, admission))
+
+        # What other programs produce.
+        self.bridges = Bridges(config, address, history, uid)
 
         # Clients.
         calls = Calls(config, history, uid, link, others=bus)
@@ -135,6 +139,8 @@ class Gateway:
         self._background = [asyncio.create_task(each) for each in work]
         for task in self._background:
             task.add_done_callback(_must_not_end)
+        if self._install:
+            await self.bridges.start()
 
     async def _install_functions(self) -> None:
         try:
@@ -159,6 +165,7 @@ class Gateway:
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+        await self.bridges.close()
         removed = await self.node.presence.close()
         await self._write_last_events()
         await self._secrets_check.close()

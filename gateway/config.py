@@ -18,6 +18,7 @@ from platformdirs import user_data_path
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from .bridging import BridgeRules, bridges_fault
 from .environment import PREFIX, Environment, log_injected, setting_variables
 from .errors import ConfigurationError, UnknownChannel
 from .origins import Origins, origin_fault
@@ -182,6 +183,7 @@ class Config(BaseSettings):
     limits: Limits = Limits()
     channels: ChannelRules = ChannelRules()
     namespaces: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,64}$")], ChannelRules] = {}
+    bridges: list[BridgeRules] = []
 
     @model_validator(mode="before")
     @classmethod
@@ -230,6 +232,8 @@ class Config(BaseSettings):
     def _pairs(self) -> Config:
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ValueError("tls_cert and tls_key go together: one is set, the other is not")
+        if fault := bridges_fault(self.bridges, self.prefix, self.namespaces):
+            raise ValueError(fault)
         return self
 
     @classmethod
@@ -355,7 +359,7 @@ def _similar(path: tuple[int | str, ...]) -> str:
         return elsewhere[0]
     model: Any = Config
     for table in tables:
-        model = get_args(model)[1] if get_origin(model) is dict else model.model_fields[table].annotation
+        model = get_args(model)[-1] if get_origin(model) in (dict, list) else model.model_fields[table].annotation
     alike = difflib.get_close_matches(name, model.model_fields, 1)
     return ".".join([*tables, *alike]) if alike else ""
 

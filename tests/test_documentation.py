@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.app import create_app
+from gateway.bridging import BridgeRules
 from gateway.cli import app
 from gateway.config import BUILT_IN, ChannelRules, Config, Insecure, Limits, Tokens
 from gateway.edges.api.methods import METHODS
@@ -16,14 +17,15 @@ from gateway.edges.websocket import PATH
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 SETTINGS = (
-    [name for name in Config.model_fields if name not in ("tokens", "insecure", "limits", "channels", "namespaces")]
+    [name for name in Config.model_fields if name not in ("tokens", "insecure", "limits", "channels", "namespaces", "bridges")]
     + [
         f"{section}.{name}"
         for section, model in (("tokens", Tokens), ("insecure", Insecure), ("limits", Limits))
         for name in model.model_fields
     ]
     + list(ChannelRules.model_fields)
-    + ["[channels]", "[namespaces.NAME]"]
+    + list(BridgeRules.model_fields)
+    + ["[channels]", "[namespaces.NAME]", "[[bridges]]"]
 )
 
 

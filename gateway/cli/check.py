@@ -109,6 +109,7 @@ async def _check_link(config: Config, url: str, report: Report) -> None:
         info = (await commands.call("INFO", "server")).decode()
         version = re.search(r"valkey_version:(\S+)", info) or re.search(r"redis_version:(\S+)", info)
         report.fine["valkey"] = f"{address}, version {version[1] if version else 'unknown'}"
+        await _check_bridges(config, commands, report)
         began = time.perf_counter()
         await link.start()
         took = (time.perf_counter() - began) * 1000
@@ -131,3 +132,13 @@ async def _compare_keys(config: Config, commands: Commands, report: Report) -> N
         )
     else:
         report.fine["token keys"] = "the gateways that run have the same, or none runs"
+
+
+async def _check_bridges(config: Config, commands: Commands, report: Report) -> None:
+    """Shows each bridge. A List or Stream that is not there yet is one that nobody has used yet."""
+    for bridge in config.bridges:
+        found = (await commands.call("TYPE", bridge.source)).decode()
+        if bridge.kind in ("list", "stream") and found not in (bridge.kind, "none"):
+            report.faults.append(f"bridge {bridge.title}: the key {bridge.source!r} is no {bridge.kind} but a {found}")
+        else:
+            report.fine[f"bridge {bridge.title}"] = f"{bridge.kind} {bridge.source} to {bridge.channel}"

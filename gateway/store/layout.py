@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, TypedDict, Unpack
 
 import msgspec
 
+from ..bridging import slot_tag
 from ..errors import StoreError
 from ..publication import Publication
 from ..rules.json_text import MAX_DEPTH, UNREADABLE, clean, clean_as, encode, is_utf8
@@ -37,6 +39,12 @@ Word = bytes | str | int | float  # one argument of a command; Valkey receives a
 
 _QUEUE_PARTS = "jobs runs failures keys delayed running dead workers serial results expiring"
 _QUEUE_SUFFIXES = tuple(f":{part}".encode() for part in (*_QUEUE_PARTS.split(), *(f"ready:{priority}" for priority in range(10))))
+
+
+@lru_cache(1000)
+def _queue_keys(prefix: str, name: str) -> tuple[bytes, ...]:
+    base = f"{prefix}:queue:{{{name}}}".encode()
+    return base, *(base + suffix for suffix in _QUEUE_SUFFIXES)
 
 
 class Layout:
@@ -74,10 +82,13 @@ class Layout:
         base = f"{self.prefix}:rpc:{{{method}}}".encode()
         return base, base + b":service"
 
+    def bridge(self, source: str, name: str) -> bytes:
+        """The state of a bridge, with which the names of its other keys begin; in the hash slot of its source."""
+        return f"{self.prefix}:bridge:{{{slot_tag(source) or source}}}:{name}".encode()
+
     def queue(self, name: str) -> tuple[bytes, ...]:
         """The keys of a work queue, which its functions take: the queue's own first; lua/jobs.lua lists them."""
-        base = f"{self.prefix}:queue:{{{name}}}".encode()
-        return base, *(base + suffix for suffix in _QUEUE_SUFFIXES)
+        return _queue_keys(self.prefix, name)
 
     def taken(self, queue: str, worker: str) -> bytes:
         """The list of the jobs that a worker took from a queue and has not ended."""

@@ -28,7 +28,7 @@ VERSION = 6  # of the functions; count it up with every change of what a functio
 _NAME = re.compile(rb"^gateway_(\d+)$")
 _SOURCE = "".join(
     files(__package__).joinpath("lua", name).read_text()
-    for name in ("channels.lua", "inbox.lua", "control.lua", "rpc.lua", "jobs.lua", "queues.lua")
+    for name in ("channels.lua", "inbox.lua", "control.lua", "rpc.lua", "jobs.lua", "queues.lua", "bridge.lua")
 )
 
 log = logging.getLogger("gateway.store")

@@ -9,6 +9,12 @@
     handlers · running           a handler; one call of it, and what became of its jobs
     batches · processes          jobs that are handled together; handlers in processes of their own
     periodic                     cron
+    bridges                      all bridges of a process: foreign entries and messages become publications
+    mapping                      pure: from an entry to a publication, by the rules of a bridge
+    source                       what a bridge reads from; the record of what could not be published
+    foreign_keys                 Lists and Streams, whose entries come exactly once
+    foreign_messages             Pub/Sub channels and patterns, whose messages come at most once
+    exclusive                    work that one process of all does
 
 The functions themselves, and the layout in Valkey, are in ``store/lua/jobs.lua`` and ``store/lua/queues.lua``.
 """

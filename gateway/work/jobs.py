@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, TypedDict, Unpack
 
 import msgspec
@@ -69,6 +70,11 @@ def check_queue_name(queue: Any) -> str:
     """The name of a queue. Raises TypeError for what is no text, ValueError for one that cannot be a part of a key in Valkey."""
     if not isinstance(queue, str):
         raise TypeError(f"the queue is a text, not {kind_of(queue)}")
+    return _checked_queue(queue)
+
+
+@lru_cache(1000)
+def _checked_queue(queue: str) -> str:
     if not 0 < len(queue.encode(errors="replace")) <= QUEUE_BYTES or re.search(r"[{}\s\x00-\x1f\x7f]", queue):
         raise ValueError(f"a queue is named by 1 to {QUEUE_BYTES} bytes without braces, spaces and control characters, not {queue!r:.120}")
     return queue

@@ -30,6 +30,7 @@ PRELOADED = (
     "uvicorn.protocols.websockets.websockets_sansio_impl",
     "publishers.relay_program",
     "publishers.migrator",
+    "tests.kit.bridging",
     "tests.kit.mounted",
     "tests.kit.order_workers",
     "tests.kit.job_relays",

@@ -49,9 +49,11 @@ async def opened_history(url: str, prefix: str, config: Config) -> AsyncIterator
     library = Library(rules_of(config.channels, config.namespaces), prefix)
     commands = Commands(Address(url), functions=library)
     await commands.start()
-    await library.install(commands.call)
-    yield History(commands, Layout(prefix))
-    await commands.close()
+    try:
+        await library.install(commands.call)
+        yield History(commands, Layout(prefix))
+    finally:
+        await commands.close()
 
 
 class OwnValkey:
