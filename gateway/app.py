@@ -38,8 +38,8 @@ from .runtime.tasks import Tasks
 from .runtime.wheel import Wheel
 from .session.admission import Admission
 from .session.authentication import Authentication
+from .session.control_orders import Orders
 from .session.node import Node, new_id
-from .session.orders import Orders
 from .store.connect import Address
 from .store.connection import Commands
 from .store.history import History

@@ -15,7 +15,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import msgspec
 
@@ -88,7 +88,7 @@ def report_channel(month: Month, owner: str) -> str:
 
 
 TITLES: dict[str, Callable[[Answer], str]] = {
-    "demo.report": lambda data: f"Report for {data.get('owner')}, {data.get('month')}",
+    "demo.report": lambda data: f"Report {data.get('month')} for {data.get('owner')}",
     "demo.small": lambda data: f"Small job {data.get('number')}",
     "demo.reminder": lambda data: f"Reminder for {data.get('owner')}",
     "demo.failing": lambda data: "A job that fails",
@@ -283,10 +283,9 @@ class Work:
             return await self._enqueue("demo.failing", {"owner": user}, attempts=FAILING_ATTEMPTS, result_ttl=RESULT_SECONDS)
         raise Invalid("the kinds of jobs are small, reminder and failing")
 
-    async def _enqueue(self, name: str, data: Answer, **options: Any) -> Answer:
-        given: JobOptions = options  # type: ignore[assignment]
+    async def _enqueue(self, name: str, data: Answer, **options: Unpack[JobOptions]) -> Answer:
         try:
-            id, new = await self._queues.enqueue(QUEUE, [*job_words(name, data, **given), "limit", QUEUE_MOST])
+            id, new = await self._queues.enqueue(QUEUE, [*job_words(name, data, **options), "limit", QUEUE_MOST])
         except QueueFull as error:
             raise Fault(str(error)) from None
         self.view.changed()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Column, Integer, MetaData, Table, Text, select, update
 
 from gateway.publication import Position
 from gateway.rpc import Caller, Failure, Service
+from gateway.work import Worker
 from publishers import Publisher, SyncPublisher
 from publishers.database import Database, Transaction
+from publishers.orders import Declined, advance, cancel_order, place_order, register
 from publishers.posts import create_channel, create_post, list_posts
 from publishers.reactions import Reactions, react
 from publishers.reviews import create_review, review_history
@@ -91,12 +93,29 @@ async def writes(database: Database) -> str | None:
         await transaction.execute(update(orders), [{"id": 17, "status": "shipped"}])
         transaction.publish("orders:17", Shipped(17, datetime.now()), keep=True)
         transaction.notify("u1", {"id": "order-17"})
+        job: str = transaction.enqueue(
+            "orders.bill", Shipped(17, datetime.now()), queue="low", key="bill-17", delay=1.5, at=datetime.now(UTC)
+        )
+        transaction.enqueue("orders.count")
         post: Mapping[str, Any] = await create_post(transaction, channel="tech", author="u1", text="…")
     async with database.reading() as connection:
         status: str | None = (await connection.execute(select(orders.c.status))).scalar()
     counts: dict[str, int] = await react(database, user="u2", target=f"post:{post['id']}", reaction="like")
     await Reactions(database).react(user="u2", target="review:1", reaction=None)
+    order: dict[str, Any] = await place_order(database, buyer="u1", item=job, quantity=2, amount=1250, queue="low")
+    await advance(database, order=order["id"], state="delivered")
     return status if counts else await database.run(ships)
+
+
+async def pays(order: dict[str, Any], key: str) -> None:
+    if order["amount"] > 1000:
+        raise Declined(f"{key}: no credit")
+
+
+def works(database: Database) -> Worker:
+    worker = Worker(["low"])
+    register(worker, database, charge=pays)
+    return worker
 
 
 async def ships(transaction: Transaction) -> str | None:
@@ -110,6 +129,12 @@ async def writes_wrongly(database: Database, publisher: Publisher) -> None:
         transaction.publish("orders:17", 1, ttl=0)  # mistake
         transaction.publish("orders:17", 1, keep="yes")  # mistake
         transaction.notify(1, {"id": "order-17"})  # mistake
+        transaction.enqueue(17)  # mistake
+        await transaction.enqueue("orders.bill")  # mistake
+        transaction.enqueue("orders.bill", {}, "low")  # mistake
+        transaction.enqueue("orders.bill", priority="first")  # mistake
+        transaction.enqueue("orders.bill", delay="1h")  # mistake
+        transaction.enqueue("orders.bill", keep=True)  # mistake
         transaction.execute(update(orders))  # mistake
         await transaction.execute("UPDATE orders")  # mistake
     with database.transaction():  # mistake
@@ -120,6 +145,11 @@ async def writes_wrongly(database: Database, publisher: Publisher) -> None:
     await create_review(database, subject="kiosk", author="u1", rating="5", text="…")  # mistake
     create_post(database, channel="tech", author="u1", text="…")  # mistake
     await list_posts(database, channel="tech", limit="all")  # mistake
+    await place_order(database, buyer="u1")  # mistake
+    await place_order(database, buyer="u1", item="soup", amount="12.50")  # mistake
+    await cancel_order(database, order=17)  # mistake
+    register(database, database)  # mistake
+    register(Worker(), database, charge=ships)  # mistake
     await react(database, user="u2", target=12, reaction="like")  # mistake
     await review_history("review:1", database=database, publisher=publisher)  # mistake
 

@@ -1,4 +1,4 @@
-"""Orders: carries out what backends ask of the clients of this process. Each control message reaches every process."""
+"""Control orders: carries out what backends ask of the clients of this process. Each control message reaches every process."""
 
 from __future__ import annotations
 
