@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, Protocol
 
 from starlette.applications import Starlette
@@ -34,7 +34,7 @@ from .live.hub import Hub
 from .live.inbox import Inbox
 from .rpc.calls import Calls
 from .rpc.methods import built_in
-from .runtime.tasks import Tasks
+from .runtime.tasks import Tasks, run_endlessly
 from .runtime.wheel import Wheel
 from .session.admission import Admission
 from .session.authentication import Authentication
@@ -47,6 +47,7 @@ from .store.layout import Layout
 from .store.library import Library, rules_of
 from .store.link import Link
 from .work.bridges import Bridges
+from .work.queues import Queues
 
 __all__ = ["Application", "Gateway", "Guest", "create_app"]
 
@@ -110,6 +111,7 @@ class Gateway:
             methods=built_in(inbox),
             admission=admission,
             authentication=authentication,
+            queues=Queues(commands, layout),
         )
 
         link.add_own_listener(calls)
@@ -127,7 +129,7 @@ class Gateway:
         await self.link.start()
         if 0 < len(self._config.tokens.hmac_secret.encode()) < SHORT_SECRET:
             log.warning("tokens.hmac_secret is short: %d bytes or more are safe", SHORT_SECRET)
-        work = [self._wheel.run(), self.node.hub.keep_house(), *([self._keys.run()] if self._keys.has_url else [])]
+        work = [self._wheel.run(), self.node.hub.run_upkeep(), *([self._keys.run()] if self._keys.has_url else [])]
         if self._install:
             work += [
                 self._rules_check.run(),
@@ -135,12 +137,18 @@ class Gateway:
                 self._leases.run(),
                 self.node.presence.run(),
                 self.node.events.run(),
+                *self._alerts(),
             ]
-        self._background = [asyncio.create_task(each) for each in work]
-        for task in self._background:
-            task.add_done_callback(_must_not_end)
+        self._background = [run_endlessly(each, "the gateway") for each in work]
         if self._install:
             await self.bridges.start()
+
+    def _alerts(self) -> list[Coroutine[Any, Any, None]]:
+        if not self._config.alerts.are_on:
+            return []
+        from .work.alerts import Alerts  # few gateways need it
+
+        return [Alerts(self._config.alerts, self.node.queues, self.node.history).run()]
 
     async def _install_functions(self) -> None:
         try:
@@ -182,11 +190,6 @@ class Gateway:
         with contextlib.suppress(StoreError, TimeoutError):  # those that Valkey does not take now are lost with this process
             async with asyncio.timeout(2):
                 await self.node.events.flush()
-
-
-def _must_not_end(task: asyncio.Task[None]) -> None:
-    if not task.cancelled():
-        log.critical("a part of the gateway ended that must not: %s", task.get_name(), exc_info=task.exception())
 
 
 class Guest(Protocol):

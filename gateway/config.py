@@ -23,7 +23,7 @@ from .environment import PREFIX, Environment, log_injected, setting_variables
 from .errors import ConfigurationError, UnknownChannel
 from .origins import Origins, origin_fault
 
-__all__ = ["ChannelRules", "Config", "Limits", "Tokens", "examine", "load", "parse_duration"]
+__all__ = ["Alerts", "ChannelRules", "Config", "Limits", "Thresholds", "Tokens", "examine", "load", "parse_duration"]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -94,6 +94,34 @@ class Limits(_Section):
     presence_clients: int = Field(1000, ge=1)
 
 
+class Thresholds(_Section):
+    """From which number on a work queue raises an alert: ready jobs, the age of the oldest of them, dead letters. 0 is "never"."""
+
+    ready: int = Field(0, ge=0)
+    oldest_seconds: float = Field(0, ge=0)
+    dead: int = Field(0, ge=0)
+
+
+ALERTS = "alerts"  # the channel to which gateways publish alerts
+
+
+class Alerts(Thresholds):
+    """The thresholds of all work queues, and in ``queues`` what a queue has instead; ``subscribe`` is who may follow the channel ``alerts``."""
+
+    subscribe: Audience = "token"
+    queues: dict[Annotated[str, Field(pattern=r"^[^{}\s\x00-\x1f\x7f]{1,100}$")], Thresholds] = {}
+
+    @property
+    def are_on(self) -> bool:
+        """Whether any queue has a threshold."""
+        return any(each.ready or each.oldest_seconds or each.dead for each in (self, *self.queues.values()))
+
+    def of(self, queue: str) -> Thresholds:
+        """The thresholds of one queue."""
+        own = self.queues[queue].model_dump(exclude_unset=True) if queue in self.queues else {}
+        return Thresholds(**self.model_dump(include=set(Thresholds.model_fields)) | own)
+
+
 class ChannelRules(_Section):
     """The rules of one namespace. ``history_ttl`` 0 is "never expires", ``history_size`` -1 "unlimited"."""
 
@@ -110,6 +138,7 @@ class ChannelRules(_Section):
     personal: bool = False
     tags_filter: bool = False
     delta: bool = False
+    index: bool = False
 
     @model_validator(mode="after")
     def _meta_outlives_history(self) -> ChannelRules:
@@ -181,6 +210,7 @@ class Config(BaseSettings):
     tokens: Tokens = Tokens()
     insecure: Insecure = Insecure()
     limits: Limits = Limits()
+    alerts: Alerts = Alerts()
     channels: ChannelRules = ChannelRules()
     namespaces: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,64}$")], ChannelRules] = {}
     bridges: list[BridgeRules] = []
@@ -269,11 +299,17 @@ class Config(BaseSettings):
             or any(rules.subscribe == "anyone" for rules in (self.channels, *self.namespaces.values()))
         )
 
+    @cached_property
+    def _alerts_rules(self) -> ChannelRules:
+        """Gateways alone publish alerts; of the rules for names without a namespace, those of history hold."""
+        closed = {"subscribe": self.alerts.subscribe, "publish": "nobody", "history": "subscriber", "presence_for": "subscriber"}
+        return self.channels.model_copy(update=closed)
+
     def rules(self, channel: str) -> ChannelRules:
         """The rules of a channel. Raises UnknownChannel if its namespace is not configured."""
         namespace, colon, _ = channel.partition(":")
         if not colon:
-            return self.channels
+            return self._alerts_rules if channel == ALERTS and self.alerts.are_on else self.channels
         try:
             return self.namespaces[namespace]
         except KeyError:

@@ -58,6 +58,11 @@ class ConfigurationError(GatewayError):
 class StoreError(GatewayError):
     """Valkey refused a command; the message is Valkey's."""
 
+    @property
+    def is_wrong_type(self) -> bool:
+        """Whether the key holds a value of another type than the command's: another program wrote there."""
+        return str(self).startswith("WRONGTYPE")
+
 
 class Unavailable(StoreError):
     """Valkey cannot be reached, or the connection went before it answered: whether a write happened is not known."""

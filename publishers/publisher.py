@@ -14,6 +14,7 @@ seconds (10, and 2 without asyncio); without one it raises ``Unavailable``, and 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -30,6 +31,7 @@ from gateway.store.connect import CONNECT_SECONDS, Address, SyncCommands
 from gateway.store.connection import Commands
 from gateway.store.embedded import find_url
 from gateway.store.history import History
+from gateway.store.index import ChannelIndex
 from gateway.store.layout import Layout, PublishOptions, Word, publish_words, read_epoch
 from gateway.store.library import Library, ready_blocking
 
@@ -168,6 +170,7 @@ class SyncPublisher:
         self._data_dir = data_dir
         self._layout = Layout(prefix)
         self._library = Library(None, self._layout.prefix)
+        self._index = ChannelIndex(self._layout)
         self._reply_seconds = min(CONNECT_SECONDS, patience / 2)
         self._repeat_seconds = patience - self._reply_seconds  # an attempt may begin so late, and then waits for its reply
         self._opening = threading.Lock()
@@ -218,8 +221,23 @@ class SyncPublisher:
     def _attempt(self, call: _Call) -> Position | None:
         keys = self._layout.inbox_keys(call.channel) if call.inbox else self._layout.keys(call.channel)
         function = b"gateway_notify" if call.inbox else b"gateway_publish"
+        self._write_index(call.channel)
         offset, epoch = self._call(b"FCALL", function, len(keys), *keys, *call.words)
+        if offset == 1:
+            self._index.began(call.channel)
+            with contextlib.suppress(Unavailable):  # it is published; the next publication tries again
+                self._write_index(call.channel)
         return Position(read_epoch(epoch, call.channel), offset) if offset else None
+
+    def _write_index(self, channel: str) -> None:
+        """Writes the channel's name into its namespace's index, where this process has not yet done so."""
+        if command := self._index.command(channel):
+            try:
+                self._index.answered(channel, self._call(*command))
+            except Unavailable:
+                raise
+            except StoreError as error:  # as where another program wrote to its key: the publication is not the worse for it
+                self._layout.faults.found("index", channel, error)
 
     def _call(self, *command: Word) -> Any:
         try:

@@ -193,7 +193,9 @@ def main() -> None:
             process.terminate()
             process.wait()
     print(file=sys.stderr)
-    print("| system, concurrency | enqueued a second | finished a second | worker's CPU µs a job | Valkey's CPU µs a job | ms to start, p50 | p99 |")
+    print(
+        "| system, concurrency | enqueued a second | finished a second | worker's CPU µs a job | Valkey's CPU µs a job | ms to start, p50 | p99 |"
+    )
     print("|---|---|---|---|---|---|---|")
     for (system, concurrency), runs in results.items():
         middle = {name: statistics.median(run[name] for run in runs) for name in runs[0]}

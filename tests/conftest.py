@@ -48,7 +48,7 @@ settings.load_profile("gateway")
 # Test files, by how long they take.
 LONG = """
 openapi types emulation rpc relay cli browser restarts slow_clients reactions reviews demo work_page keys recovery_model faults sse websocket devices reading
-browser_rights sdk_js rights control bad_input time_limits sdk_python tokens drain posts
+browser_rights sdks orders outbox_jobs rights control bad_input time_limits tokens drain posts
 """.split()
 
 

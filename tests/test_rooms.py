@@ -1,4 +1,4 @@
-"""The plan of the house, as ``gateway/__init__.py`` draws it: who may import whom, and what files are called."""
+"""The plan of the house, as ``gateway/__init__.py`` draws it: which package may import which, and what files are called."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_publishers_import_words_runtime_rules_the_store_and_producers_of_jobs_o
 
 
 def test_no_circle_of_modules_is_left() -> None:
-    """Imports inside functions and those for type checkers count as well: whoever reads a module reads what it imports."""
+    """Imports inside functions and those for type checkers count as well: to read a module is to read what it imports."""
     known = {name for name in NAMES if name != "gateway"}
     graph = {_name(file): {module for module in _imports(file) if module in known} - {_name(file)} for file in FILES}
     while free := [name for name, needs in graph.items() if not needs & graph.keys()]:
@@ -115,7 +115,7 @@ def test_no_circle_of_modules_is_left() -> None:
 
 
 def test_no_module_is_called_like_another_or_like_a_library() -> None:
-    """A file's name alone says what is in it: nobody has to look which ``server`` is meant."""
+    """A file's name alone says what is in it: no reader has to look which ``server`` is meant."""
     stems = Counter(file.stem for file in FILES if not file.stem.startswith("__"))
     assert {stem for stem, count in stems.items() if count > 1} <= SAME_NAME
     project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]

@@ -29,6 +29,8 @@ from .arguments import check_channels, document_of, position_of
 from .options import config_option, data_dir_option, json_option, line_of, run_async, settings_options, since_option
 from .programs import demo, relay, serve
 from .publish import publish
+from .queue_commands import queue
+from .worker_command import worker
 
 __all__ = ["main"]
 
@@ -41,7 +43,7 @@ def app() -> None:
     """A real-time notification gateway, native to Valkey."""
 
 
-for command in (serve, demo, relay, publish):
+for command in (serve, demo, relay, worker, publish, queue):
     app.add_command(command)
 
 

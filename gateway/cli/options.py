@@ -1,4 +1,4 @@
-"""What the commands share: their options, the line that they print for a publication, and a publisher."""
+"""What the commands share: their options, the line that they print for a publication, a publisher, and a producer of jobs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from ..store.embedded import configured_url
 if TYPE_CHECKING:
     from publishers import Publisher
 
+    from ..work import Queue
+
 __all__ = [
     "Function",
     "config_option",
@@ -23,6 +25,7 @@ __all__ = [
     "json_option",
     "line_of",
     "open_publisher",
+    "open_queue",
     "run_async",
     "settings_options",
     "since_option",
@@ -47,6 +50,13 @@ def open_publisher(config: Config) -> Publisher:
     from publishers import Publisher
 
     return Publisher(configured_url(config), prefix=config.prefix)
+
+
+def open_queue(config: Config) -> Queue:
+    """A producer of jobs on the Valkey that ``config`` means, to be entered with ``async with``. Raises Unavailable if there is none."""
+    from ..work import Queue
+
+    return Queue(configured_url(config), prefix=config.prefix)
 
 
 def line_of(channel: str, epoch: str, publication: Publication) -> str:

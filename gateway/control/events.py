@@ -14,7 +14,7 @@ import time
 from collections import deque
 
 from ..config import Config
-from ..runtime.tasks import keep_writing
+from ..runtime.tasks import write_changes
 from ..store.history import History
 
 __all__ = ["LifecycleEvents"]
@@ -57,7 +57,7 @@ class LifecycleEvents:
 
     async def run(self) -> None:
         """Writes what waits. Runs until cancelled."""
-        await keep_writing(self._more, self.flush)
+        await write_changes(self._more, self.flush)
 
     async def flush(self) -> None:
         """Writes all that waits. Raises StoreError; what Valkey did not acknowledge goes on waiting, and may be written twice."""

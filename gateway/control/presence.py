@@ -22,7 +22,7 @@ from ..config import Config
 from ..errors import LimitExceeded, StoreError, UnknownChannel
 from ..publication import channel_fault
 from ..rules.json_text import encode
-from ..runtime.tasks import keep_writing, shared
+from ..runtime.tasks import shared, write_changes
 from ..store.history import History
 from ..store.layout import read_presence
 
@@ -124,7 +124,7 @@ class Presence:
 
     async def run(self) -> None:
         """Writes what changed. Runs until cancelled."""
-        await keep_writing(self._changed, self._flush)
+        await write_changes(self._changed, self._flush)
 
     async def _flush(self) -> None:
         """If Valkey fails, the changes stay for the next time, where a newer change of the same client replaces the older."""
@@ -158,7 +158,7 @@ class Presence:
                 try:
                     await self._history.call(b"gateway_presence", keys, int(announced), *(word for pair in some for word in pair))
                 except StoreError as error:
-                    if not str(error).startswith("WRONGTYPE"):
+                    if not error.is_wrong_type:
                         raise  # and all is written again
                     self._history.layout.faults.found("presence", channel, error)
 

@@ -45,6 +45,7 @@ from ..edges.request import body_of, token_of
 from ..edges.responses import json_response
 from ..errors import ClientError, Disconnect, StoreError
 from ..rules.json_text import decode_json, encode
+from ..runtime.tasks import run_endlessly
 from ..store.history import History
 from .bodies import Answer, Body
 from .people import SUBJECTS, People
@@ -132,14 +133,10 @@ class Demo:
             self.people = People(self.database, self.reactions, lambda: len(self.node.admission.clients))
             await self.people.seed()
             self.work = Work(self._config, gateway, self.database, self._config.data_path / "reports")
-            tasks = [asyncio.create_task(run_relay(self.database, self.node.history)), asyncio.create_task(self.people.live())]
+            parts = (run_relay(self.database, self.node.history), self.people.live(), *self.work.parts())
+            tasks = [run_endlessly(each, "the demo") for each in parts]
             try:
-                async with self.work.running() as more:
-                    for task in (*tasks, *more):
-                        task.add_done_callback(_must_not_end)
-                    yield
-                    for task in more:
-                        task.remove_done_callback(_must_not_end)
+                yield
             finally:
                 for task in tasks:
                     task.cancel()
@@ -303,11 +300,6 @@ def _number(text: str) -> int:
     if text and not (text.isascii() and text.isdigit() and len(text) < 19):
         raise Invalid("an id is a whole number")
     return int(text or 0)
-
-
-def _must_not_end(task: asyncio.Task[None]) -> None:
-    if not task.cancelled():
-        log.critical("a part of the demo ended that must not", exc_info=task.exception())
 
 
 Kind = TypeVar("Kind", bound=Body)

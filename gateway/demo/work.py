@@ -10,10 +10,9 @@ orders.process processes an order, as publishers/orders.py does; demo.delivery d
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -98,7 +97,7 @@ TITLES: dict[str, Callable[[Answer], str]] = {
 
 
 class Work:
-    """``running()`` runs the worker; the other methods are what the members do. They raise Fault, with a sentence for the member."""
+    """``parts()`` run the worker; the other methods are what the members do. They raise Fault, with a sentence for the member."""
 
     def __init__(self, config: Config, gateway: Gateway, database: Database, folder: Path) -> None:
         self._database = database
@@ -121,17 +120,9 @@ class Work:
         self._worker.job("demo.delivery")(self._deliver)
         register(self._worker, database, charge=self._charge, ship=self._ship)
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[list[asyncio.Task[None]]]:
-        """Yields the tasks, none of which must end."""
-        view, worker = asyncio.create_task(self.view.run()), asyncio.create_task(self._worker.run(signals=False))
-        try:
-            yield [view, worker]
-        finally:
-            self._worker.stop()
-            await asyncio.gather(worker, return_exceptions=True)
-            view.cancel()
-            await asyncio.gather(view, return_exceptions=True)
+    def parts(self) -> list[Coroutine[Any, Any, None]]:
+        """What runs until it is cancelled; the worker then gives back what it has not done after STOP_SECONDS."""
+        return [self.view.run(), self._worker.run(signals=False)]
 
     # Handlers. Each job runs at least once: what is done a second time must be the same as once.
 

@@ -53,7 +53,7 @@ def advance(subscription: Subscription) -> bool:
         if subscription.begun and subscription.paused:
             subscription.state = State.BEHIND
             return True
-        if subscription.epoch is None or not channel.remembers:
+        if subscription.epoch is None or not channel.has_history:
             if not subscription.begun:
                 subscription.start_at(channel.position, False, [])
                 continue

@@ -25,7 +25,7 @@ from ..errors import StoreError
 from ..publication import Publication
 from ..rules.recovery import following
 from ..store.history import Page
-from ..store.layout import Announcement, Movement, Reset
+from ..store.layout import Announcement, JoinLeave, Reset
 from .fanout import FanOut, JoinLeaveObserver
 from .ring import Ring, Rings
 
@@ -36,7 +36,7 @@ log = logging.getLogger("gateway.hub")
 HELD_MOST = 20_000  # announcements held while closed; past that they are dropped and read from history again
 NOTIFIED_AT_ONCE = 500  # subscriptions notified of a loss before other work gets its turn: about 15 ms
 
-Announced: TypeAlias = Announcement | Movement | Reset
+Announced: TypeAlias = Announcement | JoinLeave | Reset
 
 
 class Mender(Protocol):
@@ -108,14 +108,14 @@ class Channel(FanOut):
         return self.held is None
 
     @property
-    def remembers(self) -> bool:
+    def has_history(self) -> bool:
         """Whether the rules give it a history, and so its subscribers positions."""
         return self.rules.history_size != 0
 
     @property
     def is_ephemeral(self) -> bool:
         """Whether history holds nothing of what its subscriptions were given: by its rules, or because all of it was ephemeral."""
-        return not self.remembers or (self.offset == 0 and self.ephemerals > 0)
+        return not self.has_history or (self.offset == 0 and self.ephemerals > 0)
 
     # Joins and leaves.
 
@@ -164,7 +164,7 @@ class Channel(FanOut):
 
     def is_still_valid(self, item: Announced) -> bool:
         """Whether an announcement from before a read of history can still count: not if its life of the history is over."""
-        return item.epoch == self.epoch or type(item) is Movement or (type(item) is Announcement and item.publication.offset == 0)
+        return item.epoch == self.epoch or type(item) is JoinLeave or (type(item) is Announcement and item.publication.offset == 0)
 
     def link_lost(self) -> None:
         """Closes the channel, and drops what the link brought: it is in history, or lost with it."""
@@ -176,13 +176,13 @@ class Channel(FanOut):
 
     def _take_live(self, items: list[Announced]) -> None:
         fresh: list[Publication] = []
-        moved: list[Movement] = []
-        rules, remembers = self.rules, self.remembers
+        joins_and_leaves: list[JoinLeave] = []
+        rules, has_history = self.rules, self.has_history
         for number, item in enumerate(items):
             if type(item) is Announcement:
                 publication = item.publication
                 offset = publication.offset
-                if offset == 0 or not remembers:
+                if offset == 0 or not has_history:
                     self.ephemerals += 1
                     fresh.append(publication)
                     continue
@@ -196,8 +196,8 @@ class Channel(FanOut):
                         continue
                     if offset <= self.offset:
                         continue
-            elif type(item) is Movement:
-                moved.append(item)
+            elif type(item) is JoinLeave:
+                joins_and_leaves.append(item)
                 continue
             elif item.epoch == self.epoch:
                 self._doubt_ring()
@@ -206,9 +206,9 @@ class Channel(FanOut):
             break
         if fresh:
             self.fan_out(fresh)
-        if moved and self.observers:
+        if joins_and_leaves and self.observers:
             for observer in list(self.observers):
-                observer.on_join_leave(moved)
+                observer.on_join_leave(joins_and_leaves)
         if self.held is not None:
             self.mender.mend(self)
 

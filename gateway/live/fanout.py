@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from ..publication import Position, Publication
 from ..rules.protocol import push_prefix
-from ..store.layout import Movement
+from ..store.layout import JoinLeave
 from .wire_formats import NOTHING, ChannelView, FilteredWire, FreshDeltaWire, Wire
 
 __all__ = ["GONE", "SLICE", "FanOut", "JoinLeaveObserver", "Member", "Round", "Write"]
@@ -50,7 +50,7 @@ class Member(Protocol):
 class JoinLeaveObserver(Protocol):
     """A subscription whose client gets the joins and leaves of the channel."""
 
-    def on_join_leave(self, moved: list[Movement]) -> None:
+    def on_join_leave(self, joins_and_leaves: list[JoinLeave]) -> None:
         """These clients came and went, in this order."""
 
 

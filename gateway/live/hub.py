@@ -111,7 +111,7 @@ class Hub:
 
     def client_connected(self, subscription: Subscription) -> None:
         """The client learns only now that the subscription began: it has missed nothing of a channel without history."""
-        if not subscription.channel.remembers:
+        if not subscription.channel.has_history:
             subscription.ephemerals_seen = subscription.channel.ephemerals
         self.drained(subscription)
 
@@ -201,7 +201,7 @@ class Hub:
 
     async def _read_on(self, channel: Channel) -> Page:
         """The page after the channel's position, or its position alone if there is none yet."""
-        if not channel.remembers:
+        if not channel.has_history:
             return Page(Position("-", 0), 0, [])
         self.history_reads += 1
         if not channel.epoch:
@@ -259,7 +259,7 @@ class Hub:
         """Channel → the number of its subscriptions in this process."""
         return {name: channel.subscribers for name, channel in self._channels.items() if channel.subscribers}
 
-    async def keep_house(self) -> None:
+    async def run_upkeep(self) -> None:
         """Drops channels that have no subscriptions any more, and compares the others with Valkey now and then. Runs until cancelled."""
         compared = self._loop.time()
         while True:
@@ -285,7 +285,7 @@ class Hub:
 
     async def _compare(self) -> None:
         """Finds what was lost without a sign, notices a history that was rewound, and renews the expiry of the counters in Valkey."""
-        open_channels = [channel for channel in self._channels.values() if channel.subscribers and channel.remembers and channel.is_open]
+        open_channels = [channel for channel in self._channels.values() if channel.subscribers and channel.has_history and channel.is_open]
         for start in range(0, len(open_channels), COMPARED_AT_ONCE):
             some = open_channels[start : start + COMPARED_AT_ONCE]
             reads = [self._history.read(channel.name, seen=(channel.position, channel.ms)) for channel in some]

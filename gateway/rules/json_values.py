@@ -17,7 +17,7 @@ __all__ = ["json_of", "kind_of", "raw_json_of"]
 
 
 def json_of(data: Any, what: str = "the data") -> bytes:
-    """``data`` as JSON. Raises TypeError for what JSON does not have, ValueError for NaN, infinity and nesting that is too deep."""
+    """``data`` as JSON; ``msgspec.Raw`` is JSON already, as it is. Raises TypeError for what JSON does not have, ValueError for NaN, infinity and nesting that is too deep."""
     try:
         text = msgspec.json.encode(data)
     except RecursionError:
@@ -26,7 +26,7 @@ def json_of(data: Any, what: str = "the data") -> bytes:
         raise TypeError(f"{what} is not JSON: {error}") from None
     if text.count(b"[") + text.count(b"{") > MAX_DEPTH and not is_json(text):
         raise ValueError(f"{what} is nested too deep")
-    if b"null" in text:  # the encoder's form of NaN, of infinity, and of None
+    if b"null" in text and not isinstance(data, msgspec.Raw):  # the encoder's form of NaN, of infinity, and of None; Raw is JSON already
         _refuse_no_number(msgspec.to_builtins(data), what)
     return text
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from ..errors import StoreError
 
-__all__ = ["Tasks", "keep_writing", "shared"]
+__all__ = ["Tasks", "run_endlessly", "shared", "write_changes"]
 
 log = logging.getLogger("gateway.tasks")
 
@@ -55,10 +55,22 @@ class Tasks:
             await asyncio.wait(self._running)
 
 
-async def keep_writing(more: asyncio.Event, write: Callable[[], Awaitable[None]]) -> None:
+def run_endlessly(work: Coroutine[Any, Any, None], part_of: str) -> asyncio.Task[None]:
+    """Runs ``work``, which ends only when it is cancelled; if it ends otherwise, that is logged as critical: ``part_of`` has lost a part."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(partial(_must_not_end, part_of))
+    return task
+
+
+def _must_not_end(part_of: str, task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        log.critical("a part of %s ended that must not: %s", part_of, task.get_name(), exc_info=task.exception())
+
+
+async def write_changes(more: asyncio.Event, write: Callable[[], Awaitable[None]]) -> None:
     """Calls ``write`` each time ``more`` is set, GATHER_SECONDS later, so that one write carries much. Runs until cancelled.
 
-    ``write`` raises StoreError where it could not write, and remembers what is left: it is called again after AGAIN_SECONDS.
+    ``write`` raises StoreError where it could not write, and holds what is left: it is called again after AGAIN_SECONDS.
     """
     while True:
         await more.wait()

@@ -7,6 +7,7 @@ asked: the methods that wait for it are coroutines; the others raise KeyUnknown,
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any, TypeVar
 
 from ..auth.tokens import Verifier
@@ -18,6 +19,7 @@ from ..rules.identity import ANONYMOUS, ANYTHING, Grant, Identity
 __all__ = ["Authentication"]
 
 Checked = TypeVar("Checked")
+Verified = TypeVar("Verified", Identity, Grant)
 
 
 class Authentication:
@@ -43,17 +45,7 @@ class Authentication:
             if not self._config.admits_anonymous:
                 raise Disconnect(3501, "no token, and no channel that anyone may follow")
             return ANYTHING if insecure else ANONYMOUS
-        try:
-            identity = self._verifier.connection(token)
-        except KeyUnknown:
-            raise
-        except TokenStale as error:
-            raise TokenExpired(str(error)) from None
-        except TokenInvalid as error:
-            raise Disconnect(3500, str(error)) from None
-        if self._revocations.covers(identity):
-            raise Disconnect(3500, "the token was revoked")
-        return identity._replace(unchecked=insecure)
+        return self._verified(self._verifier.connection, token, partial(Disconnect, 3500))._replace(unchecked=insecure)
 
     async def identify(self, token: str) -> Identity:
         """``authenticate``, which fetches keys if they are needed. Raises Disconnect 3500 instead of KeyUnknown."""
@@ -77,19 +69,24 @@ class Authentication:
             raise PermissionDenied(str(error)) from None
 
     def _grant(self, token: str, channels: Collection[str], user: str) -> Grant:
+        grant = self._verified(self._verifier.subscription, token, PermissionDenied)
+        if grant.channel not in channels or grant.user != user:
+            raise Disconnect(3500, "the subscription token names another channel or user")
+        return grant
+
+    def _verified(self, verify: Callable[[str], Verified], token: str, refusal: Callable[[str], Exception]) -> Verified:
+        """What a good token says. Raises TokenExpired, KeyUnknown, or ``refusal`` of a sentence for any other fault."""
         try:
-            grant = self._verifier.subscription(token)
+            found = verify(token)
         except KeyUnknown:
             raise
         except TokenStale as error:
             raise TokenExpired(str(error)) from None
         except TokenInvalid as error:
-            raise PermissionDenied(str(error)) from None
-        if self._revocations.covers(grant):
-            raise PermissionDenied("the subscription token was revoked")
-        if grant.channel not in channels or grant.user != user:
-            raise Disconnect(3500, "the subscription token names another channel or user")
-        return grant
+            raise refusal(str(error)) from None
+        if self._revocations.covers(found):
+            raise refusal("the token was revoked")
+        return found
 
     async def _with_keys(self, check: Callable[..., Checked], *token: Any) -> Checked:
         """``check``, once more if keys had to be fetched for it. Raises KeyUnknown if they do not help."""

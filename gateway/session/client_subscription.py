@@ -15,7 +15,7 @@ from ..rules.identity import Grant, Identity, ServerSubscription
 from ..rules.json_text import encode, raw_object
 from ..rules.permissions import overridden
 from ..rules.protocol import error_reply, push, reply, subscribe_result
-from ..store.layout import Movement
+from ..store.layout import JoinLeave
 from .deadlines import TimedSubscription
 from .node import Node
 from .outlet import Outlet
@@ -187,10 +187,10 @@ class ClientSubscription(TimedSubscription):
         granted = self.grant or self.server_side
         return client_info(self.session.identity, self.session.client, granted.info if granted else None)
 
-    def on_join_leave(self, moved: list[Movement]) -> None:
+    def on_join_leave(self, joins_and_leaves: list[JoinLeave]) -> None:
         if self.state is State.LIVE:
-            for movement in moved:
-                self.session.outlet.send(push(self.channel.name, movement.kind, b'{"info":%b}' % movement.info))
+            for join_leave in joins_and_leaves:
+                self.session.outlet.send(push(self.channel.name, join_leave.kind, b'{"info":%b}' % join_leave.info))
 
     def end(self) -> None:
         if self.begun and self.state is not State.ENDED:

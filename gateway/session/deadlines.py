@@ -190,7 +190,7 @@ class TimedClient(ABC, Generic[Followed]):
         self.slow_since = now
         self.node.wheel.set(self, now + self.node.config.limits.slow_seconds)
         for subscription in list(self.followed()):
-            if subscription.state is State.LIVE and not subscription.channel.remembers:
+            if subscription.state is State.LIVE and not subscription.channel.has_history:
                 self.close(Disconnect(3008, "a channel without history to catch up from"))
                 return
             subscription.fall_behind()

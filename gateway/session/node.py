@@ -21,6 +21,7 @@ from ..rules.permissions import admits, owner_of
 from ..runtime.tasks import Tasks
 from ..runtime.wheel import Wheel
 from ..store.history import History
+from ..work.queues import Queues
 from .admission import Admission
 from .authentication import Authentication
 
@@ -52,6 +53,7 @@ class Node:
     methods: Methods
     admission: Admission
     authentication: Authentication
+    queues: Queues
 
     def rules(self, channel: str) -> ChannelRules:
         """The rules of a channel that a client named. Raises BadRequest for an impossible name, UnknownChannel."""

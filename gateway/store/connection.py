@@ -164,6 +164,10 @@ class Commands:
         """
         return await self._enqueue(words, repeatable, guarded)
 
+    def begin(self, *words: Any, repeatable: bool = False) -> asyncio.Future[Any]:
+        """``call`` without waiting: the command has its place before all that are called after it."""
+        return self._enqueue(words, repeatable, False)
+
     def send(self, *words: Any) -> asyncio.Future[Any]:
         """``call`` that fails at once, with Unavailable, where it would have to wait for a connection."""
         if self._held:
@@ -316,7 +320,8 @@ class Commands:
         try:
             await self._make_ready()
         except BaseException:
-            self._transport.abort()
+            if self._transport is not None:  # else it was lost meanwhile
+                self._transport.abort()
             self._drop("the connection was not made")
             raise
         self._release()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from ..errors import StoreError, Unavailable
@@ -11,6 +12,7 @@ from ..publication import Position, Publication
 from ..rules.protocol import BEGINNING
 from ..rules.recovery import same_life
 from .connection import Commands
+from .index import ChannelIndex
 from .layout import Layout, read_entry, read_epoch
 
 __all__ = ["PAGE_BYTES", "History", "Page"]
@@ -40,6 +42,7 @@ class History:
     def __init__(self, commands: Commands, layout: Layout) -> None:
         self.commands = commands
         self.layout = layout
+        self._index = ChannelIndex(layout)
 
     async def publish(self, channel: str, words: Sequence[Any], *, repeatable: bool = False) -> Position | None:
         """Publishes ``publish_words(…)`` and returns the publication's position; None where the channel has no history.
@@ -56,12 +59,17 @@ class History:
     async def _publish(
         self, function: bytes, channel: str, keys: Sequence[bytes], words: Sequence[Any], repeatable: bool
     ) -> Position | None:
+        self._write_index(channel)
         call = (b"FCALL", function, len(keys), *keys, *words)
         offset, epoch = await self.commands.call(*call, repeatable=repeatable, guarded=True)
+        if offset == 1:
+            self._index.began(channel)
+            self._write_index(channel)
         return Position(read_epoch(epoch, channel), offset) if offset else None
 
     async def relay(self, channel: str, version_epoch: str, rows: Sequence[tuple[int, str]], *, notify: bool) -> None:
         """Publishes (version, data) in order, as one act; versions that are not newer than the channel's were published before."""
+        self._write_index(channel)
         keys = self.layout.inbox_keys(channel) if notify else self.layout.keys(channel)
         await self.call(b"gateway_relay", keys, version_epoch, *(word for row in rows for word in row))
 
@@ -87,6 +95,7 @@ class History:
         the position alone, -1 all there is; a page ends at about ``max_bytes``. ``seen`` is the newest publication that this
         process knows, as position and unix ms: if Valkey came back without it, the answer has a new epoch.
         """
+        self._write_index(channel)
         (epoch, offset), ms = seen if seen is not None else (BEGINNING, 0)
         words = [since, limit, max_bytes, b"1" if reverse else b"", epoch, offset, ms, b"left"]
         return await self._page(b"gateway_history", channel, words)
@@ -129,6 +138,19 @@ class History:
         """Empties the history and announces that; the position that is returned stays the top."""
         offset, epoch = await self.call(b"gateway_remove", self.layout.keys(channel))
         return Position(read_epoch(epoch, channel), offset)
+
+    def _write_index(self, channel: str) -> None:
+        """Writes the channel's name into its namespace's index, before what is called next, where this process has not yet done so."""
+        if command := self._index.command(channel):
+            self.commands.begin(*command, repeatable=True).add_done_callback(partial(self._on_index, channel))
+
+    def _on_index(self, channel: str, written: asyncio.Future[int]) -> None:
+        if written.cancelled():
+            return
+        if (error := written.exception()) is None:
+            self._index.answered(channel, written.result())
+        elif not isinstance(error, Unavailable):  # the next publication tries again
+            self.layout.faults.found("index", channel, error)
 
     async def call(self, function: bytes, keys: Sequence[bytes], *words: Any) -> Any:
         """Calls a function of the library."""

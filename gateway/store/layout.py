@@ -22,8 +22,8 @@ from .untrusted import Faults
 
 __all__ = [
     "Announcement",
+    "JoinLeave",
     "Layout",
-    "Movement",
     "PublishOptions",
     "Reset",
     "Word",
@@ -77,6 +77,19 @@ class Layout:
         base = self.channel(name)
         return base + b":presence", base + b":users"
 
+    def reader(self, name: str, group: str) -> tuple[bytes, bytes, bytes, bytes]:
+        """meta, stream, reader, dead: the keys that every function of a channel's durable readers takes."""
+        base, of = self.channel(name), group.encode()
+        return base + b":meta", base + b":stream", base + b":reader:" + of, base + b":dead:" + of
+
+    def readers(self, group: str) -> bytes:
+        """The sorted set of a group's instances, and the Pub/Sub channel where their changes are announced."""
+        return f"{self.prefix}:readers:{{{group}}}".encode()
+
+    def index(self, namespace: str) -> bytes:
+        """The set of a namespace's channels, where its rules have ``index``, and the Pub/Sub channel where new ones are announced."""
+        return f"{self.prefix}:index:{{{namespace}}}".encode()
+
     def rpc(self, method: str) -> tuple[bytes, bytes]:
         """The list of a method's requests, and the lease of the services that serve it: the keys that gateway_call takes."""
         base = f"{self.prefix}:rpc:{{{method}}}".encode()
@@ -102,6 +115,11 @@ class Layout:
     def queues(self) -> bytes:
         """The set of the names of all work queues."""
         return f"{self.prefix}:queues".encode()
+
+    @property
+    def alerts(self) -> bytes:
+        """The hash of the alerts that are raised; work/alerts.py describes it."""
+        return f"{self.prefix}:alerts".encode()
 
     @property
     def services(self) -> bytes:
@@ -162,7 +180,7 @@ class Announcement(msgspec.Struct, gc=False):
     ttl: int | None = None
 
 
-class Movement(msgspec.Struct, gc=False):
+class JoinLeave(msgspec.Struct, gc=False):
     """A client joined a channel, ``kind`` "join", or left it, "leave"; ``info`` is its ClientInfo in JSON. ``epoch`` is always ""."""
 
     kind: str
@@ -207,13 +225,13 @@ _EPOCH = r"[0-9A-Za-z_-]{1,64}"  # it is part of lines of text: the ids of event
 _NUMBER = r"[0-9]{1,15}"  # below MAX_OFFSET, which JavaScript's numbers hold exactly
 _HEADER = re.compile(rf"@({_NUMBER}) ({_EPOCH}) ({_NUMBER})(?: (\{{[^\n]*\}}))?\n".encode()).match
 _RESET = re.compile(rf"@reset ({_EPOCH}) ({_NUMBER})".encode()).fullmatch
-_MOVEMENT = re.compile(rb"@(join|leave) (.+)", re.DOTALL).fullmatch
+_JOIN_LEAVE = re.compile(rb"@(join|leave) (.+)", re.DOTALL).fullmatch
 _IS_EPOCH = re.compile(_EPOCH.encode()).fullmatch
 
 _UNCOUNTED = Faults()
 
 
-def read_announcement(payload: bytes, faults: Faults = _UNCOUNTED, channel: str = "") -> Announcement | Movement | Reset:
+def read_announcement(payload: bytes, faults: Faults = _UNCOUNTED, channel: str = "") -> Announcement | JoinLeave | Reset:
     """Reads any bytes: what is no announcement of a known form is the data of an ephemeral publication. Raises nothing.
 
     Tags or info that cannot be passed on are left out, and counted in ``faults`` for the channel.
@@ -256,11 +274,11 @@ def _is_plain(text: bytes) -> bool:
     return True
 
 
-def _read_other(payload: bytes, faults: Faults, channel: str) -> Announcement | Movement | Reset:
+def _read_other(payload: bytes, faults: Faults, channel: str) -> Announcement | JoinLeave | Reset:
     if reset := _RESET(payload):
         return Reset(reset[1].decode(), int(reset[2]))
-    if (moved := _MOVEMENT(payload)) and (info := clean_as(moved[2], _info)) is not None:
-        return Movement(moved[1].decode(), info)
+    if (found := _JOIN_LEAVE(payload)) and (info := clean_as(found[2], _info)) is not None:
+        return JoinLeave(found[1].decode(), info)
     faults.found("announcement", channel, "it begins with @ and has no known form")
     return Announcement("", Publication(0, clean(payload)))
 

@@ -26,9 +26,10 @@ __all__ = ["VERSION", "Library", "ready_blocking", "rules_of"]
 VERSION = 6  # of the functions; count it up with every change of what a function does
 
 _NAME = re.compile(rb"^gateway_(\d+)$")
+_GENERATION = re.compile(rb"^(?:(\d+)\.)?[0-9a-f]{8}$")
 _SOURCE = "".join(
-    files(__package__).joinpath("lua", name).read_text()
-    for name in ("channels.lua", "inbox.lua", "control.lua", "rpc.lua", "jobs.lua", "queues.lua", "bridge.lua")
+    files(__package__).joinpath("lua", f"{name}.lua").read_text()
+    for name in "channels inbox control rpc jobs enqueueing taking queues bridge reader".split()
 )
 
 log = logging.getLogger("gateway.store")
@@ -37,13 +38,16 @@ PREFIXES_MOST = 64  # other prefixes whose rules stay in the library, the newest
 INSTALL_ATTEMPTS = 10
 
 Call = Callable[..., Awaitable[Any]]
-Rules = dict[str, dict[str, int]]  # namespace → size, ttl, meta_ttl
+Rules = dict[str, dict[str, int]]  # namespace → size, ttl, meta_ttl, index (0 or 1)
 
 
 def rules_of(channels: ChannelRules, namespaces: Mapping[str, ChannelRules]) -> Rules:
     """The part of the rules that the library needs, by namespace; "" is for channels without one."""
     spaces = {"": channels, **namespaces}
-    return {name: {"size": r.history_size, "ttl": r.history_ttl, "meta_ttl": r.meta_ttl} for name, r in sorted(spaces.items())}
+    return {
+        name: {"size": r.history_size, "ttl": r.history_ttl, "meta_ttl": r.meta_ttl, "index": int(r.index)}
+        for name, r in sorted(spaces.items())
+    }
 
 
 BUILT_IN_RULES = rules_of(ChannelRules(), {name: ChannelRules(**rules) for name, rules in BUILT_IN.items()})
@@ -67,7 +71,7 @@ class Library:
         return (
             f"#!lua name=gateway_{VERSION}\n"
             f"local RULES_JSON = [==[{text}]==]\n"
-            f"local GENERATION = '{secrets.token_hex(4)}'\n"
+            f"local GENERATION = '{VERSION}.{secrets.token_hex(4)}'\n"
             f"local ANNOUNCE = 'PUBLISH'\n"
             f"{_SOURCE}"
         )
@@ -92,7 +96,9 @@ class Library:
     async def ready(self, call: Call) -> bytes:
         """Loads the library where Valkey has none, or an older one; returns the generation of the one that is loaded."""
         try:
-            return await _generation(call)
+            generation = await _generation(call)
+            if not _is_older(generation):
+                return generation
         except StoreError as error:
             if "Function not found" not in str(error):
                 raise
@@ -105,7 +111,7 @@ class Library:
             rules = await self.stored_rules(call) or BUILT_IN_RULES
         loaded = await _loaded(call)
         if not loaded or max(loaded) < VERSION:
-            await self._replace(call, loaded, {}, rules)
+            await self._replace(call, loaded, await _rules_in_force(call), rules)
 
     async def agrees(self, call: Call) -> bool:
         """Whether the rules in force are this configuration's."""
@@ -120,7 +126,7 @@ class Library:
         try:
             stored = await call(b"GET", self._rules_key)
         except StoreError as error:
-            if not str(error).startswith("WRONGTYPE"):
+            if not error.is_wrong_type:
                 raise
             stored = b""
         return None if stored is None else _read_rules(stored, self._rules_key)
@@ -161,6 +167,7 @@ class _Rules(msgspec.Struct):
     size: Annotated[int, msgspec.Meta(ge=-1)]
     ttl: Annotated[int, msgspec.Meta(ge=0)]
     meta_ttl: Annotated[int, msgspec.Meta(ge=0)]
+    index: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0  # a gateway of version 5 stored none
 
 
 def _read_rules(stored: bytes, key: str) -> Rules | None:
@@ -174,6 +181,12 @@ def _read_rules(stored: bytes, key: str) -> Rules | None:
 
 async def _generation(call: Call) -> bytes:
     return cast(bytes, await call(b"FCALL", b"gateway_generation", b"0"))
+
+
+def _is_older(generation: bytes) -> bool:
+    """Whether an older version of the library is loaded, which lacks functions: up to version 5 a generation did not begin with a version."""
+    match = _GENERATION.match(generation)
+    return match is not None and int(match[1] or b"5") < VERSION
 
 
 async def _rules_in_force(call: Call) -> dict[str, Rules]:

@@ -20,7 +20,8 @@ SHOWN = 200  # characters of a place or a reason in a log line
 class Faults:
     """``counts`` is how many were found since the start, by kind.
 
-    The kinds: announcement, entry, tags, info, history, presence, control, revocation.
+    The kinds: announcement, entry, tags, info, history, presence, control, revocation, queue, alert,
+    index, reader.
     """
 
     def __init__(self) -> None:

@@ -15,13 +15,45 @@
     foreign_keys                 Lists and Streams, whose entries come exactly once
     foreign_messages             Pub/Sub channels and patterns, whose messages come at most once
     exclusive                    work that one process of all does
+    alerts                       thresholds of queues: each change is logged and published once
+    reader                       Reader: a durable reader of channels
+    deliveries                   what it gives: a publication to acknowledge, and the gap before it
+    holds · following            a channel that an instance of a group reads; which channels the group reads
+    membership · sharing         an instance of a group: its lease; which instance reads which channel
+    reader_calls                 the reader's functions in Valkey, as methods
+    reader_arguments             what a reader may be given
 
-The functions themselves, and the layout in Valkey, are in ``store/lua/jobs.lua`` and ``store/lua/queues.lua``.
+The layout in Valkey is described in ``store/lua/jobs.lua``; the functions are in ``enqueueing.lua``, ``taking.lua`` and ``queues.lua`` beside it,
+those of readers in ``reader.lua``.
 """
 
-from .handlers import Reject, Retry
-from .plain_producer import SyncQueue
-from .producer import Queue
-from .worker import Worker
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Queue", "Reject", "Retry", "SyncQueue", "Worker"]
+if TYPE_CHECKING:
+    from .deliveries import Delivery, Gap
+    from .handlers import Reject, Retry
+    from .plain_producer import SyncQueue
+    from .producer import Queue
+    from .reader import Reader
+    from .worker import Worker
+
+__all__ = ["Delivery", "Gap", "Queue", "Reader", "Reject", "Retry", "SyncQueue", "Worker"]
+
+_MODULES = {
+    "Delivery": "deliveries",
+    "Gap": "deliveries",
+    "Queue": "producer",
+    "Reader": "reader",
+    "Reject": "handlers",
+    "Retry": "handlers",
+    "SyncQueue": "plain_producer",
+    "Worker": "worker",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A gateway that starts needs the words of jobs and no worker: each module is imported when a name of it is asked for."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)

@@ -31,6 +31,7 @@ log = logging.getLogger("gateway.worker")
 
 FINISH_AT_ONCE = 200  # ends of one call, in which Valkey serves no other client
 LOOK_AGAIN_SECONDS = 3600.0  # the longest timer; a job may be due in years
+HAS, CANCELLED = 1, 2  # what gateway_held answers of a run; 0: it is another worker's
 RENEWALS = 3  # of a lease, while it lasts: two may fail
 
 
@@ -56,6 +57,7 @@ class Intake:
         self._signals = 0  # announcements and timers, counted
         self._timer: asyncio.TimerHandle | None = None
         self._looking: asyncio.TimerHandle | None = None  # for the end of another worker's lease
+        self._taking = False  # a call is on its way, whose jobs are not held yet
         self._unsure = False  # an answer was lost: Valkey may think that this worker has more than it holds
         self._finished: list[tuple[Run, bytes]] = []
 
@@ -86,12 +88,15 @@ class Intake:
             if asyncio.get_running_loop().time() >= self._leased_until:
                 await self.renew()
             if self._unsure:
-                await self._give_back_unheld()
+                await self._compare()
+            self._taking = True
             return await self._take(most)
         except StoreError as error:
             self._unsure = True
             self._pause(error)
             return []
+        finally:
+            self._taking = False
 
     async def _take(self, most: int) -> list[Run]:
         signals, began = self._signals, asyncio.get_running_loop().time()
@@ -135,6 +140,8 @@ class Intake:
             await asyncio.sleep(self._lease_ms / 1000 / RENEWALS)
             try:
                 await self.renew()
+                if not self._taking:  # what was lost on the way to a connection that broke may have been carried out late
+                    await self._compare()
             except StoreError as error:
                 log.warning("queue %s: the lease was not renewed: %s", self.queue, error)
 
@@ -172,13 +179,18 @@ class Intake:
         if jobs:
             log.warning("queue %s: the lease of worker %s is over: its %d jobs may be taken again", self.queue, ascii(name), jobs)
 
-    async def _give_back_unheld(self) -> None:
-        """Only while no call of gateway_take is on its way, whose jobs would not be held yet."""
-        held: list[Word] = []
-        for run in self.held.values():
-            held += run.id, run.token
-        await self._call(b"gateway_held", *held)
+    async def _compare(self) -> None:
+        """Compares what this worker holds with what Valkey thinks that it has: a lost job, or one that was cancelled, is ended here, and what is
+        not held is given back there. Never while jobs are being taken. Raises StoreError."""
+        runs = list(self.held.values())
+        named: list[Word] = []
+        for run in runs:
+            named += run.id, run.token
+        _, *states = await self._call(b"gateway_held", *named)
         self._unsure = False
+        for run, state in zip(runs, states, strict=True):
+            if state != HAS:
+                run.end("cancelled" if state == CANCELLED else "lost")
 
     # The end of jobs.
 

@@ -105,10 +105,11 @@ def _option(option: str, value: Any) -> Word:
     if option in _TEXTS:
         return _check_text(option, value)
     if option == "channel":
-        fault = channel_fault(_check_text(option, value))
-        if fault:
+        if not isinstance(value, str):
+            raise TypeError(f"channel is a text, not {kind_of(value)}")
+        if fault := channel_fault(value):
             raise ValueError(fault)
-        return str(value)
+        return value
     if option == "at":
         return _decimal(_timestamp(value))
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -110,14 +110,23 @@ class Queues:
         return job.decode(), bool(new)
 
     async def names(self) -> list[str]:
-        """The names of all queues that were ever used."""
-        return sorted(name.decode(errors="replace") for name in await self._commands.call(b"SMEMBERS", self._layout.queues))
+        """The names of all queues that were ever used. What another program wrote there and no queue can be called is left out."""
+        return sorted(name.decode() for name in await self._commands.call(b"SMEMBERS", self._layout.queues) if self._is_name(name))
+
+    def _is_name(self, name: bytes) -> bool:
+        try:
+            check_queue_name(name.decode())
+        except ValueError as error:  # UnicodeDecodeError too
+            self._layout.faults.found("queue", self._layout.queues.decode(), error)
+            return False
+        return True
 
     async def overview(self, queue: str) -> Overview:
         answer = await self._call(b"gateway_queue", queue)
         numbers = {name.decode(): int(value) for name, value in zip(answer[::2], answer[1::2], strict=True)}
         by_priority = [numbers.pop(f"ready:{priority}") for priority in range(10)]
-        return Overview(ready=sum(by_priority), by_priority=by_priority, **numbers)
+        # A newer gateway's functions may count more than this one knows.
+        return msgspec.convert({"ready": sum(by_priority), "by_priority": by_priority, **numbers}, Overview)
 
     async def jobs(self, queue: str, state: str, *, first: int = 0, limit: int = 50) -> list[JobView]:
         """Jobs that are ``ready``, ``delayed``, ``running`` or ``dead``, from number ``first`` on, at most 200: in the order in which they

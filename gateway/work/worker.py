@@ -87,11 +87,18 @@ class Worker:
         self.configure(queues=queues, concurrency=concurrency)
 
     def configure(
-        self, *, url: str | None = None, queues: Iterable[str] | Mapping[str, int] | None = None, concurrency: int | None = None
+        self,
+        *,
+        url: str | None = None,
+        prefix: str | None = None,
+        queues: Iterable[str] | Mapping[str, int] | None = None,
+        concurrency: int | None = None,
     ) -> None:
         """Replaces what the constructor was given, before ``run``: for the command line. Raises TypeError, ValueError."""
         if url is not None:
             self._url = url
+        if prefix is not None:
+            self._layout = Layout(prefix)
         if queues is not None:
             if isinstance(queues, str):
                 raise TypeError(f'queues is a list of names, ["{queues}"], or a mapping from names to weights')

@@ -284,14 +284,6 @@ async def test_a_key_whose_id_is_null_has_none(key_server: KeyServer) -> None:
     checks.connection(signed(RSA_KEY, "RS256", "any"))
 
 
-async def test_a_token_that_needs_a_key_right_after_an_answer_does_not_ask_again(key_server: KeyServer) -> None:
-    key_server.hold(jwk(RSA_KEY, "r"))
-    checks = by_url(key_server)
-    await checks.learn()
-    await checks.learn()
-    assert len(key_server.asked) == 1
-
-
 # Keys from a URL, at gateways that ask again after a second instead of ten.
 
 

@@ -38,9 +38,9 @@ async def test_the_events_of_a_connection_come_in_order_with_reasons(gateway: Ru
         gateway.api("disconnect", user="ann", disconnect={"code": 4500, "reason": "enough"})
         assert await wire.ended() == (4500, "enough")
         id = wire.connected["client"]
-    told = events(store, gateway, 6)
-    assert {event["client"] for event in told} == {id} and {event["user"] for event in told} == {"ann"}
-    assert [(event["event"], event.get("channel", "")) for event in told] == [
+    recorded = events(store, gateway, 6)
+    assert {event["client"] for event in recorded} == {id} and {event["user"] for event in recorded} == {"ann"}
+    assert [(event["event"], event.get("channel", "")) for event in recorded] == [
         ("subscribed", "notifications:ann"),
         ("connected", ""),
         ("subscribed", "chat:1"),
@@ -48,8 +48,8 @@ async def test_the_events_of_a_connection_come_in_order_with_reasons(gateway: Ru
         ("disconnected", ""),
         ("unsubscribed", "notifications:ann"),
     ]
-    assert (told[4]["code"], told[4]["reason"]) == ("4500", "enough")
-    assert all(event["ms"].isdigit() and event["process"] for event in told)
+    assert (recorded[4]["code"], recorded[4]["reason"]) == ("4500", "enough")
+    assert all(event["ms"].isdigit() and event["process"] for event in recorded)
 
 
 async def test_a_subscribe_refused_for_its_position_makes_no_event(gateway: RunningGateway, store: Valkey) -> None:
@@ -57,15 +57,15 @@ async def test_a_subscribe_refused_for_its_position_makes_no_event(gateway: Runn
         answer = await wire.ask("subscribe", channel="chat:1", recover=True, epoch="another", offset=7, flag=2)
         assert answer["error"]["code"] == 112
         await wire.result("subscribe", channel="chat:1")
-    told = [event["event"] for event in events(store, gateway, 6) if event.get("channel") != "notifications:ann"]
-    assert told == ["connected", "subscribed", "disconnected", "unsubscribed"]
+    recorded = [event["event"] for event in events(store, gateway, 6) if event.get("channel") != "notifications:ann"]
+    assert recorded == ["connected", "subscribed", "disconnected", "unsubscribed"]
 
 
 async def test_the_events_of_an_event_stream_are_those_of_a_connection(gateway: RunningGateway, store: Valkey) -> None:
     async with stream(gateway, "chat:1", user="bob") as opened:
         await opened.next()
-    told = [(event["event"], event["user"]) for event in events(store, gateway, 4)]
-    assert told == [(name, "bob") for name in ("connected", "subscribed", "unsubscribed", "disconnected")]
+    recorded = [(event["event"], event["user"]) for event in events(store, gateway, 4)]
+    assert recorded == [(name, "bob") for name in ("connected", "subscribed", "unsubscribed", "disconnected")]
 
 
 def test_no_events_are_written_unless_the_setting_is_on(start_gateway: Start, store: Valkey) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -36,13 +36,6 @@ def presence(history: History) -> Presence:
     return Presence(CONFIG, history, "p1")
 
 
-@pytest.fixture
-def store(valkey_url: str) -> Iterator[valkey.Valkey]:
-    store = valkey.Valkey.from_url(valkey_url)
-    yield store
-    store.close()
-
-
 def info(user: str, client: str, **more: Any) -> bytes:
     return json.dumps({"user": user, "client": client, **more}, separators=(",", ":")).encode()
 
@@ -60,9 +53,7 @@ async def listed(presence: Presence) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_clients_and_users_are_counted_as_a_naive_model_counts_them(
-    history: History, presence: Presence, store: valkey.Valkey, seed: int
-) -> None:
+async def test_clients_and_users_are_counted_as_by_a_model(history: History, presence: Presence, store: valkey.Valkey, seed: int) -> None:
     random.seed(seed)
     users = ["", "u1", 'a "quoted" one', "ü\n", "u2"]
     there: dict[str, str] = {}
@@ -157,7 +148,7 @@ async def test_a_service_pages_and_a_client_is_refused(start_gateway: Start) -> 
 
 
 class Answering:
-    """A history whose reads are answered when the test says so."""
+    """A history whose reads are answered when the test decides."""
 
     def __init__(self) -> None:
         self.layout = Layout("t")

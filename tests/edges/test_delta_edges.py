@@ -1,4 +1,4 @@
-"""Deltas over the wire: who gets them, what comes whole, and that every edge carries them."""
+"""Deltas over the wire: which clients get them, which documents come whole, and that every edge carries them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from centrifuge.fossil import apply_delta
 
 from ..kit.clients import Socket, client, lines, opened
-from ..kit.gateways import RunningGateway, Start
+from ..kit.gateways import RunningGateway, shared_gateway
 from ..kit.publishing import edits, publish_many
 
 RULES = """
@@ -35,10 +35,7 @@ subscribe = "owner"
 
 NAMESPACE = "doc"
 
-
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start, edge: str) -> RunningGateway:
-    return start_gateway_once(RULES, edge=edge)
+gateway = shared_gateway(RULES, both_edges=True)
 
 
 def publish_all(gateway: RunningGateway, channel: str, documents: list[Any]) -> str:
@@ -47,7 +44,7 @@ def publish_all(gateway: RunningGateway, channel: str, documents: list[Any]) -> 
 
 
 class Reader:
-    """Makes documents of publications as SDKs do, and keeps how each came: its offset, and whether as a change."""
+    """Makes documents of publications as SDKs do, and notes how each came: its offset, and whether as a change."""
 
     def __init__(self) -> None:
         self.last = b""

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from ..kit.clients import Socket
-from ..kit.gateways import API_KEY, RULES, RunningGateway, Start
+from ..kit.gateways import API_KEY, RULES, RunningGateway, shared_gateway
 
 NAMED, ANY = "https://app.example.org", "https://any.test"
 INSECURE = "[insecure]\napi = true\n"
@@ -17,17 +17,11 @@ READS = ["/sse?channel=chat:1", "/history?channel=chat:1", "/inbox"]
 WITH_COOKIE = [*(("GET", path) for path in READS), ("POST", "/inbox/read")]
 STREAMS = [("GET", "/connection/sse?cf_connect=%7B%7D"), ("POST", "/connection/http_stream"), ("POST", "/emulation")]
 
+# It lists no origin, and its API needs no key.
+closed = shared_gateway(RULES + INSECURE, both_edges=True)
 
-@pytest.fixture(scope="module")
-def closed(start_gateway_once: Start, edge: str) -> RunningGateway:
-    """It lists no origin, and its API needs no key."""
-    return start_gateway_once(RULES + INSECURE, edge=edge)
-
-
-@pytest.fixture(scope="module")
-def wide(start_gateway_once: Start, edge: str) -> RunningGateway:
-    """It admits the pages of all origins, and names one."""
-    return start_gateway_once(f'allowed_origins = ["*", "{NAMED}", "http://[::1]:3000"]\n' + RULES + INSECURE, edge=edge)
+# It admits the pages of all origins, and names one.
+wide = shared_gateway(f'allowed_origins = ["*", "{NAMED}", "http://[::1]:3000"]\n' + RULES + INSECURE, both_edges=True)
 
 
 def cookie(gateway: RunningGateway) -> dict[str, str]:
@@ -75,7 +69,7 @@ async def test_a_page_that_the_star_admits_uses_a_token_that_it_sends_itself(wid
     assert await status(wide, "GET", "/history?channel=open:1", {"Origin": ANY}) == 200
 
 
-async def test_only_a_named_origin_is_told_that_its_cookies_count(wide: RunningGateway) -> None:
+async def test_only_a_named_origin_may_send_its_cookies(wide: RunningGateway) -> None:
     async with await Socket.open(wide) as raw:
         for origin, credentials in ((NAMED, "true"), (ANY, "false")):
             _, headers, _ = await raw.request("GET", "/history?channel=open:1", {"Origin": origin})

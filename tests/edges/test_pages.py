@@ -9,7 +9,7 @@ import pytest
 from gateway.edges.pages import STATIC
 
 from ..kit.clients import Socket
-from ..kit.gateways import RunningGateway, Start
+from ..kit.gateways import RunningGateway, shared_gateway
 
 PAGES = {
     "/": "index.html",
@@ -19,10 +19,7 @@ PAGES = {
 }
 GZIP = {"Accept-Encoding": "gzip, deflate, br, zstd"}
 
-
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start, edge: str) -> RunningGateway:
-    return start_gateway_once(edge=edge)
+gateway = shared_gateway(both_edges=True)
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -52,21 +49,11 @@ async def test_a_page_that_did_not_change_is_not_sent_again(gateway: RunningGate
         assert (await raw.request("GET", path, {"If-None-Match": tags[0]}))[0] == 200
 
 
-@pytest.mark.parametrize(
-    "accepted, compressed",
-    [
-        *(("gzip", True), ("GZIP", True), ("br;q=1, gzip;q=0.5", True), ("*", True), ("gzip;q=0.001", True)),
-        *(
-            ("", False),
-            ("br", False),
-            ("gzip;q=0", False),
-            ("gzip; q=0.000", False),
-            ("*;q=0", False),
-            ("gzip;q=0, *", False),
-            ("identity", False),
-        ),
-    ],
-)
+COMPRESSED = ("gzip", "GZIP", "br;q=1, gzip;q=0.5", "*", "gzip;q=0.001")
+PLAIN = ("", "br", "gzip;q=0", "gzip; q=0.000", "*;q=0", "gzip;q=0, *", "identity")
+
+
+@pytest.mark.parametrize("accepted, compressed", [*((each, True) for each in COMPRESSED), *((each, False) for each in PLAIN)])
 async def test_the_client_decides_whether_a_page_is_compressed(gateway: RunningGateway, accepted: str, compressed: bool) -> None:
     async with await Socket.open(gateway) as raw:
         _, headers, _ = await raw.request("GET", "/static/gateway.js", {"Accept-Encoding": accepted})

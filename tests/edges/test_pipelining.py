@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from ..kit.clients import Socket, frame
-from ..kit.gateways import API_KEY, RULES, RunningGateway, Start
+from ..kit.clients import Socket
+from ..kit.gateways import API_KEY, RULES, RunningGateway, Start, shared_gateway
 from ..kit.publishing import publish_many
 from ..kit.waiting import until
 
@@ -16,16 +16,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: h\r\n\r\n"
 ABSENT = b"GET /absent HTTP/1.1\r\nHost: h\r\n\r\n"
-HANDSHAKE = (
-    b"GET /connection/websocket HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
 SECONDS = {"gateway.edges.http_protocol.CLOSE_SECONDS": 1.0}
 
-
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start) -> RunningGateway:
-    return start_gateway_once(RULES + "[limits]\nslow_seconds = 2\n", seconds=SECONDS)
+gateway = shared_gateway(RULES + "[limits]\nslow_seconds = 1\n", seconds=SECONDS)
 
 
 def publish(data: str, *, chunked: bool = False) -> bytes:
@@ -73,15 +66,6 @@ async def test_what_is_sent_and_never_read_costs_little_and_goes_with_its_connec
     assert "Traceback" not in gateway.log()
 
 
-async def test_frames_in_one_segment_with_their_handshake_are_read(gateway: RunningGateway) -> None:
-    async with await Socket.open(gateway) as raw:
-        connect = frame(json.dumps({"id": 1, "connect": {"token": gateway.token()}}).encode())
-        await raw.send(HANDSHAKE + connect + frame(b'{"id":2,"rpc":{"method":"gateway.time"}}'))
-        assert (await raw.head())[0] == 101
-        assert "connect" in await raw.read_object()
-        assert "rpc" in await raw.read_object()
-
-
 # Answers that are not read.
 
 BIG = "x" * 60_000
@@ -104,7 +88,7 @@ async def ask_for_history(gateway: RunningGateway, channel: str, header: str = "
 async def test_an_answer_that_is_not_read_is_cut_off(gateway: RunningGateway) -> None:
     await fill(gateway, "chat:unread")
     async with await ask_for_history(gateway, "chat:unread"):
-        await until(lambda: "an answer was not read for 2 s: closed" in gateway.log(), "it is cut off")
+        await until(lambda: "an answer was not read for 1 s: closed" in gateway.log(), "it is cut off")
 
 
 async def test_a_closing_connection_that_is_not_read_is_cut_off(gateway: RunningGateway) -> None:
@@ -120,7 +104,7 @@ async def test_a_slow_client_that_reads_on_gets_the_whole_answer(gateway: Runnin
         _, headers = await raw.head()
         left, read = int(headers["content-length"]), 0
         for _ in range(5):
-            await asyncio.sleep(0.9)
+            await asyncio.sleep(0.45)
             read += len(await raw.reader.readexactly(left // 8))
         await raw.reader.readexactly(left - read)
         assert (await raw.request("GET", "/health/live"))[0] == 200

@@ -5,16 +5,13 @@ from __future__ import annotations
 import pytest
 
 from ..kit.clients import Socket
-from ..kit.gateways import RunningGateway, Start
+from ..kit.gateways import RunningGateway, shared_gateway
 from ..kit.waiting import until
 
 KEY = {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version": "13"}
 UPGRADE = {"Upgrade": "websocket", "Connection": "Upgrade", **KEY}
 
-
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start, edge: str) -> RunningGateway:
-    return start_gateway_once(edge=edge)
+gateway = shared_gateway(both_edges=True)
 
 
 async def test_a_handshake_whose_upgrade_a_proxy_removed_is_named_once(gateway: RunningGateway) -> None:

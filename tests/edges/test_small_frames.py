@@ -12,7 +12,7 @@ import pytest
 from gateway.edges.websocket import PARSED_BYTES, SMALL_PER_SECOND, TURN_FRAMES, WebSocketConnection
 
 from ..kit.clients import Socket, connected_socket, frame
-from ..kit.gateways import CLOSED_RULES, RunningGateway, Start
+from ..kit.gateways import CLOSED_RULES, RunningGateway, shared_gateway
 from ..kit.waiting import until
 
 SMALLEST = 6  # bytes of a client's frame
@@ -83,9 +83,7 @@ async def test_a_large_message_is_one_turn(connection: Any) -> None:
     assert connection.taken == [b"x" * 60_000] and connection._transport.reading
 
 
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start) -> RunningGateway:
-    return start_gateway_once(CLOSED_RULES)
+gateway = shared_gateway(CLOSED_RULES)
 
 
 FLOODS = {

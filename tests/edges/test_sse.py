@@ -14,30 +14,26 @@ import pytest
 
 from ..kit.beside import Waits, beside
 from ..kit.clients import client, read_events, stream
-from ..kit.gateways import RULES, RunningGateway, Start
+from ..kit.gateways import RULES, RunningGateway, shared_gateway
 from ..kit.publishing import publish_many
 from ..kit.waiting import until
 
-
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start, edge: str) -> RunningGateway:
-    """Either edge: whatever is asked of one is asked of both."""
-    head = 'ping_seconds = 1\npong_seconds = 60\nallowed_origins = ["https://app.example.org"]\n'
-    return start_gateway_once(f"{head}{RULES}[limits]\nslow_seconds = 4\n", edge=edge)
+HEAD = 'ping_seconds = 1\npong_seconds = 60\nallowed_origins = ["https://app.example.org"]\n'
+gateway = shared_gateway(f"{HEAD}{RULES}[limits]\nslow_seconds = 4\n", both_edges=True)
 
 
 async def test_a_stream_opens_with_retry_and_connected(gateway: RunningGateway, channel: str) -> None:
     gateway.publish(channel, 1)
     async with stream(gateway, channel) as events:
-        told = await events.connected()
+        opened = await events.connected()
         assert events.status == 200
         assert events.headers["content-type"] == "text/event-stream; charset=utf-8"
         assert events.headers["cache-control"] == "no-store"
         assert bytes(events.body).startswith(b"retry: ")
         assert events.reading.retry == [1000]
-        assert len(told["client"]) == 36
+        assert len(opened["client"]) == 36
         epoch = gateway.epoch(channel)
-        assert told["channels"] == {channel: {"epoch": epoch, "offset": 1, "recovered": False}}
+        assert opened["channels"] == {channel: {"epoch": epoch, "offset": 1, "recovered": False}}
         assert events.last_id == f"{epoch}:1", "an id at once, or a browser would not send one"
 
 
@@ -69,8 +65,8 @@ async def test_several_channels_share_a_stream_and_every_id_holds_all_positions(
     names = [f"{channel}-b", f"{channel}-a", f"{channel}-c"]
     epochs = [gateway.epoch(name) for name in names]
     async with stream(gateway, *names) as events:
-        told = await events.connected()
-        assert list(told["channels"]) == names, "in the order of the request"
+        opened = await events.connected()
+        assert list(opened["channels"]) == names, "in the order of the request"
         assert events.last_id == ",".join(f"{epoch}:0" for epoch in epochs)
         positions = [0, 0, 0]
         for number in (1, 0, 1, 2, 0):
@@ -97,8 +93,8 @@ async def test_a_stream_resumes_after_the_last_event_seen(gateway: RunningGatewa
     mark = f"{gateway.epoch(channel)}:2"
     options: dict[str, Any] = {"headers": {"Last-Event-ID": mark}} if by == "header" else {"last_event_id": mark}
     async with stream(gateway, channel, **options) as events:
-        told = await events.connected()
-        assert told["channels"][channel] == {"epoch": gateway.epoch(channel), "offset": 2, "recovered": True}
+        opened = await events.connected()
+        assert opened["channels"][channel] == {"epoch": gateway.epoch(channel), "offset": 2, "recovered": True}
         assert [event.data["data"] for event in await events.many(2)] == [3, 4]
         gateway.publish(channel, 5)
         assert (await events.next()).data["data"] == 5
@@ -111,14 +107,6 @@ async def test_the_header_of_a_browser_counts_more_than_the_url(gateway: Running
     async with stream(gateway, channel, headers={"Last-Event-ID": f"{epoch}:2"}, last_event_id=f"{epoch}:0", last=3) as events:
         await events.connected()
         assert (await events.next()).data["data"] == 3
-
-
-async def test_the_id_of_connected_is_where_catch_up_starts_from(gateway: RunningGateway, channel: str) -> None:
-    publish_many(gateway, channel, [1, 2, 3])
-    mark = f"{gateway.epoch(channel)}:1"
-    async with stream(gateway, channel, last_event_id=mark) as events:
-        event = await events.next()
-        assert (event.name, event.id) == ("connected", mark)
 
 
 async def test_wherever_a_stream_is_cut_the_last_id_brings_exactly_the_rest(gateway: RunningGateway, channel: str) -> None:
@@ -158,8 +146,8 @@ async def _rest_after(gateway: RunningGateway, names: list[str], mark: str, ever
     tops = {name: offsets[-1] for name, offsets in everything.items()}
     missing = sum(tops[name] - int(part.rpartition(":")[2]) for name, part in zip(names, mark.split(","), strict=True))
     async with stream(gateway, *names, last_event_id=mark) as events:
-        told = await events.connected()
-        assert all(channel["recovered"] for channel in told["channels"].values())
+        opened = await events.connected()
+        assert all(channel["recovered"] for channel in opened["channels"].values())
         found = await events.many(missing) if missing else []
         assert all(event.name == "message" for event in found)
         return {name: [event.data["offset"] for event in found if event.data["channel"] == name] for name in names}
@@ -202,9 +190,7 @@ async def test_one_channel_that_catches_up_moves_no_other_channels_position(gate
 
 
 @pytest.mark.parametrize("last, expected", [("3", [8, 9, 10]), ("100", [6, 7, 8, 9, 10]), ("0", []), ("", [])])
-async def test_a_first_connection_may_start_some_publications_back(
-    gateway: RunningGateway, channel: str, last: str, expected: list[int]
-) -> None:
+async def test_a_first_connection_may_start_in_the_past(gateway: RunningGateway, channel: str, last: str, expected: list[int]) -> None:
     name = channel.replace("chat", "short")
     publish_many(gateway, name, list(range(1, 11)))
     async with stream(gateway, name, last=last) as events:
@@ -215,8 +201,8 @@ async def test_a_first_connection_may_start_some_publications_back(
 
 async def test_a_start_some_publications_back_of_an_empty_channel_is_its_top(gateway: RunningGateway, channel: str) -> None:
     async with stream(gateway, channel, f"{channel}2", last=5) as events:
-        told = await events.connected()
-        assert [sub["offset"] for sub in told["channels"].values()] == [0, 0]
+        opened = await events.connected()
+        assert [sub["offset"] for sub in opened["channels"].values()] == [0, 0]
         gateway.publish(channel, 1)
         event = await events.next()
         assert (event.name, event.data["offset"]) == ("message", 1)
@@ -234,15 +220,16 @@ async def test_where_history_was_removed_a_stream_starts_after_it(gateway: Runni
 # Gaps.
 
 
-@pytest.mark.parametrize("cause", ["trimmed", "another epoch", "fewer channels in the id"])
+@pytest.mark.parametrize("cause", ["trimmed", "another epoch", "fewer channels in the id", "from the future"])
 async def test_a_position_that_cannot_be_recovered_is_a_gap(gateway: RunningGateway, channel: str, cause: str) -> None:
     name = channel.replace("chat", "short")
     publish_many(gateway, name, list(range(1, 11)))
     epoch = gateway.epoch(name)
-    mark = {"trimmed": f"{epoch}:3", "another epoch": "other:9", "fewer channels in the id": f"{epoch}:9,{epoch}:9"}[cause]
+    marks = {"trimmed": f"{epoch}:3", "another epoch": "other:9", "fewer channels in the id": f"{epoch}:9,{epoch}:9"}
+    mark = marks.get(cause, f"{epoch}:1000")
     async with stream(gateway, name, last_event_id=mark) as events:
-        told = await events.connected()
-        assert told["channels"][name] == {"epoch": epoch, "offset": 10, "recovered": False}
+        opened = await events.connected()
+        assert opened["channels"][name] == {"epoch": epoch, "offset": 10, "recovered": False}
         gap = await events.next()
         assert (gap.name, gap.data, gap.id) == ("gap", {"channel": name, "epoch": epoch, "offset": 10}, f"{epoch}:10")
         gateway.publish(name, 11)
@@ -255,8 +242,8 @@ async def test_a_gap_in_one_channel_is_none_in_the_others(gateway: RunningGatewa
     publish_many(gateway, broken, list(range(1, 11)))
     marks = f"{gateway.epoch(broken)}:1,{gateway.epoch(whole)}:8"
     async with stream(gateway, broken, whole, last_event_id=marks) as events:
-        told = await events.connected()
-        assert [sub["recovered"] for sub in told["channels"].values()] == [False, True]
+        opened = await events.connected()
+        assert [sub["recovered"] for sub in opened["channels"].values()] == [False, True]
         gap, *rest = await events.many(3)
         assert (gap.name, gap.data["channel"]) == ("gap", broken)
         assert [(event.data["channel"], event.data["offset"]) for event in rest] == [(whole, 9), (whole, 10)]
@@ -272,8 +259,8 @@ async def test_a_channel_without_history_has_a_dash_for_a_position(gateway: Runn
         assert event.data == {"channel": forgetful, "data": "x"}
         mark = event.id
     async with stream(gateway, forgetful, channel, last_event_id=mark) as events:
-        told = await events.connected()
-        assert told["channels"][channel]["recovered"] is True
+        opened = await events.connected()
+        assert opened["channels"][channel]["recovered"] is True
         gateway.publish(channel, 1)
         assert (await events.next()).name == "message", "no gap where there never was a position"
 
@@ -291,15 +278,13 @@ async def test_a_channel_without_history_has_a_dash_for_a_position(gateway: Runn
         ("", "chat:1", 103, "permission denied"),
     ],
 )
-async def test_what_may_be_different_later_is_refused_inside_the_stream(
-    gateway: RunningGateway, token: str, name: str, code: int, message: str
-) -> None:
+async def test_a_temporary_refusal_is_inside_the_stream(gateway: RunningGateway, token: str, name: str, code: int, message: str) -> None:
     given = {"expired": gateway.token(seconds=-5), "good": gateway.token()}.get(token, token)
     async with stream(gateway, name, token=given) as events:
         assert events.status == 200
         (event,) = await events.end()
-        said = {"code": code, "message": message} | ({"channel": name} if code == 103 else {})
-        assert (event.name, event.data, event.had_id) == ("refused", said, False)
+        expected = {"code": code, "message": message} | ({"channel": name} if code == 103 else {})
+        assert (event.name, event.data, event.had_id) == ("refused", expected, False)
         (retry,) = events.reading.retry
         assert 2000 <= retry <= 12000
 
@@ -353,17 +338,6 @@ async def test_other_methods_are_not_allowed(gateway: RunningGateway) -> None:
     assert gateway.http("POST", "/sse?channel=chat:1", b"{}")[0] == 405
 
 
-async def _expires(gateway: RunningGateway) -> None:
-    async with stream(gateway, "chat:expires", token=gateway.token(seconds=4)) as events:
-        assert 2 <= (await events.connected())["ttl"] <= 4
-        mark = events.last_id
-        warning, event = await events.end()
-        assert (warning.name, warning.had_id, set(warning.data)) == ("expiring", False, {"ttl"})
-        assert 1 <= warning.data["ttl"] <= 2, "at half of what was left"
-        assert (event.name, event.data, event.had_id) == ("refused", {"code": 109, "message": "token expired"}, False)
-        assert events.last_id == mark and events.reading.retry[-1] >= 2000
-
-
 async def _commented(gateway: RunningGateway) -> None:
     async with stream(gateway, "chat:silent") as events:
         await events.connected()
@@ -372,11 +346,7 @@ async def _commented(gateway: RunningGateway) -> None:
         assert (await events.next()).data["data"] == 1
 
 
-waits = beside(_expires, _commented)
-
-
-async def test_a_token_that_expires_ends_its_stream(waits: Waits) -> None:
-    await waits["_expires"]
+waits = beside(_commented)
 
 
 async def test_comments_show_that_a_silent_stream_is_alive(waits: Waits) -> None:
@@ -417,14 +387,6 @@ async def test_other_origins_may_read_only_where_they_are_listed(gateway: Runnin
         assert events.headers["access-control-allow-credentials"] == "true"
     async with stream(gateway, channel, headers={"Origin": "https://evil.test"}) as events:
         assert events.status == 403 and "access-control-allow-origin" not in events.headers
-
-
-async def test_a_page_that_is_not_listed_gets_nothing_for_its_visitors_cookie(gateway: RunningGateway) -> None:
-    """It could read nothing of the stream; but its visitor would count as present."""
-    headers = {"Origin": "https://evil.test", "Cookie": f"gateway_token={gateway.token('u7')}"}
-    async with stream(gateway, "own:u7", token="", headers=headers) as events:
-        assert events.status == 403 and "access-control-allow-credentials" not in events.headers
-    assert gateway.api("presence_stats", channel="own:u7")["result"]["num_clients"] == 0
 
 
 # Slow and gone.

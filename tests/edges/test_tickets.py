@@ -14,16 +14,13 @@ import pytest
 from ..kit.beside import Waits, beside
 from ..kit.channels import new_channel
 from ..kit.clients import Event, Stream, stream
-from ..kit.gateways import RULES, RunningGateway, Start
+from ..kit.gateways import RULES, RunningGateway, shared_gateway
 from ..kit.tokens import SECRET, ticket, token
 from ..kit.waiting import until
 
 HEAD = "ping_seconds = 1\npong_seconds = 60\n"
 
-
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start, edge: str) -> RunningGateway:
-    return start_gateway_once(HEAD + RULES, edge=edge)
+gateway = shared_gateway(HEAD + RULES, both_edges=True)
 
 
 async def test_each_token_opens_the_channel_that_it_names_whatever_their_order(gateway: RunningGateway) -> None:
@@ -71,9 +68,7 @@ def test_there_are_no_more_tokens_than_channels(gateway: RunningGateway, path: s
     ],
     ids=["expired", "revoked", "another user's", "forged", "another channel's", "garbage", "of no type"],
 )
-async def test_a_refusal_names_the_channel_whose_token_is_the_cause(
-    gateway: RunningGateway, make: Callable[[str], str], code: int, named: bool
-) -> None:
+async def test_a_refusal_names_the_tokens_channel(gateway: RunningGateway, make: Callable[[str], str], code: int, named: bool) -> None:
     channel = new_channel("ticket")
     await gateway.ask("revoke", token_id="gone")
     async with stream(gateway, "chat:1", channel, subscription_token=make(channel)) as events:
@@ -95,21 +90,11 @@ async def test_a_revoked_subscription_token_ends_its_stream_and_no_other(gateway
         assert (await kept.next()).data["data"] == 1
 
 
-async def test_history_accepts_a_valid_subscription_token_and_no_other(gateway: RunningGateway) -> None:
+def test_a_good_subscription_token_does_not_replace_an_expired_connection_token(gateway: RunningGateway) -> None:
     channel = new_channel("ticket")
-    gateway.publish(channel, "kept")
-
-    def read(**query: str) -> tuple[int, Any]:
-        query = {"channel": channel, "token": gateway.token()} | query
-        status, body = gateway.http("GET", f"/history?{urlencode(query)}")
-        return status, json.loads(body)
-
-    assert [pub["data"] for pub in read(subscription_token=ticket(channel))[1]["publications"]] == ["kept"]
-    assert read() == (403, {"error": {"code": 103, "message": read()[1]["error"]["message"]}})
-    status, answer = read(subscription_token=ticket(channel, seconds=-5))
-    assert (status, answer["error"]["code"]) == (401, 109)
-    status, answer = read(subscription_token=ticket(channel), token=gateway.token(seconds=-5))
-    assert (status, answer["error"]["code"]) == (401, 109), "the connection's token counts first"
+    query = {"channel": channel, "token": gateway.token(seconds=-5), "subscription_token": ticket(channel)}
+    status, body = gateway.http("GET", f"/history?{urlencode(query)}")
+    assert (status, json.loads(body)["error"]["code"]) == (401, 109)
 
 
 async def test_no_subscription_token_reaches_the_log(gateway: RunningGateway) -> None:
@@ -128,9 +113,10 @@ async def test_no_subscription_token_reaches_the_log(gateway: RunningGateway) ->
 
 
 async def _to_the_end(events: Stream) -> tuple[Event, Event]:
+    mark = events.last_id
     warning, end = await events.end()
     assert (warning.name, end.name) == ("expiring", "refused")
-    assert not warning.had_id and not end.had_id
+    assert not warning.had_id and not end.had_id and events.last_id == mark and events.reading.retry[-1] >= 2000
     return warning, end
 
 
@@ -148,7 +134,8 @@ async def _shortened(gateway: RunningGateway) -> None:
     async with stream(gateway, "chat:1", user="shortened") as events:
         client = (await events.connected())["client"]
         await gateway.ask("refresh", user="shortened", client=client, expire_at=time.time() + 4)
-        _, end = await _to_the_end(events)
+        warning, end = await _to_the_end(events)
+        assert set(warning.data) == {"ttl"} and 1 <= warning.data["ttl"] <= 2, "at half of what was left"
         assert end.data == {"code": 109, "message": "token expired"}
 
 

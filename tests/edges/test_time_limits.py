@@ -16,17 +16,14 @@ from gateway.session import deadlines
 
 from ..kit.bystander import Bystander
 from ..kit.clients import Socket, client
-from ..kit.gateways import API_KEY, RULES, RunningGateway, Start
+from ..kit.gateways import API_KEY, RULES, RunningGateway, shared_gateway
 from ..kit.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("nobody_else_notices")]
 
 SECONDS = {"gateway.edges.http_protocol.SILENT_SECONDS": 2.0, "gateway.session.deadlines.GRACE_SECONDS": 2.0}
 
-
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start) -> RunningGateway:
-    return start_gateway_once(f"pong_seconds = 60\n{RULES}[limits]\nfirst_command_seconds = 2\n", seconds=SECONDS)
+gateway = shared_gateway(f"pong_seconds = 60\n{RULES}[limits]\nfirst_command_seconds = 2\n", seconds=SECONDS)
 
 
 async def test_without_a_tests_impatience_it_is_ten_seconds_for_a_request_and_25_for_a_new_token() -> None:
@@ -84,9 +81,9 @@ async def _expired_subscription(gateway: RunningGateway) -> tuple[float, dict[st
     async with client(gateway) as wire:
         began = time.monotonic()
         await wire.result("subscribe", channel="chat:expires", token=gateway.token(channel="chat:expires", seconds=3))
-        told = await wire.next(60)
+        push = await wire.next(60)
         await wire.result("subscribe", channel="chat:expires")  # the connection stays
-        return time.monotonic() - began, told
+        return time.monotonic() - began, push
 
 
 async def _request_after_a_stream(gateway: RunningGateway) -> list[bytes]:
@@ -135,9 +132,7 @@ async def patient(gateway: RunningGateway) -> AsyncIterator[dict[str, asyncio.Ta
     await asyncio.gather(*tasks.values(), return_exceptions=True)
 
 
-async def test_a_websocket_without_a_command_is_stale_when_its_time_is_over(
-    patient: dict[str, Any], gateway: RunningGateway, bystander: Bystander
-) -> None:
+async def test_a_websocket_without_a_command_becomes_stale(patient: dict[str, Any], gateway: RunningGateway, bystander: Bystander) -> None:
     seconds, code, reason = await outcome(patient["a WebSocket without a word"], bystander)
     assert (code, reason) == (3502, "stale")
     assert 1.9 < seconds < 8
@@ -148,9 +143,7 @@ async def test_a_websocket_without_a_command_is_stale_when_its_time_is_over(
     "name",
     ["half a head", "half a handshake", "half a body", "a connection without a word", "an empty line after an answer", "byte after byte"],
 )
-async def test_a_request_that_never_ends_times_out(
-    patient: dict[str, Any], gateway: RunningGateway, bystander: Bystander, name: str
-) -> None:
+async def test_an_endless_request_times_out(patient: dict[str, Any], gateway: RunningGateway, bystander: Bystander, name: str) -> None:
     seconds, answer = await outcome(patient[name], bystander)
     assert 1.9 < seconds < 8
     assert answer.startswith(b"HTTP/1.1 408 ")
@@ -169,6 +162,6 @@ async def test_an_expired_connection_ends_after_its_grace(patient: dict[str, Any
 
 
 async def test_an_expired_subscription_ends_after_its_grace(patient: dict[str, Any], bystander: Bystander) -> None:
-    seconds, told = await outcome(patient["an expired subscription"], bystander)
-    assert told == {"push": {"channel": "chat:expires", "unsubscribe": {"code": 2501, "reason": "subscription expired"}}}
+    seconds, push = await outcome(patient["an expired subscription"], bystander)
+    assert push == {"push": {"channel": "chat:expires", "unsubscribe": {"code": 2501, "reason": "subscription expired"}}}
     assert 3.9 < seconds < 12, "a token for 3 s, and 2 s to bring another"

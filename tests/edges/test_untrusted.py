@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import valkey
 
 from ..kit.bystander import Bystander, Log
 from ..kit.clients import client, opened, stream
-from ..kit.gateways import RunningGateway, Start
+from ..kit.gateways import RunningGateway, Start, shared_gateway
 from ..kit.tokens import token
 from ..kit.waiting import until
 
@@ -37,10 +38,7 @@ DEEP = b'{"a":' * 980 + b"1" + b"}" * 980
 BAD_TAGS = [b'{"a":"\xff"}', b'{"a":NaN}', b'{"a":"\x01"}', b'{"a":\n\n"data: injected\\n\\n"\r\n}', b'{"a":1}', b"x\n\ndata: {}\n\n", DEEP]
 ERROR = 100
 
-
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start) -> RunningGateway:
-    return start_gateway_once(RULES)
+gateway = shared_gateway(RULES)
 
 
 def key(gateway: RunningGateway, channel: str, name: str = "") -> str:
@@ -117,9 +115,7 @@ async def test_a_bad_presence_entry_hides_no_other_client(gateway: RunningGatewa
 
 @pytest.mark.parametrize("name", ["meta", "stream"])
 @pytest.mark.usefixtures("nobody_else_notices")
-async def test_a_key_of_another_type_is_answered_with_an_error(
-    gateway: RunningGateway, store: valkey.Valkey, channel: str, log: Log, name: str
-) -> None:
+async def test_a_key_of_another_type_is_an_error(gateway: RunningGateway, store: valkey.Valkey, channel: str, log: Log, name: str) -> None:
     gateway.publish(channel, 1)
     store.delete(key(gateway, channel, name))
     store.set(key(gateway, channel, name), "text")
@@ -135,17 +131,13 @@ async def test_a_key_of_another_type_is_answered_with_an_error(
         await wire.result("subscribe", channel=channel)
 
 
-async def test_a_personal_channel_of_another_type_costs_its_user_no_other_channel(
-    gateway: RunningGateway, store: valkey.Valkey, user: str
-) -> None:
+async def test_a_personal_channel_of_another_type_costs_its_user_no_other(gateway: RunningGateway, store: valkey.Valkey, user: str) -> None:
     store.set(key(gateway, f"own:{user}", "meta"), "text")
     async with client(gateway, user) as wire:
         assert set(wire.connected["subs"]) == {f"notifications:{user}"}
 
 
-async def test_presence_of_another_type_holds_up_no_other_channels_presence(
-    gateway: RunningGateway, store: valkey.Valkey, channel: str
-) -> None:
+async def test_presence_of_another_type_delays_no_other_channels(gateway: RunningGateway, store: valkey.Valkey, channel: str) -> None:
     store.set(key(gateway, channel, "presence"), "text")
     async with client(gateway, subscribe=channel) as wire, client(gateway, subscribe=f"{channel}2") as other:
         assert await wire.error("presence", channel=channel) == ERROR
@@ -155,9 +147,7 @@ async def test_presence_of_another_type_holds_up_no_other_channels_presence(
     assert other.connected
 
 
-async def test_a_stream_of_a_channel_whose_position_cannot_be_read_is_refused(
-    gateway: RunningGateway, store: valkey.Valkey, channel: str
-) -> None:
+async def test_a_stream_of_a_channel_without_a_position_is_refused(gateway: RunningGateway, store: valkey.Valkey, channel: str) -> None:
     store.set(key(gateway, channel, "meta"), "text")
     async with stream(gateway, channel) as events:
         refused = await events.next()
@@ -188,9 +178,7 @@ async def disconnects(gateway: RunningGateway, user: str) -> None:
     ids=lambda payload: repr(payload[:30]),
 )
 @pytest.mark.usefixtures("nobody_else_notices")
-async def test_no_announced_control_message_switches_control_off(
-    gateway: RunningGateway, store: valkey.Valkey, user: str, payload: bytes
-) -> None:
+async def test_no_control_message_switches_control_off(gateway: RunningGateway, store: valkey.Valkey, user: str, payload: bytes) -> None:
     store.publish(f"{gateway.prefix}:control", payload)
     await disconnects(gateway, user)
     assert len(gateway.api("info")["result"]["nodes"]) == 1
@@ -202,28 +190,20 @@ async def test_a_message_that_is_not_in_the_stream_is_logged(start_gateway: Star
     await until(lambda: "77777777777777-5 was announced and is not in the stream" in gateway.log(), "the gateway looked for it")
 
 
-async def spoil_with_text(store: valkey.Valkey, name: str) -> None:
-    store.delete(name)
-    store.set(name, "text")
+SPOILS: dict[str, Callable[[valkey.Valkey, str], Any]] = {
+    "text": lambda store, name: store.set(name, "text"),
+    "the last id": lambda store, name: store.xadd(name, {"m": "{}"}, id="18446744073709551615-18446744073709551615"),
+    "a far id": lambda store, name: store.xadd(name, {"x": b"\xff"}, id="99999999999999-0"),
+}
 
 
-async def spoil_with_the_last_id(store: valkey.Valkey, name: str) -> None:
-    store.xadd(name, {"m": "{}"}, id="18446744073709551615-18446744073709551615")
-
-
-async def spoil_with_a_far_id(store: valkey.Valkey, name: str) -> None:
-    store.xadd(name, {"x": b"\xff"}, id="99999999999999-0")
-
-
-@pytest.mark.parametrize("spoil", [spoil_with_text, spoil_with_the_last_id, spoil_with_a_far_id])
+@pytest.mark.parametrize("spoil", SPOILS)
 @pytest.mark.parametrize("cut", [False, True], ids=["linked", "link cut"])
-async def test_control_goes_on_whatever_its_stream_holds(
-    start_gateway: Start, store: valkey.Valkey, user: str, spoil: Any, cut: bool
-) -> None:
+async def test_control_goes_on_with_any_stream(start_gateway: Start, store: valkey.Valkey, user: str, spoil: str, cut: bool) -> None:
     gateway = start_gateway(RULES)
     name = f"{gateway.prefix}:control"
     await disconnects(gateway, user)
-    await spoil(store, name)
+    SPOILS[spoil](store, name)
     if cut:
         store.client_kill_filter(_type="pubsub")
         await until(lambda: "the link to valkey was lost" in gateway.log(), "the link is lost")

@@ -1,33 +1,17 @@
-"""Reading the history of a channel that nobody ever published to: it costs Valkey nothing, and what follows is not missed."""
+"""Reading the history of a channel that was never published to: it costs Valkey nothing, and what follows is not missed."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from urllib.parse import quote
 
-import pytest
 import valkey
 
 from ..kit.clients import client, stream
-from ..kit.gateways import CLOSED_RULES, RunningGateway, Start
+from ..kit.gateways import CLOSED_RULES, RunningGateway, shared_gateway
 
-
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start) -> RunningGateway:
-    return start_gateway_once(CLOSED_RULES)
-
-
-@pytest.fixture
-def store(valkey_url: str) -> Iterator[valkey.Valkey]:
-    store = valkey.Valkey.from_url(valkey_url)
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def channel(user: str) -> str:
-    return f"member:{user}"
+NAMESPACE = "member"
+gateway = shared_gateway(CLOSED_RULES)
 
 
 def keys(store: valkey.Valkey, gateway: RunningGateway, channel: str) -> list[bytes]:

@@ -9,32 +9,24 @@ import random
 import time
 from typing import Any
 
-import jwt
 import pytest
 from websockets.exceptions import InvalidStatus
 
 from ..kit.beside import Waits, beside
 from ..kit.clients import Socket, Wire, client, connected_socket, frame, opened
-from ..kit.gateways import CLOSED_RULES, RULES, RunningGateway, Start
+from ..kit.gateways import CLOSED_RULES, RULES, RunningGateway, Start, shared_gateway
 from ..kit.publishing import publish_many
 from ..kit.tokens import SECRET
 from ..kit.waiting import until
 
+gateway = shared_gateway(RULES, both_edges=True)
 
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start, edge: str) -> RunningGateway:
-    """Either edge: whatever is asked of one is asked of both."""
-    return start_gateway_once(RULES, edge=edge)
-
-
-@pytest.fixture(scope="module")
-def strict(start_gateway_once: Start) -> RunningGateway:
-    """Nothing is open to anyone, pings come fast, everything has a limit."""
-    return start_gateway_once(
-        'ping_seconds = 1\npong_seconds = 1\nallowed_origins = ["https://app.example.org", "https://*.example.net"]\n'
-        + CLOSED_RULES
-        + "[limits]\npublishes_per_second = 3\nconnections_per_user = 3\nchannels_per_client = 4\n"
-    )
+# Nothing is open to anyone, pings come fast, everything has a limit.
+strict = shared_gateway(
+    'ping_seconds = 1\npong_seconds = 1\nallowed_origins = ["https://app.example.org", "https://*.example.net"]\n'
+    + CLOSED_RULES
+    + "[limits]\npublishes_per_second = 3\nconnections_per_user = 3\nchannels_per_client = 4\n"
+)
 
 
 # Connecting.
@@ -60,11 +52,8 @@ async def test_the_reply_to_connect_has_what_sdks_read(gateway: RunningGateway) 
         assert (connected["ping"], connected["pong"]) == (25, True)
         assert connected["expires"] is True and 3590 <= connected["ttl"] <= 3600
         assert list(connected["subs"]) == ["notifications:u1"]
-
-
-async def test_a_token_without_expiry_announces_none(gateway: RunningGateway) -> None:
     async with client(gateway, token=gateway.token(seconds=None)) as wire:
-        assert "expires" not in wire.connected and "ttl" not in wire.connected
+        assert not {"expires", "ttl"} & set(wire.connected), "a token without an end announces none"
 
 
 async def test_the_anonymous_connect_where_something_is_open_to_them(gateway: RunningGateway) -> None:
@@ -120,19 +109,12 @@ async def test_everything_goes_out_as_text_and_no_object_holds_a_newline(gateway
 # Handshake.
 
 
-@pytest.mark.parametrize("query", ["?format=protobuf", "?cf_protocol=protobuf"])
-async def test_protobuf_is_refused_by_query(gateway: RunningGateway, query: str) -> None:
-    with pytest.raises(InvalidStatus) as caught:
-        async with opened(gateway, query=query):
-            pass
-    assert caught.value.response.status_code == 400
-
-
-async def test_protobuf_is_refused_by_subprotocol_and_json_is_accepted(gateway: RunningGateway) -> None:
-    with pytest.raises(InvalidStatus) as caught:
-        async with opened(gateway, subprotocols=["centrifuge-protobuf"]):
-            pass
-    assert caught.value.response.status_code == 400
+async def test_protobuf_is_refused_and_json_is_accepted(gateway: RunningGateway) -> None:
+    for asked in ({"query": "?format=protobuf"}, {"query": "?cf_protocol=protobuf"}, {"subprotocols": ["centrifuge-protobuf"]}):
+        with pytest.raises(InvalidStatus) as caught:
+            async with opened(gateway, **asked):
+                pass
+        assert caught.value.response.status_code == 400, asked
     async with opened(gateway, subprotocols=["centrifuge-json"]) as wire:
         assert wire.connection.subprotocol == "centrifuge-json"
 
@@ -143,33 +125,19 @@ async def test_compression_may_be_offered(gateway: RunningGateway, channel: str)
         assert (await wire.publication())["data"] == "x" * 1000
 
 
-@pytest.mark.parametrize(
-    "origin, admitted",
-    [
-        ("https://app.example.org", True),
-        ("https://APP.example.org", True),
-        ("https://a.example.net", True),
-        ("https://a.b.example.net", True),
-        ("http://app.example.org", False),
-        ("https://app.example.org.evil.test", False),
-        ("https://example.net", False),
-        ("https://evil.test", False),
-        ("null", False),
-    ],
-)
-async def test_a_page_from_elsewhere_needs_to_be_listed(strict: RunningGateway, origin: str, admitted: bool) -> None:
-    async with await Socket.open(strict) as raw:
-        assert await raw.upgrade(headers={"Origin": origin}) == (101 if admitted else 403)
-
-
-async def test_a_page_of_the_gateways_own_host_and_no_browser_need_no_list(gateway: RunningGateway) -> None:
-    for headers, status in (
-        ({"Host": "gateway.test:8000", "Origin": "https://gateway.test:8000"}, 101),
-        ({}, 101),
-        ({"Origin": "https://elsewhere.test"}, 403),
+async def test_pages_of_listed_origins_or_the_own_host_and_programs_are_admitted(gateway: RunningGateway, strict: RunningGateway) -> None:
+    """What a pattern admits is in tests/rules/test_origins.py."""
+    for asked, headers, status in (
+        (gateway, {"Host": "gateway.test:8000", "Origin": "https://gateway.test:8000"}, 101),
+        (gateway, {}, 101),
+        (gateway, {"Origin": "https://elsewhere.test"}, 403),
+        (strict, {"Origin": "https://APP.example.org"}, 101),
+        (strict, {"Origin": "https://a.b.example.net"}, 101),
+        (strict, {"Origin": "https://app.example.org.evil.test"}, 403),
+        (strict, {"Origin": "null"}, 403),
     ):
-        async with await Socket.open(gateway) as raw:
-            assert await raw.upgrade(headers=headers) == status
+        async with await Socket.open(asked) as raw:
+            assert await raw.upgrade(headers=headers) == status, headers
 
 
 HANDSHAKE = {
@@ -287,7 +255,7 @@ async def test_a_character_in_two_fragments_is_utf8(gateway: RunningGateway) -> 
 # Publishing and receiving.
 
 
-async def test_a_publication_reaches_all_subscribers_with_who_published_it(gateway: RunningGateway, channel: str) -> None:
+async def test_a_publication_reaches_all_subscribers_with_its_publisher(gateway: RunningGateway, channel: str) -> None:
     async with (
         client(gateway, subscribe=channel) as one,
         client(gateway, "u2", token=gateway.token("u2", info={"name": "Ann"}), subscribe=channel) as two,
@@ -301,12 +269,8 @@ async def test_a_publication_reaches_all_subscribers_with_who_published_it(gatew
                 "offset": 1,
                 "info": {"user": "u2", "client": two.connected["client"], "conn_info": {"name": "Ann"}},
             }
-
-
-async def test_a_publication_of_the_server_has_no_publisher_and_has_its_tags(gateway: RunningGateway, channel: str) -> None:
-    async with client(gateway, subscribe=channel) as wire:
         gateway.publish(channel, None, tags={"lang": "de"})
-        assert await wire.publication() == {"channel": channel, "data": None, "offset": 1, "tags": {"lang": "de"}}
+        assert await one.publication() == {"channel": channel, "data": None, "offset": 2, "tags": {"lang": "de"}}
 
 
 async def test_the_reply_to_subscribe_comes_before_any_publication(gateway: RunningGateway, channel: str) -> None:
@@ -331,31 +295,17 @@ async def test_the_reply_to_subscribe_comes_before_any_publication(gateway: Runn
         await publishing
 
 
-async def test_many_publications_arrive_once_and_in_order(gateway: RunningGateway, channel: str) -> None:
-    async with client(gateway, subscribe=channel) as one, client(gateway, subscribe=channel) as two:
-        publishing = asyncio.create_task(asyncio.to_thread(publish_many, gateway, channel, list(range(2000))))
-        for wire in (one, two):
-            publications = await wire.publications(2000)
-            assert [publication["offset"] for publication in publications] == list(range(1, 2001))
-            assert [publication["data"] for publication in publications] == list(range(2000))
-        await publishing
-
-
 async def test_a_client_that_unsubscribed_receives_nothing_more(gateway: RunningGateway, channel: str) -> None:
     async with client(gateway, subscribe=channel) as wire:
         assert await wire.ask("unsubscribe", channel=channel) == {"id": 1003, "unsubscribe": {}}
         async with client(gateway, "u2", subscribe=channel) as other:
-            gateway.publish(channel, "unheard")
+            gateway.publish(channel, "not received")
             await other.publication()  # this process has it: a subscription begins after it now
         await wire.result("subscribe", channel=channel)
-        gateway.publish(channel, "heard")
-        assert (await wire.publication())["data"] == "heard"
-
-
-async def test_unsubscribing_what_was_never_subscribed_succeeds(gateway: RunningGateway, channel: str) -> None:
-    async with client(gateway) as wire:
-        assert await wire.result("unsubscribe", channel=channel) == {}
-        assert await wire.result("unsubscribe", channel="nowhere:1") == {}
+        gateway.publish(channel, "received")
+        assert (await wire.publication())["data"] == "received"
+        for never in (f"{channel}-2", "nowhere:1"):
+            assert await wire.result("unsubscribe", channel=never) == {}, "that it was never subscribed is no error"
 
 
 async def test_a_client_that_changes_its_mind_is_answered_in_order(gateway: RunningGateway) -> None:
@@ -439,87 +389,16 @@ async def test_history_gives_300_at_most(gateway: RunningGateway, channel: str) 
             assert len((await wire.result("history", channel=name, limit=limit))["publications"]) == 300
 
 
-async def test_an_empty_history_has_all_its_fields(gateway: RunningGateway, channel: str) -> None:
-    async with client(gateway, subscribe=channel) as wire:
-        assert await wire.result("history", channel=channel, limit=10) == {
-            "publications": [],
-            "epoch": gateway.epoch(channel),
-            "offset": 0,
-        }
-
-
 # Who may do what.
 
 
-@pytest.mark.parametrize(
-    "name, anonymous, user, owner",
-    [
-        ("open:1", 0, 0, 0),
-        ("chat:1", 103, 0, 0),
-        ("bare", 103, 0, 0),
-        ("own:u1", 103, 103, 0),
-        ("own:u12", 103, 103, 103),
-        ("own:", 103, 103, 103),
-        ("notifications:u1", 103, 103, 0),
-        ("ticket:1", 103, 103, 103),
-        ("sealed:1", 103, 103, 103),
-        ("open:x#u1", 103, 103, 0),
-        ("chat:x#u1", 103, 103, 0),
-        ("#u1", 103, 103, 0),
-        ("chat:x#", 103, 103, 103),
-        ("own:u1#other", 103, 103, 103),
-        ("nowhere:1", 102, 102, 102),
-    ],
-)
-async def test_the_rules_decide_which_users_subscribe(gateway: RunningGateway, name: str, anonymous: int, user: int, owner: int) -> None:
-    for token, code in (("", anonymous), (gateway.token("u2"), user), (gateway.token("u1"), owner)):
+@pytest.mark.parametrize("name", ["own:u12", "own:", "chat:x#"])
+async def test_a_name_that_only_resembles_an_owners_is_open_to_no_user(gateway: RunningGateway, name: str) -> None:
+    """The table of all rules is in tests/session/test_rights.py."""
+    for token in ("", gateway.token("u1")):
         async with client(gateway, token=token) as wire:
-            answer = await wire.ask("subscribe", channel=name)
-            assert answer.get("error", {}).get("code", 0) == code, (name, token and jwt.decode(token, options={"verify_signature": False}))
-
-
-@pytest.mark.parametrize(
-    "name, anonymous, user, owner",
-    [
-        ("open:1", 0, 0, 0),
-        ("member:1", 103, 0, 0),
-        ("chat:nosub", 103, 103, 103),
-        ("own:u1", 103, 103, 0),
-        ("member:x#u1", 103, 103, 0),
-        ("open:x#u1", 103, 103, 0),
-        ("posts:1", 103, 103, 103),
-        ("sealed:1", 103, 103, 103),
-        ("ticket:1", 103, 103, 103),
-        ("hello:1", 103, 0, 0),
-    ],
-)
-async def test_the_rules_decide_which_users_publish_and_read_history(
-    gateway: RunningGateway, name: str, anonymous: int, user: int, owner: int
-) -> None:
-    for token, code in (("", anonymous), (gateway.token("u2"), user), (gateway.token("u1"), owner)):
-        async with client(gateway, token=token) as wire:
-            answer = await wire.ask("publish", channel=name, data=1)
-            assert answer.get("error", {}).get("code", 0) == code, name
-            if not name.startswith(("hello", "posts")):  # there, history is the subscribers'
-                answer = await wire.ask("history", channel=name, limit=1)
-                assert answer.get("error", {}).get("code", 0) == code, name
-
-
-async def test_a_subscriber_may_publish_and_read_where_the_rules_say_so(gateway: RunningGateway, channel: str) -> None:
-    async with client(gateway) as wire:
-        assert await wire.error("publish", channel=channel, data=1) == 103
-        assert await wire.error("history", channel=channel, limit=1) == 103
-        await wire.result("subscribe", channel=channel)
-        await wire.result("publish", channel=channel, data=1)
-        assert len((await wire.result("history", channel=channel, limit=1))["publications"]) == 1
-        await wire.result("unsubscribe", channel=channel)
-        assert await wire.error("publish", channel=channel, data=1) == 103
-
-
-async def test_presence_without_permission_or_support_is_an_error(gateway: RunningGateway, channel: str) -> None:
-    async with client(gateway, subscribe=channel) as wire:
-        assert await wire.error("presence", channel="nowhere:1") == 102
-        assert await wire.error("presence", channel="sealed:1") in (103, 108)
+            for method in ("subscribe", "publish", "history"):
+                assert await wire.error(method, channel=name, data=1, limit=1) == 103, method
 
 
 async def test_insecure_clients_may_do_anything_but_their_token_is_still_checked(start_gateway: Start) -> None:
@@ -549,49 +428,11 @@ async def test_a_subscription_token_opens_its_channel_for_its_user(gateway: Runn
         assert refreshed["expires"] is True and 895 <= refreshed["ttl"] <= 900
 
 
-async def test_the_holder_of_a_subscription_token_may_publish_and_read_where_a_token_is_asked(
-    gateway: RunningGateway, channel: str
-) -> None:
-    name = channel.replace("chat", "ticket")
+@pytest.mark.parametrize("user, named", [("u1", "ticket:2"), ("u2", "ticket:1"), ("", "ticket:1")], ids=["channel", "user", "anonymous"])
+async def test_a_subscription_token_of_another_channel_or_user_ends_the_connection(gateway: RunningGateway, user: str, named: str) -> None:
     async with client(gateway) as wire:
-        await wire.result("subscribe", channel=name, token=gateway.token("u1", channel=name))
-        assert await wire.result("publish", channel=name, data=1) == {}
-        assert len((await wire.result("history", channel=name, limit=1))["publications"]) == 1
-
-
-async def test_the_info_of_a_subscription_token_is_in_its_users_publications(gateway: RunningGateway, channel: str) -> None:
-    async with client(gateway) as wire:
-        await wire.result("subscribe", channel=channel, token=gateway.token("u1", channel=channel, info={"role": "author"}))
-        await wire.result("publish", channel=channel, data=1)
-        assert (await wire.publication())["info"]["chan_info"] == {"role": "author"}
-
-
-@pytest.mark.parametrize(
-    "user, channel_claim, seconds, outcome",
-    [
-        ("u1", "ticket:1", -10, ("error", 109)),
-        ("u1", "", 60, ("error", 103)),
-        ("u1", "ticket:2", 60, ("close", 3500)),
-        ("u2", "ticket:1", 60, ("close", 3500)),
-        ("", "ticket:1", 60, ("close", 3500)),
-    ],
-    ids=["expired", "a connection token", "another channel", "another user", "the anonymous user"],
-)
-async def test_a_subscription_token_that_does_not_fit_is_refused(
-    gateway: RunningGateway, user: str, channel_claim: str, seconds: int, outcome: tuple[str, int]
-) -> None:
-    async with client(gateway) as wire:
-        token = gateway.token(user, channel=channel_claim or None, seconds=seconds)
-        await wire.send({"id": 7, "subscribe": {"channel": "ticket:1", "token": token}})
-        if outcome[0] == "error":
-            assert (await wire.next())["error"]["code"] == outcome[1]
-        else:
-            assert (await wire.ended())[0] == outcome[1]
-
-
-async def test_no_token_opens_what_is_sealed(gateway: RunningGateway) -> None:
-    async with client(gateway) as wire:
-        assert await wire.error("subscribe", channel="sealed:1", token=gateway.token("u1", channel="sealed:1")) == 103
+        await wire.send({"id": 7, "subscribe": {"channel": "ticket:1", "token": gateway.token(user, channel=named)}})
+        assert (await wire.ended())[0] == 3500
 
 
 # Refreshing.
@@ -605,11 +446,18 @@ async def test_a_refresh_prolongs_the_connection(gateway: RunningGateway) -> Non
         assert "expires" not in await wire.result("refresh", token=gateway.token(seconds=None))
 
 
-@pytest.mark.parametrize("bad", ["another user's", "no token at all", "empty"])
-async def test_a_refresh_with_a_bad_token_ends_the_connection(gateway: RunningGateway, bad: str) -> None:
-    token = {"another user's": gateway.token("u2"), "no token at all": "garbage", "empty": ""}[bad]
+BAD_REFRESHES = [
+    (method, bad) for method in ("refresh", "sub_refresh") for bad in ("another user's", "another channel's", "no token at all")
+]
+
+
+@pytest.mark.parametrize("method, bad", [*BAD_REFRESHES, ("refresh", "empty")])
+async def test_a_refresh_with_a_bad_token_ends_the_connection(gateway: RunningGateway, channel: str, method: str, bad: str) -> None:
+    own = {"channel": channel} if method == "sub_refresh" else {}
+    tokens = {"another user's": gateway.token("u2", **own), "another channel's": gateway.token(channel="chat:other"), "empty": ""}
     async with client(gateway) as wire:
-        await wire.send({"id": 5, "refresh": {"token": token}})
+        await wire.result("subscribe", channel=channel, token=gateway.token(channel=channel))
+        await wire.send({"id": 5, method: {"token": tokens.get(bad, "garbage"), **own}})
         assert await wire.ended() == (3500, "invalid token")
 
 
@@ -622,26 +470,13 @@ async def test_a_refresh_with_an_expired_token_has_the_client_come_back_with_ano
         assert await wire.ended() == (3005, "connection expired")
 
 
-@pytest.mark.parametrize("bad", ["another user's", "another channel's", "no token at all"])
-async def test_a_subscription_refresh_with_a_bad_token_ends_the_connection(gateway: RunningGateway, channel: str, bad: str) -> None:
-    token = {
-        "another user's": gateway.token("u2", channel=channel),
-        "another channel's": gateway.token("u1", channel="chat:other"),
-        "no token at all": "garbage",
-    }[bad]
-    async with client(gateway) as wire:
-        await wire.result("subscribe", channel=channel, token=gateway.token("u1", channel=channel))
-        await wire.send({"id": 5, "sub_refresh": {"channel": channel, "token": token}})
-        assert await wire.ended() == (3500, "invalid token")
-
-
 # Remote procedures.
 
 
 async def test_the_gateway_answers_its_own_rpc_methods(gateway: RunningGateway) -> None:
     async with client(gateway) as wire:
-        told = (await wire.result("rpc", method="gateway.time", data={"any": "thing"}))["data"]
-        assert abs(told["ms"] / 1000 - time.time()) < 60
+        answer = (await wire.result("rpc", method="gateway.time", data={"any": "thing"}))["data"]
+        assert abs(answer["ms"] / 1000 - time.time()) < 60
         assert (await wire.result("rpc", method="gateway.whoami"))["data"] == {"user": "u1", "client": wire.connected["client"]}
         assert await wire.ask("rpc", method="x") == {"id": 1004, "error": {"code": 108, "message": "not available"}}
 
@@ -677,9 +512,9 @@ async def _native(strict: RunningGateway) -> None:
             assert opcode == 9
             await raw.send(frame(payload, 10))
         await raw.say({"id": 2, "rpc": {"method": "gateway.time"}})
-        while (heard := await raw.read_frame(4))[0] == 9:
-            await raw.send(frame(heard[1], 10))
-        assert json.loads(heard[1])["id"] == 2
+        while (received := await raw.read_frame(4))[0] == 9:
+            await raw.send(frame(received[1], 10))
+        assert json.loads(received[1])["id"] == 2
         assert (await mute.read_to_close())[0] == 3012
 
 
@@ -736,29 +571,6 @@ async def test_a_users_own_channel_is_there_on_connecting(gateway: RunningGatewa
         assert await wire.publication() == {"channel": name, "data": "new", "offset": 2}
 
 
-async def test_a_users_own_channel_recovers_through_connect(gateway: RunningGateway, channel: str) -> None:
-    user = channel[5:]
-    name = f"notifications:{user}"
-    publish_many(gateway, name, [1, 2, 3, 4])
-    epoch = gateway.epoch(name)
-    async with opened(gateway) as wire:
-        subs = {name: {"recover": True, "epoch": epoch, "offset": 2}, "chat:not-mine": {"recover": True}}
-        await wire.send({"id": 1, "connect": {"token": gateway.token(user), "subs": subs}})
-        connected = (await wire.next())["connect"]
-        assert list(connected["subs"]) == [name]
-        sub = connected["subs"][name]
-        assert (sub["recovered"], sub["was_recovering"], sub["offset"], sub["epoch"]) == (True, True, 2, epoch)
-        assert [(p["offset"], p["data"]) for p in sub["publications"]] == [(3, 3), (4, 4)]
-        gateway.publish(name, 5)
-        assert (await wire.publication())["offset"] == 5
-    async with opened(gateway) as wire:
-        await wire.send(
-            {"id": 1, "connect": {"token": gateway.token(user), "subs": {name: {"recover": True, "epoch": "other", "offset": 2}}}}
-        )
-        sub = (await wire.next())["connect"]["subs"][name]
-        assert sub["was_recovering"] is True and "recovered" not in sub and sub["offset"] == 5
-
-
 async def test_a_long_absence_from_ones_own_channel_is_caught_up_in_pages(gateway: RunningGateway, channel: str) -> None:
     user = channel[5:]
     name = f"notifications:{user}"
@@ -786,21 +598,14 @@ async def test_what_was_missed_is_recovered_and_nothing_else(gateway: RunningGat
     epoch = gateway.epoch(channel)
     for offset in range(6):
         async with client(gateway) as wire:
-            result = (await resubscribe(wire, channel, epoch, offset))["subscribe"]
+            result = (await resubscribe(wire, channel, epoch if offset else "", offset))["subscribe"]  # an empty epoch matches any
             assert (result["recovered"], result["was_recovering"], result["recoverable"], result["positioned"]) == (True, True, True, True)
             assert result.get("offset", 0) == offset, "the offset is the request's"
             assert [p["offset"] for p in result.get("publications", [])] == list(range(offset + 1, 6))
             assert [p["data"] for p in result.get("publications", [])] == list(range(offset + 1, 6))
 
 
-async def test_an_empty_epoch_matches_any(gateway: RunningGateway, channel: str) -> None:
-    publish_many(gateway, channel, [1, 2, 3])
-    async with client(gateway) as wire:
-        result = (await resubscribe(wire, channel, "", 0))["subscribe"]
-        assert result["recovered"] is True and len(result["publications"]) == 3
-
-
-async def test_recovered_publications_keep_their_tags_and_publisher(gateway: RunningGateway, channel: str) -> None:
+async def test_recovered_publications_have_their_tags_and_publisher(gateway: RunningGateway, channel: str) -> None:
     async with client(gateway, subscribe=channel) as wire:
         await wire.result("publish", channel=channel, data=1)
         live = await wire.publication()
@@ -812,13 +617,15 @@ async def test_recovered_publications_keep_their_tags_and_publisher(gateway: Run
         assert second["tags"] == {"a": "b"}
 
 
-@pytest.mark.parametrize("cause", ["trimmed", "removed", "another epoch", "the epoch of an SDK whose state was invalidated"])
+@pytest.mark.parametrize(
+    "cause", ["trimmed", "removed", "another epoch", "the epoch of an SDK whose state was invalidated", "from the future"]
+)
 async def test_a_position_that_cannot_be_recovered_is_answered_as_not_recovered(gateway: RunningGateway, channel: str, cause: str) -> None:
     name = channel.replace("chat", "short")
     publish_many(gateway, name, list(range(1, 11)))
     epoch, offset = gateway.epoch(name), 8
-    if cause == "trimmed":
-        offset = 4
+    if cause in ("trimmed", "from the future"):
+        offset = 4 if cause == "trimmed" else 1000
     elif cause == "removed":
         assert gateway.api("history_remove", channel=name) == {"result": {}}
     else:
@@ -863,9 +670,8 @@ async def test_where_recovery_is_off_there_are_no_positions(gateway: RunningGate
         assert not {"recoverable", "positioned", "recovered", "publications", "epoch", "offset"} & set(result)
 
 
-@pytest.mark.parametrize("missed", [301, 5000])
-async def test_catching_up_has_no_limit(gateway: RunningGateway, channel: str, missed: int) -> None:
-    name = channel.replace("chat", "endless")
+async def test_catching_up_has_no_limit(gateway: RunningGateway, channel: str) -> None:
+    name, missed = channel.replace("chat", "endless"), 2000
     publish_many(gateway, name, list(range(1, missed + 1)))
     async with client(gateway) as wire:
         publishing = asyncio.create_task(asyncio.to_thread(publish_many, gateway, name, list(range(missed + 1, missed + 201))))

@@ -4,6 +4,7 @@ A gateway whose log holds a traceback fails the test that used it: whatever clie
 
 start_gateway         a fixture: ``start_gateway(toml, valkey_url=…)`` starts one
 start_gateway_once    the same for a module whose tests share a gateway
+shared_gateway        the fixture of such a module: ``gateway = shared_gateway(RULES)``
 RULES                 the namespaces of most tests; CLOSED_RULES, the same with nothing open to the anonymous
 """
 
@@ -26,7 +27,19 @@ from .forks import Program
 from .tokens import SECRET, token
 from .waiting import wait_until
 
-__all__ = ["API_KEY", "CLOSED_RULES", "RULES", "Pair", "RunningGateway", "Start", "edge", "prefix", "start_gateway", "start_gateway_once"]
+__all__ = [
+    "API_KEY",
+    "CLOSED_RULES",
+    "RULES",
+    "Pair",
+    "RunningGateway",
+    "Start",
+    "edge",
+    "prefix",
+    "shared_gateway",
+    "start_gateway",
+    "start_gateway_once",
+]
 
 API_KEY = "test-key"
 NONE: Mapping[str, Any] = {}
@@ -185,6 +198,28 @@ def start_gateway(tmp_path: Path, valkey_url: str, prefix: str) -> Iterator[Star
 def start_gateway_once(tmp_path_factory: pytest.TempPathFactory, valkey_url: str) -> Iterator[Start]:
     """The same for a module whose tests share one gateway; each test takes channels of its own."""
     yield from _starter(tmp_path_factory.mktemp("gateway"), valkey_url, f"m{secrets.token_hex(6)}")
+
+
+def shared_gateway(toml: str = "", *, both_edges: bool = False, own: bool = False, **options: Any) -> Any:
+    """The fixture of a gateway that a module's tests share, of either edge in turn, or on the module's ``own`` Valkey."""
+
+    def begin(request: pytest.FixtureRequest, start: Start, edge: str) -> RunningGateway:
+        where = {"valkey_url": request.getfixturevalue("own").url} if own else {}
+        return start(toml, edge=edge, **where, **options)
+
+    if both_edges:
+
+        @pytest.fixture(scope="module")
+        def gateway(request: pytest.FixtureRequest, start_gateway_once: Start, edge: str) -> RunningGateway:
+            return begin(request, start_gateway_once, edge)
+
+    else:
+
+        @pytest.fixture(scope="module")
+        def gateway(request: pytest.FixtureRequest, start_gateway_once: Start) -> RunningGateway:
+            return begin(request, start_gateway_once, "fast")
+
+    return gateway
 
 
 def _starter(folder: Path, shared_valkey: str, own_prefix: str) -> Iterator[Start]:

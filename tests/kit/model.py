@@ -148,6 +148,34 @@ class Follower(Subscription):
         self.client.told_of_gap(self.channel.position)
 
 
+class Recorder(Subscription):
+    """Records what it is given in ``events``: "recovered" or "begin", "gap", and of each publication its offset, or its number if it has no place.
+
+    ``full``: its socket is.
+    """
+
+    __slots__ = ("events", "full")
+
+    def __init__(self, channel: Channel, since: Position | None = None, wire: Wire = WIRE, *, full: bool = False) -> None:
+        super().__init__(channel, wire, self.take, since)
+        self.events: list[Any] = []
+        self.full = full
+
+    @property
+    def paused(self) -> bool:
+        return self.full
+
+    def begin(self, recovered: bool, publications: list[Publication]) -> None:
+        self.events.append("recovered" if recovered else "begin")
+        self.take(("", publications))
+
+    def gap(self) -> None:
+        self.events.append("gap")
+
+    def take(self, joined: tuple[str, list[Publication]]) -> None:
+        self.events += [publication.offset or int(publication.data) for publication in joined[1]]
+
+
 class Client:
     wire: Wire = WIRE
 

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pytest
 import valkey
-from centrifuge import Client
 
 from gateway.rpc import Caller, Failure, Service
 
 from .gateways import RunningGateway
-from .waiting import until, wait_until
+from .waiting import wait_until
 
-__all__ = ["RULES", "Client", "Open", "Told", "answering", "connect", "forget", "giving", "subscribed", "until_clients"]
+__all__ = ["RULES", "answering", "forget"]
 
 RULES = """
 ping_seconds = 2
@@ -82,90 +80,3 @@ def _run_until_cancelled(loop: asyncio.AbstractEventLoop, running: asyncio.Task[
         loop.run_until_complete(running)
     except asyncio.CancelledError:
         pass
-
-
-# centrifuge-python.
-
-
-class Told:
-    """Every event of a client or of a subscription, in order: ``all`` with its kind, ``of`` one kind."""
-
-    def __init__(self) -> None:
-        self.all: list[tuple[str, Any]] = []
-
-    def __getattr__(self, name: str) -> Any:
-        async def record(ctx: Any) -> None:
-            self.all.append((name.removeprefix("on_"), ctx))
-
-        if not name.startswith("on_"):
-            raise AttributeError(name)
-        return record
-
-    def of(self, kind: str) -> list[Any]:
-        return [ctx for told, ctx in self.all if told == kind]
-
-    async def until(self, kind: str, count: int = 1) -> list[Any]:
-        await until(lambda: len(self.of(kind)) >= count, f"{count} × {kind}")
-        return self.of(kind)
-
-    def codes(self, kind: str) -> list[int]:
-        return [ctx.code for ctx in self.of(kind)]
-
-    @property
-    def data(self) -> list[Any]:
-        return [ctx.pub.data for ctx in self.of("publication")]
-
-
-def giving(*tokens: Any) -> tuple[Any, list[Any]]:
-    """A callback of the SDK's that gives one after the other, the last one for ever; and what it was asked."""
-    asked: list[Any] = []
-
-    async def give(*question: Any) -> Any:
-        asked.append(question)
-        given = tokens[min(len(asked), len(tokens)) - 1]
-        return given() if callable(given) else given
-
-    return give, asked
-
-
-async def subscribed(client: Client, channel: str, **options: Any) -> tuple[Any, Told]:
-    told = Told()
-    subscription = client.new_subscription(channel, told, **options)  # type: ignore[arg-type]
-    await subscription.subscribe()
-    await subscription.ready(5)
-    return subscription, told
-
-
-async def until_clients(subscription: Any, count: int) -> dict[str, Any]:
-    """Presence, once so many are there: it is written to Valkey a moment later."""
-    async with asyncio.timeout(5):
-        while len(clients := (await subscription.presence()).clients) != count:
-            await asyncio.sleep(0.01)
-    return clients
-
-
-Open = Callable[..., Any]
-
-
-@pytest.fixture
-async def connect(request: pytest.FixtureRequest, user: str) -> AsyncIterator[Open]:
-    """``await connect(token=…)``: a connected client of centrifuge-python and its events; ``ready=False`` does not wait for that."""
-    opened: list[Client] = []
-
-    async def open_client(ready: bool = True, at: RunningGateway | None = None, **options: Any) -> tuple[Client, Told]:
-        at, told = at or request.getfixturevalue("gateway"), Told()
-        if "get_token" not in options:
-            options.setdefault("token", at.token(user))
-        client = Client(at.websocket_url, events=told, max_reconnect_delay=0.3, proxy=None, **options)  # type: ignore[arg-type]
-        opened.append(client)
-        await client.connect()
-        if ready:
-            await client.ready(5)
-        return client, told
-
-    yield open_client
-    for client in opened:
-        await client.disconnect()
-    # The SDK closes its transports in tasks of its own.
-    if closing := asyncio.all_tasks() - {asyncio.current_task()}:
-        await asyncio.wait(closing, timeout=5)

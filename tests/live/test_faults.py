@@ -17,19 +17,12 @@ from typing import Any
 import pytest
 import valkey
 
-from gateway.config import Config
-from gateway.errors import Unavailable
-from gateway.live.channel import Channel
-from gateway.live.hub import Hub
-from gateway.live.subscription import Subscription
-from gateway.publication import Position, Publication
-from gateway.store.history import Page
-from gateway.store.layout import Layout
+from gateway.publication import Position
 from publishers.publisher import Publisher
 
 from ..kit.followers import Scene, scene
-from ..kit.gateways import RunningGateway, Start
-from ..kit.model import WIRE
+from ..kit.gateways import RunningGateway, Start, shared_gateway
+from ..kit.model import NAME, Recorder, World
 from ..kit.proxies import Proxy
 from ..kit.valkeys import OwnValkey
 from ..kit.waiting import until
@@ -49,10 +42,7 @@ def embedded(tmp_path: Path) -> Iterator[OwnValkey]:
     own.close()
 
 
-@pytest.fixture(scope="module")
-def gateway(own: OwnValkey, start_gateway_once: Start) -> RunningGateway:
-    """On ``own``, for all tests in which the gateway itself survives."""
-    return start_gateway_once(RULES, valkey_url=own.url)
+gateway = shared_gateway(RULES, own=True)
 
 
 async def _started(start: Start, toml: str = RULES, **options: Any) -> RunningGateway:
@@ -101,9 +91,7 @@ async def test_nothing_is_lost_when_one_of_two_workers_is_killed(own: OwnValkey,
         assert all(follower.connections >= 2 for follower in here.followers)
 
 
-async def test_nothing_is_lost_when_followers_move_between_two_gateways(
-    own: OwnValkey, gateway: RunningGateway, start_gateway_once: Start
-) -> None:
+async def test_nothing_is_lost_when_followers_change_gateways(own: OwnValkey, gateway: RunningGateway, start_gateway_once: Start) -> None:
     other = await _started(start_gateway_once, valkey_url=own.url)
     async with scene(own.url, lambda: gateway, lambda: other, restless_only=True) as here:
         await here.goes_on()
@@ -180,7 +168,7 @@ async def test_nothing_is_lost_when_valkey_is_killed_and_the_gateway_starts_it_a
 # History is gone, or older than it was.
 
 
-async def test_every_follower_is_told_of_one_gap_when_valkey_comes_back_empty(own: OwnValkey, gateway: RunningGateway) -> None:
+async def test_every_follower_is_notified_of_one_gap_when_valkey_comes_back_empty(own: OwnValkey, gateway: RunningGateway) -> None:
     async with scene(own.url, lambda: gateway) as here:
         own.empty()
         await here.end(gaps=1)
@@ -223,7 +211,7 @@ def _save(own: OwnValkey, keys: list[str]) -> list[bytes]:
 
 
 @pytest.mark.parametrize("published", [0, 500], ids=["older than what was seen", "newer than what was seen"])
-async def test_every_follower_is_told_of_one_gap_when_valkey_comes_back_with_an_older_history(
+async def test_every_follower_is_notified_of_one_gap_when_valkey_comes_back_with_an_older_history(
     own: OwnValkey, gateway: RunningGateway, published: int
 ) -> None:
     """As after a failover: links are lost, and the history is an older one, perhaps with other publications at the same offsets."""
@@ -298,74 +286,42 @@ async def test_a_publisher_waits_while_valkey_reads_its_file(tmp_path: Path) -> 
     server = await asyncio.start_unix_server(speak, path)
     try:
         async with Publisher(f"unix://{path}", patience=5) as publisher:
-            assert await publisher.publish("endless:loading", 1, idempotency_key="k") == Position("e", 1)
+            assert await publisher.publish("loading", 1, idempotency_key="k") == Position("e", 1)
     finally:
         server.close()
         for end in ends:
             end.close()
 
 
-class NobodyAnnounces:
-    """A listener for which lost ephemeral publications do not matter."""
-
-    def on_missed_ephemeral(self, channel: Channel) -> None: ...
-
-
-class Unbegun(Subscription):
-    """A subscription whose channel never opens."""
-
-    paused = False
-
-    def begin(self, recovered: bool, publications: list[Publication]) -> None:
-        raise AssertionError("the channel is closed")
-
-    def gap(self) -> None:
-        raise AssertionError("the channel is closed")
-
-
 async def test_a_history_read_whose_caller_was_cancelled_fails_without_a_traceback() -> None:
     """Its caller is cancelled, then the connection to Valkey is lost."""
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-    valkey_goes = asyncio.Event()
-
-    class Reader:
-        async def read(self, *words: Any, **options: Any) -> Page:
-            await valkey_goes.wait()
-            raise Unavailable("the connection to Valkey was lost")
-
-    class Feed:
-        def subscribe(self, channels: list[bytes]) -> None: ...
-
-        def unsubscribe(self, channels: list[bytes]) -> None: ...
-
-    hub = Hub(Config(), Layout("t"), Reader(), Feed(), NobodyAnnounces())
-    channel = hub.channel("posts:a")
-    asks = asyncio.create_task(hub.page(channel, 0))
+    world = World(clients=())
+    channel = world.hub.channel(NAME)
+    asks = asyncio.create_task(world.hub.page(channel, 0))
     await until(lambda: channel.reads, "it is being read")
     asks.cancel()
     await asyncio.wait([asks])
     del asks
-    valkey_goes.set()
+    while world.valkey.asked:
+        world.do("execute")
+    world.do("fail")
     await until(lambda: not channel.reads, "the read is over")
     gc.collect()
     assert not complaints
+    await world.close()
 
 
 async def test_subscriptions_that_end_while_valkey_is_away_leave_nothing_waiting() -> None:
     """A client that comes and goes all that time costs what one client does."""
-
-    class Silent:
-        async def read(self, *words: Any, **options: Any) -> Page:
-            raise AssertionError("nothing is read before the link is subscribed")
-
-        def subscribe(self, channels: list[bytes]) -> None: ...
-
-    hub = Hub(Config(), Layout("t"), Silent(), Silent(), NobodyAnnounces())  # type: ignore[arg-type]
-    channel = hub.channel("posts:a")
+    world = World(clients=())
+    channel = world.hub.channel(NAME)
     for _ in range(50):
-        subscription = Unbegun(channel, WIRE, print, None)
-        hub.follow(subscription)
+        subscription = Recorder(channel)
+        world.hub.follow(subscription)
         await until(lambda: channel.waiters, "it waits for Valkey")
-        hub.leave(subscription)
+        world.hub.leave(subscription)
         await until(lambda: not channel.waiters, "it waits no more")
+        assert not subscription.events, "its channel never opened"
+    await world.close()

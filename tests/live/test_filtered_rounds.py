@@ -12,13 +12,13 @@ from gateway.config import Config
 from gateway.live.channel import Channel
 from gateway.live.fanout import SLICE
 from gateway.live.hub import Hub
-from gateway.live.subscription import State, Subscription
+from gateway.live.subscription import State
 from gateway.live.wire_formats import NODES_PER_WRITE, FilteredWire
 from gateway.publication import Publication, Tags
 from gateway.rules.filters import NODES_MOST, Filter
 from gateway.store.layout import Announcement
 
-from ..kit.model import NAME, WIRE, ModelValkey, World
+from ..kit.model import NAME, WIRE, ModelValkey, Recorder, World
 
 
 class Turns:
@@ -45,25 +45,6 @@ class Turns:
             return name in tags.texts["for"].split()
 
         return Filter(name.encode(), nodes, test)
-
-
-class FilteredSubscription(Subscription):
-    __slots__ = ("got",)
-
-    paused = False
-
-    def __init__(self, channel: Channel, filter: Filter) -> None:
-        self.got: list[int] = []
-        super().__init__(channel, FilteredWire(WIRE, filter), self._take, None)
-
-    def _take(self, joined: tuple[str, list[Publication]]) -> None:
-        self.got += [publication.offset for publication in joined[1]]
-
-    def begin(self, recovered: bool, publications: list[Publication]) -> None:
-        assert not publications
-
-    def gap(self) -> None:
-        raise AssertionError("nothing is lost here")
 
 
 @pytest.fixture
@@ -93,10 +74,11 @@ def hub_of(channel: Channel) -> Hub:
     return channel.mender
 
 
-def follow(channel: Channel, filter: Filter) -> FilteredSubscription:
-    subscription = FilteredSubscription(channel, filter)
+def follow(channel: Channel, filter: Filter) -> Recorder:
+    subscription = Recorder(channel, wire=FilteredWire(WIRE, filter))
     hub_of(channel).follow(subscription)
     assert subscription.state is State.LIVE
+    subscription.events.remove("begin")
     return subscription
 
 
@@ -120,13 +102,13 @@ async def test_many_different_filters_are_asked_in_slices(channel: Channel, turn
     await settle(channel)
     assert sum(turns.asked.values()) == 2 * 1000, "each filter is asked once for each publication"
     assert max(turns.asked.values()) * (NODES_MOST // NODES_PER_WRITE) <= SLICE + 20
-    assert {number: each.got for number, each in enumerate(subscriptions) if each.got} == {1: [1], 700: [1, 2]}
+    assert {number: each.events for number, each in enumerate(subscriptions) if each.events} == {1: [1], 700: [1, 2]}
 
 
 async def test_few_filters_are_asked_at_once(channel: Channel, turns: Turns) -> None:
     subscription = follow(channel, turns.filter("me"))
     announce(channel, "me", "you", "me")
-    assert channel.round is None and subscription.got == [1, 3]
+    assert channel.round is None and subscription.events == [1, 3]
 
 
 async def test_equal_filters_are_asked_once_for_all_subscriptions(channel: Channel, turns: Turns) -> None:
@@ -134,7 +116,7 @@ async def test_equal_filters_are_asked_once_for_all_subscriptions(channel: Chann
     announce(channel, "us")
     await settle(channel)
     assert sum(turns.asked.values()) == 1
-    assert all(each.got == [1] for each in subscriptions)
+    assert all(each.events == [1] for each in subscriptions)
 
 
 async def test_what_is_announced_during_a_round_of_filters_follows_it(channel: Channel, turns: Turns) -> None:
@@ -147,9 +129,9 @@ async def test_what_is_announced_during_a_round_of_filters_follows_it(channel: C
     channel.announced([Announcement(channel.epoch, Publication(2, b"2", 7, b'{"for":"%b late"}' % everybody.encode()))])
     while channel.round is not None or channel.waiting:
         await asyncio.sleep(0)
-    assert leaving.got == [], "its turn had not come"
-    assert late.got == [2]
-    assert all(each.got == [1, 2] for each in subscriptions[1:])
+    assert leaving.events == [], "its turn had not come"
+    assert late.events == [2]
+    assert all(each.events == [1, 2] for each in subscriptions[1:])
     for each in [*subscriptions[1:], late]:
         hub_of(channel).leave(each)
     assert channel.filter_work == 0 and channel.live_count == 0

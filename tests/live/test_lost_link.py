@@ -9,26 +9,22 @@ from typing import Any
 import pytest
 
 from gateway.config import Config
-from gateway.live.channel import NOTIFIED_AT_ONCE, Channel
-from gateway.live.subscription import State, Subscription
-from gateway.publication import Publication
+from gateway.live.channel import NOTIFIED_AT_ONCE
+from gateway.live.subscription import State
 
 from ..kit.channels import new_channel
-from ..kit.clients import Socket, Stream, client, lines, stream
-from ..kit.gateways import RULES, RunningGateway, Start
-from ..kit.model import KEY, NAME, WIRE, ModelValkey, World
-from ..kit.sdks import Open, connect, subscribed
+from ..kit.clients import client, stream
+from ..kit.gateways import RULES, RunningGateway, shared_gateway
+from ..kit.model import KEY, NAME, ModelValkey, Recorder, World
+from ..kit.python_sdk import PythonSdk, python_sdk
 from ..kit.valkeys import OwnValkey
 from ..kit.waiting import until
 
-__all__ = ["connect"]
+__all__ = ["python_sdk"]
 
 INSUFFICIENT = {"code": 2500, "reason": "insufficient state"}
 
-
-@pytest.fixture(scope="module")
-def gateway(own: OwnValkey, start_gateway_once: Start, edge: str) -> RunningGateway:
-    return start_gateway_once(RULES, valkey_url=own.url, edge=edge)
+gateway = shared_gateway(RULES, own=True, both_edges=True)
 
 
 def lose(own: OwnValkey, gateway: RunningGateway, channel: str, data: str = "1") -> None:
@@ -36,18 +32,20 @@ def lose(own: OwnValkey, gateway: RunningGateway, channel: str, data: str = "1")
     assert own.kill_links("PUBLISH", f"{gateway.prefix}:{{{channel}}}", data) == 0
 
 
-async def test_an_sdk_subscribes_again_to_a_channel_without_history(own: OwnValkey, gateway: RunningGateway, connect: Open) -> None:
-    sdk, told = await connect()
-    _, events = await subscribed(sdk, "forgetful:sdk")
+def test_an_sdk_subscribes_again_to_a_channel_without_history(own: OwnValkey, gateway: RunningGateway, python_sdk: PythonSdk) -> None:
+    client = python_sdk.client(gateway, token=gateway.token())
+    client.call("connect")
+    subscription = client.subscribed("forgetful:sdk")
     gateway.publish("forgetful:sdk", 1)
-    await events.until("publication")
+    subscription.until("publication")
     lose(own, gateway, "forgetful:sdk")
-    await events.until("subscribed", 2)
+    subscription.until("subscribed", 2)
     gateway.publish("forgetful:sdk", 3)
-    await events.until("publication", 2)
-    assert [kind for kind, _ in events.all] == ["subscribing", "subscribed", "publication", "subscribing", "subscribed", "publication"]
-    assert events.codes("subscribing")[1] == 2500 and events.data == [1, 3]
-    assert len(told.of("connected")) == 1, "its connection stays"
+    assert subscription.data(2) == [1, 3] and subscription.codes("subscribing")[1] == 2500
+    kinds = [said["kind"] for said in python_sdk.said if said.get("id") == subscription.id]
+    assert kinds == ["subscribing", "subscribed", "publication"] * 2
+    assert len(client.told("connected")) == 1, "its connection stays"
+    client.call("disconnect")
 
 
 async def test_an_event_stream_gets_a_gap(own: OwnValkey, gateway: RunningGateway) -> None:
@@ -63,26 +61,13 @@ async def test_an_event_stream_gets_a_gap(own: OwnValkey, gateway: RunningGatewa
             assert (await events.next()).data["data"] == 2
 
 
-async def test_an_emulated_client_is_unsubscribed(own: OwnValkey, gateway: RunningGateway) -> None:
-    body = lines({"id": 1, "connect": {"token": gateway.token()}}, {"id": 2, "subscribe": {"channel": "forgetful:lines"}})
-    async with await Socket.open(gateway) as raw:
-        head = f"POST /connection/http_stream HTTP/1.1\r\nHost: h\r\nContent-Length: {len(body)}\r\n\r\n"
-        await raw.send((head + body).encode())
-        answer = Stream(raw, *await raw.head())
-        await answer.until(lambda answer: b'"subscribe"' in answer.body)
-        lose(own, gateway, "forgetful:lines")
-        await answer.until(lambda answer: b'"unsubscribe":{"code":2500' in answer.body)
-
-
 async def test_the_connection_of_a_server_side_subscription_is_closed(own: OwnValkey, gateway: RunningGateway) -> None:
     async with client(gateway, token=gateway.token("u1", channels=["forgetful:own"])) as wire:
         lose(own, gateway, "forgetful:own")
         assert await wire.ended() == (3010, "insufficient state")
 
 
-async def test_a_channel_whose_publications_were_all_ephemeral_counts_as_one_without_history(
-    own: OwnValkey, gateway: RunningGateway
-) -> None:
+async def test_a_channel_of_ephemeral_publications_alone_counts_as_one_without_history(own: OwnValkey, gateway: RunningGateway) -> None:
     typing, quiet_channel = new_channel(), new_channel()
     async with client(gateway, subscribe=typing) as wire, client(gateway, subscribe=quiet_channel) as quiet:
         own.ask("PUBLISH", f"{gateway.prefix}:{{{typing}}}", "1")
@@ -103,32 +88,20 @@ async def test_a_channel_whose_publications_were_all_ephemeral_counts_as_one_wit
 # The order of events, step by step.
 
 
-class Noting(Subscription):
-    """Notes what it is given; ``ends`` with a gap, as a client's own subscription does."""
+class Noting(Recorder):
+    """``ends`` with a gap, as a client's own subscription does."""
 
-    __slots__ = ("ends", "full", "notes", "world")
+    __slots__ = ("ends", "world")
 
-    def __init__(self, world: World, channel: Channel, *, ends: bool = False, full: bool = False) -> None:
-        super().__init__(channel, WIRE, self._take, None)
+    def __init__(self, world: World, *, ends: bool = False, full: bool = False) -> None:
+        super().__init__(world.hub.channel(NAME), full=full)
         self.world = world
-        self.notes: list[Any] = []
         self.ends = ends
-        self.full = full
-
-    @property
-    def paused(self) -> bool:
-        return self.full
-
-    def begin(self, recovered: bool, publications: list[Publication]) -> None:
-        self.notes.append("begin")
 
     def gap(self) -> None:
-        self.notes.append("gap")
+        super().gap()
         if self.ends:
             self.world.hub.leave(self)
-
-    def _take(self, joined: tuple[str, list[Publication]]) -> None:
-        self.notes += [int(publication.data) for publication in joined[1]]
 
 
 @pytest.fixture
@@ -148,7 +121,7 @@ async def confirm(world: World) -> None:
 
 
 def noting(world: World, **options: Any) -> Noting:
-    subscription = Noting(world, world.hub.channel(NAME), **options)
+    subscription = Noting(world, **options)
     world.hub.follow(subscription)
     return subscription
 
@@ -162,7 +135,7 @@ async def test_the_gap_comes_before_what_is_announced_after_it(world: World) -> 
     world.hub.on_subscribed(KEY)
     announce(world, 2)
     await world.steps(8)
-    assert subscription.notes == ["begin", 1, "gap", 2]
+    assert subscription.events == ["begin", 1, "gap", 2]
 
 
 async def test_the_first_connect_and_what_subscribes_while_the_link_is_down_get_no_gap(world: World) -> None:
@@ -175,7 +148,7 @@ async def test_the_first_connect_and_what_subscribes_while_the_link_is_down_get_
     world.hub.on_up()
     await confirm(world)
     announce(world, 1)
-    assert first.notes == ["begin", "gap", 1] and late.notes == ["begin", 1]
+    assert first.events == ["begin", "gap", 1] and late.events == ["begin", 1]
 
 
 async def test_one_whose_socket_is_full_gets_the_gap_when_it_has_drained(world: World) -> None:
@@ -191,7 +164,7 @@ async def test_one_whose_socket_is_full_gets_the_gap_when_it_has_drained(world: 
     world.hub.on_down()
     await confirm(world)
     world.hub.drained(lost)
-    assert (fine.notes, missed.notes, lost.notes) == (["begin", 1, "gap"], ["begin", "gap", "gap"], ["begin", "gap"])
+    assert (fine.events, missed.events, lost.events) == (["begin", 1, "gap"], ["begin", "gap", "gap"], ["begin", "gap"])
 
 
 async def test_one_that_is_connected_later_has_missed_nothing_before(world: World) -> None:
@@ -201,7 +174,7 @@ async def test_one_that_is_connected_later_has_missed_nothing_before(world: Worl
     subscription.full = False
     world.hub.client_connected(subscription)
     announce(world, 2)
-    assert subscription.notes == ["begin", 2]
+    assert subscription.events == ["begin", 2]
 
 
 async def test_many_are_notified_in_slices_and_those_that_left_meanwhile_are_not(world: World) -> None:
@@ -209,26 +182,26 @@ async def test_many_are_notified_in_slices_and_those_that_left_meanwhile_are_not
     await confirm(world)
     world.hub.on_down()
     world.hub.on_subscribed(KEY)
-    notified = [each for each in subscriptions if "gap" in each.notes]
+    notified = [each for each in subscriptions if "gap" in each.events]
     while not notified:
         await asyncio.sleep(0)
-        notified = [each for each in subscriptions if "gap" in each.notes]
+        notified = [each for each in subscriptions if "gap" in each.events]
     assert len(notified) == NOTIFIED_AT_ONCE
     leaving = subscriptions[-1]
     world.hub.leave(leaving)
     await world.steps(12)
     announce(world, 1)
-    assert leaving.notes == ["begin"]
+    assert leaving.events == ["begin"]
     for each in subscriptions[:-1]:
-        assert each.notes == (["begin", "gap"] if each.ends else ["begin", "gap", 1])
+        assert each.events == (["begin", "gap"] if each.ends else ["begin", "gap", 1])
 
 
-async def test_a_link_that_is_lost_again_meanwhile_leaves_nobody_out(world: World) -> None:
+async def test_a_link_that_is_lost_again_meanwhile_leaves_no_subscription_out(world: World) -> None:
     subscriptions = [noting(world) for _ in range(2 * NOTIFIED_AT_ONCE)]
     await confirm(world)
     world.hub.on_down()
     world.hub.on_subscribed(KEY)
-    await until(lambda: "gap" in subscriptions[0].notes, "the first are notified")
+    await until(lambda: "gap" in subscriptions[0].events, "the first are notified")
     world.hub.on_down()
     await confirm(world)
-    assert all("gap" in each.notes for each in subscriptions)
+    assert all("gap" in each.events for each in subscriptions)

@@ -7,22 +7,18 @@ from typing import Any
 
 import pytest
 
-from gateway.live.subscription import Subscription
-from gateway.publication import Position, Publication
+from gateway.publication import Position
 
 from ..kit.channels import new_channel
 from ..kit.clients import client
-from ..kit.gateways import RunningGateway, Start
-from ..kit.model import KEY, NAME, WIRE, ModelValkey, World
+from ..kit.gateways import RunningGateway, shared_gateway
+from ..kit.model import KEY, NAME, ModelValkey, Recorder, World
 from ..kit.valkeys import OwnValkey
 from ..kit.waiting import until
 
 RULES = '[namespaces.chat]\n[namespaces.brief]\nhistory_ttl = "1s"\n'
 
-
-@pytest.fixture(scope="module")
-def gateway(own: OwnValkey, start_gateway_once: Start) -> RunningGateway:
-    return start_gateway_once(RULES, valkey_url=own.url)
+gateway = shared_gateway(RULES, own=True)
 
 
 def keys(gateway: RunningGateway, channel: str) -> tuple[str, str, str]:
@@ -100,46 +96,32 @@ async def world() -> AsyncIterator[World]:
     await world.close()
 
 
-class Reading(Subscription):
-    """A client that takes what it gets from its position on."""
-
-    __slots__ = ("gaps", "got")
-
-    paused = False
-
-    def __init__(self, world: World) -> None:
-        super().__init__(world.hub.channel(NAME), WIRE, lambda joined: None, Position("e1", 0))
-        self.got: list[int] = []
-        self.gaps = 0
-        world.hub.follow(self)
-
-    def begin(self, recovered: bool, publications: list[Publication]) -> None:
-        self.got += [publication.offset for publication in publications]
-        self.gaps += not recovered
-
-    def gap(self) -> None:
-        self.gaps += 1
+def reading(world: World) -> Recorder:
+    """A client that takes what follows its position."""
+    subscription = Recorder(world.hub.channel(NAME), Position("e1", 0))
+    world.hub.follow(subscription)
+    return subscription
 
 
 async def test_a_page_that_was_read_before_a_removal_is_not_shared_after_it(world: World) -> None:
     valkey = world.valkey
     valkey.publish()
     valkey.publish()
-    first = Reading(world)
+    first = reading(world)
     for action in ("execute", "message", "execute", "arrive"):  # subscribed and confirmed, position read
         world.do(action)
         await world.steps(3)
     world.do("execute")  # its page is read, and the reply is on its way
     valkey.stream.clear()
     world.hub.on_announcements({KEY: [b"@reset e1 2"]})
-    second = Reading(world)
+    second = reading(world)
     await world.steps(3)
     assert len(valkey.asked) == 1, "it has a read of its own"
     world.do("arrive")
     await world.steps(3)
-    third = Reading(world)
+    third = reading(world)
     while valkey.asked or valkey.replies:
         world.do("execute" if valkey.asked else "arrive")
         await world.steps(3)
-    assert (first.got, first.gaps) == ([1, 2], 0), "it was read when history still held it"
-    assert [(each.got, each.gaps) for each in (second, third)] == [([], 1)] * 2
+    assert first.events == ["recovered", 1, 2], "it was read when history still held it"
+    assert second.events == third.events == ["begin"]

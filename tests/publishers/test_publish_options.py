@@ -55,11 +55,6 @@ async def test_an_option_that_is_none_is_not_set(publish: Publish) -> None:
     assert (await publish("orders:17", 1, **dict.fromkeys(OPTIONS))).offset == 1
 
 
-async def test_an_unknown_option_is_refused_in_words(publish: Publish) -> None:
-    with pytest.raises(TypeError, match=r"a publication has no option 'key'; the options are idempotency_key, version, .*info"):
-        await publish("orders:17", 1, key="order-17")
-
-
 def test_the_docstring_names_each_option() -> None:
     text = inspect.getdoc(Publisher.publish) or ""
     assert [option for option in OPTIONS if f"``{option}``" not in text] == []

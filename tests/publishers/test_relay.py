@@ -39,6 +39,7 @@ from ..kit.relays import CHANNELS, INBOX
 from ..kit.valkeys import OwnValkey
 from ..kit.waiting import eventually, until
 
+Start = Callable[..., BaseProcess]
 EACH = 3  # rows of a channel, where the number does not matter
 
 
@@ -46,12 +47,13 @@ EACH = 3  # rows of a channel, where the number does not matter
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., BaseProcess]]:
-    """``start(work, *arguments)``: one of the processes of ``relays``, ended with the test."""
+def start(migrated_url: str, valkey_url: str, prefix: str) -> Iterator[Start]:
+    """``start(work, …)``: one of the processes of ``relays`` on the test's database, a relay on its Valkey too; ended with the test."""
     started: list[BaseProcess] = []
 
     def begin(work: Callable[..., Awaitable[None] | None], *arguments: Any) -> BaseProcess:
-        started.append(forks.start(work, *arguments))
+        where = (migrated_url, valkey_url, prefix) if "relay" in work.__name__ else (migrated_url,)
+        started.append(forks.start(work, *where, *arguments))
         return started[-1]
 
     yield begin
@@ -121,6 +123,12 @@ def documents(channel: str, first: int, last: int) -> list[dict[str, Any]]:
     return [document(channel, number) for number in range(first, last)]
 
 
+async def all_hold(publisher: Publisher, first: int, last: int) -> None:
+    """Each channel holds the documents of these numbers, and nothing else."""
+    for channel in CHANNELS:
+        assert await contents(publisher, channel) == documents(channel, first, last)
+
+
 async def write(database: Database, first: int = 0, last: int = EACH, channels: Sequence[str] = CHANNELS) -> None:
     """Numbers ``first`` to ``last`` into each channel, a transaction for each number. Stories are kept."""
     for number in range(first, last):
@@ -155,19 +163,11 @@ async def only_kept_rows_are_left(database: Database, count: int) -> None:
     ],
 )
 async def test_a_relay_killed_at_any_step_is_continued_by_another(
-    database: Database,
-    migrated_url: str,
-    publisher: Publisher,
-    valkey_url: str,
-    prefix: str,
-    start: Callable[..., BaseProcess],
-    step: str,
-    published: int,
-    waiting: int,
+    database: Database, publisher: Publisher, start: Start, step: str, published: int, waiting: int
 ) -> None:
     """What was read in the inbox meanwhile stays read: nothing comes into it a second time."""
     await write(database)
-    dying = start(relays.dying_relay, migrated_url, valkey_url, prefix, step)
+    dying = start(relays.dying_relay, step)
     await until(lambda: dying.exitcode is not None, "it is dead")
     assert dying.exitcode == -signal.SIGKILL
     there = {channel: len(await contents(publisher, channel)) for channel in CHANNELS}
@@ -182,27 +182,20 @@ async def test_a_relay_killed_at_any_step_is_continued_by_another(
 
     await eventually(is_drained_by_it, "nothing waits any more")
     assert relay.published == waiting
-    for channel in CHANNELS:
-        assert await contents(publisher, channel) == documents(channel, 0, EACH)
+    await all_hold(publisher, 0, EACH)
     assert await unread(publisher) == EACH - there[INBOX]
     await only_kept_rows_are_left(database, EACH)
 
 
 @pytest.mark.parametrize(
-    ("step", "is_committed"),
-    [("before the outbox is written", False), ("before the commit", False), ("before anybody is woken", True)],
+    ("step", "is_committed"), [("before the outbox is written", False), ("before the commit", False), ("before anybody is woken", True)]
 )
 async def test_a_writer_killed_at_any_step_leaves_its_rows_and_outbox_or_neither(
-    database: Database,
-    migrated_url: str,
-    publisher: Publisher,
-    start: Callable[..., BaseProcess],
-    step: str,
-    is_committed: bool,
+    database: Database, publisher: Publisher, start: Start, step: str, is_committed: bool
 ) -> None:
-    """What it committed is published though it could wake nobody; it holds up nobody who writes there after it."""
+    """What it committed is published although it woke no relay; it does not hold up later writers of the same channel."""
     async with running(Relay(database, publisher.history)):
-        writer = start(relays.dying_writer, migrated_url, "cafe", step)
+        writer = start(relays.dying_writer, "cafe", step)
         await until(lambda: writer.exitcode is not None, "it is dead")
         assert writer.exitcode == -signal.SIGKILL
         async with database.reading() as connection:
@@ -213,10 +206,10 @@ async def test_a_writer_killed_at_any_step_leaves_its_rows_and_outbox_or_neither
         after = (await create_review(database, subject="cafe", author="u2", rating=1, text="…"))["id"]
         await eventually(lambda: contents(publisher, story_of(after)), "what was committed after it is published")
         await eventually(lambda: is_drained(database), "nothing waits any more")
-    told = [*left, after]
-    assert [each["review"]["id"] for each in await contents(publisher, "reviews:cafe")] == told
-    assert [(row.channel, row.published) for row in await rows(database)] == [(story_of(id), True) for id in told]
-    for id in told:
+    committed = [*left, after]
+    assert [each["review"]["id"] for each in await contents(publisher, "reviews:cafe")] == committed
+    assert [(row.channel, row.published) for row in await rows(database)] == [(story_of(id), True) for id in committed]
+    for id in committed:
         assert [each["review"]["id"] for each in await contents(publisher, story_of(id))] == [id]
 
 
@@ -237,8 +230,7 @@ async def test_writers_commit_while_valkey_is_down_and_the_relay_publishes_later
         assert await backlog(database) == 18
         await asyncio.to_thread(own.start)
         await eventually(lambda: is_drained(database), "nothing waits any more")
-        for channel in CHANNELS:
-            assert await contents(publisher, channel) == documents(channel, 0, 9)
+        await all_hold(publisher, 0, 9)
         assert await unread(publisher) == 9
         await until(lambda: relay.failures == 0, "the relay is content")
     await only_kept_rows_are_left(database, 9)
@@ -260,8 +252,7 @@ async def test_each_row_is_published_once_though_valkey_is_killed_meanwhile(data
             await asyncio.to_thread(own.start)
         await writes
         await eventually(lambda: is_drained(database), "nothing waits any more")
-        for channel in CHANNELS:
-            assert await contents(publisher, channel) == documents(channel, 0, 60)
+        await all_hold(publisher, 0, 60)
         assert await unread(publisher) == 60
     await only_kept_rows_are_left(database, 60)
 
@@ -290,17 +281,16 @@ class Watcher:
 
 
 async def test_rows_of_several_writers_stay_in_order_with_several_relays_of_which_one_is_killed(
-    database: Database, migrated_url: str, publisher: Publisher, valkey_url: str, prefix: str, start: Callable[..., BaseProcess]
+    database: Database, publisher: Publisher, start: Start
 ) -> None:
     """All rows are kept here, so that the outbox shows what a channel has to hold: its rows, in the order of their ids."""
     channels = [INBOX, *(f"review:{name}" for name in "abc")]
-    relaying = (relays.relaying, migrated_url, valkey_url, prefix)
     watcher = Watcher(database)
     watching = asyncio.create_task(watcher.run())
-    writers = [start(relays.writer, migrated_url, name, channels, 40) for name in ("x", "y")]
-    first = start(*relaying)
+    writers = [start(relays.writer, name, channels, 40) for name in ("x", "y")]
+    first = start(relays.relaying)
     await eventually(lambda: contents(publisher, "review:a"), "the first relay is at work")
-    others = [start(*relaying), start(*relaying)]
+    others = [start(relays.relaying), start(relays.relaying)]
     assert first.is_alive()
     first.kill()
     await until(lambda: all(writer.exitcode is not None for writer in writers), "all is written", 30)
@@ -326,8 +316,7 @@ async def test_two_relays_in_one_process_publish_each_row_once(database: Databas
         await write(database, 0, 20)
         await until(lambda: first.published + second.published == 60, "all are published, and counted once")
         assert await is_drained(database)
-    for channel in CHANNELS:
-        assert await contents(publisher, channel) == documents(channel, 0, 20)
+    await all_hold(publisher, 0, 20)
 
 
 @pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
@@ -396,21 +385,18 @@ async def test_a_relay_that_lost_its_claim_publishes_nothing_twice(database: Dat
     slow.goes_on.set()
     with contextlib.suppress(DBAPIError):
         await draining
-    for channel in CHANNELS:
-        assert await contents(publisher, channel) == documents(channel, 0, 2 * EACH)
+    await all_hold(publisher, 0, 2 * EACH)
     await only_kept_rows_are_left(database, 2 * EACH)
 
 
 # Wakes.
 
 
-async def test_a_commit_of_another_process_wakes_the_relay(
-    database: Database, migrated_url: str, publisher: Publisher, start: Callable[..., BaseProcess], never_looking: None
-) -> None:
+async def test_another_processs_commit_wakes_the_relay(database: Database, publisher: Publisher, start: Start, never_looking: None) -> None:
     """Each is written only when the one before is published: the relay has nothing to do by then."""
     ours, theirs = multiprocessing.Pipe()
     async with running(Relay(database, publisher.history)):
-        start(relays.obedient_writer, migrated_url, "posts:a", theirs)
+        start(relays.obedient_writer, "posts:a", theirs)
         for number in range(5):
             ours.send(number)
             await holds(publisher, "posts:a", list(range(number + 1)))
@@ -451,7 +437,7 @@ class RestingRelay(Relay):
 
 
 @pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
-async def test_a_relay_whose_database_connections_are_ended_continues(
+async def test_a_relay_connects_to_its_database_again(
     database: Database, migrated_url: str, publisher: Publisher, never_looking: None
 ) -> None:
     """All of them while it rests; the one that listens is taken up again, or nothing would wake it."""
@@ -479,7 +465,7 @@ async def test_only_kept_rows_stay_and_are_not_published_again(database: Databas
     assert await contents(publisher, "review:1") == documents("review:1", 0, EACH)
 
 
-async def test_more_rows_than_a_round_or_a_call_holds_are_all_published(
+async def test_more_rows_than_a_round_holds_are_published(
     database: Database, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox_module, "CHUNK_BYTES", 1000)
@@ -547,8 +533,8 @@ async def test_a_channel_that_valkey_refuses_does_not_delay_the_others(
         await holds(publisher, channel, documents(channel, 0, 4))
         await eventually(lambda: is_drained(database), "nothing waits any more")
     assert set(tries) == {channel}
-    said = [record.message for record in caplog.records if record.levelno == logging.ERROR]
-    assert len(said) == 1 and said[0].startswith(f"the outbox of {channel} waits, Valkey refuses rows ") and "WRONGTYPE" in said[0]
+    logged = [record.message for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(logged) == 1 and logged[0].startswith(f"the outbox of {channel} waits, Valkey refuses rows ") and "WRONGTYPE" in logged[0]
 
 
 async def test_a_row_refused_for_a_moment_is_not_overtaken(
@@ -569,13 +555,10 @@ async def test_a_row_refused_for_a_moment_is_not_overtaken(
     await write(database, 1, 4)
     assert await MendsAtOnce(database, publisher.history).drain() >= 2 * EACH
     await relay.drain()
-    for channel in CHANNELS:
-        assert await contents(publisher, channel) == documents(channel, 0, 4)
+    await all_hold(publisher, 0, 4)
 
 
-async def test_rows_of_another_database_are_published_though_its_ids_begin_at_1(
-    database: Database, publisher: Publisher, tmp_path: Path
-) -> None:
+async def test_rows_of_another_database_are_published_though_ids_repeat(database: Database, publisher: Publisher, tmp_path: Path) -> None:
     async with Database(f"sqlite:///{tmp_path / 'another.db'}") as another:
         await migrate(another)
         assert await identity(another) != await identity(database)
@@ -586,8 +569,7 @@ async def test_rows_of_another_database_are_published_though_its_ids_begin_at_1(
         await Relay(another, publisher.history).drain()
         await write(database, 5, 7)
         await Relay(database, publisher.history).drain()
-    for channel in CHANNELS:
-        assert await contents(publisher, channel) == documents(channel, 0, 7)
+    await all_hold(publisher, 0, 7)
 
 
 async def test_an_emptied_valkey_takes_the_rows_that_follow(database: Database, own: OwnValkey, prefix: str) -> None:
@@ -599,8 +581,7 @@ async def test_an_emptied_valkey_takes_the_rows_that_follow(database: Database, 
         own.empty()
         await write(database, 3, 6)
         await relay.drain()
-        for channel in CHANNELS:
-            assert await contents(publisher, channel) == documents(channel, 3, 6)
+        await all_hold(publisher, 3, 6)
 
 
 # The program.
@@ -613,9 +594,7 @@ def config(tmp_path: Path, prefix: str) -> str:
     return str(file)
 
 
-async def test_gateway_relay_makes_the_tables_and_publishes_until_it_is_ended(
-    database_url: str, publisher: Publisher, valkey_url: str, config: str
-) -> None:
+async def test_gateway_relay_makes_tables_and_publishes(database_url: str, publisher: Publisher, valkey_url: str, config: str) -> None:
     """Two of them come to an empty database at once, and one goes on when the other is ended."""
     arguments = ("relay", "--config", config, "--valkey-url", valkey_url, "--database-url", database_url)
     async with Database(database_url) as database:
@@ -660,7 +639,7 @@ def test_a_relay_that_cannot_start_prints_one_line(tmp_path: Path, valkey_url: s
     for name, (_, _, word) in cases.items():
         assert running[name].wait(20) == 1, name
         assert (tmp_path / name / "out").read_text() == ""
-        said = [line for line in (tmp_path / name / "error").read_text().splitlines() if " INFO " not in line]
-        assert len(said) == 1 and said[0].startswith("gateway: ") and word in said[0], (name, said)
-        assert "secret" not in said[0]
+        logged = [line for line in (tmp_path / name / "error").read_text().splitlines() if " INFO " not in line]
+        assert len(logged) == 1 and logged[0].startswith("gateway: ") and word in logged[0], (name, logged)
+        assert "secret" not in logged[0]
     taken.close()

@@ -41,15 +41,13 @@ def test_a_delta_turns_any_text_into_any_other(source: str, target: str) -> None
 
 @settings(max_examples=300)
 @given(PIECES, ORDERS)
-def test_a_delta_handles_pieces_that_are_moved_repeated_and_mixed_with_new_ones(
-    pieces: list[str], orders: list[tuple[int, str, int]]
-) -> None:
+def test_a_delta_handles_pieces_that_are_moved_repeated_and_mixed_with_new(pieces: list[str], orders: list[tuple[int, str, int]]) -> None:
     check("".join(pieces), "".join(pieces[number % len(pieces)] * times + between for number, between, times in orders))
 
 
 @pytest.mark.parametrize("size", [100_000, 1_000_000])
 def test_a_delta_of_a_long_document_with_moved_parts_is_small(size: int) -> None:
-    """What stands at other places is found in them too, by longer blocks; nothing of an unlike one is."""
+    """Parts that moved are found by longer blocks; nothing is found in a document that is unlike."""
     text = random.Random(1).randbytes(size).hex()
     moved = "new first " + text[size:] + " between " + text[:size] + " new last"
     assert len(check(text, moved)) < size / 100
@@ -90,21 +88,21 @@ class Documents(ModelValkey):
 
     def __init__(self) -> None:
         super().__init__()
-        self.said: set[bytes] = set()
+        self.ephemeral: set[bytes] = set()
 
     def document(self) -> bytes:
         return b'{"title":"a document of which little changes","n":%d,"text":"and this is the rest of it, \xc3\xa4"}' % self.count
 
-    def say(self) -> None:
+    def announce(self) -> None:
         self.count += 1
         data = self.document()
-        self.said.add(data)
+        self.ephemeral.add(data)
         if self.subscribed:
             self.messages.append(("message", data))
 
 
 class DeltaClient(Client):
-    """Keeps the last document, and makes the next of it. ``came`` says how."""
+    """Makes each document from the one before. ``came`` notes whether it came as a change."""
 
     wire = delta_wire(WIRE)
     last = b""
@@ -126,7 +124,7 @@ class DeltaClient(Client):
             if publication.offset:
                 super().receive((epoch, [Publication(publication.offset, self.last)]))
             else:
-                assert self.last in self.world.valkey.said
+                assert self.last in self.world.valkey.ephemeral
                 self.came[-1] += " ephemeral"
 
 
@@ -143,12 +141,12 @@ class DeltaWorld(World):
         super().__init__(Config(namespaces={"posts": {"delta": True}}), Documents(), (DeltaClient, DeltaClient, PlainClient))
 
     def possible(self) -> list[str]:
-        return [*super().possible(), "say"]
+        return [*super().possible(), "ephemeral"]
 
     def do(self, action: str) -> None:
-        if action == "say":
+        if action == "ephemeral":
             self.trail.append(action)
-            self.valkey.say()
+            self.valkey.announce()
         else:
             super().do(action)
 
@@ -190,26 +188,29 @@ def test_in_every_order_of_events_deltas_lead_to_the_published_documents() -> No
 
 RUIN = {"lose", "trim", "link", "drop", "fail"}
 LIVE = ["subscribe0", "execute", "message", "execute", "arrive"]
-HEARD = ["publish", "message"]
-AGAIN = ["lose", *HEARD, "execute", "arrive"]  # history begins again, and is read up to its first publication
+ANNOUNCED = ["publish", "message"]
+AGAIN = ["lose", *ANNOUNCED, "execute", "arrive"]  # history begins again, and is read up to its first publication
 
 
 @pytest.mark.parametrize(
     ("actions", "expected"),
     [
-        (HEARD * 3, "whole, change, change"),
-        ([*HEARD, *HEARD, "say", "message", *HEARD, *HEARD], "whole, change, whole ephemeral, whole, change"),
-        ([*HEARD, *HEARD, "leave0", "subscribe0", *HEARD, *HEARD], "whole, change, whole, change"),
-        ([*HEARD, "leave0", *HEARD, *HEARD, "subscribe0", *HEARD], "whole, whole, change, change"),
-        ([*HEARD, "socket0", *HEARD, *HEARD, "socket0", *HEARD], "whole, whole, change, change"),
-        ([*HEARD, "socket0", "socket0", *HEARD], "whole, change"),
-        ([*HEARD, "socket0", "say", "message", "socket0", *HEARD, *HEARD], "whole, whole, change"),
-        ([*HEARD, "say", "message", "socket0", *HEARD, *HEARD, "socket0", *HEARD], "whole, whole ephemeral, whole, change, change"),
-        ([*HEARD, "subscribe1", *HEARD, *HEARD], "whole, change, change"),
-        (["subscribe1", "subscribe2", *HEARD, *HEARD], "whole, change"),
-        ([*HEARD, *AGAIN, *HEARD], "whole, whole"),
-        ([*HEARD, "socket0", *AGAIN, *HEARD, "socket0", *HEARD], "whole, whole"),
-        ([*HEARD, "publish", "drop", *HEARD, "execute", "arrive", *HEARD], "whole, change, change, change"),
+        (ANNOUNCED * 3, "whole, change, change"),
+        ([*ANNOUNCED, *ANNOUNCED, "ephemeral", "message", *ANNOUNCED, *ANNOUNCED], "whole, change, whole ephemeral, whole, change"),
+        ([*ANNOUNCED, *ANNOUNCED, "leave0", "subscribe0", *ANNOUNCED, *ANNOUNCED], "whole, change, whole, change"),
+        ([*ANNOUNCED, "leave0", *ANNOUNCED, *ANNOUNCED, "subscribe0", *ANNOUNCED], "whole, whole, change, change"),
+        ([*ANNOUNCED, "socket0", *ANNOUNCED, *ANNOUNCED, "socket0", *ANNOUNCED], "whole, whole, change, change"),
+        ([*ANNOUNCED, "socket0", "socket0", *ANNOUNCED], "whole, change"),
+        ([*ANNOUNCED, "socket0", "ephemeral", "message", "socket0", *ANNOUNCED, *ANNOUNCED], "whole, whole, change"),
+        (
+            [*ANNOUNCED, "ephemeral", "message", "socket0", *ANNOUNCED, *ANNOUNCED, "socket0", *ANNOUNCED],
+            "whole, whole ephemeral, whole, change, change",
+        ),
+        ([*ANNOUNCED, "subscribe1", *ANNOUNCED, *ANNOUNCED], "whole, change, change"),
+        (["subscribe1", "subscribe2", *ANNOUNCED, *ANNOUNCED], "whole, change"),
+        ([*ANNOUNCED, *AGAIN, *ANNOUNCED], "whole, whole"),
+        ([*ANNOUNCED, "socket0", *AGAIN, *ANNOUNCED, "socket0", *ANNOUNCED], "whole, whole"),
+        ([*ANNOUNCED, "publish", "drop", *ANNOUNCED, "execute", "arrive", *ANNOUNCED], "whole, change, change, change"),
     ],
     ids=[
         "live",

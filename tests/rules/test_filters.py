@@ -13,7 +13,7 @@ from gateway.publication import Publication
 from gateway.rules.filters import read_filter, tags_of
 
 from ..kit.clients import client
-from ..kit.gateways import RunningGateway, Start
+from ..kit.gateways import RunningGateway, shared_gateway
 
 DE = {"lang": "de", "price": "19.90"}
 
@@ -112,9 +112,7 @@ def test_a_malformed_filter_is_refused(tree: Any) -> None:
         read_filter(json.dumps(tree).encode())
 
 
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start) -> RunningGateway:
-    return start_gateway_once("[namespaces.news]\ntags_filter = true\n[namespaces.chat]\n")
+gateway = shared_gateway("[namespaces.news]\ntags_filter = true\n[namespaces.chat]\n")
 
 
 GERMAN = {"key": "lang", "cmp": "eq", "val": "de"}

@@ -122,7 +122,7 @@ def test_any_data_is_cleaned_to_one_line_of_json(data: bytes) -> None:
 
 
 @given(JSON, st.sampled_from([None, 1, "\t"]))
-def test_cleaning_keeps_what_json_means(data: object, indent: int | str | None) -> None:
+def test_cleaning_does_not_change_what_json_means(data: object, indent: int | str | None) -> None:
     assert json.loads(clean(json.dumps(data, indent=indent).encode())) == data
 
 

@@ -1,4 +1,4 @@
-"""Tasks that nobody waits for, at their end: whatever moment is chosen for it."""
+"""Tasks that no code awaits are ended in order, at any moment."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..kit.waiting import until
 
 
 class SlowValkey:
-    """A history whose first call is never answered; it keeps what it was asked."""
+    """A history whose first call is never answered; ``asked`` has all calls."""
 
     def __init__(self) -> None:
         self.layout = Layout("t")
@@ -35,7 +35,7 @@ class SlowValkey:
 
 
 async def test_presence_writes_at_its_end_what_was_being_written() -> None:
-    """A client that left in the last moment would be there for ever: its process says that it left in order, so nobody looks after it."""
+    """A client that left in the last moment would be present for ever: its process ended in order, so no other process removes its clients."""
     valkey = SlowValkey()
     presence = Presence(Config(), valkey, "p1")  # type: ignore[arg-type]
     presence.enter("chat:1", "client", b"{}", False)
@@ -66,7 +66,7 @@ async def test_a_task_begun_while_another_is_cancelled_is_cancelled_too() -> Non
     assert not len(tasks) and ended[0] == 1
 
 
-async def test_a_process_that_could_not_record_its_leaves_keeps_its_lease_for_others_to_see(
+async def test_a_process_that_could_not_record_its_leaves_leaves_its_lease_for_others_to_see(
     valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its lease lapses then, and they see it."""

@@ -1,5 +1,5 @@
 """The fixture of centrifuge-python, for these tests alone: the others do not wait for its import."""
 
-from ..kit.sdks import connect
+from ..kit.python_sdk import python_sdk
 
-__all__ = ["connect"]
+__all__ = ["python_sdk"]

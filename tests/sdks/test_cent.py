@@ -13,15 +13,12 @@ import cent
 import pytest
 
 from ..kit.clients import Wire, client
-from ..kit.gateways import API_KEY, RULES, RunningGateway, Start
+from ..kit.gateways import API_KEY, RULES, RunningGateway, shared_gateway
 from ..kit.waiting import until
 
 OPENED_AT_MOST = 40  # until one reaches the other worker: a fair coin fails so often once in 10^12
 
-
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start) -> RunningGateway:
-    return start_gateway_once("workers = 2\n" + RULES)
+gateway = shared_gateway("workers = 2\n" + RULES)
 
 
 Ask = Callable[[cent.CentRequest[Any]], Awaitable[Any]]

@@ -47,7 +47,7 @@ async def test_clients_leave_evenly_over_the_seconds(admission: Admission, count
 
 
 @pytest.mark.parametrize(("count", "seconds"), [(0, 10.0), (1, 10.0), (300, 0.0)])
-async def test_nobody_is_waited_for_without_need(admission: Admission, count: int, seconds: float) -> None:
+async def test_a_drain_does_not_wait_without_need(admission: Admission, count: int, seconds: float) -> None:
     for _ in range(count):
         Departure(admission)
     async with asyncio.timeout(2):
@@ -65,7 +65,7 @@ async def test_clients_that_leave_by_themselves_count(admission: Admission) -> N
     assert clients[30].at - began > 0.7, "twenty are left when it leaves, which is the share of the last fifth of the time"
 
 
-async def test_a_client_that_cannot_be_drained_keeps_no_other_from_leaving(admission: Admission) -> None:
+async def test_a_client_that_cannot_be_drained_does_not_delay_the_others(admission: Admission) -> None:
     for number in range(5):
         Departure(admission, broken=number == 2)
     await drain(admission, 0.1, lambda: False)

@@ -14,7 +14,7 @@ from ..kit import forks
 SEEN = 7
 
 
-def _told_to_end_at_birth() -> None:
+def _ended_at_birth() -> None:
     os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))
     try:
         run_workers(1, lambda ready: time.sleep(60), lambda: None, lambda: None, 30)
@@ -23,6 +23,6 @@ def _told_to_end_at_birth() -> None:
 
 
 def test_a_worker_that_is_ended_while_it_starts_ends() -> None:
-    parent = forks.start(_told_to_end_at_birth)
+    parent = forks.start(_ended_at_birth)
     parent.join(15)
     assert parent.exitcode == SEEN, "it took the order for its parent's, and would be waited for"

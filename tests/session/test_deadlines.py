@@ -49,16 +49,16 @@ class Client(TimedClient[Any]):
         self.node.wheel.remove(self)
 
 
-def subscription(*, remembers: bool = True, expires_at: float = 0.0) -> Any:
-    """A live subscription; ``remembers``: its channel has history."""
+def subscription(*, has_history: bool = True, expires_at: float = 0.0) -> Any:
+    """A live subscription; ``has_history``: its channel has history."""
     fallen: list[bool] = []
-    channel = SimpleNamespace(remembers=remembers)
+    channel = SimpleNamespace(has_history=has_history)
     return SimpleNamespace(state=State.LIVE, channel=channel, expires_at=expires_at, fallen=fallen, fall_behind=lambda: fallen.append(True))
 
 
 @pytest.fixture(autouse=True)
 def today(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time of day stands still."""
+    """The time of day does not change."""
     monkeypatch.setattr(time, "time", lambda: TODAY)
 
 
@@ -102,7 +102,7 @@ def test_a_full_socket_is_closed_after_slow_seconds_unless_it_drains() -> None:
 def test_a_full_socket_ends_a_client_of_a_channel_without_history_at_once() -> None:
     client = Client()
     client.opened()
-    client.subscriptions = [subscription(remembers=False), subscription()]
+    client.subscriptions = [subscription(has_history=False), subscription()]
     client.fell_behind(1.0)
     assert client.ended == 3008 and not client.subscriptions[1].fallen
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ..kit.clients import client, until_counted
-from ..kit.gateways import RunningGateway, Start
+from ..kit.gateways import RunningGateway, shared_gateway
 from ..kit.tokens import ticket, token
 
 RULES = """
@@ -21,10 +21,7 @@ join_leave = "all"
 recover = false
 """
 
-
-@pytest.fixture(scope="module")
-def gateway(start_gateway_once: Start) -> RunningGateway:
-    return start_gateway_once(RULES)
+gateway = shared_gateway(RULES)
 
 
 @pytest.fixture(params=["subs of a token", "a subscription token", "the server API"])
@@ -64,8 +61,8 @@ async def test_a_client_without_joins_is_present_and_not_announced(gateway: Runn
         async with subscribed(gateway, way, channel, join_leave=False):
             await until_counted(watching, channel, 2)
         await until_counted(watching, channel, 1)
-        told = [message["push"] for message in watching.rest]
-        assert all("join" in push and push["join"]["info"]["user"] == "u1" for push in told), "its own join alone"
+        pushes = [message["push"] for message in watching.rest]
+        assert all("join" in push and push["join"]["info"]["user"] == "u1" for push in pushes), "its own join alone"
 
 
 async def test_a_client_that_did_not_ask_may_be_sent_joins_and_leaves(gateway: RunningGateway, way: str, user: str) -> None:

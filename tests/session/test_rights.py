@@ -28,13 +28,7 @@ OK, UNKNOWN, DENIED, EXPIRED, INVALID = 0, 102, 103, 109, 3500
 
 # INTERFACE.md: `anyone` includes the anonymous; `user` needs a valid token; `owner` needs the name after the namespace, or after
 # `#`, to be the user's id. What belongs to the user after a `#` is open to no other user.
-ADMITS = {
-    "anyone": {"anonymous", "user", "owner"},
-    "user": {"user", "owner"},
-    "owner": {"owner"},
-    "token": set(),
-    "nobody": set(),
-}
+ADMITS = {"anyone": {"anonymous", "user", "owner"}, "user": {"user", "owner"}, "owner": {"owner"}, "token": set(), "nobody": set()}
 ADMITS_PRIVATE = ADMITS | {"anyone": {"owner"}, "user": {"owner"}}
 OWNERS = {"general": "", "alice": "alice", "#alice": "alice", "room#alice": "alice", "alice#bob": "bob"}
 PLAIN_OWNERS = OWNERS | {"alice": ""}  # with no namespace, nothing follows it
@@ -94,7 +88,7 @@ def expected_other(person: Person, channel: Channel, subscribed: bool) -> int:
 
 
 def expected_http(person: Person, channel: Channel) -> int:
-    """Of GET /history, where ``subscriber`` is whom the subscribe rule admits."""
+    """Of GET /history, where ``subscriber`` are the users whom the subscribe rule admits."""
     if person.shows in ("an expired", "a revoked") or channel.other == "subscriber":
         return expected_subscribe(person, channel)
     if channel.other == "token":
@@ -156,9 +150,7 @@ def differences(expected: dict[Any, int], found: dict[Any, int]) -> list[str]:
 
 
 @pytest.mark.parametrize("person", PEOPLE, ids=str)
-async def test_on_a_connection_each_rule_admits_the_users_it_names_before_and_after_subscribing(
-    gateway: RunningGateway, person: Person
-) -> None:
+async def test_on_a_connection_each_rule_admits_its_users_before_and_after_subscribing(gateway: RunningGateway, person: Person) -> None:
     async with client(gateway, token=made(person.user) if person.user else "") as wire:
         expected: dict[Any, int] = {}
         found: dict[Any, int] = {}
@@ -264,7 +256,7 @@ async def test_an_event_stream_opens_for_the_users_the_subscribe_rule_admits(gat
 
 
 @pytest.mark.parametrize("person", [person for person in PEOPLE if person.shows], ids=str)
-async def test_a_subscription_token_opens_a_stream_of_whatever_anybody_may_follow(gateway: RunningGateway, person: Person) -> None:
+async def test_a_subscription_token_opens_a_stream_of_any_channel_that_is_not_closed(gateway: RunningGateway, person: Person) -> None:
     token = made(person.user) if person.user else ""
     channels = [channel for channel in CHANNELS if channel.other == "nobody" or channel.full in NAMES]
     expected = {channel.full: expected_subscribe(person, channel) for channel in channels}
@@ -364,7 +356,7 @@ async def test_no_user_id_makes_its_bearer_somebody_else(gateway: RunningGateway
 
 
 async def test_a_position_opens_no_channel(gateway: RunningGateway) -> None:
-    """Everybody asks for everything since the beginning; who is not admitted gets nothing of it."""
+    """All users ask for everything since the beginning; those that are not admitted get nothing of it."""
     channels = [channel for channel in CHANNELS if channel.other == "nobody"]
     epochs = {channel.full: gateway.publish(channel.full, "secret")["epoch"] for channel in channels}
     async with AsyncExitStack() as stack:

@@ -37,15 +37,15 @@ class Client:
     return_path: dict[str, bytes] = {}
 
     def __init__(self, gateway: Gateway) -> None:
-        self.told: list[dict[str, Any]] = []
+        self.written: list[dict[str, Any]] = []
         self.closed_with = 0
-        self.late: list[bytes] = []  # what it was told after its end
+        self.late: list[bytes] = []  # what was written to it after its end
         self.session = Session(gateway.node, self, gateway.node.hub.now())
 
     def write(self, text: bytes) -> None:
         if self.closed_with:
             self.late.append(text)
-        self.told += [json.loads(line) for line in text.split(b"\n")]
+        self.written += [json.loads(line) for line in text.split(b"\n")]
         if self.full and not self.paused:
             self.paused = True
             self.session.fell_behind(self.session.node.hub.now())
@@ -62,15 +62,15 @@ class Client:
     def disconnect(self, code: int, reason: str) -> None:
         self.closed_with = code
 
-    def say(self, *commands: dict[str, Any]) -> None:
+    def send_commands(self, *commands: dict[str, Any]) -> None:
         self.session.receive(b"\n".join(json.dumps(command).encode() for command in commands))
 
     async def answered(self, id: int) -> dict[str, Any]:
-        return (await until(lambda: [each for each in self.told if each.get("id") == id], f"an answer to {id}"))[0]
+        return (await until(lambda: [each for each in self.written if each.get("id") == id], f"an answer to {id}"))[0]
 
     def of(self, channel: str) -> list[str]:
         """The kinds of pushes of a channel."""
-        pushes = [each["push"] for each in self.told if each.get("push", {}).get("channel") == channel]
+        pushes = [each["push"] for each in self.written if each.get("push", {}).get("channel") == channel]
         return [kind for push in pushes for kind in push if kind != "channel"]
 
 
@@ -86,10 +86,10 @@ async def gateway(valkey_url: str, prefix: str) -> AsyncIterator[Gateway]:
 
 async def connected(gateway: Gateway, *channels: str) -> Client:
     client = Client(gateway)
-    client.say({"id": 1, "connect": {"token": token(seconds=None)}})
+    client.send_commands({"id": 1, "connect": {"token": token(seconds=None)}})
     assert "connect" in await client.answered(1)
     for number, channel in enumerate(channels, 2):
-        client.say({"id": number, "subscribe": {"channel": channel}})
+        client.send_commands({"id": number, "subscribe": {"channel": channel}})
         assert "subscribe" in await client.answered(number)
     return client
 
@@ -97,11 +97,11 @@ async def connected(gateway: Gateway, *channels: str) -> Client:
 async def test_a_subscription_whose_token_ends_before_it_begins_is_refused(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long Valkey was away: what it then has to say is not for a token of long ago."""
     client = await connected(gateway)
-    client.say({"id": 2, "subscribe": {"channel": "ticket:1", "token": ticket("ticket:1")}})
+    client.send_commands({"id": 2, "subscribe": {"channel": "ticket:1", "token": ticket("ticket:1")}})
     now = time.time() + 3600 + 26
     monkeypatch.setattr(time, "time", lambda: now)
     client.session.tick(gateway.node.hub.now())
-    assert client.told[-1] == {"id": 2, "error": {"code": 109, "message": "token expired"}}
+    assert client.written[-1] == {"id": 2, "error": {"code": 109, "message": "token expired"}}
     assert "ticket:1" not in client.session.subscriptions
 
 
@@ -115,10 +115,10 @@ async def test_a_client_receives_nothing_of_a_subscription_that_never_began(gate
 async def test_what_a_refusal_lets_go_on_is_not_ended_for_what_was_before(gateway: Gateway) -> None:
     """Two tokens are revoked at once; the refusal of the first lets the client give the second channel up and take it again."""
     client = await connected(gateway)
-    client.say({"id": 2, "subscribe": {"channel": "ticket:old", "token": ticket("ticket:old")}})
+    client.send_commands({"id": 2, "subscribe": {"channel": "ticket:old", "token": ticket("ticket:old")}})
     await client.answered(2)
     again = {"channel": "ticket:old", "token": ticket("ticket:old", info="another")}
-    client.say(
+    client.send_commands(
         {"id": 3, "subscribe": {"channel": "ticket:new", "token": ticket("ticket:new")}},
         {"id": 4, "unsubscribe": {"channel": "ticket:new"}},
         {"id": 5, "unsubscribe": {"channel": "ticket:old"}},
@@ -126,7 +126,7 @@ async def test_what_a_refusal_lets_go_on_is_not_ended_for_what_was_before(gatewa
     )
     client.session.subscriptions = dict(reversed(client.session.subscriptions.items()))
     client.session.end_revoked(lambda grant: grant.info is None)
-    assert [each["error"]["code"] for each in client.told if each.get("id") == 3] == [109]
+    assert [each["error"]["code"] for each in client.written if each.get("id") == 3] == [109]
     assert "subscribe" in await client.answered(6)
     assert not client.of("ticket:old"), "it follows the channel with a token that holds"
 
@@ -142,7 +142,7 @@ async def test_a_client_that_a_ping_ends_is_ended(gateway: Gateway) -> None:
 @pytest.mark.parametrize("error", [None, TokenExpired()], ids=["begun", "refused"])
 async def test_a_reply_that_ends_the_client_is_the_last_thing_written_to_it(gateway: Gateway, error: Any) -> None:
     client = await connected(gateway, "forgetful:1")
-    client.say({"id": 3, "subscribe": {"channel": "chat:1"}}, {"id": 4, "unsubscribe": {"channel": "chat:1"}})
+    client.send_commands({"id": 3, "subscribe": {"channel": "chat:1"}}, {"id": 4, "unsubscribe": {"channel": "chat:1"}})
     client.full = True
     if error is not None:
         client.session.subscriptions["chat:1"].refuse(error)
@@ -158,7 +158,7 @@ async def test_pings_that_one_could_not_answer_are_answered_later(gateway: Gatew
     now = gateway.node.hub.now()
     for seconds in (26, 52, 78):
         client.session.tick(now + seconds)
-    pings = client.told.count({})
+    pings = client.written.count({})
     assert pings
     client.paused = False
     client.session.drained()
@@ -174,24 +174,20 @@ async def test_pings_that_one_could_not_answer_are_answered_later(gateway: Gatew
 
 async def test_the_commands_of_one_message_are_handled_in_several_turns(gateway: Gateway) -> None:
     client = await connected(gateway)
-    before = len(client.told)
-    client.say(*[{"id": number, "ping": {}} for number in range(2, 1002)])
-    assert len(client.told) - before == TURN_MOST
+    before = len(client.written)
+    client.send_commands(*[{"id": number, "ping": {}} for number in range(2, 1002)])
+    assert len(client.written) - before == TURN_MOST
     await asyncio.sleep(0)
-    assert len(client.told) - before == 2 * TURN_MOST
+    assert len(client.written) - before == 2 * TURN_MOST
     assert await client.answered(1001)
-    assert [each["id"] for each in client.told[before:]] == list(range(2, 1002))
+    assert [each["id"] for each in client.written[before:]] == list(range(2, 1002))
 
 
-ASKED = {
-    "history": {"channel": "chat:1", "limit": 10},
-    "presence": {"channel": "chat:1"},
-    "rpc": {"method": "inbox.list"},
-}
+ASKED = {"history": {"channel": "chat:1", "limit": 10}, "presence": {"channel": "chat:1"}, "rpc": {"method": "inbox.list"}}
 
 
 @pytest.mark.parametrize("method", ASKED)
-async def test_a_client_that_does_not_read_has_one_large_answer_waiting(
+async def test_one_large_answer_waits_for_a_client_that_does_not_read(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     client = await connected(gateway, "chat:1")
@@ -205,7 +201,7 @@ async def test_a_client_that_does_not_read_has_one_large_answer_waiting(
     monkeypatch.setattr(gateway.node.presence, "clients", read)
     monkeypatch.setattr(gateway.node.methods, "call", read)
     client.full = True
-    client.say(*[{"id": number, method: ASKED[method]} for number in range(3, 3 + 2 * BUSY_MOST)])
+    client.send_commands(*[{"id": number, method: ASKED[method]} for number in range(3, 3 + 2 * BUSY_MOST)])
     await client.answered(3)
     for _ in range(20):
         await asyncio.sleep(0)
@@ -218,7 +214,7 @@ async def test_a_client_that_does_not_read_has_one_large_answer_waiting(
 
 async def test_answers_that_wait_for_their_turn_are_forgotten_with_the_client(gateway: Gateway) -> None:
     client = await connected(gateway, "chat:1")
-    client.say(*[{"id": number, "history": {"channel": "chat:1"}} for number in range(3, 9)])
+    client.send_commands(*[{"id": number, "history": {"channel": "chat:1"}} for number in range(3, 9)])
     client.session.closed()
     await until(lambda: not client.session.busy or not client.session.reading, "the read under way has ended")
     assert not client.session.reads and not client.late
@@ -230,7 +226,7 @@ REFUSED = {"channel": "chat:1", "data": 1}
 async def test_refusals_do_not_cost_a_line_of_the_log_each(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "gateway.session")
     client = await connected(gateway)
-    client.say(*[{"id": number, "publish": REFUSED} for number in range(2, 102)])
+    client.send_commands(*[{"id": number, "publish": REFUSED} for number in range(2, 102)])
     assert (await client.answered(101))["error"]["code"] == 103
     lines = [text for text in caplog.messages if "publish refused with 103" in text]
     assert len(lines) == LOGGED_SECONDS
@@ -241,9 +237,9 @@ async def test_refusals_do_not_cost_a_line_of_the_log_each(gateway: Gateway, cap
 async def test_a_client_that_is_refused_on_and_on_is_closed(gateway: Gateway) -> None:
     client = await connected(gateway)
     most = REFUSED_AT_ONCE + gateway.node.config.limits.channels_per_client
-    client.say(*[{"id": number, "publish": REFUSED} for number in range(2, most + 200)])
+    client.send_commands(*[{"id": number, "publish": REFUSED} for number in range(2, most + 200)])
     await until(lambda: client.closed_with, "it is closed", 5)
-    refused = [each for each in client.told if "error" in each]
+    refused = [each for each in client.written if "error" in each]
     assert client.closed_with == 3013 and most <= len(refused) < most + 100 and not client.late
 
 
@@ -252,5 +248,5 @@ async def test_what_fails_on_our_side_is_not_the_clients_refusal(gateway: Gatewa
     monkeypatch.setattr(gateway.node.history, "publish", AsyncMock(side_effect=Unavailable("away")))
     monkeypatch.setitem(gateway.node.config.namespaces, "chat", gateway.node.config.rules("chat:1").model_copy(update={"publish": "user"}))
     client = await connected(gateway)
-    client.say(*[{"id": number, "publish": REFUSED} for number in range(2, 12)])
+    client.send_commands(*[{"id": number, "publish": REFUSED} for number in range(2, 12)])
     assert (await client.answered(11))["error"]["code"] == 100 and not client.closed_with

@@ -52,7 +52,7 @@ async def lose_functions(publisher: Publisher, load: bool) -> None:
 
 
 @pytest.mark.parametrize("load", [False, True], ids=["and its publisher loads them", "and another program loads them"])
-async def test_publishes_keep_their_order_when_the_functions_are_lost(server: EmbeddedServer, prefix: str, load: bool) -> None:
+async def test_publishes_stay_in_order_when_the_functions_are_lost(server: EmbeddedServer, prefix: str, load: bool) -> None:
     async with Publisher(server.url, prefix=prefix, patience=60) as publisher, Publisher(server.url, prefix=prefix) as other:
         losing = asyncio.create_task(lose_functions(other, load))
         tasks: list[asyncio.Task] = []

@@ -1,4 +1,4 @@
-"""The primary is known, not assumed: whoever takes over, commands and link follow it."""
+"""The primary is known, not assumed: when another server takes over, commands and link follow it."""
 
 from __future__ import annotations
 
@@ -65,9 +65,7 @@ async def test_a_sync_publisher_leaves_a_demoted_primary(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("how", [("SENTINEL", "FAILOVER", "test"), ("SENTINEL", "FAILOVER", "test", "COORDINATED")], ids=" ".join)
-async def test_publishers_and_gateways_follow_a_failover_that_sentinel_makes(
-    watched: Pair, start_gateway: Start, how: tuple[str, ...]
-) -> None:
+async def test_publishers_and_gateways_follow_a_failover_by_sentinel(watched: Pair, start_gateway: Start, how: tuple[str, ...]) -> None:
     gateway = await asyncio.to_thread(start_gateway, valkey_url=watched.sentinel_url)
     async with Publisher(watched.sentinel_url) as publisher:
         assert await publisher.publish("posts:a", 1, idempotency_key="1")

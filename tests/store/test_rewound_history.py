@@ -91,20 +91,14 @@ async def test_a_restored_history_proves_its_positions_too(history: History, sto
     assert other.top.epoch != page.top.epoch
 
 
-async def test_removed_history_proves_its_positions_too(history: History) -> None:
-    await publish(history, "size3:a", 2)
-    seen = await history.read("size3:a")
-    await history.remove("size3:a")
-    await publish(history, "size3:a", 2)
-    page = await history.read("size3:a", 2, 10, seen=(seen.top, seen.ms))
-    assert page.top == seen.top._replace(offset=4) and [p.offset for p in page.publications] == [3, 4]
-
-
-async def test_expired_history_proves_its_positions_too(history: History, store: valkey.Valkey) -> None:
-    await publish(history, "brief:a", 2)
-    seen = await history.read("brief:a")
-    stream = history.layout.keys("brief:a")[1]
-    await until(lambda: not store.exists(stream), "the history expires")
-    await publish(history, "brief:a", 2)
-    page = await history.read("brief:a", 2, 10, seen=(seen.top, seen.ms))
+@pytest.mark.parametrize("channel", ["size3:removed", "brief:expired"])
+async def test_removed_and_expired_history_proves_its_positions_too(history: History, store: valkey.Valkey, channel: str) -> None:
+    await publish(history, channel, 2)
+    seen = await history.read(channel)
+    if channel == "size3:removed":
+        await history.remove(channel)
+    else:
+        await until(lambda: not store.exists(history.layout.keys(channel)[1]), "the history expires")
+    await publish(history, channel, 2)
+    page = await history.read(channel, 2, 10, seen=(seen.top, seen.ms))
     assert page.top == seen.top._replace(offset=4) and [p.offset for p in page.publications] == [3, 4]

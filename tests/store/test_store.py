@@ -16,7 +16,7 @@ from gateway.store.connect import Address
 from gateway.store.connection import Commands
 from gateway.store.history import History
 from gateway.store.layout import Announcement, Layout, Reset, publish_words, read_announcement
-from gateway.store.library import VERSION, Library, rules_of
+from gateway.store.library import BUILT_IN_RULES, VERSION, Library, rules_of
 from gateway.store.link import Link
 
 from ..kit.waiting import until
@@ -78,25 +78,6 @@ def fcall(store: valkey.Valkey, prefix: str, channel: str, *words: object) -> li
 
 async def read_all(history: History, channel: str) -> list[tuple[int, bytes]]:
     return [(p.offset, p.data) for p in (await history.read(channel, 0, -1)).publications]
-
-
-async def test_offsets_count_from_one_without_holes(history: History) -> None:
-    positions = [await history.publish("posts:a", publish_words(b"%d" % n)) for n in range(5)]
-    assert [position.offset for position in positions if position] == [1, 2, 3, 4, 5]
-    assert len({position.epoch for position in positions if position}) == 1
-
-
-async def test_concurrent_publishers_never_get_the_same_offset(history: History) -> None:
-    positions = await asyncio.gather(*[history.publish("posts:a", publish_words(b"%d" % n)) for n in range(500)])
-    assert sorted(position.offset for position in positions if position) == list(range(1, 501))
-
-
-async def test_any_valkey_client_can_publish_with_fcall(history: History, store: valkey.Valkey, prefix: str) -> None:
-    offset, epoch = fcall(store, prefix, "posts:a", '{"title":"…"}')
-    assert offset == 1
-    page = await history.read("posts:a", 0, -1)
-    assert page.top == Position(epoch.decode(), 1)
-    assert page.publications[0].data == '{"title":"…"}'.encode()
 
 
 async def test_the_keys_of_a_channel_are_the_documented_ones(history: History, store: valkey.Valkey, prefix: str) -> None:
@@ -219,35 +200,6 @@ async def test_a_history_longer_than_a_page_is_read_whole(history: History) -> N
     assert [offset for offset, _ in await read_all(history, "forever:a")] == list(range(1, 701))
 
 
-async def test_removed_history_keeps_the_counter(history: History) -> None:
-    await history.publish("posts:a", publish_words(b"1"))
-    position = await history.remove("posts:a")
-    assert position.offset == 1
-    assert await read_all(history, "posts:a") == []
-    assert await history.publish("posts:a", publish_words(b"2")) == Position(position.epoch, 2)
-
-
-async def test_a_valkey_that_came_back_older_gets_a_new_epoch(history: History, store: valkey.Valkey, prefix: str) -> None:
-    for number in range(3):
-        await history.publish("posts:a", publish_words(b"%d" % number))
-    seen = await history.read("posts:a")
-    same = await history.read("posts:a", seen=(seen.top, seen.ms))
-    assert same.top == seen.top, "what agrees is left alone"
-
-    store.hset(f"{prefix}:{{posts:a}}:meta", "offset", 2)
-    rewound = await history.read("posts:a", seen=(seen.top, seen.ms))
-    assert rewound.top.epoch != seen.top.epoch and rewound.top.offset == 2
-
-
-async def test_an_offset_that_was_given_twice_begins_a_new_epoch(history: History, store: valkey.Valkey, prefix: str) -> None:
-    for number in range(3):
-        await history.publish("posts:a", publish_words(b"%d" % number))
-    seen = await history.read("posts:a")
-    await history.publish("posts:a", publish_words(b"3"))
-    other_time = await history.read("posts:a", seen=(seen.top, seen.ms - 1))
-    assert other_time.top.epoch != seen.top.epoch
-
-
 async def test_keys_that_are_not_those_of_one_channel_are_refused(history: History, store: valkey.Valkey, prefix: str) -> None:
     for keys in (["a", "b", "c"], [f"{prefix}:{{a}}:meta", f"{prefix}:{{b}}:stream", f"{prefix}:{{a}}:keys"]):
         with pytest.raises(valkey.ResponseError, match="GATEWAY the keys"):
@@ -266,7 +218,7 @@ async def test_keys_that_are_not_those_of_one_channel_are_refused(history: Histo
         (("",), "no data"),
     ],
 )
-async def test_wrong_arguments_are_named_and_change_nothing(
+async def test_wrong_arguments_are_named(
     history: History, store: valkey.Valkey, prefix: str, words: tuple[str, ...], complaint: str
 ) -> None:
     with pytest.raises(valkey.ResponseError, match=complaint):
@@ -274,7 +226,7 @@ async def test_wrong_arguments_are_named_and_change_nothing(
     assert (await history.read("posts:a")).top.offset == 0
 
 
-async def test_a_valkey_that_lost_the_functions_gets_them_again(
+async def test_a_valkey_without_the_functions_gets_them_again(
     history: History, commands: Commands, layout: Layout, valkey_url: str
 ) -> None:
     await history.publish("short:a", publish_words(b"1"))
@@ -308,7 +260,25 @@ async def test_an_older_library_is_replaced_and_a_newer_one_stays(commands: Comm
     assert await library.agrees(commands.call)
 
 
-async def test_gateways_with_different_prefixes_keep_their_own_rules(commands: Commands) -> None:
+async def test_a_publisher_replaces_an_older_library_which_lacks_functions_and_the_rules_stay(
+    history: History, commands: Commands, layout: Layout, valkey_url: str
+) -> None:
+    library = Library(rules_of(CONFIG.channels, CONFIG.namespaces), layout.prefix)
+    older = (
+        library.source({"": BUILT_IN_RULES, "other": BUILT_IN_RULES})
+        .replace(f"'{VERSION}.", "'")
+        .replace("gateway_index", "gateway_missing")
+    )
+    await commands.call("FUNCTION", "FLUSH")
+    await commands.call("FUNCTION", "LOAD", older.replace(f"name=gateway_{VERSION}", f"name=gateway_{VERSION - 1}"))
+    others = Commands(Address(valkey_url), functions=Library(None, layout.prefix))
+    await others.start()
+    await History(others, layout).publish("short:a", publish_words(b"1"))
+    await others.close()
+    assert await library.agrees(commands.call) and await Library(BUILT_IN_RULES, "other").agrees(commands.call)
+
+
+async def test_gateways_with_different_prefixes_have_rules_of_their_own(commands: Commands) -> None:
     spaces = [{"short": {"history_size": size}} for size in (2, 3)]
     histories = []
     for number, namespaces in enumerate(spaces):
@@ -323,9 +293,7 @@ async def test_gateways_with_different_prefixes_keep_their_own_rules(commands: C
     assert [len(await read_all(history, "short:a")) for history in histories] == [2, 3]
 
 
-async def test_the_link_brings_announcements_together_and_in_order(
-    history: History, commands: Commands, layout: Layout, valkey_url: str
-) -> None:
+async def test_the_link_brings_announcements_in_order(history: History, commands: Commands, layout: Layout, valkey_url: str) -> None:
     link = Link(Address(valkey_url), commands, layout.heartbeat("test"))
     recorder = Recorder()
     link.add_listener(recorder)
@@ -453,18 +421,6 @@ async def test_a_refused_command_raises_the_words_of_valkey(commands: Commands) 
 
 def test_options_of_a_publication_become_names_and_values_and_absent_ones_nothing() -> None:
     tags = {"lang": "de"}
-    assert publish_words(b"1", idempotency_key="k", version=None, ttl=0, tags=tags) == [
-        b"1",
-        "key",
-        "k",
-        "ttl",
-        0,
-        "tags",
-        b'{"lang":"de"}',
-    ]
+    expected = [b"1", "key", "k", "ttl", 0, "tags", b'{"lang":"de"}']
+    assert publish_words(b"1", idempotency_key="k", version=None, ttl=0, tags=tags) == expected
     assert publish_words(b"1", info=b'{"user":"u"}') == [b"1", "info", b'{"user":"u"}']
-
-
-def test_an_option_that_no_publication_has_is_an_error_of_the_program() -> None:
-    with pytest.raises(TypeError, match=r"a publication has no option 'idempotency'; the options are idempotency_key, version, "):
-        publish_words(b"1", idempotency="k")  # type: ignore[call-arg]  # what the test is about

@@ -15,19 +15,21 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from ...control.messages import Disconnection, Refreshing, Revocation, Subscribing, Unsubscribing
-from ...errors import BadRequest, ClientError, Internal, NotAvailable, StoreError
+from ...errors import BadRequest, ClientError, Internal, NotAvailable, QueueFull, StoreError, TooManyRequests
 from ...publication import Position
 from ...rules.json_text import decode_json, encode, is_json, mend_surrogates, raw_object
 from ...rules.notifications import NAMESPACE, channel_of, notification_id
 from ...rules.protocol import BEGINNING, error_json, history_result
 from ...session.node import Node
 from ...store.layout import Word, publish_words
+from ...work.jobs import job_words
 from .requests import (
     BatchRequest,
     BroadcastRequest,
     ChannelRequest,
     ChannelsRequest,
     DisconnectRequest,
+    EnqueueRequest,
     HistoryRequest,
     InfoRequest,
     NotifyRequest,
@@ -44,6 +46,7 @@ from .requests import (
 from .results import (
     BroadcastResult,
     ChannelsResult,
+    EnqueueResult,
     HistoryResult,
     InfoResult,
     Nothing,
@@ -176,6 +179,44 @@ async def _notify_one(node: Node, user: str, words: list[Word]) -> bytes:
     except ValueError as error:
         raise BadRequest(str(error)) from None
     return _placed(await node.history.notify(channel, words))
+
+
+# Work.
+
+
+async def _enqueue(node: Node, request: EnqueueRequest) -> bytes:
+    """Enqueues a job for the workers of a queue."""
+    if request.channel:
+        node.rules(request.channel)
+    try:
+        words = job_words(
+            request.name,
+            msgspec.Raw(_json_of(request.data) or b"null"),
+            key=request.key or None,
+            priority=request.priority,
+            delay=request.delay,
+            at=request.at or None,
+            attempts=request.attempts,
+            timeout=request.timeout,
+            expires=request.expires or None,
+            result_ttl=request.result_ttl,
+            channel=request.channel or None,
+            serial=request.serial or None,
+        )
+        id, new = await node.queues.enqueue(request.queue, words)
+    except ValueError as error:
+        raise BadRequest(str(error)) from None
+    except QueueFull as error:
+        raise TooManyRequests(str(error)) from None
+    except StoreError as error:
+        raise _of_the_function(error) from None
+    return encode({"id": id, "new": new})
+
+
+def _of_the_function(error: StoreError) -> ClientError | StoreError:
+    """A function of the library that refuses its arguments refuses the caller's, as a time that is too far away."""
+    text = str(error)
+    return BadRequest(text.removeprefix("GATEWAY ").partition(" script:")[0]) if text.startswith("GATEWAY ") else error
 
 
 # History.
@@ -313,6 +354,7 @@ METHODS = {
     "publish": _method(_publish, PublishRequest, PublishResult),
     "broadcast": _method(_broadcast, BroadcastRequest, BroadcastResult),
     "notify": _method(_notify, NotifyRequest, NotifyResult),
+    "enqueue": _method(_enqueue, EnqueueRequest, EnqueueResult),
     "history": _method(_history, HistoryRequest, HistoryResult),
     "history_remove": _method(_history_remove, ChannelRequest, Nothing),
     "subscribe": _method(_subscribe, SubscribeRequest, Nothing),

@@ -116,7 +116,7 @@ def _operation(name: str, method: Method) -> Schema:
         "requestBody": _json_body(method.request, required=_is_required(method.request)),
         "responses": {
             "200": _json({"oneOf": [success, refused]}, "The result, or the error."),
-            **_errors(BadRequest, LimitExceeded, NotAvailable, UnknownChannel, UnrecoverablePosition, Internal),
+            **_errors(BadRequest, LimitExceeded, NotAvailable, UnknownChannel, UnrecoverablePosition, TooManyRequests, Internal),
             "400": _json(refused, "A body that is not JSON; with `transport`, a bad request."),
             "401": _json(refused, "No API key, or a wrong one: 101 unauthorized"),
             "403": _json(refused, "Without a key, where none is needed: a page of an origin that is not named. 103 permission denied"),

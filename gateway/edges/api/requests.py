@@ -14,6 +14,7 @@ from msgspec import Meta
 from ...publication import MAX_CHANNEL_LENGTH, MAX_OFFSET
 from ...rules.notifications import ID_BYTES, NAMESPACE
 from ...rules.protocol import OverrideRequest, Place
+from ...work.jobs import ATTEMPTS, DELAY_SECONDS, NAME_BYTES, QUEUE_BYTES, RESULT_SECONDS, TIMEOUT_SECONDS
 
 __all__ = [
     "BatchRequest",
@@ -22,6 +23,7 @@ __all__ = [
     "ChannelRequest",
     "ChannelsRequest",
     "DisconnectRequest",
+    "EnqueueRequest",
     "HistoryRequest",
     "InfoRequest",
     "NotifyRequest",
@@ -47,6 +49,7 @@ Channel = Annotated[
         extra_json_schema={"minLength": 1, "maxLength": MAX_CHANNEL_LENGTH, "pattern": f"^{_NAME}$"},
     ),
 ]
+_CHANNEL_OR_NONE = {"maxLength": MAX_CHANNEL_LENGTH, "pattern": f"^({_NAME})?$"}
 User = Annotated[
     str,
     Meta(
@@ -92,6 +95,12 @@ InBase64 = Annotated[
         },
     ),
 ]
+_TEXT = r"[^\x00-\x1f\x7f]"
+JobName = Annotated[
+    str, Meta(description="of the handler", extra_json_schema={"minLength": 1, "maxLength": NAME_BYTES, "pattern": f"^{_TEXT}+$"})
+]
+JobText = Annotated[str, Meta(extra_json_schema={"maxLength": NAME_BYTES, "pattern": f"^{_TEXT}*$"})]
+QueueName = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": QUEUE_BYTES, "pattern": r"^[^{}\s\x00-\x1f\x7f]+$"})]
 
 
 def _nothing() -> msgspec.Raw:
@@ -147,6 +156,32 @@ class NotifyRequest(Shape, kw_only=True):
     users: Annotated[list[str], Meta(description="each has an answer of its own")] = []
     data: Notification
     idempotency_key: Key = ""
+
+
+class EnqueueRequest(Shape, kw_only=True):
+    """Enqueues a job ``name`` with ``data`` for the workers of ``queue``. Times are in seconds; "" and 0 are as if left out."""
+
+    name: JobName
+    data: Json = _nothing()
+    queue: QueueName = "default"
+    key: Annotated[JobText, Meta(description="unique while the job waits or runs: the same again is that job, and `new` is false")] = ""
+    priority: Annotated[int, Meta(ge=0, le=9, description="9 is first")] = 0
+    delay: Annotated[float, Meta(ge=0, le=DELAY_SECONDS)] = 0
+    at: Annotated[Seconds, Meta(description="when it is due, unix time in seconds, within ten years")] = 0
+    attempts: Annotated[int, Meta(ge=1, le=ATTEMPTS)] = 5
+    timeout: Annotated[float, Meta(ge=0.001, le=TIMEOUT_SECONDS, description="of one attempt")] = 60
+    expires: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=DELAY_SECONDS,
+            description="it is a dead letter if it did not start so long after it was due",
+            extra_json_schema={"anyOf": [{"enum": [0]}, {"minimum": 0.001}]},
+        ),
+    ] = 0
+    result_ttl: Annotated[float, Meta(ge=0, le=RESULT_SECONDS, description="how long its result is stored")] = 0
+    channel: Annotated[str, Meta(description="where its progress is published", extra_json_schema=_CHANNEL_OR_NONE)] = ""
+    serial: Annotated[JobText, Meta(description="jobs of one serial key run one after another")] = ""
 
 
 class Whom(Shape):

@@ -13,6 +13,7 @@ from msgspec import UNSET, Meta, UnsetType
 __all__ = [
     "BroadcastResult",
     "ChannelsResult",
+    "EnqueueResult",
     "Fault",
     "Health",
     "HistoryResult",
@@ -39,7 +40,7 @@ class Nothing(msgspec.Struct):
 
 
 class Fault(msgspec.Struct):
-    """100 internal server error, 102 unknown channel, 107 bad request, 108 not available, 112 unrecoverable position, and others."""
+    """100 internal server error, 102 unknown channel, 107 bad request, 108 not available, 111 too many requests, 112 unrecoverable position, and others."""
 
     code: int
     message: str
@@ -70,6 +71,13 @@ class NotifyResult(PublishResult):
     """For ``user`` the position, for ``users`` the responses, in their order."""
 
     responses: list[Response] | UnsetType = UNSET
+
+
+class EnqueueResult(msgspec.Struct):
+    """The job. ``new`` is false where a job with the same key waits or runs already: then it is that job."""
+
+    id: str
+    new: bool
 
 
 class Publication(msgspec.Struct):

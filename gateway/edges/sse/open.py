@@ -24,7 +24,8 @@ from ...rules.recovery import NEVER_WAS, provable
 from ...session.node import Node
 from ..outlets import output_of, until_gone
 from ..request import client_address, cors_headers, is_foreign, number_of, refused_origin, subscription_tokens_of, token_of
-from .stream import EventStream, refusal
+from .event_formats import refusal
+from .stream import EventStream
 
 __all__ = ["LAST_MOST", "EventStreams"]
 

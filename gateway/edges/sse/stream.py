@@ -12,7 +12,6 @@ takes a new stream. `expiring` announces the end in time for the client to open 
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
@@ -23,7 +22,7 @@ from ...live.fanout import GONE
 from ...live.wire_formats import ChannelView
 from ...publication import Position, Publication
 from ...rules.identity import Grant, Identity, ServerSubscription
-from ...rules.json_text import encode, raw_object
+from ...rules.json_text import encode
 from ...rules.permissions import overridden
 from ...rules.recovery import NEVER_WAS
 from ...session.client_subscription import client_info, seconds_left
@@ -31,70 +30,13 @@ from ...session.deadlines import CONNECT_SECONDS, GRACE_SECONDS, NEVER, TimedCli
 from ...session.node import Node, new_id
 from ...session.states import CLOSED, CONNECTING
 from ..outlets import Buffered, Direct, chunk
+from .event_formats import CHUNKED, PLAIN, SEVERAL, about, event, gap_event, publication_event, refusal, retry, several_ids
 
-__all__ = ["EventStream", "refusal"]
+__all__ = ["EventStream"]
 
 log = logging.getLogger("gateway.sse")
 
-RETRY_MS = 1000  # after an ordinary loss
-RETRY_SPREAD_MS = (2000, 12000)  # after a refusal or a drain, so that all do not come back at once
 EXPIRING_SECONDS = GRACE_SECONDS  # before its end: what a session's client has after it
-
-
-def event(name: str, data: bytes, id: bytes = b"") -> bytes:
-    """An event of the stream; one without an id leaves the last id of the client as it is."""
-    line = b"id: %b\n" % id if id else b""
-    return b"%bevent: %b\ndata: %b\n\n" % (line, name.encode(), data)
-
-
-def _retry(refused: bool = False) -> bytes:
-    return b"retry: %d\n" % (random.randint(*RETRY_SPREAD_MS) if refused else RETRY_MS)
-
-
-def _body(channel: ChannelView, publication: Publication) -> bytes:
-    """The event without its id: shared by all streams."""
-    if publication.sse is None:
-        fields = {"channel": encode(channel.name)}
-        if publication.offset:
-            fields["offset"] = b"%d" % publication.offset
-        fields["data"] = publication.data
-        if publication.tags is not None:
-            fields["tags"] = publication.tags
-        if publication.info is not None:
-            fields["info"] = publication.info
-        publication.sse = b"data: %b\n\n" % raw_object(fields)
-    return publication.sse
-
-
-def _mark(position: Position) -> bytes:
-    """A position inside an id; a channel without history has none."""
-    return str(position).encode() if position.offset or position.epoch not in ("", "-") else b"-"
-
-
-class SingleWire:
-    """One channel: every stream gets the same bytes. ``chunked``: framed for HTTP already."""
-
-    def __init__(self, chunked: bool) -> None:
-        self._chunked = chunked
-
-    def join(self, channel: ChannelView, publications: list[Publication]) -> bytes:
-        offset = next((p.offset - 1 for p in publications if p.offset), channel.offset)
-        parts: list[bytes] = []
-        for publication in publications:
-            offset = publication.offset or offset
-            parts += b"id: %b\n" % _mark(Position(channel.epoch, offset)), _body(channel, publication)
-        text = b"".join(parts)
-        return chunk(text) if self._chunked else text
-
-
-class SeveralWire:
-    """Several channels: every stream writes ids of its own, so it gets the publications."""
-
-    def join(self, channel: ChannelView, publications: list[Publication]) -> tuple[ChannelView, list[Publication]]:
-        return channel, publications
-
-
-CHUNKED, PLAIN, SEVERAL = SingleWire(True), SingleWire(False), SeveralWire()
 
 
 class StreamSubscription(TimedSubscription):
@@ -221,8 +163,8 @@ class EventStream(TimedClient[StreamSubscription]):
     def _open(self) -> None:
         starts, self._starts = self._starts or [], None
         self._watch_expiry()
-        gaps = [self._gap_event(start.channel, start.position) for start in starts if start.gap]
-        self._write_text(_retry() + self._opening(starts) + b"".join(gaps))
+        gaps = [gap_event(start.channel, start.position, self._id()) for start in starts if start.gap]
+        self._write_text(retry() + self._opening(starts) + b"".join(gaps))
         self._record("connected")
         for start in starts:
             self._record("subscribed", channel=start.channel)
@@ -247,21 +189,17 @@ class EventStream(TimedClient[StreamSubscription]):
         end, _ = self._first_end()
         ttl = b',"ttl":%d' % seconds_left(end) if end < NEVER else b""
         data = b'{"client":%b,"channels":{%b},"tops":{%b}%b}' % (encode(self.client), channels, tops, ttl)
-        return event("connected", data, b",".join(map(_mark, positions)))
+        return event("connected", data, several_ids(positions))
 
     def gap(self, subscription: StreamSubscription) -> None:
         position = subscription.channel.position
         self._positions[subscription.number] = position
-        self._write_text(self._gap_event(subscription.channel.name, position))
+        self._write_text(gap_event(subscription.channel.name, position, self._id()))
 
     def fail(self, error: StoreError) -> None:
         """Valkey refuses to read the history of one of its channels: the stream does not open."""
         self._write_text(refusal(Internal.code, Internal.message))
         self.close(Disconnect(3004, str(error)))
-
-    def _gap_event(self, channel: str, position: Position) -> bytes:
-        data = b'{"channel":%b,"epoch":%b,"offset":%d}' % (encode(channel), encode(position.epoch), position.offset)
-        return event("gap", data, self._id())
 
     def write_several(self, joined: tuple[ChannelView, list[Publication]]) -> None:
         """Writes a channel's publications with ids that have the positions of all channels."""
@@ -271,11 +209,11 @@ class EventStream(TimedClient[StreamSubscription]):
         for publication in publications:
             if publication.offset:
                 self._positions[number] = Position(channel.epoch, publication.offset)
-            parts += b"id: %b\n" % self._id(), _body(channel, publication)
+            parts += b"id: %b\n" % self._id(), publication_event(channel, publication)
         self._write_text(b"".join(parts))
 
     def _id(self) -> bytes:
-        return b",".join(map(_mark, self._positions))
+        return several_ids(self._positions)
 
     def _write_text(self, text: bytes) -> None:
         try:
@@ -311,7 +249,7 @@ class EventStream(TimedClient[StreamSubscription]):
         if time.time() >= self.expiring_at:
             self.expiring_at = NEVER
             end, channel = self._first_end()
-            self._write_text(event("expiring", _about(b'"ttl":%d' % seconds_left(end), channel)))
+            self._write_text(event("expiring", about(b'"ttl":%d' % seconds_left(end), channel)))
 
     def next_due(self, now: float) -> float:
         return min(super().next_due(now), now + max(0.0, self.expiring_at - time.time()))
@@ -367,7 +305,7 @@ class EventStream(TimedClient[StreamSubscription]):
     def drain(self) -> None:
         """The process ends: the client opens another stream elsewhere, at a random time."""
         if self.connected:
-            self._write_text(_retry(refused=True) + b"\n")
+            self._write_text(retry(refused=True) + b"\n")
         else:
             self._write_text(refusal(3001, "shutdown"))
         self.close(Disconnect(3001))
@@ -389,15 +327,3 @@ class EventStream(TimedClient[StreamSubscription]):
         if known:
             self._record("disconnected", code=disconnect.code, reason=disconnect.reason)
         self.output.finish(abort)
-
-
-def refusal(code: int, message: str, channel: str = "") -> bytes:
-    """The event `refused`, after which the stream ends. ``channel``: the one whose subscription token is the cause.
-
-    It has no id, so that the browser's last id stays.
-    """
-    return _retry(refused=True) + event("refused", _about(b'"code":%d,"message":%b' % (code, encode(message)), channel))
-
-
-def _about(fields: bytes, channel: str) -> bytes:
-    return b'{%b,"channel":%b}' % (fields, encode(channel)) if channel else b"{%b}" % fields

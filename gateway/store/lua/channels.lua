@@ -389,6 +389,22 @@ local function ms_of(stream, offset, trimmed)
   return 0
 end
 
+-- Whether a history did not give offset `seen` at the time `seen_ms` (0: not known), though it is of the same epoch: it is older than it was.
+local function is_rewound(stream, seen, seen_ms, top, ms, trimmed)
+  if seen > top then return true end
+  if seen == 0 or seen_ms == 0 then return false end
+  local there = seen == top and ms or ms_of(stream, seen, trimmed)
+  return there ~= nil and there ~= seen_ms
+end
+
+-- Gives the history a new epoch, and announces it.
+local function renew(meta, base, top)
+  local epoch = new_epoch()
+  redis.call('HSET', meta, 'epoch', epoch)
+  redis.call(ANNOUNCE, base, '@reset ' .. epoch .. ' ' .. number(top))
+  return epoch
+end
+
 -- gateway_history 3 meta stream keys SINCE LIMIT BYTES [reverse] [EPOCH OFFSET MS [left]]
 --   → [epoch, offset, ms, entries, left]: the newest position, and what follows SINCE, oldest first; with reverse = "1" what
 --     stands before SINCE (0: the top), newest first. What another program appended past the newest position is not part of
@@ -406,18 +422,8 @@ local function gateway_history(keys, args)
   if not epoch then
     epoch, top, ms = begin(keys), 0, 0
   end
-  if args[5] == epoch then
-    local seen, seen_ms = tonumber(args[6]), tonumber(args[7])
-    local rewound = seen > top
-    if not rewound and seen > 0 and seen_ms > 0 then
-      local there = seen == top and ms or ms_of(keys[2], seen, meta[4])
-      rewound = there ~= nil and there ~= seen_ms
-    end
-    if rewound then
-      epoch = new_epoch()
-      redis.call('HSET', keys[1], 'epoch', epoch)
-      redis.call(ANNOUNCE, base, '@reset ' .. epoch .. ' ' .. number(top))
-    end
+  if args[5] == epoch and is_rewound(keys[2], tonumber(args[6]), tonumber(args[7]), top, ms, meta[4]) then
+    epoch = renew(keys[1], base, top)
   end
   if (args[5] or '') ~= '' then
     -- A gateway has subscribers here: the counter lives on, even if nothing is published for a long time.

@@ -1,4 +1,4 @@
--- Work queues: what operators and producers see of them, and mend. It follows jobs.lua, whose keys it takes: always the 22 of the queue.
+-- Work queues: what operators and producers see of them, and mend. It follows jobs.lua, which describes the keys: always the 22 of the queue.
 
 local COUNTERS = {
   'enqueued', 'taken', 'started', 'finished', 'retried', 'dead', 'cancelled', 'crashed', 'given_back', 'strays', 'sent_again', 'start_ms', 'finish_ms',
@@ -27,7 +27,7 @@ local function gateway_queue(keys, args)
   end
   for priority = 0, 9 do
     local waiting = redis.call('LLEN', keys[K.ready + priority])
-    local head = waiting > 0 and head_of(redis.call('HGET', keys[K.jobs], redis.call('LINDEX', keys[K.ready + priority], -1)) or nil)
+    local head = waiting > 0 and job_of(keys, redis.call('LINDEX', keys[K.ready + priority], -1))
     if head then oldest = math.min(oldest or head.due, head.due) end
     ready = ready + waiting
     add_number('ready:' .. priority, waiting)
@@ -41,7 +41,7 @@ local function gateway_queue(keys, args)
   add_number('results', redis.call('HLEN', keys[K.results]))
   add_number('oldest_ms', oldest and math.max(0, now - oldest) or 0)
   local counted = redis.call('HMGET', keys[1], unpack(COUNTERS))
-  for i, name in ipairs(COUNTERS) do add_number(name, tonumber(counted[i] or nil) or 0) end
+  for i, name in ipairs(COUNTERS) do add_number(name, whole(counted[i])) end
   return answer
 end
 
@@ -50,9 +50,10 @@ end
 -- Atomic, because a job moves between the keys.
 local function gateway_job(keys, args)
   check_queue(keys)
-  local id = args[1] or ''
-  local job, result = redis.call('HGET', keys[K.jobs], id) or '', redis.call('HGET', keys[K.results], id) or ''
-  local head = head_of(job)
+  local id, result = args[1] or '', ''
+  local ends = tonumber(redis.call('ZSCORE', keys[K.expiring], id) or nil)
+  if not ends or ends >= now_ms() then result = redis.call('HGET', keys[K.results], id) or '' end
+  local head, job = job_of(keys, id)
   if not head then return {result ~= '' and 'done' or 'none', '0', '', '', '', result} end
   local state, ms = state_of(keys, id, head)
   return {state, ms, job, redis.call('HGET', keys[K.runs], id) or '', redis.call('HGET', keys[K.failures], id) or '', result}
@@ -75,7 +76,8 @@ local function ids_in(keys, state, from, limit)
 end
 
 -- gateway_jobs KEYS STATE FROM LIMIT → [[id, ms, job, run, failures] …]: the jobs that are ready, delayed, running or dead, in the order in
---   which they are taken or come due; the newest dead letters first. LIMIT is up to 200.
+--   which they are taken or come due; the newest dead letters first. LIMIT is up to 200. Fewer where they are large: the next page begins
+--   at FROM and as many as these; there are no more where there is none.
 -- Atomic, because the lists change while they are read.
 local function gateway_jobs(keys, args)
   check_queue(keys)
@@ -83,14 +85,30 @@ local function gateway_jobs(keys, args)
   if not ({ready = true, delayed = true, running = true, dead = true})[state] or not is_count(from) or not is_count(limit) then
     error({err = 'GATEWAY it takes a state (ready, delayed, running or dead), where to begin, and how many'})
   end
-  local answer = {}
-  for _, id in ipairs(ids_in(keys, state, from, math.min(limit, 200))) do
+  local answer, bytes = {}, 0
+  for _, id in ipairs(limit > 0 and ids_in(keys, state, from, math.min(limit, 200)) or {}) do
     local ms = state ~= 'ready' and redis.call('ZSCORE', keys[K[state]], id) or '0'
-    table.insert(answer, {
-      id, ms, redis.call('HGET', keys[K.jobs], id) or '', redis.call('HGET', keys[K.runs], id) or '', redis.call('HGET', keys[K.failures], id) or '',
-    })
+    local job, failures = redis.call('HGET', keys[K.jobs], id) or '', redis.call('HGET', keys[K.failures], id) or ''
+    bytes = bytes + #id + #job + #failures
+    if bytes > JOB.reply and #answer > 0 then break end
+    table.insert(answer, {id, ms, job, redis.call('HGET', keys[K.runs], id) or '', failures})
   end
   return answer
+end
+
+-- Cancels a job that runs: its worker ends it. Where the worker has no lease any more, and is none that others reclaim, the job is ended here.
+local function cancel_run(keys, id, head, now)
+  local run = run_of(keys, id)
+  if run.worker == '' or not redis.call('ZSCORE', keys[K.workers], run.worker) then
+    cancel(keys, id, head, now)
+    return 'cancelled'
+  end
+  if not is_cancelled(run) then
+    run.flags = run.flags .. 'c'
+    redis.call('HSET', keys[K.runs], id, run_text(run))
+  end
+  redis.call(ANNOUNCE, keys[1], 'cancel ' .. id)
+  return 'running'
 end
 
 -- gateway_cancel KEYS ID → 'cancelled' for a job that waited; 'running': its worker is announced to, and ends it; 'removed' for a dead letter; 'none'
@@ -98,15 +116,10 @@ end
 local function gateway_cancel(keys, args)
   check_queue(keys)
   local id, now = args[1] or '', now_ms()
-  local head = head_of(redis.call('HGET', keys[K.jobs], id) or nil)
+  local head = job_of(keys, id)
   if not head then return 'none' end
   local state = state_of(keys, id, head)
-  if state == 'running' then
-    local token, failures, crashes, flags = run_of(keys, id)
-    set_run(keys, id, token, failures, crashes, string.gsub(flags, 'c', '') .. 'c')
-    redis.call(ANNOUNCE, keys[1], 'cancel ' .. id)
-    return 'running'
-  end
+  if state == 'running' then return cancel_run(keys, id, head, now) end
   if state == 'dead' then
     redis.call('ZREM', keys[K.dead], id)
     forget(keys, id)
@@ -120,8 +133,7 @@ end
 
 -- Makes a dead letter a job again, with all its attempts; false if another job has its unique key.
 local function resend(keys, id, now)
-  local job = redis.call('HGET', keys[K.jobs], id) or nil
-  local head = head_of(job)
+  local head, job = job_of(keys, id)
   if not head then
     redis.call('ZREM', keys[K.dead], id)
     forget(keys, id)
@@ -139,7 +151,7 @@ local function resend(keys, id, now)
   local first = true
   if head.serial then
     local seq
-    first, seq = join_serial(keys, head.serial, id)
+    first, seq = join_serial(keys, head.serial, id, now)
     local cut = string.find(job, ',"data":', 1, true)
     job = string.gsub(string.sub(job, 1, cut - 1), ',"seq":%d+', ',"seq":' .. number(seq)) .. string.sub(job, cut)
   end
@@ -154,9 +166,11 @@ end
 local function gateway_resend(keys, args)
   check_queue(keys)
   local now, sent, refused = now_ms(), 0, 0
-  local ids = #args > 0 and args or redis.call('ZRANGE', keys[K.dead], 0, JOB.page - 1)
-  for i = 1, math.min(#ids, JOB.page) do
-    if redis.call('ZSCORE', keys[K.dead], ids[i]) and resend(keys, ids[i], now) then
+  if #args > JOB.page then
+    error({err = 'GATEWAY it sends up to ' .. JOB.page .. ' dead letters again'})
+  end
+  for _, id in ipairs(#args > 0 and args or redis.call('ZRANGE', keys[K.dead], 0, JOB.page - 1)) do
+    if redis.call('ZSCORE', keys[K.dead], id) and resend(keys, id, now) then
       sent = sent + 1
     else
       refused = refused + 1
@@ -165,7 +179,15 @@ local function gateway_resend(keys, args)
   return {sent, refused}
 end
 
--- gateway_purge KEYS STATE → [how many jobs were removed, how many are left]: of those that are ready, delayed or dead, up to 1000.
+local function left_in(keys, state)
+  if state ~= 'ready' then return redis.call('ZCARD', keys[K[state]]) end
+  local left = 0
+  for priority = 0, 9 do left = left + redis.call('LLEN', keys[K.ready + priority]) end
+  return left
+end
+
+-- gateway_purge KEYS STATE → [how many jobs were removed, how many are left]: of those that are ready, delayed or dead, up to 1000. A job that
+--   waited for one of them, of the same serial key, may be ready now: it is among those that are left.
 -- Atomic, because a worker must take a job or not, and its unique key must be free when it is gone.
 local function gateway_purge(keys, args)
   check_queue(keys)
@@ -175,21 +197,22 @@ local function gateway_purge(keys, args)
   end
   local ids = ids_in(keys, state, 0, JOB.page)
   for _, id in ipairs(ids) do
-    local head = head_of(redis.call('HGET', keys[K.jobs], id) or nil)
-    if state == 'ready' then
-      for priority = head and head.priority or 0, head and head.priority or 9 do redis.call('LREM', keys[K.ready + priority], -1, id) end
-    else
+    local head = job_of(keys, id)
+    if state ~= 'ready' then
       redis.call('ZREM', keys[K[state]], id)
+    else
+      for priority = 9, 0, -1 do
+        if redis.call('LREM', keys[K.ready + priority], -1, id) == 1 then break end
+      end
     end
-    if state == 'dead' or not head then forget(keys, id) else cancel(keys, id, head, now) end
+    local elsewhere = head and state_of(keys, id, head)
+    if not head or (state == 'dead' and elsewhere ~= 'running' and elsewhere ~= 'delayed') then
+      forget(keys, id)
+    elseif elsewhere == 'ready' then
+      cancel(keys, id, head, now)
+    end
   end
-  local left = 0
-  if state == 'ready' then
-    for priority = 0, 9 do left = left + redis.call('LLEN', keys[K.ready + priority]) end
-  else
-    left = redis.call('ZCARD', keys[K[state]])
-  end
-  return {#ids, left}
+  return {#ids, left_in(keys, state)}
 end
 
 redis.register_function{function_name = 'gateway_queue', callback = gateway_queue, flags = {'no-writes', 'allow-oom'}}

@@ -15,23 +15,6 @@ from ...kit.valkeys import OwnValkey
 from ...kit.waiting import until
 
 
-async def test_a_notification_counts_once_however_often_it_is_updated(box: Box) -> None:
-    for id in ("a", "b", "a", "a"):
-        await box.notify(id)
-    assert box.unread() == {"b": 2, "a": 4}
-    assert [(each["id"], each["offset"]) for each in await box.pages(10)] == [("a", 4), ("b", 2)]
-    assert await box.state() == (2, 4)
-
-
-async def test_an_update_of_a_read_notification_is_unread_again(box: Box) -> None:
-    await box.notify("a")
-    await box.notify("b")
-    assert (await box.read(ids=["a", "b"]))["unread"] == 0
-    await box.notify("a")
-    assert await box.marks() == {"a": True, "b": False}
-    assert box.unread() == {"a": 3}
-
-
 async def test_a_trimmed_notification_is_neither_counted_nor_listed(box: Box) -> None:
     for id in ("read", "unread", "a", "updated", "b", "updated"):
         await box.notify(id)
@@ -76,14 +59,8 @@ async def test_removing_history_empties_the_inbox(box: Box, next_act: str) -> No
     await box.read(ids=["b"])
     await box.history.remove(box.channel)
     if next_act == "list":
-        assert await box.list() == {
-            "notifications": [],
-            "unread": 0,
-            "change": 4,
-            "epoch": (await box.list())["epoch"],
-            "offset": 2,
-            "next": None,
-        }
+        listed = await box.list()
+        assert listed == {"notifications": [], "unread": 0, "change": 4, "epoch": listed["epoch"], "offset": 2, "next": None}
     elif next_act == "read":
         assert (await box.read(ids=["a"]))["unread"] == 0
     else:
@@ -161,37 +138,16 @@ async def test_a_relay_that_repeats_its_rows_notifies_once(box: Box) -> None:
 
 async def test_a_notification_without_history_is_not_in_the_inbox(box: Box) -> None:
     assert await box.history.notify(box.channel, publish_words(b'{"id":"a"}', ttl=0)) is None
-    assert await box.list() == {
-        "notifications": [],
-        "unread": 0,
-        "change": 0,
-        "epoch": (await box.list())["epoch"],
-        "offset": 0,
-        "next": None,
-    }
+    listed = await box.list()
+    assert listed == {"notifications": [], "unread": 0, "change": 0, "epoch": listed["epoch"], "offset": 0, "next": None}
 
 
 @pytest.mark.parametrize(
     "data",
     [
-        "{}",
-        '{"ID":"a"}',
-        '{"id":""}',
-        '{"id":null}',
-        '{"id":7}',
-        '{"id":["a"]}',
-        '{"id":{"id":"a"}}',
-        json.dumps({"id": "x" * 201}),
-        json.dumps({"id": "ü" * 101}, ensure_ascii=False),
-        '["id"]',
-        '[{"id":"a"}]',
-        '"id"',
-        "1",
-        "null",
-        "",
-        "{",
-        "no JSON",
-        '{"id":"a","deep":' + "[" * 1000 + "]" * 1000 + "}",
+        *("{}", '{"ID":"a"}', '{"id":""}', '{"id":null}', '{"id":7}', '{"id":["a"]}', '{"id":{"id":"a"}}'),
+        *(json.dumps({"id": "x" * 201}), json.dumps({"id": "ü" * 101}, ensure_ascii=False), '["id"]', '[{"id":"a"}]', '"id"'),
+        *("1", "null", "", "{", "no JSON", '{"id":"a","deep":' + "[" * 1000 + "]" * 1000 + "}"),
     ],
     ids=lambda data: data[:20],
 )

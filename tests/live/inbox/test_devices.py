@@ -8,27 +8,21 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.config import Config
-from gateway.live.catchup import State, Subscription
-from gateway.live.channel import Channel
-from gateway.live.hub import Hub
-from gateway.publication import Position, Publication
-from gateway.store.history import Page
-from gateway.store.layout import Layout
+from gateway.live.catchup import State
+from gateway.publication import Position
 
 from ...kit.channels import new_user
 from ...kit.clients import client, connected_socket, stream
 from ...kit.devices import Device, running, settled
 from ...kit.gateways import RunningGateway
 from ...kit.inboxes import SIZE, Box, Model, opened_box
+from ...kit.model import KEY, NAME, Recorder, World
 from ...kit.publishing import publish_many
 from ...kit.valkeys import OwnValkey
 from ...kit.waiting import until
 
 
-async def test_a_read_on_one_device_is_announced_to_all_devices_of_the_user(
-    gateway: RunningGateway, other_gateway: RunningGateway, user: str
-) -> None:
+async def test_a_read_is_announced_to_all_devices_of_the_user(gateway: RunningGateway, other_gateway: RunningGateway, user: str) -> None:
     channel = f"notifications:{user}"
     epoch = gateway.api("notify", user=user, data={"id": "a"})["result"]["epoch"]
     async with (
@@ -181,72 +175,30 @@ async def test_a_connected_device_is_notified_when_history_is_removed(gateway: R
         await until(lambda: device.unread == 0, "it counts none")
 
 
-class LatePages:
-    """A history that answers reads after the first page only when ``allowed`` is set."""
-
-    def __init__(self, top: int) -> None:
-        self.allowed = asyncio.Event()
-        self._top = top
-
-    async def read(self, channel: str, since: int = 0, limit: int = 0, **options: Any) -> Page:
-        if since > 0:
-            await self.allowed.wait()
-        offsets = range(since + 1, min(since + limit, self._top) + 1) if limit else ()
-        return Page(Position("e", self._top), 1, [Publication(offset, b"1", 1) for offset in offsets])
-
-    def subscribe(self, channels: list[bytes]) -> None: ...
-
-    def unsubscribe(self, channels: list[bytes]) -> None: ...
-
-
-class Follower(Subscription):
-    """Has seen nothing; its own wire."""
-
-    paused = False
-
-    def __init__(self, channel: Channel) -> None:
-        super().__init__(channel, self, self.received, Position("e", 0))
-        self.offsets: list[int] = []
-
-    def begin(self, recovered: bool, publications: list[Publication]) -> None:
-        assert recovered
-
-    def gap(self) -> None:
-        raise AssertionError("history holds what it missed")
-
-    def join(self, channel: Channel, publications: list[Publication]) -> list[Publication]:
-        return publications
-
-    def received(self, publications: list[Publication]) -> None:
-        self.offsets += [publication.offset for publication in publications]
-
-
-class Announcer:
-    """Records the channels whose state has to be announced again."""
-
-    def __init__(self) -> None:
-        self.channels: list[Channel] = []
-
-    def on_missed_ephemeral(self, channel: Channel) -> None:
-        self.channels.append(channel)
+async def go_on(world: World) -> None:
+    """Valkey or the link does the next thing, if there is one."""
+    for action in ("execute", "message", "arrive"):
+        if action in world.possible():
+            world.do(action)
+            break
+    await world.steps(3)
 
 
 async def test_a_state_announced_while_a_device_catches_up_is_announced_again() -> None:
     """It asks for the state when its subscription begins, with the first page; a read on another device meanwhile is not announced to it."""
-    pages = LatePages(600)
-    announcer = Announcer()
-    hub = Hub(Config(), Layout("t"), pages, pages, announcer)
-    channel = hub.channel("notifications:u")
-    hub.on_subscribed(channel.key)
-    await channel.opened()
-    follower = Follower(channel)
-    hub.follow(follower)
-    try:
-        await until(lambda: follower.begun, "the first page is there")
-        assert follower.state is State.CATCHING_UP
-        hub.on_announcements({channel.key: [b'{"inbox":{"unread":0,"change":2,"epoch":"e"}}']})
-        pages.allowed.set()
-        await until(lambda: follower.state is State.LIVE, "it is live")
-        assert 0 in follower.offsets or announcer.channels == [channel]
-    finally:
-        await hub.close()
+    world, missed = World(clients=()), []
+    world.on_missed_ephemeral = missed.append
+    for _ in range(5):  # more than a page of the model
+        world.valkey.publish()
+    channel = world.hub.channel(NAME)
+    device = Recorder(channel, Position("e1", 0))
+    world.hub.follow(device)
+    async with asyncio.timeout(5):
+        while not device.begun:
+            await go_on(world)
+        assert device.state is State.CATCHING_UP
+        world.hub.on_announcements({KEY: [b"0"]})
+        while device.state is not State.LIVE:
+            await go_on(world)
+        assert 0 in device.events or missed == [channel]
+    await world.close()

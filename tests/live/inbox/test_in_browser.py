@@ -81,7 +81,7 @@ def test_a_page_lists_page_by_page_and_knows_the_count_by_itself(page: Page, gat
     )
     assert [list(marks(each)) for each in pages] == [["n4", "n3"], ["n2", "n1"], ["n0"]]
     assert pages[2]["notifications"][0]["data"] == {"id": "n0", "text": "…"}
-    assert page.evaluate("counts.map(({ unread }) => unread)") == [5], "one state, however often it is told"
+    assert page.evaluate("counts.map(({ unread }) => unread)") == [5], "one state, however often it is announced"
     assert failure(page, "gateway.inbox.list({ before: 'another:1' })")["code"] == 112
     assert failure(page, "gateway.inbox.read()")["code"] == 107
     assert page.evaluate("gateway.inbox.unread") == 5

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.errors import BadRequest, UnrecoverablePosition
+from gateway.errors import UnrecoverablePosition
 from gateway.publication import Position
 
 from ...kit.channels import new_user
@@ -46,54 +45,11 @@ async def test_a_read_marks_the_named_notifications_and_no_others(
     assert await box.read(**asked) == state | {"offset": 3}, "again, it changes nothing"
 
 
-async def test_an_update_after_the_position_that_was_read_stays_unread(box: Box, three: Position) -> None:
-    await box.notify("a")
-    await box.read(upto=f"{three.epoch}:3")
-    assert box.unread() == {"a": 4}
-    await box.read(ids=["a"], upto=f"{three.epoch}:3")
-    assert box.unread() == {"a": 4}
-
-
 @pytest.mark.parametrize("ids", [{}, {"ids": ["a"]}])
 async def test_a_read_up_to_a_position_of_another_epoch_marks_nothing(box: Box, three: Position, ids: dict[str, Any]) -> None:
     answer = await box.read(upto="another:3", **ids)
     assert (answer["unread"], answer["change"], answer["epoch"]) == (3, 3, three.epoch)
     assert len(box.unread()) == 3
-
-
-async def test_a_read_up_to_a_position_past_the_top_marks_all_there_is(box: Box, three: Position) -> None:
-    await box.read(upto=f"{three.epoch}:1000")
-    assert box.unread() == {}
-    await box.notify("d")
-    assert box.unread() == {"d": 4}
-
-
-async def test_a_read_of_an_empty_list_of_ids_marks_nothing(box: Box, three: Position) -> None:
-    with contextlib.suppress(BadRequest):
-        await box.read(ids=[], upto=str(three))
-    assert len(box.unread()) == 3
-
-
-async def test_each_change_is_announced_with_the_next_number(box: Box) -> None:
-    states: list[tuple[int, int]] = []
-    for act in (
-        lambda: box.notify("a"),
-        lambda: box.notify("a"),
-        lambda: box.notify("b", idempotency_key="k"),
-        lambda: box.notify("b", idempotency_key="k"),
-        lambda: box.read(ids=["a"]),
-        lambda: box.read(ids=["a"]),
-        lambda: box.plain(),
-        lambda: box.notify("a"),
-        lambda: box.read(all=True),
-        lambda: box.list(),
-    ):
-        await act()
-        states.append(await box.state())
-    assert states == [(1, 1), (1, 2), (2, 3), (2, 3), (1, 4), (1, 4), (1, 4), (2, 5), (0, 6), (0, 6)]
-    heard = await box.announcements(6)
-    assert [(state["unread"], state["change"]) for state in heard] == sorted(set(states), key=lambda state: state[1])
-    assert {state["epoch"] for state in heard} == {(await box.list())["epoch"]}
 
 
 # Paging, and everything else, against the model.
@@ -115,15 +71,15 @@ def test_pages_of_any_size_hold_each_notification_once_as_the_model_does(
     async def play() -> None:
         async with opened_box(own, gateway.prefix, new_user()) as box:
             model = Model()
-            told: list[tuple[int, int]] = []
+            announced: list[tuple[int, int]] = []
             for act in acts:
                 if await _act(box, model, *act):
-                    told.append((len(model.unread), len(told) + 1))
-                assert await box.state() == (told[-1] if told else (0, 0)), act
+                    announced.append((len(model.unread), len(announced) + 1))
+                assert await box.state() == (announced[-1] if announced else (0, 0)), act
             listed = [(each["id"], each["offset"], each["unread"]) for each in await box.pages(limit)]
             assert listed == model.listed()
             assert box.unread() == {id: model.newest(id) for id in model.unread}
-            assert [(state["unread"], state["change"]) for state in await box.announcements(len(told))] == told
+            assert [(state["unread"], state["change"]) for state in await box.announcements(len(announced))] == announced
 
     asyncio.run(play())
 
@@ -156,13 +112,6 @@ async def test_a_page_holds_a_hundred_notifications_at_most_and_may_hold_none(bo
     assert len((await box.list())["notifications"]) == 20
     nothing = await box.list(limit=0)
     assert (nothing["notifications"], nothing["next"], nothing["unread"]) == ([], None, 101)
-
-
-async def test_an_updated_notification_moves_to_the_front_of_the_list(box: Box, three: Position) -> None:
-    first = await box.list(limit=1)
-    await box.notify("a")
-    assert list(marks(first)) == ["c"]
-    assert [list(marks(await box.list(limit=5, before=first["next"]))), list(await box.marks())] == [["b"], ["a", "c", "b"]]
 
 
 async def test_a_page_before_a_position_of_another_epoch_is_refused(box: Box, three: Position) -> None:

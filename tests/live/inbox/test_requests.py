@@ -34,9 +34,7 @@ async def _publisher(own: OwnValkey, prefix: str, kind: str) -> AsyncIterator[Ca
 
 
 @pytest.mark.parametrize("kind", ["asyncio", "plain"])
-async def test_publishers_notify_once_for_a_key_and_refuse_invalid_notifications(
-    own: OwnValkey, gateway: RunningGateway, box: Box, kind: str
-) -> None:
+async def test_publishers_notify_once_for_a_key_and_refuse_mistakes(own: OwnValkey, gateway: RunningGateway, box: Box, kind: str) -> None:
     async with _publisher(own, gateway.prefix, kind) as notify:
         first = await notify(box.user, {"id": "a", "text": "…"}, idempotency_key="k")
         assert await notify(box.user, {"id": "other"}, idempotency_key="k") == first
@@ -54,7 +52,7 @@ async def test_publishers_notify_once_for_a_key_and_refuse_invalid_notifications
 
 
 @pytest.mark.parametrize("kind", ["asyncio", "plain"])
-async def test_publishers_refuse_data_nested_deeper_than_the_server_api_takes(
+async def test_publishers_refuse_data_nested_deeper_than_the_api_does(
     own: OwnValkey, gateway: RunningGateway, user: str, kind: str
 ) -> None:
     deep: list[Any] = []
@@ -66,9 +64,7 @@ async def test_publishers_refuse_data_nested_deeper_than_the_server_api_takes(
             await notify(user, {"id": "a", "deep": deep})
 
 
-async def test_notifications_that_were_under_way_when_the_connection_broke_count_once(
-    own: OwnValkey, gateway: RunningGateway, box: Box
-) -> None:
+async def test_notifications_under_way_when_the_connection_broke_count_once(own: OwnValkey, gateway: RunningGateway, box: Box) -> None:
     async with Publisher(own.url, prefix=gateway.prefix) as publisher:
         assert publisher._commands is not None
         connection = await publisher._commands.call("CLIENT", "ID")
@@ -130,7 +126,7 @@ def test_a_batch_of_the_server_api_can_notify(gateway: RunningGateway, user: str
     ],
     ids=lambda body: json.dumps(body)[:50],
 )
-def test_an_invalid_notify_is_a_bad_request_and_notifies_nobody(
+def test_an_invalid_notify_is_refused_and_notifies_no_user(
     gateway: RunningGateway, own: OwnValkey, user: str, body: dict[str, Any]
 ) -> None:
     text = json.dumps(body).replace("USER", user).encode()
@@ -196,7 +192,7 @@ async def test_clients_list_page_by_page_and_read(gateway: RunningGateway, user:
     assert await ask(user, "read", all=True) == state | {"unread": 0, "change": 8}
 
 
-async def test_nobody_reads_anothers_inbox(gateway: RunningGateway, user: str, ask: Ask) -> None:
+async def test_no_user_reads_anothers_inbox(gateway: RunningGateway, user: str, ask: Ask) -> None:
     gateway.api("notify", user=user, data={"id": "a"})
     for other in (user[:-1], user + "x", user.upper()):
         assert (await ask(other, "list"))["notifications"] == []
@@ -247,9 +243,7 @@ BAD_READS: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize("asked, sentence", BAD_READS, ids=lambda part: json.dumps(part)[:40] if part is not None else "null")
-def test_an_invalid_read_is_refused_with_a_sentence_and_changes_nothing(
-    gateway: RunningGateway, user: str, asked: Any, sentence: str
-) -> None:
+def test_an_invalid_read_is_refused_in_words_and_changes_nothing(gateway: RunningGateway, user: str, asked: Any, sentence: str) -> None:
     gateway.api("notify", user=user, data={"id": "a"})
     status, answer = gateway.http("POST", "/inbox/read", json.dumps(asked).encode(), bearer(gateway, user))
     assert (status, json.loads(answer)) == (400, {"error": {"code": 107, "message": sentence}})
@@ -305,9 +299,7 @@ def test_a_body_over_the_limit_is_413_and_changes_nothing(gateway: RunningGatewa
         ("before=another:1&limit=0", 416, 112, "the epoch is HERE now"),
     ],
 )
-def test_an_invalid_list_request_is_refused_with_a_sentence(
-    gateway: RunningGateway, user: str, query: str, status: int, code: int, sentence: str
-) -> None:
+def test_an_invalid_list_is_refused_in_words(gateway: RunningGateway, user: str, query: str, status: int, code: int, sentence: str) -> None:
     epoch = gateway.api("notify", user=user, data={"id": "a"})["result"]["epoch"]
     path = f"/inbox?{urlencode(dict(pair.split('=') for pair in query.split('&')))}"
     given_status, answer = gateway.http("GET", path, None, bearer(gateway, user))

@@ -1,0 +1,56 @@
+"""The index: the names of a namespace's channels, in Valkey, where its rules have ``index``, for readers that follow all of them.
+
+A channel's keys are in one hash slot and the index in another, so ``gateway_publish`` cannot write it. Instead each process that publishes
+to a channel, or follows it, writes the name before its first publication there; the two commands leave together, in this order. It does so
+again where the answer shows that the channel's history began anew: Valkey has lost the index then, too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from .layout import Layout, Word
+
+__all__ = ["ChannelIndex"]
+
+NAMES_MOST = 100_000  # that a process remembers as written, about 10 MB; beyond it writes them again
+AGAIN_SECONDS = 60.0  # after which the rules of a namespace without an index may have changed
+FULL = -1
+
+
+class ChannelIndex:
+    """What this process knows of the index: which names it has written, and which namespaces have none. ``now`` is in seconds."""
+
+    def __init__(self, layout: Layout, now: Callable[[], float] = time.monotonic) -> None:
+        self._layout = layout
+        self._now = now
+        self._written: set[str] = set()
+        self._without: dict[str, float] = {}  # namespace → when it is looked at again
+
+    def command(self, channel: str) -> tuple[Word, ...] | None:
+        """The command that writes the channel's name; None if that is not necessary."""
+        if channel in self._written:
+            return None
+        namespace, colon, _ = channel.partition(":")
+        if not colon or not namespace or self._without.get(namespace, 0) > self._now():
+            return None
+        return b"FCALL", b"gateway_index", 1, self._layout.index(namespace), channel
+
+    def answered(self, channel: str, answer: int) -> None:
+        """Valkey's answer to the command."""
+        namespace = channel.partition(":")[0]
+        if answer == 0:
+            if len(self._without) >= NAMES_MOST:
+                self._without.clear()
+            self._without[namespace] = self._now() + AGAIN_SECONDS
+            return
+        if answer == FULL:
+            self._layout.faults.found("index", channel, "the index of its namespace is full: no reader of the namespace follows it")
+        if len(self._written) >= NAMES_MOST:
+            self._written.clear()
+        self._written.add(channel)
+
+    def began(self, channel: str) -> None:
+        """The channel's history began anew, so its name may be missing."""
+        self._written.discard(channel)

@@ -1,0 +1,357 @@
+-- Durable readers: groups of services whose instances read channels, each publication at least once and in order. It follows channels.lua.
+--
+--   gw:{C}:reader:GROUP  hash: owner (who reads the channel now, INSTANCE/NUMBER), epoch, offset and ms of the acknowledged position, reading (the
+--                        epoch that the consumer group belongs to)
+--   gw:{C}:stream        has the consumer group GROUP: its pending entries were given to the owner and are not settled, that is neither
+--                        acknowledged nor dead
+--   gw:{C}:dead:GROUP    stream: the newest publications that were rejected or given too often, with reason epoch offset ms deliveries
+--   gw:readers:{GROUP}   sorted set: instance → unix ms at which its lease ends
+--   gw:index:{NAMESPACE} set: the channels of a namespace whose rules have index
+--
+-- The position moves only when publications are settled. What history lost is the difference between the position and the oldest publication
+-- that is given, so a gap is found again after a crash, until the publication that carries it is settled. A page crosses a hole only where nothing
+-- is pending. The functions of a channel take four keys, always in this order: meta stream reader dead.
+
+do  -- the names of this file are its own: a Lua chunk has 200 of them at most
+
+local DEAD_KEPT = 10000         -- publications in the stream of the dead
+local INSTANCES_MOST = 1000     -- of one group
+local LEASE_MOST = 3600000      -- ms; an instance whose lease is longer was written by another program
+local NAMES_MOST = 1000000      -- channels in the index of a namespace
+local LAST_MS = '18446744073709551615'  -- the greatest second half of a stream's id
+local COPIED = {data = true, tags = true, info = true}  -- fields of a publication that its dead letter has
+
+local function halves(id)
+  local offset, ms = string.match(id, '^(%d+)%-(%d+)$')
+  return tonumber(offset), tonumber(ms)
+end
+
+-- The group and the name of the channel's Pub/Sub channel; raises if the keys are not those of one channel and group.
+local function reader_of(keys)
+  local group = string.match(keys[3] or '', '}:reader:([^{}]+)$') or ''
+  return group, base_of(keys, {'meta', 'stream', 'reader:' .. group, 'dead:' .. group})
+end
+
+local function state_of(key)
+  local fields = redis.call('HMGET', key, 'owner', 'epoch', 'offset', 'ms', 'reading')
+  local epoch, offset, ms = position_of(fields[2], fields[3], fields[4])
+  return {owner = fields[1] or '', epoch = epoch, offset = offset, ms = ms, reading = fields[5] or ''}
+end
+
+local function set_position(key, epoch, offset, ms)
+  redis.call('HSET', key, 'epoch', epoch, 'offset', number(offset), 'ms', number(ms))
+end
+
+-- The offset before the oldest publication that history holds; the top if it holds none.
+local function before_oldest(stream, top)
+  local entry = redis.call('XRANGE', stream, '1', number(top), 'COUNT', 1)[1]
+  return entry and halves(entry[1]) - 1 or top
+end
+
+-- The offset before the first publication of that unix ms or later. The times grow with the offsets, so half of the rest is left out each time.
+local function before_time(stream, wanted, top)
+  local low, high = before_oldest(stream, top), top
+  while low < high do
+    local middle = math.floor((low + high + 1) / 2)
+    local entry = redis.call('XRANGE', stream, number(middle), number(top), 'COUNT', 1)[1]
+    local _, ms = halves(entry and entry[1] or '')
+    if ms and ms < wanted then low = middle else high = middle - 1 end
+  end
+  return low
+end
+
+-- The position that a START names: '' is before all that history holds, @MS a time, EPOCH:OFFSET a position, of this epoch if EPOCH is ''.
+local function start_of(stream, start, epoch, top)
+  if start == '' then return epoch, before_oldest(stream, top) end
+  local ms = string.match(start, '^@(%d+)$')
+  if ms then return epoch, before_time(stream, tonumber(ms), top) end
+  local named, offset = string.match(start, '^(%w*):(%d+)$')
+  if not named or #named > 64 then
+    error({err = 'GATEWAY a start is @MS or EPOCH:OFFSET, not ' .. start})
+  end
+  if named == '' or named == epoch then return epoch, math.min(tonumber(offset), top) end
+  return named, tonumber(offset)
+end
+
+-- The last offset that the consumer group was given, and how many entries are pending; nil if there is no such group.
+local function group_of(stream, group)
+  local groups = redis.pcall('XINFO', 'GROUPS', stream)
+  for _, group_info in ipairs(groups.err and {} or groups) do
+    local fields = {}
+    for i = 1, #group_info, 2 do fields[group_info[i]] = group_info[i + 1] end
+    if fields.name == group then
+      local last = halves(fields['last-delivered-id'])
+      return last, fields.pending
+    end
+  end
+end
+
+-- The consumer's name: the instance, without the number of the time that it took the channel.
+local function consumer_of(owner)
+  return string.match(owner, '^[^/]+') or owner
+end
+
+-- Settles one entry; the position moves on if it was the oldest pending one.
+local function settle(keys, group, id, epoch)
+  local pending = redis.call('XPENDING', keys[2], group, '-', '+', 2)
+  if redis.call('XACK', keys[2], group, id) == 0 or pending[1][1] ~= id then return end
+  local offset = group_of(keys[2], group)
+  if pending[2] then offset = halves(pending[2][1]) - 1 end
+  set_position(keys[3], epoch, offset, ms_of(keys[2], offset, id) or 0)
+end
+
+-- Writes a dead letter. A key that another program made something else of is replaced: else no dead letter would let the others pass.
+local function bury(keys, epoch, id, reason, deliveries)
+  local offset, ms = halves(id)
+  local words = {'XADD', keys[4], 'MAXLEN', '~', DEAD_KEPT, '*', 'reason', reason, 'epoch', epoch, 'offset', number(offset), 'ms', number(ms)}
+  table.insert(words, 'deliveries')
+  table.insert(words, number(deliveries))
+  local entry = redis.call('XRANGE', keys[2], id, id)[1]
+  for i = 1, entry and #entry[2] or 0, 2 do
+    if COPIED[entry[2][i]] then
+      table.insert(words, entry[2][i])
+      table.insert(words, entry[2][i + 1])
+    end
+  end
+  local added = redis.pcall(unpack(words))
+  if type(added) == 'table' and added.err then
+    redis.call('DEL', keys[4])
+    redis.call(unpack(words))
+  end
+end
+
+-- How often an entry was given; nil if it is not pending.
+local function deliveries_of(stream, group, id)
+  local pending = redis.call('XPENDING', stream, group, id, id, 1)[1]
+  return pending and pending[4]
+end
+
+-- Takes over what is pending after an offset. Returns the entries with their deliveries, the ids of those that died of too many,
+-- and whether some are left.
+local function pending_after(keys, group, owner, epoch, after, ask)
+  local entries, dead, taken = {}, {}, 0
+  local claimed = redis.call('XAUTOCLAIM', keys[2], group, consumer_of(owner), 0, number(after + 1) .. '-0', 'COUNT', ask.count, 'JUSTID')
+  for _, id in ipairs(claimed[2]) do
+    local deliveries = deliveries_of(keys[2], group, id)
+    if deliveries >= ask.tries then
+      bury(keys, epoch, id, 'given ' .. deliveries .. ' times without an acknowledgement', deliveries)
+      settle(keys, group, id, epoch)
+      table.insert(dead, id)
+    else
+      local entry = redis.call('XRANGE', keys[2], id, id)[1]
+      for _, word in ipairs(entry[2]) do taken = taken + #word end
+      if taken > ask.bytes and #entries > 0 then return entries, dead, true end
+      table.insert(entries, {entry, deliveries})
+    end
+  end
+  return entries, dead, claimed[1] ~= '0-0'
+end
+
+-- Gives what follows the last entry that the group was given, up to the next hole; across a hole only if nothing is pending.
+-- Returns the entries, how many others were found among them that no publisher wrote, and whether some are left.
+local function new_after(keys, group, owner, last, pending, top, ask)
+  local entries, foreign, words = {}, 0, {'XCLAIM', keys[2], group, consumer_of(owner), 0}
+  local page = range(keys[2], number(last + 1), number(top), false, ask.count, ask.bytes)
+  local given = last
+  for _, entry in ipairs(page) do
+    local offset = halves(entry[1])
+    if #entries == 0 and pending == 0 or offset == given + 1 then
+      table.insert(entries, {entry, 0})
+      table.insert(words, entry[1])
+      given = offset
+    elseif offset <= given then
+      foreign = foreign + 1
+    else
+      break
+    end
+  end
+  if #entries > 0 then
+    for _, word in ipairs({'RETRYCOUNT', 1, 'FORCE', 'JUSTID', 'LASTID', number(given) .. '-' .. LAST_MS}) do table.insert(words, word) end
+    redis.call(unpack(words))
+  end
+  return entries, foreign, #page > 0 and given < top
+end
+
+-- gateway_reader_take 4 meta stream reader dead OWNER FROM → '' if OWNER reads the channel from now on, else who does
+--   A channel without an owner is taken, and one whose owner is FROM: an instance that ended without giving it back.
+-- Atomic, because two instances that find the channel without an owner would both take it.
+local function gateway_reader_take(keys, args)
+  reader_of(keys)
+  local owner = redis.call('HGET', keys[3], 'owner') or ''
+  if owner ~= '' and owner ~= args[1] and owner ~= args[2] then return owner end
+  redis.call('HSET', keys[3], 'owner', args[1])
+  return ''
+end
+
+-- gateway_reader_release 4 meta stream reader dead OWNER → 1 if OWNER read the channel; it does no longer
+-- Atomic, because an instance that took the channel after the check would lose it.
+local function gateway_reader_release(keys, args)
+  reader_of(keys)
+  if redis.call('HGET', keys[3], 'owner') ~= args[1] then return 0 end
+  return redis.call('HDEL', keys[3], 'owner')
+end
+
+-- gateway_reader_read 4 meta stream reader dead OWNER START TRIES COUNT BYTES AFTER [EPOCH OFFSET MS SETTLED]
+--   → [1, epoch, [epoch, offset] of the position before a gap, [[entry, deliveries until now], …], ids of new dead letters, foreign entries, 1 if more]
+--   → [0] if OWNER does not read the channel, or what it was given is void: it takes the channel again
+--   What follows AFTER, the last offset that OWNER was given since it took the channel (0: none): first what is pending, then what is new; a pending
+--   one that was given TRIES times becomes a dead letter. A group without a position begins at START. EPOCH OFFSET MS is the newest publication
+--   that this process was ever given, SETTLED the offset up to which it has acknowledged: where Valkey lost the position, it is restored from these,
+--   and where Valkey came back older than that, the epoch is renewed.
+-- Atomic, because the owner, the range, the pending entries and the position must be of one moment.
+local function gateway_reader_read(keys, args)
+  local group, base = reader_of(keys)
+  local owner, after = args[1], tonumber(args[6])
+  local ask = {tries = tonumber(args[3]), count = math.min(tonumber(args[4]), PAGE), bytes = tonumber(args[5])}
+  local state = state_of(keys[3])
+  if state.owner ~= owner then return {0} end
+  local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'ms', 'trimmed')
+  local epoch, top, ms = position_of(meta[1], meta[2], meta[3])
+  if not epoch then return {1, '', {}, {}, {}, 0, 0} end
+
+  local known = args[7] or ''
+  local rewound = known == epoch and is_rewound(keys[2], tonumber(args[8]), tonumber(args[9]), top, ms, meta[4])
+  if not rewound and state.epoch == epoch and state.ms > 0 then
+    rewound = is_rewound(keys[2], state.offset, state.ms, top, ms, meta[4])
+  end
+  if rewound then epoch = renew(keys[1], base, top) end
+
+  if not state.epoch then
+    if known ~= '' then
+      state.epoch, state.offset = known, tonumber(args[10])
+    else
+      state.epoch, state.offset = start_of(keys[2], args[2], epoch, top)
+    end
+    set_position(keys[3], state.epoch, state.offset, 0)
+  end
+
+  local last, pending = group_of(keys[2], group)
+  if not last or state.reading ~= epoch or last > top then
+    if after > 0 then return {0} end
+    if last then redis.call('XGROUP', 'DESTROY', keys[2], group) end
+    if redis.call('EXISTS', keys[2]) == 0 then return {1, epoch, {}, {}, {}, 0, 0} end
+    -- In another epoch what precedes the position is known only if the publication there is still the one that was acknowledged.
+    last, pending = state.offset, 0
+    if last > top or state.epoch ~= epoch and (state.ms == 0 or ms_of(keys[2], last, meta[4]) ~= state.ms) then
+      last = before_oldest(keys[2], top)
+    end
+    redis.call('XGROUP', 'CREATE', keys[2], group, number(last) .. '-' .. LAST_MS)
+    redis.call('HSET', keys[3], 'reading', epoch)
+  end
+
+  local entries, dead, foreign, more, oldest = {}, {}, 0, false, after == 0
+  if after < last then
+    entries, dead, more = pending_after(keys, group, owner, epoch, after, ask)
+    more = more or #entries > 0 and last < top
+  end
+  if #entries == 0 and not more then
+    last, pending = group_of(keys[2], group)
+    oldest = pending == 0
+    entries, foreign, more = new_after(keys, group, owner, last, pending, top, ask)
+  end
+  local gap = {}
+  if #entries > 0 and oldest then
+    state = state_of(keys[3])
+    local first = halves(entries[1][1][1])
+    if state.epoch ~= epoch or state.offset + 1 ~= first then gap = {state.epoch, state.offset} end
+  end
+  return {1, epoch, gap, entries, dead, foreign, more and 1 or 0}
+end
+
+-- gateway_reader_again 4 meta stream reader dead OWNER ID DELIVERIES → 1, or 0 if OWNER does not read the channel
+--   OWNER hands a pending publication to the application again: that makes so many times.
+-- Atomic, because another instance that took the channel counts for itself.
+local function gateway_reader_again(keys, args)
+  local group = reader_of(keys)
+  if redis.call('HGET', keys[3], 'owner') ~= args[1] then return 0 end
+  if #redis.call('XRANGE', keys[2], args[2], args[2]) > 0 then  -- else history has let it go, and so would the claim
+    redis.pcall('XCLAIM', keys[2], group, consumer_of(args[1]), 0, args[2], 'RETRYCOUNT', args[3], 'JUSTID')
+  end
+  return 1
+end
+
+-- gateway_reader_settle 4 meta stream reader dead OWNER EPOCH ID [REASON] → 1; 0 if OWNER does not read the channel, or not this life of it
+--   Acknowledges a publication; with REASON it becomes a dead letter. Repeating it changes nothing.
+-- Atomic, because an instance whose channel was taken must not settle what another one was given, and because a dead letter must be neither
+-- lost nor doubled, and the position must not pass what is pending.
+local function gateway_reader_settle(keys, args)
+  local group = reader_of(keys)
+  local state = state_of(keys[3])
+  if state.owner ~= args[1] or state.reading ~= args[2] or not group_of(keys[2], group) then return 0 end
+  local deliveries = deliveries_of(keys[2], group, args[3])
+  if deliveries and args[4] then bury(keys, args[2], args[3], args[4], deliveries) end
+  if deliveries then settle(keys, group, args[3], args[2]) end
+  return 1
+end
+
+-- gateway_reader_rewind 4 meta stream reader dead START → [epoch, offset] that the group reads on after; ['', 0]: nothing was published yet
+--   Its owner loses the channel, so that nothing that it was given moves the position.
+-- Atomic, because an acknowledgement between the new position and the end of the consumer group would move it.
+local function gateway_reader_rewind(keys, args)
+  local group = reader_of(keys)
+  local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'ms')
+  local epoch, top = position_of(meta[1], meta[2], meta[3])
+  if not epoch then return {'', 0} end
+  local named, offset = start_of(keys[2], args[1], epoch, top)
+  set_position(keys[3], named, offset, 0)
+  redis.call('HDEL', keys[3], 'owner', 'reading')
+  if group_of(keys[2], group) then redis.call('XGROUP', 'DESTROY', keys[2], group) end
+  return {named, offset}
+end
+
+-- gateway_reader_lag 4 meta stream reader dead → how many publications that history holds are not acknowledged yet
+-- Atomic, because the top and the position must be of one moment.
+local function gateway_reader_lag(keys, args)
+  reader_of(keys)
+  local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'ms')
+  local epoch, top = position_of(meta[1], meta[2], meta[3])
+  if not epoch then return 0 end
+  local state, held = state_of(keys[3]), before_oldest(keys[2], top)
+  return math.max(top - (state.epoch == epoch and math.max(state.offset, held) or held), 0)
+end
+
+-- gateway_reader_beat 1 gw:readers:{GROUP} INSTANCE LEASE_MS [CHANNEL…] → [instance, …] whose lease is not over
+--   INSTANCE is alive for LEASE_MS; 0: it ends. A change of the instances is announced, and the CHANNELs that have no owner any more.
+-- Atomic, because Valkey's clock alone decides when a lease is over, and because each change is announced by the one that makes it.
+local function gateway_reader_beat(keys, args)
+  local key, lease, now = keys[1], tonumber(args[2]), now_ms()
+  if redis.call('TYPE', key).ok ~= 'zset' then redis.call('DEL', key) end  -- another program's: without it no instance would read
+  local changed = redis.call('ZREMRANGEBYSCORE', key, '-inf', number(now))
+  changed = changed + redis.call('ZREMRANGEBYSCORE', key, number(now + LEASE_MOST), '+inf')
+  if lease > 0 then
+    changed = changed + redis.call('ZADD', key, number(now + math.min(lease, LEASE_MOST - 1)), args[1])
+  else
+    changed = changed + redis.call('ZREM', key, args[1])
+  end
+  if changed > 0 or args[3] then redis.call(ANNOUNCE, key, table.concat(args, '\n', 3)) end
+  return redis.call('ZREVRANGE', key, 0, INSTANCES_MOST - 1)
+end
+
+-- gateway_index 1 gw:index:{NAMESPACE} CHANNEL → 1 if the channel is in the index, 0 if its namespace has none, -1 if the index is full
+--   A publisher calls it before its first publication in a channel, and again where a history begins anew. A new name is announced.
+-- Atomic, because a reader that follows the announcements before it reads the set must find each name in one of them.
+local function gateway_index(keys, args)
+  local prefix, namespace = string.match(keys[1], '^(.*):index:{([^:{}]+)}$')
+  local channel = args[1]
+  if not prefix or string.sub(channel, 1, #namespace + 1) ~= namespace .. ':' or string.find(channel, '[{}%c]') or #channel > 1024 then
+    error({err = 'GATEWAY the key is gw:index:{NAMESPACE}, and the channel one of that namespace'})
+  end
+  if rules_of(prefix .. ':{' .. namespace .. ':}').index ~= 1 then return 0 end
+  if redis.call('SISMEMBER', keys[1], channel) == 1 then return 1 end
+  if redis.call('SCARD', keys[1]) >= NAMES_MOST then return -1 end
+  redis.call('SADD', keys[1], channel)
+  redis.call(ANNOUNCE, keys[1], channel)
+  return 1
+end
+
+redis.register_function{function_name = 'gateway_reader_take', callback = gateway_reader_take, flags = {'allow-oom'}}
+redis.register_function{function_name = 'gateway_reader_release', callback = gateway_reader_release, flags = {'allow-oom'}}
+redis.register_function{function_name = 'gateway_reader_read', callback = gateway_reader_read, flags = {'allow-oom'}}
+redis.register_function{function_name = 'gateway_reader_again', callback = gateway_reader_again, flags = {'allow-oom'}}
+redis.register_function{function_name = 'gateway_reader_settle', callback = gateway_reader_settle, flags = {'allow-oom'}}
+redis.register_function{function_name = 'gateway_reader_rewind', callback = gateway_reader_rewind, flags = {'allow-oom'}}
+redis.register_function{function_name = 'gateway_reader_lag', callback = gateway_reader_lag, flags = {'no-writes', 'allow-oom'}}
+redis.register_function{function_name = 'gateway_reader_beat', callback = gateway_reader_beat, flags = {'allow-oom'}}
+redis.register_function('gateway_index', gateway_index)
+
+end

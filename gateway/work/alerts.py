@@ -1,0 +1,151 @@
+"""Alerts: a work queue reached a threshold of the configuration, or is below it again.
+
+Each change is logged once and published once to the channel ``alerts``, however many gateways share a Valkey:
+
+    {"queue": "mail", "alert": "oldest_seconds", "state": "raised", "value": 75.2, "threshold": 60, "since": 1764108000000}
+
+``state`` is ``raised``, or ``cleared`` when it is over; ``since``, unix ms, is when it was raised, and the same in both.
+
+Every CHECK_SECONDS one gateway looks, the one that takes the key ``gw:alerts:turn`` first. The hash ``gw:alerts`` holds what is
+raised, ``QUEUE ALERT`` → ``SINCE ANNOUNCED``, ANNOUNCED 0 or 1: another gateway may look next time, and a gateway may be killed
+between any two steps. Then the next one publishes again with the same idempotency key, which publishes nothing the second time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from typing import NamedTuple
+
+from ..config import ALERTS
+from ..config import Alerts as AlertSettings
+from ..errors import StoreError, Unavailable
+from ..rules.json_text import encode
+from ..store.history import History
+from ..store.layout import publish_words
+from .jobs import check_queue_name
+from .queues import Overview, Queues
+
+__all__ = ["Alerts"]
+
+log = logging.getLogger("gateway.alerts")
+
+CHECK_SECONDS = 10.0
+LOOK_MS = 30_000  # more than it takes; after so long another gateway looks in the place of one that was killed meanwhile
+
+_SENTENCES = {
+    "ready": "%g jobs are ready",
+    "oldest_seconds": "the oldest ready job waits for %g s",
+    "dead": "it holds %g dead letters",
+}
+_VALUE = re.compile(rb"([0-9]{1,15}) ([01])").fullmatch
+
+
+class _Raised(NamedTuple):
+    """``since``: unix ms."""
+
+    since: int
+    announced: bool
+
+
+class Alerts:
+    """Looks at all queues every ``every`` seconds, in turn with the other gateways."""
+
+    def __init__(self, settings: AlertSettings, queues: Queues, history: History, *, every: float = CHECK_SECONDS) -> None:
+        self._settings = settings
+        self._queues = queues
+        self._history = history
+        self._key = history.layout.alerts
+        self._every = every
+
+    async def run(self) -> None:
+        """Runs until cancelled."""
+        while True:
+            try:
+                if await self._takes_its_turn():
+                    await self._look()
+                    await self._end_turn()
+            except Unavailable as error:
+                log.debug("the queues were not looked at: %s", error)
+            except StoreError as error:
+                self._history.layout.faults.found("alert", self._key.decode(), error)
+            await asyncio.sleep(self._every)
+
+    async def _takes_its_turn(self) -> bool:
+        """True for one gateway each time. The turn lasts until it has looked; the next one begins not long before ``every`` seconds are over."""
+        return await self._history.commands.call(b"SET", self._key + b":turn", b"", b"NX", b"PX", LOOK_MS) is not None
+
+    async def _end_turn(self) -> None:
+        await self._history.commands.call(b"PEXPIRE", self._key + b":turn", int(self._every * 900))
+
+    async def _look(self) -> None:
+        raised = await self._raised()
+        names = {field.partition(" ")[0] for field in raised}
+        for queue in sorted(names.union(await self._queues.names())):
+            try:
+                await self._compare(queue, await self._queues.overview(queue), raised)
+            except Unavailable:
+                raise
+            except StoreError as error:  # as where a key of the queue is of another type
+                self._history.layout.faults.found("queue", queue, error)
+
+    async def _raised(self) -> dict[str, _Raised]:
+        """What is raised by now. An entry that no gateway wrote is removed."""
+        answer = await self._history.commands.call(b"HGETALL", self._key)
+        found: dict[str, _Raised] = {}
+        for field, value in zip(answer[::2], answer[1::2], strict=True):
+            try:
+                found[_checked(field)] = _read(value)
+            except ValueError as error:
+                self._history.layout.faults.found("alert", self._key.decode(), error)
+                await self._history.commands.call(b"HDEL", self._key, field)
+        return found
+
+    async def _compare(self, queue: str, overview: Overview, raised: dict[str, _Raised]) -> None:
+        thresholds = self._settings.of(queue)
+        values = {"ready": overview.ready, "oldest_seconds": overview.oldest_ms / 1000, "dead": overview.dead_letters}
+        for alert, value in values.items():
+            threshold, before = getattr(thresholds, alert), raised.get(f"{queue} {alert}")
+            if 0 < threshold <= value:
+                await self._raise(queue, alert, value, threshold, before)
+            elif before is not None:
+                await self._clear(queue, alert, value, threshold, before)
+
+    async def _raise(self, queue: str, alert: str, value: float, threshold: float, before: _Raised | None) -> None:
+        if before is not None and before.announced:
+            return
+        call, field = self._history.commands.call, f"{queue} {alert}"
+        since = before.since if before is not None else int(time.time() * 1000)
+        if before is None and not await call(b"HSETNX", self._key, field, f"{since} 0"):
+            return  # another gateway is faster
+        await self._publish(queue, alert, "raised", value, threshold, since)
+        log.warning("queue %r: %s, and the alert is set to %g", queue, _SENTENCES[alert] % value, threshold)
+        await call(b"HSET", self._key, field, f"{since} 1")
+
+    async def _clear(self, queue: str, alert: str, value: float, threshold: float, before: _Raised) -> None:
+        await self._publish(queue, alert, "cleared", value, threshold, before.since)
+        log.info("queue %r: %s; the alert is over", queue, _SENTENCES[alert] % value)
+        await self._history.commands.call(b"HDEL", self._key, f"{queue} {alert}")
+
+    async def _publish(self, queue: str, alert: str, state: str, value: float, threshold: float, since: int) -> None:
+        data = encode({"queue": queue, "alert": alert, "state": state, "value": value, "threshold": threshold, "since": since})
+        words = publish_words(data, idempotency_key=f"{queue} {alert} {since} {state}")
+        await self._history.publish(ALERTS, words, repeatable=True)
+
+
+def _checked(field: bytes) -> str:
+    """The field, which is ``QUEUE ALERT``. Raises ValueError for any other."""
+    queue, _, alert = field.decode().partition(" ")
+    check_queue_name(queue)
+    if alert not in _SENTENCES:
+        raise ValueError(f"there is no alert {alert!r}")
+    return f"{queue} {alert}"
+
+
+def _read(value: bytes) -> _Raised:
+    read = _VALUE(value)
+    if read is None:
+        raise ValueError(f"{value!r} is not since when it is raised")
+    return _Raised(int(read[1]), read[2] == b"1")

@@ -1,0 +1,48 @@
+"""What a process remembers of the index: it writes each name once, and asks again where the rules may have changed."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.store import index
+from gateway.store.index import ChannelIndex
+from gateway.store.layout import Layout
+
+from ..kit.clock import FrozenClock
+
+WRITE = (b"FCALL", b"gateway_index", 1, b"gw:index:{named}")
+
+
+def test_a_name_is_written_once_and_again_where_its_history_began_anew() -> None:
+    known = ChannelIndex(Layout("gw"))
+    assert known.command("named:a") == (*WRITE, "named:a")
+    known.answered("named:a", 1)
+    assert known.command("named:a") is None and known.command("named:b") is not None
+    known.began("named:a")
+    assert known.command("named:a") == (*WRITE, "named:a")
+
+
+@pytest.mark.parametrize("channel", ["alone", ":a", ""])
+def test_a_channel_without_a_namespace_is_in_no_index(channel: str) -> None:
+    assert ChannelIndex(Layout("gw")).command(channel) is None
+
+
+def test_a_namespace_without_an_index_is_asked_for_again_after_a_minute() -> None:
+    clock = FrozenClock()
+    known = ChannelIndex(Layout("gw"), clock)
+    known.answered("named:a", 0)
+    assert known.command("named:b") is None and known.command("other:b") is not None
+    clock.pass_time(index.AGAIN_SECONDS)
+    assert known.command("named:b") is not None
+
+
+def test_what_a_process_remembers_is_bounded_and_a_full_index_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "NAMES_MOST", 3)
+    layout = Layout("gw")
+    known = ChannelIndex(layout)
+    for number in range(10):
+        known.answered(f"named:{number}", 1)
+        known.answered(f"n{number}:a", 0)
+    assert len(known._written) <= 3 and len(known._without) <= 3
+    known.answered("named:full", -1)
+    assert layout.faults.counts["index"] == 1
