@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from importlib import import_module
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -47,9 +52,26 @@ settings.load_profile("gateway")
 
 # Test files, by how long they take.
 LONG = """
-openapi types emulation rpc relay cli browser restarts slow_clients reactions reviews demo work_page keys recovery_model faults sse websocket devices reading
-browser_rights sdks orders outbox_jobs rights control bad_input time_limits tokens drain posts
+relay emulation browser demo openapi orders work_page worker cli queue_commands browser_rights faults reactions sse restarts websocket rpc reviews sdks
+slow_clients bridges reader_faults proof recovery_model rights operating readme_page devices pipelining order outbox_jobs types primary drain delta_edges
+rooms reading in_browser accessibility queue_model
 """.split()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Workers import the test modules before they collect them, each beginning elsewhere, so that each compiles only some for all.
+
+    All of them begin with the same one otherwise, and each compiles everything.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is None or session.config.args != session.config.getini("testpaths"):
+        return
+    root = Path(__file__).parent
+    modules = sorted(".".join(file.relative_to(root.parent).with_suffix("").parts) for file in root.rglob("test_*.py"))
+    first = int(worker.removeprefix("gw")) * len(modules) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    for module in modules[first:] + modules[:first]:
+        with contextlib.suppress(Exception):  # an error is reported where the module is collected
+            import_module(module)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -27,10 +27,17 @@ VERSION = 6  # of the functions; count it up with every change of what a functio
 
 _NAME = re.compile(rb"^gateway_(\d+)$")
 _GENERATION = re.compile(rb"^(?:(\d+)\.)?[0-9a-f]{8}$")
-_SOURCE = "".join(
-    files(__package__).joinpath("lua", f"{name}.lua").read_text()
-    for name in "channels inbox control rpc jobs enqueueing taking queues bridge reader".split()
-)
+_SHARED = "channels inbox jobs".split()  # files whose local functions others use
+_FILES = "channels inbox control rpc jobs enqueueing taking queues bridge reader".split()
+
+
+def _text(name: str) -> str:
+    """A file of the library. Where no other file uses its locals, they end with it: Lua has 200 at a time."""
+    text = files(__package__).joinpath("lua", f"{name}.lua").read_text()
+    return text if name in _SHARED else f"do\n{text}\nend\n"
+
+
+_SOURCE = "".join(_text(name) for name in _FILES)
 
 log = logging.getLogger("gateway.store")
 

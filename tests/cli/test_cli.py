@@ -33,7 +33,7 @@ from gateway.config import Config, Tokens, load
 from gateway.serve.first_run import with_secrets
 
 from ..kit.gateways import RunningGateway, Start
-from ..kit.programs import ENVIRONMENT, Outcome, Process, cpu_seconds, end_embedded, forked, pid_of_embedded, process, run, runs
+from ..kit.programs import ENVIRONMENT, Outcome, Process, cpu_seconds, end_embedded, forked, pid_of_embedded, process, run, run_alone, runs
 from ..kit.waiting import wait_until
 
 
@@ -255,7 +255,7 @@ def test_check_reports_what_is_fine_and_what_is_doubtful(gateway: RunningGateway
 
 def test_help_and_version_succeed() -> None:
     with ThreadPoolExecutor(2) as pool:
-        helped, version = pool.submit(run, "--help"), pool.submit(run, "--version")
+        helped, version = pool.submit(run_alone, "--help"), pool.submit(run_alone, "--version")
         for command in ("serve", "publish", "subscribe", "history", "token", "check"):
             assert command in helped.result().succeeds()
         assert version.result().succeeds().startswith("gateway")

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import pty
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ import pytest
 from gateway.cli.log_setup import JsonFormatter
 
 from ..kit.clients import client, stream
+from ..kit.forks import Program
 from ..kit.gateways import RULES, RunningGateway, Start
-from ..kit.programs import ENVIRONMENT, GATEWAY, process, run
+from ..kit.programs import process, run
 from ..kit.tokens import SECRET
 from ..kit.waiting import until
 
@@ -76,23 +76,19 @@ def test_publishing_where_no_client_can_follow_warns(used: list[str], channel: s
     assert all(word in outcome.error for word in words)
 
 
-def test_many_lines_show_their_progress_on_a_terminal_alone(used: list[str]) -> None:
-    lines = b"1\n" * 10_000
-    assert run("publish", "endless:quiet", "-", *used, stdin=lines).succeeds().startswith("published 10000, ")
-    seen, out = _at_a_terminal("publish", "endless:shown", "-", *used, stdin=lines)
-    assert " published, " in seen and " a second" in seen and out.startswith("published 10000, ")
-
-
-def _at_a_terminal(*words: str, stdin: bytes) -> tuple[str, str]:
-    """What a command wrote to the terminal, which is its standard error, and to its standard output."""
+def test_many_lines_show_their_progress_on_a_terminal_alone(used: list[str], tmp_path: Path) -> None:
+    lines = b"1\n" * 20
+    at_once = {"gateway.cli.publish.PROGRESS_SECONDS": 0.0}
+    assert run("publish", "endless:quiet", "-", *used, stdin=lines, constants=at_once).succeeds().startswith("published 20, ")
+    (tmp_path / "lines").write_bytes(lines)
     ours, theirs = pty.openpty()
-    with subprocess.Popen([*GATEWAY, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=theirs, env=ENVIRONMENT) as program:
-        os.close(theirs)
-        out, _ = program.communicate(stdin, 30)
-        assert program.returncode == 0
+    words = ("publish", "endless:shown", "-", *used)
+    terminal, output = Path(os.ttyname(theirs)), tmp_path / "out"
+    assert Program("gateway.cli", output, terminal, *words, constants=at_once, given=tmp_path / "lines").wait(30) == 0
     seen = os.read(ours, 1 << 20).decode()
     os.close(ours)
-    return seen, out.decode()
+    os.close(theirs)
+    assert " published, " in seen and " a second" in seen and output.read_text().startswith("published 20, ")
 
 
 # The log.

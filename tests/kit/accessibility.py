@@ -30,7 +30,7 @@ def faults(page: Any, axe: str, looks: Sequence[tuple[str, int]] = LOOKS) -> lis
     for scheme, width in looks:
         page.set_viewport_size({"width": width, "height": 800})
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-        violations = page.evaluate("async () => (await axe.run()).violations")
+        violations = page.evaluate("async () => (await axe.run({ resultTypes: ['violations'] })).violations")
         for violation in violations:
             nodes = [f"{node['html'][:160]} ({' '.join(node['failureSummary'].split())[:300]})" for node in violation["nodes"]]
             found.append(f"{scheme} {width}: {violation['id']}: {violation['help']}: {nodes}")

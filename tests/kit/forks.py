@@ -35,9 +35,11 @@ PRELOADED = (
     "tests.kit.order_workers",
     "tests.kit.job_relays",
     "tests.kit.relays",
+    "tests.kit.frozen",
 )
 
 NONE: Mapping[str, Any] = {}
+NOTHING = Path(os.devnull)
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(list(PRELOADED))
@@ -59,12 +61,18 @@ def _run(work: Callable[..., Any], arguments: Sequence[Any]) -> None:
         asyncio.run(waits)
 
 
-def program(module: str, output: Path, error: Path, environment: Mapping[str, str], constants: Mapping[str, Any], *arguments: str) -> None:
-    """``main`` of this module with these arguments, and of the environment's settings only these, and constants of modules replaced; what it says goes into the files."""
-    for target, file in ((1, output), (2, error)):
-        opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+def program(
+    module: str, files: Sequence[Path], environment: Mapping[str, str], constants: Mapping[str, Any], arguments: Sequence[str]
+) -> None:
+    """``main`` of this module with these arguments, and of the environment's settings only these, and constants of modules replaced.
+
+    ``files`` are its standard input, which must exist, its output and its errors.
+    """
+    for target, (file, flags) in enumerate(zip(files, (os.O_RDONLY, *[os.O_WRONLY | os.O_CREAT | os.O_TRUNC] * 2), strict=True)):
+        opened = os.open(file, flags, 0o600)
         os.dup2(opened, target)
         os.close(opened)
+    sys.stdin = open(0, closefd=False)  # a process that is not the first has none
     for name in [name for name in os.environ if name.startswith("GATEWAY_")]:
         del os.environ[name]
     os.environ |= environment
@@ -94,8 +102,10 @@ class Program:
         *arguments: str,
         environment: Mapping[str, str] = NONE,
         constants: Mapping[str, Any] = NONE,
+        given: Path = NOTHING,
     ) -> None:
-        self._process = start(program, module, output, error, dict(environment), dict(constants), *arguments)
+        """``given`` is its standard input."""
+        self._process = start(program, module, (given, output, error), dict(environment), dict(constants), arguments)
         assert self._process.pid is not None
         self.pid = self._process.pid
 

@@ -1,6 +1,7 @@
 """The command ``gateway`` as a process of its own.
 
-run        to its end: an Outcome
+run        in a fork of a process that has imported it, to its end: an Outcome
+run_alone  the same, started by itself
 process    a command that stays, read line by line, and ended with its block
 """
 
@@ -12,6 +13,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -35,10 +37,11 @@ __all__ = [
     "pid_of_embedded",
     "process",
     "run",
+    "run_alone",
     "runs",
 ]
 
-NONE: Mapping[str, str] = {}
+NONE: Mapping[str, Any] = {}
 GATEWAY = ("env", "--default-signal=INT", sys.executable, "-m", "gateway")  # a background job is started with SIGINT ignored
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
 
@@ -62,15 +65,22 @@ class Outcome:
         return self.out
 
 
-def run(*arguments: Any, stdin: bytes = b"", environment: Mapping[str, str] = NONE, seconds: float = 30) -> Outcome:
-    done = subprocess.run(
-        [*GATEWAY, *map(str, arguments)],
-        input=stdin,
-        capture_output=True,
-        env=ENVIRONMENT | dict(environment),
-        timeout=seconds,
-    )
-    return Outcome(done.returncode, done.stdout.decode(), done.stderr.decode())
+def run(
+    *arguments: Any, stdin: bytes = b"", environment: Mapping[str, str] = NONE, constants: Mapping[str, Any] = NONE, seconds: float = 30
+) -> Outcome:
+    with tempfile.TemporaryDirectory() as folder:
+        given, output, error = (Path(folder) / name for name in ("in", "out", "error"))
+        os.mkfifo(given)  # what is piped into a command is read otherwise than a file
+        words = map(str, arguments)
+        program = Program("gateway.cli", output, error, *words, environment=environment, constants=constants, given=given)
+        with contextlib.suppress(BrokenPipeError), given.open("wb", buffering=0) as pipe:
+            pipe.write(stdin)
+        return Outcome(program.wait(seconds), output.read_text(), error.read_text())
+
+
+def run_alone(*arguments: Any) -> Outcome:
+    done = subprocess.run([*GATEWAY, *map(str, arguments)], capture_output=True, text=True, env=ENVIRONMENT, timeout=30)
+    return Outcome(done.returncode, done.stdout, done.stderr)
 
 
 class Process:

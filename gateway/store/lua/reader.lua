@@ -12,7 +12,6 @@
 -- that is given, so a gap is found again after a crash, until the publication that carries it is settled. A page crosses a hole only where nothing
 -- is pending. The functions of a channel take four keys, always in this order: meta stream reader dead.
 
-do  -- the names of this file are its own: a Lua chunk has 200 of them at most
 
 local DEAD_KEPT = 10000         -- publications in the stream of the dead
 local INSTANCES_MOST = 1000     -- of one group
@@ -353,5 +352,3 @@ redis.register_function{function_name = 'gateway_reader_rewind', callback = gate
 redis.register_function{function_name = 'gateway_reader_lag', callback = gateway_reader_lag, flags = {'no-writes', 'allow-oom'}}
 redis.register_function{function_name = 'gateway_reader_beat', callback = gateway_reader_beat, flags = {'allow-oom'}}
 redis.register_function('gateway_index', gateway_index)
-
-end
