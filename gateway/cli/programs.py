@@ -63,6 +63,8 @@ def serve(config: str | None, valkey_url: str | None, data_dir: str | None, orig
 def demo(config: str | None, valkey_url: str | None, data_dir: str | None, **listening: Any) -> None:
     """Run the gateway with a demo site: posts, reviews, reactions and notifications, made by simulated people."""
     from ..demo.backend import Demo
+    from ..demo.reports import MISSING
+    from ..demo.work import NAMESPACES
     from ..serve.server import serve as run
 
     settings = load(config, valkey_url=valkey_url, data_dir=data_dir, **listening)
@@ -71,9 +73,9 @@ def demo(config: str | None, valkey_url: str | None, data_dir: str | None, **lis
     if not settings.data_dir:
         settings = settings.model_copy(update={"data_dir": str(settings.data_path / DEMO)})
     # Any visitor may act as any member: what the demo signs must not be valid at the real gateway, whatever is configured for that one.
-    settings = settings.model_copy(update={"tokens": Tokens()})
+    settings = settings.model_copy(update={"tokens": Tokens(), "namespaces": NAMESPACES | settings.namespaces})
     complete = _prepared(settings, DEMO_FILE)
-    run(complete, _greeting(settings, complete, lambda url: f"{url}/demo/", DEMO_FILE), [Demo(complete)])
+    run(complete, _greeting(settings, complete, lambda url: f"{url}/demo/", DEMO_FILE, MISSING), [Demo(complete)])
 
 
 @click.command()
@@ -121,7 +123,7 @@ def _token_fragment(settings: Config, complete: Config) -> str:
 
 
 def _greeting(
-    settings: Config, complete: Config, link: Callable[[str], str], file: str = FILE
+    settings: Config, complete: Config, link: Callable[[str], str], file: str = FILE, missing: str = ""
 ) -> Callable[[str, EmbeddedServer | None], None]:
     def on_ready(url: str, embedded: EmbeddedServer | None) -> None:
         if embedded is None:
@@ -132,6 +134,8 @@ def _greeting(
         print(f"  open      {link(url)}", flush=True)
         if not settings.api_keys and complete.api_keys:
             print(f"  API key   {complete.api_keys[0]}   (stored in {complete.data_path / file})", flush=True)
+        if missing:
+            print(f"  missing   {missing}", flush=True)
         print("  Ctrl-C    ends it", flush=True)
 
     return on_ready

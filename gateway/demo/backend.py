@@ -10,6 +10,8 @@ API, all JSON, with the member's token as ``Authorization: Bearer``; a request t
     POST channels {name, title} · POST posts {channel, text} · PATCH posts/ID {text} · DELETE posts/ID
     POST reviews {subject, rating, text} · POST reviews/ID/responses {text} · PUT reactions {target, reaction}
     POST pace {per_minute}
+
+The page of the work queue has requests of its own: ``work_requests``.
 """
 
 from __future__ import annotations
@@ -45,7 +47,10 @@ from ..errors import ClientError, Disconnect, StoreError
 from ..rules.json_text import decode_json, encode
 from ..runtime.tasks import run_endlessly
 from ..store.history import History
+from .bodies import Answer, Body
 from .people import SUBJECTS, People
+from .work import Work
+from .work_requests import REQUESTS, WorkHandler
 
 __all__ = ["Demo"]
 
@@ -55,12 +60,6 @@ TOKEN_SECONDS = 3600
 PACE_MOST = 120
 PAGE = 30
 BODY_BYTES = 256 * 1024
-
-Answer = dict[str, Any]
-
-
-class Body(msgspec.Struct):
-    """The JSON body of a request; this one has no fields, and requests that have no body are not read."""
 
 
 class Entering(Body):
@@ -110,7 +109,7 @@ class Pace(Body):
     per_minute: int
 
 
-Handler = Callable[["Demo", str, Request, Any], Awaitable[Answer]]  # Any: the Body that HANDLERS names for it
+Handler = Callable[["Demo", str, Request, Any], Awaitable[Answer | Response]]  # Any: the Body that HANDLERS names for it
 
 
 class Demo:
@@ -120,6 +119,7 @@ class Demo:
         self._config = config
         self.routes: list[BaseRoute] = [
             *(Route(f"/demo/api/{path}", self._endpoint(*row), methods=[method]) for (method, path), row in HANDLERS.items()),
+            *(Route(f"/demo/api/{path}", self._work_endpoint(*row), methods=[method]) for (method, path), row in REQUESTS.items()),
             Mount("/demo", folder("demo")),
         ]
 
@@ -132,18 +132,23 @@ class Demo:
             self.reactions = Reactions(self.database)
             self.people = People(self.database, self.reactions, lambda: len(self.node.admission.clients))
             await self.people.seed()
-            work = [run_endlessly(each, "the demo") for each in (run_relay(self.database, self.node.history), self.people.live())]
+            self.work = Work(self._config, gateway, self.database, self._config.data_path / "reports")
+            parts = (run_relay(self.database, self.node.history), self.people.live(), *self.work.parts())
+            tasks = [run_endlessly(each, "the demo") for each in parts]
             try:
                 yield
             finally:
-                for task in work:
+                for task in tasks:
                     task.cancel()
-                await asyncio.gather(*work, return_exceptions=True)
+                await asyncio.gather(*tasks, return_exceptions=True)
 
     def mint(self, user: str) -> str:
         """A token for ``user`` that lives TOKEN_SECONDS."""
         tokens = self._config.tokens
         return mint(tokens.hmac_secret, user=user, seconds=TOKEN_SECONDS, audience=tokens.audience, issuer=tokens.issuer)
+
+    def _work_endpoint(self, handler: WorkHandler, kind: type[Body]) -> Callable[[Request], Awaitable[Response]]:
+        return self._endpoint(lambda demo, user, request, body: handler(demo.work, user, request, body), kind)
 
     def _endpoint(self, handler: Handler, kind: type[Body]) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
@@ -152,7 +157,8 @@ class Demo:
                 if not user and handler not in OPEN:
                     return _refused(401, "choose a member first: this token names nobody")
                 body = await _body(request, kind)
-                return body if isinstance(body, Response) else json_response(encode(await handler(self, user, request, body)))
+                answer = body if isinstance(body, Response) else await handler(self, user, request, body)
+                return answer if isinstance(answer, Response) else json_response(encode(answer))
             except (Disconnect, ClientError) as error:
                 return _refused(401, f"the token is not accepted: {error}")
             except NotFound as error:
@@ -299,7 +305,7 @@ def _number(text: str) -> int:
 Kind = TypeVar("Kind", bound=Body)
 
 
-def _taking(kind: type[Kind], handler: Callable[[Demo, str, Request, Kind], Awaitable[Answer]]) -> tuple[Handler, type[Body]]:
+def _taking(kind: type[Kind], handler: Callable[[Demo, str, Request, Kind], Awaitable[Answer | Response]]) -> tuple[Handler, type[Body]]:
     """A row of HANDLERS, so that type checkers compare the handler with its body."""
     return handler, kind
 

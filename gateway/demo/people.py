@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy.exc import DBAPIError
 
@@ -16,7 +16,9 @@ from publishers.posts import create_channel, create_post, list_channels, list_po
 from publishers.reactions import REACTIONS, Reactions
 from publishers.reviews import create_review, list_reviews, respond
 
-__all__ = ["SUBJECTS", "People"]
+from .past import write_past
+
+__all__ = ["MENU", "SUBJECTS", "Dish", "People"]
 
 log = logging.getLogger("gateway.demo")
 
@@ -34,6 +36,21 @@ SUBJECTS = [
     {"id": "mezze", "name": "Beirut Mezze", "kind": "Lebanese · long tables"},
     {"id": "kiosk", "name": "Kiosk No. 7", "kind": "Coffee and cake · by the canal"},
 ]
+
+
+class Dish(NamedTuple):
+    """``amount`` is in cents."""
+
+    name: str
+    amount: int
+
+
+MENU = {
+    "pizza": Dish("Pizza from Nino", 1150),
+    "ramen": Dish("Ramen from the Nori Bar", 1400),
+    "cake": Dish("Plum cake from the kiosk", 420),
+    "spoon": Dish("A golden spoon", 9_999_900),  # more than the bank allows
+}
 
 CHANNELS = (("town", "Around town", "ada"), ("kitchen", "From our kitchens", "chiara"), ("music", "Live music", "emeka"))
 
@@ -143,6 +160,8 @@ class People:
         async with self._database.transaction() as transaction:
             for name, title, owner in CHANNELS:
                 await create_channel(transaction, name=name, title=title, owner=owner)
+            await write_past(transaction, SIMULATED, POSTS, REVIEWS, list(MENU.values())[:-1])
+            for name, _, _ in CHANNELS:
                 for text in POSTS[name]:
                     await create_post(transaction, channel=name, author=self._anybody(), text=text)
             for subject, written in REVIEWS.items():

@@ -176,8 +176,10 @@ class Worker:
 
     # Running.
 
-    async def run(self) -> None:
+    async def run(self, *, signals: bool = True) -> None:
         """Works until ``stop``, or until SIGTERM or SIGINT where it may handle signals; then it ends what is under way, or gives it back.
+
+        ``signals`` False leaves the signals to the program whose loop this is.
 
         Raises ValueError without a handler, Unavailable or StoreError if Valkey cannot be reached at the start.
         """
@@ -187,7 +189,8 @@ class Worker:
         async with contextlib.AsyncExitStack() as stack:
             engine = await stack.enter_async_context(self._connected())
             remember_tasks(asyncio.get_running_loop())
-            stack.enter_context(self._signals())
+            if signals:
+                stack.enter_context(self._signals())
             if self._lifespan is not None:
                 await stack.enter_async_context(self._lifespan(self))
             await engine.run(self._stopping, self._stop_seconds)

@@ -7,6 +7,7 @@ async function call(method, path, { body, token } = {}) {
   const answer = await fetch(new URL(path, BASE), { method, headers, body: body && JSON.stringify(body) }).catch(() => {
     throw new Error("The town does not answer. Is “gateway demo” still running?");
   });
+  if (answer.ok && answer.headers.get("content-type") === "application/pdf") return answer.blob();
   const data = await answer.json().catch(() => ({}));
   if (answer.ok) return data;
   throw Object.assign(new Error(data.error ?? `The town answered with status ${answer.status}.`), { status: answer.status });
@@ -58,6 +59,14 @@ export class Api {
   createReview = (subject, rating, text) => this.#call("POST", "reviews", { subject, rating, text });
   respond = (review, text) => this.#call("POST", `reviews/${review}/responses`, { text });
   react = (target, reaction) => this.#call("PUT", "reactions", { target, reaction });
+  work = () => this.#call("GET", "work");
+  makeReport = (month) => this.#call("POST", "work/reports", { month });
+  report = (month) => this.#call("GET", `work/reports/${month}`);
+  placeOrder = (item) => this.#call("POST", "work/orders", { item });
+  cancelOrder = (id) => this.#call("POST", `work/orders/${id}/cancel`);
+  startJobs = (kind) => this.#call("POST", "work/jobs", { kind });
+  cancelJob = (id) => this.#call("POST", `work/jobs/${encodeURIComponent(id)}/cancel`);
+  resendJob = (id) => this.#call("POST", `work/jobs/${encodeURIComponent(id)}/resend`);
   setPace = (perMinute) => this.#call("POST", "pace", { per_minute: perMinute });
 }
 

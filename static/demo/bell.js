@@ -11,14 +11,16 @@ const LISTED_MOST = 100; // in the panel
 export class Bell {
   #inbox;
   #go; // function that shows a target, such as post:17
+  #toasted; // function that says of a notification whether this page shows a toast for it
   #next = null; // position of the next older page
   #shown = PAGE; // number of notifications that the reader has paged to
   #reading = false; // the list is being read; …
   #stale = false; // … and has to be read again after that
 
-  constructor(line, go) {
+  constructor(line, go, toasted = () => true) {
     this.#inbox = line.inbox;
     this.#go = go;
+    this.#toasted = toasted;
     line.gateway.on("unread", ({ unread }) => this.#count(unread));
     line.followInbox({ notification: (event) => this.#notified(event), gap: () => this.#refresh() });
     $("bell-panel").addEventListener("toggle", ({ newState }) => this.#toggled(newState === "open"));
@@ -43,7 +45,7 @@ export class Bell {
 
   /** Notifications that were missed get no toast each: the line announces them together. */
   #notified({ data, recovered }) {
-    if (!recovered && !this.#open) toast(data.id, data.text, () => this.#follow(data));
+    if (!recovered && !this.#open && this.#toasted(data)) toast(data.id, data.text, () => this.#follow(data));
     this.#refresh();
   }
 

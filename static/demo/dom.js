@@ -62,6 +62,17 @@ export async function attempt(fault, act, button) {
   }
 }
 
+/** `act`, which is not called again while it runs. A button that is disabled meanwhile would lose the keyboard's focus. */
+export function once(act) {
+  let running = false;
+  return async () => {
+    if (running) return;
+    running = true;
+    await act();
+    running = false;
+  };
+}
+
 /** Animates an element that arrived. One that was recovered has a badge for a while. */
 export function mark(element, slot, recovered) {
   element.classList.add("arriving");

@@ -17,6 +17,11 @@ const NOUNS = {
   "response.created": ["response"],
   reaction: ["reaction"],
   notification: ["notification"],
+  progress: ["step of a report", "steps of reports"],
+  "report.ready": ["finished report"],
+  "report.cancelled": ["cancelled report"],
+  order: ["state of an order", "states of orders"],
+  queue: ["change of the queue", "changes of the queue"],
 };
 const HINT = "Cut this tab’s line, wait a little, restore it: see what it catches up on.";
 
@@ -56,7 +61,7 @@ export class Line {
     });
     subscription.on("publication", (event) => {
       const recovered = event.recovered && followed.wasLive;
-      if (recovered) this.#missed(event.data.type);
+      if (recovered) this.#missed(kindOf(event.data));
       publication({ ...event, recovered });
     });
     subscription.on("gap", () => this.#gap(gap));
@@ -155,6 +160,9 @@ export class Line {
     if (detail) news.append(Object.assign(document.createElement("span"), { className: "detail", textContent: ` ${detail}` }));
   }
 }
+
+/** A step of a job has no type, and all states of an order are one kind. */
+const kindOf = ({ type = "progress" }) => (type.startsWith("order.") ? "order" : type);
 
 function summary({ kinds, reloaded }) {
   const total = Object.values(kinds).reduce((sum, number) => sum + number, 0);

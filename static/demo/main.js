@@ -5,6 +5,8 @@
 //   bell     notifications, toast                   reactions  the buttons below posts and reviews
 //   pace     the simulated members                  api, dom, time   used by all
 //
+// The workshop is a page of its own: work.js.
+//
 // main makes one of each and gives them the town, an object through which they reach each other.
 
 import { Api } from "./api.js";
@@ -32,13 +34,17 @@ async function enter(name) {
   new Bell(town.line, (target) => go(town, target));
   pace(api, perMinute);
   await Promise.all([channels[0] && town.feed.open(channels[0].name), subjects[0] && town.places.open(subjects[0].id)]);
+  const asked = decodeURIComponent(location.hash.slice(1)); // by the bell of the workshop
+  if (/^(post|review):\d+$/.test(asked)) await go(town, asked);
 }
 
 // On a phone one of the two panes is shown.
 
+const tabs = $("tabs").querySelectorAll("[data-view]");
+
 function view(name) {
   $("panes").dataset.view = name;
-  for (const tab of $("tabs").children) {
+  for (const tab of tabs) {
     tab.toggleAttribute("aria-current", false);
     if (tab.dataset.view === name) tab.setAttribute("aria-current", "page");
     if (tab.dataset.view === name) delete tab.dataset.news;
@@ -52,12 +58,13 @@ function arrived(name) {
 
 async function go(town, target) {
   const [kind, id] = target.split(":");
+  if (kind !== "post" && kind !== "review") return location.assign(`work.html#${kind}-${id}`);
   const pane = kind === "post" ? "feed" : "places";
   view(pane);
   await town[pane].reveal(Number(id));
 }
 
-for (const tab of $("tabs").children) tab.addEventListener("click", () => view(tab.dataset.view));
+for (const tab of tabs) tab.addEventListener("click", () => view(tab.dataset.view));
 
 const name = remembered();
 if (name) enter(name).catch((error) => choose(enter).then(() => ($("enter-fault").textContent = error.message)));

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import subprocess
@@ -16,35 +15,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from ..kit.accessibility import CORNERS, faults
+from ..kit.demos import NOBODY_ELSE, Demo
 from ..kit.headers import check_headers
 from ..kit.programs import GATEWAY
-
-NOBODY_ELSE = {"per_minute": 0}  # the simulated members rest: whatever happens is the test's doing
-
-
-class Demo:
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    def call(self, method: str, path: str, body: Any = None, token: str = "") -> tuple[int, Any]:
-        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        try:
-            with urllib.request.urlopen(urllib.request.Request(f"{self.url}/demo/api/{path}", data, headers, method=method)) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            return error.code, json.loads(error.read() or b"null")
-
-    def enter(self, name: str) -> Callable[[str, str, Any], Any]:
-        """What that member may ask for."""
-        token = self.call("POST", "enter", {"name": name})[1]["token"]
-
-        def ask(method: str, path: str, body: Any = None) -> Any:
-            status, answer = self.call(method, path, body, token)
-            assert status == 200, answer
-            return answer
-
-        return ask
 
 
 @pytest.fixture(scope="module")
