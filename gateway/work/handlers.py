@@ -10,6 +10,7 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -108,9 +109,16 @@ def _data_annotation(name: str, function: Callable[..., Any]) -> Any:
     if not isinstance(annotation, str):
         return annotation
     try:
-        return get_type_hints(function, include_extras=True)[parameters[1].name]
+        return get_type_hints(_underlying(function), include_extras=True)[parameters[1].name]
     except NameError as error:
         raise TypeError(f"{name}: the annotation {annotation!r} of the data is not known where the handler is defined: {error}") from None
+
+
+def _underlying(function: Any) -> Any:
+    """The function with the annotations: of a partial, that which it calls; of an object that is called, its class's."""
+    while isinstance(function, partial):
+        function = function.func
+    return function if inspect.isroutine(function) else type(function).__call__
 
 
 def _item(name: str, annotation: Any) -> Any:

@@ -8,12 +8,13 @@ SystemExit included, is an outcome of its job alone.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import threading
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -40,7 +41,7 @@ __all__ = [
     "in_thread",
     "read_data",
     "reason_of",
-    "remember_tasks",
+    "remembering_tasks",
 ]
 
 log = logging.getLogger("gateway.worker")
@@ -166,8 +167,9 @@ class Processes(Protocol):
 _CURRENT: contextvars.ContextVar[set[asyncio.Task[Any]] | None] = contextvars.ContextVar("the tasks that a handler started", default=None)
 
 
-def remember_tasks(loop: asyncio.AbstractEventLoop) -> None:
-    """From now on the tasks that handlers start in ``loop`` are known, so that those which they leave running can be reported."""
+@contextlib.contextmanager
+def remembering_tasks(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Meanwhile the tasks that handlers start in ``loop`` are known, so that those which they leave running can be reported."""
 
     def make(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, **options)
@@ -176,7 +178,14 @@ def remember_tasks(loop: asyncio.AbstractEventLoop) -> None:
             started.add(task)
         return task
 
-    loop.set_task_factory(make)
+    before = loop.get_task_factory()
+    if before is None:  # one that another program set stays, and what is left running is not reported
+        loop.set_task_factory(make)
+    try:
+        yield
+    finally:
+        if before is None:
+            loop.set_task_factory(None)
 
 
 class Call:

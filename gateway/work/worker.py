@@ -33,7 +33,7 @@ from .handlers import Batch, Handler, describe, read_rate
 from .jobs import JobOptions, check_queue_name, job_words
 from .periodic import Schedule
 from .queues import Queues
-from .running import Middleware, remember_tasks
+from .running import Middleware, remembering_tasks
 
 __all__ = ["Worker"]
 
@@ -128,7 +128,8 @@ class Worker:
     ) -> Callable[[Function], Function]:
         """Decorates the handler of ``name``: it takes the job, and its data, which is checked by its annotation.
 
-        A coroutine function runs in the loop, a plain function in a thread, or with ``process`` in a process that can be killed.
+        A coroutine function runs in the loop, a plain function in a thread, or with ``process`` in a process that can be killed
+        (it imports the main module again: a script guards what it does with ``if __name__ == "__main__"``).
 
         ``rate``: how often jobs of this name start over all workers, "100/s". ``serial``: from the data of a job its serial key; jobs of one
         key run one after another, in the order in which they were taken (a producer that names ``serial`` has that of enqueue).
@@ -188,7 +189,7 @@ class Worker:
         self._stopping.clear()
         async with contextlib.AsyncExitStack() as stack:
             engine = await stack.enter_async_context(self._connected())
-            remember_tasks(asyncio.get_running_loop())
+            stack.enter_context(remembering_tasks(asyncio.get_running_loop()))
             if signals:
                 stack.enter_context(self._signals())
             if self._lifespan is not None:

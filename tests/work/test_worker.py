@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +297,26 @@ async def test_a_failed_job_is_tried_again_until_it_has_no_attempts(queue: Queue
         assert "raise Retry" in view.failures[0].error  # the end of the traceback, which shows the line
         assert await queue.queues.resend("default", job.id) == (1, 0)
         await until(lambda: len(attempts) == 8, "it is tried four times more")
+
+
+async def test_nothing_is_left_of_a_dead_letter_that_was_sent_again_and_done(
+    queue: Queue, new_worker: NewWorker, prefix: str, store: valkey.Valkey
+) -> None:
+    worker, broken = new_worker(), [True]
+
+    @worker.job("work")
+    async def work(job: RunningJob) -> None:
+        if broken:
+            raise Reject("it is broken")
+
+    async with working(worker):
+        job = await queue.enqueue("work")
+        await ended(queue, job.id)
+        broken.clear()
+        await queue.queues.resend("default", job.id)
+        await overview_is(queue, finished=1)
+    left = {key.decode().rpartition("}")[2] for key in store.scan_iter(f"{prefix}:queue:*")}
+    assert left == {""}, "only the counters"
 
 
 async def test_a_rejected_job_is_a_dead_letter_at_once(queue: Queue, new_worker: NewWorker) -> None:
@@ -612,6 +633,22 @@ BAD_WORKERS: dict[str, tuple[Callable[[], Any], str]] = {
     "a coroutine function in a process": (lambda: Worker().job("a", process=True)(sleep_long), "is a plain function"),
     "a cron expression that is none": (lambda: Worker().cron("every day", "a"), '"every day" is not a cron expression'),
 }
+
+
+def test_a_partial_and_an_object_that_is_called_are_handlers() -> None:
+    """Their annotations are texts here, as in every module with the annotations of the future."""
+
+    class Take:
+        def __call__(self, job: RunningJob, data: Order) -> None: ...
+
+    worker = Worker()
+    worker.job("partial")(partial(_take_with, 1))
+    worker.job("object")(Take())
+    for handler in worker.handlers.values():
+        assert handler.read(b'{"order":1}') == Order(1)
+
+
+def _take_with(number: int, job: RunningJob, data: Order) -> None: ...
 
 
 def _unreadable(job: Any, data: dict[int, Any] | dict[str, Any]) -> None: ...

@@ -276,7 +276,7 @@ end
 
 -- Ends up to a batch of jobs that were done: `from` is the first of them among the arguments. Returns how many, and their running time in ms.
 local function finish_some(keys, args, from, now, answers)
-  local ids, done, failed, ms, stored = {}, {}, {}, 0, false
+  local ids, done, ms, stored = {}, {}, 0, false
   for i = from, math.min(from + 3 * JOB.batch, #args) - 1, 3 do table.insert(ids, args[i]) end
   local runs, jobs = redis.call('HMGET', keys[K.runs], unpack(ids)), redis.call('HMGET', keys[K.jobs], unpack(ids))
   local began, seen = redis.call('ZMSCORE', keys[K.running], unpack(ids)), {}
@@ -288,7 +288,6 @@ local function finish_some(keys, args, from, now, answers)
       local result = args[from + 3 * i - 1]
       seen[id] = true
       table.insert(done, id)
-      if run.failures + run.crashes > 0 then table.insert(failed, id) end
       local head = not plain_due(job) and head_of(job)
       if head then release(keys, id, head, now) end
       if head and head.result_ttl > 0 then
@@ -299,7 +298,7 @@ local function finish_some(keys, args, from, now, answers)
     end
   end
   if #done == 0 then return 0, 0 end
-  if #failed > 0 then redis.call('HDEL', keys[K.failures], unpack(failed)) end
+  redis.call('HDEL', keys[K.failures], unpack(done))  -- also of one that was sent again, whose run has none
   redis.call('HDEL', keys[K.jobs], unpack(done))
   redis.call('HDEL', keys[K.runs], unpack(done))
   redis.call('ZREM', keys[K.running], unpack(done))
