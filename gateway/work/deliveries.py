@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 
@@ -11,7 +12,21 @@ from ..publication import Position, Publication
 
 __all__ = ["Delivery", "Gap", "Settling"]
 
-_decode = msgspec.json.Decoder().decode
+LONGEST_INTEGER = 4300  # digits, the most that Python reads
+
+_decode_text = msgspec.json.Decoder().decode
+
+
+def _decode(text: bytes) -> Any:
+    """JSON has numbers that no float and no integer of msgspec's can hold, as 1e999: such are infinite, as in a browser."""
+    try:
+        return _decode_text(text)
+    except msgspec.ValidationError:
+        return json.loads(text, parse_int=_whole)
+
+
+def _whole(digits: str) -> float:
+    return int(digits) if len(digits) < LONGEST_INTEGER else float(digits)
 
 
 class Gap(NamedTuple):

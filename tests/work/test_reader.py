@@ -98,6 +98,14 @@ async def test_a_group_gets_what_history_holds_then_what_is_published_and_goes_o
         assert data(await take(other, 2)) == [1, 2], "groups are independent"
 
 
+async def test_a_number_that_no_float_holds_is_infinite_and_does_not_end_the_reader(history: History, reader: Open) -> None:
+    texts = ("[1e999,-1e999]", "1" * 5000, "3")
+    for text in texts:
+        await history.publish("kept:a", publish_words(text))
+    async with reader("kept:a") as one:
+        assert data(await take(one, 3)) == [[float("inf"), float("-inf")], float("inf"), 3]
+
+
 async def test_what_was_not_acknowledged_is_given_again_and_the_position_moves_over_the_oldest(history: History, reader: Open) -> None:
     await publish(history, "kept:a", 4)
     async with reader("kept:a") as one:
