@@ -8,6 +8,7 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import StoreError
 from ..rules.json_values import json_of
@@ -19,6 +20,7 @@ from ..store.link import Link
 from .batches import Batches
 from .handlers import Handler, Rate
 from .intake import Intake
+from .jobs import check_text
 from .periodic import Schedule, Scheduler
 from .processes import ProcessPool
 from .queues import Queues
@@ -132,12 +134,14 @@ class Engine:
             known = ", ".join(sorted(self._plan.handlers))
             self._end(run, Outcome("failed", reason=f"no handler has the name {run.document.name!r} in this worker; it has {known}"))
             return
-        serial = None
+        serial: Any = None
         try:
             if handler.kind != "process" or handler.serial is not None:
                 run.data = read_data(handler, run.document.data)
             if handler.serial is not None and run.document.serial is None:
                 serial = handler.serial(run.data)
+            if serial is not None:
+                serial = check_text("the serial key", str(serial)).encode()
         except Unfit as error:
             self._end(run, Outcome("failed", reason=str(error)))
             return
@@ -148,9 +152,9 @@ class Engine:
             self._place(handler, run)
         else:
             self._parking += 1
-            self._tasks.spawn(self._park(handler, run, str(serial)))
+            self._tasks.spawn(self._park(handler, run, serial))
 
-    async def _park(self, handler: Handler, run: Run, serial: str) -> None:
+    async def _park(self, handler: Handler, run: Run, serial: bytes) -> None:
         try:
             first = await self._intakes[run.queue].park(run, serial)
         finally:

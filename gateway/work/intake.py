@@ -17,12 +17,13 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import StoreError, Unavailable
+from ..rules.json_text import is_utf8
 from ..runtime.backoff import backoff, retrying
 from ..runtime.tasks import Tasks
 from ..store.connection import Commands
 from ..store.layout import Layout, Word
 from .handlers import Rate
-from .jobs import read_job
+from .jobs import DELAY_SECONDS, read_job
 from .running import Outcome, Run
 
 __all__ = ["Intake"]
@@ -30,6 +31,9 @@ __all__ = ["Intake"]
 log = logging.getLogger("gateway.worker")
 
 FINISH_AT_ONCE = 200  # ends of one call, in which Valkey serves no other client
+FINISH_BYTES = 8 * 1024 * 1024  # of results in one call, unless the first is larger
+REASON_CHARACTERS = 4000  # of a failure; Valkey holds as many bytes
+LINE_CHARACTERS = 1000  # of a failure's first line in the log
 LOOK_AGAIN_SECONDS = 3600.0  # the longest timer; a job may be due in years
 HAS, CANCELLED = 1, 2  # what gateway_held answers of a run; 0: it is another worker's
 RENEWALS = 3  # of a lease, while it lasts: two may fail
@@ -114,8 +118,8 @@ class Intake:
     def _run_of(self, id: bytes, token: int, text: bytes, failures: int, crashes: int) -> Run | None:
         document = read_job(text)
         name = id.decode(errors="replace")
-        if document is None:
-            self._tasks.spawn(self._repeat(b"gateway_fail", name, token, "it is not a job: another program wrote it", ""))
+        if document is None or not is_utf8(id):
+            self._tasks.spawn(self._repeat(b"gateway_fail", id, token, "it is not a job: another program wrote it", ""))
             return None
         run = self.held[name] = Run(self.queue, name, token, document, failures, crashes)
         return run
@@ -194,7 +198,7 @@ class Intake:
 
     # The end of jobs.
 
-    async def park(self, run: Run, serial: str) -> bool:
+    async def park(self, run: Run, serial: bytes) -> bool:
         """Whether the job may run now; else it waits in Valkey for those of its serial key before it."""
         answer = await self._repeat(b"gateway_park", run.id, run.token, serial)
         if answer != 1:
@@ -214,8 +218,15 @@ class Intake:
 
     def _finish(self) -> None:
         finished, self._finished = self._finished, []
-        for start in range(0, len(finished), FINISH_AT_ONCE):
-            self._tasks.spawn(self._finish_all(finished[start : start + FINISH_AT_ONCE]))
+        page: list[tuple[Run, bytes]] = []
+        size = 0
+        for run, result in finished:
+            if len(page) == FINISH_AT_ONCE or (page and size + len(result) > FINISH_BYTES):
+                self._tasks.spawn(self._finish_all(page))
+                page, size = [], 0
+            page.append((run, result))
+            size += len(result)
+        self._tasks.spawn(self._finish_all(page))
 
     async def _finish_all(self, finished: list[tuple[Run, bytes]]) -> None:
         words: list[Word] = []
@@ -236,11 +247,12 @@ class Intake:
             if outcome.kind == "given_back":
                 await self._repeat(b"gateway_give_back", run.id, run.token)
                 return
-            retry = "" if outcome.retry is None else int(outcome.retry * 1000)
-            became = await self._repeat(b"gateway_fail", run.id, run.token, outcome.reason.encode(errors="replace"), retry)
+            retry = "" if outcome.retry is None else int(min(outcome.retry, DELAY_SECONDS) * 1000)
+            reason = outcome.reason[:REASON_CHARACTERS].encode(errors="replace")
+            became = await self._repeat(b"gateway_fail", run.id, run.token, reason, retry)
         finally:
             self._release(run)
-        first = ascii(outcome.reason.partition("\n")[0])[1:-1]
+        first = ascii(outcome.reason[:LINE_CHARACTERS].partition("\n")[0])[1:-1]
         if became == b"dead":
             log.error(
                 "queue %s: job %s (%s) is a dead letter after attempt %d: %s",

@@ -47,6 +47,7 @@ __all__ = [
 log = logging.getLogger("gateway.worker")
 
 CANCEL_SECONDS = 5.0  # for a handler that was cancelled to end
+RESULT_BYTES = 1024 * 1024  # of a result as JSON, as many as a job's data may have
 
 Progress = Callable[[float, str], Awaitable[None]]
 End = Literal["cancelled", "lost", "stopped"]  # the job was cancelled, given to another worker, or this worker stops
@@ -253,7 +254,13 @@ class Call:
             self._abandoning.cancel()
         if left := [task for task in self._started if not task.done()]:
             log.warning("%s left %d tasks running when it ended: %r", self._handler.name, len(left), left[0].get_coro())
-        on_outcomes(self, [self._outcome(run, index, result, error) for index, run in enumerate(self.runs)])
+        on_outcomes(self, [self._read_outcome(run, index, result, error) for index, run in enumerate(self.runs)])
+
+    def _read_outcome(self, run: Run, index: int, result: Any, error: BaseException | None) -> Outcome:
+        try:
+            return self._outcome(run, index, result, error)
+        except Exception as fault:  # the handler's own classes are asked for a text or for JSON, and may raise anything
+            return self._failed(run, f"what the handler returned or raised cannot be read: {type(fault).__name__}")
 
     def _outcome(self, run: Run, index: int, result: Any, error: BaseException | None) -> Outcome:
         if error is None:
@@ -282,9 +289,17 @@ def _finished(run: Run, result: Any) -> Outcome:
     if not run.document.result_ttl:
         return Outcome("finished")
     try:
-        return Outcome("finished", json_of(result, "the result"))
+        return Outcome("finished", _stored(result))
     except (TypeError, ValueError) as error:
         return Outcome("failed", reason=f"the job was done, but its result cannot be stored: {error}")
+
+
+def _stored(result: Any) -> bytes:
+    """The result as JSON. Raises TypeError for what JSON does not have, ValueError for what is too large or nested too deep."""
+    text = json_of(result, "the result")
+    if len(text) > RESULT_BYTES:
+        raise ValueError(f"it is at most {RESULT_BYTES} bytes of JSON, not {len(text)}: put it elsewhere, and return its place")
+    return text
 
 
 def reason_of(error: BaseException) -> str:

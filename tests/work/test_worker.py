@@ -192,6 +192,27 @@ async def return_no_json(job: RunningJob) -> object:
     return object()
 
 
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise LookupError
+
+
+async def raise_mute(job: RunningJob) -> None:
+    raise Mute
+
+
+async def retry_never(job: RunningJob) -> None:
+    raise Retry(after=float("inf"))
+
+
+async def reject_at_length(job: RunningJob) -> None:
+    raise Reject("too long " * 1_000_000)
+
+
+async def return_too_much(job: RunningJob) -> str:
+    return "x" * 1024 * 1024
+
+
 async def take_an_order(job: RunningJob, data: Order) -> None: ...
 
 
@@ -216,6 +237,14 @@ BAD_JOBS: dict[str, tuple[Callable[..., Any] | None, dict[str, Any], str]] = {
         {"result_ttl": 5},
         "the job was done, but its result cannot be stored: the result is not JSON",
     ),
+    "a result that is too large": (
+        return_too_much,
+        {"result_ttl": 5},
+        "the job was done, but its result cannot be stored: it is at most 1048576 bytes of JSON, not 1048578: ",
+    ),
+    "an error that raises when its text is asked for": (raise_mute, {}, "what the handler returned or raised cannot be read: LookupError"),
+    "a retry after no number of seconds": (retry_never, {}, "TypeError: after is a number of seconds, not inf"),
+    "a reason of megabytes": (reject_at_length, {}, "too long too long"),
     "a handler that takes too long": (sleep_long, {"timeout": 0.05}, "timeout: it was not done after 0.05 s"),
     "a handler that never ends": (swallow_cancellation, {"timeout": 0.05}, "timeout: it was not done after 0.05 s"),
 }
@@ -331,6 +360,39 @@ async def test_a_rejected_job_is_a_dead_letter_at_once(queue: Queue, new_worker:
         with pytest.raises(JobFailed, match=r"^no such order$"):
             await job.result(30)
         assert (await job.look()).state == "dead"
+
+
+@pytest.mark.parametrize("serial", ["", "x" * 201, "two\nlines"])
+async def test_a_serial_key_that_is_none_is_the_failure_of_its_job_at_once(serial: str, queue: Queue, new_worker: NewWorker) -> None:
+    worker = new_worker()
+
+    @worker.job("work", serial=lambda data: data)
+    async def work(job: RunningJob, data: str) -> None: ...
+
+    job = await queue.enqueue("work", serial)
+    async with working(worker):
+        view = await ended(queue, job.id)
+    assert view.failures[-1].error.startswith(
+        "its serial key could not be made of its data: ValueError: the serial key is a text of 1 to 200 bytes"
+    )
+
+
+async def test_a_job_whose_id_is_no_text_is_a_dead_letter_and_is_not_run_again_and_again(
+    queue: Queue, new_worker: NewWorker, prefix: str, store: valkey.Valkey
+) -> None:
+    worker, runs = new_worker(lease=0.5), []
+
+    @worker.job("work")
+    async def work(job: RunningJob) -> None:
+        runs.append(job.id)
+
+    job = await queue.enqueue("work")
+    base = f"{prefix}:queue:{{default}}"
+    store.hset(f"{base}:jobs", b"\xff\xfe", store.hget(f"{base}:jobs", job.id))
+    store.lpush(f"{base}:ready:0", b"\xff\xfe")
+    async with working(worker):
+        await overview_is(queue, finished=1, dead_letters=1, running=0)
+    assert runs == [job.id]
 
 
 # Order, pace, priority.

@@ -308,12 +308,17 @@ local function finish_some(keys, args, from, now, answers)
 end
 
 -- gateway_finish KEYS taken:W  W [ID TOKEN RESULT]… → [1 or 0 …]
---   Ends up to 10000 jobs that were done. RESULT is JSON, stored if the job asks for it, '' for none. 0: the worker has not this run of the
+--   Ends up to 10000 jobs that were done. RESULT is JSON of up to 1 MiB, stored if the job asks for it, '' for none. 0: the worker has not this run of the
 --   job any more, because its lease was over or this was called before; nothing is changed.
 -- Atomic, because the token, the job's end and the start of the next one with its serial key must be of one moment.
 local function gateway_finish(keys, args)
   check_worker(keys, args)
   check_each(args, 3, 'id, token and result')
+  for i = 4, #args, 3 do
+    if #args[i] > JOB.data then
+      error({err = 'GATEWAY a result is JSON of up to ' .. JOB.data .. ' bytes'})
+    end
+  end
   local now, answers, finished, ms = now_ms(), {}, 0, 0
   for from = 2, #args, 3 * JOB.batch do
     local done, took = finish_some(keys, args, from, now, answers)
