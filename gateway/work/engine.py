@@ -25,6 +25,7 @@ from .periodic import Schedule, Scheduler
 from .processes import ProcessPool
 from .queues import Queues
 from .running import CANCEL_SECONDS, Call, Middleware, Outcome, Progress, Run, Unfit, calling, read_data
+from .threads import Threads
 
 __all__ = ["Engine", "Plan"]
 
@@ -51,9 +52,10 @@ class Engine:
         self._plan = plan
         self._layout = layout
         self._history = History(commands, layout)
-        self._processes = ProcessPool()
         self._tasks = Tasks()
         self._wake = asyncio.Event()
+        self._threads = Threads(self._on_left_threads)
+        self._processes = ProcessPool()
         self._stopping = False
         self._batches = Batches(self._start)
         self._waiting: deque[tuple[Handler, Run]] = deque()  # taken for a batch that was closed meanwhile: they wait for room
@@ -106,7 +108,17 @@ class Engine:
                     self._begin(run)
 
     def _room(self) -> int:
-        return self._plan.concurrency - len(self._calls) - len(self._batches) - len(self._waiting) - self._parking
+        """How many jobs may be taken. Threads whose jobs are over take no room, until they are as many as the jobs: at most twice as many run."""
+        left = max(0, self._threads.left - self._plan.concurrency)
+        return self._plan.concurrency - left - len(self._calls) - len(self._batches) - len(self._waiting) - self._parking
+
+    def _on_left_threads(self) -> None:
+        self._wake.set()
+        if self._threads.left > self._plan.concurrency:
+            log.error(
+                "%d threads of handlers go on though their jobs are over, and nothing can end a thread: fewer jobs are taken until they end",
+                self._threads.left,
+            )
 
     def _choose(self) -> tuple[Intake, int] | None:
         """The queue that is asked next, and for how many jobs: the room is shared by the weights of the queues that may have jobs."""
@@ -175,7 +187,7 @@ class Engine:
             self._waiting.append((handler, run))
 
     def _start(self, handler: Handler, runs: list[Run]) -> None:
-        function = calling(handler, runs, self._progress, self._plan.middleware, self._processes)
+        function = calling(handler, runs, self._progress, self._plan.middleware, self._threads, self._processes)
         self._calls.add(Call(handler, runs, function, self._on_outcomes))
 
     def _on_outcomes(self, call: Call, outcomes: list[Outcome]) -> None:

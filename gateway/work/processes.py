@@ -1,7 +1,8 @@
 """Handlers in processes of their own: for what burns CPU, must be killed at its timeout, or may end its process.
 
-A process is started afresh (spawn), imports the module of the handler, and is used again for the next job. It is killed when its job is
-cancelled. Signals to the worker's process group do not end it: the worker decides.
+A process is started afresh (spawn), imports the module of the handler, and is used again for the next job, if one comes within IDLE_SECONDS.
+It leads a process group of its own, with what its handlers start. The group is killed when the job is cancelled, when the worker ends, and
+when the process of the worker is gone. Signals to the worker's process group do not end it: the worker decides.
 """
 
 from __future__ import annotations
@@ -9,16 +10,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import multiprocessing
+import os
 import signal
+import threading
 from multiprocessing.connection import Connection
 from typing import Any
 
 import msgspec
 
 from .handlers import Handler, Reject, Retry, describe
-from .running import Facts, HandlerError, PlainJob, Progress, Unfit, in_thread, read_data, reason_of
+from .running import Facts, HandlerError, PlainJob, Progress, Unfit, read_data, reason_of
+from .threads import Threads
 
 __all__ = ["ProcessPool"]
+
+IDLE_SECONDS = 60.0  # after which a process that has no job is ended
 
 _SPAWN = multiprocessing.get_context("spawn")
 
@@ -31,6 +37,8 @@ class _Child:
         self._process = _SPAWN.Process(target=_serve, args=(other,), daemon=True, name="gateway job")
         self._process.start()
         other.close()
+        self._lock = threading.Lock()  # the worker's loop may kill it while its thread closes it
+        self._closed = False
 
     def run(self, request: tuple[Any, ...], progress: Any) -> tuple[str, Any]:
         """Runs a job to its end; it is called in a thread. Returns what the process answered."""
@@ -42,19 +50,43 @@ class _Child:
                     return kind, content
                 progress(*content)
         except (EOFError, OSError):
-            self._process.join()
-            code = self._process.exitcode or 0
+            code = self._close()
             return "died", f"its process was ended by signal {-code}" if code < 0 else f"its process ended with exit status {code}"
 
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
+
     def kill(self) -> None:
-        self._process.kill()
+        with self._lock:
+            if not self._closed and self._process.is_alive():
+                self._kill_group()
+                self._process.kill()
+
+    def _close(self) -> int:
+        """Waits for the end of the process, and returns its exit code. Closes its files at once, which else wait for the garbage collector."""
+        self._kill_group()
+        self._process.join()
+        with self._lock:
+            self._closed = True
+            code = self._process.exitcode or 0
+            self._process.close()
+            self.pipe.close()
+        return code
+
+    def _kill_group(self) -> None:
+        """Kills the process, and what it started and left running. The process was not waited for yet, so its number is no other's."""
+        with contextlib.suppress(
+            ProcessLookupError, PermissionError
+        ):  # it is new, and leads no group yet; or what is left is another user's
+            os.killpg(self._process.pid or os.getpid(), signal.SIGKILL)
 
 
 class ProcessPool:
     """As many processes as jobs run at once; each is used again. ``close`` ends them."""
 
     def __init__(self) -> None:
-        self._idle: list[_Child] = []
+        self._threads = Threads(lambda: None)  # where a job is cancelled, its process is killed, and the thread ends
+        self._idle: dict[_Child, asyncio.TimerHandle] = {}  # when each ends
         self._all: set[_Child] = set()
 
     async def call(self, handler: Handler, facts: Facts, data: bytes, progress: Progress) -> Any:
@@ -64,20 +96,38 @@ class ProcessPool:
         def published(done: float, text: str) -> None:
             asyncio.run_coroutine_threadsafe(_awaited(progress, done, text), loop).result()
 
-        child = self._idle.pop() if self._idle else await in_thread(_Child)
+        child = self._take_idle() or await self._threads.call(_Child)
         self._all.add(child)
         try:
-            kind, content = await in_thread(child.run, (handler.name, handler.function, msgspec.json.encode(facts), data), published)
+            kind, content = await self._threads.call(
+                child.run, (handler.name, handler.function, msgspec.json.encode(facts), data), published
+            )
         except BaseException:
             self._end(child)
             raise
         if kind == "died":
             self._end(child)
             raise HandlerError(content)
-        self._idle.append(child)
+        self._idle[child] = loop.call_later(IDLE_SECONDS, self._end_idle, child)
         return _unpacked(kind, content)
 
+    def _take_idle(self) -> _Child | None:
+        while self._idle:
+            child, timer = self._idle.popitem()
+            timer.cancel()
+            if child.is_alive():
+                return child
+            self._end(child)
+        return None
+
+    def _end_idle(self, child: _Child) -> None:
+        del self._idle[child]
+        self._end(child)
+
     def close(self) -> None:
+        for timer in self._idle.values():
+            timer.cancel()
+        self._idle.clear()
         for child in list(self._all):
             self._end(child)
 
@@ -106,6 +156,9 @@ async def _awaited(progress: Progress, done: float, text: str) -> None:
 
 
 def _serve(pipe: Connection) -> None:
+    os.setsid()
+    os.register_at_fork(after_in_child=pipe.close)  # a child of the handler must neither answer nor let the pipe seem open
+    threading.Thread(target=_end_with_the_worker, daemon=True).start()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     handlers: dict[str, Handler] = {}
@@ -115,6 +168,13 @@ def _serve(pipe: Connection) -> None:
             if name not in handlers:
                 handlers[name] = describe(name, function, batch=None, process=True)
             pipe.send(_answer(handlers[name], PlainJob(msgspec.json.decode(facts, type=Facts), _progress(pipe)), data))
+
+
+def _end_with_the_worker() -> None:
+    worker = multiprocessing.parent_process()
+    if worker is not None:
+        worker.join()
+        os.killpg(os.getpgid(0), signal.SIGKILL)
 
 
 def _progress(pipe: Connection) -> Any:

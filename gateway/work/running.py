@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import contextvars
 import logging
-import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -25,6 +24,7 @@ from ..rules.json_values import json_of
 from ..runtime.backoff import backoff
 from .handlers import REASON_CHARACTERS, TRACE_CHARACTERS, Handler, Reject, Retry
 from .jobs import JobDocument
+from .threads import Threads
 
 __all__ = [
     "Call",
@@ -38,7 +38,6 @@ __all__ = [
     "RunningJob",
     "Unfit",
     "calling",
-    "in_thread",
     "read_data",
     "reason_of",
     "remembering_tasks",
@@ -177,6 +176,7 @@ def remembering_tasks(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         started = _CURRENT.get()
         if started is not None:
             started.add(task)
+            task.add_done_callback(started.discard)  # a task that was left running may start others for ever
         return task
 
     before = loop.get_task_factory()
@@ -226,7 +226,7 @@ class Call:
 
     def cancel(self) -> None:
         self._task.cancel()
-        if self._abandoning is None:
+        if self._abandoning is None and self._on_outcomes is not None:
             self._abandoning = asyncio.get_running_loop().call_later(CANCEL_SECONDS, self._abandon)
 
     def _on_timeout(self) -> None:
@@ -311,31 +311,6 @@ def reason_of(error: BaseException) -> str:
     return f"{first}\n{trace}".strip()
 
 
-async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls ``function`` in a thread of its own, which the program does not wait for when it ends: it may never return."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Any] = loop.create_future()
-    context = contextvars.copy_context()
-
-    def settle(result: Any, error: BaseException | None) -> None:
-        if not future.done():
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error if not isinstance(error, StopIteration) else RuntimeError("the handler raised StopIteration"))
-
-    def run() -> None:
-        try:
-            result, error = context.run(function, *arguments), None
-        except BaseException as raised:
-            result, error = None, raised
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, result, error)
-
-    threading.Thread(target=run, daemon=True, name="gateway job").start()
-    return await future
-
-
 def read_data(handler: Handler, data: msgspec.Raw | bytes) -> Any:
     """A job's data by the handler's annotation. Raises Unfit."""
     try:
@@ -345,7 +320,12 @@ def read_data(handler: Handler, data: msgspec.Raw | bytes) -> Any:
 
 
 def calling(
-    handler: Handler, runs: Sequence[Run], progress: Callable[[Run], Progress], middleware: Sequence[Middleware], processes: Processes
+    handler: Handler,
+    runs: Sequence[Run],
+    progress: Callable[[Run], Progress],
+    middleware: Sequence[Middleware],
+    threads: Threads,
+    processes: Processes,
 ) -> Callable[[], Awaitable[Any]]:
     """How the handler is called, with what surrounds it."""
 
@@ -356,7 +336,7 @@ def calling(
         if handler.kind == "loop":
             return await handler.function(*_arguments(handler, job, data))
         plain = [PlainJob(run.facts(), _from_thread(progress(run))) for run in runs]
-        return await in_thread(handler.function, *_arguments(handler, plain if handler.batch else plain[0], data))
+        return await threads.call(handler.function, *_arguments(handler, plain if handler.batch else plain[0], data))
 
     def call() -> Awaitable[Any]:
         jobs = [RunningJob(run.facts(), progress(run)) for run in runs]

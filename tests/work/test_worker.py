@@ -50,6 +50,28 @@ def never_end(job: PlainJob, data: str) -> None:
         time.sleep(1)
 
 
+def fork_and_return(job: PlainJob, data: int) -> list[Any]:
+    return ["child" if os.fork() == 0 else "parent", data]
+
+
+def fork_and_end(job: PlainJob, data: str) -> None:
+    fork = os.fork()
+    if fork == 0:
+        time.sleep(60)
+    Path(data).write_text(str(fork))
+    os._exit(4)
+
+
+def own_pid(job: PlainJob) -> int:
+    return os.getpid()
+
+
+def is_running(pid: int) -> bool:
+    """Not if it ended and was not waited for."""
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and ") Z " not in stat.read_text()
+
+
 # What handlers are, and what they are given.
 
 
@@ -288,6 +310,57 @@ async def test_a_process_that_ends_or_hangs_is_the_failure_of_its_job_alone(queu
             await hangs.result(30)
         number = int(pid.read_text())
         await until(lambda: not Path(f"/proc/{number}").exists(), "the process was killed")
+
+
+async def test_what_a_handler_forked_neither_answers_nor_outlives_its_job(queue: Queue, new_worker: NewWorker, tmp_path: Path) -> None:
+    worker = new_worker(concurrency=1)
+    worker.job("fork", process=True)(fork_and_return)
+    worker.job("end", process=True)(fork_and_end)
+    async with working(worker):
+        for number in (1, 2):
+            job = await queue.enqueue("fork", number, result_ttl=60)
+            assert await job.result(10) == ["parent", number], "not what the fork before it answered"
+        ends = await queue.enqueue("end", str(tmp_path / "pid"), attempts=1)
+        assert (await ended(queue, ends.id)).failures[0].error == "its process ended with exit status 4"
+    fork = int((tmp_path / "pid").read_text())
+    await until(lambda: not Path(f"/proc/{fork}").exists(), "the fork was killed with its process")
+
+
+async def test_a_process_without_a_job_ends_and_one_that_died_meanwhile_is_not_used(
+    queue: Queue, new_worker: NewWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = new_worker(concurrency=1)
+    worker.job("pid", process=True)(own_pid)
+    async with working(worker):
+        pid = await (await queue.enqueue("pid", result_ttl=60)).result(10)
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: not is_running(pid), "it was killed")
+        monkeypatch.setattr("gateway.work.processes.IDLE_SECONDS", 0.01)
+        after = await (await queue.enqueue("pid", attempts=1, result_ttl=60)).result(10)
+        assert after != pid
+        await until(lambda: not is_running(after), "it has no job")
+
+
+async def test_handlers_that_never_end_fill_no_more_threads_than_twice_the_concurrency(
+    queue: Queue, new_worker: NewWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker, released = new_worker(concurrency=2, stop_seconds=0.1), threading.Event()
+
+    @worker.job("hang")
+    def hang(job: PlainJob) -> None:
+        released.wait(30)
+
+    try:
+        async with working(worker):
+            for _ in range(10):
+                await queue.enqueue("hang", attempts=1, timeout=0.01)
+            await overview_is(queue, dead_letters=4, ready=6)
+            assert [thread.name for thread in threading.enumerate()].count("gateway job") == 4
+            assert "4 threads of handlers go on though their jobs are over" in caplog.text
+            released.set()
+            await overview_is(queue, ready=0, running=0)
+    finally:
+        released.set()
 
 
 async def test_tasks_that_a_handler_leaves_running_are_reported(
