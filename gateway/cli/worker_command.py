@@ -91,7 +91,8 @@ def _worker_in(module: ModuleType, name: str) -> Worker:
     found = getattr(module, name, None)
     if isinstance(found, Worker):
         return found
-    what = f"is {found!r:.60}, which is no Worker" if hasattr(module, name) else "is not there"
+    shown = f"{found!r:.60}" if isinstance(found, int) else f"of the type {type(found).__name__}"  # a text may be a URL with its password
+    what = f"is {shown}, which is no Worker" if hasattr(module, name) else "is not there"
     similar = _did_you_mean(name, workers) or (f"; its workers are {', '.join(workers)}" if workers else "; the module has no Worker")
     raise GatewayError(f"{module.__name__}:{name} {what}{similar}")
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
 from ..errors import StoreError, Unavailable
-from ..rules.json_text import is_utf8
 from ..runtime.backoff import backoff, retrying
 from ..runtime.tasks import Tasks
 from ..store.connection import Commands
@@ -37,6 +37,8 @@ LINE_CHARACTERS = 1000  # of a failure's first line in the log
 LOOK_AGAIN_SECONDS = 3600.0  # the longest timer; a job may be due in years
 HAS, CANCELLED = 1, 2  # what gateway_held answers of a run; 0: it is another worker's
 RENEWALS = 3  # of a lease, while it lasts: two may fail
+
+_is_id = re.compile(rb"[\w\-.:]{1,100}").fullmatch  # what gateway_enqueue makes and takes
 
 
 class Intake:
@@ -118,7 +120,7 @@ class Intake:
     def _run_of(self, id: bytes, token: int, text: bytes, failures: int, crashes: int) -> Run | None:
         document = read_job(text)
         name = id.decode(errors="replace")
-        if document is None or not is_utf8(id):
+        if document is None or not _is_id(id):
             self._tasks.spawn(self._repeat(b"gateway_fail", id, token, "it is not a job: another program wrote it", ""))
             return None
         run = self.held[name] = Run(self.queue, name, token, document, failures, crashes)
@@ -180,7 +182,9 @@ class Intake:
         name = worker.decode(errors="replace")
         keys = (*self._keys[:-1], self._layout.taken(self.queue, name))
         jobs = await self._commands.call(b"FCALL", b"gateway_reclaim", len(keys), *keys, name, repeatable=True)
-        if jobs:
+        if jobs < 0:
+            self._layout.faults.found("queue", self.queue, f"the list of worker {name} is of another type")
+        elif jobs:
             log.warning("queue %s: the lease of worker %s is over: its %d jobs may be taken again", self.queue, ascii(name), jobs)
 
     async def _compare(self) -> None:

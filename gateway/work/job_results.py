@@ -13,6 +13,7 @@ from uuid import uuid4
 import msgspec
 
 from ..errors import JobFailed, StoreError
+from ..rules.json_text import UNREADABLE
 from ..runtime.tasks import Tasks
 from ..store.connect import Address
 from ..store.connection import Commands
@@ -24,11 +25,14 @@ __all__ = ["Results", "read_result"]
 
 
 def read_result(text: bytes) -> Any:
-    """What a handler returned, of a result as Valkey holds it. Raises JobFailed with the handler's error."""
-    result = msgspec.json.decode(text)
-    if "error" in result:
-        raise JobFailed(str(result["error"]).partition("\n")[0])
-    return result["result"]
+    """What a handler returned, of a result as Valkey holds it. Raises JobFailed with the handler's error, or where it cannot be read."""
+    try:
+        result = msgspec.json.decode(text)
+        if "error" not in result:
+            return result["result"]
+    except (*UNREADABLE, TypeError, KeyError) as error:  # of a worker in another language, or written by another program
+        raise JobFailed(f"its result cannot be read: {error}") from None
+    raise JobFailed(str(result["error"]).partition("\n")[0])
 
 
 class Results:
@@ -41,6 +45,7 @@ class Results:
         self._queues = queues
         self._waiting: dict[bytes, dict[str, tuple[str, set[asyncio.Future[bytes]]]]] = {}  # Pub/Sub channel → id → queue, waiters
         self._confirmed: set[bytes] = set()
+        self._looking: dict[tuple[bytes, str], bool] = {}  # a look is under way; whether another is to follow
         self._link: Link | None = None
         self._starting = asyncio.Lock()
         self._tasks = Tasks()
@@ -116,27 +121,38 @@ class Results:
                 self._tasks.spawn(self._look(channel, found))
 
     async def _look(self, channel: bytes, ids: list[str]) -> None:
-        """Reads the results that are there."""
+        """Reads the results that are there, each once at a time: of one job many may wait, and each answer may have megabytes."""
         for id in ids:
-            waited = self._waiting.get(channel, {}).get(id)
-            if waited is None:
+            key = channel, id
+            if key in self._looking:
+                self._looking[key] = True
                 continue
-            queue, futures = waited
+            self._looking[key] = True
             try:
-                view = await self._queues.job(queue, id)
-            except StoreError as error:
-                for future in futures:
-                    _fail(future, error)
-                continue
+                while self._looking[key]:
+                    self._looking[key] = False
+                    await self._look_at(channel, id)
+            finally:
+                del self._looking[key]
+
+    async def _look_at(self, channel: bytes, id: str) -> None:
+        waited = self._waiting.get(channel, {}).get(id)
+        if waited is None:
+            return
+        queue, futures = waited
+        try:
+            view = await self._queues.job(queue, id)
+        except StoreError as error:
             for future in futures:
-                if view.result:
-                    _succeed(future, view.result)
-                elif view.state == "none":
-                    _fail(
-                        future, JobFailed("the job ended, and its result is not stored any more, or never was: enqueue it with result_ttl")
-                    )
-                elif view.state == "dead":
-                    _fail(future, JobFailed(view.failures[-1].error if view.failures else "the job is a dead letter"))
+                _fail(future, error)
+            return
+        for future in futures:
+            if view.result:
+                _succeed(future, view.result)
+            elif view.state == "none":
+                _fail(future, JobFailed("the job ended, and its result is not stored any more, or never was: enqueue it with result_ttl"))
+            elif view.state == "dead":
+                _fail(future, JobFailed(view.failures[-1].error if view.failures else "the job is a dead letter"))
 
 
 def _succeed(future: asyncio.Future[bytes], result: bytes) -> None:

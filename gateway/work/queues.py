@@ -14,6 +14,8 @@ from .jobs import JobDocument, check_queue_name, read_job, refusal
 
 __all__ = ["Failure", "JobView", "Overview", "Queues", "enqueue_call"]
 
+MS_MOST = 1e15  # unix ms
+
 _READS = (b"gateway_queue", b"gateway_job", b"gateway_jobs")
 
 
@@ -160,7 +162,12 @@ class Queues:
 
 
 def _view(id: bytes, state: str, ms: bytes, job: bytes, failures: bytes, result: bytes = b"") -> JobView:
-    return JobView(id.decode(errors="replace"), state, int(float(ms or 0)), read_job(job), _read_failures(failures), result)
+    return JobView(id.decode(errors="replace"), state, _whole(ms), read_job(job), _read_failures(failures), result)
+
+
+def _whole(score: bytes) -> int:
+    """A time in ms. Another program may have written any score, as inf: then it is the nearest that the functions write."""
+    return int(min(max(float(score or 0), 0.0), MS_MOST))
 
 
 def _read_failures(text: bytes) -> list[Failure]:

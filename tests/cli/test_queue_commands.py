@@ -164,7 +164,7 @@ def test_no_control_character_reaches_the_terminal(operator: Operator, store: va
     document = store.hget(jobs, id).replace(json.dumps({"text": ESCAPES}, separators=(",", ":")).encode(), raw.encode())
     store.hset(jobs, id, document.replace(b',"data":', b',\n "data":\t'))
     store.hset(jobs, "foreign\x1b[2J", ESCAPES)
-    store.zadd(operator._layout.queue("q\u202e")[7], {"foreign\x1b[2J": 1e18})
+    store.zadd(operator._layout.queue("q\u202e")[7], {"foreign\x1b[2J": 1e18, "for ever": float("inf"), "never": float("-inf")})
     commands = [("list",), ("show", "q\u202e"), ("dead", "q\u202e"), ("show", "q\u202e", id), ("show", "q\u202e", "foreign\x1b[2J")]
     begun = [operator.begin(*words, *more) for words in commands for more in ((), ("--json",))]
     outcomes = [each() for each in begun]
@@ -301,6 +301,7 @@ import os
 from gateway.work import Worker
 worker = Worker(queues=["elsewhere"])
 other = 17
+URL = "valkey://:secret@localhost"
 idle = Worker()
 
 @worker.job("double")
@@ -334,6 +335,7 @@ PLACES = {
     "nowhere.at.all:worker": "there is no module 'nowhere' in ",
     "shop:wroker": "shop:wroker is not there; did you mean 'worker'",
     "shop:other": "shop:other is 17, which is no Worker; its workers are worker, idle",
+    "shop:URL": "shop:URL is of the type str, which is no Worker; its workers are worker, idle",
     "shop:idle": "shop:idle has no handler",
     "empty:worker": "the module has no Worker",
     "broken:worker": r"module broken cannot be imported: NameError: name 'undefined' is not defined \(.*broken.py, line 2\)",

@@ -331,6 +331,15 @@ def test_numbers_that_another_program_wrote_do_not_end_the_work(queue: QueueFunc
     assert queue.counts("enqueued", "taken", "finished") == [1, 2, 0]
 
 
+def test_a_dead_worker_whose_list_is_of_a_wrong_type_does_not_hold_up_those_of_others(queue: QueueFunctions) -> None:
+    queue.own.client.zadd(queue.key("workers"), {"forged": 1})
+    queue.own.client.set(queue.key("taken:forged"), "no list")
+    assert queue.work("reclaim", "forged") == -1
+    assert queue.work("renew", "w", 1000) == [0, 60001]
+    queue.set_time(NOW + 60_001)
+    assert queue.work("renew", "w", 1000)[2:] == [b"forged"], "it may have been mended"
+
+
 def test_what_is_no_worker_among_the_workers_is_removed_and_a_lease_without_end_is_an_hour(queue: QueueFunctions) -> None:
     queue.own.client.zadd(queue.key("workers"), {"{x}": 1, "gone": 2, "for-ever": float("inf")})
     assert queue.work("renew", "w", 1000) == [0, 3600000, b"gone"]

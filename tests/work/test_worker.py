@@ -334,11 +334,11 @@ async def test_a_process_without_a_job_ends_and_one_that_died_meanwhile_is_not_u
     async with working(worker):
         pid = await (await queue.enqueue("pid", result_ttl=60)).result(10)
         os.kill(pid, signal.SIGKILL)
-        await until(lambda: not is_running(pid), "it was killed")
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         monkeypatch.setattr("gateway.work.processes.IDLE_SECONDS", 0.01)
         after = await (await queue.enqueue("pid", attempts=1, result_ttl=60)).result(10)
         assert after != pid
-        await until(lambda: not is_running(after), "it has no job")
+        await until(lambda: not is_running(after), "it was ended, because it has no job")
 
 
 async def test_handlers_that_never_end_fill_no_more_threads_than_twice_the_concurrency(
@@ -569,6 +569,43 @@ async def test_a_job_that_expired_is_a_dead_letter(queue: Queue, new_worker: New
     await asyncio.sleep(0.02)
     async with working(worker):
         assert (await ended(queue, job.id)).failures[0].error == "it expired before a worker took it"
+
+
+# Waiting for results.
+
+
+async def test_many_waiters_for_one_job_read_its_result_once_at_a_time(
+    queue: Queue, new_worker: NewWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, under_way, read = new_worker(), [0], queue.queues.job
+
+    @worker.job("work")
+    async def work(job: RunningJob) -> str:
+        return "done"
+
+    async def counted(name: str, id: str) -> Any:
+        under_way.append(under_way[-1] + 1)
+        try:
+            return await read(name, id)
+        finally:
+            under_way.append(under_way[-1] - 1)
+
+    monkeypatch.setattr(queue.queues, "job", counted)
+    job = await queue.enqueue("work", result_ttl=60)
+    waiting = [asyncio.create_task(job.result(30)) for _ in range(500)]
+    async with working(worker):
+        assert set(await asyncio.gather(*waiting)) == {"done"}
+        assert set(await asyncio.gather(*[job.result(30) for _ in range(500)])) == {"done"}
+    assert max(under_way) == 1, "each answer may have megabytes"
+
+
+@pytest.mark.parametrize("text", [b"\xff", b"{}", b"7", b'{"result":1e999}', b"[" * 100_000])
+async def test_a_result_that_cannot_be_read_is_the_failure_of_its_waiter(
+    text: bytes, queue: Queue, prefix: str, store: valkey.Valkey
+) -> None:
+    store.hset(f"{prefix}:queue:{{default}}:results", "x", text)
+    with pytest.raises(JobFailed, match="its result cannot be read"):
+        await queue.wait("default", "x")
 
 
 # Stopping, dying, losing.

@@ -38,6 +38,7 @@ local JOB = {
   error = 4000,           -- bytes of a failure's reason
   failures = 20,          -- failures of a job that are remembered, the newest ones
   crashes = 3,            -- workers that a job may crash before it is a dead letter
+  mended = 60000,         -- ms until a worker's list is looked at again that is of a wrong type
   apart = 250,            -- ms between jobs that are suspected to end workers, when they may be taken again
   limit = 1000000,        -- jobs that a queue holds, dead letters included, unless its producers say otherwise
   seconds = 315360000,    -- ten years: the longest delay

@@ -514,6 +514,7 @@ end
 
 -- gateway_reclaim KEYS taken:W  W → how many jobs of worker W, whose lease is over, may be taken by others now; those that crashed too
 --   many workers are dead letters. 0 if W renewed its lease. Up to 1000 in one call; where W has more, its lease stays over.
+--   -1: another program made something else of W's list. It is looked at again in a minute, so that it does not hold up the jobs of others.
 --   Of the jobs that ran together the cause is not known: blamed are those alone that were blamed most often before, and from the second
 --   time on they come back apart from each other, so that a job does not become a dead letter for what ran beside it.
 -- Atomic, because W may come back at any moment.
@@ -522,8 +523,12 @@ local function gateway_reclaim(keys, args)
   local now = now_ms()
   local ends = tonumber(redis.call('ZSCORE', keys[K.workers], worker) or nil)
   if ends and ends >= now then return 0 end
-  local most, apart = 0, 0
-  for _, id in ipairs(redis.call('LRANGE', keys[K.taken], -JOB.page, -1)) do most = math.max(most, run_of(keys, id).crashes) end
+  local most, apart, ids = 0, 0, redis.pcall('LRANGE', keys[K.taken], -JOB.page, -1)
+  if ids.err then
+    redis.call('ZADD', keys[K.workers], number(now + JOB.mended), worker)
+    return -1
+  end
+  for _, id in ipairs(ids) do most = math.max(most, run_of(keys, id).crashes) end
   local freed = clear_taken(keys, worker, {}, now, function(id, head, run)
     if run.crashes < most then
       give_back(keys, id, head, run, now)
