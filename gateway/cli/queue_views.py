@@ -29,6 +29,8 @@ __all__ = ["View", "follow", "jobs_of_queue", "json_line", "one_job", "print_lin
 
 REFRESH_SECONDS = 1.0
 PAGE = 200  # jobs of one read
+ROWS = 1000  # queues that people are shown
+TOGETHER = 100  # queues that are asked for at once
 WIDE = 1000  # columns where the output is no terminal: nothing is cut off
 
 
@@ -104,11 +106,16 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 async def queue_list(queues: Queues) -> View:
     """All queues with their numbers. A queue whose keys in Valkey are of other types is shown with that error."""
-    rows = [(name, await _overview_or_fault(queues, name)) for name in await queues.names()]
+    names = await queues.names()
+    rows: list[tuple[str, Overview | str]] = []
+    for first in range(0, len(names), TOGETHER):
+        page = names[first : first + TOGETHER]
+        rows += zip(page, await asyncio.gather(*[_overview_or_fault(queues, name) for name in page]), strict=True)
     table = _table("queue", *_NUMBERS, left=1)
-    for name, found in rows:
+    for name, found in rows[:ROWS]:
         table.add_row(_text(name), *(_numbers(found) if isinstance(found, Overview) else [_text(found)]))
-    return View({"queues": [_queue_fields(name, found) for name, found in rows]}, table if rows else Text("there are no queues"))
+    shown = Group(table, Text(f"and {len(rows) - ROWS:,} more, which --json lists")) if len(rows) > ROWS else table
+    return View({"queues": [_queue_fields(name, found) for name, found in rows]}, shown if rows else Text("there are no queues"))
 
 
 async def _overview_or_fault(queues: Queues, name: str) -> Overview | str:

@@ -122,6 +122,14 @@ def test_the_numbers_of_queues_are_listed(operator: Operator) -> None:
     assert (fields["finished"], fields["workers"]) == (2, 1) and fields["finish_mean_ms"] >= 0 and fields["start_mean_ms"] >= 0
 
 
+def test_people_are_shown_a_thousand_queues_and_programs_all(operator: Operator, store: valkey.Valkey) -> None:
+    operator.producer.enqueue("x", queue="a")
+    store.sadd(operator._layout.queues, *[f"q{number}" for number in range(1001)])
+    lines = operator("list").splitlines()
+    assert len(lines) == 1002 and lines[-1] == "and 2 more, which --json lists"
+    assert len(operator.json("list")["queues"]) == 1002
+
+
 def test_dead_letters_are_shown_with_their_reasons_and_sent_again(operator: Operator) -> None:
     for number in range(3):
         operator.producer.enqueue("send", {"n": number}, queue="mail", key=f"k{number}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import pytest
 import valkey
 
 from gateway.config import Config
-from gateway.edges.api.methods import METHODS, answer
+from gateway.edges.api.methods import METHODS, answer, together
 from gateway.edges.responses import STATUS_OF_ERROR
 from gateway.errors import TooManyRequests
 from gateway.store.layout import Layout, Word
@@ -114,3 +115,18 @@ def test_a_key_of_another_type_is_our_error_and_nothing_else_suffers(gateway: Ru
     store.set(Layout(gateway.prefix).queue("broken")[1], "text")
     assert gateway.api("enqueue", name="x", queue="broken")["error"]["code"] == 100
     assert gateway.api("enqueue", name="x", queue="sound")["result"]["new"]
+
+
+async def test_of_a_batch_in_parallel_a_bounded_number_is_under_way() -> None:
+    under_way, most = 0, 0
+
+    async def command() -> bytes:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0)
+        under_way -= 1
+        return b"{}"
+
+    assert len(await together([command() for _ in range(1001)])) == 1001
+    assert most == 200

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import valkey
 
+from gateway.config import Config
 from gateway.store.connect import Address
 from gateway.work import exclusive, foreign_keys, foreign_messages, source
 from gateway.work.bridges import Bridges
@@ -227,6 +228,19 @@ async def test_one_process_works_and_another_takes_over(
             await until(lambda: second.statistics[key].bridged == 2, "it works again when that one is dead")
     assert published(store, prefix, "endless:a") == [1, 2, 3]
     assert published(store, prefix, "endless:b") == [1]
+
+
+@pytest.mark.parametrize("forged", ["for longer than any lease", "no text"])
+async def test_a_lease_that_another_program_wrote_is_taken_over(valkey_url: str, store: valkey.Valkey, prefix: str, forged: str) -> None:
+    key = f"{prefix}:bridge:{{x}}:x:lease"
+    if forged == "no text":
+        store.lpush(key, "x")
+        store.pexpire(key, 60_000)
+    else:
+        store.set(key, "x", px=10**9)
+    async with opened_history(valkey_url, prefix, Config()) as history:
+        assert await history.call(b"gateway_lease", [key.encode()], "process", 3000) == 0
+        assert 0 < await history.call(b"gateway_lease", [key.encode()], "other", 3000) <= 3000
 
 
 async def test_a_process_that_was_taken_for_dead_finishes_nothing(valkey_url: str, store: valkey.Valkey, prefix: str, key: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -57,10 +57,11 @@ from .results import (
 )
 from .unknown_fields import unknown_fields
 
-__all__ = ["BATCH", "METHODS", "Malformed", "Method", "answer", "warnings_of"]
+__all__ = ["BATCH", "METHODS", "Malformed", "Method", "answer", "together", "warnings_of"]
 
 HISTORY_BYTES = 16 * 1024 * 1024  # of one answer of the history method
 WARNINGS_MOST = 20  # of one request
+TOGETHER = 200  # commands of one request that are under way at once
 REVOKED_SECONDS = 30 * 86400  # where the request does not say when the token would have expired
 
 
@@ -127,7 +128,7 @@ def _placed(position: Position | None) -> bytes:
 async def _broadcast(node: Node, request: BroadcastRequest) -> bytes:
     """Publishes the same into several channels; each has a result or an error of its own."""
     words = _words(request)
-    results = await asyncio.gather(*[_outcome(_publish_to(node, channel, words)) for channel in request.channels])
+    results = await together([_publish_to(node, channel, words) for channel in request.channels])
     return _responses(results)
 
 
@@ -169,7 +170,7 @@ async def _notify(node: Node, request: NotifyRequest) -> bytes:
     words = publish_words(data, idempotency_key=request.idempotency_key or None)
     if request.user:
         return await _notify_one(node, request.user, words)
-    results = await asyncio.gather(*[_outcome(_notify_one(node, user, words)) for user in request.users])
+    results = await together([_notify_one(node, user, words) for user in request.users])
     return _responses(results)
 
 
@@ -377,15 +378,20 @@ async def _batch(node: Node, request: BatchRequest) -> bytes:
     if any(len(command) != 1 or next(iter(command)) not in METHODS for command in request.commands):
         raise BadRequest(f"a command of a batch is an object with one of {', '.join(METHODS)}")
     calls = [(name, answer(node, METHODS[name], bytes(body))) for command in request.commands for name, body in command.items()]
-    if request.parallel:
-        outcomes = await asyncio.gather(*[_outcome(call) for _, call in calls])
-    else:
-        outcomes = [await _outcome(call) for _, call in calls]
+    outcomes = await together([call for _, call in calls]) if request.parallel else [await _outcome(call) for _, call in calls]
     replies = [
         raw_object({name: result} if error is None else {"error": error})
         for (name, _), (result, error) in zip(calls, outcomes, strict=True)
     ]
     return b'{"replies":[%b]}' % b",".join(replies)
+
+
+async def together(calls: list[Coroutine[Any, Any, bytes]]) -> list[tuple[bytes, bytes | None]]:
+    """The outcomes of calls that are made at once, TOGETHER at a time: a request of megabytes must not take Valkey from all others."""
+    outcomes: list[tuple[bytes, bytes | None]] = []
+    for first in range(0, len(calls), TOGETHER):
+        outcomes += await asyncio.gather(*map(_outcome, calls[first : first + TOGETHER]))
+    return outcomes
 
 
 async def _outcome(call: Awaitable[bytes]) -> tuple[bytes, bytes | None]:

@@ -14,6 +14,7 @@
 -- they are versions of an epoch that is made with the state.
 
 local HEAD = 4096  -- bytes that are shown of an entry that is too large
+local LONGEST_LEASE = 3600000  -- ms; what lasts longer, for ever, or is no lease at all was written by another program, and is replaced
 
 -- The epoch and the position, and the fields' values that were asked for besides; nil if there is no state, or none of ours.
 local function bridge_state(key, form)
@@ -141,8 +142,8 @@ end
 -- gateway_lease 1 LEASE OWNER MS → 0: OWNER holds the lease for MS from now on, or with an MS of 0 no longer; else the ms that another's lasts.
 -- Atomic, because two processes must not take it at once; and Valkey's clock alone decides when it ends.
 local function gateway_lease(keys, args)
-  local left = redis.call('PTTL', keys[1])
-  if left > 0 and redis.call('GET', keys[1]) ~= args[1] then return left end
+  local left, owner = redis.call('PTTL', keys[1]), redis.pcall('GET', keys[1])
+  if left > 0 and left <= LONGEST_LEASE and type(owner) == 'string' and owner ~= args[1] then return left end
   if args[2] == '0' then
     redis.call('DEL', keys[1])
   else
