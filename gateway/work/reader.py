@@ -276,8 +276,8 @@ class Reader:
         self._link.subscribe([key])
 
     def on_moved(self, channel: str) -> None:
-        hold = self._holds[channel]
-        if hold.leaving:
+        hold = self._holds.get(channel)
+        if hold is None or hold.leaving:
             return
         hold.leaving = True
         self._remove_ready(hold)
@@ -390,8 +390,8 @@ class Reader:
 
     def _remove_ready(self, hold: Hold) -> None:
         """The application gets none of what was read for it."""
-        removed = hold.outstanding.keys() - hold.handed
-        self._ready = deque(delivery for delivery in self._ready if delivery not in removed)
+        if removed := hold.outstanding.keys() - hold.handed:
+            self._ready = deque(delivery for delivery in self._ready if delivery not in removed)
 
 
 def _changes_history(payload: bytes) -> bool:
