@@ -31,6 +31,8 @@ __all__ = ["Engine", "Plan"]
 
 log = logging.getLogger("gateway.worker")
 
+TEXT_CHARACTERS = 1000  # of a progress, which clients receive
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -207,7 +209,8 @@ class Engine:
             channel = run.document.channel
             if channel is None:
                 return
-            data = json_of({"job": run.id, "progress": round(min(1.0, max(0.0, float(done))), 4), "text": str(text)})
+            shown = str(text)[:TEXT_CHARACTERS].encode(errors="replace").decode()
+            data = json_of({"job": run.id, "progress": round(min(1.0, max(0.0, float(done))), 4), "text": shown})
             try:
                 await self._history.publish(channel, publish_words(data), repeatable=False)
             except StoreError as error:

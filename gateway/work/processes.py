@@ -22,8 +22,9 @@ from .handlers import Handler, Reject, Retry, describe
 from .running import Facts, HandlerError, PlainJob, Progress, Unfit, read_data, reason_of
 from .threads import Threads
 
-__all__ = ["ProcessPool"]
+__all__ = ["ProcessPool", "in_job_process"]
 
+NAME = "gateway job"
 IDLE_SECONDS = 60.0  # after which a process that has no job is ended
 
 _SPAWN = multiprocessing.get_context("spawn")
@@ -34,7 +35,7 @@ class _Child:
 
     def __init__(self) -> None:
         self.pipe, other = _SPAWN.Pipe()
-        self._process = _SPAWN.Process(target=_serve, args=(other,), daemon=True, name="gateway job")
+        self._process = _SPAWN.Process(target=_serve, args=(other,), daemon=True, name=NAME)
         self._process.start()
         other.close()
         self._lock = threading.Lock()  # the worker's loop may kill it while its thread closes it
@@ -153,6 +154,11 @@ async def _awaited(progress: Progress, done: float, text: str) -> None:
 
 
 # In the process.
+
+
+def in_job_process() -> bool:
+    """Whether this process was started for jobs. It imports the main program, too."""
+    return multiprocessing.current_process().name == NAME
 
 
 def _serve(pipe: Connection) -> None:

@@ -32,6 +32,7 @@ from .engine import Engine, Plan
 from .handlers import Batch, Handler, describe, read_rate
 from .jobs import JobOptions, check_queue_name, job_words
 from .periodic import Schedule
+from .processes import in_job_process
 from .queues import Queues
 from .running import Middleware, remembering_tasks
 
@@ -186,6 +187,10 @@ class Worker:
         """
         if not self.handlers:
             raise ValueError('the worker has no handler: decorate one with @worker.job("name")')
+        if in_job_process():
+            raise RuntimeError(
+                'a process of a job imported the program, which runs the worker when it is imported: call run() under if __name__ == "__main__"'
+            )
         self._stopping.clear()
         async with contextlib.AsyncExitStack() as stack:
             engine = await stack.enter_async_context(self._connected())

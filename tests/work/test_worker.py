@@ -26,6 +26,7 @@ from gateway.work.running import PlainJob, RunningJob
 
 from ..kit import forks
 from ..kit.jobs import ended, overview_is, working
+from ..kit.programs import runs
 from ..kit.waiting import until, wait_until
 
 NewWorker = Callable[..., Worker]
@@ -66,12 +67,6 @@ def own_pid(job: PlainJob) -> int:
     return os.getpid()
 
 
-def is_running(pid: int) -> bool:
-    """Not if it ended and was not waited for."""
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and ") Z " not in stat.read_text()
-
-
 # What handlers are, and what they are given.
 
 
@@ -105,7 +100,7 @@ async def test_progress_is_a_publication_in_the_jobs_channel(
     @worker.job("loop")
     async def loop(job: RunningJob) -> None:
         await job.progress(0.25, "begun")
-        await job.progress(1.5)
+        await job.progress(1.5, "\ud800" + "x" * 2000)
 
     worker.job("process", process=True)(double)
     async with working(worker):
@@ -114,7 +109,7 @@ async def test_progress_is_a_publication_in_the_jobs_channel(
             await job.result(30)
     entries = store.xrange(f"{prefix}:{{posts:work}}:stream")
     published = [msgspec.json.decode(fields[b"data"]) for _, fields in entries]
-    assert [(each["progress"], each["text"]) for each in published] == [(0.25, "begun"), (1.0, ""), (0.5, "half of it")]
+    assert [(each["progress"], each["text"]) for each in published] == [(0.25, "begun"), (1.0, "?" + "x" * 999), (0.5, "half of it")]
     assert published[-1]["job"] == job.id
 
 
@@ -338,7 +333,7 @@ async def test_a_process_without_a_job_ends_and_one_that_died_meanwhile_is_not_u
         monkeypatch.setattr("gateway.work.processes.IDLE_SECONDS", 0.01)
         after = await (await queue.enqueue("pid", attempts=1, result_ttl=60)).result(10)
         assert after != pid
-        await until(lambda: not is_running(after), "it was ended, because it has no job")
+        await until(lambda: not runs(after), "it was ended, because it has no job")
 
 
 async def test_handlers_that_never_end_fill_no_more_threads_than_twice_the_concurrency(
@@ -448,6 +443,18 @@ async def test_a_serial_key_that_is_none_is_the_failure_of_its_job_at_once(seria
     assert view.failures[-1].error.startswith(
         "its serial key could not be made of its data: ValueError: the serial key is a text of 1 to 200 bytes"
     )
+
+
+async def test_large_data_that_is_no_json_is_a_dead_letter_when_it_is_taken(
+    queue: Queue, new_worker: NewWorker, prefix: str, store: valkey.Valkey
+) -> None:
+    """Valkey checks data up to 64 KiB only: a megabyte would take it from all others for 0.4 s."""
+    worker, keys = new_worker(), Layout(prefix).queue("default")
+    worker.job("work")(sleep_long)
+    store.fcall("gateway_enqueue", len(keys), *keys, "work", "{" * 70_000, "id", "x")
+    async with working(worker):
+        view = await ended(queue, "x")
+    assert view.failures[-1].error == "it is not a job: another program wrote it"
 
 
 async def test_a_job_whose_id_is_no_text_is_a_dead_letter_and_is_not_run_again_and_again(

@@ -43,7 +43,7 @@ local function check_job(name, data, options)
   if data == nil or #data > JOB.data then
     error({err = 'GATEWAY the data of a job is JSON of up to ' .. JOB.data .. ' bytes'})
   end
-  if not json_of(data) then
+  if #data <= JOB.checked and not json_of(data) then
     error({err = 'GATEWAY the data of a job is not JSON in UTF-8'})
   end
   check_text(options, 'key', JOB.text)
@@ -103,7 +103,8 @@ end
 
 -- gateway_enqueue KEYS NAME DATA [id ID] [key K] [priority 0-9] [delay S] [at UNIX_S] [attempts N] [timeout S] [expires S]
 --     [expires_at UNIX_S] [result_ttl S] [channel C] [serial S] [limit N] [version N] [version_epoch E] → [id, 1 if it was enqueued now]
---   DATA is JSON. Seconds may have decimals. A `key` that a job has which waits or runs: that job's id, and 0. An `id` of a job that the
+--   DATA is JSON of up to 1 MiB; above 64 KiB that is not checked here, and what is none becomes a dead letter when a worker takes it.
+--   Seconds may have decimals. A `key` that a job has which waits or runs: that job's id, and 0. An `id` of a job that the
 --   queue holds, or a `version` of its epoch that is not newer than the last: 0; so a producer may repeat what it got no answer to.
 --   `expires`: so long after it was due a job is not started, nor tried again: it is a dead letter then; `expires_at`: not after that
 --   time, which may be over. Raises QUEUEFULL where the queue

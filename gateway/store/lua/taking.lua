@@ -291,7 +291,7 @@ local function finish_some(keys, args, from, now, answers)
       local head = not plain_due(job) and head_of(job)
       if head then release(keys, id, head, now) end
       if head and head.result_ttl > 0 then
-        keep_result(keys, id, head, '{"result":' .. (json_of(result) and result or 'null') .. '}', now)
+        keep_result(keys, id, head, '{"result":' .. ((#result > JOB.checked or json_of(result)) and result or 'null') .. '}', now)
         stored = true
       end
       ms = ms + math.max(0, now - tonumber(began[i]))
@@ -308,8 +308,8 @@ local function finish_some(keys, args, from, now, answers)
 end
 
 -- gateway_finish KEYS taken:W  W [ID TOKEN RESULT]… → [1 or 0 …]
---   Ends up to 10000 jobs that were done. RESULT is JSON of up to 1 MiB, stored if the job asks for it, '' for none. 0: the worker has not this run of the
---   job any more, because its lease was over or this was called before; nothing is changed.
+--   Ends up to 10000 jobs that were done. RESULT is JSON of up to 1 MiB (checked up to 64 KiB), stored if the job asks for it, '' for none.
+--   0: the worker has not this run of the job any more, because its lease was over or this was called before; nothing is changed.
 -- Atomic, because the token, the job's end and the start of the next one with its serial key must be of one moment.
 local function gateway_finish(keys, args)
   check_worker(keys, args)
