@@ -46,6 +46,7 @@ class Engine:
     """One worker, named ``name``, over ``commands`` and ``link``, to which it adds its listeners. ``run`` works until it is told to stop."""
 
     def __init__(self, plan: Plan, name: str, commands: Commands, link: Link, layout: Layout, queues: Queues) -> None:
+        self.name = name
         self._plan = plan
         self._layout = layout
         self._history = History(commands, layout)

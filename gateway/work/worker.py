@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -36,6 +37,8 @@ from .queues import Queues
 from .running import Middleware, remembering_tasks
 
 __all__ = ["Worker"]
+
+log = logging.getLogger("gateway.worker")
 
 LEASE_SECONDS = 15.0
 LEASE_LEAST = 0.5
@@ -75,7 +78,7 @@ class Worker:
         self._layout = Layout(prefix)
         self._lease = lease
         self._rate = None if rate is None else read_rate(rate)
-        self._stop_seconds = stop_seconds
+        self.stop_seconds = stop_seconds
         self._zone = ZoneInfo(timezone)
         self._lifespan = lifespan
         self._schedules: list[Schedule] = []
@@ -194,7 +197,8 @@ class Worker:
                 stack.enter_context(self._signals())
             if self._lifespan is not None:
                 await stack.enter_async_context(self._lifespan(self))
-            await engine.run(self._stopping, self._stop_seconds)
+            log.info("%s", self._described(engine.name))
+            await engine.run(self._stopping, self.stop_seconds)
 
     def stop(self) -> None:
         """Takes no more jobs, and lets ``run`` return when those under way have ended."""
@@ -206,6 +210,11 @@ class Worker:
             raise RuntimeError("the worker does not run")
         id, _ = await self._queues.enqueue(queue, job_words(name, data, **options))
         return id
+
+    def _described(self, name: str) -> str:
+        queues = ", ".join(queue if weight == 1 else f"{queue} (weight {weight})" for queue, weight in self._weights.items())
+        where = Address(find_url(self._url, self._data_dir))
+        return f"{name} is ready: queues {queues}; handlers {', '.join(self.handlers)}; up to {self._concurrency} jobs at once; valkey at {where}"
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
