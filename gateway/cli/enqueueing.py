@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
 from typing import Any
 
@@ -122,6 +123,8 @@ async def _enqueue_one(config: Config, name: str, document: bytes, queue: str, o
         job = await producer.enqueue(name, msgspec.Raw(document), queue=queue, **options)
         fields: dict[str, Any] = {"queue": queue, "id": job.id, "new": job.new}
         if wait:
+            if not (await producer.queues.overview(queue)).workers:
+                print(f"gateway: no worker works on queue {queue} now; job {job.id} waits for one", file=sys.stderr)
             fields["result"] = await job.result()
     if as_json:
         print(json_line(fields))

@@ -256,9 +256,10 @@ class Call:
         on_outcomes(self, [self._outcome(run, index, result, error) for index, run in enumerate(self.runs)])
 
     def _outcome(self, run: Run, index: int, result: Any, error: BaseException | None) -> Outcome:
+        if error is None and self._handler.batch is not None:
+            result = result[index] if isinstance(result, list) and len(result) == len(self.runs) else None
+            error = result if isinstance(result, Exception) else None
         if error is None:
-            if self._handler.batch is not None:
-                result = result[index] if isinstance(result, list) and len(result) == len(self.runs) else None
             return _finished(run, result)
         if run.ended == "lost":
             return Outcome("lost")

@@ -25,6 +25,7 @@ from gateway.store.layout import Layout
 from gateway.work import SyncQueue
 
 from ..kit.programs import ENVIRONMENT, GATEWAY, Outcome, forked, process, run
+from ..kit.waiting import wait_until
 
 ESCAPES = "\x1b]0;stolen\x07\x1b[2J\x9b31m\u202ereversed\u2028"
 
@@ -241,10 +242,12 @@ def test_what_cannot_work_is_one_line_and_its_status(operator: Operator) -> None
 
 
 @contextlib.contextmanager
-def at_a_terminal(operator: Operator, *words: str) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[str], str], int]]:
+def at_a_terminal(
+    operator: Operator, *words: str, columns: int = 200
+) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[str], str], int]]:
     """A command whose input, output and errors are a terminal; ``seen(text)`` is what it wrote when this text is there."""
     ours, theirs = pty.openpty()
-    environment = ENVIRONMENT | operator.environment | {"TERM": "xterm", "COLUMNS": "200"}
+    environment = ENVIRONMENT | operator.environment | {"TERM": "xterm", "COLUMNS": str(columns)}
     with subprocess.Popen([*GATEWAY, "queue", *words], stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as program:
         os.close(theirs)
         written = b""
@@ -273,6 +276,15 @@ def test_a_live_view_shows_what_changes_and_ends_at_control_c(operator: Operator
         program.send_signal(signal.SIGINT)
         assert program.wait(10) == 0
         assert "Traceback" not in seen("another")
+
+
+def test_the_ids_of_jobs_are_whole_at_a_narrow_terminal(operator: Operator) -> None:
+    operator.producer.enqueue("reports.monthly.of.all.shops", queue="mail")
+    (id,) = operator.bury("mail", f"{'long ' * 100}\nTraceback")
+    with at_a_terminal(operator, "dead", "mail", columns=80) as (program, seen, _):
+        assert program.wait(10) == 0
+        shown = seen("long")
+    assert id in shown and "reports.mo" in shown and "Traceback" not in shown
 
 
 def test_a_live_view_in_json_is_a_line_each_time(operator: Operator) -> None:
@@ -314,6 +326,7 @@ def test_a_worker_runs_jobs_whose_results_a_command_waits_for(operator: Operator
     words = [*GATEWAY, "worker", "shop:worker", "--queue", "mail", "--concurrency", "2"]
     with subprocess.Popen(words, cwd=tmp_path, env=ENVIRONMENT | operator.environment, stderr=subprocess.PIPE) as working:
         try:
+            wait_until(lambda: any(queue["workers"] for queue in operator.json("list")["queues"]), "the worker works")
             result = operator("enqueue", "double", "21", "--queue", "mail", "--wait")
             assert json.loads(result) == {"double": 42, "folder": str(tmp_path)}
             assert operator.json("enqueue", "double", "1", "--queue", "mail", "--wait")["result"]["double"] == 2
@@ -323,6 +336,14 @@ def test_a_worker_runs_jobs_whose_results_a_command_waits_for(operator: Operator
             working.send_signal(signal.SIGTERM)
             _, log = working.communicate(timeout=30)
     assert working.returncode == 0 and b"Traceback" not in log, log
+
+
+def test_a_command_that_waits_says_that_no_worker_works(operator: Operator) -> None:
+    waiting = operator.begin("enqueue", "double", "1", "--queue", "mail", "--wait")
+    (job,) = wait_until(lambda: operator.json("show", "mail")["jobs"], "it is enqueued")
+    operator.bury("mail", "too late")
+    outcome = waiting()
+    assert outcome.error == f"gateway: no worker works on queue mail now; job {job['id']} waits for one\ngateway: too late\n"
 
 
 # The place of a worker, what is wrong with it.

@@ -112,6 +112,21 @@ async def test_a_batch_is_full_or_its_time_is_over(queue: Queue, new_worker: New
     assert sorted(sizes) == [5, 10, 10]
 
 
+async def test_an_exception_in_the_list_of_a_batch_is_that_of_its_job_alone(queue: Queue, new_worker: NewWorker) -> None:
+    worker = new_worker()
+
+    @worker.job("batch", batch=3, within=0.05)
+    async def batch(jobs: list[RunningJob], data: list[int]) -> list[object]:
+        outcomes: list[object] = ["sent", Reject("no such address"), Retry(after=0.01)]
+        return outcomes if len(jobs) == 3 else [jobs[0].attempt]
+
+    sent, rejected, retried = [await queue.enqueue("batch", number, result_ttl=60) for number in range(3)]
+    async with working(worker):
+        assert (await sent.result(30), await retried.result(30)) == ("sent", 2)
+        with pytest.raises(JobFailed, match="no such address"):
+            await rejected.result(30)
+
+
 async def test_middleware_surrounds_handlers_the_first_outermost(queue: Queue, new_worker: NewWorker) -> None:
     calls, worker = [], new_worker()
 
