@@ -142,6 +142,8 @@ class Worker:
 
         Raises ValueError or TypeError for what cannot be a handler.
         """
+        if not isinstance(name, str):
+            raise TypeError('a job is registered with its name: @worker.job("mail.send")')
         if name in self.handlers:
             raise ValueError(f"{name} has a handler already")
         if batch is not None and not 2 <= batch <= 1000:

@@ -346,6 +346,8 @@ async def test_a_rejected_job_is_a_dead_letter_at_once(queue: Queue, new_worker:
         with pytest.raises(JobFailed, match=r"^no such order$"):
             await job.result(30)
         assert (await job.look()).state == "dead"
+        with pytest.raises(JobFailed, match="enqueued without result_ttl"):
+            await (await queue.enqueue("reject", delay=600)).result(30)
 
 
 # Order, pace, priority.
@@ -592,6 +594,8 @@ def test_a_plain_producer_enqueues_awaits_and_cancels(valkey_url: str, prefix: s
         try:
             job = queue.enqueue("work", 0, result_ttl=60)
             assert job.result(timeout=10) == 1
+            with pytest.raises(JobFailed, match="enqueued without result_ttl"):
+                queue.enqueue("work", 0, delay=600).result(timeout=10)
             slow = [queue.enqueue("work", 60, result_ttl=60, key="once") for _ in range(2)]
             assert [each.new for each in slow] == [True, False] and slow[0].id == slow[1].id
             with pytest.raises(TimeoutError, match=r"has no result after 0\.05 s"):
@@ -639,6 +643,7 @@ async def test_a_bad_enqueue_says_what_is_wrong(case: str) -> None:
 
 
 BAD_WORKERS: dict[str, tuple[Callable[[], Any], str]] = {
+    "no name": (lambda: Worker().job(str), r'registered with its name: @worker\.job\("mail\.send"\)'),  # type: ignore[arg-type]  # a bad argument
     "a lease of 0": (lambda: Worker(lease=0), "lease is 0.5 to 3600 seconds, not 0"),
     "a queue with braces": (lambda: Worker(["{"]), "a queue is named by"),
     "a queue that is a text": (lambda: Worker("default"), r'queues is a list of names, \["default"\]'),
