@@ -78,7 +78,7 @@ def test_publishing_where_no_client_can_follow_warns(used: list[str], channel: s
 
 def test_many_lines_show_their_progress_on_a_terminal_alone(used: list[str], tmp_path: Path) -> None:
     lines = b"1\n" * 20
-    at_once = {"gateway.cli.publish.PROGRESS_SECONDS": 0.0}
+    at_once = {"gateway.cli.input_lines.PROGRESS_SECONDS": 0.0}
     assert run("publish", "endless:quiet", "-", *used, stdin=lines, constants=at_once).succeeds().startswith("published 20, ")
     (tmp_path / "lines").write_bytes(lines)
     ours, theirs = pty.openpty()
