@@ -20,7 +20,7 @@ import msgspec
 from .handlers import Handler, Reject, Retry, describe
 from .running import Facts, HandlerError, PlainJob, Progress, Unfit, in_thread, read_data, reason_of
 
-__all__ = ["ProcessPool"]
+__all__ = ["ProcessPool", "check_not_in_child"]
 
 _SPAWN = multiprocessing.get_context("spawn")
 
@@ -86,6 +86,15 @@ class ProcessPool:
     def _end(self, child: _Child) -> None:
         child.kill()
         self._all.discard(child)
+
+
+def check_not_in_child() -> None:
+    """Raises RuntimeError in a process of a handler that imports its module: there the module must not run the worker once more."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # as multiprocessing itself knows it
+        raise RuntimeError(
+            "the worker has handlers with process=True, whose processes import this module, and so run the worker again:"
+            ' run it under `if __name__ == "__main__":`'
+        )
 
 
 def _unpacked(kind: str, content: Any) -> Any:

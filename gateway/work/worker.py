@@ -33,6 +33,7 @@ from .engine import Engine, Plan
 from .handlers import Batch, Handler, describe, read_rate
 from .jobs import JobOptions, check_queue_name, job_words
 from .periodic import Schedule
+from .processes import check_not_in_child
 from .queues import Queues
 from .running import Middleware, remembering_tasks
 
@@ -188,10 +189,11 @@ class Worker:
 
         ``signals`` False leaves the signals to the program whose loop this is.
 
-        Raises ValueError without a handler, Unavailable or StoreError if Valkey cannot be reached at the start.
+        Raises ValueError without a handler, RuntimeError in a process of a handler, Unavailable or StoreError if Valkey cannot be reached at the start.
         """
         if not self.handlers:
             raise ValueError('the worker has no handler: decorate one with @worker.job("name")')
+        check_not_in_child()
         self._stopping.clear()
         async with contextlib.AsyncExitStack() as stack:
             engine = await stack.enter_async_context(self._connected())

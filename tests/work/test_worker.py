@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -274,6 +275,33 @@ async def test_a_process_that_ends_or_hangs_is_the_failure_of_its_job_alone(queu
             await hangs.result(30)
         number = int(pid.read_text())
         await until(lambda: not Path(f"/proc/{number}").exists(), "the process was killed")
+
+
+BARE = """
+import asyncio
+from gateway.work import Worker
+worker = Worker(url={url!r}, prefix={prefix!r})
+
+@worker.job("own", process=True)
+def own(job): ...
+
+asyncio.run(worker.run())
+"""
+
+
+async def test_a_script_that_runs_its_worker_whenever_it_is_imported_is_refused_in_a_handlers_process(
+    queue: Queue, valkey_url: str, prefix: str, tmp_path: Path
+) -> None:
+    (tmp_path / "bare.py").write_text(BARE.format(url=valkey_url, prefix=prefix))
+    program = await asyncio.create_subprocess_exec(sys.executable, str(tmp_path / "bare.py"), stderr=asyncio.subprocess.PIPE)
+    try:
+        job = await queue.enqueue("own", attempts=1)
+        assert (await ended(queue, job.id)).failures[0].error == "its process ended with exit status 1"
+        assert program.stderr is not None
+        assert b"run it under `if __name__ == " in await program.stderr.readuntil(b'"__main__"')
+    finally:
+        program.terminate()
+        await program.communicate()
 
 
 async def test_tasks_that_a_handler_leaves_running_are_reported(
