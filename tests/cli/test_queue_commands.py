@@ -220,6 +220,7 @@ FAILURES: dict[str, tuple[str, int, str]] = {
     "state of one": ("show mail some-id --state ready", 2, "--state is of many jobs"),
     "no such job": ("show mail some-id", 1, "queue mail has no job some-id"),
     "what to retry": ("retry mail", 2, "or give --all"),
+    "where to read on": ("retry mail", 2, " queue retry --help)"),
     "all and one": ("retry mail some-id --all", 2, "or give --all"),
     "purge of what runs": ("purge mail running --yes", 2, "'running'"),
     "purge without a terminal": ("purge mail ready", 2, "give --yes"),
