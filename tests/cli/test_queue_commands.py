@@ -148,6 +148,13 @@ def test_many_dead_letters_are_sent_again_and_many_jobs_removed_page_by_page(ope
     assert len(operator.json("show", "mail", "--limit", "1000")["jobs"]) == 0
 
 
+def test_a_queue_that_is_not_there_is_warned_of(operator: Operator) -> None:
+    operator.producer.enqueue("x", queue="mail")
+    begun = [operator.begin(*words.split()) for words in ("show mial", "dead mial --json", "retry mial --all", "purge mial ready --yes")]
+    for outcome in (each() for each in begun):
+        assert (outcome.status, outcome.error) == (0, "gateway: warning: there is no queue mial yet; the queues are mail\n")
+
+
 def test_more_jobs_than_one_page_are_shown(operator: Operator) -> None:
     for number in range(450):
         operator.producer.enqueue("x", number, queue="long")
