@@ -347,11 +347,11 @@ def test_a_worker_runs_jobs_whose_results_a_command_waits_for(operator: Operator
 
 
 def test_a_command_that_waits_says_that_no_worker_works(operator: Operator) -> None:
-    waiting = operator.begin("enqueue", "double", "1", "--queue", "mail", "--wait")
-    (job,) = wait_until(lambda: operator.json("show", "mail")["jobs"], "it is enqueued")
-    operator.bury("mail", "too late")
-    outcome = waiting()
-    assert outcome.error == f"gateway: no worker works on queue mail now; job {job['id']} waits for one\ngateway: too late\n"
+    with process("queue", "enqueue", "double", "1", "--queue", "mail", "--wait", environment=operator.environment) as waiting:
+        warning = waiting.complaint()
+        (id,) = operator.bury("mail", "too late")
+        assert warning == f"gateway: no worker works on queue mail now; job {id} waits for one\n"
+        assert waiting.complaint() == "gateway: too late\n"
 
 
 # The place of a worker, what is wrong with it.
