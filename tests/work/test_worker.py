@@ -362,6 +362,25 @@ async def test_nothing_is_left_of_a_dead_letter_that_was_sent_again_and_done(
     assert left == {""}, "only the counters"
 
 
+async def test_a_job_of_a_name_that_is_not_known_yet_is_done_by_a_worker_that_knows_it(
+    queue: Queue, new_worker: NewWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while a new version is rolled out."""
+    monkeypatch.setattr("gateway.work.engine.UNKNOWN_SECONDS", 0.05)
+    older, newer = new_worker(), new_worker()
+    older.job("old")(sleep_long)
+
+    @newer.job("new")
+    async def new(job: RunningJob) -> int:
+        return job.attempt
+
+    async with working(older):
+        job = await queue.enqueue("new", result_ttl=60)
+        await overview_is(queue, retried=1)
+    async with working(newer):
+        assert await job.result(30) >= 2
+
+
 async def test_a_rejected_job_is_a_dead_letter_at_once(queue: Queue, new_worker: NewWorker) -> None:
     worker = new_worker()
 
