@@ -22,9 +22,8 @@ from .handlers import Handler, Reject, Retry, describe
 from .running import Facts, HandlerError, PlainJob, Progress, Unfit, read_data, reason_of
 from .threads import Threads
 
-__all__ = ["ProcessPool", "in_job_process"]
+__all__ = ["ProcessPool", "check_not_in_child"]
 
-NAME = "gateway job"
 IDLE_SECONDS = 60.0  # after which a process that has no job is ended
 
 _SPAWN = multiprocessing.get_context("spawn")
@@ -35,7 +34,7 @@ class _Child:
 
     def __init__(self) -> None:
         self.pipe, other = _SPAWN.Pipe()
-        self._process = _SPAWN.Process(target=_serve, args=(other,), daemon=True, name=NAME)
+        self._process = _SPAWN.Process(target=_serve, args=(other,), daemon=True, name="gateway job")
         self._process.start()
         other.close()
         self._lock = threading.Lock()  # the worker's loop may kill it while its thread closes it
@@ -137,6 +136,15 @@ class ProcessPool:
         self._all.discard(child)
 
 
+def check_not_in_child() -> None:
+    """Raises RuntimeError in a process of a handler that imports its module: there the module must not run the worker once more."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # as multiprocessing itself knows it
+        raise RuntimeError(
+            "the worker has handlers with process=True, whose processes import this module, and so run the worker again:"
+            ' run it under `if __name__ == "__main__":`'
+        )
+
+
 def _unpacked(kind: str, content: Any) -> Any:
     if kind == "retry":
         raise Retry(content[0], content[1])
@@ -156,17 +164,12 @@ async def _awaited(progress: Progress, done: float, text: str) -> None:
 # In the process.
 
 
-def in_job_process() -> bool:
-    """Whether this process was started for jobs. It imports the main program, too."""
-    return multiprocessing.current_process().name == NAME
-
-
 def _serve(pipe: Connection) -> None:
     os.setsid()
     os.register_at_fork(after_in_child=pipe.close)  # a child of the handler must neither answer nor let the pipe seem open
-    threading.Thread(target=_end_with_the_worker, daemon=True).start()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_worker, daemon=True, name="gateway worker's end").start()
     handlers: dict[str, Handler] = {}
     with contextlib.suppress(EOFError, OSError):  # the worker ended
         while True:
@@ -176,9 +179,9 @@ def _serve(pipe: Connection) -> None:
             pipe.send(_answer(handlers[name], PlainJob(msgspec.json.decode(facts, type=Facts), _progress(pipe)), data))
 
 
-def _end_with_the_worker() -> None:
-    worker = multiprocessing.parent_process()
-    if worker is not None:
+def _end_with_worker() -> None:
+    """A job does not run on when its worker was killed: another worker does it again."""
+    if (worker := multiprocessing.parent_process()) is not None:
         worker.join()
         os.killpg(os.getpgid(0), signal.SIGKILL)
 
