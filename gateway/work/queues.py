@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, NamedTuple, cast
 from uuid import uuid4
 
@@ -87,6 +88,7 @@ class Queues:
         self._layout = layout
         self._producer = uuid4().hex[:12]
         self._sent = 0
+        self._sent_to: Counter[str] = Counter()
         self._named: set[str] = set()
 
     async def enqueue(self, queue: str, words: list[Word], *, version: int | None = None, version_epoch: str = "") -> tuple[str, bool]:
@@ -97,8 +99,9 @@ class Queues:
         check_queue_name(queue)
         if version is None:
             self._sent += 1
-            version, version_epoch = self._sent, self._producer
-            words = [*words, "id", f"{self._producer}-{self._sent}"]
+            self._sent_to[queue] += 1
+            version, version_epoch = self._sent_to[queue], self._producer
+            words = [*words, "id", f"{self._producer}-{self._sent}", "counted", 1]
         call = enqueue_call(self._layout, queue, [*words, "version", version, "version_epoch", version_epoch])
         try:
             job, new = await self._commands.call(*call, repeatable=True, guarded=True)

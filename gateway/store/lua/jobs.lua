@@ -47,6 +47,7 @@ local JOB = {
   reply = 8388608,        -- bytes of jobs in one reply, unless the first is larger
   lease = 100,            -- ms, the shortest lease
   longest_lease = 3600000, -- ms
+  ranges = 2000,          -- bytes in which the numbers of jobs are remembered that a producer has yet to send again, the newest ones
   epochs = 1000,          -- version epochs, above which those unused for a week are forgotten
 }
 
