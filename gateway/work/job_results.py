@@ -7,12 +7,15 @@ there already: so none can come unnoticed in between, and after a lost connectio
 from __future__ import annotations
 
 import asyncio
+import logging
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 import msgspec
 
-from ..errors import JobFailed, StoreError
+from ..errors import JobFailed, StoreError, Unavailable
+from ..runtime.backoff import retrying
 from ..runtime.tasks import Tasks
 from ..store.connect import Address
 from ..store.connection import Commands
@@ -21,6 +24,8 @@ from ..store.link import Link
 from .queues import Queues
 
 __all__ = ["Results", "read_result"]
+
+log = logging.getLogger("gateway.work")
 
 
 def read_result(text: bytes) -> Any:
@@ -123,7 +128,8 @@ class Results:
                 continue
             queue, futures = waited
             try:
-                view = await self._queues.job(queue, id)
+                what = f"queue {queue}: the result of job {id} could not be looked for"
+                view = await retrying(partial(self._queues.job, queue, id), what, log, on=Unavailable, ceiling=1.0)
             except StoreError as error:
                 for future in futures:
                     _fail(future, error)

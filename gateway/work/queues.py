@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from typing import Any, NamedTuple, cast
 from uuid import uuid4
 
 import msgspec
 
-from ..errors import StoreError
+from ..errors import StoreError, Unavailable
 from ..store.connection import Commands
 from ..store.layout import Layout, Word
 from .jobs import JobDocument, check_queue_name, read_job, refusal
 
-__all__ = ["Failure", "JobView", "Overview", "Queues", "enqueue_call"]
+__all__ = ["Failure", "JobView", "Overview", "Queues", "enqueue_call", "log_unnamed"]
+
+log = logging.getLogger("gateway.work")
 
 _READS = (b"gateway_queue", b"gateway_job", b"gateway_jobs")
 
@@ -71,6 +74,10 @@ class Overview(msgspec.Struct):
     finish_ms: int
 
 
+def log_unnamed(queue: str, error: StoreError) -> None:
+    log.warning("queue %s works, but is not among the names of queues, which Valkey refuses to change: %s", queue, error)
+
+
 def enqueue_call(layout: Layout, queue: str, words: list[Word]) -> list[Word]:
     """The command that enqueues; ``words`` are those of ``jobs.job_words``."""
     keys = layout.queue(queue)
@@ -108,9 +115,18 @@ class Queues:
         except StoreError as error:
             raise refusal(error) from None
         if queue not in self._named:
-            await self._commands.call(b"SADD", self._layout.queues, queue, repeatable=True)
-            self._named.add(queue)
+            await self.name(queue)
         return job.decode(), bool(new)
+
+    async def name(self, queue: str) -> None:
+        """Adds a queue to those that ``names`` gives. Where Valkey refuses, that is logged once, and the work goes on."""
+        try:
+            await self._commands.call(b"SADD", self._layout.queues, queue, repeatable=True)
+        except Unavailable:
+            return  # the next enqueue names it
+        except StoreError as error:
+            log_unnamed(queue, error)
+        self._named.add(queue)
 
     async def names(self) -> list[str]:
         """The names of all queues that were ever used. What another program wrote there and no queue can be called is left out."""

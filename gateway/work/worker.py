@@ -230,7 +230,7 @@ class Worker:
         self._queues = Queues(commands, self._layout)
         try:
             for queue in self._weights:
-                await commands.call(b"SADD", self._layout.queues, queue, repeatable=True)
+                await self._queues.name(queue)
             plan = Plan(self.handlers, self._weights, self._concurrency, self._lease, self._rate, self._middleware, self._schedules)
             engine = Engine(plan, name, commands, link, self._layout, self._queues)
             await link.start()

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
+import threading
 from typing import Any
+
+import valkey
 
 from gateway.store.layout import Layout
 from gateway.work import Queue, SyncQueue
+from gateway.work.running import RunningJob
 
+from ..kit.jobs import working
 from ..kit.waiting import wait_until
 
 # Producers.
@@ -44,3 +50,50 @@ def test_of_a_producer_that_counts_each_number_is_enqueued_once_in_whatever_orde
         assert enqueue(number) == 1
     assert len(own.ask("HGET", keys[0], "v:p")) < 2100  # bounded: the newest gaps are remembered
     assert [enqueue(number) for number in (2997, 2995, 9)] == [1, 1, 0]
+
+
+def _enqueue_three(queue: SyncQueue) -> None:
+    for number in range(3):
+        queue.enqueue("work", number)
+
+
+def test_forks_of_one_process_lose_none_of_their_jobs(valkey_url: str, prefix: str, store: valkey.Valkey) -> None:
+    fork = multiprocessing.get_context("fork")
+    with SyncQueue(valkey_url, prefix=prefix) as queue:
+        queue.enqueue("work")
+        children = [fork.Process(target=_enqueue_three, args=(queue,)) for _ in range(2)]
+        for child in children:
+            child.start()
+            child.join()
+    assert store.hlen(f"{prefix}:queue:{{default}}:jobs") == 7
+
+
+def test_a_thread_that_waits_for_a_result_gets_it_over_a_lost_link(own: Any) -> None:
+    layout = Layout("waiting")
+    keys = (*layout.queue("default"), layout.taken("default", "w"))
+    with SyncQueue(own.url, prefix="waiting") as queue:
+        job, results = queue.enqueue("work", result_ttl=60), []
+        waiting = threading.Thread(target=lambda: results.append(job.result(timeout=10)))
+        waiting.start()
+        channel = layout.results("default").decode()
+        wait_until(lambda: own.ask("PUBSUB", "NUMSUB", channel)[1], "the thread listens")
+        token = own.ask("FCALL", "gateway_take", len(keys), *keys, "w", 9000, 1)[1][1]
+        own.kill_links("FCALL", "gateway_finish", len(keys), *keys, "w", job.id, token, "42")
+        waiting.join()
+    assert results == [42]
+
+
+async def test_a_foreign_key_instead_of_the_queues_names_costs_no_job(
+    queue: Queue, new_worker: Any, prefix: str, store: valkey.Valkey, valkey_url: str
+) -> None:
+    store.set(f"{prefix}:queues", "not a set")
+    worker = new_worker()
+
+    @worker.job("work")
+    async def work(job: RunningJob) -> str:
+        return "done"
+
+    async with working(worker):
+        assert await (await queue.enqueue("work", result_ttl=60)).result(10) == "done"
+        with SyncQueue(valkey_url, prefix=prefix) as plain:
+            assert plain.enqueue("work").new
