@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import multiprocessing
 import threading
 from typing import Any
 
+import pytest
 import valkey
 
 from gateway.store.layout import Layout
@@ -97,3 +99,23 @@ async def test_a_foreign_key_instead_of_the_queues_names_costs_no_job(
         assert await (await queue.enqueue("work", result_ttl=60)).result(10) == "done"
         with SyncQueue(valkey_url, prefix=prefix) as plain:
             assert plain.enqueue("work").new
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # what is not closed is left to the collector
+def test_a_queue_works_in_one_loop_after_another_and_refuses_two_at_once(valkey_url: str, prefix: str) -> None:
+    queue = Queue(valkey_url, prefix=prefix)
+
+    async def enqueue() -> None:
+        async with asyncio.timeout(10):
+            await queue.enqueue("work")
+
+    for _ in range(2):  # the first loop is closed with the connection still open, as a script's may be
+        asyncio.run(enqueue())
+    with asyncio.Runner() as first, asyncio.Runner() as second:
+        first.run(enqueue())
+        with pytest.raises(RuntimeError, match="a Queue is used in one event loop"):
+            second.run(enqueue())
+        first.run(queue.close())
+        second.run(enqueue())
+        second.run(queue.close())
+    gc.collect()
