@@ -19,6 +19,7 @@ from ..store.link import Link
 from .batches import Batches
 from .handlers import Handler, Rate
 from .intake import Intake
+from .jobs import check_text
 from .periodic import Schedule, Scheduler
 from .processes import ProcessPool
 from .queues import Queues
@@ -137,7 +138,7 @@ class Engine:
             if handler.kind != "process" or handler.serial is not None:
                 run.data = read_data(handler, run.document.data)
             if handler.serial is not None and run.document.serial is None:
-                serial = handler.serial(run.data)
+                serial = _serial_key(handler.serial(run.data))
         except Unfit as error:
             self._end(run, Outcome("failed", reason=str(error)))
             return
@@ -148,7 +149,7 @@ class Engine:
             self._place(handler, run)
         else:
             self._parking += 1
-            self._tasks.spawn(self._park(handler, run, str(serial)))
+            self._tasks.spawn(self._park(handler, run, serial))
 
     async def _park(self, handler: Handler, run: Run, serial: str) -> None:
         try:
@@ -176,7 +177,9 @@ class Engine:
 
     def _on_outcomes(self, call: Call, outcomes: list[Outcome]) -> None:
         self._calls.discard(call)
-        for run, outcome in zip(call.runs, outcomes, strict=True):
+        for run, outcome in reversed(
+            list(zip(call.runs, outcomes, strict=True))
+        ):  # the last is given back first: each is the next to be taken
             self._end(run, outcome)
         if self._waiting and not self._stopping:
             handler, run = self._waiting.popleft()
@@ -204,7 +207,7 @@ class Engine:
     async def _end_all(self, seconds: float) -> None:
         unstarted = [*self._batches.take_all(), *(run for _, run in self._waiting)]
         self._waiting.clear()
-        for run in unstarted:
+        for run in reversed(unstarted):
             self._end(run, Outcome("given_back"))
         if self._calls:
             log.info("%d jobs are under way; they have %g s to end", len(self._calls), seconds)
@@ -233,3 +236,12 @@ class Engine:
                     await asyncio.sleep(0.01)
         except TimeoutError:
             log.warning("valkey did not acknowledge the end of some jobs: others do them again when the lease is over")
+
+
+def _serial_key(made: object) -> str | None:
+    """What a handler's ``serial`` made, as Valkey takes it. Raises ValueError: Valkey would refuse it each time, and the job be tried without end."""
+    if made is None:
+        return None
+    key = check_text("the serial key", str(made))
+    key.encode()
+    return key

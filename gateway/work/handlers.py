@@ -7,6 +7,7 @@ batches takes a list of jobs and a list of data.
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ class Retry(Exception):
 
     def __init__(self, after: float = 0.0, reason: str = "the handler asked to be called again") -> None:
         super().__init__(reason)
+        if isinstance(after, bool) or not isinstance(after, int | float) or not math.isfinite(after):
+            raise TypeError(f"Retry(after=…) is a number of seconds, not {after!r:.100}")
         self.after = after
 
 

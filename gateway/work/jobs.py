@@ -20,7 +20,7 @@ from ..rules.json_text import UNREADABLE
 from ..rules.json_values import json_of, kind_of
 from ..store.layout import Word
 
-__all__ = ["JobDocument", "JobOptions", "check_queue_name", "job_words", "read_job", "refusal"]
+__all__ = ["JobDocument", "JobOptions", "check_queue_name", "check_text", "job_words", "read_job", "refusal"]
 
 NAME_BYTES = 200
 QUEUE_BYTES = 100
@@ -85,7 +85,7 @@ def job_words(name: str, data: Any, **options: Unpack[JobOptions]) -> list[Word]
 
     Raises TypeError or ValueError with a sentence that names the mistake.
     """
-    _check_text("the name of a job", name)
+    check_text("the name of a job", name)
     text = json_of(data, "the data of a job")
     if len(text) > DATA_BYTES:
         raise ValueError(
@@ -103,7 +103,7 @@ def job_words(name: str, data: Any, **options: Unpack[JobOptions]) -> list[Word]
 
 def _option(option: str, value: Any) -> Word:
     if option in _TEXTS:
-        return _check_text(option, value)
+        return check_text(option, value)
     if option == "channel":
         if not isinstance(value, str):
             raise TypeError(f"channel is a text, not {kind_of(value)}")
@@ -139,7 +139,8 @@ def _decimal(seconds: float) -> str:
     return f"{seconds:.6f}".rstrip("0").rstrip(".")
 
 
-def _check_text(what: str, value: Any) -> str:
+def check_text(what: str, value: Any) -> str:
+    """A name, a unique key or a serial key. Raises TypeError, ValueError for what cannot be one; ``what`` begins the message."""
     if not isinstance(value, str):
         raise TypeError(f"{what} is a text, not {kind_of(value)}")
     if not 0 < len(value.encode(errors="replace")) <= NAME_BYTES or _CONTROL.search(value):

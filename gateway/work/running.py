@@ -24,7 +24,7 @@ from ..rules.json_text import UNREADABLE
 from ..rules.json_values import json_of
 from ..runtime.backoff import backoff
 from .handlers import REASON_CHARACTERS, TRACE_CHARACTERS, Handler, Reject, Retry
-from .jobs import JobDocument
+from .jobs import DELAY_SECONDS, JobDocument
 
 __all__ = [
     "Call",
@@ -224,6 +224,8 @@ class Call:
             return None, error
 
     def cancel(self) -> None:
+        if self._on_outcomes is None:
+            return  # it has ended
         self._task.cancel()
         if self._abandoning is None:
             self._abandoning = asyncio.get_running_loop().call_later(CANCEL_SECONDS, self._abandon)
@@ -253,7 +255,15 @@ class Call:
             self._abandoning.cancel()
         if left := [task for task in self._started if not task.done()]:
             log.warning("%s left %d tasks running when it ended: %r", self._handler.name, len(left), left[0].get_coro())
-        on_outcomes(self, [self._outcome(run, index, result, error) for index, run in enumerate(self.runs)])
+        on_outcomes(self, [self._outcome_in_any_case(run, index, result, error) for index, run in enumerate(self.runs)])
+
+    def _outcome_in_any_case(self, run: Run, index: int, result: Any, error: BaseException | None) -> Outcome:
+        """What a handler raised or returned may raise itself when it is looked at; without an outcome the job would be held for ever."""
+        try:
+            return self._outcome(run, index, result, error)
+        except Exception as fault:
+            what = "the result" if error is None else f"a {type(error).__name__}"
+            return self._failed(run, f"its outcome is not known: looking at {what} raised {type(fault).__name__}")
 
     def _outcome(self, run: Run, index: int, result: Any, error: BaseException | None) -> Outcome:
         if error is None:
@@ -268,10 +278,12 @@ class Call:
             return Outcome("failed", reason="cancelled")
         if self._timed_out:
             return self._failed(run, f"timeout: it was not done after {run.document.timeout:g} s")
+        if any(other.ended for other in self.runs):
+            return Outcome("given_back")  # its batch was cancelled for another job
         if isinstance(error, Reject | Unfit):
             return Outcome("failed", reason=str(error) or "the handler rejected the job")
         if isinstance(error, Retry):
-            return Outcome("failed", reason=str(error), retry=max(0.0, error.after))
+            return Outcome("failed", reason=str(error), retry=min(max(0.0, error.after), DELAY_SECONDS))
         return self._failed(run, reason_of(error))
 
     def _failed(self, run: Run, reason: str) -> Outcome:

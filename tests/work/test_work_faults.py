@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import multiprocessing
 import threading
-from typing import Any
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, cast
 
+import msgspec
 import pytest
 import valkey
 
 from gateway.store.layout import Layout
-from gateway.work import Queue, SyncQueue
-from gateway.work.running import RunningJob
+from gateway.work import Queue, Retry, SyncQueue, Worker
+from gateway.work.handlers import describe
+from gateway.work.jobs import JobDocument
+from gateway.work.running import Call, Outcome, Run, RunningJob
 
-from ..kit.jobs import working
-from ..kit.waiting import wait_until
+from ..kit.jobs import ended, overview_is, working
+from ..kit.waiting import until, wait_until
 
 # Producers.
 
@@ -119,3 +125,100 @@ def test_a_queue_works_in_one_loop_after_another_and_refuses_two_at_once(valkey_
         second.run(enqueue())
         second.run(queue.close())
     gc.collect()
+
+
+# Handlers.
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("it has no text")
+
+
+class Later(Retry):
+    def __init__(self, after: Any) -> None:
+        super().__init__()
+        self.after = after
+
+
+ODD_ERRORS: dict[str, tuple[Callable[[], BaseException], str]] = {
+    "an error without a text": (Unspeakable, "its outcome is not known: looking at a Unspeakable raised RuntimeError"),
+    "Retry after a text": (lambda: Retry(after=cast(float, "30")), "TypeError: Retry(after=…) is a number of seconds, not '30'"),
+    "Retry after a timedelta": (lambda: Later(timedelta(1)), "its outcome is not known: looking at a Later raised TypeError"),
+    "Retry after infinity": (lambda: Later(math.inf), "the handler asked to be called again"),
+}
+
+
+@pytest.mark.parametrize("case", ODD_ERRORS)
+async def test_an_odd_error_is_a_failure_and_holds_no_job(case: str, queue: Queue, new_worker: Any) -> None:
+    make, reason = ODD_ERRORS[case]
+    worker = new_worker(stop_seconds=0.1)
+
+    @worker.job("odd")
+    async def odd(job: RunningJob) -> None:
+        raise make()
+
+    async with working(worker):
+        job = await queue.enqueue("odd", attempts=1)
+        assert (await ended(queue, job.id)).failures[0].error.startswith(reason)
+
+
+@pytest.mark.parametrize("key", ["", "a\nb", "x" * 201, "\ud800"])
+async def test_a_serial_key_that_is_none_is_a_dead_letter(key: str, queue: Queue, new_worker: Any) -> None:
+    worker = new_worker()
+
+    @worker.job("work", serial=lambda data: key)
+    async def work(job: RunningJob, data: None) -> None: ...
+
+    async with working(worker):
+        job = await queue.enqueue("work")
+        view = await ended(queue, job.id)
+    assert [failure.error.partition(":")[0] for failure in view.failures] == ["its serial key could not be made of its data"]
+
+
+async def test_a_batch_that_is_cancelled_for_one_job_costs_the_others_no_attempt(queue: Queue, new_worker: Any) -> None:
+    worker, batches, release = new_worker(), [], asyncio.Event()
+
+    @worker.job("batch", batch=3, within=0.05)
+    async def batch(jobs: list[RunningJob], data: list[int]) -> None:
+        batches.append((data, [job.attempt for job in jobs]))
+        await release.wait()
+
+    jobs = [await queue.enqueue("batch", number, attempts=1) for number in range(3)]
+    async with working(worker):
+        await until(lambda: batches, "the batch runs")
+        assert await jobs[1].cancel() == "running"
+        await until(lambda: len(batches) == 2, "the others run again")
+        release.set()
+        await overview_is(queue, finished=2, cancelled=1, dead=0)
+    assert batches == [([0, 1, 2], [1, 1, 1]), ([0, 2], [1, 1])]
+
+
+async def test_a_run_that_has_ended_is_not_cancelled_any_more(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """As where the worker compares what it holds with Valkey, which has carried out the end of the job, but the answer is on its way."""
+    monkeypatch.setattr("gateway.work.running.CANCEL_SECONDS", 0)
+
+    async def work(job: RunningJob) -> None: ...
+
+    run = Run("default", "1", 1, JobDocument("work", 0, 1, 0, 0, 0, 60, 0, msgspec.Raw(b"null")), 0, 0)
+    outcomes: asyncio.Queue[list[Outcome]] = asyncio.Queue()
+    call = Call(
+        describe("work", work, batch=None, process=False), [run], lambda: work(cast(Any, None)), lambda _, some: outcomes.put_nowait(some)
+    )
+    assert await outcomes.get() == [Outcome("finished")]
+    run.end("lost")
+    await asyncio.sleep(0.01)
+    assert call.runs == [run] and caplog.text == ""
+
+
+async def test_a_worker_that_waits_finds_the_jobs_after_a_queue_was_removed(own: Any) -> None:
+    worker = Worker(["removed"], url=own.url, lease=0.5)
+
+    @worker.job("work")
+    async def work(job: RunningJob) -> str:
+        return "done"
+
+    async with Queue(own.url) as queue, working(worker):
+        assert await (await queue.enqueue("work", queue="removed", result_ttl=60)).result(10) == "done"
+        own.ask("FLUSHALL")
+        assert await (await queue.enqueue("work", queue="removed", result_ttl=60)).result(10) == "done"
