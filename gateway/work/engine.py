@@ -58,7 +58,7 @@ class Engine:
         self._waiting: deque[tuple[Handler, Run]] = deque()  # taken for a batch that was closed meanwhile: they wait for room
         self._parking = 0  # jobs of which Valkey is asked whether they may run now
         self._calls: set[Call] = set()
-        self._scheduler = Scheduler(plan.schedules, queues, commands, layout, self._tasks) if plan.schedules else None
+        self._scheduler = Scheduler(plan.schedules, queues, commands, layout) if plan.schedules else None
         self._credit = dict.fromkeys(plan.queues, 0.0)
         self._intakes: dict[str, Intake] = {}
         for queue in plan.queues:

@@ -7,9 +7,11 @@ import gc
 import math
 import multiprocessing
 import threading
+import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
@@ -19,6 +21,7 @@ from gateway.store.layout import Layout
 from gateway.work import Queue, Retry, SyncQueue, Worker
 from gateway.work.handlers import describe
 from gateway.work.jobs import JobDocument
+from gateway.work.periodic import Schedule
 from gateway.work.running import Call, Outcome, Run, RunningJob
 
 from ..kit.jobs import ended, overview_is, working
@@ -222,3 +225,68 @@ async def test_a_worker_that_waits_finds_the_jobs_after_a_queue_was_removed(own:
         assert await (await queue.enqueue("work", queue="removed", result_ttl=60)).result(10) == "done"
         own.ask("FLUSHALL")
         assert await (await queue.enqueue("work", queue="removed", result_ttl=60)).result(10) == "done"
+
+
+# Periodic jobs.
+
+
+@pytest.mark.parametrize("change", [datetime(2026, 10, 25, 1, tzinfo=UTC), datetime(2026, 3, 29, 1, tzinfo=UTC)])
+@pytest.mark.parametrize(("expression", "minutes"), [("* * * * *", 1), ("0 * * * *", 60), ("*/30 * * * *", 30)])
+def test_ticks_are_even_where_clocks_are_set(expression: str, minutes: int, change: datetime) -> None:
+    schedule = Schedule(expression, "work", "default", [], ZoneInfo("Europe/Berlin"))
+    moment, end = change - timedelta(hours=2), change + timedelta(hours=2)
+    while moment < end:
+        tick = schedule.tick_after(moment)
+        assert tick - moment == timedelta(minutes=minutes)
+        assert schedule.tick_by(tick) == tick
+        assert schedule.tick_by(tick - timedelta(seconds=1)) == moment
+        moment = tick
+
+
+def test_a_daily_tick_is_one_where_its_hour_comes_twice_or_not_at_all() -> None:
+    schedule = Schedule("30 2 * * *", "work", "default", [], ZoneInfo("Europe/Berlin"))
+    assert schedule.tick_after(datetime(2026, 10, 25, 0, 30, tzinfo=UTC)) == datetime(2026, 10, 26, 1, 30, tzinfo=UTC)
+    assert schedule.tick_after(datetime(2026, 10, 25, 1, 10, tzinfo=UTC)) == datetime(2026, 10, 26, 1, 30, tzinfo=UTC)
+    assert schedule.tick_after(datetime(2026, 3, 28, 1, 30, tzinfo=UTC)) == datetime(2026, 3, 29, 1, 0, tzinfo=UTC)
+
+
+async def test_a_worker_whose_clock_is_ahead_enqueues_no_tick_of_the_future(
+    queue: Queue, new_worker: Any, prefix: str, store: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All workers' ticks until then would be old."""
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return super().now(tz) + timedelta(hours=1)
+
+    monkeypatch.setattr("gateway.work.periodic.datetime", Ahead)
+    worker = new_worker()
+
+    @worker.cron("* * * * * *", "each second")
+    async def each(job: RunningJob) -> None: ...
+
+    async with working(worker):
+        await overview_is(queue, finished=1)
+        version = int(store.hget(f"{prefix}:queue:{{default}}", "v:cron:each second").split()[0])
+        assert version <= time.time() + 1
+
+
+async def test_a_tick_that_valkey_refuses_is_enqueued_later(own: Any) -> None:
+    worker, ran = Worker(["refusing"], url=own.url), []
+
+    @worker.cron("0 0 1 1 *", "yearly")
+    async def yearly(job: RunningJob) -> None:
+        ran.append(job.id)
+
+    async with Queue(own.url) as queue:
+        await queue.enqueue("yearly", queue="refusing")
+        own.ask("HSET", "gw:queue:{refusing}", "v:cron:yearly", "1000 1000")  # as if the last tick were long ago
+        own.ask("CONFIG", "SET", "maxmemory", 1)
+        try:
+            async with working(worker):
+                await until(lambda: len(ran) == 1, "the worker has started, and works off what is there")
+                own.ask("CONFIG", "SET", "maxmemory", 0)
+                await until(lambda: len(ran) == 2, "the tick that was missed is enqueued")
+        finally:
+            own.ask("CONFIG", "SET", "maxmemory", 0)
