@@ -227,6 +227,30 @@ async def test_a_worker_that_waits_finds_the_jobs_after_a_queue_was_removed(own:
         assert await (await queue.enqueue("work", queue="removed", result_ttl=60)).result(10) == "done"
 
 
+async def test_a_rate_holds_for_jobs_whose_start_is_late_because_no_worker_ran(
+    queue: Queue, new_worker: Any, prefix: str, store: valkey.Valkey
+) -> None:
+    starts: list[float] = []
+    worker = new_worker()
+
+    @worker.job("work", rate="100/s")
+    async def work(job: RunningJob) -> None:
+        starts.append(time.monotonic())
+
+    base = f"{prefix}:queue:{{default}}"
+    for _ in range(30):
+        await queue.enqueue("work")
+    async with working(worker):
+        await until(lambda: starts, "the first begins, and the others have their times")
+    late = store.zrange(f"{base}:delayed", 0, -1)
+    store.zadd(f"{base}:delayed", dict.fromkeys(late, 1))  # as if those times were long ago
+    store.hset(base, "next:work", 1)
+    begun = len(starts)
+    async with working(worker):
+        await overview_is(queue, finished=30)
+    assert begun < 10 and starts[-1] - starts[begun] >= 0.01 * (30 - begun - 4)
+
+
 # Periodic jobs.
 
 
