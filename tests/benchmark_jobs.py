@@ -24,6 +24,8 @@ JOBS = 10_000
 JOBS_ONE = 3_000  # with a concurrency of one
 SINGLES = 300  # jobs that come to an idle worker
 RUNS = 3
+DELAYED = 100_000
+IDLE_SECONDS = 5
 AT_ONCE = 1000
 
 Numbers = dict[str, float]
@@ -137,7 +139,37 @@ async def streaq(port: int, concurrency: int, count: int) -> Numbers:
         return await measure(enqueue, run, lambda: running[0].cancel(), counter, count)
 
 
+async def idle(port: int, delayed: int, count: int) -> Numbers:
+    """What ``delayed`` jobs that are due in an hour cost in ``count`` seconds: ms of CPU a second, of an idle worker and of Valkey."""
+    from gateway.work import Queue, Worker
+
+    url = f"valkey://127.0.0.1:{port}"
+    worker = Worker(url=url)
+
+    @worker.job("nothing")
+    async def nothing(job: Any) -> None: ...
+
+    async with Queue(url) as queue:
+        for start in range(0, delayed, AT_ONCE):
+            await asyncio.gather(*[queue.enqueue("nothing", delay=3600) for _ in range(start, min(start + AT_ONCE, delayed))])
+    running = asyncio.ensure_future(worker.run())
+    await asyncio.sleep(1)
+    client = valkey.Valkey(port=port)
+
+    def used() -> tuple[float, float]:
+        info = client.info("cpu")
+        return time.process_time(), info["used_cpu_user"] + info["used_cpu_sys"]
+
+    before = used()
+    await asyncio.sleep(count)
+    after = used()
+    worker.stop()
+    await running
+    return {"worker": (after[0] - before[0]) / count * 1000, "server": (after[1] - before[1]) / count * 1000}
+
+
 SYSTEMS = {"gateway": gateway, "saq": saq, "streaq": streaq}
+MEASURES = SYSTEMS | {"idle": idle}
 
 
 def start_valkey(folder: str) -> tuple[Any, int]:
@@ -162,8 +194,7 @@ def start_valkey(folder: str) -> tuple[Any, int]:
     raise SystemExit("no Valkey started")
 
 
-def run_one(system: str, port: int, concurrency: int) -> Numbers | None:
-    count = JOBS if concurrency > 1 else JOBS_ONE
+def run_one(system: str, port: int, concurrency: int, count: int) -> Numbers | None:
     client = valkey.Valkey(port=port)
     client.flushall()
     before = client.info("cpu")
@@ -187,8 +218,10 @@ def main() -> None:
                 for concurrency in (32, 1):
                     for system in SYSTEMS:
                         print(f"\rrun {turn + 1} of {RUNS}: {system}, concurrency {concurrency}   ", end="", file=sys.stderr, flush=True)
-                        if (numbers := run_one(system, port, concurrency)) is not None:
+                        if (numbers := run_one(system, port, concurrency, JOBS if concurrency > 1 else JOBS_ONE)) is not None:
                             results.setdefault((system, concurrency), []).append(numbers)
+            print(f"\r{DELAYED:,} delayed jobs" + " " * 30, end="", file=sys.stderr, flush=True)
+            empty, full = run_one("idle", port, 0, IDLE_SECONDS), run_one("idle", port, DELAYED, IDLE_SECONDS)
         finally:
             process.terminate()
             process.wait()
@@ -203,6 +236,9 @@ def main() -> None:
             f"| {system}, {concurrency} | {middle['enqueue']:,.0f} | {middle['finish']:,.0f} | {middle['cpu']:.0f} | {middle['valkey']:.0f} |"
             f" {middle['p50']:.2f} | {middle['p99']:.2f} |"
         )
+    assert empty is not None and full is not None
+    print(f"\n{DELAYED:,} delayed jobs, ms of CPU a second: worker {full['worker']:.1f} (without them {empty['worker']:.1f}), ", end="")
+    print(f"Valkey {full['server']:.1f} (without them {empty['server']:.1f})")
 
 
 if __name__ == "__main__":
@@ -212,4 +248,4 @@ if __name__ == "__main__":
         import uvloop
 
         system, *rest = sys.argv[1:]
-        print(json.dumps(uvloop.run(SYSTEMS[system](*map(int, rest)))))
+        print(json.dumps(uvloop.run(MEASURES[system](*map(int, rest)))))

@@ -161,7 +161,8 @@ def main() -> None:
     except click.exceptions.NoArgsIsHelpError as error:  # a command that was given nothing to do explains itself
         print(error.format_message())
     except click.UsageError as error:
-        _fail(f"{error.format_message()} (see gateway --help)", 2)
+        command = error.ctx.command_path if error.ctx is not None else "gateway"
+        _fail(f"{error.format_message()} (see {command} --help)", 2)
     except click.ClickException as error:
         _fail(error.format_message(), 2)
     except (click.Abort, KeyboardInterrupt):

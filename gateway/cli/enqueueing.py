@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -12,7 +13,10 @@ from ..config import Config, load, parse_duration
 from ..errors import GatewayError
 from .arguments import document_of
 from .input_lines import send_lines
-from .options import json_option, open_queue, run_async, settings_options
+from .options import json_option, open_queue, run_async, settings_options, warn_of_an_audience_of_none
+
+if TYPE_CHECKING:
+    from ..work import Queue
 
 __all__ = ["enqueue"]
 
@@ -119,9 +123,12 @@ async def _enqueue_one(config: Config, name: str, document: bytes, queue: str, o
     from .queue_views import json_line
 
     async with open_queue(config) as producer:
+        await _check_channel(config, producer, options)
         job = await producer.enqueue(name, msgspec.Raw(document), queue=queue, **options)
         fields: dict[str, Any] = {"queue": queue, "id": job.id, "new": job.new}
         if wait:
+            if not (await producer.queues.overview(queue)).workers:
+                print(f"gateway: no worker works on queue {queue} now; job {job.id} waits for one", file=sys.stderr)
             fields["result"] = await job.result()
     if as_json:
         print(json_line(fields))
@@ -131,10 +138,17 @@ async def _enqueue_one(config: Config, name: str, document: bytes, queue: str, o
         print(job.id + ("" if job.new else "  (a job with this key waits or runs already)"))
 
 
+async def _check_channel(config: Config, producer: Queue, options: dict[str, Any]) -> None:
+    """Warns of progress that no client can follow."""
+    if "channel" in options:
+        await warn_of_an_audience_of_none(config, producer.queues.commands.call, options["channel"])
+
+
 async def _enqueue_lines(config: Config, name: str, queue: str, options: dict[str, Any], as_json: bool) -> None:
     from .queue_views import json_line
 
     async with open_queue(config) as producer:
+        await _check_channel(config, producer, options)
 
         async def send(document: bytes) -> str:
             try:

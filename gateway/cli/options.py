@@ -1,9 +1,10 @@
-"""What the commands share: their options, the line that they print for a publication, a publisher, and a producer of jobs."""
+"""What the commands share: their options, a publisher and a producer of jobs, the line of a publication, a warning about a channel."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -12,6 +13,7 @@ import uvloop
 from ..config import Config
 from ..publication import Publication
 from ..store.embedded import configured_url
+from ..store.library import Library
 
 if TYPE_CHECKING:
     from publishers import Publisher
@@ -29,6 +31,7 @@ __all__ = [
     "run_async",
     "settings_options",
     "since_option",
+    "warn_of_an_audience_of_none",
 ]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -57,6 +60,25 @@ def open_queue(config: Config) -> Queue:
     from ..work import Queue
 
     return Queue(configured_url(config), prefix=config.prefix)
+
+
+async def warn_of_an_audience_of_none(config: Config, call: Callable[..., Awaitable[Any]], channel: str) -> None:
+    """A misspelled namespace publishes well, and nobody ever sees it."""
+    namespace, colon, _ = channel.partition(":")
+    rules = config.namespaces.get(namespace) if colon else config.channels
+    doubt = ""
+    if rules is not None and rules.subscribe == "nobody":
+        doubt = f'the rules of {channel} let no client subscribe (subscribe = "nobody"); only the server API can subscribe them'
+    elif colon:
+        known = await Library(None, config.prefix).stored_rules(call)
+        if known is not None and namespace not in known:
+            doubt = f"no gateway has a namespace {namespace!r}, so no client can follow {channel}; the namespaces are {_listed(known)}"
+    if doubt:
+        print(f"gateway: warning: {doubt}", file=sys.stderr)
+
+
+def _listed(namespaces: dict[str, Any]) -> str:
+    return ", ".join(name for name in namespaces if name)
 
 
 def line_of(channel: str, epoch: str, publication: Publication) -> str:

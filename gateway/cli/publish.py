@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..config import Config, load
 from ..publication import Position
 from ..store.layout import PublishOptions
-from ..store.library import Library
 from .arguments import check_channels, document_of
 from .input_lines import send_lines
-from .options import json_option, open_publisher, run_async, settings_options
-
-if TYPE_CHECKING:
-    from publishers import Publisher
+from .options import json_option, open_publisher, run_async, settings_options, warn_of_an_audience_of_none
 
 __all__ = ["publish"]
 
@@ -57,7 +51,7 @@ def publish(
 
 async def _publish_one(config: Config, channel: str, document: bytes, options: PublishOptions, as_json: bool) -> None:
     async with open_publisher(config) as publisher:
-        await _warn_of_an_audience_of_none(config, publisher, channel)
+        await warn_of_an_audience_of_none(config, publisher.history.commands.call, channel)
         position = await publisher.publish(channel, document, raw=True, **options)
     if as_json:
         _print_json(channel, position)
@@ -70,28 +64,9 @@ def _print_json(channel: str, position: Position | None, **more: int) -> None:
     print(json.dumps({"channel": channel, "position": str(position) if position is not None else None, **more}, ensure_ascii=False))
 
 
-async def _warn_of_an_audience_of_none(config: Config, publisher: Publisher, channel: str) -> None:
-    """A misspelled namespace publishes well, and nobody ever sees it."""
-    namespace, colon, _ = channel.partition(":")
-    rules = config.namespaces.get(namespace) if colon else config.channels
-    doubt = ""
-    if rules is not None and rules.subscribe == "nobody":
-        doubt = f'the rules of {channel} let no client subscribe (subscribe = "nobody"); only the server API can subscribe them'
-    elif colon:
-        known = await Library(None, config.prefix).stored_rules(publisher.history.commands.call)
-        if known is not None and namespace not in known:
-            doubt = f"no gateway has a namespace {namespace!r}, so no client can follow {channel}; the namespaces are {_listed(known)}"
-    if doubt:
-        print(f"gateway: warning: {doubt}", file=sys.stderr)
-
-
-def _listed(namespaces: dict[str, Any]) -> str:
-    return ", ".join(name for name in namespaces if name)
-
-
 async def _publish_lines(config: Config, channel: str, options: PublishOptions, as_json: bool) -> None:
     async with open_publisher(config) as publisher:
-        await _warn_of_an_audience_of_none(config, publisher, channel)
+        await warn_of_an_audience_of_none(config, publisher.history.commands.call, channel)
         sent = await send_lines("published", lambda document: publisher.publish(channel, document, raw=True, **options))
     if as_json:
         _print_json(channel, sent.last, published=sent.lines, refused=sent.refused)

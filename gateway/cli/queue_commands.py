@@ -12,6 +12,7 @@ import click
 
 from ..config import Config, load
 from ..errors import GatewayError
+from ..runtime.logs import printable
 from .enqueueing import enqueue
 from .options import json_option, open_queue, run_async, settings_options
 
@@ -91,7 +92,7 @@ def show(config: Config, name: str, job: str, state: str | None, limit: int, as_
     async def look(queues: Queues) -> View:
         return await (one_job(queues, name, job) if job else jobs_of_queue(queues, name, states, limit))
 
-    _show(config, look, as_json=as_json, watch=watch)
+    _show(config, look, as_json=as_json, watch=watch, name="" if job else name)
 
 
 @_command("dead")
@@ -102,10 +103,10 @@ def dead(config: Config, name: str, limit: int, as_json: bool, watch: bool) -> N
     """Show the dead letters of a queue, the newest first, with the reason of each."""
     from .queue_views import jobs_of_queue
 
-    _show(config, lambda queues: jobs_of_queue(queues, name, ("dead",), limit), as_json=as_json, watch=watch)
+    _show(config, lambda queues: jobs_of_queue(queues, name, ("dead",), limit), as_json=as_json, watch=watch, name=name)
 
 
-def _show(config: Config, look: Callable[[Queues], Awaitable[View]], *, as_json: bool, watch: bool) -> None:
+def _show(config: Config, look: Callable[[Queues], Awaitable[View]], *, as_json: bool, watch: bool, name: str = "") -> None:
     from .queue_views import follow, print_view
 
     if watch and not as_json and not sys.stdout.isatty():
@@ -113,6 +114,8 @@ def _show(config: Config, look: Callable[[Queues], Awaitable[View]], *, as_json:
 
     async def run() -> None:
         async with open_queue(config) as producer:
+            if name:
+                await _warn_of_no_queue(producer.queues, name)
             if watch:
                 await follow(lambda: look(producer.queues), as_json=as_json)
             else:
@@ -120,6 +123,14 @@ def _show(config: Config, look: Callable[[Queues], Awaitable[View]], *, as_json:
 
     with contextlib.suppress(KeyboardInterrupt) if watch else contextlib.nullcontext():  # the ordinary end
         run_async(run())
+
+
+async def _warn_of_no_queue(queues: Queues, name: str) -> None:
+    """A misspelled queue looks as one in which nothing is."""
+    names = await queues.names()
+    if name not in names:
+        there = f"the queues are {', '.join(names)}" if names else "there are none"
+        print(printable(f"gateway: warning: there is no queue {name} yet; {there}"), file=sys.stderr)
 
 
 # Mending.
@@ -140,6 +151,7 @@ async def _retry(config: Config, name: str, jobs: tuple[str, ...], as_json: bool
     from .queue_views import print_line, progress
 
     async with open_queue(config) as producer:
+        await _warn_of_no_queue(producer.queues, name)
         if jobs:
             pages = [jobs[first : first + IDS_AT_ONCE] for first in range(0, len(jobs), IDS_AT_ONCE)]
             answers = [await producer.queues.resend(name, *page) for page in pages]
@@ -209,6 +221,7 @@ async def _purge(config: Config, name: str, state: str, yes: bool, as_json: bool
     from .queue_views import print_line, progress
 
     async with open_queue(config) as producer:
+        await _warn_of_no_queue(producer.queues, name)
         most = _count(await producer.queues.overview(name), state)
         what = "dead letters" if state == "dead" else f"{state} jobs"
         if not yes:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from rich.console import Console, Group, RenderableType
@@ -212,11 +212,11 @@ def _time(ms: float) -> str:
 
 
 def _jobs_table(jobs: list[JobView]) -> Table:
-    table = _table("state", "id", "name", "since or due", "failures", "reason or data", left=6)
+    table = _table("state", "id", "name", "since or due", "failures", "reason or data", left=6, yielding=("name", "reason or data"))
     for view in jobs:
         name = "?" if view.job is None else view.job.name
         data = "" if view.job is None else bytes(view.job.data)[:WIDE].decode(errors="replace")
-        reason = view.failures[-1].error if view.failures else data
+        reason = view.failures[-1].error.partition("\n")[0] if view.failures else data
         cells = (view.state, view.id, name, _time(view.ms or (view.job.due if view.job else 0)), str(len(view.failures) or ""), reason)
         table.add_row(*map(_text, cells))
     return table
@@ -262,13 +262,15 @@ def _indented(text: bytes) -> str:
     return msgspec.json.format(clean(text), indent=2).decode(errors="replace")
 
 
-def _table(*columns: str, left: int = 0) -> Table:
-    """Numbers are on the right, the first ``left`` columns are texts. What is too long for the terminal is cut off."""
+def _table(*columns: str, left: int = 0, yielding: Collection[str] = ()) -> Table:
+    """Numbers are on the right, the first ``left`` columns are texts. What is too long for the terminal is cut off, in ``yielding`` columns first."""
     table = Table(box=None, pad_edge=False)
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < left else "right", no_wrap=True, overflow="ellipsis")
+        # rich narrows the columns that may wrap before the others; their cells do not wrap
+        justify: Literal["left", "right"] = "left" if number < left else "right"
+        table.add_column(column, justify=justify, no_wrap=column not in yielding, overflow="ellipsis")
     return table
 
 
 def _text(text: str) -> Text:
-    return Text(printable(text))
+    return Text(printable(text), no_wrap=True, overflow="ellipsis")

@@ -17,7 +17,7 @@ from ..config import load
 from ..errors import GatewayError
 from ..store.embedded import configured_url
 from .log_setup import set_up_logging
-from .options import run_async, settings_options
+from .options import settings_options
 
 if TYPE_CHECKING:
     from ..work import Worker
@@ -35,8 +35,10 @@ def worker(
 ) -> None:
     """Run the jobs of work queues with the handlers of a Worker, NAME in MODULE, until SIGTERM or Ctrl-C.
 
-    MODULE is looked for in the current directory, too.
+    MODULE is looked for in the current directory, too. A second signal ends it at once.
     """
+    from .leaving import run_worker
+
     module, colon, name = place.partition(":")
     if not module or not colon or not name:
         raise click.UsageError(f'{place!r} is not MODULE:NAME, as in "shop.jobs:worker"')
@@ -55,7 +57,7 @@ def worker(
             raise ValueError(f'{place} has no handler: decorate one with @{name}.job("name")')
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    run_async(found.run())
+    run_worker(found)
 
 
 def _imported(name: str) -> ModuleType:

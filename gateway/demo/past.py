@@ -22,6 +22,7 @@ __all__ = ["write_past"]
 
 MORNING, HOURS = timedelta(hours=7), 15.0  # people are awake
 DAY = timedelta(days=1)
+POSTS, REVIEWS, ORDERS = 1.5, 0.7, 1.2  # on a day, about
 
 
 class _Day:
@@ -92,12 +93,12 @@ async def write_past(
     day = (today.replace(day=1) - DAY).replace(day=1)
     while day < today:
         lived = _Day(transaction, chance, day, people)
-        for at in lived.times(1.5):
+        for at in lived.times(POSTS):
             channel = chance.choice(list(sentences))
             await lived.post(at, channel, chance.choice(sentences[channel]))
-        for at in lived.times(0.7):
+        for at in lived.times(REVIEWS):
             subject = chance.choice(list(opinions))
             await lived.review(at, subject, *chance.choice(opinions[subject]))
-        for at in lived.times(1.2):
+        for at in lived.times(ORDERS):
             await lived.order(at, *chance.choice(dishes))
         day += DAY

@@ -14,7 +14,7 @@ from .month import Month
 
 __all__ = ["MISSING", "Reports", "Stored"]
 
-MISSING = "" if find_spec("reportlab") else "reports need ReportLab, which draws the PDF: pip install 'gateway[demo]'"
+MISSING = "" if find_spec("reportlab") else "reports need ReportLab, which draws the PDF: pip install reportlab"
 DRAFT = ".draft"
 
 

@@ -25,7 +25,7 @@ DEMO = "demo"  # the data folder of ``gateway demo``, in that of ``gateway serve
 LOCK = "gateway.lock"  # in every folder of an embedded server
 _OURS = re.compile(
     r"valkey\.(conf|log|lock|sock)|gateway\.(lock|db.*)|(demo-)?credentials\.(json|[0-9]+)"
-    r"|appendonlydir|dump\.rdb|temp-[0-9a-z-]+\.(aof|rdb)"
+    r"|appendonlydir|reports|dump\.rdb|temp-[0-9a-z-]+\.(aof|rdb)"
 )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ..errors import StoreError
 from ..rules.json_values import json_of
+from ..runtime.backoff import backoff
 from ..runtime.tasks import Tasks
 from ..store.connection import Commands
 from ..store.history import History
@@ -28,6 +29,8 @@ from .running import CANCEL_SECONDS, Call, Middleware, Outcome, Progress, Run, U
 __all__ = ["Engine", "Plan"]
 
 log = logging.getLogger("gateway.worker")
+
+UNKNOWN_SECONDS, UNKNOWN_MOST_SECONDS = 2.0, 600.0  # until a job that this worker has no handler for is tried again, at first and at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class Engine:
     """One worker, named ``name``, over ``commands`` and ``link``, to which it adds its listeners. ``run`` works until it is told to stop."""
 
     def __init__(self, plan: Plan, name: str, commands: Commands, link: Link, layout: Layout, queues: Queues) -> None:
+        self.name = name
         self._plan = plan
         self._layout = layout
         self._history = History(commands, layout)
@@ -131,7 +135,9 @@ class Engine:
         handler = self._plan.handlers.get(run.document.name)
         if handler is None:
             known = ", ".join(sorted(self._plan.handlers))
-            self._end(run, Outcome("failed", reason=f"no handler has the name {run.document.name!r} in this worker; it has {known}"))
+            reason = f"no handler has the name {run.document.name!r} in this worker; it has {known}"
+            # While a new version is rolled out another worker may have it: it is an attempt, after which it is tried again.
+            self._end(run, Outcome("failed", reason=reason, retry=backoff(run.failures, UNKNOWN_SECONDS, UNKNOWN_MOST_SECONDS)))
             return
         serial = None
         try:

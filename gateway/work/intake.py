@@ -32,6 +32,7 @@ log = logging.getLogger("gateway.worker")
 FINISH_AT_ONCE = 200  # ends of one call, in which Valkey serves no other client
 LOOK_AGAIN_SECONDS = 3600.0  # the longest timer; a job may be due in years
 HAS, CANCELLED = 1, 2  # what gateway_held answers of a run; 0: it is another worker's
+LEAVE_SECONDS = 2.0  # for Valkey to take that the worker stops
 RENEWALS = 3  # of a lease, while it lasts: two may fail
 
 
@@ -267,9 +268,11 @@ class Intake:
             if timer is not None:
                 timer.cancel()
         try:
-            await self._call(b"gateway_renew", 0)
-        except StoreError as error:
-            log.warning("queue %s: the lease was not ended, and is over in %g s: %s", self.queue, self._lease_ms / 1000, error)
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self._call(b"gateway_renew", 0)
+        except (StoreError, TimeoutError) as error:
+            reason = str(error) or "no answer"
+            log.warning("queue %s: the lease was not ended, and is over in %g s: %s", self.queue, self._lease_ms / 1000, reason)
 
     # Calls.
 

@@ -23,7 +23,9 @@ from ..store.layout import Layout
 from ..store.link import Link
 from .queues import Queues
 
-__all__ = ["Results", "read_result"]
+__all__ = ["NOT_STORED", "Results", "read_result"]
+
+NOT_STORED = "the job was enqueued without result_ttl: its result is not stored, and cannot be awaited"
 
 log = logging.getLogger("gateway.work")
 
@@ -143,6 +145,8 @@ class Results:
                     )
                 elif view.state == "dead":
                     _fail(future, JobFailed(view.failures[-1].error if view.failures else "the job is a dead letter"))
+                elif view.job is not None and not view.job.result_ttl:
+                    _fail(future, JobFailed(NOT_STORED))
 
 
 def _succeed(future: asyncio.Future[bytes], result: bytes) -> None:

@@ -17,8 +17,8 @@ from ..store.connect import CONNECT_SECONDS, Address, SyncCommands
 from ..store.embedded import find_url
 from ..store.layout import Layout, Word
 from ..store.library import Library, ready_blocking
-from .job_results import read_result
-from .jobs import JobOptions, check_queue_name, job_words, refusal
+from .job_results import NOT_STORED, read_result
+from .jobs import JobOptions, check_queue_name, job_words, read_job, refusal
 from .queues import enqueue_call, log_unnamed
 
 __all__ = ["SyncEnqueuedJob", "SyncQueue"]
@@ -111,11 +111,13 @@ class SyncQueue:
         """The result as Valkey holds it, None if there is none in time. Raises Unavailable where the connection is lost."""
         with self._commands.listening(self._layout.results(queue)) as announced:
             while True:
-                state, _, _, _, _, result = self._function(b"gateway_job", queue, id)
+                state, _, document, _, _, result = self._function(b"gateway_job", queue, id)
                 if result:
                     return cast(bytes, result)
                 if state in (b"none", b"dead"):
                     raise JobFailed("the job ended, and its result is not stored any more, or never was: enqueue it with result_ttl")
+                if (job := read_job(document)) is not None and not job.result_ttl:
+                    raise JobFailed(NOT_STORED)
                 left = until - time.monotonic()
                 if left <= 0:
                     return None

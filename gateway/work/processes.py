@@ -1,7 +1,7 @@
 """Handlers in processes of their own: for what burns CPU, must be killed at its timeout, or may end its process.
 
 A process is started afresh (spawn), imports the module of the handler, and is used again for the next job. It is killed when its job is
-cancelled. Signals to the worker's process group do not end it: the worker decides.
+cancelled, and ends with the worker, however that ends. Signals to the worker's process group do not end it: the worker decides.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import multiprocessing
+import os
 import signal
+import threading
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -18,7 +20,7 @@ import msgspec
 from .handlers import Handler, Reject, Retry, describe
 from .running import Facts, HandlerError, PlainJob, Progress, Unfit, in_thread, read_data, reason_of
 
-__all__ = ["ProcessPool"]
+__all__ = ["ProcessPool", "check_not_in_child"]
 
 _SPAWN = multiprocessing.get_context("spawn")
 
@@ -86,6 +88,15 @@ class ProcessPool:
         self._all.discard(child)
 
 
+def check_not_in_child() -> None:
+    """Raises RuntimeError in a process of a handler that imports its module: there the module must not run the worker once more."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # as multiprocessing itself knows it
+        raise RuntimeError(
+            "the worker has handlers with process=True, whose processes import this module, and so run the worker again:"
+            ' run it under `if __name__ == "__main__":`'
+        )
+
+
 def _unpacked(kind: str, content: Any) -> Any:
     if kind == "retry":
         raise Retry(content[0], content[1])
@@ -108,6 +119,7 @@ async def _awaited(progress: Progress, done: float, text: str) -> None:
 def _serve(pipe: Connection) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_worker, daemon=True, name="gateway worker's end").start()
     handlers: dict[str, Handler] = {}
     with contextlib.suppress(EOFError, OSError):  # the worker ended
         while True:
@@ -115,6 +127,13 @@ def _serve(pipe: Connection) -> None:
             if name not in handlers:
                 handlers[name] = describe(name, function, batch=None, process=True)
             pipe.send(_answer(handlers[name], PlainJob(msgspec.json.decode(facts, type=Facts), _progress(pipe)), data))
+
+
+def _end_with_worker() -> None:
+    """A job does not run on when its worker was killed: another worker does it again."""
+    if (worker := multiprocessing.parent_process()) is not None:
+        worker.join()
+        os._exit(1)
 
 
 def _progress(pipe: Connection) -> Any:

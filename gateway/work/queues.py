@@ -91,7 +91,7 @@ class Queues:
     """
 
     def __init__(self, commands: Commands, layout: Layout) -> None:
-        self._commands = commands
+        self.commands = commands
         self._layout = layout
         self._producer = uuid4().hex[:12]
         self._sent = 0
@@ -111,7 +111,7 @@ class Queues:
             words = [*words, "id", f"{self._producer}-{self._sent}", "counted", 1]
         call = enqueue_call(self._layout, queue, [*words, "version", version, "version_epoch", version_epoch])
         try:
-            job, new = await self._commands.call(*call, repeatable=True, guarded=True)
+            job, new = await self.commands.call(*call, repeatable=True, guarded=True)
         except StoreError as error:
             raise refusal(error) from None
         if queue not in self._named:
@@ -121,7 +121,7 @@ class Queues:
     async def name(self, queue: str) -> None:
         """Adds a queue to those that ``names`` gives. Where Valkey refuses, that is logged once, and the work goes on."""
         try:
-            await self._commands.call(b"SADD", self._layout.queues, queue, repeatable=True)
+            await self.commands.call(b"SADD", self._layout.queues, queue, repeatable=True)
         except Unavailable:
             return  # the next enqueue names it
         except StoreError as error:
@@ -130,7 +130,7 @@ class Queues:
 
     async def names(self) -> list[str]:
         """The names of all queues that were ever used. What another program wrote there and no queue can be called is left out."""
-        return sorted(name.decode() for name in await self._commands.call(b"SMEMBERS", self._layout.queues) if self._is_name(name))
+        return sorted(name.decode() for name in await self.commands.call(b"SMEMBERS", self._layout.queues) if self._is_name(name))
 
     def _is_name(self, name: bytes) -> bool:
         try:
@@ -175,7 +175,7 @@ class Queues:
 
     async def _call(self, function: bytes, queue: str, *words: Word) -> Any:
         keys = self._layout.queue(check_queue_name(queue))
-        return await self._commands.call(b"FCALL", function, len(keys), *keys, *words, repeatable=function in _READS)
+        return await self.commands.call(b"FCALL", function, len(keys), *keys, *words, repeatable=function in _READS)
 
 
 def _view(id: bytes, state: str, ms: bytes, job: bytes, failures: bytes, result: bytes = b"") -> JobView:

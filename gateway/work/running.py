@@ -266,9 +266,10 @@ class Call:
             return self._failed(run, f"its outcome is not known: looking at {what} raised {type(fault).__name__}")
 
     def _outcome(self, run: Run, index: int, result: Any, error: BaseException | None) -> Outcome:
+        if error is None and self._handler.batch is not None:
+            result = result[index] if isinstance(result, list) and len(result) == len(self.runs) else None
+            error = result if isinstance(result, Exception) else None
         if error is None:
-            if self._handler.batch is not None:
-                result = result[index] if isinstance(result, list) and len(result) == len(self.runs) else None
             return _finished(run, result)
         if run.ended == "lost":
             return Outcome("lost")

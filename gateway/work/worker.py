@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -32,10 +33,13 @@ from .engine import Engine, Plan
 from .handlers import Batch, Handler, describe, read_rate
 from .jobs import JobOptions, check_queue_name, job_words
 from .periodic import Schedule
+from .processes import check_not_in_child
 from .queues import Queues
 from .running import Middleware, remembering_tasks
 
 __all__ = ["Worker"]
+
+log = logging.getLogger("gateway.worker")
 
 LEASE_SECONDS = 15.0
 LEASE_LEAST = 0.5
@@ -75,7 +79,7 @@ class Worker:
         self._layout = Layout(prefix)
         self._lease = lease
         self._rate = None if rate is None else read_rate(rate)
-        self._stop_seconds = stop_seconds
+        self.stop_seconds = stop_seconds
         self._zone = ZoneInfo(timezone)
         self._lifespan = lifespan
         self._schedules: list[Schedule] = []
@@ -133,11 +137,14 @@ class Worker:
 
         ``rate``: how often jobs of this name start over all workers, "100/s". ``serial``: from the data of a job its serial key; jobs of one
         key run one after another, in the order in which they were taken (a producer that names ``serial`` has that of enqueue).
-        ``batch``: the handler takes lists, of up to so many jobs, or of those that came ``within`` seconds. ``backoff``: a failed job is
-        tried again after a random time of up to so many seconds, which doubles with each attempt up to ``backoff_most``.
+        ``batch``: the handler takes lists, of up to so many jobs, or of those that came ``within`` seconds. It may return a list of as many
+        results; an exception in it is that of its job alone, one that the handler raises is that of all. ``backoff``: a failed job is tried
+        again after a random time of up to so many seconds, which doubles with each attempt up to ``backoff_most``.
 
         Raises ValueError or TypeError for what cannot be a handler.
         """
+        if not isinstance(name, str):
+            raise TypeError('a job is registered with its name: @worker.job("mail.send")')
         if name in self.handlers:
             raise ValueError(f"{name} has a handler already")
         if batch is not None and not 2 <= batch <= 1000:
@@ -182,10 +189,11 @@ class Worker:
 
         ``signals`` False leaves the signals to the program whose loop this is.
 
-        Raises ValueError without a handler, Unavailable or StoreError if Valkey cannot be reached at the start.
+        Raises ValueError without a handler, RuntimeError in a process of a handler, Unavailable or StoreError if Valkey cannot be reached at the start.
         """
         if not self.handlers:
             raise ValueError('the worker has no handler: decorate one with @worker.job("name")')
+        check_not_in_child()
         self._stopping.clear()
         async with contextlib.AsyncExitStack() as stack:
             engine = await stack.enter_async_context(self._connected())
@@ -194,7 +202,8 @@ class Worker:
                 stack.enter_context(self._signals())
             if self._lifespan is not None:
                 await stack.enter_async_context(self._lifespan(self))
-            await engine.run(self._stopping, self._stop_seconds)
+            log.info("%s", self._described(engine.name))
+            await engine.run(self._stopping, self.stop_seconds)
 
     def stop(self) -> None:
         """Takes no more jobs, and lets ``run`` return when those under way have ended."""
@@ -206,6 +215,11 @@ class Worker:
             raise RuntimeError("the worker does not run")
         id, _ = await self._queues.enqueue(queue, job_words(name, data, **options))
         return id
+
+    def _described(self, name: str) -> str:
+        queues = ", ".join(queue if weight == 1 else f"{queue} (weight {weight})" for queue, weight in self._weights.items())
+        where = Address(find_url(self._url, self._data_dir))
+        return f"{name} is ready: queues {queues}; handlers {', '.join(self.handlers)}; up to {self._concurrency} jobs at once; valkey at {where}"
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

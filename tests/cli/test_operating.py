@@ -69,16 +69,18 @@ def test_check_and_publish_answer_programs_in_json(gateway: RunningGateway, used
 @pytest.mark.parametrize(
     "channel, words", [("caht:1", ("no gateway has a namespace 'caht'", "chat")), ("sealed:1", ("let no client subscribe",))]
 )
-def test_publishing_where_no_client_can_follow_warns(used: list[str], channel: str, words: tuple[str, ...]) -> None:
-    outcome = run("publish", channel, "1", *used)
-    assert outcome.status == 0 and outcome.out.strip().endswith(":1")
-    assert outcome.error.startswith("gateway: warning: ") and outcome.error.count("\n") == 1
-    assert all(word in outcome.error for word in words)
+def test_publishing_or_progress_where_no_client_can_follow_warns(used: list[str], channel: str, words: tuple[str, ...]) -> None:
+    published = run("publish", channel, "1", *used)
+    enqueued = run("queue", "enqueue", "x", "1", "--channel", channel, *used)
+    assert published.out.strip().endswith(":1") and enqueued.out.strip().endswith("-1")
+    for outcome in (published, enqueued):
+        assert outcome.status == 0 and outcome.error.startswith("gateway: warning: ") and outcome.error.count("\n") == 1
+        assert all(word in outcome.error for word in words)
 
 
 def test_many_lines_show_their_progress_on_a_terminal_alone(used: list[str], tmp_path: Path) -> None:
     lines = b"1\n" * 20
-    at_once = {"gateway.cli.publish.PROGRESS_SECONDS": 0.0}
+    at_once = {"gateway.cli.input_lines.PROGRESS_SECONDS": 0.0}
     assert run("publish", "endless:quiet", "-", *used, stdin=lines, constants=at_once).succeeds().startswith("published 20, ")
     (tmp_path / "lines").write_bytes(lines)
     ours, theirs = pty.openpty()

@@ -1,14 +1,23 @@
-"""The API of a running ``gateway demo``."""
+"""A running ``gateway demo``, and its API.
+
+running_demo   runs one while a block lasts, in a fork; its log may hold no error
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-__all__ = ["NOBODY_ELSE", "Demo"]
+from .forks import Program
+from .waiting import wait_until
+
+__all__ = ["NOBODY_ELSE", "Demo", "running_demo"]
 
 NOBODY_ELSE = {"per_minute": 0}  # the simulated members rest: whatever happens is the test's doing
 
@@ -36,3 +45,20 @@ class Demo:
             return answer
 
         return ask
+
+
+@contextlib.contextmanager
+def running_demo(folder: Path, constants: Mapping[str, Any]) -> Iterator[Demo]:
+    """``constants`` of modules are replaced in its process. The simulated members rest."""
+    output, log = folder / "out", folder / "log"
+    program = Program("gateway.cli", output, log, "demo", "--port", "0", "--data-dir", str(folder / "data"), constants=constants)
+    try:
+        wait_until(lambda: output.exists() and "Ctrl-C" in output.read_text(), "a start", 60)
+        demo = Demo(output.read_text().split(" is ready at ")[1].split()[0])
+        demo.enter("tester")("POST", "pace", NOBODY_ELSE)
+        yield demo
+    finally:
+        program.send_signal(signal.SIGINT)
+        status = program.wait(30)
+    assert status == 0
+    assert "Traceback" not in log.read_text() and "ended that must not" not in log.read_text(), log.read_text()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -110,6 +111,21 @@ async def test_a_batch_is_full_or_its_time_is_over(queue: Queue, new_worker: New
         assert [await job.result(30) for job in jobs] == list(range(1, 26))
         await ended(queue, misfit.id)
     assert sorted(sizes) == [5, 10, 10]
+
+
+async def test_an_exception_in_the_list_of_a_batch_is_that_of_its_job_alone(queue: Queue, new_worker: NewWorker) -> None:
+    worker = new_worker()
+
+    @worker.job("batch", batch=3, within=0.05)
+    async def batch(jobs: list[RunningJob], data: list[int]) -> list[object]:
+        outcomes: list[object] = ["sent", Reject("no such address"), Retry(after=0.01)]
+        return outcomes if len(jobs) == 3 else [jobs[0].attempt]
+
+    sent, rejected, retried = [await queue.enqueue("batch", number, result_ttl=60) for number in range(3)]
+    async with working(worker):
+        assert (await sent.result(30), await retried.result(30)) == ("sent", 2)
+        with pytest.raises(JobFailed, match="no such address"):
+            await rejected.result(30)
 
 
 async def test_middleware_surrounds_handlers_the_first_outermost(queue: Queue, new_worker: NewWorker) -> None:
@@ -261,6 +277,33 @@ async def test_a_process_that_ends_or_hangs_is_the_failure_of_its_job_alone(queu
         await until(lambda: not Path(f"/proc/{number}").exists(), "the process was killed")
 
 
+BARE = """
+import asyncio
+from gateway.work import Worker
+worker = Worker(url={url!r}, prefix={prefix!r})
+
+@worker.job("own", process=True)
+def own(job): ...
+
+asyncio.run(worker.run())
+"""
+
+
+async def test_a_script_that_runs_its_worker_whenever_it_is_imported_is_refused_in_a_handlers_process(
+    queue: Queue, valkey_url: str, prefix: str, tmp_path: Path
+) -> None:
+    (tmp_path / "bare.py").write_text(BARE.format(url=valkey_url, prefix=prefix))
+    program = await asyncio.create_subprocess_exec(sys.executable, str(tmp_path / "bare.py"), stderr=asyncio.subprocess.PIPE)
+    try:
+        job = await queue.enqueue("own", attempts=1)
+        assert (await ended(queue, job.id)).failures[0].error == "its process ended with exit status 1"
+        assert program.stderr is not None
+        assert b"run it under `if __name__ == " in await program.stderr.readuntil(b'"__main__"')
+    finally:
+        program.terminate()
+        await program.communicate()
+
+
 async def test_tasks_that_a_handler_leaves_running_are_reported(
     queue: Queue, new_worker: NewWorker, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -319,6 +362,25 @@ async def test_nothing_is_left_of_a_dead_letter_that_was_sent_again_and_done(
     assert left == {""}, "only the counters"
 
 
+async def test_a_job_of_a_name_that_is_not_known_yet_is_done_by_a_worker_that_knows_it(
+    queue: Queue, new_worker: NewWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while a new version is rolled out."""
+    monkeypatch.setattr("gateway.work.engine.UNKNOWN_SECONDS", 0.05)
+    older, newer = new_worker(), new_worker()
+    older.job("old")(sleep_long)
+
+    @newer.job("new")
+    async def new(job: RunningJob) -> int:
+        return job.attempt
+
+    async with working(older):
+        job = await queue.enqueue("new", result_ttl=60)
+        await overview_is(queue, retried=1)
+    async with working(newer):
+        assert await job.result(30) >= 2
+
+
 async def test_a_rejected_job_is_a_dead_letter_at_once(queue: Queue, new_worker: NewWorker) -> None:
     worker = new_worker()
 
@@ -331,6 +393,8 @@ async def test_a_rejected_job_is_a_dead_letter_at_once(queue: Queue, new_worker:
         with pytest.raises(JobFailed, match=r"^no such order$"):
             await job.result(30)
         assert (await job.look()).state == "dead"
+        with pytest.raises(JobFailed, match="enqueued without result_ttl"):
+            await (await queue.enqueue("reject", delay=600)).result(30)
 
 
 # Order, pace, priority.
@@ -577,6 +641,8 @@ def test_a_plain_producer_enqueues_awaits_and_cancels(valkey_url: str, prefix: s
         try:
             job = queue.enqueue("work", 0, result_ttl=60)
             assert job.result(timeout=10) == 1
+            with pytest.raises(JobFailed, match="enqueued without result_ttl"):
+                queue.enqueue("work", 0, delay=600).result(timeout=10)
             slow = [queue.enqueue("work", 60, result_ttl=60, key="once") for _ in range(2)]
             assert [each.new for each in slow] == [True, False] and slow[0].id == slow[1].id
             with pytest.raises(TimeoutError, match=r"has no result after 0\.05 s"):
@@ -624,6 +690,7 @@ async def test_a_bad_enqueue_says_what_is_wrong(case: str) -> None:
 
 
 BAD_WORKERS: dict[str, tuple[Callable[[], Any], str]] = {
+    "no name": (lambda: Worker().job(str), r'registered with its name: @worker\.job\("mail\.send"\)'),  # type: ignore[arg-type]  # a bad argument
     "a lease of 0": (lambda: Worker(lease=0), "lease is 0.5 to 3600 seconds, not 0"),
     "a queue with braces": (lambda: Worker(["{"]), "a queue is named by"),
     "a queue that is a text": (lambda: Worker("default"), r'queues is a list of names, \["default"\]'),
