@@ -87,14 +87,15 @@ class SyncQueue:
         if self._limit is not None:
             words += "limit", self._limit
         producer, sent = self._count()
-        words += "id", f"{producer}-{sent}", "version", sent, "version_epoch", producer
+        own = f"{producer}-{sent}"
+        words += "id", own, "version", sent, "version_epoch", producer
         try:
             id, new = self._repeated(*enqueue_call(self._layout, queue, words))
         except StoreError as error:
             raise refusal(error) from None
         if queue not in self._named:
             self._name(queue)
-        return SyncEnqueuedJob(self, queue, id.decode(), bool(new))
+        return SyncEnqueuedJob(self, queue, id.decode(), bool(new) or id.decode() == own)
 
     def wait(self, queue: str, id: str, timeout: float) -> Any:
         """The result of a job of which only the id is known; as ``SyncEnqueuedJob.result``."""

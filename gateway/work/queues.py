@@ -104,11 +104,13 @@ class Queues:
         ``version`` and ``version_epoch`` are those of an outbox, whose rows may be sent again at any time.
         """
         check_queue_name(queue)
+        own = ""
         if version is None:
             self._sent += 1
             self._sent_to[queue] += 1
             version, version_epoch = self._sent_to[queue], self._producer
-            words = [*words, "id", f"{self._producer}-{self._sent}", "counted", 1]
+            own = f"{self._producer}-{self._sent}"
+            words = [*words, "id", own, "counted", 1]
         call = enqueue_call(self._layout, queue, [*words, "version", version, "version_epoch", version_epoch])
         try:
             job, new = await self.commands.call(*call, repeatable=True, guarded=True)
@@ -116,7 +118,7 @@ class Queues:
             raise refusal(error) from None
         if queue not in self._named:
             await self.name(queue)
-        return job.decode(), bool(new)
+        return job.decode(), bool(new) or job.decode() == own  # the same call may have been carried out already, and its answer lost
 
     async def name(self, queue: str) -> None:
         """Adds a queue to those that ``names`` gives. Where Valkey refuses, that is logged once, and the work goes on."""

@@ -17,6 +17,7 @@ import msgspec
 import pytest
 import valkey
 
+from gateway.store.connection import Commands
 from gateway.store.layout import Layout
 from gateway.work import Queue, Retry, SyncQueue, Worker
 from gateway.work.handlers import describe
@@ -61,6 +62,20 @@ def test_of_a_producer_that_counts_each_number_is_enqueued_once_in_whatever_orde
         assert enqueue(number) == 1
     assert len(own.ask("HGET", keys[0], "v:p")) < 2100  # bounded: the newest gaps are remembered
     assert [enqueue(number) for number in (2997, 2995, 9)] == [1, 1, 0]
+
+
+async def test_a_job_whose_acknowledgement_was_lost_is_new(valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call that is sent again is answered as a repeat."""
+    call = Commands.call
+
+    async def twice(self: Commands, *words: Any, **options: Any) -> Any:
+        await call(self, *words, **options)
+        return await call(self, *words, **options)
+
+    async with Queue(valkey_url, prefix=prefix) as queue:
+        monkeypatch.setattr(Commands, "call", twice)
+        assert (await queue.enqueue("work", key="once")).new
+        assert not (await queue.enqueue("work", key="once")).new
 
 
 def _enqueue_three(queue: SyncQueue) -> None:
