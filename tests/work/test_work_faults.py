@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import math
 import multiprocessing
@@ -17,6 +18,7 @@ import msgspec
 import pytest
 import valkey
 
+from gateway.runtime.tasks import end
 from gateway.store.connection import Commands
 from gateway.store.layout import Layout
 from gateway.work import Queue, Retry, SyncQueue, Worker
@@ -329,3 +331,21 @@ async def test_a_tick_that_valkey_refuses_is_enqueued_later(own: Any) -> None:
                 await until(lambda: len(ran) == 2, "the tick that was missed is enqueued")
         finally:
             own.ask("CONFIG", "SET", "maxmemory", 0)
+
+
+async def test_a_task_whose_cancellation_is_lost_is_cancelled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As within ``asyncio.wait_for`` of Python 3.11: closing a connection would wait for ever."""
+    monkeypatch.setattr("gateway.runtime.tasks.CANCEL_AGAIN_SECONDS", 0.01)
+    lost = []
+
+    async def work() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        lost.append(1)
+        await asyncio.sleep(60)
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await end(task)
+    assert lost and task.cancelled()
