@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 
 from ..errors import StoreError
 
-__all__ = ["Tasks", "run_endlessly", "shared", "write_changes"]
+__all__ = ["Tasks", "end", "run_endlessly", "shared", "write_changes"]
 
 log = logging.getLogger("gateway.tasks")
 
 GATHER_SECONDS = 0.1
 AGAIN_SECONDS = 1.0
+CANCEL_AGAIN_SECONDS = 0.5
 
 Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
@@ -53,6 +54,18 @@ class Tasks:
             for task in self._running:
                 task.cancel()
             await asyncio.wait(self._running)
+
+
+async def end(*tasks: asyncio.Task[Any]) -> None:
+    """Cancels tasks and returns when they have ended, whatever they raise.
+
+    One whose cancellation is lost is cancelled again: ``asyncio.wait_for`` of Python 3.11, with which valkey-py writes, may swallow it.
+    """
+    while left := {task for task in tasks if not task.done()}:
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=CANCEL_AGAIN_SECONDS)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def run_endlessly(work: Coroutine[Any, Any, None], part_of: str) -> asyncio.Task[None]:

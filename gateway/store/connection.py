@@ -29,6 +29,7 @@ import libvalkey
 
 from ..errors import StoreError, Unavailable
 from ..runtime.backoff import backoff, retrying
+from ..runtime.tasks import end
 from .connect import Address, Server, open_connection
 
 __all__ = ["Commands", "Functions", "Replies"]
@@ -136,10 +137,7 @@ class Commands:
         self._keeper = asyncio.create_task(self._stay_connected(), name="valkey commands")
 
     async def close(self) -> None:
-        tasks = [task for task in (self._keeper, self._mending) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*[task for task in (self._keeper, self._mending) if task is not None])
         if self._transport is not None:
             self._transport.close()
         self._drop("the connection was closed")

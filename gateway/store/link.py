@@ -20,6 +20,7 @@ import libvalkey
 
 from ..errors import StoreError
 from ..runtime.backoff import retrying
+from ..runtime.tasks import end
 from .connect import Address, Server, open_connection
 from .connection import Commands, Replies
 
@@ -123,8 +124,7 @@ class Link:
 
     async def close(self) -> None:
         if self._running is not None:
-            self._running.cancel()
-            await asyncio.gather(self._running, return_exceptions=True)
+            await end(self._running)
         if self._transport is not None:
             self._transport.close()
 

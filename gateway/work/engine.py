@@ -66,7 +66,7 @@ class Engine:
         self._waiting: deque[tuple[Handler, Run]] = deque()  # taken for a batch that was closed meanwhile: they wait for room
         self._parking = 0  # jobs of which Valkey is asked whether they may run now
         self._calls: set[Call] = set()
-        self._scheduler = Scheduler(plan.schedules, queues, commands, layout, self._tasks) if plan.schedules else None
+        self._scheduler = Scheduler(plan.schedules, queues, commands, layout) if plan.schedules else None
         self._credit = dict.fromkeys(plan.queues, 0.0)
         self._intakes: dict[str, Intake] = {}
         for queue in plan.queues:
@@ -158,9 +158,7 @@ class Engine:
             if handler.kind != "process" or handler.serial is not None:
                 run.data = read_data(handler, run.document.data)
             if handler.serial is not None and run.document.serial is None:
-                serial = handler.serial(run.data)
-            if serial is not None:
-                serial = check_text("the serial key", str(serial)).encode()
+                serial = _serial_key(handler.serial(run.data))
         except Unfit as error:
             self._end(run, Outcome("failed", reason=str(error)))
             return
@@ -199,7 +197,9 @@ class Engine:
 
     def _on_outcomes(self, call: Call, outcomes: list[Outcome]) -> None:
         self._calls.discard(call)
-        for run, outcome in zip(call.runs, outcomes, strict=True):
+        for run, outcome in reversed(
+            list(zip(call.runs, outcomes, strict=True))
+        ):  # the last is given back first: each is the next to be taken
             self._end(run, outcome)
         if self._waiting and not self._stopping:
             handler, run = self._waiting.popleft()
@@ -228,7 +228,7 @@ class Engine:
     async def _end_all(self, seconds: float) -> None:
         unstarted = [*self._batches.take_all(), *(run for _, run in self._waiting)]
         self._waiting.clear()
-        for run in unstarted:
+        for run in reversed(unstarted):
             self._end(run, Outcome("given_back"))
         if self._calls:
             log.info("%d jobs are under way; they have %g s to end", len(self._calls), seconds)
@@ -257,3 +257,10 @@ class Engine:
                     await asyncio.sleep(0.01)
         except TimeoutError:
             log.warning("valkey did not acknowledge the end of some jobs: others do them again when the lease is over")
+
+
+def _serial_key(made: object) -> bytes | None:
+    """What a handler's ``serial`` made, as Valkey takes it. Raises ValueError: Valkey would refuse it each time, and the job be tried without end."""
+    if made is None:
+        return None
+    return check_text("the serial key", str(made)).encode()

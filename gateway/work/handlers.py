@@ -7,6 +7,7 @@ batches takes a list of jobs and a list of data.
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ class Retry(Exception):
         if isinstance(after, bool) or not isinstance(after, int | float) or not abs(after) < float("inf"):  # false for NaN too
             raise TypeError(f"after is a number of seconds, not {after!r:.60}")
         super().__init__(reason)
+        if isinstance(after, bool) or not isinstance(after, int | float) or not math.isfinite(after):
+            raise TypeError(f"Retry(after=…) is a number of seconds, not {after!r:.100}")
         self.after = after
 
 

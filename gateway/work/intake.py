@@ -161,6 +161,8 @@ class Intake:
             log.warning("queue %s: the lease of this worker was over: its %d jobs went to others", self.queue, len(before))
             for run in before:
                 run.end("lost")
+        if not known:
+            self.promise()  # the queue may have been removed, and with it that this worker is to be announced to
         for worker in dead:
             await self._reclaim(worker)
         if self._looking is not None:

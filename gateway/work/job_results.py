@@ -7,13 +7,16 @@ there already: so none can come unnoticed in between, and after a lost connectio
 from __future__ import annotations
 
 import asyncio
+import logging
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 import msgspec
 
-from ..errors import JobFailed, StoreError
+from ..errors import JobFailed, StoreError, Unavailable
 from ..rules.json_text import UNREADABLE
+from ..runtime.backoff import retrying
 from ..runtime.tasks import Tasks
 from ..store.connect import Address
 from ..store.connection import Commands
@@ -24,6 +27,8 @@ from .queues import Queues
 __all__ = ["NOT_STORED", "Results", "read_result"]
 
 NOT_STORED = "the job was enqueued without result_ttl: its result is not stored, and cannot be awaited"
+
+log = logging.getLogger("gateway.work")
 
 
 def read_result(text: bytes) -> Any:
@@ -143,7 +148,8 @@ class Results:
             return
         queue, futures = waited
         try:
-            view = await self._queues.job(queue, id)
+            what = f"queue {queue}: the result of job {id} could not be looked for"
+            view = await retrying(partial(self._queues.job, queue, id), what, log, on=Unavailable, ceiling=1.0)
         except StoreError as error:
             for future in futures:
                 _fail(future, error)

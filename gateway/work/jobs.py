@@ -140,7 +140,7 @@ def _decimal(seconds: float) -> str:
 
 
 def check_text(what: str, value: Any) -> str:
-    """A name, a unique key or a serial key. Raises TypeError, ValueError with a sentence that begins with ``what``."""
+    """A name, a unique key or a serial key. Raises TypeError, ValueError for what cannot be one; ``what`` begins the message."""
     if not isinstance(value, str):
         raise TypeError(f"{what} is a text, not {kind_of(value)}")
     if not 0 < len(value.encode(errors="replace")) <= NAME_BYTES or _CONTROL.search(value):

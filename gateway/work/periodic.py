@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
-from ..errors import QueueFull, StoreError, Unavailable
+from ..errors import StoreError
 from ..runtime.backoff import retrying
-from ..runtime.tasks import Tasks
 from ..store.connection import Commands
 from ..store.layout import Layout, Word
 from .queues import Queues
@@ -27,6 +26,7 @@ __all__ = ["Schedule", "Scheduler"]
 log = logging.getLogger("gateway.worker")
 
 LOOK_SECONDS = 60.0  # the longest sleep: the wall clock may be set
+APART_SECONDS = 0.5  # by which Valkey's clock may be late
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,14 @@ class Schedule:
             ) from None
 
     def tick_after(self, moment: datetime) -> datetime:
-        return next(CronSim(self.expression, moment.astimezone(self.zone)))
+        """The first tick after this moment; both in UTC, for where clocks are set back, local times come twice and do not compare."""
+        ticks = CronSim(self.expression, moment.astimezone(self.zone))
+        return next(tick for tick in (each.astimezone(UTC) for each in ticks) if tick > moment)
 
-    def tick_before(self, moment: datetime) -> datetime:
-        return next(CronSim(self.expression, moment.astimezone(self.zone), reverse=True))
+    def tick_by(self, moment: datetime) -> datetime:
+        """The last tick that is not after this moment; both in UTC."""
+        ticks = CronSim(self.expression, (moment + timedelta(seconds=1)).astimezone(self.zone), reverse=True)
+        return next(tick for tick in (each.astimezone(UTC) for each in ticks) if tick <= moment)
 
     @property
     def epoch(self) -> str:
@@ -59,50 +63,58 @@ class Schedule:
 
 
 class Scheduler:
-    """Enqueues the ticks of all schedules while ``run`` runs."""
+    """Enqueues the ticks of all schedules while ``run`` runs. Of ticks that pass while it cannot, the last one is made up for."""
 
-    def __init__(self, schedules: list[Schedule], queues: Queues, commands: Commands, layout: Layout, tasks: Tasks) -> None:
+    def __init__(self, schedules: list[Schedule], queues: Queues, commands: Commands, layout: Layout) -> None:
         self._schedules = schedules
         self._queues = queues
         self._commands = commands
         self._layout = layout
-        self._tasks = tasks
 
     async def run(self) -> None:
-        for schedule in self._schedules:
-            await retrying(partial(self._begin, schedule), f"{schedule.name}: its last tick was not read", log, on=Unavailable)
-        now = datetime.now(tz=_UTC)
-        while True:
-            following = min(schedule.tick_after(now) for schedule in self._schedules)
-            while (left := (following - datetime.now(tz=_UTC)).total_seconds()) > 0:
-                await asyncio.sleep(min(left, LOOK_SECONDS))
-            for schedule in self._schedules:
-                if schedule.tick_after(now) <= following:
-                    self._tasks.spawn(self._enqueue(schedule, following))
-            now = following
+        await asyncio.gather(*[self._follow(schedule) for schedule in self._schedules])
 
-    async def _begin(self, schedule: Schedule) -> None:
-        """Enqueues the last tick, if the schedule ran before and that tick passed while no worker did. One that is new begins with the next tick."""
+    async def _follow(self, schedule: Schedule) -> None:
+        tick = await retrying(partial(self._begin, schedule), f"{schedule.name}: its last tick was not read", log, on=StoreError)
+        while True:
+            tick = schedule.tick_after(tick)
+            now = await retrying(partial(self._wait_for, tick), f"{schedule.name}: valkey was not asked for the time", log, on=StoreError)
+            tick = max(tick, schedule.tick_by(now))
+            await self._enqueue(schedule, tick)
+
+    async def _begin(self, schedule: Schedule) -> datetime:
+        """Enqueues the last tick, if the schedule ran before and that tick passed while no worker did. One that is new begins with the next tick.
+        Returns the last tick."""
         key, field = self._layout.queue(schedule.queue)[0], f"v:{schedule.epoch}"
-        now = datetime.now(tz=_UTC)
-        last = schedule.tick_before(now + timedelta(microseconds=1))
+        now = await self._now()
+        last = schedule.tick_by(now)
         if await self._commands.call(b"HEXISTS", key, field, repeatable=True):
             await self._enqueue(schedule, last)
         else:
             await self._commands.call(b"HSETNX", key, field, f"{int(last.timestamp())} {int(now.timestamp() * 1000)}", repeatable=True)
+        return last
+
+    async def _wait_for(self, tick: datetime) -> datetime:
+        """Returns the time at a tick. It has come by Valkey's clock too: a worker whose clock is ahead would make all ticks until then look old."""
+        while True:
+            left = (tick - datetime.now(tz=UTC)).total_seconds()
+            if left <= 0:
+                now = await self._now()
+                left = (tick - now).total_seconds()
+                if left <= APART_SECONDS:
+                    return now
+            await asyncio.sleep(min(left, LOOK_SECONDS))
+
+    async def _now(self) -> datetime:
+        seconds, microseconds = await self._commands.call(b"TIME", repeatable=True)
+        return datetime.fromtimestamp(int(seconds) + int(microseconds) / 1e6, tz=UTC)
 
     async def _enqueue(self, schedule: Schedule, tick: datetime) -> None:
         version = int(tick.timestamp())
-        try:
-            await retrying(
-                lambda: self._queues.enqueue(schedule.queue, schedule.words, version=version, version_epoch=schedule.epoch),
-                f"{schedule.name}: the tick of {tick.isoformat()} was not enqueued",
-                log,
-                on=(Unavailable, QueueFull),
-                ceiling=5.0,
-            )
-        except StoreError as error:
-            log.error("%s: the tick of %s was refused: %s", schedule.name, tick.isoformat(), error)
-
-
-_UTC = ZoneInfo("UTC")
+        await retrying(
+            lambda: self._queues.enqueue(schedule.queue, schedule.words, version=version, version_epoch=schedule.epoch),
+            f"{schedule.name}: the tick of {tick.isoformat()} was not enqueued",
+            log,
+            on=StoreError,
+            ceiling=5.0,
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from functools import partial
@@ -18,7 +19,7 @@ from ..store.layout import Layout, Word
 from ..store.library import Library, ready_blocking
 from .job_results import NOT_STORED, read_result
 from .jobs import JobOptions, check_queue_name, job_words, read_job, refusal
-from .queues import enqueue_call
+from .queues import enqueue_call, log_unnamed
 
 __all__ = ["SyncEnqueuedJob", "SyncQueue"]
 
@@ -66,7 +67,7 @@ class SyncQueue:
         self._lock = threading.Lock()
         self._opened: SyncCommands | None = None
         self._named: set[str] = set()
-        self._own = threading.local()  # of each thread: its name as a producer, and how much it sent
+        self._own = threading.local()  # of each thread: its process, its name as a producer, and how much it sent
 
     def __enter__(self) -> Self:
         return self
@@ -86,41 +87,60 @@ class SyncQueue:
         if self._limit is not None:
             words += "limit", self._limit
         producer, sent = self._count()
-        words += "id", f"{producer}-{sent}", "version", sent, "version_epoch", producer
+        own = f"{producer}-{sent}"
+        words += "id", own, "version", sent, "version_epoch", producer
         try:
             id, new = self._repeated(*enqueue_call(self._layout, queue, words))
-            if queue not in self._named:
-                self._repeated(b"SADD", self._layout.queues, queue)
-                self._named.add(queue)
         except StoreError as error:
             raise refusal(error) from None
-        return SyncEnqueuedJob(self, queue, id.decode(), bool(new))
+        if queue not in self._named:
+            self._name(queue)
+        return SyncEnqueuedJob(self, queue, id.decode(), bool(new) or id.decode() == own)
 
     def wait(self, queue: str, id: str, timeout: float) -> Any:
         """The result of a job of which only the id is known; as ``SyncEnqueuedJob.result``."""
         until = time.monotonic() + timeout
+        try:
+            found = retrying_blocking(partial(self._wait_until, until, queue, id), on=Unavailable, ceiling=PAUSE_MOST, seconds=timeout)
+        except Unavailable as error:
+            raise TimeoutError(f"job {id} has no known result after {timeout:g} s: {error}") from None
+        if found is None:
+            raise TimeoutError(f"job {id} has no result after {timeout:g} s")
+        return read_result(found)
+
+    def _wait_until(self, until: float, queue: str, id: str) -> bytes | None:
+        """The result as Valkey holds it, None if there is none in time. Raises Unavailable where the connection is lost."""
         with self._commands.listening(self._layout.results(queue)) as announced:
             while True:
                 state, _, document, _, _, result = self._function(b"gateway_job", queue, id)
                 if result:
-                    return read_result(result)
+                    return cast(bytes, result)
                 if state in (b"none", b"dead"):
                     raise JobFailed("the job ended, and its result is not stored any more, or never was: enqueue it with result_ttl")
                 if (job := read_job(document)) is not None and not job.result_ttl:
                     raise JobFailed(NOT_STORED)
                 left = until - time.monotonic()
-                while left > 0 and announced(left) != id.encode():
-                    left = until - time.monotonic()
                 if left <= 0:
-                    raise TimeoutError(f"job {id} has no result after {timeout:g} s")
+                    return None
+                while left > 0 and announced(left) not in (None, id.encode()):
+                    left = until - time.monotonic()
 
     def cancel(self, queue: str, id: str) -> str:
         """As ``Queues.cancel``."""
         return cast(bytes, self._function(b"gateway_cancel", queue, id)).decode()
 
+    def _name(self, queue: str) -> None:
+        try:
+            self._repeated(b"SADD", self._layout.queues, queue)
+        except Unavailable:
+            return  # the job is enqueued; the next call names the queue
+        except StoreError as error:
+            log_unnamed(queue, error)
+        self._named.add(queue)
+
     def _count(self) -> tuple[str, int]:
-        if not hasattr(self._own, "producer"):
-            self._own.producer, self._own.sent = uuid4().hex[:12], 0
+        if getattr(self._own, "process", None) != os.getpid():  # a fork begins with its parent's count, and so would each of its siblings
+            self._own.process, self._own.producer, self._own.sent = os.getpid(), uuid4().hex[:12], 0
         self._own.sent += 1
         return self._own.producer, self._own.sent
 

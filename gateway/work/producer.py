@@ -71,6 +71,7 @@ class Queue:
         self._patience = patience
         self._limit = limit
         self._connecting: dict[str, asyncio.Task[None]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None  # to which the connections belong
         self._commands: Commands | None = None
         self._queues: Queues | None = None
         self._results: Results | None = None
@@ -83,9 +84,22 @@ class Queue:
         await self.close()
 
     async def connect(self) -> None:
-        """Connects, once; afterwards the connection comes back by itself. Raises Unavailable if Valkey cannot be reached."""
+        """Connects, once; afterwards the connection comes back by itself.
+
+        Raises Unavailable if Valkey cannot be reached, RuntimeError if it is connected in another event loop.
+        """
+        self._enter_loop()
         if self._commands is None:
             await shared(self._connecting, "", self._connect)
+
+    def _enter_loop(self) -> None:
+        """Forgets the connections of a loop that is closed, which went with it. Raises RuntimeError where another loop uses them."""
+        loop = asyncio.get_running_loop()
+        if self._loop is loop:
+            return
+        if self._loop is not None and not self._loop.is_closed() and (self._commands is not None or self._connecting):
+            raise RuntimeError("a Queue is used in one event loop; give each loop a Queue of its own, or use SyncQueue")
+        self._loop, self._commands, self._results, self._connecting = loop, None, None, {}
 
     async def _connect(self) -> None:
         address = Address(find_url(self._given_url, self._data_dir))
@@ -97,6 +111,7 @@ class Queue:
 
     async def close(self) -> None:
         """Closes the connections. An enqueue that still waits raises Unavailable; the next use connects again."""
+        self._enter_loop()
         commands, self._commands = self._commands, None
         if self._results is not None:
             await self._results.close()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from typing import Any, NamedTuple, cast
 from uuid import uuid4
 
 import msgspec
 
-from ..errors import StoreError
+from ..errors import StoreError, Unavailable
 from ..store.connection import Commands
 from ..store.layout import Layout, Word
 from .jobs import JobDocument, check_queue_name, read_job, refusal
 
-__all__ = ["Failure", "JobView", "Overview", "Queues", "enqueue_call"]
+__all__ = ["Failure", "JobView", "Overview", "Queues", "enqueue_call", "log_unnamed"]
+
+log = logging.getLogger("gateway.work")
 
 MS_MOST = 1e15  # unix ms
 
@@ -72,6 +76,10 @@ class Overview(msgspec.Struct):
     finish_ms: int
 
 
+def log_unnamed(queue: str, error: StoreError) -> None:
+    log.warning("queue %s works, but is not among the names of queues, which Valkey refuses to change: %s", queue, error)
+
+
 def enqueue_call(layout: Layout, queue: str, words: list[Word]) -> list[Word]:
     """The command that enqueues; ``words`` are those of ``jobs.job_words``."""
     keys = layout.queue(queue)
@@ -89,6 +97,7 @@ class Queues:
         self._layout = layout
         self._producer = uuid4().hex[:12]
         self._sent = 0
+        self._sent_to: Counter[str] = Counter()
         self._named: set[str] = set()
 
     async def enqueue(self, queue: str, words: list[Word], *, version: int | None = None, version_epoch: str = "") -> tuple[str, bool]:
@@ -97,19 +106,31 @@ class Queues:
         ``version`` and ``version_epoch`` are those of an outbox, whose rows may be sent again at any time.
         """
         check_queue_name(queue)
+        own = ""
         if version is None:
             self._sent += 1
-            version, version_epoch = self._sent, self._producer
-            words = [*words, "id", f"{self._producer}-{self._sent}"]
+            self._sent_to[queue] += 1
+            version, version_epoch = self._sent_to[queue], self._producer
+            own = f"{self._producer}-{self._sent}"
+            words = [*words, "id", own, "counted", 1]
         call = enqueue_call(self._layout, queue, [*words, "version", version, "version_epoch", version_epoch])
         try:
             job, new = await self.commands.call(*call, repeatable=True, guarded=True)
         except StoreError as error:
             raise refusal(error) from None
         if queue not in self._named:
+            await self.name(queue)
+        return job.decode(), bool(new) or job.decode() == own  # the same call may have been carried out already, and its answer lost
+
+    async def name(self, queue: str) -> None:
+        """Adds a queue to those that ``names`` gives. Where Valkey refuses, that is logged once, and the work goes on."""
+        try:
             await self.commands.call(b"SADD", self._layout.queues, queue, repeatable=True)
-            self._named.add(queue)
-        return job.decode(), bool(new)
+        except Unavailable:
+            return  # the next enqueue names it
+        except StoreError as error:
+            log_unnamed(queue, error)
+        self._named.add(queue)
 
     async def names(self) -> list[str]:
         """The names of all queues that were ever used. What another program wrote there and no queue can be called is left out."""

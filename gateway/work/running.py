@@ -23,7 +23,7 @@ from ..rules.json_text import UNREADABLE
 from ..rules.json_values import json_of
 from ..runtime.backoff import backoff
 from .handlers import REASON_CHARACTERS, TRACE_CHARACTERS, Handler, Reject, Retry
-from .jobs import JobDocument
+from .jobs import DELAY_SECONDS, JobDocument
 from .threads import Threads
 
 __all__ = [
@@ -225,6 +225,8 @@ class Call:
             return None, error
 
     def cancel(self) -> None:
+        if self._on_outcomes is None:
+            return  # it has ended
         self._task.cancel()
         if self._abandoning is None and self._on_outcomes is not None:
             self._abandoning = asyncio.get_running_loop().call_later(CANCEL_SECONDS, self._abandon)
@@ -276,10 +278,12 @@ class Call:
             return Outcome("failed", reason="cancelled")
         if self._timed_out:
             return self._failed(run, f"timeout: it was not done after {run.document.timeout:g} s")
+        if any(other.ended for other in self.runs):
+            return Outcome("given_back")  # its batch was cancelled for another job
         if isinstance(error, Reject | Unfit):
             return Outcome("failed", reason=str(error) or "the handler rejected the job")
         if isinstance(error, Retry):
-            return Outcome("failed", reason=str(error), retry=max(0.0, error.after))
+            return Outcome("failed", reason=str(error), retry=min(max(0.0, error.after), DELAY_SECONDS))
         return self._failed(run, reason_of(error))
 
     def _failed(self, run: Run, reason: str) -> Outcome:

@@ -168,7 +168,7 @@ class Worker:
     def cron(self, expression: str, name: str, *, queue: str | None = None, **options: Any) -> Callable[[Function], Function]:
         """Decorates the handler of a periodic job: each tick of the cron expression is one job over all workers.
 
-        A tick that passed while no worker ran is made up for when one starts, the last one only. The job goes to ``queue``, by default
+        A tick that passed while no worker ran, or while Valkey took no job, is made up for afterwards, the last one only. The job goes to ``queue``, by default
         the first of the worker's; ``options`` are those of ``job`` (rate, process, …) and of the job (JobOptions: timeout, attempts, …).
         """
         of_job = {option: options.pop(option) for option in list(options) if option in JobOptions.__annotations__}
@@ -244,7 +244,7 @@ class Worker:
         self._queues = Queues(commands, self._layout)
         try:
             for queue in self._weights:
-                await commands.call(b"SADD", self._layout.queues, queue, repeatable=True)
+                await self._queues.name(queue)
             plan = Plan(self.handlers, self._weights, self._concurrency, self._lease, self._rate, self._middleware, self._schedules)
             engine = Engine(plan, name, commands, link, self._layout, self._queues)
             await link.start()

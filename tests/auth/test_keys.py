@@ -293,7 +293,7 @@ ASK = {"gateway.auth.keys.ASK_SECONDS": 1.0}
 class Keyed(NamedTuple):
     server: KeyServer
     gateway: RunningGateway
-    late_port: int  # of a key server that is not there when the gateway starts
+    late: KeyServer  # not there when its gateway starts
     lonely: RunningGateway
 
 
@@ -303,12 +303,9 @@ def with_url(url: str) -> str:
 
 @pytest.fixture(scope="module", autouse=True)
 def keyed(start_gateway_once: Start) -> Iterator[Keyed]:
-    server, gone = KeyServer(), KeyServer()
-    gone.end()
+    server, late = KeyServer(), KeyServer(begins=False)
     server.hold(jwk(RSA_KEY, "old"))
-    yield Keyed(
-        server, start_gateway_once(with_url(server.url), seconds=ASK), gone.port, start_gateway_once(with_url(gone.url), seconds=ASK)
-    )
+    yield Keyed(server, start_gateway_once(with_url(server.url), seconds=ASK), late, start_gateway_once(with_url(late.url), seconds=ASK))
     server.end()
 
 
@@ -376,7 +373,8 @@ async def test_a_gateway_starts_without_its_key_server_and_asks_again(keyed: Key
     assert await by_websocket(gateway, gateway.token()) == 0
     line = await until(lambda: next((line for line in gateway.log().splitlines() if "jwks_url" in line), ""), "it says so")
     assert "WARNING" in line and "could not be read" in line and "0 keys stay" in line
-    server = KeyServer(keyed.late_port)
+    server = keyed.late
+    server.begin()
     try:
         server.hold(jwk(RSA_KEY, "late"))
         await until(lambda: server.asked and "1 keys from tokens.jwks_url" in gateway.log(), "it asks again without being told to")

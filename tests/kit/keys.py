@@ -110,9 +110,12 @@ def by_url(server: KeyServer, **settings: Any) -> Verifier:
 
 
 class KeyServer:
-    """A key server on a free port. ``answer`` is its next answers' body; ``asked`` says when it was asked."""
+    """A key server on a free port. ``answer`` is its next answers' body; ``asked`` says when it was asked.
 
-    def __init__(self, port: int = 0) -> None:
+    One that does not begin yet has its port already, where connections are refused.
+    """
+
+    def __init__(self, *, begins: bool = True) -> None:
         self.asked: list[float] = []
         self.status = 200
         self.answer = b'{"keys":[]}'
@@ -138,8 +141,14 @@ class KeyServer:
             def log_message(self, *_: Any) -> None:
                 """The tests' output is no place for it."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler, bind_and_activate=False)
+        self._server.server_bind()
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        if begins:
+            self.begin()
+
+    def begin(self) -> None:
+        self._server.server_activate()
         self._thread.start()
 
     @property

@@ -3,6 +3,7 @@
 local JOB_OPTIONS = {
   generation = true, id = true, key = true, priority = true, delay = true, at = true, attempts = true, timeout = true, expires = true,
   expires_at = true, result_ttl = true, channel = true, serial = true, limit = true, version = true, version_epoch = true,
+  counted = true,
 }
 
 local function job_options(args)
@@ -55,6 +56,9 @@ local function check_job(name, data, options)
   if options.version and not (#options.version <= 30 and string.find(options.version, '^%d+$')) then
     error({err = 'GATEWAY version is a whole number from 0'})
   end
+  if options.counted and not (options.version and #options.version <= 15) then
+    error({err = 'GATEWAY counted is of versions of up to 15 digits'})
+  end
   if options.version_epoch and #options.version_epoch > JOB.text then
     error({err = 'GATEWAY version_epoch is a text of up to ' .. JOB.text .. ' bytes'})
   end
@@ -68,6 +72,33 @@ local function is_newer(version, held)
   return greater(version, newest)
 end
 
+local function range_of(from, to)
+  return from <= to and number(from) .. '-' .. number(to) .. ',' or ''
+end
+
+-- The same where the producer counts its jobs one by one, and has several on their way: Valkey may refuse one for a moment (BUSY, NOREPLICAS)
+-- and carry out those after it. The numbers that did not come yet are held as ranges, 'VERSION MS FROM-TO,…'. Returns too what
+-- is held from now on, without MS.
+local function count_version(version, held)
+  local newest, ranges = string.match(held or '', '^(%d+) %d+ ?(.*)$')
+  version, newest, ranges = tonumber(version), tonumber(newest or 0), ranges or ''
+  if version > newest then
+    ranges = ranges .. range_of(newest + 1, version - 1)
+    while #ranges > JOB.ranges do ranges = string.gsub(ranges, '^[^,]*,?', '', 1) end
+    return true, version, ranges
+  end
+  local missing, left = false, ''
+  for from, to in string.gmatch(ranges, '(%d+)-(%d+),') do
+    from, to = tonumber(from), tonumber(to)
+    if version < from or version > to then
+      left = left .. range_of(from, to)
+    else
+      missing, left = true, left .. range_of(from, version - 1) .. range_of(version + 1, to)
+    end
+  end
+  return missing, newest, left
+end
+
 -- Of many version epochs, those are remembered that were used within a week; of very many, within an hour. Some are looked at, each time
 -- that a new one comes, so that no call takes long.
 local function forget_epochs(keys, now)
@@ -76,7 +107,7 @@ local function forget_epochs(keys, now)
   local unused = fields < 100 * JOB.epochs and 604800000 or 3600000
   local some = redis.call('HRANDFIELD', keys[1], 10, 'WITHVALUES')
   for i = 1, #some, 2 do
-    local used = string.sub(some[i], 1, 2) == 'v:' and whole(string.match(some[i + 1], ' (%d+)$'))
+    local used = string.sub(some[i], 1, 2) == 'v:' and whole(string.match(some[i + 1], '^%d+ (%d+)'))
     if used and now - used > unused then redis.call('HDEL', keys[1], some[i]) end
   end
 end
@@ -102,10 +133,11 @@ local function texts_of(name, options, seq)
 end
 
 -- gateway_enqueue KEYS NAME DATA [id ID] [key K] [priority 0-9] [delay S] [at UNIX_S] [attempts N] [timeout S] [expires S]
---     [expires_at UNIX_S] [result_ttl S] [channel C] [serial S] [limit N] [version N] [version_epoch E] → [id, 1 if it was enqueued now]
+--     [expires_at UNIX_S] [result_ttl S] [channel C] [serial S] [limit N] [version N] [version_epoch E] [counted 1] → [id, 1 if it was enqueued now]
 --   DATA is JSON of up to 1 MiB; above 64 KiB that is not checked here, and what is none becomes a dead letter when a worker takes it.
 --   Seconds may have decimals. A `key` that a job has which waits or runs: that job's id, and 0. An `id` of a job that the
 --   queue holds, or a `version` of its epoch that is not newer than the last: 0; so a producer may repeat what it got no answer to.
+--   `counted`: the versions of the epoch are 1, 2, 3 …, and one that comes after a newer one is enqueued if it did not come before.
 --   `expires`: so long after it was due a job is not started, nor tried again: it is a dead letter then; `expires_at`: not after that
 --   time, which may be over. Raises QUEUEFULL where the queue
 --   holds `limit` jobs. A version that was refused is not remembered; one that is newer makes it old, so the refused one comes first.
@@ -128,12 +160,20 @@ local function gateway_enqueue(keys, args)
 
   local epoch, id, first, seq = 'v:' .. (options.version_epoch or ''), nil, true, nil
   local state = redis.call('HMGET', keys[1], 'enqueued', 'hungry', epoch)
-  if options.version and not is_newer(options.version, state[3] or nil) then
+  local fresh, newest, missing = true, options.version, ''
+  if options.counted then
+    fresh, newest, missing = count_version(options.version, state[3] or nil)
+    newest = number(newest)
+  elseif options.version then
+    fresh = is_newer(options.version, state[3] or nil)
+  end
+  local stamp = newest and newest .. ' ' .. number(now) .. (missing ~= '' and ' ' .. missing or '')
+  if not fresh then
     return {options.key and redis.call('HGET', keys[K.keys], options.key) or options.id or '', 0}
   end
   id = present_id(keys, options)
   if id then
-    if options.version then redis.call('HSET', keys[1], epoch, options.version .. ' ' .. number(now)) end
+    if stamp then redis.call('HSET', keys[1], epoch, stamp) end
     return {id, 0}
   end
   local held = redis.call('HLEN', keys[K.jobs])
@@ -150,8 +190,8 @@ local function gateway_enqueue(keys, args)
   redis.call('HSET', keys[K.jobs], id, job)
   if options.key then redis.call('HSET', keys[K.keys], options.key, id) end
   local enqueued = number(whole(state[1]) + 1)
-  if options.version then
-    local is_new = redis.call('HSET', keys[1], 'enqueued', enqueued, epoch, options.version .. ' ' .. number(now)) > 0
+  if stamp then
+    local is_new = redis.call('HSET', keys[1], 'enqueued', enqueued, epoch, stamp) > 0
     if is_new and not state[3] then forget_epochs(keys, now) end
   else
     redis.call('HSET', keys[1], 'enqueued', enqueued)

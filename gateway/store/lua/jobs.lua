@@ -2,7 +2,8 @@
 --
 -- Keys of queue Q, always all 22 and in this order (one hash slot; every key a function touches is declared):
 --   gw:queue:{Q}            hash: counters (enqueued, taken, started, finished, retried, dead, cancelled, crashed, given_back, strays, sent_again;
---                           start_ms and finish_ms are sums), seq, picks, hungry, next:NAME (when a limited name may start again), v:EPOCH
+--                           start_ms and finish_ms are sums), seq, picks, hungry, next:NAME (when a limited name may start again),
+--                           pace:NAME (the same by those that started, where next counts the reserved ones), v:EPOCH
 --   gw:queue:{Q}:jobs       hash: id → the job, a JSON object that begins with its numbers and ends with its data
 --   gw:queue:{Q}:runs       hash: id → 'TOKEN FAILURES CRASHES FLAGS WORKER' of a job that was taken; the worker is '' while it does not run;
 --                           flags: c it was cancelled while it ran, p its start is reserved within the limit of its name
@@ -49,6 +50,7 @@ local JOB = {
   reply = 8388608,        -- bytes of jobs in one reply, unless the first is larger
   lease = 100,            -- ms, the shortest lease
   longest_lease = 3600000, -- ms
+  ranges = 2000,          -- bytes in which the numbers of jobs are remembered that a producer has yet to send again, the newest ones
   epochs = 1000,          -- version epochs, above which those unused for a week are forgotten
 }
 

@@ -51,7 +51,8 @@ local function rates_of(args)
     if not (every and every > 0 and every <= 86400000 and burst and burst >= 1 and burst <= 1000000) then
       error({err = 'GATEWAY a rate is NAME, milliseconds from one start to the next, and how many may start at once'})
     end
-    rates[args[i]] = {field = 'next:' .. args[i], every = every, burst = burst}
+    local pace = {field = 'pace:' .. args[i], every = every, burst = burst + 1}  -- one more: a start may be late by what a call takes
+    rates[args[i]] = {field = 'next:' .. args[i], every = every, burst = burst, pace = pace}
   end
   return rates
 end
@@ -131,11 +132,19 @@ local function dispose(taking, id, head, job, run, running)
     return true
   end
   local rate = taking.rates[head.name]
-  if not rate or string.find(run.flags, 'p', 1, true) then return false end
-  local wait, after = wait_of(keys, rate, now)
-  advance(taking, rate, after)
-  if wait <= 0 then return false end
-  run.flags = run.flags .. 'p'  -- its start is reserved: it waits until then, and is not counted again
+  if not rate then return false end
+  local reserved = string.find(run.flags, 'p', 1, true)
+  local wait, paced = wait_of(keys, rate.pace, now)
+  if wait > 0 or not reserved then  -- many that are reserved may be late, where no worker had room: then the start is reserved anew
+    local until_next, after = wait_of(keys, rate, now)
+    advance(taking, rate, after)
+    wait = math.max(wait, until_next)
+  end
+  if wait <= 0 then
+    advance(taking, rate.pace, paced)
+    return false
+  end
+  if not reserved then run.flags = run.flags .. 'p' end  -- its start is reserved: it waits until then, and is not counted again
   redis.call('ZADD', keys[K.delayed], number(now + wait), id)
   redis.call('HSET', keys[K.runs], id, run_text(run))
   taking.delayed = true

@@ -1,0 +1,351 @@
+"""Faults in between: what Valkey refuses for a moment, processes that fork, handlers whose errors are errors themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import math
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+from zoneinfo import ZoneInfo
+
+import msgspec
+import pytest
+import valkey
+
+from gateway.runtime.tasks import end
+from gateway.store.connection import Commands
+from gateway.store.layout import Layout
+from gateway.work import Queue, Retry, SyncQueue, Worker
+from gateway.work.handlers import describe
+from gateway.work.jobs import JobDocument
+from gateway.work.periodic import Schedule
+from gateway.work.running import Call, Outcome, Run, RunningJob
+
+from ..kit.jobs import ended, overview_is, working
+from ..kit.waiting import until, wait_until
+
+# Producers.
+
+
+async def test_a_job_that_valkey_refused_for_a_moment_is_not_lost_though_the_next_was_carried_out(own: Any) -> None:
+    async with Queue(own.url) as queue:
+        await queue.enqueue("before", queue="momentary")
+        own.ask("CONFIG", "RESETSTAT")
+        own.ask("CONFIG", "SET", "min-replicas-to-write", 1)
+        first = asyncio.create_task(queue.enqueue("refused", queue="momentary"))
+        await asyncio.sleep(0)  # it is queued
+        second = asyncio.create_task(queue.enqueue("after", queue="momentary"))
+        await asyncio.sleep(0)  # the first is written; the second will be before the answer to the first is read
+        wait_until(lambda: "errorstat_NOREPLICAS" in own.client.info("errorstats"), "the first is refused")  # blocks the loop
+        own.ask("CONFIG", "SET", "min-replicas-to-write", 0)
+        assert [job.new for job in await asyncio.gather(first, second)] == [True, True]
+        ready = await queue.queues.jobs("momentary", "ready")
+    assert [view.job.name for view in ready if view.job is not None] == ["before", "after", "refused"]
+
+
+def test_of_a_producer_that_counts_each_number_is_enqueued_once_in_whatever_order_they_come(own: Any) -> None:
+    layout = Layout("counted")
+    keys = layout.queue("default")
+    with SyncQueue(own.url, prefix="counted") as queue:
+        queue.enqueue("work")  # loads the functions
+
+    def enqueue(number: int) -> int:
+        answer = own.ask("FCALL", "gateway_enqueue", len(keys), *keys, "work", "1", "version", number, "version_epoch", "p", "counted", 1)
+        return int(answer[1])
+
+    assert [enqueue(number) for number in (3, 1, 7, 7, 5, 5, 1, 2, 2, 8, 6, 4, 3, 6)] == [1, 1, 1, 0, 1, 0, 0, 1, 0, 1, 1, 1, 0, 0]
+    for number in range(10, 3000, 2):
+        assert enqueue(number) == 1
+    assert len(own.ask("HGET", keys[0], "v:p")) < 2100  # bounded: the newest gaps are remembered
+    assert [enqueue(number) for number in (2997, 2995, 9)] == [1, 1, 0]
+
+
+async def test_a_job_whose_acknowledgement_was_lost_is_new(valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call that is sent again is answered as a repeat."""
+    call = Commands.call
+
+    async def twice(self: Commands, *words: Any, **options: Any) -> Any:
+        await call(self, *words, **options)
+        return await call(self, *words, **options)
+
+    async with Queue(valkey_url, prefix=prefix) as queue:
+        monkeypatch.setattr(Commands, "call", twice)
+        assert (await queue.enqueue("work", key="once")).new
+        assert not (await queue.enqueue("work", key="once")).new
+
+
+def _enqueue_three(queue: SyncQueue) -> None:
+    for number in range(3):
+        queue.enqueue("work", number)
+
+
+def test_forks_of_one_process_lose_none_of_their_jobs(valkey_url: str, prefix: str, store: valkey.Valkey) -> None:
+    fork = multiprocessing.get_context("fork")
+    with SyncQueue(valkey_url, prefix=prefix) as queue:
+        queue.enqueue("work")
+        children = [fork.Process(target=_enqueue_three, args=(queue,)) for _ in range(2)]
+        for child in children:
+            child.start()
+            child.join()
+    assert store.hlen(f"{prefix}:queue:{{default}}:jobs") == 7
+
+
+def test_a_thread_that_waits_for_a_result_gets_it_over_a_lost_link(own: Any) -> None:
+    layout = Layout("waiting")
+    keys = (*layout.queue("default"), layout.taken("default", "w"))
+    with SyncQueue(own.url, prefix="waiting") as queue:
+        job, results = queue.enqueue("work", result_ttl=60), []
+        waiting = threading.Thread(target=lambda: results.append(job.result(timeout=10)))
+        waiting.start()
+        channel = layout.results("default").decode()
+        wait_until(lambda: own.ask("PUBSUB", "NUMSUB", channel)[1], "the thread listens")
+        token = own.ask("FCALL", "gateway_take", len(keys), *keys, "w", 9000, 1)[1][1]
+        own.kill_links("FCALL", "gateway_finish", len(keys), *keys, "w", job.id, token, "42")
+        waiting.join()
+    assert results == [42]
+
+
+async def test_a_foreign_key_instead_of_the_queues_names_costs_no_job(
+    queue: Queue, new_worker: Any, prefix: str, store: valkey.Valkey, valkey_url: str
+) -> None:
+    store.set(f"{prefix}:queues", "not a set")
+    worker = new_worker()
+
+    @worker.job("work")
+    async def work(job: RunningJob) -> str:
+        return "done"
+
+    async with working(worker):
+        assert await (await queue.enqueue("work", result_ttl=60)).result(10) == "done"
+        with SyncQueue(valkey_url, prefix=prefix) as plain:
+            assert plain.enqueue("work").new
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # what is not closed is left to the collector
+def test_a_queue_works_in_one_loop_after_another_and_refuses_two_at_once(valkey_url: str, prefix: str) -> None:
+    queue = Queue(valkey_url, prefix=prefix)
+
+    async def enqueue() -> None:
+        async with asyncio.timeout(10):
+            await queue.enqueue("work")
+
+    for _ in range(2):  # the first loop is closed with the connection still open, as a script's may be
+        asyncio.run(enqueue())
+    with asyncio.Runner() as first, asyncio.Runner() as second:
+        first.run(enqueue())
+        with pytest.raises(RuntimeError, match="a Queue is used in one event loop"):
+            second.run(enqueue())
+        first.run(queue.close())
+        second.run(enqueue())
+        second.run(queue.close())
+    gc.collect()
+
+
+# Handlers.
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("it has no text")
+
+
+class Later(Retry):
+    def __init__(self, after: Any) -> None:
+        super().__init__()
+        self.after = after
+
+
+ODD_ERRORS: dict[str, tuple[Callable[[], BaseException], str]] = {
+    "an error without a text": (Unspeakable, "what the handler returned or raised cannot be read: RuntimeError"),
+    "Retry after a text": (lambda: Retry(after=cast(float, "30")), "TypeError: Retry(after=…) is a number of seconds, not '30'"),
+    "Retry after a timedelta": (lambda: Later(timedelta(1)), "what the handler returned or raised cannot be read: TypeError"),
+    "Retry after infinity": (lambda: Later(math.inf), "the handler asked to be called again"),
+}
+
+
+@pytest.mark.parametrize("case", ODD_ERRORS)
+async def test_an_odd_error_is_a_failure_and_holds_no_job(case: str, queue: Queue, new_worker: Any) -> None:
+    make, reason = ODD_ERRORS[case]
+    worker = new_worker(stop_seconds=0.1)
+
+    @worker.job("odd")
+    async def odd(job: RunningJob) -> None:
+        raise make()
+
+    async with working(worker):
+        job = await queue.enqueue("odd", attempts=1)
+        assert (await ended(queue, job.id)).failures[0].error.startswith(reason)
+
+
+@pytest.mark.parametrize("key", ["", "a\nb", "x" * 201, "\ud800"])
+async def test_a_serial_key_that_is_none_is_a_dead_letter(key: str, queue: Queue, new_worker: Any) -> None:
+    worker = new_worker()
+
+    @worker.job("work", serial=lambda data: key)
+    async def work(job: RunningJob, data: None) -> None: ...
+
+    async with working(worker):
+        job = await queue.enqueue("work")
+        view = await ended(queue, job.id)
+    assert [failure.error.partition(":")[0] for failure in view.failures] == ["its serial key could not be made of its data"]
+
+
+async def test_a_batch_that_is_cancelled_for_one_job_costs_the_others_no_attempt(queue: Queue, new_worker: Any) -> None:
+    worker, batches, release = new_worker(), [], asyncio.Event()
+
+    @worker.job("batch", batch=3, within=0.05)
+    async def batch(jobs: list[RunningJob], data: list[int]) -> None:
+        batches.append((data, [job.attempt for job in jobs]))
+        await release.wait()
+
+    jobs = [await queue.enqueue("batch", number, attempts=1) for number in range(3)]
+    async with working(worker):
+        await until(lambda: batches, "the batch runs")
+        assert await jobs[1].cancel() == "running"
+        await until(lambda: len(batches) == 2, "the others run again")
+        release.set()
+        await overview_is(queue, finished=2, cancelled=1, dead=0)
+    assert batches == [([0, 1, 2], [1, 1, 1]), ([0, 2], [1, 1])]
+
+
+async def test_a_run_that_has_ended_is_not_cancelled_any_more(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """As where the worker compares what it holds with Valkey, which has carried out the end of the job, but the answer is on its way."""
+    monkeypatch.setattr("gateway.work.running.CANCEL_SECONDS", 0)
+
+    async def work(job: RunningJob) -> None: ...
+
+    run = Run("default", "1", 1, JobDocument("work", 0, 1, 0, 0, 0, 60, 0, msgspec.Raw(b"null")), 0, 0)
+    outcomes: asyncio.Queue[list[Outcome]] = asyncio.Queue()
+    call = Call(
+        describe("work", work, batch=None, process=False), [run], lambda: work(cast(Any, None)), lambda _, some: outcomes.put_nowait(some)
+    )
+    assert await outcomes.get() == [Outcome("finished")]
+    run.end("lost")
+    await asyncio.sleep(0.01)
+    assert call.runs == [run] and caplog.text == ""
+
+
+async def test_a_worker_that_waits_finds_the_jobs_after_a_queue_was_removed(own: Any) -> None:
+    worker = Worker(["removed"], url=own.url, lease=0.5)
+
+    @worker.job("work")
+    async def work(job: RunningJob) -> str:
+        return "done"
+
+    async with Queue(own.url) as queue, working(worker):
+        assert await (await queue.enqueue("work", queue="removed", result_ttl=60)).result(10) == "done"
+        own.ask("FLUSHALL")
+        assert await (await queue.enqueue("work", queue="removed", result_ttl=60)).result(10) == "done"
+
+
+async def test_a_rate_holds_for_jobs_whose_start_is_late_because_no_worker_ran(
+    queue: Queue, new_worker: Any, prefix: str, store: valkey.Valkey
+) -> None:
+    starts: list[float] = []
+    worker = new_worker()
+
+    @worker.job("work", rate="100/s")
+    async def work(job: RunningJob) -> None:
+        starts.append(time.monotonic())
+
+    base = f"{prefix}:queue:{{default}}"
+    for _ in range(30):
+        await queue.enqueue("work")
+    async with working(worker):
+        await until(lambda: starts, "the first begins, and the others have their times")
+    late = store.zrange(f"{base}:delayed", 0, -1)
+    store.zadd(f"{base}:delayed", dict.fromkeys(late, 1))  # as if those times were long ago
+    store.hset(base, "next:work", 1)
+    begun = len(starts)
+    async with working(worker):
+        await overview_is(queue, finished=30)
+    assert begun < 10 and starts[-1] - starts[begun] >= 0.01 * (30 - begun - 4)
+
+
+# Periodic jobs.
+
+
+@pytest.mark.parametrize("change", [datetime(2026, 10, 25, 1, tzinfo=UTC), datetime(2026, 3, 29, 1, tzinfo=UTC)])
+@pytest.mark.parametrize(("expression", "minutes"), [("* * * * *", 1), ("0 * * * *", 60), ("*/30 * * * *", 30)])
+def test_ticks_are_even_where_clocks_are_set(expression: str, minutes: int, change: datetime) -> None:
+    schedule = Schedule(expression, "work", "default", [], ZoneInfo("Europe/Berlin"))
+    moment, end = change - timedelta(hours=2), change + timedelta(hours=2)
+    while moment < end:
+        tick = schedule.tick_after(moment)
+        assert tick - moment == timedelta(minutes=minutes)
+        assert schedule.tick_by(tick) == tick
+        assert schedule.tick_by(tick - timedelta(seconds=1)) == moment
+        moment = tick
+
+
+def test_a_daily_tick_is_one_where_its_hour_comes_twice_or_not_at_all() -> None:
+    schedule = Schedule("30 2 * * *", "work", "default", [], ZoneInfo("Europe/Berlin"))
+    assert schedule.tick_after(datetime(2026, 10, 25, 0, 30, tzinfo=UTC)) == datetime(2026, 10, 26, 1, 30, tzinfo=UTC)
+    assert schedule.tick_after(datetime(2026, 10, 25, 1, 10, tzinfo=UTC)) == datetime(2026, 10, 26, 1, 30, tzinfo=UTC)
+    assert schedule.tick_after(datetime(2026, 3, 28, 1, 30, tzinfo=UTC)) == datetime(2026, 3, 29, 1, 0, tzinfo=UTC)
+
+
+async def test_a_worker_whose_clock_is_ahead_enqueues_no_tick_of_the_future(
+    queue: Queue, new_worker: Any, prefix: str, store: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All workers' ticks until then would be old."""
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return super().now(tz) + timedelta(hours=1)
+
+    monkeypatch.setattr("gateway.work.periodic.datetime", Ahead)
+    worker = new_worker()
+
+    @worker.cron("* * * * * *", "each second")
+    async def each(job: RunningJob) -> None: ...
+
+    async with working(worker):
+        await overview_is(queue, finished=1)
+        version = int(store.hget(f"{prefix}:queue:{{default}}", "v:cron:each second").split()[0])
+        assert version <= time.time() + 1
+
+
+async def test_a_tick_that_valkey_refuses_is_enqueued_later(own: Any) -> None:
+    worker, ran = Worker(["refusing"], url=own.url), []
+
+    @worker.cron("0 0 1 1 *", "yearly")
+    async def yearly(job: RunningJob) -> None:
+        ran.append(job.id)
+
+    async with Queue(own.url) as queue:
+        await queue.enqueue("yearly", queue="refusing")
+        own.ask("HSET", "gw:queue:{refusing}", "v:cron:yearly", "1000 1000")  # as if the last tick were long ago
+        own.ask("CONFIG", "SET", "maxmemory", 1)
+        try:
+            async with working(worker):
+                await until(lambda: len(ran) == 1, "the worker has started, and works off what is there")
+                own.ask("CONFIG", "SET", "maxmemory", 0)
+                await until(lambda: len(ran) == 2, "the tick that was missed is enqueued")
+        finally:
+            own.ask("CONFIG", "SET", "maxmemory", 0)
+
+
+async def test_a_task_whose_cancellation_is_lost_is_cancelled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As within ``asyncio.wait_for`` of Python 3.11: closing a connection would wait for ever."""
+    monkeypatch.setattr("gateway.runtime.tasks.CANCEL_AGAIN_SECONDS", 0.01)
+    lost = []
+
+    async def work() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        lost.append(1)
+        await asyncio.sleep(60)
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await end(task)
+    assert lost and task.cancelled()
