@@ -163,7 +163,7 @@ class Later(Retry):
 
 ODD_ERRORS: dict[str, tuple[Callable[[], BaseException], str]] = {
     "an error without a text": (Unspeakable, "what the handler returned or raised cannot be read: RuntimeError"),
-    "Retry after a text": (lambda: Retry(after=cast(float, "30")), "TypeError: Retry(after=…) is a number of seconds, not '30'"),
+    "Retry after a text": (lambda: Retry(after=cast(float, "30")), "TypeError: after is a number of seconds, not '30'"),
     "Retry after a timedelta": (lambda: Later(timedelta(1)), "what the handler returned or raised cannot be read: TypeError"),
     "Retry after infinity": (lambda: Later(math.inf), "the handler asked to be called again"),
 }
