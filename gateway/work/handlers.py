@@ -29,11 +29,9 @@ class Retry(Exception):
     """Raised by a handler: the job is tried again after so many seconds. It counts as an attempt; after the last the job is a dead letter."""
 
     def __init__(self, after: float = 0.0, reason: str = "the handler asked to be called again") -> None:
-        if isinstance(after, bool) or not isinstance(after, int | float) or not abs(after) < float("inf"):  # false for NaN too
-            raise TypeError(f"after is a number of seconds, not {after!r:.60}")
-        super().__init__(reason)
         if isinstance(after, bool) or not isinstance(after, int | float) or not math.isfinite(after):
-            raise TypeError(f"Retry(after=…) is a number of seconds, not {after!r:.100}")
+            raise TypeError(f"after is a number of seconds, not {after!r:.100}")
+        super().__init__(reason)
         self.after = after
 
 
