@@ -67,10 +67,10 @@ class Facts(msgspec.Struct, frozen=True):
     channel: str | None
 
 
-class RunningJob:
-    """The job, as an asynchronous handler has it; its attributes are those of ``Facts``."""
+class _Job:
+    """The attributes of ``Facts``, for a handler."""
 
-    def __init__(self, facts: Facts, progress: Progress) -> None:
+    def __init__(self, facts: Facts) -> None:
         self.id = facts.id
         self.key = facts.key
         self.name = facts.name
@@ -78,27 +78,28 @@ class RunningJob:
         self.attempt = facts.attempt
         self.deadline = facts.deadline
         self.channel = facts.channel
+
+
+class RunningJob(_Job):
+    """The job, as an asynchronous handler has it; its attributes are those of ``Facts``."""
+
+    def __init__(self, facts: Facts, progress: Progress) -> None:
+        super().__init__(facts)
         self._progress = progress
 
     async def progress(self, done: float, text: str = "") -> None:
         """Publishes ``{"job", "progress", "text"}`` in the job's channel, if its producer named one; ``done`` is from 0 to 1.
 
-        ``text`` is cut after 1,000 characters. A publication that Valkey does not take is logged, and harms the job no further.
+        A publication that Valkey does not take is logged, and harms the job no further.
         """
         await self._progress(done, text)
 
 
-class PlainJob:
+class PlainJob(_Job):
     """The same for a plain handler, in a thread or a process: ``progress`` returns when it is published."""
 
     def __init__(self, facts: Facts, progress: Callable[[float, str], None]) -> None:
-        self.id = facts.id
-        self.key = facts.key
-        self.name = facts.name
-        self.queue = facts.queue
-        self.attempt = facts.attempt
-        self.deadline = facts.deadline
-        self.channel = facts.channel
+        super().__init__(facts)
         self._progress = progress
 
     def progress(self, done: float, text: str = "") -> None:
