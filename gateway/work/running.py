@@ -90,7 +90,7 @@ class RunningJob(_Job):
     async def progress(self, done: float, text: str = "") -> None:
         """Publishes ``{"job", "progress", "text"}`` in the job's channel, if its producer named one; ``done`` is from 0 to 1.
 
-        A publication that Valkey does not take is logged, and harms the job no further.
+        ``text`` is cut after 1,000 characters. A publication that Valkey does not take is logged, and harms the job no further.
         """
         await self._progress(done, text)
 
