@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from .handlers import Handler
@@ -23,7 +23,7 @@ class Batches:
     def __len__(self) -> int:
         return len(self._gathering)
 
-    def room(self, queue: str, handlers: dict[str, Handler]) -> int:
+    def room(self, queue: str, handlers: Mapping[str, Handler]) -> int:
         """How many jobs of a queue would still find place in the batches that gather."""
         sizes = ((handlers[name].batch, len(runs)) for (of, name), runs in self._gathering.items() if of == queue)
         return sum(batch.most - size for batch, size in sizes if batch is not None)

@@ -8,7 +8,6 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ..errors import StoreError
 from ..rules.json_values import json_of
@@ -130,7 +129,7 @@ class Engine:
         room = self._room()
         promising = {
             queue: intake for queue, intake in self._intakes.items()
-            if intake.promising and (room > 0 or self._batches.room(queue, dict(self._plan.handlers)) > 0)
+            if intake.promising and (room > 0 or self._batches.room(queue, self._plan.handlers) > 0)
         }  # fmt: skip
         if not promising:
             return None
@@ -141,7 +140,7 @@ class Engine:
         queue = max(promising, key=lambda name: self._credit[name])
         self._credit[queue] -= 1
         share = math.ceil(max(0, room) * weights[queue] / total)
-        return promising[queue], min(1000, share + (self._batches.room(queue, dict(self._plan.handlers)) if self._batches else 0))
+        return promising[queue], min(1000, share + (self._batches.room(queue, self._plan.handlers) if self._batches else 0))
 
     # Running.
 
@@ -153,7 +152,7 @@ class Engine:
             # While a new version is rolled out another worker may have it: it is an attempt, after which it is tried again.
             self._end(run, Outcome("failed", reason=reason, retry=backoff(run.failures, UNKNOWN_SECONDS, UNKNOWN_MOST_SECONDS)))
             return
-        serial: Any = None
+        serial: bytes | None = None
         try:
             if handler.kind != "process" or handler.serial is not None:
                 run.data = read_data(handler, run.document.data)

@@ -229,7 +229,7 @@ class Call:
         if self._on_outcomes is None:
             return  # it has ended
         self._task.cancel()
-        if self._abandoning is None and self._on_outcomes is not None:
+        if self._abandoning is None:
             self._abandoning = asyncio.get_running_loop().call_later(CANCEL_SECONDS, self._abandon)
 
     def _on_timeout(self) -> None:
