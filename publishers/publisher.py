@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -26,14 +25,14 @@ from uuid import uuid4
 from gateway.errors import StoreError, Unavailable
 from gateway.publication import Position, channel_fault
 from gateway.rules.json_values import json_of, raw_json_of
-from gateway.runtime.backoff import retrying_blocking
-from gateway.store.connect import CONNECT_SECONDS, Address, SyncCommands
+from gateway.store.connect import Address
 from gateway.store.connection import Commands
 from gateway.store.embedded import find_url
 from gateway.store.history import History
 from gateway.store.index import ChannelIndex
 from gateway.store.layout import Layout, PublishOptions, Word, publish_words, read_epoch
-from gateway.store.library import Library, ready_blocking
+from gateway.store.library import Library
+from gateway.store.plain_connection import PlainConnection
 
 from .checks import check_options, notification_json
 
@@ -42,7 +41,6 @@ __all__ = ["Publisher", "SyncPublisher"]
 
 PATIENCE = 10.0  # seconds for which a publish is repeated
 SYNC_PATIENCE = 2.0  # the same without asyncio, where a thread waits, with the web request that it serves
-PAUSE_MOST = 1.0  # seconds between two attempts
 
 
 class _Call(NamedTuple):
@@ -166,15 +164,9 @@ class SyncPublisher:
     """
 
     def __init__(self, url: str = "", *, prefix: str = "gw", data_dir: str | Path = "", patience: float = SYNC_PATIENCE) -> None:
-        self._url = url
-        self._data_dir = data_dir
         self._layout = Layout(prefix)
-        self._library = Library(None, self._layout.prefix)
         self._index = ChannelIndex(self._layout)
-        self._reply_seconds = min(CONNECT_SECONDS, patience / 2)
-        self._repeat_seconds = patience - self._reply_seconds  # an attempt may begin so late, and then waits for its reply
-        self._opening = threading.Lock()
-        self._opened: SyncCommands | None = None
+        self._connection = PlainConnection(url, self._layout.prefix, data_dir, patience)
 
     def __enter__(self) -> Self:
         return self
@@ -184,17 +176,7 @@ class SyncPublisher:
 
     def close(self) -> None:
         """Closes the connections; a call that is made afterwards opens new ones."""
-        if self._opened is not None:
-            self._opened.close()
-
-    @property
-    def _commands(self) -> SyncCommands:
-        """The connections. Raises Unavailable while no server is found, ConfigurationError for an address that is none."""
-        with self._opening:
-            if self._opened is None:
-                address = Address(find_url(self._url, self._data_dir, self._reply_seconds))
-                self._opened = SyncCommands(address.sync_client(self._reply_seconds))
-            return self._opened
+        self._connection.close()
 
     @overload
     def publish(self, channel: str, data: Any, *, raw: Literal[False] = False, **options: Unpack[PublishOptions]) -> Position | None: ...
@@ -216,13 +198,13 @@ class SyncPublisher:
         attempt = partial(self._attempt, call)
         if not call.repeatable:
             return attempt()
-        return retrying_blocking(attempt, on=Unavailable, ceiling=PAUSE_MOST, seconds=self._repeat_seconds)
+        return self._connection.repeated(attempt)
 
     def _attempt(self, call: _Call) -> Position | None:
         keys = self._layout.inbox_keys(call.channel) if call.inbox else self._layout.keys(call.channel)
         function = b"gateway_notify" if call.inbox else b"gateway_publish"
         self._write_index(call.channel)
-        offset, epoch = self._call(b"FCALL", function, len(keys), *keys, *call.words)
+        offset, epoch = self._connection.call(b"FCALL", function, len(keys), *keys, *call.words)
         if offset == 1:
             self._index.began(call.channel)
             with contextlib.suppress(Unavailable):  # it is published; the next publication tries again
@@ -233,17 +215,8 @@ class SyncPublisher:
         """Writes the channel's name into its namespace's index, where this process has not yet done so."""
         if command := self._index.command(channel):
             try:
-                self._index.answered(channel, self._call(*command))
+                self._index.answered(channel, self._connection.call(*command))
             except Unavailable:
                 raise
             except StoreError as error:  # as where another program wrote to its key: the publication is not the worse for it
                 self._layout.faults.found("index", channel, error)
-
-    def _call(self, *command: Word) -> Any:
-        try:
-            return self._commands.call(*command)
-        except StoreError as error:
-            if "Function not found" not in str(error):
-                raise
-        ready_blocking(self._library, self._commands)
-        return self._commands.call(*command)

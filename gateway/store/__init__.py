@@ -4,6 +4,7 @@ layout      names of keys, announcements, stream entries, the options of a publi
 untrusted   counts and logs what Valkey brought that follows no layout
 library     the function library (``lua/``) with the rules compiled in, and how it is loaded
 connect     addresses, how a connection is opened, commands for programs without asyncio
+plain_connection   how such programs find their server, load the functions and try again
 connection  one pipelined connection for commands
 link        the one Pub/Sub connection of a process
 history     publish, read, remove: the library's functions as methods

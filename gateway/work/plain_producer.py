@@ -13,10 +13,8 @@ from uuid import uuid4
 
 from ..errors import JobFailed, StoreError, Unavailable
 from ..runtime.backoff import retrying_blocking
-from ..store.connect import CONNECT_SECONDS, Address, SyncCommands
-from ..store.embedded import find_url
 from ..store.layout import Layout, Word
-from ..store.library import Library, ready_blocking
+from ..store.plain_connection import PAUSE_MOST, PlainConnection
 from .job_results import NOT_STORED, read_result
 from .jobs import JobOptions, check_queue_name, job_words, read_job, refusal
 from .queues import enqueue_call, log_unnamed
@@ -24,7 +22,6 @@ from .queues import enqueue_call, log_unnamed
 __all__ = ["SyncEnqueuedJob", "SyncQueue"]
 
 PATIENCE = 2.0  # seconds for which a thread waits, with the web request that it serves
-PAUSE_MOST = 1.0  # seconds between two attempts
 
 
 class SyncEnqueuedJob:
@@ -57,15 +54,9 @@ class SyncQueue:
     def __init__(
         self, url: str = "", *, prefix: str = "gw", data_dir: str | Path = "", patience: float = PATIENCE, limit: int | None = None
     ) -> None:
-        self._url = url
-        self._data_dir = data_dir
         self._layout = Layout(prefix)
-        self._library = Library(None, prefix)
         self._limit = limit
-        self._reply_seconds = min(CONNECT_SECONDS, patience / 2)
-        self._repeat_seconds = patience - self._reply_seconds
-        self._lock = threading.Lock()
-        self._opened: SyncCommands | None = None
+        self._connection = PlainConnection(url, prefix, data_dir, patience)
         self._named: set[str] = set()
         self._own = threading.local()  # of each thread: its process, its name as a producer, and how much it sent
 
@@ -77,8 +68,7 @@ class SyncQueue:
 
     def close(self) -> None:
         """Closes the connections; a call that is made afterwards opens new ones."""
-        if self._opened is not None:
-            self._opened.close()
+        self._connection.close()
 
     def enqueue(self, name: str, data: Any = None, *, queue: str = "default", **options: Unpack[JobOptions]) -> SyncEnqueuedJob:
         """As ``Queue.enqueue``."""
@@ -110,7 +100,7 @@ class SyncQueue:
 
     def _wait_until(self, until: float, queue: str, id: str) -> bytes | None:
         """The result as Valkey holds it, None if there is none in time. Raises Unavailable where the connection is lost."""
-        with self._commands.listening(self._layout.results(queue)) as announced:
+        with self._connection.commands.listening(self._layout.results(queue)) as announced:
             while True:
                 state, _, document, _, _, result = self._function(b"gateway_job", queue, id)
                 if result:
@@ -148,22 +138,5 @@ class SyncQueue:
         keys = self._layout.queue(check_queue_name(queue))
         return self._repeated(b"FCALL", function, len(keys), *keys, *words)
 
-    @property
-    def _commands(self) -> SyncCommands:
-        with self._lock:
-            if self._opened is None:
-                address = Address(find_url(self._url, self._data_dir, self._reply_seconds))
-                self._opened = SyncCommands(address.sync_client(self._reply_seconds))
-            return self._opened
-
     def _repeated(self, *command: Word) -> Any:
-        return retrying_blocking(partial(self._call, *command), on=Unavailable, ceiling=PAUSE_MOST, seconds=self._repeat_seconds)
-
-    def _call(self, *command: Word) -> Any:
-        try:
-            return self._commands.call(*command)
-        except StoreError as error:
-            if "Function not found" not in str(error):
-                raise
-        ready_blocking(self._library, self._commands)
-        return self._commands.call(*command)
+        return self._connection.repeated(partial(self._connection.call, *command))

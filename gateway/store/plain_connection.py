@@ -1,0 +1,64 @@
+"""The connection of programs without asyncio: found and opened when it is first used, with the functions there, tried again for a while."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..errors import StoreError, Unavailable
+from ..runtime.backoff import retrying_blocking
+from .connect import CONNECT_SECONDS, Address, SyncCommands
+from .embedded import find_url
+from .library import Library, ready_blocking
+
+__all__ = ["PAUSE_MOST", "PlainConnection"]
+
+PAUSE_MOST = 1.0  # seconds between two attempts
+
+Result = TypeVar("Result")
+
+
+class PlainConnection:
+    """Threads may share it. Without ``url`` it finds the embedded server of the gateway that runs on ``data_dir``.
+
+    ``patience`` is for how many seconds ``repeated`` takes at most, also for a Valkey that does not answer.
+    """
+
+    def __init__(self, url: str, prefix: str, data_dir: str | Path, patience: float) -> None:
+        self._url = url
+        self._data_dir = data_dir
+        self._library = Library(None, prefix)
+        self._reply_seconds = min(CONNECT_SECONDS, patience / 2)
+        self._repeat_seconds = patience - self._reply_seconds  # an attempt may begin so late, and then waits for its reply
+        self._opening = threading.Lock()
+        self._opened: SyncCommands | None = None
+
+    @property
+    def commands(self) -> SyncCommands:
+        """The connections. Raises Unavailable while no server is found, ConfigurationError for an address that is none."""
+        with self._opening:
+            if self._opened is None:
+                address = Address(find_url(self._url, self._data_dir, self._reply_seconds))
+                self._opened = SyncCommands(address.sync_client(self._reply_seconds))
+            return self._opened
+
+    def close(self) -> None:
+        """Closes the connections; a call that is made afterwards opens new ones."""
+        if self._opened is not None:
+            self._opened.close()
+
+    def call(self, *command: Any) -> Any:
+        """One command; the functions are loaded where Valkey lacks them. Raises StoreError, Unavailable."""
+        try:
+            return self.commands.call(*command)
+        except StoreError as error:
+            if "Function not found" not in str(error):
+                raise
+        ready_blocking(self._library, self.commands)
+        return self.commands.call(*command)
+
+    def repeated(self, attempt: Callable[[], Result]) -> Result:
+        """Calls ``attempt`` again while Valkey is away, for as long as the patience lasts; raises what it raised last."""
+        return retrying_blocking(attempt, on=Unavailable, ceiling=PAUSE_MOST, seconds=self._repeat_seconds)
