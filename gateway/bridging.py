@@ -81,7 +81,7 @@ Key = Annotated[str, Field(max_length=512), AfterValidator(_shared_slot)]
 class BridgeRules(BaseModel):
     """One bridge, from one of ``pubsub``, ``pattern``, ``list`` and ``stream`` to ``channel``. "" is "not set".
 
-    ``name`` tells bridges apart, and is part of the names of their keys: by default it is the source. ``key`` makes the idempotency key.
+    ``name`` distinguishes bridges, and is part of the names of their keys: by default it is the source. ``key`` makes the idempotency key.
     ``take`` is the end of a List whose entry is the oldest. ``field`` is the field of a Stream's entry that holds the message; by default
     it is all of them as a JSON object, or the field ``data`` if there is no other. ``start`` is where a Stream is read from at first.
     ``json_only``: what is not JSON is not published as a text. ``failed`` is the List of what could not be published.

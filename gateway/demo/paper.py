@@ -26,7 +26,7 @@ from .month import KINDS, Numbers
 __all__ = ["draw"]
 
 INK, SOFT, LINE, PAPER, GREEN = (HexColor(colour) for colour in ("#1c1b19", "#66635c", "#e3dfd8", "#f7f5f1", "#0b734f"))
-COLOURS = [HexColor(colour) for colour in ("#0b734f", "#e0a341", "#9cc5b3", "#3f5f9e")]  # of KINDS, told apart in grey too
+COLOURS = [HexColor(colour) for colour in ("#0b734f", "#e0a341", "#9cc5b3", "#3f5f9e")]  # of KINDS, distinguishable in grey too
 MARGIN = 20 * mm
 PADDING = 6  # of the frame that ReportLab puts into the margins
 WIDTH = A4[0] - 2 * MARGIN

@@ -37,7 +37,7 @@ UNKNOWN_SECONDS, UNKNOWN_MOST_SECONDS = 2.0, 600.0  # until a job that this work
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a worker was told to do: see ``Worker``. ``lease`` is in seconds, ``queues`` are their weights."""
+    """The settings of a worker: see ``Worker``. ``lease`` is in seconds, ``queues`` are their weights."""
 
     handlers: Mapping[str, Handler]
     queues: Mapping[str, int]
@@ -49,7 +49,7 @@ class Plan:
 
 
 class Engine:
-    """One worker, named ``name``, over ``commands`` and ``link``, to which it adds its listeners. ``run`` works until it is told to stop."""
+    """One worker, named ``name``, over ``commands`` and ``link``, to which it adds its listeners. ``run`` works until ``stopping`` is set."""
 
     def __init__(self, plan: Plan, name: str, commands: Commands, link: Link, layout: Layout, queues: Queues) -> None:
         self.name = name
