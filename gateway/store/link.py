@@ -21,8 +21,9 @@ import libvalkey
 from ..errors import StoreError
 from ..runtime.backoff import retrying
 from ..runtime.tasks import end
+from .commands import Commands
 from .connect import Address, Server, open_connection
-from .connection import Commands, Replies
+from .connection import Replies
 
 __all__ = ["ChannelListener", "Link", "Listener", "OwnListener", "UpListener"]
 
