@@ -40,7 +40,7 @@ from .session.admission import Admission
 from .session.authentication import Authentication
 from .session.control_orders import Orders
 from .session.node import Node, new_id
-from .store.commands import make_commands
+from .store.access import make_commands
 from .store.connect import Address
 from .store.history import History
 from .store.layout import Layout

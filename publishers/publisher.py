@@ -25,7 +25,7 @@ from uuid import uuid4
 from gateway.errors import StoreError, Unavailable
 from gateway.publication import Position, channel_fault
 from gateway.rules.json_values import json_of, raw_json_of
-from gateway.store.commands import Commands, make_commands
+from gateway.store.access import Commands, make_commands
 from gateway.store.connect import Address
 from gateway.store.embedded import find_url
 from gateway.store.history import History

@@ -17,7 +17,7 @@ from ..control.secrets_check import differing
 from ..errors import GatewayError
 from ..runtime.logs import printable
 from ..serve.first_run import with_secrets
-from ..store.commands import Commands, make_commands
+from ..store.access import Commands, make_commands
 from ..store.connect import Address
 from ..store.embedded import configured_url
 from ..store.layout import Layout

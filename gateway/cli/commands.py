@@ -19,7 +19,7 @@ from ..errors import ConfigurationError, GatewayError
 from ..publication import Position
 from ..runtime.logs import printable
 from ..serve.first_run import with_secrets
-from ..store.commands import make_commands
+from ..store.access import make_commands
 from ..store.connect import Address
 from ..store.embedded import configured_url
 from ..store.history import History

@@ -11,7 +11,7 @@ import logging
 
 from ..errors import StoreError
 from ..runtime.tasks import Tasks
-from ..store.commands import Commands
+from ..store.access import Commands
 from ..store.library import Library
 
 __all__ = ["RulesCheck"]

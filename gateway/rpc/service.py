@@ -43,7 +43,7 @@ from ..errors import Failure, StoreError, Unavailable
 from ..rules.json_text import decode_json, raw_object
 from ..runtime.backoff import retrying
 from ..runtime.tasks import Tasks
-from ..store.commands import Commands, make_commands
+from ..store.access import Commands, make_commands
 from ..store.connect import Address
 from ..store.embedded import find_url
 from ..store.layout import Layout

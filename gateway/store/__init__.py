@@ -5,7 +5,7 @@ untrusted   counts and logs what Valkey brought that follows no layout
 library     the function library (``lua/``) with the rules compiled in, and how it is loaded
 connect     addresses, how a connection is opened, commands for programs without asyncio
 plain_connection   how such programs find their server, load the functions and try again
-commands    what the commands of one server and of a cluster have in common
+access      what the commands of one server and of a cluster have in common
 connection  one server: one pipelined connection for commands
 cluster     a cluster: each command goes to the shard that holds its hash slot
 held_slots  slots that move: their commands wait in order

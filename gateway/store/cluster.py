@@ -36,7 +36,7 @@ FIRST_SECONDS = 5.0  # for the shards to be connected at the start
 
 
 class ClusterCommands:
-    """``store.commands.Commands`` describes what is called from outside, and ``patience``.
+    """``store.access.Commands`` describes what is called from outside, and ``patience``.
 
     A shard that cannot be reached costs those commands alone whose slots it holds.
     """

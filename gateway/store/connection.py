@@ -132,7 +132,7 @@ def _asking() -> Command:
 
 
 class ServerCommands:
-    """The commands of one server. ``store.commands.Commands`` describes what is called from outside.
+    """The commands of one server. ``store.access.Commands`` describes what is called from outside.
 
     ``patience``: seconds that a command may wait for a connection, and for Valkey to take it. ``redirects`` belongs to a cluster, of
     which this is one server: it takes over the commands that are to go elsewhere.
@@ -264,7 +264,7 @@ class ServerCommands:
         """Takes back what waits here and was not written, or has to be written again, of slots that do not stay; the oldest first."""
         taken: list[Command] = []
         for waiting in (self._refused, self._queue):
-            kept = []
+            kept: list[Command] = []
             for command in waiting:
                 (kept if command.slot < 0 or stays(command.slot) else taken).append(command)
             waiting.clear()

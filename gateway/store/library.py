@@ -19,7 +19,7 @@ import msgspec
 from ..config import BUILT_IN, ChannelRules
 from ..errors import StoreError
 from ..rules.json_text import UNREADABLE
-from .commands import Commands
+from .access import Commands
 from .connect import SyncCommands
 
 __all__ = ["VERSION", "Library", "ready_blocking", "rules_of"]

@@ -67,7 +67,8 @@ async def ask(call: Callable[..., Awaitable[Any]], asked: Place) -> View:
         info = (await call(b"CLUSTER", b"INFO")).decode()
         slots = await call(b"CLUSTER", b"SLOTS")
     facts = dict(line.split(":", 1) for line in info.split() if ":" in line)
-    ranges, replicas = [], set()
+    ranges: list[tuple[int, int, Place]] = []
+    replicas: set[Place] = set()
     for first, last, primary, *others in slots:
         ranges.append((int(first), int(last), _place(primary, asked)))
         replicas.update(_place(other, asked) for other in others)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..bridging import BridgeRules
-from ..store.commands import Commands, make_commands
+from ..store.access import Commands, make_commands
 from ..store.connect import Address
 from ..store.history import History
 from .mapping import Entry

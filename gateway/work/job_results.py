@@ -18,7 +18,7 @@ from ..errors import JobFailed, StoreError, Unavailable
 from ..rules.json_text import UNREADABLE
 from ..runtime.backoff import retrying
 from ..runtime.tasks import Tasks
-from ..store.commands import Commands
+from ..store.access import Commands
 from ..store.connect import Address
 from ..store.layout import Layout
 from ..store.link import Link

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 from ..runtime.tasks import shared
-from ..store.commands import Commands, make_commands
+from ..store.access import Commands, make_commands
 from ..store.connect import Address
 from ..store.embedded import find_url
 from ..store.layout import Layout

@@ -35,7 +35,7 @@ from ..errors import ConfigurationError, StoreError, Unavailable
 from ..publication import Position
 from ..runtime.backoff import backoff
 from ..runtime.tasks import Tasks
-from ..store.commands import make_commands
+from ..store.access import make_commands
 from ..store.connect import Address
 from ..store.embedded import find_url
 from ..store.history import PAGE_BYTES

@@ -23,7 +23,7 @@ from typing import Any, TypeVar, Unpack
 from uuid import uuid4
 from zoneinfo import ZoneInfo
 
-from ..store.commands import make_commands
+from ..store.access import make_commands
 from ..store.connect import Address
 from ..store.embedded import find_url
 from ..store.layout import Layout

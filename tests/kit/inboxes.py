@@ -15,7 +15,7 @@ from gateway.config import Config
 from gateway.live.inbox import Inbox
 from gateway.publication import Position
 from gateway.rules.notifications import channel_of
-from gateway.store.commands import make_commands
+from gateway.store.access import make_commands
 from gateway.store.connect import Address
 from gateway.store.history import History
 from gateway.store.layout import Layout, publish_words

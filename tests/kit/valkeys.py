@@ -17,7 +17,7 @@ import pytest
 import valkey
 
 from gateway.config import Config
-from gateway.store.commands import make_commands
+from gateway.store.access import make_commands
 from gateway.store.connect import Address
 from gateway.store.embedded import EmbeddedServer, socket_path
 from gateway.store.history import History

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import ConfigurationError, Unavailable
-from gateway.store.commands import make_commands
+from gateway.store.access import make_commands
 from gateway.store.connect import Address
 from publishers import Publisher, SyncPublisher
 

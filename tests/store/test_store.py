@@ -12,7 +12,7 @@ import valkey
 from gateway.config import Config
 from gateway.errors import ConfigurationError, StoreError, Unavailable
 from gateway.publication import Position
-from gateway.store.commands import Commands, make_commands
+from gateway.store.access import Commands, make_commands
 from gateway.store.connect import Address
 from gateway.store.history import History
 from gateway.store.layout import Announcement, Layout, Reset, publish_words, read_announcement
@@ -372,7 +372,7 @@ def test_any_bytes_are_read_as_an_announcement(payload: bytes, kind: str) -> Non
     [
         ("http://localhost", "does not begin with one of"),
         ("valkey+sentinel://h:1", "ends with the service's name"),
-        ("valkey+cluster://h:1", "not supported"),
+        ("valkey+cluster://h:1/3", "has no databases"),
         ("valkey://user:secret@[", "Invalid IPv6"),
         ("valkey://user:sec?ret@host", "login in 'valkey://…' does not end"),
         ("valkey://:12?secret@host", "does not end"),

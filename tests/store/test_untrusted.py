@@ -15,7 +15,7 @@ from gateway.errors import StoreError
 from gateway.publication import MAX_OFFSET, Position, Publication
 from gateway.rules.json_text import MAX_DEPTH
 from gateway.rules.protocol import publication_json
-from gateway.store.commands import make_commands
+from gateway.store.access import make_commands
 from gateway.store.connect import Address
 from gateway.store.history import History
 from gateway.store.layout import Announcement, JoinLeave, Layout, Reset, publish_words, read_announcement, read_entry, read_presence
@@ -221,5 +221,5 @@ async def test_stored_rules_that_are_none_count_as_forgotten(history: History, s
 async def test_no_name_of_a_namespace_ends_the_string_that_the_rules_are_in(history: History, prefix: str) -> None:
     rules = {**rules_of(CONFIG.channels, CONFIG.namespaces), ']==] error("injected") --': {"size": 1, "ttl": 0, "meta_ttl": 0}}
     library = Library(rules, prefix)
-    await library.install(history.commands.call)
+    await library.install(history.commands)
     assert await library.agrees(history.commands.call)
