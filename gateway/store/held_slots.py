@@ -25,6 +25,7 @@ log = logging.getLogger("gateway.store")
 
 PAUSE_SECONDS = 0.02  # before the second attempt; it doubles up to PAUSE_MOST
 PAUSE_MOST = 0.5
+MOVED = "MOVED"  # instead of an answer: the table of slots says so
 
 
 class Routes(Protocol):
@@ -91,7 +92,7 @@ class HeldSlots:
                 settled = settled or self._tasks.spawn(server.settle())
                 self._hold(slot, server, settled)
             elif held.attempt is not None and server.withdraw(lambda each, slot=slot: each != slot):  # type: ignore[misc]
-                held.answered("MOVED")
+                held.answered(MOVED)
 
     def refused(self, server: ServerCommands, command: Command, refusal: str) -> None:
         """``server`` has not carried the command out."""
@@ -135,7 +136,7 @@ class HeldSlots:
                     break
                 continue
             refusals += 1
-            if refusals > 1 or not refusal.startswith("MOVED "):
+            if refusals > 1 or not refusal.startswith(MOVED):
                 await asyncio.sleep(backoff(refusals, PAUSE_SECONDS, PAUSE_MOST))
         del self._held[held.slot]
         self._release(held)
@@ -163,7 +164,9 @@ class HeldSlots:
             self._routes.look_again()
             return "CLUSTERDOWN", False
         refusal = await self._answer(held, command, owner)
-        kind, *rest = (refusal or "").split()
+        if refusal is None:
+            return None, _was_carried_out(command)
+        kind, *rest = refusal.split()
         if kind == "ASK":
             target = self._routes.server(parse_place(rest[1], owner.address.place))
             return await self._answer(held, command, target, asking=True), False
@@ -171,7 +174,7 @@ class HeldSlots:
             self._routes.moved(held.slot, parse_place(rest[1], owner.address.place))
         elif kind == "CLUSTERDOWN":
             self._routes.look_again()
-        return refusal, _was_carried_out(command)
+        return refusal, False
 
     async def _answer(self, held: _Held, command: Command, server: ServerCommands, *, asking: bool = False) -> str | None:
         held.attempt, held.answer = command, asyncio.get_running_loop().create_future()
