@@ -3,8 +3,9 @@
 layout      names of keys, announcements, stream entries, the options of a publication
 untrusted   counts and logs what Valkey brought that follows no layout
 library     the function library (``lua/``) with the rules compiled in, and how it is loaded
-connect     addresses, how a connection is opened, commands for programs without asyncio
-plain_connection   how such programs find their server, load the functions and try again
+connect     addresses, how a connection is opened
+plain_connection   how programs without asyncio find their server, load the functions and try again
+plain_commands     their commands for one server; plain_cluster: for a cluster
 access      what the commands of one server and of a cluster have in common
 connection  one server: one pipelined connection for commands
 cluster     a cluster: each command goes to the shard that holds its hash slot

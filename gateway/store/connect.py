@@ -1,4 +1,4 @@
-"""Where Valkey is, how a connection to it is opened, and commands for programs without asyncio.
+"""Where Valkey is, and how a connection to it is opened.
 
 valkey-py parses the address and opens the connection: TLS, ACL users, databases and Sentinel come from there.
 ``open_connection`` then takes the connected socket over for a protocol of ours, because its stream readers cost
@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -20,12 +19,12 @@ import valkey
 from valkey.asyncio.connection import ConnectionPool
 from valkey.asyncio.sentinel import Sentinel
 from valkey.backoff import NoBackoff
-from valkey.exceptions import AuthenticationError, BusyLoadingError, NoPermissionError, ReadOnlyError, ValkeyError
+from valkey.exceptions import AuthenticationError, NoPermissionError, ValkeyError
 from valkey.retry import Retry
 
 from ..errors import ConfigurationError, StoreError, Unavailable
 
-__all__ = ["CONNECT_SECONDS", "Address", "Loading", "Server", "SyncCommands", "open_connection"]
+__all__ = ["CONNECT_SECONDS", "Address", "Server", "open_connection"]
 
 CONNECT_SECONDS = 5.0  # for the socket, and again for the greeting
 ASK_SECONDS = 1.0  # for the Sentinels to name the primary
@@ -271,67 +270,3 @@ async def _examine(connection: _Connection, address: Address) -> Server:
         raise Unavailable(f"Valkey at {address} is a replica, which takes no writes; its primary is {primary}")
     host, port = getattr(connection, "host", None), getattr(connection, "port", None)
     return Server(facts.get("run_id", ""), None if host is None or port is None else (host, int(port)))
-
-
-class Loading(Unavailable):
-    """Valkey is still reading its file; it answers when it has read it."""
-
-
-class SyncCommands:
-    """Commands of programs without asyncio: each ``call`` waits for its reply. Threads may share it.
-
-    ``client`` is valkey-py's own, of ``Address.sync_client`` for instance, and belongs to this object: ``close`` closes it.
-    """
-
-    def __init__(self, client: valkey.Valkey) -> None:
-        self._client = client
-        self._execute: Callable[..., Any] = client.execute_command
-        self._disconnect: Callable[[], None] = client.connection_pool.disconnect
-        self._close: Callable[[], None] = client.close
-
-    def call(self, *words: Any) -> Any:
-        """One command; its reply as Valkey sends it, texts as bytes.
-
-        Raises StoreError for Valkey's error reply, Unavailable if it cannot be reached or breaks off, Loading if it reads its file.
-        """
-        try:
-            return self._execute(*words)
-        except BusyLoadingError as error:
-            raise Loading(str(error)) from None
-        except ReadOnlyError as error:  # it is not the primary any more: the next command asks for the address again
-            self._disconnect()
-            raise Unavailable(f"Valkey is not the primary any more: {error}") from None
-        except (valkey.ConnectionError, valkey.TimeoutError, OSError) as error:
-            raise Unavailable(f"no Valkey: {error}") from None
-        except ValkeyError as error:
-            raise StoreError(str(error)) from None
-
-    @contextmanager
-    def listening(self, channel: bytes) -> Iterator[Callable[[float], bytes | None]]:
-        """Subscribes to a Pub/Sub channel, over a connection of its own. Gives a function that waits up to so many seconds for a message
-        and returns it; None where none came, or the connection was lost and is back: what was published meanwhile was missed.
-
-        Raises Unavailable, StoreError.
-        """
-        pubsub: Any = cast(Any, self._client).pubsub()
-
-        def announced(seconds: float) -> bytes | None:
-            try:
-                message = pubsub.get_message(ignore_subscribe_messages=True, timeout=seconds)
-            except (valkey.ConnectionError, valkey.TimeoutError, OSError) as error:
-                raise Unavailable(f"no Valkey: {error}") from None
-            return message["data"] if message is not None else None
-
-        try:
-            try:
-                pubsub.subscribe(channel)
-                pubsub.get_message(timeout=CONNECT_SECONDS)  # the confirmation
-            except (valkey.ConnectionError, valkey.TimeoutError, OSError) as error:
-                raise Unavailable(f"no Valkey: {error}") from None
-            yield announced
-        finally:
-            pubsub.close()
-
-    def close(self) -> None:
-        """Closes the connections; a command that is called afterwards opens a new one."""
-        self._close()

@@ -40,6 +40,8 @@ SILENCE_SECONDS = 5.0  # the oldest command waits longer than this: the connecti
 CHECK_SECONDS = 1.0
 PATIENCE_SECONDS = 10.0
 _ASKING = libvalkey.pack_command((b"ASKING",))
+# The same of a cluster's server that has lost slots: one that was replaced must not acknowledge what its successor does not have.
+SETTLE_SECONDS = 0.5
 BARRIER_SECONDS = 2.0  # for the replies to what was written before a refusal
 PATIENCE_STEP_SECONDS = 0.02  # commands whose patience is over within it fail together
 CALM_SECONDS = 5.0  # after so long without a refusal the next one is the first again
@@ -91,7 +93,7 @@ class Redirects(Protocol):
         """Valkey carried the command out not here, since its slot is elsewhere, moves, or is nowhere: takes it over."""
 
     def unreachable(self, server: ServerCommands) -> None:
-        """A connection could not be opened."""
+        """A connection could not be opened, or is silent: another server may have its slots by now."""
 
     async def shared_call(self, *words: Any) -> Any:
         """A command that passes the queue, sent to where its key is. Raises StoreError, Unavailable."""
@@ -100,19 +102,19 @@ class Redirects(Protocol):
 class Command:
     """One command on its way. ``words`` are kept of a guarded one alone, whose text changes with the generation.
 
-    ``slot`` is the hash slot of its keys in a cluster; -1 for one without keys, and where there is one server.
+    ``slot`` is the hash slot of its keys in a cluster; -1 for one without keys, and where there is one server. ``number`` counts a
+    cluster's commands in the order in which they were called.
     """
 
-    __slots__ = ("called", "future", "generation", "repeatable", "slot", "text", "urgent", "words", "written")
+    __slots__ = ("called", "future", "generation", "number", "repeatable", "slot", "text", "urgent", "words", "written")
 
-    def __init__(
-        self, text: bytes, future: asyncio.Future[Any], now: float, *, repeatable: bool = False, urgent: bool = False, slot: int = -1
-    ) -> None:
+    def __init__(self, text: bytes, future: asyncio.Future[Any], now: float, *, repeatable: bool = False, urgent: bool = False) -> None:
         self.text = text
         self.future = future
         self.called = self.written = now
         self.repeatable = repeatable
-        self.slot = slot
+        self.slot = -1
+        self.number = 0
         self.urgent = urgent  # it passed the queue, to mend what the others wait for
         self.words: tuple[Any, ...] | None = None
         self.generation = b""
@@ -278,11 +280,11 @@ class ServerCommands:
     async def settle(self) -> None:
         """Returns when everything that was written before is answered, or will never be."""
         try:
-            await self._after_written()
+            await self._after_written(SETTLE_SECONDS)
         except Unavailable:
             return  # the connection is lost, and everything that was written with it
         except (StoreError, TimeoutError) as error:
-            self.reconnect(str(error) or f"no reply for {BARRIER_SECONDS:g} s")
+            self.reconnect(str(error) or f"no reply for {SETTLE_SECONDS:g} s")
 
     def _flush(self) -> None:
         self._flushing = False
@@ -362,9 +364,9 @@ class ServerCommands:
             if self._mending is asyncio.current_task():
                 self._mending = None
 
-    async def _after_written(self) -> None:
-        """Returns when Valkey answered everything that was written before."""
-        async with asyncio.timeout(BARRIER_SECONDS):
+    async def _after_written(self, seconds: float = BARRIER_SECONDS) -> None:
+        """Returns when Valkey answered everything that was written before. Raises TimeoutError."""
+        async with asyncio.timeout(seconds):
             await self.call_now(b"PING")
 
     def _pause(self) -> float:
@@ -478,8 +480,10 @@ class ServerCommands:
                 await self._check()
 
     async def _check(self) -> None:
-        now = asyncio.get_running_loop().time()
-        if self._written and now - self._written[0].written > SILENCE_SECONDS:
+        silent = asyncio.get_running_loop().time() - self._written[0].written if self._written else 0.0
+        if silent > CHECK_SECONDS and self._redirects is not None:
+            self._redirects.unreachable(self)
+        if silent > SILENCE_SECONDS:
             self.reconnect(f"valkey did not answer for {SILENCE_SECONDS:g} s")
         elif self.server is not None and await self._address.names_another(self.server):
             self.reconnect("Sentinel names another primary")

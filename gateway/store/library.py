@@ -20,7 +20,6 @@ from ..config import BUILT_IN, ChannelRules
 from ..errors import StoreError
 from ..rules.json_text import UNREADABLE
 from .access import Commands
-from .connect import SyncCommands
 
 __all__ = ["VERSION", "Library", "ready_blocking", "rules_of"]
 
@@ -165,18 +164,21 @@ class Library:
                 raise
 
 
-def ready_blocking(library: Library, commands: SyncCommands) -> None:
-    """``library.ready`` for a program without asyncio."""
-
-    async def call(*words: Any) -> Any:
-        return commands.call(*words)
-
-    work = library.ready(call)
+def ready_blocking(library: Library, call: Callable[..., Any], shared: Callable[..., Any] | None = None) -> None:
+    """``library.ready`` for a program without asyncio, whose calls return replies."""
+    work = library.ready(_awaitable(call), shared and _awaitable(shared))
     try:
         work.send(None)  # it needs no loop: each call returns at once, and there may be a loop already
     except StopIteration:
         return
     raise RuntimeError("the library waits for something")
+
+
+def _awaitable(call: Callable[..., Any]) -> Call:
+    async def called(*words: Any) -> Any:
+        return call(*words)
+
+    return called
 
 
 class _Rules(msgspec.Struct):

@@ -17,7 +17,7 @@ from valkey.exceptions import AuthenticationError, NoPermissionError, ResponseEr
 from ..errors import ConfigurationError, StoreError, Unavailable
 from .connect import Address
 
-__all__ = ["SLOTS", "Place", "View", "ask_anew", "key_of", "newest", "parse_place", "slot_of"]
+__all__ = ["SLOTS", "Place", "View", "ask_anew", "key_of", "newest", "parse_place", "slot_of", "view_of"]
 
 SLOTS = 16384
 ASKED_MOST = 5  # nodes of one look
@@ -64,9 +64,12 @@ def parse_place(text: str, asked: Place) -> Place:
 async def ask(call: Callable[..., Awaitable[Any]], asked: Place) -> View:
     """What the node knows that ``call`` sends to. Raises StoreError, Unavailable, TimeoutError."""
     async with asyncio.timeout(ASK_SECONDS):
-        info = (await call(b"CLUSTER", b"INFO")).decode()
-        slots = await call(b"CLUSTER", b"SLOTS")
-    facts = dict(line.split(":", 1) for line in info.split() if ":" in line)
+        return view_of(await call(b"CLUSTER", b"INFO"), await call(b"CLUSTER", b"SLOTS"), asked)
+
+
+def view_of(info: bytes, slots: Sequence[Any], asked: Place) -> View:
+    """What the node ``asked`` answered to CLUSTER INFO and to CLUSTER SLOTS."""
+    facts = dict(line.split(":", 1) for line in info.decode().split() if ":" in line)
     ranges: list[tuple[int, int, Place]] = []
     replicas: set[Place] = set()
     for first, last, primary, *others in slots:

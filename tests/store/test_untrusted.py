@@ -222,4 +222,4 @@ async def test_no_name_of_a_namespace_ends_the_string_that_the_rules_are_in(hist
     rules = {**rules_of(CONFIG.channels, CONFIG.namespaces), ']==] error("injected") --': {"size": 1, "ttl": 0, "meta_ttl": 0}}
     library = Library(rules, prefix)
     await library.install(history.commands)
-    assert await library.agrees(history.commands.call)
+    assert await library.agrees(history.commands)
