@@ -23,6 +23,7 @@ from gateway.store.link import Link
 
 from ..kit.clusters import Cluster, Node
 from ..kit.model import Recorder
+from ..kit.valkeys import opened_history
 from ..kit.waiting import until
 
 CONFIG = Config()
@@ -196,6 +197,23 @@ async def test_a_shard_that_dies_or_is_silent_costs_its_own_channels_until_its_r
     await until(lambda: subscriptions[2].events == ["begin", 1], "what is published at the shard that lived")
     assert keys[2] not in process.lost and process.confirmed.count(keys[2]) == 1
     assert [subscription.events for subscription in subscriptions] == [["begin", 1]] * 3
+
+
+async def test_a_name_is_in_the_index_before_its_first_publication_and_calls_have_their_order(
+    cluster: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config(namespaces={"named": {"index": True}})  # type: ignore[dict-item]  # pydantic takes it
+    async with opened_history(cluster.url, prefix, config) as history:
+        sent: list[bytes] = []
+        route = history.commands.route  # type: ignore[attr-defined]  # a cluster's
+        monkeypatch.setattr(history.commands, "route", lambda command: (sent.append(command.text), route(command)))
+        for number in range(5):  # in different slots than the index
+            channel = f"named:{number}"
+            positions = await asyncio.gather(*(history.publish(channel, publish_words(b"%d" % count)) for count in range(1, 21)))
+            assert [position.offset for position in positions if position] == list(range(1, 21))
+            assert cluster.call("SISMEMBER", history.layout.index("named"), channel)
+        texts = [text for text in sent if b"named:" in text]
+        assert [b"gateway_index" in text for text in texts[:2]] == [True, False]
 
 
 async def test_a_coordinated_failover_loses_nothing(process: Reading, cluster: Cluster, prefix: str) -> None:
