@@ -11,6 +11,8 @@ connection  one server: one pipelined connection for commands
 cluster     a cluster: each command goes to the shard that holds its hash slot
 held_slots  slots that move: their commands wait in order
 topology    which node of a cluster holds which slots
+blocking    commands that wait in Valkey, over a connection of their own
+valkey_clock   the clock of a key's shard
 link        the one Pub/Sub connection of a process
 history     publish, read, remove: the library's functions as methods
 data_folder the folder of the embedded server, the database and the secrets: private, and repaired where it is not

@@ -11,12 +11,14 @@ from ..errors import StoreError, Unavailable
 from ..publication import Position, Publication
 from ..rules.protocol import BEGINNING
 from ..rules.recovery import same_life
+from ..runtime.turns import Turns
 from .access import Commands
 from .index import ChannelIndex
 from .layout import Layout, read_entry, read_epoch
 
 __all__ = ["PAGE_BYTES", "History", "Page"]
 
+INDEX_SECONDS = 1.0  # for which a publication waits until its channel's name is in the index, in a cluster
 PAGE_BYTES = 256 * 1024  # of one read; a page may pass it by one publication
 
 
@@ -43,6 +45,7 @@ class History:
         self.commands = commands
         self.layout = layout
         self._index = ChannelIndex(layout)
+        self._turns = Turns()
 
     async def publish(self, channel: str, words: Sequence[Any], *, repeatable: bool = False) -> Position | None:
         """Publishes ``publish_words(…)`` and returns the publication's position; None where the channel has no history.
@@ -59,9 +62,15 @@ class History:
     async def _publish(
         self, function: bytes, channel: str, keys: Sequence[bytes], words: Sequence[Any], repeatable: bool
     ) -> Position | None:
-        self._write_index(channel)
         call = (b"FCALL", function, len(keys), *keys, *words)
-        offset, epoch = await self.commands.call(*call, repeatable=repeatable, guarded=True)
+        if self._index_goes_first(channel):
+            async with self._turns.of(channel):
+                await self.write_index_first(channel)
+                answer = self.commands.begin(*call, repeatable=repeatable, guarded=True)
+        else:
+            self._write_index(channel)
+            answer = self.commands.begin(*call, repeatable=repeatable, guarded=True)
+        offset, epoch = await answer
         if offset == 1:
             self._index.began(channel)
             self._write_index(channel)
@@ -69,12 +78,13 @@ class History:
 
     async def relay(self, channel: str, version_epoch: str, rows: Sequence[tuple[int, str]], *, notify: bool) -> None:
         """Publishes (version, data) in order, as one act; versions that are not newer than the channel's were published before."""
-        self._write_index(channel)
+        await self.write_index_first(channel)
         keys = self.layout.inbox_keys(channel) if notify else self.layout.keys(channel)
         await self.call(b"gateway_relay", keys, version_epoch, *(word for row in rows for word in row))
 
     async def restore(self, channel: str, version_epoch: str, version: int, entries: Sequence[tuple[int, str]]) -> Position:
         """Begins the channel's history anew, with ``entries``, (unix ms, data) each; ``version`` is that of the last one."""
+        await self.write_index_first(channel)
         words = (word for entry in entries for word in entry)
         offset, epoch = await self.call(b"gateway_restore", self.layout.keys(channel), version_epoch, version, *words)
         return Position(read_epoch(epoch, channel), offset)
@@ -139,10 +149,31 @@ class History:
         offset, epoch = await self.call(b"gateway_remove", self.layout.keys(channel))
         return Position(read_epoch(epoch, channel), offset)
 
-    def _write_index(self, channel: str) -> None:
-        """Writes the channel's name into its namespace's index, before what is called next, where this process has not yet done so."""
-        if command := self._index.command(channel):
-            self.commands.begin(*command, repeatable=True).add_done_callback(partial(self._on_index, channel))
+    def _index_goes_first(self, channel: str) -> bool:
+        """Whether a publication has to wait until its channel's name is in the index, or for older ones that do. Never where one
+        connection carries both out in order."""
+        return self.commands.sharded and (channel in self._turns or self._index.command(channel) is not None)
+
+    async def write_index_first(self, channel: str) -> None:
+        """Sees that what is called next is carried out after the channel's name is in its namespace's index.
+
+        In a cluster, where the two are in different slots, that is waited for; not if the index's shard cannot be reached, so that the
+        other shards' channels go on. The next publication then writes the name.
+        """
+        written = self._write_index(channel)
+        if written is None or not self.commands.sharded:
+            return
+        shard = self.commands.shard(self.layout.index(channel.partition(":")[0]))
+        if shard is not None and shard.connected:
+            await asyncio.wait((written,), timeout=INDEX_SECONDS)
+
+    def _write_index(self, channel: str) -> asyncio.Future[int] | None:
+        """Writes the channel's name into its namespace's index, before what is called next in the same slot, where this process has not yet done so."""
+        if (command := self._index.command(channel)) is None:
+            return None
+        written = self.commands.begin(*command, repeatable=True)
+        written.add_done_callback(partial(self._on_index, channel))
+        return written
 
     def _on_index(self, channel: str, written: asyncio.Future[int]) -> None:
         if written.cancelled():

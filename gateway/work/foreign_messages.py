@@ -23,6 +23,7 @@ from ..runtime.backoff import retrying
 from ..store.connect import Address, open_connection
 from ..store.connection import Replies
 from ..store.history import History
+from ..store.valkey_clock import valkey_time
 from .mapping import Entry
 from .source import BATCH, BATCH_BYTES, FAILED_MOST, Batch
 
@@ -48,7 +49,8 @@ class ForeignMessages:
         self._rules = rules
         self._most = most
         self._title = f"bridge {rules.title}"
-        self._failed = rules.failed.encode() or history.layout.bridge(rules.source, rules.title) + b":failed"
+        self._state = history.layout.bridge(rules.source, rules.title)  # the clock of its shard counts, whichever process works
+        self._failed = rules.failed.encode() or self._state + b":failed"
         prefix, _, suffix = rules.source.encode().partition(STAR.encode())
         self._star = slice(len(prefix), -len(suffix) or None)
         self._ours = (f"{history.layout.prefix}:".encode(), KEYSPACE.encode())
@@ -71,8 +73,7 @@ class ForeignMessages:
         self._entries.clear()
         self._arrived.clear()
         self._bytes = 0
-        seconds, microseconds = await self._history.commands.call(b"TIME")
-        self._number = int(seconds) * 1_000_000 + int(microseconds)
+        self._number = int(1e6 * await valkey_time(self._history.commands, self._state))
         await self._connect()
         self._listening = asyncio.create_task(self._stay_connected(), name=self._title)
 
