@@ -3,6 +3,5 @@
 tasks     tasks that no code awaits: held while they run, their errors logged
 wheel     one timer for all connections of a process
 logs      log lines that what comes from outside cannot forge
-turns     callers that name the same thing, one after another
 backoff   how long to wait before the next attempt, and the loops that try again
 """

@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from itertools import count
 from typing import Any
 
 import libvalkey
@@ -49,7 +50,9 @@ class ClusterCommands:
         self._functions = functions
         self._servers: dict[Place, ServerCommands] = {}
         self._owners: list[ServerCommands | None] = [None] * SLOTS
+        self._is_patched = False  # by redirections, since the table was read
         self._replicas: Sequence[Place] = ()
+        self._numbers = count()
         self._held = HeldSlots(self, patience)
         self._changed: list[Callable[[], None]] = []
         self._tasks = Tasks()
@@ -143,8 +146,10 @@ class ClusterCommands:
 
     def _enqueue(self, words: tuple[Any, ...], repeatable: bool, guarded: bool) -> asyncio.Future[Any]:
         loop, key = asyncio.get_running_loop(), key_of(words)
-        slot = -1 if key is None else slot_of(key)
-        command = Command(libvalkey.pack_command(words), loop.create_future(), loop.time(), repeatable=repeatable, slot=slot)
+        command = Command(libvalkey.pack_command(words), loop.create_future(), loop.time(), repeatable=repeatable)
+        command.number = next(self._numbers)
+        if key is not None:
+            command.slot = slot_of(key)
         if guarded and self._functions is not None:
             command.words = words
         self.route(command)
@@ -175,6 +180,7 @@ class ClusterCommands:
     def moved(self, slot: int, place: Place) -> ServerCommands:
         """A shard says that ``place`` holds the slot, which is newer than the table."""
         self._owners[slot] = server = self.server(place)
+        self._is_patched = True
         self.look_again()
         return server
 
@@ -226,9 +232,9 @@ class ClusterCommands:
         for first, last, place in view.ranges:
             after[first : last + 1] = [self.server(place)] * (last + 1 - first)
         self._replicas = view.replicas
-        if after == before:
+        if after == before and not self._is_patched:
             return False
-        self._owners = after
+        self._owners, self._is_patched = after, False
         for server in list(self._servers.values()):
             self._held.hold_moved(server, [slot for slot in server.slots() if after[slot] is not server])
         self._retire(set(self.shards))
@@ -241,9 +247,10 @@ class ClusterCommands:
         for place, server in list(self._servers.items()):
             if server not in needed:
                 del self._servers[place]
-                self._tasks.spawn(_closed(server))
+                self._tasks.spawn(self._close(server))
 
-
-async def _closed(server: ServerCommands) -> None:
-    await server.settle()
-    await server.close()
+    async def _close(self, server: ServerCommands) -> None:
+        await server.settle()
+        for command in server.withdraw(lambda slot: False):
+            self.route(command)
+        await server.close()

@@ -102,19 +102,19 @@ class Redirects(Protocol):
 class Command:
     """One command on its way. ``words`` are kept of a guarded one alone, whose text changes with the generation.
 
-    ``slot`` is the hash slot of its keys in a cluster; -1 for one without keys, and where there is one server.
+    ``slot`` is the hash slot of its keys in a cluster; -1 for one without keys, and where there is one server. ``number`` counts a
+    cluster's commands in the order in which they were called.
     """
 
-    __slots__ = ("called", "future", "generation", "repeatable", "slot", "text", "urgent", "words", "written")
+    __slots__ = ("called", "future", "generation", "number", "repeatable", "slot", "text", "urgent", "words", "written")
 
-    def __init__(
-        self, text: bytes, future: asyncio.Future[Any], now: float, *, repeatable: bool = False, urgent: bool = False, slot: int = -1
-    ) -> None:
+    def __init__(self, text: bytes, future: asyncio.Future[Any], now: float, *, repeatable: bool = False, urgent: bool = False) -> None:
         self.text = text
         self.future = future
         self.called = self.written = now
         self.repeatable = repeatable
-        self.slot = slot
+        self.slot = -1
+        self.number = 0
         self.urgent = urgent  # it passed the queue, to mend what the others wait for
         self.words: tuple[Any, ...] | None = None
         self.generation = b""

@@ -8,8 +8,8 @@ do the others follow. ``ASK`` is answered one by one, until the slot has arrived
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
-from collections import deque
 from collections.abc import Awaitable, Iterable
 from typing import Protocol
 
@@ -41,23 +41,30 @@ class Routes(Protocol):
 
 
 class _Held:
-    """One slot. ``attempt`` is the command that was sent alone, ``answer`` its refusal, or None once it is answered."""
+    """One slot and its commands, the oldest first. ``attempt`` is the one that was sent alone, ``answer`` its refusal, None if it was answered."""
 
     def __init__(self, slot: int) -> None:
         self.slot = slot
-        self.refused: deque[Command] = deque()  # older than those that wait
-        self.waiting: deque[Command] = deque()
         self.attempt: Command | None = None
         self.answer: asyncio.Future[str | None] | None = None
+        self._commands: list[tuple[int, Command]] = []  # a heap
 
-    def next(self) -> Command | None:
+    def add(self, commands: Iterable[Command]) -> None:
+        for command in commands:
+            heapq.heappush(self._commands, (command.number, command))
+
+    def oldest(self) -> Command | None:
         """The oldest that somebody still waits for."""
-        for commands in (self.refused, self.waiting):
-            while commands:
-                if not commands[0].future.done():
-                    return commands[0]
-                commands.popleft()
+        while self._commands:
+            if not (command := self._commands[0][1]).future.done():
+                return command
+            heapq.heappop(self._commands)
         return None
+
+    def take_all(self) -> list[Command]:
+        commands = [command for _, command in sorted(self._commands)]
+        self._commands.clear()
+        return commands
 
     def answered(self, refusal: str | None) -> None:
         if self.answer is not None and not self.answer.done():
@@ -74,15 +81,18 @@ class HeldSlots:
         self._tasks = Tasks()
 
     def takes(self, command: Command) -> bool:
-        """Takes a new command if its slot is held."""
+        """Takes a command if its slot is held: a new one, or one that a closed connection gives back."""
         if not self._held or (held := self._held.get(command.slot)) is None:
             return False
-        held.waiting.append(command)
+        if held.attempt is command:
+            held.answered(MOVED)
+        else:
+            held.add([command])
         return True
 
     def hold_unowned(self, command: Command) -> None:
         """Holds the slot of a command that no shard is known for."""
-        self._hold(command.slot, None).waiting.append(command)
+        self._hold(command.slot, None).add([command])
 
     def hold_moved(self, server: ServerCommands, slots: Iterable[int]) -> None:
         """Holds slots that another shard has now; ``server`` has commands of them."""
@@ -102,19 +112,19 @@ class HeldSlots:
             return
         if held is None:
             held = self._hold(command.slot, server, self._tasks.spawn(server.settle()))
-        held.refused.append(command)
+        held.add([command])
 
     def _hold(self, slot: int, server: ServerCommands | None, settled: Awaitable[None] | None = None) -> _Held:
         held = self._held[slot] = _Held(slot)
         if server is not None:
-            held.waiting.extend(server.withdraw(lambda each: each != slot))
+            held.add(server.withdraw(lambda each: each != slot))
         self._tasks.spawn(self._mend(held, server, settled))
         return held
 
     async def close(self) -> None:
         await self._tasks.cancel()
         for held in self._held.values():
-            for command in (*held.refused, *held.waiting):
+            for command in held.take_all():
                 if not command.future.done():
                     command.future.set_exception(Unavailable("the connection was closed"))
         self._held.clear()
@@ -123,10 +133,9 @@ class HeldSlots:
         """Sends the oldest until it is answered, then all others."""
         if server is not None and settled is not None:
             await settled
-            # What was written, may be repeated, and lost its connection is newer than what was refused before, and older than all that waits.
-            held.refused.extend(server.withdraw(lambda each: each != held.slot))
+            held.add(server.withdraw(lambda each: each != held.slot))
         refusals = 0
-        while (command := held.next()) is not None:
+        while (command := held.oldest()) is not None:
             if self._is_over(command):
                 continue
             refusal, at_owner = await self._attempt(held, command)
@@ -143,12 +152,13 @@ class HeldSlots:
 
     def _release(self, held: _Held) -> None:
         owner = self._routes.owner(held.slot)
-        left = [command for command in (*held.refused, *held.waiting) if not command.future.done()]
-        for command in left:
-            if owner is None:
-                self.hold_unowned(command) if held.slot not in self._held else self.takes(command)
-            else:
+        for command in held.take_all():
+            if command.future.done():
+                continue
+            if owner is not None:
                 owner.take(command)
+            elif not self.takes(command):
+                self.hold_unowned(command)
 
     def _is_over(self, command: Command) -> bool:
         """Ends the waiting of a command whose patience is over."""

@@ -6,20 +6,20 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 from ..errors import StoreError, Unavailable
 from ..publication import Position, Publication
 from ..rules.protocol import BEGINNING
 from ..rules.recovery import same_life
-from ..runtime.turns import Turns
 from .access import Commands
 from .index import ChannelIndex
 from .layout import Layout, read_entry, read_epoch
 
 __all__ = ["PAGE_BYTES", "History", "Page"]
 
-INDEX_SECONDS = 1.0  # for which a publication waits until its channel's name is in the index, in a cluster
 PAGE_BYTES = 256 * 1024  # of one read; a page may pass it by one publication
+INDEX_SECONDS = 1.0  # that a publication on a cluster waits until its channel's name is in the index
 
 
 class Page(NamedTuple):
@@ -45,7 +45,7 @@ class History:
         self.commands = commands
         self.layout = layout
         self._index = ChannelIndex(layout)
-        self._turns = Turns()
+        self._indexing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # while calls of the channel hold or await it
 
     async def publish(self, channel: str, words: Sequence[Any], *, repeatable: bool = False) -> Position | None:
         """Publishes ``publish_words(…)`` and returns the publication's position; None where the channel has no history.
@@ -62,15 +62,9 @@ class History:
     async def _publish(
         self, function: bytes, channel: str, keys: Sequence[bytes], words: Sequence[Any], repeatable: bool
     ) -> Position | None:
+        await self.write_index_first(channel)
         call = (b"FCALL", function, len(keys), *keys, *words)
-        if self._index_goes_first(channel):
-            async with self._turns.of(channel):
-                await self.write_index_first(channel)
-                answer = self.commands.begin(*call, repeatable=repeatable, guarded=True)
-        else:
-            self._write_index(channel)
-            answer = self.commands.begin(*call, repeatable=repeatable, guarded=True)
-        offset, epoch = await answer
+        offset, epoch = await self.commands.call(*call, repeatable=repeatable, guarded=True)
         if offset == 1:
             self._index.began(channel)
             self._write_index(channel)
@@ -149,31 +143,36 @@ class History:
         offset, epoch = await self.call(b"gateway_remove", self.layout.keys(channel))
         return Position(read_epoch(epoch, channel), offset)
 
-    def _index_goes_first(self, channel: str) -> bool:
-        """Whether a publication has to wait until its channel's name is in the index, or for older ones that do. Never where one
-        connection carries both out in order."""
-        return self.commands.sharded and (channel in self._turns or self._index.command(channel) is not None)
-
-    async def write_index_first(self, channel: str) -> None:
-        """Sees that what is called next is carried out after the channel's name is in its namespace's index.
-
-        In a cluster, where the two are in different slots, that is waited for; not if the index's shard cannot be reached, so that the
-        other shards' channels go on. The next publication then writes the name.
-        """
-        written = self._write_index(channel)
-        if written is None or not self.commands.sharded:
-            return
-        shard = self.commands.shard(self.layout.index(channel.partition(":")[0]))
-        if shard is not None and shard.connected:
-            await asyncio.wait((written,), timeout=INDEX_SECONDS)
-
     def _write_index(self, channel: str) -> asyncio.Future[int] | None:
-        """Writes the channel's name into its namespace's index, before what is called next in the same slot, where this process has not yet done so."""
+        """Writes the channel's name into its namespace's index, where this process has not yet done so. On one server that is carried out
+        before what is called next."""
         if (command := self._index.command(channel)) is None:
             return None
         written = self.commands.begin(*command, repeatable=True)
         written.add_done_callback(partial(self._on_index, channel))
         return written
+
+    async def write_index_first(self, channel: str) -> None:
+        """``_write_index``, so that what the caller calls next is carried out after it.
+
+        On a cluster, where the index is in another slot and nothing orders the two, it returns when the name is written. The channel's other
+        calls wait for their turn. An index whose shard is away holds nothing up.
+        """
+        if not self.commands.sharded:
+            self._write_index(channel)
+            return
+        lock = self._indexing.get(channel)
+        if lock is None:
+            if self._index.command(channel) is None:
+                return
+            lock = self._indexing[channel] = asyncio.Lock()
+        async with lock:
+            if (written := self._write_index(channel)) is not None and self._reaches_index(channel):
+                await asyncio.wait((written,), timeout=INDEX_SECONDS)
+
+    def _reaches_index(self, channel: str) -> bool:
+        shard = self.commands.shard(self.layout.index(channel.partition(":")[0]))
+        return shard is not None and shard.connected
 
     def _on_index(self, channel: str, written: asyncio.Future[int]) -> None:
         if written.cancelled():

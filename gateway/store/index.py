@@ -2,7 +2,9 @@
 
 A channel's keys are in one hash slot and the index in another, so ``gateway_publish`` cannot write it. Instead each process that publishes
 to a channel, or follows it, writes the name before its first publication there. On one server the two commands leave together, in this
-order; in a cluster the publication waits until the name is written, for different shards know no order. It does so again where the answer shows that the channel's history began anew: Valkey has lost the index then, too.
+order; on a cluster, where nothing orders two slots, the publication waits for the answer, unless the index's shard is away: then the name
+is written when it is back. It is written again where the answer shows that the channel's history began anew: Valkey has lost the index
+then, too.
 """
 
 from __future__ import annotations
