@@ -124,7 +124,7 @@ async def _compare_keys(config: Config, commands: Commands, report: Report) -> N
     """A configuration without any key has nothing to compare: it is one of a machine where no gateway runs."""
     if not Keys(config.tokens):
         return
-    others = await differing(commands.call, config.prefix, fingerprint(config.tokens, config.prefix))
+    others = await differing(commands, config.prefix, fingerprint(config.tokens, config.prefix))
     if others:
         report.faults.append(
             f"{len(others)} of the gateways that run on this Valkey check tokens with other secrets or keys than this configuration "
