@@ -34,6 +34,7 @@ from .live.hub import Hub
 from .live.inbox import Inbox
 from .rpc.calls import Calls
 from .rpc.methods import built_in
+from .runtime import tracing
 from .runtime.tasks import Tasks, run_endlessly
 from .runtime.wheel import Wheel
 from .session.admission import Admission
@@ -209,6 +210,8 @@ def create_app(config: Config, valkey_url: str = "", guests: Sequence[Guest] = (
         state.failure = None
         async with contextlib.AsyncExitStack() as stack:
             try:
+                tracing.start(config.telemetry.traces)
+                stack.push_async_callback(asyncio.to_thread, tracing.end)
                 gateway = state.gateway = Gateway(config, valkey_url or config.valkey_url)
                 await gateway.start()
                 stack.push_async_callback(gateway.stop)

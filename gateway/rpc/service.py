@@ -41,6 +41,7 @@ import msgspec
 
 from ..errors import Failure, StoreError, Unavailable
 from ..rules.json_text import decode_json, raw_object
+from ..runtime import tracing
 from ..runtime.backoff import retrying
 from ..runtime.tasks import Tasks
 from ..store.connect import Address
@@ -158,6 +159,7 @@ class Service:
     @contextlib.asynccontextmanager
     async def _connected(self) -> AsyncIterator[tuple[Commands, Commands]]:
         """Two connections: on that which waits for requests, every further command would wait too."""
+        tracing.find()
         address = Address(find_url(self._url, self._data_dir))
         async with contextlib.AsyncExitStack() as stack:
             queue, commands = Commands(address, patience=BLOCK_SECONDS), Commands(address)
@@ -212,7 +214,10 @@ class Service:
         if deadline <= time.time():
             log.info("%s: a request whose deadline is over is dropped", name)
             return
-        answer = await _answer(name, method, request, deadline)
+        with tracing.span(f"rpc {name}", "server", parent=request.traceparent, attributes={"rpc.method": name}):
+            answer = await _answer(name, method, request, deadline)
+            if answer is None or "error" in answer:
+                tracing.fail("timeout" if answer is None else "error")
         if answer is None:
             return
         if request.reply_to:

@@ -8,6 +8,7 @@ says what is wrong. Fields that a method does not have are ignored, and named in
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,10 +16,11 @@ from starlette.responses import Response
 from ...errors import BadRequest, ClientError, Internal, LimitExceeded, StoreError
 from ...rules.json_text import encode
 from ...rules.protocol import error_json
+from ...runtime import tracing
 from ...session.node import Node
 from ..request import api_key_of, body_of, is_api_key, is_trusted
 from ..responses import STATUS_OF_ERROR, json_response
-from .methods import BATCH, METHODS, Malformed, answer, warnings_of
+from .methods import BATCH, METHODS, Malformed, Method, answer, warnings_of
 
 __all__ = ["api"]
 
@@ -70,6 +72,23 @@ async def api(node: Node, request: Request) -> Response:
     if isinstance(body, Response):
         too_large = LimitExceeded(f"the body is larger than limits.api_bytes, {config.limits.api_bytes}")
         return _answered(too_large, 413, {"connection": "close"}) if body.status_code == 413 else body
+    with _traced(node, request, name):
+        return await _called(node, request, name, method, body)
+
+
+def _traced(node: Node, request: Request, name: str) -> AbstractContextManager[None]:
+    """A span of the request, in the trace of its ``traceparent``. Where the process makes no spans, that is passed on to what it publishes."""
+    if tracing.is_on():
+        # An application around this one may have begun a span for the request.
+        parent = tracing.traceparent() or request.headers.get("traceparent", "")
+        attributes = {"http.request.method": "POST", "http.route": f"/api/{name}"}
+        return tracing.span(f"POST /api/{name}", "server", parent=parent, attributes=attributes)
+    if node.config.telemetry.publication_tags:
+        return tracing.passing(request.headers.get("traceparent", ""))
+    return nullcontext()
+
+
+async def _called(node: Node, request: Request, name: str, method: Method, body: bytes) -> Response:
     try:
         result = await answer(node, method, body)
     except Malformed as error:
@@ -87,6 +106,7 @@ async def api(node: Node, request: Request) -> Response:
 
 def _refused(request: Request, name: str, error: ClientError) -> Response:
     log.info("api: %s refused with %d %s", name, error.code, error)
+    tracing.fail(str(error.code))
     transport = request.headers.get("x-centrifugo-error-mode") == "transport"
     return _answered(error, STATUS_OF_ERROR.get(error.code, 400) if transport else 200)
 
