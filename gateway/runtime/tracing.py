@@ -111,9 +111,10 @@ def start(traces: bool) -> None:
         return
     try:
         from .spans import Spans, made_provider
+
+        use(Spans(made_provider(), ours=True))
     except ImportError as error:
         raise ConfigurationError(f"telemetry.traces needs OpenTelemetry's packages, pip install 'gateway[telemetry]': {error}") from None
-    use(Spans(made_provider(), ours=True))
 
 
 def end() -> None:
