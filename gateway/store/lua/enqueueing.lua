@@ -10,7 +10,7 @@ local function job_options(args)
   local options = {}
   for i = 3, #args, 2 do
     if not JOB_OPTIONS[args[i]] or args[i + 1] == nil then
-      error({err = 'GATEWAY ' .. clean(args[i], 60) .. ' is not one of id, key, priority, delay, at, attempts, timeout, expires, expires_at, result_ttl, channel, serial, limit, version, version_epoch, traceparent, or has no value'})
+      error({err = 'GATEWAY ' .. clean(args[i], 60) .. ' is not one of id, key, priority, delay, at, attempts, timeout, expires, expires_at, result_ttl, channel, serial, limit, version, version_epoch, or has no value'})
     end
     options[args[i]] = args[i + 1]
   end
