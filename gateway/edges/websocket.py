@@ -38,7 +38,7 @@ from ..session.session import Session
 from .outlets import SessionOutlet
 from .request import NO_HOST, NO_PROTOBUF, OF_PAGE, asks_for_protobuf, client_address, is_foreign, refused_origin
 
-__all__ = ["NOT_UTF8", "PATH", "WEBSOCKET", "WebSocketConnection", "text_frame"]
+__all__ = ["NOT_UTF8", "PATH", "WEBSOCKET", "WEBSOCKET_TRANSPORT", "WebSocketConnection", "text_frame"]
 
 log = logging.getLogger("gateway.websocket")
 _quiet = logging.getLogger("gateway.websocket.protocol")
@@ -95,6 +95,7 @@ def _prepare(channel: ChannelView, publication: Publication) -> bytes:
 
 
 WEBSOCKET = WebSocketWire()
+WEBSOCKET_TRANSPORT = "websocket"  # as metrics name it
 
 
 class WebSocketConnection(SessionOutlet, asyncio.Protocol):
@@ -106,6 +107,7 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
     )
 
     wire = WEBSOCKET
+    transport = WEBSOCKET_TRANSPORT
     return_path: dict[str, bytes] = {}
 
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None) -> None:
@@ -119,6 +121,10 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
         self._small_used = 0.0
         self.native_pings = False
         self.place = UNLIMITED
+
+    @property
+    def waiting_bytes(self) -> int:
+        return self._transport.get_write_buffer_size()
 
     # The handshake.
 
@@ -167,6 +173,7 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
     # Inbound.
 
     def data_received(self, data: bytes) -> None:
+        self._node.admission.counts.received[WEBSOCKET_TRANSPORT] += len(data)
         if self._rest or self._reading_paused:  # the transport, or TLS above it, had read it before it was paused
             self._rest += data
         else:

@@ -21,7 +21,7 @@ from ..session.node import Node
 from ..session.session import Session
 from .outlets import Buffered, SessionOutlet
 from .request import NO_HOST, NO_PROTOBUF, asks_for_protobuf, client_address, is_foreign, refused_origin
-from .websocket import NOT_UTF8, PATH, REASON_BYTES
+from .websocket import NOT_UTF8, PATH, REASON_BYTES, WEBSOCKET_TRANSPORT
 
 __all__ = ["serve_websocket"]
 
@@ -43,6 +43,7 @@ class AsgiConnection(SessionOutlet):
     """The outlet of a session. ``run`` reads and writes until one side closes, in a task for each."""
 
     wire = TEXT
+    transport = WEBSOCKET_TRANSPORT
     separator = b"\n"
     native_pings = False
     place = None
@@ -58,6 +59,10 @@ class AsgiConnection(SessionOutlet):
         self._output = Buffered(self._send_text, self.separator)
         self._output.carry(self, node.config.limits.waiting_bytes)
         self.write = self._output.write
+
+    @property
+    def waiting_bytes(self) -> int:
+        return self._output.waiting_bytes
 
     async def run(self) -> None:
         """Returns when the connection is closed."""
@@ -103,6 +108,7 @@ class AsgiConnection(SessionOutlet):
             self._take(self._session, text.encode() if text is not None else message.get("bytes") or b"")
 
     def _take(self, session: Session, message: bytes) -> None:
+        self._node.admission.counts.received[WEBSOCKET_TRANSPORT] += len(message)
         if len(message) > self._node.config.limits.message_bytes:
             session.closed()
             self.disconnect(1009, "message too big")

@@ -32,10 +32,11 @@ from ...session.states import CLOSED, CONNECTING
 from ..outlets import Buffered, Direct, chunk
 from .event_formats import CHUNKED, PLAIN, SEVERAL, about, event, gap_event, publication_event, refusal, retry, several_ids
 
-__all__ = ["EventStream"]
+__all__ = ["SSE", "EventStream"]
 
 log = logging.getLogger("gateway.sse")
 
+SSE = "sse"  # the transport, as metrics name it
 EXPIRING_SECONDS = GRACE_SECONDS  # before its end: what a session's client has after it
 
 
@@ -95,6 +96,8 @@ class EventStream(TimedClient[StreamSubscription]):
 
     __slots__ = ("_positions", "_starts", "expiring_at", "output", "subscriptions", "write")
 
+    transport = SSE
+
     def __init__(
         self,
         node: Node,
@@ -137,6 +140,10 @@ class EventStream(TimedClient[StreamSubscription]):
     def paused(self) -> bool:
         return self.slow_since < NEVER
 
+    @property
+    def waiting_bytes(self) -> int:
+        return self.output.waiting_bytes
+
     def followed(self) -> Collection[StreamSubscription]:
         return self.subscriptions
 
@@ -169,6 +176,7 @@ class EventStream(TimedClient[StreamSubscription]):
         for start in starts:
             self._record("subscribed", channel=start.channel)
         self.opened()
+        self.counts.connected(self.transport)
         self.log_start()
         for subscription in self.subscriptions:
             self.node.hub.client_connected(subscription)
@@ -210,14 +218,24 @@ class EventStream(TimedClient[StreamSubscription]):
             if publication.offset:
                 self._positions[number] = Position(channel.epoch, publication.offset)
             parts += b"id: %b\n" % self._id(), publication_event(channel, publication)
-        self._write_text(b"".join(parts))
+        framed = self._framed(b"".join(parts))
+        self.subscriptions[number].channel.traffic.bytes += len(framed)
+        self._put(framed)
 
     def _id(self) -> bytes:
         return several_ids(self._positions)
 
     def _write_text(self, text: bytes) -> None:
+        framed = self._framed(text)
+        self.counts.sent += len(framed)
+        self._put(framed)
+
+    def _framed(self, text: bytes) -> bytes:
+        return chunk(text) if self.output.direct else text
+
+    def _put(self, framed: bytes) -> None:
         try:
-            self.write(chunk(text) if self.output.direct else text)
+            self.write(framed)
         except GONE as error:
             log.debug("a client's socket is gone: %s", error)  # its disconnect is on the way
 
@@ -316,6 +334,7 @@ class EventStream(TimedClient[StreamSubscription]):
             return
         log.log(logging.DEBUG if disconnect.code in (3000, 3001) else logging.INFO, "stream %s closed: %s", self.client, disconnect)
         known = self.connected
+        self.count_end(disconnect.code)
         self.move(CLOSED)
         self.log_end(disconnect)
         self.node.wheel.remove(self)
