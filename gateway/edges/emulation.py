@@ -25,6 +25,7 @@ from ..live.wire_formats import ChannelView
 from ..publication import Publication
 from ..rules.json_text import decode_json, encode
 from ..rules.protocol import PING, publication_json, push
+from ..session.client_counts import BY_EMULATED_HTTP_STREAM, BY_EMULATED_SSE, FROM_EMULATION
 from ..session.node import Node
 from ..session.session import Session
 from .outlets import Buffered, Direct, SessionOutlet, chunk, output_of, until_gone
@@ -68,7 +69,7 @@ class EmulationWire:
 _WIRES = {(EVENTS, chunked): EmulationWire(b"data: ", b"\n\n", chunked=chunked) for chunked in (True, False)} | {
     (LINES, chunked): EmulationWire(b"", b"\n", chunked=chunked) for chunked in (True, False)
 }
-_TRANSPORTS = {EVENTS: "emulation_sse", LINES: "emulation_http_stream"}  # as metrics name them
+_TRANSPORTS = {EVENTS: BY_EMULATED_SSE, LINES: BY_EMULATED_HTTP_STREAM}
 _OPENING = {EVENTS: b"\r\n", LINES: b""}
 _TYPES = {EVENTS: b"text/event-stream; charset=utf-8", LINES: b"application/json"}
 
@@ -136,7 +137,7 @@ class EmulationStream(SessionOutlet):
             self._receive(session, message)
 
     def _count(self, message: bytes) -> None:
-        self._node.admission.counts.received["emulation"] += len(message)
+        self._node.admission.counts.received[FROM_EMULATION] += len(message)
 
     def _wait(self, session: Session, message: bytes) -> None:
         """A POST cannot be left in a socket, so a client whose messages exceed the buffer is disconnected."""

@@ -32,13 +32,14 @@ from ..publication import Publication
 from ..rules.json_text import is_utf8
 from ..rules.protocol import PING, publication_json
 from ..rules.rate_limit import use
+from ..session.client_counts import BY_WEBSOCKET, FROM_WEBSOCKET
 from ..session.node import Node
 from ..session.places import UNLIMITED
 from ..session.session import Session
 from .outlets import SessionOutlet
 from .request import NO_HOST, NO_PROTOBUF, OF_PAGE, asks_for_protobuf, client_address, is_foreign, refused_origin
 
-__all__ = ["NOT_UTF8", "PATH", "WEBSOCKET", "WEBSOCKET_TRANSPORT", "WebSocketConnection", "text_frame"]
+__all__ = ["NOT_UTF8", "PATH", "WEBSOCKET", "WebSocketConnection", "text_frame"]
 
 log = logging.getLogger("gateway.websocket")
 _quiet = logging.getLogger("gateway.websocket.protocol")
@@ -95,7 +96,6 @@ def _prepare(channel: ChannelView, publication: Publication) -> bytes:
 
 
 WEBSOCKET = WebSocketWire()
-WEBSOCKET_TRANSPORT = "websocket"  # as metrics name it
 
 
 class WebSocketConnection(SessionOutlet, asyncio.Protocol):
@@ -107,7 +107,7 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
     )
 
     wire = WEBSOCKET
-    transport = WEBSOCKET_TRANSPORT
+    transport = BY_WEBSOCKET
     return_path: dict[str, bytes] = {}
 
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None) -> None:
@@ -173,7 +173,7 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
     # Inbound.
 
     def data_received(self, data: bytes) -> None:
-        self._node.admission.counts.received[WEBSOCKET_TRANSPORT] += len(data)
+        self._node.admission.counts.received[FROM_WEBSOCKET] += len(data)
         if self._rest or self._reading_paused:  # the transport, or TLS above it, had read it before it was paused
             self._rest += data
         else:

@@ -17,11 +17,12 @@ from ..live.wire_formats import ChannelView
 from ..publication import Publication
 from ..rules.json_text import is_utf8
 from ..rules.protocol import PING, publication_json
+from ..session.client_counts import BY_WEBSOCKET, FROM_WEBSOCKET
 from ..session.node import Node
 from ..session.session import Session
 from .outlets import Buffered, SessionOutlet
 from .request import NO_HOST, NO_PROTOBUF, asks_for_protobuf, client_address, is_foreign, refused_origin
-from .websocket import NOT_UTF8, PATH, REASON_BYTES, WEBSOCKET_TRANSPORT
+from .websocket import NOT_UTF8, PATH, REASON_BYTES
 
 __all__ = ["serve_websocket"]
 
@@ -43,7 +44,7 @@ class AsgiConnection(SessionOutlet):
     """The outlet of a session. ``run`` reads and writes until one side closes, in a task for each."""
 
     wire = TEXT
-    transport = WEBSOCKET_TRANSPORT
+    transport = BY_WEBSOCKET
     separator = b"\n"
     native_pings = False
     place = None
@@ -108,7 +109,7 @@ class AsgiConnection(SessionOutlet):
             self._take(self._session, text.encode() if text is not None else message.get("bytes") or b"")
 
     def _take(self, session: Session, message: bytes) -> None:
-        self._node.admission.counts.received[WEBSOCKET_TRANSPORT] += len(message)
+        self._node.admission.counts.received[FROM_WEBSOCKET] += len(message)
         if len(message) > self._node.config.limits.message_bytes:
             session.closed()
             self.disconnect(1009, "message too big")

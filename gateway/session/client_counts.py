@@ -9,8 +9,14 @@ from collections import Counter
 
 from ..errors import Disconnect
 
-__all__ = ["CLOSE_CODES", "ERROR_CODES", "OTHER", "ClientCounts"]
+__all__ = [
+    *("ACCEPTED", "BY_EMULATED_HTTP_STREAM", "BY_EMULATED_SSE", "BY_SSE", "BY_WEBSOCKET", "CLOSE_CODES", "FROM_API", "FROM_EMULATION"),
+    *("FROM_WEBSOCKET", "OTHER", "SOURCES", "TRANSPORTS", "ClientCounts"),
+]
 
+# What carries a client, and where received bytes come from; as metrics name them.
+BY_WEBSOCKET, BY_SSE, BY_EMULATED_SSE, BY_EMULATED_HTTP_STREAM = TRANSPORTS = ("websocket", "sse", "emulation_sse", "emulation_http_stream")
+FROM_WEBSOCKET, FROM_EMULATION, FROM_API = SOURCES = ("websocket", "emulation", "api")
 CLOSE_CODES = frozenset({1007, *Disconnect.REASONS})  # the first is WebSocket's own for text that is no UTF-8
 ERROR_CODES = frozenset(range(100, 114))  # PROTOCOL.md 1.5, and those of the server API
 OTHER = "other"

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from ...errors import BadRequest, ClientError, Internal, LimitExceeded, StoreError
 from ...rules.json_text import encode
 from ...rules.protocol import error_json
-from ...session.client_counts import OTHER
+from ...session.client_counts import FROM_API, OTHER
 from ...session.node import Node
 from ..request import api_key_of, body_of, is_api_key, is_trusted
 from ..responses import STATUS_OF_ERROR, json_response
@@ -75,7 +75,7 @@ async def api(node: Node, request: Request) -> Response:
         counts.answered(name, LimitExceeded.code if body.status_code == 413 else BadRequest.code)
         too_large = LimitExceeded(f"the body is larger than limits.api_bytes, {config.limits.api_bytes}")
         return _answered(too_large, 413, {"connection": "close"}) if body.status_code == 413 else body
-    counts.received["api"] += len(body)
+    counts.received[FROM_API] += len(body)
     try:
         result = await answer(node, method, body)
     except Malformed as error:

@@ -21,11 +21,12 @@ from ...rules.identity import Grant, Identity
 from ...rules.json_text import encode
 from ...rules.permissions import admits, overridden
 from ...rules.recovery import NEVER_WAS, provable
+from ...session.client_counts import BY_SSE
 from ...session.node import Node
 from ..outlets import output_of, until_gone
 from ..request import client_address, cors_headers, is_foreign, number_of, refused_origin, subscription_tokens_of, token_of
 from .event_formats import refusal
-from .stream import SSE, EventStream
+from .stream import EventStream
 
 __all__ = ["LAST_MOST", "EventStreams"]
 
@@ -93,7 +94,7 @@ class EventStreams:
         return None
 
     async def _refuse(self, send: Send, error: ClientError | Disconnect, channel: str = "") -> None:
-        self._node.admission.counts.refused(SSE, error.code)
+        self._node.admission.counts.refused(BY_SSE, error.code)
         message = error.reason if isinstance(error, Disconnect) else error.message
         log.info("stream refused with %d %s%s", error.code, message, f": {error.hint}" if error.hint else "")
         await send({"type": "http.response.body", "body": refusal(error.code, message, channel), "more_body": False})

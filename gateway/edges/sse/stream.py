@@ -25,6 +25,7 @@ from ...rules.identity import Grant, Identity, ServerSubscription
 from ...rules.json_text import encode
 from ...rules.permissions import overridden
 from ...rules.recovery import NEVER_WAS
+from ...session.client_counts import BY_SSE
 from ...session.client_subscription import client_info, seconds_left
 from ...session.deadlines import CONNECT_SECONDS, GRACE_SECONDS, NEVER, TimedClient, TimedSubscription
 from ...session.node import Node, new_id
@@ -32,11 +33,10 @@ from ...session.states import CLOSED, CONNECTING
 from ..outlets import Buffered, Direct, chunk
 from .event_formats import CHUNKED, PLAIN, SEVERAL, about, event, gap_event, publication_event, refusal, retry, several_ids
 
-__all__ = ["SSE", "EventStream"]
+__all__ = ["EventStream"]
 
 log = logging.getLogger("gateway.sse")
 
-SSE = "sse"  # the transport, as metrics name it
 EXPIRING_SECONDS = GRACE_SECONDS  # before its end: what a session's client has after it
 
 
@@ -96,7 +96,7 @@ class EventStream(TimedClient[StreamSubscription]):
 
     __slots__ = ("_positions", "_starts", "expiring_at", "output", "subscriptions", "write")
 
-    transport = SSE
+    transport = BY_SSE
 
     def __init__(
         self,
