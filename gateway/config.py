@@ -206,6 +206,8 @@ class Config(BaseSettings):
     prefix: str = Field("gw", pattern=r"^[A-Za-z0-9_.\-]{1,32}$")
     allowed_origins: list[str] = []
     api_keys: list[str] = []
+    metrics_key: str = ""
+    metrics_port: int = Field(0, ge=0, le=65535)
     drain_seconds: float = Field(10, ge=0)
     ping_seconds: float = Field(25, gt=0)
     pong_seconds: float = Field(8, gt=0)
