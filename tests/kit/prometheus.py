@@ -31,18 +31,23 @@ def promtool(*arguments: object) -> None:
 
 
 class Prometheus:
-    """Runs with the configuration ``file``, in whose folder it stores what it scrapes."""
+    """Runs with the configuration ``file``, in whose folder it stores what it scrapes. Its first scrape is five seconds after its start.
+
+    ``now`` is the unix time of its queries, "" for that of each query.
+    """
 
     def __init__(self, file: Path) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        self.now = ""
         self._log = (file.parent / "prometheus.log").open("wb")
         options = {
             "config.file": file,
             "storage.tsdb.path": file.parent / "series",
             "web.listen-address": self.url.removeprefix("http://"),
             "log.level": "warn",
+            "scrape.discovery-reload-interval": "100ms",
         }
         words = [f"--{name}={value}" for name, value in options.items()]
         self._process = subprocess.Popen(["prometheus", *words], stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log)
@@ -68,9 +73,9 @@ class Prometheus:
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{path} {query}: {error.read().decode()}") from None
 
-    def query(self, expression: str, **options: str) -> list[dict[str, Any]]:
+    def query(self, expression: str) -> list[dict[str, Any]]:
         """The samples of an expression."""
-        return self.ask("query", query=expression, **options)["result"]
+        return self.ask("query", query=expression, time=self.now)["result"]
 
     def close(self) -> None:
         self._process.terminate()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from importlib.resources import files
 from itertools import combinations
 from pathlib import Path
@@ -25,6 +26,7 @@ from ..kit.clients import client
 from ..kit.gateways import RULES, RunningGateway, Start
 from ..kit.jobs import working
 from ..kit.prometheus import Prometheus, needs_prometheus, promtool
+from ..kit.waiting import wait_until
 
 RECIPES = Path(str(files("gateway") / "recipes"))
 ALERTS = RECIPES / "prometheus_alerts.yml"
@@ -111,7 +113,8 @@ def prometheus(gateway: RunningGateway, valkey_url: str, tmp_path_factory: pytes
     (folder / ALERTS.name).write_text(ALERTS.read_text())
     prometheus = Prometheus(folder / "prometheus.yml")
     try:
-        asyncio.run(_traffic(gateway, valkey_url, folder, lambda: _scrapes(prometheus) >= SCRAPES))
+        wait_until(lambda: _scrapes(prometheus), "a first scrape")
+        asyncio.run(_traffic(gateway, valkey_url, folder, prometheus))
         yield prometheus
     finally:
         prometheus.close()
@@ -122,8 +125,8 @@ def _scrapes(prometheus: Prometheus) -> float:
     return float(samples[0]["value"][1]) if samples else 0
 
 
-async def _traffic(gateway: RunningGateway, valkey_url: str, folder: Path, is_enough: Callable[[], bool]) -> None:
-    """Every part of a gateway has something to do until it is enough."""
+async def _traffic(gateway: RunningGateway, valkey_url: str, folder: Path, prometheus: Prometheus) -> None:
+    """Every part of a gateway has something to do for SCRAPES scrapes; queries are then made of that time."""
     worker = Worker(url=valkey_url, prefix=gateway.prefix)
 
     @worker.job("work")
@@ -142,7 +145,7 @@ async def _traffic(gateway: RunningGateway, valkey_url: str, folder: Path, is_en
         await migrate(database)
         relay = asyncio.create_task(run_relay(database, publisher.history))
         number = 0
-        while not await asyncio.to_thread(is_enough):
+        while await asyncio.to_thread(_scrapes, prometheus) < SCRAPES:
             async with client(gateway, "u2") as other:
                 assert await other.error("subscribe", channel="nowhere:1") == 102
                 await other.result("subscribe", channel=channel, recover=True, offset=0, epoch="")
@@ -152,6 +155,7 @@ async def _traffic(gateway: RunningGateway, valkey_url: str, folder: Path, is_en
             async with database.transaction() as transaction:
                 transaction.publish(channel, number)
             number += 1
+        prometheus.now = f"{time.time():.3f}"
         relay.cancel()
         await asyncio.gather(relay, return_exceptions=True)
         assert wire.connected
