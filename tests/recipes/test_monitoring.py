@@ -94,7 +94,7 @@ def test_the_panels_of_the_dashboard_do_not_overlap() -> None:
 
 @pytest.fixture(scope="module")
 def gateway(start_gateway_once: Start) -> RunningGateway:
-    return start_gateway_once(f'metrics_key = "{KEY}"\n{RULES}')
+    return start_gateway_once(f'metrics_key = "{KEY}"\n{RULES}[[bridges]]\npubsub = "tech_news"\nchannel = "posts:tech"\n')
 
 
 @pytest.fixture(scope="module")
@@ -154,11 +154,11 @@ async def _traffic(gateway: RunningGateway, valkey_url: str, folder: Path, prome
             await queue.enqueue("work", number)
             async with database.transaction() as transaction:
                 transaction.publish(channel, number)
+            await wire.publications(22)
             number += 1
         prometheus.now = f"{time.time():.3f}"
         relay.cancel()
         await asyncio.gather(relay, return_exceptions=True)
-        assert wire.connected
 
 
 @needs_prometheus
