@@ -25,6 +25,7 @@ from .catchup import advance, catch_up
 from .channel import Channel
 from .ring import Rings
 from .subscription import State, Subscription
+from .traffic import LiveCounts
 
 __all__ = ["Feed", "HistoryReader", "Hub", "MissedEphemeral"]
 
@@ -64,7 +65,7 @@ class Hub:
     """All channels that one process follows. Make it inside a running loop.
 
     ``missed`` learns of ephemeral publications that may have been lost. ``rings`` has the bytes that all rings hold;
-    ``history_reads`` counts the reads of Valkey's history.
+    ``history_reads`` counts the reads of Valkey's history, ``counts`` what its channels do; ``subscriptions`` is how many there are.
     """
 
     def __init__(self, config: Config, layout: Layout, history: HistoryReader, feed: Feed, missed: MissedEphemeral) -> None:
@@ -80,6 +81,8 @@ class Hub:
         self._tasks = Tasks()
         self.rings = Rings(config.limits.ring_bytes)
         self.history_reads = 0
+        self.counts = LiveCounts(config)
+        self.subscriptions = 0
 
     def now(self) -> float:
         """The clock of everything live: seconds of the loop."""
@@ -92,7 +95,7 @@ class Hub:
         channel = self._channels.get(name)
         if channel is None:
             key = self._layout.channel(name)
-            channel = Channel(name, key, self._config.rules(name), self.rings, self._loop, self)
+            channel = Channel(name, key, self._config.rules(name), self.rings, self._loop, self, self.counts.of(name))
             self._channels[name] = self._by_key[key] = channel
             self._feed.subscribe([key])
             self._mark_idle(channel)
@@ -102,6 +105,7 @@ class Hub:
         """Takes a new subscription, and sends it on its way to live."""
         channel = subscription.channel
         channel.subscribers += 1
+        self.subscriptions += 1
         self._idle.pop(channel, None)
         self.resume(subscription)
 
@@ -134,6 +138,7 @@ class Hub:
         subscription.end()
         channel = subscription.channel
         channel.subscribers -= 1
+        self.subscriptions -= 1
         if channel.subscribers == 0:
             self._mark_idle(channel)
 
@@ -247,8 +252,8 @@ class Hub:
     def statistics(self) -> dict[str, int]:
         """``channels`` with subscriptions, all ``subscriptions``, ``rings_bytes`` held, and ``history_reads`` since the start."""
         return {
-            "channels": sum(1 for channel in self._channels.values() if channel.subscribers),
-            "subscriptions": sum(channel.subscribers for channel in self._channels.values()),
+            "channels": len(self._channels) - len(self._idle),
+            "subscriptions": self.subscriptions,
             "rings_bytes": self.rings.bytes,
             "history_reads": self.history_reads,
         }

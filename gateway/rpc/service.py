@@ -41,6 +41,7 @@ import msgspec
 
 from ..errors import Failure, StoreError, Unavailable
 from ..rules.json_text import decode_json, raw_object
+from ..runtime import tracing
 from ..runtime.backoff import retrying
 from ..runtime.tasks import Tasks
 from ..store.access import Commands, make_commands
@@ -163,6 +164,7 @@ class Service:
     @contextlib.asynccontextmanager
     async def _connected(self) -> AsyncIterator[tuple[Commands, list[tuple[BlockingCommands, list[bytes]]]]]:
         """One connection for commands, and one that waits for requests; in a cluster one of these for each list, which is in a slot of its own."""
+        tracing.find()
         address = Address(find_url(self._url, self._data_dir))
         async with contextlib.AsyncExitStack() as stack:
             commands = make_commands(address)
@@ -253,7 +255,10 @@ class Service:
         if deadline <= time.time():
             log.info("%s: a request whose deadline is over is dropped", name)
             return
-        answer = await _answer(name, method, request, deadline)
+        with tracing.span(f"rpc {name}", "server", parent=request.traceparent, attributes={"rpc.method": name}):
+            answer = await _answer(name, method, request, deadline)
+            if answer is None or "error" in answer:
+                tracing.fail("timeout" if answer is None else "error")
         if answer is None:
             return
         if request.reply_to:

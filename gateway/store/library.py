@@ -23,7 +23,7 @@ from .access import Commands
 
 __all__ = ["VERSION", "Library", "ready_blocking", "rules_of"]
 
-VERSION = 6  # of the functions; count it up with every change of what a function does
+VERSION = 7  # of the functions; count it up with every change of what a function does
 
 _NAME = re.compile(rb"^gateway_(\d+)$")
 _GENERATION = re.compile(rb"^(?:(\d+)\.)?[0-9a-f]{8}$")

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
 
+from ..runtime import tracing
 from ..runtime.tasks import shared
 from ..store.access import Commands, make_commands
 from ..store.connect import Address
@@ -102,6 +103,7 @@ class Queue:
         self._loop, self._commands, self._results, self._connecting = loop, None, None, {}
 
     async def _connect(self) -> None:
+        tracing.find()
         address = Address(find_url(self._given_url, self._data_dir))
         commands = make_commands(address, patience=self._patience, functions=Library(None, self._layout.prefix))
         await commands.start()

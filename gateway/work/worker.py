@@ -23,6 +23,7 @@ from typing import Any, TypeVar, Unpack
 from uuid import uuid4
 from zoneinfo import ZoneInfo
 
+from ..runtime import tracing
 from ..store.access import make_commands
 from ..store.connect import Address
 from ..store.embedded import find_url
@@ -236,6 +237,7 @@ class Worker:
 
     @contextlib.asynccontextmanager
     async def _connected(self) -> AsyncIterator[Engine]:
+        tracing.find()
         address = Address(find_url(self._url, self._data_dir))
         commands = make_commands(address, functions=Library(None, self._layout.prefix))
         await commands.start()
