@@ -14,6 +14,7 @@ from .samples import Rig, Sample, running
 from .visitors import Visitors
 
 BASE = 100_000  # connects after which the first sample is taken: until then memory fills up to its usual size
+SHOWN = 10_000  # connects between lines of progress
 STEP = 50_000  # connects between samples
 QUIET_SECONDS = 30.0  # without any client, before the first sample and before the last: longer than a channel or its history stays
 TOLERANCE = 0.1
@@ -31,9 +32,9 @@ async def soak(rig: Rig, connects: int, at_once: int, quiet: float) -> list[Samp
             await asyncio.sleep(quiet)
         sample = rig.sample(stop, (await backend.call("info"))["nodes"][0]["num_clients"])
         print(sample.row(), flush=True)
-        print(f"{stop / (time.monotonic() - begun):.0f} connects a second", file=sys.stderr, flush=True)
         if stop >= base:
             samples.append(sample)
+    print(f"\n{connects / (time.monotonic() - begun):.0f} connects a second, pauses included")
     backend.close()
     for what, count in sorted((visitors.did + backend.did).items()):
         print(f"{count:>9,} {what}")
@@ -48,6 +49,8 @@ async def _visits(visitors: Visitors, backend: Backend, numbers: range, at_once:
         for number in waiting:
             await visitors.visit(number)
             await backend.follow(number)
+            if number % SHOWN == 0:
+                print(f"{time.strftime('%H:%M:%S')} visitor {number:,}", file=sys.stderr, flush=True)
 
     async with asyncio.TaskGroup() as together:
         for _ in range(at_once):

@@ -54,7 +54,7 @@ class Backend:
 
 def _calls(number: int) -> list[tuple[str, dict[str, Any]]]:
     """What is called when so many visitors came."""
-    names, user = names_of(number), f"u{number % USERS}"
+    names, user = names_of(number), f"u{number // 20 % USERS}"
     calls: list[tuple[str, dict[str, Any]]] = []
     if number % 20 == 0:
         document = {"title": "x" * 200, "count": number, "more": "y" * 200}

@@ -78,6 +78,9 @@ class Line(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._lost = False
 
+    def __repr__(self) -> str:
+        return f"waited for {self._wanted!r}, {self._lost=}, got {bytes(self.read[-200:])!r}"
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
 
