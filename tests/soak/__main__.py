@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 import time
 
@@ -14,7 +15,7 @@ from .samples import Rig, Sample, running
 from .visitors import Visitors
 
 BASE = 100_000  # connects after which the first sample is taken: until then memory fills up to its usual size
-SHOWN = 10_000  # connects between lines of progress
+SHOWN = 5_000  # connects between lines of progress
 STEP = 50_000  # connects between samples
 QUIET_SECONDS = 30.0  # without any client, before the first sample and before the last: longer than a channel or its history stays
 TOLERANCE = 0.1
@@ -82,6 +83,7 @@ def main() -> int:
     parser.add_argument("--at-once", type=int, default=500, help="visitors at a time")
     parser.add_argument("--quiet", type=float, default=QUIET_SECONDS, help="seconds without a client before the first and the last sample")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the gateway and its Valkey end, too
     with running() as rig:
         samples = uvloop.run(soak(rig, options.connects, options.at_once, options.quiet))
         print(rig.log.read_text()[-3000:], file=sys.stderr)

@@ -92,7 +92,7 @@ class Visitors:
         await line.until(b"\r\n\r\n")
         await self._answers(line, len(commands))
         self.did["WebSockets"] += 1
-        for method, fields in self._deeds(number, chance, user, names):
+        for method, fields in self._deeds(number, chance, user, names) if number % 2 else ():
             text = self._command(ids, method, **fields)
             line.send(frame(text))
             await self._answers(line, 1, method)
@@ -177,7 +177,12 @@ def _token(user: str, number: int, chance: random.Random) -> str:
 
 
 def _subscriptions(number: int, chance: random.Random, names: dict[str, str]) -> list[dict[str, Any]]:
-    """What a WebSocket subscribes to in the frame of its connect: what others of its time share, and for some a room of their own."""
+    """What a WebSocket subscribes to in the frame of its connect: what others of its time share, and for some a room of their own.
+
+    Every other visitor only looks in, and does nothing afterwards.
+    """
+    if number % 2 == 0:
+        return [{"channel": names["live"] if number % 4 else names["topic"]}]
     found: list[dict[str, Any]] = [{"channel": names["room"], "join_leave": True}]
     if number % 5 < 2:
         found.append({"channel": f"room:own{number}"})
