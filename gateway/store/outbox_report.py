@@ -11,7 +11,7 @@ import time
 
 import msgspec
 
-from .connection import Commands
+from .access import Commands
 from .layout import Layout
 
 __all__ = ["EVERY_SECONDS", "OutboxReport", "read_outbox_reports", "report_outbox"]
