@@ -119,9 +119,13 @@ async def test_what_is_announced_by_each_shard_arrives_and_each_proves_itself(pr
         await until(lambda events=subscription.events: len(events) == 102, "all publications of a channel")
         assert subscription.events == ["begin", *range(1, 101), -1]
     assert process.ephemeral == [b"-1"] * 3 and process.lost == []
-    process.link.unsubscribe([process.layout.channel(channels[0])])
-    await until(lambda: cluster.call("SPUBLISH", process.layout.channel(channels[0]), b"1") == 0, "it is followed no more")
-    assert process.lost == []
+    key = process.layout.channel(channels[0])
+    process.link.unsubscribe([key])
+    process.link.subscribe([key])
+    await until(lambda: process.confirmed.count(key) == 2, "it is confirmed again")
+    process.link.unsubscribe([key])
+    await until(lambda: cluster.call("SPUBLISH", key, b"1") == 0, "it is followed no more")
+    assert process.lost == [], "the answer to an unsubscribe withdraws nothing"
 
 
 @asynccontextmanager
