@@ -13,7 +13,8 @@ On a cluster the channels of a hash slot are a group, which is at the connection
 One server by itself has one group, at one connection. A group that loses its place, or its connection, loses its channels alone.
 
 A batch is handed over in a fixed order, since one thing may depend on another: first what came on the process's own
-channel, then the channels that have a listener of their own, in the order in which these were added, then all others.
+channel, then the channels that have a listener of their own, in the order in which these were added, then all others. Between what different
+shards announce there is no other order than that.
 """
 
 from __future__ import annotations
