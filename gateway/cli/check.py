@@ -15,6 +15,7 @@ from ..auth.tokens import SHORT_SECRET
 from ..config import Config, examine
 from ..control.secrets_check import differing
 from ..errors import GatewayError
+from ..runtime import tracing
 from ..runtime.logs import printable
 from ..serve.first_run import with_secrets
 from ..store.access import Commands, make_commands
@@ -71,6 +72,7 @@ async def _check_settings(given: Config, report: Report) -> None:
     except GatewayError as error:
         report.faults.append(str(error))
     report.faults += _certificate_faults(config)
+    report.faults += _trace_faults(config)
     report.warnings += _doubts(config)
     try:
         await _check_link(config, configured_url(config), report)
@@ -86,6 +88,14 @@ def _certificate_faults(config: Config) -> list[str]:
     except (OSError, ssl.SSLError) as error:
         return [f"tls_cert or tls_key cannot be used: {error}"]
     return []
+
+
+def _trace_faults(config: Config) -> list[str]:
+    try:
+        with tracing.started(config.telemetry.traces):
+            return []
+    except GatewayError as error:
+        return [str(error)]
 
 
 def _doubts(config: Config) -> list[str]:

@@ -30,6 +30,7 @@ from publishers.relay import Relay
 from ..kit.clients import client
 from ..kit.gateways import API_KEY, RULES, RunningGateway, Start
 from ..kit.jobs import working
+from ..kit.programs import run
 from ..kit.services import running
 from ..kit.traces import Collector, OwnSpans, own_spans
 
@@ -297,6 +298,12 @@ def test_missing_packages_and_exporters_are_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delattr("opentelemetry.sdk.trace")
     with pytest.raises(ConfigurationError, match=r"pip install 'gateway\[telemetry\]'"):
         tracing.start(True)
+
+
+def test_check_names_an_exporter_that_is_missing(valkey_url: str) -> None:
+    environment = {"GATEWAY_TELEMETRY__TRACES": "true", "OTEL_TRACES_EXPORTER": "zipkin"}
+    checked = run("check", "--valkey-url", valkey_url, environment=environment)
+    assert checked.status == 1 and "OTEL_TRACES_EXPORTER names 'zipkin'" in checked.error
 
 
 def test_a_collector_that_is_away_does_not_delay_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
