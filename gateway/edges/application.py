@@ -33,6 +33,8 @@ class Application:
         outer.mount("/live", application)
     """
 
+    is_served_directly = True  # by HttpProtocol, where it can be: see api/direct.py
+
     def __init__(self, starlette: Starlette, lifespan: Callable[[Any], contextlib.AbstractAsyncContextManager[dict[str, Any]]]) -> None:
         self._starlette = starlette
         self.lifespan = lifespan

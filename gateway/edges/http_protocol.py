@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -37,8 +38,10 @@ from uvicorn.protocols.utils import is_ssl
 from ..runtime.wheel import NEVER, Wheel
 from ..session.node import Node
 from ..session.places import UNLIMITED, Places, Socket
+from .api.direct import DirectCall, take
 from .outlets import CLOSE_SECONDS, GOODBYE_SECONDS
 from .request import api_key_of, client_address, is_api_key, opens_metrics, socket_address
+from .responses import json_headers
 from .security_headers import secured
 from .websocket import WebSocketConnection
 
@@ -85,6 +88,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     bucket = 0
     place = UNLIMITED
+    _heads: dict[int, bytes] = {}  # the heads of direct answers, by status, as long as the list of uvicorn's own headers is the same
+    _heads_of: object = None
     flow: _Flow
     _ahead = b""  # what was read and is not parsed yet
     _at = 0  # where the parser goes on in it
@@ -93,7 +98,7 @@ class HttpProtocol(HttpToolsProtocol):
     _silent_at = _request_over = _unread_at = _closed_at = NEVER  # when a time limit is reached, in seconds of the loop's clock
     _unread = 0  # bytes that the client had not taken when it was looked at last
     _of_proxy = False  # its requests are of several clients, each with an address of its own
-    _served: RequestResponseCycle | None = (
+    _served: RequestResponseCycle | DirectCall | None = (
         None  # the cycle whose coroutine runs; ``cycle`` is that of the newest request, which may have to wait for it
     )
 
@@ -137,13 +142,68 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        if self.place is UNLIMITED:
-            super().on_headers_complete()
+        if self.place is not UNLIMITED:
+            self.app = self._application()
+        if self.url.startswith(API) and (call := self._direct_call()) is not None:
+            self.cycle = self._served = call  # type: ignore[assignment]  # uvicorn's protocol uses no more of a cycle than a call has
             return
-        self.app = self._application()
         super().on_headers_complete()
+        if self.place is UNLIMITED:
+            return
         if self.place.refusal and self.cycle is not None and self.cycle.scope is self.scope:
             self.cycle.keep_alive = False
+
+    def _direct_call(self) -> DirectCall | None:
+        """What answers the request without the application; None if the application has to."""
+        parser = self.parser
+        if (
+            parser.get_method() != b"POST"
+            or (self.cycle is not None and not self.cycle.response_complete)
+            or self.flow.write_paused
+            or self.expect_100_continue
+            or self.place.refusal
+            or not getattr(self.app, "is_served_directly", False)
+            or parser.get_http_version() != "1.1"
+            or not parser.should_keep_alive()
+            or parser.should_upgrade()
+        ):
+            return None
+        return take(self._node, self, self.url, self.headers)
+
+    def forward(self, call: DirectCall) -> None:
+        self.cycle = self._served = None  # type: ignore[assignment]  # as before the first request
+        super().on_headers_complete()
+        cycle = self.cycle
+        cycle.body += call.body
+        cycle.more_body = call.more_body
+        cycle.message_event.set()
+
+    def read_on(self) -> None:
+        self.flow.resume_reading()
+
+    def answer(self, call: DirectCall, status: int, body: bytes) -> None:
+        end = b"\r\n\r\n" if call.keep_alive else b"\r\nconnection: close\r\n\r\n"
+        self.transport.write(b"%b%d%b%b" % (self._head(status), len(body), end, body))
+        call.response_started = call.response_complete = True
+        if not call.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    def _head(self, status: int) -> bytes:
+        """The head of an answer in JSON, up to the value of content-length, its last header."""
+        dated = self.server_state.default_headers
+        if HttpProtocol._heads_of is not dated:
+            HttpProtocol._heads_of, HttpProtocol._heads = dated, {}
+        head = HttpProtocol._heads.get(status)
+        if head is None:
+            fields = [*dated, *json_headers()]
+            lines = [
+                b"HTTP/1.1 %d %b\r\n" % (status, HTTPStatus(status).phrase.encode()),
+                *[b"%b: %b\r\n" % field for field in fields],
+                b"content-length: ",
+            ]
+            head = HttpProtocol._heads[status] = b"".join(lines)
+        return head
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._served = cycle

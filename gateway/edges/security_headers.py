@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["secured"]
+__all__ = ["ALWAYS", "secured"]
 
-_ALWAYS = (
+ALWAYS = (
     (b"x-content-type-options", b"nosniff"),  # a browser never takes what publishers wrote for a page
     (b"referrer-policy", b"no-referrer"),  # an address may hold a token
     (b"x-frame-options", b"DENY"),
@@ -29,7 +29,7 @@ def secured(send: Any) -> Any:
         if message["type"] in _STARTS:
             headers = list(message.get("headers", ()))
             given = dict(headers)
-            wanted = _ALWAYS + _PAGE if given.get(b"content-type", b"").startswith(b"text/html") else _ALWAYS
+            wanted = ALWAYS + _PAGE if given.get(b"content-type", b"").startswith(b"text/html") else ALWAYS
             message = {**message, "headers": headers + [header for header in wanted if header[0] not in given]}
         await send(message)
 

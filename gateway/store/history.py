@@ -59,16 +59,27 @@ class History:
         """``publish`` in an inbox: the publication has an id, and counts as unread until it is read."""
         return await self._publish(b"gateway_notify", channel, self.layout.inbox_keys(channel), words, repeatable)
 
+    def begin_publish(self, channel: str, words: Sequence[Any], *, inbox: bool = False) -> asyncio.Future[Any]:
+        """``publish`` or ``notify`` without waiting, on one server: the answer is what ``published`` takes."""
+        self._write_index(channel)
+        if inbox:
+            return self.commands.begin(b"FCALL", b"gateway_notify", 5, *self.layout.inbox_keys(channel), *words, guarded=True)
+        return self.commands.begin(b"FCALL", b"gateway_publish", 3, *self.layout.keys(channel), *words, guarded=True)
+
+    def published(self, channel: str, answer: Sequence[Any]) -> Position | None:
+        """The position of a publication, from the answer of its function; None where the channel has no history."""
+        offset, epoch = answer
+        if offset == 1:
+            self._index.began(channel)
+            self._write_index(channel)
+        return Position(read_epoch(epoch, channel), offset) if offset else None
+
     async def _publish(
         self, function: bytes, channel: str, keys: Sequence[bytes], words: Sequence[Any], repeatable: bool
     ) -> Position | None:
         await self.write_index_first(channel)
         call = (b"FCALL", function, len(keys), *keys, *words)
-        offset, epoch = await self.commands.call(*call, repeatable=repeatable, guarded=True)
-        if offset == 1:
-            self._index.began(channel)
-            self._write_index(channel)
-        return Position(read_epoch(epoch, channel), offset) if offset else None
+        return self.published(channel, await self.commands.call(*call, repeatable=repeatable, guarded=True))
 
     async def relay(self, channel: str, version_epoch: str, rows: Sequence[tuple[int, str]], *, notify: bool) -> None:
         """Publishes (version, data) in order, as one act; versions that are not newer than the channel's were published before."""

@@ -8,6 +8,7 @@ says what is wrong. Fields that a method does not have are ignored, and named in
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 from starlette.requests import Request
@@ -23,7 +24,7 @@ from ..request import api_key_of, body_of, is_api_key, is_trusted
 from ..responses import STATUS_OF_ERROR, json_response
 from .methods import BATCH, METHODS, Malformed, Method, answer, warnings_of
 
-__all__ = ["api"]
+__all__ = ["api", "failure"]
 
 log = logging.getLogger("gateway.api")
 
@@ -107,20 +108,30 @@ async def _called(node: Node, request: Request, name: str, method: Method, body:
         counts.answered(name, error.code)
         return _refused(request, name, error)
     except StoreError as error:
-        log.warning("api: %s failed: %s", name, error)
-        counts.answered(name, Internal.code)
-        return _refused(request, name, Internal(str(error)))
+        status, text = failure(node, name, error, dict(request.scope["headers"]))
+        return json_response(text, status)
     counts.answered(name)
     fields = (result if name == "batch" else b'{"result":%b}' % result)[:-1]
     warnings = warnings_of(method, body)
     return json_response(b'%b,"warnings":%b}' % (fields, encode(warnings)) if warnings else fields + b"}")
 
 
+def failure(node: Node, name: str, error: StoreError, headers: Mapping[bytes, bytes]) -> tuple[int, bytes]:
+    """Status and body of the answer to a request that Valkey did not carry out."""
+    log.warning("api: %s failed: %s", name, error)
+    node.admission.counts.answered(name, Internal.code)
+    internal = Internal(str(error))
+    return _status(name, internal, headers), b'{"error":%b}' % error_json(internal)
+
+
 def _refused(request: Request, name: str, error: ClientError) -> Response:
+    return _answered(error, _status(name, error, dict(request.scope["headers"])))
+
+
+def _status(name: str, error: ClientError, headers: Mapping[bytes, bytes]) -> int:
     log.info("api: %s refused with %d %s", name, error.code, error)
     tracing.fail(str(error.code))
-    transport = request.headers.get("x-centrifugo-error-mode") == "transport"
-    return _answered(error, STATUS_OF_ERROR.get(error.code, 400) if transport else 200)
+    return STATUS_OF_ERROR.get(error.code, 400) if headers.get(b"x-centrifugo-error-mode") == b"transport" else 200
 
 
 def _answered(error: ClientError, status: int, headers: dict[str, str] | None = None) -> Response:

@@ -10,6 +10,7 @@ import asyncio
 import base64
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -58,11 +59,15 @@ from .results import (
 )
 from .unknown_fields import unknown_fields
 
-__all__ = ["BATCH", "METHODS", "Malformed", "Method", "answer", "together", "warnings_of"]
+__all__ = [
+    *("BATCH", "METHODS", "TOGETHER", "Malformed", "Method", "answer", "notification_words", "placed", "publication_words"),
+    *("together", "warnings_of"),
+]
 
 HISTORY_BYTES = 16 * 1024 * 1024  # of one answer of the history method
 WARNINGS_MOST = 20  # of one request
 TOGETHER = 200  # commands of one request that are under way at once
+PUBLISHES = frozenset({"publish", "broadcast", "notify"})
 REVOKED_SECONDS = 30 * 86400  # where the request does not say when the token would have expired
 
 
@@ -115,21 +120,22 @@ def warnings_of(method: Method, body: bytes) -> list[str]:
 async def _publish(node: Node, request: PublishRequest) -> bytes:
     """Publishes into one channel."""
     tracing.note("messaging.destination.name", without_user(request.channel))
-    return await _publish_to(node, request.channel, _words(node, request))
+    return await _publish_to(node, request.channel, publication_words(node, request))
 
 
 async def _publish_to(node: Node, channel: str, words: list[Word]) -> bytes:
     node.rules(channel)
-    return _placed(await node.history.publish(channel, words))
+    return placed(await node.history.publish(channel, words))
 
 
-def _placed(position: Position | None) -> bytes:
+def placed(position: Position | None) -> bytes:
+    """The result of a publication."""
     return b"{}" if position is None else encode({"offset": position.offset, "epoch": position.epoch})
 
 
 async def _broadcast(node: Node, request: BroadcastRequest) -> bytes:
     """Publishes the same into several channels; each has a result or an error of its own."""
-    words = _words(node, request)
+    words = publication_words(node, request)
     results = await together([_publish_to(node, channel, words) for channel in request.channels])
     return _responses(results)
 
@@ -140,7 +146,8 @@ def _responses(results: list[tuple[bytes, bytes | None]]) -> bytes:
     )
 
 
-def _words(node: Node, request: PublishRequest | BroadcastRequest) -> list[Word]:
+def publication_words(node: Node, request: PublishRequest | BroadcastRequest) -> list[Word]:
+    """The words of a publication. Raises BadRequest."""
     data = _json_of(request.data, request.b64data)
     if request.version >= 2**64:
         raise BadRequest("version does not fit 64 bits")
@@ -174,13 +181,18 @@ def _json_of(raw: msgspec.Raw, b64: str = "") -> bytes:
 
 async def _notify(node: Node, request: NotifyRequest) -> bytes:
     """Publishes into the inbox of ``user``, or of each of ``users``: data is an object with an id; the same id again is an update."""
-    data = _json_of(request.data)
-    notification_id(data)
-    words = publish_words(data, idempotency_key=request.idempotency_key or None, tags=_tags(node))
+    words = notification_words(node, request)
     if request.user:
         return await _notify_one(node, request.user, words)
     results = await together([_notify_one(node, user, words) for user in request.users])
     return _responses(results)
+
+
+def notification_words(node: Node, request: NotifyRequest) -> list[Word]:
+    """The words of a notification. Raises BadRequest."""
+    data = _json_of(request.data)
+    notification_id(data)
+    return publish_words(data, idempotency_key=request.idempotency_key or None, tags=_tags(node))
 
 
 async def _notify_one(node: Node, user: str, words: list[Word]) -> bytes:
@@ -188,7 +200,7 @@ async def _notify_one(node: Node, user: str, words: list[Word]) -> bytes:
         channel = channel_of(user)
     except ValueError as error:
         raise BadRequest(str(error)) from None
-    return _placed(await node.history.notify(channel, words))
+    return placed(await node.history.notify(channel, words))
 
 
 # Work.
@@ -387,7 +399,13 @@ async def _batch(node: Node, request: BatchRequest) -> bytes:
     if any(len(command) != 1 or next(iter(command)) not in METHODS for command in request.commands):
         raise BadRequest(f"a command of a batch is an object with one of {', '.join(METHODS)}")
     calls = [(name, answer(node, METHODS[name], bytes(body))) for command in request.commands for name, body in command.items()]
-    outcomes = await together([call for _, call in calls]) if request.parallel else [await _outcome(call) for _, call in calls]
+    outcomes: list[tuple[bytes, bytes | None]] = []
+    for publishes, some in groupby(calls, lambda call: call[0] in PUBLISHES):
+        some_calls = [call for _, call in some]
+        if request.parallel or publishes:  # what is published is carried out in order, whether it is on its way together or not
+            outcomes += await together(some_calls)
+        else:
+            outcomes += [await _outcome(call) for call in some_calls]
     replies = [
         raw_object({name: result} if error is None else {"error": error})
         for (name, _), (result, error) in zip(calls, outcomes, strict=True)
