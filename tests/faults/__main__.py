@@ -43,6 +43,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--without", default="", metavar="KIND,…", help="all kinds but these")
     parser.add_argument("--out", type=Path, metavar="PAGE.html", help="the history as a page; beside it, as PAGE.jsonl, the history itself")
     parser.add_argument("--replay", type=Path, metavar="HISTORY.jsonl", help="the schedule of an earlier run, in place of a seed's")
+    parser.add_argument("--logs", type=Path, metavar="FOLDER", help="copies the logs of all processes into it")
     parser.add_argument(
         "--shrink", action="store_true", help=f"where it fails, look for the fewest faults that fail, in up to {TRIES} runs"
     )
@@ -71,15 +72,15 @@ def main() -> int:
         print(f"faults: {error}", file=sys.stderr)
         return 2
     size = Size(gateways=given.gateways, workers=given.workers)
-    findings = _run_once(plan, plan.faults, size, given.out)
+    findings = _run_once(plan, plan.faults, size, given.out, given.logs)
     if findings and given.shrink:
         _shrink(plan, size, given.out)
     return 1 if findings else 0
 
 
-def _run_once(plan: Plan, faults: Sequence[Fault], size: Size, out: Path | None) -> list[Finding]:
+def _run_once(plan: Plan, faults: Sequence[Fault], size: Size, out: Path | None, logs: Path | None = None) -> list[Finding]:
     print(f"seed {plan.seed}, {plan.topology}, {len(faults)} faults", flush=True)
-    events = asyncio.run(run(plan.seed, plan.seconds, plan.topology, faults, size))
+    events = asyncio.run(run(plan.seed, plan.seconds, plan.topology, faults, size, logs))
     findings = judge(events)
     if out is not None:
         out.write_text(page(events, findings))

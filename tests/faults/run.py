@@ -9,6 +9,7 @@ A fault waits for an earlier one of its resource that still goes on. A run ends 
 from __future__ import annotations
 
 import asyncio
+import shutil
 import tempfile
 import traceback
 from collections import defaultdict
@@ -48,8 +49,11 @@ class Size:
         self.pace = pace
 
 
-async def run(seed: int, seconds: float, topology: str, faults: Sequence[Fault], size: Size) -> list[Event]:
-    """Returns the history. ``seconds`` is how long the faults take about; ``faults`` may be fewer than the seed's schedule has."""
+async def run(seed: int, seconds: float, topology: str, faults: Sequence[Fault], size: Size, logs: Path | None = None) -> list[Event]:
+    """Returns the history. ``seconds`` is how long the faults take about; ``faults`` may be fewer than the seed's schedule has.
+
+    The logs of all processes are copied into the folder ``logs``.
+    """
     history = History()
     history.record("run", seed=seed, seconds=seconds, topology=topology, faults=[list(fault) for fault in faults])
     with tempfile.TemporaryDirectory(prefix="rig-") as folder:
@@ -60,6 +64,10 @@ async def run(seed: int, seconds: float, topology: str, faults: Sequence[Fault],
             except (AssertionError, OSError, TimeoutError, valkey.ValkeyError):  # what did not come about is part of the history
                 history.record("bad", why=traceback.format_exc()[-2500:])
         record_logs(stage, history)
+        if logs is not None:
+            logs.mkdir(parents=True, exist_ok=True)
+            for log in stage.logs():
+                shutil.copy(log, logs / log.name)
     history.record("over")
     return history.events
 

@@ -212,8 +212,9 @@ class Stage:
         return [*self.relays, *self.job_workers]
 
     def logs(self) -> list[Path]:
-        """Of all processes of this run."""
-        return [*[log for place in self.gateways for log in place.logs], *[self.folder / f"{place.name}.log" for place in self.programs]]
+        """Of all gateways, relays, workers and servers of this run."""
+        gateways = [log for place in self.gateways for log in place.logs]
+        return [*gateways, *[self.folder / f"{place.name}.log" for place in self.programs], *self.topology.logs]
 
     async def _close(self) -> None:
         for watch in self._watches:

@@ -28,6 +28,7 @@ SETTINGS = ("appendonly yes", "appendfsync always", "enable-debug-command yes", 
 DISK_BYTES = 384 * 2**20
 HELP_SECONDS = 4.0  # after which a server that came back is made a replica by hand, should Sentinel not have done it
 FOLLOWS_SECONDS = 30.0
+DOWN_MS = 3000  # less, and Sentinel takes a server for dead whose first answer comes late after a failover
 AGREES_SECONDS = 30.0
 
 
@@ -66,6 +67,7 @@ class Topology:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.logs: list[Path] = []
         self.disk = Disk(folder / "disk")
 
     @property
@@ -88,10 +90,19 @@ class Topology:
         """Waits until every server that is no primary follows one."""
 
     def close(self) -> None:
+        """Ends the servers; ``logs`` are their logs then."""
         for server in self.servers:
             server.thaw()
-            server.stop()
+        self._stop()
+        self.logs = [Path(shutil.copy(server.folder / "log", self.folder / f"valkey-{server.port}.log")) for server in self._all()]
         self.disk.close()
+
+    def _stop(self) -> None:
+        for server in self.servers:
+            server.stop()
+
+    def _all(self) -> list[ValkeyServer]:
+        return self.servers
 
 
 class Single(Topology):
@@ -133,7 +144,7 @@ class WithSentinel(Topology):
 
     def __init__(self, folder: Path, **options: Any) -> None:
         super().__init__(folder)
-        self._pair = Pair(self.disk.folder, *SETTINGS, sentinel=True)
+        self._pair = Pair(self.disk.folder, *SETTINGS, sentinel=True, down_ms=DOWN_MS)
         self.servers = [self._pair.first, self._pair.second]
         self.url = self._pair.sentinel_url
 
@@ -184,11 +195,11 @@ class WithSentinel(Topology):
         fields = [dict(zip(each[::2], each[1::2], strict=True)) if isinstance(each, list) else each for each in replicas]
         return any(_text(each, "flags") == "slave" and _text(each, "master-link-status") == "ok" for each in fields)
 
-    def close(self) -> None:
-        for server in self.servers:
-            server.thaw()
+    def _stop(self) -> None:
         self._pair.stop()
-        self.disk.close()
+
+    def _all(self) -> list[ValkeyServer]:
+        return [*self.servers, self.sentinel]
 
 
 def _text(fields: dict[Any, Any], name: str) -> str:

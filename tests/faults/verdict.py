@@ -3,7 +3,8 @@
 For each client and channel: offsets without a hole, documents once and in the order in which they were published, the
 acknowledged position of each, all of them up to the last one, and a gap wherever something is missing. A gap needs a cause: there
 are no more of them than faults that made Valkey forget publications before. A document that was delivered and then forgotten by
-Valkey before its publish was acknowledged may come again, after the gap.
+Valkey before its publish was acknowledged may come again, after the gap. While a replica takes over there are two primaries for a
+moment: what one of them was given is missing where the other is followed, and the gap comes when one of them is given up.
 
 What is read at the end: every gateway is ready, presence is who is connected, unread is what was notified and not read, every job
 has had its effect or is a dead letter with a reason, the outbox is empty, and no log holds a traceback. What Valkey forgot is
@@ -93,6 +94,7 @@ class _Track:
         self._last = -1
         self._may_jump = False
         self._gaps = 0
+        self._skips: list[tuple[int, Finding]] = []  # documents that did not come, with the number of gaps until then
 
     def _report(self, t: float, rule: str, text: str) -> None:
         self._found.append(Finding(t, rule, f"{self._name}: {text}"))
@@ -128,12 +130,14 @@ class _Track:
             self._report(event["t"], "twice", f"offset {position[1]} after {before[1]}")
         elif position[1] > before[1] + 1:
             self._report(event["t"], "lost without a gap", f"offset {position[1]} after {before[1]}")
-        elif n != self._last + 1 and not self._may_jump:
-            rule = "lost without a gap" if n > self._last else "out of order or twice"
-            self._report(event["t"], rule, f"document {n} after {self._last}, at {position}")
+        elif n <= self._last and not self._may_jump:
+            self._report(event["t"], "out of order or twice", f"document {n} after {self._last}, at {position}")
+        elif n > self._last + 1 and not self._may_jump:
+            self._skips.append((self._gaps, Finding(event["t"], "lost without a gap", f"{self._name}: document {n} after {self._last}, at {position}")))
         self._position, self._last, self._may_jump = position, n, False
 
     def _end(self, track: list[Event]) -> None:
+        self._found += [finding for gaps, finding in self._skips if gaps == self._gaps]  # no gap followed
         newest = max(self._acknowledged, default=-1)
         if self._last < newest:
             self._report(track[-1]["t"], "lost at the end", f"has document {self._last} as its last, {newest} was acknowledged")

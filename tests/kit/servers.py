@@ -88,9 +88,12 @@ class ValkeyServer:
 
 
 class Pair:
-    """A primary and its replica, both with ``settings``; with ``sentinel`` one Sentinel that watches them and decides alone."""
+    """A primary and its replica, both with ``settings``; with ``sentinel`` one Sentinel that watches them and decides alone.
 
-    def __init__(self, folder: Path, *settings: str, sentinel: bool = False) -> None:
+    ``down_ms`` is for how long a server does not answer before that Sentinel takes it for dead.
+    """
+
+    def __init__(self, folder: Path, *settings: str, sentinel: bool = False, down_ms: int = 800) -> None:
         self._running: list[ValkeyServer] = []
         try:
             self.first = self._started(folder / "first", "repl-diskless-sync-delay 0", *settings)
@@ -98,7 +101,7 @@ class Pair:
             self.second = self._started(folder / "second", replica, "repl-diskless-sync-delay 0", *settings)
             wait_until(lambda: self.second.client.info("replication")["master_link_status"] == "up", "the replica follows")
             if sentinel:
-                watched = [f"sentinel monitor {SERVICE} 127.0.0.1 {self.first.port} 1", f"sentinel down-after-milliseconds {SERVICE} 800"]
+                watched = [f"sentinel monitor {SERVICE} 127.0.0.1 {self.first.port} 1", f"sentinel down-after-milliseconds {SERVICE} {down_ms}"]
                 self.sentinel = self._started(folder / "sentinel", *watched, f"sentinel failover-timeout {SERVICE} 4000", sentinel=True)
                 wait_until(lambda: self.sentinel.client.execute_command("SENTINEL", "REPLICAS", SERVICE), "the Sentinel knows the replica")
         except BaseException:
