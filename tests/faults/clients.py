@@ -336,7 +336,7 @@ class StreamClient(Follower):
             channel = event.data["channel"]
             self._take(channel, self._positions_of(event.id)[channel].epoch, event.data["offset"], event.data["data"])
         self._last_id = event.id
-        if event.name != "connected" and self._positions_of(event.id) != self.positions:
+        if event.name == "message" and self._positions_of(event.id) != self.positions:
             self._bad("", f"the id {event.id} is not the positions {self.positions}")
 
     def _positions_of(self, id: str) -> dict[str, Position]:

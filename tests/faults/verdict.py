@@ -133,7 +133,9 @@ class _Track:
         elif n <= self._last and not self._may_jump:
             self._report(event["t"], "out of order or twice", f"document {n} after {self._last}, at {position}")
         elif n > self._last + 1 and not self._may_jump:
-            self._skips.append((self._gaps, Finding(event["t"], "lost without a gap", f"{self._name}: document {n} after {self._last}, at {position}")))
+            self._skips.append(
+                (self._gaps, Finding(event["t"], "lost without a gap", f"{self._name}: document {n} after {self._last}, at {position}"))
+            )
         self._position, self._last, self._may_jump = position, n, False
 
     def _end(self, track: list[Event]) -> None:
