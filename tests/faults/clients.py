@@ -95,7 +95,7 @@ class Follower:
 
     def _connected(self, place: GatewayPlace, client: str) -> None:
         self.where, self.id = place, client
-        self._history.record("connected", client=self.name, gateway=place.name)
+        self._history.record("connected", client=self.name, gateway=place.name, id=client)
         seconds = FLAPS_SECONDS if self.flapping else STAYS_SECONDS
         self._leaves_at = self._history.now + self._chance.uniform(*seconds)
 

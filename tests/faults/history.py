@@ -9,7 +9,7 @@ about a channel are in the order in which it received them, so the verdict needs
 | fault      | id, kind, phase, target, loses            | phase ``begins``, ``mended``, or ``absent`` where it cannot be made |
 | published  | channel, n, epoch, offset                 | acknowledged; without a position where only a commit is known     |
 | refused    | channel, n, why                           | an attempt failed; the same document is tried again               |
-| connected  | client, gateway                           | a client has a connection                                         |
+| connected  | client, gateway, id                       | a client has a connection, in which it has this client id         |
 | closed     | client, why                               | its connection ended                                              |
 | begun      | client, channel, epoch, offset            | a subscription begins after this position, or goes on from it     |
 | gap        | client, channel, epoch, offset            | the client was notified that it missed something before this position |

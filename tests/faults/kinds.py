@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import valkey
 
+from ..kit.wall_clocks import WallClock
 from .clients import Follower
 from .publishing import Producers
 from .schedule import Fault
@@ -26,6 +27,7 @@ __all__ = ["MAKERS", "Absent", "Scene"]
 SLOW_FILL, SMALL_BUFFER_FILL = 20_000, 30_000  # bytes of a document while readers are slow, and while buffers are small
 SMALL_BUFFER = "pubsub 25000 0 0"
 CUT_EVERY_SECONDS = 0.4
+CLOCK_SECONDS = 600
 
 Item = TypeVar("Item")
 
@@ -338,6 +340,32 @@ def _single(scene: Scene) -> Single:
     return scene.stage.topology
 
 
+# Clocks.
+
+
+@asynccontextmanager
+async def gateway_clock_set(scene: Scene, fault: Fault) -> AsyncIterator[str]:
+    async with _clock_set(scene.stage.gateway_clock, fault) as name:
+        yield f"{scene.stage.gateways[-1].name}, {name}"
+
+
+@asynccontextmanager
+async def valkey_clock_set(scene: Scene, fault: Fault) -> AsyncIterator[str]:
+    async with _clock_set(scene.stage.valkey_clock, fault) as name:
+        yield name
+
+
+@asynccontextmanager
+async def _clock_set(clock: WallClock | None, fault: Fault) -> AsyncIterator[str]:
+    """Up to ten minutes to either side, and back."""
+    if clock is None:
+        raise Absent("libfaketime is not installed")
+    seconds = round(CLOCK_SECONDS * (2 * fault.chance - 1))
+    clock.set(seconds)
+    yield f"{seconds:+d} s"
+    clock.set(0)
+
+
 # A replica takes over.
 
 
@@ -407,6 +435,8 @@ MAKERS: dict[str, Maker] = {
         disk_full,
         valkey_emptied,
         valkey_older,
+        gateway_clock_set,
+        valkey_clock_set,
         failover,
         failover_coordinated,
         promoted_with_loss,

@@ -72,7 +72,8 @@ KINDS: dict[str, Kind] = {
     "promoted_with_loss": Kind("valkey", (1, 3), WITH_REPLICAS, loses=WITH_REPLICAS),
     "slots_moved": Kind("valkey", (2, 5), frozenset({CLUSTER})),
     "slots_moved_by_keys": Kind("valkey", (2, 5), frozenset({CLUSTER})),
-    "clock_set": Kind("clock", (2, 6)),
+    "gateway_clock_set": Kind("gateway clock", (2, 6)),
+    "valkey_clock_set": Kind("valkey clock", (2, 6), frozenset({SINGLE})),
 }
 
 

@@ -1,7 +1,7 @@
 """The processes of a run: Valkey in its topology, gateways, relays, workers of jobs, and a proxy in front of one gateway's Valkey.
 
 Gateway 0 has one process, gateway 1 has ``workers`` processes, and gateway 2, where there is one, has its way to Valkey through the proxy
-(with a single server) and a clock that can be set (where libfaketime is installed). A process that ends by itself is started again; for a
+(with a single server). The last gateway, and a single server, have a clock that can be set where libfaketime is installed. A process that ends by itself is started again; for a
 gateway that is a finding, and a relay or a worker may do so where Valkey is away when it starts.
 """
 
@@ -23,6 +23,7 @@ from publishers.migrator import migrate
 from ..kit import forks
 from ..kit.gateways import RunningGateway, launch
 from ..kit.proxies import Proxy
+from ..kit.wall_clocks import WallClock, library
 from . import programs
 from .history import History
 from .topologies import Topology
@@ -56,10 +57,17 @@ history_size = -1
 """
 
 
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
 class GatewayPlace:
     """A gateway of the stage, whichever process it has now. ``held``: a fault has ended it and starts it again itself."""
 
-    def __init__(self, name: str, folder: Path, history: History, valkey_url: str, *, workers: int = 1) -> None:
+    def __init__(
+        self, name: str, folder: Path, history: History, valkey_url: str, *, workers: int = 1, clock: WallClock | None = None
+    ) -> None:
         self.name = name
         self.workers = workers
         self.held = False
@@ -68,6 +76,7 @@ class GatewayPlace:
         self._folder = folder
         self._history = history
         self._valkey_url = valkey_url
+        self._environment = clock.environment if clock is not None else {}
         self._toml = f"workers = {workers}\n{RULES}"
         self._port = 0
 
@@ -95,7 +104,12 @@ class GatewayPlace:
             name = f"{self.name}.{len(self.logs)}"
             self.logs.append(self._folder / f"{name}.log")
             try:
-                options = {"valkey_url": self._valkey_url, "prefix": PREFIX, "port": self._port}
+                options: dict[str, Any] = {
+                    "valkey_url": self._valkey_url,
+                    "prefix": PREFIX,
+                    "port": self._port,
+                    "environment": self._environment,
+                }
                 self.running = await asyncio.to_thread(launch, self._folder, name, self._toml, **options)
             except AssertionError as error:
                 self._history.record("note", text=f"{self.name} did not start: {str(error)[-200:]}")
@@ -171,12 +185,15 @@ class Stage:
         self.relays: list[ProgramPlace] = []
         self.job_workers: list[ProgramPlace] = []
         self.proxy: Proxy | None = None
+        self.gateway_clock = WallClock(_made(folder / "gateway clock")) if library() is not None else None
+        self.valkey_clock = WallClock(_made(folder / "valkey clock")) if library() is not None and topology.name == "single" else None
         self._make_topology = topology
         self._count, self._workers = gateways, workers
         self._watches: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        self.topology = await asyncio.to_thread(self._make_topology, self.folder / "valkey")
+        clocked = {"environment": self.valkey_clock.environment} if self.valkey_clock is not None else {}
+        self.topology = await asyncio.to_thread(self._make_topology, self.folder / "valkey", **clocked)
         try:
             await self._open()
         except BaseException:
@@ -194,7 +211,8 @@ class Stage:
         for number in range(self._count):
             way = self.proxy.url if self.proxy is not None and number == 2 else url
             workers = self._workers if number == 1 else 1
-            self.gateways.append(GatewayPlace(f"gateway{number}", self.folder, self.history, way, workers=workers))
+            clock = self.gateway_clock if number == self._count - 1 else None
+            self.gateways.append(GatewayPlace(f"gateway{number}", self.folder, self.history, way, workers=workers, clock=clock))
         await asyncio.gather(*[place.start() for place in self.gateways])
         async with Database(self.database_url) as database:
             await migrate(database)

@@ -13,7 +13,7 @@ import contextlib
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +108,10 @@ class Topology:
 class Single(Topology):
     name = "single"
 
-    def __init__(self, folder: Path, **options: Any) -> None:
+    def __init__(self, folder: Path, *, environment: Mapping[str, str] | None = None) -> None:
+        """``environment`` is added to the server's own."""
         super().__init__(folder)
-        self.servers = [ValkeyServer(self.disk.folder / "valkey", *SETTINGS, **options)]
+        self.servers = [ValkeyServer(self.disk.folder / "valkey", *SETTINGS, environment=environment or {})]
         self.url = self.primary.url
 
     @property
@@ -142,7 +143,7 @@ class Single(Topology):
 class WithSentinel(Topology):
     name = "sentinel"
 
-    def __init__(self, folder: Path, **options: Any) -> None:
+    def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._pair = Pair(self.disk.folder, *SETTINGS, sentinel=True, down_ms=DOWN_MS)
         self.servers = [self._pair.first, self._pair.second]

@@ -54,7 +54,7 @@ def judge(events: list[Event]) -> list[Finding]:
     by_what: dict[str, list[Event]] = defaultdict(list)
     for event in events:
         by_what[event["what"]].append(event)
-    losses = [event["t"] for event in by_what["fault"] if event["phase"] == "begins" and event["loses"]]
+    losses = _losses(by_what["fault"])
     findings = [
         *_of_tracks(events, losses),
         *_of_acknowledgements(by_what["published"], losses),
@@ -65,10 +65,28 @@ def judge(events: list[Event]) -> list[Finding]:
     return sorted(findings)
 
 
+class Loss(NamedTuple):
+    """While a fault lasts that may make Valkey forget what it acknowledged."""
+
+    begins: float
+    ends: float
+
+
+def _losses(faults: list[Event]) -> list[Loss]:
+    ends = {event["id"]: event["t"] for event in faults if event["phase"] == "mended"}
+    never = float("inf")
+    return [Loss(event["t"], ends.get(event["id"], never)) for event in faults if event["phase"] == "begins" and event["loses"]]
+
+
+def _safe_since(losses: list[Loss]) -> float:
+    """From then on Valkey forgot nothing."""
+    return max((loss.ends for loss in losses), default=-1.0)
+
+
 # Clients and channels.
 
 
-def _of_tracks(events: Iterable[Event], losses: list[float]) -> Iterator[Finding]:
+def _of_tracks(events: Iterable[Event], losses: list[Loss]) -> Iterator[Finding]:
     acknowledged: dict[str, dict[int, Any]] = defaultdict(dict)
     tracks: dict[tuple[str, str], list[Event]] = defaultdict(list)
     for event in events:
@@ -85,7 +103,7 @@ def _of_tracks(events: Iterable[Event], losses: list[float]) -> Iterator[Finding
 class _Track:
     """One client in one channel."""
 
-    def __init__(self, client: str, channel: str, acknowledged: dict[int, Any], losses: list[float]) -> None:
+    def __init__(self, client: str, channel: str, acknowledged: dict[int, Any], losses: list[Loss]) -> None:
         self._name = f"{client} in {channel}"
         self._acknowledged = acknowledged
         self._losses = losses
@@ -116,7 +134,7 @@ class _Track:
     def _gap(self, event: Event, position: tuple[str, int]) -> None:
         self._position, self._may_jump = position, True
         self._gaps += 1
-        causes = sum(1 for at in self._losses if at <= event["t"])
+        causes = sum(1 for loss in self._losses if loss.begins <= event["t"])
         if self._gaps > causes:
             self._report(event["t"], "a gap without a cause", f"gap {self._gaps} after {causes} faults that lose something")
 
@@ -150,9 +168,9 @@ class _Track:
                 self._report(event["t"], "another position", f"document {event['n']} at {event['epoch']}:{event['offset']}, not {known}")
 
 
-def _of_acknowledgements(published: list[Event], losses: list[float]) -> Iterator[Finding]:
+def _of_acknowledgements(published: list[Event], losses: list[Loss]) -> Iterator[Finding]:
     """Where nothing was forgotten, no two documents of a channel have the same position."""
-    first_loss = min(losses, default=float("inf"))
+    first_loss = min((loss.begins for loss in losses), default=float("inf"))
     taken: dict[Any, int] = {}
     for event in published:
         if "offset" in event and event["t"] < first_loss:
@@ -164,8 +182,8 @@ def _of_acknowledgements(published: list[Event], losses: list[float]) -> Iterato
 # What is read at the end.
 
 
-def _of_inboxes(by_what: dict[str, list[Event]], losses: list[float]) -> Iterator[Finding]:
-    since = max(losses, default=-1.0)
+def _of_inboxes(by_what: dict[str, list[Event]], losses: list[Loss]) -> Iterator[Finding]:
+    since = _safe_since(losses)
     for inbox in by_what["inbox"]:
         mine = [event for event in by_what["notified"] if event["user"] == inbox["user"]]
         read = {event["id"] for event in by_what["read"] if event["user"] == inbox["user"]}
@@ -179,8 +197,8 @@ def _of_inboxes(by_what: dict[str, list[Event]], losses: list[float]) -> Iterato
             yield Finding(inbox["t"], "unread", f"{inbox['user']}: {more[:3]} are unread, but were read or never sent")
 
 
-def _of_jobs(by_what: dict[str, list[Event]], losses: list[float]) -> Iterator[Finding]:
-    since = max(losses, default=-1.0)
+def _of_jobs(by_what: dict[str, list[Event]], losses: list[Loss]) -> Iterator[Finding]:
+    since = _safe_since(losses)
     for end in by_what["jobs"]:
         for field in ("ready", "delayed", "parked", "running"):
             if end[field]:

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from .forks import Program
+from .programs import LoneProgram
 from .tokens import SECRET, token
 from .waiting import wait_until
 
@@ -91,7 +92,9 @@ CLOSED_RULES = RULES.replace('"anyone"', '"user"')  # nothing is open to the ano
 class RunningGateway:
     """A gateway in a process of its own."""
 
-    def __init__(self, process: Program, log: Path, url: str, prefix: str, data_dir: Path, claims: Mapping[str, Any] = NONE) -> None:
+    def __init__(
+        self, process: Program | LoneProgram, log: Path, url: str, prefix: str, data_dir: Path, claims: Mapping[str, Any] = NONE
+    ) -> None:
         self.process = process
         self.log_path = log
         self.url = url
@@ -237,10 +240,12 @@ def launch(
     edge: str = "fast",
     claims: Mapping[str, Any] = NONE,
     seconds: Mapping[str, float] = NONE,
+    environment: Mapping[str, str] = NONE,
 ) -> RunningGateway:
     """Starts a gateway, whose files in ``folder`` begin with ``name``, and waits until it is ready. ``stop`` ends it.
 
     ``claims`` are in all of its tokens. ``seconds`` are constants of the product, by their full names, made shorter in its process.
+    With an ``environment`` it is no fork, so that what is preloaded there is.
     """
     file = folder / f"{name}.toml"
     data_dir = data_dir or folder / "data"
@@ -253,7 +258,11 @@ def launch(
     file.write_text(head + toml + tokens)
     log, output = folder / f"{name}.log", folder / f"{name}.out"
     module, *words = PROGRAMS[edge]
-    process = Program(module, output, log, *words, "--config", str(file), constants=seconds)
+    process: Program | LoneProgram
+    if environment:
+        process = LoneProgram(output, log, *words, "--config", str(file), environment=environment)
+    else:
+        process = Program(module, output, log, *words, "--config", str(file), constants=seconds)
     with contextlib.suppress(AssertionError):  # the next one says what the log holds
         wait_until(lambda: process.poll() is not None or (output.exists() and "\n" in output.read_text()), "a start", START_SECONDS)
     line = output.read_text() if output.exists() else ""

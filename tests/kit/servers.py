@@ -101,7 +101,10 @@ class Pair:
             self.second = self._started(folder / "second", replica, "repl-diskless-sync-delay 0", *settings)
             wait_until(lambda: self.second.client.info("replication")["master_link_status"] == "up", "the replica follows")
             if sentinel:
-                watched = [f"sentinel monitor {SERVICE} 127.0.0.1 {self.first.port} 1", f"sentinel down-after-milliseconds {SERVICE} {down_ms}"]
+                watched = [
+                    f"sentinel monitor {SERVICE} 127.0.0.1 {self.first.port} 1",
+                    f"sentinel down-after-milliseconds {SERVICE} {down_ms}",
+                ]
                 self.sentinel = self._started(folder / "sentinel", *watched, f"sentinel failover-timeout {SERVICE} 4000", sentinel=True)
                 wait_until(lambda: self.sentinel.client.execute_command("SENTINEL", "REPLICAS", SERVICE), "the Sentinel knows the replica")
         except BaseException:
