@@ -40,8 +40,8 @@ from .session.admission import Admission
 from .session.authentication import Authentication
 from .session.control_orders import Orders
 from .session.node import Node, new_id
+from .store.access import make_commands
 from .store.connect import Address
-from .store.connection import Commands
 from .store.history import History
 from .store.layout import Layout
 from .store.library import Library, rules_of
@@ -70,7 +70,7 @@ class Gateway:
 
         # Store and keys.
         self._library = library = Library(rules_of(config.channels, config.namespaces) if install else None, layout.prefix)
-        self._commands = commands = Commands(address, functions=library)
+        self._commands = commands = make_commands(address, functions=library)
         self.link = link = Link(address, commands, layout.heartbeat(uid))
         history = History(commands, layout)
         self._keys = Keys(config.tokens)
@@ -152,7 +152,7 @@ class Gateway:
 
     async def _install_functions(self) -> None:
         try:
-            await self._library.install(self._commands.call)
+            await self._library.install(self._commands)
         except StoreError as error:
             raise type(error)(
                 f"Valkey at {self._address} does not take the gateway's functions (Valkey 7.2 or newer is needed): {error}"

@@ -25,8 +25,8 @@ from uuid import uuid4
 from gateway.errors import StoreError, Unavailable
 from gateway.publication import Position, channel_fault
 from gateway.rules.json_values import json_of, raw_json_of
+from gateway.store.access import Commands, make_commands
 from gateway.store.connect import Address
-from gateway.store.connection import Commands
 from gateway.store.embedded import find_url
 from gateway.store.history import History
 from gateway.store.index import ChannelIndex
@@ -97,7 +97,7 @@ class Publisher:
         """Connects once; afterwards the connection comes back by itself. Raises Unavailable if Valkey cannot be reached."""
         library = Library(None, self._layout.prefix)
         address = Address(find_url(self._given_url, self._data_dir))
-        self._commands = Commands(address, patience=self._patience, functions=library)
+        self._commands = make_commands(address, patience=self._patience, functions=library)
         await self._commands.start()
         self._history = History(self._commands, self._layout)
 

@@ -15,17 +15,21 @@ from .kit.browser import browser, context, page
 from .kit.bystander import bystander, log, nobody_else_notices
 from .kit.certificates import certificate
 from .kit.channels import channel, user
+from .kit.clusters import any_valkey_url, cluster, cluster_url, sentinel_url
 from .kit.databases import database, database_url, migrated_url, postgresql
 from .kit.gateways import edge, prefix, start_gateway, start_gateway_once
 from .kit.javascript import node, npm
 from .kit.valkeys import own, store, valkey_url
 
 __all__ = [
+    "any_valkey_url",
     "axe",
     "browser",
     "bystander",
     "certificate",
     "channel",
+    "cluster",
+    "cluster_url",
     "context",
     "database",
     "database_url",
@@ -39,6 +43,7 @@ __all__ = [
     "page",
     "postgresql",
     "prefix",
+    "sentinel_url",
     "start_gateway",
     "start_gateway_once",
     "store",

@@ -17,8 +17,8 @@ from ..control.secrets_check import differing
 from ..errors import GatewayError
 from ..runtime.logs import printable
 from ..serve.first_run import with_secrets
+from ..store.access import Commands, make_commands
 from ..store.connect import Address
-from ..store.connection import Commands
 from ..store.embedded import configured_url
 from ..store.layout import Layout
 from ..store.link import Link
@@ -102,7 +102,7 @@ def _doubts(config: Config) -> list[str]:
 
 async def _check_link(config: Config, url: str, report: Report) -> None:
     address = Address(url)
-    commands = Commands(address)
+    commands = make_commands(address)
     await commands.start()
     link = Link(address, commands, Layout(config.prefix).heartbeat("check"))
     try:

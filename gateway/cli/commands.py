@@ -19,8 +19,8 @@ from ..errors import ConfigurationError, GatewayError
 from ..publication import Position
 from ..runtime.logs import printable
 from ..serve.first_run import with_secrets
+from ..store.access import make_commands
 from ..store.connect import Address
-from ..store.connection import Commands
 from ..store.embedded import configured_url
 from ..store.history import History
 from ..store.layout import Layout
@@ -85,7 +85,7 @@ def history(
 
 async def _print_history(config: Config, channel: str, since: Position | None, limit: int, reverse: bool) -> None:
     layout = Layout(config.prefix)
-    commands = Commands(Address(configured_url(config)), functions=Library(None, layout.prefix))
+    commands = make_commands(Address(configured_url(config)), functions=Library(None, layout.prefix))
     await commands.start()
     try:
         store = History(commands, layout)

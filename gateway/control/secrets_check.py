@@ -15,7 +15,7 @@ from typing import Any
 from ..auth.fingerprint import fingerprint
 from ..config import Config
 from ..errors import StoreError
-from ..store.connection import Commands
+from ..store.access import Commands
 
 __all__ = ["SecretsCheck", "differing"]
 

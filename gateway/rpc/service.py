@@ -43,8 +43,8 @@ from ..errors import Failure, StoreError, Unavailable
 from ..rules.json_text import decode_json, raw_object
 from ..runtime.backoff import retrying
 from ..runtime.tasks import Tasks
+from ..store.access import Commands, make_commands
 from ..store.connect import Address
-from ..store.connection import Commands
 from ..store.embedded import find_url
 from ..store.layout import Layout
 from .calls import SENT, UNREADABLE, Caller, Request, ServiceError, method_fault
@@ -160,7 +160,7 @@ class Service:
         """Two connections: on that which waits for requests, every further command would wait too."""
         address = Address(find_url(self._url, self._data_dir))
         async with contextlib.AsyncExitStack() as stack:
-            queue, commands = Commands(address, patience=BLOCK_SECONDS), Commands(address)
+            queue, commands = make_commands(address, patience=BLOCK_SECONDS), make_commands(address)
             for each in (queue, commands):
                 stack.push_async_callback(each.close)
                 await each.start()
@@ -254,7 +254,7 @@ async def _send(commands: Commands, name: str, request: Request, answer: dict[st
     try:
         async with asyncio.timeout(deadline - time.time()):
             await retrying(
-                lambda: commands.call(b"PUBLISH", request.reply_to, reply),
+                lambda: commands.publish(request.reply_to, reply),
                 f"{name}: a reply was not sent",
                 log,
                 on=Unavailable,

@@ -11,7 +11,7 @@ from ..errors import StoreError, Unavailable
 from ..publication import Position, Publication
 from ..rules.protocol import BEGINNING
 from ..rules.recovery import same_life
-from .connection import Commands
+from .access import Commands
 from .index import ChannelIndex
 from .layout import Layout, read_entry, read_epoch
 

@@ -21,8 +21,9 @@ import libvalkey
 from ..errors import StoreError
 from ..runtime.backoff import retrying
 from ..runtime.tasks import end
+from .access import Commands
 from .connect import Address, Server, open_connection
-from .connection import Commands, Replies
+from .connection import Replies
 
 __all__ = ["ChannelListener", "Link", "Listener", "OwnListener", "UpListener"]
 
@@ -229,7 +230,7 @@ class Link:
                 return
             if self._is_apart():
                 self._transport.abort()
-                self._commands.reconnect("the live link is connected to another server")
+                self._commands.shards[0].reconnect("the live link is connected to another server")
                 return
             self._beat(self._transport)
             try:
@@ -248,7 +249,7 @@ class Link:
 
     def _is_apart(self) -> bool:
         """Whether link and commands are connected to different servers: one of them follows a server that is not the primary any more."""
-        here, there = self._server, self._commands.server
+        here, there = self._server, self._commands.shards[0].server
         return here is not None and there is not None and here.run_id != there.run_id
 
     def _beat(self, transport: asyncio.Transport) -> None:

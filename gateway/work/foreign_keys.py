@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..bridging import BridgeRules
+from ..store.access import Commands, make_commands
 from ..store.connect import Address
-from ..store.connection import Commands
 from ..store.history import History
 from .mapping import Entry
 from .source import BATCH, BATCH_BYTES, FAILED_MOST, Batch
@@ -41,7 +41,7 @@ class _ForeignKey:
         """A List has nothing to prepare."""
 
     async def open(self) -> None:
-        waiting = Commands(self._address, patience=BLOCK_SECONDS)
+        waiting = make_commands(self._address, patience=BLOCK_SECONDS)
         await waiting.start()
         self._waiting = waiting
 

@@ -20,7 +20,7 @@ from typing import Any
 from ..errors import StoreError, Unavailable
 from ..runtime.backoff import backoff, retrying
 from ..runtime.tasks import Tasks
-from ..store.connection import Commands
+from ..store.access import Commands
 from ..store.layout import Layout, Word
 from .handlers import Rate
 from .jobs import DELAY_SECONDS, read_job

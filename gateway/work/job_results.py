@@ -18,8 +18,8 @@ from ..errors import JobFailed, StoreError, Unavailable
 from ..rules.json_text import UNREADABLE
 from ..runtime.backoff import retrying
 from ..runtime.tasks import Tasks
+from ..store.access import Commands
 from ..store.connect import Address
-from ..store.connection import Commands
 from ..store.layout import Layout
 from ..store.link import Link
 from .queues import Queues

@@ -17,7 +17,7 @@ from cronsim import CronSim, CronSimError
 
 from ..errors import StoreError
 from ..runtime.backoff import retrying
-from ..store.connection import Commands
+from ..store.access import Commands
 from ..store.layout import Layout, Word
 from .queues import Queues
 

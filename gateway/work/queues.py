@@ -10,7 +10,7 @@ from uuid import uuid4
 import msgspec
 
 from ..errors import StoreError, Unavailable
-from ..store.connection import Commands
+from ..store.access import Commands
 from ..store.layout import Layout, Word
 from .jobs import JobDocument, check_queue_name, read_job, refusal
 

@@ -17,8 +17,8 @@ import pytest
 import valkey
 
 from gateway.config import Config
+from gateway.store.access import make_commands
 from gateway.store.connect import Address
-from gateway.store.connection import Commands
 from gateway.store.embedded import EmbeddedServer, socket_path
 from gateway.store.history import History
 from gateway.store.layout import Layout
@@ -47,10 +47,10 @@ def store(valkey_url: str) -> Iterator[valkey.Valkey]:
 async def opened_history(url: str, prefix: str, config: Config) -> AsyncIterator[History]:
     """A connection of its own, with the rules of ``config`` in force for ``prefix``."""
     library = Library(rules_of(config.channels, config.namespaces), prefix)
-    commands = Commands(Address(url), functions=library)
+    commands = make_commands(Address(url), functions=library)
     await commands.start()
     try:
-        await library.install(commands.call)
+        await library.install(commands)
         yield History(commands, Layout(prefix))
     finally:
         await commands.close()

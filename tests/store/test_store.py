@@ -12,8 +12,8 @@ import valkey
 from gateway.config import Config
 from gateway.errors import ConfigurationError, StoreError, Unavailable
 from gateway.publication import Position
+from gateway.store.access import Commands, make_commands
 from gateway.store.connect import Address
-from gateway.store.connection import Commands
 from gateway.store.history import History
 from gateway.store.layout import Announcement, Layout, Reset, publish_words, read_announcement
 from gateway.store.library import BUILT_IN_RULES, VERSION, Library, rules_of
@@ -53,7 +53,7 @@ class Recorder:
 
 @pytest.fixture
 async def commands(valkey_url: str) -> AsyncIterator[Commands]:
-    commands = Commands(Address(valkey_url))
+    commands = make_commands(Address(valkey_url))
     await commands.start()
     yield commands
     await commands.close()
@@ -67,7 +67,7 @@ def layout(prefix: str) -> Layout:
 @pytest.fixture
 async def history(commands: Commands, layout: Layout) -> History:
     library = Library(rules_of(CONFIG.channels, CONFIG.namespaces), layout.prefix)
-    await library.install(commands.call)
+    await library.install(commands)
     return History(commands, layout)
 
 
@@ -231,7 +231,7 @@ async def test_a_valkey_without_the_functions_gets_them_again(
 ) -> None:
     await history.publish("short:a", publish_words(b"1"))
     library = Library(None, layout.prefix)  # of a publisher without a configuration
-    others = Commands(Address(valkey_url), functions=library)
+    others = make_commands(Address(valkey_url), functions=library)
     await others.start()
     await commands.call("FUNCTION", "FLUSH")
     stranger = History(others, layout)
@@ -243,21 +243,21 @@ async def test_a_valkey_without_the_functions_gets_them_again(
 
 async def test_an_older_library_is_replaced_and_a_newer_one_stays(commands: Commands, layout: Layout) -> None:
     library = Library(rules_of(CONFIG.channels, CONFIG.namespaces), layout.prefix)
-    await library.install(commands.call)
+    await library.install(commands)
     newer = library.source({"": {"": {"size": 1, "ttl": 1, "meta_ttl": 1}}}).replace(
         f"name=gateway_{VERSION}", f"name=gateway_{VERSION + 1}"
     )
     await commands.call("FUNCTION", "FLUSH")
     await commands.call("FUNCTION", "LOAD", newer)
     try:
-        await library.install(commands.call)
-        assert not await library.agrees(commands.call), "the newer one is still there"
+        await library.install(commands)
+        assert not await library.agrees(commands), "the newer one is still there"
     finally:
         await commands.call("FUNCTION", "FLUSH")
     older = newer.replace(f"name=gateway_{VERSION + 1}", "name=gateway_0")
     await commands.call("FUNCTION", "LOAD", older)
-    await library.install(commands.call)
-    assert await library.agrees(commands.call)
+    await library.install(commands)
+    assert await library.agrees(commands)
 
 
 async def test_a_publisher_replaces_an_older_library_which_lacks_functions_and_the_rules_stay(
@@ -271,11 +271,11 @@ async def test_a_publisher_replaces_an_older_library_which_lacks_functions_and_t
     )
     await commands.call("FUNCTION", "FLUSH")
     await commands.call("FUNCTION", "LOAD", older.replace(f"name=gateway_{VERSION}", f"name=gateway_{VERSION - 1}"))
-    others = Commands(Address(valkey_url), functions=Library(None, layout.prefix))
+    others = make_commands(Address(valkey_url), functions=Library(None, layout.prefix))
     await others.start()
     await History(others, layout).publish("short:a", publish_words(b"1"))
     await others.close()
-    assert await library.agrees(commands.call) and await Library(BUILT_IN_RULES, "other").agrees(commands.call)
+    assert await library.agrees(commands) and await Library(BUILT_IN_RULES, "other").agrees(commands)
 
 
 async def test_gateways_with_different_prefixes_have_rules_of_their_own(commands: Commands) -> None:
@@ -285,7 +285,7 @@ async def test_gateways_with_different_prefixes_have_rules_of_their_own(commands
         config = Config(namespaces=namespaces)
         layout = Layout(f"rules{number}")
         library = Library(rules_of(config.channels, config.namespaces), layout.prefix)
-        await library.install(commands.call)
+        await library.install(commands)
         histories.append(History(commands, layout))
     for history in histories:
         for number in range(5):
@@ -325,12 +325,12 @@ async def test_a_cut_link_reconnects_and_reports_it(history: History, commands: 
 
 
 async def test_commands_under_way_fail_when_the_connection_breaks_and_later_ones_work(valkey_url: str) -> None:
-    commands = Commands(Address(valkey_url))
+    commands = make_commands(Address(valkey_url))
     await commands.start()
     try:
         own_id = await commands.call("CLIENT", "ID")
         waiting = asyncio.ensure_future(commands.call("BLPOP", "nothing-ever-comes", "0"))
-        killer = Commands(Address(valkey_url))
+        killer = make_commands(Address(valkey_url))
         await killer.start()
         await until(lambda: not waiting.done(), "it waits")
         await killer.call("CLIENT", "KILL", "ID", own_id)
@@ -372,7 +372,7 @@ def test_any_bytes_are_read_as_an_announcement(payload: bytes, kind: str) -> Non
     [
         ("http://localhost", "does not begin with one of"),
         ("valkey+sentinel://h:1", "ends with the service's name"),
-        ("valkey+cluster://h:1", "not supported"),
+        ("valkey+cluster://h:1/3", "has no databases"),
         ("valkey://user:secret@[", "Invalid IPv6"),
         ("valkey://user:sec?ret@host", "login in 'valkey://…' does not end"),
         ("valkey://:12?secret@host", "does not end"),
@@ -411,7 +411,7 @@ def test_an_address_is_shown_without_its_login(url: str, shown: str) -> None:
 
 async def test_an_address_where_nothing_listens_raises_unavailable_with_one_line(unused_tcp_port: int) -> None:
     with pytest.raises(Unavailable, match=f"no Valkey at valkey://127.0.0.1:{unused_tcp_port}"):
-        await Commands(Address(f"redis://127.0.0.1:{unused_tcp_port}")).start()
+        await make_commands(Address(f"redis://127.0.0.1:{unused_tcp_port}")).start()
 
 
 async def test_a_refused_command_raises_the_words_of_valkey(commands: Commands) -> None:
