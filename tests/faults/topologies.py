@@ -118,24 +118,17 @@ class Single(Topology):
     def primary(self) -> ValkeyServer:
         return self.servers[0]
 
-    @property
-    def _files(self) -> Path:
-        return self.primary.folder / "appendonlydir"
-
     def save(self) -> Path:
         """A copy of the files as they are now."""
         copy = self.folder / "older"
         shutil.rmtree(copy, ignore_errors=True)
-        with frozen(self.primary):
-            shutil.copytree(self._files, copy)
+        self.primary.copy_files(copy)
         return copy
 
     def come_back(self, files: Path | None, after: float) -> None:
         """Killed, and started again ``after`` so many seconds with these files, or with none."""
         self.primary.kill()
-        shutil.rmtree(self._files)
-        if files is not None:
-            shutil.copytree(files, self._files)
+        self.primary.replace_files(files)
         time.sleep(after)
         self.primary.start()
 

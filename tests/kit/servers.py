@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -73,6 +74,22 @@ class ValkeyServer:
             return bool(self.client.ping())
         except (valkey.ConnectionError, valkey.TimeoutError, valkey.BusyLoadingError):
             return False
+
+    @property
+    def _files(self) -> Path:
+        return self.folder / "appendonlydir"
+
+    def copy_files(self, to: Path) -> None:
+        """The append-only files as they are now, for ``replace_files``."""
+        self.freeze()
+        shutil.copytree(self._files, to)
+        self.thaw()
+
+    def replace_files(self, files: Path | None) -> None:
+        """Those of a server that is killed, by older ones or none: ``start`` brings it back as it was then."""
+        shutil.rmtree(self._files)
+        if files is not None:
+            shutil.copytree(files, self._files)
 
     @property
     def url(self) -> str:
