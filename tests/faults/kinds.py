@@ -15,12 +15,13 @@ from typing import Any, NamedTuple, TypeVar
 
 import valkey
 
+from ..kit.clusters import Node
 from ..kit.wall_clocks import WallClock
 from .clients import Follower
-from .publishing import Producers
+from .publishing import API, DIRECT, OUTBOX, Producers
 from .schedule import Fault
-from .stage import GatewayPlace, ProgramPlace, Stage
-from .topologies import Single, WithSentinel, frozen
+from .stage import PREFIX, GatewayPlace, ProgramPlace, Stage
+from .topologies import Server, Sharded, Single, Topology, WithReplicas, frozen
 
 __all__ = ["MAKERS", "Absent", "Scene"]
 
@@ -191,14 +192,19 @@ async def job_worker_frozen(scene: Scene, fault: Fault) -> AsyncIterator[str]:
 async def _cut_again_and_again(scene: Scene, kind: str) -> AsyncIterator[str]:
     async def cut() -> None:
         while True:
-            with contextlib.suppress(valkey.ValkeyError):  # the server is away, or cut this connection too
-                await asyncio.to_thread(scene.stage.topology.primary.client.execute_command, "CLIENT", "KILL", "TYPE", kind)
+            await asyncio.to_thread(_cut, scene.stage.topology, kind)
             await asyncio.sleep(CUT_EVERY_SECONDS)
 
     cutting = asyncio.create_task(cut())
     yield f"all connections of type {kind}"
     cutting.cancel()
     await asyncio.gather(cutting, return_exceptions=True)
+
+
+def _cut(topology: Topology, kind: str) -> None:
+    with contextlib.suppress(valkey.ValkeyError):  # a server is away, or cut this connection too
+        for server in topology.primaries():
+            server.client.execute_command("CLIENT", "KILL", "TYPE", kind)
 
 
 @asynccontextmanager
@@ -243,39 +249,42 @@ async def proxy_slow(scene: Scene, fault: Fault) -> AsyncIterator[str]:
         yield scene.stage.gateways[2].name
 
 
-# Valkey.
+# Valkey. Of several primaries, one is hit.
 
 
-async def _call(scene: Scene, *words: Any) -> Any:
-    """One command to the primary, without stopping the loop."""
-    return await asyncio.to_thread(scene.stage.topology.primary.client.execute_command, *words)
+async def _primary(scene: Scene, fault: Fault) -> Server:
+    return await asyncio.to_thread(scene.stage.topology.primary, fault.chance)
+
+
+async def _call(server: Server, *words: Any) -> Any:
+    """One command, without stopping the loop."""
+    return await asyncio.to_thread(server.client.execute_command, *words)
 
 
 @asynccontextmanager
 async def valkey_killed(scene: Scene, fault: Fault) -> AsyncIterator[str]:
     """It comes back with all that it acknowledged; where it has a replica, that one may be the primary then."""
-    topology = scene.stage.topology
-    primary = await asyncio.to_thread(lambda: topology.primary)
+    primary = await _primary(scene, fault)
     primary.kill()
     yield f"port {primary.port}"
     await asyncio.to_thread(primary.start)
-    await asyncio.to_thread(topology.agree)
+    await asyncio.to_thread(scene.stage.topology.agree)
 
 
 @asynccontextmanager
 async def valkey_frozen(scene: Scene, fault: Fault) -> AsyncIterator[str]:
-    topology = scene.stage.topology
-    primary = await asyncio.to_thread(lambda: topology.primary)
+    primary = await _primary(scene, fault)
     with frozen(primary):
         yield f"port {primary.port}"
-    await asyncio.to_thread(topology.agree)
+    await asyncio.to_thread(scene.stage.topology.agree)
 
 
 @asynccontextmanager
 async def valkey_slow(scene: Scene, fault: Fault) -> AsyncIterator[str]:
     """It answers nothing for as long as the fault lasts."""
-    sleeping = asyncio.create_task(_call(scene, "DEBUG", "SLEEP", fault.seconds))
-    yield "the primary"
+    primary = await _primary(scene, fault)
+    sleeping = asyncio.create_task(_call(primary, "DEBUG", "SLEEP", fault.seconds))
+    yield f"port {primary.port}"
     with contextlib.suppress(valkey.ValkeyError):
         await sleeping
     await asyncio.to_thread(scene.stage.topology.agree)
@@ -284,25 +293,29 @@ async def valkey_slow(scene: Scene, fault: Fault) -> AsyncIterator[str]:
 @asynccontextmanager
 async def valkey_full(scene: Scene, fault: Fault) -> AsyncIterator[str]:
     """It takes nothing that needs memory."""
-    await _call(scene, "CONFIG", "SET", "maxmemory", "1mb")
-    yield "the primary"
-    await _call(scene, "CONFIG", "SET", "maxmemory", "0")
+    primary = await _primary(scene, fault)
+    await _call(primary, "CONFIG", "SET", "maxmemory", "1mb")
+    yield f"port {primary.port}"
+    await _call(primary, "CONFIG", "SET", "maxmemory", "0")
 
 
 @asynccontextmanager
 async def functions_flushed(scene: Scene, fault: Fault) -> AsyncIterator[str]:
-    await _call(scene, "FUNCTION", "FLUSH")
-    yield "the primary"
-    await _call(scene, "FUNCTION", "FLUSH")
+    """At the beginning and at the end."""
+    primary = await _primary(scene, fault)
+    await _call(primary, "FUNCTION", "FLUSH")
+    yield f"port {primary.port}"
+    await _call(primary, "FUNCTION", "FLUSH")
 
 
 @asynccontextmanager
 async def buffers_small(scene: Scene, fault: Fault) -> AsyncIterator[str]:
     """One publication is more than a link's output buffer may hold."""
-    await _call(scene, "CONFIG", "SET", "client-output-buffer-limit", SMALL_BUFFER)
+    primary = await _primary(scene, fault)
+    await _call(primary, "CONFIG", "SET", "client-output-buffer-limit", SMALL_BUFFER)
     with scene.producers.filled(SMALL_BUFFER_FILL):
-        yield "the primary"
-    await _call(scene, "CONFIG", "SET", "client-output-buffer-limit", "pubsub 32mb 8mb 60")
+        yield f"port {primary.port}"
+    await _call(primary, "CONFIG", "SET", "client-output-buffer-limit", "pubsub 32mb 8mb 60")
 
 
 @asynccontextmanager
@@ -312,11 +325,10 @@ async def disk_full(scene: Scene, fault: Fault) -> AsyncIterator[str]:
     if not topology.disk.mounted:
         raise Absent("this process may not mount a small file system")
     how = "always" if fault.chance < 0.5 else "everysec"
-    primary = await asyncio.to_thread(lambda: topology.primary)
-    await asyncio.to_thread(primary.client.config_set, "appendfsync", how)
+    for server in topology.servers:
+        await asyncio.to_thread(server.client.config_set, "appendfsync", how)
     await asyncio.to_thread(topology.disk.fill)
     yield f"appendfsync {how}"
-    topology.disk.free()
     await asyncio.to_thread(topology.mend)
 
 
@@ -369,42 +381,93 @@ async def _clock_set(clock: WallClock | None, fault: Fault) -> AsyncIterator[str
 # A replica takes over.
 
 
-def _watched(scene: Scene) -> WithSentinel:
-    assert isinstance(scene.stage.topology, WithSentinel)
+def _replicated(scene: Scene) -> WithReplicas:
+    assert isinstance(scene.stage.topology, WithReplicas)
     return scene.stage.topology
 
 
 @asynccontextmanager
 async def failover(scene: Scene, fault: Fault) -> AsyncIterator[str]:
-    async with _failed_over(scene) as name:
+    async with _failed_over(scene, fault, coordinated=False) as name:
         yield name
 
 
 @asynccontextmanager
 async def failover_coordinated(scene: Scene, fault: Fault) -> AsyncIterator[str]:
-    async with _failed_over(scene, "COORDINATED") as name:
+    async with _failed_over(scene, fault, coordinated=True) as name:
         yield name
 
 
 @asynccontextmanager
-async def _failed_over(scene: Scene, *how: str) -> AsyncIterator[str]:
-    topology = _watched(scene)
-    await asyncio.to_thread(topology.fail_over, *how)
-    yield "the primary"
+async def _failed_over(scene: Scene, fault: Fault, *, coordinated: bool) -> AsyncIterator[str]:
+    topology = _replicated(scene)
+    primary = await _primary(scene, fault)
+    await asyncio.to_thread(topology.fail_over, primary, coordinated=coordinated)
+    yield f"port {primary.port}"
     await asyncio.to_thread(topology.agree)
 
 
 @asynccontextmanager
 async def promoted_with_loss(scene: Scene, fault: Fault) -> AsyncIterator[str]:
     """The replica gets nothing for as long as the fault lasts, then the primary is killed and the replica takes its place."""
-    topology = _watched(scene)
-    primary, replica = await asyncio.to_thread(lambda: (topology.primary, topology.replica))
+    topology = _replicated(scene)
+    primary = await _primary(scene, fault)
+    replica = await asyncio.to_thread(topology.replica_of, primary)
     with frozen(replica):
         yield f"what port {primary.port} acknowledged for {fault.seconds} s"
         primary.kill()
-    await asyncio.to_thread(topology.await_another, primary)
+    await asyncio.to_thread(topology.await_promoted, replica)
     await asyncio.to_thread(primary.start)
     await asyncio.to_thread(topology.agree)
+
+
+# Slots move.
+
+
+@asynccontextmanager
+async def slots_moved(scene: Scene, fault: Fault) -> AsyncIterator[str]:
+    """A channel's slot, by Valkey 9's atomic migration; to another shard, and on to the next when the fault ends."""
+    channel, slot = _channel_slot(scene, fault)
+    yield f"{channel} to port {await asyncio.to_thread(_migrate, scene, slot, fault)}"
+    await asyncio.to_thread(_migrate, scene, slot, fault)
+
+
+def _migrate(scene: Scene, slot: int, fault: Fault) -> int:
+    """Returns the port of the new owner."""
+    cluster = _sharded(scene).cluster
+    target = _other_shard(scene, cluster.owner(slot), fault)
+    cluster.migrate([(slot, slot)], target)
+    return target.port
+
+
+@asynccontextmanager
+async def slots_moved_by_keys(scene: Scene, fault: Fault) -> AsyncIterator[str]:
+    """A channel's slot, key by key; it is on its way for as long as the fault lasts."""
+    cluster = _sharded(scene).cluster
+    channel, slot = _channel_slot(scene, fault)
+    source = await asyncio.to_thread(cluster.owner, slot)
+    target = await asyncio.to_thread(_other_shard, scene, source, fault)
+    move = await asyncio.to_thread(cluster.moving, slot, target)
+    await asyncio.to_thread(move.begin)
+    await asyncio.to_thread(move.move_keys, 1)
+    yield f"{channel} from port {source.port} to port {target.port}"
+    await asyncio.to_thread(move.finish)
+    await asyncio.to_thread(_sharded(scene).agree)
+
+
+def _sharded(scene: Scene) -> Sharded:
+    assert isinstance(scene.stage.topology, Sharded)
+    return scene.stage.topology
+
+
+def _channel_slot(scene: Scene, fault: Fault) -> tuple[str, int]:
+    channel = _pick([DIRECT, API, OUTBOX, f"notifications:{scene.clients[0].user}"], fault)
+    return channel, _sharded(scene).cluster.slot(f"{PREFIX}:{{{channel}}}")
+
+
+def _other_shard(scene: Scene, source: Node, fault: Fault) -> Node:
+    topology = _sharded(scene)
+    return topology.another(next(each for each in topology.servers if each.port == source.port), fault.chance)
 
 
 MAKERS: dict[str, Maker] = {
@@ -440,5 +503,7 @@ MAKERS: dict[str, Maker] = {
         failover,
         failover_coordinated,
         promoted_with_loss,
+        slots_moved,
+        slots_moved_by_keys,
     )
 }

@@ -207,7 +207,7 @@ class Stage:
     async def _open(self) -> None:
         url = self.topology.url
         if self.topology.name == "single" and self._count > 2:
-            self.proxy = await Proxy(self.topology.primary.port).__aenter__()
+            self.proxy = await Proxy(self.topology.servers[0].port).__aenter__()
         for number in range(self._count):
             way = self.proxy.url if self.proxy is not None and number == 2 else url
             workers = self._workers if number == 1 else 1

@@ -46,9 +46,13 @@ class ValkeyServer:
         self.client = valkey.Valkey(port=self.port, socket_timeout=5, retry=Retry(NoBackoff(), 3), retry_on_error=[valkey.ConnectionError])
         self.start()
 
+    @property
+    def log(self) -> Path:
+        return self.folder / "log"
+
     def start(self) -> None:
         """Starts the process, on the port and the files that it had before, and waits until it answers."""
-        with open(self.folder / "log", "ab") as log:
+        with self.log.open("ab") as log:
             self._process = subprocess.Popen(self._words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment)
         wait_until(self._answers, f"a server on port {self.port}")
 
