@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 from functools import partial
 from typing import Protocol
 
@@ -45,7 +46,7 @@ class HistoryReader(Protocol):
 
 
 class Feed(Protocol):
-    """What the hub needs of the link: announcements of these Pub/Sub channels from now on, or no more."""
+    """What the hub needs of the link: announcements of these Pub/Sub channels from now on, also after they were lost, or no more."""
 
     def subscribe(self, channels: list[bytes]) -> None: ...
 
@@ -231,18 +232,15 @@ class Hub:
             channel.acked = True
             self.mend(channel)
 
-    def on_down(self) -> None:
-        """The link is gone: every position is in doubt until it is back."""
-        for channel in self._channels.values():
+    def on_lost(self, channels: Collection[bytes] | None = None) -> None:
+        """These Pub/Sub channels, None for all, are lost: each position is in doubt until the link confirms its channel again."""
+        by_key = self._by_key
+        for channel in by_key.values() if channels is None else [by_key[key] for key in channels if key in by_key]:
             channel.acked = False
             channel.link_lost()
             if channel.mending is not None:
                 channel.mending.cancel()
                 channel.mending = None
-
-    def on_up(self) -> None:
-        """The link is connected: it is subscribed again, and each channel opens after Valkey's confirmation."""
-        self._feed.subscribe(list(self._by_key))
 
     # Housekeeping.
 

@@ -122,7 +122,7 @@ class Calls:
         """
         if fault := method_fault(method):
             raise MethodNotFound(fault)
-        if not self._link.proven:
+        if not self._link.own_proven:
             raise Internal(f"{method}: not asked, for while the link to Valkey is away no reply could come")
         id, seconds = os.urandom(16).hex(), self._config.rpc_seconds
         request = self._request(method, identity, client, data, id=encode(id), reply_to=self._reply_to)

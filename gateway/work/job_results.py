@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -108,12 +109,8 @@ class Results:
 
     # What the link calls.
 
-    def on_up(self) -> None:
-        if self._link is not None:
-            self._link.subscribe(list(self._waiting))
-
-    def on_down(self) -> None:
-        self._confirmed.clear()
+    def on_lost(self, channels: Collection[bytes] | None = None) -> None:
+        self._confirmed.difference_update(list(self._confirmed) if channels is None else channels)
 
     def on_subscribed(self, key: bytes) -> None:
         if key in self._waiting:

@@ -298,10 +298,7 @@ class Reader:
 
     # The link's listener.
 
-    def on_up(self) -> None:
-        self._link.subscribe(self._by_key)
-
-    def on_down(self) -> None:
+    def on_lost(self, channels: Collection[bytes] | None = None) -> None:
         """Nothing is to be done: each channel counts as changed once it is confirmed again."""
 
     def on_subscribed(self, key: bytes) -> None:

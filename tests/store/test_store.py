@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 
 import pytest
 import valkey
@@ -35,7 +35,7 @@ class Recorder:
     def on_up(self) -> None:
         self.states.append("up")
 
-    def on_down(self) -> None:
+    def on_lost(self, channels: Collection[bytes] | None = None) -> None:
         self.states.append("down")
 
     def on_subscribed(self, key: bytes = b"") -> None:
@@ -314,6 +314,7 @@ async def test_a_cut_link_reconnects_and_reports_it(history: History, commands: 
     link = Link(Address(valkey_url), commands, layout.heartbeat("cut"))
     recorder = Recorder()
     link.add_listener(recorder)
+    link.add_up_listener(recorder)
     await link.start()
     try:
         assert recorder.states == ["up"] and link.proven
