@@ -217,6 +217,8 @@ class SyncPublisher:
             try:
                 self._index.answered(channel, self._connection.call(*command))
             except Unavailable:
-                raise
+                if not self._connection.commands.sharded:
+                    raise
+                # Another shard has the index: this channel's publications go on, and the next one writes the name.
             except StoreError as error:  # as where another program wrote to its key: the publication is not the worse for it
                 self._layout.faults.found("index", channel, error)

@@ -15,14 +15,14 @@ from .kit.browser import browser, context, page
 from .kit.bystander import bystander, log, nobody_else_notices
 from .kit.certificates import certificate
 from .kit.channels import channel, user
-from .kit.clusters import any_valkey_url, cluster, cluster_url, sentinel_url
+from .kit.clusters import cluster, cluster_url
 from .kit.databases import database, database_url, migrated_url, postgresql
 from .kit.gateways import edge, prefix, start_gateway, start_gateway_once
 from .kit.javascript import node, npm
-from .kit.valkeys import own, store, valkey_url
+from .kit.topologies import parametrize, sentinel_url, store, topology, valkey_url
+from .kit.valkeys import own, single_url
 
 __all__ = [
-    "any_valkey_url",
     "axe",
     "browser",
     "bystander",
@@ -44,9 +44,11 @@ __all__ = [
     "postgresql",
     "prefix",
     "sentinel_url",
+    "single_url",
     "start_gateway",
     "start_gateway_once",
     "store",
+    "topology",
     "user",
     "valkey_url",
 ]
@@ -79,7 +81,16 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             import_module(module)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    parametrize(metafunc)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, since a file is one worker's: what comes last is short."""
+    """Long files first, since a file is one worker's: what comes last is short. In each file, one kind of Valkey after the other."""
     places = {f"test_{name}.py": place for place, name in enumerate(LONG)}
-    items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
+    files = {item.path: number for number, item in reversed(list(enumerate(items)))}
+    items.sort(key=lambda item: (places.get(item.path.name, len(LONG)), files[item.path], _topology_of(item)))
+
+
+def _topology_of(item: pytest.Item) -> str:
+    return item.callspec.params.get("topology") or "" if hasattr(item, "callspec") else ""

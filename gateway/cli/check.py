@@ -22,6 +22,8 @@ from ..store.connect import Address
 from ..store.embedded import configured_url
 from ..store.layout import Layout
 from ..store.link import Link
+from ..work.bridges import slot_fault
+from .check_shards import check_shards
 from .options import run_async
 
 __all__ = ["run_check"]
@@ -109,6 +111,10 @@ async def _check_link(config: Config, url: str, report: Report) -> None:
         info = (await commands.call("INFO", "server")).decode()
         version = re.search(r"valkey_version:(\S+)", info) or re.search(r"redis_version:(\S+)", info)
         report.fine["valkey"] = f"{address}, version {version[1] if version else 'unknown'}"
+        if commands.sharded:
+            fine, faults = await check_shards(commands)
+            report.fine |= fine
+            report.faults += faults
         await _check_bridges(config, commands, report)
         began = time.perf_counter()
         await link.start()
@@ -124,7 +130,7 @@ async def _compare_keys(config: Config, commands: Commands, report: Report) -> N
     """A configuration without any key has nothing to compare: it is one of a machine where no gateway runs."""
     if not Keys(config.tokens):
         return
-    others = await differing(commands.call, config.prefix, fingerprint(config.tokens, config.prefix))
+    others = await differing(commands, config.prefix, fingerprint(config.tokens, config.prefix))
     if others:
         report.faults.append(
             f"{len(others)} of the gateways that run on this Valkey check tokens with other secrets or keys than this configuration "
@@ -137,6 +143,9 @@ async def _compare_keys(config: Config, commands: Commands, report: Report) -> N
 async def _check_bridges(config: Config, commands: Commands, report: Report) -> None:
     """Shows each bridge. A List or Stream that is not there yet is one that nobody has used yet."""
     for bridge in config.bridges:
+        if commands.sharded and (fault := slot_fault(bridge)):
+            report.faults.append(fault)
+            continue
         found = (await commands.call("TYPE", bridge.source)).decode()
         if bridge.kind in ("list", "stream") and found not in (bridge.kind, "none"):
             report.faults.append(f"bridge {bridge.title}: the key {bridge.source!r} is no {bridge.kind} but a {found}")

@@ -11,6 +11,8 @@ connection  one server: one pipelined connection for commands
 cluster     a cluster: each command goes to the shard that holds its hash slot
 held_slots  slots that move: their commands wait in order
 topology    which node of a cluster holds which slots
+blocking    commands that wait in Valkey, over a connection of their own
+valkey_clock   the clock of a key's shard
 link        what a process reads by Pub/Sub: which channels, over which connections, handed over in which order
 shard_link  one such connection, to the only server or to a shard of a cluster
 history     publish, read, remove: the library's functions as methods

@@ -53,7 +53,7 @@ class Commands(Protocol):
     async def call(self, *words: Any, repeatable: bool = False, guarded: bool = False) -> Any:
         """One command. ``ServerCommands.call`` describes the arguments. Raises StoreError, Unavailable."""
 
-    def begin(self, *words: Any, repeatable: bool = False) -> asyncio.Future[Any]:
+    def begin(self, *words: Any, repeatable: bool = False, guarded: bool = False) -> asyncio.Future[Any]:
         """``call`` without waiting: the command has its place before all of its slot that are called after it."""
 
     def send(self, *words: Any) -> asyncio.Future[Any]:

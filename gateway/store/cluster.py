@@ -116,8 +116,8 @@ class ClusterCommands:
     async def call(self, *words: Any, repeatable: bool = False, guarded: bool = False) -> Any:
         return await self._enqueue(words, repeatable, guarded)
 
-    def begin(self, *words: Any, repeatable: bool = False) -> asyncio.Future[Any]:
-        return self._enqueue(words, repeatable, False)
+    def begin(self, *words: Any, repeatable: bool = False, guarded: bool = False) -> asyncio.Future[Any]:
+        return self._enqueue(words, repeatable, guarded)
 
     def send(self, *words: Any) -> asyncio.Future[Any]:
         server = self._server_of(words)

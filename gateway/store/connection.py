@@ -32,7 +32,7 @@ from ..runtime.backoff import backoff, retrying
 from ..runtime.tasks import end
 from .connect import Address, Server, open_connection
 
-__all__ = ["PATIENCE_SECONDS", "Functions", "Redirects", "Replies", "ServerCommands"]
+__all__ = ["PATIENCE_SECONDS", "REDIRECTS", "Functions", "Redirects", "Replies", "ServerCommands"]
 
 log = logging.getLogger("gateway.store")
 
@@ -229,9 +229,9 @@ class ServerCommands:
         """
         return await self._enqueue(words, repeatable, guarded)
 
-    def begin(self, *words: Any, repeatable: bool = False) -> asyncio.Future[Any]:
+    def begin(self, *words: Any, repeatable: bool = False, guarded: bool = False) -> asyncio.Future[Any]:
         """``call`` without waiting: the command has its place before all that are called after it."""
-        return self._enqueue(words, repeatable, False)
+        return self._enqueue(words, repeatable, guarded)
 
     def send(self, *words: Any) -> asyncio.Future[Any]:
         """``call`` that fails at once, with Unavailable, where it would have to wait for a connection."""

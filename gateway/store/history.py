@@ -62,10 +62,7 @@ class History:
     async def _publish(
         self, function: bytes, channel: str, keys: Sequence[bytes], words: Sequence[Any], repeatable: bool
     ) -> Position | None:
-        if self.commands.sharded:
-            await self._index_first(channel)
-        else:
-            self._write_index(channel)
+        await self.write_index_first(channel)
         call = (b"FCALL", function, len(keys), *keys, *words)
         offset, epoch = await self.commands.call(*call, repeatable=repeatable, guarded=True)
         if offset == 1:
@@ -75,15 +72,13 @@ class History:
 
     async def relay(self, channel: str, version_epoch: str, rows: Sequence[tuple[int, str]], *, notify: bool) -> None:
         """Publishes (version, data) in order, as one act; versions that are not newer than the channel's were published before."""
-        if self.commands.sharded:
-            await self._index_first(channel)
-        else:
-            self._write_index(channel)
+        await self.write_index_first(channel)
         keys = self.layout.inbox_keys(channel) if notify else self.layout.keys(channel)
         await self.call(b"gateway_relay", keys, version_epoch, *(word for row in rows for word in row))
 
     async def restore(self, channel: str, version_epoch: str, version: int, entries: Sequence[tuple[int, str]]) -> Position:
         """Begins the channel's history anew, with ``entries``, (unix ms, data) each; ``version`` is that of the last one."""
+        await self.write_index_first(channel)
         words = (word for entry in entries for word in entry)
         offset, epoch = await self.call(b"gateway_restore", self.layout.keys(channel), version_epoch, version, *words)
         return Position(read_epoch(epoch, channel), offset)
@@ -157,9 +152,15 @@ class History:
         written.add_done_callback(partial(self._on_index, channel))
         return written
 
-    async def _index_first(self, channel: str) -> None:
-        """``_write_index`` on a cluster, where the index is in another slot and nothing orders the two: returns when the name is written.
-        The channel's other calls wait for their turn. An index whose shard is away holds nothing up."""
+    async def write_index_first(self, channel: str) -> None:
+        """``_write_index``, so that what the caller calls next is carried out after it.
+
+        On a cluster, where the index is in another slot and nothing orders the two, it returns when the name is written. The channel's other
+        calls wait for their turn. An index whose shard is away holds nothing up.
+        """
+        if not self.commands.sharded:
+            self._write_index(channel)
+            return
         lock = self._indexing.get(channel)
         if lock is None:
             if self._index.command(channel) is None:

@@ -17,12 +17,14 @@ from ..errors import StoreError, Unavailable
 from ..runtime.backoff import backoff
 from .connect import Address
 from .plain_commands import Load, Redirected, SyncCommands
-from .topology import SLOTS, Place, View, key_of, slot_of, view_of
+from .topology import SLOTS, Place, View, key_of, parse_place, slot_of, view_of
 
 __all__ = ["SyncClusterCommands"]
 
 PAUSE_SECONDS = 0.01  # before a refused command is sent again; it doubles up to PAUSE_MOST
 PAUSE_MOST = 0.2
+ELSEWHERE = ("MOVED", "ASK")  # refusals that name the node to ask
+AT_ONCE = 2  # redirections that are followed without a pause
 VIEWS = 2  # nodes that are asked who holds which slots: one that was cut off from the others answers what was true before
 
 
@@ -31,6 +33,8 @@ class SyncClusterCommands:
 
     ``load`` is that of ``SyncCommands``: functions are loaded into the shard that lacks them.
     """
+
+    sharded = True
 
     def __init__(self, address: Address, seconds: float, load: Load | None = None) -> None:
         self._address = address
@@ -54,25 +58,20 @@ class SyncClusterCommands:
                 attempt += 1
                 if time.monotonic() > until:
                     raise Unavailable(f"{self._address}: {error}") from None
-                if attempt > 2 or error.place is None:
+                if attempt > AT_ONCE or not str(error).startswith(ELSEWHERE):
                     time.sleep(backoff(attempt, PAUSE_SECONDS, PAUSE_MOST))
-                place, asking = self._redirected(words, place, error), error.asking
+                place, asking = self._redirected(words, place, str(error))
             except Unavailable:
                 self._suspect(place)
                 raise
 
-    def _redirected(self, words: Sequence[Any], asked: Place, error: Redirected) -> Place:
-        """Where the command goes next."""
-        if error.place is None:
-            self._stale = True
-            return self._place_of(words)
-        place = error.place[0] or asked[0], error.place[1]
-        key = key_of(words)
-        if not error.asking and key is not None:
-            with self._lock:
-                self._owners[slot_of(key)] = place
-            self._stale = True
-        return place
+    def _redirected(self, words: Sequence[Any], asked: Place, refusal: str) -> tuple[Place, bool]:
+        """Where the command goes next, and whether it is to be sent as one that was asked for."""
+        self._stale = True
+        kind, *rest = refusal.split(" ")
+        if kind not in ELSEWHERE:
+            return self._place_of(words), False
+        return parse_place(rest[1], asked), kind == "ASK"
 
     @contextmanager
     def listening(self, channel: bytes) -> Iterator[Callable[[float], bytes | None]]:
@@ -81,7 +80,7 @@ class SyncClusterCommands:
             with self._node(place).listening_sharded(channel) as announced:
                 yield announced
         except Redirected as error:
-            self._redirected((b"SPUBLISH", channel), place, error)
+            self._stale = True
             raise Unavailable(f"{self._address}: {error}") from None
         except Unavailable:
             self._suspect(place)

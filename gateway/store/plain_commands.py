@@ -7,10 +7,11 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, cast
 
 import valkey
-from valkey.exceptions import AskError, BusyLoadingError, ClusterDownError, MovedError, ReadOnlyError, TryAgainError, ValkeyError
+from valkey.exceptions import BusyLoadingError, ReadOnlyError, ValkeyError
 
 from ..errors import StoreError, Unavailable
 from .connect import CONNECT_SECONDS
+from .connection import REDIRECTS
 
 __all__ = ["Call", "Load", "Loading", "PlainCommands", "Redirected", "SyncCommands"]
 
@@ -23,19 +24,15 @@ class Loading(Unavailable):
 
 
 class Redirected(StoreError):
-    """A node of a cluster carried nothing out. ``place`` is the host, perhaps "", and the port to go to; None: the slot is nowhere for now.
-
-    ``asking``: the slot is on its way there, and this command alone is to go there.
-    """
-
-    def __init__(self, text: str, place: tuple[str, int] | None = None, *, asking: bool = False) -> None:
-        super().__init__(text)
-        self.place = place
-        self.asking = asking
+    """A node of a cluster carried nothing out: its text begins with MOVED or ASK where another node is to be asked, else the slot is nowhere now."""
 
 
 class PlainCommands(Protocol):
     """What one server and a cluster have in common for programs without asyncio. Threads may share it."""
+
+    @property
+    def sharded(self) -> bool:
+        """Whether it is a cluster."""
 
     def call(self, *words: Any) -> Any:
         """One command; its reply as Valkey sends it, texts as bytes.
@@ -60,6 +57,8 @@ class SyncCommands:
     ``client`` is valkey-py's own, of ``Address.sync_client`` for instance, and belongs to this object: ``close`` closes it.
     ``load`` loads the functions where a call finds that Valkey lacks them; ``shared`` is, in a cluster, the call that reaches every key.
     """
+
+    sharded = False
 
     def __init__(self, client: valkey.Valkey, load: Load | None = None, shared: Call | None = None) -> None:
         self._client: Any = client
@@ -107,13 +106,9 @@ class SyncCommands:
             raise Unavailable(f"Valkey is not the primary any more: {error}") from None
         except (valkey.ConnectionError, valkey.TimeoutError, OSError) as error:
             raise Unavailable(f"no Valkey: {error}") from None
-        except AskError as error:  # MovedError is a kind of it
-            asking = not isinstance(error, MovedError)
-            raise Redirected(f"{'ASK' if asking else 'MOVED'} {error}", (error.host, error.port), asking=asking) from None
-        except (TryAgainError, ClusterDownError) as error:
-            raise Redirected(f"the slot is not served now: {error}") from None
         except ValkeyError as error:
-            raise StoreError(str(error)) from None
+            text = str(error)
+            raise Redirected(text) if text.startswith(REDIRECTS) else StoreError(text) from None
 
     @contextmanager
     def listening(self, channel: bytes) -> Iterator[Callable[[float], bytes | None]]:

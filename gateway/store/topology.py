@@ -39,7 +39,7 @@ class View(NamedTuple):
 def key_of(words: Sequence[Any]) -> bytes | None:
     """The first key of a command; None where it has none."""
     verb = words[0].decode() if isinstance(words[0], bytes) else words[0]
-    if verb in KEYLESS:
+    if verb in KEYLESS or len(words) == 1:
         return None
     if verb != "FCALL":
         key = words[1]

