@@ -47,7 +47,7 @@ class Leases:
         self._listener = listener
         self._key = f"{history.layout.prefix}:nodes".encode()
         self._clean_ups = Tasks()
-        self._servers: set[str] = set()  # those that were reconciled with, by their run ids
+        self._servers: set[str] = set()  # those that answered at the last beat, by their run ids
 
     async def count(self) -> int:
         """How many processes hold a lease. Raises StoreError."""
@@ -86,7 +86,7 @@ class Leases:
             except StoreError as error:  # at the next beat again
                 log.debug("what this process has in valkey was not reconciled: %s", error)
                 return
-        self._servers |= servers
+        self._servers = servers or self._servers  # a server that takes over again is another one than the last
 
     def _clean_up_after(self, processes: list[str]) -> None:
         for process in processes:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gateway.errors import Unavailable
 from gateway.work import Reject, Retry, Worker
 
 from ..kit.relays import relaying
@@ -18,21 +21,31 @@ LEASE_SECONDS = 1.0
 REJECTED, RETRIED = 40, 15  # of so many jobs one is rejected, or fails at its first attempt
 
 
-def _log_to(file: Path) -> None:
+@contextlib.contextmanager
+def _logging_to(file: Path) -> Iterator[None]:
+    """A process that begins while Valkey is away ends with a sentence, as the commands do; the stage starts it again."""
     opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for target in (1, 2):
         os.dup2(opened, target)
     logging.basicConfig(level="INFO", format="%(asctime)s %(name)s %(message)s", force=True)
+    try:
+        yield
+    except Unavailable as error:
+        logging.error("%s", error)
 
 
 async def relay(database_url: str, valkey_url: str, prefix: str, log: Path) -> None:
-    _log_to(log)
-    await relaying(database_url, valkey_url, prefix)
+    with _logging_to(log):
+        await relaying(database_url, valkey_url, prefix)
 
 
 async def job_worker(valkey_url: str, prefix: str, effects: Path, log: Path) -> None:
     """The effect of a job is its key, a line of the file ``effects``."""
-    _log_to(log)
+    with _logging_to(log):
+        await _work(valkey_url, prefix, effects)
+
+
+async def _work(valkey_url: str, prefix: str, effects: Path) -> None:
     worker = Worker([QUEUE], url=valkey_url, prefix=prefix, concurrency=4, lease=LEASE_SECONDS, stop_seconds=2)
 
     @worker.job("effect")

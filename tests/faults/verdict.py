@@ -1,10 +1,10 @@
 """The verdict: what a history violates. Pure.
 
 For each client and channel: offsets without a hole, documents once and in the order in which they were published, the
-acknowledged position of each, all of them up to the last one, and a gap wherever something is missing. A gap needs a cause: there
-are no more of them than faults that made Valkey forget publications before. A document that was delivered and then forgotten by
-Valkey before its publish was acknowledged may come again, after the gap. While a replica takes over there are two primaries for a
-moment: what one of them was given is missing where the other is followed, and the gap comes when one of them is given up.
+acknowledged position of each, all of them up to the last one, and a gap wherever something is missing. A gap needs a cause: a fault
+that makes Valkey forget publications lasts, or was mended moments before, or the client learns of it only now. A document that was
+delivered and then forgotten by Valkey before its publish was acknowledged may come again, after the gap. While a replica takes over
+there are two primaries for a moment: what one of them is given is missing where the other is followed, before the gap or after it.
 
 What is read at the end: every gateway is ready, presence is who is connected, unread is what was notified and not read, every job
 has had its effect or is a dead letter with a reason, the outbox is empty, and no log holds a traceback. What Valkey forgot is
@@ -21,6 +21,7 @@ from .history import Event
 
 __all__ = ["Finding", "Summary", "judge", "summary"]
 
+MENDED_SECONDS = 5.0  # after a fault was mended, until gateways have noticed all of it
 REPORTED_MOST = 5  # findings of one client and channel: after one loss everything else may be wrong too
 
 
@@ -87,11 +88,11 @@ def _safe_since(losses: list[Loss]) -> float:
 
 
 def _of_tracks(events: Iterable[Event], losses: list[Loss]) -> Iterator[Finding]:
-    acknowledged: dict[str, dict[int, Any]] = defaultdict(dict)
+    acknowledged: dict[str, dict[int, Event]] = defaultdict(dict)
     tracks: dict[tuple[str, str], list[Event]] = defaultdict(list)
     for event in events:
         if event["what"] == "published":
-            acknowledged[event["channel"]][event["n"]] = (event["epoch"], event["offset"]) if "offset" in event else None
+            acknowledged[event["channel"]][event["n"]] = event
         elif event["what"] == "follows":
             tracks |= {(event["client"], channel): [] for channel in event["channels"]}
         elif event["what"] in ("begun", "gap", "got"):
@@ -100,10 +101,19 @@ def _of_tracks(events: Iterable[Event], losses: list[Loss]) -> Iterator[Finding]
         yield from _Track(client, channel, acknowledged[channel], losses).findings(track)[:REPORTED_MOST]
 
 
+class _Skip(NamedTuple):
+    """Documents between ``last`` and ``n`` did not come."""
+
+    t: float
+    last: int
+    n: int
+    position: tuple[str, int]
+
+
 class _Track:
     """One client in one channel."""
 
-    def __init__(self, client: str, channel: str, acknowledged: dict[int, Any], losses: list[Loss]) -> None:
+    def __init__(self, client: str, channel: str, acknowledged: dict[int, Event], losses: list[Loss]) -> None:
         self._name = f"{client} in {channel}"
         self._acknowledged = acknowledged
         self._losses = losses
@@ -111,8 +121,8 @@ class _Track:
         self._position: tuple[str, int] | None = None
         self._last = -1
         self._may_jump = False
-        self._gaps = 0
-        self._skips: list[tuple[int, Finding]] = []  # documents that did not come, with the number of gaps until then
+        self._gaps: list[float] = []  # when each was
+        self._skips: list[_Skip] = []
 
     def _report(self, t: float, rule: str, text: str) -> None:
         self._found.append(Finding(t, rule, f"{self._name}: {text}"))
@@ -133,10 +143,12 @@ class _Track:
 
     def _gap(self, event: Event, position: tuple[str, int]) -> None:
         self._position, self._may_jump = position, True
-        self._gaps += 1
-        causes = sum(1 for loss in self._losses if loss.begins <= event["t"])
-        if self._gaps > causes:
-            self._report(event["t"], "a gap without a cause", f"gap {self._gaps} after {causes} faults that lose something")
+        if not any(self._explains(loss, event["t"]) for loss in self._losses):
+            self._report(event["t"], "a gap without a cause", f"no fault that loses something explains gap {len(self._gaps) + 1}")
+        self._gaps.append(event["t"])
+
+    def _explains(self, loss: Loss, t: float) -> bool:
+        return loss.begins <= t <= loss.ends + MENDED_SECONDS or (loss.ends < t and not any(gap > loss.begins for gap in self._gaps))
 
     def _got(self, event: Event, position: tuple[str, int]) -> None:
         n, before = event["n"], self._position
@@ -151,21 +163,33 @@ class _Track:
         elif n <= self._last and not self._may_jump:
             self._report(event["t"], "out of order or twice", f"document {n} after {self._last}, at {position}")
         elif n > self._last + 1 and not self._may_jump:
-            self._skips.append(
-                (self._gaps, Finding(event["t"], "lost without a gap", f"{self._name}: document {n} after {self._last}, at {position}"))
-            )
+            self._skips.append(_Skip(event["t"], self._last, n, position))
         self._position, self._last, self._may_jump = position, n, False
 
     def _end(self, track: list[Event]) -> None:
-        self._found += [finding for gaps, finding in self._skips if gaps == self._gaps]  # no gap followed
+        for skip in self._skips:
+            if not any(self._excuses(loss, skip) for loss in self._losses):
+                self._report(skip.t, "lost without a gap", f"document {skip.n} after {skip.last}, at {skip.position}")
         newest = max(self._acknowledged, default=-1)
         if self._last < newest:
             self._report(track[-1]["t"], "lost at the end", f"has document {self._last} as its last, {newest} was acknowledged")
         last_gap = max((place for place, event in enumerate(track) if event["what"] == "gap"), default=-1)
         for event in track[last_gap + 1 :]:
-            known = self._acknowledged.get(event.get("n", -1))
-            if event["what"] == "got" and known is not None and known != (event["epoch"], event["offset"]):
-                self._report(event["t"], "another position", f"document {event['n']} at {event['epoch']}:{event['offset']}, not {known}")
+            known = self._acknowledged.get(event.get("n", -1), {})
+            if event["what"] == "got" and "offset" in known and (known["epoch"], known["offset"]) != (event["epoch"], event["offset"]):
+                text = f"document {event['n']} at {event['epoch']}:{event['offset']}, not {known['epoch']}:{known['offset']}"
+                self._report(event["t"], "another position", text)
+
+    def _excuses(self, loss: Loss, skip: _Skip) -> bool:
+        """Two primaries: what was skipped was given to the other one, and this client was notified that its own, or that one, was given up."""
+        missing = [self._acknowledged.get(n) for n in range(skip.last + 1, skip.n)]
+        then = all(event is None or self._is_during(loss, event) for event in missing)
+        return then and any(loss.begins <= gap for gap in self._gaps)
+
+    @staticmethod
+    def _is_during(loss: Loss, event: Event) -> bool:
+        """A document without a position was committed by then, and published later."""
+        return event["t"] <= loss.ends + MENDED_SECONDS and (loss.begins <= event["t"] or "offset" not in event)
 
 
 def _of_acknowledgements(published: list[Event], losses: list[Loss]) -> Iterator[Finding]:
