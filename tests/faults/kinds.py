@@ -330,6 +330,7 @@ async def disk_full(scene: Scene, fault: Fault) -> AsyncIterator[str]:
     await asyncio.to_thread(topology.disk.fill)
     yield f"appendfsync {how}"
     await asyncio.to_thread(topology.mend)
+    await asyncio.to_thread(topology.rewrite_files)
 
 
 @asynccontextmanager
