@@ -243,9 +243,13 @@ class ServerCommands:
 
     def _enqueue(self, words: tuple[Any, ...], repeatable: bool, guarded: bool) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
-        command = Command(libvalkey.pack_command(words), loop.create_future(), loop.time(), repeatable=repeatable)
-        if guarded and self._functions is not None:
+        command = Command(b"", loop.create_future(), loop.time(), repeatable=repeatable)
+        if guarded and self._generation:
             command.words = words
+            command.guard(self._generation)  # packed once, as long as the generation stays
+        else:
+            command.text = libvalkey.pack_command(words)
+            command.words = words if guarded and self._functions is not None else None
         self.take(command)
         return command.future
 
