@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -38,10 +37,9 @@ from uvicorn.protocols.utils import is_ssl
 from ..runtime.wheel import NEVER, Wheel
 from ..session.node import Node
 from ..session.places import UNLIMITED, Places, Socket
-from .api.direct import DirectCall, take
+from .api.direct import DirectCall, DirectCalls
 from .outlets import CLOSE_SECONDS, GOODBYE_SECONDS
 from .request import api_key_of, client_address, is_api_key, opens_metrics, socket_address
-from .responses import json_headers
 from .security_headers import secured
 from .websocket import WebSocketConnection
 
@@ -88,8 +86,6 @@ class HttpProtocol(HttpToolsProtocol):
 
     bucket = 0
     place = UNLIMITED
-    _heads: dict[int, bytes] = {}  # the heads of direct answers, by status, as long as the list of uvicorn's own headers is the same
-    _heads_of: object = None
     flow: _Flow
     _ahead = b""  # what was read and is not parsed yet
     _at = 0  # where the parser goes on in it
@@ -97,6 +93,7 @@ class HttpProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _silent_at = _request_over = _unread_at = _closed_at = NEVER  # when a time limit is reached, in seconds of the loop's clock
     _unread = 0  # bytes that the client had not taken when it was looked at last
+    _direct: DirectCalls | None = None  # made for the first of them: most connections become WebSockets
     _of_proxy = False  # its requests are of several clients, each with an address of its own
     _served: RequestResponseCycle | DirectCall | None = (
         None  # the cycle whose coroutine runs; ``cycle`` is that of the newest request, which may have to wait for it
@@ -122,12 +119,14 @@ class HttpProtocol(HttpToolsProtocol):
         self._wheel.remove(self)
         self._forget_requests()
         super().connection_lost(exc)
-        self.cycle = self.scope = self._served = None  # type: ignore[assignment]  # they and this object hold each other
+        self.cycle = self.scope = self._served = self._direct = None  # type: ignore[assignment]  # they and this object hold each other
 
     def _forget_requests(self) -> None:
         """Requests that wait are never answered, and the one that is being answered learns that its client is gone."""
         self.pipeline.clear()
         self._ahead, self._at = b"", 0
+        if self._direct is not None:
+            self._direct.forget()
         if self._served is not None:
             self._served.disconnected = True
             self._served.message_event.set()
@@ -158,7 +157,8 @@ class HttpProtocol(HttpToolsProtocol):
         parser = self.parser
         if (
             parser.get_method() != b"POST"
-            or (self.cycle is not None and not self.cycle.response_complete)
+            or (not self._direct and self.cycle is not None and not self.cycle.response_complete)
+            or self.pipeline
             or self.flow.write_paused
             or self.expect_100_continue
             or self.place.refusal
@@ -168,10 +168,13 @@ class HttpProtocol(HttpToolsProtocol):
             or parser.should_upgrade()
         ):
             return None
-        return take(self._node, self, self.url, self.headers)
+        if self._direct is None:
+            self._direct = DirectCalls(self, self.loop)
+        return self._direct.take(self._node, self.url, self.headers, self.server_state.default_headers)
 
     def forward(self, call: DirectCall) -> None:
-        self.cycle = self._served = None  # type: ignore[assignment]  # as before the first request
+        assert self._direct is not None
+        self.cycle = self._served = self._direct.without(call)  # type: ignore[assignment]  # as before this request
         super().on_headers_complete()
         cycle = self.cycle
         cycle.body += call.body
@@ -181,29 +184,14 @@ class HttpProtocol(HttpToolsProtocol):
     def read_on(self) -> None:
         self.flow.resume_reading()
 
-    def answer(self, call: DirectCall, status: int, body: bytes) -> None:
-        end = b"\r\n\r\n" if call.keep_alive else b"\r\nconnection: close\r\n\r\n"
-        self.transport.write(b"%b%d%b%b" % (self._head(status), len(body), end, body))
-        call.response_started = call.response_complete = True
-        if not call.keep_alive:
+    def write_answers(self, answers: bytes, *, keep_alive: bool, all_answered: bool) -> None:
+        if self.transport.is_closing():
+            return
+        self.transport.write(answers)
+        if not keep_alive:
             self.transport.close()
-        self.on_response_complete()
-
-    def _head(self, status: int) -> bytes:
-        """The head of an answer in JSON, up to the value of content-length, its last header."""
-        dated = self.server_state.default_headers
-        if HttpProtocol._heads_of is not dated:
-            HttpProtocol._heads_of, HttpProtocol._heads = dated, {}
-        head = HttpProtocol._heads.get(status)
-        if head is None:
-            fields = [*dated, *json_headers()]
-            lines = [
-                b"HTTP/1.1 %d %b\r\n" % (status, HTTPStatus(status).phrase.encode()),
-                *[b"%b: %b\r\n" % field for field in fields],
-                b"content-length: ",
-            ]
-            head = HttpProtocol._heads[status] = b"".join(lines)
-        return head
+        if all_answered:
+            self.on_response_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._served = cycle
@@ -432,7 +420,7 @@ class HttpProtocol(HttpToolsProtocol):
             log.info("a stream after answers that are not read: closed")
             self.transport.abort()  # the new protocol would never learn that its socket is full
         # The parser and the scope hold this object as it holds them; looking for such cycles took a tenth of each connect.
-        self.parser = self.cycle = self._served = None  # type: ignore[assignment]  # uvicorn's types allow None at first only
+        self.parser = self.cycle = self._served = self._direct = None  # type: ignore[assignment]  # uvicorn's types allow None at first only
         self.headers.clear()
         self.scope.clear()  # type: ignore[attr-defined]  # a TypedDict of uvicorn's, which is a dict at run time
 

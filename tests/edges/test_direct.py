@@ -1,0 +1,157 @@
+"""Publishing over HTTP without the application: what is unusual goes the other way, is answered the same, and nothing comes out of order."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from gateway.edges.api.plans import PLANNERS
+
+from ..kit.clients import Socket
+from ..kit.gateways import API_KEY, RULES, RunningGateway, Start, shared_gateway
+from ..kit.valkeys import OwnValkey
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+LIVE = b"GET /health/live HTTP/1.1\r\nHost: h\r\n\r\n"
+
+gateway = shared_gateway(RULES + "[limits]\napi_bytes = 100_000\n")
+
+
+def request(method: str, body: Any, *more: str) -> bytes:
+    """``body`` is JSON, or bytes that may be none."""
+    text = body if isinstance(body, bytes) else json.dumps(body).encode()
+    lines = [f"POST /api/{method} HTTP/1.1", "Host: h", f"X-API-Key: {API_KEY}", f"Content-Length: {len(text)}", *more]
+    return "\r\n".join([*lines, "", ""]).encode() + text
+
+
+async def answers(gateway: RunningGateway, requests: Iterable[bytes], *, pipelined: bool) -> list[tuple[int, Any]]:
+    found: list[tuple[int, Any]] = []
+    async with await Socket.open(gateway) as raw:
+        if pipelined:
+            await raw.send(b"".join(requests))
+        for each in requests:
+            if not pipelined:
+                await raw.send(each)
+            status, _, body = await raw.answer()
+            found.append((status, json.loads(body)))
+    return found
+
+
+PUBLISH = {"channel": "chat:direct", "data": 1}
+USUAL = [
+    ("publish", PUBLISH),
+    ("broadcast", {"channels": ["chat:direct", "chat:direct.2"], "data": {"n": 1}}),
+    ("notify", {"user": "direct", "data": {"id": "n1"}}),
+    ("notify", {"users": ["direct", "direct2"], "data": {"id": "n1"}}),
+    (
+        "batch",
+        {
+            "commands": [
+                {"publish": PUBLISH},
+                {"broadcast": {"channels": ["chat:direct"], "data": 2}},
+                {"notify": {"user": "u", "data": {"id": "a"}}},
+            ]
+        },
+    ),
+    ("batch", {"commands": [{"publish": PUBLISH}], "parallel": True}),
+]
+UNUSUAL = [
+    ("publish", {**PUBLISH, "idempotencykey": "k"}),
+    ("publish", {"channel": "chat:direct"}),
+    ("publish", {"channel": "absent:direct", "data": 1}),
+    ("publish", {"channel": "chat:{", "data": 1}),
+    ("publish", b"{"),
+    ("publish", b""),
+    ("publish", b'{"channel":"chat:direct","data":"\\ud83d"}'),
+    ("notify", {"user": "a#b", "data": {"id": "n"}}),
+    ("notify", {"user": "u", "data": {}}),
+    ("batch", {"commands": [{"publish": PUBLISH}, {"publish": {"channel": "absent:a", "data": 1}}, {"publish": PUBLISH}]}),
+    ("batch", {"commands": [{"publish": PUBLISH}, {"history": {"channel": "chat:direct", "limit": 1}}]}),
+    ("batch", {"commands": [{"publish": PUBLISH, "notify": {"user": "u", "data": {"id": "a"}}}]}),
+    ("batch", {"commands": [{"publish": PUBLISH}] * 201}),
+    ("batch", {"commands": []}),
+    ("broadcast", {"channels": [], "data": 1}),
+]
+
+
+def _without_positions(answer: tuple[int, Any]) -> Any:
+    def strip(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: strip(each) for name, each in value.items() if name not in ("offset", "epoch")} | {"?": "offset" in value}
+        return [strip(each) for each in value] if isinstance(value, list) else value
+
+    return answer[0], strip(answer[1])
+
+
+@pytest.mark.parametrize(("method", "body"), [*USUAL, *UNUSUAL])
+async def test_it_is_answered_as_by_the_application(gateway: RunningGateway, method: str, body: Any) -> None:
+    """``Connection: close`` sends a request to the application."""
+    both = [request(method, body), request(method, body, "Connection: close")]
+    direct, other = [(await answers(gateway, [each], pipelined=False))[0] for each in both]
+    assert _without_positions(direct) == _without_positions(other)
+
+
+async def test_usual_requests_are_what_a_plan_is_made_for(gateway: RunningGateway) -> None:
+    assert {method for method, _ in USUAL} == set(PLANNERS)
+
+
+async def test_the_answers_of_one_read_are_in_the_order_of_the_requests(gateway: RunningGateway) -> None:
+    """Direct ones, one for the application that was first taken directly, and one of another kind."""
+    number, requests, expected = 0, [], []
+    for _ in range(8):
+        for _ in range(5):
+            requests.append(request("publish", {"channel": "chat:order", "data": number}))
+            number += 1
+        requests += [request("publish", {"channel": "absent:order", "data": 1}), request("info", {}), LIVE]
+        expected += ["result"] * 5 + ["error", "result", "status"]
+    found = await answers(gateway, requests, pipelined=True)
+    assert [next(iter(body)) for _, body in found] == expected
+    offsets = [body["result"]["offset"] for _, body in found if "offset" in body.get("result", {})]
+    assert offsets == list(range(offsets[0], offsets[0] + number))
+    history = (await gateway.ask("history", channel="chat:order", limit=-1))["publications"]
+    assert [each["data"] for each in history] == list(range(number))
+
+
+async def test_a_body_may_come_in_parts_and_may_be_too_large(gateway: RunningGateway) -> None:
+    body = json.dumps({"channel": "chat:parts", "data": "x" * 70_000}).encode()
+    head = f"POST /api/publish HTTP/1.1\r\nHost: h\r\nX-API-Key: {API_KEY}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    async with await Socket.open(gateway) as raw:
+        await raw.send(head)
+        for start in range(0, len(body), 1000):
+            part = body[start : start + 1000]
+            await raw.send(b"%x\r\n%b\r\n" % (len(part), part))
+        await raw.send(b"0\r\n\r\n")
+        assert json.loads((await raw.answer())[2])["result"]["offset"] == 1
+        await raw.send(head + b"%x\r\n%b\r\n" % (100_001, b"x" * 100_001))
+        assert (await raw.answer())[0] == 413
+
+
+async def test_a_client_that_leaves_harms_nobody_and_is_published_for(gateway: RunningGateway) -> None:
+    async with await Socket.open(gateway) as raw:
+        await raw.send(b"".join(request("publish", {"channel": "chat:left", "data": number}) for number in range(20)))
+    async with asyncio.timeout(5):
+        while (await gateway.ask("history", channel="chat:left"))["offset"] != 20:
+            await asyncio.sleep(0.01)
+
+
+async def test_what_valkey_does_not_take_is_an_error_of_each(own: OwnValkey, start_gateway: Start) -> None:
+    gateway = await asyncio.to_thread(start_gateway, RULES, valkey_url=own.url, seconds={"gateway.store.connection.PATIENCE_SECONDS": 0.3})
+    own.client.execute_command("CONFIG", "SET", "maxmemory", "1")
+    plain, transport, batch = await answers(
+        gateway,
+        [
+            request("publish", PUBLISH),
+            request("publish", PUBLISH, "X-Centrifugo-Error-Mode: transport"),
+            request("batch", {"commands": [{"publish": PUBLISH}]}),
+        ],
+        pipelined=False,
+    )
+    own.client.execute_command("CONFIG", "SET", "maxmemory", "0")
+    assert (plain[0], plain[1]["error"]["code"]) == (200, 100)
+    assert (transport[0], transport[1]["error"]["code"]) == (500, 100)
+    assert batch[1]["replies"][0]["error"]["code"] == 100
