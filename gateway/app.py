@@ -166,7 +166,7 @@ class Gateway:
             return "draining"
         if not self._commands.connected:
             return "no connection to Valkey"
-        return "" if self.link.proven else "the live link to Valkey is not proven to work"
+        return self.link.doubt
 
     async def stop(self) -> None:
         """What Valkey has of this process is removed first; then the connections are closed."""

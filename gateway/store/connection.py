@@ -38,6 +38,9 @@ log = logging.getLogger("gateway.store")
 
 SILENCE_SECONDS = 5.0  # the oldest command waits longer than this: the connection is dead
 CHECK_SECONDS = 1.0
+ATTEMPT_SECONDS = 1.5  # to connect again; a gateway is ready again within 3 s after whatever kept Valkey away
+PAUSE_SECONDS = 0.5  # the longest between two attempts
+REFUSALS_LOGGED = 5  # in a row: about a second of them
 PATIENCE_SECONDS = 10.0
 BARRIER_SECONDS = 2.0  # for the replies to what was written before a refusal
 PATIENCE_STEP_SECONDS = 0.02  # commands whose patience is over within it fail together
@@ -114,11 +117,13 @@ class Commands:
         self._held = True  # nothing is written, but for urgent commands
         self._flushing = False
         self._refusals, self._last_refusal = 0, float("-inf")  # in a row
+        self._refused_at = 0.0  # since when the log says that nothing is carried out; 0: it does not
         self._mending: asyncio.Task[None] | None = None
         self._impatience: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
         self._writer: Any = None
         self._lost = asyncio.Event()
+        self._lost_because = ""
         self._keeper: asyncio.Task[None] | None = None
         self.server: Server | None = None  # to which it is connected
 
@@ -147,7 +152,7 @@ class Commands:
     def reconnect(self, reason: str) -> None:
         """Gives the connection up and asks for the address again: the server is not the primary any more."""
         if self._transport is not None:
-            log.warning("the connection to valkey is given up: %s", reason)
+            log.debug("the connection to valkey is given up: %s", reason)
             self._transport.abort()
             self._drop(reason)
 
@@ -251,13 +256,21 @@ class Commands:
                 self._generation = await self._functions.ready(self._call_now)
                 self._release()
             else:
-                await asyncio.sleep(self._pause())
+                pause = self._pause()
+                self._note_refusal(refusal)
+                await asyncio.sleep(pause)
                 self._release()
         except (StoreError, TimeoutError) as error:
             self.reconnect(str(error) or "no reply")
         finally:
             if self._mending is asyncio.current_task():
                 self._mending = None
+
+    def _note_refusal(self, refusal: str) -> None:
+        """Logs once that Valkey goes on refusing, as where its replicas are missing. ``_check`` notices the end of it."""
+        if self._refusals == REFUSALS_LOGGED and not self._refused_at:
+            self._refused_at = self._last_refusal
+            log.warning("valkey at %s carries no commands out: %s", self._address, refusal)
 
     async def _after_written(self) -> None:
         """Returns when Valkey answered everything that was written before."""
@@ -268,7 +281,7 @@ class Commands:
         now = asyncio.get_running_loop().time()
         self._refusals = self._refusals + 1 if now - self._last_refusal < CALM_SECONDS else 1
         self._last_refusal = now
-        return backoff(self._refusals, 0.05, 1.0)
+        return backoff(self._refusals, 0.05, PAUSE_SECONDS)
 
     def _release(self) -> None:
         """Writing goes on, with the oldest."""
@@ -341,6 +354,7 @@ class Commands:
 
     def _drop(self, reason: str) -> None:
         """Forgets the connection; of the commands that were written, those that may be repeated wait for the next one."""
+        self._lost_because = self._lost_because or reason
         self._transport, self._writer, self._held, self.server = None, None, True, None
         self._lost.set()
         if self._mending is not None and self._mending is not asyncio.current_task():
@@ -356,18 +370,36 @@ class Commands:
             self._watch_patience()
 
     async def _stay_connected(self) -> None:
-        what = f"valkey at {self._address} takes no commands"
         while True:
             if self._transport is None:
-                await retrying(self._connect, what, log, on=Exception, ceiling=1.0)
+                await self._come_back()
             try:
                 async with asyncio.timeout(CHECK_SECONDS):
                     await self._lost.wait()
             except TimeoutError:
                 await self._check()
 
+    async def _come_back(self) -> None:
+        """Connects again, however long it takes. That commands reach nothing is logged with the first attempt that fails, their return once."""
+        now = asyncio.get_running_loop().time
+        lost_at, what = now(), f"commands do not reach valkey at {self._address}: {self._lost_because}"
+        await retrying(self._try_to_connect, what, log, on=Exception, ceiling=PAUSE_SECONDS)
+        log.warning("commands reach valkey at %s again, after %.1f s (%s)", self._address, now() - lost_at, self._lost_because)
+        self._lost_because = ""
+
+    async def _try_to_connect(self) -> None:
+        # Another attempt may succeed although this one gets no answer, since what answers now was not there, or not reached, when it began.
+        try:
+            async with asyncio.timeout(ATTEMPT_SECONDS):
+                await self._connect()
+        except TimeoutError:
+            raise Unavailable(f"no answer for {ATTEMPT_SECONDS:g} s") from None
+
     async def _check(self) -> None:
         now = asyncio.get_running_loop().time()
+        if self._refused_at and not self._held and now - self._last_refusal > 2 * PAUSE_SECONDS:
+            log.warning("valkey at %s carries commands out again, after %.0f s", self._address, self._last_refusal - self._refused_at)
+            self._refused_at = 0.0
         if self._written and now - self._written[0].written > SILENCE_SECONDS:
             self.reconnect(f"valkey did not answer for {SILENCE_SECONDS:g} s")
         elif self.server is not None and await self._address.names_another(self.server):

@@ -18,11 +18,11 @@ from typing import Any, Protocol
 
 import libvalkey
 
-from ..errors import StoreError
+from ..errors import StoreError, Unavailable
 from ..runtime.backoff import retrying
 from ..runtime.tasks import end
 from .connect import Address, Server, open_connection
-from .connection import Commands, Replies
+from .connection import REFUSED_FOR_NOW, Commands, Replies
 
 __all__ = ["ChannelListener", "Link", "Listener", "OwnListener", "UpListener"]
 
@@ -30,6 +30,9 @@ log = logging.getLogger("gateway.link")
 
 BEAT_SECONDS = 1.0
 SILENT_BEATS = 4  # beats without any answer before the link is given up
+LATE_BEATS = 2.5  # beats after the last heartbeat that came through, the link counts as unproven: earlier than it is given up
+ATTEMPT_SECONDS = 1.5  # to connect again; a gateway is ready again within 3 s after whatever kept Valkey away
+PAUSE_SECONDS = 0.5  # the longest between two attempts
 SUBSCRIBE_AT_ONCE = 500  # channels of one SUBSCRIBE
 
 
@@ -88,7 +91,12 @@ class Link:
         self._unsent: list[bytes] = []
         self._silent_beats = 0
         self._unproven_beats = 0
+        self._beats_since_proof = 0  # of the clock, whether a heartbeat could be sent or not
         self._proven = False
+        self._proven_at = 0.0
+        self._refusal = ""
+        self._complained = False
+        self._lost_because = ""
         self._lost = asyncio.Event()
         self._first_beat = asyncio.Event()
 
@@ -109,7 +117,16 @@ class Link:
     @property
     def proven(self) -> bool:
         """Whether a heartbeat came through lately: what is announced reaches this process."""
-        return self._proven
+        return not self.doubt
+
+    @property
+    def doubt(self) -> str:
+        """Why it is not proven that what is announced reaches this process; "" if it is."""
+        if self._refusal:
+            return f"Valkey refuses what a gateway writes: {self._refusal}"
+        # A process that was stopped for a while itself has sent no heartbeat meanwhile, so time alone proves nothing.
+        late = self._beats_since_proof > 1 and asyncio.get_running_loop().time() - self._proven_at > LATE_BEATS * BEAT_SECONDS
+        return "the live link to Valkey is not proven to work" if late or not self._proven else ""
 
     async def start(self) -> None:
         """Connects and waits until the first heartbeat came through. Raises StoreError if it does not come."""
@@ -157,7 +174,9 @@ class Link:
             asyncio.get_running_loop().call_soon(self._hand_over)
         for reply in replies:
             if isinstance(reply, StoreError):
-                log.error("Valkey refuses to publish to this gateway: %s", reply)
+                is_known = self._complained or reply.is_general or str(reply).startswith(REFUSED_FOR_NOW)
+                log.log(logging.DEBUG if is_known else logging.ERROR, "Valkey refuses to publish to this gateway: %s", reply)
+                self._complained = self._complained or not is_known
                 continue
             kind = reply[0]
             if kind == b"message":
@@ -193,8 +212,12 @@ class Link:
 
     def _on_beat(self) -> None:
         # Whatever comes on the process's own channel proves the way through Valkey, not heartbeats alone.
-        self._proven = True
-        self._unproven_beats = 0
+        self._proven, self._proven_at = True, asyncio.get_running_loop().time()
+        self._unproven_beats = self._beats_since_proof = 0
+        self._complained = False
+        if self._lost_because:
+            log.warning("the link to valkey is back (%s)", self._lost_because)
+            self._lost_because = ""
         self._first_beat.set()
 
     # The connection.
@@ -202,14 +225,23 @@ class Link:
     async def _run(self) -> None:
         while True:
             # Whatever the error is: a process without its link has nothing else to do.
-            await retrying(self._connect, "the link to valkey could not be opened", log, on=Exception, ceiling=1.0)
-            await self._beat_until_lost()
+            what = f"there is no link to valkey{self._lost_because and ': '}{self._lost_because}"
+            await retrying(self._try_to_connect, what, log, on=Exception, ceiling=PAUSE_SECONDS)
+            because = await self._beat_until_lost()
+            self._lost_because = self._lost_because or because  # it may be lost again before a heartbeat came through
             self.losses += 1
             self._transport, self._writer, self._server, self._proven = None, None, None, False
             self._batch.clear()
-            log.warning("the link to valkey was lost; connecting again")
+            log.debug("the link to valkey was lost: %s", because)
             for listener in self._listeners:
                 listener.on_down()
+
+    async def _try_to_connect(self) -> None:
+        try:
+            async with asyncio.timeout(ATTEMPT_SECONDS):
+                await self._connect()
+        except TimeoutError:
+            raise Unavailable(f"no answer for {ATTEMPT_SECONDS:g} s") from None
 
     async def _connect(self) -> None:
         lost = asyncio.Event()
@@ -219,24 +251,25 @@ class Link:
         for listener in self._up_listeners:
             listener.on_up()
 
-    async def _beat_until_lost(self) -> None:
+    async def _beat_until_lost(self) -> str:
+        """Returns why the connection was lost, or was given up."""
         assert self._transport is not None
         while not self._lost.is_set():
             self._silent_beats += 1
             if fault := self._fault():
-                log.warning("%s for %g s", fault, SILENT_BEATS * BEAT_SECONDS)
                 self._transport.abort()
-                return
+                return f"{fault} for {SILENT_BEATS * BEAT_SECONDS:g} s"
             if self._is_apart():
                 self._transport.abort()
                 self._commands.reconnect("the live link is connected to another server")
-                return
+                return "commands go to another server"
             self._beat(self._transport)
             try:
                 async with asyncio.timeout(BEAT_SECONDS):
                     await self._lost.wait()
             except TimeoutError:
                 continue
+        return "the connection was closed"
 
     def _fault(self) -> str:
         """Why the connection has to be given up, "" if it need not."""
@@ -255,12 +288,15 @@ class Link:
         # The ping proves the connection, the heartbeat the way through Valkey; both count as an answer.
         if not transport.is_closing():
             transport.write(libvalkey.pack_command((b"PING",)))
+        self._beats_since_proof += 1
         if self._commands.connected:
             self._unproven_beats += 1
-            self._commands.send(b"FCALL", b"gateway_heartbeat", 1, self._own).add_done_callback(_ignore_unavailable)
+            self._commands.send(b"FCALL", b"gateway_heartbeat", 1, self._own).add_done_callback(self._on_beat_answered)
 
-
-def _ignore_unavailable(future: asyncio.Future[Any]) -> None:
-    # A heartbeat that could not be sent shows in what does not arrive.
-    if not future.cancelled():
-        future.exception()
+    def _on_beat_answered(self, future: asyncio.Future[Any]) -> None:
+        # A heartbeat that could not be sent shows in what does not arrive. One that Valkey refuses says nothing about this connection,
+        # which brings what is announced all the same.
+        error = None if future.cancelled() else future.exception()
+        self._refusal = "" if error is None or isinstance(error, Unavailable) else str(error)
+        if self._refusal:
+            self._unproven_beats = 0

@@ -78,15 +78,15 @@ async def api(node: Node, request: Request) -> Response:
     except ClientError as error:
         return _refused(request, name, error)
     except StoreError as error:
-        log.warning("api: %s failed: %s", name, error)
-        return _refused(request, name, Internal(str(error)))
+        log.log(logging.DEBUG if error.is_general else logging.WARNING, "api: %s failed: %s", name, error)
+        return _refused(request, name, Internal.of(error))
     fields = (result if name == "batch" else b'{"result":%b}' % result)[:-1]
     warnings = warnings_of(method, body)
     return json_response(b'%b,"warnings":%b}' % (fields, encode(warnings)) if warnings else fields + b"}")
 
 
 def _refused(request: Request, name: str, error: ClientError) -> Response:
-    log.info("api: %s refused with %d %s", name, error.code, error)
+    log.log(logging.DEBUG if error.is_general else logging.INFO, "api: %s refused with %d %s", name, error.code, error)
     transport = request.headers.get("x-centrifugo-error-mode") == "transport"
     return _answered(error, STATUS_OF_ERROR.get(error.code, 400) if transport else 200)
 

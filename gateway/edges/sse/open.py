@@ -89,7 +89,7 @@ class EventStreams:
         except (ClientError, Disconnect) as error:
             await _refuse(send, error)
         except StoreError as error:
-            await _refuse(send, Internal(str(error)))
+            await _refuse(send, Internal.of(error))
         return None
 
     def _names(self, scope: Scope) -> list[str]:
@@ -170,7 +170,8 @@ class _ChannelRefused(Exception):
 
 async def _refuse(send: Send, error: ClientError | Disconnect, channel: str = "") -> None:
     message = error.reason if isinstance(error, Disconnect) else error.message
-    log.info("stream refused with %d %s%s", error.code, message, f": {error.hint}" if error.hint else "")
+    level = logging.DEBUG if isinstance(error, Internal) and error.is_general else logging.INFO
+    log.log(level, "stream refused with %d %s%s", error.code, message, f": {error.hint}" if error.hint else "")
     await send({"type": "http.response.body", "body": refusal(error.code, message, channel), "more_body": False})
 
 
