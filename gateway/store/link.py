@@ -30,6 +30,7 @@ log = logging.getLogger("gateway.link")
 
 BEAT_SECONDS = 1.0
 SILENT_BEATS = 4  # beats without any answer before the link is given up
+SILENT_BEATS_AT_FIRST = 2  # the same of a connection that has brought no heartbeat yet
 LATE_BEATS = 2.5  # beats after the last heartbeat that came through, the link counts as unproven: earlier than it is given up
 ATTEMPT_SECONDS = 1.5  # to connect again; a gateway is ready again within 3 s after whatever kept Valkey away
 PAUSE_SECONDS = 0.5  # the longest between two attempts
@@ -95,7 +96,8 @@ class Link:
         self._proven = False
         self._proven_at = 0.0
         self._refusal = ""
-        self._complained = False
+        self._subscribe_refused = False  # on this connection
+        self._complained = self._loss_logged = False
         self._lost_because = ""
         self._lost = asyncio.Event()
         self._first_beat = asyncio.Event()
@@ -174,9 +176,7 @@ class Link:
             asyncio.get_running_loop().call_soon(self._hand_over)
         for reply in replies:
             if isinstance(reply, StoreError):
-                is_known = self._complained or reply.is_general or str(reply).startswith(REFUSED_FOR_NOW)
-                log.log(logging.DEBUG if is_known else logging.ERROR, "Valkey refuses to publish to this gateway: %s", reply)
-                self._complained = self._complained or not is_known
+                self._on_refusal(reply)
                 continue
             kind = reply[0]
             if kind == b"message":
@@ -187,6 +187,12 @@ class Link:
                     payloads.append(reply[2])
             elif kind == b"subscribe":
                 self._on_confirmed(reply[1])
+
+    def _on_refusal(self, error: StoreError) -> None:
+        if error.is_general or str(error).startswith(REFUSED_FOR_NOW):
+            return  # of a ping: the connection for commands gets and logs the same
+        log.log(logging.DEBUG if self._complained else logging.ERROR, "Valkey refuses to publish to this gateway: %s", error)
+        self._complained = self._subscribe_refused = True
 
     def _on_confirmed(self, channel: bytes) -> None:
         if channel == self._own:
@@ -212,9 +218,12 @@ class Link:
 
     def _on_beat(self) -> None:
         # Whatever comes on the process's own channel proves the way through Valkey, not heartbeats alone.
+        if self._subscribe_refused:  # and is refused no more; which other channels were is not known
+            self._lost.set()
+            return
         self._proven, self._proven_at = True, asyncio.get_running_loop().time()
         self._unproven_beats = self._beats_since_proof = 0
-        self._complained = False
+        self._complained = self._loss_logged = False
         if self._lost_because:
             log.warning("the link to valkey is back (%s)", self._lost_because)
             self._lost_because = ""
@@ -226,15 +235,22 @@ class Link:
         while True:
             # Whatever the error is: a process without its link has nothing else to do.
             what = f"there is no link to valkey{self._lost_because and ': '}{self._lost_because}"
-            await retrying(self._try_to_connect, what, log, on=Exception, ceiling=PAUSE_SECONDS)
+            await retrying(self._try_to_connect, what, log, on=Exception, ceiling=PAUSE_SECONDS, quiet=self._is_logged)
             because = await self._beat_until_lost()
-            self._lost_because = self._lost_because or because  # it may be lost again before a heartbeat came through
+            if self._lost_because and not self._is_logged():  # it was opened, and brought nothing
+                log.warning("there is no link to valkey: %s", because)
+            self._lost_because = self._lost_because or because
             self.losses += 1
             self._transport, self._writer, self._server, self._proven = None, None, None, False
             self._batch.clear()
             log.debug("the link to valkey was lost: %s", because)
             for listener in self._listeners:
                 listener.on_down()
+
+    def _is_logged(self, error: Exception | None = None) -> bool:
+        """Whether the log has a line about this loss of the link already."""
+        logged, self._loss_logged = self._loss_logged, True
+        return logged
 
     async def _try_to_connect(self) -> None:
         try:
@@ -247,6 +263,7 @@ class Link:
         lost = asyncio.Event()
         self._transport, self._writer, self._server = await open_connection(self._address, lambda: Replies(self._on_replies, lost.set))
         self._lost, self._silent_beats, self._unproven_beats, self._unsent = lost, 0, 0, []
+        self._subscribe_refused = False
         self.subscribe([self._own, *self._channel_listeners])
         for listener in self._up_listeners:
             listener.on_up()
@@ -258,7 +275,7 @@ class Link:
             self._silent_beats += 1
             if fault := self._fault():
                 self._transport.abort()
-                return f"{fault} for {SILENT_BEATS * BEAT_SECONDS:g} s"
+                return fault
             if self._is_apart():
                 self._transport.abort()
                 self._commands.reconnect("the live link is connected to another server")
@@ -269,11 +286,12 @@ class Link:
                     await self._lost.wait()
             except TimeoutError:
                 continue
-        return "the connection was closed"
+        self._transport.abort()
+        return "a channel was refused" if self._subscribe_refused else "the connection was closed"
 
     def _fault(self) -> str:
         """Why the connection has to be given up, "" if it need not."""
-        if self._silent_beats > SILENT_BEATS:
+        if self._silent_beats > (SILENT_BEATS if self._proven else SILENT_BEATS_AT_FIRST):
             return "the link to valkey was silent"
         if self._unproven_beats > SILENT_BEATS:
             return "the link to valkey answers, but no heartbeat came through it"
@@ -289,6 +307,8 @@ class Link:
         if not transport.is_closing():
             transport.write(libvalkey.pack_command((b"PING",)))
         self._beats_since_proof += 1
+        if self._subscribe_refused:
+            self.subscribe([self._own])
         if self._commands.connected:
             self._unproven_beats += 1
             self._commands.send(b"FCALL", b"gateway_heartbeat", 1, self._own).add_done_callback(self._on_beat_answered)
