@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -32,11 +33,28 @@ class ValkeyServer:
         self.port = free_port()
         configuration = folder / "valkey.conf"
         configuration.write_text("\n".join([f"port {self.port}", "bind 127.0.0.1", 'save ""', f'dir "{folder}"', *settings, ""]))
-        words = [str(get_binary_path()), str(configuration), *(["--sentinel"] if sentinel else [])]
-        with open(folder / "log", "ab") as log:
-            self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self._words = [str(get_binary_path()), str(configuration), *(["--sentinel"] if sentinel else [])]
+        self._log = folder / "log"
         self.client = valkey.Valkey(port=self.port, retry=Retry(NoBackoff(), 3), retry_on_error=[valkey.ConnectionError])
+        self.start()
+
+    def start(self, *settings: str) -> None:
+        """Starts it, again where it was killed, and returns when it has read its file. ``settings`` are further words of its command line."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen([*self._words, *settings], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         wait_until(self._answers, f"a server on port {self.port}")
+
+    def kill(self) -> None:
+        """SIGKILL: ``start`` brings it back on the same files."""
+        self._process.kill()
+        self._process.wait()
+
+    def freeze(self) -> None:
+        """It takes connections and answers nothing, until it is thawed."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
 
     def _answers(self) -> bool:
         try:
@@ -54,8 +72,7 @@ class ValkeyServer:
 
     def stop(self) -> None:
         self.client.close()
-        self._process.kill()
-        self._process.wait()
+        self.kill()
 
 
 class Pair:
