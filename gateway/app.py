@@ -29,7 +29,7 @@ from .edges import health, pages
 from .edges import pull as clients
 from .edges.api.openapi import openapi
 from .edges.application import Application
-from .errors import GatewayError, StoreError
+from .errors import GatewayError, NotPermitted, StoreError
 from .live.hub import Hub
 from .live.inbox import Inbox
 from .rpc.calls import Calls
@@ -153,6 +153,8 @@ class Gateway:
     async def _install_functions(self) -> None:
         try:
             await self._library.install(self._commands.call)
+        except NotPermitted:
+            raise
         except StoreError as error:
             raise type(error)(
                 f"Valkey at {self._address} does not take the gateway's functions (Valkey 7.2 or newer is needed): {error}"

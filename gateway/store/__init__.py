@@ -6,6 +6,10 @@ library     the function library (``lua/``) with the rules compiled in, and how 
 connect     addresses, how a connection is opened, commands for programs without asyncio
 plain_connection   how such programs find their server, load the functions and try again
 connection  one pipelined connection for commands
+rights      the least rights of each kind of program as a user of Valkey
+rights_check   which of them a user lacks
+not_permitted  Valkey's refusals for want of rights, in words for people
+tls         the TLS options of an address, and what is wrong where TLS fails
 link        the one Pub/Sub connection of a process
 history     publish, read, remove: the library's functions as methods
 data_folder the folder of the embedded server, the database and the secrets: private, and repaired where it is not

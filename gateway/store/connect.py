@@ -24,13 +24,21 @@ from valkey.exceptions import AuthenticationError, BusyLoadingError, NoPermissio
 from valkey.retry import Retry
 
 from ..errors import ConfigurationError, StoreError, Unavailable
+from .not_permitted import lacking, name_of, not_permitted
 
 __all__ = ["CONNECT_SECONDS", "Address", "Loading", "Server", "SyncCommands", "open_connection"]
 
 CONNECT_SECONDS = 5.0  # for the socket, and again for the greeting
 ASK_SECONDS = 1.0  # for the Sentinels to name the primary
 
-_OPTIONS: dict[str, Any] = {"protocol": 2, "socket_connect_timeout": CONNECT_SECONDS, "socket_timeout": CONNECT_SECONDS}
+# Without a name of the library nothing sends CLIENT SETINFO, which a user would need a right to.
+_OPTIONS: dict[str, Any] = {
+    "protocol": 2,
+    "socket_connect_timeout": CONNECT_SECONDS,
+    "socket_timeout": CONNECT_SECONDS,
+    "lib_name": None,
+    "lib_version": None,
+}
 
 _SCHEMES = ("valkey", "valkeys", "unix", "valkey+sentinel")
 
@@ -89,7 +97,7 @@ class Address:
             raise ConfigurationError(f"valkey_url: {_unquoted(error)}") from None
 
     def _make_pool(self, scheme: str) -> _Pool:
-        options = _OPTIONS | {"client_name": "gateway", "lib_name": None, "lib_version": None}
+        options = _OPTIONS | {"client_name": "gateway"}
         if scheme == "valkey+sentinel":
             pool = _primary(Sentinel, self.url, options).connection_pool
             self._sentinel, self._service = pool.sentinel_manager, pool.service_name
@@ -106,6 +114,12 @@ class Address:
         if self.url.startswith("valkey+sentinel"):
             return cast(valkey.Valkey, _primary(valkey.Sentinel, self.url, options))
         return valkey.Valkey.from_url(self.url, **options)
+
+    @property
+    def user(self) -> str:
+        """The user of Valkey's access control lists as whom commands are sent."""
+        parts = urlsplit(self.url)
+        return unquote(parts.username or "") or dict(parse_qsl(parts.query)).get("username") or "default"
 
     def connection(self) -> _Connection:
         """A connection of valkey-py that is not connected yet."""
@@ -207,7 +221,11 @@ async def open_connection(address: Address, protocol: Callable[[], asyncio.Proto
         await connection.disconnect(nowait=True)
         raise
     except AuthenticationError as error:
+        await connection.disconnect(nowait=True)
         raise StoreError(f"Valkey at {address} refuses the login: {error}") from None
+    except NoPermissionError as error:
+        await connection.disconnect(nowait=True)
+        raise not_permitted(f"NOPERM {error}", "the greeting of a connection", address.user) from None
     except (TimeoutError, ValkeyError, OSError) as error:
         await connection.disconnect(nowait=True)
         raise Unavailable(f"no Valkey at {address}: {str(error) or type(error).__name__}") from None
@@ -255,6 +273,7 @@ class SyncCommands:
         self._execute: Callable[..., Any] = client.execute_command
         self._disconnect: Callable[[], None] = client.connection_pool.disconnect
         self._close: Callable[[], None] = client.close
+        self._user: str = client.connection_pool.connection_kwargs.get("username") or "default"
 
     def call(self, *words: Any) -> Any:
         """One command; its reply as Valkey sends it, texts as bytes.
@@ -271,7 +290,11 @@ class SyncCommands:
         except (valkey.ConnectionError, valkey.TimeoutError, OSError) as error:
             raise Unavailable(f"no Valkey: {error}") from None
         except ValkeyError as error:
-            raise StoreError(str(error)) from None
+            raise self._refusal(error, *words) from None
+
+    def _refusal(self, error: ValkeyError, *words: Any) -> StoreError:
+        text = f"NOPERM {error}" if isinstance(error, NoPermissionError) else str(error)
+        return not_permitted(text, name_of(*words), self._user) if lacking(text) else StoreError(text)
 
     @contextmanager
     def listening(self, channel: bytes) -> Iterator[Callable[[float], bytes | None]]:
@@ -295,6 +318,8 @@ class SyncCommands:
                 pubsub.get_message(timeout=CONNECT_SECONDS)  # the confirmation
             except (valkey.ConnectionError, valkey.TimeoutError, OSError) as error:
                 raise Unavailable(f"no Valkey: {error}") from None
+            except ValkeyError as error:
+                raise self._refusal(error, "SUBSCRIBE") from None
             yield announced
         finally:
             pubsub.close()

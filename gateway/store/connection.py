@@ -31,6 +31,7 @@ from ..errors import StoreError, Unavailable
 from ..runtime.backoff import backoff, retrying
 from ..runtime.tasks import end
 from .connect import Address, Server, open_connection
+from .not_permitted import for_people
 
 __all__ = ["Commands", "Functions", "Replies"]
 
@@ -229,6 +230,7 @@ class Commands:
     def _on_error(self, command: _Command, error: StoreError) -> None:
         text = str(error)
         for_now = text.startswith(REFUSED_FOR_NOW + NOT_THE_PRIMARY)
+        error = for_people(error, command.text, self._address.user)
         if command.urgent:
             command.future.set_exception(Unavailable(text) if for_now else error)
         elif for_now or (self._functions is not None and text.startswith(OTHER_FUNCTIONS)):
