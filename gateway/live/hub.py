@@ -231,6 +231,12 @@ class Hub:
             channel.acked = True
             self.mend(channel)
 
+    def on_refused(self, error: StoreError) -> None:
+        """Valkey does not let this process follow some channels: clients that wait for one of them get an error."""
+        for channel in self._channels.values():
+            if not channel.acked:
+                channel.fail_waiters(error)
+
     def on_down(self) -> None:
         """The link is gone: every position is in doubt until it is back."""
         for channel in self._channels.values():

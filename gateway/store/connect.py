@@ -25,6 +25,7 @@ from valkey.retry import Retry
 
 from ..errors import ConfigurationError, StoreError, Unavailable
 from .not_permitted import lacking, name_of, not_permitted
+from .tls import explained, tls_options
 
 __all__ = ["CONNECT_SECONDS", "Address", "Loading", "Server", "SyncCommands", "open_connection"]
 
@@ -40,7 +41,7 @@ _OPTIONS: dict[str, Any] = {
     "lib_version": None,
 }
 
-_SCHEMES = ("valkey", "valkeys", "unix", "valkey+sentinel")
+_SCHEMES = ("valkey", "valkeys", "unix", "valkey+sentinel", "valkeys+sentinel")
 
 
 class Server(NamedTuple):
@@ -72,7 +73,8 @@ class _Pool(Protocol):
 
 
 class Address:
-    """A Valkey URL: ``valkey://``, ``valkeys://`` (TLS), ``unix://``, ``valkey+sentinel://h1:p1,h2:p2/service``.
+    """A Valkey URL: ``valkey://``, ``valkeys://`` (TLS), ``unix://``, ``valkey+sentinel://h1:p1,h2:p2/service``
+    (``valkeys+sentinel://``: the Sentinels and the server by TLS). ``store.tls`` has the options of TLS.
 
     The ``redis`` spellings are understood too. Raises ConfigurationError for anything else. ``str()`` shows no password.
     """
@@ -97,8 +99,9 @@ class Address:
             raise ConfigurationError(f"valkey_url: {_unquoted(error)}") from None
 
     def _make_pool(self, scheme: str) -> _Pool:
-        options = _OPTIONS | {"client_name": "gateway"}
-        if scheme == "valkey+sentinel":
+        self._tls = tls_options(self.url)
+        options = _OPTIONS | self._tls | {"client_name": "gateway"}
+        if scheme.endswith("+sentinel"):
             pool = _primary(Sentinel, self.url, options).connection_pool
             self._sentinel, self._service = pool.sentinel_manager, pool.service_name
             return cast(_Pool, pool)
@@ -110,8 +113,8 @@ class Address:
         ``seconds`` bound each of its waits: for the socket, and for a reply.
         """
         limits = {"socket_connect_timeout": seconds, "socket_timeout": seconds}
-        options = _OPTIONS | limits | {"retry": Retry(NoBackoff(), 0), "retry_on_error": [], "retry_on_timeout": False}
-        if self.url.startswith("valkey+sentinel"):
+        options = _OPTIONS | self._tls | limits | {"retry": Retry(NoBackoff(), 0), "retry_on_error": [], "retry_on_timeout": False}
+        if "+sentinel://" in self.url:
             return cast(valkey.Valkey, _primary(valkey.Sentinel, self.url, options))
         return valkey.Valkey.from_url(self.url, **options)
 
@@ -182,8 +185,9 @@ def _unquoted(error: Exception) -> str:
 def _primary(sentinel: Any, url: str, options: dict[str, Any]) -> Any:
     """A client of the primary that the Sentinels of ``url`` name; ``sentinel`` is valkey-py's class, blocking or for asyncio."""
     sentinels, service, login = _sentinel_parts(url)
-    limits = {name: options[name] for name in ("socket_connect_timeout", "socket_timeout")}
-    return sentinel(sentinels, **limits).master_for(service, **options, **login)
+    tls = {"ssl": True} if url.startswith("valkeys") else {}
+    asked = {name: value for name, value in options.items() if name.startswith(("socket_", "ssl_"))}
+    return sentinel(sentinels, sentinel_kwargs=asked | tls).master_for(service, **options, **login, **tls)
 
 
 def _sentinel_parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
@@ -228,7 +232,7 @@ async def open_connection(address: Address, protocol: Callable[[], asyncio.Proto
         raise not_permitted(f"NOPERM {error}", "the greeting of a connection", address.user) from None
     except (TimeoutError, ValkeyError, OSError) as error:
         await connection.disconnect(nowait=True)
-        raise Unavailable(f"no Valkey at {address}: {str(error) or type(error).__name__}") from None
+        raise Unavailable(f"no Valkey at {address}: {explained(error)}") from None
     writer = connection._writer
     assert writer is not None
     connection._reader = connection._writer = None  # valkey-py has no part in it any more
@@ -288,7 +292,7 @@ class SyncCommands:
             self._disconnect()
             raise Unavailable(f"Valkey is not the primary any more: {error}") from None
         except (valkey.ConnectionError, valkey.TimeoutError, OSError) as error:
-            raise Unavailable(f"no Valkey: {error}") from None
+            raise Unavailable(f"no Valkey: {explained(error)}") from None
         except ValkeyError as error:
             raise self._refusal(error, *words) from None
 
@@ -309,7 +313,7 @@ class SyncCommands:
             try:
                 message = pubsub.get_message(ignore_subscribe_messages=True, timeout=seconds)
             except (valkey.ConnectionError, valkey.TimeoutError, OSError) as error:
-                raise Unavailable(f"no Valkey: {error}") from None
+                raise Unavailable(f"no Valkey: {explained(error)}") from None
             return message["data"] if message is not None else None
 
         try:
@@ -317,7 +321,7 @@ class SyncCommands:
                 pubsub.subscribe(channel)
                 pubsub.get_message(timeout=CONNECT_SECONDS)  # the confirmation
             except (valkey.ConnectionError, valkey.TimeoutError, OSError) as error:
-                raise Unavailable(f"no Valkey: {error}") from None
+                raise Unavailable(f"no Valkey: {explained(error)}") from None
             except ValkeyError as error:
                 raise self._refusal(error, "SUBSCRIBE") from None
             yield announced

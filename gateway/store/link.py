@@ -18,11 +18,12 @@ from typing import Any, Protocol
 
 import libvalkey
 
-from ..errors import StoreError
+from ..errors import NotPermitted, StoreError
 from ..runtime.backoff import retrying
 from ..runtime.tasks import end
 from .connect import Address, Server, open_connection
 from .connection import Commands, Replies
+from .not_permitted import for_people
 
 __all__ = ["ChannelListener", "Link", "Listener", "OwnListener", "UpListener"]
 
@@ -31,6 +32,7 @@ log = logging.getLogger("gateway.link")
 BEAT_SECONDS = 1.0
 SILENT_BEATS = 4  # beats without any answer before the link is given up
 SUBSCRIBE_AT_ONCE = 500  # channels of one SUBSCRIBE
+REFUSED_AGAIN_SECONDS = 5.0  # until channels that Valkey refused are asked for again: the user may have got the right
 
 
 class UpListener(Protocol):
@@ -47,6 +49,9 @@ class Listener(UpListener, Protocol):
 
     def on_subscribed(self, key: bytes) -> None:
         """Valkey confirmed this Pub/Sub channel: everything that is announced there from now on arrives."""
+
+    def on_refused(self, error: StoreError) -> None:
+        """Valkey refused to subscribe to channels: those that are not confirmed. They are asked for again, by ``on_up``."""
 
     def on_announcements(self, batch: dict[bytes, list[bytes]]) -> None:
         """What arrived together: Pub/Sub channel → its payloads in order."""
@@ -89,6 +94,8 @@ class Link:
         self._silent_beats = 0
         self._unproven_beats = 0
         self._proven = False
+        self._refusal: StoreError | None = None  # why nothing is received, where Valkey said it
+        self._asking_again: asyncio.TimerHandle | None = None
         self._lost = asyncio.Event()
         self._first_beat = asyncio.Event()
 
@@ -112,7 +119,7 @@ class Link:
         return self._proven
 
     async def start(self) -> None:
-        """Connects and waits until the first heartbeat came through. Raises StoreError if it does not come."""
+        """Connects and waits until the first heartbeat came through. Raises StoreError if it does not come, NotPermitted if it may not."""
         self._running = asyncio.create_task(self._run(), name="valkey link")
         beat = asyncio.create_task(self._first_beat.wait())
         await asyncio.wait((beat, self._running), timeout=10, return_when=asyncio.FIRST_COMPLETED)
@@ -120,13 +127,15 @@ class Link:
         if self._running.done():
             self._running.result()
         if not self._proven:
-            raise StoreError(f"Valkey at {self._address} takes commands, but publishes nothing to its subscribers")
+            raise self._refusal or StoreError(f"Valkey at {self._address} takes commands, but publishes nothing to its subscribers")
 
     async def close(self) -> None:
         if self._running is not None:
             await end(self._running)
         if self._transport is not None:
             self._transport.close()
+        if self._asking_again is not None:
+            self._asking_again.cancel()
 
     def subscribe(self, channels: Iterable[bytes]) -> None:
         """Asks Valkey for these channels; without a connection it does nothing, since listeners ask again in ``on_up``."""
@@ -157,7 +166,7 @@ class Link:
             asyncio.get_running_loop().call_soon(self._hand_over)
         for reply in replies:
             if isinstance(reply, StoreError):
-                log.error("Valkey refuses to publish to this gateway: %s", reply)
+                self._on_refused(reply)
                 continue
             kind = reply[0]
             if kind == b"message":
@@ -168,6 +177,34 @@ class Link:
                     payloads.append(reply[2])
             elif kind == b"subscribe":
                 self._on_confirmed(reply[1])
+
+    def _on_refused(self, reply: StoreError) -> None:
+        verb = next((verb for verb in (b"UNSUBSCRIBE", b"PING") if f"'{verb.decode().lower()}'" in str(reply)), b"SUBSCRIBE")
+        error = for_people(reply, libvalkey.pack_command((verb,)), self._address.user)
+        if not isinstance(error, NotPermitted):  # which is logged already
+            log.error("Valkey refuses to publish to this gateway: %s", error)
+        if verb != b"SUBSCRIBE":
+            return
+        self._refuse(error)
+        for listener in self._listeners:
+            listener.on_refused(error)
+        if self._asking_again is None:
+            self._asking_again = asyncio.get_running_loop().call_later(REFUSED_AGAIN_SECONDS, self._ask_again)
+
+    def _refuse(self, error: StoreError) -> None:
+        """Nothing will come through: ``start`` need not wait for it."""
+        self._refusal = error
+        self._first_beat.set()
+
+    def _ask_again(self) -> None:
+        self._asking_again = None
+        if self._transport is not None:
+            self._ask_for_all()
+
+    def _ask_for_all(self) -> None:
+        self.subscribe([self._own, *self._channel_listeners])
+        for listener in self._up_listeners:
+            listener.on_up()
 
     def _on_confirmed(self, channel: bytes) -> None:
         if channel == self._own:
@@ -215,9 +252,7 @@ class Link:
         lost = asyncio.Event()
         self._transport, self._writer, self._server = await open_connection(self._address, lambda: Replies(self._on_replies, lost.set))
         self._lost, self._silent_beats, self._unproven_beats, self._unsent = lost, 0, 0, []
-        self.subscribe([self._own, *self._channel_listeners])
-        for listener in self._up_listeners:
-            listener.on_up()
+        self._ask_for_all()
 
     async def _beat_until_lost(self) -> None:
         assert self._transport is not None
@@ -257,10 +292,9 @@ class Link:
             transport.write(libvalkey.pack_command((b"PING",)))
         if self._commands.connected:
             self._unproven_beats += 1
-            self._commands.send(b"FCALL", b"gateway_heartbeat", 1, self._own).add_done_callback(_ignore_unavailable)
+            self._commands.send(b"FCALL", b"gateway_heartbeat", 1, self._own).add_done_callback(self._on_beat_sent)
 
-
-def _ignore_unavailable(future: asyncio.Future[Any]) -> None:
-    # A heartbeat that could not be sent shows in what does not arrive.
-    if not future.cancelled():
-        future.exception()
+    def _on_beat_sent(self, future: asyncio.Future[Any]) -> None:
+        # A heartbeat that could not be sent shows in what does not arrive.
+        if not future.cancelled() and isinstance(error := future.exception(), NotPermitted):
+            self._refuse(error)
