@@ -46,6 +46,8 @@ from .store.history import History
 from .store.layout import Layout
 from .store.library import Library, rules_of
 from .store.link import Link
+from .store.rights import rights_of
+from .store.rights_check import log_lack
 from .work.bridges import Bridges
 from .work.queues import Queues
 
@@ -125,6 +127,7 @@ class Gateway:
         await self._commands.start()
         if self._install:
             await self._install_functions()
+            await log_lack(self._address, rights_of("gateway", self._config.prefix, self._config.bridges))
             await self.node.revocations.load()
         await self.link.start()
         if 0 < len(self._config.tokens.hmac_secret.encode()) < SHORT_SECRET:

@@ -99,8 +99,7 @@ class Address:
             raise ConfigurationError(f"valkey_url: {_unquoted(error)}") from None
 
     def _make_pool(self, scheme: str) -> _Pool:
-        self._tls = tls_options(self.url)
-        options = _OPTIONS | self._tls | {"client_name": "gateway"}
+        options = _OPTIONS | tls_options(self.url) | {"client_name": "gateway"}
         if scheme.endswith("+sentinel"):
             pool = _primary(Sentinel, self.url, options).connection_pool
             self._sentinel, self._service = pool.sentinel_manager, pool.service_name
@@ -113,10 +112,16 @@ class Address:
         ``seconds`` bound each of its waits: for the socket, and for a reply.
         """
         limits = {"socket_connect_timeout": seconds, "socket_timeout": seconds}
-        options = _OPTIONS | self._tls | limits | {"retry": Retry(NoBackoff(), 0), "retry_on_error": [], "retry_on_timeout": False}
+        options = (
+            _OPTIONS | tls_options(self.url) | limits | {"retry": Retry(NoBackoff(), 0), "retry_on_error": [], "retry_on_timeout": False}
+        )
         if "+sentinel://" in self.url:
             return cast(valkey.Valkey, _primary(valkey.Sentinel, self.url, options))
         return valkey.Valkey.from_url(self.url, **options)
+
+    @property
+    def by_tls(self) -> bool:
+        return self.url.startswith("valkeys")
 
     @property
     def user(self) -> str:
@@ -232,7 +237,7 @@ async def open_connection(address: Address, protocol: Callable[[], asyncio.Proto
         raise not_permitted(f"NOPERM {error}", "the greeting of a connection", address.user) from None
     except (TimeoutError, ValkeyError, OSError) as error:
         await connection.disconnect(nowait=True)
-        raise Unavailable(f"no Valkey at {address}: {explained(error)}") from None
+        raise Unavailable(f"no Valkey at {address}: {explained(error, address.by_tls)}") from None
     writer = connection._writer
     assert writer is not None
     connection._reader = connection._writer = None  # valkey-py has no part in it any more
@@ -277,7 +282,9 @@ class SyncCommands:
         self._execute: Callable[..., Any] = client.execute_command
         self._disconnect: Callable[[], None] = client.connection_pool.disconnect
         self._close: Callable[[], None] = client.close
-        self._user: str = client.connection_pool.connection_kwargs.get("username") or "default"
+        pool = client.connection_pool
+        self._user: str = pool.connection_kwargs.get("username") or "default"
+        self._by_tls = "SSL" in pool.connection_class.__name__
 
     def call(self, *words: Any) -> Any:
         """One command; its reply as Valkey sends it, texts as bytes.
@@ -292,7 +299,7 @@ class SyncCommands:
             self._disconnect()
             raise Unavailable(f"Valkey is not the primary any more: {error}") from None
         except (valkey.ConnectionError, valkey.TimeoutError, OSError) as error:
-            raise Unavailable(f"no Valkey: {explained(error)}") from None
+            raise Unavailable(f"no Valkey: {explained(error, self._by_tls)}") from None
         except ValkeyError as error:
             raise self._refusal(error, *words) from None
 
@@ -313,7 +320,7 @@ class SyncCommands:
             try:
                 message = pubsub.get_message(ignore_subscribe_messages=True, timeout=seconds)
             except (valkey.ConnectionError, valkey.TimeoutError, OSError) as error:
-                raise Unavailable(f"no Valkey: {explained(error)}") from None
+                raise Unavailable(f"no Valkey: {explained(error, self._by_tls)}") from None
             return message["data"] if message is not None else None
 
         try:
@@ -321,7 +328,7 @@ class SyncCommands:
                 pubsub.subscribe(channel)
                 pubsub.get_message(timeout=CONNECT_SECONDS)  # the confirmation
             except (valkey.ConnectionError, valkey.TimeoutError, OSError) as error:
-                raise Unavailable(f"no Valkey: {explained(error)}") from None
+                raise Unavailable(f"no Valkey: {explained(error, self._by_tls)}") from None
             except ValkeyError as error:
                 raise self._refusal(error, "SUBSCRIBE") from None
             yield announced

@@ -14,7 +14,7 @@ from ..errors import NotPermitted, StoreError
 
 __all__ = ["Lacking", "for_people", "lacking", "name_of", "not_permitted"]
 
-log = logging.getLogger("gateway.store")
+log = logging.getLogger("gateway.rights")
 
 AGAIN_SECONDS = 60.0  # until the same refusal is logged again
 LOGGED_MOST = 1000  # refusals that are remembered as logged
@@ -28,7 +28,7 @@ _LACKING: tuple[tuple[Lacking, re.Pattern[str]], ...] = (
 )
 _FROM_A_FUNCTION = ("ACL failure in script", "The user executing the script can't")
 _FAMILIES = ("FCALL", "FUNCTION", "CLIENT", "CLUSTER")
-_AFTERWORD = re.compile(r" script: .*")
+_AROUND = re.compile(r"^NOPERM |^ERR |ACL failure in script: | script: .*$")
 
 _logged: dict[str, float] = {}
 
@@ -42,7 +42,7 @@ def lacking(text: str) -> Lacking | None:
 
 def not_permitted(text: str, command: str, user: str) -> NotPermitted:
     """The error for people: ``command`` was refused to ``user`` with Valkey's error reply ``text``."""
-    reason = _AFTERWORD.sub("", text.removeprefix("NOPERM ").removeprefix("ERR "))
+    reason = _AROUND.sub("", text)
     return NotPermitted(f'Valkey refuses {command} to its user {user!r} ({reason}); "gateway check" names each right that is missing')
 
 

@@ -9,12 +9,13 @@ reading and writing; the patterns that functions are called with need both.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ..bridging import BridgeRules
 
-__all__ = ["CLUSTER", "ROLES", "Rights", "acl_line", "rights_of"]
+__all__ = ["CLUSTER", "LOADING", "ROLES", "Rights", "acl_line", "acl_words", "rights_of"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ def _calling(*functions: str) -> Rights:
 
 _CONNECTION = _rights("client|setname info ping")
 _LINK = _calling("heartbeat") | _rights("subscribe unsubscribe", "node:*", "node:*")
-_LOADING = _rights("function|delete function|list function|load")
+LOADING = _rights("function|delete function|list function|load")
+"""To load the function library. A gateway works without where ``gateway install`` loaded it, and cannot replace it where Valkey lost it."""
 
 _PUBLISHING = (
     _CONNECTION
@@ -87,12 +89,12 @@ _PRODUCING = (
     _CONNECTION
     | _LINK
     | _calling("generation rules", "enqueue", "queue", "job jobs cancel purge resend")
-    | _rights("sadd smembers", "queue:{* queues", "queue:{*")
+    | _rights("get sadd smembers", "queue:{* queues %R~rules", "queue:{*")
 )
 _GATEWAY = (
     _PUBLISHING
     | _LINK
-    | _LOADING
+    | LOADING
     | _calling("history page remove", "inbox read", "control beat presence present", "call", "enqueue", "queue")
     | _rights("hgetall hsetnx set smembers srem zremrangebyrank")
 )
@@ -102,7 +104,9 @@ ROLES: dict[str, Rights] = {
     "publisher": _PUBLISHING | _calling("restore", "history page remove"),
     "relay": _PUBLISHING | _PRODUCING,
     "producer": _PRODUCING,
-    "worker": _PUBLISHING | _LINK | _calling("take finish fail give_back park held renew reclaim", "enqueue")
+    "worker": _PUBLISHING
+    | _LINK
+    | _calling("take finish fail give_back park held renew reclaim", "enqueue")
     | _rights("hsetnx sadd", "queue:{* queues", "queue:{*"),
     "reader": _CONNECTION
     | _LINK
@@ -153,10 +157,16 @@ def _escaped(name: str) -> str:
     return "".join(f"\\{letter}" if letter in "*?[]\\" else letter for letter in name)
 
 
-def acl_line(role: str, rights: Rights, *, user: str = "", secret: str = "PASSWORD") -> str:
-    """The command for ``valkey-cli`` that makes a user with exactly these rights; ``user`` is by default named after the role."""
-    return " ".join(acl_words(user or f"gateway-{role}" if role != "gateway" else user or "gateway", rights, secret))
+def acl_line(role: str, rights: Rights) -> str:
+    """The command for ``valkey-cli`` that makes a user with exactly these rights, named after its role."""
+    user = "gateway" if role == "gateway" else f"gateway-{role}"
+    return " ".join(_quoted(word) for word in acl_words(user, rights, "PASSWORD"))
 
 
 def acl_words(user: str, rights: Rights, secret: str) -> Sequence[str]:
+    """The same as words, for any name and password."""
     return ["ACL", "SETUSER", user, "reset", "on", f">{secret}", *rights.words()]
+
+
+def _quoted(word: str) -> str:
+    return json.dumps(word) if any(letter in word for letter in " \"'\\") else word

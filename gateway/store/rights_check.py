@@ -8,20 +8,23 @@ What is refused appears in Valkey's ``ACL LOG`` too.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 from valkey.exceptions import NoPermissionError, ResponseError, ValkeyError
 
-from ..errors import StoreError, Unavailable
+from ..errors import Unavailable
 from .connect import Address
 from .not_permitted import lacking
 from .rights import Rights
 
-__all__ = ["FunctionsMissing", "lacking_rights"]
+__all__ = ["Lack", "find_lack", "log_lack"]
 
-# A command with all the words that it needs, by its name. K is a key, C a channel; blocking ones end at once.
+log = logging.getLogger("gateway.rights")
+
+# A command with all the words that it needs, by its name. K is a key, C a channel; those that would block have no valid end.
 _BY_FUNCTION = """
 del K|exists K|expire K 1|get K|hdel K f|hexists K f|hget K f|hgetall K|hincrby K f 1|hkeys K|hlen K|hmget K f|hrandfield K|hscan K 0|hset K f v
 hsetnx K f v|hvals K|info server|lindex K 0|llen K|lmove K K LEFT RIGHT|lpos K x|lpush K x|lrange K 0 0|lrem K 0 x|ltrim K 0 0|persist K
@@ -33,7 +36,7 @@ zrevrangebyscore K 0 0|zscore K x
 """
 _DIRECTLY = """
 client setname gateway|function list LIBRARYNAME gateway_none|function load none|function delete gateway_none|asking|cluster info
-cluster shards|cluster slots|blmove K K LEFT RIGHT 0.01|brpop K 0.01|xread COUNT 1 STREAMS K 0
+cluster shards|cluster slots|blmove K K LEFT RIGHT none|brpop K none|xread COUNT 1 STREAMS K none
 """
 _SUBSCRIBING = "psubscribe C|subscribe C|unsubscribe none|ssubscribe C|sunsubscribe none"  # the last, since then little else may be sent
 _FAMILIES = ("client", "cluster", "function", "xgroup", "xinfo")  # whose second word is part of the right
@@ -42,8 +45,11 @@ _READING = {"get", "sscan"}  # what the patterns for reading alone are for
 _NAME = "rights-check"
 
 
-class FunctionsMissing(StoreError):
-    """Valkey lacks this version of the function library."""
+class Lack(NamedTuple):
+    """What a user lacks: ``words`` of ``ACL SETUSER``. ``complete`` is False where the functions are missing, by which most rights are tried."""
+
+    words: list[str]
+    complete: bool = True
 
 
 def _samples(text: str) -> dict[str, list[str]]:
@@ -103,18 +109,15 @@ def example_of(pattern: str) -> str:
     return name
 
 
-async def lacking_rights(address: Address, rights: Rights) -> list[str]:
-    """The words of ``ACL SETUSER`` for those of ``rights`` that the user of ``address`` lacks.
-
-    Raises FunctionsMissing where the functions are missing, by which most are tried; Unavailable, StoreError.
-    """
+async def find_lack(address: Address, rights: Rights) -> Lack:
+    """Those of ``rights`` that the user of ``address`` lacks. Raises Unavailable."""
     connection = cast(Any, address.connection())
     connection.client_name = None  # to have a name is among the rights that are tried
     try:
         await connection.connect()
-        return await _lacking(_Asked(connection), rights)
-    except NoPermissionError as error:  # of the greeting: a database was chosen
-        return ["+select"] if "select" in str(error) else [str(error)]
+        return await _try_all(_Asked(connection), rights)
+    except NoPermissionError:  # nothing but the choice of a database is refused so early
+        return Lack(["+select"], False)
     except (ValkeyError, OSError, TimeoutError) as error:
         raise Unavailable(f"the rights of the user at {address} could not be tried: {error}") from None
     finally:
@@ -145,19 +148,30 @@ class _Asked:
         return found
 
 
-async def _lacking(asked: _Asked, rights: Rights) -> list[str]:
+async def _try_all(asked: _Asked, rights: Rights) -> Lack:
     found = await asked.try_each(_trials(_DIRECT_SAMPLES, rights))
     trials = _trials(_FUNCTION_SAMPLES, rights)
     # Without functions, as for a service, few commands are left: their samples change nothing even where they are carried out.
-    found += await (_tried_by_function(asked, trials) if "fcall" in rights.commands else asked.try_each(trials))
+    more = await (_try_by_function(asked, trials) if "fcall" in rights.commands else asked.try_each(trials))
+    found += more or []
     found += await asked.try_each(_trials(_LAST_SAMPLES, rights))
-    return list(dict.fromkeys(found))
+    return Lack(list(dict.fromkeys(found)), more is not None)
 
 
-async def _tried_by_function(asked: _Asked, trials: list[_Trial]) -> list[str]:
+async def _try_by_function(asked: _Asked, trials: list[_Trial]) -> list[str] | None:
+    """None where Valkey lacks the function that tries them."""
     answers = await asked.ask("FCALL", "gateway_may", "0", *(msgspec.json.encode(trial.words).decode() for trial in trials))
     if isinstance(answers, str):
-        if lacking(answers):
-            return ["+fcall"]
-        raise FunctionsMissing(answers)
+        return ["+fcall"] if lacking(answers) else None
     return [word for trial, answer in zip(trials, answers, strict=True) for word in trial.lacks(answer.decode())]
+
+
+async def log_lack(address: Address, rights: Rights) -> None:
+    """Logs what the user lacks, at the start of a program that could else work for long before it is refused something."""
+    try:
+        lack = await find_lack(address, rights)
+    except Unavailable as error:
+        log.debug("%s", error)
+        return
+    if lack.words:
+        log.error('the user %r of Valkey lacks rights: %s; "gateway check" says how to give them', address.user, " ".join(lack.words))

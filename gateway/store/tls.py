@@ -30,6 +30,14 @@ _CAUSES = (
     ),
 )
 
+# Words of the error, whether it is a connection by TLS → what may be wrong: the server said nothing.
+_CUT = ("reset by peer", "closed by server")
+_DOUBTS = (
+    (("Timeout",), True, "perhaps it does not speak TLS there"),
+    (_CUT, True, "perhaps it wants a certificate of the client: ?ssl_certfile=FILE&ssl_keyfile=FILE"),
+    (_CUT, False, "perhaps it speaks only TLS there: valkeys://"),
+)
+
 
 def tls_options(url: str) -> dict[str, Any]:
     """What valkey-py takes for the TLS options in a URL; empty without TLS. Raises ConfigurationError for what cannot work."""
@@ -42,6 +50,8 @@ def tls_options(url: str) -> dict[str, Any]:
     for name in given:
         if name not in _KNOWN:
             raise ConfigurationError(f"valkey_url: there is no option {name}; those of TLS are {', '.join(_KNOWN)}")
+    if given.get("ssl_cert_reqs", "required") not in ("none", "optional", "required"):
+        raise ConfigurationError("valkey_url: ssl_cert_reqs is none, optional or required")
     _check_files(given)
     verifies = given.get("ssl_cert_reqs", "required") == "required"
     given["ssl_check_hostname"] = verifies and given.get("ssl_check_hostname", "").lower() not in ("0", "f", "false", "n", "no", "off")
@@ -62,7 +72,9 @@ def _check_files(given: dict[str, Any]) -> None:
             context.load_cert_chain(certificate, given.get("ssl_keyfile"))
         except OSError as error:
             what = f"{certificate} and {given.get('ssl_keyfile', 'the key in it')}"
-            raise ConfigurationError(f"valkey_url: ssl_certfile, ssl_keyfile: {what} are no pair that can be used: {_reason(error)}") from None
+            raise ConfigurationError(
+                f"valkey_url: ssl_certfile, ssl_keyfile: {what} are no pair that can be used: {_reason(error)}"
+            ) from None
     elif "ssl_keyfile" in given:
         raise ConfigurationError("valkey_url: ssl_keyfile is the key of a certificate: name that too, with ssl_certfile")
 
@@ -71,10 +83,13 @@ def _reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def explained(error: Exception) -> str:
-    """Why a connection failed, with what is wrong with TLS in words where it is that."""
+def explained(error: Exception, by_tls: bool) -> str:
+    """Why a connection failed, with what is wrong with TLS in words where it is that, or may be."""
     text = str(error) or type(error).__name__
     for signs, cause in _CAUSES:
         if any(sign in text for sign in signs):
             return f"{cause} ({text})"
+    for signs, is_tls, doubt in _DOUBTS:
+        if by_tls == is_tls and any(sign in text for sign in signs):
+            return f"{text} ({doubt})"
     return text

