@@ -222,7 +222,9 @@ async def _present(call: Call) -> bytes:
 
 
 def _not_loaded(error: NotPermitted) -> NotPermitted:
-    return NotPermitted(f"Valkey lacks version {VERSION} of the gateway's functions, which its user may not load: {REMEDY} ({str(error).partition(';')[0]})")
+    return NotPermitted(
+        f"Valkey lacks version {VERSION} of the gateway's functions, which its user may not load: {REMEDY} ({str(error).partition(';')[0]})"
+    )
 
 
 async def _rules_in_force(call: Call) -> dict[str, Rules]:

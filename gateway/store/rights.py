@@ -55,7 +55,7 @@ FUNCTIONS = {
     "enqueue": "hdel hexists hget hincrby hlen hmget hrandfield hset lpos lpush publish rpush time zadd zcard zrange zrangebylex zrem"
     " zrevrangebylex zscore",
     "queue": "hget hlen hmget lindex llen time zcard zcount",
-    "job jobs cancel purge resend": "del expire hdel hexists hget hincrby hset llen lpos lpush lrange lrem publish rpush time zadd zcard"
+    "job jobs cancel purge resend": "hdel hexists hget hincrby hset llen lpos lpush lrange lrem publish rpush time zadd zcard"
     " zrange zrangebylex zrem zrevrange zrevrangebylex zscore",
     "take finish fail give_back park held renew reclaim": "del exists hdel hget hincrby hmget hset llen lpos lpush lrange lrem publish rpop"
     " rpush time zadd zmscore zrange zrangebylex zrangebyscore zrem zrevrangebylex zscore",
