@@ -27,7 +27,7 @@ from ..errors import ConfigurationError, StoreError, Unavailable
 from .not_permitted import lacking, name_of, not_permitted
 from .tls import explained, tls_options
 
-__all__ = ["CONNECT_SECONDS", "Address", "Loading", "Server", "SyncCommands", "open_connection"]
+__all__ = ["CONNECT_SECONDS", "Address", "Loading", "Server", "SyncCommands", "close_connection", "open_connection"]
 
 CONNECT_SECONDS = 5.0  # for the socket, and again for the greeting
 ASK_SECONDS = 1.0  # for the Sentinels to name the primary
@@ -246,6 +246,14 @@ async def open_connection(address: Address, protocol: Callable[[], asyncio.Proto
     transport.set_protocol(taker)
     taker.connection_made(transport)
     return transport, writer, server
+
+
+def close_connection(transport: asyncio.Transport) -> None:
+    """Closes a connection on which nothing is awaited any more. One by TLS would wait up to 30 s for the server to close it too, and outlive the loop."""
+    if transport.get_extra_info("sslcontext") is None:
+        transport.close()
+    else:
+        transport.abort()
 
 
 async def _examine(connection: _Connection, address: Address) -> Server:

@@ -30,7 +30,7 @@ import libvalkey
 from ..errors import StoreError, Unavailable
 from ..runtime.backoff import backoff, retrying
 from ..runtime.tasks import end
-from .connect import Address, Server, open_connection
+from .connect import Address, Server, close_connection, open_connection
 from .not_permitted import for_people
 
 __all__ = ["Commands", "Functions", "Replies"]
@@ -140,7 +140,7 @@ class Commands:
     async def close(self) -> None:
         await end(*[task for task in (self._keeper, self._mending) if task is not None])
         if self._transport is not None:
-            self._transport.close()
+            close_connection(self._transport)
         self._drop("the connection was closed")
         self._fail_waiting(float("inf"), "the connection was closed")
         await self._address.close()

@@ -21,7 +21,7 @@ import libvalkey
 from ..errors import NotPermitted, StoreError
 from ..runtime.backoff import retrying
 from ..runtime.tasks import end
-from .connect import Address, Server, open_connection
+from .connect import Address, Server, close_connection, open_connection
 from .connection import Commands, Replies
 from .not_permitted import for_people
 
@@ -133,7 +133,7 @@ class Link:
         if self._running is not None:
             await end(self._running)
         if self._transport is not None:
-            self._transport.close()
+            close_connection(self._transport)
         if self._asking_again is not None:
             self._asking_again.cancel()
 

@@ -20,7 +20,7 @@ import libvalkey
 from ..bridging import KEYSPACE, STAR, BridgeRules
 from ..errors import StoreError, Unavailable
 from ..runtime.backoff import retrying
-from ..store.connect import Address, open_connection
+from ..store.connect import Address, close_connection, open_connection
 from ..store.connection import Replies
 from ..store.history import History
 from .mapping import Entry
@@ -81,7 +81,7 @@ class ForeignMessages:
             self._listening.cancel()
             await asyncio.wait((self._listening,))
         if self._transport is not None:
-            self._transport.close()
+            close_connection(self._transport)
 
     async def take(self) -> Batch:
         await self._arrived.wait()

