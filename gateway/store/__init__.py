@@ -9,7 +9,7 @@ connection  one pipelined connection for commands
 rights      the least rights of each kind of program as a user of Valkey
 rights_check   which of them a user lacks
 not_permitted  Valkey's refusals for want of rights, in words for people
-tls         the TLS options of an address, and what is wrong where TLS fails
+tls_options  the TLS options of an address, and what is wrong where TLS fails
 link        the one Pub/Sub connection of a process
 history     publish, read, remove: the library's functions as methods
 data_folder the folder of the embedded server, the database and the secrets: private, and repaired where it is not

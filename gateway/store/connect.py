@@ -25,7 +25,7 @@ from valkey.retry import Retry
 
 from ..errors import ConfigurationError, StoreError, Unavailable
 from .not_permitted import lacking, name_of, not_permitted
-from .tls import explained, tls_options
+from .tls_options import explained, tls_options
 
 __all__ = ["CONNECT_SECONDS", "Address", "Loading", "Server", "SyncCommands", "close_connection", "open_connection"]
 
@@ -74,7 +74,7 @@ class _Pool(Protocol):
 
 class Address:
     """A Valkey URL: ``valkey://``, ``valkeys://`` (TLS), ``unix://``, ``valkey+sentinel://h1:p1,h2:p2/service``
-    (``valkeys+sentinel://``: the Sentinels and the server by TLS). ``store.tls`` has the options of TLS.
+    (``valkeys+sentinel://``: the Sentinels and the server by TLS). ``store.tls_options`` has the options of TLS.
 
     The ``redis`` spellings are understood too. Raises ConfigurationError for anything else. ``str()`` shows no password.
     """

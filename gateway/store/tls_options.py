@@ -23,7 +23,7 @@ _CAUSES = (
     (("Hostname mismatch", "IP address mismatch"), "its certificate is one of another host; name the host as the certificate does"),
     (("certificate has expired",), "its certificate has expired"),
     (("CERTIFICATE_VERIFY_FAILED",), "its certificate is not trusted; name the file of its CA: ?ssl_ca_certs=FILE"),
-    (("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_EOF"), "it does not speak TLS there; use valkey://, or its port for TLS"),
+    (("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"), "it does not speak TLS there; use valkey://, or its port for TLS"),
     (
         ("CERTIFICATE_REQUIRED", "HANDSHAKE_FAILURE", "BAD_CERTIFICATE", "UNKNOWN_CA"),
         "it trusts no client without a certificate of the right CA: ?ssl_certfile=FILE&ssl_keyfile=FILE",
@@ -31,10 +31,10 @@ _CAUSES = (
 )
 
 # Words of the error, whether it is a connection by TLS → what may be wrong: the server said nothing.
-_CUT = ("reset by peer", "closed by server")
+_CUT = ("reset by peer", "closed by server", "violation of protocol", "Broken pipe")
 _DOUBTS = (
     (("Timeout",), True, "perhaps it does not speak TLS there"),
-    (_CUT, True, "perhaps it wants a certificate of the client: ?ssl_certfile=FILE&ssl_keyfile=FILE"),
+    (_CUT, True, "perhaps it wants a certificate of the client: ?ssl_certfile=FILE&ssl_keyfile=FILE; or it does not speak TLS there"),
     (_CUT, False, "perhaps it speaks only TLS there: valkeys://"),
 )
 
