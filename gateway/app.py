@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, Protocol
 
@@ -32,21 +33,28 @@ from .edges.application import Application
 from .errors import GatewayError, NotPermitted, StoreError
 from .live.hub import Hub
 from .live.inbox import Inbox
+from .metrics.metrics_path import metrics
+from .metrics.metrics_port import metrics_port
+from .metrics.process_figures import Measured
+from .metrics.scrape import Scrape
+from .metrics.siblings import ALONE, WorkerPlace
 from .rpc.calls import Calls
 from .rpc.methods import built_in
+from .runtime import tracing
+from .runtime.loop_lag import LoopLag
 from .runtime.tasks import Tasks, run_endlessly
 from .runtime.wheel import Wheel
 from .session.admission import Admission
 from .session.authentication import Authentication
 from .session.control_orders import Orders
 from .session.node import Node, new_id
+from .store.access import make_commands
 from .store.connect import Address
-from .store.connection import Commands
 from .store.history import History
 from .store.layout import Layout
 from .store.library import Library, rules_of
 from .store.link import Link
-from .store.rights import rights_of
+from .store.rights import Rights, rights_of
 from .store.rights_check import log_lack
 from .work.bridges import Bridges
 from .work.queues import Queues
@@ -57,7 +65,8 @@ log = logging.getLogger("gateway.app")
 
 
 class Gateway:
-    """One process, made inside a running loop: ``await start()``, ``await stop()``. ``node`` is what the edges work with.
+    """One process, made inside a running loop: ``await start()``, ``await stop()``. ``node`` is what the edges work with, ``measured``
+    what metrics are read from.
 
     ``install`` False leaves the functions and rules that are in Valkey as they are, for a program that only follows channels.
     Raises ConfigurationError, in one line.
@@ -72,7 +81,7 @@ class Gateway:
 
         # Store and keys.
         self._library = library = Library(rules_of(config.channels, config.namespaces) if install else None, layout.prefix)
-        self._commands = commands = Commands(address, functions=library)
+        self._commands = commands = make_commands(address, functions=library)
         self.link = link = Link(address, commands, layout.heartbeat(uid))
         history = History(commands, layout)
         self._keys = Keys(config.tokens)
@@ -116,6 +125,9 @@ class Gateway:
             queues=Queues(commands, layout),
         )
 
+        self._lag = LoopLag()
+        self.measured = Measured(self.node, link, commands, self.bridges, self._lag, self.unready)
+
         link.add_own_listener(calls)
         link.add_listener(hub)
         if install:
@@ -127,7 +139,7 @@ class Gateway:
         await self._commands.start()
         if self._install:
             await self._install_functions()
-            await log_lack(self._address, rights_of("gateway", self._config.prefix, self._config.bridges))
+            await log_lack(self._address, self._rights())
             await self.node.revocations.load()
         await self.link.start()
         if 0 < len(self._config.tokens.hmac_secret.encode()) < SHORT_SECRET:
@@ -135,6 +147,7 @@ class Gateway:
         work = [self._wheel.run(), self.node.hub.run_upkeep(), *([self._keys.run()] if self._keys.has_url else [])]
         if self._install:
             work += [
+                self._lag.run(),
                 self._rules_check.run(),
                 self._secrets_check.run(),
                 self._leases.run(),
@@ -153,9 +166,12 @@ class Gateway:
 
         return [Alerts(self._config.alerts, self.node.queues, self.node.history).run()]
 
+    def _rights(self) -> Rights:
+        return rights_of("gateway", self._config.prefix, self._config.bridges, cluster=self._commands.sharded)
+
     async def _install_functions(self) -> None:
         try:
-            await self._library.install(self._commands.call)
+            await self._library.install(self._commands)
         except NotPermitted:
             raise
         except StoreError as error:
@@ -205,8 +221,18 @@ class Guest(Protocol):
     def running(self, gateway: Gateway) -> contextlib.AbstractAsyncContextManager[None]: ...
 
 
-def create_app(config: Config, valkey_url: str = "", guests: Sequence[Guest] = ()) -> Application:
-    """The ASGI application. Needs a lifespan; ``valkey_url`` (or the configuration's) names the Valkey to use."""
+def create_app(
+    config: Config,
+    valkey_url: str = "",
+    guests: Sequence[Guest] = (),
+    *,
+    place: WorkerPlace = ALONE,
+    metrics_listener: socket.socket | None = None,
+) -> Application:
+    """The ASGI application. Needs a lifespan; ``valkey_url`` (or the configuration's) names the Valkey to use.
+
+    ``place`` is that of this process among the workers of a group; on ``metrics_listener`` it answers scrapes without a key.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[dict[str, Any]]:
@@ -214,9 +240,14 @@ def create_app(config: Config, valkey_url: str = "", guests: Sequence[Guest] = (
         state.failure = None
         async with contextlib.AsyncExitStack() as stack:
             try:
+                tracing.start(config.telemetry.traces)
+                stack.push_async_callback(asyncio.to_thread, tracing.end)
                 gateway = state.gateway = Gateway(config, valkey_url or config.valkey_url)
                 await gateway.start()
                 stack.push_async_callback(gateway.stop)
+                scrape = state.scrape = Scrape(gateway.measured, place)
+                await stack.enter_async_context(scrape.answering())
+                await stack.enter_async_context(metrics_port(metrics_listener, scrape))
                 for guest in guests:
                     await stack.enter_async_context(guest.running(gateway))
             except GatewayError as error:
@@ -233,6 +264,7 @@ def create_app(config: Config, valkey_url: str = "", guests: Sequence[Guest] = (
         Route("/inbox", clients.inbox, methods=["GET"]),
         Route("/inbox/read", clients.inbox_read, methods=["POST"]),
         Route("/openapi.json", openapi, methods=["GET"]),
+        Route("/metrics", metrics, methods=["GET"]),
         Route("/health/live", health.live),
         Route("/health/ready", health.ready),
         *(route for guest in guests for route in guest.routes),

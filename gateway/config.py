@@ -23,7 +23,7 @@ from .environment import PREFIX, Environment, log_injected, setting_variables
 from .errors import ConfigurationError, UnknownChannel
 from .origins import Origins, origin_fault
 
-__all__ = ["Alerts", "ChannelRules", "Config", "Limits", "Thresholds", "Tokens", "examine", "load", "parse_duration"]
+__all__ = ["Alerts", "ChannelRules", "Config", "Limits", "Telemetry", "Thresholds", "Tokens", "examine", "load", "parse_duration"]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -92,6 +92,14 @@ class Limits(_Section):
     slow_seconds: float = Field(30, gt=0)
     ring_bytes: int = Field(64 * 1024 * 1024, ge=0)
     presence_clients: int = Field(1000, ge=1)
+
+
+class Telemetry(_Section):
+    """Traces. ``traces`` exports spans as OpenTelemetry's environment variables say; ``publication_tags`` puts the trace of a request of the
+    server API into the tags of what it publishes."""
+
+    traces: bool = False
+    publication_tags: bool = False
 
 
 class Thresholds(_Section):
@@ -198,6 +206,8 @@ class Config(BaseSettings):
     prefix: str = Field("gw", pattern=r"^[A-Za-z0-9_.\-]{1,32}$")
     allowed_origins: list[str] = []
     api_keys: list[str] = []
+    metrics_key: str = ""
+    metrics_port: int = Field(0, ge=0, le=65535)
     drain_seconds: float = Field(10, ge=0)
     ping_seconds: float = Field(25, gt=0)
     pong_seconds: float = Field(8, gt=0)
@@ -211,6 +221,7 @@ class Config(BaseSettings):
     insecure: Insecure = Insecure()
     limits: Limits = Limits()
     alerts: Alerts = Alerts()
+    telemetry: Telemetry = Telemetry()
     channels: ChannelRules = ChannelRules()
     namespaces: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,64}$")], ChannelRules] = {}
     bridges: list[BridgeRules] = []

@@ -32,6 +32,7 @@ from sqlalchemy.pool import NullPool
 
 from gateway.config import load
 from gateway.errors import ConfigurationError
+from gateway.runtime import tracing
 from gateway.store.data_folder import make_private, open_private
 
 from .transaction import Transaction, lock_key, now_ms
@@ -85,6 +86,7 @@ class Database:
         self._wake_again = False
 
     async def __aenter__(self) -> Self:
+        tracing.find()
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -4,7 +4,7 @@ The row's channel is the name of the queue in braces, as ``{default}``, which no
 sent in order and set aside as the rows of a channel are. Its data is a JSON array: the name of the job, its data, its options.
 
 Times count from ``Transaction.enqueue``, however long the relay is away. So the row holds moments instead of durations: ``at`` for
-``at`` and ``delay``, ``expires_at`` for ``expires``, both in unix seconds.
+``at`` and ``delay``, ``expires_at`` for ``expires``, both in unix seconds. In a trace its options have the transaction's ``traceparent``.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from uuid import uuid4
 import msgspec
 
 from gateway.rules.json_text import is_json
+from gateway.runtime import tracing
 from gateway.store.layout import Word
 from gateway.work.jobs import DELAY_SECONDS, JobOptions, check_queue_name, job_words
 
 from .faults import Invalid
 
-__all__ = ["queue_of", "row_of_job", "words_of"]
+__all__ = ["queue_of", "row_of_job", "trace_of", "words_of"]
 
 
 class _Row(msgspec.Struct, array_like=True):
@@ -47,7 +48,8 @@ def row_of_job(now: int, queue: str, name: str, data: Any, **options: Unpack[Job
             raise ValueError("the data of a job is not JSON")
         moments = _moments(now / 1000, dict(zip(words[2::2], words[3::2], strict=True)))
         id = uuid4().hex
-        row = msgspec.json.encode(_Row(name, msgspec.Raw(text), ["id", id, *moments])).decode()
+        trace = ["traceparent", traceparent] if (traceparent := tracing.traceparent()) else []
+        row = msgspec.json.encode(_Row(name, msgspec.Raw(text), ["id", id, *moments, *trace])).decode()
     except (TypeError, ValueError, OverflowError) as error:
         raise Invalid(str(error)) from None
     return f"{{{queue}}}", row, id
@@ -60,6 +62,12 @@ def words_of(text: str) -> list[Word]:
     except msgspec.MsgspecError as error:
         raise ValueError(f"the row is no job: {error}") from None
     return [row.name, bytes(row.data), *row.options]
+
+
+def trace_of(words: list[Word]) -> str:
+    """The traceparent of the transaction that enqueued the job; "" if it had none."""
+    options = dict(zip(words[2::2], words[3::2], strict=True))
+    return str(options.get("traceparent", ""))
 
 
 def _moments(now: float, options: dict[Any, Any]) -> list[str | int]:

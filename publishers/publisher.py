@@ -25,8 +25,9 @@ from uuid import uuid4
 from gateway.errors import StoreError, Unavailable
 from gateway.publication import Position, channel_fault
 from gateway.rules.json_values import json_of, raw_json_of
+from gateway.runtime import tracing
+from gateway.store.access import Commands, make_commands
 from gateway.store.connect import Address
-from gateway.store.connection import Commands
 from gateway.store.embedded import find_url
 from gateway.store.history import History
 from gateway.store.index import ChannelIndex
@@ -52,23 +53,33 @@ class _Call(NamedTuple):
     inbox: bool = False
 
 
-def _publication(channel: str, data: Any, raw: bool, options: PublishOptions) -> _Call:
+def _publication(channel: str, data: Any, raw: bool, options: PublishOptions, trace: bool) -> _Call:
     """Checks what would only fail in Valkey, or later. Raises TypeError or ValueError with a sentence that names the mistake."""
     if not isinstance(channel, str):
         raise TypeError(f"the channel is a text, not {channel!r}")
     fault = channel_fault(channel)
     if fault:
         raise ValueError(fault)
+    if trace:
+        options = {**options, "tags": _traced(options.get("tags"))}
     words = publish_words(raw_json_of(data) if raw else json_of(data), **options)
     check_options(**options)
     return _Call(channel, words, options.get("idempotency_key") is not None or options.get("version") is not None)
 
 
-def _notification(user: str, notification: Mapping[str, Any], key: str | None) -> _Call:
+def _traced(tags: Mapping[str, str] | bytes | None) -> Mapping[str, str] | bytes | None:
+    """The tags with the ``traceparent`` of the caller's span, where there is one; tags that are no mapping, such as JSON text, stay as they are."""
+    tracing.find()
+    traceparent = tracing.traceparent()
+    return {"traceparent": traceparent, **(tags or {})} if traceparent and isinstance(tags, Mapping | None) else tags
+
+
+def _notification(user: str, notification: Mapping[str, Any], key: str | None, trace: bool) -> _Call:
     """The publish into the user's inbox; without a key it gets a random one, so that it can be repeated. Raises as ``_publication``."""
     channel, data = notification_json(user, notification)
     check_options(idempotency_key=key)
-    return _Call(channel, publish_words(data, idempotency_key=key or uuid4().hex), repeatable=True, inbox=True)
+    words = publish_words(data, idempotency_key=key or uuid4().hex, tags=_traced(None) if trace else None)
+    return _Call(channel, words, repeatable=True, inbox=True)
 
 
 class Publisher:
@@ -76,10 +87,14 @@ class Publisher:
 
     Without ``url`` it finds the embedded server of the gateway that runs on ``data_dir`` (default: the user's). The rules
     of the channels are those of the gateways that use the same Valkey, under the same ``prefix``. ``patience`` is in seconds.
+    ``trace``: each publication has the tag ``traceparent``, that of the OpenTelemetry span in which it is published, where there is one.
     """
 
-    def __init__(self, url: str = "", *, prefix: str = "gw", data_dir: str | Path = "", patience: float = PATIENCE) -> None:
+    def __init__(
+        self, url: str = "", *, prefix: str = "gw", data_dir: str | Path = "", patience: float = PATIENCE, trace: bool = False
+    ) -> None:
         self._given_url = url
+        self._trace = trace
         self._data_dir = data_dir
         self._layout = Layout(prefix)
         self._patience = patience
@@ -97,7 +112,7 @@ class Publisher:
         """Connects once; afterwards the connection comes back by itself. Raises Unavailable if Valkey cannot be reached."""
         library = Library(None, self._layout.prefix)
         address = Address(find_url(self._given_url, self._data_dir))
-        self._commands = Commands(address, patience=self._patience, functions=library)
+        self._commands = make_commands(address, patience=self._patience, functions=library)
         await self._commands.start()
         self._history = History(self._commands, self._layout)
 
@@ -129,7 +144,7 @@ class Publisher:
         Raises ValueError for an impossible channel, NaN, or raw data that is not JSON; TypeError for an unknown option, one of the
         wrong type, or data that JSON does not have; StoreError if Valkey refuses; Unavailable if it cannot be reached.
         """
-        return await self._publish(_publication(channel, data, raw, options))
+        return await self._publish(_publication(channel, data, raw, options, self._trace))
 
     async def notify(self, user: str, notification: Mapping[str, Any], *, idempotency_key: str | None = None) -> Position | None:
         """Publishes into the inbox of ``user``. ``notification["id"]``, a text, names it: the same id again is an update,
@@ -137,7 +152,7 @@ class Publisher:
 
         It is repeated over a broken connection. Raises TypeError or ValueError for a user or a notification that cannot be; else as ``publish``.
         """
-        return await self._publish(_notification(user, notification, idempotency_key))
+        return await self._publish(_notification(user, notification, idempotency_key, self._trace))
 
     @overload
     async def publish_many(self, channel: str, documents: Iterable[Any], *, raw: Literal[False] = False) -> list[Position | None]: ...
@@ -160,10 +175,13 @@ class SyncPublisher:
     """The same without asyncio: for Django, Flask, scripts. Safe to share between threads.
 
     It looks for its server and connects when it is first used, so that a module may make one while no server runs. ``patience`` is for
-    how many seconds a call waits at most, also for a Valkey that does not answer: a web request ends in time.
+    how many seconds a call waits at most, also for a Valkey that does not answer: a web request ends in time. ``trace`` is as in ``Publisher``.
     """
 
-    def __init__(self, url: str = "", *, prefix: str = "gw", data_dir: str | Path = "", patience: float = SYNC_PATIENCE) -> None:
+    def __init__(
+        self, url: str = "", *, prefix: str = "gw", data_dir: str | Path = "", patience: float = SYNC_PATIENCE, trace: bool = False
+    ) -> None:
+        self._trace = trace
         self._layout = Layout(prefix)
         self._index = ChannelIndex(self._layout)
         self._connection = PlainConnection(url, self._layout.prefix, data_dir, patience)
@@ -184,11 +202,11 @@ class SyncPublisher:
     def publish(self, channel: str, data: str | bytes, *, raw: bool, **options: Unpack[PublishOptions]) -> Position | None: ...
     def publish(self, channel: str, data: Any, *, raw: bool = False, **options: Unpack[PublishOptions]) -> Position | None:
         """As ``Publisher.publish``."""
-        return self._publish(_publication(channel, data, raw, options))
+        return self._publish(_publication(channel, data, raw, options, self._trace))
 
     def notify(self, user: str, notification: Mapping[str, Any], *, idempotency_key: str | None = None) -> Position | None:
         """As ``Publisher.notify``."""
-        return self._publish(_notification(user, notification, idempotency_key))
+        return self._publish(_notification(user, notification, idempotency_key, self._trace))
 
     def publish_ephemeral(self, channel: str, data: Any) -> None:
         """As ``Publisher.publish_ephemeral``."""
@@ -217,6 +235,8 @@ class SyncPublisher:
             try:
                 self._index.answered(channel, self._connection.call(*command))
             except Unavailable:
-                raise
+                if not self._connection.commands.sharded:
+                    raise
+                # Another shard has the index: this channel's publications go on, and the next one writes the name.
             except StoreError as error:  # as where another program wrote to its key: the publication is not the worse for it
                 self._layout.faults.found("index", channel, error)

@@ -26,6 +26,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import asyncpg
@@ -33,14 +34,15 @@ from sqlalchemy import BindParameter, Row, bindparam, delete, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.errors import StoreError, Unavailable
-from gateway.rules.notifications import NAMESPACE
+from gateway.rules.notifications import NAMESPACE, without_user
+from gateway.runtime import tracing
 from gateway.runtime.backoff import backoff, retrying
 from gateway.store.history import History
 from gateway.work.queues import Queues
 
 from .database import Database, reason_of
 from .migrator import identity
-from .outbox_jobs import queue_of, words_of
+from .outbox_jobs import queue_of, trace_of, words_of
 from .tables import outbox
 
 __all__ = ["BROKEN", "Relay", "backlog"]
@@ -186,10 +188,13 @@ class Relay:
         queue = queue_of(name)
         if queue is None:
             notify = name.startswith(f"{NAMESPACE}:")
-            await self._history.relay(name, self._identity, [(row.id, row.data) for row in rows], notify=notify)
+            with _span(without_user(name), len(rows)):
+                await self._history.relay(name, self._identity, [(row.id, row.data) for row in rows], notify=notify)
             return
         for row in rows:
-            await self._queues.enqueue(queue, words_of(row.data), version=row.id, version_epoch=self._identity)
+            words = words_of(row.data)
+            with _span(queue, 1, trace_of(words)):
+                await self._queues.enqueue(queue, words, version=row.id, version_epoch=self._identity)
 
     def _set_aside(self, name: str, reason: str) -> None:
         """Valkey refuses a row of this channel or queue: it waits, so that the others need not."""
@@ -245,6 +250,12 @@ class Relay:
         async with self._database.listening(self._woken.set) as lost:
             self._woken.set()  # for rows that were committed before it listened
             await lost.wait()
+
+
+def _span(destination: str, rows: int, link: str = "") -> AbstractContextManager[None]:
+    """The span of one call for rows of the outbox, a trace of its own; ``link`` is the traceparent of the transaction that wrote them."""
+    attributes: dict[str, str | int] = {"messaging.destination.name": destination, "messaging.batch.message_count": rows}
+    return tracing.span("relay", "producer", parent="", links=[link] if link else [], attributes=attributes)
 
 
 def _in_chunks(rows: list[Waiting], size: int) -> Iterator[list[Waiting]]:

@@ -7,10 +7,11 @@ import json
 import time
 from collections.abc import Callable
 
-from gateway.config import ChannelRules
+from gateway.config import ChannelRules, Config
 from gateway.edges.websocket import WEBSOCKET
 from gateway.live.channel import Channel
 from gateway.live.ring import Rings
+from gateway.live.traffic import LiveCounts, Traffic
 from gateway.live.wire_formats import Wire, delta_wire
 from gateway.publication import Publication
 from gateway.rules.delta import encode_delta
@@ -47,7 +48,9 @@ class Mended:
 
 async def main() -> None:
     texts = documents()
-    channel = Channel("doc:1", b"gw:{doc:1}", ChannelRules(delta=True), Rings(0), asyncio.get_running_loop(), Mended())
+    channel = Channel(
+        "doc:1", b"gw:{doc:1}", ChannelRules(delta=True), Rings(0), asyncio.get_running_loop(), Mended(), Traffic(LiveCounts(Config()))
+    )
 
     def encode() -> int:
         return sum(len(encode_delta(before, text)) for before, text in zip(texts[-1:] + texts, texts, strict=False))

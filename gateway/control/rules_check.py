@@ -11,7 +11,7 @@ import logging
 
 from ..errors import StoreError
 from ..runtime.tasks import Tasks
-from ..store.connection import Commands
+from ..store.access import Commands
 from ..store.library import Library
 
 __all__ = ["RulesCheck"]
@@ -39,12 +39,12 @@ class RulesCheck:
             await self._compare()
 
     async def _compare(self) -> None:
-        call = self._commands.call
+        commands = self._commands
         try:
-            if await self._library.agrees(call):
+            if await self._library.agrees(commands):
                 return
-            if await self._library.is_forgotten(call):
-                await self._library.install(call)
+            if await self._library.is_forgotten(commands.call):
+                await self._library.install(commands)
             else:
                 log.warning("the channels' rules in valkey are another gateway's: give all gateways the same configuration")
         except StoreError as error:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 from ..auth.fingerprint import fingerprint
 from ..config import Config
 from ..errors import StoreError
-from ..store.connection import Commands
+from ..store.access import Commands
+from ..store.valkey_clock import valkey_time
 
 __all__ = ["SecretsCheck", "differing"]
 
@@ -24,13 +23,12 @@ log = logging.getLogger("gateway.control")
 CHECK_SECONDS = 20.0
 FORGOTTEN_SECONDS = 60.0
 
-Call = Callable[..., Awaitable[Any]]
 
-
-async def differing(call: Call, prefix: str, ours: str) -> list[str]:
+async def differing(commands: Commands, prefix: str, ours: str) -> list[str]:
     """The processes that wrote another fingerprint than ``ours`` within FORGOTTEN_SECONDS. Raises StoreError."""
-    since = await _now(call) - FORGOTTEN_SECONDS
-    members = await call(b"ZRANGEBYSCORE", _key(prefix), since, b"+inf")
+    key = _key(prefix)
+    since = await _now(commands, key) - FORGOTTEN_SECONDS
+    members = await commands.call(b"ZRANGEBYSCORE", key, since, b"+inf")
     pairs = (member.decode(errors="replace").split(" ") for member in members)
     return [pair[0] for pair in pairs if len(pair) == 2 and pair[1] != ours]
 
@@ -39,9 +37,9 @@ def _key(prefix: str) -> bytes:
     return f"{prefix}:fingerprints".encode()
 
 
-async def _now(call: Call) -> int:
-    """Valkey's clock, in seconds: those of several machines may differ."""
-    return int((await call(b"TIME"))[0])
+async def _now(commands: Commands, key: bytes) -> int:
+    """The clock of the key's shard, in seconds: those of several machines may differ."""
+    return int(await valkey_time(commands, key))
 
 
 class SecretsCheck:
@@ -49,6 +47,7 @@ class SecretsCheck:
 
     def __init__(self, config: Config, commands: Commands, process: str) -> None:
         self._config = config
+        self._commands = commands
         self._call = commands.call
         self._process = process
         self._key = _key(config.prefix)
@@ -62,13 +61,13 @@ class SecretsCheck:
         while True:
             try:
                 await self._write()
-                self._report(await differing(self._call, self._config.prefix, ours))
+                self._report(await differing(self._commands, self._config.prefix, ours))
             except StoreError as error:
                 log.debug("the fingerprints of the token keys could not be compared: %s", error)
             await asyncio.sleep(CHECK_SECONDS)
 
     async def _write(self) -> None:
-        now = await _now(self._call)
+        now = await _now(self._commands, self._key)
         await self._call(b"ZADD", self._key, now, self._member)
         await self._call(b"ZREMRANGEBYSCORE", self._key, b"-inf", now - FORGOTTEN_SECONDS)
         await self._call(b"EXPIRE", self._key, int(FORGOTTEN_SECONDS))

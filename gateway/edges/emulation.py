@@ -25,6 +25,7 @@ from ..live.wire_formats import ChannelView
 from ..publication import Publication
 from ..rules.json_text import decode_json, encode
 from ..rules.protocol import PING, publication_json, push
+from ..session.client_counts import BY_EMULATED_HTTP_STREAM, BY_EMULATED_SSE, FROM_EMULATION
 from ..session.node import Node
 from ..session.session import Session
 from .outlets import Buffered, Direct, SessionOutlet, chunk, output_of, until_gone
@@ -68,6 +69,7 @@ class EmulationWire:
 _WIRES = {(EVENTS, chunked): EmulationWire(b"data: ", b"\n\n", chunked=chunked) for chunked in (True, False)} | {
     (LINES, chunked): EmulationWire(b"", b"\n", chunked=chunked) for chunked in (True, False)
 }
+_TRANSPORTS = {EVENTS: BY_EMULATED_SSE, LINES: BY_EMULATED_HTTP_STREAM}
 _OPENING = {EVENTS: b"\r\n", LINES: b""}
 _TYPES = {EVENTS: b"text/event-stream; charset=utf-8", LINES: b"application/json"}
 
@@ -77,7 +79,7 @@ class EmulationStream(SessionOutlet):
 
     __slots__ = (
         *("_address", "_id", "_node", "_waiting", "_waiting_bytes"),
-        *("output", "place", "return_path", "wire"),
+        *("output", "place", "return_path", "transport", "wire"),
     )
 
     native_pings = False
@@ -92,12 +94,17 @@ class EmulationStream(SessionOutlet):
         self._waiting: list[bytes] = []  # messages that came while nothing is taken from the client
         self._waiting_bytes = 0
         self.return_path = {"session": encode(self._id), "node": encode(node.uid)}
+        self.transport = _TRANSPORTS[path]
         self.wire = _WIRES[path, output.direct]
         self.write = output.write
 
     @property
     def client(self) -> Session | None:
         return self._session
+
+    @property
+    def waiting_bytes(self) -> int:
+        return self.output.waiting_bytes
 
     def open(self, opening: bytes, message: bytes) -> None:
         """Begins the session with the message that holds connect."""
@@ -111,6 +118,7 @@ class EmulationStream(SessionOutlet):
             self.disconnect(disconnect.code, disconnect.reason)
             return
         self._node.admission.emulated[self._id] = self
+        self._count(message)
         self._receive(self._session, message)
 
     # Inbound.
@@ -120,12 +128,16 @@ class EmulationStream(SessionOutlet):
         session = self._session
         if session is None:
             return
+        self._count(message)
         if message == PING:
             session.ponged()  # a pong may come twice: browsers repeat a request whose connection was cut
         elif self._held or self._waiting:
             self._wait(session, message)
         else:
             self._receive(session, message)
+
+    def _count(self, message: bytes) -> None:
+        self._node.admission.counts.received[FROM_EMULATION] += len(message)
 
     def _wait(self, session: Session, message: bytes) -> None:
         """A POST cannot be left in a socket, so a client whose messages exceed the buffer is disconnected."""

@@ -38,7 +38,7 @@ from ..runtime.wheel import NEVER, Wheel
 from ..session.node import Node
 from ..session.places import UNLIMITED, Places, Socket
 from .outlets import CLOSE_SECONDS, GOODBYE_SECONDS
-from .request import api_key_of, client_address, is_api_key, socket_address
+from .request import api_key_of, client_address, is_api_key, opens_metrics, socket_address
 from .security_headers import secured
 from .websocket import WebSocketConnection
 
@@ -50,8 +50,8 @@ SILENT_SECONDS = 10.0  # from the connection, or a request's first byte, to the 
 REQUEST_SECONDS = 60.0  # from its first byte to the end of its body
 HEAD_BYTES = 64 * 1024
 BLANK_LINE = b"\r\n\r\n"
-API = b"/api/"
-ANSWERED_ALWAYS = (API, b"/health/", b"/emulation", b"/sse", b"/connection/")  # without a place, too; once a socket
+API, METRICS = b"/api/", b"/metrics"
+ANSWERED_ALWAYS = (API, b"/health/", METRICS, b"/emulation", b"/sse", b"/connection/")  # without a place, too; once a socket
 RETRY_SECONDS = 5  # after which a client that found no place may come again
 PARTS = 16  # that the parser takes in one turn, 20 µs each
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
@@ -188,6 +188,8 @@ class HttpProtocol(HttpToolsProtocol):
         if refusal and path.startswith(API):
             config = self._node.config
             self.place.served = config.insecure.api or is_api_key(api_key_of(self.headers, query), config.api_keys)
+        elif refusal and path == METRICS:
+            self.place.served = opens_metrics(self.headers, query, self._node.config)
         return _refuse if refusal and not path.startswith(ANSWERED_ALWAYS) else self.config.loaded_app
 
     def _counting_address(self) -> str:

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from starlette.types import Receive, Scope, Send
 
 from ..live.fanout import GONE
+from ..session.node import Node
 from ..session.places import Place
 from ..session.session import Session
 
@@ -66,6 +67,8 @@ class SessionOutlet(ABC):
     ``paused``: the socket is full. ``write`` takes bytes as the wire has them.
     """
 
+    _node: Node
+
     __slots__ = ("_corked", "_held", "_loop", "_session", "paused", "write")
 
     separator = b""  # between messages in one write
@@ -78,6 +81,11 @@ class SessionOutlet(ABC):
         self.paused = False
         self.write: Callable[[bytes], object]
 
+    @property
+    @abstractmethod
+    def waiting_bytes(self) -> int:
+        """Bytes that are written and that the socket has not taken yet."""
+
     @abstractmethod
     def _framed(self, message: bytes) -> bytes:
         """A message as the wire has it, among others in a write."""
@@ -87,6 +95,7 @@ class SessionOutlet(ABC):
         """Called when ``_held`` or ``paused`` has changed: whether the client is read from depends on them."""
 
     def _put(self, data: bytes) -> None:
+        self._node.admission.counts.sent += len(data)
         try:
             self.write(data)
         except GONE as error:
@@ -174,6 +183,12 @@ class Direct(asyncio.Protocol):
         self._transport = lender.transport
         self.write: Callable[[bytes], object] = self._transport.write
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that are written and that the socket has not taken yet."""
+        size: int = self._transport.get_write_buffer_size()
+        return size
+
     def carry(self, stream: Stream, waiting_bytes: int) -> None:
         """The stream is notified when more than ``waiting_bytes`` are not taken yet, and when the connection is gone."""
         lender, self._lender, self._stream = self._lender, None, stream
@@ -239,6 +254,11 @@ class Buffered:
         self._full = False
         self._more = asyncio.Event()
         self._finished = False
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that are written and that the server has not taken yet."""
+        return self._waiting.size
 
     def carry(self, writer: Writer, waiting_bytes: int) -> None:
         """The writer is notified when more than ``waiting_bytes`` wait, and when they were sent."""

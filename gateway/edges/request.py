@@ -12,13 +12,14 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.requests import Request, cookie_parser
 from starlette.responses import Response
 
+from ..config import Config
 from ..errors import BadRequest, PermissionDenied
 from ..origins import Origins
 
 __all__ = [
     *("NO_COOKIE", "NO_HOST", "NO_PROTOBUF", "NUMBER_DIGITS", "OF_PAGE", "api_key_of", "asks_for_protobuf", "body_of"),
-    *("client_address", "cors_headers", "is_api_key", "is_foreign", "is_trusted", "number_of", "preflight", "refused_origin"),
-    *("socket_address", "subscription_tokens_of", "token_of"),
+    *("client_address", "cors_headers", "is_api_key", "is_foreign", "is_trusted", "number_of", "opens_metrics", "preflight"),
+    *("refused_origin", "socket_address", "subscription_tokens_of", "token_of"),
 ]
 
 log = logging.getLogger("gateway.http")
@@ -94,6 +95,15 @@ def is_api_key(given: str, keys: list[str]) -> bool:
     """Compares with every key, each in constant time."""
     matches = [hmac.compare_digest(given.encode(), key.encode()) for key in keys]
     return bool(given) and any(matches)
+
+
+def opens_metrics(headers: Iterable[tuple[bytes, bytes]], query: bytes, config: Config) -> bool:
+    """Whether a request with these raw headers may read the metrics: an API key does, or ``metrics_key``, as ``Authorization: Bearer`` too."""
+    fields = dict(headers)
+    keys = [*config.api_keys, *([config.metrics_key] if config.metrics_key else [])]
+    scheme, _, bearer = fields.get(b"authorization", b"").decode("latin-1").partition(" ")
+    given = api_key_of(headers, query) or (bearer.strip() if scheme.lower() == "bearer" else "")
+    return config.insecure.api or is_api_key(given, keys)
 
 
 def is_foreign(headers: Mapping[str, str], origins: Origins) -> bool:

@@ -32,6 +32,7 @@ from ..publication import Publication
 from ..rules.json_text import is_utf8
 from ..rules.protocol import PING, publication_json
 from ..rules.rate_limit import use
+from ..session.client_counts import BY_WEBSOCKET, FROM_WEBSOCKET
 from ..session.node import Node
 from ..session.places import UNLIMITED
 from ..session.session import Session
@@ -106,6 +107,7 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
     )
 
     wire = WEBSOCKET
+    transport = BY_WEBSOCKET
     return_path: dict[str, bytes] = {}
 
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None) -> None:
@@ -119,6 +121,10 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
         self._small_used = 0.0
         self.native_pings = False
         self.place = UNLIMITED
+
+    @property
+    def waiting_bytes(self) -> int:
+        return self._transport.get_write_buffer_size()
 
     # The handshake.
 
@@ -167,6 +173,7 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
     # Inbound.
 
     def data_received(self, data: bytes) -> None:
+        self._node.admission.counts.received[FROM_WEBSOCKET] += len(data)
         if self._rest or self._reading_paused:  # the transport, or TLS above it, had read it before it was paused
             self._rest += data
         else:

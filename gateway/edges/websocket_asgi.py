@@ -17,6 +17,7 @@ from ..live.wire_formats import ChannelView
 from ..publication import Publication
 from ..rules.json_text import is_utf8
 from ..rules.protocol import PING, publication_json
+from ..session.client_counts import BY_WEBSOCKET, FROM_WEBSOCKET
 from ..session.node import Node
 from ..session.session import Session
 from .outlets import Buffered, SessionOutlet
@@ -43,6 +44,7 @@ class AsgiConnection(SessionOutlet):
     """The outlet of a session. ``run`` reads and writes until one side closes, in a task for each."""
 
     wire = TEXT
+    transport = BY_WEBSOCKET
     separator = b"\n"
     native_pings = False
     place = None
@@ -58,6 +60,10 @@ class AsgiConnection(SessionOutlet):
         self._output = Buffered(self._send_text, self.separator)
         self._output.carry(self, node.config.limits.waiting_bytes)
         self.write = self._output.write
+
+    @property
+    def waiting_bytes(self) -> int:
+        return self._output.waiting_bytes
 
     async def run(self) -> None:
         """Returns when the connection is closed."""
@@ -103,6 +109,7 @@ class AsgiConnection(SessionOutlet):
             self._take(self._session, text.encode() if text is not None else message.get("bytes") or b"")
 
     def _take(self, session: Session, message: bytes) -> None:
+        self._node.admission.counts.received[FROM_WEBSOCKET] += len(message)
         if len(message) > self._node.config.limits.message_bytes:
             session.closed()
             self.disconnect(1009, "message too big")

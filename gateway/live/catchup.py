@@ -79,6 +79,7 @@ def advance(subscription: Subscription) -> bool:
             run = channel.ring.after(subscription.offset, room, channel.loop.time())
             if run is None:
                 return False
+            channel.traffic.counts.took_page("ring", len(run))
             subscription.write_next(run)
     return True
 
@@ -142,6 +143,7 @@ async def _read_page(source: PageSource, subscription: Subscription) -> None:
     # What is newer than the channel's position goes through the channel, to everybody at once.
     run = [publication for publication in run if publication.offset <= channel.offset]
     if run:
+        channel.traffic.counts.took_page("history", len(run))
         subscription.write_next(run)
     else:
         subscription.start_over()

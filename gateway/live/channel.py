@@ -28,6 +28,7 @@ from ..store.history import Page
 from ..store.layout import Announcement, JoinLeave, Reset
 from .fanout import FanOut, JoinLeaveObserver
 from .ring import Ring, Rings
+from .traffic import Traffic
 
 __all__ = ["Announced", "Channel", "Mender"]
 
@@ -53,7 +54,7 @@ class Channel(FanOut):
     ``ephemerals`` is the number of ephemeral publications that were fanned out, and of times when some may have been lost with
     the link; a subscription compares it to learn that it missed some. ``lost_some``: the link was lost, and what was announced
     meanwhile cannot be found in history; the live subscriptions are to be notified. ``waiters`` are resolved when the channel opens, ``reads`` are the shared reads of history under
-    way, by the offset that they follow and ``doubts``.
+    way, by the offset that they follow and ``doubts``. ``lost_at`` is since when the link is lost, on the loop's clock, None if it is not.
     """
 
     __slots__ = (
@@ -63,6 +64,7 @@ class Channel(FanOut):
         "held",
         "idle_since",
         "key",
+        "lost_at",
         "lost_some",
         "mender",
         "mending",
@@ -78,8 +80,17 @@ class Channel(FanOut):
         "waiting",
     )
 
-    def __init__(self, name: str, key: bytes, rules: ChannelRules, rings: Rings, loop: asyncio.AbstractEventLoop, mender: Mender) -> None:
-        super().__init__(name, rules.allows_delta, loop)
+    def __init__(
+        self,
+        name: str,
+        key: bytes,
+        rules: ChannelRules,
+        rings: Rings,
+        loop: asyncio.AbstractEventLoop,
+        mender: Mender,
+        traffic: Traffic,
+    ) -> None:
+        super().__init__(name, rules.allows_delta, loop, traffic)
         self.key = key
         self.rules = rules
         self.mender = mender
@@ -99,6 +110,7 @@ class Channel(FanOut):
         self.observers: dict[JoinLeaveObserver, None] | None = None  # most channels have none
         self.ephemerals = 0
         self.lost_some = False
+        self.lost_at: float | None = None
 
     def __repr__(self) -> str:
         return f"Channel({self.name!r}, {self.position}, {'open' if self.is_open else 'closed'})"
@@ -169,6 +181,8 @@ class Channel(FanOut):
     def link_lost(self) -> None:
         """Closes the channel, and drops what the link brought: it is in history, or lost with it."""
         self.held, self.waiting = [], []
+        if self.lost_at is None:
+            self.lost_at = self.loop.time()
         self._doubt_ring()
         if self.epoch and self.is_ephemeral:
             self.lost_some = True
@@ -202,6 +216,7 @@ class Channel(FanOut):
             elif item.epoch == self.epoch:
                 self._doubt_ring()
                 continue
+            self.traffic.holes += 1
             self.close(items[number:])
             break
         if fresh:
@@ -294,6 +309,9 @@ class Channel(FanOut):
     def open(self) -> None:
         """The position is certain. What was held is announced first; it may close the channel again."""
         held, self.held = self.held or [], None
+        if self.lost_at is not None:
+            self.traffic.counts.mend.add(self.loop.time() - self.lost_at)
+            self.lost_at = None
         self.announced(held)
         self._wake()
 

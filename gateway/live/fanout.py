@@ -23,7 +23,8 @@ from typing import Any, Protocol
 from ..publication import Position, Publication
 from ..rules.protocol import push_prefix
 from ..store.layout import JoinLeave
-from .wire_formats import NOTHING, ChannelView, FilteredWire, FreshDeltaWire, Wire
+from .traffic import Traffic
+from .wire_formats import NOTHING, FilteredWire, FreshDeltaWire, Wire
 
 __all__ = ["GONE", "SLICE", "FanOut", "JoinLeaveObserver", "Member", "Round", "Write"]
 
@@ -59,16 +60,17 @@ class FanOut(ABC):
 
     ``base`` is the newest publication, for deltas; None if it is unknown, or has no offset. ``live_count`` counts the live
     subscriptions without those that are added when the round is over, ``filter_work`` is the work of their filters for one
-    publication, in writes.
+    publication, in writes. ``traffic`` counts what is written.
     """
 
     __slots__ = (
         *("base", "deltas", "epoch", "filter_work", "joiners", "live", "live_count", "loop", "name", "offset"),
-        *("push_prefix", "round"),
+        *("push_prefix", "round", "traffic"),
     )
 
-    def __init__(self, name: str, deltas: bool, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, name: str, deltas: bool, loop: asyncio.AbstractEventLoop, traffic: Traffic) -> None:
         self.name = name
+        self.traffic = traffic
         self.push_prefix = push_prefix(name)
         self.loop = loop
         self.epoch = ""
@@ -135,12 +137,17 @@ class FanOut(ABC):
 
     def fan_out(self, publications: list[Publication]) -> None:
         """Writes to every live subscription, at once if they are few, else slice by slice. Call it between rounds only."""
-        live = self.live
+        live, traffic = self.live, self.traffic
+        traffic.publications += len(publications)
         if self.live_count + self.filter_work * len(publications) <= SLICE:
             for wire in tuple(live):  # a write may fill its socket, which removes its subscription
                 joined = wire.join(self, publications)
                 if joined is not NOTHING:
-                    _write(tuple(live[wire].values()), joined)
+                    writes = tuple(live[wire].values())
+                    traffic.wrote(joined, len(writes), _joined_count(wire, publications))
+                    _write(writes, joined)
+            if live:
+                traffic.fanned_out(publications[-1].ms)
             if self.deltas:
                 self._set_base(publications[-1])
                 self._chain()
@@ -167,7 +174,9 @@ class FanOut(ABC):
         if self.round.write_slice():
             self.loop.call_soon(self._next_slice)
             return
-        over, self.round = self.round.over, None
+        over = self.round.over
+        self.traffic.time_delivery(self.round.ms)
+        self.round = None
         if self.deltas:
             self._chain()
         for member in self.joiners:
@@ -186,23 +195,30 @@ def _filter_work(wire: Wire) -> int:
     return wire.work if isinstance(wire, FilteredWire) else 0
 
 
+def _joined_count(wire: Wire, publications: list[Publication]) -> int:
+    """How many of the publications are in the payload that the wire has just made of them."""
+    return wire.admitted if isinstance(wire, FilteredWire) else len(publications)
+
+
 class Round:
     """One fan-out to many: ``publications``, to the subscriptions that are ``live`` as it begins.
 
-    ``start`` is the offset before it; subscriptions not written to yet are still at ``start``. ``over`` are futures to
-    resolve when all are written to.
+    ``start`` is the offset before it; subscriptions not written to yet are still at ``start``. ``ms`` is when the last of the
+    publications was made, 0 if that is unknown. ``over`` are futures to resolve when all are written to.
     """
 
-    __slots__ = ("_channel", "_parts", "_payloads", "_publications", "over", "start")
+    __slots__ = ("_channel", "_counts", "_parts", "_payloads", "_publications", "ms", "over", "start")
 
-    def __init__(self, start: int, channel: ChannelView, publications: list[Publication], live: dict[Wire, dict[Member, Write]]) -> None:
+    def __init__(self, start: int, channel: FanOut, publications: list[Publication], live: dict[Wire, dict[Member, Write]]) -> None:
         self.start = start
+        self.ms = publications[-1].ms
         self.over: list[asyncio.Future[None]] = []
         self._channel = channel
         self._publications = publications
         self._parts = {wire: dict(members) for wire, members in live.items()}
         # Deltas are made against the base before this round, so at once; a filter is asked when its turn has come.
         self._payloads = {wire: wire.join(channel, publications) for wire in live if not isinstance(wire, FilteredWire)}
+        self._counts = dict.fromkeys(self._payloads, len(publications))  # of publications in a payload
 
     def write_slice(self) -> bool:
         """Writes to the next subscriptions, up to SLICE and less where filters are asked; False if none are left."""
@@ -217,6 +233,7 @@ class Round:
         work = 0
         if wire not in self._payloads:
             self._payloads[wire] = wire.join(self._channel, self._publications)
+            self._counts[wire] = _joined_count(wire, self._publications)
             work = _filter_work(wire) * len(self._publications)
         payload = self._payloads[wire]
         chosen = list(islice(members.items(), most))
@@ -227,6 +244,7 @@ class Round:
         else:
             del self._payloads[wire]
         if payload is not NOTHING:
+            self._channel.traffic.wrote(payload, len(chosen), self._counts[wire])
             _write([write for _, write in chosen], payload)
         return work + len(chosen)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 from functools import partial
 from typing import Protocol
 
@@ -24,6 +25,7 @@ from .catchup import advance, catch_up
 from .channel import Channel
 from .ring import Rings
 from .subscription import State, Subscription
+from .traffic import LiveCounts
 
 __all__ = ["Feed", "HistoryReader", "Hub", "MissedEphemeral"]
 
@@ -45,7 +47,7 @@ class HistoryReader(Protocol):
 
 
 class Feed(Protocol):
-    """What the hub needs of the link: announcements of these Pub/Sub channels from now on, or no more."""
+    """What the hub needs of the link: announcements of these Pub/Sub channels from now on, also after they were lost, or no more."""
 
     def subscribe(self, channels: list[bytes]) -> None: ...
 
@@ -63,7 +65,7 @@ class Hub:
     """All channels that one process follows. Make it inside a running loop.
 
     ``missed`` learns of ephemeral publications that may have been lost. ``rings`` has the bytes that all rings hold;
-    ``history_reads`` counts the reads of Valkey's history.
+    ``history_reads`` counts the reads of Valkey's history, ``counts`` what its channels do; ``subscriptions`` is how many there are.
     """
 
     def __init__(self, config: Config, layout: Layout, history: HistoryReader, feed: Feed, missed: MissedEphemeral) -> None:
@@ -79,6 +81,8 @@ class Hub:
         self._tasks = Tasks()
         self.rings = Rings(config.limits.ring_bytes)
         self.history_reads = 0
+        self.counts = LiveCounts(config)
+        self.subscriptions = 0
 
     def now(self) -> float:
         """The clock of everything live: seconds of the loop."""
@@ -91,7 +95,7 @@ class Hub:
         channel = self._channels.get(name)
         if channel is None:
             key = self._layout.channel(name)
-            channel = Channel(name, key, self._config.rules(name), self.rings, self._loop, self)
+            channel = Channel(name, key, self._config.rules(name), self.rings, self._loop, self, self.counts.of(name))
             self._channels[name] = self._by_key[key] = channel
             self._feed.subscribe([key])
             self._mark_idle(channel)
@@ -101,6 +105,7 @@ class Hub:
         """Takes a new subscription, and sends it on its way to live."""
         channel = subscription.channel
         channel.subscribers += 1
+        self.subscriptions += 1
         self._idle.pop(channel, None)
         self.resume(subscription)
 
@@ -133,6 +138,7 @@ class Hub:
         subscription.end()
         channel = subscription.channel
         channel.subscribers -= 1
+        self.subscriptions -= 1
         if channel.subscribers == 0:
             self._mark_idle(channel)
 
@@ -237,26 +243,23 @@ class Hub:
             if not channel.acked:
                 channel.fail_waiters(error)
 
-    def on_down(self) -> None:
-        """The link is gone: every position is in doubt until it is back."""
-        for channel in self._channels.values():
+    def on_lost(self, channels: Collection[bytes] | None = None) -> None:
+        """These Pub/Sub channels, None for all, are lost: each position is in doubt until the link confirms its channel again."""
+        by_key = self._by_key
+        for channel in by_key.values() if channels is None else [by_key[key] for key in channels if key in by_key]:
             channel.acked = False
             channel.link_lost()
             if channel.mending is not None:
                 channel.mending.cancel()
                 channel.mending = None
 
-    def on_up(self) -> None:
-        """The link is connected: it is subscribed again, and each channel opens after Valkey's confirmation."""
-        self._feed.subscribe(list(self._by_key))
-
     # Housekeeping.
 
     def statistics(self) -> dict[str, int]:
         """``channels`` with subscriptions, all ``subscriptions``, ``rings_bytes`` held, and ``history_reads`` since the start."""
         return {
-            "channels": sum(1 for channel in self._channels.values() if channel.subscribers),
-            "subscriptions": sum(channel.subscribers for channel in self._channels.values()),
+            "channels": len(self._channels) - len(self._idle),
+            "subscriptions": self.subscriptions,
             "rings_bytes": self.rings.bytes,
             "history_reads": self.history_reads,
         }

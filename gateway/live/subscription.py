@@ -83,6 +83,8 @@ class Subscription(ABC):
 
     def deliver(self, joined: object) -> None:
         """Writes what the wire joined, outside of a round of the fan-out."""
+        if type(joined) is bytes:
+            self.channel.traffic.bytes += len(joined)
         try:
             self.write(joined)
         except GONE as error:
@@ -105,6 +107,7 @@ class Subscription(ABC):
 
     def lost(self, top: Position) -> None:
         """The channel went on with a gap while the subscription was live: its position is ``top`` now."""
+        self.channel.traffic.gaps["live"] += 1
         self.gap()
 
     def end(self) -> None:
@@ -151,6 +154,7 @@ class Subscription(ABC):
         self.epoch, self.offset = self.channel.position
         if isinstance(self.wire, ChainedDeltaWire):
             self.wire = self.wire.fresh
+        self.channel.traffic.gaps["catch_up" if self.begun else "subscribe"] += 1
         if self.begun:
             self.gap()
         else:

@@ -62,12 +62,14 @@ class Wire(Protocol):
 class FilteredWire:
     """A wire format for subscriptions that want some of the publications only. Those with equal filters share one.
 
-    ``work`` is about how long its filter takes for one publication, in writes to a subscriber.
+    ``work`` is about how long its filter takes for one publication, in writes to a subscriber. ``admitted`` is how many
+    publications are in the payload that it made last.
     """
 
-    __slots__ = ("_filter", "_wire", "work")
+    __slots__ = ("_filter", "_wire", "admitted", "work")
 
     def __init__(self, wire: Wire, filter: Filter) -> None:
+        self.admitted = 0
         self._wire = wire
         self._filter = filter
         self.work = 1 + filter.nodes // NODES_PER_WRITE
@@ -86,6 +88,7 @@ class FilteredWire:
     def join(self, channel: ChannelView, publications: list[Publication]) -> object:
         """The payload of the publications that the filter admits; NOTHING if it admits none."""
         wanted = self.take(channel, publications)
+        self.admitted = len(wanted)
         return self._wire.join(channel, wanted) if wanted else NOTHING
 
 

@@ -15,6 +15,7 @@ import asyncio
 import logging
 import os
 import re
+from contextlib import AbstractContextManager
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -23,6 +24,7 @@ from ..config import Config
 from ..errors import BadRequest, Failure, Internal, LimitExceeded, MethodNotFound, NotAvailable, TooManyRequests
 from ..rules.identity import Identity
 from ..rules.json_text import clean, decode_json, encode, is_json, raw_object
+from ..runtime import tracing
 from ..store.history import History
 from ..store.link import Link, OwnListener
 
@@ -58,7 +60,7 @@ class Caller(NamedTuple):
 class Request(msgspec.Struct):
     """A request as it is in the list. ``deadline`` is in unix ms of Valkey's clock, ``limit`` the bytes that ``data`` of the reply may have.
 
-    What a client sent without waiting for a reply has neither ``id`` nor ``reply_to``.
+    What a client sent without waiting for a reply has neither ``id`` nor ``reply_to``. ``traceparent`` is the call's trace, where there is one.
     """
 
     deadline: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -70,6 +72,7 @@ class Request(msgspec.Struct):
     info: msgspec.Raw = _NULL
     meta: msgspec.Raw = _NULL
     data: msgspec.Raw = _NULL
+    traceparent: str = ""
 
     def __post_init__(self) -> None:
         if bool(self.id) != bool(self.reply_to):
@@ -122,7 +125,11 @@ class Calls:
         """
         if fault := method_fault(method):
             raise MethodNotFound(fault)
-        if not self._link.proven:
+        with _span(method):
+            return await self._call(method, identity, client, data)
+
+    async def _call(self, method: str, identity: Identity, client: str, data: bytes | None) -> bytes:
+        if not self._link.own_proven:
             raise Internal(f"{method}: not asked, for while the link to Valkey is away no reply could come")
         id, seconds = os.urandom(16).hex(), self._config.rpc_seconds
         request = self._request(method, identity, client, data, id=encode(id), reply_to=self._reply_to)
@@ -140,7 +147,8 @@ class Calls:
 
     async def send(self, identity: Identity, client: str, data: bytes | None) -> bytes:
         """What a client sends without waiting for a reply; returns b"". Raises what ``call`` raises before a service has the request."""
-        await self._push(SENT, self._request(SENT, identity, client, data))
+        with _span(SENT):
+            await self._push(SENT, self._request(SENT, identity, client, data))
         return b""
 
     def _request(self, method: str, identity: Identity, client: str, data: bytes | None, **way_back: bytes) -> bytes:
@@ -151,7 +159,8 @@ class Calls:
             raise BadRequest("data is nested too deep")
         fields = {"method": encode(method), "data": data or b"null", "user": encode(identity.user), "client": encode(client)}
         claims = {"info": identity.info or b"null", "meta": identity.meta or b"null"}
-        return raw_object(fields | claims | {"limit": b"%d" % most} | way_back)
+        trace = {"traceparent": encode(traceparent)} if (traceparent := tracing.traceparent()) else {}
+        return raw_object(fields | claims | {"limit": b"%d" % most} | way_back | trace)
 
     async def _push(self, method: str, request: bytes) -> None:
         most, ttl = self._config.limits.rpc_queue, int(self._config.rpc_seconds * 1000)
@@ -188,6 +197,10 @@ class Calls:
         else:
             waiter.set_result(reply)
         return True
+
+
+def _span(method: str) -> AbstractContextManager[None]:
+    return tracing.span(f"rpc {method}", "client", attributes={"rpc.method": method})
 
 
 def _failure(method: str, text: bytes) -> Exception:

@@ -41,12 +41,15 @@ import msgspec
 
 from ..errors import Failure, StoreError, Unavailable
 from ..rules.json_text import decode_json, raw_object
+from ..runtime import tracing
 from ..runtime.backoff import retrying
 from ..runtime.tasks import Tasks
+from ..store.access import Commands, make_commands
+from ..store.blocking import BlockingCommands
 from ..store.connect import Address
-from ..store.connection import Commands
 from ..store.embedded import find_url
 from ..store.layout import Layout
+from ..store.valkey_clock import valkey_time
 from .calls import SENT, UNREADABLE, Caller, Request, ServiceError, method_fault
 
 __all__ = ["Service"]
@@ -54,6 +57,7 @@ __all__ = ["Service"]
 log = logging.getLogger("gateway.service")
 
 BLOCK_SECONDS = 1  # of one wait for a request: well below the silence after which Commands gives a connection up
+BRIEF_SECONDS = 0.05  # of one wait while there are fewer places than lists that are waited for, each on a connection of its own
 LEASE_SECONDS = 3  # two renewals may be late
 RENEW_SECONDS = 1.0
 THREADS = 16  # a plain function mostly waits, for a database or another server; each thread costs some 100 KiB
@@ -81,7 +85,8 @@ class Service:
         self._under_way = Tasks()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="gateway.service")  # it starts them when they are needed
         self._running = False
-        self._ahead = 0.0  # seconds that Valkey's clock is ahead of ours
+        self._asking = 0  # for a place among those that are worked on at once
+        self._ahead: dict[bytes, float] = {}  # list → seconds that the clock of its shard is ahead of ours
 
     def method(self, name: str) -> Callable[[Function], Function]:
         """Decorates the function that answers ``name``: it takes a Caller and the decoded data, and returns what is JSON.
@@ -135,37 +140,49 @@ class Service:
     async def run(self) -> None:
         """Serves until cancelled, then finishes what is under way: a call within its deadline, what was sent however long it takes.
 
-        Raises Unavailable if Valkey cannot be reached at the start; a connection that is lost later is opened again by itself.
+        Raises Unavailable if Valkey, or every shard of a cluster, cannot be reached at the start; a connection that is lost later is opened again by itself.
         """
         if not self._methods:
             raise ValueError("the service has no method")
-        async with self._connected() as (queue, commands):
+        async with self._connected() as (commands, waits):
             self._running = True
+            free = asyncio.Semaphore(self._concurrency)
             renewing = asyncio.create_task(self._renew_leases(commands))
-            taking = asyncio.create_task(self._take(queue, commands))
+            working = [renewing, *(asyncio.create_task(self._take(queue, lists, commands, free)) for queue, lists in waits)]
             try:
-                # wait, unlike gather, does not cancel the two when this is cancelled: Valkey may have given us a request already.
-                await asyncio.wait((renewing, taking), return_when=asyncio.FIRST_COMPLETED)
+                # wait, unlike gather, does not cancel them when this is cancelled: Valkey may have given us a request already.
+                await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 self._running = False
                 renewing.cancel()
-                await asyncio.wait((renewing, taking))
+                await asyncio.wait(working)
                 await self._under_way.finish()
-            for task in (taking, renewing):
+            for task in working:
                 if not task.cancelled():
-                    task.result()  # neither ends by itself: it failed
+                    task.result()  # none ends by itself: it failed
 
     @contextlib.asynccontextmanager
-    async def _connected(self) -> AsyncIterator[tuple[Commands, Commands]]:
-        """Two connections: on that which waits for requests, every further command would wait too."""
+    async def _connected(self) -> AsyncIterator[tuple[Commands, list[tuple[BlockingCommands, list[bytes]]]]]:
+        """One connection for commands, and one that waits for requests; in a cluster one of these for each list, which is in a slot of its own."""
+        tracing.find()
         address = Address(find_url(self._url, self._data_dir))
         async with contextlib.AsyncExitStack() as stack:
-            queue, commands = Commands(address, patience=BLOCK_SECONDS), Commands(address)
-            for each in (queue, commands):
-                stack.push_async_callback(each.close)
-                await each.start()
-            await self._renew(commands)
-            yield queue, commands
+            commands = make_commands(address)
+            stack.push_async_callback(commands.close)
+            await commands.start()
+            lists = list(self._methods)
+            waits: list[tuple[BlockingCommands, list[bytes]]] = []
+            for some in [[each] for each in lists] if commands.sharded else [lists]:
+                queue = BlockingCommands(address, commands, some[0], BLOCK_SECONDS)
+                stack.push_async_callback(queue.close)
+                waits.append((queue, some))
+            try:
+                await self._renew(commands)
+            except Unavailable as error:
+                if not commands.sharded:
+                    raise
+                log.warning("some methods are not served yet: %s", error)
+            yield commands, waits
 
     # Leases.
 
@@ -178,17 +195,30 @@ class Service:
                 log.warning("the leases were not renewed: %s", error)
 
     async def _renew(self, commands: Commands) -> None:
-        leases = [self._layout.services, *(self._layout.rpc(name)[1] for name, _ in self._methods.values())]
-        renewals = [commands.call(b"SET", lease, os.getpid(), b"PX", int(LEASE_SECONDS * 1000)) for lease in leases]
-        now, *_ = await asyncio.gather(commands.call(b"TIME"), *renewals)
-        self._ahead = int(now[0]) + int(now[1]) / 1e6 - time.time()
+        """Renews all leases, each for itself: a shard that does not answer costs those alone that it holds. Raises the first error."""
+        methods = [self._renew_method(commands, key, name) for key, (name, _) in self._methods.items()]
+        renewals = [self._renew_lease(commands, self._layout.services), *methods]
+        for error in await asyncio.gather(*renewals, return_exceptions=True):
+            if isinstance(error, BaseException):
+                raise error
+
+    async def _renew_method(self, commands: Commands, key: bytes, name: str) -> None:
+        await self._renew_lease(commands, self._layout.rpc(name)[1])
+        self._ahead[key] = await valkey_time(commands, key) - time.time()
+
+    async def _renew_lease(self, commands: Commands, lease: bytes) -> None:
+        renewal = commands.call(b"SET", lease, os.getpid(), b"PX", int(LEASE_SECONDS * 1000))
+        try:
+            async with asyncio.timeout(LEASE_SECONDS / 2):  # another shard's leases must not wait for this one's
+                await renewal
+        except TimeoutError:
+            raise Unavailable(f"no answer for {LEASE_SECONDS / 2:g} s") from None
 
     # Requests.
 
-    async def _take(self, queue: Commands, commands: Commands) -> None:
-        free, lists = asyncio.Semaphore(self._concurrency), list(self._methods)
+    async def _take(self, queue: BlockingCommands, lists: list[bytes], commands: Commands, free: asyncio.Semaphore) -> None:
         while self._running:
-            await free.acquire()
+            await self._place(free)
             taken = await retrying(lambda: self._taken(queue, lists), "no requests could be taken", log, on=StoreError, ceiling=1.0)
             if taken is None:
                 free.release()
@@ -196,9 +226,22 @@ class Service:
             lists.append(lists.pop(0))  # BRPOP looks at the first list first: no method starves another
             self._under_way.spawn(self._serve(commands, *taken)).add_done_callback(lambda _: free.release())
 
-    async def _taken(self, queue: Commands, lists: list[bytes]) -> list[bytes] | None:
-        """A request's list and its text; None if none came within BLOCK_SECONDS, or the service ends."""
-        taken: list[bytes] | None = await queue.call(b"BRPOP", *lists, BLOCK_SECONDS) if self._running else None
+    async def _place(self, free: asyncio.Semaphore) -> None:
+        """Waits until there is room for one more request."""
+        self._asking += 1
+        try:
+            await free.acquire()
+        finally:
+            self._asking -= 1
+
+    async def _taken(self, queue: BlockingCommands, lists: list[bytes]) -> list[bytes] | None:
+        """A request's list and its text; None if none came within BLOCK_SECONDS, or the service ends.
+
+        Where another list waits for the place that this wait occupies, it is given back soon.
+        """
+        if not self._running:
+            return None
+        taken: list[bytes] | None = await queue.call(b"BRPOP", *lists, BRIEF_SECONDS if self._asking else BLOCK_SECONDS)
         return taken
 
     async def _serve(self, commands: Commands, key: bytes, text: bytes) -> None:
@@ -208,11 +251,14 @@ class Service:
         except UNREADABLE as error:
             log.warning("%s: a request that cannot be read: %s", name, str(error)[:200])
             return
-        deadline = request.deadline / 1000 - self._ahead
+        deadline = request.deadline / 1000 - self._ahead.get(key, 0.0)
         if deadline <= time.time():
             log.info("%s: a request whose deadline is over is dropped", name)
             return
-        answer = await _answer(name, method, request, deadline)
+        with tracing.span(f"rpc {name}", "server", parent=request.traceparent, attributes={"rpc.method": name}):
+            answer = await _answer(name, method, request, deadline)
+            if answer is None or "error" in answer:
+                tracing.fail("timeout" if answer is None else "error")
         if answer is None:
             return
         if request.reply_to:
@@ -254,7 +300,7 @@ async def _send(commands: Commands, name: str, request: Request, answer: dict[st
     try:
         async with asyncio.timeout(deadline - time.time()):
             await retrying(
-                lambda: commands.call(b"PUBLISH", request.reply_to, reply),
+                lambda: commands.publish(request.reply_to, reply),
                 f"{name}: a reply was not sent",
                 log,
                 on=Unavailable,

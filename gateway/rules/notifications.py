@@ -8,7 +8,7 @@ from ..errors import BadRequest
 from ..publication import channel_fault
 from .json_text import decode_json
 
-__all__ = ["ID_BYTES", "NAMESPACE", "channel_of", "notification_id"]
+__all__ = ["ID_BYTES", "NAMESPACE", "channel_of", "notification_id", "without_user"]
 
 NAMESPACE = "notifications"
 ID_BYTES = 200  # of a notification's id
@@ -21,6 +21,11 @@ def channel_of(user: str) -> str:
     if fault or not user:
         raise ValueError(fault or "there is no user")
     return name
+
+
+def without_user(channel: str) -> str:
+    """The channel's name for those who must not learn whose it is: an inbox without its user, another name up to its ``#``."""
+    return f"{NAMESPACE}:" if channel.startswith(f"{NAMESPACE}:") else channel.partition("#")[0]
 
 
 class _Id(msgspec.Struct):

@@ -3,5 +3,6 @@
 tasks     tasks that no code awaits: held while they run, their errors logged
 wheel     one timer for all connections of a process
 logs      log lines that what comes from outside cannot forge
+tracing   spans of OpenTelemetry, where the process has a TracerProvider; spans holds what needs its packages
 backoff   how long to wait before the next attempt, and the loops that try again
 """

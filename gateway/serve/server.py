@@ -17,8 +17,10 @@ import os
 import signal
 import socket
 import ssl
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import cast
 
@@ -31,6 +33,7 @@ from ..config import Config
 from ..edges.http_protocol import HttpProtocol
 from ..edges.websocket import WebSocketConnection
 from ..errors import ConfigurationError, GatewayError
+from ..metrics.siblings import ALONE, WorkerPlace
 from ..store.embedded import EmbeddedServer
 from .drain import drain
 from .tls import TlsHandshake
@@ -47,6 +50,7 @@ BACKLOG = 4096
 INTERRUPTED_PER_SECOND = 2000  # clients that leave after Ctrl-C: a developer does not wait ``drain_seconds`` for a few of them
 LAST_ANSWERS_SECONDS = 6  # after the drain, for requests that are not answered yet; a stream's last bytes have 5 s
 WATCH_SECONDS = 0.5
+FOLDER_BYTES = 80  # a socket's name may have 104 on macOS, and here it is a folder's and a file's more
 
 
 def serve(config: Config, on_ready: Callable[[str, EmbeddedServer | None], None], guests: Sequence[Guest] = ()) -> None:
@@ -58,16 +62,17 @@ def serve(config: Config, on_ready: Callable[[str, EmbeddedServer | None], None]
     # What lives long here are many small objects without cycles; searching them for cycles again and again stalls the fan-out.
     # Connections take their own cycles apart when they close.
     gc.set_threshold(200_000, 20, 50)
-    listener = _listen(config)
-    with contextlib.closing(listener):
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(_listen(config))
+        metrics = stack.enter_context(_listen_for_metrics(config)) if config.metrics_port else None
         embedded = None if config.valkey_url else EmbeddedServer(config.data_path, config.valkey_port)
         if embedded is not None:
             embedded.start()
         try:
             if config.workers == 1:
-                _run(config, listener, embedded, lambda: on_ready(_url(config, listener), embedded), guests=guests)
+                _run(config, listener, embedded, lambda: on_ready(_url(config, listener), embedded), guests=guests, metrics=metrics)
             else:
-                _run_several(config, listener, embedded, lambda: on_ready(_url(config, listener), embedded))
+                _run_several(config, listener, embedded, lambda: on_ready(_url(config, listener), embedded), metrics)
         finally:
             if embedded is not None:
                 embedded.stop()
@@ -80,31 +85,44 @@ def _run(
     on_ready: Callable[[], None],
     parent: int | None = None,
     guests: Sequence[Guest] = (),
+    place: WorkerPlace = ALONE,
+    metrics: socket.socket | None = None,
 ) -> None:
-    server = Server(config, embedded, on_ready, parent, guests)
+    server = Server(config, embedded, on_ready, parent, guests, place, metrics)
     server.run(sockets=[listener])
     if server.failure is not None:
         raise server.failure
 
 
-def _run_several(config: Config, port: socket.socket, embedded: EmbeddedServer | None, on_ready: Callable[[], None]) -> None:
-    """``port`` is bound, so that no other program takes its number; each worker listens on a socket of its own."""
+def _run_several(
+    config: Config, port: socket.socket, embedded: EmbeddedServer | None, on_ready: Callable[[], None], metrics: socket.socket | None
+) -> None:
+    """``port`` is bound, so that no other program takes its number; each worker listens on a socket of its own, and all on ``metrics``."""
     config = config.model_copy(update={"port": port.getsockname()[1], "valkey_url": embedded.url if embedded else config.valkey_url})
 
     parent = os.getpid()
 
-    def work(ready: Callable[[], None]) -> None:
+    def work(ready: Callable[[], None], number: int) -> None:
         if embedded is not None:
             embedded.release()  # the lock is the parent's: a worker that outlives it must not hold it
         with contextlib.closing(_bind(config, shared=True)) as listener:
             listener.listen(BACKLOG)
-            _run(config, listener, None, ready, parent)
+            _run(config, listener, None, ready, parent, place=WorkerPlace(number, config.workers, folder), metrics=metrics)
 
     def watch() -> None:
         if embedded is not None:
             _maintain(embedded)
 
-    run_workers(config.workers, work, on_ready, watch, config.drain_seconds + 15)
+    with _private_folder() as folder:
+        run_workers(config.workers, work, on_ready, watch, config.drain_seconds + 15)
+
+
+@contextlib.contextmanager
+def _private_folder() -> Iterator[Path]:
+    """Of the sockets by which workers ask each other, for this user alone; it is removed at the end."""
+    here = tempfile.gettempdir()
+    with tempfile.TemporaryDirectory(prefix="gateway-", dir=here if len(os.fsencode(here)) < FOLDER_BYTES else "/tmp") as folder:
+        yield Path(folder)
 
 
 def _maintain(embedded: EmbeddedServer) -> None:
@@ -134,6 +152,16 @@ def _listen(config: Config) -> socket.socket:
                 f"port {config.port} on {config.host} is in use; stop what uses it, or choose another with --port"
             ) from None
         raise ConfigurationError(f"cannot listen on {where}: {error.strerror or error}") from None
+    return listener
+
+
+def _listen_for_metrics(config: Config) -> socket.socket:
+    try:
+        listener = _bind(config.model_copy(update={"port": config.metrics_port}), shared=False)
+    except OSError as error:
+        reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be listened on: {error.strerror or error}"
+        raise ConfigurationError(f"metrics_port {config.metrics_port} on {config.host} {reason}") from None
+    listener.listen()
     return listener
 
 
@@ -178,7 +206,8 @@ class Server(uvicorn.Server):
     """uvicorn's server with our protocols, for one process; ``run`` serves until the signal, ``failure`` says why a start failed.
 
     ``embedded`` is the server that this process maintains, None where another process does or there is none. ``parent`` is the
-    process id of a worker's parent: the worker ends when it is gone. Raises ConfigurationError for a certificate that cannot be used.
+    process id of a worker's parent: the worker ends when it is gone; ``place`` is its place among the workers. ``metrics`` is the
+    listening socket of ``metrics_port``, None without one. Raises ConfigurationError for a certificate that cannot be used.
     """
 
     def __init__(
@@ -188,12 +217,15 @@ class Server(uvicorn.Server):
         on_ready: Callable[[], None],
         parent: int | None = None,
         guests: Sequence[Guest] = (),
+        place: WorkerPlace = ALONE,
+        metrics: socket.socket | None = None,
     ) -> None:
         self._parent = parent
         self._settings = config
         self._embedded = embedded
         self._on_ready = on_ready
-        self._app = create_app(config, embedded.url if embedded is not None else config.valkey_url, guests)
+        valkey_url = embedded.url if embedded is not None else config.valkey_url
+        self._app = create_app(config, valkey_url, guests, place=place, metrics_listener=metrics)
         self._watcher: asyncio.Task[None] | None = None
         self._interrupted = False  # the signal to end was Ctrl-C's
         super().__init__(

@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 from ..errors import ConfigurationError, GatewayError
 from ..runtime.backoff import backoff
@@ -30,9 +31,10 @@ REPORT_BYTES = 1000
 
 
 def run_workers(
-    count: int, work: Callable[[Callable[[], None]], None], on_ready: Callable[[], None], watch: Callable[[], None], patience: float
+    count: int, work: Callable[[Callable[[], None], int], None], on_ready: Callable[[], None], watch: Callable[[], None], patience: float
 ) -> None:
-    """Forks ``count`` processes that each call ``work(ready)``, until SIGINT or SIGTERM.
+    """Forks ``count`` processes that each call ``work(ready, number)``, until SIGINT or SIGTERM. The numbers are from 0 on; a process
+    that takes the place of another has its number.
 
     ``on_ready`` is called when all of them have called ``ready``, ``watch`` every WATCH_SECONDS; ``patience`` is how many
     seconds the workers may take to end. Call it before any loop or thread exists. Raises ConfigurationError if the first workers do
@@ -41,8 +43,8 @@ def run_workers(
     parent = _Workers(work)
     handlers = {number: signal.signal(number, parent.stop) for number in ENDING}
     try:
-        for _ in range(count):
-            parent.fork()
+        for number in range(count):
+            parent.fork(number)
         parent.wait_until_ready()
         if not parent.stopping:
             on_ready()
@@ -53,38 +55,45 @@ def run_workers(
             signal.signal(number, handler)
 
 
-class _Workers:
-    """The worker processes, as their parent sees them; each calls ``work(ready)``."""
+class _Worker(NamedTuple):
+    """``pipe`` is where the process writes when it is ready."""
 
-    def __init__(self, work: Callable[[Callable[[], None]], None]) -> None:
+    number: int
+    pipe: int
+
+
+class _Workers:
+    """The worker processes, as their parent sees them; each calls ``work(ready, number)``."""
+
+    def __init__(self, work: Callable[[Callable[[], None], int], None]) -> None:
         self._work = work
-        self._workers: dict[int, int] = {}  # process → the pipe that says when it is ready
+        self._workers: dict[int, _Worker] = {}  # by process
         self.stopping = False
 
-    def stop(self, number: int, frame: object) -> None:
+    def stop(self, signum: int, frame: object) -> None:
         """Of a signal: asks the workers to end."""
         self.stopping = True
         for process in self._workers:
             os.kill(process, signal.SIGTERM)
 
-    def fork(self) -> None:
-        """Starts a worker, which writes into its pipe when it is ready, or why it is not."""
+    def fork(self, number: int) -> None:
+        """Starts the worker of this number, which writes into its pipe when it is ready, or why it is not."""
         reading, writing = os.pipe()
         # Signals wait meanwhile: a worker that has just been born still has its parent's handlers, which would ignore an order to end.
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         process = os.fork()
         if process:
             os.close(writing)
-            self._workers[process] = reading
+            self._workers[process] = _Worker(number, reading)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
             return
         status = 1
-        for number in ENDING:
-            signal.signal(number, signal.SIG_DFL)  # until the worker has its own way to end
+        for signum in ENDING:
+            signal.signal(signum, signal.SIG_DFL)  # until the worker has its own way to end
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         try:
             os.close(reading)
-            self._work(partial(_report, writing, READY))
+            self._work(partial(_report, writing, READY), number)
             status = 0
         except GatewayError as error:
             _report(writing, str(error).encode()[:REPORT_BYTES])
@@ -96,7 +105,7 @@ class _Workers:
     def wait_until_ready(self) -> None:
         """Returns when all workers are ready, or the signal to stop came. Raises ConfigurationError with what a worker reports."""
         deadline = time.monotonic() + START_SECONDS
-        for process, pipe in list(self._workers.items()):
+        for process, (_, pipe) in list(self._workers.items()):
             report = b""
             while not report and not self.stopping and time.monotonic() < deadline:
                 if select.select([pipe], [], [], 0.1)[0]:
@@ -115,14 +124,14 @@ class _Workers:
             watch()
             ended = self._reap()
             failures = failures + len(ended) if ended else 0
-            for process in ended:
+            for process, worker in ended.items():
                 if self.stopping:
                     return
                 log.error("worker %d ended by itself; starting another", process)
                 time.sleep(backoff(failures, 0.1, 5.0))
                 if self.stopping:
                     return
-                self.fork()
+                self.fork(worker.number)
 
     def end(self, patience: float) -> None:
         """Asks them to end; those that still run after ``patience`` seconds are killed."""
@@ -138,13 +147,12 @@ class _Workers:
                     os.kill(process, signal.SIGKILL)
                 deadline += patience
 
-    def _reap(self) -> list[int]:
-        ended = []
-        for process, pipe in list(self._workers.items()):
-            if os.waitpid(process, os.WNOHANG)[0]:
-                os.close(pipe)
-                del self._workers[process]
-                ended.append(process)
+    def _reap(self) -> dict[int, _Worker]:
+        """The workers that have ended, by process; they are none any more."""
+        ended = {process: worker for process, worker in self._workers.items() if os.waitpid(process, os.WNOHANG)[0]}
+        for process, worker in ended.items():
+            os.close(worker.pipe)
+            del self._workers[process]
         return ended
 
 

@@ -7,9 +7,11 @@ from typing import Protocol, cast
 
 from ..config import Limits
 from ..errors import Disconnect
+from ..live.subscription import Subscription
 from ..publication import Position
 from ..rules.identity import Grant, Identity, ServerSubscription
 from ..rules.rate_limit import Allowances, use
+from .client_counts import ClientCounts
 from .places import Place, Places
 
 __all__ = ["Admission", "Client", "EmulatedSession"]
@@ -24,6 +26,21 @@ class Client(Protocol):
 
     @property
     def identity(self) -> Identity: ...
+
+    @property
+    def transport(self) -> str:
+        """What carries it: one of a few fixed names."""
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes written for it that its socket has not taken yet."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether its socket is full."""
+
+    def followed(self) -> Iterable[Subscription]:
+        """Its subscriptions."""
 
     def drain(self) -> None:
         """The process is going away: sends the client elsewhere."""
@@ -55,13 +72,14 @@ class EmulatedSession(Protocol):
 
 
 class Admission:
-    """The registry of a process's clients. ``now`` is the clock, in seconds."""
+    """The registry of a process's clients, and what they do in ``counts``. ``now`` is the clock, in seconds."""
 
     def __init__(self, limits: Limits, now: Callable[[], float]) -> None:
         self.draining = False  # set when the process is going away
         self.clients: dict[Client, str] = {}  # each with the address that it came from
         self._own_places: dict[Client, Place] = {}  # of those that do not share their socket's
         self.places = Places(limits, now)
+        self.counts = ClientCounts()
         self.users: dict[str, set[Client]] = {}
         self.emulated: dict[str, EmulatedSession] = {}  # by session id
         self._limits = limits

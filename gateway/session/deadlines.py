@@ -28,16 +28,18 @@ from typing import Generic, TypeVar
 from ..errors import Disconnect
 from ..live.subscription import State, Subscription
 from ..rules.identity import Identity
+from .client_counts import ClientCounts
 from .node import Node
 from .states import CLOSED, CONNECTED, OPENED, ConnectionState, transition
 
-__all__ = ["CONNECT_SECONDS", "GRACE_SECONDS", "NEVER", "TimedClient", "TimedSubscription"]
+__all__ = ["CLIENT_LEFT", "CONNECT_SECONDS", "GRACE_SECONDS", "NEVER", "TimedClient", "TimedSubscription"]
 
 log = logging.getLogger("gateway.clients")
 
 CONNECT_SECONDS = 30.0
 GRACE_SECONDS = 25.0  # Source: PROTOCOL.md 1.7, step 7
 NEVER = float("inf")
+CLIENT_LEFT = Disconnect(3000)
 
 
 class TimedSubscription(Subscription):
@@ -82,6 +84,16 @@ class TimedClient(ABC, Generic[Followed]):
     def paused(self) -> bool:
         """Whether its socket is full."""
 
+    @property
+    @abstractmethod
+    def transport(self) -> str:
+        """What carries it: one of a few fixed names."""
+
+    @property
+    @abstractmethod
+    def waiting_bytes(self) -> int:
+        """Bytes written for it that its socket has not taken yet."""
+
     @abstractmethod
     def followed(self) -> Iterable[Followed]:
         """Its subscriptions."""
@@ -118,6 +130,18 @@ class TimedClient(ABC, Generic[Followed]):
         # The first ping comes at a random time, so that clients that connected together are not all pinged together later.
         self.next_ping = self.node.hub.now() + self.node.config.ping_seconds * random.uniform(0.5, 1)
         self.watch_deadlines()
+
+    # What is counted and logged of it.
+
+    @property
+    def counts(self) -> ClientCounts:
+        return self.node.admission.counts
+
+    def count_end(self, code: int) -> None:
+        """Counts how the connection ends, and how its connect did; called before it is CLOSED."""
+        self.counts.closed(code)
+        if not self.connected and code != CLIENT_LEFT.code:
+            self.counts.refused(self.transport, code)
 
     def log_start(self) -> None:
         """Logs that the client is connected, and the address that it came from."""

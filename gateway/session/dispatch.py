@@ -127,6 +127,8 @@ class CommandingClient(TimedClient[Followed]):
             raise Disconnect(3501, f"the first command is {method}, not connect")
         if command.id == 0 and method != "send":
             raise Disconnect(3501, f"{method} without an id")
+        if not self.fetching_keys:  # else it is handled for the second time
+            self.counts.commands[method] += 1
         try:
             rate = self.node.config.limits.commands_per_second
             self.commands_used = spend(self.commands_used, self.node.hub.now(), rate, "limits.commands_per_second")
@@ -201,6 +203,9 @@ class CommandingClient(TimedClient[Followed]):
     def _refuse(self, id: int, method: str, error: ClientError) -> None:
         if self.state is CLOSED:
             return
+        self.counts.failed(method, error.code)
+        if method == "connect":
+            self.counts.refused(self.outlet.transport, error.code)
         if not id:
             self.close(Disconnect(error.closes_with, f"{method} refused with {error.code} {error}"))
             return

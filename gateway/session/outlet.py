@@ -31,6 +31,16 @@ class Outlet(Protocol):
         ...
 
     @property
+    def transport(self) -> str:
+        """What carries the session: "websocket", or one of the two streams of an emulated one."""
+        ...
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that are written and that the socket has not taken yet."""
+        ...
+
+    @property
     def place(self) -> Place | None:
         """The place of its socket; None where the socket is another server's."""
         ...

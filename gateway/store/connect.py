@@ -1,4 +1,4 @@
-"""Where Valkey is, how a connection to it is opened, and commands for programs without asyncio.
+"""Where Valkey is, and how a connection to it is opened.
 
 valkey-py parses the address and opens the connection: TLS, ACL users, databases and Sentinel come from there.
 ``open_connection`` then takes the connected socket over for a protocol of ours, because its stream readers cost
@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -20,14 +19,14 @@ import valkey
 from valkey.asyncio.connection import ConnectionPool
 from valkey.asyncio.sentinel import Sentinel
 from valkey.backoff import NoBackoff
-from valkey.exceptions import AuthenticationError, BusyLoadingError, NoPermissionError, ReadOnlyError, ValkeyError
+from valkey.exceptions import AuthenticationError, NoPermissionError, ValkeyError
 from valkey.retry import Retry
 
 from ..errors import ConfigurationError, StoreError, Unavailable
-from .not_permitted import lacking, name_of, not_permitted
+from .not_permitted import not_permitted
 from .tls_options import explained, tls_options
 
-__all__ = ["CONNECT_SECONDS", "Address", "Loading", "Server", "SyncCommands", "close_connection", "open_connection"]
+__all__ = ["CONNECT_SECONDS", "Address", "Server", "close_connection", "open_connection"]
 
 CONNECT_SECONDS = 5.0  # for the socket, and again for the greeting
 ASK_SECONDS = 1.0  # for the Sentinels to name the primary
@@ -41,7 +40,7 @@ _OPTIONS: dict[str, Any] = {
     "lib_version": None,
 }
 
-_SCHEMES = ("valkey", "valkeys", "unix", "valkey+sentinel", "valkeys+sentinel")
+_SCHEMES = ("valkey", "valkeys", "unix", "valkey+sentinel", "valkeys+sentinel", "valkey+cluster", "valkeys+cluster")
 
 
 class Server(NamedTuple):
@@ -73,8 +72,9 @@ class _Pool(Protocol):
 
 
 class Address:
-    """A Valkey URL: ``valkey://``, ``valkeys://`` (TLS), ``unix://``, ``valkey+sentinel://h1:p1,h2:p2/service``
-    (``valkeys+sentinel://``: the Sentinels and the server by TLS). ``store.tls_options`` has the options of TLS.
+    """A Valkey URL: ``valkey://``, ``valkeys://`` (TLS), ``unix://``, ``valkey+sentinel://h1:p1,h2:p2/service``,
+    ``valkey+cluster://h1:p1,h2:p2``, whose ``seeds`` are the nodes that it names; ``valkeys+sentinel://`` (the Sentinels too) and
+    ``valkeys+cluster://`` by TLS. ``store.tls_options`` has the options of TLS.
 
     The ``redis`` spellings are understood too. Raises ConfigurationError for anything else. ``str()`` shows no password.
     """
@@ -82,15 +82,13 @@ class Address:
     def __init__(self, url: str) -> None:
         self.url = re.sub(r"^redis(s?)(?=[:+])", r"valkey\1", url).replace("valkey+unix://", "unix://")
         scheme = self.url.partition("://")[0]
-        if scheme == "valkey+cluster":
-            raise ConfigurationError(
-                "valkey_url: valkey+cluster:// is not supported by this version; use one server, or valkey+sentinel://"
-            )
         if scheme not in _SCHEMES:
             schemes = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
             raise ConfigurationError(f"valkey_url: {str(self)!r} does not begin with one of {schemes}")
         self._sentinel: Sentinel | None = None
         self._service = ""
+        self.in_cluster = False  # it is a node of a cluster, which holds a part of the slots
+        self.seeds: list[Address] = []
         try:
             if _hides_login(self.url):
                 raise ConfigurationError(f"valkey_url: the login in {str(self)!r} does not end before the host; {_ENCODE}")
@@ -104,7 +102,31 @@ class Address:
             pool = _primary(Sentinel, self.url, options).connection_pool
             self._sentinel, self._service = pool.sentinel_manager, pool.service_name
             return cast(_Pool, pool)
+        if scheme.endswith("+cluster"):
+            if urlsplit(self.url).path.strip("/") not in ("", "0"):
+                raise ConfigurationError("valkey_url: a cluster has no databases; end the address with the last host")
+            self.seeds = [self.node(host, port) for host, port in _hosts(self.url, 6379)]
+            return self.seeds[0]._pool
         return cast(_Pool, ConnectionPool.from_url(self.url, **options))
+
+    @property
+    def is_cluster(self) -> bool:
+        return bool(self.seeds)
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Host and port of an address that has one of each, such as a node's."""
+        ((host, port),) = _hosts(self.url, 6379)
+        return host, port
+
+    def node(self, host: str, port: int) -> Address:
+        """A node of the cluster that this address names, or belongs to: with the same login, TLS and options."""
+        parts = urlsplit(self.url)
+        login = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
+        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        node = Address(parts._replace(scheme=parts.scheme.removesuffix("+cluster"), netloc=login + place, path="").geturl())
+        node.in_cluster = True
+        return node
 
     def sync_client(self, seconds: float = CONNECT_SECONDS) -> valkey.Valkey:
         """valkey-py's own client. It never repeats a command by itself: a publish whose answer was lost may have happened.
@@ -201,10 +223,6 @@ def _sentinel_parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any
     service = parts.path.strip("/")
     if not service:
         raise ConfigurationError("valkey_url: a Sentinel address ends with the service's name: valkey+sentinel://host:26379/mymaster")
-    sentinels = []
-    for host in parts.netloc.rpartition("@")[2].split(","):
-        name, colon, port = host.rpartition(":")
-        sentinels.append((name, int(port)) if colon else (host, 26379))
     login: dict[str, Any] = {}
     if parts.username:
         login["username"] = unquote(parts.username)
@@ -212,7 +230,18 @@ def _sentinel_parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any
         login["password"] = unquote(parts.password)
     if database := dict(parse_qsl(parts.query)).get("db"):
         login["db"] = int(database)
-    return sentinels, service, login
+    return _hosts(url, 26379), service, login
+
+
+def _hosts(url: str, port: int) -> list[tuple[str, int]]:
+    """The hosts and ports of a URL that may name several, with commas between them; ``port`` is for those without one."""
+    found = []
+    for text in urlsplit(url).netloc.rpartition("@")[2].split(","):
+        parts = urlsplit(f"//{text}")
+        if not parts.hostname:
+            raise ConfigurationError("valkey_url: a host is missing; several are written as host:port,host:port")
+        found.append((parts.hostname, parts.port or port))
+    return found
 
 
 async def open_connection(address: Address, protocol: Callable[[], asyncio.Protocol]) -> tuple[asyncio.Transport, Any, Server]:
@@ -220,7 +249,7 @@ async def open_connection(address: Address, protocol: Callable[[], asyncio.Proto
 
     Returns the transport, asyncio's stream writer, which the caller must hold (it closes the transport when collected), and the server.
     Raises Unavailable with one line that says which address failed and why: also for a replica, which may be promoted. Raises
-    StoreError for a refused login, ConfigurationError for a node of a cluster.
+    StoreError for a refused login, ConfigurationError for a node of a cluster where a server by itself is expected.
     """
     connection = address.connection()
     try:
@@ -257,92 +286,22 @@ def close_connection(transport: asyncio.Transport) -> None:
 
 
 async def _examine(connection: _Connection, address: Address) -> Server:
-    """Who answers. Raises Unavailable for a replica, ConfigurationError for a node of a cluster."""
+    """Who answers. Raises Unavailable for a replica, ConfigurationError for what is a node of a cluster and should not be, or is none and should."""
     await connection.send_command("INFO", "server", "replication")
     try:
         text = await connection.read_response()
     except NoPermissionError:  # a user that may not ask; what the server is then shows when it refuses
         text = b""
     facts = dict(line.split(":", 1) for line in text.decode().splitlines() if ":" in line)
-    if "cluster" in (facts.get("server_mode"), facts.get("redis_mode")):  # Valkey names it so, Redis so
-        raise ConfigurationError(
-            f"Valkey at {address} is a node of a cluster and holds a part of the channels only; use a single server or valkey+sentinel://"
-        )
+    mode = facts.get("server_mode") or facts.get("redis_mode")  # Valkey names it so, Redis so
+    if mode is not None and (mode == "cluster") != (address.in_cluster or address.is_cluster):
+        if mode == "cluster":
+            raise ConfigurationError(
+                f"Valkey at {address} is a node of a cluster and holds a part of the channels only; write valkey+cluster:// in its address"
+            )
+        raise ConfigurationError(f"Valkey at {address} is no node of a cluster; write valkey:// in its address, without +cluster")
     if facts.get("role") == "slave":
         primary = f"{facts.get('master_host')}:{facts.get('master_port')}"
         raise Unavailable(f"Valkey at {address} is a replica, which takes no writes; its primary is {primary}")
     host, port = getattr(connection, "host", None), getattr(connection, "port", None)
     return Server(facts.get("run_id", ""), None if host is None or port is None else (host, int(port)))
-
-
-class Loading(Unavailable):
-    """Valkey is still reading its file; it answers when it has read it."""
-
-
-class SyncCommands:
-    """Commands of programs without asyncio: each ``call`` waits for its reply. Threads may share it.
-
-    ``client`` is valkey-py's own, of ``Address.sync_client`` for instance, and belongs to this object: ``close`` closes it.
-    """
-
-    def __init__(self, client: valkey.Valkey) -> None:
-        self._client = client
-        self._execute: Callable[..., Any] = client.execute_command
-        self._disconnect: Callable[[], None] = client.connection_pool.disconnect
-        self._close: Callable[[], None] = client.close
-        pool = client.connection_pool
-        self._user: str = pool.connection_kwargs.get("username") or "default"
-        self._by_tls = "SSL" in pool.connection_class.__name__
-
-    def call(self, *words: Any) -> Any:
-        """One command; its reply as Valkey sends it, texts as bytes.
-
-        Raises StoreError for Valkey's error reply, Unavailable if it cannot be reached or breaks off, Loading if it reads its file.
-        """
-        try:
-            return self._execute(*words)
-        except BusyLoadingError as error:
-            raise Loading(str(error)) from None
-        except ReadOnlyError as error:  # it is not the primary any more: the next command asks for the address again
-            self._disconnect()
-            raise Unavailable(f"Valkey is not the primary any more: {error}") from None
-        except (valkey.ConnectionError, valkey.TimeoutError, OSError) as error:
-            raise Unavailable(f"no Valkey: {explained(error, self._by_tls)}") from None
-        except ValkeyError as error:
-            raise self._refusal(error, *words) from None
-
-    def _refusal(self, error: ValkeyError, *words: Any) -> StoreError:
-        text = f"NOPERM {error}" if isinstance(error, NoPermissionError) else str(error)
-        return not_permitted(text, name_of(*words), self._user) if lacking(text) else StoreError(text)
-
-    @contextmanager
-    def listening(self, channel: bytes) -> Iterator[Callable[[float], bytes | None]]:
-        """Subscribes to a Pub/Sub channel, over a connection of its own. Gives a function that waits up to so many seconds for a message
-        and returns it; None where none came, or the connection was lost and is back: what was published meanwhile was missed.
-
-        Raises Unavailable, StoreError.
-        """
-        pubsub: Any = cast(Any, self._client).pubsub()
-
-        def announced(seconds: float) -> bytes | None:
-            try:
-                message = pubsub.get_message(ignore_subscribe_messages=True, timeout=seconds)
-            except (valkey.ConnectionError, valkey.TimeoutError, OSError) as error:
-                raise Unavailable(f"no Valkey: {explained(error, self._by_tls)}") from None
-            return message["data"] if message is not None else None
-
-        try:
-            try:
-                pubsub.subscribe(channel)
-                pubsub.get_message(timeout=CONNECT_SECONDS)  # the confirmation
-            except (valkey.ConnectionError, valkey.TimeoutError, OSError) as error:
-                raise Unavailable(f"no Valkey: {explained(error, self._by_tls)}") from None
-            except ValkeyError as error:
-                raise self._refusal(error, "SUBSCRIBE") from None
-            yield announced
-        finally:
-            pubsub.close()
-
-    def close(self) -> None:
-        """Closes the connections; a command that is called afterwards opens a new one."""
-        self._close()

@@ -33,19 +33,25 @@ from ..runtime.tasks import end
 from .connect import Address, Server, close_connection, open_connection
 from .not_permitted import for_people
 
-__all__ = ["Commands", "Functions", "Replies"]
+__all__ = ["PATIENCE_SECONDS", "REDIRECTS", "Functions", "Redirects", "Replies", "ServerCommands"]
 
 log = logging.getLogger("gateway.store")
 
 SILENCE_SECONDS = 5.0  # the oldest command waits longer than this: the connection is dead
 CHECK_SECONDS = 1.0
 PATIENCE_SECONDS = 10.0
+_ASKING = libvalkey.pack_command((b"ASKING",))
+# The same of a cluster's server that has lost slots: one that was replaced must not acknowledge what its successor does not have.
+SETTLE_SECONDS = 0.5
 BARRIER_SECONDS = 2.0  # for the replies to what was written before a refusal
 PATIENCE_STEP_SECONDS = 0.02  # commands whose patience is over within it fail together
 CALM_SECONDS = 5.0  # after so long without a refusal the next one is the first again
 REFUSED_FOR_NOW = ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "BUSY ")
 NOT_THE_PRIMARY = ("READONLY",)
 OTHER_FUNCTIONS = ("ERR Function not found", "GENERATION")
+REDIRECTS = ("MOVED ", "ASK ", "TRYAGAIN", "CLUSTERDOWN")
+
+Call = Callable[..., Awaitable[Any]]
 
 
 class Replies(asyncio.Protocol):
@@ -73,21 +79,43 @@ class Replies(asyncio.Protocol):
 class Functions(Protocol):
     """The function library that commands call."""
 
-    async def ready(self, call: Callable[..., Awaitable[Any]]) -> bytes:
-        """Loads the functions where they are missing and returns their generation. Raises StoreError, Unavailable."""
+    async def ready(self, call: Call, shared: Call | None = None) -> bytes:
+        """Loads the functions where they are missing and returns their generation. Raises StoreError, Unavailable.
+
+        ``call`` sends a command to the server that needs them; ``shared``, in a cluster, sends one to where its keys are.
+        """
         ...
 
 
-class _Command:
-    """One command on its way. ``words`` are kept of a guarded one alone, whose text changes with the generation."""
+class Redirects(Protocol):
+    """Who knows the other servers of a cluster. Nothing here may raise."""
 
-    __slots__ = ("called", "future", "generation", "repeatable", "text", "urgent", "words", "written")
+    def redirected(self, server: ServerCommands, command: Command, refusal: str) -> None:
+        """Valkey carried the command out not here, since its slot is elsewhere, moves, or is nowhere: takes it over."""
+
+    def unreachable(self, server: ServerCommands) -> None:
+        """A connection could not be opened, or is silent: another server may have its slots by now."""
+
+    async def shared_call(self, *words: Any) -> Any:
+        """A command that passes the queue, sent to where its key is. Raises StoreError, Unavailable."""
+
+
+class Command:
+    """One command on its way. ``words`` are kept of a guarded one alone, whose text changes with the generation.
+
+    ``slot`` is the hash slot of its keys in a cluster; -1 for one without keys, and where there is one server. ``number`` counts a
+    cluster's commands in the order in which they were called.
+    """
+
+    __slots__ = ("called", "future", "generation", "number", "repeatable", "slot", "text", "urgent", "words", "written")
 
     def __init__(self, text: bytes, future: asyncio.Future[Any], now: float, *, repeatable: bool = False, urgent: bool = False) -> None:
         self.text = text
         self.future = future
         self.called = self.written = now
         self.repeatable = repeatable
+        self.slot = -1
+        self.number = 0
         self.urgent = urgent  # it passed the queue, to mend what the others wait for
         self.words: tuple[Any, ...] | None = None
         self.generation = b""
@@ -98,20 +126,39 @@ class _Command:
             self.text = libvalkey.pack_command((*self.words, b"generation", generation))
 
 
-class Commands:
-    """``await commands.call(b"HGET", key, field)``. Start it with ``start()``, end it with ``close()``.
+def _asking() -> Command:
+    """Goes before a command whose slot is on the way to the server that gets it. Nobody waits for its answer."""
+    loop = asyncio.get_running_loop()
+    command = Command(_ASKING, loop.create_future(), loop.time())
+    command.future.add_done_callback(lambda future: future.cancelled() or future.exception())
+    return command
 
-    ``patience``: seconds that a command may wait for a connection, and for Valkey to take it.
+
+class ServerCommands:
+    """The commands of one server. ``store.access.Commands`` describes what is called from outside.
+
+    ``patience``: seconds that a command may wait for a connection, and for Valkey to take it. ``redirects`` belongs to a cluster, of
+    which this is one server: it takes over the commands that are to go elsewhere.
     """
 
-    def __init__(self, address: Address, *, patience: float = PATIENCE_SECONDS, functions: Functions | None = None) -> None:
-        self._address = address
+    sharded = False
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        patience: float = PATIENCE_SECONDS,
+        functions: Functions | None = None,
+        redirects: Redirects | None = None,
+    ) -> None:
+        self.address = self._address = address
+        self._redirects = redirects
         self._patience = patience
         self._functions = functions
         self._generation = b""
-        self._queue: deque[_Command] = deque()  # not written yet
-        self._written: deque[_Command] = deque()  # written and not answered yet
-        self._refused: deque[_Command] = deque()  # answered, but not carried out; older than the other two
+        self._queue: deque[Command] = deque()  # not written yet
+        self._written: deque[Command] = deque()  # written and not answered yet
+        self._refused: deque[Command] = deque()  # answered, but not carried out; older than the other two
         self._held = True  # nothing is written, but for urgent commands
         self._flushing = False
         self._refusals, self._last_refusal = 0, float("-inf")  # in a row
@@ -128,6 +175,26 @@ class Commands:
         """Whether commands reach Valkey now."""
         return not self._held
 
+    @property
+    def shards(self) -> list[ServerCommands]:
+        return [self]
+
+    def shard(self, key: bytes) -> ServerCommands:
+        return self
+
+    def on_shards_changed(self, changed: Callable[[], None]) -> None:
+        """They never do."""
+
+    def look_again(self) -> None:
+        """There is nobody to ask."""
+
+    async def publish(self, channel: bytes | str, payload: bytes | str) -> int:
+        return int(await self.call(b"PUBLISH", channel, payload))
+
+    def begin_connecting(self) -> None:
+        """``start`` without waiting: it connects by itself, and tries again until it is closed."""
+        self._keeper = asyncio.create_task(self._stay_connected(), name="valkey commands")
+
     async def start(self) -> None:
         """Connects once, so that a wrong address fails here and now; afterwards reconnects by itself. Raises StoreError, Unavailable."""
         try:
@@ -135,7 +202,7 @@ class Commands:
         except BaseException:
             await self._address.close()
             raise
-        self._keeper = asyncio.create_task(self._stay_connected(), name="valkey commands")
+        self.begin_connecting()
 
     async def close(self) -> None:
         await end(*[task for task in (self._keeper, self._mending) if task is not None])
@@ -163,9 +230,9 @@ class Commands:
         """
         return await self._enqueue(words, repeatable, guarded)
 
-    def begin(self, *words: Any, repeatable: bool = False) -> asyncio.Future[Any]:
+    def begin(self, *words: Any, repeatable: bool = False, guarded: bool = False) -> asyncio.Future[Any]:
         """``call`` without waiting: the command has its place before all that are called after it."""
-        return self._enqueue(words, repeatable, False)
+        return self._enqueue(words, repeatable, guarded)
 
     def send(self, *words: Any) -> asyncio.Future[Any]:
         """``call`` that fails at once, with Unavailable, where it would have to wait for a connection."""
@@ -177,16 +244,48 @@ class Commands:
 
     def _enqueue(self, words: tuple[Any, ...], repeatable: bool, guarded: bool) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
-        command = _Command(libvalkey.pack_command(words), loop.create_future(), loop.time(), repeatable=repeatable)
+        command = Command(libvalkey.pack_command(words), loop.create_future(), loop.time(), repeatable=repeatable)
         if guarded and self._functions is not None:
             command.words = words
+        self.take(command)
+        return command.future
+
+    # What a cluster needs of its servers.
+
+    def take(self, command: Command, *, asking: bool = False) -> None:
+        """Takes a command that was made elsewhere. ``asking``: its slot is on the way here, and this server asks to be asked for it."""
+        if asking:
+            self._queue.append(_asking())
         self._queue.append(command)
         if self._held:
             self._watch_patience()
         elif not self._flushing:
             self._flushing = True
-            loop.call_soon(self._flush)
-        return command.future
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def withdraw(self, stays: Callable[[int], bool]) -> list[Command]:
+        """Takes back what waits here and was not written, or has to be written again, of slots that do not stay; the oldest first."""
+        taken: list[Command] = []
+        for waiting in (self._refused, self._queue):
+            kept: list[Command] = []
+            for command in waiting:
+                (kept if command.slot < 0 or stays(command.slot) else taken).append(command)
+            waiting.clear()
+            waiting.extend(kept)
+        return taken
+
+    def slots(self) -> set[int]:
+        """The slots of all commands that wait here or are not answered yet."""
+        return {command.slot for waiting in (self._refused, self._queue, self._written) for command in waiting if command.slot >= 0}
+
+    async def settle(self) -> None:
+        """Returns when everything that was written before is answered, or will never be."""
+        try:
+            await self._after_written(SETTLE_SECONDS)
+        except Unavailable:
+            return  # the connection is lost, and everything that was written with it
+        except (StoreError, TimeoutError) as error:
+            self.reconnect(str(error) or f"no reply for {SETTLE_SECONDS:g} s")
 
     def _flush(self) -> None:
         self._flushing = False
@@ -203,16 +302,20 @@ class Commands:
         self._queue.clear()
         self._transport.write(b"".join(parts))
 
-    def _call_now(self, *words: Any) -> asyncio.Future[Any]:
+    def call_now(self, *words: Any) -> asyncio.Future[Any]:
         """Passes the queue."""
         loop = asyncio.get_running_loop()
-        command = _Command(libvalkey.pack_command(words), loop.create_future(), loop.time(), urgent=True)
+        command = Command(libvalkey.pack_command(words), loop.create_future(), loop.time(), urgent=True)
         if self._transport is None or self._transport.is_closing():
             command.future.set_exception(Unavailable(f"no connection to Valkey at {self._address}"))
         else:
             self._written.append(command)
             self._transport.write(command.text)
         return command.future
+
+    @property
+    def _shared_call(self) -> Call | None:
+        return None if self._redirects is None else self._redirects.shared_call
 
     # Replies and refusals.
 
@@ -227,11 +330,13 @@ class Commands:
             else:
                 command.future.set_result(reply)
 
-    def _on_error(self, command: _Command, error: StoreError) -> None:
+    def _on_error(self, command: Command, error: StoreError) -> None:
         text = str(error)
         for_now = text.startswith(REFUSED_FOR_NOW + NOT_THE_PRIMARY)
         error = for_people(error, command.text, self._address.user)
-        if command.urgent:
+        if command.slot >= 0 and self._redirects is not None and text.startswith(REDIRECTS):
+            self._redirects.redirected(self, command, text)
+        elif command.urgent:
             command.future.set_exception(Unavailable(text) if for_now else error)
         elif for_now or (self._functions is not None and text.startswith(OTHER_FUNCTIONS)):
             self._refused.append(command)
@@ -250,7 +355,7 @@ class Commands:
             if refusal.startswith(NOT_THE_PRIMARY):
                 self.reconnect(refusal)
             elif refusal.startswith(OTHER_FUNCTIONS) and self._functions is not None:
-                self._generation = await self._functions.ready(self._call_now)
+                self._generation = await self._functions.ready(self.call_now, self._shared_call)
                 self._release()
             else:
                 await asyncio.sleep(self._pause())
@@ -261,10 +366,10 @@ class Commands:
             if self._mending is asyncio.current_task():
                 self._mending = None
 
-    async def _after_written(self) -> None:
-        """Returns when Valkey answered everything that was written before."""
-        async with asyncio.timeout(BARRIER_SECONDS):
-            await self._call_now(b"PING")
+    async def _after_written(self, seconds: float = BARRIER_SECONDS) -> None:
+        """Returns when Valkey answered everything that was written before. Raises TimeoutError."""
+        async with asyncio.timeout(seconds):
+            await self.call_now(b"PING")
 
     def _pause(self) -> float:
         now = asyncio.get_running_loop().time()
@@ -326,13 +431,21 @@ class Commands:
             raise
         self._release()
 
+    async def _connect_or_report(self) -> None:
+        try:
+            await self._connect()
+        except Exception:
+            if self._redirects is not None:
+                self._redirects.unreachable(self)
+            raise
+
     async def _make_ready(self) -> None:
         """Sees that the functions are there; waits while Valkey still reads its file."""
         until = asyncio.get_running_loop().time() + self._patience
         while self._functions is not None:
             try:
                 async with asyncio.timeout(SILENCE_SECONDS):
-                    self._generation = await self._functions.ready(self._call_now)
+                    self._generation = await self._functions.ready(self.call_now, self._shared_call)
                 return
             except TimeoutError:
                 raise Unavailable(f"Valkey at {self._address} did not answer for {SILENCE_SECONDS:g} s") from None
@@ -361,7 +474,7 @@ class Commands:
         what = f"valkey at {self._address} takes no commands"
         while True:
             if self._transport is None:
-                await retrying(self._connect, what, log, on=Exception, ceiling=1.0)
+                await retrying(self._connect_or_report, what, log, on=Exception, ceiling=1.0)
             try:
                 async with asyncio.timeout(CHECK_SECONDS):
                     await self._lost.wait()
@@ -369,8 +482,10 @@ class Commands:
                 await self._check()
 
     async def _check(self) -> None:
-        now = asyncio.get_running_loop().time()
-        if self._written and now - self._written[0].written > SILENCE_SECONDS:
+        silent = asyncio.get_running_loop().time() - self._written[0].written if self._written else 0.0
+        if silent > CHECK_SECONDS and self._redirects is not None:
+            self._redirects.unreachable(self)
+        if silent > SILENCE_SECONDS:
             self.reconnect(f"valkey did not answer for {SILENCE_SECONDS:g} s")
         elif self.server is not None and await self._address.names_another(self.server):
             self.reconnect("Sentinel names another primary")

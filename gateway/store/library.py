@@ -19,7 +19,7 @@ import msgspec
 from ..config import BUILT_IN, ChannelRules
 from ..errors import NotPermitted, StoreError
 from ..rules.json_text import UNREADABLE
-from .connect import SyncCommands
+from .access import Commands
 
 __all__ = ["VERSION", "Library", "ready_blocking", "rules_of"]
 
@@ -65,78 +65,84 @@ class Library:
     """The function library with the rules of one prefix, beside those of the other prefixes in the same Valkey.
 
     ``rules`` None is for a publisher without a configuration: it loads the rules that gateways stored in Valkey, and the built-in
-    rules where no gateway ever ran. ``call`` of the methods sends one command and returns its reply (``Commands.call``); they raise
-    what it raises, StoreError or Unavailable.
+    rules where no gateway ever ran. ``call`` of the methods sends one command to a server and returns its reply
+    (``ServerCommands.call``); ``shared``, where that server is a node of a cluster, sends one to wherever its key is. They raise what
+    these raise, StoreError or Unavailable.
     """
 
     def __init__(self, rules: Rules | None, prefix: str) -> None:
         self._rules = rules
         self._prefix = prefix
 
-    def source(self, rules: dict[str, Rules]) -> str:
-        """The Lua text that Valkey loads; ``rules`` are by prefix, "" for prefixes that have none."""
+    def source(self, rules: dict[str, Rules], *, sharded: bool = False) -> str:
+        """The Lua text that Valkey loads; ``rules`` are by prefix, "" for prefixes that have none. ``sharded``: for nodes of a cluster."""
         text = json.dumps(rules).replace("]", "\\u005d")  # there are no lists in it: no name can end Lua's long string
         return (
             f"#!lua name=gateway_{VERSION}\n"
             f"local RULES_JSON = [==[{text}]==]\n"
             f"local GENERATION = '{VERSION}.{secrets.token_hex(4)}'\n"
-            f"local ANNOUNCE = 'PUBLISH'\n"
+            f"local ANNOUNCE = '{'SPUBLISH' if sharded else 'PUBLISH'}'\n"
             f"{_SOURCE}"
         )
 
-    async def install(self, call: Call) -> None:
-        """Loads this library and its rules, at the start of a gateway. A newer version that is loaded already stays.
+    async def install(self, commands: Commands) -> None:
+        """Loads this library and its rules into every shard, at the start of a gateway. A newer version that is loaded already stays.
 
         A user that may not load functions works with those that are loaded. Raises NotPermitted if they are missing or older.
         """
         assert self._rules is not None
-        await call(b"SET", self._rules_key, json.dumps(self._rules))
-        try:
-            await self._load_with_rules(call)
-        except NotPermitted as error:
-            if not await _present(call):
-                raise _not_loaded(error) from None
-            if not await self.agrees(call):
-                log.error("the channels' rules in valkey are not this configuration's, and the user may not replace them: %s", REMEDY)
+        await commands.call(b"SET", self._rules_key, json.dumps(self._rules))
+        for shard in commands.shards:
+            try:
+                await self._install(shard.call, self._rules, sharded=commands.sharded)
+            except NotPermitted as error:
+                await self._use_what_is_loaded(shard.call, error)
 
-    async def _load_with_rules(self, call: Call) -> None:
-        assert self._rules is not None
+    async def _use_what_is_loaded(self, call: Call, refusal: NotPermitted) -> None:
+        if not await _present(call):
+            raise _not_loaded(refusal) from None
+        if (await _rules_in_force(call)).get(self._prefix) != self._rules:
+            log.error("the channels' rules in valkey are not this configuration's, and the user may not replace them: %s", REMEDY)
+
+    async def _install(self, call: Call, rules: Rules, *, sharded: bool) -> None:
         for attempt in range(INSTALL_ATTEMPTS):
             loaded = await _loaded(call)
             if loaded and max(loaded) > VERSION:
                 log.warning("valkey holds version %d of the functions, newer than this gateway's %d: it stays", max(loaded), VERSION)
                 return
             present = await _rules_in_force(call) if VERSION in loaded else {}
-            if attempt == 0 and present.get(self._prefix, self._rules) != self._rules:
+            if attempt == 0 and present.get(self._prefix, rules) != rules:
                 log.warning("the channels' rules in valkey differed from this configuration's: they are replaced")
-            await self._replace(call, loaded, present, self._rules)
-            if await self.agrees(call):  # if not, a gateway with another prefix loaded its library at the same moment, without our rules
+            await self._replace(call, loaded, present, rules, sharded=sharded)
+            # If not, a gateway with another prefix loaded its library at the same moment, without our rules.
+            if (await _rules_in_force(call)).get(self._prefix) == rules:
                 return
         log.warning("the channels' rules could not be put into force: other gateways keep replacing them")
 
-    async def ready(self, call: Call) -> bytes:
-        """Loads the library where Valkey has none, or an older one; returns the generation of the one that is loaded.
+    async def ready(self, call: Call, shared: Call | None = None) -> bytes:
+        """Loads the library where the server has none, or an older one; returns the generation of the one that is loaded.
 
         Raises NotPermitted where the user may not load it.
         """
         if generation := await _present(call):
             return generation
         try:
-            await self._restore(call)
+            await self._restore(call, shared)
         except NotPermitted as error:
             raise _not_loaded(error) from None
         return await _generation(call)
 
-    async def _restore(self, call: Call) -> None:
+    async def _restore(self, call: Call, shared: Call | None) -> None:
         loaded, rules = await _loaded(call), self._rules
         if rules is None:
-            rules = await self.stored_rules(call) or BUILT_IN_RULES
+            rules = await self.stored_rules(shared or call) or BUILT_IN_RULES
         if not loaded or max(loaded) < VERSION:
-            await self._replace(call, loaded, await _rules_in_force(call), rules)
+            await self._replace(call, loaded, await _rules_in_force(call), rules, sharded=shared is not None)
 
-    async def agrees(self, call: Call) -> bool:
-        """Whether the rules in force are this configuration's."""
-        return (await _rules_in_force(call)).get(self._prefix) == self._rules
+    async def agrees(self, commands: Commands) -> bool:
+        """Whether the rules in force are this configuration's, in every shard."""
+        in_force = [await _rules_in_force(shard.call) for shard in commands.shards]
+        return all(rules.get(self._prefix) == self._rules for rules in in_force)
 
     async def is_forgotten(self, call: Call) -> bool:
         """Whether Valkey does not remember any gateway of this prefix, or remembers what are no rules."""
@@ -157,31 +163,35 @@ class Library:
         """The key where gateways store the namespaces' rules, for publishers that have no configuration."""
         return f"{self._prefix}:rules"
 
-    async def _replace(self, call: Call, loaded: list[int], present: dict[str, Rules], rules: Rules) -> None:
+    async def _replace(self, call: Call, loaded: list[int], present: dict[str, Rules], rules: Rules, *, sharded: bool) -> None:
         others = {prefix: theirs for prefix, theirs in present.items() if prefix not in ("", self._prefix)}
         newest = dict(list(others.items())[-PREFIXES_MOST:])
         for version in loaded:
             if version < VERSION:
                 await call(b"FUNCTION", b"DELETE", f"gateway_{version}")
         try:
-            await call(b"FUNCTION", b"LOAD", b"REPLACE", self.source({"": BUILT_IN_RULES, **newest, self._prefix: rules}))
+            source = self.source({"": BUILT_IN_RULES, **newest, self._prefix: rules}, sharded=sharded)
+            await call(b"FUNCTION", b"LOAD", b"REPLACE", source)
         except StoreError as error:
             if "already exists" not in str(error):  # a newer gateway was faster
                 raise
 
 
-def ready_blocking(library: Library, commands: SyncCommands) -> None:
-    """``library.ready`` for a program without asyncio."""
-
-    async def call(*words: Any) -> Any:
-        return commands.call(*words)
-
-    work = library.ready(call)
+def ready_blocking(library: Library, call: Callable[..., Any], shared: Callable[..., Any] | None = None) -> None:
+    """``library.ready`` for a program without asyncio, whose calls return replies."""
+    work = library.ready(_awaitable(call), shared and _awaitable(shared))
     try:
         work.send(None)  # it needs no loop: each call returns at once, and there may be a loop already
     except StopIteration:
         return
     raise RuntimeError("the library waits for something")
+
+
+def _awaitable(call: Callable[..., Any]) -> Call:
+    async def called(*words: Any) -> Any:
+        return call(*words)
+
+    return called
 
 
 class _Rules(msgspec.Struct):
@@ -222,9 +232,8 @@ async def _present(call: Call) -> bytes:
 
 
 def _not_loaded(error: NotPermitted) -> NotPermitted:
-    return NotPermitted(
-        f"Valkey lacks version {VERSION} of the gateway's functions, which its user may not load: {REMEDY} ({str(error).partition(';')[0]})"
-    )
+    reason = str(error).partition(";")[0]
+    return NotPermitted(f"Valkey lacks version {VERSION} of the gateway's functions, which its user may not load: {REMEDY} ({reason})")
 
 
 async def _rules_in_force(call: Call) -> dict[str, Rules]:

@@ -1,57 +1,65 @@
-"""The link: the one Pub/Sub connection of a process.
+"""The link: what a process reads by Pub/Sub, over one connection, on a cluster over one for each shard.
 
 It only reads. All announcements that arrived by the end of one turn of the loop are handed over together, channel by
-channel, so that what arrived together is written together. It proves itself by publishing a heartbeat through Valkey to
-itself; silence, whatever its reason, means connecting again. What was announced meanwhile does not reach this process:
-``on_down`` and ``on_up`` let the listeners find it in Valkey.
+channel, so that what arrived together is written together. Each connection proves itself by publishing a heartbeat through
+Valkey to itself; silence, whatever its reason, means connecting again (``shard_link``). What was announced meanwhile does not
+reach this process: ``on_lost`` and ``on_subscribed`` let the listeners find it in Valkey. The link remembers which channels are
+wanted, and asks for them again by itself.
+
+On a cluster the channels of a hash slot are a group, which is at the connection to the shard that holds the slot:
+
+    unplaced ──the slot's shard is known──▶ at a connection ──withdrawn, refused, the slot is another shard's──▶ unplaced
+
+One server by itself has one group, at one connection. A group that loses its place, or its connection, loses its channels alone.
 
 A batch is handed over in a fixed order, since one thing may depend on another: first what came on the process's own
-channel, then the channels that have a listener of their own, in the order in which these were added, then all others.
+channel, then the channels that have a listener of their own, in the order in which these were added, then all others. Between what different
+shards announce there is no other order than that.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
-from typing import Any, Protocol
+from collections.abc import Collection, Iterable
+from typing import Protocol
 
-import libvalkey
-
-from ..errors import NotPermitted, StoreError
-from ..runtime.backoff import retrying
-from ..runtime.tasks import end
-from .connect import Address, Server, close_connection, open_connection
-from .connection import Commands, Replies
-from .not_permitted import for_people
+from ..errors import StoreError
+from ..runtime.backoff import backoff
+from ..runtime.tasks import Tasks
+from .access import Commands
+from .connect import Address
+from .connection import ServerCommands
+from .shard_link import ShardLink
+from .topology import slot_of
 
 __all__ = ["ChannelListener", "Link", "Listener", "OwnListener", "UpListener"]
 
 log = logging.getLogger("gateway.link")
 
-BEAT_SECONDS = 1.0
-SILENT_BEATS = 4  # beats without any answer before the link is given up
-SUBSCRIBE_AT_ONCE = 500  # channels of one SUBSCRIBE
+START_SECONDS = 10.0  # for the first heartbeats
+PLACE_SECONDS = 0.02  # before an unplaced group is placed again; it doubles up to PLACE_MOST
+PLACE_MOST = 1.0
 REFUSED_AGAIN_SECONDS = 5.0  # until channels that Valkey refused are asked for again: the user may have got the right
 
 
 class UpListener(Protocol):
-    """Is called whenever the link is connected, the first time included."""
+    """Is called whenever a connection of the link was made, the first time included."""
 
     def on_up(self) -> None: ...
 
 
-class Listener(UpListener, Protocol):
-    """Receives what no other listener receives; it asks for its channels again in ``on_up``. Nothing here may raise."""
+class Listener(Protocol):
+    """Receives what no other listener receives. Nothing here may raise."""
 
-    def on_down(self) -> None:
-        """The connection is lost: until it is back and a channel is confirmed, what is announced there is missed."""
+    def on_lost(self, channels: Collection[bytes] | None = None) -> None:
+        """What is announced on these Pub/Sub channels, None for all, is missed until each of them is confirmed again."""
+
+    def on_refused(self, error: StoreError) -> None:
+        """Valkey refuses to subscribe to channels: those that are not confirmed. They are asked for again."""
 
     def on_subscribed(self, key: bytes) -> None:
         """Valkey confirmed this Pub/Sub channel: everything that is announced there from now on arrives."""
-
-    def on_refused(self, error: StoreError) -> None:
-        """Valkey refused to subscribe to channels: those that are not confirmed. They are asked for again, by ``on_up``."""
 
     def on_announcements(self, batch: dict[bytes, list[bytes]]) -> None:
         """What arrived together: Pub/Sub channel → its payloads in order."""
@@ -61,7 +69,7 @@ class ChannelListener(Protocol):
     """Receives what is announced on one Pub/Sub channel, which the link subscribes to by itself. Nothing here may raise."""
 
     def on_subscribed(self) -> None:
-        """Valkey confirmed the channel, at the start and after each lost connection."""
+        """Valkey confirmed the channel, at the start and each time after it was lost."""
 
     def on_payloads(self, payloads: list[bytes]) -> None:
         """What arrived together, in order."""
@@ -73,36 +81,41 @@ class OwnListener(Protocol):
     def on_own(self, payloads: list[bytes]) -> None: ...
 
 
+class _Group:
+    """Channels of one hash slot, or all there are; ``link`` is where they are asked for, None while they are unplaced."""
+
+    __slots__ = ("channels", "link", "refusals")
+
+    def __init__(self) -> None:
+        self.channels: dict[bytes, None] = {}
+        self.link: ShardLink | None = None
+        self.refusals = 0  # in a row
+
+
 class Link:
-    """``own`` is the Pub/Sub channel of this process, which carries its heartbeats. Add the listeners, then ``start``."""
+    """``own`` is the Pub/Sub channel of this process. Add the listeners, then ``start``. ``losses``: how often a connection was lost."""
 
     def __init__(self, address: Address, commands: Commands, own: bytes) -> None:
-        self.losses = 0  # how often the connection was lost
+        self.losses = 0
         self._address = address
         self._commands = commands
+        self._sharded = commands.sharded
         self._own = own
         self._own_listeners: list[OwnListener] = []
         self._channel_listeners: dict[bytes, ChannelListener] = {}
         self._listeners: list[Listener] = []
         self._up_listeners: list[UpListener] = []
-        self._transport: asyncio.Transport | None = None
-        self._writer: Any = None
-        self._server: Server | None = None
-        self._running: asyncio.Task[None] | None = None
-        self._batch: dict[bytes, list[bytes]] = {}
-        self._unsent: list[bytes] = []
-        self._silent_beats = 0
-        self._unproven_beats = 0
-        self._proven = False
-        self._refusal: StoreError | None = None  # why nothing is received, where Valkey said it
-        self._asking_again: asyncio.TimerHandle | None = None
-        self._lost = asyncio.Event()
-        self._first_beat = asyncio.Event()
+        self._connections: dict[ServerCommands, ShardLink] = {}
+        self._groups: dict[int, _Group] = {}  # by hash slot; 0 where there is one server
+        self.batch: dict[bytes, list[bytes]] = {}
+        self._displaced: list[tuple[ShardLink, bytes]] = []
+        self._asking_again: set[ShardLink] = set()
+        self._tasks = Tasks()
+        self._closed = False
 
     def add_listener(self, listener: Listener) -> None:
         """For all channels that have no listener of their own."""
         self._listeners.append(listener)
-        self._up_listeners.append(listener)
 
     def add_channel_listener(self, channel: bytes, listener: ChannelListener) -> None:
         self._channel_listeners[channel] = listener
@@ -115,186 +128,212 @@ class Link:
 
     @property
     def proven(self) -> bool:
-        """Whether a heartbeat came through lately: what is announced reaches this process."""
-        return self._proven
+        """Whether a heartbeat came through lately: what is announced reaches this process. On a cluster: what any shard announces."""
+        return any(connection.proven for connection in self._connections.values())
+
+    @property
+    def own_proven(self) -> bool:
+        """Whether what other programs publish to this process alone reaches it."""
+        connection = self._connection_of(self._own)
+        return connection is not None and connection.proven
+
+    @property
+    def unproven(self) -> list[str]:
+        """The addresses of the servers whose announcements may not reach this process now."""
+        return [str(connection.address) for connection in self._connections.values() if not connection.proven]
 
     async def start(self) -> None:
-        """Connects and waits until the first heartbeat came through. Raises StoreError if it does not come, NotPermitted if it may not."""
-        self._running = asyncio.create_task(self._run(), name="valkey link")
-        beat = asyncio.create_task(self._first_beat.wait())
-        await asyncio.wait((beat, self._running), timeout=10, return_when=asyncio.FIRST_COMPLETED)
-        beat.cancel()
-        if self._running.done():
-            self._running.result()
-        if not self._proven:
-            raise self._refusal or StoreError(f"Valkey at {self._address} takes commands, but publishes nothing to its subscribers")
+        """Connects and waits until the first heartbeats came through: from each shard that takes commands, or from as many as can
+        in START_SECONDS. Raises StoreError if none comes, NotPermitted if none may."""
+        self.subscribe([self._own, *self._channel_listeners])
+        self._commands.on_shards_changed(self._on_shards_changed)
+        self._on_shards_changed()
+        connections = list(self._connections.values())
+        expected = [connection for connection in connections if connection.takes_commands] or connections
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await asyncio.gather(*(connection.first_beat() for connection in expected))
+        except TimeoutError:
+            if self.proven:
+                log.warning("no heartbeat came from %s yet", ", ".join(self.unproven))
+        if not self.proven:
+            refusals = [connection.refusal for connection in expected if connection.refusal is not None]
+            raise (
+                refusals[0]
+                if refusals
+                else StoreError(f"Valkey at {self._address} takes commands, but publishes nothing to its subscribers")
+            )
 
     async def close(self) -> None:
-        if self._running is not None:
-            await end(self._running)
-        if self._transport is not None:
-            close_connection(self._transport)
-        if self._asking_again is not None:
-            self._asking_again.cancel()
+        self._closed = True
+        await asyncio.gather(*(connection.close() for connection in self._connections.values()))
+        await self._tasks.finish()
+
+    # Which channels are wanted, and where they are.
 
     def subscribe(self, channels: Iterable[bytes]) -> None:
-        """Asks Valkey for these channels; without a connection it does nothing, since listeners ask again in ``on_up``."""
-        self._ask(b"SUBSCRIBE", list(channels))
+        """Asks Valkey for these channels, and asks again whenever they were lost, until ``unsubscribe``."""
+        asked: dict[ShardLink, list[bytes]] = {}
+        for channel in channels:
+            group = self._group(channel)
+            group.channels[channel] = None
+            if group.link is not None:
+                asked.setdefault(group.link, []).append(channel)
+        for connection, some in asked.items():
+            connection.subscribe(some)
+
+    def _group(self, channel: bytes) -> _Group:
+        slot = self._slot(channel)
+        group = self._groups.get(slot)
+        if group is None:
+            group = self._groups[slot] = _Group()
+            group.link = self._connection_of(channel)
+            if group.link is None and self._connections:
+                self._place_later(group)
+        return group
 
     def unsubscribe(self, channels: Iterable[bytes]) -> None:
-        self._ask(b"UNSUBSCRIBE", list(channels))
-
-    def _ask(self, verb: bytes, channels: list[bytes]) -> None:
-        if self._transport is None:
-            return
-        if not self._unsent and channels:
-            asyncio.get_running_loop().call_soon(self._flush)
-        for start in range(0, len(channels), SUBSCRIBE_AT_ONCE):
-            self._unsent.append(libvalkey.pack_command((verb, *channels[start : start + SUBSCRIBE_AT_ONCE])))
-
-    def _flush(self) -> None:
-        unsent, self._unsent = self._unsent, []
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(b"".join(unsent))
-
-    # What arrives.
-
-    def _on_replies(self, replies: list[Any]) -> None:
-        self._silent_beats = 0
-        batch = self._batch
-        if not batch:
-            asyncio.get_running_loop().call_soon(self._hand_over)
-        for reply in replies:
-            if isinstance(reply, StoreError):
-                self._on_refused(reply)
+        asked: dict[ShardLink, list[bytes]] = {}
+        for channel in channels:
+            slot = self._slot(channel)
+            group = self._groups.get(slot)
+            if group is None or channel not in group.channels:
                 continue
-            kind = reply[0]
-            if kind == b"message":
-                payloads = batch.get(reply[1])
-                if payloads is None:
-                    batch[reply[1]] = [reply[2]]
-                else:
-                    payloads.append(reply[2])
-            elif kind == b"subscribe":
-                self._on_confirmed(reply[1])
+            del group.channels[channel]
+            if group.link is not None:
+                asked.setdefault(group.link, []).append(channel)
+            if not group.channels:
+                del self._groups[slot]
+        for connection, some in asked.items():
+            connection.unsubscribe(some)
 
-    def _on_refused(self, reply: StoreError) -> None:
-        verb = next((verb for verb in (b"UNSUBSCRIBE", b"PING") if f"'{verb.decode().lower()}'" in str(reply)), b"SUBSCRIBE")
-        error = for_people(reply, libvalkey.pack_command((verb,)), self._address.user)
-        if not isinstance(error, NotPermitted):  # which is logged already
-            log.error("Valkey refuses to publish to this gateway: %s", error)
-        if verb != b"SUBSCRIBE":
+    def _slot(self, channel: bytes) -> int:
+        return slot_of(channel) if self._sharded else 0
+
+    def _connection_of(self, channel: bytes) -> ShardLink | None:
+        shard = self._commands.shard(channel)
+        return None if shard is None else self._connections.get(shard)
+
+    def _place(self, group: _Group) -> None:
+        if self._closed or group.link is not None or not group.channels:
             return
-        self._refuse(error)
-        for listener in self._listeners:
-            listener.on_refused(error)
-        if self._asking_again is None:
-            self._asking_again = asyncio.get_running_loop().call_later(REFUSED_AGAIN_SECONDS, self._ask_again)
+        group.link = self._connection_of(next(iter(group.channels)))
+        if group.link is None:
+            self._place_later(group)
+        else:
+            group.link.subscribe(list(group.channels))
 
-    def _refuse(self, error: StoreError) -> None:
-        """Nothing will come through: ``start`` need not wait for it."""
-        self._refusal = error
-        self._first_beat.set()
+    def _place_later(self, group: _Group) -> None:
+        group.refusals += 1
+        self._commands.look_again()
+        asyncio.get_running_loop().call_later(backoff(group.refusals, PLACE_SECONDS, PLACE_MOST), self._place, group)
 
-    def _ask_again(self) -> None:
-        self._asking_again = None
-        if self._transport is not None:
-            self._ask_for_all()
+    # The shards.
 
-    def _ask_for_all(self) -> None:
-        self.subscribe([self._own, *self._channel_listeners])
+    def _on_shards_changed(self) -> None:
+        if self._closed:
+            return
+        shards = self._commands.shards
+        for shard in self._connections.keys() - set(shards):
+            self._tasks.spawn(self._connections.pop(shard).close())
+        for shard in shards:
+            if shard not in self._connections:
+                self._connections[shard] = ShardLink(shard, self._commands, self._own, self)
+        self._move_groups()
+        for connection in self._connections.values():
+            connection.check_beat_channel()
+
+    def _move_groups(self) -> None:
+        """Places those anew that are not at the connection to their shard. The old one, if it is there, withdraws the channels by itself."""
+        moving = []
+        for group in self._groups.values():
+            if group.link is None or group.link is not self._connection_of(next(iter(group.channels))):
+                moving.append(group)
+        log.debug("%d hash slots with channels are at another shard now, or at none", len(moving))
+        self._lose([group for group in moving if group.link is not None])
+        for group in moving:
+            group.link = None
+            self._place(group)
+
+    def _lose(self, groups: list[_Group]) -> None:
+        if groups:
+            self.hand_over()
+            channels = [channel for group in groups for channel in group.channels] if self._sharded else None
+            for listener in self._listeners:
+                listener.on_lost(channels)
+
+    # What the connections bring.
+
+    def on_connected(self, link: ShardLink) -> None:
+        self._ask_for_all(link)
         for listener in self._up_listeners:
             listener.on_up()
 
-    def _on_confirmed(self, channel: bytes) -> None:
-        if channel == self._own:
+    def _ask_for_all(self, link: ShardLink) -> None:
+        link.subscribe([channel for group in self._groups.values() if group.link is link for channel in group.channels])
+
+    def on_refused(self, link: ShardLink, error: StoreError) -> None:
+        for listener in self._listeners:
+            listener.on_refused(error)
+        if link not in self._asking_again:
+            self._asking_again.add(link)
+            asyncio.get_running_loop().call_later(REFUSED_AGAIN_SECONDS, self._ask_again, link)
+
+    def _ask_again(self, link: ShardLink) -> None:
+        self._asking_again.discard(link)
+        if not self._closed:
+            self._ask_for_all(link)
+
+    def on_lost(self, link: ShardLink) -> None:
+        self.losses += 1
+        self._lose([group for group in self._groups.values() if group.link is link])
+
+    def on_confirmed(self, link: ShardLink, channel: bytes) -> None:
+        group = self._groups.get(self._slot(channel))
+        if group is None or group.link is not link or channel not in group.channels or channel == self._own:
             return
+        group.refusals = 0
         if listener := self._channel_listeners.get(channel):
             listener.on_subscribed()
             return
         for other in self._listeners:
             other.on_subscribed(channel)
 
-    def _hand_over(self) -> None:
-        batch, self._batch = self._batch, {}
+    def on_displaced(self, link: ShardLink, channel: bytes) -> None:
+        self._displaced.append((link, channel))  # what was announced before it is in the batch, and is handed over first
+
+    def _replace_displaced(self) -> None:
+        displaced, self._displaced = self._displaced, []
+        groups: dict[_Group, None] = {}
+        for link, channel in displaced:
+            group = self._groups.get(self._slot(channel))
+            if group is not None and group.link is link and channel in group.channels:
+                groups[group] = None
+        self._lose(list(groups))
+        for group in groups:
+            group.link = None
+            self._place_later(group)
+
+    def _take_heartbeats(self, batch: dict[bytes, list[bytes]]) -> None:
+        for connection in self._connections.values():
+            if batch.pop(connection.beat_channel, None):
+                connection.on_beat()
+
+    def hand_over(self) -> None:
+        batch, self.batch = self.batch, {}
+        if self._sharded:
+            self._take_heartbeats(batch)
         if own := batch.pop(self._own, None):
             for own_listener in self._own_listeners:
                 own_listener.on_own([payload for payload in own if payload])
-            self._on_beat()
+            if not self._sharded:  # whatever comes there proves the way through Valkey, not heartbeats alone
+                for connection in self._connections.values():
+                    connection.on_beat()
         for channel, listener in self._channel_listeners.items():
             if payloads := batch.pop(channel, None):
                 listener.on_payloads(payloads)
         if batch:
             for other in self._listeners:
                 other.on_announcements(batch)
-
-    def _on_beat(self) -> None:
-        # Whatever comes on the process's own channel proves the way through Valkey, not heartbeats alone.
-        self._proven = True
-        self._unproven_beats = 0
-        self._first_beat.set()
-
-    # The connection.
-
-    async def _run(self) -> None:
-        while True:
-            # Whatever the error is: a process without its link has nothing else to do.
-            await retrying(self._connect, "the link to valkey could not be opened", log, on=Exception, ceiling=1.0)
-            await self._beat_until_lost()
-            self.losses += 1
-            self._transport, self._writer, self._server, self._proven = None, None, None, False
-            self._batch.clear()
-            log.warning("the link to valkey was lost; connecting again")
-            for listener in self._listeners:
-                listener.on_down()
-
-    async def _connect(self) -> None:
-        lost = asyncio.Event()
-        self._transport, self._writer, self._server = await open_connection(self._address, lambda: Replies(self._on_replies, lost.set))
-        self._lost, self._silent_beats, self._unproven_beats, self._unsent = lost, 0, 0, []
-        self._ask_for_all()
-
-    async def _beat_until_lost(self) -> None:
-        assert self._transport is not None
-        while not self._lost.is_set():
-            self._silent_beats += 1
-            if fault := self._fault():
-                log.warning("%s for %g s", fault, SILENT_BEATS * BEAT_SECONDS)
-                self._transport.abort()
-                return
-            if self._is_apart():
-                self._transport.abort()
-                self._commands.reconnect("the live link is connected to another server")
-                return
-            self._beat(self._transport)
-            try:
-                async with asyncio.timeout(BEAT_SECONDS):
-                    await self._lost.wait()
-            except TimeoutError:
-                continue
-
-    def _fault(self) -> str:
-        """Why the connection has to be given up, "" if it need not."""
-        if self._silent_beats > SILENT_BEATS:
-            return "the link to valkey was silent"
-        if self._unproven_beats > SILENT_BEATS:
-            return "the link to valkey answers, but no heartbeat came through it"
-        return ""
-
-    def _is_apart(self) -> bool:
-        """Whether link and commands are connected to different servers: one of them follows a server that is not the primary any more."""
-        here, there = self._server, self._commands.server
-        return here is not None and there is not None and here.run_id != there.run_id
-
-    def _beat(self, transport: asyncio.Transport) -> None:
-        # The ping proves the connection, the heartbeat the way through Valkey; both count as an answer.
-        if not transport.is_closing():
-            transport.write(libvalkey.pack_command((b"PING",)))
-        if self._commands.connected:
-            self._unproven_beats += 1
-            self._commands.send(b"FCALL", b"gateway_heartbeat", 1, self._own).add_done_callback(self._on_beat_sent)
-
-    def _on_beat_sent(self, future: asyncio.Future[Any]) -> None:
-        # A heartbeat that could not be sent shows in what does not arrive.
-        if not future.cancelled() and isinstance(error := future.exception(), NotPermitted):
-            self._refuse(error)
+        if self._displaced:
+            self._replace_displaced()

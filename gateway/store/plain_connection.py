@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..errors import StoreError, Unavailable
+from ..errors import Unavailable
 from ..runtime.backoff import retrying_blocking
-from .connect import CONNECT_SECONDS, Address, SyncCommands
+from .connect import CONNECT_SECONDS, Address
 from .embedded import find_url
 from .library import Library, ready_blocking
+from .plain_cluster import SyncClusterCommands
+from .plain_commands import PlainCommands, SyncCommands
 
 __all__ = ["PAUSE_MOST", "PlainConnection"]
 
@@ -33,15 +36,19 @@ class PlainConnection:
         self._reply_seconds = min(CONNECT_SECONDS, patience / 2)
         self._repeat_seconds = patience - self._reply_seconds  # an attempt may begin so late, and then waits for its reply
         self._opening = threading.Lock()
-        self._opened: SyncCommands | None = None
+        self._opened: PlainCommands | None = None
 
     @property
-    def commands(self) -> SyncCommands:
+    def commands(self) -> PlainCommands:
         """The connections. Raises Unavailable while no server is found, ConfigurationError for an address that is none."""
         with self._opening:
             if self._opened is None:
                 address = Address(find_url(self._url, self._data_dir, self._reply_seconds))
-                self._opened = SyncCommands(address.sync_client(self._reply_seconds))
+                load, seconds = partial(ready_blocking, self._library), self._reply_seconds
+                if address.is_cluster:
+                    self._opened = SyncClusterCommands(address, seconds, load)
+                else:
+                    self._opened = SyncCommands(address.sync_client(seconds), load)
             return self._opened
 
     def close(self) -> None:
@@ -51,12 +58,6 @@ class PlainConnection:
 
     def call(self, *command: Any) -> Any:
         """One command; the functions are loaded where Valkey lacks them. Raises StoreError, Unavailable."""
-        try:
-            return self.commands.call(*command)
-        except StoreError as error:
-            if "Function not found" not in str(error):
-                raise
-        ready_blocking(self._library, self.commands)
         return self.commands.call(*command)
 
     def repeated(self, attempt: Callable[[], Result]) -> Result:

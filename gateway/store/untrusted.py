@@ -9,20 +9,17 @@ from __future__ import annotations
 import logging
 from collections import Counter
 
-__all__ = ["Faults"]
+__all__ = ["KINDS", "Faults"]
 
 log = logging.getLogger("gateway.store")
 
+KINDS = tuple("announcement entry tags info history presence control revocation queue alert index reader outbox".split())
 PLACES_MOST = 1000  # of each kind that are logged; further ones are only counted
 SHOWN = 200  # characters of a place or a reason in a log line
 
 
 class Faults:
-    """``counts`` is how many were found since the start, by kind.
-
-    The kinds: announcement, entry, tags, info, history, presence, control, revocation, queue, alert,
-    index, reader.
-    """
+    """``counts`` is how many were found since the start, by kind: one of KINDS."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()

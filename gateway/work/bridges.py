@@ -15,20 +15,21 @@ from typing import TypeVar
 
 import msgspec
 
-from ..bridging import BridgeRules
+from ..bridging import BridgeRules, slot_tag
 from ..config import Config
-from ..errors import StoreError
+from ..errors import ConfigurationError, StoreError
 from ..runtime.backoff import retrying
 from ..runtime.tasks import Tasks
 from ..store.connect import Address
 from ..store.history import History
+from ..store.topology import slot_of
 from .exclusive import Exclusive
 from .foreign_keys import ForeignList, ForeignStream
 from .foreign_messages import ForeignMessages
 from .mapping import Entry, Mapped, Mapping, Unfit
 from .source import Batch, Source, failure
 
-__all__ = ["BridgeStatistics", "Bridges"]
+__all__ = ["BridgeStatistics", "Bridges", "slot_fault"]
 
 log = logging.getLogger("gateway.work")
 
@@ -54,10 +55,24 @@ class BridgeStatistics(msgspec.Struct):
     working: bool = False
 
 
+def slot_fault(rules: BridgeRules) -> str:
+    """Why a bridge cannot work on a cluster; "" if it can. A List or Stream is finished in one act, whose keys are all in one hash slot."""
+    if rules.kind in ("list", "stream") and rules.failed and slot_of(rules.failed.encode()) != slot_of(rules.source.encode()):
+        tag = slot_tag(rules.source)
+        return (
+            f"bridge {rules.title}: on a cluster failed is in the hash slot of its source; {rules.failed!r} is not: "
+            f"write {{{tag}}} into its name, or leave it out"
+        )
+    return ""
+
+
 class Bridges:
-    """All bridges of the configuration, in ``process``. ``await start()``, ``await close()``."""
+    """All bridges of the configuration, in ``process``. ``await start()``, ``await close()``. Raises ConfigurationError."""
 
     def __init__(self, config: Config, address: Address, history: History, process: str) -> None:
+        for rules in config.bridges:
+            if address.is_cluster and (fault := slot_fault(rules)):
+                raise ConfigurationError(fault)
         self._bridges = [_Bridge(config, rules, address, history, process) for rules in config.bridges]
         self._running = Tasks()
 
@@ -145,6 +160,7 @@ class _Bridge:
         channel, inbox = place
         keys = self._history.layout.inbox_keys(channel) if inbox else self._history.layout.keys(channel)
         words = [word for _, entry, mapped in items for word in (entry.version, mapped.key, mapped.data)]
+        await self._history.write_index_first(channel)
         answers: list[bytes] = await self._again(
             lambda: self._history.call(b"gateway_bridge_publish", keys, epoch, *words), f"nothing can be published to {channel!a}"
         )

@@ -13,7 +13,7 @@ from ..errors import StoreError
 from ..rules.json_values import json_of
 from ..runtime.backoff import backoff
 from ..runtime.tasks import Tasks
-from ..store.connection import Commands
+from ..store.access import Commands
 from ..store.history import History
 from ..store.layout import Layout, publish_words
 from ..store.link import Link

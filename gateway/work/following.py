@@ -11,7 +11,7 @@ from ..publication import channel_fault
 from ..rules.json_text import is_utf8
 from ..runtime.backoff import retrying
 from ..runtime.tasks import Tasks
-from ..store.connection import Commands
+from ..store.access import Commands
 from ..store.layout import Layout
 
 __all__ = ["Following"]

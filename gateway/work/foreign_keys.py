@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..bridging import BridgeRules
+from ..store.blocking import BlockingCommands
 from ..store.connect import Address
-from ..store.connection import Commands
 from ..store.history import History
 from .mapping import Entry
 from .source import BATCH, BATCH_BYTES, FAILED_MOST, Batch
@@ -35,13 +35,13 @@ class _ForeignKey:
         self._failed = rules.failed.encode() or self._state + b":failed"
         self._epoch = f"bridge:{rules.title}:"
         self._bounds = (BATCH, BATCH_BYTES, most)
-        self._waiting: Commands | None = None
+        self._waiting: BlockingCommands | None = None
 
     async def prepare(self) -> None:
         """A List has nothing to prepare."""
 
     async def open(self) -> None:
-        waiting = Commands(self._address, patience=BLOCK_SECONDS)
+        waiting = BlockingCommands(self._address, self._history.commands, self._source, BLOCK_SECONDS)
         await waiting.start()
         self._waiting = waiting
 

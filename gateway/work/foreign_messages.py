@@ -4,13 +4,15 @@ A message that this process received is published exactly once, if the process l
 numbers begin with Valkey's time in microseconds, so that those of the next process are greater, and what a process that lost its lease
 still publishes counts as old. What waits to be published is bounded; what comes beyond that is dropped and counted.
 
-The connection is one of its own: a foreign program that publishes more than can be taken harms no client of the gateway.
+The connection is one of its own: a foreign program that publishes more than can be taken harms no client of the gateway. In a cluster it goes
+to any of the shards, for PUBLISH reaches all nodes, and to another one where that one holds no slots any more.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -21,8 +23,9 @@ from ..bridging import KEYSPACE, STAR, BridgeRules
 from ..errors import StoreError, Unavailable
 from ..runtime.backoff import retrying
 from ..store.connect import Address, close_connection, open_connection
-from ..store.connection import Replies
+from ..store.connection import Replies, ServerCommands
 from ..store.history import History
+from ..store.valkey_clock import valkey_time
 from .mapping import Entry
 from .source import BATCH, BATCH_BYTES, FAILED_MOST, Batch
 
@@ -48,7 +51,8 @@ class ForeignMessages:
         self._rules = rules
         self._most = most
         self._title = f"bridge {rules.title}"
-        self._failed = rules.failed.encode() or history.layout.bridge(rules.source, rules.title) + b":failed"
+        self._state = history.layout.bridge(rules.source, rules.title)  # the clock of its shard counts, whichever process works
+        self._failed = rules.failed.encode() or self._state + b":failed"
         prefix, _, suffix = rules.source.encode().partition(STAR.encode())
         self._star = slice(len(prefix), -len(suffix) or None)
         self._ours = (f"{history.layout.prefix}:".encode(), KEYSPACE.encode())
@@ -56,6 +60,7 @@ class ForeignMessages:
         self._entries: deque[Entry] = deque()
         self._bytes = 0
         self._arrived = asyncio.Event()
+        self._shard: ServerCommands | None = None  # of a cluster, to which the connection goes
         self._transport: asyncio.Transport | None = None
         self._writer: Any = None
         self._lost = asyncio.Event()
@@ -71,8 +76,7 @@ class ForeignMessages:
         self._entries.clear()
         self._arrived.clear()
         self._bytes = 0
-        seconds, microseconds = await self._history.commands.call(b"TIME")
-        self._number = int(seconds) * 1_000_000 + int(microseconds)
+        self._number = int(1e6 * await valkey_time(self._history.commands, self._state))
         await self._connect()
         self._listening = asyncio.create_task(self._stay_connected(), name=self._title)
 
@@ -130,7 +134,8 @@ class ForeignMessages:
     async def _connect(self) -> None:
         lost, self._silent_beats = asyncio.Event(), 0
         self._confirmed.clear()
-        self._transport, self._writer, _ = await open_connection(self._address, lambda: Replies(self._on_replies, lost.set))
+        address = self._choose_address()
+        self._transport, self._writer, _ = await open_connection(address, lambda: Replies(self._on_replies, lost.set))
         self._lost = lost
         verb = b"PSUBSCRIBE" if self._rules.kind == "pattern" else b"SUBSCRIBE"
         self._transport.write(libvalkey.pack_command((verb, self._rules.source)))
@@ -139,7 +144,17 @@ class ForeignMessages:
                 await self._confirmed.wait()
         except TimeoutError:
             self._transport.abort()
-            raise Unavailable(f"Valkey at {self._address} does not confirm a subscription") from None
+            raise Unavailable(f"Valkey at {address} does not confirm a subscription") from None
+
+    def _choose_address(self) -> Address:
+        commands = self._history.commands
+        if not commands.sharded:
+            return self._address
+        shards = [shard for shard in commands.shards if shard.connected]
+        if not shards:
+            raise Unavailable(f"no shard of the cluster at {self._address} can be reached")
+        self._shard = random.choice(shards)
+        return self._shard.address
 
     async def _stay_connected(self) -> None:
         while True:
@@ -151,7 +166,8 @@ class ForeignMessages:
         assert self._transport is not None
         while not self._lost.is_set():
             self._silent_beats += 1
-            if self._silent_beats > SILENT_BEATS:
+            is_removed = self._shard is not None and self._shard not in self._history.commands.shards
+            if self._silent_beats > SILENT_BEATS or is_removed:
                 self._transport.abort()
                 return
             self._transport.write(libvalkey.pack_command((b"PING",)))

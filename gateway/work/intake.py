@@ -20,7 +20,7 @@ from typing import Any
 from ..errors import StoreError, Unavailable
 from ..runtime.backoff import backoff, retrying
 from ..runtime.tasks import Tasks
-from ..store.connection import Commands
+from ..store.access import Commands
 from ..store.layout import Layout, Word
 from .handlers import Rate
 from .jobs import DELAY_SECONDS, read_job
@@ -92,6 +92,7 @@ class Intake:
     async def take(self, most: int) -> list[Run]:
         """Up to ``most`` jobs; none if there are none, or if Valkey is away: then it is asked again by itself."""
         try:
+            self._check_shard()
             if asyncio.get_running_loop().time() >= self._leased_until:
                 await self.renew()
             if self._unsure:
@@ -104,6 +105,14 @@ class Intake:
             return []
         finally:
             self._taking = False
+
+    def _check_shard(self) -> None:
+        """Raises Unavailable if this queue's shard of a cluster cannot be reached: the worker's other queues do not wait for it."""
+        if self._commands.sharded:
+            shard = self._commands.shard(self.channel)
+            if shard is None or not shard.connected:
+                self._commands.look_again()
+                raise Unavailable("its shard cannot be reached")
 
     async def _take(self, most: int) -> list[Run]:
         signals, began = self._signals, asyncio.get_running_loop().time()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -18,8 +19,8 @@ from ..errors import JobFailed, StoreError, Unavailable
 from ..rules.json_text import UNREADABLE
 from ..runtime.backoff import retrying
 from ..runtime.tasks import Tasks
+from ..store.access import Commands
 from ..store.connect import Address
-from ..store.connection import Commands
 from ..store.layout import Layout
 from ..store.link import Link
 from .queues import Queues
@@ -108,12 +109,8 @@ class Results:
 
     # What the link calls.
 
-    def on_up(self) -> None:
-        if self._link is not None:
-            self._link.subscribe(list(self._waiting))
-
-    def on_down(self) -> None:
-        self._confirmed.clear()
+    def on_lost(self, channels: Collection[bytes] | None = None) -> None:
+        self._confirmed.difference_update(list(self._confirmed) if channels is None else channels)
 
     def on_subscribed(self, key: bytes) -> None:
         if key in self._waiting:

@@ -163,6 +163,7 @@ class JobDocument(msgspec.Struct, gc=False):
     key: str | None = None
     channel: str | None = None
     serial: str | None = None
+    traceparent: str | None = None  # of the trace that enqueued it
 
 
 _decode = msgspec.json.Decoder(JobDocument).decode

@@ -17,8 +17,9 @@ from cronsim import CronSim, CronSimError
 
 from ..errors import StoreError
 from ..runtime.backoff import retrying
-from ..store.connection import Commands
+from ..store.access import Commands
 from ..store.layout import Layout, Word
+from ..store.valkey_clock import valkey_time
 from .queues import Queues
 
 __all__ = ["Schedule", "Scheduler"]
@@ -78,7 +79,9 @@ class Scheduler:
         tick = await retrying(partial(self._begin, schedule), f"{schedule.name}: its last tick was not read", log, on=StoreError)
         while True:
             tick = schedule.tick_after(tick)
-            now = await retrying(partial(self._wait_for, tick), f"{schedule.name}: valkey was not asked for the time", log, on=StoreError)
+            now = await retrying(
+                partial(self._wait_for, schedule, tick), f"{schedule.name}: valkey was not asked for the time", log, on=StoreError
+            )
             tick = max(tick, schedule.tick_by(now))
             await self._enqueue(schedule, tick)
 
@@ -86,7 +89,7 @@ class Scheduler:
         """Enqueues the last tick, if the schedule ran before and that tick passed while no worker did. One that is new begins with the next tick.
         Returns the last tick."""
         key, field = self._layout.queue(schedule.queue)[0], f"v:{schedule.epoch}"
-        now = await self._now()
+        now = await self._now(key)
         last = schedule.tick_by(now)
         if await self._commands.call(b"HEXISTS", key, field, repeatable=True):
             await self._enqueue(schedule, last)
@@ -94,20 +97,20 @@ class Scheduler:
             await self._commands.call(b"HSETNX", key, field, f"{int(last.timestamp())} {int(now.timestamp() * 1000)}", repeatable=True)
         return last
 
-    async def _wait_for(self, tick: datetime) -> datetime:
+    async def _wait_for(self, schedule: Schedule, tick: datetime) -> datetime:
         """Returns the time at a tick. It has come by Valkey's clock too: a worker whose clock is ahead would make all ticks until then look old."""
         while True:
             left = (tick - datetime.now(tz=UTC)).total_seconds()
             if left <= 0:
-                now = await self._now()
+                now = await self._now(self._layout.queue(schedule.queue)[0])
                 left = (tick - now).total_seconds()
                 if left <= APART_SECONDS:
                     return now
             await asyncio.sleep(min(left, LOOK_SECONDS))
 
-    async def _now(self) -> datetime:
-        seconds, microseconds = await self._commands.call(b"TIME", repeatable=True)
-        return datetime.fromtimestamp(int(seconds) + int(microseconds) / 1e6, tz=UTC)
+    async def _now(self, key: bytes) -> datetime:
+        """By the clock of the shard that holds the queue."""
+        return datetime.fromtimestamp(await valkey_time(self._commands, key), tz=UTC)
 
     async def _enqueue(self, schedule: Schedule, tick: datetime) -> None:
         version = int(tick.timestamp())

@@ -12,12 +12,13 @@ from typing import Any, Self, Unpack, cast
 from uuid import uuid4
 
 from ..errors import JobFailed, StoreError, Unavailable
+from ..runtime import tracing
 from ..runtime.backoff import retrying_blocking
 from ..store.layout import Layout, Word
 from ..store.plain_connection import PAUSE_MOST, PlainConnection
 from .job_results import NOT_STORED, read_result
 from .jobs import JobOptions, check_queue_name, job_words, read_job, refusal
-from .queues import enqueue_call, log_unnamed
+from .queues import enqueue_call, enqueue_span, log_unnamed, traced
 
 __all__ = ["SyncEnqueuedJob", "SyncQueue"]
 
@@ -78,9 +79,11 @@ class SyncQueue:
             words += "limit", self._limit
         producer, sent = self._count()
         own = f"{producer}-{sent}"
-        words += "id", own, "version", sent, "version_epoch", producer
+        tracing.find()
         try:
-            id, new = self._repeated(*enqueue_call(self._layout, queue, words))
+            with enqueue_span(queue, words):
+                words = [*traced(words), "id", own, "version", sent, "version_epoch", producer]
+                id, new = self._repeated(*enqueue_call(self._layout, queue, words))
         except StoreError as error:
             raise refusal(error) from None
         if queue not in self._named:

@@ -14,9 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
 
+from ..runtime import tracing
 from ..runtime.tasks import shared
+from ..store.access import Commands, make_commands
 from ..store.connect import Address
-from ..store.connection import Commands
 from ..store.embedded import find_url
 from ..store.layout import Layout
 from ..store.library import Library
@@ -102,8 +103,9 @@ class Queue:
         self._loop, self._commands, self._results, self._connecting = loop, None, None, {}
 
     async def _connect(self) -> None:
+        tracing.find()
         address = Address(find_url(self._given_url, self._data_dir))
-        commands = Commands(address, patience=self._patience, functions=Library(None, self._layout.prefix))
+        commands = make_commands(address, patience=self._patience, functions=Library(None, self._layout.prefix))
         await commands.start()
         self._queues = Queues(commands, self._layout)
         self._results = Results(address, commands, self._layout, self._queues)

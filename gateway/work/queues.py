@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, cast
 from uuid import uuid4
 
 import msgspec
 
 from ..errors import StoreError, Unavailable
-from ..store.connection import Commands
+from ..runtime import tracing
+from ..store.access import Commands
 from ..store.layout import Layout, Word
 from .jobs import JobDocument, check_queue_name, read_job, refusal
 
-__all__ = ["Failure", "JobView", "Overview", "Queues", "enqueue_call", "log_unnamed"]
+__all__ = ["Failure", "JobView", "Overview", "Queues", "enqueue_call", "enqueue_span", "log_unnamed", "traced"]
 
 log = logging.getLogger("gateway.work")
 
@@ -80,6 +82,17 @@ def log_unnamed(queue: str, error: StoreError) -> None:
     log.warning("queue %s works, but is not among the names of queues, which Valkey refuses to change: %s", queue, error)
 
 
+def enqueue_span(queue: str, words: list[Word]) -> AbstractContextManager[None]:
+    """The span of an enqueue of ``words``, of ``jobs.job_words``; inside it ``traced`` adds the span's traceparent to them."""
+    return tracing.span("enqueue", "producer", attributes={"messaging.destination.name": queue, "gateway.job": str(words[0])})
+
+
+def traced(words: list[Word]) -> list[Word]:
+    """``words``, with the current trace where there is one."""
+    traceparent = tracing.traceparent()
+    return [*words, "traceparent", traceparent] if traceparent else words
+
+
 def enqueue_call(layout: Layout, queue: str, words: list[Word]) -> list[Word]:
     """The command that enqueues; ``words`` are those of ``jobs.job_words``."""
     keys = layout.queue(queue)
@@ -106,13 +119,15 @@ class Queues:
         ``version`` and ``version_epoch`` are those of an outbox, whose rows may be sent again at any time.
         """
         check_queue_name(queue)
-        own = ""
-        if version is None:
-            self._sent += 1
-            self._sent_to[queue] += 1
-            version, version_epoch = self._sent_to[queue], self._producer
-            own = f"{self._producer}-{self._sent}"
-            words = [*words, "id", own, "counted", 1]
+        if version is not None:
+            return await self._enqueue(queue, words, "", version, version_epoch)
+        self._sent += 1
+        self._sent_to[queue] += 1
+        own = f"{self._producer}-{self._sent}"
+        with enqueue_span(queue, words):
+            return await self._enqueue(queue, [*traced(words), "id", own, "counted", 1], own, self._sent_to[queue], self._producer)
+
+    async def _enqueue(self, queue: str, words: list[Word], own: str, version: int, version_epoch: str) -> tuple[str, bool]:
         call = enqueue_call(self._layout, queue, [*words, "version", version, "version_epoch", version_epoch])
         try:
             job, new = await self.commands.call(*call, repeatable=True, guarded=True)

@@ -35,8 +35,8 @@ from ..errors import ConfigurationError, StoreError, Unavailable
 from ..publication import Position
 from ..runtime.backoff import backoff
 from ..runtime.tasks import Tasks
+from ..store.access import make_commands
 from ..store.connect import Address
-from ..store.connection import Commands
 from ..store.embedded import find_url
 from ..store.history import PAGE_BYTES
 from ..store.layout import Layout
@@ -118,7 +118,7 @@ class Reader:
         without an index; a connection that is lost later is opened again by itself."""
         address = Address(find_url(self._url, self._data_dir))
         library = Library(None, self._layout.prefix)
-        self._commands = commands = Commands(address, functions=library)
+        self._commands = commands = make_commands(address, functions=library)
         self._calls = ReaderCalls(commands, self._layout, self._group, self._start, self._deliveries, PAGE_BYTES)
         following, namespace = self._following, self._following.namespace
         self._membership = Membership(self._calls, self, following.digest, self._lease, self._layout.faults, evenly=not namespace)
@@ -298,10 +298,7 @@ class Reader:
 
     # The link's listener.
 
-    def on_up(self) -> None:
-        self._link.subscribe(self._by_key)
-
-    def on_down(self) -> None:
+    def on_lost(self, channels: Collection[bytes] | None = None) -> None:
         """Nothing is to be done: each channel counts as changed once it is confirmed again."""
 
     def on_refused(self, error: StoreError) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ..publication import Position, Publication
-from ..store.connection import Commands
+from ..store.access import Commands
 from ..store.layout import Layout, read_entry, read_epoch
 
 __all__ = ["DeadLetter", "Known", "Page", "ReaderCalls"]

@@ -14,6 +14,7 @@ import logging
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -21,6 +22,7 @@ import msgspec
 from ..errors import GatewayError
 from ..rules.json_text import UNREADABLE
 from ..rules.json_values import json_of
+from ..runtime import tracing
 from ..runtime.backoff import backoff
 from .handlers import REASON_CHARACTERS, TRACE_CHARACTERS, Handler, Reject, Retry
 from .jobs import DELAY_SECONDS, JobDocument
@@ -221,7 +223,8 @@ class Call:
     async def _caught(self) -> tuple[Any, BaseException | None]:
         _CURRENT.set(self._started)
         try:
-            return await self._function(), None
+            with _span(self._handler, self.runs):
+                return await self._function(), None
         except BaseException as error:  # SystemExit and KeyboardInterrupt would end the loop
             return None, error
 
@@ -289,6 +292,18 @@ class Call:
 
     def _failed(self, run: Run, reason: str) -> Outcome:
         return Outcome("failed", reason=reason, retry=backoff(run.failures, self._handler.backoff, self._handler.backoff_most))
+
+
+def _span(handler: Handler, runs: Sequence[Run]) -> AbstractContextManager[None]:
+    """The span of a call: it continues the trace that enqueued the job; that of a batch is a trace of its own, with links to theirs."""
+    if not tracing.is_on():
+        return contextlib.nullcontext()
+    traces = [run.document.traceparent or "" for run in runs]
+    parent, links = (traces[0], []) if handler.batch is None else ("", traces)
+    attributes: dict[str, str | int] = {"messaging.destination.name": runs[0].queue, "messaging.batch.message_count": len(runs)}
+    if handler.batch is None:
+        attributes |= {"gateway.job.id": runs[0].id, "gateway.job.attempt": runs[0].facts().attempt}
+    return tracing.span(f"run {handler.name}", "consumer", parent=parent, links=links, attributes=attributes)
 
 
 def _finished(run: Run, result: Any) -> Outcome:

@@ -23,8 +23,9 @@ from typing import Any, TypeVar, Unpack
 from uuid import uuid4
 from zoneinfo import ZoneInfo
 
+from ..runtime import tracing
+from ..store.access import make_commands
 from ..store.connect import Address
-from ..store.connection import Commands
 from ..store.embedded import find_url
 from ..store.layout import Layout
 from ..store.library import Library
@@ -236,8 +237,9 @@ class Worker:
 
     @contextlib.asynccontextmanager
     async def _connected(self) -> AsyncIterator[Engine]:
+        tracing.find()
         address = Address(find_url(self._url, self._data_dir))
-        commands = Commands(address, functions=Library(None, self._layout.prefix))
+        commands = make_commands(address, functions=Library(None, self._layout.prefix))
         await commands.start()
         name = f"worker-{uuid4().hex[:12]}"
         link = Link(address, commands, self._layout.heartbeat(name))

@@ -235,10 +235,12 @@ def _starter(folder: Path, shared_valkey: str, own_prefix: str) -> Iterator[Star
         edge: str = "fast",
         claims: Mapping[str, Any] = NONE,
         seconds: Mapping[str, float] = NONE,
+        environment: Mapping[str, str] = NONE,
     ) -> RunningGateway:
         """``beside`` another one: with its prefix. ``edge`` "asgi": mounted inside another application, under a plain uvicorn.
 
         ``claims`` are in all of its tokens. ``seconds`` are constants of the product, by their full names, made shorter in its process.
+        ``environment`` are variables that its process has besides.
         """
         prefix = beside.prefix if beside is not None else own_prefix
         number = len(started)
@@ -254,7 +256,7 @@ def _starter(folder: Path, shared_valkey: str, own_prefix: str) -> Iterator[Star
         log = folder / f"gateway{number}.log"
         output = folder / f"gateway{number}.out"
         module, *words = PROGRAMS[edge]
-        process = Program(module, output, log, *words, "--config", str(file), constants=seconds)
+        process = Program(module, output, log, *words, "--config", str(file), environment=environment, constants=seconds)
         wait_until(lambda: process.poll() is not None or (output.exists() and "\n" in output.read_text()), "a start", START_SECONDS)
         line = output.read_text()
         assert " is ready at " in line, f"the gateway did not start: {line!r}\n{log.read_text()}"

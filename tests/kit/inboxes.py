@@ -15,8 +15,8 @@ from gateway.config import Config
 from gateway.live.inbox import Inbox
 from gateway.publication import Position
 from gateway.rules.notifications import channel_of
+from gateway.store.access import make_commands
 from gateway.store.connect import Address
-from gateway.store.connection import Commands
 from gateway.store.history import History
 from gateway.store.layout import Layout, publish_words
 from gateway.store.library import Library, Rules
@@ -114,10 +114,10 @@ def marks(listed: dict[str, Any]) -> dict[str, bool]:
 async def opened_box(own: OwnValkey, prefix: str, user: str, rules: Rules | None = None) -> AsyncIterator[Box]:
     """With the rules of the gateways, or with those given."""
     library = Library(rules, prefix)
-    commands = Commands(Address(own.url), functions=library)
+    commands = make_commands(Address(own.url), functions=library)
     await commands.start()
     if rules is not None:
-        await library.install(commands.call)
+        await library.install(commands)
     box = Box(own, prefix, user, History(commands, Layout(prefix)))
     try:
         yield box

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gateway.store.connect import Address
-from gateway.store.connection import Commands
+from gateway.store.connection import ServerCommands
 from gateway.store.layout import Layout, Word
 from gateway.store.library import Library
 from gateway.work.queues import Queues
@@ -33,7 +33,7 @@ async def dying_job_relay(database_url: str, valkey_url: str, prefix: str, step:
 
 
 class DyingQueues(Queues):
-    def __init__(self, commands: Commands, layout: Layout, step: str) -> None:
+    def __init__(self, commands: ServerCommands, layout: Layout, step: str) -> None:
         super().__init__(commands, layout)
         self._step = step
         self._calls = 0
@@ -48,7 +48,7 @@ class DyingQueues(Queues):
         return outcome
 
 
-class DyingJobCommands(Commands):
+class DyingJobCommands(ServerCommands):
     def __init__(self, address: Address, prefix: str, step: str) -> None:
         super().__init__(address, functions=Library(None, prefix))
         self.step = step

@@ -46,6 +46,7 @@ class ModelValkey:
         self.top = 0
         self.subscribed = False
         self.link_up = True
+        self.wanted: list[bytes] = []  # what the link asks for again when it is back
         self.asked: deque[tuple[str, Any]] = deque()
         self.messages: deque[tuple[str, bytes]] = deque()
         self.replies: deque[tuple[asyncio.Future[Page], Page | None]] = deque()
@@ -56,10 +57,13 @@ class ModelValkey:
     # What the hub calls.
 
     def subscribe(self, channels: list[bytes]) -> None:
+        self.wanted = channels
         if self.link_up and channels:
             self.asked.append(("subscribe", None))
 
     def unsubscribe(self, channels: list[bytes]) -> None:
+        if channels:
+            self.wanted = []
         if self.link_up and channels:
             self.asked.append(("unsubscribe", None))
 
@@ -293,12 +297,12 @@ class World:
         valkey = self.valkey
         valkey.link_up = not valkey.link_up
         if valkey.link_up:
-            self.hub.on_up()
+            valkey.subscribe(valkey.wanted)
         else:
             valkey.subscribed = False
             valkey.messages.clear()
             valkey.asked = deque(item for item in valkey.asked if item[0] == "read")
-            self.hub.on_down()
+            self.hub.on_lost()
 
     async def steps(self, count: int) -> None:
         """Lets the gateway's own work go on for so many turns of the loop."""

@@ -16,7 +16,7 @@ from typing import Any, Never
 from sqlalchemy import event
 
 from gateway.store.connect import Address
-from gateway.store.connection import Commands
+from gateway.store.connection import ServerCommands
 from gateway.store.history import History
 from gateway.store.layout import Layout
 from gateway.store.library import Library
@@ -130,7 +130,7 @@ class DyingHistory(History):
             die()
 
 
-class DyingCommands(Commands):
+class DyingCommands(ServerCommands):
     def __init__(self, address: Address, prefix: str, step: str) -> None:
         super().__init__(address, functions=Library(None, prefix))
         self.step = step

@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
-
-import valkey
 
 from gateway.rpc import Caller, Failure, Service
 
 from .gateways import RunningGateway
+from .topologies import plain_client
 from .waiting import wait_until
 
 __all__ = ["RULES", "answering", "forget"]
@@ -41,7 +40,7 @@ history_size = 5
 
 def forget(valkey_url: str, gateway: RunningGateway, channel: str) -> None:
     """The channel's history and counter are lost, as with a Valkey that comes back empty."""
-    with valkey.from_url(valkey_url) as store:
+    with closing(plain_client(valkey_url)) as store:
         tagged = f"{gateway.prefix}:{{{channel}}}"
         assert store.delete(f"{tagged}:meta", f"{tagged}:stream")
 
@@ -67,8 +66,8 @@ def answering(valkey_url: str, gateway: RunningGateway) -> Iterator[None]:
     running = loop.create_task(service.run())
     thread = threading.Thread(target=_run_until_cancelled, args=(loop, running))
     thread.start()
-    with valkey.from_url(valkey_url) as store:
-        wait_until(lambda: store.keys(f"{gateway.prefix}:rpc:*shop.order*"), "the service's lease")
+    with closing(plain_client(valkey_url)) as store:
+        wait_until(lambda: store.exists(f"{gateway.prefix}:rpc:{{shop.order}}:service"), "the service's lease")
     yield
     loop.call_soon_threadsafe(running.cancel)
     thread.join(10)

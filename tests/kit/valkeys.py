@@ -1,6 +1,6 @@
 """Valkeys of the tests: one that all share, and those of a test's own, which may die.
 
-valkey_url    a fixture: the shared server's; ``store`` is a plain client of it
+single_url    a fixture: the shared server's; ``topologies`` has those of other kinds, and a plain client
 opened_history   the functions of the library as methods, with rules that are given
 OwnValkey     a server of the test's own, with commands sent past every gateway
 """
@@ -17,40 +17,33 @@ import pytest
 import valkey
 
 from gateway.config import Config
+from gateway.store.access import make_commands
 from gateway.store.connect import Address
-from gateway.store.connection import Commands
 from gateway.store.embedded import EmbeddedServer, socket_path
 from gateway.store.history import History
 from gateway.store.layout import Layout
 from gateway.store.library import Library, rules_of
 
-__all__ = ["OwnValkey", "opened_history", "own", "store", "valkey_url"]
+__all__ = ["OwnValkey", "opened_history", "own", "single_url"]
 
 
 @pytest.fixture(scope="session")
-def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Valkey for all tests; each uses a prefix of its own."""
+def single_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Valkey for all tests of a worker, but for those that run on a Valkey of another kind."""
     server = EmbeddedServer(tmp_path_factory.mktemp("valkey"))
     server.start()
     yield server.url
     server.stop()
 
 
-@pytest.fixture
-def store(valkey_url: str) -> Iterator[valkey.Valkey]:
-    """A client of the shared Valkey, which writes and reads keys past every gateway."""
-    with valkey.Valkey.from_url(valkey_url) as client:
-        yield client
-
-
 @contextlib.asynccontextmanager
 async def opened_history(url: str, prefix: str, config: Config) -> AsyncIterator[History]:
     """A connection of its own, with the rules of ``config`` in force for ``prefix``."""
     library = Library(rules_of(config.channels, config.namespaces), prefix)
-    commands = Commands(Address(url), functions=library)
+    commands = make_commands(Address(url), functions=library)
     await commands.start()
     try:
-        await library.install(commands.call)
+        await library.install(commands)
         yield History(commands, Layout(prefix))
     finally:
         await commands.close()

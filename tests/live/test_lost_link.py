@@ -130,8 +130,7 @@ async def test_the_gap_comes_before_what_is_announced_after_it(world: World) -> 
     subscription = noting(world)
     await confirm(world)
     announce(world, 1)
-    world.hub.on_down()
-    world.hub.on_up()
+    world.hub.on_lost()
     world.hub.on_subscribed(KEY)
     announce(world, 2)
     await world.steps(8)
@@ -140,12 +139,11 @@ async def test_the_gap_comes_before_what_is_announced_after_it(world: World) -> 
 
 async def test_the_first_connect_and_what_subscribes_while_the_link_is_down_get_no_gap(world: World) -> None:
     first = noting(world)
-    world.hub.on_down()  # before it was confirmed
+    world.hub.on_lost()  # before it was confirmed
     await confirm(world)
-    world.hub.on_down()
+    world.hub.on_lost()
     late = noting(world)
     await world.steps(2)
-    world.hub.on_up()
     await confirm(world)
     announce(world, 1)
     assert first.events == ["begin", "gap", 1] and late.events == ["begin", 1]
@@ -161,7 +159,7 @@ async def test_one_whose_socket_is_full_gets_the_gap_when_it_has_drained(world: 
     world.hub.drained(fine)
     announce(world, 1)
     world.hub.drained(missed)
-    world.hub.on_down()
+    world.hub.on_lost()
     await confirm(world)
     world.hub.drained(lost)
     assert (fine.events, missed.events, lost.events) == (["begin", 1, "gap"], ["begin", "gap", "gap"], ["begin", "gap"])
@@ -180,7 +178,7 @@ async def test_one_that_is_connected_later_has_missed_nothing_before(world: Worl
 async def test_many_are_notified_in_slices_and_those_that_left_meanwhile_are_not(world: World) -> None:
     subscriptions = [noting(world, ends=number % 2 == 0) for number in range(3 * NOTIFIED_AT_ONCE)]
     await confirm(world)
-    world.hub.on_down()
+    world.hub.on_lost()
     world.hub.on_subscribed(KEY)
     notified = [each for each in subscriptions if "gap" in each.events]
     while not notified:
@@ -199,9 +197,9 @@ async def test_many_are_notified_in_slices_and_those_that_left_meanwhile_are_not
 async def test_a_link_that_is_lost_again_meanwhile_leaves_no_subscription_out(world: World) -> None:
     subscriptions = [noting(world) for _ in range(2 * NOTIFIED_AT_ONCE)]
     await confirm(world)
-    world.hub.on_down()
+    world.hub.on_lost()
     world.hub.on_subscribed(KEY)
     await until(lambda: "gap" in subscriptions[0].events, "the first are notified")
-    world.hub.on_down()
+    world.hub.on_lost()
     await confirm(world)
     assert all("gap" in each.events for each in subscriptions)

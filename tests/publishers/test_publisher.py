@@ -14,20 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import valkey
 
 from gateway.errors import StoreError, Unavailable
 from gateway.publication import Position
 from gateway.store.embedded import EmbeddedServer, socket_path
 from publishers import Publisher, SyncPublisher
 
-from ..kit.waiting import until
+from ..kit.topologies import Store, listening
+
+EVERY_VALKEY = pytest.mark.every_valkey
 
 
 async def data_of(publisher: Publisher, channel: str) -> list[tuple[int, bytes]]:
     return [(p.offset, p.data) for p in (await publisher.history.read(channel, 0, -1)).publications]
 
 
+@EVERY_VALKEY
 async def test_a_publish_is_acknowledged_with_its_position(publisher: Publisher) -> None:
     first = await publisher.publish("posts:a", {"title": "…"}, tags={"lang": "de"})
     again = await publisher.publish("posts:a", '{"raw":1}', raw=True, idempotency_key="k")
@@ -36,25 +38,28 @@ async def test_a_publish_is_acknowledged_with_its_position(publisher: Publisher)
     assert await data_of(publisher, "posts:a") == [(1, '{"title":"…"}'.encode()), (2, b'{"raw":1}')]
 
 
+@EVERY_VALKEY
 async def test_many_publications_arrive_in_order(publisher: Publisher) -> None:
     positions = await publisher.publish_many("review:a", range(500))
     assert [position.offset for position in positions if position] == list(range(1, 501))
     assert await data_of(publisher, "review:a") == [(n + 1, b"%d" % n) for n in range(500)]
 
 
+@EVERY_VALKEY
 async def test_versions_that_were_under_way_when_the_connection_broke_are_repeated_in_order(valkey_url: str, prefix: str) -> None:
     """A later one must not be repeated first: the earlier would not be newer then, and be dropped in silence."""
     async with Publisher(valkey_url, prefix=prefix) as publisher, Publisher(valkey_url, prefix=prefix) as killer:
         assert publisher._commands is not None and killer._commands is not None
+        shard, other = (each._commands.shard(b"{review:a}") for each in (publisher, killer))
         for round_ in range(3):
-            own = await publisher._commands.call("CLIENT", "ID")
+            own = await shard.call("CLIENT", "ID")
             first = round_ * 100 + 1
             under_way = [asyncio.ensure_future(publisher.publish("review:a", n, version=n)) for n in range(first, first + 100)]
             await asyncio.sleep(0)
-            await killer._commands.call("CLIENT", "KILL", "ID", own)
+            await other.call("CLIENT", "KILL", "ID", own)
             await asyncio.gather(*under_way)
         assert await data_of(publisher, "review:a") == [(n, b"%d" % n) for n in range(1, 301)]
-        assert not publisher._commands._queue and not publisher._commands._refused, "nothing is left waiting"
+        assert not shard._queue and not shard._refused, "nothing is left waiting"
 
 
 @pytest.mark.parametrize("channel", ["", "a{b}", "x" * 256])
@@ -68,24 +73,16 @@ async def test_data_that_is_no_json_is_refused_before_it_leaves(publisher: Publi
         await publisher.publish("posts:a", object())
 
 
-async def test_an_ephemeral_publication_is_announced_only(publisher: Publisher, store: valkey.Valkey, prefix: str) -> None:
-    announced: list[bytes] = []
-    pubsub = store.pubsub()
-    pubsub.subscribe(f"{prefix}:{{posts:a}}")
-    await publisher.publish_ephemeral("posts:a", {"typing": "u1"})
-
-    def receive() -> bool:
-        message = pubsub.get_message()
-        if message is not None and message["type"] == "message":
-            announced.append(message["data"])
-        return bool(announced)
-
-    await until(receive, "it is announced")
-    assert announced[0].startswith(b"@0 - ") and announced[0].endswith(b'{"typing":"u1"}')
+@EVERY_VALKEY
+async def test_an_ephemeral_publication_is_announced_only(publisher: Publisher, store: Store, prefix: str) -> None:
+    with listening(store, f"{prefix}:{{posts:a}}") as announced:
+        await publisher.publish_ephemeral("posts:a", {"typing": "u1"})
+        payload = announced(5)
+    assert payload is not None and payload.startswith(b"@0 - ") and payload.endswith(b'{"typing":"u1"}')
     assert await data_of(publisher, "posts:a") == []
-    pubsub.close()
 
 
+@EVERY_VALKEY
 def test_the_plain_publisher_is_shared_between_threads(valkey_url: str, prefix: str) -> None:
     with SyncPublisher(valkey_url, prefix=prefix) as publisher:
         offsets: list[int] = []
@@ -104,8 +101,9 @@ def test_the_plain_publisher_is_shared_between_threads(valkey_url: str, prefix: 
         assert sorted(offsets) == list(range(1, 201))
 
 
-async def test_the_plain_publisher_loads_lost_functions_inside_a_loop_too(valkey_url: str, store: valkey.Valkey, prefix: str) -> None:
-    store.execute_command("FUNCTION", "FLUSH")
+@EVERY_VALKEY
+async def test_the_plain_publisher_loads_lost_functions_inside_a_loop_too(valkey_url: str, store: Store, prefix: str) -> None:
+    store.execute_command("FUNCTION FLUSH")
     with SyncPublisher(valkey_url, prefix=prefix) as publisher:
         position = publisher.publish("posts:a", 1, idempotency_key="k")
         assert position is not None and position.offset == 1

@@ -17,7 +17,7 @@ SEEN = 7
 def _ended_at_birth() -> None:
     os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))
     try:
-        run_workers(1, lambda ready: time.sleep(60), lambda: None, lambda: None, 30)
+        run_workers(1, lambda ready, number: time.sleep(60), lambda: None, lambda: None, 30)
     except ConfigurationError:  # the worker is gone before it said a word
         raise SystemExit(SEEN) from None
 

@@ -23,6 +23,8 @@ class Client(TimedClient[Any]):
     """A client without an edge. ``pinged`` counts its pings, ``ended`` is what it was closed with."""
 
     has_grace = True
+    transport = "test"
+    waiting_bytes = 0
     paused = False
 
     def __init__(self, state: ConnectionState = CONNECTING, identity: Identity = ANONYMOUS, **config: Any) -> None:

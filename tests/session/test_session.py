@@ -31,6 +31,8 @@ class Client:
 
     wire = TEXT
     native_pings = False
+    transport = "websocket"
+    waiting_bytes = 0
     place = None
     paused = False
     full = False

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import ConfigurationError, Unavailable
+from gateway.store.access import make_commands
 from gateway.store.connect import Address
-from gateway.store.connection import Commands
 from publishers import Publisher, SyncPublisher
 
 from ..kit.gateways import Start
@@ -33,14 +33,14 @@ def watched(tmp_path: Path) -> Iterator[Pair]:
 
 async def test_a_replica_is_refused_in_a_sentence_that_names_its_primary(pair: Pair) -> None:
     with pytest.raises(Unavailable, match=f"is a replica, which takes no writes; its primary is 127.0.0.1:{pair.first.port}"):
-        await Commands(Address(pair.second.url)).start()
+        await make_commands(Address(pair.second.url)).start()
 
 
 async def test_a_node_of_a_cluster_is_refused_in_a_sentence(tmp_path: Path) -> None:
     node = ValkeyServer(tmp_path / "node", "cluster-enabled yes", f"cluster-port {free_port()}")
     try:
         with pytest.raises(ConfigurationError, match="is a node of a cluster and holds a part of the channels only"):
-            await Commands(Address(node.url)).start()
+            await make_commands(Address(node.url)).start()
     finally:
         node.stop()
 

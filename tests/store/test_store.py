@@ -1,10 +1,10 @@
-"""The contract with Valkey, on a real one: what INTERFACE.md promises to programs in any language."""
+"""The contract with Valkey, on real ones of each kind: what the layout promises to programs in any language."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 
 import pytest
 import valkey
@@ -12,14 +12,17 @@ import valkey
 from gateway.config import Config
 from gateway.errors import ConfigurationError, StoreError, Unavailable
 from gateway.publication import Position
+from gateway.store.access import Commands, make_commands
 from gateway.store.connect import Address
-from gateway.store.connection import Commands
 from gateway.store.history import History
 from gateway.store.layout import Announcement, Layout, Reset, publish_words, read_announcement
 from gateway.store.library import BUILT_IN_RULES, VERSION, Library, rules_of
 from gateway.store.link import Link
 
+from ..kit.topologies import Store, everywhere, listening
 from ..kit.waiting import until
+
+pytestmark = pytest.mark.every_valkey
 
 CONFIG = Config(namespaces={"short": {"history_size": 3}, "forever": {"history_size": -1, "history_ttl": ""}, "none": {"history_size": 0}})
 
@@ -35,7 +38,7 @@ class Recorder:
     def on_up(self) -> None:
         self.states.append("up")
 
-    def on_down(self) -> None:
+    def on_lost(self, channels: Collection[bytes] | None = None) -> None:
         self.states.append("down")
 
     def on_subscribed(self, key: bytes = b"") -> None:
@@ -53,7 +56,7 @@ class Recorder:
 
 @pytest.fixture
 async def commands(valkey_url: str) -> AsyncIterator[Commands]:
-    commands = Commands(Address(valkey_url))
+    commands = make_commands(Address(valkey_url))
     await commands.start()
     yield commands
     await commands.close()
@@ -67,11 +70,11 @@ def layout(prefix: str) -> Layout:
 @pytest.fixture
 async def history(commands: Commands, layout: Layout) -> History:
     library = Library(rules_of(CONFIG.channels, CONFIG.namespaces), layout.prefix)
-    await library.install(commands.call)
+    await library.install(commands)
     return History(commands, layout)
 
 
-def fcall(store: valkey.Valkey, prefix: str, channel: str, *words: object) -> list:
+def fcall(store: Store, prefix: str, channel: str, *words: object) -> list:
     base = f"{prefix}:{{{channel}}}"
     return store.execute_command("FCALL", "gateway_publish", 3, f"{base}:meta", f"{base}:stream", f"{base}:keys", *words)
 
@@ -80,7 +83,7 @@ async def read_all(history: History, channel: str) -> list[tuple[int, bytes]]:
     return [(p.offset, p.data) for p in (await history.read(channel, 0, -1)).publications]
 
 
-async def test_the_keys_of_a_channel_are_the_documented_ones(history: History, store: valkey.Valkey, prefix: str) -> None:
+async def test_the_keys_of_a_channel_are_the_documented_ones(history: History, store: Store, prefix: str) -> None:
     await history.publish(
         "posts:a", publish_words(b'{"n":1}', idempotency_key="k1", version=7, version_epoch="v", tags=b'{"a":"b"}', info=b'{"user":"u"}')
     )
@@ -93,21 +96,18 @@ async def test_the_keys_of_a_channel_are_the_documented_ones(history: History, s
     assert store.zrange(f"{base}:keys", 0, -1, withscores=True) == [(b"k1", 1.0)]
 
 
-async def test_a_repeated_key_returns_the_first_position_and_announces_nothing(history: History, store: valkey.Valkey, prefix: str) -> None:
-    pubsub = store.pubsub()
-    pubsub.subscribe(f"{prefix}:{{posts:a}}")
-    first = await history.publish("posts:a", publish_words(b"1", idempotency_key="once"))
-    await history.publish("posts:a", publish_words(b"2"))
-    assert await history.publish("posts:a", publish_words(b"3", idempotency_key="once")) == first
-    await history.publish("posts:a", publish_words(b"4"))
-    messages = []
-    while len(messages) < 3:
-        message = pubsub.get_message(timeout=5)
-        assert message is not None
-        if message["type"] == "message":
-            messages.append(message["data"].partition(b"\n")[2])
-    assert messages == [b"1", b"2", b"4"]
-    pubsub.close()
+async def test_a_repeated_key_returns_the_first_position_and_announces_nothing(history: History, store: Store, prefix: str) -> None:
+    with listening(store, f"{prefix}:{{posts:a}}") as announced:
+        first = await history.publish("posts:a", publish_words(b"1", idempotency_key="once"))
+        await history.publish("posts:a", publish_words(b"2"))
+        assert await history.publish("posts:a", publish_words(b"3", idempotency_key="once")) == first
+        await history.publish("posts:a", publish_words(b"4"))
+        messages = []
+        while len(messages) < 3:
+            payload = announced(5)
+            assert payload is not None
+            messages.append(payload.partition(b"\n")[2])
+        assert messages == [b"1", b"2", b"4"]
 
 
 async def test_a_repeated_key_of_a_publication_without_history_is_recognized(history: History) -> None:
@@ -129,21 +129,21 @@ async def test_history_is_trimmed_to_the_rules_of_the_namespace(history: History
     assert await read_all(history, "short:a") == [(3, b"2"), (4, b"3"), (5, b"4")]
 
 
-async def test_size_and_ttl_of_a_publish_override_the_rules(history: History, store: valkey.Valkey, prefix: str) -> None:
+async def test_size_and_ttl_of_a_publish_override_the_rules(history: History, store: Store, prefix: str) -> None:
     for number in range(5):
         await history.publish("short:a", publish_words(b"%d" % number, size=4, ttl=1000))
     assert len(await read_all(history, "short:a")) == 4
     assert 990 < store.ttl(f"{prefix}:{{short:a}}:stream") <= 1000
 
 
-async def test_the_counter_never_dies_before_the_history(history: History, store: valkey.Valkey, prefix: str) -> None:
+async def test_the_counter_never_dies_before_the_history(history: History, store: Store, prefix: str) -> None:
     await history.publish("short:a", publish_words(b"1", ttl=40 * 86400))
     await history.publish("forever:a", publish_words(b"1"))
     assert store.ttl(f"{prefix}:{{short:a}}:meta") >= store.ttl(f"{prefix}:{{short:a}}:stream")
     assert store.ttl(f"{prefix}:{{forever:a}}:meta") == store.ttl(f"{prefix}:{{forever:a}}:stream") == -1
 
 
-async def test_a_history_whose_counter_is_gone_begins_a_new_epoch(history: History, store: valkey.Valkey, prefix: str) -> None:
+async def test_a_history_whose_counter_is_gone_begins_a_new_epoch(history: History, store: Store, prefix: str) -> None:
     first = await history.publish("posts:a", publish_words(b"1", idempotency_key="k"))
     store.delete(f"{prefix}:{{posts:a}}:meta")
     second = await history.publish("posts:a", publish_words(b"2", idempotency_key="k"))
@@ -151,14 +151,14 @@ async def test_a_history_whose_counter_is_gone_begins_a_new_epoch(history: Histo
     assert await read_all(history, "posts:a") == [(1, b"2")]
 
 
-async def test_a_stream_that_somebody_else_wrote_to_begins_a_new_epoch(history: History, store: valkey.Valkey, prefix: str) -> None:
+async def test_a_stream_that_somebody_else_wrote_to_begins_a_new_epoch(history: History, store: Store, prefix: str) -> None:
     first = await history.publish("posts:a", publish_words(b"1"))
     store.xadd(f"{prefix}:{{posts:a}}:stream", {"data": "x"}, id="9-9")
     second = await history.publish("posts:a", publish_words(b"2"))
     assert first and second and second.epoch != first.epoch and second.offset == 1
 
 
-async def test_a_publication_without_history_leaves_no_keys(history: History, store: valkey.Valkey, prefix: str) -> None:
+async def test_a_publication_without_history_leaves_no_keys(history: History, store: Store, prefix: str) -> None:
     assert await history.publish("none:a", publish_words(b"1")) is None
     assert await history.publish("posts:a", publish_words(b"1", ttl=0)) is None
     assert store.keys(f"{prefix}:{{*") == []
@@ -200,7 +200,8 @@ async def test_a_history_longer_than_a_page_is_read_whole(history: History) -> N
     assert [offset for offset, _ in await read_all(history, "forever:a")] == list(range(1, 701))
 
 
-async def test_keys_that_are_not_those_of_one_channel_are_refused(history: History, store: valkey.Valkey, prefix: str) -> None:
+@pytest.mark.one_server  # a cluster itself refuses keys of several slots
+async def test_keys_that_are_not_those_of_one_channel_are_refused(history: History, store: Store, prefix: str) -> None:
     for keys in (["a", "b", "c"], [f"{prefix}:{{a}}:meta", f"{prefix}:{{b}}:stream", f"{prefix}:{{a}}:keys"]):
         with pytest.raises(valkey.ResponseError, match="GATEWAY the keys"):
             store.execute_command("FCALL", "gateway_publish", 3, *keys, "1")
@@ -218,9 +219,7 @@ async def test_keys_that_are_not_those_of_one_channel_are_refused(history: Histo
         (("",), "no data"),
     ],
 )
-async def test_wrong_arguments_are_named(
-    history: History, store: valkey.Valkey, prefix: str, words: tuple[str, ...], complaint: str
-) -> None:
+async def test_wrong_arguments_are_named(history: History, store: Store, prefix: str, words: tuple[str, ...], complaint: str) -> None:
     with pytest.raises(valkey.ResponseError, match=complaint):
         fcall(store, prefix, "posts:a", *words)
     assert (await history.read("posts:a")).top.offset == 0
@@ -231,9 +230,9 @@ async def test_a_valkey_without_the_functions_gets_them_again(
 ) -> None:
     await history.publish("short:a", publish_words(b"1"))
     library = Library(None, layout.prefix)  # of a publisher without a configuration
-    others = Commands(Address(valkey_url), functions=library)
+    others = make_commands(Address(valkey_url), functions=library)
     await others.start()
-    await commands.call("FUNCTION", "FLUSH")
+    await everywhere(commands, "FUNCTION", "FLUSH")
     stranger = History(others, layout)
     for number in range(5):
         await stranger.publish("short:a", publish_words(b"%d" % number))
@@ -243,21 +242,21 @@ async def test_a_valkey_without_the_functions_gets_them_again(
 
 async def test_an_older_library_is_replaced_and_a_newer_one_stays(commands: Commands, layout: Layout) -> None:
     library = Library(rules_of(CONFIG.channels, CONFIG.namespaces), layout.prefix)
-    await library.install(commands.call)
+    await library.install(commands)
     newer = library.source({"": {"": {"size": 1, "ttl": 1, "meta_ttl": 1}}}).replace(
         f"name=gateway_{VERSION}", f"name=gateway_{VERSION + 1}"
     )
-    await commands.call("FUNCTION", "FLUSH")
-    await commands.call("FUNCTION", "LOAD", newer)
+    await everywhere(commands, "FUNCTION", "FLUSH")
+    await everywhere(commands, "FUNCTION", "LOAD", newer)
     try:
-        await library.install(commands.call)
-        assert not await library.agrees(commands.call), "the newer one is still there"
+        await library.install(commands)
+        assert not await library.agrees(commands), "the newer one is still there"
     finally:
-        await commands.call("FUNCTION", "FLUSH")
+        await everywhere(commands, "FUNCTION", "FLUSH")
     older = newer.replace(f"name=gateway_{VERSION + 1}", "name=gateway_0")
-    await commands.call("FUNCTION", "LOAD", older)
-    await library.install(commands.call)
-    assert await library.agrees(commands.call)
+    await everywhere(commands, "FUNCTION", "LOAD", older)
+    await library.install(commands)
+    assert await library.agrees(commands)
 
 
 async def test_a_publisher_replaces_an_older_library_which_lacks_functions_and_the_rules_stay(
@@ -269,13 +268,13 @@ async def test_a_publisher_replaces_an_older_library_which_lacks_functions_and_t
         .replace(f"'{VERSION}.", "'")
         .replace("gateway_index", "gateway_missing")
     )
-    await commands.call("FUNCTION", "FLUSH")
-    await commands.call("FUNCTION", "LOAD", older.replace(f"name=gateway_{VERSION}", f"name=gateway_{VERSION - 1}"))
-    others = Commands(Address(valkey_url), functions=Library(None, layout.prefix))
+    await everywhere(commands, "FUNCTION", "FLUSH")
+    await everywhere(commands, "FUNCTION", "LOAD", older.replace(f"name=gateway_{VERSION}", f"name=gateway_{VERSION - 1}"))
+    others = make_commands(Address(valkey_url), functions=Library(None, layout.prefix))
     await others.start()
     await History(others, layout).publish("short:a", publish_words(b"1"))
     await others.close()
-    assert await library.agrees(commands.call) and await Library(BUILT_IN_RULES, "other").agrees(commands.call)
+    assert await library.agrees(commands) and await Library(BUILT_IN_RULES, "other").agrees(commands)
 
 
 async def test_gateways_with_different_prefixes_have_rules_of_their_own(commands: Commands) -> None:
@@ -285,7 +284,7 @@ async def test_gateways_with_different_prefixes_have_rules_of_their_own(commands
         config = Config(namespaces=namespaces)
         layout = Layout(f"rules{number}")
         library = Library(rules_of(config.channels, config.namespaces), layout.prefix)
-        await library.install(commands.call)
+        await library.install(commands)
         histories.append(History(commands, layout))
     for history in histories:
         for number in range(5):
@@ -310,10 +309,12 @@ async def test_the_link_brings_announcements_in_order(history: History, commands
         await link.close()
 
 
+@pytest.mark.one_server  # test_link_cluster.py has it for shards
 async def test_a_cut_link_reconnects_and_reports_it(history: History, commands: Commands, layout: Layout, valkey_url: str) -> None:
     link = Link(Address(valkey_url), commands, layout.heartbeat("cut"))
     recorder = Recorder()
     link.add_listener(recorder)
+    link.add_up_listener(recorder)
     await link.start()
     try:
         assert recorder.states == ["up"] and link.proven
@@ -324,13 +325,14 @@ async def test_a_cut_link_reconnects_and_reports_it(history: History, commands: 
         await link.close()
 
 
+@pytest.mark.one_server  # test_cluster.py has it for shards
 async def test_commands_under_way_fail_when_the_connection_breaks_and_later_ones_work(valkey_url: str) -> None:
-    commands = Commands(Address(valkey_url))
+    commands = make_commands(Address(valkey_url))
     await commands.start()
     try:
         own_id = await commands.call("CLIENT", "ID")
         waiting = asyncio.ensure_future(commands.call("BLPOP", "nothing-ever-comes", "0"))
-        killer = Commands(Address(valkey_url))
+        killer = make_commands(Address(valkey_url))
         await killer.start()
         await until(lambda: not waiting.done(), "it waits")
         await killer.call("CLIENT", "KILL", "ID", own_id)
@@ -372,7 +374,7 @@ def test_any_bytes_are_read_as_an_announcement(payload: bytes, kind: str) -> Non
     [
         ("http://localhost", "does not begin with one of"),
         ("valkey+sentinel://h:1", "ends with the service's name"),
-        ("valkey+cluster://h:1", "not supported"),
+        ("valkey+cluster://h:1/3", "has no databases"),
         ("valkey://user:secret@[", "Invalid IPv6"),
         ("valkey://user:sec?ret@host", "login in 'valkey://…' does not end"),
         ("valkey://:12?secret@host", "does not end"),
@@ -411,7 +413,7 @@ def test_an_address_is_shown_without_its_login(url: str, shown: str) -> None:
 
 async def test_an_address_where_nothing_listens_raises_unavailable_with_one_line(unused_tcp_port: int) -> None:
     with pytest.raises(Unavailable, match=f"no Valkey at valkey://127.0.0.1:{unused_tcp_port}"):
-        await Commands(Address(f"redis://127.0.0.1:{unused_tcp_port}")).start()
+        await make_commands(Address(f"redis://127.0.0.1:{unused_tcp_port}")).start()
 
 
 async def test_a_refused_command_raises_the_words_of_valkey(commands: Commands) -> None:

@@ -15,8 +15,8 @@ from gateway.errors import StoreError
 from gateway.publication import MAX_OFFSET, Position, Publication
 from gateway.rules.json_text import MAX_DEPTH
 from gateway.rules.protocol import publication_json
+from gateway.store.access import make_commands
 from gateway.store.connect import Address
-from gateway.store.connection import Commands
 from gateway.store.history import History
 from gateway.store.layout import Announcement, JoinLeave, Layout, Reset, publish_words, read_announcement, read_entry, read_presence
 from gateway.store.library import Library, rules_of
@@ -117,9 +117,9 @@ def test_a_fault_is_counted_always_and_logged_once_for_each_place(caplog: pytest
 
 @pytest.fixture
 async def history(valkey_url: str, prefix: str) -> Any:
-    commands = Commands(Address(valkey_url))
+    commands = make_commands(Address(valkey_url))
     await commands.start()
-    await Library(rules_of(CONFIG.channels, CONFIG.namespaces), prefix).install(commands.call)
+    await Library(rules_of(CONFIG.channels, CONFIG.namespaces), prefix).install(commands)
     yield History(commands, Layout(prefix))
     await commands.close()
 
@@ -221,5 +221,5 @@ async def test_stored_rules_that_are_none_count_as_forgotten(history: History, s
 async def test_no_name_of_a_namespace_ends_the_string_that_the_rules_are_in(history: History, prefix: str) -> None:
     rules = {**rules_of(CONFIG.channels, CONFIG.namespaces), ']==] error("injected") --': {"size": 1, "ttl": 0, "meta_ttl": 0}}
     library = Library(rules, prefix)
-    await library.install(history.commands.call)
-    assert await library.agrees(history.commands.call)
+    await library.install(history.commands)
+    assert await library.agrees(history.commands)

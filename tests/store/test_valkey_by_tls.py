@@ -57,7 +57,7 @@ def redis(folder: Path, authority: Authority) -> Iterator[TlsServer]:
 async def test_every_program_works_by_tls_and_recovers_when_it_is_cut(
     redis: TlsServer, trusted: str, prefix: str, start_gateway: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.rpc.service.BLOCK_SECONDS", 0.1)
+    monkeypatch.setattr("gateway.rpc.service.BLOCK_SECONDS", 0.5)
     redis.client.execute_command(*acl_words("least", rights_of("gateway", prefix), "secret"))
     url = redis.url(trusted)
     gateway = await asyncio.to_thread(start_gateway, RULES, valkey_url=redis.url(trusted, login="least:secret@"))

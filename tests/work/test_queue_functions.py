@@ -72,6 +72,7 @@ REFUSED_JOBS = {
     "an empty key": ((*JOBS, "key", ""), "GATEWAY key is a text of 1 to 200 bytes without control characters"),
     "a serial key with a zero byte": ((*JOBS, "serial", "a\0b"), "GATEWAY serial is a text of 1 to 200 bytes without control characters"),
     "a long channel": ((*JOBS, "channel", "c" * 256), "GATEWAY channel is a text of 1 to 255 bytes without control characters"),
+    "a long traceparent": ((*JOBS, "traceparent", "0" * 201), "GATEWAY traceparent is a text of 1 to 200 bytes without control characters"),
     "a version that is no number": ((*JOBS, "version", "-1"), "GATEWAY version is a whole number from 0"),
     "an unknown option": (
         (*JOBS, "prio", 1),

@@ -19,7 +19,7 @@ import pytest
 import valkey
 
 from gateway.runtime.tasks import end
-from gateway.store.connection import Commands
+from gateway.store.connection import ServerCommands
 from gateway.store.layout import Layout
 from gateway.work import Queue, Retry, SyncQueue, Worker
 from gateway.work.handlers import describe
@@ -68,14 +68,14 @@ def test_of_a_producer_that_counts_each_number_is_enqueued_once_in_whatever_orde
 
 async def test_a_job_whose_acknowledgement_was_lost_is_new(valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The call that is sent again is answered as a repeat."""
-    call = Commands.call
+    call = ServerCommands.call
 
-    async def twice(self: Commands, *words: Any, **options: Any) -> Any:
+    async def twice(self: ServerCommands, *words: Any, **options: Any) -> Any:
         await call(self, *words, **options)
         return await call(self, *words, **options)
 
     async with Queue(valkey_url, prefix=prefix) as queue:
-        monkeypatch.setattr(Commands, "call", twice)
+        monkeypatch.setattr(ServerCommands, "call", twice)
         assert (await queue.enqueue("work", key="once")).new
         assert not (await queue.enqueue("work", key="once")).new
 

@@ -8,6 +8,7 @@ says what is wrong. Fields that a method does not have are ignored, and named in
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,10 +16,12 @@ from starlette.responses import Response
 from ...errors import BadRequest, ClientError, Internal, LimitExceeded, StoreError
 from ...rules.json_text import encode
 from ...rules.protocol import error_json
+from ...runtime import tracing
+from ...session.client_counts import FROM_API, OTHER
 from ...session.node import Node
 from ..request import api_key_of, body_of, is_api_key, is_trusted
 from ..responses import STATUS_OF_ERROR, json_response
-from .methods import BATCH, METHODS, Malformed, answer, warnings_of
+from .methods import BATCH, METHODS, Malformed, Method, answer, warnings_of
 
 __all__ = ["api"]
 
@@ -51,35 +54,63 @@ NO_KEY = Unauthorized("send one of the keys in api_keys, as the header X-API-Key
 async def api(node: Node, request: Request) -> Response:
     """Answers ``POST /api/<method>``: 401 without an API key, 403 for a foreign page that ``insecure.api`` does not
     cover, 404 for an unknown method, 405 for another verb than POST."""
-    config = node.config
+    config, counts = node.config, node.admission.counts
     if request.method != "POST":
         return _answered(BadRequest("a method of the server API is called with POST"), 405, {"allow": "POST"})
     scope = request.scope
     if not is_api_key(api_key_of(scope["headers"], scope["query_string"]), config.api_keys):
         if not config.insecure.api:
             log.info("api: refused, the API key is missing or wrong")
+            counts.answered(OTHER, NO_KEY.code)
             return _answered(NO_KEY, 401)
         if not is_trusted(request.headers, config.origins):  # any page that somebody here visits could call it
             log.info("api: refused, %s", NOT_NAMED)
+            counts.answered(OTHER, ForeignPage.code)
             return _answered(ForeignPage(NOT_NAMED), 403)
     name = scope["path"].rpartition("/api/")[2]
     method = BATCH if name == "batch" else METHODS.get(name)
     if method is None:
+        counts.answered(OTHER, NotFound.code)
         return _answered(NotFound(f"there is no method {name[:60]!r}; the methods are {', '.join(METHODS)} and batch"), 404)
     body = await body_of(request, config.limits.api_bytes)
     if isinstance(body, Response):
+        counts.answered(name, LimitExceeded.code if body.status_code == 413 else BadRequest.code)
         too_large = LimitExceeded(f"the body is larger than limits.api_bytes, {config.limits.api_bytes}")
         return _answered(too_large, 413, {"connection": "close"}) if body.status_code == 413 else body
+    counts.received[FROM_API] += len(body)
+    with _traced(node, request, name):
+        return await _called(node, request, name, method, body)
+
+
+def _traced(node: Node, request: Request, name: str) -> AbstractContextManager[None]:
+    """A span of the request, in the trace of its ``traceparent``. Where the process makes no spans, that is passed on to what it publishes."""
+    if tracing.is_on():
+        # An application around this one may have begun a span for the request.
+        parent = tracing.traceparent() or request.headers.get("traceparent", "")
+        attributes = {"http.request.method": "POST", "http.route": f"/api/{name}"}
+        return tracing.span(f"POST /api/{name}", "server", parent=parent, attributes=attributes)
+    if node.config.telemetry.publication_tags:
+        return tracing.passing(request.headers.get("traceparent", ""))
+    return nullcontext()
+
+
+async def _called(node: Node, request: Request, name: str, method: Method, body: bytes) -> Response:
+    counts = node.admission.counts
     try:
         result = await answer(node, method, body)
     except Malformed as error:
+        counts.answered(name, BadRequest.code)
         log.info("api: %s refused, the body is not JSON: %s", name, error)
+        tracing.fail(str(BadRequest.code))
         return _answered(BadRequest(f"the body is not JSON: {error}"), 400)
     except ClientError as error:
+        counts.answered(name, error.code)
         return _refused(request, name, error)
     except StoreError as error:
         log.warning("api: %s failed: %s", name, error)
+        counts.answered(name, Internal.code)
         return _refused(request, name, Internal(str(error)))
+    counts.answered(name)
     fields = (result if name == "batch" else b'{"result":%b}' % result)[:-1]
     warnings = warnings_of(method, body)
     return json_response(b'%b,"warnings":%b}' % (fields, encode(warnings)) if warnings else fields + b"}")
@@ -87,6 +118,7 @@ async def api(node: Node, request: Request) -> Response:
 
 def _refused(request: Request, name: str, error: ClientError) -> Response:
     log.info("api: %s refused with %d %s", name, error.code, error)
+    tracing.fail(str(error.code))
     transport = request.headers.get("x-centrifugo-error-mode") == "transport"
     return _answered(error, STATUS_OF_ERROR.get(error.code, 400) if transport else 200)
 

@@ -18,8 +18,9 @@ from ...control.messages import Disconnection, Refreshing, Revocation, Subscribi
 from ...errors import BadRequest, ClientError, Internal, NotAvailable, QueueFull, StoreError, TooManyRequests
 from ...publication import Position
 from ...rules.json_text import decode_json, encode, is_json, mend_surrogates, raw_object
-from ...rules.notifications import NAMESPACE, channel_of, notification_id
+from ...rules.notifications import NAMESPACE, channel_of, notification_id, without_user
 from ...rules.protocol import BEGINNING, error_json, history_result
+from ...runtime import tracing
 from ...session.node import Node
 from ...store.layout import Word, publish_words
 from ...work.jobs import job_words
@@ -113,7 +114,8 @@ def warnings_of(method: Method, body: bytes) -> list[str]:
 
 async def _publish(node: Node, request: PublishRequest) -> bytes:
     """Publishes into one channel."""
-    return await _publish_to(node, request.channel, _words(request))
+    tracing.note("messaging.destination.name", without_user(request.channel))
+    return await _publish_to(node, request.channel, _words(node, request))
 
 
 async def _publish_to(node: Node, channel: str, words: list[Word]) -> bytes:
@@ -127,7 +129,7 @@ def _placed(position: Position | None) -> bytes:
 
 async def _broadcast(node: Node, request: BroadcastRequest) -> bytes:
     """Publishes the same into several channels; each has a result or an error of its own."""
-    words = _words(request)
+    words = _words(node, request)
     results = await together([_publish_to(node, channel, words) for channel in request.channels])
     return _responses(results)
 
@@ -138,7 +140,7 @@ def _responses(results: list[tuple[bytes, bytes | None]]) -> bytes:
     )
 
 
-def _words(request: PublishRequest | BroadcastRequest) -> list[Word]:
+def _words(node: Node, request: PublishRequest | BroadcastRequest) -> list[Word]:
     data = _json_of(request.data, request.b64data)
     if request.version >= 2**64:
         raise BadRequest("version does not fit 64 bits")
@@ -148,8 +150,15 @@ def _words(request: PublishRequest | BroadcastRequest) -> list[Word]:
         version=request.version or None,
         version_epoch=request.version_epoch or None,
         ttl=0 if request.skip_history else None,
-        tags=encode(request.tags) if request.tags else None,
+        tags=_tags(node, request.tags),
     )
+
+
+def _tags(node: Node, given: dict[str, str] | None = None) -> bytes | None:
+    """The tags as JSON, with the trace of the request where the configuration asks for it; None if there are none."""
+    trace = tracing.traceparent() if node.config.telemetry.publication_tags else ""
+    tags = {"traceparent": trace, **(given or {})} if trace else given
+    return encode(tags) if tags else None
 
 
 def _json_of(raw: msgspec.Raw, b64: str = "") -> bytes:
@@ -167,7 +176,7 @@ async def _notify(node: Node, request: NotifyRequest) -> bytes:
     """Publishes into the inbox of ``user``, or of each of ``users``: data is an object with an id; the same id again is an update."""
     data = _json_of(request.data)
     notification_id(data)
-    words = publish_words(data, idempotency_key=request.idempotency_key or None)
+    words = publish_words(data, idempotency_key=request.idempotency_key or None, tags=_tags(node))
     if request.user:
         return await _notify_one(node, request.user, words)
     results = await together([_notify_one(node, user, words) for user in request.users])

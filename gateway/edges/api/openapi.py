@@ -62,6 +62,7 @@ TOKENS = {
     "token_cookie": {"type": "apiKey", "in": "cookie", "name": "gateway_token"},
     "token_query": {"type": "apiKey", "in": "query", "name": "token"},
 }
+METRICS_KEY = {"metrics_key": {"type": "http", "scheme": "bearer", "description": "`metrics_key` of the configuration"}}
 CLIENTS: Schema = {"tags": ["clients"], "security": [{}, *({name: []} for name in TOKENS)]}  # {}: where the rules admit anyone
 
 
@@ -95,7 +96,7 @@ def document() -> dict[str, bytes]:
             {"name": "clients", "description": "With a client's token."},
         ],
         "paths": {f"/api/{name}": {"post": _operation(name, method)} for name, method in methods.items()} | _clients() | _health(),
-        "components": {"schemas": schemas, "securitySchemes": KEYS | TOKENS},
+        "components": {"schemas": schemas, "securitySchemes": KEYS | METRICS_KEY | TOKENS},
     }
     return {name: encode(value) for name, value in fields.items()}
 
@@ -272,6 +273,17 @@ def _query(name: str, schema: Schema, description: str = "", *, required: bool =
 def _health() -> Schema:
     live, ready = _json(_of(Health), "It does."), _json(_of(Health), "It does not: the reason.")
     return {
+        "/metrics": {
+            "get": {
+                "operationId": "readMetrics",
+                "summary": "The figures of all workers, for Prometheus.",
+                "security": [{each: []} for each in (*KEYS, *METRICS_KEY)],
+                "responses": {
+                    "200": {"description": "Prometheus' text.", "content": {"text/plain": {"schema": {"type": "string"}}}},
+                    "401": {"description": "The key is missing or wrong.", "content": {"text/plain": {"schema": {"type": "string"}}}},
+                },
+            }
+        },
         "/health/live": {"get": {"operationId": "isLive", "summary": "Whether this process lives.", "responses": {"200": live}}},
         "/health/ready": {
             "get": {"operationId": "isReady", "summary": "Whether this process takes clients.", "responses": {"200": live, "503": ready}}

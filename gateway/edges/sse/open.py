@@ -21,6 +21,7 @@ from ...rules.identity import Grant, Identity
 from ...rules.json_text import encode
 from ...rules.permissions import admits, overridden
 from ...rules.recovery import NEVER_WAS, provable
+from ...session.client_counts import BY_SSE
 from ...session.node import Node
 from ..outlets import output_of, until_gone
 from ..request import client_address, cors_headers, is_foreign, number_of, refused_origin, subscription_tokens_of, token_of
@@ -85,12 +86,18 @@ class EventStreams:
                 raise Disconnect(3500, "a token was revoked meanwhile")  # a revocation ends the streams that are open; this one was not
             return EventStream(self._node, output, identity, starts, grants, address)
         except _ChannelRefused as refused:
-            await _refuse(send, refused.error, refused.channel)
+            await self._refuse(send, refused.error, refused.channel)
         except (ClientError, Disconnect) as error:
-            await _refuse(send, error)
+            await self._refuse(send, error)
         except StoreError as error:
-            await _refuse(send, Internal(str(error)))
+            await self._refuse(send, Internal(str(error)))
         return None
+
+    async def _refuse(self, send: Send, error: ClientError | Disconnect, channel: str = "") -> None:
+        self._node.admission.counts.refused(BY_SSE, error.code)
+        message = error.reason if isinstance(error, Disconnect) else error.message
+        log.info("stream refused with %d %s%s", error.code, message, f": {error.hint}" if error.hint else "")
+        await send({"type": "http.response.body", "body": refusal(error.code, message, channel), "more_body": False})
 
     def _names(self, scope: Scope) -> list[str]:
         """The channels asked for, each once. Raises what no later attempt can make good."""
@@ -166,12 +173,6 @@ class _ChannelRefused(Exception):
         super().__init__(str(error))
         self.error = error
         self.channel = channel
-
-
-async def _refuse(send: Send, error: ClientError | Disconnect, channel: str = "") -> None:
-    message = error.reason if isinstance(error, Disconnect) else error.message
-    log.info("stream refused with %d %s%s", error.code, message, f": {error.hint}" if error.hint else "")
-    await send({"type": "http.response.body", "body": refusal(error.code, message, channel), "more_body": False})
 
 
 async def _plain(send: Send, status: int, text: str, headers: list[tuple[bytes, bytes]]) -> None:

@@ -25,6 +25,7 @@ from ...rules.identity import Grant, Identity, ServerSubscription
 from ...rules.json_text import encode
 from ...rules.permissions import overridden
 from ...rules.recovery import NEVER_WAS
+from ...session.client_counts import BY_SSE
 from ...session.client_subscription import client_info, seconds_left
 from ...session.deadlines import CONNECT_SECONDS, GRACE_SECONDS, NEVER, TimedClient, TimedSubscription
 from ...session.node import Node, new_id
@@ -95,6 +96,8 @@ class EventStream(TimedClient[StreamSubscription]):
 
     __slots__ = ("_positions", "_starts", "expiring_at", "output", "subscriptions", "write")
 
+    transport = BY_SSE
+
     def __init__(
         self,
         node: Node,
@@ -137,6 +140,10 @@ class EventStream(TimedClient[StreamSubscription]):
     def paused(self) -> bool:
         return self.slow_since < NEVER
 
+    @property
+    def waiting_bytes(self) -> int:
+        return self.output.waiting_bytes
+
     def followed(self) -> Collection[StreamSubscription]:
         return self.subscriptions
 
@@ -169,6 +176,7 @@ class EventStream(TimedClient[StreamSubscription]):
         for start in starts:
             self._record("subscribed", channel=start.channel)
         self.opened()
+        self.counts.connected(self.transport)
         self.log_start()
         for subscription in self.subscriptions:
             self.node.hub.client_connected(subscription)
@@ -210,14 +218,24 @@ class EventStream(TimedClient[StreamSubscription]):
             if publication.offset:
                 self._positions[number] = Position(channel.epoch, publication.offset)
             parts += b"id: %b\n" % self._id(), publication_event(channel, publication)
-        self._write_text(b"".join(parts))
+        framed = self._framed(b"".join(parts))
+        self.subscriptions[number].channel.traffic.bytes += len(framed)
+        self._put(framed)
 
     def _id(self) -> bytes:
         return several_ids(self._positions)
 
     def _write_text(self, text: bytes) -> None:
+        framed = self._framed(text)
+        self.counts.sent += len(framed)
+        self._put(framed)
+
+    def _framed(self, text: bytes) -> bytes:
+        return chunk(text) if self.output.direct else text
+
+    def _put(self, framed: bytes) -> None:
         try:
-            self.write(chunk(text) if self.output.direct else text)
+            self.write(framed)
         except GONE as error:
             log.debug("a client's socket is gone: %s", error)  # its disconnect is on the way
 
@@ -316,6 +334,7 @@ class EventStream(TimedClient[StreamSubscription]):
             return
         log.log(logging.DEBUG if disconnect.code in (3000, 3001) else logging.INFO, "stream %s closed: %s", self.client, disconnect)
         known = self.connected
+        self.count_end(disconnect.code)
         self.move(CLOSED)
         self.log_end(disconnect)
         self.node.wheel.remove(self)

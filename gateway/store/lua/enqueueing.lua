@@ -3,7 +3,7 @@
 local JOB_OPTIONS = {
   generation = true, id = true, key = true, priority = true, delay = true, at = true, attempts = true, timeout = true, expires = true,
   expires_at = true, result_ttl = true, channel = true, serial = true, limit = true, version = true, version_epoch = true,
-  counted = true,
+  counted = true, traceparent = true,
 }
 
 local function job_options(args)
@@ -50,6 +50,7 @@ local function check_job(name, data, options)
   check_text(options, 'key', JOB.text)
   check_text(options, 'serial', JOB.text)
   check_text(options, 'channel', 255)
+  check_text(options, 'traceparent', JOB.text)
   if options.id and (#options.id > 100 or not string.find(options.id, '^%w[%w%-_.:]*$')) then
     error({err = 'GATEWAY id is 1 to 100 letters, digits, - _ . and :'})
   end
@@ -128,15 +129,17 @@ local function texts_of(name, options, seq)
   local texts = '"name":' .. quoted(name)
   if options.key then texts = texts .. ',"key":' .. quoted(options.key) end
   if options.channel then texts = texts .. ',"channel":' .. quoted(options.channel) end
+  if options.traceparent then texts = texts .. ',"traceparent":' .. quoted(options.traceparent) end
   if options.serial then texts = texts .. ',"serial":' .. quoted(options.serial) .. ',"seq":' .. number(seq) end
   return texts
 end
 
 -- gateway_enqueue KEYS NAME DATA [id ID] [key K] [priority 0-9] [delay S] [at UNIX_S] [attempts N] [timeout S] [expires S]
---     [expires_at UNIX_S] [result_ttl S] [channel C] [serial S] [limit N] [version N] [version_epoch E] [counted 1] → [id, 1 if it was enqueued now]
+--     [expires_at UNIX_S] [result_ttl S] [channel C] [serial S] [limit N] [version N] [version_epoch E] [counted 1] [traceparent T] → [id, 1 if it was enqueued now]
 --   DATA is JSON of up to 1 MiB; above 64 KiB that is not checked here, and what is none becomes a dead letter when a worker takes it.
 --   Seconds may have decimals. A `key` that a job has which waits or runs: that job's id, and 0. An `id` of a job that the
 --   queue holds, or a `version` of its epoch that is not newer than the last: 0; so a producer may repeat what it got no answer to.
+--   `traceparent`: the W3C trace context of what enqueues it, which the worker's span continues.
 --   `counted`: the versions of the epoch are 1, 2, 3 …, and one that comes after a newer one is enqueued if it did not come before.
 --   `expires`: so long after it was due a job is not started, nor tried again: it is a dead letter then; `expires_at`: not after that
 --   time, which may be over. Raises QUEUEFULL where the queue

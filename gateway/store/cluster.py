@@ -1,0 +1,256 @@
+"""Commands for a cluster: each goes to the shard that holds its hash slot, over one pipelined connection a shard.
+
+    call ──▶ slot ──▶ held? ──▶ waits in order (``held_slots``)
+                  └──▶ its shard's ServerCommands ──MOVED, ASK, TRYAGAIN, CLUSTERDOWN──▶ held
+
+The table of slots is asked for anew when a shard cannot be reached, when a command was sent to the wrong one, and every LOOK_SECONDS.
+A slot that turns out to be held elsewhere takes its commands along, those first that were on their way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from itertools import count
+from typing import Any
+
+import libvalkey
+
+from ..errors import StoreError, Unavailable
+from ..runtime.backoff import backoff
+from ..runtime.tasks import Tasks, end
+from .connect import Address
+from .connection import Command, Functions, ServerCommands
+from .held_slots import HeldSlots
+from .topology import SLOTS, Place, View, ask, ask_anew, key_of, newest, slot_of
+
+__all__ = ["ClusterCommands"]
+
+log = logging.getLogger("gateway.store")
+
+LOOK_SECONDS = 10.0  # between two looks at the slots if nothing suggests that they have moved
+LOOK_PAUSE_SECONDS = 0.05  # at least, between two looks in a row; it doubles up to LOOK_PAUSE_MOST while nothing changes
+LOOK_PAUSE_MOST = 1.0
+FIRST_SECONDS = 5.0  # for the shards to be connected at the start
+
+
+class ClusterCommands:
+    """``store.access.Commands`` describes what is called from outside, and ``patience``.
+
+    A shard that cannot be reached costs those commands alone whose slots it holds.
+    """
+
+    sharded = True
+
+    def __init__(self, address: Address, *, patience: float, functions: Functions | None = None) -> None:
+        self.address = address
+        self._patience = patience
+        self._functions = functions
+        self._servers: dict[Place, ServerCommands] = {}
+        self._owners: list[ServerCommands | None] = [None] * SLOTS
+        self._is_patched = False  # by redirections, since the table was read
+        self._replicas: Sequence[Place] = ()
+        self._numbers = count()
+        self._held = HeldSlots(self, patience)
+        self._changed: list[Callable[[], None]] = []
+        self._tasks = Tasks()
+        self._doubt = asyncio.Event()
+        self._watching: asyncio.Task[None] | None = None
+
+    # What it is.
+
+    @property
+    def connected(self) -> bool:
+        return any(server.connected for server in self._servers.values())
+
+    @property
+    def shards(self) -> list[ServerCommands]:
+        return list(dict.fromkeys(owner for owner in self._owners if owner is not None))
+
+    def shard(self, key: bytes) -> ServerCommands | None:
+        return self._owners[slot_of(key)]
+
+    def owner(self, slot: int) -> ServerCommands | None:
+        return self._owners[slot]
+
+    def on_shards_changed(self, changed: Callable[[], None]) -> None:
+        self._changed.append(changed)
+
+    def look_again(self) -> None:
+        self._doubt.set()
+
+    # Start and end.
+
+    async def start(self) -> None:
+        self._apply(await newest([partial(ask_anew, seed) for seed in self.address.seeds]))
+        try:
+            await self._first_connections()
+        except BaseException:
+            await self.close()
+            raise
+        self._watching = asyncio.create_task(self._watch(), name="valkey slots")
+
+    async def _first_connections(self) -> None:
+        """Returns when every shard is connected, or those that can be are. Raises StoreError if none can be."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + FIRST_SECONDS
+        while not all(shard.connected for shard in self.shards) and loop.time() < until:
+            await asyncio.sleep(0.01)
+        missing = [str(shard.address) for shard in self.shards if not shard.connected]
+        if len(missing) == len(self.shards):
+            raise Unavailable(f"no shard of the cluster at {self.address} takes commands: {', '.join(missing)}")
+        if missing:
+            log.warning("of the shards of the cluster at %s, these take no commands: %s", self.address, ", ".join(missing))
+
+    async def close(self) -> None:
+        if self._watching is not None:
+            await end(self._watching)
+        await self._tasks.cancel()
+        await self._held.close()
+        await asyncio.gather(*[server.close() for server in self._servers.values()])
+
+    # Calling.
+
+    async def call(self, *words: Any, repeatable: bool = False, guarded: bool = False) -> Any:
+        return await self._enqueue(words, repeatable, guarded)
+
+    def begin(self, *words: Any, repeatable: bool = False, guarded: bool = False) -> asyncio.Future[Any]:
+        return self._enqueue(words, repeatable, guarded)
+
+    def send(self, *words: Any) -> asyncio.Future[Any]:
+        server = self._server_of(words)
+        if server is None or not server.connected:
+            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            future.set_exception(Unavailable(f"no connection to the shard of this command at {self.address}"))
+            return future
+        return self._enqueue(words, False, False)
+
+    async def publish(self, channel: bytes | str, payload: bytes | str) -> int:
+        return int(await self.call(b"SPUBLISH", channel, payload))
+
+    async def shared_call(self, *words: Any) -> Any:
+        server = self._server_of(words)
+        if server is None:
+            raise Unavailable(f"no shard holds the slot of this command at {self.address}")
+        return await server.call_now(*words)
+
+    def _server_of(self, words: Sequence[Any]) -> ServerCommands | None:
+        key = key_of(words)
+        return self._any_server() if key is None else self.shard(key)
+
+    def _any_server(self) -> ServerCommands | None:
+        shards = self.shards
+        return next((shard for shard in shards if shard.connected), shards[0] if shards else None)
+
+    def _enqueue(self, words: tuple[Any, ...], repeatable: bool, guarded: bool) -> asyncio.Future[Any]:
+        loop, key = asyncio.get_running_loop(), key_of(words)
+        command = Command(libvalkey.pack_command(words), loop.create_future(), loop.time(), repeatable=repeatable)
+        command.number = next(self._numbers)
+        if key is not None:
+            command.slot = slot_of(key)
+        if guarded and self._functions is not None:
+            command.words = words
+        self.route(command)
+        return command.future
+
+    def route(self, command: Command) -> None:
+        """Puts a command on its way to the shard of its slot, after all older ones of this slot."""
+        slot = command.slot
+        owner = self._owners[slot] if slot >= 0 else self._any_server()
+        if self._held.takes(command):
+            return
+        if owner is None:
+            if slot < 0:
+                command.future.set_exception(Unavailable(f"no shard of the cluster at {self.address} is known"))
+            else:
+                self._held.hold_unowned(command)
+        else:
+            owner.take(command)
+
+    # Redirections.
+
+    def redirected(self, server: ServerCommands, command: Command, refusal: str) -> None:
+        self._held.refused(server, command, refusal)
+
+    def unreachable(self, server: ServerCommands) -> None:
+        self.look_again()
+
+    def moved(self, slot: int, place: Place) -> ServerCommands:
+        """A shard says that ``place`` holds the slot, which is newer than the table."""
+        self._owners[slot] = server = self.server(place)
+        self._is_patched = True
+        self.look_again()
+        return server
+
+    def server(self, place: Place) -> ServerCommands:
+        """The commands of a node, connected from now on."""
+        server = self._servers.get(place)
+        if server is None:
+            address = self.address.node(*place)
+            server = self._servers[place] = ServerCommands(address, patience=self._patience, functions=self._functions, redirects=self)
+            server.begin_connecting()
+        return server
+
+    # The table of slots.
+
+    async def _watch(self) -> None:
+        attempt = 0
+        while True:
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._doubt.wait()
+            except TimeoutError:
+                attempt = 0
+            self._doubt.clear()
+            try:
+                attempt = 0 if self._apply(await self._look()) else attempt + 1
+            except (StoreError, TimeoutError) as error:
+                attempt += 1
+                log.debug("the slots of the cluster could not be asked for: %s", error)
+            except Exception:  # an answer of another form
+                attempt += 1
+                log.exception("the slots of the cluster could not be read")
+            await asyncio.sleep(LOOK_PAUSE_SECONDS + backoff(attempt, LOOK_PAUSE_SECONDS, LOOK_PAUSE_MOST))
+
+    async def _look(self) -> View:
+        """What the nodes say: those that are connected, and, where some are not, others that are known."""
+        asking: list[Callable[[], Awaitable[View]]] = []
+        connected = {place for place, server in self._servers.items() if server.connected}
+        for place in connected:
+            asking.append(partial(ask, self._servers[place].call_now, place))
+        if len(connected) < len(self._servers) or not connected:
+            others = {*self._replicas, *self._servers, *(seed.place for seed in self.address.seeds)} - connected
+            asking += [partial(ask_anew, self.address.node(*place)) for place in others]
+        return await newest(asking)
+
+    def _apply(self, view: View) -> bool:
+        """Takes over what a node knows. True if any slot is held by another shard than before."""
+        before = self._owners
+        after: list[ServerCommands | None] = [None] * SLOTS
+        for first, last, place in view.ranges:
+            after[first : last + 1] = [self.server(place)] * (last + 1 - first)
+        self._replicas = view.replicas
+        if after == before and not self._is_patched:
+            return False
+        self._owners, self._is_patched = after, False
+        for server in list(self._servers.values()):
+            self._held.hold_moved(server, [slot for slot in server.slots() if after[slot] is not server])
+        self._retire(set(self.shards))
+        for changed in self._changed:
+            changed()
+        return True
+
+    def _retire(self, needed: set[ServerCommands]) -> None:
+        """Closes the connections to nodes that hold no slots any more, once what was on its way there is answered."""
+        for place, server in list(self._servers.items()):
+            if server not in needed:
+                del self._servers[place]
+                self._tasks.spawn(self._close(server))
+
+    async def _close(self, server: ServerCommands) -> None:
+        await server.settle()
+        for command in server.withdraw(lambda slot: False):
+            self.route(command)
+        await server.close()

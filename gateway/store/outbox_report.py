@@ -1,0 +1,52 @@
+"""What relays report of their outboxes, so that gateways, which have no database, can show it.
+
+The hash ``gw:outbox`` has a field for each database: the relay's identity of it → an ``OutboxReport`` in JSON. The hash expires
+EXPIRES_SECONDS after the last report of any relay; a report that is older is ignored, if another database's keeps the hash.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import msgspec
+
+from .access import Commands
+from .layout import Layout
+
+__all__ = ["EVERY_SECONDS", "OutboxReport", "read_outbox_reports", "report_outbox"]
+
+log = logging.getLogger("gateway.store")
+
+EVERY_SECONDS = 5.0  # between two reports of a relay
+EXPIRES_SECONDS = 30
+OLD_SECONDS = 60.0  # for a clock that differs from the relay's
+
+
+class OutboxReport(msgspec.Struct):
+    """``rows`` wait to be published, the oldest since ``oldest_seconds``; ``at`` is when they were counted, in unix seconds."""
+
+    rows: int
+    oldest_seconds: float
+    at: float
+
+
+async def report_outbox(commands: Commands, layout: Layout, database: str, report: OutboxReport) -> None:
+    """Raises StoreError."""
+    await commands.call(b"HSET", layout.outbox, database, msgspec.json.encode(report), repeatable=True)
+    await commands.call(b"EXPIRE", layout.outbox, EXPIRES_SECONDS, repeatable=True)
+
+
+async def read_outbox_reports(commands: Commands, layout: Layout) -> list[OutboxReport]:
+    """One for each database whose relay reported lately. What another program wrote there is left out. Raises StoreError."""
+    answer = await commands.call(b"HVALS", layout.outbox, repeatable=True)
+    reports = [report for text in answer if (report := _read(text, layout)) is not None]
+    return [report for report in reports if report.at > time.time() - OLD_SECONDS]
+
+
+def _read(text: bytes, layout: Layout) -> OutboxReport | None:
+    try:
+        return msgspec.json.decode(text, type=OutboxReport)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        layout.faults.found("outbox", layout.outbox.decode(), error)
+        return None

@@ -1,0 +1,332 @@
+"""One connection of the link, to one server that takes writes: the only one there is, or a shard of a cluster.
+
+    connect ──▶ asks for its channels ──▶ beats ──closed, silent, unproven, apart──▶ lost ──▶ connect
+
+A cluster has sharded Pub/Sub. There, a server refuses channels whose slot it does not hold, and its error names no channel: so each
+channel is asked for by a command of its own, and what was asked is remembered in order, since the replies come in that order. A
+``sunsubscribe`` that answers no command withdraws the channel: the server does not hold its slot any more.
+
+On a cluster the heartbeats have a Pub/Sub channel of their own for each shard, whose slot that shard holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import libvalkey
+
+from ..errors import NotPermitted, StoreError
+from ..runtime.backoff import retrying
+from ..runtime.tasks import end
+from .access import Commands
+from .connect import Server, close_connection, open_connection
+from .connection import Replies, ServerCommands
+from .not_permitted import for_people
+
+__all__ = ["Receiver", "ShardLink"]
+
+log = logging.getLogger("gateway.link")
+
+BEAT_SECONDS = 1.0
+SILENT_BEATS = 4  # beats without any answer before the link is given up
+NUMBERS_MOST = 2**18  # heartbeat channels that are tried: one slot of 16384 is found among them, but for one time in 9 million
+ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "LOADING")  # refusals that pass, or that another shard does not give
+
+
+class Dialect(NamedTuple):
+    """The words of one kind of Pub/Sub. ``at_once``: channels of one command."""
+
+    subscribe: bytes
+    unsubscribe: bytes
+    at_once: int
+    message: bytes
+    confirmed: bytes
+    withdrawn: bytes
+
+
+PLAIN = Dialect(b"SUBSCRIBE", b"UNSUBSCRIBE", 500, b"message", b"subscribe", b"unsubscribe")
+SHARDED = Dialect(b"SSUBSCRIBE", b"SUNSUBSCRIBE", 1, b"smessage", b"ssubscribe", b"sunsubscribe")
+
+
+class Receiver(Protocol):
+    """Takes what the connections bring, announcements in ``batch``: Pub/Sub channel → payloads in order. Nothing here may raise."""
+
+    batch: dict[bytes, list[bytes]]
+
+    def hand_over(self) -> None:
+        """Empties the batch. Called once in each turn of the loop that brought something."""
+
+    def on_connected(self, link: ShardLink) -> None:
+        """It has to be asked for its channels."""
+
+    def on_lost(self, link: ShardLink) -> None: ...
+
+    def on_confirmed(self, link: ShardLink, channel: bytes) -> None: ...
+
+    def on_displaced(self, link: ShardLink, channel: bytes) -> None:
+        """The server withdraws or refuses the channel, whose slot is elsewhere, or nowhere for now."""
+
+    def on_refused(self, link: ShardLink, error: StoreError) -> None:
+        """The server refuses channels for good, as where the user has no right to them: those that it does not confirm."""
+
+
+class ShardLink:
+    """The connection to the server of ``shard``, one of those of ``commands``. ``own`` carries the heartbeats where there is one server.
+
+    ``beat_channel`` is the Pub/Sub channel of the heartbeats at the moment, b"" if there can be none. ``proven``: one came through lately.
+    """
+
+    def __init__(self, shard: ServerCommands, commands: Commands, own: bytes, receiver: Receiver) -> None:
+        self.address = shard.address
+        self.proven = False
+        self.refusal: StoreError | None = None  # why no heartbeat comes, where Valkey said it
+        self.beat_channel = own
+        self._own = own
+        self._shard = shard
+        self._commands = commands
+        self._receiver = receiver
+        self._sharded = commands.sharded
+        self._dialect = SHARDED if commands.sharded else PLAIN
+        self._message = self._dialect.message
+        self._where = f" at {shard.address}" if commands.sharded else ""
+        self._transport: asyncio.Transport | None = None
+        self._writer: Any = None
+        self._server: Server | None = None
+        self._unsent: list[bytes] = []
+        self._asked: deque[tuple[bytes, bytes]] = deque()  # on a cluster: verb and channel of each command without a reply
+        self._number = 0  # of the heartbeats' channel on a cluster
+        self._beat_displaced = False
+        self._silent_beats = 0
+        self._unproven_beats = 0
+        self._lost = asyncio.Event()
+        self._first_beat = asyncio.Event()
+        self._running = asyncio.create_task(self._run(), name=f"valkey link{self._where}")
+
+    @property
+    def takes_commands(self) -> bool:
+        """Whether heartbeats can be sent."""
+        return self._shard.connected
+
+    async def first_beat(self) -> None:
+        """Returns when the first heartbeat came through, or ``refusal`` says why none will."""
+        beat = asyncio.create_task(self._first_beat.wait())
+        try:
+            await asyncio.wait((beat, self._running), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            beat.cancel()
+        if self._running.done():
+            self._running.result()
+
+    async def close(self) -> None:
+        await end(self._running)
+        if self._transport is not None:
+            close_connection(self._transport)
+
+    # Asking.
+
+    def subscribe(self, channels: Sequence[bytes]) -> None:
+        """Without a connection it does nothing; the receiver asks again in ``on_connected``."""
+        self._ask(self._dialect.subscribe, channels)
+
+    def unsubscribe(self, channels: Sequence[bytes]) -> None:
+        self._ask(self._dialect.unsubscribe, channels)
+
+    def _ask(self, verb: bytes, channels: Sequence[bytes]) -> None:
+        at_once = self._dialect.at_once
+        self._send((verb, *channels[start : start + at_once]) for start in range(0, len(channels), at_once))
+
+    def _send(self, commands: Iterable[tuple[bytes, ...]]) -> None:
+        if self._transport is None:
+            return
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._flush)
+        for command in commands:
+            self._unsent.append(libvalkey.pack_command(command))
+            if self._sharded:
+                self._asked.append((command[0], command[-1]))
+
+    def _flush(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        if unsent and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(b"".join(unsent))
+
+    # What arrives.
+
+    def _on_replies(self, replies: list[Any]) -> None:
+        self._silent_beats = 0
+        batch, message = self._receiver.batch, self._message
+        if not batch:
+            asyncio.get_running_loop().call_soon(self._receiver.hand_over)
+        for reply in replies:
+            if isinstance(reply, StoreError):
+                self._on_refusal(reply)
+                continue
+            kind = reply[0]
+            if kind == message:
+                payloads = batch.get(reply[1])
+                if payloads is None:
+                    batch[reply[1]] = [reply[2]]
+                else:
+                    payloads.append(reply[2])
+            else:
+                self._on_answer(kind, reply)
+
+    def _on_answer(self, kind: bytes | int, reply: Any) -> None:
+        dialect = self._dialect
+        if kind == dialect.confirmed:
+            self._answered(dialect.subscribe, reply[1])
+            self._receiver.on_confirmed(self, reply[1])
+        elif not self._sharded:
+            return
+        elif kind == dialect.withdrawn:
+            if not self._answered(dialect.unsubscribe, reply[1]):
+                self._displace(reply[1])
+        elif kind == b"pong" or reply == b"PONG":  # the first while it is subscribed to anything, else the second
+            self._answered(b"PING", b"PING")
+
+    def _answered(self, verb: bytes, channel: bytes) -> bool:
+        """Whether the oldest command that has no reply yet is this one, which has it now."""
+        if self._asked and self._asked[0] == (verb, channel):
+            self._asked.popleft()
+            return True
+        return False
+
+    def _on_refusal(self, error: StoreError) -> None:
+        verb, channel = self._asked.popleft() if self._asked else (b"", b"")
+        if self._sharded and verb == self._dialect.unsubscribe:
+            return  # the slot is elsewhere, and the server withdraws its channels by itself
+        if verb == self._dialect.subscribe and str(error).startswith(ELSEWHERE):
+            self._displace(channel)
+        else:
+            self._refused(verb or _verb_in(str(error)), error)
+
+    def _refused(self, verb: bytes, reply: StoreError) -> None:
+        error = for_people(reply, libvalkey.pack_command((verb,)), self.address.user)
+        if not isinstance(error, NotPermitted):  # which is logged already
+            log.error("Valkey%s refuses to publish to this gateway: %s", self._where, error)
+        if verb == self._dialect.subscribe:
+            self._refuse(error)
+            self._receiver.on_refused(self, error)
+
+    def _refuse(self, error: StoreError) -> None:
+        self.refusal = error
+        self._first_beat.set()
+
+    def _displace(self, channel: bytes) -> None:
+        if channel == self.beat_channel:
+            self._displace_beats()
+        else:
+            self._receiver.on_displaced(self, channel)
+
+    # The connection.
+
+    async def _run(self) -> None:
+        what = f"the link to valkey{self._where} could not be opened"
+        while True:
+            # Whatever the error is: a process without its link has nothing else to do.
+            await retrying(self._connect, what, log, on=Exception, ceiling=1.0)
+            await self._beat_until_lost()
+            self._transport, self._writer, self._server, self.proven = None, None, None, False
+            log.warning("the link to valkey%s was lost; connecting again", self._where)
+            self._receiver.on_lost(self)
+
+    async def _connect(self) -> None:
+        lost = asyncio.Event()
+        try:
+            self._transport, self._writer, self._server = await open_connection(self.address, lambda: Replies(self._on_replies, lost.set))
+        except Exception:
+            self._commands.look_again()  # a replica may hold the slots now
+            raise
+        self._lost, self._silent_beats, self._unproven_beats, self._unsent = lost, 0, 0, []
+        self._asked.clear()
+        if self._sharded:
+            self._number = 0
+            self._choose_beat_channel()
+        self._receiver.on_connected(self)
+
+    async def _beat_until_lost(self) -> None:
+        assert self._transport is not None
+        while not self._lost.is_set():
+            self._silent_beats += 1
+            if fault := self._fault():
+                log.warning("%s for %g s", fault, SILENT_BEATS * BEAT_SECONDS)
+                self._transport.abort()
+                return
+            if self._is_apart():
+                self._transport.abort()
+                self._shard.reconnect("the live link is connected to another server")
+                return
+            self._beat()
+            try:
+                async with asyncio.timeout(BEAT_SECONDS):
+                    await self._lost.wait()
+            except TimeoutError:
+                continue
+
+    def _fault(self) -> str:
+        """Why the connection has to be given up, "" if it need not."""
+        if self._silent_beats > SILENT_BEATS:
+            return f"the link to valkey{self._where} was silent"
+        if self._unproven_beats > SILENT_BEATS:
+            return f"the link to valkey{self._where} answers, but no heartbeat came through it"
+        return ""
+
+    def _is_apart(self) -> bool:
+        """Whether link and commands are connected to different servers: one of them follows a server that is not the primary any more."""
+        here, there = self._server, self._shard.server
+        return here is not None and there is not None and here.run_id != there.run_id
+
+    # Heartbeats.
+
+    def _beat(self) -> None:
+        # The ping proves the connection, the heartbeat the way through Valkey; both count as an answer.
+        self._send([(b"PING",)])
+        self.check_beat_channel()
+        if self._shard.connected and self.beat_channel:
+            self._unproven_beats += 1
+            self._shard.send(b"FCALL", b"gateway_heartbeat", 1, self.beat_channel).add_done_callback(self._on_beat_answered)
+
+    def _on_beat_answered(self, answer: asyncio.Future[Any]) -> None:
+        # A heartbeat that could not be sent shows in what does not arrive.
+        error = None if answer.cancelled() else answer.exception()
+        if isinstance(error, NotPermitted):
+            self._refuse(error)
+        elif error is not None and str(error).startswith(ELSEWHERE):
+            self._displace_beats()
+
+    def on_beat(self) -> None:
+        """A heartbeat came through: what is announced reaches this process."""
+        self.proven = True
+        self._unproven_beats = 0
+        self._first_beat.set()
+
+    def check_beat_channel(self) -> None:
+        """Sends the heartbeats elsewhere if their slot is not the shard's any more."""
+        if self._sharded and (self._beat_displaced or self._commands.shard(self.beat_channel) is not self._shard):
+            self._number += self._beat_displaced  # the table of slots may not know it yet
+            self._choose_beat_channel()
+
+    def _displace_beats(self) -> None:
+        # Another channel is chosen at the next beat, not at once: a server that refuses all would be asked without end.
+        self._beat_displaced = self._sharded
+        self._commands.look_again()
+
+    def _choose_beat_channel(self) -> None:
+        self.beat_channel, self._beat_displaced = b"", False
+        if self._shard not in self._commands.shards:
+            return
+        for number in range(self._number, NUMBERS_MOST):
+            channel = self._own + b":{%d}" % number
+            if self._commands.shard(channel) is self._shard:
+                self.beat_channel, self._number = channel, number
+                self.subscribe([channel])
+                return
+
+
+def _verb_in(refusal: str) -> bytes:
+    """Which command a single server refuses: it names it, unless it refuses a channel."""
+    return next((verb for verb in (b"UNSUBSCRIBE", b"PING") if f"'{verb.decode().lower()}'" in refusal), b"SUBSCRIBE")

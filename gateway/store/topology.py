@@ -1,0 +1,123 @@
+"""Which node of a cluster holds which hash slots, as the nodes themselves say.
+
+valkey-py computes slots and opens the connections. Its own table of slots is not used: it believes the first node that answers, and a
+node that was cut off from the others answers what was true before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from valkey.crc import key_slot
+from valkey.exceptions import AuthenticationError, NoPermissionError, ResponseError, ValkeyError
+
+from ..errors import ConfigurationError, StoreError, Unavailable
+from .connect import Address
+
+__all__ = ["SLOTS", "Place", "View", "ask_anew", "key_of", "newest", "parse_place", "slot_of", "view_of"]
+
+SLOTS = 16384
+ASKED_MOST = 5  # nodes of one look
+ASK_SECONDS = 1.0
+KEYLESS = frozenset("TIME INFO FUNCTION PING CONFIG ACL CLUSTER CLIENT COMMAND".split())
+
+Place = tuple[str, int]  # host and port
+
+
+class View(NamedTuple):
+    """What one node knows: (first slot, last slot, primary) each, all other nodes, whether it finds the cluster whole, and as of which epoch."""
+
+    ranges: Sequence[tuple[int, int, Place]]
+    replicas: Sequence[Place]
+    whole: bool
+    epoch: int
+
+
+def key_of(words: Sequence[Any]) -> bytes | None:
+    """The first key of a command; None where it has none."""
+    verb = words[0].decode() if isinstance(words[0], bytes) else words[0]
+    if verb in KEYLESS or len(words) == 1:
+        return None
+    if verb != "FCALL":
+        key = words[1]
+    elif int(words[2]):
+        key = words[3]
+    else:
+        return None
+    return key if isinstance(key, bytes) else str(key).encode()
+
+
+def slot_of(key: bytes) -> int:
+    """The hash slot of a key, or of a channel of sharded Pub/Sub."""
+    return key_slot(key)
+
+
+def parse_place(text: str, asked: Place) -> Place:
+    """``host:port`` as in a redirection; a missing host is that of the node that was asked."""
+    host, _, port = text.rpartition(":")
+    return host or asked[0], int(port)
+
+
+async def ask(call: Callable[..., Awaitable[Any]], asked: Place) -> View:
+    """What the node knows that ``call`` sends to. Raises StoreError, Unavailable, TimeoutError."""
+    async with asyncio.timeout(ASK_SECONDS):
+        return view_of(await call(b"CLUSTER", b"INFO"), await call(b"CLUSTER", b"SLOTS"), asked)
+
+
+def view_of(info: bytes, slots: Sequence[Any], asked: Place) -> View:
+    """What the node ``asked`` answered to CLUSTER INFO and to CLUSTER SLOTS."""
+    facts = dict(line.split(":", 1) for line in info.decode().split() if ":" in line)
+    ranges: list[tuple[int, int, Place]] = []
+    replicas: set[Place] = set()
+    for first, last, primary, *others in slots:
+        ranges.append((int(first), int(last), _place(primary, asked)))
+        replicas.update(_place(other, asked) for other in others)
+    return View(ranges, sorted(replicas), facts.get("cluster_state") == "ok", int(facts.get("cluster_current_epoch", 0)))
+
+
+def _place(node: Sequence[Any], asked: Place) -> Place:
+    host = node[0].decode() if node[0] else ""
+    return (asked[0] if host in ("", "?") else host), int(node[1])
+
+
+async def ask_anew(address: Address) -> View:
+    """``ask`` over a connection that is opened for it. Raises StoreError, Unavailable, TimeoutError."""
+    connection = address.connection()
+
+    async def call(*words: bytes) -> Any:
+        await connection.send_command(*[word.decode() for word in words])
+        return await connection.read_response()
+
+    try:
+        async with asyncio.timeout(ASK_SECONDS):
+            await connection.connect()
+        return await ask(call, address.place)
+    except AuthenticationError as error:
+        raise StoreError(f"Valkey at {address} refuses the login: {error}") from None
+    except NoPermissionError as error:
+        raise StoreError(f"Valkey at {address} does not say who holds which slots: {error}") from None
+    except ResponseError as error:
+        if "cluster support" in str(error):
+            raise ConfigurationError(f"Valkey at {address} is no node of a cluster; write valkey:// in its address") from None
+        raise Unavailable(f"Valkey at {address}: {error}") from None
+    except (ValkeyError, OSError) as error:
+        raise Unavailable(f"no Valkey at {address}: {str(error) or type(error).__name__}") from None
+    finally:
+        await connection.disconnect(nowait=True)
+
+
+async def newest(asking: Iterable[Callable[[], Awaitable[View]]]) -> View:
+    """The newest view among the answers, of at most ASKED_MOST nodes. Raises Unavailable if none answers, with the reason of one."""
+    some = list(asking)
+    random.shuffle(some)
+    answers = await asyncio.gather(*[each() for each in some[:ASKED_MOST]], return_exceptions=True)
+    views = [answer for answer in answers if isinstance(answer, View) and answer.ranges]
+    if views:
+        return max(views, key=lambda view: (view.whole, view.epoch))
+    errors = [answer for answer in answers if isinstance(answer, BaseException) and not isinstance(answer, TimeoutError)]
+    for error in sorted(errors, key=lambda each: isinstance(each, Unavailable)):  # a refusal first: it does not pass by itself
+        raise error
+    raise Unavailable("no node of the cluster answers, or none knows of a slot that is held")

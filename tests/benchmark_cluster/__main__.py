@@ -1,0 +1,26 @@
+"""The command line of the two programs."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from . import __doc__ as usage
+from . import scale
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmark_cluster", description=usage, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=5, help="of load for each row, over all runs")
+    parser.add_argument("--runs", type=int, default=3, help="turns of all rows, whose middle is shown")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        scale.run(Path(folder), options.seconds, options.runs, options.json)
+
+
+if __name__ == "__main__":
+    main()

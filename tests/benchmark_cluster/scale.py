@@ -1,0 +1,243 @@
+"""Publications and deliveries with 1 and 3 shards and 1, 2 and 4 gateways: wall clock, and CPU of Valkey, gateways and publishers.
+
+Two loads. ``publish``: each channel has one subscriber, and publishers go as fast as their publications are acknowledged. ``deliver``:
+each channel has 200 subscribers, spread over all gateways, and PACE publications a second. The rows take turns, so that noise spreads
+over all of them, and the middle of the runs is shown. What an idle second costs is measured before each load and subtracted.
+
+A publisher has WINDOW publications on the way for each shard: so each shard has as many waiting as a server by itself has.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from .publishing import Load, PublisherProcess
+from .servers import Gateway, Valkeys, cpu, gateways
+from .subscribers import Client, Subscribers
+
+__all__ = ["run"]
+
+SHARDS = (1, 3)
+GATEWAYS = (1, 2, 4)
+PUBLISHERS = 2
+WINDOW = 64
+PACE = 30.0  # publications a second in each channel of the load "deliver"
+IDLE_SECONDS = 0.6
+ARRIVE_SECONDS = 10.0
+GATEWAY_TOML = "[insecure]\nclients = true"
+WIDTH = 150
+
+Numbers = dict[str, float]
+
+
+class Shape(NamedTuple):
+    """``subscribers`` of each channel; ``pace``: publications a second in each channel."""
+
+    name: str
+    channels: int
+    subscribers: int
+    pace: float
+
+
+SHAPES = (Shape("publish", 240, 1, math.inf), Shape("deliver", 6, 200, PACE))
+
+
+class Spent(NamedTuple):
+    """Seconds of CPU that each process has taken so far."""
+
+    valkeys: list[float]
+    gateways: list[float]
+
+    @classmethod
+    def now(cls, valkeys: Valkeys, running: list[Gateway]) -> Spent:
+        return cls([cpu(pid) for pid in valkeys.pids], [cpu(gateway.pid) for gateway in running])
+
+    def since(self, before: Spent) -> Spent:
+        return Spent(
+            [after - then for after, then in zip(self.valkeys, before.valkeys, strict=True)],
+            [after - then for after, then in zip(self.gateways, before.gateways, strict=True)],
+        )
+
+    def without(self, idle: Spent, times: float) -> Spent:
+        return self.since(Spent([each * times for each in idle.valkeys], [each * times for each in idle.gateways]))
+
+
+def _clients(shape: Shape, channels: list[str], running: list[Gateway]) -> list[Client]:
+    """Each channel's subscribers are spread over the gateways, and the channels over them too."""
+    clients = []
+    for number, channel in enumerate(channels):
+        message = f'{{"id":1,"connect":{{}}}}\n{{"id":2,"subscribe":{{"channel":"{channel}"}}}}'
+        for each in range(shape.subscribers):
+            gateway = running[(number // 3 + each) % len(running)]  # three channels in a row are of three shards
+            clients.append(Client(gateway.port, message, '"subscribe"'))
+    return clients
+
+
+def _idle(valkeys: Valkeys, running: list[Gateway]) -> tuple[Spent, float]:
+    before, begun = Spent.now(valkeys, running), time.monotonic()
+    time.sleep(IDLE_SECONDS)
+    return Spent.now(valkeys, running).since(before), time.monotonic() - begun
+
+
+def _load(
+    shape: Shape, prefix: str, valkeys: Valkeys, running: list[Gateway], publishers: list[PublisherProcess], seconds: float
+) -> Numbers:
+    channels = valkeys.channels(shape.name, shape.channels)
+    rate = shape.pace * shape.channels / len(publishers)
+    with Subscribers(_clients(shape, channels, running)) as subscribers:
+        for number, publisher in enumerate(publishers):
+            mine = channels[number * len(channels) // len(publishers) :] + channels[: number * len(channels) // len(publishers)]
+            publisher.prepare(prefix, Load(mine, seconds, WINDOW * valkeys.shards, rate))
+        idle, idle_seconds = _idle(valkeys, running)
+        before, clients, begun = Spent.now(valkeys, running), cpu(subscribers.pid), time.monotonic()
+        for publisher in publishers:
+            publisher.begin()
+        published = [publisher.result() for publisher in publishers]
+        count = sum(each.count for each in published)
+        received = _received(subscribers, count * shape.subscribers)
+        took = time.monotonic() - begun
+        spent = Spent.now(valkeys, running).since(before).without(idle, took / idle_seconds)
+        clients = cpu(subscribers.pid) - clients
+    return {
+        "publications": count / max(each.seconds for each in published),
+        "deliveries": received / took,
+        "missing": count * shape.subscribers - received,
+        "valkey": sum(spent.valkeys) / count * 1e6,
+        "valkey_least": min(spent.valkeys) * valkeys.shards / count * 1e6,
+        "valkey_most": max(spent.valkeys) * valkeys.shards / count * 1e6,
+        "gateways": sum(spent.gateways) / count * 1e6,
+        "delivery": sum(spent.gateways) / max(received, 1) * 1e6,
+        "publishers": sum(each.cpu for each in published) / count * 1e6,
+        "clients": clients / max(received, 1) * 1e6,
+        "idle_valkey": sum(idle.valkeys) / idle_seconds * 1e3,
+        "idle_gateways": sum(idle.gateways) / idle_seconds * 1e3,
+    }
+
+
+def _received(subscribers: Subscribers, expected: int) -> int:
+    """Waits until all publications have arrived, for ARRIVE_SECONDS at most."""
+    until = time.monotonic() + ARRIVE_SECONDS
+    while (received := subscribers.received()) < expected and time.monotonic() < until:
+        time.sleep(0.002)
+    return received
+
+
+Row = tuple[int, int, str]  # shards, gateways, load
+
+
+def _turns(folder: Path, seconds: float, runs: int) -> Iterator[tuple[Row, Numbers]]:
+    with ExitStack() as stack:
+        sides: dict[int, tuple[Valkeys, list[PublisherProcess]]] = {}
+        for shards in SHARDS:
+            valkeys = Valkeys(folder / f"valkey{shards}", shards)
+            stack.callback(valkeys.stop)
+            sides[shards] = valkeys, [stack.enter_context(PublisherProcess(valkeys.url)) for _ in range(PUBLISHERS)]
+        for turn in range(runs):
+            for count in GATEWAYS:
+                for shards, (valkeys, publishers) in sides.items():
+                    home = folder / f"t{turn}-{shards}-{count}"
+                    with gateways(home, valkeys.url, count, GATEWAY_TOML) as running:
+                        for shape in SHAPES:
+                            print(
+                                f"\rrun {turn + 1} of {runs}: {shards} shards, {count} gateways, {shape.name}   ",
+                                end="",
+                                file=sys.stderr,
+                                flush=True,
+                            )
+                            yield (shards, count, shape.name), _load(shape, home.name, valkeys, running, publishers, seconds / runs)
+
+
+def _middle(runs: list[Numbers]) -> Numbers:
+    return {name: statistics.median(each[name] for each in runs) for name in runs[0]}
+
+
+def _measured(rows: dict[Row, Numbers]) -> Table:
+    table = Table(title="measured: the middle of the runs", caption="CPU in µs; an idle second's is subtracted")
+    for name in (
+        "load",
+        "shards",
+        "gateways",
+        "publications/s",
+        "deliveries/s",
+        "missing",
+        "Valkey, a publication",
+        "one shard alone",
+        "gateways, a publication",
+        "a delivery",
+        "publishers, a publication",
+        "clients, a delivery",
+    ):
+        table.add_column(name, justify="left" if name == "load" else "right")
+    for (shards, count, name), each in sorted(rows.items(), key=lambda row: (row[0][2] == "deliver", row[0])):
+        table.add_row(
+            name,
+            str(shards),
+            str(count),
+            f"{each['publications']:,.0f}",
+            f"{each['deliveries']:,.0f}",
+            f"{each['missing']:,.0f}",
+            f"{each['valkey']:.1f}",
+            f"{each['valkey_least']:.1f}–{each['valkey_most']:.1f}",
+            f"{each['gateways']:.1f}",
+            f"{each['delivery']:.1f}",
+            f"{each['publishers']:.1f}",
+            f"{each['clients']:.1f}",
+        )
+    return table
+
+
+def _carried(rows: dict[Row, Numbers]) -> Table:
+    """What one core carries of each, if it does nothing else."""
+    table = Table(title="a core by itself, a second: 1e6 / µs", caption="capacity: shards × publications of one Valkey core")
+    for name in ("shards", "gateways", "Valkey's core: publications", "capacity of all shards", "of one server", "a gateway's core: publications"):
+        table.add_column(name, justify="right")
+    table.add_column("a gateway's core: deliveries, 200 a channel", justify="right")
+    for shards in SHARDS:
+        for count in GATEWAYS:
+            each, single = rows[shards, count, "publish"], rows[1, count, "publish"]
+            table.add_row(
+                str(shards),
+                str(count),
+                f"{1e6 / each['valkey']:,.0f}",
+                f"{shards * 1e6 / each['valkey']:,.0f}",
+                f"{shards * single['valkey'] / each['valkey']:.2f} ×",
+                f"{1e6 / each['gateways']:,.0f}",
+                f"{1e6 / rows[shards, count, 'deliver']['delivery']:,.0f}",
+            )
+    return table
+
+
+def _ratio(rows: dict[Row, Numbers]) -> float:
+    """How many times the publications of one server the largest cluster takes: by CPU a publication, over all numbers of gateways."""
+    most = max(SHARDS)
+    return statistics.median(most * rows[1, count, "publish"]["valkey"] / rows[most, count, "publish"]["valkey"] for count in GATEWAYS)
+
+
+def run(folder: Path, seconds: float, runs: int, as_json: bool) -> None:
+    """``seconds`` of load for each row in all, over ``runs`` turns."""
+    results: dict[Row, list[Numbers]] = {}
+    for row, numbers in _turns(folder, seconds, runs):
+        results.setdefault(row, []).append(numbers)
+    print("\r" + " " * 60 + "\r", end="", file=sys.stderr, flush=True)
+    rows = {row: _middle(each) for row, each in results.items()}
+    if as_json:
+        lines: list[dict[str, Any]] = [{"shards": row[0], "gateways": row[1], "load": row[2], **rows[row]} for row in sorted(rows)]
+        print(json.dumps({"rows": lines, "capacity_of_3_shards": _ratio(rows)}))
+        return
+    console = Console(width=WIDTH)
+    console.print(_measured(rows), _carried(rows))
+    console.print(
+        f"{max(SHARDS)} shards take {_ratio(rows):.2f} times the publications of one, as shards × (1 / CPU of Valkey a publication). This machine has"
+        " fewer cores than processes: publications/s and deliveries/s are what all of them reach together on it; the CPU is what to plan with."
+    )
