@@ -118,7 +118,7 @@ ROLES: dict[str, Rights] = {
 ``producer``: ``Queue``, ``SyncQueue``, ``gateway queue``. ``worker``: ``gateway worker``; its jobs may report progress, and be periodic.
 ``reader``: ``Reader``. ``service``: ``rpc.Service``."""
 
-CLUSTER = _rights("asking cluster|info cluster|shards cluster|slots spublish ssubscribe sunsubscribe")
+CLUSTER = _rights("asking cluster|info cluster|slots spublish ssubscribe sunsubscribe")
 """What each role needs besides where Valkey is a cluster, on each of its nodes. A replica is never read, so READONLY is not among it."""
 
 _BRIDGING = {

@@ -36,7 +36,7 @@ zrevrangebyscore K 0 0|zscore K x
 """
 _DIRECTLY = """
 client setname gateway|function list LIBRARYNAME gateway_none|function load none|function delete gateway_none|asking|cluster info
-cluster shards|cluster slots|blmove K K LEFT RIGHT none|brpop K none|xread COUNT 1 STREAMS K none
+cluster slots|blmove K K LEFT RIGHT none|brpop K none|xread COUNT 1 STREAMS K none
 """
 _SUBSCRIBING = "psubscribe C|subscribe C|unsubscribe none|ssubscribe C|sunsubscribe none"  # the last, since then little else may be sent
 _FAMILIES = ("client", "cluster", "function", "xgroup", "xinfo")  # whose second word is part of the right

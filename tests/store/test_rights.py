@@ -135,6 +135,7 @@ async def _live(gateway: RunningGateway, wire: Any, publisher: Publisher, least:
     least.client.execute_command("CLIENT", "KILL", "USER", least.user("gateway"))
     await publisher.publish("chat:a", 4, idempotency_key="4")
     assert (await wire.publication())["data"] == 4
+    await until(lambda: gateway.http("GET", "/health/ready")[0] == 200, "the gateway's link is back")
     for method in ("history", "history_remove", "presence", "presence_stats"):
         await gateway.ask(method, channel="chat:a")
     await gateway.ask("info")
