@@ -13,6 +13,7 @@ import pytest
 import valkey
 
 from gateway.bridging import BridgeRules
+from gateway.cli.check import _doubts_of_a_server
 from gateway.config import Config
 from gateway.errors import NotPermitted
 from gateway.rpc import Service
@@ -214,6 +215,21 @@ def test_check_has_a_line_for_each_right_that_is_missing(least: LeastRights, pre
             "rights          fine"
             in run("check", "--role", role, "--valkey-url", least.url(role), environment={"GATEWAY_PREFIX": prefix}).succeeds()
         )
+
+
+@pytest.mark.parametrize(
+    "facts, words",
+    [
+        ({"maxmemory": "0", "maxmemory_policy": "allkeys-lru", "aof_enabled": "1"}, []),
+        ({"maxmemory": "1000", "maxmemory_policy": "noeviction", "aof_enabled": "1"}, []),
+        ({"maxmemory": "1000", "maxmemory_policy": "volatile-ttl", "aof_enabled": "1"}, ["maxmemory-policy volatile-ttl"]),
+        ({"maxmemory": "0", "aof_enabled": "0"}, ["appendonly no"]),
+        ({}, []),
+    ],
+)
+def test_check_warns_of_a_server_that_may_lose_data(facts: dict[str, str], words: list[str]) -> None:
+    doubts = _doubts_of_a_server(facts)
+    assert len(doubts) == len(words) and all(word in doubt for word, doubt in zip(words, doubts, strict=True))
 
 
 async def test_who_may_not_load_functions_works_with_those_that_are_there(least: LeastRights, prefix: str, valkey_url: str) -> None:
