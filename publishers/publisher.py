@@ -229,9 +229,17 @@ class SyncPublisher:
                 self._write_index(call.channel)
         return Position(read_epoch(epoch, call.channel), offset) if offset else None
 
+    def _has_index(self, channel: str) -> bool:
+        """Asked in a cluster, in the channel's own shard: that of an index which is not there holds nobody up."""
+        if not self._connection.commands.sharded or self._index.is_known(channel):
+            return True
+        has = bool(self._connection.call(b"FCALL", b"gateway_has_index", 1, self._layout.channel(channel)))
+        self._index.asked(channel, has)
+        return has
+
     def _write_index(self, channel: str) -> None:
         """Writes the channel's name into its namespace's index, where this process has not yet done so."""
-        if command := self._index.command(channel):
+        if (command := self._index.command(channel)) and self._has_index(channel):
             try:
                 self._index.answered(channel, self._connection.call(*command))
             except Unavailable:

@@ -85,12 +85,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     parametrize(metafunc)
 
 
+@pytest.hookimpl(trylast=True)  # pytest itself has grouped them by their parameters before
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, since a file is one worker's: what comes last is short. In each file, one kind of Valkey after the other."""
+    """Long files first, since a file is one worker's: what comes last is short. In a file, one kind of Valkey after the other."""
     places = {f"test_{name}.py": place for place, name in enumerate(LONG)}
     files = {item.path: number for number, item in reversed(list(enumerate(items)))}
-    items.sort(key=lambda item: (places.get(item.path.name, len(LONG)), files[item.path], _topology_of(item)))
+    on_each = {item.path for item in items if _topology_of(item)}
+
+    def place(item: pytest.Item) -> tuple[int, int, str, int]:
+        line = item.location[1] or 0 if item.path in on_each else 0
+        return places.get(item.path.name, len(LONG)), files[item.path], _topology_of(item), line
+
+    items.sort(key=place)
 
 
 def _topology_of(item: pytest.Item) -> str:
+    """ "" for the single server, wherever else the test is run."""
     return item.callspec.params.get("topology") or "" if hasattr(item, "callspec") else ""

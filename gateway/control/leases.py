@@ -31,6 +31,9 @@ class LeaseListener(Protocol):
     def write_anew(self) -> None:
         """Valkey does not know this process (any more): what it had there may be gone."""
 
+    async def reconcile(self) -> None:
+        """Another Valkey server answers, which may have forgotten what was written lately. Raises StoreError if that did not succeed."""
+
     async def clean_up(self, process: str) -> None:
         """That process is dead: removes what it had in Valkey. Raises StoreError if that did not succeed."""
 
@@ -44,6 +47,7 @@ class Leases:
         self._listener = listener
         self._key = f"{history.layout.prefix}:nodes".encode()
         self._clean_ups = Tasks()
+        self._servers: set[str] = set()  # those that answered at the last beat, by their run ids
 
     async def count(self) -> int:
         """How many processes hold a lease. Raises StoreError."""
@@ -68,9 +72,21 @@ class Leases:
                 renewed = now()
                 if unknown:
                     self._listener.write_anew()
+                await self._reconcile()
                 if now() >= trusted:
                     self._clean_up_after([process.decode() for process in dead if is_utf8(process)])
             await asyncio.sleep(BEAT_SECONDS)
+
+    async def _reconcile(self) -> None:
+        """A server has another run id after each start, so that one which came back, or took over, is known by it."""
+        servers = {shard.server.run_id for shard in self._history.commands.shards if shard.server is not None}
+        if self._servers and servers - self._servers:
+            try:
+                await self._listener.reconcile()
+            except StoreError as error:  # at the next beat again
+                log.debug("what this process has in valkey was not reconciled: %s", error)
+                return
+        self._servers = servers or self._servers  # a server that takes over again is another one than the last
 
     def _clean_up_after(self, processes: list[str]) -> None:
         for process in processes:

@@ -4,7 +4,7 @@ Clients that enter and leave are gathered for a moment and written channel by ch
 calls. What a process wrote is listed in a set of its own, ``gw:present:{process}``, before it is written: if the process dies,
 which its expired lease shows (``leases``), another one removes its clients and announces their leaves. There is one lease a
 process, so a heartbeat costs the same however many clients there are. A process that was taken for dead by mistake writes all of
-its own anew.
+its own anew; so it does where Valkey came back, perhaps older than it was, and then it also removes those who left meanwhile.
 
 A read first writes what this process has not written yet, so that a client that just subscribed finds itself. Numbers are Valkey's
 own; lists are bounded by ``limits.presence_clients``. Equal reads under way are one, unless the channel changed meanwhile.
@@ -178,20 +178,36 @@ class Presence:
         for (channel, client, announced), info in self._present.items():
             self._change(channel, client, info, announced)
 
+    async def reconcile(self) -> None:
+        """Another server answers: it may have forgotten who came and who left lately. Writes anew who is there, and who is not any more."""
+        listed = await self._listed(self._process)
+        present = {(channel, client) for channel, client, _ in self._present}
+        for channel, client in listed:
+            if (channel, client) not in present:
+                self._change(channel, client, GONE, self._is_announced(channel))
+        self.write_anew()
+
     async def clean_up(self, process: str) -> None:
         """Removes the clients of a dead process. Several processes may do this at once: each client leaves once."""
-        registry = self._registry(process)
-        listed = await self._history.commands.call(b"SMEMBERS", registry)
+        listed = await self._listed(process)
         changes: Changes = {}
-        for entry in listed:
-            client, _, channel = entry.decode(errors="replace").partition(" ")
-            if channel_fault(channel):
-                self._history.layout.faults.found("presence", registry, f"{entry[:60]!r} names no channel")
-                continue
+        for channel, client in listed:
             changes.setdefault(channel, {})[client] = GONE, self._is_announced(channel)
         await self._write(process, changes)
         if listed:
             log.info("process %s is gone; %d of its subscriptions were taken out of presence", process, len(listed))
+
+    async def _listed(self, process: str) -> list[tuple[str, str]]:
+        """Channel and client of each entry in the registry of a process."""
+        registry = self._registry(process)
+        found: list[tuple[str, str]] = []
+        for entry in await self._history.commands.call(b"SMEMBERS", registry):
+            client, _, channel = entry.decode(errors="replace").partition(" ")
+            if channel_fault(channel):
+                self._history.layout.faults.found("presence", registry, f"{entry[:60]!r} names no channel")
+            else:
+                found.append((channel, client))
+        return found
 
     async def close(self) -> bool:
         """Removes all clients of this process. False if Valkey does not answer: then another process has to clean up after this one."""

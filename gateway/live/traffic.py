@@ -51,17 +51,17 @@ class LiveCounts:
 
 class Traffic:
     """What the channels of one namespace count: ``publications`` that came from Valkey; ``deliveries``, publications times the live
-    subscriptions that they were written to; the ``bytes`` of publications that were written, live and later; ``holes`` in what was
+    subscriptions that they were written to; ``untimed``, in how many fan-outs to few one is timed again; the ``bytes`` of publications that were written, live and later; ``holes`` in what was
     announced; ``gaps`` that were announced to subscriptions, by when they were.
     """
 
-    __slots__ = ("_fan_outs", "bytes", "counts", "deliveries", "gaps", "holes", "publications")
+    __slots__ = ("bytes", "counts", "deliveries", "gaps", "holes", "publications", "untimed")
 
     def __init__(self, counts: LiveCounts) -> None:
         self.counts = counts
         self.publications = self.deliveries = self.bytes = self.holes = 0
         self.gaps: Counter[str] = Counter()
-        self._fan_outs = -1  # the first is timed
+        self.untimed = 1  # the first is timed
 
     def wrote(self, payload: object, subscriptions: int, publications: int) -> None:
         """A payload of so many publications was written to so many subscriptions. One that is no bytes is counted where it is made bytes."""
@@ -69,13 +69,8 @@ class Traffic:
         if type(payload) is bytes:
             self.bytes += len(payload) * subscriptions
 
-    def fanned_out(self, ms: int) -> None:
-        """A fan-out to few is over: its last publication was made at ``ms``, unix milliseconds. One of SAMPLED is timed."""
-        self._fan_outs += 1
-        if not self._fan_outs % SAMPLED:
-            self.time_delivery(ms)
-
     def time_delivery(self, ms: int) -> None:
-        """A publication of that time, 0 if it is unknown, was written to the last of its live subscriptions."""
+        """A publication of that time, unix milliseconds or 0 if it is unknown, was written to the last of its live subscriptions."""
+        self.untimed = SAMPLED
         if ms:
             self.counts.delivery.add(max(0.0, time.time() - ms / 1000))

@@ -29,9 +29,9 @@ class Metric(NamedTuple):
 
 METRICS = (
     # The processes.
-    Metric("gateway_info", "gauge", "1; the version that runs.", ("version",)),
+    Metric("gateway_info", "gauge", "Always 1; the version that runs is a label.", ("version",)),
     Metric("gateway_worker_up", "gauge", "Whether the worker answered this scrape within a second; else its other metrics are absent."),
-    Metric("gateway_ready", "gauge", "What /health/ready answers."),
+    Metric("gateway_ready", "gauge", "Whether /health/ready answers that clients may come."),
     Metric("gateway_draining", "gauge", "Whether the process sends its clients elsewhere."),
     Metric("gateway_drain_clients_left", "gauge", "Clients that are still to be sent elsewhere; 0 while it does not drain."),
     Metric("gateway_loop_lag_seconds", "histogram", "How late timers of the event loop fire; four a second are measured."),

@@ -156,7 +156,7 @@ class History:
         """``_write_index``, so that what the caller calls next is carried out after it.
 
         On a cluster, where the index is in another slot and nothing orders the two, it returns when the name is written. The channel's other
-        calls wait for their turn. An index whose shard is away holds nothing up.
+        calls wait for their turn. An index whose shard is away holds nothing up, and a namespace without an index waits for no other shard.
         """
         if not self.commands.sharded:
             self._write_index(channel)
@@ -167,8 +167,17 @@ class History:
                 return
             lock = self._indexing[channel] = asyncio.Lock()
         async with lock:
+            if not await self._has_index(channel):
+                return
             if (written := self._write_index(channel)) is not None and self._reaches_index(channel):
                 await asyncio.wait((written,), timeout=INDEX_SECONDS)
+
+    async def _has_index(self, channel: str) -> bool:
+        if self._index.is_known(channel):
+            return True
+        has = await self.call(b"gateway_has_index", [self.layout.channel(channel)])
+        self._index.asked(channel, bool(has))
+        return bool(has)
 
     def _reaches_index(self, channel: str) -> bool:
         shard = self.commands.shard(self.layout.index(channel.partition(":")[0]))

@@ -28,6 +28,7 @@ class ChannelIndex:
         self._layout = layout
         self._now = now
         self._written: set[str] = set()
+        self._with: set[str] = set()  # namespaces that have an index; the rules name them, so they are few
         self._without: dict[str, float] = {}  # namespace → when it is looked at again
 
     def command(self, channel: str) -> tuple[Word, ...] | None:
@@ -41,17 +42,29 @@ class ChannelIndex:
 
     def answered(self, channel: str, answer: int) -> None:
         """Valkey's answer to the command."""
-        namespace = channel.partition(":")[0]
+        self.asked(channel, answer != 0)
         if answer == 0:
-            if len(self._without) >= NAMES_MOST:
-                self._without.clear()
-            self._without[namespace] = self._now() + AGAIN_SECONDS
             return
         if answer == FULL:
             self._layout.faults.found("index", channel, "the index of its namespace is full: no reader of the namespace follows it")
         if len(self._written) >= NAMES_MOST:
             self._written.clear()
         self._written.add(channel)
+
+    def is_known(self, channel: str) -> bool:
+        """Whether the channel's namespace has an index, as far as this process knows."""
+        return channel.partition(":")[0] in self._with
+
+    def asked(self, channel: str, has_index: bool) -> None:
+        """Whether the channel's namespace has an index, as Valkey answered."""
+        namespace = channel.partition(":")[0]
+        if has_index:
+            self._with.add(namespace)
+            return
+        self._with.discard(namespace)
+        if len(self._without) >= NAMES_MOST:
+            self._without.clear()
+        self._without[namespace] = self._now() + AGAIN_SECONDS
 
     def began(self, channel: str) -> None:
         """The channel's history began anew, so its name may be missing."""

@@ -42,7 +42,7 @@ def _rights(commands: str, keys: str = "", channels: str = "") -> Rights:
 
 # Which commands functions of the library run: a test compares them with lua/.
 FUNCTIONS = {
-    "generation rules": "",
+    "generation rules has_index": "",
     "heartbeat": "publish",
     "publish index": "del expire hdel hkeys hlen hmget hset persist publish sadd scard sismember time xadd xrange zadd zremrangebyrank zscore",
     "notify relay bridge_publish": "del expire hdel hget hincrby hkeys hlen hmget hset persist publish time xadd xrange zadd zcard"
@@ -82,13 +82,13 @@ LOADING = _rights("function|delete function|list function|load")
 
 _PUBLISHING = (
     _CONNECTION
-    | _calling("generation rules", "publish index", "notify relay bridge_publish")
+    | _calling("generation rules has_index", "publish index", "notify relay bridge_publish")
     | _rights("get", "{* index:{* %R~rules", "{* index:{*")
 )
 _PRODUCING = (
     _CONNECTION
     | _LINK
-    | _calling("generation rules", "enqueue", "queue", "job jobs cancel purge resend")
+    | _calling("generation rules has_index", "enqueue", "queue", "job jobs cancel purge resend")
     | _rights("get sadd smembers", "queue:{* queues %R~rules", "queue:{*")
 )
 _GATEWAY = (
@@ -102,7 +102,7 @@ _GATEWAY = (
 ROLES: dict[str, Rights] = {
     "gateway": Rights(_GATEWAY.commands, ("*",), ("*",)),  # all that begins with the prefix is a gateway's own
     "publisher": _PUBLISHING | _calling("restore", "history page remove"),
-    "relay": _PUBLISHING | _PRODUCING,
+    "relay": _PUBLISHING | _PRODUCING | _rights("expire hset", "outbox"),  # and reports its backlog
     "producer": _PRODUCING,
     "worker": _PUBLISHING
     | _LINK
@@ -110,7 +110,10 @@ ROLES: dict[str, Rights] = {
     | _rights("hsetnx sadd", "queue:{* queues", "queue:{*"),
     "reader": _CONNECTION
     | _LINK
-    | _calling("generation rules", "reader_take reader_release reader_read reader_again reader_settle reader_rewind reader_lag reader_beat")
+    | _calling(
+        "generation rules has_index",
+        "reader_take reader_release reader_read reader_again reader_settle reader_rewind reader_lag reader_beat",
+    )
     | _rights("get sscan xrevrange", "{* readers:{* %R~index:{* %R~rules", "{* readers:{* index:{*"),
     "service": _CONNECTION | _rights("brpop publish set time", "rpc:{* rpc:services", "node:*"),
 }

@@ -15,7 +15,7 @@ import uvloop
 from publishers import Publisher
 from tests.kit.forks import start
 
-__all__ = ["Load", "PublisherProcess", "Published"]
+__all__ = ["Load", "Published", "PublisherProcess"]
 
 DATA = {"mark": "x" * 189}  # 200 bytes of JSON
 

@@ -1,10 +1,12 @@
 """Publications and deliveries with 1 and 3 shards and 1, 2 and 4 gateways: wall clock, and CPU of Valkey, gateways and publishers.
 
-Two loads. ``publish``: each channel has one subscriber, and publishers go as fast as their publications are acknowledged. ``deliver``:
-each channel has 200 subscribers, spread over all gateways, and PACE publications a second. The rows take turns, so that noise spreads
-over all of them, and the middle of the runs is shown. What an idle second costs is measured before each load and subtracted.
+Three loads. ``publish``: each channel has one subscriber, and publishers go as fast as their publications are acknowledged. ``one shard``:
+the same with channels of one shard of several alone. ``deliver``: each channel has 200 subscribers, spread over all gateways, and PACE
+publications a second. The rows take turns, so that noise spreads over all of them, and the middle of the runs is shown. What an idle
+second costs is measured before each load and subtracted.
 
-A publisher has WINDOW publications on the way for each shard: so each shard has as many waiting as a server by itself has.
+A publisher has WINDOW publications on the way for each loaded shard: so each has as many waiting as a server by itself has. Where shards
+share a core they also share its caches, which makes all of them dearer; ``one shard`` is what each costs on a core of its own.
 """
 
 from __future__ import annotations
@@ -42,15 +44,19 @@ Numbers = dict[str, float]
 
 
 class Shape(NamedTuple):
-    """``subscribers`` of each channel; ``pace``: publications a second in each channel."""
+    """``subscribers`` of each channel; ``pace``: publications a second in each channel;
+    ``one_shard``: all channels are of the first of several shards."""
 
     name: str
     channels: int
     subscribers: int
-    pace: float
+    pace: float = math.inf
+    one_shard: bool = False
 
 
-SHAPES = (Shape("publish", 240, 1, math.inf), Shape("deliver", 6, 200, PACE))
+PUBLISH = Shape("publish", 240, 1)
+ONE_SHARD = Shape("one shard", 240, 1, one_shard=True)
+DELIVER = Shape("deliver", 6, 200, PACE)
 
 
 class Spent(NamedTuple):
@@ -93,12 +99,13 @@ def _idle(valkeys: Valkeys, running: list[Gateway]) -> tuple[Spent, float]:
 def _load(
     shape: Shape, prefix: str, valkeys: Valkeys, running: list[Gateway], publishers: list[PublisherProcess], seconds: float
 ) -> Numbers:
-    channels = valkeys.channels(shape.name, shape.channels)
+    loaded = 1 if shape.one_shard else valkeys.shards
+    channels = valkeys.channels(shape.name, shape.channels * (valkeys.shards // loaded))[:: valkeys.shards // loaded]
     rate = shape.pace * shape.channels / len(publishers)
     with Subscribers(_clients(shape, channels, running)) as subscribers:
         for number, publisher in enumerate(publishers):
             mine = channels[number * len(channels) // len(publishers) :] + channels[: number * len(channels) // len(publishers)]
-            publisher.prepare(prefix, Load(mine, seconds, WINDOW * valkeys.shards, rate))
+            publisher.prepare(prefix, Load(mine, seconds, WINDOW * loaded, rate))
         idle, idle_seconds = _idle(valkeys, running)
         before, clients, begun = Spent.now(valkeys, running), cpu(subscribers.pid), time.monotonic()
         for publisher in publishers:
@@ -114,9 +121,9 @@ def _load(
         "deliveries": received / took,
         "missing": count * shape.subscribers - received,
         "valkey": sum(spent.valkeys) / count * 1e6,
-        "valkey_least": min(spent.valkeys) * valkeys.shards / count * 1e6,
-        "valkey_most": max(spent.valkeys) * valkeys.shards / count * 1e6,
-        "gateways": sum(spent.gateways) / count * 1e6,
+        "valkey_least": min(spent.valkeys[:loaded]) * loaded / count * 1e6,
+        "valkey_most": max(spent.valkeys[:loaded]) * loaded / count * 1e6,
+        "gateways_cpu": sum(spent.gateways) / count * 1e6,
         "delivery": sum(spent.gateways) / max(received, 1) * 1e6,
         "publishers": sum(each.cpu for each in published) / count * 1e6,
         "clients": clients / max(received, 1) * 1e6,
@@ -148,14 +155,13 @@ def _turns(folder: Path, seconds: float, runs: int) -> Iterator[tuple[Row, Numbe
                 for shards, (valkeys, publishers) in sides.items():
                     home = folder / f"t{turn}-{shards}-{count}"
                     with gateways(home, valkeys.url, count, GATEWAY_TOML) as running:
-                        for shape in SHAPES:
-                            print(
-                                f"\rrun {turn + 1} of {runs}: {shards} shards, {count} gateways, {shape.name}   ",
-                                end="",
-                                file=sys.stderr,
-                                flush=True,
-                            )
+                        for shape in (PUBLISH, ONE_SHARD, DELIVER) if shards > 1 else (PUBLISH, DELIVER):
+                            _show(f"run {turn + 1} of {runs}: {shards} shards, {count} gateways, {shape.name}")
                             yield (shards, count, shape.name), _load(shape, home.name, valkeys, running, publishers, seconds / runs)
+
+
+def _show(text: str = "") -> None:
+    print(f"\r{text:60}\r", end="", file=sys.stderr, flush=True)
 
 
 def _middle(runs: list[Numbers]) -> Numbers:
@@ -179,7 +185,7 @@ def _measured(rows: dict[Row, Numbers]) -> Table:
         "clients, a delivery",
     ):
         table.add_column(name, justify="left" if name == "load" else "right")
-    for (shards, count, name), each in sorted(rows.items(), key=lambda row: (row[0][2] == "deliver", row[0])):
+    for (shards, count, name), each in _sorted(rows):
         table.add_row(
             name,
             str(shards),
@@ -189,7 +195,7 @@ def _measured(rows: dict[Row, Numbers]) -> Table:
             f"{each['missing']:,.0f}",
             f"{each['valkey']:.1f}",
             f"{each['valkey_least']:.1f}–{each['valkey_most']:.1f}",
-            f"{each['gateways']:.1f}",
+            f"{each['gateways_cpu']:.1f}",
             f"{each['delivery']:.1f}",
             f"{each['publishers']:.1f}",
             f"{each['clients']:.1f}",
@@ -200,28 +206,44 @@ def _measured(rows: dict[Row, Numbers]) -> Table:
 def _carried(rows: dict[Row, Numbers]) -> Table:
     """What one core carries of each, if it does nothing else."""
     table = Table(title="a core by itself, a second: 1e6 / µs", caption="capacity: shards × publications of one Valkey core")
-    for name in ("shards", "gateways", "Valkey's core: publications", "capacity of all shards", "of one server", "a gateway's core: publications"):
-        table.add_column(name, justify="right")
-    table.add_column("a gateway's core: deliveries, 200 a channel", justify="right")
-    for shards in SHARDS:
-        for count in GATEWAYS:
-            each, single = rows[shards, count, "publish"], rows[1, count, "publish"]
+    for name in (
+        "load",
+        "shards",
+        "gateways",
+        "a Valkey core: publications",
+        "all shards",
+        "of one server",
+        "a gateway core: publications",
+    ):
+        table.add_column(name, justify="left" if name == "load" else "right")
+    for row, each in _sorted(rows):
+        if row[2] != DELIVER.name:
             table.add_row(
-                str(shards),
-                str(count),
+                row[2],
+                str(row[0]),
+                str(row[1]),
                 f"{1e6 / each['valkey']:,.0f}",
-                f"{shards * 1e6 / each['valkey']:,.0f}",
-                f"{shards * single['valkey'] / each['valkey']:.2f} ×",
-                f"{1e6 / each['gateways']:,.0f}",
-                f"{1e6 / rows[shards, count, 'deliver']['delivery']:,.0f}",
+                f"{row[0] * 1e6 / each['valkey']:,.0f}",
+                f"{_times(rows, row):.2f} ×",
+                f"{1e6 / each['gateways_cpu']:,.0f}",
             )
     return table
 
 
-def _ratio(rows: dict[Row, Numbers]) -> float:
-    """How many times the publications of one server the largest cluster takes: by CPU a publication, over all numbers of gateways."""
-    most = max(SHARDS)
-    return statistics.median(most * rows[1, count, "publish"]["valkey"] / rows[most, count, "publish"]["valkey"] for count in GATEWAYS)
+def _sorted(rows: dict[Row, Numbers]) -> list[tuple[Row, Numbers]]:
+    order = [PUBLISH.name, ONE_SHARD.name, DELIVER.name]
+    return sorted(rows.items(), key=lambda row: (order.index(row[0][2]), row[0]))
+
+
+def _times(rows: dict[Row, Numbers], row: Row) -> float:
+    """How many times the publications of one server the shards of a row take, with as many gateways: by Valkey's CPU a publication."""
+    shards, count, _ = row
+    return shards * rows[1, count, PUBLISH.name]["valkey"] / rows[row]["valkey"]
+
+
+def _ratio(rows: dict[Row, Numbers], shape: Shape) -> float:
+    """The same of the largest cluster, the middle over all numbers of gateways."""
+    return statistics.median(_times(rows, (max(SHARDS), count, shape.name)) for count in GATEWAYS)
 
 
 def run(folder: Path, seconds: float, runs: int, as_json: bool) -> None:
@@ -229,15 +251,16 @@ def run(folder: Path, seconds: float, runs: int, as_json: bool) -> None:
     results: dict[Row, list[Numbers]] = {}
     for row, numbers in _turns(folder, seconds, runs):
         results.setdefault(row, []).append(numbers)
-    print("\r" + " " * 60 + "\r", end="", file=sys.stderr, flush=True)
+    _show()
     rows = {row: _middle(each) for row, each in results.items()}
     if as_json:
         lines: list[dict[str, Any]] = [{"shards": row[0], "gateways": row[1], "load": row[2], **rows[row]} for row in sorted(rows)]
-        print(json.dumps({"rows": lines, "capacity_of_3_shards": _ratio(rows)}))
+        print(json.dumps({"rows": lines, "times": {shape.name: _ratio(rows, shape) for shape in (PUBLISH, ONE_SHARD)}}))
         return
     console = Console(width=WIDTH)
     console.print(_measured(rows), _carried(rows))
     console.print(
-        f"{max(SHARDS)} shards take {_ratio(rows):.2f} times the publications of one, as shards × (1 / CPU of Valkey a publication). This machine has"
-        " fewer cores than processes: publications/s and deliveries/s are what all of them reach together on it; the CPU is what to plan with."
+        f"{max(SHARDS)} shards take {_ratio(rows, ONE_SHARD):.2f} times the publications of one where each has a core of its own, and"
+        f" {_ratio(rows, PUBLISH):.2f} times by what they cost while all of them, the gateways and the publishers share the cores of this"
+        " machine. These are fewer than the processes: publications/s and deliveries/s are what all reach together here. Plan with the CPU."
     )

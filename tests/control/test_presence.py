@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +18,11 @@ from gateway.errors import LimitExceeded, Unavailable
 from gateway.store.history import History
 from gateway.store.layout import Layout
 
-from ..kit.clients import client
+from ..kit.clients import client, stream, until_counted
 from ..kit.gateways import RunningGateway, Start
+from ..kit.servers import ValkeyServer
 from ..kit.valkeys import opened_history
+from ..kit.waiting import until
 
 CONFIG = Config(limits={"presence_clients": 5})
 CHANNEL = "chat:1"
@@ -204,3 +207,30 @@ async def test_a_shared_read_that_fails_fails_for_all_and_is_not_shared_afterwar
     (again,) = await asked(presence, 1, answering, 2)
     answering.reads[1].set_result([0, 0, []])
     assert await again == b'{"presence":{}}'
+
+
+async def test_presence_is_right_after_valkey_came_back_older(tmp_path: Path, start_gateway: Start) -> None:
+    """Who left since is not there any more, and who came since is: a replica that takes over may be older, too."""
+    server = ValkeyServer(tmp_path / "valkey", "appendonly yes", "appendfsync always")
+    try:
+        gateway = await asyncio.to_thread(start_gateway, "[namespaces.chat]\n", valkey_url=server.url)
+        async with client(gateway, "stays", subscribe=CHANNEL) as wire:
+            async with client(gateway, "leaves", subscribe=CHANNEL):
+                await until_counted(wire, CHANNEL, 2)
+                server.copy_files(tmp_path / "older")
+            await until_counted(wire, CHANNEL, 1)
+            async with stream(gateway, CHANNEL, user="comes") as events:  # it has no inbox, whose beginning is forgotten too
+                await events.connected()
+                await until_counted(wire, CHANNEL, 2)
+                server.kill()
+                server.replace_files(tmp_path / "older")
+                server.start()
+                await until(lambda: users_of(server, gateway) == {"stays", "comes"}, "presence is who is connected")
+    finally:
+        gateway.stop()
+        server.stop()
+
+
+def users_of(server: ValkeyServer, gateway: RunningGateway) -> set[str]:
+    """As Valkey has them."""
+    return {json.loads(each)["user"] for each in server.client.hvals(f"{gateway.prefix}:{{{CHANNEL}}}:presence")}

@@ -75,6 +75,7 @@ async def test_a_full_gateway_still_answers_its_operators_once_a_socket(start_ga
         assert await raw.rest() == b""
         assert (await wire.publication())["data"] == 1
         assert (await answer(gateway, "/health/ready"))[0] == 200
+        assert (await answer(gateway, "/metrics", {"X-API-Key": API_KEY}))[0] == 200
         assert (await answer(gateway, "/api/publish", body=body))[0] == 401
 
 

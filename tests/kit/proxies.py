@@ -1,22 +1,42 @@
-"""A way to a Valkey that holds back what the server sends."""
+"""A way to a Valkey that holds back, delays or loses what is sent over it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 __all__ = ["Proxy"]
 
+ASK, ANSWER = "ask", "answer"  # the two ways through it: from a client, from the server
+
+
+class _Carried:
+    """One connection. ``silent`` are its ways on which nothing arrives any more."""
+
+    def __init__(self) -> None:
+        self.subscribed = False
+        self.silent: set[str] = set()
+
 
 class Proxy:
-    """In front of a Valkey; ``hold`` keeps what it sends to subscribed connections from arriving."""
+    """In front of a Valkey: a Unix socket's path, or a port of 127.0.0.1.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    hold        what the server sends to subscribed connections does not arrive until ``release``
+    silenced    in its block everything sent one way is lost, on connections that stay open; so it is for them afterwards, too,
+                as when a firewall forgot them
+    delayed     in its block everything arrives so many seconds later
+    """
+
+    def __init__(self, target: Path | int) -> None:
+        self._target = target
         self._flows = asyncio.Event()
         self._flows.set()
+        self._silent: set[str] = set()
+        self._delay = 0.0
+        self._carried: set[_Carried] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
@@ -42,32 +62,65 @@ class Proxy:
     def release(self) -> None:
         self._flows.set()
 
+    @contextlib.contextmanager
+    def silenced(self, way: str) -> Iterator[None]:
+        """``way`` is ASK or ANSWER."""
+        self._silent.add(way)
+        for carried in self._carried:
+            carried.silent.add(way)
+        try:
+            yield
+        finally:
+            self._silent.discard(way)
+
+    @contextlib.contextmanager
+    def delayed(self, seconds: float) -> Iterator[None]:
+        self._delay = seconds
+        try:
+            yield
+        finally:
+            self._delay = 0.0
+
+    async def _far(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if isinstance(self._target, int):
+            return await asyncio.open_connection("127.0.0.1", self._target)
+        return await asyncio.open_unix_connection(str(self._target))
+
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        far_reader, far_writer = await asyncio.open_unix_connection(str(self._path))
-        subscribed = False
-
-        async def ask() -> None:
-            nonlocal subscribed
-            while part := await reader.read(2**16):
-                subscribed = subscribed or b"SUBSCRIBE" in part
-                far_writer.write(part)
-
-        async def answer() -> None:
-            while part := await far_reader.read(2**16):
-                if subscribed:
-                    await self._flows.wait()
-                writer.write(part)
-
-        ways = [asyncio.create_task(ask()), asyncio.create_task(answer())]
+        task.add_done_callback(self._tasks.discard)
+        carried = _Carried()
+        carried.silent |= self._silent
+        try:
+            far_reader, far_writer = await self._far()
+        except OSError:  # the server is away
+            writer.close()
+            return
+        self._carried.add(carried)
+        ways = [
+            asyncio.create_task(self._pass_on(carried, ASK, reader, far_writer)),
+            asyncio.create_task(self._pass_on(carried, ANSWER, far_reader, writer)),
+        ]
         try:
             with contextlib.suppress(asyncio.CancelledError):  # asyncio's server does not expect it
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._carried.discard(carried)
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
             for end in (writer, far_writer):
                 end.close()
+
+    async def _pass_on(self, carried: _Carried, way: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while part := await reader.read(2**16):
+            if way == ASK:
+                carried.subscribed = carried.subscribed or b"SUBSCRIBE" in part
+            elif carried.subscribed:
+                await self._flows.wait()
+            if self._delay:
+                await asyncio.sleep(self._delay)
+            if way not in carried.silent:
+                writer.write(part)

@@ -36,7 +36,7 @@ EXPRESSIONS = {f"{panel['title']} {target['refId']}": target["expr"] for panel i
 NAME = re.compile(r"\b(?:gateway|process)_[a-z_]+\b(?=[{\[)]|$)")
 
 KEY = "a-key-of-prometheus"
-SCRAPES = 12
+SCRAPES = 8
 GRAFANA = {"$__rate_interval": "5s", "$instance": ".*"}  # its variables, as Grafana fills them in
 
 

@@ -16,6 +16,8 @@ from ..kit.clients import Wire, client
 from ..kit.gateways import API_KEY, RULES, RunningGateway, shared_gateway
 from ..kit.waiting import until
 
+pytestmark = pytest.mark.every_valkey
+
 OPENED_AT_MOST = 40  # until one reaches the other worker: a fair coin fails so often once in 10^12
 
 gateway = shared_gateway("workers = 2\n" + RULES)

@@ -42,6 +42,7 @@ def test_an_sdk_stays_away_after_an_invalid_token(first: RunningGateway, sdk: No
     assert client.codes("disconnected", 1) == [3500]
 
 
+@pytest.mark.every_valkey
 def test_an_sdk_recovers_what_it_missed_over_a_restart(start_gateway: Start, first: RunningGateway, client: Script) -> None:
     """A second gateway on another port publishes while the first is away."""
     one, two = client.subscribed("chat:1"), client.subscribed("chat:2")

@@ -1,4 +1,7 @@
-"""centrifuge of npm, over each of its transports, and centrifuge-python, both unchanged: all that they know, against this gateway."""
+"""centrifuge of npm, over each of its transports, and centrifuge-python, both unchanged: all that they know, against this gateway.
+
+What reads or writes in Valkey runs on each kind of it; tokens and transports do not depend on that.
+"""
 
 from __future__ import annotations
 
@@ -165,6 +168,7 @@ def test_messages_that_expect_no_reply_are_refused(connect: Connect) -> None:
 # Subscriptions.
 
 
+@pytest.mark.every_valkey
 def test_it_publishes_and_reads_presence(gateway: RunningGateway, connect: Connect, user: str, transport: str) -> None:
     name = f"chat:{user}"
     client = connect(transport, token=token(user, info={"name": "Ann"}))
@@ -190,6 +194,7 @@ def test_it_publishes_and_reads_presence(gateway: RunningGateway, connect: Conne
     assert theirs.told("join") == []
 
 
+@pytest.mark.every_valkey
 def test_an_sdk_reads_history_in_every_direction(gateway: RunningGateway, connect: Connect, channel: str, sdk: str) -> None:
     subscription = connect(sdk).subscribed(channel)
     epoch = subscription.told("subscribed")[0]["streamPosition"]["epoch"]
@@ -220,6 +225,7 @@ def test_a_subscription_may_begin_in_the_past(gateway: RunningGateway, connect: 
         assert not recovered or subscription.data(2) == [3, 4]
 
 
+@pytest.mark.every_valkey
 def test_a_client_that_comes_back_gets_what_it_missed(
     gateway: RunningGateway, connect: Connect, user: str, channel: str, transport: str
 ) -> None:
@@ -266,6 +272,7 @@ def test_a_batch_is_answered_whole_and_in_order(connect: Connect, channel: str, 
     assert subscription.data(100) == list(range(100))
 
 
+@pytest.mark.every_valkey
 def test_a_subscription_whose_history_is_lost_is_reported_as_not_recovered(
     gateway: RunningGateway, connect: Connect, channel: str, valkey_url: str, sdk: str
 ) -> None:
@@ -281,6 +288,7 @@ def test_a_subscription_whose_history_is_lost_is_reported_as_not_recovered(
     assert subscription.data(2) == [1, "and on"]
 
 
+@pytest.mark.every_valkey
 def test_a_filter_holds_until_the_next_subscribe_with_another(gateway: RunningGateway, connect: Connect, user: str, sdk: str) -> None:
     name = f"news:{user}"
     sized = {"op": "or", "nodes": [{"key": "size", "cmp": "gte", "val": "2"}, {"key": "k", "cmp": "in", "vals": ["x"]}]}
@@ -353,6 +361,7 @@ def test_channels_of_the_token_and_of_a_service_are_subscribed(
 # Calls.
 
 
+@pytest.mark.every_valkey
 def test_services_answer_and_refuse_in_their_own_words(connect: Connect, services: None, user: str, transport: str) -> None:
     client = connect(transport, token=token(user, info={"plan": "gold"}))
     answer = client.call("rpc", "shop.order", {"n": [1, None]})

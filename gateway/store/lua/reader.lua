@@ -343,6 +343,12 @@ local function gateway_index(keys, args)
   return 1
 end
 
+-- gateway_has_index 1 gw:{C} → 1 if the channel's namespace has an index, 0 if not
+--   In the channel's own slot: a cluster's publisher asks it, so that the shard of an index that is not there holds nobody up.
+local function gateway_has_index(keys)
+  return rules_of(keys[1]).index == 1 and 1 or 0
+end
+
 redis.register_function{function_name = 'gateway_reader_take', callback = gateway_reader_take, flags = {'allow-oom'}}
 redis.register_function{function_name = 'gateway_reader_release', callback = gateway_reader_release, flags = {'allow-oom'}}
 redis.register_function{function_name = 'gateway_reader_read', callback = gateway_reader_read, flags = {'allow-oom'}}
@@ -352,3 +358,4 @@ redis.register_function{function_name = 'gateway_reader_rewind', callback = gate
 redis.register_function{function_name = 'gateway_reader_lag', callback = gateway_reader_lag, flags = {'no-writes', 'allow-oom'}}
 redis.register_function{function_name = 'gateway_reader_beat', callback = gateway_reader_beat, flags = {'allow-oom'}}
 redis.register_function('gateway_index', gateway_index)
+redis.register_function{function_name = 'gateway_has_index', callback = gateway_has_index, flags = {'no-writes', 'allow-oom'}}

@@ -1,0 +1,87 @@
+"""What all gateways share is read from Valkey: work queues and outboxes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import valkey
+
+from gateway.config import Config
+from gateway.metrics import shared_figures as module
+from gateway.metrics.exposition import exposition
+from gateway.metrics.shared_figures import shared_figures
+from gateway.store.history import History
+from gateway.work import Queue
+from publishers.database import Database
+from publishers.outbox_reporting import OutboxReporter
+from publishers.relay import Relay
+from publishers.reviews import create_review
+
+from ..kit.scrapes import Scraped
+from ..kit.valkeys import opened_history
+
+
+class Node:
+    """As much of a node as is read."""
+
+    def __init__(self, history: History) -> None:
+        from gateway.work.queues import Queues
+
+        self.history = history
+        self.queues = Queues(history.commands, history.layout)
+
+
+async def read(history: History) -> Scraped:
+    node: Any = Node(history)
+    return Scraped.of(exposition({}, await shared_figures(node)).decode())
+
+
+async def test_queues_are_counted_the_first_by_name_and_the_others_together(
+    valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "NAMED_MOST", 2)
+    monkeypatch.setattr(module, "READ_MOST", 24)
+    async with opened_history(valkey_url, prefix, Config()) as history, Queue(valkey_url, prefix=prefix) as queue:
+        for number in range(30):
+            for _ in range(number):
+                await queue.enqueue("x", {}, queue=f"q{number:02d}")
+        await queue.enqueue("x", {}, queue="q01", delay=60)
+        figures = await read(history)
+    assert figures.value("gateway_queues") == 29
+    assert figures.values("queue") == {"q01", "q02", "all others"}
+    assert figures.value("gateway_queue_jobs", queue="q01", state="ready") == 1
+    assert figures.value("gateway_queue_jobs", queue="q01", state="delayed") == 1
+    assert figures.value("gateway_queue_events_total", queue="q02", event="enqueued") == 2
+    assert figures.value("gateway_queue_jobs", queue="all others", state="ready") == sum(range(3, 25)), "those past READ_MOST are not read"
+    assert figures.value("gateway_valkey_read", part="queues") == 1
+
+
+async def test_a_relay_reports_its_outbox(database: Database, valkey_url: str, prefix: str, store: valkey.Valkey) -> None:
+    async with opened_history(valkey_url, prefix, Config()) as history:
+        assert (await read(history)).value("gateway_outbox_databases") == 0
+        async with database.transaction() as transaction:
+            await create_review(transaction, subject="42", author="u1", rating=5, text="good")
+        await asyncio.sleep(0.01)
+        await OutboxReporter(database, history).report()
+        waiting = await read(history)
+        await Relay(database, history).drain()
+        await OutboxReporter(database, history).report()
+        done = await read(history)
+        store.hset(f"{prefix}:outbox", "another", "no report")
+        store.hset(f"{prefix}:outbox", "old", '{"rows": 7, "oldest_seconds": 7, "at": 1}')
+        assert await read(history) == done, "what is no report, or an old one, is left out"
+    assert 0 < store.ttl(f"{prefix}:outbox") <= 30
+    assert waiting.value("gateway_outbox_databases") == 1
+    assert waiting.value("gateway_outbox_rows") >= 1
+    assert 0.01 <= waiting.value("gateway_outbox_oldest_seconds") < 60
+    assert (done.value("gateway_outbox_rows"), done.value("gateway_outbox_oldest_seconds")) == (0, 0)
+
+
+async def test_what_valkey_refuses_is_left_out_and_named(valkey_url: str, prefix: str, store: valkey.Valkey) -> None:
+    store.set(f"{prefix}:queues", "no set")
+    async with opened_history(valkey_url, prefix, Config()) as history:
+        figures = await read(history)
+    assert (figures.value("gateway_valkey_read", part="queues"), figures.value("gateway_valkey_read", part="outbox")) == (0, 1)
+    assert "gateway_queues" not in figures.families
