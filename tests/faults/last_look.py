@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from gateway.errors import StoreError
 from gateway.work import Queue
@@ -41,7 +42,7 @@ RELEVANT = ("fault", "notified", "read", "enqueued")
 
 async def record_ready(stage: Stage, history: History) -> None:
     """Each gateway answers that it is ready."""
-    await asyncio.gather(*[_record(history, lambda place=place: _ready(place), READY_SECONDS) for place in stage.gateways])
+    await asyncio.gather(*[_record(history, partial(_ready, place), READY_SECONDS) for place in stage.gateways])
 
 
 async def record_end(stage: Stage, history: History, clients: Sequence[Follower], users: Sequence[str]) -> None:
@@ -49,13 +50,13 @@ async def record_end(stage: Stage, history: History, clients: Sequence[Follower]
     for client in clients:
         client.restless = client.flapping = False
     await asyncio.gather(
-        *[_record(history, lambda place=place: _presence(place, clients)) for place in stage.gateways],
-        *[_record(history, lambda user=user: _inbox(stage, user)) for user in users],
+        *[_record(history, partial(_presence, place, clients)) for place in stage.gateways],
+        *[_record(history, partial(_inbox, stage, user)) for user in users],
     )
     async with Queue(stage.topology.url, prefix=PREFIX) as queue:
-        await _record(history, lambda: _jobs(stage, queue))
+        await _record(history, partial(_jobs, stage, queue))
     async with Database(stage.database_url) as database:
-        await _record(history, lambda: _outbox(database))
+        await _record(history, partial(_outbox, database))
 
 
 async def _record(history: History, read: Callable[[], Awaitable[Event]], seconds: float = READ_SECONDS) -> None:

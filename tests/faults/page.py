@@ -58,7 +58,7 @@ def _faults(events: Iterable[Event]) -> str:
 
 class _Drawing:
     def __init__(self, events: Sequence[Event], findings: Sequence[Finding]) -> None:
-        self._seconds = max(events[-1]["t"], 1.0)
+        self._seconds: float = max(events[-1]["t"], 1.0)
         self._findings = findings
         self._faults = [event for event in events if event["what"] == "fault"]
         self._got: dict[str, dict[str, Counter[int]]] = defaultdict(lambda: defaultdict(Counter))
