@@ -30,7 +30,7 @@ from .edges import health, pages
 from .edges import pull as clients
 from .edges.api.openapi import openapi
 from .edges.application import Application
-from .errors import GatewayError, StoreError
+from .errors import GatewayError, NotPermitted, StoreError
 from .live.hub import Hub
 from .live.inbox import Inbox
 from .metrics.metrics_path import metrics
@@ -54,6 +54,8 @@ from .store.history import History
 from .store.layout import Layout
 from .store.library import Library, rules_of
 from .store.link import Link
+from .store.rights import Rights, rights_of
+from .store.rights_check import log_lack
 from .work.bridges import Bridges
 from .work.queues import Queues
 
@@ -137,6 +139,7 @@ class Gateway:
         await self._commands.start()
         if self._install:
             await self._install_functions()
+            await log_lack(self._address, self._rights())
             await self.node.revocations.load()
         await self.link.start()
         if 0 < len(self._config.tokens.hmac_secret.encode()) < SHORT_SECRET:
@@ -163,9 +166,14 @@ class Gateway:
 
         return [Alerts(self._config.alerts, self.node.queues, self.node.history).run()]
 
+    def _rights(self) -> Rights:
+        return rights_of("gateway", self._config.prefix, self._config.bridges, cluster=self._commands.sharded)
+
     async def _install_functions(self) -> None:
         try:
             await self._library.install(self._commands)
+        except NotPermitted:
+            raise
         except StoreError as error:
             raise type(error)(
                 f"Valkey at {self._address} does not take the gateway's functions (Valkey 7.2 or newer is needed): {error}"

@@ -4,6 +4,7 @@
     ├── ConfigurationError    the operator's fault: says which key is wrong, and what it should be
     ├── StoreError            Valkey answered with an error
     │   ├── Unavailable       Valkey cannot be reached, or did not answer in time; trying again may help
+    │   ├── NotPermitted      the user's rights in Valkey (ACL) do not allow it
     │   └── QueueFull         a work queue holds as many jobs as it may; trying again later may help
     ├── JobFailed             a job whose result is awaited ended without one: the message is the handler's error
     ├── TokenInvalid          a token that does not pass the checks
@@ -34,6 +35,7 @@ __all__ = [
     "LimitExceeded",
     "MethodNotFound",
     "NotAvailable",
+    "NotPermitted",
     "PermissionDenied",
     "QueueFull",
     "StoreError",
@@ -74,6 +76,10 @@ class Unavailable(StoreError):
     """Valkey cannot be reached, or the connection went before it answered: whether a write happened is not known."""
 
     is_general = True
+
+
+class NotPermitted(StoreError):
+    """The rights of the program's user in Valkey do not allow a command; the message names the command, the user and the remedy."""
 
 
 class QueueFull(StoreError):

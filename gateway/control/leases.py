@@ -11,7 +11,7 @@ import asyncio
 import logging
 from typing import Protocol
 
-from ..errors import StoreError, Unavailable
+from ..errors import NotPermitted, StoreError, Unavailable
 from ..rules.json_text import is_utf8
 from ..runtime.tasks import Tasks
 from ..store.history import History
@@ -31,6 +31,9 @@ class LeaseListener(Protocol):
     def write_anew(self) -> None:
         """Valkey does not know this process (any more): what it had there may be gone."""
 
+    async def reconcile(self) -> None:
+        """Another Valkey server answers, which may have forgotten what was written lately. Raises StoreError if that did not succeed."""
+
     async def clean_up(self, process: str) -> None:
         """That process is dead: removes what it had in Valkey. Raises StoreError if that did not succeed."""
 
@@ -45,6 +48,7 @@ class Leases:
         self._key = f"{history.layout.prefix}:nodes".encode()
         self._clean_ups = Tasks()
         self._refused = False
+        self._servers: set[str] = set()  # those that answered at the last beat, by their run ids
 
     async def count(self) -> int:
         """How many processes hold a lease. Raises StoreError."""
@@ -70,6 +74,7 @@ class Leases:
                 renewed = now()
                 if unknown:
                     self._listener.write_anew()
+                await self._reconcile()
                 if now() >= trusted:
                     self._clean_up_after([process.decode() for process in dead if is_utf8(process)])
             await asyncio.sleep(BEAT_SECONDS)
@@ -77,9 +82,9 @@ class Leases:
     def _note_refusal(self, error: StoreError) -> None:
         """Logs once that Valkey takes no writes, as where it is out of memory or its disk is full: all commands that fail of it stay quiet.
 
-        In a cluster the connection to each shard logs it of this shard.
+        In a cluster the connection to each shard logs it of this shard. That the user lacks a right is logged where it is noticed.
         """
-        is_logged = isinstance(error, Unavailable) or (error.is_general and self._history.commands.sharded)
+        is_logged = isinstance(error, (Unavailable, NotPermitted)) or (error.is_general and self._history.commands.sharded)
         is_new = not self._refused and not is_logged
         log.log(logging.WARNING if is_new else logging.DEBUG, "valkey refuses what gateways write: %s", error)
         self._refused = self._refused or is_new
@@ -88,6 +93,17 @@ class Leases:
         if self._refused:
             log.warning("valkey takes what gateways write again")
             self._refused = False
+
+    async def _reconcile(self) -> None:
+        """A server has another run id after each start, so that one which came back, or took over, is known by it."""
+        servers = {shard.server.run_id for shard in self._history.commands.shards if shard.server is not None}
+        if self._servers and servers - self._servers:
+            try:
+                await self._listener.reconcile()
+            except StoreError as error:  # at the next beat again
+                log.debug("what this process has in valkey was not reconciled: %s", error)
+                return
+        self._servers = servers or self._servers  # a server that takes over again is another one than the last
 
     def _clean_up_after(self, processes: list[str]) -> None:
         for process in processes:

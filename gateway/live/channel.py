@@ -3,7 +3,7 @@
 Theory of operation. A channel is *closed* until the link is subscribed to it and its position is known, and again while
 that position is in doubt: after a hole, after the link was lost. Announcements that come while it is closed are held.
 While it is *open*, an announcement that continues the position moves it and is fanned out; one that repeats is dropped;
-one that leaves a hole closes the channel, and the hub mends it from history.
+one that leaves a hole, or that is another publication at an offset that was passed, closes the channel, and the hub mends it from history.
 
 The invariant everything rests on: **a live subscription is at the channel's position.** ``fanout`` has the rounds that
 write to the live subscriptions; while one is under way the position does not move, and announcements wait for its end.
@@ -212,7 +212,9 @@ class Channel(FanOut):
                         fresh.append(publication)
                         continue
                     if offset <= self.offset:
-                        continue
+                        if not self._has_another(publication):
+                            continue
+                        number += 1  # history has it, or never will: it shows only that the position is in doubt
             elif type(item) is JoinLeave:
                 joins_and_leaves.append(item)
                 continue
@@ -229,6 +231,14 @@ class Channel(FanOut):
                 observer.on_join_leave(joins_and_leaves)
         if self.held is not None:
             self.mender.mend(self)
+
+    def _has_another(self, publication: Publication) -> bool:
+        """Whether this process has another publication at its offset, as where two primaries count on from the same one.
+
+        Publications are told apart by their times, as far back as the ring reaches.
+        """
+        offset, ms = publication.offset, publication.ms
+        return (self.ms if offset == self.offset else self.ring.ms(offset)) not in (0, ms) and ms != 0
 
     def _add_to_ring(self, publication: Publication) -> None:
         now = self.loop.time()

@@ -243,6 +243,12 @@ class Hub:
             channel.acked = True
             self.mend(channel)
 
+    def on_refused(self, error: StoreError) -> None:
+        """Valkey does not let this process follow some channels: clients that wait for one of them get an error."""
+        for channel in self._channels.values():
+            if not channel.acked:
+                channel.fail_waiters(error)
+
     def on_lost(self, channels: Collection[bytes] | None = None) -> None:
         """These Pub/Sub channels, None for all, are lost: each position is in doubt until the link confirms its channel again."""
         by_key = self._by_key

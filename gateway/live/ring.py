@@ -152,6 +152,13 @@ class Ring:
                 break
         return run
 
+    def ms(self, offset: int) -> int:
+        """When the publication at this offset was made, unix milliseconds; 0 if the ring does not hold it."""
+        publications = self._publications
+        if not publications or not publications[0].offset <= offset <= publications[-1].offset:
+            return 0
+        return publications[offset - publications[0].offset].ms
+
     def clear(self) -> None:
         """Drops all publications."""
         self._publications = None

@@ -30,7 +30,8 @@ import libvalkey
 from ..errors import StoreError, Unavailable
 from ..runtime.backoff import backoff, retrying
 from ..runtime.tasks import end
-from .connect import Address, Server, open_connection
+from .connect import Address, Server, close_connection, open_connection
+from .not_permitted import for_people
 from .outage_log import OutageLog, RefusalLog
 
 __all__ = ["PATIENCE_SECONDS", "REDIRECTS", "Functions", "Redirects", "Replies", "ServerCommands"]
@@ -222,7 +223,7 @@ class ServerCommands:
     async def close(self) -> None:
         await end(*[task for task in (self._keeper, self._mending) if task is not None])
         if self._transport is not None:
-            self._transport.close()
+            close_connection(self._transport)
         self._drop("the connection was closed")
         self._fail_waiting(float("inf"), "the connection was closed")
         await self._address.close()
@@ -353,6 +354,7 @@ class ServerCommands:
     def _on_error(self, command: Command, error: StoreError) -> None:
         text = str(error)
         for_now = text.startswith(REFUSED_FOR_NOW + NOT_THE_PRIMARY)
+        error = for_people(error, command.text, self._address.user)
         if command.slot >= 0 and self._redirects is not None and text.startswith(REDIRECTS):
             self._redirects.redirected(self, command, text)
         elif command.urgent:

@@ -19,12 +19,13 @@ from typing import Any, NamedTuple, Protocol
 
 import libvalkey
 
-from ..errors import StoreError, Unavailable
+from ..errors import NotPermitted, StoreError, Unavailable
 from ..runtime.backoff import retrying
 from ..runtime.tasks import end
 from .access import Commands
-from .connect import Server, open_connection
+from .connect import Server, close_connection, open_connection
 from .connection import REFUSED_FOR_NOW, RETIRED_SECONDS, Replies, ServerCommands
+from .not_permitted import for_people
 from .outage_log import OutageLog
 
 __all__ = ["Receiver", "ShardLink"]
@@ -74,6 +75,12 @@ class Receiver(Protocol):
     def on_displaced(self, link: ShardLink, channel: bytes) -> None:
         """The server withdraws or refuses the channel, whose slot is elsewhere, or nowhere for now."""
 
+    def on_refused(self, link: ShardLink, error: StoreError) -> None:
+        """The server refuses channels for good, as where the user has no right to them: those that it does not confirm."""
+
+    def on_allowed(self, link: ShardLink) -> None:
+        """The server, which refused channels, brings what comes on that of the heartbeats: others may be allowed as well."""
+
 
 class ShardLink:
     """The connection to the server of ``shard``, one of those of ``commands``. ``own`` carries the heartbeats where there is one server.
@@ -83,6 +90,7 @@ class ShardLink:
 
     def __init__(self, shard: ServerCommands, commands: Commands, own: bytes, receiver: Receiver) -> None:
         self.address = shard.address
+        self.refusal: StoreError | None = None  # why no heartbeat comes, where Valkey said it
         self.beat_channel = own
         self._own = own
         self._shard = shard
@@ -104,7 +112,7 @@ class ShardLink:
         self._beats_since_proof = 0  # of the clock, whether a heartbeat could be sent or not
         self._proven = False
         self._proven_at = 0.0
-        self._refusal = ""  # of the last heartbeat
+        self._beat_refusal: StoreError | None = None  # of the last heartbeat
         self._subscribe_refused = False  # on this connection
         self._complained = False
         self._outage = OutageLog(
@@ -131,14 +139,17 @@ class ShardLink:
     @property
     def doubt(self) -> str:
         """Why it is not proven that what the server announces reaches this process; "" if it is."""
-        if self._refusal:
-            return f"Valkey{self._where} refuses what a gateway writes: {self._refusal}"
+        if self._beat_refusal is not None:
+            lacks_right = isinstance(self._beat_refusal, NotPermitted)
+            return str(self._beat_refusal) if lacks_right else f"Valkey{self._where} refuses what a gateway writes: {self._beat_refusal}"
         # A process that was stopped for a while itself has sent no heartbeat meanwhile, so time alone proves nothing.
         late = self._beats_since_proof > 1 and asyncio.get_running_loop().time() - self._proven_at > LATE_BEATS * BEAT_SECONDS
-        return f"the live link to Valkey{self._where} is not proven to work" if late or not self._proven else ""
+        if late or not self._proven:
+            return f"the live link to Valkey{self._where} is not proven to work" if self.refusal is None else str(self.refusal)
+        return ""
 
     async def first_beat(self) -> None:
-        """Returns when the first heartbeat came through."""
+        """Returns when the first heartbeat came through, or ``refusal`` says why none will."""
         beat = asyncio.create_task(self._first_beat.wait())
         try:
             await asyncio.wait((beat, self._running), return_when=asyncio.FIRST_COMPLETED)
@@ -150,7 +161,7 @@ class ShardLink:
     async def close(self) -> None:
         await end(self._running)
         if self._transport is not None:
-            self._transport.close()
+            close_connection(self._transport)
 
     async def retire(self) -> None:
         """``close`` of a link to a cluster's server that has no hash slots any more."""
@@ -233,9 +244,24 @@ class ShardLink:
         if verb == self._dialect.subscribe and str(error).startswith(ELSEWHERE):
             self._displace(channel)
         elif not error.is_general and not str(error).startswith(REFUSED_FOR_NOW):  # else of a ping: commands get and log the same
+            self._refused(verb or _verb_in(str(error)), error)
+
+    def _refused(self, verb: bytes, reply: StoreError) -> None:
+        error = for_people(reply, libvalkey.pack_command((verb,)), self.address.user)
+        if not isinstance(error, NotPermitted):  # which is logged already
             level = logging.DEBUG if self._complained else logging.ERROR
             log.log(level, "Valkey%s refuses to publish to this gateway: %s", self._where, error)
-            self._complained = self._subscribe_refused = True
+            self._complained = True
+        if verb == self._dialect.subscribe:
+            self._subscribe_refused = True
+            self._refuse(error)
+            self._receiver.on_refused(self, error)
+
+    def _refuse(self, error: StoreError) -> None:
+        self.refusal = error
+        if not self._proven:
+            self._outage.failed(error)
+        self._first_beat.set()
 
     def _displace(self, channel: bytes) -> None:
         if channel == self.beat_channel:
@@ -298,7 +324,7 @@ class ShardLink:
             except TimeoutError:
                 continue
         self._transport.abort()
-        return "a channel was refused" if self._subscribe_refused else "the connection was closed"
+        return "the connection was closed"
 
     def _fault(self) -> str:
         """Why the connection has to be given up, "" if it need not."""
@@ -330,19 +356,19 @@ class ShardLink:
         # A heartbeat that could not be sent shows in what does not arrive. One that Valkey refuses says nothing about this connection,
         # which brings what is announced all the same.
         error = None if answer.cancelled() else answer.exception()
-        self._refusal = ""
-        if error is None:
-            return
-        if str(error).startswith(ELSEWHERE):
+        self._beat_refusal = None
+        if error is not None and str(error).startswith(ELSEWHERE):
             self._displace_beats()
-        elif not isinstance(error, Unavailable):
-            self._refusal, self._unproven_beats = str(error), 0
+        elif isinstance(error, StoreError) and not isinstance(error, Unavailable):
+            self._beat_refusal, self._unproven_beats = error, 0
+            if isinstance(error, NotPermitted):
+                self._refuse(error)
 
     def on_beat(self) -> None:
         """A heartbeat came through: what is announced reaches this process."""
-        if self._subscribe_refused:  # and is refused no more; which other channels were is not known
-            self._lost.set()
-            return
+        if self._subscribe_refused and not self._proven:
+            self._receiver.on_allowed(self)
+        self._subscribe_refused, self.refusal = False, None
         self._proven, self._proven_at = True, asyncio.get_running_loop().time()
         self._unproven_beats = self._beats_since_proof = 0
         self._complained = False
@@ -370,3 +396,8 @@ class ShardLink:
                 self.beat_channel, self._number = channel, number
                 self.subscribe([channel])
                 return
+
+
+def _verb_in(refusal: str) -> bytes:
+    """Which command a single server refuses: it names it, unless it refuses a channel."""
+    return next((verb for verb in (b"UNSUBSCRIBE", b"PING") if f"'{verb.decode().lower()}'" in refusal), b"SUBSCRIBE")

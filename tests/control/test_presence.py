@@ -6,20 +6,24 @@ import asyncio
 import json
 import random
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import valkey
 
 from gateway.config import Config
-from gateway.control.presence import Presence
+from gateway.control.presence import STILL_LISTED_SECONDS, Presence
 from gateway.errors import LimitExceeded, Unavailable
+from gateway.store.connection import ServerCommands
 from gateway.store.history import History
 from gateway.store.layout import Layout
 
-from ..kit.clients import client
+from ..kit.clients import client, stream, until_counted
 from ..kit.gateways import RunningGateway, Start
+from ..kit.servers import ValkeyServer
 from ..kit.valkeys import opened_history
+from ..kit.waiting import until
 
 CONFIG = Config(limits={"presence_clients": 5})
 CHANNEL = "chat:1"
@@ -150,6 +154,8 @@ async def test_a_service_pages_and_a_client_is_refused(start_gateway: Start) -> 
 class Answering:
     """A history whose reads are answered when the test decides."""
 
+    sharded = False
+
     def __init__(self) -> None:
         self.layout = Layout("t")
         self.commands = self
@@ -204,3 +210,53 @@ async def test_a_shared_read_that_fails_fails_for_all_and_is_not_shared_afterwar
     (again,) = await asked(presence, 1, answering, 2)
     answering.reads[1].set_result([0, 0, []])
     assert await again == b'{"presence":{}}'
+
+
+async def test_presence_is_right_after_valkey_came_back_older(tmp_path: Path, start_gateway: Start) -> None:
+    """Who left since is not there any more, and who came since is: a replica that takes over may be older, too."""
+    server = ValkeyServer(tmp_path / "valkey", "appendonly yes", "appendfsync always")
+    try:
+        gateway = await asyncio.to_thread(start_gateway, "[namespaces.chat]\n", valkey_url=server.url)
+        async with client(gateway, "stays", subscribe=CHANNEL) as wire:
+            async with client(gateway, "leaves", subscribe=CHANNEL):
+                await until_counted(wire, CHANNEL, 2)
+                server.copy_files(tmp_path / "older")
+            await until_counted(wire, CHANNEL, 1)
+            async with stream(gateway, CHANNEL, user="comes") as events:  # it has no inbox, whose beginning is forgotten too
+                await events.connected()
+                await until_counted(wire, CHANNEL, 2)
+                server.kill()
+                server.replace_files(tmp_path / "older")
+                server.start()
+                await until(lambda: users_of(server, gateway) == {"stays", "comes"}, "presence is who is connected")
+    finally:
+        gateway.stop()
+        server.stop()
+
+
+def users_of(server: ValkeyServer, gateway: RunningGateway) -> set[str]:
+    """As Valkey has them."""
+    return {json.loads(each)["user"] for each in server.client.hvals(f"{gateway.prefix}:{{{CHANNEL}}}:presence")}
+
+
+async def test_a_shard_that_forgot_who_left_is_reminded(
+    history: History, presence: Presence, store: valkey.Valkey, monkeypatch: Any
+) -> None:
+    """The set of what a process wrote is at another shard, which forgot nothing."""
+    monkeypatch.setattr(ServerCommands, "sharded", True)
+    registry, key = presence._registry("p1"), history.layout.presence(CHANNEL)[0].decode()
+    presence.enter(CHANNEL, "leaves", info("u1", "leaves"), False)
+    presence.enter(CHANNEL, "stays", info("u2", "stays"), False)
+    assert await counts(presence) == (2, 2)
+    presence.leave(CHANNEL, "leaves", False)
+    assert await counts(presence) == (1, 1)
+    store.hset(key, "leaves", info("u1", "leaves"))
+    store.hdel(key, "stays")
+    await presence.reconcile()
+    assert set(await listed(presence)) == {"stays"}
+    assert set(store.smembers(registry)) == {b"leaves chat:1", b"stays chat:1"}
+    now = presence._now
+    monkeypatch.setattr(presence, "_now", lambda: now() + STILL_LISTED_SECONDS)
+    presence.enter(CHANNEL, "comes", info("u3", "comes"), False)
+    await counts(presence)
+    assert set(store.smembers(registry)) == {b"stays chat:1", b"comes chat:1"}

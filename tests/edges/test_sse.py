@@ -249,6 +249,23 @@ async def test_a_gap_in_one_channel_is_none_in_the_others(gateway: RunningGatewa
         assert [(event.data["channel"], event.data["offset"]) for event in rest] == [(whole, 9), (whole, 10)]
 
 
+async def test_a_stream_that_is_cut_between_two_gaps_receives_the_second_when_it_comes_back(gateway: RunningGateway, channel: str) -> None:
+    names = [channel.replace("chat", "short"), f"{channel.replace('chat', 'short')}-b"]
+    for name in names:
+        publish_many(gateway, name, list(range(1, 11)))
+    async with stream(gateway, *names, last_event_id=",".join(f"{gateway.epoch(name)}:1" for name in names)) as events:
+        await events.connected()
+        first = await events.next()
+        assert (first.name, first.data["channel"]) == ("gap", names[0])
+        second = await events.next()
+        assert second.id == ",".join(f"{gateway.epoch(name)}:10" for name in names)
+    async with stream(gateway, *names, last_event_id=first.id) as events:
+        opened = await events.connected()
+        assert [sub["recovered"] for sub in opened["channels"].values()] == [True, False]
+        gap = await events.next()
+        assert (gap.name, gap.data["channel"]) == ("gap", names[1])
+
+
 async def test_a_channel_without_history_has_a_dash_for_a_position(gateway: RunningGateway, channel: str) -> None:
     forgetful = channel.replace("chat", "forgetful")
     async with stream(gateway, forgetful, channel) as events:

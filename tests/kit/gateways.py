@@ -2,6 +2,7 @@
 
 A gateway whose log holds a traceback fails the test that used it: whatever clients send, that must never happen.
 
+launch                starts one, for what is no test
 start_gateway         a fixture: ``start_gateway(toml, valkey_url=…)`` starts one
 start_gateway_once    the same for a module whose tests share a gateway
 shared_gateway        the fixture of such a module: ``gateway = shared_gateway(RULES)``
@@ -11,6 +12,7 @@ RULES                 the namespaces of most tests; CLOSED_RULES, the same with 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import secrets
 import signal
@@ -24,6 +26,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from .forks import Program
+from .programs import LoneProgram
 from .tokens import SECRET, token
 from .waiting import wait_until
 
@@ -35,6 +38,7 @@ __all__ = [
     "RunningGateway",
     "Start",
     "edge",
+    "launch",
     "prefix",
     "shared_gateway",
     "start_gateway",
@@ -88,7 +92,9 @@ CLOSED_RULES = RULES.replace('"anyone"', '"user"')  # nothing is open to the ano
 class RunningGateway:
     """A gateway in a process of its own."""
 
-    def __init__(self, process: Program, log: Path, url: str, prefix: str, data_dir: Path, claims: Mapping[str, Any] = NONE) -> None:
+    def __init__(
+        self, process: Program | LoneProgram, log: Path, url: str, prefix: str, data_dir: Path, claims: Mapping[str, Any] = NONE
+    ) -> None:
         self.process = process
         self.log_path = log
         self.url = url
@@ -222,6 +228,50 @@ def shared_gateway(toml: str = "", *, both_edges: bool = False, own: bool = Fals
     return gateway
 
 
+def launch(
+    folder: Path,
+    name: str,
+    toml: str = "",
+    *,
+    valkey_url: str | None,
+    prefix: str,
+    port: int = 0,
+    data_dir: Path | None = None,
+    edge: str = "fast",
+    claims: Mapping[str, Any] = NONE,
+    seconds: Mapping[str, float] = NONE,
+    environment: Mapping[str, str] = NONE,
+) -> RunningGateway:
+    """Starts a gateway, whose files in ``folder`` begin with ``name``, and waits until it is ready. ``stop`` ends it.
+
+    ``claims`` are in all of its tokens. ``seconds`` are constants of the product, by their full names, made shorter in its process.
+    With an ``environment`` it is no fork, so that what is preloaded there is.
+    """
+    file = folder / f"{name}.toml"
+    data_dir = data_dir or folder / "data"
+    head = f'port = {port}\nprefix = "{prefix}"\napi_keys = ["{API_KEY}"]\ndata_dir = "{data_dir}"\nlog_level = "debug"\n'
+    if valkey_url:
+        head += f'valkey_url = "{valkey_url}"\n'
+    if "drain_seconds" not in toml:
+        head += "drain_seconds = 0.2\n"  # few tests are about it, and many end a gateway that has clients
+    tokens = "" if "[tokens]" in toml else f'\n[tokens]\nhmac_secret = "{SECRET}"\n'
+    file.write_text(head + toml + tokens)
+    log, output = folder / f"{name}.log", folder / f"{name}.out"
+    module, *words = PROGRAMS[edge]
+    process: Program | LoneProgram
+    if environment:
+        process = LoneProgram(output, log, *words, "--config", str(file), environment=environment)
+    else:
+        process = Program(module, output, log, *words, "--config", str(file), constants=seconds)
+    with contextlib.suppress(AssertionError):  # the next one says what the log holds
+        wait_until(lambda: process.poll() is not None or (output.exists() and "\n" in output.read_text()), "a start", START_SECONDS)
+    line = output.read_text() if output.exists() else ""
+    if " is ready at " not in line:
+        process.kill()
+        raise AssertionError(f"the gateway did not start: {line!r}\n{log.read_text()}")
+    return RunningGateway(process, log, line.split(" is ready at ")[1].split()[0], prefix, data_dir, claims)
+
+
 def _starter(folder: Path, shared_valkey: str, own_prefix: str) -> Iterator[Start]:
     started: list[RunningGateway] = []
 
@@ -229,40 +279,13 @@ def _starter(folder: Path, shared_valkey: str, own_prefix: str) -> Iterator[Star
         toml: str = "",
         *,
         valkey_url: str | None = shared_valkey,
-        data_dir: Path | None = None,
-        port: int = 0,
         beside: RunningGateway | None = None,
-        edge: str = "fast",
-        claims: Mapping[str, Any] = NONE,
-        seconds: Mapping[str, float] = NONE,
-        environment: Mapping[str, str] = NONE,
+        **options: Any,
     ) -> RunningGateway:
-        """``beside`` another one: with its prefix. ``edge`` "asgi": mounted inside another application, under a plain uvicorn.
-
-        ``claims`` are in all of its tokens. ``seconds`` are constants of the product, by their full names, made shorter in its process.
-        ``environment`` are variables that its process has besides.
-        """
+        """``beside`` another one: with its prefix. ``edge`` "asgi": mounted inside another application, under a plain uvicorn."""
         prefix = beside.prefix if beside is not None else own_prefix
-        number = len(started)
-        file = folder / f"gateway{number}.toml"
-        data_dir = data_dir or folder / "data"
-        head = f'port = {port}\nprefix = "{prefix}"\napi_keys = ["{API_KEY}"]\ndata_dir = "{data_dir}"\nlog_level = "debug"\n'
-        if valkey_url:
-            head += f'valkey_url = "{valkey_url}"\n'
-        if "drain_seconds" not in toml:
-            head += "drain_seconds = 0.2\n"  # few tests are about it, and many end a gateway that has clients
-        tokens = "" if "[tokens]" in toml else f'\n[tokens]\nhmac_secret = "{SECRET}"\n'
-        file.write_text(head + toml + tokens)
-        log = folder / f"gateway{number}.log"
-        output = folder / f"gateway{number}.out"
-        module, *words = PROGRAMS[edge]
-        process = Program(module, output, log, *words, "--config", str(file), environment=environment, constants=seconds)
-        wait_until(lambda: process.poll() is not None or (output.exists() and "\n" in output.read_text()), "a start", START_SECONDS)
-        line = output.read_text()
-        assert " is ready at " in line, f"the gateway did not start: {line!r}\n{log.read_text()}"
-        gateway = RunningGateway(process, log, line.split(" is ready at ")[1].split()[0], prefix, data_dir, claims)
-        started.append(gateway)
-        return gateway
+        started.append(launch(folder, f"gateway{len(started)}", toml, valkey_url=valkey_url, prefix=prefix, **options))
+        return started[-1]
 
     yield start
     for gateway in started:

@@ -29,6 +29,7 @@ from .forks import Program
 __all__ = [
     "ENVIRONMENT",
     "GATEWAY",
+    "LoneProgram",
     "Outcome",
     "Process",
     "cpu_seconds",
@@ -81,6 +82,34 @@ def run(
 def run_alone(*arguments: Any) -> Outcome:
     done = subprocess.run([*GATEWAY, *map(str, arguments)], capture_output=True, text=True, env=ENVIRONMENT, timeout=30)
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+class LoneProgram:
+    """A command that is started by itself, with the face of ``forks.Program``; for what has to be in its environment from the first instruction on."""
+
+    def __init__(self, output: Path, error: Path, *arguments: str, environment: Mapping[str, str]) -> None:
+        with output.open("wb") as out, error.open("wb") as complaints:
+            words = [*GATEWAY, *arguments]
+            self._popen = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=out, stderr=complaints, env=ENVIRONMENT | dict(environment)
+            )
+        self.pid = self._popen.pid
+
+    def poll(self) -> int | None:
+        return self._popen.poll()
+
+    def wait(self, seconds: float | None = None) -> int:
+        """Its exit status. Raises TimeoutError."""
+        try:
+            return self._popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"process {self.pid} did not end within {seconds} s") from None
+
+    def send_signal(self, number: int) -> None:
+        self._popen.send_signal(number)
+
+    def kill(self) -> None:
+        self._popen.kill()
 
 
 class Process:

@@ -1,30 +1,43 @@
-"""A way to a Valkey that holds back what the server sends."""
+"""A way to a Valkey that holds back, delays or loses what is sent over it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 __all__ = ["Proxy"]
 
+ASK, ANSWER = "ask", "answer"  # the two ways through it: from a client, from the server
+
+
+class _Carried:
+    """One connection. ``silent`` are its ways on which nothing arrives any more."""
+
+    def __init__(self) -> None:
+        self.subscribed = False
+        self.silent: set[str] = set()
+
 
 class Proxy:
-    """In front of a Valkey; ``hold`` keeps what it sends to subscribed connections from arriving.
+    """In front of a Valkey: a Unix socket's path, or a port of 127.0.0.1.
 
-    ``swallow`` loses what goes one way, "ask" or "answer", over the connections that exist, or come before ``pass_on``: they stay open
-    and silent for ever, as where a firewall has forgotten them. ``links_only``: over those alone that are subscribed.
+    hold        what the server sends to subscribed connections does not arrive until ``release``
+    swallow     everything sent one way is lost until ``pass_on``, on connections that stay open; so it is for them afterwards, too,
+                as when a firewall forgot them; ``links_only``: on those alone that are subscribed
+    silenced    in its block, ``swallow``
+    delayed     in its block everything arrives so many seconds later
     """
 
-    def __init__(self, path: Path | None = None, port: int = 0) -> None:
-        """The Valkey listens on a Unix socket, or on a port of this machine."""
-        self._path = path
-        self._port = port
+    def __init__(self, target: Path | int) -> None:
+        self._target = target
         self._flows = asyncio.Event()
         self._flows.set()
-        self._swallowed = ""
-        self._links_only = False
+        self._swallowed: dict[str, bool] = {}  # way → whether of links only
+        self._delay = 0.0
+        self._carried: set[_Carried] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
@@ -51,55 +64,75 @@ class Proxy:
         self._flows.set()
 
     def swallow(self, way: str, *, links_only: bool = False) -> None:
-        self._swallowed, self._links_only = way, links_only
+        """``way`` is ASK or ANSWER."""
+        self._swallowed[way] = links_only
+        for carried in self._carried:
+            self._is_silent(carried, way)
 
     def pass_on(self) -> None:
-        self._swallowed = ""
+        self._swallowed.clear()
 
-    async def _far_end(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if self._path is not None:
-            return await asyncio.open_unix_connection(str(self._path))
-        return await asyncio.open_connection("127.0.0.1", self._port)
+    def _is_silent(self, carried: _Carried, way: str) -> bool:
+        """Whether nothing arrives that way; from then on nothing ever does."""
+        if way in self._swallowed and (carried.subscribed or not self._swallowed[way]):
+            carried.silent.add(way)
+        return way in carried.silent
+
+    @contextlib.contextmanager
+    def silenced(self, way: str) -> Iterator[None]:
+        self.swallow(way)
+        try:
+            yield
+        finally:
+            self._swallowed.pop(way, None)
+
+    @contextlib.contextmanager
+    def delayed(self, seconds: float) -> Iterator[None]:
+        self._delay = seconds
+        try:
+            yield
+        finally:
+            self._delay = 0.0
+
+    async def _far(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if isinstance(self._target, int):
+            return await asyncio.open_connection("127.0.0.1", self._target)
+        return await asyncio.open_unix_connection(str(self._target))
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        with contextlib.closing(writer), contextlib.suppress(asyncio.CancelledError):  # asyncio's server does not expect it
-            far_reader, far_writer = await self._far_end()
-            with contextlib.closing(far_writer):
-                await self._carry_both_ways(reader, writer, far_reader, far_writer)
-
-    async def _carry_both_ways(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, far_reader: asyncio.StreamReader, far_writer: asyncio.StreamWriter
-    ) -> None:
-        """Until either end closes."""
-        subscribed, silent = False, ""
-
-        def is_silent(way: str) -> bool:
-            nonlocal silent
-            if self._swallowed and (subscribed or not self._links_only):
-                silent = self._swallowed
-            return silent == way
-
-        async def ask() -> None:
-            nonlocal subscribed
-            while part := await reader.read(2**16):
-                subscribed = subscribed or b"\r\nSUBSCRIBE\r\n" in part
-                if not is_silent("ask"):
-                    far_writer.write(part)
-
-        async def answer() -> None:
-            while part := await far_reader.read(2**16):
-                if subscribed:
-                    await self._flows.wait()
-                if not is_silent("answer"):
-                    writer.write(part)
-
-        ways = [asyncio.create_task(ask()), asyncio.create_task(answer())]
+        task.add_done_callback(self._tasks.discard)
+        carried = _Carried()
         try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            far_reader, far_writer = await self._far()
+        except OSError:  # the server is away
+            writer.close()
+            return
+        self._carried.add(carried)
+        ways = [
+            asyncio.create_task(self._pass_on(carried, ASK, reader, far_writer)),
+            asyncio.create_task(self._pass_on(carried, ANSWER, far_reader, writer)),
+        ]
+        try:
+            with contextlib.suppress(asyncio.CancelledError):  # asyncio's server does not expect it
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._carried.discard(carried)
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
+            for end in (writer, far_writer):
+                end.close()
+
+    async def _pass_on(self, carried: _Carried, way: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while part := await reader.read(2**16):
+            if way == ASK:
+                carried.subscribed = carried.subscribed or b"SUBSCRIBE\r\n" in part
+            elif carried.subscribed:
+                await self._flows.wait()
+            if self._delay:
+                await asyncio.sleep(self._delay)
+            if not self._is_silent(carried, way):
+                writer.write(part)

@@ -20,6 +20,7 @@ import valkey
 from gateway.publication import Position
 from publishers.publisher import Publisher
 
+from ..kit.clients import client
 from ..kit.followers import Scene, scene
 from ..kit.gateways import RunningGateway, Start, shared_gateway
 from ..kit.model import NAME, Recorder, World
@@ -230,6 +231,47 @@ async def test_every_follower_is_notified_of_one_gap_when_valkey_comes_back_with
         await here.end(gaps=1)
         _no_connection_ended(here)
         assert here.acknowledged[-1].epoch != epoch
+
+
+# Two primaries at once. On a cluster a node that was replaced and does not know it yet takes writes, and what it announces reaches
+# those who are subscribed at its successor, since the nodes of a shard pass announcements on to each other.
+
+
+def _announce(own: OwnValkey, gateway: RunningGateway, channel: str, position: Position, data: str) -> None:
+    """As the other primary does, whose history is not this one's; it was made at another time."""
+    own.ask("PUBLISH", f"{gateway.prefix}:{{{channel}}}", f"@{position.offset} {position.epoch} 1700000000000\n{data}")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_what_the_other_primary_announced_in_place_of_a_publication_is_a_gap(
+    own: OwnValkey, gateway: RunningGateway, channel: str, count: int
+) -> None:
+    channel = channel.replace("chat", "endless")
+    async with client(gateway, subscribe=channel) as wire:
+        gateway.publish(channel, "first")
+        assert (await wire.publication())["offset"] == 1
+        epoch = gateway.epoch(channel)
+        for offset in range(2, 2 + count):
+            _announce(own, gateway, channel, Position(epoch, offset), '"other"')
+        assert [each["data"] for each in await wire.publications(count)] == ["other"] * count
+        assert gateway.publish(channel, "this one is missed otherwise")["offset"] == 2
+        push = (await wire.next())["push"]
+        assert push["unsubscribe"]["code"] == 2500
+        assert gateway.epoch(channel) != epoch
+
+
+async def test_what_the_other_primary_announced_later_than_a_publication_is_dropped(
+    own: OwnValkey, gateway: RunningGateway, channel: str
+) -> None:
+    channel = channel.replace("chat", "endless")
+    async with client(gateway, subscribe=channel) as wire:
+        for number in range(1, 4):
+            gateway.publish(channel, number)
+        assert [each["data"] for each in await wire.publications(3)] == [1, 2, 3]
+        for offset in (2, 3):
+            _announce(own, gateway, channel, Position(gateway.epoch(channel), offset), '"other"')
+        gateway.publish(channel, 4)
+        assert (await wire.publication())["data"] == 4
 
 
 # A follower is ahead of its gateway.

@@ -170,8 +170,7 @@ class EventStream(TimedClient[StreamSubscription]):
     def _open(self) -> None:
         starts, self._starts = self._starts or [], None
         self._watch_expiry()
-        gaps = [gap_event(start.channel, start.position, self._id()) for start in starts if start.gap]
-        self._write_text(retry() + self._opening(starts) + b"".join(gaps))
+        self._write_text(retry() + self._opening(starts))
         self._record("connected")
         for start in starts:
             self._record("subscribed", channel=start.channel)
@@ -182,22 +181,26 @@ class EventStream(TimedClient[StreamSubscription]):
             self.node.hub.client_connected(subscription)
 
     def _opening(self, starts: list[Start]) -> bytes:
-        """The event `connected`."""
+        """The event `connected`, and a gap for each channel that could not be recovered."""
         channels = b",".join(
             b'%b:{"epoch":%b,"offset":%d,"recovered":%b}'
             % (encode(start.channel), encode(start.position.epoch), start.position.offset, encode(start.recovered))
             for start in starts
         )
         # Until its gap was sent, the mark of a lost channel is a position that never was: a line cut in between must not hide the gap.
+        gaps = [start for start in starts if start.gap]
         positions = list(self._positions)
-        for start in starts:
-            if start.gap:
-                positions[start.number] = NEVER_WAS
+        for start in gaps:
+            positions[start.number] = NEVER_WAS
         tops = b",".join(b"%b:%d" % (encode(start.channel), start.top) for start in starts if start.recovered)
         end, _ = self._first_end()
         ttl = b',"ttl":%d' % seconds_left(end) if end < NEVER else b""
         data = b'{"client":%b,"channels":{%b},"tops":{%b}%b}' % (encode(self.client), channels, tops, ttl)
-        return event("connected", data, several_ids(positions))
+        parts = [event("connected", data, several_ids(positions))]
+        for start in gaps:
+            positions[start.number] = start.position
+            parts.append(gap_event(start.channel, start.position, several_ids(positions)))
+        return b"".join(parts)
 
     def gap(self, subscription: StreamSubscription) -> None:
         position = subscription.channel.position
