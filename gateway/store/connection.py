@@ -381,7 +381,8 @@ class ServerCommands:
                 self._release()
             else:
                 pause = self._pause()
-                if self._refusals >= REFUSALS_LOGGED:  # it goes on, as where replicas are missing
+                # It goes on, as where replicas are missing. What a cluster's commands log themselves is left out.
+                if self._refusals >= REFUSALS_LOGGED and not refusal.startswith(REDIRECTS):
                     self._refusal_log.refused(refusal)
                 await asyncio.sleep(pause)
                 self._release()
