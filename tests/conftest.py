@@ -15,7 +15,7 @@ from .kit.browser import browser, context, page
 from .kit.bystander import bystander, log, nobody_else_notices
 from .kit.certificates import certificate
 from .kit.channels import channel, user
-from .kit.clusters import cluster, cluster_url
+from .kit.clusters import cluster, cluster_url, shared_cluster
 from .kit.databases import database, database_url, migrated_url, postgresql
 from .kit.gateways import edge, prefix, start_gateway, start_gateway_once
 from .kit.javascript import node, npm
@@ -44,6 +44,7 @@ __all__ = [
     "postgresql",
     "prefix",
     "sentinel_url",
+    "shared_cluster",
     "single_url",
     "start_gateway",
     "start_gateway_once",
