@@ -11,7 +11,6 @@ share a core they also share its caches, which makes all of them dearer; ``one s
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 import sys
@@ -28,7 +27,7 @@ from .publishing import Load, PublisherProcess
 from .servers import Gateway, Valkeys, cpu, gateways
 from .subscribers import Client, Subscribers
 
-__all__ = ["run"]
+__all__ = ["measure", "show"]
 
 SHARDS = (1, 3)
 GATEWAYS = (1, 2, 4)
@@ -111,7 +110,7 @@ def _load(
         for publisher in publishers:
             publisher.begin()
         published = [publisher.result() for publisher in publishers]
-        count = sum(each.count for each in published)
+        count = sum(each.total for each in published)
         received = _received(subscribers, count * shape.subscribers)
         took = time.monotonic() - begun
         spent = Spent.now(valkeys, running).since(before).without(idle, took / idle_seconds)
@@ -246,17 +245,21 @@ def _ratio(rows: dict[Row, Numbers], shape: Shape) -> float:
     return statistics.median(_times(rows, (max(SHARDS), count, shape.name)) for count in GATEWAYS)
 
 
-def run(folder: Path, seconds: float, runs: int, as_json: bool) -> None:
-    """``seconds`` of load for each row in all, over ``runs`` turns."""
+def measure(folder: Path, seconds: float, runs: int) -> dict[str, Any]:
+    """``seconds`` of load for each row in all, over ``runs`` turns: ``rows``, and ``times``: what 3 shards take, in those of one."""
     results: dict[Row, list[Numbers]] = {}
     for row, numbers in _turns(folder, seconds, runs):
         results.setdefault(row, []).append(numbers)
     _show()
     rows = {row: _middle(each) for row, each in results.items()}
-    if as_json:
-        lines: list[dict[str, Any]] = [{"shards": row[0], "gateways": row[1], "load": row[2], **rows[row]} for row in sorted(rows)]
-        print(json.dumps({"rows": lines, "times": {shape.name: _ratio(rows, shape) for shape in (PUBLISH, ONE_SHARD)}}))
-        return
+    return {
+        "rows": [{"shards": row[0], "gateways": row[1], "load": row[2], **numbers} for row, numbers in _sorted(rows)],
+        "times": {shape.name: _ratio(rows, shape) for shape in (PUBLISH, ONE_SHARD)},
+    }
+
+
+def show(figures: dict[str, Any]) -> None:
+    rows: dict[Row, Numbers] = {(row["shards"], row["gateways"], row["load"]): row for row in figures["rows"]}
     console = Console(width=WIDTH)
     console.print(_measured(rows), _carried(rows))
     console.print(
