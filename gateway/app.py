@@ -187,7 +187,14 @@ class Gateway:
             return "draining"
         if not self._commands.connected:
             return "no connection to Valkey"
-        return "" if self.link.proven else "the live link to Valkey is not proven to work"
+        return self.link.doubt
+
+    def impaired(self) -> str:
+        """What of a cluster does not reach this process, or is not reached by it, although other shards are; "" if there is no such thing."""
+        away = [str(shard.address) for shard in self._commands.shards if not shard.connected]
+        parts = [f"no connection to Valkey at {address}" for address in away]
+        parts += [doubt for address, doubt in self.link.doubts.items() if address not in away]
+        return "; ".join(parts)
 
     async def stop(self) -> None:
         """What Valkey has of this process is removed first; then the connections are closed."""

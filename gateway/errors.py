@@ -46,6 +46,7 @@ __all__ = [
     "Unavailable",
     "UnknownChannel",
     "UnrecoverablePosition",
+    "is_general",
 ]
 
 
@@ -65,9 +66,16 @@ class StoreError(GatewayError):
         """Whether the key holds a value of another type than the command's: another program wrote there."""
         return str(self).startswith("WRONGTYPE")
 
+    @property
+    def is_general(self) -> bool:
+        """Whether Valkey carries out nothing of this kind for anybody. That is logged once: by the leases, and for Unavailable by the connection."""
+        return str(self).startswith(("MISCONF", "OOM"))
+
 
 class Unavailable(StoreError):
     """Valkey cannot be reached, or the connection went before it answered: whether a write happened is not known."""
+
+    is_general = True
 
 
 class NotPermitted(StoreError):
@@ -98,12 +106,14 @@ class ClientError(GatewayError):
     """An error reply. ``code`` and ``message`` go over the wire, ``hint`` is for people.
 
     ``closes_with`` is the close code where the client waits for no reply that could carry the error. Source: PROTOCOL.md 1.7, 1.13.
+    ``is_general``: it comes from a StoreError that is, so its cause is logged already.
     """
 
     code = 100
     message = "internal server error"
     temporary = False
     closes_with = 3004
+    is_general = False
 
     def __init__(self, hint: str = "") -> None:
         super().__init__(hint or self.message)
@@ -114,6 +124,13 @@ class Internal(ClientError):
     """Something of ours failed; the client may try again."""
 
     temporary = True
+
+    @classmethod
+    def of(cls, error: StoreError) -> Internal:
+        """The error reply to a command for which Valkey failed."""
+        reply = cls(str(error))
+        reply.is_general = error.is_general
+        return reply
 
 
 class UnknownChannel(ClientError):
@@ -220,3 +237,8 @@ class Disconnect(GatewayError):
         self.reason = reason or self.REASONS.get(code, "disconnected")
         self.hint = hint
         super().__init__(f"{code} {self.reason}" + (f": {hint}" if hint else ""))
+
+
+def is_general(error: Exception) -> bool:
+    """Whether it is an error of Valkey as a whole, whose cause is logged once, and not for each command that failed of it."""
+    return isinstance(error, StoreError) and error.is_general

@@ -33,6 +33,7 @@ log = logging.getLogger("gateway.store")
 LOOK_SECONDS = 10.0  # between two looks at the slots if nothing suggests that they have moved
 LOOK_PAUSE_SECONDS = 0.05  # at least, between two looks in a row; it doubles up to LOOK_PAUSE_MOST while nothing changes
 LOOK_PAUSE_MOST = 1.0
+UNSERVED_SECONDS = 5.0  # in which a replica takes over, as a rule: only then it is logged that hash slots are not served
 FIRST_SECONDS = 5.0  # for the shards to be connected at the start
 
 
@@ -57,6 +58,8 @@ class ClusterCommands:
         self._changed: list[Callable[[], None]] = []
         self._tasks = Tasks()
         self._doubt = asyncio.Event()
+        self._unserved_since: float | None = None  # some hash slots, as a node says
+        self._unserved_is_logged = False
         self._watching: asyncio.Task[None] | None = None
 
     # What it is.
@@ -205,7 +208,9 @@ class ClusterCommands:
                 attempt = 0
             self._doubt.clear()
             try:
-                attempt = 0 if self._apply(await self._look()) else attempt + 1
+                view = await self._look()
+                self._note_whole(view.whole)
+                attempt = 0 if self._apply(view) else attempt + 1
             except (StoreError, TimeoutError) as error:
                 attempt += 1
                 log.debug("the slots of the cluster could not be asked for: %s", error)
@@ -213,6 +218,19 @@ class ClusterCommands:
                 attempt += 1
                 log.exception("the slots of the cluster could not be read")
             await asyncio.sleep(LOOK_PAUSE_SECONDS + backoff(attempt, LOOK_PAUSE_SECONDS, LOOK_PAUSE_MOST))
+
+    def _note_whole(self, whole: bool) -> None:
+        """Logs once that hash slots are not served, which no connection shows, and once that all are again."""
+        now = asyncio.get_running_loop().time()
+        if whole:
+            if self._unserved_is_logged:
+                log.warning("the cluster at %s serves all hash slots again", self.address)
+            self._unserved_since, self._unserved_is_logged = None, False
+        elif self._unserved_since is None:
+            self._unserved_since = now
+        elif not self._unserved_is_logged and now - self._unserved_since > UNSERVED_SECONDS:
+            log.warning("the cluster at %s does not serve all hash slots: cluster_state is fail", self.address)
+            self._unserved_is_logged = True
 
     async def _look(self) -> View:
         """What the nodes say: those that are connected, and, where some are not, others that are known."""
@@ -253,4 +271,4 @@ class ClusterCommands:
         await server.settle()
         for command in server.withdraw(lambda slot: False):
             self.route(command)
-        await server.close()
+        await server.retire()

@@ -267,6 +267,9 @@ async def open_connection(address: Address, protocol: Callable[[], asyncio.Proto
     except (TimeoutError, ValkeyError, OSError) as error:
         await connection.disconnect(nowait=True)
         raise Unavailable(f"no Valkey at {address}: {explained(error, address.by_tls)}") from None
+    except asyncio.CancelledError:
+        await connection.disconnect(nowait=True)
+        raise
     writer = connection._writer
     assert writer is not None
     connection._reader = connection._writer = None  # valkey-py has no part in it any more

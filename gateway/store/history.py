@@ -108,10 +108,9 @@ class History:
         asked, faults = asyncio.get_running_loop().time(), self.layout.faults
         try:
             epoch, offset, ms, entries, left = await self.call(function, self.layout.keys(channel), *words)
-        except Unavailable:
-            raise
-        except StoreError as error:  # as where a key is of another type
-            faults.found("history", channel, error)
+        except StoreError as error:
+            if not error.is_general:  # as where a key is of another type
+                faults.found("history", channel, error)
             raise
         expires = asked + left / 1000 if left >= 0 else float("inf")
         publications = [read_entry(entry, faults, channel) for entry in entries]

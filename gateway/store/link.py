@@ -129,7 +129,18 @@ class Link:
     @property
     def proven(self) -> bool:
         """Whether a heartbeat came through lately: what is announced reaches this process. On a cluster: what any shard announces."""
-        return any(connection.proven for connection in self._connections.values())
+        return not self.doubt
+
+    @property
+    def doubt(self) -> str:
+        """Why it is proven of no server that what it announces reaches this process; "" if it is of any."""
+        doubts = [connection.doubt for connection in self._connections.values()] or ["there is no live link to Valkey"]
+        return doubts[0] if all(doubts) else ""
+
+    @property
+    def doubts(self) -> dict[str, str]:
+        """The ``unproven``, with the reason of each."""
+        return {str(connection.address): connection.doubt for connection in self._connections.values() if connection.doubt}
 
     @property
     def own_proven(self) -> bool:
@@ -140,7 +151,7 @@ class Link:
     @property
     def unproven(self) -> list[str]:
         """The addresses of the servers whose announcements may not reach this process now."""
-        return [str(connection.address) for connection in self._connections.values() if not connection.proven]
+        return list(self.doubts)
 
     async def start(self) -> None:
         """Connects and waits until the first heartbeats came through: from each shard that takes commands, or from as many as can
@@ -235,7 +246,7 @@ class Link:
             return
         shards = self._commands.shards
         for shard in self._connections.keys() - set(shards):
-            self._tasks.spawn(self._connections.pop(shard).close())
+            self._tasks.spawn(self._connections.pop(shard).retire())
         for shard in shards:
             if shard not in self._connections:
                 self._connections[shard] = ShardLink(shard, self._commands, self._own, self)
@@ -278,6 +289,9 @@ class Link:
         if link not in self._asking_again:
             self._asking_again.add(link)
             asyncio.get_running_loop().call_later(REFUSED_AGAIN_SECONDS, self._ask_again, link)
+
+    def on_allowed(self, link: ShardLink) -> None:
+        self._ask_for_all(link)
 
     def _ask_again(self, link: ShardLink) -> None:
         self._asking_again.discard(link)

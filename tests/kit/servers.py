@@ -54,10 +54,15 @@ class ValkeyServer:
     def log(self) -> Path:
         return self.folder / "log"
 
-    def start(self) -> None:
-        """Starts the process, on the port and the files that it had before, and waits until it answers."""
+    def start(self, *settings: str) -> None:
+        """Starts the process, on the port and the files that it had before, and waits until it answers and has read them.
+
+        ``settings`` are further words of its command line.
+        """
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(self._words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment)
+            self._process = subprocess.Popen(
+                [*self._words, *settings], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment
+            )
         wait_until(self._answers, f"a server on port {self.port}")
 
     @property
@@ -71,7 +76,7 @@ class ValkeyServer:
         self._process.wait()
 
     def freeze(self) -> None:
-        """Stops the process in the middle of what it does, until ``thaw``."""
+        """Stops the process in the middle of what it does, until ``thaw``: it takes connections and answers nothing."""
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:

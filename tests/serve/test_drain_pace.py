@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from gateway.config import Limits
 from gateway.serve.drain import drain
 from gateway.session.admission import Admission
+
+from ..kit.virtual_time import run_in_virtual_time
 
 
 class Departure:
@@ -80,3 +83,25 @@ async def test_a_drain_that_is_given_up_ends_early(admission: Admission) -> None
     async with asyncio.timeout(5):
         await drain(admission, 60.0, lambda: bool(given_up))
     assert len(admission.clients) > 90
+
+
+# When they come back.
+
+DELAYS = {
+    "gateway.js": (0.0, 0.5),
+    "centrifuge-js": (0.5, 1.0),
+    "centrifuge-python": (0.1, 0.2),
+}  # seconds, at random between, after code 3001
+
+
+@pytest.mark.parametrize("library", DELAYS)
+@pytest.mark.parametrize("count", [20, 500, 10_000])
+def test_they_come_back_spread_over_the_drain_seconds(admission: Admission, count: int, library: str) -> None:
+    """In each tenth of them between half and double of the even share, counted from when the first can be back."""
+    seconds, parts, chance, (least, most) = 10.0, 10, random.Random(count), DELAYS[library]
+    clients = [Departure(admission) for _ in range(count)]
+    run_in_virtual_time(drain(admission, seconds, lambda: False))
+    arrivals = [client.at + chance.uniform(0, most - least) for client in clients]
+    histogram = Counter(int(arrival / seconds * parts) for arrival in arrivals)
+    assert all(0.5 <= histogram[part] / (count / parts) <= 2 for part in range(parts)), sorted(histogram.items())
+    assert max(arrivals) <= seconds + most - least

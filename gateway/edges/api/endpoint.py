@@ -107,9 +107,9 @@ async def _called(node: Node, request: Request, name: str, method: Method, body:
         counts.answered(name, error.code)
         return _refused(request, name, error)
     except StoreError as error:
-        log.warning("api: %s failed: %s", name, error)
+        log.log(logging.DEBUG if error.is_general else logging.WARNING, "api: %s failed: %s", name, error)
         counts.answered(name, Internal.code)
-        return _refused(request, name, Internal(str(error)))
+        return _refused(request, name, Internal.of(error))
     counts.answered(name)
     fields = (result if name == "batch" else b'{"result":%b}' % result)[:-1]
     warnings = warnings_of(method, body)
@@ -117,7 +117,7 @@ async def _called(node: Node, request: Request, name: str, method: Method, body:
 
 
 def _refused(request: Request, name: str, error: ClientError) -> Response:
-    log.info("api: %s refused with %d %s", name, error.code, error)
+    log.log(logging.DEBUG if error.is_general else logging.INFO, "api: %s refused with %d %s", name, error.code, error)
     tracing.fail(str(error.code))
     transport = request.headers.get("x-centrifugo-error-mode") == "transport"
     return _answered(error, STATUS_OF_ERROR.get(error.code, 400) if transport else 200)
