@@ -217,6 +217,15 @@ async def test_connections_are_open_and_silent(server: ValkeyServer, start_gatew
         await asyncio.gather(is_silent(first, "answer", True, LOST[:1], BACK[:1]), is_silent(second, "ask", False, LOST, BACK))
 
 
+async def test_a_gateway_that_could_not_run_for_a_while_itself_stays_ready(gateway: RunningGateway) -> None:
+    """As on a machine that has too much to do: no heartbeat came through because none was sent."""
+    async with await Socket.open(gateway) as socket:
+        with gateway.frozen():
+            asking = asyncio.create_task(socket.request("GET", "/health/ready"))
+            await asyncio.sleep(SECONDS)
+        assert (await asking)[0] == 200
+
+
 async def test_every_worker_of_a_group_answers_for_itself(server: ValkeyServer, start_gateway: Start) -> None:
     gateway = await asyncio.to_thread(start_gateway, "workers = 2\n", valkey_url=server.url)
     sockets = [await Socket.open(gateway) for _ in range(12)]  # the kernel gives each worker some
