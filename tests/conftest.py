@@ -60,11 +60,7 @@ settings.load_profile("gateway")
 
 # Test files, by how long they take.
 LONG = """
-<<<<<<< HEAD
-relay faults_of_clusters emulation browser demo openapi orders work_page worker cli queue_commands browser_rights faults reactions sse restarts websocket rpc reviews sdks
-=======
-ready relay emulation browser demo openapi orders work_page worker cli queue_commands browser_rights faults reactions sse restarts websocket rpc reviews sdks
->>>>>>> join2
+ready relay faults_of_clusters emulation browser demo openapi orders work_page worker cli queue_commands browser_rights faults reactions sse restarts websocket rpc reviews sdks
 slow_clients bridges reader_faults proof recovery_model rights operating readme_page devices pipelining order outbox_jobs types primary drain delta_edges
 rooms reading monitoring in_browser accessibility queue_model
 """.split()
