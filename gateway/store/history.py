@@ -19,6 +19,7 @@ from .layout import Layout, read_entry, read_epoch
 __all__ = ["PAGE_BYTES", "History", "Page"]
 
 PAGE_BYTES = 256 * 1024  # of one read; a page may pass it by one publication
+LOOK_SECONDS = 0.05  # until it is noticed that the index's shard is away
 INDEX_SECONDS = 1.0  # that a publication on a cluster waits until its channel's name is in the index
 
 
@@ -168,8 +169,10 @@ class History:
         async with lock:
             if not await self._has_index(channel):
                 return
-            if (written := self._write_index(channel)) is not None and self._reaches_index(channel):
-                await asyncio.wait((written,), timeout=INDEX_SECONDS)
+            if (written := self._write_index(channel)) is not None:
+                until = asyncio.get_running_loop().time() + INDEX_SECONDS
+                while not written.done() and self._reaches_index(channel) and asyncio.get_running_loop().time() < until:
+                    await asyncio.wait((written,), timeout=LOOK_SECONDS)
 
     async def _has_index(self, channel: str) -> bool:
         if self._index.is_known(channel):

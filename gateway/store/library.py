@@ -17,7 +17,7 @@ from typing import Annotated, Any, cast
 import msgspec
 
 from ..config import BUILT_IN, ChannelRules
-from ..errors import NotPermitted, StoreError
+from ..errors import NotPermitted, StoreError, Unavailable
 from ..rules.json_text import UNREADABLE
 from .access import Commands
 
@@ -88,11 +88,19 @@ class Library:
     async def install(self, commands: Commands) -> None:
         """Loads this library and its rules into every shard, at the start of a gateway. A newer version that is loaded already stays.
 
-        A user that may not load functions works with those that are loaded. Raises NotPermitted if they are missing or older.
+        A user that may not load functions works with those that are loaded. Raises NotPermitted if they are missing or older. A shard of a
+        cluster that is away gets the functions once it is back; one server that is away raises Unavailable.
         """
         assert self._rules is not None
-        await commands.call(b"SET", self._rules_key, json.dumps(self._rules))
+        try:
+            await commands.call(b"SET", self._rules_key, json.dumps(self._rules))
+        except Unavailable as error:
+            if not commands.sharded:
+                raise
+            log.warning("the channels' rules could not be stored for publishers, who use those in the functions: %s", error)
         for shard in commands.shards:
+            if commands.sharded and not shard.connected:
+                continue
             try:
                 await self._install(shard.call, self._rules, sharded=commands.sharded)
             except NotPermitted as error:

@@ -86,6 +86,7 @@ class ForeignMessages:
             await asyncio.wait((self._listening,))
         if self._transport is not None:
             close_connection(self._transport)
+        await self._address.close()
 
     async def take(self) -> Batch:
         await self._arrived.wait()

@@ -32,7 +32,7 @@ class Load(NamedTuple):
 class Published(NamedTuple):
     """How many were acknowledged, in how many seconds, and seconds of the publisher's CPU."""
 
-    count: int
+    total: int
     seconds: float
     cpu: float
 

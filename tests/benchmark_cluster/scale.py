@@ -11,7 +11,6 @@ share a core they also share its caches, which makes all of them dearer; ``one s
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 import sys
@@ -28,7 +27,7 @@ from .publishing import Load, PublisherProcess
 from .servers import Gateway, Valkeys, cpu, gateways
 from .subscribers import Client, Subscribers
 
-__all__ = ["run"]
+__all__ = ["measure", "show"]
 
 SHARDS = (1, 3)
 GATEWAYS = (1, 2, 4)
@@ -111,7 +110,7 @@ def _load(
         for publisher in publishers:
             publisher.begin()
         published = [publisher.result() for publisher in publishers]
-        count = sum(each.count for each in published)
+        count = sum(each.total for each in published)
         received = _received(subscribers, count * shape.subscribers)
         took = time.monotonic() - begun
         spent = Spent.now(valkeys, running).since(before).without(idle, took / idle_seconds)
@@ -174,14 +173,14 @@ def _measured(rows: dict[Row, Numbers]) -> Table:
         "load",
         "shards",
         "gateways",
-        "publications/s",
-        "deliveries/s",
+        "published/s",
+        "delivered/s",
         "missing",
         "Valkey, a publication",
         "one shard alone",
         "gateways, a publication",
         "a delivery",
-        "publishers, a publication",
+        "publishers",
         "clients, a delivery",
     ):
         table.add_column(name, justify="left" if name == "load" else "right")
@@ -224,7 +223,7 @@ def _carried(rows: dict[Row, Numbers]) -> Table:
                 str(row[1]),
                 f"{1e6 / each['valkey']:,.0f}",
                 f"{row[0] * 1e6 / each['valkey']:,.0f}",
-                f"{_times(rows, row):.2f} ×",
+                f"{each['times']:.2f} ×",
                 f"{1e6 / each['gateways_cpu']:,.0f}",
             )
     return table
@@ -235,32 +234,41 @@ def _sorted(rows: dict[Row, Numbers]) -> list[tuple[Row, Numbers]]:
     return sorted(rows.items(), key=lambda row: (order.index(row[0][2]), row[0]))
 
 
-def _times(rows: dict[Row, Numbers], row: Row) -> float:
-    """How many times the publications of one server the shards of a row take, with as many gateways: by Valkey's CPU a publication."""
-    shards, count, _ = row
-    return shards * rows[1, count, PUBLISH.name]["valkey"] / rows[row]["valkey"]
+def _add_times(results: dict[Row, list[Numbers]]) -> None:
+    """``times``: how many times the publications of one server the shards of a row take, by Valkey's CPU a publication.
+
+    It compares with the one server of the same turn, with as many gateways: what else the machine did then troubled both.
+    """
+    for (shards, count, _), runs in results.items():
+        for numbers, single in zip(runs, results[1, count, PUBLISH.name], strict=True):
+            numbers["times"] = shards * single["valkey"] / numbers["valkey"]
 
 
-def _ratio(rows: dict[Row, Numbers], shape: Shape) -> float:
-    """The same of the largest cluster, the middle over all numbers of gateways."""
-    return statistics.median(_times(rows, (max(SHARDS), count, shape.name)) for count in GATEWAYS)
+def _ratio(results: dict[Row, list[Numbers]], shape: Shape) -> float:
+    """``times`` of the largest cluster: the middle of all turns and all numbers of gateways."""
+    return statistics.median(each["times"] for count in GATEWAYS for each in results[max(SHARDS), count, shape.name])
 
 
-def run(folder: Path, seconds: float, runs: int, as_json: bool) -> None:
-    """``seconds`` of load for each row in all, over ``runs`` turns."""
+def measure(folder: Path, seconds: float, runs: int) -> dict[str, Any]:
+    """``seconds`` of load for each row in all, over ``runs`` turns: ``rows``, and ``times``: what 3 shards take, in those of one."""
     results: dict[Row, list[Numbers]] = {}
     for row, numbers in _turns(folder, seconds, runs):
         results.setdefault(row, []).append(numbers)
     _show()
+    _add_times(results)
     rows = {row: _middle(each) for row, each in results.items()}
-    if as_json:
-        lines: list[dict[str, Any]] = [{"shards": row[0], "gateways": row[1], "load": row[2], **rows[row]} for row in sorted(rows)]
-        print(json.dumps({"rows": lines, "times": {shape.name: _ratio(rows, shape) for shape in (PUBLISH, ONE_SHARD)}}))
-        return
+    return {
+        "rows": [{"shards": row[0], "gateways": row[1], "load": row[2], **numbers} for row, numbers in _sorted(rows)],
+        "times": {shape.name: _ratio(results, shape) for shape in (PUBLISH, ONE_SHARD)},
+    }
+
+
+def show(figures: dict[str, Any]) -> None:
+    rows: dict[Row, Numbers] = {(row["shards"], row["gateways"], row["load"]): row for row in figures["rows"]}
     console = Console(width=WIDTH)
     console.print(_measured(rows), _carried(rows))
     console.print(
-        f"{max(SHARDS)} shards take {_ratio(rows, ONE_SHARD):.2f} times the publications of one where each has a core of its own, and"
-        f" {_ratio(rows, PUBLISH):.2f} times by what they cost while all of them, the gateways and the publishers share the cores of this"
+        f"{max(SHARDS)} shards take {figures['times'][ONE_SHARD.name]:.2f} times the publications of one where each has a core of its own, and"
+        f" {figures['times'][PUBLISH.name]:.2f} times by what they cost while all of them, the gateways and the publishers share the cores of this"
         " machine. These are fewer than the processes: publications/s and deliveries/s are what all reach together here. Plan with the CPU."
     )

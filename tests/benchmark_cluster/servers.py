@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import valkey
 
@@ -63,8 +63,7 @@ class Valkeys:
 
     @staticmethod
     def _info(client: valkey.Valkey, section: str) -> dict[str, Any]:
-        facts: dict[str, Any] = client.info(section)
-        return facts
+        return cast(dict[str, Any], client.info(section))
 
     def memory(self) -> int:
         """Bytes that all shards have allocated."""

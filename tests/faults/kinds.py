@@ -415,6 +415,7 @@ async def promoted_with_loss(scene: Scene, fault: Fault) -> AsyncIterator[str]:
     primary = await _primary(scene, fault)
     replica = await asyncio.to_thread(topology.replica_of, primary)
     with frozen(replica):
+        await _call(primary, "CLIENT", "KILL", "TYPE", "replica")  # else the kernel takes what the frozen one does not read
         yield f"what port {primary.port} acknowledged for {fault.seconds} s"
         primary.kill()
     await asyncio.to_thread(topology.await_promoted, replica)

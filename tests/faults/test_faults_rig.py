@@ -194,6 +194,25 @@ def test_the_verdict_finds_what_is_planted(planted: str) -> None:
     assert rules(change(right_history())) == expected
 
 
+def lossy(events: list[Event]) -> list[Event]:
+    """The same with a fault, from the first document on, that may make Valkey forget something."""
+    last = events[-1]["t"]
+    return [*events, fault_event("begins", loses=True) | {"id": 1}, fault_event("mended", loses=True, t=last) | {"id": 1}]
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [([0, 1, 3, 4, 5], []), ([0, 1, 2, 4, 5], ["lost without a gap"]), ([0, 1, 2, 3, 4], ["lost without a gap"])],
+    ids=["as the client received it", "another document in its place", "all of it, at other offsets"],
+)
+def test_what_a_replaced_primary_was_given_may_be_missing_where_history_lacks_it_too(entries: list[int], expected: list[str]) -> None:
+    events = [event for event in renumbered(right_history()) if event["what"] != "published"]
+    events += [{"t": 20.0, "what": "published", "channel": "c", "n": n} for n in range(6)]
+    events.append({"t": 90.0, "what": "history", "channel": "c", "epoch": "e", "entries": list(enumerate(entries, 1))})
+    events = [event for event in events if event.get("client") != "b"]
+    assert rules(lossy(events)) == expected
+
+
 def test_a_gap_is_right_where_a_fault_may_lose_something() -> None:
     events = moved(right_history(), "gap")
     at = next(place for place, event in enumerate(events) if event["what"] == "fault")
