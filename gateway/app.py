@@ -139,7 +139,7 @@ class Gateway:
         await self._commands.start()
         if self._install:
             await self._install_functions()
-            await log_lack(self._address, self._rights())
+            await log_lack([shard.address for shard in self._commands.shards if shard.connected], self._rights())
             await self.node.revocations.load()
         await self.link.start()
         if 0 < len(self._config.tokens.hmac_secret.encode()) < SHORT_SECRET:

@@ -24,9 +24,9 @@ from ..store.embedded import configured_url
 from ..store.layout import Layout
 from ..store.library import Library, rules_of
 from ..store.link import Link
-from ..store.rights import LOADING, ROLES, Rights, rights_of
-from ..store.rights_check import find_lack
+from ..store.rights import ROLES, Rights, rights_of
 from ..work.bridges import slot_fault
+from .check_rights import check_rights
 from .check_shards import check_shards
 from .options import run_async
 
@@ -48,7 +48,8 @@ def run_check(config: str | None, *, valkey_url: str | None, data_dir: str | Non
     ``role`` is what the user of Valkey is for, one of ``store.rights.ROLES``.
     """
     report = Report()
-    logging.getLogger("gateway.rights").disabled = True  # what is missing is in the report
+    for what in ("rights", "store", "link"):  # what is missing, or away, is in the report
+        logging.getLogger(f"gateway.{what}").setLevel(logging.CRITICAL)
     settings, report.faults = examine(config, valkey_url=valkey_url, data_dir=data_dir)
     if settings is not None:
         report.fine["configuration"] = f"{config or 'defaults and environment'}, {len(settings.namespaces)} namespaces"
@@ -142,18 +143,13 @@ async def _check_valkey(config: Config, url: str, role: str, report: Report) -> 
 
 async def _check_rights(config: Config, address: Address, role: str, report: Report) -> bool:
     """Whether the user of the address has the rights of the role; each that is missing is a fault."""
-    lack = await find_lack(address, rights_of(role, config.prefix, config.bridges if role == "gateway" else (), cluster=address.is_cluster))
-    user, loading = address.user, [f"+{command}" for command in sorted(LOADING.commands)]
-    missing = [word for word in lack.words if word not in loading]
-    report.faults += [f"the user {user!r} of Valkey lacks {word}, which a {role} needs: ACL SETUSER {user} {word}" for word in missing]
-    if len(missing) < len(lack.words):
-        words = " ".join(word for word in lack.words if word in loading)
-        report.warnings.append(
-            f'the user {user!r} of Valkey lacks {words}: it cannot load the gateway\'s functions, which is left to "gateway install"'
-        )
-    if not missing and lack.complete:
-        report.fine["rights"] = f"the user {user!r} of Valkey has all that a {role} needs"
-    return not missing
+    rights = rights_of(role, config.prefix, config.bridges if role == "gateway" else (), cluster=address.is_cluster)
+    found = await check_rights(address, role, rights)
+    report.faults += found.faults
+    report.warnings += found.warnings
+    if found.complete:
+        report.fine["rights"] = f"the user {address.user!r} of Valkey has all that a {role} needs"
+    return not found.faults
 
 
 async def _examine_servers(address: Address, commands: Commands, report: Report) -> None:

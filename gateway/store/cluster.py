@@ -99,10 +99,13 @@ class ClusterCommands:
         """Returns when every shard is connected, or those that can be are. Raises StoreError if none can be."""
         loop = asyncio.get_running_loop()
         until = loop.time() + FIRST_SECONDS
-        while not all(shard.connected for shard in self.shards) and loop.time() < until:
+        while not all(shard.connected or _is_refused(shard) for shard in self.shards) and loop.time() < until:
             await asyncio.sleep(0.01)
         missing = [str(shard.address) for shard in self.shards if not shard.connected]
         if len(missing) == len(self.shards):
+            for shard in self.shards:
+                if shard.failure is not None and _is_refused(shard):
+                    raise shard.failure
             raise Unavailable(f"no shard of the cluster at {self.address} takes commands: {', '.join(missing)}")
         if missing:
             log.warning("of the shards of the cluster at %s, these take no commands: %s", self.address, ", ".join(missing))
@@ -272,3 +275,8 @@ class ClusterCommands:
         for command in server.withdraw(lambda slot: False):
             self.route(command)
         await server.retire()
+
+
+def _is_refused(shard: ServerCommands) -> bool:
+    """Whether it cannot be connected to for a reason that does not pass by itself."""
+    return isinstance(shard.failure, StoreError) and not isinstance(shard.failure, Unavailable)

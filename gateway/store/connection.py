@@ -175,6 +175,7 @@ class ServerCommands:
         self._lost = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self.server: Server | None = None  # to which it is connected
+        self.failure: Exception | None = None  # of the last attempt to connect again
         self._outage = OutageLog(
             log,
             f"commands do not reach valkey at {address}",
@@ -519,8 +520,10 @@ class ServerCommands:
             reason = Unavailable(f"no answer for {ATTEMPT_SECONDS:g} s") if isinstance(error, TimeoutError) else error
             if self._redirects is not None:
                 self._redirects.unreachable(self)
+            self.failure = reason
             self._outage.failed(reason)
             raise reason from None
+        self.failure = None
 
     async def _check(self) -> None:
         self._writes_log.look()

@@ -8,6 +8,7 @@ What is refused appears in Valkey's ``ACL LOG`` too.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
@@ -166,12 +167,19 @@ async def _try_by_function(asked: _Asked, trials: list[_Trial]) -> list[str] | N
     return [word for trial, answer in zip(trials, answers, strict=True) for word in trial.lacks(answer.decode())]
 
 
-async def log_lack(address: Address, rights: Rights) -> None:
-    """Logs what the user lacks, at the start of a program that could else work for long before it is refused something."""
-    try:
-        lack = await find_lack(address, rights)
-    except Unavailable as error:
-        log.debug("%s", error)
-        return
-    if lack.words:
-        log.error('the user %r of Valkey lacks rights: %s; "gateway check" says how to give them', address.user, " ".join(lack.words))
+async def log_lack(addresses: Sequence[Address], rights: Rights) -> None:
+    """Logs what the user lacks, at the start of a program that could else work for long before it is refused something.
+
+    ``addresses`` are of the one server there is, or of shards of a cluster, each of which has users of its own.
+    """
+    lacks = await asyncio.gather(*[find_lack(address, rights) for address in addresses], return_exceptions=True)
+    words: dict[str, None] = {}
+    for lack in lacks:
+        if isinstance(lack, Lack):
+            words |= dict.fromkeys(lack.words)
+        elif isinstance(lack, Unavailable):
+            log.debug("%s", lack)
+        else:
+            raise lack
+    if words:
+        log.error('the user %r of Valkey lacks rights: %s; "gateway check" says how to give them', addresses[0].user, " ".join(words))
