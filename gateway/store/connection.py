@@ -28,9 +28,10 @@ from typing import Any, Protocol
 import libvalkey
 
 from ..errors import StoreError, Unavailable
-from ..runtime.backoff import backoff, retrying
+from ..runtime.backoff import backoff
 from ..runtime.tasks import end
 from .connect import Address, Server, close_connection, open_connection
+from .connect_again import PAUSE_SECONDS, connect_again
 from .not_permitted import for_people
 from .outage_log import OutageLog, RefusalLog
 
@@ -40,8 +41,6 @@ log = logging.getLogger("gateway.store")
 
 SILENCE_SECONDS = 5.0  # the oldest command waits longer than this: the connection is dead
 CHECK_SECONDS = 1.0
-ATTEMPT_SECONDS = 1.5  # to connect again; a gateway is ready again within 3 s after whatever kept Valkey away
-PAUSE_SECONDS = 0.5  # the longest between two attempts
 RETIRED_SECONDS = 1.0  # until a cluster is asked again who has the slots of a server that is away: it may have none any more
 REFUSALS_LOGGED = 5  # in a row: about a second of them
 WRITES_CALM_SECONDS = 30.0  # without a refused write in a shard: it may get no more than one in so long
@@ -498,32 +497,19 @@ class ServerCommands:
     async def _stay_connected(self) -> None:
         while True:
             if self._transport is None:
-                await self._come_back()
+                await connect_again(self._connect, self._outage, self._on_failure)
+                self.failure = None
+                self._outage.end()
             try:
                 async with asyncio.timeout(CHECK_SECONDS):
                     await self._lost.wait()
             except TimeoutError:
                 await self._check()
 
-    async def _come_back(self) -> None:
-        """Connects again, however long it takes."""
-        what = f"no connection to valkey at {self._address}"
-        await retrying(self._try_to_connect, what, log, on=Exception, ceiling=PAUSE_SECONDS, level=logging.DEBUG)
-        self._outage.end()
-
-    async def _try_to_connect(self) -> None:
-        # Another attempt may succeed although this one gets no answer, since what answers now was not there, or not reached, when it began.
-        try:
-            async with asyncio.timeout(ATTEMPT_SECONDS):
-                await self._connect()
-        except Exception as error:
-            reason = Unavailable(f"no answer for {ATTEMPT_SECONDS:g} s") if isinstance(error, TimeoutError) else error
-            if self._redirects is not None:
-                self._redirects.unreachable(self)
-            self.failure = reason
-            self._outage.failed(reason)
-            raise reason from None
-        self.failure = None
+    def _on_failure(self, reason: Exception) -> None:
+        self.failure = reason
+        if self._redirects is not None:
+            self._redirects.unreachable(self)
 
     async def _check(self) -> None:
         self._writes_log.look()

@@ -20,10 +20,10 @@ from typing import Any, NamedTuple, Protocol
 import libvalkey
 
 from ..errors import NotPermitted, StoreError, Unavailable
-from ..runtime.backoff import retrying
 from ..runtime.tasks import end
 from .access import Commands
 from .connect import Server, close_connection, open_connection
+from .connect_again import connect_again
 from .connection import REFUSED_FOR_NOW, RETIRED_SECONDS, Replies, ServerCommands
 from .not_permitted import for_people
 from .outage_log import OutageLog
@@ -36,8 +36,6 @@ BEAT_SECONDS = 1.0
 SILENT_BEATS = 4  # beats without any answer before the link is given up
 SILENT_BEATS_AT_FIRST = 2  # the same of a connection that has brought no heartbeat yet
 LATE_BEATS = 2.5  # beats after the last heartbeat that came through, the link counts as unproven: earlier than it is given up
-ATTEMPT_SECONDS = 1.5  # to connect again; a gateway is ready again within 3 s after whatever kept Valkey away
-PAUSE_SECONDS = 0.5  # the longest between two attempts
 NUMBERS_MOST = 2**18  # heartbeat channels that are tried: one slot of 16384 is found among them, but for one time in 9 million
 ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "LOADING")  # refusals that pass, or that another shard does not give
 
@@ -272,10 +270,9 @@ class ShardLink:
     # The connection.
 
     async def _run(self) -> None:
-        what = f"no link to valkey{self._where}"
         while True:
             # Whatever the error is: a process without its link has nothing else to do.
-            await retrying(self._try_to_connect, what, log, on=Exception, ceiling=PAUSE_SECONDS, level=logging.DEBUG)
+            await connect_again(self._connect, self._outage, self._on_failure)
             because = await self._beat_until_lost()
             if not self._proven:  # it was opened, and brought nothing
                 self._outage.failed(because)
@@ -284,15 +281,8 @@ class ShardLink:
             log.debug("the link to valkey%s was lost: %s", self._where, because)
             self._receiver.on_lost(self)
 
-    async def _try_to_connect(self) -> None:
-        try:
-            async with asyncio.timeout(ATTEMPT_SECONDS):
-                await self._connect()
-        except Exception as error:
-            reason = Unavailable(f"no answer for {ATTEMPT_SECONDS:g} s") if isinstance(error, TimeoutError) else error
-            self._commands.look_again()  # a replica may hold the slots now
-            self._outage.failed(reason)
-            raise reason from None
+    def _on_failure(self, reason: Exception) -> None:
+        self._commands.look_again()  # a replica may hold the slots now
 
     async def _connect(self) -> None:
         lost = asyncio.Event()
