@@ -136,12 +136,13 @@ class Gateway:
 
     async def start(self) -> None:
         """Connects, loads the functions, and waits for the link's first heartbeat. Raises ConfigurationError or StoreError, in one line."""
-        await self._commands.start()
-        if self._install:
-            await self._install_functions()
-            await log_lack([shard.address for shard in self._commands.shards if shard.connected], self._rights())
-            await self.node.revocations.load()
-        await self.link.start()
+        try:
+            await self._connect()
+        except BaseException:
+            # The loop that ends cancels each task once, and valkey-py may swallow that: its process would never end.
+            await self.link.close()
+            await self._commands.close()
+            raise
         if 0 < len(self._config.tokens.hmac_secret.encode()) < SHORT_SECRET:
             log.warning("tokens.hmac_secret is short: %d bytes or more are safe", SHORT_SECRET)
         work = [self._wheel.run(), self.node.hub.run_upkeep(), *([self._keys.run()] if self._keys.has_url else [])]
@@ -158,6 +159,14 @@ class Gateway:
         self._background = [run_endlessly(each, "the gateway") for each in work]
         if self._install:
             await self.bridges.start()
+
+    async def _connect(self) -> None:
+        await self._commands.start()
+        if self._install:
+            await self._install_functions()
+            await log_lack([shard.address for shard in self._commands.shards if shard.connected], self._rights())
+            await self.node.revocations.load()
+        await self.link.start()
 
     def _alerts(self) -> list[Coroutine[Any, Any, None]]:
         if not self._config.alerts.are_on:

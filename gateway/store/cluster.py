@@ -51,6 +51,7 @@ class ClusterCommands:
         self._functions = functions
         self._servers: dict[Place, ServerCommands] = {}
         self._owners: list[ServerCommands | None] = [None] * SLOTS
+        self._shards: list[ServerCommands] | None = None  # those in the table, once asked for
         self._is_patched = False  # by redirections, since the table was read
         self._replicas: Sequence[Place] = ()
         self._numbers = count()
@@ -70,7 +71,9 @@ class ClusterCommands:
 
     @property
     def shards(self) -> list[ServerCommands]:
-        return list(dict.fromkeys(owner for owner in self._owners if owner is not None))
+        if self._shards is None:
+            self._shards = list(dict.fromkeys(owner for owner in self._owners if owner is not None))
+        return self._shards
 
     def shard(self, key: bytes) -> ServerCommands | None:
         return self._owners[slot_of(key)]
@@ -186,7 +189,7 @@ class ClusterCommands:
     def moved(self, slot: int, place: Place) -> ServerCommands:
         """A shard says that ``place`` holds the slot, which is newer than the table."""
         self._owners[slot] = server = self.server(place)
-        self._is_patched = True
+        self._is_patched, self._shards = True, None
         self.look_again()
         return server
 
@@ -255,7 +258,7 @@ class ClusterCommands:
         self._replicas = view.replicas
         if after == before and not self._is_patched:
             return False
-        self._owners, self._is_patched = after, False
+        self._owners, self._is_patched, self._shards = after, False, None
         for server in list(self._servers.values()):
             self._held.hold_moved(server, [slot for slot in server.slots() if after[slot] is not server])
         self._retire(set(self.shards))

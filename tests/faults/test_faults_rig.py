@@ -39,11 +39,11 @@ def test_a_schedule_follows_from_its_seed() -> None:
     assert schedule(1, 300, "single", kinds) != schedule(2, 300, "single", kinds)
 
 
-@pytest.mark.parametrize("topology", ["single", "sentinel"])
+@pytest.mark.parametrize("topology", ["single", "sentinel", "cluster"])
 def test_a_long_schedule_has_every_kind_and_can_make_it(topology: str) -> None:
     kinds = kinds_of(topology)
     assert {fault.kind for fault in schedule(1, 1200, topology, kinds)} == set(kinds)
-    assert set(kinds) <= set(MAKERS)
+    assert set(kinds) <= set(MAKERS) == set(KINDS)
 
 
 @pytest.mark.parametrize("topology", ["single", "sentinel", "cluster"])

@@ -108,14 +108,22 @@ class Topology:
     def mend(self) -> None:
         """Whatever was done to the servers is undone, and they agree on their roles."""
         self.disk.free()
+        wait_until(self._agrees_now, "all servers run and agree", AGREES_SECONDS)
+        for server in self.servers:
+            for name, value in (("maxmemory", "0"), ("client-output-buffer-limit", "pubsub 32mb 8mb 60"), ("appendfsync", "always")):
+                server.client.config_set(name, value)
+
+    def _agrees_now(self) -> bool:
+        """A replica may end itself a moment later, as where it could not write to its disk."""
         for server in self.servers:
             server.thaw()
             if not server.runs:
                 server.start()
-        self.agree()
-        for server in self.servers:
-            for name, value in (("maxmemory", "0"), ("client-output-buffer-limit", "pubsub 32mb 8mb 60"), ("appendfsync", "always")):
-                server.client.config_set(name, value)
+        try:
+            self.agree()
+        except (AssertionError, valkey.ValkeyError):
+            return False
+        return all(server.runs for server in self.servers)
 
     def agree(self) -> None:
         """Waits until every server that is no primary follows one."""
