@@ -37,7 +37,7 @@ PACE = 30.0  # publications a second in each channel of the load "deliver"
 IDLE_SECONDS = 0.6
 ARRIVE_SECONDS = 10.0
 GATEWAY_TOML = "[insecure]\nclients = true"
-WIDTH = 150
+WIDTH = 160
 
 Numbers = dict[str, float]
 
