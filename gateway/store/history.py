@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 from ..errors import StoreError, Unavailable
 from ..publication import Position, Publication
@@ -18,6 +19,7 @@ from .layout import Layout, read_entry, read_epoch
 __all__ = ["PAGE_BYTES", "History", "Page"]
 
 PAGE_BYTES = 256 * 1024  # of one read; a page may pass it by one publication
+INDEX_SECONDS = 1.0  # that a publication on a cluster waits until its channel's name is in the index
 
 
 class Page(NamedTuple):
@@ -43,6 +45,7 @@ class History:
         self.commands = commands
         self.layout = layout
         self._index = ChannelIndex(layout)
+        self._indexing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # while calls of the channel hold or await it
 
     async def publish(self, channel: str, words: Sequence[Any], *, repeatable: bool = False) -> Position | None:
         """Publishes ``publish_words(…)`` and returns the publication's position; None where the channel has no history.
@@ -59,7 +62,10 @@ class History:
     async def _publish(
         self, function: bytes, channel: str, keys: Sequence[bytes], words: Sequence[Any], repeatable: bool
     ) -> Position | None:
-        self._write_index(channel)
+        if self.commands.sharded:
+            await self._index_first(channel)
+        else:
+            self._write_index(channel)
         call = (b"FCALL", function, len(keys), *keys, *words)
         offset, epoch = await self.commands.call(*call, repeatable=repeatable, guarded=True)
         if offset == 1:
@@ -69,7 +75,10 @@ class History:
 
     async def relay(self, channel: str, version_epoch: str, rows: Sequence[tuple[int, str]], *, notify: bool) -> None:
         """Publishes (version, data) in order, as one act; versions that are not newer than the channel's were published before."""
-        self._write_index(channel)
+        if self.commands.sharded:
+            await self._index_first(channel)
+        else:
+            self._write_index(channel)
         keys = self.layout.inbox_keys(channel) if notify else self.layout.keys(channel)
         await self.call(b"gateway_relay", keys, version_epoch, *(word for row in rows for word in row))
 
@@ -139,10 +148,30 @@ class History:
         offset, epoch = await self.call(b"gateway_remove", self.layout.keys(channel))
         return Position(read_epoch(epoch, channel), offset)
 
-    def _write_index(self, channel: str) -> None:
-        """Writes the channel's name into its namespace's index, before what is called next, where this process has not yet done so."""
-        if command := self._index.command(channel):
-            self.commands.begin(*command, repeatable=True).add_done_callback(partial(self._on_index, channel))
+    def _write_index(self, channel: str) -> asyncio.Future[int] | None:
+        """Writes the channel's name into its namespace's index, where this process has not yet done so. On one server that is carried out
+        before what is called next."""
+        if (command := self._index.command(channel)) is None:
+            return None
+        written = self.commands.begin(*command, repeatable=True)
+        written.add_done_callback(partial(self._on_index, channel))
+        return written
+
+    async def _index_first(self, channel: str) -> None:
+        """``_write_index`` on a cluster, where the index is in another slot and nothing orders the two: returns when the name is written.
+        The channel's other calls wait for their turn. An index whose shard is away holds nothing up."""
+        lock = self._indexing.get(channel)
+        if lock is None:
+            if self._index.command(channel) is None:
+                return
+            lock = self._indexing[channel] = asyncio.Lock()
+        async with lock:
+            if (written := self._write_index(channel)) is not None and self._reaches_index(channel):
+                await asyncio.wait((written,), timeout=INDEX_SECONDS)
+
+    def _reaches_index(self, channel: str) -> bool:
+        shard = self.commands.shard(self.layout.index(channel.partition(":")[0]))
+        return shard is not None and shard.connected
 
     def _on_index(self, channel: str, written: asyncio.Future[int]) -> None:
         if written.cancelled():

@@ -1,8 +1,10 @@
 """The index: the names of a namespace's channels, in Valkey, where its rules have ``index``, for readers that follow all of them.
 
 A channel's keys are in one hash slot and the index in another, so ``gateway_publish`` cannot write it. Instead each process that publishes
-to a channel, or follows it, writes the name before its first publication there; the two commands leave together, in this order. It does so
-again where the answer shows that the channel's history began anew: Valkey has lost the index then, too.
+to a channel, or follows it, writes the name before its first publication there. On one server the two commands leave together, in this
+order; on a cluster, where nothing orders two slots, the publication waits for the answer, unless the index's shard is away: then the name
+is written when it is back. It is written again where the answer shows that the channel's history began anew: Valkey has lost the index
+then, too.
 """
 
 from __future__ import annotations

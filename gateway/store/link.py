@@ -13,7 +13,8 @@ On a cluster the channels of a hash slot are a group, which is at the connection
 One server by itself has one group, at one connection. A group that loses its place, or its connection, loses its channels alone.
 
 A batch is handed over in a fixed order, since one thing may depend on another: first what came on the process's own
-channel, then the channels that have a listener of their own, in the order in which these were added, then all others.
+channel, then the channels that have a listener of their own, in the order in which these were added, then all others. Between what different
+shards announce there is no other order than that.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ class Link:
         self._up_listeners: list[UpListener] = []
         self._connections: dict[ServerCommands, ShardLink] = {}
         self._groups: dict[int, _Group] = {}  # by hash slot; 0 where there is one server
-        self._batch: dict[bytes, list[bytes]] = {}
+        self.batch: dict[bytes, list[bytes]] = {}
         self._displaced: list[tuple[ShardLink, bytes]] = []
         self._tasks = Tasks()
         self._closed = False
@@ -238,6 +239,7 @@ class Link:
         for group in self._groups.values():
             if group.link is None or group.link is not self._connection_of(next(iter(group.channels))):
                 moving.append(group)
+        log.debug("%d hash slots with channels are at another shard now, or at none", len(moving))
         self._lose([group for group in moving if group.link is not None])
         for group in moving:
             group.link = None
@@ -245,17 +247,12 @@ class Link:
 
     def _lose(self, groups: list[_Group]) -> None:
         if groups:
-            self._hand_over()
+            self.hand_over()
             channels = [channel for group in groups for channel in group.channels] if self._sharded else None
             for listener in self._listeners:
                 listener.on_lost(channels)
 
     # What the connections bring.
-
-    def open_batch(self) -> dict[bytes, list[bytes]]:
-        if not self._batch:
-            asyncio.get_running_loop().call_soon(self._hand_over)
-        return self._batch
 
     def on_connected(self, link: ShardLink) -> None:
         link.subscribe([channel for group in self._groups.values() if group.link is link for channel in group.channels])
@@ -292,16 +289,21 @@ class Link:
             group.link = None
             self._place_later(group)
 
-    def _hand_over(self) -> None:
-        batch, self._batch = self._batch, {}
+    def _take_heartbeats(self, batch: dict[bytes, list[bytes]]) -> None:
         for connection in self._connections.values():
-            if connection.beat_channel in batch:
+            if batch.pop(connection.beat_channel, None):
                 connection.on_beat()
-                if self._sharded:
-                    del batch[connection.beat_channel]
+
+    def hand_over(self) -> None:
+        batch, self.batch = self.batch, {}
+        if self._sharded:
+            self._take_heartbeats(batch)
         if own := batch.pop(self._own, None):
             for own_listener in self._own_listeners:
                 own_listener.on_own([payload for payload in own if payload])
+            if not self._sharded:  # whatever comes there proves the way through Valkey, not heartbeats alone
+                for connection in self._connections.values():
+                    connection.on_beat()
         for channel, listener in self._channel_listeners.items():
             if payloads := batch.pop(channel, None):
                 listener.on_payloads(payloads)

@@ -52,10 +52,12 @@ SHARDED = Dialect(b"SSUBSCRIBE", b"SUNSUBSCRIBE", 1, b"smessage", b"ssubscribe",
 
 
 class Receiver(Protocol):
-    """Takes what the connections bring. Nothing here may raise."""
+    """Takes what the connections bring, announcements in ``batch``: Pub/Sub channel → payloads in order. Nothing here may raise."""
 
-    def open_batch(self) -> dict[bytes, list[bytes]]:
-        """To which announcements are added; it is handed over at the end of this turn of the loop."""
+    batch: dict[bytes, list[bytes]]
+
+    def hand_over(self) -> None:
+        """Empties the batch. Called once in each turn of the loop that brought something."""
 
     def on_connected(self, link: ShardLink) -> None:
         """It has to be asked for its channels."""
@@ -84,6 +86,7 @@ class ShardLink:
         self._receiver = receiver
         self._sharded = commands.sharded
         self._dialect = SHARDED if commands.sharded else PLAIN
+        self._message = self._dialect.message
         self._where = f" at {shard.address}" if commands.sharded else ""
         self._transport: asyncio.Transport | None = None
         self._writer: Any = None
@@ -150,7 +153,9 @@ class ShardLink:
 
     def _on_replies(self, replies: list[Any]) -> None:
         self._silent_beats = 0
-        batch, message = self._receiver.open_batch(), self._dialect.message
+        batch, message = self._receiver.batch, self._message
+        if not batch:
+            asyncio.get_running_loop().call_soon(self._receiver.hand_over)
         for reply in replies:
             if isinstance(reply, StoreError):
                 self._on_refusal(reply)
@@ -275,7 +280,7 @@ class ShardLink:
             self._displace_beats()
 
     def on_beat(self) -> None:
-        """What is announced reaches this process: anything on the channel of the heartbeats proves it."""
+        """A heartbeat came through: what is announced reaches this process."""
         self.proven = True
         self._unproven_beats = 0
         self._first_beat.set()

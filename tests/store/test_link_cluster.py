@@ -23,6 +23,7 @@ from gateway.store.link import Link
 
 from ..kit.clusters import Cluster, Node
 from ..kit.model import Recorder
+from ..kit.valkeys import opened_history
 from ..kit.waiting import until
 
 CONFIG = Config()
@@ -107,8 +108,14 @@ def channels_of(cluster: Cluster, prefix: str, *owners: Node) -> list[str]:
     return [next(name for name in holder if holder[name] is owner) for owner in owners]
 
 
+def heartbeats_at(cluster: Cluster) -> list[int]:
+    """How many channels of heartbeats each primary serves."""
+    return [sum(b":node:test:{" in channel for channel in node.ask("PUBSUB", "SHARDCHANNELS")) for node in cluster.primaries]
+
+
 async def test_what_is_announced_by_each_shard_arrives_and_each_proves_itself(process: Reading, cluster: Cluster, prefix: str) -> None:
     assert process.link.proven and process.link.own_proven and process.link.unproven == []
+    assert heartbeats_at(cluster) == [1, 1, 1]
     channels = channels_of(cluster, prefix, *cluster.primaries)
     subscriptions = await process.follow(*channels)
     for channel in channels:
@@ -118,9 +125,13 @@ async def test_what_is_announced_by_each_shard_arrives_and_each_proves_itself(pr
         await until(lambda events=subscription.events: len(events) == 102, "all publications of a channel")
         assert subscription.events == ["begin", *range(1, 101), -1]
     assert process.ephemeral == [b"-1"] * 3 and process.lost == []
-    process.link.unsubscribe([process.layout.channel(channels[0])])
-    await until(lambda: cluster.call("SPUBLISH", process.layout.channel(channels[0]), b"1") == 0, "it is followed no more")
-    assert process.lost == []
+    key = process.layout.channel(channels[0])
+    process.link.unsubscribe([key])
+    process.link.subscribe([key])
+    await until(lambda: process.confirmed.count(key) == 2, "it is confirmed again")
+    process.link.unsubscribe([key])
+    await until(lambda: cluster.call("SPUBLISH", key, b"1") == 0, "it is followed no more")
+    assert process.lost == [], "the answer to an unsubscribe withdraws nothing"
 
 
 @asynccontextmanager
@@ -168,34 +179,52 @@ async def test_a_slot_that_moves_loses_its_own_channels_and_each_publication_com
         await until(lambda: process.confirmed.count(key) >= 3, "the channel is confirmed by the shard that it came from")
         beating, elsewhere = cluster.slot(heartbeats), next(node for node in cluster.primaries if node is not cluster.owner(heartbeats))
         await asyncio.to_thread(cluster.migrate, [(beating, beating)], elsewhere)
-        await asyncio.sleep(0.15 * 6)
+        await until(lambda: heartbeats_at(cluster) == [1, 1, 1], "the heartbeats have a slot of their shard again")
     assert set(process.lost) == {key} and process.link.losses == 0 and process.link.unproven == []
 
 
-async def test_a_shard_that_dies_or_is_silent_costs_its_own_channels_until_its_replica_is_promoted(
-    process: Reading, cluster: Cluster, prefix: str
+async def test_a_shard_that_is_silent_or_dies_costs_its_own_channels_alone(
+    process: Reading, cluster: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    killed, silent, _ = cluster.primaries
+    """The silent one answers again before it is replaced; that of the dead one is its replica."""
+    monkeypatch.setattr(gateway.store.shard_link, "SILENT_BEATS", 2)
+    silent, killed, _ = cluster.primaries
     channels = channels_of(cluster, prefix, *cluster.primaries)
     keys = [process.layout.channel(channel) for channel in channels]
     subscriptions = await process.follow(*channels)
-    replicas = [cluster.replica_of(node) for node in (killed, silent)]
-    for number, (node, end) in enumerate(((killed, cluster.kill), (silent, cluster.pause))):
+    replica = cluster.replica_of(killed)
+    for number, (node, end, mend) in enumerate(((silent, cluster.pause, cluster.resume), (killed, cluster.kill, None))):
         end(node)
         await until(lambda at=keys[number]: at in process.lost, "the channel is lost")
         assert process.link.proven and len(process.link.unproven) == 1
-        await until(lambda at=keys[number]: process.confirmed.count(at) == 2, "the channel is confirmed by the replica")
-        await asyncio.to_thread(cluster.wait_promoted, replicas[number])
-        await process.publish(channels[number], 1)
-        await until(lambda of=subscriptions[number]: of.events == ["begin", 1], "what is published afterwards")
+        if mend is not None:
+            mend(node)
+        await until(lambda at=keys[number]: process.confirmed.count(at) == 2, "the channel is confirmed again")
+    await asyncio.to_thread(cluster.wait_promoted, replica)
     await until(lambda: process.link.unproven == [], "each shard proves itself")
-    cluster.resume(silent)
+    assert keys[2] not in process.lost and process.confirmed.count(keys[2]) == 1
+    for channel in channels:
+        await process.publish(channel, 1)
+    await until(lambda: all(of.events == ["begin", 1] for of in subscriptions), "what is published afterwards")
     cluster.start(killed)
     await asyncio.to_thread(cluster.wait_whole)
-    await process.publish(channels[2], 1)
-    await until(lambda: subscriptions[2].events == ["begin", 1], "what is published at the shard that lived")
-    assert keys[2] not in process.lost and process.confirmed.count(keys[2]) == 1
-    assert [subscription.events for subscription in subscriptions] == [["begin", 1]] * 3
+
+
+async def test_a_name_is_in_the_index_before_its_first_publication_and_calls_have_their_order(
+    cluster: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config(namespaces={"named": {"index": True}})  # type: ignore[dict-item]  # pydantic takes it
+    async with opened_history(cluster.url, prefix, config) as history:
+        sent: list[bytes] = []
+        route = history.commands.route  # type: ignore[attr-defined]  # a cluster's
+        monkeypatch.setattr(history.commands, "route", lambda command: (sent.append(command.text), route(command)))
+        for number in range(5):  # in different slots than the index
+            channel = f"named:{number}"
+            positions = await asyncio.gather(*(history.publish(channel, publish_words(b"%d" % count)) for count in range(1, 21)))
+            assert [position.offset for position in positions if position] == list(range(1, 21))
+            assert cluster.call("SISMEMBER", history.layout.index("named"), channel)
+        texts = [text for text in sent if b"named:" in text]
+        assert [b"gateway_index" in text for text in texts[:2]] == [True, False]
 
 
 async def test_a_coordinated_failover_loses_nothing(process: Reading, cluster: Cluster, prefix: str) -> None:
