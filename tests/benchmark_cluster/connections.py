@@ -252,7 +252,7 @@ def measure(folder: Path, count: int) -> dict[str, Any]:
 
 
 def show(figures: dict[str, Any]) -> None:
-    Console(width=150).print(
+    Console(width=160).print(
         _table(figures["connections"]),
         f"Valkey: a channel with {PUBLICATIONS} publications of 200 bytes takes {figures['history'] / 1024:.1f} KiB, an inbox with {NOTIFICATIONS}"
         f" notifications {figures['inbox'] / 1024:.1f} KiB; a channel that a link follows {figures['link_channel']:.0f} bytes for that link; each"

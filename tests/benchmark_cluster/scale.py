@@ -36,8 +36,11 @@ WINDOW = 64
 PACE = 30.0  # publications a second in each channel of the load "deliver"
 IDLE_SECONDS = 0.6
 ARRIVE_SECONDS = 10.0
+HISTORY = 100  # the default history_size
+FILL_SECONDS = 60.0
 GATEWAY_TOML = "[insecure]\nclients = true"
-WIDTH = 150
+PREFIX = "bench"
+WIDTH = 160
 
 Numbers = dict[str, float]
 
@@ -53,8 +56,8 @@ class Shape(NamedTuple):
     one_shard: bool = False
 
 
-PUBLISH = Shape("publish", 240, 1)
-ONE_SHARD = Shape("one shard", 240, 1, one_shard=True)
+PUBLISH = Shape("publish", 120, 1)
+ONE_SHARD = Shape("one shard", 120, 1, one_shard=True)
 DELIVER = Shape("deliver", 6, 200, PACE)
 
 
@@ -89,22 +92,34 @@ def _clients(shape: Shape, channels: list[str], running: list[Gateway]) -> list[
     return clients
 
 
+def _channels(shape: Shape, valkeys: Valkeys) -> list[str]:
+    step = valkeys.shards if shape.one_shard else 1
+    return valkeys.channels(shape.name.replace(" ", "-"), shape.channels * step)[::step]
+
+
+def _fill(valkeys: Valkeys, publisher: PublisherProcess) -> None:
+    """Fills the histories, so that each publication of a load removes an old one, as in a channel that has been in use for a while."""
+    for shape in (PUBLISH, ONE_SHARD):
+        channels = _channels(shape, valkeys)
+        publisher.prepare(PREFIX, Load(channels, FILL_SECONDS, WINDOW * valkeys.shards, most=HISTORY * len(channels)))
+        publisher.begin()
+        publisher.result()
+
+
 def _idle(valkeys: Valkeys, running: list[Gateway]) -> tuple[Spent, float]:
     before, begun = Spent.now(valkeys, running), time.monotonic()
     time.sleep(IDLE_SECONDS)
     return Spent.now(valkeys, running).since(before), time.monotonic() - begun
 
 
-def _load(
-    shape: Shape, prefix: str, valkeys: Valkeys, running: list[Gateway], publishers: list[PublisherProcess], seconds: float
-) -> Numbers:
+def _load(shape: Shape, valkeys: Valkeys, running: list[Gateway], publishers: list[PublisherProcess], seconds: float) -> Numbers:
     loaded = 1 if shape.one_shard else valkeys.shards
-    channels = valkeys.channels(shape.name, shape.channels * (valkeys.shards // loaded))[:: valkeys.shards // loaded]
+    channels = _channels(shape, valkeys)
     rate = shape.pace * shape.channels / len(publishers)
     with Subscribers(_clients(shape, channels, running)) as subscribers:
         for number, publisher in enumerate(publishers):
             mine = channels[number * len(channels) // len(publishers) :] + channels[: number * len(channels) // len(publishers)]
-            publisher.prepare(prefix, Load(mine, seconds, WINDOW * loaded, rate))
+            publisher.prepare(PREFIX, Load(mine, seconds, WINDOW * loaded, rate))
         idle, idle_seconds = _idle(valkeys, running)
         before, clients, begun = Spent.now(valkeys, running), cpu(subscribers.pid), time.monotonic()
         for publisher in publishers:
@@ -149,14 +164,16 @@ def _turns(folder: Path, seconds: float, runs: int) -> Iterator[tuple[Row, Numbe
             valkeys = Valkeys(folder / f"valkey{shards}", shards)
             stack.callback(valkeys.stop)
             sides[shards] = valkeys, [stack.enter_context(PublisherProcess(valkeys.url)) for _ in range(PUBLISHERS)]
+            _show(f"filling the histories of {shards} shards")
+            _fill(valkeys, sides[shards][1][0])
         for turn in range(runs):
             for count in GATEWAYS:
                 for shards, (valkeys, publishers) in sides.items():
                     home = folder / f"t{turn}-{shards}-{count}"
-                    with gateways(home, valkeys.url, count, GATEWAY_TOML) as running:
+                    with gateways(home, valkeys.url, count, GATEWAY_TOML, prefix=PREFIX) as running:
                         for shape in (PUBLISH, ONE_SHARD, DELIVER) if shards > 1 else (PUBLISH, DELIVER):
                             _show(f"run {turn + 1} of {runs}: {shards} shards, {count} gateways, {shape.name}")
-                            yield (shards, count, shape.name), _load(shape, home.name, valkeys, running, publishers, seconds / runs)
+                            yield (shards, count, shape.name), _load(shape, valkeys, running, publishers, seconds / runs)
 
 
 def _show(text: str = "") -> None:

@@ -117,9 +117,9 @@ class Gateway:
 
 
 @contextmanager
-def gateways(folder: Path, url: str, count: int, more: str) -> Iterator[list[Gateway]]:
-    """So many gateways of one prefix, which nobody has used before."""
-    started = [Gateway(folder / str(number), url, folder.name, more) for number in range(count)]
+def gateways(folder: Path, url: str, count: int, more: str, *, prefix: str = "") -> Iterator[list[Gateway]]:
+    """So many gateways of one prefix; without ``prefix`` it is the name of their folder."""
+    started = [Gateway(folder / str(number), url, prefix or folder.name, more) for number in range(count)]
     try:
         for gateway in started:
             gateway.wait_ready()
