@@ -177,7 +177,7 @@ class History:
     async def _has_index(self, channel: str) -> bool:
         if self._index.is_known(channel):
             return True
-        has = await self.call(b"gateway_has_index", [self.layout.channel(channel)])
+        has = await self.commands.call(b"FCALL", b"gateway_has_index", 1, self.layout.channel(channel), repeatable=True)
         self._index.asked(channel, bool(has))
         return bool(has)
 
