@@ -30,7 +30,7 @@ from .edges import health, pages
 from .edges import pull as clients
 from .edges.api.openapi import openapi
 from .edges.application import Application
-from .errors import GatewayError, StoreError
+from .errors import GatewayError, NotPermitted, StoreError
 from .live.hub import Hub
 from .live.inbox import Inbox
 from .metrics.metrics_path import metrics
@@ -54,6 +54,8 @@ from .store.history import History
 from .store.layout import Layout
 from .store.library import Library, rules_of
 from .store.link import Link
+from .store.rights import Rights, rights_of
+from .store.rights_check import log_lack
 from .work.bridges import Bridges
 from .work.queues import Queues
 
@@ -134,11 +136,13 @@ class Gateway:
 
     async def start(self) -> None:
         """Connects, loads the functions, and waits for the link's first heartbeat. Raises ConfigurationError or StoreError, in one line."""
-        await self._commands.start()
-        if self._install:
-            await self._install_functions()
-            await self.node.revocations.load()
-        await self.link.start()
+        try:
+            await self._connect()
+        except BaseException:
+            # The loop that ends cancels each task once, and valkey-py may swallow that: its process would never end.
+            await self.link.close()
+            await self._commands.close()
+            raise
         if 0 < len(self._config.tokens.hmac_secret.encode()) < SHORT_SECRET:
             log.warning("tokens.hmac_secret is short: %d bytes or more are safe", SHORT_SECRET)
         work = [self._wheel.run(), self.node.hub.run_upkeep(), *([self._keys.run()] if self._keys.has_url else [])]
@@ -156,6 +160,14 @@ class Gateway:
         if self._install:
             await self.bridges.start()
 
+    async def _connect(self) -> None:
+        await self._commands.start()
+        if self._install:
+            await self._install_functions()
+            await log_lack([shard.address for shard in self._commands.shards if shard.connected], self._rights())
+            await self.node.revocations.load()
+        await self.link.start()
+
     def _alerts(self) -> list[Coroutine[Any, Any, None]]:
         if not self._config.alerts.are_on:
             return []
@@ -163,9 +175,14 @@ class Gateway:
 
         return [Alerts(self._config.alerts, self.node.queues, self.node.history).run()]
 
+    def _rights(self) -> Rights:
+        return rights_of("gateway", self._config.prefix, self._config.bridges, cluster=self._commands.sharded)
+
     async def _install_functions(self) -> None:
         try:
             await self._library.install(self._commands)
+        except NotPermitted:
+            raise
         except StoreError as error:
             raise type(error)(
                 f"Valkey at {self._address} does not take the gateway's functions (Valkey 7.2 or newer is needed): {error}"
@@ -179,7 +196,14 @@ class Gateway:
             return "draining"
         if not self._commands.connected:
             return "no connection to Valkey"
-        return "" if self.link.proven else "the live link to Valkey is not proven to work"
+        return self.link.doubt
+
+    def impaired(self) -> str:
+        """What of a cluster does not reach this process, or is not reached by it, although other shards are; "" if there is no such thing."""
+        away = [str(shard.address) for shard in self._commands.shards if not shard.connected]
+        parts = [f"no connection to Valkey at {address}" for address in away]
+        parts += [doubt for address, doubt in self.link.doubts.items() if address not in away]
+        return "; ".join(parts)
 
     async def stop(self) -> None:
         """What Valkey has of this process is removed first; then the connections are closed."""

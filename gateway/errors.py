@@ -4,6 +4,7 @@
     ├── ConfigurationError    the operator's fault: says which key is wrong, and what it should be
     ├── StoreError            Valkey answered with an error
     │   ├── Unavailable       Valkey cannot be reached, or did not answer in time; trying again may help
+    │   ├── NotPermitted      the user's rights in Valkey (ACL) do not allow it
     │   └── QueueFull         a work queue holds as many jobs as it may; trying again later may help
     ├── JobFailed             a job whose result is awaited ended without one: the message is the handler's error
     ├── TokenInvalid          a token that does not pass the checks
@@ -34,6 +35,7 @@ __all__ = [
     "LimitExceeded",
     "MethodNotFound",
     "NotAvailable",
+    "NotPermitted",
     "PermissionDenied",
     "QueueFull",
     "StoreError",
@@ -44,6 +46,7 @@ __all__ = [
     "Unavailable",
     "UnknownChannel",
     "UnrecoverablePosition",
+    "is_general",
 ]
 
 
@@ -63,9 +66,20 @@ class StoreError(GatewayError):
         """Whether the key holds a value of another type than the command's: another program wrote there."""
         return str(self).startswith("WRONGTYPE")
 
+    @property
+    def is_general(self) -> bool:
+        """Whether Valkey carries out nothing of this kind for anybody. That is logged once: by the leases, and for Unavailable by the connection."""
+        return str(self).startswith(("MISCONF", "OOM"))
+
 
 class Unavailable(StoreError):
     """Valkey cannot be reached, or the connection went before it answered: whether a write happened is not known."""
+
+    is_general = True
+
+
+class NotPermitted(StoreError):
+    """The rights of the program's user in Valkey do not allow a command; the message names the command, the user and the remedy."""
 
 
 class QueueFull(StoreError):
@@ -92,12 +106,14 @@ class ClientError(GatewayError):
     """An error reply. ``code`` and ``message`` go over the wire, ``hint`` is for people.
 
     ``closes_with`` is the close code where the client waits for no reply that could carry the error. Source: PROTOCOL.md 1.7, 1.13.
+    ``is_general``: it comes from a StoreError that is, so its cause is logged already.
     """
 
     code = 100
     message = "internal server error"
     temporary = False
     closes_with = 3004
+    is_general = False
 
     def __init__(self, hint: str = "") -> None:
         super().__init__(hint or self.message)
@@ -108,6 +124,13 @@ class Internal(ClientError):
     """Something of ours failed; the client may try again."""
 
     temporary = True
+
+    @classmethod
+    def of(cls, error: StoreError) -> Internal:
+        """The error reply to a command for which Valkey failed."""
+        reply = cls(str(error))
+        reply.is_general = error.is_general
+        return reply
 
 
 class UnknownChannel(ClientError):
@@ -214,3 +237,8 @@ class Disconnect(GatewayError):
         self.reason = reason or self.REASONS.get(code, "disconnected")
         self.hint = hint
         super().__init__(f"{code} {self.reason}" + (f": {hint}" if hint else ""))
+
+
+def is_general(error: Exception) -> bool:
+    """Whether it is an error of Valkey as a whole, whose cause is logged once, and not for each command that failed of it."""
+    return isinstance(error, StoreError) and error.is_general

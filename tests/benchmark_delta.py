@@ -13,7 +13,7 @@ from gateway.live.channel import Channel
 from gateway.live.ring import Rings
 from gateway.live.traffic import LiveCounts, Traffic
 from gateway.live.wire_formats import Wire, delta_wire
-from gateway.publication import Publication
+from gateway.publication import Position, Publication
 from gateway.rules.delta import encode_delta
 
 COUNT = 2000
@@ -44,6 +44,8 @@ class Mended:
     """A channel without announcements has no holes."""
 
     def mend(self, channel: Channel) -> None: ...
+
+    def history_gone(self, channel: Channel, now: Position) -> None: ...
 
 
 async def main() -> None:

@@ -15,7 +15,7 @@ from .kit.browser import browser, context, page
 from .kit.bystander import bystander, log, nobody_else_notices
 from .kit.certificates import certificate
 from .kit.channels import channel, user
-from .kit.clusters import cluster, cluster_url
+from .kit.clusters import cluster, cluster_url, shared_cluster
 from .kit.databases import database, database_url, migrated_url, postgresql
 from .kit.gateways import edge, prefix, start_gateway, start_gateway_once
 from .kit.javascript import node, npm
@@ -44,6 +44,7 @@ __all__ = [
     "postgresql",
     "prefix",
     "sentinel_url",
+    "shared_cluster",
     "single_url",
     "start_gateway",
     "start_gateway_once",
@@ -59,7 +60,7 @@ settings.load_profile("gateway")
 
 # Test files, by how long they take.
 LONG = """
-relay emulation browser demo openapi orders work_page worker cli queue_commands browser_rights faults reactions sse restarts websocket rpc reviews sdks
+ready relay faults_of_clusters emulation browser demo openapi orders work_page worker cli queue_commands browser_rights faults reactions sse restarts websocket rpc reviews sdks
 slow_clients bridges reader_faults proof recovery_model rights operating readme_page devices pipelining order outbox_jobs types primary drain delta_edges
 rooms reading monitoring in_browser accessibility queue_model
 """.split()

@@ -8,7 +8,7 @@ worker_command   worker
 leaving    how the process of worker ends
 programs   the commands that run until they are ended: serve, demo, relay
 follow     what ``gateway subscribe`` runs
-check      what ``gateway check`` runs
+check      what ``gateway check`` runs; check_shards, check_rights: parts of it
 options    what the commands share: options, the line of a publication
 arguments  how they read their arguments
 input_lines  documents from standard input

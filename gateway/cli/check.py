@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+import logging
 import ssl
 import sys
 import time
@@ -14,7 +14,7 @@ from ..auth.keys import Keys
 from ..auth.tokens import SHORT_SECRET
 from ..config import Config, examine
 from ..control.secrets_check import differing
-from ..errors import GatewayError
+from ..errors import GatewayError, NotPermitted
 from ..runtime import tracing
 from ..runtime.logs import printable
 from ..serve.first_run import with_secrets
@@ -22,8 +22,11 @@ from ..store.access import Commands, make_commands
 from ..store.connect import Address
 from ..store.embedded import configured_url
 from ..store.layout import Layout
+from ..store.library import Library, rules_of
 from ..store.link import Link
+from ..store.rights import ROLES, Rights, rights_of
 from ..work.bridges import slot_fault
+from .check_rights import check_rights
 from .check_shards import check_shards
 from .options import run_async
 
@@ -39,13 +42,18 @@ class Report:
     faults: list[str] = field(default_factory=list)
 
 
-def run_check(config: str | None, *, valkey_url: str | None, data_dir: str | None, as_json: bool) -> int:
-    """Prints what it found; returns the exit status, which is 1 if anything is wrong. Warnings do not count."""
+def run_check(config: str | None, *, valkey_url: str | None, data_dir: str | None, as_json: bool, role: str = "gateway") -> int:
+    """Prints what it found; returns the exit status, which is 1 if anything is wrong. Warnings do not count.
+
+    ``role`` is what the user of Valkey is for, one of ``store.rights.ROLES``.
+    """
     report = Report()
+    for what in ("rights", "store", "link"):  # what is missing, or away, is in the report
+        logging.getLogger(f"gateway.{what}").setLevel(logging.CRITICAL)
     settings, report.faults = examine(config, valkey_url=valkey_url, data_dir=data_dir)
     if settings is not None:
         report.fine["configuration"] = f"{config or 'defaults and environment'}, {len(settings.namespaces)} namespaces"
-        run_async(_check_settings(settings, report))
+        run_async(_check_settings(settings, role, report))
     if as_json:
         print(json.dumps({"ok": not report.faults, **asdict(report)}, ensure_ascii=False))
     else:
@@ -63,7 +71,7 @@ def _print(report: Report) -> None:
         print(f"gateway: {printable(' '.join(fault.split()))}", file=sys.stderr)
 
 
-async def _check_settings(given: Config, report: Report) -> None:
+async def _check_settings(given: Config, role: str, report: Report) -> None:
     """Checks what the settings name: secrets, keys, certificates, Valkey. A fault of one does not hide those of the others."""
     config = given
     try:
@@ -75,7 +83,7 @@ async def _check_settings(given: Config, report: Report) -> None:
     report.faults += _trace_faults(config)
     report.warnings += _doubts(config)
     try:
-        await _check_link(config, configured_url(config), report)
+        await _check_valkey(config, configured_url(config), role, report)
     except GatewayError as error:
         report.faults.append(str(error))
 
@@ -112,28 +120,78 @@ def _doubts(config: Config) -> list[str]:
     return doubts
 
 
-async def _check_link(config: Config, url: str, report: Report) -> None:
-    address = Address(url)
-    commands = make_commands(address)
-    await commands.start()
-    link = Link(address, commands, Layout(config.prefix).heartbeat("check"))
+async def _check_valkey(config: Config, url: str, role: str, report: Report) -> None:
+    address, rights = Address(url), ROLES[role]
+    rules = rules_of(config.channels, config.namespaces) if role == "gateway" else None
+    commands = make_commands(address, functions=Library(rules, config.prefix) if "fcall" in rights.commands else None)
     try:
-        info = (await commands.call("INFO", "server")).decode()
-        version = re.search(r"valkey_version:(\S+)", info) or re.search(r"redis_version:(\S+)", info)
-        report.fine["valkey"] = f"{address}, version {version[1] if version else 'unknown'}"
+        await commands.start()
+    except NotPermitted as error:
+        report.faults.append(str(error))
+        await _check_rights(config, address, role, report)
+        return
+    try:
+        await _examine_servers(address, commands, report)
+        if await _check_rights(config, address, role, report):
+            await _check_bridges(config, commands, report)
+            await _check_link(config, address, commands, rights, report)
+            if role == "gateway":
+                await _compare_keys(config, commands, report)
+    finally:
+        await commands.close()
+
+
+async def _check_rights(config: Config, address: Address, role: str, report: Report) -> bool:
+    """Whether the user of the address has the rights of the role; each that is missing is a fault."""
+    rights = rights_of(role, config.prefix, config.bridges if role == "gateway" else (), cluster=address.is_cluster)
+    found = await check_rights(address, role, rights)
+    report.faults += found.faults
+    report.warnings += found.warnings
+    if found.complete:
+        report.fine["rights"] = f"the user {address.user!r} of Valkey has all that a {role} needs"
+    return not found.faults
+
+
+async def _examine_servers(address: Address, commands: Commands, report: Report) -> None:
+    """What the servers say of themselves; a user that may not ask has a right missing, which is reported elsewhere."""
+    try:
+        infos = [(await shard.call("INFO", "server", "memory", "persistence")).decode() for shard in commands.shards if shard.connected]
         if commands.sharded:
             fine, faults = await check_shards(commands)
             report.fine |= fine
             report.faults += faults
-        await _check_bridges(config, commands, report)
+    except NotPermitted:
+        return
+    facts = [dict(line.split(":", 1) for line in text.splitlines() if ":" in line) for text in infos]
+    versions = sorted({each.get("valkey_version") or each.get("redis_version") or "unknown" for each in facts})
+    report.fine["valkey"] = f"{address}, version {' and '.join(versions)}"
+    report.warnings += dict.fromkeys(doubt for each in facts for doubt in _doubts_of_a_server(each))
+
+
+def _doubts_of_a_server(facts: dict[str, str]) -> list[str]:
+    doubts, policy = [], facts.get("maxmemory_policy", "noeviction")
+    if facts.get("maxmemory", "0") != "0" and policy != "noeviction":
+        doubts.append(
+            f"Valkey removes keys when its memory is full (maxmemory-policy {policy}), so history, inboxes and jobs may vanish; set noeviction"
+        )
+    if facts.get("aof_enabled") == "0":
+        doubts.append(
+            "Valkey writes no append-only file (appendonly no), so a restart loses what it acknowledged since its last snapshot, if it makes any"
+        )
+    return doubts
+
+
+async def _check_link(config: Config, address: Address, commands: Commands, rights: Rights, report: Report) -> None:
+    if "subscribe" not in rights.commands:
+        return
+    link = Link(address, commands, Layout(config.prefix).heartbeat("check"))
+    try:
         began = time.perf_counter()
         await link.start()
         took = (time.perf_counter() - began) * 1000
         report.fine["live link"] = f"a heartbeat came through in {took:.1f} ms"
-        await _compare_keys(config, commands, report)
     finally:
         await link.close()
-        await commands.close()
 
 
 async def _compare_keys(config: Config, commands: Commands, report: Report) -> None:

@@ -24,7 +24,8 @@ from ..store.connect import Address
 from ..store.embedded import configured_url
 from ..store.history import History
 from ..store.layout import Layout
-from ..store.library import Library
+from ..store.library import Library, rules_of
+from ..store.rights import ROLES, acl_line, rights_of
 from .arguments import check_channels, document_of, position_of
 from .options import config_option, data_dir_option, json_option, line_of, run_async, settings_options, since_option
 from .programs import demo, relay, serve
@@ -144,13 +145,42 @@ def token(user: str, expires: str, channel: str | None, info: str | None, config
 
 
 @app.command()
+@click.option("--role", type=click.Choice(list(ROLES)), default="gateway", show_default=True, help="What the user of Valkey is for.")
 @json_option
 @settings_options
-def check(as_json: bool, config: str | None, valkey_url: str | None, data_dir: str | None) -> int:
-    """Check the configuration and the link to Valkey; reports everything that is wrong at once."""
+def check(role: str, as_json: bool, config: str | None, valkey_url: str | None, data_dir: str | None) -> int:
+    """Check the configuration, the link to Valkey and the user's rights there; reports everything that is wrong at once."""
     from .check import run_check
 
-    return run_check(config, valkey_url=valkey_url, data_dir=data_dir, as_json=as_json)
+    return run_check(config, valkey_url=valkey_url, data_dir=data_dir, as_json=as_json, role=role)
+
+
+@app.command()
+@click.argument("roles", nargs=-1, type=click.Choice(list(ROLES)))
+@config_option
+def rights(roles: tuple[str, ...], config: str | None) -> None:
+    """Print the commands that make users of Valkey with the least rights, for valkey-cli; without ROLES, one user for each."""
+    settings = load(config)
+    for role in roles or ROLES:
+        print(acl_line(role, rights_of(role, settings.prefix, settings.bridges if role == "gateway" else ())))
+
+
+@app.command()
+@settings_options
+def install(config: str | None, valkey_url: str | None, data_dir: str | None) -> None:
+    """Load the gateway's functions and the rules of the channels into Valkey, for gateways whose user may not."""
+    settings = load(config, valkey_url=valkey_url, data_dir=data_dir)
+    run_async(_install(settings, Address(configured_url(settings))))
+
+
+async def _install(config: Config, address: Address) -> None:
+    commands = make_commands(address)
+    await commands.start()
+    try:
+        await Library(rules_of(config.channels, config.namespaces), config.prefix).install(commands)
+        print(f"the functions and the rules of prefix {config.prefix} are in Valkey at {address}")
+    finally:
+        await commands.close()
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from typing import Protocol
 
 import msgspec
 
-from ..errors import ClientError, StoreError, Unavailable
+from ..errors import ClientError, StoreError, Unavailable, is_general
 from ..rules.json_text import UNREADABLE
 from ..runtime.backoff import retrying
 from ..runtime.tasks import Tasks
@@ -172,9 +172,10 @@ class Bus:
     async def _try(self, what: str, read: Callable[[], Awaitable[None]]) -> bool:
         """Reads, and again while Valkey cannot be reached. False if Valkey refuses: then what is announced is carried out all the same."""
         try:
-            await retrying(read, what, log, on=Unavailable)
+            await retrying(read, what, log, on=Unavailable, quiet=is_general)
         except StoreError as error:
-            self._faults.found(KIND, self._place, error)
+            if not error.is_general:
+                self._faults.found(KIND, self._place, error)
             return False
         return True
 

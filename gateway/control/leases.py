@@ -11,7 +11,7 @@ import asyncio
 import logging
 from typing import Protocol
 
-from ..errors import StoreError
+from ..errors import NotPermitted, StoreError, Unavailable
 from ..rules.json_text import is_utf8
 from ..runtime.tasks import Tasks
 from ..store.history import History
@@ -47,6 +47,7 @@ class Leases:
         self._listener = listener
         self._key = f"{history.layout.prefix}:nodes".encode()
         self._clean_ups = Tasks()
+        self._refused = False
         self._servers: set[str] = set()  # those that answered at the last beat, by their run ids
 
     async def count(self) -> int:
@@ -65,8 +66,9 @@ class Leases:
             try:
                 unknown, *dead = await self._history.call(b"gateway_beat", [self._key], self._process, LEASE_MS)
             except StoreError as error:
-                log.debug("the lease was not renewed: %s", error)
+                self._note_refusal(error)
             else:
+                self._note_success()
                 if now() - renewed > LEASE_MS / 2000:
                     trusted = now() + TRUST_SECONDS
                 renewed = now()
@@ -76,6 +78,21 @@ class Leases:
                 if now() >= trusted:
                     self._clean_up_after([process.decode() for process in dead if is_utf8(process)])
             await asyncio.sleep(BEAT_SECONDS)
+
+    def _note_refusal(self, error: StoreError) -> None:
+        """Logs once that Valkey takes no writes, as where it is out of memory or its disk is full: all commands that fail of it stay quiet.
+
+        In a cluster the connection to each shard logs it of this shard. That the user lacks a right is logged where it is noticed.
+        """
+        is_logged = isinstance(error, (Unavailable, NotPermitted)) or (error.is_general and self._history.commands.sharded)
+        is_new = not self._refused and not is_logged
+        log.log(logging.WARNING if is_new else logging.DEBUG, "valkey refuses what gateways write: %s", error)
+        self._refused = self._refused or is_new
+
+    def _note_success(self) -> None:
+        if self._refused:
+            log.warning("valkey takes what gateways write again")
+            self._refused = False
 
     async def _reconcile(self) -> None:
         """A server has another run id after each start, so that one which came back, or took over, is known by it."""

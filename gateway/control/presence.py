@@ -4,7 +4,8 @@ Clients that enter and leave are gathered for a moment and written channel by ch
 calls. What a process wrote is listed in a set of its own, ``gw:present:{process}``, before it is written: if the process dies,
 which its expired lease shows (``leases``), another one removes its clients and announces their leaves. There is one lease a
 process, so a heartbeat costs the same however many clients there are. A process that was taken for dead by mistake writes all of
-its own anew; so it does where Valkey came back, perhaps older than it was, and then it also removes those who left meanwhile.
+its own anew; so it does where Valkey came back, perhaps older than it was, and then it also removes those who left meanwhile. On a
+cluster the set is at another shard than most channels, so that it lists clients for some time after they left.
 
 A read first writes what this process has not written yet, so that a client that just subscribed finds itself. Numbers are Valkey's
 own; lists are bounded by ``limits.presence_clients``. Equal reads under way are one, unless the channel changed meanwhile.
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, TypeVar
@@ -32,6 +35,7 @@ log = logging.getLogger("gateway.presence")
 
 AT_ONCE = 500  # clients of one call
 LIST_BYTES = 1024 * 1024  # of one list of clients
+STILL_LISTED_SECONDS = 30.0  # on a cluster, after a client left: longer than a replica that takes over may lack what was written
 GONE = b""
 Changes = dict[str, dict[str, tuple[bytes, bool]]]  # channel → client → (ClientInfo or GONE, whether it is announced)
 
@@ -48,6 +52,8 @@ class Presence:
         self._present: dict[tuple[str, str, bool], bytes] = {}  # (channel, client, announced) → ClientInfo, of this process
         self._changes: Changes = {}  # not written yet
         self._writing: Changes = {}
+        self._left: deque[tuple[float, list[tuple[str, str]]]] = deque()  # who left which channel, and when they are unlisted
+        self._now = time.monotonic
         self._changed = asyncio.Event()
         self._one_writes = asyncio.Lock()
         self._reads: dict[tuple[str, str], asyncio.Task[bytes]] = {}  # (channel, "clients" or "counts") → a read under way
@@ -131,7 +137,8 @@ class Presence:
         async with self._one_writes:
             self._writing, self._changes = self._changes, {}
             try:
-                await self._write(self._process, self._writing)
+                self._left.append((self._now() + self._listed_seconds, await self._write(self._process, self._writing)))
+                await self._unlist_left()
             except (StoreError, asyncio.CancelledError):
                 for channel, clients in self._writing.items():
                     self._changes[channel] = clients | self._changes.get(channel, {})
@@ -139,17 +146,34 @@ class Presence:
             finally:
                 self._writing = {}
 
-    async def _write(self, process: str, changes: Changes) -> None:
-        """The registry is always a superset of what is in presence: clients that came are listed first, those that went unlisted last."""
+    async def _write(self, process: str, changes: Changes) -> list[tuple[str, str]]:
+        """The registry is always a superset of what is in presence: clients that came are listed first. Returns who left which channel, to be
+        unlisted last."""
         registry = self._registry(process)
         came = [_entry(channel, client) for channel, clients in changes.items() for client, (info, _) in clients.items() if info]
-        went = [_entry(channel, client) for channel, clients in changes.items() for client, (info, _) in clients.items() if not info]
+        went = [(channel, client) for channel, clients in changes.items() for client, (info, _) in clients.items() if not info]
         call = self._history.commands.call
         for some in _parts(came):
             await call(b"SADD", registry, *some)
         await asyncio.gather(*[self._write_channel(channel, clients) for channel, clients in changes.items()])
-        for some in _parts(went):
-            await call(b"SREM", registry, *some)
+        return went
+
+    @property
+    def _listed_seconds(self) -> float:
+        return STILL_LISTED_SECONDS if self._history.commands.sharded else 0.0
+
+    async def _unlist_left(self) -> None:
+        """Those of this process that left long enough ago, unless they came back."""
+        while self._left and self._left[0][0] <= self._now():
+            await self._unlist(self._process, [each for each in self._left[0][1] if not self._is_present(*each)])
+            self._left.popleft()
+
+    def _is_present(self, channel: str, client: str) -> bool:
+        return any((channel, client, announced) in self._present for announced in (False, True))
+
+    async def _unlist(self, process: str, left: list[tuple[str, str]]) -> None:
+        for some in _parts(_entry(channel, client) for channel, client in left):
+            await self._history.commands.call(b"SREM", self._registry(process), *some)
 
     async def _write_channel(self, channel: str, clients: dict[str, tuple[bytes, bool]]) -> None:
         keys = self._history.layout.presence(channel)
@@ -181,9 +205,8 @@ class Presence:
     async def reconcile(self) -> None:
         """Another server answers: it may have forgotten who came and who left lately. Writes anew who is there, and who is not any more."""
         listed = await self._listed(self._process)
-        present = {(channel, client) for channel, client, _ in self._present}
         for channel, client in listed:
-            if (channel, client) not in present:
+            if not self._is_present(channel, client):
                 self._change(channel, client, GONE, self._is_announced(channel))
         self.write_anew()
 
@@ -193,7 +216,7 @@ class Presence:
         changes: Changes = {}
         for channel, client in listed:
             changes.setdefault(channel, {})[client] = GONE, self._is_announced(channel)
-        await self._write(process, changes)
+        await self._unlist(process, await self._write(process, changes))
         if listed:
             log.info("process %s is gone; %d of its subscriptions were taken out of presence", process, len(listed))
 
@@ -216,6 +239,7 @@ class Presence:
         try:
             async with asyncio.timeout(2):
                 await self._flush()
+                await self._history.commands.call(b"DEL", self._registry(self._process))
         except (StoreError, TimeoutError) as error:
             log.debug("presence was not cleaned up: %s", error)
             return False

@@ -19,8 +19,13 @@ async def live(request: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
-    """200 while publications reach this process and it takes clients; 503 with the reason otherwise."""
-    reason = request.state.gateway.unready()
-    if reason:
+    """200 while publications reach this process and it takes clients; 503 with the reason otherwise.
+
+    Of a cluster, publications of any shard are enough, since the clients of all others lose nothing. ``impaired`` names the other shards.
+    """
+    gateway = request.state.gateway
+    if reason := gateway.unready():
         return json_response(encode({"status": "not ready", "reason": reason}), 503, ANYBODY)
+    if impaired := gateway.impaired():
+        return json_response(encode({"status": "ready", "impaired": impaired}), headers=ANYBODY)
     return json_response(b'{"status":"ready"}', headers=ANYBODY)

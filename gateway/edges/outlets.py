@@ -249,6 +249,7 @@ class Buffered:
     def __init__(self, send: Callable[[bytes], Awaitable[None]], separator: bytes = b"") -> None:
         self._send = send
         self._waiting = Buffer(separator)
+        self._sending = 0  # bytes that the server is taking
         self._writer: Writer | None = None
         self._most = 0
         self._full = False
@@ -258,7 +259,7 @@ class Buffered:
     @property
     def waiting_bytes(self) -> int:
         """Bytes that are written and that the server has not taken yet."""
-        return self._waiting.size
+        return self._waiting.size + self._sending
 
     def carry(self, writer: Writer, waiting_bytes: int) -> None:
         """The writer is notified when more than ``waiting_bytes`` wait, and when they were sent."""
@@ -285,7 +286,9 @@ class Buffered:
             await self._more.wait()
             self._more.clear()
             if self._waiting:
+                self._sending = self._waiting.size
                 await self._send(self._waiting.take())
+                self._sending = 0
             if self._full and not self._waiting and not self._finished and self._writer is not None:
                 self._full = False
                 self._writer.resume_writing()

@@ -106,6 +106,6 @@ async def _answer(request: Request, work: Awaitable[bytes | Response]) -> Respon
         described = {"code": error.code, "message": error.hint or error.message}
         return json_response(encode({"error": described}), STATUS_OF_ERROR[error.code], headers)
     except StoreError as error:
-        log.warning("%s: %s", name, error)
+        log.log(logging.DEBUG if error.is_general else logging.WARNING, "%s: %s", name, error)
         return json_response(b'{"error":%b}' % error_json(Internal("Valkey does not answer; try again")), 503, headers)
     return result if isinstance(result, Response) else json_response(result, 200, headers)

@@ -18,7 +18,7 @@ import logging
 from functools import partial
 from typing import Protocol
 
-from ..errors import StoreError, Unavailable
+from ..errors import StoreError, Unavailable, is_general
 from ..publication import Position
 from ..rules.recovery import Standing, following, judge
 from ..runtime.backoff import retrying
@@ -88,7 +88,7 @@ async def catch_up(source: PageSource, subscription: Subscription) -> None:
     """Returns when the subscription is live, behind or ended. What ``advance`` has to wait for is awaited here, step by step."""
     what = f"channel {subscription.channel.name}: history could not be read"
     while not advance(subscription):
-        await retrying(partial(_wait, source, subscription), what, log, on=StoreError)
+        await retrying(partial(_wait, source, subscription), what, log, on=StoreError, quiet=is_general)
 
 
 async def _wait(source: PageSource, subscription: Subscription) -> None:

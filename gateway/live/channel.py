@@ -22,7 +22,7 @@ from typing import Protocol, TypeAlias
 
 from ..config import ChannelRules
 from ..errors import StoreError
-from ..publication import Publication
+from ..publication import Position, Publication
 from ..rules.recovery import following
 from ..store.history import Page
 from ..store.layout import Announcement, JoinLeave, Reset
@@ -44,6 +44,9 @@ class Mender(Protocol):
     """Finds the position of a channel that is closed, and opens it again."""
 
     def mend(self, channel: Channel) -> None: ...
+
+    def history_gone(self, channel: Channel, now: Position) -> None:
+        """The channel is about to move to ``now``, since history does not hold what follows its position."""
 
 
 class Channel(FanOut):
@@ -290,7 +293,7 @@ class Channel(FanOut):
 
     def lose(self, page: Page) -> None:
         """History does not hold what comes next: every live subscription is notified, and goes on from the page's top."""
-        log.info("channel %s: history after %s is gone, at %s now", self.name, self.position, page.top)
+        self.mender.history_gone(self, page.top)
         self.ring.clear()
         self.base = None
         self.epoch, self.offset, self.ms = page.top.epoch, page.top.offset, page.ms

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Protocol
 
 from ..config import Config
-from ..errors import StoreError, Unavailable
+from ..errors import StoreError, Unavailable, is_general
 from ..publication import Position
 from ..runtime.backoff import retrying
 from ..runtime.tasks import Tasks, shared
@@ -23,6 +23,7 @@ from ..store.history import Page
 from ..store.layout import Layout, read_announcement
 from .catchup import advance, catch_up
 from .channel import Channel
+from .gap_log import GapLog
 from .ring import Rings
 from .subscription import State, Subscription
 from .traffic import LiveCounts
@@ -79,6 +80,7 @@ class Hub:
         self._by_key: dict[bytes, Channel] = {}
         self._idle: dict[Channel, None] = {}  # those without subscriptions, the longest idle first
         self._tasks = Tasks()
+        self._gaps = GapLog(self._loop)
         self.rings = Rings(config.limits.ring_bytes)
         self.history_reads = 0
         self.counts = LiveCounts(config)
@@ -178,10 +180,14 @@ class Hub:
         if channel.mending is None and channel.acked:
             channel.mending = self._tasks.spawn(self._bring_to_top(channel))
 
+    def history_gone(self, channel: Channel, now: Position) -> None:
+        """History does not hold what follows the channel's position, and goes on from ``now``."""
+        self._gaps.add(channel.name, channel.position, now)
+
     async def _bring_to_top(self, channel: Channel) -> None:
         what, complete = f"channel {channel.name}: history could not be read", False
         while not complete:
-            complete = await retrying(partial(self._take_next_page, channel), what, log, on=StoreError)
+            complete = await retrying(partial(self._take_next_page, channel), what, log, on=StoreError, quiet=is_general)
         await channel.between_rounds()
         if channel.lost_some:
             await channel.notify_of_loss()
@@ -236,6 +242,12 @@ class Hub:
         if channel is not None and not channel.acked:
             channel.acked = True
             self.mend(channel)
+
+    def on_refused(self, error: StoreError) -> None:
+        """Valkey does not let this process follow some channels: clients that wait for one of them get an error."""
+        for channel in self._channels.values():
+            if not channel.acked:
+                channel.fail_waiters(error)
 
     def on_lost(self, channels: Collection[bytes] | None = None) -> None:
         """These Pub/Sub channels, None for all, are lost: each position is in doubt until the link confirms its channel again."""

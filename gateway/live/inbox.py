@@ -83,6 +83,7 @@ class Inbox:
         self._config = config
         self._history = history
         self._tasks = Tasks()
+        self._fails = self._gave_up = False  # and the log says so; until a read succeeds
 
     async def list(self, user: str, request: bytes | None) -> bytes:
         """JSON: ``{"notifications": [{"id", "offset", "ms", "unread", "data"}], "unread", "change", "epoch", "offset", "next"}``.
@@ -129,12 +130,20 @@ class Inbox:
     async def _announce_state(self, channel: Channel) -> None:
         try:
             async with asyncio.timeout(ANNOUNCE_SECONDS):
-                state = await retrying(lambda: self.state(channel.name), f"{channel.name}: its state could not be read", log, on=StoreError)
+                what = f"{channel.name}: its state could not be read"
+                state = await retrying(lambda: self.state(channel.name), what, log, on=StoreError, quiet=self._is_logged)
         except TimeoutError:
-            log.warning("%s: its state was not announced again, since Valkey did not answer for %g s", channel.name, ANNOUNCE_SECONDS)
+            level, self._gave_up = logging.DEBUG if self._gave_up else logging.WARNING, True
+            log.log(level, "%s: its state was not announced again, since Valkey did not answer for %g s", channel.name, ANNOUNCE_SECONDS)
             return
+        self._fails = self._gave_up = False
         if state.change:  # else no state was ever announced
             channel.announced([Announcement("", Publication(0, b'{"inbox":%b}' % raw_object(state.fields())))])
+
+    def _is_logged(self, error: Exception) -> bool:
+        """Whether the log has a line about this already: there may be as many inboxes as users, and all fail together."""
+        logged, self._fails = self._fails, True
+        return logged
 
     async def state(self, channel: str) -> InboxState:
         """The state of an inbox, by its channel's name. First Valkey drops marks of what history no longer holds, and announces that.

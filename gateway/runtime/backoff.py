@@ -34,6 +34,7 @@ async def retrying(
     seconds: float = math.inf,
     level: int = logging.WARNING,
     reason: Callable[[Exception], str] = str,
+    quiet: Callable[[Exception], bool] = lambda error: False,
 ) -> Result:
     """Awaits ``work()`` until it returns, and returns its result; after an error of type ``on`` it waits and tries again.
 
@@ -41,7 +42,8 @@ async def retrying(
     decides when to give up, by cancelling. ``base`` and ``ceiling`` are seconds, as for ``backoff``.
 
     ``what`` is a sentence that a log line can begin with ("channel a: history could not be read"), ``reason(error)`` the
-    cause that follows it. The first failure in a row is logged at ``level``, the others at debug level.
+    cause that follows it. The first failure in a row is logged at ``level``, the others at debug level, and so are the errors that are
+    ``quiet``: their cause is logged elsewhere, once for all that fails of it.
     """
     until = time.monotonic() + seconds
     attempt = 0
@@ -53,7 +55,7 @@ async def retrying(
             pause = backoff(attempt, base, ceiling)
             if time.monotonic() + pause > until:
                 raise
-            log.log(level if attempt == 1 else logging.DEBUG, "%s (%s); trying again", what, reason(error))
+            log.log(level if attempt == 1 and not quiet(error) else logging.DEBUG, "%s (%s); trying again", what, reason(error))
             await asyncio.sleep(pause)
 
 

@@ -161,7 +161,7 @@ class ClientSubscription(TimedSubscription):
         if self.server_side:
             self.session.server_side_failed(self, error)
         else:
-            self.refuse(Internal(str(error)))
+            self.refuse(Internal.of(error))
 
     def _enter(self) -> None:
         """Puts it into presence, and among the subscriptions that get joins and leaves, as the rules have it."""

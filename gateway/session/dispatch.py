@@ -187,7 +187,7 @@ class CommandingClient(TimedClient[Followed]):
         except ClientError as error:
             self._refuse(id, method, error)
         except StoreError as error:
-            self._refuse(id, method, Internal(str(error)))
+            self._refuse(id, method, Internal.of(error))
         except Disconnect as disconnect:
             self.close(disconnect)
         except Exception:
@@ -216,7 +216,7 @@ class CommandingClient(TimedClient[Followed]):
         except Disconnect as disconnect:
             self.close(disconnect)
             return
-        if refusals.takes_line(now):
+        if not error.is_general and refusals.takes_line(now):
             before = refusals.take_unlogged()
             log.info("client %s: %s refused with %d %s%s", self.client or "-", method, error.code, error, before)
         self.outlet.send(error_reply(id, error))

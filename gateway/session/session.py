@@ -29,6 +29,8 @@ __all__ = ["Session"]
 
 log = logging.getLogger("gateway.session")
 
+OF_MANY = (3000, 3001, 3010)  # how many sessions may end together: the cause, a drain or a lost history, is logged once
+
 
 class Session(CommandingClient[ClientSubscription]):
     """One client's session. ``subscriptions`` are by channel; ``answers`` are those of its own channels, while connecting.
@@ -104,7 +106,8 @@ class Session(CommandingClient[ClientSubscription]):
 
     def server_side_failed(self, subscription: ClientSubscription, error: StoreError) -> None:
         """Valkey refuses to read the channel's history: the client gets its other channels without this one."""
-        log.warning("client %s: not subscribed to %s, %s", self.client, subscription.channel.name, error)
+        level = logging.DEBUG if error.is_general else logging.WARNING
+        log.log(level, "client %s: not subscribed to %s, %s", self.client, subscription.channel.name, error)
         self.end_subscription(subscription)
         self._answer_connect_if_complete()
 
@@ -232,7 +235,7 @@ class Session(CommandingClient[ClientSubscription]):
     def close(self, disconnect: Disconnect) -> None:
         """Ends the session, and sends the client the code and the reason. Closing it twice changes nothing."""
         if self.state is not CLOSED:
-            level = logging.DEBUG if disconnect.code in (3000, 3001) else logging.INFO
+            level = logging.DEBUG if disconnect.code in OF_MANY else logging.INFO
             log.log(level, "client %s closed: %s", self.client or "-", disconnect)
             self.closed(disconnect)
             self.outlet.disconnect(disconnect.code, disconnect.reason)

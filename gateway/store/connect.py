@@ -23,15 +23,24 @@ from valkey.exceptions import AuthenticationError, NoPermissionError, ValkeyErro
 from valkey.retry import Retry
 
 from ..errors import ConfigurationError, StoreError, Unavailable
+from .not_permitted import not_permitted
+from .tls_options import explained, tls_options
 
-__all__ = ["CONNECT_SECONDS", "Address", "Server", "open_connection"]
+__all__ = ["CONNECT_SECONDS", "Address", "Server", "close_connection", "open_connection"]
 
 CONNECT_SECONDS = 5.0  # for the socket, and again for the greeting
 ASK_SECONDS = 1.0  # for the Sentinels to name the primary
 
-_OPTIONS: dict[str, Any] = {"protocol": 2, "socket_connect_timeout": CONNECT_SECONDS, "socket_timeout": CONNECT_SECONDS}
+# Without a name of the library nothing sends CLIENT SETINFO, which a user would need a right to.
+_OPTIONS: dict[str, Any] = {
+    "protocol": 2,
+    "socket_connect_timeout": CONNECT_SECONDS,
+    "socket_timeout": CONNECT_SECONDS,
+    "lib_name": None,
+    "lib_version": None,
+}
 
-_SCHEMES = ("valkey", "valkeys", "unix", "valkey+sentinel", "valkey+cluster", "valkeys+cluster")
+_SCHEMES = ("valkey", "valkeys", "unix", "valkey+sentinel", "valkeys+sentinel", "valkey+cluster", "valkeys+cluster")
 
 
 class Server(NamedTuple):
@@ -64,7 +73,8 @@ class _Pool(Protocol):
 
 class Address:
     """A Valkey URL: ``valkey://``, ``valkeys://`` (TLS), ``unix://``, ``valkey+sentinel://h1:p1,h2:p2/service``,
-    ``valkey+cluster://h1:p1,h2:p2`` (``valkeys+cluster://`` by TLS), whose ``seeds`` are the nodes that it names.
+    ``valkey+cluster://h1:p1,h2:p2``, whose ``seeds`` are the nodes that it names; ``valkeys+sentinel://`` (the Sentinels too) and
+    ``valkeys+cluster://`` by TLS. ``store.tls_options`` has the options of TLS.
 
     The ``redis`` spellings are understood too. Raises ConfigurationError for anything else. ``str()`` shows no password.
     """
@@ -87,8 +97,8 @@ class Address:
             raise ConfigurationError(f"valkey_url: {_unquoted(error)}") from None
 
     def _make_pool(self, scheme: str) -> _Pool:
-        options = _OPTIONS | {"client_name": "gateway", "lib_name": None, "lib_version": None}
-        if scheme == "valkey+sentinel":
+        options = _OPTIONS | tls_options(self.url) | {"client_name": "gateway"}
+        if scheme.endswith("+sentinel"):
             pool = _primary(Sentinel, self.url, options).connection_pool
             self._sentinel, self._service = pool.sentinel_manager, pool.service_name
             return cast(_Pool, pool)
@@ -124,10 +134,22 @@ class Address:
         ``seconds`` bound each of its waits: for the socket, and for a reply.
         """
         limits = {"socket_connect_timeout": seconds, "socket_timeout": seconds}
-        options = _OPTIONS | limits | {"retry": Retry(NoBackoff(), 0), "retry_on_error": [], "retry_on_timeout": False}
-        if self.url.startswith("valkey+sentinel"):
+        options = (
+            _OPTIONS | tls_options(self.url) | limits | {"retry": Retry(NoBackoff(), 0), "retry_on_error": [], "retry_on_timeout": False}
+        )
+        if "+sentinel://" in self.url:
             return cast(valkey.Valkey, _primary(valkey.Sentinel, self.url, options))
         return valkey.Valkey.from_url(self.url, **options)
+
+    @property
+    def by_tls(self) -> bool:
+        return self.url.startswith("valkeys")
+
+    @property
+    def user(self) -> str:
+        """The user of Valkey's access control lists as whom commands are sent."""
+        parts = urlsplit(self.url)
+        return unquote(parts.username or "") or dict(parse_qsl(parts.query)).get("username") or "default"
 
     def connection(self) -> _Connection:
         """A connection of valkey-py that is not connected yet."""
@@ -190,8 +212,9 @@ def _unquoted(error: Exception) -> str:
 def _primary(sentinel: Any, url: str, options: dict[str, Any]) -> Any:
     """A client of the primary that the Sentinels of ``url`` name; ``sentinel`` is valkey-py's class, blocking or for asyncio."""
     sentinels, service, login = _sentinel_parts(url)
-    limits = {name: options[name] for name in ("socket_connect_timeout", "socket_timeout")}
-    return sentinel(sentinels, **limits).master_for(service, **options, **login)
+    tls = {"ssl": True} if url.startswith("valkeys") else {}
+    asked = {name: value for name, value in options.items() if name.startswith(("socket_", "ssl_"))}
+    return sentinel(sentinels, sentinel_kwargs=asked | tls).master_for(service, **options, **login, **tls)
 
 
 def _sentinel_parts(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
@@ -236,10 +259,17 @@ async def open_connection(address: Address, protocol: Callable[[], asyncio.Proto
         await connection.disconnect(nowait=True)
         raise
     except AuthenticationError as error:
+        await connection.disconnect(nowait=True)
         raise StoreError(f"Valkey at {address} refuses the login: {error}") from None
+    except NoPermissionError as error:
+        await connection.disconnect(nowait=True)
+        raise not_permitted(f"NOPERM {error}", "the greeting of a connection", address.user) from None
     except (TimeoutError, ValkeyError, OSError) as error:
         await connection.disconnect(nowait=True)
-        raise Unavailable(f"no Valkey at {address}: {str(error) or type(error).__name__}") from None
+        raise Unavailable(f"no Valkey at {address}: {explained(error, address.by_tls)}") from None
+    except asyncio.CancelledError:
+        await connection.disconnect(nowait=True)
+        raise
     writer = connection._writer
     assert writer is not None
     connection._reader = connection._writer = None  # valkey-py has no part in it any more
@@ -248,6 +278,14 @@ async def open_connection(address: Address, protocol: Callable[[], asyncio.Proto
     transport.set_protocol(taker)
     taker.connection_made(transport)
     return transport, writer, server
+
+
+def close_connection(transport: asyncio.Transport) -> None:
+    """Closes a connection on which nothing is awaited any more. One by TLS would wait up to 30 s for the server to close it too, and outlive the loop."""
+    if transport.get_extra_info("sslcontext") is None:
+        transport.close()
+    else:
+        transport.abort()
 
 
 async def _examine(connection: _Connection, address: Address) -> Server:

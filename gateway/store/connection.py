@@ -28,9 +28,12 @@ from typing import Any, Protocol
 import libvalkey
 
 from ..errors import StoreError, Unavailable
-from ..runtime.backoff import backoff, retrying
+from ..runtime.backoff import backoff
 from ..runtime.tasks import end
-from .connect import Address, Server, open_connection
+from .connect import Address, Server, close_connection, open_connection
+from .connect_again import PAUSE_SECONDS, connect_again
+from .not_permitted import for_people
+from .outage_log import OutageLog, RefusalLog
 
 __all__ = ["PATIENCE_SECONDS", "REDIRECTS", "Functions", "Redirects", "Replies", "ServerCommands"]
 
@@ -38,6 +41,9 @@ log = logging.getLogger("gateway.store")
 
 SILENCE_SECONDS = 5.0  # the oldest command waits longer than this: the connection is dead
 CHECK_SECONDS = 1.0
+RETIRED_SECONDS = 1.0  # until a cluster is asked again who has the slots of a server that is away: it may have none any more
+REFUSALS_LOGGED = 5  # in a row: about a second of them
+WRITES_CALM_SECONDS = 30.0  # without a refused write in a shard: it may get no more than one in so long
 PATIENCE_SECONDS = 10.0
 _ASKING = libvalkey.pack_command((b"ASKING",))
 # The same of a cluster's server that has lost slots: one that was replaced must not acknowledge what its successor does not have.
@@ -168,6 +174,17 @@ class ServerCommands:
         self._lost = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self.server: Server | None = None  # to which it is connected
+        self.failure: Exception | None = None  # of the last attempt to connect again
+        self._outage = OutageLog(
+            log,
+            f"commands do not reach valkey at {address}",
+            f"commands reach valkey at {address} again",
+            f"valkey at {address} has no hash slots any more: no commands are sent to it",
+            grace=0.0 if redirects is None else RETIRED_SECONDS,
+        )
+        carried_out, writes = f"valkey at {address} carries commands out again", f"valkey at {address} refuses no writes any more"
+        self._refusal_log = RefusalLog(log, f"valkey at {address} carries no commands out", carried_out, 2 * PAUSE_SECONDS)
+        self._writes_log = RefusalLog(log, f"valkey at {address} refuses what gateways write", writes, WRITES_CALM_SECONDS)
 
     @property
     def connected(self) -> bool:
@@ -206,15 +223,20 @@ class ServerCommands:
     async def close(self) -> None:
         await end(*[task for task in (self._keeper, self._mending) if task is not None])
         if self._transport is not None:
-            self._transport.close()
+            close_connection(self._transport)
         self._drop("the connection was closed")
         self._fail_waiting(float("inf"), "the connection was closed")
         await self._address.close()
 
+    async def retire(self) -> None:
+        """``close`` of a cluster's server that has no hash slots any more."""
+        self._outage.retire()
+        await self.close()
+
     def reconnect(self, reason: str) -> None:
         """Gives the connection up and asks for the address again: the server is not the primary any more."""
         if self._transport is not None:
-            log.warning("the connection to valkey is given up: %s", reason)
+            log.debug("the connection to valkey is given up: %s", reason)
             self._transport.abort()
             self._drop(reason)
 
@@ -336,6 +358,7 @@ class ServerCommands:
     def _on_error(self, command: Command, error: StoreError) -> None:
         text = str(error)
         for_now = text.startswith(REFUSED_FOR_NOW + NOT_THE_PRIMARY)
+        error = for_people(error, command.text, self._address.user)
         if command.slot >= 0 and self._redirects is not None and text.startswith(REDIRECTS):
             self._redirects.redirected(self, command, text)
         elif command.urgent:
@@ -347,6 +370,7 @@ class ServerCommands:
             if self._mending is None:
                 self._mending = asyncio.create_task(self._mend(text), name="valkey refusal")
         else:
+            self._note_general(error)
             command.future.set_exception(error)
 
     async def _mend(self, refusal: str) -> None:
@@ -360,13 +384,22 @@ class ServerCommands:
                 self._generation = await self._functions.ready(self.call_now, self._shared_call)
                 self._release()
             else:
-                await asyncio.sleep(self._pause())
+                pause = self._pause()
+                # It goes on, as where replicas are missing. What a cluster's commands log themselves is left out.
+                if self._refusals >= REFUSALS_LOGGED and not refusal.startswith(REDIRECTS):
+                    self._refusal_log.refused(refusal)
+                await asyncio.sleep(pause)
                 self._release()
         except (StoreError, TimeoutError) as error:
             self.reconnect(str(error) or "no reply")
         finally:
             if self._mending is asyncio.current_task():
                 self._mending = None
+
+    def _note_general(self, error: StoreError) -> None:
+        """Has it logged that a shard takes no writes. Of a server by itself the leases log it, which know when it takes them again."""
+        if error.is_general and self._redirects is not None:
+            self._writes_log.refused(error)
 
     async def _after_written(self, seconds: float = BARRIER_SECONDS) -> None:
         """Returns when Valkey answered everything that was written before. Raises TimeoutError."""
@@ -377,7 +410,7 @@ class ServerCommands:
         now = asyncio.get_running_loop().time()
         self._refusals = self._refusals + 1 if now - self._last_refusal < CALM_SECONDS else 1
         self._last_refusal = now
-        return backoff(self._refusals, 0.05, 1.0)
+        return backoff(self._refusals, 0.05, PAUSE_SECONDS)
 
     def _release(self) -> None:
         """Writing goes on, with the oldest."""
@@ -433,14 +466,6 @@ class ServerCommands:
             raise
         self._release()
 
-    async def _connect_or_report(self) -> None:
-        try:
-            await self._connect()
-        except Exception:
-            if self._redirects is not None:
-                self._redirects.unreachable(self)
-            raise
-
     async def _make_ready(self) -> None:
         """Sees that the functions are there; waits while Valkey still reads its file."""
         until = asyncio.get_running_loop().time() + self._patience
@@ -458,6 +483,7 @@ class ServerCommands:
 
     def _drop(self, reason: str) -> None:
         """Forgets the connection; of the commands that were written, those that may be repeated wait for the next one."""
+        self._outage.begin(reason)
         self._transport, self._writer, self._held, self.server = None, None, True, None
         self._lost.set()
         if self._mending is not None and self._mending is not asyncio.current_task():
@@ -473,17 +499,26 @@ class ServerCommands:
             self._watch_patience()
 
     async def _stay_connected(self) -> None:
-        what = f"valkey at {self._address} takes no commands"
         while True:
             if self._transport is None:
-                await retrying(self._connect_or_report, what, log, on=Exception, ceiling=1.0)
+                await connect_again(self._connect, self._outage, self._on_failure)
+                self.failure = None
+                self._outage.end()
             try:
                 async with asyncio.timeout(CHECK_SECONDS):
                     await self._lost.wait()
             except TimeoutError:
                 await self._check()
 
+    def _on_failure(self, reason: Exception) -> None:
+        self.failure = reason
+        if self._redirects is not None:
+            self._redirects.unreachable(self)
+
     async def _check(self) -> None:
+        self._writes_log.look()
+        if not self._held:
+            self._refusal_log.look()
         silent = asyncio.get_running_loop().time() - self._written[0].written if self._written else 0.0
         if silent > CHECK_SECONDS and self._redirects is not None:
             self._redirects.unreachable(self)

@@ -19,6 +19,7 @@ from .layout import Layout, read_entry, read_epoch
 __all__ = ["PAGE_BYTES", "History", "Page"]
 
 PAGE_BYTES = 256 * 1024  # of one read; a page may pass it by one publication
+LOOK_SECONDS = 0.05  # until it is noticed that the index's shard is away
 INDEX_SECONDS = 1.0  # that a publication on a cluster waits until its channel's name is in the index
 
 
@@ -119,10 +120,9 @@ class History:
         asked, faults = asyncio.get_running_loop().time(), self.layout.faults
         try:
             epoch, offset, ms, entries, left = await self.call(function, self.layout.keys(channel), *words)
-        except Unavailable:
-            raise
-        except StoreError as error:  # as where a key is of another type
-            faults.found("history", channel, error)
+        except StoreError as error:
+            if not error.is_general:  # as where a key is of another type
+                faults.found("history", channel, error)
             raise
         expires = asked + left / 1000 if left >= 0 else float("inf")
         publications = [read_entry(entry, faults, channel) for entry in entries]
@@ -180,13 +180,15 @@ class History:
         async with lock:
             if not await self._has_index(channel):
                 return
-            if (written := self._write_index(channel)) is not None and self._reaches_index(channel):
-                await asyncio.wait((written,), timeout=INDEX_SECONDS)
+            if (written := self._write_index(channel)) is not None:
+                until = asyncio.get_running_loop().time() + INDEX_SECONDS
+                while not written.done() and self._reaches_index(channel) and asyncio.get_running_loop().time() < until:
+                    await asyncio.wait((written,), timeout=LOOK_SECONDS)
 
     async def _has_index(self, channel: str) -> bool:
         if self._index.is_known(channel):
             return True
-        has = await self.call(b"gateway_has_index", [self.layout.channel(channel)])
+        has = await self.commands.call(b"FCALL", b"gateway_has_index", 1, self.layout.channel(channel), repeatable=True)
         self._index.asked(channel, bool(has))
         return bool(has)
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, cast
 import msgspec
 
 from ..config import BUILT_IN, ChannelRules
-from ..errors import StoreError
+from ..errors import NotPermitted, StoreError, Unavailable
 from ..rules.json_text import UNREADABLE
 from .access import Commands
 
@@ -28,7 +28,7 @@ VERSION = 7  # of the functions; count it up with every change of what a functio
 _NAME = re.compile(rb"^gateway_(\d+)$")
 _GENERATION = re.compile(rb"^(?:(\d+)\.)?[0-9a-f]{8}$")
 _SHARED = "channels inbox jobs".split()  # files whose local functions others use
-_FILES = "channels inbox control rpc jobs enqueueing taking queues bridge reader".split()
+_FILES = "channels inbox control rpc jobs enqueueing taking queues bridge reader rights".split()
 
 
 def _text(name: str) -> str:
@@ -43,6 +43,7 @@ log = logging.getLogger("gateway.store")
 
 PREFIXES_MOST = 64  # other prefixes whose rules stay in the library, the newest ones
 INSTALL_ATTEMPTS = 10
+REMEDY = 'run "gateway install" with the address of a user that may'
 
 Call = Callable[..., Awaitable[Any]]
 Rules = dict[str, dict[str, int]]  # namespace → size, ttl, meta_ttl, index (0 or 1)
@@ -85,11 +86,31 @@ class Library:
         )
 
     async def install(self, commands: Commands) -> None:
-        """Loads this library and its rules into every shard, at the start of a gateway. A newer version that is loaded already stays."""
+        """Loads this library and its rules into every shard, at the start of a gateway. A newer version that is loaded already stays.
+
+        A user that may not load functions works with those that are loaded. Raises NotPermitted if they are missing or older. A shard of a
+        cluster that is away gets the functions once it is back; one server that is away raises Unavailable.
+        """
         assert self._rules is not None
-        await commands.call(b"SET", self._rules_key, json.dumps(self._rules))
+        try:
+            await commands.call(b"SET", self._rules_key, json.dumps(self._rules))
+        except Unavailable as error:
+            if not commands.sharded:
+                raise
+            log.warning("the channels' rules could not be stored for publishers, who use those in the functions: %s", error)
         for shard in commands.shards:
-            await self._install(shard.call, self._rules, sharded=commands.sharded)
+            if commands.sharded and not shard.connected:
+                continue
+            try:
+                await self._install(shard.call, self._rules, sharded=commands.sharded)
+            except NotPermitted as error:
+                await self._use_what_is_loaded(shard.call, error)
+
+    async def _use_what_is_loaded(self, call: Call, refusal: NotPermitted) -> None:
+        if not await _present(call):
+            raise _not_loaded(refusal) from None
+        if (await _rules_in_force(call)).get(self._prefix) != self._rules:
+            log.error("the channels' rules in valkey are not this configuration's, and the user may not replace them: %s", REMEDY)
 
     async def _install(self, call: Call, rules: Rules, *, sharded: bool) -> None:
         for attempt in range(INSTALL_ATTEMPTS):
@@ -107,22 +128,22 @@ class Library:
         log.warning("the channels' rules could not be put into force: other gateways keep replacing them")
 
     async def ready(self, call: Call, shared: Call | None = None) -> bytes:
-        """Loads the library where the server has none, or an older one; returns the generation of the one that is loaded."""
+        """Loads the library where the server has none, or an older one; returns the generation of the one that is loaded.
+
+        Raises NotPermitted where the user may not load it.
+        """
+        if generation := await _present(call):
+            return generation
         try:
-            generation = await _generation(call)
-            if not _is_older(generation):
-                return generation
-        except StoreError as error:
-            if "Function not found" not in str(error):
-                raise
-        await self._restore(call, shared)
+            await self._restore(call, shared)
+        except NotPermitted as error:
+            raise _not_loaded(error) from None
         return await _generation(call)
 
     async def _restore(self, call: Call, shared: Call | None) -> None:
-        rules = self._rules
+        loaded, rules = await _loaded(call), self._rules
         if rules is None:
             rules = await self.stored_rules(shared or call) or BUILT_IN_RULES
-        loaded = await _loaded(call)
         if not loaded or max(loaded) < VERSION:
             await self._replace(call, loaded, await _rules_in_force(call), rules, sharded=shared is not None)
 
@@ -205,6 +226,22 @@ def _is_older(generation: bytes) -> bool:
     """Whether an older version of the library is loaded, which lacks functions: up to version 5 a generation did not begin with a version."""
     match = _GENERATION.match(generation)
     return match is not None and int(match[1] or b"5") < VERSION
+
+
+async def _present(call: Call) -> bytes:
+    """The generation of the library if this version of it is loaded, or a newer one; else b""."""
+    try:
+        generation = await _generation(call)
+    except StoreError as error:
+        if "Function not found" not in str(error):
+            raise
+        return b""
+    return b"" if _is_older(generation) else generation
+
+
+def _not_loaded(error: NotPermitted) -> NotPermitted:
+    reason = str(error).partition(";")[0]
+    return NotPermitted(f"Valkey lacks version {VERSION} of the gateway's functions, which its user may not load: {REMEDY} ({reason})")
 
 
 async def _rules_in_force(call: Call) -> dict[str, Rules]:

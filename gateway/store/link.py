@@ -40,6 +40,7 @@ log = logging.getLogger("gateway.link")
 START_SECONDS = 10.0  # for the first heartbeats
 PLACE_SECONDS = 0.02  # before an unplaced group is placed again; it doubles up to PLACE_MOST
 PLACE_MOST = 1.0
+REFUSED_AGAIN_SECONDS = 5.0  # until channels that Valkey refused are asked for again: the user may have got the right
 
 
 class UpListener(Protocol):
@@ -53,6 +54,9 @@ class Listener(Protocol):
 
     def on_lost(self, channels: Collection[bytes] | None = None) -> None:
         """What is announced on these Pub/Sub channels, None for all, is missed until each of them is confirmed again."""
+
+    def on_refused(self, error: StoreError) -> None:
+        """Valkey refuses to subscribe to channels: those that are not confirmed. They are asked for again."""
 
     def on_subscribed(self, key: bytes) -> None:
         """Valkey confirmed this Pub/Sub channel: everything that is announced there from now on arrives."""
@@ -105,6 +109,7 @@ class Link:
         self._groups: dict[int, _Group] = {}  # by hash slot; 0 where there is one server
         self.batch: dict[bytes, list[bytes]] = {}
         self._displaced: list[tuple[ShardLink, bytes]] = []
+        self._asking_again: set[ShardLink] = set()
         self._tasks = Tasks()
         self._closed = False
 
@@ -124,7 +129,18 @@ class Link:
     @property
     def proven(self) -> bool:
         """Whether a heartbeat came through lately: what is announced reaches this process. On a cluster: what any shard announces."""
-        return any(connection.proven for connection in self._connections.values())
+        return not self.doubt
+
+    @property
+    def doubt(self) -> str:
+        """Why it is proven of no server that what it announces reaches this process; "" if it is of any."""
+        doubts = [connection.doubt for connection in self._connections.values()] or ["there is no live link to Valkey"]
+        return doubts[0] if all(doubts) else ""
+
+    @property
+    def doubts(self) -> dict[str, str]:
+        """The ``unproven``, with the reason of each."""
+        return {str(connection.address): connection.doubt for connection in self._connections.values() if connection.doubt}
 
     @property
     def own_proven(self) -> bool:
@@ -135,11 +151,11 @@ class Link:
     @property
     def unproven(self) -> list[str]:
         """The addresses of the servers whose announcements may not reach this process now."""
-        return [str(connection.address) for connection in self._connections.values() if not connection.proven]
+        return list(self.doubts)
 
     async def start(self) -> None:
         """Connects and waits until the first heartbeats came through: from each shard that takes commands, or from as many as can
-        in START_SECONDS. Raises StoreError if none comes."""
+        in START_SECONDS. Raises StoreError if none comes, NotPermitted if none may."""
         self.subscribe([self._own, *self._channel_listeners])
         self._commands.on_shards_changed(self._on_shards_changed)
         self._on_shards_changed()
@@ -152,7 +168,12 @@ class Link:
             if self.proven:
                 log.warning("no heartbeat came from %s yet", ", ".join(self.unproven))
         if not self.proven:
-            raise StoreError(f"Valkey at {self._address} takes commands, but publishes nothing to its subscribers")
+            refusals = [connection.refusal for connection in expected if connection.refusal is not None]
+            raise (
+                refusals[0]
+                if refusals
+                else StoreError(f"Valkey at {self._address} takes commands, but publishes nothing to its subscribers")
+            )
 
     async def close(self) -> None:
         self._closed = True
@@ -225,7 +246,7 @@ class Link:
             return
         shards = self._commands.shards
         for shard in self._connections.keys() - set(shards):
-            self._tasks.spawn(self._connections.pop(shard).close())
+            self._tasks.spawn(self._connections.pop(shard).retire())
         for shard in shards:
             if shard not in self._connections:
                 self._connections[shard] = ShardLink(shard, self._commands, self._own, self)
@@ -255,9 +276,27 @@ class Link:
     # What the connections bring.
 
     def on_connected(self, link: ShardLink) -> None:
-        link.subscribe([channel for group in self._groups.values() if group.link is link for channel in group.channels])
+        self._ask_for_all(link)
         for listener in self._up_listeners:
             listener.on_up()
+
+    def _ask_for_all(self, link: ShardLink) -> None:
+        link.subscribe([channel for group in self._groups.values() if group.link is link for channel in group.channels])
+
+    def on_refused(self, link: ShardLink, error: StoreError) -> None:
+        for listener in self._listeners:
+            listener.on_refused(error)
+        if link not in self._asking_again:
+            self._asking_again.add(link)
+            asyncio.get_running_loop().call_later(REFUSED_AGAIN_SECONDS, self._ask_again, link)
+
+    def on_allowed(self, link: ShardLink) -> None:
+        self._ask_for_all(link)
+
+    def _ask_again(self, link: ShardLink) -> None:
+        self._asking_again.discard(link)
+        if not self._closed:
+            self._ask_for_all(link)
 
     def on_lost(self, link: ShardLink) -> None:
         self.losses += 1

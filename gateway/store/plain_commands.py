@@ -7,11 +7,13 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, cast
 
 import valkey
-from valkey.exceptions import BusyLoadingError, ReadOnlyError, ValkeyError
+from valkey.exceptions import BusyLoadingError, NoPermissionError, ReadOnlyError, ValkeyError
 
 from ..errors import StoreError, Unavailable
 from .connect import CONNECT_SECONDS
 from .connection import REDIRECTS
+from .not_permitted import lacking, name_of, not_permitted
+from .tls_options import explained
 
 __all__ = ["Call", "Load", "Loading", "PlainCommands", "Redirected", "SyncCommands"]
 
@@ -64,6 +66,9 @@ class SyncCommands:
         self._client: Any = client
         self._load = load
         self._shared = shared
+        pool = client.connection_pool
+        self._user: str = pool.connection_kwargs.get("username") or "default"
+        self._by_tls = "SSL" in pool.connection_class.__name__
 
     def call(self, *words: Any) -> Any:
         return self._with_functions(self._once, words)
@@ -82,11 +87,11 @@ class SyncCommands:
         return send(*words)
 
     def _once(self, *words: Any) -> Any:
-        with self._errors():
+        with self._errors(*words):
             return self._client.execute_command(*words)
 
     def _once_asking(self, *words: Any) -> Any:
-        with self._errors(), self._client.pipeline(transaction=False) as pipeline:
+        with self._errors(*words), self._client.pipeline(transaction=False) as pipeline:
             pipeline.execute_command(b"ASKING")
             pipeline.execute_command(*words)
             answer = pipeline.execute(raise_on_error=False)[1]
@@ -95,8 +100,8 @@ class SyncCommands:
             return answer
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Raises our errors in place of valkey-py's."""
+    def _errors(self, *words: Any) -> Iterator[None]:
+        """Raises our errors in place of valkey-py's; ``words`` are those of the command."""
         try:
             yield
         except BusyLoadingError as error:
@@ -105,10 +110,14 @@ class SyncCommands:
             self._client.connection_pool.disconnect()
             raise Unavailable(f"Valkey is not the primary any more: {error}") from None
         except (valkey.ConnectionError, valkey.TimeoutError, OSError) as error:
-            raise Unavailable(f"no Valkey: {error}") from None
+            raise Unavailable(f"no Valkey: {explained(error, self._by_tls)}") from None
         except ValkeyError as error:
-            text = str(error)
-            raise Redirected(text) if text.startswith(REDIRECTS) else StoreError(text) from None
+            raise self._refusal(f"NOPERM {error}" if isinstance(error, NoPermissionError) else str(error), *words) from None
+
+    def _refusal(self, text: str, *words: Any) -> StoreError:
+        if lacking(text):
+            return not_permitted(text, name_of(*words), self._user)
+        return Redirected(text) if text.startswith(REDIRECTS) else StoreError(text)
 
     @contextmanager
     def listening(self, channel: bytes) -> Iterator[Callable[[float], bytes | None]]:
@@ -126,14 +135,14 @@ class SyncCommands:
         pubsub: Any = self._client.pubsub()
 
         def announced(seconds: float) -> bytes | None:
-            with self._errors():
+            with self._errors("SSUBSCRIBE" if sharded else "SUBSCRIBE"):
                 message = pubsub.get_message(timeout=seconds)
             if message is not None and message["type"] == "sunsubscribe":
                 raise Unavailable("the Pub/Sub channel went to another shard")
             return cast(bytes, message["data"]) if message is not None and message["type"] in ("message", "smessage") else None
 
         try:
-            with self._errors():
+            with self._errors("SSUBSCRIBE" if sharded else "SUBSCRIBE"):
                 (pubsub.ssubscribe if sharded else pubsub.subscribe)(channel)
                 pubsub.get_message(timeout=CONNECT_SECONDS)  # the confirmation
             yield announced

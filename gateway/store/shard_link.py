@@ -19,12 +19,14 @@ from typing import Any, NamedTuple, Protocol
 
 import libvalkey
 
-from ..errors import StoreError
-from ..runtime.backoff import retrying
+from ..errors import NotPermitted, StoreError, Unavailable
 from ..runtime.tasks import end
 from .access import Commands
-from .connect import Server, open_connection
-from .connection import Replies, ServerCommands
+from .connect import Server, close_connection, open_connection
+from .connect_again import connect_again
+from .connection import REFUSED_FOR_NOW, RETIRED_SECONDS, Replies, ServerCommands
+from .not_permitted import for_people
+from .outage_log import OutageLog
 
 __all__ = ["Receiver", "ShardLink"]
 
@@ -32,6 +34,8 @@ log = logging.getLogger("gateway.link")
 
 BEAT_SECONDS = 1.0
 SILENT_BEATS = 4  # beats without any answer before the link is given up
+SILENT_BEATS_AT_FIRST = 2  # the same of a connection that has brought no heartbeat yet
+LATE_BEATS = 2.5  # beats after the last heartbeat that came through, the link counts as unproven: earlier than it is given up
 NUMBERS_MOST = 2**18  # heartbeat channels that are tried: one slot of 16384 is found among them, but for one time in 9 million
 ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "LOADING")  # refusals that pass, or that another shard does not give
 
@@ -69,16 +73,22 @@ class Receiver(Protocol):
     def on_displaced(self, link: ShardLink, channel: bytes) -> None:
         """The server withdraws or refuses the channel, whose slot is elsewhere, or nowhere for now."""
 
+    def on_refused(self, link: ShardLink, error: StoreError) -> None:
+        """The server refuses channels for good, as where the user has no right to them: those that it does not confirm."""
+
+    def on_allowed(self, link: ShardLink) -> None:
+        """The server, which refused channels, brings what comes on that of the heartbeats: others may be allowed as well."""
+
 
 class ShardLink:
     """The connection to the server of ``shard``, one of those of ``commands``. ``own`` carries the heartbeats where there is one server.
 
-    ``beat_channel`` is the Pub/Sub channel of the heartbeats at the moment, b"" if there can be none. ``proven``: one came through lately.
+    ``beat_channel`` is the Pub/Sub channel of the heartbeats at the moment, b"" if there can be none.
     """
 
     def __init__(self, shard: ServerCommands, commands: Commands, own: bytes, receiver: Receiver) -> None:
         self.address = shard.address
-        self.proven = False
+        self.refusal: StoreError | None = None  # why no heartbeat comes, where Valkey said it
         self.beat_channel = own
         self._own = own
         self._shard = shard
@@ -97,6 +107,19 @@ class ShardLink:
         self._beat_displaced = False
         self._silent_beats = 0
         self._unproven_beats = 0
+        self._beats_since_proof = 0  # of the clock, whether a heartbeat could be sent or not
+        self._proven = False
+        self._proven_at = 0.0
+        self._beat_refusal: StoreError | None = None  # of the last heartbeat
+        self._subscribe_refused = False  # on this connection
+        self._complained = False
+        self._outage = OutageLog(
+            log,
+            f"there is no link to valkey{self._where}",
+            f"the link to valkey{self._where} is back",
+            f"valkey{self._where} has no hash slots any more: no link to it is needed",
+            grace=RETIRED_SECONDS if commands.sharded else 0.0,
+        )
         self._lost = asyncio.Event()
         self._first_beat = asyncio.Event()
         self._running = asyncio.create_task(self._run(), name=f"valkey link{self._where}")
@@ -106,8 +129,25 @@ class ShardLink:
         """Whether heartbeats can be sent."""
         return self._shard.connected
 
+    @property
+    def proven(self) -> bool:
+        """Whether a heartbeat came through lately: what the server announces reaches this process."""
+        return not self.doubt
+
+    @property
+    def doubt(self) -> str:
+        """Why it is not proven that what the server announces reaches this process; "" if it is."""
+        if self._beat_refusal is not None:
+            lacks_right = isinstance(self._beat_refusal, NotPermitted)
+            return str(self._beat_refusal) if lacks_right else f"Valkey{self._where} refuses what a gateway writes: {self._beat_refusal}"
+        # A process that was stopped for a while itself has sent no heartbeat meanwhile, so time alone proves nothing.
+        late = self._beats_since_proof > 1 and asyncio.get_running_loop().time() - self._proven_at > LATE_BEATS * BEAT_SECONDS
+        if late or not self._proven:
+            return f"the live link to Valkey{self._where} is not proven to work" if self.refusal is None else str(self.refusal)
+        return ""
+
     async def first_beat(self) -> None:
-        """Returns when the first heartbeat came through."""
+        """Returns when the first heartbeat came through, or ``refusal`` says why none will."""
         beat = asyncio.create_task(self._first_beat.wait())
         try:
             await asyncio.wait((beat, self._running), return_when=asyncio.FIRST_COMPLETED)
@@ -119,7 +159,12 @@ class ShardLink:
     async def close(self) -> None:
         await end(self._running)
         if self._transport is not None:
-            self._transport.close()
+            close_connection(self._transport)
+
+    async def retire(self) -> None:
+        """``close`` of a link to a cluster's server that has no hash slots any more."""
+        self._outage.retire()
+        await self.close()
 
     # Asking.
 
@@ -196,8 +241,25 @@ class ShardLink:
             return  # the slot is elsewhere, and the server withdraws its channels by itself
         if verb == self._dialect.subscribe and str(error).startswith(ELSEWHERE):
             self._displace(channel)
-        else:
-            log.error("Valkey%s refuses to publish to this gateway: %s", self._where, error)
+        elif not error.is_general and not str(error).startswith(REFUSED_FOR_NOW):  # else of a ping: commands get and log the same
+            self._refused(verb or _verb_in(str(error)), error)
+
+    def _refused(self, verb: bytes, reply: StoreError) -> None:
+        error = for_people(reply, libvalkey.pack_command((verb,)), self.address.user)
+        if not isinstance(error, NotPermitted):  # which is logged already
+            level = logging.DEBUG if self._complained else logging.ERROR
+            log.log(level, "Valkey%s refuses to publish to this gateway: %s", self._where, error)
+            self._complained = True
+        if verb == self._dialect.subscribe:
+            self._subscribe_refused = True
+            self._refuse(error)
+            self._receiver.on_refused(self, error)
+
+    def _refuse(self, error: StoreError) -> None:
+        self.refusal = error
+        if not self._proven:
+            self._outage.failed(error)
+        self._first_beat.set()
 
     def _displace(self, channel: bytes) -> None:
         if channel == self.beat_channel:
@@ -208,51 +270,55 @@ class ShardLink:
     # The connection.
 
     async def _run(self) -> None:
-        what = f"the link to valkey{self._where} could not be opened"
         while True:
             # Whatever the error is: a process without its link has nothing else to do.
-            await retrying(self._connect, what, log, on=Exception, ceiling=1.0)
-            await self._beat_until_lost()
-            self._transport, self._writer, self._server, self.proven = None, None, None, False
-            log.warning("the link to valkey%s was lost; connecting again", self._where)
+            await connect_again(self._connect, self._outage, self._on_failure)
+            because = await self._beat_until_lost()
+            if not self._proven:  # it was opened, and brought nothing
+                self._outage.failed(because)
+            self._outage.begin(because)
+            self._transport, self._writer, self._server, self._proven = None, None, None, False
+            log.debug("the link to valkey%s was lost: %s", self._where, because)
             self._receiver.on_lost(self)
+
+    def _on_failure(self, reason: Exception) -> None:
+        self._commands.look_again()  # a replica may hold the slots now
 
     async def _connect(self) -> None:
         lost = asyncio.Event()
-        try:
-            self._transport, self._writer, self._server = await open_connection(self.address, lambda: Replies(self._on_replies, lost.set))
-        except Exception:
-            self._commands.look_again()  # a replica may hold the slots now
-            raise
+        self._transport, self._writer, self._server = await open_connection(self.address, lambda: Replies(self._on_replies, lost.set))
         self._lost, self._silent_beats, self._unproven_beats, self._unsent = lost, 0, 0, []
         self._asked.clear()
+        self._subscribe_refused = False
         if self._sharded:
             self._number = 0
             self._choose_beat_channel()
         self._receiver.on_connected(self)
 
-    async def _beat_until_lost(self) -> None:
+    async def _beat_until_lost(self) -> str:
+        """Returns why the connection was lost, or was given up."""
         assert self._transport is not None
         while not self._lost.is_set():
             self._silent_beats += 1
             if fault := self._fault():
-                log.warning("%s for %g s", fault, SILENT_BEATS * BEAT_SECONDS)
                 self._transport.abort()
-                return
+                return fault
             if self._is_apart():
                 self._transport.abort()
                 self._shard.reconnect("the live link is connected to another server")
-                return
+                return "commands go to another server"
             self._beat()
             try:
                 async with asyncio.timeout(BEAT_SECONDS):
                     await self._lost.wait()
             except TimeoutError:
                 continue
+        self._transport.abort()
+        return "the connection was closed"
 
     def _fault(self) -> str:
         """Why the connection has to be given up, "" if it need not."""
-        if self._silent_beats > SILENT_BEATS:
+        if self._silent_beats > (SILENT_BEATS if self._proven else SILENT_BEATS_AT_FIRST):
             return f"the link to valkey{self._where} was silent"
         if self._unproven_beats > SILENT_BEATS:
             return f"the link to valkey{self._where} answers, but no heartbeat came through it"
@@ -268,21 +334,35 @@ class ShardLink:
     def _beat(self) -> None:
         # The ping proves the connection, the heartbeat the way through Valkey; both count as an answer.
         self._send([(b"PING",)])
+        self._beats_since_proof += 1
         self.check_beat_channel()
+        if self._subscribe_refused and self.beat_channel:
+            self.subscribe([self.beat_channel])
         if self._shard.connected and self.beat_channel:
             self._unproven_beats += 1
             self._shard.send(b"FCALL", b"gateway_heartbeat", 1, self.beat_channel).add_done_callback(self._on_beat_answered)
 
     def _on_beat_answered(self, answer: asyncio.Future[Any]) -> None:
-        # A heartbeat that could not be sent shows in what does not arrive.
+        # A heartbeat that could not be sent shows in what does not arrive. One that Valkey refuses says nothing about this connection,
+        # which brings what is announced all the same.
         error = None if answer.cancelled() else answer.exception()
+        self._beat_refusal = None
         if error is not None and str(error).startswith(ELSEWHERE):
             self._displace_beats()
+        elif isinstance(error, StoreError) and not isinstance(error, Unavailable):
+            self._beat_refusal, self._unproven_beats = error, 0
+            if isinstance(error, NotPermitted):
+                self._refuse(error)
 
     def on_beat(self) -> None:
         """A heartbeat came through: what is announced reaches this process."""
-        self.proven = True
-        self._unproven_beats = 0
+        if self._subscribe_refused and not self._proven:
+            self._receiver.on_allowed(self)
+        self._subscribe_refused, self.refusal = False, None
+        self._proven, self._proven_at = True, asyncio.get_running_loop().time()
+        self._unproven_beats = self._beats_since_proof = 0
+        self._complained = False
+        self._outage.end()
         self._first_beat.set()
 
     def check_beat_channel(self) -> None:
@@ -306,3 +386,8 @@ class ShardLink:
                 self.beat_channel, self._number = channel, number
                 self.subscribe([channel])
                 return
+
+
+def _verb_in(refusal: str) -> bytes:
+    """Which command a single server refuses: it names it, unless it refuses a channel."""
+    return next((verb for verb in (b"UNSUBSCRIBE", b"PING") if f"'{verb.decode().lower()}'" in refusal), b"SUBSCRIBE")

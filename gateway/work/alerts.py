@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from ..config import ALERTS
 from ..config import Alerts as AlertSettings
-from ..errors import StoreError, Unavailable
+from ..errors import StoreError
 from ..rules.json_text import encode
 from ..store.history import History
 from ..store.layout import publish_words
@@ -67,10 +67,10 @@ class Alerts:
                 if await self._takes_its_turn():
                     await self._look()
                     await self._end_turn()
-            except Unavailable as error:
-                log.debug("the queues were not looked at: %s", error)
             except StoreError as error:
-                self._history.layout.faults.found("alert", self._key.decode(), error)
+                log.debug("the queues were not looked at: %s", error)
+                if not error.is_general:
+                    self._history.layout.faults.found("alert", self._key.decode(), error)
             await asyncio.sleep(self._every)
 
     async def _takes_its_turn(self) -> bool:
@@ -86,12 +86,12 @@ class Alerts:
         for queue in sorted(names.union(await self._queues.names())):
             try:
                 await self._compare(queue, await self._queues.overview(queue), raised)
-            except Unavailable as error:
-                if not self._history.commands.sharded:
+            except StoreError as error:
+                if error.is_general and not self._history.commands.sharded:
                     raise
                 log.debug("queue %r was not looked at: %s", queue, error)
-            except StoreError as error:  # as where a key of the queue is of another type
-                self._history.layout.faults.found("queue", queue, error)
+                if not error.is_general:  # as where a key of the queue is of another type
+                    self._history.layout.faults.found("queue", queue, error)
 
     async def _raised(self) -> dict[str, _Raised]:
         """What is raised by now. An entry that no gateway wrote is removed."""

@@ -17,7 +17,7 @@ import msgspec
 
 from ..bridging import BridgeRules, slot_tag
 from ..config import Config
-from ..errors import ConfigurationError, StoreError
+from ..errors import ConfigurationError, StoreError, is_general
 from ..runtime.backoff import retrying
 from ..runtime.tasks import Tasks
 from ..store.connect import Address
@@ -185,7 +185,7 @@ class _Bridge:
         log.warning("%s: %s", self._what, what)
 
     async def _again(self, step: Callable[[], Awaitable[Result]], what: str) -> Result:
-        return await retrying(step, f"{self._what}: {what}", log, on=StoreError)
+        return await retrying(step, f"{self._what}: {what}", log, on=StoreError, quiet=is_general)
 
 
 def _source(config: Config, rules: BridgeRules, address: Address, history: History) -> Source:

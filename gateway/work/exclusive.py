@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from ..errors import StoreError
+from ..errors import StoreError, is_general
 from ..runtime.backoff import retrying
 from ..store.history import History
 
@@ -48,7 +48,9 @@ class Exclusive:
             await self._give_back()
 
     async def _obtain(self) -> None:
-        while left := await retrying(self._renew, f"{self._what}: the lease could not be asked for", log, on=StoreError, ceiling=1.0):
+        while left := await retrying(
+            self._renew, f"{self._what}: the lease could not be asked for", log, on=StoreError, ceiling=1.0, quiet=is_general
+        ):
             self.asked.set()
             await asyncio.sleep(min(left, LEASE_SECONDS))
         self.asked.set()

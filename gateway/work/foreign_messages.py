@@ -22,7 +22,7 @@ import libvalkey
 from ..bridging import KEYSPACE, STAR, BridgeRules
 from ..errors import StoreError, Unavailable
 from ..runtime.backoff import retrying
-from ..store.connect import Address, open_connection
+from ..store.connect import Address, close_connection, open_connection
 from ..store.connection import Replies, ServerCommands
 from ..store.history import History
 from ..store.valkey_clock import valkey_time
@@ -85,7 +85,8 @@ class ForeignMessages:
             self._listening.cancel()
             await asyncio.wait((self._listening,))
         if self._transport is not None:
-            self._transport.close()
+            close_connection(self._transport)
+        await self._address.close()
 
     async def take(self) -> Batch:
         await self._arrived.wait()

@@ -117,6 +117,12 @@ class Results:
             self._confirmed.add(key)
             self._tasks.spawn(self._look(key, list(self._waiting[key])))
 
+    def on_refused(self, error: StoreError) -> None:
+        for channel, ids in self._waiting.items():
+            if channel not in self._confirmed:
+                for future in (future for _, futures in ids.values() for future in futures if not future.done()):
+                    future.set_exception(error)
+
     def on_announcements(self, batch: dict[bytes, list[bytes]]) -> None:
         for channel, ids in batch.items():
             waited = self._waiting.get(channel, {})

@@ -301,6 +301,9 @@ class Reader:
     def on_lost(self, channels: Collection[bytes] | None = None) -> None:
         """Nothing is to be done: each channel counts as changed once it is confirmed again."""
 
+    def on_refused(self, error: StoreError) -> None:
+        """Nothing is to be done: the link has logged it, and asks again."""
+
     def on_subscribed(self, key: bytes) -> None:
         if (channel := self._by_key.get(key)) is not None:
             self._mark(self._holds[channel])

@@ -1,8 +1,8 @@
 """What connections, channels and links cost: memory and CPU of one gateway, of its Valkey and of the kernel.
 
 A client of the kind ``plan`` has a token, its own inbox and three of SHARED channels, which many share. The first WARM clients warm the
-gateway up; then COUNT more are measured. Memory of the kernel is what its slabs and socket buffers grow by, for one end of a
-connection: both ends are on this machine, so it is half of what is seen.
+gateway up; then COUNT more are measured. Memory of the kernel is what the slabs of sockets and the buffers of TCP grow by, for
+one end of a connection: both ends are on this machine, so it is half of what is seen. Run it as root.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import valkey
 from rich.console import Console
@@ -26,7 +27,7 @@ from tests.kit.tokens import token
 from .servers import Gateway, Valkeys, cpu, gateways, resident
 from .subscribers import Client, Subscribers
 
-__all__ = ["run"]
+__all__ = ["measure", "show"]
 
 SHARED = 1000
 OWN_SHARED = 3  # shared channels of one client
@@ -35,11 +36,14 @@ PING_SECONDS = 4
 IDLE_PINGS = 2
 PUBLICATIONS = 100  # the default history_size
 HISTORIES = 200
+NOTIFICATIONS = 20  # in an inbox
+SLABS = ("TCP", "sock_inode_cache", "filp", "dentry", "lsm_inode_cache", "lsm_file_cache", "eventpoll_epi")
 LINKS = (1, 9)
 LINK_CHANNELS = 20_000
 COPIES = 4000
 SSUBSCRIBE_AT_ONCE = 1000
 DATA = json.dumps({"mark": "x" * 189})
+NOTIFICATION = '{"id":"%d","mark":"' + "x" * 174 + '"}'
 
 TOML = f"""
 ping_seconds = {PING_SECONDS}
@@ -52,8 +56,9 @@ Numbers = dict[str, float]
 
 
 def kernel_memory() -> int:
-    """Bytes of the kernel's slabs, and of the buffers of TCP."""
-    slabs = int(re.findall(r"^Slab:\s+(\d+)", Path("/proc/meminfo").read_text(), re.M)[0]) * 1024
+    """Bytes of the kernel's slabs that sockets are in, and of the buffers of TCP. /proc/slabinfo is for root alone."""
+    lines = [line.split() for line in Path("/proc/slabinfo").read_text().splitlines()]
+    slabs = sum(int(line[1]) * int(line[3]) for line in lines if line[0] in SLABS)
     pages = int(re.findall(r"^TCP:.* mem (\d+)", Path("/proc/net/sockstat").read_text(), re.M)[0])
     return slabs + pages * 4096
 
@@ -136,24 +141,32 @@ def _connections(folder: Path, valkeys: Valkeys, make: Make, count: int) -> Numb
 
 
 def _histories(valkeys: Valkeys) -> Numbers:
-    """Valkey's memory for a channel with PUBLICATIONS of 200 bytes."""
-    layout, client = Layout("histories"), valkeys.clients[0]
+    """Valkey's memory for a channel with PUBLICATIONS of 200 bytes, and for an inbox with NOTIFICATIONS of them."""
+    layout = Layout("histories")
+    client: Any = valkeys.clients[0]
     before = valkeys.memory()
     for number in range(HISTORIES):
         _publish(client, layout, f"posts:{number}", PUBLICATIONS)
-    return {"history": (valkeys.memory() - before) / HISTORIES}
+    channels = valkeys.memory()
+    with client.pipeline(transaction=False) as pipeline:
+        for number in range(HISTORIES * NOTIFICATIONS):
+            keys = layout.inbox_keys(f"notifications:u{number % HISTORIES}")
+            pipeline.fcall("gateway_notify", len(keys), *keys, NOTIFICATION % number)
+        pipeline.execute()
+    return {"history": (channels - before) / HISTORIES, "inbox": (valkeys.memory() - channels) / HISTORIES}
 
 
-def _publish(client: valkey.Valkey, layout: Layout, channel: str, count: int) -> None:
+def _publish(client: Any, layout: Layout, channel: str, count: int) -> None:
     with client.pipeline(transaction=False) as pipeline:
         for _ in range(count):
-            pipeline.fcall("gateway_publish", 3, *layout.keys(channel), DATA)  # type: ignore[arg-type]
+            pipeline.fcall("gateway_publish", 3, *layout.keys(channel), DATA)
         pipeline.execute()
 
 
 def _links(valkeys: Valkeys) -> Numbers:
     """Valkey's memory for a channel of a link, and its CPU for each further link that a publication goes to, alone in its write."""
-    client, layout, micros = valkeys.clients[0], Layout("links"), []
+    layout, micros = Layout("links"), []
+    client: Any = valkeys.clients[0]
     before = valkeys.memory()
     with ExitStack() as stack:
         many = stack.enter_context(client.pubsub())
@@ -190,11 +203,10 @@ class _Reader:
 
 
 def _read(url: str) -> None:
-    with valkey.Valkey.from_url(url) as client, client.pubsub() as reader:
+    client: Any = valkey.Valkey.from_url(url)
+    with client.pubsub() as reader:
         reader.subscribe("links:{posts:busy}")
-        assert reader.connection is not None
-        socket = reader.connection._sock  # type: ignore[attr-defined]
-        while socket.recv(1 << 18):
+        while reader.connection._sock.recv(1 << 18):  # the bytes alone: to parse them would take CPU beside what is measured
             pass
 
 
@@ -224,24 +236,25 @@ def _show(text: str = "") -> None:
     print(f"\r{text:60}\r", end="", file=sys.stderr, flush=True)
 
 
-def run(folder: Path, count: int, as_json: bool) -> None:
-    """``count`` clients of each profile are measured."""
+def measure(folder: Path, count: int) -> dict[str, Any]:
+    """``count`` clients of each kind; what the columns name for each kind, and the figures of channels and links."""
     valkeys = Valkeys(folder / "valkey", 1)
     try:
-        profiles = {}
+        kinds = {}
         for name, (title, make) in PROFILES.items():
             _show(title)
-            profiles[name] = _connections(folder / name, valkeys, make, count)
+            kinds[name] = _connections(folder / name, valkeys, make, count)
         _show("channels and links")
-        others = _histories(valkeys) | _links(valkeys)
+        return {"connections": kinds, **_histories(valkeys), **_links(valkeys)}
     finally:
         valkeys.stop()
-    _show()
-    if as_json:
-        print(json.dumps({"connections": profiles, **others}))
-        return
-    Console(width=150).print(
-        _table(profiles),
-        f"Valkey: a channel with {PUBLICATIONS} publications of 200 bytes takes {others['history'] / 1024:.1f} KiB; a channel that a link follows"
-        f" {others['link_channel']:.0f} bytes for that link; each further link that a publication goes to {others['link_copy']:.2f} µs of its CPU.",
+        _show()
+
+
+def show(figures: dict[str, Any]) -> None:
+    Console(width=160).print(
+        _table(figures["connections"]),
+        f"Valkey: a channel with {PUBLICATIONS} publications of 200 bytes takes {figures['history'] / 1024:.1f} KiB, an inbox with {NOTIFICATIONS}"
+        f" notifications {figures['inbox'] / 1024:.1f} KiB; a channel that a link follows {figures['link_channel']:.0f} bytes for that link; each"
+        f" further link that a publication goes to {figures['link_copy']:.1f} µs of its CPU.",
     )

@@ -21,18 +21,22 @@ DATA = {"mark": "x" * 189}  # 200 bytes of JSON
 
 
 class Load(NamedTuple):
-    """``channels`` in turn for ``seconds``, ``window`` on the way at most, ``rate`` a second (infinite: as fast as they are acknowledged)."""
+    """``channels`` in turn for ``seconds``, ``window`` on the way at most, ``rate`` a second (infinite: as fast as they are acknowledged).
+
+    ``most`` publications in all.
+    """
 
     channels: Sequence[str]
     seconds: float
     window: int
     rate: float = float("inf")
+    most: float = float("inf")
 
 
 class Published(NamedTuple):
     """How many were acknowledged, in how many seconds, and seconds of the publisher's CPU."""
 
-    count: int
+    total: int
     seconds: float
     cpu: float
 
@@ -44,8 +48,9 @@ async def _publish(publisher: Publisher, load: Load) -> Published:
     async def one_by_one() -> None:
         nonlocal done
         while True:
-            due, now = begun + next(numbers) / load.rate, time.monotonic()
-            if max(due, now) >= begun + load.seconds:
+            number, now = next(numbers), time.monotonic()
+            due = begun + number / load.rate
+            if number >= load.most or max(due, now) >= begun + load.seconds:
                 return
             if due > now:
                 await asyncio.sleep(due - now)

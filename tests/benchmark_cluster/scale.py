@@ -11,7 +11,6 @@ share a core they also share its caches, which makes all of them dearer; ``one s
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 import sys
@@ -28,7 +27,7 @@ from .publishing import Load, PublisherProcess
 from .servers import Gateway, Valkeys, cpu, gateways
 from .subscribers import Client, Subscribers
 
-__all__ = ["run"]
+__all__ = ["measure", "show"]
 
 SHARDS = (1, 3)
 GATEWAYS = (1, 2, 4)
@@ -37,8 +36,11 @@ WINDOW = 64
 PACE = 30.0  # publications a second in each channel of the load "deliver"
 IDLE_SECONDS = 0.6
 ARRIVE_SECONDS = 10.0
+HISTORY = 100  # the default history_size
+FILL_SECONDS = 60.0
 GATEWAY_TOML = "[insecure]\nclients = true"
-WIDTH = 150
+PREFIX = "bench"
+WIDTH = 160
 
 Numbers = dict[str, float]
 
@@ -54,8 +56,8 @@ class Shape(NamedTuple):
     one_shard: bool = False
 
 
-PUBLISH = Shape("publish", 240, 1)
-ONE_SHARD = Shape("one shard", 240, 1, one_shard=True)
+PUBLISH = Shape("publish", 120, 1)
+ONE_SHARD = Shape("one shard", 120, 1, one_shard=True)
 DELIVER = Shape("deliver", 6, 200, PACE)
 
 
@@ -90,28 +92,40 @@ def _clients(shape: Shape, channels: list[str], running: list[Gateway]) -> list[
     return clients
 
 
+def _channels(shape: Shape, valkeys: Valkeys) -> list[str]:
+    step = valkeys.shards if shape.one_shard else 1
+    return valkeys.channels(shape.name.replace(" ", "-"), shape.channels * step)[::step]
+
+
+def _fill(valkeys: Valkeys, publisher: PublisherProcess) -> None:
+    """Fills the histories, so that each publication of a load removes an old one, as in a channel that has been in use for a while."""
+    for shape in (PUBLISH, ONE_SHARD):
+        channels = _channels(shape, valkeys)
+        publisher.prepare(PREFIX, Load(channels, FILL_SECONDS, WINDOW * valkeys.shards, most=HISTORY * len(channels)))
+        publisher.begin()
+        publisher.result()
+
+
 def _idle(valkeys: Valkeys, running: list[Gateway]) -> tuple[Spent, float]:
     before, begun = Spent.now(valkeys, running), time.monotonic()
     time.sleep(IDLE_SECONDS)
     return Spent.now(valkeys, running).since(before), time.monotonic() - begun
 
 
-def _load(
-    shape: Shape, prefix: str, valkeys: Valkeys, running: list[Gateway], publishers: list[PublisherProcess], seconds: float
-) -> Numbers:
+def _load(shape: Shape, valkeys: Valkeys, running: list[Gateway], publishers: list[PublisherProcess], seconds: float) -> Numbers:
     loaded = 1 if shape.one_shard else valkeys.shards
-    channels = valkeys.channels(shape.name, shape.channels * (valkeys.shards // loaded))[:: valkeys.shards // loaded]
+    channels = _channels(shape, valkeys)
     rate = shape.pace * shape.channels / len(publishers)
     with Subscribers(_clients(shape, channels, running)) as subscribers:
         for number, publisher in enumerate(publishers):
             mine = channels[number * len(channels) // len(publishers) :] + channels[: number * len(channels) // len(publishers)]
-            publisher.prepare(prefix, Load(mine, seconds, WINDOW * loaded, rate))
+            publisher.prepare(PREFIX, Load(mine, seconds, WINDOW * loaded, rate))
         idle, idle_seconds = _idle(valkeys, running)
         before, clients, begun = Spent.now(valkeys, running), cpu(subscribers.pid), time.monotonic()
         for publisher in publishers:
             publisher.begin()
         published = [publisher.result() for publisher in publishers]
-        count = sum(each.count for each in published)
+        count = sum(each.total for each in published)
         received = _received(subscribers, count * shape.subscribers)
         took = time.monotonic() - begun
         spent = Spent.now(valkeys, running).since(before).without(idle, took / idle_seconds)
@@ -150,14 +164,16 @@ def _turns(folder: Path, seconds: float, runs: int) -> Iterator[tuple[Row, Numbe
             valkeys = Valkeys(folder / f"valkey{shards}", shards)
             stack.callback(valkeys.stop)
             sides[shards] = valkeys, [stack.enter_context(PublisherProcess(valkeys.url)) for _ in range(PUBLISHERS)]
+            _show(f"filling the histories of {shards} shards")
+            _fill(valkeys, sides[shards][1][0])
         for turn in range(runs):
             for count in GATEWAYS:
                 for shards, (valkeys, publishers) in sides.items():
                     home = folder / f"t{turn}-{shards}-{count}"
-                    with gateways(home, valkeys.url, count, GATEWAY_TOML) as running:
+                    with gateways(home, valkeys.url, count, GATEWAY_TOML, prefix=PREFIX) as running:
                         for shape in (PUBLISH, ONE_SHARD, DELIVER) if shards > 1 else (PUBLISH, DELIVER):
                             _show(f"run {turn + 1} of {runs}: {shards} shards, {count} gateways, {shape.name}")
-                            yield (shards, count, shape.name), _load(shape, home.name, valkeys, running, publishers, seconds / runs)
+                            yield (shards, count, shape.name), _load(shape, valkeys, running, publishers, seconds / runs)
 
 
 def _show(text: str = "") -> None:
@@ -174,14 +190,14 @@ def _measured(rows: dict[Row, Numbers]) -> Table:
         "load",
         "shards",
         "gateways",
-        "publications/s",
-        "deliveries/s",
+        "published/s",
+        "delivered/s",
         "missing",
         "Valkey, a publication",
         "one shard alone",
         "gateways, a publication",
         "a delivery",
-        "publishers, a publication",
+        "publishers",
         "clients, a delivery",
     ):
         table.add_column(name, justify="left" if name == "load" else "right")
@@ -224,7 +240,7 @@ def _carried(rows: dict[Row, Numbers]) -> Table:
                 str(row[1]),
                 f"{1e6 / each['valkey']:,.0f}",
                 f"{row[0] * 1e6 / each['valkey']:,.0f}",
-                f"{_times(rows, row):.2f} ×",
+                f"{each['times']:.2f} ×",
                 f"{1e6 / each['gateways_cpu']:,.0f}",
             )
     return table
@@ -235,32 +251,41 @@ def _sorted(rows: dict[Row, Numbers]) -> list[tuple[Row, Numbers]]:
     return sorted(rows.items(), key=lambda row: (order.index(row[0][2]), row[0]))
 
 
-def _times(rows: dict[Row, Numbers], row: Row) -> float:
-    """How many times the publications of one server the shards of a row take, with as many gateways: by Valkey's CPU a publication."""
-    shards, count, _ = row
-    return shards * rows[1, count, PUBLISH.name]["valkey"] / rows[row]["valkey"]
+def _add_times(results: dict[Row, list[Numbers]]) -> None:
+    """``times``: how many times the publications of one server the shards of a row take, by Valkey's CPU a publication.
+
+    It compares with the one server of the same turn, with as many gateways: what else the machine did then troubled both.
+    """
+    for (shards, count, _), runs in results.items():
+        for numbers, single in zip(runs, results[1, count, PUBLISH.name], strict=True):
+            numbers["times"] = shards * single["valkey"] / numbers["valkey"]
 
 
-def _ratio(rows: dict[Row, Numbers], shape: Shape) -> float:
-    """The same of the largest cluster, the middle over all numbers of gateways."""
-    return statistics.median(_times(rows, (max(SHARDS), count, shape.name)) for count in GATEWAYS)
+def _ratio(results: dict[Row, list[Numbers]], shape: Shape) -> float:
+    """``times`` of the largest cluster: the middle of all turns and all numbers of gateways."""
+    return statistics.median(each["times"] for count in GATEWAYS for each in results[max(SHARDS), count, shape.name])
 
 
-def run(folder: Path, seconds: float, runs: int, as_json: bool) -> None:
-    """``seconds`` of load for each row in all, over ``runs`` turns."""
+def measure(folder: Path, seconds: float, runs: int) -> dict[str, Any]:
+    """``seconds`` of load for each row in all, over ``runs`` turns: ``rows``, and ``times``: what 3 shards take, in those of one."""
     results: dict[Row, list[Numbers]] = {}
     for row, numbers in _turns(folder, seconds, runs):
         results.setdefault(row, []).append(numbers)
     _show()
+    _add_times(results)
     rows = {row: _middle(each) for row, each in results.items()}
-    if as_json:
-        lines: list[dict[str, Any]] = [{"shards": row[0], "gateways": row[1], "load": row[2], **rows[row]} for row in sorted(rows)]
-        print(json.dumps({"rows": lines, "times": {shape.name: _ratio(rows, shape) for shape in (PUBLISH, ONE_SHARD)}}))
-        return
+    return {
+        "rows": [{"shards": row[0], "gateways": row[1], "load": row[2], **numbers} for row, numbers in _sorted(rows)],
+        "times": {shape.name: _ratio(results, shape) for shape in (PUBLISH, ONE_SHARD)},
+    }
+
+
+def show(figures: dict[str, Any]) -> None:
+    rows: dict[Row, Numbers] = {(row["shards"], row["gateways"], row["load"]): row for row in figures["rows"]}
     console = Console(width=WIDTH)
     console.print(_measured(rows), _carried(rows))
     console.print(
-        f"{max(SHARDS)} shards take {_ratio(rows, ONE_SHARD):.2f} times the publications of one where each has a core of its own, and"
-        f" {_ratio(rows, PUBLISH):.2f} times by what they cost while all of them, the gateways and the publishers share the cores of this"
+        f"{max(SHARDS)} shards take {figures['times'][ONE_SHARD.name]:.2f} times the publications of one where each has a core of its own, and"
+        f" {figures['times'][PUBLISH.name]:.2f} times by what they cost while all of them, the gateways and the publishers share the cores of this"
         " machine. These are fewer than the processes: publications/s and deliveries/s are what all reach together here. Plan with the CPU."
     )

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import valkey
 
@@ -63,8 +63,7 @@ class Valkeys:
 
     @staticmethod
     def _info(client: valkey.Valkey, section: str) -> dict[str, Any]:
-        facts: dict[str, Any] = client.info(section)
-        return facts
+        return cast(dict[str, Any], client.info(section))
 
     def memory(self) -> int:
         """Bytes that all shards have allocated."""
@@ -118,9 +117,9 @@ class Gateway:
 
 
 @contextmanager
-def gateways(folder: Path, url: str, count: int, more: str) -> Iterator[list[Gateway]]:
-    """So many gateways of one prefix, which nobody has used before."""
-    started = [Gateway(folder / str(number), url, folder.name, more) for number in range(count)]
+def gateways(folder: Path, url: str, count: int, more: str, *, prefix: str = "") -> Iterator[list[Gateway]]:
+    """So many gateways of one prefix; without ``prefix`` it is the name of their folder."""
+    started = [Gateway(folder / str(number), url, prefix or folder.name, more) for number in range(count)]
     try:
         for gateway in started:
             gateway.wait_ready()

@@ -13,8 +13,9 @@ import pytest
 import valkey
 
 from gateway.config import Config
-from gateway.control.presence import Presence
+from gateway.control.presence import STILL_LISTED_SECONDS, Presence
 from gateway.errors import LimitExceeded, Unavailable
+from gateway.store.connection import ServerCommands
 from gateway.store.history import History
 from gateway.store.layout import Layout
 
@@ -153,6 +154,8 @@ async def test_a_service_pages_and_a_client_is_refused(start_gateway: Start) -> 
 class Answering:
     """A history whose reads are answered when the test decides."""
 
+    sharded = False
+
     def __init__(self) -> None:
         self.layout = Layout("t")
         self.commands = self
@@ -234,3 +237,26 @@ async def test_presence_is_right_after_valkey_came_back_older(tmp_path: Path, st
 def users_of(server: ValkeyServer, gateway: RunningGateway) -> set[str]:
     """As Valkey has them."""
     return {json.loads(each)["user"] for each in server.client.hvals(f"{gateway.prefix}:{{{CHANNEL}}}:presence")}
+
+
+async def test_a_shard_that_forgot_who_left_is_reminded(
+    history: History, presence: Presence, store: valkey.Valkey, monkeypatch: Any
+) -> None:
+    """The set of what a process wrote is at another shard, which forgot nothing."""
+    monkeypatch.setattr(ServerCommands, "sharded", True)
+    registry, key = presence._registry("p1"), history.layout.presence(CHANNEL)[0].decode()
+    presence.enter(CHANNEL, "leaves", info("u1", "leaves"), False)
+    presence.enter(CHANNEL, "stays", info("u2", "stays"), False)
+    assert await counts(presence) == (2, 2)
+    presence.leave(CHANNEL, "leaves", False)
+    assert await counts(presence) == (1, 1)
+    store.hset(key, "leaves", info("u1", "leaves"))
+    store.hdel(key, "stays")
+    await presence.reconcile()
+    assert set(await listed(presence)) == {"stays"}
+    assert set(store.smembers(registry)) == {b"leaves chat:1", b"stays chat:1"}
+    now = presence._now
+    monkeypatch.setattr(presence, "_now", lambda: now() + STILL_LISTED_SECONDS)
+    presence.enter(CHANNEL, "comes", info("u3", "comes"), False)
+    await counts(presence)
+    assert set(store.smembers(registry)) == {b"stays chat:1", b"comes chat:1"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import signal
 import time
 from collections import Counter
@@ -89,6 +90,31 @@ async def test_the_clients_of_both_edges_leave_spread_over_the_drain_seconds(sta
     for kind in (times[::2], times[1::2]):
         histogram = Counter(min(int(time / seconds * parts), parts - 1) for time in kind)
         assert all(0.5 <= histogram[part] / (len(kind) / parts) <= 1.7 for part in range(parts)), histogram
+
+
+async def test_the_clients_of_an_ended_gateway_arrive_at_another_one_spread_over_the_drain_seconds(start_gateway: Start) -> None:
+    """They come back as gateway.js does, whose delay is shortened here as the drain is. ``serve/test_drain_pace.py`` has more of them."""
+    seconds, parts, count = 2.0, 5, 100
+    gateway = start_gateway(f"drain_seconds = {seconds}\n{RULES}")
+    other = start_gateway(RULES, beside=gateway)
+    sockets = [await connected_socket(gateway, "chat:1") for _ in range(count)]
+    now = asyncio.get_running_loop().time
+
+    async def come_back(socket: Socket) -> float:
+        assert (await socket.read_to_close(30))[0] == 3001
+        await socket.close()
+        await asyncio.sleep(random.uniform(0, 0.5 * seconds / 10))
+        arrival = now()
+        async with await Socket.open(other) as again:
+            assert await again.upgrade() == 101
+        return arrival
+
+    coming = [asyncio.create_task(come_back(socket)) for socket in sockets]
+    stopping = asyncio.create_task(asyncio.to_thread(gateway.stop))
+    times = await asyncio.gather(*coming)
+    assert await stopping == 0
+    histogram = Counter(min(int((time - min(times)) / seconds * parts), parts - 1) for time in times)
+    assert all(0.5 <= histogram[part] / (count / parts) <= 2 for part in range(parts)), histogram
 
 
 async def test_ctrl_c_sends_few_clients_away_at_once(start_gateway: Start) -> None:

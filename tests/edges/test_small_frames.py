@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.edges.websocket import PARSED_BYTES, SMALL_PER_SECOND, TURN_FRAMES, WebSocketConnection
+from gateway.session.client_counts import ClientCounts
 
 from ..kit.clients import Socket, connected_socket, frame
 from ..kit.gateways import CLOSED_RULES, RunningGateway, shared_gateway
@@ -47,7 +48,8 @@ class Connection(WebSocketConnection):
 
 @pytest.fixture
 async def connection() -> Any:
-    node = SimpleNamespace(config=SimpleNamespace(limits=SimpleNamespace(message_bytes=65536)))
+    limits = SimpleNamespace(message_bytes=65536)
+    node = SimpleNamespace(config=SimpleNamespace(limits=limits), admission=SimpleNamespace(counts=ClientCounts()))
     connection: Any = Connection(None, None, {"node": node})
     connection._transport, connection.taken, connection.holds_at = Transport(), [], 0
     return connection

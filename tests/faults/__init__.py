@@ -9,12 +9,14 @@
 | verdict     | pure: from a history to what it violates                                                      |
 | shrink      | pure: from a failing schedule to the fewest faults that still fail                            |
 | page        | pure: from a history to one HTML page                                                         |
-| topologies  | Valkey: one server, a primary and its replica with Sentinel                                   |
+| topologies  | Valkey: one server, a primary and its replica with Sentinel, a cluster                        |
 | stage       | all processes of a run: Valkey, gateways, relays, workers of jobs, the proxy                   |
 | clients     | followers over WebSocket, emulation and event streams, which come back as an SDK and a browser do |
 | publishing  | publishers with idempotency keys, the writer of the outbox, readers of inboxes, producers of jobs |
 | programs    | what relays and workers of jobs do                                                           |
-| kinds       | the faults, each a context manager that makes it and mends it                                 |
+| scene       | what faults act on                                                                            |
+| process_faults · valkey_faults | the faults, each a context manager that makes it and mends it               |
+| kinds       | all of them by name                                                                           |
 | last_look   | what is read of everything at the end                                                         |
 | run         | one run: from a schedule to a history                                                         |
 

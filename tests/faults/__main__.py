@@ -12,7 +12,7 @@ from typing import NamedTuple
 from .history import Event, read_history, write_history
 from .page import page
 from .run import Size, run
-from .schedule import TOPOLOGIES, Fault, kinds_of, schedule
+from .schedule import TOPOLOGIES, Fault, kinds_of, loses, schedule
 from .shrink import shrink
 from .verdict import Finding, judge, summary
 
@@ -41,6 +41,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="processes of the second gateway")
     parser.add_argument("--only", default="", metavar="KIND,…", help="these kinds of faults alone")
     parser.add_argument("--without", default="", metavar="KIND,…", help="all kinds but these")
+    parser.add_argument("--lossless", action="store_true", help="only kinds by which Valkey forgets nothing: no gap is allowed at all then")
     parser.add_argument("--out", type=Path, metavar="PAGE.html", help="the history as a page; beside it, as PAGE.jsonl, the history itself")
     parser.add_argument("--replay", type=Path, metavar="HISTORY.jsonl", help="the schedule of an earlier run, in place of a seed's")
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="copies the logs of all processes into it")
@@ -55,7 +56,8 @@ def _plan(given: argparse.Namespace) -> Plan:
         first = read_history(given.replay)[0]
         return Plan(first["seed"], first["seconds"], first["topology"], [Fault(*fault) for fault in first["faults"]])
     kinds = kinds_of(given.topology, _names(given.only))
-    kinds = [kind for kind in kinds if kind not in _names(given.without)]
+    left_out = {*_names(given.without), *(kind for kind in kinds if given.lossless and loses(kind, given.topology))}
+    kinds = [kind for kind in kinds if kind not in left_out]
     seconds = given.minutes * 60
     return Plan(given.seed, seconds, given.topology, schedule(given.seed, seconds, given.topology, kinds))
 

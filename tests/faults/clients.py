@@ -141,7 +141,8 @@ class SocketTransport:
 
     async def receive(self) -> list[Any]:
         message = await self._connection.recv()
-        return [json.loads(line) for line in message.strip().split("\n" if isinstance(message, str) else b"\n")]
+        text = message.decode() if isinstance(message, bytes) else message
+        return [json.loads(line) for line in text.strip().split("\n")]
 
 
 class EmulatedTransport:

@@ -18,7 +18,7 @@ about a channel are in the order in which it received them, so the verdict needs
 | notified   | user, id                                  | a notification was acknowledged                                   |
 | read       | user, id                                  | it was acknowledged as read                                       |
 | enqueued   | key                                       | a job was acknowledged                                            |
-| presence, inbox, jobs, outbox, ready, log | see ``verdict`` | how it was at the end                             |
+| presence, inbox, jobs, outbox, history, ready, log | see ``last_look`` | how it was at the end                   |
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ presence   gateway, channel, present, connected   client ids, as the gateway lis
 inbox      user, unread, ids                   the count, and the ids that are listed as unread
 jobs       ready, delayed, parked, running, dead, done   numbers of the queue; dead letters by key, with their reason; keys with an effect
 outbox     waiting                             rows
+history    channel, epoch, entries             of Valkey: offset and number of each document
 log        process, text                       a traceback
 """
 
@@ -14,10 +15,12 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from gateway.errors import StoreError
 from gateway.work import Queue
 from publishers.database import Database
+from publishers.publisher import Publisher
 from publishers.relay import backlog
 
 from ..kit.waiting import eventually
@@ -41,7 +44,7 @@ RELEVANT = ("fault", "notified", "read", "enqueued")
 
 async def record_ready(stage: Stage, history: History) -> None:
     """Each gateway answers that it is ready."""
-    await asyncio.gather(*[_record(history, lambda place=place: _ready(place), READY_SECONDS) for place in stage.gateways])
+    await asyncio.gather(*[_record(history, partial(_ready, place), READY_SECONDS) for place in stage.gateways])
 
 
 async def record_end(stage: Stage, history: History, clients: Sequence[Follower], users: Sequence[str]) -> None:
@@ -49,13 +52,16 @@ async def record_end(stage: Stage, history: History, clients: Sequence[Follower]
     for client in clients:
         client.restless = client.flapping = False
     await asyncio.gather(
-        *[_record(history, lambda place=place: _presence(place, clients)) for place in stage.gateways],
-        *[_record(history, lambda user=user: _inbox(stage, user)) for user in users],
+        *[_record(history, partial(_presence, place, clients)) for place in stage.gateways],
+        *[_record(history, partial(_inbox, stage, user)) for user in users],
     )
     async with Queue(stage.topology.url, prefix=PREFIX) as queue:
-        await _record(history, lambda: _jobs(stage, queue))
+        await _record(history, partial(_jobs, stage, queue))
     async with Database(stage.database_url) as database:
-        await _record(history, lambda: _outbox(database))
+        await _record(history, partial(_outbox, database))
+    async with Publisher(stage.topology.url, prefix=PREFIX) as publisher:
+        for channel in sorted({channel for client in clients for channel in client.followed}):
+            history.record(**await _kept(publisher, channel))
 
 
 async def _record(history: History, read: Callable[[], Awaitable[Event]], seconds: float = READ_SECONDS) -> None:
@@ -128,6 +134,15 @@ async def _jobs(stage: Stage, queue: Queue) -> Event:
 
 async def _outbox(database: Database) -> Event:
     return {"what": "outbox", "waiting": await backlog(database)}
+
+
+async def _kept(publisher: Publisher, channel: str) -> Event:
+    page = await publisher.history.read(channel, 0, -1)
+    entries = [(each.offset, json.loads(each.data)["n"]) for each in page.publications]
+    while entries and entries[-1][0] < page.top.offset:
+        more = await publisher.history.read(channel, entries[-1][0], -1)
+        entries += [(each.offset, json.loads(each.data)["n"]) for each in more.publications]
+    return {"what": "history", "channel": channel, "epoch": page.top.epoch, "entries": entries}
 
 
 def record_logs(stage: Stage, history: History) -> None:

@@ -15,13 +15,13 @@ LEFT, WIDTH, ROW, LANE = 150, 1000, 14, 4  # pixels: names, time, the height of 
 BINS = 250  # of the time, in each of which deliveries are counted
 
 STYLE = """
-:root { color-scheme: light dark; --text: #1b1f24; --back: #fff; --quiet: #6a737d; --line: #d0d7de; --fault: #e8a33d55; --loses: #d73a4966;
+:root { color-scheme: light dark; --text: #1b1f24; --back: #fff; --quiet: #6a737d; --line: #d0d7de; --fault: #e8a33d; --loses: #d73a49;
   --got: #2f6fde; --none: #d0d7de55; --gap: #c2185b; --found: #b00020; }
-@media (prefers-color-scheme: dark) { :root { --text: #e6edf3; --back: #0d1117; --quiet: #8b949e; --line: #30363d; --fault: #d2992266;
-  --loses: #f8514966; --got: #58a6ff; --none: #30363d66; --gap: #ff7bd0; --found: #ff7b72; } }
+@media (prefers-color-scheme: dark) { :root { --text: #e6edf3; --back: #0d1117; --quiet: #8b949e; --line: #30363d; --fault: #bb8009;
+  --loses: #da3633; --got: #58a6ff; --none: #30363d66; --gap: #ff7bd0; --found: #ff7b72; } }
 body { font: 14px/1.4 system-ui, sans-serif; color: var(--text); background: var(--back); margin: 1.5rem; }
 svg { max-width: 100%; height: auto; } text { font-size: 10px; fill: var(--text); } .quiet { fill: var(--quiet); }
-.fault { fill: var(--fault); } .loses { fill: var(--loses); } .got { stroke: var(--got); } .none { fill: var(--none); }
+.fault { fill: var(--fault); } .loses { fill: var(--loses); } .faint { opacity: .3; } .got { stroke: var(--got); } .none { fill: var(--none); }
 .gap { fill: var(--gap); } .grid { stroke: var(--line); } .found { color: var(--found); } rect.found { fill: var(--found); }
 table { border-collapse: collapse; } td, th { padding: .15rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 """
@@ -58,7 +58,7 @@ def _faults(events: Iterable[Event]) -> str:
 
 class _Drawing:
     def __init__(self, events: Sequence[Event], findings: Sequence[Finding]) -> None:
-        self._seconds = max(events[-1]["t"], 1.0)
+        self._seconds: float = max(events[-1]["t"], 1.0)
         self._findings = findings
         self._faults = [event for event in events if event["what"] == "fault"]
         self._got: dict[str, dict[str, Counter[int]]] = defaultdict(lambda: defaultdict(Counter))
@@ -74,17 +74,13 @@ class _Drawing:
 
     def svg(self) -> str:
         bands = list(self._bands())
-        channels_at = 20 + ROW * len(bands)
-        channels = list(self._channels(channels_at))
+        kinds = list(dict.fromkeys(name for name, *_ in bands))
+        channels_at = 20 + ROW * len(kinds)
         height = channels_at + sum(LANE * len(clients) + ROW for clients in self._got.values()) + 20
-        grid = "".join(self._grid(height))
-        found = "".join(f'<rect class="found" x="{self._x(each.t):.1f}" y="0" width="1.5" height="{height}"/>' for each in self._findings)
-        drawn = "".join(
-            f'<rect class="{css}" x="{start:.1f}" y="14" width="{max(end - start, 1.5):.1f}" height="{height - 14}"><title>{escape(name)}</title></rect>'
-            f'<text x="{start:.1f}" y="{24 + ROW * number}">{escape(name)}</text>'
-            for number, (name, css, start, end) in enumerate(bands)
-        )
-        return f'<svg viewBox="0 0 {LEFT + WIDTH + 20} {height}" role="img" aria-label="channels over time">{grid}{drawn}{"".join(channels)}{found}</svg>'
+        parts = [*self._grid(height), *self._fault_rows(bands, kinds, channels_at, height), *self._channels(channels_at)]
+        parts += [f'<rect class="found" x="{self._x(each.t):.1f}" y="12" width="1.5" height="{height}"/>' for each in self._findings]
+        drawn = "".join(parts)
+        return f'<svg viewBox="0 0 {LEFT + WIDTH + 20} {height}" role="img" aria-label="faults and channels over time">{drawn}</svg>'
 
     def _grid(self, height: int) -> Iterator[str]:
         step = next((each for each in (1, 5, 10, 30, 60, 300) if self._seconds / each <= 15), 600)
@@ -99,6 +95,16 @@ class _Drawing:
             if event["phase"] == "begins":
                 end = ends.get(event["id"], self._seconds)
                 yield event["kind"], "loses" if event["loses"] else "fault", self._x(event["t"]), self._x(end)
+
+    @staticmethod
+    def _fault_rows(bands: list[tuple[str, str, float, float]], kinds: list[str], channels_at: int, height: int) -> Iterator[str]:
+        """A row for each kind of fault, and faintly a band through all channels."""
+        for number, kind in enumerate(kinds):
+            yield f'<text x="2" y="{24 + ROW * number}">{escape(kind)}</text>'
+        for kind, css, start, end in bands:
+            width, y = max(end - start, 1.5), 16 + ROW * kinds.index(kind)
+            yield f'<rect class="{css}" x="{start:.1f}" y="{y}" width="{width:.1f}" height="{ROW - 4}"><title>{escape(kind)}</title></rect>'
+            yield f'<rect class="{css} faint" x="{start:.1f}" y="{channels_at}" width="{width:.1f}" height="{height - channels_at}"/>'
 
     def _channels(self, y: int) -> Iterator[str]:
         for channel in sorted(self._got):

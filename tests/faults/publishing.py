@@ -14,6 +14,7 @@ import contextlib
 import itertools
 import json
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -77,9 +78,9 @@ class Producers:
             Database(self._stage.database_url) as database,
             asyncio.TaskGroup() as group,
         ):
-            group.create_task(self._each(DIRECT, lambda n: self._direct(publisher, n)))
+            group.create_task(self._each(DIRECT, partial(self._direct, publisher)))
             group.create_task(self._each(API, self._over_http))
-            group.create_task(self._each(OUTBOX, lambda n: self._by_outbox(database, n)))
+            group.create_task(self._each(OUTBOX, partial(self._by_outbox, database)))
             group.create_task(self._jobs(queue))
             for user in self._users:
                 group.create_task(self._notifications(notifier, user))
@@ -97,7 +98,7 @@ class Producers:
         for n in itertools.count():
             if self.stopping:
                 return
-            position = await self._until_done(lambda n=n: publish(n), channel=channel, n=n)
+            position = await self._until_done(partial(publish, n), channel=channel, n=n)
             place = {"epoch": position.epoch, "offset": position.offset} if position is not None else {}
             self._history.record("published", channel=channel, n=n, **place)
             self.newest[channel] = n
@@ -134,13 +135,13 @@ class Producers:
             if self.stopping:
                 return
             id = f"{user} {n}"
-            notify = lambda n=n, id=id: publisher.notify(user, {"id": id, "n": n}, idempotency_key=id)  # noqa: E731
+            notify = partial(publisher.notify, user, {"id": id, "n": n}, idempotency_key=id)
             position = await self._until_done(notify, channel=channel, n=n)
             self._history.record("notified", user=user, id=id)
             self._history.record("published", channel=channel, n=n, epoch=position.epoch, offset=position.offset)
             self.newest[channel] = n
             if self._chance.random() < 0.3:
-                await self._until_done(lambda id=id: self._mark_read(user, id), channel=channel, n=n)
+                await self._until_done(partial(self._mark_read, user, id), channel=channel, n=n)
                 self._history.record("read", user=user, id=id)
             await asyncio.sleep(self.pace * 8 * self._chance.uniform(0.2, 1.8))
 
@@ -153,6 +154,6 @@ class Producers:
             if self.stopping:
                 return
             key = f"job {n}"
-            await self._until_done(lambda n=n, key=key: queue.enqueue("effect", {"n": n}, queue=QUEUE, key=key), channel=QUEUE, n=n)
+            await self._until_done(partial(queue.enqueue, "effect", {"n": n}, queue=QUEUE, key=key), channel=QUEUE, n=n)
             self._history.record("enqueued", key=key)
             await asyncio.sleep(self.pace * 2 * self._chance.uniform(0.2, 1.8))

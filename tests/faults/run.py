@@ -23,9 +23,10 @@ import valkey
 from ..kit.waiting import until
 from .clients import Follower, ProtocolClient, StreamClient
 from .history import Event, History
-from .kinds import MAKERS, Absent, Scene
+from .kinds import MAKERS
 from .last_look import record_end, record_logs, record_ready
 from .publishing import API, DIRECT, OUTBOX, Producers
+from .scene import Absent, Scene
 from .schedule import KINDS, Fault, loses
 from .stage import Stage
 from .topologies import topology_of

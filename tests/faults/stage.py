@@ -223,7 +223,8 @@ class Stage:
             self.job_workers.append(ProgramPlace(f"jobs{number}", programs.job_worker, url, PREFIX, self.effects, log))
         for place in self.programs:
             await place.start()
-        self._watches = [asyncio.create_task(place.watch()) for place in (*self.gateways, *self.programs)]
+        watches = [place.watch() for place in self.gateways] + [place.watch() for place in self.programs]
+        self._watches = [asyncio.create_task(watch) for watch in watches]
 
     @property
     def programs(self) -> list[ProgramPlace]:

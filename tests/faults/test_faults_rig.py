@@ -39,11 +39,11 @@ def test_a_schedule_follows_from_its_seed() -> None:
     assert schedule(1, 300, "single", kinds) != schedule(2, 300, "single", kinds)
 
 
-@pytest.mark.parametrize("topology", ["single", "sentinel"])
+@pytest.mark.parametrize("topology", ["single", "sentinel", "cluster"])
 def test_a_long_schedule_has_every_kind_and_can_make_it(topology: str) -> None:
     kinds = kinds_of(topology)
     assert {fault.kind for fault in schedule(1, 1200, topology, kinds)} == set(kinds)
-    assert set(kinds) <= set(MAKERS)
+    assert set(kinds) <= set(MAKERS) == set(KINDS)
 
 
 @pytest.mark.parametrize("topology", ["single", "sentinel", "cluster"])
@@ -192,6 +192,25 @@ PLANTED: dict[str, tuple[Callable[[list[Event]], list[Event]], list[str]]] = {
 def test_the_verdict_finds_what_is_planted(planted: str) -> None:
     change, expected = PLANTED[planted]
     assert rules(change(right_history())) == expected
+
+
+def lossy(events: list[Event]) -> list[Event]:
+    """The same with a fault, from the first document on, that may make Valkey forget something."""
+    last = events[-1]["t"]
+    return [*events, fault_event("begins", loses=True) | {"id": 1}, fault_event("mended", loses=True, t=last) | {"id": 1}]
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [([0, 1, 3, 4, 5], []), ([0, 1, 2, 4, 5], ["lost without a gap"]), ([0, 1, 2, 3, 4], ["lost without a gap"])],
+    ids=["as the client received it", "another document in its place", "all of it, at other offsets"],
+)
+def test_what_a_replaced_primary_was_given_may_be_missing_where_history_lacks_it_too(entries: list[int], expected: list[str]) -> None:
+    events = [event for event in renumbered(right_history()) if event["what"] != "published"]
+    events += [{"t": 20.0, "what": "published", "channel": "c", "n": n} for n in range(6)]
+    events.append({"t": 90.0, "what": "history", "channel": "c", "epoch": "e", "entries": list(enumerate(entries, 1))})
+    events = [event for event in events if event.get("client") != "b"]
+    assert rules(lossy(events)) == expected
 
 
 def test_a_gap_is_right_where_a_fault_may_lose_something() -> None:

@@ -108,14 +108,22 @@ class Topology:
     def mend(self) -> None:
         """Whatever was done to the servers is undone, and they agree on their roles."""
         self.disk.free()
+        wait_until(self._agrees_now, "all servers run and agree", AGREES_SECONDS)
+        for server in self.servers:
+            for name, value in (("maxmemory", "0"), ("client-output-buffer-limit", "pubsub 32mb 8mb 60"), ("appendfsync", "always")):
+                server.client.config_set(name, value)
+
+    def _agrees_now(self) -> bool:
+        """A replica may end itself a moment later, as where it could not write to its disk."""
         for server in self.servers:
             server.thaw()
             if not server.runs:
                 server.start()
-        self.agree()
-        for server in self.servers:
-            for name, value in (("maxmemory", "0"), ("client-output-buffer-limit", "pubsub 32mb 8mb 60"), ("appendfsync", "always")):
-                server.client.config_set(name, value)
+        try:
+            self.agree()
+        except (AssertionError, valkey.ValkeyError):
+            return False
+        return all(server.runs for server in self.servers)
 
     def agree(self) -> None:
         """Waits until every server that is no primary follows one."""
@@ -200,7 +208,7 @@ class WithSentinel(WithReplicas):
 
     def _primary(self) -> ValkeyServer:
         """The one that Sentinel names."""
-        _, port = self.sentinel.client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
+        _, port = self._ask_sentinel("GET-MASTER-ADDR-BY-NAME", SERVICE)
         return next(server for server in self._both if server.port == int(port))
 
     def replica_of(self, primary: Server) -> ValkeyServer:
@@ -210,13 +218,17 @@ class WithSentinel(WithReplicas):
     def sentinel(self) -> ValkeyServer:
         return self._pair.sentinel
 
+    def _ask_sentinel(self, *words: str) -> Any:
+        client: Any = self.sentinel.client
+        return client.execute_command("SENTINEL", *words)
+
     @property
     def _both(self) -> list[ValkeyServer]:
         return [self._pair.first, self._pair.second]
 
     def fail_over(self, primary: Server, *, coordinated: bool) -> None:
         how = ["COORDINATED"] if coordinated else []
-        self.sentinel.client.execute_command("SENTINEL", "FAILOVER", SERVICE, *how)
+        self._ask_sentinel("FAILOVER", SERVICE, *how)
         self.await_promoted(self.replica_of(primary))
 
     def await_promoted(self, replica: Server) -> None:
@@ -229,20 +241,22 @@ class WithSentinel(WithReplicas):
             return
         with contextlib.suppress(valkey.ValkeyError):
             primary = self._primary()
-            self.replica_of(primary).client.execute_command("REPLICAOF", "127.0.0.1", primary.port)
+            replica: Server = self.replica_of(primary)
+            replica.client.execute_command("REPLICAOF", "127.0.0.1", primary.port)
         wait_until(self._follows, "the replica follows", FOLLOWS_SECONDS)
         wait_until(self._is_known, "Sentinel knows the replica", FOLLOWS_SECONDS)
 
     def _follows(self) -> bool:
         try:
             primary = self._primary()
-            info = self.replica_of(primary).client.info("replication")
-            return info["role"] == "slave" and info["master_link_status"] == "up" and info["master_port"] == primary.port
+            replica: Server = self.replica_of(primary)
+            info = replica.client.info("replication")
+            return bool(info["role"] == "slave" and info["master_link_status"] == "up" and info["master_port"] == primary.port)
         except (valkey.ValkeyError, KeyError):
             return False
 
     def _is_known(self) -> bool:
-        replicas = self.sentinel.client.execute_command("SENTINEL", "REPLICAS", SERVICE)
+        replicas = self._ask_sentinel("REPLICAS", SERVICE)
         fields = [dict(zip(each[::2], each[1::2], strict=True)) if isinstance(each, list) else each for each in replicas]
         return any(_text(each, "flags") == "slave" and _text(each, "master-link-status") == "ok" for each in fields)
 
@@ -321,7 +335,7 @@ class Sharded(WithReplicas):
 
     def _follows_or_leads(self, each: ClusterNode) -> bool:
         facts = each.node.facts("replication")
-        return facts["role"] == "master" or facts["master_link_status"] == "up"
+        return bool(facts["role"] == "master" or facts["master_link_status"] == "up")
 
     def another(self, primary: Server, chance: float) -> Node:
         """A primary that is not this one."""

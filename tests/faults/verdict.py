@@ -4,7 +4,8 @@ For each client and channel: offsets without a hole, documents once and in the o
 acknowledged position of each, all of them up to the last one, and a gap wherever something is missing. A gap needs a cause: a fault
 that makes Valkey forget publications lasts, or was mended moments before, or the client learns of it only now. A document that was
 delivered and then forgotten by Valkey before its publish was acknowledged may come again, after the gap. While a replica takes over
-there are two primaries for a moment: what one of them is given is missing where the other is followed, before the gap or after it.
+there are two primaries for a moment: what is given to the one that is given up is lost with it. So what was acknowledged during such a
+fault may be missing, where Valkey's history does not have it in the end; and what history has, every client has at the same offset.
 
 What is read at the end: every gateway is ready, presence is who is connected, unread is what was notified and not read, every job
 has had its effect or is a dead letter with a reason, the outbox is empty, and no log holds a traceback. What Valkey forgot is
@@ -89,16 +90,26 @@ def _safe_since(losses: list[Loss]) -> float:
 
 def _of_tracks(events: Iterable[Event], losses: list[Loss]) -> Iterator[Finding]:
     acknowledged: dict[str, dict[int, Event]] = defaultdict(dict)
+    kept: dict[str, _Kept] = {}
     tracks: dict[tuple[str, str], list[Event]] = defaultdict(list)
     for event in events:
         if event["what"] == "published":
             acknowledged[event["channel"]][event["n"]] = event
+        elif event["what"] == "history":
+            kept[event["channel"]] = _Kept(event["epoch"], dict(event["entries"]))
         elif event["what"] == "follows":
             tracks |= {(event["client"], channel): [] for channel in event["channels"]}
         elif event["what"] in ("begun", "gap", "got"):
             tracks[event["client"], event["channel"]].append(event)
     for (client, channel), track in tracks.items():
-        yield from _Track(client, channel, acknowledged[channel], losses).findings(track)[:REPORTED_MOST]
+        yield from _Track(client, channel, acknowledged[channel], kept.get(channel), losses).findings(track)[:REPORTED_MOST]
+
+
+class _Kept(NamedTuple):
+    """What Valkey's history of a channel has in the end: offset → number of the document."""
+
+    epoch: str
+    entries: dict[int, int]
 
 
 class _Skip(NamedTuple):
@@ -113,9 +124,10 @@ class _Skip(NamedTuple):
 class _Track:
     """One client in one channel."""
 
-    def __init__(self, client: str, channel: str, acknowledged: dict[int, Event], losses: list[Loss]) -> None:
+    def __init__(self, client: str, channel: str, acknowledged: dict[int, Event], kept: _Kept | None, losses: list[Loss]) -> None:
         self._name = f"{client} in {channel}"
         self._acknowledged = acknowledged
+        self._kept = kept
         self._losses = losses
         self._found: list[Finding] = []
         self._position: tuple[str, int] | None = None
@@ -179,12 +191,20 @@ class _Track:
             if event["what"] == "got" and "offset" in known and (known["epoch"], known["offset"]) != (event["epoch"], event["offset"]):
                 text = f"document {event['n']} at {event['epoch']}:{event['offset']}, not {known['epoch']}:{known['offset']}"
                 self._report(event["t"], "another position", text)
+            if event["what"] == "got" and self._kept is not None and event["epoch"] == self._kept.epoch:
+                n = self._kept.entries.get(event["offset"], event["n"])
+                if n != event["n"]:
+                    self._report(event["t"], "lost without a gap", f"document {event['n']} at {event['offset']}, where history has {n}")
 
     def _excuses(self, loss: Loss, skip: _Skip) -> bool:
-        """Two primaries: what was skipped was given to the other one, and this client was notified that its own, or that one, was given up."""
-        missing = [self._acknowledged.get(n) for n in range(skip.last + 1, skip.n)]
-        then = all(event is None or self._is_during(loss, event) for event in missing)
-        return then and any(loss.begins <= gap for gap in self._gaps)
+        """Two primaries: what was skipped was given to the one that was given up."""
+        numbers = range(skip.last + 1, skip.n)
+        missing = [self._acknowledged.get(n) for n in numbers]
+        if not all(event is None or self._is_during(loss, event) for event in missing):
+            return False
+        return any(loss.begins <= gap for gap in self._gaps) or (
+            self._kept is not None and not set(numbers) & set(self._kept.entries.values())
+        )
 
     @staticmethod
     def _is_during(loss: Loss, event: Event) -> bool:

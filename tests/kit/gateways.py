@@ -267,9 +267,19 @@ def launch(
         wait_until(lambda: process.poll() is not None or (output.exists() and "\n" in output.read_text()), "a start", START_SECONDS)
     line = output.read_text() if output.exists() else ""
     if " is ready at " not in line:
-        process.kill()
+        _give_up(process)
         raise AssertionError(f"the gateway did not start: {line!r}\n{log.read_text()}")
     return RunningGateway(process, log, line.split(" is ready at ")[1].split()[0], prefix, data_dir, claims)
+
+
+def _give_up(process: Program | LoneProgram) -> None:
+    """Ends a gateway that did not start, by SIGTERM if it obeys: its workers would outlive it otherwise, and hold the port."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(10)
+    except TimeoutError:
+        process.kill()
 
 
 def _starter(folder: Path, shared_valkey: str, own_prefix: str) -> Iterator[Start]:

@@ -25,8 +25,9 @@ class Proxy:
     """In front of a Valkey: a Unix socket's path, or a port of 127.0.0.1.
 
     hold        what the server sends to subscribed connections does not arrive until ``release``
-    silenced    in its block everything sent one way is lost, on connections that stay open; so it is for them afterwards, too,
-                as when a firewall forgot them
+    swallow     everything sent one way is lost until ``pass_on``, on connections that stay open; so it is for them afterwards, too,
+                as when a firewall forgot them; ``links_only``: on those alone that are subscribed
+    silenced    in its block, ``swallow``
     delayed     in its block everything arrives so many seconds later
     """
 
@@ -34,7 +35,7 @@ class Proxy:
         self._target = target
         self._flows = asyncio.Event()
         self._flows.set()
-        self._silent: set[str] = set()
+        self._swallowed: dict[str, bool] = {}  # way → whether of links only
         self._delay = 0.0
         self._carried: set[_Carried] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -62,16 +63,28 @@ class Proxy:
     def release(self) -> None:
         self._flows.set()
 
+    def swallow(self, way: str, *, links_only: bool = False) -> None:
+        """``way`` is ASK or ANSWER."""
+        self._swallowed[way] = links_only
+        for carried in self._carried:
+            self._is_silent(carried, way)
+
+    def pass_on(self) -> None:
+        self._swallowed.clear()
+
+    def _is_silent(self, carried: _Carried, way: str) -> bool:
+        """Whether nothing arrives that way; from then on nothing ever does."""
+        if way in self._swallowed and (carried.subscribed or not self._swallowed[way]):
+            carried.silent.add(way)
+        return way in carried.silent
+
     @contextlib.contextmanager
     def silenced(self, way: str) -> Iterator[None]:
-        """``way`` is ASK or ANSWER."""
-        self._silent.add(way)
-        for carried in self._carried:
-            carried.silent.add(way)
+        self.swallow(way)
         try:
             yield
         finally:
-            self._silent.discard(way)
+            self._swallowed.pop(way, None)
 
     @contextlib.contextmanager
     def delayed(self, seconds: float) -> Iterator[None]:
@@ -92,7 +105,6 @@ class Proxy:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         carried = _Carried()
-        carried.silent |= self._silent
         try:
             far_reader, far_writer = await self._far()
         except OSError:  # the server is away
@@ -117,10 +129,10 @@ class Proxy:
     async def _pass_on(self, carried: _Carried, way: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while part := await reader.read(2**16):
             if way == ASK:
-                carried.subscribed = carried.subscribed or b"SUBSCRIBE" in part
+                carried.subscribed = carried.subscribed or b"SUBSCRIBE\r\n" in part
             elif carried.subscribed:
                 await self._flows.wait()
             if self._delay:
                 await asyncio.sleep(self._delay)
-            if way not in carried.silent:
+            if not self._is_silent(carried, way):
                 writer.write(part)

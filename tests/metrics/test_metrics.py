@@ -13,7 +13,7 @@ import pytest
 
 from gateway.metrics.catalog import METRICS
 
-from ..kit.clients import client, opened, stream
+from ..kit.clients import client, connected_socket, opened, stream
 from ..kit.gateways import API_KEY, RULES, RunningGateway, shared_gateway
 from ..kit.scrapes import METRICS_KEY, Scraped, scraped
 from ..kit.valkeys import OwnValkey
@@ -161,6 +161,18 @@ async def test_catch_ups_and_gaps_are_counted_by_where_they_come_from(gateway: R
     assert told.moved("gateway_catchup_publications_total") == 6
     assert told.moved("gateway_history_reads_total") >= 1
     assert told.moved("gateway_gaps_total", namespace="chat", when="subscribe") == 1
+
+
+async def test_a_client_that_reads_too_slowly_shows_with_what_waits_for_it(gateway: RunningGateway, channel: str) -> None:
+    async with await connected_socket(gateway, channel, small=True) as slow:
+        for _ in range(3):  # one is more than the kernel takes, and another server takes one before it notices
+            gateway.publish(channel, "x" * 6_000_000)
+        wait_until(lambda: scraped(gateway).value("gateway_slow_clients") == 1, "its socket is full")
+        read = scraped(gateway)
+        assert read.value("gateway_subscriptions_behind") >= 1
+        assert read.value("gateway_waiting_bytes") > 65536
+        slow.writer.transport.abort()
+    wait_until(lambda: scraped(gateway).value("gateway_waiting_bytes") == 0, "nothing waits for a client that is gone")
 
 
 async def test_a_lost_link_shows_with_the_time_until_its_channels_are_open_again(gateway: RunningGateway, own: OwnValkey) -> None:

@@ -133,6 +133,7 @@ async def test_the_loop_goes_on_while_a_plain_function_waits(gateway: RunningGat
         assert await waiting == {"data": "done"}
 
 
+@pytest.mark.every_valkey
 async def test_instances_share_the_work_and_each_request_is_served_once(gateway: RunningGateway, valkey_url: str, method: str) -> None:
     served: list[Counter[int]] = []
 
@@ -180,6 +181,7 @@ async def test_a_thousand_calls_from_two_gateways(
         assert len(seen) == 1000 and set(seen.values()) == {1}
 
 
+@pytest.mark.every_valkey
 async def test_no_method_starves_another(gateway: RunningGateway, valkey_url: str, store: valkey.Valkey, method: str) -> None:
     service, order = Service(valkey_url, prefix=gateway.prefix, concurrency=1), []
     for name in ("a", "b"):

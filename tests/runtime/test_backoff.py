@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from gateway.errors import Unavailable
+from gateway.errors import StoreError, Unavailable, is_general
 from gateway.runtime.backoff import retrying, retrying_blocking
 
 log = logging.getLogger("tests.backoff")
@@ -44,6 +44,13 @@ async def test_the_result_is_the_first_success_and_one_failure_is_logged(caplog:
 async def test_the_cause_in_the_log_is_the_callers_to_word(caplog: pytest.LogCaptureFixture) -> None:
     await retrying(awaited(failing(1)), "it waits", log, on=Unavailable, reason=lambda error: str(error).upper(), **SOON)
     assert caplog.records[0].message == "it waits (FAILURE 1); trying again"
+
+
+async def test_errors_whose_cause_is_logged_elsewhere_are_quiet(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        await retrying(awaited(failing(3)), "it waits", log, on=Unavailable, quiet=is_general, **SOON)
+    assert not caplog.records
+    assert is_general(StoreError("MISCONF the disk is full")) and not is_general(StoreError("WRONGTYPE of this key alone"))
 
 
 async def test_when_the_seconds_are_over_the_last_error_is_raised() -> None:

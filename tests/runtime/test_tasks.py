@@ -22,6 +22,8 @@ from ..kit.waiting import until
 class SlowValkey:
     """A history whose first call is never answered; ``asked`` has all calls."""
 
+    sharded = False
+
     def __init__(self) -> None:
         self.layout = Layout("t")
         self.commands = self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from gateway.config import Limits
 from gateway.serve.drain import drain
 from gateway.session.admission import Admission
+
+from ..kit.virtual_time import run_in_virtual_time
 
 
 class Departure:
@@ -34,15 +37,14 @@ def admission() -> Admission:
 
 
 @pytest.mark.parametrize("count", [20, 500, 10_000])
-async def test_clients_leave_evenly_over_the_seconds(admission: Admission, count: int) -> None:
+def test_clients_leave_evenly_over_the_seconds(admission: Admission, count: int) -> None:
     seconds, parts = 1.0, 4
     clients = [Departure(admission) for _ in range(count)]
-    began = asyncio.get_running_loop().time()
-    await drain(admission, seconds, lambda: False)
+    run_in_virtual_time(drain(admission, seconds, lambda: False))
     assert admission.draining
-    assert asyncio.get_running_loop().time() - began < seconds + 0.5
-    assert clients[0].at - began < 0.1, "the first one leaves at once"
-    histogram = Counter(min(int((client.at - began) / seconds * parts), parts - 1) for client in clients)
+    assert clients[0].at < 0.1, "the first one leaves at once"
+    assert max(client.at for client in clients) < seconds + 0.5
+    histogram = Counter(min(int(client.at / seconds * parts), parts - 1) for client in clients)
     assert all(0.7 <= histogram[part] / (count / parts) <= 1.3 for part in range(parts)), histogram
 
 
@@ -55,14 +57,16 @@ async def test_a_drain_does_not_wait_without_need(admission: Admission, count: i
     assert not admission.clients
 
 
-async def test_clients_that_leave_by_themselves_count(admission: Admission) -> None:
+def test_clients_that_leave_by_themselves_count(admission: Admission) -> None:
     clients = [Departure(admission) for _ in range(100)]
-    loop = asyncio.get_running_loop()
-    for client in clients[50:]:
-        loop.call_soon(admission.clients.pop, client)
-    began = loop.time()
-    await drain(admission, 1.0, lambda: False)
-    assert clients[30].at - began > 0.7, "twenty are left when it leaves, which is the share of the last fifth of the time"
+
+    async def leave_and_drain() -> None:
+        for client in clients[50:]:
+            asyncio.get_running_loop().call_soon(admission.clients.pop, client)
+        await drain(admission, 1.0, lambda: False)
+
+    run_in_virtual_time(leave_and_drain())
+    assert clients[30].at > 0.7, "twenty are left when it leaves, which is the share of the last fifth of the time"
 
 
 async def test_a_client_that_cannot_be_drained_does_not_delay_the_others(admission: Admission) -> None:
@@ -80,3 +84,25 @@ async def test_a_drain_that_is_given_up_ends_early(admission: Admission) -> None
     async with asyncio.timeout(5):
         await drain(admission, 60.0, lambda: bool(given_up))
     assert len(admission.clients) > 90
+
+
+# When they come back.
+
+DELAYS = {
+    "gateway.js": (0.0, 0.5),
+    "centrifuge-js": (0.5, 1.0),
+    "centrifuge-python": (0.1, 0.2),
+}  # seconds, at random between, after code 3001
+
+
+@pytest.mark.parametrize("library", DELAYS)
+@pytest.mark.parametrize("count", [20, 500, 10_000])
+def test_they_come_back_spread_over_the_drain_seconds(admission: Admission, count: int, library: str) -> None:
+    """In each tenth of them between half and double of the even share, counted from when the first can be back."""
+    seconds, parts, chance, (least, most) = 10.0, 10, random.Random(count), DELAYS[library]
+    clients = [Departure(admission) for _ in range(count)]
+    run_in_virtual_time(drain(admission, seconds, lambda: False))
+    arrivals = [client.at + chance.uniform(0, most - least) for client in clients]
+    histogram = Counter(int(arrival / seconds * parts) for arrival in arrivals)
+    assert all(0.5 <= histogram[part] / (count / parts) <= 2 for part in range(parts)), sorted(histogram.items())
+    assert max(arrivals) <= seconds + most - least

@@ -70,6 +70,7 @@ async def test_a_client_receives_what_programs_push_add_and_publish_as_they_did_
     ]
 
 
+@pytest.mark.every_valkey
 @pytest.mark.parametrize("take, push", [("right", "lpush"), ("left", "rpush")])
 async def test_entries_of_a_list_come_in_order_and_equal_ones_each(
     valkey_url: str, store: valkey.Valkey, prefix: str, key: str, take: str, push: str
@@ -84,6 +85,7 @@ async def test_entries_of_a_list_come_in_order_and_equal_ones_each(
     assert not store.exists(key, f"{prefix}:bridge:{{{key}}}:{key}:taken"), "nothing is left"
 
 
+@pytest.mark.every_valkey
 async def test_entries_of_a_stream_come_in_order_and_the_stream_stays(valkey_url: str, store: valkey.Valkey, prefix: str, key: str) -> None:
     store.xadd(key, {"n": 1, "é": "ü"})
     store.xadd(key, {"data": "[2]"})
@@ -195,6 +197,7 @@ async def test_messages_that_come_while_too_many_wait_are_dropped_and_counted(
     assert len(published(store, prefix, "endless:a")) == bridges.statistics[key].bridged
 
 
+@pytest.mark.every_valkey
 async def test_a_pattern_for_everything_does_not_bridge_what_the_gateway_announces(
     valkey_url: str, store: valkey.Valkey, prefix: str, key: str
 ) -> None:

@@ -80,6 +80,7 @@ async def nothing_more(reader: Reader, seconds: float = 0.1) -> None:
             await anext(reader)
 
 
+@pytest.mark.every_valkey
 async def test_a_group_gets_what_history_holds_then_what_is_published_and_goes_on_where_it_was(history: History, reader: Open) -> None:
     await publish(history, "kept:a", 3)
     async with reader("kept:a") as one:
@@ -375,6 +376,7 @@ async def firsts(count: int, *readers: Reader) -> AsyncIterator[Delivery]:
 # A namespace.
 
 
+@pytest.mark.every_valkey
 async def test_all_channels_of_a_namespace_are_read_also_those_that_come_later(
     history: History, reader: Open, valkey_url: str, store: valkey.Valkey
 ) -> None:

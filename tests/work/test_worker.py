@@ -145,6 +145,7 @@ async def test_an_exception_in_the_list_of_a_batch_is_that_of_its_job_alone(queu
             await rejected.result(30)
 
 
+@pytest.mark.every_valkey
 async def test_middleware_surrounds_handlers_the_first_outermost(queue: Queue, new_worker: NewWorker) -> None:
     calls, worker = [], new_worker()
 
@@ -459,6 +460,7 @@ async def test_nothing_is_left_of_a_dead_letter_that_was_sent_again_and_done(
     assert left == {""}, "only the counters"
 
 
+@pytest.mark.every_valkey
 async def test_a_job_of_a_name_that_is_not_known_yet_is_done_by_a_worker_that_knows_it(
     queue: Queue, new_worker: NewWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -589,6 +591,7 @@ def test_a_rate_is_how_many_in_which_time() -> None:
             read_rate(text)
 
 
+@pytest.mark.every_valkey
 async def test_a_low_priority_does_not_starve_nor_a_queue_of_less_weight(queue: Queue, new_worker: NewWorker) -> None:
     worker, order = new_worker({"heavy": 3, "light": 1}, concurrency=1), []
 

@@ -118,9 +118,9 @@ async def _called(node: Node, request: Request, name: str, method: Method, body:
 
 def failure(node: Node, name: str, error: StoreError, headers: Mapping[bytes, bytes]) -> tuple[int, bytes]:
     """Status and body of the answer to a request that Valkey did not carry out."""
-    log.warning("api: %s failed: %s", name, error)
+    log.log(logging.DEBUG if error.is_general else logging.WARNING, "api: %s failed: %s", name, error)
     node.admission.counts.answered(name, Internal.code)
-    internal = Internal(str(error))
+    internal = Internal.of(error)
     return _status(name, internal, headers), b'{"error":%b}' % error_json(internal)
 
 
@@ -129,7 +129,7 @@ def _refused(request: Request, name: str, error: ClientError) -> Response:
 
 
 def _status(name: str, error: ClientError, headers: Mapping[bytes, bytes]) -> int:
-    log.info("api: %s refused with %d %s", name, error.code, error)
+    log.log(logging.DEBUG if error.is_general else logging.INFO, "api: %s refused with %d %s", name, error.code, error)
     tracing.fail(str(error.code))
     return STATUS_OF_ERROR.get(error.code, 400) if headers.get(b"x-centrifugo-error-mode") == b"transport" else 200
 

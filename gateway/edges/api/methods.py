@@ -428,7 +428,7 @@ async def _outcome(call: Awaitable[bytes]) -> tuple[bytes, bytes | None]:
     except ClientError as error:
         return b"", error_json(error)
     except StoreError as error:
-        return b"", error_json(Internal(str(error)))
+        return b"", error_json(Internal.of(error))
     except Malformed as error:
         return b"", error_json(BadRequest(str(error)))
 

@@ -128,7 +128,7 @@ def _each(node: Node, answers: Sequence[Answer]) -> bytes:
 
 
 def _error(error: StoreError) -> bytes:
-    return error_json(Internal(str(error)))
+    return error_json(Internal.of(error))
 
 
 def _plan_batch(node: Node, request: _Batch) -> Plan:

@@ -90,13 +90,14 @@ class EventStreams:
         except (ClientError, Disconnect) as error:
             await self._refuse(send, error)
         except StoreError as error:
-            await self._refuse(send, Internal(str(error)))
+            await self._refuse(send, Internal.of(error))
         return None
 
     async def _refuse(self, send: Send, error: ClientError | Disconnect, channel: str = "") -> None:
         self._node.admission.counts.refused(BY_SSE, error.code)
         message = error.reason if isinstance(error, Disconnect) else error.message
-        log.info("stream refused with %d %s%s", error.code, message, f": {error.hint}" if error.hint else "")
+        level = logging.DEBUG if isinstance(error, Internal) and error.is_general else logging.INFO
+        log.log(level, "stream refused with %d %s%s", error.code, message, f": {error.hint}" if error.hint else "")
         await send({"type": "http.response.body", "body": refusal(error.code, message, channel), "more_body": False})
 
     def _names(self, scope: Scope) -> list[str]:

@@ -335,7 +335,7 @@ class EventStream(TimedClient[StreamSubscription]):
         """Ends the stream. Closing it twice changes nothing. ``abort``: what the client has not taken yet is lost."""
         if self.state is CLOSED:
             return
-        log.log(logging.DEBUG if disconnect.code in (3000, 3001) else logging.INFO, "stream %s closed: %s", self.client, disconnect)
+        log.log(logging.DEBUG if disconnect.code in (3000, 3001, 3010) else logging.INFO, "stream %s closed: %s", self.client, disconnect)
         known = self.connected
         self.count_end(disconnect.code)
         self.move(CLOSED)

@@ -1,0 +1,76 @@
+"""One shard of a cluster: ``/health/ready`` names it within three seconds while it is away, and the log has one line for each loss and return."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from ..kit.clusters import Cluster
+from ..kit.gateways import RULES, RunningGateway, Start
+from ..kit.waiting import wait_until
+
+SECONDS = 3.0
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with Cluster(tmp_path_factory.mktemp("shards")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def gateway(shards: Cluster, start_gateway_once: Start) -> RunningGateway:
+    return start_gateway_once(RULES, valkey_url=shards.url)
+
+
+def becomes(gateway: RunningGateway, **expected: str) -> None:
+    """Within SECONDS it is ready, and the body of the answer holds these texts."""
+
+    def is_so() -> bool:
+        status, body = gateway.http("GET", "/health/ready")
+        found = json.loads(body)
+        return status == 200 and found.keys() == expected.keys() and all(text in found[key] for key, text in expected.items())
+
+    wait_until(is_so, f"{expected}", SECONDS)
+
+
+def lines_since(gateway: RunningGateway, start: int) -> list[str]:
+    """What an operator sees of its log, from this byte on."""
+    lines = gateway.log_path.read_bytes()[start:].decode().splitlines()
+    return [line for line in lines if re.search(r" (INFO|WARNING|ERROR|CRITICAL) ", line)]
+
+
+def test_a_dead_shard_is_named_and_the_gateway_stays_ready(gateway: RunningGateway, shards: Cluster) -> None:
+    start, dead = gateway.log_path.stat().st_size, shards.primaries[1]
+    place = f"127.0.0.1:{dead.port}"
+    becomes(gateway, status="ready")
+    shards.kill(dead)
+    becomes(gateway, status="ready", impaired=f"no connection to Valkey at valkey://{place}")
+    wait_until(lambda: len(lines_since(gateway, start)) >= 2, "both losses are logged")
+    shards.start(dead)
+    becomes(gateway, status="ready")
+    wait_until(lambda: len(lines_since(gateway, start)) >= 4, "both returns are logged")
+    shards.wait_whole()
+    lines = lines_since(gateway, start)
+    for sentence in (
+        "there is no link to valkey at",
+        "commands do not reach valkey at",
+        "the link to valkey at",
+        "commands reach valkey at",
+    ):
+        assert sum(sentence in line and place in line for line in lines) == 1, (sentence, lines)
+    assert len(lines) == 4, "\n".join(lines)
+
+
+def test_a_shard_that_has_no_slots_any_more_is_no_error(gateway: RunningGateway, shards: Cluster) -> None:
+    node = shards.add_node()
+    first, _ = shards.spans(shards.primaries[0])[0]
+    start = gateway.log_path.stat().st_size
+    shards.migrate([(first, first + 99)], node)
+    wait_until(lambda: node.ask("CLIENT", "LIST").count(b"name=gateway") == 2, "commands and a link are connected to it")
+    shards.empty_and_forget(node)
+    becomes(gateway, status="ready")
+    assert lines_since(gateway, start) == []
