@@ -358,17 +358,25 @@ class Cluster:
         return node
 
     def empty_and_forget(self, node: Node) -> None:
-        """Its slots go to the other primaries in turn, then it is taken out of the cluster and ended."""
+        """Its slots go to the other primaries, then it is taken out of the cluster and ended.
+
+        Each range goes to the primary that has the fewest slots, so that none is left without any: of two that hold slots
+        one would not be a majority, and no replica would be promoted any more.
+        """
         others = [each for each in self.primaries if each is not node]
-        for number, span in enumerate(self.spans(node)):
-            self.migrate([span], others[number % len(others)])
+        for span in self.spans(node):
+            self.migrate([span], min(others, key=self._slots_held))
         node.ask("CLUSTER", "RESET")  # it would introduce itself again otherwise
         for each in self.running:
             if each is not node:
                 each.ask("CLUSTER", "FORGET", node.id)
         node.kill()
         self.nodes.remove(node)
+        wait_until(lambda: all(map(self._knows_all, self.running)), "no node remembers the one that was forgotten")
         self.wait_whole()
+
+    def _slots_held(self, node: Node) -> int:
+        return sum(last - first + 1 for first, last in self.spans(node))
 
     def stop(self) -> None:
         for node in self.nodes:

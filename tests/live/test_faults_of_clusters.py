@@ -106,6 +106,7 @@ async def test_nothing_is_lost_when_the_channels_shard_is_emptied_and_forgotten(
         await here.goes_on(10)
         assert cluster.owner(key) is added
         await asyncio.to_thread(cluster.empty_and_forget, added)
+        assert all(cluster.spans(node) for node in cluster.primaries)
         await here.end()
         _no_connection_ended(here)
 
