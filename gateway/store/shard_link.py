@@ -147,13 +147,13 @@ class ShardLink:
         return ""
 
     async def first_beat(self) -> None:
-        """Returns when the first heartbeat came through, or ``refusal`` says why none will."""
+        """Returns when the first heartbeat came through, or ``refusal`` says why none will, or the link is not needed any more."""
         beat = asyncio.create_task(self._first_beat.wait())
         try:
             await asyncio.wait((beat, self._running), return_when=asyncio.FIRST_COMPLETED)
         finally:
             beat.cancel()
-        if self._running.done():
+        if self._running.done() and not self._running.cancelled():  # else the server holds no hash slots any more
             self._running.result()
 
     async def close(self) -> None:

@@ -235,3 +235,18 @@ async def test_a_coordinated_failover_loses_nothing(process: Reading, cluster: C
         key = process.layout.channel(channels[0])
         await until(lambda: process.confirmed.count(key) >= 2, "the channel is confirmed by the replica")
     assert not set(process.lost) & {process.layout.channel(channel) for channel in channels[1:]}
+
+
+async def test_a_link_starts_although_a_shard_has_no_slots_any_more(cluster: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = Reading(cluster.url, prefix)
+    await process.commands.start()
+    starting = asyncio.ensure_future(process.link.start())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    monkeypatch.setattr(process.commands, "_shards", process.commands.shards[1:])
+    process.link._on_shards_changed()
+    try:
+        await starting
+    finally:
+        await process.link.close()
+        await process.commands.close()
