@@ -62,7 +62,7 @@ class Revocations:
 
     async def load(self) -> None:
         """Takes over what was revoked before this process started, or while its link was lost. Raises StoreError."""
-        found = await self._history.commands.call(b"ZRANGEBYSCORE", self._key, time.time(), b"+inf", b"WITHSCORES")
+        found = await self._history.commands.call(b"ZRANGEBYSCORE", self._key, time.time(), b"+inf", b"WITHSCORES", repeatable=True)
         for member, until in zip(found[::2], found[1::2], strict=True):
             try:
                 self.add(*_read_member(member), float(until))

@@ -6,10 +6,12 @@ because Valkey refuses a second library with the same functions and only the new
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.resources import files
 from typing import Annotated, Any, cast
@@ -20,6 +22,7 @@ from ..config import BUILT_IN, ChannelRules
 from ..errors import NotPermitted, StoreError, Unavailable
 from ..rules.json_text import UNREADABLE
 from .access import Commands
+from .connection import ServerCommands
 
 __all__ = ["VERSION", "Library", "ready_blocking", "rules_of"]
 
@@ -43,6 +46,8 @@ log = logging.getLogger("gateway.store")
 
 PREFIXES_MOST = 64  # other prefixes whose rules stay in the library, the newest ones
 INSTALL_ATTEMPTS = 10
+INSTALL_SECONDS = 10.0  # of a cluster whose shards are lost, or change, while the functions are loaded
+INSTALL_PAUSE_SECONDS = 0.1
 REMEDY = 'run "gateway install" with the address of a user that may'
 
 Call = Callable[..., Awaitable[Any]]
@@ -89,22 +94,39 @@ class Library:
         """Loads this library and its rules into every shard, at the start of a gateway. A newer version that is loaded already stays.
 
         A user that may not load functions works with those that are loaded. Raises NotPermitted if they are missing or older. A shard of a
-        cluster that is away gets the functions once it is back; one server that is away raises Unavailable.
+        cluster that is away gets the functions once it is back; one that is lost meanwhile, or takes over, is tried for INSTALL_SECONDS.
+        One server that is away raises Unavailable.
         """
         assert self._rules is not None
         try:
-            await commands.call(b"SET", self._rules_key, json.dumps(self._rules))
+            await commands.call(b"SET", self._rules_key, json.dumps(self._rules), repeatable=True)
         except Unavailable as error:
             if not commands.sharded:
                 raise
             log.warning("the channels' rules could not be stored for publishers, who use those in the functions: %s", error)
-        for shard in commands.shards:
-            if commands.sharded and not shard.connected:
-                continue
+        if not commands.sharded:
+            await self._install_or_use(commands.call, self._rules, sharded=False)
+            return
+        until = time.monotonic() + INSTALL_SECONDS
+        installed: set[ServerCommands] = set()
+        lost: set[ServerCommands] = set()
+        # Which servers are the shards may change meanwhile, as where a replica takes over.
+        while left := [shard for shard in commands.shards if shard not in installed and (shard.connected or shard in lost)]:
             try:
-                await self._install(shard.call, self._rules, sharded=commands.sharded)
-            except NotPermitted as error:
-                await self._use_what_is_loaded(shard.call, error)
+                await self._install_or_use(left[0].call, self._rules, sharded=True)
+                installed.add(left[0])
+            except Unavailable as error:
+                if time.monotonic() > until:
+                    log.warning("the functions and rules could not be put into valkey at %s: %s", left[0].address, error)
+                    return
+                lost.add(left[0])
+                await asyncio.sleep(INSTALL_PAUSE_SECONDS)
+
+    async def _install_or_use(self, call: Call, rules: Rules, *, sharded: bool) -> None:
+        try:
+            await self._install(call, rules, sharded=sharded)
+        except NotPermitted as error:
+            await self._use_what_is_loaded(call, error)
 
     async def _use_what_is_loaded(self, call: Call, refusal: NotPermitted) -> None:
         if not await _present(call):

@@ -11,6 +11,7 @@ import contextlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -230,3 +231,27 @@ async def test_a_server_by_itself_is_no_cluster(tmp_path: Path) -> None:
             await commands.start()
     finally:
         server.stop()
+
+
+async def test_the_functions_are_loaded_although_a_shard_is_lost_meanwhile(
+    cluster: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a gateway that starts while a replica takes over."""
+    library = Library(rules_of(CONFIG.channels, CONFIG.namespaces), prefix)
+    commands = make_commands(Address(cluster.url))
+    await commands.start()
+    lost = commands.shards[1]
+    call, ended = lost.call, []
+
+    async def call_once_in_vain(*words: Any) -> Any:
+        if words[:2] == (b"FUNCTION", b"LOAD") and not ended:
+            ended.append(lost)
+            asyncio.get_running_loop().call_soon(asyncio.get_running_loop().call_soon, lost.reconnect, "the test ends it")
+        return await call(*words)
+
+    monkeypatch.setattr(lost, "call", call_once_in_vain)
+    try:
+        await library.install(commands)
+        assert ended and await library.agrees(commands)
+    finally:
+        await commands.close()
