@@ -159,21 +159,33 @@ class Link:
         self.subscribe([self._own, *self._channel_listeners])
         self._commands.on_shards_changed(self._on_shards_changed)
         self._on_shards_changed()
-        connections = list(self._connections.values())
-        expected = [connection for connection in connections if connection.takes_commands] or connections
         try:
             async with asyncio.timeout(START_SECONDS):
-                await asyncio.gather(*(connection.first_beat() for connection in expected))
+                await self._first_beats()
+                while not self.proven and not self._refusals():  # they came through connections that were lost again
+                    await asyncio.sleep(PLACE_SECONDS)
+                    await self._first_beats()
         except TimeoutError:
             if self.proven:
                 log.warning("no heartbeat came from %s yet", ", ".join(self.unproven))
         if not self.proven:
-            refusals = [connection.refusal for connection in expected if connection.refusal is not None]
+            refusals = self._refusals()
             raise (
                 refusals[0]
                 if refusals
                 else StoreError(f"Valkey at {self._address} takes commands, but publishes nothing to its subscribers")
             )
+
+    def _expected(self) -> list[ShardLink]:
+        """The connections whose heartbeats the start waits for."""
+        connections = list(self._connections.values())
+        return [connection for connection in connections if connection.takes_commands] or connections
+
+    async def _first_beats(self) -> None:
+        await asyncio.gather(*(connection.first_beat() for connection in self._expected()))
+
+    def _refusals(self) -> list[StoreError]:
+        return [connection.refusal for connection in self._expected() if connection.refusal is not None]
 
     async def close(self) -> None:
         self._closed = True

@@ -20,6 +20,7 @@ from gateway.store.history import History
 from gateway.store.layout import Layout, publish_words
 from gateway.store.library import Library, rules_of
 from gateway.store.link import Link
+from gateway.store.shard_link import ShardLink
 
 from ..kit.clusters import Cluster, Node
 from ..kit.model import Recorder
@@ -250,3 +251,22 @@ async def test_a_link_starts_although_a_shard_has_no_slots_any_more(cluster: Clu
     finally:
         await process.link.close()
         await process.commands.close()
+
+
+async def test_a_link_starts_although_each_connection_is_lost_after_its_first_heartbeat(
+    cluster: Cluster, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway.store.shard_link, "BEAT_SECONDS", 0.15)
+    beat, lost = ShardLink.first_beat, set()
+
+    async def first_beat(self: ShardLink) -> None:
+        await beat(self)
+        if self not in lost:
+            lost.add(self)
+            assert self._transport is not None
+            self._transport.abort()
+            await until(lambda: not self.proven, "it is lost")
+
+    monkeypatch.setattr(ShardLink, "first_beat", first_beat)
+    async with reading(cluster, prefix) as process:
+        assert process.link.proven and len(lost) == 3
