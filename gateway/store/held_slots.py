@@ -13,11 +13,11 @@ import logging
 from collections.abc import Awaitable, Iterable
 from typing import Protocol
 
-from ..errors import Unavailable
+from ..errors import GatewayError, Unavailable
 from ..runtime.backoff import backoff
 from ..runtime.tasks import Tasks
 from .connection import Command, ServerCommands
-from .topology import Place, parse_place
+from .topology import Place, named_in
 
 __all__ = ["HeldSlots", "Routes"]
 
@@ -176,13 +176,16 @@ class HeldSlots:
         refusal = await self._answer(held, command, owner)
         if refusal is None:
             return None, _was_carried_out(command)
-        kind, *rest = refusal.split()
-        if kind == "ASK":
-            target = self._routes.server(parse_place(rest[1], owner.address.place))
-            return await self._answer(held, command, target, asking=True), False
-        if kind == "MOVED" and rest:
-            self._routes.moved(held.slot, parse_place(rest[1], owner.address.place))
-        elif kind == "CLUSTERDOWN":
+        try:
+            if refusal.startswith("ASK "):
+                target = self._routes.server(named_in(refusal, owner.address.place))
+                return await self._answer(held, command, target, asking=True), False
+            if refusal.startswith("MOVED "):
+                self._routes.moved(held.slot, named_in(refusal, owner.address.place))
+            elif refusal.startswith("CLUSTERDOWN"):
+                self._routes.look_again()
+        except GatewayError as error:  # no place that can be
+            log.debug("%s", error)
             self._routes.look_again()
         return refusal, False
 

@@ -17,7 +17,7 @@ from valkey.exceptions import AuthenticationError, NoPermissionError, ResponseEr
 from ..errors import ConfigurationError, StoreError, Unavailable
 from .connect import Address
 
-__all__ = ["SLOTS", "Place", "View", "ask_anew", "key_of", "newest", "parse_place", "slot_of", "view_of"]
+__all__ = ["SLOTS", "Place", "View", "ask_anew", "key_of", "named_in", "newest", "slot_of", "view_of"]
 
 SLOTS = 16384
 ASKED_MOST = 5  # nodes of one look
@@ -55,10 +55,15 @@ def slot_of(key: bytes) -> int:
     return key_slot(key)
 
 
-def parse_place(text: str, asked: Place) -> Place:
-    """``host:port`` as in a redirection; a missing host is that of the node that was asked."""
-    host, _, port = text.rpartition(":")
-    return host or asked[0], int(port)
+def named_in(refusal: str, asked: Place) -> Place:
+    """The place that ``MOVED slot host:port`` names, or ``ASK``; a host that is not known is that of the node that was asked.
+
+    Raises Unavailable where it names none.
+    """
+    host, colon, port = refusal.split()[-1].rpartition(":")
+    if not colon or not port.isdecimal():
+        raise Unavailable(f"Valkey at {asked[0]}:{asked[1]} names no other node: {refusal[:100]}")
+    return (asked[0] if host in ("", "?") else host), int(port)
 
 
 async def ask(call: Callable[..., Awaitable[Any]], asked: Place) -> View:
@@ -68,11 +73,20 @@ async def ask(call: Callable[..., Awaitable[Any]], asked: Place) -> View:
 
 
 def view_of(info: bytes, slots: Sequence[Any], asked: Place) -> View:
-    """What the node ``asked`` answered to CLUSTER INFO and to CLUSTER SLOTS."""
+    """What the node ``asked`` answered to CLUSTER INFO and to CLUSTER SLOTS. Raises StoreError where it has another form."""
+    try:
+        return _view_of(info, slots, asked)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise StoreError(f"Valkey at {asked[0]}:{asked[1]} does not say in a known form who holds which slots: {error!r}") from None
+
+
+def _view_of(info: bytes, slots: Sequence[Any], asked: Place) -> View:
     facts = dict(line.split(":", 1) for line in info.decode().split() if ":" in line)
     ranges: list[tuple[int, int, Place]] = []
     replicas: set[Place] = set()
     for first, last, primary, *others in slots:
+        if not 0 <= first <= last < SLOTS:
+            raise ValueError(f"slots {first} to {last}")
         ranges.append((int(first), int(last), _place(primary, asked)))
         replicas.update(_place(other, asked) for other in others)
     return View(ranges, sorted(replicas), facts.get("cluster_state") == "ok", int(facts.get("cluster_current_epoch", 0)))
@@ -80,7 +94,10 @@ def view_of(info: bytes, slots: Sequence[Any], asked: Place) -> View:
 
 def _place(node: Sequence[Any], asked: Place) -> Place:
     host = node[0].decode() if node[0] else ""
-    return (asked[0] if host in ("", "?") else host), int(node[1])
+    if host == "?":  # hostnames are preferred, and it has none
+        more = node[3] if len(node) > 3 else []
+        host = dict(zip(more[::2], more[1::2], strict=True)).get(b"ip", b"").decode()
+    return host or asked[0], int(node[1])
 
 
 async def ask_anew(address: Address) -> View:
