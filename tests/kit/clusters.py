@@ -76,7 +76,14 @@ class Node:
             self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def wait_ready(self) -> None:
-        wait_until(self._answers, f"a node on port {self.port}")
+        wait_until(lambda: self._answers() or not self.running, f"a node on port {self.port}")
+        assert self.running, f"the node on port {self.port} ended itself"
+
+    def shorten_file(self) -> None:
+        """Cuts the append-only file off where it cannot be read any more."""
+        newest = max(self._configuration.parent.glob("appendonlydir/*.incr.aof"), key=lambda file: file.stat().st_mtime)
+        words = ["valkey-check-aof", "--fix", str(newest)]  # the same program by another name
+        subprocess.run(words, executable=get_binary_path(), input=b"y\n", stdout=subprocess.DEVNULL, check=True)
 
     def _answers(self) -> bool:
         try:
