@@ -17,7 +17,7 @@ from ..errors import Unavailable
 from ..runtime.backoff import backoff
 from ..runtime.tasks import Tasks
 from .connection import Command, ServerCommands
-from .topology import Place, parse_place
+from .topology import Place, redirected_to
 
 __all__ = ["HeldSlots", "Routes"]
 
@@ -176,13 +176,12 @@ class HeldSlots:
         refusal = await self._answer(held, command, owner)
         if refusal is None:
             return None, _was_carried_out(command)
-        kind, *rest = refusal.split()
-        if kind == "ASK":
-            target = self._routes.server(parse_place(rest[1], owner.address.place))
-            return await self._answer(held, command, target, asking=True), False
-        if kind == "MOVED" and rest:
-            self._routes.moved(held.slot, parse_place(rest[1], owner.address.place))
-        elif kind == "CLUSTERDOWN":
+        kind, place = refusal.partition(" ")[0], redirected_to(refusal, owner.address.place)
+        if kind == "ASK" and place is not None:
+            return await self._answer(held, command, self._routes.server(place), asking=True), False
+        if kind == "MOVED" and place is not None:
+            self._routes.moved(held.slot, place)
+        elif kind != "TRYAGAIN":
             self._routes.look_again()
         return refusal, False
 
