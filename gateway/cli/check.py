@@ -25,6 +25,7 @@ from ..store.layout import Layout
 from ..store.library import Library, rules_of
 from ..store.link import Link
 from ..store.rights import ROLES, Rights, rights_of
+from ..store.tls_options import tls_options
 from ..work.bridges import slot_fault
 from .check_rights import check_rights
 from .check_shards import check_shards
@@ -120,8 +121,19 @@ def _doubts(config: Config) -> list[str]:
     return doubts
 
 
+def _doubts_of_tls(url: str) -> list[str]:
+    """Options of an address by which any server may take the place of Valkey, and learn the login."""
+    options = tls_options(url)
+    if options.get("ssl_cert_reqs", "required") == "none":
+        return ["valkey_url: with ssl_cert_reqs=none any server that takes the connection is believed to be Valkey, and is sent the login"]
+    if options and not options["ssl_check_hostname"]:
+        return ["valkey_url: the host in the server's certificate is not checked: whoever has a trusted certificate is sent the login"]
+    return []
+
+
 async def _check_valkey(config: Config, url: str, role: str, report: Report) -> None:
     address, rights = Address(url), ROLES[role]
+    report.warnings += _doubts_of_tls(url)
     rules = rules_of(config.channels, config.namespaces) if role == "gateway" else None
     commands = make_commands(address, functions=Library(rules, config.prefix) if "fcall" in rights.commands else None)
     try:

@@ -90,7 +90,8 @@ class HttpProtocol(HttpToolsProtocol):
     _ahead = b""  # what was read and is not parsed yet
     _at = 0  # where the parser goes on in it
     _in_head = True
-    _head_bytes = 0
+    _head_bytes = 0  # of a head, or of what comes between two chunks of a body or after the last one
+    _advanced = False  # a body went on in the part that was parsed last
     _silent_at = _request_over = _unread_at = _closed_at = NEVER  # when a time limit is reached, in seconds of the loop's clock
     _unread = 0  # bytes that the client had not taken when it was looked at last
     _direct: DirectCalls | None = None  # made for the first of them: most connections become WebSockets
@@ -139,8 +140,13 @@ class HttpProtocol(HttpToolsProtocol):
         if self._silent_at == NEVER:
             self._await_request()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # uvicorn adds the trailers of a body in chunks to the headers of its head, without end, where they replace those that a proxy set.
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._in_head, self._advanced, self._head_bytes = False, True, 0
         if self.place is not UNLIMITED:
             self.app = self._application()
         if self.url.startswith(API) and (call := self._direct_call()) is not None:
@@ -197,7 +203,11 @@ class HttpProtocol(HttpToolsProtocol):
         self._served = cycle
         super()._start_asgi_task(cycle, app)
 
+    def on_chunk_header(self) -> None:
+        self._advanced, self._head_bytes = True, 0
+
     def on_body(self, body: bytes) -> None:
+        self._advanced, self._head_bytes = True, 0
         self._silent_at = min(self.loop.time() + SILENT_SECONDS, self._request_over)
         super().on_body(body)
 
@@ -279,11 +289,12 @@ class HttpProtocol(HttpToolsProtocol):
         return ahead[at : self._at]
 
     def _parse_part(self, data: bytes) -> None:
+        self._advanced = False
         super().data_received(data)
-        if self._in_head:
+        if self._in_head or (self._silent_at != NEVER and not self._advanced):
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
-                log.info("a request's head is larger than %d bytes: closed", HEAD_BYTES)
+                log.info("a request's head, or what follows its body, is larger than %d bytes: closed", HEAD_BYTES)
                 self._refuse(_TOO_LARGE)
         elif self._silent_at == NEVER and self.cycle is not None and self.cycle.response_complete and not self.transport.is_closing():
             self._await_request()  # an empty line, or the rest of a body: any byte stops uvicorn's clock of idle connections

@@ -13,11 +13,11 @@ import logging
 from collections.abc import Awaitable, Iterable
 from typing import Protocol
 
-from ..errors import GatewayError, Unavailable
+from ..errors import Unavailable
 from ..runtime.backoff import backoff
 from ..runtime.tasks import Tasks
 from .connection import Command, ServerCommands
-from .topology import Place, named_in
+from .topology import Place, redirected_to
 
 __all__ = ["HeldSlots", "Routes"]
 
@@ -176,16 +176,12 @@ class HeldSlots:
         refusal = await self._answer(held, command, owner)
         if refusal is None:
             return None, _was_carried_out(command)
-        try:
-            if refusal.startswith("ASK "):
-                target = self._routes.server(named_in(refusal, owner.address.place))
-                return await self._answer(held, command, target, asking=True), False
-            if refusal.startswith("MOVED "):
-                self._routes.moved(held.slot, named_in(refusal, owner.address.place))
-            elif refusal.startswith("CLUSTERDOWN"):
-                self._routes.look_again()
-        except GatewayError as error:  # no place that can be
-            log.debug("%s", error)
+        kind, place = refusal.partition(" ")[0], redirected_to(refusal, owner.address.place)
+        if kind == "ASK" and place is not None:
+            return await self._answer(held, command, self._routes.server(place), asking=True), False
+        if kind == "MOVED" and place is not None:
+            self._routes.moved(held.slot, place)
+        elif kind != "TRYAGAIN":
             self._routes.look_again()
         return refusal, False
 

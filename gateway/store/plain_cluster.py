@@ -17,7 +17,7 @@ from ..errors import StoreError, Unavailable
 from ..runtime.backoff import backoff
 from .connect import Address
 from .plain_commands import Load, Redirected, SyncCommands
-from .topology import SLOTS, Place, View, key_of, named_in, slot_of, view_of
+from .topology import SLOTS, Place, View, key_of, redirected_to, slot_of, view_of
 
 __all__ = ["SyncClusterCommands"]
 
@@ -68,10 +68,8 @@ class SyncClusterCommands:
     def _redirected(self, words: Sequence[Any], asked: Place, refusal: str) -> tuple[Place, bool]:
         """Where the command goes next, and whether it is to be sent as one that was asked for."""
         self._stale = True
-        kind = refusal.partition(" ")[0]
-        if kind not in ELSEWHERE:
-            return self._place_of(words), False
-        return named_in(refusal, asked), kind == "ASK"
+        place = redirected_to(refusal, asked) if refusal.startswith(ELSEWHERE) else None
+        return (place, refusal.startswith("ASK")) if place is not None else (self._place_of(words), False)
 
     @contextmanager
     def listening(self, channel: bytes) -> Iterator[Callable[[float], bytes | None]]:

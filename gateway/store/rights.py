@@ -9,7 +9,6 @@ reading and writing; the patterns that functions are called with need both.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -156,8 +155,9 @@ def _bridging(bridge: BridgeRules) -> Rights:
 
 
 def _escaped(name: str) -> str:
-    """A name as a pattern that matches it alone."""
-    return "".join(f"\\{letter}" if letter in "*?[]\\" else letter for letter in name)
+    """A name as a pattern that matches it alone. Valkey takes no pattern with white space or NUL: one letter of any kind has to match it."""
+    letters = ("?" if letter in " \t\n\v\f\r\0" else f"\\{letter}" if letter in "*?[]\\" else letter for letter in name)
+    return "".join(letters)
 
 
 def acl_line(role: str, rights: Rights) -> str:
@@ -172,4 +172,13 @@ def acl_words(user: str, rights: Rights, secret: str) -> Sequence[str]:
 
 
 def _quoted(word: str) -> str:
-    return json.dumps(word) if any(letter in word for letter in " \"'\\") else word
+    """As ``valkey-cli`` reads it: a name never ends the line, and has no other letters than it has here."""
+    if word.isprintable() and not any(letter in word for letter in " \"'\\"):
+        return word
+    return '"' + "".join(_in_quotes(letter) for letter in word) + '"'
+
+
+def _in_quotes(letter: str) -> str:
+    if letter in '"\\':
+        return f"\\{letter}"
+    return letter if letter.isprintable() else "".join(f"\\x{byte:02x}" for byte in letter.encode())

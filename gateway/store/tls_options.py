@@ -42,11 +42,14 @@ _DOUBTS = (
 def tls_options(url: str) -> dict[str, Any]:
     """What valkey-py takes for the TLS options in a URL; empty without TLS. Raises ConfigurationError for what cannot work."""
     parts = urlsplit(url)
-    given: dict[str, Any] = {name: value for name, value in parse_qsl(parts.query) if name.startswith("ssl_")}
+    pairs = [(name, value) for name, value in parse_qsl(parts.query) if name.startswith("ssl_")]
+    given: dict[str, Any] = dict(pairs)
     if not parts.scheme.startswith("valkeys"):
         if given:
             raise ConfigurationError(f"valkey_url: {next(iter(given))} is an option of TLS; write valkeys:// for it")
         return {}
+    if len(given) < len(pairs):  # valkey-py takes the first of them
+        raise ConfigurationError("valkey_url: each option of TLS is given once")
     for name in given:
         if name not in _KNOWN:
             raise ConfigurationError(f"valkey_url: there is no option {name}; those of TLS are {', '.join(_KNOWN)}")

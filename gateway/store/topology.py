@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,14 +18,16 @@ from valkey.exceptions import AuthenticationError, NoPermissionError, ResponseEr
 from ..errors import ConfigurationError, StoreError, Unavailable
 from .connect import Address
 
-__all__ = ["SLOTS", "Place", "View", "ask_anew", "key_of", "named_in", "newest", "slot_of", "view_of"]
+__all__ = ["SLOTS", "Place", "View", "ask_anew", "key_of", "newest", "redirected_to", "slot_of", "view_of"]
 
 SLOTS = 16384
 ASKED_MOST = 5  # nodes of one look
 ASK_SECONDS = 1.0
+NODES_MOST = 1000  # primaries, to each of which there is a connection; Valkey advises against more
 KEYLESS = frozenset("TIME INFO FUNCTION PING CONFIG ACL CLUSTER CLIENT COMMAND".split())
 
 Place = tuple[str, int]  # host and port
+_HOST = re.compile(r"[0-9A-Za-z_.:-]{1,255}").fullmatch
 
 
 class View(NamedTuple):
@@ -55,15 +58,13 @@ def slot_of(key: bytes) -> int:
     return key_slot(key)
 
 
-def named_in(refusal: str, asked: Place) -> Place:
-    """The place that ``MOVED slot host:port`` names, or ``ASK``; a host that is not known is that of the node that was asked.
-
-    Raises Unavailable where it names none.
-    """
-    host, colon, port = refusal.split()[-1].rpartition(":")
-    if not colon or not port.isdecimal():
-        raise Unavailable(f"Valkey at {asked[0]}:{asked[1]} names no other node: {refusal[:100]}")
-    return (asked[0] if host in ("", "?") else host), int(port)
+def redirected_to(refusal: str, asked: Place) -> Place | None:
+    """Where a redirection, ``MOVED slot host:port``, leads to; None if it names no place."""
+    host, _, port = refusal.split(" ")[-1].rpartition(":")
+    try:
+        return _place(host, port, asked)
+    except ValueError:
+        return None
 
 
 async def ask(call: Callable[..., Awaitable[Any]], asked: Place) -> View:
@@ -73,11 +74,11 @@ async def ask(call: Callable[..., Awaitable[Any]], asked: Place) -> View:
 
 
 def view_of(info: bytes, slots: Sequence[Any], asked: Place) -> View:
-    """What the node ``asked`` answered to CLUSTER INFO and to CLUSTER SLOTS. Raises StoreError where it has another form."""
+    """What the node ``asked`` answered to CLUSTER INFO and to CLUSTER SLOTS. Raises Unavailable for what is no table of slots."""
     try:
         return _view_of(info, slots, asked)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise StoreError(f"Valkey at {asked[0]}:{asked[1]} does not say in a known form who holds which slots: {error!r}") from None
+        raise Unavailable(f"Valkey at {asked[0]}:{asked[1]} does not say in a known form who holds which slots: {error!r}") from None
 
 
 def _view_of(info: bytes, slots: Sequence[Any], asked: Place) -> View:
@@ -86,18 +87,31 @@ def _view_of(info: bytes, slots: Sequence[Any], asked: Place) -> View:
     replicas: set[Place] = set()
     for first, last, primary, *others in slots:
         if not 0 <= first <= last < SLOTS:
-            raise ValueError(f"slots {first} to {last}")
-        ranges.append((int(first), int(last), _place(primary, asked)))
-        replicas.update(_place(other, asked) for other in others)
+            raise ValueError(f"no slots {first} to {last}")
+        ranges.append((first, last, _node(primary, asked)))
+        replicas.update(_node(other, asked) for other in others)
+    if len({place for _, _, place in ranges}) > NODES_MOST:
+        raise ValueError(f"more than {NODES_MOST} primaries")
     return View(ranges, sorted(replicas), facts.get("cluster_state") == "ok", int(facts.get("cluster_current_epoch", 0)))
 
 
-def _place(node: Sequence[Any], asked: Place) -> Place:
+def _place(host: str, port: str | int, asked: Place) -> Place:
+    """A missing host is that of the node that was asked; "?" is one whose host name is not known yet. Raises ValueError.
+
+    The host becomes a part of an address with the login, so it must be nothing that could be read as more than a host.
+    """
+    is_named = host not in ("", "?")
+    if (is_named and not _HOST(host)) or not 0 <= int(port) < 65536:
+        raise ValueError("no host and port")
+    return host if is_named else asked[0], int(port)
+
+
+def _node(node: Sequence[Any], asked: Place) -> Place:
     host = node[0].decode() if node[0] else ""
     if host == "?":  # hostnames are preferred, and it has none
         more = node[3] if len(node) > 3 else []
         host = dict(zip(more[::2], more[1::2], strict=True)).get(b"ip", b"").decode()
-    return host or asked[0], int(node[1])
+    return _place(host, node[1], asked)
 
 
 async def ask_anew(address: Address) -> View:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import socket
 import struct
@@ -402,6 +403,26 @@ async def test_a_head_without_end_is_cut_off(gateway: RunningGateway, log: Log) 
         answer = await raw.rest()
         assert answer == b"" or answer.startswith(b"HTTP/1.1 4")
     assert "Traceback" not in log.text
+
+
+CHUNKED = b"POST /api/publish HTTP/1.1\r\nHost: h\r\nX-API-Key: %b\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("part", [b"X-%d: %b\r\n", b"X%d%b", b"%d;%b"], ids=["trailers", "one trailer", "a chunk's extension"])
+async def test_what_follows_a_body_without_end_is_cut_off(gateway: RunningGateway, log: Log, part: bytes) -> None:
+    async with await Socket.open(gateway) as raw:
+        await raw.send(CHUNKED % b"none" + (b"0\r\n" if part.startswith(b"X") else b""))
+        with contextlib.suppress(ConnectionError):
+            for number in range(20):
+                await raw.send(part % (number, b"y" * 8000))
+            await raw.rest(4)  # in less than SILENT_SECONDS
+    await log.says("larger than 65536 bytes")
+
+
+async def test_trailers_are_no_headers(gateway: RunningGateway) -> None:
+    async with await Socket.open(gateway) as raw:
+        await raw.send(CHUNKED % b"none" + b"2\r\n{}\r\n0\r\nX-API-Key: " + API_KEY.encode() + b"\r\n\r\n")
+        assert (await raw.answer())[0] == 401
 
 
 @pytest.mark.parametrize(

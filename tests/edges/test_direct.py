@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from gateway.edges.api.plans import PLANNERS
+from gateway.edges.api.plans import PLANNERS, plan
 
 from ..kit.clients import Socket
 from ..kit.gateways import API_KEY, RULES, RunningGateway, Start, shared_gateway
+from ..kit.scrapes import Scraped
 from ..kit.valkeys import OwnValkey
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -155,3 +156,31 @@ async def test_what_valkey_does_not_take_is_an_error_of_each(own: OwnValkey, sta
     assert (plain[0], plain[1]["error"]["code"]) == (200, 100)
     assert (transport[0], transport[1]["error"]["code"]) == (500, 100)
     assert batch[1]["replies"][0]["error"]["code"] == 100
+
+
+async def test_bodies_that_are_under_way_together_have_the_limit_of_one(own: OwnValkey, start_gateway: Start) -> None:
+    """Valkey is silent: of ten requests of 40,000 bytes two are on their way, and the others wait in the client's socket."""
+    gateway = await asyncio.to_thread(start_gateway, RULES + "[limits]\napi_bytes = 100_000\n", valkey_url=own.url)
+    each = request("publish", {"channel": "chat:large", "data": "x" * 40_000})
+    async with await Socket.open(gateway) as raw:
+        await raw.send(each)
+        await raw.answer()
+        own.client.execute_command("CLIENT", "PAUSE", "500", "WRITE")
+        await raw.send(each * 10)
+        await asyncio.sleep(0.2)
+        _, figures = await asyncio.to_thread(gateway.http, "GET", "/metrics", headers={"X-API-Key": API_KEY})
+        received = Scraped.of(figures.decode()).value("gateway_received_bytes_total", source="api")
+        assert received == 3 * len(each.partition(b"\r\n\r\n")[2])
+        assert [json.loads((await raw.answer())[2])["result"]["offset"] for _ in range(10)] == list(range(2, 12))
+
+
+@pytest.mark.parametrize(
+    "method, body",
+    [
+        ("broadcast", {"channels": ["chat:x"] * 1000, "data": 1}),
+        ("notify", {"users": ["u"] * 1000, "data": {"id": "a"}}),
+        ("batch", {"commands": [{"publish": PUBLISH}] * 1000}),
+    ],
+)
+async def test_a_request_that_is_too_much_for_a_plan_costs_no_more_than_to_read_it(method: str, body: Any) -> None:
+    assert plan(cast(Any, None), method, json.dumps(body).encode()) is None  # without a node no rule can be looked up

@@ -106,6 +106,22 @@ def test_a_gateway_needs_what_its_bridges_read_and_a_name_is_no_pattern() -> Non
     assert {r"~g\*w:*", r"&g\*w:*", r"~a\*b", "~f", "&x.*", "+blmove", "+psubscribe"} <= set(words)
 
 
+@pytest.mark.parametrize(
+    "source, shown",
+    [
+        ("caf\u00e9", "~caf\u00e9"),
+        ("it's caf\u00e9", '"~it\'s?caf\u00e9"'),
+        ("a\nFLUSHALL", "~a?FLUSHALL"),
+        ('a"b', r'"~a\"b"'),
+        ("a*b", r'"~a\\*b"'),
+        ("a\u2028b", r'"~a\xe2\x80\xa8b"'),
+    ],
+)
+def test_the_name_of_a_bridge_is_one_word_of_one_line(source: str, shown: str) -> None:
+    rights = rights_of("gateway", "gw", [BridgeRules(list=source, channel="posts:a")])
+    assert f" {shown} " in acl_line("gateway", rights)
+
+
 # Enough.
 
 

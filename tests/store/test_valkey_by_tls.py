@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gateway.cli.check import _doubts_of_tls
 from gateway.errors import ConfigurationError, Unavailable
 from gateway.rpc import Service
 from gateway.store.connect import Address
@@ -191,3 +192,23 @@ def test_options_of_tls_that_cannot_work_are_named(url: str, fault: str, authori
     key = authority.issue("another").with_suffix(".key")
     with pytest.raises(ConfigurationError, match=f"^valkey_url: {fault}"):
         Address(url.format(ca=authority.path, key=key))
+
+
+@pytest.mark.parametrize(
+    "options, warns",
+    [
+        ("", False),
+        ("?ssl_cert_reqs=none", True),
+        ("?ssl_cert_reqs=optional", True),
+        ("?ssl_check_hostname=false", True),
+        ("?ssl_check_hostname=true", False),
+    ],
+)
+def test_check_warns_of_options_by_which_any_server_may_be_valkey(options: str, warns: bool) -> None:
+    assert bool(_doubts_of_tls(f"valkeys://u:secret@h{options}")) is warns
+    assert "secret" not in str(_doubts_of_tls(f"valkeys://u:secret@h{options}"))
+
+
+def test_an_option_that_is_given_twice_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="given once"):
+        Address("valkeys://h?ssl_cert_reqs=none&ssl_cert_reqs=required")

@@ -28,7 +28,7 @@ __all__ = ["DirectCall", "DirectCalls", "Lender"]
 
 Headers = list[tuple[bytes, bytes]]
 
-CALLS_MOST = 32  # of one connection that are under way together
+CALLS_MOST = 32  # of one connection that are under way together; their bodies have limits.api_bytes together
 _PATHS = {f"/api/{name}".encode(): name for name in PLANNERS}
 
 
@@ -48,7 +48,7 @@ class Lender(Protocol):
 class DirectCalls:
     """The calls of one connection that are not answered yet. They are under way together, and are answered in their order."""
 
-    __slots__ = ("_calls", "_lender", "_loop", "_writing")
+    __slots__ = ("_bytes", "_calls", "_lender", "_loop", "_writing")
 
     _heads: ClassVar[dict[int, bytes]] = {}  # the heads of answers by status, for as long as the server's own headers are the same list
     _heads_of: ClassVar[object] = None
@@ -57,6 +57,7 @@ class DirectCalls:
         self._lender = lender
         self._loop = loop
         self._calls: deque[DirectCall] = deque()
+        self._bytes = 0  # of the bodies of those calls
         self._writing = False
 
     def __bool__(self) -> bool:
@@ -71,8 +72,11 @@ class DirectCalls:
         if node.history.commands.sharded or tracing.is_on() or node.config.telemetry.publication_tags:
             return None
         config, length = node.config, dict(headers).get(b"content-length", b"")
-        if (length.isdigit() and int(length) > config.limits.api_bytes) or not is_api_key(api_key_of(headers, query), config.api_keys):
+        size = self._bytes + (int(length) if length.isdigit() else 0)
+        if size > config.limits.api_bytes or not is_api_key(api_key_of(headers, query), config.api_keys):
             return None
+        if self._calls and not self._calls[-1].keep_alive:
+            return None  # the server ends: that call's answer is the last
         call = DirectCall(node, self, name, headers, server_headers)
         self._calls.append(call)
         return call
@@ -83,8 +87,13 @@ class DirectCalls:
     def read_on(self) -> None:
         self._lender.read_on()
 
+    def has_read(self, call: DirectCall, size: int) -> None:
+        """The body of the call is complete, and is held until it is answered."""
+        call.size = size
+        self._bytes += size
+
     def without(self, call: DirectCall) -> DirectCall | None:
-        """Forgets the newest call, and returns the one before it."""
+        """Forgets the newest call, whose body is not held here, and returns the one before it."""
         self._calls.remove(call)
         return self._calls[-1] if self._calls else None
 
@@ -93,6 +102,7 @@ class DirectCalls:
         for call in self._calls:
             call.disconnected = True
         self._calls.clear()
+        self._bytes = 0
 
     def answer(self, call: DirectCall, status: int, body: bytes) -> None:
         """Has the answer written, whose body is JSON, once its turn has come. What is answered in one turn of the loop is written together."""
@@ -108,6 +118,7 @@ class DirectCalls:
         self._writing, parts, keep_alive = False, [], True
         while self._calls and self._calls[0].response:
             call = self._calls.popleft()
+            self._bytes -= call.size
             call.response_started = call.response_complete = True
             keep_alive = call.keep_alive
             parts.append(call.response)
@@ -135,7 +146,7 @@ class DirectCall:
 
     __slots__ = (
         *("_answers", "_calls", "_headers", "_name", "_node", "_open", "_plan", "server_headers"),
-        *("body", "disconnected", "keep_alive", "more_body", "response", "response_complete", "response_started", "scope"),
+        *("body", "disconnected", "keep_alive", "more_body", "response", "response_complete", "response_started", "scope", "size"),
     )
 
     def __init__(self, node: Node, calls: DirectCalls, name: str, headers: Headers, server_headers: Headers) -> None:
@@ -153,6 +164,7 @@ class DirectCall:
         self.disconnected = self.response_started = self.response_complete = False
         self.response = b""
         self.scope: Any = None
+        self.size = 0
 
     @property
     def message_event(self) -> DirectCall:
@@ -177,6 +189,7 @@ class DirectCall:
             self._calls.forward(self)
             return
         self._node.admission.counts.received[FROM_API] += len(body)
+        self._calls.has_read(self, len(body))
         self.body.clear()
         self._begin(self._plan)
 

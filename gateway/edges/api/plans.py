@@ -108,7 +108,14 @@ def _first(node: Node, answers: Sequence[Answer]) -> bytes:
     return placed(answer)
 
 
+def _few(items: Sequence[Any]) -> None:
+    """Without it the loop would be held for seconds by what is no plan in the end."""
+    if len(items) > TOGETHER:
+        raise _Unusual
+
+
 def _plan_broadcast(node: Node, request: BroadcastRequest) -> Plan:
+    _few(request.channels)
     words = publication_words(node, _checked(request))
     for channel in request.channels:
         node.rules(channel)
@@ -116,6 +123,7 @@ def _plan_broadcast(node: Node, request: BroadcastRequest) -> Plan:
 
 
 def _plan_notify(node: Node, request: NotifyRequest) -> Plan:
+    _few(request.users)
     words = notification_words(node, _checked(request))
     users = [request.user] if request.user else request.users
     return Plan([Call(channel_of(user), words, inbox=True) for user in users], _first if request.user else _each)
@@ -133,6 +141,7 @@ def _error(error: StoreError) -> bytes:
 
 def _plan_batch(node: Node, request: _Batch) -> Plan:
     """Whether in ``parallel`` or not: what is published is on its way together, in order."""
+    _few(request.commands)
     parts: list[tuple[bytes, Plan]] = []
     for command in request.commands:
         part = _plan_command(node, command)
