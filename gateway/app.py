@@ -195,7 +195,7 @@ class Gateway:
         if self.node.admission.draining:
             return "draining"
         if not self._commands.connected:
-            return "no connection to Valkey"
+            return "no shard of the cluster takes commands" if self._commands.sharded else "no connection to Valkey"
         return self.link.doubt
 
     def impaired(self) -> str:

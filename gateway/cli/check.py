@@ -143,8 +143,8 @@ async def _check_valkey(config: Config, url: str, role: str, report: Report) -> 
         await _check_rights(config, address, role, report)
         return
     try:
-        await _examine_servers(address, commands, report)
-        if await _check_rights(config, address, role, report):
+        serves = await _examine_servers(address, commands, report)
+        if await _check_rights(config, address, role, report) and serves:
             await _check_bridges(config, commands, report)
             await _check_link(config, address, commands, rights, report)
             if role == "gateway":
@@ -164,20 +164,23 @@ async def _check_rights(config: Config, address: Address, role: str, report: Rep
     return not found.faults
 
 
-async def _examine_servers(address: Address, commands: Commands, report: Report) -> None:
-    """What the servers say of themselves; a user that may not ask has a right missing, which is reported elsewhere."""
+async def _examine_servers(address: Address, commands: Commands, report: Report) -> bool:
+    """What the servers say of themselves, and whether they take commands, which a cluster may not; a user that may not ask has a right
+    missing, which is reported elsewhere."""
+    serves = True
     try:
         infos = [(await shard.call("INFO", "server", "memory", "persistence")).decode() for shard in commands.shards if shard.connected]
         if commands.sharded:
-            fine, faults = await check_shards(commands)
+            serves, fine, faults = await check_shards(commands)
             report.fine |= fine
             report.faults += faults
     except NotPermitted:
-        return
+        return serves
     facts = [dict(line.split(":", 1) for line in text.splitlines() if ":" in line) for text in infos]
     versions = sorted({each.get("valkey_version") or each.get("redis_version") or "unknown" for each in facts})
     report.fine["valkey"] = f"{address}, version {' and '.join(versions)}"
     report.warnings += dict.fromkeys(doubt for each in facts for doubt in _doubts_of_a_server(each))
+    return serves
 
 
 def _doubts_of_a_server(facts: dict[str, str]) -> list[str]:

@@ -19,8 +19,8 @@ async def _version_of(server: ServerCommands) -> str:
     return version[1] if version else "unknown"
 
 
-async def check_shards(commands: Commands) -> tuple[dict[str, str], list[str]]:
-    """A line of what is fine for each shard that answers, by its name; and a sentence for each fault. Raises StoreError if none answers.
+async def check_shards(commands: Commands) -> tuple[bool, dict[str, str], list[str]]:
+    """Whether the cluster takes commands; a line of what is fine for each shard that answers, by its name; and a sentence for each fault. Raises StoreError if none answers.
 
     A shard that does not answer, and slots that no shard holds, are faults: their channels are at rest.
     """
@@ -36,8 +36,11 @@ async def check_shards(commands: Commands) -> tuple[dict[str, str], list[str]]:
     if missing := SLOTS - sum(last - first + 1 for first, last, _ in view.ranges):
         faults.append(f"{missing:,} of the cluster's {SLOTS:,} hash slots are held by no shard: what is in them cannot be reached")
     if not view.whole:
-        faults.append("the cluster does not find itself whole: see CLUSTER INFO and CLUSTER NODES of its nodes")
-    return fine, faults
+        faults.append(
+            "the cluster serves nothing (cluster_state is fail): a shard is away and cluster-require-full-coverage is yes, "
+            "or most of its primaries are away; CLUSTER NODES shows which"
+        )
+    return view.whole, fine, faults
 
 
 def _slots_of(view: View, shard: ServerCommands) -> int:

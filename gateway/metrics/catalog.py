@@ -61,10 +61,10 @@ METRICS = (
     Metric("gateway_ring_limit_bytes", "gauge", "limits.ring_bytes."),
     # Valkey.
     Metric("gateway_history_reads_total", "counter", "Reads of Valkey's history for live channels."),
-    Metric("gateway_link_up", "gauge", "Whether the live link is proven to work."),
+    Metric("gateway_link_up", "gauge", "Whether the live link is proven to work; on a cluster, to every shard."),
     Metric("gateway_link_losses_total", "counter", "How often the live link was lost."),
     Metric("gateway_mend_seconds", "histogram", "From the loss of the link until a channel was open again, for each channel."),
-    Metric("gateway_valkey_connected", "gauge", "Whether the connection for commands is there."),
+    Metric("gateway_valkey_connected", "gauge", "Whether the connection for commands is there; on a cluster, that to every shard."),
     Metric("gateway_valkey_faults_total", "counter", "What other programs wrote to Valkey and was left out.", ("kind",)),
     Metric("gateway_bridge_entries_total", "counter", "Entries of other programs' Lists, Streams and channels.", ("bridge", "result")),
     Metric("gateway_bridge_waiting", "gauge", "Entries that were left in the source at the last batch.", ("bridge",)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from prometheus_client.process_collector import ProcessCollector
@@ -38,12 +38,18 @@ class LinkCounts(Protocol):
     @property
     def proven(self) -> bool: ...
 
+    @property
+    def doubts(self) -> Mapping[str, str]: ...
+
 
 class CommandCounts(Protocol):
-    """The connection for commands, as far as it is measured."""
+    """The connection for commands, as far as it is measured; on a cluster ``shards`` has one for each shard."""
 
     @property
     def connected(self) -> bool: ...
+
+    @property
+    def shards(self) -> Sequence[CommandCounts]: ...
 
 
 class Measured(NamedTuple):
@@ -146,9 +152,10 @@ def _add_traffic(figures: Figures, namespace: str, traffic: Traffic) -> None:
 
 
 def _add_valkey(figures: Figures, measured: Measured) -> None:
-    figures.add("gateway_link_up", measured.link.proven)
+    figures.add("gateway_link_up", measured.link.proven and not measured.link.doubts)
     figures.add("gateway_link_losses_total", measured.link.losses)
-    figures.add("gateway_valkey_connected", measured.commands.connected)
+    commands = measured.commands
+    figures.add("gateway_valkey_connected", commands.connected and all(shard.connected for shard in commands.shards))
     faults = measured.node.history.layout.faults.counts
     for kind in KINDS:
         figures.add("gateway_valkey_faults_total", faults[kind], kind)

@@ -25,6 +25,7 @@ from valkey.retry import Retry
 from ..errors import ConfigurationError, StoreError, Unavailable
 from .not_permitted import not_permitted
 from .tls_options import explained, tls_options
+from .wrong_kind import A_SENTINEL, with_remedy
 
 __all__ = ["CONNECT_SECONDS", "Address", "Server", "close_connection", "open_connection"]
 
@@ -266,7 +267,7 @@ async def open_connection(address: Address, protocol: Callable[[], asyncio.Proto
         raise not_permitted(f"NOPERM {error}", "the greeting of a connection", address.user) from None
     except (TimeoutError, ValkeyError, OSError) as error:
         await connection.disconnect(nowait=True)
-        raise Unavailable(f"no Valkey at {address}: {explained(error, address.by_tls)}") from None
+        raise Unavailable(f"no Valkey at {address}: {with_remedy(explained(error, address.by_tls))}") from None
     except asyncio.CancelledError:
         await connection.disconnect(nowait=True)
         raise
@@ -289,7 +290,7 @@ def close_connection(transport: asyncio.Transport) -> None:
 
 
 async def _examine(connection: _Connection, address: Address) -> Server:
-    """Who answers. Raises Unavailable for a replica, ConfigurationError for what is a node of a cluster and should not be, or is none and should."""
+    """Who answers. Raises Unavailable for a replica, ConfigurationError for a server of another kind than the address names."""
     await connection.send_command("INFO", "server", "replication")
     try:
         text = await connection.read_response()
@@ -297,6 +298,8 @@ async def _examine(connection: _Connection, address: Address) -> Server:
         text = b""
     facts = dict(line.split(":", 1) for line in text.decode().splitlines() if ":" in line)
     mode = facts.get("server_mode") or facts.get("redis_mode")  # Valkey names it so, Redis so
+    if mode == "sentinel":
+        raise ConfigurationError(f"the server at {address} {A_SENTINEL}")
     if mode is not None and (mode == "cluster") != (address.in_cluster or address.is_cluster):
         if mode == "cluster":
             raise ConfigurationError(

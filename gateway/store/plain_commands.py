@@ -14,6 +14,7 @@ from .connect import CONNECT_SECONDS
 from .connection import REDIRECTS
 from .not_permitted import lacking, name_of, not_permitted
 from .tls_options import explained
+from .wrong_kind import with_remedy
 
 __all__ = ["Call", "Load", "Loading", "PlainCommands", "Redirected", "SyncCommands"]
 
@@ -117,7 +118,8 @@ class SyncCommands:
     def _refusal(self, text: str, *words: Any) -> StoreError:
         if lacking(text):
             return not_permitted(text, name_of(*words), self._user)
-        return Redirected(text) if text.startswith(REDIRECTS) else StoreError(text)
+        in_cluster = self._shared is not None
+        return Redirected(text) if in_cluster and text.startswith(REDIRECTS) else StoreError(with_remedy(text))
 
     @contextmanager
     def listening(self, channel: bytes) -> Iterator[Callable[[float], bytes | None]]:

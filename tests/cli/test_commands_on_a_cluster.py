@@ -66,7 +66,7 @@ def test_check_names_the_nodes_on_which_the_user_lacks_a_right(shared_cluster: C
 
 def test_check_on_a_cluster_whose_functions_are_missing_and_may_not_be_loaded_says_so(tmp_path: Path) -> None:
     """It does not wait for shards that refuse the user."""
-    with Cluster(tmp_path / "cluster", primaries=1) as fresh:
+    with Cluster(tmp_path / "cluster", primaries=1, whole_or_nothing=True) as fresh:
         fresh.everywhere("ACL", "SETUSER", "low", "on", ">x", "~gw:*", "&gw:*", "+@all", "-function|load")
         url, data = fresh.url.replace("//", "//low:x@"), str(tmp_path / "data")
         outcome = run("check", "--valkey-url", url, "--data-dir", data)
@@ -74,3 +74,9 @@ def test_check_on_a_cluster_whose_functions_are_missing_and_may_not_be_loaded_sa
         assert "Valkey lacks version" in outcome.error and 'run "gateway install"' in outcome.error
         run("install", "--valkey-url", fresh.url, "--data-dir", data).succeeds()
         assert "live link       fine" in run("check", "--valkey-url", url, "--data-dir", data).succeeds()
+        fresh.everywhere("CLUSTER", "DELSLOTS", 0)
+        outcome = run("check", "--valkey-url", fresh.url, "--data-dir", data)
+        assert [line.partition(":")[2].partition(" (")[0] for line in outcome.error.splitlines()] == [
+            " 1 of the cluster's 16,384 hash slots are held by no shard: what is in them cannot be reached",
+            " the cluster serves nothing",
+        ]

@@ -34,8 +34,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.faults", description="Breaks everything on purpose, and checks what every client received."
     )
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--minutes", type=float, default=2)
+    parser.add_argument("--seed", type=int, default=1, help="the schedule follows from it (1)")
+    parser.add_argument("--minutes", type=float, default=2, help="of faults (2); mending and checking come on top")
     parser.add_argument("--topology", choices=TOPOLOGIES, default="single")
     parser.add_argument("--gateways", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2, help="processes of the second gateway")
@@ -43,7 +43,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--without", default="", metavar="KIND,…", help="all kinds but these")
     parser.add_argument("--lossless", action="store_true", help="only kinds by which Valkey forgets nothing: no gap is allowed at all then")
     parser.add_argument("--out", type=Path, metavar="PAGE.html", help="the history as a page; beside it, as PAGE.jsonl, the history itself")
-    parser.add_argument("--replay", type=Path, metavar="HISTORY.jsonl", help="the schedule of an earlier run, in place of a seed's")
+    parser.add_argument("--replay", type=Path, metavar="PAGE.jsonl", help="the schedule of an earlier run, in place of a seed's")
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="copies the logs of all processes into it")
     parser.add_argument(
         "--shrink", action="store_true", help=f"where it fails, look for the fewest faults that fail, in up to {TRIES} runs"

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from ..kit.clusters import Cluster
-from ..kit.gateways import RULES, RunningGateway, Start
+from ..kit.gateways import API_KEY, RULES, RunningGateway, Start
+from ..kit.scrapes import Scraped
 from ..kit.waiting import wait_until
 
 SECONDS = 3.0
@@ -43,16 +44,24 @@ def lines_since(gateway: RunningGateway, start: int) -> list[str]:
     return [line for line in lines if re.search(r" (INFO|WARNING|ERROR|CRITICAL) ", line)]
 
 
+def links(gateway: RunningGateway) -> tuple[float, float]:
+    """What the alert GatewayLinkLost looks at, and whether commands reach all shards."""
+    read = Scraped.of(gateway.http("GET", "/metrics", headers={"X-API-Key": API_KEY})[1].decode())
+    return read.value("gateway_link_up"), read.value("gateway_valkey_connected")
+
+
 def test_a_dead_shard_is_named_and_the_gateway_stays_ready(gateway: RunningGateway, shards: Cluster) -> None:
     start, dead = gateway.log_path.stat().st_size, shards.primaries[1]
     place = f"127.0.0.1:{dead.port}"
     becomes(gateway, status="ready")
     shards.kill(dead)
     becomes(gateway, status="ready", impaired=f"no connection to Valkey at valkey://{place}")
+    wait_until(lambda: links(gateway) == (0, 0), "an alert can fire")
     wait_until(lambda: len(lines_since(gateway, start)) >= 2, "both losses are logged")
     shards.start(dead)
     becomes(gateway, status="ready")
     wait_until(lambda: len(lines_since(gateway, start)) >= 4, "both returns are logged")
+    wait_until(lambda: links(gateway) == (1, 1), "it ends")
     shards.wait_whole()
     lines = lines_since(gateway, start)
     for sentence in (

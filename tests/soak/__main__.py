@@ -79,7 +79,9 @@ def report(first: Sample, last: Sample) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
-    parser.add_argument("--connects", type=int, default=1_000_000)
+    parser.add_argument(
+        "--connects", type=int, default=1_000_000, help="1,000,000; fewer than 200,000 end before memory and keys are level"
+    )
     parser.add_argument("--at-once", type=int, default=500, help="visitors at a time")
     parser.add_argument("--quiet", type=float, default=QUIET_SECONDS, help="seconds without a client before the first and the last sample")
     options = parser.parse_args()

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from gateway.errors import Unavailable
+from gateway.errors import StoreError, Unavailable
 from gateway.work import SyncQueue, Worker
 from publishers import SyncPublisher
 
@@ -80,6 +80,13 @@ async def test_a_thread_waits_for_a_result_by_sharded_pubsub(shared_cluster: Clu
     await worker.run(signals=False)
     thread.join()
     assert results == [1, 2, 3]
+
+
+def test_an_address_of_one_node_alone_is_refused_with_the_address_to_write(shared_cluster: Cluster, prefix: str) -> None:
+    owner = shared_cluster.owner(meta(prefix, "posts:a"))
+    with SyncPublisher(other(shared_cluster, owner).url, prefix=prefix) as publisher:
+        with pytest.raises(StoreError, match=r"is a node of a cluster; write valkey\+cluster://"):
+            publisher.publish("posts:a", 0)
 
 
 def test_no_command_is_sent_again_whose_answer_was_lost(cluster: Cluster, prefix: str) -> None:

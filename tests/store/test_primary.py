@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.errors import ConfigurationError, Unavailable
+from gateway.errors import ConfigurationError, StoreError, Unavailable
 from gateway.store.access import make_commands
 from gateway.store.connect import Address
 from publishers import Publisher, SyncPublisher
@@ -43,6 +43,15 @@ async def test_a_node_of_a_cluster_is_refused_in_a_sentence(tmp_path: Path) -> N
             await make_commands(Address(node.url)).start()
     finally:
         node.stop()
+
+
+async def test_who_takes_a_sentinel_for_a_server_or_the_other_way_round_learns_the_address(watched: Pair) -> None:
+    sentinel, server = watched.sentinel.url, f"valkey+sentinel://127.0.0.1:{watched.first.port}/test"
+    for url, remedy in ((sentinel, r"is a Sentinel; write valkey\+sentinel://"), (server, "is no Sentinel; write valkey://")):
+        with pytest.raises((ConfigurationError, Unavailable), match=remedy):
+            await make_commands(Address(url)).start()
+        with SyncPublisher(url) as publisher, pytest.raises(StoreError, match=remedy):
+            await asyncio.to_thread(publisher.publish, "posts:a", 1)
 
 
 async def test_a_demoted_primary_is_left_and_a_gateway_on_it_is_not_ready(pair: Pair, start_gateway: Start) -> None:
