@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from importlib import import_module
 from pathlib import Path
@@ -54,6 +55,8 @@ __all__ = [
     "valkey_url",
 ]
 
+gc.disable()  # until all tests are collected: hardly any of what is made until then is garbage, and each look at it costs more
+
 # Two cores are shared with other people's work: how long an example takes says nothing here.
 settings.register_profile("gateway", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 settings.load_profile("gateway")
@@ -98,6 +101,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return places.get(item.path.name, len(LONG)), files[item.path], _topology_of(item), line
 
     items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    """From now on garbage is collected again, which passes over all that is there: it stays until the end."""
+    gc.freeze()
+    gc.enable()
 
 
 def _topology_of(item: pytest.Item) -> str:
