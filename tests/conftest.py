@@ -17,7 +17,7 @@ from .kit.bystander import bystander, log, nobody_else_notices
 from .kit.certificates import certificate
 from .kit.channels import channel, user
 from .kit.clusters import cluster, cluster_url, shared_cluster
-from .kit.databases import database, database_url, migrated_url, postgresql
+from .kit.databases import database, database_url, migrated_url, postgresql, sqlite_template
 from .kit.gateways import edge, prefix, start_gateway, start_gateway_once
 from .kit.javascript import node, npm
 from .kit.topologies import parametrize, sentinel_url, store, topology, valkey_url
@@ -47,6 +47,7 @@ __all__ = [
     "sentinel_url",
     "shared_cluster",
     "single_url",
+    "sqlite_template",
     "start_gateway",
     "start_gateway_once",
     "store",
