@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +17,7 @@ from .kit.bystander import bystander, log, nobody_else_notices
 from .kit.certificates import certificate
 from .kit.channels import channel, user
 from .kit.clusters import cluster, cluster_url, shared_cluster
-from .kit.databases import database, database_url, migrated_url, postgresql
+from .kit.databases import database, database_url, migrated_url, postgresql, sqlite_template
 from .kit.gateways import edge, prefix, start_gateway, start_gateway_once
 from .kit.javascript import node, npm
 from .kit.topologies import parametrize, sentinel_url, store, topology, valkey_url
@@ -46,6 +47,7 @@ __all__ = [
     "sentinel_url",
     "shared_cluster",
     "single_url",
+    "sqlite_template",
     "start_gateway",
     "start_gateway_once",
     "store",
@@ -54,15 +56,18 @@ __all__ = [
     "valkey_url",
 ]
 
+gc.disable()  # until all tests are collected: hardly any of what is made until then is garbage, and each look at it costs more
+
 # Two cores are shared with other people's work: how long an example takes says nothing here.
 settings.register_profile("gateway", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 settings.load_profile("gateway")
 
 # Test files, by how long they take.
 LONG = """
-ready relay faults_of_clusters emulation browser demo openapi orders work_page worker cli queue_commands browser_rights faults reactions sse restarts websocket rpc reviews sdks
-slow_clients bridges reader_faults proof recovery_model rights operating readme_page devices pipelining order outbox_jobs types primary drain delta_edges
-rooms reading monitoring in_browser accessibility queue_model
+relay demo cli openapi ready browser emulation queue_commands faults_of_clusters worker orders rpc reactions browser_rights faults work_page cluster
+rights sse restarts websocket reviews sdks faults_rig ready_of_cluster tracing monitoring valkey_by_tls metrics commands_on_a_cluster slow_clients
+bridges reader_faults proof recovery_model operating readme_page devices pipelining order outbox_jobs shared_figures types link_cluster primary drain
+delta_edges rooms reading in_browser accessibility queue_model
 """.split()
 
 
@@ -98,6 +103,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return places.get(item.path.name, len(LONG)), files[item.path], _topology_of(item), line
 
     items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    """From now on garbage is collected again, which passes over all that is there: it stays until the end."""
+    gc.freeze()
+    gc.enable()
 
 
 def _topology_of(item: pytest.Item) -> str:

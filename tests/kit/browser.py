@@ -85,7 +85,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def context(browser: Browser) -> BrowserContext:
     """One for all tests: a tab's storage is its own, and nothing else is kept."""
-    context = browser.new_context()
+    context = browser.new_context(reduced_motion="reduce")  # an animation is drawn frame by frame, by the processor
     context.set_default_timeout(20_000)
     return context
 

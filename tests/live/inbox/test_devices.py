@@ -68,7 +68,7 @@ HAPPENINGS = st.one_of(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(st.lists(HAPPENINGS, max_size=30))
 def test_two_devices_end_with_the_count_of_valkey_and_of_the_model(
     own: OwnValkey, gateway: RunningGateway, other_gateway: RunningGateway, happenings: list[tuple[Any, ...]]
