@@ -245,7 +245,7 @@ class HttpProtocol(HttpToolsProtocol):
         refusal = self._places.claim(self.place, self._counting_address())
         if refusal and path.startswith(API):
             config = self._node.config
-            self.place.served = config.insecure.api or is_api_key(api_key_of(self.headers, query), config.api_keys)
+            self.place.served = config.insecure.api or is_api_key(api_key_of(dict(self.headers), query), config.api_keys)
         elif refusal and path == METRICS:
             self.place.served = opens_metrics(self.headers, query, self._node.config)
         return _refuse if refusal and not path.startswith(ANSWERED_ALWAYS) else self.config.loaded_app

@@ -80,12 +80,11 @@ def number_of(query: QueryParams, name: str, default: int) -> int:
     return int(text)
 
 
-def api_key_of(headers: Iterable[tuple[bytes, bytes]], query: bytes) -> str:
-    """``X-API-Key``, else ``Authorization: apikey``, else ``?api_key=``; "" for none. Takes both raw, as a scope holds them."""
-    fields = dict(headers)
-    if key := fields.get(b"x-api-key"):
+def api_key_of(headers: Mapping[bytes, bytes], query: bytes) -> str:
+    """``X-API-Key``, else ``Authorization: apikey``, else ``?api_key=``; "" for none. Names of headers are in lower case."""
+    if key := headers.get(b"x-api-key"):
         return key.decode("latin-1")
-    scheme, _, value = fields.get(b"authorization", b"").partition(b" ")
+    scheme, _, value = headers.get(b"authorization", b"").partition(b" ")
     if scheme.lower() == b"apikey":
         return value.strip().decode("latin-1")
     return QueryParams(query).get("api_key", "") if query else ""
@@ -102,7 +101,7 @@ def opens_metrics(headers: Iterable[tuple[bytes, bytes]], query: bytes, config: 
     fields = dict(headers)
     keys = [*config.api_keys, *([config.metrics_key] if config.metrics_key else [])]
     scheme, _, bearer = fields.get(b"authorization", b"").decode("latin-1").partition(" ")
-    given = api_key_of(headers, query) or (bearer.strip() if scheme.lower() == "bearer" else "")
+    given = api_key_of(fields, query) or (bearer.strip() if scheme.lower() == "bearer" else "")
     return config.insecure.api or is_api_key(given, keys)
 
 

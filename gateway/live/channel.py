@@ -235,7 +235,7 @@ class Channel(FanOut):
     def _has_another(self, publication: Publication) -> bool:
         """Whether this process has another publication at its offset, as where two primaries count on from the same one.
 
-        Publications are told apart by their times, as far back as the ring reaches.
+        Publications with the same offset are distinguished by their times, as far back as the ring reaches.
         """
         offset, ms = publication.offset, publication.ms
         return (self.ms if offset == self.offset else self.ring.ms(offset)) not in (0, ms) and ms != 0

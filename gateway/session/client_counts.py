@@ -50,7 +50,7 @@ class ClientCounts:
         self.connects[transport, _known(code)] += 1
 
     def closed(self, code: int) -> None:
-        """A connection ended, with that code, whoever ended it."""
+        """A connection ended with that code. Either side may have ended it."""
         self.closes[_known(code)] += 1
 
     def failed(self, method: str, code: int) -> None:

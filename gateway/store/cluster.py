@@ -16,13 +16,11 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-import libvalkey
-
 from ..errors import StoreError, Unavailable
 from ..runtime.backoff import backoff
 from ..runtime.tasks import Tasks, end
 from .connect import Address
-from .connection import Command, Functions, ServerCommands
+from .connection import Command, Functions, ServerCommands, make_command
 from .held_slots import HeldSlots
 from .topology import SLOTS, Place, View, ask, ask_anew, key_of, newest, slot_of
 
@@ -154,13 +152,13 @@ class ClusterCommands:
         return next((shard for shard in shards if shard.connected), shards[0] if shards else None)
 
     def _enqueue(self, words: tuple[Any, ...], repeatable: bool, guarded: bool) -> asyncio.Future[Any]:
-        loop, key = asyncio.get_running_loop(), key_of(words)
-        command = Command(libvalkey.pack_command(words), loop.create_future(), loop.time(), repeatable=repeatable)
-        command.number = next(self._numbers)
-        if key is not None:
-            command.slot = slot_of(key)
-        if guarded and self._functions is not None:
-            command.words = words
+        key = key_of(words)
+        slot = -1 if key is None else slot_of(key)
+        owner = self._owners[slot] if slot >= 0 else None
+        # The generation of the functions is each shard's own.
+        generation = owner.generation if owner is not None else b"" if self._functions is not None else None
+        command = make_command(words, generation if guarded else None, repeatable=repeatable)
+        command.number, command.slot = next(self._numbers), slot
         self.route(command)
         return command.future
 

@@ -35,7 +35,7 @@ from .connect_again import PAUSE_SECONDS, connect_again
 from .not_permitted import for_people
 from .outage_log import OutageLog, RefusalLog
 
-__all__ = ["PATIENCE_SECONDS", "REDIRECTS", "Functions", "Redirects", "Replies", "ServerCommands"]
+__all__ = ["PATIENCE_SECONDS", "REDIRECTS", "Command", "Functions", "Redirects", "Replies", "ServerCommands", "make_command"]
 
 log = logging.getLogger("gateway.store")
 
@@ -45,10 +45,9 @@ RETIRED_SECONDS = 1.0  # until a cluster is asked again who has the slots of a s
 REFUSALS_LOGGED = 5  # in a row: about a second of them
 WRITES_CALM_SECONDS = 30.0  # without a refused write in a shard: it may get no more than one in so long
 PATIENCE_SECONDS = 10.0
-_ASKING = libvalkey.pack_command((b"ASKING",))
+BARRIER_SECONDS = 2.0  # for the replies to what was written before a refusal
 # The same of a cluster's server that has lost slots: one that was replaced must not acknowledge what its successor does not have.
 SETTLE_SECONDS = 0.5
-BARRIER_SECONDS = 2.0  # for the replies to what was written before a refusal
 PATIENCE_STEP_SECONDS = 0.02  # commands whose patience is over within it fail together
 CALM_SECONDS = 5.0  # after so long without a refusal the next one is the first again
 REFUSED_FOR_NOW = ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "BUSY ")
@@ -57,6 +56,8 @@ OTHER_FUNCTIONS = ("ERR Function not found", "GENERATION")
 REDIRECTS = ("MOVED ", "ASK ", "TRYAGAIN", "CLUSTERDOWN")
 
 Call = Callable[..., Awaitable[Any]]
+
+_ASKING = libvalkey.pack_command((b"ASKING",))
 
 
 class Replies(asyncio.Protocol):
@@ -123,12 +124,24 @@ class Command:
         self.number = 0
         self.urgent = urgent  # it passed the queue, to mend what the others wait for
         self.words: tuple[Any, ...] | None = None
-        self.generation = b""
+        self.generation: bytes | None = None
 
     def guard(self, generation: bytes) -> None:
         if self.words is not None and self.generation != generation:
             self.generation = generation
             self.text = libvalkey.pack_command((*self.words, b"generation", generation))
+
+
+def make_command(words: tuple[Any, ...], generation: bytes | None, *, repeatable: bool) -> Command:
+    """``generation`` is the one that the command is guarded by, as far as it is known yet, b"" if it is not; None: it is not guarded."""
+    loop = asyncio.get_running_loop()
+    command = Command(b"", loop.create_future(), loop.time(), repeatable=repeatable)
+    if generation is None:
+        command.text = libvalkey.pack_command(words)
+    else:
+        command.words = words
+        command.guard(generation)  # packed once, as long as the generation stays
+    return command
 
 
 def _asking() -> Command:
@@ -156,7 +169,7 @@ class ServerCommands:
         functions: Functions | None = None,
         redirects: Redirects | None = None,
     ) -> None:
-        self.address = self._address = address
+        self.address = address
         self._redirects = redirects
         self._patience = patience
         self._functions = functions
@@ -192,6 +205,11 @@ class ServerCommands:
         return not self._held
 
     @property
+    def generation(self) -> bytes | None:
+        """That of the functions there, b"" before it is known; None where no functions are used."""
+        return self._generation if self._functions is not None else None
+
+    @property
     def shards(self) -> list[ServerCommands]:
         return [self]
 
@@ -216,7 +234,7 @@ class ServerCommands:
         try:
             await self._connect()
         except BaseException:
-            await self._address.close()
+            await self.address.close()
             raise
         self.begin_connecting()
 
@@ -226,7 +244,7 @@ class ServerCommands:
             close_connection(self._transport)
         self._drop("the connection was closed")
         self._fail_waiting(float("inf"), "the connection was closed")
-        await self._address.close()
+        await self.address.close()
 
     async def retire(self) -> None:
         """``close`` of a cluster's server that has no hash slots any more."""
@@ -259,19 +277,12 @@ class ServerCommands:
         """``call`` that fails at once, with Unavailable, where it would have to wait for a connection."""
         if self._held:
             future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-            future.set_exception(Unavailable(f"no connection to Valkey at {self._address}"))
+            future.set_exception(Unavailable(f"no connection to Valkey at {self.address}"))
             return future
         return self._enqueue(words, False, False)
 
     def _enqueue(self, words: tuple[Any, ...], repeatable: bool, guarded: bool) -> asyncio.Future[Any]:
-        loop = asyncio.get_running_loop()
-        command = Command(b"", loop.create_future(), loop.time(), repeatable=repeatable)
-        if guarded and self._generation:
-            command.words = words
-            command.guard(self._generation)  # packed once, as long as the generation stays
-        else:
-            command.text = libvalkey.pack_command(words)
-            command.words = words if guarded and self._functions is not None else None
+        command = make_command(words, self.generation if guarded else None, repeatable=repeatable)
         self.take(command)
         return command.future
 
@@ -332,7 +343,7 @@ class ServerCommands:
         loop = asyncio.get_running_loop()
         command = Command(libvalkey.pack_command(words), loop.create_future(), loop.time(), urgent=True)
         if self._transport is None or self._transport.is_closing():
-            command.future.set_exception(Unavailable(f"no connection to Valkey at {self._address}"))
+            command.future.set_exception(Unavailable(f"no connection to Valkey at {self.address}"))
         else:
             self._written.append(command)
             self._transport.write(command.text)
@@ -358,10 +369,11 @@ class ServerCommands:
     def _on_error(self, command: Command, error: StoreError) -> None:
         text = str(error)
         for_now = text.startswith(REFUSED_FOR_NOW + NOT_THE_PRIMARY)
-        error = for_people(error, command.text, self._address.user)
         if command.slot >= 0 and self._redirects is not None and text.startswith(REDIRECTS):
             self._redirects.redirected(self, command, text)
-        elif command.urgent:
+            return
+        error = for_people(error, command.text, self.address.user)
+        if command.urgent:
             command.future.set_exception(Unavailable(text) if for_now else error)
         elif for_now or (self._functions is not None and text.startswith(OTHER_FUNCTIONS)):
             self._refused.append(command)
@@ -432,7 +444,7 @@ class ServerCommands:
     def _lose_patience(self) -> None:
         self._impatience = None
         if self._held:
-            reason = f"no connection to Valkey at {self._address} for {self._patience:g} s"
+            reason = f"no connection to Valkey at {self.address} for {self._patience:g} s"
             self._fail_waiting(asyncio.get_running_loop().time() - self._patience, reason)
             if self._refused or self._queue:
                 self._watch_patience()
@@ -455,7 +467,7 @@ class ServerCommands:
                 self._drop("the connection to Valkey was lost")
             lost.set()
 
-        self._transport, self._writer, self.server = await open_connection(self._address, lambda: Replies(self._on_replies, on_lost))
+        self._transport, self._writer, self.server = await open_connection(self.address, lambda: Replies(self._on_replies, on_lost))
         self._lost = lost
         try:
             await self._make_ready()
@@ -475,7 +487,7 @@ class ServerCommands:
                     self._generation = await self._functions.ready(self.call_now, self._shared_call)
                 return
             except TimeoutError:
-                raise Unavailable(f"Valkey at {self._address} did not answer for {SILENCE_SECONDS:g} s") from None
+                raise Unavailable(f"Valkey at {self.address} did not answer for {SILENCE_SECONDS:g} s") from None
             except Unavailable as error:
                 if not str(error).startswith(REFUSED_FOR_NOW) or asyncio.get_running_loop().time() > until:
                     raise
@@ -524,5 +536,5 @@ class ServerCommands:
             self._redirects.unreachable(self)
         if silent > SILENCE_SECONDS:
             self.reconnect(f"valkey did not answer for {SILENCE_SECONDS:g} s")
-        elif self.server is not None and await self._address.names_another(self.server):
+        elif self.server is not None and await self.address.names_another(self.server):
             self.reconnect("Sentinel names another primary")

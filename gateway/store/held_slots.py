@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import logging
 from collections.abc import Awaitable, Iterable
 from typing import Protocol
 
@@ -20,8 +19,6 @@ from .connection import Command, ServerCommands
 from .topology import Place, redirected_to
 
 __all__ = ["HeldSlots", "Routes"]
-
-log = logging.getLogger("gateway.store")
 
 PAUSE_SECONDS = 0.02  # before the second attempt; it doubles up to PAUSE_MOST
 PAUSE_MOST = 0.5

@@ -223,7 +223,7 @@ class Cluster:
         return nodes
 
     def _meet(self, nodes: list[Node]) -> None:
-        """Introduces each of ``nodes`` to all others, which is faster than to wait until they hear of each other."""
+        """Introduces each of ``nodes`` to all others, which is faster than to wait until the nodes find each other by themselves."""
         for node in nodes:
             for other in self.running:
                 if other is not node:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
 from functools import partial
 from http import HTTPStatus
 from typing import Any, ClassVar, Protocol
@@ -71,13 +72,14 @@ class DirectCalls:
             return None
         if node.history.commands.sharded or tracing.is_on() or node.config.telemetry.publication_tags:
             return None
-        config, length = node.config, dict(headers).get(b"content-length", b"")
+        config, fields = node.config, dict(headers)
+        length = fields.get(b"content-length", b"")
         size = self._bytes + (int(length) if length.isdigit() else 0)
-        if size > config.limits.api_bytes or not is_api_key(api_key_of(headers, query), config.api_keys):
+        if size > config.limits.api_bytes or not is_api_key(api_key_of(fields, query), config.api_keys):
             return None
         if self._calls and not self._calls[-1].keep_alive:
             return None  # the server ends: that call's answer is the last
-        call = DirectCall(node, self, name, headers, server_headers)
+        call = DirectCall(node, self, name, fields, server_headers)
         self._calls.append(call)
         return call
 
@@ -149,7 +151,7 @@ class DirectCall:
         *("body", "disconnected", "keep_alive", "more_body", "response", "response_complete", "response_started", "scope", "size"),
     )
 
-    def __init__(self, node: Node, calls: DirectCalls, name: str, headers: Headers, server_headers: Headers) -> None:
+    def __init__(self, node: Node, calls: DirectCalls, name: str, headers: Mapping[bytes, bytes], server_headers: Headers) -> None:
         self._node = node
         self._calls = calls
         self._name = name
@@ -217,7 +219,7 @@ class DirectCall:
         try:
             result = self._plan.result(self._node, self._answers)
         except StoreError as error:
-            self._calls.answer(self, *failure(self._node, self._name, error, dict(self._headers)))
+            self._calls.answer(self, *failure(self._node, self._name, error, self._headers))
             return
         self._node.admission.counts.answered(self._name)
         self._calls.answer(self, 200, result if self._name == "batch" else b'{"result":%b}' % result)

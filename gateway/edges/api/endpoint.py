@@ -59,7 +59,7 @@ async def api(node: Node, request: Request) -> Response:
     if request.method != "POST":
         return _answered(BadRequest("a method of the server API is called with POST"), 405, {"allow": "POST"})
     scope = request.scope
-    if not is_api_key(api_key_of(scope["headers"], scope["query_string"]), config.api_keys):
+    if not is_api_key(api_key_of(dict(scope["headers"]), scope["query_string"]), config.api_keys):
         if not config.insecure.api:
             log.info("api: refused, the API key is missing or wrong")
             counts.answered(OTHER, NO_KEY.code)

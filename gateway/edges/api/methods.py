@@ -60,14 +60,15 @@ from .results import (
 from .unknown_fields import unknown_fields
 
 __all__ = [
-    *("BATCH", "METHODS", "TOGETHER", "Malformed", "Method", "answer", "notification_words", "placed", "publication_words"),
-    *("together", "warnings_of"),
+    *("BATCH", "METHODS", "TOGETHER", "Malformed", "Method", "Outcome", "answer", "notification_words", "placed", "publication_words"),
+    *("replies", "responses", "together", "warnings_of"),
 ]
 
 HISTORY_BYTES = 16 * 1024 * 1024  # of one answer of the history method
 WARNINGS_MOST = 20  # of one request
 TOGETHER = 200  # commands of one request that are under way at once
 PUBLISHES = frozenset({"publish", "broadcast", "notify"})
+Outcome = tuple[bytes, bytes | None]  # a result, and the error where there is none; both are JSON
 REVOKED_SECONDS = 30 * 86400  # where the request does not say when the token would have expired
 
 
@@ -137,10 +138,11 @@ async def _broadcast(node: Node, request: BroadcastRequest) -> bytes:
     """Publishes the same into several channels; each has a result or an error of its own."""
     words = publication_words(node, request)
     results = await together([_publish_to(node, channel, words) for channel in request.channels])
-    return _responses(results)
+    return responses(results)
 
 
-def _responses(results: list[tuple[bytes, bytes | None]]) -> bytes:
+def responses(results: list[Outcome]) -> bytes:
+    """The result of a request that has several answers."""
     return b'{"responses":[%b]}' % b",".join(
         raw_object({"result": result} if error is None else {"error": error}) for result, error in results
     )
@@ -185,7 +187,7 @@ async def _notify(node: Node, request: NotifyRequest) -> bytes:
     if request.user:
         return await _notify_one(node, request.user, words)
     results = await together([_notify_one(node, user, words) for user in request.users])
-    return _responses(results)
+    return responses(results)
 
 
 def notification_words(node: Node, request: NotifyRequest) -> list[Word]:
@@ -399,29 +401,31 @@ async def _batch(node: Node, request: BatchRequest) -> bytes:
     if any(len(command) != 1 or next(iter(command)) not in METHODS for command in request.commands):
         raise BadRequest(f"a command of a batch is an object with one of {', '.join(METHODS)}")
     calls = [(name, answer(node, METHODS[name], bytes(body))) for command in request.commands for name, body in command.items()]
-    outcomes: list[tuple[bytes, bytes | None]] = []
+    outcomes: list[Outcome] = []
     for publishes, some in groupby(calls, lambda call: call[0] in PUBLISHES):
         some_calls = [call for _, call in some]
         if request.parallel or publishes:  # what is published is carried out in order, whether it is on its way together or not
             outcomes += await together(some_calls)
         else:
             outcomes += [await _outcome(call) for call in some_calls]
-    replies = [
-        raw_object({name: result} if error is None else {"error": error})
-        for (name, _), (result, error) in zip(calls, outcomes, strict=True)
-    ]
-    return b'{"replies":[%b]}' % b",".join(replies)
+    return replies([(name, outcome) for (name, _), outcome in zip(calls, outcomes, strict=True)])
 
 
-async def together(calls: list[Coroutine[Any, Any, bytes]]) -> list[tuple[bytes, bytes | None]]:
+def replies(outcomes: list[tuple[str, Outcome]]) -> bytes:
+    """What a batch is answered with; ``outcomes`` are with the names of their methods."""
+    texts = [raw_object({name: result} if error is None else {"error": error}) for name, (result, error) in outcomes]
+    return b'{"replies":[%b]}' % b",".join(texts)
+
+
+async def together(calls: list[Coroutine[Any, Any, bytes]]) -> list[Outcome]:
     """The outcomes of calls that are made at once, TOGETHER at a time: a request of megabytes must not take Valkey from all others."""
-    outcomes: list[tuple[bytes, bytes | None]] = []
+    outcomes: list[Outcome] = []
     for first in range(0, len(calls), TOGETHER):
         outcomes += await asyncio.gather(*map(_outcome, calls[first : first + TOGETHER]))
     return outcomes
 
 
-async def _outcome(call: Awaitable[bytes]) -> tuple[bytes, bytes | None]:
+async def _outcome(call: Awaitable[bytes]) -> Outcome:
     """The result, or the error as JSON."""
     try:
         return await call, None

@@ -7,6 +7,8 @@ and none is made for a request with anything unusual in it, a mistake or an unkn
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -17,7 +19,7 @@ from ...rules.notifications import channel_of
 from ...rules.protocol import error_json
 from ...session.node import Node
 from ...store.layout import Word
-from .methods import TOGETHER, notification_words, placed, publication_words
+from .methods import TOGETHER, Outcome, notification_words, placed, publication_words, replies, responses
 from .requests import BatchRequest, BroadcastRequest, NotifyRequest, PublishRequest, Shape
 
 __all__ = ["PLANNERS", "Plan", "plan"]
@@ -130,51 +132,39 @@ def _plan_notify(node: Node, request: NotifyRequest) -> Plan:
 
 
 def _each(node: Node, answers: Sequence[Answer]) -> bytes:
-    return b'{"responses":[%b]}' % b",".join(
-        [b'{"error":%b}' % _error(each) if isinstance(each, StoreError) else b'{"result":%b}' % placed(each) for each in answers]
-    )
+    return responses([_outcome(partial(_first, node, [each])) for each in answers])
 
 
-def _error(error: StoreError) -> bytes:
-    return error_json(Internal.of(error))
+def _outcome(result: Callable[[], bytes]) -> Outcome:
+    try:
+        return result(), None
+    except StoreError as error:
+        return b"", error_json(Internal.of(error))
 
 
 def _plan_batch(node: Node, request: _Batch) -> Plan:
     """Whether in ``parallel`` or not: what is published is on its way together, in order."""
     _few(request.commands)
-    parts: list[tuple[bytes, Plan]] = []
-    for command in request.commands:
-        part = _plan_command(node, command)
-        parts.append(part)
-    calls = [call for _, part in parts for call in part.calls]
+    parts = [_plan_command(node, command) for command in request.commands]
     if any(not part.calls for _, part in parts):
         raise _Unusual
 
     def result(node: Node, answers: Sequence[Answer]) -> bytes:
-        replies, at = [], 0
-        for name, part in parts:
-            after = at + len(part.calls)
-            try:
-                replies.append(b'{"%b":%b}' % (name, part.result(node, answers[at:after])))
-            except StoreError as error:
-                replies.append(b'{"error":%b}' % _error(error))
-            at = after
-        return b'{"replies":[%b]}' % b",".join(replies)
+        left = iter(answers)
+        return replies([(name, _outcome(partial(part.result, node, list(islice(left, len(part.calls)))))) for name, part in parts])
 
-    return Plan(calls, result)
+    return Plan([call for _, part in parts for call in part.calls], result)
 
 
-def _plan_command(node: Node, command: _Command) -> tuple[bytes, Plan]:
-    publish, broadcast, notify = command.publish, command.broadcast, command.notify
-    if (publish is msgspec.UNSET) + (broadcast is msgspec.UNSET) + (notify is msgspec.UNSET) != 2:
+def _plan_command(node: Node, command: _Command) -> tuple[str, Plan]:
+    given = [(name, request) for name in _PLANS if (request := getattr(command, name)) is not msgspec.UNSET]
+    if len(given) != 1:
         raise _Unusual
-    if not isinstance(publish, msgspec.UnsetType):
-        return b"publish", _plan_publish(node, publish)
-    if not isinstance(broadcast, msgspec.UnsetType):
-        return b"broadcast", _plan_broadcast(node, broadcast)
-    assert not isinstance(notify, msgspec.UnsetType)
-    return b"notify", _plan_notify(node, notify)
+    ((name, request),) = given
+    return name, _PLANS[name](node, request)
 
+
+_PLANS: dict[str, Callable[[Node, Any], Plan]] = {"publish": _plan_publish, "broadcast": _plan_broadcast, "notify": _plan_notify}
 
 PLANNERS: dict[str, Callable[[Node, bytes], Plan]] = {
     "publish": lambda node, body: _plan_publish(node, _publish(body)),
