@@ -26,6 +26,7 @@ The packages, in the order in which they may import: a module imports from packa
 | app                       | wiring: from a configuration to an ASGI application                        |
 | serve                     | uvicorn, worker processes, drain                                           |
 | demo                      | the demo site and its simulated people                                     |
+| bench                     | what this installation can do, measured and drawn                          |
 | cli                       | the commands                                                               |
 | __main__                  | ``python -m gateway``                                                      |
 """
