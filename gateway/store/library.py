@@ -149,6 +149,17 @@ class Library:
                 return
         log.warning("the channels' rules could not be put into force: other gateways keep replacing them")
 
+    async def withdraw(self, commands: Commands) -> None:
+        """Takes the rules of this prefix out of every shard's library, and the library out where no other prefix has rules in it."""
+        for shard in commands.shards:
+            present = await _rules_in_force(shard.call)
+            if present.pop(self._prefix, None) is None:
+                continue
+            if present.keys() <= {""}:
+                await shard.call(b"FUNCTION", b"DELETE", f"gateway_{VERSION}")
+            else:
+                await shard.call(b"FUNCTION", b"LOAD", b"REPLACE", self.source(present, sharded=commands.sharded))
+
     async def ready(self, call: Call, shared: Call | None = None) -> bytes:
         """Loads the library where the server has none, or an older one; returns the generation of the one that is loaded.
 
