@@ -84,8 +84,6 @@ def run(plan: Plan, progress: Progress) -> Report:
         progress.begin(len(plan.chosen) * len(servers) * RUNS)
         for part in plan.chosen:
             _run_part(part, [_stage(part, server, clients, findings, plan, progress) for server in servers], progress)
-        for sentence in findings.limits_of_load_clients():
-            findings.remark(sentence)
         valkey = servers[0].valkey().version
     return Report(
         began=began.strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -93,7 +91,7 @@ def run(plan: Plan, progress: Progress) -> Report:
         machine=machine(valkey),
         figures=findings.figures(),
         series=findings.series(),
-        remarks=tuple([*_remarks(plan, cores), *findings.remarks]),
+        remarks=(*_remarks(plan, cores), *findings.remarks, *findings.doubts()),
     )
 
 

@@ -37,6 +37,7 @@ class Findings:
         self.remarks: list[str] = []
         self._figures: dict[tuple[Part, str, str], _Figure] = {}
         self._points: dict[tuple[Picture, str, str], dict[float, list[float]]] = {}
+        self._missing: dict[tuple[Part, str], tuple[int, int]] = {}
         self._lines: dict[tuple[Picture, str, str], list[tuple[float, list[tuple[float, float]]]]] = {}
 
     def figure(
@@ -63,6 +64,11 @@ class Findings:
     def line(self, picture: Picture, subject: str, label: str, points: list[tuple[float, float]], weight: float) -> None:
         """A whole line; of those of all runs the one of the middle ``weight`` is drawn."""
         self._lines.setdefault((picture, subject, label), []).append((weight, points))
+
+    def deliveries(self, part: Part, subject: str, wanted: int, missing: int) -> None:
+        """So many should have arrived, of which some had not when the part could wait no longer."""
+        total, lost = self._missing.get((part, subject), (0, 0))
+        self._missing[part, subject] = total + wanted, lost + max(0, missing)
 
     def remark(self, sentence: str) -> None:
         """The same sentence is written once."""
@@ -96,16 +102,17 @@ class Findings:
         for (picture, subject, label), lines in self._lines.items():
             yield picture, subject, label, sorted(lines)[len(lines) // 2][1]
 
-    def limits_of_load_clients(self) -> Iterator[str]:
-        """A sentence for each server whose figures may be the load client's limit."""
+    def doubts(self) -> Iterator[str]:
+        """What makes figures doubtful: deliveries that did not arrive, and load clients at their limit. A sentence each."""
+        for (part, subject), (wanted, missing) in self._missing.items():
+            if missing:
+                yield f"{part}: {missing:,} of {wanted:,} deliveries of {subject} had not arrived when its measuring ended."
         limited: dict[str, list[str]] = {}
         for figure in self.figures():
             if figure.load_client is not None and figure.load_client >= NEAR_LIMIT and figure.better == "more":
                 limited.setdefault(figure.subject, []).append(f"{figure.name} ({figure.load_client:.0%})")
         for subject, names in limited.items():
-            yield (
-                f"A load client used nearly a whole core, so {subject} may be able to do more than these figures show: {', '.join(names)}."
-            )
+            yield f"A load client used nearly a whole core, so {subject} may be able to do more than these figures show: {', '.join(names)}."
 
 
 def _rounded(value: float) -> float:

@@ -13,9 +13,12 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
+
+from ..errors import GatewayError
 
 __all__ = ["DATA", "LOG", "Charge"]
 
@@ -54,14 +57,13 @@ def _guard(charge: Charge) -> None:
         while process.poll() is None and not _bench_ended():
             pass
         if process.poll() is not None:
-            print(_last_line(folder / LOG), flush=True)
+            with suppress(BrokenPipeError):  # the bench may have ended, too
+                print(_last_line(folder / LOG), flush=True)
         _end(process)
         if process.returncode < 0:
             _end_valkey(folder / DATA)
         if charge.url:
-            from .prefix_removal import remove_prefix
-
-            asyncio.run(remove_prefix(charge.url, charge.prefix))
+            _remove_keys(charge)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -108,6 +110,15 @@ def _end_valkey(data: Path) -> None:
         server = EmbeddedServer(data)
         server.start()  # adopts it
         server.stop()
+
+
+def _remove_keys(charge: Charge) -> None:
+    from .prefix_removal import remove_prefix
+
+    try:
+        asyncio.run(remove_prefix(charge.url, charge.prefix))
+    except GatewayError as error:
+        print(f"gateway: what begins with {charge.prefix} could not be removed from Valkey: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -57,9 +57,10 @@ class LoadClient:
         return self.answer()
 
     def end(self) -> None:
-        assert self._process.stdin is not None
+        assert self._process.stdin is not None and self._process.stdout is not None
         with suppress(BrokenPipeError):  # it ended before it read the last order
             self._process.stdin.close()
+        self._process.stdout.close()
         try:
             self._process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
@@ -68,7 +69,7 @@ class LoadClient:
 
 
 class Received(NamedTuple):
-    """What all subscribers received since the last look: publications, and their latencies as counts of ``latencies.BOUNDS``.
+    """What the subscribers of a server received since the last look: publications, and their latencies as counts of ``latencies.BOUNDS``.
 
     ``cpu`` is what each process has taken so far, in seconds, the publisher's last.
     """
@@ -99,29 +100,29 @@ class LoadClients:
             line=[sum(together) for together in zip(*lines, strict=True)],
         )
 
-    def close(self, group: str) -> None:
+    def close(self, server: str, group: str) -> None:
         for client in self._subscribers:
-            client.begin(Close(group))
+            client.begin(Close(server, group))
         for client in self._subscribers:
             client.answer()
 
-    def look(self) -> Received:
-        """Raises GatewayError if a subscriber lost its connection."""
+    def look(self, server: str) -> Received:
+        """What the subscribers of a server received. Raises GatewayError if a subscriber lost its connection."""
         clients = [*self._subscribers, self.publisher]
         for client in clients:
-            client.begin(State())
+            client.begin(State(server))
         answers = [answer.checked() for answer in [client.answer() for client in clients]]
         counts = list[int]()
         for answer in answers:
             counts = latencies.add(counts, answer.latencies)
         return Received(sum(answer.received for answer in answers), counts, tuple(answer.cpu for answer in answers))
 
-    def wait_for(self, publications: int, seconds: float) -> Received:
+    def wait_for(self, server: str, publications: int, seconds: float) -> Received:
         """Waits until so many have been received since the last look, for up to ``seconds``."""
-        until, total = time.monotonic() + seconds, self.look()
+        until, total = time.monotonic() + seconds, self.look(server)
         while total.publications < publications and time.monotonic() < until:
             time.sleep(POLL_SECONDS)
-            more = self.look()
+            more = self.look(server)
             total = Received(total.publications + more.publications, latencies.add(total.latencies, more.latencies), more.cpu)
         return total
 

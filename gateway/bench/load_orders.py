@@ -33,6 +33,7 @@ class Open(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     after ``seconds``.
     """
 
+    server: str
     group: str
     port: int
     path: str
@@ -46,13 +47,16 @@ class Open(msgspec.Struct, tag=True, frozen=True, kw_only=True):
 
 
 class Close(msgspec.Struct, tag=True, frozen=True):
-    """Close the connections of a group."""
+    """Close the connections of a server's group."""
 
+    server: str
     group: str
 
 
 class State(msgspec.Struct, tag=True, frozen=True):
-    """Answer what all groups have received since the last such order, and how much CPU the process has taken."""
+    """Answer what all groups of a server have received since the last such order, and how much CPU the process has taken."""
+
+    server: str
 
 
 class Request(msgspec.Struct, tag=True, frozen=True, kw_only=True):

@@ -43,7 +43,11 @@ class _Process:
         *lines, self._unread = (self._unread + data).split(b"\n")
         for line in lines:
             answer = self._carry_out(msgspec.json.decode(line, type=Order))
-            os.write(sys.stdout.fileno(), msgspec.json.encode(answer) + b"\n")
+            try:
+                os.write(sys.stdout.fileno(), msgspec.json.encode(answer) + b"\n")
+            except BrokenPipeError:  # the bench ended meanwhile
+                self.ended = True
+                return
 
     def _carry_out(self, order: Order) -> Answer:
         began = time.monotonic()
@@ -59,9 +63,9 @@ class _Process:
             case Open():
                 return lambda: self._sockets.open(order)
             case Close():
-                return lambda: self._sockets.close(order.group)
+                return lambda: self._sockets.close(order)
             case State():
-                return self._sockets.state
+                return lambda: self._sockets.state(order)
             case Request():
                 return lambda: request_at_once(order)
             case Pace():

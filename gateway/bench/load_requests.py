@@ -17,7 +17,7 @@ __all__ = ["request_at_once", "request_in_time"]
 
 READ = 1 << 18
 CONNECT_SECONDS = 10.0
-LAST_SECONDS = 2.0  # for the answers that are under way at the end
+LAST_SECONDS = 10.0  # for the answers that are under way at the end
 REASON_BYTES = 200
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 
 from ..runtime.histogram import Histogram
-from .latencies import BOUNDS
-from .load_orders import DIGITS, MARK, SAMPLE_SECONDS, Answer, Open
+from .latencies import BOUNDS, add
+from .load_orders import DIGITS, MARK, SAMPLE_SECONDS, Answer, Close, Open, State
 from .ready_sockets import ReadySockets
 
 __all__ = ["Sockets"]
@@ -17,7 +17,6 @@ __all__ = ["Sockets"]
 CONNECT_SECONDS = 10.0
 BUFFER = bytearray(1 << 18)  # for all sockets, since what is read is counted at once; its first byte is the last one of the read before
 READ = memoryview(BUFFER)[1:]
-PING, PONG = b"\x81\x02{}", b"\x81\x82\0\0\0\0{}"
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST, so no port is left in TIME_WAIT
 UPGRADE = (
     "GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -35,10 +34,10 @@ def _frame(payload: bytes) -> bytes:
 class _Group:
     """The connections of one order."""
 
-    def __init__(self, order: Open, ready: ReadySockets, latencies: Histogram) -> None:
+    def __init__(self, order: Open, ready: ReadySockets) -> None:
         self.order = order
         self.sockets = ready
-        self.latencies = latencies
+        self.latencies = Histogram(BOUNDS)
         self.upgrade = (UPGRADE % order.path).encode()
         self.ready_text = order.ready.encode()
         self.frames = [_frame(message.encode()) for message in order.messages]
@@ -60,6 +59,13 @@ class _Group:
     @property
     def is_complete(self) -> bool:
         return self.ready == self.order.count and self.received >= self.order.deliveries
+
+    @property
+    def unready(self) -> str:
+        """What it lacks when its time is over."""
+        return (
+            f"{self.ready} of {self.order.count} subscribers were ready after {self.order.seconds:g} s, with {self.received} publications"
+        )
 
     def close(self) -> None:
         for connection in self.connections:
@@ -137,8 +143,6 @@ class _Connection:
         """Reads, once it is ready. This is nearly all that a load client does."""
         if size := self._read():
             self._group.received += BUFFER.count(MARK, 0, size + 1)
-            if BUFFER.endswith(PING, 0, size + 1):
-                self._socket.send(PONG)
 
     def _time(self) -> None:
         """``_count``, and the latency of each publication. One whose time is not whole in these bytes is counted only."""
@@ -151,8 +155,6 @@ class _Connection:
             if at + DIGITS <= size:
                 self._group.latencies.add(now - int(BUFFER[at : at + DIGITS]))
             at = BUFFER.find(MARK, at, size + 1)
-        if BUFFER.endswith(PING, 0, size + 1):
-            self._socket.send(PONG)
 
 
 class Sockets:
@@ -160,11 +162,10 @@ class Sockets:
 
     def __init__(self, ready: ReadySockets) -> None:
         self._ready = ready
-        self._groups: dict[str, _Group] = {}
-        self._latencies = Histogram(BOUNDS)
+        self._groups: dict[tuple[str, str], _Group] = {}
 
     def open(self, order: Open) -> Answer:
-        group = self._groups[order.group] = _Group(order, self._ready, self._latencies)
+        group = self._groups[order.server, order.group] = _Group(order, self._ready)
         began, line = time.monotonic(), list[int]()
         while not group.is_complete and not group.failure:
             group.open_more()
@@ -173,25 +174,23 @@ class Sockets:
             while len(line) < int(passed / SAMPLE_SECONDS):
                 line.append(group.received)
             if passed > order.seconds:
-                group.failure = (
-                    f"{group.ready} of {order.count} subscribers were ready after {order.seconds:g} s, with {group.received} publications"
-                )
-        line.append(group.received)
+                group.failure = group.unready
         if group.failure:
             group.close()
         received, group.received = group.received, 0
-        return Answer(failure=group.failure, seconds=time.monotonic() - began, received=received, line=line)
+        return Answer(failure=group.failure, seconds=time.monotonic() - began, received=received, line=[*line, received])
 
-    def close(self, name: str) -> Answer:
-        if group := self._groups.pop(name, None):
+    def close(self, order: Close) -> Answer:
+        if group := self._groups.pop((order.server, order.group), None):
             group.close()
         return Answer()
 
-    def state(self) -> Answer:
-        groups = self._groups.values()
-        received, failures = sum(group.received for group in groups), [group.failure for group in groups if group.failure]
-        latencies = self._latencies.counts
-        for group in groups:
-            group.received = 0
-        self._latencies.counts = [0] * len(latencies)
-        return Answer(failure=failures[0] if failures else "", received=received, latencies=latencies, cpu=time.process_time())
+    def state(self, order: State) -> Answer:
+        answer = Answer(cpu=time.process_time())
+        for (server, _), group in self._groups.items():
+            if server == order.server:
+                answer.failure = answer.failure or group.failure
+                answer.received += group.received
+                answer.latencies = add(answer.latencies, group.latencies.counts)
+                group.received, group.latencies = 0, Histogram(BOUNDS)
+        return answer

@@ -25,6 +25,8 @@ from .guardian import DATA, Charge
 from .process_usage import cpu_seconds, descendants, move, resident
 
 __all__ = [
+    "HISTORY_SIZE",
+    "PING_SECONDS",
     "MeasuredServer",
     "ServerProcess",
     "ValkeyUse",
@@ -38,6 +40,7 @@ __all__ = [
 START_SECONDS = 40.0
 STOP_SECONDS = 45.0
 HISTORY_SIZE = 1000
+PING_SECONDS = 3600  # load clients look for nothing but publications, so they would overlook a ping
 READS = ("xrange", "xrevrange", "xread", "fcall", "fcall_ro", "eval", "evalsha")
 
 CONFIGURATION = """\
@@ -51,6 +54,7 @@ valkey_port = {valkey_port}
 api_keys = [{key}]
 log_level = "warning"
 drain_seconds = 0
+ping_seconds = {ping}
 [tokens]
 hmac_secret = {secret}
 [channels]
@@ -109,6 +113,7 @@ class ServerProcess:
         except subprocess.TimeoutExpired:
             self._guardian.kill()
             self._guardian.wait()
+        self._output.close()
 
 
 class ValkeyUse(msgspec.Struct, frozen=True):
@@ -191,7 +196,7 @@ def start_gateway(workers: int, url: str, cores: set[int], *, valkey_port: int =
     texts = {"prefix": prefix, "data": str(data), "url": url, "key": key, "secret": secret}
     file = folder / "gateway.toml"
     quoted = {name: json.dumps(text) for name, text in texts.items()}
-    file.write_text(CONFIGURATION.format(workers=workers, history=HISTORY_SIZE, valkey_port=valkey_port, **quoted))
+    file.write_text(CONFIGURATION.format(workers=workers, history=HISTORY_SIZE, ping=PING_SECONDS, valkey_port=valkey_port, **quoted))
     command = [sys.executable, "-m", "gateway", "serve", "--config", str(file)]
     process = ServerProcess(Charge(command=command, folder=str(folder), cores=sorted(cores), url=url, prefix=prefix))
     try:

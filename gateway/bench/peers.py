@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from .addressing import Addressing, CentrifugeProtocol, NchanPaths
 from .guardian import Charge
-from .measured_server import HISTORY_SIZE, MeasuredServer, ServerProcess, free_port, private_folder, wait_until_it_listens
+from .measured_server import HISTORY_SIZE, PING_SECONDS, MeasuredServer, ServerProcess, free_port, private_folder, wait_until_it_listens
 
 __all__ = ["Peer", "Place", "find_peers"]
 
@@ -120,7 +120,12 @@ def _start_centrifugo(program: str, engine: str, workers: int, cores: set[int], 
     }
     configuration: dict[str, object] = {
         "http_server": {"port": port, "address": "127.0.0.1"},
-        "client": {"token": {"hmac_secret_key": secret}, "allow_anonymous_connect_without_token": True, "allowed_origins": ["*"]},
+        "client": {
+            "token": {"hmac_secret_key": secret},
+            "allow_anonymous_connect_without_token": True,
+            "allowed_origins": ["*"],
+            "ping_interval": f"{PING_SECONDS}s",
+        },
         "http_api": {"key": key},
         "log": {"level": "error"},
         "channel": {"without_namespace": rules},

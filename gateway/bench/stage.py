@@ -80,14 +80,13 @@ class Stage:
         """
         asked = valkey and self.has_valkey
         first = self.server.valkey() if asked else None
-        before, cpu, began = self.clients.look(), self.server.cpu(), time.monotonic()
+        before, cpu, began = self.clients.look(self.server.name), self.server.cpu(), time.monotonic()
         answer = work()
         wanted = expected(answer)
-        after = self.clients.wait_for(wanted, LAST_SECONDS)
+        after = self.clients.wait_for(self.server.name, wanted, LAST_SECONDS)
         seconds, used = time.monotonic() - began, self.server.cpu() - cpu
         last = self.server.valkey() if asked else None
-        if after.publications < wanted:
-            self._remark_lost(wanted - after.publications, wanted)
+        self.findings.deliveries(self.part, self.server.name, wanted, wanted - after.publications)
         return Use(
             answer,
             seconds,
@@ -97,11 +96,6 @@ class Stage:
             max(b - a for a, b in zip(before.cpu, after.cpu, strict=True)) / seconds,
             after.publications,
             after.latencies,
-        )
-
-    def _remark_lost(self, missing: int, wanted: int) -> None:
-        self.findings.remark(
-            f"{self.part}: {missing:,} of {wanted:,} deliveries of {self.server.name} had not arrived {LAST_SECONDS:g} s after the last publication."
         )
 
     def publish_at_once(self, channels: Sequence[Sequence[str]], connections: int, seconds: float) -> Callable[[], Answer]:
@@ -141,6 +135,7 @@ class Stage:
         addressing = self.server.addressing
         clients = [addressing.client(channels[number % len(channels)], user=names[number], since=since) for number in range(len(names))]
         order = Open(
+            server=self.server.name,
             group=group,
             port=self.server.port,
             path=clients[0].path,
@@ -155,7 +150,7 @@ class Stage:
 
     def close(self, group: str) -> None:
         """Closes the clients of a group, and waits until the server has taken note."""
-        self.clients.close(group)
+        self.clients.close(self.server.name, group)
         self.settle()
 
     def settle(self) -> None:

@@ -18,7 +18,8 @@ from ..errors import ConfigurationError, GatewayError
 from ..store.connect import Address
 
 if TYPE_CHECKING:
-    from ..bench.bench_run import Progress
+    from rich.progress import Progress as Bar
+
     from ..bench.results import Report
 
 __all__ = ["bench"]
@@ -157,26 +158,37 @@ def _measured(plan: dict[str, Any]) -> Report:
         return run(Plan(**plan), progress)
 
 
+class _Bar:
+    """How far the bench is, on standard error. ``bar`` None is for what is no terminal: there nothing is shown."""
+
+    def __init__(self, bar: Bar | None) -> None:
+        self._bar = bar
+        if bar:
+            self._task = bar.add_task("", total=None)
+
+    def begin(self, steps: int) -> None:
+        if self._bar:
+            self._bar.update(self._task, total=steps)
+
+    def note(self, text: str) -> None:
+        if self._bar:
+            self._bar.update(self._task, description=text)
+
+    def advance(self) -> None:
+        if self._bar:
+            self._bar.advance(self._task)
+
+
 @contextlib.contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar on standard error; nothing where that is no terminal."""
+def _progress() -> Iterator[_Bar]:
     from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    columns = (BarColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
-    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
-
-        class Shown:
-            def begin(self, steps: int) -> None:
-                bar.update(task, total=steps)
-
-            def note(self, text: str) -> None:
-                bar.update(task, description=text)
-
-            def advance(self) -> None:
-                bar.advance(task)
-
-        yield Shown()
+    if not console.is_terminal:
+        yield _Bar(None)
+        return
+    with Progress(
+        BarColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False), console=console, transient=True
+    ) as bar:
+        yield _Bar(bar)

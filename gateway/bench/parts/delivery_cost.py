@@ -13,7 +13,7 @@ DELIVERIES = 20_000  # a second, of a paced run with many subscribers
 RATE_MOST = 200.0  # publications a second, with few subscribers
 PACED_SECONDS = 1.0
 FULL_BATCH = 20  # publications in a request when the most is looked for
-FULL_CONNECTIONS = 4
+FULL_AT_ONCE = 80  # publications in requests that are under way
 FULL_SECONDS = 1.5
 
 OWN = 2000  # clients with a channel each
@@ -53,7 +53,7 @@ def _paced(stage: Stage, size: int) -> None:
 def _at_most(stage: Stage, size: int) -> None:
     stage.note(f"the most to {size:,} subscribers")
     batch = min(FULL_BATCH, stage.server.addressing.batch)
-    work = stage.publish_at_once([[f"fan{size}"] * batch], FULL_CONNECTIONS, stage.effort.seconds(FULL_SECONDS))
+    work = stage.publish_at_once([[f"fan{size}"] * batch], FULL_AT_ONCE // batch, stage.effort.seconds(FULL_SECONDS))
     use = stage.measure(work, lambda answer: answer.done * batch * size)
     stage.figure("deliveries at most", "1/s", use.received / use.seconds, use, better="more")
     stage.cost("CPU per delivery at most", use, use.received)
