@@ -188,8 +188,10 @@ class MeasuredServer:
 def start_gateway(workers: int, url: str, cores: set[int], *, valkey_port: int = 0) -> MeasuredServer:
     """A ``gateway serve`` with an embedded Valkey, or with that of ``url`` under a prefix of its own.
 
-    With a ``valkey_port`` others may use its embedded Valkey. Raises GatewayError if it does not start.
+    With a ``valkey_port`` others may use its embedded Valkey. Raises GatewayError if it does not start, or if there is no Valkey.
     """
+    if url:
+        asyncio.run(_ask_valkey(url))
     folder, prefix = private_folder(), f"bench-{secrets.token_hex(4)}"
     secret, key = secrets.token_hex(32), secrets.token_hex(16)
     data = folder / DATA
