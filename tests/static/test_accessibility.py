@@ -1,10 +1,16 @@
-"""axe finds nothing on the landing page, in any of its states."""
+"""axe finds nothing on the landing page, in any of its states, nor on the page of ``gateway bench``."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 
+from gateway.bench.page import html
+from gateway.bench.results import Report
+
+from ..bench import samples
 from ..kit.accessibility import CORNERS, faults
 from ..kit.browser import open_landing
 from ..kit.gateways import RunningGateway, Start
@@ -37,3 +43,19 @@ def test_axe_finds_nothing_on_the_landing_page_that_was_refused(page: Page, gate
     page.goto(f"{gateway.url}/#token={token}")
     expect(page.get_by_role("alert").first).to_be_visible()
     assert faults(page, axe, CORNERS) == []
+
+
+def test_axe_finds_nothing_on_the_page_of_the_bench_and_no_report_is_wider_than_a_phone(page: Page, axe: str, tmp_path: Path) -> None:
+    _open_bench(page, tmp_path / "odd.html", samples.odd())
+    page.set_viewport_size({"width": 360, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    _open_bench(page, tmp_path / "peers.html", samples.beside_peers())
+    assert faults(page, axe, CORNERS[:1]) == []
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    assert page.evaluate("getComputedStyle(document.querySelector('figure')).display") == "grid"  # its policy lets its style in
+
+
+def _open_bench(page: Page, file: Path, report: Report) -> None:
+    file.write_text(html(report, samples.plain()))
+    page.goto(file.as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = true))")
