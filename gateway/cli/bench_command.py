@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["bench"]
 
 SHORTEST = 0.5  # seconds
+WIDE = 200  # columns where the output is no terminal
 
 
 def _parts(context: click.Context, parameter: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -142,7 +143,10 @@ def _print_table(report: Report, other: Report | None) -> None:
 
     from ..bench.table import draw
 
-    Console(highlight=False).print(draw(report, other))
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+    with console.capture() as drawn:
+        console.print(draw(report, other))
+    print("\n".join(line.rstrip() for line in drawn.get().rstrip().splitlines()))
 
 
 def _is_slower(report: Report, other: Report) -> bool:

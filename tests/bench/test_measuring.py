@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from gateway.bench import bench_run, parts
+from gateway.bench import bench_run, parts, stage
 from gateway.bench.bench_run import Plan, run
-from gateway.bench.parts import connect_cost, delivery_cost, latency_curve
+from gateway.bench.parts import delivery_cost, latency_curve
 from gateway.bench.process_usage import descendants
 from gateway.bench.results import Figure, Report, decode, encode
 from gateway.errors import GatewayError
@@ -50,7 +50,7 @@ def measured(own: OwnValkey) -> Iterator[tuple[Report, Silent]]:
         patch.setattr(delivery_cost, "SIZES", (1, 20))
         patch.setattr(latency_curve, "LOADS", (1_000, 10_000))
         patch.setattr(latency_curve, "SUBSCRIBERS", 50)
-        patch.setattr(connect_cost, "WARM", 100)
+        patch.setattr(stage, "LOOK_SECONDS", 0.01)
         yield run(Plan(seconds=SHORT, url=own.url), progress), progress
 
 
