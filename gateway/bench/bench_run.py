@@ -145,7 +145,10 @@ def _servers(plan: Plan, cores: _Cores, findings: Findings, descriptors: int, pr
                 findings.remark(sentence)
             for peer in peers:
                 progress.note(f"{peer.name} starts")
-                started.append(peer.start(plan.workers, cores.server))
+                try:
+                    started.append(peer.start(plan.workers, cores.server))
+                except GatewayError as error:
+                    findings.remark(f"{peer.name} was not measured: {error}.")
         yield started
     finally:
         progress.note("the servers end")

@@ -18,6 +18,7 @@ CLIENTS = 2000
 MISSED = 100
 AT_ONCE = 500  # being opened at a time
 CHANNEL = "storm"
+POINTS = 25  # of the picture
 
 ARRIVALS = Picture("storm", "A storm over time", Axis(name="since the return", unit="s"), Axis(name="deliveries a second"))
 
@@ -56,7 +57,10 @@ def _return(stage: Stage, group: str, count: int, since: Position) -> None:
 
 
 def _course(answer: Answer) -> list[tuple[float, float]]:
-    """Deliveries a second, over the seconds since the return began. They were counted each SAMPLE_SECONDS."""
-    received = [0, *answer.line, answer.received]
-    rates = [(now - before) / SAMPLE_SECONDS for before, now in pairwise(received)]
-    return [(0.0, 0.0), *((round((place + 0.5) * SAMPLE_SECONDS, 3), rate) for place, rate in enumerate(rates))]
+    """Deliveries a second over the seconds since the return began, up to POINTS of them. They were counted each SAMPLE_SECONDS."""
+    counted = [0, *answer.line]
+    step = -(-len(counted) // POINTS)
+    received = [*counted[::step], answer.received]
+    seconds = step * SAMPLE_SECONDS
+    rates = [(now - before) / seconds for before, now in pairwise(received)]
+    return [(0.0, 0.0), *((round((place + 0.5) * seconds, 3), rate) for place, rate in enumerate(rates))]
