@@ -96,7 +96,7 @@ def run(plan: Plan, progress: Progress) -> Report:
 
 
 def _raise_descriptors(plan: Plan) -> int:
-    """Each connection takes a descriptor of the server and one of a load client, which inherit the limit from here. Returns the limit."""
+    """Each connection takes a descriptor of the server and one of a load client, which inherit the limit from here. Returns how many are needed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = max(part.connections(plan.effort) for part in plan.chosen) + SPARE_DESCRIPTORS
     if hard != resource.RLIM_INFINITY and hard < needed:
@@ -106,7 +106,7 @@ def _raise_descriptors(plan: Plan) -> int:
         )
     if soft != resource.RLIM_INFINITY and soft < needed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-    return max(needed, soft)
+    return needed
 
 
 def _share_cores(workers: int) -> _Cores:
@@ -197,6 +197,8 @@ def _remarks(plan: Plan, cores: _Cores) -> Iterator[str]:
         yield f"The measured server ran on {len(cores.server)} core{plural}, load clients and Valkey on the other {len(cores.others)}."
     else:
         yield "The measured server, load clients and Valkey shared all cores, so that each may have held up the others."
+    if plan.url:
+        yield "What Valkey took includes what other programs asked of it meanwhile."
     if plan.workers > 1:
         yield f"The gateway had {plan.workers} workers."
     if not MEASURED:

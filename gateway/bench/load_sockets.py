@@ -15,8 +15,9 @@ from .ready_sockets import ReadySockets
 __all__ = ["Sockets"]
 
 CONNECT_SECONDS = 10.0
-BUFFER = bytearray(1 << 18)  # for all sockets, since what is read is counted at once; its first byte is the last one of the read before
-READ = memoryview(BUFFER)[1:]
+BUFFER = bytearray(1 << 18)  # for all sockets, since what is read is counted at once; it begins with the last TAIL bytes of the read before
+TAIL = len(MARK) - 1
+READ = memoryview(BUFFER)[TAIL:]
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST, so no port is left in TIME_WAIT
 UPGRADE = (
     "GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -76,13 +77,13 @@ class _Group:
 class _Connection:
     """One WebSocket."""
 
-    __slots__ = ("_greeting", "_group", "_last", "_number", "_receive", "_socket", "_upgraded")
+    __slots__ = ("_greeting", "_group", "_number", "_receive", "_socket", "_tail", "_upgraded")
 
     def __init__(self, group: _Group, number: int) -> None:
         self._group = group
         self._number = number
         self._greeting = b""
-        self._last = 0
+        self._tail: bytes | bytearray = bytes(TAIL)
         self._upgraded = False
         self._socket = socket.create_connection(("127.0.0.1", group.order.port), CONNECT_SECONDS)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
@@ -97,7 +98,7 @@ class _Connection:
             self._socket.close()
 
     def _read(self) -> int:
-        """How many bytes came; they are in BUFFER, from its second byte on. A connection that is lost is the group's failure."""
+        """Where what came ends in BUFFER, in which it begins at TAIL; 0 if nothing came. A connection that is lost is the group's failure."""
         try:
             size = self._receive(READ)
         except BlockingIOError:
@@ -108,20 +109,20 @@ class _Connection:
         if not size:
             self._fail("the server closed it")
             return 0
-        BUFFER[0] = self._last
-        self._last = BUFFER[size]
-        return size
+        BUFFER[:TAIL] = self._tail
+        self._tail = BUFFER[size : size + TAIL]
+        return size + TAIL
 
     def _fail(self, reason: str) -> None:
         self._group.failure = self._group.failure or f"a subscriber lost its connection: {reason}"
         self.close()
 
     def _greet(self) -> None:
-        size, group = self._read(), self._group
-        if not size:
+        end, group = self._read(), self._group
+        if not end:
             return
-        group.received += BUFFER.count(MARK, 0, size + 1)
-        self._greeting += BUFFER[1 : size + 1]
+        group.received += BUFFER.count(MARK, 0, end)
+        self._greeting += BUFFER[TAIL:end]
         if not self._upgraded and b"\r\n\r\n" in self._greeting:
             self._upgrade()
         if b'"error"' in self._greeting:
@@ -141,20 +142,18 @@ class _Connection:
 
     def _count(self) -> None:
         """Reads, once it is ready. This is nearly all that a load client does."""
-        if size := self._read():
-            self._group.received += BUFFER.count(MARK, 0, size + 1)
+        self._group.received += BUFFER.count(MARK, 0, self._read())
 
     def _time(self) -> None:
         """``_count``, and the latency of each publication. One whose time is not whole in these bytes is counted only."""
-        if not (size := self._read()):
-            return
-        now, at = time.monotonic() * 1e6, BUFFER.find(MARK, 0, size + 1)
+        end = self._read()
+        now, at = time.monotonic() * 1e6, BUFFER.find(MARK, 0, end)
         while at >= 0:
             self._group.received += 1
             at += len(MARK)
-            if at + DIGITS <= size:
+            if at + DIGITS <= end:
                 self._group.latencies.add(now - int(BUFFER[at : at + DIGITS]))
-            at = BUFFER.find(MARK, at, size + 1)
+            at = BUFFER.find(MARK, at, end)
 
 
 class Sockets:
