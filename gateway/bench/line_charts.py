@@ -25,7 +25,7 @@ __all__ = ["Key", "Line", "axis_name", "line_chart"]
 _PLOT = 176  # high
 _ROW = 17  # of the lines' names
 _SWATCH = 24  # a piece of the line before its name
-_MARKED = 30  # points; a line with more has no marks
+_MARKED = 30  # points; where a line has more, none has marks
 _BOLD = 1.1  # names are, which makes them wider
 
 
@@ -71,6 +71,7 @@ def line_chart(lines: Sequence[Line], keys: Sequence[Key], x: Axis, y: Axis, *, 
     """Without ``keys``, the names of several lines are at their ends. Points that are no numbers are left out."""
     lines = [line._replace(points=tuple(point for point in line.points if all(map(math.isfinite, point)))) for line in lines]
     rows = _rows_of_keys(keys, width)
+    marked = all(len(line.points) <= _MARKED for line in lines)
     direct = [line for line in lines if line.points] if len(lines) > 1 and not keys else []
     room = max((text_width(line.name) * _BOLD + 10 for line in direct), default=14)
     frame = _frame(lines, x, y, top=28.0 + _ROW * len(rows), right=width - room)
@@ -80,7 +81,9 @@ def line_chart(lines: Sequence[Line], keys: Sequence[Key], x: Axis, y: Axis, *, 
         *_grid(frame),
         *_ticks_across(frame),
         element("text", shortened(axis_name(x), width - 4), class_="axis", x=frame.right, y=frame.bottom + 34, text_anchor="end"),
-        *[_line(line, frame, x, y, washed=len(lines) == 1) for line in reversed(lines)],  # the first is the gateway's, and above all
+        *[
+            _line(line, frame, x, y, marked=marked, washed=len(lines) == 1) for line in reversed(lines)
+        ],  # the first is the gateway's, and above all
         *_names_at_the_ends(direct, frame),
     ]
     return Drawing(width, frame.bottom + 40, joined(parts))
@@ -118,7 +121,7 @@ def _ticks_across(frame: _Frame) -> Iterator[Markup]:
 # Lines.
 
 
-def _line(line: Line, frame: _Frame, x: Axis, y: Axis, *, washed: bool) -> Markup:
+def _line(line: Line, frame: _Frame, x: Axis, y: Axis, *, marked: bool, washed: bool) -> Markup:
     """A line; under a single one a wash of its colour."""
     places = [frame.at(point) for point in line.points]
     path = "M" + "L".join(f"{across:.1f} {up:.1f}" for across, up in places)
@@ -126,7 +129,7 @@ def _line(line: Line, frame: _Frame, x: Axis, y: Axis, *, washed: bool) -> Marku
     if washed and parts and not frame.y.log:
         ground = frame.at((frame.x.low, max(frame.y.low, 0.0)))[1]
         parts.insert(0, element("path", d=f"{path}V{ground:.1f}H{places[0][0]:.1f}Z", class_="wash"))
-    if len(places) <= _MARKED:
+    if marked:
         parts += [_mark(line, point, place, x, y) for point, place in zip(line.points, places, strict=True)]
     return element("g", *parts, class_=f"c{line.colour}")
 

@@ -19,6 +19,8 @@ from .svg import Markup, element
 __all__ = ["html"]
 
 HERE = Path(__file__).parent
+OF_BARS = "After a peer's figure is how many times the gateway's it is. A thin line is the spread of the runs."
+SHOWN_REMARKS = 5  # without a click
 BARS_WIDTH = 280  # three of them are beside each other on a desk
 SHOWN_ROWS = 100  # of a picture's numbers; the JSON has all
 ICON = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Ccircle cx='8' cy='8' r='5' fill='%230f8a5f'/%3E%3C/svg%3E"
@@ -63,7 +65,7 @@ def _main(report: Report, other: Report | None) -> Iterator[Markup]:
     if other:
         yield _compared(report, other)
     yield from _pictures("Pictures", lines(report))
-    yield from _pictures("Beside peers", beside_peers(report, BARS_WIDTH), "narrow")
+    yield from _pictures("Beside peers", beside_peers(report, BARS_WIDTH), OF_BARS, "narrow")
     yield _figures(report, other)
     yield _repeat()
 
@@ -83,8 +85,10 @@ def _section(title: str, *content: str, **attributes: object) -> Markup:
 
 
 def _remarks(report: Report) -> Iterator[Markup]:
-    if report.remarks:
-        yield _section("Remarks", _sentences(report.remarks))
+    if first := report.remarks[:SHOWN_REMARKS]:
+        more = report.remarks[SHOWN_REMARKS:]
+        rest = [element("details", element("summary", f"{len(more)} more"), _sentences(more))] if more else []
+        yield _section("Remarks", _sentences(first), *rest)
 
 
 def _sentences(sentences: Sequence[str]) -> Markup:
@@ -119,10 +123,11 @@ def _changed(change: Change) -> Markup:
 # Pictures.
 
 
-def _pictures(title: str, pictures: Sequence[Picture], width: str = "") -> Iterator[Markup]:
+def _pictures(title: str, pictures: Sequence[Picture], note: str = "", width: str = "") -> Iterator[Markup]:
     if pictures:
         drawn = [_picture(picture, f"{title.split()[0].lower()}-{place}") for place, picture in enumerate(pictures)]
-        yield _section(title, element("div", *drawn, class_=f"pictures {width}".rstrip()))
+        notes = [element("p", note, class_="soft")] if note else []
+        yield _section(title, *notes, element("div", *drawn, class_=f"pictures {width}".rstrip()))
 
 
 def _picture(picture: Picture, id: str) -> Markup:

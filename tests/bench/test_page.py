@@ -86,6 +86,11 @@ def test_long_lines_are_thinned_in_the_table_of_their_numbers() -> None:
     assert page.count("<tr>") < 120 and "900 rows between these are in the JSON." in page
 
 
+def test_many_remarks_are_not_in_the_way_of_the_pictures() -> None:
+    page = html(report(remarks=tuple(f"Remark {place}." for place in range(8))))
+    assert page.index("Remark 4.") < page.index("<summary>3 more</summary>") < page.index("Remark 5.")
+
+
 def test_a_report_survives_its_json() -> None:
     assert html(decode(encode(samples.beside_peers()))) == html(samples.beside_peers())
 
