@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.bench import bench_run, parts, stage
 from gateway.bench.bench_run import Plan, run
+from gateway.bench.guardian import Charge
 from gateway.bench.parts import delivery_cost, latency_curve
 from gateway.bench.process_usage import descendants
 from gateway.bench.results import Figure, Report, decode, encode
@@ -97,15 +101,34 @@ def test_a_run_that_would_open_more_than_the_limit_names_the_limit(monkeypatch: 
         bench_run.run(Plan(), Silent())
 
 
-def test_ctrl_c_leaves_no_process_and_neither_does_a_bench_that_is_killed(tmp_path: Path) -> None:
-    files = {name: (tmp_path / f"{name}.out", tmp_path / f"{name}.error") for name in ("interrupted", "killed")}
-    interrupted, killed = (Program("gateway.cli", *files[name], "bench", "publish") for name in files)
-    for bench in (interrupted, killed):
-        wait_until(lambda bench=bench: len(descendants(bench.pid)) >= 5, "a guardian, a gateway, its Valkey and the load clients", 60)
-    started = descendants(interrupted.pid) | descendants(killed.pid)
-    killed.kill()
-    interrupted.send_signal(signal.SIGINT)
-    assert interrupted.wait(30) == 1
-    assert [file.read_text().strip() for file in files["interrupted"]] == ["", "gateway: interrupted"]
-    assert not descendants(interrupted.pid)
-    wait_until(lambda: not any(map(runs, started)), "the end of all that either had started", 30)
+def test_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
+    output, error = tmp_path / "output", tmp_path / "error"
+    bench = Program("gateway.cli", output, error, "bench", "publish")
+    wait_until(lambda: len(descendants(bench.pid)) >= 5, "a guardian, a gateway, its Valkey and the load clients", 60)
+    started = descendants(bench.pid)
+    bench.send_signal(signal.SIGINT)
+    assert bench.wait(30) == 1
+    assert (output.read_text(), error.read_text().strip()) == ("", "gateway: interrupted")
+    assert not any(map(runs, started))
+
+
+def test_a_bench_that_is_killed_takes_its_servers_and_load_clients_with_it(tmp_path: Path) -> None:
+    """Their standard input ends with it; that is all that they look at."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    charge = Charge(command=["sleep", "60"], folder=str(folder))
+    guardian, client = (
+        subprocess.Popen([sys.executable, "-m", f"gateway.bench.{name}"], stdin=subprocess.PIPE, start_new_session=True)
+        for name in ("guardian", "load_process")
+    )
+    assert guardian.stdin and client.stdin
+    guardian.stdin.write(msgspec.json.encode(charge) + b"\n")
+    guardian.stdin.flush()
+    wait_until(lambda: descendants(guardian.pid), "the server")
+    started = descendants(guardian.pid)
+    for program in (guardian, client):
+        assert program.stdin
+        program.send_signal(signal.SIGINT)  # is not theirs
+        program.stdin.close()
+        assert program.wait(30) == 0
+    assert not any(map(runs, started)) and not folder.exists()
