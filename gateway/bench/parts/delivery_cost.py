@@ -22,7 +22,10 @@ OWN_CONNECTIONS = 2
 OWN_SECONDS = 1.5
 
 COST = Picture(
-    "fan-out", "CPU per delivery over subscribers", Axis(name="subscribers", scale="log"), Axis(name="CPU per delivery", unit="µs")
+    "fan-out",
+    "CPU per delivery over subscribers",
+    Axis(name="subscribers", scale="log"),
+    Axis(name="CPU per delivery", unit="µs", scale="log"),
 )
 
 
