@@ -16,7 +16,7 @@ ready_sockets latencies process_usage machine_facts
 
 What draws:
 
-results          what a run found: figures, series, the machine; their JSON
+report           what a run found: figures, series, the machine; their JSON
 comparison       two reports beside each other: what became worse, by more than noise
 table            a report as one table for the terminal
 page             a report as one HTML file, which loads nothing and runs no script

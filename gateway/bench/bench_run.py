@@ -22,7 +22,7 @@ from .measured_server import MeasuredServer, free_port, start_gateway
 from .parts import PARTS, Measuring
 from .peers import Place, find_peers
 from .process_usage import MEASURED
-from .results import Report
+from .report import Report
 from .stage import RUNS, Effort, Runs, Stage
 
 __all__ = ["SECONDS", "Plan", "Progress", "run"]

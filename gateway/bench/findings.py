@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from statistics import median_low
 from typing import Literal, NamedTuple
 
-from .results import Axis, Figure, Part, Series
+from .report import Axis, Figure, Part, Series
 
 __all__ = ["Findings", "Picture"]
 

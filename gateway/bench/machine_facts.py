@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from .. import __version__
-from .results import Machine
+from .report import Machine
 
 __all__ = ["machine", "usable_cores"]
 

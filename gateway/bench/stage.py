@@ -12,7 +12,7 @@ from .load_clients import LoadClients
 from .load_orders import Answer, Call, Open, Pace, Request, document
 from .measured_server import MeasuredServer
 from .process_usage import MEASURED
-from .results import Part
+from .report import Part
 
 __all__ = ["MICRO", "RUNS", "Effort", "Runs", "Stage", "Use"]
 

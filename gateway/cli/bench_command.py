@@ -20,7 +20,7 @@ from ..store.connect import Address
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-    from ..bench.results import Report
+    from ..bench.report import Report
 
 __all__ = ["bench"]
 
@@ -116,7 +116,7 @@ def _check_folder(file: str | None) -> None:
 
 
 def _read(file: str) -> Report:
-    from ..bench.results import decode
+    from ..bench.report import decode
 
     try:
         return decode(Path(file).read_bytes())
@@ -129,7 +129,7 @@ def _write(file: str, text: str) -> None:
 
 
 def _write_json(file: str, report: Report) -> None:
-    from ..bench.results import encode
+    from ..bench.report import encode
 
     text = encode(report).decode() + "\n"
     if file == "-":

@@ -17,7 +17,7 @@ from gateway.bench.load_orders import DIGITS, MARK, STAMP, Answer, Close, Open, 
 from gateway.bench.load_requests import _end_of_answer, _stamped
 from gateway.bench.load_sockets import Sockets
 from gateway.bench.ready_sockets import ReadySockets
-from gateway.bench.results import Axis
+from gateway.bench.report import Axis
 from gateway.errors import GatewayError
 from gateway.runtime.histogram import Histogram
 

@@ -18,7 +18,7 @@ from gateway.bench.bench_run import Plan, run
 from gateway.bench.guardian import Charge
 from gateway.bench.parts import delivery_cost, latency_curve
 from gateway.bench.process_usage import descendants
-from gateway.bench.results import Figure, Report, decode, encode
+from gateway.bench.report import Figure, Report, decode, encode
 from gateway.errors import GatewayError
 
 from ..kit.forks import Program

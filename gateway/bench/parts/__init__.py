@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ..results import Part
+from ..report import Part
 from ..stage import RUNS, Effort, Runs, Stage
 from .connect_cost import CONNECTS, STEP, WARM, connects, memory
 from .delivery_cost import OWN, SIZES, fan_out, own_channels

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..findings import Picture
 from ..process_usage import MEASURED
-from ..results import Axis
+from ..report import Axis
 from ..stage import RUNS, Runs, Stage
 
 __all__ = ["CONNECTS", "STEP", "WARM", "connects", "memory"]

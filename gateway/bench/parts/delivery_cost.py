@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..findings import Picture
-from ..results import Axis
+from ..report import Axis
 from ..stage import RUNS, Runs, Stage
 
 __all__ = ["OWN", "SIZES", "fan_out", "own_channels"]

@@ -6,7 +6,7 @@ import math
 
 from ..findings import Picture
 from ..latencies import percentile
-from ..results import Axis
+from ..report import Axis
 from ..stage import RUNS, Runs, Stage
 
 __all__ = ["SUBSCRIBERS", "latency"]

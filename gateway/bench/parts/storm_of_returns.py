@@ -8,7 +8,7 @@ from ...errors import GatewayError
 from ...publication import Position
 from ..findings import Picture
 from ..load_orders import SAMPLE_SECONDS, Answer
-from ..results import Axis
+from ..report import Axis
 from ..server_api import position_of
 from ..stage import RUNS, Runs, Stage
 
