@@ -17,13 +17,16 @@ from gateway.bench import bench_run, parts, stage
 from gateway.bench.bench_run import Plan, run
 from gateway.bench.guardian import Charge
 from gateway.bench.parts import delivery_cost, latency_curve
+from gateway.bench.prefix_removal import remove_prefix
 from gateway.bench.process_usage import descendants
 from gateway.bench.report import Figure, Report, decode, encode
+from gateway.config import Config
 from gateway.errors import GatewayError
+from gateway.store.layout import publish_words
 
 from ..kit.forks import Program
 from ..kit.programs import runs
-from ..kit.valkeys import OwnValkey
+from ..kit.valkeys import OwnValkey, opened_history
 from ..kit.waiting import wait_until
 
 SHORT = 1.2  # seconds for all parts
@@ -93,6 +96,17 @@ def test_nothing_of_a_run_is_left_in_the_valkey_that_it_was_given(measured: tupl
     client: Any = own.client
     assert client.keys("*") == []
     assert client.execute_command("FUNCTION", "LIST") == [], "the library came with the run"
+
+
+async def test_what_is_another_prefixes_stays(own: OwnValkey) -> None:
+    for prefix in ("theirs", "bench-1"):
+        async with opened_history(own.url, prefix, Config()) as history:
+            assert await history.publish("posts:1", publish_words(b"1"))
+    await remove_prefix(own.url, "bench-1")
+    client: Any = own.client
+    keys, rules = client.keys("*"), msgspec.json.decode(client.execute_command("FCALL", "gateway_rules", 0))
+    assert keys and all(key.startswith(b"theirs:") for key in keys)
+    assert "theirs" in rules and "bench-1" not in rules
 
 
 def test_a_run_that_would_open_more_than_the_limit_names_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
