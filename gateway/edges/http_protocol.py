@@ -38,6 +38,7 @@ from ..runtime.wheel import NEVER, Wheel
 from ..session.node import Node
 from ..session.places import UNLIMITED, Places, Socket
 from .api.direct import DirectCall, DirectCalls
+from .api.known_heads import BLANK_LINE
 from .outlets import CLOSE_SECONDS, GOODBYE_SECONDS
 from .request import api_key_of, client_address, is_api_key, opens_metrics, socket_address
 from .security_headers import secured
@@ -50,7 +51,6 @@ log = logging.getLogger("gateway.http")
 SILENT_SECONDS = 10.0  # from the connection, or a request's first byte, to the end of its head; then between parts of its body
 REQUEST_SECONDS = 60.0  # from its first byte to the end of its body
 HEAD_BYTES = 64 * 1024
-BLANK_LINE = b"\r\n\r\n"
 API, METRICS = b"/api/", b"/metrics"
 ANSWERED_ALWAYS = (API, b"/health/", METRICS, b"/emulation", b"/sse", b"/connection/")  # without a place, too; once a socket
 RETRY_SECONDS = 5  # after which a client that found no place may come again
@@ -93,6 +93,7 @@ class HttpProtocol(HttpToolsProtocol):
     _head_bytes = 0  # of a head, or of what comes between two chunks of a body or after the last one
     _advanced = False  # a body went on in the part that was parsed last
     _silent_at = _request_over = _unread_at = _closed_at = NEVER  # when a time limit is reached, in seconds of the loop's clock
+    _idle_since = NEVER  # the last direct call was answered
     _unread = 0  # bytes that the client had not taken when it was looked at last
     _direct: DirectCalls | None = None  # made for the first of them: most connections become WebSockets
     _of_proxy = False  # its requests are of several clients, each with an address of its own
@@ -135,10 +136,17 @@ class HttpProtocol(HttpToolsProtocol):
     # Requests.
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self.scope["extensions"] = {"gateway.stream": self}  # type: ignore[dict-item]  # ASGI allows any value, uvicorn's type dicts alone
+        self.url, self.headers, self.expect_100_continue = b"", [], False
         if self._silent_at == NEVER:
             self._await_request()
+
+    def _make_scope(self) -> None:
+        """The scope of the request whose head is complete. uvicorn makes one as any request begins, but direct calls have none."""
+        url, headers, expect = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.headers, self.expect_100_continue = url, headers, expect
+        self.scope["headers"] = headers
+        self.scope["extensions"] = {"gateway.stream": self}  # type: ignore[dict-item]  # ASGI allows any value, uvicorn's type dicts alone
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # uvicorn adds the trailers of a body in chunks to the headers of its head, without end, where they replace those that a proxy set.
@@ -152,6 +160,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self.url.startswith(API) and (call := self._direct_call()) is not None:
             self.cycle = self._served = call  # type: ignore[assignment]  # uvicorn's protocol uses no more of a cycle than a call has
             return
+        self._make_scope()
         super().on_headers_complete()
         if self.place is UNLIMITED:
             return
@@ -175,12 +184,30 @@ class HttpProtocol(HttpToolsProtocol):
         ):
             return None
         if self._direct is None:
-            self._direct = DirectCalls(self, self.loop)
-        return self._direct.take(self._node, self.url, self.headers, self.server_state.default_headers)
+            self._direct = DirectCalls(self, self._node, self.loop, self.server_state)
+        return self._direct.take(self.url, self.headers)
+
+    def _take_known(self, data: bytes, at: int) -> int:
+        """Has the request that begins at ``at`` answered without the parser, if its head is known. Returns where the next one begins."""
+        if (
+            self._direct is None
+            or not isinstance(self.cycle, DirectCall)
+            or self._silent_at != NEVER  # the parser is within a request
+            or self.flow.write_paused
+            or self.place.refusal
+            or self._of_proxy
+        ):
+            return at
+        taken = self._direct.take_known(data, at)
+        if taken is None:
+            return at
+        self.cycle = self._served = taken[0]  # as in on_headers_complete
+        return taken[1]
 
     def forward(self, call: DirectCall) -> None:
         assert self._direct is not None
         self.cycle = self._served = self._direct.without(call)  # type: ignore[assignment]  # as before this request
+        self._make_scope()
         super().on_headers_complete()
         cycle = self.cycle
         cycle.body += call.body
@@ -196,8 +223,24 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.write(answers)
         if not keep_alive:
             self.transport.close()
-        if all_answered:
+        if not all_answered:
+            return
+        if self.pipeline or self.transport.is_closing():
             self.on_response_complete()
+        else:
+            self._await_next()
+
+    def _await_next(self) -> None:
+        """As on_response_complete, but the wheel bounds how long the connection is idle: to set a timer for each request takes longer."""
+        self.server_state.total_requests += 1
+        self._idle_since = self.loop.time()
+        if not self.bucket:
+            self._wheel.set(self, self._idle_since + self.timeout_keep_alive)
+        self.flow.resume_reading()
+        self._go_on()
+
+    def abort(self) -> None:
+        self.transport.abort()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._served = cycle
@@ -219,6 +262,10 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """The request is answered, so the next one has its turn."""
         if self._of_proxy:
             self._places.claim(self.place, "")
         if self.transport.is_closing():
@@ -259,19 +306,38 @@ class HttpProtocol(HttpToolsProtocol):
     # What was read.
 
     def data_received(self, data: bytes) -> None:
-        if data.startswith(b"POST") and data.count(BLANK_LINE) < 2 and not self._ahead and not self.pipeline:
-            self._parse_part(data)  # a request with its body, as most are; it is no handshake, so no frames come after it
-            return
+        if not self._ahead and not self.pipeline and data.startswith(b"POST") and data.count(BLANK_LINE) < 2:
+            # A request with its body, as most are; it is no handshake, so no frames come after it.
+            end = self._take_known(data, 0)
+            if not end:
+                self._parse_alone(data)
+                return
+            if end == len(data):
+                return
+            data = data[end:]
         self._ahead = self._ahead[self._at :] + data if self._ahead else data
         self._at = 0
         self._parse()
+
+    def _parse_alone(self, data: bytes) -> None:
+        begins, before = self._silent_at == NEVER, self.cycle
+        self._parse_part(data)
+        call = self.cycle
+        if begins and call is not before and self._direct is not None and isinstance(call, DirectCall) and not call.more_body:
+            self._direct.learn(call, data)
 
     def _parse(self) -> None:
         """Gives the parser what was read, as far as no request waits, and PARTS of it at most: the others have their turn then."""
         for _ in range(PARTS):
             if self.pipeline or not self._ahead or self.transport.is_closing():
                 break
-            self._parse_part(self._next_part())
+            end = self._take_known(self._ahead, self._at)
+            if end == self._at:
+                self._parse_part(self._next_part())
+            else:
+                self._at = end
+                if end == len(self._ahead):
+                    self._ahead, self._at = b"", 0
         else:
             if self._ahead:
                 self.loop.call_soon(self._parse)
@@ -333,8 +399,16 @@ class HttpProtocol(HttpToolsProtocol):
             else:
                 log.info("a request was not complete after %g s: closed", SILENT_SECONDS)
                 self._refuse(_TIMEOUT)
-        due = min(self._closed_at, self._unread_at, self._silent_at)
+        elif now >= self._idle_until():
+            self.timeout_keep_alive_handler()
+        due = min(self._closed_at, self._unread_at, self._silent_at, self._idle_until())
         return due if due < NEVER else None
+
+    def _idle_until(self) -> float:
+        """When the wait for a request after direct calls is over. uvicorn has a timer for the wait after others."""
+        if not isinstance(self.cycle, DirectCall) or self._direct or self._silent_at != NEVER or self.transport.is_closing():
+            return NEVER
+        return self._idle_since + self.timeout_keep_alive
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -66,6 +66,8 @@ INTERNALS = (
     Internal(_CYCLE, "body", None, "given to a request that turns out to need the application"),
     Internal(_CYCLE, "more_body", None, "given to a request that turns out to need the application"),
     Internal(_HTTP, "send_400_response", ("msg",), "a closing connection has a time limit"),
+    Internal(_HTTP, "timeout_keep_alive", None, "how long the wait for a request may last after those that were answered directly"),
+    Internal(_STATE, "total_requests", None, "counts the requests that were answered directly"),
     Internal(_HTTP, "timeout_keep_alive_handler", (), "a closing connection has a time limit"),
     Internal(_HTTP, "cycle", None, "the newest request: whether its response has begun, and is complete"),
     Internal(_HTTP, "scope", None, "its extensions lend the connection to streams"),

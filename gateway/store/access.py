@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from .cluster import ClusterCommands
 from .connect import Address
-from .connection import PATIENCE_SECONDS, Functions, ServerCommands
+from .connection import PATIENCE_SECONDS, Functions, ServerCommands, Waiter
 
 __all__ = ["Commands", "make_commands"]
 
@@ -55,6 +55,9 @@ class Commands(Protocol):
 
     def begin(self, *words: Any, repeatable: bool = False, guarded: bool = False) -> asyncio.Future[Any]:
         """``call`` without waiting: the command has its place before all of its slot that are called after it."""
+
+    def begin_for(self, waiter: Waiter, *words: Any, guarded: bool = False) -> None:
+        """``begin`` whose answer goes to ``waiter``, which is cheaper where nobody awaits it."""
 
     def send(self, *words: Any) -> asyncio.Future[Any]:
         """``call`` that fails at once, with Unavailable, where it would have to wait for a connection."""

@@ -35,7 +35,7 @@ from .connect_again import PAUSE_SECONDS, connect_again
 from .not_permitted import for_people
 from .outage_log import OutageLog, RefusalLog
 
-__all__ = ["PATIENCE_SECONDS", "REDIRECTS", "Command", "Functions", "Redirects", "Replies", "ServerCommands", "make_command"]
+__all__ = ["PATIENCE_SECONDS", "REDIRECTS", "Command", "Functions", "Redirects", "Replies", "ServerCommands", "Waiter", "make_command"]
 
 log = logging.getLogger("gateway.store")
 
@@ -106,6 +106,22 @@ class Redirects(Protocol):
         """A command that passes the queue, sent to where its key is. Raises StoreError, Unavailable."""
 
 
+class Waiter(Protocol):
+    """What gets the answer to a command: a future, or an object that is called at once, for which no callback has to be scheduled.
+
+    One of the two ``set_…`` is called, once. Neither may raise: other replies are read after it.
+    """
+
+    def done(self) -> bool:
+        """Whether the answer is not wanted any more: a command that was not sent yet is not sent then."""
+        ...
+
+    def set_result(self, result: Any, /) -> object: ...
+
+    def set_exception(self, exception: StoreError, /) -> object:
+        """The error may come before the call that began the command returns."""
+
+
 class Command:
     """One command on its way. ``words`` are kept of a guarded one alone, whose text changes with the generation.
 
@@ -113,11 +129,11 @@ class Command:
     cluster's commands in the order in which they were called.
     """
 
-    __slots__ = ("called", "future", "generation", "number", "repeatable", "slot", "text", "urgent", "words", "written")
+    __slots__ = ("called", "generation", "number", "repeatable", "slot", "text", "urgent", "waiter", "words", "written")
 
-    def __init__(self, text: bytes, future: asyncio.Future[Any], now: float, *, repeatable: bool = False, urgent: bool = False) -> None:
+    def __init__(self, text: bytes, waiter: Waiter, now: float, *, repeatable: bool = False, urgent: bool = False) -> None:
         self.text = text
-        self.future = future
+        self.waiter = waiter
         self.called = self.written = now
         self.repeatable = repeatable
         self.slot = -1
@@ -126,16 +142,23 @@ class Command:
         self.words: tuple[Any, ...] | None = None
         self.generation: bytes | None = None
 
+    @property
+    def future(self) -> asyncio.Future[Any]:
+        """The waiter of a command that was made for a future."""
+        assert isinstance(self.waiter, asyncio.Future)
+        return self.waiter
+
     def guard(self, generation: bytes) -> None:
         if self.words is not None and self.generation != generation:
             self.generation = generation
             self.text = libvalkey.pack_command((*self.words, b"generation", generation))
 
 
-def make_command(words: tuple[Any, ...], generation: bytes | None, *, repeatable: bool) -> Command:
-    """``generation`` is the one that the command is guarded by, as far as it is known yet, b"" if it is not; None: it is not guarded."""
+def make_command(words: tuple[Any, ...], generation: bytes | None, *, repeatable: bool, waiter: Waiter | None = None) -> Command:
+    """``generation`` is the one that the command is guarded by, as far as it is known yet, b"" if it is not; None: it is not guarded.
+    Without a ``waiter`` it is made for a future."""
     loop = asyncio.get_running_loop()
-    command = Command(b"", loop.create_future(), loop.time(), repeatable=repeatable)
+    command = Command(b"", loop.create_future() if waiter is None else waiter, loop.time(), repeatable=repeatable)
     if generation is None:
         command.text = libvalkey.pack_command(words)
     else:
@@ -273,6 +296,10 @@ class ServerCommands:
         """``call`` without waiting: the command has its place before all that are called after it."""
         return self._enqueue(words, repeatable, guarded)
 
+    def begin_for(self, waiter: Waiter, *words: Any, guarded: bool = False) -> None:
+        """``begin`` whose answer goes to ``waiter``."""
+        self.take(make_command(words, self.generation if guarded else None, repeatable=False, waiter=waiter))
+
     def send(self, *words: Any) -> asyncio.Future[Any]:
         """``call`` that fails at once, with Unavailable, where it would have to wait for a connection."""
         if self._held:
@@ -329,7 +356,7 @@ class ServerCommands:
             return
         now, parts = asyncio.get_running_loop().time(), []
         for command in self._queue:
-            if not command.future.done():  # else its caller was cancelled
+            if not command.waiter.done():  # else its caller was cancelled
                 if command.words is not None:
                     command.guard(self._generation)
                 command.written = now
@@ -359,12 +386,12 @@ class ServerCommands:
         written = self._written
         for reply in replies:
             command = written.popleft()
-            if command.future.done():
+            if command.waiter.done():
                 continue  # its caller was cancelled
             if isinstance(reply, StoreError):
                 self._on_error(command, reply)
             else:
-                command.future.set_result(reply)
+                command.waiter.set_result(reply)
 
     def _on_error(self, command: Command, error: StoreError) -> None:
         text = str(error)
@@ -374,7 +401,7 @@ class ServerCommands:
             return
         error = for_people(error, command.text, self.address.user)
         if command.urgent:
-            command.future.set_exception(Unavailable(text) if for_now else error)
+            command.waiter.set_exception(Unavailable(text) if for_now else error)
         elif for_now or (self._functions is not None and text.startswith(OTHER_FUNCTIONS)):
             self._refused.append(command)
             self._held = True
@@ -383,7 +410,7 @@ class ServerCommands:
                 self._mending = asyncio.create_task(self._mend(text), name="valkey refusal")
         else:
             self._note_general(error)
-            command.future.set_exception(error)
+            command.waiter.set_exception(error)
 
     async def _mend(self, refusal: str) -> None:
         """Mends what made Valkey refuse a command, then sends all that were refused, and what was called meanwhile."""
@@ -454,8 +481,8 @@ class ServerCommands:
         for waiting in (self._refused, self._queue):
             while waiting and waiting[0].called <= called_by:
                 command = waiting.popleft()
-                if not command.future.done():
-                    command.future.set_exception(Unavailable(reason))
+                if not command.waiter.done():
+                    command.waiter.set_exception(Unavailable(reason))
 
     # The connection.
 
@@ -504,8 +531,8 @@ class ServerCommands:
         for command in self._written:
             if command.repeatable:
                 self._refused.append(command)
-            elif not command.future.done():
-                command.future.set_exception(Unavailable(reason))
+            elif not command.waiter.done():
+                command.waiter.set_exception(Unavailable(reason))
         self._written.clear()
         if self._refused or self._queue:
             self._watch_patience()
