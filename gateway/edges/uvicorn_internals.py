@@ -1,6 +1,6 @@
 """Everything private or undocumented of uvicorn that the gateway uses, and why: the one list.
 
-``edges/http_protocol.py``, ``edges/outlets.py`` and ``serve/server.py`` extend uvicorn's classes. Their documented side (``Config``,
+``edges/http_protocol.py``, ``edges/http_bounds.py``, ``edges/outlets.py`` and ``serve/server.py`` extend uvicorn's classes. Their documented side (``Config``,
 ``Server.run``, ASGI) may be relied on; what is listed here may move with any minor version. So ``pyproject.toml`` bounds uvicorn at the
 minor that was tested, and ``tests/serve/test_uvicorn.py`` names what a new version moved, and what the gateway uses without listing it.
 """
