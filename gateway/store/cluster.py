@@ -19,8 +19,9 @@ from typing import Any
 from ..errors import StoreError, Unavailable
 from ..runtime.backoff import backoff
 from ..runtime.tasks import Tasks, end
+from .command import Command, Waiter, make_command
 from .connect import Address
-from .connection import Command, Functions, ServerCommands, Waiter, make_command
+from .connection import Functions, ServerCommands
 from .held_slots import HeldSlots
 from .topology import SLOTS, Place, View, ask, ask_anew, key_of, newest, slot_of
 

@@ -13,7 +13,7 @@ from ..publication import Position, Publication
 from ..rules.protocol import BEGINNING
 from ..rules.recovery import same_life
 from .access import Commands
-from .connection import Waiter
+from .command import Waiter
 from .index import ChannelIndex
 from .layout import Layout, read_entry, read_epoch
 

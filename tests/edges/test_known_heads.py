@@ -20,7 +20,7 @@ from gateway.errors import StoreError
 from gateway.publication import Position
 from gateway.runtime.wheel import Wheel
 from gateway.session.admission import Admission
-from gateway.store.connection import Waiter
+from gateway.store.command import Waiter
 
 from ..kit.gateways import API_KEY
 
