@@ -67,6 +67,7 @@ class BoundedHttp(HttpToolsProtocol):
     _limits: TimeLimits
     _ahead = b""  # what was read and is not parsed yet
     _at = 0  # where the parser goes on in it
+    _held = b""  # a request with a known head and without all of its body
     _in_head = True
     _head_bytes = 0  # of a head, or of what comes between two chunks of a body or after the last one
     _advanced = False  # a body went on in the part that was parsed last
@@ -92,10 +93,13 @@ class BoundedHttp(HttpToolsProtocol):
     def _forget_requests(self) -> None:
         """Requests that wait are never answered."""
         self.pipeline.clear()
-        self._ahead, self._at = b"", 0
+        self._ahead, self._at, self._held = b"", 0, b""
 
     def _take_known(self, data: bytes, at: int) -> int:
-        """Has the request that begins at ``at`` answered without the parser, if its head is known. Returns where the next one begins."""
+        """Has the request that begins at ``at`` answered without the parser, if its head is known. Returns where the next one begins.
+
+        That is ``at`` if the parser has to take it, and more than was read if only the head is there.
+        """
         return at
 
     def _parse_alone(self, data: bytes) -> None:
@@ -155,18 +159,30 @@ class BoundedHttp(HttpToolsProtocol):
     # What was read.
 
     def data_received(self, data: bytes) -> None:
+        if self._held:
+            data = self._held + data
         if not self._ahead and not self.pipeline and data.startswith(b"POST") and data.count(BLANK_LINE) < 2:
             # A request with its body, as most are; it is no handshake, so no frames come after it.
             end = self._take_known(data, 0)
-            if not end:
+            if end > len(data) and not self._held:
+                self._hold(data)
+                return
+            self._held = b""
+            if not 0 < end <= len(data):
                 self._parse_alone(data)
                 return
             if end == len(data):
                 return
             data = data[end:]
+        self._held = b""
         self._ahead = self._ahead[self._at :] + data if self._ahead else data
         self._at = 0
         self._parse()
+
+    def _hold(self, data: bytes) -> None:
+        """Waits for the body, which many clients send by itself. If the next read does not bring all of it, the parser goes on."""
+        self._held = data
+        self._await_request()
 
     def _parse(self) -> None:
         """Gives the parser what was read, as far as no request waits, and PARTS of it at most: the others have their turn then."""
@@ -174,7 +190,7 @@ class BoundedHttp(HttpToolsProtocol):
             if self.pipeline or not self._ahead or self.transport.is_closing():
                 break
             end = self._take_known(self._ahead, self._at)
-            if end == self._at:
+            if not self._at < end <= len(self._ahead):
                 self._parse_part(self._next_part())
             else:
                 self._at = end
@@ -295,6 +311,9 @@ class BoundedHttp(HttpToolsProtocol):
         self._bound_closing()
 
     def shutdown(self) -> None:
+        if self._held:  # a request that has begun is still answered
+            held, self._held = self._held, b""
+            self._parse_part(held)
         super().shutdown()
         if self.transport.is_closing():  # over TLS the other side is asked first, and an idle one may never answer
             self.loop.call_later(GOODBYE_SECONDS, self.transport.abort)

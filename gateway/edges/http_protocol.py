@@ -102,18 +102,17 @@ class HttpProtocol(BoundedHttp):
         if (
             self._direct is None
             or not isinstance(self.cycle, DirectCall)
-            or self._limits.in_request  # the parser is within one
+            or (self._limits.in_request and not self._held)  # the parser is within one
             or self.flow.write_paused
             or self.place.refusal
             or self._of_proxy
         ):
             return at
-        taken = self._direct.take_known(data, at)
-        if taken is None:
-            return at
-        self.cycle = self._served = taken[0]  # as in on_headers_complete
-        self._limits.request_complete()
-        return taken[1]
+        call, end = self._direct.take_known(data, at)
+        if call is not None:
+            self.cycle = self._served = call  # as in on_headers_complete
+            self._limits.request_complete()
+        return end
 
     def _parse_alone(self, data: bytes) -> None:
         begins, before = not self._limits.in_request, self.cycle

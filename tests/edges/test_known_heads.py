@@ -210,6 +210,13 @@ async def test_the_parser_takes_over_wherever_a_request_is_not_known_or_not_comp
     connection.receive(publish(3) + whole[:30], whole[30:])
     assert await connection.answers(2) == [3, 4]
     assert b"".join(connection.parsed) == whole
+    at = whole.index(b"\r\n\r\n") + 4
+    connection.parsed.clear()
+    connection.receive(publish(3)[:at], publish(3)[at:], whole[: at + 3], whole[at + 3 :], publish(5))
+    assert await connection.answers(3) == [3, 4, 5] and connection.parsed == []
+    connection.receive(whole[:at], whole[at : at + 5], whole[at + 5 :], publish(5))
+    assert await connection.answers(2) == [4, 5]
+    assert b"".join(connection.parsed) == whole
     other = request(b'{"channel":"c","data":5}', b"Other: 1\r\n")
     connection.receive(publish(3) + other + publish(6))
     assert await connection.answers(3) == [3, 5, 6]
@@ -263,6 +270,23 @@ async def test_an_error_of_valkey_may_come_before_all_calls_are_sent(connect: Ca
             await asyncio.sleep(0)
     responses = json.loads(connection.socket.written.partition(b"\r\n\r\n")[2])["result"]["responses"]
     assert [response["error"]["code"] for response in responses] == [100, 100]
+
+
+async def test_a_head_whose_body_does_not_come_times_out_and_one_whose_server_ends_is_still_answered(
+    connect: Callable[[], Connection],
+) -> None:
+    slow, ended = connect(), connect()
+    at = publish(3).index(b"\r\n\r\n") + 4
+    for connection in (slow, ended):
+        await connection.make_known()
+        connection.receive(publish(3)[:at])
+        assert connection.parsed == []
+    slow.wheel.turn(asyncio.get_running_loop().time() + 12)
+    assert slow.socket.written.startswith(b"HTTP/1.1 408") and slow.socket.closing
+    ended.protocol.shutdown()
+    assert not ended.socket.closing
+    ended.receive(publish(3)[at:])
+    assert await ended.answers(1) == [3] and ended.socket.closing
 
 
 async def test_a_connection_without_a_next_request_is_closed_in_time_and_not_while_one_is_answered(

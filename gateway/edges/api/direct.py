@@ -108,17 +108,19 @@ class DirectCalls:
         """``data`` is the request that became the call, and nothing else."""
         self._heads.learn(data, call.head)
 
-    def take_known(self, data: bytes, at: int) -> tuple[DirectCall, int] | None:
+    def take_known(self, data: bytes, at: int) -> tuple[DirectCall | None, int]:
         """The call, under way, of the request that begins at ``at`` in what was read, and where the request ends.
 
-        None if its head is not known, or not all of it is there, or it is too much, or the application has to answer it.
+        There is no call if the end is ``at``, since the parser has to read the request, or the end is not there yet.
         """
         found = self._heads.find(data, at)
-        if found is None or found.end > len(data) or not self._has_room(found.end - found.start):
-            return None
+        if found is None or not self._has_room(found.end - found.start):
+            return None, at
+        if found.end > len(data):
+            return None, found.end
         made = plan(self._node, found.head.name, data[found.start : found.end])
         if made is None:
-            return None
+            return None, at
         call = self._add(found.head)
         call.more_body = False
         call.begin(made, found.end - found.start)
