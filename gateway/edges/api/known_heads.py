@@ -1,7 +1,8 @@
 """Heads of requests that a connection repeats: a backend sends the same one with each publish, but for the length of the body.
 
 What a parser finds in a head depends on nothing but the head's bytes, where it begins at the end of a request. So a head that it has read
-once, and that differs in the digits of its content-length at most, is not parsed again: that takes more than publishing does.
+once, and that differs in the digits of its content-length at most, is not parsed again: that takes more than publishing does. Only heads with
+a valid key are learned, each connection has its own, and what is compared are all of its other bytes, the key among them.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Found(NamedTuple):
 
 
 class KnownHeads:
-    """Those of one connection."""
+    """Those of one connection, HEADS_MOST at most."""
 
     __slots__ = ("_heads",)
 
