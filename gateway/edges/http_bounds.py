@@ -83,7 +83,7 @@ class BoundedHttp(HttpToolsProtocol):
         self.scheme = "https" if is_ssl(transport) else "http"
         transport.set_write_buffer_limits(high=self._node.config.limits.waiting_bytes)
         self._limits = TimeLimits()
-        self._await_request()
+        self.await_request(self.loop.time())
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wheel.remove(self)
@@ -111,7 +111,7 @@ class BoundedHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self.url, self.headers, self.expect_100_continue = b"", [], False
         if not self._limits.in_request:
-            self._await_request()
+            self.await_request(self.loop.time())
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # uvicorn adds the trailers of a body in chunks to the headers of its head, without end, where they replace those that a proxy set.
@@ -182,7 +182,7 @@ class BoundedHttp(HttpToolsProtocol):
     def _hold(self, data: bytes) -> None:
         """Waits for the body, which many clients send by itself. If the next read does not bring all of it, the parser goes on."""
         self._held = data
-        self._await_request()
+        self.await_request(self.loop.time())
 
     def _parse(self) -> None:
         """Gives the parser what was read, as far as no request waits, and PARTS of it at most: the others have their turn then."""
@@ -221,7 +221,7 @@ class BoundedHttp(HttpToolsProtocol):
                 log.info("a request's head, or what follows its body, is larger than %d bytes: closed", HEAD_BYTES)
                 self._refuse(_TOO_LARGE)
         elif not self._limits.in_request and self.cycle is not None and self.cycle.response_complete and not self.transport.is_closing():
-            self._await_request()  # an empty line, or the rest of a body: any byte stops uvicorn's clock of idle connections
+            self.await_request(self.loop.time())  # an empty line, or the rest of a body: any byte stops uvicorn's clock of idle connections
 
     # Time.
 
@@ -235,9 +235,10 @@ class BoundedHttp(HttpToolsProtocol):
         wheel: Wheel = self.app_state["node"].wheel
         return wheel
 
-    def _await_request(self) -> None:
+    def await_request(self, since: float) -> None:
+        """The next request has SILENT_SECONDS from then on, on the loop's clock."""
         self._in_head, self._head_bytes = True, 0
-        self._limits.request_begins(self.loop.time())
+        self._limits.request_begins(since)
         self._wheel.set(self, self._limits.due)
 
     def tick(self, now: float) -> float | None:

@@ -48,6 +48,7 @@ class HttpProtocol(BoundedHttp):
             self.take_place(transport, self.client)
         else:
             self.place.socket = transport  # until now it was the TLS handshake
+        self._of_proxy = self.place is not UNLIMITED and self.client is not None and not self.place.address
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.place.release()
@@ -177,9 +178,7 @@ class HttpProtocol(BoundedHttp):
     def take_place(self, socket: Socket, peer: Any) -> None:
         """``peer`` is the address at the other end. ``socket`` is aborted if others need its place."""
         if self._places.limited:
-            address = socket_address(address_of(peer), self._node.config.proxies)
-            self._of_proxy = peer is not None and not address
-            self.place = self._places.open(socket, address)
+            self.place = self._places.open(socket, socket_address(address_of(peer), self._node.config.proxies))
 
     def _application(self) -> Any:
         """What answers the request whose head is complete: the application, unless there is no place for its socket.
