@@ -1,7 +1,9 @@
 """The edges: what the outside world connects to.
 
 application         which edge answers which request
-http_protocol       uvicorn's HTTP protocol, with the handshake to WebSocket and direct writing for streams
+http_protocol       uvicorn's HTTP protocol, with the handshake to WebSocket, direct answers, and direct writing for streams
+http_bounds         its bounds: what a client may have it hold, and for how long
+time_limits         how long a connection waits, and for what
 uvicorn_internals   everything undocumented of uvicorn that is used, and why
 websocket           a WebSocket connection as an outlet of a session
 websocket_asgi      the same on any ASGI server

@@ -22,9 +22,10 @@ import libvalkey
 from ..errors import NotPermitted, StoreError, Unavailable
 from ..runtime.tasks import end
 from .access import Commands
+from .command import Replies
 from .connect import Server, close_connection, open_connection
 from .connect_again import connect_again
-from .connection import REFUSED_FOR_NOW, RETIRED_SECONDS, Replies, ServerCommands
+from .connection import REFUSED_FOR_NOW, RETIRED_SECONDS, ServerCommands
 from .not_permitted import for_people
 from .outage_log import OutageLog
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: h\r\n\r\n"
 ABSENT = b"GET /absent HTTP/1.1\r\nHost: h\r\n\r\n"
-SECONDS = {"gateway.edges.http_protocol.CLOSE_SECONDS": 1.0}
+SECONDS = {"gateway.edges.time_limits.CLOSE_SECONDS": 1.0}
 
 gateway = shared_gateway(RULES + "[limits]\nslow_seconds = 1\n", seconds=SECONDS)
 

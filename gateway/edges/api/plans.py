@@ -55,7 +55,11 @@ def plan(node: Node, name: str, body: bytes) -> Plan | None:
         made = PLANNERS[name](node, body)
     except (ClientError, ValueError, _Unusual, *UNREADABLE):
         return None
-    return made if 0 < len(made.calls) <= TOGETHER else None
+    if not 0 < len(made.calls) <= TOGETHER:
+        return None
+    if node.history.commands.sharded and not all(node.history.begins_at_once(call.channel) for call in made.calls):
+        return None
+    return made
 
 
 # One method each. The shapes refuse unknown fields.
