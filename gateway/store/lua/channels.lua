@@ -21,9 +21,10 @@ local UNUSED_TTL = 3600     -- seconds that a channel without any publication is
 local VERSION_EPOCHS = 64   -- version epochs of a channel whose newest version is remembered
 local PAGE = 256            -- entries taken from the stream at a time
 local DEPTH = 256           -- of nested objects and arrays in what clients are sent
+local OTHER_GENERATION = 'GENERATION the functions were loaded anew: send again, the oldest first'
 
 local function number(n)
-  return string.format('%.0f', n)
+  return string.format('%d', n)
 end
 
 -- The name of the Pub/Sub channel, gw:{C}; raises if the keys are not those of one channel.
@@ -208,7 +209,7 @@ local function options_of(args)
   -- A client that keeps many calls under way names the library that it means. Where another one was loaded meanwhile, those
   -- before may have found none: this one must not overtake them.
   if options.generation and options.generation ~= GENERATION then
-    error({err = 'GENERATION the functions were loaded anew: send again, the oldest first'})
+    error({err = OTHER_GENERATION})
   end
   return options
 end
@@ -216,102 +217,180 @@ end
 -- The line before the data: @<offset> <epoch> <unix ms>[ <JSON>]. A size or ttl that the publication sets itself is in it,
 -- so that gateways hold no more in memory than history does.
 local function header(offset, epoch, ms, options)
+  local line = '@' .. offset .. ' ' .. epoch .. ' ' .. ms
+  if not (options.tags or options.info or options.size or options.ttl) then return line .. '\n' end
   local extra = {}
   if options.tags then table.insert(extra, '"tags":' .. options.tags) end
   if options.info then table.insert(extra, '"info":' .. options.info) end
   if options.size then table.insert(extra, '"size":' .. number(tonumber(options.size))) end
   if options.ttl then table.insert(extra, '"ttl":' .. number(tonumber(options.ttl))) end
-  local line = '@' .. number(offset) .. ' ' .. epoch .. ' ' .. number(ms)
-  if #extra > 0 then
-    line = line .. ' {' .. table.concat(extra, ',') .. '}'
-  end
-  return line .. '\n'
+  return line .. ' {' .. table.concat(extra, ',') .. '}\n'
 end
 
--- What gateway_publish and gateway_notify share: publishes; returns offset, epoch, and whether it was published now (no repeat).
-local function add(base, keys, args)
-  local options = options_of(args)
-  local data, rules = args[1], rules_of(base)
-  if data == nil or data == '' then
-    error({err = 'GATEWAY there is no data'})
-  end
-  local size = tonumber(options.size) or rules.size
-  local ttl = tonumber(options.ttl)
-  local remembered = size ~= 0 and ttl ~= 0
-  ttl = ttl == nil and rules.ttl or math.max(ttl, 0)
+-- Whether an append failed because the stream is ahead of its counter: another program wrote to it, or Valkey loaded a file of another time.
+local function is_ahead(failed)
+  return string.find(failed.err, 'equal or smaller', 1, true)
+end
 
-  local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'v:' .. (options.version_epoch or ''), 'ms')
-  local epoch, top, top_ms = position_of(meta[1], meta[2], meta[4])
-  if epoch and options.key then
+-- Appends a publication to the stream: its id, or a table with the error.
+local function append(stream, size, id, data, options)
+  local tags, info = options.tags, options.info
+  if size > 0 and not tags and not info then return redis.pcall('XADD', stream, 'MAXLEN', '=', size, id, 'data', data) end
+  local words = {'XADD', stream}
+  if size > 0 then words = {'XADD', stream, 'MAXLEN', '=', size} end
+  for _, word in ipairs({id, 'data', data}) do table.insert(words, word) end
+  for name, value in pairs({tags = tags, info = info}) do
+    table.insert(words, name)
+    table.insert(words, value)
+  end
+  return redis.pcall(unpack(words))
+end
+
+-- The answer to a publication that is no new one, by its key or version; nil if it is new.
+local function repeated(keys, options, epoch, top)
+  if options.key then
     local seen = tonumber(redis.call('ZSCORE', keys[3], options.key) or nil)
     if seen then
-      if seen < 0 then return 0, '', false end
-      return seen, epoch, false
+      if seen < 0 then return 0, '' end
+      return seen, epoch
     end
   end
-  if epoch and options.version and meta[3] and not greater(options.version, meta[3]) then
-    return top, epoch, false
+  if options.version then
+    local newest = redis.call('HGET', keys[1], 'v:' .. (options.version_epoch or ''))
+    if newest and not greater(options.version, newest) then return top, epoch end
   end
-  if not epoch and (remembered or options.key or options.version) then
-    epoch, top = begin(keys), 0
-  end
+end
 
-  local ms, offset = now_ms(), 0
-  if remembered then
-    offset = top + 1
-    local trimmed = next_trimmed(keys[2], top, top_ms, ms, size, rules.ttl)
-    local command = {'XADD', keys[2]}
-    if size > 0 then
-      table.insert(command, 'MAXLEN')
-      table.insert(command, '=')
-      table.insert(command, number(size))
-    end
-    local function append()
-      local entry = {unpack(command)}
-      for _, word in ipairs({number(offset) .. '-' .. number(ms), 'data', data}) do table.insert(entry, word) end
-      for _, name in ipairs({'tags', 'info'}) do
-        if options[name] then
-          table.insert(entry, name)
-          table.insert(entry, options[name])
-        end
-      end
-      return redis.pcall(unpack(entry))
-    end
-    local added = append()
-    if type(added) == 'table' and added.err then
-      -- The stream is ahead of its counter: another program wrote to it, or Valkey loaded a file of another time.
-      if not string.find(added.err, 'equal or smaller', 1, true) then error(added) end
-      epoch, offset, trimmed = begin(keys), 1, nil
-      added = append()
-      if type(added) == 'table' and added.err then error(added) end
-    end
-    if trimmed then
-      redis.call('HSET', keys[1], 'offset', number(offset), 'ms', number(ms), 'trimmed', trimmed)
-    else
-      redis.call('HSET', keys[1], 'offset', number(offset), 'ms', number(ms))
-    end
-    if ttl == 0 then
-      redis.call('PERSIST', keys[2])
-    else
-      redis.call('EXPIRE', keys[2], ttl)
-    end
-    keep_meta(keys[1], rules.meta_ttl, ttl)
-  end
+-- Remembers the key and the version of a publication. `offset` is a text; nil if it was announced only.
+local function remember(keys, options, offset, ms, rules, ttl)
   if options.version then
     keep_version(keys[1], options.version, options.version_epoch or '')
     keep_meta(keys[1], rules.meta_ttl, ttl)
   end
   if options.key then
     -- Negative scores grow with time as well, so that the oldest keys are removed first in either kind of channel.
-    redis.call('ZADD', keys[3], remembered and number(offset) or number(ms - 9007199254740992), options.key)
+    redis.call('ZADD', keys[3], offset or number(ms - 9007199254740992), options.key)
     redis.call('ZREMRANGEBYRANK', keys[3], 0, -(KEYS_KEPT + 1))
     redis.call('EXPIRE', keys[3], math.max(KEYS_TTL, ttl))
   end
-  redis.call(ANNOUNCE, base, header(offset, epoch and remembered and epoch or '-', ms, options) .. data)
+end
+
+local function expire_stream(stream, ttl)
+  if ttl == 0 then
+    redis.call('PERSIST', stream)
+  else
+    redis.call('EXPIRE', stream, ttl)
+  end
+end
+
+local function data_of(args)
+  local data = args[1]
+  if data == nil or data == '' then
+    error({err = 'GATEWAY there is no data'})
+  end
+  return data
+end
+
+-- What gateway_publish and gateway_notify share: publishes; returns offset, epoch, and whether it was published now (no repeat).
+local function add(base, keys, args)
+  local options = options_of(args)
+  local data, rules = data_of(args), rules_of(base)
+  local size = tonumber(options.size) or rules.size
+  local ttl = tonumber(options.ttl)
+  local remembered = size ~= 0 and ttl ~= 0
+  ttl = ttl == nil and rules.ttl or math.max(ttl, 0)
+
+  local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'ms')
+  local epoch, top, top_ms = position_of(meta[1], meta[2], meta[3])
+  if epoch then
+    local offset, of = repeated(keys, options, epoch, top)
+    if offset then return offset, of, false end
+  elseif remembered or options.key or options.version then
+    epoch, top = begin(keys), 0
+  end
+
+  local ms, offset = now_ms(), 0
+  local ms_text, offset_text = number(ms), nil
+  if remembered then
+    offset = top + 1
+    offset_text = number(offset)
+    local trimmed = next_trimmed(keys[2], top, top_ms, ms, size, rules.ttl)
+    local added = append(keys[2], size, offset_text .. '-' .. ms_text, data, options)
+    if type(added) == 'table' then
+      if not is_ahead(added) then error(added) end
+      epoch, offset, offset_text, trimmed = begin(keys), 1, '1', nil
+      added = append(keys[2], size, '1-' .. ms_text, data, options)
+      if type(added) == 'table' then error(added) end
+    end
+    if trimmed then
+      redis.call('HSET', keys[1], 'offset', offset_text, 'ms', ms_text, 'trimmed', trimmed)
+    else
+      redis.call('HSET', keys[1], 'offset', offset_text, 'ms', ms_text)
+    end
+    expire_stream(keys[2], ttl)
+    keep_meta(keys[1], rules.meta_ttl, ttl)
+  end
+  remember(keys, options, offset_text, ms, rules, ttl)
+  redis.call(ANNOUNCE, base, header(offset_text or '0', remembered and epoch or '-', ms_text, options) .. data)
   if not remembered then
     return 0, '', true
   end
   return offset, epoch, true
+end
+
+-- What `publish` answers to each publication, or the text of its error.
+local function each(publications, publish)
+  local answers = {}
+  for i, args in ipairs(publications) do
+    local fine, answer = pcall(publish, args)
+    answers[i] = fine and answer or type(answer) == 'table' and answer.err or tostring(answer)
+  end
+  return answers
+end
+
+-- Publishes one after another to one channel, whose history is read and written once for all. What one of them may not costs
+-- the others nothing.
+local function add_all(base, keys, publications)
+  local rules, newest, ms = rules_of(base), nil, now_ms()
+  local size, ttl, ms_text = rules.size, rules.ttl, number(ms)
+  local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'ms')
+  local epoch, top, top_ms = position_of(meta[1], meta[2], meta[3])
+  local before = top  -- the newest publication that was there already
+
+  local function publish(args)
+    local options, data = options_of(args), data_of(args)
+    if options.size or options.ttl then error({err = 'GATEWAY a size or ttl of its own is for gateway_publish'}) end
+    if not epoch then epoch, top, before = begin(keys), 0, 0 end
+    local offset, of = repeated(keys, options, epoch, top)
+    if offset then return {offset, of} end
+    local added = append(keys[2], -1, number(top + 1) .. '-' .. ms_text, data, options)
+    if type(added) == 'table' then
+      if not is_ahead(added) then error(added) end
+      epoch, top, before = begin(keys), 0, 0
+      added = append(keys[2], -1, '1-' .. ms_text, data, options)
+      if type(added) == 'table' then error(added) end
+    end
+    top = top + 1
+    newest = number(top)
+    remember(keys, options, newest, ms, rules, ttl)
+    redis.call(ANNOUNCE, base, header(newest, epoch, ms_text, options) .. data)
+    return {top, epoch}
+  end
+
+  local answers = each(publications, publish)
+  if newest then
+    local last, trimmed = size < 0 and 0 or top - size, nil  -- the newest one that history lets go
+    if last > before then
+      trimmed = number(last) .. '-' .. ms_text
+    else
+      trimmed = next_trimmed(keys[2], before, top_ms, ms, before + 1 - last, ttl)
+    end
+    if size > 0 then redis.call('XTRIM', keys[2], 'MAXLEN', '=', size) end
+    redis.call('HSET', keys[1], 'offset', newest, 'ms', ms_text, unpack(trimmed and {'trimmed', trimmed} or {}))
+    expire_stream(keys[2], ttl)
+    keep_meta(keys[1], rules.meta_ttl, ttl)
+  end
+  return answers
 end
 
 -- gateway_publish 3 meta stream keys DATA [key K] [version N] [version_epoch E] [size N] [ttl S] [tags JSON] [info JSON]
@@ -323,6 +402,26 @@ end
 local function gateway_publish(keys, args)
   local offset, epoch = add(base_of(keys), keys, args)
   return {offset, epoch}
+end
+
+-- gateway_publish_all 3 meta stream keys GENERATION [COUNT DATA NAME VALUE …]… → for each [offset, epoch], or the text of its error
+--   As calls of gateway_publish one after another, for less of Valkey's time; COUNT words follow it. None has a size or ttl of
+--   its own. GENERATION may be ''.
+-- Atomic, because each is; and because the newest position is written once, after the last.
+local function gateway_publish_all(keys, args)
+  local base, publications, at = base_of(keys), {}, 2
+  if args[1] ~= '' and args[1] ~= GENERATION then error({err = OTHER_GENERATION}) end
+  while at <= #args do
+    local count = tonumber(args[at])
+    if not is_count(count) or count < 1 or at + count > #args then error({err = 'GATEWAY after each COUNT come so many words'}) end
+    table.insert(publications, {unpack(args, at + 1, at + count)})
+    at = at + 1 + count
+  end
+  if rules_of(base).size ~= 0 then return add_all(base, keys, publications) end
+  return each(publications, function(args)
+    local offset, epoch = add(base, keys, args)
+    return {offset, epoch}
+  end)
 end
 
 -- gateway_restore 3 meta stream keys VERSION_EPOCH VERSION [MS DATA]… → [offset, epoch]
@@ -480,6 +579,7 @@ local function gateway_rules(keys, args)
 end
 
 redis.register_function('gateway_publish', gateway_publish)
+redis.register_function('gateway_publish_all', gateway_publish_all)
 redis.register_function('gateway_restore', gateway_restore)
 redis.register_function{function_name = 'gateway_history', callback = gateway_history, flags = {'allow-oom'}}
 redis.register_function{function_name = 'gateway_page', callback = gateway_page, flags = {'no-writes', 'allow-oom'}}
