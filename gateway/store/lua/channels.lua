@@ -446,13 +446,16 @@ local function gateway_publish(keys, args)
   return {offset, epoch}
 end
 
--- gateway_publish_all 3 meta stream keys GENERATION [COUNT DATA NAME VALUE …]… → for each [offset, epoch], or the text of its error
---   As calls of gateway_publish one after another, for less of Valkey's time; COUNT words follow it. None has a size or ttl of
---   its own. GENERATION may be ''.
+-- gateway_publish_all 3 meta stream keys [COUNT DATA NAME VALUE …]… [generation G] → for each [offset, epoch], or the text of its error
+--   As calls of gateway_publish one after another, for a third of Valkey's time; COUNT words follow it. None has a size or ttl
+--   of its own.
 -- Atomic, because each is; and because the newest position is written once, after the last.
 local function gateway_publish_all(keys, args)
-  local base, publications, at = base_of(keys), {}, 2
-  if args[1] ~= '' and args[1] ~= GENERATION then error({err = OTHER_GENERATION}) end
+  local base, publications, at = base_of(keys), {}, 1
+  if args[#args - 1] == 'generation' then
+    if table.remove(args) ~= GENERATION then error({err = OTHER_GENERATION}) end
+    table.remove(args)
+  end
   while at <= #args do
     local count = tonumber(args[at])
     if not is_count(count) or count < 1 or at + count > #args then error({err = 'GATEWAY after each COUNT come so many words'}) end
