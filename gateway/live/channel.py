@@ -194,7 +194,8 @@ class Channel(FanOut):
     def _take_live(self, items: list[Announced]) -> None:
         fresh: list[Publication] = []
         joins_and_leaves: list[JoinLeave] = []
-        rules, has_history = self.rules, self.has_history
+        rules, ring, now = self.rules, self.ring, self.loop.time()
+        has_history = rules.history_size != 0
         for number, item in enumerate(items):
             if type(item) is Announcement:
                 publication = item.publication
@@ -208,7 +209,7 @@ class Channel(FanOut):
                         self.offset, self.ms = offset, publication.ms
                         self.size = rules.history_size if item.size is None else item.size
                         self.ttl = rules.history_ttl if item.ttl is None else max(item.ttl, 0)
-                        self._add_to_ring(publication)
+                        ring.append(publication, self.size, ring.expiry(publication.ms, self.ttl, now), now)
                         fresh.append(publication)
                         continue
                     if offset <= self.offset:
@@ -239,10 +240,6 @@ class Channel(FanOut):
         """
         offset, ms = publication.offset, publication.ms
         return (self.ms if offset == self.offset else self.ring.ms(offset)) not in (0, ms) and ms != 0
-
-    def _add_to_ring(self, publication: Publication) -> None:
-        now = self.loop.time()
-        self.ring.append(publication, self.size, self.ring.expiry(publication.ms, self.ttl, now), now)
 
     def round_over(self) -> None:
         if self.round is None and self.waiting and self.held is None:
