@@ -30,7 +30,7 @@ __all__ = ["GONE", "SLICE", "FanOut", "JoinLeaveObserver", "Member", "Round", "W
 
 log = logging.getLogger("gateway.hub")
 
-SLICE = 2000  # subscriptions written to, or as much work of filters, before other work gets its turn: about 15 ms
+SLICE = 1000  # subscriptions written to, or as much work of filters, before other work gets its turn: about 10 ms
 GONE = (OSError, RuntimeError)  # what uvloop raises for a socket that was reset, and for one that is closed
 
 Write = Callable[[Any], object]  # takes the payload of its own wire format, whatever type that has

@@ -66,7 +66,8 @@ class Receiver(Protocol):
     def on_connected(self, link: ShardLink) -> None:
         """It has to be asked for its channels."""
 
-    def on_lost(self, link: ShardLink) -> None: ...
+    async def on_lost(self, link: ShardLink) -> None:
+        """Its connection is lost, and is not opened again before this returns."""
 
     def on_confirmed(self, link: ShardLink, channel: bytes) -> None: ...
 
@@ -279,7 +280,7 @@ class ShardLink:
             self._outage.begin(because)
             self._transport, self._writer, self._server, self._proven = None, None, None, False
             log.debug("the link to valkey%s was lost: %s", self._where, because)
-            self._receiver.on_lost(self)
+            await self._receiver.on_lost(self)
 
     def _on_failure(self, reason: Exception) -> None:
         self._commands.look_again()  # a replica may hold the slots now

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from gateway.edges.websocket import PARSED_BYTES, SMALL_PER_SECOND, TURN_FRAMES, WebSocketConnection
+from gateway.runtime.turns import Turns
+from gateway.session.admission import READ_AT_ONCE
 from gateway.session.client_counts import ClientCounts
 
 from ..kit.clients import Socket, connected_socket, frame
@@ -49,7 +51,9 @@ class Connection(WebSocketConnection):
 @pytest.fixture
 async def connection() -> Any:
     limits = SimpleNamespace(message_bytes=65536)
-    node = SimpleNamespace(config=SimpleNamespace(limits=limits), admission=SimpleNamespace(counts=ClientCounts()))
+    node = SimpleNamespace(
+        config=SimpleNamespace(limits=limits), admission=SimpleNamespace(counts=ClientCounts(), turns=Turns(READ_AT_ONCE))
+    )
     connection: Any = Connection(None, None, {"node": node})
     connection._transport, connection.taken, connection.holds_at = Transport(), [], 0
     return connection
