@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 __all__ = ["Turns"]
 
@@ -44,7 +45,7 @@ class Turns:
         """Returns with a place: at once if one is left, else in a later turn."""
         if not self.take():
             place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self.later(lambda: place.done() or place.set_result(None))
+            self.later(partial(_give, place))
             await place
 
     def _renew_later(self) -> None:
@@ -63,3 +64,8 @@ class Turns:
                 log.exception("work that waited for its turn failed")
         if self._left < self._most:
             self._renew_later()
+
+
+def _give(place: asyncio.Future[None]) -> None:
+    if not place.done():  # the caller that waits for it may have been cancelled
+        place.set_result(None)
