@@ -106,7 +106,7 @@ class Channel(FanOut):
         self.idle_since = 0.0
         self.acked = False
         self.held: list[Announced] | None = []  # None: the channel is open
-        self.waiting: list[Announced] = []  # for the end of the round
+        self.waiting: list[Announced] = []  # for the end of the round, or for a later turn of the loop
         self.mending: asyncio.Task[None] | None = None
         self.doubts = 0
         self.reads: dict[tuple[int, int], asyncio.Task[Page]] = {}
@@ -122,6 +122,11 @@ class Channel(FanOut):
     @property
     def is_open(self) -> bool:
         return self.held is None
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether all that was announced is handed on, and no round is under way."""
+        return self.round is None and not self.waiting
 
     @property
     def has_history(self) -> bool:
@@ -192,6 +197,19 @@ class Channel(FanOut):
             self.lost_some = True
             self.ephemerals += 1
 
+    def delay(self, items: list[Announced]) -> None:
+        """Takes what the link brought, as ``announced``, but hands nothing on before ``announce_waiting`` is called."""
+        if self.held is not None:
+            self.hold(items)
+        else:
+            self.waiting += items
+
+    def announce_waiting(self) -> None:
+        """Announces what waits, unless a round is under way, after which that is done, or the channel is closed."""
+        if self.round is None and self.waiting and self.held is None:
+            waiting, self.waiting = self.waiting, []
+            self.announced(waiting)
+
     def _take_live(self, items: list[Announced]) -> None:
         fresh: list[Publication] = []
         joins_and_leaves: list[JoinLeave] = []
@@ -243,9 +261,7 @@ class Channel(FanOut):
         return (self.ms if offset == self.offset else self.ring.ms(offset)) not in (0, ms) and ms != 0
 
     def round_over(self) -> None:
-        if self.round is None and self.waiting and self.held is None:
-            waiting, self.waiting = self.waiting, []
-            self.announced(waiting)
+        self.announce_waiting()
 
     # Pages of history.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from itertools import islice
 from typing import Protocol
@@ -26,6 +26,7 @@ from ..store.history import Page
 from ..store.layout import Layout, read_announcement
 from .catchup import advance, catch_up
 from .channel import Channel
+from .fanout import SLICE
 from .gap_log import GapLog
 from .ring import Rings
 from .subscription import State, Subscription
@@ -44,6 +45,8 @@ DROPPED_AT_ONCE = 500  # idle channels of one turn of the loop
 # After the link was lost, all channels are to be mended at once. So many of them read history together: about 5 ms in a turn of the
 # loop, and enough to give Valkey something to do meanwhile.
 MENDED_AT_ONCE = 50
+ANNOUNCED_AT_ONCE = 1000  # work of announcements in one turn of the loop, in writes to subscribers: about 10 ms
+PUBLICATION_WORK = 2  # writes that take as long as it takes to read and encode a publication
 PAGES_AT_ONCE = 50  # subscriptions that go on with a page of history in one turn of the loop, thousands of which may wait for the same
 
 
@@ -61,6 +64,9 @@ class Feed(Protocol):
     def subscribe(self, channels: list[bytes]) -> None: ...
 
     def unsubscribe(self, channels: list[bytes]) -> None: ...
+
+    def hold_reading(self, hold: bool) -> None:
+        """True: reads nothing more from Valkey until it is called with False."""
 
 
 class MissedEphemeral(Protocol):
@@ -90,6 +96,8 @@ class Hub:
         self._to_mend: OrderedDict[Channel, None] = OrderedDict()  # they wait until fewer than MENDED_AT_ONCE are
         self._mended: set[Channel] = set()  # those that read history now
         self._pages = Turns(PAGES_AT_ONCE)
+        self._room = 0  # of ANNOUNCED_AT_ONCE, what is left in this turn of the loop
+        self._delayed: OrderedDict[Channel, None] = OrderedDict()  # their announcements wait for a later turn
         self._tasks = Tasks()
         self._gaps = GapLog(self._loop)
         self.rings = Rings(config.limits.ring_bytes)
@@ -259,17 +267,44 @@ class Hub:
     # The link.
 
     def on_announcements(self, batch: dict[bytes, list[bytes]]) -> None:
-        """``batch``: Pub/Sub channel → the payloads that arrived, in order. Channels that are not followed are ignored."""
-        by_key, faults = self._by_key, self._layout.faults
+        """``batch``: Pub/Sub channel → the payloads that arrived, in order. Channels that are not followed are ignored.
+
+        Once the work of this turn of the loop is used up, the other channels' announcements wait for the next turns, and nothing more
+        is read from Valkey until they were handled.
+        """
+        by_key, faults, was_delayed = self._by_key, self._layout.faults, bool(self._delayed)
+        self._room = 0 if was_delayed else ANNOUNCED_AT_ONCE
         for key, payloads in batch.items():
             channel = by_key.get(key)
             if channel is not None:
-                try:
-                    channel.announced([read_announcement(payload, faults, channel.name) for payload in payloads])
-                except Exception:  # the other channels of the batch must not lose theirs
-                    log.exception("channel %s: what was announced failed", channel.name)
-                    channel.link_lost()
-                    self.mend(channel)
+                items = [read_announcement(payload, faults, channel.name) for payload in payloads]
+                if self._room > 0:
+                    self._announce(channel, len(items), partial(channel.announced, items))
+                else:
+                    channel.delay(items)
+                    self._delayed[channel] = None
+        if self._delayed and not was_delayed:
+            self._feed.hold_reading(True)
+            self._loop.call_soon(self._announce_delayed)
+
+    def _announce_delayed(self) -> None:
+        self._room = ANNOUNCED_AT_ONCE
+        while self._delayed and self._room > 0:
+            channel, _ = self._delayed.popitem(last=False)
+            self._announce(channel, len(channel.waiting), channel.announce_waiting)
+        if self._delayed:
+            self._loop.call_soon(self._announce_delayed)
+        else:
+            self._feed.hold_reading(False)
+
+    def _announce(self, channel: Channel, count: int, announce: Callable[[], None]) -> None:
+        self._room -= count * PUBLICATION_WORK + min(channel.live_count, SLICE)
+        try:
+            announce()
+        except Exception:  # the other channels must not lose theirs
+            log.exception("channel %s: what was announced failed", channel.name)
+            channel.link_lost()
+            self.mend(channel)
 
     def on_subscribed(self, key: bytes) -> None:
         """Valkey confirmed a subscription: from here on every publication of that channel is announced to this process."""
@@ -342,7 +377,7 @@ class Hub:
             reads = [self._history.read(channel.name, seen=(channel.position, channel.ms)) for channel in some]
             pages = await asyncio.gather(*reads, return_exceptions=True)
             for channel, page in zip(some, pages, strict=True):
-                if isinstance(page, Page) and channel.is_open and channel.round is None and _is_elsewhere(page.top, channel.position):
+                if isinstance(page, Page) and channel.is_open and channel.is_calm and _is_elsewhere(page.top, channel.position):
                     channel.close()
                     self.mend(channel)
 

@@ -236,6 +236,11 @@ class Link:
         for connection, some in asked.items():
             connection.unsubscribe(some)
 
+    def hold_reading(self, hold: bool) -> None:
+        """True: takes nothing more from Valkey until it is called with False. For a few turns of the loop: heartbeats wait as well."""
+        for connection in self._connections.values():
+            connection.hold_reading(hold)
+
     def _slot(self, channel: bytes) -> int:
         return slot_of(channel) if self._sharded else 0
 

@@ -176,6 +176,14 @@ class ShardLink:
     def unsubscribe(self, channels: Sequence[bytes]) -> None:
         self._ask(self._dialect.unsubscribe, channels)
 
+    def hold_reading(self, hold: bool) -> None:
+        """True: reads nothing more from this connection until it is called with False."""
+        if self._transport is not None and not self._transport.is_closing():
+            if hold:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+
     def _ask(self, verb: bytes, channels: Sequence[bytes]) -> None:
         at_once = self._dialect.at_once
         self._send((verb, *channels[start : start + at_once]) for start in range(0, len(channels), at_once))

@@ -13,7 +13,7 @@ from gateway.config import Config
 from gateway.errors import StoreError, Unavailable
 from gateway.live.channel import NOTIFIED_AT_ONCE, WOKEN_AT_ONCE, Channel
 from gateway.live.fanout import SLICE
-from gateway.live.hub import DROPPED_AT_ONCE, MENDED_AT_ONCE, PAGES_AT_ONCE, Hub
+from gateway.live.hub import ANNOUNCED_AT_ONCE, DROPPED_AT_ONCE, MENDED_AT_ONCE, PAGES_AT_ONCE, PUBLICATION_WORK, Hub
 from gateway.live.subscription import State
 from gateway.publication import Position, Publication
 from gateway.store.history import Page
@@ -35,6 +35,7 @@ class Valkey:
         self.reading = self.most_reading = 0
         self.top = 0
         self.asked: list[bytes] = []
+        self.reading_held = False
 
     async def read(self, channel: str, since: int = 0, limit: int = 0, *, reverse: bool = False, seen: Any = None) -> Page:
         self.reading += 1
@@ -52,6 +53,9 @@ class Valkey:
     def unsubscribe(self, channels: list[bytes]) -> None:
         self.turns.note()
         self.asked = [channel for channel in self.asked if channel not in channels]
+
+    def hold_reading(self, hold: bool) -> None:
+        self.reading_held = hold
 
     def on_missed_ephemeral(self, channel: Channel) -> None: ...
 
@@ -119,6 +123,49 @@ async def test_a_publication_to_a_hundred_thousand_is_written_in_slices(hub: Hub
         await until(lambda: subscriptions[0].channel.round is None, "the round is over", 60)
     assert turns.total == 100_000 and turns.most <= SLICE
     assert {each.offset if each.state is not State.LIVE else each.position.offset for each in subscriptions} == {1}
+
+
+def announced(subscriptions: list[Counted], offset: int) -> dict[bytes, list[bytes]]:
+    return {each.channel.key: [b"@%d %b 7\n1" % (offset, EPOCH.encode())] for each in subscriptions}
+
+
+async def test_what_is_announced_in_many_channels_at_once_is_handed_on_in_portions(hub: Hub, valkey: Valkey, turns: TurnCounter) -> None:
+    subscriptions = follow(hub, turns, [f"c{number}" for number in range(3000)])
+    confirm(hub, valkey)
+    await live(subscriptions)
+    turns.work.clear()
+    with turns:
+        hub.on_announcements(announced(subscriptions, 1))
+        assert valkey.reading_held, "nothing more is read meanwhile"
+        hub.on_announcements(announced(subscriptions[::-1], 2))  # was read before reading was held
+        await until(lambda: not valkey.reading_held, "all is handed on")
+    assert turns.most * (PUBLICATION_WORK + 1) <= 2 * ANNOUNCED_AT_ONCE, "a channel's publications are not parted"
+    assert all(each.events == ["begin", 1, 2] for each in subscriptions)
+
+
+async def test_who_subscribes_before_a_delayed_publication_gets_it_once(hub: Hub, valkey: Valkey, turns: TurnCounter) -> None:
+    subscriptions = follow(hub, turns, [f"c{number}" for number in range(1000)])
+    confirm(hub, valkey)
+    await live(subscriptions)
+    hub.on_announcements(announced(subscriptions, 1))
+    (late,) = follow(hub, turns, ["c999"])
+    hub.leave(subscriptions[998])
+    await until(lambda: not valkey.reading_held, "all is handed on")
+    assert late.events == ["begin", 1]
+    assert subscriptions[998].events == ["begin"], "its turn had not come"
+
+
+async def test_a_link_that_is_lost_while_publications_are_delayed(hub: Hub, valkey: Valkey, turns: TurnCounter) -> None:
+    subscriptions = follow(hub, turns, [f"c{number}" for number in range(1000)])
+    confirm(hub, valkey)
+    await live(subscriptions)
+    hub.on_announcements(announced(subscriptions, 1))
+    valkey.top = 2
+    hub.on_lost()
+    confirm(hub, valkey)
+    await until(lambda: all(each.channel.is_open for each in subscriptions), "all are open", 60)
+    assert all(each.events == ["begin", 1, 2] for each in subscriptions)
+    assert not valkey.reading_held
 
 
 async def test_after_a_lost_link_few_channels_read_history_at_a_time(hub: Hub, valkey: Valkey, turns: TurnCounter) -> None:
