@@ -179,10 +179,7 @@ class ShardLink:
     def hold_reading(self, hold: bool) -> None:
         """True: reads nothing more from this connection until it is called with False."""
         if self._transport is not None and not self._transport.is_closing():
-            if hold:
-                self._transport.pause_reading()
-            else:
-                self._transport.resume_reading()
+            (self._transport.pause_reading if hold else self._transport.resume_reading)()
 
     def _ask(self, verb: bytes, channels: Sequence[bytes]) -> None:
         at_once = self._dialect.at_once
