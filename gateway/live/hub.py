@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from functools import partial
 from itertools import islice
 from typing import Protocol
@@ -26,7 +26,6 @@ from ..store.history import Page
 from ..store.layout import Layout, read_announcement
 from .catchup import advance, catch_up
 from .channel import Channel
-from .fanout import SLICE
 from .gap_log import GapLog
 from .ring import Rings
 from .subscription import State, Subscription
@@ -279,7 +278,11 @@ class Hub:
             if channel is not None:
                 items = [read_announcement(payload, faults, channel.name) for payload in payloads]
                 if self._room > 0:
-                    self._announce(channel, len(items), partial(channel.announced, items))
+                    self._room -= len(items) * PUBLICATION_WORK + channel.live_count
+                    try:
+                        channel.announced(items)
+                    except Exception:  # the other channels of the batch must not lose theirs
+                        self._announcing_failed(channel)
                 else:
                     channel.delay(items)
                     self._delayed[channel] = None
@@ -291,20 +294,20 @@ class Hub:
         self._room = ANNOUNCED_AT_ONCE
         while self._delayed and self._room > 0:
             channel, _ = self._delayed.popitem(last=False)
-            self._announce(channel, len(channel.waiting), channel.announce_waiting)
+            self._room -= len(channel.waiting) * PUBLICATION_WORK + channel.live_count
+            try:
+                channel.announce_waiting()
+            except Exception:
+                self._announcing_failed(channel)
         if self._delayed:
             self._loop.call_soon(self._announce_delayed)
         else:
             self._feed.hold_reading(False)
 
-    def _announce(self, channel: Channel, count: int, announce: Callable[[], None]) -> None:
-        self._room -= count * PUBLICATION_WORK + min(channel.live_count, SLICE)
-        try:
-            announce()
-        except Exception:  # the other channels must not lose theirs
-            log.exception("channel %s: what was announced failed", channel.name)
-            channel.link_lost()
-            self.mend(channel)
+    def _announcing_failed(self, channel: Channel) -> None:
+        log.exception("channel %s: what was announced failed", channel.name)
+        channel.link_lost()
+        self.mend(channel)
 
     def on_subscribed(self, key: bytes) -> None:
         """Valkey confirmed a subscription: from here on every publication of that channel is announced to this process."""
