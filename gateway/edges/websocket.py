@@ -174,10 +174,14 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._node.admission.counts.received[FROM_WEBSOCKET] += len(data)
-        if self._rest or self._reading_paused:  # the transport, or TLS above it, had read it before it was paused
+        if self._rest or self._reading_paused:  # the transport, or TLS above it, may have read it before it was paused
             self._rest += data
-        else:
+            self._read_or_not()
+        elif self._node.admission.turns.take():
             self._take_turn(data)
+        else:  # thousands send at once; that most of them send no more meanwhile saves pausing
+            self._rest = data
+            self._go_on_later()
 
     def _take_turn(self, data: bytes) -> None:
         """Acts on the frames in ``data`` until the client has had its turn, or has to wait; the rest waits with it."""
@@ -204,6 +208,11 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
         if protocol.writes:
             self._write_protocol()
         return count
+
+    def _go_on_later(self) -> None:
+        if not self._goes_on:
+            self._goes_on = True
+            self._node.admission.turns.later(self._go_on)
 
     def _go_on(self) -> None:
         self._goes_on = False
@@ -293,9 +302,7 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
         pause = self._held or self.paused
         if self._rest and not pause:
             pause = True
-            if not self._goes_on:
-                self._goes_on = True
-                self._loop.call_soon(self._go_on)
+            self._go_on_later()
         if pause != self._reading_paused and not self._transport.is_closing():
             self._reading_paused = pause
             if pause:
