@@ -80,7 +80,7 @@ class Channel:
             "meta": {name: value for name, value in meta.items() if name not in ("epoch", "ms")},
             "stream": stream,
             "the last that is gone has a time": (stream[0][0] if stream else int(meta.get("offset", 0)) + 1) - 1 in known,
-            "keys": [(key, score if score > 0 else "announced") for key, score in seen],
+            "keys": {(key, score if score > 0 else "announced") for key, score in seen},
             "lives": [self.store.ttl(key) for key in self.keys],
             "announced": list(self.heard()),
         }
