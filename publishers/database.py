@@ -82,6 +82,7 @@ class Database:
         self.changed = asyncio.Event()  # this process has written to the outbox
         self.relayed_here = False  # a relay runs in this process, so that no other has to be woken
         self._engine = _engine(self.url, pool)
+        self._writing = self._engine.execution_options(gateway_writes=True)  # the same pool
         self._waking: asyncio.Task[None] | None = None
         self._wake_again = False
 
@@ -117,9 +118,8 @@ class Database:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         """Commits at the end of the block and wakes the relay; undoes everything if the block raises."""
-        connection = await self._engine.connect()
+        connection = await self._writing.connect()
         try:
-            await connection.execution_options(gateway_writes=True)
             async with connection.begin():
                 transaction = Transaction(connection, sqlite=self.sqlite)
                 yield transaction

@@ -20,6 +20,7 @@ from sqlalchemy import bindparam, func, insert, select, update
 from gateway.runtime.backoff import retrying
 
 from .database import Database, Transaction, now_ms, reason_of
+from .prepared import Prepared
 from .relay import BROKEN
 from .reviews import excerpt
 from .tables import folds, posts, reactions, reviews
@@ -51,7 +52,7 @@ class Reacted(NamedTuple):
     added: bool
 
 
-_due = (
+_due = Prepared(
     update(folds)
     .where(folds.c.target == bindparam("of"), folds.c.started_at > bindparam("since"))
     .values(due_at=func.coalesce(folds.c.due_at, folds.c.published_at + PAUSE_MS + (folds.c.published_at - folds.c.started_at) // SHARE))
@@ -80,7 +81,7 @@ async def fold(transaction: Transaction, reacted: list[Reacted], now: int) -> No
     for each in reacted:
         by_target.setdefault(each.target, []).append(each)
     for target in sorted(by_target):
-        if (await transaction.execute(_due, {"of": target, "since": now - WINDOW_MS})).first() is not None:
+        if await transaction.fetch(_due, {"of": target, "since": now - WINDOW_MS}):
             continue
         added = [each for each in by_target[target] if each.added]
         if not added:

@@ -21,12 +21,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Table, bindparam, case, select, update
+from sqlalchemy import ARRAY, BigInteger, Table, bindparam, case, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from .database import Database, Transaction, now_ms, within
 from .faults import Fault, Invalid, NotFound, checked_choice, checked_user
 from .folding import Reacted, fold
+from .prepared import Prepared
 from .reviews import story_of
 from .tables import posts, reactions, reviews
 
@@ -153,18 +154,13 @@ def _checked(user: str, target: str, reaction: str | None) -> Reaction:
     return Reaction(user, target, reaction)
 
 
-# Statements are made once, since SQLAlchemy stores what it has compiled with the statement object.
-
-_lock = {
-    kind: select(table.c.id, table.c.author, table.c.text, table.c.counts, place)
-    .where(table.c.id.in_(bindparam("ids", expanding=True)))
-    .order_by(table.c.id)
-    .with_for_update()
-    for kind, table, place in (("post", posts, posts.c.channel.label("place")), ("review", reviews, reviews.c.subject.label("place")))
-}
-_count = {
-    kind: update(table).where(table.c.id == bindparam("its_id")).values(counts=bindparam("its_counts")) for kind, table in _TARGETS.items()
-}
+def _lock(table: Table, place: Any) -> Prepared:
+    """Locks rows by their ids, in the order of the ids."""
+    rows = select(table.c.id, table.c.author, table.c.text, table.c.counts, place).order_by(table.c.id).with_for_update()
+    return Prepared(
+        rows.where(table.c.id.in_(bindparam("ids", expanding=True))),
+        rows.where(table.c.id == func.any(bindparam("ids", type_=ARRAY(BigInteger)))),
+    )
 
 
 def _upsert(dialect: Any) -> Any:
@@ -176,16 +172,21 @@ def _upsert(dialect: Any) -> Any:
     return written.returning(reactions.c.target, reactions.c.user, reactions.c.previous)
 
 
-_upserts = {True: _upsert(sqlite), False: _upsert(postgresql)}
+_locks = {"post": _lock(posts, posts.c.channel), "review": _lock(reviews, reviews.c.subject)}
+_write_reaction = Prepared(_upsert(sqlite), _upsert(postgresql))
+_write_counts = {
+    kind: Prepared(update(table).where(table.c.id == bindparam("its_id")).values(counts=bindparam("its_counts")))
+    for kind, table in _TARGETS.items()
+}
 
 
 class _Target:
     """The locked row of a post or review: what is reacted to."""
 
-    def __init__(self, kind: str, row: Any) -> None:
-        self.kind, self.id, self.author, self.text, self.place = kind, row.id, row.author, row.text, row.place
-        self.name = f"{kind}:{row.id}"
-        self.counts: Counts = msgspec.json.decode(row.counts)
+    def __init__(self, kind: str, id: int, author: str, text: str, counts: str, place: str) -> None:
+        self.kind, self.id, self.author, self.text, self.place = kind, id, author, text, place
+        self.name = f"{kind}:{id}"
+        self.counts: Counts = msgspec.json.decode(counts)
         self.changed = False
 
     @property
@@ -224,7 +225,7 @@ async def _apply(wanted: list[Reaction], transaction: Transaction) -> list[Count
             if each.user != target.author:
                 reacted.append(Reacted(target.name, target.author, target.text, each.user, each.reaction is not None))
         outcomes.append(target.counts)
-    await _write_counts(transaction, [target for target in targets.values() if target.changed])
+    await _store_counts(transaction, [target for target in targets.values() if target.changed])
     await fold(transaction, reacted, now)
     return outcomes
 
@@ -234,8 +235,8 @@ async def _lock_targets(transaction: Transaction, names: set[str]) -> dict[str, 
     for kind in sorted(_TARGETS):  # every transaction locks in the same order
         ids = sorted(int(name.partition(":")[2]) for name in names if name.startswith(f"{kind}:"))
         if ids:
-            for row in await transaction.execute(_lock[kind], {"ids": ids}):
-                target = _Target(kind, row)
+            for row in await transaction.fetch(_locks[kind], {"ids": ids}):
+                target = _Target(kind, *row)
                 locked[target.name] = target
     return locked
 
@@ -243,12 +244,11 @@ async def _lock_targets(transaction: Transaction, names: set[str]) -> dict[str, 
 async def _write(transaction: Transaction, wanted: list[Reaction], now: int) -> dict[tuple[str, str], str | None]:
     """Writes the reactions. Returns target and user → the reaction that was replaced."""
     rows = [{"target": each.target, "user": each.user, "reaction": each.reaction, "previous": None, "at": now} for each in wanted]
-    written = await transaction.execute(_upserts[transaction.sqlite], rows)
-    return {(row.target, row.user): row.previous for row in written}
+    return {(target, user): previous for target, user, previous in await transaction.fetch_each(_write_reaction, rows)}
 
 
-async def _write_counts(transaction: Transaction, targets: list[_Target]) -> None:
-    for kind, statement in _count.items():
+async def _store_counts(transaction: Transaction, targets: list[_Target]) -> None:
+    for kind, prepared in _write_counts.items():
         rows = [{"its_id": each.id, "its_counts": msgspec.json.encode(each.counts).decode()} for each in targets if each.kind == kind]
         if rows:
-            await transaction.execute(statement, rows)
+            await transaction.fetch_each(prepared, rows)
