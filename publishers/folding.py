@@ -40,14 +40,10 @@ FOREVER_MS = 2**62
 
 
 class Reacted(NamedTuple):
-    """A user changed their reaction to ``target``, which belongs to ``recipient``; ``added`` False: the reaction was taken back.
-
-    ``text`` is the target's own text, which the notification quotes.
-    """
+    """A user changed their reaction to ``target``, which belongs to ``recipient``; ``added`` False: the reaction was taken back."""
 
     target: str
     recipient: str
-    text: str
     user: str
     added: bool
 
@@ -90,7 +86,8 @@ async def fold(transaction: Transaction, reacted: list[Reacted], now: int) -> No
         row = {"target": target, "recipient": first.recipient, "started_at": now, "published_at": now, "due_at": None}
         id = (await transaction.execute(_open, row)).scalar_one()
         newest = [each.user for each in reversed(added)]
-        transaction.notify(first.recipient, _notification(id, target, first.text, newest[:NAMED], len(newest)))
+        text = await _text_of(transaction, target) or ""
+        transaction.notify(first.recipient, _notification(id, target, text, newest[:NAMED], len(newest)))
 
 
 class Folding:
