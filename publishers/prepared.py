@@ -18,7 +18,7 @@ from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-__all__ = ["Parameters", "Prepared", "Rows"]
+__all__ = ["Parameters", "Prepared", "Rows", "driver_of"]
 
 Parameters = Mapping[str, Any]
 Rows = Sequence[Sequence[Any]]
@@ -64,3 +64,10 @@ class Prepared:
             return await answer
         except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise DBAPIError(self._sql, None, error) from error
+
+
+def driver_of(connection: AsyncConnection) -> Any:
+    """asyncpg's connection."""
+    adapted = connection.sync_connection
+    assert adapted is not None, "the connection is closed"
+    return adapted.connection.driver_connection

@@ -20,7 +20,7 @@ from gateway.work.jobs import JobOptions
 from .checks import inbox_of
 from .faults import Invalid
 from .outbox_jobs import row_of_job
-from .prepared import Parameters, Prepared, Rows
+from .prepared import Parameters, Prepared, Rows, driver_of
 from .tables import outbox
 
 __all__ = ["Transaction", "lock_key", "now_ms"]
@@ -37,7 +37,7 @@ _lock_and_add = f"""
     ORDER BY u.number
 """
 _add = Prepared(insert(outbox), text(_lock_and_add))
-_lock = text(f"SELECT pg_advisory_xact_lock({_WRITERS}, k) FROM unnest(CAST(:keys AS int[])) AS k")
+_lock = Prepared(text(f"SELECT pg_advisory_xact_lock({_WRITERS}, k) FROM unnest(CAST(:keys AS int[])) AS k"))
 
 
 def now_ms() -> int:
@@ -83,7 +83,7 @@ class Transaction:
         """Executes a statement that is executed often, and returns its rows, each a sequence. Raises SQLAlchemy's errors."""
         if self.sqlite:
             return await self._fetch_on_sqlite(prepared, parameters)
-        driver = self._driver
+        driver = driver_of(self.connection)
         if driver.is_in_transaction():
             return await prepared.fetch(driver, parameters)
         return await prepared.fetch_first(self.connection, parameters)
@@ -92,7 +92,7 @@ class Transaction:
         """The same for each of ``several``, in order; returns the rows of all."""
         if self.sqlite:
             return await self._fetch_on_sqlite(prepared, several)
-        driver = self._driver
+        driver = driver_of(self.connection)
         if len(several) > 1 and driver.is_in_transaction():
             return await prepared.fetch_each(driver, several)
         return [row for each in several for row in await self.fetch(prepared, each)]
@@ -100,13 +100,6 @@ class Transaction:
     async def _fetch_on_sqlite(self, prepared: Prepared, parameters: Parameters | Sequence[Parameters]) -> Rows:
         result = await self.execute(prepared.sqlite, parameters)
         return result.all() if result.returns_rows else []
-
-    @property
-    def _driver(self) -> Any:
-        """asyncpg's connection."""
-        connection = self.connection.sync_connection
-        assert connection is not None, "the transaction is over"
-        return connection.connection.driver_connection
 
     def publish(self, channel: str, data: Any, *, keep: bool = False) -> None:
         """Publishes ``data``, which is JSON, in ``channel`` once this is committed. ``keep``: its row stays in the outbox for good.
@@ -153,7 +146,7 @@ class Transaction:
     async def lock(self, names: Collection[str]) -> None:
         """No other transaction writes to these channels until this one ends. All transactions lock in the same order."""
         if not self.sqlite:
-            await self.connection.execute(_lock, {"keys": sorted({lock_key(name) for name in names})})
+            await self.fetch(_lock, {"keys": sorted({lock_key(name) for name in names})})
 
     async def write_outbox(self) -> None:
         """Writes the rows that it gathered: locks their channels, and only then draws the rows' ids."""
