@@ -117,7 +117,10 @@ class Database:
             yield connection
 
     async def fetch(self, prepared: Prepared, parameters: Parameters) -> Rows:
-        """Executes one statement that changes no table, on PostgreSQL in no transaction; returns its rows, each a sequence. Raises SQLAlchemy's errors."""
+        """Executes one statement that changes no table, and returns its rows, each a sequence. Raises SQLAlchemy's errors.
+
+        On PostgreSQL it is in no transaction: one round trip.
+        """
         async with self._engine.connect() as connection:
             if self.sqlite:
                 return (await connection.execute(prepared.sqlite, parameters)).all()

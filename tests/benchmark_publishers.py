@@ -182,6 +182,8 @@ async def _deliver(client: Any, database: Database, count: int, each_second: int
     async def receive() -> None:
         while len(took) < count:
             for line in (await client.recv()).splitlines():
+                if line == "{}":
+                    await client.send("{}")  # a ping
                 review = json.loads(line).get("push", {}).get("pub", {}).get("data", {}).get("review")
                 if review is not None:
                     took.append((time.monotonic() - began[int(review["text"])]) * 1e3)
