@@ -112,8 +112,9 @@ class HttpProtocol(HttpToolsProtocol):
         if self.place is UNLIMITED:
             self.take_place(transport, self.client)
         else:
-            self.place.socket = transport  # until now it was the TLS handshake
-        self._await_request()
+            self.place.socket = transport  # until now it was the TLS handshake, or FirstRead
+        self._of_proxy = self.place is not UNLIMITED and self.client is not None and not self.place.address
+        self.await_request(self.loop.time())
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.place.release()
@@ -138,7 +139,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self.scope["extensions"] = {"gateway.stream": self}  # type: ignore[dict-item]  # ASGI allows any value, uvicorn's type dicts alone
         if self._silent_at == NEVER:
-            self._await_request()
+            self.await_request(self.loop.time())
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # uvicorn adds the trailers of a body in chunks to the headers of its head, without end, where they replace those that a proxy set.
@@ -231,9 +232,7 @@ class HttpProtocol(HttpToolsProtocol):
     def take_place(self, socket: Socket, peer: Any) -> None:
         """``peer`` is the address at the other end. ``socket`` is aborted if others need its place."""
         if self._places.limited:
-            address = socket_address(_address(peer), self._node.config.proxies)
-            self._of_proxy = peer is not None and not address
-            self.place = self._places.open(socket, address)
+            self.place = self._places.open(socket, socket_address(_address(peer), self._node.config.proxies))
 
     def _application(self) -> Any:
         """What answers the request whose head is complete: the application, unless there is no place for its socket.
@@ -297,7 +296,7 @@ class HttpProtocol(HttpToolsProtocol):
                 log.info("a request's head, or what follows its body, is larger than %d bytes: closed", HEAD_BYTES)
                 self._refuse(_TOO_LARGE)
         elif self._silent_at == NEVER and self.cycle is not None and self.cycle.response_complete and not self.transport.is_closing():
-            self._await_request()  # an empty line, or the rest of a body: any byte stops uvicorn's clock of idle connections
+            self.await_request(self.loop.time())  # an empty line, or the rest of a body: any byte stops uvicorn's clock of idle connections
 
     # Time.
 
@@ -315,10 +314,10 @@ class HttpProtocol(HttpToolsProtocol):
     def _places(self) -> Places:
         return self._node.admission.places
 
-    def _await_request(self) -> None:
-        now = self.loop.time()
+    def await_request(self, since: float) -> None:
+        """The next request has SILENT_SECONDS from then on, on the loop's clock."""
         self._in_head, self._head_bytes = True, 0
-        self._silent_at, self._request_over = now + SILENT_SECONDS, now + REQUEST_SECONDS
+        self._silent_at, self._request_over = since + SILENT_SECONDS, since + REQUEST_SECONDS
         self._wheel.set(self, self._silent_at)
 
     def tick(self, now: float) -> float | None:
