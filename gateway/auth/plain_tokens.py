@@ -1,13 +1,14 @@
 """Tokens as nearly all are, verified without PyJWT's detours: it prepares the key again for each token, and reads the header twice.
 
 What is accepted here PyJWT would accept as well. Nothing is refused here: a token that is unusual in any way, or not good, is left to PyJWT,
-which judges it and finds the words. The algorithms that compare signatures are PyJWT's own.
+which judges it and finds the words. Signatures of public keys are verified by PyJWT's own algorithms.
 """
 
 from __future__ import annotations
 
 import time
 from binascii import a2b_base64, b2a_base64
+from hmac import compare_digest, digest
 
 import msgspec
 from jwt.algorithms import get_default_algorithms
@@ -39,6 +40,7 @@ class _Registered(msgspec.Struct):
 
 
 _ALGORITHMS = get_default_algorithms()
+_HASHES = {"HS256": "sha256", "HS384": "sha384", "HS512": "sha512"}  # RFC 7518, 3.2
 _header_of = msgspec.json.Decoder(_Header).decode
 _registered_of = msgspec.json.Decoder(_Registered).decode
 _STANDARD, _URL_SAFE = bytes.maketrans(b"-_", b"+/"), bytes.maketrans(b"+/", b"-_")
@@ -79,6 +81,8 @@ def _is_in_force(claims: _Registered, settings: Tokens) -> bool:
 
 def _is_signed(signed: bytes, signature: bytes, header: _Header, keys: Keys) -> bool:
     """Whether one of the keys that fit the header made the signature."""
-    algorithm = _ALGORITHMS.get(header.alg)
     fitting = keys.of(header.alg, header.kid)
+    if hash := _HASHES.get(header.alg):
+        return any(compare_digest(digest(key.prepared, signed, hash), signature) for key in fitting)
+    algorithm = _ALGORITHMS.get(header.alg)
     return algorithm is not None and any(algorithm.verify(signed, key.prepared, signature) for key in fitting)

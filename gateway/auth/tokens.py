@@ -68,7 +68,7 @@ class _Claims(msgspec.Struct):
     @property
     def presented_until(self) -> float:
         """Unix seconds; the token is refused from then on."""
-        return min((end for end in (int(self.exp), self.expires_at) if end), default=inf)
+        return min(int(self.exp) or inf, self.expires_at or inf)
 
 
 class Verifier:
