@@ -171,7 +171,7 @@ class Presence:
             self._left.popleft()
 
     def _is_present(self, channel: str, client: str) -> bool:
-        return any((channel, client, announced) in self._present for announced in (False, True))
+        return (channel, client, False) in self._present or (channel, client, True) in self._present
 
     async def _unlist(self, process: str, left: list[tuple[str, str]]) -> None:
         for some in _parts(_entry(channel, client) for channel, client in left):
