@@ -39,7 +39,7 @@ def read_handshake(data: bytes) -> tuple[str, list[tuple[bytes, bytes]]] | None:
     upgrade = connection = b""
     for line in found[2][:-2].split(b"\r\n"):
         name, _, value = line.partition(b":")
-        name, value = name.lower(), value.strip(b" ")
+        name, value = name.lower(), value.lstrip(b" ")  # HttpProtocol's parser leaves spaces at the end, too
         headers.append((name, value))
         if name == b"upgrade":
             upgrade = value.lower()
