@@ -177,7 +177,7 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
         self._node.admission.counts.received[FROM_WEBSOCKET] += len(data)
         if self._rest or self._reading_paused:  # the transport, or TLS above it, had read it before it was paused
             self._rest += data
-        elif self._protocol is not None or not self._take_whole(data):
+        else:
             self._take_turn(data)
 
     def _take_whole(self, data: bytes) -> bool:
@@ -193,6 +193,8 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
 
     def _take_turn(self, data: bytes) -> None:
         """Acts on the frames in ``data`` until the client has had its turn, or has to wait; the rest waits with it."""
+        if self._protocol is None and self._take_whole(data):
+            return
         room, start = TURN_FRAMES, 0
         while start < len(data) and room > 0 and not self._held and not self.paused:
             room -= self._parse(data[start : start + PARSED_BYTES])
