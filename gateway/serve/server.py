@@ -30,7 +30,7 @@ from uvicorn.lifespan.on import LifespanOn
 from .. import __version__
 from ..app import Gateway, Guest, create_app
 from ..config import Config
-from ..edges.http_protocol import HttpProtocol
+from ..edges.first_read import FirstRead
 from ..edges.websocket import WebSocketConnection
 from ..errors import ConfigurationError, GatewayError
 from ..metrics.siblings import ALONE, WorkerPlace
@@ -232,7 +232,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 self._app,
-                http=HttpProtocol,
+                http=FirstRead,
                 ws=WebSocketConnection,
                 loop="uvloop",
                 lifespan="on",
