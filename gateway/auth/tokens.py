@@ -22,7 +22,7 @@ from jwt.warnings import InsecureKeyLengthWarning
 from ..config import Tokens
 from ..errors import KeyUnknown, TokenInvalid, TokenStale
 from ..rules.identity import Grant, Identity, Override, ServerSubscription
-from ..rules.json_text import UNREADABLE, encode
+from ..rules.json_text import UNREADABLE, encode, is_json
 from ..rules.protocol import OverrideRequest
 from .keys import Keys
 from .known_tokens import KnownTokens
@@ -252,6 +252,10 @@ def _json(raw: msgspec.Raw, b64: str) -> bytes | None:
     if not b64:
         return bytes(raw) or None
     try:
-        return encode(msgspec.json.decode(base64.b64decode(b64, validate=True)))
+        text = base64.b64decode(b64, validate=True)
+        value = msgspec.json.decode(text)
     except (ValueError, RecursionError, msgspec.MsgspecError):  # binascii's errors are ValueErrors
         raise TokenInvalid("a claim in base64 holds no JSON") from None
+    if not is_json(text):  # each version of Python lets a decoder go down to another depth
+        raise TokenInvalid("a claim in base64 is nested too deep")
+    return encode(value)
