@@ -19,7 +19,7 @@ from ..kit.scrapes import METRICS_KEY, Scraped, scraped
 from ..kit.valkeys import OwnValkey
 from ..kit.waiting import wait_until
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+README = (Path(__file__).parents[2] / "static/docs/reference/metrics.md").read_text()
 
 gateway = shared_gateway(f'metrics_key = "{METRICS_KEY}"\n{RULES}', own=True, both_edges=True)
 
