@@ -6,6 +6,7 @@ const COMMON = new Set(
 );
 const TITLE = 6;
 const HEADING = 4;
+const TERM = 3; // of what a section's tables explain
 const EXCERPT = 160; // characters
 
 /** `sections` as of search.json: the best rows first, each a section with `excerpt`, [{ text, hit }]. */
@@ -31,9 +32,10 @@ export function search(sections, asked, most) {
     .map(({ section }) => ({ ...sections[section], excerpt: excerpt(sections[section].text, words) }));
 }
 
-/** The words of a text, without their endings. */
+/** The words of a text, without their endings; of a name such as history_size the whole and its parts. */
 export function wordsOf(text) {
-  return (text.toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? []).map(stem);
+  const names = text.toLowerCase().match(/[\p{L}\p{N}_]+/gu) ?? [];
+  return names.flatMap((name) => (name.includes("_") ? [name, ...name.split("_").filter(Boolean).map(stem)] : [stem(name)]));
 }
 
 function questionWords(asked) {
@@ -62,9 +64,10 @@ class Index {
   #sections = new Map(); // word → Map of section's number → weight
 
   constructor(sections) {
-    for (const [number, { title, heading, text }] of sections.entries()) {
+    for (const [number, { title, heading, terms, text }] of sections.entries()) {
       this.#add(number, title, TITLE);
       if (heading !== title) this.#add(number, heading, HEADING);
+      this.#add(number, terms, TERM);
       this.#add(number, text, 1);
     }
   }

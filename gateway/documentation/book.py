@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .markdown import Rendered
+    from .markdown import Rendered, Section
 
 __all__ = ["PARTS", "Book", "Page"]
 
@@ -47,6 +47,12 @@ class Page:
         from .markdown import render  # what it imports takes memory, which a gateway saves whose pages are not read
 
         return render(self.source, self.place_of)
+
+    @property
+    def sections(self) -> list[Section]:
+        from .markdown import sections
+
+        return sections(self.source)
 
     def place_of(self, link: str) -> str:
         """Where a link of the page leads in the site: ``../reference/http.md#errors`` to the page, another file to ``static/``."""

@@ -29,7 +29,7 @@ FOLDER = STATIC / "docs"
 class _Body(NamedTuple):
     plain: bytes
     compressed: bytes
-    etag: str
+    digest: str
 
 
 def routes() -> list[BaseRoute]:
@@ -51,20 +51,23 @@ async def _search(request: Request) -> Response:
 async def _page(request: Request) -> Response:
     name: str = request.path_params["name"]
     stamp = _stamp()
-    if name.endswith(".md"):  # a link of the files was copied
-        return RedirectResponse(name.rpartition("/")[2].removesuffix(".md").removesuffix("index") or "./")
     body = await asyncio.to_thread(_document, stamp, name)
-    if body is None:
-        missing = await asyncio.to_thread(not_found, _book(stamp), name)
-        return Response(missing, 404, FRESH, "text/html")
-    return _response(request, body, "text/html")
+    if body is not None:
+        return _response(request, body, "text/html")
+    book = await asyncio.to_thread(_book, stamp)
+    bare = name.removesuffix(".md").removesuffix("index")
+    if name != bare and bare in book:  # a link of the files was copied
+        return RedirectResponse(bare.rpartition("/")[2] or "./")
+    return Response(not_found(book, name), 404, FRESH, "text/html")
 
 
 def _response(request: Request, body: _Body, media_type: str) -> Response:
-    headers = FRESH | {"vary": "Accept-Encoding", "etag": body.etag}
-    if body.etag in request.headers.get("if-none-match", ""):
+    compressed = takes_gzip(request.headers.get("accept-encoding", ""))
+    etag = f'"{body.digest}-gzip"' if compressed else f'"{body.digest}"'
+    headers = FRESH | {"vary": "Accept-Encoding", "etag": etag}
+    if etag in request.headers.get("if-none-match", ""):
         return Response(None, 304, headers)
-    if takes_gzip(request.headers.get("accept-encoding", "")):
+    if compressed:
         return Response(body.compressed, 200, headers | {"content-encoding": "gzip"}, media_type)
     return Response(body.plain, 200, headers, media_type)
 
@@ -88,14 +91,10 @@ def _document(stamp: int, name: str) -> _Body | None:
 
 @lru_cache(maxsize=1)
 def _index(stamp: int) -> _Body:
-    """``[{"page", "title", "heading", "anchor", "text"}, …]``, a row for each section of each page."""
-    rows = [
-        {"page": page.name, "title": page.title, **section._asdict()}
-        for page in _book(stamp).values()
-        for section in page.rendered.sections
-    ]
+    """``[{"page", "title", "heading", "anchor", "terms", "text"}, …]``, a row for each section of each page."""
+    rows = [{"page": page.name, "title": page.title, **section._asdict()} for page in _book(stamp).values() for section in page.sections]
     return _body(msgspec.json.encode(rows))
 
 
 def _body(plain: bytes) -> _Body:
-    return _Body(plain, gzip.compress(plain, mtime=0), f'"{hashlib.sha256(plain).hexdigest()[:24]}"')
+    return _Body(plain, gzip.compress(plain, mtime=0), hashlib.sha256(plain).hexdigest()[:24])
