@@ -127,6 +127,12 @@ function letScroll(element) {
   }
 }
 
+function showCurrentPage() {
+  const pages = document.getElementById("pages");
+  const current = pages.querySelector("[aria-current]");
+  if (current) pages.scrollTop = current.offsetTop - pages.clientHeight / 2;
+}
+
 function followHeadings() {
   const links = new Map([...document.querySelectorAll(".contents a")].map((link) => [decodeURIComponent(link.hash.slice(1)), link]));
   const headings = [...links.keys()].map((anchor) => document.getElementById(anchor));
@@ -151,5 +157,5 @@ document.addEventListener("pointerdown", (event) => event.target.closest(".searc
 found.addEventListener("click", () => close());
 document.querySelectorAll(".code").forEach(addCopying);
 document.querySelectorAll(".table, pre").forEach(letScroll);
-document.querySelector("#pages [aria-current]")?.scrollIntoView({ block: "nearest" });
+showCurrentPage();
 followHeadings();
