@@ -23,6 +23,7 @@ import sqlalchemy
 import valkey
 
 from gateway.config import load
+from gateway.rpc import Service
 from gateway.store.embedded import socket_path
 from publishers import SyncPublisher
 from publishers.database import Database
@@ -193,19 +194,29 @@ def test_pages(beside: Beside, page: Page, fence: Fence) -> None:
 
 def test_a_service_and_its_caller(beside: Beside, page: Page, python: Callable[[Fence], Any]) -> None:
     service, call = snippets("rpc")
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    running = asyncio.run_coroutine_threadsafe(python(service)["service"].run(), loop)
-    try:
+    with _serving(python(service)["service"]):
         _script(beside, page, call.code + "window.cancelled = cancelled;", retried=True)
         assert page.evaluate("cancelled") == 17
-    finally:
+
+
+@contextlib.contextmanager
+def _serving(service: Service) -> Iterator[None]:
+    ended = threading.Event()
+
+    async def serve() -> None:
+        running = asyncio.ensure_future(service.run())
+        await asyncio.to_thread(ended.wait)
         running.cancel()
-        wait_until(running.done, "the service has ended")
-        loop.call_soon_threadsafe(loop.stop)
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
         thread.join()
-        loop.close()
 
 
 def _script(beside: Beside, page: Page, code: str, *, retried: bool = False) -> None:
