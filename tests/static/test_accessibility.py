@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from gateway.bench.page import html
-from gateway.bench.results import Report
+from gateway.bench.report import Report
 
 from ..bench import samples
 from ..kit.accessibility import CORNERS, faults

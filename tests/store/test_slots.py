@@ -1,4 +1,4 @@
-"""Keys that one function takes are in one hash slot, and every key is in README's table of keys and slots."""
+"""Keys that one function takes are in one hash slot, and every key is in the documentation's table of keys and slots."""
 
 from __future__ import annotations
 

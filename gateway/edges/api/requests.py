@@ -115,8 +115,12 @@ class Shape(msgspec.Struct):
 
     def fault(self) -> str:
         """What is missing, or too much, in words; "" if nothing is."""
-        if self.any_of and not any(getattr(self, name) for name in self.any_of):
-            return f"give {' or '.join(self.any_of)}"
+        for name in self.any_of:
+            if getattr(self, name):
+                break
+        else:
+            if self.any_of:
+                return f"give {' or '.join(self.any_of)}"
         if self.one_of and sum(bool(getattr(self, name)) for name in self.one_of) != 1:
             return f"give either {' or '.join(self.one_of)}"
         return ""
