@@ -45,7 +45,9 @@ def test_axe_finds_nothing_on_the_landing_page_that_was_refused(page: Page, gate
     assert faults(page, axe, CORNERS) == []
 
 
-def test_axe_finds_nothing_on_a_page_of_the_documentation_nor_on_what_its_search_found(page: Page, gateway: RunningGateway, axe: str) -> None:
+def test_axe_finds_nothing_on_a_page_of_the_documentation_nor_on_what_its_search_found(
+    page: Page, gateway: RunningGateway, axe: str
+) -> None:
     page.goto(f"{gateway.url}/docs/reference/settings")
     assert faults(page, axe) == []
     page.get_by_role("combobox").fill("history")
