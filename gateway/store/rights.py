@@ -1,7 +1,7 @@
 """The least rights of each kind of program as a user of Valkey's access control lists (ACL).
 
 ``ROLES`` is the only list of them. ``store.rights_check`` tests a user against it, ``gateway rights`` prints it as ``ACL SETUSER`` lines,
-the README shows these lines, and tests compare it with what the functions in ``lua/`` call.
+the documentation shows these lines, and tests compare it with what the functions in ``lua/`` call.
 
 Valkey checks the rights of the user that calls a function for each command that the function runs. A key pattern without a mode is for
 reading and writing; the patterns that functions are called with need both.
