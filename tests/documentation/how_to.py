@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..kit.javascript import NODE
 from ..kit.programs import ENVIRONMENT
 from ..kit.waiting import wait_until
 from .pages import snippets
@@ -38,11 +39,12 @@ class Desk:
         self.folder = folder
         self._ports = ports
         self._running: list[subprocess.Popen[bytes]] = []
-        path = os.pathsep.join([str(Path(sys.executable).parent), ENVIRONMENT["PATH"]])
-        self._environment = ENVIRONMENT | {"PATH": path, "PYTHONPATH": str(folder)} | environment
+        path = os.pathsep.join([str(Path(sys.executable).parent), str(Path(NODE).parent), ENVIRONMENT["PATH"]])
+        self.environment = {**ENVIRONMENT, "PATH": path, **environment}
 
     def moved(self, text: str) -> str:
-        """The text with the ports of this test."""
+        """The text with the ports of this test; a Valkey's address without one has its usual port."""
+        text = text.replace('"valkey://localhost"', '"valkey://localhost:6379"')
         return re.sub(r"\b\d{4}\b", lambda port: str(self._ports.get(int(port[0]), port[0])), text)
 
     def write(self, name: str, text: str) -> Path:
@@ -51,12 +53,12 @@ class Desk:
         file.write_text(self.moved(text))
         return file
 
-    def run(self, command: str, *, stdin: str = "", environment: Mapping[str, str] = NONE) -> str:
+    def run(self, command: str, *, stdin: str = "") -> str:
         """Runs lines of a shell to their end, which have to succeed; returns what they print."""
         done = subprocess.run(
             ["bash", "-euc", self.moved(command)],
             cwd=self.folder,
-            env=self._environment | environment,
+            env=self.environment,
             input=stdin,
             capture_output=True,
             text=True,
@@ -65,14 +67,12 @@ class Desk:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def start(self, command: str, ready: str, *, environment: Mapping[str, str] = NONE) -> Path:
+    def start(self, command: str, ready: str) -> Path:
         """Starts a program, and waits until it has printed ``ready``; returns the file with all that it prints."""
         output = self.folder / f"output{len(self._running)}"
         with output.open("wb") as file:
             words: Any = ["bash", "-c", f"exec {self.moved(command).strip()}"]
-            process = subprocess.Popen(
-                words, cwd=self.folder, env=self._environment | environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file
-            )
+            process = subprocess.Popen(words, cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
         self._running.append(process)
         wait_until(lambda: ready in output.read_text() or process.poll() is not None, f"{command!r} prints {ready!r}")
         assert process.poll() is None, output.read_text()
