@@ -40,7 +40,7 @@ class Desk:
         self._ports = ports
         self._running: list[subprocess.Popen[bytes]] = []
         path = os.pathsep.join([str(Path(sys.executable).parent), str(Path(NODE).parent), ENVIRONMENT["PATH"]])
-        self.environment = {**ENVIRONMENT, "PATH": path, **environment}
+        self.environment = {**ENVIRONMENT, "PATH": path, "PYTHONUNBUFFERED": "1", **environment}
 
     def moved(self, text: str) -> str:
         """The text with the ports of this test; a Valkey's address without one has its usual port."""

@@ -170,6 +170,13 @@ def test_express_gives_the_user_a_token(desk: Desk, gateway: RunningGateway, por
     assert is_of_u1(httpx.get(f"http://localhost:{port}/my-token").text, gateway)
 
 
+def test_the_endpoint_of_nextjs_gives_a_token(desk: Desk, gateway: RunningGateway, npm: Future[Path]) -> None:
+    (desk.folder / "node_modules").symlink_to(npm.result() / "node_modules")
+    desk.write("route.mjs", code("the-page-next"))
+    answer = desk.run("node -e 'import(\"./route.mjs\").then(({ GET }) => GET()).then((answer) => answer.text()).then(console.log)'")
+    assert is_of_u1(answer.strip(), gateway)
+
+
 def test_a_token_from_the_terminal_opens_its_users_inbox_and_a_log_out_ends_it(desk: Desk, gateway: RunningGateway) -> None:
     first, log_out = (fence.code for fence in snippets("authenticate"))
     inbox, token = desk.run(f"{first}\necho; echo $TOKEN").split("\n", 1)
