@@ -19,7 +19,7 @@ from ..kit.certificates import Authority
 from ..kit.channels import new_channel
 from ..kit.clients import LOST, SECONDS, Stream, client, lines, opened
 from ..kit.gateways import API_KEY, RULES, RunningGateway, Start
-from ..kit.waiting import eventually, wait_until
+from ..kit.waiting import eventually, until, wait_until
 from ..kit.web_proxies import FORGED, HERE, KINDS, PATH, WebProxy
 
 AT_ONCE = 0.5  # seconds: buffers would hold an event back until they are full, or for ever
@@ -81,6 +81,13 @@ async def test_an_event_stream_gets_each_event_at_once(proxy: WebProxy, gateway:
             assert (await stream.next(AT_ONCE)).data["data"] == number
 
 
+async def test_the_gateway_learns_at_once_that_a_client_has_left_its_stream(proxy: WebProxy, gateway: RunningGateway) -> None:
+    user = f"left-{proxy.kind}"
+    async with streamed(proxy, "GET", f"sse?channel={new_channel()}&token={proxy.token(user)}") as stream:
+        await stream.connected()
+    await until(lambda: f"of user '{user}' disconnected from {HERE}" in gateway.log(), "a line of the log", 5)
+
+
 async def test_an_emulated_client_gets_replies_and_publications_at_once(proxy: WebProxy, gateway: RunningGateway) -> None:
     channel = new_channel()
     connect = lines({"id": 1, "connect": {"token": proxy.token()}})
@@ -131,7 +138,7 @@ async def test_metrics_are_not_there_and_the_path_without_its_last_slash_is_redi
 
 
 def test_tokens_are_in_no_log(proxy: WebProxy) -> None:
-    wait_until(lambda: f"{PATH}sse" in proxy.log() or proxy.kind == "caddy", "a log of requests, which Caddy has not")
+    wait_until(lambda: "sse" in proxy.log() or proxy.kind == "caddy", "a log of requests, which Caddy has not")
     assert "eyJ" not in proxy.log()
 
 
