@@ -96,15 +96,15 @@ def _of_metrics(config: Config) -> dict[str, str]:
 
 
 def _of_settings(kind: str, config: Config, place: Place) -> dict[str, str]:
-    file, key_file = place.file, str(Path(config.tokens.public_key_file).absolute()) if config.tokens.public_key_file else ""
-    own_valkey = not config.valkey_url
+    file, key_file, own_valkey = place.file, _absolute(config.tokens.public_key_file), not config.valkey_url
     return {
         "file": _for_systemd(file) if kind == "systemd" else file,
         "config_option": " --config %d/gateway.toml" if file else "",
         "container_config": f", --config, {CONFIG_IN_CONTAINER}" if file else "",
         "key_file": _for_systemd(key_file) if kind == "systemd" else key_file,
-        "tls_cert": _for_systemd(config.tls_cert),
-        "tls_key": _for_systemd(config.tls_key),
+        "tls_cert": _for_systemd(_absolute(config.tls_cert)),
+        "tls_key": _for_systemd(_absolute(config.tls_key)),
+        "data_path": str(config.data_path),
         "own_valkey": _yes(own_valkey),
         "and_valkey": " and a Valkey" if own_valkey else "",
         "secrets": ", ".join(_secrets(kind, config)),
@@ -177,6 +177,10 @@ _WRITTEN = {"systemd": _in_systemd, "compose": _in_compose, "kubernetes": _in_ku
 def _for_systemd(text: str) -> str:
     """systemd replaces what follows a percent sign."""
     return text.replace("%", "%%")
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).absolute()) if path else ""
 
 
 def _key(variable: str) -> str:
