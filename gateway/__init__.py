@@ -28,6 +28,7 @@ The packages, in the order in which they may import: a module imports from packa
 | serve                     | uvicorn, worker processes, drain                                           |
 | demo                      | the demo site and its simulated people                                     |
 | bench                     | what this installation can do, measured and drawn                          |
+| recipes                   | files for proxies, systemd, containers and monitoring                      |
 | cli                       | the commands                                                               |
 | __main__                  | ``python -m gateway``                                                      |
 """

@@ -67,7 +67,7 @@ LONG = """
 relay demo cli openapi ready browser emulation queue_commands faults_of_clusters worker orders rpc reactions browser_rights faults work_page cluster
 rights sse restarts websocket reviews sdks faults_rig ready_of_cluster tracing monitoring valkey_by_tls metrics commands_on_a_cluster slow_clients
 bridges reader_faults proof recovery_model operating readme_page devices pipelining order outbox_jobs shared_figures types link_cluster primary drain
-delta_edges rooms reading in_browser accessibility queue_model
+delta_edges rooms reading in_browser web_proxies accessibility queue_model
 """.split()
 
 

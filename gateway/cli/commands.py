@@ -32,6 +32,7 @@ from .options import config_option, data_dir_option, json_option, line_of, run_a
 from .programs import demo, relay, serve
 from .publish import publish
 from .queue_commands import queue
+from .recipe_command import recipe_command
 from .worker_command import worker
 
 __all__ = ["main"]
@@ -45,7 +46,7 @@ def app() -> None:
     """A real-time notification gateway, native to Valkey."""
 
 
-for command in (serve, demo, relay, worker, publish, queue, bench):
+for command in (serve, demo, relay, worker, publish, queue, bench, recipe_command):
     app.add_command(command)
 
 

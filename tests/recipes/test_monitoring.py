@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from gateway.config import Config
 from gateway.metrics.catalog import METRICS
+from gateway.recipes import Place, recipe
 from gateway.work import Queue, Reject, Worker
 from publishers import Publisher
 from publishers.database import Database
@@ -101,10 +103,11 @@ def gateway(start_gateway_once: Start) -> RunningGateway:
 def prometheus(gateway: RunningGateway, valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """It has scraped a gateway with clients, publications, jobs and an outbox for a while."""
     folder = tmp_path_factory.mktemp("prometheus")
-    config = (RECIPES / "prometheus.yml").read_text()
+    key = folder / "metrics_key"
+    key.write_text(KEY)
+    config = recipe("prometheus", Config(port=gateway.port), Place("live.example.org", "/", "", ""))
     for given, ours in (
-        ("METRICS_KEY", KEY),
-        ("localhost:8000", f"127.0.0.1:{gateway.port}"),
+        ("/etc/prometheus/gateway_metrics_key", str(key)),
         ("scrape_interval: 15s", "scrape_interval: 200ms"),
     ):
         assert given in config

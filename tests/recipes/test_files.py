@@ -1,0 +1,227 @@
+"""The other recipes: the unit of systemd, the image, the manifests, the scrape, and what is the same for all."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gateway.config import Config, load
+from gateway.environment import PREFIX
+from gateway.recipes import RECIPES, Place, recipe
+from gateway.recipes.filling import filled
+
+from ..kit.programs import run
+from ..kit.prometheus import needs_prometheus, promtool
+from ..kit.web_proxies import needs_program
+
+PROGRAM = str(Path(sys.executable).with_name("gateway"))
+PLACE = Place("live.example.org", "/", "", PROGRAM)
+UNDER_A_PATH = PLACE._replace(path="/live/")
+WITH_A_FILE = PLACE._replace(file="/etc/gateway/gateway.toml")
+SECRETS = ("first-secret", "older-secret", "api-key", "metrics-key", "of-valkey", "of-database")
+IN_ENVIRONMENT = {
+    "TOKENS__HMAC_SECRET": SECRETS[0],
+    "TOKENS__PREVIOUS_HMAC_SECRETS": SECRETS[1],
+    "API_KEYS": SECRETS[2],
+    "METRICS_KEY": SECRETS[3],
+    "VALKEY_URL": f"valkeys://gateway:{SECRETS[4]}@valkey.example.org",
+    "DATABASE_URL": f"postgresql://gateway:{SECRETS[5]}@db.example.org/gateway",
+    "LIMITS__CONNECTIONS": "100000",
+    "ALERTS": '{"queues": {"$(x)%d": {"ready": 1}}}',
+}
+PROXIES = ("nginx", "caddy", "haproxy")
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Config:
+    """A configuration from the environment, with secrets and without."""
+    for name, value in IN_ENVIRONMENT.items():
+        monkeypatch.setenv(f"{PREFIX}{name}", value)
+    return load()
+
+
+def documents(config: Config, place: Place = PLACE, kind: str = "kubernetes") -> dict[str, Any]:
+    """The documents of a manifest, by their kinds."""
+    return {each["kind"]: each for each in yaml.safe_load_all(recipe(kind, config, place)) if each}
+
+
+def container(config: Config, place: Place = PLACE) -> Any:
+    return documents(config, place)["Deployment"]["spec"]["template"]["spec"]["containers"][0]
+
+
+# All of them.
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_a_recipe_is_printed_and_holds_no_secret(kind: str, environment: Config) -> None:
+    text = recipe(kind, environment, WITH_A_FILE)
+    assert text.endswith("\n") and "\n%" not in text
+    assert not [secret for secret in SECRETS if secret in text]
+
+
+@pytest.mark.parametrize("kind", ["systemd", "docker", "compose", "kubernetes"])
+def test_a_recipe_names_the_variables_of_secrets_and_has_the_others(kind: str, environment: Config) -> None:
+    text = recipe(kind, environment, PLACE)
+    assert "should hold: GATEWAY_API_KEYS, GATEWAY_DATABASE_URL, GATEWAY_METRICS_KEY, GATEWAY_TOKENS__HMAC_SECRET, " in text
+    assert kind == "docker" or "GATEWAY_LIMITS__CONNECTIONS" in text
+
+
+@pytest.mark.parametrize("kind", ["docker", "compose", "kubernetes"])
+def test_a_recipe_names_the_secrets_that_nothing_configures(kind: str) -> None:
+    assert "GATEWAY_API_KEYS, GATEWAY_TOKENS__HMAC_SECRET" in recipe(kind, Config(), PLACE)
+
+
+def test_values_are_quoted_as_each_program_takes_them(environment: Config) -> None:
+    alerts = IN_ENVIRONMENT["ALERTS"]
+    values = {each["name"]: each.get("value") for each in container(environment)["env"]}
+    assert values["GATEWAY_ALERTS"] == alerts.replace("$(", "$$(")
+    compose = yaml.safe_load(recipe("compose", environment, PLACE))
+    assert compose["services"]["gateway"]["environment"]["GATEWAY_ALERTS"] == alerts.replace("$", "$$")
+    assert r'"GATEWAY_ALERTS={\"queues\": {\"$(x)%%d\": {\"ready\": 1}}}"' in recipe("systemd", environment, PLACE)
+
+
+@pytest.mark.parametrize("kind", PROXIES)
+def test_a_proxy_calls_a_gateway_with_tls_by_tls_and_one_on_every_address_by_loopback(kind: str) -> None:
+    config = Config(host="0.0.0.0", port=9443, tls_cert="cert.pem", tls_key="key.pem")
+    text = recipe(kind, config, PLACE)
+    assert "127.0.0.1:9443" in text
+    assert {"nginx": "https://gateway;", "caddy": "https://127.0.0.1:9443", "haproxy": "9443 ssl "}[kind] in text
+
+
+@pytest.mark.parametrize("kind", PROXIES)
+def test_a_proxy_that_the_gateway_does_not_trust_is_named(kind: str) -> None:
+    assert "does not name 127.0.0.1 now" in recipe(kind, Config(), PLACE)
+    assert "does not name 127.0.0.1 now" not in recipe(kind, Config(trusted_proxies=["10.0.0.0/8", "127.0.0.0/8"]), PLACE)
+
+
+def test_a_template_that_names_no_fact_is_an_error() -> None:
+    assert filled("a {{x}}\n%if not x\nb\n%end\n%if x\nc\n%end", {"x": "1"}) == "a 1\nc\n"
+    with pytest.raises(KeyError):
+        filled("{{other}}", {"x": "1"})
+
+
+# The command.
+
+
+def test_the_command_prints_a_recipe_for_the_configuration_file(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text('port = 9000\n[tokens]\nhmac_secret = "a-secret"\n')
+    text = run("recipe", "systemd", "--config", str(file)).succeeds()
+    assert f"LoadCredential=gateway.toml:{file}" in text and f"ExecStart={PROGRAM} serve --config %d/gateway.toml" in text
+    assert "location /live/ {" in run("recipe", "nginx", "--path", "live", "--config", str(file)).succeeds()
+
+
+@pytest.mark.parametrize("option", [("--path", "/a b/"), ("--path", "/a;/"), ("--name", "a{b")])
+def test_a_name_or_a_path_that_would_end_a_line_of_a_recipe_is_refused(option: tuple[str, str]) -> None:
+    run("recipe", "nginx", *option).fails(2, option[0])
+
+
+# The programs that Debian has.
+
+
+@pytest.mark.parametrize("config", [Config(port=443, valkey_url="valkey://v"), Config(tls_cert="/c.pem", tls_key="/k.pem")])
+def test_systemd_takes_the_unit_and_finds_little_exposed(config: Config, tmp_path: Path) -> None:
+    unit = tmp_path / "gateway.service"
+    unit.write_text(recipe("systemd", config, WITH_A_FILE))
+    sockets = re.findall(r"^#   (.*)$", unit.read_text(), re.MULTILINE)
+    (tmp_path / "gateway.socket").write_text("\n".join(sockets) + "\n")
+    analyze = needs_program("systemd-analyze")
+    for file in (unit, tmp_path / "gateway.socket"):
+        verified = subprocess.run([analyze, "verify", file], capture_output=True, text=True)
+        assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
+    security = [analyze, "security", "--offline=yes", "--threshold=20", unit]
+    assert subprocess.run(security, capture_output=True).returncode == 0, "an exposure above 2.0"
+
+
+@needs_prometheus
+def test_prometheus_takes_the_scrape(tmp_path: Path) -> None:
+    (tmp_path / "prometheus_alerts.yml").write_text(recipe("alerts", Config(), PLACE))
+    for number, config in enumerate((Config(metrics_port=9100), Config(tls_cert="c", tls_key="k"))):
+        file = tmp_path / f"{number}.yml"
+        file.write_text(recipe("prometheus", config, PLACE))
+        promtool("check", "config", "--syntax-only", file)
+
+
+# The image and the manifests.
+
+
+def test_the_image_runs_as_nobody_from_named_versions_and_has_no_secret() -> None:
+    lines = recipe("docker", Config(), PLACE).splitlines()
+    words = [line.split(" ", 1) for line in lines if line[:1].isupper()]
+    assert [rest for word, rest in words if word == "ARG"] == ["BASE=python:3.13-slim-bookworm"]
+    assert [rest for word, rest in words if word == "USER"] == ["65534:65534"]
+    final = [word for word, _ in words][max(number for number, (word, _) in enumerate(words) if word == "FROM") :]
+    assert "RUN" not in final and "ADD" not in final, "the last stage only copies"
+    assert dict(words)["ENTRYPOINT"].startswith("[") and dict(words)["CMD"].startswith("["), "no shell is between Docker and the gateway"
+
+
+def test_the_folders_and_files_that_the_image_copies_are_those_of_a_wheel() -> None:
+    top = Path(__file__).parent.parent.parent
+    copied = re.findall(r"^COPY (?!--)(.+) \S+$", recipe("docker", Config(), PLACE), re.MULTILINE)
+    assert all((top / name).exists() for names in copied for name in names.split())
+    assert {"gateway", "publishers", "static"} <= {name for names in copied for name in names.split()}
+
+
+def test_compose_runs_the_gateway_read_only_with_a_valkey_of_its_own_or_yours() -> None:
+    own = yaml.safe_load(recipe("compose", Config(), PLACE))
+    yours = yaml.safe_load(recipe("compose", Config(valkey_url="valkey://valkey.example.org"), WITH_A_FILE))
+    assert own["services"].keys() == {"gateway", "valkey"} and yours["services"].keys() == {"gateway"}
+    for compose in (own, yours):
+        gateway = compose["services"]["gateway"]
+        assert gateway["read_only"] and gateway["cap_drop"] == ["ALL"] and gateway["security_opt"] == ["no-new-privileges:true"]
+        assert gateway["env_file"] == "gateway.env" and all(isinstance(value, str) for value in gateway["environment"].values())
+        assert gateway["ports"] == ["127.0.0.1:8000:8000"] and gateway["tmpfs"] == ["/tmp"]
+    assert own["services"]["gateway"]["depends_on"] == {"valkey": {"condition": "service_healthy"}} and own["volumes"] == {"valkey": {}}
+    assert "ports" not in own["services"]["valkey"] and own["services"]["valkey"]["command"].count("noeviction") == 1
+    assert yours["services"]["gateway"]["command"] == ["serve", "--config", "/etc/gateway/gateway.toml"]
+    assert yours["services"]["gateway"]["volumes"] == ["/etc/gateway/gateway.toml:/etc/gateway/gateway.toml:ro"]
+
+
+def test_the_kubernetes_manifests_fit_together() -> None:
+    found = documents(Config(metrics_port=9100), UNDER_A_PATH)
+    assert {kind: each["apiVersion"] for kind, each in found.items()} == {
+        "Deployment": "apps/v1",
+        "Service": "v1",
+        "PodDisruptionBudget": "policy/v1",
+        "Ingress": "networking.k8s.io/v1",
+    }
+    labels = found["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert labels == found["Deployment"]["spec"]["selector"]["matchLabels"] == found["Service"]["spec"]["selector"]
+    assert labels == found["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"]
+    ports = {port["name"]: port["containerPort"] for port in container(Config(metrics_port=9100))["ports"]}
+    assert ports == {"http": 8000, "metrics": 9100}
+    [service] = found["Service"]["spec"]["ports"]
+    [path] = found["Ingress"]["spec"]["rules"][0]["http"]["paths"]
+    assert service["targetPort"] in ports and path["backend"]["service"] == {"name": "gateway", "port": {"name": service["name"]}}
+    assert path["path"] == "/live/(.*)"
+
+
+def test_a_pod_is_hardened_and_has_time_to_drain() -> None:
+    config = Config(drain_seconds=300)
+    pod = documents(config)["Deployment"]["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] and not pod["enableServiceLinks"] and not pod["automountServiceAccountToken"]
+    assert pod["terminationGracePeriodSeconds"] >= 300 + 5 + 10
+    assert container(config)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_what_a_pod_mounts_are_volumes_that_it_has(environment: Config) -> None:
+    config = environment.model_copy(update={"tokens": environment.tokens.model_copy(update={"public_key_file": "/k.pem"})})
+    volumes = documents(config, WITH_A_FILE)["Deployment"]["spec"]["template"]["spec"]["volumes"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container(config, WITH_A_FILE)["volumeMounts"]}
+    assert mounts == {"tmp": "/tmp", "file": "/etc/gateway/gateway.toml", "key": "/etc/gateway/public_key.pem"}
+    assert {volume["name"]: volume.get("secret", {}).get("secretName") for volume in volumes} == {
+        "tmp": None,
+        "file": "gateway-file",
+        "key": "gateway-key",
+    }
+    assert {"name": "GATEWAY_TOKENS__PUBLIC_KEY_FILE", "value": mounts["key"]} in container(config, WITH_A_FILE)["env"]
