@@ -6,6 +6,7 @@ queue_commands   the group queue: list, show, dead, retry, cancel, purge, enqueu
 queue_views      what they print
 worker_command   worker
 bench_command    bench
+doctor_command   doctor; the package doctor is what it runs
 leaving    how the process of worker ends
 programs   the commands that run until they are ended: serve, demo, relay
 follow     what ``gateway subscribe`` runs
