@@ -18,7 +18,6 @@ from ...config import ALERTS, ChannelRules, Config
 from ...control.revocations import Revocations
 from ...errors import ClientError, ConfigurationError, Disconnect, TokenExpired
 from ...origins import origin_fault
-from ...publication import channel_fault
 from ...rules.identity import Grant, Identity
 from ...rules.permissions import admits, may_subscribe, owner_of
 from ...session.authentication import Authentication
@@ -45,8 +44,10 @@ async def check_access(config: Config, asked: Asked, revocations: Revocations, d
         return  # it is a fault of the configuration, which is reported as such
     authentication = Authentication(config, Verifier(config.tokens, keys), revocations)
     identity, grants = await _check_tokens(config, authentication, asked, diagnosis)
-    if asked.channel and identity is not None:
-        _check_channel(config, identity, asked.channel, grants.get(asked.channel), diagnosis)
+    if asked.channel and (rules := _rules_of(config, asked.channel, diagnosis)) is not None:
+        diagnosis.add(*_lacks(config, asked.channel, rules))
+        if identity is not None:
+            _check_channel(config, identity, asked.channel, grants.get(asked.channel), diagnosis)
 
 
 # Tokens.
@@ -202,21 +203,18 @@ def check_origin(config: Config, origin: str, host: str, diagnosis: Diagnosis) -
 # Channels.
 
 
-def _check_channel(config: Config, identity: Identity, channel: str, grant: Grant | None, diagnosis: Diagnosis) -> None:
-    if fault := channel_fault(channel):
-        diagnosis.add(Finding(Weight.FAULT, f"channel {channel[:60]!r}: {fault}", "choose another name"))
-        return
+def _rules_of(config: Config, channel: str, diagnosis: Diagnosis) -> ChannelRules | None:
+    """The rules of the channel; None, with a finding, where there are none."""
     try:
-        rules = config.rules(channel)
+        return config.rules(channel)
     except ClientError as error:
-        diagnosis.add(
-            Finding(
-                Weight.FAULT,
-                f"channel {channel} is refused with 102 unknown channel: {error}",
-                _namespaces_change(config, channel.partition(":")[0]),
-            )
-        )
-        return
+        sentence = f"channel {channel} is refused with 102 unknown channel: {error}"
+        diagnosis.add(Finding(Weight.FAULT, sentence, _namespaces_change(config, channel.partition(":")[0])))
+        return None
+
+
+def _check_channel(config: Config, identity: Identity, channel: str, grant: Grant | None, diagnosis: Diagnosis) -> None:
+    rules = config.rules(channel)
     token = grant is not None
     subscribed = may_subscribe(rules, identity, channel, token=token)
     allowed = ["subscribe"] if subscribed else []
@@ -228,7 +226,6 @@ def _check_channel(config: Config, identity: Identity, channel: str, grant: Gran
             allowed.append(act)
         elif audience != "subscriber" and not _is_of_alerts(config, channel):  # whose other rules nobody can set
             diagnosis.add(_refusal(config, identity, channel, act, audience, Weight.NOTE))
-    diagnosis.add(*_lacks(config, channel, rules))
     if allowed:
         diagnosis.fine[f"channel {channel}"] = f"user {identity.user!r} is admitted by {', '.join(allowed)}"
 

@@ -12,10 +12,12 @@ import json
 import re
 import ssl
 import time
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import httptools
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.typing import Origin
@@ -30,10 +32,8 @@ __all__ = ["Answer", "Flow", "Unanswered", "ask", "connect_command", "follow_str
 ANSWER_SECONDS = 5.0
 BUFFERED_SECONDS = 2.0  # an answer that a buffer holds back is later than this
 BODY_BYTES = 64 * 1024
-_STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})")
 _ANNOUNCED = re.compile(rb'"ping":\s*(\d+(?:\.\d+)?)')
 _CODE = re.compile(rb'"disconnect":\{"code":(\d{4})')
-_LAST = re.compile(rb"\r\n0\r\n\r\n$")  # of a body in chunks, after which a proxy may leave the connection open
 NONE: Mapping[str, str] = {}
 
 
@@ -177,7 +177,7 @@ async def follow_stream(place: Place, command: bytes, seconds: float) -> Flow:
             await _read_stream(reader, began, flow)
     except TimeoutError:  # nothing more came in the time that was given, and nothing was cut
         return flow
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         flow.ended, flow.fault = time.monotonic() - began, _reason(error)
     finally:
         writer.transport.abort()
@@ -185,30 +185,56 @@ async def follow_stream(place: Place, command: bytes, seconds: float) -> Flow:
 
 
 def _stream_request(place: Place, command: bytes) -> bytes:
+    """As a browser sends it, with the leave to compress the answer: a proxy that does so may hold events back."""
     head = (
         f"POST {place.prefix}{EVENTS} HTTP/1.1\r\nHost: {place.authority}\r\nContent-Type: application/json\r\n"
-        f"Accept: text/event-stream\r\nContent-Length: {len(command)}\r\n\r\n"
+        f"Accept: text/event-stream\r\nAccept-Encoding: gzip\r\nContent-Length: {len(command)}\r\n\r\n"
     )
     return head.encode() + command
 
 
+class _StreamResponse:
+    """What has come of a response, for httptools' parser."""
+
+    def __init__(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._unpacked: Any = None
+        self.status = 0
+        self.body = b""
+        self.is_complete = False
+
+    def feed(self, data: bytes) -> None:
+        """Raises HTTPException for what is no HTTP, or not what it claims to be."""
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, zlib.error) as error:
+            raise http.client.HTTPException(f"the answer is no HTTP: {error}") from None
+        self.status = self._parser.get_status_code()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"content-encoding" and value.strip().lower() == b"gzip":
+            self._unpacked = zlib.decompressobj(zlib.MAX_WBITS | 16)
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body if self._unpacked is None else self._unpacked.decompress(body)
+
+    def on_message_complete(self) -> None:
+        self.is_complete = True
+
+
 async def _read_stream(reader: asyncio.StreamReader, began: float, flow: Flow) -> None:
-    """Until the first ping, or the end of the stream. The body may be in chunks, of which nothing matters here."""
-    text = b""
-    while part := await reader.read(BODY_BYTES):
-        text += part
+    """Until the first ping, or the end of the stream. Raises HTTPException."""
+    response = _StreamResponse()
+    while not response.is_complete and (part := await reader.read(BODY_BYTES)):
+        response.feed(part)
         now = time.monotonic() - began
-        head, _, flow.body = text.partition(b"\r\n\r\n")
-        if not flow.status and (found := _STATUS.match(head)):
-            flow.status = int(found[1])
-        if flow.status != 200:
+        flow.status, flow.body = response.status, response.body
+        if flow.status >= 300:
             return
         if flow.answered is None and b"data: {" in flow.body:
             flow.answered, flow.ping = now, _announced_ping(flow.body)
         if b"data: %b\n" % PING in flow.body:
             flow.pinged = now
             return
-        if _LAST.search(text):
-            break
     flow.ended = time.monotonic() - began
     flow.code = int(found[1]) if (found := _CODE.search(flow.body)) else 0

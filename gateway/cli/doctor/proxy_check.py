@@ -20,7 +20,7 @@ from .place import Place
 from .probes import BUFFERED_SECONDS, Answer, Flow, Unanswered, ask, connect_command, follow_stream, follow_websocket
 from .proxy_lines import line_for
 
-__all__ = ["Seen", "Way", "check_way", "judge_body", "judge_stream", "judge_view", "judge_websocket", "read_view"]
+__all__ = ["FORGED", "Seen", "Way", "check_way", "judge_body", "judge_live", "judge_stream", "judge_view", "judge_websocket", "read_view"]
 
 FORGED = "192.0.2.77"  # an address of no machine. Source: RFC 5737
 SENT = {
@@ -33,7 +33,9 @@ SENT = {
 LIVE = b'{"status":"live"}'
 SPARE_SECONDS = 5.0  # after the moment at which a ping is due
 SLOW_FACTOR = 2.4  # of the ping's time: what a proxy's timeout should be
+IDLE_SECONDS = 60  # what a proxy's timeout should be where the gateway's own interval is not known
 LOST_UPGRADE = 426
+UNREACHED = (502, 503, 504)
 BODY_MOST = 8 * 1024 * 1024  # of the body that is tried
 
 
@@ -121,7 +123,7 @@ def judge_live(live: Answer, place: Place) -> list[Finding]:
         target = live.headers.get("location", "").removesuffix("/health/live")
         sentence = f"{place.url} redirects to {target}, where WebSockets and many SDKs do not follow"
         return [Finding(Weight.FAULT, sentence, f"let pages use that URL, and run gateway doctor --url {target}")]
-    if live.status in (502, 503, 504):
+    if live.status in UNREACHED:
         sentence = f"the proxy at {place.url} does not reach a gateway: it answers {live.status}"
         return [
             Finding(Weight.FAULT, sentence, 'start "gateway serve", or correct the address in the proxy (host and port of the gateway)')
@@ -223,6 +225,8 @@ def judge_websocket(flow: Flow, server: str) -> list[Finding]:
         return [Finding(Weight.FAULT, sentence, line_for(server, "upgrade"))]
     if flow.status == 0:
         return [Finding(Weight.FAULT, f"no WebSocket opens: {flow.fault}", line_for(server, "upgrade"))]
+    if flow.status in UNREACHED:
+        return [_unreached("a WebSocket", flow, server)]
     if flow.status != 101:
         sentence = f"no WebSocket opens: the handshake was answered with {flow.status}"
         return [Finding(Weight.FAULT, sentence, line_for(server, "upgrade"))]
@@ -231,6 +235,8 @@ def judge_websocket(flow: Flow, server: str) -> list[Finding]:
 
 def judge_stream(flow: Flow, server: str) -> list[Finding]:
     """Whether a stream's messages come when they are sent, and whether it stays open until the gateway's ping."""
+    if flow.status in UNREACHED:
+        return [_unreached("a stream", flow, server)]
     if flow.status not in (0, 200):
         sentence = f"no stream of server-sent events opens: POST /connection/sse was answered with {flow.status}"
         return [Finding(Weight.FAULT, sentence, "pass POST on to all paths of the gateway")]
@@ -241,6 +247,11 @@ def judge_stream(flow: Flow, server: str) -> list[Finding]:
         sentence = f"the proxy holds streams back in a buffer: the first message, which the gateway sends at once, came {when}"
         return [Finding(Weight.FAULT, sentence, line_for(server, "buffering"))]
     return _judge_idle("a stream", flow, server)
+
+
+def _unreached(what: str, flow: Flow, server: str) -> Finding:
+    sentence = f"the proxy answered {flow.status} instead of opening {what}: it got no answer from the gateway, or not in its time"
+    return Finding(Weight.FAULT, sentence, line_for(server, "idle", seconds=IDLE_SECONDS))
 
 
 def _judge_idle(what: str, flow: Flow, server: str) -> list[Finding]:

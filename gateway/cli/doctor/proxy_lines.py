@@ -13,7 +13,7 @@ LINES: dict[str, dict[str, str]] = {
         OTHER: "pass the headers Upgrade and Connection on, and speak HTTP/1.1 to the gateway (HAProxy does: mode http)",
     },
     "buffering": {
-        "nginx": "proxy_buffering off;    (and no proxy_ignore_headers X-Accel-Buffering;)",
+        "nginx": "proxy_buffering off; gzip off;    (or take text/event-stream out of gzip_types)",
         "caddy": "flush_interval -1    (in reverse_proxy)",
         OTHER: "do not buffer responses, and do not compress text/event-stream",
     },
