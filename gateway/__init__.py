@@ -22,6 +22,7 @@ The packages, in the order in which they may import: a module imports from packa
 | work                      | queues, workers, durable readers, bridges                                   |
 | session                   | one client                                                                 |
 | edges                     | WebSocket, server-sent events, HTTP                                        |
+| documentation             | the pages of static/docs as a site, with a search                          |
 | metrics                   | the figures of all rooms and workers, for Prometheus                       |
 | app                       | wiring: from a configuration to an ASGI application                        |
 | serve                     | uvicorn, worker processes, drain                                           |

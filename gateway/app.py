@@ -26,6 +26,7 @@ from .control.presence import Presence
 from .control.revocations import Revocations
 from .control.rules_check import RulesCheck
 from .control.secrets_check import SecretsCheck
+from .documentation import routes as documentation
 from .edges import health, pages
 from .edges import pull as clients
 from .edges.api.openapi import openapi
@@ -285,6 +286,7 @@ def create_app(
         Route("/health/live", health.live),
         Route("/health/ready", health.ready),
         Route("/health/doctor", doctor_view, methods=["GET"]),
+        *documentation.routes(),
         *(route for guest in guests for route in guest.routes),
         Mount("/static", pages.files),
     ]

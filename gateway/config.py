@@ -186,7 +186,7 @@ BUILT_IN: dict[str, dict[str, Any]] = {
 
 
 class Config(BaseSettings):
-    """Every setting of the gateway; INTERFACE and README list them. It is immutable: ``model_copy`` makes another."""
+    """Every setting of the gateway; the documentation's page of settings describes them. It is immutable: ``model_copy`` makes another."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, nested_model_default_partial_update=True

@@ -30,6 +30,7 @@ OUTSIDE = {  # package → third-party packages that its modules may import; the
     "rpc": {"msgspec"},
     "session": {"msgspec"},
     "edges": {"msgspec", "starlette", "uvicorn", "websockets"},
+    "documentation": {"msgspec", "starlette", "markdown_it", "pygments"},
     "metrics": {"msgspec", "starlette", "prometheus_client"},
 }
 FOR_PUBLISHERS = ("errors", "config", "publication", "runtime", "rules", "store")

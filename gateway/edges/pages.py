@@ -17,7 +17,7 @@ from starlette.responses import FileResponse, Response
 from starlette.staticfiles import NotModifiedResponse, PathLike, StaticFiles
 from starlette.types import Scope
 
-__all__ = ["FRESH", "STATIC", "files", "folder", "landing"]
+__all__ = ["FRESH", "STATIC", "files", "folder", "landing", "takes_gzip"]
 
 _PACKAGED = Path(__file__).parent.parent / "static"  # in a wheel; in a checkout it is at the top
 STATIC = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parent.parent / "static"
@@ -38,7 +38,7 @@ class _Pages(StaticFiles):
         if Path(full_path).suffix in TEXTS:
             response.headers["vary"] = "Accept-Encoding"
             # A range is one of the file itself.
-            if _takes_gzip(asked.get("accept-encoding", "")) and "range" not in asked:
+            if takes_gzip(asked.get("accept-encoding", "")) and "range" not in asked:
                 response = _compressed_response(response, _compressed(Path(full_path), stat_result.st_mtime_ns))
         if self.is_not_modified(response.headers, asked):
             response = NotModifiedResponse(response.headers)
@@ -65,7 +65,7 @@ def _compressed_response(plain: Response, body: bytes) -> Response:
     return Response(body, plain.status_code, same | {"content-encoding": "gzip", "etag": etag})
 
 
-def _takes_gzip(accept_encoding: str) -> bool:
+def takes_gzip(accept_encoding: str) -> bool:
     listed = {name.strip().lower(): quality for name, _, quality in (part.partition(";") for part in accept_encoding.split(","))}
     quality = listed.get("gzip", listed.get("*"))
     return quality is not None and not _REFUSED.fullmatch(quality)

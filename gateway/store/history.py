@@ -37,6 +37,22 @@ class Page(NamedTuple):
     expires: float = float("inf")
 
 
+class _Separate:
+    """A waiter for the answer of gateway_publish_all, in which the errors are texts."""
+
+    __slots__ = ("_waiter", "done", "set_exception")
+
+    def __init__(self, waiter: Waiter) -> None:
+        self._waiter = waiter
+        self.done = waiter.done
+        self.set_exception = waiter.set_exception
+
+    def set_result(self, result: Any, /) -> None:
+        if isinstance(result, list):
+            result = [StoreError(each.decode(errors="replace")) if isinstance(each, bytes) else each for each in result]
+        self._waiter.set_result(result)
+
+
 class History:
     """The channels' histories in Valkey, over one connection, which loads the library again where Valkey lost it.
 
@@ -74,6 +90,15 @@ class History:
         """``publish`` without waiting: the answer that ``waiter`` gets is what ``published`` takes."""
         self._write_index(channel)
         self.commands.begin_for(waiter, *self._publishing(channel, words, inbox), guarded=True)
+
+    def begin_publish_all(self, waiter: Waiter, channel: str, publications: Sequence[Sequence[Any]]) -> None:
+        """``begin_publish`` of several, one after another, for less of Valkey's time. None has a size or ttl of its own.
+
+        The answer is a list: of each publication what ``published`` takes, or a StoreError of that one alone.
+        """
+        self._write_index(channel)
+        words = (word for each in publications for word in (len(each), *each))
+        self.commands.begin_for(_Separate(waiter), b"FCALL", b"gateway_publish_all", 3, *self.layout.keys(channel), *words, guarded=True)
 
     def _publishing(self, channel: str, words: Sequence[Any], inbox: bool) -> tuple[Any, ...]:
         """The command that publishes the words."""

@@ -14,6 +14,7 @@ from gateway.edges.api.plans import PLANNERS, plan
 from ..kit.clients import Socket
 from ..kit.gateways import API_KEY, RULES, RunningGateway, Start, shared_gateway
 from ..kit.scrapes import Scraped
+from ..kit.topologies import Store
 from ..kit.valkeys import OwnValkey
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.every_valkey]
@@ -60,6 +61,18 @@ USUAL = [
         },
     ),
     ("batch", {"commands": [{"publish": PUBLISH}], "parallel": True}),
+    (
+        "batch",
+        {
+            "commands": [
+                {"publish": PUBLISH},
+                {"publish": {**PUBLISH, "idempotency_key": "run"}},
+                {"publish": {**PUBLISH, "idempotency_key": "run", "tags": {"a": "b"}}},
+                {"publish": {**PUBLISH, "skip_history": True}},
+                {"broadcast": {"channels": ["chat:direct", "chat:direct", "chat:direct.2"], "data": 2}},
+            ]
+        },
+    ),
 ]
 UNUSUAL = [
     ("publish", {**PUBLISH, "idempotencykey": "k"}),
@@ -117,6 +130,21 @@ async def test_the_answers_of_one_read_are_in_the_order_of_the_requests(gateway:
     assert offsets == list(range(offsets[0], offsets[0] + number))
     history = (await gateway.ask("history", channel="chat:order", limit=-1))["publications"]
     assert [each["data"] for each in history] == list(range(number))
+
+
+async def test_publications_of_a_batch_that_go_to_valkey_together_fail_apart(gateway: RunningGateway, store: Store) -> None:
+    """Another program made the channel's idempotency keys something else: those with a key fail, as they do by themselves."""
+    channel = "chat:apart"
+    await gateway.ask("publish", channel=channel, data=0)
+    store.set(f"{gateway.prefix}:{{{channel}}}:keys", "of another program")
+    commands = [{"publish": {"channel": channel, "data": n, **({"idempotency_key": "k"} if n % 3 == 2 else {})}} for n in range(1, 7)]
+    ((_, found),) = await answers(gateway, [request("batch", {"commands": commands})], pipelined=False)
+    outcomes = [
+        reply["publish"].get("offset", reply.get("error", {}).get("code")) if "publish" in reply else "error" for reply in found["replies"]
+    ]
+    assert outcomes == [2, "error", 3, 4, "error", 5]
+    history = (await gateway.ask("history", channel=channel, limit=-1))["publications"]
+    assert [each["data"] for each in history] == [0, 1, 3, 4, 6]
 
 
 @pytest.mark.parametrize("size", [1, 50, 4000, 100_000], ids="{} bytes at a time".format)

@@ -15,6 +15,7 @@ from gateway.cli.programs import LOOPBACK_ORIGINS
 from gateway.config import Config
 from gateway.origins import Origins
 
+from ..documentation.pages import snippets
 from ..kit.browser import wait
 from ..kit.gateways import API_KEY
 from ..kit.programs import Process, process, run
@@ -23,8 +24,7 @@ from ..kit.tokens import SECRET, token
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-README = (Path(__file__).parent.parent.parent / "README.md").read_text()
-SNIPPET = re.search(r"\*\*A page\*\*.*?```html\n(.*?)```", README, re.S)
+SNIPPET = snippets("readme")[0].code
 SHOW = "<script>window.shown = []; window.show = (data) => shown.push(data);</script>"
 
 
@@ -64,14 +64,17 @@ def environment(prefix: str) -> dict[str, str]:
     return {"GATEWAY_TOKENS__HMAC_SECRET": SECRET, "GATEWAY_API_KEYS": API_KEY, "GATEWAY_PREFIX": prefix}
 
 
+def test_the_readmes_page_is_also_in_the_documentation() -> None:
+    assert {fence.code for fence in snippets("readme")} == {SNIPPET}
+
+
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
 def test_the_readmes_page_works_from_another_port_on_a_first_run(
     page: Page, site: http.server.ThreadingHTTPServer, valkey_url: str, prefix: str, tmp_path: Path, host: str
 ) -> None:
-    assert SNIPPET
     words = ("--data-dir", tmp_path, "--valkey-url", valkey_url)
     with process("serve", "--port", "0", *words, environment=environment(prefix)) as gateway:
-        Site.page = SHOW + SNIPPET[1].replace("http://localhost:8000", url_of(gateway))
+        Site.page = SHOW + SNIPPET.replace("http://localhost:8000", url_of(gateway))
         page.goto(f"http://{host}:{site.server_port}/")
         wait(page, "window.shown !== undefined")
         published = 0
@@ -86,13 +89,12 @@ def test_the_readmes_page_works_from_another_port_on_a_first_run(
 def test_with_a_configuration_file_an_origin_is_let_in_where_it_is_given(
     page: Page, site: http.server.ThreadingHTTPServer, valkey_url: str, prefix: str, tmp_path: Path, opened: bool
 ) -> None:
-    assert SNIPPET
     origin = f"http://127.0.0.1:{site.server_port}"
     file = tmp_path / "gateway.toml"
     file.write_text(f'valkey_url = "{valkey_url}"\ndata_dir = "{tmp_path}"\nlog_level = "debug"\n')
     given = ("--origin", "http://elsewhere.example", "--origin", origin) if opened else ()
     with process("serve", "--port", "0", "--config", file, *given, environment=environment(prefix)) as gateway:
-        Site.page = SHOW + SNIPPET[1].replace("http://localhost:8000", url_of(gateway))
+        Site.page = SHOW + SNIPPET.replace("http://localhost:8000", url_of(gateway))
         with page.expect_event("websocket"):
             page.goto(f"{origin}/")
         line = gateway.complaint()

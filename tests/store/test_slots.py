@@ -1,4 +1,4 @@
-"""Keys that one function takes are in one hash slot, and every key is in README's table of keys and slots."""
+"""Keys that one function takes are in one hash slot, and every key is in the documentation's table of keys and slots."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gateway.store.topology import slot_of
 
 ROOT = Path(__file__).parents[2]
 LAYOUT = Layout("gw")
-TABLE = (ROOT / "README.md").read_text().partition("their slots on a cluster")[2].partition("\n## ")[0]
+TABLE = (ROOT / "static/docs/reference/valkey-layout.md").read_text().partition("their slots on a cluster")[2].partition("\n## ")[0]
 
 TOGETHER = {
     "channel": [LAYOUT.channel("a:b"), *LAYOUT.inbox_keys("a:b"), *LAYOUT.presence("a:b"), *LAYOUT.reader("a:b", "group")],

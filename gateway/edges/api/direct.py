@@ -26,7 +26,7 @@ from ..request import api_key_of, is_api_key
 from ..responses import json_headers
 from .endpoint import failure
 from .known_heads import Head, KnownHeads
-from .plans import PLANNERS, Plan, plan
+from .plans import PLANNERS, Plan, plan, runs_of
 
 __all__ = ["DirectCall", "DirectCalls", "Lender"]
 
@@ -245,8 +245,14 @@ class DirectCall:
         history, calls = self._node.history, made.calls
         self._open = len(calls)
         self._answers = [None] * self._open
-        for number, call in enumerate(calls):
-            history.begin_publish(_Answer(self, number), call.channel, call.words, inbox=call.inbox)
+        number = 0
+        for run in runs_of(calls):
+            call = run[0]
+            if len(run) == 1:
+                history.begin_publish(_Answer(self, number), call.channel, call.words, inbox=call.inbox)
+            else:
+                history.begin_publish_all(_Answers(self, number, len(run)), call.channel, [each.words for each in run])
+            number += len(run)
 
     def failed(self, number: int, error: StoreError) -> None:
         self._note(number, error)
@@ -256,11 +262,12 @@ class DirectCall:
         assert self._plan is not None
         try:
             try:
-                position = self._node.history.published(self._plan.calls[number].channel, answer)
+                outcome = (
+                    answer if isinstance(answer, StoreError) else self._node.history.published(self._plan.calls[number].channel, answer)
+                )
             except StoreError as error:
-                self._note(number, error)
-            else:
-                self._note(number, position)
+                outcome = error
+            self._note(number, outcome)
         except Exception:
             log.exception("api: what Valkey answered to a publication is no answer of its function")
             self._calls.abort()
@@ -301,3 +308,26 @@ class _Answer:
     def set_exception(self, exception: StoreError, /) -> None:
         # Not at once: an error may come while the other calls are still to be sent.
         asyncio.get_running_loop().call_soon(self._call.failed, self._number, exception)
+
+
+class _Answers:
+    """Waits for the answers to ``count`` calls that are one of Valkey's, the first of which is ``number``."""
+
+    __slots__ = ("_call", "_count", "_number")
+
+    def __init__(self, call: DirectCall, number: int, count: int) -> None:
+        self._call = call
+        self._number = number
+        self._count = count
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, result: Any, /) -> None:
+        whole = isinstance(result, list) and len(result) == self._count
+        for number in range(self._count):
+            self._call.answered(self._number + number, result[number] if whole else None)
+
+    def set_exception(self, exception: StoreError, /) -> None:
+        for number in range(self._number, self._number + self._count):
+            asyncio.get_running_loop().call_soon(self._call.failed, number, exception)

@@ -1,0 +1,96 @@
+"""All pages of a folder, in the order in which they are read.
+
+A page's name is its file's path in the folder without ``.md``: ``how-to/deploy``; that of ``index.md`` is "". The order is that of
+the links on the index; pages that it does not name come last in their part.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .markdown import Rendered, Section
+
+__all__ = ["PARTS", "Book", "Page"]
+
+PARTS = {"tutorial": "Tutorial", "how-to": "How to", "reference": "Reference", "explanation": "Explanation", "": "More"}
+_LINK = re.compile(r"\]\(([\w./-]+)\.md\)")
+_ELSEWHERE = re.compile(r"[a-z]+:|#")  # an address of another site, or one within the page
+
+
+class Page:
+    """``title`` is its first line, ``summary`` its first paragraph, without marks of Markdown."""
+
+    def __init__(self, name: str, source: str) -> None:
+        self.name = name
+        self.source = source
+        first, _, rest = source.partition("\n")
+        self.title = first.removeprefix("#").strip()
+        self.summary = re.sub(r"[`*\[\]]|\]\([^)]*\)", "", " ".join(rest.strip().partition("\n\n")[0].split()))
+
+    @property
+    def part(self) -> str:
+        return self.name.rpartition("/")[0]
+
+    @property
+    def root(self) -> str:
+        """The way from the page's address up to the gateway's."""
+        return "../" * (1 + self.name.count("/"))
+
+    @cached_property
+    def rendered(self) -> Rendered:
+        from .markdown import render  # what it imports takes memory, which a gateway saves whose pages are not read
+
+        return render(self.source, self.place_of)
+
+    @property
+    def sections(self) -> list[Section]:
+        from .markdown import sections
+
+        return sections(self.source)
+
+    def place_of(self, link: str) -> str:
+        """Where a link of the page leads in the site: ``../reference/http.md#errors`` to the page, another file to ``static/``."""
+        if _ELSEWHERE.match(link):
+            return link
+        path, mark, anchor = link.partition("#")
+        path = posixpath.normpath(posixpath.join("docs", self.part, path))
+        path = path.removesuffix(".md").removesuffix("index") if path.endswith(".md") else f"static/{path}"
+        return f"{self.root}{path}{mark}{anchor}"
+
+
+class Book(Mapping[str, Page]):
+    """The pages by their names, in their order. ``folder`` is read at once, and each page is rendered when it is first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        files = {path.relative_to(folder).as_posix().removesuffix(".md"): path for path in sorted(folder.rglob("*.md"))}
+        pages = {name: Page("" if name == "index" else name, path.read_text("utf-8")) for name, path in files.items()}
+        listed = _LINK.findall(pages["index"].source) if "index" in pages else []
+        parts = list(PARTS)
+        order = {name: at for at, name in reversed(list(enumerate(listed)))}
+
+        def place(page: Page) -> tuple[bool, int, int, str]:
+            part = parts.index(page.part) if page.part in PARTS else len(parts)
+            return bool(page.name), part, order.get(page.name, len(order)), page.name
+
+        self._pages = {page.name: page for page in sorted(pages.values(), key=place)}
+
+    def __getitem__(self, name: str) -> Page:
+        return self._pages[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._pages)
+
+    def __len__(self) -> int:
+        return len(self._pages)
+
+    def beside(self, page: Page) -> tuple[Page | None, Page | None]:
+        """The pages before and after it."""
+        pages = list(self.values())
+        at = pages.index(page)
+        return (pages[at - 1] if at else None), (pages[at + 1] if at + 1 < len(pages) else None)

@@ -1,0 +1,100 @@
+"""``GET /docs/…``: the pages, and what their search looks through.
+
+The folder is read when the first page is asked for, and anew when a file in it has changed. A page is rendered once, in a thread,
+since that takes some milliseconds in which publications would wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+from functools import lru_cache
+from typing import NamedTuple
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from ..edges.pages import FRESH, STATIC, takes_gzip
+from .book import Book
+from .frame import framed, not_found
+
+__all__ = ["FOLDER", "routes"]
+
+FOLDER = STATIC / "docs"
+
+
+class _Body(NamedTuple):
+    plain: bytes
+    compressed: bytes
+    digest: str
+
+
+def routes() -> list[BaseRoute]:
+    return [
+        Route("/docs", _to_the_first_page),
+        Route("/docs/search.json", _search),
+        Route("/docs/{name:path}", _page),
+    ]
+
+
+async def _to_the_first_page(request: Request) -> Response:
+    return RedirectResponse("docs/")
+
+
+async def _search(request: Request) -> Response:
+    return _response(request, await asyncio.to_thread(_index, _stamp()), "application/json")
+
+
+async def _page(request: Request) -> Response:
+    name: str = request.path_params["name"]
+    stamp = _stamp()
+    body = await asyncio.to_thread(_document, stamp, name)
+    if body is not None:
+        return _response(request, body, "text/html")
+    book = await asyncio.to_thread(_book, stamp)
+    bare = name.removesuffix(".md").removesuffix("index")
+    if name != bare and bare in book:  # a link of the files was copied
+        return RedirectResponse(bare.rpartition("/")[2] or "./")
+    return Response(not_found(book, name), 404, FRESH, "text/html")
+
+
+def _response(request: Request, body: _Body, media_type: str) -> Response:
+    compressed = takes_gzip(request.headers.get("accept-encoding", ""))
+    etag = f'"{body.digest}-gzip"' if compressed else f'"{body.digest}"'
+    headers = FRESH | {"vary": "Accept-Encoding", "etag": etag}
+    if etag in request.headers.get("if-none-match", ""):
+        return Response(None, 304, headers)
+    if compressed:
+        return Response(body.compressed, 200, headers | {"content-encoding": "gzip"}, media_type)
+    return Response(body.plain, 200, headers, media_type)
+
+
+def _stamp() -> int:
+    """Another number when a page was added, changed or removed."""
+    return hash(tuple((path.as_posix(), path.stat().st_mtime_ns) for path in FOLDER.rglob("*.md")))
+
+
+@lru_cache(maxsize=1)
+def _book(stamp: int) -> Book:
+    return Book(FOLDER)
+
+
+@lru_cache(maxsize=256)
+def _document(stamp: int, name: str) -> _Body | None:
+    """None where there is no such page."""
+    book = _book(stamp)
+    return _body(framed(book, book[name]).encode()) if name in book else None
+
+
+@lru_cache(maxsize=1)
+def _index(stamp: int) -> _Body:
+    """``[{"page", "title", "heading", "anchor", "terms", "text"}, …]``, a row for each section of each page."""
+    rows = [{"page": page.name, "title": page.title, **section._asdict()} for page in _book(stamp).values() for section in page.sections]
+    return _body(msgspec.json.encode(rows))
+
+
+def _body(plain: bytes) -> _Body:
+    return _Body(plain, gzip.compress(plain, mtime=0), hashlib.sha256(plain).hexdigest()[:24])

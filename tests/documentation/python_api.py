@@ -1,0 +1,161 @@
+"""The page of the Python API, made from the docstrings. Run it after one has changed:
+
+python -m tests.documentation.python_api
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, is_typeddict
+
+__all__ = ["PAGE", "PUBLIC", "text"]
+
+PAGE = Path(__file__).parents[2] / "static" / "docs" / "reference" / "python.md"
+
+# Module → what of it applications use; None: its __all__.
+PUBLIC: dict[str, tuple[str, ...] | None] = {
+    "publishers": None,
+    "publishers.publisher": ("PublishOptions",),
+    "publishers.database": ("Database",),
+    "publishers.transaction": ("Transaction",),
+    "publishers.posts": None,
+    "publishers.reviews": None,
+    "publishers.reactions": None,
+    "publishers.orders": None,
+    "gateway.work": None,
+    "gateway.work.producer": ("EnqueuedJob",),
+    "gateway.work.running": ("RunningJob", "PlainJob"),
+    "gateway.work.jobs": ("JobOptions",),
+    "gateway.rpc": None,
+    "gateway.app": ("create_app",),
+    "gateway.config": ("Config", "load"),
+    "gateway.publication": ("Position",),
+    "gateway.errors": ("ConfigurationError", "JobFailed", "NotPermitted", "QueueFull", "StoreError", "Unavailable"),
+}
+# What relays, the gateway and our own modules alone call.
+INTERNAL = {
+    *("Database.alone_with", "Database.claim", "Database.listening", "Database.wake"),
+    *("Transaction.gathered", "Transaction.lock", "Transaction.write_outbox"),
+    *("Reader.followed", "Reader.held", "Reader.on_lost", "Reader.on_refused"),
+    *("StoreError.is_wrong_type", "StoreError.is_general", "excerpt"),
+}
+MADE_ELSEWHERE = {"Caller", "Delivery", "EnqueuedJob", "Gap", "PlainJob", "RunningJob", "Transaction"}  # applications are given them
+HEAD = """# Python
+
+Classes and functions for services, from their docstrings.
+
+<!-- run: python -->
+```python
+from publishers import SyncPublisher
+
+print(SyncPublisher("valkey://localhost").publish("posts:tech", {"title": "Hello"}))
+```
+
+Errors of arguments are `ValueError` and `TypeError`; all others are below [`gateway.errors`](#gatewayerrors). This page is made from the docstrings of the code.
+"""
+
+
+def text() -> str:
+    return HEAD + "".join(_module(name, names) for name, names in PUBLIC.items())
+
+
+def _module(name: str, names: tuple[str, ...] | None) -> str:
+    module = importlib.import_module(name)
+    members = ((each, getattr(module, each)) for each in names or sorted(module.__all__) if each not in INTERNAL)
+    return f"\n## {name}\n" + "".join(_member(each, member) for each, member in members if callable(member))
+
+
+def _member(name: str, member: Any) -> str:
+    if inspect.isclass(member):
+        return _class(name, member)
+    return f"\n### {name}\n\n{_call(name, member)}\n{_doc(member)}"
+
+
+def _class(name: str, cls: type) -> str:
+    has_constructor = not (name in MADE_ELSEWHERE or issubclass(cls, BaseException) or is_typeddict(cls) or _is_model(cls))
+    methods = "".join(_method(each, member) for each, member in _methods(cls))
+    constructor = f"\n{_call(name, cls)}\n" if has_constructor else ""
+    return f"\n### {name}\n{constructor}{_doc(cls)}" + (f"\n{methods}" if methods else "")
+
+
+def _is_model(cls: type) -> bool:
+    return any(base.__name__ == "BaseModel" for base in cls.__mro__)
+
+
+def _methods(cls: type) -> Iterator[tuple[str, Any]]:
+    """What a class of ours defines itself or inherits from one of ours, and describes."""
+    for base in () if _is_model(cls) else cls.__mro__:
+        if base.__module__.startswith(("gateway", "publishers")):
+            for name, member in vars(base).items():
+                described = inspect.isfunction(member) or isinstance(member, property | classmethod | staticmethod)
+                if (
+                    not name.startswith("_")
+                    and described
+                    and f"{base.__name__}.{name}" not in INTERNAL
+                    and inspect.getdoc(getattr(cls, name))
+                ):
+                    yield name, member
+
+
+def _method(name: str, member: Any) -> str:
+    bare = member.__func__ if isinstance(member, classmethod | staticmethod) else member
+    shown = f"`{name}`" if isinstance(member, property) else _call(name, bare)
+    lines = [line and f"  {line}" for line in _doc(bare).strip().splitlines()]
+    return "\n".join([f"- {shown}: {lines[0].strip()}", *lines[1:]]) + "\n"
+
+
+def _call(name: str, member: Any) -> str:
+    """How it is called, with ``await`` or ``async with`` where it needs one, and what it returns."""
+    signature = inspect.signature(member)
+    shown = [_parameter(each) for each in signature.parameters.values() if each.name not in ("self", "cls")]
+    arguments = ", ".join(_with_marks(list(signature.parameters.values()), shown))
+    bare = inspect.unwrap(member) if not inspect.isclass(member) else member
+    word = "await " if inspect.iscoroutinefunction(bare) else "async with " if inspect.isasyncgenfunction(bare) else ""
+    returned = "" if inspect.isclass(member) else _type(signature.return_annotation).removeprefix("AsyncIterator")
+    return f"`{word}{name}({arguments})" + (
+        f" → {returned.strip('[]') if word == 'async with ' else returned}`" if returned not in ("", "None") else "`"
+    )
+
+
+def _with_marks(parameters: list[inspect.Parameter], shown: list[str]) -> Iterator[str]:
+    """The parameters, with the star before those that are given by name alone."""
+    parameters = [each for each in parameters if each.name not in ("self", "cls")]
+    starred = False
+    for parameter, text in zip(parameters, shown, strict=True):
+        if parameter.kind is parameter.KEYWORD_ONLY and not starred:
+            starred = True
+            yield "*"
+        yield text
+
+
+def _parameter(parameter: inspect.Parameter) -> str:
+    marks = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}
+    name = marks.get(parameter.kind, "") + parameter.name
+    kind = re.sub(r"^Unpack\[(\w+)\]$", r"\1", _type(parameter.annotation))
+    name += f": {kind}" if kind else ""
+    if parameter.default is parameter.empty:
+        return name
+    default = "…" if callable(parameter.default) else repr(parameter.default)
+    return f"{name} = {default}" if kind else f"{name}={default}"
+
+
+def _type(annotation: Any) -> str:
+    if annotation in (inspect.Signature.empty, None):
+        return ""
+    return (
+        annotation if isinstance(annotation, str) else getattr(annotation, "__forward_arg__", None) or inspect.formatannotation(annotation)
+    )
+
+
+def _doc(member: Any) -> str:
+    """The docstring as Markdown: names are in single backticks."""
+    doc = inspect.getdoc(member)
+    return "\n" + re.sub(r"``([^`]+)``", r"`\1`", doc).strip() + "\n" if doc else ""
+
+
+if __name__ == "__main__":
+    PAGE.write_text(text())
