@@ -138,6 +138,8 @@ def _token_change(config: Config, error: ClientError | Disconnect, reason: str, 
         return 'have the backend make both tokens for the same user (claim "sub"), and this one for its channel (claim "channel")'
     if "algorithm" in words:
         return "tokens.algorithms, and one of tokens.hmac_secret (HS256), tokens.public_key_file or tokens.jwks_url (RS256, ES256, EdDSA)"
+    if "is known yet" in words:
+        return f"tokens.jwks_url: the key server has no key with the id of this token, or is not reached from here; it is {settings.jwks_url!r}"
     if "signature" in words or "is configured" in words:
         return "tokens.hmac_secret, tokens.public_key_file or tokens.jwks_url has to be the backend's own; gateway token --user U makes one that passes"
     return "gateway token --user U makes a token that passes; compare the claims"

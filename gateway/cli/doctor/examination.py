@@ -112,19 +112,19 @@ async def _connected(config: Config) -> Commands | None:
 
 
 async def _check_servers(commands: Commands, embedded: bool, diagnosis: Diagnosis) -> None:
-    """Raises StoreError."""
-    for shard in commands.shards:
-        if not shard.connected:
-            continue  # a shard that does not answer is a fault that the check of the settings reports
+    """Raises StoreError. What is wrong with some shards of a cluster names them."""
+    found: dict[Finding, list[str]] = {}
+    answering = [shard for shard in commands.shards if shard.connected]  # the others are faults that the check of the settings reports
+    for shard in answering:
         facts = await read_server(shard)
-        findings = server_findings(facts, embedded=embedded)
-        if commands.sharded:
-            findings = [each._replace(sentence=f"{each.sentence} (at {facts.name})") for each in findings]
-        diagnosis.add(*findings)
+        for finding in server_findings(facts, embedded=embedded):
+            found.setdefault(finding, []).append(facts.name)
         if facts.settings is None:
-            diagnosis.untried.append(
-                f"output buffer limits and persistence of {facts.name}: CONFIG GET is refused; --valkey-url names an administrator's login"
-            )
+            sentence = f"the output buffer limits and snapshots of {facts.name}: CONFIG GET is refused"
+            diagnosis.untried.append(f"{sentence}; --valkey-url takes the login of an administrator")
+    for finding, names in found.items():
+        where = "" if len(names) == len(answering) else f" (at {', '.join(names)})"
+        diagnosis.add(finding._replace(sentence=finding.sentence + where))
 
 
 # The way to the gateway.
@@ -138,7 +138,8 @@ async def _check_the_way(config: Config, question: Question, diagnosis: Diagnosi
     if question.wait > ANNOUNCED_SECONDS and sys.stderr.isatty():
         print(f"waiting up to {question.wait:g} s for a ping through {question.place.url} …", file=sys.stderr)
     message_bytes = config.limits.message_bytes
-    return await check_way(Way(question.place, config.api_keys, token, question.asked.origin, question.wait, message_bytes), diagnosis)
+    way = Way(question.place, config.api_keys, token, question.asked.origin, question.wait, message_bytes)
+    return await check_way(way, diagnosis) or await _look_at_the_gateway(config)
 
 
 def _token_for_probes(config: Config, asked: Asked) -> str:
@@ -165,14 +166,14 @@ def _check_machine(config: Config, seen: Seen | None, place: Place | None, diagn
     machine, whose = read_machine(), "this shell's"
     connections, workers = config.limits.connections, config.workers
     if seen is not None:
-        process = seen.view["process"]
-        machine, whose = machine._replace(descriptors=process["descriptors"] or UNLIMITED), "the gateway's"
-        connections, workers = process["connections"], process["workers"]
-    elif place is None:
+        process = seen.view.process
+        machine, whose = machine._replace(descriptors=process.descriptors or UNLIMITED), "the gateway's"
+        connections, workers = process.connections, process.workers
+    else:
         diagnosis.untried.append(
             f"the limits of a running gateway: none answers at {config.host}:{config.port} (host, port); those of this shell were read instead"
         )
-    proxied = bool(config.trusted_proxies) or (seen is not None and not seen.is_direct)
+    proxied = bool(config.trusted_proxies) or (place is not None and not (seen is not None and seen.is_direct))
     diagnosis.add(*machine_findings(machine, Load(connections, workers, proxied), whose=whose))
     diagnosis.fine["machine"] = (
         f"{whose} file descriptors are {'unlimited' if machine.descriptors == UNLIMITED else f'{machine.descriptors:,}'}"

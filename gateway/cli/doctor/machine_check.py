@@ -109,8 +109,8 @@ def _descriptors(machine: Machine, load: Load, whose: str) -> list[Finding]:
             return []
         fitting = max(most - RESERVED, 1)
         sentence = (
-            f"limits.connections is 0, which is no limit, and {whose} file descriptors are {most:,}: after about {fitting:,} connections none is "
-            "accepted, and those that are there suffer with it"
+            f"limits.connections is 0, which is no limit, and {whose} file descriptors are {most:,}: after about {fitting:,} connections no more "
+            "are accepted, and a lost connection to Valkey cannot be opened again"
         )
         raised = "" if most >= MANY else f"; and LimitNOFILE={MANY} in the unit of systemd (ulimit -n {MANY} in a shell), for more"
         return [Finding(Weight.NOTE if most >= MANY else Weight.WARNING, sentence, f"limits.connections = {fitting}{raised}")]

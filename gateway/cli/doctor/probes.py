@@ -38,7 +38,11 @@ NONE: Mapping[str, str] = {}
 
 
 class Unanswered(Exception):
-    """No HTTP answer came; the message says why."""
+    """No HTTP answer came; the message says why. ``is_of_certificate``: the other side's certificate did not pass."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(_reason(error))
+        self.is_of_certificate = isinstance(error, ssl.SSLCertVerificationError)
 
 
 class Answer(NamedTuple):
@@ -92,7 +96,7 @@ def _ask(place: Place, method: str, path: str, headers: Mapping[str, str], body:
         found = {name.lower(): value for name, value in response.getheaders()}
         return Answer(response.status, found, response.read(BODY_BYTES), (own[0], own[1]))
     except (OSError, http.client.HTTPException) as error:
-        raise Unanswered(_reason(error)) from None
+        raise Unanswered(error) from None
     finally:
         connection.close()
 

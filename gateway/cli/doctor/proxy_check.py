@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ...edges.doctor_view import PROOF_HEADER, proof_of
+import msgspec
+
+from ...edges.doctor_view import PROOF_HEADER, SeenRequest, View, proof_of
 from ...edges.request import NOT_LISTED
 from .clock_check import Reading, clock_findings
 from .diagnosis import Diagnosis, Finding, Weight
@@ -20,7 +21,10 @@ from .place import Place
 from .probes import BUFFERED_SECONDS, Answer, Flow, Unanswered, ask, connect_command, follow_stream, follow_websocket
 from .proxy_lines import line_for
 
-__all__ = ["FORGED", "Seen", "Way", "check_way", "judge_body", "judge_live", "judge_stream", "judge_view", "judge_websocket", "read_view"]
+__all__ = [
+    *("FORGED", "SENT", "Seen", "Way"),
+    *("check_way", "judge_body", "judge_live", "judge_stream", "judge_view", "judge_websocket", "read_view"),
+]
 
 FORGED = "192.0.2.77"  # an address of no machine. Source: RFC 5737
 SENT = {
@@ -35,6 +39,7 @@ SPARE_SECONDS = 5.0  # after the moment at which a ping is due
 SLOW_FACTOR = 2.4  # of the ping's time: what a proxy's timeout should be
 IDLE_SECONDS = 60  # what a proxy's timeout should be where the gateway's own interval is not known
 LOST_UPGRADE = 426
+CLOSED_BY_GATEWAY = 3000  # and all codes above it. Source: PROTOCOL.md 1.6
 UNREACHED = (502, 503, 504)
 BODY_MOST = 8 * 1024 * 1024  # of the body that is tried
 
@@ -43,7 +48,7 @@ class Seen(NamedTuple):
     """What the gateway saw of a request, and what we know of it: ``own`` is our end of the connection, ``server`` the header of that name,
     ``clock`` the gateway's."""
 
-    view: dict[str, Any]
+    view: View
     own: tuple[str, int]
     server: str
     clock: Reading
@@ -51,7 +56,7 @@ class Seen(NamedTuple):
     @property
     def is_direct(self) -> bool:
         """Whether nothing is between us and the gateway."""
-        return bool(self.view["request"]["socket"] == list(self.own))
+        return self.view.request.socket == self.own
 
 
 class Way(NamedTuple):
@@ -74,13 +79,19 @@ async def read_view(place: Place, api_keys: Sequence[str], origin: str = "") -> 
         began = time.time()
         answer = await ask(place, "GET", "/health/doctor", headers | proof)
         if answer.status == 200 and answer.is_json:
-            view, now = json.loads(answer.body), time.time()
-            clock = Reading(view["time"] - (began + now) / 2, (now - began) / 2)
-            return Seen(view, answer.own, answer.headers.get("server", ""), clock)
+            return _seen(answer, began, time.time())
         refusals.append(answer)
     if refusals[-1].status == 403 and refusals[-1].is_json:
         return "the gateway there has none of the api_keys of this configuration, or a clock that is an hour off"
     return f"GET /health/doctor was answered with {refusals[-1].status}: the gateway there is an older version, or the proxy does not pass this path on"
+
+
+def _seen(answer: Answer, began: float, now: float) -> Seen | str:
+    try:
+        view = msgspec.json.decode(answer.body, type=View)
+    except msgspec.MsgspecError as error:
+        return f"GET /health/doctor was answered with something else: {error}"
+    return Seen(view, answer.own, answer.headers.get("server", ""), Reading(view.time - (began + now) / 2, (now - began) / 2))
 
 
 async def check_way(way: Way, diagnosis: Diagnosis) -> Seen | None:
@@ -89,9 +100,7 @@ async def check_way(way: Way, diagnosis: Diagnosis) -> Seen | None:
     try:
         live = await ask(place, "GET", "/health/live")
     except Unanswered as error:
-        diagnosis.add(
-            Finding(Weight.FAULT, f"nothing answers at {place.url}: {error}", "start the proxy, or name the URL that pages use with --url")
-        )
+        diagnosis.add(_unanswered(place, error))
         return None
     diagnosis.add(*judge_live(live, place))
     if live.body.strip() != LIVE:
@@ -111,8 +120,16 @@ async def check_way(way: Way, diagnosis: Diagnosis) -> Seen | None:
     diagnosis.add(*judge_view(seen, place, way.origin))
     through = "itself, with no proxy between" if seen.is_direct else f"through {seen.server or 'a proxy'}"
     diagnosis.fine["way"] = f"{place.url} leads to the gateway {through}"
-    diagnosis.fine["client address"] = f"the gateway takes this client to be at {seen.view['request']['address'] or 'no address'}"
+    diagnosis.fine["client address"] = f"the gateway takes this client to be at {seen.view.request.address or 'no address'}"
     return seen
+
+
+def _unanswered(place: Place, error: Unanswered) -> Finding:
+    if error.is_of_certificate:
+        change = f"a certificate for {place.host} of a known authority, with its chain (nginx: ssl_certificate fullchain.pem;)"
+        return Finding(Weight.FAULT, f"browsers refuse {place.url}: {error}", f"{change}; for an authority of your own: SSL_CERT_FILE=FILE")
+    change = "start what listens there, or name the URL that pages use with --url"
+    return Finding(Weight.FAULT, f"{place.url} does not answer: {error}", change)
 
 
 def judge_live(live: Answer, place: Place) -> list[Finding]:
@@ -137,13 +154,13 @@ def judge_live(live: Answer, place: Place) -> list[Finding]:
 
 def judge_view(seen: Seen, place: Place, origin: str) -> list[Finding]:
     """What a proxy did to the headers of a request."""
-    request = seen.view["request"]
+    request = seen.view.request
     found = clock_findings("the gateway's", seen.clock)
     if seen.is_direct:
         return found
     found += _addresses(request, seen.server)
-    if request["host"].lower() != place.authority.lower():
-        sentence = f"the proxy changes Host from {place.authority} to {request['host']}: pages of {place.url} are refused as if they were of another site"
+    if request.host.lower() != place.authority.lower():
+        sentence = f"the proxy changes Host from {place.authority} to {request.host}: pages of {place.url} are refused as if they were of another site"
         found.append(
             Finding(
                 Weight.WARNING,
@@ -151,32 +168,32 @@ def judge_view(seen: Seen, place: Place, origin: str) -> list[Finding]:
                 line_for(seen.server, "host") + f', or allowed_origins = ["http{"s" * place.by_tls}://{place.authority}"]',
             )
         )
-    if request["http"] == "1.0":
+    if request.http == "1.0":
         sentence = "the proxy speaks HTTP/1.0 to the gateway: WebSockets cannot be opened, and each request takes a new connection"
         found.append(Finding(Weight.WARNING, sentence, line_for(seen.server, "version")))
-    lost = [name for name in (*SENT, *(["origin"] if origin else [])) if name not in request["headers"] and name != "x-forwarded-for"]
+    lost = [name for name in (*SENT, *(["origin"] if origin else [])) if name not in request.headers and name != "x-forwarded-for"]
     if lost:
         sentence = f"the proxy removes headers that clients need: {', '.join(lost)}"
         found.append(Finding(Weight.FAULT, sentence, line_for(seen.server, "headers")))
     return found
 
 
-def _addresses(request: dict[str, Any], server: str) -> list[Finding]:
+def _addresses(request: SeenRequest, server: str) -> list[Finding]:
     """Whether the gateway counts clients by their own addresses, and whether clients can choose these."""
-    forwarded = [hop.strip() for hop in request["forwarded_for"].split(",") if hop.strip()]
-    proxy, found = request["socket"][0] if request["socket"] else "", []
-    if not request["trusted"]:
+    forwarded = [hop.strip() for hop in request.forwarded_for.split(",") if hop.strip()]
+    found = []
+    if not request.trusted:
         sentence = (
-            f"the gateway takes all clients of the proxy for one, at {request['address']}: limits.connections_per_address counts them together, "
+            f"the gateway takes all clients of the proxy for one, at {request.address}: limits.connections_per_address counts them together, "
             "and the log does not show who they are"
         )
-        found.append(Finding(Weight.WARNING, sentence, f'trusted_proxies = ["{proxy}"]'))
+        found.append(Finding(Weight.WARNING, sentence, f'trusted_proxies = ["{request.socket[0]}"]'))
     if not forwarded:
         sentence = "the proxy does not report the clients' addresses: X-Forwarded-For is missing"
         found.append(Finding(Weight.WARNING, sentence, line_for(server, "forwarded")))
     elif forwarded == [FORGED]:
         sentence = "the proxy passes X-Forwarded-For on as clients send it: they can choose the address that the gateway takes for theirs"
-        found.append(Finding(Weight.FAULT if request["trusted"] else Weight.WARNING, sentence, line_for(server, "forwarded")))
+        found.append(Finding(Weight.FAULT if request.trusted else Weight.WARNING, sentence, line_for(server, "forwarded")))
     return found
 
 
@@ -202,19 +219,17 @@ async def _check_connections(way: Way, server: str, diagnosis: Diagnosis) -> Non
 
 def _record(name: str, flow: Flow, way: Way, diagnosis: Diagnosis) -> None:
     """What is fine about a connection, and what could not be tried of it."""
-    if flow.answered is None:
-        return
-    diagnosis.fine[name] = f"the gateway's first message came after {flow.answered * 1000:.0f} ms"
-    if flow.pinged is not None:
-        diagnosis.fine[name] += f", its ping after {flow.pinged:.1f} s"
-    elif flow.code:
+    if flow.answered is not None:
+        ping = f", its ping after {flow.pinged:.1f} s" if flow.pinged is not None else ""
+        diagnosis.fine[name] = f"the gateway's first message came after {flow.answered * 1000:.0f} ms{ping}"
+    idle = f"whether the proxy leaves an idle {name} open"
+    if flow.code >= CLOSED_BY_GATEWAY:
+        remedy = "; --token names a token that passes" if flow.code in (3500, 3501) else ""
+        diagnosis.untried.append(f"{idle}: the gateway closed it with {flow.code}{remedy}")
+    elif flow.answered is not None and flow.pinged is None and flow.ended is None:
         diagnosis.untried.append(
-            f"how long the proxy leaves an idle {name} open: the gateway closed it ({flow.code}); --token names a token that passes"
-        )
-    elif flow.ended is None:
-        wait = math.ceil(flow.ping + SPARE_SECONDS)
-        diagnosis.untried.append(
-            f"whether the proxy leaves an idle {name} open for longer than {way.seconds:g} s: a ping comes every {flow.ping:g} s; --wait {wait} waits for one"
+            f"{idle} for longer than {way.seconds:g} s: a ping comes every {flow.ping:g} s; "
+            f"--wait {math.ceil(flow.ping + SPARE_SECONDS)} waits for one"
         )
 
 
@@ -255,7 +270,7 @@ def _unreached(what: str, flow: Flow, server: str) -> Finding:
 
 
 def _judge_idle(what: str, flow: Flow, server: str) -> list[Finding]:
-    if flow.ended is None or flow.code >= 3000:
+    if flow.ended is None or flow.code >= CLOSED_BY_GATEWAY:
         return []
     seconds = math.ceil(max(flow.ping, 1) * SLOW_FACTOR)
     pause = f"; the gateway sends a ping every {flow.ping:g} s" if flow.ping else ""

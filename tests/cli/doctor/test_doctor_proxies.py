@@ -9,10 +9,23 @@ from collections.abc import Iterator
 import pytest
 
 from gateway.auth.tokens import mint
+from gateway.cli.doctor.clock_check import Reading
 from gateway.cli.doctor.diagnosis import Diagnosis, Weight
 from gateway.cli.doctor.place import Place
-from gateway.cli.doctor.proxy_check import FORGED, Way, check_way, read_view
-from gateway.edges.doctor_view import PROOF_HEADER, proof_of
+from gateway.cli.doctor.probes import Answer, Flow
+from gateway.cli.doctor.proxy_check import (
+    FORGED,
+    SENT,
+    Seen,
+    Way,
+    check_way,
+    judge_live,
+    judge_stream,
+    judge_view,
+    judge_websocket,
+    read_view,
+)
+from gateway.edges.doctor_view import PROOF_HEADER, SeenProcess, SeenRequest, View, proof_of
 
 from ...kit.gateways import API_KEY, RunningGateway, Start
 from ...kit.nginx import needs_nginx, nginx
@@ -114,7 +127,7 @@ async def test_an_origin_that_the_running_gateway_refuses_does_not_end_the_exami
 
 async def test_a_gateway_shows_what_it_sees_only_to_a_caller_that_proves_to_have_its_key(gateway: RunningGateway) -> None:
     seen = await read_view(Place.of(gateway.url), ["another key", API_KEY])
-    assert not isinstance(seen, str) and seen.is_direct and seen.view["request"]["address"] == FORGED  # this machine is a trusted proxy
+    assert not isinstance(seen, str) and seen.is_direct and seen.view.request.address == FORGED  # this machine is a trusted proxy
     assert abs(seen.clock.ahead) <= seen.clock.doubt + 0.1
     for key in ("another key", ""):
         refusal = await read_view(Place.of(gateway.url), [key])
@@ -126,4 +139,43 @@ async def test_a_gateway_shows_what_it_sees_only_to_a_caller_that_proves_to_have
 
 async def test_a_url_at_which_nothing_answers_is_a_fault() -> None:
     (finding,) = (await _diagnose(f"http://127.0.0.1:{free_port()}/live")).findings
-    assert finding.weight is Weight.FAULT and "nothing answers at" in finding.sentence
+    assert finding.weight is Weight.FAULT and "does not answer: [Errno 111]" in finding.sentence
+
+
+async def test_without_a_token_that_passes_the_way_is_tried_as_far_as_the_gateway_lets_it(gateway: RunningGateway) -> None:
+    diagnosis = Diagnosis()
+    await check_way(Way(Place.of(gateway.url), [API_KEY], "", "", 3.0, 65536), diagnosis)
+    assert diagnosis.findings == [] and "WebSocket" not in diagnosis.fine
+    assert [text for text in diagnosis.untried if "closed it with 3501; --token names a token that passes" in text] == diagnosis.untried
+    assert len(diagnosis.untried) == 2
+
+
+def test_clients_of_a_proxy_that_is_not_trusted_count_as_one() -> None:
+    request = SeenRequest("10.0.0.9", ("10.0.0.9", 4242), False, "1.1", "live.example.org", f"{FORGED}, 198.51.100.7", list(SENT))
+    seen = Seen(View("1", 0, request, SeenProcess(1024, 0, 1)), ("10.0.0.1", 4711), "", Reading(0, 0))
+    (finding,) = judge_view(seen, Place.of("https://live.example.org"), "")
+    assert finding.weight is Weight.WARNING and "takes all clients of the proxy for one, at 10.0.0.9" in finding.sentence
+    assert finding.change == 'trusted_proxies = ["10.0.0.9"]'
+
+
+@pytest.mark.parametrize(
+    "answer, words",
+    [
+        (Answer(301, {"location": "https://live.example.org/health/live"}, b"", ("", 0)), "redirects to https://live.example.org,"),
+        (Answer(503, {}, b"", ("", 0)), "does not reach a gateway: it answers 503"),
+        (Answer(200, {}, b"<html>", ("", 0)), "no gateway is at http://live.example.org/app"),
+    ],
+)
+def test_an_answer_that_is_not_the_gateways_is_a_fault(answer: Answer, words: str) -> None:
+    (finding,) = judge_live(answer, Place.of("http://live.example.org/app/"))
+    assert finding.weight is Weight.FAULT and words in finding.sentence and finding.change
+
+
+def test_the_lines_are_those_of_the_proxy_that_names_itself() -> None:
+    held = Flow(200, answered=4.0)
+    assert "gzip off" in judge_stream(held, "nginx/1.22.1")[0].change
+    assert "flush_interval -1" in judge_stream(held, "Caddy")[0].change
+    cut = Flow(101, answered=0.1, ping=25.0, ended=10.0)
+    (finding,) = judge_websocket(cut, "")
+    assert "HAProxy: timeout client 60s" in finding.change and finding.change.endswith(", or ping_seconds = 5")
+    assert judge_websocket(Flow(101, answered=0.1, ended=1.0, code=3001), "") == []  # the gateway itself closed it
