@@ -178,4 +178,5 @@ def test_the_lines_are_those_of_the_proxy_that_names_itself() -> None:
     cut = Flow(101, answered=0.1, ping=25.0, ended=10.0)
     (finding,) = judge_websocket(cut, "")
     assert "HAProxy: timeout client 60s" in finding.change and finding.change.endswith(", or ping_seconds = 5")
+    assert "answer to its first message never comes" in judge_websocket(Flow(101), "")[0].sentence
     assert judge_websocket(Flow(101, answered=0.1, ended=1.0, code=3001), "") == []  # the gateway itself closed it
