@@ -1,4 +1,4 @@
-"""Clients' tokens: JSON Web Tokens, checked with the keys of ``keys.py``. Source of the claims: PROTOCOL.md 1.11.
+"""Clients' tokens: JSON Web Tokens, checked with the keys of ``keys.py``. Source of the claims: docs/reference/tokens.md.
 
 A token that is refused never turns its bearer into an anonymous client.
 """

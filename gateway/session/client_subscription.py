@@ -224,7 +224,7 @@ class ClientSubscription(TimedSubscription):
 
 
 def client_info(identity: Identity, client: str, chan_info: bytes | None = None) -> bytes:
-    """ClientInfo of PROTOCOL.md 1.4, in JSON."""
+    """A client as others see it (docs/reference/wire-protocol.md, Commands), in JSON."""
     conn_info = b"" if identity.info is None else b',"conn_info":' + identity.info
     chan_info = b"" if chan_info is None else b',"chan_info":' + chan_info
     return b'{"user":%b,"client":"%b"%b%b}' % (encode(identity.user), client.encode(), conn_info, chan_info)

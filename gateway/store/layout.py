@@ -1,4 +1,4 @@
-"""The public layout in Valkey: names of keys, announcements, stream entries, the words of a publish. Source: INTERFACE.md.
+"""The public layout in Valkey: names of keys, announcements, stream entries, the words of a publish. Source: docs/reference/valkey-layout.md.
 
 An announcement is ``@<offset> <epoch> <unix ms>[ <JSON>]``, a newline, the data; offset 0 has no place in history.
 ``@join`` and ``@leave``, each with a ClientInfo in JSON, say that a client joined or left the channel; ``@reset <epoch> <offset>`` says that

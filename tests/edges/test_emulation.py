@@ -1,4 +1,4 @@
-"""WebSocket in two halves, as PROTOCOL.md 1.12 has it: replies as a stream, commands by POST, at two gateways of one prefix."""
+"""WebSocket in two halves, as docs/reference/wire-protocol.md has it: replies as a stream, commands by POST, at two gateways of one prefix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The client protocol over WebSocket, as PROTOCOL.md has it: what is asked, what is answered, and in which order."""
+"""The client protocol over WebSocket, as docs/reference/wire-protocol.md has it: what is asked, what is answered, and in which order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames and commands, under whatever bytes come: PROTOCOL.md 1.1–1.4."""
+"""Frames and commands, under whatever bytes come: docs/reference/wire-protocol.md."""
 
 from __future__ import annotations
 

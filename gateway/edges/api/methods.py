@@ -1,7 +1,7 @@
 """The methods of the server API: what a service may ask of the gateway, for all processes and machines.
 
 Each takes the node and its request, and returns the result as JSON. It raises ClientError for what the caller is answered
-as an error, and StoreError where Valkey does not answer. Source: PROTOCOL.md, section 2, and INTERFACE.md.
+as an error, and StoreError where Valkey does not answer. Source: docs/reference/http.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The requests of the server API, as they are parsed. Source: PROTOCOL.md, section 2.
+"""The requests of the server API, as they are parsed. Source: docs/reference/http.md.
 
 A request of another shape never reaches a method; the methods themselves check the rules of channels and users. Unknown fields
 are ignored, as in the reference server.
