@@ -39,7 +39,7 @@ SPARE_SECONDS = 5.0  # after the moment at which a ping is due
 SLOW_FACTOR = 2.4  # of the ping's time: what a proxy's timeout should be
 IDLE_SECONDS = 60  # what a proxy's timeout should be where the gateway's own interval is not known
 LOST_UPGRADE = 426
-CLOSED_BY_GATEWAY = 3000  # and all codes above it. Source: PROTOCOL.md 1.6
+CLOSED_BY_GATEWAY = 3000  # and all codes above it. Source: reference/errors-and-close-codes.md
 UNREACHED = (502, 503, 504)
 BODY_MOST = 8 * 1024 * 1024  # of the body that is tried
 
