@@ -246,7 +246,9 @@ def judge_websocket(flow: Flow, server: str) -> list[Finding]:
         sentence = f"no WebSocket opens: the handshake was answered with {flow.status}"
         return [Finding(Weight.FAULT, sentence, line_for(server, "upgrade"))]
     if flow.answered is None and flow.ended is None:
-        sentence = "a WebSocket opens, and the gateway's answer to its first message never comes: something on the way does not pass frames on"
+        sentence = (
+            "a WebSocket opens, and the gateway's answer to its first message never comes: something on the way does not pass frames on"
+        )
         return [Finding(Weight.FAULT, sentence, line_for(server, "upgrade"))]
     return _judge_idle("a WebSocket", flow, server)
 
