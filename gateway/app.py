@@ -31,6 +31,7 @@ from .edges import health, pages
 from .edges import pull as clients
 from .edges.api.openapi import openapi
 from .edges.application import Application
+from .edges.doctor_view import doctor_view
 from .errors import GatewayError, NotPermitted, StoreError
 from .live.hub import Hub
 from .live.inbox import Inbox
@@ -284,6 +285,7 @@ def create_app(
         Route("/metrics", metrics, methods=["GET"]),
         Route("/health/live", health.live),
         Route("/health/ready", health.ready),
+        Route("/health/doctor", doctor_view, methods=["GET"]),
         *documentation.routes(),
         *(route for guest in guests for route in guest.routes),
         Mount("/static", pages.files),

@@ -7,7 +7,7 @@ import logging
 import ssl
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from ..auth.fingerprint import fingerprint
 from ..auth.keys import Keys
@@ -29,18 +29,28 @@ from ..store.tls_options import tls_options
 from ..work.bridges import slot_fault
 from .check_rights import check_rights
 from .check_shards import check_shards
+from .doctor.diagnosis import Finding, Weight
+from .doctor.valkey_check import doubts_of_a_server, facts_of
 from .options import run_async
 
-__all__ = ["run_check"]
+__all__ = ["Report", "check_settings", "read_settings", "run_check"]
 
 
 @dataclass
 class Report:
-    """What was found. ``fine`` is what works, by its name; ``faults`` and ``warnings`` are a sentence each."""
+    """What was found. ``fine`` is what works, by its name; ``faults`` are a sentence each, ``doubts`` warnings with the line that ends them."""
 
     fine: dict[str, str] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
+    doubts: list[Finding] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+
+    @property
+    def warnings(self) -> list[str]:
+        """The sentences of the doubts, each once."""
+        return list(dict.fromkeys(doubt.sentence for doubt in self.doubts))
+
+    def warn(self, sentence: str, change: str = "") -> None:
+        self.doubts.append(Finding(Weight.WARNING, sentence, change))
 
 
 def run_check(config: str | None, *, valkey_url: str | None, data_dir: str | None, as_json: bool, role: str = "gateway") -> int:
@@ -48,18 +58,26 @@ def run_check(config: str | None, *, valkey_url: str | None, data_dir: str | Non
 
     ``role`` is what the user of Valkey is for, one of ``store.rights.ROLES``.
     """
+    settings, report = read_settings(config, valkey_url=valkey_url, data_dir=data_dir)
+    if settings is not None:
+        run_async(check_settings(settings, role, report))
+    if as_json:
+        found = {"ok": not report.faults, "fine": report.fine, "warnings": report.warnings, "faults": report.faults}
+        print(json.dumps(found, ensure_ascii=False))
+    else:
+        _print(report)
+    return 1 if report.faults else 0
+
+
+def read_settings(config: str | None, *, valkey_url: str | None, data_dir: str | None) -> tuple[Config | None, Report]:
+    """The settings, None if they are wrong, and a report with what is wrong with them. From now on little is logged: it is in the report."""
     report = Report()
     for what in ("rights", "store", "link"):  # what is missing, or away, is in the report
         logging.getLogger(f"gateway.{what}").setLevel(logging.CRITICAL)
     settings, report.faults = examine(config, valkey_url=valkey_url, data_dir=data_dir)
     if settings is not None:
         report.fine["configuration"] = f"{config or 'defaults and environment'}, {len(settings.namespaces)} namespaces"
-        run_async(_check_settings(settings, role, report))
-    if as_json:
-        print(json.dumps({"ok": not report.faults, **asdict(report)}, ensure_ascii=False))
-    else:
-        _print(report)
-    return 1 if report.faults else 0
+    return settings, report
 
 
 def _print(report: Report) -> None:
@@ -72,8 +90,11 @@ def _print(report: Report) -> None:
         print(f"gateway: {printable(' '.join(fault.split()))}", file=sys.stderr)
 
 
-async def _check_settings(given: Config, role: str, report: Report) -> None:
-    """Checks what the settings name: secrets, keys, certificates, Valkey. A fault of one does not hide those of the others."""
+async def check_settings(given: Config, role: str, report: Report, *, loads: bool = True) -> None:
+    """Checks what the settings name: secrets, keys, certificates, Valkey. A fault of one does not hide those of the others.
+
+    ``loads``: the gateway's functions are loaded into a Valkey that lacks them; without it that is a fault.
+    """
     config = given
     try:
         config = with_secrets(given, make=False)
@@ -82,9 +103,9 @@ async def _check_settings(given: Config, role: str, report: Report) -> None:
         report.faults.append(str(error))
     report.faults += _certificate_faults(config)
     report.faults += _trace_faults(config)
-    report.warnings += _doubts(config)
+    _doubt_settings(config, report)
     try:
-        await _check_valkey(config, configured_url(config), role, report)
+        await _check_valkey(config, configured_url(config), role, report, loads=loads)
     except GatewayError as error:
         report.faults.append(str(error))
 
@@ -107,35 +128,43 @@ def _trace_faults(config: Config) -> list[str]:
         return [str(error)]
 
 
-def _doubts(config: Config) -> list[str]:
-    """Settings that work and are risky, a sentence each."""
-    doubts = []
+def _doubt_settings(config: Config, report: Report) -> None:
+    """Warns of settings that work and are risky."""
     if config.insecure.clients:
-        doubts.append("insecure.clients is on: anybody may connect and do anything")
+        report.warn("insecure.clients is on: anybody may connect and do anything", "insecure.clients = false")
     if config.insecure.api:
-        doubts.append("insecure.api is on: anybody may call the server API")
+        report.warn("insecure.api is on: anybody may call the server API", "insecure.api = false")
     if 0 < len(config.tokens.hmac_secret.encode()) < SHORT_SECRET:
-        doubts.append(f"tokens.hmac_secret is short; {SHORT_SECRET} bytes or more are safe")
+        report.warn(
+            f"tokens.hmac_secret is short; {SHORT_SECRET} bytes or more are safe", f"tokens.hmac_secret: openssl rand -hex {SHORT_SECRET}"
+        )
     if "*" in config.allowed_origins:
-        doubts.append("allowed_origins holds *: pages of any site may connect with a token of theirs, and as anonymous clients")
-    return doubts
+        report.warn(
+            "allowed_origins holds *: pages of any site may connect with a token of theirs, and as anonymous clients",
+            'allowed_origins = ["https://app.example.org"]',
+        )
 
 
-def _doubts_of_tls(url: str) -> list[str]:
-    """Options of an address by which any server may take the place of Valkey, and learn the login."""
+def _doubt_tls(url: str, report: Report) -> None:
+    """Warns of options of an address by which any server may take the place of Valkey, and learn the login."""
     options = tls_options(url)
     if options.get("ssl_cert_reqs", "required") == "none":
-        return ["valkey_url: with ssl_cert_reqs=none any server that takes the connection is believed to be Valkey, and is sent the login"]
-    if options and not options["ssl_check_hostname"]:
-        return ["valkey_url: the host in the server's certificate is not checked: whoever has a trusted certificate is sent the login"]
-    return []
+        report.warn(
+            "valkey_url: with ssl_cert_reqs=none any server that takes the connection is believed to be Valkey, and is sent the login",
+            "valkey_url: remove ssl_cert_reqs=none; ssl_ca_certs=FILE names the authority of your own certificates",
+        )
+    elif options and not options["ssl_check_hostname"]:
+        report.warn(
+            "valkey_url: the host in the server's certificate is not checked: whoever has a trusted certificate is sent the login",
+            "valkey_url: remove ssl_check_hostname=false and ssl_cert_reqs=optional",
+        )
 
 
-async def _check_valkey(config: Config, url: str, role: str, report: Report) -> None:
+async def _check_valkey(config: Config, url: str, role: str, report: Report, *, loads: bool) -> None:
     address, rights = Address(url), ROLES[role]
-    report.warnings += _doubts_of_tls(url)
+    _doubt_tls(url, report)
     rules = rules_of(config.channels, config.namespaces) if role == "gateway" else None
-    commands = make_commands(address, functions=Library(rules, config.prefix) if "fcall" in rights.commands else None)
+    commands = make_commands(address, functions=Library(rules, config.prefix, loads=loads) if "fcall" in rights.commands else None)
     try:
         await commands.start()
     except NotPermitted as error:
@@ -158,7 +187,8 @@ async def _check_rights(config: Config, address: Address, role: str, report: Rep
     rights = rights_of(role, config.prefix, config.bridges if role == "gateway" else (), cluster=address.is_cluster)
     found = await check_rights(address, role, rights)
     report.faults += found.faults
-    report.warnings += found.warnings
+    for warning in found.warnings:
+        report.warn(warning)
     if found.complete:
         report.fine["rights"] = f"the user {address.user!r} of Valkey has all that a {role} needs"
     return not found.faults
@@ -176,24 +206,11 @@ async def _examine_servers(address: Address, commands: Commands, report: Report)
             report.faults += faults
     except NotPermitted:
         return serves
-    facts = [dict(line.split(":", 1) for line in text.splitlines() if ":" in line) for text in infos]
+    facts = [facts_of(text) for text in infos]
     versions = sorted({each.get("valkey_version") or each.get("redis_version") or "unknown" for each in facts})
     report.fine["valkey"] = f"{address}, version {' and '.join(versions)}"
-    report.warnings += dict.fromkeys(doubt for each in facts for doubt in _doubts_of_a_server(each))
+    report.doubts += [doubt for each in facts for doubt in doubts_of_a_server(each)]
     return serves
-
-
-def _doubts_of_a_server(facts: dict[str, str]) -> list[str]:
-    doubts, policy = [], facts.get("maxmemory_policy", "noeviction")
-    if facts.get("maxmemory", "0") != "0" and policy != "noeviction":
-        doubts.append(
-            f"Valkey removes keys when its memory is full (maxmemory-policy {policy}), so history, inboxes and jobs may vanish; set noeviction"
-        )
-    if facts.get("aof_enabled") == "0":
-        doubts.append(
-            "Valkey writes no append-only file (appendonly no), so a restart loses what it acknowledged since its last snapshot, if it makes any"
-        )
-    return doubts
 
 
 async def _check_link(config: Config, address: Address, commands: Commands, rights: Rights, report: Report) -> None:

@@ -28,6 +28,7 @@ from ..store.library import Library, rules_of
 from ..store.rights import ROLES, acl_line, rights_of
 from .arguments import check_channels, document_of, position_of
 from .bench_command import bench
+from .doctor_command import doctor
 from .options import config_option, data_dir_option, json_option, line_of, run_async, settings_options, since_option
 from .programs import demo, relay, serve
 from .publish import publish
@@ -47,6 +48,7 @@ def app() -> None:
 
 
 for command in (serve, demo, relay, worker, publish, queue, bench, recipe_command):
+for command in (serve, demo, relay, worker, publish, queue, bench, doctor):
     app.add_command(command)
 
 

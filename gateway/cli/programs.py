@@ -22,7 +22,7 @@ from ..store.embedded import EmbeddedServer, configured_url
 from .log_setup import set_up_logging
 from .options import Function, open_publisher, run_async, settings_options
 
-__all__ = ["demo", "relay", "serve"]
+__all__ = ["demo", "relay", "serve", "with_served_origins"]
 
 # Pages of this machine: a newcomer's page comes from another port than the gateway's.
 LOOPBACK_ORIGINS = [
@@ -51,11 +51,16 @@ def serve(config: str | None, valkey_url: str | None, data_dir: str | None, orig
         if fault := origin_fault(origin):
             raise click.UsageError(f"--origin: {fault}")
     settings = load(config, valkey_url=valkey_url, data_dir=data_dir, **listening)
-    first_run = config is None and settings.listens_on_loopback and not settings.allowed_origins
-    allowed = [*settings.allowed_origins, *origins, *(LOOPBACK_ORIGINS if first_run else ())]
-    settings = settings.model_copy(update={"allowed_origins": allowed})
+    settings = with_served_origins(settings, config, origins)
     complete = _prepared(settings)
     run(complete, _greeting(settings, complete, lambda url: f"{url}/{_token_fragment(settings, complete)}"))
+
+
+def with_served_origins(settings: Config, file: str | None, origins: tuple[str, ...] = ()) -> Config:
+    """The settings with all origins that ``gateway serve`` admits: ``origins`` too, and on a first run, without a ``file``, this machine's pages."""
+    first_run = file is None and settings.listens_on_loopback and not settings.allowed_origins
+    allowed = [*settings.allowed_origins, *origins, *(LOOPBACK_ORIGINS if first_run else ())]
+    return settings.model_copy(update={"allowed_origins": allowed})
 
 
 @click.command()

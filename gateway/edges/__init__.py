@@ -15,6 +15,7 @@ outlets             where the bytes of sockets and streams go: to the transport,
 api                 the server API over HTTP
 pull                history and the inbox over HTTP, for clients with a token
 health              whether this process lives, and takes clients
+doctor_view         what this process sees of a request, for ``gateway doctor``
 pages               the landing page and static files
 request             what all of them read from a request: token, API key, origin, address, body
 responses           what their responses have in common

@@ -17,7 +17,7 @@ from __future__ import annotations
 from ..config import ChannelRules
 from .identity import Identity, Override
 
-__all__ = ["admits", "overridden", "owner_of"]
+__all__ = ["admits", "may_subscribe", "overridden", "owner_of"]
 
 
 def overridden(rules: ChannelRules, override: Override | None) -> ChannelRules:
@@ -57,3 +57,8 @@ def admits(audience: str, identity: Identity, channel: str, *, subscribed: bool 
     if audience == "owner" or "#" in channel:
         return owns
     return audience == "anyone" or identity.user != ""
+
+
+def may_subscribe(rules: ChannelRules, identity: Identity, channel: str, *, token: bool = False) -> bool:
+    """Whether the subscribe rule admits ``identity``; a valid subscription token for the channel (``token``) opens every rule but ``nobody``."""
+    return admits(rules.subscribe, identity, channel, token=token) or (token and rules.subscribe != "nobody")

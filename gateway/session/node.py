@@ -17,7 +17,7 @@ from ..publication import channel_fault
 from ..rpc.calls import Calls
 from ..rpc.methods import Methods
 from ..rules.identity import Identity
-from ..rules.permissions import admits, owner_of
+from ..rules.permissions import may_subscribe, owner_of
 from ..runtime.tasks import Tasks
 from ..runtime.wheel import Wheel
 from ..store.history import History
@@ -64,8 +64,7 @@ class Node:
 
     def may_subscribe(self, identity: Identity, channel: str, *, token: bool = False) -> bool:
         """``token`` is whether the client has a subscription token for this channel. Raises as ``rules`` does."""
-        rules = self.rules(channel)
-        return admits(rules.subscribe, identity, channel, token=token) or (token and rules.subscribe != "nobody")
+        return may_subscribe(self.rules(channel), identity, channel, token=token)
 
     def personal_channels(self, user: str) -> list[str]:
         """The channels that a user is subscribed to on connecting."""

@@ -72,12 +72,13 @@ class Library:
     ``rules`` None is for a publisher without a configuration: it loads the rules that gateways stored in Valkey, and the built-in
     rules where no gateway ever ran. ``call`` of the methods sends one command to a server and returns its reply
     (``ServerCommands.call``); ``shared``, where that server is a node of a cluster, sends one to wherever its key is. They raise what
-    these raise, StoreError or Unavailable.
+    these raise, StoreError or Unavailable. ``loads`` False is for a program that changes nothing: it uses what is loaded.
     """
 
-    def __init__(self, rules: Rules | None, prefix: str) -> None:
+    def __init__(self, rules: Rules | None, prefix: str, *, loads: bool = True) -> None:
         self._rules = rules
         self._prefix = prefix
+        self._loads = loads
 
     def source(self, rules: dict[str, Rules], *, sharded: bool = False) -> str:
         """The Lua text that Valkey loads; ``rules`` are by prefix, "" for prefixes that have none. ``sharded``: for nodes of a cluster."""
@@ -167,6 +168,8 @@ class Library:
         """
         if generation := await _present(call):
             return generation
+        if not self._loads:
+            raise NotPermitted(f"Valkey lacks version {VERSION} of the gateway's functions: the next gateway that starts loads them")
         try:
             await self._restore(call, shared)
         except NotPermitted as error:

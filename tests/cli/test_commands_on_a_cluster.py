@@ -45,6 +45,12 @@ def test_check_shows_each_shard_and_a_list_of_failures_in_another_slot(shared_cl
                 break
     out = run("check", *used).succeeds()
     assert all(f"shard 127.0.0.1:{node.port}" in out for node in shared_cluster.primaries) and out.count("hash slots") == 3
+    shared_cluster.primaries[1].ask("CONFIG", "SET", "client-output-buffer-limit", "pubsub 64kb 0 0")
+    examined = run("doctor", *used).out
+    shared_cluster.primaries[1].ask("CONFIG", "SET", "client-output-buffer-limit", "pubsub 32mb 8mb 60")
+    (line,) = [line for line in examined.splitlines() if "live link off when 64 KiB" in line]
+    assert line.endswith(f"(at valkey://127.0.0.1:{shared_cluster.primaries[1].port})")
+    assert examined.count("Valkey has no limit of its memory") == 1  # the same at each of the three
     with open(used[1], "a") as file:
         file.write('[[bridges]]\nlist = "events"\nchannel = "posts:a"\nfailed = "dead"\n')
     outcome = run("check", *used)

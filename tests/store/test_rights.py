@@ -13,7 +13,7 @@ import pytest
 import valkey
 
 from gateway.bridging import BridgeRules
-from gateway.cli.check import _doubts_of_a_server
+from gateway.cli.doctor.valkey_check import doubts_of_a_server
 from gateway.config import Config
 from gateway.errors import NotPermitted
 from gateway.rpc import Service
@@ -244,7 +244,7 @@ def test_check_has_a_line_for_each_right_that_is_missing(least: LeastRights, pre
     ],
 )
 def test_check_warns_of_a_server_that_may_lose_data(facts: dict[str, str], words: list[str]) -> None:
-    doubts = _doubts_of_a_server(facts)
+    doubts = [doubt.sentence for doubt in doubts_of_a_server(facts)]
     assert len(doubts) == len(words) and all(word in doubt for word, doubt in zip(words, doubts, strict=True))
 
 

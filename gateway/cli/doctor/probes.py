@@ -1,0 +1,244 @@
+"""What is sent through a proxy, and what came of it: single requests, a WebSocket, a stream of the emulation.
+
+None changes anything. A connection is opened with a token of nobody, or with that which the doctor was given, and follows no channel. Each
+is bounded in time: it waits for a first answer, then for the gateway's first ping, which shows that the proxy leaves an idle connection open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import re
+import ssl
+import time
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import httptools
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.typing import Origin
+
+from ...edges.emulation import EVENTS
+from ...edges.websocket import PATH
+from ...rules.protocol import PING
+from .place import Place
+
+__all__ = ["Answer", "Flow", "Unanswered", "ask", "connect_command", "follow_stream", "follow_websocket"]
+
+ANSWER_SECONDS = 5.0
+BUFFERED_SECONDS = 2.0  # an answer that a buffer holds back is later than this
+BODY_BYTES = 64 * 1024
+_ANNOUNCED = re.compile(rb'"ping":\s*(\d+(?:\.\d+)?)')
+_CODE = re.compile(rb'"disconnect":\{"code":(\d{4})')
+NONE: Mapping[str, str] = {}
+
+
+class Unanswered(Exception):
+    """No HTTP answer came; the message says why. ``is_of_certificate``: the other side's certificate did not pass."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(_reason(error))
+        self.is_of_certificate = isinstance(error, ssl.SSLCertVerificationError)
+
+
+class Answer(NamedTuple):
+    """Header names are in lower case. ``own`` is the address and port of our end of the connection."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    own: tuple[str, int]
+
+    @property
+    def is_json(self) -> bool:
+        """Whether the gateway may have made it: proxies answer with HTML, or with nothing."""
+        return self.headers.get("content-type", "").startswith("application/json")
+
+
+@dataclass
+class Flow:
+    """What came of a connection that stays open, in seconds since it was begun, None for what did not happen.
+
+    ``status`` is that of the answer to its request, 0 if none came, and ``fault`` then says why. ``answered``: the gateway's first message
+    came; ``ping``: in so many seconds it sends a ping. ``ended``: the other side closed it, with ``code``, 0 for an end without a close code.
+    """
+
+    status: int = 0
+    body: bytes = b""
+    fault: str = ""
+    answered: float | None = None
+    ping: float = 0.0
+    pinged: float | None = None
+    ended: float | None = None
+    code: int = 0
+
+
+async def ask(place: Place, method: str, path: str, headers: Mapping[str, str] = NONE, body: bytes | None = None) -> Answer:
+    """One request on a connection of its own. Raises Unanswered."""
+    return await asyncio.to_thread(_ask, place, method, path, headers, body)
+
+
+def _ask(place: Place, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
+    tls = place.tls()
+    connection = (
+        http.client.HTTPConnection(place.host, place.port, timeout=ANSWER_SECONDS)
+        if tls is None
+        else http.client.HTTPSConnection(place.host, place.port, timeout=ANSWER_SECONDS, context=tls)
+    )
+    try:
+        connection.request(method, place.prefix + path, body, {"Host": place.authority, **headers})
+        own = connection.sock.getsockname()
+        response = connection.getresponse()
+        found = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, found, response.read(BODY_BYTES), (own[0], own[1]))
+    except (OSError, http.client.HTTPException) as error:
+        raise Unanswered(error) from None
+    finally:
+        connection.close()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate does not pass: {error.verify_message}"
+    if isinstance(error, TimeoutError):
+        return f"nothing came within {ANSWER_SECONDS:g} s"
+    return str(error) or type(error).__name__
+
+
+def connect_command(token: str) -> bytes:
+    """The first command of a client."""
+    return json.dumps({"id": 1, "connect": {"token": token} if token else {}}).encode()
+
+
+async def follow_websocket(place: Place, origin: str, command: bytes, seconds: float) -> Flow:
+    """Opens a WebSocket, connects, and waits for ``seconds`` at most for a ping."""
+    url = f"ws{place.url[4:]}{PATH}"
+    began = time.monotonic()
+    try:
+        connection = await connect(
+            url,
+            origin=Origin(origin) if origin else None,
+            ssl=place.tls(),
+            proxy=None,
+            open_timeout=ANSWER_SECONDS,
+            close_timeout=1,
+            ping_interval=None,
+            compression=None,
+        )
+    except InvalidStatus as error:
+        return Flow(error.response.status_code, bytes(error.response.body or b""))
+    except (OSError, InvalidHandshake, EOFError) as error:
+        return Flow(fault=_reason(error))
+    flow = Flow(101)
+    try:
+        async with asyncio.timeout(seconds):
+            await _read_websocket(connection, command, began, flow)
+    except TimeoutError:  # nothing more came in the time that was given, and nothing was cut
+        return flow
+    except ConnectionClosed as error:
+        flow.ended = time.monotonic() - began
+        flow.code = error.rcvd.code if error.rcvd is not None else 0
+    finally:
+        await connection.close()
+    return flow
+
+
+async def _read_websocket(connection: ClientConnection, command: bytes, began: float, flow: Flow) -> None:
+    """Until the first ping. Raises ConnectionClosed."""
+    await connection.send(command.decode())
+    while True:
+        message = await connection.recv(decode=False)
+        now = time.monotonic() - began
+        if flow.answered is None:
+            flow.answered, flow.ping = now, _announced_ping(message)
+        elif message == PING:
+            flow.pinged = now
+            return
+
+
+def _announced_ping(message: bytes) -> float:
+    """Seconds between pings, in the reply to connect; 0 in any other message."""
+    found = _ANNOUNCED.search(message)
+    return float(found[1]) if found else 0.0
+
+
+async def follow_stream(place: Place, command: bytes, seconds: float) -> Flow:
+    """Opens a stream of server-sent events, connects by it, and waits for ``seconds`` at most for a ping."""
+    began, flow = time.monotonic(), Flow()
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            reader, writer = await asyncio.open_connection(place.host, place.port, ssl=place.tls())
+    except OSError as error:
+        flow.fault = _reason(error)
+        return flow
+    try:
+        writer.write(_stream_request(place, command))
+        async with asyncio.timeout(seconds):
+            await _read_stream(reader, began, flow)
+    except TimeoutError:  # nothing more came in the time that was given, and nothing was cut
+        return flow
+    except (OSError, http.client.HTTPException) as error:
+        flow.ended, flow.fault = time.monotonic() - began, _reason(error)
+    finally:
+        writer.transport.abort()
+    return flow
+
+
+def _stream_request(place: Place, command: bytes) -> bytes:
+    """As a browser sends it, with the leave to compress the answer: a proxy that does so may hold events back."""
+    head = (
+        f"POST {place.prefix}{EVENTS} HTTP/1.1\r\nHost: {place.authority}\r\nContent-Type: application/json\r\n"
+        f"Accept: text/event-stream\r\nAccept-Encoding: gzip\r\nContent-Length: {len(command)}\r\n\r\n"
+    )
+    return head.encode() + command
+
+
+class _StreamResponse:
+    """What has come of a response, for httptools' parser."""
+
+    def __init__(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._unpacked: Any = None
+        self.status = 0
+        self.body = b""
+        self.is_complete = False
+
+    def feed(self, data: bytes) -> None:
+        """Raises HTTPException for what is no HTTP, or not what it claims to be."""
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, zlib.error) as error:
+            raise http.client.HTTPException(f"the answer is no HTTP: {error}") from None
+        self.status = self._parser.get_status_code()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"content-encoding" and value.strip().lower() == b"gzip":
+            self._unpacked = zlib.decompressobj(zlib.MAX_WBITS | 16)
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body if self._unpacked is None else self._unpacked.decompress(body)
+
+    def on_message_complete(self) -> None:
+        self.is_complete = True
+
+
+async def _read_stream(reader: asyncio.StreamReader, began: float, flow: Flow) -> None:
+    """Until the first ping, or the end of the stream. Raises HTTPException."""
+    response = _StreamResponse()
+    while not response.is_complete and (part := await reader.read(BODY_BYTES)):
+        response.feed(part)
+        now = time.monotonic() - began
+        flow.status, flow.body = response.status, response.body
+        if flow.status >= 300:
+            return
+        if flow.answered is None and b"data: {" in flow.body:
+            flow.answered, flow.ping = now, _announced_ping(flow.body)
+        if b"data: %b\n" % PING in flow.body:
+            flow.pinged = now
+            return
+    flow.ended = time.monotonic() - began
+    flow.code = int(found[1]) if (found := _CODE.search(flow.body)) else 0

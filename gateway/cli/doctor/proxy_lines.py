@@ -1,0 +1,55 @@
+"""The lines by which proxies pass on what the gateway needs. ``gateway recipe`` prints whole files."""
+
+from __future__ import annotations
+
+__all__ = ["line_for"]
+
+OTHER = ""  # a proxy that does not name itself: HAProxy, a load balancer
+
+LINES: dict[str, dict[str, str]] = {
+    "upgrade": {
+        "nginx": 'proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";',
+        "caddy": "reverse_proxy HOST:PORT    (it passes WebSockets on; another directive answers this path first)",
+        OTHER: "pass the headers Upgrade and Connection on, and speak HTTP/1.1 to the gateway (HAProxy does: mode http)",
+    },
+    "buffering": {
+        "nginx": "proxy_buffering off; gzip off;    (or take text/event-stream out of gzip_types)",
+        "caddy": "flush_interval -1    (in reverse_proxy)",
+        OTHER: "do not buffer responses, and do not compress text/event-stream",
+    },
+    "idle": {
+        "nginx": "proxy_read_timeout {seconds}s; proxy_send_timeout {seconds}s;",
+        "caddy": "stream_timeout 0; read_timeout {seconds}s    (in reverse_proxy, and its transport http)",
+        OTHER: "HAProxy: timeout client {seconds}s, timeout server {seconds}s, timeout tunnel 1h; a load balancer: idle timeout {seconds} s",
+    },
+    "forwarded": {
+        "nginx": "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;",
+        "caddy": "trusted_proxies    (in the global servers options, for proxies before it; it sets X-Forwarded-For by itself)",
+        OTHER: "HAProxy: option forwardfor; others: append the client's address to X-Forwarded-For",
+    },
+    "host": {
+        "nginx": "proxy_set_header Host $http_host;",
+        "caddy": "header_up Host {{host}}",
+        OTHER: "pass Host on as the browser sent it",
+    },
+    "version": {
+        "nginx": 'proxy_http_version 1.1; proxy_set_header Connection "";',
+        OTHER: "speak HTTP/1.1 to the gateway",
+    },
+    "headers": {
+        "nginx": "proxy_pass_request_headers on;    (and no proxy_set_header that empties one of them)",
+        OTHER: "pass these headers on as they come",
+    },
+    "size": {
+        "nginx": "client_max_body_size {size}k;",
+        "caddy": "request_body {{ max_size {size}KB }}",
+        OTHER: "let request bodies have {size} KiB",
+    },
+}
+
+
+def line_for(server: str, what: str, **values: object) -> str:
+    """The line for the proxy that calls itself ``server`` in its answers, "" for one that does not; ``what`` is a key of LINES."""
+    lines = LINES[what]
+    name = next((name for name in lines if name and name in server.lower()), OTHER)
+    return lines[name].format(**values)

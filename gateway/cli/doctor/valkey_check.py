@@ -1,0 +1,189 @@
+"""What a Valkey server's own settings and counters show: what it may lose, and whom it may cut off.
+
+``INFO`` is a right that every gateway has, ``CONFIG GET`` is one of administrators; what cannot be asked is reported as not tried.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from ...errors import StoreError
+from ...store.connection import ServerCommands
+from .clock_check import Reading, clock_findings, read_clock
+from .diagnosis import Finding, Weight
+
+__all__ = ["ServerFacts", "doubts_of_a_server", "facts_of", "read_server", "server_findings"]
+
+SECTIONS = ("server", "clients", "memory", "persistence", "stats", "replication")
+SETTINGS = ("client-output-buffer-limit", "save", "appendfsync")
+OLDEST = (7, 2)  # the version whose functions and commands the gateway uses
+FULL = 0.9  # of memory, and of connections: beyond it, it is time to act
+MEBI = 1024 * 1024
+# Valkey's own defaults, in bytes: (hard, soft).
+LEAST = {"pubsub": (32 * MEBI, 8 * MEBI), "replica": (256 * MEBI, 64 * MEBI)}
+LINES = {"normal": "normal 0 0 0", "pubsub": "pubsub 32mb 8mb 60", "replica": "replica 256mb 64mb 60"}
+WHO = {"normal": "a gateway's connection for commands", "pubsub": "a gateway's live link", "replica": "a replica"}
+
+
+class ServerFacts(NamedTuple):
+    """What one server answered. ``name`` is its address, ``settings`` is None where ``CONFIG GET`` is not allowed."""
+
+    name: str
+    info: Mapping[str, str]
+    settings: Mapping[str, str] | None
+    clock: Reading
+
+
+def facts_of(info: str) -> dict[str, str]:
+    """The fields of a reply to ``INFO``."""
+    return dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+
+
+async def read_server(server: ServerCommands) -> ServerFacts:
+    """Raises StoreError where even INFO is refused."""
+    info = (await server.call("INFO", *SECTIONS)).decode()
+
+    async def theirs() -> float:
+        seconds, microseconds = await server.call("TIME")
+        return int(seconds) + int(microseconds) / 1e6
+
+    clock = await read_clock(theirs)
+    try:
+        words = [word.decode() for word in await server.call("CONFIG", "GET", *SETTINGS)]
+    except StoreError:  # a user without the right, or a service that offers no such command
+        return ServerFacts(str(server.address), facts_of(info), None, clock)
+    return ServerFacts(str(server.address), facts_of(info), dict(zip(words[::2], words[1::2], strict=True)), clock)
+
+
+def doubts_of_a_server(info: Mapping[str, str]) -> list[Finding]:
+    """What Valkey may lose by its settings, as far as INFO shows them; for ``gateway check`` too."""
+    doubts, policy = [], info.get("maxmemory_policy", "noeviction")
+    if info.get("maxmemory", "0") != "0" and policy != "noeviction":
+        doubts.append(
+            Finding(
+                Weight.WARNING,
+                f"Valkey removes keys when its memory is full (maxmemory-policy {policy}), so history, inboxes and jobs may vanish; set noeviction",
+                _line("maxmemory-policy", "noeviction"),
+            )
+        )
+    if info.get("aof_enabled") == "0":
+        doubts.append(
+            Finding(
+                Weight.WARNING,
+                "Valkey writes no append-only file (appendonly no), so a restart loses what it acknowledged since its last snapshot, if it makes any",
+                _line("appendonly", "yes"),
+            )
+        )
+    return doubts
+
+
+def server_findings(facts: ServerFacts, *, embedded: bool = False) -> list[Finding]:
+    """All that is wrong with one server. ``embedded`` is the gateway's own, whose settings the gateway writes."""
+    info, settings = facts.info, facts.settings or {}
+    found = [*_version(info), *_evicted(info), *doubts_of_a_server(info), *_written(info), *_memory(info), *_connections(info)]
+    found += clock_findings("Valkey's", facts.clock)
+    if not embedded:
+        found += [*_persistence(info, settings), *_unlimited(info)]
+        found += _buffers(settings.get("client-output-buffer-limit", ""), replicas=int(info.get("connected_slaves", "0")))
+    return found
+
+
+def _line(name: str, value: str) -> str:
+    """The line of valkey.conf, and the command that sets it at once."""
+    quoted = f'"{value}"' if " " in value or not value else value
+    return f"{name} {value}    (in valkey.conf; at once: CONFIG SET {name} {quoted})"
+
+
+def _version(info: Mapping[str, str]) -> list[Finding]:
+    version = info.get("valkey_version") or info.get("redis_version") or ""
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if not numbers or numbers >= OLDEST:
+        return []
+    return [Finding(Weight.FAULT, f"Valkey is version {version}: the gateway needs 7.2 or newer", "install a newer valkey-server")]
+
+
+def _evicted(info: Mapping[str, str]) -> list[Finding]:
+    if (count := int(info.get("evicted_keys", "0"))) == 0:
+        return []
+    sentence = f"Valkey has removed {count:,} keys because its memory was full: history, inboxes or jobs were lost"
+    return [Finding(Weight.FAULT, sentence, _line("maxmemory-policy", "noeviction") + ", and a larger maxmemory")]
+
+
+def _written(info: Mapping[str, str]) -> list[Finding]:
+    """Writes to the disk that failed: Valkey may refuse commands until they succeed."""
+    found = []
+    for field, what in (("aof_last_write_status", "its append-only file"), ("rdb_last_bgsave_status", "its snapshot")):
+        if info.get(field, "ok") != "ok":
+            found.append(
+                Finding(
+                    Weight.FAULT,
+                    f"Valkey could not write {what} ({field} is {info[field]})",
+                    "make room on its disk; its log has the reason",
+                )
+            )
+    return found
+
+
+def _memory(info: Mapping[str, str]) -> list[Finding]:
+    used, most = int(info.get("used_memory", "0")), int(info.get("maxmemory", "0"))
+    if not most or used < FULL * most:
+        return []
+    sentence = f"Valkey uses {used / MEBI:,.0f} of its {most / MEBI:,.0f} MiB (maxmemory): when they are full, it refuses to write, or removes keys"
+    return [Finding(Weight.WARNING, sentence, _line("maxmemory", f"{2 * most // MEBI}mb"))]
+
+
+def _unlimited(info: Mapping[str, str]) -> list[Finding]:
+    if info.get("maxmemory", "0") != "0":
+        return []
+    total = int(info.get("total_system_memory", "0"))
+    most = f"{total * 6 // 10 // MEBI}mb" if total else "2gb"
+    sentence = (
+        "Valkey has no limit of its memory (maxmemory 0): when the machine's is full, the kernel ends it instead of Valkey refusing writes"
+    )
+    return [Finding(Weight.NOTE, sentence, _line("maxmemory", most))]
+
+
+def _connections(info: Mapping[str, str]) -> list[Finding]:
+    connected, most = int(info.get("connected_clients", "0")), int(info.get("maxclients", "0"))
+    if not most or connected < FULL * most:
+        return []
+    sentence = f"Valkey has {connected:,} of its {most:,} connections (maxclients): beyond them, gateways and publishers are refused"
+    return [Finding(Weight.WARNING, sentence, _line("maxclients", str(2 * most)))]
+
+
+def _persistence(info: Mapping[str, str], settings: Mapping[str, str]) -> list[Finding]:
+    if info.get("aof_enabled") == "0" and settings.get("save") == "":
+        sentence = 'Valkey writes nothing to its disk (appendonly no, save ""): a restart loses all histories, inboxes and jobs'
+        return [Finding(Weight.WARNING, sentence, _line("appendonly", "yes"))]
+    if info.get("aof_enabled") == "1" and settings.get("appendfsync") == "no":
+        sentence = (
+            "Valkey leaves it to the kernel when its file reaches the disk (appendfsync no): a power cut may lose the last half minute"
+        )
+        return [Finding(Weight.NOTE, sentence, _line("appendfsync", "everysec"))]
+    return []
+
+
+def _buffers(text: str, *, replicas: int) -> list[Finding]:
+    """``text`` is the setting: four words for each class of clients."""
+    words = text.split()
+    found = []
+    for name, hard, soft in zip(words[::4], words[1::4], words[2::4], strict=False):
+        kind = "replica" if name == "slave" else name
+        least_hard, least_soft = LEAST.get(kind, (1 << 62, 1 << 62))  # commands have no limit by default
+        if (0 < int(hard) < least_hard) or (0 < int(soft) < least_soft):
+            weight = Weight.NOTE if kind == "replica" and not replicas else Weight.WARNING
+            sentence = (
+                f"Valkey cuts {WHO.get(kind, kind)} off when {_size(hard)} wait for it, or {_size(soft)} for a while (client-output-buffer-limit "
+                f"{kind}): a burst of publications, or a large answer, is more"
+            )
+            found.append(Finding(weight, sentence, _line("client-output-buffer-limit", LINES.get(kind, f"{kind} 0 0 0"))))
+    return found
+
+
+def _size(text: str) -> str:
+    count = int(text)
+    if not count:
+        return "no number of bytes"
+    return f"{count / MEBI:,.0f} MiB" if count >= MEBI else f"{count / 1024:,.0f} KiB"
