@@ -31,24 +31,29 @@ from gateway.runtime import tracing
 from gateway.store.data_folder import open_private
 
 from .engines import ASYNC_DRIVERS, LOCK_SECONDS, POOL, database_url, driver_url, make_engine, name_of, prepare_transactions
+from .outbox_rows import NOTIFY, WAKE, lock_key, now_ms
 from .prepared import Parameters, Prepared, Rows, driver_of
-from .transaction import Transaction, lock_key, now_ms
+from .transaction import Transaction
 
-__all__ = ["Database", "Transaction", "lock_key", "now_ms", "reason_of", "within"]
+__all__ = ["Database", "Transaction", "is_given_up", "lock_key", "now_ms", "reason_of", "within"]
 
 log = logging.getLogger("gateway.relay")
 
 ATTEMPTS = 5  # of a transaction that PostgreSQL gave up in favour of another
 _RETRIED = ("40001", "40P01")  # serialization failure, deadlock. Source: PostgreSQL, appendix A
-WAKE = "gateway_outbox"  # the channel of LISTEN and NOTIFY
 WAKE_SECONDS = 0.02  # between two wakes of one process
 _RELAYS = 0x6762  # the space of the relays' advisory locks
 
 Result = TypeVar("Result")
 
 _take = Prepared(text(f"SELECT pg_advisory_xact_lock({_RELAYS}, k) FROM unnest(CAST(:keys AS int[])) AS k"))
-_notify = Prepared(text(f"NOTIFY {WAKE}"))
+_notify = Prepared(text(NOTIFY))
 _try = Prepared(text(f"SELECT k FROM unnest(CAST(:keys AS int[])) AS k WHERE pg_try_advisory_xact_lock({_RELAYS}, k)"))
+
+
+def is_given_up(error: DBAPIError) -> bool:
+    """Whether PostgreSQL undid the transaction in favour of another: it may be tried again."""
+    return (getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)) in _RETRIED
 
 
 def reason_of(error: Exception) -> str:
@@ -142,7 +147,7 @@ class Database:
                 async with self.transaction() as transaction:
                     return await work(transaction)
             except DBAPIError as error:
-                if getattr(error.orig, "sqlstate", None) not in _RETRIED:
+                if not is_given_up(error):
                     raise
         async with self.transaction() as transaction:
             return await work(transaction)

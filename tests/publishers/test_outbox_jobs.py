@@ -22,8 +22,8 @@ from publishers import Publisher
 from publishers.database import Database
 from publishers.faults import Invalid
 from publishers.migrator import identity, migrate
+from publishers.outbox_rows import now_ms
 from publishers.relay import Relay, backlog
-from publishers.transaction import now_ms
 
 from ..kit import forks, job_relays, relays
 from ..kit.outboxes import everything, rows
@@ -236,7 +236,7 @@ async def test_times_count_from_the_transaction_though_the_relay_was_away(
     quick_database: Database, quick_relay: Relay, queues: Queues, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was away for an hour. A job that expired meanwhile is a dead letter, and no worker runs it."""
-    monkeypatch.setattr("publishers.transaction.now_ms", lambda: now_ms() - HOUR * 1000)
+    monkeypatch.setattr("publishers.outbox_rows.now_ms", lambda: now_ms() - HOUR * 1000)
     for number, (options, state, due, dies) in enumerate(TIMES):
         queue = str(number)
         async with quick_database.transaction() as transaction:
