@@ -152,14 +152,14 @@ class Gathering:
     """Publications and jobs that a transaction gathers, to be written as its last step."""
 
     def __init__(self) -> None:
-        self._rows: list[OutboxRow] = []
+        self.rows: list[OutboxRow] = []
 
     def publish(self, channel: str, data: Any, *, keep: bool = False) -> None:
         """Publishes ``data``, which is JSON, in ``channel`` once this is committed. ``keep``: its row stays in the outbox for good.
 
         Raises Invalid for an impossible channel, data that is not JSON, or an inbox's data that is no notification.
         """
-        self._rows.append(publication_row(channel, data, keep=keep))
+        self.rows.append(publication_row(channel, data, keep=keep))
 
     def notify(self, user: str, notification: Mapping[str, Any]) -> None:
         """Publishes into the inbox of ``user``. The notification's ``id``, a text, names it: the same id again is an update.
@@ -175,10 +175,10 @@ class Gathering:
         ``Queue`` finds it; where a job with its ``key`` waits or runs, no job of this id comes to be. Raises Invalid for what cannot be a job.
         """
         row, id = job_row(name, data, queue, **options)
-        self._rows.append(row)
+        self.rows.append(row)
         return id
 
     @property
     def gathered(self) -> int:
         """How many rows it has for the outbox: publications and jobs."""
-        return len(self._rows)
+        return len(self.rows)

@@ -43,8 +43,8 @@ class SyncTransaction(Gathering):
 
     def write_outbox(self) -> None:
         """Writes the rows that it gathered. Raises MissingOutbox, SQLAlchemy's errors."""
-        if self._rows:
-            write_rows(self.connection, self._rows)
+        if self.rows:
+            write_rows(self.connection, self.rows)
 
 
 class SyncDatabase:

@@ -78,10 +78,10 @@ class Transaction(Gathering):
 
     async def write_outbox(self) -> None:
         """Writes the rows that it gathered: locks their channels, and only then draws the rows' ids. Raises MissingOutbox, SQLAlchemy's errors."""
-        if not self._rows:
+        if not self.rows:
             return
         with writing_outbox(name_of(self.connection.engine.url), REMEDY):
             if self.sqlite:  # there, a writer has locked the whole database
-                await self.fetch_each(_add, self._rows)
+                await self.fetch_each(_add, self.rows)
             else:
-                await self.fetch(_add, columns_of(self._rows))
+                await self.fetch(_add, columns_of(self.rows))

@@ -74,18 +74,20 @@ def get_publisher() -> SyncPublisher:
     return SyncPublisher(configured.valkey_url, prefix=configured.prefix)
 
 
-def _write(row: OutboxRow, using: str) -> None:
+def _write(row: OutboxRow, using: str) -> str:
+    """Returns the alias of the database that has the row now."""
     alias = using or gateway_settings().database
     connection = connections[alias]
     check_dialect(connection.vendor)
     with writing_outbox(str(connection.settings_dict["NAME"]), REMEDY), connection.cursor() as cursor:
         if connection.vendor == "sqlite":  # there, a writer has locked the whole database
             cursor.execute(_ON_SQLITE, row)
-            return
+            return alias
         cursor.execute(_ON_POSTGRESQL, columns_of([row]))
     wake = _Wake(alias)
     if all(entry[1] != wake for entry in connection.run_on_commit):  # once for a transaction
         transaction.on_commit(wake, using=alias, robust=True)
+    return alias
 
 
 class _Wake(NamedTuple):
