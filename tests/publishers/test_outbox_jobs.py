@@ -360,7 +360,7 @@ async def test_jobs_of_another_database_are_enqueued_though_its_ids_begin_at_1(
 
 def limit_last(transaction: Any, limit: int) -> None:
     """The last job that the transaction gathered is refused by a queue that holds so many."""
-    row = transaction._rows[-1]
+    row = transaction.rows[-1]
     name, data, options = msgspec.json.decode(row["data"])
     row["data"] = msgspec.json.encode([name, data, [*options, "limit", limit]]).decode()
 
@@ -404,7 +404,7 @@ async def test_a_row_that_is_no_job_stops_its_queue_and_no_other(
     for number, data in enumerate(NO_JOBS):
         async with quick_database.transaction() as transaction:
             transaction.enqueue("count", 0, queue=str(number))
-            transaction._rows[-1]["data"] = data
+            transaction.rows[-1]["data"] = data
     await enqueue(quick_database, 1, 3, "low", *map(str, range(len(NO_JOBS))))
     await quick_relay.drain()
     assert await ready(queues, "low") == [1, 2] and await queues.names() == ["low"]
