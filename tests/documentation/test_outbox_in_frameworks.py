@@ -36,6 +36,8 @@ class Parcel(models.Model):
     status = models.TextField()
 """
 
+SHIP = 'from django.test import Client; Client(HTTP_HOST="localhost").post("/parcels/17/ship").json()'
+
 
 def snippets(name: str) -> str:
     """The page's code that is marked ``run: NAME``."""
@@ -68,9 +70,11 @@ class Folder:
         """A command that runs until it is ended; it is ready when it has written a line."""
         words = ["bash", "-c", f"exec {command.strip()}"]
         with subprocess.Popen(words, cwd=self.path, env=self.environment, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None and "is published" in process.stdout.readline()
-            yield process
-            process.send_signal(signal.SIGTERM)
+            try:
+                assert process.stdout is not None and "is published" in process.stdout.readline()
+                yield process
+            finally:
+                process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 0
 
 
@@ -100,7 +104,7 @@ def test_a_project_of_django_publishes_with_its_changes(folder: Folder, gateway:
         tests = pool.submit(folder.run, "python manage.py test")
         folder.run(snippets("django migrate"))
         with folder.running(snippets("django relay")):
-            folder.run("python manage.py shell -c 'from django.test import Client; print(Client().get(\"/parcels/17/ship\").json())'")
+            folder.run("python manage.py shell -c '" + SHIP + "'")
             wait_until(lambda: gateway.history("orders:17"), "the publication")
         assert "OK" in tests.result()
     assert gateway.history("orders:17") == [{"status": "shipped"}]
