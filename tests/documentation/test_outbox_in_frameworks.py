@@ -36,6 +36,7 @@ class Parcel(models.Model):
     status = models.TextField()
 """
 
+BEGIN = 'from django.core.management import call_command as call; call("startproject", "shop", "."); call("startapp", "parcels")'
 SHIP = 'from django.test import Client; Client(HTTP_HOST="localhost").post("/parcels/17/ship").json()'
 
 
@@ -52,7 +53,7 @@ class Folder:
     def __init__(self, path: Path, gateway: RunningGateway) -> None:
         self.path = path
         programs = f"{PROGRAMS}{os.pathsep}{ENVIRONMENT['PATH']}"
-        self.environment = {**ENVIRONMENT, "PATH": programs, "GATEWAY_VALKEY_URL": gateway.valkey_url, "PYTHONDONTWRITEBYTECODE": "1"}
+        self.environment = {**ENVIRONMENT, "PATH": programs, "GATEWAY_VALKEY_URL": gateway.valkey_url}
 
     def write(self, name: str, code: str, *, append: bool = False) -> None:
         with (self.path / name).open("a" if append else "w") as file:
@@ -90,7 +91,7 @@ def folder(tmp_path: Path, gateway: RunningGateway) -> Folder:
 
 
 def test_a_project_of_django_publishes_with_its_changes(folder: Folder, gateway: RunningGateway) -> None:
-    folder.run("django-admin startproject shop .; django-admin startapp parcels")
+    folder.run(f"python -c '{BEGIN}'")
     folder.write("parcels/models.py", MODEL)
     folder.write("parcels/views.py", snippets("django view"))
     folder.write("parcels/tests.py", snippets("django tests"))
@@ -111,14 +112,17 @@ def test_a_project_of_django_publishes_with_its_changes(folder: Folder, gateway:
     assert gateway.history("notifications:1") == [{"id": "order-17", "text": "Your order is on its way"}]
 
 
-def test_an_application_of_fastapi_publishes_with_its_changes(folder: Folder, gateway: RunningGateway) -> None:
+def test_an_application_of_fastapi_publishes_with_its_changes(
+    folder: Folder, gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, mark in (("main.py", "session"), ("conftest.py", "conftest"), ("test_main.py", "tests")):
         folder.write(name, snippets(mark))
-    folder.run("python -W ignore -m pytest -q -p no:cacheprovider")
+    folder.run("python -W ignore -m pytest -q -p no:cacheprovider --disable-plugin-autoload")
     gateway.api("history_remove", channel="orders:17")
     with folder.running(snippets("session relay")):
         wait_until(lambda: gateway.history("orders:17"), "the publication of the test")
-        folder.run(f"python - <<'END'\n{snippets('sync database')}END")
+        monkeypatch.chdir(folder.path)
+        exec(snippets("sync database"), {})
         wait_until(lambda: len(gateway.history("orders:17")) == 2, "that of SyncDatabase")
     assert gateway.history("orders:17") == [{"status": "shipped"}] * 2
 

@@ -9,6 +9,7 @@ import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from sqlalchemy.engine import make_url
@@ -16,6 +17,7 @@ from sqlalchemy.engine import make_url
 __all__ = ["exercise"]
 
 SECRET = "s" * 40
+VISITOR, ANN = SimpleNamespace(is_authenticated=False), SimpleNamespace(is_authenticated=True, pk=7, username="Ann")  # as Django's users
 
 
 def exercise(url: str, results: str) -> None:
@@ -39,7 +41,7 @@ def _set_up(url: str) -> None:
         database = {"ENGINE": "django.db.backends.postgresql", "NAME": parsed.database, **place}
     settings.configure(
         DATABASES={"default": database},
-        INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes", "publishers.django"],
+        INSTALLED_APPS=["publishers.django"],
         GATEWAY={"TOKEN_SECRET": SECRET, "TOKEN_CLAIMS": "tests.kit.django_outbox.claims_of"},
         LOGGING_CONFIG=None,
         ROOT_URLCONF="tests.kit.django_outbox",
@@ -168,13 +170,12 @@ def _needs_no_further_migration() -> str:
 def _tokens() -> list[Any]:
     """Of a visitor, of a user, and for a POST; then the claims of the user's."""
     import jwt
-    from django.contrib.auth.models import AnonymousUser, User
     from django.test import RequestFactory
 
     from publishers.django.token_view import token_view
 
     answers = []
-    for method, user in (("get", AnonymousUser()), ("get", User(pk=7, username="Ann")), ("post", User(pk=7))):
+    for method, user in (("get", VISITOR), ("get", ANN), ("post", ANN)):
         request = getattr(RequestFactory(), method)("/my-token")
         request.user = user
         answers.append(token_view(request))
@@ -184,14 +185,13 @@ def _tokens() -> list[Any]:
 
 def _wrong_settings() -> list[str]:
     from django.conf import settings
-    from django.contrib.auth.models import User
 
     from publishers.django.token_view import token_for
 
     faults = []
     for given in ({"TOKEN": "x"}, {}, {"TOKEN_SECRET": SECRET, "TOKEN_CLAIMS": "no.such"}):
         settings.GATEWAY = given
-        faults.append(_message_of(lambda: token_for(User(pk=1))))
+        faults.append(_message_of(lambda: token_for(ANN)))
     return faults
 
 
