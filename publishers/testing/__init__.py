@@ -11,7 +11,7 @@
         assert running_gateway.history("orders:17") == [{"status": "placed"}]
 
 ``published`` records what would be published (``recording.py``); no Valkey is needed. The database is a real one, with the outbox's table.
-``running_gateway`` is one gateway with its embedded Valkey for all tests of a run (``running.py``). Override the fixture ``gateway_toml``,
+``running_gateway`` is one gateway with its embedded Valkey for all tests of a run (``started_gateway.py``). Override the fixture ``gateway_toml``,
 whose scope is the session, to give it a configuration.
 """
 
@@ -22,7 +22,7 @@ from collections.abc import Iterator
 import pytest
 
 from .recording import Job, Publication, Published, recording
-from .running import RunningGateway, started_gateway
+from .started_gateway import RunningGateway, started_gateway
 
 __all__ = ["Job", "Publication", "Published", "RunningGateway", "gateway_toml", "published", "running_gateway"]
 
