@@ -2,10 +2,16 @@
 
     publisher                      Publisher (asyncio) and SyncPublisher (threads): one document, one acknowledged position
     database · transaction         the database; a transaction, which writes rows, their publications and jobs
+    engines                        SQLAlchemy's engines for PostgreSQL and SQLite, with and without asyncio
+    sync_database                  the same without asyncio
+    session_outbox                 the outbox in a Session of SQLAlchemy that a program already has
+    outbox_rows                    a row of the outbox, and how one is written
     prepared                       statements that are executed often, by PostgreSQL's driver
     tables · migrator              the tables; Alembic, which applies migrations/
     relay · relay_program          the relay sends what transactions wrote, each row once and in order; what `gateway relay` runs
     outbox_jobs                    jobs as rows of the outbox
+    django                         the outbox in Django's transactions and migrations, and a view that gives tokens
+    testing                        fixtures of pytest: what would be published, and a gateway
     posts · reviews · reactions    what people do
     orders                         what people buy, and the worker that processes it
     folding                        many reactions become one notification, which is updated

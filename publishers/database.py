@@ -17,45 +17,43 @@ import contextvars
 import fcntl
 import logging
 import os
-import sqlite3
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
-from sqlalchemy import event, text
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from gateway.config import load
-from gateway.errors import ConfigurationError
 from gateway.runtime import tracing
-from gateway.store.data_folder import make_private, open_private
+from gateway.store.data_folder import open_private
 
+from .engines import ASYNC_DRIVERS, LOCK_SECONDS, POOL, database_url, driver_url, make_engine, name_of, prepare_transactions
+from .outbox_rows import NOTIFY, WAKE, lock_key, now_ms
 from .prepared import Parameters, Prepared, Rows, driver_of
-from .transaction import Transaction, lock_key, now_ms
+from .transaction import Transaction
 
-__all__ = ["Database", "Transaction", "lock_key", "now_ms", "reason_of", "within"]
+__all__ = ["Database", "Transaction", "is_given_up", "lock_key", "now_ms", "reason_of", "within"]
 
 log = logging.getLogger("gateway.relay")
 
-POOL = 10
-BUSY_SECONDS = 10.0  # SQLite has one writer at a time; another one waits up to this long
 ATTEMPTS = 5  # of a transaction that PostgreSQL gave up in favour of another
 _RETRIED = ("40001", "40P01")  # serialization failure, deadlock. Source: PostgreSQL, appendix A
-WAKE = "gateway_outbox"  # the channel of LISTEN and NOTIFY
 WAKE_SECONDS = 0.02  # between two wakes of one process
-LOCK_SECONDS = 0.01  # between two attempts at a lock of SQLite that cannot be waited for
 _RELAYS = 0x6762  # the space of the relays' advisory locks
 
 Result = TypeVar("Result")
 
 _take = Prepared(text(f"SELECT pg_advisory_xact_lock({_RELAYS}, k) FROM unnest(CAST(:keys AS int[])) AS k"))
-_notify = Prepared(text(f"NOTIFY {WAKE}"))
+_notify = Prepared(text(NOTIFY))
 _try = Prepared(text(f"SELECT k FROM unnest(CAST(:keys AS int[])) AS k WHERE pg_try_advisory_xact_lock({_RELAYS}, k)"))
+
+
+def is_given_up(error: DBAPIError) -> bool:
+    """Whether PostgreSQL undid the transaction in favour of another: it may be tried again."""
+    return (getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)) in _RETRIED
 
 
 def reason_of(error: Exception) -> str:
@@ -72,17 +70,12 @@ class Database:
     """
 
     def __init__(self, url: str = "", *, data_dir: str | Path = "", pool: int = POOL) -> None:
-        if not url:
-            config = load(data_dir=str(data_dir) if data_dir else None)
-            url = config.database_url
-        if not url:
-            make_private(config.data_path)
-            url = f"sqlite:///{config.data_path / 'gateway.db'}"
-        self.url = _driver_url(url)
+        self.url = driver_url(url or database_url(data_dir), ASYNC_DRIVERS)
         self.sqlite = self.url.get_backend_name() == "sqlite"
         self.changed = asyncio.Event()  # this process has written to the outbox
         self.relayed_here = False  # a relay runs in this process, so that no other has to be woken
-        self._engine = _engine(self.url, pool)
+        self._engine = make_engine(create_async_engine, self.url, pool)
+        prepare_transactions(self._engine.sync_engine)
         self._writing = self._engine.execution_options(gateway_writes=True)  # the same pool
         self._waking: asyncio.Task[None] | None = None
         self._wake_again = False
@@ -108,7 +101,7 @@ class Database:
     @property
     def name(self) -> str:
         """The URL without its password and its query, which may hold one too, for messages."""
-        return self.url.set(query={}).render_as_string(hide_password=True)
+        return name_of(self.url)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -154,7 +147,7 @@ class Database:
                 async with self.transaction() as transaction:
                     return await work(transaction)
             except DBAPIError as error:
-                if getattr(error.orig, "sqlstate", None) not in _RETRIED:
+                if not is_given_up(error):
                     raise
         async with self.transaction() as transaction:
             return await work(transaction)
@@ -237,66 +230,3 @@ def _try_flock(file: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _driver_url(url: str) -> URL:
-    """``url`` with the driver for asyncio. Raises ConfigurationError for a URL of neither PostgreSQL nor SQLite."""
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        raise ConfigurationError("database_url is not a URL; write postgresql://user:password@host/name or sqlite:///path") from None
-    driver = {"postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg", "sqlite": "sqlite+aiosqlite"}.get(
-        parsed.drivername.partition("+")[0]
-    )
-    if driver is None:
-        raise ConfigurationError(f"database_url: {parsed.drivername} is not spoken here; PostgreSQL and SQLite are")
-    if driver.startswith("sqlite") and parsed.database in (None, "", ":memory:"):
-        raise ConfigurationError("database_url: SQLite needs a file, as in sqlite:///path")
-    if not driver.startswith("sqlite") and url.count("@") > (parsed.username is not None):
-        raise ConfigurationError(
-            "database_url: the login does not end before the host; write / ? # @ : % of a password as %2F %3F %23 %40 %3A %25"
-        )
-    query = dict(parsed.query)
-    if "sslmode" in query:  # libpq's name for it, which hosting providers use in their URLs
-        query["ssl"] = query.pop("sslmode")
-    return parsed.set(drivername=driver, query=query)
-
-
-def _engine(url: URL, pool: int) -> AsyncEngine:
-    try:
-        if url.get_backend_name() != "sqlite":
-            return create_async_engine(url, pool_size=pool, max_overflow=0, pool_pre_ping=False)
-        file = Path(url.database or "")
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.close(open_private(file, os.O_RDWR))  # a path that cannot be opened raises here
-        engine = create_async_engine(url, pool_size=pool, max_overflow=0, connect_args={"timeout": BUSY_SECONDS})
-    except (NoSuchModuleError, OSError) as error:
-        raise ConfigurationError(f"database_url cannot be used: {error}") from None
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def prepare(connection: Any, record: Any) -> None:
-        connection.isolation_level = None  # the driver begins nothing by itself; see below
-        _write_ahead(connection)
-        for pragma in ("synchronous = FULL", "foreign_keys = ON"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine.sync_engine, "begin")
-    def begin(connection: Any) -> None:
-        # A writer begins as one: a transaction that began as a reader could not begin to write while another one writes.
-        writes = connection.get_execution_options().get("gateway_writes")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine
-
-
-def _write_ahead(connection: Any) -> None:
-    """Turns on the write-ahead log. While another process does so too, SQLite refuses at once, whatever its timeout: try again."""
-    until = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() >= until:
-                raise
-            time.sleep(LOCK_SECONDS)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
+from uuid import uuid4
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import select, text
+from sqlalchemy import inspect, select, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from gateway.errors import ConfigurationError
 
 from .database import Database, reason_of
-from .tables import settings
+from .tables import outbox_identity
 
-__all__ = ["identity", "migrate"]
+__all__ = ["has_table", "identity", "migrate"]
 
 log = logging.getLogger("gateway.relay")
 
@@ -26,7 +28,10 @@ _MIGRATING = 0x6763  # PostgreSQL's advisory lock of the process that migrates
 
 
 async def migrate(database: Database) -> None:
-    """Applies the migrations that are missing. Raises ConfigurationError, in one line, if the database cannot be used."""
+    """Applies the migrations that are missing; where another program's migrations made the outbox's tables, as Django's, it applies none.
+
+    Raises ConfigurationError, in one line, if the database cannot be used.
+    """
     try:
         async with database.transaction() as transaction:
             if not database.sqlite:
@@ -36,20 +41,38 @@ async def migrate(database: Database) -> None:
         raise ConfigurationError(f"the database {database.name} cannot be used: {reason_of(error)}") from None
 
 
-async def identity(database: Database) -> str:
-    """The random text that names this database's outbox, made by the first migration; the rows' ids are versions of this epoch.
+async def has_table(database: Database, name: str) -> bool:
+    """Whether the database has this table."""
+    async with database.reading() as connection:
+        return await connection.run_sync(lambda plain: inspect(plain).has_table(name))
 
-    Raises ConfigurationError where no migration was applied yet.
+
+async def identity(database: Database) -> str:
+    """The random text that names this database's outbox, made when it is first read; the rows' ids are versions of this epoch.
+
+    Raises ConfigurationError where the table is not there.
     """
     try:
-        async with database.reading() as connection:
-            found: str | None = (await connection.execute(select(settings.c.value).where(settings.c.name == "outbox"))).scalar()
+        return await _read_identity(database) or await _make_identity(database)
     except DBAPIError as error:
         if getattr(error.orig, "sqlstate", None) != UNDEFINED_TABLE and "no such table" not in str(error.orig):
             raise
-        found = None
-    if found is None:
-        raise ConfigurationError(f"the database {database.name} has no tables yet; start `gateway relay`, which makes them")
+    raise ConfigurationError(f"the database {database.name} has no tables yet; start `gateway relay`, which makes them")
+
+
+async def _read_identity(database: Database) -> str | None:
+    async with database.reading() as connection:
+        wanted = select(outbox_identity.c.value).where(outbox_identity.c.name == "outbox")
+        return (await connection.execute(wanted)).scalar()
+
+
+async def _make_identity(database: Database) -> str:
+    """Of several relays that make one, the first does; all return the same."""
+    async with database.transaction() as transaction:
+        add = text("INSERT INTO outbox_identity (name, value) VALUES (:name, :value) ON CONFLICT DO NOTHING")
+        await transaction.execute(add, {"name": "outbox", "value": uuid4().hex})
+    found = await _read_identity(database)
+    assert found is not None, "it was inserted"
     return found
 
 
@@ -58,6 +81,9 @@ def _upgrade(connection: Any) -> None:
     config.set_main_option("script_location", "publishers:migrations")
     there = MigrationContext.configure(connection).get_current_revision()
     known = {step.revision for step in ScriptDirectory.from_config(config).walk_revisions()}
+    if there not in known and _is_anothers(connection, there):
+        log.info("the outbox's tables were made by another program's migrations, which also bring them up to date")
+        return
     if there is not None and there not in known:
         raise ConfigurationError(f"the database is at version {there}, newer than this program; install the newer one")
     config.attributes["connection"] = connection
@@ -65,3 +91,14 @@ def _upgrade(connection: Any) -> None:
     reached = MigrationContext.configure(connection).get_current_revision()
     if reached != there:
         log.info("the database's tables are at version %s now", reached)
+
+
+def _is_anothers(connection: Any, version: str | None) -> bool:
+    """Whether the migrations of another program manage this database. Its version is its own then, or that of no Alembic. Raises ConfigurationError."""
+    has_outbox = inspect(connection).has_table(outbox_identity.name)
+    if version is not None and not re.fullmatch(r"\d{4}", version) and not has_outbox:
+        raise ConfigurationError(
+            f"the database is at version {version} of another program's migrations and has no outbox: "
+            "add publishers.tables.outbox_tables to their target_metadata, make a migration, and apply it"
+        )
+    return has_outbox and (version is None or not re.fullmatch(r"\d{4}", version))

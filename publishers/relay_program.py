@@ -1,4 +1,4 @@
-"""What ``gateway relay`` runs, and ``gateway demo`` too: the relay of the outbox and its reports, and the updates of folded notifications."""
+"""What ``gateway relay`` runs, and ``gateway demo`` too: the relay of the outbox and its reports, and the updates of folded notifications where their tables are."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from gateway.store.history import History
 
 from .database import Database
 from .folding import Folding
+from .migrator import has_table
 from .outbox_reporting import OutboxReporter
 from .relay import Relay
+from .tables import folds
 
 __all__ = ["run_relay"]
 
@@ -18,5 +20,6 @@ async def run_relay(database: Database, history: History) -> None:
     """Publishes the outbox of ``database`` through ``history`` until cancelled. The tables must exist: ``migrator.migrate``."""
     async with asyncio.TaskGroup() as group:
         group.create_task(Relay(database, history).run())
-        group.create_task(Folding(database).run())
+        if await has_table(database, folds.name):  # an outbox that another program's migrations made is alone there
+            group.create_task(Folding(database).run())
         group.create_task(OutboxReporter(database, history).run())

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, MetaData, SmallInteger, String, Table, Text, false, text
 
-__all__ = ["channels", "folds", "metadata", "orders", "outbox", "posts", "reactions", "responses", "reviews", "settings"]
+__all__ = [
+    "channels",
+    "folds",
+    "metadata",
+    "orders",
+    "outbox",
+    "outbox_identity",
+    "outbox_tables",
+    "posts",
+    "reactions",
+    "responses",
+    "reviews",
+    "settings",
+]
 
 metadata = MetaData()
 _Id = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER is SQLite's own row id
 
+# Relays before migration 0003 read the outbox's identity here.
 settings = Table("settings", metadata, Column("name", String(64), primary_key=True), Column("value", Text, nullable=False))
 channels = Table(
     "channels",
@@ -109,3 +123,12 @@ outbox = Table(
     Index("outbox_of_channel", "channel", "id"),
     sqlite_autoincrement=True,
 )
+# One row, whose value is a random text that names this outbox: its rows' ids are versions of this epoch.
+outbox_identity = Table(
+    "outbox_identity", metadata, Column("name", String(64), primary_key=True), Column("value", String(64), nullable=False)
+)
+
+# What a program needs in a database of its own, where `gateway relay` makes no tables: outbox_tables.create_all(engine), or Alembic's target_metadata.
+outbox_tables = MetaData()
+for _table in (outbox, outbox_identity):
+    _table.to_metadata(outbox_tables)

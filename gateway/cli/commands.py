@@ -47,8 +47,7 @@ def app() -> None:
     """A real-time notification gateway, native to Valkey."""
 
 
-for command in (serve, demo, relay, worker, publish, queue, bench, recipe_command):
-for command in (serve, demo, relay, worker, publish, queue, bench, doctor):
+for command in (serve, demo, relay, worker, publish, queue, bench, recipe_command, doctor):
     app.add_command(command)
 
 

@@ -12,7 +12,8 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import select
 
 from gateway.errors import ConfigurationError
-from publishers.database import Database, _write_ahead
+from publishers.database import Database
+from publishers.engines import _write_ahead
 from publishers.faults import Invalid
 from publishers.migrator import identity, migrate
 from publishers.tables import metadata, outbox

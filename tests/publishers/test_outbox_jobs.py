@@ -22,8 +22,8 @@ from publishers import Publisher
 from publishers.database import Database
 from publishers.faults import Invalid
 from publishers.migrator import identity, migrate
+from publishers.outbox_rows import now_ms
 from publishers.relay import Relay, backlog
-from publishers.transaction import now_ms
 
 from ..kit import forks, job_relays, relays
 from ..kit.outboxes import everything, rows
@@ -236,7 +236,7 @@ async def test_times_count_from_the_transaction_though_the_relay_was_away(
     quick_database: Database, quick_relay: Relay, queues: Queues, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was away for an hour. A job that expired meanwhile is a dead letter, and no worker runs it."""
-    monkeypatch.setattr("publishers.transaction.now_ms", lambda: now_ms() - HOUR * 1000)
+    monkeypatch.setattr("publishers.outbox_rows.now_ms", lambda: now_ms() - HOUR * 1000)
     for number, (options, state, due, dies) in enumerate(TIMES):
         queue = str(number)
         async with quick_database.transaction() as transaction:
@@ -360,7 +360,7 @@ async def test_jobs_of_another_database_are_enqueued_though_its_ids_begin_at_1(
 
 def limit_last(transaction: Any, limit: int) -> None:
     """The last job that the transaction gathered is refused by a queue that holds so many."""
-    row = transaction._rows[-1]
+    row = transaction.rows[-1]
     name, data, options = msgspec.json.decode(row["data"])
     row["data"] = msgspec.json.encode([name, data, [*options, "limit", limit]]).decode()
 
@@ -404,7 +404,7 @@ async def test_a_row_that_is_no_job_stops_its_queue_and_no_other(
     for number, data in enumerate(NO_JOBS):
         async with quick_database.transaction() as transaction:
             transaction.enqueue("count", 0, queue=str(number))
-            transaction._rows[-1]["data"] = data
+            transaction.rows[-1]["data"] = data
     await enqueue(quick_database, 1, 3, "low", *map(str, range(len(NO_JOBS))))
     await quick_relay.drain()
     assert await ready(queues, "low") == [1, 2] and await queues.names() == ["low"]

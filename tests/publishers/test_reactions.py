@@ -282,7 +282,7 @@ async def test_a_cancelled_caller_does_not_cancel_the_others_of_a_shared_transac
 async def test_a_caller_cancelled_in_its_transaction_leaves_no_lock(
     database: Database, review: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("publishers.database.BUSY_SECONDS", 0.5)
+    monkeypatch.setattr("publishers.engines.BUSY_SECONDS", 0.5)
     begun = asyncio.Event()
     numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)"
     slow = f"{numbers} SELECT max(i) FROM n UNION ALL SELECT 2"

@@ -331,7 +331,7 @@ async def test_a_channels_ids_are_committed_in_their_order(database: Database) -
     async with database.transaction() as first:
         first.publish("posts:a", 1)
         await first.write_outbox()
-        first._rows.clear()
+        first.rows.clear()
         second = asyncio.create_task(write(database, 2, 3, ["posts:a"]))
         await eventually(waits, "the second one waits")
         await write(database, 3, 4, ["posts:b"])
