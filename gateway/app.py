@@ -26,7 +26,7 @@ from .control.presence import Presence
 from .control.revocations import Revocations
 from .control.rules_check import RulesCheck
 from .control.secrets_check import SecretsCheck
-from .documentation import site as documentation
+from .documentation import routes as documentation
 from .edges import health, pages
 from .edges import pull as clients
 from .edges.api.openapi import openapi

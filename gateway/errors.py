@@ -11,9 +11,9 @@
     │   └── KeyUnknown        it is signed with a key that is not known yet: after keys were fetched, it may pass
     ├── TokenStale            a token that passes every check but that of its time
     ├── ClientError           the client's fault, or ours towards it: an `error` in a reply, the connection stays open
-    │   ├── Internal … UnrecoverablePosition       one class per code of PROTOCOL.md 1.5
+    │   ├── Internal … UnrecoverablePosition       one class per code of docs/reference/errors-and-close-codes.md
     │   └── Failure           a backend service's refusal, with a code and a message of its own
-    └── Disconnect            closes the connection with a close code of PROTOCOL.md 1.6
+    └── Disconnect            closes the connection with a close code of the same page
 
 A ``ClientError`` carries the protocol's code and text; ``hint`` goes to HTTP callers and to the log, where a
 person reads it, and never changes ``message``, which SDKs show and compare.
@@ -105,7 +105,7 @@ class TokenStale(GatewayError):
 class ClientError(GatewayError):
     """An error reply. ``code`` and ``message`` go over the wire, ``hint`` is for people.
 
-    ``closes_with`` is the close code where the client waits for no reply that could carry the error. Source: PROTOCOL.md 1.7, 1.13.
+    ``closes_with`` is the close code where the client waits for no reply that could carry the error. Source: docs/reference/errors-and-close-codes.md.
     ``is_general``: it comes from a StoreError that is, so its cause is logged already.
     """
 

@@ -2,6 +2,7 @@
 
     publisher                      Publisher (asyncio) and SyncPublisher (threads): one document, one acknowledged position
     database · transaction         the database; a transaction, which writes rows, their publications and jobs
+    prepared                       statements that are executed often, by PostgreSQL's driver
     tables · migrator              the tables; Alembic, which applies migrations/
     relay · relay_program          the relay sends what transactions wrote, each row once and in order; what `gateway relay` runs
     outbox_jobs                    jobs as rows of the outbox

@@ -35,6 +35,7 @@ from gateway.errors import ConfigurationError
 from gateway.runtime import tracing
 from gateway.store.data_folder import make_private, open_private
 
+from .prepared import Parameters, Prepared, Rows, driver_of
 from .transaction import Transaction, lock_key, now_ms
 
 __all__ = ["Database", "Transaction", "lock_key", "now_ms", "reason_of", "within"]
@@ -52,9 +53,9 @@ _RELAYS = 0x6762  # the space of the relays' advisory locks
 
 Result = TypeVar("Result")
 
-_take = text(f"SELECT pg_advisory_xact_lock({_RELAYS}, k) FROM unnest(CAST(:keys AS int[])) AS k")
-_notify = text(f"NOTIFY {WAKE}")
-_try = text(f"SELECT k FROM unnest(CAST(:keys AS int[])) AS k WHERE pg_try_advisory_xact_lock({_RELAYS}, k)")
+_take = Prepared(text(f"SELECT pg_advisory_xact_lock({_RELAYS}, k) FROM unnest(CAST(:keys AS int[])) AS k"))
+_notify = Prepared(text(f"NOTIFY {WAKE}"))
+_try = Prepared(text(f"SELECT k FROM unnest(CAST(:keys AS int[])) AS k WHERE pg_try_advisory_xact_lock({_RELAYS}, k)"))
 
 
 def reason_of(error: Exception) -> str:
@@ -82,6 +83,7 @@ class Database:
         self.changed = asyncio.Event()  # this process has written to the outbox
         self.relayed_here = False  # a relay runs in this process, so that no other has to be woken
         self._engine = _engine(self.url, pool)
+        self._writing = self._engine.execution_options(gateway_writes=True)  # the same pool
         self._waking: asyncio.Task[None] | None = None
         self._wake_again = False
 
@@ -114,12 +116,25 @@ class Database:
         async with self._engine.connect() as connection:
             yield connection
 
+    async def fetch(self, prepared: Prepared, parameters: Parameters) -> Rows:
+        """Executes one statement that changes no table, and returns its rows, each a sequence. Raises SQLAlchemy's errors.
+
+        On PostgreSQL it is in no transaction: one round trip.
+        """
+        async with self._engine.connect() as connection:
+            if self.sqlite:
+                return (await connection.execute(prepared.sqlite, parameters)).all()
+            try:
+                return await prepared.fetch(driver_of(connection), parameters)
+            except DBAPIError:
+                await connection.invalidate()  # it may be lost, which SQLAlchemy only notices where it executes a statement itself
+                raise
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         """Commits at the end of the block and wakes the relay; undoes everything if the block raises."""
-        connection = await self._engine.connect()
+        connection = await self._writing.connect()
         try:
-            await connection.execution_options(gateway_writes=True)
             async with connection.begin():
                 transaction = Transaction(connection, sqlite=self.sqlite)
                 yield transaction
@@ -159,9 +174,7 @@ class Database:
         try:
             while self._wake_again:
                 self._wake_again = False
-                async with self._engine.connect() as connection:
-                    await connection.execute(_notify)
-                    await connection.commit()
+                await self.fetch(_notify, {})
                 await asyncio.sleep(WAKE_SECONDS)  # a relay that is at work takes what comes meanwhile
         except SQLAlchemyError as error:
             log.debug("the relays were not woken (%s); each looks at the outbox once a second", reason_of(error))
@@ -189,7 +202,7 @@ class Database:
                 yield transaction
             return
         async with self.transaction() as transaction:
-            await transaction.execute(_take, {"keys": [lock_key(channel)]})
+            await transaction.fetch(_take, {"keys": [lock_key(channel)]})
             await transaction.lock([channel])
             yield transaction
 
@@ -203,7 +216,7 @@ class Database:
         if not self.sqlite:
             keys = {lock_key(name) for name in names}
             async with self._engine.connect() as connection, connection.begin():
-                found = await connection.execute(_take if wait else _try, {"keys": sorted(keys)})
+                found = await (_take if wait else _try).fetch_first(connection, {"keys": sorted(keys)})
                 free = keys if wait else {row[0] for row in found}
                 yield {name for name in names if lock_key(name) in free}
             return

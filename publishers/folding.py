@@ -20,6 +20,7 @@ from sqlalchemy import bindparam, func, insert, select, update
 from gateway.runtime.backoff import retrying
 
 from .database import Database, Transaction, now_ms, reason_of
+from .prepared import Prepared
 from .relay import BROKEN
 from .reviews import excerpt
 from .tables import folds, posts, reactions, reviews
@@ -39,19 +40,15 @@ FOREVER_MS = 2**62
 
 
 class Reacted(NamedTuple):
-    """A user changed their reaction to ``target``, which belongs to ``recipient``; ``added`` False: the reaction was taken back.
-
-    ``text`` is the target's own text, which the notification quotes.
-    """
+    """A user changed their reaction to ``target``, which belongs to ``recipient``; ``added`` False: the reaction was taken back."""
 
     target: str
     recipient: str
-    text: str
     user: str
     added: bool
 
 
-_due = (
+_due = Prepared(
     update(folds)
     .where(folds.c.target == bindparam("of"), folds.c.started_at > bindparam("since"))
     .values(due_at=func.coalesce(folds.c.due_at, folds.c.published_at + PAUSE_MS + (folds.c.published_at - folds.c.started_at) // SHARE))
@@ -80,7 +77,7 @@ async def fold(transaction: Transaction, reacted: list[Reacted], now: int) -> No
     for each in reacted:
         by_target.setdefault(each.target, []).append(each)
     for target in sorted(by_target):
-        if (await transaction.execute(_due, {"of": target, "since": now - WINDOW_MS})).first() is not None:
+        if await transaction.fetch(_due, {"of": target, "since": now - WINDOW_MS}):
             continue
         added = [each for each in by_target[target] if each.added]
         if not added:
@@ -89,7 +86,8 @@ async def fold(transaction: Transaction, reacted: list[Reacted], now: int) -> No
         row = {"target": target, "recipient": first.recipient, "started_at": now, "published_at": now, "due_at": None}
         id = (await transaction.execute(_open, row)).scalar_one()
         newest = [each.user for each in reversed(added)]
-        transaction.notify(first.recipient, _notification(id, target, first.text, newest[:NAMED], len(newest)))
+        text = await _text_of(transaction, target) or ""
+        transaction.notify(first.recipient, _notification(id, target, text, newest[:NAMED], len(newest)))
 
 
 class Folding:

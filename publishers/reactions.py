@@ -18,15 +18,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Table, bindparam, case, select, update
+from sqlalchemy import Table, bindparam, case, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from .database import Database, Transaction, now_ms, within
 from .faults import Fault, Invalid, NotFound, checked_choice, checked_user
 from .folding import Reacted, fold
+from .prepared import Prepared
 from .reviews import story_of
 from .tables import posts, reactions, reviews
 
@@ -48,6 +50,16 @@ class Reaction(NamedTuple):
     user: str
     target: str
     reaction: str | None
+
+    @property
+    def kind(self) -> str:
+        """``post`` or ``review``."""
+        return self.target.partition(":")[0]
+
+    @property
+    def id(self) -> int:
+        """The id of the post or review."""
+        return int(self.target.partition(":")[2])
 
 
 Waiting = tuple[Reaction, asyncio.Future[Counts]]
@@ -153,39 +165,45 @@ def _checked(user: str, target: str, reaction: str | None) -> Reaction:
     return Reaction(user, target, reaction)
 
 
-# Statements are made once, since SQLAlchemy stores what it has compiled with the statement object.
-
-_lock = {
-    kind: select(table.c.id, table.c.author, table.c.text, table.c.counts, place)
-    .where(table.c.id.in_(bindparam("ids", expanding=True)))
-    .order_by(table.c.id)
-    .with_for_update()
-    for kind, table, place in (("post", posts, posts.c.channel.label("place")), ("review", reviews, reviews.c.subject.label("place")))
-}
-_count = {
-    kind: update(table).where(table.c.id == bindparam("its_id")).values(counts=bindparam("its_counts")) for kind, table in _TARGETS.items()
-}
-
-
-def _upsert(dialect: Any) -> Any:
-    row = dialect.insert(reactions)
+def _upsert(row: Any) -> Any:
     same = reactions.c.reaction.is_not_distinct_from(row.excluded.reaction)  # a repeat changes nothing, so its time stays
     at = case((same, reactions.c.at), else_=row.excluded.at)
     changed = {"previous": reactions.c.reaction, "reaction": row.excluded.reaction, "at": at}
-    written = row.on_conflict_do_update(index_elements=["target", "user"], set_=changed)
-    return written.returning(reactions.c.target, reactions.c.user, reactions.c.previous)
+    return row.on_conflict_do_update(index_elements=["target", "user"], set_=changed)
 
 
-_upserts = {True: _upsert(sqlite), False: _upsert(postgresql)}
+def _lock_and_write(table: Table, place: Any) -> Prepared:
+    """PostgreSQL: locks the target's row, and only then writes the reaction, which is selected from that row."""
+    its = select(table.c.id, table.c.author, table.c.counts, place.label("place"))
+    locked = its.where(table.c.id == bindparam("id")).with_for_update().cte("locked")
+    row = select(*[bindparam(column.name, type_=column.type) for column in reactions.c]).select_from(locked)
+    upsert = _upsert(postgresql.insert(reactions).from_select(list(reactions.c), row))
+    written = upsert.returning(reactions.c.user, reactions.c.previous).cte("written")
+    return Prepared(select(locked, written).select_from(locked.join(written, true())))
+
+
+def _select(table: Table, place: Any) -> Any:
+    """SQLite, where a transaction has locked the whole database."""
+    return select(table.c.id, table.c.author, table.c.counts, place).where(table.c.id.in_(bindparam("ids", expanding=True)))
+
+
+_PLACES = {"post": posts.c.channel, "review": reviews.c.subject}
+_locks_and_writes = {kind: _lock_and_write(table, _PLACES[kind]) for kind, table in _TARGETS.items()}
+_selects = {kind: _select(table, _PLACES[kind]) for kind, table in _TARGETS.items()}
+_write = _upsert(sqlite.insert(reactions)).returning(reactions.c.target, reactions.c.user, reactions.c.previous)
+_write_counts = {
+    kind: Prepared(update(table).where(table.c.id == bindparam("its_id")).values(counts=bindparam("its_counts")))
+    for kind, table in _TARGETS.items()
+}
 
 
 class _Target:
     """The locked row of a post or review: what is reacted to."""
 
-    def __init__(self, kind: str, row: Any) -> None:
-        self.kind, self.id, self.author, self.text, self.place = kind, row.id, row.author, row.text, row.place
-        self.name = f"{kind}:{row.id}"
-        self.counts: Counts = msgspec.json.decode(row.counts)
+    def __init__(self, kind: str, id: int, author: str, counts: str, place: str) -> None:
+        self.kind, self.id, self.author, self.place = kind, id, author, place
+        self.name = f"{kind}:{id}"
+        self.counts: Counts = msgspec.json.decode(counts)
         self.changed = False
 
     @property
@@ -204,11 +222,14 @@ class _Target:
         self.counts = {kind: counts[kind] for kind in REACTIONS if counts.get(kind, 0) > 0}
 
 
+# The targets that exist, by name, and the reactions that were replaced, by target and user.
+Written = tuple[dict[str, _Target], dict[tuple[str, str], str | None]]
+
+
 async def _apply(wanted: list[Reaction], transaction: Transaction) -> list[Counts | Fault]:
     """All of them in one transaction, each user and target at most once. Returns the outcome of each, in order."""
-    targets = await _lock_targets(transaction, {each.target for each in wanted})
-    found, now = [each for each in wanted if each.target in targets], now_ms()
-    previous = await _write(transaction, found, now) if found else {}
+    now = now_ms()
+    targets, previous = await (_write_on_sqlite if transaction.sqlite else _write_on_postgresql)(transaction, wanted, now)
     outcomes: list[Counts | Fault] = []
     reacted: list[Reacted] = []
     for each in wanted:
@@ -222,33 +243,44 @@ async def _apply(wanted: list[Reaction], transaction: Transaction) -> list[Count
             document = {"type": "reaction", "target": target.name, "user": each.user, "reaction": each.reaction, "counts": target.counts}
             transaction.publish(target.channel, document, keep=target.kind == "review")
             if each.user != target.author:
-                reacted.append(Reacted(target.name, target.author, target.text, each.user, each.reaction is not None))
+                reacted.append(Reacted(target.name, target.author, each.user, each.reaction is not None))
         outcomes.append(target.counts)
-    await _write_counts(transaction, [target for target in targets.values() if target.changed])
+    await _store_counts(transaction, [target for target in targets.values() if target.changed])
     await fold(transaction, reacted, now)
     return outcomes
 
 
-async def _lock_targets(transaction: Transaction, names: set[str]) -> dict[str, _Target]:
-    locked: dict[str, _Target] = {}
-    for kind in sorted(_TARGETS):  # every transaction locks in the same order
-        ids = sorted(int(name.partition(":")[2]) for name in names if name.startswith(f"{kind}:"))
-        if ids:
-            for row in await transaction.execute(_lock[kind], {"ids": ids}):
-                target = _Target(kind, row)
-                locked[target.name] = target
-    return locked
+async def _write_on_postgresql(transaction: Transaction, wanted: list[Reaction], now: int) -> Written:
+    """Locks the targets, in the same order in every transaction, and writes the reactions to them."""
+    targets: dict[str, _Target] = {}
+    previous: dict[tuple[str, str], str | None] = {}
+    for kind in sorted(_TARGETS):
+        rows = sorted([{"id": each.id, **_row(each, now)} for each in wanted if each.kind == kind], key=itemgetter("id"))
+        if rows:
+            for id, author, counts, place, user, before in await transaction.fetch_each(_locks_and_writes[kind], rows):
+                target = _Target(kind, id, author, counts, place)
+                previous[target.name, user] = before
+                targets.setdefault(target.name, target)
+    return targets, previous
 
 
-async def _write(transaction: Transaction, wanted: list[Reaction], now: int) -> dict[tuple[str, str], str | None]:
-    """Writes the reactions. Returns target and user → the reaction that was replaced."""
-    rows = [{"target": each.target, "user": each.user, "reaction": each.reaction, "previous": None, "at": now} for each in wanted]
-    written = await transaction.execute(_upserts[transaction.sqlite], rows)
-    return {(row.target, row.user): row.previous for row in written}
+async def _write_on_sqlite(transaction: Transaction, wanted: list[Reaction], now: int) -> Written:
+    targets: dict[str, _Target] = {}
+    for kind, statement in _selects.items():
+        if ids := {each.id for each in wanted if each.kind == kind}:
+            some = [_Target(kind, *row) for row in await transaction.execute(statement, {"ids": sorted(ids)})]
+            targets |= {target.name: target for target in some}
+    rows = [_row(each, now) for each in wanted if each.target in targets]
+    written = await transaction.execute(_write, rows) if rows else ()
+    return targets, {(row.target, row.user): row.previous for row in written}
 
 
-async def _write_counts(transaction: Transaction, targets: list[_Target]) -> None:
-    for kind, statement in _count.items():
+def _row(wanted: Reaction, now: int) -> dict[str, Any]:
+    return {"target": wanted.target, "user": wanted.user, "reaction": wanted.reaction, "previous": None, "at": now}
+
+
+async def _store_counts(transaction: Transaction, targets: list[_Target]) -> None:
+    for kind, prepared in _write_counts.items():
         rows = [{"its_id": each.id, "its_counts": msgspec.json.encode(each.counts).decode()} for each in targets if each.kind == kind]
         if rows:
-            await transaction.execute(statement, rows)
+            await transaction.fetch_each(prepared, rows)

@@ -27,10 +27,10 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import NamedTuple
 
 import asyncpg
-from sqlalchemy import BindParameter, Row, bindparam, delete, func, select, text, update
+from sqlalchemy import ARRAY, BigInteger, String, bindparam, delete, func, select, text, true, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.errors import StoreError, Unavailable
@@ -43,6 +43,7 @@ from gateway.work.queues import Queues
 from .database import Database, reason_of
 from .migrator import identity
 from .outbox_jobs import queue_of, trace_of, words_of
+from .prepared import Prepared
 from .tables import outbox
 
 __all__ = ["BROKEN", "Relay", "backlog"]
@@ -59,19 +60,27 @@ PAUSE_MOST = 1.0  # seconds between two attempts
 # Errors that may pass by themselves: the database is away, or its pool is exhausted.
 BROKEN = (SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
-_ids: BindParameter[Any] = bindparam("ids", expanding=True)
-_names: BindParameter[Any] = bindparam("names", expanding=True)
-_waiting = select(outbox.c.channel).where(~outbox.c.published, outbox.c.channel.not_in(_names)).order_by(outbox.c.id).limit(ROUND)
-_rows = (
-    select(outbox.c.id, outbox.c.channel, outbox.c.data, outbox.c.keep)
-    .where(~outbox.c.published, outbox.c.channel.in_(_names))
-    .order_by(outbox.c.id)
-    .limit(ROUND)
+_of_ids = (outbox.c.id.in_(bindparam("ids", expanding=True)), outbox.c.id == func.any(bindparam("ids", type_=ARRAY(BigInteger))))
+_in_names = (
+    outbox.c.channel.in_(bindparam("names", expanding=True)),
+    outbox.c.channel == func.any(bindparam("names", type_=ARRAY(String))),
 )
-_forget = delete(outbox).where(outbox.c.id.in_(_ids))
-_mark = update(outbox).where(outbox.c.id.in_(_ids)).values(published=True)
+_names = select(outbox.c.channel).where(~outbox.c.published).order_by(outbox.c.id).limit(ROUND)
+_rows = select(outbox.c.id, outbox.c.channel, outbox.c.data, outbox.c.keep).where(~outbox.c.published).order_by(outbox.c.id).limit(ROUND)
+# Each is one statement for SQLite and one for PostgreSQL.
+_names_waiting = Prepared(*[_names.where(~condition) for condition in _in_names])
+_rows_waiting = Prepared(*[_rows.where(condition) for condition in _in_names])
+_forget = Prepared(*[delete(outbox).where(condition) for condition in _of_ids])
+_mark = Prepared(*[update(outbox).where(condition).values(published=true()) for condition in _of_ids])
 
-Waiting = Row[int, str, str, bool]  # of the outbox: id, channel, data, keep
+
+class Waiting(NamedTuple):
+    """A row of the outbox that is not published yet."""
+
+    id: int
+    channel: str
+    data: str
+    keep: bool
 
 
 class Relay:
@@ -152,13 +161,11 @@ class Relay:
         """Channels with rows to publish, the longest waiting first, without those that are set aside."""
         now = asyncio.get_running_loop().time()
         aside = [name for name, until in self._aside.items() if until > now]
-        async with self._database.reading() as connection:
-            names = dict.fromkeys((await connection.execute(_waiting, {"names": aside or [""]})).scalars())
+        names = dict.fromkeys(name for (name,) in await self._database.fetch(_names_waiting, {"names": aside or [""]}))
         return list(names)[:CHANNELS_AT_ONCE]
 
     async def _read(self, names: set[str]) -> Sequence[Waiting]:
-        async with self._database.reading() as connection:
-            return (await connection.execute(_rows, {"names": sorted(names)})).all()
+        return [Waiting(*row) for row in await self._database.fetch(_rows_waiting, {"names": sorted(names)})]
 
     async def _publish(self, rows: Sequence[Waiting]) -> tuple[list[Waiting], Unavailable | None]:
         """Returns the rows that are in their channels now, and the error if others are not because Valkey is away."""
@@ -210,9 +217,9 @@ class Relay:
         gone, kept = [row.id for row in done if not row.keep], [row.id for row in done if row.keep]
         async with self._database.transaction() as transaction:
             if gone:
-                await transaction.execute(_forget, {"ids": gone})
+                await transaction.fetch(_forget, {"ids": gone})
             if kept:
-                await transaction.execute(_mark, {"ids": kept})
+                await transaction.fetch(_mark, {"ids": kept})
 
     # Wakes.
 

@@ -20,25 +20,24 @@ from gateway.work.jobs import JobOptions
 from .checks import inbox_of
 from .faults import Invalid
 from .outbox_jobs import row_of_job
+from .prepared import Parameters, Prepared, Rows, driver_of
 from .tables import outbox
 
 __all__ = ["Transaction", "lock_key", "now_ms"]
 
 _WRITERS = 0x6761  # the space of the writers' advisory locks
 
-Parameters = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
-
-_add = insert(outbox)
-# The locks and the rows in one round trip: the count is there, and with it every lock, before the first id is drawn.
-_lock_and_add = text(f"""
+# On PostgreSQL the locks and the rows are one round trip: the count is there, and with it every lock, before the first id is drawn.
+_lock_and_add = f"""
     INSERT INTO outbox (channel, data, at, keep)
     SELECT u.channel, u.data, u.at, u.keep
     FROM (SELECT count(pg_advisory_xact_lock({_WRITERS}, k)) FROM unnest(CAST(:keys AS int[])) AS k) AS locked,
-        unnest(CAST(:channels AS text[]), CAST(:data AS text[]), CAST(:at AS bigint[]), CAST(:keep AS boolean[]))
+        unnest(CAST(:channel AS text[]), CAST(:data AS text[]), CAST(:at AS bigint[]), CAST(:keep AS boolean[]))
             WITH ORDINALITY AS u(channel, data, at, keep, number)
     ORDER BY u.number
-""")
-_lock = text(f"SELECT pg_advisory_xact_lock({_WRITERS}, k) FROM unnest(CAST(:keys AS int[])) AS k")
+"""
+_add = Prepared(insert(outbox), text(_lock_and_add))
+_lock = Prepared(text(f"SELECT pg_advisory_xact_lock({_WRITERS}, k) FROM unnest(CAST(:keys AS int[])) AS k"))
 
 
 def now_ms() -> int:
@@ -62,7 +61,9 @@ class Transaction:
         self.sqlite = sqlite
         self._rows: list[dict[str, Any]] = []  # of the outbox
 
-    async def execute(self, statement: Executable, parameters: Parameters = None) -> CursorResult[*tuple[Any, ...]]:
+    async def execute(
+        self, statement: Executable, parameters: Parameters | Sequence[Parameters] | None = None
+    ) -> CursorResult[*tuple[Any, ...]]:
         """Executes one statement, as SQLAlchemy's ``AsyncConnection.execute``; a list of parameters executes it for each.
 
         Raises SQLAlchemy's errors. On SQLite a statement that has begun is finished even if its caller is cancelled: a
@@ -77,6 +78,28 @@ class Transaction:
         except asyncio.CancelledError:
             await asyncio.wait([running])
             raise
+
+    async def fetch(self, prepared: Prepared, parameters: Parameters) -> Rows:
+        """Executes a statement that is executed often, and returns its rows, each a sequence. Raises SQLAlchemy's errors."""
+        if self.sqlite:
+            return await self._fetch_on_sqlite(prepared, parameters)
+        driver = driver_of(self.connection)
+        if driver.is_in_transaction():
+            return await prepared.fetch(driver, parameters)
+        return await prepared.fetch_first(self.connection, parameters)
+
+    async def fetch_each(self, prepared: Prepared, several: Sequence[Parameters]) -> Rows:
+        """The same for each of ``several``, in order; returns the rows of all."""
+        if self.sqlite:
+            return await self._fetch_on_sqlite(prepared, several)
+        driver = driver_of(self.connection)
+        if len(several) > 1 and driver.is_in_transaction():
+            return await prepared.fetch_each(driver, several)
+        return [row for each in several for row in await self.fetch(prepared, each)]
+
+    async def _fetch_on_sqlite(self, prepared: Prepared, parameters: Parameters | Sequence[Parameters]) -> Rows:
+        result = await self.execute(prepared.sqlite, parameters)
+        return result.all() if result.returns_rows else []
 
     def publish(self, channel: str, data: Any, *, keep: bool = False) -> None:
         """Publishes ``data``, which is JSON, in ``channel`` once this is committed. ``keep``: its row stays in the outbox for good.
@@ -123,7 +146,7 @@ class Transaction:
     async def lock(self, names: Collection[str]) -> None:
         """No other transaction writes to these channels until this one ends. All transactions lock in the same order."""
         if not self.sqlite:
-            await self.connection.execute(_lock, {"keys": sorted({lock_key(name) for name in names})})
+            await self.fetch(_lock, {"keys": sorted({lock_key(name) for name in names})})
 
     async def write_outbox(self) -> None:
         """Writes the rows that it gathered: locks their channels, and only then draws the rows' ids."""
@@ -131,8 +154,8 @@ class Transaction:
         if not rows:
             return
         if self.sqlite:  # there, a writer has locked the whole database
-            await self.execute(_add, rows)
+            await self.fetch_each(_add, rows)
             return
-        columns = {name: [row[name] for row in rows] for name in ("data", "at", "keep")}
-        names = [row["channel"] for row in rows]
-        await self.execute(_lock_and_add, {"keys": sorted({lock_key(name) for name in names}), "channels": names, **columns})
+        columns = {name: [row[name] for row in rows] for name in ("channel", "data", "at", "keep")}
+        keys = sorted({lock_key(name) for name in columns["channel"]})
+        await self.fetch(_add, {"keys": keys, **columns})

@@ -118,13 +118,19 @@ function addCopying(box) {
   box.append(button);
 }
 
-/** What scrolls sideways can be reached by keyboard. */
+/** What scrolls sideways can be reached by keyboard; what fits is no stop on the way. */
 function letScroll(element) {
   if (element.scrollWidth > element.clientWidth) {
     element.tabIndex = 0;
-    element.setAttribute("role", "region");
+    element.setAttribute("role", "group");
     element.setAttribute("aria-label", element.tagName === "PRE" ? "Code" : "Table");
-  }
+  } else ["tabindex", "role", "aria-label"].forEach((name) => element.removeAttribute(name));
+}
+
+function showCurrentPage() {
+  const pages = document.getElementById("pages");
+  const current = pages.querySelector("[aria-current]");
+  if (current) pages.scrollTop = current.offsetTop - pages.clientHeight / 2;
 }
 
 function followHeadings() {
@@ -150,6 +156,7 @@ document.addEventListener("keydown", focusByKey);
 document.addEventListener("pointerdown", (event) => event.target.closest(".search") || close());
 found.addEventListener("click", () => close());
 document.querySelectorAll(".code").forEach(addCopying);
-document.querySelectorAll(".table, pre").forEach(letScroll);
-document.querySelector("#pages [aria-current]")?.scrollIntoView({ block: "nearest" });
+const widths = new ResizeObserver((entries) => entries.forEach(({ target }) => letScroll(target)));
+document.querySelectorAll(".table, pre").forEach((element) => widths.observe(element));
+showCurrentPage();
 followHeadings();

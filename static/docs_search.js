@@ -2,7 +2,7 @@
 // ones, and words in a title or a heading for more than those of the text.
 
 const COMMON = new Set(
-  "a an and are as at be by can could do does for from get how i if in into is it its me my of on one or our should so that the their them there they this to use used using was we what when where which why will with without would you your".split(" "),
+  "a an and are as at be by can could do does for from get happen how i if in into is it its me mean meaning my of on one or our should so that the their them there they this to use used using was we what when where which why will with without would you your".split(" "),
 );
 const TITLE = 6;
 const HEADING = 4;

@@ -56,6 +56,11 @@ class Key(NamedTuple):
     material: Any
     id: str = ""
 
+    @property
+    def prepared(self) -> Any:
+        """The material as PyJWT's algorithms verify with it."""
+        return self.material.encode() if isinstance(self.material, str) else self.material
+
 
 class Keys:
     """All keys of a configuration; false where there are none. ``clock`` measures seconds, from any start.
@@ -79,6 +84,7 @@ class Keys:
         if self._url:
             _check_url(self._url)
         self._fetched: list[Key] = []
+        self.changes = 0  # how often keys were fetched
         self._fetching: asyncio.Task[bool] | None = None
         self._asked = float("-inf")
 
@@ -125,6 +131,7 @@ class Keys:
             log.warning("tokens.jwks_url could not be read: %s; %d keys stay in use", " ".join(str(error).split()), len(self._fetched))
             return False
         self._fetched = [Key(key.algorithms & self._allowed, key.material, key.id) for key in found]
+        self.changes += 1
         log.debug("%d keys from tokens.jwks_url", len(found))
         return True
 

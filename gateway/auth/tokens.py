@@ -1,4 +1,4 @@
-"""Clients' tokens: JSON Web Tokens, checked with the keys of ``keys.py``. Source of the claims: PROTOCOL.md 1.11.
+"""Clients' tokens: JSON Web Tokens, checked with the keys of ``keys.py``. Source of the claims: docs/reference/tokens.md.
 
 A token that is refused never turns its bearer into an anonymous client.
 """
@@ -6,11 +6,12 @@ A token that is refused never turns its bearer into an anonymous client.
 from __future__ import annotations
 
 import base64
+import json
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 import jwt
@@ -21,9 +22,11 @@ from jwt.warnings import InsecureKeyLengthWarning
 from ..config import Tokens
 from ..errors import KeyUnknown, TokenInvalid, TokenStale
 from ..rules.identity import Grant, Identity, Override, ServerSubscription
-from ..rules.json_text import encode
+from ..rules.json_text import UNREADABLE, encode, is_json
 from ..rules.protocol import OverrideRequest
 from .keys import Keys
+from .known_tokens import KnownTokens
+from .plain_tokens import plain_payload
 
 __all__ = ["SHORT_SECRET", "Verifier", "claimed_channel", "mint"]
 
@@ -62,6 +65,11 @@ class _Claims(msgspec.Struct):
         """Unix seconds, 0 for never: ``expire_at`` wins over ``exp``, which then limits only until when the token may be presented."""
         return self.exp if self.expire_at is None else self.expire_at
 
+    @property
+    def presented_until(self) -> float:
+        """Unix seconds; the token is refused from then on."""
+        return min(int(self.exp) or inf, self.expires_at or inf)
+
 
 class Verifier:
     """Checks tokens against the configured keys, audience and issuer."""
@@ -69,6 +77,8 @@ class Verifier:
     def __init__(self, settings: Tokens, keys: Keys) -> None:
         self._settings = settings
         self._keys = keys
+        self._known = KnownTokens(time.time)
+        self._known_by = keys.changes
         self._options: Options = {"verify_aud": bool(settings.audience), "verify_iss": bool(settings.issuer)}
 
     async def learn(self) -> None:
@@ -77,6 +87,9 @@ class Verifier:
 
     def connection(self, token: str) -> Identity:
         """The bearer of a connection token. Raises TokenInvalid, TokenStale, or KeyUnknown if ``learn`` may find its key."""
+        known = self._find(token)
+        if isinstance(known, Identity):
+            return known
         claims = self._claims(token)
         if claims.channel is not None:
             raise TokenInvalid("it is a subscription token, not a connection token")
@@ -86,15 +99,30 @@ class Verifier:
         if len(own) > CHANNELS_MOST:
             raise TokenInvalid(f"it names {len(own)} channels; at most {CHANNELS_MOST}")
         info = _json(claims.info, claims.b64info)
-        return Identity(claims.sub or "", False, info, claims.expires_at, claims.jti, claims.iat, own, bytes(claims.meta) or None)
+        meta = bytes(claims.meta) or None
+        identity = Identity(claims.sub or "", False, info, claims.expires_at, claims.jti, claims.iat, own, meta)
+        self._known.add(token, claims.presented_until, identity)
+        return identity
 
     def subscription(self, token: str) -> Grant:
         """What a subscription token allows. Raises TokenInvalid, TokenStale, or KeyUnknown if ``learn`` may find its key."""
+        known = self._find(token)
+        if isinstance(known, Grant):
+            return known
         claims = self._claims(token)
         if not claims.channel:
             raise TokenInvalid("it names no channel")
         info = _json(claims.info, claims.b64info)
-        return Grant(claims.sub or "", claims.channel, claims.expires_at, info, claims.jti, claims.iat, _override(claims))
+        grant = Grant(claims.sub or "", claims.channel, claims.expires_at, info, claims.jti, claims.iat, _override(claims))
+        self._known.add(token, claims.presented_until, grant)
+        return grant
+
+    def _find(self, token: str) -> Identity | Grant | None:
+        """What the token grants, if it was verified before with the keys that there are now."""
+        if self._known_by != self._keys.changes:
+            self._known_by = self._keys.changes
+            self._known.clear()
+        return self._known.find(token, self._settings.leeway)
 
     def _claims(self, token: str) -> _Claims:
         if not self._keys:
@@ -102,7 +130,7 @@ class Verifier:
         if len(token) > TOKEN_BYTES:
             raise TokenInvalid(f"it is longer than {TOKEN_BYTES} bytes")
         try:
-            claims = msgspec.convert(self._verified(token), _Claims)
+            claims = self._plain_claims(token) or msgspec.convert(self._verified(token), _Claims)
         except jwt.ExpiredSignatureError:
             raise TokenStale("token expired") from None
         except msgspec.ValidationError as error:
@@ -116,6 +144,14 @@ class Verifier:
         if claims.expires_at and claims.expires_at <= time.time() - self._settings.leeway:
             raise TokenStale("token expired")
         return claims
+
+    def _plain_claims(self, token: str) -> _Claims | None:
+        """The claims of a good token that is as most are; None if PyJWT has to judge it."""
+        payload = plain_payload(token, self._keys, self._settings)
+        try:
+            return None if payload is None else _read_claims(payload)
+        except UNREADABLE:
+            return None
 
     def _verified(self, token: str) -> dict[str, Any]:
         """The claims, if one of the keys signed them."""
@@ -181,7 +217,22 @@ def _no_warning(key: Any) -> Iterator[None]:
         yield
 
 
+_claims_of = msgspec.json.Decoder(_Claims).decode
 _RAW = ("info", "data", "meta")  # claims that are any JSON, and are passed on as it
+
+
+def _read_claims(payload: bytes) -> _Claims:
+    claims = _claims_of(payload)
+    claims.info, claims.meta = _compact(claims.info), _compact(claims.meta)
+    for each in (claims.subs or {}).values():
+        each.info, each.data = _compact(each.info), _compact(each.data)
+    return claims
+
+
+def _compact(raw: msgspec.Raw) -> msgspec.Raw:
+    """The same JSON as ``_raw_claims`` makes of it: on one line; nothing for null."""
+    text = bytes(raw)
+    return msgspec.Raw(encode(json.loads(text))) if text not in (b"", b"null") else msgspec.Raw()
 
 
 def _raw_claims(claims: dict[str, Any]) -> dict[str, Any]:
@@ -201,6 +252,10 @@ def _json(raw: msgspec.Raw, b64: str) -> bytes | None:
     if not b64:
         return bytes(raw) or None
     try:
-        return encode(msgspec.json.decode(base64.b64decode(b64, validate=True)))
+        text = base64.b64decode(b64, validate=True)
+        value = msgspec.json.decode(text)
     except (ValueError, RecursionError, msgspec.MsgspecError):  # binascii's errors are ValueErrors
         raise TokenInvalid("a claim in base64 holds no JSON") from None
+    if not is_json(text):  # each version of Python lets a decoder go down to another depth
+        raise TokenInvalid("a claim in base64 is nested too deep")
+    return encode(value)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from .amounts import amount, number
-from .results import Figure
+from .report import Figure
 from .svg import WIDTH, Drawing, Markup, element, joined, shortened, text_width
 
 __all__ = ["Bar", "bar_chart"]

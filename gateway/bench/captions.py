@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from .amounts import byte_count
-from .results import Machine
+from .report import Machine
 
 __all__ = ["cores", "day", "machine_words", "moment"]
 

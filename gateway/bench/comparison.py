@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from .captions import cores
-from .results import Figure, Machine, Report
+from .report import Figure, Machine, Report
 
 __all__ = ["Change", "Verdict", "changes", "obstacles", "slower"]
 

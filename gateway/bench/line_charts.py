@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from .amounts import amount, tick_names, unit_words
 from .axes import Scale, cost_scale, fitted_scale
-from .results import Axis
+from .report import Axis
 from .svg import WIDTH, Drawing, Markup, element, joined, shortened, text_width
 
 __all__ = ["Key", "Line", "axis_name", "line_chart"]

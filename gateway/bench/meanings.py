@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .results import Figure
+from .report import Figure
 
 __all__ = ["PARTS", "TITLES", "full_name", "key_figure", "meaning"]
 

@@ -12,7 +12,7 @@ from .captions import machine_words, moment
 from .comparison import Change, changes, obstacles
 from .meanings import PARTS, TITLES, full_name, meaning
 from .pictures import STYLE, Picture, beside_peers, key_figures, lines, svg
-from .results import Figure, Report
+from .report import Figure, Report
 from .rows import Row, change_words, rows_by_part, spread, subjects
 from .svg import Markup, element
 

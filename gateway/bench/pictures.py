@@ -13,7 +13,7 @@ from .amounts import amount, number, unit_words
 from .bar_charts import Bar, bar_chart
 from .line_charts import Key, Line, axis_name, line_chart
 from .meanings import full_name, key_figure
-from .results import Figure, Report, Series
+from .report import Figure, Report, Series
 from .svg import WIDTH, Drawing, Markup, element
 
 __all__ = ["STYLE", "Picture", "bars", "beside_peers", "better", "colours", "key_figures", "lines", "svg"]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from .amounts import number, percent
 from .comparison import Change, changes
-from .results import Figure, Report
+from .report import Figure, Report
 
 __all__ = ["NEAR_LIMIT", "Row", "change_words", "rows_by_part", "spread", "subjects"]
 

@@ -11,7 +11,7 @@ from .amounts import amount, number, unit_words
 from .captions import cores, day
 from .meanings import TITLES
 from .pictures import STYLE, Picture, bars, key_figures, lines
-from .results import Figure, Report
+from .report import Figure, Report
 from .svg import Drawing, Markup, element, joined, shortened, text_width, wrapped
 
 __all__ = ["summary"]

@@ -11,7 +11,7 @@ from ..runtime.logs import printable
 from .amounts import number, unit_words
 from .comparison import Verdict, obstacles
 from .meanings import TITLES
-from .results import Report
+from .report import Report
 from .rows import Row, change_words, rows_by_part, spread, subjects
 
 __all__ = ["draw"]

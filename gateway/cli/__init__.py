@@ -5,6 +5,7 @@ publish    publish
 queue_commands   the group queue: list, show, dead, retry, cancel, purge, enqueue
 queue_views      what they print
 worker_command   worker
+bench_command    bench
 leaving    how the process of worker ends
 programs   the commands that run until they are ended: serve, demo, relay
 follow     what ``gateway subscribe`` runs

@@ -27,6 +27,7 @@ from ..store.layout import Layout
 from ..store.library import Library, rules_of
 from ..store.rights import ROLES, acl_line, rights_of
 from .arguments import check_channels, document_of, position_of
+from .bench_command import bench
 from .options import config_option, data_dir_option, json_option, line_of, run_async, settings_options, since_option
 from .programs import demo, relay, serve
 from .publish import publish
@@ -44,7 +45,7 @@ def app() -> None:
     """A real-time notification gateway, native to Valkey."""
 
 
-for command in (serve, demo, relay, worker, publish, queue):
+for command in (serve, demo, relay, worker, publish, queue, bench):
     app.add_command(command)
 
 

@@ -71,8 +71,9 @@ class Presence:
     def _change(self, channel: str, client: str, info: bytes, announced: bool) -> None:
         self._changes.setdefault(channel, {})[client] = info, announced
         self._changed.set()
-        for what in ("clients", "counts"):  # a read under way may miss this change, and is not shared any more
-            self._reads.pop((channel, what), None)
+        if self._reads:  # one under way may miss this change, and is not shared any more
+            for what in ("clients", "counts"):
+                self._reads.pop((channel, what), None)
 
     # Reading.
 
@@ -149,13 +150,15 @@ class Presence:
     async def _write(self, process: str, changes: Changes) -> list[tuple[str, str]]:
         """The registry is always a superset of what is in presence: clients that came are listed first. Returns who left which channel, to be
         unlisted last."""
-        registry = self._registry(process)
+        registry, begin = self._registry(process), self._history.commands.begin
         came = [_entry(channel, client) for channel, clients in changes.items() for client, (info, _) in clients.items() if info]
         went = [(channel, client) for channel, clients in changes.items() for client, (info, _) in clients.items() if not info]
-        call = self._history.commands.call
-        for some in _parts(came):
-            await call(b"SADD", registry, *some)
-        await asyncio.gather(*[self._write_channel(channel, clients) for channel, clients in changes.items()])
+        await asyncio.gather(*[begin(b"SADD", registry, *entries) for entries in _parts(came)])
+        for some in _parts(changes.items()):  # with thousands of channels in one turn, the loop was held for 30 ms
+            calls = [(channel, call) for channel, clients in some for call in self._begin_channel(channel, clients)]
+            answers = await asyncio.gather(*[call for _, call in calls], return_exceptions=True)
+            for (channel, _), answer in zip(calls, answers, strict=True):
+                self._check(channel, answer)
         return went
 
     @property
@@ -169,22 +172,26 @@ class Presence:
             self._left.popleft()
 
     def _is_present(self, channel: str, client: str) -> bool:
-        return any((channel, client, announced) in self._present for announced in (False, True))
+        return (channel, client, False) in self._present or (channel, client, True) in self._present
 
     async def _unlist(self, process: str, left: list[tuple[str, str]]) -> None:
         for some in _parts(_entry(channel, client) for channel, client in left):
             await self._history.commands.call(b"SREM", self._registry(process), *some)
 
-    async def _write_channel(self, channel: str, clients: dict[str, tuple[bytes, bool]]) -> None:
+    def _begin_channel(self, channel: str, clients: dict[str, tuple[bytes, bool]]) -> Iterator[asyncio.Future[Any]]:
+        """The calls that write a channel's changes, all of which leave in one write with those of other channels."""
         keys = self._history.layout.presence(channel)
         for announced in (False, True):
             for some in _parts((client, info) for client, (info, its) in clients.items() if its is announced):
-                try:
-                    await self._history.call(b"gateway_presence", keys, int(announced), *(word for pair in some for word in pair))
-                except StoreError as error:
-                    if not error.is_wrong_type:
-                        raise  # and all is written again
-                    self._history.layout.faults.found("presence", channel, error)
+                words = [word for pair in some for word in pair]
+                yield self._history.commands.begin(b"FCALL", b"gateway_presence", len(keys), *keys, int(announced), *words)
+
+    def _check(self, channel: str, answer: object) -> None:
+        """Raises what a call failed with, and then all is written again; not where Valkey's key is of another type, which stays so."""
+        if isinstance(answer, StoreError) and answer.is_wrong_type:
+            self._history.layout.faults.found("presence", channel, answer)
+        elif isinstance(answer, BaseException):
+            raise answer
 
     def _is_announced(self, channel: str) -> bool:
         try:

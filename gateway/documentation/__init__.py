@@ -3,5 +3,5 @@
 markdown   one page's Markdown as HTML, its headings, and the texts that the search looks through
 book       all pages: their order, their names in addresses, where links between them lead
 frame      the HTML around a page: search, list of pages, headings, previous and next
-site       ``GET /docs/…``
+routes     ``GET /docs/…``
 """

@@ -1,4 +1,4 @@
-"""WebSocket in two halves, for where it is blocked: replies come as a stream, commands go by POST. Source: PROTOCOL.md, 1.12.
+"""WebSocket in two halves, for where it is blocked: replies come as a stream, commands go by POST. Source: docs/reference/wire-protocol.md.
 
     /connection/sse, /connection/http_stream    the request carries connect; its answer is the stream, for as long as the session
     /emulation                                  {"session", "node", "data"}: more commands, to whichever process

@@ -102,8 +102,18 @@ class SessionOutlet(ABC):
             log.debug("a client's socket is gone: %s", error)  # the transport reports the loss itself, later
 
     def _receive(self, session: Session, message: bytes) -> None:
-        self._corked = Buffer(self.separator)
+        self.cork()
         session.receive(message)
+        self.uncork()
+
+    def cork(self) -> bool:
+        """What is sent from now on leaves in one write, with ``uncork``. False if it was so already: then another caller ends it."""
+        if self._corked is not None:
+            return False
+        self._corked = Buffer(self.separator)
+        return True
+
+    def uncork(self) -> None:
         self.flush()
         self._corked = None
 

@@ -156,7 +156,7 @@ def preflight(origin: str, origins: Origins) -> list[tuple[bytes, bytes]]:
 
 
 def asks_for_protobuf(query: Mapping[str, list[str]], subprotocols: str = "") -> bool:
-    """Whether a client wants the protocol's other form. Source: PROTOCOL.md, 1.1."""
+    """Whether a client wants the protocol's other form. Source: docs/reference/wire-protocol.md."""
     return "protobuf" in subprotocols or "protobuf" in [*query.get("format", ()), *query.get("cf_protocol", ())]
 
 

@@ -1,6 +1,6 @@
 """Everything private or undocumented of uvicorn that the gateway uses, and why: the one list.
 
-``edges/http_protocol.py``, ``edges/outlets.py`` and ``serve/server.py`` extend uvicorn's classes. Their documented side (``Config``,
+``edges/http_protocol.py``, ``edges/http_bounds.py``, ``edges/outlets.py`` and ``serve/server.py`` extend uvicorn's classes. Their documented side (``Config``,
 ``Server.run``, ASGI) may be relied on; what is listed here may move with any minor version. So ``pyproject.toml`` bounds uvicorn at the
 minor that was tested, and ``tests/serve/test_uvicorn.py`` names what a new version moved, and what the gateway uses without listing it.
 """
@@ -66,6 +66,8 @@ INTERNALS = (
     Internal(_CYCLE, "body", None, "given to a request that turns out to need the application"),
     Internal(_CYCLE, "more_body", None, "given to a request that turns out to need the application"),
     Internal(_HTTP, "send_400_response", ("msg",), "a closing connection has a time limit"),
+    Internal(_HTTP, "timeout_keep_alive", None, "how long the wait for a request may last after those that were answered directly"),
+    Internal(_STATE, "total_requests", None, "counts the requests that were answered directly"),
     Internal(_HTTP, "timeout_keep_alive_handler", (), "a closing connection has a time limit"),
     Internal(_HTTP, "cycle", None, "the newest request: whether its response has begun, and is complete"),
     Internal(_HTTP, "scope", None, "its extensions lend the connection to streams"),

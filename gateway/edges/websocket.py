@@ -1,9 +1,9 @@
 """A WebSocket connection: the outlet of a session.
 
-``websockets``' sans-I/O protocol does the handshake and everything inbound. Outbound, publications are prepared frames:
-each is framed once, stored with the publication, and written as it is to the transports of all subscribers. There is no
-task and no queue; what a full socket does not take stays in history, and the session catches up from there when the
-transport has drained.
+Handshakes and messages as nearly every client sends them are read here; ``websockets``' sans-I/O protocol judges all others, from the first
+read of a connection on that is anything but whole messages. Outbound, publications are prepared frames: each is framed once,
+stored with the publication, and written as it is to the transports of all subscribers. There is no task and no queue; what
+a full socket does not take stays in history, and the session catches up from there when the transport has drained.
 
 One read of the socket may bring forty thousand frames of six bytes. A turn of the loop handles some of them and the next turn
 goes on, with other clients in between; meanwhile nothing is read. Frames that cost more than they bring are limited by the second.
@@ -38,6 +38,7 @@ from ..session.places import UNLIMITED
 from ..session.session import Session
 from .outlets import SessionOutlet
 from .request import NO_HOST, NO_PROTOBUF, OF_PAGE, asks_for_protobuf, client_address, is_foreign, refused_origin
+from .websocket_frames import whole_messages
 
 __all__ = ["NOT_UTF8", "PATH", "WEBSOCKET", "WebSocketConnection", "text_frame"]
 
@@ -113,7 +114,7 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None) -> None:
         super().__init__(_loop or asyncio.get_running_loop())
         self._node: Node = app_state["node"]
-        self._protocol = ServerProtocol(state=State.OPEN, max_size=self._node.config.limits.message_bytes, logger=_quiet)
+        self._protocol: ServerProtocol | None = None  # made by ``_judge``
         self._fragments: list[bytes] | None = None
         self._reading_paused = False
         self._rest = b""  # was read, and waits for a later turn
@@ -174,13 +175,30 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._node.admission.counts.received[FROM_WEBSOCKET] += len(data)
-        if self._rest or self._reading_paused:  # the transport, or TLS above it, had read it before it was paused
+        if self._rest or self._reading_paused:  # the transport, or TLS above it, may have read it before it was paused
             self._rest += data
-        else:
+            self._read_or_not()
+        elif self._node.admission.turns.take():
             self._take_turn(data)
+        else:  # thousands send at once; that most of them send no more meanwhile saves pausing
+            self._rest = data
+            self._go_on_later()
+
+    def _take_whole(self, data: bytes) -> bool:
+        """Acts on ``data`` if it is whole messages, and not too much for one turn. False if nothing was done."""
+        messages = whole_messages(data, self._node.config.limits.message_bytes)
+        if messages is None or (len(messages) > 1 and len(data) > PARSED_BYTES):
+            return False
+        for message in messages:
+            self._take(message)
+        if self._reading_paused:
+            self._read_or_not()
+        return True
 
     def _take_turn(self, data: bytes) -> None:
         """Acts on the frames in ``data`` until the client has had its turn, or has to wait; the rest waits with it."""
+        if self._protocol is None and self._take_whole(data):
+            return
         room, start = TURN_FRAMES, 0
         while start < len(data) and room > 0 and not self._held and not self.paused:
             room -= self._parse(data[start : start + PARSED_BYTES])
@@ -192,7 +210,7 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
 
     def _parse(self, data: bytes) -> int:
         """Acts on the frames that end in ``data``. Returns for how many they count."""
-        protocol, count = self._protocol, 0
+        protocol, count = self._judge(), 0
         protocol.receive_data(data)
         for event in protocol.events_received():
             assert isinstance(event, Frame)
@@ -204,6 +222,17 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
         if protocol.writes:
             self._write_protocol()
         return count
+
+    def _go_on_later(self) -> None:
+        if not self._goes_on:
+            self._goes_on = True
+            self._node.admission.turns.later(self._go_on)
+
+    def _judge(self) -> ServerProtocol:
+        """The library's protocol, which reads all further frames of the connection."""
+        if self._protocol is None:
+            self._protocol = ServerProtocol(state=State.OPEN, max_size=self._node.config.limits.message_bytes, logger=_quiet)
+        return self._protocol
 
     def _go_on(self) -> None:
         self._goes_on = False
@@ -227,8 +256,8 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
                 message, self._fragments = b"".join(self._fragments), None
                 self._take(message)
         elif frame.opcode is Opcode.PING:
-            if self._protocol.writes:  # empty if the close frame has gone out
-                self._put(self._protocol.writes.pop(0))  # its pong, before the answers to what follows the ping
+            if writes := self._judge().writes:  # empty if the close frame has gone out
+                self._put(writes.pop(0))  # its pong, before the answers to what follows the ping
         elif frame.opcode is Opcode.PONG:
             if self._session is not None:
                 self._session.ponged()
@@ -245,7 +274,7 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
             return
         if self._session is not None:
             self._session.close(Disconnect(3013, f"more than {SMALL_PER_SECOND:g} pings, pongs and small fragments a second"))
-        self._protocol.fail(3013)  # the close frame is sent; whatever else comes is discarded without being parsed
+        self._judge().fail(3013)  # the close frame is sent; whatever else comes is discarded without being parsed
 
     def _take(self, message: bytes) -> None:
         if self._session is None:
@@ -262,7 +291,8 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
         self.place.release()
         self._end_session()
         self._rest = b""
-        self._protocol.parser = None  # type: ignore[assignment]  # a generator and its object hold each other
+        if self._protocol is not None:
+            self._protocol.parser = None  # type: ignore[assignment]  # a generator and its object hold each other
 
     def _end_session(self) -> None:
         session, self._session = self._session, None
@@ -280,8 +310,9 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
     def disconnect(self, code: int, reason: str) -> None:
         self._session = None
         self.flush()
-        if self._protocol.state is State.OPEN:
-            self._protocol.send_close(code, reason.encode()[:REASON_BYTES].decode(errors="ignore"))
+        protocol = self._judge()
+        if protocol.state is State.OPEN:
+            protocol.send_close(code, reason.encode()[:REASON_BYTES].decode(errors="ignore"))
         self._write_protocol()
         self._loop.call_later(CLOSE_SECONDS, self._transport.abort)
 
@@ -293,9 +324,7 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
         pause = self._held or self.paused
         if self._rest and not pause:
             pause = True
-            if not self._goes_on:
-                self._goes_on = True
-                self._loop.call_soon(self._go_on)
+            self._go_on_later()
         if pause != self._reading_paused and not self._transport.is_closing():
             self._reading_paused = pause
             if pause:
@@ -304,7 +333,7 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
                 self._transport.resume_reading()
 
     def _write_protocol(self) -> None:
-        parts = self._protocol.data_to_send()
+        parts = self._judge().data_to_send()
         if data := b"".join(parts):
             self._put(data)
         if b"" in parts and not self._transport.is_closing():  # the library's sign for the end

@@ -30,7 +30,7 @@ __all__ = ["GONE", "SLICE", "FanOut", "JoinLeaveObserver", "Member", "Round", "W
 
 log = logging.getLogger("gateway.hub")
 
-SLICE = 2000  # subscriptions written to, or as much work of filters, before other work gets its turn: about 15 ms
+SLICE = 1000  # subscriptions written to, or as much work of filters, before other work gets its turn: about 10 ms
 GONE = (OSError, RuntimeError)  # what uvloop raises for a socket that was reset, and for one that is closed
 
 Write = Callable[[Any], object]  # takes the payload of its own wire format, whatever type that has
@@ -140,10 +140,10 @@ class FanOut(ABC):
         live, traffic, count = self.live, self.traffic, len(publications)
         traffic.publications += count
         if self.live_count + self.filter_work * count <= SLICE:
-            for wire in tuple(live):  # a write may fill its socket, which removes its subscription
+            for wire, members in tuple(live.items()):
                 joined = wire.join(self, publications)
                 if joined is not NOTHING:
-                    writes = tuple(live[wire].values())
+                    writes = tuple(members.values())  # a write may fill its socket, which removes its subscription
                     # As ``traffic.wrote``, whose call alone would take as long as all of this.
                     traffic.deliveries += len(writes) * (wire.admitted if type(wire) is FilteredWire else count)
                     if type(joined) is bytes:

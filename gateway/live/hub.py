@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Collection
 from functools import partial
+from itertools import islice
 from typing import Protocol
 
 from ..config import Config
@@ -19,6 +21,7 @@ from ..errors import StoreError, Unavailable, is_general
 from ..publication import Position
 from ..runtime.backoff import retrying
 from ..runtime.tasks import Tasks, shared
+from ..runtime.turns import Turns
 from ..store.history import Page
 from ..store.layout import Layout, read_announcement
 from .catchup import advance, catch_up
@@ -36,7 +39,14 @@ PAGE = 256  # publications of one read of history
 IDLE_SECONDS = 10.0  # how long a channel outlives its last subscription
 SWEEP_SECONDS = 2.0  # how often the hub looks for such channels
 COMPARE_SECONDS = 60.0  # how often each channel's position is compared with Valkey's
-COMPARED_AT_ONCE = 200  # channels whose positions are read in one pipeline
+COMPARED_AT_ONCE = 100  # channels whose positions are read in one pipeline
+DROPPED_AT_ONCE = 500  # idle channels of one turn of the loop
+# After the link was lost, all channels are to be mended at once. So many of them read history together: about 5 ms in a turn of the
+# loop, and enough to give Valkey something to do meanwhile.
+MENDED_AT_ONCE = 50
+ANNOUNCED_AT_ONCE = 1000  # work of announcements in one turn of the loop, in writes to subscribers: about 10 ms
+PUBLICATION_WORK = 2  # writes that take as long as it takes to read and encode a publication
+PAGES_AT_ONCE = 50  # subscriptions that go on with a page of history in one turn of the loop, thousands of which may wait for the same
 
 
 class HistoryReader(Protocol):
@@ -53,6 +63,9 @@ class Feed(Protocol):
     def subscribe(self, channels: list[bytes]) -> None: ...
 
     def unsubscribe(self, channels: list[bytes]) -> None: ...
+
+    def hold_reading(self, hold: bool) -> None:
+        """True: reads nothing more from Valkey until it is called with False."""
 
 
 class MissedEphemeral(Protocol):
@@ -79,6 +92,11 @@ class Hub:
         self._channels: dict[str, Channel] = {}
         self._by_key: dict[bytes, Channel] = {}
         self._idle: dict[Channel, None] = {}  # those without subscriptions, the longest idle first
+        self._to_mend: OrderedDict[Channel, None] = OrderedDict()  # they wait until fewer than MENDED_AT_ONCE are
+        self._mended: set[Channel] = set()  # those that read history now
+        self._pages = Turns(PAGES_AT_ONCE)
+        self._room = 0  # of ANNOUNCED_AT_ONCE, what is left in this turn of the loop
+        self._delayed: OrderedDict[Channel, None] = OrderedDict()  # their announcements wait for a later turn
         self._tasks = Tasks()
         self._gaps = GapLog(self._loop)
         self.rings = Rings(config.limits.ring_bytes)
@@ -157,7 +175,9 @@ class Hub:
 
     async def page(self, channel: Channel, since: int) -> Page:
         """What follows the offset ``since``, at most PAGE publications. Equal reads under way are one read. Raises StoreError."""
-        return await shared(channel.reads, (since, channel.doubts), partial(self._read_page, channel.name, since))
+        page = await shared(channel.reads, (since, channel.doubts), partial(self._read_page, channel.name, since))
+        await self._pages.wait()
+        return page
 
     async def _read_page(self, channel: str, since: int) -> Page:
         self.history_reads += 1
@@ -178,7 +198,21 @@ class Hub:
     def mend(self, channel: Channel) -> None:
         """The channel is closed: finds its position and opens it, once Valkey has confirmed the link's subscription."""
         if channel.mending is None and channel.acked:
+            self._to_mend[channel] = None
+            self._mend_more()
+
+    def _mend_more(self) -> None:
+        while self._to_mend and len(self._mended) < MENDED_AT_ONCE:
+            channel, _ = self._to_mend.popitem(last=False)
+            self._mended.add(channel)
             channel.mending = self._tasks.spawn(self._bring_to_top(channel))
+
+    def _stop_mending(self, channel: Channel) -> None:
+        self._to_mend.pop(channel, None)
+        self._mended.discard(channel)
+        if channel.mending is not None:
+            channel.mending.cancel()
+            channel.mending = None
 
     def history_gone(self, channel: Channel, now: Position) -> None:
         """History does not hold what follows the channel's position, and goes on from ``now``."""
@@ -187,7 +221,7 @@ class Hub:
     async def _bring_to_top(self, channel: Channel) -> None:
         what, complete = f"channel {channel.name}: history could not be read", False
         while not complete:
-            complete = await retrying(partial(self._take_next_page, channel), what, log, on=StoreError, quiet=is_general)
+            complete = await retrying(partial(self._mend_on, channel), what, log, on=StoreError, quiet=is_general)
         await channel.between_rounds()
         if channel.lost_some:
             await channel.notify_of_loss()
@@ -195,6 +229,14 @@ class Hub:
         channel.open()
         if channel.live_count:
             self._missed.on_missed_ephemeral(channel)
+
+    async def _mend_on(self, channel: Channel) -> bool:
+        """``_take_next_page``. While a channel whose history cannot be read waits for its next attempt, others are mended."""
+        try:
+            return await self._take_next_page(channel)
+        finally:
+            self._mended.discard(channel)
+            self._mend_more()
 
     async def _take_next_page(self, channel: Channel) -> bool:
         """Moves a closed channel on by one page of history. True if it has the newest position then. Raises StoreError."""
@@ -224,17 +266,48 @@ class Hub:
     # The link.
 
     def on_announcements(self, batch: dict[bytes, list[bytes]]) -> None:
-        """``batch``: Pub/Sub channel → the payloads that arrived, in order. Channels that are not followed are ignored."""
-        by_key, faults = self._by_key, self._layout.faults
+        """``batch``: Pub/Sub channel → the payloads that arrived, in order. Channels that are not followed are ignored.
+
+        Once the work of this turn of the loop is used up, the other channels' announcements wait for the next turns, and nothing more
+        is read from Valkey until they were handled.
+        """
+        by_key, faults, was_delayed = self._by_key, self._layout.faults, bool(self._delayed)
+        self._room = 0 if was_delayed else ANNOUNCED_AT_ONCE
         for key, payloads in batch.items():
             channel = by_key.get(key)
             if channel is not None:
-                try:
-                    channel.announced([read_announcement(payload, faults, channel.name) for payload in payloads])
-                except Exception:  # the other channels of the batch must not lose theirs
-                    log.exception("channel %s: what was announced failed", channel.name)
-                    channel.link_lost()
-                    self.mend(channel)
+                items = [read_announcement(payload, faults, channel.name) for payload in payloads]
+                if self._room > 0:
+                    self._room -= len(items) * PUBLICATION_WORK + channel.live_count
+                    try:
+                        channel.announced(items)
+                    except Exception:  # the other channels of the batch must not lose theirs
+                        self._announcing_failed(channel)
+                else:
+                    channel.delay(items)
+                    self._delayed[channel] = None
+        if self._delayed and not was_delayed:
+            self._feed.hold_reading(True)
+            self._loop.call_soon(self._announce_delayed)
+
+    def _announce_delayed(self) -> None:
+        self._room = ANNOUNCED_AT_ONCE
+        while self._delayed and self._room > 0:
+            channel, _ = self._delayed.popitem(last=False)
+            self._room -= len(channel.waiting) * PUBLICATION_WORK + channel.live_count
+            try:
+                channel.announce_waiting()
+            except Exception:
+                self._announcing_failed(channel)
+        if self._delayed:
+            self._loop.call_soon(self._announce_delayed)
+        else:
+            self._feed.hold_reading(False)
+
+    def _announcing_failed(self, channel: Channel) -> None:
+        log.exception("channel %s: what was announced failed", channel.name)
+        channel.link_lost()
+        self.mend(channel)
 
     def on_subscribed(self, key: bytes) -> None:
         """Valkey confirmed a subscription: from here on every publication of that channel is announced to this process."""
@@ -255,9 +328,7 @@ class Hub:
         for channel in by_key.values() if channels is None else [by_key[key] for key in channels if key in by_key]:
             channel.acked = False
             channel.link_lost()
-            if channel.mending is not None:
-                channel.mending.cancel()
-                channel.mending = None
+            self._stop_mending(channel)
 
     # Housekeeping.
 
@@ -279,24 +350,27 @@ class Hub:
         compared = self._loop.time()
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            self._drop_idle()
+            while self._drop_idle():
+                await asyncio.sleep(0)
             if self._loop.time() - compared >= COMPARE_SECONDS:
                 compared = self._loop.time()
                 await self._compare()
 
-    def _drop_idle(self) -> None:
+    def _drop_idle(self) -> bool:
+        """Drops up to DROPPED_AT_ONCE channels. True if more are to be dropped."""
         long_ago = self._loop.time() - IDLE_SECONDS
         gone = []
-        for channel in self._idle:
+        for channel in islice(self._idle, DROPPED_AT_ONCE):
             if channel.idle_since > long_ago:
                 break
             gone.append(channel)
         for channel in gone:
             del self._idle[channel], self._channels[channel.name], self._by_key[channel.key]
             channel.ring.clear()
-            if channel.mending is not None:
-                channel.mending.cancel()
+            self._stop_mending(channel)
+        self._mend_more()
         self._feed.unsubscribe([channel.key for channel in gone])
+        return len(gone) == DROPPED_AT_ONCE
 
     async def _compare(self) -> None:
         """Finds what was lost without a sign, notices a history that was rewound, and renews the expiry of the counters in Valkey."""
@@ -306,7 +380,7 @@ class Hub:
             reads = [self._history.read(channel.name, seen=(channel.position, channel.ms)) for channel in some]
             pages = await asyncio.gather(*reads, return_exceptions=True)
             for channel, page in zip(some, pages, strict=True):
-                if isinstance(page, Page) and channel.is_open and channel.round is None and _is_elsewhere(page.top, channel.position):
+                if isinstance(page, Page) and channel.is_open and channel.is_calm and _is_elsewhere(page.top, channel.position):
                     channel.close()
                     self.mend(channel)
 

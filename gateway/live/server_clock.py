@@ -16,19 +16,23 @@ UNKNOWN = float("inf")
 class ServerClock:
     """The difference of the two clocks, in seconds, from the announcements of all channels."""
 
-    __slots__ = ("_before", "_least", "_since")
+    __slots__ = ("_before", "_difference", "_least", "_since")
 
     def __init__(self) -> None:
         self._before = UNKNOWN  # the least difference of the window before this one
         self._least = UNKNOWN
+        self._difference = UNKNOWN  # the lesser of the two
         self._since = -UNKNOWN
 
     def made_at(self, ms: int, now: float) -> float:
         """When it was, on the loop's clock, that Valkey's showed ``ms``, unix milliseconds. The announcement of that is handled ``now``."""
         at = ms / 1000
-        difference = now - at
+        if now - at < self._least or now - self._since >= WINDOW_SECONDS:
+            self._learn(now - at, now)
+        return at + self._difference
+
+    def _learn(self, difference: float, now: float) -> None:
         if now - self._since >= WINDOW_SECONDS:
-            self._before, self._least, self._since = self._least, difference, now
-        elif difference < self._least:
-            self._least = difference
-        return at + min(self._least, self._before)
+            self._before, self._since = self._least, now
+        self._least = difference
+        self._difference = min(difference, self._before)

@@ -93,7 +93,7 @@ class FilteredWire:
 
 
 class DeltaWire(ABC):
-    """A wire format whose documents are JSON strings: whole, or the change of the document before. Source: PROTOCOL.md 1.10.
+    """A wire format whose documents are JSON strings: whole, or the change of the document before. Source: docs/reference/wire-protocol.md, Deltas.
 
     There are two, a pair for each wire format of an edge. On the *fresh* one the first document is whole: it is for
     subscriptions that were given no document yet. On the *chained* one the first may be a change of the channel's ``base``.

@@ -1,4 +1,4 @@
-"""Every metric: what it is called, what it counts, and by which labels. The README has the same table.
+"""Every metric: what it is called, what it counts, and by which labels. The documentation's page of metrics has the same table.
 
 A label's values are from fixed sets or from the configuration, or they are bounded where they come from outside; none is a user, a
 channel, or what a client sent.

@@ -34,7 +34,7 @@ log = logging.getLogger("gateway.rpc")
 
 SENT = "gateway.send"
 MESSAGE_MOST = 500  # characters of an error's message
-APPLICATION_CODES = range(400, 2000)  # what the protocol leaves to applications. Source: PROTOCOL.md 1.5
+APPLICATION_CODES = range(400, 2000)  # what the protocol leaves to applications. Source: docs/reference/errors-and-close-codes.md
 SERVICE_CODES = {106: LimitExceeded, 107: BadRequest}  # errors that ``Service`` itself finds in a request or a reply
 UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)  # what a decoder raises for bytes of any kind
 

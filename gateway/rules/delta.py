@@ -1,6 +1,6 @@
 """Deltas: a document as a change of the one before it, in the format of Fossil. Pure.
 
-Source: fossil-scm.org, "Delta Format"; PROTOCOL.md 1.10. A delta is text:
+Source: fossil-scm.org, "Delta Format"; docs/reference/wire-protocol.md, Deltas. A delta is text:
 
     <size of the target>\\n   then any number of   <bytes>@<offset in the source>,   and   <bytes>:<text>   then   <checksum>;
 

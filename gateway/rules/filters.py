@@ -1,4 +1,4 @@
-"""Tags filters: which publications a subscription wants, by their tags. Pure. Source: PROTOCOL.md 1.4, FilterNode.
+"""Tags filters: which publications a subscription wants, by their tags. Pure. Source: docs/reference/wire-protocol.md, Filters.
 
     {"op": "and", "nodes": [{"key": "lang", "cmp": "in", "vals": ["de", "en"]}, {"key": "price", "cmp": "lt", "val": "20"}]}
 

@@ -10,7 +10,7 @@ __all__ = ["ANONYMOUS", "ANYTHING", "Grant", "Identity", "Override", "ServerSubs
 
 
 class Override(NamedTuple):
-    """Replaces some of the channel's rules for one subscription; None leaves a rule as it is. Source: PROTOCOL.md 1.11."""
+    """Replaces some of the channel's rules for one subscription; None leaves a rule as it is. Source: docs/reference/tokens.md."""
 
     presence: bool | None = None
     join_leave: bool | None = None

@@ -75,7 +75,7 @@ def is_json(data: bytes) -> bool:
 
 def clean(data: bytes) -> bytes:
     """``data`` as JSON on one line. What is not JSON becomes a JSON string, so that no client ever receives a broken document."""
-    if len(data) <= 2 * MAX_DEPTH and data.isascii() and b"\n" not in data and b"\r" not in data and _follows_the_grammar(data):
+    if len(data) <= 2 * MAX_DEPTH and b"\n" not in data and b"\r" not in data and _follows_the_grammar(data):
         return data  # nearly all data: short, and on one line already
     if not is_json(data):
         data = mend_surrogates(data)
@@ -108,7 +108,7 @@ def is_utf8(text: bytes) -> bool:
 
 
 def _follows_the_grammar(data: bytes) -> bool:
-    if not is_utf8(data):
+    if not (data.isascii() or is_utf8(data)):
         return False
     try:
         _decode_raw(data)

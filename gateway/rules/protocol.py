@@ -1,4 +1,4 @@
-"""The Centrifuge JSON protocol: text ⇄ values. Source: PROTOCOL.md, sections 1.1–1.8.
+"""The Centrifuge JSON protocol: text ⇄ values. Source: docs/reference/wire-protocol.md.
 
 Pure: bytes in, values out, and back. What arrives becomes a list of ``Command``; what leaves is built from
 bytes that are already JSON (``data`` is never parsed), so that one publication is encoded once for all subscribers.

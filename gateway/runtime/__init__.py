@@ -1,6 +1,7 @@
 """What asyncio does not have.
 
 tasks     tasks that no code awaits: held while they run, their errors logged
+turns     how much of one kind of work a turn of the loop does
 wheel     one timer for all connections of a process
 logs      log lines that what comes from outside cannot forge
 tracing   spans of OpenTelemetry, where the process has a TracerProvider; spans holds what needs its packages

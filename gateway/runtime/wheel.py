@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from typing import Protocol
 
 __all__ = ["NEVER", "Timed", "Wheel"]
 
 NEVER = float("inf")
+TICKED_AT_ONCE = 250  # items of one turn of the loop, most of them with a ping to send: about 5 ms
 
 log = logging.getLogger("gateway.timers")
 
@@ -34,6 +36,7 @@ class Wheel:
     def __init__(self) -> None:
         self._buckets: dict[int, dict[Timed, None]] = {}
         self._turned = 0
+        self._due: deque[Timed] = deque()  # the items of the bucket ``_turned`` that were not ticked yet
 
     def set(self, item: Timed, when: float) -> None:
         """Its next tick comes within the second after ``when``, unless one is set that comes earlier."""
@@ -55,21 +58,41 @@ class Wheel:
 
     def turn(self, now: float) -> None:
         """Ticks everything that is due by ``now``. What an item raises is logged, and the others go on."""
-        second = int(now)
-        for bucket in sorted(bucket for bucket in self._buckets if bucket <= second):
+        while self.tick_some(now):
+            continue
+
+    def tick_some(self, now: float) -> bool:
+        """As ``turn``, but ticks TICKED_AT_ONCE items at most. True if more may be due."""
+        for _ in range(TICKED_AT_ONCE):
+            item = self._take_due(int(now))
+            if item is None:
+                return False
+            try:
+                due = item.tick(now)
+                if due is not None and due < NEVER:
+                    self.set(item, due)
+            except Exception:  # one connection's fault must not stop the clock of all others
+                log.exception("a timer failed")
+        return True
+
+    def _take_due(self, second: int) -> Timed | None:
+        """Takes out the next item that is due by then; None if there is none."""
+        while True:
+            while self._due:
+                item = self._due.popleft()
+                if item.bucket == self._turned:  # otherwise it was removed meanwhile
+                    item.bucket = 0
+                    return item
+            bucket = min(self._buckets, default=second + 1)
+            if bucket > second:
+                return None
             self._turned = bucket
-            for item in self._buckets.pop(bucket):
-                item.bucket = 0
-                try:
-                    due = item.tick(now)
-                    if due is not None and due < NEVER:
-                        self.set(item, due)
-                except Exception:  # one connection's fault must not stop the clock of all others
-                    log.exception("a timer failed")
+            self._due.extend(self._buckets.pop(bucket))
 
     async def run(self) -> None:
-        """Turns once a second until cancelled."""
+        """Ticks what is due once a second, TICKED_AT_ONCE items in a turn of the loop. Runs until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(1 - loop.time() % 1)
-            self.turn(loop.time())
+            while self.tick_some(loop.time()):
+                await asyncio.sleep(0)

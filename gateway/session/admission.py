@@ -11,10 +11,14 @@ from ..live.subscription import Subscription
 from ..publication import Position
 from ..rules.identity import Grant, Identity, ServerSubscription
 from ..rules.rate_limit import Allowances, use
+from ..runtime.turns import Turns
 from .client_counts import ClientCounts
 from .places import Place, Places
 
 __all__ = ["Admission", "Client", "EmulatedSession"]
+
+
+READ_AT_ONCE = 32  # clients that are read from in one turn of the loop: about 8 ms, if each of them connects and subscribes
 
 
 class Client(Protocol):
@@ -72,7 +76,10 @@ class EmulatedSession(Protocol):
 
 
 class Admission:
-    """The registry of a process's clients, and what they do in ``counts``. ``now`` is the clock, in seconds."""
+    """The registry of a process's clients, and what they do in ``counts``. ``now`` is the clock, in seconds.
+
+    ``turns`` has the places of those whose messages are handled in one turn of the loop: thousands may send at the same time.
+    """
 
     def __init__(self, limits: Limits, now: Callable[[], float]) -> None:
         self.draining = False  # set when the process is going away
@@ -80,6 +87,7 @@ class Admission:
         self._own_places: dict[Client, Place] = {}  # of those that do not share their socket's
         self.places = Places(limits, now)
         self.counts = ClientCounts()
+        self.turns = Turns(READ_AT_ONCE)
         self.users: dict[str, set[Client]] = {}
         self.emulated: dict[str, EmulatedSession] = {}  # by session id
         self._limits = limits

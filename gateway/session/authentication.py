@@ -45,7 +45,8 @@ class Authentication:
             if not self._config.admits_anonymous:
                 raise Disconnect(3501, "no token, and no channel that anyone may follow")
             return ANYTHING if insecure else ANONYMOUS
-        return self._verified(self._verifier.connection, token, partial(Disconnect, 3500))._replace(unchecked=insecure)
+        identity = self._verified(self._verifier.connection, token, partial(Disconnect, 3500))
+        return identity._replace(unchecked=True) if insecure else identity
 
     async def identify(self, token: str) -> Identity:
         """``authenticate``, which fetches keys if they are needed. Raises Disconnect 3500 instead of KeyUnknown."""

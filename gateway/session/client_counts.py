@@ -18,7 +18,7 @@ __all__ = [
 BY_WEBSOCKET, BY_SSE, BY_EMULATED_SSE, BY_EMULATED_HTTP_STREAM = TRANSPORTS = ("websocket", "sse", "emulation_sse", "emulation_http_stream")
 FROM_WEBSOCKET, FROM_EMULATION, FROM_API = SOURCES = ("websocket", "emulation", "api")
 CLOSE_CODES = frozenset({1007, *Disconnect.REASONS})  # the first is WebSocket's own for text that is no UTF-8
-ERROR_CODES = frozenset(range(100, 114))  # PROTOCOL.md 1.5, and those of the server API
+ERROR_CODES = frozenset(range(100, 114))  # docs/reference/errors-and-close-codes.md
 OTHER = "other"
 ACCEPTED = "0"
 

@@ -12,7 +12,7 @@ from ..live.wire_formats import NOTHING, DeltaWire, FilteredWire, Wire, delta_wi
 from ..publication import Position, Publication
 from ..rules.filters import Filter
 from ..rules.identity import Grant, Identity, ServerSubscription
-from ..rules.json_text import encode, raw_object
+from ..rules.json_text import encode
 from ..rules.permissions import overridden
 from ..rules.protocol import error_reply, push, reply, subscribe_result
 from ..store.layout import JoinLeave
@@ -224,13 +224,10 @@ class ClientSubscription(TimedSubscription):
 
 
 def client_info(identity: Identity, client: str, chan_info: bytes | None = None) -> bytes:
-    """ClientInfo of PROTOCOL.md 1.4, in JSON."""
-    fields = {"user": encode(identity.user), "client": encode(client)}
-    if identity.info is not None:
-        fields["conn_info"] = identity.info
-    if chan_info is not None:
-        fields["chan_info"] = chan_info
-    return raw_object(fields)
+    """A client as others see it (docs/reference/wire-protocol.md, Commands), in JSON."""
+    conn_info = b"" if identity.info is None else b',"conn_info":' + identity.info
+    chan_info = b"" if chan_info is None else b',"chan_info":' + chan_info
+    return b'{"user":%b,"client":"%b"%b%b}' % (encode(identity.user), client.encode(), conn_info, chan_info)
 
 
 def expiry(expires_at: float) -> dict[str, bytes]:

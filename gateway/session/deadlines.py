@@ -37,7 +37,7 @@ __all__ = ["CLIENT_LEFT", "CONNECT_SECONDS", "GRACE_SECONDS", "NEVER", "TimedCli
 log = logging.getLogger("gateway.clients")
 
 CONNECT_SECONDS = 30.0
-GRACE_SECONDS = 25.0  # Source: PROTOCOL.md 1.7, step 7
+GRACE_SECONDS = 25.0  # Source: docs/reference/wire-protocol.md, A connection
 NEVER = float("inf")
 CLIENT_LEFT = Disconnect(3000)
 

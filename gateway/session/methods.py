@@ -2,7 +2,7 @@
 
 A handler takes the session, the command's id and its request, and answers through the session: at once, or, where it needs
 Valkey or a service, when that has answered. It raises ClientError for what becomes an error reply, and Disconnect for what
-ends the connection. Source: PROTOCOL.md 1.4–1.8.
+ends the connection. Source: docs/reference/wire-protocol.md.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ class Outlet(Protocol):
     """The way to one client, in two forms: ``write`` takes what the wire format's ``join`` made for many subscriptions at
     once, ``send`` takes one message of the protocol for this client alone.
 
-    Messages that are sent while a message of the client is being handled may leave together at its end. ``flush`` writes
-    them at once; it is called before ``write``, so that the order stays.
+    Messages that are sent while a message of the client is being handled, or between ``cork`` and ``uncork``, may leave together
+    at its end. ``flush`` writes them at once; it is called before ``write``, so that the order stays.
     """
 
     @property
@@ -58,6 +58,12 @@ class Outlet(Protocol):
     def send(self, message: bytes) -> None: ...
 
     def flush(self) -> None: ...
+
+    def cork(self) -> bool:
+        """What is sent from now on may leave in one write, with ``uncork``. False if it was so already: then another caller ends it."""
+        ...
+
+    def uncork(self) -> None: ...
 
     def ping(self) -> None: ...
 

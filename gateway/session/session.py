@@ -17,7 +17,7 @@ from ..publication import Position
 from ..rules.identity import Grant, Identity, ServerSubscription
 from ..rules.json_text import encode, raw_object
 from ..rules.protocol import Command, push, reply
-from .client_subscription import ClientSubscription, expiry
+from .client_subscription import ClientSubscription, expiry, seconds_left
 from .deadlines import CLIENT_LEFT, CONNECT_SECONDS, NEVER
 from .dispatch import CommandingClient
 from .methods import HANDLERS
@@ -28,6 +28,8 @@ from .states import CLOSED, CONNECTED, CONNECTING, OPENED
 __all__ = ["Session"]
 
 log = logging.getLogger("gateway.session")
+
+_VERSION = b'"version":%b' % encode(__version__)
 
 OF_MANY = (3000, 3001, 3010)  # how many sessions may end together: the cause, a drain or a lost history, is logged once
 
@@ -120,20 +122,27 @@ class Session(CommandingClient[ClientSubscription]):
         self.opened()
         self.counts.connected(self.transport)
         self.log_start()
+        corked = self.outlet.cork()  # together with the answers to the commands that waited for it
         self.outlet.send(reply(self.connect_id, "connect", self._connect_result(answers)))
         self.node.events.record("connected", self.identity.user, self.client)
         for subscription in list(self.subscriptions.values()):
             self.node.hub.client_connected(subscription)
         self.resume()
+        if corked:
+            self.outlet.uncork()
 
     def _connect_result(self, answers: dict[str, bytes]) -> bytes:
-        config = self.node.config
-        fields = {"client": encode(self.client), "version": encode(__version__), **expiry(self.identity.expires_at)}
+        # In one go, since every client gets it: with a dict of its fields it took 5 µs more.
+        result = b'{"client":"%b",%b' % (self.client.encode(), _VERSION)
+        if expires_at := self.identity.expires_at:
+            result += b',"expires":true,"ttl":%d' % seconds_left(expires_at)
         if answers:
-            fields["subs"] = b"{%b}" % b",".join([b"%b:%b" % (encode(name), result) for name, result in answers.items()])
+            result += b',"subs":{%b}' % b",".join([b"%b:%b" % (encode(name), answer) for name, answer in answers.items()])
         if not self.outlet.native_pings:
-            fields |= {"ping": b"%d" % max(1, round(config.ping_seconds)), "pong": b"true"}
-        return raw_object(fields | self.outlet.return_path)
+            result += b',"ping":%d,"pong":true' % max(1, round(self.node.config.ping_seconds))
+        if self.outlet.return_path:
+            result += b",%b" % raw_object(self.outlet.return_path)[1:-1]
+        return result + b"}"
 
     # Subscriptions.
 

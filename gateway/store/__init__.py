@@ -7,6 +7,7 @@ connect     addresses, how a connection is opened
 plain_connection   how programs without asyncio find their server, load the functions and try again
 plain_commands     their commands for one server; plain_cluster: for a cluster
 access      what the commands of one server and of a cluster have in common
+command     one command on its way, and what gets its answer
 connection  one server: one pipelined connection for commands
 cluster     a cluster: each command goes to the shard that holds its hash slot
 held_slots  slots that move: their commands wait in order

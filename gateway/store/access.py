@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from .cluster import ClusterCommands
+from .command import Waiter
 from .connect import Address
 from .connection import PATIENCE_SECONDS, Functions, ServerCommands
 
@@ -55,6 +56,9 @@ class Commands(Protocol):
 
     def begin(self, *words: Any, repeatable: bool = False, guarded: bool = False) -> asyncio.Future[Any]:
         """``call`` without waiting: the command has its place before all of its slot that are called after it."""
+
+    def begin_for(self, waiter: Waiter, *words: Any, guarded: bool = False) -> None:
+        """``begin`` whose answer goes to ``waiter``, which is cheaper where nobody awaits it."""
 
     def send(self, *words: Any) -> asyncio.Future[Any]:
         """``call`` that fails at once, with Unavailable, where it would have to wait for a connection."""

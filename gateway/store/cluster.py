@@ -19,8 +19,9 @@ from typing import Any
 from ..errors import StoreError, Unavailable
 from ..runtime.backoff import backoff
 from ..runtime.tasks import Tasks, end
+from .command import Command, Waiter, make_command
 from .connect import Address
-from .connection import Command, Functions, ServerCommands, make_command
+from .connection import Functions, ServerCommands
 from .held_slots import HeldSlots
 from .topology import SLOTS, Place, View, ask, ask_anew, key_of, newest, slot_of
 
@@ -125,6 +126,9 @@ class ClusterCommands:
 
     def begin(self, *words: Any, repeatable: bool = False, guarded: bool = False) -> asyncio.Future[Any]:
         return self._enqueue(words, repeatable, guarded)
+
+    def begin_for(self, waiter: Waiter, *words: Any, guarded: bool = False) -> None:
+        self._enqueue(words, False, guarded).add_done_callback(partial(_pass_on, waiter))
 
     def send(self, *words: Any) -> asyncio.Future[Any]:
         server = self._server_of(words)
@@ -276,6 +280,15 @@ class ClusterCommands:
         for command in server.withdraw(lambda slot: False):
             self.route(command)
         await server.retire()
+
+
+def _pass_on(waiter: Waiter, future: asyncio.Future[Any]) -> None:
+    if future.cancelled():
+        waiter.set_exception(Unavailable("the process ends"))
+    elif isinstance(error := future.exception(), StoreError):
+        waiter.set_exception(error)
+    else:
+        waiter.set_result(future.result())
 
 
 def _is_refused(shard: ServerCommands) -> bool:

@@ -30,12 +30,13 @@ import libvalkey
 from ..errors import StoreError, Unavailable
 from ..runtime.backoff import backoff
 from ..runtime.tasks import end
+from .command import Command, Replies, Waiter, asking_command, make_command
 from .connect import Address, Server, close_connection, open_connection
 from .connect_again import PAUSE_SECONDS, connect_again
 from .not_permitted import for_people
 from .outage_log import OutageLog, RefusalLog
 
-__all__ = ["PATIENCE_SECONDS", "REDIRECTS", "Command", "Functions", "Redirects", "Replies", "ServerCommands", "make_command"]
+__all__ = ["PATIENCE_SECONDS", "REDIRECTS", "Functions", "Redirects", "ServerCommands"]
 
 log = logging.getLogger("gateway.store")
 
@@ -56,30 +57,6 @@ OTHER_FUNCTIONS = ("ERR Function not found", "GENERATION")
 REDIRECTS = ("MOVED ", "ASK ", "TRYAGAIN", "CLUSTERDOWN")
 
 Call = Callable[..., Awaitable[Any]]
-
-_ASKING = libvalkey.pack_command((b"ASKING",))
-
-
-class Replies(asyncio.Protocol):
-    """Reads replies with libvalkey. ``on_replies`` gets all that one read of the socket brought, ``on_lost`` is called when it is closed."""
-
-    def __init__(self, on_replies: Callable[[list[Any]], None], on_lost: Callable[[], None]) -> None:
-        self._on_replies = on_replies
-        self._on_lost = on_lost
-        self._reader = libvalkey.Reader(replyError=StoreError)
-
-    def data_received(self, data: bytes) -> None:
-        reader = self._reader
-        reader.feed(data)
-        replies: list[Any] = []
-        append, gets = replies.append, reader.gets
-        while (reply := gets()) is not False:
-            append(reply)
-        if replies:
-            self._on_replies(replies)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._on_lost()
 
 
 class Functions(Protocol):
@@ -104,52 +81,6 @@ class Redirects(Protocol):
 
     async def shared_call(self, *words: Any) -> Any:
         """A command that passes the queue, sent to where its key is. Raises StoreError, Unavailable."""
-
-
-class Command:
-    """One command on its way. ``words`` are kept of a guarded one alone, whose text changes with the generation.
-
-    ``slot`` is the hash slot of its keys in a cluster; -1 for one without keys, and where there is one server. ``number`` counts a
-    cluster's commands in the order in which they were called.
-    """
-
-    __slots__ = ("called", "future", "generation", "number", "repeatable", "slot", "text", "urgent", "words", "written")
-
-    def __init__(self, text: bytes, future: asyncio.Future[Any], now: float, *, repeatable: bool = False, urgent: bool = False) -> None:
-        self.text = text
-        self.future = future
-        self.called = self.written = now
-        self.repeatable = repeatable
-        self.slot = -1
-        self.number = 0
-        self.urgent = urgent  # it passed the queue, to mend what the others wait for
-        self.words: tuple[Any, ...] | None = None
-        self.generation: bytes | None = None
-
-    def guard(self, generation: bytes) -> None:
-        if self.words is not None and self.generation != generation:
-            self.generation = generation
-            self.text = libvalkey.pack_command((*self.words, b"generation", generation))
-
-
-def make_command(words: tuple[Any, ...], generation: bytes | None, *, repeatable: bool) -> Command:
-    """``generation`` is the one that the command is guarded by, as far as it is known yet, b"" if it is not; None: it is not guarded."""
-    loop = asyncio.get_running_loop()
-    command = Command(b"", loop.create_future(), loop.time(), repeatable=repeatable)
-    if generation is None:
-        command.text = libvalkey.pack_command(words)
-    else:
-        command.words = words
-        command.guard(generation)  # packed once, as long as the generation stays
-    return command
-
-
-def _asking() -> Command:
-    """Goes before a command whose slot is on the way to the server that gets it. Nobody waits for its answer."""
-    loop = asyncio.get_running_loop()
-    command = Command(_ASKING, loop.create_future(), loop.time())
-    command.future.add_done_callback(lambda future: future.cancelled() or future.exception())
-    return command
 
 
 class ServerCommands:
@@ -273,6 +204,10 @@ class ServerCommands:
         """``call`` without waiting: the command has its place before all that are called after it."""
         return self._enqueue(words, repeatable, guarded)
 
+    def begin_for(self, waiter: Waiter, *words: Any, guarded: bool = False) -> None:
+        """``begin`` whose answer goes to ``waiter``."""
+        self.take(make_command(words, self.generation if guarded else None, repeatable=False, waiter=waiter))
+
     def send(self, *words: Any) -> asyncio.Future[Any]:
         """``call`` that fails at once, with Unavailable, where it would have to wait for a connection."""
         if self._held:
@@ -291,7 +226,7 @@ class ServerCommands:
     def take(self, command: Command, *, asking: bool = False) -> None:
         """Takes a command that was made elsewhere. ``asking``: its slot is on the way here, and this server asks to be asked for it."""
         if asking:
-            self._queue.append(_asking())
+            self._queue.append(asking_command())
         self._queue.append(command)
         if self._held:
             self._watch_patience()
@@ -329,7 +264,7 @@ class ServerCommands:
             return
         now, parts = asyncio.get_running_loop().time(), []
         for command in self._queue:
-            if not command.future.done():  # else its caller was cancelled
+            if not command.waiter.done():  # else its caller was cancelled
                 if command.words is not None:
                     command.guard(self._generation)
                 command.written = now
@@ -359,12 +294,12 @@ class ServerCommands:
         written = self._written
         for reply in replies:
             command = written.popleft()
-            if command.future.done():
+            if command.waiter.done():
                 continue  # its caller was cancelled
             if isinstance(reply, StoreError):
                 self._on_error(command, reply)
             else:
-                command.future.set_result(reply)
+                command.waiter.set_result(reply)
 
     def _on_error(self, command: Command, error: StoreError) -> None:
         text = str(error)
@@ -374,7 +309,7 @@ class ServerCommands:
             return
         error = for_people(error, command.text, self.address.user)
         if command.urgent:
-            command.future.set_exception(Unavailable(text) if for_now else error)
+            command.waiter.set_exception(Unavailable(text) if for_now else error)
         elif for_now or (self._functions is not None and text.startswith(OTHER_FUNCTIONS)):
             self._refused.append(command)
             self._held = True
@@ -383,7 +318,7 @@ class ServerCommands:
                 self._mending = asyncio.create_task(self._mend(text), name="valkey refusal")
         else:
             self._note_general(error)
-            command.future.set_exception(error)
+            command.waiter.set_exception(error)
 
     async def _mend(self, refusal: str) -> None:
         """Mends what made Valkey refuse a command, then sends all that were refused, and what was called meanwhile."""
@@ -454,8 +389,8 @@ class ServerCommands:
         for waiting in (self._refused, self._queue):
             while waiting and waiting[0].called <= called_by:
                 command = waiting.popleft()
-                if not command.future.done():
-                    command.future.set_exception(Unavailable(reason))
+                if not command.waiter.done():
+                    command.waiter.set_exception(Unavailable(reason))
 
     # The connection.
 
@@ -504,8 +439,8 @@ class ServerCommands:
         for command in self._written:
             if command.repeatable:
                 self._refused.append(command)
-            elif not command.future.done():
-                command.future.set_exception(Unavailable(reason))
+            elif not command.waiter.done():
+                command.waiter.set_exception(Unavailable(reason))
         self._written.clear()
         if self._refused or self._queue:
             self._watch_patience()

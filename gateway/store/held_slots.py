@@ -15,7 +15,8 @@ from typing import Protocol
 from ..errors import Unavailable
 from ..runtime.backoff import backoff
 from ..runtime.tasks import Tasks
-from .connection import Command, ServerCommands
+from .command import Command
+from .connection import ServerCommands
 from .topology import Place, redirected_to
 
 __all__ = ["HeldSlots", "Routes"]

@@ -1,4 +1,4 @@
-"""The public layout in Valkey: names of keys, announcements, stream entries, the words of a publish. Source: INTERFACE.md.
+"""The public layout in Valkey: names of keys, announcements, stream entries, the words of a publish. Source: docs/reference/valkey-layout.md.
 
 An announcement is ``@<offset> <epoch> <unix ms>[ <JSON>]``, a newline, the data; offset 0 has no place in history.
 ``@join`` and ``@leave``, each with a ClientInfo in JSON, say that a client joined or left the channel; ``@reset <epoch> <offset>`` says that
@@ -228,7 +228,7 @@ _info = msgspec.json.Decoder(_Info).decode
 
 _EPOCH = r"[0-9A-Za-z_-]{1,64}"  # it is part of lines of text: the ids of events, the header of an announcement
 _NUMBER = r"[0-9]{1,15}"  # below MAX_OFFSET, which JavaScript's numbers hold exactly
-_HEADER = re.compile(rf"@({_NUMBER}) ({_EPOCH}) ({_NUMBER})(?: (\{{[^\n]*\}}))?\n".encode()).match
+_HEADER = re.compile(rf"@({_NUMBER}) ({_EPOCH}) ({_NUMBER})(?: (\{{[^\n]*\}}))?\n(.*)".encode(), re.DOTALL).match
 _RESET = re.compile(rf"@reset ({_EPOCH}) ({_NUMBER})".encode()).fullmatch
 _JOIN_LEAVE = re.compile(rb"@(join|leave) (.+)", re.DOTALL).fullmatch
 _IS_EPOCH = re.compile(_EPOCH.encode()).fullmatch
@@ -241,13 +241,10 @@ def read_announcement(payload: bytes, faults: Faults = _UNCOUNTED, channel: str 
 
     Tags or info that cannot be passed on are left out, and counted in ``faults`` for the channel.
     """
-    if not payload.startswith(b"@"):
-        return Announcement("", Publication(0, clean(payload)))
     header = _HEADER(payload)
     if header is None:
         return _read_other(payload, faults, channel)
-    offset, epoch, ms, extra = header.groups()
-    data = payload[header.end() :]
+    offset, epoch, ms, extra, data = header.groups()
     if extra is None:
         return Announcement(epoch.decode(), Publication(int(offset), clean(data), int(ms)))
     more = _read_extra(extra, faults, channel)
@@ -280,6 +277,8 @@ def _is_plain(text: bytes) -> bool:
 
 
 def _read_other(payload: bytes, faults: Faults, channel: str) -> Announcement | JoinLeave | Reset:
+    if not payload.startswith(b"@"):
+        return Announcement("", Publication(0, clean(payload)))
     if reset := _RESET(payload):
         return Reset(reset[1].decode(), int(reset[2]))
     if (found := _JOIN_LEAVE(payload)) and (info := clean_as(found[2], _info)) is not None:

@@ -26,12 +26,12 @@ from .connection import ServerCommands
 
 __all__ = ["VERSION", "Library", "ready_blocking", "rules_of"]
 
-VERSION = 7  # of the functions; count it up with every change of what a function does
+VERSION = 8  # of the functions; count it up with every change of what a function does
 
 _NAME = re.compile(rb"^gateway_(\d+)$")
 _GENERATION = re.compile(rb"^(?:(\d+)\.)?[0-9a-f]{8}$")
-_SHARED = "channels inbox jobs".split()  # files whose local functions others use
-_FILES = "channels inbox control rpc jobs enqueueing taking queues bridge reader rights".split()
+_SHARED = "channels publishing histories inbox jobs".split()  # files whose local functions others use
+_FILES = "channels publishing histories inbox control rpc jobs enqueueing taking queues bridge reader rights".split()
 
 
 def _text(name: str) -> str:
@@ -148,6 +148,17 @@ class Library:
             if (await _rules_in_force(call)).get(self._prefix) == rules:
                 return
         log.warning("the channels' rules could not be put into force: other gateways keep replacing them")
+
+    async def withdraw(self, commands: Commands) -> None:
+        """Takes the rules of this prefix out of every shard's library, and the library out where no other prefix has rules in it."""
+        for shard in commands.shards:
+            present = await _rules_in_force(shard.call)
+            if present.pop(self._prefix, None) is None:
+                continue
+            if present.keys() <= {""}:
+                await shard.call(b"FUNCTION", b"DELETE", f"gateway_{VERSION}")
+            else:
+                await shard.call(b"FUNCTION", b"LOAD", b"REPLACE", self.source(present, sharded=commands.sharded))
 
     async def ready(self, call: Call, shared: Call | None = None) -> bytes:
         """Loads the library where the server has none, or an older one; returns the generation of the one that is loaded.

@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from itertools import islice
 from typing import Protocol
 
 from ..errors import StoreError
@@ -40,6 +41,8 @@ log = logging.getLogger("gateway.link")
 START_SECONDS = 10.0  # for the first heartbeats
 PLACE_SECONDS = 0.02  # before an unplaced group is placed again; it doubles up to PLACE_MOST
 PLACE_MOST = 1.0
+ASKED_AT_ONCE = 500  # channels of one turn of the loop; what their confirmations lead to takes about 5 ms
+LOST_AT_ONCE = 1000  # the same, 4 µs each
 REFUSED_AGAIN_SECONDS = 5.0  # until channels that Valkey refused are asked for again: the user may have got the right
 
 
@@ -53,7 +56,10 @@ class Listener(Protocol):
     """Receives what no other listener receives. Nothing here may raise."""
 
     def on_lost(self, channels: Collection[bytes] | None = None) -> None:
-        """What is announced on these Pub/Sub channels, None for all, is missed until each of them is confirmed again."""
+        """What is announced on these Pub/Sub channels, None for all, is missed until each of them is confirmed again.
+
+        A connection with many channels loses them in several calls, between which other work gets its turn.
+        """
 
     def on_refused(self, error: StoreError) -> None:
         """Valkey refuses to subscribe to channels: those that are not confirmed. They are asked for again."""
@@ -230,6 +236,11 @@ class Link:
         for connection, some in asked.items():
             connection.unsubscribe(some)
 
+    def hold_reading(self, hold: bool) -> None:
+        """True: takes nothing more from Valkey until it is called with False. For a few turns of the loop: heartbeats wait as well."""
+        for connection in self._connections.values():
+            connection.hold_reading(hold)
+
     def _slot(self, channel: bytes) -> int:
         return slot_of(channel) if self._sharded else 0
 
@@ -281,9 +292,11 @@ class Link:
     def _lose(self, groups: list[_Group]) -> None:
         if groups:
             self.hand_over()
-            channels = [channel for group in groups for channel in group.channels] if self._sharded else None
-            for listener in self._listeners:
-                listener.on_lost(channels)
+            self._announce_loss([channel for group in groups for channel in group.channels])
+
+    def _announce_loss(self, channels: list[bytes]) -> None:
+        for listener in self._listeners:
+            listener.on_lost(channels)
 
     # What the connections bring.
 
@@ -293,7 +306,21 @@ class Link:
             listener.on_up()
 
     def _ask_for_all(self, link: ShardLink) -> None:
-        link.subscribe([channel for group in self._groups.values() if group.link is link for channel in group.channels])
+        self._ask_for_some(link, iter(self._channels_at(link)))
+
+    def _ask_for_some(self, link: ShardLink, channels: Iterator[bytes]) -> None:
+        """Asks for ASKED_AT_ONCE channels in this turn of the loop, and for the rest in the next ones."""
+        some = list(islice(channels, ASKED_AT_ONCE))
+        link.subscribe([channel for channel in some if self._is_at(link, channel)])
+        if len(some) == ASKED_AT_ONCE and not self._closed:
+            asyncio.get_running_loop().call_soon(self._ask_for_some, link, channels)
+
+    def _channels_at(self, link: ShardLink) -> list[bytes]:
+        return [channel for group in self._groups.values() if group.link is link for channel in group.channels]
+
+    def _is_at(self, link: ShardLink, channel: bytes) -> bool:
+        group = self._groups.get(self._slot(channel))
+        return group is not None and group.link is link and channel in group.channels
 
     def on_refused(self, link: ShardLink, error: StoreError) -> None:
         for listener in self._listeners:
@@ -310,9 +337,14 @@ class Link:
         if not self._closed:
             self._ask_for_all(link)
 
-    def on_lost(self, link: ShardLink) -> None:
+    async def on_lost(self, link: ShardLink) -> None:
         self.losses += 1
-        self._lose([group for group in self._groups.values() if group.link is link])
+        self.hand_over()
+        channels = self._channels_at(link)
+        for start in range(0, len(channels), LOST_AT_ONCE):
+            # Another connection may have taken some over meanwhile, and announced their loss.
+            self._announce_loss([channel for channel in channels[start : start + LOST_AT_ONCE] if self._is_at(link, channel)])
+            await asyncio.sleep(0)
 
     def on_confirmed(self, link: ShardLink, channel: bytes) -> None:
         group = self._groups.get(self._slot(channel))

@@ -1,7 +1,7 @@
 """The least rights of each kind of program as a user of Valkey's access control lists (ACL).
 
 ``ROLES`` is the only list of them. ``store.rights_check`` tests a user against it, ``gateway rights`` prints it as ``ACL SETUSER`` lines,
-the README shows these lines, and tests compare it with what the functions in ``lua/`` call.
+the documentation shows these lines, and tests compare it with what the functions in ``lua/`` call.
 
 Valkey checks the rights of the user that calls a function for each command that the function runs. A key pattern without a mode is for
 reading and writing; the patterns that functions are called with need both.
@@ -44,6 +44,7 @@ FUNCTIONS = {
     "generation rules has_index": "",
     "heartbeat": "publish",
     "publish index": "del expire hdel hkeys hlen hmget hset persist publish sadd scard sismember time xadd xrange zadd zremrangebyrank zscore",
+    "publish_all": "del expire hdel hkeys hlen hmget hset persist publish time xadd xrange xtrim zadd zremrangebyrank zscore",
     "notify relay bridge_publish": "del expire hdel hget hincrby hkeys hlen hmget hset persist publish time xadd xrange zadd zcard"
     " zremrangebyrank zremrangebyscore zscore",
     "restore": "del expire hdel hkeys hlen hset persist publish time xadd xtrim",
@@ -94,7 +95,7 @@ _GATEWAY = (
     _PUBLISHING
     | _LINK
     | LOADING
-    | _calling("history page remove", "inbox read", "control beat presence present", "call", "enqueue", "queue")
+    | _calling("publish_all", "history page remove", "inbox read", "control beat presence present", "call", "enqueue", "queue")
     | _rights("hgetall hsetnx set smembers srem zremrangebyrank")
 )
 

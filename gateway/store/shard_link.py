@@ -22,9 +22,10 @@ import libvalkey
 from ..errors import NotPermitted, StoreError, Unavailable
 from ..runtime.tasks import end
 from .access import Commands
+from .command import Replies
 from .connect import Server, close_connection, open_connection
 from .connect_again import connect_again
-from .connection import REFUSED_FOR_NOW, RETIRED_SECONDS, Replies, ServerCommands
+from .connection import REFUSED_FOR_NOW, RETIRED_SECONDS, ServerCommands
 from .not_permitted import for_people
 from .outage_log import OutageLog
 
@@ -66,7 +67,8 @@ class Receiver(Protocol):
     def on_connected(self, link: ShardLink) -> None:
         """It has to be asked for its channels."""
 
-    def on_lost(self, link: ShardLink) -> None: ...
+    async def on_lost(self, link: ShardLink) -> None:
+        """Its connection is lost, and is not opened again before this returns."""
 
     def on_confirmed(self, link: ShardLink, channel: bytes) -> None: ...
 
@@ -175,6 +177,11 @@ class ShardLink:
     def unsubscribe(self, channels: Sequence[bytes]) -> None:
         self._ask(self._dialect.unsubscribe, channels)
 
+    def hold_reading(self, hold: bool) -> None:
+        """True: reads nothing more from this connection until it is called with False."""
+        if self._transport is not None and not self._transport.is_closing():
+            (self._transport.pause_reading if hold else self._transport.resume_reading)()
+
     def _ask(self, verb: bytes, channels: Sequence[bytes]) -> None:
         at_once = self._dialect.at_once
         self._send((verb, *channels[start : start + at_once]) for start in range(0, len(channels), at_once))
@@ -279,7 +286,7 @@ class ShardLink:
             self._outage.begin(because)
             self._transport, self._writer, self._server, self._proven = None, None, None, False
             log.debug("the link to valkey%s was lost: %s", self._where, because)
-            self._receiver.on_lost(self)
+            await self._receiver.on_lost(self)
 
     def _on_failure(self, reason: Exception) -> None:
         self._commands.look_again()  # a replica may hold the slots now

@@ -22,6 +22,10 @@ _KNOWN = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname", "
 _CAUSES = (
     (("Hostname mismatch", "IP address mismatch"), "its certificate is one of another host; name the host as the certificate does"),
     (("certificate has expired",), "its certificate has expired"),
+    (
+        ("Missing Authority Key Identifier", "Missing Subject Key Identifier", "does not include key usage"),
+        "its certificate, or that of its CA, lacks an extension that Python requires since 3.13; issue it again with that extension",
+    ),
     (("CERTIFICATE_VERIFY_FAILED",), "its certificate is not trusted; name the file of its CA: ?ssl_ca_certs=FILE"),
     (("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"), "it does not speak TLS there; use valkey://, or its port for TLS"),
     (

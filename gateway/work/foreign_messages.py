@@ -22,8 +22,9 @@ import libvalkey
 from ..bridging import KEYSPACE, STAR, BridgeRules
 from ..errors import StoreError, Unavailable
 from ..runtime.backoff import retrying
+from ..store.command import Replies
 from ..store.connect import Address, close_connection, open_connection
-from ..store.connection import Replies, ServerCommands
+from ..store.connection import ServerCommands
 from ..store.history import History
 from ..store.valkey_clock import valkey_time
 from .mapping import Entry

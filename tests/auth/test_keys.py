@@ -307,6 +307,7 @@ def keyed(start_gateway_once: Start) -> Iterator[Keyed]:
     server.hold(jwk(RSA_KEY, "old"))
     yield Keyed(server, start_gateway_once(with_url(server.url), seconds=ASK), late, start_gateway_once(with_url(late.url), seconds=ASK))
     server.end()
+    late.end()
 
 
 async def by_websocket(gateway: RunningGateway, token: str) -> int:

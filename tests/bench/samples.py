@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.bench.results import Axis, Figure, Machine, Part, Report, Series
+from gateway.bench.report import Axis, Figure, Machine, Part, Report, Series
 
 __all__ = ["MACHINE", "PEERS", "beside_peers", "figure", "later", "odd", "plain", "report", "series"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.bench.comparison import changes, obstacles, slower
-from gateway.bench.results import Figure
+from gateway.bench.report import Figure
 
 from .samples import PEERS, beside_peers, figure, later, plain, report
 

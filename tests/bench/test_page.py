@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from gateway.bench.page import html
-from gateway.bench.results import Axis, Report, decode, encode
+from gateway.bench.report import Axis, Report, decode, encode
 from gateway.bench.table import draw
 
 from . import samples

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from gateway.bench.pictures import STYLE, beside_peers, lines, svg
-from gateway.bench.results import Axis, Report
+from gateway.bench.report import Axis, Report
 from gateway.bench.summary_picture import summary
 from gateway.edges.pages import STATIC
 

@@ -160,12 +160,19 @@ class Answering:
         self.layout = Layout("t")
         self.commands = self
         self.reads: list[asyncio.Future[Any]] = []
+        self.begun: list[tuple[Any, ...]] = []
 
     async def call(self, function: bytes, *words: Any) -> Any:
         if function != b"gateway_present":
             return 0
         self.reads.append(asyncio.get_running_loop().create_future())
         return await self.reads[-1]
+
+    def begin(self, *words: Any) -> asyncio.Future[Any]:
+        self.begun.append(words)
+        answer = asyncio.get_running_loop().create_future()
+        answer.set_result(0)
+        return answer
 
 
 @pytest.fixture
@@ -198,6 +205,19 @@ async def test_a_read_that_may_miss_a_change_is_not_shared(answering: Answering)
     answering.reads[0].set_result([0, 0, []])
     answering.reads[1].set_result([1, 1, [b"a", b"{}"]])
     assert [await task for task in before + after] == [b'{"presence":{}}'] + 2 * [b'{"presence":{"a":{}}}']
+
+
+async def test_a_storm_of_clients_is_written_in_two_steps_however_many_channels_it_is_of(answering: Answering) -> None:
+    presence = Presence(CONFIG, answering, "p1")  # type: ignore[arg-type]  # what presence uses of a history
+    for number in range(1200):
+        presence.enter(f"{CHANNEL}{number % 300}", f"c{number}", info("u1", "a"), False)
+    writing = asyncio.create_task(presence._flush())
+    steps = []
+    while not writing.done():
+        await asyncio.sleep(0)
+        steps.append([words[0] for words in answering.begun])
+        answering.begun.clear()
+    assert [step for step in steps if step] == [[b"SADD"] * 3, [b"FCALL"] * 300]
 
 
 async def test_a_shared_read_that_fails_fails_for_all_and_is_not_shared_afterwards(answering: Answering) -> None:

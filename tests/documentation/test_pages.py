@@ -71,3 +71,10 @@ def test_readme_is_short_and_leads_to_the_documentation() -> None:
     readme = (TOP / "README.md").read_text()
     assert len(readme.splitlines()) <= 130
     assert "(static/docs/index.md)" in readme
+
+
+def test_pages_that_the_code_names_as_its_source_are_there() -> None:
+    files = [*(TOP / "gateway").rglob("*.py"), *(TOP / "publishers").rglob("*.py"), *(TOP / "tests").rglob("*.py")]
+    named = {name for file in files for name in re.findall(r"\bdocs/(\w[\w-]*/[\w-]+)\.md", file.read_text())}
+    assert len(named) >= 6
+    assert [name for name in sorted(named) if not (DOCS / f"{name}.md").is_file()] == []

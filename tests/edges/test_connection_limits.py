@@ -127,7 +127,7 @@ async def test_a_proxy_is_not_one_client(start_gateway: Start) -> None:
 @pytest.fixture
 def tls_gateway(start_gateway: Start, certificate: Path) -> RunningGateway:
     head = f'tls_cert = "{certificate}"\ntls_key = "{certificate.with_name("key.pem")}"\n'
-    return start_gateway(f"{head}{RULES}[limits]\nconnections = 2\n", seconds={"gateway.serve.tls.HANDSHAKE_SECONDS": 1.0})
+    return start_gateway(f"{head}{RULES}[limits]\nconnections = 2\n", seconds={"gateway.serve.tls.HANDSHAKE_SECONDS": 2.5})
 
 
 async def secured_status(gateway: Any, path: str) -> int:
@@ -144,7 +144,7 @@ async def test_a_tls_handshake_takes_a_place_and_ends_in_time(tls_gateway: Runni
         assert await secured_status(tls_gateway, "/openapi.json") == 503
         assert await secured_status(tls_gateway, "/health/live") == 200
         assert await silent.rest() == await other.rest() == b""
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 9, "sooner than in the ten seconds that a handshake has otherwise"
         assert await secured_status(tls_gateway, "/openapi.json") == 200
 
 
@@ -152,4 +152,4 @@ async def test_a_tls_handshake_that_never_ends_holds_up_no_restart(tls_gateway: 
     async with await Socket.open(tls_gateway):
         began = time.monotonic()
         assert await asyncio.to_thread(tls_gateway.stop) == 0
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 9

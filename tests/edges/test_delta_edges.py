@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from centrifuge.fossil import apply_delta
 
-from ..kit.clients import Socket, client, lines, opened
+from ..kit.clients import Socket, client, frame, lines, opened
 from ..kit.gateways import RunningGateway, shared_gateway
 from ..kit.publishing import edits, publish_many
+
+TEXT, PING, PONG = 1, 9, 10  # opcodes
 
 RULES = """
 [namespaces.doc]
@@ -169,9 +171,13 @@ async def test_the_channels_of_a_token_follow_the_wish_in_connect(gateway: Runni
 
 
 async def objects(raw: Socket) -> AsyncIterator[dict[str, Any]]:
-    """What comes over a WebSocket by hand; pings are not answered."""
+    """What comes over a WebSocket by hand. The frames' own pings are answered, as a long test needs it; those in JSON are not."""
     while True:
-        _, payload = await raw.read_frame()
+        opcode, payload = await raw.read_frame()
+        if opcode == PING:
+            await raw.send(frame(payload, PONG))
+            continue
+        assert opcode == TEXT, (opcode, payload)
         for line in payload.split(b"\n"):
             if line != b"{}":
                 yield json.loads(line)

@@ -14,9 +14,10 @@ from gateway.edges.api.plans import PLANNERS, plan
 from ..kit.clients import Socket
 from ..kit.gateways import API_KEY, RULES, RunningGateway, Start, shared_gateway
 from ..kit.scrapes import Scraped
+from ..kit.topologies import Store
 from ..kit.valkeys import OwnValkey
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.every_valkey]
 
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: h\r\n\r\n"
 
@@ -60,6 +61,18 @@ USUAL = [
         },
     ),
     ("batch", {"commands": [{"publish": PUBLISH}], "parallel": True}),
+    (
+        "batch",
+        {
+            "commands": [
+                {"publish": PUBLISH},
+                {"publish": {**PUBLISH, "idempotency_key": "run"}},
+                {"publish": {**PUBLISH, "idempotency_key": "run", "tags": {"a": "b"}}},
+                {"publish": {**PUBLISH, "skip_history": True}},
+                {"broadcast": {"channels": ["chat:direct", "chat:direct", "chat:direct.2"], "data": 2}},
+            ]
+        },
+    ),
 ]
 UNUSUAL = [
     ("publish", {**PUBLISH, "idempotencykey": "k"}),
@@ -91,10 +104,11 @@ def _without_positions(answer: tuple[int, Any]) -> Any:
 
 @pytest.mark.parametrize(("method", "body"), [*USUAL, *UNUSUAL])
 async def test_it_is_answered_as_by_the_application(gateway: RunningGateway, method: str, body: Any) -> None:
-    """``Connection: close`` sends a request to the application."""
-    both = [request(method, body), request(method, body, "Connection: close")]
-    direct, other = [(await answers(gateway, [each], pipelined=False))[0] for each in both]
-    assert _without_positions(direct) == _without_positions(other)
+    """``Connection: close`` sends a request to the application. From the third on, the head is one that came before."""
+    one, other = request(method, body), request(method, body, "Connection: close")
+    direct = await answers(gateway, [one] * 4, pipelined=False)
+    (expected,) = await answers(gateway, [other], pipelined=False)
+    assert [_without_positions(each) for each in direct] == [_without_positions(expected)] * 4
 
 
 async def test_usual_requests_are_what_a_plan_is_made_for(gateway: RunningGateway) -> None:
@@ -116,6 +130,37 @@ async def test_the_answers_of_one_read_are_in_the_order_of_the_requests(gateway:
     assert offsets == list(range(offsets[0], offsets[0] + number))
     history = (await gateway.ask("history", channel="chat:order", limit=-1))["publications"]
     assert [each["data"] for each in history] == list(range(number))
+
+
+async def test_publications_of_a_batch_that_go_to_valkey_together_fail_apart(gateway: RunningGateway, store: Store) -> None:
+    """Another program made the channel's idempotency keys something else: those with a key fail, as they do by themselves."""
+    channel = "chat:apart"
+    await gateway.ask("publish", channel=channel, data=0)
+    store.set(f"{gateway.prefix}:{{{channel}}}:keys", "of another program")
+    commands = [{"publish": {"channel": channel, "data": n, **({"idempotency_key": "k"} if n % 3 == 2 else {})}} for n in range(1, 7)]
+    ((_, found),) = await answers(gateway, [request("batch", {"commands": commands})], pipelined=False)
+    outcomes = [
+        reply["publish"].get("offset", reply.get("error", {}).get("code")) if "publish" in reply else "error" for reply in found["replies"]
+    ]
+    assert outcomes == [2, "error", 3, 4, "error", 5]
+    history = (await gateway.ask("history", channel=channel, limit=-1))["publications"]
+    assert [each["data"] for each in history] == [0, 1, 3, 4, 6]
+
+
+@pytest.mark.parametrize("size", [1, 50, 4000, 100_000], ids="{} bytes at a time".format)
+async def test_requests_with_known_heads_are_in_order_wherever_the_segments_end(gateway: RunningGateway, size: int) -> None:
+    channel = f"chat:known.{size}"
+    each = [request("publish", {"channel": channel, "data": number, "tags": {"t": "x" * number}}) for number in range(100)]
+    async with await Socket.open(gateway) as raw:
+        for one in each[:3]:
+            await raw.send(one)
+            await raw.answer()
+        rest = b"".join(each[3:])
+        for start in range(0, len(rest), size):
+            await raw.send(rest[start : start + size])
+        offsets = [json.loads((await raw.answer())[2])["result"]["offset"] for _ in each[3:]]
+    history = (await gateway.ask("history", channel=channel, limit=-1))["publications"]
+    assert [publication["data"] for publication in history] == list(range(100)) and offsets == list(range(4, 101))
 
 
 async def test_a_body_may_come_in_parts_and_may_be_too_large(gateway: RunningGateway) -> None:
@@ -140,6 +185,7 @@ async def test_a_client_that_leaves_harms_nobody_and_is_published_for(gateway: R
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.one_server
 async def test_what_valkey_does_not_take_is_an_error_of_each(own: OwnValkey, start_gateway: Start) -> None:
     gateway = await asyncio.to_thread(start_gateway, RULES, valkey_url=own.url, seconds={"gateway.store.connection.PATIENCE_SECONDS": 0.3})
     own.client.execute_command("CONFIG", "SET", "maxmemory", "1")
@@ -158,6 +204,7 @@ async def test_what_valkey_does_not_take_is_an_error_of_each(own: OwnValkey, sta
     assert batch[1]["replies"][0]["error"]["code"] == 100
 
 
+@pytest.mark.one_server
 async def test_bodies_that_are_under_way_together_have_the_limit_of_one(own: OwnValkey, start_gateway: Start) -> None:
     """Valkey is silent: of ten requests of 40,000 bytes two are on their way, and the others wait in the client's socket."""
     gateway = await asyncio.to_thread(start_gateway, RULES + "[limits]\napi_bytes = 100_000\n", valkey_url=own.url)

@@ -45,7 +45,8 @@ async def test_a_draining_gateway_ends_its_streams_and_refuses_new_ones(start_ga
 
 async def test_a_slow_reader_gets_the_end_of_its_stream_from_a_gateway_that_drains(start_gateway: Start) -> None:
     """More than the kernel holds: the rest waits in the process, which ends only when it is taken."""
-    gateway = start_gateway(f"{RULES}\n[limits]\nwaiting_bytes = 50000000\n")
+    seconds = {"gateway.edges.outlets.CLOSE_SECONDS": 25.0, "gateway.serve.server.LAST_ANSWERS_SECONDS": 26}  # a busy machine needs them
+    gateway = start_gateway(f"{RULES}\n[limits]\nwaiting_bytes = 50000000\n", seconds=seconds)
     async with stream(gateway, "chat:1", small=True) as events:
         await events.connected()
         async with client(gateway, subscribe="chat:1") as follower:

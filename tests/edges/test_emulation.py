@@ -1,13 +1,11 @@
-"""WebSocket in two halves, as PROTOCOL.md 1.12 has it: replies as a stream, commands by POST, at two gateways of one prefix."""
+"""WebSocket in two halves, as docs/reference/wire-protocol.md has it: replies as a stream, commands by POST, at two gateways of one prefix."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
-import os
 import secrets
-import shutil
 from collections import deque
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
@@ -22,6 +20,7 @@ from playwright.async_api import async_playwright
 from gateway.app import create_app
 from gateway.config import Config
 
+from ..kit.browser import launch_options
 from ..kit.clients import SECONDS, Socket, Stream, client, lines
 from ..kit.gateways import RULES, Pair, RunningGateway, Start, shared_gateway
 from ..kit.javascript import Node
@@ -568,14 +567,12 @@ IN_BROWSER = """async ({ url, other, token, transports }) => {
 
 async def test_the_sdk_in_a_browser_gets_through_where_websocket_is_blocked(start_gateway: Start, npm: Future[Path], kind: str) -> None:
     """The page's origin is neither that of the stream nor that of the POSTs, which reach another process."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None and not os.environ.get("CI"):
-        pytest.skip("there is no chromium: apt-get install chromium")
+    options = launch_options()
     settings = 'allowed_origins = ["http://127.0.0.1:*"]\n' + RULES
     here, there = start_gateway(settings), start_gateway(settings)
     folder = await asyncio.wrap_future(npm)
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        browser = await playwright.chromium.launch(**options)
         page = await browser.new_page()
         await page.goto(f"{there.url}/health/live")
         await page.add_script_tag(content=(folder / "node_modules/centrifuge/dist/centrifuge.js").read_text())

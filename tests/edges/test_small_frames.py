@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from gateway.edges.websocket import PARSED_BYTES, SMALL_PER_SECOND, TURN_FRAMES, WebSocketConnection
+from gateway.runtime.turns import Turns
+from gateway.session.admission import READ_AT_ONCE
 from gateway.session.client_counts import ClientCounts
 
 from ..kit.clients import Socket, connected_socket, frame
@@ -49,10 +51,30 @@ class Connection(WebSocketConnection):
 @pytest.fixture
 async def connection() -> Any:
     limits = SimpleNamespace(message_bytes=65536)
-    node = SimpleNamespace(config=SimpleNamespace(limits=limits), admission=SimpleNamespace(counts=ClientCounts()))
+    node = SimpleNamespace(
+        config=SimpleNamespace(limits=limits), admission=SimpleNamespace(counts=ClientCounts(), turns=Turns(READ_AT_ONCE))
+    )
     connection: Any = Connection(None, None, {"node": node})
     connection._transport, connection.taken, connection.holds_at = Transport(), [], 0
     return connection
+
+
+async def test_clients_that_send_at_the_same_time_are_read_from_in_portions(connection: Any) -> None:
+    connections = [connection]
+    for _ in range(5 * READ_AT_ONCE - 1):
+        another: Any = Connection(None, None, {"node": connection._node})
+        another._transport, another.taken, another.holds_at = Transport(), [], 0
+        connections.append(another)
+    sizes = []
+    for each in connections:
+        each.data_received(frame(b"first"))
+        each.data_received(frame(b"second"))
+    while not sizes or sizes[-1] < len(connections):
+        sizes.append(sum(each.taken[:1] == [b"first"] for each in connections))
+        await asyncio.sleep(0)
+    assert all(now - before <= READ_AT_ONCE for before, now in zip([0, *sizes], sizes, strict=False))
+    await until(lambda: all(each._transport.reading for each in connections), "all is handled", 5)
+    assert all(each.taken == [b"first", b"second"] for each in connections)
 
 
 MESSAGES = [b"%d" % number for number in range(5000)]

@@ -1,4 +1,4 @@
-"""Event streams: INTERFACE.md's contract, byte by byte.
+"""Event streams: the contract of docs/reference/http.md, byte by byte.
 
 The one that matters most: wherever a stream is cut, the last id seen brings exactly the rest.
 """

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.config import Limits
-from gateway.edges import http_protocol
+from gateway.edges import time_limits
 from gateway.session import deadlines
 
 from ..kit.bystander import Bystander
@@ -21,13 +21,13 @@ from ..kit.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("nobody_else_notices")]
 
-SECONDS = {"gateway.edges.http_protocol.SILENT_SECONDS": 2.0, "gateway.session.deadlines.GRACE_SECONDS": 2.0}
+SECONDS = {"gateway.edges.time_limits.SILENT_SECONDS": 2.0, "gateway.session.deadlines.GRACE_SECONDS": 2.0}
 
 gateway = shared_gateway(f"pong_seconds = 60\n{RULES}[limits]\nfirst_command_seconds = 2\n", seconds=SECONDS)
 
 
 async def test_without_a_tests_impatience_it_is_ten_seconds_for_a_request_and_25_for_a_new_token() -> None:
-    assert (http_protocol.SILENT_SECONDS, Limits().first_command_seconds, deadlines.GRACE_SECONDS) == (10, 10, 25)
+    assert (time_limits.SILENT_SECONDS, Limits().first_command_seconds, deadlines.GRACE_SECONDS) == (10, 10, 25)
 
 
 async def _silent_socket(gateway: RunningGateway) -> tuple[float, int, str]:

@@ -1,4 +1,4 @@
-"""The client protocol over WebSocket, as PROTOCOL.md has it: what is asked, what is answered, and in which order."""
+"""The client protocol over WebSocket, as docs/reference/wire-protocol.md has it: what is asked, what is answered, and in which order."""
 
 from __future__ import annotations
 
@@ -727,8 +727,10 @@ async def test_a_client_that_left_is_forgotten(gateway: RunningGateway, channel:
 
 async def test_a_draining_gateway_sends_its_clients_elsewhere(start_gateway: Start) -> None:
     gateway = start_gateway(RULES)
-    async with client(gateway, subscribe="chat:drain") as wire, opened(gateway) as silent:
+    follower = client(gateway, "follower", subscribe="chat:drain")
+    async with client(gateway, subscribe="chat:drain") as wire, opened(gateway) as silent, follower as following:
         publish_many(gateway, "chat:drain", list(range(50)))
+        assert [publication["offset"] for publication in await following.publications(50)][-1] == 50, "all are announced"
         stopping = asyncio.create_task(asyncio.to_thread(gateway.stop))
         assert await wire.ended() == (3001, "shutdown")
         assert [message["push"]["pub"]["offset"] for message in wire.rest] == list(range(1, 51))

@@ -2,7 +2,7 @@
 
 A run alternates between a fault by itself and a few that overlap. Faults that overlap are of different *resources*: nothing
 kills a server that another fault has frozen. What may lose acknowledged publications is never mixed with faults of gateways,
-since a loss that no living gateway saw cannot be detected, which the README says of Valkey's settings.
+since a loss that no living gateway saw cannot be detected, as the documentation's page of guarantees has it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """A real browser, and pages whose script may not fail.
 
 page      a fixture: a new tab; fails its test if a script failed or the content security policy was broken
+launch_options   how a test starts a Chromium of its own
 follow    opens a page whose script follows channels; ``seen`` is what it received, ``cut`` and ``restore`` its connection
 failure   how a promise of the page is rejected
 """
@@ -28,6 +29,7 @@ __all__ = [
     "cut",
     "failure",
     "follow",
+    "launch_options",
     "numbers",
     "open_landing",
     "page",
@@ -37,8 +39,10 @@ __all__ = [
 ]
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+# The last one is about the window's own parts, whose animations nobody sees and which are drawn frame by frame.
 ARGUMENTS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+    " --force-prefers-reduced-motion"
 )
 # The omnibox's pages, which a window loads anew and nobody sees here, took half of a test's time. This replaces Playwright's own list,
 # of which the rest concerns other hosts.
@@ -67,17 +71,21 @@ window.WebSocket = class {
 """
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def launch_options() -> dict[str, Any]:
+    """Of ``chromium.launch``. Skips the test where there is no Chromium; in CI it fails."""
     if CHROMIUM is None:
         reason = "there is no chromium: apt-get install chromium"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    return {"executable_path": CHROMIUM, "args": [*ARGUMENTS.split(), f"--disable-features={','.join(DISABLED_FEATURES.split())}"]}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    options = launch_options()
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=[*ARGUMENTS.split(), f"--disable-features={','.join(DISABLED_FEATURES.split())}"]
-        )
+        browser = playwright.chromium.launch(**options)
         yield browser
         browser.close()
 

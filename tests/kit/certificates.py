@@ -17,6 +17,18 @@ __all__ = ["Authority", "certificate"]
 
 Key = ec.EllipticCurvePrivateKey
 
+_SIGNS_CERTIFICATES = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+
 
 def _builder(subject: str, issuer: str, key: Key) -> x509.CertificateBuilder:
     today = datetime.datetime.now(datetime.UTC)
@@ -47,11 +59,14 @@ class Authority:
         self._name = name
         self._key = ec.generate_private_key(ec.SECP256R1())
         builder = _builder(name, name, self._key).add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        builder = builder.add_extension(_SIGNS_CERTIFICATES, critical=True)
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
         self.path = _write(folder, name, builder.sign(self._key, hashes.SHA256()), self._key)
 
     def issue(self, name: str, address: str = "127.0.0.1") -> Path:
         """A certificate of ``name`` for that IP address; its key is the file of that name that ends with .key."""
         key = ec.generate_private_key(ec.SECP256R1())
         for_address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
-        builder = _builder(name, self._name, key).add_extension(for_address, critical=False)
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())  # Python 3.13 takes none without it
+        builder = _builder(name, self._name, key).add_extension(for_address, critical=False).add_extension(issuer, critical=False)
         return _write(self._folder, name, builder.sign(self._key, hashes.SHA256()), key)

@@ -21,10 +21,10 @@ from urllib.parse import urlencode
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
 
-from .waiting import eventually
+from .waiting import PATIENCE, eventually
 
 NONE: Mapping[str, str] = {}
-SECONDS = 10.0  # how long a test waits for what should come at once
+SECONDS = PATIENCE  # how long a test waits for what should come at once
 LOST = (OSError, EOFError, TimeoutError, ConnectionClosed, InvalidHandshake, InvalidMessage)  # how a connection fails or ends
 
 

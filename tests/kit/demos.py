@@ -33,7 +33,8 @@ class Demo:
             with urllib.request.urlopen(urllib.request.Request(f"{self.url}/demo/api/{path}", data, headers, method=method)) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
-            return error.code, json.loads(error.read() or b"null")
+            with error:
+                return error.code, json.loads(error.read() or b"null")
 
     def enter(self, name: str) -> Callable[[str, str, Any], Any]:
         """What that member may ask for."""

@@ -158,7 +158,8 @@ class RunningGateway:
             with urllib.request.urlopen(request, timeout=10) as answer:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as error:
-            return error.code, error.read()
+            with error:
+                return error.code, error.read()
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Ends it; returns its exit status."""

@@ -164,9 +164,10 @@ class KeyServer:
 
     def end(self) -> None:
         self.open.set()
-        self._server.shutdown()
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._thread.join()
         self._server.server_close()
-        self._thread.join()
 
 
 def jwk(private: Any, kid: str = "", **more: Any) -> dict[str, Any]:

@@ -67,6 +67,9 @@ class ModelValkey:
         if self.link_up and channels:
             self.asked.append(("unsubscribe", None))
 
+    def hold_reading(self, hold: bool) -> None:
+        """Nothing is announced here faster than it is handled."""
+
     async def read(self, channel: str, since: int = 0, limit: int = 0, *, reverse: bool = False, seen: Any = None) -> Page:
         future: asyncio.Future[Page] = asyncio.get_running_loop().create_future()
         self.asked.append(("read", (future, since, min(limit, 2))))

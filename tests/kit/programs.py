@@ -25,6 +25,7 @@ import valkey
 from gateway.store.embedded import socket_path
 
 from .forks import Program
+from .waiting import PATIENCE
 
 __all__ = [
     "ENVIRONMENT",
@@ -131,7 +132,7 @@ class Process:
     def pid(self) -> int:
         return self._popen.pid
 
-    def line(self, seconds: float = 15) -> str:
+    def line(self, seconds: float = PATIENCE) -> str:
         """The next line of standard output."""
         return self._line_of(self._popen.stdout, seconds)
 
@@ -146,7 +147,7 @@ class Process:
         line, _, self._unread = self._unread.partition(b"\n")
         return line.decode()
 
-    def complaint(self, seconds: float = 15) -> str:
+    def complaint(self, seconds: float = PATIENCE) -> str:
         """The next line of standard error. Not to be mixed with ``line`` while one is under way."""
         assert self._popen.stderr is not None
         assert select.select([self._popen.stderr], [], [], seconds)[0], "nothing was said"

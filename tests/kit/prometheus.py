@@ -62,6 +62,9 @@ class Prometheus:
         try:
             with urllib.request.urlopen(f"{self.url}/-/ready", timeout=5) as answer:
                 return answer.status == 200
+        except urllib.error.HTTPError as error:
+            error.close()
+            return False
         except OSError:
             return False
 
@@ -71,7 +74,8 @@ class Prometheus:
             with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(query)}", timeout=10) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
-            raise AssertionError(f"{path} {query}: {error.read().decode()}") from None
+            with error:
+                raise AssertionError(f"{path} {query}: {error.read().decode()}") from None
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """The samples of an expression."""

@@ -7,10 +7,12 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-__all__ = ["eventually", "until", "wait_until"]
+__all__ = ["PATIENCE", "eventually", "until", "wait_until"]
+
+PATIENCE = 30.0  # seconds for what comes at once on an idle machine: a busy one takes many times as long, and that is no failure
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 15) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
     """Without a loop. Returns the condition's first true value."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -20,7 +22,7 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 15) -> 
     raise AssertionError(f"after {seconds} s still not: {what}")
 
 
-async def until(condition: Callable[[], Any], what: str, seconds: float = 15) -> Any:
+async def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
     """The same inside a loop, which runs on meanwhile."""
 
     async def ask() -> Any:
@@ -29,7 +31,7 @@ async def until(condition: Callable[[], Any], what: str, seconds: float = 15) ->
     return await eventually(ask, what, seconds)
 
 
-async def eventually(ask: Callable[[], Awaitable[Any]], what: str, seconds: float = 15) -> Any:
+async def eventually(ask: Callable[[], Awaitable[Any]], what: str, seconds: float = PATIENCE) -> Any:
     """The same for a condition that has to be awaited."""
     try:
         async with asyncio.timeout(seconds):

@@ -19,7 +19,7 @@ from ..kit.scrapes import METRICS_KEY, Scraped, scraped
 from ..kit.valkeys import OwnValkey
 from ..kit.waiting import wait_until
 
-README = (Path(__file__).parents[2] / "static/docs/reference/metrics.md").read_text()
+PAGE = (Path(__file__).parents[2] / "static/docs/reference/metrics.md").read_text()
 
 gateway = shared_gateway(f'metrics_key = "{METRICS_KEY}"\n{RULES}', own=True, both_edges=True)
 
@@ -225,9 +225,9 @@ def test_no_channel_user_or_key_is_in_a_scrape(gateway: RunningGateway) -> None:
 
 def test_every_metric_is_documented() -> None:
     for metric in METRICS:
-        assert f"`{metric.name}`" in README, metric.name
+        assert f"`{metric.name}`" in PAGE, metric.name
         for label in metric.labels:
-            assert f"`{label}`" in README
+            assert f"`{label}`" in PAGE
 
 
 def test_every_metric_that_has_a_value_is_in_the_catalog_with_its_type(gateway: RunningGateway) -> None:

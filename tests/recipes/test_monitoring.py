@@ -60,10 +60,10 @@ def test_every_metric_of_the_alerts_and_the_dashboard_is_one_that_the_gateway_ha
 
 
 def test_every_alert_is_documented_and_says_what_to_do() -> None:
-    readme = (Path(__file__).parent.parent.parent / "static/docs/how-to/monitor.md").read_text()
+    page = (Path(__file__).parent.parent.parent / "static/docs/how-to/monitor.md").read_text()
     names = re.findall(r"alert: (\w+)", ALERTS.read_text())
     assert len(names) == 6
-    assert all(f"| `{name}` |" in readme for name in names)
+    assert all(f"| `{name}` |" in page for name in names)
     for annotation in ("summary", "description", "action", "severity"):
         assert len(re.findall(rf"^ +{annotation}: ", ALERTS.read_text(), re.MULTILINE)) == 6
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -33,7 +34,7 @@ async def ask(gateway: RunningGateway, request: pytest.FixtureRequest) -> AsyncI
 
     async def asked(request: cent.CentRequest[Any]) -> Any:
         method = getattr(server, request.__api_method__)
-        return await (method(request) if asyncio.iscoroutinefunction(method) else asyncio.to_thread(method, request))
+        return await (method(request) if inspect.iscoroutinefunction(method) else asyncio.to_thread(method, request))
 
     yield asked
     if request.param == "AsyncClient":

@@ -5,26 +5,30 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
 from gateway.config import Limits
-from gateway.serve.drain import drain
+from gateway.serve.drain import DRAINED_AT_ONCE, drain
 from gateway.session.admission import Admission
 
+from ..kit.turns import TurnCounter
 from ..kit.virtual_time import run_in_virtual_time
 
 
 class Departure:
     """A client that notes when it is sent away. One that is ``broken`` raises instead."""
 
-    def __init__(self, admission: Admission, broken: bool = False) -> None:
+    def __init__(self, admission: Admission, broken: bool = False, on_drain: Callable[[], None] = lambda: None) -> None:
+        self.on_drain = on_drain
         self.admission = admission
         self.broken = broken
         self.at = 0.0
         admission.clients[self] = ""  # type: ignore[index]  # it has what a drain uses
 
     def drain(self) -> None:
+        self.on_drain()
         self.at = asyncio.get_running_loop().time()
         if self.broken:
             raise RuntimeError("broken")
@@ -67,6 +71,14 @@ def test_clients_that_leave_by_themselves_count(admission: Admission) -> None:
 
     run_in_virtual_time(leave_and_drain())
     assert clients[30].at > 0.7, "twenty are left when it leaves, which is the share of the last fifth of the time"
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.2])
+async def test_few_clients_are_drained_in_one_turn_of_the_loop(admission: Admission, seconds: float) -> None:
+    with TurnCounter() as turns:
+        clients = [Departure(admission, on_drain=turns.note) for _ in range(1000)]
+        await drain(admission, seconds, lambda: False)
+    assert turns.total == len(clients) and turns.most <= DRAINED_AT_ONCE
 
 
 async def test_a_client_that_cannot_be_drained_does_not_delay_the_others(admission: Admission) -> None:

@@ -17,6 +17,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 import gateway
+from gateway.edges.http_bounds import BoundedHttp
 from gateway.edges.http_protocol import HttpProtocol
 from gateway.edges.outlets import Direct
 from gateway.edges.uvicorn_internals import INTERNALS, Internal
@@ -86,8 +87,13 @@ def test_what_moved_is_named_together_with_its_purpose(internal: Internal, sente
 
 @pytest.mark.parametrize(
     ("ours", "variable", "theirs"),
-    [(HttpProtocol, "self", HttpToolsProtocol), (Direct, "lender", HttpToolsProtocol), (Server, "self", uvicorn.Server)],
-    ids=["HttpProtocol", "Direct", "Server"],
+    [
+        (BoundedHttp, "self", HttpToolsProtocol),
+        (HttpProtocol, "self", HttpToolsProtocol),
+        (Direct, "lender", HttpToolsProtocol),
+        (Server, "self", uvicorn.Server),
+    ],
+    ids=["BoundedHttp", "HttpProtocol", "Direct", "Server"],
 )
 def test_the_list_holds_everything_that_is_used(ours: type, variable: str, theirs: Any) -> None:
     """Inherited attributes that are read or set, and methods of uvicorn that are overridden."""

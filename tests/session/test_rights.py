@@ -1,4 +1,4 @@
-"""Who may do what, where: every rule, for everybody, at every edge, against tables written from INTERFACE.md alone.
+"""Who may do what, where: every rule, for everybody, at every edge, against tables written from docs/reference/settings.md alone.
 
 One gateway has a namespace for each pair of a subscribe rule and a rule for the rest (publish, history, presence), and each
 namespace a channel of nobody's, one of alice's, and a private one of alice's. Everybody tries everything in all of them.
@@ -26,7 +26,7 @@ NAMES = ("general", "alice", "#alice", "room#alice", "alice#bob")
 
 OK, UNKNOWN, DENIED, EXPIRED, INVALID = 0, 102, 103, 109, 3500
 
-# INTERFACE.md: `anyone` includes the anonymous; `user` needs a valid token; `owner` needs the name after the namespace, or after
+# docs/reference/settings.md: `anyone` includes the anonymous; `user` needs a valid token; `owner` needs the name after the namespace, or after
 # `#`, to be the user's id. What belongs to the user after a `#` is open to no other user.
 ADMITS = {"anyone": {"anonymous", "user", "owner"}, "user": {"user", "owner"}, "owner": {"owner"}, "token": set(), "nobody": set()}
 ADMITS_PRIVATE = ADMITS | {"anyone": {"owner"}, "user": {"owner"}}
@@ -68,7 +68,7 @@ def in_table(rule: str, user: str, channel: Channel) -> bool:
 
 
 def expected_subscribe(person: Person, channel: Channel) -> int:
-    """Source: INTERFACE.md, and PROTOCOL.md 1.7 for tokens: invalid 103, expired 109. A good one opens what anybody may follow at all."""
+    """Source: docs/reference/settings.md, and docs/reference/errors-and-close-codes.md for tokens: invalid 103, expired 109. A good one opens what anybody may follow at all."""
     if person.shows == "an expired":
         return EXPIRED
     if person.shows == "a revoked":

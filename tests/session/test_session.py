@@ -59,6 +59,11 @@ class Client:
     def ping(self) -> None:
         self.write(b"{}")
 
+    def cork(self) -> bool:
+        return False
+
+    def uncork(self) -> None: ...
+
     def hold_reading(self, hold: bool) -> None: ...
 
     def disconnect(self, code: int, reason: str) -> None:

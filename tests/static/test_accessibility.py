@@ -1,4 +1,4 @@
-"""axe finds nothing on the landing page, in any of its states, nor on the page of ``gateway bench``."""
+"""axe finds nothing on the landing page, in any of its states, nor on the documentation and the page of ``gateway bench``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from gateway.bench.page import html
-from gateway.bench.results import Report
+from gateway.bench.report import Report
 
 from ..bench import samples
 from ..kit.accessibility import CORNERS, faults
@@ -43,6 +43,16 @@ def test_axe_finds_nothing_on_the_landing_page_that_was_refused(page: Page, gate
     page.goto(f"{gateway.url}/#token={token}")
     expect(page.get_by_role("alert").first).to_be_visible()
     assert faults(page, axe, CORNERS) == []
+
+
+def test_axe_finds_nothing_on_a_page_of_the_documentation_nor_on_what_its_search_found(
+    page: Page, gateway: RunningGateway, axe: str
+) -> None:
+    page.goto(f"{gateway.url}/docs/reference/settings")
+    assert faults(page, axe) == []
+    page.get_by_role("combobox").fill("history")
+    expect(page.get_by_role("option").first).to_be_visible()
+    assert faults(page, axe, CORNERS) == [], "what was found"
 
 
 def test_axe_finds_nothing_on_the_page_of_the_bench_and_no_report_is_wider_than_a_phone(page: Page, axe: str, tmp_path: Path) -> None:

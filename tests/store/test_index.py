@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 
 from gateway.store import index
+from gateway.store.history import History
 from gateway.store.index import ChannelIndex
 from gateway.store.layout import Layout
 
@@ -46,3 +51,41 @@ def test_what_a_process_remembers_is_bounded_and_a_full_index_is_counted(monkeyp
     assert len(known._written) <= 3 and len(known._without) <= 3
     known.answered("named:full", -1)
     assert layout.faults.counts["index"] == 1
+
+
+async def test_on_a_cluster_nothing_is_published_at_once_whose_name_may_still_have_to_be_written() -> None:
+    commands = _Cluster(has_index={"named"})
+    history = History(cast(Any, commands), Layout("gw"))
+    names = ["alone", "named:a", "named:b", "free:a"]
+    assert [history.begins_at_once(name) for name in names] == [True, False, False, False]
+    writing = [asyncio.create_task(history.publish(name, [b"1"])) for name in ("named:a", "free:a")]
+    await asyncio.sleep(0)
+    assert not history.begins_at_once("named:a")  # the name is on its way, and a publication waits for it
+    commands.index_answers.set()
+    await asyncio.gather(*writing)
+    assert [history.begins_at_once(name) for name in names] == [True, True, False, True]
+
+
+class _Cluster:
+    """Commands of a cluster, of which some namespaces have an index that takes its time."""
+
+    sharded = True
+
+    def __init__(self, has_index: set[str]) -> None:
+        self._has_index = has_index
+        self.index_answers = asyncio.Event()
+
+    async def call(self, *words: Any, **_: Any) -> Any:
+        if words[1] == b"gateway_has_index":
+            return int(words[3].decode()[4:].partition(":")[0] in self._has_index)
+        return [2, b"e"]
+
+    def begin(self, *words: Any, **_: Any) -> asyncio.Future[int]:
+        return asyncio.ensure_future(self._write())
+
+    async def _write(self) -> int:
+        await self.index_answers.wait()
+        return 1
+
+    def shard(self, key: bytes) -> Any:
+        return SimpleNamespace(connected=True)

@@ -91,11 +91,11 @@ def test_each_right_can_be_tried() -> None:
     assert set.union(*(set(rights.commands) for rights in needed)) == samples
 
 
-def test_the_readme_has_the_line_that_makes_each_user() -> None:
-    readme = (Path(__file__).parents[2] / "static/docs/how-to/tls-and-rights.md").read_text()
+def test_the_documentation_has_the_line_that_makes_each_user() -> None:
+    page = (Path(__file__).parents[2] / "static/docs/how-to/tls-and-rights.md").read_text()
     lines = [acl_line(role, rights_of(role, "gw")) for role in ROLES]
-    assert [line for line in lines if line not in readme] == []
-    assert " ".join(f"+{command}" for command in sorted(CLUSTER.commands)) in readme
+    assert [line for line in lines if line not in page] == []
+    assert " ".join(f"+{command}" for command in sorted(CLUSTER.commands)) in page
     assert run("rights").succeeds().splitlines() == lines
     assert run("rights", "service").succeeds().strip() == lines[-1]
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from gateway.errors import Unavailable
-from gateway.store.connection import Command
+from gateway.store.command import Command
 from gateway.store.held_slots import HeldSlots
 from gateway.store.topology import Place, redirected_to, view_of
 

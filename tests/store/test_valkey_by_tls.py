@@ -14,6 +14,7 @@ from gateway.errors import ConfigurationError, Unavailable
 from gateway.rpc import Service
 from gateway.store.connect import Address
 from gateway.store.rights import acl_words, rights_of
+from gateway.store.tls_options import explained
 from gateway.work import Queue, Worker
 from publishers import Publisher, SyncPublisher
 
@@ -162,6 +163,11 @@ async def test_a_certificate_that_proves_nothing_is_refused_in_a_sentence(
             await publish(url, prefix)
     else:
         await publish(url, prefix)
+
+
+def test_a_certificate_without_the_extensions_that_newer_pythons_require_is_refused_in_a_sentence() -> None:
+    error = ConnectionError("certificate verify failed: Missing Authority Key Identifier (_ssl.c:1130)")  # of Python 3.13 and later
+    assert explained(error, by_tls=True).startswith("its certificate, or that of its CA, lacks an extension")
 
 
 @both

@@ -1,6 +1,6 @@
 """At least once, proven: workers are killed, frozen and slow, Valkey is killed, and some jobs are poison.
 
-A run is made of its seed. The suite plays short ones; a long one, such as the 20,000 jobs of the README's figures, is
+A run is made of its seed. The suite plays short ones; a long one, such as the 20,000 jobs of the documentation's figures, is
 
     PROOF_JOBS=20000 PROOF_SEEDS=1,2,3 python -m pytest tests/work/test_proof.py
 """

@@ -1,7 +1,8 @@
 """Publishing over HTTP without a framework on the way: one pipelined write to Valkey, no task, one write to the client.
 
     HttpProtocol ──head──▶ ``take`` ──body──▶ plan ──calls──▶ Valkey ──▶ the answer
-                                         └── None ──▶ the application, as every other request
+              │                          ├── None ──▶ the application, as every other request
+              └─ a head that came before ┘
 
 It takes what most requests of backends are: POST with an API key, to one of ``plans.PLANNERS``, on a connection that is kept. Everything
 else, and every mistake in a request, goes the way through ASGI, which answers the same.
@@ -10,22 +11,26 @@ else, and every mistake in a request, goes the way through ASGI, which answers t
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
-from collections.abc import Mapping
-from functools import partial
 from http import HTTPStatus
 from typing import Any, ClassVar, Protocol
 
-from ...errors import StoreError, Unavailable
+from uvicorn.server import ServerState
+
+from ...errors import StoreError
 from ...runtime import tracing
 from ...session.client_counts import FROM_API
 from ...session.node import Node
 from ..request import api_key_of, is_api_key
 from ..responses import json_headers
 from .endpoint import failure
-from .plans import PLANNERS, Plan, plan
+from .known_heads import Head, KnownHeads
+from .plans import PLANNERS, Plan, plan, runs_of
 
 __all__ = ["DirectCall", "DirectCalls", "Lender"]
+
+log = logging.getLogger("gateway.api")
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -45,49 +50,90 @@ class Lender(Protocol):
     def read_on(self) -> None:
         """More of the body may come."""
 
+    def abort(self) -> None:
+        """An answer cannot be made: the connection ends."""
+
 
 class DirectCalls:
-    """The calls of one connection that are not answered yet. They are under way together, and are answered in their order."""
+    """The calls of one connection that are not answered yet. They are under way together, and are answered in their order.
 
-    __slots__ = ("_bytes", "_calls", "_lender", "_loop", "_writing")
+    ``server`` has the headers of every answer as ``default_headers``: another list whenever they change.
+    """
 
-    _heads: ClassVar[dict[int, bytes]] = {}  # the heads of answers by status, for as long as the server's own headers are the same list
-    _heads_of: ClassVar[object] = None
+    __slots__ = ("_bytes", "_calls", "_heads", "_lender", "_loop", "_node", "_server", "_writing")
 
-    def __init__(self, lender: Lender, loop: asyncio.AbstractEventLoop) -> None:
+    _answer_heads: ClassVar[dict[int, bytes]] = {}  # by status, for as long as the server's own headers are the same list
+    _answer_heads_of: ClassVar[object] = None
+
+    def __init__(self, lender: Lender, node: Node, loop: asyncio.AbstractEventLoop, server: ServerState) -> None:
         self._lender = lender
+        self._node = node
         self._loop = loop
         self._calls: deque[DirectCall] = deque()
+        self._heads = KnownHeads()
         self._bytes = 0  # of the bodies of those calls
         self._writing = False
+        self._server = server
 
     def __bool__(self) -> bool:
         return bool(self._calls)
 
-    def take(self, node: Node, url: bytes, headers: Headers, server_headers: Headers) -> DirectCall | None:
-        """The call that answers a POST with this head; None if the application has to. ``server_headers`` are those of every answer."""
+    def take(self, url: bytes, headers: Headers) -> DirectCall | None:
+        """The call that answers a POST with this head; None if the application has to."""
         path, _, query = url.partition(b"?")
         name = _PATHS.get(path)
-        if name is None or len(self._calls) >= CALLS_MOST:
+        config = self._node.config
+        if name is None or tracing.is_on() or config.telemetry.publication_tags:
             return None
-        if node.history.commands.sharded or tracing.is_on() or node.config.telemetry.publication_tags:
-            return None
-        config, fields = node.config, dict(headers)
+        fields = dict(headers)
         length = fields.get(b"content-length", b"")
-        size = self._bytes + (int(length) if length.isdigit() else 0)
-        if size > config.limits.api_bytes or not is_api_key(api_key_of(fields, query), config.api_keys):
+        if not is_api_key(api_key_of(fields, query), config.api_keys) or not self._has_room(int(length) if length.isdigit() else 0):
             return None
-        if self._calls and not self._calls[-1].keep_alive:
-            return None  # the server ends: that call's answer is the last
-        call = DirectCall(node, self, name, fields, server_headers)
+        return self._add(Head(name, fields))
+
+    def _add(self, head: Head) -> DirectCall:
+        call = DirectCall(self._node, self, head)
         self._calls.append(call)
         return call
+
+    def _has_room(self, size: int) -> bool:
+        """Whether a call with a body of so many bytes may be under way, too."""
+        calls = self._calls
+        if self._bytes + size > self._node.config.limits.api_bytes:
+            return False
+        # If the server ends, the answer of a call that is under way is the last.
+        return not calls or (len(calls) < CALLS_MOST and calls[-1].keep_alive)
+
+    def learn(self, call: DirectCall, data: bytes) -> None:
+        """``data`` is the request that became the call, and nothing else."""
+        self._heads.learn(data, call.head)
+
+    def take_known(self, data: bytes, at: int) -> tuple[DirectCall | None, int]:
+        """The call, under way, of the request that begins at ``at`` in what was read, and where the request ends.
+
+        There is no call if the end is ``at``, since the parser has to read the request, or the end is not there yet.
+        """
+        found = self._heads.find(data, at)
+        if found is None or not self._has_room(found.end - found.start):
+            return None, at
+        if found.end > len(data):
+            return None, found.end
+        made = plan(self._node, found.head.name, data[found.start : found.end])
+        if made is None:
+            return None, at
+        call = self._add(found.head)
+        call.more_body = False
+        call.begin(made, found.end - found.start)
+        return call, found.end
 
     def forward(self, call: DirectCall) -> None:
         self._lender.forward(call)
 
     def read_on(self) -> None:
         self._lender.read_on()
+
+    def abort(self) -> None:
+        self._lender.abort()
 
     def has_read(self, call: DirectCall, size: int) -> None:
         """The body of the call is complete, and is held until it is answered."""
@@ -109,7 +155,7 @@ class DirectCalls:
     def answer(self, call: DirectCall, status: int, body: bytes) -> None:
         """Has the answer written, whose body is JSON, once its turn has come. What is answered in one turn of the loop is written together."""
         end = b"\r\n\r\n" if call.keep_alive else b"\r\nconnection: close\r\n\r\n"
-        call.response = b"%b%d%b%b" % (self._head(status, call.server_headers), len(body), end, body)
+        call.response = b"%b%d%b%b" % (self._answer_head(status), len(body), end, body)
         if len(self._calls) == 1:
             self._write()
         elif not self._writing:
@@ -127,16 +173,16 @@ class DirectCalls:
         if parts:
             self._lender.write_answers(b"".join(parts), keep_alive=keep_alive, all_answered=not self._calls)
 
-    def _head(self, status: int, server_headers: Headers) -> bytes:
+    def _answer_head(self, status: int) -> bytes:
         """The head of an answer, up to the value of content-length, its last header."""
-        cls = DirectCalls
-        if cls._heads_of is not server_headers:
-            cls._heads_of, cls._heads = server_headers, {}
-        head = cls._heads.get(status)
+        cls, server_headers = DirectCalls, self._server.default_headers
+        if cls._answer_heads_of is not server_headers:
+            cls._answer_heads_of, cls._answer_heads = server_headers, {}
+        head = cls._answer_heads.get(status)
         if head is None:
             lines = [b"HTTP/1.1 %d %b\r\n" % (status, HTTPStatus(status).phrase.encode())]
             lines += [b"%b: %b\r\n" % field for field in (*server_headers, *json_headers())]
-            head = cls._heads[status] = b"".join(lines) + b"content-length: "
+            head = cls._answer_heads[status] = b"".join(lines) + b"content-length: "
         return head
 
 
@@ -147,16 +193,14 @@ class DirectCall:
     """
 
     __slots__ = (
-        *("_answers", "_calls", "_headers", "_name", "_node", "_open", "_plan", "server_headers"),
+        *("_answers", "_calls", "_node", "_open", "_plan", "head"),
         *("body", "disconnected", "keep_alive", "more_body", "response", "response_complete", "response_started", "scope", "size"),
     )
 
-    def __init__(self, node: Node, calls: DirectCalls, name: str, headers: Mapping[bytes, bytes], server_headers: Headers) -> None:
+    def __init__(self, node: Node, calls: DirectCalls, head: Head) -> None:
         self._node = node
         self._calls = calls
-        self._name = name
-        self._headers = headers
-        self.server_headers = server_headers
+        self.head = head
         self._plan: Plan | None = None
         self._answers: list[Any] = []
         self._open = 0  # calls that are not answered yet
@@ -186,30 +230,50 @@ class DirectCall:
                 self._calls.read_on()
             return
         body = bytes(self.body)
-        self._plan = plan(self._node, self._name, body)
-        if self._plan is None:
+        made = plan(self._node, self.head.name, body)
+        if made is None:
             self._calls.forward(self)
             return
-        self._node.admission.counts.received[FROM_API] += len(body)
-        self._calls.has_read(self, len(body))
         self.body.clear()
-        self._begin(self._plan)
+        self.begin(made, len(body))
 
-    def _begin(self, made: Plan) -> None:
-        history = self._node.history
-        self._open = len(made.calls)
+    def begin(self, made: Plan, size: int) -> None:
+        """Sends what was planned for a body of so many bytes."""
+        self._plan = made
+        self._node.admission.counts.received[FROM_API] += size
+        self._calls.has_read(self, size)
+        history, calls = self._node.history, made.calls
+        self._open = len(calls)
         self._answers = [None] * self._open
-        for number, call in enumerate(made.calls):
-            future = history.begin_publish(call.channel, call.words, inbox=call.inbox)
-            future.add_done_callback(partial(self._answered, number, call.channel))
+        number = 0
+        for run in runs_of(calls):
+            call = run[0]
+            if len(run) == 1:
+                history.begin_publish(_Answer(self, number), call.channel, call.words, inbox=call.inbox)
+            else:
+                history.begin_publish_all(_Answers(self, number, len(run)), call.channel, [each.words for each in run])
+            number += len(run)
 
-    def _answered(self, number: int, channel: str, future: asyncio.Future[Any]) -> None:
+    def failed(self, number: int, error: StoreError) -> None:
+        self._note(number, error)
+
+    def answered(self, number: int, answer: Any) -> None:
+        """Takes what Valkey answered to a call. It does not raise, since other answers were read together with this one."""
+        assert self._plan is not None
         try:
-            self._answers[number] = self._node.history.published(channel, future.result())
-        except StoreError as error:
-            self._answers[number] = error
-        except asyncio.CancelledError:
-            self._answers[number] = Unavailable("the process ends")
+            try:
+                outcome = (
+                    answer if isinstance(answer, StoreError) else self._node.history.published(self._plan.calls[number].channel, answer)
+                )
+            except StoreError as error:
+                outcome = error
+            self._note(number, outcome)
+        except Exception:
+            log.exception("api: what Valkey answered to a publication is no answer of its function")
+            self._calls.abort()
+
+    def _note(self, number: int, outcome: Any) -> None:
+        self._answers[number] = outcome
         self._open -= 1
         if not self._open and not self.disconnected:
             self._end()
@@ -219,7 +283,51 @@ class DirectCall:
         try:
             result = self._plan.result(self._node, self._answers)
         except StoreError as error:
-            self._calls.answer(self, *failure(self._node, self._name, error, self._headers))
+            self._calls.answer(self, *failure(self._node, self.head.name, error, self.head.fields))
             return
-        self._node.admission.counts.answered(self._name)
-        self._calls.answer(self, 200, result if self._name == "batch" else b'{"result":%b}' % result)
+        self._node.admission.counts.answered(self.head.name)
+        self._calls.answer(self, 200, result if self.head.name == "batch" else b'{"result":%b}' % result)
+
+
+class _Answer:
+    """Waits for the answer to one call."""
+
+    __slots__ = ("_call", "_number")
+
+    def __init__(self, call: DirectCall, number: int) -> None:
+        self._call = call
+        self._number = number
+
+    def done(self) -> bool:
+        """What was accepted is published, even if the client has gone."""
+        return False
+
+    def set_result(self, result: Any, /) -> None:
+        self._call.answered(self._number, result)
+
+    def set_exception(self, exception: StoreError, /) -> None:
+        # Not at once: an error may come while the other calls are still to be sent.
+        asyncio.get_running_loop().call_soon(self._call.failed, self._number, exception)
+
+
+class _Answers:
+    """Waits for the answers to ``count`` calls that are one of Valkey's, the first of which is ``number``."""
+
+    __slots__ = ("_call", "_count", "_number")
+
+    def __init__(self, call: DirectCall, number: int, count: int) -> None:
+        self._call = call
+        self._number = number
+        self._count = count
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, result: Any, /) -> None:
+        whole = isinstance(result, list) and len(result) == self._count
+        for number in range(self._count):
+            self._call.answered(self._number + number, result[number] if whole else None)
+
+    def set_exception(self, exception: StoreError, /) -> None:
+        for number in range(self._number, self._number + self._count):
+            asyncio.get_running_loop().call_soon(self._call.failed, number, exception)

@@ -1,6 +1,6 @@
 """The server API over HTTP: ``POST /api/<method>``.
 
-Source: PROTOCOL.md, section 2, and INTERFACE.md. An application error answers 200 with ``{"error": …}``, as the clients
+Source: docs/reference/http.md. An application error answers 200 with ``{"error": …}``, as the clients
 of that API expect, or the mapped status with ``X-Centrifugo-Error-Mode: transport``. Every error carries a ``hint``, a sentence that
 says what is wrong. Fields that a method does not have are ignored, and named in ``warnings`` beside the result: cent ignores those.
 """

@@ -1,7 +1,7 @@
 """The methods of the server API: what a service may ask of the gateway, for all processes and machines.
 
 Each takes the node and its request, and returns the result as JSON. It raises ClientError for what the caller is answered
-as an error, and StoreError where Valkey does not answer. Source: PROTOCOL.md, section 2, and INTERFACE.md.
+as an error, and StoreError where Valkey does not answer. Source: docs/reference/http.md.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ...rules.notifications import NAMESPACE, channel_of, notification_id, witho
 from ...rules.protocol import BEGINNING, error_json, history_result
 from ...runtime import tracing
 from ...session.node import Node
-from ...store.layout import Word, publish_words
+from ...store.layout import PublishOptions, Word, publish_words
 from ...work.jobs import job_words
 from .requests import (
     BatchRequest,
@@ -153,14 +153,18 @@ def publication_words(node: Node, request: PublishRequest | BroadcastRequest) ->
     data = _json_of(request.data, request.b64data)
     if request.version >= 2**64:
         raise BadRequest("version does not fit 64 bits")
-    return publish_words(
-        data,
-        idempotency_key=request.idempotency_key or None,
-        version=request.version or None,
-        version_epoch=request.version_epoch or None,
-        ttl=0 if request.skip_history else None,
-        tags=_tags(node, request.tags),
-    )
+    options: PublishOptions = {}
+    if request.idempotency_key:
+        options["idempotency_key"] = request.idempotency_key
+    if request.version:
+        options["version"] = request.version
+    if request.version_epoch:
+        options["version_epoch"] = request.version_epoch
+    if request.skip_history:
+        options["ttl"] = 0
+    if tags := _tags(node, request.tags):
+        options["tags"] = tags
+    return publish_words(data, **options)
 
 
 def _tags(node: Node, given: dict[str, str] | None = None) -> bytes | None:
@@ -173,7 +177,7 @@ def _tags(node: Node, given: dict[str, str] | None = None) -> bytes | None:
 def _json_of(raw: msgspec.Raw, b64: str = "") -> bytes:
     """The JSON that a request holds, in base64 or as it is; b"" if it holds neither."""
     try:
-        data = base64.b64decode(b64, validate=True) or bytes(raw)
+        data = (base64.b64decode(b64, validate=True) if b64 else b"") or bytes(raw)
     except ValueError:  # binascii.Error, or characters beyond ASCII
         raise BadRequest("the data is not base64") from None
     if (raw or b64) and not is_json(data):

@@ -22,7 +22,7 @@ from ...store.layout import Word
 from .methods import TOGETHER, Outcome, notification_words, placed, publication_words, replies, responses
 from .requests import BatchRequest, BroadcastRequest, NotifyRequest, PublishRequest, Shape
 
-__all__ = ["PLANNERS", "Plan", "plan"]
+__all__ = ["PLANNERS", "Plan", "plan", "runs_of"]
 
 Answer = Any  # what the function in Valkey returned, or a StoreError
 
@@ -33,6 +33,20 @@ class Call(NamedTuple):
     channel: str
     words: Sequence[Word]
     inbox: bool = False
+
+
+def runs_of(calls: Sequence[Call]) -> list[list[Call]]:
+    """The calls in their order, with those together that follow each other in one channel: they are one call of Valkey."""
+    runs: list[list[Call]] = []
+    last = ""  # the channel of a run that can go on
+    for call in calls:
+        channel = "" if call.inbox or "ttl" in call.words[1::2] else call.channel
+        if channel and channel == last:
+            runs[-1].append(call)
+        else:
+            runs.append([call])
+        last = channel
+    return runs
 
 
 class Plan(NamedTuple):
@@ -55,7 +69,11 @@ def plan(node: Node, name: str, body: bytes) -> Plan | None:
         made = PLANNERS[name](node, body)
     except (ClientError, ValueError, _Unusual, *UNREADABLE):
         return None
-    return made if 0 < len(made.calls) <= TOGETHER else None
+    if not 0 < len(made.calls) <= TOGETHER:
+        return None
+    if node.history.commands.sharded and not all(node.history.begins_at_once(call.channel) for call in made.calls):
+        return None
+    return made
 
 
 # One method each. The shapes refuse unknown fields.

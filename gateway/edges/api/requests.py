@@ -1,4 +1,4 @@
-"""The requests of the server API, as they are parsed. Source: PROTOCOL.md, section 2.
+"""The requests of the server API, as they are parsed. Source: docs/reference/http.md.
 
 A request of another shape never reaches a method; the methods themselves check the rules of channels and users. Unknown fields
 are ignored, as in the reference server.
@@ -115,8 +115,12 @@ class Shape(msgspec.Struct):
 
     def fault(self) -> str:
         """What is missing, or too much, in words; "" if nothing is."""
-        if self.any_of and not any(getattr(self, name) for name in self.any_of):
-            return f"give {' or '.join(self.any_of)}"
+        for name in self.any_of:
+            if getattr(self, name):
+                break
+        else:
+            if self.any_of:
+                return f"give {' or '.join(self.any_of)}"
         if self.one_of and sum(bool(getattr(self, name)) for name in self.one_of) != 1:
             return f"give either {' or '.join(self.one_of)}"
         return ""

@@ -1,4 +1,4 @@
-"""The results of the server API and of the simple clients' paths, for their schema. Source: PROTOCOL.md, section 2, and INTERFACE.md.
+"""The results of the server API and of the simple clients' paths, for their schema. Source: docs/reference/http.md.
 
 The JSON itself is built from bytes that are JSON already; ``tests/edges/test_openapi.py`` compares it with these structs.
 """

@@ -1,4 +1,4 @@
-"""Server-sent events over HTTP: who may open which stream, and where it starts. Source: INTERFACE.md.
+"""Server-sent events over HTTP: who may open which stream, and where it starts. Source: docs/reference/http.md.
 
 A mistake that no later attempt can make good is answered with a plain status. Anything else that keeps a stream from opening
 is answered with a stream of one event, `refused`, because an EventSource never tries again after a status other than 200.

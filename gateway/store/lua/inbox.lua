@@ -7,7 +7,7 @@
 -- and `inbox` in the meta hash, which counts the changes of what is unread: of two states, the one with the higher count is newer.
 -- Each change is announced as an ephemeral publication {"inbox":{"unread":…,"change":…,"epoch":…[,"read":[ids]][,"upto":offset]}}.
 
-local INBOX_KEYS = {'meta', 'stream', 'keys', 'unread', 'inbox'}
+local INBOX_KEYS = {':meta', ':stream', ':keys', ':unread', ':inbox'}
 local ID_BYTES = 200
 local IDS_MOST = 1000
 local LIST_MOST = 200

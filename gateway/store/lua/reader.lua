@@ -28,7 +28,7 @@ end
 -- The group and the name of the channel's Pub/Sub channel; raises if the keys are not those of one channel and group.
 local function reader_of(keys)
   local group = string.match(keys[3] or '', '}:reader:([^{}]+)$') or ''
-  return group, base_of(keys, {'meta', 'stream', 'reader:' .. group, 'dead:' .. group})
+  return group, base_of(keys, {':meta', ':stream', ':reader:' .. group, ':dead:' .. group})
 end
 
 local function state_of(key)

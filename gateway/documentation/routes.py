@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
+import time
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -51,10 +52,9 @@ async def _search(request: Request) -> Response:
 async def _page(request: Request) -> Response:
     name: str = request.path_params["name"]
     stamp = _stamp()
-    body = await asyncio.to_thread(_document, stamp, name)
-    if body is not None:
-        return _response(request, body, "text/html")
     book = await asyncio.to_thread(_book, stamp)
+    if name in book:
+        return _response(request, await asyncio.to_thread(_document, stamp, name), "text/html")
     bare = name.removesuffix(".md").removesuffix("index")
     if name != bare and bare in book:  # a link of the files was copied
         return RedirectResponse(bare.rpartition("/")[2] or "./")
@@ -73,8 +73,13 @@ def _response(request: Request, body: _Body, media_type: str) -> Response:
 
 
 def _stamp() -> int:
-    """Another number when a page was added, changed or removed."""
-    return hash(tuple((path.as_posix(), path.stat().st_mtime_ns) for path in FOLDER.rglob("*.md")))
+    """Another number when a page was added, changed or removed; it is looked for once a second at most."""
+    return _stamp_of(int(time.monotonic()))
+
+
+@lru_cache(maxsize=1)
+def _stamp_of(second: int) -> int:
+    return hash(tuple((path.as_posix(), path.stat().st_mtime_ns) for path in sorted(FOLDER.rglob("*.md"))))
 
 
 @lru_cache(maxsize=1)
@@ -83,10 +88,9 @@ def _book(stamp: int) -> Book:
 
 
 @lru_cache(maxsize=256)
-def _document(stamp: int, name: str) -> _Body | None:
-    """None where there is no such page."""
+def _document(stamp: int, name: str) -> _Body:
     book = _book(stamp)
-    return _body(framed(book, book[name]).encode()) if name in book else None
+    return _body(framed(book, book[name]).encode())
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,56 @@
+"""What verified tokens grant, for clients that come back with the same token: after a deployment all of them do, within seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import blake2b
+from itertools import islice
+
+from ..rules.identity import Grant, Identity
+
+__all__ = ["KNOWN_MOST", "KnownTokens"]
+
+KNOWN_MOST = 10_000  # tokens, at some 0.3 KiB each
+LONGEST = 1024  # characters of a token that is remembered; a longer one may bring much with it
+DIGEST_BYTES = 16
+
+
+class KnownTokens:
+    """The newest KNOWN_MOST tokens that were verified, until they end. ``now`` is the time of day, in unix seconds.
+
+    It is safe to skip a signature that was verified, because only the same bytes find the entry: it is under a digest of the whole token,
+    without any part of the token itself. So nobody finds an entry who does not have a token that is good already, and how long the search takes
+    depends on no secret and on no part of a guess. What may change is looked at each time: here the token's end, by the caller whether
+    it was revoked. ``clear`` it when the keys change. Tokens that are refused take no place.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._found: dict[bytes, tuple[float, Identity | Grant]] = {}  # the oldest first
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def find(self, token: str, leeway: float) -> Identity | Grant | None:
+        """What the token grants; None if it is not known, or ended ``leeway`` seconds ago."""
+        key = _digest(token)
+        until, found = self._found.get(key, (0.0, None))
+        if found is not None and until <= self._now() - leeway:
+            del self._found[key]
+            return None
+        return found
+
+    def add(self, token: str, until: float, found: Identity | Grant) -> None:
+        """The token was verified just now, and may be presented ``until`` that unix time."""
+        if len(token) > LONGEST:
+            return
+        if len(self._found) >= KNOWN_MOST:  # half of them together, for a dict finds its first key ever later as it turns
+            self._found = dict(islice(self._found.items(), KNOWN_MOST // 2, None))
+        self._found[_digest(token)] = until, found
+
+    def clear(self) -> None:
+        self._found.clear()
+
+
+def _digest(token: str) -> bytes:
+    return blake2b(token.encode(errors="surrogatepass"), digest_size=DIGEST_BYTES).digest()

@@ -1,0 +1,60 @@
+"""Latency over load: publications come faster and faster, until the server, or what loads it, can do no more."""
+
+from __future__ import annotations
+
+import math
+
+from ..findings import Picture
+from ..latencies import percentile
+from ..report import Axis
+from ..stage import RUNS, Runs, Stage
+
+__all__ = ["SUBSCRIBERS", "latency"]
+
+SUBSCRIBERS = 500
+TIMED = 50  # of them measure latencies
+LOADS = (5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 300_000, 400_000, 600_000, 800_000, 1_000_000)  # deliveries a second
+SECONDS = 0.5
+SHOWN = (10_000, 100_000)  # loads whose latencies are figures
+GOOD_MS = 50.0
+SATURATED_MS = 500.0
+ENOUGH = 0.9  # of the publications that a load is made of
+CHANNEL = "latency"
+
+CURVE = Picture("latency", "Latency over load", Axis(name="deliveries a second", scale="log"), Axis(name="latency", unit="ms", scale="log"))
+
+
+def latency(stage: Stage) -> Runs:
+    """From the moment at which a publication is due until a subscriber has it, p50 and p99."""
+    count = SUBSCRIBERS
+    stage.note(f"{count:,} clients connect")
+    stage.open("latency", [CHANNEL], count, timed=TIMED)()
+    try:
+        for _ in range(RUNS):
+            good = 0
+            for load in LOADS:
+                p99 = _measure(stage, load, count)
+                if p99 <= GOOD_MS:
+                    good = load
+                if p99 > SATURATED_MS:
+                    break
+            stage.figure(f"deliveries with p99 under {GOOD_MS:g} ms", "1/s", good, better="more")
+            yield
+    finally:
+        stage.close("latency")
+
+
+def _measure(stage: Stage, load: int, count: int) -> float:
+    """Its p99 in ms; infinite where so many could not be published."""
+    stage.note(f"{load:,} deliveries a second")
+    rate, seconds = load / count, stage.effort.seconds(SECONDS)
+    use = stage.measure(stage.publish_in_time(CHANNEL, rate, seconds), lambda answer: answer.done * count)
+    stage.settle()
+    if use.answer.done < ENOUGH * int(rate * seconds):
+        return math.inf
+    p50, p99 = (percentile(use.latencies, share) / 1000 for share in (0.5, 0.99))
+    for label, value in (("p50", p50), ("p99", p99)):
+        stage.findings.point(CURVE, stage.server.name, label, load, value)
+        if load in SHOWN:
+            stage.figure(f"{label} at {load:,} deliveries a second", "ms", value, use)
+    return p99

@@ -1,0 +1,71 @@
+"""Turns of the loop: how much of one kind of work each of them does, so that a burst of it holds up nothing else for long."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+__all__ = ["Turns"]
+
+log = logging.getLogger("gateway.turns")
+
+
+class Turns:
+    """Gives each turn of the loop ``most`` places. Work without a place waits, in order, for one in a later turn.
+
+    A piece of work asks with ``take`` and begins at once if that is true; otherwise it is given to ``later``. Both cost a
+    fraction of a microsecond. ``len()`` is how many pieces wait, which whoever gives work has to bound. It needs a running loop.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = self._left = most
+        self._waiting: deque[Callable[[], object]] = deque()
+        self._renews = False  # the next turn is scheduled
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def take(self) -> bool:
+        """Takes a place of this turn. False if none is left, or if work waits that was there before."""
+        if self._waiting or not self._left:
+            return False
+        self._left -= 1
+        self._renew_later()
+        return True
+
+    def later(self, work: Callable[[], object]) -> None:
+        """Calls ``work`` in a later turn, with a place in it. What it raises is logged, and the others go on."""
+        self._waiting.append(work)
+        self._renew_later()
+
+    async def wait(self) -> None:
+        """Returns with a place: at once if one is left, else in a later turn."""
+        if not self.take():
+            place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.later(partial(_give, place))
+            await place
+
+    def _renew_later(self) -> None:
+        if not self._renews:
+            self._renews = True
+            asyncio.get_running_loop().call_soon(self._renew)
+
+    def _renew(self) -> None:
+        self._renews = False
+        some = min(self._most, len(self._waiting))
+        self._left = self._most - some
+        for _ in range(some):
+            try:
+                self._waiting.popleft()()
+            except Exception:
+                log.exception("work that waited for its turn failed")
+        if self._left < self._most:
+            self._renew_later()
+
+
+def _give(place: asyncio.Future[None]) -> None:
+    if not place.done():  # the caller that waits for it may have been cancelled
+        place.set_result(None)

@@ -1,0 +1,362 @@
+-- What is published to a channel. It follows channels.lua in the library.
+
+local KEYS_KEPT = 10000     -- idempotency keys that a channel remembers, the newest ones
+local KEYS_TTL = 300        -- seconds that they live at least after the last use of one
+local UNUSED_TTL = 3600     -- seconds that a channel without any publication is remembered
+local VERSION_EPOCHS = 64   -- version epochs of a channel whose newest version is remembered
+local IDS_AHEAD = 8         -- stream ids that are read before history lets them go
+
+-- The counter lives as long as the rules say, and never shorter than the history it counts (ttl 0: forever).
+local function keep_meta(key, meta_ttl, ttl)
+  if meta_ttl == 0 or ttl == 0 then
+    redis.call('PERSIST', key)
+  else
+    redis.call('EXPIRE', key, math.max(meta_ttl, ttl))
+  end
+end
+
+-- Writes the position of the newest publication. `trimmed` is nil where its ids are known already, up to offset `known`.
+local function write_position(key, offset, ms, known, trimmed)
+  local text = known == '' and ms or ms .. ' ' .. known
+  if trimmed then
+    redis.call('HSET', key, 'offset', offset, 'ms', text, 'trimmed', trimmed)
+  else
+    redis.call('HSET', key, 'offset', offset, 'ms', text)
+  end
+end
+
+-- The ids of the entries from an offset on, as FIRST and then the milliseconds of each since the one before it; nil without that
+-- entry. And the offset of the last one, a text. They stay below 64 bytes, beyond which Valkey needs more memory for a hash.
+local function ids_from(stream, first)
+  local entries = redis.call('XRANGE', stream, number(first), number(first + IDS_AHEAD - 1), 'COUNT', IDS_AHEAD)
+  local ids, last, last_ms = nil, nil, nil
+  for _, entry in ipairs(entries) do
+    local offset, ms = string.match(entry[1], '^(%d+)%-(%d+)$')
+    if not ids then
+      if tonumber(offset) ~= first then return nil end
+      ids = entry[1]
+    else
+      local more = ids .. ' ' .. number(tonumber(ms) - last_ms)
+      if tonumber(offset) ~= last + 1 or #more > 64 then break end
+      ids = more
+    end
+    last, last_ms = tonumber(offset), tonumber(ms)
+  end
+  return ids, last and number(last)
+end
+
+-- The stream id of the newest publication that history will have let go once the next one is there, perhaps followed by those
+-- after it, and up to which offset; nil if there is none, or if it is known. It is the time of a publication that can no longer
+-- be read, and so the proof of which history that was: see gateway_history.
+local function next_trimmed(stream, top, top_ms, ms, size, ttl, known)
+  if top == 0 then return nil end
+  if size == 1 or (ttl > 0 and ms - top_ms >= ttl * 1000) then  -- all of it: trimmed, or expired
+    return number(top) .. '-' .. number(top_ms), number(top)
+  end
+  if size < 0 or top < size or (known ~= '' and top + 1 - size <= tonumber(known)) then return nil end
+  return ids_from(stream, top + 1 - size)
+end
+
+-- Remembers the newest version of a version epoch: several services may publish to one channel, each with versions of its own.
+local function keep_version(key, version, epoch)
+  if redis.call('HSET', key, 'version', version, 'version_epoch', epoch, 'v:' .. epoch, version) > 0
+      and redis.call('HLEN', key) > VERSION_EPOCHS + 8 then
+    for _, field in ipairs(redis.call('HKEYS', key)) do  -- a service that makes so many epochs does not need the old ones
+      if string.sub(field, 1, 2) == 'v:' and field ~= 'v:' .. epoch then redis.call('HDEL', key, field) end
+    end
+  end
+end
+
+-- Begins a new life of the history, and removes what is left of the last one, which would be taken for this one's.
+local function begin(keys)
+  local epoch = new_epoch()
+  redis.call('DEL', keys[2], keys[3])
+  redis.call('HDEL', keys[1], 'inbox', 'trimmed')
+  redis.call('HSET', keys[1], 'epoch', epoch, 'offset', '0', 'ms', '0')
+  redis.call('EXPIRE', keys[1], UNUSED_TTL)
+  return epoch
+end
+
+-- Whether decimal a is greater than decimal b; both may be past 2^53.
+local function greater(a, b)
+  a, b = string.gsub(a, '^0+', ''), string.gsub(b, '^0+', '')
+  if #a ~= #b then
+    return #a > #b
+  end
+  return a > b
+end
+
+local NAMES = {generation = true, key = true, version = true, version_epoch = true, size = true, ttl = true, tags = true, info = true}
+
+-- The options of a publication: the NAME VALUE pairs that follow its data.
+local function options_of(args)
+  local options = {}
+  for i = 2, #args, 2 do
+    local name, value = args[i], args[i + 1]
+    if not NAMES[name] or value == nil then
+      error({err = 'GATEWAY ' .. tostring(name) .. ' is not one of key, version, version_epoch, size, ttl, tags, info, or has no value'})
+    end
+    if (name == 'size' or name == 'ttl') and (#value > 10 or not string.match(value, '^%-?%d+$')) then
+      error({err = 'GATEWAY ' .. name .. ' is a whole number, not ' .. value})
+    end
+    if name == 'version' and not string.match(value, '^%d+$') then
+      error({err = 'GATEWAY version is a whole number from 0, not ' .. value})
+    end
+    if name == 'tags' or name == 'info' then
+      local decoded = object_of(value)
+      if not decoded then
+        error({err = 'GATEWAY ' .. name .. ' is a JSON object in UTF-8'})
+      end
+      if not are_texts(decoded, name == 'info' and IDS) then
+        error({err = 'GATEWAY ' .. (name == 'tags' and 'the values of tags' or 'user and client of info') .. ' are texts'})
+      end
+      value = string.gsub(value, '[\r\n]', ' ')
+    end
+    options[name] = value
+  end
+  -- A client that keeps many calls under way names the library that it means. Where another one was loaded meanwhile, those
+  -- before may have found none: this one must not overtake them.
+  if options.generation and options.generation ~= GENERATION then
+    error({err = OTHER_GENERATION})
+  end
+  return options
+end
+
+-- The line before the data: @<offset> <epoch> <unix ms>[ <JSON>]. A size or ttl that the publication sets itself is in it,
+-- so that gateways hold no more in memory than history does.
+local function announced(offset, epoch, ms, options, data)
+  if not (options.tags or options.info or options.size or options.ttl) then
+    return '@' .. offset .. ' ' .. epoch .. ' ' .. ms .. '\n' .. data
+  end
+  local extra = {}
+  if options.tags then table.insert(extra, '"tags":' .. options.tags) end
+  if options.info then table.insert(extra, '"info":' .. options.info) end
+  if options.size then table.insert(extra, '"size":' .. number(tonumber(options.size))) end
+  if options.ttl then table.insert(extra, '"ttl":' .. number(tonumber(options.ttl))) end
+  return '@' .. offset .. ' ' .. epoch .. ' ' .. ms .. ' {' .. table.concat(extra, ',') .. '}\n' .. data
+end
+
+-- Whether an append failed because the stream is ahead of its counter: another program wrote to it, or Valkey loaded a file of another time.
+local function is_ahead(failed)
+  return string.find(failed.err, 'equal or smaller', 1, true)
+end
+
+-- Appends a publication to the stream: its id, or a table with the error.
+local function append(stream, size, id, data, options)
+  local tags, info = options.tags, options.info
+  if size > 0 and not tags and not info then return redis.pcall('XADD', stream, 'MAXLEN', '=', size, id, 'data', data) end
+  local words = {'XADD', stream}
+  if size > 0 then words = {'XADD', stream, 'MAXLEN', '=', size} end
+  for _, word in ipairs({id, 'data', data}) do table.insert(words, word) end
+  for name, value in pairs({tags = tags, info = info}) do
+    table.insert(words, name)
+    table.insert(words, value)
+  end
+  return redis.pcall(unpack(words))
+end
+
+-- The answer to a publication that is no new one, by its key or version; nil if it is new.
+local function repeated(keys, options, epoch, top)
+  if options.key then
+    local seen = tonumber(redis.call('ZSCORE', keys[3], options.key) or nil)
+    if seen then
+      if seen < 0 then return 0, '' end
+      return seen, epoch
+    end
+  end
+  if options.version then
+    local newest = redis.call('HMGET', keys[1], 'v:' .. (options.version_epoch or ''))[1]
+    if newest and not greater(options.version, newest) then return top, epoch end
+  end
+end
+
+-- Remembers the key and the version of a publication. `offset` is a text; nil if it was announced only.
+local function remember(keys, options, offset, ms, rules, ttl)
+  if options.version then
+    keep_version(keys[1], options.version, options.version_epoch or '')
+    if not offset then keep_meta(keys[1], rules.meta_ttl, ttl) end
+  end
+  if options.key then
+    -- Negative scores grow with time as well, so that the oldest keys are removed first in either kind of channel.
+    redis.call('ZADD', keys[3], offset or number(ms - 9007199254740992), options.key)
+    redis.call('ZREMRANGEBYRANK', keys[3], 0, -(KEYS_KEPT + 1))
+    redis.call('EXPIRE', keys[3], math.max(KEYS_TTL, ttl))
+  end
+end
+
+local function expire_stream(stream, ttl)
+  if ttl == 0 then
+    redis.call('PERSIST', stream)
+  else
+    redis.call('EXPIRE', stream, ttl)
+  end
+end
+
+local function data_of(args)
+  local data = args[1]
+  if data == nil or data == '' then
+    error({err = 'GATEWAY there is no data'})
+  end
+  return data
+end
+
+-- What gateway_publish and gateway_notify share: publishes; returns offset, epoch, and whether it was published now (no repeat).
+local function add(base, keys, args)
+  local options = options_of(args)
+  local data, rules = data_of(args), rules_of(base)
+  local size = tonumber(options.size) or rules.size
+  local ttl = tonumber(options.ttl)
+  local remembered = size ~= 0 and ttl ~= 0
+  ttl = ttl == nil and rules.ttl or math.max(ttl, 0)
+
+  local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'ms')
+  local epoch, top, top_ms, known = position_of(meta[1], meta[2], meta[3])
+  if epoch then
+    local offset, of = repeated(keys, options, epoch, top)
+    if offset then return offset, of, false end
+  elseif remembered or options.key or options.version then
+    epoch, top = begin(keys), 0
+  end
+
+  local ms, offset = now_ms(), 0
+  local ms_text, offset_text = number(ms), nil
+  if remembered then
+    offset = top + 1
+    offset_text = number(offset)
+    local trimmed, last = next_trimmed(keys[2], top, top_ms, ms, size, rules.ttl, known)
+    local added = append(keys[2], size, offset_text .. '-' .. ms_text, data, options)
+    if type(added) == 'table' then
+      if not is_ahead(added) then error(added) end
+      epoch, offset, offset_text, trimmed, known = begin(keys), 1, '1', nil, ''
+      added = append(keys[2], size, '1-' .. ms_text, data, options)
+      if type(added) == 'table' then error(added) end
+    end
+    write_position(keys[1], offset_text, ms_text, trimmed and last or known, trimmed)
+    expire_stream(keys[2], ttl)
+    keep_meta(keys[1], rules.meta_ttl, ttl)
+  end
+  remember(keys, options, offset_text, ms, rules, ttl)
+  redis.call(ANNOUNCE, base, announced(offset_text or '0', remembered and epoch or '-', ms_text, options, data))
+  if not remembered then
+    return 0, '', true
+  end
+  return offset, epoch, true
+end
+
+-- What `publish` answers to each publication, or the text of its error.
+local function each(publications, publish)
+  local answers = {}
+  for i, args in ipairs(publications) do
+    local fine, answer = pcall(publish, args)
+    answers[i] = fine and answer or type(answer) == 'table' and answer.err or tostring(answer)
+  end
+  return answers
+end
+
+-- Publishes one after another to one channel, whose history is read and written once for all. What one of them may not costs
+-- the others nothing.
+local function add_all(base, keys, publications)
+  local rules, newest, ms = rules_of(base), nil, now_ms()
+  local size, ttl, ms_text = rules.size, rules.ttl, number(ms)
+  local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'ms')
+  local epoch, top, top_ms, known = position_of(meta[1], meta[2], meta[3])
+  local before = top  -- the newest publication that was there already
+
+  local function publish(args)
+    local options, data = options_of(args), data_of(args)
+    if options.size or options.ttl then error({err = 'GATEWAY a size or ttl of its own is for gateway_publish'}) end
+    if not epoch then epoch, top, before, known = begin(keys), 0, 0, '' end
+    local offset, of = repeated(keys, options, epoch, top)
+    if offset then return {offset, of} end
+    local added = append(keys[2], -1, number(top + 1) .. '-' .. ms_text, data, options)
+    if type(added) == 'table' then
+      if not is_ahead(added) then error(added) end
+      epoch, top, before, known = begin(keys), 0, 0, ''
+      added = append(keys[2], -1, '1-' .. ms_text, data, options)
+      if type(added) == 'table' then error(added) end
+    end
+    top = top + 1
+    newest = number(top)
+    remember(keys, options, newest, ms, rules, ttl)
+    redis.call(ANNOUNCE, base, announced(newest, epoch, ms_text, options, data))
+    return {top, epoch}
+  end
+
+  local answers = each(publications, publish)
+  if newest then
+    local last, trimmed = size < 0 and 0 or top - size, nil  -- the newest one that history lets go
+    if last > before then
+      known = number(last)
+      trimmed = known .. '-' .. ms_text
+    else
+      local ids, of = next_trimmed(keys[2], before, top_ms, ms, before + 1 - last, ttl, known)
+      if ids then trimmed, known = ids, of end
+    end
+    if size > 0 then redis.call('XTRIM', keys[2], 'MAXLEN', '=', size) end
+    write_position(keys[1], newest, ms_text, known, trimmed)
+    expire_stream(keys[2], ttl)
+    keep_meta(keys[1], rules.meta_ttl, ttl)
+  end
+  return answers
+end
+
+-- gateway_publish 3 meta stream keys DATA [key K] [version N] [version_epoch E] [size N] [ttl S] [tags JSON] [info JSON]
+--   → [offset, epoch] of the publication; of the first one if the key was seen, of the newest one if the version is not
+--     newer. [0, ""] where nothing is remembered: ttl 0, or a size of 0. Without size and ttl the namespace's rules hold;
+--     a ttl of -1 never expires, a size of -1 is unlimited.
+-- Atomic, because the next offset, the stream, the position of a repeat and the announcement must agree: otherwise two
+-- publishers at once would share an offset, and a crash in between would leave a publication that is never announced.
+local function gateway_publish(keys, args)
+  local offset, epoch = add(base_of(keys), keys, args)
+  return {offset, epoch}
+end
+
+-- gateway_publish_all 3 meta stream keys [COUNT DATA NAME VALUE …]… [generation G] → for each [offset, epoch], or the text of its error
+--   As calls of gateway_publish one after another, for a third of Valkey's time; COUNT words follow it. None has a size or ttl
+--   of its own.
+-- Atomic, because each is; and because the newest position is written once, after the last.
+local function gateway_publish_all(keys, args)
+  local base, publications, at = base_of(keys), {}, 1
+  if args[#args - 1] == 'generation' then
+    if table.remove(args) ~= GENERATION then error({err = OTHER_GENERATION}) end
+    table.remove(args)
+  end
+  while at <= #args do
+    local count = tonumber(args[at])
+    if not is_count(count) or count < 1 or at + count > #args then error({err = 'GATEWAY after each COUNT come so many words'}) end
+    table.insert(publications, {unpack(args, at + 1, at + count)})
+    at = at + 1 + count
+  end
+  if rules_of(base).size ~= 0 then return add_all(base, keys, publications) end
+  return each(publications, function(args)
+    local offset, epoch = add(base, keys, args)
+    return {offset, epoch}
+  end)
+end
+
+-- gateway_restore 3 meta stream keys VERSION_EPOCH VERSION [MS DATA]… → [offset, epoch]
+--   Begins a new life of the history, made of these documents and their times, oldest first; VERSION is that of the last document.
+-- Atomic, because a gateway that read half of it would take the other half for new publications.
+local function gateway_restore(keys, args)
+  local base = base_of(keys)
+  local rules = rules_of(base)
+  local epoch, offset, last = begin(keys), 0, 0
+  for i = 3, #args, 2 do
+    offset, last = offset + 1, tonumber(args[i])
+    redis.call('XADD', keys[2], number(offset) .. '-' .. number(last), 'data', args[i + 1])
+  end
+  if rules.size >= 0 and offset > rules.size then
+    redis.call('XTRIM', keys[2], 'MAXLEN', '=', number(rules.size))
+    redis.call('HSET', keys[1], 'trimmed', number(offset - rules.size) .. '-' .. args[1 + 2 * (offset - rules.size)])
+  end
+  redis.call('HSET', keys[1], 'offset', number(offset), 'ms', number(last))
+  keep_version(keys[1], args[2], args[1])
+  if rules.ttl == 0 then redis.call('PERSIST', keys[2]) else redis.call('EXPIRE', keys[2], rules.ttl) end
+  keep_meta(keys[1], rules.meta_ttl, rules.ttl)
+  redis.call(ANNOUNCE, base, '@reset ' .. epoch .. ' ' .. number(offset))
+  return {offset, epoch}
+end
+
+redis.register_function('gateway_publish', gateway_publish)
+redis.register_function('gateway_publish_all', gateway_publish_all)
+redis.register_function('gateway_restore', gateway_restore)

@@ -1,0 +1,177 @@
+"""The longest turn of the loop, in milliseconds of CPU: ``python -m tests.benchmark_turns [CLIENTS]``.
+
+Of one gateway with so many clients, each on a channel of its own: while they connect, after the link to Valkey was lost, and while
+SIGTERM sends them away. And of a publication to 100,000 subscribers whose sockets swallow what is written. CPU is counted, not time, so
+that other programs on the machine do not count. For that, the gateway runs a callback in every turn; it never sleeps then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import uvloop
+
+from gateway.config import Config
+from gateway.edges.websocket import WEBSOCKET
+from gateway.live.channel import Channel
+from gateway.live.hub import Hub
+from gateway.live.subscription import Subscription
+from gateway.publication import Position, Publication
+from gateway.runtime.loop_lag import LoopLag
+from gateway.store.history import Page
+from gateway.store.layout import Layout
+from tests.benchmark_cluster.subscribers import Client, Subscribers
+from tests.kit.forks import Program
+from tests.kit.servers import ValkeyServer
+from tests.kit.waiting import wait_until
+
+CLIENTS = 8000
+SUBSCRIBERS = 100_000
+SETTLE_SECONDS = 5
+TOML = """
+port = 0
+valkey_url = "{url}"
+data_dir = "{folder}/data"
+log_level = "error"
+drain_seconds = 2
+[insecure]
+clients = true
+[channels]
+presence = true
+"""
+
+
+class LongestTurn(LoopLag):
+    """In place of the gateway's own clock of its loop: writes the longest turn since the last SIGUSR1 to the file $LONGEST_TURN."""
+
+    async def run(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._file = Path(os.environ["LONGEST_TURN"])
+        self._loop.add_signal_handler(signal.SIGUSR1, self._begin)
+        self._begin()
+        self._turn()
+        await asyncio.Event().wait()
+
+    def _begin(self) -> None:
+        self._longest, self._began = 0, time.thread_time_ns()
+        self._file.write_text("0")
+
+    def _turn(self) -> None:
+        took = time.thread_time_ns() - self._began
+        if took > self._longest:
+            self._longest = took
+            self._file.write_text(str(took))
+        self._began = time.thread_time_ns()
+        self._loop.call_soon(self._turn)
+
+
+def gateway(folder: Path, url: str) -> tuple[Program, int]:
+    """The process, and its port."""
+    (folder / "gateway.toml").write_text(TOML.format(url=url, folder=folder))
+    program = Program(
+        "gateway.cli",
+        folder / "out",
+        folder / "err",
+        *("serve", "--config", str(folder / "gateway.toml")),
+        environment={"LONGEST_TURN": str(folder / "turn")},
+        constants={"gateway.app.LoopLag": LongestTurn},
+    )
+    wait_until(lambda: (folder / "out").exists() and " is ready at " in (folder / "out").read_text(), "the gateway is ready", 60)
+    return program, int((folder / "out").read_text().split(" is ready at ")[1].split()[0].rpartition(":")[2])
+
+
+def client(port: int, number: int) -> Client:
+    return Client(port, f'{{"id":1,"connect":{{}}}}\n{{"id":2,"subscribe":{{"channel":"own{number}"}}}}', '"id":2')
+
+
+def of_a_gateway(clients: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder, server = Path(name), ValkeyServer(Path(name) / "valkey")
+        program, port = gateway(folder, server.url)
+
+        def begin() -> None:
+            program.send_signal(signal.SIGUSR1)
+            time.sleep(1)
+
+        def show(what: str) -> None:
+            print(f"{what:50} {int((folder / 'turn').read_text()) / 1e6:6.1f} ms", flush=True)
+
+        try:
+            begin()
+            with Subscribers([client(port, number) for number in range(clients)]):
+                show(f"{clients} clients connect")
+                begin()
+                server.client.client_kill_filter(_type="pubsub")
+                time.sleep(SETTLE_SECONDS)
+                show("the link is lost")
+                begin()
+                program.send_signal(signal.SIGTERM)
+                program.wait(60)
+                show("SIGTERM")
+        finally:
+            program.kill()
+            server.stop()
+
+
+class Swallowed(Subscription):
+    """A subscription whose socket takes everything."""
+
+    __slots__ = ()
+    paused = False
+
+    def begin(self, recovered: bool, publications: list[Publication]) -> None: ...
+
+    def gap(self) -> None: ...
+
+
+class NoValkey:
+    """A history without publications, and a link that brings nothing."""
+
+    async def read(self, channel: str, *_: object, **__: object) -> Page:
+        return Page(Position("e", 0), 0, [])
+
+    def subscribe(self, channels: list[bytes]) -> None: ...
+
+    def unsubscribe(self, channels: list[bytes]) -> None: ...
+
+    def hold_reading(self, hold: bool) -> None: ...
+
+    def on_missed_ephemeral(self, channel: Channel) -> None: ...
+
+
+async def of_a_large_channel(folder: Path) -> None:
+    os.environ["LONGEST_TURN"] = str(folder / "turn")
+    nothing = NoValkey()
+    hub = Hub(Config(), Layout("gw"), nothing, nothing, nothing)
+    channel = hub.channel("c")
+    hub.on_subscribed(channel.key)
+    await channel.opened()
+    written: list[int] = []
+    for _ in range(SUBSCRIBERS):
+        hub.follow(Swallowed(channel, WEBSOCKET, lambda payload: written.append(len(payload)), None))
+    measuring = asyncio.create_task(LongestTurn().run())
+    await asyncio.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    await asyncio.sleep(0.1)
+    hub.on_announcements({channel.key: [b'@1 e 7\n{"mark":"%b"}' % (b"x" * 150)]})
+    while len(written) < SUBSCRIBERS:
+        await asyncio.sleep(0)
+    took = int((folder / "turn").read_text()) / 1e6
+    print(f"{f'a publication to {SUBSCRIBERS:,} that swallow it':50} {took:6.1f} ms", flush=True)
+    measuring.cancel()
+
+
+def main() -> None:
+    of_a_gateway(int(sys.argv[1]) if len(sys.argv) > 1 else CLIENTS)
+    with tempfile.TemporaryDirectory() as name:
+        uvloop.run(of_a_large_channel(Path(name)))
+
+
+if __name__ == "__main__":
+    main()
