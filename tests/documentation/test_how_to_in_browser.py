@@ -75,6 +75,14 @@ def shows(page: Page, selector: str, text: str | re.Pattern[str]) -> None:
 
 # Put it on a page.
 
+AROUND = """async () => {
+  const { Gateway } = await import("http://localhost:8000/static/gateway.js");
+  const gateway = new Gateway({ token: () => window.fetch("/my-token") });
+  const fetch = async () => new Response('{"posts": [], "since": null}');
+  const show = () => {}, bar = {}, taskId = "1";
+  %s
+  gateway.close();
+}"""
 REACT = """
 import { createRoot } from "react-dom/client";
 import { Posts } from "./Posts.jsx";
@@ -108,6 +116,8 @@ def test_pages_plain_in_react_and_in_vue_show_what_is_published(context: Browser
         desk.run(code("the-page-publish"))
         for page in pages:
             shows(page, "body", re.compile("Hello"))
+        for fence in snippets("how-to-js"):
+            pages[0].evaluate(desk.moved(AROUND) % fence.code)
 
 
 def followers(port: int, key: str) -> int:
