@@ -99,6 +99,7 @@ import { compileScript, parse } from "@vue/compiler-sfc";
 const { descriptor } = parse(readFileSync("vue/Posts.vue", "utf8"));
 writeFileSync("vue/Posts.vue.js", compileScript(descriptor, { id: "posts", inlineTemplate: true }).content);
 """
+HOOKS = {"react": "the-page-react-hook", "vue": "the-page-vue-hook"}
 BUNDLE = "node_modules/.bin/esbuild react/main.jsx vue/main.js --bundle --jsx=automatic --format=esm --outdir=built --log-level=warning"
 
 
@@ -133,7 +134,7 @@ def make_pages(desk: Desk, npm: Path) -> None:
         for file in ("gateway.js", "gateway.d.ts"):
             desk.write(f"{name}/{file}", (desk.folder / "src" / file).read_text())
         desk.write(f"{name}/live.js", code("the-page-live"))
-        desk.write(f"{name}/useChannel.js", code(f"the-page-{name}-hook"))
+        desk.write(f"{name}/useChannel.js", code(HOOKS[name]))
         desk.write(f"{name}/{main}", REACT if name == "react" else VUE)
         desk.write(f"{name}.html", f'<!doctype html><body><script type="module" src="built/{name}/main.js"></script>')
     desk.write("react/Posts.jsx", code("the-page-react"))
