@@ -79,7 +79,7 @@ export class GatewayInbox extends GatewayElement {
     const bell = h("button", attributes, h("slot", { name: "bell" }, icon("bell")), count);
     panel.popover = "auto";
     bell.popoverTargetElement = panel;
-    panel.addEventListener("beforetoggle", ({ newState }) => newState === "open" && this.#place());
+    panel.addEventListener("beforetoggle", ({ newState }) => (newState === "open" ? this.#place() : this.#refocus()));
     panel.addEventListener("toggle", ({ newState }) => this.#toggled(newState === "open"));
     Object.assign(this.#parts, { bell, count });
     return bell;
@@ -107,6 +107,12 @@ export class GatewayInbox extends GatewayElement {
     bell.setAttribute("aria-expanded", String(open));
     this.#store?.show(open);
     if (open) heading.focus();
+  }
+
+  /** Before the panel closes: a browser does not return the focus to a button that is in a shadow. */
+  #refocus() {
+    const { bell, panel } = this.#parts;
+    if (panel.contains(this._root.activeElement)) bell.focus();
   }
 
   /** Below the bell, or above it where there is more room. */

@@ -84,7 +84,7 @@ const INBOX = `
 .item { display: flex; align-items: center; border-radius: calc(var(--radius) * 0.75); }
 .item + .item { margin-top: 0.125rem; }
 .item.unread { background: var(--wash); }
-.open { display: block; flex: 1; min-width: 0; padding: 0.5rem 0.625rem; text-align: left; text-decoration: none; border-radius: inherit; }
+.open { display: block; flex: 1; min-width: 0; padding: 0.5rem 0.625rem; border: 0; text-align: left; text-decoration: none; border-radius: inherit; }
 .title, .text { display: block; }
 .text { display: -webkit-box; overflow: hidden; -webkit-box-orient: vertical; -webkit-line-clamp: 3; }
 .title, .unread .text.alone { font-weight: 600; }
