@@ -56,6 +56,7 @@ declare class GatewayElement<Texts, Shown, Events> extends HTMLElement {
 
 export class GatewayInbox extends GatewayElement<InboxTexts, Notification, GatewayInboxEvents> {
   readonly unread: number | null;
+  readonly open: boolean;
   show(fault?: string): void;
   hide(): void;
 }

@@ -27,6 +27,7 @@
  *   size          20: notifications of a page
  *   inline        the list is a part of the page; there is no bell
  *   unread        (a property) their number; null until it is known
+ *   open          (a property) whether its list is shown
  *   show(fault), hide()    open and close the panel; `fault` is a sentence that is shown in it
  *   Slots: "bell" (the symbol on the button), "title", "empty".
  *   Events: "unread" ({ unread }), "notification" (one that arrived, as gateway.js emits it), "choose" (a notification that the

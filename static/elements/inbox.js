@@ -33,6 +33,11 @@ export class GatewayInbox extends GatewayElement {
     return this.#store?.snapshot.unread ?? null;
   }
 
+  /** Whether its list is shown. */
+  get open() {
+    return this.#inline || Boolean(this.#parts.panel?.matches(":popover-open"));
+  }
+
   show(fault = "") {
     if (!this.#inline) this.#parts.panel?.showPopover();
     this.#showFault(fault);
