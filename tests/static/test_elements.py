@@ -17,6 +17,7 @@ from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from ..kit.accessibility import CORNERS, faults
 from ..kit.browser import BLANK, BLOCKED_WEBSOCKET, wait
+from ..kit.documentation import snippet
 from ..kit.gateways import RunningGateway, Start
 from ..kit.waiting import wait_until
 
@@ -31,6 +32,8 @@ history = "user"
 publish = "user"
 join_leave = "asked"
 """
+HOW_TO = "how-to/the-inbox-on-a-page.md"
+ADD_STYLE = "(text) => { document.adoptedStyleSheets = [new CSSStyleSheet()]; document.adoptedStyleSheets[0].replaceSync(text); }"
 POLICY = "default-src 'none'; img-src data:; script-src 'self' {0}; connect-src 'self' {0} {1}; require-trusted-types-for 'script'; base-uri 'none'"
 HEAD = """<!doctype html><html lang="en"><meta charset="utf-8"><title>A page</title><meta name="color-scheme" content="light dark">
 <link rel="icon" href="data:,"><script type="module" src="{0}/static/elements.js"></script><main><h1>A page</h1>"""
@@ -259,6 +262,24 @@ def test_axe_finds_nothing_on_either_element(page: Page, gateway: RunningGateway
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     page.evaluate("document.body.style.background = 'Canvas'")  # axe takes a page without a ground for white, in the dark too
     assert faults(page, axe, CORNERS) == []
+
+
+def test_the_snippets_of_the_page_about_them_work_as_they_are_written(page: Page, gateway: RunningGateway, open_page: Open) -> None:
+    gateway.publish("posts:tech", {"user": "ann", "text": "Hello!", "url": "/hello"})
+    notify(gateway, "ivy", "n1", text="Welcome")
+    names = ("inbox-on-a-page", "inbox-template", "inbox-script")
+    elements, template, script = (snippet(HOW_TO, name).replace("http://localhost:8000", gateway.url) for name in names)
+    open_page(page, "ivy", elements.replace("/my-token", "token") + template.replace("/my-token", "token"))
+    expect(page.locator("gateway-feed").first.locator("li")).to_have_text(["ann Hello!"])
+    expect(page.get_by_role("heading", name="News")).to_be_visible()
+    expect(page.locator("gateway-feed").last.locator("a")).to_have_attribute("href", re.compile("/hello$"))
+    expect(bell(page)).to_have_accessible_name("Notifications, 1 unread")
+    page.evaluate(ADD_STYLE, snippet(HOW_TO, "inbox-styles"))
+    expect(page.locator("gateway-inbox [part=count]")).to_have_css("font-size", "13px")
+    body = re.sub(r"^import (.*?) from (.*);$", r"const \1 = await import(\2);", script.replace("/my-token", "token"), flags=re.MULTILINE)
+    page.evaluate("async () => {" + re.sub(r'^import (".*");$', r"await import(\1);", body, flags=re.MULTILINE) + "}")
+    expect(bell(page)).to_have_accessible_name("Mitteilungen, 1 ungelesen")
+    expect(page).to_have_title("(1) My page")
 
 
 # Hooks for React.

@@ -16,6 +16,7 @@ import pytest
 
 from gateway import __version__
 
+from ..kit.documentation import snippet
 from ..kit.javascript import ENVIRONMENT, NODE, NPM
 
 STATIC = Path(__file__).parents[2] / "static"
@@ -118,7 +119,8 @@ def test_its_types_find_the_mistakes_of_a_program_and_no_others(project: Path, n
     for name in ("@types", "csstype"):
         (project / "node_modules" / name).symlink_to(modules / name)
     (project / "program.tsx").write_text(PROGRAM)
-    command = [NODE, modules / "typescript" / "bin" / "tsc", *OPTIONS, "program.tsx"]
+    (project / "snippet.tsx").write_text(snippet("how-to/the-inbox-on-a-page.md", "inbox-react"))
+    command = [NODE, modules / "typescript" / "bin" / "tsc", *OPTIONS, "program.tsx", "snippet.tsx"]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120)
     found = {int(line): text for line, text in re.findall(r"^program\.tsx\((\d+),\d+\): error (.*)", done.stdout, re.MULTILINE)}
     others = [line for line in done.stdout.splitlines() if "error TS" in line and not line.startswith("program.tsx")]
