@@ -29,24 +29,20 @@ export class Line {
   #followed = new Map(); // channel → { subscription, wasLive }
   #outage = null; // from the loss of the line until every channel is live again: { kinds, reloaded }
   #up = false; // it was connected before, so that the next connection is a return
-  #inboxSubscription; // made where there are only event streams, to which the server does not subscribe us by itself
   #settling;
   #quieting;
 
   constructor(user, token) {
-    this.inboxChannel = `notifications:${user}`;
+    this.user = user;
     this.gateway = new Gateway({ token });
     this.gateway.on("state", (event) => this.#changed(event));
+    this.#countInbox(`notifications:${user}`);
     $("line").addEventListener("click", () => this.#toggle());
     this.#tell("hint", HINT);
   }
 
   get live() {
     return this.gateway.state === "connected";
-  }
-
-  get inbox() {
-    return this.gateway.inbox;
   }
 
   /** Calls `publication` and `gap` for the channel's events until it is followed anew or unfollowed. */
@@ -71,15 +67,12 @@ export class Line {
     if (this.#followed.delete(channel)) this.gateway.unsubscribe(channel);
   }
 
-  /** The member's own notifications. The server subscribes every client to them; event streams have to subscribe themselves. */
-  followInbox({ notification, gap }) {
-    const own = ({ channel }) => channel === this.inboxChannel;
-    this.gateway.on("publication", (event) => {
-      if (!own(event) || event.data.id === undefined) return; // only notifications have an id; the inbox handles its announcements itself
-      if (event.recovered) this.#missed("notification");
-      notification(event);
+  /** What the bell shows of an outage is summed up here too. Only notifications have an id; the bell handles the announcements. */
+  #countInbox(inbox) {
+    this.gateway.on("publication", ({ channel, data, recovered }) => {
+      if (channel === inbox && data.id !== undefined && recovered) this.#missed("notification");
     });
-    this.gateway.on("gap", (event) => own(event) && this.#gap(gap));
+    this.gateway.on("gap", ({ channel }) => channel === inbox && this.#gap(() => {}));
   }
 
   #gap(reload) {
@@ -101,11 +94,10 @@ export class Line {
 
   // What is shown.
 
-  #changed({ state, transport, reason }) {
+  #changed({ state, reason }) {
     if (this.#up && (state === "waiting" || state === "closed")) this.#outage ??= { kinds: {} };
     this.#up ||= state === "connected";
     $("line").setAttribute("aria-checked", String(state !== "closed" && state !== "refused"));
-    if (state === "connected" && transport === "sse") this.#inboxSubscription ??= this.gateway.subscribe(this.inboxChannel);
     if (state === "connecting") this.#show("connecting", this.#up ? "reconnecting" : "connecting");
     else if (state === "waiting") this.#lost();
     else if (state === "closed") this.#cut();

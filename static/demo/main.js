@@ -10,7 +10,7 @@
 // main makes one of each and gives them the town, an object through which they reach each other.
 
 import { Api } from "./api.js";
-import { Bell } from "./bell.js";
+import { ring } from "./bell.js";
 import { $ } from "./dom.js";
 import { Feed } from "./feed.js";
 import { Line } from "./line.js";
@@ -31,7 +31,7 @@ async function enter(name) {
   town.story = new Story(town);
   town.feed = new Feed(town, channels);
   town.places = new Places(town, subjects);
-  new Bell(town.line, (target) => go(town, target));
+  ring(town.line, (target) => go(town, target));
   pace(api, perMinute);
   await Promise.all([channels[0] && town.feed.open(channels[0].name), subjects[0] && town.places.open(subjects[0].id)]);
   const asked = decodeURIComponent(location.hash.slice(1)); // by the bell of the workshop

@@ -5,7 +5,7 @@
 //   queue     the whole queue: its numbers, its jobs, and buttons that put jobs into it
 
 import { Api } from "./api.js";
-import { Bell } from "./bell.js";
+import { ring } from "./bell.js";
 import { $, visit } from "./dom.js";
 import { Line } from "./line.js";
 import { become, choose, remembered } from "./member.js";
@@ -25,7 +25,7 @@ async function enter(name) {
   shop.reports = new Reports(shop, state);
   shop.orders = new Orders(shop, state);
   shop.queue = new Queue(shop, state, reload);
-  new Bell(line, go, ({ type }) => type !== "order" && type !== "report"); // those are on the page already
+  ring(line, go, ({ type }) => type !== "order" && type !== "report"); // those are on the page already
   show(location.hash.slice(1));
 
   /** Reads everything anew: history no longer held what a channel missed. */

@@ -91,7 +91,7 @@ def test_a_report_is_made_while_its_bar_moves_and_is_its_owners_alone_and_anothe
     assert content.startswith(b"%PDF-") and content.rstrip().endswith(b"%%EOF")
     assert loading.value.suggested_filename == f"Piazza {LAST}.pdf"
     shop.get_by_test_id("bell").click()
-    expect(shop.get_by_test_id("notification")).to_contain_text(f"Your report of {LAST.title} is ready")
+    expect(shop.locator("#bell li")).to_contain_text(f"Your report of {LAST.title} is ready")
     shop.keyboard.press("Escape")
     token = demo.call("POST", "enter", {"name": "bob"})[1]["token"]
     assert demo.call("GET", f"work/reports/{LAST}", None, token) == (404, {"error": f"bob has no report of {LAST.title}"})
