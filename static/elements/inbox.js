@@ -125,8 +125,8 @@ export class GatewayInbox extends GatewayElement {
     const { bell, panel } = this.#parts;
     const { top, bottom, right } = bell.getBoundingClientRect();
     const above = innerHeight - bottom < Math.min(top, ROOM_PX);
-    panel.style.setProperty("--bell-right", `${right}px`);
-    panel.style.setProperty("--room", `${(above ? top : innerHeight - bottom) - 2 * MARGIN_PX}px`);
+    panel.style.setProperty("--_bell-right", `${right}px`);
+    panel.style.setProperty("--_room", `${(above ? top : innerHeight - bottom) - 2 * MARGIN_PX}px`);
     panel.style.top = above ? "auto" : `${bottom + MARGIN_PX}px`;
     panel.style.bottom = above ? `${innerHeight - top + MARGIN_PX}px` : "auto";
   };

@@ -276,6 +276,10 @@ def test_the_snippets_of_the_page_about_them_work_as_they_are_written(page: Page
     expect(bell(page)).to_have_accessible_name("Notifications, 1 unread")
     page.evaluate(ADD_STYLE, snippet(HOW_TO, "inbox-styles"))
     expect(page.locator("gateway-inbox [part=count]")).to_have_css("font-size", "13px")
+    page.evaluate(
+        ADD_STYLE, ":root { --card: rgb(1, 2, 3) } gateway-inbox { --gateway-card: var(--card) }"
+    )  # whatever a page calls its own
+    expect(page.locator("gateway-inbox [part=panel]")).to_have_css("background-color", "rgb(1, 2, 3)")
     body = re.sub(r"^import (.*?) from (.*);$", r"const \1 = await import(\2);", script.replace("/my-token", "token"), flags=re.MULTILINE)
     page.evaluate("async () => {" + re.sub(r'^import (".*");$', r"await import(\1);", body, flags=re.MULTILINE) + "}")
     expect(bell(page)).to_have_accessible_name("Mitteilungen, 1 ungelesen")
