@@ -27,7 +27,7 @@ from .gateways import RunningGateway
 from .servers import free_port
 from .waiting import wait_until
 
-__all__ = ["HERE", "KINDS", "PATH", "WebProxy", "needs_program"]
+__all__ = ["FORGED", "HERE", "KINDS", "PATH", "WebProxy", "fault", "needs_program"]
 
 KINDS = ("nginx", "caddy", "haproxy")
 NAME = "live.example.org"
@@ -112,6 +112,15 @@ class WebProxy:
     def close(self) -> None:
         self._process.send_signal(signal.SIGKILL if self.kind == "caddy" else signal.SIGTERM)  # Caddy waits for its clients
         self._process.wait(10)
+
+
+def fault(kind: str, config: Config, path: str, folder: Path) -> str:
+    """What the program finds wrong with its recipe for a configuration; "" for nothing."""
+    certificate = Authority(folder).issue(kind)
+    words = _SET_UP[kind](recipe(kind, config, Place(NAME, path, "", "")), folder, free_port(), certificate)
+    checked = {"nginx": ["-t", *words], "caddy": ["adapt", *words[1:]], "haproxy": ["-c", *words]}[kind]
+    done = subprocess.run([needs_program(kind), *checked], capture_output=True, text=True, env=os.environ | {"HOME": str(folder)})
+    return done.stdout + done.stderr if done.returncode else ""
 
 
 def replaced(text: str, changes: Mapping[str, str]) -> str:

@@ -6,12 +6,14 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser
 from websockets.exceptions import ConnectionClosed
 
+from gateway.config import Config
 from publishers import Publisher
 
 from ..kit.browser import BLOCKED_WEBSOCKET, FOLLOW, wait
@@ -20,7 +22,7 @@ from ..kit.channels import new_channel
 from ..kit.clients import LOST, SECONDS, Stream, client, lines, opened
 from ..kit.gateways import API_KEY, RULES, RunningGateway, Start
 from ..kit.waiting import eventually, until, wait_until
-from ..kit.web_proxies import FORGED, HERE, KINDS, PATH, WebProxy
+from ..kit.web_proxies import FORGED, HERE, KINDS, PATH, WebProxy, fault
 
 AT_ONCE = 0.5  # seconds: buffers would hold an event back until they are full, or for ever
 SETTINGS = 'trusted_proxies = ["127.0.0.1"]\n' + RULES
@@ -50,6 +52,13 @@ def proxies(gateway: RunningGateway, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(params=KINDS)
 def proxy(request: pytest.FixtureRequest, proxies: dict[str, WebProxy]) -> WebProxy:
     return proxies[request.param]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_proxy_takes_its_recipe_for_a_gateway_with_tls_and_without_a_path(kind: str, tmp_path: Path) -> None:
+    config = Config(tls_cert="/cert.pem", tls_key="/key.pem", host="::1", port=9443)
+    assert fault(kind, config, "/", tmp_path) == ""
+    assert fault(kind, Config(), "/", tmp_path) == ""
 
 
 @asynccontextmanager
