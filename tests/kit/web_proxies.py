@@ -27,7 +27,7 @@ from .gateways import RunningGateway
 from .servers import free_port
 from .waiting import wait_until
 
-__all__ = ["HERE", "KINDS", "PATH", "WebProxy", "needs_program"]
+__all__ = ["FORGED", "HERE", "KINDS", "PATH", "WebProxy", "fault", "needs_program"]
 
 KINDS = ("nginx", "caddy", "haproxy")
 NAME = "live.example.org"
@@ -107,11 +107,20 @@ class WebProxy:
 
     def log(self) -> str:
         """Everything that it has written to its logs."""
-        return "".join(file.read_text() for name in ("output", "log", "access") if (file := self._folder / name).exists())
+        return "".join(file.read_text() for name in ("output", "log", "access", "error") if (file := self._folder / name).exists())
 
     def close(self) -> None:
         self._process.send_signal(signal.SIGKILL if self.kind == "caddy" else signal.SIGTERM)  # Caddy waits for its clients
         self._process.wait(10)
+
+
+def fault(kind: str, config: Config, path: str, folder: Path) -> str:
+    """What the program finds wrong with its recipe for a configuration; "" for nothing."""
+    certificate = Authority(folder).issue(kind)
+    words = _SET_UP[kind](recipe(kind, config, Place(NAME, path, "", "")), folder, free_port(), certificate)
+    checked = {"nginx": ["-t", *words], "caddy": ["adapt", *words[1:]], "haproxy": ["-c", *words]}[kind]
+    done = subprocess.run([needs_program(kind), *checked], capture_output=True, text=True, env=os.environ | {"HOME": str(folder)})
+    return done.stdout + done.stderr if done.returncode else ""
 
 
 def replaced(text: str, changes: Mapping[str, str]) -> str:
@@ -129,6 +138,7 @@ def _set_up_nginx(text: str, folder: Path, port: int, certificate: Path) -> list
         f"/etc/ssl/{NAME}/fullchain.pem": str(certificate),
         f"/etc/ssl/{NAME}/privkey.pem": str(certificate.with_suffix(".key")),
         "/var/log/nginx/gateway.log": str(folder / "access"),
+        "/var/log/nginx/gateway_error.log": str(folder / "error"),
     }
     (folder / "site.conf").write_text(replaced(text, changes))
     (folder / "nginx.conf").write_text(_NGINX.format(folder=folder))
@@ -137,8 +147,12 @@ def _set_up_nginx(text: str, folder: Path, port: int, certificate: Path) -> list
 
 def _set_up_caddy(text: str, folder: Path, port: int, certificate: Path) -> list[str]:
     site = f"https://127.0.0.1:{port} {{\n\ttls {certificate} {certificate.with_suffix('.key')}\n"
-    text = replaced(text, {f"\n{NAME} {{\n": f"\n{site}", "health_interval 2s": "health_interval 100ms"})
-    (folder / "Caddyfile").write_text("{\n\tadmin off\n\tauto_https disable_redirects\n}\n" + text)
+    changes = {
+        "\n{\n": "\n{\n\tadmin off\n\tauto_https disable_redirects\n",
+        f"\n{NAME} {{\n": f"\n{site}",
+        "health_interval 2s": "health_interval 100ms",
+    }
+    (folder / "Caddyfile").write_text(replaced(text, changes))
     return ["run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"]
 
 
