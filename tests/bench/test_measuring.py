@@ -29,6 +29,8 @@ from ..kit.programs import runs
 from ..kit.valkeys import OwnValkey, opened_history
 from ..kit.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 SHORT = 1.2  # seconds for all parts
 KINDS = {"µs", "KiB", "1/s", "s", "ms", ""}
 
@@ -69,8 +71,8 @@ def test_every_part_finds_figures_of_three_runs_and_the_pictures_lines(measured:
     }  # fmt: skip
     for figure in report.figures:
         assert figure.subject == "gateway" and figure.unit in KINDS
-        # A busy machine may not reach each load of the latencies in each run.
-        assert len(figure.runs) == 3 or (figure.part == "latency" and figure.runs), figure
+        # On a busy machine a run may bring nothing: a load that it does not reach, a delivery that comes too late.
+        assert len(figure.runs) == 3 or (figure.part in ("latency", "fan-out") and figure.runs), figure
         assert figure.value == sorted(figure.runs)[(len(figure.runs) - 1) // 2]
     assert all(point[1] >= 0 for series in report.series for point in series.points)
     assert progress.done == progress.steps > 0

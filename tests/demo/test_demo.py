@@ -151,6 +151,7 @@ def test_notifications_that_came_while_away_are_on_the_bell_on_return(tab: Tab, 
     expect(gil.locator("#bell [part=count]")).to_have_text("1")
 
 
+@pytest.mark.slow
 def test_axe_finds_nothing_on_the_demo(tab: Tab, browser: Browser, demo: Demo, axe: str) -> None:
     entry = browser.new_page()
     entry.goto(f"{demo.url}/demo/")

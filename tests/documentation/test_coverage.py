@@ -21,9 +21,8 @@ from gateway.edges.websocket import PATH
 from gateway.metrics.catalog import METRICS
 from gateway.rules.protocol import METHODS as COMMANDS
 
-from ..test_rooms import TOP
 from . import python_api
-from .pages import page
+from .pages import TOP, page
 
 SECTIONS = {"tokens": Tokens, "insecure": Insecure, "limits": Limits, "alerts": Alerts, "telemetry": Telemetry}
 RULES = ("channels", "namespaces", "bridges")

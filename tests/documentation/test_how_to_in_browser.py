@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
+import pytest
 
 from ..kit.servers import free_port
 from ..kit.waiting import wait_until
 from .how_to import Desk, code
 from .pages import snippets
 
+pytestmark = pytest.mark.slow
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, Page
 

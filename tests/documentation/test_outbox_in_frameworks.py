@@ -27,6 +27,8 @@ from publishers.testing import RunningGateway, started_gateway
 from ..kit.programs import ENVIRONMENT
 from ..kit.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parents[2] / "static" / "docs" / "how-to" / "outbox-in-django-and-sqlalchemy.md"
 PROGRAMS = Path(sys.executable).parent
 MODEL = """

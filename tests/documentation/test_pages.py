@@ -15,7 +15,7 @@ from .pages import DOCS, PAGES, TOP, fences
 
 NAMES = [path.relative_to(TOP).as_posix() for path in PAGES]
 RUNNERS = [path.read_text() for path in (TOP / "tests").rglob("test_*.py")]
-TESTS = "".join(text for text in RUNNERS if "snippets(" in text)
+TESTS = "".join(text for text in RUNNERS if re.search(r"\bsnippets?\(", text))
 ANCHORS = {path: {heading.anchor for heading in render(path.read_text()).headings} for path in PAGES}
 
 

@@ -24,6 +24,8 @@ from ..kit.gateways import API_KEY, RULES, RunningGateway, Start
 from ..kit.waiting import eventually, until, wait_until
 from ..kit.web_proxies import FORGED, HERE, KINDS, PATH, WebProxy, fault
 
+pytestmark = pytest.mark.slow
+
 AT_ONCE = 0.5  # seconds: buffers would hold an event back until they are full, or for ever
 SETTINGS = 'trusted_proxies = ["127.0.0.1"]\n' + RULES
 

@@ -19,6 +19,8 @@ from ..kit.servers import free_port
 from ..kit.waiting import wait_until
 from ..kit.web_proxies import needs_program
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_gateway_serves_the_socket_that_systemd_passes_and_notifies_it(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from ..kit.gateways import Start
 from ..kit.waiting import eventually
 from .backend import Backend
 from .visitors import RULES, Visitors
 
+pytestmark = pytest.mark.slow
 VISITORS = 120
 
 

@@ -19,6 +19,8 @@ from gateway import __version__
 from ..kit.documentation import snippet
 from ..kit.javascript import ENVIRONMENT, NODE, NPM
 
+pytestmark = pytest.mark.slow
+
 STATIC = Path(__file__).parents[2] / "static"
 QUICK = ("--offline", "--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock", "--legacy-peer-deps")
 OPTIONS = "--noEmit --strict --target es2022 --lib es2022,dom --module nodenext --moduleResolution nodenext --jsx react-jsx".split()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.cli.check import _doubts_of_tls
+from gateway.cli.check import Report, _doubt_tls
 from gateway.errors import ConfigurationError, Unavailable
 from gateway.rpc import Service
 from gateway.store.connect import Address
@@ -211,8 +211,10 @@ def test_options_of_tls_that_cannot_work_are_named(url: str, fault: str, authori
     ],
 )
 def test_check_warns_of_options_by_which_any_server_may_be_valkey(options: str, warns: bool) -> None:
-    assert bool(_doubts_of_tls(f"valkeys://u:secret@h{options}")) is warns
-    assert "secret" not in str(_doubts_of_tls(f"valkeys://u:secret@h{options}"))
+    report = Report()
+    _doubt_tls(f"valkeys://u:secret@h{options}", report)
+    assert bool(report.warnings) is warns
+    assert "secret" not in str(report)
 
 
 def test_an_option_that_is_given_twice_is_refused() -> None:
