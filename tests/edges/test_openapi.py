@@ -166,9 +166,10 @@ def test_the_pattern_of_positions_ends_with_the_greatest_offset(number: int) -> 
     assert bool(re.fullmatch(POSITION["pattern"], f"epoch:{number}")) == (number < 2**53)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "headers",
-    [pytest.param({}, id="errors with 200"), pytest.param(TRANSPORT, id="errors with a status", marks=pytest.mark.slow)],
+    [pytest.param({}, id="errors with 200"), pytest.param(TRANSPORT, id="errors with a status")],
 )
 def test_the_gateways_answers_match_its_schema(gateway: RunningGateway, tmp_path: Path, headers: dict[str, str]) -> None:
     """schemathesis as it comes: what the schema allows and what it does not, some three thousand requests in all.
