@@ -36,6 +36,8 @@ from ..kit.programs import ENVIRONMENT, process, run
 from ..kit.waiting import wait_until
 from .pages import Fence, snippets
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 

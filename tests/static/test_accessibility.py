@@ -45,6 +45,7 @@ def test_axe_finds_nothing_on_the_landing_page_that_was_refused(page: Page, gate
     assert faults(page, axe, CORNERS) == []
 
 
+@pytest.mark.slow
 def test_axe_finds_nothing_on_a_page_of_the_documentation_nor_on_what_its_search_found(
     page: Page, gateway: RunningGateway, axe: str
 ) -> None:
