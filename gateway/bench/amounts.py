@@ -43,7 +43,7 @@ def unit_words(unit: str) -> str:
 
 
 def tick_names(values: Sequence[float]) -> list[str]:
-    """The numbers of an axis, with as few digits as tell them apart; millions and billions are M and G."""
+    """The numbers of an axis, with as few digits as they can have and differ; millions and billions are M and G."""
     for digits in range(3, 17):
         names = [_tick(value, digits) for value in values]
         if len(set(names)) == len(names):

@@ -57,7 +57,7 @@ FIGURES = (
     ("latency", "p99", "99 of 100 publications arrive within this time."),
 )
 
-# Words in the name of the figure that stands for a part.
+# Words in the name of a part's most important figure.
 KEYS = {
     "fan-out": "CPU per delivery to",
     "connects": "CPU per connect with",
@@ -80,7 +80,7 @@ def full_name(figure: Figure) -> str:
 
 
 def key_figure(figures: Iterable[Figure]) -> Figure:
-    """The figure that stands for a part: of fan-out that with the most subscribers, of others the first that is known, or the first at all."""
+    """A part's most important figure: of fan-out that with the most subscribers, of others the first that is known, or the first at all."""
     figures = list(figures)
     known = [figure for figure in figures if figure.part in KEYS and KEYS[figure.part] in figure.name]
     if not known:

@@ -59,7 +59,7 @@ def colours(report: Report) -> dict[str, int]:
 
 
 def key_figures(report: Report) -> list[Figure]:
-    """Of each part the gateway's figure that stands for it, in the order of the report."""
+    """Of each part the gateway's most important figure, in the order of the report."""
     own = [figure for figure in report.figures if figure.subject == GATEWAY]
     parts = dict.fromkeys(figure.part for figure in own)
     return [key_figure(figure for figure in own if figure.part == part) for part in parts]

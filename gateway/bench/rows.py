@@ -61,6 +61,6 @@ def change_words(change: Change) -> str:
 
 
 def spread(figure: Figure) -> str:
-    """The least and the most of its runs, if they are told apart."""
+    """The least and the most of its runs, if they differ as they are printed."""
     least, most = (number(min(figure.runs)), number(max(figure.runs))) if figure.runs else ("", "")
     return f"{least}–{most}" if least != most else ""

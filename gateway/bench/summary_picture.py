@@ -1,4 +1,4 @@
-"""The one picture that stands for a report: an SVG file for a README, which a stranger understands in five seconds."""
+"""The summary of a report in one picture: an SVG file for a README, which a stranger understands in five seconds."""
 
 from __future__ import annotations
 

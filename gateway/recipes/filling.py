@@ -1,6 +1,6 @@
 """A template and facts → the file that is printed.
 
-In a template, ``{{name}}`` stands for the text of a fact. The lines from ``%if name`` to ``%end`` are printed if the fact is there,
+In a template, ``{{name}}`` is replaced by the text of a fact. The lines from ``%if name`` to ``%end`` are printed if the fact is there,
 those from ``%if not name`` to ``%end`` if it is not. Blocks are not nested.
 """
 

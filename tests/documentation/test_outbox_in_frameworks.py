@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,12 +24,13 @@ from publishers.session_outbox import publish_on_commit
 from publishers.tables import outbox_tables
 from publishers.testing import RunningGateway, started_gateway
 
+from ..kit.documentation import snippet
 from ..kit.programs import ENVIRONMENT
 from ..kit.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
-PAGE = Path(__file__).parents[2] / "static" / "docs" / "how-to" / "outbox-in-django-and-sqlalchemy.md"
+snippets = partial(snippet, "how-to/outbox-in-django-and-sqlalchemy.md")
 PROGRAMS = Path(sys.executable).parent
 MODEL = """
 from django.db import models
@@ -40,13 +41,6 @@ class Parcel(models.Model):
 
 BEGIN = 'from django.core.management import call_command as call; call("startproject", "shop", "."); call("startapp", "parcels")'
 SHIP = 'from django.test import Client; Client(HTTP_HOST="localhost").post("/parcels/17/ship").json()'
-
-
-def snippets(name: str) -> str:
-    """The page's code that is marked ``run: NAME``."""
-    found = re.search(rf"^<!-- run: {name} -->\n```\w+\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
-    assert found, name
-    return found[1]
 
 
 class Folder:

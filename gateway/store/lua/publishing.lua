@@ -155,6 +155,17 @@ local function append(stream, size, id, data, options)
   return redis.pcall(unpack(words))
 end
 
+-- Appends a publication, if the stream is ahead as the first one of a new life. Returns the epoch of the new life; nil where the old one goes on.
+local function append_or_begin(keys, size, offset, ms, data, options)
+  local added = append(keys[2], size, offset .. '-' .. ms, data, options)
+  if type(added) ~= 'table' then return nil end
+  if not is_ahead(added) then error(added) end
+  local epoch = begin(keys)
+  added = append(keys[2], size, '1-' .. ms, data, options)
+  if type(added) == 'table' then error(added) end
+  return epoch
+end
+
 -- The answer to a publication that is no new one, by its key or version; nil if it is new.
 local function repeated(keys, options, epoch, top)
   if options.key then
@@ -224,13 +235,8 @@ local function add(base, keys, args)
     offset = top + 1
     offset_text = number(offset)
     local trimmed, last = next_trimmed(keys[2], top, top_ms, ms, size, rules.ttl, known)
-    local added = append(keys[2], size, offset_text .. '-' .. ms_text, data, options)
-    if type(added) == 'table' then
-      if not is_ahead(added) then error(added) end
-      epoch, offset, offset_text, trimmed, known = begin(keys), 1, '1', nil, ''
-      added = append(keys[2], size, '1-' .. ms_text, data, options)
-      if type(added) == 'table' then error(added) end
-    end
+    local begun = append_or_begin(keys, size, offset_text, ms_text, data, options)
+    if begun then epoch, offset, offset_text, trimmed, known = begun, 1, '1', nil, '' end
     write_position(keys[1], offset_text, ms_text, trimmed and last or known, trimmed)
     expire_stream(keys[2], ttl)
     keep_meta(keys[1], rules.meta_ttl, ttl)
@@ -268,13 +274,8 @@ local function add_all(base, keys, publications)
     if not epoch then epoch, top, before, known = begin(keys), 0, 0, '' end
     local offset, of = repeated(keys, options, epoch, top)
     if offset then return {offset, of} end
-    local added = append(keys[2], -1, number(top + 1) .. '-' .. ms_text, data, options)
-    if type(added) == 'table' then
-      if not is_ahead(added) then error(added) end
-      epoch, top, before, known = begin(keys), 0, 0, ''
-      added = append(keys[2], -1, '1-' .. ms_text, data, options)
-      if type(added) == 'table' then error(added) end
-    end
+    local begun = append_or_begin(keys, -1, number(top + 1), ms_text, data, options)
+    if begun then epoch, top, before, known = begun, 0, 0, '' end
     top = top + 1
     newest = number(top)
     remember(keys, options, newest, ms, rules, ttl)
