@@ -1,12 +1,15 @@
 // Finds sections of the documentation. A section counts for the words of the question that it has, rare words for more than common
-// ones, and words in a title or a heading for more than those of the text.
+// ones, and words in a title, a heading or the list of what readers ask for more than those of the text. A word of a long section counts
+// for less than one of a short section.
 
 const COMMON = new Set(
-  "a an and are as at be by can could do does for from get happen how i if in into is it its me mean meaning my of on one or our should so that the their them there they this to use used using was we what when where which why will with without would you your".split(" "),
+  "a again an and are as at be by can could do does for from get happen how i if in into is it its make many me mean meaning much my need of on one only or our put see should so sure that the their them there they this to under use used using want was we what when where which why will with without would you your".split(" "),
 );
 const TITLE = 6;
 const HEADING = 4;
+const ASKED = 5; // of what readers ask for
 const TERM = 3; // of what a section's tables explain
+const LENGTH = 0.6; // how much the length of a section takes off its words
 const EXCERPT = 160; // characters
 
 /** `sections` as of search.json: the best rows first, each a section with `excerpt`, [{ text, hit }]. */
@@ -64,11 +67,13 @@ class Index {
   #sections = new Map(); // word → Map of section's number → weight
 
   constructor(sections) {
-    for (const [number, { title, heading, terms, text }] of sections.entries()) {
+    const average = sections.reduce((sum, { text }) => sum + text.length, 0) / sections.length;
+    for (const [number, { title, heading, terms, asked, text }] of sections.entries()) {
       this.#add(number, title, TITLE);
       if (heading !== title) this.#add(number, heading, HEADING);
+      this.#add(number, asked, ASKED);
       this.#add(number, terms, TERM);
-      this.#add(number, text, 1);
+      this.#add(number, text, 1 / (1 - LENGTH + (LENGTH * text.length) / average));
     }
   }
 
@@ -96,7 +101,7 @@ class Index {
 /** A piece of the text around its first words that were asked for. */
 function excerpt(text, words) {
   const isHit = (piece) => wordsOf(piece).some((word) => words.some((asked) => word.startsWith(asked)));
-  const pieces = text.split(/(\s+)/);
+  const pieces = text.split(/([\p{L}\p{N}_]+)/u);
   const first = Math.max(pieces.findIndex(isHit), 0);
   const chosen = [];
   let length = 0;

@@ -1,7 +1,8 @@
 """All pages of a folder, in the order in which they are read.
 
 A page's name is its file's path in the folder without ``.md``: ``how-to/deploy``; that of ``index.md`` is "". The order is that of
-the links on the index; pages that it does not name come last in their part.
+the links on the index; pages that it does not name come last in their part. A heading of the third level on the index begins a
+group of pages, which the list of pages shows under that heading.
 """
 
 from __future__ import annotations
@@ -19,16 +20,17 @@ if TYPE_CHECKING:
 __all__ = ["PARTS", "Book", "Page"]
 
 PARTS = {"tutorial": "Tutorial", "how-to": "How to", "reference": "Reference", "explanation": "Explanation", "": "More"}
-_LINK = re.compile(r"\]\(([\w./-]+)\.md\)")
+_HEADING_OR_LINK = re.compile(r"^#{2,3} .*$|\]\([\w./-]+\.md\)", re.M)
 _ELSEWHERE = re.compile(r"[a-z]+:|#")  # an address of another site, or one within the page
 
 
 class Page:
-    """``title`` is its first line, ``summary`` its first paragraph, without marks of Markdown."""
+    """``title`` is its first line, ``summary`` its first paragraph, without marks of Markdown. ``group`` is the index's heading above it."""
 
-    def __init__(self, name: str, source: str) -> None:
+    def __init__(self, name: str, source: str, group: str = "") -> None:
         self.name = name
         self.source = source
+        self.group = group
         first, _, rest = source.partition("\n")
         self.title = first.removeprefix("#").strip()
         self.summary = re.sub(r"[`*\[\]]|\]\([^)]*\)", "", " ".join(rest.strip().partition("\n\n")[0].split()))
@@ -69,16 +71,17 @@ class Book(Mapping[str, Page]):
 
     def __init__(self, folder: Path) -> None:
         files = {path.relative_to(folder).as_posix().removesuffix(".md"): path for path in sorted(folder.rglob("*.md"))}
-        pages = {name: Page("" if name == "index" else name, path.read_text("utf-8")) for name, path in files.items()}
-        listed = _LINK.findall(pages["index"].source) if "index" in pages else []
+        groups = _groups(files["index"].read_text("utf-8")) if "index" in files else {}
+        order = list(groups)
         parts = list(PARTS)
-        order = {name: at for at, name in reversed(list(enumerate(listed)))}
 
         def place(page: Page) -> tuple[bool, int, int, str]:
             part = parts.index(page.part) if page.part in PARTS else len(parts)
-            return bool(page.name), part, order.get(page.name, len(order)), page.name
+            return bool(page.name), part, order.index(page.name) if page.name in groups else len(order), page.name
 
-        self._pages = {page.name: page for page in sorted(pages.values(), key=place)}
+        names = {"" if name == "index" else name: path for name, path in files.items()}
+        pages = [Page(name, path.read_text("utf-8"), groups.get(name, "")) for name, path in names.items()]
+        self._pages = {page.name: page for page in sorted(pages, key=place)}
 
     def __getitem__(self, name: str) -> Page:
         return self._pages[name]
@@ -94,3 +97,15 @@ class Book(Mapping[str, Page]):
         pages = list(self.values())
         at = pages.index(page)
         return (pages[at - 1] if at else None), (pages[at + 1] if at + 1 < len(pages) else None)
+
+
+def _groups(index: str) -> dict[str, str]:
+    """The pages that the index names, in its order, each with the heading of the third level above its first link, or ""."""
+    groups: dict[str, str] = {}
+    group = ""
+    for found in _HEADING_OR_LINK.findall(index):
+        if found.startswith("#"):
+            group = found.removeprefix("###").strip() if found.startswith("###") else ""
+        else:
+            groups.setdefault(found.removeprefix("](").removesuffix(".md)"), group)
+    return groups

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from html import escape
+from itertools import groupby
 
 from .. import __version__
 from .book import PARTS, Book, Page
@@ -79,9 +80,12 @@ def _document(book: Book, root: str, title: str, summary: str, article: str, nam
 def _parts(book: Book, root: str, current: str | None) -> str:
     parts = [f"    <ul>{_item(book[''], root, current)}</ul>\n"] if "" in book else []
     for part in dict.fromkeys([*PARTS, *(page.part for page in book.values())]):
-        items = "".join(_item(page, root, current) for page in book.values() if page.part == part and page.name)
-        if items:
-            parts.append(f"    <h2>{escape(PARTS.get(part, part))}</h2>\n    <ul>{items}</ul>\n")
+        pages = [page for page in book.values() if page.part == part and page.name]
+        if pages:
+            parts.append(f"    <h2>{escape(PARTS.get(part, part))}</h2>\n")
+        for group, members in groupby(pages, key=lambda page: page.group):
+            heading = f"    <h3>{escape(group)}</h3>\n" if group else ""
+            parts.append(f"{heading}    <ul>{''.join(_item(page, root, current) for page in members)}</ul>\n")
     return "".join(parts)
 
 

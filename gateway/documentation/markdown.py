@@ -2,6 +2,9 @@
 
 It is CommonMark with tables. Comments are left out, and so is every other piece of HTML: a page that needs one would look
 different on GitHub. Anchors of headings are made as GitHub makes them, so that a link works in both places.
+
+A comment ``<!-- asked: log out, kick -->`` after a heading holds words by which readers ask for what the section answers, and which
+its text does not use. Readers do not see them; the search finds the section by them.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from pygments.util import ClassNotFound
 
 __all__ = ["Heading", "Rendered", "Section", "render", "sections"]
 
+_ASKED = re.compile(r"<!-- asked: (.+?) -->")
 _NOT_IN_ANCHORS = re.compile(r"[^\w\- ]")
 _LANGUAGES = {"console": "bash", "": "text"}  # no prompt is shown in a console here, so its lines are those of a shell
 _FORMATTER: HtmlFormatter[str] = HtmlFormatter(nowrap=True, classprefix="k-")
@@ -36,7 +40,8 @@ class Section(NamedTuple):
 
     heading: str
     anchor: str
-    terms: str  # what its tables explain: the texts of their first column
+    terms: str  # what its tables explain, which is in their first column
+    asked: str  # other words by which readers ask for it
     text: str
 
 
@@ -90,20 +95,22 @@ def _text(inline: Token) -> str:
 
 
 def _sections(tokens: Sequence[Token]) -> Iterator[Section]:
-    heading, anchor, terms, texts = "", "", list[str](), list[str]()
+    heading, anchor, terms, asked, texts = "", "", list[str](), list[str](), list[str]()
     for at, token in enumerate(tokens):
         if token.type == "heading_open":
             if heading:
-                yield Section(heading, anchor, " ".join(terms), " ".join(texts))
+                yield Section(heading, anchor, " ".join(terms), " ".join(asked), " ".join(texts))
             anchor = str(token.attrGet("id")) if heading else ""
-            heading, terms, texts = _text(tokens[at + 1]), [], []
+            heading, terms, asked, texts = _text(tokens[at + 1]), [], [], []
+        elif token.type == "html_block":
+            asked += _ASKED.findall(token.content)
         elif token.type == "fence":
             texts.append(token.content)
         elif token.type == "inline" and tokens[at - 1].type != "heading_open":
             texts.append(_text(token))
             if tokens[at - 1].type == "td_open" and tokens[at - 2].type == "tr_open":
                 terms.append(_text(token))
-    yield Section(heading, anchor, " ".join(terms), " ".join(texts))
+    yield Section(heading, anchor, " ".join(terms), " ".join(asked), " ".join(texts))
 
 
 # How some of the tokens are written.

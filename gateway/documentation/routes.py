@@ -95,7 +95,7 @@ def _document(stamp: int, name: str) -> _Body:
 
 @lru_cache(maxsize=1)
 def _index(stamp: int) -> _Body:
-    """``[{"page", "title", "heading", "anchor", "terms", "text"}, …]``, a row for each section of each page."""
+    """``[{"page", "title", "heading", "anchor", "terms", "asked", "text"}, …]``, a row for each section of each page."""
     rows = [{"page": page.name, "title": page.title, **section._asdict()} for page in _book(stamp).values() for section in page.sections]
     return _body(msgspec.json.encode(rows))
 
