@@ -22,6 +22,20 @@ PUBLIC: dict[str, tuple[str, ...] | None] = {
     "publishers.publisher": ("PublishOptions",),
     "publishers.database": ("Database",),
     "publishers.transaction": ("Transaction",),
+    "publishers.sync_database": None,
+    "publishers.session_outbox": ("publish_on_commit", "notify_on_commit", "enqueue_on_commit"),
+    "publishers.django": ("publish_on_commit", "notify_on_commit", "enqueue_on_commit", "get_publisher"),
+    "publishers.django.token_view": None,
+    "publishers.testing": (
+        "published",
+        "running_gateway",
+        "gateway_toml",
+        "recording",
+        "Published",
+        "Publication",
+        "Job",
+        "RunningGateway",
+    ),
     "publishers.posts": None,
     "publishers.reviews": None,
     "publishers.reactions": None,
@@ -39,11 +53,15 @@ PUBLIC: dict[str, tuple[str, ...] | None] = {
 # What relays, the gateway and our own modules alone call.
 INTERNAL = {
     *("Database.alone_with", "Database.claim", "Database.listening", "Database.wake"),
-    *("Transaction.gathered", "Transaction.lock", "Transaction.write_outbox"),
+    *("Gathering.gathered", "Transaction.lock", "Transaction.write_outbox", "SyncTransaction.write_outbox"),
+    *("Published.add", "Published.add_row"),
     *("Reader.followed", "Reader.held", "Reader.on_lost", "Reader.on_refused"),
     *("StoreError.is_wrong_type", "StoreError.is_general", "excerpt"),
 }
-MADE_ELSEWHERE = {"Caller", "Delivery", "EnqueuedJob", "Gap", "PlainJob", "RunningJob", "Transaction"}  # applications are given them
+MADE_ELSEWHERE = {  # applications are given them
+    *("Caller", "Delivery", "EnqueuedJob", "Gap", "PlainJob", "RunningJob", "Transaction", "SyncTransaction"),
+    *("Published", "RunningGateway"),
+}
 HEAD = """# Python
 
 Classes and functions for services, from their docstrings.
@@ -56,6 +74,17 @@ print(SyncPublisher("valkey://localhost").publish("posts:tech", {"title": "Hello
 ```
 
 Errors of arguments are `ValueError` and `TypeError`; all others are below [`gateway.errors`](#gatewayerrors). This page is made from the docstrings of the code.
+
+| to | use |
+|---|---|
+| publish and notify | [Publisher](#publisher), [SyncPublisher](#syncpublisher) |
+| publish in a transaction of your database | [Database](#database), [SyncDatabase](#syncdatabase); in one that your program has already: [SQLAlchemy](#publisherssession_outbox), [Django](#publishersdjango) |
+| give a Django user a token | [token_view](#token_view) |
+| test what your program publishes | [publishers.testing](#publisherstesting) |
+| run and enqueue jobs | [Worker](#worker), [Queue](#queue), [SyncQueue](#syncqueue) |
+| read every publication in a service | [Reader](#reader) |
+| answer calls of clients | [Service](#service) |
+| run the gateway inside an application | [create_app](#create_app), [Config](#config) |
 """
 
 
@@ -72,6 +101,8 @@ def _module(name: str, names: tuple[str, ...] | None) -> str:
 def _member(name: str, member: Any) -> str:
     if inspect.isclass(member):
         return _class(name, member)
+    if _is_fixture(member):
+        return _fixture(name, member)
     return f"\n### {name}\n\n{_call(name, member)}\n{_doc(member)}"
 
 
@@ -113,12 +144,29 @@ def _call(name: str, member: Any) -> str:
     signature = inspect.signature(member)
     shown = [_parameter(each) for each in signature.parameters.values() if each.name not in ("self", "cls")]
     arguments = ", ".join(_with_marks(list(signature.parameters.values()), shown))
-    bare = inspect.unwrap(member) if not inspect.isclass(member) else member
-    word = "await " if inspect.iscoroutinefunction(bare) else "async with " if inspect.isasyncgenfunction(bare) else ""
-    returned = "" if inspect.isclass(member) else _type(signature.return_annotation).removeprefix("AsyncIterator")
-    return f"`{word}{name}({arguments})" + (
-        f" → {returned.strip('[]') if word == 'async with ' else returned}`" if returned not in ("", "None") else "`"
-    )
+    word = _word(member)
+    returned = "" if inspect.isclass(member) else _type(signature.return_annotation)
+    if word.endswith("with "):
+        returned = re.sub(r"^(?:Async)?Iterator\[(.*)\]$", r"\1", returned)
+    return f"`{word}{name}({arguments})" + (f" → {returned}`" if returned not in ("", "None") else "`")
+
+
+def _word(member: Any) -> str:
+    """What is written before its call."""
+    bare = member if inspect.isclass(member) else inspect.unwrap(member)
+    if inspect.iscoroutinefunction(bare):
+        return "await "
+    return "async with " if inspect.isasyncgenfunction(bare) else "with " if inspect.isgeneratorfunction(bare) else ""
+
+
+def _is_fixture(member: Any) -> bool:
+    return type(member).__name__ == "FixtureFunctionDefinition"
+
+
+def _fixture(name: str, member: Any) -> str:
+    """A fixture of pytest, which tests name as an argument and do not call."""
+    returned = re.sub(r"^Iterator\[(.*)\]$", r"\1", _type(inspect.signature(member).return_annotation))
+    return f"\n### {name}\n\nA fixture of pytest: `{name}: {returned}`\n{_doc(member)}"
 
 
 def _with_marks(parameters: list[inspect.Parameter], shown: list[str]) -> Iterator[str]:
@@ -146,9 +194,10 @@ def _parameter(parameter: inspect.Parameter) -> str:
 def _type(annotation: Any) -> str:
     if annotation in (inspect.Signature.empty, None):
         return ""
-    return (
+    text = (
         annotation if isinstance(annotation, str) else getattr(annotation, "__forward_arg__", None) or inspect.formatannotation(annotation)
     )
+    return text.replace(",]", "]")  # Python 3.11 writes a tuple's stars so
 
 
 def _doc(member: Any) -> str:

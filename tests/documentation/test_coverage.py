@@ -127,3 +127,18 @@ def test_every_member_of_the_javascript_api_is_documented() -> None:
     assert [name for name in sorted(names) if not re.search(rf"`[^`]*\b{name}\b[^`]*`", page("reference/javascript"))] == []
     words = re.findall(r'"(\w+)"', re.search(r"type ErrorCode = (.*);", types)[1])  # type: ignore[index]  # a missing type fails here too
     assert [word for word in words if f'| `"{word}"` |' not in page("reference/javascript")] == []
+
+
+def test_every_member_of_the_elements_hooks_and_stores_is_documented() -> None:
+    text = page("reference/javascript")
+    types = "".join((TOP / "static" / f"{name}.d.ts").read_text() for name in ("elements", "react", "stores"))
+    kinds = "Gateway(?:Element|Inbox|Feed|Hooks)|(?:Use)?(?:Channel|Inbox)Options|(?:Channel|Inbox|Presence)(?:Store|Snapshot)|Store"
+    bodies = re.findall(
+        rf"^(?:export|declare) (?:interface|class) (?:{kinds})(?:<.*?>)?(?: extends [^{{]*)? {{\n(.*?)^}}", types, re.M | re.S
+    )
+    names = {name for body in bodies for name in re.findall(r"^  (?:readonly |[gs]et )?(\w+)\??[(:<]", body, re.M)}
+    names -= {"constructor", "addEventListener", "removeEventListener"}
+    comment = (TOP / "static" / "elements.js").read_text().partition("*/")[0]
+    names |= {"hooks", *re.findall(r"^ \*   ([a-z-]+) {3,}", comment, re.M)}  # and the attributes
+    assert {"token-url", "useChannel", "older", "limit", "getSnapshot"} <= names
+    assert [name for name in sorted(names) if not re.search(rf"`[^`]*(?<![\w-]){name}(?![\w-])[^`]*`", text)] == []

@@ -24,6 +24,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from gateway.config import load
 
+from ..kit.clients import client
 from ..kit.gateways import API_KEY, RunningGateway, launch
 from ..kit.javascript import NODE
 from ..kit.servers import ValkeyServer, free_port
@@ -203,6 +204,36 @@ async def test_fastapi_publishes_in_a_request_and_after_its_answer(desk: Desk, g
         assert (await client.post("/likes/1")).status_code == 202
     assert [{"id": 1, "title": "by FastAPI"}, {"id": 1, "liked": True}] == published(gateway, "posts:tech")[-2:]
     assert notified(gateway, "u2")[-1] == "New: by FastAPI"
+
+
+def test_a_script_of_cron_publishes_once_a_day_and_fails_where_it_is_refused(desk: Desk, gateway: RunningGateway) -> None:
+    script = desk.write("announce.sh", code("publish-script"))
+    desk.run(f"bash {script.name}; bash {script.name}")
+    assert published(gateway, "posts:tech").count({"title": "Good morning"}) == 1
+    script.write_text(script.read_text().replace("posts:tech", "nowhere:1"))
+    with pytest.raises(AssertionError, match="error: 404"):
+        desk.run(f"bash {script.name}")
+
+
+PUSHED = """
+from pathlib import Path
+def webpush(subscription, data, **_):
+    Path("pushed").write_text(subscription["endpoint"] + " " + data)
+"""
+
+
+async def test_a_user_who_is_away_gets_a_push_and_one_who_is_connected_does_not(desk: Desk, gateway: RunningGateway) -> None:
+    desk.write("pywebpush.py", PUSHED)
+    desk.write("away.py", code("away", "python").replace("return []", 'return [{"endpoint": "phone of " + user}]'))
+    worker = desk.start(code("away", "console"), "is ready")
+    notify = "import asyncio, away; asyncio.run(away.notify({user!r}, {{'id': {user!r}, 'text': 'Hello'}}, 0.1))"
+    async with client(gateway, "u8"):
+        desk.run(f'python -c "{notify.format(user="u8")}"')
+        desk.run(f'python -c "{notify.format(user="u7")}"')
+        pushed = desk.folder / "pushed"
+        wait_until(pushed.exists, "the user who is away gets a push")
+    assert pushed.read_text().startswith("phone of u7 ") and notified(gateway, "u8") == ["Hello"]
+    assert "Traceback" not in worker.read_text()
 
 
 def test_node_publishes_over_http(desk: Desk, gateway: RunningGateway) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from gateway import __version__
 from gateway.documentation.book import Book
-from gateway.documentation.markdown import render
+from gateway.documentation.frame import framed
+from gateway.documentation.markdown import render, sections
 
 from ..kit.browser import wait
 from ..kit.gateways import RunningGateway, shared_gateway
@@ -37,6 +38,27 @@ QUESTIONS = {
     "retry failed jobs dead letter": "how-to/work-queues",
     "history_size": "reference/settings",
     "memory per connection": "explanation/scale",
+    "only members of a chat can read it": "how-to/authenticate-my-users",
+    "my user logs out: how do I end their connections": "how-to/authenticate-my-users",
+    "logout": "how-to/authenticate-my-users",
+    "kick a user": "how-to/authenticate-my-users",
+    "cors": "how-to/authenticate-my-users",
+    "publish from a cron job in bash": "how-to/publish",
+    "delete message": "how-to/publish",
+    "how do I send a web push to somebody who is away": "how-to/reach-users-who-are-away",
+    "email": "how-to/reach-users-who-are-away",
+    "what happens to messages when I restart Valkey at noon": "how-to/a-valkey-of-my-own",
+    "put it behind nginx under /live/": "how-to/deploy",
+    "subpath": "how-to/deploy",
+    "docker": "how-to/deploy",
+    "my page shows error 103": "reference/errors-and-close-codes",
+    "how much memory do I need for 50,000 connections": "explanation/scale",
+    "how big a server": "explanation/scale",
+    "publish in the same transaction as my Django model": "how-to/outbox-in-django-and-sqlalchemy",
+    "see why a job failed and run it again": "how-to/work-queues",
+    "gdpr": "how-to/inbox",
+    "rate limit": "reference/settings",
+    "custom element": "reference/javascript",
 }
 
 
@@ -85,6 +107,25 @@ def test_anchors_are_those_of_github_and_doubled_headings_have_their_own() -> No
     rendered = render("# Title\n\n## `[channels]` & more\n\n## Twice\n\n## Twice\n")
     assert [heading.anchor for heading in rendered.headings] == ["channels--more", "twice", "twice-1"]
     assert '<h2 id="twice-1">' in rendered.html
+
+
+def test_words_by_which_readers_ask_are_of_their_section_and_not_shown() -> None:
+    source = "# Title\n\nText.\n\n<!-- asked: begin -->\n\n## Log out\n\n<!-- asked: logout, kick -->\n\nMore.\n"
+    assert [section.asked for section in sections(source)] == ["begin", "logout, kick"]
+    assert "kick" not in render(source).html and [section.text for section in sections(source)] == ["Text.", "More."]
+
+
+def test_pages_are_listed_in_the_groups_of_the_index(tmp_path: Path) -> None:
+    (tmp_path / "how-to").mkdir()
+    for name in "abc":
+        (tmp_path / f"how-to/{name}.md").write_text(f"# Page {name}\n\nText.")
+    (tmp_path / "index.md").write_text(
+        "# All\n\n## How to\n\n### First\n\n[b](how-to/b.md)\n\n### Then\n\n[a](how-to/a.md)\n\n## More\n\n[c](how-to/c.md)"
+    )
+    book = Book(tmp_path)
+    assert {page.name: page.group for page in book.values()} == {"": "", "how-to/b": "First", "how-to/a": "Then", "how-to/c": ""}
+    pages = framed(book, book["how-to/a"]).partition("<nav")[2]
+    assert pages.index("<h3>First</h3>") < pages.index("Page b") < pages.index("<h3>Then</h3>") < pages.index("Page a")
 
 
 def test_html_in_a_page_is_left_out_and_code_is_escaped() -> None:
