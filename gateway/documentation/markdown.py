@@ -26,6 +26,8 @@ __all__ = ["Heading", "Rendered", "Section", "render", "sections"]
 _ASKED = re.compile(r"<!-- asked: (.+?) -->")
 _NOT_IN_ANCHORS = re.compile(r"[^\w\- ]")
 _LANGUAGES = {"console": "bash", "": "text"}  # no prompt is shown in a console here, so its lines are those of a shell
+_WRAPPED = {"console", "bash", "sh", "text", ""}  # lines that may be long, and mean the same where they are wrapped
+_COLUMNS = re.compile(r"\S {3,}\S")  # text in columns, which wrapping would break
 _FORMATTER: HtmlFormatter[str] = HtmlFormatter(nowrap=True, classprefix="k-")
 
 
@@ -122,7 +124,8 @@ def _fence(renderer: Any, tokens: Sequence[Token], at: int, options: Any, env: A
         lexer = get_lexer_by_name(_LANGUAGES.get(language, language), stripnl=False)
     except ClassNotFound:
         lexer = get_lexer_by_name("text")
-    return f'<div class="code"><pre><code>{highlight(tokens[at].content, lexer, _FORMATTER)}</code></pre></div>\n'
+    wraps = " wraps" if language in _WRAPPED and not _COLUMNS.search(tokens[at].content) else ""
+    return f'<div class="code{wraps}"><pre><code>{highlight(tokens[at].content, lexer, _FORMATTER)}</code></pre></div>\n'
 
 
 def _heading_close(renderer: Any, tokens: Sequence[Token], at: int, options: Any, env: Any) -> str:
