@@ -201,9 +201,12 @@ def _type(annotation: Any) -> str:
 
 
 def _doc(member: Any) -> str:
-    """The docstring as Markdown: names are in single backticks."""
-    doc = inspect.getdoc(member)
-    return "\n" + re.sub(r"``([^`]+)``", r"`\1`", doc).strip() + "\n" if doc else ""
+    """The docstring as Markdown: names are in single backticks, and lines that each explain a name are a list."""
+    doc = re.sub(r"``([^`]+)``", r"`\1`", inspect.getdoc(member) or "").strip()
+    explained = r"^(?=`\w+`: )"
+    if len(re.findall(explained, doc, re.M)) > 1:
+        doc = re.sub(explained, "- ", doc, flags=re.M)
+    return f"\n{doc}\n" if doc else ""
 
 
 if __name__ == "__main__":
