@@ -70,7 +70,7 @@ Classes and functions for services, from their docstrings.
 ```python
 from publishers import SyncPublisher
 
-print(SyncPublisher("valkey://localhost").publish("posts:tech", {"title": "Hello"}))
+print(SyncPublisher().publish("posts:tech", {"title": "Hello"}))  # a Valkey of your own: SyncPublisher("valkey://localhost")
 ```
 
 Errors of arguments are `ValueError` and `TypeError`; all others are below [`gateway.errors`](#gatewayerrors). This page is made from the docstrings of the code.
