@@ -26,7 +26,7 @@ __all__ = ["Heading", "Rendered", "Section", "render", "sections"]
 _ASKED = re.compile(r"<!-- asked: (.+?) -->")
 _NOT_IN_ANCHORS = re.compile(r"[^\w\- ]")
 _LANGUAGES = {"console": "bash", "": "text"}  # no prompt is shown in a console here, so its lines are those of a shell
-_WRAPPED = {"console", "bash", "sh", "text", ""}  # lines that may be long, and mean the same where they are wrapped
+_WRAPPED = {"console", "bash", "sh", "http", "text", ""}  # lines that may be long, and mean the same where they are wrapped
 _COLUMNS = re.compile(r"\S {3,}\S")  # text in columns, which wrapping would break
 _FORMATTER: HtmlFormatter[str] = HtmlFormatter(nowrap=True, classprefix="k-")
 

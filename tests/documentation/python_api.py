@@ -70,7 +70,8 @@ Classes and functions for services, from their docstrings.
 ```python
 from publishers import SyncPublisher
 
-print(SyncPublisher().publish("posts:tech", {"title": "Hello"}))  # a Valkey of your own: SyncPublisher("valkey://localhost")
+publisher = SyncPublisher()  # the embedded server of a running gateway; else SyncPublisher("valkey://localhost")
+print(publisher.publish("posts:tech", {"title": "Hello"}))
 ```
 
 Errors of arguments are `ValueError` and `TypeError`; all others are below [`gateway.errors`](#gatewayerrors). This page is made from the docstrings of the code.
