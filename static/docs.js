@@ -159,4 +159,5 @@ document.querySelectorAll(".code").forEach(addCopying);
 const widths = new ResizeObserver((entries) => entries.forEach(({ target }) => letScroll(target)));
 document.querySelectorAll(".table, pre").forEach((element) => widths.observe(element));
 showCurrentPage();
+document.getElementById("pages").addEventListener("toggle", showCurrentPage); // on a phone it has no height until it is opened
 followHeadings();
