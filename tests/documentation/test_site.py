@@ -59,6 +59,11 @@ QUESTIONS = {
     "gdpr": "how-to/inbox",
     "rate limit": "reference/settings",
     "custom element": "reference/javascript",
+    "health check": "how-to/ready-and-drain",
+    "mark as read": "how-to/inbox",
+    "scheduled job": "how-to/work-queues",
+    "ios and android": "explanation/limits",
+    "benchmark": "explanation/what-it-costs",
 }
 
 
