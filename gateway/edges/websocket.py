@@ -186,8 +186,8 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
 
     def _take_whole(self, data: bytes) -> bool:
         """Acts on ``data`` if it is whole messages, and not too much for one turn. False if nothing was done."""
-        messages = whole_messages(data, self._node.config.limits.message_bytes)
-        if messages is None or (len(messages) > 1 and len(data) > PARSED_BYTES):
+        messages = whole_messages(data, self._node.config.limits.message_bytes, PARSED_BYTES)
+        if messages is None:
             return False
         for message in messages:
             self._take(message)
