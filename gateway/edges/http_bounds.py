@@ -34,6 +34,10 @@ log = logging.getLogger("gateway.http")
 
 HEAD_BYTES = 64 * 1024
 HEADERS_MOST = 256  # with the trailers: each takes 100 bytes and half a microsecond, however short it is. nginx sends some 20 on
+FIELDS_MOST = (
+    1000  # of a query, some 5 microseconds each; or FIELDS_PER_CHANNEL for each channel that a client may follow, if those are more
+)
+FIELDS_PER_CHANNEL = 4
 CHUNKS_MOST = 1000  # of a body, and one more for each CHUNK_BYTES of it: each takes a microsecond
 CHUNK_BYTES = 64
 PARTS = 16  # that the parser takes in one turn, 20 µs each
@@ -77,7 +81,7 @@ class BoundedHttp(HttpToolsProtocol):
     _held = b""  # a request with a known head and without all of its body
     _in_head = True
     _head_bytes = 0  # of a head, or of what comes between two chunks of a body or after the last one
-    _headers = 0  # of a request
+    _headers = _fields = 0  # of a request
     _chunks_left = 0  # that its body may have
     _advanced = False  # a body went on in the part that was parsed last
     _unread = 0  # bytes that the client had not taken when it was looked at last
@@ -119,9 +123,15 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self.url, self.headers, self.expect_100_continue = b"", [], False
-        self._headers, self._chunks_left = 0, CHUNKS_MOST
+        self._headers, self._fields, self._chunks_left = 0, 0, CHUNKS_MOST
         if not self._limits.in_request:
             self.await_request(self.loop.time())
+
+    def on_url(self, url: bytes) -> None:
+        self._fields += url.count(b"&")
+        if self._fields > FIELDS_MOST and self._fields > FIELDS_PER_CHANNEL * self._node.config.limits.channels_per_client:
+            self._end_parsing("a query has more than %d fields", FIELDS_MOST)
+        super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers += 1

@@ -92,7 +92,15 @@ async def test_frames_in_the_segment_of_their_handshake_are_read(gateway: Runnin
 def test_only_a_whole_handshake_and_nothing_else_is_read_at_once() -> None:
     usual = head()
     assert read_handshake(usual) == (URL, [(name.lower().encode(), value.encode()) for name, value in USUAL.items()])
-    for other in (usual[:-1], usual + b"\x81", usual + usual, b"\r\n" + usual, b"", head(X_Long="x" * HANDSHAKE_BYTES)):
+    for other in (
+        usual[:-1],
+        usual + b"\x81",
+        usual + usual,
+        b"\r\n" + usual,
+        b"",
+        head(X_Long="x" * HANDSHAKE_BYTES),
+        head(f"GET {URL}?{'a&' * 1100} HTTP/1.1"),
+    ):
         assert read_handshake(other) is None
     for name in (
         "with a body",
