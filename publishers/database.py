@@ -32,16 +32,18 @@ from gateway.store.data_folder import open_private
 
 from .engines import ASYNC_DRIVERS, LOCK_SECONDS, POOL, database_url, driver_url, make_engine, name_of, prepare_transactions
 from .outbox_rows import NOTIFY, WAKE, lock_key, now_ms
-from .prepared import Parameters, Prepared, Rows, driver_of
+from .prepared import DRIVER_ERRORS, Parameters, Prepared, Rows, driver_of
 from .transaction import Transaction
 
-__all__ = ["Database", "Transaction", "is_given_up", "lock_key", "now_ms", "reason_of", "within"]
+__all__ = ["BROKEN", "Database", "Transaction", "is_given_up", "lock_key", "now_ms", "reason_of", "within"]
 
 log = logging.getLogger("gateway.relay")
 
 ATTEMPTS = 5  # of a transaction that PostgreSQL gave up in favour of another
 _RETRIED = ("40001", "40P01")  # serialization failure, deadlock. Source: PostgreSQL, appendix A
 WAKE_SECONDS = 0.02  # between two wakes of one process
+# Errors that may pass by themselves: the database is away, or its pool is exhausted.
+BROKEN = (SQLAlchemyError, OSError, *DRIVER_ERRORS)
 _RELAYS = 0x6762  # the space of the relays' advisory locks
 
 Result = TypeVar("Result")
@@ -169,7 +171,7 @@ class Database:
                 self._wake_again = False
                 await self.fetch(_notify, {})
                 await asyncio.sleep(WAKE_SECONDS)  # a relay that is at work takes what comes meanwhile
-        except SQLAlchemyError as error:
+        except BROKEN as error:
             log.debug("the relays were not woken (%s); each looks at the outbox once a second", reason_of(error))
 
     @asynccontextmanager

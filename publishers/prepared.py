@@ -18,10 +18,12 @@ from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-__all__ = ["Parameters", "Prepared", "Rows", "driver_of"]
+__all__ = ["DRIVER_ERRORS", "Parameters", "Prepared", "Rows", "driver_of"]
 
 Parameters = Mapping[str, Any]
 Rows = Sequence[Sequence[Any]]
+# The last is what asyncpg raises on a connection that the server has just ended.
+DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 _dialect = PGDialect_asyncpg()  # type: ignore[no-untyped-call]  # its __init__ has no types
 
@@ -62,7 +64,7 @@ class Prepared:
     async def _rows(self, answer: Awaitable[Rows]) -> Rows:
         try:
             return await answer
-        except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except DRIVER_ERRORS as error:
             raise DBAPIError(self._sql, None, error) from error
 
 

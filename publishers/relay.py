@@ -29,9 +29,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
-import asyncpg
 from sqlalchemy import ARRAY, BigInteger, String, bindparam, delete, func, select, text, true, update
-from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.errors import StoreError, Unavailable
 from gateway.rules.notifications import NAMESPACE, without_user
@@ -40,7 +38,7 @@ from gateway.runtime.backoff import backoff, retrying
 from gateway.store.history import History
 from gateway.work.queues import Queues
 
-from .database import Database, reason_of
+from .database import BROKEN, Database, reason_of
 from .migrator import identity
 from .outbox_jobs import queue_of, trace_of, words_of
 from .prepared import Prepared
@@ -57,8 +55,6 @@ ASIDE_SECONDS = 30.0  # the longest a channel is set aside
 LOOK_SECONDS = 1.0  # between two looks at the outbox, where no wake comes
 GLANCE_SECONDS = 0.02  # between two looks at SQLite's data version, which is how another process's commit is noticed
 PAUSE_MOST = 1.0  # seconds between two attempts
-# Errors that may pass by themselves: the database is away, or its pool is exhausted.
-BROKEN = (SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 _of_ids = (outbox.c.id.in_(bindparam("ids", expanding=True)), outbox.c.id == func.any(bindparam("ids", type_=ARRAY(BigInteger))))
 _in_names = (

@@ -381,8 +381,11 @@ class Subscription extends Emitter {
     this.#timer = this.#gateway._platform.setTimeout(act, delayMs);
   }
 
-  /** The server's reply to subscribe. `top` is the offset where catching up ends, if that is not the last of these publications. */
-  _begin({ recovered, was_recovering, recoverable, epoch = "", offset = 0, publications = [], top }) {
+  /**
+   * The server's reply to subscribe. `top` is the offset where catching up ends, if that is not the last of these publications.
+   * `gapFollows`: the position changes only with the event of the gap, so that a stream which is cut before that event does not hide it.
+   */
+  _begin({ recovered, was_recovering, recoverable, epoch = "", offset = 0, publications = [], top, gapFollows = false }) {
     this.#begun = true;
     this._failures = 0;
     this._token.forgetRefusals();
@@ -390,7 +393,7 @@ class Subscription extends Emitter {
     this.#recoveredUpTo = recovered ? (top ?? publications.at(-1)?.offset ?? 0) : 0;
     if (recovered) this.position.epoch = epoch;
     else if (was_recovering) this._skipTo(epoch, offset);
-    else this.position = recoverable ? { epoch, offset } : null;
+    else if (!gapFollows) this.position = recoverable ? { epoch, offset } : null;
     for (const publication of publications) this._receive(publication);
     this.#updateState();
   }
@@ -893,7 +896,9 @@ export class Gateway extends Emitter {
   #streamOpened(channels, tops) {
     this.#becomeConnected();
     for (const [channel, result] of Object.entries(channels)) {
-      this.#subscriptions.get(channel)?._begin({ ...result, top: tops[channel], recoverable: Boolean(result.epoch) });
+      const subscription = this.#subscriptions.get(channel);
+      const gapFollows = Boolean(subscription?.position) && !result.recovered;
+      subscription?._begin({ ...result, top: tops[channel], recoverable: Boolean(result.epoch), gapFollows });
     }
     this.#requestWaiting();
   }

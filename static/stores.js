@@ -106,6 +106,7 @@ export class ChannelStore extends Store {
   #wasLive = false;
   #wanted = false; // history has to be read when the channel is live
   #reading; // a new object for each read, so that the answer to an earlier one is ignored
+  #lastBeforeGap; // the key of the newest publication from before the last gap
   #generation = 0; // of offsets: a gap may begin another epoch, in which they are used again
   #count = 0;
 
@@ -171,7 +172,9 @@ export class ChannelStore extends Store {
   /** What is shown may lack publications in its middle; so it is replaced by what history holds, where the page asked for history. */
   #gap() {
     this.#generation += 1;
+    this.#reading = null; // the answer to a read from before the gap may be of another epoch
     const { gaps, publications } = this.snapshot;
+    this.#lastBeforeGap = publications.at(-1)?.key;
     // Their offsets may be of another epoch, and are not comparable with those that follow.
     const held = this.history ? [] : publications.map(({ offset, ...rest }) => rest);
     this._update({ gaps: gaps + 1, publications: held, more: false });
@@ -186,18 +189,21 @@ export class ChannelStore extends Store {
       const { publications } = await readHistory(this.gateway, this.channel, { limit, since });
       if (reading === this.#reading) this.#add(publications, limit);
     } catch (error) {
-      if (reading === this.#reading) this._update({ error });
+      if (reading !== this.#reading) return;
+      this.#wanted ||= !since && this.history > 0; // the connection may be lost: the next one reads it
+      this._update({ error });
     }
   }
 
-  /** `found` is newest first. What arrived meanwhile is shown already. */
+  /** `found` is newest first. What arrived meanwhile is shown already, and what was there before a gap remains before it. */
   #add(found, limit) {
     const held = this.snapshot.publications;
     const first = held.find(({ offset }) => offset)?.offset ?? Infinity;
     const older = found.filter(({ offset }) => offset < first).reverse();
     const added = older.map((each) => ({ channel: this.channel, recovered: false, ...this.#keyed(each) }));
     const more = found.length === limit && found.at(-1).offset > 1;
-    this._update({ publications: [...added, ...held].slice(-this.#limit), more, error: null });
+    const start = held.findIndex(({ key }) => key === this.#lastBeforeGap) + 1;
+    this._update({ publications: held.toSpliced(start, 0, ...added).slice(-this.#limit), more, error: null });
   }
 }
 
@@ -321,11 +327,14 @@ export class PresenceStore extends Store {
     try {
       const present = await this.#subscription.presence();
       if (moves !== this.#moves) return;
+      this.#moves = null;
       this.#clients = new Map(present.map((client) => [client.client, client]));
       for (const change of moves) change(this.#clients);
       this.#show(null);
     } catch (error) {
-      if (moves === this.#moves) this._update({ error });
+      if (moves !== this.#moves) return;
+      this.#moves = null;
+      this._update({ error });
     }
   }
 

@@ -15,7 +15,7 @@ from jwt.algorithms import get_default_algorithms
 from msgspec import UNSET, UnsetType
 
 from ..config import Tokens
-from ..rules.json_text import UNREADABLE
+from ..rules.json_text import UNREADABLE, is_json
 from .keys import Keys
 
 __all__ = ["plain_payload"]
@@ -39,6 +39,7 @@ class _Registered(msgspec.Struct):
     jti: str | UnsetType = UNSET
 
 
+PAYLOAD_BYTES = 4096  # Python refuses to read a number of more than 4,300 digits
 _ALGORITHMS = get_default_algorithms()
 _HASHES = {"HS256": "sha256", "HS384": "sha384", "HS512": "sha512"}  # RFC 7518, 3.2
 _header_of = msgspec.json.Decoder(_Header).decode
@@ -56,7 +57,7 @@ def plain_payload(token: str, keys: Keys, settings: Tokens) -> bytes | None:
         is_good = _is_in_force(registered, settings) and _is_signed(signed, sent, header, keys)
     except (*UNREADABLE, OverflowError):
         return None
-    return payload if is_good else None
+    return payload if is_good and _is_readable(payload) else None
 
 
 def _part(text: bytes) -> bytes:
@@ -65,6 +66,11 @@ def _part(text: bytes) -> bytes:
     if b2a_base64(data, newline=False).rstrip(b"=").translate(_URL_SAFE) != text:
         raise ValueError("not canonical")
     return data
+
+
+def _is_readable(payload: bytes) -> bool:
+    """Whether any parser reads it: msgspec does not look into the claims that nobody asks for, where PyJWT's parser meets its limits."""
+    return len(payload) <= PAYLOAD_BYTES and is_json(payload)
 
 
 def _is_in_force(claims: _Registered, settings: Tokens) -> bool:

@@ -25,6 +25,7 @@ from .frame import framed, not_found
 __all__ = ["FOLDER", "routes"]
 
 FOLDER = STATIC / "docs"
+NAME_MOST = 200  # characters of an address that is answered with a page: each slash in it is in every link of that page
 
 
 class _Body(NamedTuple):
@@ -58,6 +59,8 @@ async def _page(request: Request) -> Response:
     bare = name.removesuffix(".md").removesuffix("index")
     if name != bare and bare in book:  # a link of the files was copied
         return RedirectResponse(bare.rpartition("/")[2] or "./")
+    if len(name) > NAME_MOST:
+        return Response("there is no such page\n", 404, FRESH, "text/plain")
     return Response(not_found(book, name), 404, FRESH, "text/html")
 
 

@@ -17,6 +17,7 @@ from ..runtime.wheel import Wheel
 from ..session.node import Node
 from ..session.places import UNLIMITED
 from . import time_limits
+from .http_bounds import FIELDS_MOST
 from .http_protocol import HttpProtocol
 from .request import socket_address
 from .websocket import PATH, WebSocketConnection
@@ -33,7 +34,7 @@ _WITH_BODY = (b"content-length", b"transfer-encoding", b"expect")
 def read_handshake(data: bytes) -> tuple[str, list[tuple[bytes, bytes]]] | None:
     """The URL and the headers, with names in lower case, of a WebSocket handshake; None if ``data`` is anything else, or more than that."""
     found = _HANDSHAKE.fullmatch(data) if len(data) <= HANDSHAKE_BYTES else None
-    if found is None:
+    if found is None or found[1].count(b"&") > FIELDS_MOST:
         return None
     headers = []
     upgrade = connection = b""

@@ -33,9 +33,20 @@ __all__ = ["BoundedHttp", "address_of"]
 log = logging.getLogger("gateway.http")
 
 HEAD_BYTES = 64 * 1024
+HEADERS_MOST = 256  # with the trailers: each takes 100 bytes and half a microsecond, however short it is. nginx sends some 20 on
+FIELDS_MOST = (
+    1000  # of a query, some 5 microseconds each; or FIELDS_PER_CHANNEL for each channel that a client may follow, if those are more
+)
+FIELDS_PER_CHANNEL = 4
+CHUNKS_MOST = 1000  # of a body, and one more for each CHUNK_BYTES of it: each takes a microsecond
+CHUNK_BYTES = 64
 PARTS = 16  # that the parser takes in one turn, 20 µs each
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+class _TooMany(Exception):
+    """Raised within the parser: it stops at once, and the connection is closed with 400."""
 
 
 class Flow(FlowControl):
@@ -70,6 +81,8 @@ class BoundedHttp(HttpToolsProtocol):
     _held = b""  # a request with a known head and without all of its body
     _in_head = True
     _head_bytes = 0  # of a head, or of what comes between two chunks of a body or after the last one
+    _headers = _fields = 0  # of a request
+    _chunks_left = 0  # that its body may have
     _advanced = False  # a body went on in the part that was parsed last
     _unread = 0  # bytes that the client had not taken when it was looked at last
 
@@ -110,11 +123,21 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self.url, self.headers, self.expect_100_continue = b"", [], False
+        self._headers, self._fields, self._chunks_left = 0, 0, CHUNKS_MOST
         if not self._limits.in_request:
             self.await_request(self.loop.time())
 
+    def on_url(self, url: bytes) -> None:
+        self._fields += url.count(b"&")
+        if self._fields > FIELDS_MOST and self._fields > FIELDS_PER_CHANNEL * self._node.config.limits.channels_per_client:
+            self._end_parsing("a query has more than %d fields", FIELDS_MOST)
+        super().on_url(url)
+
     def on_header(self, name: bytes, value: bytes) -> None:
-        # uvicorn adds the trailers of a body in chunks to the headers of its head, without end, where they replace those that a proxy set.
+        self._headers += 1
+        if self._headers > HEADERS_MOST:
+            self._end_parsing("a request has more than %d headers", HEADERS_MOST)
+        # uvicorn adds the trailers of a body in chunks to the headers of its head, where they replace those that a proxy set.
         if self._in_head:
             super().on_header(name, value)
 
@@ -133,9 +156,17 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_chunk_header(self) -> None:
         self._advanced, self._head_bytes = True, 0
+        self._chunks_left -= 1
+        if self._chunks_left < 0:
+            self._end_parsing("a request's body is in chunks of less than %d bytes", CHUNK_BYTES)
+
+    def _end_parsing(self, reason: str, limit: int) -> None:
+        log.info(f"{reason}: closed", limit)
+        raise _TooMany
 
     def on_body(self, body: bytes) -> None:
         self._advanced, self._head_bytes = True, 0
+        self._chunks_left += len(body) // CHUNK_BYTES
         self._limits.body_goes_on(self.loop.time())
         super().on_body(body)
 

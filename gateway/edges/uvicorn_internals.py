@@ -50,6 +50,7 @@ INTERNALS = (
     Internal(_FLOW, "write_paused", None, "a connection whose answers are not read becomes no stream"),
     # A request.
     Internal(_HTTP, "on_message_begin", (), "lends the connection to streams, and starts the clock of a request's head"),
+    Internal(_HTTP, "on_url", ("url",), "counts the fields of the query"),
     Internal(_HTTP, "on_header", ("name", "value"), "leaves out the trailers of a body, which it would add to the headers"),
     Internal(_HTTP, "on_headers_complete", (), "ends the clock of a request's head"),
     Internal(_HTTP, "on_body", ("body",), "moves the clock of a request's body on"),

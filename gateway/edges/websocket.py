@@ -186,8 +186,8 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
 
     def _take_whole(self, data: bytes) -> bool:
         """Acts on ``data`` if it is whole messages, and not too much for one turn. False if nothing was done."""
-        messages = whole_messages(data, self._node.config.limits.message_bytes)
-        if messages is None or (len(messages) > 1 and len(data) > PARSED_BYTES):
+        messages = whole_messages(data, self._node.config.limits.message_bytes, PARSED_BYTES)
+        if messages is None:
             return False
         for message in messages:
             self._take(message)
@@ -241,7 +241,7 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
             self._take_turn(data)
 
     def _on_frame(self, frame: Frame) -> None:
-        if frame.opcode not in _WHOLE or not frame.fin:
+        if frame.opcode not in _WHOLE or not frame.fin or self._session is None:
             self._count_small(frame)
         if frame.opcode is Opcode.TEXT or frame.opcode is Opcode.BINARY:
             if frame.fin:
@@ -265,8 +265,9 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
             self._end_session()
 
     def _count_small(self, frame: Frame) -> None:
-        """Ends the connection of a client that sends too many control frames, and parts of messages that bring next to nothing."""
-        if frame.opcode in _DATA and len(frame.data) >= SMALL_BYTES:
+        """Ends the connection of a client that sends too many control frames, and parts of messages that bring next to nothing; once it
+        is closing, too many frames of any kind."""
+        if self._session is not None and frame.opcode in _DATA and len(frame.data) >= SMALL_BYTES:
             return
         used = use(self._small_used, self._loop.time(), SMALL_PER_SECOND)
         if used is not None:

@@ -18,8 +18,11 @@ _MASKED = 0x80
 _MASK_BYTES = 4
 
 
-def whole_messages(data: bytes, most: int) -> list[bytes] | None:
-    """The messages in ``data``, if it is nothing but whole, masked frames of a message each, of ``most`` bytes at most; else None."""
+def whole_messages(data: bytes, most: int, together: int) -> list[bytes] | None:
+    """The messages in ``data``, if it is nothing but whole, masked frames of a message each, of ``most`` bytes at most; else None.
+
+    Several messages have ``together`` bytes at most. Of more bytes only the first frame is looked at: one read may bring forty thousand frames.
+    """
     messages = []
     at, end = 0, len(data)
     while at < end:
@@ -32,7 +35,7 @@ def whole_messages(data: bytes, most: int) -> list[bytes] | None:
             length = int.from_bytes(data[at : at + size])
             at += size
         start = at + _MASK_BYTES
-        if length > most or start + length > end:
+        if length > most or start + length > end or start + length < end > together:
             return None
         mask = data[at:start]
         message, at = data[start : start + length], start + length

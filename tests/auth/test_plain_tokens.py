@@ -83,6 +83,10 @@ UNUSUAL = {
         claims: made(claims)
         for claims in ('{"exp":NaN}', '{"exp":1e400}', '{"nbf":1e400}', '{"exp":0}', '{"sub":"\\ud800"}', '{"exp":true}')
     },
+    "a claim of no interest with a number that Python does not read": made('{"other":%s}' % ("9" * 4301)),
+    "a claim of no interest that is nested deep": made('{"other":%s}' % ("[" * 300 + "]" * 300)),
+    "a claim of no interest that is no UTF-8": made('{"other":"\udcff"}'),
+    "a name of no interest that is no UTF-8": made('{"\udcff":1}'),
     "ended": claiming(exp=NOW - 9000),
     "not yet": claiming(nbf=NOW + 9000),
     "issued later": claiming(iat=NOW + 9000),

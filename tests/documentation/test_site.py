@@ -84,6 +84,12 @@ def test_a_page_that_is_not_there_is_said_in_words_and_shows_no_markup_of_its_ad
     assert _get(gateway, "/docs/../README.md")[0] == 404
 
 
+def test_a_long_address_gets_a_short_answer(gateway: RunningGateway) -> None:
+    for name in ("/" * 20_000, "%22" * 20_000):
+        status, _, body = _get(gateway, f"/docs/{name}")
+        assert status == 404 and len(body) < 100
+
+
 @pytest.mark.parametrize("path, place", [("/docs", "docs/"), ("/docs/reference/http.md", "http"), ("/docs/index.md", "./")])
 def test_addresses_without_a_slash_and_of_files_lead_to_the_page(gateway: RunningGateway, path: str, place: str) -> None:
     status, headers, _ = _get(gateway, path)

@@ -419,6 +419,31 @@ async def test_what_follows_a_body_without_end_is_cut_off(gateway: RunningGatewa
     await log.says("larger than 65536 bytes")
 
 
+MANY = {
+    "headers": (b"GET /health/live HTTP/1.1\r\n" + b"a:\r\n" * 300 + b"\r\n", "more than 256 headers"),
+    "fields of a query": (b"GET /history?" + b"a&" * 1100 + b" HTTP/1.1\r\nHost: h\r\n\r\n", "more than 1000 fields"),
+    "trailers": (CHUNKED % b"none" + b"0\r\n" + b"a:\r\n" * 300 + b"\r\n", "more than 256 headers"),
+    "chunks": (CHUNKED % API_KEY.encode() + b"1\r\nx\r\n" * 1100 + b"0\r\n\r\n", "chunks of less than 64 bytes"),
+}
+
+
+@pytest.mark.parametrize("name", MANY)
+async def test_a_request_of_very_many_small_parts_is_cut_off(gateway: RunningGateway, log: Log, name: str) -> None:
+    request, reason = MANY[name]
+    async with await Socket.open(gateway) as raw:
+        await raw.send(request)
+        assert b"HTTP/1.1 400 " in await raw.rest(4)
+    await log.says(reason)
+
+
+async def test_a_body_in_many_chunks_of_a_usual_size_is_read(gateway: RunningGateway) -> None:
+    chunk = b"%x\r\n%b\r\n" % (100, b" " * 100)
+    async with await Socket.open(gateway) as raw:
+        await raw.send(CHUNKED % API_KEY.encode() + chunk * 5000 + b'1d\r\n{"channel":"open:m","data":5}\r\n0\r\n\r\n')
+        status, _, body = await raw.answer()
+    assert status == 200 and b"result" in body, body
+
+
 async def test_trailers_are_no_headers(gateway: RunningGateway) -> None:
     async with await Socket.open(gateway) as raw:
         await raw.send(CHUNKED % b"none" + b"2\r\n{}\r\n0\r\nX-API-Key: " + API_KEY.encode() + b"\r\n\r\n")

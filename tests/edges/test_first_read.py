@@ -92,7 +92,15 @@ async def test_frames_in_the_segment_of_their_handshake_are_read(gateway: Runnin
 def test_only_a_whole_handshake_and_nothing_else_is_read_at_once() -> None:
     usual = head()
     assert read_handshake(usual) == (URL, [(name.lower().encode(), value.encode()) for name, value in USUAL.items()])
-    for other in (usual[:-1], usual + b"\x81", usual + usual, b"\r\n" + usual, b"", head(X_Long="x" * HANDSHAKE_BYTES)):
+    for other in (
+        usual[:-1],
+        usual + b"\x81",
+        usual + usual,
+        b"\r\n" + usual,
+        b"",
+        head(X_Long="x" * HANDSHAKE_BYTES),
+        head(f"GET {URL}?{'a&' * 1100} HTTP/1.1"),
+    ):
         assert read_handshake(other) is None
     for name in (
         "with a body",
@@ -107,6 +115,7 @@ def test_only_a_whole_handshake_and_nothing_else_is_read_at_once() -> None:
 
 
 MOST = 300
+TOGETHER = 1000
 
 
 def read_by_library(data: bytes) -> Any:
@@ -135,16 +144,34 @@ FRAMES = st.builds(
 def test_whole_messages_are_those_that_the_library_reads(frames: list[bytes], cut: int) -> None:
     data = b"".join(frames)
     data = data[: len(data) - cut] if cut < len(data) and cut > 6 else data
-    found = whole_messages(data, MOST)
+    found = whole_messages(data, MOST, TOGETHER)
     assert found is None or found == read_by_library(data)
 
 
 @given(st.lists(st.binary(max_size=MOST), max_size=4), st.sampled_from([1, 2]))
 def test_messages_in_whole_frames_need_no_library(messages: list[bytes], opcode: int) -> None:
-    assert whole_messages(b"".join(frame(message, opcode) for message in messages), MOST) == messages
+    data = b"".join(frame(message, opcode) for message in messages)
+    assert whole_messages(data, MOST, len(data)) == messages
 
 
 @given(st.binary(max_size=40))
 def test_bytes_of_any_kind_are_never_read_otherwise_than_by_the_library(data: bytes) -> None:
-    found = whole_messages(data, MOST)
+    found = whole_messages(data, MOST, TOGETHER)
     assert found is None or found == read_by_library(data)
+
+
+class Looked(bytes):
+    """Counts the bytes that were looked at one by one."""
+
+    count = 0
+
+    def __getitem__(self, place: Any) -> Any:
+        self.count += isinstance(place, int)
+        return super().__getitem__(place)
+
+
+def test_a_read_of_many_small_frames_is_given_up_at_its_first_one() -> None:
+    data = Looked(frame() * 40_000)
+    assert whole_messages(data, MOST, TOGETHER) is None and data.count < 5
+    long = frame(b"x" * MOST)
+    assert whole_messages(long, MOST, 100) == [b"x" * MOST] and whole_messages(long + frame(), MOST, 100) is None

@@ -56,6 +56,7 @@ async def connection() -> Any:
     )
     connection: Any = Connection(None, None, {"node": node})
     connection._transport, connection.taken, connection.holds_at = Transport(), [], 0
+    connection._session = object()
     return connection
 
 
@@ -133,6 +134,14 @@ async def test_frames_that_bring_nothing_are_limited_by_the_second(gateway: Runn
     assert frames[-1] == (CLOSE, (3013).to_bytes(2) + b"too many requests")
     assert len(frames) <= SMALL_PER_SECOND + PARSED_BYTES / SMALLEST
     await until(lambda: "pings, pongs and small fragments a second" in gateway.log(), "the log has the reason", 5)
+
+
+async def test_what_a_client_sends_on_after_it_was_refused_is_soon_not_parsed_any_more(gateway: RunningGateway) -> None:
+    async with await Socket.open(gateway) as raw:
+        assert await raw.upgrade() == 101
+        await raw.send(frame() * 5000)
+        assert await frames_until_close(raw) == [(CLOSE, (3501).to_bytes(2) + b"bad request")]
+        assert await raw.rest(3) == b"", "the connection ends at once, not when the time for an answer is over"
 
 
 async def test_pings_and_fragments_at_an_ordinary_rate_are_answered(gateway: RunningGateway) -> None:

@@ -110,23 +110,33 @@ def _undone() -> list[Any]:
 
 
 def _recorded() -> list[Any]:
-    """In a transaction that is open, and when it is committed; of two savepoints one is undone."""
+    """In a transaction that is open, and when it is committed; of three savepoints one is kept, and a callback for the commit raises."""
     from django.db import transaction
 
     from publishers.testing import recording
 
     with recording() as published:
-        with transaction.atomic():
+        with contextlib.suppress(ArithmeticError), transaction.atomic():
             _publish(data=1)
             with contextlib.suppress(ZeroDivisionError), transaction.atomic():
                 _publish(data=2)
                 raise ZeroDivisionError
             inside = published.of("posts:a")
-        with contextlib.suppress(ZeroDivisionError), transaction.atomic():
+            savepoint = transaction.savepoint()
             _publish(data=3)
+            transaction.savepoint_rollback(savepoint)
+            transaction.on_commit(_fail)
+            with transaction.atomic():
+                _publish(data=4)
+        with contextlib.suppress(ZeroDivisionError), transaction.atomic():
+            _publish(data=5)
             raise ZeroDivisionError
-        _publish(data=4)
+        _publish(data=6)
     return [inside, published.of("posts:a"), len(_rows())]
+
+
+def _fail() -> None:
+    raise ArithmeticError
 
 
 def _wakes() -> int:

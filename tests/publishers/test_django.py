@@ -51,7 +51,7 @@ def test_what_a_savepoint_or_a_transaction_undoes_is_not_published(results: Resu
 
 
 def test_a_recording_has_what_a_commit_would_publish(results: Results) -> None:
-    assert results["recorded"] == [[1], [1, 4], 2]
+    assert results["recorded"] == [[1], [1, 4, 6], 3]
 
 
 def test_a_transaction_wakes_the_relays_of_postgresql_once(results: Results, database_url: str) -> None:

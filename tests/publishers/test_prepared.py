@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import asyncpg
 import pytest
 from sqlalchemy import Integer, bindparam, insert, literal, select, text
 from sqlalchemy.exc import DBAPIError
@@ -58,6 +59,27 @@ async def test_a_lost_connection_is_replaced(database: Database) -> None:
         assert len(await value_of(database, "outbox")) == 1
         async with database.transaction() as transaction:
             assert len(await transaction.fetch(READ, {"name": "outbox"})) == 1
+
+
+async def test_a_connection_that_the_server_ends_at_this_moment_fails_as_a_lost_one(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if database.sqlite:
+        pytest.skip("SQLite has no connection to lose")
+
+    async def ended(*_: object) -> None:
+        raise asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress")
+
+    with monkeypatch.context() as patch, pytest.raises(DBAPIError):
+        patch.setattr(asyncpg.Connection, "fetch", ended)
+        await value_of(database, "outbox")
+    assert len(await value_of(database, "outbox")) == 1
+
+
+async def test_relays_that_cannot_be_woken_fail_no_task() -> None:
+    async with Database("postgresql://127.0.0.1:1/away") as database:
+        database.wake()
+        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
 
 
 async def _end_in_a_transaction(database: Database) -> None:

@@ -142,6 +142,21 @@ async def test_a_stream_that_is_ahead_begins_a_new_life_in_the_middle_of_a_run(h
         channel.close()
 
 
+async def test_a_version_from_before_a_new_life_drops_nothing_as_where_they_come_one_after_another(
+    history: History, store: valkey.Valkey, prefix: str
+) -> None:
+    versioned = [["1", "version", "5"], ["2", "version", "6"]]
+    singles, all_at_once = Channel(store, prefix, "three"), Channel(store, prefix, "three")
+    try:
+        for channel, publish in ((singles, singles.singly), (all_at_once, all_at_once.at_once)):
+            publish(versioned)
+            store.hdel(channel.keys[0], "epoch")  # as another program may
+            assert publish(versioned) == [1, 2]
+    finally:
+        singles.close()
+        all_at_once.close()
+
+
 async def test_what_expired_before_a_run_is_the_newest_that_history_let_go(history: History, store: valkey.Valkey, prefix: str) -> None:
     channel = Channel(store, prefix, "brief")
     try:

@@ -404,15 +404,21 @@ async def _batch(node: Node, request: BatchRequest) -> bytes:
     """Runs commands, one after the other or in parallel; each has a result or an error of its own."""
     if any(len(command) != 1 or next(iter(command)) not in METHODS for command in request.commands):
         raise BadRequest(f"a command of a batch is an object with one of {', '.join(METHODS)}")
-    calls = [(name, answer(node, METHODS[name], bytes(body))) for command in request.commands for name, body in command.items()]
+    commands = [(name, bytes(body)) for command in request.commands for name, body in command.items()]
     outcomes: list[Outcome] = []
-    for publishes, some in groupby(calls, lambda call: call[0] in PUBLISHES):
-        some_calls = [call for _, call in some]
-        if request.parallel or publishes:  # what is published is carried out in order, whether it is on its way together or not
-            outcomes += await together(some_calls)
+    for (publishes, overtakes_nothing), some in groupby(commands, lambda command: _order(*command)):
+        calls = [answer(node, METHODS[name], body) for name, body in some]
+        # What is published is carried out in order, whether it is on its way together or not.
+        if overtakes_nothing if publishes else request.parallel:
+            outcomes += await together(calls)
         else:
-            outcomes += [await _outcome(call) for call in some_calls]
-    return replies([(name, outcome) for (name, _), outcome in zip(calls, outcomes, strict=True)])
+            outcomes += [await _outcome(call) for call in calls]
+    return replies([(name, outcome) for (name, _), outcome in zip(commands, outcomes, strict=True)])
+
+
+def _order(name: str, body: bytes) -> tuple[bool, bool]:
+    """Whether a command publishes, and whether it does so to one channel: with several, each has a task, which later commands would overtake."""
+    return name in PUBLISHES, name == "publish" or (name == "notify" and b'"users"' not in body)
 
 
 def replies(outcomes: list[tuple[str, Outcome]]) -> bytes:

@@ -271,9 +271,12 @@ local function add_all(base, keys, publications)
   local function publish(args)
     local options, data = options_of(args), data_of(args)
     if options.size or options.ttl then error({err = 'GATEWAY a size or ttl of its own is for gateway_publish'}) end
-    if not epoch then epoch, top, before, known = begin(keys), 0, 0, '' end
-    local offset, of = repeated(keys, options, epoch, top)
-    if offset then return {offset, of} end
+    if epoch then
+      local offset, of = repeated(keys, options, epoch, top)
+      if offset then return {offset, of} end
+    else
+      epoch, top, before, known = begin(keys), 0, 0, ''
+    end
     local begun = append_or_begin(keys, -1, number(top + 1), ms_text, data, options)
     if begun then epoch, top, before, known = begun, 0, 0, '' end
     top = top + 1

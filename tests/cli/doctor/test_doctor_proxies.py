@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -25,7 +27,8 @@ from gateway.cli.doctor.proxy_check import (
     judge_websocket,
     read_view,
 )
-from gateway.edges.doctor_view import PROOF_HEADER, SeenProcess, SeenRequest, View, proof_of
+from gateway.config import load
+from gateway.edges.doctor_view import PROOF_HEADER, SeenProcess, SeenRequest, View, doctor_view, proof_of
 
 from ...kit.gateways import API_KEY, RunningGateway, Start
 from ...kit.nginx import needs_nginx, nginx
@@ -135,6 +138,12 @@ async def test_a_gateway_shows_what_it_sees_only_to_a_caller_that_proves_to_have
     for proof in (proof_of(API_KEY, time.time() - 7200), f"{time.time():.0f}", "nan x", "9" * 400 + " x"):
         answer = gateway.http("GET", "/health/doctor", None, {PROOF_HEADER: proof})
         assert answer[0] == 403 and b"socket" not in answer[1]
+
+
+async def test_an_empty_api_key_proves_nothing() -> None:
+    node = SimpleNamespace(config=load(None, api_keys=[""]))
+    request: Any = SimpleNamespace(headers={PROOF_HEADER: proof_of("", time.time())}, state=SimpleNamespace(node=node))
+    assert (await doctor_view(request)).status_code == 403
 
 
 async def test_a_url_at_which_nothing_answers_is_a_fault() -> None:

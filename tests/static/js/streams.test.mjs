@@ -81,6 +81,20 @@ test("a stream that ends is followed by another attempt of WebSocket, and then b
   assert.deepEqual(page.gaps, [{ channel: "a", epoch: "f", offset: 1 }]);
 });
 
+test("a stream that is cut before the event of its gap does not hide the gap", async () => {
+  const page = await streaming({ a: {} });
+  page.stream.end();
+  await nextStream(page);
+  opened(page, { a: { recovered: false, epoch: "f", offset: 1 } });
+  page.stream.end();
+  await nextStream(page);
+  assert.equal(page.stream.url.searchParams.get("last_event_id"), "e:7");
+  opened(page, { a: { recovered: false, epoch: "f", offset: 2 } });
+  page.stream.send("gap", { channel: "a", epoch: "f", offset: 2 });
+  page.stream.send("message", { channel: "a", data: "after", offset: 3 });
+  assert.deepEqual([page.gaps, page.data], [[{ channel: "a", epoch: "f", offset: 2 }], ["after"]]);
+});
+
 test("channels that are subscribed or unsubscribed in one turn are one new stream", async () => {
   const page = await streaming({ a: {}, b: {} });
   page.gateway.subscribe("c");
