@@ -99,6 +99,9 @@ function readHistory(gateway, channel, { limit, since }) {
   return gateway._fetch(`history?${query}`);
 }
 
+/** The last ones, at most so many. A slice from -0 on would be all of them. */
+const newest = (publications, limit) => (limit > 0 ? publications.slice(-limit) : []);
+
 export class ChannelStore extends Store {
   #options;
   #limit;
@@ -159,7 +162,7 @@ export class ChannelStore extends Store {
     const known = publications.findLast(({ offset }) => offset)?.offset ?? 0;
     if (publication.offset && publication.offset <= known) return; // history brought it already
     const taken = { ...this.#keyed(publication), recovered: publication.recovered && this.#wasLive };
-    this._update({ publications: [...publications, taken].slice(-this.#limit) });
+    this._update({ publications: newest([...publications, taken], this.#limit) });
     this.arrived(taken);
   }
 
@@ -197,7 +200,7 @@ export class ChannelStore extends Store {
     const older = found.filter(({ offset }) => offset < first).reverse();
     const added = older.map((each) => ({ channel: this.channel, recovered: false, ...this.#keyed(each) }));
     const more = found.length === limit && found.at(-1).offset > 1;
-    this._update({ publications: [...added, ...held].slice(-this.#limit), more, error: null });
+    this._update({ publications: newest([...added, ...held], this.#limit), more, error: null });
   }
 }
 
@@ -320,12 +323,15 @@ export class PresenceStore extends Store {
     const moves = (this.#moves = []);
     try {
       const present = await this.#subscription.presence();
-      if (moves !== this.#moves) return;
+      if (moves !== this.#moves) return; // it has ended, or is asked for again
       this.#clients = new Map(present.map((client) => [client.client, client]));
       for (const change of moves) change(this.#clients);
+      this.#moves = null;
       this.#show(null);
     } catch (error) {
-      if (moves === this.#moves) this._update({ error });
+      if (moves !== this.#moves) return;
+      this.#moves = null;
+      this._update({ error });
     }
   }
 
