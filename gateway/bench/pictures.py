@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ..edges.pages import STATIC
 from .amounts import amount, number, unit_words
 from .bar_charts import Bar, bar_chart
 from .line_charts import Key, Line, axis_name, line_chart
@@ -18,7 +19,7 @@ from .svg import WIDTH, Drawing, Markup, element
 
 __all__ = ["STYLE", "Picture", "bars", "beside_peers", "better", "colours", "key_figures", "lines", "svg"]
 
-STYLE = (Path(__file__).parent / "pictures.css").read_text()  # of every picture
+STYLE = (STATIC / "colours.css").read_text() + (Path(__file__).parent / "pictures.css").read_text()  # of every picture
 COLOURS = 6  # of the style sheet; more lines begin anew
 DASHES = 4
 DIRECT_LINES, DIRECT_CHARACTERS = 4, 8  # up to which names are at the lines' ends

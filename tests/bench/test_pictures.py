@@ -108,8 +108,8 @@ def test_the_picture_in_the_readme_is_there_and_follows_the_systems_colours() ->
 
 
 def _scheme(dark: bool) -> dict[str, str]:
-    light, night = STYLE.split("@media (prefers-color-scheme: dark)")
-    return dict(re.findall(r"--([\w-]+): (#\w{6});", night if dark else light))
+    blocks = re.findall(r":root \{(.*?)\}", STYLE, re.DOTALL)  # light and dark of what pages share, then of pictures
+    return dict(re.findall(r"--([\w-]+): (#\w{6});", "".join(blocks[dark::2])))
 
 
 def _brightness(colour: str) -> float:

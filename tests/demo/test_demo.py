@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from ..kit.accessibility import CORNERS, faults
+from ..kit.browser import PATIENCE_MS
 from ..kit.demos import Demo, running_demo
 from ..kit.headers import check_headers
 
@@ -32,7 +33,7 @@ Tab = Callable[[str], Page]
 def tab(browser: Browser, demo: Demo) -> Iterator[Tab]:
     """Opens the site as a member. A page whose script fails, or that breaks its content security policy, fails the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(PATIENCE_MS)
     faults: list[str] = []
 
     def open_tab(name: str) -> Page:
@@ -147,7 +148,7 @@ def test_notifications_that_came_while_away_are_on_the_bell_on_return(tab: Tab, 
     expect(gil.locator("#bell [part=count]")).to_have_text("1")  # folded: three people, one notification
     gil.get_by_test_id("bell").click()
     expect(gil.locator("#bell li")).to_have_count(1)
-    expect(gil.locator("#bell li")).to_contain_text("and 1 other reacted to your review", timeout=10_000)
+    expect(gil.locator("#bell li")).to_contain_text("and 1 other reacted to your review")
     expect(gil.locator("#bell [part=count]")).to_have_text("1")
 
 

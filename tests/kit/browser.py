@@ -24,6 +24,7 @@ __all__ = [
     "BLANK",
     "BLOCKED_WEBSOCKET",
     "FOLLOW",
+    "PATIENCE_MS",
     "browser",
     "context",
     "cut",
@@ -38,6 +39,7 @@ __all__ = [
     "wait",
 ]
 
+PATIENCE_MS = 20_000  # Playwright's own 5 s are too few where several browsers share two cores
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # The last one is about the window's own parts, whose animations nobody sees and which are drawn frame by frame.
 ARGUMENTS = (
@@ -82,8 +84,9 @@ def launch_options() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     options = launch_options()
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(**options)
         yield browser
@@ -94,7 +97,7 @@ def browser() -> Iterator[Browser]:
 def context(browser: Browser) -> BrowserContext:
     """One for all tests: a tab's storage is its own, and nothing else is kept."""
     context = browser.new_context(reduced_motion="reduce")  # an animation is drawn frame by frame, by the processor
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(PATIENCE_MS)
     return context
 
 
