@@ -19,7 +19,6 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET
 
 from gateway.config import load
-from gateway.environment import PREFIX
 
 from .gateway_settings import GatewaySettings, gateway_settings
 
@@ -65,7 +64,7 @@ def _more_claims(configured: GatewaySettings, user: Any) -> dict[str, Any]:
 
 def _secret(configured: GatewaySettings) -> str:
     # The variable itself comes first: a token is made for each page, and reading all settings takes milliseconds.
-    secret = configured.token_secret or os.environ.get(f"{PREFIX}TOKENS__HMAC_SECRET") or load().tokens.hmac_secret
+    secret = configured.token_secret or os.environ.get("GATEWAY_TOKENS__HMAC_SECRET") or load().tokens.hmac_secret
     if not secret:
         raise ImproperlyConfigured("GATEWAY['TOKEN_SECRET'] is missing: set it to the tokens.hmac_secret of the gateway's configuration")
     return secret
