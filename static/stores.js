@@ -99,6 +99,9 @@ function readHistory(gateway, channel, { limit, since }) {
   return gateway._fetch(`history?${query}`);
 }
 
+/** The last ones, at most so many. A slice from -0 on would be all of them. */
+const newest = (publications, limit) => (limit > 0 ? publications.slice(-limit) : []);
+
 export class ChannelStore extends Store {
   #options;
   #limit;
@@ -160,7 +163,7 @@ export class ChannelStore extends Store {
     const known = publications.findLast(({ offset }) => offset)?.offset ?? 0;
     if (publication.offset && publication.offset <= known) return; // history brought it already
     const taken = { ...this.#keyed(publication), recovered: publication.recovered && this.#wasLive };
-    this._update({ publications: [...publications, taken].slice(-this.#limit) });
+    this._update({ publications: newest([...publications, taken], this.#limit) });
     this.arrived(taken);
   }
 
@@ -203,7 +206,7 @@ export class ChannelStore extends Store {
     const added = older.map((each) => ({ channel: this.channel, recovered: false, ...this.#keyed(each) }));
     const more = found.length === limit && found.at(-1).offset > 1;
     const start = held.findIndex(({ key }) => key === this.#lastBeforeGap) + 1;
-    this._update({ publications: held.toSpliced(start, 0, ...added).slice(-this.#limit), more, error: null });
+    this._update({ publications: newest(held.toSpliced(start, 0, ...added), this.#limit), more, error: null });
   }
 }
 
@@ -326,10 +329,10 @@ export class PresenceStore extends Store {
     const moves = (this.#moves = []);
     try {
       const present = await this.#subscription.presence();
-      if (moves !== this.#moves) return;
-      this.#moves = null;
+      if (moves !== this.#moves) return; // it has ended, or is asked for again
       this.#clients = new Map(present.map((client) => [client.client, client]));
       for (const change of moves) change(this.#clients);
+      this.#moves = null;
       this.#show(null);
     } catch (error) {
       if (moves !== this.#moves) return;

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,9 +92,11 @@ def bench(
     PARTS are memory, fan-out, connects, publish, storm, own and latency; without any, all of them.
     """
     for file in (json_file, html_file, picture_file):
-        _check_folder(file)
+        _check_file(file)
     other = _read(other_file) if other_file else None
     report = _read(report_file) if report_file else _measured(plan)
+    if json_file != "-":  # first: a file that cannot be written loses no figures
+        _print_table(report, other)
     if html_file:
         from ..bench.page import html
 
@@ -104,15 +107,18 @@ def bench(
         _write(picture_file, summary(report))
     if json_file:
         _write_json(json_file, report)
-    if json_file != "-":
-        _print_table(report, other)
     return 1 if other is not None and _is_slower(report, other) else 0
 
 
-def _check_folder(file: str | None) -> None:
+def _check_file(file: str | None) -> None:
     """Before it measures for a minute and a half."""
-    if file and file != "-" and not Path(file).absolute().parent.is_dir():
-        raise click.UsageError(f"there is no folder {Path(file).absolute().parent}, so {file} cannot be written")
+    if not file or file == "-":
+        return
+    path = Path(file).absolute()
+    if not path.parent.is_dir():
+        raise click.UsageError(f"there is no folder {path.parent}, so {file} cannot be written")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise click.UsageError(f"{file} cannot be written: it is a folder, or belongs to somebody else")
 
 
 def _read(file: str) -> Report:

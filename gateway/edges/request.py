@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import logging
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 from starlette.datastructures import Headers, QueryParams
@@ -191,6 +191,8 @@ def _is_one_of(address: str, networks: list[IPv4Network | IPv6Network]) -> bool:
         there = ip_address(address)
     except ValueError:
         return False
+    if isinstance(there, IPv6Address):  # a socket for both kinds, as systemd opens for [::], has IPv4 in this form
+        there = there.ipv4_mapped or there
     return any(there.version == network.version and there in network for network in networks)
 
 

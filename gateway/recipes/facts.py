@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import shlex
+import sys
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import NamedTuple
 from .. import __version__
 from ..config import Config
 from ..environment import PREFIX, setting_variables
+from ..errors import ConfigurationError
 
 __all__ = ["Place", "facts_of"]
 
@@ -23,7 +27,11 @@ SET_IN_CONTAINERS = SET_BY_RECIPES | {"host", "port"}
 CONFIG_IN_CONTAINER = "/etc/gateway/gateway.toml"
 KEY_IN_CONTAINER = "/etc/gateway/public_key.pem"
 
-ON_EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # an address to listen on → the one by which programs of this machine reach it
+ON_EVERY_ADDRESS = {
+    "0.0.0.0": "127.0.0.1",
+    "": "127.0.0.1",
+    "::": "::1",
+}  # an address to listen on → the one by which programs of this machine reach it
 PORT = 8000  # where the configuration takes any free port, which a proxy could not know
 
 IDLE_SECONDS = 60  # the least time limit of a proxy for an idle client
@@ -32,6 +40,10 @@ EMBEDDED_SECONDS = 30  # for the embedded server to end
 PRE_STOP_SECONDS = 5  # of a pod
 DESCRIPTORS = 65536
 SPARE_DESCRIPTORS = 1024  # beside those of clients: Valkey, files, listeners
+
+IN_A_HOME = ("/home/", "/root/")
+OF_SEVERAL_LINES = {"settings", "files", "mounts", "volumes"}  # facts that are lines of the file already, with their values quoted
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Place(NamedTuple):
@@ -48,12 +60,20 @@ class Place(NamedTuple):
 
 
 def facts_of(kind: str, config: Config, place: Place) -> dict[str, str]:
-    """The facts for a recipe of this kind, by name."""
-    return _of_proxies(config, place) | _of_processes(config, place) | _of_metrics(config) | _of_settings(kind, config, place)
+    """The facts for a recipe of this kind, by name. Raises ConfigurationError for a path that the recipe's program cannot take."""
+    facts = _of_proxies(config, place) | _of_processes(config, place) | _of_metrics(config) | _of_settings(kind, config, place)
+    for name, text in facts.items():
+        if name not in OF_SEVERAL_LINES and _CONTROL.search(text):
+            raise ConfigurationError(
+                f"{text!r} has a control character, which would end a line of the recipe: rename the file or the folder"
+            )
+    if kind == "systemd" and re.search(r"[\"'\\]", place.program):
+        raise ConfigurationError(f"systemd starts no program with a quote or a backslash in its path, as in {place.program!r}")
+    return facts
 
 
 def _of_proxies(config: Config, place: Place) -> dict[str, str]:
-    address, tls = _address(config, config.port), bool(config.tls_cert)
+    address, tls, caller = _address(config, config.port), bool(config.tls_cert), _caller(config)
     return {
         "name": place.name,
         "path": place.path,
@@ -63,7 +83,8 @@ def _of_proxies(config: Config, place: Place) -> dict[str, str]:
         "origin": f"https://{address}" if tls else address,
         "scheme": "https" if tls else "http",
         "tls": _yes(tls),
-        "trusted": _yes(any(ip_address("127.0.0.1") in network for network in config.proxies)),
+        "caller": caller,
+        "trusted": _yes(any(ip_address(caller) in network for network in config.proxies)),
         "body_bytes": str(config.limits.api_bytes),
         "ping_seconds": f"{config.ping_seconds:g}",
         "idle_seconds": str(max(IDLE_SECONDS, math.ceil(2 * (config.ping_seconds + config.pong_seconds)))),
@@ -73,6 +94,7 @@ def _of_proxies(config: Config, place: Place) -> dict[str, str]:
 def _of_processes(config: Config, place: Place) -> dict[str, str]:
     stop = math.ceil(config.drain_seconds) + STOP_SECONDS
     host = {"localhost": "127.0.0.1"}.get(config.host, config.host)
+    in_home = any(path.startswith(IN_A_HOME) for path in (place.program, f"{sys.base_prefix}/"))
     return {
         "version": __version__,
         "port": str(config.port or PORT),
@@ -82,8 +104,9 @@ def _of_processes(config: Config, place: Place) -> dict[str, str]:
         "stop_seconds": str(stop + (0 if config.valkey_url else EMBEDDED_SECONDS)),
         "pod_seconds": str(PRE_STOP_SECONDS + stop),
         "descriptors": str(max(DESCRIPTORS, config.limits.connections + SPARE_DESCRIPTORS)),
-        "program": _for_systemd(place.program),
-        "protect_home": "read-only" if place.program.startswith(("/home/", "/root/")) else "yes",
+        "program": _in_quotes(_for_systemd(place.program)),
+        "in_home": _yes(in_home),
+        "protect_home": "read-only" if in_home else "yes",
         "probe": f"import urllib.request as r; r.urlopen('http://127.0.0.1:{config.port or PORT}/health/ready', timeout=2)",
     }
 
@@ -98,10 +121,10 @@ def _of_metrics(config: Config) -> dict[str, str]:
 def _of_settings(kind: str, config: Config, place: Place) -> dict[str, str]:
     file, key_file, own_valkey = place.file, _absolute(config.tokens.public_key_file), not config.valkey_url
     return {
-        "file": _for_systemd(file) if kind == "systemd" else file,
+        "file": _for_systemd(file) if kind == "systemd" else shlex.quote(file) if file else "",
         "config_option": " --config %d/gateway.toml" if file else "",
         "container_config": f", --config, {CONFIG_IN_CONTAINER}" if file else "",
-        "key_file": _for_systemd(key_file) if kind == "systemd" else key_file,
+        "key_file": _for_systemd(key_file) if kind == "systemd" else shlex.quote(key_file) if key_file else "",
         "tls_cert": _for_systemd(_absolute(config.tls_cert)),
         "tls_key": _for_systemd(_absolute(config.tls_key)),
         "data_path": str(config.data_path),
@@ -110,7 +133,7 @@ def _of_settings(kind: str, config: Config, place: Place) -> dict[str, str]:
         "secrets": ", ".join(_secrets(kind, config)),
         "makes_secrets": _yes(bool(_lacking(config))),
         "settings": "\n".join(_WRITTEN[kind](name, value) for name, value in _settings(kind, config)) if kind in _WRITTEN else "",
-        "files": "\n".join(f"      - {json.dumps(f'{here}:{there}:ro')}" for _, here, there in _files(file, key_file)),
+        "files": "\n".join(f"      - {_bound(here, there)}" for _, here, there in _files(file, key_file)),
         "mounts": "\n".join(
             f"            - {{name: {name}, mountPath: {there}, subPath: {Path(there).name}, readOnly: true}}"
             for name, _, there in _files(file, key_file)
@@ -159,16 +182,16 @@ def _settings(kind: str, config: Config) -> Iterator[tuple[str, str]]:
 
 
 def _in_systemd(name: str, value: str) -> str:
-    quoted = _for_systemd(value).replace("\\", "\\\\").replace('"', '\\"')
-    return f'Environment="{name}={quoted}"'
+    """It reads the escapes of C, of which JSON's text has some; those of characters beyond ASCII are not the same."""
+    return f"Environment={json.dumps(_for_systemd(f'{name}={value}'), ensure_ascii=False)}"
 
 
 def _in_compose(name: str, value: str) -> str:
-    return f"      {name}: {json.dumps(value).replace('$', '$$')}"
+    return f"      {json.dumps(name)}: {_for_compose(json.dumps(value))}"
 
 
 def _in_kubernetes(name: str, value: str) -> str:
-    return f"            - {{name: {name}, value: {json.dumps(value).replace('$(', '$$(')}}}"
+    return f"            - {{name: {json.dumps(name)}, value: {json.dumps(value).replace('$(', '$$(')}}}"
 
 
 _WRITTEN = {"systemd": _in_systemd, "compose": _in_compose, "kubernetes": _in_kubernetes}
@@ -177,6 +200,23 @@ _WRITTEN = {"systemd": _in_systemd, "compose": _in_compose, "kubernetes": _in_ku
 def _for_systemd(text: str) -> str:
     """systemd replaces what follows a percent sign."""
     return text.replace("%", "%%")
+
+
+def _in_quotes(path: str) -> str:
+    """As systemd takes a path with spaces."""
+    return f'"{path}"' if " " in path else path
+
+
+def _bound(here: str, there: str) -> str:
+    """A volume of Compose that is a file of this machine. In the short form, a colon ends the path."""
+    if ":" not in here:
+        return _for_compose(json.dumps(f"{here}:{there}:ro"))
+    return _for_compose(f"{{type: bind, source: {json.dumps(here)}, target: {there}, read_only: true}}")
+
+
+def _for_compose(text: str) -> str:
+    """Compose replaces what follows a dollar sign."""
+    return text.replace("$", "$$")
 
 
 def _absolute(path: str) -> str:
@@ -196,6 +236,14 @@ def _root(variable: str) -> str:
 def _address(config: Config, port: int) -> str:
     """Where programs of this machine reach a port of the gateway."""
     return _joined(ON_EVERY_ADDRESS.get(config.host, config.host), port or PORT)
+
+
+def _caller(config: Config) -> str:
+    """The address from which a proxy of this machine calls the gateway: the one that it calls."""
+    try:
+        return str(ip_address(ON_EVERY_ADDRESS.get(config.host, config.host)))
+    except ValueError:  # a name
+        return "127.0.0.1"
 
 
 def _joined(host: str, port: int) -> str:

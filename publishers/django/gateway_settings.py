@@ -39,9 +39,12 @@ _KEYS = [field.name.upper() for field in dataclasses.fields(GatewaySettings)]
 
 
 def gateway_settings() -> GatewaySettings:
-    """The project's settings. Raises ImproperlyConfigured for a key that there is not."""
+    """The project's settings. Raises ImproperlyConfigured for a key that there is not, and for a TOKEN_SECONDS that is no time."""
     given = getattr(settings, "GATEWAY", {})
     unknown = sorted(set(given) - set(_KEYS))
     if unknown:
         raise ImproperlyConfigured(f"GATEWAY has no key {unknown[0]}; its keys are {', '.join(_KEYS)}")
+    seconds = given.get("TOKEN_SECONDS", 1)
+    if not isinstance(seconds, int | float) or seconds <= 0:
+        raise ImproperlyConfigured(f"GATEWAY['TOKEN_SECONDS'] is {seconds!r}: set it to a number of seconds, as 3600")
     return GatewaySettings(**{name.lower(): value for name, value in given.items()})

@@ -6,6 +6,7 @@ new Gateway({ token: () => fetch("/my-token") })       // in the page
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -37,8 +38,11 @@ def token_view(request: HttpRequest) -> HttpResponse:
 def token_for(user: Any) -> str:
     """A connection token of the user, whose id in the gateway is the primary key as text.
 
-    Raises ImproperlyConfigured without a secret, and where TOKEN_CLAIMS names no function.
+    Raises ImproperlyConfigured without a secret, and where TOKEN_CLAIMS names no function; ValueError for a user without a primary key,
+    whom the gateway would take for an anonymous client, or for one called None.
     """
+    if user.pk is None or user.pk == "":
+        raise ValueError("the user has no primary key, and so no id for the gateway: save it first")
     configured = gateway_settings()
     now = int(time.time())
     claims = {"sub": str(user.pk), "iat": now, "exp": now + configured.token_seconds, **_more_claims(configured, user)}
@@ -59,7 +63,8 @@ def _more_claims(configured: GatewaySettings, user: Any) -> dict[str, Any]:
 
 
 def _secret(configured: GatewaySettings) -> str:
-    secret = configured.token_secret or load().tokens.hmac_secret
+    # The variable itself comes first: a token is made for each page, and reading all settings takes milliseconds.
+    secret = configured.token_secret or os.environ.get("GATEWAY_TOKENS__HMAC_SECRET") or load().tokens.hmac_secret
     if not secret:
         raise ImproperlyConfigured("GATEWAY['TOKEN_SECRET'] is missing: set it to the tokens.hmac_secret of the gateway's configuration")
     return secret

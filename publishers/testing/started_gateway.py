@@ -1,4 +1,7 @@
-"""A gateway for tests: ``gateway serve`` in a process of its own, with its embedded Valkey, in a folder that is new."""
+"""A gateway for tests: ``gateway serve`` in a process of its own, with its embedded Valkey, in a folder that is new.
+
+A guard (``guard.py``) runs it, and ends it when the pipe to the guard is closed: by the end of the block, or by that of the test run.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,9 @@ from ..publisher import SyncPublisher
 
 __all__ = ["RunningGateway", "started_gateway"]
 
+GUARD = Path(__file__).with_name("guard.py")
 START_SECONDS = 30.0
-END_SECONDS = 10.0
+END_SECONDS = 15.0  # longer than the guard's, which ends a gateway that does not end by itself
 REPLY_SECONDS = 10.0
 
 
@@ -77,8 +81,12 @@ def started_gateway(folder: Path, toml: str = "") -> Iterator[RunningGateway]:
         "GATEWAY_DRAIN_SECONDS": "0",
     }
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")} | own
-    command = [sys.executable, "-m", "gateway", "serve", "--config", str(file)]
-    with log.open("w") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment, text=True) as process:
+    command = [sys.executable, str(GUARD), sys.executable, "-m", "gateway", "serve", "--config", str(file)]
+    pipe = subprocess.PIPE
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, env=environment, text=True) as process,
+    ):
         try:
             gateway = RunningGateway(_url(process, log), data_path, api_key, token_secret)
             yield gateway
@@ -89,9 +97,9 @@ def started_gateway(folder: Path, toml: str = "") -> Iterator[RunningGateway]:
 
 def _url(process: subprocess.Popen[str], log: Path) -> str:
     """Where the gateway is, which is its first line; a gateway that writes none in time is ended."""
-    late = threading.Timer(START_SECONDS, process.kill)
+    assert process.stdin is not None and process.stdout is not None
+    late = threading.Timer(START_SECONDS, process.stdin.close)
     late.start()
-    assert process.stdout is not None
     line = process.stdout.readline()
     late.cancel()
     assert " is ready at " in line, f"the gateway did not start: {line}{log.read_text()}"
@@ -99,7 +107,8 @@ def _url(process: subprocess.Popen[str], log: Path) -> str:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    process.terminate()
+    assert process.stdin is not None
+    process.stdin.close()
     try:
         process.wait(END_SECONDS)
     except subprocess.TimeoutExpired:

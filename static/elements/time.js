@@ -8,10 +8,11 @@ const STEPS = [
   [Infinity, "year", 60 * 24 * 365],
 ];
 
-/** Shows a time, in milliseconds or as text, in a <time>. Text that is no time is shown as it is. */
+/** Shows a time, in milliseconds or as text, in a <time>. What is no time is shown as it is: text, or JSON. */
 export function showTime(element, value, language) {
-  const when = new Date(value);
-  if (Number.isNaN(when.getTime())) return void (element.textContent = String(value));
+  const isText = typeof value === "string";
+  const when = new Date(isText || typeof value === "number" ? value : NaN);
+  if (Number.isNaN(when.getTime())) return void (element.textContent = isText ? value : JSON.stringify(value));
   element.dateTime = when.toISOString();
   element.title = when.toLocaleString(language);
   element.textContent = relative(when.getTime(), new Intl.RelativeTimeFormat(language, { numeric: "auto", style: "short" }));

@@ -97,6 +97,7 @@ CASES: dict[str, Any] = {
     "bench beside what is no report": ("bench --compare $file", 1, ("$file", "no report of the bench"), "figures = 1\n"),
     "bench beside no file": ("bench --compare $folder/none.json", 2, ("--compare", "none.json")),
     "bench page in no folder": ("bench --html $folder/none/page.html", 2, ("no folder", "page.html")),
+    "bench report into a folder": ("bench --json $folder", 2, ("cannot be written", "a folder")),
     "no secret": ("token --user u --data-dir $empty", 1, ("tokens.hmac_secret", "gateway serve")),
     "no file": ("check --config $folder/none.toml", 1, ("none.toml",)),
     "not TOML": ("serve --config $file", 1, ("$file", "line 1"), "port = = 1\n"),

@@ -199,7 +199,8 @@ def _wrong_settings() -> list[str]:
     from publishers.django.token_view import token_for
 
     faults = []
-    for given in ({"TOKEN": "x"}, {}, {"TOKEN_SECRET": SECRET, "TOKEN_CLAIMS": "no.such"}):
+    seconds: list[dict[str, Any]] = [{"TOKEN_SECRET": SECRET, "TOKEN_SECONDS": each} for each in ("3600", 0)]
+    for given in ({"TOKEN": "x"}, {}, {"TOKEN_SECRET": SECRET, "TOKEN_CLAIMS": "no.such"}, *seconds):
         settings.GATEWAY = given
         faults.append(_message_of(lambda: token_for(ANN)))
     return faults

@@ -66,10 +66,12 @@ def test_the_token_is_that_of_the_user_who_is_logged_in(results: Results) -> Non
 
 
 def test_wrong_settings_are_a_sentence_each(results: Results) -> None:
-    unknown, secret, claims = results["wrong_settings"]
+    unknown, secret, claims, text, zero = results["wrong_settings"]
     assert unknown.startswith("ImproperlyConfigured: GATEWAY has no key TOKEN; its keys are DATABASE, VALKEY_URL, PREFIX, TOKEN_SECRET")
     assert (
         secret
         == "ImproperlyConfigured: GATEWAY['TOKEN_SECRET'] is missing: set it to the tokens.hmac_secret of the gateway's configuration"
     )
     assert claims.startswith("ImproperlyConfigured: GATEWAY['TOKEN_CLAIMS'] names no function: ")
+    assert text == "ImproperlyConfigured: GATEWAY['TOKEN_SECONDS'] is '3600': set it to a number of seconds, as 3600"
+    assert zero.startswith("ImproperlyConfigured: GATEWAY['TOKEN_SECONDS'] is 0: ")

@@ -13,6 +13,7 @@ import yaml
 
 from gateway.config import Config, load
 from gateway.environment import PREFIX
+from gateway.errors import ConfigurationError
 from gateway.recipes import RECIPES, Place, recipe
 from gateway.recipes.filling import filled
 
@@ -98,6 +99,66 @@ def test_a_proxy_calls_a_gateway_with_tls_by_tls_and_one_on_every_address_by_loo
 def test_a_proxy_that_the_gateway_does_not_trust_is_named(kind: str) -> None:
     assert "does not name 127.0.0.1 now" in recipe(kind, Config(), PLACE)
     assert "does not name 127.0.0.1 now" not in recipe(kind, Config(trusted_proxies=["10.0.0.0/8", "127.0.0.0/8"]), PLACE)
+
+
+@pytest.mark.parametrize(
+    ("host", "caller"), [("::", "::1"), ("::1", "::1"), ("10.0.0.5", "10.0.0.5"), ("", "127.0.0.1"), ("localhost", "127.0.0.1")]
+)
+@pytest.mark.parametrize("kind", PROXIES)
+def test_a_proxy_is_trusted_by_the_address_from_which_it_calls_this_gateway(kind: str, host: str, caller: str) -> None:
+    text = recipe(kind, Config(host=host), PLACE)
+    assert f'as in trusted_proxies = ["{caller}"]' in text and f"does not name {caller} now" in text
+    assert "now, so all clients" not in recipe(kind, Config(host=host, trusted_proxies=[caller]), PLACE)
+
+
+@pytest.mark.parametrize("kind", ["systemd", "compose", "kubernetes"])
+def test_a_path_that_would_end_a_line_of_a_recipe_is_refused(kind: str) -> None:
+    with pytest.raises(ConfigurationError, match="control character"):
+        recipe(kind, Config(), PLACE._replace(file="/etc/a\nExecStartPre=/bin/evil/g.toml"))
+    with pytest.raises(ConfigurationError, match="control character"):
+        recipe(kind, Config(data_dir="/tmp/a\nb"), PLACE)
+
+
+def test_a_host_that_would_end_a_line_of_a_recipe_is_no_host() -> None:
+    for host in ("a\nb", "a b", "a;b", 'a"b'):
+        with pytest.raises(ValueError, match="host"):
+            Config(host=host)
+
+
+def test_systemd_starts_a_program_whose_path_has_spaces_and_none_with_quotes() -> None:
+    assert 'ExecStart="/opt/my %%gateway/bin/gateway" serve' in recipe(
+        "systemd", Config(), PLACE._replace(program="/opt/my %gateway/bin/gateway")
+    )
+    with pytest.raises(ConfigurationError, match="quote"):
+        recipe("systemd", Config(), PLACE._replace(program='/opt/"/gateway'))
+
+
+def test_a_program_or_a_python_in_a_home_directory_is_not_hidden_from_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = PLACE._replace(program="/opt/gateway/bin/gateway")
+    for prefix, protection in (("/usr", "yes"), ("/home/u/.local/share/uv/python/3.13", "read-only"), ("/root/.pyenv", "read-only")):
+        monkeypatch.setattr("sys.base_prefix", prefix)
+        assert f"ProtectHome={protection}\n" in recipe("systemd", Config(), program)
+
+
+def test_a_setting_of_several_lines_is_one_line_of_the_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{PREFIX}ALERTS", '{\n "queues": {}\t}')
+    assert 'Environment="GATEWAY_ALERTS={\\n \\"queues\\": {}\\t}"\n' in recipe("systemd", load(), PLACE)
+
+
+def test_compose_mounts_a_file_whose_path_has_a_colon_or_a_dollar_sign() -> None:
+    def mounted(file: str) -> Any:
+        return yaml.safe_load(recipe("compose", Config(), PLACE._replace(file=file)))["services"]["gateway"]["volumes"]
+
+    assert mounted("/etc/a:$b.toml") == [
+        {"type": "bind", "source": "/etc/a:$$b.toml", "target": "/etc/gateway/gateway.toml", "read_only": True}
+    ]
+    assert mounted("/etc/$b.toml") == ["/etc/$$b.toml:/etc/gateway/gateway.toml:ro"]
+
+
+@pytest.mark.parametrize("name", ["no", "123", "1e3"])
+def test_a_name_is_a_text_in_a_manifest(name: str) -> None:
+    ingress = documents(Config(), PLACE._replace(name=name))["Ingress"]["spec"]
+    assert ingress["rules"][0]["host"] == name and ingress["tls"][0]["hosts"] == [name]
 
 
 def test_a_template_that_names_no_fact_is_an_error() -> None:

@@ -187,6 +187,30 @@ def test_a_template_of_the_page_is_filled_with_text_and_safe_links(page: Page, g
     expect(feed.locator("em").first).to_be_hidden()
 
 
+NO_TIMES = ({"toString": 1, "valueOf": 1}, [[{"toString": None}]], {"__proto__": {"x": 1}}, 1e300, "\u0000", [], True)
+
+
+def test_no_publication_or_notification_stops_an_element_from_showing_the_next(
+    page: Page, gateway: RunningGateway, open_page: Open
+) -> None:
+    """Whatever a template takes for a time, and whatever is published where texts are expected."""
+    feed = """<gateway-feed channel="posts:odd" token-url="token" limit="50"><template><p data-field="data.text"></p>
+        <time data-field="data.at"></time><a data-href="data.url"></a></template></gateway-feed>"""
+    open_page(page, "odd", feed + '<gateway-feed channel="posts:odd" token-url="token" limit="50"></gateway-feed>' + INBOX)
+    expect(page.get_by_text("Nothing yet.").first).to_be_visible()
+    bell(page).click()
+    for number, odd in enumerate(NO_TIMES):
+        gateway.publish("posts:odd", {"at": odd, "text": odd, "user": odd, "url": odd})
+        gateway.publish("posts:odd", odd)
+        notify(gateway, "odd", f"n{number}", text=odd, title=odd, url=odd)
+    gateway.publish("posts:odd", {"text": "the last", "at": 0})
+    notify(gateway, "odd", "last", text="the last")
+    for element in ("gateway-feed >> nth=0", "gateway-feed >> nth=1", "gateway-inbox"):
+        expect(page.locator(element)).to_contain_text("the last", timeout=5000)
+    expect(page.locator("gateway-inbox li")).to_have_count(len(NO_TIMES) + 1)
+    assert page.evaluate("({}).x") is None
+
+
 def test_a_feed_shows_history_then_what_arrives_what_was_caught_up_and_a_gap(page: Page, gateway: RunningGateway, open_page: Open) -> None:
     for number in range(4):
         gateway.publish("posts:feed", {"text": f"old {number}"})

@@ -98,6 +98,7 @@ async def _check_subscription_token(
 ) -> Grant | None:
     channel = claimed_channel(token)
     try:
+        config.rules(channel)
         grant = await authentication.grant_one_of(token, (channel,), user)
     except (ClientError, Disconnect) as error:
         diagnosis.add(_token_refusal(config, f"the subscription token for {channel}", token, error))

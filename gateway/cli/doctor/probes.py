@@ -7,13 +7,16 @@ is bounded in time: it waits for a first answer, then for the gateway's first pi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import re
+import socket
 import ssl
+import threading
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,10 +32,13 @@ from .place import Place
 
 __all__ = ["Answer", "Flow", "Unanswered", "ask", "connect_command", "follow_stream", "follow_websocket"]
 
-ANSWER_SECONDS = 5.0
+ANSWER_SECONDS = 5.0  # for each part of an answer
+WHOLE_SECONDS = 20.0  # for all of it: a server may send a byte every second, for ever
+LATE = f"no whole answer came within {WHOLE_SECONDS:g} s"
 BUFFERED_SECONDS = 2.0  # an answer that a buffer holds back is later than this
 BODY_BYTES = 64 * 1024
-_ANNOUNCED = re.compile(rb'"ping":\s*(\d+(?:\.\d+)?)')
+STREAM_BYTES = 1024 * 1024  # a gateway sends less to a client that follows nothing
+_ANNOUNCED = re.compile(rb'"ping":\s*(\d{1,6}(?:\.\d+)?)')
 _CODE = re.compile(rb'"disconnect":\{"code":(\d{4})')
 NONE: Mapping[str, str] = {}
 
@@ -65,6 +71,7 @@ class Flow:
 
     ``status`` is that of the answer to its request, 0 if none came, and ``fault`` then says why. ``answered``: the gateway's first message
     came; ``ping``: in so many seconds it sends a ping. ``ended``: the other side closed it, with ``code``, 0 for an end without a close code.
+    ``waited``: it was still open when it was given up.
     """
 
     status: int = 0
@@ -75,6 +82,7 @@ class Flow:
     pinged: float | None = None
     ended: float | None = None
     code: int = 0
+    waited: float | None = None
 
 
 async def ask(place: Place, method: str, path: str, headers: Mapping[str, str] = NONE, body: bytes | None = None) -> Answer:
@@ -90,21 +98,47 @@ def _ask(place: Place, method: str, path: str, headers: Mapping[str, str], body:
         else http.client.HTTPSConnection(place.host, place.port, timeout=ANSWER_SECONDS, context=tls)
     )
     try:
-        connection.request(method, place.prefix + path, body, {"Host": place.authority, **headers})
-        own = connection.sock.getsockname()
-        response = connection.getresponse()
-        found = {name.lower(): value for name, value in response.getheaders()}
-        return Answer(response.status, found, response.read(BODY_BYTES), (own[0], own[1]))
+        connection.connect()
+        with _bounded(connection.sock):
+            connection.request(method, place.prefix + path, body, {"Host": place.authority, **headers})
+            own = connection.sock.getsockname()
+            response = connection.getresponse()
+            found = {name.lower(): value for name, value in response.getheaders()}
+            answer = Answer(response.status, found, response.read(BODY_BYTES), (own[0], own[1]))
+        return answer
     except (OSError, http.client.HTTPException) as error:
         raise Unanswered(error) from None
     finally:
         connection.close()
 
 
+@contextlib.contextmanager
+def _bounded(sock: socket.socket) -> Iterator[None]:
+    """Ends the socket after WHOLE_SECONDS, though another thread reads from it. Raises TimeoutError then, in place of what that causes."""
+    late = threading.Event()
+
+    def hang_up() -> None:
+        late.set()
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            sock.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(WHOLE_SECONDS, hang_up)
+    timer.start()
+    try:
+        yield
+    except (OSError, http.client.HTTPException):
+        if not late.is_set():
+            raise
+    finally:
+        timer.cancel()
+    if late.is_set():
+        raise TimeoutError(LATE)
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate does not pass: {error.verify_message}"
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError) and str(error) != LATE:
         return f"nothing came within {ANSWER_SECONDS:g} s"
     return str(error) or type(error).__name__
 
@@ -138,7 +172,7 @@ async def follow_websocket(place: Place, origin: str, command: bytes, seconds: f
         async with asyncio.timeout(seconds):
             await _read_websocket(connection, command, began, flow)
     except TimeoutError:  # nothing more came in the time that was given, and nothing was cut
-        return flow
+        flow.waited = time.monotonic() - began
     except ConnectionClosed as error:
         flow.ended = time.monotonic() - began
         flow.code = error.rcvd.code if error.rcvd is not None else 0
@@ -180,7 +214,7 @@ async def follow_stream(place: Place, command: bytes, seconds: float) -> Flow:
         async with asyncio.timeout(seconds):
             await _read_stream(reader, began, flow)
     except TimeoutError:  # nothing more came in the time that was given, and nothing was cut
-        return flow
+        flow.waited = time.monotonic() - began
     except (OSError, http.client.HTTPException) as error:
         flow.ended, flow.fault = time.monotonic() - began, _reason(error)
     finally:
@@ -220,7 +254,7 @@ class _StreamResponse:
             self._unpacked = zlib.decompressobj(zlib.MAX_WBITS | 16)
 
     def on_body(self, body: bytes) -> None:
-        self.body += body if self._unpacked is None else self._unpacked.decompress(body)
+        self.body += body if self._unpacked is None else self._unpacked.decompress(body, STREAM_BYTES)
 
     def on_message_complete(self) -> None:
         self.is_complete = True
@@ -233,7 +267,7 @@ async def _read_stream(reader: asyncio.StreamReader, began: float, flow: Flow) -
         response.feed(part)
         now = time.monotonic() - began
         flow.status, flow.body = response.status, response.body
-        if flow.status >= 300:
+        if flow.status >= 300 or len(flow.body) >= STREAM_BYTES:
             return
         if flow.answered is None and b"data: {" in flow.body:
             flow.answered, flow.ping = now, _announced_ping(flow.body)

@@ -120,8 +120,15 @@ async def check_way(way: Way, diagnosis: Diagnosis) -> Seen | None:
     diagnosis.add(*judge_view(seen, place, way.origin))
     through = "itself, with no proxy between" if seen.is_direct else f"through {seen.server or 'a proxy'}"
     diagnosis.fine["way"] = f"{place.url} leads to the gateway {through}"
-    diagnosis.fine["client address"] = f"the gateway takes this client to be at {seen.view.request.address or 'no address'}"
+    diagnosis.fine["client address"] = _taken(seen.view.request.address)
     return seen
+
+
+def _taken(address: str) -> str:
+    """Where the gateway takes this client to be, in words."""
+    if address == FORGED:  # what of it is wrong is a finding
+        return f"the gateway believed {FORGED}, which this client claimed: the client's own address is one of trusted_proxies, or was not reported"
+    return f"the gateway takes this client to be at {address or 'no address'}"
 
 
 def _unanswered(place: Place, error: Unanswered) -> Finding:
@@ -158,7 +165,7 @@ def judge_view(seen: Seen, place: Place, origin: str) -> list[Finding]:
     found = clock_findings("the gateway's", seen.clock)
     if seen.is_direct:
         return found
-    found += _addresses(request, seen.server)
+    found += _addresses(request, seen.own[0], seen.server)
     if request.host.lower() != place.authority.lower():
         sentence = f"the proxy changes Host from {place.authority} to {request.host}: pages of {place.url} are refused as if they were of another site"
         found.append(
@@ -178,9 +185,10 @@ def judge_view(seen: Seen, place: Place, origin: str) -> list[Finding]:
     return found
 
 
-def _addresses(request: SeenRequest, server: str) -> list[Finding]:
-    """Whether the gateway counts clients by their own addresses, and whether clients can choose these."""
+def _addresses(request: SeenRequest, own: str, server: str) -> list[Finding]:
+    """Whether the gateway counts clients by their own addresses, and whether clients can choose these. ``own`` is this client's."""
     forwarded = [hop.strip() for hop in request.forwarded_for.split(",") if hop.strip()]
+    reported = forwarded[forwarded.index(FORGED) + 1 :] if FORGED in forwarded else forwarded  # by proxies; the first is the client
     found = []
     if not request.trusted:
         sentence = (
@@ -188,10 +196,16 @@ def _addresses(request: SeenRequest, server: str) -> list[Finding]:
             "and the log does not show who they are"
         )
         found.append(Finding(Weight.WARNING, sentence, f'trusted_proxies = ["{request.socket[0]}"]'))
+    elif request.address in reported[1:] and request.address != reported[0]:
+        sentence = (
+            f"the gateway takes all clients of the proxy at {request.address} for one: limits.connections_per_address counts them together, "
+            "and the log does not show who they are"
+        )
+        found.append(Finding(Weight.WARNING, sentence, f'trusted_proxies = ["{request.address}"]    (beside those that it has)'))
     if not forwarded:
         sentence = "the proxy does not report the clients' addresses: X-Forwarded-For is missing"
         found.append(Finding(Weight.WARNING, sentence, line_for(server, "forwarded")))
-    elif forwarded == [FORGED]:
+    elif forwarded[-1] == FORGED or (request.address == FORGED and own not in reported):
         sentence = "the proxy passes X-Forwarded-For on as clients send it: they can choose the address that the gateway takes for theirs"
         found.append(Finding(Weight.FAULT if request.trusted else Weight.WARNING, sentence, line_for(server, "forwarded")))
     return found
@@ -226,7 +240,7 @@ def _record(name: str, flow: Flow, way: Way, diagnosis: Diagnosis) -> None:
     if flow.code >= CLOSED_BY_GATEWAY:
         remedy = "; --token names a token that passes" if flow.code in (3500, 3501) else ""
         diagnosis.untried.append(f"{idle}: the gateway closed it with {flow.code}{remedy}")
-    elif flow.answered is not None and flow.pinged is None and flow.ended is None:
+    elif flow.answered is not None and flow.pinged is None and flow.ended is None and not _is_late(flow):
         diagnosis.untried.append(
             f"{idle} for longer than {way.seconds:g} s: a ping comes every {flow.ping:g} s; "
             f"--wait {math.ceil(flow.ping + SPARE_SECONDS)} waits for one"
@@ -234,7 +248,7 @@ def _record(name: str, flow: Flow, way: Way, diagnosis: Diagnosis) -> None:
 
 
 def judge_websocket(flow: Flow, server: str) -> list[Finding]:
-    """Whether a WebSocket opens, and stays open until the gateway's ping."""
+    """Whether a WebSocket opens, and stays open until the gateway's ping, which comes when it is due."""
     if flow.status == LOST_UPGRADE or (flow.status in (400, 404) and b"WebSocket" in flow.body):
         sentence = f"the proxy does not pass the upgrade to WebSocket on: the handshake was answered with {flow.status}"
         return [Finding(Weight.FAULT, sentence, line_for(server, "upgrade"))]
@@ -250,7 +264,7 @@ def judge_websocket(flow: Flow, server: str) -> list[Finding]:
             "a WebSocket opens, and the gateway's answer to its first message never comes: something on the way does not pass frames on"
         )
         return [Finding(Weight.FAULT, sentence, line_for(server, "upgrade"))]
-    return _judge_idle("a WebSocket", flow, server)
+    return _judge_late("WebSockets", flow, server) or _judge_idle("a WebSocket", flow, server)
 
 
 def judge_stream(flow: Flow, server: str) -> list[Finding]:
@@ -266,7 +280,21 @@ def judge_stream(flow: Flow, server: str) -> list[Finding]:
         when = f"only after {flow.answered:.1f} s" if flow.answered is not None else "not at all"
         sentence = f"the proxy holds streams back in a buffer: the first message, which the gateway sends at once, came {when}"
         return [Finding(Weight.FAULT, sentence, line_for(server, "buffering"))]
-    return _judge_idle("a stream", flow, server)
+    return _judge_late("streams", flow, server) or _judge_idle("a stream", flow, server)
+
+
+def _judge_late(what: str, flow: Flow, server: str) -> list[Finding]:
+    if not _is_late(flow):
+        return []
+    when = f"came after {flow.pinged:.1f} s" if flow.pinged is not None else f"did not come within {flow.waited or 0:.1f} s"
+    sentence = f"the proxy holds messages of {what} back: a ping that the gateway sends within {flow.ping:g} s {when}"
+    return [Finding(Weight.FAULT, sentence, line_for(server, "buffering"))]
+
+
+def _is_late(flow: Flow) -> bool:
+    """Whether no ping came when one was due. A proxy that compresses may pass the first message on, and hold back each later one."""
+    came = flow.pinged if flow.pinged is not None else flow.waited
+    return came is not None and flow.answered is not None and flow.ping > 0 and came - flow.answered >= flow.ping + SPARE_SECONDS
 
 
 def _unreached(what: str, flow: Flow, server: str) -> Finding:
@@ -287,7 +315,7 @@ def _judge_idle(what: str, flow: Flow, server: str) -> list[Finding]:
 
 def judge_body(answer: Answer, size: int, server: str) -> list[Finding]:
     """``size`` bytes are what a client may post, which the gateway answers in JSON."""
-    if answer.is_json or answer.status not in (411, 413):
+    if answer.is_json or answer.status not in (411, 413, *UNREACHED):  # Caddy answers with 502
         return []
     kibi = math.ceil(size / 1024)
     sentence = f"the proxy refuses a request of {kibi:,} KiB with {answer.status}, which limits.message_bytes allows to clients"

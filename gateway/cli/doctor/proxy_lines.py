@@ -19,17 +19,17 @@ LINES: dict[str, dict[str, str]] = {
     },
     "idle": {
         "nginx": "proxy_read_timeout {seconds}s; proxy_send_timeout {seconds}s;",
-        "caddy": "stream_timeout 0; read_timeout {seconds}s    (in reverse_proxy, and its transport http)",
+        "caddy": "read_timeout {seconds}s    (in the transport http of reverse_proxy; from Caddy 2.7 on, in reverse_proxy: stream_timeout 0)",
         OTHER: "HAProxy: timeout client {seconds}s, timeout server {seconds}s, timeout tunnel 1h; a load balancer: idle timeout {seconds} s",
     },
     "forwarded": {
         "nginx": "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;",
-        "caddy": "trusted_proxies    (in the global servers options, for proxies before it; it sets X-Forwarded-For by itself)",
-        OTHER: "HAProxy: option forwardfor; others: append the client's address to X-Forwarded-For",
+        "caddy": "no header_up that names X-Forwarded-For    (in reverse_proxy: Caddy reports the client's address by itself)",
+        OTHER: "HAProxy: option forwardfor, without if-none; others: append the client's address to X-Forwarded-For",
     },
     "host": {
         "nginx": "proxy_set_header Host $http_host;",
-        "caddy": "header_up Host {{host}}",
+        "caddy": "header_up Host {{hostport}}    (in reverse_proxy)",
         OTHER: "pass Host on as the browser sent it",
     },
     "version": {
@@ -42,7 +42,7 @@ LINES: dict[str, dict[str, str]] = {
     },
     "size": {
         "nginx": "client_max_body_size {size}k;",
-        "caddy": "request_body {{ max_size {size}KB }}",
+        "caddy": "max_size {size}KB    (in request_body)",
         OTHER: "let request bodies have {size} KiB",
     },
 }

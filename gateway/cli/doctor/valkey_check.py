@@ -17,7 +17,7 @@ from .diagnosis import Finding, Weight
 __all__ = ["ServerFacts", "doubts_of_a_server", "facts_of", "read_server", "server_findings"]
 
 SECTIONS = ("server", "clients", "memory", "persistence", "stats", "replication")
-SETTINGS = ("client-output-buffer-limit", "save", "appendfsync")
+SETTINGS = ("client-output-buffer-limit", "save", "appendfsync", "min-replicas-to-write")
 OLDEST = (7, 2)  # the version whose functions and commands the gateway uses
 FULL = 0.9  # of memory, and of connections: beyond it, it is time to act
 MEBI = 1024 * 1024
@@ -83,7 +83,7 @@ def server_findings(facts: ServerFacts, *, embedded: bool = False) -> list[Findi
     """All that is wrong with one server. ``embedded`` is the gateway's own, whose settings the gateway writes."""
     info, settings = facts.info, facts.settings or {}
     found = [*_version(info), *_evicted(info), *doubts_of_a_server(info), *_written(info), *_memory(info), *_connections(info)]
-    found += clock_findings("Valkey's", facts.clock)
+    found += [*_replicas(info, settings), *clock_findings("Valkey's", facts.clock)]
     if not embedded:
         found += [*_persistence(info, settings), *_unlimited(info)]
         found += _buffers(settings.get("client-output-buffer-limit", ""), replicas=int(info.get("connected_slaves", "0")))
@@ -142,7 +142,19 @@ def _unlimited(info: Mapping[str, str]) -> list[Finding]:
     sentence = (
         "Valkey has no limit of its memory (maxmemory 0): when the machine's is full, the kernel ends it instead of Valkey refusing writes"
     )
-    return [Finding(Weight.NOTE, sentence, _line("maxmemory", most))]
+    change = _line("maxmemory", most)
+    if info.get("maxmemory_policy", "noeviction") != "noeviction":  # which has an effect only together with a limit
+        change = f"first {_line('maxmemory-policy', 'noeviction')}, then {change}"
+    return [Finding(Weight.NOTE, sentence, change)]
+
+
+def _replicas(info: Mapping[str, str], settings: Mapping[str, str]) -> list[Finding]:
+    """Whether so many replicas follow it as it needs for a write; INFO has their number only where it needs any."""
+    needed = int(settings.get("min-replicas-to-write", "0"))
+    if needed <= (found := int(info.get("min_slaves_good_slaves", needed))):
+        return []
+    sentence = f"Valkey refuses to write: {found} replicas follow it closely, and it needs {needed} for that (min-replicas-to-write)"
+    return [Finding(Weight.FAULT, sentence, f"start the replicas, or {_line('min-replicas-to-write', str(found))}")]
 
 
 def _connections(info: Mapping[str, str]) -> list[Finding]:

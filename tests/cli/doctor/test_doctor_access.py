@@ -121,6 +121,12 @@ async def test_a_channel_is_refused_by_the_setting_of_its_namespace(case: str) -
     assert diagnosis.is_well is all(weight is not FAULT for weight, _, _ in expected)
 
 
+async def test_a_subscription_token_for_a_channel_without_a_namespace_is_refused() -> None:
+    finding = (await _asked(_config(), ticket("caht:1"))).findings[0]
+    assert "the subscription token for caht:1 is refused with 102 unknown channel" in finding.sentence
+    assert finding.weight is FAULT and "namespaces.caht" in finding.change
+
+
 async def test_that_clients_may_not_publish_is_a_note_since_that_is_the_default() -> None:
     diagnosis = await _asked(_config(), token(), channel="posts:1")
     assert [each.weight for each in diagnosis.findings] == [NOTE] and 'publish = "nobody"' in diagnosis.findings[0].sentence

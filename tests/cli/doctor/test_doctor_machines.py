@@ -97,6 +97,18 @@ def test_what_valkey_counts_is_judged(facts: dict[str, str], weight: Weight, wor
 # Clocks.
 
 
+def test_a_limit_of_memory_is_named_together_with_the_policy_without_which_it_would_remove_keys() -> None:
+    facts = ServerFacts("v", WELL | {"maxmemory": "0", "maxmemory_policy": "allkeys-lru"}, {}, EXACT)
+    assert "-> first maxmemory-policy noeviction " in _shown(server_findings(facts))
+
+
+@pytest.mark.parametrize("good, found", [("0", 1), ("1", 0), (None, 0)])
+def test_a_valkey_that_refuses_writes_for_want_of_replicas_is_found(good: str | None, found: int) -> None:
+    info = WELL | ({"min_slaves_good_slaves": good} if good else {})
+    findings = server_findings(ServerFacts("v", info, {"min-replicas-to-write": "1"}, EXACT))
+    assert len(findings) == found and _shown(findings).startswith("FAULT Valkey refuses to write: 0 replicas follow" * found)
+
+
 async def test_a_fast_clock_is_found_as_far_as_the_wait_for_it_does_not_explain_it() -> None:
     here = FrozenClock(1000.0)
 

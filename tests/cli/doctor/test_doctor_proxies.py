@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import subprocess
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import replace
+from itertools import chain, repeat
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,19 +20,21 @@ from gateway.auth.tokens import mint
 from gateway.cli.doctor.clock_check import Reading
 from gateway.cli.doctor.diagnosis import Diagnosis, Weight
 from gateway.cli.doctor.place import Place
-from gateway.cli.doctor.probes import Answer, Flow
+from gateway.cli.doctor.probes import Answer, Flow, Unanswered, ask, follow_stream
 from gateway.cli.doctor.proxy_check import (
     FORGED,
     SENT,
     Seen,
     Way,
     check_way,
+    judge_body,
     judge_live,
     judge_stream,
     judge_view,
     judge_websocket,
     read_view,
 )
+from gateway.cli.doctor.proxy_lines import line_for
 from gateway.config import load
 from gateway.edges.doctor_view import PROOF_HEADER, SeenProcess, SeenRequest, View, doctor_view, proof_of
 
@@ -34,6 +42,7 @@ from ...kit.gateways import API_KEY, RunningGateway, Start
 from ...kit.nginx import needs_nginx, nginx
 from ...kit.servers import free_port
 from ...kit.tokens import SECRET
+from ...kit.web_proxies import needs_program
 
 HTTP = "proxy_http_version 1.1;"
 UPGRADE = 'proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";'
@@ -165,6 +174,87 @@ def test_clients_of_a_proxy_that_is_not_trusted_count_as_one() -> None:
     (finding,) = judge_view(seen, Place.of("https://live.example.org"), "")
     assert finding.weight is Weight.WARNING and "takes all clients of the proxy for one, at 10.0.0.9" in finding.sentence
     assert finding.change == 'trusted_proxies = ["10.0.0.9"]'
+
+
+def addresses(taken: str, forwarded: str, own: str = "198.51.100.7") -> list[str]:
+    """What is found where the gateway takes the client for ``taken`` after trusted proxies reported ``forwarded``."""
+    request = SeenRequest(taken, ("10.0.0.9", 4242), True, "1.1", "live.example.org", forwarded, list(SENT))
+    seen = Seen(View("1", 0, request, SeenProcess(1024, 0, 1)), (own, 4711), "", Reading(0, 0))
+    return [finding.sentence + finding.change for finding in judge_view(seen, Place.of("https://live.example.org"), "")]
+
+
+def test_in_a_chain_of_proxies_each_has_to_be_trusted_and_none_may_pass_on_what_clients_claim() -> None:
+    assert addresses("198.51.100.7", f"{FORGED}, 198.51.100.7, 10.0.0.8") == []
+    assert addresses("198.51.100.7", "198.51.100.7, 10.0.0.8") == [], "the first proxy replaces the header"
+    assert addresses(FORGED, f"{FORGED}, 127.0.0.1", own="127.0.0.1") == [], "this machine is a trusted proxy"
+    (forged,) = addresses(FORGED, f"{FORGED}, 10.0.0.8")
+    assert "they can choose the address" in forged
+    (first,) = addresses(FORGED, f"198.51.100.7, {FORGED}")
+    assert "they can choose the address" in first
+    for forwarded in (f"{FORGED}, 198.51.100.7, 10.1.0.8", "198.51.100.7, 10.1.0.8"):
+        (counted,) = addresses("10.1.0.8", forwarded)
+        assert "takes all clients of the proxy at 10.1.0.8 for one" in counted and 'trusted_proxies = ["10.1.0.8"]' in counted
+
+
+def test_a_ping_that_comes_too_late_or_not_at_all_is_held_back_by_the_proxy() -> None:
+    for late in (Flow(200, answered=0.1, ping=25.0, pinged=31.0), Flow(200, answered=0.1, ping=25.0, waited=32.0)):
+        (finding,) = judge_stream(late, "Caddy")
+        assert "holds messages of streams back" in finding.sentence and "flush_interval -1" in finding.change
+        assert "holds messages of WebSockets back" in judge_websocket(replace(late, status=101), "")[0].sentence
+    for fine in (Flow(200, answered=0.1, ping=25.0, pinged=25.2), Flow(200, answered=0.1, ping=25.0, waited=3.0)):
+        assert judge_stream(fine, "Caddy") == []
+
+
+def test_a_body_that_caddy_refuses_with_502_is_found() -> None:
+    (finding,) = judge_body(Answer(502, {}, b"", ("", 0)), 131072, "Caddy")
+    assert "refuses a request of 128 KiB with 502" in finding.sentence and finding.change == "max_size 256KB    (in request_body)"
+
+
+@pytest.mark.parametrize("kind", ["upgrade", "buffering", "forwarded", "host"])
+def test_a_line_for_caddy_is_one_that_caddy_takes(kind: str, tmp_path: Path) -> None:
+    """Those that begin with a directive; what is in brackets says where it belongs."""
+    line = line_for("Caddy", kind, seconds=60).partition("    (")[0].replace("HOST:PORT", "127.0.0.1:8000")
+    inside = line if not line.startswith(("no ", "reverse_proxy")) else ""
+    file = tmp_path / "Caddyfile"
+    file.write_text(f":8001 {{\n\treverse_proxy 127.0.0.1:8000 {{\n\t\t{inside}\n\t}}\n}}\n")
+    done = subprocess.run([needs_program("caddy"), "adapt", "--config", file, "--adapter", "caddyfile"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@contextlib.asynccontextmanager
+async def served(parts: Iterable[bytes], pause: float) -> AsyncIterator[Place]:
+    """A server that answers its one client with these parts, and a pause after each, until the client has left."""
+    left = asyncio.Event()
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            for part in parts:
+                writer.write(part)
+                await writer.drain()
+                await asyncio.sleep(pause)
+        writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        left.set()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield Place(False, "127.0.0.1", server.sockets[0].getsockname()[1])
+        await left.wait()
+
+
+async def test_a_server_that_answers_a_byte_at_a_time_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.cli.doctor.probes.WHOLE_SECONDS", 0.2)
+    async with served(chain([b"HTTP/1.1 200 OK\r\n"], repeat(b"x")), 0.02) as place:
+        with pytest.raises(Unanswered, match=r"no whole answer came within 20 s"):
+            await ask(place, "GET", "/health/live")
+
+
+async def test_a_stream_of_more_than_a_gateway_sends_is_given_up() -> None:
+    packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Type: text/event-stream\r\n\r\n"
+    async with served(chain([head, packer.compress(bytes(2**24))], repeat(b"x")), 0.01) as place:
+        flow = await follow_stream(place, b"{}", 3.0)
+    assert flow.waited is None and len(flow.body) <= 2**21
 
 
 @pytest.mark.parametrize(

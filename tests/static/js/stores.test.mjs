@@ -1,4 +1,4 @@
-// stores.js: what a page shows of a channel and of who is present, after connections that were lost and gaps.
+// stores.js: what a page shows of a channel and of who is present, after connections that were lost and gaps, and how much it holds.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -9,7 +9,7 @@ import { ChannelStore, PresenceStore } from "../../../static/stores.js";
 import { Page, settled } from "./kit.mjs";
 
 setFlagsFromString("--expose-gc");
-const collect = runInNewContext("gc");
+const collectGarbage = runInNewContext("gc");
 
 /** A page that is live in "a", which `store` follows. */
 async function following(make) {
@@ -69,18 +69,49 @@ test("the answer to a read from before a gap hides nothing that follows the gap"
   assert.deepEqual(data(store), ["before", 1]);
 });
 
-test("clients that came and went are not remembered", async () => {
-  const [page, store] = await following((gateway) => new PresenceStore(gateway, "a"));
-  page.socket.reply("presence", { presence: {} });
+/** A gateway with one subscription, whose events the test makes with emit(). */
+function gatewayOf(answers = {}) {
+  const handlers = {};
+  const on = (event, handler) => {
+    handlers[event] = handler;
+    return () => delete handlers[event];
+  };
+  const subscription = { state: "live", on, unsubscribe: () => {}, ...answers };
+  return { subscribe: () => subscription, emit: (event, detail) => handlers[event]?.(detail) };
+}
+
+for (const limit of [0, 1, 3]) {
+  test(`a channel of which ${limit} publications are wanted holds no more`, () => {
+    const gateway = gatewayOf();
+    const store = new ChannelStore(gateway, "posts:tech", { limit });
+    const arrived = [];
+    store.arrived = ({ data }) => arrived.push(data);
+    store.subscribe(() => {});
+    for (let offset = 1; offset <= 10; offset += 1) gateway.emit("publication", { offset, data: offset });
+    assert.deepEqual(store.snapshot.publications.map(({ data }) => data), [8, 9, 10].slice(3 - limit));
+    assert.equal(arrived.length, 10);
+  });
+}
+
+test("joins and leaves are not held once presence was read", async () => {
+  const presence = async () => [{ client: "c0", user: "ann" }];
+  const gateway = gatewayOf({ presence });
+  const store = new PresenceStore(gateway, "room:1");
+  store.subscribe(() => {});
+  gateway.emit("join", { info: { client: "c1", user: "ben" } }); // while presence is asked for, and not in its answer
   await settled();
-  const seen = [];
-  for (let number = 0; number < 3; number++) {
-    page.socket.push("a", { join: { info: { client: "c", user: "ann" } } });
-    seen.push(new WeakRef(store.snapshot.clients[0]));
-    page.socket.push("a", { leave: { info: { client: "c", user: "ann" } } });
+  assert.deepEqual(store.snapshot.users, ["ann", "ben"]);
+  const held = [];
+  for (let number = 0; number < 100; number += 1) {
+    const info = { client: "guest", user: "guest" };
+    held.push(new WeakRef(info));
+    gateway.emit("join", { info });
+    gateway.emit("leave", { info });
   }
-  page.socket.frames.length = 0;
+  assert.deepEqual(store.snapshot.users, ["ann", "ben"]);
   await settled();
-  collect();
-  assert.deepEqual(seen.map((each) => each.deref()), [undefined, undefined, undefined]);
+  collectGarbage();
+  await settled();
+  collectGarbage();
+  assert.ok(held.filter((info) => info.deref()).length <= 1);
 });
