@@ -20,8 +20,8 @@ from .auth.admin_keys import AdminKeys
 from .auth.keys import Keys
 from .auth.tokens import SHORT_SECRET, Verifier
 from .config import Config
+from .console.admin_routes import routes as console_routes
 from .console.console import make_console
-from .console.routes import routes as console_routes
 from .control.bus import Bus
 from .control.events import LifecycleEvents
 from .control.leases import Leases

@@ -25,9 +25,9 @@ from ..edges.responses import json_response
 from ..errors import BadRequest, ClientError, Internal, StoreError, is_general
 from ..rules.json_text import UNREADABLE, decode_json, encode
 from ..runtime.backoff import retrying
-from .calls import Caller, Console
+from .admin_session import SESSION_SECONDS, address_of, came_by_tls, foreign_page, forged, removal, session_of, set_cookie
+from .caller import Caller, Console
 from .methods import METHODS
-from .session import SESSION_SECONDS, address_of, came_by_tls, foreign_page, forged, removal, session_of, set_cookie
 
 __all__ = ["routes"]
 
