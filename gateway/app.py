@@ -152,6 +152,7 @@ class Gateway:
             # The loop that ends cancels each task once, and valkey-py may swallow that: its process would never end.
             await self.link.close()
             await self._commands.close()
+            self.console.close()
             raise
         if 0 < len(self._config.tokens.hmac_secret.encode()) < SHORT_SECRET:
             log.warning("tokens.hmac_secret is short: %d bytes or more are safe", SHORT_SECRET)
