@@ -100,7 +100,7 @@ class Gateway:
         self._rules_check = RulesCheck(library, commands, tasks)
         self._secrets_check = SecretsCheck(config, commands, uid)
         admission = Admission(config.limits, hub.now)
-        bus = Bus(history, uid, self._leases, Orders(config, uid, hub, revocations, admission))
+        bus = Bus(history, uid, self._leases, Orders(config, uid, hub, revocations, admission, events))
 
         # What other programs produce.
         self.bridges = Bridges(config, address, history, uid)

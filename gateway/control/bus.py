@@ -64,8 +64,8 @@ class Recipient(Protocol):
     def carry_out(self, message: AnyMessage) -> None:
         """Called once for each message, in order. A ClientError is logged: another gateway's rules may differ from ours."""
 
-    def answer(self, question: Question) -> bytes:
-        """The answer as JSON."""
+    async def answer(self, question: Question) -> bytes:
+        """The answer as JSON. Raises what ``UNREADABLE`` lists where ``about`` is not what such a question asks."""
 
     def take_commands(self, session: str, commands: bytes) -> bool:
         """Commands, one a line, for an emulated session. False if there is none of that id."""
@@ -101,11 +101,13 @@ class Bus:
         """Sends a message to every process. Raises StoreError."""
         await self._announce(Envelope(VERSION, message=message))
 
-    async def survey(self, what: str, pattern: str = "") -> list[bytes]:
-        """The answers of all living processes, or of those that answered within ANSWER_SECONDS. Raises StoreError."""
+    async def survey(self, what: str, pattern: str = "", about: msgspec.Struct | list[str] | None = None) -> list[bytes]:
+        """The answers of all living processes, or of those that answered within ANSWER_SECONDS. ``about`` is the question's struct, where it
+        has one. Raises StoreError."""
+        asked = msgspec.Raw(msgspec.json.encode(about))
         with self._asking() as (id, queue):
             expected = await self._leases.count()
-            await self._announce(Envelope(VERSION, question=Question(id, self._process, what, pattern)))
+            await self._announce(Envelope(VERSION, question=Question(id, self._process, what, pattern, asked)))
             answers: list[bytes] = []
             try:
                 async with asyncio.timeout(ANSWER_SECONDS):
@@ -267,7 +269,7 @@ class Bus:
         if envelope.v != VERSION:
             log.warning("a control message has version %d; this gateway understands version %d", envelope.v, VERSION)
         elif envelope.question is not None:
-            self._answer(envelope.question)
+            self._tasks.spawn(self._answer(envelope.question))
         elif envelope.message is not None:
             self.carry_out(envelope.message)
 
@@ -280,11 +282,13 @@ class Bus:
         except Exception:  # one message must not end the link
             log.exception("a control message failed")
 
-    def _answer(self, question: Question) -> None:
+    async def _answer(self, question: Question) -> None:
         try:
-            self._answer_to(question.asker, question.id, self._recipient.answer(question))
-        except Exception:  # nor must a question
-            log.exception("a question of another process failed")
+            answer = await self._recipient.answer(question)
+        except UNREADABLE as error:
+            self._faults.found(KIND, self._place, f"a question was not understood: {error}")
+        else:
+            await self._send_answer(question.asker, Private(question.id, msgspec.Raw(answer)))
 
     # Receiving what is for this process alone.
 

@@ -14,6 +14,7 @@ from msgspec import Meta
 from ..publication import MAX_OFFSET
 from ..rules.identity import Override
 from ..rules.json_text import clean, clean_as
+from .questions import ChannelRows, ClientDetail, ClientRows, Witness
 
 __all__ = [
     "VERSION",
@@ -96,13 +97,15 @@ class Revocation(Message, tag="revoke"):
 AnyMessage = Subscribing | Unsubscribing | Disconnection | Refreshing | Revocation
 
 
-class Question(msgspec.Struct):
-    """``what`` is "channels" (with a ``pattern`` of shell wildcards) or "info"; the answer goes to the process ``asker``, under ``id``."""
+class Question(msgspec.Struct, omit_defaults=True):
+    """``what`` is "channels" (with a ``pattern`` of shell wildcards), "info", or what ``questions`` lists; the answer goes to the process
+    ``asker``, under ``id``. ``about`` is the JSON of the question's struct."""
 
     id: int
     asker: str
     what: str
     pattern: str = ""
+    about: msgspec.Raw = _NULL
 
 
 class Envelope(msgspec.Struct, omit_defaults=True):
@@ -133,7 +136,15 @@ encode_message = msgspec.json.Encoder().encode
 
 _envelope = msgspec.json.Decoder(Envelope).decode
 _private = msgspec.json.Decoder(Private).decode
-_ANSWERS: dict[str, Any] = {"channels": dict[str, int], "info": dict[str, Any]}
+_ANSWERS: dict[str, Any] = {
+    "channels": dict[str, int],
+    "info": dict[str, Any],
+    "clients": ClientRows,
+    "client": ClientDetail | None,
+    "busiest": ChannelRows,
+    "subscribers": dict[str, int],
+    "witness": Witness,
+}
 
 
 def read_envelope(text: bytes) -> Envelope:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import sys
 import time
@@ -12,6 +11,7 @@ import msgspec
 
 from .. import __version__
 from ..config import Config
+from ..control.events import LifecycleEvents
 from ..control.messages import AnyMessage, Disconnection, Question, Refreshing, Revocation, Subscribing, Unsubscribing
 from ..control.revocations import Revocations
 from ..errors import Disconnect
@@ -20,6 +20,7 @@ from ..publication import Position
 from ..rules.identity import ServerSubscription
 from ..rules.json_text import encode
 from .admission import Admission, Client
+from .client_views import ClientViews, node_name
 
 __all__ = ["Orders"]
 
@@ -27,12 +28,15 @@ __all__ = ["Orders"]
 class Orders:
     """The bus's recipient (``control.bus.Recipient``). ``process`` is this gateway's id."""
 
-    def __init__(self, config: Config, process: str, hub: Hub, revocations: Revocations, admission: Admission) -> None:
+    def __init__(
+        self, config: Config, process: str, hub: Hub, revocations: Revocations, admission: Admission, events: LifecycleEvents
+    ) -> None:
         self._config = config
         self._process = process
         self._hub = hub
         self._revocations = revocations
         self._admission = admission
+        self._views = ClientViews(config, process, hub, admission, events)
         self._started = time.monotonic()
 
     def carry_out(self, message: AnyMessage) -> None:
@@ -76,13 +80,13 @@ class Orders:
                 info = _given(message.info) or client.identity.info
                 client.renew(client.identity._replace(expires_at=message.expire_at, info=info))
 
-    def answer(self, question: Question) -> bytes:
+    async def answer(self, question: Question) -> bytes:
         if question.what == "channels":
             counts = self._hub.subscribers().items()
             return encode({name: count for name, count in counts if fnmatchcase(name, question.pattern or "*")})
         if question.what == "info":
             return encode(self._info())
-        return b"null"
+        return await self._views.answer(question)
 
     def _info(self) -> dict[str, object]:
         """A node of the server API's ``info``."""
@@ -90,7 +94,7 @@ class Orders:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return {
             "uid": self._process,
-            "name": f"{os.uname().nodename}_{self._config.port}",
+            "name": node_name(self._config),
             "version": __version__,
             "num_clients": len(self._admission.clients),
             "num_users": len(self._admission.users),
