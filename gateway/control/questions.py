@@ -71,10 +71,11 @@ class ClientRow(msgspec.Struct, kw_only=True):
 
 
 class ClientRows(msgspec.Struct):
-    """``total`` counts all that match, whatever page is asked for."""
+    """``total`` counts all that match, whatever page is asked for; ``more``: there are some after these."""
 
     clients: list[ClientRow]
     total: int
+    more: bool
 
 
 class Recovered(msgspec.Struct, rename={"from_": "from"}):

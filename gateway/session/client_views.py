@@ -92,15 +92,16 @@ class ClientViews:
     async def _clients(self, question: Question) -> ClientRows:
         search = msgspec.json.decode(question.about, type=ClientSearch)
         found: list[Begun] = []
-        total = 0
+        total = after = 0
         if not search.channel or self._hub.count(search.channel):
             async for some in self._in_turns(self._admission.clients.items()):
                 matching = [(each.identity.user, each.client, each) for each, address in some if _matches(search, each, address)]
                 total += len(matching)
                 if search.after is not None:
                     matching = [each for each in matching if each[:2] > search.after]
+                after += len(matching)
                 found = heapq.nsmallest(search.limit, found + matching)
-        return ClientRows([self._row(client) for _, _, client in found], total)
+        return ClientRows([self._row(client) for _, _, client in found], total, after > len(found))
 
     async def _client(self, question: Question) -> ClientDetail | None:
         async for some in self._in_turns(self._admission.clients):
