@@ -11,7 +11,7 @@ from msgspec import Meta
 from ..config import ChannelRules
 from ..control.questions import ROWS_MOST, ChannelRows, ChannelSearch
 from ..edges.api.requests import Channel, ChannelRequest, Shape
-from ..errors import LimitExceeded, StoreError
+from ..errors import StoreError
 from ..publication import MAX_CHANNEL_LENGTH, Position
 from ..rules.json_text import encode
 from ..rules.protocol import BEGINNING

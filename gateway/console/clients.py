@@ -71,7 +71,7 @@ def _place_of(cursor: str) -> tuple[str, str] | None:
 
 async def connection(caller: Caller, request: ConnectionRequest) -> bytes:
     """One client with its subscriptions. Raises NotAvailable if no process has it."""
-    for found in await answers_of(caller, "client", ClientDetail, pattern=request.client):
+    for found in await answers_of(caller, "client", ClientDetail, request.client):
         return encode(found)
     raise NotAvailable(f"no process has a connection {request.client!r} now")
 

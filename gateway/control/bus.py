@@ -65,7 +65,7 @@ class Recipient(Protocol):
         """Called once for each message, in order. A ClientError is logged: another gateway's rules may differ from ours."""
 
     async def answer(self, question: Question) -> bytes:
-        """The answer as JSON. Raises what ``UNREADABLE`` lists where ``about`` is not what such a question asks."""
+        """The answer as JSON. Raises what ``UNREADABLE`` lists for a pattern that such a question cannot have."""
 
     def take_commands(self, session: str, commands: bytes) -> bool:
         """Commands, one a line, for an emulated session. False if there is none of that id."""
@@ -101,13 +101,11 @@ class Bus:
         """Sends a message to every process. Raises StoreError."""
         await self._announce(Envelope(VERSION, message=message))
 
-    async def survey(self, what: str, pattern: str = "", about: msgspec.Struct | list[str] | None = None) -> list[bytes]:
-        """The answers of all living processes, or of those that answered within ANSWER_SECONDS. ``about`` is the question's struct, where it
-        has one. Raises StoreError."""
-        asked = msgspec.Raw(msgspec.json.encode(about))
+    async def survey(self, what: str, pattern: str = "") -> list[bytes]:
+        """The answers of all living processes, or of those that answered within ANSWER_SECONDS. Raises StoreError."""
         with self._asking() as (id, queue):
             expected = await self._leases.count()
-            await self._announce(Envelope(VERSION, question=Question(id, self._process, what, pattern, asked)))
+            await self._announce(Envelope(VERSION, question=Question(id, self._process, what, pattern)))
             answers: list[bytes] = []
             try:
                 async with asyncio.timeout(ANSWER_SECONDS):

@@ -18,6 +18,7 @@ from collections import deque
 from ..config import Config
 from ..live.subscription import Subscription
 from ..live.wire_formats import FilteredWire
+from ..rules.identity import Identity
 from ..runtime.tasks import write_changes
 from ..store.history import History
 
@@ -46,34 +47,34 @@ class LifecycleEvents:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def record(self, event: str, user: str, client: str, **more: object) -> None:
-        """An event of now; ``more`` are further fields of the entry. Nothing happens where events are off."""
-        if not self._on:
+    def record(self, event: str, identity: Identity, client: str, **more: object) -> None:
+        """An event of now; ``more`` are further fields of the entry. Nothing happens where events are off, and for operators."""
+        if not self._on or identity.operator:
             return
         if len(self._waiting) >= WAITING_MOST:
             self.dropped += 1
             if self.dropped == 1:
                 log.error("lifecycle events are dropped: Valkey does not take them")
             return
-        words = ("event", event, "user", user, "client", client, "process", self._process, "ms", str(time.time_ns() // 1_000_000))
+        words = ("event", event, "user", identity.user, "client", client, "process", self._process, "ms", str(time.time_ns() // 1_000_000))
         self._waiting.append((*words, *(str(word) for pair in more.items() for word in pair)))
         self._more.set()
 
-    def subscribed(self, user: str, client: str, subscription: Subscription) -> None:
+    def subscribed(self, identity: Identity, client: str, subscription: Subscription) -> None:
         """A subscription began: ``record`` of where."""
         if self._on:
             place = _place(subscription, subscription.unbroken)
             if place and subscription.recovered is not None:
                 place["recovered"] = int(subscription.recovered)
-            self.record("subscribed", user, client, channel=subscription.channel.name, **place)
+            self.record("subscribed", identity, client, channel=subscription.channel.name, **place)
 
-    def unsubscribed(self, user: str, client: str, subscription: Subscription) -> None:
+    def unsubscribed(self, identity: Identity, client: str, subscription: Subscription) -> None:
         """A subscription ended: ``record`` of what was written to its client."""
         if self._on:
             place = _place(subscription, subscription.position.offset)
             if place:
                 place |= {"after": subscription.unbroken} | ({"filtered": 1} if isinstance(subscription.wire, FilteredWire) else {})
-            self.record("unsubscribed", user, client, channel=subscription.channel.name, **place)
+            self.record("unsubscribed", identity, client, channel=subscription.channel.name, **place)
 
     async def run(self) -> None:
         """Writes what waits. Runs until cancelled."""

@@ -97,15 +97,14 @@ class Revocation(Message, tag="revoke"):
 AnyMessage = Subscribing | Unsubscribing | Disconnection | Refreshing | Revocation
 
 
-class Question(msgspec.Struct, omit_defaults=True):
-    """``what`` is "channels" (with a ``pattern`` of shell wildcards), "info", or what ``questions`` lists; the answer goes to the process
-    ``asker``, under ``id``. ``about`` is the JSON of the question's struct."""
+class Question(msgspec.Struct):
+    """``what`` is "channels" (with a ``pattern`` of shell wildcards), "info", a kind that ``questions`` lists, or one of ``Orders.answers``: those
+    have JSON as their pattern. The answer goes to the process ``asker``, under ``id``; it is null from a process that does not know the kind."""
 
     id: int
     asker: str
     what: str
     pattern: str = ""
-    about: msgspec.Raw = _NULL
 
 
 class Envelope(msgspec.Struct, omit_defaults=True):
@@ -139,11 +138,11 @@ _private = msgspec.json.Decoder(Private).decode
 _ANSWERS: dict[str, Any] = {
     "channels": dict[str, int],
     "info": dict[str, Any],
-    "clients": ClientRows,
+    "clients": ClientRows | None,
     "client": ClientDetail | None,
-    "busiest": ChannelRows,
-    "subscribers": dict[str, int],
-    "witness": Witness,
+    "busiest": ChannelRows | None,
+    "subscribers": dict[str, int] | None,
+    "witness": Witness | None,
 }
 
 

@@ -1,11 +1,11 @@
-"""What operators ask all processes about their clients, and what each answers: a struct for the question, one for the answer.
+"""What operators ask all processes about their clients, and what each answers, both as JSON: the question is the ``pattern``.
 
 Each process answers about the clients that it has itself, with at most ROWS_MOST rows; the caller puts the answers together.
 
 | what        | asks                                                  | answer                                           |
 |-------------|-------------------------------------------------------|--------------------------------------------------|
 | clients     | ``ClientSearch``: which clients match                 | ``ClientRows``: the first ones, and how many     |
-| client      | ``pattern``, a client's id                            | ``ClientDetail``, null from all other processes  |
+| client      | a client's id                                         | ``ClientDetail``, null from all other processes  |
 | busiest     | ``ChannelSearch``: the channels with most subscribers | ``ChannelRows``: the first ones, and how many    |
 | subscribers | a list of channels                                    | channel → how many subscriptions                 |
 | witness     | ``Circumstances`` of one publication                  | ``Witness``: who of its user's clients was given |

@@ -42,7 +42,20 @@ class Subscription(ABC):
     recovered from there.
     """
 
-    __slots__ = ("begun", "channel", "ephemerals_seen", "epoch", "offset", "recovered", "since_ms", "state", "task", "unbroken", "wire", "write")
+    __slots__ = (
+        "begun",
+        "channel",
+        "ephemerals_seen",
+        "epoch",
+        "offset",
+        "recovered",
+        "since_ms",
+        "state",
+        "task",
+        "unbroken",
+        "wire",
+        "write",
+    )
 
     def __init__(self, channel: Channel, wire: Wire, write: Write, since: Position | None) -> None:
         self.channel = channel

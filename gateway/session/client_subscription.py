@@ -170,7 +170,7 @@ class ClientSubscription(TimedSubscription):
     def _enter(self) -> None:
         """Puts it into presence, and among the subscriptions that get joins and leaves, as the rules have it."""
         rules = self.rules
-        self.session.node.events.subscribed(self.session.identity.user, self.session.client, self)
+        self.session.node.events.subscribed(self.session.identity, self.session.client, self)
         if rules.presence or rules.announces:
             self.present = True
             self.session.node.presence.enter(self.channel.name, self.session.client, self.info, rules.announces)
@@ -200,7 +200,7 @@ class ClientSubscription(TimedSubscription):
         ends = self.begun and self.state is not State.ENDED
         super().end()
         if ends:
-            self.session.node.events.unsubscribed(self.session.identity.user, self.session.client, self)
+            self.session.node.events.unsubscribed(self.session.identity, self.session.client, self)
         self.channel.ignore_joins_and_leaves(self)
         if self.present:
             self.present = False

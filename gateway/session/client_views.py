@@ -7,13 +7,12 @@ on in the next; several questions share the turns.
 from __future__ import annotations
 
 import heapq
-import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from fnmatch import translate
 from itertools import islice
 from re import compile as compile_pattern
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -43,25 +42,22 @@ from ..rules.json_text import encode
 from ..runtime.turns import Turns
 from .admission import Admission, Client
 
-__all__ = ["ClientViews", "node_name"]
+__all__ = ["ClientViews"]
 
 LOOKED_AT_ONCE = 1000  # clients or channels: about 2 ms
 
 Item = TypeVar("Item")
+_ClientId = Annotated[str, msgspec.Meta(min_length=1)]
 Begun = tuple[str, str, Client]  # user, client id: the order of clients, in which no two are equal
 
 
-def node_name(config: Config) -> str:
-    """A process as operators know it: the machine's name and the port."""
-    return f"{os.uname().nodename}_{config.port}"
-
-
 class ClientViews:
-    """Answers of the process ``process``, whose clients are in ``admission``."""
+    """Answers of the process ``process``, which people know as ``name``, and whose clients are in ``admission``."""
 
-    def __init__(self, config: Config, process: str, hub: Hub, admission: Admission, events: LifecycleEvents) -> None:
+    def __init__(self, config: Config, process: str, name: str, hub: Hub, admission: Admission, events: LifecycleEvents) -> None:
         self._config = config
         self._process = process
+        self._name = name
         self._hub = hub
         self._admission = admission
         self._events = events
@@ -90,7 +86,7 @@ class ClientViews:
     # Clients.
 
     async def _clients(self, question: Question) -> ClientRows:
-        search = msgspec.json.decode(question.about, type=ClientSearch)
+        search = msgspec.json.decode(question.pattern, type=ClientSearch)
         found: list[Begun] = []
         total = after = 0
         if not search.channel or self._hub.count(search.channel):
@@ -104,9 +100,10 @@ class ClientViews:
         return ClientRows([self._row(client) for _, _, client in found], total, after > len(found))
 
     async def _client(self, question: Question) -> ClientDetail | None:
+        asked = msgspec.json.decode(question.pattern, type=_ClientId)
         async for some in self._in_turns(self._admission.clients):
             for client in some:
-                if client.client == question.pattern and client.client:
+                if client.client == asked:
                     return await self._detail(client)
         return None
 
@@ -152,7 +149,7 @@ class ClientViews:
     # Channels.
 
     async def _busiest(self, question: Question) -> ChannelRows:
-        search = msgspec.json.decode(question.about, type=ChannelSearch)
+        search = msgspec.json.decode(question.pattern, type=ChannelSearch)
         matches = compile_pattern(translate(search.pattern)).match if search.pattern not in ("", "*") else None
         found: list[tuple[int, str]] = []
         total = 0
@@ -163,20 +160,20 @@ class ClientViews:
         return ChannelRows({name: -count for count, name in found}, total)
 
     async def _subscribers(self, question: Question) -> dict[str, int]:
-        names = msgspec.json.decode(question.about, type=list[str])
+        names = msgspec.json.decode(question.pattern, type=list[str])
         return {name: count for name in islice(names, ROWS_MOST) if (count := self._hub.count(name))}
 
     # One publication.
 
     async def _witness(self, question: Question) -> Witness:
-        asked = msgspec.json.decode(question.about, type=Circumstances)
+        asked = msgspec.json.decode(question.pattern, type=Circumstances)
         theirs = [client for client in self._admission.users.get(asked.user, ()) if client.client]
         pairs = [(client, _followed(client, asked.channel)) for client in theirs]
         pairs.sort(key=lambda pair: (pair[1] is None, pair[0].client))
         listed = [await self._testimony(asked, client, subscription) for client, subscription in pairs[:ROWS_MOST]]
         return Witness(
             node=self._process,
-            name=node_name(self._config),
+            name=self._name,
             since_ms=self._since_ms,
             connections=listed,
             total=len(theirs),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 
 import msgspec
@@ -20,24 +22,28 @@ from ..publication import Position
 from ..rules.identity import ServerSubscription
 from ..rules.json_text import encode
 from .admission import Admission, Client
-from .client_views import ClientViews, node_name
+from .client_views import ClientViews
 
 __all__ = ["Orders"]
 
 
 class Orders:
-    """The bus's recipient (``control.bus.Recipient``). ``process`` is this gateway's id."""
+    """The bus's recipient (``control.bus.Recipient``). ``process`` is this gateway's id.
+
+    ``answers`` has what answers further kinds of question: each takes the question's ``pattern`` and returns JSON.
+    """
 
     def __init__(
         self, config: Config, process: str, hub: Hub, revocations: Revocations, admission: Admission, events: LifecycleEvents
     ) -> None:
-        self._config = config
         self._process = process
         self._hub = hub
         self._revocations = revocations
         self._admission = admission
-        self._views = ClientViews(config, process, hub, admission, events)
         self._started = time.monotonic()
+        self.name = f"{os.uname().nodename}_{config.port}"  # of this process, for people
+        self._views = ClientViews(config, process, self.name, hub, admission, events)
+        self.answers: dict[str, Callable[[str], bytes]] = {}
 
     def carry_out(self, message: AnyMessage) -> None:
         if isinstance(message, Revocation):
@@ -85,16 +91,17 @@ class Orders:
             counts = self._hub.subscribers().items()
             return encode({name: count for name, count in counts if fnmatchcase(name, question.pattern or "*")})
         if question.what == "info":
-            return encode(self._info())
-        return await self._views.answer(question)
+            return encode(self.info())
+        further = self.answers.get(question.what)
+        return await self._views.answer(question) if further is None else further(question.pattern)
 
-    def _info(self) -> dict[str, object]:
+    def info(self) -> dict[str, object]:
         """A node of the server API's ``info``."""
         statistics = self._hub.statistics()
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return {
             "uid": self._process,
-            "name": node_name(self._config),
+            "name": self.name,
             "version": __version__,
             "num_clients": len(self._admission.clients),
             "num_users": len(self._admission.users),

@@ -172,7 +172,7 @@ class EventStream(TimedClient[StreamSubscription]):
         self._write_text(retry() + self._opening(starts))
         self._record("connected")
         for start in starts:
-            self.node.events.subscribed(self.identity.user, self.client, self.subscriptions[start.number])
+            self.node.events.subscribed(self.identity, self.client, self.subscriptions[start.number])
         self.opened()
         self.counts.connected(self.transport)
         self.log_start()
@@ -243,7 +243,7 @@ class EventStream(TimedClient[StreamSubscription]):
 
     def _record(self, event: str, **more: object) -> None:
         """A lifecycle event of its client."""
-        self.node.events.record(event, self.identity.user, self.client, **more)
+        self.node.events.record(event, self.identity, self.client, **more)
 
     # From the socket.
 
@@ -344,7 +344,7 @@ class EventStream(TimedClient[StreamSubscription]):
         for subscription in self.subscriptions:
             self.node.hub.leave(subscription)
             if known:
-                self.node.events.unsubscribed(self.identity.user, self.client, subscription)
+                self.node.events.unsubscribed(self.identity, self.client, subscription)
         if known:
             self._record("disconnected", code=disconnect.code, reason=disconnect.reason)
         self.output.finish(abort)
