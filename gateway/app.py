@@ -186,7 +186,8 @@ class Gateway:
         return [Alerts(self._config.alerts, self.node.queues, self.node.history).run()]
 
     def _rights(self) -> Rights:
-        return rights_of("gateway", self._config.prefix, self._config.bridges, cluster=self._commands.sharded)
+        config = self._config
+        return rights_of("gateway", config.prefix, config.bridges, cluster=self._commands.sharded, console=config.has_console)
 
     async def _install_functions(self) -> None:
         try:

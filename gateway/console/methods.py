@@ -9,7 +9,7 @@ from typing import Any
 from ..auth.admin_keys import READ, WRITE
 from ..edges.api.methods import METHODS as API_METHODS
 from ..edges.api.methods import Method
-from . import channels, clients, inboxes, live, permissions, processes, queues
+from . import channels, clients, inboxes, live, permitted, processes, queue_methods, readers
 from .calls import Caller, Console, ConsoleMethod
 
 __all__ = ["METHODS", "register_answers"]
@@ -30,9 +30,10 @@ METHODS: dict[str, ConsoleMethod] = {
     **processes.METHODS,
     **clients.METHODS,
     **channels.METHODS,
-    **permissions.METHODS,
+    **permitted.METHODS,
     **inboxes.METHODS,
-    **queues.METHODS,
+    **queue_methods.METHODS,
+    **readers.METHODS,
 }
 
 # What each process answers to the methods of any: the kind of question → its answer as JSON, from the question's pattern.
