@@ -9,7 +9,7 @@ from typing import Any
 from ..auth.admin_keys import READ, WRITE
 from ..edges.api.methods import METHODS as API_METHODS
 from ..edges.api.methods import Method
-from . import channels, clients, inboxes, live, permitted, processes, queue_methods, readers
+from . import channels, clients, inboxes, live, permitted, processes, queue_methods, readers, why
 from .calls import Caller, Console, ConsoleMethod
 
 __all__ = ["METHODS", "register_answers"]
@@ -34,6 +34,7 @@ METHODS: dict[str, ConsoleMethod] = {
     **inboxes.METHODS,
     **queue_methods.METHODS,
     **readers.METHODS,
+    **why.METHODS,
 }
 
 # What each process answers to the methods of any: the kind of question → its answer as JSON, from the question's pattern.

@@ -101,6 +101,10 @@ class Bus:
         """Sends a message to every process. Raises StoreError."""
         await self._announce(Envelope(VERSION, message=message))
 
+    async def living(self) -> int:
+        """How many processes there are, by their leases. Raises StoreError."""
+        return await self._leases.count()
+
     async def survey(self, what: str, pattern: str = "") -> list[bytes]:
         """The answers of all living processes, or of those that answered within ANSWER_SECONDS. Raises StoreError."""
         with self._asking() as (id, queue):

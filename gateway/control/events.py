@@ -3,7 +3,7 @@
 ``gw:events`` in Valkey; each entry has the fields ``event`` (connected, disconnected, subscribed, unsubscribed), ``user``,
 ``client``, ``process``, ``ms``, and where there are any ``channel``, ``code``, ``reason``. Where the channel has positions, ``epoch`` and ``offset``
 are where the subscription began, or ended. One that asked for a position has ``recovered``, 1 or, after a gap, 0. One that ended was written each
-publication after ``after``, where ``filtered`` is 1 those that its filter admitted. It is off by default (``events = true``
+publication after ``after``, where ``filtered`` is 1 those that its filter admitted; ``closed`` is 1 where it ended with its connection. It is off by default (``events = true``
 turns it on) and bounded by ``events_size``: the oldest entries are removed. Entries are gathered for a moment; while Valkey is away
 up to WAITING_MOST wait, and further ones are dropped and counted. Events are what happened; presence is what is.
 """
@@ -11,6 +11,7 @@ up to WAITING_MOST wait, and further ones are dropped and counted. Events are wh
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -27,6 +28,7 @@ __all__ = ["LifecycleEvents"]
 log = logging.getLogger("gateway.events")
 
 WAITING_MOST = 50_000  # events
+LOOK_SECONDS = 0.05  # until it is noticed that all are written
 AT_ONCE = 1000  # events that are written together
 
 
@@ -68,13 +70,21 @@ class LifecycleEvents:
                 place["recovered"] = int(subscription.recovered)
             self.record("subscribed", identity, client, channel=subscription.channel.name, **place)
 
-    def unsubscribed(self, identity: Identity, client: str, subscription: Subscription) -> None:
-        """A subscription ended: ``record`` of what was written to its client."""
+    def unsubscribed(self, identity: Identity, client: str, subscription: Subscription, *, closed: bool) -> None:
+        """A subscription ended, with its connection if that is ``closed``: ``record`` of what was written to its client."""
         if self._on:
             place = _place(subscription, subscription.position.offset)
             if place:
                 place |= {"after": subscription.unbroken} | ({"filtered": 1} if isinstance(subscription.wire, FilteredWire) else {})
+                place |= {"closed": 1} if closed else {}
             self.record("unsubscribed", identity, client, channel=subscription.channel.name, **place)
+
+    async def written(self, seconds: float) -> None:
+        """Returns when none waits to be written, at the latest after so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._waiting:
+                    await asyncio.sleep(LOOK_SECONDS)
 
     async def run(self) -> None:
         """Writes what waits. Runs until cancelled."""

@@ -89,7 +89,8 @@ class SubscriptionRow(msgspec.Struct, kw_only=True, omit_defaults=True):
     """A subscription at ``epoch`` and ``offset``, ``lag`` publications before the channel's ``top``. ``state`` is catching up, live or behind.
 
     ``after``: its client was written each publication after this offset. ``since_ms`` is unix ms. ``side`` "server": it was not the client that
-    subscribed. ``filtered``: by tags. Epoch is "" and the numbers 0 where the channel has no history.
+    subscribed. ``gap``: it asked to recover, and history did not hold what it
+    missed. ``filtered``: by tags. Epoch is "" and the numbers 0 where the channel has no history.
     """
 
     channel: str
@@ -102,6 +103,7 @@ class SubscriptionRow(msgspec.Struct, kw_only=True, omit_defaults=True):
     after: int = 0
     since_ms: int = 0
     recovered: Recovered | None = None
+    gap: bool = False
     filtered: bool = False
 
 
@@ -154,7 +156,7 @@ class Witness(msgspec.Struct, kw_only=True):
     """What the process ``node``, called ``name``, knows. ``total`` counts the user's connections here, of which ROWS_MOST are listed, the
     subscribed ones first.
 
-    ``events``: it records lifecycle events, of which it could not write ``dropped``. ``most`` is ``limits.connections_per_user``.
+    ``events``: it records lifecycle events, of which ``dropped`` are not in Valkey. ``most`` is ``limits.connections_per_user``.
     """
 
     node: str

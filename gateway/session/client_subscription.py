@@ -200,7 +200,8 @@ class ClientSubscription(TimedSubscription):
         ends = self.begun and self.state is not State.ENDED
         super().end()
         if ends:
-            self.session.node.events.unsubscribed(self.session.identity, self.session.client, self)
+            session = self.session
+            session.node.events.unsubscribed(session.identity, session.client, self, closed=not session.connected)
         self.channel.ignore_joins_and_leaves(self)
         if self.present:
             self.present = False

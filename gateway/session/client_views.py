@@ -44,6 +44,7 @@ from .admission import Admission, Client
 
 __all__ = ["ClientViews"]
 
+EVENTS_SECONDS = 0.5  # that an answer waits for events of what has ended: the caller waits a second for it
 LOOKED_AT_ONCE = 1000  # clients or channels: about 2 ms
 
 Item = TypeVar("Item")
@@ -144,6 +145,7 @@ class ClientViews:
             row.lag = row.top - row.offset
             if subscription.begun and subscription.recovered:
                 row.recovered = Recovered(row.after, row.since_ms)
+            row.gap = subscription.begun and subscription.recovered is False
         return row
 
     # Channels.
@@ -170,6 +172,7 @@ class ClientViews:
         theirs = [client for client in self._admission.users.get(asked.user, ()) if client.client]
         pairs = [(client, _followed(client, asked.channel)) for client in theirs]
         pairs.sort(key=lambda pair: (pair[1] is None, pair[0].client))
+        await self._events.written(EVENTS_SECONDS)
         listed = [await self._testimony(asked, client, subscription) for client, subscription in pairs[:ROWS_MOST]]
         return Witness(
             node=self._process,
@@ -178,7 +181,7 @@ class ClientViews:
             connections=listed,
             total=len(theirs),
             events=self._config.events,
-            dropped=self._events.dropped,
+            dropped=self._events.dropped + self._events.waiting,
             most=self._config.limits.connections_per_user,
         )
 

@@ -344,7 +344,7 @@ class EventStream(TimedClient[StreamSubscription]):
         for subscription in self.subscriptions:
             self.node.hub.leave(subscription)
             if known:
-                self.node.events.unsubscribed(self.identity, self.client, subscription)
+                self.node.events.unsubscribed(self.identity, self.client, subscription, closed=True)
         if known:
             self._record("disconnected", code=disconnect.code, reason=disconnect.reason)
         self.output.finish(abort)
