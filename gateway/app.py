@@ -20,8 +20,8 @@ from .auth.admin_keys import AdminKeys
 from .auth.keys import Keys
 from .auth.tokens import SHORT_SECRET, Verifier
 from .config import Config
+from .console.admin_routes import routes as console_routes
 from .console.console import make_console
-from .console.routes import routes as console_routes
 from .control.bus import Bus
 from .control.events import LifecycleEvents
 from .control.leases import Leases
@@ -152,6 +152,7 @@ class Gateway:
             # The loop that ends cancels each task once, and valkey-py may swallow that: its process would never end.
             await self.link.close()
             await self._commands.close()
+            self.console.close()
             raise
         if 0 < len(self._config.tokens.hmac_secret.encode()) < SHORT_SECRET:
             log.warning("tokens.hmac_secret is short: %d bytes or more are safe", SHORT_SECRET)

@@ -16,7 +16,7 @@ from ..publication import MAX_CHANNEL_LENGTH, Position
 from ..rules.json_text import encode
 from ..rules.protocol import BEGINNING
 from ..session.node import Node
-from .calls import Caller, answers_of, read_method
+from .caller import Caller, answers_of, read_method
 from .clients import Limit
 
 __all__ = ["METHODS", "Channel"]

@@ -13,7 +13,7 @@ from ..edges.api.requests import Shape
 from ..errors import BadRequest, NotAvailable
 from ..publication import MAX_CHANNEL_LENGTH
 from ..rules.json_text import encode
-from .calls import Caller, answers_of, read_method
+from .caller import Caller, answers_of, read_method
 
 __all__ = ["METHODS", "Limit"]
 

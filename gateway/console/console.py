@@ -7,8 +7,8 @@ import time
 from ..auth.admin_keys import AdminKeys
 from ..metrics.process_figures import Measured
 from ..session.control_orders import Orders
-from .calls import Console
-from .figures import LiveFigures
+from .caller import Console
+from .live_figures import LiveFigures
 from .log_lines import LogLines
 from .login import LoginLimit
 from .methods import register_answers

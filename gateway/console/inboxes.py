@@ -13,7 +13,7 @@ from ..publication import MAX_CHANNEL_LENGTH
 from ..rules.json_text import raw_object
 from ..rules.notifications import channel_of
 from ..rules.protocol import read_position
-from .calls import Caller, read_method
+from .caller import Caller, read_method
 
 __all__ = ["METHODS"]
 

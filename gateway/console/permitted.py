@@ -13,7 +13,7 @@ from ..publication import MAX_CHANNEL_LENGTH
 from ..rules.identity import Identity
 from ..rules.json_text import encode
 from ..rules.permissions import admits, may_subscribe, owner_of
-from .calls import Caller, read_method
+from .caller import Caller, read_method
 
 __all__ = ["METHODS", "Judgement", "UserName", "judge_subscribe", "setting_of"]
 

@@ -13,7 +13,7 @@ from ..errors import BadRequest, NotAvailable, StoreError, Unavailable
 from ..rules.json_text import clean, encode
 from ..work.jobs import check_queue_name
 from ..work.queues import JobView, Overview, Queues
-from .calls import Caller, Empty, read_method, write_method
+from .caller import Caller, Empty, read_method, write_method
 
 __all__ = ["METHODS"]
 

@@ -16,7 +16,7 @@ from ..rules.json_text import encode, is_utf8
 from ..session.node import Node
 from ..store.outbox_report import outbox_reports_by_database
 from ..store.reader_report import ReaderReport, read_reader_reports
-from .calls import Caller, Empty, read_method
+from .caller import Caller, Empty, read_method
 
 __all__ = ["METHODS", "ReaderRow", "groups_of", "reader_row"]
 

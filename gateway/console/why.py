@@ -19,7 +19,7 @@ from ..edges.api.requests import Channel, Shape
 from ..publication import MAX_CHANNEL_LENGTH, MAX_OFFSET, Position
 from ..rules.json_text import encode
 from ..session.node import Node
-from .calls import Caller, read_method
+from .caller import Caller, read_method
 from .evidence import Evidence, Finding, Question, Verdict
 from .permitted import judge_subscribe, setting_of
 from .why_elsewhere import add_inbox, add_readers

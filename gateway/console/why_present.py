@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ..control.questions import Circumstances, SubscriptionRow, Testimony, Witness
-from .calls import Caller, answers_of
+from .caller import Caller, answers_of
 from .evidence import Evidence, Question
 
 __all__ = ["add_present"]

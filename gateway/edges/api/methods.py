@@ -61,7 +61,7 @@ from .unknown_fields import unknown_fields
 
 __all__ = [
     *("BATCH", "METHODS", "TOGETHER", "Malformed", "Method", "Outcome", "answer", "notification_words", "placed", "publication_words"),
-    *("replies", "request_of", "responses", "together", "warnings_of"),
+    *("read_history", "replies", "request_of", "responses", "together", "warnings_of"),
 ]
 
 HISTORY_BYTES = 16 * 1024 * 1024  # of one answer of the history method
@@ -262,6 +262,11 @@ async def _history(node: Node, request: HistoryRequest) -> bytes:
     """Reads publications after a position, or, in reverse, before it."""
     if not node.rules(request.channel).has_history:
         raise NotAvailable(f"{request.channel!r} has no history: its history_size is 0")
+    return await read_history(node, request)
+
+
+async def read_history(node: Node, request: HistoryRequest) -> bytes:
+    """The history method of a channel that has a history, whoever may read it."""
     since = request.since.position if request.since is not None else BEGINNING
     limit = -1 if (request.limit or 0) < 0 else request.limit or 0
     reverse = bool(request.reverse)

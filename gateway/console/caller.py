@@ -14,7 +14,7 @@ from ..edges.api.requests import Shape
 from ..metrics.process_figures import Measured
 from ..session.control_orders import Orders
 from ..session.node import Node
-from .figures import LiveFigures
+from .live_figures import LiveFigures
 from .log_lines import LogLines
 from .login import LoginLimit
 

@@ -10,8 +10,8 @@ from ..edges.api.requests import Shape
 from ..errors import NotAvailable, StoreError
 from ..rules.json_text import decode_json, encode
 from ..session.drain import begin_drain, end_drain
-from .calls import Caller, Console, Empty, answers_of, read_method, write_method
-from .figures import link_of, resident_bytes
+from .caller import Caller, Console, Empty, answers_of, read_method, write_method
+from .live_figures import link_of, resident_bytes
 from .log_lines import Line
 
 __all__ = ["ANSWERS", "METHODS"]

@@ -18,7 +18,7 @@ from ..auth.admin_keys import AdminSession
 from ..config import Config
 from ..edges.request import client_address, socket_address
 from ..rules.identity import Identity
-from .calls import Console
+from .caller import Console
 
 __all__ = [
     *(

@@ -25,9 +25,9 @@ from ..edges.responses import json_response
 from ..errors import BadRequest, ClientError, Internal, StoreError, is_general
 from ..rules.json_text import UNREADABLE, decode_json, encode
 from ..runtime.backoff import retrying
-from .calls import Caller, Console
+from .admin_session import SESSION_SECONDS, address_of, came_by_tls, foreign_page, forged, removal, session_of, set_cookie
+from .caller import Caller, Console
 from .methods import METHODS
-from .session import SESSION_SECONDS, address_of, came_by_tls, foreign_page, forged, removal, session_of, set_cookie
 
 __all__ = ["routes"]
 
@@ -48,7 +48,7 @@ def routes(config: Config) -> list[BaseRoute]:
     return [
         Route("/admin", _to_folder),
         Route("/admin/session", _session, methods=["GET", "POST", "DELETE"]),
-        Route("/admin/api/{method}", _api, methods=["POST"]),
+        Route("/admin/api/{method:path}", _api, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
         Mount("/admin", console_files),
     ]
 
@@ -139,6 +139,8 @@ async def _revoke(caller: Caller) -> None:
 
 async def _api(request: Request) -> Response:
     console: Console = request.state.gateway.console
+    if request.method != "POST":
+        return _refused(405, "a method of the console is called with POST", {"allow": "POST"})
     session = session_of(console, request)
     if session is None:
         return _refused(401, NO_SESSION)

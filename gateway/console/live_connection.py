@@ -12,7 +12,7 @@ from ..errors import BadRequest, LimitExceeded, NotAvailable
 from ..rules.identity import Override, ServerSubscription
 from ..rules.json_text import decode_json, encode
 from ..session.admission import Client
-from .calls import Caller, Console, Empty, answers_of, read_method
+from .caller import Caller, Console, Empty, answers_of, read_method
 
 __all__ = ["ANSWERS", "METHODS"]
 
