@@ -161,7 +161,7 @@ def _add_ended(question: Question, reading: _Reading, evidence: Evidence) -> Non
             shown += 1
             _add_other(question, each, evidence)
     for client, offset, ms in reading.gaps[:SHOWN_MOST]:
-        text = f"client {client} asked to recover, and history did not hold what followed its position any more: a gap, and it went on at offset {offset}"
+        text = f"client {client} came back, and history did not hold what it had missed any more: the gap was announced to it, and it went on at offset {offset}"
         evidence.add("gap", False, text, at_ms=ms, client=client)
     for client, ms in reading.cut_off:
         text = f"client {client} was subscribed since then, and its process ended without a record of what it was given"

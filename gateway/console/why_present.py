@@ -62,7 +62,7 @@ def _add_subscription(question: Question, each: Testimony, at: SubscriptionRow |
         text = f"{who}{side} is subscribed to the epoch {at.epoch or 'that Valkey has not answered yet'}, in which this publication is not"
         evidence.add("subscription", False, text, at_ms=at.since_ms, client=each.client)
     elif question.offset <= at.after:
-        evidence.add("subscription", False, f"{who}{side} {_later(at, each)}", at_ms=at.since_ms, client=each.client)
+        evidence.add("subscription", False, f"{who}{side} {_later(at)}", at_ms=at.since_ms, client=each.client)
     elif question.offset > at.offset:
         text = f"{who}{side} has not been given it yet: it is {at.state} at offset {at.offset}, {at.lag} publications before the newest"
         full = f"; its socket is full, {each.waiting_bytes} bytes wait for it" if each.paused else ""
@@ -71,19 +71,16 @@ def _add_subscription(question: Question, each: Testimony, at: SubscriptionRow |
         _add_written(each, at, f"{who}{side}", evidence)
 
 
-def _later(at: SubscriptionRow, each: Testimony) -> str:
+def _later(at: SubscriptionRow) -> str:
     """How it came to begin after the publication."""
     if at.recovered is not None:
         return (
             f"came back with the position {at.after}, which is not before the publication, and recovered what followed it: what it had until "
             "then it was given by another connection, or not at all"
         )
-    began = (
-        f"subscribed later, at offset {at.after}"
-        if each.transport != "sse"
-        else f"began, or went on after a gap, later, at offset {at.after}"
-    )
-    return f"{began}, and did not recover what was before it"
+    if at.gap:
+        return f"missed it, and history did not hold it any more: the gap was announced to it, and it went on at offset {at.after}"
+    return f"subscribed later, at offset {at.after}, and did not recover what was before it"
 
 
 def _add_written(each: Testimony, at: SubscriptionRow, who: str, evidence: Evidence) -> None:

@@ -88,9 +88,9 @@ class Recovered(msgspec.Struct, rename={"from_": "from"}):
 class SubscriptionRow(msgspec.Struct, kw_only=True, omit_defaults=True):
     """A subscription at ``epoch`` and ``offset``, ``lag`` publications before the channel's ``top``. ``state`` is catching up, live or behind.
 
-    ``after``: its client was written each publication after this offset. ``since_ms`` is unix ms. ``side`` "server": it was not the client that
-    subscribed. ``gap``: it asked to recover, and history did not hold what it
-    missed. ``filtered``: by tags. Epoch is "" and the numbers 0 where the channel has no history.
+    ``after``: its client was written each publication after this offset. ``gap``: it had missed what was before, history did not hold that any
+    more, and the client was notified. ``since_ms`` is unix ms. ``side`` "server": it was not the client that subscribed. ``filtered``: by tags.
+    Epoch is "" and the numbers 0 where the channel has no history.
     """
 
     channel: str

@@ -39,22 +39,12 @@ class Subscription(ABC):
     channel's count of ephemeral publications when the subscription began, or was live last. ``task`` catches it up.
     ``since_ms`` is when it was made, in unix ms. ``unbroken`` is the offset after which its client was written each publication: where it began,
     or where it went on after the last gap. ``recovered`` is None for one that began at the top; of one that asked for a position, whether it
-    recovered from there.
+    recovered from there. It is False after a gap.
     """
 
     __slots__ = (
-        "begun",
-        "channel",
-        "ephemerals_seen",
-        "epoch",
-        "offset",
-        "recovered",
-        "since_ms",
-        "state",
-        "task",
-        "unbroken",
-        "wire",
-        "write",
+        *("begun", "channel", "ephemerals_seen", "epoch", "offset", "recovered", "since_ms", "state"),
+        *("task", "unbroken", "wire", "write"),
     )
 
     def __init__(self, channel: Channel, wire: Wire, write: Write, since: Position | None) -> None:
@@ -133,7 +123,7 @@ class Subscription(ABC):
         """The channel, which was at ``before``, went on with a gap while the subscription was live."""
         self.channel.traffic.gaps["live"] += 1
         self.gap()
-        self.unbroken = self.channel.offset
+        self._go_on_after_gap()
 
     def end(self) -> None:
         """Nothing more is written to it. Ending it twice changes nothing."""
@@ -185,9 +175,13 @@ class Subscription(ABC):
         if self.begun:
             self.gap()  # one that ends with its gap ends where it was
             self.epoch, self.offset = self.channel.position
-            self.unbroken = self.offset
+            self._go_on_after_gap()
         else:
             self.start_at(self.channel.position, False, [])
+
+    def _go_on_after_gap(self) -> None:
+        self.unbroken = self.channel.offset
+        self.recovered = False
 
     def turn_live(self) -> None:
         """Its position is the channel's: from here on rounds of the fan-out write to it."""
