@@ -114,10 +114,10 @@ export class Chart {
   }
 }
 
-/** The least of 1, 2 or 5 times a power of ten that is not smaller. */
+/** The least round number that is not smaller, so that the line fills the height. */
 export function nice(value) {
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value);
+  return [1, 1.5, 2, 3, 4, 5, 6, 8, 10].map((step) => step * power).find((step) => step >= value);
 }
 
 /** A line that is interrupted where a second or its value is missing; `closed`: the area under it. */

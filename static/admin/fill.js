@@ -1,6 +1,6 @@
 // How a table's cell is filled from its row, again and again: the elements in it remain, so that neither focus nor selection is lost.
 
-import { h, setAttribute, setText } from "./dom.js";
+import { h, s, setAttribute, setText } from "./dom.js";
 
 /** Plain text. `of(row)` is a string. */
 export const text = (of) => (cell, row) => setText(cell, of(row));
@@ -24,11 +24,10 @@ export const badge = (of) => (cell, row) => {
   setText(element, found[1]);
 };
 
-/** A number with a bar whose length is its share of `most()`. */
-export const bar = (of, most, show) => (cell, row) => {
-  const meter = within(cell, "svg", () => barElement());
-  setAttribute(meter.querySelector(".share"), "width", ((100 * of(row)) / Math.max(1, most())).toFixed(1));
-  setText(within(cell, "span"), show(of(row)));
+/** A bar whose length is the share of `of(row)` in `most()`. */
+export const bar = (of, most) => (cell, row) => {
+  const meter = within(cell, "svg", barElement);
+  setAttribute(meter.firstChild, "width", ((100 * of(row)) / Math.max(1, most())).toFixed(1));
 };
 
 /** Buttons: [{ label, run, when }], `run(row)`; `about(row)` completes their names for screen readers. */
@@ -50,11 +49,6 @@ function within(parent, tag, make = () => document.createElement(tag)) {
 }
 
 function barElement() {
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  for (const [name, value] of Object.entries({ class: "bar", viewBox: "0 0 100 6", preserveAspectRatio: "none", "aria-hidden": "true" })) svg.setAttribute(name, value);
-  const share = document.createElementNS("http://www.w3.org/2000/svg", "rect");
-  share.setAttribute("class", "share");
-  share.setAttribute("height", "6");
-  svg.append(share);
-  return svg;
+  const share = s("rect", { height: 6 });
+  return s("svg", { class: "bar", viewBox: "0 0 100 6", preserveAspectRatio: "none", "aria-hidden": "true" }, share);
 }

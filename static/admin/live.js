@@ -1,7 +1,7 @@
 // This page's own connection to the gateway, over the gateway's own channels: figures and log lines as they are published, and tails.
 //
-// The connection's token subscribes it to the channel CONSOLE. While the page is visible it asks for figures again and again, since
-// processes publish them only while somebody watches.
+// The connection's token subscribes it to the console's channel. While the page is visible it asks for figures again and again, since
+// processes publish them only while a page watches.
 
 import { Gateway } from "../static/gateway.js";
 import { Figures } from "./figures.js";
@@ -9,12 +9,12 @@ import { Figures } from "./figures.js";
 const WATCH_MS = 10_000; // processes go on publishing for 20 s
 const HISTORY = 300; // as many as the channel's history holds
 const LINES_MOST = 1000;
-export const CONSOLE = "console";
 
 export class Live {
   figures = new Figures();
   lines = []; // of the log, oldest first
   #session;
+  #channel; // the console's own
   #gateway;
   #watching;
   #began = false;
@@ -24,11 +24,17 @@ export class Live {
 
   constructor(session) {
     this.#session = session;
-    this.#gateway = new Gateway({ token: async () => (await session.call("live")).token });
+    this.#gateway = new Gateway({ token: () => this.#token() });
     this.#gateway.on("state", (event) => this.#changed(event));
     this.#gateway.on("publication", (publication) => this.#received(publication));
     this.#watching = setInterval(() => this.#watch(), WATCH_MS);
     document.addEventListener("visibilitychange", this.#watch);
+  }
+
+  async #token() {
+    const { token, channel } = await this.#session.call("live");
+    this.#channel = channel;
+    return token;
   }
 
   get state() {
@@ -53,7 +59,7 @@ export class Live {
     return () => {
       if (this.#tails.get(channel) !== tail) return;
       this.#tails.delete(channel);
-      if (channel === CONSOLE) return;
+      if (channel === this.#channel) return;
       this.#gateway.unsubscribe(channel);
       if (this.state !== "connected") return;
       this.#session.call("untail", { client: this.client, channel }).catch(() => {}); // the connection ended meanwhile, and its tails with it
@@ -82,7 +88,7 @@ export class Live {
     for (const [channel, tail] of this.#tails) this.#begin(channel, tail);
     if (this.#began) return;
     this.#began = true;
-    const page = await this.#session.call("history", { channel: CONSOLE, limit: HISTORY, reverse: true }).catch(() => ({ publications: [] }));
+    const page = await this.#session.call("history", { channel: this.#channel, limit: HISTORY, reverse: true }).catch(() => ({ publications: [] }));
     const early = this.#early;
     this.#early = null;
     for (const { data } of page.publications.reverse()) this.#take(data);
@@ -91,7 +97,7 @@ export class Live {
 
   async #begin(channel, tail) {
     try {
-      if (channel !== CONSOLE) await this.#session.call("tail", { client: this.client, channel });
+      if (channel !== this.#channel) await this.#session.call("tail", { client: this.client, channel });
       tail.state("live");
     } catch (error) {
       tail.state("refused", error.message);
@@ -100,13 +106,13 @@ export class Live {
 
   /** The gateway follows it for this connection only; the next one asks anew. */
   #interrupt(channel, tail) {
-    if (channel !== CONSOLE) this.#gateway.unsubscribe(channel);
+    if (channel !== this.#channel) this.#gateway.unsubscribe(channel);
     tail.state("waiting");
   }
 
   #received({ channel, data, ...rest }) {
     this.#tails.get(channel)?.publication({ data, ...rest });
-    if (channel !== CONSOLE) return;
+    if (channel !== this.#channel) return;
     if (this.#early) this.#early.push(data);
     else this.#take(data);
   }

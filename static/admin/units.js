@@ -52,9 +52,16 @@ export function span(seconds) {
   return parts.join(" ");
 }
 
-export const sinceMs = (ms) => (ms == null ? NONE : span(Math.max(0, Date.now() - ms) / 1000));
+/** A span of time in its largest unit, for tables. */
+export const shortSpan = (seconds) => (seconds == null ? NONE : span(seconds).split(" ").slice(0, 2).join(" "));
 
-export const ago = (ms) => (ms == null ? NONE : `${sinceMs(ms)} ago`);
+const secondsSince = (ms) => Math.max(0, Date.now() - ms) / 1000;
+
+export const sinceMs = (ms) => (ms == null ? NONE : span(secondsSince(ms)));
+
+export const shortSince = (ms) => (ms ? shortSpan(secondsSince(ms)) : NONE);
+
+export const ago = (ms) => (ms ? `${shortSince(ms)} ago` : NONE);
 
 /** The time of day, with the date where it is another day. */
 export function time(ms) {

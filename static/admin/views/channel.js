@@ -102,9 +102,9 @@ function factsOf({ clients, position: at, history, presence }) {
   return [
     ["Followers", number(clients)],
     ["Present", presence && `${count(presence.clients, "client")} of ${count(presence.users, "user")}`],
-    ["Position", position(at), "code"],
-    ["History", history.bytes == null ? count(history.size, "publication") : `${count(history.size, "publication")}, ${bytes(history.bytes)}`],
-    ["Oldest", history.oldest_ms && ago(history.oldest_ms)],
-    ["Newest", history.newest_ms && ago(history.newest_ms)],
+    ["Position", at && position(at), "code"],
+    ["History", history && (history.bytes == null ? count(history.size, "publication") : `${count(history.size, "publication")}, ${bytes(history.bytes)}`)],
+    ["Oldest", history?.oldest_ms && ago(history.oldest_ms)],
+    ["Newest", history?.newest_ms && ago(history.newest_ms)],
   ];
 }

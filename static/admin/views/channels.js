@@ -1,7 +1,7 @@
 // The busiest channels, and the way to any channel by its name.
 
 import { h, setText } from "../dom.js";
-import { bar, link } from "../fill.js";
+import { bar, link, text } from "../fill.js";
 import { address } from "../route.js";
 import { Table } from "../table.js";
 import { count, number } from "../units.js";
@@ -21,7 +21,8 @@ export class Channels extends View {
     empty: "Nobody follows a channel like that now.",
     columns: [
       { title: "Channel", kind: "wide", fill: link(({ name }) => address("channels", [name]), ({ name }) => name) },
-      { title: "Followers", kind: "number", fill: bar(({ clients }) => clients, () => this.#most, number) },
+      { title: "Share of the busiest", kind: "share", fill: bar(({ clients }) => clients, () => this.#most) },
+      { title: "Followers", kind: "number", fill: text(({ clients }) => number(clients)) },
     ],
   });
   #total = h("p", { class: "soft", role: "status" });

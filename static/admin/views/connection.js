@@ -6,7 +6,7 @@ import { Facts } from "../facts.js";
 import { badge, buttons, code, link, text } from "../fill.js";
 import { address } from "../route.js";
 import { Table } from "../table.js";
-import { ago, bytes, count, number, position, sinceMs, time } from "../units.js";
+import { ago, bytes, count, number, position, shortSince, sinceMs, time } from "../units.js";
 import { View } from "../view.js";
 
 const EVERY_MS = 2000;
@@ -37,11 +37,11 @@ export class Connection extends View {
     const columns = [
       { title: "Channel", fill: link(({ channel }) => address("channels", [channel]), ({ channel }) => channel) },
       { title: "State", fill: badge(({ state }) => [STATES[state] ?? "plain", state]) },
-      { title: "Position", fill: code(position) },
-      { title: "Newest", kind: "number", fill: text(({ top }) => number(top)) },
-      { title: "Lag", kind: "number", fill: text(({ lag }) => number(lag)) },
-      { title: "By", fill: text(({ side }) => side) },
-      { title: "For", kind: "number", fill: text(({ since_ms: since }) => sinceMs(since)) },
+      { title: "Position", fill: code(({ epoch, offset = 0 }) => position({ epoch, offset })) },
+      { title: "Newest", kind: "number", fill: text(({ top }) => (top ? number(top) : "")) },
+      { title: "Lag", kind: "number", fill: text(({ lag = 0 }) => number(lag)) },
+      { title: "Made by", fill: text(({ side, filtered }) => (filtered ? `${side}, filtered by tags` : side)) },
+      { title: "For", kind: "number", fill: text(({ since_ms: since }) => shortSince(since)) },
       { title: "Recovered", fill: text(recoveryOf) },
     ];
     const end = { label: "Unsubscribe", run: ({ channel }) => this.#unsubscribe(channel) };

@@ -4,7 +4,7 @@ import { h, setText } from "../dom.js";
 import { badge, link, text } from "../fill.js";
 import { address } from "../route.js";
 import { Table } from "../table.js";
-import { bytes, count, number, sinceMs } from "../units.js";
+import { bytes, count, number, shortSince } from "../units.js";
 import { Fields, View } from "../view.js";
 
 const EVERY_MS = 5000;
@@ -63,9 +63,9 @@ const COLUMNS = [
   { title: "User", fill: link(({ client }) => address("connections", [client]), ({ user }) => user || "anonymous") },
   { title: "Address", fill: text((row) => row.address) },
   { title: "Transport", fill: text(({ transport, name }) => (name ? `${transport}, ${name}` : transport)) },
-  { title: "Connected for", kind: "number", fill: text(({ since_ms: since }) => sinceMs(since)) },
+  { title: "Connected for", kind: "number", fill: text(({ since_ms: since }) => shortSince(since)) },
   { title: "Channels", kind: "number", fill: text(({ channels }) => number(channels)) },
-  { title: "Waiting", kind: "number", fill: text(({ waiting_bytes: waiting }) => (waiting ? bytes(waiting) : "0")) },
+  { title: "Waiting", kind: "number", fill: text(({ waiting_bytes: waiting }) => (waiting ? bytes(waiting) : "")) },
   { title: "State", fill: badge(({ paused }) => (paused ? ["warn", "slow"] : null)) },
-  { title: "Client", fill: link(({ client }) => address("connections", [client]), ({ client }) => client.slice(0, 8), "code") },
+  { title: "Client", kind: "rare", fill: link(({ client }) => address("connections", [client]), ({ client }) => client.slice(0, 8), "code") },
 ];

@@ -8,7 +8,7 @@ import { json, time } from "../units.js";
 import { View } from "../view.js";
 
 const EVERY_MS = 2000;
-const SHOWN_APART = ["data", "failures", "result", "state", "ms", "name", "id"];
+const SHOWN_APART = ["id", "name", "state", "ms"];
 
 export class Job extends View {
   #queue;
@@ -35,16 +35,14 @@ export class Job extends View {
   }
 
   async #ask(signal) {
-    const answer = await this.call("job", { queue: this.#queue, id: this.#id }, signal);
-    const job = { ...answer, ...answer.job };
-    const { name, state, ms, data, result } = job;
-    const failures = Array.isArray(job.failures) ? job.failures : [];
-    const others = Object.entries(job).filter(([key, value]) => !SHOWN_APART.includes(key) && typeof value !== "object" && value !== "");
+    const job = await this.call("job", { queue: this.#queue, id: this.#id }, signal);
+    const { name, state, ms, data, outcome, failures = [] } = job;
+    const others = Object.entries(job).filter(([key, value]) => !SHOWN_APART.includes(key) && typeof value !== "object" && value !== "" && value !== 0);
     setText(this.heading, name || "Job");
-    this.#facts.show([["Id", this.#id, "code"], ["State", state], ["Since", ms && time(ms)], ...others.map(([key, value]) => [key.replaceAll("_", " "), value])]);
+    this.#facts.show([["Id", this.#id, "code"], ["State", state], ["Since", ms && time(ms)], ...others.map(factOf)]);
     setText(this.#data, json(data));
-    setText(this.#result, json(result));
-    this.ended.hidden = result == null || result === "";
+    setText(this.#result, json(outcome));
+    this.ended.hidden = outcome === undefined;
     this.failed.hidden = !failures.length;
     this.#showFailures(failures);
     this.#again.hidden = state !== "dead";
@@ -82,6 +80,12 @@ export class Job extends View {
       run: async () => void (await this.call("queue_cancel", { queue: this.#queue, id: this.#id }), this.#poll.now()),
     });
   }
+}
+
+/** What is named …_ms and is a moment is shown as one. */
+function factOf([key, value]) {
+  const name = `${key.charAt(0).toUpperCase()}${key.slice(1)}`.replaceAll("_", " ");
+  return [name, typeof value === "number" && value > 1e12 ? time(value) : value];
 }
 
 const part = (title, content) => h("section", { class: "card" }, h("h2", {}, title), content);

@@ -1,21 +1,23 @@
 // The processes, and sending the clients of one elsewhere.
 
 import { ask } from "../dialog.js";
-import { badge, buttons, code, text } from "../fill.js";
+import { badge, buttons, text } from "../fill.js";
+import { sentence } from "../session.js";
 import { Table } from "../table.js";
-import { bytes, count, number, span } from "../units.js";
-import { View } from "../view.js";
+import { bytes, count, number, percent, shortSpan } from "../units.js";
+import { Notice, View } from "../view.js";
 
 const EVERY_MS = 3000;
 
 export class Nodes extends View {
   #poll = this.poll((signal) => this.#ask(signal), EVERY_MS);
+  #warning = new Notice();
   #table;
 
   constructor(console) {
     super(console, "Nodes", { intro: "Every process of every gateway that shares this Valkey." });
     this.#table = new Table({ caption: "Nodes", key: ({ uid }) => uid, empty: "No process answered.", columns: this.#columns() });
-    this.add(this.#table.element);
+    this.add(this.#warning.element, this.#table.element);
   }
 
   show() {
@@ -27,14 +29,12 @@ export class Nodes extends View {
       { title: "Process", fill: text(({ name, uid }) => name || uid) },
       { title: "State", kind: "wide", fill: badge(stateOf) },
       { title: "Connections", kind: "number", fill: text(({ clients }) => number(clients)) },
-      { title: "Users", kind: "number", fill: text(({ users }) => number(users)) },
       { title: "Channels", kind: "number", fill: text(({ channels }) => number(channels)) },
       { title: "Subscriptions", kind: "number", fill: text(({ subs }) => number(subs)) },
+      { title: "Processor", kind: "number", fill: text(({ uid }) => percent(this.live.figures.nodes.get(uid)?.cpu)) },
       { title: "Memory", kind: "number", fill: text(({ rss }) => bytes(rss)) },
-      { title: "Processor time", kind: "number", fill: text(({ cpu }) => span(cpu)) },
-      { title: "Up for", kind: "number", fill: text(({ uptime }) => span(uptime)) },
+      { title: "Up for", kind: "number", fill: text(({ uptime }) => shortSpan(uptime)) },
       { title: "Version", fill: text(({ version }) => version) },
-      { title: "Id", fill: code(({ uid }) => uid) },
     ];
     const drain = { label: "Drain", when: ({ draining }) => !draining, run: (node) => this.#drain(node) };
     const admit = { label: "Admit again", when: ({ draining }) => draining, run: (node) => this.#undrain(node) };
@@ -43,7 +43,8 @@ export class Nodes extends View {
   }
 
   async #ask(signal) {
-    const { nodes } = await this.call("nodes", {}, signal);
+    const { nodes, warning = "" } = await this.call("nodes", {}, signal);
+    this.#warning.show(warning && sentence(warning), true);
     this.#table.show(nodes.sort((one, other) => (one.name + one.uid < other.name + other.uid ? -1 : 1)));
   }
 

@@ -16,20 +16,20 @@ const CHARTS = [
   { title: "Deliveries", note: "per second", unit: compact, lines: [one("deliveries")] },
   {
     title: "Latency",
-    note: "publish to delivery, of the slowest process",
+    note: "of the slowest process",
     unit: milliseconds,
     lines: [
-      { name: "p50", of: ({ p50 }) => p50 },
-      { name: "p99", tone: "second", of: ({ p99 }) => p99 },
+      one("p50"),
+      one("p99", "second"),
     ],
   },
   {
     title: "Catch-ups",
-    note: "recovered publications, and pages of history read, per second",
+    note: "per second",
     unit: compact,
-    lines: [one("recovered"), { ...one("pages", "second"), name: "pages" }],
+    lines: [one("recovered"), one("pages", "second")],
   },
-  { title: "Gaps", note: "announced to clients, per second", unit: compact, lines: [one("gaps", "bad")] },
+  { title: "Gaps", note: "per second", unit: compact, lines: [one("gaps", "bad")] },
 ];
 
 export class Overview extends View {

@@ -14,7 +14,6 @@ const STATES = [
   ["ready", "Ready"],
   ["running", "Running"],
   ["delayed", "Delayed"],
-  ["parked", "Parked"],
   ["dead", "Dead letters"],
 ];
 
@@ -105,9 +104,13 @@ export class Queue extends View {
   #askPurge() {
     const title = `Remove ${count(this.#number, "dead letter")} of ${this.#queue}?`;
     const fields = [{ name: "confirm", label: `Type the queue’s name, ${this.#queue}, to confirm`, expected: this.#queue }];
-    this.#order(title, "They are removed for good.", "Remove all", true, fields, ({ confirm }) =>
-      this.call("queue_purge", { queue: this.#queue, state: "dead", confirm }),
-    );
+    this.#order(title, "They are removed for good.", "Remove all", true, fields, ({ confirm }) => this.#removeAll(confirm));
+  }
+
+  /** One call removes a thousand at most. */
+  async #removeAll(confirm) {
+    let left = 1;
+    while (left) ({ left = 0 } = await this.call("queue_purge", { queue: this.#queue, state: "dead", confirm }));
   }
 
   #order(title, text, button, danger, fields, run) {

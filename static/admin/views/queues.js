@@ -2,15 +2,17 @@
 
 import { badge, link, text } from "../fill.js";
 import { address } from "../route.js";
+import { sentence } from "../session.js";
 import { Table } from "../table.js";
 import { milliseconds, number } from "../units.js";
-import { View } from "../view.js";
+import { Notice, View } from "../view.js";
 
 const EVERY_MS = 2000;
 const numbered = (title, name) => ({ title, kind: "number", fill: text((row) => number(row[name] ?? 0)) });
 
 export class Queues extends View {
   #poll = this.poll((signal) => this.#ask(signal), EVERY_MS);
+  #faults = new Notice();
   #table = new Table({
     caption: "Queues",
     key: ({ name }) => name,
@@ -30,7 +32,7 @@ export class Queues extends View {
 
   constructor(console) {
     super(console, "Queues", { intro: "Work that goes on while nobody is connected." });
-    this.add(this.#table.element);
+    this.add(this.#faults.element, this.#table.element);
   }
 
   show() {
@@ -38,7 +40,10 @@ export class Queues extends View {
   }
 
   async #ask(signal) {
-    const { queues } = await this.call("queues", {}, signal);
-    this.#table.show(queues.sort((one, other) => (one.name < other.name ? -1 : 1)));
+    const { queues, total = queues.length } = await this.call("queues", {}, signal);
+    this.#table.show(queues.filter(({ error }) => !error).sort((one, other) => (one.name < other.name ? -1 : 1)));
+    const faults = queues.filter(({ error }) => error).map(({ name, error }) => sentence(`queue ${name}: ${error}`));
+    if (total > queues.length) faults.push(`There are ${number(total)} queues; these are the first.`);
+    this.#faults.show(faults.join(" "));
   }
 }

@@ -72,6 +72,6 @@ export class Why extends View {
 function findingOf({ ok, text, at_ms: at, setting }) {
   const [tone, symbol, prefix] = MARKS.get(ok ?? null);
   const more = [at && h("time", { class: "soft" }, time(at)), setting && h("code", {}, setting)];
-  const words = h("div", {}, h("p", {}, prefix && unseen(prefix), sentence(text)), at || setting ? h("p", { class: "more" }, ...more) : null);
+  const words = h("div", {}, h("p", {}, prefix && unseen(prefix), text), at || setting ? h("p", { class: "more" }, ...more) : null);
   return h("li", {}, h("span", { class: `mark ${tone}` }, icon(symbol)), words);
 }
