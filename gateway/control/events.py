@@ -14,6 +14,7 @@ import time
 from collections import deque
 
 from ..config import Config
+from ..rules.identity import Identity
 from ..runtime.tasks import write_changes
 from ..store.history import History
 
@@ -42,16 +43,16 @@ class LifecycleEvents:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def record(self, event: str, user: str, client: str, **more: object) -> None:
-        """An event of now; ``more`` are further fields of the entry. Nothing happens where events are off."""
-        if not self._on:
+    def record(self, event: str, identity: Identity, client: str, **more: object) -> None:
+        """An event of now; ``more`` are further fields of the entry. Nothing happens where events are off, and for operators."""
+        if not self._on or identity.operator:
             return
         if len(self._waiting) >= WAITING_MOST:
             self.dropped += 1
             if self.dropped == 1:
                 log.error("lifecycle events are dropped: Valkey does not take them")
             return
-        words = ("event", event, "user", user, "client", client, "process", self._process, "ms", str(time.time_ns() // 1_000_000))
+        words = ("event", event, "user", identity.user, "client", client, "process", self._process, "ms", str(time.time_ns() // 1_000_000))
         self._waiting.append((*words, *(str(word) for pair in more.items() for word in pair)))
         self._more.set()
 

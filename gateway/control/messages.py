@@ -97,7 +97,8 @@ AnyMessage = Subscribing | Unsubscribing | Disconnection | Refreshing | Revocati
 
 
 class Question(msgspec.Struct):
-    """``what`` is "channels" (with a ``pattern`` of shell wildcards) or "info"; the answer goes to the process ``asker``, under ``id``."""
+    """``what`` is "channels" (with a ``pattern`` of shell wildcards), "info", or a kind of ``Orders.answers``, which read the pattern in their
+    own ways. The answer goes to the process ``asker``, under ``id``; it is null from a process that does not know the kind."""
 
     id: int
     asker: str

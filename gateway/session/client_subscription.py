@@ -166,7 +166,7 @@ class ClientSubscription(TimedSubscription):
     def _enter(self) -> None:
         """Puts it into presence, and among the subscriptions that get joins and leaves, as the rules have it."""
         rules = self.rules
-        self.session.node.events.record("subscribed", self.session.identity.user, self.session.client, channel=self.channel.name)
+        self.session.node.events.record("subscribed", self.session.identity, self.session.client, channel=self.channel.name)
         if rules.presence or rules.announces:
             self.present = True
             self.session.node.presence.enter(self.channel.name, self.session.client, self.info, rules.announces)
@@ -194,7 +194,7 @@ class ClientSubscription(TimedSubscription):
 
     def end(self) -> None:
         if self.begun and self.state is not State.ENDED:
-            self.session.node.events.record("unsubscribed", self.session.identity.user, self.session.client, channel=self.channel.name)
+            self.session.node.events.record("unsubscribed", self.session.identity, self.session.client, channel=self.channel.name)
         super().end()
         self.channel.ignore_joins_and_leaves(self)
         if self.present:

@@ -6,6 +6,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 
 import msgspec
@@ -25,15 +26,19 @@ __all__ = ["Orders"]
 
 
 class Orders:
-    """The bus's recipient (``control.bus.Recipient``). ``process`` is this gateway's id."""
+    """The bus's recipient (``control.bus.Recipient``). ``process`` is this gateway's id.
+
+    ``answers`` has what answers further kinds of question: each takes the question's ``pattern`` and returns JSON.
+    """
 
     def __init__(self, config: Config, process: str, hub: Hub, revocations: Revocations, admission: Admission) -> None:
-        self._config = config
         self._process = process
         self._hub = hub
         self._revocations = revocations
         self._admission = admission
         self._started = time.monotonic()
+        self.name = f"{os.uname().nodename}_{config.port}"  # of this process, for people
+        self.answers: dict[str, Callable[[str], bytes]] = {}
 
     def carry_out(self, message: AnyMessage) -> None:
         if isinstance(message, Revocation):
@@ -81,16 +86,17 @@ class Orders:
             counts = self._hub.subscribers().items()
             return encode({name: count for name, count in counts if fnmatchcase(name, question.pattern or "*")})
         if question.what == "info":
-            return encode(self._info())
-        return b"null"
+            return encode(self.info())
+        further = self.answers.get(question.what)
+        return b"null" if further is None else further(question.pattern)
 
-    def _info(self) -> dict[str, object]:
+    def info(self) -> dict[str, object]:
         """A node of the server API's ``info``."""
         statistics = self._hub.statistics()
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return {
             "uid": self._process,
-            "name": f"{os.uname().nodename}_{self._config.port}",
+            "name": self.name,
             "version": __version__,
             "num_clients": len(self._admission.clients),
             "num_users": len(self._admission.users),

@@ -244,7 +244,7 @@ class EventStream(TimedClient[StreamSubscription]):
 
     def _record(self, event: str, **more: object) -> None:
         """A lifecycle event of its client."""
-        self.node.events.record(event, self.identity.user, self.client, **more)
+        self.node.events.record(event, self.identity, self.client, **more)
 
     # From the socket.
 
