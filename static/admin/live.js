@@ -119,7 +119,7 @@ export class Live {
 
   #take(data) {
     if (data.kind === "figures") this.figures.take(data);
-    else if (data.kind === "log") this.addLines(data.lines.map((line) => ({ node: data.node, ...line })));
+    else if (data.kind === "log") this.addLines(data.lines.map((line) => ({ node: data.node, name: data.name, ...line })));
   }
 
   /** Lines that are there already are dropped. Calls `onLines` where there are others. */

@@ -9,6 +9,8 @@ import { Session } from "./session.js";
 import { viewOf } from "./views/all.js";
 
 const RETRY_MS = 2000;
+const PATIENCE_MS = 1500; // a gateway that restarts is back sooner
+const LOST = "The live connection is lost: charts, tails and the log pause.";
 const STATES = { connecting: "connecting", connected: "live", waiting: "reconnecting", refused: "refused", closed: "ended" };
 
 class Console {
@@ -16,6 +18,7 @@ class Console {
   live;
   #door = new Door((session) => this.#enter(session));
   #view;
+  #patience;
   #kind; // the view's class and parts, which differ only where another view is opened
 
   constructor() {
@@ -63,8 +66,10 @@ class Console {
     for (const dialog of document.querySelectorAll("dialog")) dialog.close();
     this.#view?.close();
     this.live.close();
+    clearTimeout(this.#patience);
+    setText($("line"), "");
     this.session = this.live = this.#view = this.#kind = null;
-    $("view").replaceChildren();
+    $("place").replaceChildren();
     $("console").hidden = true;
     this.#door.show(note);
   }
@@ -85,7 +90,7 @@ class Console {
   #open(Class, place, byHand) {
     this.#view?.close();
     this.#view = new Class(this, place);
-    $("view").replaceChildren(this.#view.element);
+    $("place").replaceChildren(this.#view.element);
     document.title = `${this.#view.heading.textContent} · gateway console`;
     scrollTo(0, 0);
     if (byHand) this.#view.heading.focus({ preventScroll: true });
@@ -94,7 +99,14 @@ class Console {
   #showState({ state, reason }) {
     $("state").dataset.state = state;
     setText($("state-text"), STATES[state]);
-    setAttribute($("state"), "title", state === "waiting" || state === "refused" ? reason : null);
+    clearTimeout(this.#patience);
+    if (state === "waiting") this.#patience = setTimeout(() => this.#showLine(`${LOST} It comes back by itself.`, reason), PATIENCE_MS);
+    else if (state === "refused") this.#showLine("The gateway refused the live connection.", reason);
+    else if (state === "connected") setText($("line"), "");
+  }
+
+  #showLine(text, reason) {
+    setText($("line"), reason ? `${text} (${reason})` : text);
   }
 
   /** A slash moves the focus to the search of the view; Escape clears it. */

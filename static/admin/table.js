@@ -16,7 +16,7 @@ export class Table {
     const heads = columns.map(({ title, kind = "" }) => h("th", { scope: "col", role: "columnheader", class: kind }, kind === "tools" ? hidden(title) : title));
     this.body = h("tbody", { role: "rowgroup" });
     this.head = h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, ...heads));
-    this.table = h("table", { role: "table", tabindex: "-1" }, h("caption", { class: "unseen" }, caption), this.head, this.body);
+    this.table = h("table", { role: "table", tabindex: "-1", hidden: true }, h("caption", { class: "unseen" }, caption), this.head, this.body);
     this.empty = h("p", { class: "empty", hidden: true }, empty);
     this.element = h("div", { class: "table" }, this.table, this.empty);
   }

@@ -74,19 +74,15 @@ export class Log extends View {
     const list = this.#list;
     const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < NEAR_END;
     const shown = this.#shown;
-    const rows = new Map(shown.map((line) => [line, this.#rows.get(line) ?? lineOf(line, this.#nameOf(line.node))]));
+    const rows = new Map(shown.map((line) => [line, this.#rows.get(line) ?? lineOf(line)]));
     for (const [line, element] of this.#rows) if (!rows.has(line)) element.remove();
     this.#rows = rows;
     [...rows.values()].forEach((element, place) => list.children[place] !== element && list.insertBefore(element, list.children[place] ?? null));
     setText(this.#summary, shown.length ? `The last ${count(shown.length, "line")}, of all processes.` : "No line is like that.");
     if (atEnd) list.scrollTop = list.scrollHeight;
   }
-
-  #nameOf(uid) {
-    return this.live.figures.nodes.get(uid)?.last.name || uid;
-  }
 }
 
-function lineOf({ ms, level, logger, text }, node) {
-  return h("li", { class: level }, h("time", {}, time(ms)), h("span", { class: "level" }, level), h("span", { class: "soft" }, `${node} ${logger}`), h("span", { class: "text" }, text));
+function lineOf({ ms, level, logger, text, name }) {
+  return h("li", { class: level }, h("time", {}, time(ms)), h("span", { class: "level" }, level), h("span", { class: "soft" }, `${name} ${logger}`), h("span", { class: "text" }, text));
 }
