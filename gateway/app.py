@@ -103,7 +103,7 @@ class Gateway:
         self._rules_check = RulesCheck(library, commands, tasks)
         self._secrets_check = SecretsCheck(config, commands, uid)
         admission = Admission(config.limits, hub.now)
-        orders = Orders(config, uid, hub, revocations, admission)
+        orders = Orders(config, uid, hub, revocations, admission, events)
         bus = Bus(history, uid, self._leases, orders)
 
         # What other programs produce.
@@ -152,6 +152,7 @@ class Gateway:
             # The loop that ends cancels each task once, and valkey-py may swallow that: its process would never end.
             await self.link.close()
             await self._commands.close()
+            self.console.close()
             raise
         if 0 < len(self._config.tokens.hmac_secret.encode()) < SHORT_SECRET:
             log.warning("tokens.hmac_secret is short: %d bytes or more are safe", SHORT_SECRET)
@@ -186,7 +187,8 @@ class Gateway:
         return [Alerts(self._config.alerts, self.node.queues, self.node.history).run()]
 
     def _rights(self) -> Rights:
-        return rights_of("gateway", self._config.prefix, self._config.bridges, cluster=self._commands.sharded)
+        config = self._config
+        return rights_of("gateway", config.prefix, config.bridges, cluster=self._commands.sharded, console=config.has_console)
 
     async def _install_functions(self) -> None:
         try:

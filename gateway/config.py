@@ -210,7 +210,12 @@ class Config(BaseSettings):
     """Every setting of the gateway; the documentation's page of settings describes them. It is immutable: ``model_copy`` makes another."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, nested_model_default_partial_update=True
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+        hide_input_in_errors=True,  # it may be a key
     )
 
     host: str = "127.0.0.1"

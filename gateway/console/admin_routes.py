@@ -48,7 +48,7 @@ def routes(config: Config) -> list[BaseRoute]:
     return [
         Route("/admin", _to_folder),
         Route("/admin/session", _session, methods=["GET", "POST", "DELETE"]),
-        Route("/admin/api/{method}", _api, methods=["POST"]),
+        Route("/admin/api/{method:path}", _api, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
         Mount("/admin", console_files),
     ]
 
@@ -139,6 +139,8 @@ async def _revoke(caller: Caller) -> None:
 
 async def _api(request: Request) -> Response:
     console: Console = request.state.gateway.console
+    if request.method != "POST":
+        return _refused(405, "a method of the console is called with POST", {"allow": "POST"})
     session = session_of(console, request)
     if session is None:
         return _refused(401, NO_SESSION)

@@ -12,7 +12,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -191,9 +191,9 @@ def link_of(measured: Measured) -> str:
     return doubts or ("up" if measured.link.proven else "there is no live link to Valkey")
 
 
-def resident_bytes(read: Callable[[Path], str] = Path.read_text) -> int:
+def resident_bytes() -> int:
     """The memory of this process; where the system does not show that, the most that it ever had."""
     try:
-        return int(read(Path("/proc/self/statm")).split()[1]) * PAGE_BYTES
+        return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
     except OSError:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -25,7 +25,7 @@ LINES_MOST = 2000
 BYTES_MOST = 512 * 1024
 LINE_BYTES = 200  # of an entry, besides its text
 TEXT_MOST = 4000  # characters
-SHOWN_SECRET = 4  # characters: a shorter value is in too many words
+SECRET_LEAST = 4  # characters: a shorter value is in too many words
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 _TOKENS = (
@@ -52,7 +52,7 @@ class Redaction:
     """Replaces secrets in a text."""
 
     def __init__(self, config: Config) -> None:
-        values = sorted({value for value in _secrets_of(config) if len(value) >= SHOWN_SECRET}, key=len, reverse=True)
+        values = sorted({value for value in _secrets_of(config) if len(value) >= SECRET_LEAST}, key=len, reverse=True)
         self._pattern = re.compile("|".join([*map(re.escape, values), *_TOKENS]))
 
     def __call__(self, text: str) -> str:

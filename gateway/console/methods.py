@@ -11,7 +11,7 @@ from ..config import CONSOLE
 from ..edges.api.methods import METHODS as API_METHODS
 from ..edges.api.methods import Method, read_history
 from ..edges.api.requests import HistoryRequest
-from . import live_connection, nodes
+from . import channels, clients, inboxes, live_connection, nodes, permitted, queue_methods, readers, why
 from .caller import Caller, Console, ConsoleMethod, read_method
 
 __all__ = ["METHODS", "register_answers"]
@@ -38,6 +38,13 @@ METHODS: dict[str, ConsoleMethod] = {
     "history": read_method(_history, HistoryRequest),
     **live_connection.METHODS,
     **nodes.METHODS,
+    **clients.METHODS,
+    **channels.METHODS,
+    **permitted.METHODS,
+    **inboxes.METHODS,
+    **queue_methods.METHODS,
+    **readers.METHODS,
+    **why.METHODS,
 }
 
 # What each process answers to the methods of any: the kind of question → its answer as JSON, from the question's pattern.

@@ -36,6 +36,10 @@ class Client(Protocol):
         """What carries it: one of a few fixed names."""
 
     @property
+    def since_ms(self) -> int:
+        """When it was connected, in unix ms."""
+
+    @property
     def waiting_bytes(self) -> int:
         """Bytes written for it that its socket has not taken yet."""
 

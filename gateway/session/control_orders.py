@@ -13,6 +13,7 @@ import msgspec
 
 from .. import __version__
 from ..config import Config
+from ..control.events import LifecycleEvents
 from ..control.messages import AnyMessage, Disconnection, Question, Refreshing, Revocation, Subscribing, Unsubscribing
 from ..control.revocations import Revocations
 from ..errors import Disconnect
@@ -21,6 +22,7 @@ from ..publication import Position
 from ..rules.identity import ServerSubscription
 from ..rules.json_text import encode
 from .admission import Admission, Client
+from .client_views import ClientViews
 
 __all__ = ["Orders"]
 
@@ -31,13 +33,16 @@ class Orders:
     ``answers`` has what answers further kinds of question: each takes the question's ``pattern`` and returns JSON.
     """
 
-    def __init__(self, config: Config, process: str, hub: Hub, revocations: Revocations, admission: Admission) -> None:
+    def __init__(
+        self, config: Config, process: str, hub: Hub, revocations: Revocations, admission: Admission, events: LifecycleEvents
+    ) -> None:
         self._process = process
         self._hub = hub
         self._revocations = revocations
         self._admission = admission
         self._started = time.monotonic()
         self.name = f"{os.uname().nodename}_{config.port}"  # of this process, for people
+        self._views = ClientViews(config, process, self.name, hub, admission, events)
         self.answers: dict[str, Callable[[str], bytes]] = {}
 
     def carry_out(self, message: AnyMessage) -> None:
@@ -81,14 +86,14 @@ class Orders:
                 info = _given(message.info) or client.identity.info
                 client.renew(client.identity._replace(expires_at=message.expire_at, info=info))
 
-    def answer(self, question: Question) -> bytes:
+    async def answer(self, question: Question) -> bytes:
         if question.what == "channels":
             counts = self._hub.subscribers().items()
             return encode({name: count for name, count in counts if fnmatchcase(name, question.pattern or "*")})
         if question.what == "info":
             return encode(self.info())
         further = self.answers.get(question.what)
-        return b"null" if further is None else further(question.pattern)
+        return await self._views.answer(question) if further is None else further(question.pattern)
 
     def info(self) -> dict[str, object]:
         """A node of the server API's ``info``."""

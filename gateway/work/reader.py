@@ -42,6 +42,7 @@ from ..store.history import PAGE_BYTES
 from ..store.layout import Layout
 from ..store.library import BUILT_IN_RULES, Library
 from ..store.link import Link
+from ..store.reader_report import report_reader
 from .deliveries import Delivery
 from .following import Following
 from .holds import Hold
@@ -128,6 +129,7 @@ class Reader:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(commands.close)
             await commands.start()
+            await report_reader(commands, self._layout, self._group, namespace, following.names)
             if namespace:
                 await self._check_index(library)
                 link.add_channel_listener(following.key, following)

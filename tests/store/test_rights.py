@@ -87,7 +87,7 @@ def test_the_commands_of_each_function_are_those_that_the_library_runs() -> None
 def test_each_right_can_be_tried() -> None:
     samples = rights_check._FUNCTION_SAMPLES.keys() | rights_check._DIRECT_SAMPLES.keys() | rights_check._LAST_SAMPLES.keys() | {"fcall"}
     bridges = [BridgeRules(channel="posts:a", **{kind: "x"}) for kind in ("pubsub", "pattern", "list", "stream")]
-    needed = [*ROLES.values(), rights_of("gateway", "gw", bridges), CLUSTER]
+    needed = [*ROLES.values(), rights_of("gateway", "gw", bridges, console=True), CLUSTER]
     assert set.union(*(set(rights.commands) for rights in needed)) == samples
 
 
