@@ -9,11 +9,11 @@ export class Table {
   #key;
   #rows = new Map(); // key → { row, element }
 
-  /** `columns` are [{ title, fill, kind }], `fill(cell, row)` of fill.js; kind "number", "wide" or "tools". `empty` is shown without rows. */
+  /** `columns` are [{ title, fill, kind }], `fill(cell, row)` of fill.js; kind "number", "wide", "rare" or "acts". `empty` is shown without rows. */
   constructor({ caption, columns, key, empty = "There is nothing." }) {
     this.#columns = columns;
     this.#key = key;
-    const heads = columns.map(({ title, kind = "" }) => h("th", { scope: "col", role: "columnheader", class: kind }, kind === "tools" ? hidden(title) : title));
+    const heads = columns.map(({ title, kind = "" }) => h("th", { scope: "col", role: "columnheader", class: kind }, kind === "acts" ? hidden(title) : title));
     this.body = h("tbody", { role: "rowgroup" });
     this.head = h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, ...heads));
     this.table = h("table", { role: "table", tabindex: "-1", hidden: true }, h("caption", { class: "unseen" }, caption), this.head, this.body);

@@ -45,7 +45,7 @@ export class Connection extends View {
       { title: "Recovered", fill: text(recoveryOf) },
     ];
     const end = { label: "Unsubscribe", run: ({ channel }) => this.#unsubscribe(channel) };
-    return this.session.mayWrite ? [...columns, { title: "Actions", kind: "tools", fill: buttons([end], ({ channel }) => channel) }] : columns;
+    return this.session.mayWrite ? [...columns, { title: "Actions", kind: "acts", fill: buttons([end], ({ channel }) => channel) }] : columns;
   }
 
   async #ask(signal) {
@@ -53,7 +53,7 @@ export class Connection extends View {
     if (!this.#links.firstChild) this.#link(found);
     this.#user = found.user;
     this.revoking.hidden = !found.user;
-    setText(this.heading, found.user || "Anonymous client");
+    setText(this.heading, this.#client === this.live.client ? "This page" : found.user || "Anonymous client");
     this.#facts.show(factsOf(found));
     this.#table.show(found.subscriptions);
   }
@@ -118,12 +118,12 @@ function recoveryOf({ recovered }) {
 }
 
 function factsOf(found) {
-  const { client, address: from, node, transport, name, since_ms: since, waiting_bytes: waiting, paused, expires_at: expires } = found;
+  const { client, address: from, node, transport, since_ms: since, waiting_bytes: waiting, paused, expires_at: expires } = found;
   return [
     ["Client", client, "code"],
     ["Address", from],
     ["Process", node, "code"],
-    ["Transport", name ? `${transport}, ${name}` : transport],
+    ["Transport", transport],
     ["Connected", `${time(since)}, for ${sinceMs(since)}`],
     ["Token expires", expires ? time(expires * 1000) : "never"],
     ["Waiting", paused ? `${bytes(waiting)}: the client is slow, and is sent nothing more until it has read` : waiting ? bytes(waiting) : "nothing"],

@@ -19,7 +19,7 @@ const FIELDS = [
 export class Connections extends View {
   #poll = this.poll((signal) => this.#ask(signal), EVERY_MS);
   #fields;
-  #table = new Table({ caption: "Connections", key: ({ client }) => client, columns: COLUMNS, empty: "No connection is like that." });
+  #table = new Table({ caption: "Connections", key: ({ client }) => client, columns: this.#columns(), empty: "No connection is like that." });
   #total = h("p", { class: "soft", role: "status" });
   #first = h("a", { class: "button" }, "First page");
   #next = h("a", { class: "button" }, "Next page");
@@ -57,15 +57,19 @@ export class Connections extends View {
     anchor.hidden = !there;
     anchor.href = href;
   }
-}
 
-const COLUMNS = [
-  { title: "User", fill: link(({ client }) => address("connections", [client]), ({ user }) => user || "anonymous") },
-  { title: "Address", fill: text((row) => row.address) },
-  { title: "Transport", fill: text(({ transport, name }) => (name ? `${transport}, ${name}` : transport)) },
-  { title: "Connected for", kind: "number", fill: text(({ since_ms: since }) => shortSince(since)) },
-  { title: "Channels", kind: "number", fill: text(({ channels }) => number(channels)) },
-  { title: "Waiting", kind: "number", fill: text(({ waiting_bytes: waiting }) => (waiting ? bytes(waiting) : "")) },
-  { title: "State", fill: badge(({ paused }) => (paused ? ["warn", "slow"] : null)) },
-  { title: "Client", kind: "rare", fill: link(({ client }) => address("connections", [client]), ({ client }) => client.slice(0, 8), "code") },
-];
+  #columns() {
+    const to = ({ client }) => address("connections", [client]);
+    const nameOf = ({ user, client }) => (client === this.live.client ? "this page" : user || "anonymous");
+    return [
+      { title: "User", fill: link(to, nameOf) },
+      { title: "Address", fill: text((row) => row.address) },
+      { title: "Transport", fill: text(({ transport }) => transport) },
+      { title: "Connected for", kind: "number", fill: text(({ since_ms: since }) => shortSince(since)) },
+      { title: "Channels", kind: "number", fill: text(({ channels }) => number(channels)) },
+      { title: "Waiting", kind: "number", fill: text(({ waiting_bytes: waiting }) => (waiting ? bytes(waiting) : "")) },
+      { title: "State", fill: badge(({ paused }) => (paused ? ["warn", "slow"] : null)) },
+      { title: "Client", kind: "rare", fill: link(to, ({ client }) => client.slice(0, 8), "code") },
+    ];
+  }
+}

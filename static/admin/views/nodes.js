@@ -38,7 +38,7 @@ export class Nodes extends View {
     ];
     const drain = { label: "Drain", when: ({ draining }) => !draining, run: (node) => this.#drain(node) };
     const admit = { label: "Admit again", when: ({ draining }) => draining, run: (node) => this.#undrain(node) };
-    const tools = { title: "Actions", kind: "tools", fill: buttons([drain, admit], ({ name }) => name) };
+    const tools = { title: "Actions", kind: "acts", fill: buttons([drain, admit], ({ name }) => name) };
     return this.session.mayWrite ? [...columns, tools] : columns;
   }
 

@@ -63,7 +63,7 @@ export class Queue extends View {
     ];
     const again = { label: "Send again", when: () => this.#state === "dead", run: ({ id }) => this.#retryOne(id) };
     const cancel = { label: "Cancel", when: () => this.#state !== "dead", run: ({ id, name }) => this.#cancel(id, name) };
-    return this.session.mayWrite ? [...columns, { title: "Actions", kind: "tools", fill: buttons([again, cancel], ({ id }) => id) }] : columns;
+    return this.session.mayWrite ? [...columns, { title: "Actions", kind: "acts", fill: buttons([again, cancel], ({ id }) => id) }] : columns;
   }
 
   async #ask(signal) {
