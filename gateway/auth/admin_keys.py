@@ -86,12 +86,14 @@ class AdminKeys:
         return self._signature("csrf", session)
 
     def live_token(self, session: AdminSession, until: int) -> str:
-        """A token for live connections of the session, until this unix time or the session's end."""
-        return LIVE_PREFIX + self._signed("live", session._replace(until=min(until, session.until)))
+        """A token for live connections of the session, until this unix time or the session's end. It has three parts, for clients look
+        whether a token may be a JSON Web Token."""
+        shorter = session._replace(until=min(until, session.until))
+        return f"{LIVE_PREFIX}{shorter.body.replace('.', '-')}.{self._signature('live', shorter)}"
 
     def session_of_live(self, token: str) -> AdminSession | None:
         """The session of a token that ``live_token`` made, with the end of the token, which may be over; None if it is no good."""
-        return self._read("live", token.removeprefix(LIVE_PREFIX), 0)
+        return self._read("live", token.removeprefix(LIVE_PREFIX).replace("-", "."), 0)
 
     def _signed(self, purpose: str, session: AdminSession) -> str:
         return f"{session.body}.{self._signature(purpose, session)}"

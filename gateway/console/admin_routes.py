@@ -34,6 +34,7 @@ __all__ = ["routes"]
 log = logging.getLogger("gateway.console")
 
 LOGIN_BYTES = 4096
+WITHOUT_VALKEY = {"live", "nodes"}  # methods that have something to answer while Valkey is away
 NO_SESSION = "log in first: there is no session, or it is over"
 
 
@@ -118,7 +119,7 @@ async def _log_out(console: Console, request: Request) -> Response:
     headers = {"set-cookie": removal(secure=came_by_tls(request, console.node.config))}
     caller = Caller(console, session)
     try:
-        await _revoke(caller)
+        await _revoke_now(caller)
     except StoreError as error:
         what = f"{_name(session)} could not be revoked in the other processes"
         console.node.tasks.spawn(retrying(lambda: _revoke(caller), what, log, on=StoreError, quiet=is_general))
@@ -126,12 +127,21 @@ async def _log_out(console: Console, request: Request) -> Response:
     return json_response(b"{}", headers=headers)
 
 
+async def _revoke_now(caller: Caller) -> None:
+    """In this process whatever Valkey answers. Raises StoreError."""
+    caller.node.control.carry_out(_revocation(caller.session))
+    caller.console.require_valkey()
+    await _revoke(caller)
+
+
+def _revocation(session: AdminSession) -> Revocation:
+    return Revocation(token_id=session.id, until=session.until)
+
+
 async def _revoke(caller: Caller) -> None:
     node, session = caller.node, caller.session
-    revocation = Revocation(token_id=session.id, until=session.until)
-    node.control.carry_out(revocation)
     await node.revocations.persist("", session.id, 0, session.until)
-    await node.control.send(revocation)
+    await node.control.send(_revocation(session))
 
 
 # The methods.
@@ -161,7 +171,10 @@ async def _api(request: Request) -> Response:
     if method.role == WRITE:
         log.info("%s calls %s from %s", _name(session), name, address_of(request, console.node.config))
     try:
-        return json_response(b'{"result":%b}' % await method.call(Caller(console, session), request_of(method.request, body)))
+        asked = request_of(method.request, body)
+        if name not in WITHOUT_VALKEY:
+            console.require_valkey()
+        return json_response(b'{"result":%b}' % await method.call(Caller(console, session), asked))
     except Malformed as error:
         return _failed(BadRequest(f"the body is not JSON: {error}"))
     except ClientError as error:

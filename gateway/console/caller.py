@@ -11,6 +11,7 @@ import msgspec
 
 from ..auth.admin_keys import READ, WRITE, AdminKeys, AdminSession, Role
 from ..edges.api.requests import Shape
+from ..errors import Unavailable
 from ..metrics.process_figures import Measured
 from ..session.control_orders import Orders
 from ..session.node import Node
@@ -41,6 +42,11 @@ class Console:
         """From now on it has what is logged."""
         if self.keys:
             logging.getLogger().addHandler(self.lines)
+
+    def require_valkey(self) -> None:
+        """Raises Unavailable while Valkey is away: a command would wait for its return for some seconds, and an operator should know now."""
+        if not self.measured.commands.connected:
+            raise Unavailable("no connection to Valkey")
 
     def close(self) -> None:
         logging.getLogger().removeHandler(self.lines)
@@ -91,6 +97,7 @@ async def answers_of(caller: Caller, question: str, kind: type[Answer], request:
 
     A process that does not know the question, as one of an older version, is left out; so is what is of another shape. Raises StoreError.
     """
+    caller.console.require_valkey()
     pattern = "" if request is None else msgspec.json.encode(request).decode()
     return list(_read(await caller.node.control.survey(question, pattern), msgspec.json.Decoder(kind)))
 

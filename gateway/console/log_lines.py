@@ -30,7 +30,7 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 
 _TOKENS = (
     r"eyJ[\w-]{4,}\.[\w-]+(?:\.[\w-]*)?",  # JSON Web Tokens
-    r"(?:console\.)?v1\.(?:read|write)\.[0-9a-f]{32}\.[\w.]+",  # our own, see auth/admin_keys.py
+    r"(?:console\.)?v1[.-](?:read|write)[.-][0-9a-f]{32}[.-][\w.-]+",  # our own, see auth/admin_keys.py
     r"(?<=token=)[^&\s\"']+",
     r"(?<=key=)[^&\s\"']+",
     r"(?i:(?<=bearer )|(?<=apikey ))[^\s\"',]+",
