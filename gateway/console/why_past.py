@@ -31,7 +31,7 @@ Fields = dict[bytes, bytes]
 
 class Ended(msgspec.Struct):
     """A subscription of the user to the channel that is over. ``closed``: it ended with its connection, whose ``code`` and ``reason``
-    are "" where they are not recorded. ``is_known``: it is recorded what was written to it."""
+    are "" where they are not recorded; ``waiting`` bytes were not taken by its socket then. ``is_known``: it is recorded what was written to it."""
 
     client: str
     ms: int
@@ -41,6 +41,7 @@ class Ended(msgspec.Struct):
     is_known: bool
     filtered: bool
     closed: bool
+    waiting: int
     code: bytes = b""
     reason: str = ""
 
@@ -99,8 +100,8 @@ class _Reading:
 def _ended(client: str, fields: Fields) -> Ended:
     is_known = all(name in fields for name in (b"epoch", b"after", b"offset"))
     epoch = fields.get(b"epoch", b"").decode(errors="replace")
-    after, offset, ms = (_number(fields.get(name, b"0")) for name in (b"after", b"offset", b"ms"))
-    return Ended(client, ms, epoch, after, offset, is_known, b"filtered" in fields, b"closed" in fields)
+    after, offset, ms, waiting = (_number(fields.get(name, b"0")) for name in (b"after", b"offset", b"ms", b"waiting"))
+    return Ended(client, ms, epoch, after, offset, is_known, b"filtered" in fields, b"closed" in fields, waiting)
 
 
 def _number(text: bytes) -> int:
@@ -123,11 +124,11 @@ async def add_past(node: Node, question: Question, witnesses: Sequence[Witness],
     async for entries in _pages(node):
         for id, words in entries:
             reading.take(id, dict(zip(words[::2], words[1::2], strict=True)))
-        if any(_was_written(question, each) and not each.filtered and bool(each.code) is each.closed for each in reading.ended):
+        if any(_proves(question, each) for each in reading.ended):
             break
     _add_ended(question, reading, evidence)
     if not evidence.delivered:
-        _add_reach(node, question, reading, evidence)
+        await _add_reach(node, question, reading, evidence)
 
 
 async def _pages(node: Node) -> AsyncIterator[list[tuple[bytes, list[bytes]]]]:
@@ -145,6 +146,12 @@ async def _pages(node: Node) -> AsyncIterator[list[tuple[bytes, list[bytes]]]]:
 
 def _was_written(question: Question, each: Ended) -> bool:
     return each.is_known and each.epoch == question.epoch and each.after < question.offset <= each.offset
+
+
+def _proves(question: Question, each: Ended) -> bool:
+    """Whether nothing that is read from here on changes that it was written to its client."""
+    is_named = bool(each.code) is each.closed
+    return _was_written(question, each) and is_named and not (each.filtered or each.waiting or each.code in UNREAD_CODES)
 
 
 def _add_ended(question: Question, reading: _Reading, evidence: Evidence) -> None:
@@ -173,6 +180,9 @@ def _add_written(each: Ended, evidence: Evidence) -> None:
     if each.filtered:
         text = f"{covered}; it had a tags filter, which is not recorded: whether this one was left out is not known"
         evidence.doubt("past", text, at_ms=each.ms, client=each.client)
+    elif each.waiting:
+        text = f"{covered}, and {each.waiting} bytes were not taken by its socket then: whether this one is among them is not known"
+        evidence.doubt("past", text, at_ms=each.ms, client=each.client)
     elif each.code in UNREAD_CODES:
         text = f"{covered}: what it did not read of that is not known"
         evidence.doubt("past", text, at_ms=each.ms, client=each.client)
@@ -194,7 +204,7 @@ def _how(each: Ended) -> str:
     return f"its connection ended with {each.code.decode(errors='replace')} {each.reason}" if each.code else "its connection ended"
 
 
-def _add_reach(node: Node, question: Question, reading: _Reading, evidence: Evidence) -> None:
+async def _add_reach(node: Node, question: Question, reading: _Reading, evidence: Evidence) -> None:
     """Whether the events show all that may have been a delivery."""
     apart = CLOCKS_APART_MS if node.history.commands.sharded else 0
     made = question.publication.ms if question.publication is not None else 0
@@ -208,5 +218,15 @@ def _add_reach(node: Node, question: Question, reading: _Reading, evidence: Evid
         text = f"the last {reading.count} lifecycle events, which were read, begin after the publication: who was connected before is not known"
         evidence.doubt("past", text, at_ms=reading.oldest_ms, setting=setting)
     else:
-        text = "the lifecycle events go back to before the publication: no connection that has ended since was given it"
-        evidence.add("past", False, text, at_ms=reading.oldest_ms)
+        other = "other " if any(_was_written(question, each) for each in reading.ended) else ""
+        text = f"lifecycle events go back to before the publication: no {other}connection whose end they record was given it"
+        older = ". A connection that is older than they are, in a process that was killed, would not be among them"
+        evidence.add("past", False, text + (older if await _is_trimmed(node) else ""), at_ms=reading.oldest_ms)
+
+
+async def _is_trimmed(node: Node) -> bool:
+    """Whether the stream has let go of its oldest events."""
+    key = f"{node.history.layout.prefix}:events"
+    words = await node.history.commands.call(b"XINFO", b"STREAM", key, repeatable=True)
+    about = dict(zip(words[::2], words[1::2], strict=True))
+    return about.get(b"entries-added") != about.get(b"length")

@@ -3,7 +3,8 @@
 ``gw:events`` in Valkey; each entry has the fields ``event`` (connected, disconnected, subscribed, unsubscribed), ``user``,
 ``client``, ``process``, ``ms``, and where there are any ``channel``, ``code``, ``reason``. Where the channel has positions, ``epoch`` and ``offset``
 are where the subscription began, or ended. One that asked for a position has ``recovered``, 1 or, after a gap, 0. One that ended was written each
-publication after ``after``, where ``filtered`` is 1 those that its filter admitted; ``closed`` is 1 where it ended with its connection. It is off by default (``events = true``
+publication after ``after``, where ``filtered`` is 1 those that its filter admitted; ``closed`` is 1 where it ended with its
+connection, and ``waiting`` how many bytes its socket had not taken then. It is off by default (``events = true``
 turns it on) and bounded by ``events_size``: the oldest entries are removed. Entries are gathered for a moment; while Valkey is away
 up to WAITING_MOST wait, and further ones are dropped and counted. Events are what happened; presence is what is.
 """
@@ -70,13 +71,15 @@ class LifecycleEvents:
                 place["recovered"] = int(subscription.recovered)
             self.record("subscribed", identity, client, channel=subscription.channel.name, **place)
 
-    def unsubscribed(self, identity: Identity, client: str, subscription: Subscription, *, closed: bool) -> None:
-        """A subscription ended, with its connection if that is ``closed``: ``record`` of what was written to its client."""
+    def unsubscribed(self, identity: Identity, client: str, subscription: Subscription, *, closed: bool, waiting_bytes: int) -> None:
+        """A subscription ended, with its connection if that is ``closed``: ``record`` of what was written to its client. ``waiting_bytes`` of that
+        its socket had not taken."""
         if self._on:
             place = _place(subscription, subscription.position.offset)
             if place:
                 place |= {"after": subscription.unbroken} | ({"filtered": 1} if isinstance(subscription.wire, FilteredWire) else {})
                 place |= {"closed": 1} if closed else {}
+                place |= {"waiting": waiting_bytes} if closed and waiting_bytes else {}
             self.record("unsubscribed", identity, client, channel=subscription.channel.name, **place)
 
     async def written(self, seconds: float) -> None:

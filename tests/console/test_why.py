@@ -314,6 +314,19 @@ async def test_who_was_away_did_not_get_it(recorded: Asker, channel: str) -> Non
         assert "was away: it was subscribed until it was unsubscribed, at offset 1, before the publication" in texts(answer, "past")[0]
 
 
+async def test_what_a_socket_had_not_taken_when_it_ended_is_a_doubt(recorded: Asker) -> None:
+    channel = new_channel("endless")
+    async with await connected_socket(recorded.gateway, channel, user="b1", small=True):
+        await asyncio.to_thread(publish_many, recorded.gateway, channel, ["x" * 60000] * 100)
+        text = the(await recorded.why("b1", channel, 100), "subscription")["text"]
+        reached = int(text.partition("behind at offset ")[2].partition(",")[0])
+        await recorded.gateway.ask("disconnect", user="b1")
+    answer = await recorded.why("b1", channel, reached)
+    assert answer["verdict"] == "unknown"
+    assert "bytes were not taken by its socket then: whether this one is among them is not known" in texts(answer, "past")[0]
+    assert await recorded.verdict("b1", channel, reached + 1) == "not delivered"
+
+
 async def test_a_process_that_was_killed_leaves_a_doubt(start_gateway: Start, channel: str) -> None:
     toml = f"events = true\n{SETTINGS}{RULES}"
     asker, killed = Asker(start_gateway(toml)), start_gateway(toml)
