@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 import msgspec
 
 from ..control.questions import Witness
+from ..errors import StoreError, Unavailable
 from ..session.node import Node
 from .evidence import Evidence, Question
 
@@ -21,7 +22,6 @@ __all__ = ["add_past"]
 
 READ_AT_ONCE = 500  # events: about 4 ms
 READ_MOST = 200_000  # events of one question
-SHOWN_MOST = 10  # connections that were not given it
 CLOCKS_APART_MS = 1000  # the shards of a cluster have clocks of their own, and the events and the channel may be at two of them
 UNREAD_CODES = {b"3008", b"3009", b"3012"}  # of a connection that ended since its client read nothing
 SETTING = "events = true"
@@ -121,14 +121,25 @@ async def add_past(node: Node, question: Question, witnesses: Sequence[Witness],
         evidence.doubt("past", f"{lost} lifecycle events were lost, since Valkey did not take them")
     here = {each.client for witness in witnesses for each in witness.connections}
     reading = _Reading(question, here)
+    try:
+        await _read(node, question, reading)
+    except Unavailable:
+        raise
+    except StoreError as error:  # another program wrote there
+        evidence.doubt("past", f"lifecycle events could not be read: {error}")
+        return
+    _add_ended(question, reading, evidence)
+    if not evidence.delivered:
+        await _add_reach(node, question, reading, evidence)
+
+
+async def _read(node: Node, question: Question, reading: _Reading) -> None:
+    """Reads until the delivery is proven, or to the end."""
     async for entries in _pages(node):
         for id, words in entries:
             reading.take(id, dict(zip(words[::2], words[1::2], strict=True)))
         if any(_proves(question, each) for each in reading.ended):
-            break
-    _add_ended(question, reading, evidence)
-    if not evidence.delivered:
-        await _add_reach(node, question, reading, evidence)
+            return
 
 
 async def _pages(node: Node) -> AsyncIterator[list[tuple[bytes, list[bytes]]]]:
@@ -155,7 +166,6 @@ def _proves(question: Question, each: Ended) -> bool:
 
 
 def _add_ended(question: Question, reading: _Reading, evidence: Evidence) -> None:
-    shown = 0
     for each in reading.ended:  # the newest first
         if not each.is_known:
             text = (
@@ -164,14 +174,13 @@ def _add_ended(question: Question, reading: _Reading, evidence: Evidence) -> Non
             evidence.doubt("past", text, at_ms=each.ms, client=each.client)
         elif _was_written(question, each):
             _add_written(each, evidence)
-        elif each.epoch == question.epoch and shown < SHOWN_MOST:
-            shown += 1
+        elif each.epoch == question.epoch:
             _add_other(question, each, evidence)
-    for client, offset, ms in reading.gaps[:SHOWN_MOST]:
+    for client, offset, ms in reading.gaps:
         text = f"client {client} came back, and history did not hold what it had missed any more: the gap was announced to it, and it went on at offset {offset}"
         evidence.add("gap", False, text, at_ms=ms, client=client)
     for client, ms in reading.cut_off:
-        text = f"client {client} was subscribed since then, and its process ended without a record of what it was given"
+        text = f"client {client} was subscribed since then, no process has it now, and its end is not recorded: its process was killed, or did not answer"
         evidence.doubt("past", text, at_ms=ms, client=client)
 
 

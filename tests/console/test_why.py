@@ -337,7 +337,7 @@ async def test_a_process_that_was_killed_leaves_a_doubt(start_gateway: Start, ch
         await asyncio.to_thread(killed.stop, signal.SIGKILL)
     answer = await asker.why("k1", channel, 1)
     assert answer["verdict"] == "unknown" and "1 of 2 processes did not answer" in the(answer, "process")["text"]
-    assert any("its process ended without a record" in text for text in texts(answer, "past"))
+    assert any("its end is not recorded: its process was killed" in text for text in texts(answer, "past"))
 
 
 # The inbox and durable readers.
