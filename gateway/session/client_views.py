@@ -10,7 +10,6 @@ import heapq
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from fnmatch import translate
-from itertools import islice
 from re import compile as compile_pattern
 from typing import Annotated, Any, TypeVar
 
@@ -90,14 +89,13 @@ class ClientViews:
         search = msgspec.json.decode(question.pattern, type=ClientSearch)
         found: list[Begun] = []
         total = after = 0
-        if not search.channel or self._hub.count(search.channel):
-            async for some in self._in_turns(self._admission.clients.items()):
-                matching = [(each.identity.user, each.client, each) for each, address in some if _matches(search, each, address)]
-                total += len(matching)
-                if search.after is not None:
-                    matching = [each for each in matching if each[:2] > search.after]
-                after += len(matching)
-                found = heapq.nsmallest(search.limit, found + matching)
+        async for some in self._in_turns(self._admission.clients.items()):
+            matching = [(each.identity.user, each.client, each) for each, address in some if _matches(search, each, address)]
+            total += len(matching)
+            if search.after is not None:
+                matching = [each for each in matching if each[:2] > search.after]
+            after += len(matching)
+            found = heapq.nsmallest(search.limit, found + matching)
         return ClientRows([self._row(client) for _, _, client in found], total, after > len(found))
 
     async def _client(self, question: Question) -> ClientDetail | None:
@@ -162,8 +160,11 @@ class ClientViews:
         return ChannelRows({name: -count for count, name in found}, total)
 
     async def _subscribers(self, question: Question) -> dict[str, int]:
-        names = msgspec.json.decode(question.pattern, type=list[str])
-        return {name: count for name in islice(names, ROWS_MOST) if (count := self._hub.count(name))}
+        names = set(msgspec.json.decode(question.pattern, type=list[str]))
+        found: dict[str, int] = {}
+        async for some in self._in_turns(self._hub.subscribers().items()):
+            found |= {name: count for name, count in some if name in names}
+        return found
 
     # One publication.
 

@@ -66,7 +66,7 @@ def views() -> Iterator[ClientViews]:
     addresses = {Client(number): "10.0.0.1" for number in range(MANY)}
     channels = {f"chat:{number}": number % 997 + 1 for number in range(MANY)}
     admission: Any = SimpleNamespace(clients=addresses, address_of=addresses.__getitem__, users={})
-    hub: Any = SimpleNamespace(count=channels.get, subscribers=lambda: channels)
+    hub: Any = SimpleNamespace(subscribers=lambda: channels)
     yield ClientViews(Config(), "p", "here", hub, admission, SimpleNamespace())  # type: ignore[arg-type]  # it is not asked about events
 
 
