@@ -21,6 +21,8 @@ from .login import LoginLimit
 
 __all__ = ["Caller", "Console", "ConsoleMethod", "Empty", "answers_of", "read_method", "write_method"]
 
+log = logging.getLogger("gateway.console")
+
 Answer = TypeVar("Answer")
 Asked = TypeVar("Asked", bound=Shape)
 
@@ -40,8 +42,14 @@ class Console:
 
     def open(self) -> None:
         """From now on it has what is logged."""
-        if self.keys:
-            logging.getLogger().addHandler(self.lines)
+        if not self.keys:
+            return
+        logging.getLogger().addHandler(self.lines)
+        config = self.node.config
+        if not (config.tls_cert or config.trusted_proxies or config.listens_on_loopback):
+            log.warning(
+                "the console is on %s without TLS: keys for it are readable on the network unless a proxy in front has TLS", config.host
+            )
 
     def require_valkey(self) -> None:
         """Raises Unavailable while Valkey is away: a command would wait for its return for some seconds, and an operator should know now."""

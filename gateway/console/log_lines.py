@@ -25,11 +25,12 @@ LINES_MOST = 2000
 BYTES_MOST = 512 * 1024
 LINE_BYTES = 200  # of an entry, besides its text
 TEXT_MOST = 4000  # characters
+FORMATTED_MOST = 64 * 1024  # characters of a line or a traceback that are searched for secrets
 SECRET_LEAST = 4  # characters: a shorter value is in too many words
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 _TOKENS = (
-    r"eyJ[\w-]{4,}\.[\w-]+(?:\.[\w-]*)?",  # JSON Web Tokens
+    r"(?<![\w-])eyJ[\w-]{4,}\.[\w-]+(?:\.[\w-]*)?",  # JSON Web Tokens; from a word's beginning, so that each character is looked at once
     r"(?:console\.)?v1[.-](?:read|write)[.-][0-9a-f]{32}[.-][\w.-]+",  # our own, see auth/admin_keys.py
     r"(?<=token=)[^&\s\"']+",
     r"(?<=key=)[^&\s\"']+",
@@ -80,7 +81,7 @@ class LogLines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            text = self._redact(self.format(record))
+            text = self._redact(self.format(record)[:FORMATTED_MOST])
         except Exception:  # a line whose arguments do not fit it
             self.handleError(record)
             return

@@ -87,9 +87,9 @@ async def test_a_process_of_another_version_is_left_out_of_the_answers() -> None
     assert await answers_of(caller, "nodes", dict[str, int]) == [{"a": 1}, {"a": 2}]
 
 
-def test_a_process_that_does_not_know_a_question_answers_null() -> None:
-    orders = Orders(Config(admin_keys=[WRITE_KEY]), "p1", None, None, None)  # type: ignore[arg-type]
-    assert orders.answer(Question(1, "p2", "a question of a later version")) == b"null"
+async def test_a_process_that_does_not_know_a_question_answers_null() -> None:
+    orders = Orders(Config(admin_keys=[WRITE_KEY]), "p1", None, None, None, None)  # type: ignore[arg-type]
+    assert await orders.answer(Question(1, "p2", "a question of a later version")) == b"null"
 
 
 async def test_nothing_ends_the_drain_of_a_process_that_is_ending() -> None:

@@ -17,6 +17,8 @@ SETTINGS = (
     WITH_CONSOLE
     + """
 events = true
+[limits]
+channels_per_client = 4
 [namespaces.seen]
 join_leave = "all"
 publish = "anyone"
@@ -123,6 +125,9 @@ async def test_nobody_follows_a_channel_on_a_connection_that_is_not_his_sessions
             assert operator.refusal("tail", client=id, channel="posts:1") == "that client is no live connection of your session"
             assert operator.refusal("untail", client=id, channel="notifications:ann") == "that client is no live connection of your session"
         assert another.call("tail", client=theirs, channel="posts:1") == {}
+        for number in (2, 3):
+            assert another.call("tail", client=theirs, channel=f"posts:{number}") == {}
+        assert another.refusal("tail", client=theirs, channel="posts:4") == "limits.channels_per_client is 4"
         assert "console's own" in another.refusal("untail", client=theirs, channel="console:live")
         assert operator.refusal("tail", client="none", channel="posts:1") == "no process has a client of that id"
         assert operator.refusal("tail", client="", channel="posts:1") == "no process has a client of that id"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from gateway.config import Config, Tokens
-from gateway.console.log_lines import BYTES_MOST, LINES_MOST, TEXT_MOST, LogLines, Redaction
+from gateway.console.log_lines import BYTES_MOST, FORMATTED_MOST, LINES_MOST, TEXT_MOST, LogLines, Redaction
 
 from ..kit.operators import READ_KEY, WRITE_KEY
 from ..kit.tokens import ticket, token
@@ -80,6 +81,13 @@ def test_a_line_whose_arguments_do_not_fit_breaks_nothing(lines: LogLines, logge
     logger.info("%d", "no number")
     logger.propagate = True
     assert lines.newest(9) == []
+
+
+@pytest.mark.parametrize("text", ["eyJ", "://", "token=", "bearer ", "v1.read.", "a@"])
+def test_no_line_takes_long_to_be_searched_for_secrets(text: str) -> None:
+    began = time.process_time()
+    Redaction(Config(**SECRETS))(text * (FORMATTED_MOST // len(text)))
+    assert time.process_time() - began < 0.5
 
 
 @pytest.mark.parametrize(
