@@ -57,7 +57,7 @@ async def why(caller: Caller, request: WhyRequest) -> bytes:
     _add_rules(node, question, evidence)
     _add_tokens(node, question, evidence)
     witnesses = await add_present(caller, question, evidence)
-    if question.offset and not evidence.impossible:
+    if question.offset and not evidence.impossible and not evidence.delivered:
         await add_past(node, question, witnesses, evidence)
     await add_inbox(node, question, evidence)
     await add_readers(node, question, evidence)
