@@ -123,6 +123,7 @@ class ClientViews:
             channels=sum(1 for _ in client.followed()),
             waiting_bytes=client.waiting_bytes,
             paused=client.paused,
+            operator=client.identity.operator,
         )
 
     async def _subscription(self, subscription: Subscription) -> SubscriptionRow:
