@@ -6,6 +6,7 @@ on in the next; several questions share the turns.
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -108,9 +109,10 @@ class ClientViews:
 
     async def _detail(self, client: Client) -> ClientDetail:
         followed = heapq.nsmallest(ROWS_MOST, client.followed(), key=lambda each: each.channel.name)
-        rows = [await self._subscription(each) for each in followed]
+        rows = await asyncio.gather(*map(self._subscription, followed))
         row = msgspec.structs.asdict(self._row(client))
-        return ClientDetail(**row, expires_at=client.identity.expires_at, subscriptions=rows)
+        there = [each for each in rows if each.state != State.ENDED.value]
+        return ClientDetail(**row, expires_at=client.identity.expires_at, subscriptions=there)
 
     def _row(self, client: Client) -> ClientRow:
         return ClientRow(
@@ -171,7 +173,7 @@ class ClientViews:
 
     async def _witness(self, question: Question) -> Witness:
         asked = msgspec.json.decode(question.pattern, type=Circumstances)
-        theirs = [client for client in self._admission.users.get(asked.user, ()) if client.client]
+        theirs = [client for client in self._admission.users.get(asked.user, ()) if client.since_ms]
         pairs = [(client, _followed(client, asked.channel)) for client in theirs]
         pairs.sort(key=lambda pair: (pair[1] is None, pair[0].client))
         await self._events.written(EVENTS_SECONDS)
@@ -201,8 +203,8 @@ class ClientViews:
 
 
 def _matches(search: ClientSearch, client: Client, address: str) -> bool:
-    """Whether a connected client is one of those that are looked for. An address that is "" is shown as "-"."""
-    if not client.client:
+    """Whether it is connected, and one of those that are looked for. An address that is "" is shown as "-"."""
+    if not client.since_ms:
         return False
     if search.user and not client.identity.user.startswith(search.user):
         return False
