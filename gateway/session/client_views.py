@@ -176,8 +176,10 @@ class ClientViews:
         theirs = [client for client in self._admission.users.get(asked.user, ()) if client.since_ms]
         pairs = [(client, _followed(client, asked.channel)) for client in theirs]
         pairs.sort(key=lambda pair: (pair[1] is None, pair[0].client))
-        await self._events.written(EVENTS_SECONDS)
         listed = [await self._testimony(asked, client, subscription) for client, subscription in pairs[:ROWS_MOST]]
+        unwritten = await self._events.written(
+            EVENTS_SECONDS
+        )  # what has ended before is recorded, and what ends from here on is in the answer
         return Witness(
             node=self._process,
             name=self._name,
@@ -185,7 +187,7 @@ class ClientViews:
             connections=listed,
             total=len(theirs),
             events=self._config.events,
-            dropped=self._events.dropped + self._events.waiting,
+            dropped=self._events.dropped + unwritten,
             most=self._config.limits.connections_per_user,
         )
 
