@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Literal
 
 import msgspec
@@ -9,6 +10,8 @@ import msgspec
 from ..publication import Publication
 
 __all__ = ["Evidence", "Finding", "Question", "Verdict"]
+
+SHOWN_MOST = 20
 
 Verdict = Literal["delivered", "not delivered", "unknown"]
 
@@ -36,18 +39,21 @@ class Finding(msgspec.Struct, omit_defaults=True):
 
 
 class Evidence:
-    """Findings in the order in which they are read. ``delivered``: one of them proves it; ``impossible``: one proves that it cannot be; ``doubts``:
+    """Findings in the order in which they are read, of each kind the first SHOWN_MOST. ``delivered``: one of them proves it; ``impossible``: one proves that it cannot be; ``doubts``:
     some of them hide what may have been a delivery."""
 
     def __init__(self) -> None:
         self.findings: list[Finding] = []
+        self._counts: Counter[str] = Counter()
         self.delivered = False
         self.impossible = False
         self.doubts = False
 
     def add(self, kind: str, ok: bool | None, text: str, *, at_ms: int = 0, setting: str = "", client: str = "") -> None:
         """What explains, and decides nothing by itself."""
-        self.findings.append(Finding(kind, ok, text, at_ms, setting, client))
+        self._counts[kind] += 1
+        if self._counts[kind] <= SHOWN_MOST:
+            self.findings.append(Finding(kind, ok, text, at_ms, setting, client))
 
     def proof(self, kind: str, text: str, *, at_ms: int = 0, client: str = "") -> None:
         """It was written to a connection of the user."""

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 import msgspec
 
 from ..control.questions import Witness
+from ..errors import StoreError, Unavailable
 from ..session.node import Node
 from .evidence import Evidence, Question
 
@@ -21,7 +22,6 @@ __all__ = ["add_past"]
 
 READ_AT_ONCE = 500  # events: about 4 ms
 READ_MOST = 200_000  # events of one question
-SHOWN_MOST = 10  # connections that were not given it
 CLOCKS_APART_MS = 1000  # the shards of a cluster have clocks of their own, and the events and the channel may be at two of them
 UNREAD_CODES = {b"3008", b"3009", b"3012"}  # of a connection that ended since its client read nothing
 SETTING = "events = true"
@@ -31,7 +31,7 @@ Fields = dict[bytes, bytes]
 
 class Ended(msgspec.Struct):
     """A subscription of the user to the channel that is over. ``closed``: it ended with its connection, whose ``code`` and ``reason``
-    are "" where they are not recorded. ``is_known``: it is recorded what was written to it."""
+    are "" where they are not recorded; ``waiting`` bytes were not taken by its socket then. ``is_known``: it is recorded what was written to it."""
 
     client: str
     ms: int
@@ -41,6 +41,7 @@ class Ended(msgspec.Struct):
     is_known: bool
     filtered: bool
     closed: bool
+    waiting: int
     code: bytes = b""
     reason: str = ""
 
@@ -99,8 +100,8 @@ class _Reading:
 def _ended(client: str, fields: Fields) -> Ended:
     is_known = all(name in fields for name in (b"epoch", b"after", b"offset"))
     epoch = fields.get(b"epoch", b"").decode(errors="replace")
-    after, offset, ms = (_number(fields.get(name, b"0")) for name in (b"after", b"offset", b"ms"))
-    return Ended(client, ms, epoch, after, offset, is_known, b"filtered" in fields, b"closed" in fields)
+    after, offset, ms, waiting = (_number(fields.get(name, b"0")) for name in (b"after", b"offset", b"ms", b"waiting"))
+    return Ended(client, ms, epoch, after, offset, is_known, b"filtered" in fields, b"closed" in fields, waiting)
 
 
 def _number(text: bytes) -> int:
@@ -117,17 +118,28 @@ async def add_past(node: Node, question: Question, witnesses: Sequence[Witness],
         if len(silent) == len(witnesses):
             return
     if lost := sum(witness.dropped for witness in witnesses):
-        evidence.doubt("past", f"{lost} lifecycle events were lost, since Valkey did not take them")
+        evidence.doubt("past", f"{lost} lifecycle events are not in Valkey, which did not take them")
     here = {each.client for witness in witnesses for each in witness.connections}
     reading = _Reading(question, here)
+    try:
+        await _read(node, question, reading)
+    except Unavailable:
+        raise
+    except StoreError as error:  # another program wrote there
+        evidence.doubt("past", f"lifecycle events could not be read: {error}")
+        return
+    _add_ended(question, reading, evidence)
+    if not evidence.delivered:
+        await _add_reach(node, question, reading, evidence)
+
+
+async def _read(node: Node, question: Question, reading: _Reading) -> None:
+    """Reads until the delivery is proven, or to the end."""
     async for entries in _pages(node):
         for id, words in entries:
             reading.take(id, dict(zip(words[::2], words[1::2], strict=True)))
-        if any(_was_written(question, each) and not each.filtered and bool(each.code) is each.closed for each in reading.ended):
-            break
-    _add_ended(question, reading, evidence)
-    if not evidence.delivered:
-        _add_reach(node, question, reading, evidence)
+        if any(_proves(question, each) for each in reading.ended):
+            return
 
 
 async def _pages(node: Node) -> AsyncIterator[list[tuple[bytes, list[bytes]]]]:
@@ -147,8 +159,13 @@ def _was_written(question: Question, each: Ended) -> bool:
     return each.is_known and each.epoch == question.epoch and each.after < question.offset <= each.offset
 
 
+def _proves(question: Question, each: Ended) -> bool:
+    """Whether nothing that is read from here on changes that it was written to its client."""
+    is_named = bool(each.code) is each.closed
+    return _was_written(question, each) and is_named and not (each.filtered or each.waiting or each.code in UNREAD_CODES)
+
+
 def _add_ended(question: Question, reading: _Reading, evidence: Evidence) -> None:
-    shown = 0
     for each in reading.ended:  # the newest first
         if not each.is_known:
             text = (
@@ -157,14 +174,13 @@ def _add_ended(question: Question, reading: _Reading, evidence: Evidence) -> Non
             evidence.doubt("past", text, at_ms=each.ms, client=each.client)
         elif _was_written(question, each):
             _add_written(each, evidence)
-        elif each.epoch == question.epoch and shown < SHOWN_MOST:
-            shown += 1
+        elif each.epoch == question.epoch:
             _add_other(question, each, evidence)
-    for client, offset, ms in reading.gaps[:SHOWN_MOST]:
+    for client, offset, ms in reading.gaps:
         text = f"client {client} came back, and history did not hold what it had missed any more: the gap was announced to it, and it went on at offset {offset}"
         evidence.add("gap", False, text, at_ms=ms, client=client)
     for client, ms in reading.cut_off:
-        text = f"client {client} was subscribed since then, and its process ended without a record of what it was given"
+        text = f"client {client} was subscribed since then, no process has it now, and its end is not recorded: its process was killed, or did not answer"
         evidence.doubt("past", text, at_ms=ms, client=client)
 
 
@@ -172,6 +188,9 @@ def _add_written(each: Ended, evidence: Evidence) -> None:
     covered = f"client {each.client} was written every publication from {each.after + 1} to {each.offset}, until {_how(each)}"
     if each.filtered:
         text = f"{covered}; it had a tags filter, which is not recorded: whether this one was left out is not known"
+        evidence.doubt("past", text, at_ms=each.ms, client=each.client)
+    elif each.waiting:
+        text = f"{covered}, and {each.waiting} bytes were not taken by its socket then: whether this one is among them is not known"
         evidence.doubt("past", text, at_ms=each.ms, client=each.client)
     elif each.code in UNREAD_CODES:
         text = f"{covered}: what it did not read of that is not known"
@@ -194,7 +213,7 @@ def _how(each: Ended) -> str:
     return f"its connection ended with {each.code.decode(errors='replace')} {each.reason}" if each.code else "its connection ended"
 
 
-def _add_reach(node: Node, question: Question, reading: _Reading, evidence: Evidence) -> None:
+async def _add_reach(node: Node, question: Question, reading: _Reading, evidence: Evidence) -> None:
     """Whether the events show all that may have been a delivery."""
     apart = CLOCKS_APART_MS if node.history.commands.sharded else 0
     made = question.publication.ms if question.publication is not None else 0
@@ -208,5 +227,15 @@ def _add_reach(node: Node, question: Question, reading: _Reading, evidence: Evid
         text = f"the last {reading.count} lifecycle events, which were read, begin after the publication: who was connected before is not known"
         evidence.doubt("past", text, at_ms=reading.oldest_ms, setting=setting)
     else:
-        text = "the lifecycle events go back to before the publication: no connection that has ended since was given it"
-        evidence.add("past", False, text, at_ms=reading.oldest_ms)
+        other = "other " if any(_was_written(question, each) for each in reading.ended) else ""
+        text = f"lifecycle events go back to before the publication: no {other}connection whose end they record was given it"
+        older = ". A connection that is older than they are, in a process that was killed, would not be among them"
+        evidence.add("past", False, text + (older if await _is_trimmed(node) else ""), at_ms=reading.oldest_ms)
+
+
+async def _is_trimmed(node: Node) -> bool:
+    """Whether the stream has let go of its oldest events."""
+    key = f"{node.history.layout.prefix}:events"
+    words = await node.history.commands.call(b"XINFO", b"STREAM", key, repeatable=True)
+    about = dict(zip(words[::2], words[1::2], strict=True))
+    return about.get(b"entries-added") != about.get(b"length")

@@ -10,8 +10,6 @@ from .evidence import Evidence, Question
 
 __all__ = ["add_present"]
 
-SHOWN_MOST = 10  # connections of each kind; further ones are counted
-
 
 async def add_present(caller: Caller, question: Question, evidence: Evidence) -> list[Witness]:
     """Adds what the processes know of the user's connections. Returns what they answered."""
@@ -31,17 +29,12 @@ async def add_present(caller: Caller, question: Question, evidence: Evidence) ->
 
 
 def _add_witness(question: Question, witness: Witness, evidence: Evidence) -> None:
-    subscribed = [each for each in witness.connections if each.subscription is not None]
-    others = [each for each in witness.connections if each.subscription is None]
-    for shown, each in enumerate(subscribed):
-        found = evidence if shown < SHOWN_MOST else Evidence()
-        _add_subscription(question, each, each.subscription, found)
-        if found is not evidence:  # what it proves counts, although it is not shown
-            evidence.delivered |= found.delivered
-            evidence.doubts |= found.doubts
-    for each in others[:SHOWN_MOST]:
-        text = f"client {each.client} ({each.transport}) is connected, and not subscribed to the channel"
-        evidence.add("connection", False, text, at_ms=each.since_ms, client=each.client)
+    for each in witness.connections:
+        if each.subscription is not None:
+            _add_subscription(question, each, each.subscription, evidence)
+        else:
+            text = f"client {each.client} ({each.transport}) is connected, and not subscribed to the channel"
+            evidence.add("connection", False, text, at_ms=each.since_ms, client=each.client)
     if witness.total > len(witness.connections):
         text = f"the user has {witness.total} connections in the process {witness.name}, of which {len(witness.connections)} were looked at"
         evidence.doubt("connection", text)
@@ -50,8 +43,7 @@ def _add_witness(question: Question, witness: Witness, evidence: Evidence) -> No
         evidence.add("limit", None, text, setting=f"limits.connections_per_user = {witness.most}")
 
 
-def _add_subscription(question: Question, each: Testimony, at: SubscriptionRow | None, evidence: Evidence) -> None:
-    assert at is not None
+def _add_subscription(question: Question, each: Testimony, at: SubscriptionRow, evidence: Evidence) -> None:
     who = f"client {each.client} ({each.transport})"
     side = ", subscribed from the server's side," if at.side == "server" else ""
     if not question.offset:

@@ -3,7 +3,8 @@
 ``gw:events`` in Valkey; each entry has the fields ``event`` (connected, disconnected, subscribed, unsubscribed), ``user``,
 ``client``, ``process``, ``ms``, and where there are any ``channel``, ``code``, ``reason``. Where the channel has positions, ``epoch`` and ``offset``
 are where the subscription began, or ended. One that asked for a position has ``recovered``, 1 or, after a gap, 0. One that ended was written each
-publication after ``after``, where ``filtered`` is 1 those that its filter admitted; ``closed`` is 1 where it ended with its connection. It is off by default (``events = true``
+publication after ``after``, where ``filtered`` is 1 those that its filter admitted; ``closed`` is 1 where it ended with its
+connection, and ``waiting`` how many bytes its socket had not taken then. It is off by default (``events = true``
 turns it on) and bounded by ``events_size``: the oldest entries are removed. Entries are gathered for a moment; while Valkey is away
 up to WAITING_MOST wait, and further ones are dropped and counted. Events are what happened; presence is what is.
 """
@@ -43,6 +44,7 @@ class LifecycleEvents:
         self._key = f"{history.layout.prefix}:events"
         self._waiting: deque[tuple[str, ...]] = deque()
         self._more = asyncio.Event()
+        self._written = 0
         self.dropped = 0
 
     @property
@@ -70,21 +72,25 @@ class LifecycleEvents:
                 place["recovered"] = int(subscription.recovered)
             self.record("subscribed", identity, client, channel=subscription.channel.name, **place)
 
-    def unsubscribed(self, identity: Identity, client: str, subscription: Subscription, *, closed: bool) -> None:
-        """A subscription ended, with its connection if that is ``closed``: ``record`` of what was written to its client."""
+    def unsubscribed(self, identity: Identity, client: str, subscription: Subscription, *, closed: bool, waiting_bytes: int) -> None:
+        """A subscription ended, with its connection if that is ``closed``: ``record`` of what was written to its client. ``waiting_bytes`` of that
+        its socket had not taken."""
         if self._on:
             place = _place(subscription, subscription.position.offset)
             if place:
                 place |= {"after": subscription.unbroken} | ({"filtered": 1} if isinstance(subscription.wire, FilteredWire) else {})
                 place |= {"closed": 1} if closed else {}
+                place |= {"waiting": waiting_bytes} if closed and waiting_bytes else {}
             self.record("unsubscribed", identity, client, channel=subscription.channel.name, **place)
 
-    async def written(self, seconds: float) -> None:
-        """Returns when none waits to be written, at the latest after so many seconds."""
+    async def written(self, seconds: float) -> int:
+        """Returns when those that were recorded until now are written, at the latest after so many seconds: how many are not."""
+        until = self._written + len(self._waiting)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._waiting:
+                while self._written < until:
                     await asyncio.sleep(LOOK_SECONDS)
+        return max(0, until - self._written)
 
     async def run(self) -> None:
         """Writes what waits. Runs until cancelled."""
@@ -98,6 +104,7 @@ class LifecycleEvents:
             await asyncio.gather(*[call(b"XADD", self._key, b"MAXLEN", b"~", self._size, b"*", *words) for words in some])
             for _ in some:
                 self._waiting.popleft()
+                self._written += 1
 
 
 def _place(subscription: Subscription, offset: int) -> dict[str, object]:

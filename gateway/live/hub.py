@@ -20,7 +20,6 @@ from ..config import Config
 from ..errors import StoreError, Unavailable, is_general
 from ..publication import Position
 from ..runtime.backoff import retrying
-from ..runtime.moments import Moments
 from ..runtime.tasks import Tasks, shared
 from ..runtime.turns import Turns
 from ..store.history import Page
@@ -80,8 +79,7 @@ class Hub:
     """All channels that one process follows. Make it inside a running loop.
 
     ``missed`` learns of ephemeral publications that may have been lost. ``rings`` has the bytes that all rings hold;
-    ``history_reads`` counts the reads of Valkey's history, ``counts`` what its channels do; ``subscriptions`` is how many there are. ``moments`` says
-    since when clients and subscriptions exist.
+    ``history_reads`` counts the reads of Valkey's history, ``counts`` what its channels do; ``subscriptions`` is how many there are.
     """
 
     def __init__(self, config: Config, layout: Layout, history: HistoryReader, feed: Feed, missed: MissedEphemeral) -> None:
@@ -105,7 +103,6 @@ class Hub:
         self.history_reads = 0
         self.counts = LiveCounts(config)
         self.subscriptions = 0
-        self.moments = Moments()
 
     def now(self) -> float:
         """The clock of everything live: seconds of the loop."""
@@ -127,7 +124,6 @@ class Hub:
     def follow(self, subscription: Subscription) -> None:
         """Takes a new subscription, and sends it on its way to live."""
         channel = subscription.channel
-        subscription.since_ms = self.moments.now_ms()
         channel.subscribers += 1
         self.subscriptions += 1
         self._idle.pop(channel, None)
@@ -348,11 +344,6 @@ class Hub:
     def subscribers(self) -> dict[str, int]:
         """Channel → the number of its subscriptions in this process."""
         return {name: channel.subscribers for name, channel in self._channels.items() if channel.subscribers}
-
-    def count(self, name: str) -> int:
-        """The number of the channel's subscriptions in this process."""
-        channel = self._channels.get(name)
-        return channel.subscribers if channel is not None else 0
 
     async def run_upkeep(self) -> None:
         """Drops channels that have no subscriptions any more, and compares the others with Valkey now and then. Runs until cancelled."""

@@ -12,6 +12,7 @@ from enum import Enum
 
 from ..errors import StoreError
 from ..publication import Position, Publication
+from ..runtime.moments import shared_ms
 from .channel import Channel
 from .fanout import GONE, Write
 from .wire_formats import ChainedDeltaWire, FreshDeltaWire, Wire
@@ -58,7 +59,7 @@ class Subscription(ABC):
         self.state = State.CATCHING_UP
         self.begun = False
         self.ephemerals_seen = channel.ephemerals
-        self.since_ms = 0  # the hub sets it
+        self.since_ms = shared_ms()
         self.unbroken = 0
         self.recovered: bool | None = None if since is None else False
         self.task: asyncio.Task[None] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-__all__ = ["Moments"]
+__all__ = ["Moments", "shared_ms"]
 
 SHARED_MS = 100  # how long one number serves: what began together on a full process shares it
 
@@ -22,3 +22,6 @@ class Moments:
         if not 0 <= now - self._last < SHARED_MS:
             self._last = now
         return self._last
+
+
+shared_ms = Moments().now_ms  # of this process

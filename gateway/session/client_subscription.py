@@ -200,8 +200,9 @@ class ClientSubscription(TimedSubscription):
         ends = self.begun and self.state is not State.ENDED
         super().end()
         if ends:
-            session = self.session
-            session.node.events.unsubscribed(session.identity, session.client, self, closed=not session.connected)
+            session, closed = self.session, not self.session.connected
+            waiting = session.outlet.waiting_bytes
+            session.node.events.unsubscribed(session.identity, session.client, self, closed=closed, waiting_bytes=waiting)
         self.channel.ignore_joins_and_leaves(self)
         if self.present:
             self.present = False

@@ -6,11 +6,11 @@ on in the next; several questions share the turns.
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from fnmatch import translate
-from itertools import islice
 from re import compile as compile_pattern
 from typing import Annotated, Any, TypeVar
 
@@ -90,14 +90,13 @@ class ClientViews:
         search = msgspec.json.decode(question.pattern, type=ClientSearch)
         found: list[Begun] = []
         total = after = 0
-        if not search.channel or self._hub.count(search.channel):
-            async for some in self._in_turns(self._admission.clients.items()):
-                matching = [(each.identity.user, each.client, each) for each, address in some if _matches(search, each, address)]
-                total += len(matching)
-                if search.after is not None:
-                    matching = [each for each in matching if each[:2] > search.after]
-                after += len(matching)
-                found = heapq.nsmallest(search.limit, found + matching)
+        async for some in self._in_turns(self._admission.clients.items()):
+            matching = [(each.identity.user, each.client, each) for each, address in some if _matches(search, each, address)]
+            total += len(matching)
+            if search.after is not None:
+                matching = [each for each in matching if each[:2] > search.after]
+            after += len(matching)
+            found = heapq.nsmallest(search.limit, found + matching)
         return ClientRows([self._row(client) for _, _, client in found], total, after > len(found))
 
     async def _client(self, question: Question) -> ClientDetail | None:
@@ -110,9 +109,10 @@ class ClientViews:
 
     async def _detail(self, client: Client) -> ClientDetail:
         followed = heapq.nsmallest(ROWS_MOST, client.followed(), key=lambda each: each.channel.name)
-        rows = [await self._subscription(each) for each in followed]
+        rows = await asyncio.gather(*map(self._subscription, followed))
         row = msgspec.structs.asdict(self._row(client))
-        return ClientDetail(**row, expires_at=client.identity.expires_at, subscriptions=rows)
+        there = [each for each in rows if each.state != State.ENDED.value]
+        return ClientDetail(**row, expires_at=client.identity.expires_at, subscriptions=there)
 
     def _row(self, client: Client) -> ClientRow:
         return ClientRow(
@@ -125,6 +125,7 @@ class ClientViews:
             channels=sum(1 for _ in client.followed()),
             waiting_bytes=client.waiting_bytes,
             paused=client.paused,
+            operator=client.identity.operator,
         )
 
     async def _subscription(self, subscription: Subscription) -> SubscriptionRow:
@@ -162,18 +163,23 @@ class ClientViews:
         return ChannelRows({name: -count for count, name in found}, total)
 
     async def _subscribers(self, question: Question) -> dict[str, int]:
-        names = msgspec.json.decode(question.pattern, type=list[str])
-        return {name: count for name in islice(names, ROWS_MOST) if (count := self._hub.count(name))}
+        names = set(msgspec.json.decode(question.pattern, type=list[str]))
+        found: dict[str, int] = {}
+        async for some in self._in_turns(self._hub.subscribers().items()):
+            found |= {name: count for name, count in some if name in names}
+        return found
 
     # One publication.
 
     async def _witness(self, question: Question) -> Witness:
         asked = msgspec.json.decode(question.pattern, type=Circumstances)
-        theirs = [client for client in self._admission.users.get(asked.user, ()) if client.client]
+        theirs = [client for client in self._admission.users.get(asked.user, ()) if client.since_ms]
         pairs = [(client, _followed(client, asked.channel)) for client in theirs]
         pairs.sort(key=lambda pair: (pair[1] is None, pair[0].client))
-        await self._events.written(EVENTS_SECONDS)
         listed = [await self._testimony(asked, client, subscription) for client, subscription in pairs[:ROWS_MOST]]
+        unwritten = await self._events.written(
+            EVENTS_SECONDS
+        )  # what has ended before is recorded, and what ends from here on is in the answer
         return Witness(
             node=self._process,
             name=self._name,
@@ -181,7 +187,7 @@ class ClientViews:
             connections=listed,
             total=len(theirs),
             events=self._config.events,
-            dropped=self._events.dropped + self._events.waiting,
+            dropped=self._events.dropped + unwritten,
             most=self._config.limits.connections_per_user,
         )
 
@@ -199,8 +205,8 @@ class ClientViews:
 
 
 def _matches(search: ClientSearch, client: Client, address: str) -> bool:
-    """Whether a connected client is one of those that are looked for. An address that is "" is shown as "-"."""
-    if not client.client:
+    """Whether it is connected, and one of those that are looked for. An address that is "" is shown as "-"."""
+    if not client.since_ms:
         return False
     if search.user and not client.identity.user.startswith(search.user):
         return False

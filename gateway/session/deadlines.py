@@ -28,6 +28,7 @@ from typing import Generic, TypeVar
 from ..errors import Disconnect
 from ..live.subscription import State, Subscription
 from ..rules.identity import Identity
+from ..runtime.moments import shared_ms
 from .client_counts import ClientCounts
 from .node import Node
 from .states import CLOSED, CONNECTED, OPENED, ConnectionState, transition
@@ -129,7 +130,7 @@ class TimedClient(ABC, Generic[Followed]):
         """It is connected from now on, and pinged."""
         self.move(CONNECTED)
         self.open_by = NEVER
-        self.since_ms = self.node.hub.moments.now_ms()
+        self.since_ms = shared_ms()
         # The first ping comes at a random time, so that clients that connected together are not all pinged together later.
         self.next_ping = self.node.hub.now() + self.node.config.ping_seconds * random.uniform(0.5, 1)
         self.watch_deadlines()

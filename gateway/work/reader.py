@@ -42,7 +42,6 @@ from ..store.history import PAGE_BYTES
 from ..store.layout import Layout
 from ..store.library import BUILT_IN_RULES, Library
 from ..store.link import Link
-from ..store.reader_report import report_reader
 from .deliveries import Delivery
 from .following import Following
 from .holds import Hold
@@ -129,14 +128,12 @@ class Reader:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(commands.close)
             await commands.start()
-            await report_reader(commands, self._layout, self._group, namespace, following.names)
             if namespace:
                 await self._check_index(library)
                 link.add_channel_listener(following.key, following)
             stack.push_async_callback(link.close)
             await link.start()
-            if namespace:
-                await following.load(commands)
+            await following.begin(commands, self._group)
             self._closing = stack.pop_all()
         self._open = True
         self._running = [asyncio.create_task(self._membership.run()), asyncio.create_task(self._pump())]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import valkey
 
 from gateway.work import Reader
 
@@ -67,8 +68,12 @@ class Asker:
 
 
 @pytest.fixture(scope="module")
-def recorded(start_gateway_once: Start) -> Asker:
-    return Asker(start_gateway_once(f"events = true\n{SETTINGS}{RULES}{MORE}"))
+def recorded(start_gateway_once: Start, valkey_url: str) -> Asker:
+    """Its lifecycle events began before all that the tests publish."""
+    gateway = start_gateway_once(f"events = true\n{SETTINGS}{RULES}{MORE}")
+    with valkey.from_url(valkey_url) as store:
+        store.xadd(f"{gateway.prefix}:events", {"event": "connected", "user": "another", "client": "c", "process": "p", "ms": 1})
+    return Asker(gateway)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +133,9 @@ async def test_a_publication_of_an_epoch_that_is_over_is_known_from_events_alone
         answer = await asker.until(expected, "e1", channel, 1, epoch)
         answer = await asker.why("e1", channel, 1, "anotherepoch")
         assert answer["verdict"] == "unknown"
-        assert f"of the epoch anotherepoch, and the history began anew since: it is at {epoch}:1 now" in texts(answer, "publication")[0]
+        assert (
+            f"would be of the epoch anotherepoch, and the history is in another life now, at {epoch}:1" in texts(answer, "publication")[0]
+        )
 
 
 async def test_an_ephemeral_publication_and_a_channel_without_history_cannot_be_known(recorded: Asker, channel: str) -> None:
@@ -158,8 +165,6 @@ async def test_who_subscribed_later_without_recovery_did_not_get_it_unless_anoth
     recorded: Asker, unrecorded: Asker, channel: str
 ) -> None:
     for asker, expected in ((recorded, "not delivered"), (unrecorded, "unknown")):
-        async with client(asker.gateway, "x1"):
-            pass  # so that events of an earlier time are there
         await asker.publish(channel, 2)
         async with client(asker.gateway, "l2", subscribe=channel):
             answer = await asker.until(expected, "l2", channel, 2)
@@ -272,8 +277,6 @@ async def test_as_many_connections_as_one_may_have_are_named(unrecorded: Asker, 
 )
 async def test_a_user_whom_the_rules_never_let_in_did_not_get_it(recorded: Asker, unrecorded: Asker, name: str, by: str) -> None:
     for asker, expected in ((recorded, "not delivered"), (unrecorded, "unknown")):
-        async with client(asker.gateway, "x1"):
-            pass
         await asker.publish(name)
         answer = await asker.until(expected, "u2", name, 1)
         found = the(answer, "permission")
@@ -314,6 +317,47 @@ async def test_who_was_away_did_not_get_it(recorded: Asker, channel: str) -> Non
         assert "was away: it was subscribed until it was unsubscribed, at offset 1, before the publication" in texts(answer, "past")[0]
 
 
+async def test_what_a_socket_had_not_taken_when_it_ended_is_a_doubt(recorded: Asker) -> None:
+    channel = new_channel("endless")
+    async with await connected_socket(recorded.gateway, channel, user="b1", small=True):
+        await asyncio.to_thread(publish_many, recorded.gateway, channel, ["x" * 60000] * 100)
+        text = the(await recorded.why("b1", channel, 100), "subscription")["text"]
+        reached = int(text.partition("behind at offset ")[2].partition(",")[0])
+        await recorded.gateway.ask("disconnect", user="b1")
+    answer = await recorded.why("b1", channel, reached)
+    assert answer["verdict"] == "unknown"
+    assert "bytes were not taken by its socket then: whether this one is among them is not known" in texts(answer, "past")[0]
+    assert await recorded.verdict("b1", channel, reached + 1) == "not delivered"
+
+
+@pytest.mark.parametrize(
+    "fields, verdict, text",
+    [
+        ({"after": 0, "offset": 1}, "delivered", "was written every publication from 1 to 1, until it was unsubscribed"),
+        ({"after": 0, "offset": 1, "filtered": 1}, "unknown", "it had a tags filter, which is not recorded"),
+        (
+            {"after": 0, "offset": 1, "closed": 1},
+            "unknown",
+            "its connection ended with 3012 no pong: what it did not read of that is not known",
+        ),
+        ({"after": 1, "offset": 1}, "not delivered", "was subscribed later, from offset 1 on, until it was unsubscribed"),
+        ({"epoch": "another", "after": 0, "offset": 1}, "not delivered", "no connection whose end they record was given it"),
+        ({"epoch": ""}, "unknown", "in a process of an older version"),
+    ],
+)
+async def test_what_an_event_proves_and_what_it_leaves_open(
+    recorded: Asker, store: valkey.Valkey, channel: str, user: str, fields: dict[str, Any], verdict: str, text: str
+) -> None:
+    await recorded.publish(channel)
+    common = {"user": user, "client": user, "process": "p", "ms": 1}
+    epoch = {"epoch": recorded.gateway.epoch(channel)} if "offset" in fields else {}
+    key = f"{recorded.gateway.prefix}:events"
+    store.xadd(key, {**common, "event": "disconnected", "code": 3012, "reason": "no pong"})
+    store.xadd(key, {**common, "event": "unsubscribed", "channel": channel, **epoch, **fields})
+    answer = await recorded.why(user, channel, 1)
+    assert answer["verdict"] == verdict and any(text in found for found in texts(answer, "past")), answer
+
+
 async def test_a_process_that_was_killed_leaves_a_doubt(start_gateway: Start, channel: str) -> None:
     toml = f"events = true\n{SETTINGS}{RULES}"
     asker, killed = Asker(start_gateway(toml)), start_gateway(toml)
@@ -324,7 +368,7 @@ async def test_a_process_that_was_killed_leaves_a_doubt(start_gateway: Start, ch
         await asyncio.to_thread(killed.stop, signal.SIGKILL)
     answer = await asker.why("k1", channel, 1)
     assert answer["verdict"] == "unknown" and "1 of 2 processes did not answer" in the(answer, "process")["text"]
-    assert any("its process ended without a record" in text for text in texts(answer, "past"))
+    assert any("its end is not recorded: its process was killed" in text for text in texts(answer, "past"))
 
 
 # The inbox and durable readers.

@@ -12,7 +12,6 @@ from gateway.config import Config
 from gateway.errors import Disconnect
 from gateway.live.catchup import State
 from gateway.rules.identity import ANONYMOUS, Identity
-from gateway.runtime.moments import Moments
 from gateway.runtime.wheel import Wheel
 from gateway.session.deadlines import GRACE_SECONDS, NEVER, TimedClient
 from gateway.session.states import CLOSED, CONNECTING, OPENED, ConnectionState, IllegalTransition
@@ -29,7 +28,7 @@ class Client(TimedClient[Any]):
     paused = False
 
     def __init__(self, state: ConnectionState = CONNECTING, identity: Identity = ANONYMOUS, **config: Any) -> None:
-        hub = SimpleNamespace(now=lambda: 0.0, drained=lambda subscription: self.caught_up.append(subscription), moments=Moments())
+        hub = SimpleNamespace(now=lambda: 0.0, drained=lambda subscription: self.caught_up.append(subscription))
         node: Any = SimpleNamespace(config=Config(**config), wheel=Wheel(), hub=hub)
         super().__init__(node, identity, state, open_by=10.0)
         self.pinged = self.ended = 0

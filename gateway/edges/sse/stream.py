@@ -344,7 +344,7 @@ class EventStream(TimedClient[StreamSubscription]):
         for subscription in self.subscriptions:
             self.node.hub.leave(subscription)
             if known:
-                self.node.events.unsubscribed(self.identity, self.client, subscription, closed=True)
+                self.node.events.unsubscribed(self.identity, self.client, subscription, closed=True, waiting_bytes=self.waiting_bytes)
         if known:
             self._record("disconnected", code=disconnect.code, reason=disconnect.reason)
         self.output.finish(abort)
