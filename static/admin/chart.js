@@ -97,7 +97,7 @@ export class Chart {
 
   #describe() {
     if (Date.now() < this.#describedAt + DESCRIBED_MS) return;
-    this.#describedAt = Date.now();
+    if (this.#samples.length) this.#describedAt = Date.now();
     const parts = this.#lines.map(({ name, of }) => {
       const values = this.#samples.map(of).filter((value) => value != null);
       if (!values.length) return `${name}: no value yet`;

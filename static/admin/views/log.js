@@ -17,7 +17,8 @@ export class Log extends View {
   #fields = new Fields(this, "log", [["text", "Contains"]], () => this.#filter());
   #select = h("select", { id: "log-level", on: { change: () => this.#choose() } });
   #pause = h("button", { type: "button", "aria-pressed": "false", on: { click: () => this.#toggle() } }, "Pause");
-  #list = h("ol", { class: "lines", role: "log", "aria-live": "off", "aria-label": "Lines", tabindex: "0" });
+  #list = h("ol");
+  #box = h("div", { class: "lines", role: "log", "aria-live": "off", "aria-label": "Lines", tabindex: "0" }, this.#list);
   #summary = h("p", { class: "soft" });
 
   constructor(console) {
@@ -26,7 +27,7 @@ export class Log extends View {
     this.#select.append(h("option", { value: "" }, "every level"), ...LEVELS.slice(1).map((level) => h("option", { value: level }, `${level} and above`)));
     this.#fields.element.append(h("div", { class: "field" }, h("label", { for: "log-level" }, "Level"), this.#select));
     this.head.firstChild.append(this.#summary);
-    this.add(this.#fields.element, this.#list);
+    this.add(this.#fields.element, this.#box);
     this.live.onLines = onceAFrame(() => this.#paused || this.#draw());
     this.atEnd(() => (this.live.onLines = () => {}));
   }
@@ -71,15 +72,15 @@ export class Log extends View {
   }
 
   #draw() {
-    const list = this.#list;
-    const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < NEAR_END;
+    const [box, list] = [this.#box, this.#list];
+    const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < NEAR_END;
     const shown = this.#shown;
     const rows = new Map(shown.map((line) => [line, this.#rows.get(line) ?? lineOf(line)]));
     for (const [line, element] of this.#rows) if (!rows.has(line)) element.remove();
     this.#rows = rows;
     [...rows.values()].forEach((element, place) => list.children[place] !== element && list.insertBefore(element, list.children[place] ?? null));
     setText(this.#summary, shown.length ? `The last ${count(shown.length, "line")}, of all processes.` : "No line is like that.");
-    if (atEnd) list.scrollTop = list.scrollHeight;
+    if (atEnd) box.scrollTop = box.scrollHeight;
   }
 }
 

@@ -80,8 +80,8 @@ export class Overview extends View {
 }
 
 function summaryOf(now, nodes) {
-  const parts = [count(now.users, "user"), count(now.channels, "channel"), count(now.subs, "subscription"), `${bytes(now.bytes)}/s`];
-  return `${count(nodes, "process", "processes")}: ${parts.join(", ")}`;
+  const parts = [count(now.users, "user"), count(now.channels, "channel"), count(now.subs, "subscription"), now.bytes != null && `${bytes(now.bytes)}/s`];
+  return `${count(nodes, "process", "processes")}: ${parts.filter(Boolean).join(", ")}`;
 }
 
 function stateOf({ last }) {
