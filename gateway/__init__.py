@@ -24,6 +24,7 @@ The packages, in the order in which they may import: a module imports from packa
 | edges                     | WebSocket, server-sent events, HTTP                                        |
 | documentation             | the pages of static/docs as a site, with a search                          |
 | metrics                   | the figures of all rooms and workers, for Prometheus                       |
+| console                   | what operators see and do with a browser                                   |
 | app                       | wiring: from a configuration to an ASGI application                        |
 | serve                     | uvicorn, worker processes, drain                                           |
 | demo                      | the demo site and its simulated people                                     |

@@ -23,7 +23,19 @@ from .environment import PREFIX, Environment, log_injected, setting_variables
 from .errors import ConfigurationError, UnknownChannel
 from .origins import Origins, origin_fault
 
-__all__ = ["Alerts", "ChannelRules", "Config", "Limits", "Telemetry", "Thresholds", "Tokens", "examine", "load", "parse_duration"]
+__all__ = [
+    "CONSOLE",
+    "Alerts",
+    "ChannelRules",
+    "Config",
+    "Limits",
+    "Telemetry",
+    "Thresholds",
+    "Tokens",
+    "examine",
+    "load",
+    "parse_duration",
+]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -111,6 +123,9 @@ class Thresholds(_Section):
 
 
 ALERTS = "alerts"  # the channel to which gateways publish alerts
+CONSOLE_NAMESPACE = "console"
+CONSOLE = f"{CONSOLE_NAMESPACE}:live"  # the channel to which gateways publish figures for the console
+ADMIN_KEY_LEAST = 16  # characters
 
 
 class Alerts(Thresholds):
@@ -185,11 +200,22 @@ BUILT_IN: dict[str, dict[str, Any]] = {
 }
 
 
+# Of the console's channel: it holds the figures of the last minutes, so that charts begin with what was followed already.
+CONSOLE_RULES = ChannelRules(
+    history_size=300, history_ttl=300, presence=False, subscribe="nobody", publish="nobody", history="subscriber", presence_for="nobody"
+)
+
+
 class Config(BaseSettings):
     """Every setting of the gateway; the documentation's page of settings describes them. It is immutable: ``model_copy`` makes another."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, nested_model_default_partial_update=True
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+        hide_input_in_errors=True,  # it may be a key
     )
 
     host: str = Field("127.0.0.1", pattern=r"^[A-Za-z0-9_.:%\-]{0,255}$")  # a name or an address; "" is all addresses
@@ -206,6 +232,8 @@ class Config(BaseSettings):
     prefix: str = Field("gw", pattern=r"^[A-Za-z0-9_.\-]{1,32}$")
     allowed_origins: list[str] = []
     api_keys: list[str] = []
+    admin_keys: list[str] = Field([], repr=False)
+    admin_read_keys: list[str] = Field([], repr=False)
     metrics_key: str = ""
     metrics_port: int = Field(0, ge=0, le=65535)
     drain_seconds: float = Field(10, ge=0)
@@ -259,6 +287,13 @@ class Config(BaseSettings):
                 raise ValueError(fault)
         return values
 
+    @field_validator("admin_keys", "admin_read_keys")
+    @classmethod
+    def _admin_keys(cls, values: list[str]) -> list[str]:
+        if any(len(value) < ADMIN_KEY_LEAST for value in values):
+            raise ValueError(f"a key is shorter than {ADMIN_KEY_LEAST} characters; make one with: openssl rand -hex 16")
+        return values
+
     @cached_property
     def origins(self) -> Origins:
         """``allowed_origins``, as what answers whether a page is admitted."""
@@ -275,6 +310,10 @@ class Config(BaseSettings):
             raise ValueError("tls_cert and tls_key go together: one is set, the other is not")
         if fault := bridges_fault(self.bridges, self.prefix, self.namespaces):
             raise ValueError(fault)
+        if set(self.admin_keys) & set(self.admin_read_keys):
+            raise ValueError("a key is in admin_keys and in admin_read_keys: it has one role only")
+        if self.has_console and CONSOLE_NAMESPACE in self.namespaces:
+            raise ValueError(f"namespaces.{CONSOLE_NAMESPACE}: this namespace is the console's own while admin_keys is set; rename yours")
         return self
 
     @classmethod
@@ -302,6 +341,11 @@ class Config(BaseSettings):
             return False
 
     @property
+    def has_console(self) -> bool:
+        """Whether there is a console at ``/admin/``: somebody has a key for it."""
+        return bool(self.admin_keys or self.admin_read_keys)
+
+    @property
     def admits_anonymous(self) -> bool:
         """Whether anybody may connect without a token: there is something for them, or everything is open."""
         return (
@@ -316,6 +360,10 @@ class Config(BaseSettings):
         closed = {"subscribe": self.alerts.subscribe, "publish": "nobody", "history": "subscriber", "presence_for": "subscriber"}
         return self.channels.model_copy(update=closed)
 
+    def is_reserved(self, channel: str) -> bool:
+        """Whether the channel is the console's own: no other client follows it, and gateways alone publish to it."""
+        return self.has_console and channel.startswith(f"{CONSOLE_NAMESPACE}:")
+
     def rules(self, channel: str) -> ChannelRules:
         """The rules of a channel. Raises UnknownChannel if its namespace is not configured."""
         namespace, colon, _ = channel.partition(":")
@@ -324,6 +372,8 @@ class Config(BaseSettings):
         try:
             return self.namespaces[namespace]
         except KeyError:
+            if self.is_reserved(channel):
+                return CONSOLE_RULES
             raise UnknownChannel(f"no namespace {namespace!r} is configured") from None
 
 

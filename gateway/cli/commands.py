@@ -165,7 +165,8 @@ def rights(roles: tuple[str, ...], config: str | None) -> None:
     """Print the commands that make users of Valkey with the least rights, for valkey-cli; without ROLES, one user for each."""
     settings = load(config)
     for role in roles or ROLES:
-        print(acl_line(role, rights_of(role, settings.prefix, settings.bridges if role == "gateway" else ())))
+        bridges, console = (settings.bridges, settings.has_console) if role == "gateway" else ((), False)
+        print(acl_line(role, rights_of(role, settings.prefix, bridges, console=console)))
 
 
 @app.command()

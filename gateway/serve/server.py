@@ -34,8 +34,8 @@ from ..edges.first_read import FirstRead
 from ..edges.websocket import WebSocketConnection
 from ..errors import ConfigurationError, GatewayError
 from ..metrics.siblings import ALONE, WorkerPlace
+from ..session.drain import drain
 from ..store.embedded import EmbeddedServer
-from .drain import drain
 from .systemd import notify_ready, passed_listener
 from .tls import TlsHandshake
 from .workers import run_workers
@@ -341,6 +341,7 @@ class Server(uvicorn.Server):
         for server in self.servers:
             server.close()
         admission = self._gateway.node.admission
+        admission.ending = True
         await drain(admission, self._drain_seconds(len(admission.clients)), lambda: self.force_exit)
         if self._watcher is not None:
             self._watcher.cancel()
