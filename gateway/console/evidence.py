@@ -9,9 +9,10 @@ import msgspec
 
 from ..publication import Publication
 
-__all__ = ["Evidence", "Finding", "Question", "Verdict"]
+__all__ = ["Evidence", "Finding", "Question", "Verdict", "was_confirmed"]
 
 SHOWN_MOST = 20
+PUBLICATION_BYTES = 32  # of one at least, on the wire of any transport
 
 Verdict = Literal["delivered", "not delivered", "unknown"]
 
@@ -36,6 +37,12 @@ class Finding(msgspec.Struct, omit_defaults=True):
     at_ms: int = 0
     setting: str = ""
     client: str = ""
+
+
+def was_confirmed(offset: int, reached: int, unconfirmed_bytes: int, *, filtered: bool) -> bool:
+    """Whether a publication, of those up to ``reached`` that were written to a client, is not among the last bytes, which its machine has not
+    confirmed. With a filter it is not known how many publications these bytes are."""
+    return not unconfirmed_bytes or (not filtered and (reached - offset) * PUBLICATION_BYTES >= unconfirmed_bytes)
 
 
 class Evidence:

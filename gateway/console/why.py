@@ -91,10 +91,14 @@ def _add_publication(node: Node, rules: ChannelRules, question: Question, top: P
     if not top.epoch:
         setting = setting_of(node.config, question.channel, "meta_ttl")
         text = "the channel has no counter in Valkey: nothing was published to it, or not for so long that the counter was forgotten"
-        evidence.doubt("publication", text, setting=f"{setting} = {_duration(rules.meta_ttl)}")
+        held = f"{setting} = {_duration(rules.meta_ttl)}"
+        if question.epoch:
+            evidence.add("publication", None, text, setting=held)
+        else:
+            evidence.doubt("publication", text, setting=held)
     elif question.epoch != top.epoch:
         text = f"{name} would be of the epoch {question.epoch}, and the history is in another life now, at {top}: it holds nothing of that epoch"
-        evidence.doubt("publication", text)
+        evidence.add("publication", None, text)
     elif question.offset > top.offset:
         evidence.never("publication", f"there is no publication {name}: the newest has the offset {top.offset}")
     elif publication is None:

@@ -28,7 +28,7 @@ async def add_inbox(node: Node, question: Question, evidence: Evidence) -> None:
     call = node.history.commands.call
     *_, unread_key, inbox_key = node.history.layout.inbox_keys(question.channel)
     newest = await call(b"ZSCORE", inbox_key, id, repeatable=True)
-    if newest is None:
+    if newest is None or (newest.isdigit() and int(newest) < question.offset):
         evidence.add("inbox", None, f"the inbox does not list the notification {id!r}: it was published, not notified")
         return
     unread = await call(b"ZSCORE", unread_key, id, repeatable=True) is not None

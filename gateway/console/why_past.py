@@ -9,6 +9,7 @@ turn of the loop, until the delivery is proven.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 
 import msgspec
@@ -16,7 +17,7 @@ import msgspec
 from ..control.questions import Witness
 from ..errors import StoreError, Unavailable
 from ..session.node import Node
-from .evidence import Evidence, Question
+from .evidence import Evidence, Question, was_confirmed
 
 __all__ = ["add_past"]
 
@@ -31,7 +32,7 @@ Fields = dict[bytes, bytes]
 
 class Ended(msgspec.Struct):
     """A subscription of the user to the channel that is over. ``closed``: it ended with its connection, whose ``code`` and ``reason``
-    are "" where they are not recorded; ``waiting`` bytes were not taken by its socket then. ``is_known``: it is recorded what was written to it."""
+    are "" where they are not recorded; ``waiting`` bytes were not confirmed by its machine then. ``is_known``: it is recorded what was written to it."""
 
     client: str
     ms: int
@@ -49,9 +50,9 @@ class Ended(msgspec.Struct):
 class _Reading:
     """What one reading of the stream, from its end, has found."""
 
-    def __init__(self, question: Question, here: set[str]) -> None:
+    def __init__(self, question: Question, here: dict[str, int]) -> None:
         self._question = question
-        self._here = here  # clients that are connected now
+        self._here = here  # clients that are connected now → bytes that their machines have not confirmed
         self._ends: dict[str, tuple[bytes, str]] = {}  # client → code and reason of its connection's end
         self._later: dict[str, bytes] = {}  # client → the event in this channel that follows, in time, what is read next
         self.ended: list[Ended] = []
@@ -70,7 +71,7 @@ class _Reading:
             self._on_disconnected(client, fields)
         elif fields.get(b"channel") == self._question.channel.encode():
             if event == b"unsubscribed":
-                self.ended.append(_ended(client, fields))
+                self.ended.append(self._ended(client, fields))
                 self._name_end(self.ended[-1])
             elif event == b"subscribed":
                 self._on_subscribed(client, fields)
@@ -96,6 +97,12 @@ class _Reading:
         if fields.get(b"recovered") == b"0" and offset >= self._question.offset:
             self.gaps.append((client, offset, _number(fields.get(b"ms", b"0"))))
 
+    def _ended(self, client: str, fields: Fields) -> Ended:
+        ended = _ended(client, fields)
+        if not ended.closed and self._here.get(client) == 0:
+            ended.waiting = 0  # its machine has confirmed them since
+        return ended
+
 
 def _ended(client: str, fields: Fields) -> Ended:
     is_known = all(name in fields for name in (b"epoch", b"after", b"offset"))
@@ -119,7 +126,7 @@ async def add_past(node: Node, question: Question, witnesses: Sequence[Witness],
             return
     if lost := sum(witness.dropped for witness in witnesses):
         evidence.doubt("past", f"{lost} lifecycle events are not in Valkey, which did not take them")
-    here = {each.client for witness in witnesses for each in witness.connections}
+    here = {each.client: each.unconfirmed_bytes for witness in witnesses for each in witness.connections}
     reading = _Reading(question, here)
     try:
         await _read(node, question, reading)
@@ -162,7 +169,12 @@ def _was_written(question: Question, each: Ended) -> bool:
 def _proves(question: Question, each: Ended) -> bool:
     """Whether nothing that is read from here on changes that it was written to its client."""
     is_named = bool(each.code) is each.closed
-    return _was_written(question, each) and is_named and not (each.filtered or each.waiting or each.code in UNREAD_CODES)
+    return _was_written(question, each) and is_named and _was_taken(question, each) and not each.filtered
+
+
+def _was_taken(question: Question, each: Ended) -> bool:
+    """Whether what was written to its client left this machine, and nothing shows that the client did not read it."""
+    return each.code not in UNREAD_CODES and was_confirmed(question.offset, each.offset, each.waiting, filtered=each.filtered)
 
 
 def _add_ended(question: Question, reading: _Reading, evidence: Evidence) -> None:
@@ -173,24 +185,28 @@ def _add_ended(question: Question, reading: _Reading, evidence: Evidence) -> Non
             )
             evidence.doubt("past", text, at_ms=each.ms, client=each.client)
         elif _was_written(question, each):
-            _add_written(each, evidence)
+            _add_written(question, each, evidence)
         elif each.epoch == question.epoch:
             _add_other(question, each, evidence)
     for client, offset, ms in reading.gaps:
         text = f"client {client} came back, and history did not hold what it had missed any more: the gap was announced to it, and it went on at offset {offset}"
         evidence.add("gap", False, text, at_ms=ms, client=client)
     for client, ms in reading.cut_off:
-        text = f"client {client} was subscribed since then, no process has it now, and its end is not recorded: its process was killed, or did not answer"
+        text = (
+            f"client {client} subscribed then, no process that answered has it now, and its end is not recorded: its process was killed, or did "
+            "not answer. What the client was given is not known"
+        )
         evidence.doubt("past", text, at_ms=ms, client=client)
 
 
-def _add_written(each: Ended, evidence: Evidence) -> None:
-    covered = f"client {each.client} was written every publication from {each.after + 1} to {each.offset}, until {_how(each)}"
+def _add_written(question: Question, each: Ended, evidence: Evidence) -> None:
+    which = " that its tags filter admitted" if each.filtered else ""
+    covered = f"client {each.client} was written every publication from {each.after + 1} to {each.offset}{which}, until {_how(each)}"
     if each.filtered:
         text = f"{covered}; it had a tags filter, which is not recorded: whether this one was left out is not known"
         evidence.doubt("past", text, at_ms=each.ms, client=each.client)
-    elif each.waiting:
-        text = f"{covered}, and {each.waiting} bytes were not taken by its socket then: whether this one is among them is not known"
+    elif not was_confirmed(question.offset, each.offset, each.waiting, filtered=False):
+        text = f"{covered}, and {each.waiting} bytes of that were not confirmed by its machine then: whether this one is among them is not known"
         evidence.doubt("past", text, at_ms=each.ms, client=each.client)
     elif each.code in UNREAD_CODES:
         text = f"{covered}: what it did not read of that is not known"
@@ -200,7 +216,10 @@ def _add_written(each: Ended, evidence: Evidence) -> None:
 
 
 def _add_other(question: Question, each: Ended, evidence: Evidence) -> None:
-    if each.offset < question.offset:
+    made = question.publication.ms if question.publication is not None else 0
+    if each.offset < question.offset and each.ms >= made:
+        text = f"client {each.client} was not given it: it was at offset {each.offset} when {_how(each)}"
+    elif each.offset < question.offset:
         text = f"client {each.client} was away: it was subscribed until {_how(each)}, at offset {each.offset}, before the publication"
     else:
         text = f"client {each.client} was subscribed later, from offset {each.after} on, until {_how(each)}"
@@ -216,11 +235,11 @@ def _how(each: Ended) -> str:
 async def _add_reach(node: Node, question: Question, reading: _Reading, evidence: Evidence) -> None:
     """Whether the events show all that may have been a delivery."""
     apart = CLOCKS_APART_MS if node.history.commands.sharded else 0
-    made = question.publication.ms if question.publication is not None else 0
+    made = question.publication.ms if question.publication is not None else _began_ms(question.epoch)
     if not reading.count:
         evidence.doubt("past", "no lifecycle event is recorded yet, so those of the time of the publication are not known", setting=SETTING)
     elif not made:
-        text = "when the publication was made is not known, so it is not known either whether the lifecycle events, which begin then, go back so far"
+        text = "when the publication was made is not known, so whether the lifecycle events, which begin then, go back so far is not known either"
         evidence.doubt("past", text, at_ms=reading.oldest_ms)
     elif reading.oldest_ms + apart > made:
         setting = f"events_size = {node.config.events_size}"
@@ -231,6 +250,15 @@ async def _add_reach(node: Node, question: Question, reading: _Reading, evidence
         text = f"lifecycle events go back to before the publication: no {other}connection whose end they record was given it"
         older = ". A connection that is older than they are, in a process that was killed, would not be among them"
         evidence.add("past", False, text + (older if await _is_trimmed(node) else ""), at_ms=reading.oldest_ms)
+
+
+def _began_ms(epoch: str) -> int:
+    """When an epoch began, in unix ms: it is that microsecond in base 36. 0 if it is no such text."""
+    try:
+        ms = int(epoch, 36) // 1000
+    except ValueError:
+        return 0
+    return ms if ms <= time.time() * 1000 else 0
 
 
 async def _is_trimmed(node: Node) -> bool:

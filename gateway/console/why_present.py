@@ -6,7 +6,7 @@ import msgspec
 
 from ..control.questions import Circumstances, SubscriptionRow, Testimony, Witness
 from .caller import Caller, answers_of
-from .evidence import Evidence, Question
+from .evidence import Evidence, Question, was_confirmed
 
 __all__ = ["add_present"]
 
@@ -51,16 +51,22 @@ def _add_subscription(question: Question, each: Testimony, at: SubscriptionRow, 
             "subscription", None, f"{who}{side} is subscribed to the channel now: {at.state}", at_ms=at.since_ms, client=each.client
         )
     elif at.epoch != question.epoch:
-        text = f"{who}{side} is subscribed to the epoch {at.epoch or 'that Valkey has not answered yet'}, in which this publication is not"
+        place = (
+            f"is at {at.epoch}:{at.offset}, in another life of the history than this publication" if at.epoch else "is about to subscribe"
+        )
+        text = f"{who}{side} {place}"
         evidence.add("subscription", False, text, at_ms=at.since_ms, client=each.client)
     elif question.offset <= at.after:
         evidence.add("subscription", False, f"{who}{side} {_later(at)}", at_ms=at.since_ms, client=each.client)
+    elif each.admitted is False:
+        text = f"{who}{side} is subscribed with a tags filter, which does not admit the tags of this publication: it is left out"
+        evidence.add("filter", False, text, at_ms=at.since_ms, client=each.client)
     elif question.offset > at.offset:
         text = f"{who}{side} has not been given it yet: it is {at.state} at offset {at.offset}, {at.lag} publications before the newest"
-        full = f"; its socket is full, {each.waiting_bytes} bytes wait for it" if each.paused else ""
+        full = f"; its socket is full, and the client must read the {each.unconfirmed_bytes} bytes that wait for it" if each.paused else ""
         evidence.add("subscription", False, text + full, at_ms=at.since_ms, client=each.client)
     else:
-        _add_written(each, at, f"{who}{side}", evidence)
+        _add_written(question, each, at, f"{who}{side}", evidence)
 
 
 def _later(at: SubscriptionRow) -> str:
@@ -71,21 +77,21 @@ def _later(at: SubscriptionRow) -> str:
             "then it was given by another connection, or not at all"
         )
     if at.gap:
-        return f"missed it, and history did not hold it any more: the gap was announced to it, and it went on at offset {at.after}"
+        return (
+            f"went on at offset {at.after} after a gap: history did not hold any more what it had missed, and the gap was announced to it"
+        )
     return f"subscribed later, at offset {at.after}, and did not recover what was before it"
 
 
-def _add_written(each: Testimony, at: SubscriptionRow, who: str, evidence: Evidence) -> None:
-    covered = f"every publication from {at.after + 1} to {at.offset}"
-    if each.admitted is False:
-        text = f"{who} is subscribed with a tags filter, which does not admit the tags of this publication: it was left out"
-        evidence.add("filter", False, text, at_ms=at.since_ms, client=each.client)
-    elif each.admitted is None:
+def _add_written(question: Question, each: Testimony, at: SubscriptionRow, who: str, evidence: Evidence) -> None:
+    covered = f"every publication from {at.after + 1} to {at.offset}{' that its tags filter admits' if at.filtered else ''}"
+    if each.admitted is None:
         text = f"{who} is subscribed with a tags filter, and the tags of this publication are not known any more: whether it was left out is not known"
         evidence.doubt("filter", text, at_ms=at.since_ms, client=each.client)
-    elif each.waiting_bytes:
+    elif not was_confirmed(question.offset, at.offset, each.unconfirmed_bytes, filtered=at.filtered):
         text = (
-            f"{who} was written {covered}, and {each.waiting_bytes} bytes wait for its socket: whether this one is among them is not known"
+            f"{who} was written {covered}, and its machine has not confirmed the last {each.unconfirmed_bytes} bytes: whether this one is among "
+            "them is not known. Ask again in a moment"
         )
         evidence.doubt("subscription", text, at_ms=at.since_ms, client=each.client)
     else:

@@ -4,7 +4,8 @@
 ``client``, ``process``, ``ms``, and where there are any ``channel``, ``code``, ``reason``. Where the channel has positions, ``epoch`` and ``offset``
 are where the subscription began, or ended. One that asked for a position has ``recovered``, 1 or, after a gap, 0. One that ended was written each
 publication after ``after``, where ``filtered`` is 1 those that its filter admitted; ``closed`` is 1 where it ended with its
-connection, and ``waiting`` how many bytes its socket had not taken then. It is off by default (``events = true``
+connection, and ``waiting`` how many bytes its machine had not confirmed then. An event stream that goes on after a gap has both: the end before
+the gap, and the beginning after it. It is off by default (``events = true``
 turns it on) and bounded by ``events_size``: the oldest entries are removed. Entries are gathered for a moment; while Valkey is away
 up to WAITING_MOST wait, and further ones are dropped and counted. Events are what happened; presence is what is.
 """
@@ -16,10 +17,12 @@ import contextlib
 import logging
 import time
 from collections import deque
+from typing import Protocol
 
 from ..config import Config
 from ..live.subscription import Subscription
 from ..live.wire_formats import FilteredWire
+from ..publication import Position
 from ..rules.identity import Identity
 from ..runtime.tasks import write_changes
 from ..store.history import History
@@ -31,6 +34,20 @@ log = logging.getLogger("gateway.events")
 WAITING_MOST = 50_000  # events
 LOOK_SECONDS = 0.05  # until it is noticed that all are written
 AT_ONCE = 1000  # events that are written together
+
+
+class Client(Protocol):
+    """Whose events these are."""
+
+    identity: Identity
+
+    @property
+    def client(self) -> str:
+        """Its id."""
+
+    @property
+    def unconfirmed_bytes(self) -> int:
+        """Bytes written for it that its machine has not confirmed."""
 
 
 class LifecycleEvents:
@@ -67,21 +84,20 @@ class LifecycleEvents:
     def subscribed(self, identity: Identity, client: str, subscription: Subscription) -> None:
         """A subscription began: ``record`` of where."""
         if self._on:
-            place = _place(subscription, subscription.unbroken)
+            place = _place(subscription, Position(subscription.position.epoch, subscription.unbroken))
             if place and subscription.recovered is not None:
                 place["recovered"] = int(subscription.recovered)
             self.record("subscribed", identity, client, channel=subscription.channel.name, **place)
 
-    def unsubscribed(self, identity: Identity, client: str, subscription: Subscription, *, closed: bool, waiting_bytes: int) -> None:
-        """A subscription ended, with its connection if that is ``closed``: ``record`` of what was written to its client. ``waiting_bytes`` of that
-        its socket had not taken."""
+    def unsubscribed(self, client: Client, subscription: Subscription, at: Position, *, closed: bool) -> None:
+        """A subscription ended at that position, with its connection if that is ``closed``: ``record`` of what was written to its client."""
         if self._on:
-            place = _place(subscription, subscription.position.offset)
+            place = _place(subscription, at)
             if place:
+                waiting = client.unconfirmed_bytes
                 place |= {"after": subscription.unbroken} | ({"filtered": 1} if isinstance(subscription.wire, FilteredWire) else {})
-                place |= {"closed": 1} if closed else {}
-                place |= {"waiting": waiting_bytes} if closed and waiting_bytes else {}
-            self.record("unsubscribed", identity, client, channel=subscription.channel.name, **place)
+                place |= ({"closed": 1} if closed else {}) | ({"waiting": waiting} if waiting else {})
+            self.record("unsubscribed", client.identity, client.client, channel=subscription.channel.name, **place)
 
     async def written(self, seconds: float) -> int:
         """Returns when those that were recorded until now are written, at the latest after so many seconds: how many are not."""
@@ -107,6 +123,6 @@ class LifecycleEvents:
                 self._written += 1
 
 
-def _place(subscription: Subscription, offset: int) -> dict[str, object]:
+def _place(subscription: Subscription, at: Position) -> dict[str, object]:
     """Epoch and offset; nothing where the channel has no history, and so no positions."""
-    return {"epoch": subscription.position.epoch, "offset": offset} if subscription.channel.has_history else {}
+    return {"epoch": at.epoch, "offset": at.offset} if subscription.channel.has_history else {}

@@ -141,13 +141,14 @@ class Circumstances(msgspec.Struct, omit_defaults=True):
 
 
 class Testimony(msgspec.Struct, kw_only=True):
-    """One connection of the user. ``subscription`` is None if it is not subscribed to the channel. ``admitted``: the subscription's filter
+    """One connection of the user. ``unconfirmed_bytes`` are written for it and not confirmed by its machine. ``subscription`` is None if it is not
+    subscribed to the channel. ``admitted``: the subscription's filter
     admits the publication; None if that is not known."""
 
     client: str
     transport: str
     since_ms: int
-    waiting_bytes: int
+    unconfirmed_bytes: int
     paused: bool
     subscription: SubscriptionRow | None
     admitted: bool | None

@@ -106,6 +106,10 @@ class EmulationStream(SessionOutlet):
     def waiting_bytes(self) -> int:
         return self.output.waiting_bytes
 
+    @property
+    def unconfirmed_bytes(self) -> int:
+        return self.output.unconfirmed_bytes
+
     def open(self, opening: bytes, message: bytes) -> None:
         """Begins the session with the message that holds connect."""
         self.output.carry(self, self._node.config.limits.waiting_bytes)

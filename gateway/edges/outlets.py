@@ -10,7 +10,10 @@ What waits to be written together is a ``Buffer`` everywhere: the answers to one
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
+import sys
+import termios
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
@@ -22,7 +25,7 @@ from ..session.node import Node
 from ..session.places import Place
 from ..session.session import Session
 
-__all__ = ["Buffer", "Buffered", "Direct", "SessionOutlet", "Stream", "chunk", "output_of", "until_gone"]
+__all__ = ["Buffer", "Buffered", "Direct", "SessionOutlet", "Stream", "chunk", "output_of", "unconfirmed_bytes", "until_gone"]
 
 log = logging.getLogger("gateway.edges")
 
@@ -35,6 +38,17 @@ ALONE_BYTES = 4096  # a larger message is written at once: the client may ask fo
 def chunk(text: bytes) -> bytes:
     """One chunk of a chunked HTTP/1.1 body."""
     return b"%x\r\n%b\r\n" % (len(text), text)
+
+
+def unconfirmed_bytes(transport: Any) -> int:
+    """Bytes written that the client's machine has not confirmed: those that wait here, and those that the system still sends. Once a
+    connection is lost the transport has forgotten the first, and the system still knows the second. 0 where the system cannot say it."""
+    size: int = transport.get_write_buffer_size()
+    try:
+        sending = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+    except (OSError, ValueError, AttributeError):
+        return size
+    return size + int.from_bytes(sending, sys.byteorder)
 
 
 class Buffer:
@@ -85,6 +99,11 @@ class SessionOutlet(ABC):
     @abstractmethod
     def waiting_bytes(self) -> int:
         """Bytes that are written and that the socket has not taken yet."""
+
+    @property
+    @abstractmethod
+    def unconfirmed_bytes(self) -> int:
+        """Bytes that are written and that the client's machine has not confirmed."""
 
     @abstractmethod
     def _framed(self, message: bytes) -> bytes:
@@ -199,6 +218,11 @@ class Direct(asyncio.Protocol):
         size: int = self._transport.get_write_buffer_size()
         return size
 
+    @property
+    def unconfirmed_bytes(self) -> int:
+        """Bytes that are written and that the client's machine has not confirmed."""
+        return unconfirmed_bytes(self._transport)
+
     def carry(self, stream: Stream, waiting_bytes: int) -> None:
         """The stream is notified when more than ``waiting_bytes`` are not taken yet, and when the connection is gone."""
         lender, self._lender, self._stream = self._lender, None, stream
@@ -270,6 +294,11 @@ class Buffered:
     def waiting_bytes(self) -> int:
         """Bytes that are written and that the server has not taken yet."""
         return self._waiting.size + self._sending
+
+    @property
+    def unconfirmed_bytes(self) -> int:
+        """The same: what the server has taken is not known any further."""
+        return self.waiting_bytes
 
     def carry(self, writer: Writer, waiting_bytes: int) -> None:
         """The writer is notified when more than ``waiting_bytes`` wait, and when they were sent."""

@@ -36,7 +36,7 @@ from ..session.client_counts import BY_WEBSOCKET, FROM_WEBSOCKET
 from ..session.node import Node
 from ..session.places import UNLIMITED
 from ..session.session import Session
-from .outlets import SessionOutlet
+from .outlets import SessionOutlet, unconfirmed_bytes
 from .request import NO_HOST, NO_PROTOBUF, OF_PAGE, asks_for_protobuf, client_address, is_foreign, refused_origin
 from .websocket_frames import whole_messages
 
@@ -126,6 +126,10 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
     @property
     def waiting_bytes(self) -> int:
         return self._transport.get_write_buffer_size()
+
+    @property
+    def unconfirmed_bytes(self) -> int:
+        return unconfirmed_bytes(self._transport)
 
     # The handshake.
 

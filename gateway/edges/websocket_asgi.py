@@ -65,6 +65,10 @@ class AsgiConnection(SessionOutlet):
     def waiting_bytes(self) -> int:
         return self._output.waiting_bytes
 
+    @property
+    def unconfirmed_bytes(self) -> int:
+        return self._output.unconfirmed_bytes
+
     async def run(self) -> None:
         """Returns when the connection is closed."""
         try:

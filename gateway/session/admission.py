@@ -44,6 +44,10 @@ class Client(Protocol):
         """Bytes written for it that its socket has not taken yet."""
 
     @property
+    def unconfirmed_bytes(self) -> int:
+        """Bytes written for it that its machine has not confirmed."""
+
+    @property
     def paused(self) -> bool:
         """Whether its socket is full."""
 

@@ -38,6 +38,14 @@ class Owner(Protocol):
     def client(self) -> str: ...
 
     @property
+    def since_ms(self) -> int:
+        """When connect was answered, in unix ms, 0 before."""
+        ...
+
+    @property
+    def unconfirmed_bytes(self) -> int: ...
+
+    @property
     def connected(self) -> bool:
         """Whether connect was answered."""
         ...
@@ -200,9 +208,10 @@ class ClientSubscription(TimedSubscription):
         ends = self.begun and self.state is not State.ENDED
         super().end()
         if ends:
-            session, closed = self.session, not self.session.connected
-            waiting = session.outlet.waiting_bytes
-            session.node.events.unsubscribed(session.identity, session.client, self, closed=closed, waiting_bytes=waiting)
+            session = self.session
+            if self.server_side and not session.since_ms:
+                self.offset = self.unbroken  # it was to be in the reply to connect, which was not sent
+            session.node.events.unsubscribed(session, self, self.position, closed=not session.connected)
         self.channel.ignore_joins_and_leaves(self)
         if self.present:
             self.present = False

@@ -197,7 +197,7 @@ class ClientViews:
             client=client.client,
             transport=client.transport,
             since_ms=client.since_ms,
-            waiting_bytes=client.waiting_bytes,
+            unconfirmed_bytes=client.unconfirmed_bytes,
             paused=client.paused,
             subscription=None if row is None or row.state == State.ENDED.value else row,
             admitted=None if subscription is None else _admits(subscription, asked),

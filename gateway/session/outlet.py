@@ -41,6 +41,11 @@ class Outlet(Protocol):
         ...
 
     @property
+    def unconfirmed_bytes(self) -> int:
+        """Bytes that are written and that the client's machine has not confirmed; it costs a call of the system."""
+        ...
+
+    @property
     def place(self) -> Place | None:
         """The place of its socket; None where the socket is another server's."""
         ...

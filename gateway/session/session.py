@@ -72,6 +72,10 @@ class Session(CommandingClient[ClientSubscription]):
     def waiting_bytes(self) -> int:
         return self.outlet.waiting_bytes
 
+    @property
+    def unconfirmed_bytes(self) -> int:
+        return self.outlet.unconfirmed_bytes
+
     def followed(self) -> Collection[ClientSubscription]:
         return self.subscriptions.values()
 

@@ -106,11 +106,13 @@ async def test_what_was_never_published_was_not_delivered(unrecorded: Asker, cha
     assert texts(answer, "publication") == [f"there is no publication {channel} 3: the newest has the offset 2"]
 
 
-async def test_what_history_has_trimmed_is_said_with_its_setting(recorded: Asker) -> None:
+async def test_what_history_has_trimmed_is_said_with_its_setting(recorded: Asker, unrecorded: Asker) -> None:
+    """Where events go back to before the epoch began, they go back to before the publication, whose own time is not known any more."""
     channel = new_channel("short")
-    await recorded.publish(channel, 7)
-    answer = await recorded.why("u1", channel, 1)
-    assert answer["verdict"] == "unknown"
+    for asker, expected in ((recorded, "not delivered"), (unrecorded, "unknown")):
+        await asker.publish(channel, 7)
+        answer = await asker.why("u1", channel, 1)
+        assert answer["verdict"] == expected
     found = the(answer, "publication")
     assert "was published, and history does not hold it any more" in found["text"] and found["ok"] is None
     assert found["setting"] == 'namespaces.short.history_size = 5, namespaces.short.history_ttl = "300s"'
@@ -190,7 +192,10 @@ async def test_a_gap_is_named(recorded: Asker) -> None:
     async with client(recorded.gateway, "g1") as wire:
         await wire.result("subscribe", channel=channel, recover=True, epoch=recorded.gateway.epoch(channel), offset=1)
         answer = await recorded.why("g1", channel, 8)
-        assert "missed it, and history did not hold it any more: the gap was announced to it" in the(answer, "subscription")["text"]
+        assert (
+            "went on at offset 9 after a gap: history did not hold any more what it had missed, and the gap was announced to it"
+            in the(answer, "subscription")["text"]
+        )
     answer = await recorded.until("not delivered", "g1", channel, 8)
     assert the(answer, "gap")["text"].endswith("the gap was announced to it, and it went on at offset 9")
 
@@ -326,8 +331,32 @@ async def test_what_a_socket_had_not_taken_when_it_ended_is_a_doubt(recorded: As
         await recorded.gateway.ask("disconnect", user="b1")
     answer = await recorded.why("b1", channel, reached)
     assert answer["verdict"] == "unknown"
-    assert "bytes were not taken by its socket then: whether this one is among them is not known" in texts(answer, "past")[0]
+    assert "bytes of that were not confirmed by its machine then: whether this one is among them is not known" in texts(answer, "past")[0]
     assert await recorded.verdict("b1", channel, reached + 1) == "not delivered"
+
+
+async def test_what_a_client_had_not_taken_when_it_cut_its_connection_is_a_doubt(recorded: Asker) -> None:
+    """A lost connection has forgotten what waited in the process; the system still knows what it had not sent."""
+    channel = new_channel("endless")
+    raw = await connected_socket(recorded.gateway, channel, user="b2", small=True)
+    await asyncio.to_thread(publish_many, recorded.gateway, channel, ["x" * 60000] * 100)
+    text = the(await recorded.why("b2", channel, 100), "subscription")["text"]
+    reached = int(text.partition("behind at offset ")[2].partition(",")[0])
+    raw.writer.transport.abort()
+    answer = await recorded.why("b2", channel, reached)
+    assert answer["verdict"] == "unknown", answer
+
+
+async def test_what_an_event_stream_was_given_before_a_gap_is_recorded(recorded: Asker) -> None:
+    channel = new_channel("short")
+    async with stream(recorded.gateway, channel, user="b3", small=True) as opened:
+        await opened.next()
+        await recorded.publish(channel, 2)
+        await opened.many(2)
+        await asyncio.to_thread(publish_many, recorded.gateway, channel, ["x" * 60000] * 100)
+        await opened.until(lambda stream: b"event: gap" in stream.body)
+        answer = await recorded.until("delivered", "b3", channel, 2)
+        assert "was written every publication from 1 to" in texts(answer, "past")[0]
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,28 @@ class StreamSubscription(TimedSubscription):
         super().end()
         self.stream.leave(self)
 
+    def start_over(self) -> None:
+        if not self.begun:
+            super().start_over()
+            return
+        self._ended_at(self.position)
+        super().start_over()
+        self._went_on()
+
+    def lost(self, before: Position) -> None:
+        self._ended_at(before)
+        super().lost(before)
+        self._went_on()
+
+    def _ended_at(self, at: Position) -> None:
+        """The lifecycle event of what was written before a gap."""
+        self.stream.node.events.unsubscribed(self.stream, self, at, closed=False)
+
+    def _went_on(self) -> None:
+        """The lifecycle event of where it goes on after a gap, unless the write of the gap ended the stream."""
+        if self.stream.connected:
+            self.stream.node.events.subscribed(self.stream.identity, self.stream.client, self)
+
     def gap(self) -> None:
         self.stream.gap(self)
 
@@ -142,6 +164,10 @@ class EventStream(TimedClient[StreamSubscription]):
     @property
     def waiting_bytes(self) -> int:
         return self.output.waiting_bytes
+
+    @property
+    def unconfirmed_bytes(self) -> int:
+        return self.output.unconfirmed_bytes
 
     def followed(self) -> Collection[StreamSubscription]:
         return self.subscriptions
@@ -344,7 +370,7 @@ class EventStream(TimedClient[StreamSubscription]):
         for subscription in self.subscriptions:
             self.node.hub.leave(subscription)
             if known:
-                self.node.events.unsubscribed(self.identity, self.client, subscription, closed=True, waiting_bytes=self.waiting_bytes)
+                self.node.events.unsubscribed(self, subscription, subscription.position, closed=True)
         if known:
             self._record("disconnected", code=disconnect.code, reason=disconnect.reason)
         self.output.finish(abort)
