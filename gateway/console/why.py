@@ -1,6 +1,8 @@
 """Why? Whether a user was given a publication, and if not, why.
 
-*Delivered* means that the gateway wrote it to a connection of the user: no client confirms what it has received. The evidence is gathered from
+*Delivered* means that a subscription of the user was given it: the gateway wrote it to the connection, and the client's machine has not left it
+unconfirmed, where the system can say that. What a page made of it is not known. Publications that a client reads from history or from the
+inbox are not recorded and not considered. The evidence is gathered from
 what is there: the publication in history, the rules, revoked tokens, and every process, which knows after which offset each connection that it has
 now was written everything. Connections that have ended are known from lifecycle events alone (``events = true``). What nobody recorded is a doubt,
 and then the verdict is "unknown", never a guess.
@@ -76,7 +78,10 @@ async def _look(node: Node, rules: ChannelRules, request: WhyRequest, evidence: 
         evidence.doubt("publication", text, setting=f"{size} = 100")
         return Question(request.user, request.channel, "", 0)
     if not request.offset:
-        text = "an ephemeral publication has no offset: it is written to those who are subscribed and not behind at that moment, and not recorded"
+        text = (
+            "an ephemeral publication has no offset: it is written to the clients that are subscribed at that moment and whose sockets are not "
+            "full, and nothing records to which"
+        )
         evidence.doubt("publication", text)
         return Question(request.user, request.channel, "", 0)
     page = await node.history.after(request.channel, Position("", request.offset - 1), 1)
@@ -90,7 +95,7 @@ def _add_publication(node: Node, rules: ChannelRules, question: Question, top: P
     name, publication = f"{question.channel} {question.offset}", question.publication
     if not top.epoch:
         setting = setting_of(node.config, question.channel, "meta_ttl")
-        text = "the channel has no counter in Valkey: nothing was published to it, or not for so long that the counter was forgotten"
+        text = "Valkey has no offset of the channel: nothing was ever published to it, or nothing for so long that the offset was forgotten"
         held = f"{setting} = {_duration(rules.meta_ttl)}"
         if question.epoch:
             evidence.add("publication", None, text, setting=held)
@@ -124,12 +129,18 @@ def _add_rules(node: Node, question: Question, evidence: Evidence) -> None:
     setting = setting_of(node.config, channel, "subscribe")
     if channel in node.personal_channels(user):
         personal = setting_of(node.config, channel, "personal")
-        evidence.add("permission", True, f"each connection of the user is subscribed to the channel: {personal} = true", setting=personal)
+        evidence.add(
+            "permission",
+            True,
+            f"each connection of the user is subscribed to the channel when it connects: {personal} = true",
+            setting=personal,
+        )
     elif judged.allowed:
         evidence.add("permission", True, f"the user may subscribe: {judged.by}", setting=setting)
     else:
         text = (
-            f"the rules as they are now do not let the user subscribe: {judged.by}. The server API, and a token that names the channel, may"
+            f"the rules as they are now do not let the user subscribe: {judged.by}. Only the server API, or a token that names the channel, can "
+            "subscribe the user"
         )
         evidence.add("permission", False, text, setting=setting)
 
@@ -138,7 +149,10 @@ def _add_tokens(node: Node, question: Question, evidence: Evidence) -> None:
     """Connections are closed when their tokens are revoked, and cannot come back with them."""
     before, until = node.revocations.of_user(question.user)
     if until > time.time():
-        text = "the user's tokens that were issued before this time were revoked: their connections were closed with 3500, and cannot come back with them"
+        text = (
+            "the user's tokens that were issued before this time were revoked: connections with such a token were closed with 3500, and the page "
+            "needs a newer token to come back"
+        )
         evidence.add("token", False, text, at_ms=int(before * 1000))
 
 

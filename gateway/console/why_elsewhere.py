@@ -65,15 +65,21 @@ async def _add_reader(node: Node, question: Question, row: ReaderRow, evidence: 
     if row.error:
         evidence.add("reader", None, f"{who} could not be read: {row.error}")
     elif (letter := await _letter(node, question, row.group)) is not None:
-        text = f"{who} made it a dead letter after {letter.deliveries} deliveries: {letter.reason or 'without a reason'}"
+        text = f"{who} made it a dead letter (deliveries: {letter.deliveries}): {letter.reason or 'without a reason'}"
         evidence.add("reader", False, text)
     elif row.epoch != question.epoch:
-        evidence.add("reader", None, f"{who} is at the epoch {row.epoch or 'none'}, in which this publication is not")
+        evidence.add(
+            "reader",
+            None,
+            f"{who} reads another life of the history: the epoch {row.epoch}" if row.epoch else f"{who} has not begun to read the channel",
+        )
     elif offset <= row.offset:
         evidence.add("reader", True, f"{who} has settled it: it is at offset {row.offset}")
     elif (given := await _given(node, question, row.group)) is not None:
         deliveries, idle_ms = given
-        evidence.add("reader", None, f"{who} was given it {deliveries} times, the last time {idle_ms} ms ago, and has not acknowledged it")
+        evidence.add(
+            "reader", None, f"{who} was given it (deliveries: {deliveries}, the last {idle_ms} ms ago), and has not acknowledged it"
+        )
     elif await _is_held_since(node, question, row):
         evidence.add("reader", True, f"{who} has settled it, and waits for earlier ones: it is at offset {row.offset}")
     else:

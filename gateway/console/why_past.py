@@ -118,14 +118,25 @@ def _number(text: bytes) -> int:
 
 async def add_past(node: Node, question: Question, witnesses: Sequence[Witness], evidence: Evidence) -> None:
     """Adds what lifecycle events tell of connections that have ended, or what is not known without them."""
+    if not witnesses:
+        evidence.doubt(
+            "past", "no process answered, so whether connections that have ended are recorded is not known. Ask again in a moment"
+        )
+        return
     silent = [witness.name for witness in witnesses if not witness.events]
-    if silent or not witnesses:
-        text = "connections that have ended are not recorded: lifecycle events are off, which would tell what each of them was given until when"
+    if silent:
+        text = (
+            f"connections that have ended are not recorded by {', '.join(silent)}: lifecycle events are off. With them on, what each connection was "
+            "given is known afterwards"
+        )
         evidence.doubt("past", text, setting=SETTING)
         if len(silent) == len(witnesses):
             return
     if lost := sum(witness.dropped for witness in witnesses):
-        evidence.doubt("past", f"{lost} lifecycle events are not in Valkey, which did not take them")
+        evidence.doubt(
+            "past",
+            f"{lost} lifecycle events were lost, or are not written yet, since Valkey did not take them: what they record is not known",
+        )
     here = {each.client: each.unconfirmed_bytes for witness in witnesses for each in witness.connections}
     reading = _Reading(question, here)
     try:
@@ -242,13 +253,15 @@ async def _add_reach(node: Node, question: Question, reading: _Reading, evidence
         text = "when the publication was made is not known, so whether the lifecycle events, which begin then, go back so far is not known either"
         evidence.doubt("past", text, at_ms=reading.oldest_ms)
     elif reading.oldest_ms + apart > made:
-        setting = f"events_size = {node.config.events_size}"
+        is_full = reading.count < READ_MOST and await _is_trimmed(node)
+        setting = f"events_size = {node.config.events_size}" if is_full else ""
         text = f"the last {reading.count} lifecycle events, which were read, begin after the publication: who was connected before is not known"
         evidence.doubt("past", text, at_ms=reading.oldest_ms, setting=setting)
     else:
         other = "other " if any(_was_written(question, each) for each in reading.ended) else ""
         text = f"lifecycle events go back to before the publication: no {other}connection whose end they record was given it"
         older = ". A connection that is older than they are, in a process that was killed, would not be among them"
+        # A process gathers events for a tenth of a second, so one that is killed leaves no trace of what it began last.
         evidence.add("past", False, text + (older if await _is_trimmed(node) else ""), at_ms=reading.oldest_ms)
 
 

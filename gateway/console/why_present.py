@@ -16,10 +16,13 @@ async def add_present(caller: Caller, question: Question, evidence: Evidence) ->
     publication = question.publication
     tags = msgspec.Raw(publication.tags or b"null") if publication is not None else msgspec.Raw(b"null")
     asked = Circumstances(question.user, question.channel, question.offset, publication is not None, tags)
-    expected = await caller.node.control.living()
+    expected = await caller.node.control.living() | {caller.node.uid}  # Valkey may have forgotten which processes there are
     witnesses = sorted(await answers_of(caller, "witness", Witness, asked), key=lambda each: each.name)
-    if len(witnesses) < expected:
-        text = f"{expected - len(witnesses)} of {expected} processes did not answer: their connections are not known"
+    if silent := expected - {witness.node for witness in witnesses}:
+        text = (
+            f"{len(silent)} of {len(expected)} processes did not answer: their connections are not known. One that was killed is missed "
+            "for some seconds: ask again in a moment"
+        )
         evidence.doubt("process", text)
     if not any(witness.total for witness in witnesses):
         evidence.add("connection", False, "the user has no connection now")
@@ -39,7 +42,7 @@ def _add_witness(question: Question, witness: Witness, evidence: Evidence) -> No
         text = f"the user has {witness.total} connections in the process {witness.name}, of which {len(witness.connections)} were looked at"
         evidence.doubt("connection", text)
     if witness.most and witness.total >= witness.most:
-        text = f"the user has {witness.total} connections in the process {witness.name}, as many as one may: a further one is refused with 3504"
+        text = f"the user has {witness.total} connections in the process {witness.name}, as many as a user may have: a further one is refused with 3504"
         evidence.add("limit", None, text, setting=f"limits.connections_per_user = {witness.most}")
 
 
@@ -62,7 +65,9 @@ def _add_subscription(question: Question, each: Testimony, at: SubscriptionRow, 
         text = f"{who}{side} is subscribed with a tags filter, which does not admit the tags of this publication: it is left out"
         evidence.add("filter", False, text, at_ms=at.since_ms, client=each.client)
     elif question.offset > at.offset:
-        text = f"{who}{side} has not been given it yet: it is {at.state} at offset {at.offset}, {at.lag} publications before the newest"
+        text = (
+            f"{who}{side} has not been given it yet: it is {at.state} at offset {at.offset}, {question.offset - at.offset} before this one"
+        )
         full = f"; its socket is full, and the client must read the {each.unconfirmed_bytes} bytes that wait for it" if each.paused else ""
         evidence.add("subscription", False, text + full, at_ms=at.since_ms, client=each.client)
     else:
@@ -73,8 +78,8 @@ def _later(at: SubscriptionRow) -> str:
     """How it came to begin after the publication."""
     if at.recovered is not None:
         return (
-            f"came back with the position {at.after}, which is not before the publication, and recovered what followed it: what it had until "
-            "then it was given by another connection, or not at all"
+            f"came back with the position {at.after}, which is not before the publication, and recovered what followed: so its page had this one "
+            "already, from another connection or from elsewhere, or it asked with a position that it had not reached"
         )
     if at.gap:
         return (

@@ -101,9 +101,9 @@ class Bus:
         """Sends a message to every process. Raises StoreError."""
         await self._announce(Envelope(VERSION, message=message))
 
-    async def living(self) -> int:
-        """How many processes there are, by their leases. Raises StoreError."""
-        return await self._leases.count()
+    async def living(self) -> set[str]:
+        """The processes that there are, by their leases. Raises StoreError."""
+        return await self._leases.holders()
 
     async def survey(self, what: str, pattern: str = "") -> list[bytes]:
         """The answers of all living processes, or of those that answered within ANSWER_SECONDS. Raises StoreError."""

@@ -54,6 +54,11 @@ class Leases:
         """How many processes hold a lease. Raises StoreError."""
         return int(await self._history.commands.call(b"ZCARD", self._key))
 
+    async def holders(self) -> set[str]:
+        """The processes that hold a lease. Raises StoreError."""
+        found = await self._history.commands.call(b"ZRANGE", self._key, 0, -1)
+        return {process.decode() for process in found if is_utf8(process)}
+
     async def holds(self, process: str) -> bool:
         """Whether that process holds a lease. Raises StoreError."""
         return await self._history.commands.call(b"ZSCORE", self._key, process) is not None

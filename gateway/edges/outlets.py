@@ -248,10 +248,15 @@ class Direct(asyncio.Protocol):
 
     def eof_received(self) -> None:
         asyncio.get_running_loop().call_later(CLOSE_SECONDS, self._transport.abort)  # the transport closes itself, but waits for its client
+        if not self._transport.get_write_buffer_size():
+            self._end_stream()  # what is written from here on is dropped
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.place.release()
         self._connections.discard(self)
+        self._end_stream()
+
+    def _end_stream(self) -> None:
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.gone()

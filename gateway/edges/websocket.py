@@ -290,6 +290,8 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
             self._session.close(NOT_UTF8)
 
     def eof_received(self) -> bool:
+        if not self._transport.get_write_buffer_size():
+            self._end_session()  # what is written from here on is dropped
         return False  # uvloop closes the transport
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -15,10 +15,11 @@ import valkey
 from gateway.work import Reader
 
 from ..kit.channels import new_channel
-from ..kit.clients import client, connected_socket, stream
+from ..kit.clients import client, connected_socket, opened, stream
 from ..kit.gateways import RULES, RunningGateway, Start, launch
 from ..kit.operators import WITH_CONSOLE, Operator, log_in
 from ..kit.publishing import publish_many
+from ..kit.valkeys import OwnValkey
 from ..kit.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -343,8 +344,13 @@ async def test_what_a_client_had_not_taken_when_it_cut_its_connection_is_a_doubt
     text = the(await recorded.why("b2", channel, 100), "subscription")["text"]
     reached = int(text.partition("behind at offset ")[2].partition(",")[0])
     raw.writer.transport.abort()
+
+    async def gone() -> bool:
+        return "the user has no connection now" in texts(await recorded.why("b2", channel, reached), "connection")
+
+    await eventually(gone, "the end of the connection")
     answer = await recorded.why("b2", channel, reached)
-    assert answer["verdict"] == "unknown", answer
+    assert answer["verdict"] == "unknown" and "were not confirmed by its machine then" in texts(answer, "past")[0]
 
 
 async def test_what_an_event_stream_was_given_before_a_gap_is_recorded(recorded: Asker) -> None:
@@ -357,6 +363,25 @@ async def test_what_an_event_stream_was_given_before_a_gap_is_recorded(recorded:
         await opened.until(lambda stream: b"event: gap" in stream.body)
         answer = await recorded.until("delivered", "b3", channel, 2)
         assert "was written every publication from 1 to" in texts(answer, "past")[0]
+
+
+async def test_what_was_to_be_in_a_reply_to_connect_that_was_not_sent_is_not_given(
+    own: OwnValkey, start_gateway: Start, channel: str
+) -> None:
+    """One of its channels began, and the other one waited for Valkey when the client left."""
+    asker = Asker(start_gateway(f"events = true\n{SETTINGS}{RULES}", valkey_url=own.url))
+    own.client.xadd(f"{asker.gateway.prefix}:events", {"event": "connected", "user": "another", "client": "c", "ms": 1})
+    async with client(asker.gateway, "other", subscribe=channel) as other:
+        await asker.publish(channel, 2)
+        await other.publications(2)
+        since = {channel: {"recover": True, "epoch": asker.gateway.epoch(channel), "offset": 1}}
+        own.client.execute_command("CLIENT", "PAUSE", 700, "ALL")
+        async with opened(asker.gateway) as wire:
+            token = asker.gateway.token("early", channels=[channel, new_channel("chat")])
+            await wire.send({"id": 1, "connect": {"token": token, "subs": since}})
+            await asyncio.sleep(0.2)
+        answer = await asker.until("not delivered", "early", channel, 2)
+        assert texts(answer, "past")[0].endswith("was not given it: it was at offset 1 when its connection ended")
 
 
 @pytest.mark.parametrize(
@@ -426,8 +451,8 @@ async def test_durable_readers_say_what_became_of_it(unrecorded: Asker, channel:
             the(await unrecorded.why("u1", channel, offset), "reader")["text"].partition(" durable readers ")[2] for offset in (1, 2, 3)
         ]
         assert shown[0] == "has settled it: it is at offset 2"
-        assert shown[1] == "made it a dead letter after 1 deliveries: it is too long"
-        assert shown[2].startswith("was given it 1 times, the last time ") and shown[2].endswith("and has not acknowledged it")
+        assert shown[1] == "made it a dead letter (deliveries: 1): it is too long"
+        assert shown[2].startswith("was given it (deliveries: 1, the last ") and shown[2].endswith("and has not acknowledged it")
         listed = await asyncio.to_thread(lambda: unrecorded.operator.call("readers"))
         row = next(row for row in listed["readers"] if row["channel"] == channel)
         assert (row["group"], row["offset"], row["dead"], row["instances"]) == ("search", 2, 1, 1) and row["pending"] in (1, 2)

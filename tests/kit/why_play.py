@@ -26,7 +26,7 @@ from gateway.work import Reader
 
 from .clients import Socket, frame
 from .gateways import RunningGateway, launch
-from .operators import JSON, WITH_CONSOLE, Operator, log_in, send
+from .operators import WITH_CONSOLE, Operator, log_in, send
 from .tokens import ticket, token
 
 __all__ = ["Defect", "World"]
@@ -333,8 +333,9 @@ class World:
         self.doubts: dict[str, int] = {}
         self.trace: list[str] = []
         self.launched = 0
-        self.reader: Any = None
-        self.settled: dict[str, set[int]] = {}
+        self.handled: dict[tuple[str, int], str] = {}  # of the durable reader: what it did with which publication
+        self.unread: dict[tuple[str, str], bool | None] = {}  # user, notification → None where it is not known
+        self.ids: dict[int, str] = {}  # notifications of publications
 
     def spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)
@@ -485,7 +486,7 @@ class World:
         self.note(f"unsubscribe {player.client} {channel} → {answer}")
 
     async def publish(self, *, big: int = 0) -> None:
-        channel = self.chance.choice([*SHARED, *SHARED, "read:a", *[f"mine:{user}" for user in USERS[:2]]])
+        channel = self.chance.choice([*SHARED, *SHARED, "read:a", "read:a", *[f"mine:{user}" for user in USERS[:2]]])
         if big:
             channel = self.chance.choice(["endless:a", "short:a", "tagged:a"])
         for _ in range(big or self.chance.choice([1, 1, 2, 7])):
@@ -562,7 +563,7 @@ class World:
         return [f"{self.prefix}:{{{channel}}}:{name}" for name in ("meta", "stream", "keys")]
 
     async def lose_history(self) -> None:
-        channel = self.chance.choice(SHARED)
+        channel = self.chance.choice([*SHARED, "read:a"] if self.chance.random() < 0.3 else SHARED)
         how = self.chance.choice(["remove", "trim", "delete", "delete"])
         if how == "remove":
             await self.api("history_remove", channel=channel)
@@ -593,17 +594,37 @@ class World:
             await self.api("revoke", user=user, issued_before=int(time.time()))
         self.note(f"from the server: {what} {user}")
 
+    async def read_durably(self) -> None:
+        """A durable reader of read:a settles, rejects or leaves what it is given."""
+        async with Reader(self.url, group="group", channels=["read:a"], prefix=self.prefix, unacknowledged=50, deliveries=100) as reader:
+            async for delivery in reader:
+                place = delivery.epoch, delivery.offset
+                if self.handled.get(place) in ("settled", "dead"):
+                    continue
+                self.handled[place] = ""
+                what = self.chance.choice(["settled", "settled", "dead", "pending"])
+                if what == "settled":
+                    await delivery.ack()
+                elif what == "dead":
+                    await delivery.reject("no")
+                self.handled[place] = what
+
     async def notify(self) -> None:
         user = self.chance.choice(USERS)
         self.number += 1
         number, began = self.number, int(time.time() * 1000)
-        result = await self.api("notify", user=user, data={"id": f"i{self.chance.randint(1, 9)}", "n": number})
+        id = f"i{self.chance.randint(1, 9)}"
+        result = await self.api("notify", user=user, data={"id": id, "n": number})
+        self.unread[user, id] = True if result else None
         if result and result.get("offset"):
             channel = f"notifications:{user}"
+            self.ids[number] = id
             self.published[number] = Published(number, channel, result["epoch"], result["offset"], "", began, int(time.time() * 1000))
         player = self.someone("websocket")
         if player is not None and self.chance.random() < 0.5 and player.goes.is_set():
-            await player.ask("rpc", method="inbox.read", data={"ids": [f"i{self.chance.randint(1, 9)}"]})
+            id = f"i{self.chance.randint(1, 9)}"
+            answer = await player.ask("rpc", method="inbox.read", data={"ids": [id]})
+            self.unread[player.user, id] = False if answer and "rpc" in answer else None
 
     # Questions.
 
@@ -708,6 +729,12 @@ class World:
             self.defect("false time", f"{each}: {finding}", answer)
         if kind == "publication" and text.startswith("there is no publication"):
             self.defect("false never", f"{each}: {text}", answer)
+        if kind == "reader" and calm:
+            self.check_reader(each, text, answer)
+        if kind == "inbox" and calm and each.number in self.ids and "no notification" not in text:
+            unread = self.unread.get((user, self.ids[each.number]))
+            if unread is not None and ("is unread" in text) is not unread:
+                self.defect("false inbox", f"{each} is unread: {unread}: {text}", answer)
         if calm and text == "the user has no connection now":
             alive = [p.client for p in self.players if p.user == user and p.connected and p.goes.is_set() and not p.risk]
             if alive:
@@ -726,6 +753,15 @@ class World:
                 self.defect("false code", f"{player.client} saw {player.code}: {text}", answer)
         if "was away" in text and match and finding.get("at_ms", 0) > each.ended + 50 and "before the publication" in text:
             self.defect("false away", f"{each} was made before it ended: {text}", answer)
+
+    def check_reader(self, each: Published, text: str, answer: dict[str, Any]) -> None:
+        what = self.handled.get((each.epoch, each.offset))
+        said = {"has settled it": "settled", "dead letter": "dead", "has not acknowledged it": "pending", "was not given it yet": None}
+        found = next((state for words, state in said.items() if words in text), "other")
+        if what != "" and found != what and found != "other":
+            self.defect("false reader", f"{each} is {what}: {text}", answer)
+        if found == "other":
+            self.doubts[f"READER {what} {text[:80]}"] = self.doubts.get(f"READER {what} {text[:80]}", 0) + 1
 
     async def questions(self, count: int, calm: bool) -> None:
         if calm:
@@ -758,6 +794,7 @@ class World:
         }
         until = time.monotonic() + seconds
         await self.start()
+        reader = asyncio.create_task(self.read_durably())
         try:
             while time.monotonic() < until:
                 for act in self.chance.choices(list(acts), list(acts.values()), k=self.chance.choice([3, 10, 25])):
@@ -767,4 +804,5 @@ class World:
                         await self.question(False)
                 await self.questions(self.chance.choice([4, 10]), True)
         finally:
+            reader.cancel()
             await self.stop()
