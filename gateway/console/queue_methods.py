@@ -95,9 +95,14 @@ def _mean(sum_ms: int, count: int) -> float | None:
 
 
 async def queue(caller: Caller, request: QueueRequest) -> bytes:
-    """Some jobs of a queue. Data longer than DATA_BYTES is left out, with ``data_bytes``."""
+    """Some jobs of a queue. Data longer than DATA_BYTES is left out, with ``data_bytes``; ``failures`` has the last one alone, of ``failed``."""
     found = await caller.node.queues.jobs(request.queue, request.state, first=request.first, limit=request.limit)
-    return encode({"jobs": [_fields(view, DATA_BYTES) for view in found]})
+    return encode({"jobs": [_row_of(view) for view in found]})
+
+
+def _row_of(view: JobView) -> dict[str, Any]:
+    last = [msgspec.structs.replace(failure, error=failure.error[:DATA_BYTES]) for failure in view.failures[-1:]]
+    return {**_fields(view, DATA_BYTES), "failures": last, "failed": len(view.failures)}
 
 
 async def job(caller: Caller, request: JobRequest) -> bytes:

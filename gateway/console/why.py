@@ -57,7 +57,7 @@ async def why(caller: Caller, request: WhyRequest) -> bytes:
     _add_rules(node, question, evidence)
     _add_tokens(node, question, evidence)
     witnesses = await add_present(caller, question, evidence)
-    if question.offset and not evidence.impossible:
+    if question.offset and not evidence.impossible and not evidence.delivered:
         await add_past(node, question, witnesses, evidence)
     await add_inbox(node, question, evidence)
     await add_readers(node, question, evidence)
@@ -90,10 +90,10 @@ def _add_publication(node: Node, rules: ChannelRules, question: Question, top: P
     name, publication = f"{question.channel} {question.offset}", question.publication
     if not top.epoch:
         setting = setting_of(node.config, question.channel, "meta_ttl")
-        text = "nothing was published to the channel, or it is so long ago that its counter was forgotten, and nobody follows it now"
+        text = "the channel has no counter in Valkey: nothing was published to it, or not for so long that the counter was forgotten"
         evidence.doubt("publication", text, setting=f"{setting} = {_duration(rules.meta_ttl)}")
     elif question.epoch != top.epoch:
-        text = f"{name} is of the epoch {question.epoch}, and the history began anew since: it is at {top} now, and holds nothing of that epoch"
+        text = f"{name} would be of the epoch {question.epoch}, and the history is in another life now, at {top}: it holds nothing of that epoch"
         evidence.doubt("publication", text)
     elif question.offset > top.offset:
         evidence.never("publication", f"there is no publication {name}: the newest has the offset {top.offset}")

@@ -32,7 +32,8 @@ async def add_inbox(node: Node, question: Question, evidence: Evidence) -> None:
         evidence.add("inbox", None, f"the inbox does not list the notification {id!r}: it was published, not notified")
         return
     unread = await call(b"ZSCORE", unread_key, id, repeatable=True) is not None
-    updated = f", which an update at offset {int(float(newest))} replaced," if int(float(newest)) != question.offset else ""
+    at = newest.decode(errors="replace")  # a whole number, unless another program wrote it
+    updated = f", which an update at offset {at} replaced," if at != str(question.offset) else ""
     if unread:
         evidence.add("inbox", None, f"the notification {id!r}{updated} is unread in the user's inbox")
     else:

@@ -118,7 +118,7 @@ async def add_past(node: Node, question: Question, witnesses: Sequence[Witness],
         if len(silent) == len(witnesses):
             return
     if lost := sum(witness.dropped for witness in witnesses):
-        evidence.doubt("past", f"{lost} lifecycle events were lost, since Valkey did not take them")
+        evidence.doubt("past", f"{lost} lifecycle events are not in Valkey, which did not take them")
     here = {each.client for witness in witnesses for each in witness.connections}
     reading = _Reading(question, here)
     try:

@@ -44,6 +44,7 @@ class LifecycleEvents:
         self._key = f"{history.layout.prefix}:events"
         self._waiting: deque[tuple[str, ...]] = deque()
         self._more = asyncio.Event()
+        self._written = 0
         self.dropped = 0
 
     @property
@@ -82,12 +83,14 @@ class LifecycleEvents:
                 place |= {"waiting": waiting_bytes} if closed and waiting_bytes else {}
             self.record("unsubscribed", identity, client, channel=subscription.channel.name, **place)
 
-    async def written(self, seconds: float) -> None:
-        """Returns when none waits to be written, at the latest after so many seconds."""
+    async def written(self, seconds: float) -> int:
+        """Returns when those that were recorded until now are written, at the latest after so many seconds: how many are not."""
+        until = self._written + len(self._waiting)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._waiting:
+                while self._written < until:
                     await asyncio.sleep(LOOK_SECONDS)
+        return max(0, until - self._written)
 
     async def run(self) -> None:
         """Writes what waits. Runs until cancelled."""
@@ -101,6 +104,7 @@ class LifecycleEvents:
             await asyncio.gather(*[call(b"XADD", self._key, b"MAXLEN", b"~", self._size, b"*", *words) for words in some])
             for _ in some:
                 self._waiting.popleft()
+                self._written += 1
 
 
 def _place(subscription: Subscription, offset: int) -> dict[str, object]:

@@ -57,7 +57,7 @@ class ClientSearch(msgspec.Struct, omit_defaults=True):
 
 class ClientRow(msgspec.Struct, kw_only=True):
     """A connected client. ``since_ms`` is unix ms, ``channels`` how many it is subscribed to. ``waiting_bytes`` are written for it and not
-    taken by its socket yet; ``paused``: its socket is full."""
+    taken by its socket yet; ``paused``: its socket is full. ``operator``: it is a page of the console."""
 
     client: str
     user: str
@@ -68,6 +68,7 @@ class ClientRow(msgspec.Struct, kw_only=True):
     channels: int
     waiting_bytes: int
     paused: bool
+    operator: bool = False
 
 
 class ClientRows(msgspec.Struct):

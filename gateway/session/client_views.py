@@ -6,6 +6,7 @@ on in the next; several questions share the turns.
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -108,9 +109,10 @@ class ClientViews:
 
     async def _detail(self, client: Client) -> ClientDetail:
         followed = heapq.nsmallest(ROWS_MOST, client.followed(), key=lambda each: each.channel.name)
-        rows = [await self._subscription(each) for each in followed]
+        rows = await asyncio.gather(*map(self._subscription, followed))
         row = msgspec.structs.asdict(self._row(client))
-        return ClientDetail(**row, expires_at=client.identity.expires_at, subscriptions=rows)
+        there = [each for each in rows if each.state != State.ENDED.value]
+        return ClientDetail(**row, expires_at=client.identity.expires_at, subscriptions=there)
 
     def _row(self, client: Client) -> ClientRow:
         return ClientRow(
@@ -123,6 +125,7 @@ class ClientViews:
             channels=sum(1 for _ in client.followed()),
             waiting_bytes=client.waiting_bytes,
             paused=client.paused,
+            operator=client.identity.operator,
         )
 
     async def _subscription(self, subscription: Subscription) -> SubscriptionRow:
@@ -170,11 +173,13 @@ class ClientViews:
 
     async def _witness(self, question: Question) -> Witness:
         asked = msgspec.json.decode(question.pattern, type=Circumstances)
-        theirs = [client for client in self._admission.users.get(asked.user, ()) if client.client]
+        theirs = [client for client in self._admission.users.get(asked.user, ()) if client.since_ms]
         pairs = [(client, _followed(client, asked.channel)) for client in theirs]
         pairs.sort(key=lambda pair: (pair[1] is None, pair[0].client))
-        await self._events.written(EVENTS_SECONDS)
         listed = [await self._testimony(asked, client, subscription) for client, subscription in pairs[:ROWS_MOST]]
+        unwritten = await self._events.written(
+            EVENTS_SECONDS
+        )  # what has ended before is recorded, and what ends from here on is in the answer
         return Witness(
             node=self._process,
             name=self._name,
@@ -182,7 +187,7 @@ class ClientViews:
             connections=listed,
             total=len(theirs),
             events=self._config.events,
-            dropped=self._events.dropped + self._events.waiting,
+            dropped=self._events.dropped + unwritten,
             most=self._config.limits.connections_per_user,
         )
 
@@ -200,8 +205,8 @@ class ClientViews:
 
 
 def _matches(search: ClientSearch, client: Client, address: str) -> bool:
-    """Whether a connected client is one of those that are looked for. An address that is "" is shown as "-"."""
-    if not client.client:
+    """Whether it is connected, and one of those that are looked for. An address that is "" is shown as "-"."""
+    if not client.since_ms:
         return False
     if search.user and not client.identity.user.startswith(search.user):
         return False

@@ -42,11 +42,15 @@ def test_a_session_is_good_in_every_process_with_its_key_and_ends_where_that_is_
 
 async def test_a_log_out_ends_the_cookie_and_the_live_connections_in_every_process(gateway: RunningGateway, other: RunningGateway) -> None:
     operator, bystander = log_in(gateway, READ_KEY), log_in(gateway, READ_KEY)
+    token = operator.call("live")["token"]
     async with opened(other) as wire:
-        await wire.result("connect", token=operator.call("live")["token"])
+        await wire.result("connect", token=token)
         left = operator.request("DELETE", "/admin/session")
         assert left.status == 200 and left.headers["set-cookie"].startswith("gateway_admin=; Max-Age=0; HttpOnly; SameSite=Strict")
         assert (await wire.ended())[0] == 3500
+    async with opened(other) as wire:
+        await wire.send({"id": 1, "connect": {"token": token}})
+        assert (await wire.ended())[0] == 3500, "its token opens no connection either"
     assert {operator.status for _ in range(10)} == {401}
     assert operator.request("GET", "/admin/session", gateway=other).status == 401
     assert bystander.status == 200
@@ -117,6 +121,17 @@ def test_a_session_ends_with_its_time_and_with_the_role_of_its_key() -> None:
     assert found is not None and found.until == now + 10, "no live connection outlives the session"
     assert keys.session_of_live(cookie) is None
     assert keys.log_in("\ud800", now) is None
+
+
+async def test_a_live_token_that_is_over_is_asked_for_again_and_a_forged_one_is_refused(gateway: RunningGateway) -> None:
+    keys, now = AdminKeys([WRITE_KEY], [READ_KEY]), int(time.time())
+    session = keys.log_in(WRITE_KEY, now + 10)
+    assert session is not None
+    async with opened(gateway) as wire:
+        assert await wire.error("connect", token=keys.live_token(session, now - 1)) == 109  # for which gateway.js asks for another
+    async with opened(gateway) as wire:
+        await wire.send({"id": 1, "connect": {"token": keys.live_token(session, now + 9)[:-1] + "x"}})
+        assert (await wire.ended())[0] == 3500
 
 
 def test_each_log_in_is_a_session_of_its_own(gateway: RunningGateway) -> None:
