@@ -5,7 +5,7 @@ import { $, setAttribute, setText } from "./dom.js";
 import { Door } from "./door.js";
 import { Live } from "./live.js";
 import { placeOf } from "./route.js";
-import { Session } from "./session.js";
+import { sentence, Session } from "./session.js";
 import { viewOf } from "./views/all.js";
 
 const RETRY_MS = 2000;
@@ -54,8 +54,8 @@ class Console {
 
   async #leave() {
     try {
-      await this.session.close();
-      this.#end("You are logged out.");
+      const warning = await this.session.close();
+      this.#end(`You are logged out. ${warning && sentence(warning)}`.trim());
     } catch (refusal) {
       if (refusal.status === 401) this.#end("You are logged out.");
       else toast(`Not logged out: ${refusal.message}`);

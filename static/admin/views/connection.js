@@ -113,7 +113,8 @@ export class Connection extends View {
   }
 }
 
-function recoveryOf({ recovered }) {
+function recoveryOf({ recovered, gap }) {
+  if (gap) return "not all: history no longer held it";
   return recovered ? `from ${number(recovered.from)}, ${ago(recovered.at)}` : "";
 }
 
