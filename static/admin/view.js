@@ -28,7 +28,12 @@ export class View {
     this.notice = new Notice();
     this.tools = h("div", { class: "tools" }, ...tools);
     const up = back && h("p", { class: "up" }, h("a", { href: back[0] }, back[1]));
-    this.head = h("div", { class: "view-head" }, h("div", { class: "titles" }, up, this.heading, intro && h("p", { class: "soft" }, intro)), this.tools);
+    this.head = h(
+      "div",
+      { class: "view-head" },
+      h("div", { class: "titles" }, up, this.heading, intro && h("p", { class: "soft" }, intro)),
+      this.tools,
+    );
     this.element = h("div", { class: "view" }, this.head, this.notice.element);
   }
 

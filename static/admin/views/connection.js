@@ -23,7 +23,12 @@ export class Connection extends View {
   constructor(console, { parts: [client] }) {
     super(console, "Connection", { back: [address("connections"), "Connections"] });
     this.#client = client;
-    this.#table = new Table({ caption: "Subscriptions", key: ({ channel }) => channel, columns: this.#columns(), empty: "It follows no channel." });
+    this.#table = new Table({
+      caption: "Subscriptions",
+      key: ({ channel }) => channel,
+      columns: this.#columns(),
+      empty: "It follows no channel.",
+    });
     const title = h("h2", { id: "subscriptions" }, "Subscriptions");
     this.add(this.#facts.element, this.#links, h("section", { "aria-labelledby": "subscriptions" }, title, this.#table.element));
     if (this.session.mayWrite) this.tools.append(...this.#buttons());
@@ -35,7 +40,13 @@ export class Connection extends View {
 
   #columns() {
     const columns = [
-      { title: "Channel", fill: link(({ channel }) => address("channels", [channel]), ({ channel }) => channel) },
+      {
+        title: "Channel",
+        fill: link(
+          ({ channel }) => address("channels", [channel]),
+          ({ channel }) => channel,
+        ),
+      },
       { title: "State", fill: badge(({ state }) => [STATES[state] ?? "plain", state]) },
       { title: "Position", fill: code(({ epoch, offset = 0 }) => position({ epoch, offset })) },
       { title: "Newest", kind: "number", fill: text(({ top }) => (top ? number(top) : "")) },
@@ -44,8 +55,10 @@ export class Connection extends View {
       { title: "For", kind: "number", fill: text(({ since_ms: since }) => shortSince(since)) },
       { title: "Recovered", fill: text(recoveryOf) },
     ];
-    const end = { label: "Unsubscribe", run: ({ channel }) => this.#unsubscribe(channel) };
-    return this.session.mayWrite ? [...columns, { title: "Actions", kind: "acts", fill: buttons([end], ({ channel }) => channel) }] : columns;
+    const end = { label: "Unsubscribe", when: ({ channel }) => channel !== this.live.channel, run: ({ channel }) => this.#unsubscribe(channel) };
+    return this.session.mayWrite
+      ? [...columns, { title: "Actions", kind: "acts", fill: buttons([end], ({ channel }) => channel) }]
+      : columns;
   }
 
   async #ask(signal) {
@@ -92,7 +105,7 @@ export class Connection extends View {
   #revoke() {
     ask({
       title: `Revoke all tokens of ${this.#user}?`,
-      text: "Every token that was issued to this user until now is refused, and all connections of the user end. A new token admits the user again.",
+      text: "Every token that this user has is refused from now on, and all connections of the user end. A new token admits the user again.",
       button: "Revoke",
       done: `The tokens of ${this.#user} are revoked.`,
       run: () => this.call("revoke", { user: this.#user }),
@@ -127,7 +140,10 @@ function factsOf(found) {
     ["Transport", transport],
     ["Connected", `${time(since)}, for ${sinceMs(since)}`],
     ["Token expires", expires ? time(expires * 1000) : "never"],
-    ["Waiting", paused ? `${bytes(waiting)}: the client is slow, and is sent nothing more until it has read` : waiting ? bytes(waiting) : "nothing"],
+    [
+      "Waiting",
+      paused ? `${bytes(waiting)}: the client is slow, and is sent nothing more until it has read` : waiting ? bytes(waiting) : "nothing",
+    ],
     ["Channels", count(found.channels ?? found.subscriptions.length, "channel")],
   ];
 }

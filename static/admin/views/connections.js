@@ -19,7 +19,12 @@ const FIELDS = [
 export class Connections extends View {
   #poll = this.poll((signal) => this.#ask(signal), EVERY_MS);
   #fields;
-  #table = new Table({ caption: "Connections", key: ({ client }) => client, columns: this.#columns(), empty: "No connection is like that." });
+  #table = new Table({
+    caption: "Connections",
+    key: ({ client }) => client,
+    columns: this.#columns(),
+    empty: "No connection is like that.",
+  });
   #total = h("p", { class: "soft", role: "status" });
   #first = h("a", { class: "button" }, "First page");
   #next = h("a", { class: "button" }, "Next page");
