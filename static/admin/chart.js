@@ -9,7 +9,7 @@ const WIDTH = 600;
 const HEIGHT = 120;
 const TABLE_ROWS = 12;
 const TABLE_STEP = 5; // seconds between its rows
-const BRIDGED_SECONDS = 10; // without a value, as where nothing was published: the line goes on
+const BRIDGED_SECONDS = 30; // without a value, as latency where little is published: the line goes on
 const DESCRIBED_MS = 15_000; // a description that changes each second would be read out without end
 
 export class Chart {
@@ -146,7 +146,8 @@ function outline(samples, of, x, y, closed) {
     if (run.length) parts.push(closed ? `M${x(run[0]).toFixed(1)} ${HEIGHT}L${points(run)}V${HEIGHT}Z` : `M${points(run)}`);
     run = [];
   };
-  const points = (some) => some.map((sample) => `${x(sample).toFixed(1)} ${y(of(sample)).toFixed(1)}`).join("L") + (some.length > 1 ? "" : "h0");
+  const points = (some) =>
+    some.map((sample) => `${x(sample).toFixed(1)} ${y(of(sample)).toFixed(1)}`).join("L") + (some.length > 1 ? "" : "h0");
   for (const sample of samples) {
     if (of(sample) == null) continue;
     if (run.length && sample.second - run.at(-1).second > BRIDGED_SECONDS) end();

@@ -55,7 +55,11 @@ export class Connection extends View {
       { title: "For", kind: "number", fill: text(({ since_ms: since }) => shortSince(since)) },
       { title: "Recovered", fill: text(recoveryOf) },
     ];
-    const end = { label: "Unsubscribe", when: ({ channel }) => channel !== this.live.channel, run: ({ channel }) => this.#unsubscribe(channel) };
+    const end = {
+      label: "Unsubscribe",
+      when: ({ channel }) => channel !== this.live.channel,
+      run: ({ channel }) => this.#unsubscribe(channel),
+    };
     return this.session.mayWrite
       ? [...columns, { title: "Actions", kind: "acts", fill: buttons([end], ({ channel }) => channel) }]
       : columns;
