@@ -204,6 +204,7 @@ def test_the_role_read_sees_everything_and_no_button_that_changes_something(page
         show(page, gateway, town, view, READ_KEY)
         expect(page.get_by_text("read only")).to_be_visible()
         expect(page.locator("#view").get_by_role("button", name=changes)).to_have_count(0)
+    page.goto("about:blank")  # so that the next address is loaded anew
     page.context.clear_cookies()
     for view in ("nodes", "connection", "channel", "queue", "job"):
         show(page, gateway, town, view)
