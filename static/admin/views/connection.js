@@ -70,12 +70,17 @@ export class Connection extends View {
     if (!this.#links.firstChild) this.#link(found);
     this.#user = found.user;
     this.revoking.hidden = !found.user;
-    setText(this.heading, this.#client === this.live.client ? "This page" : found.user || "Anonymous client");
+    setText(this.heading, found.user || this.#nameless(found));
     this.#facts.show(factsOf(found));
     this.#table.show(found.subscriptions);
   }
 
   revoking = h("button", { type: "button", class: "danger", hidden: true, on: { click: () => this.#revoke() } }, "Revoke tokens");
+
+  #nameless({ client, operator }) {
+    if (client === this.live.client) return "This page";
+    return operator ? "A page of the console" : "Anonymous client";
+  }
 
   #link({ user, address: from }) {
     const links = [[address("connections", [], { address: from }), "Connections of this address"]];

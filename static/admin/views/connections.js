@@ -65,7 +65,10 @@ export class Connections extends View {
 
   #columns() {
     const to = ({ client }) => address("connections", [client]);
-    const nameOf = ({ user, client }) => (client === this.live.client ? "this page" : user || "anonymous");
+    const nameOf = ({ user, client, operator }) => {
+      if (client === this.live.client) return "this page";
+      return user || (operator ? "a page of the console" : "anonymous");
+    };
     return [
       { title: "User", fill: link(to, nameOf) },
       { title: "Address", fill: text((row) => row.address) },

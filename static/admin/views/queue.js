@@ -64,7 +64,7 @@ export class Queue extends View {
       },
       { title: "Id", fill: code(({ id }) => id) },
       { title: "When", kind: "short", fill: text(({ ms, state }) => whenOf(ms, state ?? this.#state)) },
-      { title: "Failures", kind: "number", fill: text(({ failures }) => number(failureCount(failures))) },
+      { title: "Failures", kind: "number", fill: text(({ failed, failures = [] }) => number(failed ?? failures.length)) },
       { title: "Last error", kind: "wide", fill: text(errorOf) },
     ];
     const again = { label: "Send again", when: () => this.#state === "dead", run: ({ id }) => this.#retryOne(id) };
@@ -136,13 +136,8 @@ export class Queue extends View {
   }
 }
 
-export const failureCount = (failures) => (Array.isArray(failures) ? failures.length : (failures ?? 0));
-
 /** The last error's first line. */
-function errorOf({ error, failures }) {
-  const last = error || (Array.isArray(failures) ? failures.at(-1)?.error : "") || "";
-  return last.split("\n")[0];
-}
+const errorOf = ({ failures = [] }) => (failures.at(-1)?.error ?? "").split("\n")[0];
 
 /** When it is due, or since when it is as it is. */
 function whenOf(ms, state) {
