@@ -23,6 +23,10 @@ class Console {
 
   constructor() {
     $("leave").addEventListener("click", () => this.#leave());
+    $("skip").addEventListener("click", (event) => {
+      event.preventDefault(); // an address within the page names a view
+      $("view").focus();
+    });
     addEventListener("hashchange", () => this.session && this.#go(true));
     addEventListener("keydown", (event) => this.#key(event));
     for (const anchor of $("views").querySelectorAll("a")) anchor.addEventListener("click", () => $("views").hidePopover());

@@ -211,6 +211,24 @@ def test_the_role_read_sees_everything_and_no_button_that_changes_something(page
         expect(page.locator("#view").get_by_role("button", name=changes).first).to_be_visible()
 
 
+def test_the_keyboard_and_a_phone_reach_every_view(page: Page, gateway: RunningGateway, town: Town) -> None:
+    open_console(page, gateway, "#/nodes")
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the view")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("main:visible")).to_be_focused()
+    expect(page.get_by_role("heading", name="Nodes")).to_be_visible()
+    page.set_viewport_size({"width": 390, "height": 800})
+    menu = page.get_by_role("button", name="Views")
+    for name in ("Queues", "Log", "Why?", "Overview"):
+        menu.press("Enter")
+        page.get_by_role("link", name=name, exact=True).click()
+        expect(page.get_by_role("heading", name=name, exact=True)).to_be_focused()
+        expect(page.get_by_role("navigation", name="Views")).to_be_hidden()
+    page.set_viewport_size({"width": 1280, "height": 800})
+
+
 def test_an_update_takes_neither_the_focus_nor_what_is_being_typed(page: Page, gateway: RunningGateway, town: Town) -> None:
     open_console(page, gateway, "#/connections?channel=posts%3Atech")
     rows = page.get_by_role("row").filter(has_text="websocket")
