@@ -85,7 +85,7 @@ export class Fields {
     return Object.fromEntries([...this.inputs].map(([name, input]) => [name, input.value.trim()]));
   }
 
-  /** Sets what the address says; a field that is being typed in is left alone. */
+  /** Sets the values of the address; a field whose value is that already is left alone. */
   fill(query) {
     for (const [name, input] of this.inputs) {
       const value = query.get(name) ?? "";

@@ -1,4 +1,4 @@
-"""The first commands of the console's how-to page, as they stand there: they make a key, and it opens the console."""
+"""The first commands of the console's how-to page, run as they are on the page: the key that they make opens the console."""
 
 from __future__ import annotations
 

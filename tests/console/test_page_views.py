@@ -51,7 +51,7 @@ class Town(NamedTuple):
 
 @pytest.fixture(scope="module")
 def town(gateway: RunningGateway, own: OwnValkey) -> Iterator[Town]:
-    """Somebody is there, something was published, and some mail could not be sent."""
+    """Two users are connected, something was published, and three mails could not be sent."""
     publish_many(gateway, "posts:tech", [{"n": number, "text": "<b>Bread</b> & wine"} for number in range(45)])
     for number in range(3):
         gateway.api("notify", user="ann", data={"id": f"post-{number}", "text": "Somebody wrote about tech"})

@@ -18,7 +18,7 @@ export class Channels extends View {
   #table = new Table({
     caption: "Channels, busiest first",
     key: ({ name }) => name,
-    empty: "Nobody follows a channel like that now.",
+    empty: "No channel like that has followers now.",
     columns: [
       {
         title: "Channel",

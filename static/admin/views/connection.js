@@ -99,9 +99,9 @@ export class Connection extends View {
   #disconnect() {
     ask({
       title: "Disconnect this client?",
-      text: `The connection of ${this.#user || "an anonymous client"} is closed. Its library may connect again, unless it is told not to.`,
+      text: `The connection of ${this.#user || "an anonymous client"} is closed. Its library connects again by itself, if it may.`,
       button: "Disconnect",
-      fields: [{ name: "final", kind: "check", label: "Tell it not to connect again (code 3503 instead of 3000)" }],
+      fields: [{ name: "final", kind: "check", label: "The client must not connect again (code 3503 instead of 3000)" }],
       done: "The client is disconnected.",
       run: async ({ final }) => {
         const disconnect = final ? { code: 3503, reason: "force disconnect" } : { code: 3000, reason: "connection closed" };
