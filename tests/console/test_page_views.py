@@ -109,7 +109,7 @@ def test_the_charts_have_a_table_in_their_place(page: Page, gateway: RunningGate
     expect(page.get_by_role("row").filter(has_text="up")).to_have_count(1)
 
 
-def test_a_channel_is_published_to_followed_paged_through_and_emptied(page: Page, gateway: RunningGateway, town: Town) -> None:
+def test_a_channel_is_published_to_followed_paged_through_and_emptied(page: Page, gateway: RunningGateway, town: Town, axe: str) -> None:
     publish_many(gateway, "posts:bread", [{"n": number, "text": "<b>Bread</b>"} for number in range(45)])
     open_console(page, gateway, "#/channels")
     page.keyboard.press("/")
@@ -131,6 +131,7 @@ def test_a_channel_is_published_to_followed_paged_through_and_emptied(page: Page
     page.get_by_label("Data, as JSON").fill("{nonsense")
     page.get_by_role("dialog").get_by_role("button", name="Publish").click()
     expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("This is not JSON")
+    assert faults(page, axe, CORNERS) == []
     page.get_by_label("Data, as JSON").fill('{"from": "the console"}')
     agree(page, "Publish")
     expect(live).to_have_count(1)

@@ -70,6 +70,7 @@ export class Channel extends View {
       run: async ({ data, live }) => {
         const result = await this.call("publish", { channel: this.#channel, data: parsed(data), ...(live && { skip_history: true }) });
         this.#poll.now();
+        this.#history.read();
         return result.offset ? `Published at offset ${number(result.offset)}.` : "Published.";
       },
     });

@@ -99,7 +99,7 @@ export class Connection extends View {
   #disconnect() {
     ask({
       title: "Disconnect this client?",
-      text: `The connection of ${this.#user || "an anonymous client"} is closed. Its library connects again by itself, if it may.`,
+      text: `The connection of ${this.#user || "an anonymous client"} is closed. Its library connects again by itself, unless you choose otherwise here.`,
       button: "Disconnect",
       fields: [{ name: "final", kind: "check", label: "The client must not connect again (code 3503 instead of 3000)" }],
       done: "The client is disconnected.",
