@@ -19,12 +19,13 @@ def test_the_key_that_the_first_commands_make_opens_the_console(tmp_path: Path) 
     port = free_port()
     with Desk(tmp_path, {8000: port}, {"GATEWAY_PORT": str(port), "GATEWAY_DATA_DIR": str(tmp_path / "data")}) as desk:
         desk.write("start.sh", code("console").replace(" gateway serve", " exec gateway serve"))
-        output = desk.start("bash start.sh", " is ready at ")
+        output = desk.start("bash start.sh", "ends it")
         found = re.search(r"log in with (\S+)", output.read_text())
         assert found
         body = json.dumps({"key": found[1]}).encode()
         request = urllib.request.Request(f"http://127.0.0.1:{port}/admin/session", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request) as answer:
             assert json.load(answer)["role"] == "write"
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/admin") as answer:
+        [page] = re.findall(r"  console   (\S+)", output.read_text())
+        with urllib.request.urlopen(page) as answer:
             assert "gateway console" in answer.read().decode()
