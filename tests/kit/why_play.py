@@ -431,14 +431,11 @@ class World:
     async def open_stream(self, player: Player) -> None:
         channels = self.chance.sample([c for c in SHARED if c not in ("ticket:a", "unrecoverable:a")], self.chance.randint(1, 2))
         pairs = [("channel", channel) for channel in channels] + [("token", token(player.user))]
-        headers = ""
         if self.chance.random() < 0.5:
-            for channel in channels:
-                place = self.place(channel)
-                if place is not None:
-                    pairs.append(("since", f"{channel}={place[0]}:{place[1]}" if len(channels) > 1 else f"{place[0]}:{place[1]}"))
+            places = [self.place(channel) for channel in channels]
+            pairs.append(("last_event_id", ",".join("-" if place is None else f"{place[0]}:{place[1]}" for place in places)))
         query = urllib.parse.urlencode(pairs)
-        await player.raw.send(f"GET /sse?{query} HTTP/1.1\r\nHost: g\r\n{headers}\r\n".encode())
+        await player.raw.send(f"GET /sse?{query} HTTP/1.1\r\nHost: g\r\n\r\n".encode())
         status, _ = await player.raw.head()
         if status != 200:
             player.over = True
@@ -502,6 +499,13 @@ class World:
                 now = int(time.time() * 1000)
                 self.published[number] = Published(number, channel, result["epoch"], result["offset"], language, began, now)
                 self.note(f"publish {channel} {result['epoch']}:{result['offset']} n={number} {language}")
+
+    async def chat(self) -> None:
+        """Publishes on and on, while other things happen."""
+        while True:
+            await self.chats.wait()
+            await asyncio.sleep(self.chance.choice([0.01, 0.05, 0.2]))
+            await self.publish()
 
     async def publish_big(self) -> None:
         await self.publish(big=self.chance.choice([10, 40, 80]))
@@ -765,9 +769,11 @@ class World:
 
     async def questions(self, count: int, calm: bool) -> None:
         if calm:
+            self.chats.clear()
             await asyncio.sleep(0.5)
         for _ in range(count):
             await self.question(calm)
+        self.chats.set()
 
     def bury(self) -> None:
         for player in list(self.players):
@@ -794,7 +800,9 @@ class World:
         }
         until = time.monotonic() + seconds
         await self.start()
-        reader = asyncio.create_task(self.read_durably())
+        self.chats = asyncio.Event()
+        self.chats.set()
+        others = [asyncio.create_task(self.read_durably()), asyncio.create_task(self.chat())]
         try:
             while time.monotonic() < until:
                 for act in self.chance.choices(list(acts), list(acts.values()), k=self.chance.choice([3, 10, 25])):
@@ -804,5 +812,6 @@ class World:
                         await self.question(False)
                 await self.questions(self.chance.choice([4, 10]), True)
         finally:
-            reader.cancel()
+            for other in others:
+                other.cancel()
             await self.stop()
