@@ -32,7 +32,7 @@ Fields = dict[bytes, bytes]
 
 class Ended(msgspec.Struct):
     """A subscription of the user to the channel that is over. ``closed``: it ended with its connection, whose ``code`` and ``reason``
-    are "" where they are not recorded; ``waiting`` bytes were not confirmed by its machine then. ``is_known``: it is recorded what was written to it."""
+    are "" where they are not recorded, or with a ``gap``, after which the stream goes on; ``waiting`` bytes were not confirmed by its machine then. ``is_known``: it is recorded what was written to it."""
 
     client: str
     ms: int
@@ -42,6 +42,7 @@ class Ended(msgspec.Struct):
     is_known: bool
     filtered: bool
     closed: bool
+    gap: bool
     waiting: int
     code: bytes = b""
     reason: str = ""
@@ -108,7 +109,7 @@ def _ended(client: str, fields: Fields) -> Ended:
     is_known = all(name in fields for name in (b"epoch", b"after", b"offset"))
     epoch = fields.get(b"epoch", b"").decode(errors="replace")
     after, offset, ms, waiting = (_number(fields.get(name, b"0")) for name in (b"after", b"offset", b"ms", b"waiting"))
-    return Ended(client, ms, epoch, after, offset, is_known, b"filtered" in fields, b"closed" in fields, waiting)
+    return Ended(client, ms, epoch, after, offset, is_known, b"filtered" in fields, b"closed" in fields, b"gap" in fields, waiting)
 
 
 def _number(text: bytes) -> int:
@@ -229,7 +230,7 @@ def _add_written(question: Question, each: Ended, evidence: Evidence) -> None:
 def _add_other(question: Question, each: Ended, evidence: Evidence) -> None:
     made = question.publication.ms if question.publication is not None else 0
     if each.offset < question.offset and each.ms >= made:
-        text = f"client {each.client} was not given it: it was at offset {each.offset} when {_how(each)}"
+        text = f"client {each.client} had been given the publications up to offset {each.offset} only, when {_how(each)}"
     elif each.offset < question.offset:
         text = f"client {each.client} was away: it was subscribed until {_how(each)}, at offset {each.offset}, before the publication"
     else:
@@ -239,7 +240,7 @@ def _add_other(question: Question, each: Ended, evidence: Evidence) -> None:
 
 def _how(each: Ended) -> str:
     if not each.closed:
-        return "it was unsubscribed"
+        return "its stream went on after a gap" if each.gap else "it was unsubscribed"
     return f"its connection ended with {each.code.decode(errors='replace')} {each.reason}" if each.code else "its connection ended"
 
 

@@ -5,7 +5,7 @@
 are where the subscription began, or ended. One that asked for a position has ``recovered``, 1 or, after a gap, 0. One that ended was written each
 publication after ``after``, where ``filtered`` is 1 those that its filter admitted; ``closed`` is 1 where it ended with its
 connection, and ``waiting`` how many bytes its machine had not confirmed then. An event stream that goes on after a gap has both: the end before
-the gap, and the beginning after it. It is off by default (``events = true``
+the gap, where ``gap`` is 1, and the beginning after it. It is off by default (``events = true``
 turns it on) and bounded by ``events_size``: the oldest entries are removed. Entries are gathered for a moment; while Valkey is away
 up to WAITING_MOST wait, and further ones are dropped and counted. Events are what happened; presence is what is.
 """
@@ -89,14 +89,15 @@ class LifecycleEvents:
                 place["recovered"] = int(subscription.recovered)
             self.record("subscribed", identity, client, channel=subscription.channel.name, **place)
 
-    def unsubscribed(self, client: Client, subscription: Subscription, at: Position, *, closed: bool) -> None:
-        """A subscription ended at that position, with its connection if that is ``closed``: ``record`` of what was written to its client."""
+    def unsubscribed(self, client: Client, subscription: Subscription, at: Position, *, closed: bool = False, gap: bool = False) -> None:
+        """A subscription ended at that position, with its connection if that is ``closed``, or to go on after a ``gap``: ``record`` of what was
+        written to its client."""
         if self._on:
             place = _place(subscription, at)
             if place:
                 waiting = client.unconfirmed_bytes
                 place |= {"after": subscription.unbroken} | ({"filtered": 1} if isinstance(subscription.wire, FilteredWire) else {})
-                place |= ({"closed": 1} if closed else {}) | ({"waiting": waiting} if waiting else {})
+                place |= ({"closed": 1} if closed else {}) | ({"gap": 1} if gap else {}) | ({"waiting": waiting} if waiting else {})
             self.record("unsubscribed", client.identity, client.client, channel=subscription.channel.name, **place)
 
     async def written(self, seconds: float) -> int:

@@ -87,7 +87,7 @@ class StreamSubscription(TimedSubscription):
 
     def _ended_at(self, at: Position) -> None:
         """The lifecycle event of what was written before a gap."""
-        self.stream.node.events.unsubscribed(self.stream, self, at, closed=False)
+        self.stream.node.events.unsubscribed(self.stream, self, at, gap=True)
 
     def _went_on(self) -> None:
         """The lifecycle event of where it goes on after a gap, unless the write of the gap ended the stream."""
