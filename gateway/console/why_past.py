@@ -220,6 +220,10 @@ def _add_written(question: Question, each: Ended, evidence: Evidence) -> None:
     elif not was_confirmed(question.offset, each.offset, each.waiting, filtered=False):
         text = f"{covered}, and {each.waiting} bytes of that were not confirmed by its machine then: whether this one is among them is not known"
         evidence.doubt("past", text, at_ms=each.ms, client=each.client)
+    elif each.closed and not each.code:
+        evidence.doubt(
+            "past", f"{covered}, and how is not recorded: whether it had read all of that is not known", at_ms=each.ms, client=each.client
+        )
     elif each.code in UNREAD_CODES:
         text = f"{covered}: what it did not read of that is not known"
         evidence.doubt("past", text, at_ms=each.ms, client=each.client)
