@@ -150,7 +150,7 @@ def _add_tokens(node: Node, question: Question, evidence: Evidence) -> None:
     before, until = node.revocations.of_user(question.user)
     if until > time.time():
         text = (
-            "the user's tokens that were issued before this time were revoked: connections with such a token were closed with 3500, and the page "
+            "the user's tokens that were issued before this time were revoked: connections with such a token were closed with 3500, and the client "
             "needs a newer token to come back"
         )
         evidence.add("token", False, text, at_ms=int(before * 1000))

@@ -71,7 +71,7 @@ async def _add_reader(node: Node, question: Question, row: ReaderRow, evidence: 
         evidence.add(
             "reader",
             None,
-            f"{who} reads another life of the history: the epoch {row.epoch}" if row.epoch else f"{who} has not begun to read the channel",
+            f"{who} is in another epoch of the channel, {row.epoch}" if row.epoch else f"{who} has not begun to read the channel",
         )
     elif offset <= row.offset:
         evidence.add("reader", True, f"{who} has settled it: it is at offset {row.offset}")

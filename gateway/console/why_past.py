@@ -222,7 +222,10 @@ def _add_written(question: Question, each: Ended, evidence: Evidence) -> None:
         evidence.doubt("past", text, at_ms=each.ms, client=each.client)
     elif each.closed and not each.code:
         evidence.doubt(
-            "past", f"{covered}, and how is not recorded: whether it had read all of that is not known", at_ms=each.ms, client=each.client
+            "past",
+            f"{covered}, and with which code is not recorded: whether it had read all of that is not known",
+            at_ms=each.ms,
+            client=each.client,
         )
     elif each.code in UNREAD_CODES:
         text = f"{covered}: what it did not read of that is not known"

@@ -55,7 +55,7 @@ def _add_subscription(question: Question, each: Testimony, at: SubscriptionRow, 
         )
     elif at.epoch != question.epoch:
         place = (
-            f"is at {at.epoch}:{at.offset}, in another life of the history than this publication" if at.epoch else "is about to subscribe"
+            f"is at {at.epoch}:{at.offset}, in another epoch of the channel than this publication" if at.epoch else "is about to subscribe"
         )
         text = f"{who}{side} {place}"
         evidence.add("subscription", False, text, at_ms=at.since_ms, client=each.client)
@@ -78,7 +78,7 @@ def _later(at: SubscriptionRow) -> str:
     """How it came to begin after the publication."""
     if at.recovered is not None:
         return (
-            f"came back with the position {at.after}, which is not before the publication, and recovered what followed: so its page had this one "
+            f"came back with the position {at.after}, which is not before the publication, and recovered what followed: so the client had this one "
             "already, from another connection or from elsewhere, or it asked with a position that it had not reached"
         )
     if at.gap:

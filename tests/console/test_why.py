@@ -412,7 +412,11 @@ async def test_what_was_to_be_in_a_reply_to_connect_that_was_not_sent_is_not_giv
             "unknown",
             "its connection ended with 3012 no pong: what it did not read of that is not known",
         ),
-        ({"client": "another", "after": 0, "offset": 1, "closed": 1}, "unknown", "until its connection ended, and how is not recorded"),
+        (
+            {"client": "another", "after": 0, "offset": 1, "closed": 1},
+            "unknown",
+            "until its connection ended, and with which code is not recorded",
+        ),
         ({"after": 1, "offset": 1}, "not delivered", "was subscribed later, from offset 1 on, until it was unsubscribed"),
         ({"epoch": "another", "after": 0, "offset": 1}, "not delivered", "no connection whose end they record was given it"),
         ({"epoch": ""}, "unknown", "in a process of an older version"),
