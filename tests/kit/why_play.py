@@ -131,7 +131,7 @@ class World(Stage):
             and kind in ("subscription", "past")
             and "subscribed later" not in text
             and "after a gap" not in text
-            and "another life" not in text
+            and "another epoch" not in text
             and "was away" not in text
             and player is not None
         ):
