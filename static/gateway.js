@@ -739,6 +739,11 @@ export class Gateway extends Emitter {
     return answer;
   }
 
+  /** Whether what failed may succeed a moment later, without anything that the page does. */
+  _mayPass(error) {
+    return error.code !== "sse" && isWorthRetrying(error);
+  }
+
   /** An HTTP request, ended where it has not been answered and read in time. */
   async #request(url, options, read) {
     const { fetch, setTimeout, clearTimeout } = this._platform;

@@ -115,8 +115,8 @@ export class GatewayFeed extends GatewayElement {
     await this.#store.older();
     const added = list.children.length - shown;
     if (this.#oldestFirst) list.scrollTop = scrollTop + list.scrollHeight - scrollHeight; // what was in view remains in view
-    if (!added || this._root.activeElement === older) return;
     const next = list.children[this.#oldestFirst ? added - 1 : shown]; // the button is gone: reading continues here
+    if (!next || this._root.activeElement === older) return; // after a gap there are fewer than before
     next.tabIndex = -1;
     next.focus();
   }
