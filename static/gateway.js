@@ -412,6 +412,7 @@ class Subscription extends Emitter {
   }
 
   _skipTo(epoch, offset) {
+    this.#recoveredUpTo = 0; // it may have been of another epoch
     this.position = { epoch, offset };
     this._emit("gap", { channel: this.channel, epoch, offset });
     this.#updateState();
