@@ -41,11 +41,17 @@ export class Live {
     return this.#gateway.state;
   }
 
+  /** The channel of figures and log lines, once it is known. */
+  get channel() {
+    return this.#channel;
+  }
+
+  /** The id of this page's own connection. */
   get client() {
     return this.#gateway.client;
   }
 
-  /** Calls `listener({ state, reason, retryMs })`, of gateway.js, whenever the connection's state changes; returns a function that ends it. */
+  /** Calls `listener` with each "state" event of gateway.js. Returns a function that removes it. */
   onState(listener) {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
@@ -62,12 +68,9 @@ export class Live {
       if (channel === this.#channel) return;
       this.#gateway.unsubscribe(channel);
       if (this.state !== "connected") return;
-      this.#session.call("untail", { client: this.client, channel }).catch(() => {}); // the connection ended meanwhile, and its tails with it
+      // It fails only if the connection has ended meanwhile, and its tails with it.
+      this.#session.call("untail", { client: this.client, channel }).catch(() => {});
     };
-  }
-
-  connect() {
-    this.#gateway.connect();
   }
 
   close() {
@@ -88,7 +91,9 @@ export class Live {
     for (const [channel, tail] of this.#tails) this.#begin(channel, tail);
     if (this.#began) return;
     this.#began = true;
-    const page = await this.#session.call("history", { channel: this.#channel, limit: HISTORY, reverse: true }).catch(() => ({ publications: [] }));
+    const page = await this.#session
+      .call("history", { channel: this.#channel, limit: HISTORY, reverse: true })
+      .catch(() => ({ publications: [] }));
     const early = this.#early;
     this.#early = null;
     for (const { data } of page.publications.reverse()) this.#take(data);
