@@ -104,11 +104,13 @@ function follow(store, channel, options, handlers) {
 
 /** An event stream only receives, so there history is read over plain HTTP, which needs the subscription's token. */
 function readHistory(gateway, channel, { limit, since, token }) {
-  if (gateway.transport !== "sse") return gateway.history(channel, { limit, since, reverse: true });
   const query = new URLSearchParams({ channel, limit, reverse: 1 });
   if (since) query.set("since", `${since.epoch}:${since.offset}`);
   if (token) query.set("subscription_token", token);
-  return gateway._fetch(`history?${query}`);
+  const overHttp = () => gateway._fetch(`history?${query}`);
+  if (gateway.transport === "sse") return overHttp();
+  const read = gateway.history(channel, { limit, since, reverse: true });
+  return read.catch((error) => (error.code === "sse" ? overHttp() : Promise.reject(error))); // it waited for a connection
 }
 
 /** The last ones, at most so many. A slice from -0 on would be all of them. */
