@@ -37,7 +37,7 @@ from gateway.store.plain_connection import PlainConnection
 
 from .checks import check_options, notification_json
 
-__all__ = ["Publisher", "SyncPublisher"]
+__all__ = ["PublishOptions", "Publisher", "SyncPublisher"]
 
 
 PATIENCE = 10.0  # seconds for which a publish is repeated
