@@ -27,6 +27,8 @@ from ..rules.protocol import OverrideRequest
 from .keys import Keys
 from .known_tokens import KnownTokens
 from .plain_tokens import plain_payload
+from .signatures import parts_of, signer
+from .token_faults import NO_KEY, sentence_of
 
 __all__ = ["SHORT_SECRET", "Verifier", "claimed_channel", "mint"]
 
@@ -136,7 +138,7 @@ class Verifier:
         except msgspec.ValidationError as error:
             raise TokenInvalid(f"a claim is not what it should be: {error}") from None
         except (jwt.InvalidTokenError, UnicodeError, RecursionError) as error:
-            raise TokenInvalid(str(error) or type(error).__name__) from None
+            raise TokenInvalid(sentence_of(error)) from None
         if not isfinite(claims.expires_at) or not isfinite(claims.iat):
             raise TokenInvalid("a time in it is no number")
         if not (claims.sub or "").isprintable():
@@ -155,19 +157,15 @@ class Verifier:
 
     def _verified(self, token: str) -> dict[str, Any]:
         """The claims, if one of the keys signed them."""
-        header = jwt.get_unverified_header(token)
+        signed, header, _, signature = parts_of(token)
         algorithm, id = header.get("alg", ""), header.get("kid", "")
         fitting = self._keys.of(algorithm, id) if isinstance(algorithm, str) and isinstance(id, str) else []
-        fault: jwt.InvalidTokenError = jwt.InvalidAlgorithmError("no key here is for the algorithm and key id that it names")
-        for key in fitting:
-            try:
-                with _no_warning(key.material):
-                    return _raw_claims(self._decode(token, key.material, algorithm))
-            except jwt.InvalidSignatureError as error:
-                fault = error
+        if fitting and (key := signer(signed, signature, algorithm, fitting)) is not None:
+            with _no_warning(key.material):
+                return _raw_claims(self._decode(token, key.material, algorithm))
         if isinstance(id, str) and self._keys.may_learn(id):
             raise KeyUnknown(f"no key {id[:60]!r} is known yet")
-        raise fault
+        raise jwt.InvalidSignatureError if fitting else jwt.InvalidAlgorithmError(NO_KEY)
 
     def _decode(self, token: str, material: Any, algorithm: str) -> dict[str, Any]:
         settings = self._settings
@@ -185,9 +183,10 @@ class Verifier:
 def claimed_channel(token: str) -> str:
     """The channel that a token claims to be for, "" for none. Nothing is verified: this is only for telling a bearer which token was refused."""
     try:
-        channel = jwt.decode(token, options={"verify_signature": False}).get("channel")
-    except (jwt.InvalidTokenError, UnicodeError, RecursionError):
+        claims = json.loads(parts_of(token).payload)
+    except (jwt.InvalidTokenError, ValueError, RecursionError):  # a UnicodeError is a ValueError
         return ""
+    channel = claims.get("channel") if isinstance(claims, dict) else None
     return channel if isinstance(channel, str) else ""
 
 
