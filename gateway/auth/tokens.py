@@ -22,7 +22,7 @@ from jwt.warnings import InsecureKeyLengthWarning
 from ..config import Tokens
 from ..errors import KeyUnknown, TokenInvalid, TokenStale
 from ..rules.identity import Grant, Identity, Override, ServerSubscription
-from ..rules.json_text import UNREADABLE, encode, is_json
+from ..rules.json_text import MAX_DEPTH, UNREADABLE, encode, is_json
 from ..rules.protocol import OverrideRequest
 from .keys import Keys
 from .known_tokens import KnownTokens
@@ -235,7 +235,7 @@ def _compact(raw: msgspec.Raw) -> msgspec.Raw:
 
 
 def _raw_claims(claims: dict[str, Any]) -> dict[str, Any]:
-    raw = {name: msgspec.Raw(encode(claims[name])) for name in _RAW if claims.get(name) is not None}
+    raw = {name: msgspec.Raw(_check_depth(encode(claims[name]), f"the claim {name!r}")) for name in _RAW if claims.get(name) is not None}
     claims = {name: value for name, value in claims.items() if name not in _RAW} | raw
     if isinstance(claims.get("subs"), dict):
         claims["subs"] = {name: _raw_claims(sub) if isinstance(sub, dict) else sub for name, sub in claims["subs"].items()}
@@ -255,6 +255,12 @@ def _json(raw: msgspec.Raw, b64: str) -> bytes | None:
         value = msgspec.json.decode(text)
     except (ValueError, RecursionError, msgspec.MsgspecError):  # binascii's errors are ValueErrors
         raise TokenInvalid("a claim in base64 holds no JSON") from None
-    if not is_json(text):  # each version of Python lets a decoder go down to another depth
-        raise TokenInvalid("a claim in base64 is nested too deep")
+    _check_depth(text, "a claim in base64")
     return encode(value)
+
+
+def _check_depth(text: bytes, what: str) -> bytes:
+    """The JSON itself, which has to be nested no deeper than a publication may be: each version of Python lets a decoder go down to another depth."""
+    if not is_json(text):
+        raise TokenInvalid(f"{what} is nested more than {MAX_DEPTH} deep")
+    return text
