@@ -51,6 +51,7 @@ class _Claims(msgspec.Struct):
 
     sub: str | None = None
     exp: float = 0
+    nbf: Any = 0  # PyJWT takes whatever int() takes
     iat: float = 0
     expire_at: float | None = None
     jti: str = ""
@@ -66,6 +67,11 @@ class _Claims(msgspec.Struct):
     def expires_at(self) -> float:
         """Unix seconds, 0 for never: ``expire_at`` wins over ``exp``, which then limits only until when the token may be presented."""
         return self.exp if self.expire_at is None else self.expire_at
+
+    @property
+    def presented_from(self) -> float:
+        """Unix seconds; the token is refused before."""
+        return max(int(self.nbf), int(self.iat))
 
     @property
     def presented_until(self) -> float:
@@ -103,7 +109,7 @@ class Verifier:
         info = _json(claims.info, claims.b64info)
         meta = bytes(claims.meta) or None
         identity = Identity(claims.sub or "", False, info, claims.expires_at, claims.jti, claims.iat, own, meta)
-        self._known.add(token, claims.presented_until, identity)
+        self._known.add(token, claims.presented_from, claims.presented_until, identity)
         return identity
 
     def subscription(self, token: str) -> Grant:
@@ -116,7 +122,7 @@ class Verifier:
             raise TokenInvalid("it names no channel")
         info = _json(claims.info, claims.b64info)
         grant = Grant(claims.sub or "", claims.channel, claims.expires_at, info, claims.jti, claims.iat, _override(claims))
-        self._known.add(token, claims.presented_until, grant)
+        self._known.add(token, claims.presented_from, claims.presented_until, grant)
         return grant
 
     def _find(self, token: str) -> Identity | Grant | None:
