@@ -43,7 +43,9 @@ class Authentication:
         insecure = self._config.insecure.clients
         if not token:
             if not self._config.admits_anonymous:
-                raise Disconnect(3501, "no token, and no channel that anyone may follow")
+                raise Disconnect(
+                    3501, 'no token, and no channel that anyone may follow: send a token, or let a namespace have subscribe = "anyone"'
+                )
             return ANYTHING if insecure else ANONYMOUS
         identity = self._verified(self._verifier.connection, token, partial(Disconnect, 3500))
         return identity._replace(unchecked=True) if insecure else identity
