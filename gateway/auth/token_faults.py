@@ -1,6 +1,7 @@
 """What is wrong with a token, and what to do about it: sentences for people in place of PyJWT's short texts.
 
-They go to the log, to ``gateway doctor``, which chooses its advice by their words, and to callers of ``/history`` and ``/inbox``. They show nothing of a token.
+They go to the log, to ``gateway doctor``, which chooses its advice by their words, and to callers of ``/history`` and ``/inbox``. They show nothing of a token that
+no key here signed.
 """
 
 from __future__ import annotations
