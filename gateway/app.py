@@ -16,9 +16,12 @@ from typing import Any, Protocol
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount, Route
 
+from .auth.admin_keys import AdminKeys
 from .auth.keys import Keys
 from .auth.tokens import SHORT_SECRET, Verifier
 from .config import Config
+from .console.admin_routes import routes as console_routes
+from .console.console import make_console
 from .control.bus import Bus
 from .control.events import LifecycleEvents
 from .control.leases import Leases
@@ -100,14 +103,16 @@ class Gateway:
         self._rules_check = RulesCheck(library, commands, tasks)
         self._secrets_check = SecretsCheck(config, commands, uid)
         admission = Admission(config.limits, hub.now)
-        bus = Bus(history, uid, self._leases, Orders(config, uid, hub, revocations, admission))
+        orders = Orders(config, uid, hub, revocations, admission, events)
+        bus = Bus(history, uid, self._leases, orders)
 
         # What other programs produce.
         self.bridges = Bridges(config, address, history, uid)
 
         # Clients.
         calls = Calls(config, history, uid, link, others=bus)
-        authentication = Authentication(config, Verifier(config.tokens, self._keys), revocations)
+        admin_keys = AdminKeys(config.admin_keys, config.admin_read_keys)
+        authentication = Authentication(config, Verifier(config.tokens, self._keys), revocations, admin_keys)
         self.node = Node(
             config=config,
             uid=uid,
@@ -129,6 +134,7 @@ class Gateway:
 
         self._lag = LoopLag()
         self.measured = Measured(self.node, link, commands, self.bridges, self._lag, self.unready)
+        self.console = make_console(self.measured, orders, admin_keys)
 
         link.add_own_listener(calls)
         link.add_listener(hub)
@@ -138,12 +144,15 @@ class Gateway:
 
     async def start(self) -> None:
         """Connects, loads the functions, and waits for the link's first heartbeat. Raises ConfigurationError or StoreError, in one line."""
+        if self._install:
+            self.console.open()
         try:
             await self._connect()
         except BaseException:
             # The loop that ends cancels each task once, and valkey-py may swallow that: its process would never end.
             await self.link.close()
             await self._commands.close()
+            self.console.close()
             raise
         if 0 < len(self._config.tokens.hmac_secret.encode()) < SHORT_SECRET:
             log.warning("tokens.hmac_secret is short: %d bytes or more are safe", SHORT_SECRET)
@@ -178,7 +187,8 @@ class Gateway:
         return [Alerts(self._config.alerts, self.node.queues, self.node.history).run()]
 
     def _rights(self) -> Rights:
-        return rights_of("gateway", self._config.prefix, self._config.bridges, cluster=self._commands.sharded)
+        config = self._config
+        return rights_of("gateway", config.prefix, config.bridges, cluster=self._commands.sharded, console=config.has_console)
 
     async def _install_functions(self) -> None:
         try:
@@ -224,6 +234,7 @@ class Gateway:
         await self.node.inbox.close()
         await self.link.close()
         await self._commands.close()
+        self.console.close()
 
     async def _write_last_events(self) -> None:
         with contextlib.suppress(StoreError, TimeoutError):  # those that Valkey does not take now are lost with this process
@@ -286,6 +297,7 @@ def create_app(
         Route("/health/live", health.live),
         Route("/health/ready", health.ready),
         Route("/health/doctor", doctor_view, methods=["GET"]),
+        *console_routes(config),
         *documentation.routes(),
         *(route for guest in guests for route in guest.routes),
         Mount("/static", pages.files),

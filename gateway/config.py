@@ -8,49 +8,33 @@ then from ``[channels]``; that is done here, so that the rest of the program ask
 from __future__ import annotations
 
 import difflib
-import re
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from platformdirs import user_data_path
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from .bridging import BridgeRules, bridges_fault
+from .channel_rules import (
+    ALERTS,
+    BUILT_IN,
+    CONSOLE_NAMESPACE,
+    CONSOLE_RULES,
+    Audience,
+    ChannelRules,
+    Section,
+)
 from .environment import PREFIX, Environment, log_injected, setting_variables
 from .errors import ConfigurationError, UnknownChannel
 from .origins import Origins, origin_fault
 
-__all__ = ["Alerts", "ChannelRules", "Config", "Limits", "Telemetry", "Thresholds", "Tokens", "examine", "load", "parse_duration"]
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+__all__ = ["Alerts", "Config", "Limits", "Telemetry", "Thresholds", "Tokens", "examine", "load"]
 
 
-def parse_duration(value: Any) -> Any:
-    """``"5m"`` → 300 seconds. A bare number is seconds; ``""`` is 0, which settings read as "never"."""
-    if not isinstance(value, str):
-        return value
-    if value == "":
-        return 0
-    match = re.fullmatch(r"(\d{1,9})([smhd]?)", value.strip())
-    if not match:
-        raise ValueError(f'{value!r} is not a duration; write a number with a unit, as in "30s", "5m", "12h", "30d"')
-    return int(match[1]) * _UNITS.get(match[2], 1)
-
-
-Duration = Annotated[int, BeforeValidator(parse_duration), Field(ge=0)]
-Audience = Literal["anyone", "user", "owner", "token", "nobody"]
-
-
-class _Section(BaseModel):
-    """A table of the TOML file; a key that it does not know is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
-
-
-class Tokens(_Section):
+class Tokens(Section):
     """How clients' tokens are checked. Where no key is configured, ``gateway serve`` makes a secret and stores it in ``data_dir``.
 
     ``leeway`` is in seconds.
@@ -66,14 +50,14 @@ class Tokens(_Section):
     leeway: float = Field(0, ge=0, le=300)
 
 
-class Insecure(_Section):
+class Insecure(Section):
     """What needs no credentials: ``clients`` may do anything without a token, the server API (``api``) needs no key."""
 
     clients: bool = False
     api: bool = False
 
 
-class Limits(_Section):
+class Limits(Section):
     """Bounds, each per process or per client. ``…_bytes`` are bytes, ``…_seconds`` seconds; 0 is "no limit" where it is the default."""
 
     message_bytes: int = Field(65536, ge=64)
@@ -94,7 +78,7 @@ class Limits(_Section):
     presence_clients: int = Field(1000, ge=1)
 
 
-class Telemetry(_Section):
+class Telemetry(Section):
     """Traces. ``traces`` exports spans as OpenTelemetry's environment variables say; ``publication_tags`` puts the trace of a request of the
     server API into the tags of what it publishes."""
 
@@ -102,7 +86,7 @@ class Telemetry(_Section):
     publication_tags: bool = False
 
 
-class Thresholds(_Section):
+class Thresholds(Section):
     """From which number on a work queue raises an alert: ready jobs, the age of the oldest of them, dead letters. 0 is "never"."""
 
     ready: int = Field(0, ge=0)
@@ -110,7 +94,7 @@ class Thresholds(_Section):
     dead: int = Field(0, ge=0)
 
 
-ALERTS = "alerts"  # the channel to which gateways publish alerts
+ADMIN_KEY_LEAST = 16  # characters
 
 
 class Alerts(Thresholds):
@@ -130,66 +114,16 @@ class Alerts(Thresholds):
         return Thresholds(**self.model_dump(include=set(Thresholds.model_fields)) | own)
 
 
-class ChannelRules(_Section):
-    """The rules of one namespace. ``history_ttl`` 0 is "never expires", ``history_size`` -1 "unlimited"."""
-
-    history_size: int = Field(100, ge=-1)
-    history_ttl: Duration = 300
-    meta_ttl: Duration = 30 * 86400
-    recover: bool = True
-    presence: bool = True
-    join_leave: Literal["off", "asked", "all"] = "off"
-    subscribe: Audience = "user"
-    publish: Literal["anyone", "user", "owner", "subscriber", "token", "nobody"] = "nobody"
-    history: Literal["anyone", "user", "owner", "subscriber", "token", "nobody"] = "subscriber"
-    presence_for: Literal["anyone", "user", "owner", "subscriber", "token", "nobody"] = "subscriber"
-    personal: bool = False
-    tags_filter: bool = False
-    delta: bool = False
-    index: bool = False
-
-    @model_validator(mode="after")
-    def _meta_outlives_history(self) -> ChannelRules:
-        if 0 < self.meta_ttl < self.history_ttl:
-            raise ValueError("meta_ttl is shorter than history_ttl: the counter must outlive what it counts")
-        return self
-
-    @property
-    def announces(self) -> bool:
-        """Whether joins and leaves are announced at all."""
-        return self.join_leave != "off"
-
-    @property
-    def has_history(self) -> bool:
-        """Whether publications are stored, so that they have positions."""
-        return self.history_size != 0
-
-    @property
-    def recovers(self) -> bool:
-        """Whether clients receive positions, from which they may recover."""
-        return self.recover and self.has_history
-
-    @property
-    def allows_delta(self) -> bool:
-        """Whether a subscription may ask for documents as changes of the document before."""
-        return self.delta and self.recovers
-
-
-BUILT_IN: dict[str, dict[str, Any]] = {
-    "posts": {},
-    "reviews": {},
-    "orders": {},
-    "review": {"history_size": -1, "history_ttl": ""},
-    "hello": {"publish": "user"},
-    "notifications": {"subscribe": "owner", "history_size": 1000, "history_ttl": "", "personal": True},
-}
-
-
 class Config(BaseSettings):
     """Every setting of the gateway; the documentation's page of settings describes them. It is immutable: ``model_copy`` makes another."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, nested_model_default_partial_update=True
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+        hide_input_in_errors=True,  # it may be a key
     )
 
     host: str = Field("127.0.0.1", pattern=r"^[A-Za-z0-9_.:%\-]{0,255}$")  # a name or an address; "" is all addresses
@@ -206,6 +140,8 @@ class Config(BaseSettings):
     prefix: str = Field("gw", pattern=r"^[A-Za-z0-9_.\-]{1,32}$")
     allowed_origins: list[str] = []
     api_keys: list[str] = []
+    admin_keys: list[str] = Field([], repr=False)
+    admin_read_keys: list[str] = Field([], repr=False)
     metrics_key: str = ""
     metrics_port: int = Field(0, ge=0, le=65535)
     drain_seconds: float = Field(10, ge=0)
@@ -259,6 +195,13 @@ class Config(BaseSettings):
                 raise ValueError(fault)
         return values
 
+    @field_validator("admin_keys", "admin_read_keys")
+    @classmethod
+    def _admin_keys(cls, values: list[str]) -> list[str]:
+        if any(len(value) < ADMIN_KEY_LEAST for value in values):
+            raise ValueError(f"a key is shorter than {ADMIN_KEY_LEAST} characters; make one with: openssl rand -hex 16")
+        return values
+
     @cached_property
     def origins(self) -> Origins:
         """``allowed_origins``, as what answers whether a page is admitted."""
@@ -275,6 +218,10 @@ class Config(BaseSettings):
             raise ValueError("tls_cert and tls_key go together: one is set, the other is not")
         if fault := bridges_fault(self.bridges, self.prefix, self.namespaces):
             raise ValueError(fault)
+        if set(self.admin_keys) & set(self.admin_read_keys):
+            raise ValueError("a key is in admin_keys and in admin_read_keys: it has one role only")
+        if self.has_console and CONSOLE_NAMESPACE in self.namespaces:
+            raise ValueError(f"namespaces.{CONSOLE_NAMESPACE}: this namespace is the console's own while admin_keys is set; rename yours")
         return self
 
     @classmethod
@@ -302,6 +249,11 @@ class Config(BaseSettings):
             return False
 
     @property
+    def has_console(self) -> bool:
+        """Whether there is a console at ``/admin/``: somebody has a key for it."""
+        return bool(self.admin_keys or self.admin_read_keys)
+
+    @property
     def admits_anonymous(self) -> bool:
         """Whether anybody may connect without a token: there is something for them, or everything is open."""
         return (
@@ -316,6 +268,10 @@ class Config(BaseSettings):
         closed = {"subscribe": self.alerts.subscribe, "publish": "nobody", "history": "subscriber", "presence_for": "subscriber"}
         return self.channels.model_copy(update=closed)
 
+    def is_reserved(self, channel: str) -> bool:
+        """Whether the channel is the console's own: no other client follows it, and gateways alone publish to it."""
+        return self.has_console and channel.startswith(f"{CONSOLE_NAMESPACE}:")
+
     def rules(self, channel: str) -> ChannelRules:
         """The rules of a channel. Raises UnknownChannel if its namespace is not configured."""
         namespace, colon, _ = channel.partition(":")
@@ -324,6 +280,8 @@ class Config(BaseSettings):
         try:
             return self.namespaces[namespace]
         except KeyError:
+            if self.is_reserved(channel):
+                return CONSOLE_RULES
             raise UnknownChannel(f"no namespace {namespace!r} is configured") from None
 
 

@@ -200,6 +200,7 @@ export class Gateway {
   constructor(options?: GatewayOptions);
   readonly state: GatewayState;
   readonly transport: Transport | undefined;
+  readonly client: string | null;
   readonly inbox: Inbox;
   subscribe<Data = any>(channel: string, options?: SubscribeOptions): Subscription<Data>;
   unsubscribe(channel: string): void;

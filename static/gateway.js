@@ -49,6 +49,7 @@
  * gateway.connect()                      connects at once, from any state; a new gateway connects by itself
  * gateway.close()                        disconnects, and ends all subscriptions
  * gateway.state, gateway.transport       as in the event "state"
+ * gateway.client                         the id of this connection, as presence and the server API name it; null while there is none
  * Subscription: channel, state, position ({ epoch, offset } or null), publish(data), history(options), unsubscribe()
  *   presence()        → promise of the clients in the channel: [{ user, client, conn_info, chan_info }, …]
  *   presenceStats()   → promise of their number: { clients, users }
@@ -662,6 +663,7 @@ export class Gateway extends Emitter {
   #timer;
   #stopReason; // the GatewayError with which commands are rejected while no connection is wanted
   #warnedOfToken = false;
+  #client = null;
   inbox;
 
   constructor(options = {}) {
@@ -688,6 +690,11 @@ export class Gateway extends Emitter {
 
   get transport() {
     return this.#connection?.transport;
+  }
+
+  /** Null also where only event streams get through: those receive no id. */
+  get client() {
+    return this.#client;
   }
 
   subscribe(channel, options = {}) {
@@ -904,7 +911,8 @@ export class Gateway extends Emitter {
     this.#connection.send([connect, ...ready.map((wanted) => this.#subscribeCommand(wanted))]);
   }
 
-  #connected({ ping = 0, pong = false, ttl = 0, subs = {} }) {
+  #connected({ client = null, ping = 0, pong = false, ttl = 0, subs = {} }) {
+    this.#client = client;
     this.#connection.expectPings(ping * 1000, pong, this.#options.silenceMs);
     this.#blocked = 0;
     this.#scheduleRefresh(this.#token, ttl, "refresh", {});
@@ -1021,6 +1029,7 @@ export class Gateway extends Emitter {
   #closeConnection() {
     this.#token.cancelRenewal();
     this.#steadyFrom = Infinity;
+    this.#client = null;
     const connection = this.#connection;
     this.#connection = null;
     connection?.end();

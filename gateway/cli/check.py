@@ -188,7 +188,8 @@ async def _check_valkey(config: Config, url: str, role: str, report: Report, *, 
 
 async def _check_rights(config: Config, address: Address, role: str, report: Report) -> bool:
     """Whether the user of the address has the rights of the role; each that is missing is a fault."""
-    rights = rights_of(role, config.prefix, config.bridges if role == "gateway" else (), cluster=address.is_cluster)
+    bridges, console = (config.bridges, config.has_console) if role == "gateway" else ((), False)
+    rights = rights_of(role, config.prefix, bridges, cluster=address.is_cluster, console=console)
     found = await check_rights(address, role, rights)
     report.faults += found.faults
     for warning in found.warnings:

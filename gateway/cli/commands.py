@@ -14,7 +14,8 @@ import sys
 import click
 
 from .. import __version__
-from ..config import Config, load, parse_duration
+from ..channel_rules import parse_duration
+from ..config import Config, load
 from ..errors import ConfigurationError, GatewayError
 from ..publication import Position
 from ..runtime.logs import printable
@@ -165,7 +166,8 @@ def rights(roles: tuple[str, ...], config: str | None) -> None:
     """Print the commands that make users of Valkey with the least rights, for valkey-cli; without ROLES, one user for each."""
     settings = load(config)
     for role in roles or ROLES:
-        print(acl_line(role, rights_of(role, settings.prefix, settings.bridges if role == "gateway" else ())))
+        bridges, console = (settings.bridges, settings.has_console) if role == "gateway" else ((), False)
+        print(acl_line(role, rights_of(role, settings.prefix, bridges, console=console)))
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """What processes send each other, and store for each other, in Valkey.
 
 messages      the structs of control messages, as JSON
+questions     what operators ask all processes about their clients
 leases        which processes are alive
 bus           messages to every process, surveys, and commands for one process
 presence      which clients are in a channel

@@ -64,8 +64,8 @@ class Recipient(Protocol):
     def carry_out(self, message: AnyMessage) -> None:
         """Called once for each message, in order. A ClientError is logged: another gateway's rules may differ from ours."""
 
-    def answer(self, question: Question) -> bytes:
-        """The answer as JSON."""
+    async def answer(self, question: Question) -> bytes:
+        """The answer as JSON. Raises what ``UNREADABLE`` lists for a pattern that such a question cannot have."""
 
     def take_commands(self, session: str, commands: bytes) -> bool:
         """Commands, one a line, for an emulated session. False if there is none of that id."""
@@ -100,6 +100,10 @@ class Bus:
     async def send(self, message: AnyMessage) -> None:
         """Sends a message to every process. Raises StoreError."""
         await self._announce(Envelope(VERSION, message=message))
+
+    async def living(self) -> int:
+        """How many processes there are, by their leases. Raises StoreError."""
+        return await self._leases.count()
 
     async def survey(self, what: str, pattern: str = "") -> list[bytes]:
         """The answers of all living processes, or of those that answered within ANSWER_SECONDS. Raises StoreError."""
@@ -267,7 +271,7 @@ class Bus:
         if envelope.v != VERSION:
             log.warning("a control message has version %d; this gateway understands version %d", envelope.v, VERSION)
         elif envelope.question is not None:
-            self._answer(envelope.question)
+            self._tasks.spawn(self._answer(envelope.question))
         elif envelope.message is not None:
             self.carry_out(envelope.message)
 
@@ -280,11 +284,13 @@ class Bus:
         except Exception:  # one message must not end the link
             log.exception("a control message failed")
 
-    def _answer(self, question: Question) -> None:
+    async def _answer(self, question: Question) -> None:
         try:
-            self._answer_to(question.asker, question.id, self._recipient.answer(question))
-        except Exception:  # nor must a question
-            log.exception("a question of another process failed")
+            answer = await self._recipient.answer(question)
+        except UNREADABLE as error:
+            self._faults.found(KIND, self._place, f"a question was not understood: {error}")
+        else:
+            await self._send_answer(question.asker, Private(question.id, msgspec.Raw(answer)))
 
     # Receiving what is for this process alone.
 

@@ -1,7 +1,10 @@
 """Lifecycle events: which client connected, subscribed, left, and why, in a stream that backends read by consumer group.
 
 ``gw:events`` in Valkey; each entry has the fields ``event`` (connected, disconnected, subscribed, unsubscribed), ``user``,
-``client``, ``process``, ``ms``, and where there are any ``channel``, ``code``, ``reason``. It is off by default (``events = true``
+``client``, ``process``, ``ms``, and where there are any ``channel``, ``code``, ``reason``. Where the channel has positions, ``epoch`` and ``offset``
+are where the subscription began, or ended. One that asked for a position has ``recovered``, 1 or, after a gap, 0. One that ended was written each
+publication after ``after``, where ``filtered`` is 1 those that its filter admitted; ``closed`` is 1 where it ended with its
+connection, and ``waiting`` how many bytes its socket had not taken then. It is off by default (``events = true``
 turns it on) and bounded by ``events_size``: the oldest entries are removed. Entries are gathered for a moment; while Valkey is away
 up to WAITING_MOST wait, and further ones are dropped and counted. Events are what happened; presence is what is.
 """
@@ -9,11 +12,15 @@ up to WAITING_MOST wait, and further ones are dropped and counted. Events are wh
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
 
 from ..config import Config
+from ..live.subscription import Subscription
+from ..live.wire_formats import FilteredWire
+from ..rules.identity import Identity
 from ..runtime.tasks import write_changes
 from ..store.history import History
 
@@ -22,6 +29,7 @@ __all__ = ["LifecycleEvents"]
 log = logging.getLogger("gateway.events")
 
 WAITING_MOST = 50_000  # events
+LOOK_SECONDS = 0.05  # until it is noticed that all are written
 AT_ONCE = 1000  # events that are written together
 
 
@@ -36,24 +44,53 @@ class LifecycleEvents:
         self._key = f"{history.layout.prefix}:events"
         self._waiting: deque[tuple[str, ...]] = deque()
         self._more = asyncio.Event()
+        self._written = 0
         self.dropped = 0
 
     @property
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def record(self, event: str, user: str, client: str, **more: object) -> None:
-        """An event of now; ``more`` are further fields of the entry. Nothing happens where events are off."""
-        if not self._on:
+    def record(self, event: str, identity: Identity, client: str, **more: object) -> None:
+        """An event of now; ``more`` are further fields of the entry. Nothing happens where events are off, and for operators."""
+        if not self._on or identity.operator:
             return
         if len(self._waiting) >= WAITING_MOST:
             self.dropped += 1
             if self.dropped == 1:
                 log.error("lifecycle events are dropped: Valkey does not take them")
             return
-        words = ("event", event, "user", user, "client", client, "process", self._process, "ms", str(time.time_ns() // 1_000_000))
+        words = ("event", event, "user", identity.user, "client", client, "process", self._process, "ms", str(time.time_ns() // 1_000_000))
         self._waiting.append((*words, *(str(word) for pair in more.items() for word in pair)))
         self._more.set()
+
+    def subscribed(self, identity: Identity, client: str, subscription: Subscription) -> None:
+        """A subscription began: ``record`` of where."""
+        if self._on:
+            place = _place(subscription, subscription.unbroken)
+            if place and subscription.recovered is not None:
+                place["recovered"] = int(subscription.recovered)
+            self.record("subscribed", identity, client, channel=subscription.channel.name, **place)
+
+    def unsubscribed(self, identity: Identity, client: str, subscription: Subscription, *, closed: bool, waiting_bytes: int) -> None:
+        """A subscription ended, with its connection if that is ``closed``: ``record`` of what was written to its client. ``waiting_bytes`` of that
+        its socket had not taken."""
+        if self._on:
+            place = _place(subscription, subscription.position.offset)
+            if place:
+                place |= {"after": subscription.unbroken} | ({"filtered": 1} if isinstance(subscription.wire, FilteredWire) else {})
+                place |= {"closed": 1} if closed else {}
+                place |= {"waiting": waiting_bytes} if closed and waiting_bytes else {}
+            self.record("unsubscribed", identity, client, channel=subscription.channel.name, **place)
+
+    async def written(self, seconds: float) -> int:
+        """Returns when those that were recorded until now are written, at the latest after so many seconds: how many are not."""
+        until = self._written + len(self._waiting)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._written < until:
+                    await asyncio.sleep(LOOK_SECONDS)
+        return max(0, until - self._written)
 
     async def run(self) -> None:
         """Writes what waits. Runs until cancelled."""
@@ -67,3 +104,9 @@ class LifecycleEvents:
             await asyncio.gather(*[call(b"XADD", self._key, b"MAXLEN", b"~", self._size, b"*", *words) for words in some])
             for _ in some:
                 self._waiting.popleft()
+                self._written += 1
+
+
+def _place(subscription: Subscription, offset: int) -> dict[str, object]:
+    """Epoch and offset; nothing where the channel has no history, and so no positions."""
+    return {"epoch": subscription.position.epoch, "offset": offset} if subscription.channel.has_history else {}

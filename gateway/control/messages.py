@@ -14,6 +14,7 @@ from msgspec import Meta
 from ..publication import MAX_OFFSET
 from ..rules.identity import Override
 from ..rules.json_text import clean, clean_as
+from .questions import ChannelRows, ClientDetail, ClientRows, Witness
 
 __all__ = [
     "VERSION",
@@ -97,7 +98,8 @@ AnyMessage = Subscribing | Unsubscribing | Disconnection | Refreshing | Revocati
 
 
 class Question(msgspec.Struct):
-    """``what`` is "channels" (with a ``pattern`` of shell wildcards) or "info"; the answer goes to the process ``asker``, under ``id``."""
+    """``what`` is "channels" (with a ``pattern`` of shell wildcards), "info", a kind that ``questions`` lists, or one of ``Orders.answers``: those
+    have JSON as their pattern. The answer goes to the process ``asker``, under ``id``; it is null from a process that does not know the kind."""
 
     id: int
     asker: str
@@ -133,7 +135,15 @@ encode_message = msgspec.json.Encoder().encode
 
 _envelope = msgspec.json.Decoder(Envelope).decode
 _private = msgspec.json.Decoder(Private).decode
-_ANSWERS: dict[str, Any] = {"channels": dict[str, int], "info": dict[str, Any]}
+_ANSWERS: dict[str, Any] = {
+    "channels": dict[str, int],
+    "info": dict[str, Any],
+    "clients": ClientRows | None,
+    "client": ClientDetail | None,
+    "busiest": ChannelRows | None,
+    "subscribers": dict[str, int] | None,
+    "witness": Witness | None,
+}
 
 
 def read_envelope(text: bytes) -> Envelope:

@@ -41,6 +41,10 @@ class Revocations:
         now = time.time()
         return (now < until and token.issued_at < before) or (bool(token.token_id) and now < self._tokens.get(token.token_id, 0.0))
 
+    def of_user(self, user: str) -> tuple[float, float]:
+        """The time before which the user's tokens were issued that are revoked, and until when they are: (0, 0) for none."""
+        return self._users.get(user, (0.0, 0.0)) if user else (0.0, 0.0)
+
     def add(self, user: str, token_id: str, before: float, until: float) -> None:
         """In this process: the user's tokens issued before ``before``, and the token ``token_id``, are revoked until ``until``."""
         if user:

@@ -17,7 +17,7 @@ from starlette.responses import FileResponse, Response
 from starlette.staticfiles import NotModifiedResponse, PathLike, StaticFiles
 from starlette.types import Scope
 
-__all__ = ["FRESH", "STATIC", "files", "folder", "landing", "takes_gzip"]
+__all__ = ["FRESH", "STATIC", "console_files", "files", "folder", "landing", "takes_gzip"]
 
 _PACKAGED = Path(__file__).parent.parent / "static"  # in a wheel; in a checkout it is at the top
 STATIC = _PACKAGED if _PACKAGED.is_dir() else _PACKAGED.parent.parent / "static"
@@ -71,7 +71,17 @@ def takes_gzip(accept_encoding: str) -> bool:
     return quality is not None and not _REFUSED.fullmatch(quality)
 
 
+class _ConsoleFiles(_Pages):
+    """The console's page, which connects to this gateway alone, whatever the page of another project may."""
+
+    more_headers = FRESH | {
+        "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:;"
+        " frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    }
+
+
 files = _Files(directory=STATIC, check_dir=False)
+console_files = _ConsoleFiles(directory=STATIC / "admin", html=True, check_dir=False)
 _pages = _Pages(directory=STATIC, check_dir=False)
 
 

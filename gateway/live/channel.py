@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Protocol, TypeAlias
 
-from ..config import ChannelRules
+from ..channel_rules import ChannelRules
 from ..errors import StoreError
 from ..publication import Position, Publication
 from ..rules.recovery import following
@@ -310,10 +310,11 @@ class Channel(FanOut):
         self.mender.history_gone(self, page.top)
         self.ring.clear()
         self.base = None
+        before = self.position
         self.epoch, self.offset, self.ms = page.top.epoch, page.top.offset, page.ms
         for members in list(self.live.values()):
             for member in list(members):
-                member.lost(page.top)
+                member.lost(before)
 
     async def notify_of_loss(self) -> None:
         """Notifies the live subscriptions that they may have missed what history does not hold. Call it while the channel is closed."""

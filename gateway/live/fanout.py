@@ -44,8 +44,8 @@ class Member(Protocol):
     @property
     def write(self) -> Write: ...
 
-    def lost(self, top: Position) -> None:
-        """History does not hold what comes next: the subscription goes on from ``top``, where the channel is already."""
+    def lost(self, before: Position) -> None:
+        """History does not hold what comes after ``before``: the subscription goes on from the position where the channel is already."""
 
 
 class JoinLeaveObserver(Protocol):

@@ -22,7 +22,7 @@ import msgspec
 
 from ..config import Config
 from ..errors import BadRequest, PermissionDenied, StoreError
-from ..publication import Publication
+from ..publication import Position, Publication
 from ..rules.identity import Identity
 from ..rules.json_text import decode_json, encode, raw_object
 from ..rules.notifications import ID_BYTES, NAMESPACE, channel_of
@@ -93,18 +93,21 @@ class Inbox:
         """
         asked = _decode(request, _List)
         before = read_position(asked.before)
-        limit = min(asked.limit, LIST_MOST)
-        *answer, entries = await self._call(b"gateway_inbox", user, before.offset, limit)
+        return raw_object(await self.page(self._own_channel(user), before, min(asked.limit, LIST_MOST)))
+
+    async def page(self, channel: str, before: Position, limit: int) -> dict[str, bytes]:
+        """The fields of ``list`` of an inbox, by its channel's name, as JSON. Raises UnrecoverablePosition, StoreError."""
+        keys = self._history.layout.inbox_keys(channel)
+        *answer, entries = await self._history.call(b"gateway_inbox", keys, before.offset, limit)
         state = _state(answer)
         same_life(before, state.epoch)
         faults = self._history.layout.faults
         listed = [(read_entry(entry[:2], faults, NAMESPACE), entry[2], entry[3]) for entry in entries]
-        fields = {
+        return {
             "notifications": b"[%b]" % b",".join([_notification(publication, bool(mark), id) for publication, mark, id in listed]),
             **state.fields(),
             "next": encode(f"{state.epoch}:{listed[-1][0].offset}") if limit and len(listed) == limit else b"null",
         }
-        return raw_object(fields)
 
     async def read(self, user: str, request: bytes | None) -> bytes:
         """Marks as read, and announces it. Returns JSON of the state afterwards: ``{"unread", "change", "epoch", "offset"}``.
@@ -120,7 +123,8 @@ class Inbox:
             raise BadRequest(f"ids are up to {IDS_MOST} texts of 1 to {ID_BYTES} bytes")
         upto = read_position(asked.upto)
         limits = (upto.epoch, upto.offset) if asked.upto else ("", "")
-        return raw_object(_state(await self._call(b"gateway_read", user, *limits, *(asked.ids or ()))).fields())
+        keys = self._history.layout.inbox_keys(self._own_channel(user))
+        return raw_object(_state(await self._history.call(b"gateway_read", keys, *limits, *(asked.ids or ()))).fields())
 
     def on_missed_ephemeral(self, channel: Channel) -> None:
         """Announces the state once more to the devices that follow the channel on this process, if it is an inbox."""
@@ -157,16 +161,15 @@ class Inbox:
         """Gives up the announcements that are under way."""
         await self._tasks.cancel()
 
-    async def _call(self, function: bytes, user: str, *words: object) -> Sequence[Any]:
-        """Calls a function of the library on the user's inbox. Raises PermissionDenied, StoreError."""
+    def _own_channel(self, user: str) -> str:
+        """The channel that is the user's inbox. Raises PermissionDenied."""
         try:
             channel = channel_of(user)
         except ValueError as error:
             raise PermissionDenied(f"an inbox belongs to a user: {error}") from None
         if not admits(self._config.rules(channel).subscribe, Identity(user), channel):
             raise PermissionDenied(f"the rules of {NAMESPACE!r} let nobody follow an inbox")
-        answer: Sequence[Any] = await self._history.call(function, self._history.layout.inbox_keys(channel), *words)
-        return answer
+        return channel
 
 
 def _state(answer: Sequence[Any]) -> InboxState:

@@ -12,6 +12,7 @@ from enum import Enum
 
 from ..errors import StoreError
 from ..publication import Position, Publication
+from ..runtime.moments import shared_ms
 from .channel import Channel
 from .fanout import GONE, Write
 from .wire_formats import ChainedDeltaWire, FreshDeltaWire, Wire
@@ -37,9 +38,15 @@ class Subscription(ABC):
     ``epoch`` None stands for the channel's top. ``begun`` is whether ``begin`` was called. A ``wire`` for deltas is
     exchanged for the other of its pair when the first document was written, and after a gap. ``ephemerals_seen`` is the
     channel's count of ephemeral publications when the subscription began, or was live last. ``task`` catches it up.
+    ``since_ms`` is when it was made, in unix ms. ``unbroken`` is the offset after which its client was written each publication: where it began,
+    or where it went on after the last gap. ``recovered`` is None for one that began at the top; of one that asked for a position, whether it
+    recovered from there. It is False after a gap.
     """
 
-    __slots__ = ("begun", "channel", "ephemerals_seen", "epoch", "offset", "state", "task", "wire", "write")
+    __slots__ = (
+        *("begun", "channel", "ephemerals_seen", "epoch", "offset", "recovered", "since_ms", "state"),
+        *("task", "unbroken", "wire", "write"),
+    )
 
     def __init__(self, channel: Channel, wire: Wire, write: Write, since: Position | None) -> None:
         self.channel = channel
@@ -52,6 +59,9 @@ class Subscription(ABC):
         self.state = State.CATCHING_UP
         self.begun = False
         self.ephemerals_seen = channel.ephemerals
+        self.since_ms = shared_ms()
+        self.unbroken = 0
+        self.recovered: bool | None = None if since is None else False
         self.task: asyncio.Task[None] | None = None
 
     # What each edge implements.
@@ -75,6 +85,11 @@ class Subscription(ABC):
     def fail(self, error: StoreError) -> None:
         """It cannot begin, since Valkey refuses to read the history. It must end; an edge answers its client before. It did not begin."""
         self.end()
+
+    @property
+    def is_server_side(self) -> bool:
+        """Whether it was not the client that subscribed, but its token, the rules or a service."""
+        return False
 
     @property
     def takes_first_page(self) -> bool:
@@ -105,10 +120,11 @@ class Subscription(ABC):
             self._leave_live(State.BEHIND)
             self.ephemerals_seen = self.channel.ephemerals
 
-    def lost(self, top: Position) -> None:
-        """The channel went on with a gap while the subscription was live: its position is ``top`` now."""
+    def lost(self, before: Position) -> None:
+        """The channel, which was at ``before``, went on with a gap while the subscription was live."""
         self.channel.traffic.gaps["live"] += 1
         self.gap()
+        self._go_on_after_gap()
 
     def end(self) -> None:
         """Nothing more is written to it. Ending it twice changes nothing."""
@@ -128,6 +144,9 @@ class Subscription(ABC):
     def start_at(self, position: Position, recovered: bool, publications: list[Publication]) -> None:
         """Begins: ``publications``, the first page, follow ``position``."""
         self.epoch, self.offset = position
+        self.unbroken = position.offset
+        if self.recovered is not None:
+            self.recovered = recovered
         self.begun = True
         self.ephemerals_seen = self.channel.ephemerals
         self.begin(recovered, publications)
@@ -151,14 +170,19 @@ class Subscription(ABC):
 
     def start_over(self) -> None:
         """What follows its position is gone: it goes on from the channel's top, and its client is notified."""
-        self.epoch, self.offset = self.channel.position
         if isinstance(self.wire, ChainedDeltaWire):
             self.wire = self.wire.fresh
         self.channel.traffic.gaps["catch_up" if self.begun else "subscribe"] += 1
         if self.begun:
-            self.gap()
+            self.gap()  # one that ends with its gap ends where it was
+            self.epoch, self.offset = self.channel.position
+            self._go_on_after_gap()
         else:
             self.start_at(self.channel.position, False, [])
+
+    def _go_on_after_gap(self) -> None:
+        self.unbroken = self.channel.offset
+        self.recovered = False
 
     def turn_live(self) -> None:
         """Its position is the channel's: from here on rounds of the fan-out write to it."""

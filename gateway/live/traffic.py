@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 
+from ..channel_rules import CONSOLE
 from ..config import Config
 from ..runtime.histogram import Histogram
 from ..runtime.loop_lag import SECONDS
@@ -36,9 +37,12 @@ class LiveCounts:
         self.page_publications: Counter[str] = Counter()
         self.traffic: dict[str, Traffic] = {}  # by namespace
         self._own = {*list(config.namespaces)[:NAMESPACES_MOST]}
+        self._config = config
 
     def of(self, channel: str) -> Traffic:
-        """The traffic of the channel's namespace."""
+        """The traffic of the channel's namespace. What the console follows of this process is in no figure."""
+        if channel == CONSOLE and self._config.is_reserved(channel):
+            return Traffic(LiveCounts(self._config))  # of no account: the console's figures would count themselves
         namespace, colon, _ = channel.partition(":")
         name = (namespace if namespace in self._own else OTHERS) if colon else NO_NAMESPACE
         return self.traffic.setdefault(name, Traffic(self))

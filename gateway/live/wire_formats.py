@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from functools import cache
 from typing import Protocol
 
-from ..publication import Publication
+from ..publication import Publication, Tags
 from ..rules.delta import encode_delta
 from ..rules.filters import Filter, tags_of
 from ..rules.json_text import encode
@@ -79,6 +79,10 @@ class FilteredWire:
 
     def __hash__(self) -> int:
         return hash((self._wire, self._filter))
+
+    def admits(self, tags: Tags) -> bool:
+        """Whether the filter admits a publication with these tags."""
+        return self._filter.admits(tags)
 
     def take(self, channel: ChannelView, publications: list[Publication]) -> list[Publication]:
         """The publications that the filter admits."""

@@ -21,7 +21,8 @@ from ..errors import ConfigurationError
 __all__ = ["Place", "facts_of"]
 
 CONTAINERS = ("docker", "compose", "kubernetes")
-SECRET = ("tokens", "api_keys", "metrics_key", "valkey_url", "database_url", "bridges")  # settings, or tables of them, that may hold one
+# Settings, or tables of them, that may hold a secret.
+SECRET = ("tokens", "api_keys", "admin_keys", "admin_read_keys", "metrics_key", "valkey_url", "database_url", "bridges")
 SET_BY_RECIPES = {"data_dir", "tls_cert", "tls_key", "tokens__public_key_file"}
 SET_IN_CONTAINERS = SET_BY_RECIPES | {"host", "port"}
 CONFIG_IN_CONTAINER = "/etc/gateway/gateway.toml"

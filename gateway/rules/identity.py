@@ -33,6 +33,7 @@ class ServerSubscription(NamedTuple):
 class Identity(NamedTuple):
     """Who a client is: ``user`` is "" for an anonymous client; ``unchecked`` clients may do anything (``insecure.clients``).
 
+    An ``operator`` is a page of the console, which leaves no traces: no lifecycle events, no presence.
     ``info`` and ``meta`` are raw JSON of the token; ``expires_at`` and ``issued_at`` are unix time in seconds, 0 for never and
     unknown; ``token_id`` names the token, so that it can be revoked; ``channels`` are those that the token subscribes its bearer to.
     """
@@ -45,6 +46,7 @@ class Identity(NamedTuple):
     issued_at: float = 0.0
     channels: Mapping[str, ServerSubscription] = MappingProxyType({})
     meta: bytes | None = None
+    operator: bool = False
 
 
 class Grant(NamedTuple):

@@ -3,7 +3,6 @@
 server      one process: port, start, end
 tls         TLS handshakes, bounded in number and time
 systemd     what systemd passes to a service, and what it is sent
-drain       how the clients of a process that ends are asked to connect again
 workers     several processes that share the port
 first_run   the secrets that a first run makes and stores
 """

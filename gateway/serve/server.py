@@ -34,8 +34,8 @@ from ..edges.first_read import FirstRead
 from ..edges.websocket import WebSocketConnection
 from ..errors import ConfigurationError, GatewayError
 from ..metrics.siblings import ALONE, WorkerPlace
+from ..session.drain import drain
 from ..store.embedded import EmbeddedServer
-from .drain import drain
 from .systemd import notify_ready, passed_listener
 from .tls import TlsHandshake
 from .workers import run_workers
@@ -337,11 +337,13 @@ class Server(uvicorn.Server):
                 self._exit.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        clients = len(self._gateway.node.admission.clients)
+        admission = self._gateway.node.admission
+        clients = len(admission.clients)
         log.info("stopping: no new connections are accepted, and %d clients are asked to connect again", clients)
         for server in self.servers:
             server.close()
-        await drain(self._gateway.node.admission, self._drain_seconds(clients), lambda: self.force_exit)
+        admission.ending = True
+        await drain(admission, self._drain_seconds(clients), lambda: self.force_exit)
         if self._watcher is not None:
             self._watcher.cancel()
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

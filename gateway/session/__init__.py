@@ -12,5 +12,7 @@ session               one client of the protocol, from its connection's first by
 methods               a handler for each method of the protocol
 client_subscription   a channel of a session
 outlet                the way from a session to its client, which an edge implements
+drain                 how clients are sent elsewhere, one after the other
 control_orders        what backends ask of the clients of this process
+client_views          what operators ask about them
 """

@@ -36,6 +36,10 @@ class Client(Protocol):
         """What carries it: one of a few fixed names."""
 
     @property
+    def since_ms(self) -> int:
+        """When it was connected, in unix ms."""
+
+    @property
     def waiting_bytes(self) -> int:
         """Bytes written for it that its socket has not taken yet."""
 
@@ -82,7 +86,8 @@ class Admission:
     """
 
     def __init__(self, limits: Limits, now: Callable[[], float]) -> None:
-        self.draining = False  # set when the process is going away
+        self.draining = False  # clients are sent elsewhere: the process is going away, or an operator asked for it
+        self.ending = False  # the process is going away: nothing ends the drain
         self.clients: dict[Client, str] = {}  # each with the address that it came from
         self._own_places: dict[Client, Place] = {}  # of those that do not share their socket's
         self.places = Places(limits, now)

@@ -6,15 +6,18 @@ asked: the methods that wait for it are coroutines; the others raise KeyUnknown,
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, TypeVar
 
+from ..auth.admin_keys import LIVE_PREFIX, AdminKeys
 from ..auth.tokens import Verifier
+from ..channel_rules import CONSOLE
 from ..config import Config
 from ..control.revocations import Revocations
 from ..errors import Disconnect, KeyUnknown, PermissionDenied, TokenExpired, TokenInvalid, TokenStale
-from ..rules.identity import ANONYMOUS, ANYTHING, Grant, Identity
+from ..rules.identity import ANONYMOUS, ANYTHING, Grant, Identity, ServerSubscription
 
 __all__ = ["Authentication"]
 
@@ -23,12 +26,13 @@ Verified = TypeVar("Verified", Identity, Grant)
 
 
 class Authentication:
-    """Checks tokens with the configured keys, and against what was revoked."""
+    """Checks tokens with the configured keys, and against what was revoked. ``admin_keys`` check those of the console's pages."""
 
-    def __init__(self, config: Config, verifier: Verifier, revocations: Revocations) -> None:
+    def __init__(self, config: Config, verifier: Verifier, revocations: Revocations, admin_keys: AdminKeys | None = None) -> None:
         self._config = config
         self._verifier = verifier
         self._revocations = revocations
+        self._admin_keys = admin_keys or AdminKeys()
 
     async def learn(self) -> None:
         """Fetches the keys again, after KeyUnknown."""
@@ -47,8 +51,20 @@ class Authentication:
                     3501, 'no token, and no channel that anyone may follow: send a token, or let a namespace have subscribe = "anyone"'
                 )
             return ANYTHING if insecure else ANONYMOUS
+        if self._admin_keys and token.startswith(LIVE_PREFIX):
+            return self._verified(self._operator, token, partial(Disconnect, 3500))  # ``insecure.clients`` gives it no rights
         identity = self._verified(self._verifier.connection, token, partial(Disconnect, 3500))
         return identity._replace(unchecked=True) if insecure else identity
+
+    def _operator(self, token: str) -> Identity:
+        """A page of the console: it follows the console's own channel, and has no more rights than an anonymous client."""
+        session = self._admin_keys.session_of_live(token)
+        if session is None:
+            raise TokenInvalid("it is no token of the console, or of a key that was removed")
+        if session.until <= time.time():
+            raise TokenStale("token expired")
+        own = {CONSOLE: ServerSubscription()}
+        return Identity(expires_at=session.until, token_id=session.id, channels=own, operator=True)
 
     async def identify(self, token: str) -> Identity:
         """``authenticate``, which fetches keys if they are needed. Raises Disconnect 3500 instead of KeyUnknown."""

@@ -63,7 +63,7 @@ class ClientSubscription(TimedSubscription):
     """
 
     __slots__ = (
-        *("asked", "grant", "override", "present", "recovering", "rejects", "rules", "server_side", "session"),
+        *("asked", "grant", "override", "present", "rejects", "rules", "server_side", "session"),
         *("unsubscribe_id", "wants_moves"),
     )
 
@@ -93,7 +93,6 @@ class ClientSubscription(TimedSubscription):
         self.server_side = server_side
         self.asked = asked
         self.unsubscribe_id = 0
-        self.recovering = since is not None
         self.rejects = False
         self.wants_moves = False
         self.present = False
@@ -103,6 +102,10 @@ class ClientSubscription(TimedSubscription):
     def expires_at(self) -> float:
         granted = self.grant or self.server_side
         return 0.0 if granted is None else granted.expires_at
+
+    @property
+    def is_server_side(self) -> bool:
+        return self.server_side is not None
 
     @property
     def takes_first_page(self) -> bool:
@@ -122,7 +125,8 @@ class ClientSubscription(TimedSubscription):
 
     def begin(self, recovered: bool, publications: list[Publication]) -> None:
         session = self.session
-        if self.recovering and not recovered and self.rejects:
+        recovering = self.recovered is not None
+        if recovering and not recovered and self.rejects:
             self.refuse(UnrecoverablePosition())
             return
         top = self.channel.offset
@@ -131,8 +135,8 @@ class ClientSubscription(TimedSubscription):
             publications = self.wire.take(self.channel, publications)
         result = subscribe_result(
             self.position if self.rules.recovers else None,
-            recovered=recovered and self.recovering,
-            was_recovering=self.recovering,
+            recovered=recovered and recovering,
+            was_recovering=recovering,
             ttl=seconds_left(self.expires_at),
             publications=publications,
             top=top if recovered and reached < top else 0,
@@ -166,7 +170,7 @@ class ClientSubscription(TimedSubscription):
     def _enter(self) -> None:
         """Puts it into presence, and among the subscriptions that get joins and leaves, as the rules have it."""
         rules = self.rules
-        self.session.node.events.record("subscribed", self.session.identity.user, self.session.client, channel=self.channel.name)
+        self.session.node.events.subscribed(self.session.identity, self.session.client, self)
         if rules.presence or rules.announces:
             self.present = True
             self.session.node.presence.enter(self.channel.name, self.session.client, self.info, rules.announces)
@@ -193,13 +197,23 @@ class ClientSubscription(TimedSubscription):
                 self.session.outlet.send(push(self.channel.name, join_leave.kind, b'{"info":%b}' % join_leave.info))
 
     def end(self) -> None:
-        if self.begun and self.state is not State.ENDED:
-            self.session.node.events.record("unsubscribed", self.session.identity.user, self.session.client, channel=self.channel.name)
+        ends = self.begun and self.state is not State.ENDED
         super().end()
+        if ends:
+            session, closed = self.session, not self.session.connected
+            waiting = session.outlet.waiting_bytes
+            session.node.events.unsubscribed(session.identity, session.client, self, closed=closed, waiting_bytes=waiting)
         self.channel.ignore_joins_and_leaves(self)
         if self.present:
             self.present = False
             self.session.node.presence.leave(self.channel.name, self.session.client, self.rules.announces)
+
+    def lost(self, before: Position) -> None:
+        """It ends where it was: ``gap`` ends every subscription of a session."""
+        if self.state is State.LIVE:
+            self._leave_live(State.CATCHING_UP)
+            self.epoch, self.offset = before
+        super().lost(before)
 
     def gap(self) -> None:
         session = self.session

@@ -6,12 +6,14 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 
 import msgspec
 
 from .. import __version__
 from ..config import Config
+from ..control.events import LifecycleEvents
 from ..control.messages import AnyMessage, Disconnection, Question, Refreshing, Revocation, Subscribing, Unsubscribing
 from ..control.revocations import Revocations
 from ..errors import Disconnect
@@ -20,20 +22,28 @@ from ..publication import Position
 from ..rules.identity import ServerSubscription
 from ..rules.json_text import encode
 from .admission import Admission, Client
+from .client_views import ClientViews
 
 __all__ = ["Orders"]
 
 
 class Orders:
-    """The bus's recipient (``control.bus.Recipient``). ``process`` is this gateway's id."""
+    """The bus's recipient (``control.bus.Recipient``). ``process`` is this gateway's id.
 
-    def __init__(self, config: Config, process: str, hub: Hub, revocations: Revocations, admission: Admission) -> None:
-        self._config = config
+    ``answers`` has what answers further kinds of question: each takes the question's ``pattern`` and returns JSON.
+    """
+
+    def __init__(
+        self, config: Config, process: str, hub: Hub, revocations: Revocations, admission: Admission, events: LifecycleEvents
+    ) -> None:
         self._process = process
         self._hub = hub
         self._revocations = revocations
         self._admission = admission
         self._started = time.monotonic()
+        self.name = f"{os.uname().nodename}_{config.port}"  # of this process, for people
+        self._views = ClientViews(config, process, self.name, hub, admission, events)
+        self.answers: dict[str, Callable[[str], bytes]] = {}
 
     def carry_out(self, message: AnyMessage) -> None:
         if isinstance(message, Revocation):
@@ -76,21 +86,22 @@ class Orders:
                 info = _given(message.info) or client.identity.info
                 client.renew(client.identity._replace(expires_at=message.expire_at, info=info))
 
-    def answer(self, question: Question) -> bytes:
+    async def answer(self, question: Question) -> bytes:
         if question.what == "channels":
             counts = self._hub.subscribers().items()
             return encode({name: count for name, count in counts if fnmatchcase(name, question.pattern or "*")})
         if question.what == "info":
-            return encode(self._info())
-        return b"null"
+            return encode(self.info())
+        further = self.answers.get(question.what)
+        return await self._views.answer(question) if further is None else further(question.pattern)
 
-    def _info(self) -> dict[str, object]:
+    def info(self) -> dict[str, object]:
         """A node of the server API's ``info``."""
         statistics = self._hub.statistics()
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return {
             "uid": self._process,
-            "name": f"{os.uname().nodename}_{self._config.port}",
+            "name": self.name,
             "version": __version__,
             "num_clients": len(self._admission.clients),
             "num_users": len(self._admission.users),

@@ -28,6 +28,7 @@ from typing import Generic, TypeVar
 from ..errors import Disconnect
 from ..live.subscription import State, Subscription
 from ..rules.identity import Identity
+from ..runtime.moments import shared_ms
 from .client_counts import ClientCounts
 from .node import Node
 from .states import CLOSED, CONNECTED, OPENED, ConnectionState, transition
@@ -60,10 +61,11 @@ class TimedClient(ABC, Generic[Followed]):
     """A connection as time and its socket see it. ``client`` is its id, "" before there is one.
 
     ``open_by`` is when it must be connected, ``next_ping`` when it is pinged next, ``slow_since`` since when its socket is
-    full: seconds of the loop's clock, NEVER where that does not apply. ``bucket`` is the wheel's mark.
+    full: seconds of the loop's clock, NEVER where that does not apply. ``since_ms`` is when it was connected, in unix ms, 0 before.
+    ``bucket`` is the wheel's mark.
     """
 
-    __slots__ = ("bucket", "client", "identity", "next_ping", "node", "open_by", "slow_since", "state")
+    __slots__ = ("bucket", "client", "identity", "next_ping", "node", "open_by", "since_ms", "slow_since", "state")
 
     has_grace = False  # whether the client may bring a new token within GRACE_SECONDS after its token's end
 
@@ -73,6 +75,7 @@ class TimedClient(ABC, Generic[Followed]):
         self.state = state
         self.client = ""
         self.bucket = 0
+        self.since_ms = 0
         self.open_by = open_by
         self.next_ping = self.slow_since = NEVER
         node.wheel.set(self, open_by)
@@ -127,6 +130,7 @@ class TimedClient(ABC, Generic[Followed]):
         """It is connected from now on, and pinged."""
         self.move(CONNECTED)
         self.open_by = NEVER
+        self.since_ms = shared_ms()
         # The first ping comes at a random time, so that clients that connected together are not all pinged together later.
         self.next_ping = self.node.hub.now() + self.node.config.ping_seconds * random.uniform(0.5, 1)
         self.watch_deadlines()

@@ -109,7 +109,7 @@ def _own_channels(session: HandledSession, identity: Identity) -> dict[str, Serv
     if len(own) > most:
         raise Disconnect(3505, f"the token names {len(own)} channels; limits.channels_per_client is {most}")
     for name in own:
-        node.rules(name)
+        node.rules(name, operator=identity.operator)
     return own
 
 
@@ -191,12 +191,13 @@ def _may(session: HandledSession, audience: str, channel: str) -> bool:
 
 def _may_read(session: HandledSession, identity: Identity, channel: str, *, token: bool = False) -> bool:
     """Whether the history rule admits a client that is being subscribed to the channel, ``token``: by a subscription token."""
-    return admits(session.node.rules(channel).history, identity, channel, subscribed=True, token=token)
+    rules = session.node.rules(channel, operator=identity.operator)
+    return admits(rules.history, identity, channel, subscribed=True, token=token)
 
 
 def _history(session: HandledSession, id: int, request: HistoryRequest) -> None:
     name = _channel_of(request)
-    rules = session.node.rules(name)
+    rules = session.node.rules(name, operator=session.identity.operator)
     if not _may(session, rules.history, name):
         raise PermissionDenied(f"the rules of {name!r} do not let user {session.identity.user!r} read history")
     if not rules.has_history:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from ..config import ChannelRules, Config
+from ..channel_rules import ChannelRules
+from ..config import Config
 from ..control.bus import Bus
 from ..control.events import LifecycleEvents
 from ..control.presence import Presence
 from ..control.revocations import Revocations
-from ..errors import BadRequest
+from ..errors import BadRequest, PermissionDenied
 from ..live.hub import Hub
 from ..live.inbox import Inbox
 from ..publication import channel_fault
@@ -55,11 +56,14 @@ class Node:
     authentication: Authentication
     queues: Queues
 
-    def rules(self, channel: str) -> ChannelRules:
-        """The rules of a channel that a client named. Raises BadRequest for an impossible name, UnknownChannel."""
+    def rules(self, channel: str, *, operator: bool = False) -> ChannelRules:
+        """The rules of a channel that a client named. Raises BadRequest for an impossible name, UnknownChannel, and PermissionDenied for
+        the console's own channel, unless the client is an ``operator``."""
         fault = channel_fault(channel)
         if fault:
             raise BadRequest(fault)
+        if not operator and self.config.is_reserved(channel):
+            raise PermissionDenied(f"{channel!r} is the console's own channel")
         return self.config.rules(channel)
 
     def may_subscribe(self, identity: Identity, channel: str, *, token: bool = False) -> bool:

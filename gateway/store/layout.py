@@ -86,6 +86,11 @@ class Layout:
         """The sorted set of a group's instances, and the Pub/Sub channel where their changes are announced."""
         return f"{self.prefix}:readers:{{{group}}}".encode()
 
+    @property
+    def reader_groups(self) -> bytes:
+        """The hash of the groups of durable readers; ``reader_report`` describes it."""
+        return f"{self.prefix}:readers".encode()
+
     def index(self, namespace: str) -> bytes:
         """The set of a namespace's channels, where its rules have ``index``, and the Pub/Sub channel where new ones are announced."""
         return f"{self.prefix}:index:{{{namespace}}}".encode()

@@ -27,7 +27,7 @@ _LACKING: tuple[tuple[Lacking, re.Pattern[str]], ...] = (
     ("channel", re.compile(r"access (?:a channel|one of the channels)|can't publish to the channel")),
 )
 _FROM_A_FUNCTION = ("ACL failure in script", "The user executing the script can't")
-_FAMILIES = ("FCALL", "FUNCTION", "CLIENT", "CLUSTER")
+_FAMILIES = ("FCALL", "FUNCTION", "CLIENT", "CLUSTER", "MEMORY", "XINFO")
 _AROUND = re.compile(r"^NOPERM |^ERR |ACL failure in script: | script: .*$")
 
 _logged: dict[str, float] = {}

@@ -14,7 +14,7 @@ import msgspec
 from .access import Commands
 from .layout import Layout
 
-__all__ = ["EVERY_SECONDS", "OutboxReport", "read_outbox_reports", "report_outbox"]
+__all__ = ["EVERY_SECONDS", "OutboxReport", "outbox_reports_by_database", "read_outbox_reports", "report_outbox"]
 
 log = logging.getLogger("gateway.store")
 
@@ -39,9 +39,15 @@ async def report_outbox(commands: Commands, layout: Layout, database: str, repor
 
 async def read_outbox_reports(commands: Commands, layout: Layout) -> list[OutboxReport]:
     """One for each database whose relay reported lately. What another program wrote there is left out. Raises StoreError."""
-    answer = await commands.call(b"HVALS", layout.outbox, repeatable=True)
-    reports = [report for text in answer if (report := _read(text, layout)) is not None]
-    return [report for report in reports if report.at > time.time() - OLD_SECONDS]
+    return list((await outbox_reports_by_database(commands, layout)).values())
+
+
+async def outbox_reports_by_database(commands: Commands, layout: Layout) -> dict[str, OutboxReport]:
+    """The same, by what the relays call their databases."""
+    answer = await commands.call(b"HGETALL", layout.outbox, repeatable=True)
+    pairs = zip(answer[::2], answer[1::2], strict=True)
+    reports = {name.decode(errors="replace"): report for name, text in pairs if (report := _read(text, layout)) is not None}
+    return {name: report for name, report in reports.items() if report.at > time.time() - OLD_SECONDS}
 
 
 def _read(text: bytes, layout: Layout) -> OutboxReport | None:

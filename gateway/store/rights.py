@@ -59,7 +59,8 @@ FUNCTIONS = {
     " zrange zrangebylex zrem zrevrange zrevrangebylex zscore",
     "take finish fail give_back park held renew reclaim": "del exists hdel hget hincrby hmget hset llen lpos lpush lrange lrem publish rpop"
     " rpush time zadd zmscore zrange zrangebylex zrangebyscore zrem zrevrangebylex zscore",
-    "reader_take reader_release reader_read reader_again reader_settle reader_rewind reader_lag reader_beat": "del exists hdel hget hmget"
+    "reader_lag": "hmget xrange",
+    "reader_take reader_release reader_read reader_again reader_settle reader_rewind reader_beat": "del exists hdel hget hmget"
     " hset publish time type xack xadd xautoclaim xclaim xgroup|create xgroup|destroy xinfo|groups xpending xrange zadd zrem"
     " zremrangebyscore zrevrange",
     "bridge_list": "del hmget hset lindex llen lmove time",
@@ -112,9 +113,10 @@ ROLES: dict[str, Rights] = {
     | _LINK
     | _calling(
         "generation rules has_index",
-        "reader_take reader_release reader_read reader_again reader_settle reader_rewind reader_lag reader_beat",
+        "reader_lag",
+        "reader_take reader_release reader_read reader_again reader_settle reader_rewind reader_beat",
     )
-    | _rights("get sscan xrevrange", "{* readers:{* %R~index:{* %R~rules", "{* readers:{* index:{*"),
+    | _rights("expire get hset sscan xrevrange", "{* readers readers:{* %R~index:{* %R~rules", "{* readers:{* index:{*"),
     "service": _CONNECTION | _rights("brpop publish set time", "rpc:{* rpc:services", "node:*"),
 }
 """``publisher``: ``Publisher``, ``SyncPublisher``, ``gateway publish``. ``relay``: ``gateway relay``, whose outbox may hold jobs too.
@@ -124,6 +126,10 @@ ROLES: dict[str, Rights] = {
 CLUSTER = _rights("asking cluster|info cluster|slots spublish ssubscribe sunsubscribe")
 """What each role needs besides where Valkey is a cluster, on each of its nodes. A replica is never read, so READONLY is not among it."""
 
+_CONSOLE = _calling("job jobs cancel purge resend", "reader_lag") | _rights(
+    "hgetall hmget memory|usage sscan xinfo|groups xinfo|stream xlen xpending xrange xrevrange zcard zcount zscore"
+)
+
 _BRIDGING = {
     "pubsub": _calling("bridge_fail", "lease"),
     "pattern": _calling("bridge_fail", "lease") | _rights("psubscribe"),
@@ -132,9 +138,9 @@ _BRIDGING = {
 }
 
 
-def rights_of(role: str, prefix: str, bridges: Iterable[BridgeRules] = (), *, cluster: bool = False) -> Rights:
-    """What ``role`` needs under ``prefix``; a gateway also needs what its ``bridges`` read and take from."""
-    rights = _below(ROLES[role], _escaped(prefix))
+def rights_of(role: str, prefix: str, bridges: Iterable[BridgeRules] = (), *, cluster: bool = False, console: bool = False) -> Rights:
+    """What ``role`` needs under ``prefix``; a gateway also needs what its ``bridges`` read and take from, and what its ``console`` shows."""
+    rights = _below(ROLES[role] | _CONSOLE if console else ROLES[role], _escaped(prefix))
     for bridge in bridges:
         rights |= _bridging(bridge)
     return rights | CLUSTER if cluster else rights

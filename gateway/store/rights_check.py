@@ -28,10 +28,10 @@ log = logging.getLogger("gateway.rights")
 # A command with all the words that it needs, by its name. K is a key, C a channel; those that would block have no valid end.
 _BY_FUNCTION = """
 del K|exists K|expire K 1|get K|hdel K f|hexists K f|hget K f|hgetall K|hincrby K f 1|hkeys K|hlen K|hmget K f|hrandfield K|hscan K 0|hset K f v
-hsetnx K f v|hvals K|info server|lindex K 0|llen K|lmove K K LEFT RIGHT|lpos K x|lpush K x|lrange K 0 0|lrem K 0 x|ltrim K 0 0|persist K
+hsetnx K f v|hvals K|info server|lindex K 0|llen K|lmove K K LEFT RIGHT|lpos K x|lpush K x|lrange K 0 0|lrem K 0 x|ltrim K 0 0|memory usage K|persist K
 pexpire K 1|ping|pttl K|publish C x|rpop K|rpush K x|sadd K x|scard K|set K x NX XX|sismember K x|smembers K|spublish C x|srem K x|sscan K 0|time|ttl K
 type K|xack K g 0-1|xadd K * f v|xautoclaim K g c 0 0|xclaim K g c 0 0-1|xgroup create K g $|xgroup destroy K g|xinfo groups K|xinfo stream K
-xpending K g|xrange K - + COUNT 1|xrevrange K + - COUNT 1|xtrim K MAXLEN 0|zadd K 0 x|zcard K|zcount K 0 0|zincrby K 1 x|zmscore K x|zrange K 0 0
+xlen K|xpending K g|xrange K - + COUNT 1|xrevrange K + - COUNT 1|xtrim K MAXLEN 0|zadd K 0 x|zcard K|zcount K 0 0|zincrby K 1 x|zmscore K x|zrange K 0 0
 zrangebylex K - +|zrangebyscore K 0 0|zrem K x|zremrangebyrank K 0 0|zremrangebyscore K 0 0|zrevrange K 0 0|zrevrangebylex K + -
 zrevrangebyscore K 0 0|zscore K x
 """
@@ -40,7 +40,7 @@ client setname gateway|function list LIBRARYNAME gateway_none|function load none
 cluster slots|blmove K K LEFT RIGHT none|brpop K none|xread COUNT 1 STREAMS K none
 """
 _SUBSCRIBING = "psubscribe C|subscribe C|unsubscribe none|ssubscribe C|sunsubscribe none"  # the last, since then little else may be sent
-_FAMILIES = ("client", "cluster", "function", "xgroup", "xinfo")  # whose second word is part of the right
+_FAMILIES = ("client", "cluster", "function", "memory", "xgroup", "xinfo")  # whose second word is part of the right
 _READING = {"get", "sscan"}  # what the patterns for reading alone are for
 
 _NAME = "rights-check"

@@ -25,6 +25,7 @@ ASKED_MOST = 5  # nodes of one look
 ASK_SECONDS = 1.0
 NODES_MOST = 1000  # primaries, to each of which there is a connection; Valkey advises against more
 KEYLESS = frozenset("TIME INFO FUNCTION PING CONFIG ACL CLUSTER CLIENT COMMAND".split())
+FAMILIES = frozenset(("XINFO", "MEMORY"))  # whose second word is part of the command
 
 Place = tuple[str, int]  # host and port
 _HOST = re.compile(r"[0-9A-Za-z_.:-]{1,255}").fullmatch
@@ -45,7 +46,7 @@ def key_of(words: Sequence[Any]) -> bytes | None:
     if verb in KEYLESS or len(words) == 1:
         return None
     if verb != "FCALL":
-        key = words[1]
+        key = words[2 if verb in FAMILIES else 1]
     elif int(words[2]):
         key = words[3]
     else:

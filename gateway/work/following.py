@@ -13,6 +13,7 @@ from ..runtime.backoff import retrying
 from ..runtime.tasks import Tasks
 from ..store.access import Commands
 from ..store.layout import Layout
+from ..store.reader_report import report_reader
 
 __all__ = ["Following"]
 
@@ -42,6 +43,12 @@ class Following:
         """Names what is followed: instances that follow the same share it among themselves."""
         words = [self.namespace, *(() if self.namespace else sorted(self.names))]
         return blake2b("\n".join(words).encode(), digest_size=4).hexdigest()
+
+    async def begin(self, commands: Commands, group: str) -> None:
+        """Reports what ``group`` follows, and reads the index if that is a namespace. Raises StoreError."""
+        await report_reader(commands, self._layout, group, self.namespace, [] if self.namespace else self.names)
+        if self.namespace:
+            await self.load(commands)
 
     async def load(self, commands: Commands) -> None:
         """Reads the index; new names are announced from then on. Raises StoreError."""

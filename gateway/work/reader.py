@@ -133,8 +133,7 @@ class Reader:
                 link.add_channel_listener(following.key, following)
             stack.push_async_callback(link.close)
             await link.start()
-            if namespace:
-                await following.load(commands)
+            await following.begin(commands, self._group)
             self._closing = stack.pop_all()
         self._open = True
         self._running = [asyncio.create_task(self._membership.run()), asyncio.create_task(self._pump())]

@@ -8,7 +8,7 @@ from ..publication import Position, Publication
 from ..store.access import Commands
 from ..store.layout import Layout, read_entry, read_epoch
 
-__all__ = ["DeadLetter", "Known", "Page", "ReaderCalls"]
+__all__ = ["DeadLetter", "Known", "Page", "ReaderCalls", "dead_letter"]
 
 REASON_BYTES = 1000  # of a dead letter's reason
 
@@ -106,14 +106,14 @@ class ReaderCalls:
     async def dead(self, channel: str, limit: int) -> list[DeadLetter]:
         """The newest dead letters, newest first."""
         key = self._layout.reader(channel, self._group)[3]
-        return [_dead_letter(fields) for _, fields in await self._commands.call(b"XREVRANGE", key, b"+", b"-", b"COUNT", limit)]
+        return [dead_letter(fields) for _, fields in await self._commands.call(b"XREVRANGE", key, b"+", b"-", b"COUNT", limit)]
 
     async def _call(self, function: bytes, channel: str, *words: Any) -> Any:
         keys = self._layout.reader(channel, self._group)
         return await self._commands.call(b"FCALL", function, len(keys), *keys, *words, repeatable=True)
 
 
-def _dead_letter(words: list[bytes]) -> DeadLetter:
+def dead_letter(words: list[bytes]) -> DeadLetter:
     """Of any fields: another program may have written there."""
     fields = dict(zip(words[::2], words[1::2], strict=True))
     texts = {name: fields.get(name.encode(), b"").decode(errors="replace") for name in ("epoch", "offset", "deliveries", "reason")}

@@ -13,8 +13,10 @@ import pytest
 from gateway import errors
 from gateway.app import create_app
 from gateway.bridging import BridgeRules
+from gateway.channel_rules import BUILT_IN, ChannelRules
 from gateway.cli import app
-from gateway.config import BUILT_IN, Alerts, ChannelRules, Config, Insecure, Limits, Telemetry, Tokens
+from gateway.config import Alerts, Config, Insecure, Limits, Telemetry, Tokens
+from gateway.console.methods import METHODS as CONSOLE_METHODS
 from gateway.edges.api.methods import METHODS
 from gateway.edges.emulation import PATHS as EMULATION
 from gateway.edges.responses import STATUS_OF_ERROR
@@ -78,7 +80,13 @@ def test_every_method_of_the_server_api_is_documented() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [*(route.path for route in create_app(Config()).routes if route.path != "/static"), "/sse", PATH, *EMULATION, "/static/gateway.js"],
+    [
+        *(route.path for route in create_app(Config(admin_keys=["0123456789abcdef"])).routes if route.path != "/static"),
+        "/sse",
+        PATH,
+        *EMULATION,
+        "/static/gateway.js",
+    ],
 )
 def test_every_path_is_documented(path: str) -> None:
     shown = re.sub(r"\{[^}]*\}", "…", path)
@@ -101,6 +109,12 @@ def test_every_metric_is_documented_with_its_kind_its_labels_and_its_meaning() -
         for metric in METRICS
         if metric.kind not in rows[metric.name] or not all(f"`{label}`" in rows[metric.name] for label in metric.labels)
     ] == []
+
+
+def test_every_method_of_the_console_is_documented() -> None:
+    rows = re.findall(r"^\| ((?:`\w+`,? ?)+)\|", page("reference/http"), re.M)
+    documented = {name for row in rows for name in re.findall(r"\w+", row)}
+    assert sorted(CONSOLE_METHODS.keys() - documented) == []
 
 
 def test_every_command_of_the_wire_protocol_is_documented() -> None:

@@ -30,10 +30,11 @@ def load_functions(own: OwnValkey, *, frozen: bool) -> None:
 class QueueFunctions:
     """``call("enqueue", "name", "1")`` is gateway_enqueue of this queue; functions of workers are given the worker by its name."""
 
-    def __init__(self, own: OwnValkey, name: str = "default") -> None:
+    def __init__(self, own: OwnValkey, name: str = "default", prefix: str = "gw") -> None:
         self.own = own
         self.name = name
-        self.keys = Layout("gw").queue(name)
+        self.layout = Layout(prefix)
+        self.keys = self.layout.queue(name)
 
     def key(self, name: str = "") -> bytes:
         """``gw:queue:{Q}:name``."""
@@ -44,7 +45,7 @@ class QueueFunctions:
 
     def work(self, function: str, worker: str, *args: Any) -> Any:
         """A function that workers call."""
-        keys = (*self.keys, Layout("gw").taken(self.name, worker))
+        keys = (*self.keys, self.layout.taken(self.name, worker))
         return self.own.ask("FCALL", f"gateway_{function}", len(keys), *keys, worker, *args)
 
     def take(self, worker: str, most: int = 10, *rates: Any, lease: int = 10_000) -> dict[str, int]:

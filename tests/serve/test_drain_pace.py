@@ -10,8 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from gateway.config import Limits
-from gateway.serve.drain import DRAINED_AT_ONCE, drain
 from gateway.session.admission import Admission
+from gateway.session.drain import DRAINED_AT_ONCE, drain
 
 from ..kit.turns import TurnCounter
 from ..kit.virtual_time import run_in_virtual_time

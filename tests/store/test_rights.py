@@ -29,6 +29,7 @@ from ..kit.acl import LeastRights
 from ..kit.clients import client, until_counted
 from ..kit.gateways import RULES, RunningGateway, Start
 from ..kit.jobs import working
+from ..kit.operators import WITH_CONSOLE, Operator, log_in
 from ..kit.programs import run
 from ..kit.services import running
 from ..kit.valkeys import opened_history
@@ -87,7 +88,7 @@ def test_the_commands_of_each_function_are_those_that_the_library_runs() -> None
 def test_each_right_can_be_tried() -> None:
     samples = rights_check._FUNCTION_SAMPLES.keys() | rights_check._DIRECT_SAMPLES.keys() | rights_check._LAST_SAMPLES.keys() | {"fcall"}
     bridges = [BridgeRules(channel="posts:a", **{kind: "x"}) for kind in ("pubsub", "pattern", "list", "stream")]
-    needed = [*ROLES.values(), rights_of("gateway", "gw", bridges), CLUSTER]
+    needed = [*ROLES.values(), rights_of("gateway", "gw", bridges, console=True), CLUSTER]
     assert set.union(*(set(rights.commands) for rights in needed)) == samples
 
 
@@ -201,6 +202,42 @@ async def _durable_reader(publisher: Publisher, least: LeastRights, prefix: str)
             await publication.ack()
             if publication.data == 2:
                 break
+
+
+async def test_a_gateway_with_a_console_needs_what_that_shows(least: LeastRights, prefix: str, start_gateway: Start) -> None:
+    more = rights_of("gateway", prefix, console=True).commands - rights_of("gateway", prefix).commands
+    least.give("gateway", more=[f"+{command}" for command in more])
+    settings = f"events = true\n{WITH_CONSOLE}{RULES}{NAMED}"
+    gateway = await asyncio.to_thread(start_gateway, settings, valkey_url=least.url("gateway"))
+    async with Publisher(least.url("publisher"), prefix=prefix) as publisher, Queue(least.url("producer"), prefix=prefix) as queue:
+        await _durable_reader(publisher, least, prefix)
+        await publisher.publish("named:a", 3)
+        await publisher.notify("u1", {"id": "n"})
+        job = await queue.enqueue("later", 1, delay=60)
+        await asyncio.to_thread(_use_console, log_in(gateway), job.id)
+    assert least.refused() == [] and "NOPERM" not in gateway.log() and "lacks rights" not in gateway.log()
+
+
+def _use_console(operator: Operator, job: str) -> None:
+    for method, request in {
+        "connections": {"user": "u"},
+        "channels_busy": {},
+        "channel": {"channel": "named:a"},
+        "permissions": {"user": "u1", "channel": "named:a"},
+        "inbox": {"user": "u1"},
+        "queues": {},
+        "queue": {"queue": "default", "state": "delayed"},
+        "job": {"queue": "default", "id": job},
+        "queue_retry": {"queue": "default"},
+        "queue_cancel": {"queue": "default", "id": job},
+        "queue_purge": {"queue": "default", "state": "dead", "confirm": "default"},
+        "outbox": {},
+    }.items():
+        operator.call(method, **request)
+    assert [row["lag"] for row in operator.call("readers")["readers"]] == [1]
+    found = {offset: operator.call("why", user="u1", channel="named:a", offset=offset)["findings"] for offset in (1, 3)}
+    assert [len([each for each in findings if each["kind"] == "reader"]) for findings in found.values()] == [1, 1]
+    operator.call("why", user="u1", channel="notifications:u1", offset=1)
 
 
 # Not enough.

@@ -61,7 +61,7 @@ from .unknown_fields import unknown_fields
 
 __all__ = [
     *("BATCH", "METHODS", "TOGETHER", "Malformed", "Method", "Outcome", "answer", "notification_words", "placed", "publication_words"),
-    *("replies", "responses", "together", "warnings_of"),
+    *("read_history", "replies", "request_of", "responses", "together", "warnings_of"),
 ]
 
 HISTORY_BYTES = 16 * 1024 * 1024  # of one answer of the history method
@@ -70,6 +70,9 @@ TOGETHER = 200  # commands of one request that are under way at once
 PUBLISHES = frozenset({"publish", "broadcast", "notify"})
 Outcome = tuple[bytes, bytes | None]  # a result, and the error where there is none; both are JSON
 REVOKED_SECONDS = 30 * 86400  # where the request does not say when the token would have expired
+
+
+Asked = TypeVar("Asked", bound=Shape)
 
 
 class Malformed(Exception):
@@ -86,23 +89,28 @@ class Method(NamedTuple):
 
 async def answer(node: Node, method: Method, body: bytes) -> bytes:
     """The result as JSON. Raises Malformed for a body that is not JSON, ClientError and StoreError as the methods do."""
+    return await method.call(node, request_of(method.request, body))
+
+
+def request_of(kind: type[Asked], body: bytes) -> Asked:
+    """The request in a body. Raises Malformed for one that is not JSON, BadRequest for JSON that is no such request."""
     try:
-        request = decode_json(body or b"{}", method.request)
+        request = decode_json(body or b"{}", kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         # msgspec reports a wrong shape as soon as it finds one: what follows may not be JSON at all.
         wrong_shape = isinstance(error, msgspec.ValidationError) and is_json(mend_surrogates(body))
         if not wrong_shape:
             raise Malformed(str(error)) from None
-        raise BadRequest(_with_unknown_fields(str(error), method, body)) from None
+        raise BadRequest(_with_unknown_fields(str(error), kind, body)) from None
     fault = request.fault()
     if fault:
-        raise BadRequest(_with_unknown_fields(fault, method, body))
-    return await method.call(node, request)
+        raise BadRequest(_with_unknown_fields(fault, kind, body))
+    return request
 
 
-def _with_unknown_fields(fault: str, method: Method, body: bytes) -> str:
+def _with_unknown_fields(fault: str, kind: type[Shape], body: bytes) -> str:
     """A field that is missing may be there under a wrong name."""
-    return "; ".join([fault, *unknown_fields(body, method.request)])
+    return "; ".join([fault, *unknown_fields(body, kind)])
 
 
 def warnings_of(method: Method, body: bytes) -> list[str]:
@@ -254,6 +262,11 @@ async def _history(node: Node, request: HistoryRequest) -> bytes:
     """Reads publications after a position, or, in reverse, before it."""
     if not node.rules(request.channel).has_history:
         raise NotAvailable(f"{request.channel!r} has no history: its history_size is 0")
+    return await read_history(node, request)
+
+
+async def read_history(node: Node, request: HistoryRequest) -> bytes:
+    """The history method of a channel that has a history, whoever may read it."""
     since = request.since.position if request.since is not None else BEGINNING
     limit = -1 if (request.limit or 0) < 0 else request.limit or 0
     reverse = bool(request.reverse)
@@ -368,9 +381,6 @@ def _present(node: Node, request: ChannelRequest) -> str:
     if not node.rules(request.channel).presence:
         raise NotAvailable(f"{request.channel!r} has no presence: its rules do not set it")
     return request.channel
-
-
-Asked = TypeVar("Asked", bound=Shape)
 
 
 def _method(call: Callable[[Node, Asked], Awaitable[bytes]], request: type[Asked], result: type[msgspec.Struct]) -> Method:

@@ -41,9 +41,9 @@ EXPIRING_SECONDS = GRACE_SECONDS  # before its end: what a session's client has 
 
 
 class StreamSubscription(TimedSubscription):
-    """A channel of a stream, the ``number``th in its ids. ``asked``: the client named a position. ``grant`` is of its subscription token."""
+    """A channel of a stream, the ``number``th in its ids. ``grant`` is of its subscription token."""
 
-    __slots__ = ("asked", "grant", "number", "rules", "stream")
+    __slots__ = ("grant", "number", "rules", "stream")
 
     takes_first_page = False
 
@@ -52,7 +52,6 @@ class StreamSubscription(TimedSubscription):
         super().__init__(channel, wire, stream.write_several if stream.several else stream.write, since)
         self.stream = stream
         self.number = number
-        self.asked = since is not None
         self.grant = grant
         self.rules = overridden(channel.rules, grant.override if grant is not None else None)
 
@@ -160,7 +159,7 @@ class EventStream(TimedClient[StreamSubscription]):
 
     def begun(self, subscription: StreamSubscription, recovered: bool) -> None:
         assert self._starts is not None
-        channel, position, asked = subscription.channel, subscription.position, subscription.asked
+        channel, position, asked = subscription.channel, subscription.position, subscription.recovered is not None
         self._positions[subscription.number] = position
         start = Start(channel.name, recovered and asked, position, asked and not recovered, channel.offset, subscription.number)
         self._starts.append(start)
@@ -173,7 +172,7 @@ class EventStream(TimedClient[StreamSubscription]):
         self._write_text(retry() + self._opening(starts))
         self._record("connected")
         for start in starts:
-            self._record("subscribed", channel=start.channel)
+            self.node.events.subscribed(self.identity, self.client, self.subscriptions[start.number])
         self.opened()
         self.counts.connected(self.transport)
         self.log_start()
@@ -244,7 +243,7 @@ class EventStream(TimedClient[StreamSubscription]):
 
     def _record(self, event: str, **more: object) -> None:
         """A lifecycle event of its client."""
-        self.node.events.record(event, self.identity.user, self.client, **more)
+        self.node.events.record(event, self.identity, self.client, **more)
 
     # From the socket.
 
@@ -345,7 +344,7 @@ class EventStream(TimedClient[StreamSubscription]):
         for subscription in self.subscriptions:
             self.node.hub.leave(subscription)
             if known:
-                self._record("unsubscribed", channel=subscription.channel.name)
+                self.node.events.unsubscribed(self.identity, self.client, subscription, closed=True, waiting_bytes=self.waiting_bytes)
         if known:
             self._record("disconnected", code=disconnect.code, reason=disconnect.reason)
         self.output.finish(abort)

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from itertools import islice
 from math import ceil
 
-from ..session.admission import Admission
+from .admission import Admission
+from .node import Node
 
-__all__ = ["drain"]
+__all__ = ["begin_drain", "drain", "end_drain"]
 
 log = logging.getLogger("gateway.server")
 
@@ -50,3 +51,19 @@ def _drain_all_but(staying: int, admission: Admission) -> bool:
             log.exception("a client could not be drained")
             admission.clients.pop(client, None)
     return len(admission.clients) <= staying
+
+
+def begin_drain(node: Node) -> None:
+    """Sends the clients of a process that goes on elsewhere, over ``drain_seconds``, and admits none until ``end_drain``."""
+    admission = node.admission
+    if not admission.draining:
+        admission.draining = True
+        node.tasks.spawn(drain(admission, node.config.drain_seconds, lambda: not admission.draining))
+
+
+def end_drain(node: Node) -> str:
+    """Admits clients again. Returns why not, in a sentence; "" if it does."""
+    if node.admission.ending:
+        return "the process is ending"
+    node.admission.draining = False
+    return ""
