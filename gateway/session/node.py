@@ -66,8 +66,10 @@ class Node:
         return self.config.rules(channel)
 
     def may_subscribe(self, identity: Identity, channel: str, *, token: bool = False) -> bool:
-        """``token`` is whether the client has a subscription token for this channel. Raises as ``rules`` does."""
-        return may_subscribe(self.rules(channel), identity, channel, token=token)
+        """``token`` is whether the client has a subscription token for this channel. Raises as ``rules`` does.
+
+        A page of the console may not: the console subscribes it (its method ``tail``), so that it is not seen in the channel."""
+        return may_subscribe(self.rules(channel), identity, channel, token=token) and not identity.operator
 
     def personal_channels(self, user: str) -> list[str]:
         """The channels that a user is subscribed to on connecting."""

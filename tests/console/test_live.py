@@ -25,6 +25,8 @@ publish = "anyone"
 subscribe = "anyone"
 [namespaces.sealed]
 subscribe = "nobody"
+[namespaces.talk]
+publish = "subscriber"
 """
 )
 
@@ -115,6 +117,18 @@ async def test_a_page_follows_any_channel_unseen(pair: Pair, store: Valkey) -> N
     events = f"{pair.here.prefix}:events"
     wait_until(lambda: store.xlen(events) >= 12, "the events of ann and bob")
     assert {fields[b"user"] for _, fields in store.xrange(events)} <= {b"ann", b"bob"}
+
+
+async def test_a_page_changes_nothing_on_its_live_connection_whatever_it_follows_there(pair: Pair) -> None:
+    operator = log_in(pair.here, READ_KEY)
+    async with opened(pair.here) as wire:
+        own = (await wire.result("connect", token=operator.call("live")["token"]))["client"]
+        operator.call("tail", client=own, channel="talk:1")
+        for channel in ("talk:1", "seen:2"):
+            assert (await wire.ask("publish", channel=channel, data=1))["error"]["code"] == 103
+        assert (await wire.ask("subscribe", channel="seen:2"))["error"]["code"] == 103, "it would be among those who are there"
+        assert (await wire.ask("rpc", method="inbox.list"))["error"]["code"] == 103
+        assert operator.call("history", channel="talk:1")["publications"] == []
 
 
 async def test_nobody_follows_a_channel_on_a_connection_that_is_not_his_sessions(pair: Pair) -> None:
