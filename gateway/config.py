@@ -25,6 +25,7 @@ from .origins import Origins, origin_fault
 
 __all__ = [
     "CONSOLE",
+    "CONSOLE_RULES",
     "Alerts",
     "ChannelRules",
     "Config",
@@ -365,7 +366,7 @@ class Config(BaseSettings):
         return self.has_console and channel.startswith(f"{CONSOLE_NAMESPACE}:")
 
     def rules(self, channel: str) -> ChannelRules:
-        """The rules of a channel. Raises UnknownChannel if its namespace is not configured."""
+        """The rules of a channel, CONSOLE_RULES for the console's own. Raises UnknownChannel if its namespace is not configured."""
         namespace, colon, _ = channel.partition(":")
         if not colon:
             return self._alerts_rules if channel == ALERTS and self.alerts.are_on else self.channels

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from ..config import ChannelRules, Config
+from ..config import CONSOLE_RULES, ChannelRules, Config
 from ..control.bus import Bus
 from ..control.events import LifecycleEvents
 from ..control.presence import Presence
@@ -61,9 +61,10 @@ class Node:
         fault = channel_fault(channel)
         if fault:
             raise BadRequest(fault)
-        if not operator and self.config.is_reserved(channel):
+        rules = self.config.rules(channel)
+        if rules is CONSOLE_RULES and not operator:
             raise PermissionDenied(f"{channel!r} is the console's own channel")
-        return self.config.rules(channel)
+        return rules
 
     def may_subscribe(self, identity: Identity, channel: str, *, token: bool = False) -> bool:
         """``token`` is whether the client has a subscription token for this channel. Raises as ``rules`` does.
