@@ -4,7 +4,7 @@
 // processes publish them only while a page watches.
 
 import { Gateway } from "../static/gateway.js";
-import { Figures } from "./figures.js";
+import { arrivals, Figures } from "./figures.js";
 
 const WATCH_MS = 10_000; // processes go on publishing for 20 s
 const HISTORY = 300; // as many as the channel's history holds
@@ -18,7 +18,7 @@ export class Live {
   #gateway;
   #watching;
   #began = false;
-  #early = []; // what arrived before the history was read
+  #early = []; // what arrived before the history was read, and when: [data, unix ms]
   #tails = new Map(); // channel → { publication, state }
   #listeners = new Set();
 
@@ -91,8 +91,10 @@ export class Live {
     const page = await this.#session.call("history", { channel: this.#channel, limit: HISTORY, reverse: true }).catch(() => ({ publications: [] }));
     const early = this.#early;
     this.#early = null;
-    for (const { data } of page.publications.reverse()) this.#take(data);
-    for (const data of early) this.#take(data);
+    const history = page.publications.map(({ data }) => data);
+    const arrived = arrivals(history, Date.now());
+    for (let at = history.length - 1; at >= 0; at--) this.#take(history[at], arrived[at]);
+    for (const [data, at] of early) this.#take(data, at);
   }
 
   async #begin(channel, tail) {
@@ -113,12 +115,12 @@ export class Live {
   #received({ channel, data, ...rest }) {
     this.#tails.get(channel)?.publication({ data, ...rest });
     if (channel !== this.#channel) return;
-    if (this.#early) this.#early.push(data);
-    else this.#take(data);
+    if (this.#early) this.#early.push([data, Date.now()]);
+    else this.#take(data, Date.now());
   }
 
-  #take(data) {
-    if (data.kind === "figures") this.figures.take(data);
+  #take(data, arrived) {
+    if (data.kind === "figures") this.figures.take(data, arrived);
     else if (data.kind === "log") this.addLines(data.lines.map((line) => ({ node: data.node, name: data.name, ...line })));
   }
 
