@@ -203,3 +203,11 @@ def test_the_log_of_all_processes_is_read_newest_last(pair: Pair) -> None:
     assert operator.call("log", limit=1)["lines"][0]["ms"] >= lines[-1]["ms"]
     assert operator.call("log", after=lines[-1]["ms"] + 60_000)["lines"] == []
     assert "200" in operator.refusal("log", limit=201)
+
+
+async def test_processes_that_do_not_answer_are_not_left_out_in_silence(pair: Pair) -> None:
+    operator = log_in(pair.here, READ_KEY)
+    assert "warning" not in operator.call("nodes")
+    with pair.there.frozen():
+        found = operator.call("nodes")
+    assert len(found["nodes"]) == 1 and found["warning"].startswith("1 of 2 processes did not answer: ")
