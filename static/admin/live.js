@@ -9,6 +9,7 @@ import { arrivals, Figures } from "./figures.js";
 const WATCH_MS = 10_000; // processes go on publishing for 20 s
 const HISTORY = 300; // as many as the channel's history holds
 const LINES_MOST = 1000;
+const LAST_DATE_MS = 8.64e15; // that a Date can be
 
 export class Live {
   figures = new Figures();
@@ -91,7 +92,7 @@ export class Live {
     const page = await this.#session.call("history", { channel: this.#channel, limit: HISTORY, reverse: true }).catch(() => ({ publications: [] }));
     const early = this.#early;
     this.#early = null;
-    const history = page.publications.map(({ data }) => data);
+    const history = page.publications.map(({ data }) => data).filter(isFigures);
     const arrived = arrivals(history, Date.now());
     for (let at = history.length - 1; at >= 0; at--) this.#take(history[at], arrived[at]);
     for (const [data, at] of early) this.#take(data, at);
@@ -120,14 +121,14 @@ export class Live {
   }
 
   #take(data, arrived) {
-    if (data.kind === "figures") this.figures.take(data, arrived);
-    else if (data.kind === "log") this.addLines(data.lines.map((line) => ({ node: data.node, name: data.name, ...line })));
+    if (isFigures(data)) this.figures.take(data, arrived);
+    else if (data?.kind === "log" && Array.isArray(data.lines)) this.addLines(data.lines.map((line) => ({ node: data.node, name: data.name, ...line })));
   }
 
   /** Lines that are there already are dropped. Calls `onLines` where there are others. */
   addLines(lines) {
     const known = new Set(this.lines.map(keyOf));
-    const fresh = lines.filter((line) => !known.has(keyOf(line)));
+    const fresh = lines.filter((line) => isLine(line) && !known.has(keyOf(line)));
     if (!fresh.length) return;
     this.lines = [...this.lines, ...fresh].sort((one, other) => one.ms - other.ms).slice(-LINES_MOST);
     this.onLines();
@@ -139,5 +140,9 @@ export class Live {
     if (!document.hidden && this.state === "connected") this.#session.call("watch").catch(() => {}); // asked again in ten seconds
   };
 }
+
+/** A gateway of another version may publish what this page does not know. */
+const isFigures = (data) => data?.kind === "figures" && typeof data.node === "string" && Number.isFinite(data.ms);
+const isLine = ({ ms, level }) => Math.abs(ms) <= LAST_DATE_MS && typeof level === "string";
 
 const keyOf = ({ node, seq }) => `${node} ${seq}`;

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
+
+from gateway.store.layout import Layout, publish_words
 
 from ..kit.console_pages import open_console, user_client
 from ..kit.gateways import RunningGateway, shared_gateway
@@ -55,3 +58,32 @@ def test_hostile_names_and_data_are_text_in_every_view(gateway: RunningGateway, 
             assert (found["ran"], found["elements"]) == (0, 0), place
             assert all(re.match(r"#|\.\.?/|/", link) for link in found["links"]), place
             assert found["wider"] <= 0 and found["widest"] < 0.55, f"{place}: the other columns are out of sight"
+
+
+def test_figures_and_lines_of_an_unknown_shape_stop_neither_charts_nor_log(gateway: RunningGateway, own: OwnValkey, page: Page) -> None:
+    unknown = [
+        None,
+        5,
+        [],
+        {"kind": "figures"},
+        {"kind": "figures", "node": {}, "ms": "x"},
+        {"kind": "figures", "node": "n", "ms": None},
+        {"kind": "log"},
+    ]
+    unknown += [
+        {"kind": "log", "lines": lines}
+        for lines in (None, [None, 5, {}], [{"seq": 1, "ms": 1e300, "level": "info"}, {"seq": 2, "ms": "x"}])
+    ]
+
+    def publish_unknown() -> None:
+        for data in unknown:
+            keys = Layout(gateway.prefix).keys("console:live")
+            own.ask("FCALL", "gateway_publish", 3, *keys, *publish_words(json.dumps(data), size=300, ttl=300))
+
+    publish_unknown()
+    open_console(page, gateway, "#/log")
+    publish_unknown()
+    gateway.api("no_such_method")
+    expect(page.get_by_role("log")).to_contain_text("logged in from")
+    page.evaluate("location.hash = '#/'")
+    expect(page.locator(".summary")).to_contain_text("1 process: ")
