@@ -83,7 +83,6 @@ def test_figures_and_lines_of_an_unknown_shape_stop_neither_charts_nor_log(gatew
     publish_unknown()
     open_console(page, gateway, "#/log")
     publish_unknown()
-    gateway.api("no_such_method")
     expect(page.get_by_role("log")).to_contain_text("logged in from")
     page.evaluate("location.hash = '#/'")
     expect(page.locator(".summary")).to_contain_text("1 process: ")
