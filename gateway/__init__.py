@@ -12,6 +12,7 @@ The packages, in the order in which they may import: a module imports from packa
 | environment               | words: which environment variables are meant for the gateway               |
 | publication               | words: a position in a channel, a publication                              |
 | bridging                  | words: what is bridged from other programs' channels, Lists and Streams    |
+| channel_rules             | words: the settings of a namespace, and which channels are the gateway's own |
 | config                    | words: every setting                                                       |
 | runtime                   | what asyncio does not have: held tasks, the timer wheel, waiting and retrying |
 | rules                     | pure, no I/O, no clock: protocol, recovery, permissions, filters, deltas   |

@@ -8,62 +8,33 @@ then from ``[channels]``; that is done here, so that the rest of the program ask
 from __future__ import annotations
 
 import difflib
-import re
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from platformdirs import user_data_path
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from .bridging import BridgeRules, bridges_fault
+from .channel_rules import (
+    ALERTS,
+    BUILT_IN,
+    CONSOLE_NAMESPACE,
+    CONSOLE_RULES,
+    Audience,
+    ChannelRules,
+    Section,
+)
 from .environment import PREFIX, Environment, log_injected, setting_variables
 from .errors import ConfigurationError, UnknownChannel
 from .origins import Origins, origin_fault
 
-__all__ = [
-    "CONSOLE",
-    "CONSOLE_RULES",
-    "Alerts",
-    "ChannelRules",
-    "Config",
-    "Limits",
-    "Telemetry",
-    "Thresholds",
-    "Tokens",
-    "examine",
-    "load",
-    "parse_duration",
-]
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+__all__ = ["Alerts", "Config", "Limits", "Telemetry", "Thresholds", "Tokens", "examine", "load"]
 
 
-def parse_duration(value: Any) -> Any:
-    """``"5m"`` → 300 seconds. A bare number is seconds; ``""`` is 0, which settings read as "never"."""
-    if not isinstance(value, str):
-        return value
-    if value == "":
-        return 0
-    match = re.fullmatch(r"(\d{1,9})([smhd]?)", value.strip())
-    if not match:
-        raise ValueError(f'{value!r} is not a duration; write a number with a unit, as in "30s", "5m", "12h", "30d"')
-    return int(match[1]) * _UNITS.get(match[2], 1)
-
-
-Duration = Annotated[int, BeforeValidator(parse_duration), Field(ge=0)]
-Audience = Literal["anyone", "user", "owner", "token", "nobody"]
-
-
-class _Section(BaseModel):
-    """A table of the TOML file; a key that it does not know is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
-
-
-class Tokens(_Section):
+class Tokens(Section):
     """How clients' tokens are checked. Where no key is configured, ``gateway serve`` makes a secret and stores it in ``data_dir``.
 
     ``leeway`` is in seconds.
@@ -79,14 +50,14 @@ class Tokens(_Section):
     leeway: float = Field(0, ge=0, le=300)
 
 
-class Insecure(_Section):
+class Insecure(Section):
     """What needs no credentials: ``clients`` may do anything without a token, the server API (``api``) needs no key."""
 
     clients: bool = False
     api: bool = False
 
 
-class Limits(_Section):
+class Limits(Section):
     """Bounds, each per process or per client. ``…_bytes`` are bytes, ``…_seconds`` seconds; 0 is "no limit" where it is the default."""
 
     message_bytes: int = Field(65536, ge=64)
@@ -107,7 +78,7 @@ class Limits(_Section):
     presence_clients: int = Field(1000, ge=1)
 
 
-class Telemetry(_Section):
+class Telemetry(Section):
     """Traces. ``traces`` exports spans as OpenTelemetry's environment variables say; ``publication_tags`` puts the trace of a request of the
     server API into the tags of what it publishes."""
 
@@ -115,7 +86,7 @@ class Telemetry(_Section):
     publication_tags: bool = False
 
 
-class Thresholds(_Section):
+class Thresholds(Section):
     """From which number on a work queue raises an alert: ready jobs, the age of the oldest of them, dead letters. 0 is "never"."""
 
     ready: int = Field(0, ge=0)
@@ -123,9 +94,6 @@ class Thresholds(_Section):
     dead: int = Field(0, ge=0)
 
 
-ALERTS = "alerts"  # the channel to which gateways publish alerts
-CONSOLE_NAMESPACE = "console"
-CONSOLE = f"{CONSOLE_NAMESPACE}:live"  # the channel to which gateways publish figures for the console
 ADMIN_KEY_LEAST = 16  # characters
 
 
@@ -144,67 +112,6 @@ class Alerts(Thresholds):
         """The thresholds of one queue."""
         own = self.queues[queue].model_dump(exclude_unset=True) if queue in self.queues else {}
         return Thresholds(**self.model_dump(include=set(Thresholds.model_fields)) | own)
-
-
-class ChannelRules(_Section):
-    """The rules of one namespace. ``history_ttl`` 0 is "never expires", ``history_size`` -1 "unlimited"."""
-
-    history_size: int = Field(100, ge=-1)
-    history_ttl: Duration = 300
-    meta_ttl: Duration = 30 * 86400
-    recover: bool = True
-    presence: bool = True
-    join_leave: Literal["off", "asked", "all"] = "off"
-    subscribe: Audience = "user"
-    publish: Literal["anyone", "user", "owner", "subscriber", "token", "nobody"] = "nobody"
-    history: Literal["anyone", "user", "owner", "subscriber", "token", "nobody"] = "subscriber"
-    presence_for: Literal["anyone", "user", "owner", "subscriber", "token", "nobody"] = "subscriber"
-    personal: bool = False
-    tags_filter: bool = False
-    delta: bool = False
-    index: bool = False
-
-    @model_validator(mode="after")
-    def _meta_outlives_history(self) -> ChannelRules:
-        if 0 < self.meta_ttl < self.history_ttl:
-            raise ValueError("meta_ttl is shorter than history_ttl: the counter must outlive what it counts")
-        return self
-
-    @property
-    def announces(self) -> bool:
-        """Whether joins and leaves are announced at all."""
-        return self.join_leave != "off"
-
-    @property
-    def has_history(self) -> bool:
-        """Whether publications are stored, so that they have positions."""
-        return self.history_size != 0
-
-    @property
-    def recovers(self) -> bool:
-        """Whether clients receive positions, from which they may recover."""
-        return self.recover and self.has_history
-
-    @property
-    def allows_delta(self) -> bool:
-        """Whether a subscription may ask for documents as changes of the document before."""
-        return self.delta and self.recovers
-
-
-BUILT_IN: dict[str, dict[str, Any]] = {
-    "posts": {},
-    "reviews": {},
-    "orders": {},
-    "review": {"history_size": -1, "history_ttl": ""},
-    "hello": {"publish": "user"},
-    "notifications": {"subscribe": "owner", "history_size": 1000, "history_ttl": "", "personal": True},
-}
-
-
-# Of the console's channel: it holds the figures of the last minutes, so that charts begin with what was followed already.
-CONSOLE_RULES = ChannelRules(
-    history_size=300, history_ttl=300, presence=False, subscribe="nobody", publish="nobody", history="subscriber", presence_for="nobody"
-)
 
 
 class Config(BaseSettings):

@@ -7,7 +7,8 @@ import json
 import time
 from collections.abc import Callable
 
-from gateway.config import ChannelRules, Config
+from gateway.channel_rules import ChannelRules
+from gateway.config import Config
 from gateway.edges.websocket import WEBSOCKET
 from gateway.live.channel import Channel
 from gateway.live.ring import Rings

@@ -14,7 +14,8 @@ import sys
 import click
 
 from .. import __version__
-from ..config import Config, load, parse_duration
+from ..channel_rules import parse_duration
+from ..config import Config, load
 from ..errors import ConfigurationError, GatewayError
 from ..publication import Position
 from ..runtime.logs import printable

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from ..config import Config, load, parse_duration
+from ..channel_rules import parse_duration
+from ..config import Config, load
 from ..errors import GatewayError
 from .arguments import document_of
 from .input_lines import send_lines

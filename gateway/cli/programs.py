@@ -141,6 +141,8 @@ def _greeting(
         print(f"  open      {link(url)}", flush=True)
         if not settings.api_keys and complete.api_keys:
             print(f"  API key   {complete.api_keys[0]}   (stored in {complete.data_path / file})", flush=True)
+        if complete.has_console:
+            print(f"  console   {url}/admin/", flush=True)
         if missing:
             print(f"  missing   {missing}", flush=True)
         print("  Ctrl-C    ends it", flush=True)

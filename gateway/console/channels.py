@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from ..config import ChannelRules
+from ..channel_rules import ChannelRules
 from ..control.questions import ROWS_MOST, ChannelRows, ChannelSearch
 from ..edges.api.requests import Channel, ChannelRequest, Shape
 from ..errors import StoreError

@@ -6,7 +6,7 @@ import time
 
 from msgspec import Struct
 
-from ..config import CONSOLE
+from ..channel_rules import CONSOLE
 from ..edges.api.requests import Channel, Shape
 from ..errors import BadRequest, ClientError, LimitExceeded, NotAvailable, UnknownChannel
 from ..rules.identity import Override, ServerSubscription

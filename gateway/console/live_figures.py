@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config import CONSOLE, Config
+from ..channel_rules import CONSOLE
+from ..config import Config
 from ..errors import StoreError
 from ..live.traffic import LiveCounts
 from ..metrics.process_figures import CLIENTS_AT_ONCE, Measured

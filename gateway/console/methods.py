@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from ..auth.admin_keys import READ, WRITE
-from ..config import CONSOLE
+from ..channel_rules import CONSOLE
 from ..edges.api.methods import METHODS as API_METHODS
 from ..edges.api.methods import Method, read_history
 from ..edges.api.requests import HistoryRequest

@@ -7,7 +7,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from ..config import ALERTS, ChannelRules, Config
+from ..channel_rules import ALERTS, ChannelRules
+from ..config import Config
 from ..edges.api.requests import Channel, Shape
 from ..publication import MAX_CHANNEL_LENGTH
 from ..rules.identity import Identity

@@ -14,7 +14,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from ..config import ChannelRules
+from ..channel_rules import ChannelRules
 from ..edges.api.requests import Channel, Shape
 from ..publication import MAX_CHANNEL_LENGTH, MAX_OFFSET, Position
 from ..rules.json_text import encode

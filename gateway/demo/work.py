@@ -23,7 +23,8 @@ from publishers.faults import Fault, Invalid, NotAllowed, NotFound
 from publishers.orders import JOB, Declined, advance, cancel_order, channel_of_order, get_order, list_orders, place_order, register
 
 from ..app import Gateway
-from ..config import ChannelRules, Config
+from ..channel_rules import ChannelRules
+from ..config import Config
 from ..errors import QueueFull
 from ..work import Worker
 from ..work.jobs import JobOptions, job_words

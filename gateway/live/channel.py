@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Protocol, TypeAlias
 
-from ..config import ChannelRules
+from ..channel_rules import ChannelRules
 from ..errors import StoreError
 from ..publication import Position, Publication
 from ..rules.recovery import following

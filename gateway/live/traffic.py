@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 
-from ..config import CONSOLE, Config
+from ..channel_rules import CONSOLE
+from ..config import Config
 from ..runtime.histogram import Histogram
 from ..runtime.loop_lag import SECONDS
 

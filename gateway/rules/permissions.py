@@ -14,7 +14,7 @@ A channel with ``#`` belongs to the user named after it: for it, ``anyone`` and 
 
 from __future__ import annotations
 
-from ..config import ChannelRules
+from ..channel_rules import ChannelRules
 from .identity import Identity, Override
 
 __all__ = ["admits", "may_subscribe", "overridden", "owner_of"]

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from ..auth.admin_keys import LIVE_PREFIX, AdminKeys
 from ..auth.tokens import Verifier
-from ..config import CONSOLE, Config
+from ..channel_rules import CONSOLE
+from ..config import Config
 from ..control.revocations import Revocations
 from ..errors import Disconnect, KeyUnknown, PermissionDenied, TokenExpired, TokenInvalid, TokenStale
 from ..rules.identity import ANONYMOUS, ANYTHING, Grant, Identity, ServerSubscription

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from ..config import CONSOLE_RULES, ChannelRules, Config
+from ..channel_rules import CONSOLE_RULES, ChannelRules
+from ..config import Config
 from ..control.bus import Bus
 from ..control.events import LifecycleEvents
 from ..control.presence import Presence

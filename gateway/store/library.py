@@ -18,7 +18,7 @@ from typing import Annotated, Any, cast
 
 import msgspec
 
-from ..config import BUILT_IN, ChannelRules
+from ..channel_rules import BUILT_IN, ChannelRules
 from ..errors import NotPermitted, StoreError, Unavailable
 from ..rules.json_text import UNREADABLE
 from .access import Commands

@@ -19,7 +19,7 @@ import re
 import time
 from typing import NamedTuple
 
-from ..config import ALERTS
+from ..channel_rules import ALERTS
 from ..config import Alerts as AlertSettings
 from ..errors import StoreError
 from ..rules.json_text import encode

@@ -9,6 +9,7 @@ const WIDTH = 600;
 const HEIGHT = 120;
 const TABLE_ROWS = 12;
 const TABLE_STEP = 5; // seconds between its rows
+const BRIDGED_SECONDS = 30; // without a value, as latency where little is published: the line goes on
 const DESCRIBED_MS = 15_000; // a description that changes each second would be read out without end
 
 export class Chart {
@@ -53,7 +54,13 @@ export class Chart {
       h("figcaption", {}, h("h2", {}, title), note && h("p", { class: "soft" }, note)),
       h("div", { class: "values" }, ...values),
       h("div", { class: "plot" }, this.top, this.plot, axis),
-      h("table", { class: "last" }, h("caption", { class: "unseen" }, `${title}: the last minute`), h("thead", {}, h("tr", {}, ...heads)), this.table),
+      h(
+        "table",
+        { class: "last" },
+        h("caption", { class: "unseen" }, `${title}: the last minute`),
+        h("thead", {}, h("tr", {}, ...heads)),
+        this.table,
+      ),
     );
   }
 
@@ -88,11 +95,20 @@ export class Chart {
   #write() {
     const newest = this.#samples.at(-1);
     const second = newest && newest.second - (this.#pointed ?? 0);
-    const sample = this.#pointed === null ? newest : this.#samples.find((each) => each.second === second);
-    for (const { value, of } of this.#lines) setText(value, sample ? this.#unit(of(sample)) : NONE);
+    const pointed = this.#samples.find((each) => each.second === second);
+    for (const { value, of } of this.#lines) {
+      const sample = this.#pointed === null ? this.#newest(of) : pointed;
+      setText(value, sample ? this.#unit(of(sample)) : NONE);
+    }
     const x = WIDTH - ((this.#pointed ?? 0) * WIDTH) / (SAMPLES - 1);
     setAttribute(this.mark, "d", this.#pointed === null ? "" : `M${x.toFixed(1)} 0V${HEIGHT}`);
     setText(this.at, this.#pointed ? `${this.#pointed} s ago` : "now");
+  }
+
+  /** The newest sample that has a value, unless that is too old to be called so. */
+  #newest(of) {
+    const found = this.#samples.findLast((sample) => of(sample) != null);
+    return found && this.#samples.at(-1).second - found.second <= BRIDGED_SECONDS ? found : null;
   }
 
   #describe() {
@@ -110,7 +126,9 @@ export class Chart {
     const rows = [];
     for (let at = this.#samples.length - 1; at >= 0 && rows.length < TABLE_ROWS; at -= TABLE_STEP) rows.push(this.#samples[at]);
     const cells = (sample) => this.#lines.map(({ of }) => h("td", {}, this.#unit(of(sample))));
-    this.table.replaceChildren(...rows.map((sample) => h("tr", {}, h("th", { scope: "row" }, time(sample.second * 1000)), ...cells(sample))));
+    this.table.replaceChildren(
+      ...rows.map((sample) => h("tr", {}, h("th", { scope: "row" }, time(sample.second * 1000)), ...cells(sample))),
+    );
   }
 }
 
@@ -120,7 +138,7 @@ export function nice(value) {
   return [1, 1.5, 2, 3, 4, 5, 6, 8, 10].map((step) => step * power).find((step) => step >= value);
 }
 
-/** A line that is interrupted where a second or its value is missing; `closed`: the area under it. */
+/** A line that is interrupted where values are missing for long; `closed`: the area under it. A value alone is a dot. */
 function outline(samples, of, x, y, closed) {
   const parts = [];
   let run = [];
@@ -128,10 +146,12 @@ function outline(samples, of, x, y, closed) {
     if (run.length) parts.push(closed ? `M${x(run[0]).toFixed(1)} ${HEIGHT}L${points(run)}V${HEIGHT}Z` : `M${points(run)}`);
     run = [];
   };
-  const points = (some) => some.map((sample) => `${x(sample).toFixed(1)} ${y(of(sample)).toFixed(1)}`).join("L");
+  const points = (some) =>
+    some.map((sample) => `${x(sample).toFixed(1)} ${y(of(sample)).toFixed(1)}`).join("L") + (some.length > 1 ? "" : "h0");
   for (const sample of samples) {
-    if (of(sample) == null || (run.length && sample.second - run.at(-1).second > 2)) end();
-    if (of(sample) != null) run.push(sample);
+    if (of(sample) == null) continue;
+    if (run.length && sample.second - run.at(-1).second > BRIDGED_SECONDS) end();
+    run.push(sample);
   }
   end();
   return parts.join("");

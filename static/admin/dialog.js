@@ -47,7 +47,14 @@ function inputOf({ name, label, value = "", kind = "text", note, expected }) {
   const input =
     kind === "area"
       ? h("textarea", { id, rows: 6, spellcheck: "false" }, value)
-      : h("input", { id, type: kind === "check" ? "checkbox" : "text", autocomplete: "off", autocapitalize: "none", spellcheck: "false", value: kind === "check" ? null : value });
+      : h("input", {
+          id,
+          type: kind === "check" ? "checkbox" : "text",
+          autocomplete: "off",
+          autocapitalize: "none",
+          spellcheck: "false",
+          value: kind === "check" ? null : value,
+        });
   const read = () => (kind === "check" ? input.checked : input.value);
   const labelled = h("label", { for: id }, label);
   const parts = kind === "check" ? [h("div", { class: "row" }, input, labelled)] : [labelled, input];

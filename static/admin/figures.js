@@ -15,7 +15,7 @@ export class Figures {
   changed = () => {};
   #second = 0;
 
-  /** One publication of a process, and when it arrived, in unix ms; one that was late counts for its second. One that came before is ignored. */
+  /** One publication of a process, and when it arrived, in unix ms: a late one counts for its second. One that came before is ignored. */
   take(figures, arrived) {
     const known = this.nodes.get(figures.node);
     const step = known ? figures.ms - known.last.ms : -Infinity; // a long one back: its clock was set
@@ -66,7 +66,10 @@ function most(values) {
   return known.length ? Math.max(...known) : null;
 }
 
-/** When the figures of history, newest first, arrived: the newest when they say, each other as long before the next of its process as it says. */
+/**
+ * When the figures of history, newest first, arrived: the newest when they say, each other as long before the next of its process
+ * as that process says.
+ */
 export function arrivals(history, now) {
   const later = new Map(); // uid → [its ms, its arrival]
   let at = Math.min(now, Math.max(...history.map(({ ms }) => ms)));

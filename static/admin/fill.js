@@ -33,7 +33,8 @@ export const bar = (of, most) => (cell, row) => {
 /** Buttons: [{ label, run, when }], `run(row)`; `about(row)` completes their names for screen readers. */
 export const buttons = (list, about) => (cell, row) => {
   for (const [place, { label, run, when = () => true }] of list.entries()) {
-    const button = cell.children[place] ?? cell.appendChild(h("button", { type: "button", class: "small" }, label, h("span", { class: "unseen" })));
+    const button =
+      cell.children[place] ?? cell.appendChild(h("button", { type: "button", class: "small" }, label, h("span", { class: "unseen" })));
     setText(button.lastChild, ` ${about(row)}`);
     button.hidden = !when(row);
     button.onclick = () => run(row);

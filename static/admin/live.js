@@ -42,11 +42,17 @@ export class Live {
     return this.#gateway.state;
   }
 
+  /** The channel of figures and log lines, once it is known. */
+  get channel() {
+    return this.#channel;
+  }
+
+  /** The id of this page's own connection. */
   get client() {
     return this.#gateway.client;
   }
 
-  /** Calls `listener({ state, reason, retryMs })`, of gateway.js, whenever the connection's state changes; returns a function that ends it. */
+  /** Calls `listener` with each "state" event of gateway.js. Returns a function that removes it. */
   onState(listener) {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
@@ -63,12 +69,9 @@ export class Live {
       if (channel === this.#channel) return;
       this.#gateway.unsubscribe(channel);
       if (this.state !== "connected") return;
-      this.#session.call("untail", { client: this.client, channel }).catch(() => {}); // the connection ended meanwhile, and its tails with it
+      // It fails only if the connection has ended meanwhile, and its tails with it.
+      this.#session.call("untail", { client: this.client, channel }).catch(() => {});
     };
-  }
-
-  connect() {
-    this.#gateway.connect();
   }
 
   close() {
@@ -89,7 +92,9 @@ export class Live {
     for (const [channel, tail] of this.#tails) this.#begin(channel, tail);
     if (this.#began) return;
     this.#began = true;
-    const page = await this.#session.call("history", { channel: this.#channel, limit: HISTORY, reverse: true }).catch(() => ({ publications: [] }));
+    const page = await this.#session
+      .call("history", { channel: this.#channel, limit: HISTORY, reverse: true })
+      .catch(() => ({ publications: [] }));
     const early = this.#early;
     this.#early = null;
     const history = page.publications.map(({ data }) => data).filter(isFigures);
@@ -122,7 +127,7 @@ export class Live {
 
   #take(data, arrived) {
     if (isFigures(data)) this.figures.take(data, arrived);
-    else if (data?.kind === "log" && Array.isArray(data.lines)) this.addLines(data.lines.map((line) => ({ node: data.node, name: data.name, ...line })));
+    else if (data?.kind === "log" && Array.isArray(data.lines)) this.addLines(data.lines.map((line) => ofProcess(data, line)));
   }
 
   /** Lines that are there already are dropped. Calls `onLines` where there are others. */
@@ -143,6 +148,7 @@ export class Live {
 
 /** A gateway of another version may publish what this page does not know. */
 const isFigures = (data) => data?.kind === "figures" && typeof data.node === "string" && Number.isFinite(data.ms);
+const ofProcess = ({ node, name }, line) => ({ node, name, ...line });
 const isLine = ({ ms, level }) => Math.abs(ms) <= LAST_DATE_MS && typeof level === "string";
 
 const keyOf = ({ node, seq }) => `${node} ${seq}`;

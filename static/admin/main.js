@@ -5,7 +5,7 @@ import { $, setAttribute, setText } from "./dom.js";
 import { Door } from "./door.js";
 import { Live } from "./live.js";
 import { placeOf } from "./route.js";
-import { Session } from "./session.js";
+import { sentence, Session } from "./session.js";
 import { viewOf } from "./views/all.js";
 
 const RETRY_MS = 2000;
@@ -23,6 +23,10 @@ class Console {
 
   constructor() {
     $("leave").addEventListener("click", () => this.#leave());
+    $("skip").addEventListener("click", (event) => {
+      event.preventDefault(); // an address within the page names a view
+      $("view").focus();
+    });
     addEventListener("hashchange", () => this.session && this.#go(true));
     addEventListener("keydown", (event) => this.#key(event));
     for (const anchor of $("views").querySelectorAll("a")) anchor.addEventListener("click", () => $("views").hidePopover());
@@ -54,8 +58,8 @@ class Console {
 
   async #leave() {
     try {
-      await this.session.close();
-      this.#end("You are logged out.");
+      const warning = await this.session.close();
+      this.#end(`You are logged out. ${warning && sentence(warning)}`.trim());
     } catch (refusal) {
       if (refusal.status === 401) this.#end("You are logged out.");
       else toast(`Not logged out: ${refusal.message}`);

@@ -48,7 +48,7 @@ export class Poll {
     document.removeEventListener("visibilitychange", this.#wake);
   }
 
-  /** A page that nobody sees does not ask. */
+  /** A page that is hidden does not ask. */
   #again(ms) {
     this.#settled = !ms;
     if (ms) this.#timer = setTimeout(() => document.hidden || this.now(), ms);

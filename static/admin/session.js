@@ -36,10 +36,11 @@ export class Session {
     return this.role === "write";
   }
 
-  /** Logs out: the gateway ends the session in every process. */
+  /** Logs out: the gateway ends the session in every process. Returns why that takes longer in some, or "". */
   async close() {
-    await body(await request("session", { method: "DELETE", headers: this.#headers }));
+    const { warning = "" } = await body(await request("session", { method: "DELETE", headers: this.#headers }));
     this.#forget();
+    return warning;
   }
 
   /** The result of one method. Raises a Refusal, or an AbortError where `signal` ended it. */

@@ -9,14 +9,25 @@ export class Table {
   #key;
   #rows = new Map(); // key → { row, element }
 
-  /** `columns` are [{ title, fill, kind }], `fill(cell, row)` of fill.js; kind "number", "wide", "rare" or "acts". `empty` is shown without rows. */
+  /**
+   * `columns` are [{ title, fill, kind }]: `fill(cell, row)` is of fill.js, and kind a class of the cells, as "number" or "acts" for buttons.
+   * `empty` is shown where there are no rows.
+   */
   constructor({ caption, columns, key, empty = "There is nothing." }) {
     this.#columns = columns;
     this.#key = key;
-    const heads = columns.map(({ title, kind = "" }) => h("th", { scope: "col", role: "columnheader", class: kind }, kind === "acts" ? hidden(title) : title));
+    const heads = columns.map(({ title, kind = "" }) =>
+      h("th", { scope: "col", role: "columnheader", class: kind }, kind === "acts" ? hidden(title) : title),
+    );
     this.body = h("tbody", { role: "rowgroup" });
     this.head = h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, ...heads));
-    this.table = h("table", { role: "table", tabindex: "-1", hidden: true }, h("caption", { class: "unseen" }, caption), this.head, this.body);
+    this.table = h(
+      "table",
+      { role: "table", tabindex: "-1", hidden: true },
+      h("caption", { class: "unseen" }, caption),
+      this.head,
+      this.body,
+    );
     this.empty = h("p", { class: "empty", hidden: true }, empty);
     this.element = h("div", { class: "table" }, this.table, this.empty);
   }

@@ -28,7 +28,12 @@ export class View {
     this.notice = new Notice();
     this.tools = h("div", { class: "tools" }, ...tools);
     const up = back && h("p", { class: "up" }, h("a", { href: back[0] }, back[1]));
-    this.head = h("div", { class: "view-head" }, h("div", { class: "titles" }, up, this.heading, intro && h("p", { class: "soft" }, intro)), this.tools);
+    this.head = h(
+      "div",
+      { class: "view-head" },
+      h("div", { class: "titles" }, up, this.heading, intro && h("p", { class: "soft" }, intro)),
+      this.tools,
+    );
     this.element = h("div", { class: "view" }, this.head, this.notice.element);
   }
 
@@ -80,7 +85,7 @@ export class Fields {
     return Object.fromEntries([...this.inputs].map(([name, input]) => [name, input.value.trim()]));
   }
 
-  /** Sets what the address says; a field that is being typed in is left alone. */
+  /** Sets the values of the address; a field whose value is that already is left alone. */
   fill(query) {
     for (const [name, input] of this.inputs) {
       const value = query.get(name) ?? "";

@@ -51,7 +51,7 @@ class Town(NamedTuple):
 
 @pytest.fixture(scope="module")
 def town(gateway: RunningGateway, own: OwnValkey) -> Iterator[Town]:
-    """Somebody is there, something was published, and some mail could not be sent."""
+    """Two users are connected, something was published, and three mails could not be sent."""
     publish_many(gateway, "posts:tech", [{"n": number, "text": "<b>Bread</b> & wine"} for number in range(45)])
     for number in range(3):
         gateway.api("notify", user="ann", data={"id": f"post-{number}", "text": "Somebody wrote about tech"})
@@ -109,7 +109,7 @@ def test_the_charts_have_a_table_in_their_place(page: Page, gateway: RunningGate
     expect(page.get_by_role("row").filter(has_text="up")).to_have_count(1)
 
 
-def test_a_channel_is_published_to_followed_paged_through_and_emptied(page: Page, gateway: RunningGateway, town: Town) -> None:
+def test_a_channel_is_published_to_followed_paged_through_and_emptied(page: Page, gateway: RunningGateway, town: Town, axe: str) -> None:
     publish_many(gateway, "posts:bread", [{"n": number, "text": "<b>Bread</b>"} for number in range(45)])
     open_console(page, gateway, "#/channels")
     page.keyboard.press("/")
@@ -131,6 +131,7 @@ def test_a_channel_is_published_to_followed_paged_through_and_emptied(page: Page
     page.get_by_label("Data, as JSON").fill("{nonsense")
     page.get_by_role("dialog").get_by_role("button", name="Publish").click()
     expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("This is not JSON")
+    assert faults(page, axe, CORNERS) == []
     page.get_by_label("Data, as JSON").fill('{"from": "the console"}')
     agree(page, "Publish")
     expect(live).to_have_count(1)
@@ -204,10 +205,29 @@ def test_the_role_read_sees_everything_and_no_button_that_changes_something(page
         show(page, gateway, town, view, READ_KEY)
         expect(page.get_by_text("read only")).to_be_visible()
         expect(page.locator("#view").get_by_role("button", name=changes)).to_have_count(0)
+    page.goto("about:blank")  # so that the next address is loaded anew
     page.context.clear_cookies()
     for view in ("nodes", "connection", "channel", "queue", "job"):
         show(page, gateway, town, view)
         expect(page.locator("#view").get_by_role("button", name=changes).first).to_be_visible()
+
+
+def test_the_keyboard_and_a_phone_reach_every_view(page: Page, gateway: RunningGateway, town: Town) -> None:
+    open_console(page, gateway, "#/nodes")
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the view")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("main:visible")).to_be_focused()
+    expect(page.get_by_role("heading", name="Nodes")).to_be_visible()
+    page.set_viewport_size({"width": 390, "height": 800})
+    menu = page.get_by_role("button", name="Views")
+    for name in ("Queues", "Log", "Why?", "Overview"):
+        menu.press("Enter")
+        page.get_by_role("link", name=name, exact=True).click()
+        expect(page.get_by_role("heading", name=name, exact=True)).to_be_focused()
+        expect(page.get_by_role("navigation", name="Views")).to_be_hidden()
+    page.set_viewport_size({"width": 1280, "height": 800})
 
 
 def test_an_update_takes_neither_the_focus_nor_what_is_being_typed(page: Page, gateway: RunningGateway, town: Town) -> None:

@@ -245,6 +245,24 @@ async def test_event_streams_and_subscriptions_of_the_servers_side_are_looked_at
         assert "subscribed from the server's side" in the(await unrecorded.until("delivered", "v2", channel, 1), "subscription")["text"]
 
 
+async def test_an_event_stream_that_went_on_after_a_gap_was_not_given_what_is_before_it(
+    unrecorded: Asker, store: valkey.Valkey, channel: str
+) -> None:
+    async with stream(unrecorded.gateway, channel, user="v3") as opened:
+        await opened.next()
+        await unrecorded.publish(channel, 2)
+        await opened.many(2)
+        store.delete(f"{unrecorded.gateway.prefix}:{{{channel}}}:meta")
+        await unrecorded.publish(channel)  # the history begins anew, and where its first publication is seen there is a hole
+        assert (await opened.next()).name == "gap"
+        answer = await unrecorded.why("v3", channel, 1)
+        assert answer["verdict"] == "unknown"
+        assert the(answer, "subscription")["text"].endswith("the gap was announced to it, and it went on at offset 1")
+        await unrecorded.publish(channel)
+        await opened.next()
+        await unrecorded.until("delivered", "v3", channel, 2)
+
+
 async def test_a_personal_channel_is_subscribed_by_itself(unrecorded: Asker) -> None:
     async with client(unrecorded.gateway, "p1"):
         await unrecorded.publish("mine:p1")

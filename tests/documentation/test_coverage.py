@@ -12,8 +12,9 @@ import pytest
 from gateway import errors
 from gateway.app import create_app
 from gateway.bridging import BridgeRules
+from gateway.channel_rules import BUILT_IN, ChannelRules
 from gateway.cli import app
-from gateway.config import BUILT_IN, Alerts, ChannelRules, Config, Insecure, Limits, Telemetry, Tokens
+from gateway.config import Alerts, Config, Insecure, Limits, Telemetry, Tokens
 from gateway.console.methods import METHODS as CONSOLE_METHODS
 from gateway.edges.api.methods import METHODS
 from gateway.edges.emulation import PATHS as EMULATION

@@ -14,7 +14,8 @@ import jwt
 
 from ...auth.keys import Keys
 from ...auth.tokens import Verifier, claimed_channel
-from ...config import ALERTS, ChannelRules, Config
+from ...channel_rules import ALERTS, ChannelRules
+from ...config import Config
 from ...control.revocations import Revocations
 from ...errors import ClientError, ConfigurationError, Disconnect, TokenExpired
 from ...origins import origin_fault

@@ -70,6 +70,7 @@ export class Channel extends View {
       run: async ({ data, live }) => {
         const result = await this.call("publish", { channel: this.#channel, data: parsed(data), ...(live && { skip_history: true }) });
         this.#poll.now();
+        this.#history.read();
         return result.offset ? `Published at offset ${number(result.offset)}.` : "Published.";
       },
     });
@@ -78,7 +79,7 @@ export class Channel extends View {
   #remove() {
     ask({
       title: `Remove the history of ${this.#channel}?`,
-      text: "All its publications are removed for good. Clients that come back from before are notified of a gap. Offsets go on as they were.",
+      text: "All its publications are removed for good. Clients that come back from before are notified of a gap. Offsets go on.",
       button: "Remove history",
       done: "The history is removed.",
       run: async () => {
@@ -103,7 +104,11 @@ function factsOf({ clients, position: at, history, presence }) {
     ["Followers", number(clients)],
     ["Present", presence && `${count(presence.clients, "client")} of ${count(presence.users, "user")}`],
     ["Position", at && position(at), "code"],
-    ["History", history && (history.bytes == null ? count(history.size, "publication") : `${count(history.size, "publication")}, ${bytes(history.bytes)}`)],
+    [
+      "History",
+      history &&
+        (history.bytes == null ? count(history.size, "publication") : `${count(history.size, "publication")}, ${bytes(history.bytes)}`),
+    ],
     ["Oldest", history?.oldest_ms && ago(history.oldest_ms)],
     ["Newest", history?.newest_ms && ago(history.newest_ms)],
   ];

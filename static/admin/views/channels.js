@@ -18,10 +18,24 @@ export class Channels extends View {
   #table = new Table({
     caption: "Channels, busiest first",
     key: ({ name }) => name,
-    empty: "Nobody follows a channel like that now.",
+    empty: "No channel like that has followers now.",
     columns: [
-      { title: "Channel", kind: "wide", fill: link(({ name }) => address("channels", [name]), ({ name }) => name) },
-      { title: "Share of the busiest", kind: "share", fill: bar(({ clients }) => clients, () => this.#most) },
+      {
+        title: "Channel",
+        kind: "wide",
+        fill: link(
+          ({ name }) => address("channels", [name]),
+          ({ name }) => name,
+        ),
+      },
+      {
+        title: "Share of the busiest",
+        kind: "share",
+        fill: bar(
+          ({ clients }) => clients,
+          () => this.#most,
+        ),
+      },
       { title: "Followers", kind: "number", fill: text(({ clients }) => number(clients)) },
     ],
   });
@@ -54,6 +68,9 @@ export class Channels extends View {
     const { channels, total } = await this.call("channels_busy", { ...asked, limit: LIMIT }, signal);
     this.#most = Math.max(1, ...channels.map(({ clients }) => clients));
     this.#table.show(channels);
-    setText(this.#total, total > channels.length ? `${count(total, "channel")}; the ${channels.length} busiest of them` : count(total, "channel"));
+    setText(
+      this.#total,
+      total > channels.length ? `${count(total, "channel")}; the ${channels.length} busiest of them` : count(total, "channel"),
+    );
   }
 }

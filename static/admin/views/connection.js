@@ -23,7 +23,12 @@ export class Connection extends View {
   constructor(console, { parts: [client] }) {
     super(console, "Connection", { back: [address("connections"), "Connections"] });
     this.#client = client;
-    this.#table = new Table({ caption: "Subscriptions", key: ({ channel }) => channel, columns: this.#columns(), empty: "It follows no channel." });
+    this.#table = new Table({
+      caption: "Subscriptions",
+      key: ({ channel }) => channel,
+      columns: this.#columns(),
+      empty: "It follows no channel.",
+    });
     const title = h("h2", { id: "subscriptions" }, "Subscriptions");
     this.add(this.#facts.element, this.#links, h("section", { "aria-labelledby": "subscriptions" }, title, this.#table.element));
     if (this.session.mayWrite) this.tools.append(...this.#buttons());
@@ -35,7 +40,13 @@ export class Connection extends View {
 
   #columns() {
     const columns = [
-      { title: "Channel", fill: link(({ channel }) => address("channels", [channel]), ({ channel }) => channel) },
+      {
+        title: "Channel",
+        fill: link(
+          ({ channel }) => address("channels", [channel]),
+          ({ channel }) => channel,
+        ),
+      },
       { title: "State", fill: badge(({ state }) => [STATES[state] ?? "plain", state]) },
       { title: "Position", fill: code(({ epoch, offset = 0 }) => position({ epoch, offset })) },
       { title: "Newest", kind: "number", fill: text(({ top }) => (top ? number(top) : "")) },
@@ -44,8 +55,14 @@ export class Connection extends View {
       { title: "For", kind: "number", fill: text(({ since_ms: since }) => shortSince(since)) },
       { title: "Recovered", fill: text(recoveryOf) },
     ];
-    const end = { label: "Unsubscribe", run: ({ channel }) => this.#unsubscribe(channel) };
-    return this.session.mayWrite ? [...columns, { title: "Actions", kind: "acts", fill: buttons([end], ({ channel }) => channel) }] : columns;
+    const end = {
+      label: "Unsubscribe",
+      when: ({ channel }) => channel !== this.live.channel,
+      run: ({ channel }) => this.#unsubscribe(channel),
+    };
+    return this.session.mayWrite
+      ? [...columns, { title: "Actions", kind: "acts", fill: buttons([end], ({ channel }) => channel) }]
+      : columns;
   }
 
   async #ask(signal) {
@@ -53,12 +70,17 @@ export class Connection extends View {
     if (!this.#links.firstChild) this.#link(found);
     this.#user = found.user;
     this.revoking.hidden = !found.user;
-    setText(this.heading, this.#client === this.live.client ? "This page" : found.user || "Anonymous client");
+    setText(this.heading, found.user || this.#nameless(found));
     this.#facts.show(factsOf(found));
     this.#table.show(found.subscriptions);
   }
 
   revoking = h("button", { type: "button", class: "danger", hidden: true, on: { click: () => this.#revoke() } }, "Revoke tokens");
+
+  #nameless({ client, operator }) {
+    if (client === this.live.client) return "This page";
+    return operator ? "A page of the console" : "Anonymous client";
+  }
 
   #link({ user, address: from }) {
     const links = [[address("connections", [], { address: from }), "Connections of this address"]];
@@ -77,9 +99,9 @@ export class Connection extends View {
   #disconnect() {
     ask({
       title: "Disconnect this client?",
-      text: `The connection of ${this.#user || "an anonymous client"} is closed. Its library may connect again, unless it is told not to.`,
+      text: `The connection of ${this.#user || "an anonymous client"} is closed. Its library connects again by itself, unless you choose otherwise here.`,
       button: "Disconnect",
-      fields: [{ name: "final", kind: "check", label: "Tell it not to connect again (code 3503 instead of 3000)" }],
+      fields: [{ name: "final", kind: "check", label: "The client must not connect again (code 3503 instead of 3000)" }],
       done: "The client is disconnected.",
       run: async ({ final }) => {
         const disconnect = final ? { code: 3503, reason: "force disconnect" } : { code: 3000, reason: "connection closed" };
@@ -92,7 +114,7 @@ export class Connection extends View {
   #revoke() {
     ask({
       title: `Revoke all tokens of ${this.#user}?`,
-      text: "Every token that was issued to this user until now is refused, and all connections of the user end. A new token admits the user again.",
+      text: "Every token that this user has is refused from now on, and all connections of the user end. A new token admits the user again.",
       button: "Revoke",
       done: `The tokens of ${this.#user} are revoked.`,
       run: () => this.call("revoke", { user: this.#user }),
@@ -113,7 +135,8 @@ export class Connection extends View {
   }
 }
 
-function recoveryOf({ recovered }) {
+function recoveryOf({ recovered, gap }) {
+  if (gap) return "not all: history no longer held it";
   return recovered ? `from ${number(recovered.from)}, ${ago(recovered.at)}` : "";
 }
 
@@ -126,7 +149,10 @@ function factsOf(found) {
     ["Transport", transport],
     ["Connected", `${time(since)}, for ${sinceMs(since)}`],
     ["Token expires", expires ? time(expires * 1000) : "never"],
-    ["Waiting", paused ? `${bytes(waiting)}: the client is slow, and is sent nothing more until it has read` : waiting ? bytes(waiting) : "nothing"],
+    [
+      "Waiting",
+      paused ? `${bytes(waiting)}: the client is slow, and is sent nothing more until it has read` : waiting ? bytes(waiting) : "nothing",
+    ],
     ["Channels", count(found.channels ?? found.subscriptions.length, "channel")],
   ];
 }

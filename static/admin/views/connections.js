@@ -19,7 +19,12 @@ const FIELDS = [
 export class Connections extends View {
   #poll = this.poll((signal) => this.#ask(signal), EVERY_MS);
   #fields;
-  #table = new Table({ caption: "Connections", key: ({ client }) => client, columns: this.#columns(), empty: "No connection is like that." });
+  #table = new Table({
+    caption: "Connections",
+    key: ({ client }) => client,
+    columns: this.#columns(),
+    empty: "No connection is like that.",
+  });
   #total = h("p", { class: "soft", role: "status" });
   #first = h("a", { class: "button" }, "First page");
   #next = h("a", { class: "button" }, "Next page");
@@ -60,7 +65,10 @@ export class Connections extends View {
 
   #columns() {
     const to = ({ client }) => address("connections", [client]);
-    const nameOf = ({ user, client }) => (client === this.live.client ? "this page" : user || "anonymous");
+    const nameOf = ({ user, client, operator }) => {
+      if (client === this.live.client) return "this page";
+      return user || (operator ? "a page of the console" : "anonymous");
+    };
     return [
       { title: "User", fill: link(to, nameOf) },
       { title: "Address", fill: text((row) => row.address) },

@@ -20,7 +20,15 @@ export class History {
     this.#channel = channel;
     const again = h("button", { type: "button", class: "small", on: { click: () => this.read() } }, "Read again");
     const head = h("div", { class: "section-head" }, h("h2", { id: "history" }, "History"), again);
-    this.element = h("section", { class: "card", "aria-labelledby": "history" }, head, this.#notice.element, this.#list, this.#empty, this.#older);
+    this.element = h(
+      "section",
+      { class: "card", "aria-labelledby": "history" },
+      head,
+      this.#notice.element,
+      this.#list,
+      this.#empty,
+      this.#older,
+    );
   }
 
   /** Reads the newest page anew. */

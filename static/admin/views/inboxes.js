@@ -12,7 +12,15 @@ export class Inboxes extends View {
   #user = "";
   #next = null;
   #poll = this.poll((signal) => this.#ask(signal));
-  #input = h("input", { id: "inbox-user", type: "search", autocomplete: "off", autocapitalize: "none", spellcheck: "false", "data-search": true, "aria-keyshortcuts": "/" });
+  #input = h("input", {
+    id: "inbox-user",
+    type: "search",
+    autocomplete: "off",
+    autocapitalize: "none",
+    spellcheck: "false",
+    "data-search": true,
+    "aria-keyshortcuts": "/",
+  });
   #summary = h("p", { class: "soft", role: "status" }, HINT);
   #list = h("ol", { class: "notifications" });
   #older = h("button", { type: "button", hidden: true, on: { click: () => this.#more() } }, "Older");

@@ -26,7 +26,12 @@ export class Job extends View {
     super(console, "Job", { back: [address("queues", [queue]), `Queue ${queue}`] });
     this.#queue = queue;
     this.#id = id;
-    this.add(this.#facts.element, part("Data", this.#data), (this.failed = part("Failures", this.#failures)), (this.ended = part("Result", this.#result)));
+    this.add(
+      this.#facts.element,
+      part("Data", this.#data),
+      (this.failed = part("Failures", this.#failures)),
+      (this.ended = part("Result", this.#result)),
+    );
     if (this.session.mayWrite) this.tools.append(this.#again, this.#cancel);
   }
 
@@ -37,7 +42,9 @@ export class Job extends View {
   async #ask(signal) {
     const job = await this.call("job", { queue: this.#queue, id: this.#id }, signal);
     const { name, state, ms, data, outcome, failures = [] } = job;
-    const others = Object.entries(job).filter(([key, value]) => !SHOWN_APART.includes(key) && typeof value !== "object" && value !== "" && value !== 0);
+    const others = Object.entries(job).filter(
+      ([key, value]) => !SHOWN_APART.includes(key) && typeof value !== "object" && value !== "" && value !== 0,
+    );
     setText(this.heading, name || "Job");
     this.#facts.show([["Id", this.#id, "code"], ["State", state], ["Since", ms && time(ms)], ...others.map(factOf)]);
     setText(this.#data, json(data));

@@ -24,7 +24,10 @@ export class Log extends View {
   constructor(console) {
     super(console, "Log", {});
     this.tools.append(this.#pause);
-    this.#select.append(h("option", { value: "" }, "every level"), ...LEVELS.slice(1).map((level) => h("option", { value: level }, `${level} and above`)));
+    this.#select.append(
+      h("option", { value: "" }, "every level"),
+      ...LEVELS.slice(1).map((level) => h("option", { value: level }, `${level} and above`)),
+    );
     this.#fields.element.append(h("div", { class: "field" }, h("label", { for: "log-level" }, "Level"), this.#select));
     this.head.firstChild.append(this.#summary);
     this.add(this.#fields.element, this.#box);
@@ -78,12 +81,21 @@ export class Log extends View {
     const rows = new Map(shown.map((line) => [line, this.#rows.get(line) ?? lineOf(line)]));
     for (const [line, element] of this.#rows) if (!rows.has(line)) element.remove();
     this.#rows = rows;
-    [...rows.values()].forEach((element, place) => list.children[place] !== element && list.insertBefore(element, list.children[place] ?? null));
+    [...rows.values()].forEach(
+      (element, place) => list.children[place] !== element && list.insertBefore(element, list.children[place] ?? null),
+    );
     setText(this.#summary, shown.length ? `The last ${count(shown.length, "line")}, of all processes.` : "No line is like that.");
     if (atEnd) box.scrollTop = box.scrollHeight;
   }
 }
 
 function lineOf({ ms, level, logger, text, name }) {
-  return h("li", { class: level }, h("time", {}, time(ms)), h("span", { class: "level" }, level), h("span", { class: "soft" }, `${name} ${logger}`), h("span", { class: "text" }, text));
+  return h(
+    "li",
+    { class: level },
+    h("time", {}, time(ms)),
+    h("span", { class: "level" }, level),
+    h("span", { class: "soft" }, `${name} ${logger}`),
+    h("span", { class: "text" }, text),
+  );
 }

@@ -51,7 +51,7 @@ export class Nodes extends View {
   #drain({ uid, name, clients }) {
     ask({
       title: `Drain ${name}?`,
-      text: `It sends its ${count(clients, "client")} elsewhere, admits none, and answers that it is not ready. It goes on running, and can admit clients again.`,
+      text: `It sends its ${count(clients, "client")} elsewhere, admits none, and is not ready. It goes on running, and can admit clients again.`,
       button: "Drain",
       done: `${name} drains.`,
       run: () => this.#order("drain", uid),

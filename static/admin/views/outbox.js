@@ -30,7 +30,13 @@ export class Outbox extends View {
     empty: "There is no durable reader.",
     columns: [
       { title: "Reader", fill: text(({ group }) => group) },
-      { title: "Channel", fill: link(({ channel }) => address("channels", [channel]), ({ channel }) => channel) },
+      {
+        title: "Channel",
+        fill: link(
+          ({ channel }) => address("channels", [channel]),
+          ({ channel }) => channel,
+        ),
+      },
       { title: "Position", fill: code(position) },
       { title: "Pending", kind: "number", fill: text(({ pending = 0 }) => number(pending)) },
       { title: "Lag", kind: "number", fill: badge(({ lag = 0 }) => (lag ? ["warn", number(lag)] : ["plain", number(lag)])) },
@@ -44,7 +50,13 @@ export class Outbox extends View {
   constructor(console) {
     super(console, "Outbox and readers");
     const databases = h("section", { "aria-labelledby": "outboxes" }, h("h2", { id: "outboxes" }, "Outboxes"), this.#databases.element);
-    const readers = h("section", { "aria-labelledby": "readers" }, h("h2", { id: "readers" }, "Durable readers"), this.#groups.element, this.#more);
+    const readers = h(
+      "section",
+      { "aria-labelledby": "readers" },
+      h("h2", { id: "readers" }, "Durable readers"),
+      this.#groups.element,
+      this.#more,
+    );
     this.add(databases, readers);
   }
 

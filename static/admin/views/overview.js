@@ -18,10 +18,7 @@ const CHARTS = [
     title: "Latency",
     note: "of the slowest process",
     unit: milliseconds,
-    lines: [
-      one("p50"),
-      one("p99", "second"),
-    ],
+    lines: [one("p50"), one("p99", "second")],
   },
   {
     title: "Catch-ups",
@@ -41,7 +38,13 @@ export class Overview extends View {
     key: ({ last }) => last.node,
     empty: "No process has published figures yet.",
     columns: [
-      { title: "Process", fill: link(() => address("nodes"), ({ last }) => last.name || last.node) },
+      {
+        title: "Process",
+        fill: link(
+          () => address("nodes"),
+          ({ last }) => last.name || last.node,
+        ),
+      },
       { title: "State", fill: badge(stateOf) },
       { title: "Connections", kind: "number", fill: text(({ last }) => number(last.clients)) },
       { title: "Publications/s", kind: "number", fill: text(({ rates }) => compact(rates?.publications)) },
@@ -73,14 +76,21 @@ export class Overview extends View {
   #draw() {
     const { figures } = this.live;
     for (const chart of this.#charts) chart.draw(figures.samples, this.#tables);
-    this.#nodes.show([...figures.nodes.values()].sort((one, other) => (one.last.name + one.last.node < other.last.name + other.last.node ? -1 : 1)));
+    this.#nodes.show(
+      [...figures.nodes.values()].sort((one, other) => (one.last.name + one.last.node < other.last.name + other.last.node ? -1 : 1)),
+    );
     const { now } = figures;
     setText(this.#summary, now ? summaryOf(now, figures.nodes.size) : "Waiting for the first figures …");
   }
 }
 
 function summaryOf(now, nodes) {
-  const parts = [count(now.users, "user"), count(now.channels, "channel"), count(now.subs, "subscription"), now.bytes != null && `${bytes(now.bytes)}/s`];
+  const parts = [
+    count(now.users, "user"),
+    count(now.channels, "channel"),
+    count(now.subs, "subscription"),
+    now.bytes != null && `${bytes(now.bytes)}/s`,
+  ];
   return `${count(nodes, "process", "processes")}: ${parts.filter(Boolean).join(", ")}`;
 }
 

@@ -23,7 +23,9 @@ export class Permissions extends View {
   #links = h("p", { class: "links" });
 
   constructor(console) {
-    super(console, "Permissions", { intro: "The rules as they apply to one user in one channel, for a connection token without rights of its own." });
+    super(console, "Permissions", {
+      intro: "The rules as they apply to one user in one channel, for a connection token without rights of its own.",
+    });
     this.add(this.#fields.element, this.#rights, this.#note, this.#links);
   }
 

@@ -6,7 +6,9 @@ import { json, time } from "../units.js";
 
 /** `ms`: when it arrived here, where that is known. */
 export function publicationOf(channel, { offset, data, info, tags, recovered }, ms) {
-  const place = offset ? h("a", { href: address("why", [], { channel, offset }), title: "Why did somebody get it, or not?" }, String(offset)) : "live only";
+  const place = offset
+    ? h("a", { href: address("why", [], { channel, offset }), title: "Why did somebody get it, or not?" }, String(offset))
+    : "live only";
   const about = [
     h("span", { class: "offset" }, place),
     ms && h("time", {}, time(ms)),

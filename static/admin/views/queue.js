@@ -55,15 +55,23 @@ export class Queue extends View {
 
   #columns() {
     const columns = [
-      { title: "Job", fill: link(({ id }) => address("queues", [this.#queue, id]), ({ name }) => name || "not a job") },
+      {
+        title: "Job",
+        fill: link(
+          ({ id }) => address("queues", [this.#queue, id]),
+          ({ name }) => name || "not a job",
+        ),
+      },
       { title: "Id", fill: code(({ id }) => id) },
-      { title: "When", fill: text(({ ms, state }) => whenOf(ms, state ?? this.#state)) },
-      { title: "Failures", kind: "number", fill: text(({ failures }) => number(failureCount(failures))) },
+      { title: "When", kind: "short", fill: text(({ ms, state }) => whenOf(ms, state ?? this.#state)) },
+      { title: "Failures", kind: "number", fill: text(({ failed, failures = [] }) => number(failed ?? failures.length)) },
       { title: "Last error", kind: "wide", fill: text(errorOf) },
     ];
     const again = { label: "Send again", when: () => this.#state === "dead", run: ({ id }) => this.#retryOne(id) };
     const cancel = { label: "Cancel", when: () => this.#state !== "dead", run: ({ id, name }) => this.#cancel(id, name) };
-    return this.session.mayWrite ? [...columns, { title: "Actions", kind: "acts", fill: buttons([again, cancel], ({ id }) => id) }] : columns;
+    return this.session.mayWrite
+      ? [...columns, { title: "Actions", kind: "acts", fill: buttons([again, cancel], ({ id }) => id) }]
+      : columns;
   }
 
   async #ask(signal) {
@@ -87,17 +95,26 @@ export class Queue extends View {
   }
 
   #retryOne(id) {
-    this.#order(`Send ${id} again?`, "It is ready at once, with all its attempts.", "Send again", false, [], () => this.call("queue_retry", { queue: this.#queue, ids: [id] }));
+    this.#order(`Send ${id} again?`, "It is ready at once, with all its attempts.", "Send again", false, [], () =>
+      this.call("queue_retry", { queue: this.#queue, ids: [id] }),
+    );
   }
 
   #retryAll() {
     const title = `Send ${count(this.#number, "dead letter")} of ${this.#queue} again?`;
-    this.#order(title, "They are ready at once, with all their attempts.", "Send again", false, [], () => this.call("queue_retry", { queue: this.#queue }));
+    this.#order(title, "They are ready at once, with all their attempts.", "Send again", false, [], () =>
+      this.call("queue_retry", { queue: this.#queue }),
+    );
   }
 
   #cancel(id, name) {
-    this.#order(`Cancel ${name} ${id}?`, "It does not run. If it runs already, its worker is notified and its result is dropped.", "Cancel the job", true, [], () =>
-      this.call("queue_cancel", { queue: this.#queue, id }),
+    this.#order(
+      `Cancel ${name} ${id}?`,
+      "It does not run. If it runs already, its worker is notified and its result is dropped.",
+      "Cancel the job",
+      true,
+      [],
+      () => this.call("queue_cancel", { queue: this.#queue, id }),
     );
   }
 
@@ -119,13 +136,8 @@ export class Queue extends View {
   }
 }
 
-export const failureCount = (failures) => (Array.isArray(failures) ? failures.length : (failures ?? 0));
-
 /** The last error's first line. */
-function errorOf({ error, failures }) {
-  const last = error || (Array.isArray(failures) ? failures.at(-1)?.error : "") || "";
-  return last.split("\n")[0];
-}
+const errorOf = ({ failures = [] }) => (failures.at(-1)?.error ?? "").split("\n")[0];
 
 /** When it is due, or since when it is as it is. */
 function whenOf(ms, state) {

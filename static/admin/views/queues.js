@@ -18,13 +18,23 @@ export class Queues extends View {
     key: ({ name }) => name,
     empty: "There is no queue: nothing has been enqueued yet.",
     columns: [
-      { title: "Queue", fill: link(({ name }) => address("queues", [name]), ({ name }) => name) },
+      {
+        title: "Queue",
+        fill: link(
+          ({ name }) => address("queues", [name]),
+          ({ name }) => name,
+        ),
+      },
       numbered("Ready", "ready"),
       numbered("Running", "running"),
       numbered("Delayed", "delayed"),
       numbered("Parked", "parked"),
       { title: "Dead letters", kind: "number", fill: badge(({ dead }) => (dead ? ["bad", number(dead)] : ["plain", "0"])) },
-      { title: "Workers", kind: "number", fill: badge((row) => (row.workers || !row.ready ? ["plain", number(row.workers)] : ["warn", "none"])) },
+      {
+        title: "Workers",
+        kind: "number",
+        fill: badge((row) => (row.workers || !row.ready ? ["plain", number(row.workers)] : ["warn", "none"])),
+      },
       { title: "Oldest waits", kind: "number", fill: text(({ ready, oldest_ms: age }) => (ready ? milliseconds(age) : "–")) },
       numbered("Finished", "finished"),
     ],

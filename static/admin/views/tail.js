@@ -23,7 +23,7 @@ export class Tail {
     this.#channel = channel;
     const head = h("div", { class: "section-head" }, h("h2", { id: "tail" }, "Live"), this.#button);
     this.element = h("section", { class: "card", "aria-labelledby": "tail" }, head, this.#state, this.#list);
-    this.#tell("Shows publications as they arrive, without being seen in the channel.");
+    this.#note("Shows publications as they arrive, without being seen in the channel.");
     view.atEnd(() => this.#stop?.());
   }
 
@@ -37,17 +37,17 @@ export class Tail {
   #begin() {
     this.#received = 0;
     this.#list.replaceChildren();
-    this.#tell("Beginning …");
+    this.#note("Beginning …");
     this.#stop = this.#view.live.tail(this.#channel, {
       publication: (publication) => this.#take(publication),
-      state: (state, reason) => this.#tell(reason ?? STATES[state] ?? "", state === "live"),
+      state: (state, reason) => this.#note(reason ?? STATES[state] ?? "", state === "live"),
     });
   }
 
   #end() {
     this.#stop();
     this.#stop = null;
-    this.#tell(`Stopped after ${count(this.#received, "publication")}.`);
+    this.#note(`Stopped after ${count(this.#received, "publication")}.`);
   }
 
   #take(publication) {
@@ -69,7 +69,7 @@ export class Tail {
     setText(this.#state, `${count(this.#received, "publication")} since the tail began.`);
   }
 
-  #tell(text, live = false) {
+  #note(text, live = false) {
     if (live) this.#count();
     else setText(this.#state, text);
   }

@@ -28,7 +28,10 @@ export class Why extends View {
     super(console, "Why?", { intro: "Did this user get that publication, and if not, why?" });
     const fields = FIELDS.map(([name, label, placeholder, required], place) => this.#field(name, label, placeholder, required, place));
     const on = { submit: (event) => this.#submitted(event) };
-    this.add(h("form", { class: "fields", role: "search", on }, ...fields, h("button", { type: "submit", class: "primary" }, "Ask")), this.#answer);
+    this.add(
+      h("form", { class: "fields", role: "search", on }, ...fields, h("button", { type: "submit", class: "primary" }, "Ask")),
+      this.#answer,
+    );
   }
 
   show({ query }) {
@@ -40,7 +43,16 @@ export class Why extends View {
   #field(name, label, placeholder, required, place) {
     const mode = name === "offset" ? { inputmode: "numeric", pattern: "[0-9]+" } : {};
     const search = { "data-search": place === 0, "aria-keyshortcuts": place === 0 ? "/" : null };
-    const input = h("input", { id: `why-${name}`, placeholder, required, autocomplete: "off", autocapitalize: "none", spellcheck: "false", ...mode, ...search });
+    const input = h("input", {
+      id: `why-${name}`,
+      placeholder,
+      required,
+      autocomplete: "off",
+      autocapitalize: "none",
+      spellcheck: "false",
+      ...mode,
+      ...search,
+    });
     this.#inputs.set(name, input);
     return h("div", { class: "field" }, h("label", { for: input.id }, label), input);
   }
@@ -65,7 +77,10 @@ export class Why extends View {
     const { verdict, findings } = await this.call("why", { user, channel, offset: Number(offset), ...(epoch && { epoch }) }, signal);
     const [tone, words] = VERDICTS[verdict] ?? ["warn", sentence(verdict)];
     const about = h("p", { class: "soft" }, `Publication ${offset} of ${channel}, for ${user}`);
-    this.#answer.replaceChildren(h("div", { class: `verdict ${tone}` }, h("h2", {}, words), about), h("ul", { class: "findings" }, ...findings.map(findingOf)));
+    this.#answer.replaceChildren(
+      h("div", { class: `verdict ${tone}` }, h("h2", {}, words), about),
+      h("ul", { class: "findings" }, ...findings.map(findingOf)),
+    );
   }
 }
 

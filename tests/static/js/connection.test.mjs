@@ -23,6 +23,18 @@ test("connect and the first subscribes leave in one frame", async () => {
   assert.deepEqual(codes(page), ["connecting", "connected"]);
 });
 
+test("the id of the connection is known while it is connected", async () => {
+  const page = new Page();
+  assert.equal(page.gateway.client, null);
+  await page.connect({ client: "c-1" });
+  assert.equal(page.gateway.client, "c-1");
+  page.socket.end();
+  assert.equal(page.gateway.client, null);
+  await page.advance(500);
+  await page.connect({ client: "c-2" });
+  assert.equal(page.gateway.client, "c-2");
+});
+
 test("a ping is answered where the gateway asks for pongs", async () => {
   const page = new Page();
   await page.connect({ ping: 25, pong: true });
