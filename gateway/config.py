@@ -200,6 +200,8 @@ class Config(BaseSettings):
     def _admin_keys(cls, values: list[str]) -> list[str]:
         if any(len(value) < ADMIN_KEY_LEAST for value in values):
             raise ValueError(f"a key is shorter than {ADMIN_KEY_LEAST} characters; make one with: openssl rand -hex 16")
+        if any("\ud800" <= char <= "\udfff" for value in values for char in value):
+            raise ValueError("a key is not text in UTF-8")
         return values
 
     @cached_property
