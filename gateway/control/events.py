@@ -34,10 +34,11 @@ AT_ONCE = 1000  # events that are written together
 
 
 class LifecycleEvents:
-    """The events of ``process``, this gateway's id. ``waiting`` and ``dropped`` are how many wait and how many were lost."""
+    """The events of ``process``, this gateway's id. ``waiting`` and ``dropped`` are how many wait and how many were lost;
+    ``on`` is whether they are recorded at all."""
 
     def __init__(self, config: Config, history: History, process: str) -> None:
-        self._on = config.events
+        self.on = config.events
         self._size = config.events_size
         self._history = history
         self._process = process
@@ -53,7 +54,7 @@ class LifecycleEvents:
 
     def record(self, event: str, identity: Identity, client: str, **more: object) -> None:
         """An event of now; ``more`` are further fields of the entry. Nothing happens where events are off, and for operators."""
-        if not self._on or identity.operator:
+        if not self.on or identity.operator:
             return
         if len(self._waiting) >= WAITING_MOST:
             self.dropped += 1
@@ -66,7 +67,7 @@ class LifecycleEvents:
 
     def subscribed(self, identity: Identity, client: str, subscription: Subscription) -> None:
         """A subscription began: ``record`` of where."""
-        if self._on:
+        if self.on:
             place = _place(subscription, subscription.unbroken)
             if place and subscription.recovered is not None:
                 place["recovered"] = int(subscription.recovered)
@@ -75,7 +76,7 @@ class LifecycleEvents:
     def unsubscribed(self, identity: Identity, client: str, subscription: Subscription, *, closed: bool, waiting_bytes: int) -> None:
         """A subscription ended, with its connection if that is ``closed``: ``record`` of what was written to its client. ``waiting_bytes`` of that
         its socket had not taken."""
-        if self._on:
+        if self.on:
             place = _place(subscription, subscription.position.offset)
             if place:
                 place |= {"after": subscription.unbroken} | ({"filtered": 1} if isinstance(subscription.wire, FilteredWire) else {})

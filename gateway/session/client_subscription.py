@@ -197,9 +197,9 @@ class ClientSubscription(TimedSubscription):
                 self.session.outlet.send(push(self.channel.name, join_leave.kind, b'{"info":%b}' % join_leave.info))
 
     def end(self) -> None:
-        ends = self.begun and self.state is not State.ENDED
+        is_recorded = self.begun and self.state is not State.ENDED and self.session.node.events.on
         super().end()
-        if ends:
+        if is_recorded:
             session, closed = self.session, not self.session.connected
             waiting = session.outlet.waiting_bytes
             session.node.events.unsubscribed(session.identity, session.client, self, closed=closed, waiting_bytes=waiting)
