@@ -200,6 +200,8 @@ class Config(BaseSettings):
     def _admin_keys(cls, values: list[str]) -> list[str]:
         if any(len(value) < ADMIN_KEY_LEAST for value in values):
             raise ValueError(f"a key is shorter than {ADMIN_KEY_LEAST} characters; make one with: openssl rand -hex 16")
+        if any("\ud800" <= char <= "\udfff" for value in values for char in value):
+            raise ValueError("a key is not text in UTF-8")
         return values
 
     @cached_property
@@ -273,7 +275,7 @@ class Config(BaseSettings):
         return self.has_console and channel.startswith(f"{CONSOLE_NAMESPACE}:")
 
     def rules(self, channel: str) -> ChannelRules:
-        """The rules of a channel. Raises UnknownChannel if its namespace is not configured."""
+        """The rules of a channel, CONSOLE_RULES for the console's own. Raises UnknownChannel if its namespace is not configured."""
         namespace, colon, _ = channel.partition(":")
         if not colon:
             return self._alerts_rules if channel == ALERTS and self.alerts.are_on else self.channels

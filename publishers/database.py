@@ -32,7 +32,8 @@ from gateway.store.data_folder import open_private
 
 from .engines import ASYNC_DRIVERS, LOCK_SECONDS, POOL, database_url, driver_url, make_engine, name_of, prepare_transactions
 from .outbox_rows import NOTIFY, WAKE, lock_key, now_ms
-from .prepared import DRIVER_ERRORS, Parameters, Prepared, Rows, driver_of
+from .prepared import DRIVER_ERRORS, Parameters, Prepared, Rows, driver_of, sync_of
+from .savepoints import follow_savepoints, gather
 from .transaction import Transaction
 
 __all__ = ["BROKEN", "Database", "Transaction", "is_given_up", "lock_key", "now_ms", "reason_of", "within"]
@@ -79,6 +80,7 @@ class Database:
         self._engine = make_engine(create_async_engine, self.url, pool)
         prepare_transactions(self._engine.sync_engine)
         self._writing = self._engine.execution_options(gateway_writes=True)  # the same pool
+        follow_savepoints(self._writing.sync_engine)
         self._waking: asyncio.Task[None] | None = None
         self._wake_again = False
 
@@ -132,6 +134,7 @@ class Database:
         try:
             async with connection.begin():
                 transaction = Transaction(connection, sqlite=self.sqlite)
+                gather(sync_of(connection), transaction.rows)
                 yield transaction
                 await transaction.write_outbox()
         finally:

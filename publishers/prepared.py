@@ -13,12 +13,12 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
 import asyncpg
-from sqlalchemy import Executable
+from sqlalchemy import Connection, Executable
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-__all__ = ["DRIVER_ERRORS", "Parameters", "Prepared", "Rows", "driver_of"]
+__all__ = ["DRIVER_ERRORS", "Parameters", "Prepared", "Rows", "driver_of", "sync_of"]
 
 Parameters = Mapping[str, Any]
 Rows = Sequence[Sequence[Any]]
@@ -70,6 +70,11 @@ class Prepared:
 
 def driver_of(connection: AsyncConnection) -> Any:
     """asyncpg's connection."""
+    return sync_of(connection).connection.driver_connection
+
+
+def sync_of(connection: AsyncConnection) -> Connection:
+    """SQLAlchemy's connection that is adapted to asyncio."""
     adapted = connection.sync_connection
     assert adapted is not None, "the connection is closed"
-    return adapted.connection.driver_connection
+    return adapted

@@ -37,7 +37,7 @@ from gateway.store.plain_connection import PlainConnection
 
 from .checks import check_options, notification_json
 
-__all__ = ["Publisher", "SyncPublisher"]
+__all__ = ["PublishOptions", "Publisher", "SyncPublisher"]
 
 
 PATIENCE = 10.0  # seconds for which a publish is repeated
@@ -86,7 +86,8 @@ class Publisher:
     """Publishes over one pipelined connection; any number of ``publish`` may wait at once, and arrive in order.
 
     Without ``url`` it finds the embedded server of the gateway that runs on ``data_dir`` (default: the user's). The rules
-    of the channels are those of the gateways that use the same Valkey, under the same ``prefix``. ``patience`` is in seconds.
+    of the channels are those of the gateways that use the same Valkey, under the same ``prefix``. ``patience`` is for how many seconds a publish waits for
+    a Valkey that is away; 10 are enough for a failover of Sentinels with ``down-after-milliseconds 5000``, since nothing else waits with it.
     ``trace``: each publication has the tag ``traceparent``, that of the OpenTelemetry span in which it is published, where there is one.
     """
 
@@ -174,8 +175,11 @@ class Publisher:
 class SyncPublisher:
     """The same without asyncio: for Django, Flask, scripts. Safe to share between threads.
 
-    It looks for its server and connects when it is first used, so that a module may make one while no server runs. ``patience`` is for
-    how many seconds a call waits at most, also for a Valkey that does not answer: a web request ends in time. ``trace`` is as in ``Publisher``.
+    It looks for its server and connects when it is first used, so that a module may make one while no server runs. ``trace`` is as in ``Publisher``.
+
+    ``patience`` is for how many seconds a call waits at most, also for a Valkey that does not answer. It is short, since a thread waits, and the web
+    request with it. A failover lasts longer: ``down-after-milliseconds`` of the Sentinels, or ``cluster-node-timeout``, and one or two seconds. Where a
+    thread may wait for one, give ``patience=10`` and an idempotency key; where it may not, the outbox publishes afterwards.
     """
 
     def __init__(

@@ -23,6 +23,7 @@ from .database import ATTEMPTS, is_given_up
 from .engines import POOL, SYNC_DRIVERS, database_url, driver_url, make_engine, name_of, prepare_transactions
 from .outbox_rows import Gathering, check_dialect
 from .prepared import Parameters
+from .savepoints import follow_savepoints, gather
 from .session_outbox import wake_relays, write_rows
 
 __all__ = ["SyncDatabase", "SyncTransaction"]
@@ -31,7 +32,10 @@ Result = TypeVar("Result")
 
 
 class SyncTransaction(Gathering):
-    """Changes of tables, and their publications and jobs, committed together. ``connection`` is SQLAlchemy's."""
+    """Changes of tables, and their publications and jobs, committed together.
+
+    ``connection`` is SQLAlchemy's; what its ``begin_nested()`` undoes is not published either.
+    """
 
     def __init__(self, connection: Connection) -> None:
         super().__init__()
@@ -65,6 +69,7 @@ class SyncDatabase:
             self._engine = make_engine(create_engine, url, pool)
             prepare_transactions(self._engine)
         self._writing = self._engine.execution_options(gateway_writes=True)  # the same pool
+        follow_savepoints(self._writing)
 
     def __enter__(self) -> Self:
         return self
@@ -98,6 +103,7 @@ class SyncDatabase:
         """Commits at the end of the block and wakes the relays; undoes everything if the block raises."""
         with self._writing.connect() as connection, connection.begin():
             transaction = SyncTransaction(connection)
+            gather(connection, transaction.rows)
             yield transaction
             transaction.write_outbox()
         if transaction.gathered:

@@ -23,7 +23,7 @@ _lock = Prepared(text(f"SELECT pg_advisory_xact_lock({WRITERS}, k) FROM unnest(C
 class Transaction(Gathering):
     """Changes of tables, and their publications and jobs, committed together. ``Database.transaction`` makes, commits and undoes it.
 
-    ``connection`` is SQLAlchemy's. ``sqlite`` is whether the database is SQLite, PostgreSQL otherwise.
+    ``connection`` is SQLAlchemy's; what its ``begin_nested()`` undoes is not published either. ``sqlite`` is whether the database is SQLite, PostgreSQL otherwise.
     """
 
     def __init__(self, connection: AsyncConnection, *, sqlite: bool) -> None:

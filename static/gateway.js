@@ -18,7 +18,8 @@
  *                     30 s, or returns a Response that is not ok or a text that is not a JWT, it is called again after a
  *                     backoff. If it returns nothing, the client is anonymous; but a function that has returned a token
  *                     once is called again until it returns another one: nobody becomes anonymous by accident
- *   debug             true: the console shows the gateway's sentence for each refusal, as it does by itself on loopback
+ *   debug             true: for each refusal the console shows the gateway's text and a sentence on what to do. On loopback it does
+ *                     that by itself, where nobody listens for the refusal
  *   timeoutMs         5000: for a connection to open, and for a command to be answered
  *   backoffMs         500: a reconnect waits a random time of up to this, doubled with each failure, up to …
  *   longestBackoffMs  20000
@@ -85,6 +86,21 @@ const TOKEN_MS = 30_000; // for the page's function to return a token
 const REFUSED_TOKENS_MOST = 3; // so many further tokens are asked for before the gateway's refusal is final
 const INVALID_TOKEN = 3500;
 const NO_TOKEN = 3501; // the close code "bad request", which is also that of a client without a token where one is needed
+/** What to do about a refusal: the gateway sends a code and a short text, and writes the cause into its log. */
+const ADVICE = {
+  102: "the gateway's configuration has no namespace of this name; the gateway's log has the cause",
+  103: "the rules of the channel do not admit this user, or ask for a subscription token; the gateway's log names the rule",
+  106: "this page follows more channels than limits.channels_per_client; the gateway's log has the cause",
+  2000: "a backend ended this subscription, or the rules of the channel changed",
+  [INVALID_TOKEN]: "the gateway's log names the fault of the token, and so does `gateway doctor --token T`; often the backend signs with another secret than tokens.hmac_secret",
+  [NO_TOKEN]: "the gateway could not read a message; its log has the cause",
+  3502: "no first command came in time; the gateway's log has the cause",
+  3503: "a backend ended this connection with POST /api/disconnect",
+  3504: "limits.connections, connections_per_address or connections_per_user is reached; the gateway's log names which",
+  3505: "the token names more channels than limits.channels_per_client",
+};
+const TOKEN_NEEDED =
+  'this page sends no token, and the gateway admits nobody without one: pass it, as in new Gateway({ token: () => fetch("/my-token") }), or let a namespace have subscribe = "anyone"';
 const LONGEST_TIMER_MS = 2 ** 31 - 1; // a longer setTimeout fires at once
 const JWT = /^[\w-]+\.[\w-]+\.[\w-]+$/;
 const LOOPBACK = /^(localhost|.+\.localhost|127(\.\d+){3}|\[::1\])$/;
@@ -374,7 +390,7 @@ class Subscription extends Emitter {
   }
 
   _refuse({ code, message, hint }) {
-    if (!this._hasListener("state")) this.#gateway._warn(`to let this page follow "${this.channel}"`, code, message, hint);
+    this.#gateway._warn(`to let this page follow "${this.channel}"`, [this], code, message, hint);
     this._set("refused", code, message);
   }
 
@@ -412,6 +428,7 @@ class Subscription extends Emitter {
   }
 
   _skipTo(epoch, offset) {
+    this.#recoveredUpTo = 0; // it may have been of another epoch
     this.position = { epoch, offset };
     this._emit("gap", { channel: this.channel, epoch, offset });
     this.#updateState();
@@ -739,6 +756,11 @@ export class Gateway extends Emitter {
     return answer;
   }
 
+  /** Whether what failed may succeed a moment later, without anything that the page does. */
+  _mayPass(error) {
+    return error.code !== "sse" && isWorthRetrying(error);
+  }
+
   /** An HTTP request, ended where it has not been answered and read in time. */
   async #request(url, options, read) {
     const { fetch, setTimeout, clearTimeout } = this._platform;
@@ -794,12 +816,21 @@ export class Gateway extends Emitter {
     });
   }
 
-  /** For the developer of a page that does not listen for refusals. On a site that is public, the console shows no more than a code. */
-  _warn(what, code, sentence, hint) {
-    const shown = hint || this.#options.debug || LOOPBACK.test(this.#base?.hostname);
-    const told = hint ? `${sentence}: ${hint}` : sentence;
-    const rest = shown ? told : "new Gateway({ debug: true }) shows the gateway's sentence here";
+  /**
+   * For the developer of a page in which none of `emitters` has a listener for refusals, or which asks for it by `debug`. On a site that is
+   * public, the console shows no more than a code.
+   */
+  _warn(what, emitters, code, text, hint) {
+    const { debug } = this.#options;
+    if (!debug && emitters.some((emitter) => emitter._hasListener("state"))) return;
+    const shown = hint || debug || LOOPBACK.test(this.#base?.hostname);
+    const rest = shown ? `${text}: ${hint || this.#adviceOn(code)}` : "new Gateway({ debug: true }) shows the gateway's sentence here";
     this._platform.console.warn(`gateway.js: the gateway refused ${what} (code ${code}): ${rest}`);
+  }
+
+  #adviceOn(code) {
+    if (code === NO_TOKEN && !this.#token.value) return TOKEN_NEEDED;
+    return ADVICE[code] ?? "the gateway's log has the cause";
   }
 
   /** Of a function that fails again and again, the first failure is a warning. */
@@ -997,7 +1028,7 @@ export class Gateway extends Emitter {
 
   #refuseAll({ code, message, hint }) {
     const wanted = this.#wanted;
-    if (![this, ...wanted].some((emitter) => emitter._hasListener("state"))) this._warn("the connection of this page", code, message, hint);
+    this._warn("the connection of this page", [this, ...wanted], code, message, hint);
     for (const subscription of wanted) subscription._set("refused", code, message);
   }
 

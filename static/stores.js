@@ -36,12 +36,14 @@
 
 const INBOX = "notifications:";
 const LISTED_MOST = 200; // notifications in one answer of the gateway
+const AGAIN_MS = 1000; // after a read that failed
 
 class Store {
   arrived = () => {};
   #listeners = new Set();
   #snapshot;
   #stop;
+  #again; // the timer
 
   constructor(gateway, snapshot) {
     this.gateway = gateway;
@@ -73,6 +75,14 @@ class Store {
     this.#snapshot = { ...this.#snapshot, ...changes };
     for (const { listener } of [...this.#listeners]) listener();
   }
+
+  /** Shows the error of a read and calls `read` a little later, if it may pass by itself: nothing else may happen that would. */
+  _failed(error, read) {
+    this._update({ error });
+    const { clearTimeout, setTimeout } = this.gateway._platform;
+    clearTimeout(this.#again);
+    if (this.gateway._mayPass(error)) this.#again = setTimeout(() => this._followed && read(), AGAIN_MS);
+  }
 }
 
 /** Subscribes, and passes the events on. A subscribe that throws becomes a state like a refusal by the gateway. Returns what ends it. */
@@ -92,11 +102,15 @@ function follow(store, channel, options, handlers) {
   return { subscription, stop };
 }
 
-/** An event stream only receives, so there history is read over plain HTTP. */
-function readHistory(gateway, channel, { limit, since }) {
-  if (gateway.transport !== "sse") return gateway.history(channel, { limit, since, reverse: true });
-  const query = new URLSearchParams({ channel, limit, reverse: 1, ...(since && { since: `${since.epoch}:${since.offset}` }) });
-  return gateway._fetch(`history?${query}`);
+/** An event stream only receives, so there history is read over plain HTTP, which needs the subscription's token. */
+function readHistory(gateway, channel, { limit, since, token }) {
+  const query = new URLSearchParams({ channel, limit, reverse: 1 });
+  if (since) query.set("since", `${since.epoch}:${since.offset}`);
+  if (token) query.set("subscription_token", token);
+  const overHttp = () => gateway._fetch(`history?${query}`);
+  if (gateway.transport === "sse") return overHttp();
+  const read = gateway.history(channel, { limit, since, reverse: true });
+  return read.catch((error) => (error.code === "sse" ? overHttp() : Promise.reject(error))); // it waited for a connection
 }
 
 /** The last ones, at most so many. A slice from -0 on would be all of them. */
@@ -128,7 +142,8 @@ export class ChannelStore extends Store {
     const first = publications.find(({ offset }) => offset);
     const page = this.history || 20;
     this.#limit = Math.max(this.#limit, publications.length + page);
-    await this.#read(page, first && { epoch: this.#subscription.position.epoch, offset: first.offset });
+    // A channel that does not recover has no position; no epoch agrees with any.
+    await this.#read(page, first && { epoch: this.#subscription.position?.epoch ?? "", offset: first.offset });
   };
 
   /** It begins anew each time: what was published while nothing was followed would be missing in the middle. */
@@ -153,18 +168,29 @@ export class ChannelStore extends Store {
   #changed({ state, code, reason }) {
     this.#wasLive ||= state === "live";
     this._update({ state, code, reason });
-    if (state !== "live" || !this.#wanted) return;
+    this.#readWanted();
+  }
+
+  #readWanted() {
+    if (!this.#wanted || this.snapshot.state !== "live") return;
     this.#wanted = false;
     this.#read(this.history);
   }
 
   #take(publication) {
-    const { publications } = this.snapshot;
+    const { publications, more } = this.snapshot;
     const known = publications.findLast(({ offset }) => offset)?.offset ?? 0;
-    if (publication.offset && publication.offset <= known) return; // history brought it already
     const taken = { ...this.#keyed(publication), recovered: publication.recovered && this.#wasLive };
-    this._update({ publications: newest([...publications, taken], this.#limit) });
+    const isShown = publication.offset && publication.offset <= known; // history brought it already
+    if (!isShown) this.#hold([...publications, taken], more);
     this.arrived(taken);
+  }
+
+  /** The oldest are dropped; where the page asked for history, they can be had again. */
+  #hold(publications, more, changes) {
+    const held = newest(publications, this.#limit);
+    const dropped = this.history > 0 && publications.length > held.length;
+    this._update({ publications: held, more: more || dropped, ...changes });
   }
 
   #keyed(publication) {
@@ -188,13 +214,14 @@ export class ChannelStore extends Store {
 
   async #read(limit, since) {
     const reading = (this.#reading = {});
+    const token = this.#subscription?._token?.value;
     try {
-      const { publications } = await readHistory(this.gateway, this.channel, { limit, since });
+      const { publications } = await readHistory(this.gateway, this.channel, { limit, since, token });
       if (reading === this.#reading) this.#add(publications, limit);
     } catch (error) {
       if (reading !== this.#reading) return;
       this.#wanted ||= !since && this.history > 0; // the connection may be lost: the next one reads it
-      this._update({ error });
+      this._failed(error, () => this.#readWanted());
     }
   }
 
@@ -206,7 +233,7 @@ export class ChannelStore extends Store {
     const added = older.map((each) => ({ channel: this.channel, recovered: false, ...this.#keyed(each) }));
     const more = found.length === limit && found.at(-1).offset > 1;
     const start = held.findIndex(({ key }) => key === this.#lastBeforeGap) + 1;
-    this._update({ publications: newest(held.toSpliced(start, 0, ...added), this.#limit), more, error: null });
+    this.#hold(held.toSpliced(start, 0, ...added), more, { error: null });
   }
 }
 
@@ -279,7 +306,7 @@ export class InboxStore extends Store {
       const { notifications, next, unread } = await this.gateway.inbox.list({ limit: this.#shown });
       this._update({ notifications, unread, more: Boolean(next) && this.#shown < LISTED_MOST, error: null });
     } catch (error) {
-      this._update({ error });
+      this._failed(error, () => this.#refresh());
     }
     this.#reading = false;
     if (this.#stale) await this.#refresh();
@@ -337,7 +364,7 @@ export class PresenceStore extends Store {
     } catch (error) {
       if (moves !== this.#moves) return;
       this.#moves = null;
-      this._update({ error });
+      this._failed(error, () => this.snapshot.state === "live" && this.#read());
     }
   }
 

@@ -20,33 +20,34 @@ class KnownTokens:
 
     It is safe to skip a signature that was verified, because only the same bytes find the entry: it is under a digest of the whole token,
     without any part of the token itself. So nobody finds an entry who does not have a token that is good already, and how long the search takes
-    depends on no secret and on no part of a guess. What may change is looked at each time: here the token's end, by the caller whether
-    it was revoked. ``clear`` it when the keys change. Tokens that are refused take no place.
+    depends on no secret and on no part of a guess. What may change is looked at each time: here the token's time, since a clock may go back too,
+    by the caller whether it was revoked. ``clear`` it when the keys change. Tokens that are refused take no place.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._found: dict[bytes, tuple[float, Identity | Grant]] = {}  # the oldest first
+        self._found: dict[bytes, tuple[float, float, Identity | Grant]] = {}  # the oldest first
 
     def __len__(self) -> int:
         return len(self._found)
 
     def find(self, token: str, leeway: float) -> Identity | Grant | None:
-        """What the token grants; None if it is not known, or ended ``leeway`` seconds ago."""
+        """What the token grants; None if it is not known, ended ``leeway`` seconds ago, or begins more than ``leeway`` seconds from now."""
         key = _digest(token)
-        until, found = self._found.get(key, (0.0, None))
-        if found is not None and until <= self._now() - leeway:
+        since, until, found = self._found.get(key, (0.0, 0.0, None))
+        now = self._now()
+        if found is not None and until <= now - leeway:
             del self._found[key]
             return None
-        return found
+        return found if since <= now + leeway else None
 
-    def add(self, token: str, until: float, found: Identity | Grant) -> None:
-        """The token was verified just now, and may be presented ``until`` that unix time."""
+    def add(self, token: str, since: float, until: float, found: Identity | Grant) -> None:
+        """The token was verified just now, and may be presented from ``since`` ``until`` these unix times."""
         if len(token) > LONGEST:
             return
         if len(self._found) >= KNOWN_MOST:  # half of them together, for a dict finds its first key ever later as it turns
             self._found = dict(islice(self._found.items(), KNOWN_MOST // 2, None))
-        self._found[_digest(token)] = until, found
+        self._found[_digest(token)] = since, until, found
 
     def clear(self) -> None:
         self._found.clear()

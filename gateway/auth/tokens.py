@@ -22,11 +22,13 @@ from jwt.warnings import InsecureKeyLengthWarning
 from ..config import Tokens
 from ..errors import KeyUnknown, TokenInvalid, TokenStale
 from ..rules.identity import Grant, Identity, Override, ServerSubscription
-from ..rules.json_text import UNREADABLE, encode, is_json
+from ..rules.json_text import MAX_DEPTH, UNREADABLE, encode, is_json
 from ..rules.protocol import OverrideRequest
 from .keys import Keys
 from .known_tokens import KnownTokens
 from .plain_tokens import plain_payload
+from .signatures import parts_of, signer
+from .token_faults import NO_KEY, sentence_of
 
 __all__ = ["SHORT_SECRET", "Verifier", "claimed_channel", "mint"]
 
@@ -49,6 +51,7 @@ class _Claims(msgspec.Struct):
 
     sub: str | None = None
     exp: float = 0
+    nbf: Any = 0  # PyJWT takes whatever int() takes
     iat: float = 0
     expire_at: float | None = None
     jti: str = ""
@@ -64,6 +67,11 @@ class _Claims(msgspec.Struct):
     def expires_at(self) -> float:
         """Unix seconds, 0 for never: ``expire_at`` wins over ``exp``, which then limits only until when the token may be presented."""
         return self.exp if self.expire_at is None else self.expire_at
+
+    @property
+    def presented_from(self) -> float:
+        """Unix seconds; the token is refused before."""
+        return max(int(self.nbf), int(self.iat))
 
     @property
     def presented_until(self) -> float:
@@ -101,7 +109,7 @@ class Verifier:
         info = _json(claims.info, claims.b64info)
         meta = bytes(claims.meta) or None
         identity = Identity(claims.sub or "", False, info, claims.expires_at, claims.jti, claims.iat, own, meta)
-        self._known.add(token, claims.presented_until, identity)
+        self._known.add(token, claims.presented_from, claims.presented_until, identity)
         return identity
 
     def subscription(self, token: str) -> Grant:
@@ -114,7 +122,7 @@ class Verifier:
             raise TokenInvalid("it names no channel")
         info = _json(claims.info, claims.b64info)
         grant = Grant(claims.sub or "", claims.channel, claims.expires_at, info, claims.jti, claims.iat, _override(claims))
-        self._known.add(token, claims.presented_until, grant)
+        self._known.add(token, claims.presented_from, claims.presented_until, grant)
         return grant
 
     def _find(self, token: str) -> Identity | Grant | None:
@@ -136,7 +144,7 @@ class Verifier:
         except msgspec.ValidationError as error:
             raise TokenInvalid(f"a claim is not what it should be: {error}") from None
         except (jwt.InvalidTokenError, UnicodeError, RecursionError) as error:
-            raise TokenInvalid(str(error) or type(error).__name__) from None
+            raise TokenInvalid(sentence_of(error)) from None
         if not isfinite(claims.expires_at) or not isfinite(claims.iat):
             raise TokenInvalid("a time in it is no number")
         if not (claims.sub or "").isprintable():
@@ -155,19 +163,15 @@ class Verifier:
 
     def _verified(self, token: str) -> dict[str, Any]:
         """The claims, if one of the keys signed them."""
-        header = jwt.get_unverified_header(token)
+        signed, header, _, signature = parts_of(token)
         algorithm, id = header.get("alg", ""), header.get("kid", "")
         fitting = self._keys.of(algorithm, id) if isinstance(algorithm, str) and isinstance(id, str) else []
-        fault: jwt.InvalidTokenError = jwt.InvalidAlgorithmError("no key here is for the algorithm and key id that it names")
-        for key in fitting:
-            try:
-                with _no_warning(key.material):
-                    return _raw_claims(self._decode(token, key.material, algorithm))
-            except jwt.InvalidSignatureError as error:
-                fault = error
+        if fitting and (key := signer(signed, signature, algorithm, fitting)) is not None:
+            with _no_warning(key.material):
+                return _raw_claims(self._decode(token, key.material, algorithm))
         if isinstance(id, str) and self._keys.may_learn(id):
             raise KeyUnknown(f"no key {id[:60]!r} is known yet")
-        raise fault
+        raise jwt.InvalidSignatureError if fitting else jwt.InvalidAlgorithmError(NO_KEY)
 
     def _decode(self, token: str, material: Any, algorithm: str) -> dict[str, Any]:
         settings = self._settings
@@ -185,9 +189,10 @@ class Verifier:
 def claimed_channel(token: str) -> str:
     """The channel that a token claims to be for, "" for none. Nothing is verified: this is only for telling a bearer which token was refused."""
     try:
-        channel = jwt.decode(token, options={"verify_signature": False}).get("channel")
-    except (jwt.InvalidTokenError, UnicodeError, RecursionError):
+        claims = json.loads(parts_of(token).payload)
+    except (jwt.InvalidTokenError, ValueError, RecursionError):  # a UnicodeError is a ValueError
         return ""
+    channel = claims.get("channel") if isinstance(claims, dict) else None
     return channel if isinstance(channel, str) else ""
 
 
@@ -236,7 +241,7 @@ def _compact(raw: msgspec.Raw) -> msgspec.Raw:
 
 
 def _raw_claims(claims: dict[str, Any]) -> dict[str, Any]:
-    raw = {name: msgspec.Raw(encode(claims[name])) for name in _RAW if claims.get(name) is not None}
+    raw = {name: msgspec.Raw(_check_depth(encode(claims[name]), f"the claim {name!r}")) for name in _RAW if claims.get(name) is not None}
     claims = {name: value for name, value in claims.items() if name not in _RAW} | raw
     if isinstance(claims.get("subs"), dict):
         claims["subs"] = {name: _raw_claims(sub) if isinstance(sub, dict) else sub for name, sub in claims["subs"].items()}
@@ -256,6 +261,12 @@ def _json(raw: msgspec.Raw, b64: str) -> bytes | None:
         value = msgspec.json.decode(text)
     except (ValueError, RecursionError, msgspec.MsgspecError):  # binascii's errors are ValueErrors
         raise TokenInvalid("a claim in base64 holds no JSON") from None
-    if not is_json(text):  # each version of Python lets a decoder go down to another depth
-        raise TokenInvalid("a claim in base64 is nested too deep")
+    _check_depth(text, "a claim in base64")
     return encode(value)
+
+
+def _check_depth(text: bytes, what: str) -> bytes:
+    """The JSON itself, which has to be nested no deeper than a publication may be: each version of Python lets a decoder go down to another depth."""
+    if not is_json(text):
+        raise TokenInvalid(f"{what} is nested more than {MAX_DEPTH} deep")
+    return text

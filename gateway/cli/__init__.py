@@ -18,6 +18,38 @@ input_lines  documents from standard input
 log_setup  the log of the commands that run until they are ended
 """
 
-from .commands import app, main
+import os
+import signal
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from .commands import app
 
 __all__ = ["app", "main"]
+
+
+def main() -> None:
+    """The program ``gateway``. Its modules take most of a second to import: Ctrl-C ends it meanwhile as it does later, with one line."""
+    is_usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_usual:
+        signal.signal(signal.SIGINT, _end)
+    from .commands import main as run
+
+    if is_usual:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    run()
+
+
+def _end(*_: object) -> NoReturn:
+    """At once: an exception in the middle of an import would be shown with its traceback, or be taken for a module that is missing."""
+    os.write(2, b"gateway: interrupted\n")
+    os._exit(1)
+
+
+def __getattr__(name: str) -> Any:
+    """``app``, the commands, for those who import it."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .commands import app
+
+    return app

@@ -38,16 +38,20 @@ __all__ = ["Report", "check_settings", "read_settings", "run_check"]
 
 @dataclass
 class Report:
-    """What was found. ``fine`` is what works, by its name; ``faults`` are a sentence each, ``doubts`` warnings with the line that ends them."""
+    """What was found. ``fine`` is what works, by its name; ``faults`` are a sentence each, ``doubts`` warnings with the line that ends them.
+
+    ``server_doubts`` are those about Valkey's own settings, which ``gateway doctor`` judges by more than INFO.
+    """
 
     fine: dict[str, str] = field(default_factory=dict)
     doubts: list[Finding] = field(default_factory=list)
+    server_doubts: list[Finding] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
     @property
     def warnings(self) -> list[str]:
         """The sentences of the doubts, each once."""
-        return list(dict.fromkeys(doubt.sentence for doubt in self.doubts))
+        return list(dict.fromkeys(doubt.sentence for doubt in (*self.doubts, *self.server_doubts)))
 
     def warn(self, sentence: str, change: str = "") -> None:
         self.doubts.append(Finding(Weight.WARNING, sentence, change))
@@ -210,7 +214,7 @@ async def _examine_servers(address: Address, commands: Commands, report: Report)
     facts = [facts_of(text) for text in infos]
     versions = sorted({each.get("valkey_version") or each.get("redis_version") or "unknown" for each in facts})
     report.fine["valkey"] = f"{address}, version {' and '.join(versions)}"
-    report.doubts += [doubt for each in facts for doubt in doubts_of_a_server(each)]
+    report.server_doubts += [doubt for each in facts for doubt in doubts_of_a_server(each)]
     return serves
 
 

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from ..channel_rules import CONSOLE
 from ..edges.api.requests import Channel, Shape
-from ..errors import BadRequest, LimitExceeded, NotAvailable
+from ..errors import BadRequest, ClientError, LimitExceeded, NotAvailable, UnknownChannel
 from ..rules.identity import Override, ServerSubscription
 from ..rules.json_text import decode_json, encode
 from ..session.admission import Client
@@ -21,7 +21,7 @@ ENDPOINT = "/connection/websocket"
 # A page that follows a channel is not among those who are there, and is not sent who comes and goes.
 UNSEEN = ServerSubscription(override=Override(presence=False, join_leave=False, force_push_join_leave=False))
 
-DONE, FULL, OTHERS = "done", "full", "others"
+DONE, FULL, OTHERS, UNKNOWN = "done", "full", "others", "unknown"
 
 
 class TailRequest(Shape):
@@ -76,6 +76,8 @@ async def _asked(caller: Caller, question: str, request: TailRequest) -> None:
         raise LimitExceeded(f"limits.channels_per_client is {caller.node.config.limits.channels_per_client}")
     if OTHERS in answers:
         raise BadRequest("that client is no live connection of your session")
+    if UNKNOWN in answers:
+        raise UnknownChannel("the process that has the client knows no such channel: its configuration is another one")
     if DONE not in answers:
         raise NotAvailable("no process has a client of that id")
 
@@ -100,7 +102,10 @@ def _carried_out(console: Console, pattern: str, *, begins: bool) -> str | None:
     if not begins:
         client.remove(asked.channel)
         return DONE
-    client.add(asked.channel, UNSEEN, None)
+    try:
+        client.add(asked.channel, UNSEEN, None)
+    except ClientError:  # the rules of the process that asks admit it
+        return UNKNOWN
     return DONE if _follows(client, asked.channel) else FULL
 
 

@@ -49,13 +49,18 @@ class _Drained(Struct):
 
 
 async def _nodes(caller: Caller, request: Empty) -> bytes:
-    """The processes. While Valkey is away this one answers alone, and ``warning`` says so."""
+    """The processes. ``warning`` says if some do not answer; while Valkey is away this one answers alone."""
     try:
+        caller.console.require_valkey()
+        expected = await caller.node.control.living()
         found = await answers_of(caller, "nodes", dict[str, Any])
     except StoreError as error:
         own = decode_json(_node(caller.console, ""), dict[str, Any])
         return encode({"nodes": [own], "warning": f"the other processes cannot be asked: {error}"})
-    return encode({"nodes": sorted(found, key=lambda node: (str(node.get("name")), str(node.get("uid"))))})
+    ordered = sorted(found, key=lambda node: (str(node.get("name")), str(node.get("uid"))))
+    missing = expected - len(found)
+    warning = f"{missing} of {expected} processes did not answer: they are of an older version, or hang, or have just ended"
+    return encode({"nodes": ordered, **({"warning": warning} if missing > 0 else {})})
 
 
 def _node(console: Console, pattern: str) -> bytes:

@@ -51,10 +51,11 @@ class Client(Protocol):
 
 
 class LifecycleEvents:
-    """The events of ``process``, this gateway's id. ``waiting`` and ``dropped`` are how many wait and how many were lost."""
+    """The events of ``process``, this gateway's id. ``waiting`` and ``dropped`` are how many wait and how many were lost;
+    ``on`` is whether they are recorded at all."""
 
     def __init__(self, config: Config, history: History, process: str) -> None:
-        self._on = config.events
+        self.on = config.events
         self._size = config.events_size
         self._history = history
         self._process = process
@@ -70,7 +71,7 @@ class LifecycleEvents:
 
     def record(self, event: str, identity: Identity, client: str, **more: object) -> None:
         """An event of now; ``more`` are further fields of the entry. Nothing happens where events are off, and for operators."""
-        if not self._on or identity.operator:
+        if not self.on or identity.operator:
             return
         if len(self._waiting) >= WAITING_MOST:
             self.dropped += 1
@@ -83,7 +84,7 @@ class LifecycleEvents:
 
     def subscribed(self, identity: Identity, client: str, subscription: Subscription) -> None:
         """A subscription began: ``record`` of where."""
-        if self._on:
+        if self.on:
             place = _place(subscription, Position(subscription.position.epoch, subscription.unbroken))
             if place and subscription.recovered is not None:
                 place["recovered"] = int(subscription.recovered)
@@ -92,7 +93,7 @@ class LifecycleEvents:
     def unsubscribed(self, client: Client, subscription: Subscription, at: Position, *, closed: bool = False, gap: bool = False) -> None:
         """A subscription ended at that position, with its connection if that is ``closed``, or to go on after a ``gap``: ``record`` of what was
         written to its client."""
-        if self._on:
+        if self.on:
             place = _place(subscription, at)
             if place:
                 waiting = client.unconfirmed_bytes

@@ -3,7 +3,7 @@
     the socket ──▶ _ahead, at most what one read brought ──▶ the parser ──▶ the request being answered, and one that waits
 
 Pipelined requests. The parser is given a part of what was read at a time, which ends with the next blank line: so a part ends one
-head (two, if the last read ended within a blank line). While a request waits for the answer to the one before it, the parser is
+head, also where a read ended within a blank line, and what follows a handshake is never in its part. While a request waits for the answer to the one before it, the parser is
 given nothing, and while bytes wait in ``_ahead``, the socket is not read. After each answer the parser goes on in another turn of
 the loop.
 
@@ -78,6 +78,7 @@ class BoundedHttp(HttpToolsProtocol):
     _limits: TimeLimits
     _ahead = b""  # what was read and is not parsed yet
     _at = 0  # where the parser goes on in it
+    _tail = b""  # the last bytes that the parser was given
     _held = b""  # a request with a known head and without all of its body
     _in_head = True
     _head_bytes = 0  # of a head, or of what comes between two chunks of a body or after the last one
@@ -237,14 +238,23 @@ class BoundedHttp(HttpToolsProtocol):
     def _next_part(self) -> bytes:
         """Up to the next blank line: where a head, or a body in chunks, may end."""
         ahead, at = self._ahead, self._at
-        self._at = ahead.find(BLANK_LINE, at) + len(BLANK_LINE)
-        if self._at < len(BLANK_LINE) or self._at == len(ahead):
+        self._at = self._end_of_blank_line(ahead, at)
+        if self._at == len(ahead):
             self._ahead, self._at = b"", 0
             return ahead[at:]
         return ahead[at : self._at]
 
+    def _end_of_blank_line(self, ahead: bytes, at: int) -> int:
+        """Where the next one ends, which may have begun in the part before; where ``ahead`` ends if there is none."""
+        for begun in (3, 2, 1):
+            if self._tail.endswith(BLANK_LINE[:begun]) and ahead.startswith(BLANK_LINE[begun:], at):
+                return at + len(BLANK_LINE) - begun
+        found = ahead.find(BLANK_LINE, at)
+        return found + len(BLANK_LINE) if found >= 0 else len(ahead)
+
     def _parse_part(self, data: bytes) -> None:
         self._advanced = False
+        self._tail = (self._tail + data[-3:])[-3:]
         super().data_received(data)
         if self._in_head or (self._limits.in_request and not self._advanced):
             self._head_bytes += len(data)

@@ -100,11 +100,10 @@ async def _answer(request: Request, work: Awaitable[bytes | Response]) -> Respon
         result = await work
     except Disconnect as error:
         log.info("%s: refused, %s", name, error)
-        return json_response(encode({"error": {"code": error.code, "message": error.reason}}), 401, headers)
+        return json_response(b'{"error":%b}' % error_json(error), 401, headers)
     except ClientError as error:
         log.info("%s: refused with %d %s", name, error.code, error)
-        described = {"code": error.code, "message": error.hint or error.message}
-        return json_response(encode({"error": described}), STATUS_OF_ERROR[error.code], headers)
+        return json_response(b'{"error":%b}' % error_json(error), STATUS_OF_ERROR[error.code], headers)
     except StoreError as error:
         log.log(logging.DEBUG if error.is_general else logging.WARNING, "%s: %s", name, error)
         return json_response(b'{"error":%b}' % error_json(Internal("Valkey does not answer; try again")), 503, headers)

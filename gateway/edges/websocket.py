@@ -321,6 +321,7 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
         if protocol.state is State.OPEN:
             protocol.send_close(code, reason.encode()[:REASON_BYTES].decode(errors="ignore"))
         self._write_protocol()
+        self.hold_reading(False)  # its commands wait no longer, and its close frame would wait with them
         self._loop.call_later(CLOSE_SECONDS, self._transport.abort)
 
     def _read_or_not(self) -> None:

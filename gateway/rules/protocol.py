@@ -250,9 +250,10 @@ def error_reply(id: int, error: ClientError) -> bytes:
     return b'{"id":%d,"error":{"code":%d,"message":%s%s}}' % (id, error.code, encode(error.message), temporary)
 
 
-def error_json(error: ClientError) -> bytes:
-    """The Error object as the server API sends it, with a sentence for people."""
-    return encode({"code": error.code, "message": error.message, "hint": error.hint or error.message})
+def error_json(error: ClientError | Disconnect) -> bytes:
+    """The Error object as it is sent over HTTP: the protocol's code and text, and a sentence for people."""
+    message = error.reason if isinstance(error, Disconnect) else error.message
+    return encode({"code": error.code, "message": message, "hint": error.hint or message})
 
 
 def push(channel: str, kind: str, body: bytes) -> bytes:

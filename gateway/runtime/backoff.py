@@ -38,7 +38,7 @@ async def retrying(
 ) -> Result:
     """Awaits ``work()`` until it returns, and returns its result; after an error of type ``on`` it waits and tries again.
 
-    It tries for up to ``seconds`` seconds, then raises the last error; by default it tries without end, and the caller
+    It tries for ``seconds`` seconds, the last time at their end, then raises the last error; by default it tries without end, and the caller
     decides when to give up, by cancelling. ``base`` and ``ceiling`` are seconds, as for ``backoff``.
 
     ``what`` is a sentence that a log line can begin with ("channel a: history could not be read"), ``reason(error)`` the
@@ -52,9 +52,10 @@ async def retrying(
             return await work()
         except on as error:
             attempt += 1
-            pause = backoff(attempt, base, ceiling)
-            if time.monotonic() + pause > until:
+            left = until - time.monotonic()
+            if left <= 0:
                 raise
+            pause = min(backoff(attempt, base, ceiling), left)
             log.log(level if attempt == 1 and not quiet(error) else logging.DEBUG, "%s (%s); trying again", what, reason(error))
             await asyncio.sleep(pause)
 
@@ -70,7 +71,7 @@ def retrying_blocking(
             return work()
         except on:
             attempt += 1
-            pause = backoff(attempt, base, ceiling)
-            if time.monotonic() + pause > until:
+            left = until - time.monotonic()
+            if left <= 0:
                 raise
-            time.sleep(pause)
+            time.sleep(min(backoff(attempt, base, ceiling), left))

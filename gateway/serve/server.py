@@ -1,7 +1,7 @@
 """``gateway serve``: uvicorn with our protocols, a drain, and the embedded Valkey around it.
 
 The order. Start: the port first (no Valkey is started for a port that is in use), then the embedded server, then the
-application. Stop: not ready, no new connections, clients sent elsewhere in batches, the application, the embedded server last.
+application. Stop: not ready, no new connections, clients asked in batches to connect again, the application, the embedded server last.
 
 What it uses of uvicorn's internals is listed in ``edges/uvicorn_internals.py``.
 """
@@ -337,12 +337,13 @@ class Server(uvicorn.Server):
                 self._exit.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        log.info("stopping: no new connections are accepted, and %d clients are sent elsewhere", len(self._gateway.node.admission.clients))
+        admission = self._gateway.node.admission
+        clients = len(admission.clients)
+        log.info("stopping: no new connections are accepted, and %d clients are asked to connect again", clients)
         for server in self.servers:
             server.close()
-        admission = self._gateway.node.admission
         admission.ending = True
-        await drain(admission, self._drain_seconds(len(admission.clients)), lambda: self.force_exit)
+        await drain(admission, self._drain_seconds(clients), lambda: self.force_exit)
         if self._watcher is not None:
             self._watcher.cancel()
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

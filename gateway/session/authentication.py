@@ -47,7 +47,9 @@ class Authentication:
         insecure = self._config.insecure.clients
         if not token:
             if not self._config.admits_anonymous:
-                raise Disconnect(3501, "no token, and no channel that anyone may follow")
+                raise Disconnect(
+                    3501, 'no token, and no channel that anyone may follow: send a token, or let a namespace have subscribe = "anyone"'
+                )
             return ANYTHING if insecure else ANONYMOUS
         if self._admin_keys and token.startswith(LIVE_PREFIX):
             return self._verified(self._operator, token, partial(Disconnect, 3500))  # ``insecure.clients`` gives it no rights

@@ -205,9 +205,9 @@ class ClientSubscription(TimedSubscription):
                 self.session.outlet.send(push(self.channel.name, join_leave.kind, b'{"info":%b}' % join_leave.info))
 
     def end(self) -> None:
-        ends = self.begun and self.state is not State.ENDED
+        is_recorded = self.begun and self.state is not State.ENDED and self.session.node.events.on
         super().end()
-        if ends:
+        if is_recorded:
             session = self.session
             if self.server_side and not session.since_ms:
                 self.offset = self.unbroken  # it was to be in the reply to connect, which was not sent

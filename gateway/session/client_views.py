@@ -1,7 +1,7 @@
 """Client views: what one process answers to operators' questions about its clients (``control.questions``).
 
-There may be tens of thousands of clients and channels. A question looks at LOOKED_AT_ONCE of them in one turn of the loop, and goes
-on in the next; several questions share the turns.
+There may be tens of thousands of clients and channels. A question looks at LOOKED_AT_MOST of them in one turn of the loop, or at fewer if
+that takes TURN_SECONDS, as a pattern may on long names, and goes on in the next; several questions share the turns.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ from .admission import Admission, Client
 __all__ = ["ClientViews"]
 
 EVENTS_SECONDS = 0.5  # that an answer waits for events of what has ended: the caller waits a second for it
-LOOKED_AT_ONCE = 1000  # clients or channels: about 2 ms
+LOOKED_AT_ONCE = 100  # clients or channels, after which the clock is looked at: a hostile pattern takes 60 µs for each
+LOOKED_AT_MOST = 1000  # about 2 ms
+TURN_SECONDS = 0.004
 
 Item = TypeVar("Item")
 _ClientId = Annotated[str, msgspec.Meta(min_length=1)]
@@ -65,6 +67,7 @@ class ClientViews:
         self._turns = Turns(1)
         self._since_ms = int(time.time() * 1000)
         self._answers: dict[str, Callable[[Question], Any]] = {
+            "channels": self._channels,
             "clients": self._clients,
             "client": self._client,
             "busiest": self._busiest,
@@ -80,8 +83,11 @@ class ClientViews:
     async def _in_turns(self, items: Iterable[Item]) -> AsyncIterator[list[Item]]:
         """The items of now, some in each turn of the loop."""
         listed = list(items)
+        until = 0.0
         for first in range(0, len(listed), LOOKED_AT_ONCE):
-            await self._turns.wait()
+            if not first % LOOKED_AT_MOST or time.monotonic() >= until:
+                await self._turns.wait()
+                until = time.monotonic() + TURN_SECONDS
             yield listed[first : first + LOOKED_AT_ONCE]
 
     # Clients.
@@ -151,9 +157,17 @@ class ClientViews:
 
     # Channels.
 
+    async def _channels(self, question: Question) -> dict[str, int]:
+        """The pattern is no JSON, but of shell wildcards itself."""
+        matches = _matcher(question.pattern)
+        found: dict[str, int] = {}
+        async for some in self._in_turns(self._hub.subscribers().items()):
+            found.update([(name, count) for name, count in some if matches is None or matches(name)])
+        return found
+
     async def _busiest(self, question: Question) -> ChannelRows:
         search = msgspec.json.decode(question.pattern, type=ChannelSearch)
-        matches = compile_pattern(translate(search.pattern)).match if search.pattern not in ("", "*") else None
+        matches = _matcher(search.pattern)
         found: list[tuple[int, str]] = []
         total = 0
         async for some in self._in_turns(self._hub.subscribers().items()):
@@ -174,7 +188,9 @@ class ClientViews:
     async def _witness(self, question: Question) -> Witness:
         asked = msgspec.json.decode(question.pattern, type=Circumstances)
         theirs = [client for client in self._admission.users.get(asked.user, ()) if client.since_ms]
-        pairs = [(client, _followed(client, asked.channel)) for client in theirs]
+        pairs: list[tuple[Client, Subscription | None]] = []
+        async for some in self._in_turns(theirs):
+            pairs += [(client, _followed(client, asked.channel)) for client in some]
         pairs.sort(key=lambda pair: (pair[1] is None, pair[0].client))
         listed = [await self._testimony(asked, client, subscription) for client, subscription in pairs[:ROWS_MOST]]
         unwritten = await self._events.written(
@@ -215,6 +231,11 @@ def _matches(search: ClientSearch, client: Client, address: str) -> bool:
     if search.address and not (address or "-").startswith(search.address):
         return False
     return not search.channel or _followed(client, search.channel) is not None
+
+
+def _matcher(pattern: str) -> Callable[[str], object] | None:
+    """What compares a name with shell wildcards; None for a pattern that any name matches."""
+    return compile_pattern(translate(pattern)).match if pattern not in ("", "*") else None
 
 
 def _followed(client: Client, channel: str) -> Subscription | None:

@@ -7,7 +7,6 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 
 import msgspec
 
@@ -87,9 +86,6 @@ class Orders:
                 client.renew(client.identity._replace(expires_at=message.expire_at, info=info))
 
     async def answer(self, question: Question) -> bytes:
-        if question.what == "channels":
-            counts = self._hub.subscribers().items()
-            return encode({name: count for name, count in counts if fnmatchcase(name, question.pattern or "*")})
         if question.what == "info":
             return encode(self.info())
         further = self.answers.get(question.what)

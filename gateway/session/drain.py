@@ -1,4 +1,4 @@
-"""Drain: a process that ends sends its clients elsewhere, one after the other, so that they do not all come back at once."""
+"""Drain: a process that ends asks its clients to connect again, one after the other, so that they do not all come back at once."""
 
 from __future__ import annotations
 

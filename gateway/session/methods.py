@@ -161,6 +161,7 @@ def _publish(session: HandledSession, id: int, request: PublishRequest) -> None:
     data = bytes(request.data)
     if not data:
         raise BadRequest("no data")
+    _check_acts(session)
     if not _may(session, rules.publish, name):
         raise PermissionDenied(f"the rules of {name!r} do not let user {session.identity.user!r} publish")
     if not is_json(data):
@@ -214,6 +215,7 @@ async def _read_history(session: HandledSession, channel: str, since: Position, 
 
 
 def _rpc(session: HandledSession, id: int, request: RpcRequest) -> None:
+    _check_acts(session)
     node, identity = session.node, session.identity
     method, data = request.method or "", bytes(request.data) or None
     if method in node.methods:
@@ -221,6 +223,12 @@ def _rpc(session: HandledSession, id: int, request: RpcRequest) -> None:
     else:
         _check_services(session)
         session.answer(id, "rpc", _called(node.calls.call(method, identity, session.client, data)))
+
+
+def _check_acts(session: HandledSession) -> None:
+    """Raises PermissionDenied for a page of the console: it follows channels, for which one may need no more than the role ``read``."""
+    if session.identity.operator:
+        raise PermissionDenied("a page of the console publishes and calls nothing on its live connection")
 
 
 def _check_services(session: HandledSession) -> None:
@@ -253,6 +261,7 @@ def _presence_channel(session: HandledSession, request: ChannelRequest) -> str:
 
 
 def _send(session: HandledSession, id: int, request: SendRequest) -> None:
+    _check_acts(session)
     _check_services(session)
     session.answer(0, "send", session.node.calls.send(session.identity, session.client, bytes(request.data) or None))
 

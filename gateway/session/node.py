@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from ..channel_rules import ChannelRules
+from ..channel_rules import CONSOLE_RULES, ChannelRules
 from ..config import Config
 from ..control.bus import Bus
 from ..control.events import LifecycleEvents
@@ -62,13 +62,16 @@ class Node:
         fault = channel_fault(channel)
         if fault:
             raise BadRequest(fault)
-        if not operator and self.config.is_reserved(channel):
+        rules = self.config.rules(channel)
+        if rules is CONSOLE_RULES and not operator:
             raise PermissionDenied(f"{channel!r} is the console's own channel")
-        return self.config.rules(channel)
+        return rules
 
     def may_subscribe(self, identity: Identity, channel: str, *, token: bool = False) -> bool:
-        """``token`` is whether the client has a subscription token for this channel. Raises as ``rules`` does."""
-        return may_subscribe(self.rules(channel), identity, channel, token=token)
+        """``token`` is whether the client has a subscription token for this channel. Raises as ``rules`` does.
+
+        A page of the console may not: the console subscribes it (its method ``tail``), so that it is not seen in the channel."""
+        return may_subscribe(self.rules(channel), identity, channel, token=token) and not identity.operator
 
     def personal_channels(self, user: str) -> list[str]:
         """The channels that a user is subscribed to on connecting."""

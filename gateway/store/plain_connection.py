@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ..errors import Unavailable
 from ..runtime.backoff import retrying_blocking
@@ -19,6 +20,8 @@ from .plain_commands import PlainCommands, SyncCommands
 __all__ = ["PAUSE_MOST", "PlainConnection"]
 
 PAUSE_MOST = 1.0  # seconds between two attempts
+LAST_SECONDS = 0.1  # before the end of the patience the last attempt begins
+LEAST_SECONDS = 0.02  # for a reply, on a machine that is so busy that no time is left
 
 Result = TypeVar("Result")
 
@@ -34,22 +37,27 @@ class PlainConnection:
         self._data_dir = data_dir
         self._library = Library(None, prefix)
         self._reply_seconds = min(CONNECT_SECONDS, patience / 2)
-        self._repeat_seconds = patience - self._reply_seconds  # an attempt may begin so late, and then waits for its reply
+        self._patience = patience
         self._opening = threading.Lock()
         self._opened: PlainCommands | None = None
+        self._last = threading.local()  # of each thread: the connection of an attempt that has less than the usual time
 
     @property
     def commands(self) -> PlainCommands:
         """The connections. Raises Unavailable while no server is found, ConfigurationError for an address that is none."""
+        if (last := getattr(self._last, "commands", None)) is not None:
+            return cast(PlainCommands, last)
         with self._opening:
             if self._opened is None:
-                address = Address(find_url(self._url, self._data_dir, self._reply_seconds))
-                load, seconds = partial(ready_blocking, self._library), self._reply_seconds
-                if address.is_cluster:
-                    self._opened = SyncClusterCommands(address, seconds, load)
-                else:
-                    self._opened = SyncCommands(address.sync_client(seconds), load)
+                self._opened = self._open(self._reply_seconds)
             return self._opened
+
+    def _open(self, seconds: float) -> PlainCommands:
+        """Connections that wait so long for a server, and for each reply."""
+        address, load = Address(find_url(self._url, self._data_dir, seconds)), partial(ready_blocking, self._library)
+        if address.is_cluster:
+            return SyncClusterCommands(address, seconds, load)
+        return SyncCommands(address.sync_client(seconds), load)
 
     def close(self) -> None:
         """Closes the connections; a call that is made afterwards opens new ones."""
@@ -62,4 +70,18 @@ class PlainConnection:
 
     def repeated(self, attempt: Callable[[], Result]) -> Result:
         """Calls ``attempt`` again while Valkey is away, for as long as the patience lasts; raises what it raised last."""
-        return retrying_blocking(attempt, on=Unavailable, ceiling=PAUSE_MOST, seconds=self._repeat_seconds)
+        until = time.monotonic() + self._patience
+        seconds = self._patience - min(LAST_SECONDS, self._patience / 4)
+        return retrying_blocking(partial(self._bounded, attempt, until), on=Unavailable, ceiling=PAUSE_MOST, seconds=seconds)
+
+    def _bounded(self, attempt: Callable[[], Result], until: float) -> Result:
+        """One attempt. A late one has a connection of its own, which waits no longer than the time that is left."""
+        left = until - time.monotonic()
+        if left >= self._reply_seconds:
+            return attempt()
+        self._last.commands = own = self._open(max(left, LEAST_SECONDS))
+        try:
+            return attempt()
+        finally:
+            self._last.commands = None
+            own.close()

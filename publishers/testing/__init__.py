@@ -24,7 +24,7 @@ import pytest
 from .recording import Job, Publication, Published, recording
 from .started_gateway import RunningGateway, started_gateway
 
-__all__ = ["Job", "Publication", "Published", "RunningGateway", "gateway_toml", "published", "running_gateway"]
+__all__ = ["Job", "Publication", "Published", "RunningGateway", "gateway_toml", "published", "recording", "running_gateway"]
 
 
 @pytest.fixture

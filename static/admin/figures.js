@@ -1,27 +1,30 @@
 // What the processes publish of themselves each second, as series: the rates are differences of totals, and a process that has been
-// silent for SILENT_MS counts no more.
+// silent for SILENT_MS counts no more. A rate is measured by the clock of its process; seconds are those in which figures arrived here,
+// for the clocks of two machines may differ by more than the processes are silent.
 
 const SILENT_MS = 5000;
 const LONGEST_STEP_MS = 5000; // a rate over a longer time would be drawn as if it were one second's
 export const SAMPLES = 300; // five minutes
 const RATES = ["connects", "publications", "deliveries", "bytes", "gaps", "recovered", "pages"];
+const UNKNOWN = { rates: null, cpu: null };
 const SUMS = ["clients", "users", "channels", "subs", "slow"];
 
 export class Figures {
-  nodes = new Map(); // uid → { last, rates, cpu }
+  nodes = new Map(); // uid → { last, at, rates, cpu }
   samples = []; // { second, clients, publications, …, p50, p99, lag, cpu }, one a second, oldest first
   changed = () => {};
   #second = 0;
 
-  /** One publication of a process. One that is not newer than its last is ignored. */
-  take(figures) {
-    const { node, ms } = figures;
-    const known = this.nodes.get(node);
-    if (known && ms <= known.last.ms) return;
-    const second = Math.floor(ms / 1000);
+  /** One publication of a process, and when it arrived, in unix ms: a late one counts for its second. One that came before is ignored. */
+  take(figures, arrived) {
+    const known = this.nodes.get(figures.node);
+    const step = known ? figures.ms - known.last.ms : -Infinity; // a long one back: its clock was set
+    if (step <= 0 && step > -SILENT_MS) return;
+    const at = step > 0 ? Math.min(arrived, known.at + step) : arrived;
+    const second = Math.floor(at / 1000);
     if (this.#second && second > this.#second) this.#sample(this.#second);
     this.#second = Math.max(this.#second, second);
-    this.nodes.set(node, known ? stepped(known, figures) : { last: figures, rates: null, cpu: null });
+    this.nodes.set(figures.node, { last: figures, at, ...(step > 0 ? stepped(known, figures) : UNKNOWN) });
     this.changed();
   }
 
@@ -31,7 +34,7 @@ export class Figures {
 
   /** The second is over: what all processes did in it. */
   #sample(second) {
-    for (const [uid, { last }] of this.nodes) if (last.ms < second * 1000 - SILENT_MS) this.nodes.delete(uid);
+    for (const [uid, { at }] of this.nodes) if (at < second * 1000 - SILENT_MS) this.nodes.delete(uid);
     const nodes = [...this.nodes.values()];
     const sample = { second };
     for (const name of SUMS) sample[name] = sum(nodes.map(({ last }) => last[name]));
@@ -50,9 +53,9 @@ export class Figures {
 function stepped({ last }, figures) {
   const seconds = (figures.ms - last.ms) / 1000;
   const usable = seconds * 1000 <= LONGEST_STEP_MS && RATES.every((name) => figures[name] >= last[name]);
-  if (!usable) return { last: figures, rates: null, cpu: null };
+  if (!usable) return UNKNOWN;
   const rates = Object.fromEntries(RATES.map((name) => [name, (figures[name] - last[name]) / seconds]));
-  return { last: figures, rates, cpu: Math.max(0, figures.cpu - last.cpu) / seconds };
+  return { rates, cpu: Math.max(0, figures.cpu - last.cpu) / seconds };
 }
 
 const sum = (values) => values.reduce((total, value) => total + (value ?? 0), 0);
@@ -61,4 +64,19 @@ const sum = (values) => values.reduce((total, value) => total + (value ?? 0), 0)
 function most(values) {
   const known = values.filter((value) => value != null);
   return known.length ? Math.max(...known) : null;
+}
+
+/**
+ * When the figures of history, newest first, arrived: the newest when they say, each other as long before the next of its process
+ * as that process says.
+ */
+export function arrivals(history, now) {
+  const later = new Map(); // uid → [its ms, its arrival]
+  let at = Math.min(now, Math.max(...history.map(({ ms }) => ms)));
+  return history.map(({ node, ms }) => {
+    const [nextMs, next] = later.get(node) ?? [ms, at];
+    at = Math.min(at, next - (nextMs - ms));
+    later.set(node, [ms, at]);
+    return at;
+  });
 }

@@ -4,11 +4,12 @@
 // processes publish them only while a page watches.
 
 import { Gateway } from "../static/gateway.js";
-import { Figures } from "./figures.js";
+import { arrivals, Figures } from "./figures.js";
 
 const WATCH_MS = 10_000; // processes go on publishing for 20 s
 const HISTORY = 300; // as many as the channel's history holds
 const LINES_MOST = 1000;
+const LAST_DATE_MS = 8.64e15; // that a Date can be
 
 export class Live {
   figures = new Figures();
@@ -18,7 +19,7 @@ export class Live {
   #gateway;
   #watching;
   #began = false;
-  #early = []; // what arrived before the history was read
+  #early = []; // what arrived before the history was read, and when: [data, unix ms]
   #tails = new Map(); // channel → { publication, state }
   #listeners = new Set();
 
@@ -96,8 +97,10 @@ export class Live {
       .catch(() => ({ publications: [] }));
     const early = this.#early;
     this.#early = null;
-    for (const { data } of page.publications.reverse()) this.#take(data);
-    for (const data of early) this.#take(data);
+    const history = page.publications.map(({ data }) => data).filter(isFigures);
+    const arrived = arrivals(history, Date.now());
+    for (let at = history.length - 1; at >= 0; at--) this.#take(history[at], arrived[at]);
+    for (const [data, at] of early) this.#take(data, at);
   }
 
   async #begin(channel, tail) {
@@ -118,19 +121,19 @@ export class Live {
   #received({ channel, data, ...rest }) {
     this.#tails.get(channel)?.publication({ data, ...rest });
     if (channel !== this.#channel) return;
-    if (this.#early) this.#early.push(data);
-    else this.#take(data);
+    if (this.#early) this.#early.push([data, Date.now()]);
+    else this.#take(data, Date.now());
   }
 
-  #take(data) {
-    if (data.kind === "figures") this.figures.take(data);
-    else if (data.kind === "log") this.addLines(data.lines.map((line) => ({ node: data.node, name: data.name, ...line })));
+  #take(data, arrived) {
+    if (isFigures(data)) this.figures.take(data, arrived);
+    else if (data?.kind === "log" && Array.isArray(data.lines)) this.addLines(data.lines.map((line) => ofProcess(data, line)));
   }
 
   /** Lines that are there already are dropped. Calls `onLines` where there are others. */
   addLines(lines) {
     const known = new Set(this.lines.map(keyOf));
-    const fresh = lines.filter((line) => !known.has(keyOf(line)));
+    const fresh = lines.filter((line) => isLine(line) && !known.has(keyOf(line)));
     if (!fresh.length) return;
     this.lines = [...this.lines, ...fresh].sort((one, other) => one.ms - other.ms).slice(-LINES_MOST);
     this.onLines();
@@ -142,5 +145,10 @@ export class Live {
     if (!document.hidden && this.state === "connected") this.#session.call("watch").catch(() => {}); // asked again in ten seconds
   };
 }
+
+/** A gateway of another version may publish what this page does not know. */
+const isFigures = (data) => data?.kind === "figures" && typeof data.node === "string" && Number.isFinite(data.ms);
+const ofProcess = ({ node, name }, line) => ({ node, name, ...line });
+const isLine = ({ ms, level }) => Math.abs(ms) <= LAST_DATE_MS && typeof level === "string";
 
 const keyOf = ({ node, seq }) => `${node} ${seq}`;

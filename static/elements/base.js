@@ -5,6 +5,7 @@ import { showTime } from "./time.js";
 
 const LINKS = new Set(["http:", "https:", "mailto:"]);
 const ANNOUNCE_MS = 1000; // what arrives within it is announced together
+const DRAW_MS = 16; // a frame: what changes within it is drawn together
 const REFRESH_MS = 20_000; // of relative times: a third of the smallest step that is shown
 const ICONS = {
   bell: "M6 16.5V11a6 6 0 0 1 12 0v5.5l1.5 1.5h-15zM10 20.6a2.3 2.3 0 0 0 4 0",
@@ -42,6 +43,30 @@ export function safeLink(address) {
 export const asText = (data) => (typeof data === "string" ? data : JSON.stringify(data));
 
 const valueAt = (values, path) => path.split(".").reduce((at, name) => at?.[name], values);
+
+/**
+ * Functions that call `draw`: `soon` at once, or together with what changes within a frame of the last call, since thousands of
+ * publications may arrive at once; `now` does not wait; `stop` forgets what waits.
+ */
+export function paced(draw) {
+  let timer;
+  let next = -Infinity;
+  const stop = () => {
+    clearTimeout(timer);
+    timer = undefined;
+  };
+  const now = () => {
+    stop();
+    draw();
+    next = performance.now() + DRAW_MS;
+  };
+  const soon = () => {
+    const waitMs = next - performance.now();
+    if (waitMs <= 0) now(); // also where a timer is late, as within one long turn of the page
+    else timer ??= setTimeout(now, waitMs);
+  };
+  return { now, soon, stop };
+}
 
 /** Clones the page's template with the values that its data-field and data-href name. */
 function fill(template, values, language) {

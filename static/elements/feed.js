@@ -1,7 +1,7 @@
 // <gateway-feed>: the publications of one channel, as they arrive. elements.js describes it.
 
 import { ChannelStore } from "../stores.js";
-import { GatewayElement, asText, h } from "./base.js";
+import { GatewayElement, asText, h, paced } from "./base.js";
 import { feedStyles } from "./styles.js";
 
 const END_PX = 24; // so near to its end, a list counts as scrolled to the end
@@ -21,6 +21,7 @@ export class GatewayFeed extends GatewayElement {
   static ownAttributes = ["channel", "history", "limit", "order"];
   static texts = FEED_TEXTS;
   #store = null;
+  #drawNow; // what the store holds
   #parts = {};
 
   async publish(data) {
@@ -55,15 +56,17 @@ export class GatewayFeed extends GatewayElement {
     this.#store = store;
     store.arrived = (publication) => this.#arrived(publication);
     let gaps = 0;
-    const changed = () => {
+    const { now, soon, stop } = paced(() => {
       this.#changed(store.snapshot);
       if (store.snapshot.gaps > gaps) this._emit("gap", { channel });
       gaps = store.snapshot.gaps;
-    };
-    const stop = store.subscribe(changed);
-    changed();
+    });
+    this.#drawNow = now;
+    const unsubscribe = store.subscribe(soon);
+    now();
     return () => {
       stop();
+      unsubscribe();
       this.#store = null;
     };
   }
@@ -110,13 +113,16 @@ export class GatewayFeed extends GatewayElement {
 
   async #older() {
     const { list, older } = this.#parts;
+    const [store, drawNow] = [this.#store, this.#drawNow];
+    drawNow();
     const shown = list.children.length;
     const { scrollHeight, scrollTop } = list;
-    await this.#store.older();
+    await store.older();
+    if (store === this.#store) drawNow();
     const added = list.children.length - shown;
     if (this.#oldestFirst) list.scrollTop = scrollTop + list.scrollHeight - scrollHeight; // what was in view remains in view
-    if (!added || this._root.activeElement === older) return;
     const next = list.children[this.#oldestFirst ? added - 1 : shown]; // the button is gone: reading continues here
+    if (!next || this._root.activeElement === older) return; // after a gap there are fewer than before
     next.tabIndex = -1;
     next.focus();
   }

@@ -76,7 +76,7 @@ def test_previous_secrets_are_still_accepted_and_no_others() -> None:
     checks = by_secret(previous_hmac_secrets=[old, "and one that is older still, also long enough"])
     assert checks.connection(signed(old, "HS256")).user == "u1"
     assert checks.connection(signed(SECRET, "HS256")).user == "u1"
-    with pytest.raises(TokenInvalid, match="Signature verification failed"):
+    with pytest.raises(TokenInvalid, match="no key here made its signature"):
         checks.connection(signed(old + "!", "HS256"))
 
 
@@ -163,7 +163,7 @@ async def test_a_key_checks_only_tokens_that_name_it(key_server: KeyServer, cloc
     checks = by_url(key_server, clock=clock)
     await checks.learn()
     checks.connection(signed(OTHER_RSA_KEY, "RS256", "two"))
-    with pytest.raises(TokenInvalid, match="Signature"):
+    with pytest.raises(TokenInvalid, match="signature"):
         checks.connection(signed(OTHER_RSA_KEY, "RS256", "one"))
 
 

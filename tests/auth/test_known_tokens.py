@@ -80,6 +80,16 @@ def test_a_known_token_ends_like_any_other(ends: dict[str, int], monkeypatch: py
         assert (checks._find(token) is None) is ended
 
 
+@pytest.mark.parametrize("claim", ["nbf", "iat"])
+def test_a_known_token_is_not_yet_valid_where_the_clock_went_back_before_its_time(claim: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = int(time.time())
+    checks, token = by_secret(leeway=10), claiming(sub="u1", **{claim: now})
+    checks.connection(token)
+    for seconds, early in ((-9, False), (-11, True)):
+        monkeypatch.setattr(checks._known, "_now", lambda at=now + seconds: at)
+        assert (checks._find(token) is None) is early
+
+
 def test_a_token_that_ended_is_refused_with_the_usual_words(monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time()
     checks, token = by_secret(), claiming(sub="u1", exp=int(now) + 2)
@@ -121,9 +131,9 @@ def test_only_so_many_and_only_short_tokens_are_remembered(monkeypatch: pytest.M
     monkeypatch.setattr(known_tokens, "KNOWN_MOST", 10)
     known = KnownTokens(lambda: 0.0)
     for number in range(100):
-        known.add(f"token {number}", 1.0, Identity(f"u{number}"))
+        known.add(f"token {number}", 0.0, 1.0, Identity(f"u{number}"))
         assert len(known) <= 10
         assert known.find(f"token {number}", 0.0) == Identity(f"u{number}")
     assert known.find("token 0", 0.0) is None
-    known.add("x" * (known_tokens.LONGEST + 1), 1.0, Identity("long"))
+    known.add("x" * (known_tokens.LONGEST + 1), 0.0, 1.0, Identity("long"))
     assert known.find("x" * (known_tokens.LONGEST + 1), 0.0) is None

@@ -7,6 +7,7 @@ import json
 import time
 from typing import Any
 
+import jwt
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
@@ -27,7 +28,10 @@ NOW = time.time()  # when the tests are collected; they may run minutes later
 
 def is_plain(token: str, **options: Any) -> bool:
     chosen = Tokens(**({"hmac_secret": SECRET} | options))
-    return plain_payload(token, Keys(chosen), chosen) is not None
+    try:
+        return plain_payload(token, Keys(chosen), chosen) is not None
+    except jwt.InvalidTokenError:
+        return False
 
 
 def judged_by_pyjwt(monkeypatch: pytest.MonkeyPatch) -> None:

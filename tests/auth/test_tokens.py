@@ -97,6 +97,25 @@ WRONG_CLAIMS = [
 ]
 
 
+def nested(depth: int) -> str:
+    return "[" * depth + "]" * depth
+
+
+def test_a_claim_is_nested_as_deep_as_a_publication_at_most_however_it_is_written() -> None:
+    def claims(depth: int) -> list[str]:
+        b64 = base64.b64encode(nested(depth).encode()).decode()
+        return [
+            *(f'{{"{name}":{nested(depth)}}}' for name in ("info", "meta")),
+            *(f'{{"subs":{{"a":{{"{name}":{nested(depth)}}}}}}}' for name in ("info", "data")),
+            *(f'{{"b64info":"{b64}"}}', f'{{"subs":{{"a":{{"b64data":"{b64}"}}}}}}'),
+        ]
+
+    for accepted, refused in zip(claims(256), claims(257), strict=True):
+        by_secret().connection(made(accepted))
+        with pytest.raises(TokenInvalid, match="nested more than 256 deep"):
+            by_secret().connection(made(refused))
+
+
 @pytest.mark.parametrize("claims", WRONG_CLAIMS, ids=lambda text: text[:30])
 def test_claims_of_the_wrong_type_or_that_cannot_be_used_are_an_invalid_token(claims: str) -> None:
     for check in (by_secret().connection, by_secret().subscription):

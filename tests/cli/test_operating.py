@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import pty
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,24 @@ def used(gateway: RunningGateway, valkey_url: str) -> list[str]:
 def test_without_a_command_the_help_is_printed_as_help() -> None:
     out = run().succeeds()
     assert out.startswith("Usage: ") and "Commands:" in out and "publish" in out
+
+
+INTERRUPTED = """
+import os, signal, sys
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == "gateway.config":
+            os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Interrupting())
+from gateway.cli import main
+main()
+"""
+
+
+def test_ctrl_c_while_a_command_is_still_imported_is_one_line() -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "gateway: interrupted\n")
 
 
 def test_check_reports_every_fault_in_a_line_of_its_own(tmp_path: Path) -> None:

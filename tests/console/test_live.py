@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -25,6 +26,8 @@ publish = "anyone"
 subscribe = "anyone"
 [namespaces.sealed]
 subscribe = "nobody"
+[namespaces.talk]
+publish = "subscriber"
 """
 )
 
@@ -117,6 +120,34 @@ async def test_a_page_follows_any_channel_unseen(pair: Pair, store: Valkey) -> N
     assert {fields[b"user"] for _, fields in store.xrange(events)} <= {b"ann", b"bob"}
 
 
+async def test_a_page_changes_nothing_on_its_live_connection_whatever_it_follows_there(pair: Pair) -> None:
+    operator = log_in(pair.here, READ_KEY)
+    async with opened(pair.here) as wire:
+        own = (await wire.result("connect", token=operator.call("live")["token"]))["client"]
+        operator.call("tail", client=own, channel="talk:1")
+        for channel in ("talk:1", "seen:2"):
+            assert (await wire.ask("publish", channel=channel, data=1))["error"]["code"] == 103
+        assert (await wire.ask("subscribe", channel="seen:2"))["error"]["code"] == 103, "it would be among those who are there"
+        assert (await wire.ask("rpc", method="inbox.list"))["error"]["code"] == 103
+        assert operator.call("history", channel="talk:1")["publications"] == []
+
+
+async def test_a_channel_that_the_connections_process_does_not_know_is_refused_in_a_sentence(pair: Pair, store: Valkey) -> None:
+    operator = log_in(pair.here, READ_KEY)
+    async with opened(pair.there) as wire:
+        token = operator.call("live")["token"]
+        own = (await wire.result("connect", token=token))["client"]
+        asked = {"client": own, "channel": "strange:1", "session": token.split("-")[2]}  # as a process with another configuration asks
+        question = {"id": 1, "asker": "p", "what": "tail", "pattern": json.dumps(asked)}
+        with store.pubsub(ignore_subscribe_messages=True) as answers:
+            answers.subscribe(f"{pair.here.prefix}:node:p")
+            await asyncio.sleep(0)
+            store.execute_command("FCALL", "gateway_control", 1, f"{pair.here.prefix}:control", json.dumps({"v": 1, "question": question}))
+            found: list[bytes] = []
+            wait_until(lambda: found.extend(m["data"] for m in [answers.get_message(timeout=0.1)] if m) or len(found) >= 2, "both answers")
+        assert {json.loads(answer)["answer"] for answer in found} == {None, "unknown"}
+
+
 async def test_nobody_follows_a_channel_on_a_connection_that_is_not_his_sessions(pair: Pair) -> None:
     operator, another = log_in(pair.here), log_in(pair.here)
     async with client(pair.there, "ann") as ann, opened(pair.here) as wire:
@@ -172,3 +203,11 @@ def test_the_log_of_all_processes_is_read_newest_last(pair: Pair) -> None:
     assert operator.call("log", limit=1)["lines"][0]["ms"] >= lines[-1]["ms"]
     assert operator.call("log", after=lines[-1]["ms"] + 60_000)["lines"] == []
     assert "200" in operator.refusal("log", limit=201)
+
+
+async def test_processes_that_do_not_answer_are_not_left_out_in_silence(pair: Pair) -> None:
+    operator = log_in(pair.here, READ_KEY)
+    assert "warning" not in operator.call("nodes")
+    with pair.there.frozen():
+        found = operator.call("nodes")
+    assert len(found["nodes"]) == 1 and found["warning"].startswith("1 of 2 processes did not answer: ")

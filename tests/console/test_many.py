@@ -14,7 +14,7 @@ import pytest
 
 from gateway.config import Config
 from gateway.control.messages import Question
-from gateway.control.questions import ChannelRows, ChannelSearch, ClientRows, ClientSearch
+from gateway.control.questions import ChannelRows, ChannelSearch, Circumstances, ClientRows, ClientSearch, Witness
 from gateway.rules.identity import Identity
 from gateway.session.client_views import ClientViews
 
@@ -98,6 +98,34 @@ async def test_the_busiest_of_ten_thousand_channels_are_chosen_in_turns(views: C
     assert turns.longest < MOST_SECONDS
     counts = list(found.channels.values())
     assert len(counts) == 100 and counts == sorted(counts, reverse=True) and found.total == (MANY if pattern != "*9*" else 3439)
+
+
+async def test_no_pattern_holds_the_loop_up_on_long_names(views: ClientViews, monkeypatch: pytest.MonkeyPatch) -> None:
+    channels = dict.fromkeys([f"{'a' * 240}{number}" for number in range(1000)], 1)
+    monkeypatch.setattr(views, "_hub", SimpleNamespace(subscribers=lambda: channels))
+    with Turns() as turns:
+        assert b'"total":0' in await views.answer(question("busiest", ChannelSearch("*" + "[a-z]" * 50 + "!")))
+    assert turns.longest < 2 * MOST_SECONDS, "one turn took 60 ms"
+
+
+async def test_the_channels_of_the_server_api_are_listed_in_turns(views: ClientViews) -> None:
+    with Turns() as turns:
+        found = msgspec.json.decode(await views.answer(Question(1, "p", "channels", "chat:*")), type=dict[str, int])
+    assert turns.longest < MOST_SECONDS and len(found) == MANY
+
+
+async def test_a_user_with_ten_thousand_connections_is_looked_at_in_turns(views: ClientViews) -> None:
+    admission, events = views._admission, SimpleNamespace(written=_all_written, dropped=0)
+    asked = Question(1, "p", "witness", msgspec.json.encode(Circumstances("ann", "no:1", 1)).decode())
+    theirs: Any = SimpleNamespace(users={"ann": list(admission.clients)}, clients={})
+    other = ClientViews(Config(), "p", "here", views._hub, theirs, events)  # type: ignore[arg-type]  # a stand-in
+    with Turns() as turns:
+        answer = msgspec.json.decode(await other.answer(asked), type=Witness)
+    assert turns.count >= MANY / 1000 and answer.total == MANY and len(answer.connections) == 100
+
+
+async def _all_written(seconds: float) -> int:
+    return 0
 
 
 @pytest.mark.slow

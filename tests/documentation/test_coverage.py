@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 from collections.abc import Iterator
@@ -156,3 +157,9 @@ def test_every_member_of_the_elements_hooks_and_stores_is_documented() -> None:
     names |= {"hooks", *re.findall(r"^ \*   ([a-z-]+) {3,}", comment, re.M)}  # and the attributes
     assert {"token-url", "useChannel", "older", "limit", "getSnapshot"} <= names
     assert [name for name in sorted(names) if not re.search(rf"`[^`]*(?<![\w-]){name}(?![\w-])[^`]*`", text)] == []
+
+
+@pytest.mark.parametrize("module", [name for name, names in python_api.PUBLIC.items() if names])
+def test_what_the_page_of_the_python_api_shows_of_a_module_is_exported_by_it(module: str) -> None:
+    names = python_api.PUBLIC[module] or ()
+    assert set(names) <= set(importlib.import_module(module).__all__)

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
 
 from publishers.session_outbox import publish_on_commit
 from publishers.tables import outbox_tables
@@ -137,3 +138,18 @@ async def test_a_session_of_asyncio_runs_the_same_functions(tmp_path: Path) -> N
         assert connection.execute(text("SELECT channel, data FROM outbox")).all() == [("orders:17", '{"status":"shipped"}')]
     await engine.dispose()
     plain.dispose()
+
+
+@pytest.mark.parametrize("listens", [False, True], ids=["as it is made", "with the page's lines"])
+def test_a_savepoint_of_sqlite_is_undone_with_its_transaction_where_the_page_is_followed(listens: bool, tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'shop.db'}")
+    if listens:
+        exec(snippets("savepoints"), {"engine": engine})
+    outbox_tables.create_all(engine)
+    with pytest.raises(ZeroDivisionError), Session(engine) as session:
+        with session.begin_nested():
+            publish_on_commit(session, "orders:17", {"status": "shipped"})
+        raise ZeroDivisionError
+    with engine.connect() as connection:
+        assert len(connection.execute(text("SELECT * FROM outbox")).all()) == (0 if listens else 1)
+    engine.dispose()

@@ -41,6 +41,9 @@ async def test_a_draining_gateway_ends_its_streams_and_refuses_new_ones(start_ga
         for other in others:
             await other.close()
         assert await stopping == 0
+    assert "stopping: no new connections are accepted, and 301 clients are asked to connect again" in gateway.log(), (
+        "there may be no other gateway"
+    )
 
 
 async def test_a_slow_reader_gets_the_end_of_its_stream_from_a_gateway_that_drains(start_gateway: Start) -> None:

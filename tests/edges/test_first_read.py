@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -85,6 +86,22 @@ async def test_a_handshake_is_answered_alike_in_one_segment_and_in_two(gateway: 
 async def test_frames_in_the_segment_of_their_handshake_are_read(gateway: RunningGateway) -> None:
     async with await Socket.open(gateway) as raw:
         await raw.send(head() + frame(b'{"id":1,"connect":{"token":"%b"}}' % gateway.token("u1").encode()))
+        assert b" 101 " in await raw.reader.readuntil(b"\r\n\r\n")
+        assert "connect" in await raw.read_object()
+
+
+@pytest.mark.parametrize("cuts", [(1,), (2,), (3,), (3, 2, 1)], ids=str)
+async def test_frames_after_a_handshake_whose_blank_line_came_in_two_segments_are_read(
+    gateway: RunningGateway, cuts: tuple[int, ...]
+) -> None:
+    """Each cut is so many bytes before the end of the head."""
+    whole = head()
+    places = [0, *(len(whole) - cut for cut in cuts)]
+    async with await Socket.open(gateway) as raw:
+        for begin, end in itertools.pairwise(places):
+            await raw.send(whole[begin:end])
+            await asyncio.sleep(0.05)
+        await raw.send(whole[places[-1] :] + frame(b'{"id":1,"connect":{"token":"%b"}}' % gateway.token("u1").encode()))
         assert b" 101 " in await raw.reader.readuntil(b"\r\n\r\n")
         assert "connect" in await raw.read_object()
 

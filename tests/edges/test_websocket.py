@@ -719,6 +719,13 @@ async def test_a_close_frame_is_answered_in_kind(gateway: RunningGateway) -> Non
         assert await raw.rest() == b""
 
 
+async def test_a_client_whose_commands_waited_is_closed_as_soon_as_it_has_answered(gateway: RunningGateway) -> None:
+    async with opened(gateway) as wire:
+        connect = {"connect": {"token": gateway.token()}}
+        await wire.send({"id": 1, **connect}, {"id": 2, "ping": {}}, {"id": 3, **connect})
+        assert (await wire.ended(seconds=3))[0] == 3501
+
+
 async def test_a_client_that_left_is_forgotten(gateway: RunningGateway, channel: str) -> None:
     async with client(gateway, subscribe=channel):
         assert gateway.api("channels", pattern=channel)["result"]["channels"] == {channel: {"num_clients": 1}}

@@ -21,7 +21,7 @@ __all__ = ["Program", "barrier", "program", "replace", "start"]
 
 PRELOADED = (
     "pytest",  # the main module of a run without workers
-    "gateway.cli",
+    "gateway.cli.commands",
     "gateway.cli.follow",
     "gateway.serve.server",
     "uvicorn.lifespan.on",

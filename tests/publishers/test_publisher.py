@@ -208,3 +208,30 @@ def test_the_plain_publisher_waits_two_seconds_at_most_for_an_embedded_valkey_th
         with pytest.raises(Unavailable):
             SyncPublisher(data_dir=tmp_path).publish("posts:a", 1)
         assert time.monotonic() - began < 2.5
+
+
+@pytest.mark.parametrize("listens", [False, True], ids=["to its end", "and is silent later"])
+def test_the_plain_publisher_uses_its_patience_while_valkey_refuses_connections(listens: bool) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))  # nobody is admitted before it listens
+        publisher = SyncPublisher(f"valkey://127.0.0.1:{server.getsockname()[1]}", patience=1.0)
+        later = threading.Timer(0.8, server.listen)
+        if listens:
+            later.start()
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            publisher.publish("posts:a", 1, idempotency_key="k")
+        assert 0.85 < time.monotonic() - began < 1.45
+        later.cancel()
+
+
+async def test_a_publisher_uses_its_patience_while_valkey_refuses_connections(tmp_path: Path) -> None:
+    server = EmbeddedServer(tmp_path)
+    server.start()
+    async with Publisher(server.url, patience=1.0) as publisher:
+        await publisher.publish("posts:a", 1)
+        server.stop()
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            await publisher.publish("posts:a", 2, idempotency_key="k")
+        assert 0.9 < time.monotonic() - began < 3

@@ -17,8 +17,7 @@ from publishers import SyncPublisher
 from publishers.session_outbox import publish_on_commit
 from publishers.sync_database import SyncDatabase
 from publishers.tables import outbox_tables
-from publishers.testing import Published
-from publishers.testing.recording import recording
+from publishers.testing import Published, recording
 
 
 @pytest.fixture

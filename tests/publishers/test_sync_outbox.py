@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine, inspect, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SAWarning
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
@@ -105,6 +106,37 @@ async def test_what_a_session_undoes_is_not_published(database: Database, engine
         enqueue_on_commit(session, "orders.bill", "undone")
         session.rollback()
     assert await said(database) == [("posts:a", '"kept"')]
+
+
+async def test_what_a_savepoint_undoes_is_not_published_and_what_it_releases_is(database: Database, engine: Engine) -> None:
+    with SyncDatabase(engine).transaction() as transaction:
+        nested = transaction.connection.begin_nested
+        transaction.publish("posts:a", 1)
+        with pytest.raises(ZeroDivisionError), nested():
+            transaction.publish("posts:a", "undone")
+            raise ZeroDivisionError
+        with nested():
+            transaction.publish("posts:a", 2)
+        outer, _ = nested(), transaction.publish("posts:a", "undone")
+        nested()
+        transaction.enqueue("orders.bill", "undone")
+        with pytest.warns(SAWarning, match="already deassociated"):
+            outer.rollback()
+    async with database.transaction() as other:
+        other.publish("posts:a", 3)
+        savepoint = await other.connection.begin_nested()
+        other.publish("posts:a", "undone")
+        await savepoint.rollback()
+    assert await said(database) == [("posts:a", str(number)) for number in (1, 2, 3)]
+
+
+async def test_a_connection_that_is_lost_within_a_savepoint_is_the_error(database: Database) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with database.transaction() as transaction, transaction.connection.begin_nested():
+            transaction.publish("posts:a", 1)
+            await transaction.connection.invalidate()
+            raise ZeroDivisionError
+    assert await said(database) == []
 
 
 async def test_a_session_of_asyncio_writes_too(database: Database) -> None:

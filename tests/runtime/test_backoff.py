@@ -60,6 +60,12 @@ async def test_when_the_seconds_are_over_the_last_error_is_raised() -> None:
         retrying_blocking(failing(3), on=Unavailable, seconds=0)
 
 
+def test_the_last_attempt_comes_when_the_seconds_are_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.runtime.backoff.backoff", lambda *_: 60.0)
+    with pytest.raises(Unavailable, match="failure 2"):
+        retrying_blocking(failing(3), on=Unavailable, seconds=0.05)
+
+
 async def test_another_error_is_raised_at_once() -> None:
     attempt = partial(retrying, awaited(failing(1)), "it waits", log, on=ValueError)
     with pytest.raises(Unavailable):

@@ -20,7 +20,8 @@ from ..kit.valkeys import opened_history
 from ..kit.waiting import until
 
 SIZES = (1, 2, 3, 10, -1)
-CONFIG = Config(namespaces={f"size{size}": {"history_size": size} for size in SIZES} | {"brief": {"history_ttl": 1}})
+NAMESPACES = {"brief": {"history_ttl": 1}, "brief3": {"history_ttl": 1, "history_size": 3}}
+CONFIG = Config(namespaces={f"size{size}": {"history_size": size} for size in SIZES} | NAMESPACES)
 PARTS = ("meta", "stream")
 
 
@@ -102,3 +103,40 @@ async def test_removed_and_expired_history_proves_its_positions_too(history: His
     await publish(history, channel, 2)
     page = await history.read(channel, 2, 10, seen=(seen.top, seen.ms))
     assert page.top == seen.top._replace(offset=4) and [p.offset for p in page.publications] == [3, 4]
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_a_history_that_expired_by_the_ttl_of_its_last_publication_proves_its_positions_too(
+    history: History, store: valkey.Valkey, at_once: bool
+) -> None:
+    channel, keys = "size10:own", history.layout.keys("size10:own")
+    meta, stream, _ = keys
+    await history.publish(channel, publish_words(b"1", ttl=1))
+    seen = await history.read(channel)
+    store.pexpire(stream, 1)
+    await until(lambda: not store.exists(stream), "the history expires")
+    age(store, meta, 1000)
+    seen = seen._replace(ms=seen.ms - 1000)
+    await (history.call(b"gateway_publish_all", keys, 1, b"2") if at_once else history.publish(channel, publish_words(b"2")))
+    page = await history.read(channel, 1, 10, seen=(seen.top, seen.ms))
+    assert page.top == seen.top._replace(offset=2) and [p.offset for p in page.publications] == [2]
+
+
+async def test_a_history_that_lives_on_by_the_ttl_of_its_last_publication_proves_its_positions_too(
+    history: History, store: valkey.Valkey
+) -> None:
+    for _ in range(2):
+        await history.publish("brief3:own", publish_words(b"1", ttl=60))
+    seen = await history.read("brief3:own")
+    await history.publish("brief3:own", publish_words(b"1", ttl=60))
+    await history.publish("brief3:own", publish_words(b"1", ttl=60))
+    age(store, history.layout.keys("brief3:own")[0], 1000)  # which is the ttl of the rules
+    await history.publish("brief3:own", publish_words(b"1", ttl=60))
+    page = await history.read("brief3:own", 2, 10, seen=(seen.top, seen.ms))
+    assert page.top == seen.top._replace(offset=5) and [p.offset for p in page.publications] == [3, 4, 5]
+
+
+def age(store: valkey.Valkey, meta: str, ms: int) -> None:
+    """The newest publication was made so much earlier."""
+    time, *known = store.hget(meta, "ms").split()
+    store.hset(meta, "ms", b" ".join([b"%d" % (int(time) - ms), *known]))

@@ -120,15 +120,22 @@ async def check_way(way: Way, diagnosis: Diagnosis) -> Seen | None:
     diagnosis.add(*judge_view(seen, place, way.origin))
     through = "itself, with no proxy between" if seen.is_direct else f"through {seen.server or 'a proxy'}"
     diagnosis.fine["way"] = f"{place.url} leads to the gateway {through}"
-    diagnosis.fine["client address"] = _taken(seen.view.request.address)
+    if taken := _taken(seen.view.request, seen.own[0], direct=seen.is_direct):
+        diagnosis.fine["client address"] = taken
     return seen
 
 
-def _taken(address: str) -> str:
-    """Where the gateway takes this client to be, in words."""
-    if address == FORGED:  # what of it is wrong is a finding
-        return f"the gateway believed {FORGED}, which this client claimed: the client's own address is one of trusted_proxies, or was not reported"
-    return f"the gateway takes this client to be at {address or 'no address'}"
+def _taken(request: SeenRequest, own: str, *, direct: bool) -> str:
+    """Where the gateway takes this client to be, in words; "" where it believed a lie, which is a finding. ``own`` is this client's address."""
+    if request.address != FORGED:
+        return f"the gateway takes this client to be at {request.address or 'no address'}"
+    reported = [hop.strip() for hop in request.forwarded_for.split(",")]
+    if not direct and own not in reported:
+        return ""
+    return (
+        f"{own} is one of trusted_proxies, so the gateway believes what this machine reports of its clients; run gateway doctor on another machine "
+        "to see the address that the gateway takes for a client's"
+    )
 
 
 def _unanswered(place: Place, error: Unanswered) -> Finding:

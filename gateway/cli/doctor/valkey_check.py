@@ -57,8 +57,8 @@ async def read_server(server: ServerCommands) -> ServerFacts:
     return ServerFacts(str(server.address), facts_of(info), dict(zip(words[::2], words[1::2], strict=True)), clock)
 
 
-def doubts_of_a_server(info: Mapping[str, str]) -> list[Finding]:
-    """What Valkey may lose by its settings, as far as INFO shows them; for ``gateway check`` too."""
+def doubts_of_a_server(info: Mapping[str, str], *, snapshots: bool = True) -> list[Finding]:
+    """What Valkey may lose by its settings, as far as INFO shows them; for ``gateway check`` too. ``snapshots`` is false where it makes none."""
     doubts, policy = [], info.get("maxmemory_policy", "noeviction")
     if info.get("maxmemory", "0") != "0" and policy != "noeviction":
         doubts.append(
@@ -69,23 +69,21 @@ def doubts_of_a_server(info: Mapping[str, str]) -> list[Finding]:
             )
         )
     if info.get("aof_enabled") == "0":
-        doubts.append(
-            Finding(
-                Weight.WARNING,
-                "Valkey writes no append-only file (appendonly no), so a restart loses what it acknowledged since its last snapshot, if it makes any",
-                _line("appendonly", "yes"),
-            )
-        )
+        sentence = "Valkey writes no append-only file (appendonly no), so a restart loses what it acknowledged since its last snapshot, if it makes any"
+        if not snapshots:
+            sentence = 'Valkey writes nothing to its disk (appendonly no, save ""): a restart loses all histories, inboxes and jobs'
+        doubts.append(Finding(Weight.WARNING, sentence, _line("appendonly", "yes")))
     return doubts
 
 
 def server_findings(facts: ServerFacts, *, embedded: bool = False) -> list[Finding]:
     """All that is wrong with one server. ``embedded`` is the gateway's own, whose settings the gateway writes."""
     info, settings = facts.info, facts.settings or {}
-    found = [*_version(info), *_evicted(info), *doubts_of_a_server(info), *_written(info), *_memory(info), *_connections(info)]
+    doubts = doubts_of_a_server(info, snapshots=settings.get("save") != "")
+    found = [*_version(info), *_evicted(info), *doubts, *_written(info), *_memory(info), *_connections(info)]
     found += [*_replicas(info, settings), *clock_findings("Valkey's", facts.clock)]
     if not embedded:
-        found += [*_persistence(info, settings), *_unlimited(info)]
+        found += [*_late_on_disk(info, settings), *_unlimited(info)]
         found += _buffers(settings.get("client-output-buffer-limit", ""), replicas=int(info.get("connected_slaves", "0")))
     return found
 
@@ -165,16 +163,11 @@ def _connections(info: Mapping[str, str]) -> list[Finding]:
     return [Finding(Weight.WARNING, sentence, _line("maxclients", str(2 * most)))]
 
 
-def _persistence(info: Mapping[str, str], settings: Mapping[str, str]) -> list[Finding]:
-    if info.get("aof_enabled") == "0" and settings.get("save") == "":
-        sentence = 'Valkey writes nothing to its disk (appendonly no, save ""): a restart loses all histories, inboxes and jobs'
-        return [Finding(Weight.WARNING, sentence, _line("appendonly", "yes"))]
-    if info.get("aof_enabled") == "1" and settings.get("appendfsync") == "no":
-        sentence = (
-            "Valkey leaves it to the kernel when its file reaches the disk (appendfsync no): a power cut may lose the last half minute"
-        )
-        return [Finding(Weight.NOTE, sentence, _line("appendfsync", "everysec"))]
-    return []
+def _late_on_disk(info: Mapping[str, str], settings: Mapping[str, str]) -> list[Finding]:
+    if info.get("aof_enabled") != "1" or settings.get("appendfsync") != "no":
+        return []
+    sentence = "Valkey leaves it to the kernel when its file reaches the disk (appendfsync no): a power cut may lose the last half minute"
+    return [Finding(Weight.NOTE, sentence, _line("appendfsync", "everysec"))]
 
 
 def _buffers(text: str, *, replicas: int) -> list[Finding]:

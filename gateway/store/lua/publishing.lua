@@ -45,12 +45,18 @@ local function ids_from(stream, first)
   return ids, last and number(last)
 end
 
+-- Whether the history is empty, as where it expired. The newest publication's own ttl or other rules may have been in force, so
+-- the stream is asked, but not within a second of that publication, which is the shortest ttl.
+local function is_empty(stream, top_ms, ms)
+  return ms - top_ms >= 1000 and #redis.call('XRANGE', stream, '-', '+', 'COUNT', 1) == 0
+end
+
 -- The stream id of the newest publication that history will have let go once the next one is there, perhaps followed by those
 -- after it, and up to which offset; nil if there is none, or if it is known. It is the time of a publication that can no longer
 -- be read, and so the proof of which history that was: see gateway_history.
-local function next_trimmed(stream, top, top_ms, ms, size, ttl, known)
+local function next_trimmed(stream, top, top_ms, size, empty, known)
   if top == 0 then return nil end
-  if size == 1 or (ttl > 0 and ms - top_ms >= ttl * 1000) then  -- all of it: trimmed, or expired
+  if size == 1 or empty then  -- all of it
     return number(top) .. '-' .. number(top_ms), number(top)
   end
   if size < 0 or top < size or (known ~= '' and top + 1 - size <= tonumber(known)) then return nil end
@@ -234,7 +240,7 @@ local function add(base, keys, args)
   if remembered then
     offset = top + 1
     offset_text = number(offset)
-    local trimmed, last = next_trimmed(keys[2], top, top_ms, ms, size, rules.ttl, known)
+    local trimmed, last = next_trimmed(keys[2], top, top_ms, size, is_empty(keys[2], top_ms, ms), known)
     local begun = append_or_begin(keys, size, offset_text, ms_text, data, options)
     if begun then epoch, offset, offset_text, trimmed, known = begun, 1, '1', nil, '' end
     write_position(keys[1], offset_text, ms_text, trimmed and last or known, trimmed)
@@ -266,7 +272,7 @@ local function add_all(base, keys, publications)
   local size, ttl, ms_text = rules.size, rules.ttl, number(ms)
   local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'ms')
   local epoch, top, top_ms, known = position_of(meta[1], meta[2], meta[3])
-  local before = top  -- the newest publication that was there already
+  local before, empty = top, is_empty(keys[2], top_ms, ms)  -- the newest publication that was there already
 
   local function publish(args)
     local options, data = options_of(args), data_of(args)
@@ -293,7 +299,7 @@ local function add_all(base, keys, publications)
       known = number(last)
       trimmed = known .. '-' .. ms_text
     else
-      local ids, of = next_trimmed(keys[2], before, top_ms, ms, before + 1 - last, ttl, known)
+      local ids, of = next_trimmed(keys[2], before, top_ms, before + 1 - last, empty, known)
       if ids then trimmed, known = ids, of end
     end
     if size > 0 then redis.call('XTRIM', keys[2], 'MAXLEN', '=', size) end

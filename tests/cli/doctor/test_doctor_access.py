@@ -43,12 +43,12 @@ async def _asked(config: Config, *tokens: str, channel: str = "", revoked: str =
 
 # A token, the configuration's [tokens], and words of the sentence and of the change.
 TOKENS: dict[str, Any] = {
-    "a text": ("hello", {}, "3500 invalid token: Not enough segments", "gateway token"),
-    "another secret": (token(secret="x" * 32), {}, "Signature verification failed", "tokens.hmac_secret"),
+    "a text": ("hello", {}, "3500 invalid token: it is no JSON Web Token", "gateway token"),
+    "another secret": (token(secret="x" * 32), {}, "no key here made its signature", "tokens.hmac_secret"),
     "expired": (token(seconds=-7200), {}, "109 token expired, 2 hours ago", "new token"),
     "early": (token(nbf=int(time.time()) + 900), {}, "not yet valid", "tokens.leeway = 30"),
     "no audience": (token(), {"audience": "web"}, "aud", 'put "aud": "web"'),
-    "another audience": (token(aud="app"), {"audience": "web"}, "Audience", 'or tokens.audience = "app"'),
+    "another audience": (token(aud="app"), {"audience": "web"}, "audience", 'or tokens.audience = "app"'),
     "another issuer": (token(iss="them"), {"issuer": "us"}, "ssuer", 'or tokens.issuer = "them"'),
     "another algorithm": (token(), {"algorithms": ["HS512"]}, "no key here is for the algorithm", "tokens.algorithms"),
     "channels that are unknown": (token(channels=["caht:1"]), {}, "102 unknown channel", "namespaces.caht"),

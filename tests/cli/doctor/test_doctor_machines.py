@@ -16,6 +16,7 @@ from gateway.store.access import make_commands
 from gateway.store.connect import Address
 
 from ...kit.clock import FrozenClock
+from ...kit.programs import run
 from ...kit.servers import ValkeyServer
 
 EXACT = Reading(0.0, 0.0)
@@ -56,7 +57,6 @@ async def test_a_careless_valkey_is_found_to_lose_data_and_to_cut_links(careless
     for words in (
         "WARNING Valkey removes keys when its memory is full (maxmemory-policy allkeys-lru)",
         "-> maxmemory-policy noeviction    (in valkey.conf; at once: CONFIG SET maxmemory-policy noeviction)",
-        "WARNING Valkey writes no append-only file",
         'WARNING Valkey writes nothing to its disk (appendonly no, save "")',
         "WARNING Valkey cuts a gateway's live link off when 64 KiB wait for it",
         '-> client-output-buffer-limit pubsub 32mb 8mb 60    (in valkey.conf; at once: CONFIG SET client-output-buffer-limit "pubsub 32mb 8mb 60")',
@@ -64,7 +64,12 @@ async def test_a_careless_valkey_is_found_to_lose_data_and_to_cut_links(careless
         "NOTE Valkey cuts a replica off",
     ):
         assert words in _shown(found)
-    assert len(found) == 6
+    assert len(found) == 5, "one sentence about a Valkey that writes nothing"
+
+
+def test_the_command_prints_one_warning_about_a_valkey_that_writes_nothing(careless_valkey: ValkeyServer) -> None:
+    shown = run("doctor", "--valkey-url", careless_valkey.url).out
+    assert shown.count("appendonly no") == 1 and 'writes nothing to its disk (appendonly no, save "")' in shown
 
 
 def test_a_valkey_with_its_own_defaults_and_a_limit_of_memory_is_well() -> None:
@@ -87,6 +92,7 @@ def test_a_valkey_with_its_own_defaults_and_a_limit_of_memory_is_well() -> None:
         ({"used_memory": "950000"}, Weight.WARNING, "Valkey uses"),
         ({"connected_clients": "9500", "maxclients": "10000"}, Weight.WARNING, "9,500 of its 10,000 connections"),
         ({"maxmemory": "0"}, Weight.NOTE, "no limit of its memory"),
+        ({"aof_enabled": "0"}, Weight.WARNING, "writes no append-only file"),
     ],
 )
 def test_what_valkey_counts_is_judged(facts: dict[str, str], weight: Weight, words: str) -> None:

@@ -124,6 +124,8 @@ async def test_each_mistake_of_a_proxy_is_found_alone_with_the_line_that_mends_i
             assert finding[0] == weight and words in finding[1] and change in finding[2], (name, shown)
     well = diagnoses["well"]
     assert well.untried == [] and {"way", "client address", "WebSocket", "stream"} == well.fine.keys()
+    assert FORGED not in well.as_text() and "127.0.0.1 is one of trusted_proxies" in well.fine["client address"]
+    assert "client address" not in diagnoses["addresses as clients claim them"].fine
     assert "nginx" in well.fine["way"] and "its ping after" in well.fine["WebSocket"]
 
 

@@ -10,7 +10,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from jwt.exceptions import DecodeError, InvalidSignatureError
 
+from gateway.auth.token_faults import sentence_of
 from gateway.publication import Position
 from publishers import Publisher, SyncPublisher
 
@@ -19,6 +21,17 @@ from ...kit.clients import client
 from ...kit.gateways import API_KEY, RunningGateway
 from ...kit.inboxes import NOT_A_NOTIFICATION, Box, marks
 from ...kit.valkeys import OwnValkey
+
+TEXTS = {
+    **{103: "permission denied", 107: "bad request", 109: "token expired", 112: "unrecoverable position"},
+    **{3500: "invalid token", 3501: "bad request"},
+}
+
+
+def fault(code: int, sentence: str) -> dict[str, Any]:
+    """The answer for an error: the protocol's text, and the cause."""
+    return {"error": {"code": code, "message": TEXTS[code], "hint": sentence}}
+
 
 # Publishers.
 
@@ -246,7 +259,7 @@ BAD_READS: list[tuple[Any, str]] = [
 def test_an_invalid_read_is_refused_in_words_and_changes_nothing(gateway: RunningGateway, user: str, asked: Any, sentence: str) -> None:
     gateway.api("notify", user=user, data={"id": "a"})
     status, answer = gateway.http("POST", "/inbox/read", json.dumps(asked).encode(), bearer(gateway, user))
-    assert (status, json.loads(answer)) == (400, {"error": {"code": 107, "message": sentence}})
+    assert (status, json.loads(answer)) == (400, fault(107, sentence))
     assert listed(gateway, user)["change"] == 1
 
 
@@ -304,7 +317,7 @@ def test_an_invalid_list_is_refused_in_words(gateway: RunningGateway, user: str,
     path = f"/inbox?{urlencode(dict(pair.split('=') for pair in query.split('&')))}"
     given_status, answer = gateway.http("GET", path, None, bearer(gateway, user))
     assert given_status == status
-    assert json.loads(answer) == {"error": {"code": code, "message": sentence.replace("HERE", epoch)}}
+    assert json.loads(answer) == fault(code, sentence.replace("HERE", epoch))
 
 
 def test_a_page_before_a_position_past_the_top_is_the_first_page(gateway: RunningGateway, user: str) -> None:
@@ -317,10 +330,16 @@ def test_a_page_before_a_position_past_the_top_is_the_first_page(gateway: Runnin
     "given, closed, status, code, sentence",
     [
         (None, False, 403, 103, "an inbox belongs to a user: there is no user"),
-        (None, True, 401, 3501, "bad request"),
-        ("no token", False, 401, 3500, "invalid token"),
+        (
+            None,
+            True,
+            401,
+            3501,
+            'no token, and no channel that anyone may follow: send a token, or let a namespace have subscribe = "anyone"',
+        ),
+        ("no token", False, 401, 3500, sentence_of(DecodeError("Not enough segments"))),
         ("EXPIRED", False, 401, 109, "token expired"),
-        ("FORGED", False, 401, 3500, "invalid token"),
+        ("FORGED", False, 401, 3500, sentence_of(InvalidSignatureError())),
     ],
 )
 def test_a_request_without_a_valid_token_is_refused_and_changes_nothing(
@@ -339,7 +358,7 @@ def test_a_request_without_a_valid_token_is_refused_and_changes_nothing(
     headers = {} if given is None else {"Authorization": f"Bearer {tokens.get(given, given)}"}
     for method, path, body in (("GET", "/inbox", None), ("POST", "/inbox/read", b'{"all":true}')):
         given_status, answer = asked.http(method, path, body, headers)
-        assert (given_status, json.loads(answer)) == (status, {"error": {"code": code, "message": sentence}})
+        assert (given_status, json.loads(answer)) == (status, fault(code, sentence))
     assert listed(gateway, user)["unread"] == 1
 
 
@@ -354,7 +373,7 @@ def test_a_page_of_another_origin_cannot_read_with_the_users_cookie(gateway: Run
     given_status, answer = gateway.http("POST", "/inbox/read", b'{"all":true}', headers)
     assert given_status == status
     if status == 403:
-        assert json.loads(answer) == {"error": {"code": 103, "message": "allowed_origins does not list this page's origin"}}
+        assert json.loads(answer) == fault(103, "allowed_origins does not list this page's origin")
     assert listed(gateway, user)["unread"] == (1 if status == 403 else 0)
 
 

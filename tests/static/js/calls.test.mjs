@@ -151,14 +151,19 @@ test("a refused channel is one warning, which shows the gateway's sentence on lo
   assert.deepEqual(await refusedChannel({}), [`${refused}new Gateway({ debug: true }) shows the gateway's sentence here`]);
   const loopback = ["localhost", "127.0.0.1", "[::1]"].map((host) => ({ url: `http://${host}:8000` }));
   for (const options of [{ debug: true }, ...loopback]) {
-    assert.deepEqual(await refusedChannel(options), [`${refused}permission denied`]);
+    const [warning, ...others] = await refusedChannel(options);
+    assert.ok(warning.startsWith(`${refused}permission denied: the rules of the channel do not admit this user`), warning);
+    assert.deepEqual(others, []);
   }
   const error = { code: 103, message: "permission denied", hint: "subscribe = \"nobody\"" };
   assert.deepEqual(await refusedChannel({}, error), [`${refused}permission denied: subscribe = "nobody"`], "the gateway chose to send it");
 });
 
 test("a refusal that a listener receives is not a warning too", async () => {
-  assert.deepEqual(await refusedChannel({}, undefined, (subscription) => subscription.on("state", () => {})), []);
+  const listen = (subscription) => subscription.on("state", () => {});
+  assert.deepEqual(await refusedChannel({}, undefined, listen), []);
+  assert.deepEqual(await refusedChannel({ url: "http://localhost:8000" }, undefined, listen), []);
+  assert.equal((await refusedChannel({ debug: true }, undefined, listen)).length, 1, "debug shows each refusal");
 });
 
 test("a refused connection is one warning, not one for each channel", async () => {
@@ -168,7 +173,21 @@ test("a refused connection is one warning, not one for each channel", async () =
   await settled();
   page.socket.open();
   page.socket.end(3500, "invalid token");
-  assert.deepEqual(page.warnings, ["gateway.js: the gateway refused the connection of this page (code 3500): invalid token"]);
+  assert.equal(page.warnings.length, 1);
+  assert.ok(page.warnings[0].startsWith("gateway.js: the gateway refused the connection of this page (code 3500): invalid token: the gateway's log"), page.warnings[0]);
+});
+
+test("a page without a token where one is needed is told to send one, and a page with one to look at the log", async () => {
+  const sentences = { "": "bad request: this page sends no token", "a.b.c": "bad request: the gateway could not read a message" };
+  for (const [token, sentence] of Object.entries(sentences)) {
+    const page = new Page({ silent: true, url: "http://localhost:8000", token });
+    page.gateway.subscribe("a");
+    await settled();
+    page.socket.open();
+    await settled();
+    page.socket.end(3501, "bad request");
+    assert.deepEqual(page.warnings.map((warning) => warning.includes(`(code 3501): ${sentence}`)), [true], page.warnings[0]);
+  }
 });
 
 test("a token function that fails is one warning until there is a connection again", async () => {

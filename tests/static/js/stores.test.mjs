@@ -5,8 +5,8 @@ import { test } from "node:test";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 
-import { ChannelStore, PresenceStore } from "../../../static/stores.js";
-import { Page, settled } from "./kit.mjs";
+import { ChannelStore, InboxStore, PresenceStore } from "../../../static/stores.js";
+import { Page, jwt, settled } from "./kit.mjs";
 
 setFlagsFromString("--expose-gc");
 const collectGarbage = runInNewContext("gc");
@@ -67,6 +67,89 @@ test("the answer to a read from before a gap hides nothing that follows the gap"
   await settled();
   page.socket.publish("a", 1, 1);
   assert.deepEqual(data(store), ["before", 1]);
+});
+
+test("a history that could not be read is read again while the connection goes on", async () => {
+  const [page, store] = await following((gateway) => new ChannelStore(gateway, "a", { history: 3 }));
+  page.socket.refuse("history", { code: 100, message: "internal server error", temporary: true });
+  await settled();
+  assert.equal(store.snapshot.error.code, 100);
+  await page.advance(1000);
+  page.socket.reply("history", { publications: entries(7, 6), epoch: "e", offset: 7 });
+  await settled();
+  assert.deepEqual([data(store), store.snapshot.error], [[6, 7], null]);
+});
+
+test("a history that the rules do not let the page read is asked for once", async () => {
+  const [page] = await following((gateway) => new ChannelStore(gateway, "a", { history: 3 }));
+  page.socket.refuse("history", { code: 103, message: "permission denied" });
+  await page.advance(5000);
+  assert.equal(page.socket.sent("history").length, 1);
+});
+
+test("the list of an inbox that could not be read is read again, and no more once nothing follows it", async () => {
+  const page = new Page();
+  const store = new InboxStore(page.gateway);
+  const stop = store.subscribe(() => {});
+  await page.connect();
+  await settled();
+  const away = { code: 100, message: "internal server error", temporary: true };
+  page.socket.refuse("rpc", away);
+  await page.advance(1000);
+  assert.equal(page.socket.sent("rpc").length, 2);
+  page.socket.refuse("rpc", away);
+  await settled();
+  stop();
+  await page.advance(5000);
+  assert.equal(page.socket.sent("rpc").length, 2);
+});
+
+test("what history brought before it arrived is shown once, and has arrived all the same", async () => {
+  const [page, store] = await following((gateway) => new ChannelStore(gateway, "a", { history: 3, limit: 3 }));
+  const arrived = [];
+  store.arrived = ({ data }) => arrived.push(data);
+  page.socket.reply("history", { publications: entries(9, 8, 7), epoch: "e", offset: 9 });
+  await settled();
+  for (const offset of [8, 9, 10]) page.socket.publish("a", offset, offset);
+  assert.deepEqual([data(store), arrived], [[8, 9, 10], [8, 9, 10]]);
+});
+
+test("what is dropped, because newer ones arrived, can be read again", async () => {
+  const [page, store] = await following((gateway) => new ChannelStore(gateway, "a", { history: 2, limit: 2 }));
+  page.socket.reply("history", { publications: entries(7), epoch: "e", offset: 7 });
+  await settled();
+  assert.equal(store.snapshot.more, false);
+  page.socket.publish("a", 8, 8);
+  assert.equal(store.snapshot.more, false);
+  page.socket.publish("a", 9, 9);
+  assert.deepEqual([data(store), store.snapshot.more], [[8, 9], true]);
+});
+
+test("a channel without positions has older publications too", async () => {
+  const page = new Page();
+  const store = new ChannelStore(page.gateway, "a", { history: 1 });
+  store.subscribe(() => {});
+  await settled();
+  page.socket.open();
+  await settled();
+  page.socket.reply("connect", {});
+  page.socket.reply("subscribe", {});
+  page.socket.reply("history", { publications: entries(7), epoch: "e", offset: 7 });
+  await settled();
+  store.older();
+  await settled();
+  assert.deepEqual(page.socket.sent("history").at(-1).since, { epoch: "", offset: 7 });
+});
+
+test("over event streams, a history that needs the channel's token is read with it", async () => {
+  const page = new Page();
+  const store = new ChannelStore(page.gateway, "a", { history: 1, token: jwt("channel") });
+  store.subscribe(() => {});
+  await page.fallBack();
+  page.stream.send("connected", { channels: { a: { epoch: "e", offset: 7 } }, tops: {} });
+  await settled();
+  const { searchParams } = page.requests.find(({ url }) => url.pathname === "/history").url;
+  assert.equal(searchParams.get("subscription_token"), jwt("channel"));
 });
 
 /** A gateway with one subscription, whose events the test makes with emit(). */

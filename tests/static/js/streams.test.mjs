@@ -95,6 +95,18 @@ test("a stream that is cut before the event of its gap does not hide the gap", a
   assert.deepEqual([page.gaps, page.data], [[{ channel: "a", epoch: "f", offset: 2 }], ["after"]]);
 });
 
+test("a gap into another epoch ends what a stream was recovering", async () => {
+  const page = await streaming({ a: {} });
+  const subscription = page.gateway.subscribe("a");
+  page.stream.end();
+  await nextStream(page);
+  page.stream.send("connected", { channels: { a: { recovered: true, epoch: "e", offset: 7 } }, tops: { a: 9 } });
+  page.stream.send("gap", { channel: "a", epoch: "f", offset: 0 });
+  assert.equal(subscription.state, "live");
+  page.stream.send("message", { channel: "a", data: "new", offset: 1 });
+  assert.equal(page.publications.at(-1).recovered, false);
+});
+
 test("channels that are subscribed or unsubscribed in one turn are one new stream", async () => {
   const page = await streaming({ a: {}, b: {} });
   page.gateway.subscribe("c");
