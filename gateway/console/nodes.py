@@ -52,7 +52,7 @@ async def _nodes(caller: Caller, request: Empty) -> bytes:
     """The processes. ``warning`` says if some do not answer; while Valkey is away this one answers alone."""
     try:
         caller.console.require_valkey()
-        expected = await caller.node.control.living()
+        expected = len(await caller.node.control.living())
         found = await answers_of(caller, "nodes", dict[str, Any])
     except StoreError as error:
         own = decode_json(_node(caller.console, ""), dict[str, Any])

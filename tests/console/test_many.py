@@ -29,7 +29,7 @@ MOST_SECONDS = 0.010  # of one turn of the loop, in processor time: other progra
 class Client:
     """A connected client with one subscription."""
 
-    transport, since_ms, waiting_bytes, paused = "websocket", 1, 0, False
+    transport, since_ms, waiting_bytes, unconfirmed_bytes, paused = "websocket", 1, 0, 0, False
 
     def __init__(self, number: int) -> None:
         self.client = f"{number:08d}-0000-4000-a000-000000000000"
