@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PROGRAM = Path(__file__).with_name("user_program.py")
 ROOT = PROGRAM.parents[2]
 # Without this repository's settings, as at a user's; of the packages that the program imports, only types are read, and nothing
@@ -21,6 +23,7 @@ follow_imports = skip
 CACHE = ROOT / ".mypy_cache" / "user_program"  # a later run takes a second instead of ten
 
 
+@pytest.mark.slow
 def test_a_type_checker_finds_each_mistake_of_a_users_program_and_nothing_else(tmp_path: Path) -> None:
     settings = tmp_path / "mypy.ini"
     settings.write_text(SETTINGS)

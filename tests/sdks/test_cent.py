@@ -15,7 +15,7 @@ import pytest
 
 from ..kit.clients import Wire, client
 from ..kit.gateways import API_KEY, RULES, RunningGateway, shared_gateway
-from ..kit.waiting import until
+from ..kit.waiting import until, wait_until
 
 pytestmark = pytest.mark.every_valkey
 
@@ -76,9 +76,13 @@ async def _at_both(gateway: RunningGateway, user: str, subscribe: str = "") -> A
 
 
 def _clients(gateway: RunningGateway) -> dict[str, int]:
-    nodes = gateway.api("info")["result"]["nodes"]
-    assert len(nodes) == 2
-    return {node["uid"]: node["num_clients"] for node in nodes}
+    """Of each worker. One that is starting, or that takes more than a second to answer, is missing in ``info``."""
+
+    def both() -> list[dict[str, Any]] | None:
+        nodes = gateway.api("info")["result"]["nodes"]
+        return nodes if len(nodes) == 2 else None
+
+    return {node["uid"]: node["num_clients"] for node in wait_until(both, "both workers answer")}
 
 
 @pytest.fixture
