@@ -49,6 +49,7 @@ class ClusterCommands:
         self._patience = patience
         self._functions = functions
         self._servers: dict[Place, ServerCommands] = {}
+        self._leaving: set[ServerCommands] = set()  # nodes without hash slots, which still answer what was on its way to them
         self._owners: list[ServerCommands | None] = [None] * SLOTS
         self._shards: list[ServerCommands] | None = None  # those in the table, once asked for
         self._is_patched = False  # by redirections, since the table was read
@@ -117,7 +118,7 @@ class ClusterCommands:
             await end(self._watching)
         await self._tasks.cancel()
         await self._held.close()
-        await asyncio.gather(*[server.close() for server in self._servers.values()])
+        await asyncio.gather(*[server.close() for server in (*self._servers.values(), *self._leaving)])
 
     # Calling.
 
@@ -273,6 +274,7 @@ class ClusterCommands:
         for place, server in list(self._servers.items()):
             if server not in needed:
                 del self._servers[place]
+                self._leaving.add(server)
                 self._tasks.spawn(self._close(server))
 
     async def _close(self, server: ServerCommands) -> None:
@@ -280,6 +282,7 @@ class ClusterCommands:
         for command in server.withdraw(lambda slot: False):
             self.route(command)
         await server.retire()
+        self._leaving.discard(server)
 
 
 def _pass_on(waiter: Waiter, future: asyncio.Future[Any]) -> None:

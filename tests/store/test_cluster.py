@@ -255,3 +255,13 @@ async def test_the_functions_are_loaded_although_a_shard_is_lost_meanwhile(
         assert ended and await library.agrees(commands)
     finally:
         await commands.close()
+
+
+async def test_a_node_that_is_being_left_is_closed_where_everything_ends(cluster: Cluster) -> None:
+    commands = make_commands(Address(cluster.url))
+    await commands.start()
+    left = list(commands.shards)
+    assert all(server.connected for server in left)
+    commands._retire(set())  # as after a table in which they hold no slots
+    await commands.close()
+    assert not any(server.connected for server in left)
