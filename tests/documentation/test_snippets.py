@@ -32,7 +32,7 @@ from publishers.migrator import migrate
 from publishers.tables import outbox
 
 from ..kit.browser import BLANK, wait
-from ..kit.programs import ENVIRONMENT, process, run
+from ..kit.programs import ENVIRONMENT, end_embedded, process, run
 from ..kit.waiting import wait_until
 from .pages import Fence, snippets
 
@@ -84,6 +84,7 @@ def beside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Beside]:
         key = json.loads((folder / "credentials.json").read_text())["api_key"]
         words = {"KEY": key, "GATEWAY_DATA_DIR": str(folder), "PATH": f"{programs}:{os.environ['PATH']}"}
         yield Beside(int(found[1]), folder, key, ENVIRONMENT | words)
+    end_embedded(folder)
 
 
 @pytest.fixture
