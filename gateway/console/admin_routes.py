@@ -55,7 +55,7 @@ def routes(config: Config) -> list[BaseRoute]:
 
 
 async def _to_folder(request: Request) -> Response:
-    """``GET /admin``. The address is relative, so it holds no host, and is right behind a proxy that takes a prefix away."""
+    """``GET /admin``. The address is relative: it holds no host, and fits also where a proxy in front takes a prefix away."""
     return RedirectResponse("admin/", 307, {"cache-control": "no-store"})
 
 

@@ -29,7 +29,7 @@ class Question(msgspec.Struct, frozen=True):
 
 class Finding(msgspec.Struct, omit_defaults=True):
     """One thing that is known, or that is not. ``ok``: it speaks for a delivery, against it, or (None) for neither. ``at_ms`` is when it was, in
-    unix ms; ``setting`` is the line of the configuration that decides it, or that would have told more."""
+    unix ms; ``setting`` is the line of the configuration that decides it, or that would have shown more."""
 
     kind: str
     ok: bool | None

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..channel_rules import CONSOLE
+from ..channel_rules import CONSOLE, CONSOLE_RULES
 from ..config import Config
 from ..errors import StoreError
 from ..live.traffic import LiveCounts
@@ -25,7 +25,7 @@ from ..rules.json_text import encode
 from ..runtime.histogram import Histogram
 from ..session.admission import Admission
 from ..session.client_counts import ACCEPTED
-from ..store.layout import publish_words
+from ..store.layout import PublishOptions, publish_words
 from .log_lines import LogLines
 
 __all__ = ["LiveFigures", "link_of", "quantile", "resident_bytes"]
@@ -34,12 +34,10 @@ log = logging.getLogger("gateway.console")
 
 WATCH_SECONDS = 20.0
 EVERY_SECONDS = 1.0
-HISTORY_SIZE, HISTORY_SECONDS = (
-    300,
-    300,
-)  # as config.CONSOLE_RULES; Valkey's functions know only the rules of namespaces that are configured
 LINES_MOST = 50  # of the log, in one publication
 LINES_BYTES = 32 * 1024
+# Valkey's functions know only the rules of namespaces that are configured.
+_KEPT: PublishOptions = {"size": CONSOLE_RULES.history_size, "ttl": CONSOLE_RULES.history_ttl}
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -80,7 +78,7 @@ class LiveFigures:
     async def _publish(self) -> None:
         history = self._measured.node.history
         figures = encode(await self._figures())
-        await history.publish(CONSOLE, publish_words(figures, size=HISTORY_SIZE, ttl=HISTORY_SECONDS))
+        await history.publish(CONSOLE, publish_words(figures, **_KEPT))
         if lines := self._new_lines():
             await history.publish(CONSOLE, publish_words(encode(lines), ttl=0))
 

@@ -118,7 +118,7 @@ def _number(text: bytes) -> int:
 
 
 async def add_past(node: Node, question: Question, witnesses: Sequence[Witness], evidence: Evidence) -> None:
-    """Adds what lifecycle events tell of connections that have ended, or what is not known without them."""
+    """Adds what lifecycle events show of connections that have ended, or what is not known without them."""
     if not witnesses:
         evidence.doubt(
             "past", "no process answered, so whether connections that have ended are recorded is not known. Ask again in a moment"

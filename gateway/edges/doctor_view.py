@@ -75,7 +75,7 @@ def _is_proven(given: str, config: Config, now: float) -> bool:
         return False
     return any(
         [hmac.compare_digest(digest.encode(), _digest(key, seconds).encode()) for key in config.api_keys if key]
-    )  # an empty one is nobody's secret
+    )  # an empty key is no secret
 
 
 async def doctor_view(request: Request) -> Response:

@@ -266,7 +266,7 @@ async def _history(node: Node, request: HistoryRequest) -> bytes:
 
 
 async def read_history(node: Node, request: HistoryRequest) -> bytes:
-    """The history method of a channel that has a history, whoever may read it."""
+    """The history method of a channel that has a history, also where its rules let no client read it."""
     since = request.since.position if request.since is not None else BEGINNING
     limit = -1 if (request.limit or 0) < 0 else request.limit or 0
     reverse = bool(request.reverse)
