@@ -50,16 +50,11 @@ _PEM = re.compile(rb"-----BEGIN [A-Z ]+-----.*?-----END [A-Z ]+-----", re.DOTALL
 
 
 class Key(NamedTuple):
-    """``id`` is a JWKS key id, "" for any token; ``material`` is what PyJWT takes for these algorithms."""
+    """``id`` is a JWKS key id, "" for any token; ``material`` is what PyJWT takes for these algorithms: a secret is text."""
 
     algorithms: frozenset[str]
     material: Any
     id: str = ""
-
-    @property
-    def prepared(self) -> Any:
-        """The material as PyJWT's algorithms verify with it."""
-        return self.material.encode() if isinstance(self.material, str) else self.material
 
 
 class Keys:
@@ -97,8 +92,8 @@ class Keys:
 
     def of(self, algorithm: str, id: str) -> list[Key]:
         """The keys that a token of this header may be signed with."""
-        known = (key for key in (*self._static, *self._fetched) if algorithm in key.algorithms)
-        return [key for key in known if not key.id or not id or key.id == id]
+        known = (*self._static, *self._fetched)
+        return [key for key in known if algorithm in key.algorithms and (not key.id or not id or key.id == id)]
 
     def may_learn(self, id: str) -> bool:
         """Whether a key of this id may come from the key server: it is being asked now, or was not asked within ASK_SECONDS."""

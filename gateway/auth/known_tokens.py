@@ -8,11 +8,12 @@ from itertools import islice
 
 from ..rules.identity import Grant, Identity
 
-__all__ = ["KNOWN_MOST", "KnownTokens"]
+__all__ = ["KNOWN_MOST", "KnownTokens", "token_digest"]
 
 KNOWN_MOST = 10_000  # tokens, at some 0.3 KiB each
 LONGEST = 1024  # characters of a token that is remembered; a longer one may bring much with it
 DIGEST_BYTES = 16
+NOT_KNOWN: tuple[float, float, None] = (0.0, 0.0, None)
 
 
 class KnownTokens:
@@ -31,27 +32,29 @@ class KnownTokens:
     def __len__(self) -> int:
         return len(self._found)
 
-    def find(self, token: str, leeway: float) -> Identity | Grant | None:
-        """What the token grants; None if it is not known, ended ``leeway`` seconds ago, or begins more than ``leeway`` seconds from now."""
-        key = _digest(token)
-        since, until, found = self._found.get(key, (0.0, 0.0, None))
+    def find(self, digest: bytes, leeway: float) -> Identity | Grant | None:
+        """What the token of this ``token_digest`` grants; None if it is not known, ended ``leeway`` seconds ago, or begins more than ``leeway`` seconds from now."""
+        since, until, found = self._found.get(digest, NOT_KNOWN)
+        if found is None:
+            return None
         now = self._now()
-        if found is not None and until <= now - leeway:
-            del self._found[key]
+        if until <= now - leeway:
+            del self._found[digest]
             return None
         return found if since <= now + leeway else None
 
-    def add(self, token: str, since: float, until: float, found: Identity | Grant) -> None:
+    def add(self, digest: bytes, since: float, until: float, found: Identity | Grant) -> None:
         """The token was verified just now, and may be presented from ``since`` ``until`` these unix times."""
-        if len(token) > LONGEST:
+        if not digest:
             return
         if len(self._found) >= KNOWN_MOST:  # half of them together, for a dict finds its first key ever later as it turns
             self._found = dict(islice(self._found.items(), KNOWN_MOST // 2, None))
-        self._found[_digest(token)] = since, until, found
+        self._found[digest] = since, until, found
 
     def clear(self) -> None:
         self._found.clear()
 
 
-def _digest(token: str) -> bytes:
-    return blake2b(token.encode(errors="surrogatepass"), digest_size=DIGEST_BYTES).digest()
+def token_digest(token: str) -> bytes:
+    """What a token is remembered by; b"" for one that is too long to be remembered."""
+    return blake2b(token.encode(errors="surrogatepass"), digest_size=DIGEST_BYTES).digest() if len(token) <= LONGEST else b""

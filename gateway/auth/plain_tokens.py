@@ -7,17 +7,19 @@ an end that is over; so the signature is verified once. A token that is unusual 
 from __future__ import annotations
 
 import time
+from functools import lru_cache
+from math import isnan
 
 import jwt
 import msgspec
-from msgspec import UNSET, UnsetType
 
 from ..config import Tokens
 from ..rules.json_text import UNREADABLE, is_json
+from .claims import Claims, UsualClaims, usual_claims
 from .keys import Keys
 from .signatures import canonical, signer
 
-__all__ = ["plain_payload"]
+__all__ = ["plain_claims"]
 
 
 class _Header(msgspec.Struct, forbid_unknown_fields=True):
@@ -26,35 +28,23 @@ class _Header(msgspec.Struct, forbid_unknown_fields=True):
     kid: str = ""
 
 
-class _Registered(msgspec.Struct):
-    """The claims that PyJWT checks. A claim that is null or of another type is not usual."""
-
-    exp: float | UnsetType = UNSET
-    nbf: float | UnsetType = UNSET
-    iat: float | UnsetType = UNSET
-    aud: str | list[str] | UnsetType = UNSET
-    iss: str | UnsetType = UNSET
-    sub: str | UnsetType = UNSET
-    jti: str | UnsetType = UNSET
-
-
 PAYLOAD_BYTES = 4096  # Python refuses to read a number of more than 4,300 digits
+HEADS_MOST = 16  # an issuer writes the same header into all its tokens
 _header_of = msgspec.json.Decoder(_Header).decode
-_registered_of = msgspec.json.Decoder(_Registered).decode
 
 
-def plain_payload(token: str, keys: Keys, settings: Tokens) -> bytes | None:
-    """The claims of a good token, in JSON; None if PyJWT has to judge the token.
+def plain_claims(token: str, keys: Keys, settings: Tokens) -> Claims | None:
+    """The claims of a good token; None if PyJWT has to judge the token.
 
     Raises jwt.InvalidSignatureError for a signature that no key made, jwt.ExpiredSignatureError for a token that is good but for its end.
     """
     try:
         signed, _, last = token.encode("ascii").rpartition(b".")
         head, _, body = signed.partition(b".")
-        header, payload, signature = _header_of(canonical(head)), canonical(body), canonical(last)
-        registered = _registered_of(payload)
-        is_expired = registered.exp is not UNSET and int(registered.exp) <= time.time() - settings.leeway
-        is_usual = _is_readable(payload) and (is_expired or _is_ours(registered, settings)) and _has_begun(registered, settings)
+        header, payload, signature = _read_head(head), canonical(body), canonical(last)
+        claims, now = usual_claims(payload), time.time()
+        is_expired = not isnan(claims.exp) and int(claims.exp) <= now - settings.leeway
+        is_usual = _is_readable(payload) and (is_expired or _is_ours(claims, settings)) and _has_begun(claims, now + settings.leeway)
     except (*UNREADABLE, OverflowError):
         return None
     fitting = keys.of(header.alg, header.kid)
@@ -66,7 +56,14 @@ def plain_payload(token: str, keys: Keys, settings: Tokens) -> bytes | None:
         raise jwt.InvalidSignatureError
     if is_expired:
         raise jwt.ExpiredSignatureError
-    return payload
+    if isnan(claims.exp):
+        claims.exp = 0
+    return claims
+
+
+@lru_cache(HEADS_MOST)
+def _read_head(head: bytes) -> _Header:
+    return _header_of(canonical(head))
 
 
 def _is_readable(payload: bytes) -> bool:
@@ -74,12 +71,11 @@ def _is_readable(payload: bytes) -> bool:
     return len(payload) <= PAYLOAD_BYTES and is_json(payload)
 
 
-def _has_begun(claims: _Registered, settings: Tokens) -> bool:
-    latest = time.time() + settings.leeway
-    return (claims.nbf is UNSET or int(claims.nbf) <= latest) and (claims.iat is UNSET or int(claims.iat) <= latest)
+def _has_begun(claims: UsualClaims, latest: float) -> bool:
+    return int(claims.nbf) <= latest and int(claims.iat) <= latest
 
 
-def _is_ours(claims: _Registered, settings: Tokens) -> bool:
+def _is_ours(claims: UsualClaims, settings: Tokens) -> bool:
     """Whether it is for this gateway, and of its issuer. PyJWT looks at that after the token's end."""
-    audiences = [claims.aud] if isinstance(claims.aud, str) else claims.aud or []
+    audiences = [claims.aud] if isinstance(claims.aud, str) else claims.aud
     return (not settings.audience or settings.audience in audiences) and (not settings.issuer or settings.issuer == claims.iss)

@@ -5,13 +5,12 @@ A token that is refused never turns its bearer into an anonymous client.
 
 from __future__ import annotations
 
-import base64
 import json
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import inf, isfinite
+from math import isfinite
 from typing import Any
 
 import jwt
@@ -21,12 +20,11 @@ from jwt.warnings import InsecureKeyLengthWarning
 
 from ..config import Tokens
 from ..errors import KeyUnknown, TokenInvalid, TokenStale
-from ..rules.identity import Grant, Identity, Override, ServerSubscription
-from ..rules.json_text import MAX_DEPTH, UNREADABLE, encode, is_json
-from ..rules.protocol import OverrideRequest
+from ..rules.identity import ANONYMOUS, Grant, Identity, ServerSubscription
+from .claims import Claims, claims_of, json_of
 from .keys import Keys
-from .known_tokens import KnownTokens
-from .plain_tokens import plain_payload
+from .known_tokens import KnownTokens, token_digest
+from .plain_tokens import plain_claims
 from .signatures import parts_of, signer
 from .token_faults import NO_KEY, sentence_of
 
@@ -36,47 +34,6 @@ SHORT_SECRET = 32  # bytes: what RFC 7518, 3.2 asks of an HS256 key
 LONGEST_HASH = 64  # bytes: of HS512; for a shorter secret PyJWT warns with each token
 TOKEN_BYTES = 16 * 1024
 CHANNELS_MOST = 1000  # of one token
-
-
-class _Subscription(msgspec.Struct):
-    info: msgspec.Raw = msgspec.Raw()
-    b64info: str = ""
-    data: msgspec.Raw = msgspec.Raw()
-    b64data: str = ""
-    override: OverrideRequest | None = None
-
-
-class _Claims(msgspec.Struct):
-    """The claims that this gateway reads. PyJWT checks the registered ones."""
-
-    sub: str | None = None
-    exp: float = 0
-    nbf: Any = 0  # PyJWT takes whatever int() takes
-    iat: float = 0
-    expire_at: float | None = None
-    jti: str = ""
-    info: msgspec.Raw = msgspec.Raw()
-    b64info: str = ""
-    meta: msgspec.Raw = msgspec.Raw()
-    channel: str | None = None
-    override: OverrideRequest | None = None
-    channels: list[str] | None = None
-    subs: dict[str, _Subscription] | None = None
-
-    @property
-    def expires_at(self) -> float:
-        """Unix seconds, 0 for never: ``expire_at`` wins over ``exp``, which then limits only until when the token may be presented."""
-        return self.exp if self.expire_at is None else self.expire_at
-
-    @property
-    def presented_from(self) -> float:
-        """Unix seconds; the token is refused before."""
-        return max(int(self.nbf), int(self.iat))
-
-    @property
-    def presented_until(self) -> float:
-        """Unix seconds; the token is refused from then on."""
-        return min(int(self.exp) or inf, self.expires_at or inf)
 
 
 class Verifier:
@@ -95,50 +52,48 @@ class Verifier:
 
     def connection(self, token: str) -> Identity:
         """The bearer of a connection token. Raises TokenInvalid, TokenStale, or KeyUnknown if ``learn`` may find its key."""
-        known = self._find(token)
+        digest = token_digest(token)
+        known = self._find(digest)
         if isinstance(known, Identity):
             return known
         claims = self._claims(token)
         if claims.channel is not None:
             raise TokenInvalid("it is a subscription token, not a connection token")
-        own = {name: ServerSubscription() for name in claims.channels or ()}
-        for name, given in (claims.subs or {}).items():
-            own[name] = ServerSubscription(_json(given.info, given.b64info), _json(given.data, given.b64data), _override(given))
-        if len(own) > CHANNELS_MOST:
-            raise TokenInvalid(f"it names {len(own)} channels; at most {CHANNELS_MOST}")
-        info = _json(claims.info, claims.b64info)
+        own = _own_channels(claims) if claims.channels or claims.subs else ANONYMOUS.channels
+        info = json_of(claims.info, claims.b64info)
         meta = bytes(claims.meta) or None
         identity = Identity(claims.sub or "", False, info, claims.expires_at, claims.jti, claims.iat, own, meta)
-        self._known.add(token, claims.presented_from, claims.presented_until, identity)
+        self._known.add(digest, claims.presented_from, claims.presented_until, identity)
         return identity
 
     def subscription(self, token: str) -> Grant:
         """What a subscription token allows. Raises TokenInvalid, TokenStale, or KeyUnknown if ``learn`` may find its key."""
-        known = self._find(token)
+        digest = token_digest(token)
+        known = self._find(digest)
         if isinstance(known, Grant):
             return known
         claims = self._claims(token)
         if not claims.channel:
             raise TokenInvalid("it names no channel")
-        info = _json(claims.info, claims.b64info)
-        grant = Grant(claims.sub or "", claims.channel, claims.expires_at, info, claims.jti, claims.iat, _override(claims))
-        self._known.add(token, claims.presented_from, claims.presented_until, grant)
+        info = json_of(claims.info, claims.b64info)
+        grant = Grant(claims.sub or "", claims.channel, claims.expires_at, info, claims.jti, claims.iat, claims.granted_override)
+        self._known.add(digest, claims.presented_from, claims.presented_until, grant)
         return grant
 
-    def _find(self, token: str) -> Identity | Grant | None:
+    def _find(self, digest: bytes) -> Identity | Grant | None:
         """What the token grants, if it was verified before with the keys that there are now."""
         if self._known_by != self._keys.changes:
             self._known_by = self._keys.changes
             self._known.clear()
-        return self._known.find(token, self._settings.leeway)
+        return self._known.find(digest, self._settings.leeway)
 
-    def _claims(self, token: str) -> _Claims:
+    def _claims(self, token: str) -> Claims:
         if not self._keys:
             raise TokenInvalid("no tokens.hmac_secret, public_key_file or jwks_url is configured")
         if len(token) > TOKEN_BYTES:
             raise TokenInvalid(f"it is longer than {TOKEN_BYTES} bytes")
         try:
-            claims = self._plain_claims(token) or msgspec.convert(self._verified(token), _Claims)
+            claims = plain_claims(token, self._keys, self._settings) or claims_of(self._verified(token))
         except jwt.ExpiredSignatureError:
             raise TokenStale("token expired") from None
         except msgspec.ValidationError as error:
@@ -153,14 +108,6 @@ class Verifier:
             raise TokenStale("token expired")
         return claims
 
-    def _plain_claims(self, token: str) -> _Claims | None:
-        """The claims of a good token that is as most are; None if PyJWT has to judge it."""
-        payload = plain_payload(token, self._keys, self._settings)
-        try:
-            return None if payload is None else _read_claims(payload)
-        except UNREADABLE:
-            return None
-
     def _verified(self, token: str) -> dict[str, Any]:
         """The claims, if one of the keys signed them."""
         signed, header, _, signature = parts_of(token)
@@ -168,7 +115,7 @@ class Verifier:
         fitting = self._keys.of(algorithm, id) if isinstance(algorithm, str) and isinstance(id, str) else []
         if fitting and (key := signer(signed, signature, algorithm, fitting)) is not None:
             with _no_warning(key.material):
-                return _raw_claims(self._decode(token, key.material, algorithm))
+                return self._decode(token, key.material, algorithm)
         if isinstance(id, str) and self._keys.may_learn(id):
             raise KeyUnknown(f"no key {id[:60]!r} is known yet")
         raise jwt.InvalidSignatureError if fitting else jwt.InvalidAlgorithmError(NO_KEY)
@@ -184,6 +131,15 @@ class Verifier:
             leeway=settings.leeway,
             options=self._options,
         )
+
+
+def _own_channels(claims: Claims) -> dict[str, ServerSubscription]:
+    own = {name: ServerSubscription() for name in claims.channels or ()}
+    for name, given in (claims.subs or {}).items():
+        own[name] = ServerSubscription(json_of(given.info, given.b64info), json_of(given.data, given.b64data), given.granted_override)
+    if len(own) > CHANNELS_MOST:
+        raise TokenInvalid(f"it names {len(own)} channels; at most {CHANNELS_MOST}")
+    return own
 
 
 def claimed_channel(token: str) -> str:
@@ -220,53 +176,3 @@ def _no_warning(key: Any) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InsecureKeyLengthWarning)
         yield
-
-
-_claims_of = msgspec.json.Decoder(_Claims).decode
-_RAW = ("info", "data", "meta")  # claims that are any JSON, and are passed on as it
-
-
-def _read_claims(payload: bytes) -> _Claims:
-    claims = _claims_of(payload)
-    claims.info, claims.meta = _compact(claims.info), _compact(claims.meta)
-    for each in (claims.subs or {}).values():
-        each.info, each.data = _compact(each.info), _compact(each.data)
-    return claims
-
-
-def _compact(raw: msgspec.Raw) -> msgspec.Raw:
-    """The same JSON as ``_raw_claims`` makes of it: on one line; nothing for null."""
-    text = bytes(raw)
-    return msgspec.Raw(encode(json.loads(text))) if text not in (b"", b"null") else msgspec.Raw()
-
-
-def _raw_claims(claims: dict[str, Any]) -> dict[str, Any]:
-    raw = {name: msgspec.Raw(_check_depth(encode(claims[name]), f"the claim {name!r}")) for name in _RAW if claims.get(name) is not None}
-    claims = {name: value for name, value in claims.items() if name not in _RAW} | raw
-    if isinstance(claims.get("subs"), dict):
-        claims["subs"] = {name: _raw_claims(sub) if isinstance(sub, dict) else sub for name, sub in claims["subs"].items()}
-    return claims
-
-
-def _override(claims: _Claims | _Subscription) -> Override | None:
-    return None if claims.override is None else claims.override.override
-
-
-def _json(raw: msgspec.Raw, b64: str) -> bytes | None:
-    """Raw JSON, or what base64 holds; None for neither."""
-    if not b64:
-        return bytes(raw) or None
-    try:
-        text = base64.b64decode(b64, validate=True)
-        value = msgspec.json.decode(text)
-    except (ValueError, RecursionError, msgspec.MsgspecError):  # binascii's errors are ValueErrors
-        raise TokenInvalid("a claim in base64 holds no JSON") from None
-    _check_depth(text, "a claim in base64")
-    return encode(value)
-
-
-def _check_depth(text: bytes, what: str) -> bytes:
-    """The JSON itself, which has to be nested no deeper than a publication may be: each version of Python lets a decoder go down to another depth."""
-    if not is_json(text):
-        raise TokenInvalid(f"{what} is nested more than {MAX_DEPTH} deep")
-    return text

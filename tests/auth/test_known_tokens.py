@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from gateway.auth import known_tokens, tokens
-from gateway.auth.known_tokens import KnownTokens
-from gateway.auth.plain_tokens import plain_payload
+from gateway.auth.claims import Claims
+from gateway.auth.known_tokens import KnownTokens, token_digest
+from gateway.auth.plain_tokens import plain_claims
 from gateway.config import Config, Tokens
 from gateway.control.revocations import Revocations
 from gateway.errors import Disconnect, TokenInvalid, TokenStale
@@ -28,11 +29,11 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The tokens whose signatures were verified."""
     seen: list[str] = []
 
-    def counted(token: str, *rest: Any) -> bytes | None:
+    def counted(token: str, *rest: Any) -> Claims | None:
         seen.append(token)
-        return plain_payload(token, *rest)
+        return plain_claims(token, *rest)
 
-    monkeypatch.setattr(tokens, "plain_payload", counted)
+    monkeypatch.setattr(tokens, "plain_claims", counted)
     return seen
 
 
@@ -77,7 +78,7 @@ def test_a_known_token_ends_like_any_other(ends: dict[str, int], monkeypatch: py
     checks.connection(token)
     for seconds, ended in ((69, False), (71, True)):
         monkeypatch.setattr(checks._known, "_now", lambda at=now + seconds: at)
-        assert (checks._find(token) is None) is ended
+        assert (checks._find(token_digest(token)) is None) is ended
 
 
 @pytest.mark.parametrize("claim", ["nbf", "iat"])
@@ -87,7 +88,7 @@ def test_a_known_token_is_not_yet_valid_where_the_clock_went_back_before_its_tim
     checks.connection(token)
     for seconds, early in ((-9, False), (-11, True)):
         monkeypatch.setattr(checks._known, "_now", lambda at=now + seconds: at)
-        assert (checks._find(token) is None) is early
+        assert (checks._find(token_digest(token)) is None) is early
 
 
 def test_a_token_that_ended_is_refused_with_the_usual_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,9 +132,9 @@ def test_only_so_many_and_only_short_tokens_are_remembered(monkeypatch: pytest.M
     monkeypatch.setattr(known_tokens, "KNOWN_MOST", 10)
     known = KnownTokens(lambda: 0.0)
     for number in range(100):
-        known.add(f"token {number}", 0.0, 1.0, Identity(f"u{number}"))
+        known.add(token_digest(f"token {number}"), 0.0, 1.0, Identity(f"u{number}"))
         assert len(known) <= 10
-        assert known.find(f"token {number}", 0.0) == Identity(f"u{number}")
-    assert known.find("token 0", 0.0) is None
-    known.add("x" * (known_tokens.LONGEST + 1), 0.0, 1.0, Identity("long"))
-    assert known.find("x" * (known_tokens.LONGEST + 1), 0.0) is None
+        assert known.find(token_digest(f"token {number}"), 0.0) == Identity(f"u{number}")
+    assert known.find(token_digest("token 0"), 0.0) is None
+    known.add(token_digest("x" * (known_tokens.LONGEST + 1)), 0.0, 1.0, Identity("long"))
+    assert known.find(token_digest("x" * (known_tokens.LONGEST + 1)), 0.0) is None

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from gateway.auth import tokens as tokens_module
 from gateway.auth.keys import Keys
-from gateway.auth.plain_tokens import plain_payload
+from gateway.auth.plain_tokens import plain_claims
 from gateway.auth.tokens import Verifier
 from gateway.config import Tokens
 from gateway.errors import TokenInvalid, TokenStale
@@ -29,13 +29,13 @@ NOW = time.time()  # when the tests are collected; they may run minutes later
 def is_plain(token: str, **options: Any) -> bool:
     chosen = Tokens(**({"hmac_secret": SECRET} | options))
     try:
-        return plain_payload(token, Keys(chosen), chosen) is not None
+        return plain_claims(token, Keys(chosen), chosen) is not None
     except jwt.InvalidTokenError:
         return False
 
 
 def judged_by_pyjwt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens_module, "plain_payload", lambda *_: None)
+    monkeypatch.setattr(tokens_module, "plain_claims", lambda *_: None)
 
 
 def outcome(verifier: Verifier, token: str) -> object:
