@@ -255,7 +255,12 @@ class Config(BaseSettings):
         """Whether there is a console at ``/admin/``: somebody has a key for it."""
         return bool(self.admin_keys or self.admin_read_keys)
 
-    @property
+    @cached_property
+    def personal_namespaces(self) -> list[str]:
+        """Those in which each user is subscribed to a channel of their own on connecting."""
+        return [name for name, rules in self.namespaces.items() if rules.personal]
+
+    @cached_property
     def admits_anonymous(self) -> bool:
         """Whether anybody may connect without a token: there is something for them, or everything is open."""
         return (

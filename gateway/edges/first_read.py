@@ -28,6 +28,7 @@ HANDSHAKE_BYTES = 8 * 1024  # a longer head is HttpProtocol's
 _HANDSHAKE = re.compile(
     rb"GET (%b(?:\?[!-~]*)?) HTTP/1\.1\r\n((?:[A-Za-z0-9-]+:[ -~]*\r\n)+)\r\n" % re.escape(PATH.encode()),
 )
+_FIELD = re.compile(rb"([A-Za-z0-9-]+): *([ -~]*)\r\n")  # HttpProtocol's parser leaves spaces at the end, too
 _WITH_BODY = (b"content-length", b"transfer-encoding", b"expect")
 
 
@@ -36,19 +37,12 @@ def read_handshake(data: bytes) -> tuple[str, list[tuple[bytes, bytes]]] | None:
     found = _HANDSHAKE.fullmatch(data) if len(data) <= HANDSHAKE_BYTES else None
     if found is None or found[1].count(b"&") > FIELDS_MOST:
         return None
-    headers = []
-    upgrade = connection = b""
-    for line in found[2][:-2].split(b"\r\n"):
-        name, _, value = line.partition(b":")
-        name, value = name.lower(), value.lstrip(b" ")  # HttpProtocol's parser leaves spaces at the end, too
-        headers.append((name, value))
-        if name == b"upgrade":
-            upgrade = value.lower()
-        elif name == b"connection":
-            connection = value.lower()
-        elif name in _WITH_BODY:
-            return None
-    if upgrade != b"websocket" or b"upgrade" not in [token.strip() for token in connection.split(b",")]:
+    headers = [(name.lower(), value) for name, value in _FIELD.findall(found[2])]
+    fields = dict(headers)
+    if fields.get(b"upgrade", b"").lower() != b"websocket" or not fields.keys().isdisjoint(_WITH_BODY):
+        return None
+    connection = fields.get(b"connection", b"").lower()
+    if connection != b"upgrade" and b"upgrade" not in [token.strip() for token in connection.split(b",")]:
         return None
     return found[1].decode("ascii"), headers
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from ..errors import BadRequest, ClientError, Disconnect, Internal, NotAvailable, PermissionDenied, StoreError
 from ..rules.identity import Identity
 from ..rules.json_text import encode
-from ..rules.permissions import admits
+from ..rules.permissions import admits, may_subscribe
 from ..rules.protocol import error_json, history_result, read_position
 from ..session.node import Node
 from .request import body_of, client_address, cors_headers, is_foreign, number_of, refused_origin, subscription_tokens_of, token_of
@@ -49,7 +49,7 @@ async def _history(request: Request) -> bytes:
     rules = node.rules(channel)
     identity = await _identify(request)
     grants = [await node.authentication.grant_one_of(token, (channel,), identity.user) for token in subscription_tokens_of(query, 1)]
-    subscribed = node.may_subscribe(identity, channel, token=bool(grants))
+    subscribed = may_subscribe(rules, identity, channel, token=bool(grants))
     if not admits(rules.history, identity, channel, subscribed=subscribed, token=bool(grants)):
         raise PermissionDenied(f"the rules of {channel!r} do not let user {identity.user!r} read history")
     if not rules.has_history:

@@ -68,6 +68,7 @@ def text_frame(payload: bytes) -> bytes:
 
 
 _SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+_OF_PAGE = [(name, name.encode()) for name in OF_PAGE]
 _KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
 _WHOLE = (Opcode.TEXT, Opcode.BINARY)
 _DATA = (*_WHOLE, Opcode.CONT)
@@ -142,7 +143,8 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
         """Answers the upgrade request: ``version`` is that of HTTP, names of ``headers`` are in lower case. Everything after it is frames."""
         query = parse_qs(path.partition("?")[2]) if "?" in path else {}
         # An SDK that wants no subprotocol may send an empty list of them, which counts as absent: centrifuge-python before 0.7 does.
-        headers = [(name, value) for name, value in headers if name != b"sec-websocket-protocol" or value.strip(b", \t")]
+        if b"sec-websocket-protocol" in dict(headers):
+            headers = [(name, value) for name, value in headers if name != b"sec-websocket-protocol" or value.strip(b", \t")]
         status, answer, text = _misdirected(method, path, version) or self._answer_handshake(path, headers, query)
         self._put(answer)
         if status != 101:
@@ -163,7 +165,7 @@ class WebSocketConnection(SessionOutlet, asyncio.Protocol):
             return _refusal(400, NO_PROTOBUF)
         if not fields.get(b"host"):
             return _refusal(400, NO_HOST)
-        if is_foreign({name: fields.get(name.encode(), b"").decode("latin-1") for name in OF_PAGE}, self._node.config.origins):
+        if is_foreign({name: fields[raw].decode("latin-1") for name, raw in _OF_PAGE if raw in fields}, self._node.config.origins):
             return _refusal(403, refused_origin(fields.get(b"origin", b"").decode("latin-1")))
         if len(fields) == len(headers) and _is_plain_handshake(fields):
             return 101, b"%b%b\r\n\r\n" % (_SWITCHING, accept_key(fields[b"sec-websocket-key"].decode()).encode()), ""

@@ -80,6 +80,7 @@ class Hub:
 
     ``missed`` learns of ephemeral publications that may have been lost. ``rings`` has the bytes that all rings hold;
     ``history_reads`` counts the reads of Valkey's history, ``counts`` what its channels do; ``subscriptions`` is how many there are.
+    ``now()`` is the clock of everything live: seconds of the loop.
     """
 
     def __init__(self, config: Config, layout: Layout, history: HistoryReader, feed: Feed, missed: MissedEphemeral) -> None:
@@ -89,6 +90,7 @@ class Hub:
         self._feed = feed
         self._missed = missed
         self._loop = asyncio.get_running_loop()
+        self.now = self._loop.time
         self._channels: dict[str, Channel] = {}
         self._by_key: dict[bytes, Channel] = {}
         self._idle: dict[Channel, None] = {}  # those without subscriptions, the longest idle first
@@ -103,10 +105,6 @@ class Hub:
         self.history_reads = 0
         self.counts = LiveCounts(config)
         self.subscriptions = 0
-
-    def now(self) -> float:
-        """The clock of everything live: seconds of the loop."""
-        return self._loop.time()
 
     # Subscriptions.
 

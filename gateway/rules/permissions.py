@@ -60,5 +60,8 @@ def admits(audience: str, identity: Identity, channel: str, *, subscribed: bool 
 
 
 def may_subscribe(rules: ChannelRules, identity: Identity, channel: str, *, token: bool = False) -> bool:
-    """Whether the subscribe rule admits ``identity``; a valid subscription token for the channel (``token``) opens every rule but ``nobody``."""
-    return admits(rules.subscribe, identity, channel, token=token) or (token and rules.subscribe != "nobody")
+    """Whether the subscribe rule admits ``identity``; a valid subscription token for the channel (``token``) opens every rule but ``nobody``.
+
+    A page of the console may not: the console subscribes it (its method ``tail``), so that it is not seen in the channel.
+    """
+    return not identity.operator and (admits(rules.subscribe, identity, channel, token=token) or (token and rules.subscribe != "nobody"))

@@ -191,10 +191,11 @@ class Command(msgspec.Struct, gc=False):
 
     def method(self) -> str:
         """The method that the command names. Raises Disconnect 3501 if it names none, or several."""
-        named = [method for method, request in zip(METHODS, astuple(self)[1:], strict=True) if request is not None]
-        if len(named) != 1:
-            raise Disconnect(3501, "a command with no known method" if not named else f"a command with {len(named)} methods")
-        return named[0]
+        _, *requests = astuple(self)
+        count = len(METHODS) - requests.count(None)
+        if count != 1:
+            raise Disconnect(3501, f"a command with {count} methods" if count else "a command with no known method")
+        return next(method for method, request in zip(METHODS, requests, strict=True) if request is not None)
 
 
 METHODS = Command.__struct_fields__[1:]

@@ -11,13 +11,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from .. import __version__
+from ..channel_rules import ChannelRules
 from ..errors import AlreadySubscribed, BadRequest, Disconnect, LimitExceeded, NotAvailable, PermissionDenied, TokenExpired
 from ..publication import Position
 from ..rpc.calls import Caller
 from ..rules.filters import Filter, read_filter
 from ..rules.identity import Identity, ServerSubscription
 from ..rules.json_text import encode, is_json, raw_object
-from ..rules.permissions import admits
+from ..rules.permissions import admits, may_subscribe
 from ..rules.protocol import (
     BEGINNING,
     ChannelRequest,
@@ -84,8 +85,8 @@ def _connect(session: HandledSession, id: int, request: ConnectRequest) -> None:
     identity = node.authentication.authenticate(request.token or "")
     own = _own_channels(session, identity)
     recover = request.subs or {}
-    starts = {name: since_of(recover.get(name, NOWHERE)) for name in own}
-    starts = {name: provable(since, admitted=_may_read(session, identity, name)) for name, since in starts.items()}
+    rules = {name: node.rules(name, operator=identity.operator) for name in own}
+    starts = {name: _start(rules[name], identity, name, recover.get(name, NOWHERE)) for name in own}
     session.accept(id, identity)
     session.follow_own(
         [
@@ -108,8 +109,6 @@ def _own_channels(session: HandledSession, identity: Identity) -> dict[str, Serv
     own = {**dict.fromkeys(node.personal_channels(identity.user), NOTHING), **identity.channels}
     if len(own) > most:
         raise Disconnect(3505, f"the token names {len(own)} channels; limits.channels_per_client is {most}")
-    for name in own:
-        node.rules(name, operator=identity.operator)
     return own
 
 
@@ -121,12 +120,12 @@ def _subscribe(session: HandledSession, id: int, request: SubscribeRequest) -> N
     most = node.config.limits.channels_per_client
     if len(session.subscriptions) >= most and present is None:
         raise LimitExceeded(f"limits.channels_per_client is {most}")
-    node.rules(name)
-    grant = node.authentication.grant(request.token, name, session.identity.user) if request.token else None
-    if not node.may_subscribe(session.identity, name, token=grant is not None):
-        raise PermissionDenied(f"the rules of {name!r} do not admit user {session.identity.user!r}")
-    filter = _filter_of(session, name, bytes(request.tf))
-    since = provable(since_of(request), admitted=_may_read(session, session.identity, name, token=grant is not None))
+    rules, identity = node.rules(name), session.identity
+    grant = node.authentication.grant(request.token, name, identity.user) if request.token else None
+    if not may_subscribe(rules, identity, name, token=grant is not None):
+        raise PermissionDenied(f"the rules of {name!r} do not admit user {identity.user!r}")
+    filter = _filter_of(rules, name, bytes(request.tf))
+    since = _start(rules, identity, name, request, token=grant is not None)
     if present is not None:
         session.end_subscription(present)  # the client subscribes to its own channel itself: from now on that is an ordinary subscription
     delta = request.delta == "fossil"
@@ -136,10 +135,10 @@ def _subscribe(session: HandledSession, id: int, request: SubscribeRequest) -> N
     session.follow(subscription)
 
 
-def _filter_of(session: HandledSession, channel: str, text: bytes) -> Filter | None:
+def _filter_of(rules: ChannelRules, channel: str, text: bytes) -> Filter | None:
     if text in (b"", b"null"):
         return None
-    if not session.node.rules(channel).tags_filter:
+    if not rules.tags_filter:
         raise BadRequest(f"the rules of {channel!r} do not allow filters")
     return read_filter(text)
 
@@ -190,10 +189,12 @@ def _may(session: HandledSession, audience: str, channel: str) -> bool:
     return admits(audience, session.identity, channel, subscribed=subscribed, token=granted)
 
 
-def _may_read(session: HandledSession, identity: Identity, channel: str, *, token: bool = False) -> bool:
-    """Whether the history rule admits a client that is being subscribed to the channel, ``token``: by a subscription token."""
-    rules = session.node.rules(channel, operator=identity.operator)
-    return admits(rules.history, identity, channel, subscribed=True, token=token)
+def _start(rules: ChannelRules, identity: Identity, channel: str, request: Since, *, token: bool = False) -> Position | None:
+    """Where a client that is being subscribed to the channel starts, ``token``: by a subscription token. Raises BadRequest."""
+    since = since_of(request)
+    if since is None:
+        return None
+    return provable(since, admitted=admits(rules.history, identity, channel, subscribed=True, token=token))
 
 
 def _history(session: HandledSession, id: int, request: HistoryRequest) -> None:

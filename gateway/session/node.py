@@ -17,8 +17,7 @@ from ..live.inbox import Inbox
 from ..publication import channel_fault
 from ..rpc.calls import Calls
 from ..rpc.methods import Methods
-from ..rules.identity import Identity
-from ..rules.permissions import may_subscribe, owner_of
+from ..rules.permissions import owner_of
 from ..runtime.tasks import Tasks
 from ..runtime.wheel import Wheel
 from ..store.history import History
@@ -67,17 +66,11 @@ class Node:
             raise PermissionDenied(f"{channel!r} is the console's own channel")
         return rules
 
-    def may_subscribe(self, identity: Identity, channel: str, *, token: bool = False) -> bool:
-        """``token`` is whether the client has a subscription token for this channel. Raises as ``rules`` does.
-
-        A page of the console may not: the console subscribes it (its method ``tail``), so that it is not seen in the channel."""
-        return may_subscribe(self.rules(channel), identity, channel, token=token) and not identity.operator
-
     def personal_channels(self, user: str) -> list[str]:
         """The channels that a user is subscribed to on connecting."""
         if not user:
             return []
-        names = [f"{name}:{user}" for name, rules in self.config.namespaces.items() if rules.personal]
+        names = [f"{name}:{user}" for name in self.config.personal_namespaces]
         if self.config.channels.personal:
             names.append(f"#{user}")
         # With a # in the user's id the channel would be another user's; some ids cannot be part of a channel's name.

@@ -19,7 +19,7 @@ from ...errors import BadRequest, ClientError, Disconnect, Internal, LimitExceed
 from ...publication import Position
 from ...rules.identity import Grant, Identity
 from ...rules.json_text import encode
-from ...rules.permissions import admits, overridden
+from ...rules.permissions import admits, may_subscribe, overridden
 from ...rules.recovery import NEVER_WAS, provable
 from ...session.client_counts import BY_SSE
 from ...session.node import Node
@@ -126,7 +126,7 @@ class EventStreams:
                 raise _ChannelRefused(error, channel if channel in names else "") from None
             grants[grant.channel] = grant
         for name in names:
-            if not self._node.may_subscribe(identity, name, token=name in grants):
+            if not may_subscribe(self._node.rules(name), identity, name, token=name in grants):
                 raise _ChannelRefused(PermissionDenied(f"the rules of {name!r} do not admit user {identity.user!r}"), name)
         return grants
 
