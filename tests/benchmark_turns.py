@@ -29,7 +29,7 @@ from gateway.store.layout import Layout
 from tests.benchmark_cluster.subscribers import Client, Subscribers
 from tests.kit.forks import Program
 from tests.kit.servers import ValkeyServer
-from tests.kit.waiting import wait_until
+from tests.kit.waiting import until, wait_until
 
 CLIENTS = 8000
 SUBSCRIBERS = 100_000
@@ -151,7 +151,7 @@ async def of_a_large_channel(folder: Path) -> None:
     hub = Hub(Config(), Layout("gw"), nothing, nothing, nothing)
     channel = hub.channel("c")
     hub.on_subscribed(channel.key)
-    await channel.opened()
+    await until(lambda: channel.is_open, "the channel is open")
     written: list[int] = []
     for _ in range(SUBSCRIBERS):
         hub.follow(Swallowed(channel, WEBSOCKET, lambda payload: written.append(len(payload)), None))

@@ -6,9 +6,9 @@ A first subscribe, a reconnect, a lost link and a slow client all go through her
          └────────────── its socket is full ───────────────────────────────▲
     any ──unsubscribed, closed──▶ ENDED
 
-``advance`` goes as far as it can without waiting: most subscriptions turn live in one call. What it cannot do, because
-the channel is closed, the position is ahead of the channel, or the ring does not reach back far enough, ``catch_up`` does
-in a task that ends when the subscription is live. A position moves only when the publication before it is written, so a
+``advance`` goes as far as it can without waiting: most subscriptions turn live in one call. Where the channel is closed, the
+subscription waits in it, without a task, until it opens. Where the position is ahead of the channel, or the ring does not reach back
+far enough, ``catch_up`` goes on in a task that ends when the subscription is live, or the channel closes. A position moves only when the publication before it is written, so a
 subscription that is interrupted goes on where it was.
 """
 
@@ -85,9 +85,9 @@ def advance(subscription: Subscription) -> bool:
 
 
 async def catch_up(source: PageSource, subscription: Subscription) -> None:
-    """Returns when the subscription is live, behind or ended. What ``advance`` has to wait for is awaited here, step by step."""
+    """Returns when the subscription is live, behind or ended, or its channel is closed. What ``advance`` has to wait for is awaited here, step by step."""
     what = f"channel {subscription.channel.name}: history could not be read"
-    while not advance(subscription):
+    while not advance(subscription) and subscription.channel.is_open:
         await retrying(partial(_wait, source, subscription), what, log, on=StoreError, quiet=is_general)
 
 
@@ -104,10 +104,9 @@ async def _wait(source: PageSource, subscription: Subscription) -> None:
 
 
 async def _step(source: PageSource, subscription: Subscription) -> None:
-    """Waits for the channel to open, or reads history where the ring ends. Raises StoreError."""
+    """Reads history where the ring ends, or where the position is ahead, if the channel is open. Raises StoreError."""
     channel = subscription.channel
     if not channel.is_open:
-        await channel.opened()
         return
     standing = judge(subscription.position, channel.position)
     if standing is Standing.AHEAD:

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import islice
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from ..channel_rules import ChannelRules
 from ..errors import StoreError
@@ -41,10 +42,24 @@ WOKEN_AT_ONCE = 100  # subscriptions that waited for the channel to open, and th
 Announced: TypeAlias = Announcement | JoinLeave | Reset
 
 
+class OpeningWaiter(Protocol):
+    """A subscription, as far as a channel that is closed has to do with it. ``begun``: its client was answered already."""
+
+    begun: bool
+
+    def fail(self, error: StoreError) -> None:
+        """It cannot begin."""
+
+    def __hash__(self) -> int: ...
+
+
 class Mender(Protocol):
     """Finds the position of a channel that is closed, and opens it again."""
 
     def mend(self, channel: Channel) -> None: ...
+
+    def resume(self, waiter: Any) -> None:
+        """The channel is open, for which this subscription waited."""
 
     def history_gone(self, channel: Channel, now: Position) -> None:
         """The channel is about to move to ``now``, since history does not hold what follows its position."""
@@ -57,7 +72,7 @@ class Channel(FanOut):
     ``doubts`` counts how often what was read of history before became doubtful: it was removed, or an announcement was lost.
     ``ephemerals`` is the number of ephemeral publications that were fanned out, and of times when some may have been lost with
     the link; a subscription compares it to learn that it missed some. ``lost_some``: the link was lost, and what was announced
-    meanwhile cannot be found in history; the live subscriptions are to be notified. ``waiters`` are resolved when the channel opens, ``reads`` are the shared reads of history under
+    meanwhile cannot be found in history; the live subscriptions are to be notified. ``waiters`` are the subscriptions that go on when it opens, ``reads`` are the shared reads of history under
     way, by the offset that they follow and ``doubts``. ``lost_at`` is since when the link is lost, on the loop's clock, None if it is not.
     """
 
@@ -110,7 +125,7 @@ class Channel(FanOut):
         self.mending: asyncio.Task[None] | None = None
         self.doubts = 0
         self.reads: dict[tuple[int, int], asyncio.Task[Page]] = {}
-        self.waiters: dict[asyncio.Future[None], None] = {}
+        self.waiters: dict[OpeningWaiter, None] = {}
         self.observers: dict[JoinLeaveObserver, None] | None = None  # most channels have none
         self.ephemerals = 0
         self.lost_some = False
@@ -341,35 +356,34 @@ class Channel(FanOut):
             self.traffic.counts.mend.add(self.loop.time() - self.lost_at)
             self.lost_at = None
         self.announced(held)
-        self._wake()
+        if self.waiters:
+            self.loop.call_soon(self._wake)
 
     def _wake(self) -> None:
         if not self.is_open:
             return  # those that still wait are woken when it opens again
         for waiter in list(islice(self.waiters, WOKEN_AT_ONCE)):
             del self.waiters[waiter]
-            if not waiter.done():
-                waiter.set_result(None)
+            self._wake_one(partial(self.mender.resume, waiter))
         if self.waiters:
             self.loop.call_soon(self._wake)
 
-    def opened(self) -> asyncio.Future[None]:
-        """A future that is done when the channel is open. One that is cancelled is forgotten."""
-        waiter = self.loop.create_future()
-        if self.is_open:
-            waiter.set_result(None)
-        else:
-            self.waiters[waiter] = None
-            waiter.add_done_callback(self._forget_waiter)
-        return waiter
-
     def fail_waiters(self, error: StoreError) -> None:
-        """Valkey refuses to read the history, as where a key is of another type: whoever waits for the channel to open learns it."""
-        waiters, self.waiters = self.waiters, {}
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_exception(error)
+        """Valkey refuses to read the history, as where a key is of another type: subscriptions that wait to begin are refused."""
+        for waiter in [each for each in self.waiters if not each.begun]:
+            del self.waiters[waiter]
+            self._wake_one(partial(waiter.fail, error))
 
-    def _forget_waiter(self, waiter: asyncio.Future[None]) -> None:
-        """Clients may come and go for as long as the channel is closed, so the futures of those that left must go too."""
+    def _wake_one(self, go_on: Callable[[], None]) -> None:
+        try:
+            go_on()
+        except Exception:  # the others must go on
+            log.exception("channel %s: a subscription that waited for it failed", self.name)
+
+    def await_opening(self, waiter: OpeningWaiter) -> None:
+        """The mender resumes it when the channel is open, unless it does not wait any longer."""
+        self.waiters[waiter] = None
+
+    def stop_waiting(self, waiter: OpeningWaiter) -> None:
+        """Clients may come and go for as long as the channel is closed. Stopping twice changes nothing."""
         self.waiters.pop(waiter, None)

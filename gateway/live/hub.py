@@ -128,9 +128,13 @@ class Hub:
         self.resume(subscription)
 
     def resume(self, subscription: Subscription) -> None:
-        """Moves a subscription that is catching up to live: at once if nothing has to be waited for, else in a task."""
-        if not advance(subscription):
+        """Moves a subscription that is catching up to live: at once if nothing has to be waited for, when its channel opens, or else in a task."""
+        if advance(subscription):
+            self._compare_ephemerals(subscription)
+        elif subscription.channel.is_open:
             subscription.task = self._tasks.spawn(self._catch_up(subscription))
+        else:
+            subscription.channel.await_opening(subscription)
 
     def client_connected(self, subscription: Subscription) -> None:
         """The client learns only now that the subscription began: it has missed nothing of a channel without history."""
@@ -143,7 +147,6 @@ class Hub:
         if subscription.state is State.BEHIND:
             subscription.state = State.CATCHING_UP
             self.resume(subscription)
-            self._compare_ephemerals(subscription)
 
     def _compare_ephemerals(self, subscription: Subscription) -> None:
         if subscription.state is State.LIVE and subscription.ephemerals_seen != subscription.channel.ephemerals:
@@ -167,7 +170,7 @@ class Hub:
     async def _catch_up(self, subscription: Subscription) -> None:
         await catch_up(self, subscription)
         subscription.task = None
-        self._compare_ephemerals(subscription)
+        self.resume(subscription)
 
     # Valkey's history.
 
@@ -184,7 +187,6 @@ class Hub:
     async def refresh(self, channel: Channel) -> None:
         """Moves the channel to the position that Valkey has now, page by page, unless it closes meanwhile. Raises StoreError."""
         while channel.is_open:
-            await channel.opened()
             before = channel.epoch
             self.history_reads += 1
             # A read that is under way already is not shared: it may be older than the publication that is looked for.

@@ -131,6 +131,7 @@ class Subscription(ABC):
         if self.state is State.LIVE:
             self._leave_live(State.ENDED)
         self.state = State.ENDED
+        self.channel.stop_waiting(self)
         if self.task is not None:
             self.task.cancel()
             self.task = None

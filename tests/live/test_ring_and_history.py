@@ -110,7 +110,7 @@ async def test_a_page_that_was_read_before_a_removal_is_not_shared_after_it(worl
     first = reading(world)
     for action in ("execute", "message", "execute", "arrive"):  # subscribed and confirmed, position read
         world.do(action)
-        await world.steps(3)
+        await world.steps(5)
     world.do("execute")  # its page is read, and the reply is on its way
     valkey.stream.clear()
     world.hub.on_announcements({KEY: [b"@reset e1 2"]})
