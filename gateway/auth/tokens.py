@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import isfinite
 from typing import Any
@@ -153,15 +153,23 @@ def claimed_channel(token: str) -> str:
 
 
 def mint(
-    secret: str, *, user: str = "", seconds: float = 3600, channel: str = "", info: Any = None, audience: str = "", issuer: str = ""
+    secret: str,
+    *,
+    user: str = "",
+    seconds: float = 3600,
+    channel: str = "",
+    channels: Sequence[str] = (),
+    info: Any = None,
+    audience: str = "",
+    issuer: str = "",
 ) -> str:
-    """A connection token, or with ``channel`` a subscription token. ``seconds`` 0 is one that does not expire."""
+    """A connection token, which subscribes to ``channels``, or with ``channel`` a subscription token. ``seconds`` 0 is one that does not expire."""
     now = int(time.time())
     claims: dict[str, Any] = {"sub": user, "iat": now}
     if seconds:
         claims["exp"] = now + int(seconds)
-    for name, value in (("channel", channel), ("info", info), ("aud", audience), ("iss", issuer)):
-        if value not in ("", None):
+    for name, value in (("channel", channel), ("channels", list(channels)), ("info", info), ("aud", audience), ("iss", issuer)):
+        if value not in ("", None, []):
             claims[name] = value
     with _no_warning(secret):
         return jwt.encode(claims, secret, algorithm="HS256")

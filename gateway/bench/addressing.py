@@ -32,8 +32,10 @@ class Addressing(Protocol):
     tokens: bool
     batch: int
 
-    def client(self, channel: str, *, user: str = "", since: Position | None = None) -> Client:
-        """A client that subscribes to a channel, "" for none; with a token if it has a ``user``, and from a position on."""
+    def client(self, channel: str, *, user: str = "", own: bool = False, since: Position | None = None) -> Client:
+        """A client that subscribes to a channel, "" for none; with a token if it has a ``user``, and from a position on.
+
+        ``own``: its token subscribes it to a channel that nobody else follows, too."""
 
     def publish(self, channels: Sequence[str]) -> str:
         """An HTTP request that publishes one document to each of the channels, in order."""
@@ -55,8 +57,9 @@ class CentrifugeProtocol:
         self._secret = secret
         self._key = key
 
-    def client(self, channel: str, *, user: str = "", since: Position | None = None) -> Client:
-        connect = {"token": mint(self._secret, user=user, seconds=TOKEN_SECONDS)} if user else {}
+    def client(self, channel: str, *, user: str = "", own: bool = False, since: Position | None = None) -> Client:
+        channels = [f"own-{user}"] if own else []
+        connect = {"token": mint(self._secret, user=user, seconds=TOKEN_SECONDS, channels=channels)} if user else {}
         commands: list[object] = [{"id": 1, "connect": connect}]
         if channel:
             position = {"recover": True, "epoch": since.epoch, "offset": since.offset} if since else {}
@@ -81,7 +84,7 @@ class NchanPaths:
     tokens = False
     batch = 1
 
-    def client(self, channel: str, *, user: str = "", since: Position | None = None) -> Client:
+    def client(self, channel: str, *, user: str = "", own: bool = False, since: Position | None = None) -> Client:
         return Client(f"/{'all' if since else 'new'}?id={channel or 'none'}", "", "")
 
     def publish(self, channels: Sequence[str]) -> str:

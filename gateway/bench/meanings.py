@@ -40,6 +40,11 @@ FIGURES = (
     ("connects", "alone", "The server's processor time for a client that connects without a token or a channel."),
     (
         "connects",
+        "of its own",
+        "The same, where the token also subscribes the client to a channel that nobody else follows, as notifications do.",
+    ),
+    (
+        "connects",
         "token",
         "The server's processor time for a client that shows a token, subscribes, and is then in the channel's presence.",
     ),

@@ -60,6 +60,8 @@ hmac_secret = {secret}
 [channels]
 subscribe = "anyone"
 history_size = {history}
+[namespaces.notifications]
+personal = false
 """
 
 

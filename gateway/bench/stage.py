@@ -125,15 +125,20 @@ class Stage:
         count: int,
         *,
         users: bool = False,
+        own: bool = False,
         since: Position | None = None,
         timed: int = 0,
         at_once: int = 64,
         deliveries: int = 0,
     ) -> Callable[[], Answer]:
-        """Opens ``count`` clients, of which number n subscribes to ``channels[n % len(channels)]``; "" is for none."""
+        """Opens ``count`` clients, of which number n subscribes to ``channels[n % len(channels)]``; "" is for none.
+
+        ``users``: each has a token of its own, ``own``: which subscribes it to a channel of its own."""
         names = [f"{group}{number}" if users else "" for number in range(count if users else len(channels))]
         addressing = self.server.addressing
-        clients = [addressing.client(channels[number % len(channels)], user=names[number], since=since) for number in range(len(names))]
+        clients = [
+            addressing.client(channels[number % len(channels)], user=name, own=own, since=since) for number, name in enumerate(names)
+        ]
         order = Open(
             server=self.server.name,
             group=group,

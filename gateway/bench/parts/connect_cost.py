@@ -18,18 +18,19 @@ RESIDENT = Picture("memory", "Memory over connections", Axis(name="connections")
 
 
 def connects(stage: Stage) -> Runs:
-    """CPU for each connect, as many as come at once: with token, presence and a subscription, and without any of them."""
+    """CPU for each connect, as many as come at once: with a token, presence and a subscription, the same with a channel of its own, and without any."""
     count = stage.effort.count(CONNECTS)
     for run in range(RUNS):
         _connect(stage, f"bare{run}-", "connect alone", "", count)
         if stage.server.addressing.tokens:
             _connect(stage, f"whole{run}-", "connect with token, presence and subscription", "connects", count, users=True)
+            _connect(stage, f"own{run}-", "connect with all that and a channel of its own", "connects", count, users=True, own=True)
         yield
 
 
-def _connect(stage: Stage, group: str, what: str, channel: str, count: int, *, users: bool = False) -> None:
+def _connect(stage: Stage, group: str, what: str, channel: str, count: int, *, users: bool = False, own: bool = False) -> None:
     stage.note(f"{count:,} clients {what}")
-    use = stage.measure(stage.open(group, [channel], count, users=users))
+    use = stage.measure(stage.open(group, [channel], count, users=users, own=own))
     stage.cost(f"CPU per {what}", use, count)
     stage.figure(f"{what}, at most", "1/s", count / use.answer.seconds, use, better="more")
     stage.close(group)
