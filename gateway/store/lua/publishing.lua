@@ -61,9 +61,9 @@ local function ids_from(stream, first)
 end
 
 -- Whether the history is empty, as where it expired. The newest publication's own ttl or other rules may have been in force, so
--- the stream is asked, but not within the shortest ttl, a second less a thousandth of it.
+-- the stream is asked, but not within a second of that publication, which is the shortest ttl.
 local function is_empty(stream, top_ms, ms)
-  return ms - top_ms >= 999 and #redis.call('XRANGE', stream, '-', '+', 'COUNT', 1) == 0
+  return ms - top_ms >= 1000 and #redis.call('XRANGE', stream, '-', '+', 'COUNT', 1) == 0
 end
 
 -- The stream id of the newest publication that history will have let go once the next one is there, perhaps followed by those
@@ -176,9 +176,10 @@ end
 -- Appends a publication to the stream: its id, or a table with the error; false where the stream should be `there` and is not.
 local function append(stream, size, id, data, options, there)
   local tags, info = options.tags, options.info
-  if size > 0 and not tags and not info then
-    if there then return redis.pcall('XADD', stream, 'NOMKSTREAM', 'MAXLEN', size, id, 'data', data) end
-    return redis.pcall('XADD', stream, 'MAXLEN', size, id, 'data', data)
+  if not tags and not info then  -- as nearly all; words in a table would be a tenth of a publication
+    if size > 0 and there then return redis.pcall('XADD', stream, 'NOMKSTREAM', 'MAXLEN', size, id, 'data', data) end
+    if size > 0 then return redis.pcall('XADD', stream, 'MAXLEN', size, id, 'data', data) end
+    if not there then return redis.pcall('XADD', stream, id, 'data', data) end
   end
   local words = there and {'XADD', stream, 'NOMKSTREAM'} or {'XADD', stream}
   for _, word in ipairs(size > 0 and {'MAXLEN', size, id, 'data', data} or {id, 'data', data}) do table.insert(words, word) end
@@ -241,16 +242,17 @@ local function expire_stream(stream, ttl)
   end
 end
 
--- Whether the expiry of the last publication serves this one, too: a thousandth of it may have passed, at most a second. To set
--- it anew each time would be a sixth of a publication, and two of the four commands that replicas and the file receive.
+-- Whether the expiry that was set last serves this publication, too: a thousandth of it may have passed, at most a second. To set it
+-- each time would be a sixth of a publication, and two of the four commands that replicas and the append-only file receive.
 local function lasts(channel, ttl, ms)
-  return channel.lasting_ttl == ttl and ms >= channel.lasting_from and ms - channel.lasting_from < math.min(ttl == 0 and 1000 or ttl, 1000)
+  return ttl == channel.lasting_ttl and ms >= channel.lasting_from and ms < channel.lasting_until
 end
 
 local function expire(channel, keys, ttl, ms)
   expire_stream(keys[2], ttl)
   keep_meta(keys[1], channel.rules.meta_ttl, ttl)
-  channel.lasting_ttl, channel.lasting_from = ttl, ms
+  local served = ttl == 0 and 1000 or math.min(ttl, 1000)  -- ms
+  channel.lasting_ttl, channel.lasting_from, channel.lasting_until = ttl, ms, ms + served
 end
 
 local function data_of(args)
@@ -266,8 +268,8 @@ local function add(base, keys, args)
   local options = options_of(args)
   local data, channel = data_of(args), channel_at(base)
   local rules = channel.rules
-  local size = tonumber(options.size) or rules.size
-  local ttl = tonumber(options.ttl)
+  local size = options.size and tonumber(options.size) or rules.size
+  local ttl = options.ttl and tonumber(options.ttl)
   local remembered = size ~= 0 and ttl ~= 0
   ttl = ttl == nil and rules.ttl or math.max(ttl, 0)
 
@@ -289,6 +291,8 @@ local function add(base, keys, args)
     if begun then epoch, offset, offset_text, trimmed, known = begun, 1, '1', nil, '' end
     write_position(channel, keys[1], epoch, offset, offset_text, ms, ms_text, trimmed and last or known, trimmed)
     if not lasting then expire(channel, keys, ttl, ms) end
+  else
+    channel.lasting_ttl = nil  -- what it remembers of versions has an expiry, too
   end
   remember(keys, options, offset_text, ms, rules, ttl)
   redis.call(ANNOUNCE, base, announced(offset_text or '0', remembered and epoch or '-', ms_text, options, data))
@@ -326,10 +330,10 @@ local function add_all(base, keys, publications)
     else
       epoch, top, before, known = begin(keys), 0, 0, ''
     end
-    local begun = append_or_begin(keys, -1, number(top + 1), ms_text, data, options)
-    if begun then epoch, top, before, known = begun, 0, 0, '' end
-    top = top + 1
-    newest = number(top)
+    local text = number(top + 1)
+    local begun = append_or_begin(keys, -1, text, ms_text, data, options)
+    if begun then epoch, top, before, known, text = begun, 0, 0, '', '1' end
+    top, newest = top + 1, text
     remember(keys, options, newest, ms, rules, ttl)
     redis.call(ANNOUNCE, base, announced(newest, epoch, ms_text, options, data))
     return {top, epoch}
