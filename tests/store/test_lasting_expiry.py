@@ -95,6 +95,13 @@ async def test_a_position_that_another_program_wrote_in_between_counts(channel: 
     assert answers[-1] == [44, b"another"]
 
 
+async def test_a_counter_that_another_program_wrote_anew_in_between_expires(channel: Channel) -> None:
+    written = ("HSET", channel.meta, "epoch", "another", "offset", "41", "ms", "1")
+    answers = channel.together(channel.publish(), ("DEL", channel.meta), written, channel.publish())
+    assert answers[-1] == [42, b"another"]
+    assert FOREVER not in channel.lives()
+
+
 async def test_a_counter_that_another_program_deleted_in_between_begins_anew_and_expires(channel: Channel) -> None:
     answers = channel.together(channel.publish(), ("DEL", channel.meta), channel.publish())
     assert answers[-1][0] == 1 and answers[-1][1] != answers[0][1]
