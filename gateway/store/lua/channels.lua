@@ -51,7 +51,7 @@ local function channel_at(base)
   RULES = RULES or cjson.decode(RULES_JSON)
   local prefix, namespace = string.match(base, '^(.*):{'), string.match(base, '{([^:{}]*):')
   local prefixed = RULES[prefix or ''] or RULES['']
-  channel = {base = base, stream = base .. ':stream', keys = base .. ':keys', rules = prefixed[namespace or ''] or prefixed['']}
+  channel = {base = base, stream = base .. ':stream', keys = base .. ':keys', rules = prefixed[namespace or ''] or prefixed[''], times = {}}
   if known_channels == CHANNELS_KEPT then CHANNELS, BY_META, known_channels = {}, {}, 0 end
   CHANNELS[base], BY_META[base .. ':meta'], known_channels = channel, channel, known_channels + 1
   return channel

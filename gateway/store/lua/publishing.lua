@@ -4,7 +4,8 @@ local KEYS_KEPT = 10000     -- idempotency keys that a channel remembers, the ne
 local KEYS_TTL = 300        -- seconds that they live at least after the last use of one
 local UNUSED_TTL = 3600     -- seconds that a channel without any publication is remembered
 local VERSION_EPOCHS = 64   -- version epochs of a channel whose newest version is remembered
-local IDS_AHEAD = 8         -- stream ids that are read before history lets them go
+local IDS_AHEAD = 8         -- stream ids that are written before history lets them go
+local TIMES_KEPT = 128      -- newest publications of a channel whose times are known without a read: 2 KiB, and a sixth of a publication
 
 -- The counter lives as long as the rules say, and never shorter than the history it counts (ttl 0: forever).
 local function keep_meta(key, meta_ttl, ttl)
@@ -22,7 +23,7 @@ local function read_position(channel, key)
   if meta[1] == channel.epoch and meta[2] == channel.offset and meta[3] == channel.ms then
     return channel.epoch, channel.top, channel.top_ms, channel.known
   end
-  channel.lasting_ttl = nil
+  channel.lasting_ttl, channel.times_from = nil, nil
   return position_of(meta[1], meta[2], meta[3])
 end
 
@@ -37,27 +38,35 @@ local function write_position(channel, key, epoch, offset, text, ms, ms_text, kn
   end
   channel.epoch, channel.offset, channel.ms = epoch, text, field
   channel.top, channel.top_ms, channel.known = offset, ms, known
+  channel.times_from = channel.times_from or offset
+  channel.times[offset % TIMES_KEPT] = ms
 end
 
--- The ids of the entries from an offset on, as FIRST and then the milliseconds of each since the one before it; nil without that
--- entry. And the offset of the last one, a text. They stay below 64 bytes, beyond which Valkey needs more memory for a hash.
-local function ids_from(stream, first)
+-- The times of publications from an offset on, as far as they are in the stream without a hole, and the offset of the last one.
+local function read_times(stream, first)
   local entries = redis.call('XRANGE', stream, number(first), number(first + IDS_AHEAD - 1), 'COUNT', IDS_AHEAD)
-  local ids, last, last_ms = nil, nil, nil
+  local times, last = {}, first - 1
   for _, entry in ipairs(entries) do
     local offset, ms = string.match(entry[1], '^(%d+)%-(%d+)$')
-    offset, ms = offset + 0, ms + 0
-    if not ids then
-      if offset ~= first then return nil end
-      ids = entry[1]
-    else
-      local more = ids .. ' ' .. number(ms - last_ms)
-      if offset ~= last + 1 or #more > 64 then break end
-      ids = more
-    end
-    last, last_ms = offset, ms
+    if offset + 0 ~= last + 1 then break end
+    last = last + 1
+    times[last % TIMES_KEPT] = ms + 0
   end
-  return ids, last and number(last)
+  return times, last
+end
+
+-- The stream ids of publications `first` to `last`, as FIRST and then the milliseconds of each since the one before it, and the offset
+-- of the last one that fits, a text. They stay below 64 bytes, beyond which Valkey needs more memory for a hash.
+local function ids_of(times, first, last)
+  local ms = times[first % TIMES_KEPT]
+  local ids, fits = number(first) .. '-' .. number(ms), first
+  for offset = first + 1, last do
+    local next_ms = times[offset % TIMES_KEPT]
+    local more = ids .. ' ' .. number(next_ms - ms)
+    if #more > 64 then break end
+    ids, ms, fits = more, next_ms, offset
+  end
+  return ids, number(fits)
 end
 
 -- Whether the history is empty, as where it expired. The newest publication's own ttl or other rules may have been in force, so
@@ -69,13 +78,16 @@ end
 -- The stream id of the newest publication that history will have let go once the next one is there, perhaps followed by those
 -- after it, and up to which offset; nil if there is none, or if it is known. It is the time of a publication that can no longer
 -- be read, and so the proof of which history that was: see gateway_history.
-local function next_trimmed(stream, top, top_ms, size, empty, known)
+local function next_trimmed(channel, stream, top, top_ms, size, empty, known)
   if top == 0 then return nil end
   if size == 1 or empty then  -- all of it
     return number(top) .. '-' .. number(top_ms), number(top)
   end
   if size < 0 or top < size or (known ~= '' and top + 1 - size <= known + 0) then return nil end
-  return ids_from(stream, top + 1 - size)
+  local first, times, last = top + 1 - size, channel.times, top
+  if size > TIMES_KEPT or not channel.times_from or first < channel.times_from then times, last = read_times(stream, first) end
+  if last < first then return nil end
+  return ids_of(times, first, math.min(last, first + IDS_AHEAD - 1))
 end
 
 -- Remembers the newest version of a version epoch: several services may publish to one channel, each with versions of its own.
@@ -285,7 +297,7 @@ local function add(base, keys, args)
   if remembered then
     offset = top + 1
     offset_text = number(offset)
-    local trimmed, last = next_trimmed(keys[2], top, top_ms, size, is_empty(keys[2], top_ms, ms), known)
+    local trimmed, last = next_trimmed(channel, keys[2], top, top_ms, size, is_empty(keys[2], top_ms, ms), known)
     local begun, lasting = append_or_begin(keys, size, offset_text, ms_text, data, options, lasts(channel, ttl, ms))
     if begun then epoch, offset, offset_text, trimmed, known = begun, 1, '1', nil, '' end
     write_position(channel, keys[1], epoch, offset, offset_text, ms, ms_text, trimmed and last or known, trimmed)
@@ -345,9 +357,10 @@ local function add_all(base, keys, publications)
       known = number(last)
       trimmed = known .. '-' .. ms_text
     else
-      local ids, of = next_trimmed(keys[2], before, top_ms, before + 1 - last, empty, known)
+      local ids, of = next_trimmed(channel, keys[2], before, top_ms, before + 1 - last, empty, known)
       if ids then trimmed, known = ids, of end
     end
+    channel.times_from = nil
     if size > 0 then redis.call('XTRIM', keys[2], 'MAXLEN', size) end
     write_position(channel, keys[1], epoch, top, newest, ms, ms_text, known, trimmed)
     expire(channel, keys, ttl, ms)
