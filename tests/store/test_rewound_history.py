@@ -21,7 +21,7 @@ from ..kit.waiting import until
 
 SIZES = (1, 2, 3, 10, -1)
 NAMESPACES = {"brief": {"history_ttl": 1}, "brief3": {"history_ttl": 1, "history_size": 3}}
-CONFIG = Config(namespaces={f"size{size}": {"history_size": size} for size in SIZES} | NAMESPACES)
+CONFIG = Config(namespaces={f"size{size}": {"history_size": size} for size in (*SIZES, 128, 129)} | NAMESPACES)
 PARTS = ("meta", "stream")
 
 
@@ -103,6 +103,36 @@ async def test_removed_and_expired_history_proves_its_positions_too(history: His
     await publish(history, channel, 2)
     page = await history.read(channel, 2, 10, seen=(seen.top, seen.ms))
     assert page.top == seen.top._replace(offset=4) and [p.offset for p in page.publications] == [3, 4]
+
+
+async def test_a_long_history_that_is_removed_proves_its_position_too(history: History) -> None:
+    for count in range(9, 28):  # the ids of what history lets go are written ahead: each place in that
+        channel = f"size10:{count}"
+        await publish(history, channel, count)
+        seen = await history.read(channel)
+        await history.remove(channel)
+        for new in range(1, 12):
+            await publish(history, channel, 1)
+            page = await history.read(channel, count, 256, seen=(seen.top, seen.ms))
+            assert page.top == seen.top._replace(offset=count + new)
+            assert [p.offset for p in page.publications] == list(range(count + 1 + max(new - 10, 0), count + 1 + new))
+
+
+@pytest.mark.parametrize("size", [10, 128, 129])
+async def test_the_newest_publication_that_history_let_go_is_proven_each_time(history: History, size: int) -> None:
+    channel, seen = f"size{size}:a", list[Page]()
+    while len(seen) < 2 * size + 60:
+        if len(seen) in (20, 2 * size + 20):
+            await history.call(b"gateway_publish_all", history.layout.keys(channel), *[1, b"1"] * 3)
+        else:
+            await publish(history, channel, 1)
+        newest = await history.read(channel)
+        for offset in range(len(seen) + 1, newest.top.offset + 1):  # those of one call are of one time
+            seen.append(newest._replace(top=newest.top._replace(offset=offset)))
+        if len(seen) > size:
+            gone = seen[-size - 1]
+            page = await history.read(channel, gone.top.offset, 1, seen=(gone.top, gone.ms))
+            assert page.top == newest.top
 
 
 @pytest.mark.parametrize("at_once", [False, True])

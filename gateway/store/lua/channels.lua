@@ -16,7 +16,7 @@ local RULES = nil  -- decoded at the first call: there is no cjson while the lib
 local STRICT = nil  -- a cjson of the library's own, whose settings are not those of other libraries; made at the first use
 
 local CHANNEL_KEYS = {':meta', ':stream', ':keys'}
-local CHANNELS_KEPT = 4096  -- channels whose rules need not be found again
+local CHANNELS_KEPT = 4096  -- channels of which something is known: 14 MB of Valkey's where each of them is busy
 local DEPTH = 256           -- of nested objects and arrays in what clients are sent
 local OTHER_GENERATION = 'GENERATION the functions were loaded anew: send again, the oldest first'
 
@@ -24,13 +24,16 @@ local function number(n)
   return string.format('%d', n)
 end
 
--- What is found in the names of channels' keys, for those that were used last: found anew it is a tenth of a publish.
-local BASES, RULES_OF, kept = {}, {}, 0
+-- What is known of the channels that were used last, by base, and by the key of the meta hash; found anew it is a tenth of a publication.
+-- Each has base, stream and keys, which are names; rules, those of its namespace; and what publishing.lua adds of its last publication.
+local CHANNELS, BY_META, known_channels = {}, {}, 0
 
 -- The name of the Pub/Sub channel, gw:{C}; raises if the keys are not those of one channel.
 local function base_of(keys, names)
+  local channel = not names and BY_META[keys[1]]
+  if channel and keys[2] == channel.stream and keys[3] == channel.keys and #keys == 3 then return channel.base end
   names = names or CHANNEL_KEYS
-  local base = BASES[keys[1]] or keys[1] and string.match(keys[1], '^(.*{[^{}]+}):meta$')
+  local base = keys[1] and string.match(keys[1], '^(.*{[^{}]+}):meta$')
   local right = base and #keys == #names
   for i, name in ipairs(names) do
     right = right and keys[i] == base .. name
@@ -41,21 +44,28 @@ local function base_of(keys, names)
   return base
 end
 
-local function rules_of(base)
-  local rules = RULES_OF[base]
-  if rules then return rules end
+-- What is known of the channel with this base.
+local function channel_at(base)
+  local channel = CHANNELS[base]
+  if channel then return channel end
   RULES = RULES or cjson.decode(RULES_JSON)
   local prefix, namespace = string.match(base, '^(.*):{'), string.match(base, '{([^:{}]*):')
   local prefixed = RULES[prefix or ''] or RULES['']
-  rules = prefixed[namespace or ''] or prefixed['']
-  if kept == CHANNELS_KEPT then BASES, RULES_OF, kept = {}, {}, 0 end
-  BASES[base .. ':meta'], RULES_OF[base], kept = base, rules, kept + 1
-  return rules
+  channel = {base = base, stream = base .. ':stream', keys = base .. ':keys', rules = prefixed[namespace or ''] or prefixed[''], times = {}}
+  if known_channels == CHANNELS_KEPT then CHANNELS, BY_META, known_channels = {}, {}, 0 end
+  CHANNELS[base], BY_META[base .. ':meta'], known_channels = channel, channel, known_channels + 1
+  return channel
 end
 
+local function rules_of(base)
+  return channel_at(base).rules
+end
+
+-- Arithmetic reads a number out of a text in half of the time of tonumber, which reads it twice.
 local function now_ms()
   local time = redis.call('TIME')
-  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  local micros = time[2] + 0
+  return time[1] * 1000 + (micros - micros % 1000) / 1000
 end
 
 -- An epoch is the microsecond in which it begins, in base 36: short, and new each time.
@@ -68,6 +78,14 @@ local function new_epoch()
     left = (left - digit) / 36
   end
   return digits
+end
+
+local newest_ms, newest_ms_text = 0, '0'
+
+-- The text of a time that is likely the one asked for last: made anew it is 1 % of a publication.
+local function text_of_ms(ms)
+  if ms ~= newest_ms then newest_ms, newest_ms_text = ms, number(ms) end
+  return newest_ms_text
 end
 
 local function is_count(n)

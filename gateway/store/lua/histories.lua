@@ -123,6 +123,7 @@ local function gateway_remove(keys, args)
   if redis.call('EXISTS', keys[2]) == 1 then
     redis.call('XTRIM', keys[2], 'MAXLEN', '=', 0)
     redis.call('HSET', keys[1], 'trimmed', number(top) .. '-' .. number(ms))
+    channel_at(base).times_from = nil  -- what history lets go from now on is not what comes after that
   end
   redis.call(ANNOUNCE, base, '@reset ' .. epoch .. ' ' .. number(top))
   return {top, epoch}

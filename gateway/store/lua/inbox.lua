@@ -62,7 +62,7 @@ end
 local function notify(base, keys, args)
   local id = id_of(args[1])
   for i = 4, 5 do redis.call('ZCARD', keys[i]) end  -- raises for a key of another type, before anything is written
-  local offset, epoch, published = add(base, {keys[1], keys[2], keys[3]}, args)
+  local offset, epoch, published = add(base, keys, args)
   if published and offset > 0 then
     settle(keys)
     redis.call('ZADD', keys[4], offset, id)

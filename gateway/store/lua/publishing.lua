@@ -4,7 +4,8 @@ local KEYS_KEPT = 10000     -- idempotency keys that a channel remembers, the ne
 local KEYS_TTL = 300        -- seconds that they live at least after the last use of one
 local UNUSED_TTL = 3600     -- seconds that a channel without any publication is remembered
 local VERSION_EPOCHS = 64   -- version epochs of a channel whose newest version is remembered
-local IDS_AHEAD = 8         -- stream ids that are read before history lets them go
+local IDS_AHEAD = 8         -- stream ids that are written before history lets them go
+local TIMES_KEPT = 128      -- newest publications of a channel whose times are known without a read: 2 KiB, and a sixth of a publication
 
 -- The counter lives as long as the rules say, and never shorter than the history it counts (ttl 0: forever).
 local function keep_meta(key, meta_ttl, ttl)
@@ -15,34 +16,57 @@ local function keep_meta(key, meta_ttl, ttl)
   end
 end
 
--- Writes the position of the newest publication. `trimmed` is nil where its ids are known already, up to offset `known`.
-local function write_position(key, offset, ms, known, trimmed)
-  local text = known == '' and ms or ms .. ' ' .. known
-  if trimmed then
-    redis.call('HSET', key, 'offset', offset, 'ms', text, 'trimmed', trimmed)
-  else
-    redis.call('HSET', key, 'offset', offset, 'ms', text)
+-- The position of the newest publication, as position_of has it. Where this library wrote what is there, its meaning is known:
+-- 7 % of a publication. Otherwise nothing is known of what else the last publication left.
+local function read_position(channel, key)
+  local meta = redis.call('HMGET', key, 'epoch', 'offset', 'ms')
+  if meta[1] == channel.epoch and meta[2] == channel.offset and meta[3] == channel.ms then
+    return channel.epoch, channel.top, channel.top_ms, channel.known
   end
+  channel.lasting_ttl, channel.times_from = nil, nil
+  return position_of(meta[1], meta[2], meta[3])
 end
 
--- The ids of the entries from an offset on, as FIRST and then the milliseconds of each since the one before it; nil without that
--- entry. And the offset of the last one, a text. They stay below 64 bytes, beyond which Valkey needs more memory for a hash.
-local function ids_from(stream, first)
+-- Writes the position of the newest publication; `text` and `ms_text` are its offset and time. `trimmed` is nil where its ids are
+-- known already, up to offset `known`.
+local function write_position(channel, key, epoch, offset, text, ms, ms_text, known, trimmed)
+  local field = known == '' and ms_text or ms_text .. ' ' .. known
+  if trimmed then
+    redis.call('HSET', key, 'offset', text, 'ms', field, 'trimmed', trimmed)
+  else
+    redis.call('HSET', key, 'offset', text, 'ms', field)
+  end
+  channel.epoch, channel.offset, channel.ms = epoch, text, field
+  channel.top, channel.top_ms, channel.known = offset, ms, known
+  channel.times_from = channel.times_from or offset
+  channel.times[offset % TIMES_KEPT] = ms
+end
+
+-- The times of publications from an offset on, as far as they are in the stream without a hole, and the offset of the last one.
+local function read_times(stream, first)
   local entries = redis.call('XRANGE', stream, number(first), number(first + IDS_AHEAD - 1), 'COUNT', IDS_AHEAD)
-  local ids, last, last_ms = nil, nil, nil
+  local times, last = {}, first - 1
   for _, entry in ipairs(entries) do
     local offset, ms = string.match(entry[1], '^(%d+)%-(%d+)$')
-    if not ids then
-      if tonumber(offset) ~= first then return nil end
-      ids = entry[1]
-    else
-      local more = ids .. ' ' .. number(tonumber(ms) - last_ms)
-      if tonumber(offset) ~= last + 1 or #more > 64 then break end
-      ids = more
-    end
-    last, last_ms = tonumber(offset), tonumber(ms)
+    if offset + 0 ~= last + 1 then break end
+    last = last + 1
+    times[last % TIMES_KEPT] = ms + 0
   end
-  return ids, last and number(last)
+  return times, last
+end
+
+-- The stream ids of publications `first` to `last`, as FIRST and then the milliseconds of each since the one before it, and the offset
+-- of the last one that fits, a text. They stay below 64 bytes, beyond which Valkey needs more memory for a hash.
+local function ids_of(times, first, last)
+  local ms = times[first % TIMES_KEPT]
+  local ids, fits = number(first) .. '-' .. number(ms), first
+  for offset = first + 1, last do
+    local next_ms = times[offset % TIMES_KEPT]
+    local more = ids .. ' ' .. number(next_ms - ms)
+    if #more > 64 then break end
+    ids, ms, fits = more, next_ms, offset
+  end
+  return ids, number(fits)
 end
 
 -- Whether the history is empty, as where it expired. The newest publication's own ttl or other rules may have been in force, so
@@ -54,13 +78,16 @@ end
 -- The stream id of the newest publication that history will have let go once the next one is there, perhaps followed by those
 -- after it, and up to which offset; nil if there is none, or if it is known. It is the time of a publication that can no longer
 -- be read, and so the proof of which history that was: see gateway_history.
-local function next_trimmed(stream, top, top_ms, size, empty, known)
+local function next_trimmed(channel, stream, top, top_ms, size, empty, known)
   if top == 0 then return nil end
   if size == 1 or empty then  -- all of it
     return number(top) .. '-' .. number(top_ms), number(top)
   end
-  if size < 0 or top < size or (known ~= '' and top + 1 - size <= tonumber(known)) then return nil end
-  return ids_from(stream, top + 1 - size)
+  if size < 0 or top < size or (known ~= '' and top + 1 - size <= known + 0) then return nil end
+  local first, times, last = top + 1 - size, channel.times, top
+  if size > TIMES_KEPT or not channel.times_from or first < channel.times_from then times, last = read_times(stream, first) end
+  if last < first then return nil end
+  return ids_of(times, first, math.min(last, first + IDS_AHEAD - 1))
 end
 
 -- Remembers the newest version of a version epoch: several services may publish to one channel, each with versions of its own.
@@ -93,36 +120,47 @@ local function greater(a, b)
 end
 
 local NAMES = {generation = true, key = true, version = true, version_epoch = true, size = true, ttl = true, tags = true, info = true}
+local NO_OPTIONS = {}  -- those of a publication that has none, as nearly all: what is for options is passed over then, 5 % of it
+
+-- The value of an option, whose name is known; raises if it is none.
+local function option(name, value)
+  if (name == 'size' or name == 'ttl') and (#value > 10 or not string.match(value, '^%-?%d+$')) then
+    error({err = 'GATEWAY ' .. name .. ' is a whole number, not ' .. value})
+  end
+  if name == 'version' and not string.match(value, '^%d+$') then
+    error({err = 'GATEWAY version is a whole number from 0, not ' .. value})
+  end
+  if name == 'tags' or name == 'info' then
+    local decoded = object_of(value)
+    if not decoded then
+      error({err = 'GATEWAY ' .. name .. ' is a JSON object in UTF-8'})
+    end
+    if not are_texts(decoded, name == 'info' and IDS) then
+      error({err = 'GATEWAY ' .. (name == 'tags' and 'the values of tags' or 'user and client of info') .. ' are texts'})
+    end
+    value = string.gsub(value, '[\r\n]', ' ')
+  end
+  return value
+end
 
 -- The options of a publication: the NAME VALUE pairs that follow its data.
 local function options_of(args)
-  local options = {}
+  local options, generation = NO_OPTIONS, GENERATION
   for i = 2, #args, 2 do
     local name, value = args[i], args[i + 1]
     if not NAMES[name] or value == nil then
       error({err = 'GATEWAY ' .. tostring(name) .. ' is not one of key, version, version_epoch, size, ttl, tags, info, or has no value'})
     end
-    if (name == 'size' or name == 'ttl') and (#value > 10 or not string.match(value, '^%-?%d+$')) then
-      error({err = 'GATEWAY ' .. name .. ' is a whole number, not ' .. value})
+    if name == 'generation' then
+      generation = value
+    else
+      if options == NO_OPTIONS then options = {} end
+      options[name] = option(name, value)
     end
-    if name == 'version' and not string.match(value, '^%d+$') then
-      error({err = 'GATEWAY version is a whole number from 0, not ' .. value})
-    end
-    if name == 'tags' or name == 'info' then
-      local decoded = object_of(value)
-      if not decoded then
-        error({err = 'GATEWAY ' .. name .. ' is a JSON object in UTF-8'})
-      end
-      if not are_texts(decoded, name == 'info' and IDS) then
-        error({err = 'GATEWAY ' .. (name == 'tags' and 'the values of tags' or 'user and client of info') .. ' are texts'})
-      end
-      value = string.gsub(value, '[\r\n]', ' ')
-    end
-    options[name] = value
   end
   -- A client that keeps many calls under way names the library that it means. Where another one was loaded meanwhile, those
   -- before may have found none: this one must not overtake them.
-  if options.generation and options.generation ~= GENERATION then
+  if generation ~= GENERATION then
     error({err = OTHER_GENERATION})
   end
   return options
@@ -131,7 +169,7 @@ end
 -- The line before the data: @<offset> <epoch> <unix ms>[ <JSON>]. A size or ttl that the publication sets itself is in it,
 -- so that gateways hold no more in memory than history does.
 local function announced(offset, epoch, ms, options, data)
-  if not (options.tags or options.info or options.size or options.ttl) then
+  if options == NO_OPTIONS or not (options.tags or options.info or options.size or options.ttl) then
     return '@' .. offset .. ' ' .. epoch .. ' ' .. ms .. '\n' .. data
   end
   local extra = {}
@@ -147,13 +185,16 @@ local function is_ahead(failed)
   return string.find(failed.err, 'equal or smaller', 1, true)
 end
 
--- Appends a publication to the stream: its id, or a table with the error.
-local function append(stream, size, id, data, options)
+-- Appends a publication to the stream: its id, or a table with the error; false where the stream should be `there` and is not.
+local function append(stream, size, id, data, options, there)
   local tags, info = options.tags, options.info
-  if size > 0 and not tags and not info then return redis.pcall('XADD', stream, 'MAXLEN', '=', size, id, 'data', data) end
-  local words = {'XADD', stream}
-  if size > 0 then words = {'XADD', stream, 'MAXLEN', '=', size} end
-  for _, word in ipairs({id, 'data', data}) do table.insert(words, word) end
+  if not tags and not info then  -- words in a table would be a tenth of a publication
+    if size > 0 and there then return redis.pcall('XADD', stream, 'NOMKSTREAM', 'MAXLEN', size, id, 'data', data) end
+    if size > 0 then return redis.pcall('XADD', stream, 'MAXLEN', size, id, 'data', data) end
+    if not there then return redis.pcall('XADD', stream, id, 'data', data) end
+  end
+  local words = there and {'XADD', stream, 'NOMKSTREAM'} or {'XADD', stream}
+  for _, word in ipairs(size > 0 and {'MAXLEN', size, id, 'data', data} or {id, 'data', data}) do table.insert(words, word) end
   for name, value in pairs({tags = tags, info = info}) do
     table.insert(words, name)
     table.insert(words, value)
@@ -162,14 +203,18 @@ local function append(stream, size, id, data, options)
 end
 
 -- Appends a publication, if the stream is ahead as the first one of a new life. Returns the epoch of the new life; nil where the old one goes on.
-local function append_or_begin(keys, size, offset, ms, data, options)
-  local added = append(keys[2], size, offset .. '-' .. ms, data, options)
-  if type(added) ~= 'table' then return nil end
+-- And whether the stream was still `there`, as far as it should be.
+local function append_or_begin(keys, size, offset, ms, data, options, there)
+  local added = append(keys[2], size, offset .. '-' .. ms, data, options, there)
+  if not added then
+    added, there = append(keys[2], size, offset .. '-' .. ms, data, options), false
+  end
+  if type(added) ~= 'table' then return nil, there end
   if not is_ahead(added) then error(added) end
   local epoch = begin(keys)
   added = append(keys[2], size, '1-' .. ms, data, options)
   if type(added) == 'table' then error(added) end
-  return epoch
+  return epoch, false
 end
 
 -- The answer to a publication that is no new one, by its key or version; nil if it is new.
@@ -209,6 +254,19 @@ local function expire_stream(stream, ttl)
   end
 end
 
+-- Whether the expiry that was set last serves this publication, too: a thousandth of it may have passed, at most a second. To set it
+-- each time would be a sixth of a publication, and two of the four commands that replicas and the append-only file receive.
+local function lasts(channel, ttl, ms)
+  return ttl == channel.lasting_ttl and ms >= channel.lasting_from and ms < channel.lasting_until
+end
+
+local function expire(channel, keys, ttl, ms)
+  expire_stream(keys[2], ttl)
+  keep_meta(keys[1], channel.rules.meta_ttl, ttl)
+  local served = ttl == 0 and 1000 or math.min(ttl, 1000)  -- ms
+  channel.lasting_ttl, channel.lasting_from, channel.lasting_until = ttl, ms, ms + served
+end
+
 local function data_of(args)
   local data = args[1]
   if data == nil or data == '' then
@@ -220,34 +278,34 @@ end
 -- What gateway_publish and gateway_notify share: publishes; returns offset, epoch, and whether it was published now (no repeat).
 local function add(base, keys, args)
   local options = options_of(args)
-  local data, rules = data_of(args), rules_of(base)
-  local size = tonumber(options.size) or rules.size
-  local ttl = tonumber(options.ttl)
+  local data, channel = data_of(args), channel_at(base)
+  local rules = channel.rules
+  local size, ttl = options.size and tonumber(options.size) or rules.size, options.ttl and tonumber(options.ttl)
   local remembered = size ~= 0 and ttl ~= 0
   ttl = ttl == nil and rules.ttl or math.max(ttl, 0)
 
-  local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'ms')
-  local epoch, top, top_ms, known = position_of(meta[1], meta[2], meta[3])
-  if epoch then
+  local epoch, top, top_ms, known = read_position(channel, keys[1])
+  if epoch and options ~= NO_OPTIONS then
     local offset, of = repeated(keys, options, epoch, top)
     if offset then return offset, of, false end
-  elseif remembered or options.key or options.version then
+  elseif not epoch and (remembered or options.key or options.version) then
     epoch, top = begin(keys), 0
   end
 
   local ms, offset = now_ms(), 0
-  local ms_text, offset_text = number(ms), nil
+  local ms_text, offset_text = text_of_ms(ms), nil
   if remembered then
     offset = top + 1
     offset_text = number(offset)
-    local trimmed, last = next_trimmed(keys[2], top, top_ms, size, is_empty(keys[2], top_ms, ms), known)
-    local begun = append_or_begin(keys, size, offset_text, ms_text, data, options)
+    local trimmed, last = next_trimmed(channel, keys[2], top, top_ms, size, is_empty(keys[2], top_ms, ms), known)
+    local begun, lasting = append_or_begin(keys, size, offset_text, ms_text, data, options, lasts(channel, ttl, ms))
     if begun then epoch, offset, offset_text, trimmed, known = begun, 1, '1', nil, '' end
-    write_position(keys[1], offset_text, ms_text, trimmed and last or known, trimmed)
-    expire_stream(keys[2], ttl)
-    keep_meta(keys[1], rules.meta_ttl, ttl)
+    write_position(channel, keys[1], epoch, offset, offset_text, ms, ms_text, trimmed and last or known, trimmed)
+    if not lasting then expire(channel, keys, ttl, ms) end
+  else
+    channel.lasting_ttl = nil  -- what it remembers of versions has an expiry, too
   end
-  remember(keys, options, offset_text, ms, rules, ttl)
+  if options ~= NO_OPTIONS then remember(keys, options, offset_text, ms, rules, ttl) end
   redis.call(ANNOUNCE, base, announced(offset_text or '0', remembered and epoch or '-', ms_text, options, data))
   if not remembered then
     return 0, '', true
@@ -268,10 +326,10 @@ end
 -- Publishes one after another to one channel, whose history is read and written once for all. What one of them may not costs
 -- the others nothing.
 local function add_all(base, keys, publications)
-  local rules, newest, ms = rules_of(base), nil, now_ms()
-  local size, ttl, ms_text = rules.size, rules.ttl, number(ms)
-  local meta = redis.call('HMGET', keys[1], 'epoch', 'offset', 'ms')
-  local epoch, top, top_ms, known = position_of(meta[1], meta[2], meta[3])
+  local channel, newest, ms = channel_at(base), nil, now_ms()
+  local rules = channel.rules
+  local size, ttl, ms_text = rules.size, rules.ttl, text_of_ms(ms)
+  local epoch, top, top_ms, known = read_position(channel, keys[1])
   local before, empty = top, is_empty(keys[2], top_ms, ms)  -- the newest publication that was there already
 
   local function publish(args)
@@ -283,10 +341,10 @@ local function add_all(base, keys, publications)
     else
       epoch, top, before, known = begin(keys), 0, 0, ''
     end
-    local begun = append_or_begin(keys, -1, number(top + 1), ms_text, data, options)
-    if begun then epoch, top, before, known = begun, 0, 0, '' end
-    top = top + 1
-    newest = number(top)
+    local text = number(top + 1)
+    local begun = append_or_begin(keys, -1, text, ms_text, data, options)
+    if begun then epoch, top, before, known, text = begun, 0, 0, '', '1' end
+    top, newest = top + 1, text
     remember(keys, options, newest, ms, rules, ttl)
     redis.call(ANNOUNCE, base, announced(newest, epoch, ms_text, options, data))
     return {top, epoch}
@@ -299,13 +357,13 @@ local function add_all(base, keys, publications)
       known = number(last)
       trimmed = known .. '-' .. ms_text
     else
-      local ids, of = next_trimmed(keys[2], before, top_ms, before + 1 - last, empty, known)
+      local ids, of = next_trimmed(channel, keys[2], before, top_ms, before + 1 - last, empty, known)
       if ids then trimmed, known = ids, of end
     end
-    if size > 0 then redis.call('XTRIM', keys[2], 'MAXLEN', '=', size) end
-    write_position(keys[1], newest, ms_text, known, trimmed)
-    expire_stream(keys[2], ttl)
-    keep_meta(keys[1], rules.meta_ttl, ttl)
+    channel.times_from = nil
+    if size > 0 then redis.call('XTRIM', keys[2], 'MAXLEN', size) end
+    write_position(channel, keys[1], epoch, top, newest, ms, ms_text, known, trimmed)
+    expire(channel, keys, ttl, ms)
   end
   return answers
 end
@@ -356,7 +414,7 @@ local function gateway_restore(keys, args)
     redis.call('XADD', keys[2], number(offset) .. '-' .. number(last), 'data', args[i + 1])
   end
   if rules.size >= 0 and offset > rules.size then
-    redis.call('XTRIM', keys[2], 'MAXLEN', '=', number(rules.size))
+    redis.call('XTRIM', keys[2], 'MAXLEN', number(rules.size))
     redis.call('HSET', keys[1], 'trimmed', number(offset - rules.size) .. '-' .. args[1 + 2 * (offset - rules.size)])
   end
   redis.call('HSET', keys[1], 'offset', number(offset), 'ms', number(last))
