@@ -91,8 +91,10 @@ class Ring:
         return len(self._publications) if self._publications is not None else 0
 
     def expiry(self, ms: int, ttl: int, now: float) -> float:
-        """``expires`` after an announcement that is handled ``now``: of a publication made at ``ms``, kept for ``ttl`` seconds (0: forever)."""
-        return self._rings.clock.made_at(ms, now) + ttl - EARLY_SECONDS if ttl else FOREVER
+        """``expires`` after an announcement that is handled ``now``: of a publication made at ``ms``, kept for ``ttl`` seconds (0: forever).
+
+        In Valkey it may share the expiry of a publication that was made a thousandth of the ttl earlier, a second at most."""
+        return self._rings.clock.made_at(ms, now) + ttl - min(ttl / 1000, 1) - EARLY_SECONDS if ttl else FOREVER
 
     def append(self, publication: Publication, size: int, expires: float, now: float) -> None:
         """Adds the next publication. ``size`` is how many history holds then (-1: all)."""
