@@ -53,7 +53,8 @@ class Mender(Protocol):
 class Channel(FanOut):
     """One channel and its subscriptions here. The hub makes it, mends it and drops it.
 
-    ``acked`` is whether Valkey confirmed the link's subscription, ``ms`` the unix time of the newest publication.
+    ``acked`` is whether Valkey confirmed the link's subscription, ``ms`` the unix time of the newest publication. ``has_history``: the rules
+    give it a history, and so its subscribers positions. ``size`` and ``ttl`` are those of its history, ``usual_…`` those of the rules.
     ``doubts`` counts how often what was read of history before became doubtful: it was removed, or an announcement was lost.
     ``ephemerals`` is the number of ephemeral publications that were fanned out, and of times when some may have been lost with
     the link; a subscription compares it to learn that it missed some. ``lost_some``: the link was lost, and what was announced
@@ -65,6 +66,7 @@ class Channel(FanOut):
         "acked",
         "doubts",
         "ephemerals",
+        "has_history",
         "held",
         "idle_since",
         "key",
@@ -80,6 +82,8 @@ class Channel(FanOut):
         "size",
         "subscribers",
         "ttl",
+        "usual_size",
+        "usual_ttl",
         "waiters",
         "waiting",
     )
@@ -100,8 +104,10 @@ class Channel(FanOut):
         self.mender = mender
         self.ms = 0
         self.ring = Ring(rings)
-        self.size = rules.history_size
-        self.ttl = rules.history_ttl
+        # Copies: pydantic's attributes take five times as long, and each publication needs these.
+        self.size = self.usual_size = rules.history_size
+        self.ttl = self.usual_ttl = rules.history_ttl
+        self.has_history = rules.history_size != 0
         self.subscribers = 0
         self.idle_since = 0.0
         self.acked = False
@@ -127,11 +133,6 @@ class Channel(FanOut):
     def is_calm(self) -> bool:
         """Whether all that was announced is handed on, and no round is under way."""
         return self.round is None and not self.waiting
-
-    @property
-    def has_history(self) -> bool:
-        """Whether the rules give it a history, and so its subscribers positions."""
-        return self.rules.history_size != 0
 
     @property
     def is_ephemeral(self) -> bool:
@@ -213,21 +214,20 @@ class Channel(FanOut):
     def _take_live(self, items: list[Announced]) -> None:
         fresh: list[Publication] = []
         joins_and_leaves: list[JoinLeave] = []
-        rules, ring, now = self.rules, self.ring, self.loop.time()
-        has_history = rules.history_size != 0
+        ring, now = self.ring, self.loop.time()
         for number, item in enumerate(items):
             if type(item) is Announcement:
                 publication = item.publication
                 offset = publication.offset
-                if offset == 0 or not has_history:
+                if offset == 0 or not self.has_history:
                     self.ephemerals += 1
                     fresh.append(publication)
                     continue
                 if item.epoch == self.epoch:
                     if offset == self.offset + 1:
                         self.offset, self.ms = offset, publication.ms
-                        self.size = rules.history_size if item.size is None else item.size
-                        self.ttl = rules.history_ttl if item.ttl is None else max(item.ttl, 0)
+                        self.size = self.usual_size if item.size is None else item.size
+                        self.ttl = self.usual_ttl if item.ttl is None else max(item.ttl, 0)
                         ring.append(publication, self.size, ring.expiry(publication.ms, self.ttl, now), now)
                         fresh.append(publication)
                         continue
