@@ -30,6 +30,10 @@ class Commands(Protocol):
         """Whether it is a cluster: announcements go through sharded Pub/Sub, and commands of different slots have no order."""
 
     @property
+    def guard_words(self) -> int:
+        """How many words are written after each guarded command."""
+
+    @property
     def connected(self) -> bool:
         """Whether commands reach Valkey now; on a cluster, whether those of any shard do."""
 
@@ -59,6 +63,10 @@ class Commands(Protocol):
 
     def begin_for(self, waiter: Waiter, *words: Any, guarded: bool = False) -> None:
         """``begin`` whose answer goes to ``waiter``, which is cheaper where nobody awaits it."""
+
+    def begin_packed(self, waiter: Waiter, key: bytes, text: bytes) -> None:
+        """``begin_for`` of a guarded function call with this key. ``text`` is the call as Valkey reads it, whose number of words has
+        ``guard_words`` more."""
 
     def send(self, *words: Any) -> asyncio.Future[Any]:
         """``call`` that fails at once, with Unavailable, where it would have to wait for a connection."""

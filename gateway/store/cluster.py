@@ -19,7 +19,7 @@ from typing import Any
 from ..errors import StoreError, Unavailable
 from ..runtime.backoff import backoff
 from ..runtime.tasks import Tasks, end
-from .command import Command, Waiter, make_command
+from .command import GUARD_WORDS, Command, Waiter, make_command
 from .connect import Address
 from .connection import Functions, ServerCommands
 from .held_slots import HeldSlots
@@ -68,6 +68,10 @@ class ClusterCommands:
     @property
     def connected(self) -> bool:
         return any(server.connected for server in self._servers.values())
+
+    @property
+    def guard_words(self) -> int:
+        return GUARD_WORDS if self._functions is not None else 0
 
     @property
     def shards(self) -> list[ServerCommands]:
@@ -131,6 +135,12 @@ class ClusterCommands:
     def begin_for(self, waiter: Waiter, *words: Any, guarded: bool = False) -> None:
         self._enqueue(words, False, guarded).add_done_callback(partial(_pass_on, waiter))
 
+    def begin_packed(self, waiter: Waiter, key: bytes, text: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        future.add_done_callback(partial(_pass_on, waiter))
+        self._begin(Command(text, future, loop.time(), self._functions is not None), slot_of(key))
+
     def send(self, *words: Any) -> asyncio.Future[Any]:
         server = self._server_of(words)
         if server is None or not server.connected:
@@ -158,14 +168,13 @@ class ClusterCommands:
 
     def _enqueue(self, words: tuple[Any, ...], repeatable: bool, guarded: bool) -> asyncio.Future[Any]:
         key = key_of(words)
-        slot = -1 if key is None else slot_of(key)
-        owner = self._owners[slot] if slot >= 0 else None
-        # The generation of the functions is each shard's own.
-        generation = owner.generation if owner is not None else b"" if self._functions is not None else None
-        command = make_command(words, generation if guarded else None, repeatable=repeatable)
+        command = make_command(words, guarded=guarded and self._functions is not None, repeatable=repeatable)
+        self._begin(command, -1 if key is None else slot_of(key))
+        return command.future
+
+    def _begin(self, command: Command, slot: int) -> None:
         command.number, command.slot = next(self._numbers), slot
         self.route(command)
-        return command.future
 
     def route(self, command: Command) -> None:
         """Puts a command on its way to the shard of its slot, after all older ones of this slot."""
