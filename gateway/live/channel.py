@@ -25,8 +25,8 @@ from ..errors import StoreError
 from ..publication import Position, Publication
 from ..rules.recovery import following
 from ..store.history import Page
-from ..store.layout import Announcement, JoinLeave, Reset
-from .fanout import FanOut, JoinLeaveObserver
+from ..store.layout import Announcement, JoinLeave, Reset, read_next
+from .fanout import SLICE, FanOut, JoinLeaveObserver, Part
 from .ring import Ring, Rings
 from .traffic import Traffic
 
@@ -163,6 +163,28 @@ class Channel(FanOut):
         else:
             self._take_live(items)
 
+    def take_next(self, payload: bytes, parts: list[Part]) -> bool:
+        """Takes what arrived alone, if it is the next publication, as nearly always, and nothing is in its way: moves on with it, and adds to
+        ``parts`` what is to be written. False: it did nothing, and ``announced`` has to take it.
+        """
+        if self.held is not None or self.round is not None or self.waiting or not self.has_history:
+            return False
+        if self.live_count + self.filter_work > SLICE:
+            return False
+        publication = read_next(payload, self.epoch, self.offset + 1)
+        if publication is None:
+            return False
+        self.size, self.ttl = self.usual_size, self.usual_ttl
+        self._move_on(publication)
+        self.prepare([publication], parts)
+        return True
+
+    def _move_on(self, publication: Publication) -> None:
+        """To the next publication, which has set ``size`` and ``ttl``."""
+        self.offset, self.ms = publication.offset, publication.ms
+        now = self.loop.time()
+        self.ring.append(publication, self.size, self.ring.expiry(publication.ms, self.ttl, now), now)
+
     def hold(self, items: list[Announced]) -> None:
         """For a closed channel. Past HELD_MOST only the newest that has a place in history is held: it shows the hole, which is then read."""
         assert self.held is not None
@@ -214,7 +236,6 @@ class Channel(FanOut):
     def _take_live(self, items: list[Announced]) -> None:
         fresh: list[Publication] = []
         joins_and_leaves: list[JoinLeave] = []
-        ring, now = self.ring, self.loop.time()
         for number, item in enumerate(items):
             if type(item) is Announcement:
                 publication = item.publication
@@ -225,10 +246,9 @@ class Channel(FanOut):
                     continue
                 if item.epoch == self.epoch:
                     if offset == self.offset + 1:
-                        self.offset, self.ms = offset, publication.ms
                         self.size = self.usual_size if item.size is None else item.size
                         self.ttl = self.usual_ttl if item.ttl is None else max(item.ttl, 0)
-                        ring.append(publication, self.size, ring.expiry(publication.ms, self.ttl, now), now)
+                        self._move_on(publication)
                         fresh.append(publication)
                         continue
                     if offset <= self.offset:

@@ -33,6 +33,7 @@ __all__ = [
     "read_announcement",
     "read_entry",
     "read_epoch",
+    "read_next",
     "read_presence",
 ]
 
@@ -249,10 +250,12 @@ _tags = msgspec.json.Decoder(dict[str, str]).decode
 _info = msgspec.json.Decoder(_Info).decode
 
 _EPOCH = r"[0-9A-Za-z_-]{1,64}"  # it is part of lines of text: the ids of events, the header of an announcement
-_NUMBER = r"[0-9]{1,15}"  # below MAX_OFFSET, which JavaScript's numbers hold exactly
+_DIGITS = 15
+_NUMBER = rf"[0-9]{{1,{_DIGITS}}}"  # below MAX_OFFSET, which JavaScript's numbers hold exactly
 _HEADER = re.compile(rf"@({_NUMBER}) ({_EPOCH}) ({_NUMBER})(?: (\{{[^\n]*\}}))?\n(.*)".encode(), re.DOTALL).match
 _RESET = re.compile(rf"@reset ({_EPOCH}) ({_NUMBER})".encode()).fullmatch
 _JOIN_LEAVE = re.compile(rb"@(join|leave) (.+)", re.DOTALL).fullmatch
+_NEWLINE = ord("\n")
 _IS_EPOCH = re.compile(_EPOCH.encode()).fullmatch
 
 _UNCOUNTED = Faults()
@@ -272,6 +275,21 @@ def read_announcement(payload: bytes, faults: Faults = _UNCOUNTED, channel: str 
     more = _read_extra(extra, faults, channel)
     publication = Publication(int(offset), clean(data), int(ms), bytes(more.tags) or None, bytes(more.info) or None)
     return Announcement(epoch.decode(), publication, more.size, more.ttl)
+
+
+def read_next(payload: bytes, epoch: str, offset: int) -> Publication | None:
+    """The publication that is announced, if it is the one at this place and has neither tags nor options; None for anything else.
+
+    For it alone this takes half as long as ``read_announcement``, and nearly all announcements are so.
+    """
+    before = f"@{offset} {epoch} ".encode()
+    if not payload.startswith(before):
+        return None
+    end = payload.find(_NEWLINE, len(before))
+    ms = payload[len(before) : end]
+    if end < 0 or not ms.isdigit() or len(ms) > _DIGITS:
+        return None
+    return Publication(offset, clean(payload[end + 1 :]), int(ms))
 
 
 def _read_extra(text: bytes, faults: Faults, channel: str) -> _Extra:
