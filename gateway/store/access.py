@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from .cluster import ClusterCommands
-from .command import Waiter
+from .command import Functions, Waiter
 from .connect import Address
-from .connection import PATIENCE_SECONDS, Functions, ServerCommands
+from .connection import PATIENCE_SECONDS, ServerCommands
 
 __all__ = ["Commands", "make_commands"]
 

@@ -19,9 +19,9 @@ from typing import Any
 from ..errors import StoreError, Unavailable
 from ..runtime.backoff import backoff
 from ..runtime.tasks import Tasks, end
-from .command import GUARD_WORDS, Command, Waiter, make_command
+from .command import GUARD_WORDS, Command, Functions, Waiter, make_command
 from .connect import Address
-from .connection import Functions, ServerCommands
+from .connection import ServerCommands
 from .held_slots import HeldSlots
 from .topology import SLOTS, Place, View, ask, ask_anew, key_of, newest, slot_of
 
@@ -48,6 +48,7 @@ class ClusterCommands:
         self.address = address
         self._patience = patience
         self._functions = functions
+        self.guard_words = GUARD_WORDS if functions is not None else 0
         self._servers: dict[Place, ServerCommands] = {}
         self._leaving: set[ServerCommands] = set()  # nodes without hash slots, which still answer what was on its way to them
         self._owners: list[ServerCommands | None] = [None] * SLOTS
@@ -68,10 +69,6 @@ class ClusterCommands:
     @property
     def connected(self) -> bool:
         return any(server.connected for server in self._servers.values())
-
-    @property
-    def guard_words(self) -> int:
-        return GUARD_WORDS if self._functions is not None else 0
 
     @property
     def shards(self) -> list[ServerCommands]:
@@ -272,7 +269,7 @@ class ClusterCommands:
             return False
         self._owners, self._is_patched, self._shards = after, False, None
         for server in list(self._servers.values()):
-            self._held.hold_moved(server, [slot for slot in server.slots() if after[slot] is not server])
+            self._held.hold_moved(server, [slot for slot in server.queue.slots() if after[slot] is not server])
         self._retire(set(self.shards))
         for changed in self._changed:
             changed()

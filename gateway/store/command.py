@@ -1,13 +1,14 @@
 """One command on its way to Valkey: its text, what gets its answer, and how replies are read.
 
 A *guarded* command is a function call that ends with the generation of the function library that it needs. Those two words are written
-after its text, since the generation may change while it waits; the number of words at the head of the text counts them already.
+after its text, since the generation may change while it waits; the number of words at the head of the text counts them already. Without
+the guard, commands that are on their way while another program loads the library would be carried out before older ones that were refused.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import libvalkey
@@ -15,10 +16,24 @@ import msgspec
 
 from ..errors import StoreError
 
-__all__ = ["GUARD_WORDS", "Command", "Replies", "Waiter", "asking_command", "guard_of", "make_command"]
+__all__ = ["GUARD_WORDS", "Call", "Command", "Functions", "Replies", "Waiter", "asking_command", "guard_of", "make_command"]
 
 GUARD_WORDS = 2
 _ASKING = libvalkey.pack_command((b"ASKING",))
+
+
+Call = Callable[..., Awaitable[Any]]
+
+
+class Functions(Protocol):
+    """The function library that commands call."""
+
+    async def ready(self, call: Call, shared: Call | None = None) -> bytes:
+        """Loads the functions where they are missing and returns their generation. Raises StoreError, Unavailable.
+
+        ``call`` sends a command to the server that needs them; ``shared``, in a cluster, sends one to where its keys are.
+        """
+        ...
 
 
 class Replies(asyncio.Protocol):

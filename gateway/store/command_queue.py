@@ -85,12 +85,11 @@ class CommandQueue:
             elif not command.waiter.done():
                 command.waiter.set_exception(Unavailable(reason))
         self.written.clear()
-        if self.refused or self.waiting:
-            self.watch_patience()
+        self.watch_patience()
 
     def watch_patience(self) -> None:
-        """Call it when something waits that cannot be written."""
-        if self._impatience is None:
+        """Call it when something may wait that cannot be written."""
+        if self._impatience is None and (self.refused or self.waiting):
             oldest = (self.refused or self.waiting)[0]
             loop = asyncio.get_running_loop()
             self._impatience = loop.call_at(max(oldest.called + self._patience, loop.time() + STEP_SECONDS), self._lose_patience)
@@ -99,8 +98,7 @@ class CommandQueue:
         self._impatience = None
         if self.held:
             self.fail(asyncio.get_running_loop().time() - self._patience, self._reason)
-            if self.refused or self.waiting:
-                self.watch_patience()
+            self.watch_patience()
 
     def fail(self, called_by: float, reason: str) -> None:
         """Ends the waiting of those that were called no later than ``called_by``; they are the oldest."""

@@ -11,32 +11,28 @@ command that gets no good answer:
 | Valkey carried nothing out: it is loading, is    | are sent again, in their order and before all newer ones, once the    |
 | not the primary, or has lost its functions       | cause is mended; meanwhile nothing newer is sent                      |
 | ``patience`` seconds are over                    | fail with Unavailable                                                 |
-
-``Functions`` loads the function library where it is missing, and says which *generation* of it is loaded; a ``guarded``
-command carries that generation. Without it, commands that are on their way while another program loads the library would
-be carried out before older ones that were refused.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import libvalkey
 
 from ..errors import StoreError, Unavailable
-from ..runtime.backoff import backoff
 from ..runtime.tasks import end
-from .command import GUARD_WORDS, Command, Replies, Waiter, asking_command, guard_of, make_command
+from .command import GUARD_WORDS, Call, Command, Functions, Replies, Waiter, asking_command, guard_of, make_command
 from .command_queue import CommandQueue
 from .connect import Address, Server, close_connection, open_connection
 from .connect_again import PAUSE_SECONDS, connect_again
 from .not_permitted import for_people
 from .outage_log import OutageLog, RefusalLog
+from .refusals import NOT_THE_PRIMARY, OTHER_FUNCTIONS, REDIRECTS, REFUSED_FOR_NOW, RefusalPauses
 
-__all__ = ["PATIENCE_SECONDS", "REDIRECTS", "Functions", "Redirects", "ServerCommands"]
+__all__ = ["PATIENCE_SECONDS", "Redirects", "ServerCommands"]
 
 log = logging.getLogger("gateway.store")
 
@@ -49,24 +45,6 @@ PATIENCE_SECONDS = 10.0
 BARRIER_SECONDS = 2.0  # for the replies to what was written before a refusal
 # The same of a cluster's server that has lost slots: one that was replaced must not acknowledge what its successor does not have.
 SETTLE_SECONDS = 0.5
-CALM_SECONDS = 5.0  # after so long without a refusal the next one is the first again
-REFUSED_FOR_NOW = ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "BUSY ")
-NOT_THE_PRIMARY = ("READONLY",)
-OTHER_FUNCTIONS = ("ERR Function not found", "GENERATION")
-REDIRECTS = ("MOVED ", "ASK ", "TRYAGAIN", "CLUSTERDOWN")
-
-Call = Callable[..., Awaitable[Any]]
-
-
-class Functions(Protocol):
-    """The function library that commands call."""
-
-    async def ready(self, call: Call, shared: Call | None = None) -> bytes:
-        """Loads the functions where they are missing and returns their generation. Raises StoreError, Unavailable.
-
-        ``call`` sends a command to the server that needs them; ``shared``, in a cluster, sends one to where its keys are.
-        """
-        ...
 
 
 class Redirects(Protocol):
@@ -104,10 +82,11 @@ class ServerCommands:
         self._patience = patience
         self._functions = functions
         self._guards = functions is not None
+        self.guard_words = GUARD_WORDS if self._guards else 0
         self._guard = b""  # of the generation of the functions there, once it is known
         self.queue = CommandQueue(patience, f"no connection to Valkey at {address} for {patience:g} s")
         self._flushing = False
-        self._refusals, self._last_refusal = 0, float("-inf")  # in a row
+        self._pauses = RefusalPauses()
         self._mending: asyncio.Task[None] | None = None
         self._transport: asyncio.Transport | None = None
         self._writer: Any = None
@@ -130,10 +109,6 @@ class ServerCommands:
     def connected(self) -> bool:
         """Whether commands reach Valkey now."""
         return not self.queue.held
-
-    @property
-    def guard_words(self) -> int:
-        return GUARD_WORDS if self._guards else 0
 
     @property
     def shards(self) -> list[ServerCommands]:
@@ -205,7 +180,9 @@ class ServerCommands:
 
     def begin_packed(self, waiter: Waiter, key: bytes, text: bytes) -> None:
         """``begin_for`` of a guarded command that is packed already."""
-        self.take(Command(text, waiter, asyncio.get_running_loop().time(), self._guards))
+        self.queue.waiting.append(Command(text, waiter, asyncio.get_running_loop().time(), self._guards))
+        if not self._flushing:
+            self._flush_soon()
 
     def send(self, *words: Any) -> asyncio.Future[Any]:
         """``call`` that fails at once, with Unavailable, where it would have to wait for a connection."""
@@ -224,23 +201,22 @@ class ServerCommands:
 
     def take(self, command: Command, *, asking: bool = False) -> None:
         """Takes a command that was made elsewhere. ``asking``: its slot is on the way here, and this server asks to be asked for it."""
-        queue = self.queue
         if asking:
-            queue.waiting.append(asking_command())
-        queue.waiting.append(command)
-        if queue.held:
-            queue.watch_patience()
-        elif not self._flushing:
+            self.queue.waiting.append(asking_command())
+        self.queue.waiting.append(command)
+        if not self._flushing:
+            self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if self.queue.held:
+            self.queue.watch_patience()
+        else:
             self._flushing = True
             asyncio.get_running_loop().call_soon(self._flush)
 
     def withdraw(self, stays: Callable[[int], bool]) -> list[Command]:
         """Takes back what waits here and was not written, or has to be written again, of slots that do not stay; the oldest first."""
         return self.queue.withdraw(stays)
-
-    def slots(self) -> set[int]:
-        """The slots of all commands that wait here or are not answered yet."""
-        return self.queue.slots()
 
     async def settle(self) -> None:
         """Returns when everything that was written before is answered, or will never be."""
@@ -253,7 +229,9 @@ class ServerCommands:
 
     def _flush(self) -> None:
         self._flushing = False
-        if not self.queue.held and self._transport is not None and not self._transport.is_closing():
+        if self.queue.held:
+            self.queue.watch_patience()  # of what was called since it is held
+        elif self._transport is not None and not self._transport.is_closing():
             self._transport.write(b"".join(self.queue.take_parts(asyncio.get_running_loop().time(), self._guard)))
 
     def call_now(self, *words: Any) -> asyncio.Future[Any]:
@@ -312,9 +290,9 @@ class ServerCommands:
                 self._guard = guard_of(await self._functions.ready(self.call_now, self._shared_call))
                 self._release()
             else:
-                pause = self._pause()
+                pause = self._pauses.next(asyncio.get_running_loop().time())
                 # It goes on, as where replicas are missing. What a cluster's commands log themselves is left out.
-                if self._refusals >= REFUSALS_LOGGED and not refusal.startswith(REDIRECTS):
+                if self._pauses.in_a_row >= REFUSALS_LOGGED and not refusal.startswith(REDIRECTS):
                     self._refusal_log.refused(refusal)
                 await asyncio.sleep(pause)
                 self._release()
@@ -333,12 +311,6 @@ class ServerCommands:
         """Returns when Valkey answered everything that was written before. Raises TimeoutError."""
         async with asyncio.timeout(seconds):
             await self.call_now(b"PING")
-
-    def _pause(self) -> float:
-        now = asyncio.get_running_loop().time()
-        self._refusals = self._refusals + 1 if now - self._last_refusal < CALM_SECONDS else 1
-        self._last_refusal = now
-        return backoff(self._refusals, 0.05, PAUSE_SECONDS)
 
     def _release(self) -> None:
         """Writing goes on, with the oldest."""
@@ -380,7 +352,7 @@ class ServerCommands:
             except Unavailable as error:
                 if not str(error).startswith(REFUSED_FOR_NOW) or asyncio.get_running_loop().time() > until:
                     raise
-                await asyncio.sleep(self._pause())
+                await asyncio.sleep(self._pauses.next(asyncio.get_running_loop().time()))
 
     def _drop(self, reason: str) -> None:
         """Forgets the connection; of the commands that were written, those that may be repeated wait for the next one."""

@@ -193,7 +193,11 @@ def _plan_batch(node: Node, request: _Batch, ascii: bool) -> Plan:
             calls.append(_publish_call(node, publish, ascii))
             parts.append(_PUBLISHED)
             continue
-        name, made = (b"notify", _plan_notify(node, notify)) if notify is not UNSET else (b"broadcast", _plan_broadcast(node, broadcast, ascii))
+        if broadcast is not UNSET:
+            name, made = b"broadcast", _plan_broadcast(node, broadcast, ascii)
+        else:
+            assert notify is not UNSET
+            name, made = b"notify", _plan_notify(node, notify)
         if not made.calls:
             raise _Unusual
         calls += made.calls
