@@ -237,7 +237,8 @@ class ServerCommands:
     def call_now(self, *words: Any) -> asyncio.Future[Any]:
         """Passes the queue."""
         loop = asyncio.get_running_loop()
-        command = Command(libvalkey.pack_command(words), loop.create_future(), loop.time(), urgent=True)
+        now = loop.time()
+        command = Command(libvalkey.pack_command(words), loop.create_future(), now, urgent=True, written=now)
         if self._transport is None or self._transport.is_closing():
             command.future.set_exception(Unavailable(f"no connection to Valkey at {self.address}"))
         else:

@@ -88,7 +88,8 @@ class History:
 
     def begin_publish(self, waiter: Waiter, channel: str, words: Sequence[Any], *, inbox: bool = False) -> None:
         """``publish`` without waiting: the answer that ``waiter`` gets is what ``published`` takes."""
-        self._write_index(channel)
+        if self._index.command(channel) is not None:
+            self._write_index(channel)
         if inbox:
             self.commands.begin_for(waiter, *self._publishing(channel, words, inbox), guarded=True)
         else:

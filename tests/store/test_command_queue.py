@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
 
 import libvalkey
 import pytest
@@ -54,3 +56,14 @@ async def test_a_command_that_is_called_between_the_loss_of_a_connection_and_a_w
         with pytest.raises(Unavailable, match="no connection to Valkey"):
             await late
     taken_back.cancel()
+
+
+async def test_a_command_that_passes_the_queue_has_waited_for_its_answer_since_then() -> None:
+    """Of the oldest it is measured for how long Valkey is silent."""
+    commands = ServerCommands(Address("valkey://127.0.0.1"))
+    commands._transport = cast(Any, SimpleNamespace(write=lambda data: None, is_closing=lambda: False))
+    before = asyncio.get_running_loop().time()
+    asked = commands.call_now(b"PING")
+    (command,) = commands.queue.written
+    assert command.urgent and before <= command.written <= asyncio.get_running_loop().time()
+    asked.cancel()

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, ClassVar, Protocol
 
@@ -265,11 +264,16 @@ class DirectCall:
 
     def _all_answered(self) -> None:
         assert self._plan is not None
-        published = self._node.history.published
+        published, answers = self._node.history.published, self._answers
         try:
-            outcomes = [_outcome_of(published, call.channel, answer) for call, answer in zip(self._plan.calls, self._answers, strict=True)]
+            for number, call in enumerate(self._plan.calls):
+                if not isinstance(answer := answers[number], StoreError):
+                    try:
+                        answers[number] = published(call.channel, answer)
+                    except StoreError as error:
+                        answers[number] = error
             if not self.disconnected:
-                self._end(self._plan, outcomes)
+                self._end(self._plan, answers)
         except Exception:
             log.exception("api: what Valkey answered to a publication is no answer of its function")
             self._calls.abort()
@@ -282,16 +286,6 @@ class DirectCall:
             return
         self._node.admission.counts.answered(self.head.name)
         self._calls.answer(self, 200, result if self.head.name == "batch" else b'{"result":%b}' % result)
-
-
-def _outcome_of(published: Callable[[str, Any], Any], channel: str, answer: Any) -> Any:
-    """The position, None where the channel has no history, or the error. Raises for what is no answer of the function."""
-    if isinstance(answer, StoreError):
-        return answer
-    try:
-        return published(channel, answer)
-    except StoreError as error:
-        return error
 
 
 class _Answer(msgspec.Struct, eq=False):

@@ -117,20 +117,20 @@ _notify = msgspec.json.Decoder(_Notify).decode
 _batch = msgspec.json.Decoder(_Batch).decode
 
 
-def _plan_publish(node: Node, request: PublishRequest, ascii: bool) -> Plan:
-    return Plan([_publish_call(node, request, ascii)], _first)
+def _plan_publish(node: Node, request: PublishRequest, is_ascii: bool) -> Plan:
+    return Plan([_publish_call(node, request, is_ascii)], _first)
 
 
-def _publish_call(node: Node, request: PublishRequest, ascii: bool) -> Call:
+def _publish_call(node: Node, request: PublishRequest, is_ascii: bool) -> Call:
     node.rules(request.channel)
-    return Call(request.channel, _words(node, request, ascii))
+    return Call(request.channel, _words(node, request, is_ascii))
 
 
-def _words(node: Node, request: PublishRequest | BroadcastRequest, ascii: bool) -> list[Word]:
-    """``publication_words``. ``ascii``: so was the whole body, whose decoder has looked at the data's grammar then."""
+def _words(node: Node, request: PublishRequest | BroadcastRequest, is_ascii: bool) -> list[Word]:
+    """``publication_words``. ``is_ascii``: so was the whole body, whose decoder has looked at the data's grammar then."""
     data = request.data
     has_options = request.idempotency_key or request.version or request.version_epoch or request.skip_history or request.tags
-    if ascii and not has_options and data and not request.b64data:
+    if is_ascii and not has_options and data and not request.b64data:
         text = bytes(data)
         if len(text) <= NEVER_DEEP:
             return [text]
@@ -150,9 +150,9 @@ def _few(items: Sequence[Any]) -> None:
         raise _Unusual
 
 
-def _plan_broadcast(node: Node, request: BroadcastRequest, ascii: bool) -> Plan:
+def _plan_broadcast(node: Node, request: BroadcastRequest, is_ascii: bool) -> Plan:
     _few(request.channels)
-    words = _words(node, request, ascii)
+    words = _words(node, request, is_ascii)
     for channel in request.channels:
         node.rules(channel)
     return Plan([Call(channel, words) for channel in request.channels], _each)
@@ -180,7 +180,7 @@ _Part = tuple[bytes, int, Callable[[Node, Sequence[Answer]], bytes]]  # of a bat
 _PUBLISHED: _Part = (b"publish", 1, _first)
 
 
-def _plan_batch(node: Node, request: _Batch, ascii: bool) -> Plan:
+def _plan_batch(node: Node, request: _Batch, is_ascii: bool) -> Plan:
     """Whether in ``parallel`` or not: what is published is on its way together, in order."""
     _few(request.commands)
     calls: list[Call] = []
@@ -190,11 +190,11 @@ def _plan_batch(node: Node, request: _Batch, ascii: bool) -> Plan:
         if (publish is UNSET) + (broadcast is UNSET) + (notify is UNSET) != 2:
             raise _Unusual
         if publish is not UNSET:
-            calls.append(_publish_call(node, publish, ascii))
+            calls.append(_publish_call(node, publish, is_ascii))
             parts.append(_PUBLISHED)
             continue
         if broadcast is not UNSET:
-            name, made = b"broadcast", _plan_broadcast(node, broadcast, ascii)
+            name, made = b"broadcast", _plan_broadcast(node, broadcast, is_ascii)
         else:
             assert notify is not UNSET
             name, made = b"notify", _plan_notify(node, notify)
