@@ -9,7 +9,7 @@ from ..errors import StoreError, Unavailable
 from .access import Commands
 from .connect import Address
 from .connection import ServerCommands
-from .refusals import REDIRECTS
+from .refused_commands import REDIRECTS
 
 __all__ = ["BlockingCommands"]
 

@@ -30,7 +30,7 @@ from .connect import Address, Server, close_connection, open_connection
 from .connect_again import PAUSE_SECONDS, connect_again
 from .not_permitted import for_people
 from .outage_log import OutageLog, RefusalLog
-from .refusals import NOT_THE_PRIMARY, OTHER_FUNCTIONS, REDIRECTS, REFUSED_FOR_NOW, RefusalPauses
+from .refused_commands import NOT_THE_PRIMARY, OTHER_FUNCTIONS, REDIRECTS, REFUSED_FOR_NOW, RefusalPauses
 
 __all__ = ["PATIENCE_SECONDS", "Redirects", "ServerCommands"]
 

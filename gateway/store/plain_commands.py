@@ -12,7 +12,7 @@ from valkey.exceptions import BusyLoadingError, NoPermissionError, ReadOnlyError
 from ..errors import StoreError, Unavailable
 from .connect import CONNECT_SECONDS
 from .not_permitted import lacking, name_of, not_permitted
-from .refusals import REDIRECTS
+from .refused_commands import REDIRECTS
 from .tls_options import explained
 from .wrong_kind import with_remedy
 

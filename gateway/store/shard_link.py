@@ -28,7 +28,7 @@ from .connect_again import connect_again
 from .connection import RETIRED_SECONDS, ServerCommands
 from .not_permitted import for_people
 from .outage_log import OutageLog
-from .refusals import REFUSED_FOR_NOW
+from .refused_commands import REFUSED_FOR_NOW
 
 __all__ = ["Receiver", "ShardLink"]
 

@@ -127,7 +127,7 @@ def _publish_call(node: Node, request: PublishRequest, is_ascii: bool) -> Call:
 
 
 def _words(node: Node, request: PublishRequest | BroadcastRequest, is_ascii: bool) -> list[Word]:
-    """``publication_words``. ``is_ascii``: so was the whole body, whose decoder has looked at the data's grammar then."""
+    """``publication_words`` of a request without a trace. ``is_ascii``: so was the whole body, whose decoder has read the data as JSON then."""
     data = request.data
     has_options = request.idempotency_key or request.version or request.version_epoch or request.skip_history or request.tags
     if is_ascii and not has_options and data and not request.b64data:

@@ -1,4 +1,4 @@
-"""What Valkey answers where it carries a command out not now, or not here, by the beginning of its error reply."""
+"""Commands that Valkey carries out not now, or not here: what its error replies begin with, and when to try again."""
 
 from __future__ import annotations
 
