@@ -58,13 +58,15 @@ NOT_UTF8 = Disconnect(1007, reason="a message that is not UTF-8")  # RFC 6455, 8
 
 
 def text_frame(payload: bytes) -> bytes:
-    """A server's unmasked text frame. Source: RFC 6455, 5.2."""
-    length = len(payload)
-    if length < 126:
-        return b"\x81%c%b" % (length, payload)
-    if length < 65536:
-        return b"\x81\x7e%b%b" % (length.to_bytes(2), payload)
-    return b"\x81\x7f%b%b" % (length.to_bytes(8), payload)
+    """A server's unmasked text frame."""
+    return _frame_head(len(payload)) + payload
+
+
+def _frame_head(size: int) -> bytes:
+    """What a server's unmasked text frame of so many bytes begins with. Source: RFC 6455, 5.2."""
+    if size < 126:
+        return b"\x81%c" % size
+    return b"\x81\x7e" + size.to_bytes(2) if size < 65536 else b"\x81\x7f" + size.to_bytes(8)
 
 
 _SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
@@ -72,6 +74,7 @@ _OF_PAGE = [(name, name.encode()) for name in OF_PAGE]
 _KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
 _WHOLE = (Opcode.TEXT, Opcode.BINARY)
 _DATA = (*_WHOLE, Opcode.CONT)
+_DATA_NAME = b'{"data":'
 _PING_FRAME = text_frame(PING)
 _NATIVE_PING = b"\x89\x00"
 
@@ -90,7 +93,9 @@ def _prepare(channel: ChannelView, publication: Publication) -> bytes:
     prefix = channel.push_prefix
     if publication.json is None and publication.tags is None and publication.info is None and publication.offset:
         # The same text as below in one go: nearly all publications are so, and each is prepared once by every process.
-        frame = text_frame(b'%b{"data":%b,"offset":%d}}}' % (prefix, publication.data, publication.offset))
+        end = b',"offset":%d}}}' % publication.offset
+        size = len(prefix) + len(_DATA_NAME) + len(publication.data) + len(end)
+        frame = b"".join((_frame_head(size), prefix, _DATA_NAME, publication.data, end))
     else:
         frame = text_frame(b"%b%b}}" % (prefix, publication_json(publication)))
     publication.ws = frame

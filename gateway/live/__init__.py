@@ -5,6 +5,7 @@ ring           a channel's newest publications, in memory
 wire_formats   what a fan-out writes to all subscriptions of one kind
 fanout         a channel's live subscriptions, and the rounds that write to them
 channel        a channel's position, its announcements and pages of history
+arrivals       what the link brought, handed to the channels and written
 subscription   one client in one channel
 catchup        from a position to live
 hub            which channels this process follows, and how their position becomes certain again

@@ -26,8 +26,8 @@ from ..errors import StoreError
 from ..publication import Position, Publication
 from ..rules.recovery import following
 from ..store.history import Page
-from ..store.layout import Announcement, JoinLeave, Reset
-from .fanout import FanOut, JoinLeaveObserver
+from ..store.layout import Announcement, JoinLeave, Reset, read_next
+from .fanout import SLICE, FanOut, JoinLeaveObserver, Part
 from .ring import Ring, Rings
 from .traffic import Traffic
 
@@ -68,7 +68,8 @@ class Mender(Protocol):
 class Channel(FanOut):
     """One channel and its subscriptions here. The hub makes it, mends it and drops it.
 
-    ``acked`` is whether Valkey confirmed the link's subscription, ``ms`` the unix time of the newest publication.
+    ``acked`` is whether Valkey confirmed the link's subscription, ``ms`` the unix time of the newest publication. ``has_history``: the rules
+    give it a history, and so its subscribers positions. ``size`` and ``ttl`` are those of its history, ``usual_…`` those of the rules.
     ``doubts`` counts how often what was read of history before became doubtful: it was removed, or an announcement was lost.
     ``ephemerals`` is the number of ephemeral publications that were fanned out, and of times when some may have been lost with
     the link; a subscription compares it to learn that it missed some. ``lost_some``: the link was lost, and what was announced
@@ -80,6 +81,7 @@ class Channel(FanOut):
         "acked",
         "doubts",
         "ephemerals",
+        "has_history",
         "held",
         "idle_since",
         "key",
@@ -95,6 +97,8 @@ class Channel(FanOut):
         "size",
         "subscribers",
         "ttl",
+        "usual_size",
+        "usual_ttl",
         "waiters",
         "waiting",
     )
@@ -115,8 +119,10 @@ class Channel(FanOut):
         self.mender = mender
         self.ms = 0
         self.ring = Ring(rings)
-        self.size = rules.history_size
-        self.ttl = rules.history_ttl
+        # Copies: pydantic's attributes take five times as long, and each publication needs these.
+        self.size = self.usual_size = rules.history_size
+        self.ttl = self.usual_ttl = rules.history_ttl
+        self.has_history = rules.history_size != 0
         self.subscribers = 0
         self.idle_since = 0.0
         self.acked = False
@@ -142,11 +148,6 @@ class Channel(FanOut):
     def is_calm(self) -> bool:
         """Whether all that was announced is handed on, and no round is under way."""
         return self.round is None and not self.waiting
-
-    @property
-    def has_history(self) -> bool:
-        """Whether the rules give it a history, and so its subscribers positions."""
-        return self.rules.history_size != 0
 
     @property
     def is_ephemeral(self) -> bool:
@@ -176,6 +177,28 @@ class Channel(FanOut):
             self.waiting += items
         else:
             self._take_live(items)
+
+    def take_next(self, payload: bytes, parts: list[Part]) -> bool:
+        """Takes what arrived alone, if it is the next publication, as nearly always, and nothing is in its way: moves on with it, and adds to
+        ``parts`` what is to be written. False: it did nothing, and ``announced`` has to take it.
+        """
+        if self.held is not None or self.round is not None or self.waiting or not self.has_history:
+            return False
+        if self.live_count + self.filter_work > SLICE:
+            return False
+        publication = read_next(payload, self.epoch, self.offset + 1)
+        if publication is None:
+            return False
+        self.size, self.ttl = self.usual_size, self.usual_ttl
+        self._move_on(publication)
+        self.prepare([publication], parts)
+        return True
+
+    def _move_on(self, publication: Publication) -> None:
+        """To the next publication, which has set ``size`` and ``ttl``."""
+        self.offset, self.ms = publication.offset, publication.ms
+        now = self.loop.time()
+        self.ring.append(publication, self.size, self.ring.expiry(publication.ms, self.ttl, now), now)
 
     def hold(self, items: list[Announced]) -> None:
         """For a closed channel. Past HELD_MOST only the newest that has a place in history is held: it shows the hole, which is then read."""
@@ -228,22 +251,19 @@ class Channel(FanOut):
     def _take_live(self, items: list[Announced]) -> None:
         fresh: list[Publication] = []
         joins_and_leaves: list[JoinLeave] = []
-        rules, ring, now = self.rules, self.ring, self.loop.time()
-        has_history = rules.history_size != 0
         for number, item in enumerate(items):
             if type(item) is Announcement:
                 publication = item.publication
                 offset = publication.offset
-                if offset == 0 or not has_history:
+                if offset == 0 or not self.has_history:
                     self.ephemerals += 1
                     fresh.append(publication)
                     continue
                 if item.epoch == self.epoch:
                     if offset == self.offset + 1:
-                        self.offset, self.ms = offset, publication.ms
-                        self.size = rules.history_size if item.size is None else item.size
-                        self.ttl = rules.history_ttl if item.ttl is None else max(item.ttl, 0)
-                        ring.append(publication, self.size, ring.expiry(publication.ms, self.ttl, now), now)
+                        self.size = self.usual_size if item.size is None else item.size
+                        self.ttl = self.usual_ttl if item.ttl is None else max(item.ttl, 0)
+                        self._move_on(publication)
                         fresh.append(publication)
                         continue
                     if offset <= self.offset:

@@ -7,7 +7,7 @@ filters, each of which has to be asked. During a round the position does not mov
 joined into the next round. A subscription that turns live during the round is added at its end, whose position it has
 already.
 
-    fan_out ─▶ few: written at once
+    fan_out ─▶ few: prepared, and written at once
             ─▶ many: round ─▶ [slice … slice] ─▶ those that turned live are added ─▶ round_over
 """
 
@@ -23,10 +23,10 @@ from typing import Any, Protocol
 from ..publication import Position, Publication
 from ..rules.protocol import push_prefix
 from ..store.layout import JoinLeave
-from .traffic import Traffic
+from .traffic import SAMPLED, Traffic
 from .wire_formats import NOTHING, FilteredWire, FreshDeltaWire, Wire
 
-__all__ = ["GONE", "SLICE", "FanOut", "JoinLeaveObserver", "Member", "Round", "Write"]
+__all__ = ["GONE", "SLICE", "FanOut", "JoinLeaveObserver", "Member", "Part", "Round", "Write", "write_all"]
 
 log = logging.getLogger("gateway.hub")
 
@@ -34,6 +34,7 @@ SLICE = 1000  # subscriptions written to, or as much work of filters, before oth
 GONE = (OSError, RuntimeError)  # what uvloop raises for a socket that was reset, and for one that is closed
 
 Write = Callable[[Any], object]  # takes the payload of its own wire format, whatever type that has
+Part = tuple[Write, object]  # of a fan-out: one write, and its payload
 
 
 class Member(Protocol):
@@ -137,30 +138,38 @@ class FanOut(ABC):
 
     def fan_out(self, publications: list[Publication]) -> None:
         """Writes to every live subscription, at once if they are few, else slice by slice. Call it between rounds only."""
-        live, traffic, count = self.live, self.traffic, len(publications)
-        traffic.publications += count
-        if self.live_count + self.filter_work * count <= SLICE:
-            for wire, members in tuple(live.items()):
-                joined = wire.join(self, publications)
-                if joined is not NOTHING:
-                    writes = tuple(members.values())  # a write may fill its socket, which removes its subscription
-                    # As ``traffic.wrote``, whose call alone would take as long as all of this.
-                    traffic.deliveries += len(writes) * (wire.admitted if type(wire) is FilteredWire else count)
-                    if type(joined) is bytes:
-                        traffic.bytes += len(writes) * len(joined)
-                    _write(writes, joined)
-            traffic.untimed -= 1
-            if not traffic.untimed:
-                traffic.time_delivery(publications[-1].ms)
-            if self.deltas:
-                self._set_base(publications[-1])
-                self._chain()
+        if self.live_count + self.filter_work * len(publications) <= SLICE:
+            parts: list[Part] = []
+            self.prepare(publications, parts)
+            write_all(parts)
             return
+        self.traffic.publications += len(publications)
         first = next((p.offset for p in publications if p.offset), self.offset + 1)
-        self.round = Round(first - 1, self, publications, live)
+        self.round = Round(first - 1, self, publications, self.live)
         if self.deltas:
             self._set_base(publications[-1])
         self._next_slice()
+
+    def prepare(self, publications: list[Publication], parts: list[Part]) -> None:
+        """Fans out to few, but for the writes, which it adds to ``parts``. They have to be made in this turn of the loop, even those to
+        subscriptions that are not live any more then: the publications are counted as theirs."""
+        traffic, count = self.traffic, len(publications)
+        traffic.publications += count
+        for wire, members in self.live.items():
+            joined = wire.join(self, publications)
+            if joined is not NOTHING:
+                parts += [(write, joined) for write in members.values()]
+                # As ``traffic.wrote``, whose call alone would take as long as all of this.
+                traffic.deliveries += len(members) * (wire.admitted if type(wire) is FilteredWire else count)
+                if type(joined) is bytes:
+                    traffic.bytes += len(members) * len(joined)
+        traffic.untimed -= 1
+        if not traffic.untimed:
+            traffic.untimed = SAMPLED
+            parts.append((traffic.time_delivery, publications[-1].ms))
+        if self.deltas:
+            self._set_base(publications[-1])
+            self._chain()
 
     def _set_base(self, last: Publication) -> None:
         self.base = last if last.offset else None
@@ -245,7 +254,7 @@ class Round:
             del self._payloads[wire]
         if payload is not NOTHING:
             self._channel.traffic.wrote(payload, len(chosen), self._counts[wire])
-            _write([write for _, write in chosen], payload)
+            write_all([(write, payload) for _, write in chosen])
         return work + len(chosen)
 
     def skip(self, member: Member) -> bool:
@@ -259,12 +268,12 @@ class Round:
         return True
 
 
-def _write(writes: Iterable[Write], payload: object) -> None:
+def write_all(parts: Iterable[Part]) -> None:
     """Calls each once. The publication reaches all others although a transport fails."""
-    rest = iter(writes)
+    rest = iter(parts)
     while True:
         try:
-            for write in rest:
+            for write, payload in rest:
                 write(payload)
             return
         except GONE as error:

@@ -23,7 +23,8 @@ from ..runtime.backoff import retrying
 from ..runtime.tasks import Tasks, shared
 from ..runtime.turns import Turns
 from ..store.history import Page
-from ..store.layout import Layout, read_announcement
+from ..store.layout import Layout
+from .arrivals import Arrivals, Held
 from .catchup import advance, catch_up
 from .channel import Channel
 from .gap_log import GapLog
@@ -44,8 +45,6 @@ DROPPED_AT_ONCE = 500  # idle channels of one turn of the loop
 # After the link was lost, all channels are to be mended at once. So many of them read history together: about 5 ms in a turn of the
 # loop, and enough to give Valkey something to do meanwhile.
 MENDED_AT_ONCE = 50
-ANNOUNCED_AT_ONCE = 1000  # work of announcements in one turn of the loop, in writes to subscribers: about 10 ms
-PUBLICATION_WORK = 2  # writes that take as long as it takes to read and encode a publication
 PAGES_AT_ONCE = 50  # subscriptions that go on with a page of history in one turn of the loop, thousands of which may wait for the same
 
 
@@ -57,15 +56,12 @@ class HistoryReader(Protocol):
     ) -> Page: ...
 
 
-class Feed(Protocol):
+class Feed(Held, Protocol):
     """What the hub needs of the link: announcements of these Pub/Sub channels from now on, also after they were lost, or no more."""
 
     def subscribe(self, channels: list[bytes]) -> None: ...
 
     def unsubscribe(self, channels: list[bytes]) -> None: ...
-
-    def hold_reading(self, hold: bool) -> None:
-        """True: reads nothing more from Valkey until it is called with False."""
 
 
 class MissedEphemeral(Protocol):
@@ -97,8 +93,7 @@ class Hub:
         self._to_mend: OrderedDict[Channel, None] = OrderedDict()  # they wait until fewer than MENDED_AT_ONCE are
         self._mended: set[Channel] = set()  # those that read history now
         self._pages = Turns(PAGES_AT_ONCE)
-        self._room = 0  # of ANNOUNCED_AT_ONCE, what is left in this turn of the loop
-        self._delayed: OrderedDict[Channel, None] = OrderedDict()  # their announcements wait for a later turn
+        self._arrivals = Arrivals(self._by_key, feed, layout.faults, self._announcing_failed)
         self._tasks = Tasks()
         self._gaps = GapLog(self._loop)
         self.rings = Rings(config.limits.ring_bytes)
@@ -266,43 +261,8 @@ class Hub:
     # The link.
 
     def on_announcements(self, batch: dict[bytes, list[bytes]]) -> None:
-        """``batch``: Pub/Sub channel → the payloads that arrived, in order. Channels that are not followed are ignored.
-
-        Once the work of this turn of the loop is used up, the other channels' announcements wait for the next turns, and nothing more
-        is read from Valkey until they were handled.
-        """
-        by_key, faults, was_delayed = self._by_key, self._layout.faults, bool(self._delayed)
-        self._room = 0 if was_delayed else ANNOUNCED_AT_ONCE
-        for key, payloads in batch.items():
-            channel = by_key.get(key)
-            if channel is not None:
-                items = [read_announcement(payload, faults, channel.name) for payload in payloads]
-                if self._room > 0:
-                    self._room -= len(items) * PUBLICATION_WORK + channel.live_count
-                    try:
-                        channel.announced(items)
-                    except Exception:  # the other channels of the batch must not lose theirs
-                        self._announcing_failed(channel)
-                else:
-                    channel.delay(items)
-                    self._delayed[channel] = None
-        if self._delayed and not was_delayed:
-            self._feed.hold_reading(True)
-            self._loop.call_soon(self._announce_delayed)
-
-    def _announce_delayed(self) -> None:
-        self._room = ANNOUNCED_AT_ONCE
-        while self._delayed and self._room > 0:
-            channel, _ = self._delayed.popitem(last=False)
-            self._room -= len(channel.waiting) * PUBLICATION_WORK + channel.live_count
-            try:
-                channel.announce_waiting()
-            except Exception:
-                self._announcing_failed(channel)
-        if self._delayed:
-            self._loop.call_soon(self._announce_delayed)
-        else:
-            self._feed.hold_reading(False)
+        """``batch``: Pub/Sub channel → the payloads that arrived, in order. Channels that are not followed are ignored."""
+        self._arrivals.take(batch)
 
     def _announcing_failed(self, channel: Channel) -> None:
         log.exception("channel %s: what was announced failed", channel.name)

@@ -8,6 +8,8 @@ plain_connection   how programs without asyncio find their server, load the func
 plain_commands     their commands for one server; plain_cluster: for a cluster
 access      what the commands of one server and of a cluster have in common
 command     one command on its way, and what gets its answer
+command_queue  one server's commands that are not answered yet, in order, and how long they may wait
+refused_commands   what Valkey answers where it carries a command out not now, or not here
 connection  one server: one pipelined connection for commands
 cluster     a cluster: each command goes to the shard that holds its hash slot
 held_slots  slots that move: their commands wait in order

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from .cluster import ClusterCommands
-from .command import Waiter
+from .command import Functions, Waiter
 from .connect import Address
-from .connection import PATIENCE_SECONDS, Functions, ServerCommands
+from .connection import PATIENCE_SECONDS, ServerCommands
 
 __all__ = ["Commands", "make_commands"]
 
@@ -28,6 +28,10 @@ class Commands(Protocol):
     @property
     def sharded(self) -> bool:
         """Whether it is a cluster: announcements go through sharded Pub/Sub, and commands of different slots have no order."""
+
+    @property
+    def guard_words(self) -> int:
+        """How many words are written after each guarded command."""
 
     @property
     def connected(self) -> bool:
@@ -59,6 +63,10 @@ class Commands(Protocol):
 
     def begin_for(self, waiter: Waiter, *words: Any, guarded: bool = False) -> None:
         """``begin`` whose answer goes to ``waiter``, which is cheaper where nobody awaits it."""
+
+    def begin_packed(self, waiter: Waiter, key: bytes, text: bytes) -> None:
+        """``begin_for`` of a guarded function call with this key. ``text`` is the call as Valkey reads it, whose number of words has
+        ``guard_words`` more."""
 
     def send(self, *words: Any) -> asyncio.Future[Any]:
         """``call`` that fails at once, with Unavailable, where it would have to wait for a connection."""

@@ -8,7 +8,8 @@ from typing import Any
 from ..errors import StoreError, Unavailable
 from .access import Commands
 from .connect import Address
-from .connection import REDIRECTS, ServerCommands
+from .connection import ServerCommands
+from .refused_commands import REDIRECTS
 
 __all__ = ["BlockingCommands"]
 

@@ -19,9 +19,9 @@ from typing import Any
 from ..errors import StoreError, Unavailable
 from ..runtime.backoff import backoff
 from ..runtime.tasks import Tasks, end
-from .command import Command, Waiter, make_command
+from .command import GUARD_WORDS, Command, Functions, Waiter, make_command
 from .connect import Address
-from .connection import Functions, ServerCommands
+from .connection import ServerCommands
 from .held_slots import HeldSlots
 from .topology import SLOTS, Place, View, ask, ask_anew, key_of, newest, slot_of
 
@@ -48,6 +48,7 @@ class ClusterCommands:
         self.address = address
         self._patience = patience
         self._functions = functions
+        self.guard_words = GUARD_WORDS if functions is not None else 0
         self._servers: dict[Place, ServerCommands] = {}
         self._leaving: set[ServerCommands] = set()  # nodes without hash slots, which still answer what was on its way to them
         self._owners: list[ServerCommands | None] = [None] * SLOTS
@@ -131,6 +132,12 @@ class ClusterCommands:
     def begin_for(self, waiter: Waiter, *words: Any, guarded: bool = False) -> None:
         self._enqueue(words, False, guarded).add_done_callback(partial(_pass_on, waiter))
 
+    def begin_packed(self, waiter: Waiter, key: bytes, text: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        future.add_done_callback(partial(_pass_on, waiter))
+        self._begin(Command(text, future, loop.time(), self._functions is not None), slot_of(key))
+
     def send(self, *words: Any) -> asyncio.Future[Any]:
         server = self._server_of(words)
         if server is None or not server.connected:
@@ -158,14 +165,13 @@ class ClusterCommands:
 
     def _enqueue(self, words: tuple[Any, ...], repeatable: bool, guarded: bool) -> asyncio.Future[Any]:
         key = key_of(words)
-        slot = -1 if key is None else slot_of(key)
-        owner = self._owners[slot] if slot >= 0 else None
-        # The generation of the functions is each shard's own.
-        generation = owner.generation if owner is not None else b"" if self._functions is not None else None
-        command = make_command(words, generation if guarded else None, repeatable=repeatable)
+        command = make_command(words, guarded=guarded and self._functions is not None, repeatable=repeatable)
+        self._begin(command, -1 if key is None else slot_of(key))
+        return command.future
+
+    def _begin(self, command: Command, slot: int) -> None:
         command.number, command.slot = next(self._numbers), slot
         self.route(command)
-        return command.future
 
     def route(self, command: Command) -> None:
         """Puts a command on its way to the shard of its slot, after all older ones of this slot."""
@@ -263,7 +269,7 @@ class ClusterCommands:
             return False
         self._owners, self._is_patched, self._shards = after, False, None
         for server in list(self._servers.values()):
-            self._held.hold_moved(server, [slot for slot in server.slots() if after[slot] is not server])
+            self._held.hold_moved(server, [slot for slot in server.queue.slots() if after[slot] is not server])
         self._retire(set(self.shards))
         for changed in self._changed:
             changed()

@@ -1,18 +1,39 @@
-"""One command on its way to Valkey: its text, what gets its answer, and how replies are read."""
+"""One command on its way to Valkey: its text, what gets its answer, and how replies are read.
+
+A *guarded* command is a function call that ends with the generation of the function library that it needs. Those two words are written
+after its text, since the generation may change while it waits; the number of words at the head of the text counts them already. Without
+the guard, commands that are on their way while another program loads the library would be carried out before older ones that were refused.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import libvalkey
+import msgspec
 
 from ..errors import StoreError
 
-__all__ = ["Command", "Replies", "Waiter", "asking_command", "make_command"]
+__all__ = ["GUARD_WORDS", "Call", "Command", "Functions", "Replies", "Waiter", "asking_command", "guard_of", "make_command"]
 
+GUARD_WORDS = 2
 _ASKING = libvalkey.pack_command((b"ASKING",))
+
+
+Call = Callable[..., Awaitable[Any]]
+
+
+class Functions(Protocol):
+    """The function library that commands call."""
+
+    async def ready(self, call: Call, shared: Call | None = None) -> bytes:
+        """Loads the functions where they are missing and returns their generation. Raises StoreError, Unavailable.
+
+        ``call`` sends a command to the server that needs them; ``shared``, in a cluster, sends one to where its keys are.
+        """
+        ...
 
 
 class Replies(asyncio.Protocol):
@@ -53,25 +74,22 @@ class Waiter(Protocol):
         """The error may come before the call that began the command returns."""
 
 
-class Command:
-    """One command on its way. ``words`` are kept of a guarded one alone, whose text changes with the generation.
+class Command(msgspec.Struct, eq=False):
+    """One command on its way. ``text`` is what Valkey reads, without the guard's words; ``called`` and ``written`` are times of the loop.
 
     ``slot`` is the hash slot of its keys in a cluster; -1 for one without keys, and where there is one server. ``number`` counts a
-    cluster's commands in the order in which they were called.
+    cluster's commands in the order in which they were called. ``urgent``: it passed the queue, to mend what the others wait for.
     """
 
-    __slots__ = ("called", "generation", "number", "repeatable", "slot", "text", "urgent", "waiter", "words", "written")
-
-    def __init__(self, text: bytes, waiter: Waiter, now: float, *, repeatable: bool = False, urgent: bool = False) -> None:
-        self.text = text
-        self.waiter = waiter
-        self.called = self.written = now
-        self.repeatable = repeatable
-        self.slot = -1
-        self.number = 0
-        self.urgent = urgent  # it passed the queue, to mend what the others wait for
-        self.words: tuple[Any, ...] | None = None
-        self.generation: bytes | None = None
+    text: bytes
+    waiter: Waiter
+    called: float
+    guarded: bool = False
+    repeatable: bool = False
+    urgent: bool = False
+    slot: int = -1
+    number: int = 0
+    written: float = 0.0
 
     @property
     def future(self) -> asyncio.Future[Any]:
@@ -79,23 +97,19 @@ class Command:
         assert isinstance(self.waiter, asyncio.Future)
         return self.waiter
 
-    def guard(self, generation: bytes) -> None:
-        if self.words is not None and self.generation != generation:
-            self.generation = generation
-            self.text = libvalkey.pack_command((*self.words, b"generation", generation))
 
-
-def make_command(words: tuple[Any, ...], generation: bytes | None, *, repeatable: bool, waiter: Waiter | None = None) -> Command:
-    """``generation`` is the one that the command is guarded by, as far as it is known yet, b"" if it is not; None: it is not guarded.
-    Without a ``waiter`` it is made for a future."""
+def make_command(words: tuple[Any, ...], *, guarded: bool, repeatable: bool, waiter: Waiter | None = None) -> Command:
+    """Without a ``waiter`` it is made for a future."""
     loop = asyncio.get_running_loop()
-    command = Command(b"", loop.create_future() if waiter is None else waiter, loop.time(), repeatable=repeatable)
-    if generation is None:
-        command.text = libvalkey.pack_command(words)
-    else:
-        command.words = words
-        command.guard(generation)  # packed once, as long as the generation stays
-    return command
+    text = libvalkey.pack_command(words)
+    if guarded:
+        text = b"*%d%b" % (len(words) + GUARD_WORDS, text[text.index(b"\r") :])
+    return Command(text, loop.create_future() if waiter is None else waiter, loop.time(), guarded=guarded, repeatable=repeatable)
+
+
+def guard_of(generation: bytes) -> bytes:
+    """What is written after a guarded command."""
+    return b"$10\r\ngeneration\r\n$%d\r\n%b\r\n" % (len(generation), generation)
 
 
 def asking_command() -> Command:

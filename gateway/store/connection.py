@@ -1,6 +1,6 @@
-"""One pipelined connection for commands, which owns their order and their repetition.
+"""One pipelined connection for commands: what becomes of each, and how the connection is opened again.
 
-Every command enters one queue when it is called and leaves it in that order. Commands that are called within one turn of
+Every command enters one queue (``command_queue``) when it is called and leaves it in that order. Commands that are called within one turn of
 the loop leave in one write; Valkey answers in order. A lost connection is opened again by itself. What becomes of a
 command that gets no good answer:
 
@@ -11,32 +11,28 @@ command that gets no good answer:
 | Valkey carried nothing out: it is loading, is    | are sent again, in their order and before all newer ones, once the    |
 | not the primary, or has lost its functions       | cause is mended; meanwhile nothing newer is sent                      |
 | ``patience`` seconds are over                    | fail with Unavailable                                                 |
-
-``Functions`` loads the function library where it is missing, and says which *generation* of it is loaded; a ``guarded``
-command carries that generation. Without it, commands that are on their way while another program loads the library would
-be carried out before older ones that were refused.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import libvalkey
 
 from ..errors import StoreError, Unavailable
-from ..runtime.backoff import backoff
 from ..runtime.tasks import end
-from .command import Command, Replies, Waiter, asking_command, make_command
+from .command import GUARD_WORDS, Call, Command, Functions, Replies, Waiter, asking_command, guard_of, make_command
+from .command_queue import CommandQueue
 from .connect import Address, Server, close_connection, open_connection
 from .connect_again import PAUSE_SECONDS, connect_again
 from .not_permitted import for_people
 from .outage_log import OutageLog, RefusalLog
+from .refused_commands import NOT_THE_PRIMARY, OTHER_FUNCTIONS, REDIRECTS, REFUSED_FOR_NOW, RefusalPauses
 
-__all__ = ["PATIENCE_SECONDS", "REDIRECTS", "Functions", "Redirects", "ServerCommands"]
+__all__ = ["PATIENCE_SECONDS", "Redirects", "ServerCommands"]
 
 log = logging.getLogger("gateway.store")
 
@@ -49,25 +45,6 @@ PATIENCE_SECONDS = 10.0
 BARRIER_SECONDS = 2.0  # for the replies to what was written before a refusal
 # The same of a cluster's server that has lost slots: one that was replaced must not acknowledge what its successor does not have.
 SETTLE_SECONDS = 0.5
-PATIENCE_STEP_SECONDS = 0.02  # commands whose patience is over within it fail together
-CALM_SECONDS = 5.0  # after so long without a refusal the next one is the first again
-REFUSED_FOR_NOW = ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "BUSY ")
-NOT_THE_PRIMARY = ("READONLY",)
-OTHER_FUNCTIONS = ("ERR Function not found", "GENERATION")
-REDIRECTS = ("MOVED ", "ASK ", "TRYAGAIN", "CLUSTERDOWN")
-
-Call = Callable[..., Awaitable[Any]]
-
-
-class Functions(Protocol):
-    """The function library that commands call."""
-
-    async def ready(self, call: Call, shared: Call | None = None) -> bytes:
-        """Loads the functions where they are missing and returns their generation. Raises StoreError, Unavailable.
-
-        ``call`` sends a command to the server that needs them; ``shared``, in a cluster, sends one to where its keys are.
-        """
-        ...
 
 
 class Redirects(Protocol):
@@ -104,15 +81,13 @@ class ServerCommands:
         self._redirects = redirects
         self._patience = patience
         self._functions = functions
-        self._generation = b""
-        self._queue: deque[Command] = deque()  # not written yet
-        self._written: deque[Command] = deque()  # written and not answered yet
-        self._refused: deque[Command] = deque()  # answered, but not carried out; older than the other two
-        self._held = True  # nothing is written, but for urgent commands
+        self._guards = functions is not None
+        self.guard_words = GUARD_WORDS if self._guards else 0
+        self._guard = b""  # of the generation of the functions there, once it is known
+        self.queue = CommandQueue(patience, f"no connection to Valkey at {address} for {patience:g} s")
         self._flushing = False
-        self._refusals, self._last_refusal = 0, float("-inf")  # in a row
+        self._pauses = RefusalPauses()
         self._mending: asyncio.Task[None] | None = None
-        self._impatience: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
         self._writer: Any = None
         self._lost = asyncio.Event()
@@ -133,12 +108,7 @@ class ServerCommands:
     @property
     def connected(self) -> bool:
         """Whether commands reach Valkey now."""
-        return not self._held
-
-    @property
-    def generation(self) -> bytes | None:
-        """That of the functions there, b"" before it is known; None where no functions are used."""
-        return self._generation if self._functions is not None else None
+        return not self.queue.held
 
     @property
     def shards(self) -> list[ServerCommands]:
@@ -174,7 +144,7 @@ class ServerCommands:
         if self._transport is not None:
             close_connection(self._transport)
         self._drop("the connection was closed")
-        self._fail_waiting(float("inf"), "the connection was closed")
+        self.queue.fail(float("inf"), "the connection was closed")
         await self.address.close()
 
     async def retire(self) -> None:
@@ -206,18 +176,24 @@ class ServerCommands:
 
     def begin_for(self, waiter: Waiter, *words: Any, guarded: bool = False) -> None:
         """``begin`` whose answer goes to ``waiter``."""
-        self.take(make_command(words, self.generation if guarded else None, repeatable=False, waiter=waiter))
+        self.take(make_command(words, guarded=guarded and self._guards, repeatable=False, waiter=waiter))
+
+    def begin_packed(self, waiter: Waiter, key: bytes, text: bytes) -> None:
+        """``begin_for`` of a guarded command that is packed already."""
+        self.queue.waiting.append(Command(text, waiter, asyncio.get_running_loop().time(), self._guards))
+        if not self._flushing:
+            self._flush_soon()
 
     def send(self, *words: Any) -> asyncio.Future[Any]:
         """``call`` that fails at once, with Unavailable, where it would have to wait for a connection."""
-        if self._held:
+        if self.queue.held:
             future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             future.set_exception(Unavailable(f"no connection to Valkey at {self.address}"))
             return future
         return self._enqueue(words, False, False)
 
     def _enqueue(self, words: tuple[Any, ...], repeatable: bool, guarded: bool) -> asyncio.Future[Any]:
-        command = make_command(words, self.generation if guarded else None, repeatable=repeatable)
+        command = make_command(words, guarded=guarded and self._guards, repeatable=repeatable)
         self.take(command)
         return command.future
 
@@ -226,28 +202,21 @@ class ServerCommands:
     def take(self, command: Command, *, asking: bool = False) -> None:
         """Takes a command that was made elsewhere. ``asking``: its slot is on the way here, and this server asks to be asked for it."""
         if asking:
-            self._queue.append(asking_command())
-        self._queue.append(command)
-        if self._held:
-            self._watch_patience()
-        elif not self._flushing:
+            self.queue.waiting.append(asking_command())
+        self.queue.waiting.append(command)
+        if not self._flushing:
+            self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if self.queue.held:
+            self.queue.watch_patience()
+        else:
             self._flushing = True
             asyncio.get_running_loop().call_soon(self._flush)
 
     def withdraw(self, stays: Callable[[int], bool]) -> list[Command]:
         """Takes back what waits here and was not written, or has to be written again, of slots that do not stay; the oldest first."""
-        taken: list[Command] = []
-        for waiting in (self._refused, self._queue):
-            kept: list[Command] = []
-            for command in waiting:
-                (kept if command.slot < 0 or stays(command.slot) else taken).append(command)
-            waiting.clear()
-            waiting.extend(kept)
-        return taken
-
-    def slots(self) -> set[int]:
-        """The slots of all commands that wait here or are not answered yet."""
-        return {command.slot for waiting in (self._refused, self._queue, self._written) for command in waiting if command.slot >= 0}
+        return self.queue.withdraw(stays)
 
     async def settle(self) -> None:
         """Returns when everything that was written before is answered, or will never be."""
@@ -260,27 +229,20 @@ class ServerCommands:
 
     def _flush(self) -> None:
         self._flushing = False
-        if self._held or self._transport is None or self._transport.is_closing():
-            return
-        now, parts = asyncio.get_running_loop().time(), []
-        for command in self._queue:
-            if not command.waiter.done():  # else its caller was cancelled
-                if command.words is not None:
-                    command.guard(self._generation)
-                command.written = now
-                self._written.append(command)
-                parts.append(command.text)
-        self._queue.clear()
-        self._transport.write(b"".join(parts))
+        if self.queue.held:
+            self.queue.watch_patience()  # of what was called since it is held
+        elif self._transport is not None and not self._transport.is_closing():
+            self._transport.write(b"".join(self.queue.take_parts(asyncio.get_running_loop().time(), self._guard)))
 
     def call_now(self, *words: Any) -> asyncio.Future[Any]:
         """Passes the queue."""
         loop = asyncio.get_running_loop()
-        command = Command(libvalkey.pack_command(words), loop.create_future(), loop.time(), urgent=True)
+        now = loop.time()
+        command = Command(libvalkey.pack_command(words), loop.create_future(), now, urgent=True, written=now)
         if self._transport is None or self._transport.is_closing():
             command.future.set_exception(Unavailable(f"no connection to Valkey at {self.address}"))
         else:
-            self._written.append(command)
+            self.queue.written.append(command)
             self._transport.write(command.text)
         return command.future
 
@@ -291,7 +253,7 @@ class ServerCommands:
     # Replies and refusals.
 
     def _on_replies(self, replies: list[Any]) -> None:
-        written = self._written
+        written = self.queue.written
         for reply in replies:
             command = written.popleft()
             if command.waiter.done():
@@ -311,9 +273,7 @@ class ServerCommands:
         if command.urgent:
             command.waiter.set_exception(Unavailable(text) if for_now else error)
         elif for_now or (self._functions is not None and text.startswith(OTHER_FUNCTIONS)):
-            self._refused.append(command)
-            self._held = True
-            self._watch_patience()
+            self.queue.refuse(command)
             if self._mending is None:
                 self._mending = asyncio.create_task(self._mend(text), name="valkey refusal")
         else:
@@ -328,12 +288,12 @@ class ServerCommands:
             if refusal.startswith(NOT_THE_PRIMARY):
                 self.reconnect(refusal)
             elif refusal.startswith(OTHER_FUNCTIONS) and self._functions is not None:
-                self._generation = await self._functions.ready(self.call_now, self._shared_call)
+                self._guard = guard_of(await self._functions.ready(self.call_now, self._shared_call))
                 self._release()
             else:
-                pause = self._pause()
+                pause = self._pauses.next(asyncio.get_running_loop().time())
                 # It goes on, as where replicas are missing. What a cluster's commands log themselves is left out.
-                if self._refusals >= REFUSALS_LOGGED and not refusal.startswith(REDIRECTS):
+                if self._pauses.in_a_row >= REFUSALS_LOGGED and not refusal.startswith(REDIRECTS):
                     self._refusal_log.refused(refusal)
                 await asyncio.sleep(pause)
                 self._release()
@@ -353,44 +313,11 @@ class ServerCommands:
         async with asyncio.timeout(seconds):
             await self.call_now(b"PING")
 
-    def _pause(self) -> float:
-        now = asyncio.get_running_loop().time()
-        self._refusals = self._refusals + 1 if now - self._last_refusal < CALM_SECONDS else 1
-        self._last_refusal = now
-        return backoff(self._refusals, 0.05, PAUSE_SECONDS)
-
     def _release(self) -> None:
         """Writing goes on, with the oldest."""
         if self._transport is not None:
-            self._queue.extendleft(reversed(self._refused))
-            self._refused.clear()
-            self._held = False
+            self.queue.release()
             self._flush()
-
-    # Patience.
-
-    def _watch_patience(self) -> None:
-        if self._impatience is None:
-            oldest = (self._refused or self._queue)[0]
-            loop = asyncio.get_running_loop()
-            due = max(oldest.called + self._patience, loop.time() + PATIENCE_STEP_SECONDS)
-            self._impatience = loop.call_at(due, self._lose_patience)
-
-    def _lose_patience(self) -> None:
-        self._impatience = None
-        if self._held:
-            reason = f"no connection to Valkey at {self.address} for {self._patience:g} s"
-            self._fail_waiting(asyncio.get_running_loop().time() - self._patience, reason)
-            if self._refused or self._queue:
-                self._watch_patience()
-
-    def _fail_waiting(self, called_by: float, reason: str) -> None:
-        """Ends the waiting of those that were called no later than ``called_by``; they are the oldest."""
-        for waiting in (self._refused, self._queue):
-            while waiting and waiting[0].called <= called_by:
-                command = waiting.popleft()
-                if not command.waiter.done():
-                    command.waiter.set_exception(Unavailable(reason))
 
     # The connection.
 
@@ -419,31 +346,24 @@ class ServerCommands:
         while self._functions is not None:
             try:
                 async with asyncio.timeout(SILENCE_SECONDS):
-                    self._generation = await self._functions.ready(self.call_now, self._shared_call)
+                    self._guard = guard_of(await self._functions.ready(self.call_now, self._shared_call))
                 return
             except TimeoutError:
                 raise Unavailable(f"Valkey at {self.address} did not answer for {SILENCE_SECONDS:g} s") from None
             except Unavailable as error:
                 if not str(error).startswith(REFUSED_FOR_NOW) or asyncio.get_running_loop().time() > until:
                     raise
-                await asyncio.sleep(self._pause())
+                await asyncio.sleep(self._pauses.next(asyncio.get_running_loop().time()))
 
     def _drop(self, reason: str) -> None:
         """Forgets the connection; of the commands that were written, those that may be repeated wait for the next one."""
         self._outage.begin(reason)
-        self._transport, self._writer, self._held, self.server = None, None, True, None
+        self._transport, self._writer, self.server = None, None, None
         self._lost.set()
         if self._mending is not None and self._mending is not asyncio.current_task():
             self._mending.cancel()
         self._mending = None
-        for command in self._written:
-            if command.repeatable:
-                self._refused.append(command)
-            elif not command.waiter.done():
-                command.waiter.set_exception(Unavailable(reason))
-        self._written.clear()
-        if self._refused or self._queue:
-            self._watch_patience()
+        self.queue.lose(reason)
 
     async def _stay_connected(self) -> None:
         while True:
@@ -464,9 +384,10 @@ class ServerCommands:
 
     async def _check(self) -> None:
         self._writes_log.look()
-        if not self._held:
+        if not self.queue.held:
             self._refusal_log.look()
-        silent = asyncio.get_running_loop().time() - self._written[0].written if self._written else 0.0
+        written = self.queue.written
+        silent = asyncio.get_running_loop().time() - written[0].written if written else 0.0
         if silent > CHECK_SECONDS and self._redirects is not None:
             self._redirects.unreachable(self)
         if silent > SILENCE_SECONDS:

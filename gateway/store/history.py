@@ -15,7 +15,7 @@ from ..rules.recovery import same_life
 from .access import Commands
 from .command import Waiter
 from .index import ChannelIndex
-from .layout import Layout, read_entry, read_epoch
+from .layout import Layout, pack_publish, read_entry, read_epoch
 
 __all__ = ["PAGE_BYTES", "History", "Page"]
 
@@ -88,8 +88,13 @@ class History:
 
     def begin_publish(self, waiter: Waiter, channel: str, words: Sequence[Any], *, inbox: bool = False) -> None:
         """``publish`` without waiting: the answer that ``waiter`` gets is what ``published`` takes."""
-        self._write_index(channel)
-        self.commands.begin_for(waiter, *self._publishing(channel, words, inbox), guarded=True)
+        if self._index.command(channel) is not None:
+            self._write_index(channel)
+        if inbox:
+            self.commands.begin_for(waiter, *self._publishing(channel, words, inbox), guarded=True)
+        else:
+            key = self.layout.channel(channel)
+            self.commands.begin_packed(waiter, key, pack_publish(key, words, self.commands.guard_words))
 
     def begin_publish_all(self, waiter: Waiter, channel: str, publications: Sequence[Sequence[Any]]) -> None:
         """``begin_publish`` of several, one after another, for less of Valkey's time. None has a size or ttl of its own.

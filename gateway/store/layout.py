@@ -8,10 +8,11 @@ what gateways remember of the channel is void. Anything else is the data of an e
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypedDict, Unpack
 
+import libvalkey
 import msgspec
 
 from ..bridging import slot_tag
@@ -27,10 +28,12 @@ __all__ = [
     "PublishOptions",
     "Reset",
     "Word",
+    "pack_publish",
     "publish_words",
     "read_announcement",
     "read_entry",
     "read_epoch",
+    "read_next",
     "read_presence",
 ]
 
@@ -161,6 +164,9 @@ class PublishOptions(TypedDict, total=False):
     info: Mapping[str, Any] | bytes | None
 
 
+_PUBLISH = (
+    b"*%d\r\n$5\r\nFCALL\r\n$15\r\ngateway_publish\r\n$1\r\n3\r\n$%d\r\n%b:meta\r\n$%d\r\n%b:stream\r\n$%d\r\n%b:keys\r\n$%d\r\n%b\r\n%b"
+)
 _OPTION_WORDS = {name: name.removeprefix("idempotency_") for name in PublishOptions.__annotations__}
 
 
@@ -176,6 +182,18 @@ def publish_words(data: bytes | str, **options: Unpack[PublishOptions]) -> list[
         if value is not None:
             words += _OPTION_WORDS[name], value if isinstance(value, bytes | str | int) else encode(value)
     return words
+
+
+def pack_publish(key: bytes, words: Sequence[Word], more: int) -> bytes:
+    """A call of gateway_publish as Valkey reads it; ``more`` words are to follow. ``key`` is ``Layout.channel``, ``words`` are those of
+    ``publish_words``.
+
+    It is what ``libvalkey.pack_command`` makes of the same words, which takes 2 µs for them, and each publication needs it.
+    """
+    data, size = words[0], len(key)
+    text = data if isinstance(data, bytes) else str(data).encode()
+    options = libvalkey.pack_command(tuple(words[1:])).partition(b"\r\n")[2] if len(words) > 1 else b""
+    return _PUBLISH % (6 + len(words) + more, size + 5, key, size + 7, key, size + 5, key, len(text), text, options)
 
 
 class Announcement(msgspec.Struct, gc=False):
@@ -232,10 +250,12 @@ _tags = msgspec.json.Decoder(dict[str, str]).decode
 _info = msgspec.json.Decoder(_Info).decode
 
 _EPOCH = r"[0-9A-Za-z_-]{1,64}"  # it is part of lines of text: the ids of events, the header of an announcement
-_NUMBER = r"[0-9]{1,15}"  # below MAX_OFFSET, which JavaScript's numbers hold exactly
+_DIGITS = 15
+_NUMBER = rf"[0-9]{{1,{_DIGITS}}}"  # below MAX_OFFSET, which JavaScript's numbers hold exactly
 _HEADER = re.compile(rf"@({_NUMBER}) ({_EPOCH}) ({_NUMBER})(?: (\{{[^\n]*\}}))?\n(.*)".encode(), re.DOTALL).match
 _RESET = re.compile(rf"@reset ({_EPOCH}) ({_NUMBER})".encode()).fullmatch
 _JOIN_LEAVE = re.compile(rb"@(join|leave) (.+)", re.DOTALL).fullmatch
+_NEWLINE = ord("\n")
 _IS_EPOCH = re.compile(_EPOCH.encode()).fullmatch
 
 _UNCOUNTED = Faults()
@@ -255,6 +275,21 @@ def read_announcement(payload: bytes, faults: Faults = _UNCOUNTED, channel: str 
     more = _read_extra(extra, faults, channel)
     publication = Publication(int(offset), clean(data), int(ms), bytes(more.tags) or None, bytes(more.info) or None)
     return Announcement(epoch.decode(), publication, more.size, more.ttl)
+
+
+def read_next(payload: bytes, epoch: str, offset: int) -> Publication | None:
+    """The publication that is announced, if it is the one at this place and has neither tags nor options; None for anything else.
+
+    For it alone this takes half as long as ``read_announcement``, and nearly all announcements are so.
+    """
+    before = f"@{offset} {epoch} ".encode()
+    if not payload.startswith(before):
+        return None
+    end = payload.find(_NEWLINE, len(before))
+    ms = payload[len(before) : end]
+    if end < 0 or not ms.isdigit() or len(ms) > _DIGITS:
+        return None
+    return Publication(offset, clean(payload[end + 1 :]), int(ms))
 
 
 def _read_extra(text: bytes, faults: Faults, channel: str) -> _Extra:

@@ -11,8 +11,8 @@ from valkey.exceptions import BusyLoadingError, NoPermissionError, ReadOnlyError
 
 from ..errors import StoreError, Unavailable
 from .connect import CONNECT_SECONDS
-from .connection import REDIRECTS
 from .not_permitted import lacking, name_of, not_permitted
+from .refused_commands import REDIRECTS
 from .tls_options import explained
 from .wrong_kind import with_remedy
 

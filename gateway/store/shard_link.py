@@ -25,9 +25,10 @@ from .access import Commands
 from .command import Replies
 from .connect import Server, close_connection, open_connection
 from .connect_again import connect_again
-from .connection import REFUSED_FOR_NOW, RETIRED_SECONDS, ServerCommands
+from .connection import RETIRED_SECONDS, ServerCommands
 from .not_permitted import for_people
 from .outage_log import OutageLog
+from .refused_commands import REFUSED_FOR_NOW
 
 __all__ = ["Receiver", "ShardLink"]
 

@@ -57,7 +57,7 @@ class DyingJobCommands(ServerCommands):
         self._jobs = Layout(prefix).queue("default")[1]
 
     def _flush(self) -> None:
-        self._calls += any(b"gateway_enqueue" in command.text for command in self._queue)
+        self._calls += any(b"gateway_enqueue" in command.text for command in self.queue.waiting)
         super()._flush()
         if self._calls == 2 and self.step == "before the answer of the second job is read":
             while self._witness.hlen(self._jobs) < 2:  # the loop stands still meanwhile, and reads nothing

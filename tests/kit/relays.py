@@ -139,7 +139,7 @@ class DyingCommands(ServerCommands):
         self._stream = Layout(prefix).keys(FIRST)[1]
 
     def _flush(self) -> None:
-        self._calls += any(b"gateway_relay" in command.text for command in self._queue)
+        self._calls += any(b"gateway_relay" in command.text for command in self.queue.waiting)
         super()._flush()
         if self._calls == 2 and self.step == "before the answer of the second call is read":
             while self._witness.xlen(self._stream) < 2:  # the loop stands still meanwhile, and reads nothing

@@ -59,7 +59,7 @@ async def test_versions_that_were_under_way_when_the_connection_broke_are_repeat
             await other.call("CLIENT", "KILL", "ID", own)
             await asyncio.gather(*under_way)
         assert await data_of(publisher, "review:a") == [(n, b"%d" % n) for n in range(1, 301)]
-        assert not shard._queue and not shard._refused, "nothing is left waiting"
+        assert not shard.queue.waiting and not shard.queue.refused, "nothing is left waiting"
 
 
 @pytest.mark.parametrize("channel", ["", "a{b}", "x" * 256])

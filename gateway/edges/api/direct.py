@@ -16,6 +16,7 @@ from collections import deque
 from http import HTTPStatus
 from typing import Any, ClassVar, Protocol
 
+import msgspec
 from uvicorn.server import ServerState
 
 from ...errors import StoreError
@@ -26,7 +27,7 @@ from ..request import api_key_of, is_api_key
 from ..responses import json_headers
 from .endpoint import failure
 from .known_heads import Head, KnownHeads
-from .plans import PLANNERS, Plan, plan, runs_of
+from .plans import PLANNERS, Plan, end_of_run, plan
 
 __all__ = ["DirectCall", "DirectCalls", "Lender"]
 
@@ -193,7 +194,7 @@ class DirectCall:
     """
 
     __slots__ = (
-        *("_answers", "_calls", "_node", "_open", "_plan", "head"),
+        *("_answers", "_calls", "_node", "_plan", "_unanswered", "head"),
         *("body", "disconnected", "keep_alive", "more_body", "response", "response_complete", "response_started", "scope", "size"),
     )
 
@@ -203,7 +204,7 @@ class DirectCall:
         self.head = head
         self._plan: Plan | None = None
         self._answers: list[Any] = []
-        self._open = 0  # calls that are not answered yet
+        self._unanswered = 0  # calls
         self.body = bytearray()
         self.more_body = True
         self.keep_alive = True
@@ -243,45 +244,43 @@ class DirectCall:
         self._node.admission.counts.received[FROM_API] += size
         self._calls.has_read(self, size)
         history, calls = self._node.history, made.calls
-        self._open = len(calls)
-        self._answers = [None] * self._open
+        self._unanswered = len(calls)
+        self._answers = [None] * len(calls)
         number = 0
-        for run in runs_of(calls):
-            call = run[0]
-            if len(run) == 1:
+        while number < len(calls):
+            call, end = calls[number], end_of_run(calls, number)
+            if end == number + 1:
                 history.begin_publish(_Answer(self, number), call.channel, call.words, inbox=call.inbox)
             else:
-                history.begin_publish_all(_Answers(self, number, len(run)), call.channel, [each.words for each in run])
-            number += len(run)
-
-    def failed(self, number: int, error: StoreError) -> None:
-        self._note(number, error)
+                history.begin_publish_all(_Answers(self, number, end - number), call.channel, [each.words for each in calls[number:end]])
+            number = end
 
     def answered(self, number: int, answer: Any) -> None:
-        """Takes what Valkey answered to a call. It does not raise, since other answers were read together with this one."""
+        """Takes what Valkey answered to a call, or a StoreError. It does not raise, since other answers were read together with this one."""
+        self._answers[number] = answer
+        self._unanswered -= 1
+        if not self._unanswered:
+            self._all_answered()
+
+    def _all_answered(self) -> None:
         assert self._plan is not None
+        published, answers = self._node.history.published, self._answers
         try:
-            try:
-                outcome = (
-                    answer if isinstance(answer, StoreError) else self._node.history.published(self._plan.calls[number].channel, answer)
-                )
-            except StoreError as error:
-                outcome = error
-            self._note(number, outcome)
+            for number, call in enumerate(self._plan.calls):
+                if not isinstance(answer := answers[number], StoreError):
+                    try:
+                        answers[number] = published(call.channel, answer)
+                    except StoreError as error:
+                        answers[number] = error
+            if not self.disconnected:
+                self._end(self._plan, answers)
         except Exception:
             log.exception("api: what Valkey answered to a publication is no answer of its function")
             self._calls.abort()
 
-    def _note(self, number: int, outcome: Any) -> None:
-        self._answers[number] = outcome
-        self._open -= 1
-        if not self._open and not self.disconnected:
-            self._end()
-
-    def _end(self) -> None:
-        assert self._plan is not None
+    def _end(self, made: Plan, outcomes: list[Any]) -> None:
         try:
-            result = self._plan.result(self._node, self._answers)
+            result = made.result(self._node, outcomes)
         except StoreError as error:
             self._calls.answer(self, *failure(self._node, self.head.name, error, self.head.fields))
             return
@@ -289,25 +288,22 @@ class DirectCall:
         self._calls.answer(self, 200, result if self.head.name == "batch" else b'{"result":%b}' % result)
 
 
-class _Answer:
+class _Answer(msgspec.Struct, eq=False):
     """Waits for the answer to one call."""
 
-    __slots__ = ("_call", "_number")
-
-    def __init__(self, call: DirectCall, number: int) -> None:
-        self._call = call
-        self._number = number
+    call: DirectCall
+    number: int
 
     def done(self) -> bool:
         """What was accepted is published, even if the client has gone."""
         return False
 
     def set_result(self, result: Any, /) -> None:
-        self._call.answered(self._number, result)
+        self.call.answered(self.number, result)
 
     def set_exception(self, exception: StoreError, /) -> None:
         # Not at once: an error may come while the other calls are still to be sent.
-        asyncio.get_running_loop().call_soon(self._call.failed, self._number, exception)
+        asyncio.get_running_loop().call_soon(self.call.answered, self.number, exception)
 
 
 class _Answers:
@@ -330,4 +326,4 @@ class _Answers:
 
     def set_exception(self, exception: StoreError, /) -> None:
         for number in range(self._number, self._number + self._count):
-            asyncio.get_running_loop().call_soon(self._call.failed, number, exception)
+            asyncio.get_running_loop().call_soon(self._call.answered, number, exception)

@@ -8,26 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from ...errors import ClientError, Internal, StoreError
-from ...rules.json_text import UNREADABLE
+from ...publication import Position
+from ...rules.json_text import NEVER_DEEP, UNREADABLE
 from ...rules.notifications import channel_of
 from ...rules.protocol import error_json
 from ...session.node import Node
 from ...store.layout import Word
-from .methods import TOGETHER, Outcome, notification_words, placed, publication_words, replies, responses
+from .methods import TOGETHER, Outcome, notification_words, placed, publication_words, responses
 from .requests import BatchRequest, BroadcastRequest, NotifyRequest, PublishRequest, Shape
 
-__all__ = ["PLANNERS", "Plan", "plan", "runs_of"]
+__all__ = ["PLANNERS", "Plan", "end_of_run", "plan"]
 
-Answer = Any  # what the function in Valkey returned, or a StoreError
+Answer = Position | StoreError | None  # None where the channel has no history
 
 
-class Call(NamedTuple):
+class Call(msgspec.Struct, gc=False):
     """One publication: ``words`` of gateway_publish, or of gateway_notify where it goes into an inbox."""
 
     channel: str
@@ -35,18 +36,18 @@ class Call(NamedTuple):
     inbox: bool = False
 
 
-def runs_of(calls: Sequence[Call]) -> list[list[Call]]:
-    """The calls in their order, with those together that follow each other in one channel: they are one call of Valkey."""
-    runs: list[list[Call]] = []
-    last = ""  # the channel of a run that can go on
-    for call in calls:
-        channel = "" if call.inbox or "ttl" in call.words[1::2] else call.channel
-        if channel and channel == last:
-            runs[-1].append(call)
-        else:
-            runs.append([call])
-        last = channel
-    return runs
+def end_of_run(calls: Sequence[Call], start: int) -> int:
+    """Where the run of calls that begins at ``start`` ends: those that follow each other in one channel are one call of Valkey."""
+    channel, end = calls[start].channel, start + 1
+    if end < len(calls) and calls[end].channel == channel and _joins(calls[start]):
+        while end < len(calls) and calls[end].channel == channel and _joins(calls[end]):
+            end += 1
+    return end
+
+
+def _joins(call: Call) -> bool:
+    """Whether it can be part of a run of several."""
+    return not call.inbox and "ttl" not in call.words[1::2]
 
 
 class Plan(NamedTuple):
@@ -92,9 +93,9 @@ class _Notify(NotifyRequest, kw_only=True, forbid_unknown_fields=True):
 
 
 class _Command(msgspec.Struct, forbid_unknown_fields=True):
-    publish: _Publish | msgspec.UnsetType = msgspec.UNSET
-    broadcast: _Broadcast | msgspec.UnsetType = msgspec.UNSET
-    notify: _Notify | msgspec.UnsetType = msgspec.UNSET
+    publish: _Publish | UnsetType = UNSET
+    broadcast: _Broadcast | UnsetType = UNSET
+    notify: _Notify | UnsetType = UNSET
 
 
 class _Batch(BatchRequest, forbid_unknown_fields=True):
@@ -116,9 +117,24 @@ _notify = msgspec.json.Decoder(_Notify).decode
 _batch = msgspec.json.Decoder(_Batch).decode
 
 
-def _plan_publish(node: Node, request: PublishRequest) -> Plan:
-    node.rules(_checked(request).channel)
-    return Plan([Call(request.channel, publication_words(node, request))], _first)
+def _plan_publish(node: Node, request: PublishRequest, is_ascii: bool) -> Plan:
+    return Plan([_publish_call(node, request, is_ascii)], _first)
+
+
+def _publish_call(node: Node, request: PublishRequest, is_ascii: bool) -> Call:
+    node.rules(request.channel)
+    return Call(request.channel, _words(node, request, is_ascii))
+
+
+def _words(node: Node, request: PublishRequest | BroadcastRequest, is_ascii: bool) -> list[Word]:
+    """``publication_words`` of a request without a trace. ``is_ascii``: so was the whole body, whose decoder has read the data as JSON then."""
+    data = request.data
+    has_options = request.idempotency_key or request.version or request.version_epoch or request.skip_history or request.tags
+    if is_ascii and not has_options and data and not request.b64data:
+        text = bytes(data)
+        if len(text) <= NEVER_DEEP:
+            return [text]
+    return publication_words(node, _checked(request))
 
 
 def _first(node: Node, answers: Sequence[Answer]) -> bytes:
@@ -134,9 +150,9 @@ def _few(items: Sequence[Any]) -> None:
         raise _Unusual
 
 
-def _plan_broadcast(node: Node, request: BroadcastRequest) -> Plan:
+def _plan_broadcast(node: Node, request: BroadcastRequest, is_ascii: bool) -> Plan:
     _few(request.channels)
-    words = publication_words(node, _checked(request))
+    words = _words(node, request, is_ascii)
     for channel in request.channels:
         node.rules(channel)
     return Plan([Call(channel, words) for channel in request.channels], _each)
@@ -160,33 +176,49 @@ def _outcome(result: Callable[[], bytes]) -> Outcome:
         return b"", error_json(Internal.of(error))
 
 
-def _plan_batch(node: Node, request: _Batch) -> Plan:
+_Part = tuple[bytes, int, Callable[[Node, Sequence[Answer]], bytes]]  # of a batch: name, number of calls, and their result
+_PUBLISHED: _Part = (b"publish", 1, _first)
+
+
+def _plan_batch(node: Node, request: _Batch, is_ascii: bool) -> Plan:
     """Whether in ``parallel`` or not: what is published is on its way together, in order."""
     _few(request.commands)
-    parts = [_plan_command(node, command) for command in request.commands]
-    if any(not part.calls for _, part in parts):
-        raise _Unusual
+    calls: list[Call] = []
+    parts: list[_Part] = []
+    for command in request.commands:
+        publish, broadcast, notify = command.publish, command.broadcast, command.notify
+        if (publish is UNSET) + (broadcast is UNSET) + (notify is UNSET) != 2:
+            raise _Unusual
+        if publish is not UNSET:
+            calls.append(_publish_call(node, publish, is_ascii))
+            parts.append(_PUBLISHED)
+            continue
+        if broadcast is not UNSET:
+            name, made = b"broadcast", _plan_broadcast(node, broadcast, is_ascii)
+        else:
+            assert notify is not UNSET
+            name, made = b"notify", _plan_notify(node, notify)
+        if not made.calls:
+            raise _Unusual
+        calls += made.calls
+        parts.append((name, len(made.calls), made.result))
 
     def result(node: Node, answers: Sequence[Answer]) -> bytes:
-        left = iter(answers)
-        return replies([(name, _outcome(partial(part.result, node, list(islice(left, len(part.calls)))))) for name, part in parts])
+        texts, start = [], 0
+        for name, count, result_of in parts:
+            try:
+                texts.append(b'{"%b":%b}' % (name, result_of(node, answers[start : start + count])))
+            except StoreError as error:
+                texts.append(b'{"error":%b}' % error_json(Internal.of(error)))
+            start += count
+        return b'{"replies":[%b]}' % b",".join(texts)
 
-    return Plan([call for _, part in parts for call in part.calls], result)
+    return Plan(calls, result)
 
-
-def _plan_command(node: Node, command: _Command) -> tuple[str, Plan]:
-    given = [(name, request) for name in _PLANS if (request := getattr(command, name)) is not msgspec.UNSET]
-    if len(given) != 1:
-        raise _Unusual
-    ((name, request),) = given
-    return name, _PLANS[name](node, request)
-
-
-_PLANS: dict[str, Callable[[Node, Any], Plan]] = {"publish": _plan_publish, "broadcast": _plan_broadcast, "notify": _plan_notify}
 
 PLANNERS: dict[str, Callable[[Node, bytes], Plan]] = {
-    "publish": lambda node, body: _plan_publish(node, _publish(body)),
-    "broadcast": lambda node, body: _plan_broadcast(node, _broadcast(body)),
+    "publish": lambda node, body: _plan_publish(node, _publish(body), body.isascii()),
+    "broadcast": lambda node, body: _plan_broadcast(node, _broadcast(body), body.isascii()),
     "notify": lambda node, body: _plan_notify(node, _notify(body)),
-    "batch": lambda node, body: _plan_batch(node, _batch(body)),
+    "batch": lambda node, body: _plan_batch(node, _batch(body), body.isascii()),
 }

@@ -1,0 +1,29 @@
+"""Commands that Valkey carries out not now, or not here: what its error replies begin with, and when to try again."""
+
+from __future__ import annotations
+
+from ..runtime.backoff import backoff
+from .connect_again import PAUSE_SECONDS
+
+__all__ = ["NOT_THE_PRIMARY", "OTHER_FUNCTIONS", "REDIRECTS", "REFUSED_FOR_NOW", "RefusalPauses"]
+
+REFUSED_FOR_NOW = ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "BUSY ")
+NOT_THE_PRIMARY = ("READONLY",)
+OTHER_FUNCTIONS = ("ERR Function not found", "GENERATION")
+REDIRECTS = ("MOVED ", "ASK ", "TRYAGAIN", "CLUSTERDOWN")
+
+CALM_SECONDS = 5.0  # after so long without a refusal the next one is the first again
+
+
+class RefusalPauses:
+    """How long to wait after each refusal before commands are sent again. ``in_a_row`` counts them."""
+
+    def __init__(self) -> None:
+        self.in_a_row = 0
+        self._last = float("-inf")
+
+    def next(self, now: float) -> float:
+        """Seconds, after a refusal that came ``now``."""
+        self.in_a_row = self.in_a_row + 1 if now - self._last < CALM_SECONDS else 1
+        self._last = now
+        return backoff(self.in_a_row, 0.05, PAUSE_SECONDS)

@@ -1,0 +1,68 @@
+"""Plans of publications: what is left out of their making changes nothing."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.config import Config
+from gateway.edges.api import plans
+from gateway.edges.api.methods import publication_words, request_of
+from gateway.edges.api.plans import plan
+from gateway.edges.api.requests import PublishRequest
+from gateway.errors import BadRequest
+from gateway.rules.json_text import NEVER_DEEP
+
+NODE: Any = SimpleNamespace(config=Config(), history=SimpleNamespace(commands=SimpleNamespace(sharded=False)), rules=lambda channel: None)
+VALUES = st.recursive(
+    st.none() | st.integers() | st.text(max_size=9), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner)
+)
+TEXTS = (
+    st.builds(json.dumps, VALUES, ensure_ascii=st.booleans())
+    | st.text(max_size=20)
+    | st.sampled_from(
+        [
+            '"\\ud83d"',
+            '"\\u00e4"',
+            '"ä"',
+            "[" * 255 + "]" * 255,
+            "[" * 257 + "]" * 257,
+            " 1 ",
+            "1 2",
+            '"\x01"',
+            "",
+            "01",
+            "1.",
+            "nul",
+            '"\\x"',
+            "\ud83d",
+        ]
+    )
+)
+
+
+@given(TEXTS)
+def test_data_that_is_published_directly_is_what_the_application_would_publish(text: str) -> None:
+    """A body in ASCII has been read by its decoder, so the data in it is not read again."""
+    body = b'{"channel":"c","data":%b}' % text.encode(errors="surrogatepass")
+    made = plan(NODE, "publish", body)
+    if made is not None:
+        assert [call.words for call in made.calls] == [publication_words(NODE, request_of(PublishRequest, body))]
+
+
+def test_data_that_may_be_too_deep_or_is_not_ascii_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[bytes] = []
+
+    def words(node: Any, request: Any) -> list[bytes]:
+        looked.append(bytes(request.data))
+        raise BadRequest("no")
+
+    monkeypatch.setattr(plans, "publication_words", words)
+    for data in (b"1", b"[" * (NEVER_DEEP // 2) + b"]" * (NEVER_DEEP // 2), b"[%b]" % (b"1," * 300 + b"1"), '"ä"'.encode()):
+        plan(NODE, "publish", b'{"channel":"c","data":%b}' % data)
+    assert [len(data) for data in looked] == [603, 4]
