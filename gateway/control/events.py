@@ -33,7 +33,7 @@ log = logging.getLogger("gateway.events")
 
 WAITING_MOST = 50_000  # events
 LOOK_SECONDS = 0.05  # until it is noticed that all are written
-AT_ONCE = 1000  # events that are written together
+AT_ONCE = 300  # events that are written together, in one turn of the loop: about 3 ms
 
 
 class Client(Protocol):

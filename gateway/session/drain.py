@@ -15,7 +15,7 @@ __all__ = ["begin_drain", "drain", "end_drain"]
 
 log = logging.getLogger("gateway.server")
 
-DRAINED_AT_ONCE = 50  # clients of one turn of the loop: about 5 ms, and the presence of each is removed besides
+DRAINED_AT_ONCE = 25  # clients of one turn of the loop: about 3 ms, and the presence of each is removed besides
 TICK_SECONDS = 0.05  # clients that are due together leave together; a second Ctrl-C is noticed this fast
 
 

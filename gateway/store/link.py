@@ -21,14 +21,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Iterator
-from itertools import islice
+from collections.abc import Collection, Iterable
 from typing import Protocol
 
 from ..errors import StoreError
 from ..runtime.backoff import backoff
 from ..runtime.tasks import Tasks
 from .access import Commands
+from .asking import Asking
 from .connect import Address
 from .connection import ServerCommands
 from .shard_link import ShardLink
@@ -41,8 +41,7 @@ log = logging.getLogger("gateway.link")
 START_SECONDS = 10.0  # for the first heartbeats
 PLACE_SECONDS = 0.02  # before an unplaced group is placed again; it doubles up to PLACE_MOST
 PLACE_MOST = 1.0
-ASKED_AT_ONCE = 500  # channels of one turn of the loop; what their confirmations lead to takes about 5 ms
-LOST_AT_ONCE = 1000  # the same, 4 µs each
+LOST_AT_ONCE = 1000  # channels of one turn of the loop, 4 µs each
 REFUSED_AGAIN_SECONDS = 5.0  # until channels that Valkey refused are asked for again: the user may have got the right
 
 
@@ -115,6 +114,7 @@ class Link:
         self._groups: dict[int, _Group] = {}  # by hash slot; 0 where there is one server
         self.batch: dict[bytes, list[bytes]] = {}
         self._displaced: list[tuple[ShardLink, bytes]] = []
+        self._asking = Asking(self._ask_for)
         self._asking_again: set[ShardLink] = set()
         self._tasks = Tasks()
         self._closed = False
@@ -306,14 +306,12 @@ class Link:
             listener.on_up()
 
     def _ask_for_all(self, link: ShardLink) -> None:
-        self._ask_for_some(link, iter(self._channels_at(link)))
+        self._asking.begin(link, self._channels_at(link))
 
-    def _ask_for_some(self, link: ShardLink, channels: Iterator[bytes]) -> None:
-        """Asks for ASKED_AT_ONCE channels in this turn of the loop, and for the rest in the next ones."""
-        some = list(islice(channels, ASKED_AT_ONCE))
-        link.subscribe([channel for channel in some if self._is_at(link, channel)])
-        if len(some) == ASKED_AT_ONCE and not self._closed:
-            asyncio.get_running_loop().call_soon(self._ask_for_some, link, channels)
+    def _ask_for(self, link: ShardLink, channels: list[bytes]) -> list[bytes]:
+        wanted = [] if self._closed else [channel for channel in channels if self._is_at(link, channel)]
+        link.subscribe(wanted)
+        return wanted
 
     def _channels_at(self, link: ShardLink) -> list[bytes]:
         return [channel for group in self._groups.values() if group.link is link for channel in group.channels]
@@ -323,6 +321,7 @@ class Link:
         return group is not None and group.link is link and channel in group.channels
 
     def on_refused(self, link: ShardLink, error: StoreError) -> None:
+        self._asking.refused(link)
         for listener in self._listeners:
             listener.on_refused(error)
         if link not in self._asking_again:
@@ -339,6 +338,7 @@ class Link:
 
     async def on_lost(self, link: ShardLink) -> None:
         self.losses += 1
+        self._asking.stop(link)
         self.hand_over()
         channels = self._channels_at(link)
         for start in range(0, len(channels), LOST_AT_ONCE):
@@ -347,6 +347,7 @@ class Link:
             await asyncio.sleep(0)
 
     def on_confirmed(self, link: ShardLink, channel: bytes) -> None:
+        self._asking.answered(link, channel)
         group = self._groups.get(self._slot(channel))
         if group is None or group.link is not link or channel not in group.channels or channel == self._own:
             return
@@ -358,6 +359,7 @@ class Link:
             other.on_subscribed(channel)
 
     def on_displaced(self, link: ShardLink, channel: bytes) -> None:
+        self._asking.answered(link, channel)
         self._displaced.append((link, channel))  # what was announced before it is in the batch, and is handed over first
 
     def _replace_displaced(self) -> None:
