@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 from ..config import Config
@@ -221,7 +222,7 @@ class Presence:
 
     async def write_anew(self) -> None:
         """Valkey does not know this process: it was emptied, or another process took this one for dead."""
-        for some in _parts(self._present.items(), CLIENTS_AT_ONCE):
+        for some in _parts(list(self._present.items()), CLIENTS_AT_ONCE):
             for present, info in some:
                 if self._present.get(present) is info:  # otherwise it left meanwhile, or came with another info
                     channel, client, announced = present
@@ -259,7 +260,7 @@ class Presence:
 
     async def close(self) -> bool:
         """Removes all clients of this process. False if Valkey does not answer: then another process has to clean up after this one."""
-        for some in _parts(self._present, CLIENTS_AT_ONCE):
+        for some in _parts(list(self._present), CLIENTS_AT_ONCE):
             for present in some:
                 self.leave(*present)
             await asyncio.sleep(0)
@@ -310,6 +311,7 @@ def _portions(parts: Iterable[_Part]) -> Iterator[list[_Part]]:
 
 
 def _parts(items: Iterable[Item], most: int) -> Iterator[list[Item]]:
-    listed = list(items)
-    for start in range(0, len(listed), most):
-        yield listed[start : start + most]
+    """Takes the items from ``items`` as they are needed: what may change meanwhile is to be given as a list."""
+    left = iter(items)
+    while some := list(islice(left, most)):
+        yield some
