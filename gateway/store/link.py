@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from itertools import islice
 from typing import Protocol
 
 from ..errors import StoreError
@@ -41,7 +42,7 @@ log = logging.getLogger("gateway.link")
 START_SECONDS = 10.0  # for the first heartbeats
 PLACE_SECONDS = 0.02  # before an unplaced group is placed again; it doubles up to PLACE_MOST
 PLACE_MOST = 1.0
-LOST_AT_ONCE = 1000  # channels of one turn of the loop, 4 µs each
+LOST_AT_ONCE = 1000  # channels, or groups, of one turn of the loop: 4 µs each
 REFUSED_AGAIN_SECONDS = 5.0  # until channels that Valkey refused are asked for again: the user may have got the right
 
 
@@ -116,6 +117,7 @@ class Link:
         self._displaced: list[tuple[ShardLink, bytes]] = []
         self._asking = Asking(self._ask_for)
         self._asking_again: set[ShardLink] = set()
+        self._moving: asyncio.Handle | None = None  # of groups, when slots are held by other shards than before
         self._tasks = Tasks()
         self._closed = False
 
@@ -175,12 +177,8 @@ class Link:
             if self.proven:
                 log.warning("no heartbeat came from %s yet", ", ".join(self.unproven))
         if not self.proven:
-            refusals = self._refusals()
-            raise (
-                refusals[0]
-                if refusals
-                else StoreError(f"Valkey at {self._address} takes commands, but publishes nothing to its subscribers")
-            )
+            silence = StoreError(f"Valkey at {self._address} takes commands, but publishes nothing to its subscribers")
+            raise [*self._refusals(), silence][0]
 
     def _expected(self) -> list[ShardLink]:
         """The connections whose heartbeats the start waits for."""
@@ -273,21 +271,24 @@ class Link:
         for shard in shards:
             if shard not in self._connections:
                 self._connections[shard] = ShardLink(shard, self._commands, self._own, self)
-        self._move_groups()
+        if self._moving is not None:
+            self._moving.cancel()
+        self._move_groups(iter(list(self._groups.values())))
         for connection in self._connections.values():
             connection.check_beat_channel()
 
-    def _move_groups(self) -> None:
+    def _move_groups(self, groups: Iterator[_Group]) -> None:
         """Places those anew that are not at the connection to their shard. The old one, if it is there, withdraws the channels by itself."""
-        moving = []
-        for group in self._groups.values():
-            if group.link is None or group.link is not self._connection_of(next(iter(group.channels))):
-                moving.append(group)
-        log.debug("%d hash slots with channels are at another shard now, or at none", len(moving))
+        some, self._moving = list(islice(groups, LOST_AT_ONCE)), None
+        if self._closed or not some:
+            return
+        wanted = [group for group in some if group.channels]
+        moving = [group for group in wanted if group.link is None or group.link is not self._connection_of(next(iter(group.channels)))]
         self._lose([group for group in moving if group.link is not None])
         for group in moving:
             group.link = None
             self._place(group)
+        self._moving = asyncio.get_running_loop().call_soon(self._move_groups, groups)
 
     def _lose(self, groups: list[_Group]) -> None:
         if groups:

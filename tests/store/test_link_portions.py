@@ -14,6 +14,7 @@ from gateway.errors import StoreError
 from gateway.store.asking import ASKED_AT_ONCE
 from gateway.store.connect import Address
 from gateway.store.link import LOST_AT_ONCE, Link
+from gateway.store.topology import slot_of
 
 from ..kit.turns import TurnCounter
 from ..kit.waiting import until
@@ -131,3 +132,34 @@ async def test_a_lost_connection_is_announced_in_portions(link: Any, connection:
     assert Counter(CHANNELS) - connection.lost in (Counter(), Counter(CHANNELS[-1:])), "every channel that is still wanted is lost"
     assert max(connection.lost.values()) == 1 and turns.most <= LOST_AT_ONCE
     assert link.losses == 1
+
+
+class Shard(Connection):
+    """A connection to one of two shards, which notes the turn of each channel that it is asked for."""
+
+    beat_channel = b""
+
+    def check_beat_channel(self) -> None: ...
+
+
+async def test_hash_slots_that_moved_are_asked_for_elsewhere_in_portions(turns: TurnCounter) -> None:
+    old, new = Shard(turns), Shard(turns)
+    commands: Any = SimpleNamespace(sharded=True, shards=["old", "new"], shard=lambda channel: "old", look_again=lambda: None)
+    link: Any = Link(Address("valkey://127.0.0.1:1"), commands, b"own")
+    link._connections = {"old": old, "new": new}
+    link.add_listener(old)
+    link.subscribe(CHANNELS)
+    slots = {slot_of(channel) for channel in CHANNELS}
+    assert len(slots) > 2 * LOST_AT_ONCE
+    commands.shard = lambda channel: "new"
+    turns.work.clear()
+    with turns:
+        link._on_shards_changed()
+        link.unsubscribe(CHANNELS[-1:])  # its turn may not have come
+        await asyncio.sleep(0)
+        link._on_shards_changed()  # some moved already
+        await until(lambda: len(new.asked) >= len(CHANNELS) - 1, "all are asked for")
+        await asyncio.sleep(0.01)
+    assert Counter(CHANNELS) - new.asked in (Counter(), Counter(CHANNELS[-1:])) and max(new.asked.values()) == 1
+    assert Counter(CHANNELS) - old.lost in (Counter(), Counter(CHANNELS[-1:])), "each is lost where it was"
+    assert turns.most <= 3 * LOST_AT_ONCE < turns.total, "channels are lost and asked for, and some slots have two"
