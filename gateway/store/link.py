@@ -42,7 +42,7 @@ log = logging.getLogger("gateway.link")
 START_SECONDS = 10.0  # for the first heartbeats
 PLACE_SECONDS = 0.02  # before an unplaced group is placed again; it doubles up to PLACE_MOST
 PLACE_MOST = 1.0
-LOST_AT_ONCE = 1000  # channels, or groups, of one turn of the loop: 4 µs each
+LOST_AT_ONCE = 500  # channels, or groups, of one turn of the loop: about 3 ms
 REFUSED_AGAIN_SECONDS = 5.0  # until channels that Valkey refused are asked for again: the user may have got the right
 
 

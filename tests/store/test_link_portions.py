@@ -19,7 +19,7 @@ from gateway.store.topology import slot_of
 from ..kit.turns import TurnCounter
 from ..kit.waiting import until
 
-CHANNELS = [b"gw:{c%d}" % number for number in range(3 * LOST_AT_ONCE + 1)]
+CHANNELS = [b"gw:{c%d}" % number for number in range(6 * LOST_AT_ONCE + 1)]
 
 
 class Connection:
