@@ -1,18 +1,23 @@
 """The longest turn of the loop, in milliseconds of CPU: ``python -m tests.benchmark_turns [CLIENTS]``.
 
-Of one gateway with so many clients, each on a channel of its own: while they connect, after the link to Valkey was lost, and while
-SIGTERM sends them away. And of a publication to 100,000 subscribers whose sockets swallow what is written. CPU is counted, not time, so
-that other programs on the machine do not count. For that, the gateway runs a callback in every turn; it never sleeps then.
+Of one gateway with so many clients, each on a channel of its own with presence: while they connect, while metrics are read, after the link
+to Valkey was lost, after Valkey forgot everything, and while SIGTERM sends them away. The same of as many users with tokens, with an inbox
+each, history and lifecycle events, one of whom had a token revoked. And of a publication to 100,000 subscribers whose sockets swallow what is
+written. CPU is counted, not time, so that other programs on the machine do not count. For that, the gateway runs a callback in every turn;
+it never sleeps then. Run it several times: what a virtual machine or a host does meanwhile may count as CPU.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
 import tempfile
 import time
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import uvloop
@@ -29,21 +34,38 @@ from gateway.store.layout import Layout
 from tests.benchmark_cluster.subscribers import Client, Subscribers
 from tests.kit.forks import Program
 from tests.kit.servers import ValkeyServer
+from tests.kit.tokens import SECRET, token
 from tests.kit.waiting import until, wait_until
 
 CLIENTS = 8000
 SUBSCRIBERS = 100_000
 SETTLE_SECONDS = 5
+KEY = "key"
 TOML = """
 port = 0
 valkey_url = "{url}"
 data_dir = "{folder}/data"
 log_level = "error"
 drain_seconds = 2
+api_keys = ["{key}"]
+"""
+ANONYMOUS = """
 [insecure]
 clients = true
 [channels]
 presence = true
+"""
+USERS = f"""
+events = true
+[tokens]
+hmac_secret = "{SECRET}"
+[channels]
+presence = true
+history_size = 100
+history_ttl = "5m"
+[namespaces.notifications]
+history_size = 100
+history_ttl = "1h"
 """
 
 
@@ -71,9 +93,9 @@ class LongestTurn(LoopLag):
         self._loop.call_soon(self._turn)
 
 
-def gateway(folder: Path, url: str) -> tuple[Program, int]:
+def gateway(folder: Path, url: str, rules: str) -> tuple[Program, int]:
     """The process, and its port."""
-    (folder / "gateway.toml").write_text(TOML.format(url=url, folder=folder))
+    (folder / "gateway.toml").write_text(TOML.format(url=url, folder=folder, key=KEY) + rules)
     program = Program(
         "gateway.cli",
         folder / "out",
@@ -86,34 +108,56 @@ def gateway(folder: Path, url: str) -> tuple[Program, int]:
     return program, int((folder / "out").read_text().split(" is ready at ")[1].split()[0].rpartition(":")[2])
 
 
-def client(port: int, number: int) -> Client:
-    return Client(port, f'{{"id":1,"connect":{{}}}}\n{{"id":2,"subscribe":{{"channel":"own{number}"}}}}', '"id":2')
+def client(port: int, number: int, connect: str) -> Client:
+    message = f'{{"id":1,"connect":{connect}}}\n{{"id":2,"subscribe":{{"channel":"own{number}"}}}}'
+    return Client(port, message, '"id":2', may_end=True)
 
 
-def of_a_gateway(clients: int) -> None:
+def anonymous(port: int, number: int) -> Client:
+    return client(port, number, "{}")
+
+
+def user(port: int, number: int) -> Client:
+    return client(port, number, f'{{"token":"{token(f"user{number}")}"}}')
+
+
+def request(port: int, path: str, body: bytes | None = None) -> None:
+    headers = {"X-API-Key": KEY, "Content-Type": "application/json"}
+    with urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}{path}", body, headers)) as answer:
+        answer.read()
+
+
+def of_a_gateway(clients: int, rules: str, make: Callable[[int, int], Client]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder, server = Path(name), ValkeyServer(Path(name) / "valkey")
-        program, port = gateway(folder, server.url)
+        program, port = gateway(folder, server.url, rules)
 
-        def begin() -> None:
+        @contextlib.contextmanager
+        def measured(what: str) -> Iterator[None]:
             program.send_signal(signal.SIGUSR1)
             time.sleep(1)
-
-        def show(what: str) -> None:
+            yield
             print(f"{what:50} {int((folder / 'turn').read_text()) / 1e6:6.1f} ms", flush=True)
 
         try:
-            begin()
-            with Subscribers([client(port, number) for number in range(clients)]):
-                show(f"{clients} clients connect")
-                begin()
+            subscribers = Subscribers([make(port, number) for number in range(clients)])
+            with measured(f"{clients} clients connect"):
+                subscribers.__enter__()
+            with measured("metrics are read"):
+                for _ in range(3):
+                    request(port, "/metrics")
+            with measured("a token is revoked"):
+                request(port, "/api/revoke", b'{"token_id": "of no client"}')
+            with measured("the link is lost"):
                 server.client.client_kill_filter(_type="pubsub")
                 time.sleep(SETTLE_SECONDS)
-                show("the link is lost")
-                begin()
+            with measured("Valkey forgot everything"):
+                server.client.flushall()
+                time.sleep(SETTLE_SECONDS)
+            with measured("SIGTERM"):
                 program.send_signal(signal.SIGTERM)
                 program.wait(60)
-                show("SIGTERM")
+            subscribers.__exit__()
         finally:
             program.kill()
             server.stop()
@@ -168,7 +212,10 @@ async def of_a_large_channel(folder: Path) -> None:
 
 
 def main() -> None:
-    of_a_gateway(int(sys.argv[1]) if len(sys.argv) > 1 else CLIENTS)
+    clients = int(sys.argv[1]) if len(sys.argv) > 1 else CLIENTS
+    of_a_gateway(clients, ANONYMOUS, anonymous)
+    print("and users with tokens, inboxes, history and events:")
+    of_a_gateway(clients, USERS, user)
     with tempfile.TemporaryDirectory() as name:
         uvloop.run(of_a_large_channel(Path(name)))
 

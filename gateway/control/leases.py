@@ -28,7 +28,7 @@ TRUST_SECONDS = 10.0  # after Valkey was away: until then the others' leases loo
 class LeaseListener(Protocol):
     """Owns what a process has in Valkey for as long as it lives."""
 
-    def write_anew(self) -> None:
+    async def write_anew(self) -> None:
         """Valkey does not know this process (any more): what it had there may be gone."""
 
     async def reconcile(self) -> None:
@@ -78,7 +78,7 @@ class Leases:
                     trusted = now() + TRUST_SECONDS
                 renewed = now()
                 if unknown:
-                    self._listener.write_anew()
+                    await self._listener.write_anew()
                 await self._reconcile()
                 if now() >= trusted:
                     self._clean_up_after([process.decode() for process in dead if is_utf8(process)])

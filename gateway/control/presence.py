@@ -17,9 +17,10 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, TypeVar
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
 
 from ..config import Config
 from ..errors import LimitExceeded, StoreError, UnknownChannel
@@ -34,12 +35,23 @@ __all__ = ["Presence"]
 log = logging.getLogger("gateway.presence")
 
 AT_ONCE = 500  # clients of one call
+# Of one turn of the loop: about 3 ms each. With all clients of a process in one turn, the loop was held for 30 ms and longer.
+CHANNELS_AT_ONCE = 300  # channels that are written
+CLIENTS_AT_ONCE = 2000  # clients that are listed, looked through, or written in one channel
 LIST_BYTES = 1024 * 1024  # of one list of clients
 STILL_LISTED_SECONDS = 30.0  # on a cluster, after a client left: longer than a replica that takes over may lack what was written
 GONE = b""
 Changes = dict[str, dict[str, tuple[bytes, bool]]]  # channel → client → (ClientInfo or GONE, whether it is announced)
 
 Item = TypeVar("Item")
+
+
+class _Part(NamedTuple):
+    """What one call writes of a channel: up to AT_ONCE clients, each with its ClientInfo or GONE."""
+
+    channel: str
+    announced: bool
+    clients: list[tuple[str, bytes]]
 
 
 class Presence:
@@ -141,8 +153,10 @@ class Presence:
                 self._left.append((self._now() + self._listed_seconds, await self._write(self._process, self._writing)))
                 await self._unlist_left()
             except (StoreError, asyncio.CancelledError):
-                for channel, clients in self._writing.items():
-                    self._changes[channel] = clients | self._changes.get(channel, {})
+                older, newer = self._writing, self._changes
+                for channel, clients in newer.items():
+                    older.setdefault(channel, {}).update(clients)
+                self._changes = older
                 raise
             finally:
                 self._writing = {}
@@ -151,14 +165,16 @@ class Presence:
         """The registry is always a superset of what is in presence: clients that came are listed first. Returns who left which channel, to be
         unlisted last."""
         registry, begin = self._registry(process), self._history.commands.begin
-        came = [_entry(channel, client) for channel, clients in changes.items() for client, (info, _) in clients.items() if info]
-        went = [(channel, client) for channel, clients in changes.items() for client, (info, _) in clients.items() if not info]
-        await asyncio.gather(*[begin(b"SADD", registry, *entries) for entries in _parts(came)])
-        for some in _parts(changes.items()):  # with thousands of channels in one turn, the loop was held for 30 ms
-            calls = [(channel, call) for channel, clients in some for call in self._begin_channel(channel, clients)]
-            answers = await asyncio.gather(*[call for _, call in calls], return_exceptions=True)
-            for (channel, _), answer in zip(calls, answers, strict=True):
-                self._check(channel, answer)
+        went: list[tuple[str, str]] = []
+        for some in _parts(_each(changes), CLIENTS_AT_ONCE):
+            came = [_entry(channel, client) for channel, client, info in some if info]
+            went += [(channel, client) for channel, client, info in some if not info]
+            await asyncio.gather(*[begin(b"SADD", registry, *entries) for entries in _parts(came, AT_ONCE)])
+            await asyncio.sleep(0)
+        for parts in _portions(_by_channel(changes)):
+            answers = await asyncio.gather(*[self._begin_channel(part) for part in parts], return_exceptions=True)
+            for part, answer in zip(parts, answers, strict=True):
+                self._check(part.channel, answer)
         return went
 
     @property
@@ -168,23 +184,23 @@ class Presence:
     async def _unlist_left(self) -> None:
         """Those of this process that left long enough ago, unless they came back."""
         while self._left and self._left[0][0] <= self._now():
-            await self._unlist(self._process, [each for each in self._left[0][1] if not self._is_present(*each)])
+            for some in _parts(self._left[0][1], CLIENTS_AT_ONCE):
+                await self._unlist(self._process, [each for each in some if not self._is_present(*each)])
+                await asyncio.sleep(0)
             self._left.popleft()
 
     def _is_present(self, channel: str, client: str) -> bool:
         return (channel, client, False) in self._present or (channel, client, True) in self._present
 
     async def _unlist(self, process: str, left: list[tuple[str, str]]) -> None:
-        for some in _parts(_entry(channel, client) for channel, client in left):
-            await self._history.commands.call(b"SREM", self._registry(process), *some)
+        for some in _parts(left, AT_ONCE):
+            await self._history.commands.call(b"SREM", self._registry(process), *[_entry(*each) for each in some])
 
-    def _begin_channel(self, channel: str, clients: dict[str, tuple[bytes, bool]]) -> Iterator[asyncio.Future[Any]]:
-        """The calls that write a channel's changes, all of which leave in one write with those of other channels."""
-        keys = self._history.layout.presence(channel)
-        for announced in (False, True):
-            for some in _parts((client, info) for client, (info, its) in clients.items() if its is announced):
-                words = [word for pair in some for word in pair]
-                yield self._history.commands.begin(b"FCALL", b"gateway_presence", len(keys), *keys, int(announced), *words)
+    def _begin_channel(self, part: _Part) -> asyncio.Future[Any]:
+        """The call that writes this part. All calls that begin in one turn of the loop leave in one write."""
+        keys = self._history.layout.presence(part.channel)
+        words = [word for pair in part.clients for word in pair]
+        return self._history.commands.begin(b"FCALL", b"gateway_presence", len(keys), *keys, int(part.announced), *words)
 
     def _check(self, channel: str, answer: object) -> None:
         """Raises what a call failed with, and then all is written again; not where Valkey's key is of another type, which stays so."""
@@ -204,45 +220,50 @@ class Presence:
 
     # Leases.
 
-    def write_anew(self) -> None:
+    async def write_anew(self) -> None:
         """Valkey does not know this process: it was emptied, or another process took this one for dead."""
-        for (channel, client, announced), info in self._present.items():
-            self._change(channel, client, info, announced)
+        for some in _parts(list(self._present.items()), CLIENTS_AT_ONCE):
+            for present, info in some:
+                if self._present.get(present) is info:  # otherwise it left meanwhile, or came with another info
+                    channel, client, announced = present
+                    self._change(channel, client, info, announced)
+            await asyncio.sleep(0)
 
     async def reconcile(self) -> None:
         """Another server answers: it may have forgotten who came and who left lately. Writes anew who is there, and who is not any more."""
-        listed = await self._listed(self._process)
-        for channel, client in listed:
+        async for channel, client in self._listed(self._process):
             if not self._is_present(channel, client):
                 self._change(channel, client, GONE, self._is_announced(channel))
-        self.write_anew()
+        await self.write_anew()
 
     async def clean_up(self, process: str) -> None:
         """Removes the clients of a dead process. Several processes may do this at once: each client leaves once."""
-        listed = await self._listed(process)
         changes: Changes = {}
-        for channel, client in listed:
+        async for channel, client in self._listed(process):
             changes.setdefault(channel, {})[client] = GONE, self._is_announced(channel)
-        await self._unlist(process, await self._write(process, changes))
-        if listed:
-            log.info("process %s is gone; %d of its subscriptions were taken out of presence", process, len(listed))
+        left = await self._write(process, changes)
+        await self._unlist(process, left)
+        if left:
+            log.info("process %s is gone; %d of its subscriptions were taken out of presence", process, len(left))
 
-    async def _listed(self, process: str) -> list[tuple[str, str]]:
+    async def _listed(self, process: str) -> AsyncIterator[tuple[str, str]]:
         """Channel and client of each entry in the registry of a process."""
         registry = self._registry(process)
-        found: list[tuple[str, str]] = []
-        for entry in await self._history.commands.call(b"SMEMBERS", registry):
-            client, _, channel = entry.decode(errors="replace").partition(" ")
-            if channel_fault(channel):
-                self._history.layout.faults.found("presence", registry, f"{entry[:60]!r} names no channel")
-            else:
-                found.append((channel, client))
-        return found
+        for some in _parts(await self._history.commands.call(b"SMEMBERS", registry), CLIENTS_AT_ONCE):
+            for entry in some:
+                client, _, channel = entry.decode(errors="replace").partition(" ")
+                if channel_fault(channel):
+                    self._history.layout.faults.found("presence", registry, f"{entry[:60]!r} names no channel")
+                else:
+                    yield channel, client
+            await asyncio.sleep(0)
 
     async def close(self) -> bool:
         """Removes all clients of this process. False if Valkey does not answer: then another process has to clean up after this one."""
-        for present in list(self._present):
-            self.leave(*present)
+        for some in _parts(list(self._present), CLIENTS_AT_ONCE):
+            for present in some:
+                self.leave(*present)
+            await asyncio.sleep(0)
         try:
             async with asyncio.timeout(2):
                 await self._flush()
@@ -262,7 +283,35 @@ def _entry(channel: str, client: str) -> str:
     return f"{client} {channel}"
 
 
-def _parts(items: Iterable[Item]) -> Iterator[list[Item]]:
-    listed = list(items)
-    for start in range(0, len(listed), AT_ONCE):
-        yield listed[start : start + AT_ONCE]
+def _each(changes: Changes) -> Iterator[tuple[str, str, bytes]]:
+    """Channel, client, and its ClientInfo or GONE."""
+    for channel, clients in changes.items():
+        for client, (info, _) in clients.items():
+            yield channel, client, info
+
+
+def _by_channel(changes: Changes) -> Iterator[_Part]:
+    for channel, clients in changes.items():
+        for announced in (False, True):
+            for some in _parts([(client, info) for client, (info, its) in clients.items() if its is announced], AT_ONCE):
+                yield _Part(channel, announced, some)
+
+
+def _portions(parts: Iterable[_Part]) -> Iterator[list[_Part]]:
+    """So many at once as one turn of the loop writes."""
+    some, clients = list[_Part](), 0
+    for part in parts:
+        some.append(part)
+        clients += len(part.clients)
+        if len(some) == CHANNELS_AT_ONCE or clients >= CLIENTS_AT_ONCE:
+            yield some
+            some, clients = [], 0
+    if some:
+        yield some
+
+
+def _parts(items: Iterable[Item], most: int) -> Iterator[list[Item]]:
+    """Takes the items from ``items`` as they are needed: what may change meanwhile is to be given as a list."""
+    left = iter(items)
+    while some := list(islice(left, most)):
+        yield some

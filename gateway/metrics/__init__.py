@@ -7,6 +7,7 @@
 catalog          every metric: name, kind, labels, meaning
 figures          the values of one process, or of what all share
 process_figures  reads them from this process's rooms
+kernel_figures   reads what the operating system counts of this process
 shared_figures   reads them from Valkey
 exposition       Figures → Prometheus' text
 siblings         the workers of one process group ask each other

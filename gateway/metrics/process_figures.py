@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from prometheus_client.process_collector import ProcessCollector
-
 from .. import __version__
 from ..edges.api.methods import METHODS as API_METHODS
 from ..live.subscription import State
@@ -20,14 +18,13 @@ from ..session.node import Node
 from ..store.untrusted import KINDS
 from ..work.bridges import Bridges
 from .figures import Figures
+from .kernel_figures import kernel_figures
 
 __all__ = ["Measured", "figures_of"]
 
 CLIENTS_AT_ONCE = 1000  # that are looked at before other work gets its turn: a millisecond
 PAGE_SOURCES = ("ring", "history")
 GAPS = ("subscribe", "catch_up", "live")
-
-_process = ProcessCollector(registry=None)
 
 
 class LinkCounts(Protocol):
@@ -82,9 +79,8 @@ def _add_process(figures: Figures, measured: Measured) -> None:
     figures.add("gateway_draining", admission.draining)
     figures.add("gateway_drain_clients_left", len(admission.clients) if admission.draining else 0)
     figures.add_histogram("gateway_loop_lag_seconds", measured.lag.histogram)
-    for family in _process.collect():
-        for sample in family.samples:
-            figures.add(sample.name, sample.value)
+    for metric, value in kernel_figures():
+        figures.add(metric, value)
 
 
 async def _add_clients(figures: Figures, admission: Admission) -> None:

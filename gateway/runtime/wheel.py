@@ -15,7 +15,7 @@ from typing import Protocol
 __all__ = ["NEVER", "Timed", "Wheel"]
 
 NEVER = float("inf")
-TICKED_AT_ONCE = 250  # items of one turn of the loop, most of them with a ping to send: about 5 ms
+TICKED_AT_ONCE = 125  # items of one turn of the loop, most of them with a ping to send: about 3 ms
 
 log = logging.getLogger("gateway.timers")
 

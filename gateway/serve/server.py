@@ -343,6 +343,7 @@ class Server(uvicorn.Server):
         for server in self.servers:
             server.close()
         admission.ending = True
+        gc.freeze()  # what there is now is not searched for cycles any more, which may take long: the process ends
         await drain(admission, self._drain_seconds(clients), lambda: self.force_exit)
         if self._watcher is not None:
             self._watcher.cancel()

@@ -149,7 +149,7 @@ def _unsubscribe(session: HandledSession, id: int, request: ChannelRequest) -> N
         subscription.unsubscribe_id = id  # the subscribe under way is answered first
         session.unsubscribing = True
         return
-    if subscription is not None and not subscription.server_side:
+    if subscription is not None:
         session.end_subscription(subscription)
     session.outlet.send(reply(id, "unsubscribe"))
 

@@ -17,6 +17,7 @@ topology    which node of a cluster holds which slots
 blocking    commands that wait in Valkey, over a connection of their own
 valkey_clock   the clock of a key's shard
 link        what a process reads by Pub/Sub: which channels, over which connections, handed over in which order
+asking      how the link asks for many channels, some at a time
 shard_link  one such connection, to the only server or to a shard of a cluster
 connect_again  how a lost connection is opened again
 outage_log  what is logged of losses and refusals: once when they begin, once when they end

@@ -29,6 +29,7 @@ from ..errors import StoreError
 from ..runtime.backoff import backoff
 from ..runtime.tasks import Tasks
 from .access import Commands
+from .asking import Asking
 from .connect import Address
 from .connection import ServerCommands
 from .shard_link import ShardLink
@@ -41,8 +42,7 @@ log = logging.getLogger("gateway.link")
 START_SECONDS = 10.0  # for the first heartbeats
 PLACE_SECONDS = 0.02  # before an unplaced group is placed again; it doubles up to PLACE_MOST
 PLACE_MOST = 1.0
-ASKED_AT_ONCE = 500  # channels of one turn of the loop; what their confirmations lead to takes about 5 ms
-LOST_AT_ONCE = 1000  # the same, 4 µs each
+LOST_AT_ONCE = 500  # channels, or groups, of one turn of the loop: about 3 ms
 REFUSED_AGAIN_SECONDS = 5.0  # until channels that Valkey refused are asked for again: the user may have got the right
 
 
@@ -115,7 +115,9 @@ class Link:
         self._groups: dict[int, _Group] = {}  # by hash slot; 0 where there is one server
         self.batch: dict[bytes, list[bytes]] = {}
         self._displaced: list[tuple[ShardLink, bytes]] = []
+        self._asking = Asking(self._ask_for)
         self._asking_again: set[ShardLink] = set()
+        self._moving: asyncio.Handle | None = None  # of groups, when slots are held by other shards than before
         self._tasks = Tasks()
         self._closed = False
 
@@ -175,12 +177,8 @@ class Link:
             if self.proven:
                 log.warning("no heartbeat came from %s yet", ", ".join(self.unproven))
         if not self.proven:
-            refusals = self._refusals()
-            raise (
-                refusals[0]
-                if refusals
-                else StoreError(f"Valkey at {self._address} takes commands, but publishes nothing to its subscribers")
-            )
+            silence = StoreError(f"Valkey at {self._address} takes commands, but publishes nothing to its subscribers")
+            raise [*self._refusals(), silence][0]
 
     def _expected(self) -> list[ShardLink]:
         """The connections whose heartbeats the start waits for."""
@@ -273,21 +271,24 @@ class Link:
         for shard in shards:
             if shard not in self._connections:
                 self._connections[shard] = ShardLink(shard, self._commands, self._own, self)
-        self._move_groups()
+        if self._moving is not None:
+            self._moving.cancel()
+        self._move_groups(iter(list(self._groups.values())))
         for connection in self._connections.values():
             connection.check_beat_channel()
 
-    def _move_groups(self) -> None:
+    def _move_groups(self, groups: Iterator[_Group]) -> None:
         """Places those anew that are not at the connection to their shard. The old one, if it is there, withdraws the channels by itself."""
-        moving = []
-        for group in self._groups.values():
-            if group.link is None or group.link is not self._connection_of(next(iter(group.channels))):
-                moving.append(group)
-        log.debug("%d hash slots with channels are at another shard now, or at none", len(moving))
+        some, self._moving = list(islice(groups, LOST_AT_ONCE)), None
+        if self._closed or not some:
+            return
+        wanted = [group for group in some if group.channels]
+        moving = [group for group in wanted if group.link is None or group.link is not self._connection_of(next(iter(group.channels)))]
         self._lose([group for group in moving if group.link is not None])
         for group in moving:
             group.link = None
             self._place(group)
+        self._moving = asyncio.get_running_loop().call_soon(self._move_groups, groups)
 
     def _lose(self, groups: list[_Group]) -> None:
         if groups:
@@ -306,14 +307,12 @@ class Link:
             listener.on_up()
 
     def _ask_for_all(self, link: ShardLink) -> None:
-        self._ask_for_some(link, iter(self._channels_at(link)))
+        self._asking.begin(link, self._channels_at(link))
 
-    def _ask_for_some(self, link: ShardLink, channels: Iterator[bytes]) -> None:
-        """Asks for ASKED_AT_ONCE channels in this turn of the loop, and for the rest in the next ones."""
-        some = list(islice(channels, ASKED_AT_ONCE))
-        link.subscribe([channel for channel in some if self._is_at(link, channel)])
-        if len(some) == ASKED_AT_ONCE and not self._closed:
-            asyncio.get_running_loop().call_soon(self._ask_for_some, link, channels)
+    def _ask_for(self, link: ShardLink, channels: list[bytes]) -> list[bytes]:
+        wanted = [] if self._closed else [channel for channel in channels if self._is_at(link, channel)]
+        link.subscribe(wanted)
+        return wanted
 
     def _channels_at(self, link: ShardLink) -> list[bytes]:
         return [channel for group in self._groups.values() if group.link is link for channel in group.channels]
@@ -323,6 +322,7 @@ class Link:
         return group is not None and group.link is link and channel in group.channels
 
     def on_refused(self, link: ShardLink, error: StoreError) -> None:
+        self._asking.refused(link)
         for listener in self._listeners:
             listener.on_refused(error)
         if link not in self._asking_again:
@@ -339,6 +339,7 @@ class Link:
 
     async def on_lost(self, link: ShardLink) -> None:
         self.losses += 1
+        self._asking.stop(link)
         self.hand_over()
         channels = self._channels_at(link)
         for start in range(0, len(channels), LOST_AT_ONCE):
@@ -347,6 +348,7 @@ class Link:
             await asyncio.sleep(0)
 
     def on_confirmed(self, link: ShardLink, channel: bytes) -> None:
+        self._asking.answered(link, channel)
         group = self._groups.get(self._slot(channel))
         if group is None or group.link is not link or channel not in group.channels or channel == self._own:
             return
@@ -358,6 +360,7 @@ class Link:
             other.on_subscribed(channel)
 
     def on_displaced(self, link: ShardLink, channel: bytes) -> None:
+        self._asking.answered(link, channel)
         self._displaced.append((link, channel))  # what was announced before it is in the batch, and is handed over first
 
     def _replace_displaced(self) -> None:

@@ -19,6 +19,7 @@ __all__ = ["MARK", "Client", "Subscribers"]
 
 MARK = b'"mark":'  # is in the data of each publication, once
 PING, PONG = b"\x81\x02{}", frame(b"{}")
+CLOSE, CLOSED = b"\x88", frame(opcode=8)
 READ = 1 << 18
 AT_ONCE = 64  # clients that connect at the same time
 CLIENTS_PER_HOST = 20_000  # of 127.0.0.x: there are not more ports
@@ -29,12 +30,16 @@ UPGRADE = (
 
 
 class Client(NamedTuple):
-    """Where it connects, and its WebSocket message; ``path``: that of an event stream instead. It is ready once ``ready`` was received."""
+    """Where it connects, and its WebSocket message; ``path``: that of an event stream instead. It is ready once ``ready`` was received.
+
+    ``may_end``: the server may end its connection, as it does when it drains; the client does not come back.
+    """
 
     port: int
     message: str
     ready: str
     path: str = ""
+    may_end: bool = False
 
 
 class _Socket:
@@ -52,20 +57,30 @@ class _Socket:
         self.greeting = b""
         self.upgraded = bool(client.path)
         self.ready = False
+        self.ended = False
         self.tail = b""
 
     def read(self) -> int:
         """Takes what arrived. Returns how many publications it holds."""
         data = self.socket.recv(READ)
         if not data:
-            raise SystemExit(f"a client was disconnected: {self.greeting[-300:]!r}")
+            self._end()
+            return 0
         if not self.ready:
             self._greet(data)
         elif data.endswith(PING):
             self.socket.send(PONG)
+        elif data.startswith(CLOSE) and self.client.may_end:
+            self.socket.send(CLOSED)
         count = (self.tail + data).count(MARK)
         self.tail = data[1 - len(MARK) :]
         return count
+
+    def _end(self) -> None:
+        if not self.client.may_end:
+            raise SystemExit(f"a client was disconnected: {self.greeting[-300:]!r}")
+        self.socket.close()
+        self.ended = True
 
     def _greet(self, data: bytes) -> None:
         self.greeting += data
@@ -97,6 +112,8 @@ def _run(clients: Sequence[Client], parent: Connection) -> None:
             each = sockets[number]
             was_ready = each.ready
             count += each.read()
+            if each.ended:
+                del sockets[number]
             if each.ready and not was_ready:
                 each.greeting = b""
                 ready += 1

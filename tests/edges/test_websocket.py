@@ -308,6 +308,23 @@ async def test_a_client_that_unsubscribed_receives_nothing_more(gateway: Running
             assert await wire.result("unsubscribe", channel=never) == {}, "that it was never subscribed is no error"
 
 
+async def test_a_client_ends_a_subscription_of_the_server_until_it_connects_again(gateway: RunningGateway) -> None:
+    user = f"u{random.randbytes(6).hex()}"
+    inbox = f"notifications:{user}"
+    async with client(gateway, user) as wire, client(gateway, user) as other:
+        assert inbox in wire.connected["subs"]
+        assert await wire.ask("unsubscribe", channel=inbox) == {"id": 1002, "unsubscribe": {}}
+        gateway.publish(inbox, "not received")
+        await other.publication()  # what is written to both is written in the same turn
+        assert await wire.ask("ping") == {"id": 1003, "ping": {}}
+        assert await wire.ask("unsubscribe", channel=inbox) == {"id": 1004, "unsubscribe": {}}, "a second time is no error"
+        await wire.result("subscribe", channel=inbox)
+        gateway.publish(inbox, "received")
+        assert (await wire.publication())["data"] == "received", "it may subscribe by itself"
+    async with client(gateway, user) as again:
+        assert inbox in again.connected["subs"]
+
+
 async def test_a_client_that_changes_its_mind_is_answered_in_order(gateway: RunningGateway) -> None:
     """As pages do that mount a component, drop it and mount it again, all before the first reply."""
     minds = ["subscribe", "unsubscribe", "unsubscribe", "subscribe", "unsubscribe", "subscribe"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
+import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -11,7 +13,7 @@ import pytest
 
 from gateway.config import Limits
 from gateway.session.admission import Admission
-from gateway.session.drain import DRAINED_AT_ONCE, drain
+from gateway.session.drain import DRAINED_AT_ONCE, DRAINED_PER_SEARCH, TURN_SECONDS, drain
 
 from ..kit.turns import TurnCounter
 from ..kit.virtual_time import run_in_virtual_time
@@ -79,6 +81,39 @@ async def test_few_clients_are_drained_in_one_turn_of_the_loop(admission: Admiss
         clients = [Departure(admission, on_drain=turns.note) for _ in range(1000)]
         await drain(admission, seconds, lambda: False)
     assert turns.total == len(clients) and turns.most <= DRAINED_AT_ONCE
+
+
+async def test_clients_that_take_long_are_drained_in_smaller_portions(admission: Admission) -> None:
+    with TurnCounter() as turns:
+
+        def take_long() -> None:
+            turns.note()
+            time.sleep(TURN_SECONDS / 2)
+
+        for _ in range(10):
+            Departure(admission, on_drain=take_long)
+        await drain(admission, 0.0, lambda: False)
+    assert turns.total == 10 and turns.most <= 2
+
+
+async def test_new_objects_are_searched_for_cycles_while_clients_leave(admission: Admission) -> None:
+    """Python does not search them by itself as long as more objects go than come."""
+    searches: list[int] = []
+
+    def note(phase: str, facts: dict[str, int]) -> None:
+        if phase == "start":
+            searches.append(facts["generation"])
+
+    for _ in range(4 * DRAINED_PER_SEARCH):
+        Departure(admission)
+    gc.disable()
+    gc.callbacks.append(note)
+    try:
+        await drain(admission, 0.0, lambda: False)
+    finally:
+        gc.callbacks.remove(note)
+        gc.enable()
+    assert searches == [0, 0, 0], "the last ones have gone before another search"
 
 
 async def test_a_client_that_cannot_be_drained_does_not_delay_the_others(admission: Admission) -> None:
