@@ -329,7 +329,8 @@ class Hub:
             channel.ring.clear()
             self._stop_mending(channel)
         self._mend_more()
-        self._feed.unsubscribe([channel.key for channel in gone])
+        if gone:
+            self._feed.unsubscribe([channel.key for channel in gone])
         return len(gone) == DROPPED_AT_ONCE
 
     async def _compare(self) -> None:
