@@ -31,7 +31,7 @@ from ..rules.protocol import read_position
 from ..rules.recovery import same_life
 from ..runtime.backoff import retrying
 from ..runtime.tasks import Tasks
-from ..store.history import History
+from ..store.history import PAGE_BYTES, History
 from ..store.layout import Announcement, read_entry, read_epoch
 from .channel import Channel
 
@@ -88,7 +88,7 @@ class Inbox:
     async def list(self, user: str, request: bytes | None) -> bytes:
         """JSON: ``{"notifications": [{"id", "offset", "ms", "unread", "data"}], "unread", "change", "epoch", "offset", "next"}``.
 
-        ``next`` is where the following page begins, null after the last. Raises BadRequest, PermissionDenied for the
+        ``next`` is where the following page begins, null after the last. A page has PAGE_BYTES, or one notification, at most. Raises BadRequest, PermissionDenied for the
         anonymous, UnrecoverablePosition for a ``before`` of another epoch, StoreError.
         """
         asked = _decode(request, _List)
@@ -98,7 +98,7 @@ class Inbox:
     async def page(self, channel: str, before: Position, limit: int) -> dict[str, bytes]:
         """The fields of ``list`` of an inbox, by its channel's name, as JSON. Raises UnrecoverablePosition, StoreError."""
         keys = self._history.layout.inbox_keys(channel)
-        *answer, entries = await self._history.call(b"gateway_inbox", keys, before.offset, limit)
+        *answer, entries, more = await self._history.call(b"gateway_inbox", keys, before.offset, limit, PAGE_BYTES)
         state = _state(answer)
         same_life(before, state.epoch)
         faults = self._history.layout.faults
@@ -106,7 +106,7 @@ class Inbox:
         return {
             "notifications": b"[%b]" % b",".join([_notification(publication, bool(mark), id) for publication, mark, id in listed]),
             **state.fields(),
-            "next": encode(f"{state.epoch}:{listed[-1][0].offset}") if limit and len(listed) == limit else b"null",
+            "next": encode(f"{state.epoch}:{listed[-1][0].offset}") if more else b"null",
         }
 
     async def read(self, user: str, request: bytes | None) -> bytes:
@@ -154,7 +154,7 @@ class Inbox:
 
         Raises StoreError.
         """
-        *answer, _ = await self._history.call(b"gateway_inbox", self._history.layout.inbox_keys(channel), 0, 0)
+        *answer, _, _ = await self._history.call(b"gateway_inbox", self._history.layout.inbox_keys(channel), 0, 0, 0)
         return _state(answer)
 
     async def close(self) -> None:

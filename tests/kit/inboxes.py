@@ -48,8 +48,9 @@ class Box:
     def close(self) -> None:
         self._pubsub.close()
 
-    async def notify(self, id: str, **options: Any) -> Position:
-        position = await self.history.notify(self.channel, publish_words(json.dumps({"id": id}), **options))
+    async def notify(self, id: str, *, text: str = "", **options: Any) -> Position:
+        data = {"id": id} | ({"text": text} if text else {})
+        position = await self.history.notify(self.channel, publish_words(json.dumps(data), **options))
         assert position is not None
         return position
 

@@ -190,7 +190,7 @@ async def test_an_inbox_whose_sets_another_program_wrote_to_is_still_listed(hist
     await history.notify("notifications:u1", [b'{"id":"good"}'])
     keys = [key.decode() for key in history.layout.inbox_keys("notifications:u1")]
     store.zadd(keys[4], {"far": 1e300, "half": 1.5})
-    *_, entries = await history.call(b"gateway_inbox", history.layout.inbox_keys("notifications:u1"), 0, 10)
+    *_, entries, _ = await history.call(b"gateway_inbox", history.layout.inbox_keys("notifications:u1"), 0, 10, 10_000)
     assert [entry[3] for entry in entries] == [b"good"]
     store.hset(keys[0], "inbox", "many")
     await history.notify("notifications:u1", [b'{"id":"next"}'])

@@ -91,25 +91,29 @@ local function gateway_relay(keys, args)
   return {offset, epoch}
 end
 
--- gateway_inbox 5 meta stream keys unread inbox BEFORE LIMIT → [epoch, offset, unread, change, entries]
---   The newest notifications before offset BEFORE (0: all), each id once: entries are [stream id, fields, unread, id].
+-- gateway_inbox 5 meta stream keys unread inbox BEFORE LIMIT BYTES → [epoch, offset, unread, change, entries, more]
+--   The newest notifications before offset BEFORE (0: all), each id once: entries are [stream id, fields, unread, id]. They are up to
+--   LIMIT and about BYTES bytes, but at least one; `more` is 1 where others may follow.
 -- Atomic, because the entries, their marks and the count must be of one moment.
 local function gateway_inbox(keys, args)
   local base = base_of(keys, INBOX_KEYS)
   local before, limit = tonumber(args[1]) or 0, math.min(tonumber(args[2]) or 0, LIST_MOST)
   local epoch, top, unread, change = inbox_state(base, keys)
-  local entries = {}
+  local entries, left, more = {}, tonumber(args[3]) or 0, 0
   if limit > 0 then
     local ids = redis.call('ZREVRANGEBYSCORE', keys[5], before > 0 and '(' .. number(before) or '+inf', '-inf', 'WITHSCORES', 'LIMIT', 0, limit)
     for i = 1, #ids, 2 do
       -- Another program may have written a score that is no offset.
       local entry = string.find(ids[i + 1], '^%d+$') and redis.call('XRANGE', keys[2], ids[i + 1], ids[i + 1], 'COUNT', 1)[1]
       if entry then
+        for _, word in ipairs(entry[2]) do left = left - #word end
+        if left < 0 and #entries > 0 then break end
         table.insert(entries, {entry[1], entry[2], redis.call('ZSCORE', keys[4], ids[i]) and 1 or 0, ids[i]})
       end
     end
+    more = (#entries == limit or left < 0) and 1 or 0
   end
-  return {epoch, top, unread, change, entries}
+  return {epoch, top, unread, change, entries, more}
 end
 
 -- gateway_read 5 meta stream keys unread inbox EPOCH OFFSET [ID …] → [epoch, offset, unread, change]

@@ -114,6 +114,21 @@ async def test_a_page_holds_a_hundred_notifications_at_most_and_may_hold_none(bo
     assert (nothing["notifications"], nothing["next"], nothing["unread"]) == ([], None, 101)
 
 
+async def test_a_page_ends_where_it_has_so_many_bytes(box: Box) -> None:
+    for number in range(4):
+        await box.notify(f"n{number}", text="x" * 100_000)
+    first = await box.list()
+    assert [each["id"] for each in first["notifications"]] == ["n3", "n2"]
+    last = await box.list(before=first["next"])
+    assert ([each["id"] for each in last["notifications"]], last["next"]) == (["n1", "n0"], None)
+
+
+async def test_a_notification_larger_than_a_page_is_a_page(box: Box) -> None:
+    for number in range(2):
+        await box.notify(f"n{number}", text="x" * 300_000)
+    assert [each["id"] for each in (await box.list())["notifications"]] == ["n1"]
+
+
 async def test_a_page_before_a_position_of_another_epoch_is_refused(box: Box, three: Position) -> None:
     with pytest.raises(UnrecoverablePosition, match=f"the epoch is {three.epoch} now"):
         await box.list(before="another:3")
