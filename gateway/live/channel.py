@@ -16,18 +16,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from itertools import islice
 from typing import Any, Protocol, TypeAlias
 
 from ..channel_rules import ChannelRules
-from ..errors import StoreError
 from ..publication import Position, Publication
 from ..rules.recovery import following
 from ..store.history import Page
 from ..store.layout import Announcement, JoinLeave, Reset, read_next
-from .fanout import SLICE, FanOut, JoinLeaveObserver, Part
+from .fanout import SLICE, JoinLeaveObserver, Part
+from .opening import Opening, OpeningWaiter
 from .ring import Ring, Rings
 from .traffic import Traffic
 
@@ -37,20 +36,8 @@ log = logging.getLogger("gateway.hub")
 
 HELD_MOST = 20_000  # announcements held while closed; past that they are dropped and read from history again
 NOTIFIED_AT_ONCE = 200  # subscriptions notified of a loss before other work gets its turn: about 6 ms
-WOKEN_AT_ONCE = 100  # subscriptions that waited for the channel to open, and that go on in one turn of the loop: about 6 ms
 
 Announced: TypeAlias = Announcement | JoinLeave | Reset
-
-
-class OpeningWaiter(Protocol):
-    """A subscription, as far as a channel that is closed has to do with it. ``begun``: its client was answered already."""
-
-    begun: bool
-
-    def fail(self, error: StoreError) -> None:
-        """It cannot begin."""
-
-    def __hash__(self) -> int: ...
 
 
 class Mender(Protocol):
@@ -65,7 +52,7 @@ class Mender(Protocol):
         """The channel is about to move to ``now``, since history does not hold what follows its position."""
 
 
-class Channel(FanOut):
+class Channel(Opening):
     """One channel and its subscriptions here. The hub makes it, mends it and drops it.
 
     ``acked`` is whether Valkey confirmed the link's subscription, ``ms`` the unix time of the newest publication. ``has_history``: the rules
@@ -73,7 +60,7 @@ class Channel(FanOut):
     ``doubts`` counts how often what was read of history before became doubtful: it was removed, or an announcement was lost.
     ``ephemerals`` is the number of ephemeral publications that were fanned out, and of times when some may have been lost with
     the link; a subscription compares it to learn that it missed some. ``lost_some``: the link was lost, and what was announced
-    meanwhile cannot be found in history; the live subscriptions are to be notified. ``waiters`` are the subscriptions that go on when it opens, ``reads`` are the shared reads of history under
+    meanwhile cannot be found in history; the live subscriptions are to be notified. ``reads`` are the shared reads of history under
     way, by the offset that they follow and ``doubts``. ``lost_at`` is since when the link is lost, on the loop's clock, None if it is not.
     """
 
@@ -99,7 +86,6 @@ class Channel(FanOut):
         "ttl",
         "usual_size",
         "usual_ttl",
-        "waiters",
         "waiting",
     )
 
@@ -131,7 +117,7 @@ class Channel(FanOut):
         self.mending: asyncio.Task[None] | None = None
         self.doubts = 0
         self.reads: dict[tuple[int, int], asyncio.Task[Page]] = {}
-        self.waiters: dict[OpeningWaiter, None] = {}
+        self.waiters = None
         self.observers: dict[JoinLeaveObserver, None] | None = None  # most channels have none
         self.ephemerals = 0
         self.lost_some = False
@@ -376,34 +362,7 @@ class Channel(FanOut):
             self.traffic.counts.mend.add(self.loop.time() - self.lost_at)
             self.lost_at = None
         self.announced(held)
-        if self.waiters:
-            self.loop.call_soon(self._wake)
+        self.wake_waiters()
 
-    def _wake(self) -> None:
-        if not self.is_open:
-            return  # those that still wait are woken when it opens again
-        for waiter in list(islice(self.waiters, WOKEN_AT_ONCE)):
-            del self.waiters[waiter]
-            self._wake_one(partial(self.mender.resume, waiter))
-        if self.waiters:
-            self.loop.call_soon(self._wake)
-
-    def fail_waiters(self, error: StoreError) -> None:
-        """Valkey refuses to read the history, as where a key is of another type: subscriptions that wait to begin are refused."""
-        for waiter in [each for each in self.waiters if not each.begun]:
-            del self.waiters[waiter]
-            self._wake_one(partial(waiter.fail, error))
-
-    def _wake_one(self, go_on: Callable[[], None]) -> None:
-        try:
-            go_on()
-        except Exception:  # the others must go on
-            log.exception("channel %s: a subscription that waited for it failed", self.name)
-
-    def await_opening(self, waiter: OpeningWaiter) -> None:
-        """The mender resumes it when the channel is open, unless it does not wait any longer."""
-        self.waiters[waiter] = None
-
-    def stop_waiting(self, waiter: OpeningWaiter) -> None:
-        """Clients may come and go for as long as the channel is closed. Stopping twice changes nothing."""
-        self.waiters.pop(waiter, None)
+    def resume(self, waiter: OpeningWaiter) -> None:
+        self.mender.resume(waiter)

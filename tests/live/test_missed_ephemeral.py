@@ -34,7 +34,7 @@ class StateReader:
         self.reads += 1
         if self.reads <= self.failures:
             raise Unavailable("the connection to Valkey was lost")
-        return [b"e", 12, 3, self.change, []]
+        return [b"e", 12, 3, self.change, [], 0]
 
 
 class Recorded:
