@@ -18,7 +18,8 @@ from starlette.routing import BaseRoute, Mount, Route
 from ..auth.admin_keys import WRITE, AdminSession
 from ..config import Config
 from ..control.messages import Revocation
-from ..edges.api.methods import Malformed, request_of
+from ..edges.api.methods import request_of
+from ..edges.api.outcomes import Malformed
 from ..edges.pages import console_files
 from ..edges.request import body_of
 from ..edges.responses import json_response

@@ -12,7 +12,8 @@ import pytest
 import valkey
 
 from gateway.config import Config
-from gateway.edges.api.methods import METHODS, answer, together
+from gateway.edges.api.methods import METHODS, answer
+from gateway.edges.api.outcomes import together
 from gateway.edges.responses import STATUS_OF_ERROR
 from gateway.errors import TooManyRequests
 from gateway.store.layout import Layout, Word

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from gateway.config import Config
 from gateway.edges.api import plans
-from gateway.edges.api.methods import publication_words, request_of
+from gateway.edges.api.methods import request_of
 from gateway.edges.api.plans import plan
+from gateway.edges.api.publishing import publication_words
 from gateway.edges.api.requests import PublishRequest
 from gateway.errors import BadRequest
 from gateway.rules.json_text import NEVER_DEEP

@@ -1,7 +1,10 @@
 """The server API: ``POST /api/<method>``.
 
 endpoint   the HTTP side
-methods    a function for each method
+methods    the table of methods, those that ask what there is, and the batch
+publishing  those that bring something in
+client_orders  those about clients, wherever they are
+outcomes   the results and errors of several calls
 requests   what the methods take
 results    what they answer
 openapi    the schema of all HTTP paths

@@ -22,7 +22,8 @@ from ...session.client_counts import FROM_API, OTHER
 from ...session.node import Node
 from ..request import api_key_of, body_of, is_api_key, is_trusted
 from ..responses import STATUS_OF_ERROR, json_response
-from .methods import BATCH, METHODS, Malformed, Method, answer, warnings_of
+from .methods import BATCH, METHODS, Method, answer, warnings_of
+from .outcomes import Malformed
 
 __all__ = ["api", "failure"]
 

@@ -6,25 +6,19 @@ as an error, and StoreError where Valkey does not answer. Source: docs/reference
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from ...control.messages import Disconnection, Refreshing, Revocation, Subscribing, Unsubscribing
-from ...errors import BadRequest, ClientError, Internal, NotAvailable, QueueFull, StoreError, TooManyRequests
-from ...publication import Position
-from ...rules.json_text import decode_json, encode, is_json, mend_surrogates, raw_object
-from ...rules.notifications import NAMESPACE, channel_of, notification_id, without_user
-from ...rules.protocol import BEGINNING, error_json, history_result
-from ...runtime import tracing
+from ...errors import BadRequest, NotAvailable
+from ...rules.json_text import decode_json, encode, is_json, mend_surrogates
+from ...rules.notifications import NAMESPACE
+from ...rules.protocol import BEGINNING, history_result
 from ...session.node import Node
-from ...store.layout import PublishOptions, Word, publish_words
-from ...work.jobs import job_words
+from . import client_orders, publishing
+from .outcomes import Malformed, Outcome, outcome_of, replies, together
 from .requests import (
     BatchRequest,
     BroadcastRequest,
@@ -37,13 +31,11 @@ from .requests import (
     NotifyRequest,
     PresenceRequest,
     PublishRequest,
-    Reason,
     RefreshRequest,
     RevokeRequest,
     Shape,
     SubscribeRequest,
     UnsubscribeRequest,
-    Whom,
 )
 from .results import (
     BroadcastResult,
@@ -59,24 +51,14 @@ from .results import (
 )
 from .unknown_fields import unknown_fields
 
-__all__ = [
-    *("BATCH", "METHODS", "TOGETHER", "Malformed", "Method", "Outcome", "answer", "notification_words", "placed", "publication_words"),
-    *("read_history", "replies", "request_of", "responses", "together", "warnings_of"),
-]
+__all__ = ["BATCH", "METHODS", "Method", "answer", "read_history", "request_of", "warnings_of"]
 
 HISTORY_BYTES = 16 * 1024 * 1024  # of one answer of the history method
 WARNINGS_MOST = 20  # of one request
-TOGETHER = 200  # commands of one request that are under way at once
 PUBLISHES = frozenset({"publish", "broadcast", "notify"})
-Outcome = tuple[bytes, bytes | None]  # a result, and the error where there is none; both are JSON
-REVOKED_SECONDS = 30 * 86400  # where the request does not say when the token would have expired
 
 
 Asked = TypeVar("Asked", bound=Shape)
-
-
-class Malformed(Exception):
-    """The body is not JSON."""
 
 
 class Method(NamedTuple):
@@ -123,138 +105,6 @@ def warnings_of(method: Method, body: bytes) -> list[str]:
     return warnings[:WARNINGS_MOST]
 
 
-# Publishing.
-
-
-async def _publish(node: Node, request: PublishRequest) -> bytes:
-    """Publishes into one channel."""
-    tracing.note("messaging.destination.name", without_user(request.channel))
-    return await _publish_to(node, request.channel, publication_words(node, request))
-
-
-async def _publish_to(node: Node, channel: str, words: list[Word]) -> bytes:
-    node.rules(channel)
-    return placed(await node.history.publish(channel, words))
-
-
-def placed(position: Position | None) -> bytes:
-    """The result of a publication."""
-    return b"{}" if position is None else encode({"offset": position.offset, "epoch": position.epoch})
-
-
-async def _broadcast(node: Node, request: BroadcastRequest) -> bytes:
-    """Publishes the same into several channels; each has a result or an error of its own."""
-    words = publication_words(node, request)
-    results = await together([_publish_to(node, channel, words) for channel in request.channels])
-    return responses(results)
-
-
-def responses(results: list[Outcome]) -> bytes:
-    """The result of a request that has several answers."""
-    return b'{"responses":[%b]}' % b",".join(
-        raw_object({"result": result} if error is None else {"error": error}) for result, error in results
-    )
-
-
-def publication_words(node: Node, request: PublishRequest | BroadcastRequest) -> list[Word]:
-    """The words of a publication. Raises BadRequest."""
-    data = _json_of(request.data, request.b64data)
-    if request.version >= 2**64:
-        raise BadRequest("version does not fit 64 bits")
-    options: PublishOptions = {}
-    if request.idempotency_key:
-        options["idempotency_key"] = request.idempotency_key
-    if request.version:
-        options["version"] = request.version
-    if request.version_epoch:
-        options["version_epoch"] = request.version_epoch
-    if request.skip_history:
-        options["ttl"] = 0
-    if tags := _tags(node, request.tags):
-        options["tags"] = tags
-    return publish_words(data, **options)
-
-
-def _tags(node: Node, given: dict[str, str] | None = None) -> bytes | None:
-    """The tags as JSON, with the trace of the request where the configuration asks for it; None if there are none."""
-    trace = tracing.traceparent() if node.config.telemetry.publication_tags else ""
-    tags = {"traceparent": trace, **(given or {})} if trace else given
-    return encode(tags) if tags else None
-
-
-def _json_of(raw: msgspec.Raw, b64: str = "") -> bytes:
-    """The JSON that a request holds, in base64 or as it is; b"" if it holds neither."""
-    try:
-        data = (base64.b64decode(b64, validate=True) if b64 else b"") or bytes(raw)
-    except ValueError:  # binascii.Error, or characters beyond ASCII
-        raise BadRequest("the data is not base64") from None
-    if (raw or b64) and not is_json(data):
-        raise BadRequest("data is not JSON, or nested too deep")
-    return data
-
-
-async def _notify(node: Node, request: NotifyRequest) -> bytes:
-    """Publishes into the inbox of ``user``, or of each of ``users``: data is an object with an id; the same id again is an update."""
-    words = notification_words(node, request)
-    if request.user:
-        return await _notify_one(node, request.user, words)
-    results = await together([_notify_one(node, user, words) for user in request.users])
-    return responses(results)
-
-
-def notification_words(node: Node, request: NotifyRequest) -> list[Word]:
-    """The words of a notification. Raises BadRequest."""
-    data = _json_of(request.data)
-    notification_id(data)
-    return publish_words(data, idempotency_key=request.idempotency_key or None, tags=_tags(node))
-
-
-async def _notify_one(node: Node, user: str, words: list[Word]) -> bytes:
-    try:
-        channel = channel_of(user)
-    except ValueError as error:
-        raise BadRequest(str(error)) from None
-    return placed(await node.history.notify(channel, words))
-
-
-# Work.
-
-
-async def _enqueue(node: Node, request: EnqueueRequest) -> bytes:
-    """Enqueues a job for the workers of a queue."""
-    if request.channel:
-        node.rules(request.channel)
-    try:
-        words = job_words(
-            request.name,
-            msgspec.Raw(_json_of(request.data) or b"null"),
-            key=request.key or None,
-            priority=request.priority,
-            delay=request.delay,
-            at=request.at or None,
-            attempts=request.attempts,
-            timeout=request.timeout,
-            expires=request.expires or None,
-            result_ttl=request.result_ttl,
-            channel=request.channel or None,
-            serial=request.serial or None,
-        )
-        id, new = await node.queues.enqueue(request.queue, words)
-    except ValueError as error:
-        raise BadRequest(str(error)) from None
-    except QueueFull as error:
-        raise TooManyRequests(str(error)) from None
-    except StoreError as error:
-        raise _of_the_function(error) from None
-    return encode({"id": id, "new": new})
-
-
-def _of_the_function(error: StoreError) -> ClientError | StoreError:
-    """A function of the library that refuses its arguments refuses the caller's, as a time that is too far away."""
-    text = str(error)
-    return BadRequest(text.removeprefix("GATEWAY ").partition(" script:")[0]) if text.startswith("GATEWAY ") else error
-
-
 # History.
 
 
@@ -283,67 +133,6 @@ async def _history_remove(node: Node, request: ChannelRequest) -> bytes:
     await node.history.remove(channel)
     if channel.startswith(f"{NAMESPACE}:"):
         await node.inbox.state(channel)
-    return b"{}"
-
-
-# Clients, wherever they are.
-
-
-def _whom(request: Whom) -> dict[str, str]:
-    return {"user": request.user, "client": request.client, "session": request.session}
-
-
-async def _subscribe(node: Node, request: SubscribeRequest) -> bytes:
-    """Subscribes clients to a channel, whatever its rules say; the clients are notified."""
-    node.rules(request.channel)
-    info, data = _json_of(request.info, request.b64info), _json_of(request.data, request.b64data)
-    since = request.recover_since.position if request.recover_since is not None else None
-    message = Subscribing(
-        **_whom(request),
-        channel=request.channel,
-        info=msgspec.Raw(info or b"null"),
-        data=msgspec.Raw(data or b"null"),
-        epoch=since.epoch if since is not None else None,
-        offset=since.offset if since is not None else 0,
-        expire_at=request.expire_at,
-        override=request.override.override if request.override is not None else None,
-    )
-    await node.control.send(message)
-    return b"{}"
-
-
-async def _unsubscribe(node: Node, request: UnsubscribeRequest) -> bytes:
-    """Unsubscribes clients from a channel; the clients are notified."""
-    node.rules(request.channel)
-    await node.control.send(Unsubscribing(**_whom(request), channel=request.channel))
-    return b"{}"
-
-
-async def _disconnect(node: Node, request: DisconnectRequest) -> bytes:
-    """Closes clients' connections with a code: SDKs connect again after codes below 3500, and after 4000 to 4499."""
-    how = request.disconnect or Reason()
-    code = how.code or 3503  # cent sends 0 where a reason alone is given
-    if code < 3000:
-        raise BadRequest(f"{code} is no code of a disconnect: they begin at 3000")
-    await node.control.send(Disconnection(**_whom(request), whitelist=request.whitelist, code=code, reason=how.reason))
-    return b"{}"
-
-
-async def _refresh(node: Node, request: RefreshRequest) -> bytes:
-    """Moves the expiry of connections, or ends them as expired."""
-    info = msgspec.Raw(_json_of(request.info) or b"null")
-    await node.control.send(Refreshing(**_whom(request), expired=request.expired, expire_at=request.expire_at, info=info))
-    return b"{}"
-
-
-async def _revoke(node: Node, request: RevokeRequest) -> bytes:
-    """Revokes the tokens of ``user`` that were issued before now (or ``issued_before``), or the one token ``token_id``, until ``expire_at``."""
-    now = time.time()
-    before, until = request.issued_before or now, request.expire_at or now + REVOKED_SECONDS
-    revocation = Revocation(user=request.user, token_id=request.token_id, before=before, until=until)
-    node.control.carry_out(revocation)  # here it holds whatever Valkey answers
-    await node.revocations.persist(request.user, request.token_id, before, until)
-    await node.control.send(revocation)
     return b"{}"
 
 
@@ -389,17 +178,17 @@ def _method(call: Callable[[Node, Asked], Awaitable[bytes]], request: type[Asked
 
 
 METHODS = {
-    "publish": _method(_publish, PublishRequest, PublishResult),
-    "broadcast": _method(_broadcast, BroadcastRequest, BroadcastResult),
-    "notify": _method(_notify, NotifyRequest, NotifyResult),
-    "enqueue": _method(_enqueue, EnqueueRequest, EnqueueResult),
+    "publish": _method(publishing.publish, PublishRequest, PublishResult),
+    "broadcast": _method(publishing.broadcast, BroadcastRequest, BroadcastResult),
+    "notify": _method(publishing.notify, NotifyRequest, NotifyResult),
+    "enqueue": _method(publishing.enqueue, EnqueueRequest, EnqueueResult),
     "history": _method(_history, HistoryRequest, HistoryResult),
     "history_remove": _method(_history_remove, ChannelRequest, Nothing),
-    "subscribe": _method(_subscribe, SubscribeRequest, Nothing),
-    "unsubscribe": _method(_unsubscribe, UnsubscribeRequest, Nothing),
-    "disconnect": _method(_disconnect, DisconnectRequest, Nothing),
-    "refresh": _method(_refresh, RefreshRequest, Nothing),
-    "revoke": _method(_revoke, RevokeRequest, Nothing),
+    "subscribe": _method(client_orders.subscribe, SubscribeRequest, Nothing),
+    "unsubscribe": _method(client_orders.unsubscribe, UnsubscribeRequest, Nothing),
+    "disconnect": _method(client_orders.disconnect, DisconnectRequest, Nothing),
+    "refresh": _method(client_orders.refresh, RefreshRequest, Nothing),
+    "revoke": _method(client_orders.revoke, RevokeRequest, Nothing),
     "presence": _method(_presence, PresenceRequest, PresenceResult),
     "presence_stats": _method(_presence_stats, ChannelRequest, PresenceStatsResult),
     "channels": _method(_channels, ChannelsRequest, ChannelsResult),
@@ -422,39 +211,13 @@ async def _batch(node: Node, request: BatchRequest) -> bytes:
         if overtakes_nothing if publishes else request.parallel:
             outcomes += await together(calls)
         else:
-            outcomes += [await _outcome(call) for call in calls]
+            outcomes += [await outcome_of(call) for call in calls]
     return replies([(name, outcome) for (name, _), outcome in zip(commands, outcomes, strict=True)])
 
 
 def _order(name: str, body: bytes) -> tuple[bool, bool]:
     """Whether a command publishes, and whether it does so to one channel: with several, each has a task, which later commands would overtake."""
     return name in PUBLISHES, name == "publish" or (name == "notify" and b'"users"' not in body)
-
-
-def replies(outcomes: list[tuple[str, Outcome]]) -> bytes:
-    """What a batch is answered with; ``outcomes`` are with the names of their methods."""
-    texts = [raw_object({name: result} if error is None else {"error": error}) for name, (result, error) in outcomes]
-    return b'{"replies":[%b]}' % b",".join(texts)
-
-
-async def together(calls: list[Coroutine[Any, Any, bytes]]) -> list[Outcome]:
-    """The outcomes of calls that are made at once, TOGETHER at a time: a request of megabytes must not take Valkey from all others."""
-    outcomes: list[Outcome] = []
-    for first in range(0, len(calls), TOGETHER):
-        outcomes += await asyncio.gather(*map(_outcome, calls[first : first + TOGETHER]))
-    return outcomes
-
-
-async def _outcome(call: Awaitable[bytes]) -> Outcome:
-    """The result, or the error as JSON."""
-    try:
-        return await call, None
-    except ClientError as error:
-        return b"", error_json(error)
-    except StoreError as error:
-        return b"", error_json(Internal.of(error))
-    except Malformed as error:
-        return b"", error_json(BadRequest(str(error)))
 
 
 BATCH = _method(_batch, BatchRequest, Nothing)  # its replies are not inside a ``result``

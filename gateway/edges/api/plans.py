@@ -20,7 +20,8 @@ from ...rules.notifications import channel_of
 from ...rules.protocol import error_json
 from ...session.node import Node
 from ...store.layout import Word
-from .methods import TOGETHER, Outcome, notification_words, placed, publication_words, responses
+from .outcomes import TOGETHER, Outcome, responses
+from .publishing import notification_words, placed, publication_words
 from .requests import BatchRequest, BroadcastRequest, NotifyRequest, PublishRequest, Shape
 
 __all__ = ["PLANNERS", "Plan", "end_of_run", "plan"]
