@@ -55,7 +55,6 @@ __all__ = [
 ]
 
 
-
 def _rsa(bits: int, *above: int) -> rsa.RSAPrivateKey:
     """Of two known primes, each so much above three quarters of its bits: to find primes takes a tenth of a second for each key."""
     p, q = ((3 << bits // 2 - 2) + number for number in above)
