@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from .kit import quick_digests  # noqa: F401  # it changes what it imports
 from .kit.accessibility import axe
 from .kit.browser import browser, context, page
 from .kit.bystander import bystander, log, nobody_else_notices

@@ -35,6 +35,7 @@ PRELOADED = (
     "tests.kit.order_workers",
     "tests.kit.job_relays",
     "tests.kit.relays",
+    "tests.kit.quick_digests",
     "tests.kit.frozen",
 )
 
