@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib import import_module
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -63,13 +64,17 @@ def _run(work: Callable[..., Any], arguments: Sequence[Any]) -> None:
 
 
 def program(
-    module: str, files: Sequence[Path], environment: Mapping[str, str], constants: Mapping[str, Any], arguments: Sequence[str]
+    module: str, files: Sequence[Path | Connection], environment: Mapping[str, str], constants: Mapping[str, Any], arguments: Sequence[str]
 ) -> None:
     """``main`` of this module with these arguments, and of the environment's settings only these, and constants of modules replaced.
 
-    ``files`` are its standard input, which must exist, its output and its errors.
+    ``files`` are its standard input, which must exist, its output and its errors, each a file or the end of a pipe.
     """
     for target, (file, flags) in enumerate(zip(files, (os.O_RDONLY, *[os.O_WRONLY | os.O_CREAT | os.O_TRUNC] * 2), strict=True)):
+        if isinstance(file, Connection):
+            os.dup2(file.fileno(), target)
+            file.close()
+            continue
         opened = os.open(file, flags, 0o600)
         os.dup2(opened, target)
         os.close(opened)
@@ -98,12 +103,12 @@ class Program:
     def __init__(
         self,
         module: str,
-        output: Path,
-        error: Path,
+        output: Path | Connection,
+        error: Path | Connection,
         *arguments: str,
         environment: Mapping[str, str] = NONE,
         constants: Mapping[str, Any] = NONE,
-        given: Path = NOTHING,
+        given: Path | Connection = NOTHING,
     ) -> None:
         """``given`` is its standard input."""
         self._process = start(program, module, (given, output, error), dict(environment), dict(constants), arguments)
