@@ -24,6 +24,7 @@ from gateway.errors import GatewayError
 from gateway.store.layout import Layout
 from gateway.work import SyncQueue
 
+from ..kit.forks import Program
 from ..kit.programs import ENVIRONMENT, GATEWAY, Outcome, forked, process, run
 from ..kit.waiting import wait_until
 
@@ -259,27 +260,29 @@ def test_what_cannot_work_is_one_line_and_its_status(operator: Operator) -> None
 @contextlib.contextmanager
 def at_a_terminal(
     operator: Operator, *words: str, columns: int = 200
-) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[str], str], int]]:
+) -> Iterator[tuple[Program, Callable[[str], str], int]]:
     """A command whose input, output and errors are a terminal; ``seen(text)`` is what it wrote when this text is there."""
     ours, theirs = pty.openpty()
-    environment = ENVIRONMENT | operator.environment | {"TERM": "xterm", "COLUMNS": str(columns)}
-    with subprocess.Popen([*GATEWAY, "queue", *words], stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as program:
+    terminal = Path(os.ttyname(theirs))
+    environment = operator.environment | {"TERM": "xterm", "COLUMNS": str(columns)}
+    program = Program("gateway.cli", terminal, terminal, "queue", *words, environment=environment, given=terminal)
+    written = b""
+
+    def seen(text: str) -> str:
+        nonlocal written
+        until = time.monotonic() + 20
+        while text not in written.decode(errors="replace"):
+            assert select.select([ours], [], [], until - time.monotonic())[0], written
+            written += os.read(ours, 65536)
+        return written.decode()
+
+    try:
+        yield program, seen, ours
+    finally:
+        program.kill()
+        program.wait()
+        os.close(ours)
         os.close(theirs)
-        written = b""
-
-        def seen(text: str) -> str:
-            nonlocal written
-            until = time.monotonic() + 20
-            while text not in written.decode(errors="replace"):
-                assert select.select([ours], [], [], until - time.monotonic())[0], written
-                written += os.read(ours, 65536)
-            return written.decode()
-
-        try:
-            yield program, seen, ours
-        finally:
-            program.kill()
-            os.close(ours)
 
 
 def test_a_live_view_shows_what_changes_and_ends_at_control_c(operator: Operator) -> None:

@@ -78,7 +78,9 @@ def program(
         opened = os.open(file, flags, 0o600)
         os.dup2(opened, target)
         os.close(opened)
-    sys.stdin = open(0, closefd=False)  # a process that is not the first has none
+    # As a process that is started by itself has them: a terminal is written to line by line.
+    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     for name in [name for name in os.environ if name.startswith("GATEWAY_")]:
         del os.environ[name]
     os.environ |= environment
