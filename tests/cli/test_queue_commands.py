@@ -405,11 +405,13 @@ def test_a_worker_that_is_not_there_is_named_in_one_line(tmp_path: Path, monkeyp
     assert "\n" not in str(raised.value).strip() or place == "wrong:worker"
 
 
-def test_a_gateway_that_starts_does_not_import_what_workers_and_terminals_need() -> None:
+def test_a_gateway_that_starts_does_not_import_what_workers_terminals_and_readers_need() -> None:
     code = "import sys, gateway.cli, gateway.serve.server; print(*sys.modules)"
     loaded = {*subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()}
     assert not loaded & {
         "rich",
+        "markdown_it",
+        "pygments",
         "gateway.cli.queue_views",
         *(f"gateway.work.{name}" for name in ("worker", "engine", "handlers", "processes", "periodic")),
     }

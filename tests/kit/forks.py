@@ -24,6 +24,7 @@ PRELOADED = (
     "pytest",  # the main module of a run without workers
     "gateway.cli.commands",
     "gateway.cli.follow",
+    "gateway.documentation.frame",
     "gateway.serve.server",
     "uvicorn.lifespan.on",
     "uvicorn.loops.uvloop",
