@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from .kit import quick_digests  # noqa: F401  # it changes what it imports
 from .kit.accessibility import axe
-from .kit.browser import browser, context, page
+from .kit.browser import browser, chromium, context, page
 from .kit.bystander import bystander, log, nobody_else_notices
 from .kit.certificates import certificate
 from .kit.channels import channel, user
@@ -30,6 +30,7 @@ __all__ = [
     "bystander",
     "certificate",
     "channel",
+    "chromium",
     "cluster",
     "cluster_url",
     "context",

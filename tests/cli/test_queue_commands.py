@@ -258,9 +258,7 @@ def test_what_cannot_work_is_one_line_and_its_status(operator: Operator) -> None
 
 
 @contextlib.contextmanager
-def at_a_terminal(
-    operator: Operator, *words: str, columns: int = 200
-) -> Iterator[tuple[Program, Callable[[str], str], int]]:
+def at_a_terminal(operator: Operator, *words: str, columns: int = 200) -> Iterator[tuple[Program, Callable[[str], str], int]]:
     """A command whose input, output and errors are a terminal; ``seen(text)`` is what it wrote when this text is there."""
     ours, theirs = pty.openpty()
     terminal = Path(os.ttyname(theirs))
