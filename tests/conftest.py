@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from .kit import quick_digests  # noqa: F401  # it changes what it imports
 from .kit.accessibility import axe
-from .kit.browser import browser, context, page
+from .kit.browser import browser, chromium, context, page
 from .kit.bystander import bystander, log, nobody_else_notices
 from .kit.certificates import certificate
 from .kit.channels import channel, user
 from .kit.clusters import cluster, cluster_url, shared_cluster
 from .kit.databases import database, database_url, migrated_url, postgresql, sqlite_template
+from .kit.examples import choose
 from .kit.gateways import edge, prefix, start_gateway, start_gateway_once
 from .kit.javascript import node, npm
 from .kit.topologies import parametrize, sentinel_url, store, topology, valkey_url
@@ -29,6 +31,7 @@ __all__ = [
     "bystander",
     "certificate",
     "channel",
+    "chromium",
     "cluster",
     "cluster_url",
     "context",
@@ -69,6 +72,10 @@ rights sse restarts websocket reviews sdks faults_rig ready_of_cluster tracing m
 bridges reader_faults proof recovery_model operating readme_page devices pipelining order outbox_jobs shared_figures types link_cluster primary drain
 delta_edges rooms reading in_browser web_proxies accessibility queue_model
 """.split()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    choose(config)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

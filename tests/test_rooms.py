@@ -9,6 +9,7 @@ import sys
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import django
@@ -56,7 +57,12 @@ def _name(file: Path) -> str:
 NAMES = {_name(file) for file in FILES}
 
 
-def _imports(file: Path) -> Iterator[str]:
+@cache
+def _imports(file: Path) -> tuple[str, ...]:
+    return tuple(_imports_of(file))
+
+
+def _imports_of(file: Path) -> Iterator[str]:
     """Every module that a file imports, anywhere in it: at the top, inside functions, and for type checkers alone."""
     here = _name(file).split(".")
     package = here if file.name == "__init__.py" else here[:-1]

@@ -1,7 +1,8 @@
 """``GET /docs/…``: the pages, and what their search looks through.
 
 The folder is read when the first page is asked for, and anew when a file in it has changed. A page is rendered once, in a thread,
-since that takes some milliseconds in which publications would wait.
+since that takes some milliseconds in which publications would wait. What reads Markdown is imported there too, with the first page:
+a gateway that starts does not wait for it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import gzip
 import hashlib
 import time
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from starlette.requests import Request
@@ -19,8 +20,9 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from ..edges.pages import FRESH, STATIC, takes_gzip
-from .book import Book
-from .frame import framed, not_found
+
+if TYPE_CHECKING:
+    from .book import Book
 
 __all__ = ["FOLDER", "routes"]
 
@@ -61,6 +63,8 @@ async def _page(request: Request) -> Response:
         return RedirectResponse(bare.rpartition("/")[2] or "./")
     if len(name) > NAME_MOST:
         return Response("there is no such page\n", 404, FRESH, "text/plain")
+    from .frame import not_found
+
     return Response(not_found(book, name), 404, FRESH, "text/html")
 
 
@@ -87,11 +91,15 @@ def _stamp_of(second: int) -> int:
 
 @lru_cache(maxsize=1)
 def _book(stamp: int) -> Book:
+    from .book import Book
+
     return Book(FOLDER)
 
 
 @lru_cache(maxsize=256)
 def _document(stamp: int, name: str) -> _Body:
+    from .frame import framed
+
     book = _book(stamp)
     return _body(framed(book, book[name]).encode())
 

@@ -20,6 +20,7 @@ from gateway.auth.tokens import Verifier
 from gateway.config import Tokens
 from gateway.errors import TokenInvalid, TokenStale
 
+from ..kit.examples import examples
 from ..kit.keys import P256, SIGNERS, base64_of, by_secret, made, pem, signed
 from ..kit.tokens import SECRET, claiming
 
@@ -139,7 +140,7 @@ CLAIMS = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(claims=CLAIMS, spaces=st.booleans(), audience=st.sampled_from(["", "here"]))
 def test_both_ways_find_the_same_in_any_token(claims: dict[str, Any], spaces: bool, audience: str) -> None:
     token = made(json.dumps(claims, separators=(", ", ": ") if spaces else (",", ":")))

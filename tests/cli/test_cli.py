@@ -319,9 +319,9 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(data_dir: Path, *arguments: Any) -> Iterator[Served]:
+def served(data_dir: Path, *arguments: Any, **options: Any) -> Iterator[Served]:
     """`gateway serve` as a newcomer starts it: no configuration, only a folder and a free port."""
-    with process("serve", "--port", "0", "--data-dir", data_dir, *arguments) as running:
+    with process("serve", "--port", "0", "--data-dir", data_dir, *arguments, **options) as running:
         lines = [running.line()]
         while "Ctrl-C" not in lines[-1]:
             lines.append(running.line())
@@ -336,7 +336,7 @@ def served(data_dir: Path, *arguments: Any) -> Iterator[Served]:
 def test_a_first_run_is_ready_within_three_seconds_and_ends_cleanly(tmp_path: Path) -> None:
     """Seconds of its own: how long others have the cores meanwhile is not its doing."""
     data_dir = tmp_path / "data"
-    with served(data_dir) as first:
+    with served(data_dir, alone=True) as first:
         assert cpu_seconds(first.running.pid) < 3
         embedded = pid_of_embedded(data_dir)
         assert first.url.startswith("http://127.0.0.1:")
@@ -376,14 +376,14 @@ def others_may_read(folder: Path) -> list[str]:
 def test_everything_below_a_data_folder_is_private_whoever_made_it(tmp_path: Path) -> None:
     """The demo makes the folder above its own, the relay its database, and ``mkdir`` whatever the umask leaves."""
     home = tmp_path / "home"
-    with process("demo", "--port", "0", environment={"XDG_DATA_HOME": str(home)}) as site:
+    with process("demo", "--port", "0", environment={"XDG_DATA_HOME": str(home)}, alone=True) as site:
         assert " is ready at " in site.line()
         assert site.end(signal.SIGINT).status == 0
     data_dir = home / "gateway"
     assert others_may_read(home) == []
     for path in (data_dir, data_dir / "demo", *(data_dir / "demo" / "appendonlydir").iterdir()):
         path.chmod(0o755)
-    with served(data_dir) as gateway, process("relay", "--data-dir", data_dir) as relay:
+    with served(data_dir) as gateway, process("relay", "--data-dir", data_dir, alone=True) as relay:
         assert "is published to" in relay.line()
         assert gateway.api("publish", channel="posts:1", data=1)["result"]["offset"] == 1
         assert relay.end(signal.SIGINT).status == 0 and gateway.running.end(signal.SIGINT).status == 0

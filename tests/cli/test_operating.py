@@ -118,7 +118,7 @@ def test_many_lines_show_their_progress_on_a_terminal_alone(used: list[str], tmp
 def test_a_gateway_starts_beside_a_service_that_is_named_gateway(valkey_url: str, tmp_path: Path, prefix: str) -> None:
     environment = {"GATEWAY_PORT": "tcp://10.0.0.7:80", "GATEWAY_SERVICE_HOST": "10.0.0.7"}
     words = ("serve", "--port", "0", "--data-dir", tmp_path, "--valkey-url", valkey_url)
-    with process(*words, environment=environment | {"GATEWAY_PREFIX": prefix}) as gateway:
+    with process(*words, environment=environment | {"GATEWAY_PREFIX": prefix}, alone=True) as gateway:
         assert " is ready at " in gateway.line()
         ended = gateway.end()
     assert ended.status == 0

@@ -24,6 +24,7 @@ from gateway.errors import GatewayError
 from gateway.store.layout import Layout
 from gateway.work import SyncQueue
 
+from ..kit.forks import Program
 from ..kit.programs import ENVIRONMENT, GATEWAY, Outcome, forked, process, run
 from ..kit.waiting import wait_until
 
@@ -257,29 +258,29 @@ def test_what_cannot_work_is_one_line_and_its_status(operator: Operator) -> None
 
 
 @contextlib.contextmanager
-def at_a_terminal(
-    operator: Operator, *words: str, columns: int = 200
-) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[str], str], int]]:
+def at_a_terminal(operator: Operator, *words: str, columns: int = 200) -> Iterator[tuple[Program, Callable[[str], str], int]]:
     """A command whose input, output and errors are a terminal; ``seen(text)`` is what it wrote when this text is there."""
     ours, theirs = pty.openpty()
-    environment = ENVIRONMENT | operator.environment | {"TERM": "xterm", "COLUMNS": str(columns)}
-    with subprocess.Popen([*GATEWAY, "queue", *words], stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as program:
+    terminal = Path(os.ttyname(theirs))
+    environment = operator.environment | {"TERM": "xterm", "COLUMNS": str(columns)}
+    program = Program("gateway.cli", terminal, terminal, "queue", *words, environment=environment, given=terminal)
+    written = b""
+
+    def seen(text: str) -> str:
+        nonlocal written
+        until = time.monotonic() + 20
+        while text not in written.decode(errors="replace"):
+            assert select.select([ours], [], [], until - time.monotonic())[0], written
+            written += os.read(ours, 65536)
+        return written.decode()
+
+    try:
+        yield program, seen, ours
+    finally:
+        program.kill()
+        program.wait()
+        os.close(ours)
         os.close(theirs)
-        written = b""
-
-        def seen(text: str) -> str:
-            nonlocal written
-            until = time.monotonic() + 20
-            while text not in written.decode(errors="replace"):
-                assert select.select([ours], [], [], until - time.monotonic())[0], written
-                written += os.read(ours, 65536)
-            return written.decode()
-
-        try:
-            yield program, seen, ours
-        finally:
-            program.kill()
-            os.close(ours)
 
 
 def test_a_live_view_shows_what_changes_and_ends_at_control_c(operator: Operator) -> None:
@@ -402,11 +403,13 @@ def test_a_worker_that_is_not_there_is_named_in_one_line(tmp_path: Path, monkeyp
     assert "\n" not in str(raised.value).strip() or place == "wrong:worker"
 
 
-def test_a_gateway_that_starts_does_not_import_what_workers_and_terminals_need() -> None:
+def test_a_gateway_that_starts_does_not_import_what_workers_terminals_and_readers_need() -> None:
     code = "import sys, gateway.cli, gateway.serve.server; print(*sys.modules)"
     loaded = {*subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()}
     assert not loaded & {
         "rich",
+        "markdown_it",
+        "pygments",
         "gateway.cli.queue_views",
         *(f"gateway.work.{name}" for name in ("worker", "engine", "handlers", "processes", "periodic")),
     }

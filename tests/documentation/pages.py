@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,9 +37,15 @@ def page(name: str) -> str:
     return (DOCS / f"{name}.md").read_text("utf-8")
 
 
-def fences(path: Path) -> Iterator[Fence]:
+@cache
+def fences(path: Path) -> tuple[Fence, ...]:
+    """All of a page, in its order."""
+    return tuple(_fences_of(path))
+
+
+def _fences_of(path: Path) -> Iterator[Fence]:
     mark: re.Match[str] | None = None
-    for token in MarkdownIt("commonmark").enable("table").parse(path.read_text("utf-8")):
+    for token in MarkdownIt("commonmark").disable("inline").parse(path.read_text("utf-8")):  # what is in a line is of no concern here
         if token.type == "fence":
             assert token.map
             kind, text = ("run", "test") if mark and mark[1] else (mark[2], mark[3]) if mark else ("", "")

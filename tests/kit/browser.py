@@ -8,6 +8,7 @@ failure   how a promise of the page is rejected
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ __all__ = [
     "FOLLOW",
     "PATIENCE_MS",
     "browser",
+    "chromium",
     "context",
     "cut",
     "failure",
@@ -82,24 +84,38 @@ def launch_options() -> dict[str, Any]:
     return {"executable_path": CHROMIUM, "args": [*ARGUMENTS.split(), f"--disable-features={','.join(DISABLED_FEATURES.split())}"]}
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[tuple[Browser, asyncio.AbstractEventLoop]]:
+    """One for all modules of a worker, and Playwright's loop: to start it and its driver takes a second of the processor's time."""
     options = launch_options()
     from playwright.sync_api import expect, sync_playwright
 
     expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(**options)
-        yield browser
+        loop = asyncio.get_running_loop()
+        asyncio._set_running_loop(None)
+        yield browser, loop
+        asyncio._set_running_loop(loop)
         browser.close()
 
 
 @pytest.fixture(scope="module")
-def context(browser: Browser) -> BrowserContext:
-    """One for all tests: a tab's storage is its own, and nothing else is kept."""
+def browser(chromium: tuple[Browser, asyncio.AbstractEventLoop]) -> Iterator[Browser]:
+    """Playwright's loop counts as running between its calls, so that no test could run a loop of its own: it does so in these modules only."""
+    browser, loop = chromium
+    asyncio._set_running_loop(loop)
+    yield browser
+    asyncio._set_running_loop(None)
+
+
+@pytest.fixture(scope="module")
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """One for all tests of a module: a tab's storage is its own, and nothing else is kept."""
     context = browser.new_context(reduced_motion="reduce")  # an animation is drawn frame by frame, by the processor
     context.set_default_timeout(PATIENCE_MS)
-    return context
+    yield context
+    context.close()
 
 
 @pytest.fixture

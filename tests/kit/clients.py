@@ -42,7 +42,8 @@ def frame(payload: bytes = b"", opcode: int = 1, *, fin: bool = True, masked: bo
     if not masked:
         return head + payload
     mask = os.urandom(4)
-    return head + mask + bytes(byte ^ mask[place % 4] for place, byte in enumerate(payload))
+    key = (mask * (length // 4 + 1))[:length]
+    return head + mask + (int.from_bytes(payload) ^ int.from_bytes(key)).to_bytes(length)
 
 
 def lines(*commands: Any) -> str:

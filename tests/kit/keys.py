@@ -54,8 +54,18 @@ __all__ = [
     "verifier",
 ]
 
-RSA_KEY, OTHER_RSA_KEY = rsa.generate_private_key(65537, 2048), rsa.generate_private_key(65537, 2048)
-SHORT_RSA_KEY = rsa.generate_private_key(65537, 1024)
+
+def _rsa(bits: int, *above: int) -> rsa.RSAPrivateKey:
+    """Of two known primes, each so much above three quarters of its bits: to find primes takes a tenth of a second for each key."""
+    p, q = ((3 << bits // 2 - 2) + number for number in above)
+    public = rsa.RSAPublicNumbers(65537, p * q)
+    d = rsa.rsa_recover_private_exponent(public.e, p, q)
+    parts = rsa.rsa_crt_dmp1(d, p), rsa.rsa_crt_dmq1(d, q), rsa.rsa_crt_iqmp(p, q)
+    return rsa.RSAPrivateNumbers(p, q, d, *parts, public).private_key(unsafe_skip_rsa_key_validation=True)
+
+
+RSA_KEY, OTHER_RSA_KEY = _rsa(2048, 1037, 1697), _rsa(2048, 1937, 2087)
+SHORT_RSA_KEY = _rsa(1024, 761, 1505)
 P256, P384, P521 = (ec.generate_private_key(curve) for curve in (ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()))
 KOBLITZ = ec.generate_private_key(ec.SECP256K1())
 ED25519, ED448 = ed25519.Ed25519PrivateKey.generate(), ed448.Ed448PrivateKey.generate()

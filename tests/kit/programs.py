@@ -2,21 +2,23 @@
 
 run        in a fork of a process that has imported it, to its end: an Outcome
 run_alone  the same, started by itself
-process    a command that stays, read line by line, and ended with its block
+process    a command that stays, read line by line, and ended with its block; a fork as well, or ``alone``
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +90,22 @@ def run_alone(*arguments: Any) -> Outcome:
 class LoneProgram:
     """A command that is started by itself, with the face of ``forks.Program``; for what has to be in its environment from the first instruction on."""
 
-    def __init__(self, output: Path, error: Path, *arguments: str, environment: Mapping[str, str]) -> None:
-        with output.open("wb") as out, error.open("wb") as complaints:
-            words = [*GATEWAY, *arguments]
+    def __init__(
+        self,
+        output: Path | Connection,
+        error: Path | Connection,
+        *arguments: str,
+        environment: Mapping[str, str],
+        given: Connection | None = None,
+    ) -> None:
+        with contextlib.ExitStack() as stack:
+            out, complaints = (stack.enter_context(file.open("wb")) if isinstance(file, Path) else file for file in (output, error))
             self._popen = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=out, stderr=complaints, env=ENVIRONMENT | dict(environment)
+                [*GATEWAY, *arguments],
+                stdin=given or subprocess.DEVNULL,
+                stdout=out,
+                stderr=complaints,
+                env=ENVIRONMENT | dict(environment),
             )
         self.pid = self._popen.pid
 
@@ -113,56 +126,86 @@ class LoneProgram:
         self._popen.kill()
 
 
-class Process:
-    """A command that stays; its standard output is read line by line."""
+class Stream:
+    """What a program writes to one of its files, read from a pipe."""
 
-    def __init__(self, *arguments: Any, environment: Mapping[str, str] = NONE) -> None:
-        self._popen = subprocess.Popen(
-            [*GATEWAY, *map(str, arguments)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,  # select sees all that was not read yet
-            env=ENVIRONMENT | dict(environment),
-        )
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe = pipe
         self._unread = b""
-        self.heard = ""
+
+    def line(self, deadline: float) -> str | None:
+        """The next one, with its newline; None if the program closes the file before. Fails where none comes until ``deadline``."""
+        while b"\n" not in self._unread:
+            if not self.read(deadline):
+                return None
+        line, newline, self._unread = self._unread.partition(b"\n")
+        return (line + newline).decode()
+
+    def rest(self, deadline: float) -> str:
+        """Everything that was not read yet, to the end of the file."""
+        while self.read(deadline):
+            pass
+        return self._unread.decode()
+
+    def read(self, deadline: float) -> bool:
+        """Waits for more; False at the end of the file."""
+        assert self.pipe.poll(max(0, deadline - time.monotonic())), f"nothing came in time after {self._unread!r}"
+        part = os.read(self.pipe.fileno(), 65536)
+        self._unread += part
+        return bool(part)
+
+
+class Process:
+    """A command that stays; what it writes is read line by line."""
+
+    def __init__(self, *arguments: Any, environment: Mapping[str, str] = NONE, alone: bool = False) -> None:
+        """``alone``: started by itself, as a user starts it. It is a fork of a process that has imported it otherwise."""
+        (given, self._input), (output, its_output), (error, its_error) = (Pipe(duplex=False) for _ in range(3))
+        self._output, self._error = Stream(output), Stream(error)
+        self._outcome: Outcome | None = None
+        words = list(map(str, arguments))
+        with given, its_output, its_error:
+            self._program: Program | LoneProgram
+            if alone:
+                self._program = LoneProgram(its_output, its_error, *words, environment=environment, given=given)
+            else:
+                self._program = Program("gateway.cli", its_output, its_error, *words, environment=environment, given=given)
 
     @property
     def pid(self) -> int:
-        return self._popen.pid
+        return self._program.pid
 
     def line(self, seconds: float = PATIENCE) -> str:
-        """The next line of standard output."""
-        return self._line_of(self._popen.stdout, seconds)
-
-    def _line_of(self, stream: Any, seconds: float) -> str:
-        deadline = time.monotonic() + seconds
-        while b"\n" not in self._unread:
-            assert select.select([stream], [], [], max(0, deadline - time.monotonic()))[0], f"nothing came within {seconds} s"
-            part = os.read(stream.fileno(), 65536)
-            if not part:
-                raise AssertionError(f"it ended: {self._popen.wait(10)} {self._popen.stderr.read().decode()}")  # type: ignore[union-attr]
-            self._unread += part
-        line, _, self._unread = self._unread.partition(b"\n")
-        return line.decode()
+        """The next line of standard output, without its end."""
+        line = self._output.line(deadline := time.monotonic() + seconds)
+        assert line is not None, f"it ended: {self._program.wait(10)} {self._error.rest(deadline)}"
+        return line.removesuffix("\n")
 
     def complaint(self, seconds: float = PATIENCE) -> str:
-        """The next line of standard error. Not to be mixed with ``line`` while one is under way."""
-        assert self._popen.stderr is not None
-        assert select.select([self._popen.stderr], [], [], seconds)[0], "nothing was said"
-        return self._popen.stderr.readline().decode()
+        """The next line of standard error."""
+        return self._error.line(time.monotonic() + seconds) or ""
 
     def end(self, number: int = signal.SIGINT, seconds: float = 20) -> Outcome:
-        if self._popen.poll() is None:
-            self._popen.send_signal(number)
-        try:
-            out, error = self._popen.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            self._popen.kill()
-            self._popen.communicate()
-            raise
-        return Outcome(self._popen.returncode, (self._unread + out).decode(), error.decode())
+        """Ends it, if it did not end by itself. What it wrote is what was not read before."""
+        if self._outcome is None:
+            if self._program.poll() is None:
+                self._program.send_signal(number)
+            try:
+                self._outcome = self._at_its_end(seconds)
+            except BaseException:
+                self._program.kill()
+                raise
+        return self._outcome
+
+    def _at_its_end(self, seconds: float) -> Outcome:
+        self._input.close()
+        deadline = time.monotonic() + seconds
+        with ThreadPoolExecutor(2) as readers:  # it may wait until there is room in either pipe
+            out, error = readers.map(lambda stream: stream.rest(deadline), (self._output, self._error))
+        outcome = Outcome(self._program.wait(seconds), out, error)
+        for stream in (self._output, self._error):
+            stream.pipe.close()
+        return outcome
 
 
 @contextlib.contextmanager

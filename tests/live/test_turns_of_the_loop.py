@@ -53,7 +53,8 @@ class Valkey:
         self.asked += channels
 
     def unsubscribe(self, channels: list[bytes]) -> None:
-        self.turns.note()
+        if channels:  # of none nothing is written
+            self.turns.note()
         self.asked = [channel for channel in self.asked if channel not in channels]
 
     def hold_reading(self, hold: bool) -> None:

@@ -18,6 +18,7 @@ from gateway.live.wire_formats import delta_wire
 from gateway.publication import Publication
 from gateway.rules.delta import BLOCK, encode_delta
 
+from ..kit.examples import examples
 from ..kit.model import WIRE, Client, Follower, ModelValkey, World, hurry
 
 # The text.
@@ -39,7 +40,7 @@ def test_a_delta_turns_any_text_into_any_other(source: str, target: str) -> None
     check(source, target)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(PIECES, ORDERS)
 def test_a_delta_handles_pieces_that_are_moved_repeated_and_mixed_with_new(pieces: list[str], orders: list[tuple[int, str, int]]) -> None:
     check("".join(pieces), "".join(pieces[number % len(pieces)] * times + between for number, between, times in orders))
@@ -177,13 +178,13 @@ async def _play(seed: int, counted: Counter[str]) -> None:
 def test_in_every_order_of_events_deltas_lead_to_the_published_documents() -> None:
     counted: Counter[str] = Counter()
 
-    @settings(max_examples=300)
+    @settings(max_examples=examples(300))
     @given(st.integers(0, 2**32))
     def play(seed: int) -> None:
         asyncio.run(_play(seed, counted))
 
     play()
-    assert min(counted[way] for way in ("change", "whole", "whole ephemeral")) > 300, counted
+    assert min(counted[way] for way in ("change", "whole", "whole ephemeral")) > examples(300), counted
 
 
 RUIN = {"lose", "trim", "link", "drop", "fail"}

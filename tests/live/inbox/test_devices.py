@@ -14,6 +14,7 @@ from gateway.publication import Position
 from ...kit.channels import new_user
 from ...kit.clients import client, connected_socket, stream
 from ...kit.devices import Device, running, settled
+from ...kit.examples import examples
 from ...kit.gateways import RunningGateway
 from ...kit.inboxes import SIZE, Box, Model, opened_box
 from ...kit.model import KEY, NAME, Recorder, World
@@ -68,7 +69,7 @@ HAPPENINGS = st.one_of(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(st.lists(HAPPENINGS, max_size=30))
 def test_two_devices_end_with_the_count_of_valkey_and_of_the_model(
     own: OwnValkey, gateway: RunningGateway, other_gateway: RunningGateway, happenings: list[tuple[Any, ...]]

@@ -13,6 +13,7 @@ from gateway.errors import UnrecoverablePosition
 from gateway.publication import Position
 
 from ...kit.channels import new_user
+from ...kit.examples import examples
 from ...kit.gateways import RunningGateway
 from ...kit.inboxes import SIZE, Box, Model, marks, opened_box
 from ...kit.valkeys import OwnValkey
@@ -63,7 +64,7 @@ ACTS = st.one_of(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(st.lists(ACTS, max_size=30), st.integers(1, 9))
 def test_pages_of_any_size_hold_each_notification_once_as_the_model_does(
     own: OwnValkey, gateway: RunningGateway, acts: list[tuple[Any, ...]], limit: int
