@@ -12,7 +12,8 @@ from .valkeys import OwnValkey
 __all__ = ["QueueFunctions", "load_functions"]
 
 READ_TIME = """  local time = redis.call('TIME')
-  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  local micros = time[2] + 0
+  return time[1] * 1000 + (micros - micros % 1000) / 1000
 """
 CLOCK = "test:now"
 
