@@ -38,7 +38,7 @@ class Page(NamedTuple):
 
 
 class _Separate:
-    """A waiter for the answer of gateway_publish_all, in which the errors are texts."""
+    """A waiter for the answer of gateway_publish_all or gateway_publish_each, in which the errors are texts."""
 
     __slots__ = ("_waiter", "done", "set_exception")
 
@@ -104,6 +104,12 @@ class History:
         self._write_index(channel)
         words = (word for each in publications for word in (len(each), *each))
         self.commands.begin_for(_Separate(waiter), b"FCALL", b"gateway_publish_all", 3, *self.layout.keys(channel), *words, guarded=True)
+
+    def begin_publish_each(self, waiter: Waiter, publications: Sequence[tuple[str, Sequence[Any]]]) -> None:
+        """``begin_publish_all`` to several channels, (channel, words) each, where one server has them all."""
+        keys = [key for channel, _ in publications for key in self.layout.keys(channel)]
+        words = [word for _, each in publications for word in (len(each), *each)]
+        self.commands.begin_for(_Separate(waiter), b"FCALL", b"gateway_publish_each", len(keys), *keys, *words, guarded=True)
 
     def _publishing(self, channel: str, words: Sequence[Any], inbox: bool) -> tuple[Any, ...]:
         """The command that publishes the words."""

@@ -147,6 +147,17 @@ async def test_publications_of_a_batch_that_go_to_valkey_together_fail_apart(gat
     assert [each["data"] for each in history] == [0, 1, 3, 4, 6]
 
 
+async def test_publications_to_several_channels_that_go_to_valkey_together_fail_apart(gateway: RunningGateway, store: Store) -> None:
+    """Another program made one channel's idempotency keys something else."""
+    await gateway.ask("publish", channel="chat:each1", data=0)
+    store.set(f"{gateway.prefix}:{{chat:each1}}:keys", "of another program")
+    commands = [{"publish": {"channel": f"chat:each{n % 3}", "data": n, "idempotency_key": f"k{n}"}} for n in range(6)]
+    ((_, found),) = await answers(gateway, [request("batch", {"commands": commands})], pipelined=False)
+    assert [reply.get("publish", {}).get("offset", "error") for reply in found["replies"]] == [1, "error", 1, 2, "error", 2]
+    history = (await gateway.ask("history", channel="chat:each2", limit=-1))["publications"]
+    assert [each["data"] for each in history] == [2, 5]
+
+
 @pytest.mark.parametrize("size", [1, 50, 4000, 100_000], ids="{} bytes at a time".format)
 async def test_requests_with_known_heads_are_in_order_wherever_the_segments_end(gateway: RunningGateway, size: int) -> None:
     channel = f"chat:known.{size}"

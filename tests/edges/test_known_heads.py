@@ -264,7 +264,7 @@ async def test_an_error_of_valkey_may_come_before_all_calls_are_sent(connect: Ca
         waiter.set_exception(StoreError("no shard"))
 
     cast(Any, connection.history).begin_publish = refuse
-    connection.receive(request(b'{"channels":["a","b"],"data":1}', head=HEAD.replace(b"publish", b"broadcast")))
+    connection.receive(request(b'{"channels":["a","b"],"data":1,"skip_history":true}', head=HEAD.replace(b"publish", b"broadcast")))
     async with asyncio.timeout(5):
         while not connection.socket.written:
             await asyncio.sleep(0)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gateway.config import Config
 from gateway.edges.api import plans
 from gateway.edges.api.methods import request_of
-from gateway.edges.api.plans import plan
+from gateway.edges.api.plans import EACH_MOST, Call, end_of_run, plan
 from gateway.edges.api.publishing import publication_words
 from gateway.edges.api.requests import PublishRequest
 from gateway.errors import BadRequest
@@ -67,3 +67,24 @@ def test_data_that_may_be_too_deep_or_is_not_ascii_is_looked_at(monkeypatch: pyt
     for data in (b"1", b"[" * (NEVER_DEEP // 2) + b"]" * (NEVER_DEEP // 2), b"[%b]" % (b"1," * 300 + b"1"), '"ä"'.encode()):
         plan(NODE, "publish", b'{"channel":"c","data":%b}' % data)
     assert [len(data) for data in looked] == [603, 4]
+
+
+def runs(channels: str, *, sharded: bool = False, odd: str = "") -> list[str]:
+    """How calls to these channels, a letter each, are put together; those to ``odd`` have a ttl of their own."""
+    calls = [Call(name, [b"1", *(("ttl", 0) if name == odd else ())]) for name in channels]
+    found, start = [], 0
+    while start < len(calls):
+        end = end_of_run(calls, start, sharded=sharded)
+        found.append(channels[start:end])
+        start = end
+    return found
+
+
+def test_publications_to_several_channels_are_one_call_unless_two_to_one_follow_each_other() -> None:
+    assert runs("abca") == ["abca"]
+    assert runs("aabbc") == ["aa", "bb", "c"]
+    assert runs("abbc") == ["ab", "bc"]
+    assert runs("abc", sharded=True) == ["a", "b", "c"]
+    assert runs("aab", sharded=True) == ["aa", "b"]
+    assert runs("aoobo", odd="o") == ["a", "o", "o", "b", "o"]
+    assert [len(run) for run in runs("ab" * EACH_MOST)] == [EACH_MOST, EACH_MOST]

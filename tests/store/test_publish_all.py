@@ -1,4 +1,4 @@
-"""``gateway_publish_all`` does what calls of ``gateway_publish`` one after another do, whatever is among them."""
+"""``gateway_publish_all`` and ``gateway_publish_each`` do what calls of ``gateway_publish`` one after another do, whatever is among them."""
 
 from __future__ import annotations
 
@@ -45,6 +45,11 @@ def words_of(run: list[list[str]]) -> list[str | int]:
     return [word for words in run for word in (len(words), *words)]
 
 
+def outcomes(answers: list[Any]) -> list[Any]:
+    """Offsets, and the texts of errors."""
+    return [answer[0] if isinstance(answer, list) else answer.decode() for answer in answers]
+
+
 class Channel:
     """A new channel of a namespace, written to by functions; its announcements are kept."""
 
@@ -66,8 +71,7 @@ class Channel:
         return answers
 
     def at_once(self, run: list[list[str]]) -> list[Any]:
-        answers = self.store.fcall("gateway_publish_all", 3, *self.keys, *words_of(run))
-        return [answer[0] if isinstance(answer, list) else answer.decode() for answer in answers]
+        return outcomes(self.store.fcall("gateway_publish_all", 3, *self.keys, *words_of(run)))
 
     def state(self) -> dict[str, Any]:
         """All that there is but epochs and times."""
@@ -113,6 +117,38 @@ async def test_it_is_as_one_after_another(
     finally:
         singles.close()
         all_at_once.close()
+
+
+@settings(max_examples=40)
+@given(run=st.lists(st.tuples(st.integers(0, 3), publications), min_size=1, max_size=12))
+async def test_each_to_its_channel_is_as_one_after_another(
+    history: History, store: valkey.Valkey, prefix: str, run: list[tuple[int, list[str]]]
+) -> None:
+    singles, together = ([Channel(store, prefix, namespace) for namespace in NAMESPACES] for _ in range(2))
+    try:
+        expected = [singles[number].singly([words])[0] for number, words in run]
+        keys = [key for number, _ in run for key in together[number].keys]
+        assert outcomes(store.fcall("gateway_publish_each", len(keys), *keys, *words_of([words for _, words in run]))) == expected
+        for mine, theirs in zip(together, singles, strict=True):
+            one, other = mine.state(), theirs.state()
+            assert all(abs(a - b) <= 1 for a, b in zip(one.pop("lives"), other.pop("lives"), strict=True))
+            assert one == other
+    finally:
+        for channel in (*singles, *together):
+            channel.close()
+
+
+async def test_each_takes_the_keys_of_its_channel(history: History, store: valkey.Valkey, prefix: str) -> None:
+    channel, other = Channel(store, prefix, "three"), Channel(store, prefix, "three")
+    try:
+        with pytest.raises(valkey.ResponseError, match="takes the three keys"):
+            store.fcall("gateway_publish_each", 3, *channel.keys, *words_of([["1"], ["2"]]))
+        mixed = [*channel.keys, *channel.keys[:2], other.keys[2]]
+        fine, refused = store.fcall("gateway_publish_each", 6, *mixed, *words_of([["1"], ["2"]]))
+        assert fine[0] == 1 and b"keys" in refused
+    finally:
+        channel.close()
+        other.close()
 
 
 async def test_what_history_lets_go_next_has_times_that_are_few_enough_for_a_small_hash(

@@ -248,11 +248,14 @@ class DirectCall:
         self._answers = [None] * len(calls)
         number = 0
         while number < len(calls):
-            call, end = calls[number], end_of_run(calls, number)
-            if end == number + 1:
+            call, end = calls[number], end_of_run(calls, number, sharded=history.commands.sharded)
+            run = calls[number:end]
+            if len(run) == 1:
                 history.begin_publish(_Answer(self, number), call.channel, call.words, inbox=call.inbox)
+            elif run[1].channel == call.channel:
+                history.begin_publish_all(_Answers(self, number, len(run)), call.channel, [each.words for each in run])
             else:
-                history.begin_publish_all(_Answers(self, number, end - number), call.channel, [each.words for each in calls[number:end]])
+                history.begin_publish_each(_Answers(self, number, len(run)), [(each.channel, each.words) for each in run])
             number = end
 
     def answered(self, number: int, answer: Any) -> None:

@@ -26,6 +26,7 @@ from .requests import BatchRequest, BroadcastRequest, NotifyRequest, PublishRequ
 
 __all__ = ["PLANNERS", "Plan", "end_of_run", "plan"]
 
+EACH_MOST = 50  # publications to several channels in one call of Valkey: about a millisecond of its time
 Answer = Position | StoreError | None  # None where the channel has no history
 
 
@@ -37,18 +38,25 @@ class Call(msgspec.Struct, gc=False):
     inbox: bool = False
 
 
-def end_of_run(calls: Sequence[Call], start: int) -> int:
-    """Where the run of calls that begins at ``start`` ends: those that follow each other in one channel are one call of Valkey."""
-    channel, end = calls[start].channel, start + 1
-    if end < len(calls) and calls[end].channel == channel and _joins(calls[start]):
-        while end < len(calls) and calls[end].channel == channel and _joins(calls[end]):
+def end_of_run(calls: Sequence[Call], start: int, *, sharded: bool) -> int:
+    """Where the run of calls that begins at ``start`` ends, which are one call of Valkey: several that follow each other in one channel,
+    or, unless Valkey is ``sharded``, up to EACH_MOST in which each is to another channel than the one before it."""
+    end, last = start + 1, len(calls)
+    if end == last or not _joins(calls[start]) or not _joins(calls[end]):
+        return end
+    if calls[end].channel == calls[start].channel:
+        while end < last and calls[end].channel == calls[start].channel and _joins(calls[end]):
+            end += 1
+    elif not sharded:
+        last = min(last, start + EACH_MOST)
+        while end < last and calls[end].channel != calls[end - 1].channel and _joins(calls[end]):
             end += 1
     return end
 
 
 def _joins(call: Call) -> bool:
     """Whether it can be part of a run of several."""
-    return not call.inbox and "ttl" not in call.words[1::2]
+    return not call.inbox and (len(call.words) == 1 or "ttl" not in call.words[1::2])
 
 
 class Plan(NamedTuple):
