@@ -45,6 +45,7 @@ FUNCTIONS = {
     "heartbeat": "publish",
     "publish index": "del expire hdel hkeys hlen hmget hset persist publish sadd scard sismember time xadd xrange zadd zremrangebyrank zscore",
     "publish_all": "del expire hdel hkeys hlen hmget hset persist publish time xadd xrange xtrim zadd zremrangebyrank zscore",
+    "publish_each": "del expire hdel hkeys hlen hmget hset persist publish time xadd xrange zadd zremrangebyrank zscore",
     "notify relay bridge_publish": "del expire hdel hget hincrby hkeys hlen hmget hset persist publish time xadd xrange zadd zcard"
     " zremrangebyrank zremrangebyscore zscore",
     "restore": "del expire hdel hkeys hlen hset persist publish time xadd xtrim",
@@ -96,7 +97,7 @@ _GATEWAY = (
     _PUBLISHING
     | _LINK
     | LOADING
-    | _calling("publish_all", "history page remove", "inbox read", "control beat presence present", "call", "enqueue", "queue")
+    | _calling("publish_all", "publish_each", "history page remove", "inbox read", "control beat presence present", "call", "enqueue", "queue")
     | _rights("hgetall hsetnx set smembers srem zremrangebyrank")
 )
 
