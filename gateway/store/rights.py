@@ -97,7 +97,9 @@ _GATEWAY = (
     _PUBLISHING
     | _LINK
     | LOADING
-    | _calling("publish_all", "publish_each", "history page remove", "inbox read", "control beat presence present", "call", "enqueue", "queue")
+    | _calling(
+        "publish_all", "publish_each", "history page remove", "inbox read", "control beat presence present", "call", "enqueue", "queue"
+    )
     | _rights("hgetall hsetnx set smembers srem zremrangebyrank")
 )
 
