@@ -82,6 +82,14 @@ async def test_the_counter_that_an_announcement_made_live_for_ever_expires_again
     assert FOREVER not in channel.lives()
 
 
+async def test_the_counter_that_a_reader_made_live_for_ever_expires_again(history: History, store: valkey.Valkey, prefix: str) -> None:
+    channel = Channel(store, f"{prefix}:{{forever:a}}")
+    read = ("FCALL", "gateway_history", 3, channel.meta, channel.stream, channel.keys, 0, 0, 0, "", store.hget(channel.meta, "epoch"), 0, 0)
+    own = channel.publish("ttl", 2000)
+    channel.together(own, ("EXPIRE", channel.meta, 60), read, own)  # an expiry that is near is what a reader puts off
+    assert FOREVER not in channel.lives()
+
+
 async def test_a_history_that_never_expires_is_made_so_where_its_stream_is_new(history: History, store: valkey.Valkey, prefix: str) -> None:
     channel = Channel(store, f"{prefix}:{{forever:a}}")
     channel.together(channel.publish(), ("EXPIRE", channel.stream, 60), channel.publish("ttl", 60), channel.publish())

@@ -15,7 +15,9 @@ import valkey
 from gateway.config import Config
 from gateway.store.history import History, Page
 from gateway.store.layout import publish_words
+from gateway.store.library import BUILT_IN_RULES, VERSION, Library
 
+from ..kit.topologies import everywhere
 from ..kit.valkeys import opened_history
 from ..kit.waiting import until
 
@@ -116,6 +118,22 @@ async def test_a_long_history_that_is_removed_proves_its_position_too(history: H
             page = await history.read(channel, count, 256, seen=(seen.top, seen.ms))
             assert page.top == seen.top._replace(offset=count + new)
             assert [p.offset for p in page.publications] == list(range(count + 1 + max(new - 10, 0), count + 1 + new))
+
+
+@pytest.mark.parametrize("count", [17, 18])
+async def test_a_history_that_another_primary_removed_proves_its_position_too(history: History, count: int) -> None:
+    """Each of two primaries, which take turns, knows what its own functions did: they are two copies of them in one server here."""
+    await everywhere(history.commands, b"FUNCTION", b"LOAD", Library(None, "").source({"": BUILT_IN_RULES}).replace("gateway_", "another_"))
+    try:
+        await publish(history, f"size10:{count}", count)
+        seen = await history.read(f"size10:{count}")
+        await history.call(b"another_remove", history.layout.keys(f"size10:{count}"))
+        for new in range(1, 4):
+            await publish(history, f"size10:{count}", 1)
+            page = await history.read(f"size10:{count}", count, 256, seen=(seen.top, seen.ms))
+            assert page.top == seen.top._replace(offset=count + new)
+    finally:
+        await everywhere(history.commands, b"FUNCTION", b"DELETE", f"another_{VERSION}")
 
 
 @pytest.mark.parametrize("size", [10, 128, 129])

@@ -122,8 +122,8 @@ local function gateway_remove(keys, args)
   end
   if redis.call('EXISTS', keys[2]) == 1 then
     redis.call('XTRIM', keys[2], 'MAXLEN', '=', 0)
-    redis.call('HSET', keys[1], 'trimmed', number(top) .. '-' .. number(ms))
-    channel_at(base).times_from = nil  -- what history lets go from now on is not what comes after that
+    local id = number(top) .. '-' .. number(ms)  -- history has let go all up to it, and whichever server publishes next must know that
+    redis.call('HSET', keys[1], 'ms', number(ms) .. ' ' .. number(top), 'trimmed', id)
   end
   redis.call(ANNOUNCE, base, '@reset ' .. epoch .. ' ' .. number(top))
   return {top, epoch}

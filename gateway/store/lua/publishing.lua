@@ -7,8 +7,11 @@ local VERSION_EPOCHS = 64   -- version epochs of a channel whose newest version 
 local IDS_AHEAD = 8         -- stream ids that are written before history lets them go
 local TIMES_KEPT = 128      -- newest publications of a channel whose times are known without a read: 2 KiB, and a sixth of a publication
 
--- The counter lives as long as the rules say, and never shorter than the history it counts (ttl 0: forever).
+-- The counter lives as long as the rules say, and never shorter than the history it counts (ttl 0: forever). The expiry that
+-- publications share is not in force any more.
 local function keep_meta(key, meta_ttl, ttl)
+  local channel = BY_META[key]
+  if channel then channel.lasting_ttl = nil end
   if meta_ttl == 0 or ttl == 0 then
     redis.call('PERSIST', key)
   else
@@ -302,8 +305,6 @@ local function add(base, keys, args)
     if begun then epoch, offset, offset_text, trimmed, known = begun, 1, '1', nil, '' end
     write_position(channel, keys[1], epoch, offset, offset_text, ms, ms_text, trimmed and last or known, trimmed)
     if not lasting then expire(channel, keys, ttl, ms) end
-  else
-    channel.lasting_ttl = nil  -- what it remembers of versions has an expiry, too
   end
   if options ~= NO_OPTIONS then remember(keys, options, offset_text, ms, rules, ttl) end
   redis.call(ANNOUNCE, base, announced(offset_text or '0', remembered and epoch or '-', ms_text, options, data))
