@@ -278,9 +278,8 @@ class Hub:
 
     def on_refused(self, error: StoreError) -> None:
         """Valkey does not let this process follow some channels: clients that wait for one of them get an error."""
-        for channel in self._channels.values():
-            if not channel.acked:
-                channel.fail_waiters(error)
+        for channel in [each for each in self._channels.values() if each.waiters and not each.acked]:
+            channel.fail_waiters(error)  # their clients go on with what they sent meanwhile, and may subscribe to new channels
 
     def on_lost(self, channels: Collection[bytes] | None = None) -> None:
         """These Pub/Sub channels, None for all, are lost: each position is in doubt until the link confirms its channel again."""
