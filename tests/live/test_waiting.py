@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -12,13 +11,11 @@ from gateway.config import Config
 from gateway.errors import StoreError
 from gateway.live.channel import Channel
 from gateway.live.hub import Hub
-from gateway.live.subscription import State
 from gateway.publication import Position, Publication
 from gateway.store.history import Page
 from gateway.store.layout import Layout
 
 from ..kit.model import Recorder
-from ..kit.waiting import until
 
 
 class Valkey:
