@@ -221,7 +221,10 @@ class Hub:
         if channel.lost_some:
             await channel.notify_of_loss()
         channel.mending = None
-        channel.open()
+        try:
+            channel.open()
+        except Exception:  # what was held, which is in history or lost, must not fail the subscriptions that wait
+            self._announcing_failed(channel)
         if channel.live_count:
             self._missed.on_missed_ephemeral(channel)
 

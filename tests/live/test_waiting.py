@@ -9,13 +9,14 @@ import pytest
 
 from gateway.config import Config
 from gateway.errors import StoreError
-from gateway.live.channel import Channel
+from gateway.live.channel import Announced, Channel
 from gateway.live.hub import Hub
 from gateway.publication import Position, Publication
 from gateway.store.history import Page
 from gateway.store.layout import Layout
 
 from ..kit.model import Recorder
+from ..kit.waiting import until
 
 
 class Valkey:
@@ -70,3 +71,20 @@ async def test_a_client_that_subscribes_to_another_channel_as_it_is_refused_does
     subscriptions = [follow(hub, f"a{number}", lambda number=number: hub.channel(f"b{number}")) for number in range(3)]
     hub.on_refused(StoreError("NOPERM"))
     assert [subscription.events for subscription in subscriptions] == [["failed"]] * 3
+
+
+async def test_a_channel_whose_held_announcements_fail_opens_all_the_same(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    subscriptions = [follow(hub, "a", lambda: None) for _ in range(3)]
+    channel = hub.channel("a")
+    announced = Channel.announced
+
+    def failing(channel: Channel, items: list[Announced]) -> None:
+        if items and channel.is_open:
+            raise ZeroDivisionError
+        announced(channel, items)
+
+    monkeypatch.setattr(Channel, "announced", failing)
+    hub.on_announcements({channel.key: [b"1"]})
+    hub.on_subscribed(channel.key)
+    await until(lambda: channel.live_count == 3, "all are live")
+    assert [subscription.events for subscription in subscriptions] == [["begin"]] * 3
