@@ -221,7 +221,10 @@ class Hub:
         if channel.lost_some:
             await channel.notify_of_loss()
         channel.mending = None
-        channel.open()
+        try:
+            channel.open()
+        except Exception:  # what was held, which is in history or lost, must not fail the subscriptions that wait
+            self._announcing_failed(channel)
         if channel.live_count:
             self._missed.on_missed_ephemeral(channel)
 
@@ -278,9 +281,8 @@ class Hub:
 
     def on_refused(self, error: StoreError) -> None:
         """Valkey does not let this process follow some channels: clients that wait for one of them get an error."""
-        for channel in self._channels.values():
-            if not channel.acked:
-                channel.fail_waiters(error)
+        for channel in [each for each in self._channels.values() if each.waiters and not each.acked]:
+            channel.fail_waiters(error)  # their clients go on with what they sent meanwhile, and may subscribe to new channels
 
     def on_lost(self, channels: Collection[bytes] | None = None) -> None:
         """These Pub/Sub channels, None for all, are lost: each position is in doubt until the link confirms its channel again."""

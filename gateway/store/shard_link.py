@@ -115,6 +115,7 @@ class ShardLink:
         self._proven_at = 0.0
         self._beat_refusal: StoreError | None = None  # of the last heartbeat
         self._subscribe_refused = False  # on this connection
+        self._asks_singly = False  # a channel was refused on this connection: it must not be asked for together with others
         self._complained = False
         self._outage = OutageLog(
             log,
@@ -184,7 +185,7 @@ class ShardLink:
             (self._transport.pause_reading if hold else self._transport.resume_reading)()
 
     def _ask(self, verb: bytes, channels: Sequence[bytes]) -> None:
-        at_once = self._dialect.at_once
+        at_once = 1 if self._asks_singly else self._dialect.at_once
         self._send((verb, *channels[start : start + at_once]) for start in range(0, len(channels), at_once))
 
     def _send(self, commands: Iterable[tuple[bytes, ...]]) -> None:
@@ -259,7 +260,7 @@ class ShardLink:
             log.log(level, "Valkey%s refuses to publish to this gateway: %s", self._where, error)
             self._complained = True
         if verb == self._dialect.subscribe:
-            self._subscribe_refused = True
+            self._subscribe_refused = self._asks_singly = True
             self._refuse(error)
             self._receiver.on_refused(self, error)
 
@@ -297,7 +298,7 @@ class ShardLink:
         self._transport, self._writer, self._server = await open_connection(self.address, lambda: Replies(self._on_replies, lost.set))
         self._lost, self._silent_beats, self._unproven_beats, self._unsent = lost, 0, 0, []
         self._asked.clear()
-        self._subscribe_refused = False
+        self._subscribe_refused = self._asks_singly = False
         if self._sharded:
             self._number = 0
             self._choose_beat_channel()

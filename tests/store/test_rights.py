@@ -321,6 +321,20 @@ async def test_a_channel_that_may_not_be_followed_is_an_error_until_it_may(least
         assert (await wire.publication())["data"] == 1
 
 
+async def test_a_channel_that_may_not_be_followed_does_not_cut_off_the_others_when_the_link_is_back(
+    least: LeastRights, store: valkey.Valkey, prefix: str, start_gateway: Start
+) -> None:
+    least.give("gateway", but=[f"&{prefix}:*"], more=[f"&{prefix}:node:*", f"&{prefix}:control", f"&{prefix}:{{posts:*"])
+    seconds = {"gateway.store.link.REFUSED_AGAIN_SECONDS": 0.1}
+    gateway = await asyncio.to_thread(start_gateway, RULES, valkey_url=least.url("gateway"), seconds=seconds)
+    async with client(gateway) as wire:
+        await wire.result("subscribe", channel="posts:a")
+        assert await wire.error("subscribe", channel="chat:a") == 100
+        store.execute_command("CLIENT", "KILL", "USER", least.user("gateway"))
+        gateway.publish("posts:a", 1)
+        assert (await wire.publication(5))["data"] == 1, "before the hub drops the channel that nobody follows any more"
+
+
 async def test_a_right_that_is_taken_away_later_is_an_error_for_people(least: LeastRights, prefix: str) -> None:
     url, user = least.url("publisher"), least.user("publisher")
     with SyncPublisher(url, prefix=prefix) as plain:

@@ -1,0 +1,90 @@
+"""Subscriptions that wait for their channel to open: what one of them does as its waiting ends harms no other."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from gateway.config import Config
+from gateway.errors import StoreError
+from gateway.live.channel import Announced, Channel
+from gateway.live.hub import Hub
+from gateway.publication import Position, Publication
+from gateway.store.history import Page
+from gateway.store.layout import Layout
+
+from ..kit.model import Recorder
+from ..kit.waiting import until
+
+
+class Valkey:
+    """Has an empty history of every channel, and confirms nothing by itself."""
+
+    async def read(self, *words: Any, **options: Any) -> Page:
+        return Page(Position("e1", 0), 0, [])
+
+    def subscribe(self, channels: list[bytes]) -> None: ...
+
+    def unsubscribe(self, channels: list[bytes]) -> None: ...
+
+    def hold_reading(self, hold: bool) -> None: ...
+
+    def on_missed_ephemeral(self, channel: Channel) -> None: ...
+
+
+class Acting(Recorder):
+    """Calls ``act`` as it begins, or fails."""
+
+    __slots__ = ("act",)
+
+    def __init__(self, channel: Channel, act: Callable[[], object]) -> None:
+        super().__init__(channel)
+        self.act = act
+
+    def begin(self, recovered: bool, publications: list[Publication]) -> None:
+        super().begin(recovered, publications)
+        self.act()
+
+    def fail(self, error: StoreError) -> None:
+        self.events.append("failed")
+        super().fail(error)
+        self.act()
+
+
+@pytest.fixture
+async def hub() -> AsyncIterator[Hub]:
+    valkey = Valkey()
+    hub = Hub(Config(), Layout("t"), valkey, valkey, valkey)
+    yield hub
+    await hub.close()
+
+
+def follow(hub: Hub, name: str, act: Callable[[], object]) -> Acting:
+    subscription = Acting(hub.channel(name), act)
+    hub.follow(subscription)
+    return subscription
+
+
+async def test_a_client_that_subscribes_to_another_channel_as_it_is_refused_does_not_stop_the_refusal_of_others(hub: Hub) -> None:
+    subscriptions = [follow(hub, f"a{number}", lambda number=number: hub.channel(f"b{number}")) for number in range(3)]
+    hub.on_refused(StoreError("NOPERM"))
+    assert [subscription.events for subscription in subscriptions] == [["failed"]] * 3
+
+
+async def test_a_channel_whose_held_announcements_fail_opens_all_the_same(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    subscriptions = [follow(hub, "a", lambda: None) for _ in range(3)]
+    channel = hub.channel("a")
+    announced = Channel.announced
+
+    def failing(channel: Channel, items: list[Announced]) -> None:
+        if items and channel.is_open:
+            raise ZeroDivisionError
+        announced(channel, items)
+
+    monkeypatch.setattr(Channel, "announced", failing)
+    hub.on_announcements({channel.key: [b"1"]})
+    hub.on_subscribed(channel.key)
+    await until(lambda: channel.live_count == 3, "all are live")
+    assert [subscription.events for subscription in subscriptions] == [["begin"]] * 3
