@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -88,3 +89,21 @@ async def test_a_channel_whose_held_announcements_fail_opens_all_the_same(hub: H
     hub.on_subscribed(channel.key)
     await until(lambda: channel.live_count == 3, "all are live")
     assert [subscription.events for subscription in subscriptions] == [["begin"]] * 3
+
+
+async def test_one_that_ends_with_another_that_begins_does_not_begin(hub: Hub) -> None:
+    first = follow(hub, "a", lambda: hub.leave(second))
+    second, third = follow(hub, "a", lambda: None), follow(hub, "a", lambda: None)
+    hub.on_subscribed(first.channel.key)
+    await until(lambda: third.events, "the last has begun")
+    assert (first.events, second.events, third.events) == (["begin"], [], ["begin"])
+    assert first.channel.live_count == 2
+
+
+async def test_a_mistake_with_one_costs_the_others_nothing(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+    first, second = follow(hub, "a", lambda: 1 // 0), follow(hub, "a", lambda: None)
+    with caplog.at_level(logging.ERROR):
+        hub.on_subscribed(first.channel.key)
+        await until(lambda: second.events, "the other has begun")
+    assert second.events == ["begin"]
+    assert "a subscription that waited for it failed" in caplog.text
