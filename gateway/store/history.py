@@ -88,8 +88,7 @@ class History:
 
     def begin_publish(self, waiter: Waiter, channel: str, words: Sequence[Any], *, inbox: bool = False) -> None:
         """``publish`` without waiting: the answer that ``waiter`` gets is what ``published`` takes."""
-        if self._index.command(channel) is not None:
-            self._write_index(channel)
+        self._write_index(channel)
         if inbox:
             self.commands.begin_for(waiter, *self._publishing(channel, words, inbox), guarded=True)
         else:
@@ -107,6 +106,8 @@ class History:
 
     def begin_publish_each(self, waiter: Waiter, publications: Sequence[tuple[str, Sequence[Any]]]) -> None:
         """``begin_publish_all`` to several channels, (channel, words) each, where one server has them all."""
+        for channel, _ in publications:
+            self._write_index(channel)
         keys = [key for channel, _ in publications for key in self.layout.keys(channel)]
         words = [word for _, each in publications for word in (len(each), *each)]
         self.commands.begin_for(_Separate(waiter), b"FCALL", b"gateway_publish_each", len(keys), *keys, *words, guarded=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from typing import Any
 
@@ -17,7 +18,8 @@ from ..kit.valkeys import opened_history
 
 NAMESPACES = {"one": 1, "three": 3, "all": -1, "none": 0}
 CONFIG = Config(
-    namespaces={name: {"history_size": size} for name, size in NAMESPACES.items()} | {"brief": {"history_size": 5, "history_ttl": 1}}
+    namespaces={name: {"history_size": size} for name, size in NAMESPACES.items()}
+    | {"brief": {"history_size": 5, "history_ttl": 1}, "named": {"index": True}}
 )
 
 keys = st.sampled_from(["", "a", "b"])
@@ -136,6 +138,17 @@ async def test_each_to_its_channel_is_as_one_after_another(
     finally:
         for channel in (*singles, *together):
             channel.close()
+
+
+async def test_channels_that_are_published_to_together_are_in_the_index(history: History, store: valkey.Valkey, prefix: str) -> None:
+    """Another program, which writes no index, was there first: so the answers do not show that the names are missing."""
+    channels = ["named:a", "named:b"]
+    for channel in channels:
+        store.fcall("gateway_publish", 3, *history.layout.keys(channel), "1")
+    answered = asyncio.get_running_loop().create_future()
+    history.begin_publish_each(answered, [(channel, [b"2"]) for channel in channels])
+    assert [offset for offset, _ in await answered] == [2, 2]
+    assert set(store.smembers(history.layout.index("named"))) == {b"named:a", b"named:b"}
 
 
 async def test_each_takes_the_keys_of_its_channel(history: History, store: valkey.Valkey, prefix: str) -> None:
