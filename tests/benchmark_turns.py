@@ -22,17 +22,13 @@ from pathlib import Path
 
 import uvloop
 
-from gateway.config import Config
 from gateway.edges.websocket import WEBSOCKET
-from gateway.live.channel import Channel
-from gateway.live.hub import Hub
 from gateway.live.subscription import Subscription
-from gateway.publication import Position, Publication
+from gateway.publication import Publication
 from gateway.runtime.loop_lag import LoopLag
-from gateway.store.history import Page
-from gateway.store.layout import Layout
 from tests.benchmark_cluster.subscribers import Client, Subscribers
 from tests.kit.forks import Program
+from tests.kit.quiet_hub import quiet_hub
 from tests.kit.servers import ValkeyServer
 from tests.kit.tokens import SECRET, token
 from tests.kit.waiting import until, wait_until
@@ -174,25 +170,9 @@ class Swallowed(Subscription):
     def gap(self) -> None: ...
 
 
-class NoValkey:
-    """A history without publications, and a link that brings nothing."""
-
-    async def read(self, channel: str, *_: object, **__: object) -> Page:
-        return Page(Position("e", 0), 0, [])
-
-    def subscribe(self, channels: list[bytes]) -> None: ...
-
-    def unsubscribe(self, channels: list[bytes]) -> None: ...
-
-    def hold_reading(self, hold: bool) -> None: ...
-
-    def on_missed_ephemeral(self, channel: Channel) -> None: ...
-
-
 async def of_a_large_channel(folder: Path) -> None:
     os.environ["LONGEST_TURN"] = str(folder / "turn")
-    nothing = NoValkey()
-    hub = Hub(Config(), Layout("gw"), nothing, nothing, nothing)
+    hub = quiet_hub()
     channel = hub.channel("c")
     hub.on_subscribed(channel.key)
     await until(lambda: channel.is_open, "the channel is open")
@@ -203,7 +183,7 @@ async def of_a_large_channel(folder: Path) -> None:
     await asyncio.sleep(0.1)
     os.kill(os.getpid(), signal.SIGUSR1)
     await asyncio.sleep(0.1)
-    hub.on_announcements({channel.key: [b'@1 e 7\n{"mark":"%b"}' % (b"x" * 150)]})
+    hub.on_announcements({channel.key: [b'@1 e1 7\n{"mark":"%b"}' % (b"x" * 150)]})
     while len(written) < SUBSCRIBERS:
         await asyncio.sleep(0)
     took = int((folder / "turn").read_text()) / 1e6

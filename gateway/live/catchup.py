@@ -8,8 +8,8 @@ A first subscribe, a reconnect, a lost link and a slow client all go through her
 
 ``advance`` goes as far as it can without waiting: most subscriptions turn live in one call. Where the channel is closed, the
 subscription waits in it, without a task, until it opens. Where the position is ahead of the channel, or the ring does not reach back
-far enough, ``catch_up`` goes on in a task that ends when the subscription is live, or the channel closes. A position moves only when the publication before it is written, so a
-subscription that is interrupted goes on where it was.
+far enough, ``catch_up`` goes on in a task that ends when the subscription is live, or the channel closes. A position moves only when
+the publication before it is written, so a subscription that is interrupted goes on where it was.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def advance(subscription: Subscription) -> bool:
 
 
 async def catch_up(source: PageSource, subscription: Subscription) -> None:
-    """Returns when the subscription is live, behind or ended, or its channel is closed. What ``advance`` has to wait for is awaited here, step by step."""
+    """Waits for what ``advance`` needs, step by step. Returns when the subscription is live, behind or ended, or its channel is closed."""
     what = f"channel {subscription.channel.name}: history could not be read"
     while not advance(subscription) and subscription.channel.is_open:
         await retrying(partial(_wait, source, subscription), what, log, on=StoreError, quiet=is_general)

@@ -10,6 +10,7 @@ browser    Chromium, and what its pages saw         clock       one that a test 
 waiting    until something holds                    headers     those of every answer
 forks      processes that start in milliseconds     relays      relays and writers that die
 model      a naive model of recovery                mounted     the gateway inside another application
+quiet_hub  one whose Valkey does nothing by itself
 examples   how many a search looks at               quick_digests  of secrets, in one round
 web_proxies  nginx, Caddy and HAProxy in front of a gateway
 """

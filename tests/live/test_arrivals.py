@@ -9,32 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config import Config
 from gateway.live.channel import Channel
 from gateway.live.hub import Hub
 from gateway.live.subscription import State
 from gateway.live.wire_formats import Wire
 from gateway.publication import Position, Publication
-from gateway.store.history import Page
-from gateway.store.layout import Announcement, Layout, read_announcement, read_next
+from gateway.store.layout import Announcement, read_announcement, read_next
 
 from ..kit.model import WIRE, Recorder
+from ..kit.quiet_hub import quiet_hub
 from ..kit.waiting import until
-
-
-class Valkey:
-    """Has an empty history of every channel."""
-
-    async def read(self, *words: Any, **options: Any) -> Page:
-        return Page(Position("e1", 0), 0, [])
-
-    def subscribe(self, channels: list[bytes]) -> None: ...
-
-    def unsubscribe(self, channels: list[bytes]) -> None: ...
-
-    def hold_reading(self, hold: bool) -> None: ...
-
-    def on_missed_ephemeral(self, channel: Channel) -> None: ...
 
 
 class Noted(Recorder):
@@ -53,8 +37,7 @@ class Noted(Recorder):
 
 @pytest.fixture
 async def hub() -> AsyncIterator[Hub]:
-    valkey = Valkey()
-    hub = Hub(Config(), Layout("t"), valkey, valkey, valkey)
+    hub = quiet_hub()
     yield hub
     await hub.close()
 

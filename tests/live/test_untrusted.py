@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.config import Config
 from gateway.live.channel import Announced, Channel
 from gateway.live.hub import Hub
-from gateway.publication import Position
-from gateway.store.history import Page
-from gateway.store.layout import Layout
 
 from ..kit.model import Recorder
+from ..kit.quiet_hub import quiet_hub
 from ..kit.waiting import until
 
 DEEP = b'{"a":' * 20_000 + b"1" + b"}" * 20_000  # hypothesis raises the limit of recursion
@@ -27,21 +23,6 @@ PAYLOADS = (
     )
     | st.builds(lambda offset, data: b"@%d e1 5\n%b" % (offset, data), st.integers(-2, 3), st.binary(max_size=9))
 )
-
-
-class Valkey:
-    """Has an empty history of every channel, and confirms nothing by itself."""
-
-    async def read(self, *words: Any, **options: Any) -> Page:
-        return Page(Position("e1", 0), 0, [])
-
-    def subscribe(self, channels: list[bytes]) -> None: ...
-
-    def unsubscribe(self, channels: list[bytes]) -> None: ...
-
-    def hold_reading(self, hold: bool) -> None: ...
-
-    def on_missed_ephemeral(self, channel: Channel) -> None: ...
 
 
 async def followed(hub: Hub, name: str) -> tuple[Channel, list[int]]:
@@ -55,16 +36,11 @@ async def followed(hub: Hub, name: str) -> tuple[Channel, list[int]]:
     return channel, subscription.events
 
 
-def new_hub() -> Hub:
-    valkey = Valkey()
-    return Hub(Config(), Layout("t"), valkey, valkey, valkey)
-
-
 @settings(max_examples=60)
 @given(st.lists(PAYLOADS, max_size=6))
 def test_what_arrives_with_any_bytes_of_another_channel_arrives(payloads: list[bytes]) -> None:
     async def scene() -> None:
-        hub = new_hub()
+        hub = quiet_hub()
         bad, _ = await followed(hub, "posts:bad")
         good, came = await followed(hub, "posts:good")
         hub.on_announcements({bad.key: payloads, good.key: [b"@1 e1 5\n1", b"2"]})
@@ -75,7 +51,7 @@ def test_what_arrives_with_any_bytes_of_another_channel_arrives(payloads: list[b
 
 
 async def test_a_channel_that_fails_costs_the_others_nothing_and_is_mended(monkeypatch: pytest.MonkeyPatch) -> None:
-    hub = new_hub()
+    hub = quiet_hub()
     bad, _ = await followed(hub, "posts:bad")
     good, came = await followed(hub, "posts:good")
     announced = Channel.announced

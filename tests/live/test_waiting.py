@@ -4,35 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable
-from typing import Any
 
 import pytest
 
-from gateway.config import Config
 from gateway.errors import StoreError
 from gateway.live.channel import Announced, Channel
 from gateway.live.hub import Hub
-from gateway.publication import Position, Publication
-from gateway.store.history import Page
-from gateway.store.layout import Layout
+from gateway.publication import Publication
 
 from ..kit.model import Recorder
+from ..kit.quiet_hub import quiet_hub
 from ..kit.waiting import until
-
-
-class Valkey:
-    """Has an empty history of every channel, and confirms nothing by itself."""
-
-    async def read(self, *words: Any, **options: Any) -> Page:
-        return Page(Position("e1", 0), 0, [])
-
-    def subscribe(self, channels: list[bytes]) -> None: ...
-
-    def unsubscribe(self, channels: list[bytes]) -> None: ...
-
-    def hold_reading(self, hold: bool) -> None: ...
-
-    def on_missed_ephemeral(self, channel: Channel) -> None: ...
 
 
 class Acting(Recorder):
@@ -56,8 +38,7 @@ class Acting(Recorder):
 
 @pytest.fixture
 async def hub() -> AsyncIterator[Hub]:
-    valkey = Valkey()
-    hub = Hub(Config(), Layout("t"), valkey, valkey, valkey)
+    hub = quiet_hub()
     yield hub
     await hub.close()
 
