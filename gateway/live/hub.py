@@ -184,8 +184,9 @@ class Hub:
         while channel.is_open:
             before = channel.epoch
             self.history_reads += 1
-            # A read that is under way already is not shared: it may be older than the publication that is looked for.
-            page = await self._history.read(channel.name, channel.offset, PAGE)
+            # A read that is under way already is not shared: it may be older than the publication that is looked for. A server that took
+            # over may be read from before the link is known to be lost: the position is compared with its history here, too.
+            page = await self._history.read(channel.name, channel.offset, PAGE, seen=(channel.position, channel.ms))
             await channel.between_rounds()
             if channel.is_open and channel.epoch == before and channel.take(page):
                 return
