@@ -25,7 +25,8 @@ from ..publication import Position, Publication
 from ..rules.recovery import following
 from ..store.history import Page
 from ..store.layout import Announcement, JoinLeave, Reset, read_next
-from .fanout import SLICE, JoinLeaveObserver, Part
+from .fanout import SLICE, Part
+from .joins_and_leaves import JoinLeaveObserver, JoinsAndLeaves
 from .opening import Opening, OpeningWaiter
 from .ring import Ring, Rings
 from .traffic import Traffic
@@ -118,7 +119,7 @@ class Channel(Opening):
         self.doubts = 0
         self.reads: dict[tuple[int, int], asyncio.Task[Page]] = {}
         self.waiters = None
-        self.observers: dict[JoinLeaveObserver, None] | None = None  # most channels have none
+        self.observers: JoinsAndLeaves | None = None  # most channels never have any
         self.ephemerals = 0
         self.lost_some = False
         self.lost_at: float | None = None
@@ -145,13 +146,13 @@ class Channel(Opening):
     def observe_joins_and_leaves(self, observer: JoinLeaveObserver) -> None:
         """From now on the observer gets them; adding it twice changes nothing."""
         if self.observers is None:
-            self.observers = {}
-        self.observers[observer] = None
+            self.observers = JoinsAndLeaves(self.loop)
+        self.observers.add(observer)
 
     def ignore_joins_and_leaves(self, observer: JoinLeaveObserver) -> None:
         """The observer gets no more of them; it need not be one."""
         if self.observers is not None:
-            self.observers.pop(observer, None)
+            self.observers.remove(observer)
 
     # Announcements.
 
@@ -268,8 +269,7 @@ class Channel(Opening):
         if fresh:
             self.fan_out(fresh)
         if joins_and_leaves and self.observers:
-            for observer in list(self.observers):
-                observer.on_join_leave(joins_and_leaves)
+            self.observers.announce(joins_and_leaves)
         if self.held is not None:
             self.mender.mend(self)
 

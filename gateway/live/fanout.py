@@ -22,11 +22,10 @@ from typing import Any, Protocol
 
 from ..publication import Position, Publication
 from ..rules.protocol import push_prefix
-from ..store.layout import JoinLeave
 from .traffic import SAMPLED, Traffic
 from .wire_formats import NOTHING, FilteredWire, FreshDeltaWire, Wire
 
-__all__ = ["GONE", "SLICE", "FanOut", "JoinLeaveObserver", "Member", "Part", "Round", "Write", "write_all"]
+__all__ = ["GONE", "SLICE", "FanOut", "Member", "Part", "Round", "Write", "write_all"]
 
 log = logging.getLogger("gateway.hub")
 
@@ -47,13 +46,6 @@ class Member(Protocol):
 
     def lost(self, before: Position) -> None:
         """History does not hold what comes after ``before``: the subscription goes on from the position where the channel is already."""
-
-
-class JoinLeaveObserver(Protocol):
-    """A subscription whose client gets the joins and leaves of the channel."""
-
-    def on_join_leave(self, joins_and_leaves: list[JoinLeave]) -> None:
-        """These clients came and went, in this order."""
 
 
 class FanOut(ABC):
