@@ -23,11 +23,12 @@ from typing import Any, Protocol, TypeAlias
 from ..channel_rules import ChannelRules
 from ..publication import Position, Publication
 from ..rules.recovery import following
+from ..runtime.turns import Turns
 from ..store.history import Page
 from ..store.layout import Announcement, JoinLeave, Reset, read_next
 from .fanout import SLICE, Part
 from .joins_and_leaves import JoinLeaveObserver, JoinsAndLeaves
-from .opening import Opening, OpeningWaiter
+from .opening import Opened, Opening, OpeningWaiter
 from .ring import Ring, Rings
 from .traffic import Traffic
 
@@ -42,7 +43,13 @@ Announced: TypeAlias = Announcement | JoinLeave | Reset
 
 
 class Mender(Protocol):
-    """Finds the position of a channel that is closed, and opens it again."""
+    """Finds the position of a channel that is closed, and opens it again.
+
+    ``opened`` has those that were opened; ``notices`` has the places of subscriptions that are notified of a loss in one turn of the loop.
+    """
+
+    opened: Opened
+    notices: Turns
 
     def mend(self, channel: Channel) -> None: ...
 
@@ -339,12 +346,10 @@ class Channel(Opening):
 
     async def notify_of_loss(self) -> None:
         """Notifies the live subscriptions that they may have missed what history does not hold. Call it while the channel is closed."""
-        members = [member for group in self.live.values() for member in group]
-        for start in range(0, len(members), NOTIFIED_AT_ONCE):
-            for member in members[start : start + NOTIFIED_AT_ONCE]:
-                if self.is_live(member):
-                    member.lost(self.position)
-            await asyncio.sleep(0)
+        for member in [member for group in self.live.values() for member in group]:
+            await self.mender.notices.wait()
+            if self.is_live(member):
+                member.lost(self.position)
         self.lost_some = False
 
     # Open and closed.
@@ -362,7 +367,8 @@ class Channel(Opening):
             self.traffic.counts.mend.add(self.loop.time() - self.lost_at)
             self.lost_at = None
         self.announced(held)
-        self.wake_waiters()
+        if self.waiters:
+            self.mender.opened.add(self)
 
     def resume(self, waiter: OpeningWaiter) -> None:
         self.mender.resume(waiter)

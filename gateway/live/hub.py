@@ -26,8 +26,9 @@ from ..store.history import Page
 from ..store.layout import Layout
 from .arrivals import Arrivals, Held
 from .catchup import advance, catch_up
-from .channel import Channel
+from .channel import NOTIFIED_AT_ONCE, Channel
 from .gap_log import GapLog
+from .opening import Opened
 from .ring import Rings
 from .subscription import State, Subscription
 from .traffic import LiveCounts
@@ -93,6 +94,8 @@ class Hub:
         self._to_mend: OrderedDict[Channel, None] = OrderedDict()  # they wait until fewer than MENDED_AT_ONCE are
         self._mended: set[Channel] = set()  # those that read history now
         self._pages = Turns(PAGES_AT_ONCE)
+        self.opened = Opened(self._loop)
+        self.notices = Turns(NOTIFIED_AT_ONCE)
         self._arrivals = Arrivals(self._by_key, feed, layout.faults, self._announcing_failed)
         self._tasks = Tasks()
         self._gaps = GapLog(self._loop)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -82,7 +82,7 @@ class Counted(Recorder):
 
 
 @pytest.fixture
-def turns() -> Iterator[TurnCounter]:
+def turns() -> TurnCounter:
     return TurnCounter()
 
 
@@ -257,3 +257,26 @@ async def test_idle_channels_are_dropped_in_portions(hub: Hub, valkey: Valkey, t
     await until(lambda: not valkey.asked, "all are dropped")
     upkeep.cancel()
     assert turns.total == 3, "each portion is one write to Valkey"
+
+
+async def test_those_that_waited_for_channels_that_open_together_go_on_in_portions(hub: Hub, valkey: Valkey, turns: TurnCounter) -> None:
+    subscriptions = follow(hub, turns, [f"c{number % MENDED_AT_ONCE}" for number in range(MENDED_AT_ONCE * WOKEN_AT_ONCE)])
+    with turns:
+        await asyncio.sleep(0)
+        turns.work.clear()
+        confirm(hub, valkey)
+        await live(subscriptions)
+    assert turns.total == len(subscriptions) and turns.most <= WOKEN_AT_ONCE
+    assert all(not each.channel.waiters for each in subscriptions)
+
+
+async def test_a_loss_in_many_channels_is_announced_in_portions(hub: Hub, valkey: Valkey, turns: TurnCounter) -> None:
+    subscriptions = follow(hub, turns, [f"forgetful:c{number % 10}" for number in range(5 * NOTIFIED_AT_ONCE)])
+    confirm(hub, valkey)
+    await live(subscriptions)
+    hub.on_lost()
+    turns.work.clear()
+    with turns:
+        confirm(hub, valkey)
+        await until(lambda: all(each.events[-1] == "gap" for each in subscriptions), "all know")
+    assert turns.total == len(subscriptions) and turns.most <= NOTIFIED_AT_ONCE
