@@ -96,6 +96,7 @@ class Hub:
         self._pages = Turns(PAGES_AT_ONCE)
         self.opened = Opened(self._loop)
         self.notices = Turns(NOTIFIED_AT_ONCE)
+        self._refused = False  # in this turn of the loop
         self._arrivals = Arrivals(self._by_key, feed, layout.faults, self._announcing_failed)
         self._tasks = Tasks()
         self._gaps = GapLog(self._loop)
@@ -284,9 +285,19 @@ class Hub:
             self.mend(channel)
 
     def on_refused(self, error: StoreError) -> None:
-        """Valkey does not let this process follow some channels: clients that wait for one of them get an error."""
+        """Valkey does not let this process follow some channels: clients that wait for one of them get an error.
+
+        One read of the link may bring a refusal for each of hundreds. Those after the first change nothing: they are of channels asked for before.
+        """
+        if self._refused:
+            return
+        self._refused = True
+        self._loop.call_soon(self._end_of_refusals)
         for channel in [each for each in self._channels.values() if each.waiters and not each.acked]:
             channel.fail_waiters(error)  # their clients go on with what they sent meanwhile, and may subscribe to new channels
+
+    def _end_of_refusals(self) -> None:
+        self._refused = False
 
     def on_lost(self, channels: Collection[bytes] | None = None) -> None:
         """These Pub/Sub channels, None for all, are lost: each position is in doubt until the link confirms its channel again."""
