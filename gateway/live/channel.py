@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol, TypeAlias
 
@@ -26,7 +27,7 @@ from ..rules.recovery import following
 from ..runtime.turns import Turns
 from ..store.history import Page
 from ..store.layout import Announcement, JoinLeave, Reset, read_next
-from .fanout import SLICE, Part
+from .fanout import SLICE, Member, Part
 from .joins_and_leaves import JoinLeaveObserver, JoinsAndLeaves
 from .opening import Opened, Opening, OpeningWaiter
 from .ring import Ring, Rings
@@ -67,7 +68,8 @@ class Channel(Opening):
     give it a history, and so its subscribers positions. ``size`` and ``ttl`` are those of its history, ``usual_…`` those of the rules.
     ``doubts`` counts how often what was read of history before became doubtful: it was removed, or an announcement was lost.
     ``ephemerals`` is the number of ephemeral publications that were fanned out, and of times when some may have been lost with
-    the link; a subscription compares it to learn that it missed some. ``lost_some``: the link was lost, and what was announced
+    the link; a subscription compares it to learn that it missed some. ``unnotified`` are the live subscriptions that are to be notified of a gap,
+    and the position after which each lost something. ``lost_some``: the link was lost, and what was announced
     meanwhile cannot be found in history; the live subscriptions are to be notified. ``reads`` are the shared reads of history under
     way, by the offset that they follow and ``doubts``. ``lost_at`` is since when the link is lost, on the loop's clock, None if it is not.
     """
@@ -92,6 +94,7 @@ class Channel(Opening):
         "size",
         "subscribers",
         "ttl",
+        "unnotified",
         "usual_size",
         "usual_ttl",
         "waiting",
@@ -128,6 +131,7 @@ class Channel(Opening):
         self.waiters = None
         self.observers: JoinsAndLeaves | None = None  # most channels never have any
         self.ephemerals = 0
+        self.unnotified: dict[Member, Position] = {}
         self.lost_some = False
         self.lost_at: float | None = None
 
@@ -309,7 +313,7 @@ class Channel(Opening):
     def take(self, page: Page) -> bool:
         """Moves on with a page that was read after the channel's position; True if the page's top is reached.
 
-        Call it between rounds only. If history does not hold what follows the position, every live subscription gets a gap.
+        Call it between rounds only, and when no live subscription is ``unnotified``. If history does not hold what follows the position, all are then.
         """
         top = page.top
         if not self.epoch:
@@ -334,15 +338,25 @@ class Channel(Opening):
         return self.offset >= top.offset
 
     def lose(self, page: Page) -> None:
-        """History does not hold what comes next: every live subscription is notified, and goes on from the page's top."""
+        """History does not hold what comes next: the channel goes on from the page's top, closed until each live subscription is notified."""
         self.mender.history_gone(self, page.top)
+        if self.is_open:
+            self.close()
         self.ring.clear()
         self.base = None
-        before = self.position
+        self.unnotified = dict.fromkeys((member for members in self.live.values() for member in members), self.position)
         self.epoch, self.offset, self.ms = page.top.epoch, page.top.offset, page.ms
-        for members in list(self.live.values()):
-            for member in list(members):
-                member.lost(before)
+
+    def remove_live(self, member: Member) -> Position:
+        position = super().remove_live(member)
+        return self.unnotified.pop(member, position)
+
+    async def notify_of_gap(self) -> None:
+        """Notifies those that are ``unnotified``. Call it while the channel is closed."""
+        for member in list(self.unnotified):
+            await self.mender.notices.wait()
+            if member in self.unnotified:  # otherwise it is not live any more, and learns of the gap when it catches up
+                self._let_go_on(partial(member.lost, self.unnotified.pop(member)))
 
     async def notify_of_loss(self) -> None:
         """Notifies the live subscriptions that they may have missed what history does not hold. Call it while the channel is closed."""

@@ -193,11 +193,12 @@ class Hub:
             page = await self._history.read(channel.name, channel.offset, PAGE, seen=(channel.position, channel.ms))
             await channel.between_rounds()
             if channel.is_open and channel.epoch == before and channel.take(page):
-                return
+                break
+        self.mend(channel)
 
     def mend(self, channel: Channel) -> None:
-        """The channel is closed: finds its position and opens it, once Valkey has confirmed the link's subscription."""
-        if channel.mending is None and channel.acked:
+        """Where the channel is closed, finds its position and opens it, once Valkey has confirmed the link's subscription."""
+        if not channel.is_open and channel.mending is None and channel.acked:
             self._to_mend[channel] = None
             self._mend_more()
 
@@ -223,6 +224,7 @@ class Hub:
         while not complete:
             complete = await retrying(partial(self._mend_on, channel), what, log, on=StoreError, quiet=is_general)
         await channel.between_rounds()
+        await channel.notify_of_gap()
         if channel.lost_some:
             await channel.notify_of_loss()
         channel.mending = None
@@ -252,6 +254,7 @@ class Hub:
                 channel.fail_waiters(error)
             raise
         await channel.between_rounds()
+        await channel.notify_of_gap()  # of those that an earlier attempt found, as the link was lost again
         complete = channel.take(page)
         channel.put_back(item for item in older if channel.is_still_valid(item))
         return complete

@@ -36,6 +36,7 @@ class Valkey:
         self.broken: dict[str, StoreError] = {}
         self.reading = self.most_reading = 0
         self.top = 0
+        self.epoch = EPOCH
         self.asked: list[bytes] = []
         self.reading_held = False
 
@@ -47,7 +48,7 @@ class Valkey:
         if channel in self.broken:
             raise self.broken[channel]
         run = [Publication(offset, b"1", 7) for offset in range(since + 1, self.top + 1)][:limit]
-        return Page(Position(EPOCH, self.top), 7, run)
+        return Page(Position(self.epoch, self.top), 7, run)
 
     def subscribe(self, channels: list[bytes]) -> None:
         self.asked += channels
@@ -280,3 +281,50 @@ async def test_a_loss_in_many_channels_is_announced_in_portions(hub: Hub, valkey
         confirm(hub, valkey)
         await until(lambda: all(each.events[-1] == "gap" for each in subscriptions), "all know")
     assert turns.total == len(subscriptions) and turns.most <= NOTIFIED_AT_ONCE
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+async def test_a_gap_is_announced_in_portions(hub: Hub, valkey: Valkey, turns: TurnCounter, is_open: bool) -> None:
+    """After the link was lost, and where the history is found to be another one while the channel is open."""
+    valkey.top = 5
+    subscriptions = follow(hub, turns, ["c"] * (3 * NOTIFIED_AT_ONCE))
+    confirm(hub, valkey)
+    await live(subscriptions)
+    leaves, falls_behind, *others = subscriptions[::-1]
+    channel, before = leaves.channel, leaves.position
+    valkey.epoch = "e2"
+    turns.work.clear()
+    with turns:
+        if is_open:
+            follow(hub, turns, ["c"], before._replace(offset=6))
+        else:
+            hub.on_lost()
+            confirm(hub, valkey)
+        while not channel.unnotified:
+            await asyncio.sleep(0)
+        hub.leave(leaves)
+        falls_behind.fall_behind()
+        assert leaves.position == falls_behind.position == before
+        await until(lambda: all(each.events[-1] == "gap" for each in others), "all know")
+    assert turns.total == len(others) + is_open and turns.most <= NOTIFIED_AT_ONCE
+    assert leaves.events == falls_behind.events == ["begin"]
+    hub.drained(falls_behind)
+    assert falls_behind.events == ["begin", "gap"] and falls_behind.state is State.LIVE
+    hub.on_announcements({channel.key: [b"@6 e2 7\n6"]})
+    assert all(each.events[1:] == ["gap", 6] for each in [falls_behind, *others])
+
+
+async def test_a_link_that_is_lost_while_a_gap_is_announced(hub: Hub, valkey: Valkey, turns: TurnCounter) -> None:
+    subscriptions = follow(hub, turns, ["c"] * (3 * NOTIFIED_AT_ONCE))
+    confirm(hub, valkey)
+    await live(subscriptions)
+    valkey.epoch = "e2"
+    hub.on_lost()
+    confirm(hub, valkey)
+    while not 0 < len(subscriptions[0].channel.unnotified) < len(subscriptions):
+        await asyncio.sleep(0)
+    hub.on_lost()
+    valkey.top = 1
+    confirm(hub, valkey)
+    await until(lambda: subscriptions[0].channel.is_open, "the channel is open")
+    assert all(each.events == ["begin", "gap", 1] for each in subscriptions)
