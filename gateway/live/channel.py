@@ -27,7 +27,7 @@ from ..rules.recovery import following
 from ..runtime.turns import Turns
 from ..store.history import Page
 from ..store.layout import Announcement, JoinLeave, Reset, read_next
-from .fanout import SLICE, Member, Part
+from .fanout import BYTES_PER_WRITE, SLICE, Member, Part
 from .joins_and_leaves import JoinLeaveObserver, JoinsAndLeaves
 from .opening import Opened, Opening, OpeningWaiter
 from .ring import Ring, Rings
@@ -182,7 +182,8 @@ class Channel(Opening):
         """
         if self.held is not None or self.round is not None or self.waiting or not self.has_history:
             return False
-        if self.live_count + self.filter_work > SLICE:
+        work = self.live_count + self.filter_work
+        if work > SLICE or (len(payload) > BYTES_PER_WRITE and work * len(payload) // BYTES_PER_WRITE > SLICE):
             return False
         publication = read_next(payload, self.epoch, self.offset + 1)
         if publication is None:

@@ -13,7 +13,7 @@ from gateway.config import Config
 from gateway.errors import StoreError, Unavailable
 from gateway.live.arrivals import ANNOUNCED_AT_ONCE, PUBLICATION_WORK
 from gateway.live.channel import NOTIFIED_AT_ONCE, Channel
-from gateway.live.fanout import SLICE
+from gateway.live.fanout import BYTES_PER_WRITE, SLICE
 from gateway.live.hub import DROPPED_AT_ONCE, MENDED_AT_ONCE, PAGES_AT_ONCE, Hub
 from gateway.live.opening import WOKEN_AT_ONCE
 from gateway.live.subscription import State
@@ -328,3 +328,30 @@ async def test_a_link_that_is_lost_while_a_gap_is_announced(hub: Hub, valkey: Va
     confirm(hub, valkey)
     await until(lambda: subscriptions[0].channel.is_open, "the channel is open")
     assert all(each.events == ["begin", "gap", 1] for each in subscriptions)
+
+
+def announced_large(subscriptions: list[Counted]) -> dict[bytes, list[bytes]]:
+    """64 KB each, which count as eight writes more."""
+    return {each.channel.key: [b'@1 %b 7\n"%b"' % (EPOCH.encode(), b"x" * 8 * BYTES_PER_WRITE)] for each in subscriptions}
+
+
+async def test_a_large_publication_is_written_to_fewer_in_a_turn(hub: Hub, valkey: Valkey, turns: TurnCounter) -> None:
+    subscriptions = follow(hub, turns, ["c"] * 500)
+    confirm(hub, valkey)
+    await live(subscriptions)
+    turns.work.clear()
+    with turns:
+        hub.on_announcements(announced_large(subscriptions))
+        await until(lambda: subscriptions[0].channel.round is None, "the round is over")
+    assert turns.total == 500 and (turns.most - 1) * 9 <= SLICE
+
+
+async def test_large_publications_in_many_channels_are_handed_on_in_smaller_portions(hub: Hub, valkey: Valkey, turns: TurnCounter) -> None:
+    subscriptions = follow(hub, turns, [f"c{number}" for number in range(500)])
+    confirm(hub, valkey)
+    await live(subscriptions)
+    turns.work.clear()
+    with turns:
+        hub.on_announcements(announced_large(subscriptions))
+        await until(lambda: not valkey.reading_held, "all is handed on")
+    assert turns.total == 500 and (turns.most - 1) * (PUBLICATION_WORK + 9) <= 2 * ANNOUNCED_AT_ONCE
