@@ -8,7 +8,8 @@ its own anew; so it does where Valkey came back, perhaps older than it was, and 
 cluster the set is at another shard than most channels, so that it lists clients for some time after they left.
 
 A read first writes what this process has not written yet, so that a client that just subscribed finds itself. Numbers are Valkey's
-own; lists are bounded by ``limits.presence_clients``. Equal reads under way are one, unless the channel changed meanwhile.
+own; lists are bounded by ``limits.presence_clients``. Equal reads are one until Valkey is asked. A caller that comes later may have been
+notified of a join or leave that the answer lacks, so such callers share the next read, which begins when that answer has come.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ class Presence:
         self._now = time.monotonic
         self._changed = asyncio.Event()
         self._one_writes = asyncio.Lock()
-        self._reads: dict[tuple[str, str], asyncio.Task[bytes]] = {}  # (channel, "clients" or "counts") → a read under way
+        # (channel, "clients" or "counts") → a read that Valkey is not asked for yet, and one that it is asked for.
+        self._reads: dict[tuple[str, str], asyncio.Task[bytes]] = {}
+        self._asked: dict[tuple[str, str], asyncio.Future[bytes]] = {}
 
     def enter(self, channel: str, client: str, info: bytes, announced: bool) -> None:
         """``info`` is the protocol's ClientInfo in JSON; ``announced`` is whether the channel gets a join now, and a leave one day."""
@@ -83,9 +86,10 @@ class Presence:
     def _change(self, channel: str, client: str, info: bytes, announced: bool) -> None:
         self._changes.setdefault(channel, {})[client] = info, announced
         self._changed.set()
-        if self._reads:  # one under way may miss this change, and is not shared any more
+        if self._reads or self._asked:  # one under way may miss this change: it is not shared any more, and the next does not wait for it
             for what in ("clients", "counts"):
                 self._reads.pop((channel, what), None)
+                self._asked.pop((channel, what), None)
 
     # Reading.
 
@@ -109,12 +113,22 @@ class Presence:
         return b'{"presence":%b%b}' % (_object(self._checked(found, channel)), more)
 
     async def _shared(self, channel: str, what: str, read: Callable[[str], Awaitable[bytes]]) -> bytes:
-        """What ``read`` returns of the channel, after what this process has to write there. Equal reads under way are one."""
-        return await shared(self._reads, (channel, what), partial(self._write_and_read, channel, read))
+        """What ``read`` returns of the channel, after what this process has to write there. Equal reads that Valkey is not asked for yet are one."""
+        return await shared(self._reads, (channel, what), partial(self._write_and_read, (channel, what), read))
 
-    async def _write_and_read(self, channel: str, read: Callable[[str], Awaitable[bytes]]) -> bytes:
+    async def _write_and_read(self, of: tuple[str, str], read: Callable[[str], Awaitable[bytes]]) -> bytes:
+        channel, _ = of
+        if (before := self._asked.get(of)) is not None:
+            await asyncio.wait((before,))
         await self._write_first(channel)
-        return await read(channel)
+        if self._reads.get(of) is asyncio.current_task():
+            del self._reads[of]
+        asked = self._asked[of] = asyncio.ensure_future(read(channel))
+        try:
+            return await asked
+        finally:
+            if self._asked.get(of) is asked:
+                del self._asked[of]
 
     async def _write_first(self, channel: str) -> None:
         """Writes what this process has not written yet, if some of it is of the channel."""

@@ -15,7 +15,7 @@ from typing import Protocol
 from ..store.layout import read_announcement
 from ..store.untrusted import Faults
 from .channel import Channel
-from .fanout import Part, write_all
+from .fanout import BYTES_PER_WRITE, Part, write_all
 
 __all__ = ["ANNOUNCED_AT_ONCE", "PUBLICATION_WORK", "Arrivals", "Held"]
 
@@ -40,7 +40,7 @@ class Arrivals:
         self._failed = failed
         self._loop = asyncio.get_running_loop()
         self._room = 0  # of ANNOUNCED_AT_ONCE, what is left in this turn of the loop
-        self._delayed: OrderedDict[Channel, None] = OrderedDict()  # their announcements wait for a later turn
+        self._delayed: OrderedDict[Channel, int] = OrderedDict()  # their announcements wait for a later turn, so many bytes of them
 
     def take(self, batch: Mapping[bytes, list[bytes]]) -> None:
         """``batch``: Pub/Sub channel → the payloads that arrived, in order. Channels that are not followed are ignored.
@@ -56,7 +56,7 @@ class Arrivals:
             if channel is not None:
                 try:
                     if self._room > 0 and len(payloads) == 1 and channel.take_next(payloads[0], parts):
-                        self._room -= PUBLICATION_WORK + channel.live_count
+                        self._room -= PUBLICATION_WORK + channel.live_count * (1 + len(payloads[0]) // BYTES_PER_WRITE)
                     else:
                         write_all(parts)
                         parts.clear()
@@ -70,18 +70,19 @@ class Arrivals:
 
     def _announce(self, channel: Channel, payloads: list[bytes]) -> None:
         items = [read_announcement(payload, self._faults, channel.name) for payload in payloads]
+        size = sum(map(len, payloads))
         if self._room > 0:
-            self._room -= len(items) * PUBLICATION_WORK + channel.live_count
+            self._room -= len(items) * PUBLICATION_WORK + channel.live_count * (1 + size // BYTES_PER_WRITE)
             channel.announced(items)
         else:
             channel.delay(items)
-            self._delayed[channel] = None
+            self._delayed[channel] = self._delayed.get(channel, 0) + size
 
     def _announce_delayed(self) -> None:
         self._room = ANNOUNCED_AT_ONCE
         while self._delayed and self._room > 0:
-            channel, _ = self._delayed.popitem(last=False)
-            self._room -= len(channel.waiting) * PUBLICATION_WORK + channel.live_count
+            channel, size = self._delayed.popitem(last=False)
+            self._room -= len(channel.waiting) * PUBLICATION_WORK + channel.live_count * (1 + size // BYTES_PER_WRITE)
             try:
                 channel.announce_waiting()
             except Exception:

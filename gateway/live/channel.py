@@ -17,16 +17,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol, TypeAlias
 
 from ..channel_rules import ChannelRules
 from ..publication import Position, Publication
 from ..rules.recovery import following
+from ..runtime.turns import Turns
 from ..store.history import Page
 from ..store.layout import Announcement, JoinLeave, Reset, read_next
-from .fanout import SLICE, JoinLeaveObserver, Part
-from .opening import Opening, OpeningWaiter
+from .fanout import BYTES_PER_WRITE, SLICE, Member, Part
+from .joins_and_leaves import JoinLeaveObserver, JoinsAndLeaves
+from .opening import Opened, Opening, OpeningWaiter
 from .ring import Ring, Rings
 from .traffic import Traffic
 
@@ -41,7 +44,13 @@ Announced: TypeAlias = Announcement | JoinLeave | Reset
 
 
 class Mender(Protocol):
-    """Finds the position of a channel that is closed, and opens it again."""
+    """Finds the position of a channel that is closed, and opens it again.
+
+    ``opened`` has those that were opened; ``notices`` has the places of subscriptions that are notified of a loss in one turn of the loop.
+    """
+
+    opened: Opened
+    notices: Turns
 
     def mend(self, channel: Channel) -> None: ...
 
@@ -59,7 +68,8 @@ class Channel(Opening):
     give it a history, and so its subscribers positions. ``size`` and ``ttl`` are those of its history, ``usual_…`` those of the rules.
     ``doubts`` counts how often what was read of history before became doubtful: it was removed, or an announcement was lost.
     ``ephemerals`` is the number of ephemeral publications that were fanned out, and of times when some may have been lost with
-    the link; a subscription compares it to learn that it missed some. ``lost_some``: the link was lost, and what was announced
+    the link; a subscription compares it to learn that it missed some. ``unnotified`` are the live subscriptions that are to be notified of a gap,
+    and the position after which each lost something. ``lost_some``: the link was lost, and what was announced
     meanwhile cannot be found in history; the live subscriptions are to be notified. ``reads`` are the shared reads of history under
     way, by the offset that they follow and ``doubts``. ``lost_at`` is since when the link is lost, on the loop's clock, None if it is not.
     """
@@ -84,6 +94,7 @@ class Channel(Opening):
         "size",
         "subscribers",
         "ttl",
+        "unnotified",
         "usual_size",
         "usual_ttl",
         "waiting",
@@ -118,8 +129,9 @@ class Channel(Opening):
         self.doubts = 0
         self.reads: dict[tuple[int, int], asyncio.Task[Page]] = {}
         self.waiters = None
-        self.observers: dict[JoinLeaveObserver, None] | None = None  # most channels have none
+        self.observers: JoinsAndLeaves | None = None  # most channels never have any
         self.ephemerals = 0
+        self.unnotified: dict[Member, Position] = {}
         self.lost_some = False
         self.lost_at: float | None = None
 
@@ -145,13 +157,13 @@ class Channel(Opening):
     def observe_joins_and_leaves(self, observer: JoinLeaveObserver) -> None:
         """From now on the observer gets them; adding it twice changes nothing."""
         if self.observers is None:
-            self.observers = {}
-        self.observers[observer] = None
+            self.observers = JoinsAndLeaves(self.loop)
+        self.observers.add(observer)
 
     def ignore_joins_and_leaves(self, observer: JoinLeaveObserver) -> None:
         """The observer gets no more of them; it need not be one."""
         if self.observers is not None:
-            self.observers.pop(observer, None)
+            self.observers.remove(observer)
 
     # Announcements.
 
@@ -170,7 +182,8 @@ class Channel(Opening):
         """
         if self.held is not None or self.round is not None or self.waiting or not self.has_history:
             return False
-        if self.live_count + self.filter_work > SLICE:
+        work = self.live_count + self.filter_work
+        if work > SLICE or (len(payload) > BYTES_PER_WRITE and work * len(payload) // BYTES_PER_WRITE > SLICE):
             return False
         publication = read_next(payload, self.epoch, self.offset + 1)
         if publication is None:
@@ -268,8 +281,7 @@ class Channel(Opening):
         if fresh:
             self.fan_out(fresh)
         if joins_and_leaves and self.observers:
-            for observer in list(self.observers):
-                observer.on_join_leave(joins_and_leaves)
+            self.observers.announce(joins_and_leaves)
         if self.held is not None:
             self.mender.mend(self)
 
@@ -302,7 +314,7 @@ class Channel(Opening):
     def take(self, page: Page) -> bool:
         """Moves on with a page that was read after the channel's position; True if the page's top is reached.
 
-        Call it between rounds only. If history does not hold what follows the position, every live subscription gets a gap.
+        Call it between rounds only, and when no live subscription is ``unnotified``. If history does not hold what follows the position, all are then.
         """
         top = page.top
         if not self.epoch:
@@ -327,24 +339,32 @@ class Channel(Opening):
         return self.offset >= top.offset
 
     def lose(self, page: Page) -> None:
-        """History does not hold what comes next: every live subscription is notified, and goes on from the page's top."""
+        """History does not hold what comes next: the channel goes on from the page's top, closed until each live subscription is notified."""
         self.mender.history_gone(self, page.top)
+        if self.is_open:
+            self.close()
         self.ring.clear()
         self.base = None
-        before = self.position
+        self.unnotified = dict.fromkeys((member for members in self.live.values() for member in members), self.position)
         self.epoch, self.offset, self.ms = page.top.epoch, page.top.offset, page.ms
-        for members in list(self.live.values()):
-            for member in list(members):
-                member.lost(before)
+
+    def remove_live(self, member: Member) -> Position:
+        position = super().remove_live(member)
+        return self.unnotified.pop(member, position)
+
+    async def notify_of_gap(self) -> None:
+        """Notifies those that are ``unnotified``. Call it while the channel is closed."""
+        for member in list(self.unnotified):
+            await self.mender.notices.wait()
+            if member in self.unnotified:  # otherwise it is not live any more, and learns of the gap when it catches up
+                self._let_go_on(partial(member.lost, self.unnotified.pop(member)))
 
     async def notify_of_loss(self) -> None:
         """Notifies the live subscriptions that they may have missed what history does not hold. Call it while the channel is closed."""
-        members = [member for group in self.live.values() for member in group]
-        for start in range(0, len(members), NOTIFIED_AT_ONCE):
-            for member in members[start : start + NOTIFIED_AT_ONCE]:
-                if self.is_live(member):
-                    member.lost(self.position)
-            await asyncio.sleep(0)
+        for member in [member for group in self.live.values() for member in group]:
+            await self.mender.notices.wait()
+            if self.is_live(member):
+                member.lost(self.position)
         self.lost_some = False
 
     # Open and closed.
@@ -362,7 +382,8 @@ class Channel(Opening):
             self.traffic.counts.mend.add(self.loop.time() - self.lost_at)
             self.lost_at = None
         self.announced(held)
-        self.wake_waiters()
+        if self.waiters:
+            self.mender.opened.add(self)
 
     def resume(self, waiter: OpeningWaiter) -> None:
         self.mender.resume(waiter)

@@ -22,15 +22,15 @@ from typing import Any, Protocol
 
 from ..publication import Position, Publication
 from ..rules.protocol import push_prefix
-from ..store.layout import JoinLeave
 from .traffic import SAMPLED, Traffic
 from .wire_formats import NOTHING, FilteredWire, FreshDeltaWire, Wire
 
-__all__ = ["GONE", "SLICE", "FanOut", "JoinLeaveObserver", "Member", "Part", "Round", "Write", "write_all"]
+__all__ = ["BYTES_PER_WRITE", "GONE", "SLICE", "FanOut", "Member", "Part", "Round", "Write", "write_all", "writes_of"]
 
 log = logging.getLogger("gateway.hub")
 
 SLICE = 1000  # subscriptions written to, or as much work of filters, before other work gets its turn: about 10 ms
+BYTES_PER_WRITE = 8192  # of a write that take as long as a short one: the system copies a megabyte in about a millisecond
 GONE = (OSError, RuntimeError)  # what uvloop raises for a socket that was reset, and for one that is closed
 
 Write = Callable[[Any], object]  # takes the payload of its own wire format, whatever type that has
@@ -47,13 +47,6 @@ class Member(Protocol):
 
     def lost(self, before: Position) -> None:
         """History does not hold what comes after ``before``: the subscription goes on from the position where the channel is already."""
-
-
-class JoinLeaveObserver(Protocol):
-    """A subscription whose client gets the joins and leaves of the channel."""
-
-    def on_join_leave(self, joins_and_leaves: list[JoinLeave]) -> None:
-        """These clients came and went, in this order."""
 
 
 class FanOut(ABC):
@@ -138,7 +131,7 @@ class FanOut(ABC):
 
     def fan_out(self, publications: list[Publication]) -> None:
         """Writes to every live subscription, at once if they are few, else slice by slice. Call it between rounds only."""
-        if self.live_count + self.filter_work * len(publications) <= SLICE:
+        if self.live_count * writes_of(publications) + self.filter_work * len(publications) <= SLICE:
             parts: list[Part] = []
             self.prepare(publications, parts)
             write_all(parts)
@@ -204,6 +197,11 @@ class FanOut(ABC):
             self.round_over()
 
 
+def writes_of(publications: list[Publication]) -> int:
+    """How many short writes take as long as one of these publications together."""
+    return 1 + sum([len(publication.data) for publication in publications]) // BYTES_PER_WRITE
+
+
 def _filter_work(wire: Wire) -> int:
     return wire.work if isinstance(wire, FilteredWire) else 0
 
@@ -215,7 +213,7 @@ class Round:
     publications was made, 0 if that is unknown. ``over`` are futures to resolve when all are written to.
     """
 
-    __slots__ = ("_channel", "_counts", "_parts", "_payloads", "_publications", "ms", "over", "start")
+    __slots__ = ("_channel", "_counts", "_parts", "_payloads", "_publications", "_writes", "ms", "over", "start")
 
     def __init__(self, start: int, channel: FanOut, publications: list[Publication], live: dict[Wire, dict[Member, Write]]) -> None:
         self.start = start
@@ -223,6 +221,7 @@ class Round:
         self.over: list[asyncio.Future[None]] = []
         self._channel = channel
         self._publications = publications
+        self._writes = writes_of(publications)  # as many short ones take as long as one of these
         self._parts = {wire: dict(members) for wire, members in live.items()}
         # Deltas are made against the base before this round, so at once; a filter is asked when its turn has come.
         self._payloads = {wire: wire.join(channel, publications) for wire in live if not isinstance(wire, FilteredWire)}
@@ -245,7 +244,7 @@ class Round:
             self._counts[wire] = wire.admitted
             work = _filter_work(wire) * len(self._publications)
         payload = self._payloads[wire]
-        chosen = list(islice(members.items(), most))
+        chosen = list(islice(members.items(), max(1, most // self._writes)))
         for member, _ in chosen:
             del members[member]
         if members:
@@ -255,7 +254,7 @@ class Round:
         if payload is not NOTHING:
             self._channel.traffic.wrote(payload, len(chosen), self._counts[wire])
             write_all([(write, payload) for _, write in chosen])
-        return work + len(chosen)
+        return work + len(chosen) * self._writes
 
     def skip(self, member: Member) -> bool:
         """Takes a subscription out of the round. True if it was not written to yet."""

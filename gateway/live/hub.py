@@ -26,8 +26,9 @@ from ..store.history import Page
 from ..store.layout import Layout
 from .arrivals import Arrivals, Held
 from .catchup import advance, catch_up
-from .channel import Channel
+from .channel import NOTIFIED_AT_ONCE, Channel
 from .gap_log import GapLog
+from .opening import Opened
 from .ring import Rings
 from .subscription import State, Subscription
 from .traffic import LiveCounts
@@ -93,6 +94,9 @@ class Hub:
         self._to_mend: OrderedDict[Channel, None] = OrderedDict()  # they wait until fewer than MENDED_AT_ONCE are
         self._mended: set[Channel] = set()  # those that read history now
         self._pages = Turns(PAGES_AT_ONCE)
+        self.opened = Opened(self._loop)
+        self.notices = Turns(NOTIFIED_AT_ONCE)
+        self._refused = False  # in this turn of the loop
         self._arrivals = Arrivals(self._by_key, feed, layout.faults, self._announcing_failed)
         self._tasks = Tasks()
         self._gaps = GapLog(self._loop)
@@ -184,15 +188,17 @@ class Hub:
         while channel.is_open:
             before = channel.epoch
             self.history_reads += 1
-            # A read that is under way already is not shared: it may be older than the publication that is looked for.
-            page = await self._history.read(channel.name, channel.offset, PAGE)
+            # A read that is under way already is not shared: it may be older than the publication that is looked for. A server that took
+            # over may be read from before the link is known to be lost: the position is compared with its history here, too.
+            page = await self._history.read(channel.name, channel.offset, PAGE, seen=(channel.position, channel.ms))
             await channel.between_rounds()
             if channel.is_open and channel.epoch == before and channel.take(page):
-                return
+                break
+        self.mend(channel)
 
     def mend(self, channel: Channel) -> None:
-        """The channel is closed: finds its position and opens it, once Valkey has confirmed the link's subscription."""
-        if channel.mending is None and channel.acked:
+        """Where the channel is closed, finds its position and opens it, once Valkey has confirmed the link's subscription."""
+        if not channel.is_open and channel.mending is None and channel.acked:
             self._to_mend[channel] = None
             self._mend_more()
 
@@ -218,6 +224,7 @@ class Hub:
         while not complete:
             complete = await retrying(partial(self._mend_on, channel), what, log, on=StoreError, quiet=is_general)
         await channel.between_rounds()
+        await channel.notify_of_gap()
         if channel.lost_some:
             await channel.notify_of_loss()
         channel.mending = None
@@ -247,6 +254,7 @@ class Hub:
                 channel.fail_waiters(error)
             raise
         await channel.between_rounds()
+        await channel.notify_of_gap()  # of those that an earlier attempt found, as the link was lost again
         complete = channel.take(page)
         channel.put_back(item for item in older if channel.is_still_valid(item))
         return complete
@@ -280,9 +288,19 @@ class Hub:
             self.mend(channel)
 
     def on_refused(self, error: StoreError) -> None:
-        """Valkey does not let this process follow some channels: clients that wait for one of them get an error."""
+        """Valkey does not let this process follow some channels: clients that wait for one of them get an error.
+
+        One read of the link may bring a refusal for each of hundreds. Those after the first change nothing: they are of channels asked for before.
+        """
+        if self._refused:
+            return
+        self._refused = True
+        self._loop.call_soon(self._end_of_refusals)
         for channel in [each for each in self._channels.values() if each.waiters and not each.acked]:
             channel.fail_waiters(error)  # their clients go on with what they sent meanwhile, and may subscribe to new channels
+
+    def _end_of_refusals(self) -> None:
+        self._refused = False
 
     def on_lost(self, channels: Collection[bytes] | None = None) -> None:
         """These Pub/Sub channels, None for all, are lost: each position is in doubt until the link confirms its channel again."""

@@ -200,9 +200,15 @@ class ClientSubscription(TimedSubscription):
         return client_info(self.session.identity, self.session.client, granted.info if granted else None)
 
     def on_join_leave(self, joins_and_leaves: list[JoinLeave]) -> None:
-        if self.state is State.LIVE:
-            for join_leave in joins_and_leaves:
-                self.session.outlet.send(push(self.channel.name, join_leave.kind, b'{"info":%b}' % join_leave.info))
+        if self.paused:
+            return  # they would pile up, and history does not hold them
+        outlet, name = self.session.outlet, self.channel.name
+        corked = outlet.cork()
+        for each in joins_and_leaves:
+            each.push = each.push or push(name, each.kind, b'{"info":%b}' % each.info)
+            outlet.send(each.push)
+        if corked:
+            outlet.uncork()
 
     def end(self) -> None:
         is_recorded = self.begun and self.state is not State.ENDED and self.session.node.events.on

@@ -209,11 +209,14 @@ class Announcement(msgspec.Struct, gc=False):
 
 
 class JoinLeave(msgspec.Struct, gc=False):
-    """A client joined a channel, ``kind`` "join", or left it, "leave"; ``info`` is its ClientInfo in JSON. ``epoch`` is always ""."""
+    """A client joined a channel, ``kind`` "join", or left it, "leave"; ``info`` is its ClientInfo in JSON. ``epoch`` is always "".
+
+    ``push`` caches the message that clients get, made when it is first needed."""
 
     kind: str
     info: bytes
     epoch: str = ""
+    push: bytes | None = None
 
 
 class Reset(msgspec.Struct, gc=False):

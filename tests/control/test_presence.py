@@ -207,6 +207,19 @@ async def test_a_read_that_may_miss_a_change_is_not_shared(answering: Answering)
     assert [await task for task in before + after] == [b'{"presence":{}}'] + 2 * [b'{"presence":{"a":{}}}']
 
 
+async def test_a_client_that_asks_because_another_joined_gets_a_list_with_it(answering: Answering) -> None:
+    """The other is at another process, and Valkey was asked for the list before it joined: the announcement came first."""
+    presence = Presence(CONFIG, answering, "p1")  # type: ignore[arg-type]  # what presence uses of a history
+    before = await asked(presence, 2, answering, 1)
+    after = [asyncio.create_task(presence.clients(CHANNEL)) for _ in range(16)]
+    await asyncio.sleep(0)
+    answering.reads[0].set_result([0, 0, []])
+    assert set(await asyncio.gather(*before)) == {b'{"presence":{}}'}
+    await asked(presence, 0, answering, 2)
+    answering.reads[1].set_result([1, 1, [b"a", b"{}"]])
+    assert set(await asyncio.gather(*after)) == {b'{"presence":{"a":{}}}'} and len(answering.reads) == 2
+
+
 async def test_a_storm_of_clients_is_written_in_two_steps_however_many_channels_it_is_of(answering: Answering) -> None:
     presence = Presence(CONFIG, answering, "p1")  # type: ignore[arg-type]  # what presence uses of a history
     for number in range(1200):

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import gateway.live.fanout
+import gateway.live.hub
 import gateway.runtime.backoff
 from gateway.config import Config
 from gateway.errors import Unavailable
@@ -32,9 +33,10 @@ CONFIG = Config()  # made once: it costs more than an order of events
 
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries at once, and rounds of the fan-out cut after every subscriber, so that everything can come in between."""
+    """Retries at once, and rounds of the fan-out and notices of a gap cut after every subscriber, so that everything can come in between."""
     monkeypatch.setattr(gateway.runtime.backoff, "backoff", lambda *delays: 0.0)
     monkeypatch.setattr(gateway.live.fanout, "SLICE", 1)
+    monkeypatch.setattr(gateway.live.hub, "NOTIFIED_AT_ONCE", 1)
 
 
 class ModelValkey:

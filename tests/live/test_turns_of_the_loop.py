@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from gateway.config import Config
 from gateway.errors import StoreError, Unavailable
 from gateway.live.arrivals import ANNOUNCED_AT_ONCE, PUBLICATION_WORK
 from gateway.live.channel import NOTIFIED_AT_ONCE, Channel
-from gateway.live.fanout import SLICE
+from gateway.live.fanout import BYTES_PER_WRITE, SLICE
 from gateway.live.hub import DROPPED_AT_ONCE, MENDED_AT_ONCE, PAGES_AT_ONCE, Hub
 from gateway.live.opening import WOKEN_AT_ONCE
 from gateway.live.subscription import State
@@ -36,6 +36,7 @@ class Valkey:
         self.broken: dict[str, StoreError] = {}
         self.reading = self.most_reading = 0
         self.top = 0
+        self.epoch = EPOCH
         self.asked: list[bytes] = []
         self.reading_held = False
 
@@ -47,7 +48,7 @@ class Valkey:
         if channel in self.broken:
             raise self.broken[channel]
         run = [Publication(offset, b"1", 7) for offset in range(since + 1, self.top + 1)][:limit]
-        return Page(Position(EPOCH, self.top), 7, run)
+        return Page(Position(self.epoch, self.top), 7, run)
 
     def subscribe(self, channels: list[bytes]) -> None:
         self.asked += channels
@@ -82,7 +83,7 @@ class Counted(Recorder):
 
 
 @pytest.fixture
-def turns() -> Iterator[TurnCounter]:
+def turns() -> TurnCounter:
     return TurnCounter()
 
 
@@ -257,3 +258,100 @@ async def test_idle_channels_are_dropped_in_portions(hub: Hub, valkey: Valkey, t
     await until(lambda: not valkey.asked, "all are dropped")
     upkeep.cancel()
     assert turns.total == 3, "each portion is one write to Valkey"
+
+
+async def test_those_that_waited_for_channels_that_open_together_go_on_in_portions(hub: Hub, valkey: Valkey, turns: TurnCounter) -> None:
+    subscriptions = follow(hub, turns, [f"c{number % MENDED_AT_ONCE}" for number in range(MENDED_AT_ONCE * WOKEN_AT_ONCE)])
+    with turns:
+        await asyncio.sleep(0)
+        turns.work.clear()
+        confirm(hub, valkey)
+        await live(subscriptions)
+    assert turns.total == len(subscriptions) and turns.most <= WOKEN_AT_ONCE
+    assert all(not each.channel.waiters for each in subscriptions)
+
+
+async def test_a_loss_in_many_channels_is_announced_in_portions(hub: Hub, valkey: Valkey, turns: TurnCounter) -> None:
+    subscriptions = follow(hub, turns, [f"forgetful:c{number % 10}" for number in range(5 * NOTIFIED_AT_ONCE)])
+    confirm(hub, valkey)
+    await live(subscriptions)
+    hub.on_lost()
+    turns.work.clear()
+    with turns:
+        confirm(hub, valkey)
+        await until(lambda: all(each.events[-1] == "gap" for each in subscriptions), "all know")
+    assert turns.total == len(subscriptions) and turns.most <= NOTIFIED_AT_ONCE
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+async def test_a_gap_is_announced_in_portions(hub: Hub, valkey: Valkey, turns: TurnCounter, is_open: bool) -> None:
+    """After the link was lost, and where the history is found to be another one while the channel is open."""
+    valkey.top = 5
+    subscriptions = follow(hub, turns, ["c"] * (3 * NOTIFIED_AT_ONCE))
+    confirm(hub, valkey)
+    await live(subscriptions)
+    leaves, falls_behind, *others = subscriptions[::-1]
+    channel, before = leaves.channel, leaves.position
+    valkey.epoch = "e2"
+    turns.work.clear()
+    with turns:
+        if is_open:
+            follow(hub, turns, ["c"], before._replace(offset=6))
+        else:
+            hub.on_lost()
+            confirm(hub, valkey)
+        while not channel.unnotified:
+            await asyncio.sleep(0)
+        hub.leave(leaves)
+        falls_behind.fall_behind()
+        assert leaves.position == falls_behind.position == before
+        await until(lambda: all(each.events[-1] == "gap" for each in others), "all know")
+    assert turns.total == len(others) + is_open and turns.most <= NOTIFIED_AT_ONCE
+    assert leaves.events == falls_behind.events == ["begin"]
+    hub.drained(falls_behind)
+    assert falls_behind.events == ["begin", "gap"] and falls_behind.state is State.LIVE
+    hub.on_announcements({channel.key: [b"@6 e2 7\n6"]})
+    assert all(each.events[1:] == ["gap", 6] for each in [falls_behind, *others])
+
+
+async def test_a_link_that_is_lost_while_a_gap_is_announced(hub: Hub, valkey: Valkey, turns: TurnCounter) -> None:
+    subscriptions = follow(hub, turns, ["c"] * (3 * NOTIFIED_AT_ONCE))
+    confirm(hub, valkey)
+    await live(subscriptions)
+    valkey.epoch = "e2"
+    hub.on_lost()
+    confirm(hub, valkey)
+    while not 0 < len(subscriptions[0].channel.unnotified) < len(subscriptions):
+        await asyncio.sleep(0)
+    hub.on_lost()
+    valkey.top = 1
+    confirm(hub, valkey)
+    await until(lambda: subscriptions[0].channel.is_open, "the channel is open")
+    assert all(each.events == ["begin", "gap", 1] for each in subscriptions)
+
+
+def announced_large(subscriptions: list[Counted]) -> dict[bytes, list[bytes]]:
+    """64 KB each, which count as eight writes more."""
+    return {each.channel.key: [b'@1 %b 7\n"%b"' % (EPOCH.encode(), b"x" * 8 * BYTES_PER_WRITE)] for each in subscriptions}
+
+
+async def test_a_large_publication_is_written_to_fewer_in_a_turn(hub: Hub, valkey: Valkey, turns: TurnCounter) -> None:
+    subscriptions = follow(hub, turns, ["c"] * 500)
+    confirm(hub, valkey)
+    await live(subscriptions)
+    turns.work.clear()
+    with turns:
+        hub.on_announcements(announced_large(subscriptions))
+        await until(lambda: subscriptions[0].channel.round is None, "the round is over")
+    assert turns.total == 500 and (turns.most - 1) * 9 <= SLICE
+
+
+async def test_large_publications_in_many_channels_are_handed_on_in_smaller_portions(hub: Hub, valkey: Valkey, turns: TurnCounter) -> None:
+    subscriptions = follow(hub, turns, [f"c{number}" for number in range(500)])
+    confirm(hub, valkey)
+    await live(subscriptions)
+    turns.work.clear()
+    with turns:
+        hub.on_announcements(announced_large(subscriptions))
+        await until(lambda: not valkey.reading_held, "all is handed on")
+    assert turns.total == 500 and (turns.most - 1) * (PUBLICATION_WORK + 9) <= 2 * ANNOUNCED_AT_ONCE

@@ -55,6 +55,20 @@ async def test_a_client_that_subscribes_to_another_channel_as_it_is_refused_does
     assert [subscription.events for subscription in subscriptions] == [["failed"]] * 3
 
 
+async def test_a_client_that_subscribes_on_is_not_refused_for_channels_that_were_asked_for_before(hub: Hub) -> None:
+    """The refusals of several channels arrive together, and none of them names its channel."""
+    later: list[Acting] = []
+    first = follow(hub, "a", lambda: later.append(follow(hub, "b", lambda: None)))
+    for _ in range(3):
+        hub.on_refused(StoreError("NOPERM"))
+    assert first.events == ["failed"] and later[0].events == []
+    hub.on_subscribed(later[0].channel.key)
+    await until(lambda: later[0].events, "the other has begun")
+    follow(hub, "c", lambda: None)
+    hub.on_refused(StoreError("NOPERM"))
+    assert later[0].events == ["begin"] and not hub.channel("c").waiters
+
+
 async def test_a_channel_whose_held_announcements_fail_opens_all_the_same(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     subscriptions = [follow(hub, "a", lambda: None) for _ in range(3)]
     channel = hub.channel("a")
