@@ -33,20 +33,22 @@ class Socket(Protocol):
 
 
 class Place:
-    """A socket's place. ``refusal`` is why it has none, "" if it has. ``address`` is the one that it counts for, "" for none."""
+    """A socket's place. ``refusal`` is why it has none, "" if it has. ``address`` is the one that it counts for, "" for none. ``lost``: so is
+    its socket."""
 
-    __slots__ = ("_places", "address", "counted", "refusal", "served", "socket")
+    __slots__ = ("_places", "address", "counted", "lost", "refusal", "served", "socket")
 
     def __init__(self, places: Places | None = None, socket: Socket | None = None) -> None:
         self._places = places
         self.socket = socket
         self.address = self.refusal = ""
-        self.counted = False
+        self.counted = self.lost = False
         self.served = False  # an operator's request is being answered, so it is not cut off
 
     def release(self) -> None:
-        """Its socket is lost. Releasing it twice changes nothing."""
+        """Its socket is lost: it counts for nothing any more, even if a request of that socket claims it later. Releasing it twice changes nothing."""
         if self._places is not None:
+            self.lost = True
             self._places.release(self)
 
 
@@ -75,7 +77,7 @@ class Places:
 
     def claim(self, place: Place, address: str) -> str:
         """Counts it for this address from now on, if that is possible. Returns why not, "" if it is."""
-        if place is UNLIMITED or (place.counted and place.address == address):
+        if place is UNLIMITED or place.lost or (place.counted and place.address == address):
             return ""
         self.release(place)
         place.address, place.refusal = address, self._full(address)
