@@ -16,6 +16,7 @@ __all__ = [
     "Audience",
     "ChannelRules",
     "Section",
+    "inherited",
     "parse_duration",
 ]
 
@@ -101,6 +102,15 @@ BUILT_IN: dict[str, dict[str, Any]] = {
     "hello": {"publish": "user"},
     "notifications": {"subscribe": "owner", "history_size": 1000, "history_ttl": "", "personal": True},
 }
+
+
+def inherited(namespace: str, common: dict[str, Any]) -> dict[str, Any]:
+    """What a namespace takes from ``[channels]`` where neither it nor its built-in rules say otherwise. What that opens to other users, an
+    inbox opens to its owner alone."""
+    taken = {key: value for key, value in common.items() if key != "personal"}
+    if namespace == "notifications":
+        taken |= {key: "owner" for key in ("publish", "history", "presence_for") if taken.get(key) in ("anyone", "user")}
+    return taken
 
 
 # Of the console's channel: it holds the figures of the last minutes, so that charts begin with what was followed already.

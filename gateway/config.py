@@ -26,6 +26,7 @@ from .channel_rules import (
     Audience,
     ChannelRules,
     Section,
+    inherited,
 )
 from .environment import PREFIX, Environment, log_injected, setting_variables
 from .errors import ConfigurationError, UnknownChannel
@@ -176,8 +177,7 @@ class Config(BaseSettings):
             own = given.get(name, {})
             if isinstance(own, ChannelRules):
                 own = own.model_dump(exclude_unset=True)
-            inherited = {key: value for key, value in common.items() if key != "personal"}
-            merged[name] = inherited | BUILT_IN.get(name, {}) | own if isinstance(own, dict) else own
+            merged[name] = inherited(name, common) | BUILT_IN.get(name, {}) | own if isinstance(own, dict) else own
         return values | {"namespaces": merged}
 
     @field_validator("trusted_proxies")

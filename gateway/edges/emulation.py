@@ -31,6 +31,7 @@ from ..session.session import Session
 from .outlets import Buffered, Direct, SessionOutlet, chunk, output_of, until_gone
 from .request import NO_PROTOBUF, asks_for_protobuf, body_of, client_address, cors_headers, is_foreign, refused_origin
 from .responses import json_response
+from .websocket import FRAME_BYTES, TURN_FRAMES
 
 __all__ = ["PATHS", "emulation"]
 
@@ -78,7 +79,7 @@ class EmulationStream(SessionOutlet):
     """The outlet of one session. ``take`` is given the commands that come by POST."""
 
     __slots__ = (
-        *("_address", "_id", "_node", "_waiting", "_waiting_bytes"),
+        *("_address", "_goes_on", "_id", "_node", "_waiting", "_waiting_bytes"),
         *("output", "place", "return_path", "transport", "wire"),
     )
 
@@ -93,6 +94,7 @@ class EmulationStream(SessionOutlet):
         self._id = secrets.token_urlsafe(SESSION_BYTES)
         self._waiting: list[bytes] = []  # messages that came while nothing is taken from the client
         self._waiting_bytes = 0
+        self._goes_on = False  # a later turn of the loop takes some of them
         self.return_path = {"session": encode(self._id), "node": encode(node.uid)}
         self.transport = _TRANSPORTS[path]
         self.wire = _WIRES[path, output.direct]
@@ -151,14 +153,19 @@ class EmulationStream(SessionOutlet):
             session.close(Disconnect(3013, f"{self._waiting_bytes} bytes of commands wait"))
 
     def _read_or_not(self) -> None:
-        if self._waiting and not self._held:
-            self._loop.call_soon(self._take_waiting)
+        if self._waiting and not self._held and not self._goes_on:
+            self._goes_on = True
+            self._node.admission.turns.later(self._take_waiting)
 
     def _take_waiting(self) -> None:
-        while self._waiting and not self._held and self._session is not None:
+        """Acts on the messages that wait until the client has had its turn, or has to wait again; the next turn goes on."""
+        self._goes_on, room = False, TURN_FRAMES
+        while self._waiting and not self._held and self._session is not None and room > 0:
             message = self._waiting.pop(0)
             self._waiting_bytes -= len(message) + OBJECT_BYTES
+            room -= 1 + len(message) // FRAME_BYTES
             self._receive(self._session, message)
+        self._read_or_not()
 
     # Outbound.
 

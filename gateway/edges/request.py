@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
@@ -33,6 +34,7 @@ ORIGIN_MOST = 200  # characters of a log line
 
 ADDRESS_MOST = 64  # characters
 NUMBER_DIGITS = 9  # of a number in a query
+_WITH_PORT = re.compile(r"\[([0-9A-Fa-f:.%]+)\](?::[0-9]+)?|([0-9.]+):[0-9]+").fullmatch  # an address as some proxies write it
 
 
 def token_of(headers: Headers, query: QueryParams, origins: Origins) -> str:
@@ -164,20 +166,26 @@ def client_address(peer: Any, headers: Iterable[tuple[bytes, bytes]], proxies: l
     """A client's address: that of its socket, or the one that trusted proxies report. ``headers`` are raw, as in a scope.
 
     Each proxy adds the address that it was called from to X-Forwarded-For, so the last address that is not a trusted proxy is the
-    client's; those before it may be forged. "" for a socket without an address.
+    client's; those before it may be forged. Some proxies add its port, which is left out. "" for a socket without an address.
     """
     address = str(peer[0]) if peer else ""
     if not proxies or not _is_one_of(address, proxies):
         return address
     forwarded = b",".join(value for name, value in headers if name == b"x-forwarded-for").decode("latin-1")
     for hop in reversed(forwarded.split(",")):
-        hop = hop.strip()
+        hop = _without_port(hop.strip())
         if not hop:
             break
         address = hop
         if not _is_one_of(hop, proxies):
             break
     return address[:ADDRESS_MOST]
+
+
+def _without_port(hop: str) -> str:
+    """With its port, each connection of a client would have an address of its own."""
+    found = _WITH_PORT(hop)
+    return hop if found is None else found[1] or found[2]
 
 
 def socket_address(peer: Any, proxies: list[IPv4Network | IPv6Network]) -> str:

@@ -8,5 +8,6 @@ permissions     who may do what in a channel
 filters         which publications a subscription wants, by their tags
 delta           a document as a change of the one before it
 rate_limit      token buckets, a number each
+addresses       which addresses of clients count as one
 notifications   names of inboxes and ids of notifications
 """

@@ -40,7 +40,8 @@ def provable(position: Position | None, *, admitted: bool) -> Position | None:
     """From where a client recovers that asks for ``position``; ``admitted`` is whether the history rule lets it read history.
 
     A position without an epoch agrees with any history, so it asks for history that the client need not have followed: it is
-    for those that may read history. For others it becomes ``NEVER_WAS``. A position with an epoch was given to a subscriber.
+    for those that may read history. For others it becomes ``NEVER_WAS``. An epoch was given to a subscriber; that its offset was as well is
+    not known, so a subscriber recovers from any that history holds.
     """
     return NEVER_WAS if position is not None and not position.epoch and not admitted else position
 

@@ -9,6 +9,7 @@ from ..config import Limits
 from ..errors import Disconnect
 from ..live.subscription import Subscription
 from ..publication import Position
+from ..rules.addresses import block_of
 from ..rules.identity import Grant, Identity, ServerSubscription
 from ..rules.rate_limit import Allowances, use
 from ..runtime.turns import Turns
@@ -137,11 +138,11 @@ class Admission:
         self.users.setdefault(user, set()).add(client)
 
     def admit_request(self, user: str, address: str) -> None:
-        """A request over plain HTTP, which counts as a command: of the user, or of the address where the user is anonymous.
+        """A request over plain HTTP, which counts as a command: of the user, or of the address where the user is anonymous (of IPv6: the network /64).
 
         Raises TooManyRequests over ``limits.commands_per_second``.
         """
-        self._requests.spend(f"user {user}" if user else f"address {address}", self._now())
+        self._requests.spend(f"user {user}" if user else f"address {block_of(address)}", self._now())
 
     def forget(self, client: Client, user: str | None) -> None:
         """The connection is closed. ``user`` is None where ``admit_user`` did not register one."""

@@ -50,6 +50,11 @@ class Owner(Protocol):
         """Whether connect was answered."""
         ...
 
+    @property
+    def takes_pages(self) -> bool:
+        """Whether the reply to connect is still to be sent, and takes another page of publications."""
+        ...
+
     def server_side_begun(self, channel: str, result: bytes) -> None: ...
 
     def server_side_failed(self, subscription: ClientSubscription, error: StoreError) -> None: ...
@@ -117,8 +122,8 @@ class ClientSubscription(TimedSubscription):
 
     @property
     def takes_first_page(self) -> bool:
-        # The push that announces a server-side subscription has no field for publications.
-        return self.server_side is None or not self.session.connected
+        # The push that announces a server-side subscription has no field for publications, and the reply to connect is one frame.
+        return self.server_side is None or self.session.takes_pages
 
     @property
     def paused(self) -> bool:
@@ -138,7 +143,7 @@ class ClientSubscription(TimedSubscription):
             self.refuse(UnrecoverablePosition())
             return
         top = self.channel.offset
-        reached = publications[-1].offset if publications else top
+        reached = publications[-1].offset if publications else self.offset
         if isinstance(self.wire, FilteredWire | DeltaWire):
             publications = self.wire.take(self.channel, publications)
         result = subscribe_result(

@@ -5,6 +5,8 @@ which there is no place is not closed at once, because a full process still answ
 every other client with the reason: it may send one request. OVER_LIMIT sockets at most are without a place; if there are more,
 the oldest of them is cut off that is not being served.
 
+The addresses of an IPv6 network /64 count as one: whoever has one of them can choose among all of them.
+
 A trusted proxy sends the requests of many clients through one socket. So its sockets count for no address, except while they
 carry a request or a stream, and then for the address that the proxy reports.
 """
@@ -16,6 +18,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ..config import Limits
+from ..rules.addresses import block_of
 
 __all__ = ["UNLIMITED", "Place", "Places", "Socket"]
 
@@ -33,20 +36,22 @@ class Socket(Protocol):
 
 
 class Place:
-    """A socket's place. ``refusal`` is why it has none, "" if it has. ``address`` is the one that it counts for, "" for none."""
+    """A socket's place. ``refusal`` is why it has none, "" if it has. ``address`` is the one that it counts for, "" for none, and ``block``
+    the addresses that count as one with it, where they are limited. ``lost``: so is its socket."""
 
-    __slots__ = ("_places", "address", "counted", "refusal", "served", "socket")
+    __slots__ = ("_places", "address", "block", "counted", "lost", "refusal", "served", "socket")
 
     def __init__(self, places: Places | None = None, socket: Socket | None = None) -> None:
         self._places = places
         self.socket = socket
-        self.address = self.refusal = ""
-        self.counted = False
+        self.address = self.block = self.refusal = ""
+        self.counted = self.lost = False
         self.served = False  # an operator's request is being answered, so it is not cut off
 
     def release(self) -> None:
-        """Its socket is lost. Releasing it twice changes nothing."""
+        """Its socket is lost: it counts for nothing any more, even if a request of that socket claims it later. Releasing it twice changes nothing."""
         if self._places is not None:
+            self.lost = True
             self._places.release(self)
 
 
@@ -60,7 +65,7 @@ class Places:
         self._limits = limits
         self._now = now
         self._counted = 0
-        self._addresses: dict[str, int] = {}  # sockets of each
+        self._blocks: dict[str, int] = {}  # sockets of each block of addresses
         self._over: dict[Place, None] = {}  # those without a place, the oldest first
         self._notice_at = 0.0
         self.limited = bool(limits.connections or limits.connections_per_address)
@@ -75,10 +80,10 @@ class Places:
 
     def claim(self, place: Place, address: str) -> str:
         """Counts it for this address from now on, if that is possible. Returns why not, "" if it is."""
-        if place is UNLIMITED or (place.counted and place.address == address):
+        if place is UNLIMITED or place.lost or (place.counted and place.address == address):
             return ""
         self.release(place)
-        place.address, place.refusal = address, self._full(address)
+        self._judge(place, address)
         if place.refusal:
             self._wait(place)
         else:
@@ -88,7 +93,7 @@ class Places:
     def enter(self, address: str) -> Place:
         """A place for a client whose socket is another server's; its ``refusal`` says if there is none."""
         place = Place(self)
-        place.address, place.refusal = address, self._full(address)
+        self._judge(place, address)
         if place.refusal:
             self._notice(place.refusal)
         else:
@@ -101,24 +106,30 @@ class Places:
         if place.counted:
             place.counted = False
             self._counted -= 1
-            if place.address:
-                self._addresses[place.address] -= 1
-                if not self._addresses[place.address]:
-                    del self._addresses[place.address]
+            if place.block:
+                self._blocks[place.block] -= 1
+                if not self._blocks[place.block]:
+                    del self._blocks[place.block]
 
-    def _full(self, address: str) -> str:
+    def _judge(self, place: Place, address: str) -> None:
+        """It is to count for this address. Sets why it cannot."""
+        place.address = address
+        place.block = block_of(address) if address and self._limits.connections_per_address else ""
+        place.refusal = self._full(place.block)
+
+    def _full(self, block: str) -> str:
         limits = self._limits
         if limits.connections and self._counted >= limits.connections:
             return f"limits.connections is {limits.connections}"
-        if address and limits.connections_per_address and self._addresses.get(address, 0) >= limits.connections_per_address:
-            return f"limits.connections_per_address is {limits.connections_per_address}, and {address} has as many"
+        if block and self._blocks.get(block, 0) >= limits.connections_per_address:
+            return f"limits.connections_per_address is {limits.connections_per_address}, and {block} has as many"
         return ""
 
     def _count(self, place: Place) -> None:
         place.counted = True
         self._counted += 1
-        if place.address:
-            self._addresses[place.address] = self._addresses.get(place.address, 0) + 1
+        if place.block:
+            self._blocks[place.block] = self._blocks.get(place.block, 0) + 1
 
     def _wait(self, place: Place) -> None:
         self._over[place] = None

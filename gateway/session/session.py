@@ -31,6 +31,7 @@ log = logging.getLogger("gateway.session")
 
 _VERSION = b'"version":%b' % encode(__version__)
 
+REPLY_BYTES = 512 * 1024  # of the reply to connect, after which it takes no further page of history; SDKs take frames up to 1 MiB
 OF_MANY = (3000, 3001, 3010)  # how many sessions may end together: the cause, a drain or a lost history, is logged once
 
 
@@ -102,6 +103,11 @@ class Session(CommandingClient[ClientSubscription]):
             self.node.hub.follow(subscription)
         if not begun:
             self._answer_connect()
+
+    @property
+    def takes_pages(self) -> bool:
+        """Whether the reply to connect is still to be sent, and takes another page of publications: what it does not take follows it."""
+        return self.answers is not None and sum(map(len, self.answers.values())) < REPLY_BYTES
 
     def server_side_begun(self, channel: str, result: bytes) -> None:
         """A server-side subscription began: ``result`` is its SubscribeResult, for the reply to connect or a push."""

@@ -7,7 +7,8 @@ from pydantic import ValidationError
 
 from gateway.app import create_app
 from gateway.config import Config, examine
-from gateway.console.login import RIGHT_MOST, WRONG_MOST, WRONG_MOST_IN_ALL, LoginLimit, block_of
+from gateway.console.login import RIGHT_MOST, WRONG_MOST, WRONG_MOST_IN_ALL, LoginLimit
+from gateway.rules.addresses import block_of
 
 from ..kit.clock import FrozenClock
 from ..kit.gateways import RunningGateway, shared_gateway

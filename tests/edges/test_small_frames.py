@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gateway.edges.emulation import EmulationStream
 from gateway.edges.websocket import PARSED_BYTES, SMALL_PER_SECOND, TURN_FRAMES, WebSocketConnection
 from gateway.runtime.turns import Turns
 from gateway.session.admission import READ_AT_ONCE
@@ -106,6 +107,33 @@ async def test_what_follows_a_command_that_waits_waits_too(connection: Any) -> N
 async def test_a_large_message_is_one_turn(connection: Any) -> None:
     connection.data_received(frame(b"x" * 60_000))
     assert connection.taken == [b"x" * 60_000] and connection._transport.reading
+
+
+class Stream(EmulationStream):
+    """An emulated connection that notes the messages that its session is given."""
+
+    __slots__ = ("__dict__",)
+
+    def _receive(self, session: Any, message: bytes) -> None:
+        self.taken.append(message)
+
+
+async def test_the_posts_that_waited_for_an_emulated_session_are_handled_in_several_turns_and_in_order(connection: Any) -> None:
+    """There may be sixteen thousand of them."""
+    connection._node.uid = "node"
+    output = SimpleNamespace(place=None, direct=True, write=lambda data: None)
+    stream: Any = Stream(connection._node, output, "/connection/http_stream", "")
+    stream._session, stream.taken = object(), []
+    stream.hold_reading(True)
+    for message in MESSAGES:
+        stream.take(message)
+    stream.hold_reading(False)
+    sizes = []
+    while not sizes or sizes[-1] < len(MESSAGES):
+        await asyncio.sleep(0)
+        sizes.append(len(stream.taken))
+    assert all(now - before <= TURN_FRAMES for before, now in zip([0, *sizes], sizes, strict=False))
+    assert stream.taken == MESSAGES
 
 
 gateway = shared_gateway(CLOSED_RULES)

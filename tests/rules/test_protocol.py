@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import timeit
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -156,6 +158,37 @@ def test_data_nested_too_deep_is_not_json(depth: int, fine: bool) -> None:
 
 def test_brackets_inside_strings_are_not_nesting() -> None:
     assert is_json(json.dumps(["[{" * 1000, '"\\"[' * 500]).encode())
+
+
+DEEP = st.recursive(
+    st.text('\\"[]{},n', max_size=6) | st.integers(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text('\\"[]{}', max_size=3), inner, max_size=3),
+    max_leaves=30,
+)
+
+
+def nesting(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(nesting, inner), default=0)
+
+
+@given(DEEP, st.integers(0, 4))
+def test_the_nesting_of_a_document_is_counted_whatever_its_texts_hold(value: Any, missing: int) -> None:
+    """The document is as deep as it may be but for ``missing``, and one array deeper than that is refused."""
+    around = MAX_DEPTH - nesting(value)
+    filling = ["[" * 600]  # a document with few brackets is not counted at all
+    outer = b"[%b,%b" % (json.dumps(filling).encode(), b"[" * (around - 1 - missing))
+    document = b"%b%b%b" % (outer, json.dumps(value).encode(), b"]" * (around - missing))
+    assert is_json(document)
+    assert is_json(b"[" * missing + document + b"]" * missing)
+    assert not is_json(b"[" * (missing + 1) + document + b"]" * (missing + 1))
+
+
+def test_the_nesting_of_a_large_document_is_found_faster_than_the_document_is_parsed() -> None:
+    """Every process checks each document that is published, in its loop."""
+    document = json.dumps([{"id": number, "name": f"product {number}", "prices": [number, 2]} for number in range(3000)]).encode()
+    checking = min(timeit.repeat(lambda: is_json(document), number=1, repeat=5))
+    assert checking < min(timeit.repeat(lambda: json.loads(document), number=1, repeat=5))
 
 
 @given(st.binary(max_size=70_000))

@@ -58,6 +58,21 @@ def test_a_socket_without_a_place_gets_one_when_it_asks_again() -> None:
     assert limited.claim(second, "b") == "" and second.counted
 
 
+def test_a_request_that_outlives_its_socket_takes_no_place() -> None:
+    limited = places(connections=1)
+    place = limited.open(Cut(), "a")
+    place.release()
+    limited.claim(place, "b")
+    assert limited.open(Cut(), "b").counted, "nobody would ever release the place"
+
+
+def test_the_addresses_of_an_ipv6_network_count_as_one() -> None:
+    limited = places(per_address=1)
+    assert limited.open(Cut(), "2001:db8::1").counted
+    assert limited.open(Cut(), "2001:db8::2:1").refusal == "limits.connections_per_address is 1, and 2001:db8::/64 has as many"
+    assert limited.open(Cut(), "2001:db8:0:1::1").counted
+
+
 def over(limited: Places, count: int) -> list[tuple[Place, Cut]]:
     sockets = [Cut() for _ in range(count)]
     return [(limited.open(socket, "a"), socket) for socket in sockets]

@@ -16,6 +16,10 @@ from urllib.parse import urlencode
 
 import pytest
 
+from gateway.config import Config
+from gateway.rules.identity import Identity
+from gateway.rules.permissions import admits, may_subscribe
+
 from ..kit.clients import Socket, Wire, client, opened, stream
 from ..kit.gateways import RunningGateway, Start
 from ..kit.tokens import token as made
@@ -353,6 +357,17 @@ async def test_no_user_id_makes_its_bearer_somebody_else(gateway: RunningGateway
 
 
 # What was missed is for those who may follow now.
+
+
+def test_what_is_open_in_other_channels_opens_no_inbox() -> None:
+    open_to_all = dict.fromkeys(("subscribe", "publish", "history", "presence_for"), "anyone")
+    rules, ann = Config(channels=open_to_all).rules("notifications:bob"), Identity("ann")
+    subscribed = may_subscribe(rules, ann, "notifications:bob")
+    for audience in (rules.publish, rules.history, rules.presence_for):
+        assert not admits(audience, ann, "notifications:bob", subscribed=subscribed)
+        assert admits(audience, Identity("bob"), "notifications:bob")
+    own = Config(channels=open_to_all, namespaces={"notifications": {"publish": "user"}}).rules("notifications:bob")
+    assert admits(own.publish, ann, "notifications:bob"), "what the namespace itself sets still counts"
 
 
 async def test_a_position_opens_no_channel(gateway: RunningGateway) -> None:

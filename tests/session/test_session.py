@@ -21,6 +21,7 @@ from gateway.session.dispatch import BUSY_MOST, TURN_MOST
 from gateway.session.refusals import LOGGED_SECONDS, REFUSED_AT_ONCE
 from gateway.session.session import Session
 from gateway.store.history import Page
+from gateway.store.layout import publish_words
 
 from ..kit.tokens import SECRET, ticket, token
 from ..kit.waiting import until
@@ -83,7 +84,7 @@ class Client:
 
 @pytest.fixture
 async def gateway(valkey_url: str, prefix: str) -> AsyncIterator[Gateway]:
-    rules = {"ticket": {"subscribe": "token"}, "chat": {}, "forgetful": {"history_size": 0}}
+    rules = {"ticket": {"subscribe": "token"}, "chat": {}, "forgetful": {"history_size": 0}, "tagged": {"tags_filter": True}}
     gateway = Gateway(Config(prefix=prefix, tokens={"hmac_secret": SECRET}, namespaces=rules), valkey_url)
     await gateway.start()
     await until(lambda: gateway.link.proven, "the link is up")
@@ -156,6 +157,39 @@ async def test_a_reply_that_ends_the_client_is_the_last_thing_written_to_it(gate
     await until(lambda: client.closed_with, "it is closed")
     await asyncio.sleep(0)
     assert client.closed_with == 3008 and not client.late
+
+
+async def test_what_a_client_missed_in_many_channels_follows_the_reply_to_connect_if_it_is_large(gateway: Gateway) -> None:
+    """SDKs end a connection that brings a frame of more than 1 MiB, come back with the same positions, and would be sent the same again."""
+    names = [f"chat:{number}" for number in range(8)]
+    for number in range(3 * len(names)):
+        await gateway.node.history.publish(names[number % len(names)], publish_words(json.dumps("x" * 60_000).encode()))
+    client, since = Client(gateway), {"recover": True, "offset": 0}
+    client.send_commands({"id": 1, "connect": {"token": token(channels=names), "subs": dict.fromkeys(names, since)}})
+    answer = await client.answered(1)
+    assert len(json.dumps(answer)) < 2**20
+    late = [sub for sub in answer["connect"]["subs"].values() if "recovered" in sub and "publications" not in sub]
+    assert late and all(sub["top"] == 3 for sub in late), "where catching up ends"
+
+    def read() -> list[tuple[str, int]]:
+        first = [(name, pub["offset"]) for name in names for pub in answer["connect"]["subs"][name].get("publications", ())]
+        pushes = [each["push"] for each in client.written if "pub" in each.get("push", {})]
+        return first + [(push["channel"], push["pub"]["offset"]) for push in pushes]
+
+    await until(lambda: len(read()) == 3 * len(names), "all of them came")
+    assert all([offset for name, offset in read() if name == each] == [1, 2, 3] for each in names)
+
+
+async def test_the_filters_of_one_client_are_bounded_together(gateway: Gateway) -> None:
+    """A filter takes 25 times as much memory as its text, and a client may have one for each of its channels."""
+    client, filter = await connected(gateway), {"key": "k", "cmp": "eq", "val": "x" * 50_000}
+    for number in range(2, 9):
+        client.send_commands({"id": number, "subscribe": {"channel": f"tagged:{number}", "tf": filter}})
+    answers = [await client.answered(number) for number in range(2, 9)]
+    assert [answer.get("error", {}).get("code") for answer in answers] == [None] * 5 + [106] * 2
+    client.send_commands({"id": 9, "unsubscribe": {"channel": "tagged:2"}})
+    client.send_commands({"id": 10, "subscribe": {"channel": "tagged:9", "tf": filter}})
+    assert "subscribe" in await client.answered(10)
 
 
 async def test_pings_that_one_could_not_answer_are_answered_later(gateway: Gateway) -> None:
