@@ -36,8 +36,10 @@ from ..errors import ConfigurationError, GatewayError
 from ..metrics.siblings import ALONE, WorkerPlace
 from ..session.drain import drain
 from ..store.embedded import EmbeddedServer
+from ..store.epochs import renew_epochs
 from .systemd import notify_ready, passed_listener
 from .tls import TlsHandshake
+from .upkeep import Upkeep
 from .workers import run_workers
 
 __all__ = ["serve"]
@@ -72,6 +74,8 @@ def serve(config: Config, on_ready: Callable[[str, EmbeddedServer | None], None]
         embedded = None if config.valkey_url else EmbeddedServer(config.data_path, config.valkey_port)
         if embedded is not None:
             embedded.start()
+            if embedded.is_older:
+                _begin_new_epochs(config, embedded)
 
         def on_start() -> None:
             on_ready(_url(config, listener), embedded)
@@ -126,10 +130,7 @@ def _run_several(
             listener.listen(BACKLOG)
             _run(config, listener, None, ready, parent, place=WorkerPlace(number, config.workers, folder), metrics=metrics)
 
-    def watch() -> None:
-        if embedded is not None:
-            _maintain(embedded)
-
+    watch = Upkeep(embedded) if embedded is not None else lambda: None
     with _private_folder() as folder:
         run_workers(config.workers, work, on_ready, watch, config.drain_seconds + 15)
 
@@ -142,15 +143,13 @@ def _private_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def _maintain(embedded: EmbeddedServer) -> None:
-    """Has its file written to the disk, and starts it again if it died. Called every WATCH_SECONDS."""
-    try:
-        if not embedded.alive():
-            log.error("the embedded valkey ended by itself; starting it again")
-            embedded.start()
-        embedded.sync()
-    except Exception as error:  # a full disk, say, which may pass
-        log.error("%s; trying again", error)
+def _begin_new_epochs(config: Config, embedded: EmbeddedServer) -> None:
+    """Clients that return are notified of a gap, since nobody knows what they missed. Raises StoreError."""
+    count = asyncio.run(renew_epochs(embedded.url, config.prefix))
+    log.warning(
+        "the embedded valkey may be older than it was: its folder is a copy, or the machine went down; %d channels begin a new epoch", count
+    )
+    embedded.goes_on()
 
 
 def _listen(config: Config) -> socket.socket:
@@ -327,10 +326,11 @@ class Server(uvicorn.Server):
 
     async def _watch(self) -> None:
         """Maintains the embedded server, and ends this worker when its parent is gone."""
+        upkeep = Upkeep(self._embedded) if self._embedded is not None else None
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            if self._embedded is not None:
-                await asyncio.to_thread(_maintain, self._embedded)
+            if upkeep is not None:
+                await asyncio.to_thread(upkeep)
             if self._parent is not None and os.getppid() != self._parent and not self.should_exit:
                 log.error("the parent process is gone; this worker ends")
                 self.should_exit = True

@@ -30,7 +30,7 @@ from .connect import Address, Server, close_connection, open_connection
 from .connect_again import PAUSE_SECONDS, connect_again
 from .not_permitted import for_people
 from .outage_log import OutageLog, RefusalLog
-from .refused_commands import NOT_THE_PRIMARY, OTHER_FUNCTIONS, REDIRECTS, REFUSED_FOR_NOW, RefusalPauses
+from .refused_commands import NOT_LOGGED, NOT_THE_PRIMARY, OTHER_FUNCTIONS, REDIRECTS, REFUSED_FOR_NOW, RefusalPauses
 
 __all__ = ["PATIENCE_SECONDS", "Redirects", "ServerCommands"]
 
@@ -287,21 +287,23 @@ class ServerCommands:
             await self._after_written()
             if refusal.startswith(NOT_THE_PRIMARY):
                 self.reconnect(refusal)
-            elif refusal.startswith(OTHER_FUNCTIONS) and self._functions is not None:
+                return
+            if refusal.startswith(OTHER_FUNCTIONS) and self._functions is not None:
                 self._guard = guard_of(await self._functions.ready(self.call_now, self._shared_call))
-                self._release()
-            else:
-                pause = self._pauses.next(asyncio.get_running_loop().time())
-                # It goes on, as where replicas are missing. What a cluster's commands log themselves is left out.
-                if self._pauses.in_a_row >= REFUSALS_LOGGED and not refusal.startswith(REDIRECTS):
-                    self._refusal_log.refused(refusal)
-                await asyncio.sleep(pause)
-                self._release()
+            await self._pause_and_release(refusal)
         except (StoreError, TimeoutError) as error:
             self.reconnect(str(error) or "no reply")
         finally:
             if self._mending is asyncio.current_task():
                 self._mending = None
+
+    async def _pause_and_release(self, refusal: str) -> None:
+        """Writing goes on after a pause, which is longer with each refusal in a row."""
+        pause = self._pauses.next(asyncio.get_running_loop().time(), refusal)
+        if self._pauses.in_a_row >= REFUSALS_LOGGED and not refusal.startswith(NOT_LOGGED):  # it goes on, as where replicas are missing
+            self._refusal_log.refused(refusal)
+        await asyncio.sleep(pause)
+        self._release()
 
     def _note_general(self, error: StoreError) -> None:
         """Has it logged that a shard takes no writes. Of a server by itself the leases log it, which know when it takes them again."""

@@ -21,6 +21,7 @@ import valkey
 
 from ..config import Config, load
 from ..errors import ConfigurationError, StoreError, Unavailable
+from .continuity import Continuity
 from .data_folder import PRIVATE_UMASK, check_private, make_private, open_private
 from .plain_commands import Loading, SyncCommands
 
@@ -30,9 +31,12 @@ log = logging.getLogger("gateway.embedded")
 
 SOCKET_NAME_BYTES = 100  # sun_path holds 108 on Linux and 104 on macOS, with its final zero
 REPLY_SECONDS = 5.0
+REFUSED = "Connection refused"  # by a socket whose server is gone
 START_SECONDS = 10.0
 LOADING_SECONDS = 600.0  # of a large append-only file
 STOP_SECONDS = 30.0
+
+_LOG_HEAD = re.compile(r"^\d+:[A-Z] \d+ \w+ \d+ [\d:.]+ [.*#-] ")  # process, role, time and level of a line of Valkey's log
 
 _CONFIGURATION = """\
 # Written by the gateway at each start; changes are lost. Use a server of your own (--valkey-url) to tune one.
@@ -73,8 +77,11 @@ def running_url(data_path: Path, seconds: float = REPLY_SECONDS) -> str:
     path = socket_path(data_path)
     if path.parent != data_path and path.parent.exists():
         check_private(path.parent)
-    if not _answers(path, seconds):
-        raise Unavailable(f'no gateway runs on {data_path}; start "gateway serve" or pass --valkey-url')
+    nobody = f'no gateway runs on {data_path}; start "gateway serve" or pass --valkey-url'
+    if not path.exists():
+        raise Unavailable(nobody)
+    if fault := _fault(path, seconds):
+        raise Unavailable(nobody if REFUSED in fault else f"the embedded valkey in {data_path} does not work: {fault}")
     return f"unix://{path}"
 
 
@@ -99,25 +106,24 @@ def _commands(path: Path, seconds: float = REPLY_SECONDS) -> closing[SyncCommand
     return closing(SyncCommands(valkey.Valkey(unix_socket_path=str(path), socket_timeout=seconds)))
 
 
-def _answers(path: Path, seconds: float) -> bool:
-    """Whether a server listens there; one that is still loading counts."""
-    if not path.exists():
-        return False
+def _fault(path: Path, seconds: float) -> str:
+    """Why no server answers there; "" if one does. One that is still loading counts."""
     with _commands(path, seconds) as server:
         try:
             server.call(b"PING")
-        except Loading:
-            return True
-        except StoreError:
-            return False
-    return True
+        except Loading as error:
+            log.debug("the embedded valkey reads its file: %s", error)
+        except StoreError as error:
+            return str(error)
+    return ""
 
 
 class EmbeddedServer:
     """The embedded server of ``data_path``, as the gateway that holds the folder's lock sees it.
 
     ``start`` takes the lock and starts the server, or adopts one that runs; ``stop`` ends the server. ``port`` 0 opens no TCP port
-    besides the Unix socket. ``adopted``: an earlier gateway started it. Its methods block: call them before the loop runs, or in a thread.
+    besides the Unix socket. ``adopted``: an earlier gateway started it. ``is_older``: what the last one acknowledged may be missing, until
+    ``goes_on`` is called. Its methods block: call them before the loop runs, or in a thread.
     """
 
     def __init__(self, data_path: Path, port: int = 0) -> None:
@@ -128,7 +134,9 @@ class EmbeddedServer:
         self._program = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._pid = 0
+        self._continuity = Continuity(data_path)
         self.adopted = False
+        self.is_older = False
 
     @property
     def url(self) -> str:
@@ -139,11 +147,23 @@ class EmbeddedServer:
         """Raises ConfigurationError if another gateway holds the folder, the server is not installed, or it does not start."""
         self._program = _program()
         self._make_folders()
-        self._take_lock()
-        self._process = None
-        self.adopted = not self._spawn_unless_running()
+        try:
+            self._take_lock()
+            self._process = None
+            self.adopted = not self._spawn_unless_running()
+        except OSError as error:  # a full disk, for instance
+            where = f" ({error.filename})" if error.filename else ""
+            raise ConfigurationError(f"the embedded valkey in {self._data_path} cannot be started: {error.strerror}{where}") from None
         self._wait_until_ready()
         self._learn()
+        self.is_older = self._continuity.is_broken()
+        if not self.is_older:
+            self.goes_on()
+
+    def goes_on(self) -> None:
+        """What this server holds counts from now on, also where it is older than what the last one held."""
+        self.is_older = False
+        self._continuity.note(stopped=False)
 
     def alive(self) -> bool:
         """Whether the server's process lives, frozen or not: it holds a lock as long as it lives, which no other process inherits."""
@@ -183,7 +203,10 @@ class EmbeddedServer:
             deadline = time.monotonic() + STOP_SECONDS
             while self.alive() and time.monotonic() < deadline:
                 time.sleep(0.02)
-            if self.alive():
+            if not self.alive():
+                if not self.is_older:
+                    self._continuity.note(stopped=True)
+            else:
                 log.warning("the embedded valkey (process %d) still runs after %g s; the next start adopts it", self._pid, STOP_SECONDS)
         finally:
             self.release()
@@ -295,7 +318,7 @@ class EmbeddedServer:
     def _last_words(self) -> str:
         lines = (self._data_path / "valkey.log").read_text(errors="replace").splitlines()[-20:]
         complaints = [line for line in lines if " # " in line or "***" in line or "FATAL" in line]
-        return (complaints or lines or ["its log is empty"])[-1].strip()
+        return _LOG_HEAD.sub("", (complaints or lines or ["its log is empty"])[-1].strip())
 
 
 def _program() -> str:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from ..runtime.backoff import backoff
 from .connect_again import PAUSE_SECONDS
 
-__all__ = ["NOT_THE_PRIMARY", "OTHER_FUNCTIONS", "REDIRECTS", "REFUSED_FOR_NOW", "RefusalPauses"]
+__all__ = ["NOT_LOGGED", "NOT_THE_PRIMARY", "OTHER_FUNCTIONS", "REDIRECTS", "REFUSED_FOR_NOW", "RefusalPauses"]
 
 REFUSED_FOR_NOW = ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "BUSY ")
 NOT_THE_PRIMARY = ("READONLY",)
 OTHER_FUNCTIONS = ("ERR Function not found", "GENERATION")
 REDIRECTS = ("MOVED ", "ASK ", "TRYAGAIN", "CLUSTERDOWN")
+NOT_LOGGED = (*REDIRECTS, "GENERATION")  # a cluster's commands log the first themselves; gateways that start load the functions anew
 
+FUNCTIONS_AT_ONCE = 3  # gateways that start together load the functions one after the other
 CALM_SECONDS = 5.0  # after so long without a refusal the next one is the first again
 
 
@@ -22,8 +24,10 @@ class RefusalPauses:
         self.in_a_row = 0
         self._last = float("-inf")
 
-    def next(self, now: float) -> float:
-        """Seconds, after a refusal that came ``now``."""
+    def next(self, now: float, refusal: str = "") -> float:
+        """Seconds, after a refusal that came ``now``. None after the first few for other functions, which are there when it is called."""
         self.in_a_row = self.in_a_row + 1 if now - self._last < CALM_SECONDS else 1
         self._last = now
+        if refusal.startswith(OTHER_FUNCTIONS) and self.in_a_row <= FUNCTIONS_AT_ONCE:
+            return 0.0
         return backoff(self.in_a_row, 0.05, PAUSE_SECONDS)
