@@ -33,6 +33,7 @@ CONFIG = Config(
     namespaces={
         "kept": {"history_size": -1, "history_ttl": ""},
         "three": {"history_size": 3, "history_ttl": ""},
+        "eight": {"history_size": 8, "history_ttl": ""},
         "named": {"history_size": -1, "history_ttl": "", "index": True},
     }
 )
@@ -228,6 +229,36 @@ async def test_what_was_trimmed_before_it_was_acknowledged_is_a_gap(history: His
     async with reader("three:a") as two:
         taken = await take(two, 3)
         assert [(each.offset, each.gap) for each in taken] == [(3, gap((epoch, 1), (epoch, 2))), (4, None), (5, None)]
+
+
+async def test_what_was_trimmed_while_a_group_took_over_what_was_pending_is_a_gap(history: History, reader: Open) -> None:
+    """The second instance reads what the first one left two at a time, and history lets go of the next ones meanwhile."""
+    await publish(history, "eight:a", 8)
+    async with reader("eight:a") as one:
+        epoch = (await take(one, 8, ack=False))[0].epoch
+    async with reader("eight:a", unacknowledged=2) as two:
+        pending = await take(two, 2, ack=False)
+        assert [each.offset for each in pending] == [1, 2]
+        await publish(history, "eight:a", 4, 9)
+        for each in pending:
+            assert await each.ack()
+        taken = await take(two, 8)
+    assert [each.offset for each in taken] == list(range(5, 13))
+    assert [each.gap for each in taken] == [gap((epoch, 2), (epoch, 4)), *[None] * 7]
+
+
+async def test_a_dead_letter_hides_no_gap_before_it(history: History, reader: Open) -> None:
+    await publish(history, "three:a", 3)
+    async with reader("three:a") as one:
+        taken = await take(one, 3, ack=False)
+        assert await taken[2].ack()
+    await publish(history, "three:a", 1, 4)
+    async with reader("three:a", deliveries=1) as two:
+        first = (await take(two, 1))[0]
+        assert [each.position.offset for each in await two.dead_letters("three:a")] == [2]
+        assert (first.offset, first.gap) == (4, gap((first.epoch, 0), (first.epoch, 3)))
+    async with reader("three:a") as three:
+        assert await three.lag() == {"three:a": 0}
 
 
 async def test_a_hole_is_crossed_when_all_before_it_is_settled(history: History, reader: Open, store: valkey.Valkey) -> None:
