@@ -132,6 +132,18 @@ async def test_one_that_is_given_too_often_is_a_dead_letter_and_the_others_are_n
         assert (dead.position, dead.deliveries, dead.data) == (poison.position, 3, b"1") and "3 times" in dead.reason
 
 
+async def test_what_was_never_given_is_no_dead_letter_where_each_is_given_once(history: History, reader: Open) -> None:
+    """They were read ahead by an instance that ended."""
+    await publish(history, "kept:a", 4)
+    async with reader("kept:a", deliveries=1) as one:
+        assert data(await take(one, 1, ack=False)) == [1]
+        await until(lambda: len(one._ready) == 3, "the others are in the process")
+    async with reader("kept:a", deliveries=1) as two:
+        taken = await take(two, 3)
+        assert data(taken) == [2, 3, 4] and {each.deliveries for each in taken} == {1}
+        assert [each.data for each in await two.dead_letters("kept:a")] == [b"1"]
+
+
 async def test_a_rejected_publication_is_a_dead_letter_with_its_reason(history: History, reader: Open, store: valkey.Valkey) -> None:
     await publish(history, "kept:a", 2)
     async with reader("kept:a") as one:

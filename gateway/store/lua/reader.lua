@@ -160,7 +160,8 @@ local function pending_after(keys, group, owner, epoch, after, ask)
 end
 
 -- Gives what follows the last entry that the group was given, up to the next hole; across a hole only if nothing is pending.
--- Returns the entries, how many others were found among them that no publisher wrote, and whether some are left.
+-- Returns the entries, how many others were found among them that no publisher wrote, and whether some are left. They count as given
+-- once; but where that is all that is allowed, OWNER counts each when it gives it to the application.
 local function new_after(keys, group, owner, last, pending, top, ask)
   local entries, foreign, words = {}, 0, {'XCLAIM', keys[2], group, consumer_of(owner), 0}
   local page = range(keys[2], number(last + 1), number(top), false, ask.count, ask.bytes)
@@ -178,7 +179,7 @@ local function new_after(keys, group, owner, last, pending, top, ask)
     end
   end
   if #entries > 0 then
-    for _, word in ipairs({'RETRYCOUNT', 1, 'FORCE', 'JUSTID', 'LASTID', number(given) .. '-' .. LAST_MS}) do table.insert(words, word) end
+    for _, word in ipairs({'RETRYCOUNT', ask.tries > 1 and 1 or 0, 'FORCE', 'JUSTID', 'LASTID', number(given) .. '-' .. LAST_MS}) do table.insert(words, word) end
     redis.call(unpack(words))
   end
   return entries, foreign, #page > 0 and given < top
