@@ -446,6 +446,18 @@ async def test_all_channels_of_a_namespace_are_read_also_those_that_come_later(
     assert not store.exists(history.layout.index("kept"))
 
 
+async def test_a_channel_is_in_the_index_again_when_a_relay_or_a_bridge_publishes_to_it_in_an_emptied_valkey(
+    history: History, store: valkey.Valkey
+) -> None:
+    for number in range(1, 4):
+        await history.relay("named:a", "e", [(number, "1")], notify=False)
+        await history.write_index_first("named:b", again=True)  # as a bridge does
+        await history.restore("named:c", "e", 1, [(1, "1")])
+        index = history.layout.index("named")
+        assert set(store.smembers(index)) == {b"named:a", b"named:b", b"named:c"}
+        store.delete(index, *(key for name in "abc" for key in history.layout.keys(f"named:{name}")))
+
+
 async def test_a_namespace_without_an_index_is_a_mistake_that_is_named(history: History, reader: Open) -> None:
     with pytest.raises(ConfigurationError, match=r"namespaces\.kept\.index is not set"):
         await reader(namespace="kept").connect()
