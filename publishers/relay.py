@@ -25,7 +25,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
@@ -93,6 +93,7 @@ class Relay:
         self._woken = asyncio.Event()
         self._aside: dict[str, float] = {}  # channels that Valkey refused something of → when they are tried again
         self._refusals: dict[str, int] = {}
+        self._held: dict[str, float] = {}  # channels that another relay holds → when they are tried again
         self.published = 0
         self.failures = 0
 
@@ -118,14 +119,14 @@ class Relay:
         Raises Unavailable if Valkey cannot be reached, or the database's error; rows published until then stay published.
         """
         total = 0
+        self._held.clear()
         while True:
             self._database.changed.clear()
             self._woken.clear()
-            aside = len(self._aside)
             count = await self._round()
-            total += count
-            if count == 0 and len(self._aside) == aside:
+            if count is None:
                 return total
+            total += count
 
     async def _rest(self) -> None:
         """Waits for a wake, or LOOK_SECONDS: another relay may have died and left the rows that it held."""
@@ -138,25 +139,28 @@ class Relay:
 
     # One round, in steps: tests kill the process between any two.
 
-    async def _round(self) -> int:
-        """Returns how many rows it published."""
+    async def _round(self) -> int | None:
+        """Returns how many rows it published; None if no channel waits that it may take now."""
         self._identity = self._identity or await identity(self._database)
         names = await self._waiting()
         if not names:
-            return 0
+            return None
         async with self._database.claim(names) as claimed:
+            if not claimed and self._database.sqlite:
+                return None  # another relay has all of them
             rows = await self._read(claimed) if claimed else []
             done, failure = await self._publish(rows)
             await self._settle(done)
+        self._pass_over(names, claimed)
         self.published += len(done)
         if failure is not None:
             raise failure
         return len(done)
 
     async def _waiting(self) -> list[str]:
-        """Channels with rows to publish, the longest waiting first, without those that are set aside."""
+        """Channels with rows to publish, the longest waiting first, without those that are set aside or another relay's."""
         now = asyncio.get_running_loop().time()
-        aside = [name for name, until in self._aside.items() if until > now]
+        aside = [name for some in (self._aside, self._held) for name, until in some.items() if until > now]
         names = dict.fromkeys(name for (name,) in await self._database.fetch(_names_waiting, {"names": aside or [""]}))
         return list(names)[:CHANNELS_AT_ONCE]
 
@@ -198,6 +202,11 @@ class Relay:
             words = words_of(row.data)
             with _span(queue, 1, trace_of(words)):
                 await self._queues.enqueue(queue, words, version=row.id, version_epoch=self._identity)
+
+    def _pass_over(self, names: Collection[str], claimed: Collection[str]) -> None:
+        """Of channels that another relay holds, this one looks at the others next: their rows would hide those of all that wait after them."""
+        until = asyncio.get_running_loop().time() + LOOK_SECONDS
+        self._held |= {name: until for name in names if name not in claimed}
 
     def _set_aside(self, name: str, reason: str) -> None:
         """Valkey refuses a row of this channel or queue: it waits, so that the others need not."""

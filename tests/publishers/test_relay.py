@@ -24,8 +24,9 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
 from gateway.store.connect import Address
+from publishers import database as database_module
 from publishers import relay as outbox_module
-from publishers.database import Database
+from publishers.database import BROKEN, Database
 from publishers.migrator import identity, migrate
 from publishers.publisher import Publisher
 from publishers.relay import Relay, backlog
@@ -369,6 +370,37 @@ async def test_a_relay_leaves_alone_what_another_one_has_claimed(database: Datab
 
 
 @pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
+async def test_many_rows_that_another_relay_holds_hide_none_of_those_after_them(database: Database, publisher: Publisher) -> None:
+    slow, quick = SlowRelay(database, publisher), Relay(database, publisher.history)
+    await write(database, channels=["posts:a"] * outbox_module.ROUND)
+    draining = asyncio.create_task(slow.drain())
+    await slow.has_read.wait()
+    await write(database, channels=["posts:b"])
+    assert await quick.drain() == EACH
+    slow.goes_on.set()
+    assert await draining == EACH * outbox_module.ROUND
+
+
+@pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
+async def test_postgresql_takes_a_claim_from_a_relay_that_is_frozen(
+    database: Database, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its session lives on, and for hours where its machine is gone. When it wakes, it publishes nothing a second time."""
+    slow, quick = SlowRelay(database, publisher), Relay(database, publisher.history)
+    await write(database)
+    with monkeypatch.context() as patch:
+        patch.setattr(database_module, "_try", database_module.claiming(seconds=0.05))
+        draining = asyncio.create_task(slow.drain())
+        await slow.has_read.wait()
+    await eventually(quick.drain, "the other one has all of it")
+    slow.goes_on.set()
+    with contextlib.suppress(*BROKEN):
+        await draining
+    await all_hold(publisher, 0, EACH)
+    await only_kept_rows_are_left(database, EACH)
+
+
+@pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
 async def test_a_relay_that_lost_its_claim_publishes_nothing_twice(database: Database, publisher: Publisher) -> None:
     slow, quick = SlowRelay(database, publisher), Relay(database, publisher.history)
     await write(database)
@@ -535,6 +567,23 @@ async def test_a_channel_that_valkey_refuses_does_not_delay_the_others(
     assert set(tries) == {channel}
     logged = [record.message for record in caplog.records if record.levelno == logging.ERROR]
     assert len(logged) == 1 and logged[0].startswith(f"the outbox of {channel} waits, Valkey refuses rows ") and "WRONGTYPE" in logged[0]
+
+
+async def test_many_channels_that_valkey_refuses_hide_none_of_those_after_them(
+    database: Database, publisher: Publisher, store: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than a round takes are refused, and each has been before."""
+    monkeypatch.setattr(outbox_module, "CHANNELS_AT_ONCE", 3)
+    monkeypatch.setattr(outbox_module, "backoff", lambda *_: 0.1)
+    refused = [f"posts:{number}" for number in range(10)]
+    for name in refused:
+        store.set(publisher.history.layout.keys(name)[0], "no hash")
+    await write(database, 0, 1, refused)
+    relay = Relay(database, publisher.history)
+    assert await relay.drain() == 0
+    await asyncio.sleep(0.1)  # until all of them are tried again
+    await write(database, 0, 1, ["posts:after"])
+    assert await relay.drain() == 1
 
 
 async def test_a_row_refused_for_a_moment_is_not_overtaken(
