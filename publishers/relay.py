@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 from sqlalchemy import ARRAY, BigInteger, String, bindparam, delete, func, select, text, true, update
 
-from gateway.errors import StoreError, Unavailable
+from gateway.errors import StoreError, Unavailable, is_general
 from gateway.rules.notifications import NAMESPACE, without_user
 from gateway.runtime import tracing
 from gateway.runtime.backoff import backoff, retrying
@@ -52,6 +52,7 @@ ROUND = 500  # rows of one round, at most
 CHANNELS_AT_ONCE = 200  # each is a lock, of which PostgreSQL has 64 for each of its connections
 CHUNK_BYTES = 256 * 1024  # of one call, in which Valkey serves no other client
 ASIDE_SECONDS = 30.0  # the longest a channel is set aside
+AWAY_SECONDS = 2.0  # the same for one whose shard is away
 LOOK_SECONDS = 1.0  # between two looks at the outbox, where no wake comes
 GLANCE_SECONDS = 0.02  # between two looks at SQLite's data version, which is how another process's commit is noticed
 PAUSE_MOST = 1.0  # seconds between two attempts
@@ -116,7 +117,7 @@ class Relay:
     async def drain(self) -> int:
         """Publishes until no row waits but those that another relay holds. Returns how many rows it published.
 
-        Raises Unavailable if Valkey cannot be reached, or the database's error; rows published until then stay published.
+        Raises StoreError if Valkey cannot be reached or takes no writes, or the database's error; rows published until then stay published.
         """
         total = 0
         self._held.clear()
@@ -167,28 +168,38 @@ class Relay:
     async def _read(self, names: set[str]) -> Sequence[Waiting]:
         return [Waiting(*row) for row in await self._database.fetch(_rows_waiting, {"names": sorted(names)})]
 
-    async def _publish(self, rows: Sequence[Waiting]) -> tuple[list[Waiting], Unavailable | None]:
-        """Returns the rows that are in their channels now, and the error if others are not because Valkey is away."""
+    async def _publish(self, rows: Sequence[Waiting]) -> tuple[list[Waiting], StoreError | None]:
+        """Returns the rows that are in their channels now, and the error if others are not because Valkey is away, or takes no writes."""
         by_channel: dict[str, list[Waiting]] = {}
         for row in rows:
             by_channel.setdefault(row.channel, []).append(row)
         outcomes = await asyncio.gather(*[self._publish_channel(name, some) for name, some in by_channel.items()])
         return [row for done, _ in outcomes for row in done], next((failure for _, failure in outcomes if failure), None)
 
-    async def _publish_channel(self, name: str, rows: list[Waiting]) -> tuple[list[Waiting], Unavailable | None]:
+    async def _publish_channel(self, name: str, rows: list[Waiting]) -> tuple[list[Waiting], StoreError | None]:
         done: list[Waiting] = []
         for some in _in_chunks(rows, CHUNK_BYTES if queue_of(name) is None else 0):
             try:
+                self._look_for_shard(name)
                 await self._send(name, some)
-            except Unavailable as error:
-                return done, error
             except (StoreError, ValueError) as error:  # the latter for what is no job
-                self._set_aside(name, f"rows {some[0].id} to {some[-1].id}: {error}")
+                if isinstance(error, StoreError) and error.is_general and not self._history.commands.sharded:
+                    return done, error
+                self._set_aside(name, f"rows {some[0].id} to {some[-1].id}", error)
                 return done, None
             done += some
         self._aside.pop(name, None)
         self._refusals.pop(name, None)
         return done, None
+
+    def _look_for_shard(self, name: str) -> None:
+        """Raises Unavailable where the shard of a cluster that takes these rows is away: to wait for it would hold up the rows of all others."""
+        commands, layout, queue = self._history.commands, self._history.layout, queue_of(name)
+        if commands.sharded:
+            shard = commands.shard(layout.channel(name) if queue is None else layout.queue(queue)[0])
+            if shard is None or not shard.connected:
+                commands.look_again()
+                raise Unavailable("its shard cannot be reached")
 
     async def _send(self, name: str, rows: Sequence[Waiting]) -> None:
         """Rows of one channel as one act, or the one job. Raises ValueError for a row that is no job."""
@@ -208,12 +219,13 @@ class Relay:
         until = asyncio.get_running_loop().time() + LOOK_SECONDS
         self._held |= {name: until for name in names if name not in claimed}
 
-    def _set_aside(self, name: str, reason: str) -> None:
-        """Valkey refuses a row of this channel or queue: it waits, so that the others need not."""
+    def _set_aside(self, name: str, rows: str, error: Exception) -> None:
+        """Valkey refuses a row of this channel or queue, or its shard is away: it waits, so that the others need not."""
         times = self._refusals[name] = self._refusals.get(name, 0) + 1
-        self._aside[name] = asyncio.get_running_loop().time() + backoff(times, 0.1, ASIDE_SECONDS)
-        if times == 1:
-            log.error("the outbox of %s waits, Valkey refuses %s", name, reason)
+        away = is_general(error)  # which the connection to the shard logs, once for all channels
+        self._aside[name] = asyncio.get_running_loop().time() + backoff(times, 0.1, AWAY_SECONDS if away else ASIDE_SECONDS)
+        if times == 1 and not away:
+            log.error("the outbox of %s waits, Valkey refuses %s: %s", name, rows, error)
 
     async def _settle(self, done: Sequence[Waiting]) -> None:
         """Deletes the rows that are published; those with ``keep`` are marked and stay."""

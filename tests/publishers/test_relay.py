@@ -15,7 +15,8 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import valkey
@@ -23,7 +24,9 @@ from sqlalchemy import select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
+from gateway.errors import StoreError, Unavailable
 from gateway.store.connect import Address
+from gateway.store.history import History
 from publishers import database as database_module
 from publishers import relay as outbox_module
 from publishers.database import BROKEN, Database
@@ -544,9 +547,9 @@ async def test_a_channel_that_valkey_refuses_does_not_delay_the_others(
     tries: list[str] = []
 
     class CountingRelay(Relay):
-        def _set_aside(self, name: str, reason: str) -> None:
+        def _set_aside(self, name: str, *why: Any) -> None:
             tries.append(name)
-            super()._set_aside(name, reason)
+            super()._set_aside(name, *why)
 
     async with running(CountingRelay(database, publisher.history)):
         await write(database, 0, 1, [channel])
@@ -586,6 +589,56 @@ async def test_many_channels_that_valkey_refuses_hide_none_of_those_after_them(
     assert await relay.drain() == 1
 
 
+async def test_rows_of_a_shard_that_is_away_hide_none_of_the_other_shards(
+    database: Database, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than a round reads, in a channel whose shard is away, and in one whose shard is lost as the call is under way."""
+    history = publisher.history
+    monkeypatch.setattr(outbox_module, "ROUND", EACH)
+    where = {history.layout.channel("posts:a"): False, history.layout.channel("posts:b"): True, history.layout.channel("posts:c"): True}
+
+    class Cluster:
+        sharded = True
+        looks = 0
+
+        def shard(self, key: bytes) -> Any:
+            return SimpleNamespace(connected=where[key])
+
+        def look_again(self) -> None:
+            self.looks += 1
+
+    async def relay(channel: str, *words: Any, **options: Any) -> None:
+        if channel == "posts:b":
+            raise Unavailable("lost")
+        await History.relay(history, channel, *words, **options)
+
+    of_a_cluster = cast(Any, SimpleNamespace(commands=Cluster(), layout=history.layout, relay=relay))
+    for channel in ("posts:a", "posts:b", "posts:c"):
+        await write(database, channels=[channel])
+    assert await Relay(database, of_a_cluster).drain() == EACH and of_a_cluster.commands.looks > 0
+    assert await contents(publisher, "posts:c") == documents("posts:c", 0, EACH) and await contents(publisher, "posts:a") == []
+
+
+async def test_a_valkey_that_takes_no_writes_sets_no_channel_aside(
+    database: Database, publisher: Publisher, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, always_looking: None
+) -> None:
+    """It is logged once for all channels, and all are published as soon as it takes writes again."""
+    monkeypatch.setattr(outbox_module, "backoff", lambda *_: 30.0)
+    publish, refusals = publisher.history.relay, []
+
+    async def full(*words: Any, **options: Any) -> None:
+        refusals.append(words)
+        raise StoreError("OOM command not allowed when used memory > 'maxmemory'")
+
+    monkeypatch.setattr(publisher.history, "relay", full)
+    await write(database)
+    async with running(Relay(database, publisher.history)):
+        await until(lambda: len(refusals) > 3 * len(CHANNELS), "it is tried again")
+        monkeypatch.setattr(publisher.history, "relay", publish)
+        await holds(publisher, "posts:a", documents("posts:a", 0, EACH), 5)
+    assert [record.message[:23] for record in caplog.records if record.name == "gateway.relay"] == ["the outbox waits (OOM c"]
+
+
 async def test_a_row_refused_for_a_moment_is_not_overtaken(
     database: Database, publisher: Publisher, store: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -597,9 +650,9 @@ async def test_a_row_refused_for_a_moment_is_not_overtaken(
     fault = SpoiltStream(store, publisher, "posts:a")
 
     class MendsAtOnce(Relay):
-        def _set_aside(self, name: str, reason: str) -> None:
+        def _set_aside(self, name: str, *why: Any) -> None:
             fault.mend()
-            super()._set_aside(name, reason)
+            super()._set_aside(name, *why)
 
     await write(database, 1, 4)
     assert await MendsAtOnce(database, publisher.history).drain() >= 2 * EACH
