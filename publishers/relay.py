@@ -16,6 +16,9 @@ Jobs are rows too: their channel is the queue's name in braces (``outbox_jobs.py
 Each job is a call of its own and is sent when the one before it was acknowledged. At the first that Valkey refuses, as where the
 queue is full, the relay stops: a later job's version would make the refused one look old for ever.
 
+What a relay may not publish now, because another relay has claimed the channel, Valkey refuses a row of it, or its shard is away, it passes
+over for a while, so that it hides none of the rows after it. Where the database came back older, ids are given a second time: ``outbox_ids.py``.
+
 Any number of relays may run. They are woken at commit: by an event in this process, by LISTEN on PostgreSQL; on SQLite
 by its data version, which changes with every commit of another process. In case a wake is lost, they look each second.
 """
@@ -39,7 +42,7 @@ from gateway.store.history import History
 from gateway.work.queues import Queues
 
 from .database import BROKEN, Database, reason_of
-from .migrator import identity
+from .outbox_ids import current_identity, record_newest
 from .outbox_jobs import queue_of, trace_of, words_of
 from .prepared import Prepared
 from .tables import outbox
@@ -56,6 +59,7 @@ AWAY_SECONDS = 2.0  # the same for one whose shard is away
 LOOK_SECONDS = 1.0  # between two looks at the outbox, where no wake comes
 GLANCE_SECONDS = 0.02  # between two looks at SQLite's data version, which is how another process's commit is noticed
 PAUSE_MOST = 1.0  # seconds between two attempts
+IDENTITY_SECONDS = 2.0  # between two looks at whether the database came back older, where no error shows it
 
 _of_ids = (outbox.c.id.in_(bindparam("ids", expanding=True)), outbox.c.id == func.any(bindparam("ids", type_=ARRAY(BigInteger))))
 _in_names = (
@@ -91,6 +95,7 @@ class Relay:
         self._history = history
         self._queues = Queues(history.commands, history.layout)
         self._identity = ""
+        self._identity_until = 0.0  # then it is looked at again
         self._woken = asyncio.Event()
         self._aside: dict[str, float] = {}  # channels that Valkey refused something of → when they are tried again
         self._refusals: dict[str, int] = {}
@@ -111,6 +116,7 @@ class Relay:
             await self.drain()
         except (StoreError, *BROKEN):
             self.failures += 1
+            self._identity_until = 0.0  # the database may be another one when it is back
             raise
         self.failures = 0
 
@@ -142,7 +148,7 @@ class Relay:
 
     async def _round(self) -> int | None:
         """Returns how many rows it published; None if no channel waits that it may take now."""
-        self._identity = self._identity or await identity(self._database)
+        await self._look_at_identity()
         names = await self._waiting()
         if not names:
             return None
@@ -151,12 +157,20 @@ class Relay:
                 return None  # another relay has all of them
             rows = await self._read(claimed) if claimed else []
             done, failure = await self._publish(rows)
+            if done:
+                await record_newest(self._history, self._identity, max(row.id for row in done))
             await self._settle(done)
         self._pass_over(names, claimed)
         self.published += len(done)
         if failure is not None:
             raise failure
         return len(done)
+
+    async def _look_at_identity(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._identity_until:
+            self._identity, is_sure = await current_identity(self._database, self._history)
+            self._identity_until = now + IDENTITY_SECONDS if is_sure else 0.0
 
     async def _waiting(self) -> list[str]:
         """Channels with rows to publish, the longest waiting first, without those that are set aside or another relay's."""

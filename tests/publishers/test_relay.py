@@ -17,6 +17,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import pytest
 import valkey
@@ -672,6 +673,38 @@ async def test_rows_of_another_database_are_published_though_ids_repeat(database
         await write(database, 5, 7)
         await Relay(database, publisher.history).drain()
     await all_hold(publisher, 0, 7)
+
+
+@pytest.mark.parametrize("is_found", ["by a relay that starts", "by a relay that runs", "by its next look"])
+async def test_rows_of_a_database_that_came_back_older_are_published_though_their_ids_were_before(
+    database: Database, publisher: Publisher, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, is_found: str
+) -> None:
+    """As after a restore of last night's backup: its rows would count as published, and be deleted."""
+    relay = Relay(database, publisher.history)
+    await write(database)
+    assert await relay.drain() == 3 * EACH
+    async with database.transaction() as transaction:
+        await transaction.execute(text("DELETE FROM outbox"))
+        back = "UPDATE sqlite_sequence SET seq = 1 WHERE name = 'outbox'" if database.sqlite else "SELECT setval('outbox_id_seq', 1)"
+        await transaction.execute(text(back))
+    before = await identity(database)
+    await write(database, EACH, EACH + 1)
+    if is_found == "by a relay that starts":
+        relay = Relay(database, publisher.history)
+    elif is_found == "by its next look":
+        monkeypatch.setattr(relay, "_identity_until", 0.0)
+    else:
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="restarts"):
+            patch.setattr(relay, "_waiting", AsyncMock(side_effect=OSError("the database restarts")))
+            await relay._counted_drain()
+    assert await relay.drain() == 3
+    await all_hold(publisher, 0, EACH + 1)
+    assert await identity(database) != before
+    assert ["came back older" in record.message for record in caplog.records if record.levelno == logging.ERROR] == [True]
+    await write(database, EACH + 1, 3 * EACH)
+    await relay.drain()
+    await Relay(database, publisher.history).drain()
+    await all_hold(publisher, 0, 3 * EACH)
 
 
 async def test_an_emptied_valkey_takes_the_rows_that_follow(database: Database, own: OwnValkey, prefix: str) -> None:
