@@ -28,11 +28,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import ARRAY, BigInteger, String, bindparam, delete, func, select, text, true, update
+from sqlalchemy import ARRAY, BigInteger, ColumnElement, Select, String, bindparam, delete, func, select, text, true, update
 
 from gateway.errors import StoreError, Unavailable, is_general
 from gateway.rules.notifications import NAMESPACE, without_user
@@ -52,6 +52,7 @@ __all__ = ["BROKEN", "Relay", "backlog"]
 log = logging.getLogger("gateway.relay")
 
 ROUND = 500  # rows of one round, at most
+ROUND_BYTES = 16 * 1024 * 1024  # of their data, which is all in memory; one row may pass it
 CHANNELS_AT_ONCE = 200  # each is a lock, of which PostgreSQL has 64 for each of its connections
 CHUNK_BYTES = 256 * 1024  # of one call, in which Valkey serves no other client
 ASIDE_SECONDS = 30.0  # the longest a channel is set aside
@@ -61,16 +62,25 @@ GLANCE_SECONDS = 0.02  # between two looks at SQLite's data version, which is ho
 PAUSE_MOST = 1.0  # seconds between two attempts
 IDENTITY_SECONDS = 2.0  # between two looks at whether the database came back older, where no error shows it
 
+
+def _rows_of(condition: ColumnElement[bool], length: Callable[..., Any]) -> Select[Any]:
+    """The oldest rows of some channels, up to ROUND, and up to so many bytes; the first one whatever it has."""
+    columns = (outbox.c.id, outbox.c.channel, outbox.c.data, outbox.c.keep)
+    size = length(outbox.c.data)
+    before = (func.sum(size).over(order_by=outbox.c.id) - size).label("before")
+    some = select(*columns, before).where(~outbox.c.published, condition).order_by(outbox.c.id).limit(ROUND).subquery()
+    return select(*[some.c[column.name] for column in columns]).where(some.c.before < bindparam("bytes")).order_by(some.c.id)
+
+
 _of_ids = (outbox.c.id.in_(bindparam("ids", expanding=True)), outbox.c.id == func.any(bindparam("ids", type_=ARRAY(BigInteger))))
 _in_names = (
     outbox.c.channel.in_(bindparam("names", expanding=True)),
     outbox.c.channel == func.any(bindparam("names", type_=ARRAY(String))),
 )
 _names = select(outbox.c.channel).where(~outbox.c.published).order_by(outbox.c.id).limit(ROUND)
-_rows = select(outbox.c.id, outbox.c.channel, outbox.c.data, outbox.c.keep).where(~outbox.c.published).order_by(outbox.c.id).limit(ROUND)
 # Each is one statement for SQLite and one for PostgreSQL.
 _names_waiting = Prepared(*[_names.where(~condition) for condition in _in_names])
-_rows_waiting = Prepared(*[_rows.where(condition) for condition in _in_names])
+_rows_waiting = Prepared(*[_rows_of(*each) for each in zip(_in_names, (func.length, func.octet_length), strict=True)])
 _forget = Prepared(*[delete(outbox).where(condition) for condition in _of_ids])
 _mark = Prepared(*[update(outbox).where(condition).values(published=true()) for condition in _of_ids])
 
@@ -180,7 +190,8 @@ class Relay:
         return list(names)[:CHANNELS_AT_ONCE]
 
     async def _read(self, names: set[str]) -> Sequence[Waiting]:
-        return [Waiting(*row) for row in await self._database.fetch(_rows_waiting, {"names": sorted(names)})]
+        wanted = {"names": sorted(names), "bytes": ROUND_BYTES}
+        return [Waiting(*row) for row in await self._database.fetch(_rows_waiting, wanted)]
 
     async def _publish(self, rows: Sequence[Waiting]) -> tuple[list[Waiting], StoreError | None]:
         """Returns the rows that are in their channels now, and the error if others are not because Valkey is away, or takes no writes."""
