@@ -25,6 +25,7 @@ from gateway.store.embedded import EmbeddedServer, socket_path
 from publishers import Publisher, SyncPublisher
 
 from ..kit.topologies import Store, listening
+from ..kit.valkeys import OwnValkey
 from ..kit.waiting import wait_until
 
 EVERY_VALKEY = pytest.mark.every_valkey
@@ -298,6 +299,20 @@ def test_the_plain_publisher_uses_its_patience_while_valkey_refuses_connections(
             publisher.publish("posts:a", 1, idempotency_key="k")
         assert 0.85 < time.monotonic() - began < 1.45
         later.cancel()
+
+
+def test_the_plain_publisher_uses_its_patience_while_valkey_has_too_few_replicas(own: OwnValkey) -> None:
+    """It has none for a moment after each failover."""
+    with SyncPublisher(own.url, patience=5.0) as publisher:
+        publisher.publish("posts:a", 1)
+        own.ask("CONFIG", "SET", "min-replicas-to-write", 1)
+        with pytest.raises(Unavailable, match="NOREPLICAS"):
+            publisher.publish("posts:a", 2)
+        later = threading.Timer(0.2, own.ask, ("CONFIG", "SET", "min-replicas-to-write", 0))
+        later.start()
+        position = publisher.publish("posts:a", 2, idempotency_key="k")
+        later.join()
+    assert position is not None and position.offset == 2
 
 
 async def test_a_publisher_uses_its_patience_while_valkey_refuses_connections(tmp_path: Path) -> None:
