@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ARRAY, BigInteger, ColumnElement, Select, String, bindparam, delete, func, select, text, true, update
 
-from gateway.errors import StoreError, Unavailable, is_general
+from gateway.errors import ConfigurationError, StoreError, Unavailable, is_general
 from gateway.rules.notifications import NAMESPACE, without_user
 from gateway.runtime import tracing
 from gateway.runtime.backoff import backoff, retrying
@@ -47,7 +47,7 @@ from .outbox_jobs import queue_of, trace_of, words_of
 from .prepared import Prepared
 from .tables import outbox
 
-__all__ = ["BROKEN", "Relay", "backlog"]
+__all__ = ["BROKEN", "FAILURES", "Relay", "backlog"]
 
 log = logging.getLogger("gateway.relay")
 
@@ -60,6 +60,7 @@ AWAY_SECONDS = 2.0  # the same for one whose shard is away
 LOOK_SECONDS = 1.0  # between two looks at the outbox, where no wake comes
 GLANCE_SECONDS = 0.02  # between two looks at SQLite's data version, which is how another process's commit is noticed
 PAUSE_MOST = 1.0  # seconds between two attempts
+FAILURES = (StoreError, ConfigurationError, *BROKEN)  # the second where the tables are not there, as in the middle of a restore
 IDENTITY_SECONDS = 2.0  # between two looks at whether the database came back older, where no error shows it
 
 
@@ -118,13 +119,13 @@ class Relay:
         self._database.relayed_here = True
         async with self._wakes():
             while True:
-                await retrying(self._counted_drain, "the outbox waits", log, on=(StoreError, *BROKEN), ceiling=PAUSE_MOST, reason=reason_of)
+                await retrying(self._counted_drain, "the outbox waits", log, on=FAILURES, ceiling=PAUSE_MOST, reason=reason_of)
                 await self._rest()
 
     async def _counted_drain(self) -> None:
         try:
             await self.drain()
-        except (StoreError, *BROKEN):
+        except FAILURES:
             self.failures += 1
             self._identity_until = 0.0  # the database may be another one when it is back
             raise

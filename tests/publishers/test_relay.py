@@ -29,11 +29,13 @@ from gateway.errors import StoreError, Unavailable
 from gateway.store.connect import Address
 from gateway.store.history import History
 from publishers import database as database_module
+from publishers import outbox_reporting
 from publishers import relay as outbox_module
 from publishers.database import BROKEN, Database
 from publishers.migrator import identity, migrate
 from publishers.publisher import Publisher
 from publishers.relay import Relay, backlog
+from publishers.relay_program import run_relay
 from publishers.reviews import create_review, story_of
 from publishers.tables import reviews
 
@@ -686,6 +688,24 @@ async def test_rows_of_another_database_are_published_though_ids_repeat(database
         await write(database, 5, 7)
         await Relay(database, publisher.history).drain()
     await all_hold(publisher, 0, 7)
+
+
+async def test_a_relay_outlasts_the_middle_of_a_restore_in_which_the_tables_are_not_there(
+    database: Database, publisher: Publisher, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, always_looking: None
+) -> None:
+    monkeypatch.setattr(outbox_reporting, "EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(outbox_module, "IDENTITY_SECONDS", 0.0)
+    running_relay = asyncio.create_task(run_relay(database, publisher.history))
+    for number, (old, new) in enumerate([("outbox_identity", "away"), ("away", "outbox_identity")]):
+        async with database.transaction() as transaction:
+            await transaction.execute(text(f"ALTER TABLE {old} RENAME TO {new}"))
+        await write(database, number, number + 1)
+        if new == "away":
+            await until(lambda: {"the outbox waits", "the outbox canno"} <= {record.message[:16] for record in caplog.records}, "both fail")
+    await holds(publisher, "posts:a", documents("posts:a", 0, 2))
+    assert not running_relay.done()
+    running_relay.cancel()
+    await asyncio.wait([running_relay])
 
 
 @pytest.mark.parametrize("is_found", ["by a relay that starts", "by a relay that runs", "by its next look"])
