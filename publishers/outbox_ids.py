@@ -14,7 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.errors import StoreError
+from gateway.errors import StoreError, Unavailable
 from gateway.store.history import History
 
 from .database import Database
@@ -37,7 +37,7 @@ async def record_newest(history: History, outbox: str, id: int) -> None:
 
 
 async def current_identity(database: Database, history: History) -> tuple[str, bool]:
-    """The identity of the outbox, which is a new one if its ids are given a second time; and whether that could be found out.
+    """The identity of the outbox, which is a new one if its ids are given a second time; and False if Valkey was away, so that nobody knows.
 
     Raises ConfigurationError where the tables are not there, the database's errors.
     """
@@ -46,7 +46,7 @@ async def current_identity(database: Database, history: History) -> tuple[str, b
         newest = int(await history.commands.send(b"ZSCORE", history.layout.newest_id(name), _MEMBER) or 0)
     except (StoreError, ValueError) as error:
         log.debug("the newest id of the outbox could not be read: %s", error)
-        return name, False
+        return name, not isinstance(error, Unavailable)
     last = await _last_id(database) if newest else None
     if last is None or last >= newest:
         return name, True
