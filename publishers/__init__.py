@@ -10,6 +10,7 @@
     tables · migrator              the tables; Alembic, which applies migrations/
     relay · relay_program          the relay sends what transactions wrote, each row once and in order; what `gateway relay` runs
     outbox_jobs                    jobs as rows of the outbox
+    outbox_ids                     an outbox whose ids are given a second time, since its database came back older
     django                         the outbox in Django's transactions and migrations, and a view that gives tokens
     testing                        fixtures of pytest: what would be published, and a gateway
     posts · reviews · reactions    what people do

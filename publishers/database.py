@@ -44,6 +44,7 @@ log = logging.getLogger("gateway.relay")
 ATTEMPTS = 5  # of a transaction that PostgreSQL gave up in favour of another
 _RETRIED = ("40001", "40P01")  # serialization failure, deadlock. Source: PostgreSQL, appendix A
 WAKE_SECONDS = 0.02  # between two wakes of one process
+CLAIM_SECONDS = 60.0  # for the rows of a claim to be published, which takes a second, or the publisher's patience of 10
 # Errors that may pass by themselves: the database is away, or its pool is exhausted.
 BROKEN = (SQLAlchemyError, OSError, *DRIVER_ERRORS)
 _RELAYS = 0x6762  # the space of the relays' advisory locks
@@ -52,7 +53,18 @@ Result = TypeVar("Result")
 
 _take = Prepared(text(f"SELECT pg_advisory_xact_lock({_RELAYS}, k) FROM unnest(CAST(:keys AS int[])) AS k"))
 _notify = Prepared(text(NOTIFY))
-_try = Prepared(text(f"SELECT k FROM unnest(CAST(:keys AS int[])) AS k WHERE pg_try_advisory_xact_lock({_RELAYS}, k)"))
+
+
+def claiming(seconds: float) -> Prepared:
+    """Takes the locks of ``keys`` that are free. PostgreSQL ends a transaction that does nothing for so long afterwards, and gives its locks back.
+
+    Such a relay is frozen, or its machine is gone, which its connection may show after hours only.
+    """
+    ends = f"set_config('idle_in_transaction_session_timeout', '{seconds * 1000:.0f}', true)"
+    return Prepared(text(f"SELECT k FROM unnest(CAST(:keys AS int[])) AS k, {ends} WHERE pg_try_advisory_xact_lock({_RELAYS}, k)"))
+
+
+_try = claiming(CLAIM_SECONDS)
 
 
 def is_given_up(error: DBAPIError) -> bool:

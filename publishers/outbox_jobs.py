@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import msgspec
 
-from gateway.rules.json_text import is_json
+from gateway.rules.json_text import UNREADABLE, is_json
 from gateway.runtime import tracing
 from gateway.store.layout import Word
 from gateway.work.jobs import DELAY_SECONDS, JobOptions, check_queue_name, job_words
@@ -59,7 +59,7 @@ def words_of(text: str) -> list[Word]:
     """What gateway_enqueue is given for a row's data. Raises ValueError for what ``row_of_job`` did not make."""
     try:
         row = msgspec.json.decode(text, type=_Row)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise ValueError(f"the row is no job: {error}") from None
     return [row.name, bytes(row.data), *row.options]
 

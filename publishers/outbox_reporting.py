@@ -8,14 +8,13 @@ import time
 
 from sqlalchemy import func, select
 
-from gateway.errors import StoreError
 from gateway.runtime.backoff import retrying
 from gateway.store.history import History
 from gateway.store.outbox_report import EVERY_SECONDS, OutboxReport, report_outbox
 
 from .database import Database, reason_of
 from .migrator import identity
-from .relay import BROKEN
+from .relay import FAILURES
 from .tables import outbox
 
 __all__ = ["OutboxReporter"]
@@ -38,9 +37,7 @@ class OutboxReporter:
 
     async def run(self) -> None:
         while True:
-            await retrying(
-                self.report, "the outbox cannot be counted", log, on=(StoreError, *BROKEN), ceiling=EVERY_SECONDS, reason=reason_of
-            )
+            await retrying(self.report, "the outbox cannot be counted", log, on=FAILURES, ceiling=EVERY_SECONDS, reason=reason_of)
             await asyncio.sleep(EVERY_SECONDS)
 
     async def report(self) -> None:

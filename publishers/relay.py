@@ -16,6 +16,9 @@ Jobs are rows too: their channel is the queue's name in braces (``outbox_jobs.py
 Each job is a call of its own and is sent when the one before it was acknowledged. At the first that Valkey refuses, as where the
 queue is full, the relay stops: a later job's version would make the refused one look old for ever.
 
+What a relay may not publish now, because another relay has claimed the channel, Valkey refuses a row of it, or its shard is away, it passes
+over for a while, so that it hides none of the rows after it. Where the database came back older, ids are given a second time: ``outbox_ids.py``.
+
 Any number of relays may run. They are woken at commit: by an event in this process, by LISTEN on PostgreSQL; on SQLite
 by its data version, which changes with every commit of another process. In case a wake is lost, they look each second.
 """
@@ -25,13 +28,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import ARRAY, BigInteger, String, bindparam, delete, func, select, text, true, update
+from sqlalchemy import ARRAY, BigInteger, ColumnElement, Select, String, bindparam, delete, func, select, text, true, update
 
-from gateway.errors import StoreError, Unavailable
+from gateway.errors import ConfigurationError, StoreError, Unavailable, is_general
 from gateway.rules.notifications import NAMESPACE, without_user
 from gateway.runtime import tracing
 from gateway.runtime.backoff import backoff, retrying
@@ -39,22 +42,36 @@ from gateway.store.history import History
 from gateway.work.queues import Queues
 
 from .database import BROKEN, Database, reason_of
-from .migrator import identity
+from .outbox_ids import current_identity, record_newest
 from .outbox_jobs import queue_of, trace_of, words_of
 from .prepared import Prepared
 from .tables import outbox
 
-__all__ = ["BROKEN", "Relay", "backlog"]
+__all__ = ["BROKEN", "FAILURES", "Relay", "backlog"]
 
 log = logging.getLogger("gateway.relay")
 
 ROUND = 500  # rows of one round, at most
+ROUND_BYTES = 16 * 1024 * 1024  # of their data, which is all in memory; one row may pass it
 CHANNELS_AT_ONCE = 200  # each is a lock, of which PostgreSQL has 64 for each of its connections
 CHUNK_BYTES = 256 * 1024  # of one call, in which Valkey serves no other client
 ASIDE_SECONDS = 30.0  # the longest a channel is set aside
+AWAY_SECONDS = 2.0  # the same for one whose shard is away
 LOOK_SECONDS = 1.0  # between two looks at the outbox, where no wake comes
 GLANCE_SECONDS = 0.02  # between two looks at SQLite's data version, which is how another process's commit is noticed
 PAUSE_MOST = 1.0  # seconds between two attempts
+FAILURES = (StoreError, ConfigurationError, *BROKEN)  # the second where the tables are not there, as in the middle of a restore
+IDENTITY_SECONDS = 2.0  # between two looks at whether the database came back older, where no error shows it
+
+
+def _rows_of(condition: ColumnElement[bool], length: Callable[..., Any]) -> Select[Any]:
+    """The oldest rows of some channels, up to ROUND, and up to so many bytes; the first one whatever it has."""
+    columns = (outbox.c.id, outbox.c.channel, outbox.c.data, outbox.c.keep)
+    size = length(outbox.c.data)
+    before = (func.sum(size).over(order_by=outbox.c.id) - size).label("before")
+    some = select(*columns, before).where(~outbox.c.published, condition).order_by(outbox.c.id).limit(ROUND).subquery()
+    return select(*[some.c[column.name] for column in columns]).where(some.c.before < bindparam("bytes")).order_by(some.c.id)
+
 
 _of_ids = (outbox.c.id.in_(bindparam("ids", expanding=True)), outbox.c.id == func.any(bindparam("ids", type_=ARRAY(BigInteger))))
 _in_names = (
@@ -62,10 +79,9 @@ _in_names = (
     outbox.c.channel == func.any(bindparam("names", type_=ARRAY(String))),
 )
 _names = select(outbox.c.channel).where(~outbox.c.published).order_by(outbox.c.id).limit(ROUND)
-_rows = select(outbox.c.id, outbox.c.channel, outbox.c.data, outbox.c.keep).where(~outbox.c.published).order_by(outbox.c.id).limit(ROUND)
 # Each is one statement for SQLite and one for PostgreSQL.
 _names_waiting = Prepared(*[_names.where(~condition) for condition in _in_names])
-_rows_waiting = Prepared(*[_rows.where(condition) for condition in _in_names])
+_rows_waiting = Prepared(*[_rows_of(*each) for each in zip(_in_names, (func.length, func.octet_length), strict=True)])
 _forget = Prepared(*[delete(outbox).where(condition) for condition in _of_ids])
 _mark = Prepared(*[update(outbox).where(condition).values(published=true()) for condition in _of_ids])
 
@@ -90,9 +106,11 @@ class Relay:
         self._history = history
         self._queues = Queues(history.commands, history.layout)
         self._identity = ""
+        self._identity_until = 0.0  # then it is looked at again
         self._woken = asyncio.Event()
         self._aside: dict[str, float] = {}  # channels that Valkey refused something of → when they are tried again
         self._refusals: dict[str, int] = {}
+        self._held: dict[str, float] = {}  # channels that another relay holds → when they are tried again
         self.published = 0
         self.failures = 0
 
@@ -101,31 +119,32 @@ class Relay:
         self._database.relayed_here = True
         async with self._wakes():
             while True:
-                await retrying(self._counted_drain, "the outbox waits", log, on=(StoreError, *BROKEN), ceiling=PAUSE_MOST, reason=reason_of)
+                await retrying(self._counted_drain, "the outbox waits", log, on=FAILURES, ceiling=PAUSE_MOST, reason=reason_of)
                 await self._rest()
 
     async def _counted_drain(self) -> None:
         try:
             await self.drain()
-        except (StoreError, *BROKEN):
+        except FAILURES:
             self.failures += 1
+            self._identity_until = 0.0  # the database may be another one when it is back
             raise
         self.failures = 0
 
     async def drain(self) -> int:
         """Publishes until no row waits but those that another relay holds. Returns how many rows it published.
 
-        Raises Unavailable if Valkey cannot be reached, or the database's error; rows published until then stay published.
+        Raises StoreError if Valkey cannot be reached or takes no writes, or the database's error; rows published until then stay published.
         """
         total = 0
+        self._held.clear()
         while True:
             self._database.changed.clear()
             self._woken.clear()
-            aside = len(self._aside)
             count = await self._round()
-            total += count
-            if count == 0 and len(self._aside) == aside:
+            if count is None:
                 return total
+            total += count
 
     async def _rest(self) -> None:
         """Waits for a wake, or LOOK_SECONDS: another relay may have died and left the rows that it held."""
@@ -138,53 +157,75 @@ class Relay:
 
     # One round, in steps: tests kill the process between any two.
 
-    async def _round(self) -> int:
-        """Returns how many rows it published."""
-        self._identity = self._identity or await identity(self._database)
+    async def _round(self) -> int | None:
+        """Returns how many rows it published; None if no channel waits that it may take now."""
+        await self._look_at_identity()
         names = await self._waiting()
         if not names:
-            return 0
+            return None
         async with self._database.claim(names) as claimed:
+            if not claimed and self._database.sqlite:
+                return None  # another relay has all of them
             rows = await self._read(claimed) if claimed else []
             done, failure = await self._publish(rows)
+            if done:
+                await record_newest(self._history, self._identity, max(row.id for row in done))
             await self._settle(done)
+        self._pass_over(names, claimed)
         self.published += len(done)
         if failure is not None:
             raise failure
         return len(done)
 
-    async def _waiting(self) -> list[str]:
-        """Channels with rows to publish, the longest waiting first, without those that are set aside."""
+    async def _look_at_identity(self) -> None:
         now = asyncio.get_running_loop().time()
-        aside = [name for name, until in self._aside.items() if until > now]
+        if now >= self._identity_until:
+            self._identity, is_sure = await current_identity(self._database, self._history)
+            self._identity_until = now + IDENTITY_SECONDS if is_sure else 0.0
+
+    async def _waiting(self) -> list[str]:
+        """Channels with rows to publish, the longest waiting first, without those that are set aside or another relay's."""
+        now = asyncio.get_running_loop().time()
+        aside = [name for some in (self._aside, self._held) for name, until in some.items() if until > now]
         names = dict.fromkeys(name for (name,) in await self._database.fetch(_names_waiting, {"names": aside or [""]}))
         return list(names)[:CHANNELS_AT_ONCE]
 
     async def _read(self, names: set[str]) -> Sequence[Waiting]:
-        return [Waiting(*row) for row in await self._database.fetch(_rows_waiting, {"names": sorted(names)})]
+        wanted = {"names": sorted(names), "bytes": ROUND_BYTES}
+        return [Waiting(*row) for row in await self._database.fetch(_rows_waiting, wanted)]
 
-    async def _publish(self, rows: Sequence[Waiting]) -> tuple[list[Waiting], Unavailable | None]:
-        """Returns the rows that are in their channels now, and the error if others are not because Valkey is away."""
+    async def _publish(self, rows: Sequence[Waiting]) -> tuple[list[Waiting], StoreError | None]:
+        """Returns the rows that are in their channels now, and the error if others are not because Valkey is away, or takes no writes."""
         by_channel: dict[str, list[Waiting]] = {}
         for row in rows:
             by_channel.setdefault(row.channel, []).append(row)
         outcomes = await asyncio.gather(*[self._publish_channel(name, some) for name, some in by_channel.items()])
         return [row for done, _ in outcomes for row in done], next((failure for _, failure in outcomes if failure), None)
 
-    async def _publish_channel(self, name: str, rows: list[Waiting]) -> tuple[list[Waiting], Unavailable | None]:
+    async def _publish_channel(self, name: str, rows: list[Waiting]) -> tuple[list[Waiting], StoreError | None]:
         done: list[Waiting] = []
         for some in _in_chunks(rows, CHUNK_BYTES if queue_of(name) is None else 0):
             try:
+                self._look_for_shard(name)
                 await self._send(name, some)
-            except Unavailable as error:
-                return done, error
             except (StoreError, ValueError) as error:  # the latter for what is no job
-                self._set_aside(name, f"rows {some[0].id} to {some[-1].id}: {error}")
+                if isinstance(error, StoreError) and error.is_general and not self._history.commands.sharded:
+                    return done, error
+                self._set_aside(name, f"rows {some[0].id} to {some[-1].id}", error)
                 return done, None
             done += some
         self._aside.pop(name, None)
         self._refusals.pop(name, None)
         return done, None
+
+    def _look_for_shard(self, name: str) -> None:
+        """Raises Unavailable where the shard of a cluster that takes these rows is away: to wait for it would hold up the rows of all others."""
+        commands, layout, queue = self._history.commands, self._history.layout, queue_of(name)
+        if commands.sharded:
+            shard = commands.shard(layout.channel(name) if queue is None else layout.queue(queue)[0])
+            if shard is None or not shard.connected:
+                commands.look_again()
+                raise Unavailable("its shard cannot be reached")
 
     async def _send(self, name: str, rows: Sequence[Waiting]) -> None:
         """Rows of one channel as one act, or the one job. Raises ValueError for a row that is no job."""
@@ -199,12 +240,18 @@ class Relay:
             with _span(queue, 1, trace_of(words)):
                 await self._queues.enqueue(queue, words, version=row.id, version_epoch=self._identity)
 
-    def _set_aside(self, name: str, reason: str) -> None:
-        """Valkey refuses a row of this channel or queue: it waits, so that the others need not."""
+    def _pass_over(self, names: Collection[str], claimed: Collection[str]) -> None:
+        """Of channels that another relay holds, this one looks at the others next: their rows would hide those of all that wait after them."""
+        until = asyncio.get_running_loop().time() + LOOK_SECONDS
+        self._held |= {name: until for name in names if name not in claimed}
+
+    def _set_aside(self, name: str, rows: str, error: Exception) -> None:
+        """Valkey refuses a row of this channel or queue, or its shard is away: it waits, so that the others need not."""
         times = self._refusals[name] = self._refusals.get(name, 0) + 1
-        self._aside[name] = asyncio.get_running_loop().time() + backoff(times, 0.1, ASIDE_SECONDS)
-        if times == 1:
-            log.error("the outbox of %s waits, Valkey refuses %s", name, reason)
+        away = is_general(error)  # which the connection to the shard logs, once for all channels
+        self._aside[name] = asyncio.get_running_loop().time() + backoff(times, 0.1, AWAY_SECONDS if away else ASIDE_SECONDS)
+        if times == 1 and not away:
+            log.error("the outbox of %s waits, Valkey refuses %s: %s", name, rows, error)
 
     async def _settle(self, done: Sequence[Waiting]) -> None:
         """Deletes the rows that are published; those with ``keep`` are marked and stay."""

@@ -128,13 +128,13 @@ class History:
 
     async def relay(self, channel: str, version_epoch: str, rows: Sequence[tuple[int, str]], *, notify: bool) -> None:
         """Publishes (version, data) in order, as one act; versions that are not newer than the channel's were published before."""
-        await self.write_index_first(channel)
+        await self.write_index_first(channel, again=True)
         keys = self.layout.inbox_keys(channel) if notify else self.layout.keys(channel)
         await self.call(b"gateway_relay", keys, version_epoch, *(word for row in rows for word in row))
 
     async def restore(self, channel: str, version_epoch: str, version: int, entries: Sequence[tuple[int, str]]) -> Position:
         """Begins the channel's history anew, with ``entries``, (unix ms, data) each; ``version`` is that of the last one."""
-        await self.write_index_first(channel)
+        await self.write_index_first(channel, again=True)
         words = (word for entry in entries for word in entry)
         offset, epoch = await self.call(b"gateway_restore", self.layout.keys(channel), version_epoch, version, *words)
         return Position(read_epoch(epoch, channel), offset)
@@ -207,12 +207,15 @@ class History:
         written.add_done_callback(partial(self._on_index, channel))
         return written
 
-    async def write_index_first(self, channel: str) -> None:
-        """``_write_index``, so that what the caller calls next is carried out after it.
+    async def write_index_first(self, channel: str, *, again: bool = False) -> None:
+        """``_write_index``, so that what the caller calls next is carried out after it. ``again``: also where this process has written the name,
+        since the answer to the call does not show whether the history began anew.
 
         On a cluster, where the index is in another slot and nothing orders the two, it returns when the name is written. The channel's other
         calls wait for their turn. An index whose shard is away holds nothing up, and a namespace without an index waits for no other shard.
         """
+        if again:
+            self._index.began(channel)
         if not self.commands.sharded:
             self._write_index(channel)
             return

@@ -4,7 +4,7 @@ A channel's keys are in one hash slot and the index in another, so ``gateway_pub
 to a channel, or follows it, writes the name before its first publication there. On one server the two commands leave together, in this
 order; on a cluster, where nothing orders two slots, the publication waits for the answer, unless the index's shard is away: then the name
 is written when it is back. It is written again where the answer shows that the channel's history began anew: Valkey has lost the index
-then, too.
+then, too. And it is written again after a minute: the index may be lost without the history, as where its shard's replica takes over.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .layout import Layout, Word
 __all__ = ["ChannelIndex"]
 
 NAMES_MOST = 100_000  # that a process remembers as written, about 10 MB; beyond it writes them again
-AGAIN_SECONDS = 60.0  # after which the rules of a namespace without an index may have changed
+AGAIN_SECONDS = 60.0  # after which Valkey may have lost the names, and the rules of a namespace without an index may have changed
 FULL = -1
 
 
@@ -28,13 +28,17 @@ class ChannelIndex:
         self._layout = layout
         self._now = now
         self._written: set[str] = set()
+        self._written_until = now() + AGAIN_SECONDS
         self._with: set[str] = set()  # namespaces that have an index; the rules name them, so they are few
         self._without: dict[str, float] = {}  # namespace → when it is looked at again
 
     def command(self, channel: str) -> tuple[Word, ...] | None:
         """The command that writes the channel's name; None if that is not necessary."""
         if channel in self._written:
-            return None
+            if self._now() < self._written_until:
+                return None
+            self._written.clear()
+            self._written_until = self._now() + AGAIN_SECONDS
         namespace, colon, _ = channel.partition(":")
         if not colon or not namespace or self._without.get(namespace, 0) > self._now():
             return None
@@ -67,5 +71,5 @@ class ChannelIndex:
         self._without[namespace] = self._now() + AGAIN_SECONDS
 
     def began(self, channel: str) -> None:
-        """The channel's history began anew, so its name may be missing."""
+        """The channel's history began anew, or may have, so its name may be missing."""
         self._written.discard(channel)

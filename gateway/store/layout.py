@@ -134,6 +134,10 @@ class Layout:
         """The hash of what relays report of their outboxes; ``outbox_report`` describes it."""
         return f"{self.prefix}:outbox".encode()
 
+    def newest_id(self, outbox: str) -> bytes:
+        """The sorted set whose one score is the greatest id that relays published of the outbox with this identity."""
+        return f"{self.prefix}:{{outbox:{outbox}}}:newest".encode()
+
     @property
     def services(self) -> bytes:
         """The lease of all services together: it exists while any of them serves anything."""

@@ -12,7 +12,7 @@ from valkey.exceptions import BusyLoadingError, NoPermissionError, ReadOnlyError
 from ..errors import StoreError, Unavailable
 from .connect import CONNECT_SECONDS
 from .not_permitted import lacking, name_of, not_permitted
-from .refused_commands import REDIRECTS
+from .refused_commands import REDIRECTS, REFUSED_FOR_NOW
 from .tls_options import explained
 from .wrong_kind import with_remedy
 
@@ -40,7 +40,8 @@ class PlainCommands(Protocol):
     def call(self, *words: Any) -> Any:
         """One command; its reply as Valkey sends it, texts as bytes.
 
-        Raises StoreError for Valkey's error reply, Unavailable if it cannot be reached or breaks off, Loading if it reads its file.
+        Raises StoreError for Valkey's error reply, Unavailable if it cannot be reached, breaks off, or carries nothing out for the moment, Loading
+        if it reads its file.
         """
 
     def listening(self, channel: bytes) -> AbstractContextManager[Callable[[float], bytes | None]]:
@@ -118,6 +119,8 @@ class SyncCommands:
     def _refusal(self, text: str, *words: Any) -> StoreError:
         if lacking(text):
             return not_permitted(text, name_of(*words), self._user)
+        if text.startswith(REFUSED_FOR_NOW) and not text.startswith(REDIRECTS):
+            return Unavailable(f"Valkey carries nothing out for the moment: {text}")
         in_cluster = self._shared is not None
         return Redirected(text) if in_cluster and text.startswith(REDIRECTS) else StoreError(with_remedy(text))
 

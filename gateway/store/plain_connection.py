@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -27,7 +29,9 @@ Result = TypeVar("Result")
 
 
 class PlainConnection:
-    """Threads may share it. Without ``url`` it finds the embedded server of the gateway that runs on ``data_dir``.
+    """Threads may share it, and a signal handler may call what it interrupted. A forked process opens connections of its own.
+
+    Without ``url`` it finds the embedded server of the gateway that runs on ``data_dir``.
 
     ``patience`` is for how many seconds ``repeated`` takes at most, also for a Valkey that does not answer.
     """
@@ -38,8 +42,10 @@ class PlainConnection:
         self._library = Library(None, prefix)
         self._reply_seconds = min(CONNECT_SECONDS, patience / 2)
         self._patience = patience
-        self._opening = threading.Lock()
+        self._process = 0
+        self._opening = threading.RLock()
         self._opened: PlainCommands | None = None
+        self._calling = threading.local()  # of each thread: whether it calls now
         self._last = threading.local()  # of each thread: the connection of an attempt that has less than the usual time
 
     @property
@@ -47,6 +53,8 @@ class PlainConnection:
         """The connections. Raises Unavailable while no server is found, ConfigurationError for an address that is none."""
         if (last := getattr(self._last, "commands", None)) is not None:
             return cast(PlainCommands, last)
+        if self._process != os.getpid():  # a fork: a lock may be held by a thread that is not here
+            self._process, self._opening, self._opened = os.getpid(), threading.RLock(), None
         with self._opening:
             if self._opened is None:
                 self._opened = self._open(self._reply_seconds)
@@ -66,7 +74,14 @@ class PlainConnection:
 
     def call(self, *command: Any) -> Any:
         """One command; the functions are loaded where Valkey lacks them. Raises StoreError, Unavailable."""
-        return self.commands.call(*command)
+        if getattr(self._calling, "now", False):  # a signal handler: what it interrupted may hold locks of the connections
+            with closing(self._open(self._reply_seconds)) as own:
+                return own.call(*command)
+        self._calling.now = True
+        try:
+            return self.commands.call(*command)
+        finally:
+            self._calling.now = False
 
     def repeated(self, attempt: Callable[[], Result]) -> Result:
         """Calls ``attempt`` again while Valkey is away, for as long as the patience lasts; raises what it raised last."""

@@ -160,7 +160,7 @@ class _Bridge:
         channel, inbox = place
         keys = self._history.layout.inbox_keys(channel) if inbox else self._history.layout.keys(channel)
         words = [word for _, entry, mapped in items for word in (entry.version, mapped.key, mapped.data)]
-        await self._history.write_index_first(channel)
+        await self._history.write_index_first(channel, again=True)
         answers: list[bytes] = await self._again(
             lambda: self._history.call(b"gateway_bridge_publish", keys, epoch, *words), f"nothing can be published to {channel!a}"
         )

@@ -87,7 +87,7 @@ class ForeignList(_ForeignKey):
         return Batch(self._epoch + epoch.decode(), entries, position, b"%d" % (int(position) + len(entries)), waiting)
 
     def _wait(self, position: bytes) -> Sequence[Any]:
-        return b"BLMOVE", self._source, self._taken, self._side, b"RIGHT", BLOCK_SECONDS
+        return b"BLMOVE", self._source, self._source, self._side, self._side, BLOCK_SECONDS  # to where it is
 
 
 class ForeignStream(_ForeignKey):

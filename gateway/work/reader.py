@@ -191,7 +191,7 @@ class Reader:
 
     async def _hand_over(self, delivery: Delivery) -> bool:
         hold = self._holds[delivery.channel]
-        if delivery.deliveries > 1 and not await self._count_again(hold, delivery):
+        if (delivery.deliveries > 1 or self._deliveries == 1) and not await self._count(hold, delivery):
             return False
         if not hold.live or hold.leaving:
             return False
@@ -199,8 +199,8 @@ class Reader:
         hold.handed.add(delivery)
         return True
 
-    async def _count_again(self, hold: Hold, delivery: Delivery) -> bool:
-        """Counts one that was given before, so that one which ends every process becomes a dead letter."""
+    async def _count(self, hold: Hold, delivery: Delivery) -> bool:
+        """Counts one that was given before, so that one which ends every process becomes a dead letter; the first time counts already, unless it is the last."""
         while hold.live and not hold.leaving:
             try:
                 if await self._calls.again(hold.channel, hold.owner, delivery.id, delivery.deliveries):

@@ -80,7 +80,7 @@ class DyingRelay(Relay):
         if step == self._step:
             die()
 
-    async def _round(self) -> int:
+    async def _round(self) -> int | None:
         count = await super()._round()
         self._at("when the claim is released")
         return count

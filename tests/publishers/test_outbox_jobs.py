@@ -394,7 +394,14 @@ async def test_a_full_queue_is_passed_by_none_of_its_jobs_and_delays_no_other(
     assert "the queue holds 3 jobs" in logged[0]
 
 
-NO_JOBS = ["nonsense", "[1,2,3]", '["count",1]', '["count",1,["nonsense",1]]', '["count",1,["priority",10]]']
+NO_JOBS = [
+    "nonsense",
+    "[1,2,3]",
+    '["count",1]',
+    '["count",1,["nonsense",1]]',
+    '["count",1,["priority",10]]',
+    f'["count",{"[" * 50_000}{"]" * 50_000},[]]',
+]
 
 
 async def test_a_row_that_is_no_job_stops_its_queue_and_no_other(

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import json
 import math
+import os
 import re
+import signal
 import socket
 import threading
 import time
@@ -18,10 +20,12 @@ import pytest
 
 from gateway.errors import StoreError, Unavailable
 from gateway.publication import Position
+from gateway.store import plain_connection
 from gateway.store.embedded import EmbeddedServer, socket_path
 from publishers import Publisher, SyncPublisher
 
 from ..kit.topologies import Store, listening
+from ..kit.valkeys import OwnValkey
 from ..kit.waiting import wait_until
 
 EVERY_VALKEY = pytest.mark.every_valkey
@@ -101,6 +105,71 @@ def test_the_plain_publisher_is_shared_between_threads(valkey_url: str, prefix: 
         for thread in threads:
             thread.join()
         assert sorted(offsets) == list(range(1, 201))
+
+
+@pytest.mark.parametrize("where", ["as it connects", "in the pool"])
+def test_a_signal_handler_publishes_whatever_it_interrupted(
+    valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    publisher = SyncPublisher(valkey_url, prefix=prefix)
+    published: list[Any] = []
+
+    def handle(*_: Any) -> None:
+        published.append(publisher.publish("posts:a", "going"))
+
+    class InterruptedPool(list[Any]):
+        """The connections that are free. They are taken with the pool's lock held."""
+
+        def pop(self, *at: Any) -> Any:
+            if not published:
+                signal.raise_signal(signal.SIGUSR1)
+            return super().pop(*at)
+
+    def interrupted(*where: Any) -> str:
+        if not published:
+            published.append(None)
+            signal.raise_signal(signal.SIGUSR1)
+        return valkey_url
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        if where == "in the pool":
+            publisher.publish("posts:b", "first")
+            publisher._connection.commands._client.connection_pool._available_connections = InterruptedPool()  # type: ignore[attr-defined]
+        else:
+            monkeypatch.setattr(plain_connection, "find_url", interrupted)
+        position = publisher.publish("posts:a", "interrupted")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        publisher.close()
+    assert position is not None and position.offset == 2 and published[-1].offset == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # which Python warns of where there are threads
+def test_a_process_that_was_forked_while_a_thread_connected_publishes(
+    valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher = SyncPublisher(valkey_url, prefix=prefix)
+    connects, goes_on = threading.Event(), threading.Event()
+
+    def slowly(*_: Any) -> str:
+        connects.set()
+        goes_on.wait()
+        return valkey_url
+
+    monkeypatch.setattr(plain_connection, "find_url", slowly)
+    thread = threading.Thread(target=publisher.publish, args=("posts:a", 1))
+    thread.start()
+    connects.wait()
+    if not (child := os.fork()):
+        signal.alarm(5)  # of a child that waits for ever
+        plain_connection.find_url = lambda *_: valkey_url
+        os._exit(publisher.publish("posts:a", 2).offset)
+    ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    goes_on.set()
+    thread.join()
+    publisher.close()
+    assert ended == 1, "the child published"
 
 
 @EVERY_VALKEY
@@ -230,6 +299,20 @@ def test_the_plain_publisher_uses_its_patience_while_valkey_refuses_connections(
             publisher.publish("posts:a", 1, idempotency_key="k")
         assert 0.85 < time.monotonic() - began < 1.45
         later.cancel()
+
+
+def test_the_plain_publisher_uses_its_patience_while_valkey_has_too_few_replicas(own: OwnValkey) -> None:
+    """It has none for a moment after each failover."""
+    with SyncPublisher(own.url, patience=5.0) as publisher:
+        publisher.publish("posts:a", 1)
+        own.ask("CONFIG", "SET", "min-replicas-to-write", 1)
+        with pytest.raises(Unavailable, match="NOREPLICAS"):
+            publisher.publish("posts:a", 2)
+        later = threading.Timer(0.2, own.ask, ("CONFIG", "SET", "min-replicas-to-write", 0))
+        later.start()
+        position = publisher.publish("posts:a", 2, idempotency_key="k")
+        later.join()
+    assert position is not None and position.offset == 2
 
 
 async def test_a_publisher_uses_its_patience_while_valkey_refuses_connections(tmp_path: Path) -> None:

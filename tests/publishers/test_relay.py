@@ -15,7 +15,9 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import pytest
 import valkey
@@ -23,12 +25,17 @@ from sqlalchemy import select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
+from gateway.errors import StoreError, Unavailable
 from gateway.store.connect import Address
+from gateway.store.history import History
+from publishers import database as database_module
+from publishers import outbox_reporting
 from publishers import relay as outbox_module
-from publishers.database import Database
+from publishers.database import BROKEN, Database
 from publishers.migrator import identity, migrate
 from publishers.publisher import Publisher
 from publishers.relay import Relay, backlog
+from publishers.relay_program import run_relay
 from publishers.reviews import create_review, story_of
 from publishers.tables import reviews
 
@@ -369,6 +376,37 @@ async def test_a_relay_leaves_alone_what_another_one_has_claimed(database: Datab
 
 
 @pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
+async def test_many_rows_that_another_relay_holds_hide_none_of_those_after_them(database: Database, publisher: Publisher) -> None:
+    slow, quick = SlowRelay(database, publisher), Relay(database, publisher.history)
+    await write(database, channels=["posts:a"] * outbox_module.ROUND)
+    draining = asyncio.create_task(slow.drain())
+    await slow.has_read.wait()
+    await write(database, channels=["posts:b"])
+    assert await quick.drain() == EACH
+    slow.goes_on.set()
+    assert await draining == EACH * outbox_module.ROUND
+
+
+@pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
+async def test_postgresql_takes_a_claim_from_a_relay_that_is_frozen(
+    database: Database, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its session lives on, and for hours where its machine is gone. When it wakes, it publishes nothing a second time."""
+    slow, quick = SlowRelay(database, publisher), Relay(database, publisher.history)
+    await write(database)
+    with monkeypatch.context() as patch:
+        patch.setattr(database_module, "_try", database_module.claiming(seconds=0.05))
+        draining = asyncio.create_task(slow.drain())
+        await slow.has_read.wait()
+    await eventually(quick.drain, "the other one has all of it")
+    slow.goes_on.set()
+    with contextlib.suppress(*BROKEN):
+        await draining
+    await all_hold(publisher, 0, EACH)
+    await only_kept_rows_are_left(database, EACH)
+
+
+@pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
 async def test_a_relay_that_lost_its_claim_publishes_nothing_twice(database: Database, publisher: Publisher) -> None:
     slow, quick = SlowRelay(database, publisher), Relay(database, publisher.history)
     await write(database)
@@ -480,6 +518,21 @@ async def test_more_rows_than_a_round_holds_are_published(
     assert await rows(database) == []
 
 
+async def test_a_round_reads_no_more_of_large_rows_than_fits_in_memory(
+    database: Database, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "ROUND_BYTES", 1000)
+    relay = Relay(database, publisher.history)
+    async with database.transaction() as transaction:
+        for number in range(10):
+            transaction.publish("posts:a", "x" * (2000 if number == 5 else 198))
+    reads = []
+    while rows := await relay._read({"posts:a"}):
+        reads.append([row.id for row in rows])
+        await relay._settle(rows)
+    assert reads == [[1, 2, 3, 4, 5], [6], [7, 8, 9, 10]]
+
+
 async def contents_by_pages(publisher: Publisher, channel: str) -> list[Any]:
     return [json.loads(each.data) for each in (await publisher.history.read(channel, 0, -1, max_bytes=2**30)).publications]
 
@@ -512,9 +565,9 @@ async def test_a_channel_that_valkey_refuses_does_not_delay_the_others(
     tries: list[str] = []
 
     class CountingRelay(Relay):
-        def _set_aside(self, name: str, reason: str) -> None:
+        def _set_aside(self, name: str, *why: Any) -> None:
             tries.append(name)
-            super()._set_aside(name, reason)
+            super()._set_aside(name, *why)
 
     async with running(CountingRelay(database, publisher.history)):
         await write(database, 0, 1, [channel])
@@ -537,6 +590,71 @@ async def test_a_channel_that_valkey_refuses_does_not_delay_the_others(
     assert len(logged) == 1 and logged[0].startswith(f"the outbox of {channel} waits, Valkey refuses rows ") and "WRONGTYPE" in logged[0]
 
 
+async def test_many_channels_that_valkey_refuses_hide_none_of_those_after_them(
+    database: Database, publisher: Publisher, store: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than a round takes are refused, and each has been before."""
+    monkeypatch.setattr(outbox_module, "CHANNELS_AT_ONCE", 3)
+    monkeypatch.setattr(outbox_module, "backoff", lambda *_: 0.1)
+    refused = [f"posts:{number}" for number in range(10)]
+    for name in refused:
+        store.set(publisher.history.layout.keys(name)[0], "no hash")
+    await write(database, 0, 1, refused)
+    relay = Relay(database, publisher.history)
+    assert await relay.drain() == 0
+    await asyncio.sleep(0.1)  # until all of them are tried again
+    await write(database, 0, 1, ["posts:after"])
+    assert await relay.drain() == 1
+
+
+async def test_rows_of_a_shard_that_is_away_hide_none_of_the_other_shards(database: Database, publisher: Publisher) -> None:
+    """One shard is away, another is lost as the call is under way."""
+    history = publisher.history
+    where = {history.layout.channel("posts:a"): False, history.layout.channel("posts:b"): True, history.layout.channel("posts:c"): True}
+
+    class Cluster:
+        sharded = True
+        send = history.commands.send
+        looks = 0
+
+        def shard(self, key: bytes) -> Any:
+            return SimpleNamespace(connected=where[key])
+
+        def look_again(self) -> None:
+            self.looks += 1
+
+    async def relay(channel: str, *words: Any, **options: Any) -> None:
+        if channel == "posts:b":
+            raise Unavailable("lost")
+        await History.relay(history, channel, *words, **options)
+
+    of_a_cluster = cast(Any, SimpleNamespace(commands=Cluster(), layout=history.layout, relay=relay))
+    for channel in ("posts:a", "posts:b", "posts:c"):
+        await write(database, channels=[channel])
+    assert await Relay(database, of_a_cluster).drain() == EACH and of_a_cluster.commands.looks > 0
+    assert await contents(publisher, "posts:c") == documents("posts:c", 0, EACH) and await contents(publisher, "posts:a") == []
+
+
+async def test_a_valkey_that_takes_no_writes_sets_no_channel_aside(
+    database: Database, publisher: Publisher, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, always_looking: None
+) -> None:
+    """It is logged once for all channels, and all are published as soon as it takes writes again."""
+    monkeypatch.setattr(outbox_module, "backoff", lambda *_: 30.0)
+    publish, refusals = publisher.history.relay, []
+
+    async def full(*words: Any, **options: Any) -> None:
+        refusals.append(words)
+        raise StoreError("OOM command not allowed when used memory > 'maxmemory'")
+
+    monkeypatch.setattr(publisher.history, "relay", full)
+    await write(database)
+    async with running(Relay(database, publisher.history)):
+        await until(lambda: len(refusals) > 3 * len(CHANNELS), "it is tried again")
+        monkeypatch.setattr(publisher.history, "relay", publish)
+        await holds(publisher, "posts:a", documents("posts:a", 0, EACH), 5)
+    assert [record.message[:23] for record in caplog.records if record.name == "gateway.relay"] == ["the outbox waits (OOM c"]
+
+
 async def test_a_row_refused_for_a_moment_is_not_overtaken(
     database: Database, publisher: Publisher, store: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -548,9 +666,9 @@ async def test_a_row_refused_for_a_moment_is_not_overtaken(
     fault = SpoiltStream(store, publisher, "posts:a")
 
     class MendsAtOnce(Relay):
-        def _set_aside(self, name: str, reason: str) -> None:
+        def _set_aside(self, name: str, *why: Any) -> None:
             fault.mend()
-            super()._set_aside(name, reason)
+            super()._set_aside(name, *why)
 
     await write(database, 1, 4)
     assert await MendsAtOnce(database, publisher.history).drain() >= 2 * EACH
@@ -570,6 +688,56 @@ async def test_rows_of_another_database_are_published_though_ids_repeat(database
         await write(database, 5, 7)
         await Relay(database, publisher.history).drain()
     await all_hold(publisher, 0, 7)
+
+
+async def test_a_relay_outlasts_the_middle_of_a_restore_in_which_the_tables_are_not_there(
+    database: Database, publisher: Publisher, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, always_looking: None
+) -> None:
+    monkeypatch.setattr(outbox_reporting, "EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(outbox_module, "IDENTITY_SECONDS", 0.0)
+    running_relay = asyncio.create_task(run_relay(database, publisher.history))
+    for number, (old, new) in enumerate([("outbox_identity", "away"), ("away", "outbox_identity")]):
+        async with database.transaction() as transaction:
+            await transaction.execute(text(f"ALTER TABLE {old} RENAME TO {new}"))
+        await write(database, number, number + 1)
+        if new == "away":
+            await until(lambda: {"the outbox waits", "the outbox canno"} <= {record.message[:16] for record in caplog.records}, "both fail")
+    await holds(publisher, "posts:a", documents("posts:a", 0, 2))
+    assert not running_relay.done()
+    running_relay.cancel()
+    await asyncio.wait([running_relay])
+
+
+@pytest.mark.parametrize("is_found", ["by a relay that starts", "by a relay that runs", "by its next look"])
+async def test_rows_of_a_database_that_came_back_older_are_published_though_their_ids_were_before(
+    database: Database, publisher: Publisher, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, is_found: str
+) -> None:
+    """As after a restore of last night's backup: its rows would count as published, and be deleted."""
+    relay = Relay(database, publisher.history)
+    await write(database)
+    assert await relay.drain() == 3 * EACH
+    async with database.transaction() as transaction:
+        await transaction.execute(text("DELETE FROM outbox"))
+        back = "UPDATE sqlite_sequence SET seq = 1 WHERE name = 'outbox'" if database.sqlite else "SELECT setval('outbox_id_seq', 1)"
+        await transaction.execute(text(back))
+    before = await identity(database)
+    await write(database, EACH, EACH + 1)
+    if is_found == "by a relay that starts":
+        relay = Relay(database, publisher.history)
+    elif is_found == "by its next look":
+        monkeypatch.setattr(relay, "_identity_until", 0.0)
+    else:
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="restarts"):
+            patch.setattr(relay, "_waiting", AsyncMock(side_effect=OSError("the database restarts")))
+            await relay._counted_drain()
+    assert await relay.drain() == 3
+    await all_hold(publisher, 0, EACH + 1)
+    assert await identity(database) != before
+    assert ["came back older" in record.message for record in caplog.records if record.levelno == logging.ERROR] == [True]
+    await write(database, EACH + 1, 3 * EACH)
+    await relay.drain()
+    await Relay(database, publisher.history).drain()
+    await all_hold(publisher, 0, 3 * EACH)
 
 
 async def test_an_emptied_valkey_takes_the_rows_that_follow(database: Database, own: OwnValkey, prefix: str) -> None:

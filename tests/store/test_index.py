@@ -27,6 +27,17 @@ def test_a_name_is_written_once_and_again_where_its_history_began_anew() -> None
     assert known.command("named:a") == (*WRITE, "named:a")
 
 
+def test_a_name_is_written_again_after_a_minute_since_valkey_may_have_lost_it() -> None:
+    clock = FrozenClock()
+    known = ChannelIndex(Layout("gw"), clock)
+    for _ in range(2):
+        known.answered("named:a", 1)
+        clock.pass_time(index.AGAIN_SECONDS - 1)
+        assert known.command("named:a") is None
+        clock.pass_time(1)
+        assert known.command("named:a") is not None
+
+
 @pytest.mark.parametrize("channel", ["alone", ":a", ""])
 def test_a_channel_without_a_namespace_is_in_no_index(channel: str) -> None:
     assert ChannelIndex(Layout("gw")).command(channel) is None

@@ -10,6 +10,7 @@ import valkey
 
 from gateway.config import Config
 from gateway.store.history import History
+from gateway.store.layout import publish_words
 
 from ..kit.valkeys import opened_history
 
@@ -80,6 +81,20 @@ async def test_a_ttl_of_its_own_is_set_at_once_and_so_is_the_rules_after_it(chan
 async def test_the_counter_that_an_announcement_made_live_for_ever_expires_again(channel: Channel) -> None:
     channel.together(channel.publish(), channel.publish("ttl", 0, "version", 1), channel.publish())
     assert FOREVER not in channel.lives()
+
+
+async def test_a_version_of_what_is_only_announced_is_remembered_as_long_as_the_rules_say(
+    history: History, store: valkey.Valkey, prefix: str
+) -> None:
+    """A channel for each client that types is no hash for ever; and a counter that lives longer is left alone."""
+    await history.publish("long:typing", publish_words(b"1", ttl=0, version=1))
+    await history.publish("forever:typing", publish_words(b"1", ttl=0, version=1))
+    await history.publish("long:own", publish_words(b"1", ttl=40 * 86400))
+    await history.publish("long:own", publish_words(b"1", ttl=0, version=1))
+    assert 29 * 86400 < store.ttl(f"{prefix}:{{long:typing}}:meta") <= 30 * 86400
+    assert store.ttl(f"{prefix}:{{forever:typing}}:meta") == FOREVER
+    assert store.ttl(f"{prefix}:{{long:own}}:meta") > 39 * 86400
+    assert await history.publish("long:typing", publish_words(b"1", ttl=0, version=1)) is None
 
 
 async def test_the_counter_that_a_reader_made_live_for_ever_expires_again(history: History, store: valkey.Valkey, prefix: str) -> None:

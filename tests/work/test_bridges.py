@@ -266,6 +266,35 @@ async def test_a_process_that_was_taken_for_dead_finishes_nothing(valkey_url: st
     assert not _failures(store, prefix, key)
 
 
+@pytest.mark.parametrize("is_taken", [False, True])
+async def test_entries_after_a_failover_of_the_lists_shard_are_no_repeats(
+    valkey_url: str, store: valkey.Valkey, prefix: str, key: str, is_taken: bool
+) -> None:
+    """The replica lacked the last entries, which are published: the channel is in another shard. Others come in their place."""
+    rules = {"list": key, "channel": "endless:a"}
+    state, taken = f"{prefix}:bridge:{{{key}}}:{key}", f"{prefix}:bridge:{{{key}}}:{key}:taken"
+    async with bridged(valkey_url, prefix, rules) as bridges:
+        store.lpush(key, "1", "2")
+        await until(lambda: bridges.statistics[key].bridged == 2, "the first are published")
+    if is_taken:
+        store.lpush(key, "3")
+        async with opened_history(valkey_url, prefix, configured(prefix, rules)) as history:
+            (each,) = configured(prefix, rules).bridges
+            await foreign_keys.ForeignList(Address(valkey_url), history, each, 1000).take()
+        store.copy(taken, f"{taken}:saved")
+    store.copy(state, f"{state}:saved")
+    async with bridged(valkey_url, prefix, rules) as bridges:
+        store.lpush(key, "4", "5")
+        await until(lambda: bridges.statistics[key].bridged == 2 + is_taken, "they are published")
+    store.copy(f"{state}:saved", state, replace=True)
+    if is_taken:
+        store.copy(f"{taken}:saved", taken, replace=True)
+    async with bridged(valkey_url, prefix, rules) as bridges:
+        store.lpush(key, "6", "7")
+        await until(lambda: bridges.statistics[key].bridged == 2 + is_taken, "those that follow are published")
+    assert published(store, prefix, "endless:a") == [1, 2, *([3] if is_taken else []), 4, 5, 6, 7]
+
+
 async def test_a_valkey_that_refuses_for_now_stops_the_bridges_and_loses_nothing(own: OwnValkey, prefix: str, key: str) -> None:
     rules = [{"list": key, "channel": "endless:a"}, {"stream": f"{key}:s", "channel": "endless:b"}]
     async with bridged(own.url, prefix, *rules) as bridges:

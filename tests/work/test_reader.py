@@ -33,6 +33,7 @@ CONFIG = Config(
     namespaces={
         "kept": {"history_size": -1, "history_ttl": ""},
         "three": {"history_size": 3, "history_ttl": ""},
+        "eight": {"history_size": 8, "history_ttl": ""},
         "named": {"history_size": -1, "history_ttl": "", "index": True},
     }
 )
@@ -129,6 +130,18 @@ async def test_one_that_is_given_too_often_is_a_dead_letter_and_the_others_are_n
         assert data(await take(last, 2)) == [2, 3]
         (dead,) = await last.dead_letters("kept:a")
         assert (dead.position, dead.deliveries, dead.data) == (poison.position, 3, b"1") and "3 times" in dead.reason
+
+
+async def test_what_was_never_given_is_no_dead_letter_where_each_is_given_once(history: History, reader: Open) -> None:
+    """They were read ahead by an instance that ended."""
+    await publish(history, "kept:a", 4)
+    async with reader("kept:a", deliveries=1) as one:
+        assert data(await take(one, 1, ack=False)) == [1]
+        await until(lambda: len(one._ready) == 3, "the others are in the process")
+    async with reader("kept:a", deliveries=1) as two:
+        taken = await take(two, 3)
+        assert data(taken) == [2, 3, 4] and {each.deliveries for each in taken} == {1}
+        assert [each.data for each in await two.dead_letters("kept:a")] == [b"1"]
 
 
 async def test_a_rejected_publication_is_a_dead_letter_with_its_reason(history: History, reader: Open, store: valkey.Valkey) -> None:
@@ -228,6 +241,36 @@ async def test_what_was_trimmed_before_it_was_acknowledged_is_a_gap(history: His
     async with reader("three:a") as two:
         taken = await take(two, 3)
         assert [(each.offset, each.gap) for each in taken] == [(3, gap((epoch, 1), (epoch, 2))), (4, None), (5, None)]
+
+
+async def test_what_was_trimmed_while_a_group_took_over_what_was_pending_is_a_gap(history: History, reader: Open) -> None:
+    """The second instance reads what the first one left two at a time, and history lets go of the next ones meanwhile."""
+    await publish(history, "eight:a", 8)
+    async with reader("eight:a") as one:
+        epoch = (await take(one, 8, ack=False))[0].epoch
+    async with reader("eight:a", unacknowledged=2) as two:
+        pending = await take(two, 2, ack=False)
+        assert [each.offset for each in pending] == [1, 2]
+        await publish(history, "eight:a", 4, 9)
+        for each in pending:
+            assert await each.ack()
+        taken = await take(two, 8)
+    assert [each.offset for each in taken] == list(range(5, 13))
+    assert [each.gap for each in taken] == [gap((epoch, 2), (epoch, 4)), *[None] * 7]
+
+
+async def test_a_dead_letter_hides_no_gap_before_it(history: History, reader: Open) -> None:
+    await publish(history, "three:a", 3)
+    async with reader("three:a") as one:
+        taken = await take(one, 3, ack=False)
+        assert await taken[2].ack()
+    await publish(history, "three:a", 1, 4)
+    async with reader("three:a", deliveries=1) as two:
+        first = (await take(two, 1))[0]
+        assert [each.position.offset for each in await two.dead_letters("three:a")] == [2]
+        assert (first.offset, first.gap) == (4, gap((first.epoch, 0), (first.epoch, 3)))
+    async with reader("three:a") as three:
+        assert await three.lag() == {"three:a": 0}
 
 
 async def test_a_hole_is_crossed_when_all_before_it_is_settled(history: History, reader: Open, store: valkey.Valkey) -> None:
@@ -401,6 +444,18 @@ async def test_all_channels_of_a_namespace_are_read_also_those_that_come_later(
         assert {each.channel for each in await take(one, 2)} == {"named:c", "named:d"}
         assert one._layout.faults.counts["index"] == 3
     assert not store.exists(history.layout.index("kept"))
+
+
+async def test_a_channel_is_in_the_index_again_when_a_relay_or_a_bridge_publishes_to_it_in_an_emptied_valkey(
+    history: History, store: valkey.Valkey
+) -> None:
+    for number in range(1, 4):
+        await history.relay("named:a", "e", [(number, "1")], notify=False)
+        await history.write_index_first("named:b", again=True)  # as a bridge does
+        await history.restore("named:c", "e", 1, [(1, "1")])
+        index = history.layout.index("named")
+        assert set(store.smembers(index)) == {b"named:a", b"named:b", b"named:c"}
+        store.delete(index, *(key for name in "abc" for key in history.layout.keys(f"named:{name}")))
 
 
 async def test_a_namespace_without_an_index_is_a_mistake_that_is_named(history: History, reader: Open) -> None:

@@ -9,10 +9,12 @@
 --
 -- An entry is published with a version of the bridge's own, and only then finished, which moves the position past it. A process
 -- that dies in between leaves it to the next one, which publishes it with the same version: the channel drops the repeat. The
--- version of a Stream's entry is its id; that of a List's is its number, which is the position (the number of those that are
--- finished) plus its place in the list of the taken ones. Without the state, versions would begin anew and count as repeats, so
--- they are versions of an epoch that is made with the state.
+-- version of a Stream's entry is its id; that of a List's is its number, which is the position plus its place in the list of the taken
+-- ones. Where that list is empty, the position first grows with time: in a cluster the shard of the bridge may come back older than that
+-- of the channel, and numbers that were published are then not given to other entries, which would count as repeats. Without the state,
+-- versions would begin anew and count as repeats, so they are versions of an epoch that is made with the state.
 
+local NUMBERS = 100  -- that a List's entries get in a millisecond: more than are published
 local HEAD = 4096  -- bytes that are shown of an entry that is too large
 local LONGEST_LEASE = 3600000  -- ms; what lasts longer, for ever, or is no lease at all was written by another program, and is replaced
 
@@ -32,16 +34,21 @@ local function begin_bridge(key, position, read)
 end
 
 -- gateway_bridge_list 3 SOURCE STATE TAKEN SIDE COUNT BYTES MOST → [epoch, position, entries, waiting]
---   The oldest COUNT entries that are not finished, or fewer, once they pass BYTES: those taken before, then those that are taken
---   now from SIDE of the source. An entry of more than MOST bytes is [its size, its head]. waiting is what is left in the source.
+--   The oldest COUNT entries that are not finished, or fewer, once they pass BYTES: those taken before or, if there are none, those that
+--   are taken now from SIDE of the source. An entry of more than MOST bytes is [its size, its head]. waiting is what is left in the source.
 -- Atomic, because an entry that is in neither list would be lost with the process that took it.
 local function gateway_bridge_list(keys, args)
   local side, count, bytes, most = args[1], tonumber(args[2]), tonumber(args[3]), tonumber(args[4])
   local epoch, position = bridge_state(keys[2], '^%d+$')
   if not epoch or #position > 15 then epoch, position = begin_bridge(keys[2], '0', 0) end
-  local entries, size = {}, 0
+  local entries, size, waiting = {}, 0, redis.call('LLEN', keys[1])
+  local takes = waiting > 0 and redis.call('LLEN', keys[3]) == 0
+  if takes then
+    position = number(math.max(tonumber(position), now_ms() * NUMBERS))
+    redis.call('HSET', keys[2], 'position', position)
+  end
   while #entries < count and size < bytes do
-    local entry = redis.call('LINDEX', keys[3], #entries) or redis.call('LMOVE', keys[1], keys[3], side, 'RIGHT')
+    local entry = redis.call('LINDEX', keys[3], #entries) or takes and redis.call('LMOVE', keys[1], keys[3], side, 'RIGHT')
     if not entry then break end
     size = size + #entry
     table.insert(entries, #entry > most and {#entry, string.sub(entry, 1, HEAD)} or entry)

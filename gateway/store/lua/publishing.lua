@@ -19,6 +19,15 @@ local function keep_meta(key, meta_ttl, ttl)
   end
 end
 
+-- The same for a publication that was announced only: it never shortens the life of the counter, nor makes it endless.
+local function prolong_meta(key, rules)
+  if rules.meta_ttl == 0 or rules.ttl == 0 then
+    keep_meta(key, 0, 0)
+  else
+    redis.call('EXPIRE', key, math.max(rules.meta_ttl, rules.ttl), 'GT')
+  end
+end
+
 -- The position of the newest publication, as position_of has it. Where this library wrote what is there, its meaning is known:
 -- 7 % of a publication. Otherwise nothing is known of what else the last publication left.
 local function read_position(channel, key)
@@ -239,7 +248,7 @@ end
 local function remember(keys, options, offset, ms, rules, ttl)
   if options.version then
     keep_version(keys[1], options.version, options.version_epoch or '')
-    if not offset then keep_meta(keys[1], rules.meta_ttl, ttl) end
+    if not offset then prolong_meta(keys[1], rules) end
   end
   if options.key then
     -- Negative scores grow with time as well, so that the oldest keys are removed first in either kind of channel.

@@ -125,16 +125,29 @@ local function deliveries_of(stream, group, id)
   return pending and pending[4]
 end
 
+-- Settles a pending entry that became a dead letter before it was given again. The position moves on only to the next publication: what
+-- history lost before this one is still to be a gap of one that is given.
+local function settle_dead(keys, group, id, epoch)
+  local state = state_of(keys[3])
+  if state.epoch == epoch and state.offset + 1 == halves(id) then
+    settle(keys, group, id, epoch)
+  else
+    redis.call('XACK', keys[2], group, id)
+  end
+end
+
 -- Takes over what is pending after an offset. Returns the entries with their deliveries, the ids of those that died of too many,
--- and whether some are left.
+-- and whether some are left; nil where some of it is no longer in history, though it follows what OWNER was given: Valkey forgets
+-- then that they were pending, and nothing would show that they are missing.
 local function pending_after(keys, group, owner, epoch, after, ask)
   local entries, dead, taken = {}, {}, 0
   local claimed = redis.call('XAUTOCLAIM', keys[2], group, consumer_of(owner), 0, number(after + 1) .. '-0', 'COUNT', ask.count, 'JUSTID')
+  if after > 0 and #(claimed[3] or {}) > 0 then return nil end
   for _, id in ipairs(claimed[2]) do
     local deliveries = deliveries_of(keys[2], group, id)
     if deliveries >= ask.tries then
       bury(keys, epoch, id, 'given ' .. deliveries .. ' times without an acknowledgement', deliveries)
-      settle(keys, group, id, epoch)
+      settle_dead(keys, group, id, epoch)
       table.insert(dead, id)
     else
       local entry = redis.call('XRANGE', keys[2], id, id)[1]
@@ -147,7 +160,8 @@ local function pending_after(keys, group, owner, epoch, after, ask)
 end
 
 -- Gives what follows the last entry that the group was given, up to the next hole; across a hole only if nothing is pending.
--- Returns the entries, how many others were found among them that no publisher wrote, and whether some are left.
+-- Returns the entries, how many others were found among them that no publisher wrote, and whether some are left. They count as given
+-- once; but where that is all that is allowed, OWNER counts each when it gives it to the application.
 local function new_after(keys, group, owner, last, pending, top, ask)
   local entries, foreign, words = {}, 0, {'XCLAIM', keys[2], group, consumer_of(owner), 0}
   local page = range(keys[2], number(last + 1), number(top), false, ask.count, ask.bytes)
@@ -165,7 +179,7 @@ local function new_after(keys, group, owner, last, pending, top, ask)
     end
   end
   if #entries > 0 then
-    for _, word in ipairs({'RETRYCOUNT', 1, 'FORCE', 'JUSTID', 'LASTID', number(given) .. '-' .. LAST_MS}) do table.insert(words, word) end
+    for _, word in ipairs({'RETRYCOUNT', ask.tries > 1 and 1 or 0, 'FORCE', 'JUSTID', 'LASTID', number(given) .. '-' .. LAST_MS}) do table.insert(words, word) end
     redis.call(unpack(words))
   end
   return entries, foreign, #page > 0 and given < top
@@ -241,6 +255,10 @@ local function gateway_reader_read(keys, args)
   local entries, dead, foreign, more, oldest = {}, {}, 0, false, after == 0
   if after < last then
     entries, dead, more = pending_after(keys, group, owner, epoch, after, ask)
+    if not entries then
+      redis.call('HDEL', keys[3], 'owner')
+      return {0}
+    end
     more = more or #entries > 0 and last < top
   end
   if #entries == 0 and not more then
