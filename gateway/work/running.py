@@ -195,7 +195,7 @@ def remembering_tasks(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
 class Call:
     """One call of a handler, for one job or for the jobs of a batch. ``on_outcomes`` is called once, with one outcome for each run."""
 
-    __slots__ = ("_abandoning", "_function", "_handler", "_on_outcomes", "_started", "_task", "_timed_out", "_timer", "runs")
+    __slots__ = ("_abandoning", "_function", "_handler", "_on_outcomes", "_seconds", "_started", "_task", "_timed_out", "_timer", "runs")
 
     def __init__(
         self,
@@ -212,7 +212,8 @@ class Call:
         self._timed_out = False
         loop = asyncio.get_running_loop()
         self._abandoning: asyncio.TimerHandle | None = None
-        self._timer = loop.call_later(min(run.document.timeout for run in runs), self._on_timeout)
+        self._seconds = min(run.document.timeout for run in runs)
+        self._timer = loop.call_later(self._seconds, self._on_timeout)
         self._task = loop.create_task(self._caught())
         self._task.add_done_callback(self._on_done)
         for run in runs:
@@ -271,7 +272,7 @@ class Call:
     def _outcome(self, run: Run, index: int, result: Any, error: BaseException | None) -> Outcome:
         if error is None and self._handler.batch is not None:
             result = result[index] if isinstance(result, list) and len(result) == len(self.runs) else None
-            error = result if isinstance(result, Exception) else None
+            error = result if isinstance(result, BaseException) else None  # asyncio.gather returns a CancelledError too
         if error is None:
             return _finished(run, result)
         if run.ended == "lost":
@@ -280,9 +281,9 @@ class Call:
             return Outcome("given_back")
         if run.ended == "cancelled":
             return Outcome("failed", reason="cancelled")
-        if self._timed_out:
-            return self._failed(run, f"timeout: it was not done after {run.document.timeout:g} s")
-        if any(other.ended for other in self.runs):
+        if self._timed_out and run.document.timeout == self._seconds:
+            return self._failed(run, f"timeout: it was not done after {self._seconds:g} s")
+        if self._timed_out or any(other.ended for other in self.runs):
             return Outcome("given_back")  # its batch was cancelled for another job
         if isinstance(error, Reject | Unfit):
             return Outcome("failed", reason=str(error) or "the handler rejected the job")

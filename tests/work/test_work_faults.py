@@ -214,6 +214,40 @@ async def test_a_batch_that_is_cancelled_for_one_job_costs_the_others_no_attempt
     assert batches == [([0, 1, 2], [1, 1, 1]), ([0, 2], [1, 1])]
 
 
+async def test_a_batch_whose_time_is_over_for_one_job_costs_the_others_no_attempt(queue: Queue, new_worker: Any) -> None:
+    worker, batches = new_worker(), []
+
+    @worker.job("batch", batch=3, within=0.05)
+    async def batch(jobs: list[RunningJob], data: list[int]) -> None:
+        batches.append((data, [job.attempt for job in jobs]))
+        await asyncio.sleep(60 if 1 in data else 0)
+
+    for number in range(3):
+        await queue.enqueue("batch", number, attempts=1, timeout=0.05 if number == 1 else 60)
+    async with working(worker):
+        await overview_is(queue, finished=2, dead_letters=1)
+    assert batches == [([0, 1, 2], [1, 1, 1]), ([0, 2], [1, 1])]
+
+
+async def test_a_job_of_a_batch_whose_coroutine_was_cancelled_is_not_done(queue: Queue, new_worker: Any) -> None:
+    worker, ran = new_worker(), []
+
+    async def send(job: RunningJob, number: int) -> None:
+        ran.append((number, job.attempt))
+        if (number, job.attempt) == (1, 1):
+            raise asyncio.CancelledError  # as where it waits for a task of another that was cancelled
+
+    @worker.job("batch", batch=2, within=0.02, backoff=0)
+    async def batch(jobs: list[RunningJob], data: list[int]) -> list[Any]:
+        return await asyncio.gather(*map(send, jobs, data), return_exceptions=True)
+
+    for number in range(2):
+        await queue.enqueue("batch", number)
+    async with working(worker):
+        await overview_is(queue, finished=2)
+    assert ran == [(0, 1), (1, 1), (1, 2)]
+
+
 async def test_a_run_that_has_ended_is_not_cancelled_any_more(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """As where the worker compares what it holds with Valkey, which has carried out the end of the job, but the answer is on its way."""
     monkeypatch.setattr("gateway.work.running.CANCEL_SECONDS", 0)
