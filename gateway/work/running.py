@@ -24,7 +24,7 @@ from ..rules.json_text import UNREADABLE
 from ..rules.json_values import json_of
 from ..runtime import tracing
 from ..runtime.backoff import backoff
-from .handlers import REASON_CHARACTERS, TRACE_CHARACTERS, Handler, Reject, Retry
+from .handlers import REASON_CHARACTERS, TRACE_CHARACTERS, Handler, NoJson, Reject, Retry
 from .jobs import DELAY_SECONDS, JobDocument
 from .threads import Threads
 
@@ -318,6 +318,8 @@ def _finished(run: Run, result: Any) -> Outcome:
 
 def _stored(result: Any) -> bytes:
     """The result as JSON. Raises TypeError for what JSON does not have, ValueError for what is too large or nested too deep."""
+    if isinstance(result, NoJson):
+        raise TypeError(result.reason)
     text = json_of(result, "the result")
     if len(text) > RESULT_BYTES:
         raise ValueError(f"it is at most {RESULT_BYTES} bytes of JSON, not {len(text)}: put it elsewhere, and return its place")
