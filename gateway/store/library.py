@@ -26,7 +26,7 @@ from .connection import ServerCommands
 
 __all__ = ["VERSION", "Library", "ready_blocking", "rules_of"]
 
-VERSION = 10  # of the functions; count it up with every change of what a function does
+VERSION = 11  # of the functions; count it up with every change of what a function does
 
 _NAME = re.compile(rb"^gateway_(\d+)$")
 _GENERATION = re.compile(rb"^(?:(\d+)\.)?[0-9a-f]{8}$")

@@ -139,6 +139,12 @@ def test_other_calls_are_refused_in_words(queue: QueueFunctions) -> None:
     assert refusal(mixed, "enqueue", *JOBS).startswith("GATEWAY the keys are gw:queue:{Q} and, each after it, :jobs :runs")
 
 
+@pytest.mark.parametrize("seconds", ["0.00005", "0.0001", "0.0123456789", "2592000"])
+def test_a_job_runs_however_short_its_result_is_stored(queue: QueueFunctions, seconds: str) -> None:
+    queue.call("enqueue", *JOBS, "id", "j", "result_ttl", seconds)
+    assert list(queue.take("w")) == ["j"] and queue.counts("strays", "dead") == [0, 0]
+
+
 def test_a_delay_of_a_year_and_the_last_second_of_ten_years_are_accepted(queue: QueueFunctions) -> None:
     for delay in (YEAR, 10 * YEAR):
         id, new = queue.call("enqueue", *JOBS, "delay", delay)

@@ -156,7 +156,7 @@ local function gateway_enqueue(keys, args)
   local timeout = bounded(options, 'timeout', 60, 0.001, 604800)
   local expires = bounded(options, 'expires', 0, 0.001, JOB.seconds)
   local last = math.ceil(bounded(options, 'expires_at', 0, 0, 1e11) * 1000)
-  local result_ttl = bounded(options, 'result_ttl', 0, 0, 2592000)
+  local result_ttl = math.ceil(bounded(options, 'result_ttl', 0, 0, 2592000) * 1000) / 1000  -- in ms: less would be written with an exponent
   local limit = bounded(options, 'limit', JOB.limit, 1, 1e12, true)
   local now = now_ms()
   local at = options.at and bounded(options, 'at', 0, 0, now / 1000 + JOB.seconds) or 0
