@@ -59,6 +59,7 @@ class Intake:
         self._worker = worker
         self._lease_ms = int(lease * 1000)
         self._leased_until = 0.0  # by the loop's clock: so long the lease lasts for sure
+        self._trusted = 0.0  # by the same clock: from then on a lease that is over is that of a dead worker
         self._on_promising = on_promising
         self._tasks = tasks
         self._signals = 0  # announcements and timers, counted
@@ -163,16 +164,19 @@ class Intake:
 
     async def renew(self) -> None:
         """Renews the lease; gives jobs of dead workers to the living; what this worker lost is ended. Raises StoreError."""
-        before, began = list(self.held.values()), asyncio.get_running_loop().time()
+        time, lease = asyncio.get_running_loop().time, self._lease_ms / 1000
+        before, until, began = list(self.held.values()), self._leased_until, time()
         known, ms, *dead = await self._call(b"gateway_renew", self._lease_ms)
-        self._leased_until = began + self._lease_ms / 1000
+        if 0 < until <= time():
+            self._trusted = time() + lease  # Valkey was away, perhaps: the others come back as this worker does
+        self._leased_until = began + lease
         if not known and before:
             log.warning("queue %s: the lease of this worker was over: its %d jobs went to others", self.queue, len(before))
             for run in before:
                 run.end("lost")
         if not known:
             self.promise()  # the queue may have been removed, and with it that this worker is to be announced to
-        for worker in dead:
+        for worker in dead if time() >= self._trusted else ():
             await self._reclaim(worker)
         if self._looking is not None:
             self._looking.cancel()
@@ -218,7 +222,7 @@ class Intake:
         """Whether the job may run now; else it waits in Valkey for those of its serial key before it."""
         answer = await self._repeat(b"gateway_park", run.id, run.token, serial)
         if answer != 1:
-            self.held.pop(run.id, None)
+            self._release(run)  # not by its id: this worker may have taken the job again meanwhile
         return bool(answer == 1)
 
     def end(self, run: Run, outcome: Outcome) -> None:

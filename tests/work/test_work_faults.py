@@ -18,17 +18,20 @@ import msgspec
 import pytest
 import valkey
 
-from gateway.runtime.tasks import end
+from gateway.runtime.tasks import Tasks, end
+from gateway.store.access import make_commands
+from gateway.store.connect import Address
 from gateway.store.connection import ServerCommands
 from gateway.store.layout import Layout
 from gateway.work import Queue, Retry, SyncQueue, Worker
 from gateway.work.handlers import describe
+from gateway.work.intake import Intake
 from gateway.work.jobs import JobDocument
 from gateway.work.periodic import Schedule
 from gateway.work.running import Call, Outcome, Run, RunningJob
 
 from ..kit.jobs import ended, overview_is, working
-from ..kit.waiting import until, wait_until
+from ..kit.waiting import eventually, until, wait_until
 
 # Producers.
 
@@ -263,6 +266,44 @@ async def test_a_run_that_has_ended_is_not_cancelled_any_more(monkeypatch: pytes
     run.end("lost")
     await asyncio.sleep(0.01)
     assert call.runs == [run] and caplog.text == ""
+
+
+async def test_a_job_that_is_taken_again_while_its_parking_is_answered_is_held(valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the answer is lost with the connection, and the call is made again. What is not held would be given back while it runs."""
+    intake = Intake(make_commands(Address(valkey_url)), Layout("gw"), "default", "w", 15, lambda: None, Tasks())
+    document = JobDocument("work", 0, 1, 0, 0, 0, 60, 0, msgspec.Raw(b"null"))
+    old, new = Run("default", "1", 1, document, 0, 0), Run("default", "1", 2, document, 0, 0)
+
+    async def refused(*words: Any) -> int:
+        intake.held["1"] = new
+        return -1
+
+    monkeypatch.setattr(intake, "_repeat", refused)
+    assert not await intake.park(old, b"serial")
+    assert intake.held == {"1": new}
+
+
+async def test_workers_that_come_back_with_valkey_keep_their_jobs_and_those_of_a_dead_one_go_to_others(queue: Queue, prefix: str) -> None:
+    """Valkey was away for longer than the lease of all: the first that is back had taken the others for dead."""
+    living, first = (
+        Intake(queue.queues.commands, Layout(prefix), "default", name, 0.2, lambda: None, Tasks()) for name in ("living", "first")
+    )
+    await queue.enqueue("work")
+    assert len(await living.take(1)) == 1
+    await first.renew()
+    await asyncio.sleep(0.25)
+    await first.renew()
+    await living.renew()
+    overview = await queue.queues.overview("default")
+    assert (overview.running, overview.crashed) == (1, 0)
+    assert living._looking is not None
+    living._looking.cancel()  # it dies
+
+    async def is_given_back() -> bool:
+        await first.renew()
+        return (await queue.queues.overview("default")).ready == 1
+
+    await eventually(is_given_back, "the job of the dead worker is ready again")
 
 
 async def test_a_worker_that_waits_finds_the_jobs_after_a_queue_was_removed(own: Any) -> None:

@@ -337,7 +337,7 @@ async def test_a_process_whose_result_is_no_json_has_done_its_job(queue: Queue, 
         await queue.enqueue("odd", str(ran))
         await overview_is(queue, finished=1)
         awaited = await queue.enqueue("odd", str(ran), result_ttl=60)
-        with pytest.raises(JobFailed, match="the job was done, but its result cannot be stored: .*object is unsupported"):
+        with pytest.raises(JobFailed, match="the job was done, but its result cannot be stored"):
             await awaited.result(30)
     assert ran.read_text() == "1 1 "
 
