@@ -388,6 +388,22 @@ async def test_a_worker_whose_clock_is_ahead_enqueues_no_tick_of_the_future(
         assert version <= time.time() + 1
 
 
+async def test_a_worker_whose_clock_is_behind_enqueues_each_tick(queue: Queue, new_worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Behind(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return super().now(tz) - timedelta(hours=1)
+
+    monkeypatch.setattr("gateway.work.periodic.datetime", Behind)
+    worker = new_worker()
+
+    @worker.cron("* * * * * *", "each second")
+    async def each(job: RunningJob) -> None: ...
+
+    async with working(worker):
+        await overview_is(queue, finished=1)
+
+
 async def test_a_tick_that_valkey_refuses_is_enqueued_later(own: Any) -> None:
     worker, ran = Worker(["refusing"], url=own.url), []
 
