@@ -306,6 +306,15 @@ async def test_workers_that_come_back_with_valkey_keep_their_jobs_and_those_of_a
     await eventually(is_given_back, "the job of the dead worker is ready again")
 
 
+async def test_a_worker_that_waits_for_a_delayed_job_looks_each_minute_as_valkeys_clock_may_be_set(queue: Queue, prefix: str) -> None:
+    """Also where its machine sleeps: the timer stands still meanwhile."""
+    intake = Intake(queue.queues.commands, Layout(prefix), "default", "w", 15, lambda: None, Tasks())
+    await queue.enqueue("work", delay=86400)
+    assert await intake.take(1) == [] and not intake.promising
+    assert intake._timer is not None and intake._timer.when() - asyncio.get_running_loop().time() <= 60
+    intake._timer.cancel()
+
+
 async def test_a_worker_that_waits_finds_the_jobs_after_a_queue_was_removed(own: Any) -> None:
     worker = Worker(["removed"], url=own.url, lease=0.5)
 
