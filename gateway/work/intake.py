@@ -30,6 +30,7 @@ __all__ = ["Intake"]
 
 log = logging.getLogger("gateway.worker")
 
+HELD_MOST = 10_000  # jobs: as many as gateway_held is given
 FINISH_AT_ONCE = 200  # ends of one call, in which Valkey serves no other client
 FINISH_BYTES = 8 * 1024 * 1024  # of results in one call, unless the first is larger
 REASON_CHARACTERS = 4000  # of a failure; Valkey holds as many bytes
@@ -68,6 +69,11 @@ class Intake:
         self._taking = False  # a call is on its way, whose jobs are not held yet
         self._unsure = False  # an answer was lost: Valkey may think that this worker has more than it holds
         self._finished: list[tuple[Run, bytes]] = []
+
+    @property
+    def room(self) -> int:
+        """How many jobs more can be held."""
+        return HELD_MOST - len(self.held)
 
     # What the link calls.
 
@@ -237,7 +243,7 @@ class Intake:
             self._tasks.spawn(self._end(run, outcome))
 
     def _finish(self) -> None:
-        finished, self._finished = self._finished, []
+        finished, self._finished = self._finished[::-1], []  # a batch ends with its newest job first, and Valkey finds the oldest faster
         page: list[tuple[Run, bytes]] = []
         size = 0
         for run, result in finished:
@@ -290,6 +296,8 @@ class Intake:
     def _release(self, run: Run) -> None:
         if self.held.get(run.id) is run:
             del self.held[run.id]
+            if self.room == 1:
+                self._on_promising()
 
     async def leave(self) -> None:
         """Ends the lease; what this worker still has is given back. Valkey being away, that happens when the lease is over."""

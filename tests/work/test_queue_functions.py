@@ -197,6 +197,18 @@ def test_jobs_whose_take_was_not_answered_go_back_when_the_worker_names_what_it_
     assert queue.work("held", "w", "j0", known["j0"]) == [0, 2]
 
 
+def test_a_job_whose_take_was_not_answered_goes_back_however_many_the_worker_has(queue: QueueFunctions) -> None:
+    with queue.own.client.pipeline(transaction=False) as pipeline:
+        for number in range(1001):
+            pipeline.execute_command("FCALL", "gateway_enqueue", len(queue.keys), *queue.keys, *JOBS, "id", f"j{number}")
+        pipeline.execute()
+    known = queue.take("w", 1000)
+    queue.take("w", 1)  # the answer is lost
+    named = [word for run in known.items() for word in run]
+    assert queue.work("held", "w", *named) == [1, *[1] * 1000]
+    assert queue.counts("ready", "running") == [1, 1000]
+
+
 def test_what_ends_a_run_is_refused_the_second_time_and_after_the_job_was_sent_again(queue: QueueFunctions) -> None:
     """The worker itself has the job again: only the token tells its two runs apart."""
     queue.call("enqueue", *JOBS, "id", "j")

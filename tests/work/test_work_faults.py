@@ -251,6 +251,25 @@ async def test_a_job_of_a_batch_whose_coroutine_was_cancelled_is_not_done(queue:
     assert ran == [(0, 1), (1, 1), (1, 2)]
 
 
+async def test_a_worker_holds_no_more_jobs_than_it_can_name(queue: Queue, new_worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.work.intake.HELD_MOST", 3)
+    worker, ran, release = new_worker(), [], asyncio.Event()
+
+    @worker.job("batch", batch=2, within=0.01)
+    async def batch(jobs: list[RunningJob], data: list[int]) -> None:
+        ran.extend(data)
+        await release.wait()
+
+    for number in range(8):
+        await queue.enqueue("batch", number)
+    async with working(worker):
+        await until(lambda: len(ran) == 3, "as many run as it may hold")
+        await asyncio.sleep(0.05)
+        assert (await queue.queues.overview("default")).running == 3
+        release.set()
+        await overview_is(queue, finished=8)
+
+
 async def test_a_run_that_has_ended_is_not_cancelled_any_more(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """As where the worker compares what it holds with Valkey, which has carried out the end of the job, but the answer is on its way."""
     monkeypatch.setattr("gateway.work.running.CANCEL_SECONDS", 0)

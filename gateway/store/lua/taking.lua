@@ -274,12 +274,13 @@ local function run_held(keys, worker, id, token)
   return run, job_of(keys, id)
 end
 
--- Removes jobs from the worker's list, the last step of each end.
-local function untake(keys, ids)
+-- Removes jobs from the worker's list, the last step of each end. `newest`: those that it took last are looked for first. A list of
+-- thousands is read up to each of them.
+local function untake(keys, ids, newest)
   if #ids > 4 and redis.call('LLEN', keys[K.taken]) == #ids then
     redis.call('DEL', keys[K.taken])
   else
-    for _, id in ipairs(ids) do redis.call('LREM', keys[K.taken], 1, id) end
+    for _, id in ipairs(ids) do redis.call('LREM', keys[K.taken], newest and 1 or -1, id) end
   end
 end
 
@@ -398,7 +399,7 @@ local function gateway_give_back(keys, args)
     local run, head, job = run_held(keys, worker, args[i], args[i + 1])
     if run then
       if head then give_back(keys, args[i], head, run, now) else bury_stray(keys, args[i], job, now) end
-      untake(keys, {args[i]})
+      untake(keys, {args[i]}, true)
       count(keys, 'given_back')
     end
     table.insert(answers, run and 1 or 0)
@@ -438,13 +439,14 @@ end
 
 -- Leases.
 
--- Takes jobs out of the worker's list, up to a page, those that it took first: all whose id is not in `named`. `dispose_of` is given
--- each that the worker was running, the newest first, so that what is given back is taken in its old order. Returns how many went elsewhere.
-local function clear_taken(keys, worker, named, now, dispose_of)
-  local ids, freed = redis.call('LRANGE', keys[K.taken], -JOB.page, -1), 0
+-- Takes jobs out of the worker's list, up to a page, those that it took first: all whose id is not in `named`, which has `many`.
+-- `dispose_of` is given each that the worker was running, the newest first, so that what is given back is taken in its old order.
+-- Returns how many went elsewhere.
+local function clear_taken(keys, worker, named, many, now, dispose_of)
+  local ids, freed = redis.call('LRANGE', keys[K.taken], -JOB.page - many, -1), 0
   for _, id in ipairs(ids) do
-    local run = run_of(keys, id)
     if not named[id] then
+      local run = run_of(keys, id)
       local head, job = job_of(keys, id)
       local running = redis.call('ZSCORE', keys[K.running], id)
       if not head then
@@ -456,7 +458,7 @@ local function clear_taken(keys, worker, named, now, dispose_of)
         give_back(keys, id, head, run, now)
         freed = freed + 1
       end
-      redis.call('LREM', keys[K.taken], -1, id)
+      redis.call('LREM', keys[K.taken], many > 0 and 1 or -1, id)  -- what is named is older, most often
     end
   end
   return freed
@@ -476,7 +478,7 @@ local function gateway_held(keys, args)
     if run then named[args[i]] = true end
     table.insert(answer, run and (is_cancelled(run) and 2 or 1) or 0)
   end
-  answer[1] = clear_taken(keys, worker, named, now, function(id, head, run) give_back(keys, id, head, run, now) end)
+  answer[1] = clear_taken(keys, worker, named, #answer - 1, now, function(id, head, run) give_back(keys, id, head, run, now) end)
   if answer[1] > 0 then count(keys, 'given_back', answer[1]) end
   return answer
 end
@@ -502,7 +504,7 @@ local function gateway_renew(keys, args)
   local now = now_ms()
   local known = redis.call('ZSCORE', keys[K.workers], worker) and 1 or 0
   if lease == 0 then
-    local given = clear_taken(keys, worker, {}, now, function(id, head, run) give_back(keys, id, head, run, now) end)
+    local given = clear_taken(keys, worker, {}, 0, now, function(id, head, run) give_back(keys, id, head, run, now) end)
     if given > 0 then count(keys, 'given_back', given) end
     if redis.call('EXISTS', keys[K.taken]) == 0 then
       redis.call('ZREM', keys[K.workers], worker)
@@ -538,7 +540,7 @@ local function gateway_reclaim(keys, args)
     return -1
   end
   for _, id in ipairs(ids) do most = math.max(most, run_of(keys, id).crashes) end
-  local freed = clear_taken(keys, worker, {}, now, function(id, head, run)
+  local freed = clear_taken(keys, worker, {}, 0, now, function(id, head, run)
     if run.crashes < most then
       give_back(keys, id, head, run, now)
       return
