@@ -182,13 +182,14 @@ class Queues:
         return cast(bytes, await self._call(b"gateway_cancel", queue, id)).decode()
 
     async def resend(self, queue: str, *ids: str) -> tuple[int, int]:
-        """Sends dead letters again: these, or the oldest of all, at most 1,000 in one call. Returns how many were sent, and how many were not:
-        they are no dead letters any more, or another job has their unique key."""
+        """Sends dead letters again: these, or the oldest of all, at most 1,000 in one call, and fewer where they are large. Returns how many
+        were sent, and how many were not: they are no dead letters any more, or another job has their unique key."""
         sent, refused = await self._call(b"gateway_resend", queue, *ids)
         return sent, refused
 
     async def purge(self, queue: str, state: str) -> tuple[int, int]:
-        """Removes jobs that are ``ready``, ``delayed`` or ``dead``, at most 1,000 in one call. Returns how many were removed, and how many are left."""
+        """Removes jobs that are ``ready``, ``delayed`` or ``dead``, at most 1,000 in one call, and fewer where they are large. Returns how many
+        were removed, and how many are left."""
         removed, left = await self._call(b"gateway_purge", queue, state)
         return removed, left
 

@@ -280,6 +280,22 @@ def test_replies_are_bounded_in_bytes_and_the_rest_follows(queue: QueueFunctions
 # What other programs wrote.
 
 
+def test_large_jobs_come_due_are_sent_again_and_are_removed_a_few_at_a_time(queue: QueueFunctions) -> None:
+    """Each is read whole: a thousand of a megabyte took Valkey from all others for seconds."""
+    data = '"' + "x" * 1048000 + '"'
+    for number in range(11):
+        queue.call("enqueue", "n", data, "id", f"j{number}", "delay", 1)
+    queue.set_time(NOW + 1000)
+    assert queue.work("take", "w", 1000, 0) == [0] and queue.counts("delayed") == [2]
+    assert queue.work("take", "w", 1000, 0) == [-1] and queue.counts("delayed") == [0]
+    while tokens := queue.take("w", lease=1000):
+        assert len(tokens) <= 8
+        for id, token in tokens.items():
+            queue.work("fail", "w", id, token, "why", "")
+    assert [queue.call("resend") for _ in range(3)] == [[9, 0], [2, 0], [0, 0]]
+    assert [queue.call("purge", "ready") for _ in range(2)] == [[9, 2], [2, 0]]
+
+
 def test_an_entry_that_no_function_enqueued_becomes_a_dead_letter_and_costs_the_others_nothing(queue: QueueFunctions) -> None:
     client = queue.own.client
     queue.call("enqueue", *JOBS, "id", "a")

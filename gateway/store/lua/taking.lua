@@ -19,20 +19,28 @@ local function check_each(args, words, what)
   end
 end
 
--- Puts the delayed jobs that are due among the ready ones. Returns ms until the next is due, nil if none is delayed.
+-- How many jobs are read at a time, by the size of the first: each is read whole.
+local function batch_of(keys, id)
+  local size = redis.call('HSTRLEN', keys[K.jobs], id)
+  return math.max(1, math.min(JOB.batch, math.floor(JOB.read / math.max(size, 1))))
+end
+
+-- Puts the delayed jobs that are due among the ready ones, until they pass JOB.reply. Returns ms until the next is due, nil if none is delayed.
 local function ripen(keys, now)
   local first = redis.call('ZRANGE', keys[K.delayed], 0, 0, 'WITHSCORES')
   if not first[1] then return nil end
   if tonumber(first[2]) > now then return tonumber(first[2]) - now end
   local due = redis.call('ZRANGEBYSCORE', keys[K.delayed], '-inf', number(now), 'LIMIT', 0, JOB.page)
-  local ripe = {}
-  for from = 1, #due, JOB.batch do
-    local last = math.min(from + JOB.batch - 1, #due)
+  local ripe, from, bytes = {}, 1, 0
+  while from <= #due and bytes < JOB.reply do
+    local last = math.min(from + batch_of(keys, due[from]) - 1, #due)
     for i, job in ipairs(redis.call('HMGET', keys[K.jobs], unpack(due, from, last))) do
       local priority = tonumber(string.match(job or '', '^{"priority":(%d),') or 0)
       ripe[priority] = ripe[priority] or {}
       table.insert(ripe[priority], due[from + i - 1])
+      bytes = bytes + #(job or '')
     end
+    from = last + 1
   end
   for priority, ids in pairs(ripe) do
     redis.call('LPUSH', keys[K.ready + priority], unpack(ids))
@@ -164,12 +172,11 @@ local function give(taking, round, id, head, job, run)
   round.scores[2 * n + 1], round.scores[2 * n + 2] = taking.score, id
   round.runs[2 * n + 1], round.runs[2 * n + 2] = id, run_text(run)
   table.insert(taking.answer, {id, run.token, job, run.failures, run.crashes})
-  taking.bytes = taking.bytes + #job
 end
 
--- Whether no more may be taken in this call: the reply is large enough, or the limit over all names is reached.
+-- Whether no more may be taken in this call: what was read is large enough, or the limit over all names is reached.
 local function is_enough(taking, job)
-  if #taking.answer > 0 and taking.bytes + #job > JOB.reply then
+  if taking.bytes > 0 and taking.bytes + #job > JOB.reply then
     taking.wait = 0
     return true
   end
@@ -187,6 +194,8 @@ local function take_round(taking)
   local keys = taking.keys
   local ids, order, picked = next_ready(keys, taking.turn, math.min(JOB.batch, taking.most - #taking.answer))
   if #ids == 0 then return false end
+  local few = batch_of(keys, ids[1])
+  if few < #ids then ids, order, picked = next_ready(keys, taking.turn, few) end
   local jobs, runs = redis.call('HMGET', keys[K.jobs], unpack(ids)), redis.call('HMGET', keys[K.runs], unpack(ids))
   local running = redis.call('ZMSCORE', keys[K.running], unpack(ids))
   local round, gone, seen, plain, enough = {ids = {}, scores = {}, runs = {}}, 0, {}, true, false
@@ -194,7 +203,7 @@ local function take_round(taking)
     local job, run = jobs[i] or nil, read_run(runs[i] or nil)
     enough = is_enough(taking, job or '')
     if enough then break end
-    gone = i
+    gone, taking.bytes = i, taking.bytes + #(job or '')
     local due = taking.unlimited and plain_due(job)
     local head = due and {expires = 0, due = tonumber(due)} or head_of(job)
     if dispose(taking, id, head, job, run, running[i] or seen[id]) then
@@ -441,13 +450,15 @@ end
 
 -- Takes jobs out of the worker's list, up to a page, those that it took first: all whose id is not in `named`, which has `many`.
 -- `dispose_of` is given each that the worker was running, the newest first, so that what is given back is taken in its old order.
--- Returns how many went elsewhere.
+-- It ends once they pass JOB.reply. Returns how many went elsewhere.
 local function clear_taken(keys, worker, named, many, now, dispose_of)
-  local ids, freed = redis.call('LRANGE', keys[K.taken], -JOB.page - many, -1), 0
+  local ids, freed, bytes = redis.call('LRANGE', keys[K.taken], -JOB.page - many, -1), 0, 0
   for _, id in ipairs(ids) do
+    if bytes > JOB.reply then break end
     if not named[id] then
       local run = run_of(keys, id)
       local head, job = job_of(keys, id)
+      bytes = bytes + #(job or '')
       local running = redis.call('ZSCORE', keys[K.running], id)
       if not head then
         bury_stray(keys, id, job, now)
