@@ -185,6 +185,14 @@ def test_many_version_epochs_are_forgotten_when_they_were_not_used_for_a_week(qu
     assert len(fields) < 1020
 
 
+def test_the_last_ticks_of_schedules_are_not_forgotten(queue: QueueFunctions) -> None:
+    """That of a month is used once in a month: a tick that no worker made would not be made up for."""
+    ticks = {f"v:cron:monthly {number}": f"1 {NOW - 30 * 86400 * 1000}" for number in range(1000)}
+    queue.own.client.hset(queue.key(), mapping=ticks)
+    queue.call("enqueue", *JOBS, "version", 1, "version_epoch", "new")
+    assert ticks.keys() <= {field.decode() for field in queue.own.client.hkeys(queue.key())}
+
+
 def test_jobs_whose_take_was_not_answered_go_back_when_the_worker_names_what_it_has(queue: QueueFunctions) -> None:
     for number in range(4):
         queue.call("enqueue", *JOBS, "id", f"j{number}")

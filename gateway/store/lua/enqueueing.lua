@@ -100,15 +100,15 @@ local function count_version(version, held)
   return missing, newest, left
 end
 
--- Of many version epochs, those are remembered that were used within a week; of very many, within an hour. Some are looked at, each time
--- that a new one comes, so that no call takes long.
+-- Of many version epochs, those are remembered that were used within a week; of very many, within an hour; and those of schedules, which are
+-- few, and may be of a tick a year. Some are looked at, each time that a new one comes, so that no call takes long.
 local function forget_epochs(keys, now)
   local fields = redis.call('HLEN', keys[1])
   if fields < JOB.epochs then return end
   local unused = fields < 100 * JOB.epochs and 604800000 or 3600000
   local some = redis.call('HRANDFIELD', keys[1], 10, 'WITHVALUES')
   for i = 1, #some, 2 do
-    local used = string.sub(some[i], 1, 2) == 'v:' and whole(string.match(some[i + 1], '^%d+ (%d+)'))
+    local used = string.sub(some[i], 1, 2) == 'v:' and string.sub(some[i], 3, 7) ~= 'cron:' and whole(string.match(some[i + 1], '^%d+ (%d+)'))
     if used and now - used > unused then redis.call('HDEL', keys[1], some[i]) end
   end
 end
