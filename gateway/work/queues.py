@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 from contextlib import AbstractContextManager
@@ -21,6 +22,7 @@ __all__ = ["Failure", "JobView", "Overview", "Queues", "enqueue_call", "enqueue_
 log = logging.getLogger("gateway.work")
 
 MS_MOST = 1e15  # unix ms
+NAME_SECONDS = 1.0  # for a name to be added: on a cluster the names are in another shard than the job, which may be away
 
 _READS = (b"gateway_queue", b"gateway_job", b"gateway_jobs")
 
@@ -140,8 +142,9 @@ class Queues:
     async def name(self, queue: str) -> None:
         """Adds a queue to those that ``names`` gives. Where Valkey refuses, that is logged once, and the work goes on."""
         try:
-            await self.commands.call(b"SADD", self._layout.queues, queue, repeatable=True)
-        except Unavailable:
+            async with asyncio.timeout(NAME_SECONDS):
+                await self.commands.call(b"SADD", self._layout.queues, queue, repeatable=True)
+        except (Unavailable, TimeoutError):
             return  # the next enqueue names it
         except StoreError as error:
             log_unnamed(queue, error)

@@ -131,6 +131,18 @@ async def test_a_foreign_key_instead_of_the_queues_names_costs_no_job(
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # what is not closed is left to the collector
+async def test_an_enqueue_does_not_wait_for_the_shard_of_the_queues_names(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.work.queues.NAME_SECONDS", 0.05)
+    call = queue.queues.commands.call
+
+    async def away(*words: Any, **options: Any) -> Any:
+        return await (asyncio.Event().wait() if words[0] == b"SADD" else call(*words, **options))
+
+    monkeypatch.setattr(queue.queues.commands, "call", away)
+    async with asyncio.timeout(5):
+        assert (await queue.enqueue("work")).new
+
+
 def test_a_queue_works_in_one_loop_after_another_and_refuses_two_at_once(valkey_url: str, prefix: str) -> None:
     queue = Queue(valkey_url, prefix=prefix)
 
