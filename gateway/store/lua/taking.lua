@@ -19,10 +19,15 @@ local function check_each(args, words, what)
   end
 end
 
--- How many jobs are read at a time, by the size of the first: each is read whole.
-local function batch_of(keys, id)
-  local size = redis.call('HSTRLEN', keys[K.jobs], id)
-  return math.max(1, math.min(JOB.batch, math.floor(JOB.read / math.max(size, 1))))
+local BATCHES = {}  -- queue → how many jobs are read at a time, where they are large: each is read whole
+
+-- Reads jobs. How many are read next depends on their size.
+local function read_jobs(keys, ids, from, to)
+  local jobs, bytes = redis.call('HMGET', keys[K.jobs], unpack(ids, from, to)), 0
+  for _, job in ipairs(jobs) do bytes = bytes + #(job or '') end
+  local fitting = math.max(1, math.floor(JOB.read * #jobs / math.max(bytes, 1)))
+  BATCHES[keys[1]] = fitting < JOB.batch and fitting or nil
+  return jobs, bytes
 end
 
 -- Puts the delayed jobs that are due among the ready ones, until they pass JOB.reply. Returns ms until the next is due, nil if none is delayed.
@@ -33,14 +38,14 @@ local function ripen(keys, now)
   local due = redis.call('ZRANGEBYSCORE', keys[K.delayed], '-inf', number(now), 'LIMIT', 0, JOB.page)
   local ripe, from, bytes = {}, 1, 0
   while from <= #due and bytes < JOB.reply do
-    local last = math.min(from + batch_of(keys, due[from]) - 1, #due)
-    for i, job in ipairs(redis.call('HMGET', keys[K.jobs], unpack(due, from, last))) do
+    local last = math.min(from + (BATCHES[keys[1]] or JOB.batch) - 1, #due)
+    local jobs, read = read_jobs(keys, due, from, last)
+    for i, job in ipairs(jobs) do
       local priority = tonumber(string.match(job or '', '^{"priority":(%d),') or 0)
       ripe[priority] = ripe[priority] or {}
       table.insert(ripe[priority], due[from + i - 1])
-      bytes = bytes + #(job or '')
     end
-    from = last + 1
+    from, bytes = last + 1, bytes + read
   end
   for priority, ids in pairs(ripe) do
     redis.call('LPUSH', keys[K.ready + priority], unpack(ids))
@@ -192,11 +197,9 @@ end
 -- Takes up to a batch of jobs. Returns whether there may be more. The ids leave the ready lists last: if anything raises, they are still there.
 local function take_round(taking)
   local keys = taking.keys
-  local ids, order, picked = next_ready(keys, taking.turn, math.min(JOB.batch, taking.most - #taking.answer))
+  local ids, order, picked = next_ready(keys, taking.turn, math.min(BATCHES[keys[1]] or JOB.batch, taking.most - #taking.answer))
   if #ids == 0 then return false end
-  local few = batch_of(keys, ids[1])
-  if few < #ids then ids, order, picked = next_ready(keys, taking.turn, few) end
-  local jobs, runs = redis.call('HMGET', keys[K.jobs], unpack(ids)), redis.call('HMGET', keys[K.runs], unpack(ids))
+  local jobs, runs = read_jobs(keys, ids, 1, #ids), redis.call('HMGET', keys[K.runs], unpack(ids))
   local running = redis.call('ZMSCORE', keys[K.running], unpack(ids))
   local round, gone, seen, plain, enough = {ids = {}, scores = {}, runs = {}}, 0, {}, true, false
   for i, id in ipairs(ids) do
