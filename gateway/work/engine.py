@@ -31,6 +31,7 @@ __all__ = ["Engine", "Plan"]
 
 log = logging.getLogger("gateway.worker")
 
+TAKEN_AT_ONCE = 1000  # jobs; gateway_take gives no more
 TEXT_CHARACTERS = 1000  # of a progress, which clients receive
 UNKNOWN_SECONDS, UNKNOWN_MOST_SECONDS = 2.0, 600.0  # until a job that this worker has no handler for is tried again, at first and at most
 
@@ -129,7 +130,7 @@ class Engine:
         room = self._room()
         promising = {
             queue: intake for queue, intake in self._intakes.items()
-            if intake.promising and (room > 0 or self._batches.room(queue, self._plan.handlers) > 0)
+            if intake.promising and intake.room > 0 and (room > 0 or self._batches.room(queue, self._plan.handlers) > 0)
         }  # fmt: skip
         if not promising:
             return None
@@ -139,8 +140,9 @@ class Engine:
             self._credit[queue] += weights[queue] / total
         queue = max(promising, key=lambda name: self._credit[name])
         self._credit[queue] -= 1
-        share = math.ceil(max(0, room) * weights[queue] / total)
-        return promising[queue], min(1000, share + (self._batches.room(queue, self._plan.handlers) if self._batches else 0))
+        intake, share = promising[queue], math.ceil(max(0, room) * weights[queue] / total)
+        most = share + (self._batches.room(queue, self._plan.handlers) if self._batches else 0)
+        return intake, min(TAKEN_AT_ONCE, intake.room, most)
 
     # Running.
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
-__all__ = ["Batch", "Handler", "Rate", "Reject", "Retry", "describe", "read_rate"]
+__all__ = ["Batch", "Handler", "NoJson", "Rate", "Reject", "Retry", "describe", "read_rate"]
 
 BURST_SECONDS = 0.02  # what a rate lets start at once: a worker that wakes for each job of a high rate would only do that
 RATE = re.compile(r"(\d+(?:\.\d+)?)/(\d*)(ms|s|m|h|d)")
@@ -33,6 +33,13 @@ class Retry(Exception):
             raise TypeError(f"after is a number of seconds, not {after!r:.100}")
         super().__init__(reason)
         self.after = after
+
+
+@dataclass(frozen=True, slots=True)
+class NoJson:
+    """Stands for what a handler in a process returned and JSON does not have; ``reason`` is why it could not be sent."""
+
+    reason: str
 
 
 class Reject(Exception):

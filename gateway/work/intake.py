@@ -30,11 +30,12 @@ __all__ = ["Intake"]
 
 log = logging.getLogger("gateway.worker")
 
+HELD_MOST = 10_000  # jobs: as many as gateway_held is given
 FINISH_AT_ONCE = 200  # ends of one call, in which Valkey serves no other client
 FINISH_BYTES = 8 * 1024 * 1024  # of results in one call, unless the first is larger
 REASON_CHARACTERS = 4000  # of a failure; Valkey holds as many bytes
 LINE_CHARACTERS = 1000  # of a failure's first line in the log
-LOOK_AGAIN_SECONDS = 3600.0  # the longest timer; a job may be due in years
+LOOK_AGAIN_SECONDS = 60.0  # the longest timer, as Valkey's clock may be set; a job may be due in years
 HAS, CANCELLED = 1, 2  # what gateway_held answers of a run; 0: it is another worker's
 LEAVE_SECONDS = 2.0  # for Valkey to take that the worker stops
 RENEWALS = 3  # of a lease, while it lasts: two may fail
@@ -59,6 +60,7 @@ class Intake:
         self._worker = worker
         self._lease_ms = int(lease * 1000)
         self._leased_until = 0.0  # by the loop's clock: so long the lease lasts for sure
+        self._trusted = 0.0  # by the same clock: from then on a lease that is over is that of a dead worker
         self._on_promising = on_promising
         self._tasks = tasks
         self._signals = 0  # announcements and timers, counted
@@ -67,6 +69,11 @@ class Intake:
         self._taking = False  # a call is on its way, whose jobs are not held yet
         self._unsure = False  # an answer was lost: Valkey may think that this worker has more than it holds
         self._finished: list[tuple[Run, bytes]] = []
+
+    @property
+    def room(self) -> int:
+        """How many jobs more can be held."""
+        return HELD_MOST - len(self.held)
 
     # What the link calls.
 
@@ -163,16 +170,19 @@ class Intake:
 
     async def renew(self) -> None:
         """Renews the lease; gives jobs of dead workers to the living; what this worker lost is ended. Raises StoreError."""
-        before, began = list(self.held.values()), asyncio.get_running_loop().time()
+        time, lease = asyncio.get_running_loop().time, self._lease_ms / 1000
+        before, until, began = list(self.held.values()), self._leased_until, time()
         known, ms, *dead = await self._call(b"gateway_renew", self._lease_ms)
-        self._leased_until = began + self._lease_ms / 1000
+        if 0 < until <= time():
+            self._trusted = time() + lease  # Valkey was away, perhaps: the others come back as this worker does
+        self._leased_until = began + lease
         if not known and before:
             log.warning("queue %s: the lease of this worker was over: its %d jobs went to others", self.queue, len(before))
             for run in before:
                 run.end("lost")
         if not known:
             self.promise()  # the queue may have been removed, and with it that this worker is to be announced to
-        for worker in dead:
+        for worker in dead if time() >= self._trusted else ():
             await self._reclaim(worker)
         if self._looking is not None:
             self._looking.cancel()
@@ -218,7 +228,7 @@ class Intake:
         """Whether the job may run now; else it waits in Valkey for those of its serial key before it."""
         answer = await self._repeat(b"gateway_park", run.id, run.token, serial)
         if answer != 1:
-            self.held.pop(run.id, None)
+            self._release(run)  # not by its id: this worker may have taken the job again meanwhile
         return bool(answer == 1)
 
     def end(self, run: Run, outcome: Outcome) -> None:
@@ -233,7 +243,7 @@ class Intake:
             self._tasks.spawn(self._end(run, outcome))
 
     def _finish(self) -> None:
-        finished, self._finished = self._finished, []
+        finished, self._finished = self._finished[::-1], []  # a batch ends with its newest job first, and Valkey finds the oldest faster
         page: list[tuple[Run, bytes]] = []
         size = 0
         for run, result in finished:
@@ -255,8 +265,8 @@ class Intake:
                 self._release(run)
         refused = [run.id for (run, _), answer in zip(finished, answers or (), strict=False) if not answer]
         if refused:
-            log.warning("queue %s: the lease of this worker was over when jobs were done (%d of them, as %s): others do them again",
-                        self.queue, len(refused), refused[0])  # fmt: skip
+            log.warning("queue %s: the lease of this worker was over when jobs were done (%d of them, as %s): others do them again,"
+                        " unless the answer that they ended was lost with a connection", self.queue, len(refused), refused[0])  # fmt: skip
 
     async def _end(self, run: Run, outcome: Outcome) -> None:
         try:
@@ -286,6 +296,8 @@ class Intake:
     def _release(self, run: Run) -> None:
         if self.held.get(run.id) is run:
             del self.held[run.id]
+            if self.room == 1:
+                self._on_promising()
 
     async def leave(self) -> None:
         """Ends the lease; what this worker still has is given back. Valkey being away, that happens when the lease is over."""

@@ -26,8 +26,7 @@ __all__ = ["Schedule", "Scheduler"]
 
 log = logging.getLogger("gateway.worker")
 
-LOOK_SECONDS = 60.0  # the longest sleep: the wall clock may be set
-APART_SECONDS = 0.5  # by which Valkey's clock may be late
+LOOK_SECONDS = 60.0  # the longest sleep: Valkey's clock may be set
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +97,13 @@ class Scheduler:
         return last
 
     async def _wait_for(self, schedule: Schedule, tick: datetime) -> datetime:
-        """Returns the time at a tick. It has come by Valkey's clock too: a worker whose clock is ahead would make all ticks until then look old."""
+        """Returns the time at a tick. It is Valkey's alone: a worker whose clock is ahead would make all ticks until then look old, and one
+        whose clock is behind would leave ticks out."""
         while True:
-            left = (tick - datetime.now(tz=UTC)).total_seconds()
+            now = await self._now(self._layout.queue(schedule.queue)[0])
+            left = (tick - now).total_seconds()
             if left <= 0:
-                now = await self._now(self._layout.queue(schedule.queue)[0])
-                left = (tick - now).total_seconds()
-                if left <= APART_SECONDS:
-                    return now
+                return now
             await asyncio.sleep(min(left, LOOK_SECONDS))
 
     async def _now(self, key: bytes) -> datetime:

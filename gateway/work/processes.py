@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from .handlers import Handler, Reject, Retry, describe
+from .handlers import Handler, NoJson, Reject, Retry, describe
 from .running import Facts, HandlerError, PlainJob, Progress, Unfit, read_data, reason_of
 from .threads import Threads
 
@@ -154,7 +154,7 @@ def _unpacked(kind: str, content: Any) -> Any:
         raise Unfit(content)
     if kind == "error":
         raise HandlerError(content)
-    return msgspec.json.decode(content)
+    return NoJson(content) if kind == "no json" else msgspec.json.decode(content)
 
 
 async def _awaited(progress: Progress, done: float, text: str) -> None:
@@ -196,7 +196,7 @@ def _progress(pipe: Connection) -> Any:
 def _answer(handler: Handler, job: PlainJob, data: bytes) -> tuple[str, Any]:
     try:
         arguments = (job, read_data(handler, data)) if handler.takes_data else (job,)
-        return "finished", msgspec.json.encode(handler.function(*arguments))
+        result = handler.function(*arguments)
     except Retry as error:
         return "retry", (error.after, str(error))
     except Reject as error:
@@ -205,3 +205,7 @@ def _answer(handler: Handler, job: PlainJob, data: bytes) -> tuple[str, Any]:
         return "unfit", str(error)
     except BaseException as error:
         return "error", reason_of(error)
+    try:
+        return "finished", msgspec.json.encode(result)
+    except Exception as error:  # the job is done; it is not run again for what it returned
+        return "no json", f"the result is not JSON: {error}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 from contextlib import AbstractContextManager
@@ -21,6 +22,7 @@ __all__ = ["Failure", "JobView", "Overview", "Queues", "enqueue_call", "enqueue_
 log = logging.getLogger("gateway.work")
 
 MS_MOST = 1e15  # unix ms
+NAME_SECONDS = 1.0  # for a name to be added: on a cluster the names are in another shard than the job, which may be away
 
 _READS = (b"gateway_queue", b"gateway_job", b"gateway_jobs")
 
@@ -140,8 +142,9 @@ class Queues:
     async def name(self, queue: str) -> None:
         """Adds a queue to those that ``names`` gives. Where Valkey refuses, that is logged once, and the work goes on."""
         try:
-            await self.commands.call(b"SADD", self._layout.queues, queue, repeatable=True)
-        except Unavailable:
+            async with asyncio.timeout(NAME_SECONDS):
+                await self.commands.call(b"SADD", self._layout.queues, queue, repeatable=True)
+        except (Unavailable, TimeoutError):
             return  # the next enqueue names it
         except StoreError as error:
             log_unnamed(queue, error)
@@ -182,13 +185,14 @@ class Queues:
         return cast(bytes, await self._call(b"gateway_cancel", queue, id)).decode()
 
     async def resend(self, queue: str, *ids: str) -> tuple[int, int]:
-        """Sends dead letters again: these, or the oldest of all, at most 1,000 in one call. Returns how many were sent, and how many were not:
-        they are no dead letters any more, or another job has their unique key."""
+        """Sends dead letters again: these, or the oldest of all, at most 1,000 in one call, and fewer where they are large. Returns how many
+        were sent, and how many were not: they are no dead letters any more, or another job has their unique key."""
         sent, refused = await self._call(b"gateway_resend", queue, *ids)
         return sent, refused
 
     async def purge(self, queue: str, state: str) -> tuple[int, int]:
-        """Removes jobs that are ``ready``, ``delayed`` or ``dead``, at most 1,000 in one call. Returns how many were removed, and how many are left."""
+        """Removes jobs that are ``ready``, ``delayed`` or ``dead``, at most 1,000 in one call, and fewer where they are large. Returns how many
+        were removed, and how many are left."""
         removed, left = await self._call(b"gateway_purge", queue, state)
         return removed, left
 

@@ -24,7 +24,7 @@ from ..rules.json_text import UNREADABLE
 from ..rules.json_values import json_of
 from ..runtime import tracing
 from ..runtime.backoff import backoff
-from .handlers import REASON_CHARACTERS, TRACE_CHARACTERS, Handler, Reject, Retry
+from .handlers import REASON_CHARACTERS, TRACE_CHARACTERS, Handler, NoJson, Reject, Retry
 from .jobs import DELAY_SECONDS, JobDocument
 from .threads import Threads
 
@@ -195,7 +195,7 @@ def remembering_tasks(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
 class Call:
     """One call of a handler, for one job or for the jobs of a batch. ``on_outcomes`` is called once, with one outcome for each run."""
 
-    __slots__ = ("_abandoning", "_function", "_handler", "_on_outcomes", "_started", "_task", "_timed_out", "_timer", "runs")
+    __slots__ = ("_abandoning", "_function", "_handler", "_on_outcomes", "_seconds", "_started", "_task", "_timed_out", "_timer", "runs")
 
     def __init__(
         self,
@@ -212,7 +212,8 @@ class Call:
         self._timed_out = False
         loop = asyncio.get_running_loop()
         self._abandoning: asyncio.TimerHandle | None = None
-        self._timer = loop.call_later(min(run.document.timeout for run in runs), self._on_timeout)
+        self._seconds = min(run.document.timeout for run in runs)
+        self._timer = loop.call_later(self._seconds, self._on_timeout)
         self._task = loop.create_task(self._caught())
         self._task.add_done_callback(self._on_done)
         for run in runs:
@@ -271,7 +272,7 @@ class Call:
     def _outcome(self, run: Run, index: int, result: Any, error: BaseException | None) -> Outcome:
         if error is None and self._handler.batch is not None:
             result = result[index] if isinstance(result, list) and len(result) == len(self.runs) else None
-            error = result if isinstance(result, Exception) else None
+            error = result if isinstance(result, BaseException) else None  # asyncio.gather returns a CancelledError too
         if error is None:
             return _finished(run, result)
         if run.ended == "lost":
@@ -280,9 +281,9 @@ class Call:
             return Outcome("given_back")
         if run.ended == "cancelled":
             return Outcome("failed", reason="cancelled")
-        if self._timed_out:
-            return self._failed(run, f"timeout: it was not done after {run.document.timeout:g} s")
-        if any(other.ended for other in self.runs):
+        if self._timed_out and run.document.timeout == self._seconds:
+            return self._failed(run, f"timeout: it was not done after {self._seconds:g} s")
+        if self._timed_out or any(other.ended for other in self.runs):
             return Outcome("given_back")  # its batch was cancelled for another job
         if isinstance(error, Reject | Unfit):
             return Outcome("failed", reason=str(error) or "the handler rejected the job")
@@ -317,6 +318,8 @@ def _finished(run: Run, result: Any) -> Outcome:
 
 def _stored(result: Any) -> bytes:
     """The result as JSON. Raises TypeError for what JSON does not have, ValueError for what is too large or nested too deep."""
+    if isinstance(result, NoJson):
+        raise TypeError(result.reason)
     text = json_of(result, "the result")
     if len(text) > RESULT_BYTES:
         raise ValueError(f"it is at most {RESULT_BYTES} bytes of JSON, not {len(text)}: put it elsewhere, and return its place")

@@ -215,24 +215,38 @@ def test_a_script_of_cron_publishes_once_a_day_and_fails_where_it_is_refused(des
         desk.run(f"bash {script.name}")
 
 
+FOREIGN_ENDPOINTS = [
+    "http://fcm.googleapis.com/1",
+    "https://169.254.169.254/latest/",
+    "https://[::1]/1",
+    "https://fcm.googleapis.com@localhost/1",
+    "https://localhost\\@fcm.googleapis.com/1",
+    "https://localhost/https://fcm.googleapis.com/1",
+    "https://fcm.googleapis.com.example.org/1",
+]
 PUSHED = """
-from pathlib import Path
 def webpush(subscription, data, **_):
-    Path("pushed").write_text(subscription["endpoint"] + " " + data)
+    if "broken" in subscription["endpoint"]:
+        raise OSError("no answer")
+    with open("pushed", "a") as pushed:
+        pushed.write(" ".join([subscription["of"], subscription["endpoint"], data]) + "\\n")
 """
 
 
 async def test_a_user_who_is_away_gets_a_push_and_one_who_is_connected_does_not(desk: Desk, gateway: RunningGateway) -> None:
     desk.write("pywebpush.py", PUSHED)
-    desk.write("away.py", code("away", "python").replace("return []", 'return [{"endpoint": "phone of " + user}]'))
+    endpoints = ["https://fcm.googleapis.com/broken", "https://web.push.apple.com/1", *FOREIGN_ENDPOINTS]
+    found = f'return [{{"endpoint": each, "of": "phone of " + user}} for each in {endpoints!r}]'
+    desk.write("away.py", code("away", "python").replace("return []", found))
     worker = desk.start(code("away", "console"), "is ready")
     notify = "import asyncio, away; asyncio.run(away.notify({user!r}, {{'id': {user!r}, 'text': 'Hello'}}, 0.1))"
     async with client(gateway, "u8"):
         desk.run(f'python -c "{notify.format(user="u8")}"')
         desk.run(f'python -c "{notify.format(user="u7")}"')
         pushed = desk.folder / "pushed"
-        wait_until(pushed.exists, "the user who is away gets a push")
+        wait_until(lambda: pushed.exists() and pushed.read_text(), "the user who is away gets a push")
     assert pushed.read_text().startswith("phone of u7 ") and notified(gateway, "u8") == ["Hello"]
+    assert {line.split()[3] for line in pushed.read_text().splitlines()} == {"https://web.push.apple.com/1"}
     assert "Traceback" not in worker.read_text()
 
 

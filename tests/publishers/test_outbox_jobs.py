@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from sqlalchemy import text
 
 from gateway.work import Queue
 from gateway.work.jobs import DATA_BYTES, DELAY_SECONDS
@@ -352,6 +353,21 @@ async def test_jobs_of_another_database_are_enqueued_though_its_ids_begin_at_1(
         await quick_relay.drain()
         await enqueue(another, 3, 5)
         await Relay(another, publisher.history).drain()
+    assert await ready(queues) == list(range(5))
+
+
+async def test_a_database_that_came_back_older_loses_no_job_once_its_outbox_has_a_new_identity(
+    quick_database: Database, quick_relay: Relay, publisher: Publisher, queues: Queues
+) -> None:
+    """Its numbers begin again where Valkey has seen them. The page on backups names the statement."""
+    await enqueue(quick_database, 0, 3)
+    await quick_relay.drain()
+    rewind = "DELETE FROM sqlite_sequence WHERE name = 'outbox'" if quick_database.sqlite else "ALTER SEQUENCE outbox_id_seq RESTART"
+    async with quick_database.transaction() as transaction:
+        await transaction.execute(text(rewind))
+        await transaction.execute(text("DELETE FROM outbox_identity"))
+    await enqueue(quick_database, 3, 5)
+    await Relay(quick_database, publisher.history).drain()
     assert await ready(queues) == list(range(5))
 
 

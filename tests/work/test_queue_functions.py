@@ -139,6 +139,12 @@ def test_other_calls_are_refused_in_words(queue: QueueFunctions) -> None:
     assert refusal(mixed, "enqueue", *JOBS).startswith("GATEWAY the keys are gw:queue:{Q} and, each after it, :jobs :runs")
 
 
+@pytest.mark.parametrize("seconds", ["0.00005", "0.0001", "0.0123456789", "2592000"])
+def test_a_job_runs_however_short_its_result_is_stored(queue: QueueFunctions, seconds: str) -> None:
+    queue.call("enqueue", *JOBS, "id", "j", "result_ttl", seconds)
+    assert list(queue.take("w")) == ["j"] and queue.counts("strays", "dead") == [0, 0]
+
+
 def test_a_delay_of_a_year_and_the_last_second_of_ten_years_are_accepted(queue: QueueFunctions) -> None:
     for delay in (YEAR, 10 * YEAR):
         id, new = queue.call("enqueue", *JOBS, "delay", delay)
@@ -179,6 +185,14 @@ def test_many_version_epochs_are_forgotten_when_they_were_not_used_for_a_week(qu
     assert len(fields) < 1020
 
 
+def test_the_last_ticks_of_schedules_are_not_forgotten(queue: QueueFunctions) -> None:
+    """That of a month is used once in a month: a tick that no worker made would not be made up for."""
+    ticks = {f"v:cron:monthly {number}": f"1 {NOW - 30 * 86400 * 1000}" for number in range(1000)}
+    queue.own.client.hset(queue.key(), mapping=ticks)
+    queue.call("enqueue", *JOBS, "version", 1, "version_epoch", "new")
+    assert ticks.keys() <= {field.decode() for field in queue.own.client.hkeys(queue.key())}
+
+
 def test_jobs_whose_take_was_not_answered_go_back_when_the_worker_names_what_it_has(queue: QueueFunctions) -> None:
     for number in range(4):
         queue.call("enqueue", *JOBS, "id", f"j{number}")
@@ -189,6 +203,18 @@ def test_jobs_whose_take_was_not_answered_go_back_when_the_worker_names_what_it_
     assert queue.counts("ready", "running", "given_back", "crashed") == [3, 1, 2, 0]
     assert list(queue.take("v")) == ["j1", "j2", "j3"]  # in their old order
     assert queue.work("held", "w", "j0", known["j0"]) == [0, 2]
+
+
+def test_a_job_whose_take_was_not_answered_goes_back_however_many_the_worker_has(queue: QueueFunctions) -> None:
+    with queue.own.client.pipeline(transaction=False) as pipeline:
+        for number in range(1001):
+            pipeline.execute_command("FCALL", "gateway_enqueue", len(queue.keys), *queue.keys, *JOBS, "id", f"j{number}")
+        pipeline.execute()
+    known = queue.take("w", 1000)
+    queue.take("w", 1)  # the answer is lost
+    named = [word for run in known.items() for word in run]
+    assert queue.work("held", "w", *named) == [1, *[1] * 1000]
+    assert queue.counts("ready", "running") == [1, 1000]
 
 
 def test_what_ends_a_run_is_refused_the_second_time_and_after_the_job_was_sent_again(queue: QueueFunctions) -> None:
@@ -260,6 +286,24 @@ def test_replies_are_bounded_in_bytes_and_the_rest_follows(queue: QueueFunctions
 
 
 # What other programs wrote.
+
+
+def test_large_jobs_come_due_are_sent_again_and_are_removed_a_few_at_a_time(queue: QueueFunctions) -> None:
+    """Each is read whole: a thousand of a megabyte took Valkey from all others for seconds."""
+    data = '"' + "x" * 1048000 + '"'
+    queue.call("enqueue", "n", data, "id", "large")
+    queue.work("finish", "w", "large", queue.take("w")["large"], "")  # from now on few are read at a time
+    for number in range(11):
+        queue.call("enqueue", "n", data, "id", f"j{number}", "delay", 1)
+    queue.set_time(NOW + 1000)
+    assert queue.work("take", "w", 1000, 0) == [0] and queue.counts("delayed") == [2]
+    assert queue.work("take", "w", 1000, 0) == [-1] and queue.counts("delayed") == [0]
+    while tokens := queue.take("w", lease=1000):
+        assert len(tokens) <= 8
+        for id, token in tokens.items():
+            queue.work("fail", "w", id, token, "why", "")
+    assert [queue.call("resend") for _ in range(3)] == [[9, 0], [2, 0], [0, 0]]
+    assert [queue.call("purge", "ready") for _ in range(2)] == [[9, 2], [2, 0]]
 
 
 def test_an_entry_that_no_function_enqueued_becomes_a_dead_letter_and_costs_the_others_nothing(queue: QueueFunctions) -> None:

@@ -18,17 +18,20 @@ import msgspec
 import pytest
 import valkey
 
-from gateway.runtime.tasks import end
+from gateway.runtime.tasks import Tasks, end
+from gateway.store.access import make_commands
+from gateway.store.connect import Address
 from gateway.store.connection import ServerCommands
 from gateway.store.layout import Layout
 from gateway.work import Queue, Retry, SyncQueue, Worker
 from gateway.work.handlers import describe
+from gateway.work.intake import Intake
 from gateway.work.jobs import JobDocument
 from gateway.work.periodic import Schedule
 from gateway.work.running import Call, Outcome, Run, RunningJob
 
 from ..kit.jobs import ended, overview_is, working
-from ..kit.waiting import until, wait_until
+from ..kit.waiting import eventually, until, wait_until
 
 # Producers.
 
@@ -128,6 +131,18 @@ async def test_a_foreign_key_instead_of_the_queues_names_costs_no_job(
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # what is not closed is left to the collector
+async def test_an_enqueue_does_not_wait_for_the_shard_of_the_queues_names(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.work.queues.NAME_SECONDS", 0.05)
+    call = queue.queues.commands.call
+
+    async def away(*words: Any, **options: Any) -> Any:
+        return await (asyncio.Event().wait() if words[0] == b"SADD" else call(*words, **options))
+
+    monkeypatch.setattr(queue.queues.commands, "call", away)
+    async with asyncio.timeout(5):
+        assert (await queue.enqueue("work")).new
+
+
 def test_a_queue_works_in_one_loop_after_another_and_refuses_two_at_once(valkey_url: str, prefix: str) -> None:
     queue = Queue(valkey_url, prefix=prefix)
 
@@ -214,6 +229,59 @@ async def test_a_batch_that_is_cancelled_for_one_job_costs_the_others_no_attempt
     assert batches == [([0, 1, 2], [1, 1, 1]), ([0, 2], [1, 1])]
 
 
+async def test_a_batch_whose_time_is_over_for_one_job_costs_the_others_no_attempt(queue: Queue, new_worker: Any) -> None:
+    worker, batches = new_worker(), []
+
+    @worker.job("batch", batch=3, within=0.05)
+    async def batch(jobs: list[RunningJob], data: list[int]) -> None:
+        batches.append((data, [job.attempt for job in jobs]))
+        await asyncio.sleep(60 if 1 in data else 0)
+
+    for number in range(3):
+        await queue.enqueue("batch", number, attempts=1, timeout=0.05 if number == 1 else 60)
+    async with working(worker):
+        await overview_is(queue, finished=2, dead_letters=1)
+    assert batches == [([0, 1, 2], [1, 1, 1]), ([0, 2], [1, 1])]
+
+
+async def test_a_job_of_a_batch_whose_coroutine_was_cancelled_is_not_done(queue: Queue, new_worker: Any) -> None:
+    worker, ran = new_worker(), []
+
+    async def send(job: RunningJob, number: int) -> None:
+        ran.append((number, job.attempt))
+        if (number, job.attempt) == (1, 1):
+            raise asyncio.CancelledError  # as where it waits for a task of another that was cancelled
+
+    @worker.job("batch", batch=2, within=0.02, backoff=0)
+    async def batch(jobs: list[RunningJob], data: list[int]) -> list[Any]:
+        return await asyncio.gather(*map(send, jobs, data), return_exceptions=True)
+
+    for number in range(2):
+        await queue.enqueue("batch", number)
+    async with working(worker):
+        await overview_is(queue, finished=2)
+    assert ran == [(0, 1), (1, 1), (1, 2)]
+
+
+async def test_a_worker_holds_no_more_jobs_than_it_can_name(queue: Queue, new_worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.work.intake.HELD_MOST", 3)
+    worker, ran, release = new_worker(), [], asyncio.Event()
+
+    @worker.job("batch", batch=2, within=0.01)
+    async def batch(jobs: list[RunningJob], data: list[int]) -> None:
+        ran.extend(data)
+        await release.wait()
+
+    for number in range(8):
+        await queue.enqueue("batch", number)
+    async with working(worker):
+        await until(lambda: len(ran) == 3, "as many run as it may hold")
+        await asyncio.sleep(0.05)
+        assert (await queue.queues.overview("default")).running == 3
+        release.set()
+        await overview_is(queue, finished=8)
+
+
 async def test_a_run_that_has_ended_is_not_cancelled_any_more(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """As where the worker compares what it holds with Valkey, which has carried out the end of the job, but the answer is on its way."""
     monkeypatch.setattr("gateway.work.running.CANCEL_SECONDS", 0)
@@ -229,6 +297,53 @@ async def test_a_run_that_has_ended_is_not_cancelled_any_more(monkeypatch: pytes
     run.end("lost")
     await asyncio.sleep(0.01)
     assert call.runs == [run] and caplog.text == ""
+
+
+async def test_a_job_that_is_taken_again_while_its_parking_is_answered_is_held(valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the answer is lost with the connection, and the call is made again. What is not held would be given back while it runs."""
+    intake = Intake(make_commands(Address(valkey_url)), Layout("gw"), "default", "w", 15, lambda: None, Tasks())
+    document = JobDocument("work", 0, 1, 0, 0, 0, 60, 0, msgspec.Raw(b"null"))
+    old, new = Run("default", "1", 1, document, 0, 0), Run("default", "1", 2, document, 0, 0)
+
+    async def refused(*words: Any) -> int:
+        intake.held["1"] = new
+        return -1
+
+    monkeypatch.setattr(intake, "_repeat", refused)
+    assert not await intake.park(old, b"serial")
+    assert intake.held == {"1": new}
+
+
+async def test_workers_that_come_back_with_valkey_keep_their_jobs_and_those_of_a_dead_one_go_to_others(queue: Queue, prefix: str) -> None:
+    """Valkey was away for longer than the lease of all: the first that is back had taken the others for dead."""
+    living, first = (
+        Intake(queue.queues.commands, Layout(prefix), "default", name, 0.2, lambda: None, Tasks()) for name in ("living", "first")
+    )
+    await queue.enqueue("work")
+    assert len(await living.take(1)) == 1
+    await first.renew()
+    await asyncio.sleep(0.25)
+    await first.renew()
+    await living.renew()
+    overview = await queue.queues.overview("default")
+    assert (overview.running, overview.crashed) == (1, 0)
+    assert living._looking is not None
+    living._looking.cancel()  # it dies
+
+    async def is_given_back() -> bool:
+        await first.renew()
+        return (await queue.queues.overview("default")).ready == 1
+
+    await eventually(is_given_back, "the job of the dead worker is ready again")
+
+
+async def test_a_worker_that_waits_for_a_delayed_job_looks_each_minute_as_valkeys_clock_may_be_set(queue: Queue, prefix: str) -> None:
+    """Also where its machine sleeps: the timer stands still meanwhile."""
+    intake = Intake(queue.queues.commands, Layout(prefix), "default", "w", 15, lambda: None, Tasks())
+    await queue.enqueue("work", delay=86400)
+    assert await intake.take(1) == [] and not intake.promising
+    assert intake._timer is not None and intake._timer.when() - asyncio.get_running_loop().time() <= 60
+    intake._timer.cancel()
 
 
 async def test_a_worker_that_waits_finds_the_jobs_after_a_queue_was_removed(own: Any) -> None:
@@ -311,6 +426,22 @@ async def test_a_worker_whose_clock_is_ahead_enqueues_no_tick_of_the_future(
         await overview_is(queue, finished=1)
         version = int(store.hget(f"{prefix}:queue:{{default}}", "v:cron:each second").split()[0])
         assert version <= time.time() + 1
+
+
+async def test_a_worker_whose_clock_is_behind_enqueues_each_tick(queue: Queue, new_worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Behind(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return super().now(tz) - timedelta(hours=1)
+
+    monkeypatch.setattr("gateway.work.periodic.datetime", Behind)
+    worker = new_worker()
+
+    @worker.cron("* * * * * *", "each second")
+    async def each(job: RunningJob) -> None: ...
+
+    async with working(worker):
+        await overview_is(queue, finished=1)
 
 
 async def test_a_tick_that_valkey_refuses_is_enqueued_later(own: Any) -> None:

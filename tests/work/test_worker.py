@@ -68,6 +68,12 @@ def own_pid(job: PlainJob) -> int:
     return os.getpid()
 
 
+def note_and_return_an_object(job: PlainJob, data: str) -> object:
+    with Path(data).open("a") as runs:
+        runs.write(f"{job.attempt} ")
+    return object()
+
+
 # What handlers are, and what they are given.
 
 
@@ -322,6 +328,18 @@ async def test_a_process_that_ends_or_hangs_is_the_failure_of_its_job_alone(queu
             await hangs.result(30)
         number = int(pid.read_text())
         await until(lambda: not Path(f"/proc/{number}").exists(), "the process was killed")
+
+
+async def test_a_process_whose_result_is_no_json_has_done_its_job(queue: Queue, new_worker: NewWorker, tmp_path: Path) -> None:
+    worker, ran = new_worker(), tmp_path / "ran"
+    worker.job("odd", process=True, backoff=0)(note_and_return_an_object)
+    async with working(worker):
+        await queue.enqueue("odd", str(ran))
+        await overview_is(queue, finished=1)
+        awaited = await queue.enqueue("odd", str(ran), result_ttl=60)
+        with pytest.raises(JobFailed, match="the job was done, but its result cannot be stored"):
+            await awaited.result(30)
+    assert ran.read_text() == "1 1 "
 
 
 async def test_what_a_handler_forked_neither_answers_nor_outlives_its_job(queue: Queue, new_worker: NewWorker, tmp_path: Path) -> None:

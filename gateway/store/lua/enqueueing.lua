@@ -100,15 +100,15 @@ local function count_version(version, held)
   return missing, newest, left
 end
 
--- Of many version epochs, those are remembered that were used within a week; of very many, within an hour. Some are looked at, each time
--- that a new one comes, so that no call takes long.
+-- Of many version epochs, those are remembered that were used within a week; of very many, within an hour; and those of schedules, which are
+-- few, and may be of a tick a year. Some are looked at, each time that a new one comes, so that no call takes long.
 local function forget_epochs(keys, now)
   local fields = redis.call('HLEN', keys[1])
   if fields < JOB.epochs then return end
   local unused = fields < 100 * JOB.epochs and 604800000 or 3600000
   local some = redis.call('HRANDFIELD', keys[1], 10, 'WITHVALUES')
   for i = 1, #some, 2 do
-    local used = string.sub(some[i], 1, 2) == 'v:' and whole(string.match(some[i + 1], '^%d+ (%d+)'))
+    local used = string.sub(some[i], 1, 2) == 'v:' and string.sub(some[i], 3, 7) ~= 'cron:' and whole(string.match(some[i + 1], '^%d+ (%d+)'))
     if used and now - used > unused then redis.call('HDEL', keys[1], some[i]) end
   end
 end
@@ -156,7 +156,7 @@ local function gateway_enqueue(keys, args)
   local timeout = bounded(options, 'timeout', 60, 0.001, 604800)
   local expires = bounded(options, 'expires', 0, 0.001, JOB.seconds)
   local last = math.ceil(bounded(options, 'expires_at', 0, 0, 1e11) * 1000)
-  local result_ttl = bounded(options, 'result_ttl', 0, 0, 2592000)
+  local result_ttl = math.ceil(bounded(options, 'result_ttl', 0, 0, 2592000) * 1000) / 1000  -- in ms: less would be written with an exponent
   local limit = bounded(options, 'limit', JOB.limit, 1, 1e12, true)
   local now = now_ms()
   local at = options.at and bounded(options, 'at', 0, 0, now / 1000 + JOB.seconds) or 0

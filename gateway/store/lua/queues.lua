@@ -131,17 +131,17 @@ local function gateway_cancel(keys, args)
   return 'cancelled'
 end
 
--- Makes a dead letter a job again, with all its attempts; false if another job has its unique key.
+-- Makes a dead letter a job again, with all its attempts. Returns how many bytes it has; nil if another job has its unique key.
 local function resend(keys, id, now)
   local head, job = job_of(keys, id)
   if not head then
     redis.call('ZREM', keys[K.dead], id)
     forget(keys, id)
-    return false
+    return nil
   end
   if head.key then
     local other = redis.call('HGET', keys[K.keys], head.key)
-    if other and other ~= id and redis.call('HEXISTS', keys[K.jobs], other) == 1 then return false end
+    if other and other ~= id and redis.call('HEXISTS', keys[K.jobs], other) == 1 then return nil end
     redis.call('HSET', keys[K.keys], head.key, id)
   end
   redis.call('ZREM', keys[K.dead], id)
@@ -158,23 +158,26 @@ local function resend(keys, id, now)
   redis.call('HSET', keys[K.jobs], id, job)
   if first then place(keys, id, head.priority, now, now) end
   count(keys, 'sent_again')
-  return true
+  return #job
 end
 
--- gateway_resend KEYS [ID …] → [how many dead letters are jobs again, how many are not]: those IDs, or the oldest of all, up to 1000.
+-- gateway_resend KEYS [ID …] → [how many dead letters are jobs again, how many are not]: those IDs, or the oldest of all, up to 1000, and
+--   until they pass 8 MiB.
 -- Atomic, because a dead letter that is sent again twice would run twice.
 local function gateway_resend(keys, args)
   check_queue(keys)
-  local now, sent, refused = now_ms(), 0, 0
+  local now, sent, refused, bytes = now_ms(), 0, 0, 0
   if #args > JOB.page then
     error({err = 'GATEWAY it sends up to ' .. JOB.page .. ' dead letters again'})
   end
   for _, id in ipairs(#args > 0 and args or redis.call('ZRANGE', keys[K.dead], 0, JOB.page - 1)) do
-    if redis.call('ZSCORE', keys[K.dead], id) and resend(keys, id, now) then
-      sent = sent + 1
+    local size = redis.call('ZSCORE', keys[K.dead], id) and resend(keys, id, now)
+    if size then
+      sent, bytes = sent + 1, bytes + size
     else
       refused = refused + 1
     end
+    if #args == 0 and bytes > JOB.reply then break end
   end
   return {sent, refused}
 end
@@ -186,8 +189,8 @@ local function left_in(keys, state)
   return left
 end
 
--- gateway_purge KEYS STATE → [how many jobs were removed, how many are left]: of those that are ready, delayed or dead, up to 1000. A job that
---   waited for one of them, of the same serial key, may be ready now: it is among those that are left.
+-- gateway_purge KEYS STATE → [how many jobs were removed, how many are left]: of those that are ready, delayed or dead, up to 1000, and until
+--   they pass 8 MiB. A job that waited for one of them, of the same serial key, may be ready now: it is among those that are left.
 -- Atomic, because a worker must take a job or not, and its unique key must be free when it is gone.
 local function gateway_purge(keys, args)
   check_queue(keys)
@@ -195,9 +198,11 @@ local function gateway_purge(keys, args)
   if not ({ready = true, delayed = true, dead = true})[state] then
     error({err = 'GATEWAY it removes the jobs that are ready, delayed or dead'})
   end
-  local ids = ids_in(keys, state, 0, JOB.page)
-  for _, id in ipairs(ids) do
-    local head = job_of(keys, id)
+  local removed, bytes = 0, 0
+  for i, id in ipairs(ids_in(keys, state, 0, JOB.page)) do
+    if bytes > JOB.reply then break end
+    local head, job = job_of(keys, id)
+    removed, bytes = i, bytes + #(job or '')
     if state ~= 'ready' then
       redis.call('ZREM', keys[K[state]], id)
     else
@@ -212,7 +217,7 @@ local function gateway_purge(keys, args)
       cancel(keys, id, head, now)
     end
   end
-  return {#ids, left_in(keys, state)}
+  return {removed, left_in(keys, state)}
 end
 
 redis.register_function{function_name = 'gateway_queue', callback = gateway_queue, flags = {'no-writes', 'allow-oom'}}

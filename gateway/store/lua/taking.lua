@@ -19,20 +19,33 @@ local function check_each(args, words, what)
   end
 end
 
--- Puts the delayed jobs that are due among the ready ones. Returns ms until the next is due, nil if none is delayed.
+local BATCHES = {}  -- queue → how many jobs are read at a time, where they are large: each is read whole
+
+-- Reads jobs. How many are read next depends on their size.
+local function read_jobs(keys, ids, from, to)
+  local jobs, bytes = redis.call('HMGET', keys[K.jobs], unpack(ids, from, to)), 0
+  for _, job in ipairs(jobs) do bytes = bytes + #(job or '') end
+  local fitting = math.max(1, math.floor(JOB.read * #jobs / math.max(bytes, 1)))
+  BATCHES[keys[1]] = fitting < JOB.batch and fitting or nil
+  return jobs, bytes
+end
+
+-- Puts the delayed jobs that are due among the ready ones, until they pass JOB.reply. Returns ms until the next is due, nil if none is delayed.
 local function ripen(keys, now)
   local first = redis.call('ZRANGE', keys[K.delayed], 0, 0, 'WITHSCORES')
   if not first[1] then return nil end
   if tonumber(first[2]) > now then return tonumber(first[2]) - now end
   local due = redis.call('ZRANGEBYSCORE', keys[K.delayed], '-inf', number(now), 'LIMIT', 0, JOB.page)
-  local ripe = {}
-  for from = 1, #due, JOB.batch do
-    local last = math.min(from + JOB.batch - 1, #due)
-    for i, job in ipairs(redis.call('HMGET', keys[K.jobs], unpack(due, from, last))) do
+  local ripe, from, bytes = {}, 1, 0
+  while from <= #due and bytes < JOB.reply do
+    local last = math.min(from + (BATCHES[keys[1]] or JOB.batch) - 1, #due)
+    local jobs, read = read_jobs(keys, due, from, last)
+    for i, job in ipairs(jobs) do
       local priority = tonumber(string.match(job or '', '^{"priority":(%d),') or 0)
       ripe[priority] = ripe[priority] or {}
       table.insert(ripe[priority], due[from + i - 1])
     end
+    from, bytes = last + 1, bytes + read
   end
   for priority, ids in pairs(ripe) do
     redis.call('LPUSH', keys[K.ready + priority], unpack(ids))
@@ -164,12 +177,11 @@ local function give(taking, round, id, head, job, run)
   round.scores[2 * n + 1], round.scores[2 * n + 2] = taking.score, id
   round.runs[2 * n + 1], round.runs[2 * n + 2] = id, run_text(run)
   table.insert(taking.answer, {id, run.token, job, run.failures, run.crashes})
-  taking.bytes = taking.bytes + #job
 end
 
--- Whether no more may be taken in this call: the reply is large enough, or the limit over all names is reached.
+-- Whether no more may be taken in this call: what was read is large enough, or the limit over all names is reached.
 local function is_enough(taking, job)
-  if #taking.answer > 0 and taking.bytes + #job > JOB.reply then
+  if taking.bytes > 0 and taking.bytes + #job > JOB.reply then
     taking.wait = 0
     return true
   end
@@ -185,16 +197,16 @@ end
 -- Takes up to a batch of jobs. Returns whether there may be more. The ids leave the ready lists last: if anything raises, they are still there.
 local function take_round(taking)
   local keys = taking.keys
-  local ids, order, picked = next_ready(keys, taking.turn, math.min(JOB.batch, taking.most - #taking.answer))
+  local ids, order, picked = next_ready(keys, taking.turn, math.min(BATCHES[keys[1]] or JOB.batch, taking.most - #taking.answer))
   if #ids == 0 then return false end
-  local jobs, runs = redis.call('HMGET', keys[K.jobs], unpack(ids)), redis.call('HMGET', keys[K.runs], unpack(ids))
+  local jobs, runs = read_jobs(keys, ids, 1, #ids), redis.call('HMGET', keys[K.runs], unpack(ids))
   local running = redis.call('ZMSCORE', keys[K.running], unpack(ids))
   local round, gone, seen, plain, enough = {ids = {}, scores = {}, runs = {}}, 0, {}, true, false
   for i, id in ipairs(ids) do
     local job, run = jobs[i] or nil, read_run(runs[i] or nil)
     enough = is_enough(taking, job or '')
     if enough then break end
-    gone = i
+    gone, taking.bytes = i, taking.bytes + #(job or '')
     local due = taking.unlimited and plain_due(job)
     local head = due and {expires = 0, due = tonumber(due)} or head_of(job)
     if dispose(taking, id, head, job, run, running[i] or seen[id]) then
@@ -274,12 +286,13 @@ local function run_held(keys, worker, id, token)
   return run, job_of(keys, id)
 end
 
--- Removes jobs from the worker's list, the last step of each end.
-local function untake(keys, ids)
+-- Removes jobs from the worker's list, the last step of each end. `newest`: those that it took last are looked for first. A list of
+-- thousands is read up to each of them.
+local function untake(keys, ids, newest)
   if #ids > 4 and redis.call('LLEN', keys[K.taken]) == #ids then
     redis.call('DEL', keys[K.taken])
   else
-    for _, id in ipairs(ids) do redis.call('LREM', keys[K.taken], 1, id) end
+    for _, id in ipairs(ids) do redis.call('LREM', keys[K.taken], newest and 1 or -1, id) end
   end
 end
 
@@ -398,7 +411,7 @@ local function gateway_give_back(keys, args)
     local run, head, job = run_held(keys, worker, args[i], args[i + 1])
     if run then
       if head then give_back(keys, args[i], head, run, now) else bury_stray(keys, args[i], job, now) end
-      untake(keys, {args[i]})
+      untake(keys, {args[i]}, true)
       count(keys, 'given_back')
     end
     table.insert(answers, run and 1 or 0)
@@ -438,14 +451,17 @@ end
 
 -- Leases.
 
--- Takes jobs out of the worker's list, up to a page, those that it took first: all whose id is not in `named`. `dispose_of` is given
--- each that the worker was running, the newest first, so that what is given back is taken in its old order. Returns how many went elsewhere.
-local function clear_taken(keys, worker, named, now, dispose_of)
-  local ids, freed = redis.call('LRANGE', keys[K.taken], -JOB.page, -1), 0
+-- Takes jobs out of the worker's list, up to a page, those that it took first: all whose id is not in `named`, which has `many`.
+-- `dispose_of` is given each that the worker was running, the newest first, so that what is given back is taken in its old order.
+-- It ends once they pass JOB.reply. Returns how many went elsewhere.
+local function clear_taken(keys, worker, named, many, now, dispose_of)
+  local ids, freed, bytes = redis.call('LRANGE', keys[K.taken], -JOB.page - many, -1), 0, 0
   for _, id in ipairs(ids) do
-    local run = run_of(keys, id)
+    if bytes > JOB.reply then break end
     if not named[id] then
+      local run = run_of(keys, id)
       local head, job = job_of(keys, id)
+      bytes = bytes + #(job or '')
       local running = redis.call('ZSCORE', keys[K.running], id)
       if not head then
         bury_stray(keys, id, job, now)
@@ -456,7 +472,7 @@ local function clear_taken(keys, worker, named, now, dispose_of)
         give_back(keys, id, head, run, now)
         freed = freed + 1
       end
-      redis.call('LREM', keys[K.taken], -1, id)
+      redis.call('LREM', keys[K.taken], many > 0 and 1 or -1, id)  -- what is named is older, most often
     end
   end
   return freed
@@ -476,7 +492,7 @@ local function gateway_held(keys, args)
     if run then named[args[i]] = true end
     table.insert(answer, run and (is_cancelled(run) and 2 or 1) or 0)
   end
-  answer[1] = clear_taken(keys, worker, named, now, function(id, head, run) give_back(keys, id, head, run, now) end)
+  answer[1] = clear_taken(keys, worker, named, #answer - 1, now, function(id, head, run) give_back(keys, id, head, run, now) end)
   if answer[1] > 0 then count(keys, 'given_back', answer[1]) end
   return answer
 end
@@ -502,7 +518,7 @@ local function gateway_renew(keys, args)
   local now = now_ms()
   local known = redis.call('ZSCORE', keys[K.workers], worker) and 1 or 0
   if lease == 0 then
-    local given = clear_taken(keys, worker, {}, now, function(id, head, run) give_back(keys, id, head, run, now) end)
+    local given = clear_taken(keys, worker, {}, 0, now, function(id, head, run) give_back(keys, id, head, run, now) end)
     if given > 0 then count(keys, 'given_back', given) end
     if redis.call('EXISTS', keys[K.taken]) == 0 then
       redis.call('ZREM', keys[K.workers], worker)
@@ -538,7 +554,7 @@ local function gateway_reclaim(keys, args)
     return -1
   end
   for _, id in ipairs(ids) do most = math.max(most, run_of(keys, id).crashes) end
-  local freed = clear_taken(keys, worker, {}, now, function(id, head, run)
+  local freed = clear_taken(keys, worker, {}, 0, now, function(id, head, run)
     if run.crashes < most then
       give_back(keys, id, head, run, now)
       return

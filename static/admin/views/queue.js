@@ -103,8 +103,14 @@ export class Queue extends View {
   #retryAll() {
     const title = `Send ${count(this.#number, "dead letter")} of ${this.#queue} again?`;
     this.#order(title, "They are ready at once, with all their attempts.", "Send again", false, [], () =>
-      this.call("queue_retry", { queue: this.#queue }),
+      this.#sendAll(this.#number),
     );
+  }
+
+  /** One call sends a thousand at most, and fewer where they are large. Those that fail again meanwhile are not sent a second time. */
+  async #sendAll(most) {
+    let sent = 1;
+    for (let left = most; left > 0 && sent; left -= sent) ({ sent } = await this.call("queue_retry", { queue: this.#queue }));
   }
 
   #cancel(id, name) {
@@ -124,7 +130,7 @@ export class Queue extends View {
     this.#order(title, "They are removed for good.", "Remove all", true, fields, ({ confirm }) => this.#removeAll(confirm));
   }
 
-  /** One call removes a thousand at most. */
+  /** One call removes a thousand at most, and fewer where they are large. */
   async #removeAll(confirm) {
     let left = 1;
     while (left) ({ left = 0 } = await this.call("queue_purge", { queue: this.#queue, state: "dead", confirm }));
