@@ -321,6 +321,7 @@ class Subscription extends Emitter {
   _token;
   _joinLeave;
   #begun = false; // on this connection: what arrives before the reply to subscribe is in that reply too, or older
+  _offer = null; // a subscription by the server, which came before the reply to the page's own subscribe: its result
   #gateway;
   #since;
   #timer;
@@ -379,8 +380,18 @@ class Subscription extends Emitter {
     return this.position ? { recover: true, ...this.position } : {};
   }
 
+  get _hasBegun() {
+    return this.#begun;
+  }
+
+  /** Whether its subscribe is under way. */
+  get _isAsked() {
+    return this.state === "catching up" && !this.#begun;
+  }
+
   _set(state, code, reason) {
     this.#begun &&= state === "catching up" || state === "live";
+    if (state !== "catching up") this._offer = null;
     this.#gateway._platform.clearTimeout(this.#timer);
     if (!this.#begun) this._token.cancelRenewal();
     if (state === "refused") this._token.discard(); // another token may be accepted
@@ -405,18 +416,25 @@ class Subscription extends Emitter {
   _begin({ recovered, was_recovering, recoverable, epoch = "", offset = 0, publications = [], top, gapFollows = false }) {
     this.#begun = true;
     this._failures = 0;
+    this._offer = null;
     this._token.forgetRefusals();
     if (this.channel.startsWith(INBOX)) this.#gateway.inbox._refresh();
-    this.#recoveredUpTo = recovered ? (top ?? publications.at(-1)?.offset ?? 0) : 0;
-    if (recovered) this.position.epoch = epoch;
-    else if (was_recovering) this._skipTo(epoch, offset);
+    const skips = this._serverSide && recoverable && this.#misses(epoch, offset); // it need not have been asked for our position
+    if (recovered && !skips) this.position = { epoch, offset: this.position?.offset ?? offset };
+    else if (!gapFollows && (was_recovering || skips)) this._skipTo(epoch, offset);
     else if (!gapFollows) this.position = recoverable ? { epoch, offset } : null;
+    this.#recoveredUpTo = recovered ? (top ?? publications.at(-1)?.offset ?? 0) : 0;
     for (const publication of publications) this._receive(publication);
     this.#updateState();
   }
 
+  /** Whether something may be missing between the last publication and this position. */
+  #misses(epoch, offset) {
+    return this.position !== null && (this.position.epoch !== epoch || this.position.offset < offset);
+  }
+
   _receive({ data, offset, tags, info }) {
-    if (!this.#begun) return;
+    if (!this.#begun) return void this._offer?.publications.push({ data, offset, tags, info });
     if (!offset && data?.inbox && this.channel.startsWith(INBOX)) return this.#gateway.inbox._receive(data.inbox);
     if (offset && this.position) {
       if (offset <= this.position.offset) return;
@@ -1097,6 +1115,7 @@ export class Gateway extends Emitter {
       if (stale()) return;
       if (error.code === "timeout") connection.end("timeout", error.message);
       else if (isWorthRetrying(error, _token)) this.#resubscribe(subscription);
+      else if (subscription._offer) this.#beginByServer(subscription, subscription._offer);
       else subscription._refuse(error);
     };
     subscription._set("catching up");
@@ -1109,25 +1128,37 @@ export class Gateway extends Emitter {
     subscription._after(this.#backoff(subscription._failures++), () => this.#requestSubscription(subscription));
   }
 
+  /** Where the page's own subscribe is under way, that takes the place of the server's, unless it is refused. */
   #subscribedByServer(channel, result) {
     const subscription = this.#subscriptions.get(channel) ?? new Subscription(this, channel);
-    if (subscription.state === "catching up" && !subscription._serverSide) return; // the page asks for it itself
+    if (subscription._isAsked) subscription._offer = { ...result, publications: [...(result.publications ?? [])] };
+    else this.#beginByServer(subscription, result);
+  }
+
+  #beginByServer(subscription, result) {
     if (!subscription._serverSide) subscription._references += 1;
     subscription._serverSide = true;
-    this.#subscriptions.set(channel, subscription);
+    this.#subscriptions.set(subscription.channel, subscription);
     subscription._begin(result);
   }
 
   #pushed({ channel, pub, gap, join, leave, unsubscribe, subscribe }) {
     const subscription = this.#subscriptions.get(channel);
-    if (unsubscribe?.code === 2501) subscription?._token.discard();
     if (pub) subscription?._receive(pub);
     else if (gap) subscription?._skipTo(gap.epoch, gap.offset);
     else if (join) subscription?._emit("join", { channel, info: join.info });
     else if (leave) subscription?._emit("leave", { channel, info: leave.info });
     else if (subscribe) this.#subscribedByServer(channel, subscribe);
-    else if (unsubscribe?.code >= 2500 && subscription) this.#resubscribe(subscription);
-    else if (unsubscribe) subscription?._refuse(new GatewayError(unsubscribe.code, unsubscribe.reason));
+    else if (unsubscribe && subscription) this.#unsubscribedByServer(subscription, unsubscribe);
+  }
+
+  /** What has not begun is not meant: the server ended the subscription that the channel had before, or the one that it made itself. */
+  #unsubscribedByServer(subscription, { code, reason }) {
+    subscription._offer = null;
+    if (!subscription._hasBegun) return;
+    if (code === 2501) subscription._token.discard();
+    if (code >= 2500) this.#resubscribe(subscription);
+    else subscription._refuse(new GatewayError(code, reason));
   }
 }
 

@@ -158,6 +158,53 @@ test("a channel that the page follows and the server adds later outlives the pag
   assert.deepEqual([subscription.state, page.data], ["live", ["x"]]);
 });
 
+const refused = { code: 103, message: "permission denied" };
+
+test("a channel that a backend adds from a position is received from there", async () => {
+  const page = new Page();
+  await page.connect();
+  page.socket.push("room", { subscribe: { recoverable: true, recovered: true, was_recovering: true, epoch: "r", offset: 4, top: 5 } });
+  page.socket.publish("room", "missed", 5);
+  page.socket.publish("room", "live", 6);
+  assert.deepEqual(page.publications.map(({ data, recovered }) => [data, recovered]), [["missed", true], ["live", false]]);
+});
+
+test("a channel that a backend adds again after a reconnect has a gap, unless it continues where it was", async () => {
+  for (const [start, gaps] of [[{ epoch: "r", offset: 5 }, 0], [{ epoch: "r", offset: 9 }, 1], [{ epoch: "s", offset: 1 }, 1]]) {
+    const page = new Page();
+    await page.connect();
+    page.socket.push("room", { subscribe: { recoverable: true, epoch: "r", offset: 5 } });
+    await reconnect(page);
+    page.socket.refuse("subscribe", refused);
+    page.socket.push("room", { subscribe: { recoverable: true, ...start } });
+    page.socket.publish("room", "next", start.offset + 1);
+    assert.deepEqual([page.data, page.gaps], [["next"], Array(gaps).fill({ channel: "room", ...start })]);
+  }
+});
+
+test("a channel that a backend adds is received although the page's own subscribe is refused after that", async () => {
+  const page = new Page();
+  await page.connect();
+  const room = page.gateway.subscribe("room");
+  page.socket.push("room", { subscribe: { recoverable: true, epoch: "r", offset: 5 } });
+  page.socket.publish("room", "at once", 6);
+  page.socket.refuse("subscribe", refused);
+  page.socket.publish("room", "later", 7);
+  assert.deepEqual([room.state, page.data], ["live", ["at once", "later"]]);
+  page.gateway.unsubscribe("room");
+  assert.equal(room.state, "live", "the server's subscription is there still");
+});
+
+test("a channel that a backend adds and ends before the page's own subscribe is refused stays refused", async () => {
+  const page = new Page();
+  await page.connect();
+  const room = page.gateway.subscribe("room");
+  page.socket.push("room", { subscribe: { recoverable: true, epoch: "r", offset: 5 } });
+  page.socket.push("room", { unsubscribe: { code: 2000, reason: "server unsubscribe" } });
+  page.socket.refuse("subscribe", refused);
+  assert.equal(room.state, "refused");
+});
+
 // Components that share a channel.
 
 test("a channel that two components follow ends with the second unsubscribe, not with the first", async () => {
@@ -184,6 +231,17 @@ test("a channel that was left can be followed again", async () => {
   page.socket.publish("a", "x", 10);
   left.unsubscribe();
   assert.deepEqual([again.state, page.data], ["live", ["x"]]);
+});
+
+test("a channel that was left and is followed again is not ended by what the server sent about the one before", async () => {
+  const [page, left] = await live("a");
+  left.unsubscribe();
+  const again = page.gateway.subscribe("a");
+  page.socket.push("a", { unsubscribe: { code: 2500, reason: "insufficient state" } });
+  await page.advance(500);
+  assert.equal(page.socket.sent("subscribe").length, 2);
+  page.socket.reply("subscribe", { recoverable: true, epoch: "e", offset: 9 });
+  assert.equal(again.state, "live");
 });
 
 test("other options on a second subscribe are an error that names them, and count nothing", async () => {
