@@ -711,6 +711,11 @@ export class Gateway extends Emitter {
     return this.#connection?.transport;
   }
 
+  /** Whether commands can be sent: while listeners are notified that the connection is gone, the state may be of before. */
+  get #isOpen() {
+    return this.state === "connected" && this.#connection !== null;
+  }
+
   /** Null also where only event streams get through: those receive no id. */
   get client() {
     return this.#client;
@@ -727,7 +732,7 @@ export class Gateway extends Emitter {
     this.#subscriptions.set(channel, subscription);
     subscription._token.forgetRefusals();
     subscription._set("waiting");
-    if (this.state === "connected") this.#requestSubscription(subscription);
+    if (this.#isOpen) this.#requestSubscription(subscription);
     return subscription;
   }
 
@@ -823,7 +828,7 @@ export class Gateway extends Emitter {
   _call(method, request) {
     return new Promise((resolve, reject) => {
       const called = command(method, request, resolve, reject);
-      if (this.state === "connected") return this.#connection.send([called]);
+      if (this.#isOpen) return this.#connection.send([called]);
       if (!this.#attempt) return reject(this.#stopReason);
       this.#queued.push(called);
       this._platform.setTimeout(() => {
@@ -936,23 +941,28 @@ export class Gateway extends Emitter {
   }
 
   #connected({ client = null, ping = 0, pong = false, ttl = 0, subs = {} }) {
+    const connection = this.#connection;
     this.#client = client;
-    this.#connection.expectPings(ping * 1000, pong, this.#options.silenceMs);
+    connection.expectPings(ping * 1000, pong, this.#options.silenceMs);
     this.#blocked = 0;
     this.#scheduleRefresh(this.#token, ttl, "refresh", {});
     this.#becomeConnected();
-    for (const [channel, result] of Object.entries(subs)) this.#subscribedByServer(channel, result);
+    for (const [channel, result] of Object.entries(subs)) {
+      if (!connection.ended) this.#subscribedByServer(channel, result); // a listener may disconnect
+    }
     this.#requestWaiting();
   }
 
   /** Those that were asked for after the first frame had left, or whose token was late. */
   #requestWaiting() {
-    for (const wanted of this.#wanted) if (wanted.state === "waiting") this.#requestSubscription(wanted);
+    for (const wanted of this.#wanted) if (wanted.state === "waiting" && this.#isOpen) this.#requestSubscription(wanted);
   }
 
   #streamOpened(channels, tops) {
+    const connection = this.#connection;
     this.#becomeConnected();
     for (const [channel, result] of Object.entries(channels)) {
+      if (connection.ended) return; // a listener disconnected
       const subscription = this.#subscriptions.get(channel);
       const gapFollows = Boolean(subscription?.position) && !result.recovered;
       subscription?._begin({ ...result, top: tops[channel], recoverable: Boolean(result.epoch), gapFollows });
@@ -1037,17 +1047,18 @@ export class Gateway extends Emitter {
   #stop(state, error) {
     this._platform.clearTimeout(this.#timer);
     this.#attempt = null;
-    this.#closeConnection();
     this.#stopReason = error;
+    this.state = state; // listeners of the subscriptions are called before its own, and may connect again
+    this.#closeConnection();
     for (const { reject } of this.#queued.splice(0)) reject(error);
     if (state === "refused") this.#refuseAll(error);
-    this.#set(state, { code: error.code, reason: error.message });
+    if (!this.#attempt) this.#set(state, { code: error.code, reason: error.message });
   }
 
   #refuseAll({ code, message, hint }) {
     const wanted = this.#wanted;
     this._warn("the connection of this page", [this, ...wanted], code, message, hint);
-    for (const subscription of wanted) subscription._set("refused", code, message);
+    for (const subscription of wanted) if (!this.#attempt) subscription._set("refused", code, message);
   }
 
   #closeConnection() {

@@ -311,6 +311,31 @@ test("a listener that throws harms neither the others nor the connection", async
   assert.deepEqual([page.data, page.errors], [[1, 2], [fault, fault]]);
 });
 
+test("a listener may disconnect, connect, subscribe and publish, whatever it is notified of", async () => {
+  const page = new Page();
+  const a = page.gateway.subscribe("a");
+  const published = [];
+  page.gateway.on("state", ({ state }) => state === "connected" && page.sockets.length === 1 && page.gateway.disconnect());
+  await page.connect({ subs: { "notifications:ann": { recoverable: true, epoch: "e", offset: 1 } } });
+  assert.deepEqual([page.gateway.state, a.state], ["closed", "waiting"]);
+  page.gateway.connect();
+  await page.connect();
+  a.on("state", ({ state }) => {
+    if (state === "refused") return page.gateway.connect();
+    if (state !== "waiting" || published.length) return;
+    page.gateway.subscribe("b");
+    published.push(Page.failure(page.gateway.publish("b", 1)));
+  });
+  page.socket.end();
+  await page.advance(500);
+  await page.connect();
+  assert.deepEqual(page.socket.sent("subscribe").map(({ channel }) => channel), ["a", "b"]);
+  page.socket.reply("publish", {});
+  assert.equal(await published[0], undefined);
+  page.socket.end(3503, "force disconnect");
+  assert.deepEqual([page.gateway.state, a.state, page.errors], ["connecting", "waiting", []]);
+});
+
 test("an event that does not exist, or a handler that is no function, throws", () => {
   const page = new Page();
   assert.throws(() => page.gateway.on("publications", () => {}), /there is no event "publications"; there are publication, gap/);
