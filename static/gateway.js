@@ -85,6 +85,7 @@ const RENEW_MS = 10_000; // before a token expires
 const TOKEN_MS = 30_000; // for the page's function to return a token
 const REFUSED_TOKENS_MOST = 3; // so many further tokens are asked for before the gateway's refusal is final
 const INVALID_TOKEN = 3500;
+const TOO_LARGE = 1009; // the close code after a message that is larger than limits.message_bytes
 const NO_TOKEN = 3501; // the close code "bad request", which is also that of a client without a token where one is needed
 /** What to do about a refusal: the gateway sends a code and a short text, and writes the cause into its log. */
 const ADVICE = {
@@ -101,6 +102,7 @@ const ADVICE = {
 };
 const TOKEN_NEEDED =
   'this page sends no token, and the gateway admits nobody without one: pass it, as in new Gateway({ token: () => fetch("/my-token") }), or let a namespace have subscribe = "anyone"';
+const FRAME_CHARACTERS = 20_000; // a character is up to three bytes, and limits.message_bytes of the gateway is 65,536 by default
 const LONGEST_TIMER_MS = 2 ** 31 - 1; // a longer setTimeout fires at once
 const JWT = /^[\w-]+\.[\w-]+\.[\w-]+$/;
 const LOOPBACK = /^(localhost|.+\.localhost|127(\.\d+){3}|\[::1\])$/;
@@ -258,6 +260,16 @@ class Token {
 /** A command to send. Its JSON is made here, so that data that cannot be JSON fails for the caller who passed it. */
 function command(method, request, resolve = () => {}, reject = () => {}) {
   return { method, text: JSON.stringify(request), resolve, reject };
+}
+
+/** Commands in as few frames as FRAME_CHARACTERS allows: the gateway ends a connection whose frame is too long. */
+function framesOf(texts) {
+  const frames = [];
+  for (const text of texts) {
+    if (frames.length && frames.at(-1).length + text.length < FRAME_CHARACTERS) frames[frames.length - 1] += `\n${text}`;
+    else frames.push(text);
+  }
+  return frames;
 }
 
 class Emitter {
@@ -543,7 +555,7 @@ class Connection {
 class SocketConnection extends Connection {
   transport = "websocket";
   opened = false;
-  #pending = new Map(); // id → { method, resolve, reject, timer }
+  #pending = new Map(); // id → { method, size, resolve, reject, timer }
   #lastId = 0;
   #answersPings = false;
   #silentMs = Infinity;
@@ -557,18 +569,21 @@ class SocketConnection extends Connection {
       listener.opened();
     };
     socket.onmessage = ({ data }) => this.#receive(data);
-    socket.onclose = ({ code, reason }) => this.end(code, reason || "the connection broke off");
+    socket.onclose = ({ code, reason }) => {
+      if (code === TOO_LARGE) this.#rejectTooLarge();
+      this.end(code, reason || "the connection broke off");
+    };
   }
 
-  /** Sends commands in one frame. They are resolved or rejected while the reply's frame is read, before any push that follows it. */
+  /** Sends commands, in one frame if they are short. They are resolved or rejected while the reply's frame is read, before any push that follows it. */
   send(commands) {
     const texts = commands.map(({ method, text, resolve, reject }) => {
       const id = ++this.#lastId;
       const expire = () => this.#settle(id)?.reject(new GatewayError("timeout", `${method} was not answered in time`));
-      this.#pending.set(id, { method, resolve, reject, timer: this.platform.setTimeout(expire, this.timeoutMs) });
+      this.#pending.set(id, { method, size: text.length, resolve, reject, timer: this.platform.setTimeout(expire, this.timeoutMs) });
       return `{"id":${id},"${method}":${text}}`;
     });
-    if (texts.length) this.socket.send(texts.join("\n"));
+    for (const frame of framesOf(texts)) this.socket.send(frame);
   }
 
   #settle(id) {
@@ -592,6 +607,14 @@ class SocketConnection extends Connection {
     const pending = this.#settle(id);
     if (error) pending?.reject(new GatewayError(error.code, error.message, error.temporary, error.hint));
     else pending?.resolve(reply[pending.method] ?? {});
+  }
+
+  /** The gateway took no frame that was larger than it allows. One that long held one command; of several, the longest was surely too long. */
+  #rejectTooLarge() {
+    const [longest] = [...this.#pending].sort(([, a], [, b]) => b.size - a.size);
+    if (!longest || longest[1].size < FRAME_CHARACTERS) return;
+    const tooLarge = `${longest[1].method} is larger than limits.message_bytes of the gateway; it was not carried out`;
+    this.#settle(longest[0]).reject(new GatewayError(TOO_LARGE, tooLarge));
   }
 
   /** The server announced its pings: from now on silence means that the connection is dead, or that this machine slept. */

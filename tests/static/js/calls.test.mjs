@@ -73,6 +73,25 @@ test("commands wait for a connection, in order, and no longer than their time", 
   assert.deepEqual(page.socket.sent("publish").map(({ data }) => data), [2]);
 });
 
+test("many commands that waited for a connection leave in frames that the gateway takes", async () => {
+  const page = new Page();
+  const published = Array.from({ length: 10 }, (_, n) => page.gateway.publish("a", `${n}`.repeat(10_000)));
+  await page.connect();
+  assert.ok(page.socket.frames.every((frame) => JSON.stringify(frame).length < 65_536 / 3));
+  assert.deepEqual(page.socket.sent("publish").map(({ data }) => data[0]), [..."0123456789"]);
+  for (const { id } of page.socket.sent("publish")) page.socket.receive({ id, publish: {} });
+  await Promise.all(published);
+});
+
+test("a command that is too large for the gateway fails with the code 1009, and those beside it are lost", async () => {
+  const page = await connected();
+  const [small, large] = ["small", "large".repeat(20_000)].map((data) => Page.failure(page.gateway.publish("a", data)));
+  page.socket.end(1009, "message too big");
+  assert.deepEqual([(await small).code, (await large).code], ["lost", 1009]);
+  assert.match((await large).message, /^publish is larger than limits.message_bytes .* not carried out/);
+  assert.equal(page.gateway.state, "waiting");
+});
+
 test("a command after disconnect is rejected at once", async () => {
   const page = await connected();
   page.gateway.disconnect();
