@@ -83,6 +83,7 @@ const STEADY_MS = 5000; // a connection that lasted so long starts the backoff a
 const QUIET_STREAM_MS = 35_000; // a stream's comments (each 25 s) are not visible here: after this, a page that wakes reopens it
 const RENEW_MS = 10_000; // before a token expires
 const TOKEN_MS = 30_000; // for the page's function to return a token
+const SLOW_TOKEN_MS = 1000; // for the tokens of channels to come before the connection is opened without them
 const REFUSED_TOKENS_MOST = 3; // so many further tokens are asked for before the gateway's refusal is final
 const INVALID_TOKEN = 3500;
 const TOO_LARGE = 1009; // the close code after a message that is larger than limits.message_bytes
@@ -182,6 +183,7 @@ class Token {
   #about;
   #returnedOne = false;
   #refused = 0; // tokens in a row that the gateway did not accept
+  #calling; // the promise of a token that the page's function has not returned yet
   #timer;
 
   constructor(platform, given, about) {
@@ -204,8 +206,15 @@ class Token {
 
   /** Rejects with a GatewayError whose code is "token". */
   async get() {
-    if (this.#renewable && !this.value) this.value = await this.#call();
-    return this.value || undefined;
+    if (!this.#renewable || this.value) return this.value || undefined;
+    const calling = (this.#calling ??= this.#call());
+    try {
+      const token = await calling;
+      if (calling === this.#calling) this.value = token; // else it was discarded meanwhile
+      return token || undefined;
+    } finally {
+      if (calling === this.#calling) this.#calling = undefined;
+    }
   }
 
   async #call() {
@@ -223,7 +232,7 @@ class Token {
 
   /** The token is not valid any more. Returns whether another one can be had. */
   discard() {
-    if (this.#renewable) this.value = undefined;
+    if (this.#renewable) this.value = this.#calling = undefined;
     return this.#renewable;
   }
 
@@ -251,9 +260,10 @@ class Token {
     }, delayMs));
   }
 
+  /** What a renewal still brings is ignored. */
   cancelRenewal() {
     this.#platform.clearTimeout(this.#timer);
-    this.#timer = undefined;
+    this.#timer = this.#calling = undefined;
   }
 }
 
@@ -895,7 +905,8 @@ export class Gateway extends Emitter {
     this.#set("connecting", { transport: sse ? "sse" : "websocket" });
     try {
       const token = await this.#token.get();
-      await Promise.all(this.#wanted.map((wanted) => this.#tokenOf(wanted))); // a channel whose token failed comes later
+      const tokens = Promise.all(this.#wanted.map((wanted) => this.#tokenOf(wanted)));
+      await within(this._platform, SLOW_TOKEN_MS, tokens).catch(() => {}); // a channel whose token fails, or takes long, comes later
       if (attempt === this.#attempt) this.#connection = sse ? this.#openStream(token) : this.#openSocket(token);
     } catch (error) {
       if (attempt === this.#attempt) this.#retry(error instanceof GatewayError ? error.code : "lost", error.message);
