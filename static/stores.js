@@ -35,8 +35,11 @@
  */
 
 const INBOX = "notifications:";
-const LISTED_MOST = 200; // notifications in one answer of the gateway
+const LISTED_MOST = 200; // notifications of a list, which is read anew whenever one changes; an answer of the gateway has up to 100
 const AGAIN_MS = 1000; // after a read that failed
+
+/** As the browser does for a listener of its own that throws. */
+const report = (error) => (globalThis.reportError ?? console.error)(error);
 
 class Store {
   arrived = () => {};
@@ -73,7 +76,13 @@ class Store {
   _update(changes) {
     if (Object.entries(changes).every(([name, value]) => this.#snapshot[name] === value)) return;
     this.#snapshot = { ...this.#snapshot, ...changes };
-    for (const { listener } of [...this.#listeners]) listener();
+    for (const { listener } of [...this.#listeners]) {
+      try {
+        listener();
+      } catch (error) {
+        report(error); // it harms neither the other listeners nor what the store is doing
+      }
+    }
   }
 
   /** Shows the error of a read and calls `read` a little later, if it may pass by itself: nothing else may happen that would. */
@@ -303,13 +312,25 @@ export class InboxStore extends Store {
     if (this.#reading) return;
     this.#reading = true;
     try {
-      const { notifications, next, unread } = await this.gateway.inbox.list({ limit: this.#shown });
-      this._update({ notifications, unread, more: Boolean(next) && this.#shown < LISTED_MOST, error: null });
+      const { notifications, next, unread } = await this.#listed();
+      this._update({ notifications, unread, more: Boolean(next) && notifications.length < LISTED_MOST, error: null });
     } catch (error) {
       this._failed(error, () => this.#refresh());
     }
     this.#reading = false;
     if (this.#stale) await this.#refresh();
+  }
+
+  /** As many as are shown, where there are so many: an answer of the gateway may be shorter than its limit. */
+  async #listed() {
+    const wanted = Math.min(this.#shown, LISTED_MOST);
+    let page = await this.gateway.inbox.list({ limit: wanted });
+    const notifications = [...page.notifications];
+    while (page.next && notifications.length < wanted) {
+      page = await this.gateway.inbox.list({ limit: wanted - notifications.length, before: page.next });
+      notifications.push(...page.notifications);
+    }
+    return { ...page, notifications };
   }
 }
 

@@ -104,6 +104,47 @@ test("the list of an inbox that could not be read is read again, and no more onc
   assert.equal(page.socket.sent("rpc").length, 2);
 });
 
+test("older notifications are read to the end of the list, although an answer is shorter than its limit", async () => {
+  const page = new Page();
+  const store = new InboxStore(page.gateway, { size: 60 });
+  store.subscribe(() => {});
+  await page.connect();
+  const asked = [];
+  const answer = async (next, count) => {
+    await settled();
+    asked.push(page.socket.sent("rpc").at(-1).data);
+    const notifications = Array.from({ length: count }, (_, n) => ({ id: `${asked.length}-${n}`, data: {} }));
+    page.socket.reply("rpc", { data: { notifications, next, unread: 0, change: 1, epoch: "i" } });
+    await settled();
+  };
+  await answer("i:50", 60);
+  await answer("i:50", 60); // its count was new, so the list may be as well
+  store.older();
+  await answer("i:10", 100);
+  await answer("i:5", 5); // it had enough bytes
+  await answer(null, 3);
+  assert.deepEqual(asked.slice(1), [{ limit: 60 }, { limit: 120 }, { limit: 20, before: "i:10" }, { limit: 15, before: "i:5" }]);
+  assert.deepEqual([store.snapshot.notifications.length, store.snapshot.more], [108, false]);
+});
+
+test("a listener that throws harms neither the others nor the next read of the list", async () => {
+  const page = new Page();
+  const store = new InboxStore(page.gateway);
+  let [calls, reported] = [0, 0];
+  globalThis.reportError = () => (reported += 1);
+  store.subscribe(() => {
+    throw new Error("of the page");
+  });
+  store.subscribe(() => (calls += 1));
+  await page.connect();
+  page.socket.refuse("rpc", { code: 100, message: "internal server error", temporary: true });
+  await page.advance(1000);
+  page.socket.reply("rpc", { data: { notifications: [], next: null, unread: 0, change: 1, epoch: "i" } });
+  await settled();
+  delete globalThis.reportError;
+  assert.deepEqual([store.snapshot.notifications, store.snapshot.error, calls], [[], null, reported]);
+});
+
 test("what history brought before it arrived is shown once, and has arrived all the same", async () => {
   const [page, store] = await following((gateway) => new ChannelStore(gateway, "a", { history: 3, limit: 3 }));
   const arrived = [];
