@@ -64,7 +64,7 @@
  *   "unread" of the gateway     { unread, read, upto }: the inbox's count, once it is known and whenever it changes; read (ids)
  *                  or upto (an offset) name what was marked as read, here or on another device
  *   "state" of a subscription   { channel, state, code, reason }, state: "waiting" for a connection, "catching up", "live",
- *                  "refused" (code and reason name the cause; only a new subscribe() or connect() tries again), "closed";
+ *                  "refused" (code and reason name the cause; tried again only by a new subscribe(), or a connect() while disconnected), "closed";
  *                  "live" has the code "sse" and a reason where joinLeave was asked for and event streams cannot carry it
  *   "state" of the gateway      { state, transport, code, reason, retryMs }, transport: "websocket" or "sse", state:
  *                  "connecting", "connected", "waiting" (for the next attempt, in retryMs), "refused" (for good), "closed"
@@ -514,7 +514,10 @@ class Inbox {
 
   async read({ ids, upto, all } = {}) {
     const marks = { ids, upto, all };
-    this._receive(await this.#call("inbox.read", marks, "inbox/read", { method: "POST", body: JSON.stringify(marks) }));
+    const state = await this.#call("inbox.read", marks, "inbox/read", { method: "POST", body: JSON.stringify(marks) });
+    // The announcement names what was marked as well, and is ignored where it comes after this. Of ids up to an offset only it knows which.
+    const marked = ids ? { read: upto ? undefined : ids } : { upto: upto ? Number(upto.split(":").at(-1)) : state.offset };
+    this._receive({ ...state, ...marked });
   }
 
   /** An event stream only receives: there, the inbox is asked over plain HTTP. */

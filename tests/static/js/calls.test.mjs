@@ -125,6 +125,21 @@ test("the inbox asks for its count when its subscription begins, and follows eac
   assert.deepEqual(page.data, [], "an announcement is not a notification");
 });
 
+test("the inbox's count names what this page marked, although the answer comes before the announcement", async () => {
+  const page = await connected({ token: jwt("ann") });
+  const counts = [];
+  page.gateway.on("unread", (event) => counts.push(event));
+  const marks = [{ ids: ["a"] }, { upto: "i:7" }, { all: true }];
+  for (const [change, mark] of marks.entries()) {
+    const read = page.gateway.inbox.read(mark);
+    await settled();
+    page.socket.reply("rpc", { data: { unread: 0, change, epoch: "i", offset: 9 } });
+    await read;
+    page.socket.publish("notifications:ann", { inbox: { unread: 0, change, epoch: "i" } });
+  }
+  assert.deepEqual(counts.map(({ read, upto }) => [read, upto]), [[["a"], undefined], [undefined, 7], [undefined, 9]]);
+});
+
 test("the inbox asks again for its count after a temporary error", async () => {
   const page = await connected();
   page.socket.push("notifications:ann", { subscribe: {} });
