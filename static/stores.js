@@ -348,6 +348,8 @@ export class PresenceStore extends Store {
   }
 
   _start() {
+    this.#clients.clear(); // who was there when it was last followed
+    this.#show(null);
     const { subscription, stop } = follow(this, this.#channel, { token: this.#token, joinLeave: true }, {
       join: ({ info }) => this.#move((clients) => clients.set(info.client, info)),
       leave: ({ info }) => this.#move((clients) => clients.delete(info.client)),

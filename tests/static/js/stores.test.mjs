@@ -217,6 +217,17 @@ for (const limit of [0, 1, 3]) {
   });
 }
 
+test("who was present when a store was last followed is not shown when it is followed again", async () => {
+  const answers = [Promise.resolve([{ client: "c0", user: "ann" }]), new Promise(() => {})];
+  const store = new PresenceStore(gatewayOf({ presence: () => answers.shift() }), "room:1");
+  const stop = store.subscribe(() => {});
+  await settled();
+  assert.deepEqual(store.snapshot.users, ["ann"]);
+  stop();
+  store.subscribe(() => {});
+  assert.deepEqual(store.snapshot.users, []);
+});
+
 test("joins and leaves are not held once presence was read", async () => {
   const presence = async () => [{ client: "c0", user: "ann" }];
   const gateway = gatewayOf({ presence });
