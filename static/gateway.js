@@ -78,7 +78,7 @@
  */
 
 const NAME = "gateway.js";
-const BLOCKED_AFTER = 2; // WebSockets in a row that did not open although the gateway answers HTTP
+const BLOCKED_AFTER = 2; // WebSockets in a row that brought nothing although the gateway answers HTTP
 const STEADY_MS = 5000; // a connection that lasted so long starts the backoff anew
 const QUIET_STREAM_MS = 35_000; // a stream's comments (each 25 s) are not visible here: after this, a page that wakes reopens it
 const RENEW_MS = 10_000; // before a token expires
@@ -568,6 +568,7 @@ class Connection {
 class SocketConnection extends Connection {
   transport = "websocket";
   opened = false;
+  answered = false; // something came through it: some proxies let a WebSocket open, and no more
   #pending = new Map(); // id → { method, size, resolve, reject, timer }
   #lastId = 0;
   #answersPings = false;
@@ -608,6 +609,7 @@ class SocketConnection extends Connection {
 
   #receive(frame) {
     this.lastReceived = this.platform.now();
+    this.answered = true;
     for (const text of frame.split("\n")) {
       if (this.ended) return;
       if (text !== "{}") this.#dispatch(JSON.parse(text));
@@ -1053,16 +1055,19 @@ export class Gateway extends Emitter {
 
   #reconnect(connection, code, reason) {
     if (connection.transport === "sse") this.#blocked = BLOCKED_AFTER - 1;
-    else if (!connection.opened) this.#suspectBlocking();
+    else if (!connection.opened || (code === "timeout" && !connection.answered)) this.#suspectBlocking(connection.opened);
     this.#retry(code, reason);
   }
 
-  /** A WebSocket that does not open is blocked only if the gateway answers HTTP; while it is down, event streams would not help. */
-  async #suspectBlocking() {
+  /**
+   * A WebSocket that does not open is blocked only if the gateway answers HTTP; while it is down, event streams would not help. One that
+   * opened, and through which nothing came, may be of a gateway that waits for Valkey: that has to say that it is ready.
+   */
+  async #suspectBlocking(opened) {
     if (!this._platform.EventSource) return;
     const url = new URL("health/ready", this.#base);
     const answers = ({ ok, type }) => ok || type === "opaque";
-    const isThere = await this.#request(url, { mode: "no-cors" }, answers).catch(() => false);
+    const isThere = await this.#request(url, { mode: opened ? "cors" : "no-cors" }, answers).catch(() => false);
     if (isThere && this.state !== "connected") this.#blocked += 1;
   }
 

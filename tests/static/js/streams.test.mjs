@@ -41,6 +41,21 @@ test("two WebSockets that do not open although the gateway answers HTTP lead to 
   assert.deepEqual(page.data, ["x"]);
 });
 
+test("two WebSockets that open and bring nothing lead to an event stream, where the gateway is ready", async () => {
+  for (const ok of [true, false]) {
+    const page = new Page();
+    page.answer = () => ({ ok });
+    page.gateway.subscribe("a");
+    for (let attempt = 0; attempt < 2; attempt++) {
+      await settled();
+      page.socket.open();
+      await page.advance(5000);
+      await page.advance(page.states.at(-1).retryMs);
+    }
+    assert.equal(page.streams.length, ok ? 1 : 0);
+  }
+});
+
 test("a gateway that is down is not taken for a blocked WebSocket", async () => {
   const page = new Page();
   page.answer = () => Promise.reject(new TypeError("Failed to fetch"));
