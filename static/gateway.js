@@ -320,11 +320,12 @@ class Emitter {
     return this.#listeners[event].size > 0;
   }
 
-  /** A handler that throws harms neither the other handlers nor the connection. */
+  /** A handler that throws harms neither the other handlers nor the connection. One that another removes meanwhile is not called. */
   _emit(event, detail) {
-    for (const { handler } of [...this.#listeners[event]]) {
+    const listeners = this.#listeners[event];
+    for (const listener of [...listeners]) {
       try {
-        handler(detail);
+        if (listeners.has(listener)) listener.handler(detail);
       } catch (error) {
         if (globalThis.reportError) globalThis.reportError(error);
         else this.#console.error(error);

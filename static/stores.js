@@ -76,9 +76,9 @@ class Store {
   _update(changes) {
     if (Object.entries(changes).every(([name, value]) => this.#snapshot[name] === value)) return;
     this.#snapshot = { ...this.#snapshot, ...changes };
-    for (const { listener } of [...this.#listeners]) {
+    for (const added of [...this.#listeners]) {
       try {
-        listener();
+        if (this.#listeners.has(added)) added.listener();
       } catch (error) {
         report(error); // it harms neither the other listeners nor what the store is doing
       }

@@ -302,6 +302,14 @@ test("one function that two components add is called twice, and removing one lea
   assert.deepEqual(seen, [1, 1, 2]);
 });
 
+test("a listener that another one removes is not called any more", async () => {
+  const [page, subscription] = await live("a");
+  subscription.on("publication", () => stop());
+  const stop = subscription.on("publication", () => assert.fail("it was removed"));
+  page.socket.publish("a", 1, 8);
+  assert.deepEqual([page.data, page.errors], [[1], []]);
+});
+
 test("a listener that throws harms neither the others nor the connection", async () => {
   const [page, subscription] = await live("a");
   const fault = new Error("of the page");
