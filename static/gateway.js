@@ -787,7 +787,7 @@ export class Gateway extends Emitter {
     this.#subscriptions.delete(subscription.channel);
     subscription._set("closed");
     if (this.transport === "sse") this.#reopen();
-    else if (followed) this.#connection.send([command("unsubscribe", { channel: subscription.channel })]);
+    else if (followed) this.#connection?.send([command("unsubscribe", { channel: subscription.channel })]);
   }
 
   async publish(channel, data) {

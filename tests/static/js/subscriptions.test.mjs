@@ -319,9 +319,9 @@ test("a listener that throws harms neither the others nor the connection", async
   assert.deepEqual([page.data, page.errors], [[1, 2], [fault, fault]]);
 });
 
-test("a listener may disconnect, connect, subscribe and publish, whatever it is notified of", async () => {
+test("a listener may disconnect, connect, subscribe, unsubscribe and publish, whatever it is notified of", async () => {
   const page = new Page();
-  const a = page.gateway.subscribe("a");
+  const [a, left] = [page.gateway.subscribe("a"), page.gateway.subscribe("left")];
   const published = [];
   page.gateway.on("state", ({ state }) => state === "connected" && page.sockets.length === 1 && page.gateway.disconnect());
   await page.connect({ subs: { "notifications:ann": { recoverable: true, epoch: "e", offset: 1 } } });
@@ -331,6 +331,7 @@ test("a listener may disconnect, connect, subscribe and publish, whatever it is 
   a.on("state", ({ state }) => {
     if (state === "refused") return page.gateway.connect();
     if (state !== "waiting" || published.length) return;
+    left.unsubscribe();
     page.gateway.subscribe("b");
     published.push(Page.failure(page.gateway.publish("b", 1)));
   });
