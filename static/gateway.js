@@ -38,7 +38,7 @@
  *                     count as different. A subscription that the server made counts as one subscribe().
  * gateway.unsubscribe(channel)
  * gateway.publish(channel, data)         → promise, resolved once the publication is in the channel
- * gateway.history(channel, { limit, since, reverse })  → promise of { publications, epoch, offset }; at most 300
+ * gateway.history(channel, { limit, since, reverse })  → promise of { publications, epoch, offset }; at most 300, and about 256 KiB
  * gateway.rpc(method, data)              → promise of the method's data
  * gateway.inbox.list({ limit, before })  → promise of { notifications: [{ id, offset, ms, unread, data }], unread, next, … },
  *                                        newest first; next is the `before` of the following page, null after the last

@@ -80,6 +80,19 @@ test("a history that could not be read is read again while the connection goes o
   assert.deepEqual([data(store), store.snapshot.error], [[6, 7], null]);
 });
 
+test("a history whose publications are long is read in several answers, up to what is wanted", async () => {
+  const [page, store] = await following((gateway) => new ChannelStore(gateway, "a", { history: 3 }));
+  const long = (...offsets) => offsets.map((offset) => ({ data: "x".repeat(50_000), offset }));
+  page.socket.reply("history", { publications: long(7, 6), epoch: "e", offset: 7 });
+  await settled();
+  const [, { limit, since }] = page.socket.sent("history");
+  assert.deepEqual([limit, since], [1, { epoch: "e", offset: 6 }]);
+  page.socket.reply("history", { publications: long(5), epoch: "e", offset: 7 });
+  await settled();
+  assert.deepEqual(store.snapshot.publications.map(({ offset }) => offset), [5, 6, 7]);
+  assert.deepEqual([store.snapshot.more, page.socket.sent("history").length], [true, 2]);
+});
+
 test("a history that the rules do not let the page read is asked for once", async () => {
   const [page] = await following((gateway) => new ChannelStore(gateway, "a", { history: 3 }));
   page.socket.refuse("history", { code: 103, message: "permission denied" });
