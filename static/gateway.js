@@ -772,6 +772,8 @@ export class Gateway extends Emitter {
     subscription._token.forgetRefusals();
     subscription._set("waiting");
     if (this.#isOpen) this.#requestSubscription(subscription);
+    // Without a channel there was no stream to open: only WebSocket was tried, ever more seldom.
+    else if (this.state === "waiting" && this.#blocked >= BLOCKED_AFTER) this.#reopen();
     return subscription;
   }
 
@@ -1152,8 +1154,8 @@ export class Gateway extends Emitter {
 
   /** A stream is opened with its channels, so other channels need another stream: one for all changes of one turn. */
   #reopen() {
-    const connection = this.#connection;
-    queueMicrotask(() => connection === this.#connection && this.#open());
+    const attempt = this.#attempt;
+    queueMicrotask(() => attempt === this.#attempt && this.#open());
   }
 
   #subscribeCommand(subscription) {
