@@ -252,18 +252,18 @@ class Token {
     const delayMs = Math.min(Math.max(ttl * 1000 - RENEW_MS, ttl * 500), LONGEST_TIMER_MS);
     const timer = (this.#timer = this.#platform.setTimeout(async () => {
       this.discard();
-      const token = await this.get().catch(() => undefined);
+      const token = await this.#call().catch(() => undefined);
       if (timer !== this.#timer) return;
       // A failure does no harm yet: the server waits 25 s after the expiry, and then has us connect again with a new token.
-      if (token) use(token);
-      else this.renew(RENEW_MS / 1000, use);
+      if (!token) return this.renew(RENEW_MS / 1000, use);
+      this.value = token;
+      use(token);
     }, delayMs));
   }
 
-  /** What a renewal still brings is ignored. */
   cancelRenewal() {
     this.#platform.clearTimeout(this.#timer);
-    this.#timer = this.#calling = undefined;
+    this.#timer = undefined;
   }
 }
 

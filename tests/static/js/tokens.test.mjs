@@ -234,6 +234,19 @@ test("a channel whose token takes long is followed when it is there, and no othe
   assert.equal(token.calls.length, 1);
 });
 
+test("a channel's token that always takes long is there in the end over event streams too", async () => {
+  const page = new Page();
+  const token = () => new Promise((resolve) => page.clock.setTimeout(() => resolve(jwt("ticket")), 1500));
+  page.gateway.subscribe("ticket:1", { token });
+  for (let attempt = 0; attempt < 2; attempt++) {
+    await page.advance(1000);
+    page.socket.end();
+    await page.advance(1000);
+  }
+  await page.advance(5000);
+  assert.equal(page.stream.url.searchParams.get("subscription_token"), jwt("ticket"));
+});
+
 test("a subscription token that expired or was revoked is replaced, and the subscription continues at its position", async () => {
   const page = new Page();
   const token = giving(jwt("a"), jwt("b"), jwt("c"));
