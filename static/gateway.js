@@ -148,10 +148,15 @@ function isWorthRetrying({ code, temporary }, token) {
   return temporary || code < 100 || [100, 105, 109, 111, 113].includes(code);
 }
 
-/** A channel or method that is undefined would leave the command without it, and such a command ends the whole connection. */
+/**
+ * A channel or method that is undefined would leave the command without it. Of half a surrogate pair, as of an emoji that was cut in two, the
+ * gateway makes another character: the page would follow a channel of which it knows nothing.
+ */
 function requireName(kind, name) {
-  if (typeof name === "string" && name) return;
-  throw new TypeError(`the ${kind} must be a string that is not empty; it is ${name === "" ? "empty" : typeof name}`);
+  if (typeof name !== "string" || !name) {
+    throw new TypeError(`the ${kind} must be a string that is not empty; it is ${name === "" ? "empty" : typeof name}`);
+  }
+  if (/\p{Surrogate}/u.test(name)) throw new TypeError(`the ${kind} ${JSON.stringify(name)} holds half of a surrogate pair`);
 }
 
 /** Settles as `promise` does, or rejects after `delayMs`. */

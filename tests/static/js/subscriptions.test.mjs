@@ -267,7 +267,7 @@ test("two components with token functions of their own share a channel", () => {
 
 test("a subscribe without a channel throws in the page, and harms nothing", async () => {
   const [page] = await live("a");
-  for (const channel of [undefined, null, "", 17, {}]) assert.throws(() => page.gateway.subscribe(channel), TypeError);
+  for (const channel of [undefined, null, "", 17, {}, "half \ud83d"]) assert.throws(() => page.gateway.subscribe(channel), TypeError);
   for (const call of ["publish", "history", "rpc"]) assert.ok((await Page.failure(page.gateway[call](undefined))) instanceof TypeError);
   assert.equal(page.socket.commands.length, 2);
   assert.equal(page.gateway.state, "connected");
