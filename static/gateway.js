@@ -38,7 +38,7 @@
  *                     count as different. A subscription that the server made counts as one subscribe().
  * gateway.unsubscribe(channel)
  * gateway.publish(channel, data)         → promise, resolved once the publication is in the channel
- * gateway.history(channel, { limit, since, reverse })  → promise of { publications, epoch, offset }; at most 300
+ * gateway.history(channel, { limit, since, reverse })  → promise of { publications, epoch, offset }; at most 300, and about 256 KiB
  * gateway.rpc(method, data)              → promise of the method's data
  * gateway.inbox.list({ limit, before })  → promise of { notifications: [{ id, offset, ms, unread, data }], unread, next, … },
  *                                        newest first; next is the `before` of the following page, null after the last
@@ -64,7 +64,7 @@
  *   "unread" of the gateway     { unread, read, upto }: the inbox's count, once it is known and whenever it changes; read (ids)
  *                  or upto (an offset) name what was marked as read, here or on another device
  *   "state" of a subscription   { channel, state, code, reason }, state: "waiting" for a connection, "catching up", "live",
- *                  "refused" (code and reason name the cause; only a new subscribe() or connect() tries again), "closed";
+ *                  "refused" (code and reason name the cause; tried again only by a new subscribe(), or a connect() while disconnected), "closed";
  *                  "live" has the code "sse" and a reason where joinLeave was asked for and event streams cannot carry it
  *   "state" of the gateway      { state, transport, code, reason, retryMs }, transport: "websocket" or "sse", state:
  *                  "connecting", "connected", "waiting" (for the next attempt, in retryMs), "refused" (for good), "closed"
@@ -78,13 +78,15 @@
  */
 
 const NAME = "gateway.js";
-const BLOCKED_AFTER = 2; // WebSockets in a row that did not open although the gateway answers HTTP
+const BLOCKED_AFTER = 2; // WebSockets in a row that brought nothing although the gateway answers HTTP
 const STEADY_MS = 5000; // a connection that lasted so long starts the backoff anew
 const QUIET_STREAM_MS = 35_000; // a stream's comments (each 25 s) are not visible here: after this, a page that wakes reopens it
 const RENEW_MS = 10_000; // before a token expires
 const TOKEN_MS = 30_000; // for the page's function to return a token
+const SLOW_TOKEN_MS = 1000; // for the tokens of channels to come before the connection is opened without them
 const REFUSED_TOKENS_MOST = 3; // so many further tokens are asked for before the gateway's refusal is final
 const INVALID_TOKEN = 3500;
+const TOO_LARGE = 1009; // the close code after a message that is larger than limits.message_bytes
 const NO_TOKEN = 3501; // the close code "bad request", which is also that of a client without a token where one is needed
 /** What to do about a refusal: the gateway sends a code and a short text, and writes the cause into its log. */
 const ADVICE = {
@@ -101,6 +103,7 @@ const ADVICE = {
 };
 const TOKEN_NEEDED =
   'this page sends no token, and the gateway admits nobody without one: pass it, as in new Gateway({ token: () => fetch("/my-token") }), or let a namespace have subscribe = "anyone"';
+const FRAME_CHARACTERS = 20_000; // a character is up to three bytes, and limits.message_bytes of the gateway is 65,536 by default
 const LONGEST_TIMER_MS = 2 ** 31 - 1; // a longer setTimeout fires at once
 const JWT = /^[\w-]+\.[\w-]+\.[\w-]+$/;
 const LOOPBACK = /^(localhost|.+\.localhost|127(\.\d+){3}|\[::1\])$/;
@@ -145,10 +148,15 @@ function isWorthRetrying({ code, temporary }, token) {
   return temporary || code < 100 || [100, 105, 109, 111, 113].includes(code);
 }
 
-/** A channel or method that is undefined would leave the command without it, and such a command ends the whole connection. */
+/**
+ * A channel or method that is undefined would leave the command without it. Of half a surrogate pair, as of an emoji that was cut in two, the
+ * gateway makes another character: the page would follow a channel of which it knows nothing.
+ */
 function requireName(kind, name) {
-  if (typeof name === "string" && name) return;
-  throw new TypeError(`the ${kind} must be a string that is not empty; it is ${name === "" ? "empty" : typeof name}`);
+  if (typeof name !== "string" || !name) {
+    throw new TypeError(`the ${kind} must be a string that is not empty; it is ${name === "" ? "empty" : typeof name}`);
+  }
+  if (/\p{Surrogate}/u.test(name)) throw new TypeError(`the ${kind} ${JSON.stringify(name)} holds half of a surrogate pair`);
 }
 
 /** Settles as `promise` does, or rejects after `delayMs`. */
@@ -180,6 +188,7 @@ class Token {
   #about;
   #returnedOne = false;
   #refused = 0; // tokens in a row that the gateway did not accept
+  #calling; // the promise of a token that the page's function has not returned yet
   #timer;
 
   constructor(platform, given, about) {
@@ -202,8 +211,15 @@ class Token {
 
   /** Rejects with a GatewayError whose code is "token". */
   async get() {
-    if (this.#renewable && !this.value) this.value = await this.#call();
-    return this.value || undefined;
+    if (!this.#renewable || this.value) return this.value || undefined;
+    const calling = (this.#calling ??= this.#call());
+    try {
+      const token = await calling;
+      if (calling === this.#calling) this.value = token; // else it was discarded meanwhile
+      return token || undefined;
+    } finally {
+      if (calling === this.#calling) this.#calling = undefined;
+    }
   }
 
   async #call() {
@@ -221,7 +237,7 @@ class Token {
 
   /** The token is not valid any more. Returns whether another one can be had. */
   discard() {
-    if (this.#renewable) this.value = undefined;
+    if (this.#renewable) this.value = this.#calling = undefined;
     return this.#renewable;
   }
 
@@ -241,11 +257,12 @@ class Token {
     const delayMs = Math.min(Math.max(ttl * 1000 - RENEW_MS, ttl * 500), LONGEST_TIMER_MS);
     const timer = (this.#timer = this.#platform.setTimeout(async () => {
       this.discard();
-      const token = await this.get().catch(() => undefined);
+      const token = await this.#call().catch(() => undefined);
       if (timer !== this.#timer) return;
       // A failure does no harm yet: the server waits 25 s after the expiry, and then has us connect again with a new token.
-      if (token) use(token);
-      else this.renew(RENEW_MS / 1000, use);
+      if (!token) return this.renew(RENEW_MS / 1000, use);
+      this.value = token;
+      use(token);
     }, delayMs));
   }
 
@@ -258,6 +275,16 @@ class Token {
 /** A command to send. Its JSON is made here, so that data that cannot be JSON fails for the caller who passed it. */
 function command(method, request, resolve = () => {}, reject = () => {}) {
   return { method, text: JSON.stringify(request), resolve, reject };
+}
+
+/** Commands in as few frames as FRAME_CHARACTERS allows: the gateway ends a connection whose frame is too long. */
+function framesOf(texts) {
+  const frames = [];
+  for (const text of texts) {
+    if (frames.length && frames.at(-1).length + text.length < FRAME_CHARACTERS) frames[frames.length - 1] += `\n${text}`;
+    else frames.push(text);
+  }
+  return frames;
 }
 
 class Emitter {
@@ -298,11 +325,12 @@ class Emitter {
     return this.#listeners[event].size > 0;
   }
 
-  /** A handler that throws harms neither the other handlers nor the connection. */
+  /** A handler that throws harms neither the other handlers nor the connection. One that another removes meanwhile is not called. */
   _emit(event, detail) {
-    for (const { handler } of [...this.#listeners[event]]) {
+    const listeners = this.#listeners[event];
+    for (const listener of [...listeners]) {
       try {
-        handler(detail);
+        if (listeners.has(listener)) listener.handler(detail);
       } catch (error) {
         if (globalThis.reportError) globalThis.reportError(error);
         else this.#console.error(error);
@@ -321,6 +349,7 @@ class Subscription extends Emitter {
   _token;
   _joinLeave;
   #begun = false; // on this connection: what arrives before the reply to subscribe is in that reply too, or older
+  _offer = null; // a subscription by the server, which came before the reply to the page's own subscribe: its result
   #gateway;
   #since;
   #timer;
@@ -379,8 +408,18 @@ class Subscription extends Emitter {
     return this.position ? { recover: true, ...this.position } : {};
   }
 
+  get _hasBegun() {
+    return this.#begun;
+  }
+
+  /** Whether its subscribe is under way. */
+  get _isAsked() {
+    return this.state === "catching up" && !this.#begun;
+  }
+
   _set(state, code, reason) {
     this.#begun &&= state === "catching up" || state === "live";
+    if (state !== "catching up") this._offer = null;
     this.#gateway._platform.clearTimeout(this.#timer);
     if (!this.#begun) this._token.cancelRenewal();
     if (state === "refused") this._token.discard(); // another token may be accepted
@@ -405,18 +444,25 @@ class Subscription extends Emitter {
   _begin({ recovered, was_recovering, recoverable, epoch = "", offset = 0, publications = [], top, gapFollows = false }) {
     this.#begun = true;
     this._failures = 0;
+    this._offer = null;
     this._token.forgetRefusals();
     if (this.channel.startsWith(INBOX)) this.#gateway.inbox._refresh();
-    this.#recoveredUpTo = recovered ? (top ?? publications.at(-1)?.offset ?? 0) : 0;
-    if (recovered) this.position.epoch = epoch;
-    else if (was_recovering) this._skipTo(epoch, offset);
+    const skips = this._serverSide && recoverable && this.#misses(epoch, offset); // it need not have been asked for our position
+    if (recovered && !skips) this.position = { epoch, offset: this.position?.offset ?? offset };
+    else if (!gapFollows && (was_recovering || skips)) this._skipTo(epoch, offset);
     else if (!gapFollows) this.position = recoverable ? { epoch, offset } : null;
+    this.#recoveredUpTo = recovered ? (top ?? publications.at(-1)?.offset ?? 0) : 0;
     for (const publication of publications) this._receive(publication);
     this.#updateState();
   }
 
+  /** Whether something may be missing between the last publication and this position. */
+  #misses(epoch, offset) {
+    return this.position !== null && (this.position.epoch !== epoch || this.position.offset < offset);
+  }
+
   _receive({ data, offset, tags, info }) {
-    if (!this.#begun) return;
+    if (!this.#begun) return void this._offer?.publications.push({ data, offset, tags, info });
     if (!offset && data?.inbox && this.channel.startsWith(INBOX)) return this.#gateway.inbox._receive(data.inbox);
     if (offset && this.position) {
       if (offset <= this.position.offset) return;
@@ -474,7 +520,10 @@ class Inbox {
 
   async read({ ids, upto, all } = {}) {
     const marks = { ids, upto, all };
-    this._receive(await this.#call("inbox.read", marks, "inbox/read", { method: "POST", body: JSON.stringify(marks) }));
+    const state = await this.#call("inbox.read", marks, "inbox/read", { method: "POST", body: JSON.stringify(marks) });
+    // The announcement names what was marked as well, and is ignored where it comes after this. Of ids up to an offset only it knows which.
+    const marked = ids ? { read: upto ? undefined : ids } : { upto: upto ? Number(upto.split(":").at(-1)) : state.offset };
+    this._receive({ ...state, ...marked });
   }
 
   /** An event stream only receives: there, the inbox is asked over plain HTTP. */
@@ -525,7 +574,8 @@ class Connection {
 class SocketConnection extends Connection {
   transport = "websocket";
   opened = false;
-  #pending = new Map(); // id → { method, resolve, reject, timer }
+  answered = false; // something came through it: some proxies let a WebSocket open, and no more
+  #pending = new Map(); // id → { method, size, resolve, reject, timer }
   #lastId = 0;
   #answersPings = false;
   #silentMs = Infinity;
@@ -539,18 +589,21 @@ class SocketConnection extends Connection {
       listener.opened();
     };
     socket.onmessage = ({ data }) => this.#receive(data);
-    socket.onclose = ({ code, reason }) => this.end(code, reason || "the connection broke off");
+    socket.onclose = ({ code, reason }) => {
+      if (code === TOO_LARGE) this.#rejectTooLarge();
+      this.end(code, reason || "the connection broke off");
+    };
   }
 
-  /** Sends commands in one frame. They are resolved or rejected while the reply's frame is read, before any push that follows it. */
+  /** Sends commands, in one frame if they are short. They are resolved or rejected while the reply's frame is read, before any push that follows it. */
   send(commands) {
     const texts = commands.map(({ method, text, resolve, reject }) => {
       const id = ++this.#lastId;
       const expire = () => this.#settle(id)?.reject(new GatewayError("timeout", `${method} was not answered in time`));
-      this.#pending.set(id, { method, resolve, reject, timer: this.platform.setTimeout(expire, this.timeoutMs) });
+      this.#pending.set(id, { method, size: text.length, resolve, reject, timer: this.platform.setTimeout(expire, this.timeoutMs) });
       return `{"id":${id},"${method}":${text}}`;
     });
-    if (texts.length) this.socket.send(texts.join("\n"));
+    for (const frame of framesOf(texts)) this.socket.send(frame);
   }
 
   #settle(id) {
@@ -562,6 +615,7 @@ class SocketConnection extends Connection {
 
   #receive(frame) {
     this.lastReceived = this.platform.now();
+    this.answered = true;
     for (const text of frame.split("\n")) {
       if (this.ended) return;
       if (text !== "{}") this.#dispatch(JSON.parse(text));
@@ -574,6 +628,14 @@ class SocketConnection extends Connection {
     const pending = this.#settle(id);
     if (error) pending?.reject(new GatewayError(error.code, error.message, error.temporary, error.hint));
     else pending?.resolve(reply[pending.method] ?? {});
+  }
+
+  /** The gateway took no frame that was larger than it allows. One that long held one command; of several, the longest was surely too long. */
+  #rejectTooLarge() {
+    const [longest] = [...this.#pending].sort(([, a], [, b]) => b.size - a.size);
+    if (!longest || longest[1].size < FRAME_CHARACTERS) return;
+    const tooLarge = `${longest[1].method} is larger than limits.message_bytes of the gateway; it was not carried out`;
+    this.#settle(longest[0]).reject(new GatewayError(TOO_LARGE, tooLarge));
   }
 
   /** The server announced its pings: from now on silence means that the connection is dead, or that this machine slept. */
@@ -693,6 +755,11 @@ export class Gateway extends Emitter {
     return this.#connection?.transport;
   }
 
+  /** Whether commands can be sent: while listeners are notified that the connection is gone, the state may be of before. */
+  get #isOpen() {
+    return this.state === "connected" && this.#connection !== null;
+  }
+
   /** Null also where only event streams get through: those receive no id. */
   get client() {
     return this.#client;
@@ -709,7 +776,9 @@ export class Gateway extends Emitter {
     this.#subscriptions.set(channel, subscription);
     subscription._token.forgetRefusals();
     subscription._set("waiting");
-    if (this.state === "connected") this.#requestSubscription(subscription);
+    if (this.#isOpen) this.#requestSubscription(subscription);
+    // Without a channel there was no stream to open: only WebSocket was tried, ever more seldom.
+    else if (this.state === "waiting" && this.#blocked >= BLOCKED_AFTER) this.#reopen();
     return subscription;
   }
 
@@ -725,7 +794,7 @@ export class Gateway extends Emitter {
     this.#subscriptions.delete(subscription.channel);
     subscription._set("closed");
     if (this.transport === "sse") this.#reopen();
-    else if (followed) this.#connection.send([command("unsubscribe", { channel: subscription.channel })]);
+    else if (followed) this.#connection?.send([command("unsubscribe", { channel: subscription.channel })]);
   }
 
   async publish(channel, data) {
@@ -805,7 +874,7 @@ export class Gateway extends Emitter {
   _call(method, request) {
     return new Promise((resolve, reject) => {
       const called = command(method, request, resolve, reject);
-      if (this.state === "connected") return this.#connection.send([called]);
+      if (this.#isOpen) return this.#connection.send([called]);
       if (!this.#attempt) return reject(this.#stopReason);
       this.#queued.push(called);
       this._platform.setTimeout(() => {
@@ -849,7 +918,8 @@ export class Gateway extends Emitter {
     this.#set("connecting", { transport: sse ? "sse" : "websocket" });
     try {
       const token = await this.#token.get();
-      await Promise.all(this.#wanted.map((wanted) => this.#tokenOf(wanted))); // a channel whose token failed comes later
+      const tokens = Promise.all(this.#wanted.map((wanted) => this.#tokenOf(wanted)));
+      await within(this._platform, SLOW_TOKEN_MS, tokens).catch(() => {}); // a channel whose token fails, or takes long, comes later
       if (attempt === this.#attempt) this.#connection = sse ? this.#openStream(token) : this.#openSocket(token);
     } catch (error) {
       if (attempt === this.#attempt) this.#retry(error instanceof GatewayError ? error.code : "lost", error.message);
@@ -918,23 +988,28 @@ export class Gateway extends Emitter {
   }
 
   #connected({ client = null, ping = 0, pong = false, ttl = 0, subs = {} }) {
+    const connection = this.#connection;
     this.#client = client;
-    this.#connection.expectPings(ping * 1000, pong, this.#options.silenceMs);
+    connection.expectPings(ping * 1000, pong, this.#options.silenceMs);
     this.#blocked = 0;
     this.#scheduleRefresh(this.#token, ttl, "refresh", {});
     this.#becomeConnected();
-    for (const [channel, result] of Object.entries(subs)) this.#subscribedByServer(channel, result);
+    for (const [channel, result] of Object.entries(subs)) {
+      if (!connection.ended) this.#subscribedByServer(channel, result); // a listener may disconnect
+    }
     this.#requestWaiting();
   }
 
   /** Those that were asked for after the first frame had left, or whose token was late. */
   #requestWaiting() {
-    for (const wanted of this.#wanted) if (wanted.state === "waiting") this.#requestSubscription(wanted);
+    for (const wanted of this.#wanted) if (wanted.state === "waiting" && this.#isOpen) this.#requestSubscription(wanted);
   }
 
   #streamOpened(channels, tops) {
+    const connection = this.#connection;
     this.#becomeConnected();
     for (const [channel, result] of Object.entries(channels)) {
+      if (connection.ended) return; // a listener disconnected
       const subscription = this.#subscriptions.get(channel);
       const gapFollows = Boolean(subscription?.position) && !result.recovered;
       subscription?._begin({ ...result, top: tops[channel], recoverable: Boolean(result.epoch), gapFollows });
@@ -988,16 +1063,19 @@ export class Gateway extends Emitter {
 
   #reconnect(connection, code, reason) {
     if (connection.transport === "sse") this.#blocked = BLOCKED_AFTER - 1;
-    else if (!connection.opened) this.#suspectBlocking();
+    else if (!connection.opened || (code === "timeout" && !connection.answered)) this.#suspectBlocking(connection.opened);
     this.#retry(code, reason);
   }
 
-  /** A WebSocket that does not open is blocked only if the gateway answers HTTP; while it is down, event streams would not help. */
-  async #suspectBlocking() {
+  /**
+   * A WebSocket that does not open is blocked only if the gateway answers HTTP; while it is down, event streams would not help. One that
+   * opened, and through which nothing came, may be of a gateway that waits for Valkey: that has to say that it is ready.
+   */
+  async #suspectBlocking(opened) {
     if (!this._platform.EventSource) return;
     const url = new URL("health/ready", this.#base);
     const answers = ({ ok, type }) => ok || type === "opaque";
-    const isThere = await this.#request(url, { mode: "no-cors" }, answers).catch(() => false);
+    const isThere = await this.#request(url, { mode: opened ? "cors" : "no-cors" }, answers).catch(() => false);
     if (isThere && this.state !== "connected") this.#blocked += 1;
   }
 
@@ -1019,17 +1097,18 @@ export class Gateway extends Emitter {
   #stop(state, error) {
     this._platform.clearTimeout(this.#timer);
     this.#attempt = null;
-    this.#closeConnection();
     this.#stopReason = error;
+    this.state = state; // listeners of the subscriptions are called before its own, and may connect again
+    this.#closeConnection();
     for (const { reject } of this.#queued.splice(0)) reject(error);
     if (state === "refused") this.#refuseAll(error);
-    this.#set(state, { code: error.code, reason: error.message });
+    if (!this.#attempt) this.#set(state, { code: error.code, reason: error.message });
   }
 
   #refuseAll({ code, message, hint }) {
     const wanted = this.#wanted;
     this._warn("the connection of this page", [this, ...wanted], code, message, hint);
-    for (const subscription of wanted) subscription._set("refused", code, message);
+    for (const subscription of wanted) if (!this.#attempt) subscription._set("refused", code, message);
   }
 
   #closeConnection() {
@@ -1080,8 +1159,8 @@ export class Gateway extends Emitter {
 
   /** A stream is opened with its channels, so other channels need another stream: one for all changes of one turn. */
   #reopen() {
-    const connection = this.#connection;
-    queueMicrotask(() => connection === this.#connection && this.#open());
+    const attempt = this.#attempt;
+    queueMicrotask(() => attempt === this.#attempt && this.#open());
   }
 
   #subscribeCommand(subscription) {
@@ -1097,6 +1176,7 @@ export class Gateway extends Emitter {
       if (stale()) return;
       if (error.code === "timeout") connection.end("timeout", error.message);
       else if (isWorthRetrying(error, _token)) this.#resubscribe(subscription);
+      else if (subscription._offer) this.#beginByServer(subscription, subscription._offer);
       else subscription._refuse(error);
     };
     subscription._set("catching up");
@@ -1109,25 +1189,37 @@ export class Gateway extends Emitter {
     subscription._after(this.#backoff(subscription._failures++), () => this.#requestSubscription(subscription));
   }
 
+  /** Where the page's own subscribe is under way, that takes the place of the server's, unless it is refused. */
   #subscribedByServer(channel, result) {
     const subscription = this.#subscriptions.get(channel) ?? new Subscription(this, channel);
-    if (subscription.state === "catching up" && !subscription._serverSide) return; // the page asks for it itself
+    if (subscription._isAsked) subscription._offer = { ...result, publications: [...(result.publications ?? [])] };
+    else this.#beginByServer(subscription, result);
+  }
+
+  #beginByServer(subscription, result) {
     if (!subscription._serverSide) subscription._references += 1;
     subscription._serverSide = true;
-    this.#subscriptions.set(channel, subscription);
+    this.#subscriptions.set(subscription.channel, subscription);
     subscription._begin(result);
   }
 
   #pushed({ channel, pub, gap, join, leave, unsubscribe, subscribe }) {
     const subscription = this.#subscriptions.get(channel);
-    if (unsubscribe?.code === 2501) subscription?._token.discard();
     if (pub) subscription?._receive(pub);
     else if (gap) subscription?._skipTo(gap.epoch, gap.offset);
     else if (join) subscription?._emit("join", { channel, info: join.info });
     else if (leave) subscription?._emit("leave", { channel, info: leave.info });
     else if (subscribe) this.#subscribedByServer(channel, subscribe);
-    else if (unsubscribe?.code >= 2500 && subscription) this.#resubscribe(subscription);
-    else if (unsubscribe) subscription?._refuse(new GatewayError(unsubscribe.code, unsubscribe.reason));
+    else if (unsubscribe && subscription) this.#unsubscribedByServer(subscription, unsubscribe);
+  }
+
+  /** What has not begun is not meant: the server ended the subscription that the channel had before, or the one that it made itself. */
+  #unsubscribedByServer(subscription, { code, reason }) {
+    subscription._offer = null;
+    if (!subscription._hasBegun) return;
+    if (code === 2501) subscription._token.discard();
+    if (code >= 2500) this.#resubscribe(subscription);
+    else subscription._refuse(new GatewayError(code, reason));
   }
 }
 

@@ -35,8 +35,18 @@
  */
 
 const INBOX = "notifications:";
-const LISTED_MOST = 200; // notifications in one answer of the gateway
+const LISTED_MOST = 200; // notifications of a list, which is read anew whenever one changes; an answer of the gateway has up to 100
+const CUT_CHARACTERS = 40_000; // the gateway ends an answer at about 256 KiB, where a character is up to six bytes
 const AGAIN_MS = 1000; // after a read that failed
+
+/** Calls a listener, whose error harms neither the others nor what the store is doing. */
+function guarded(listener) {
+  try {
+    listener();
+  } catch (error) {
+    (globalThis.reportError ?? console.error)(error);
+  }
+}
 
 class Store {
   arrived = () => {};
@@ -73,7 +83,7 @@ class Store {
   _update(changes) {
     if (Object.entries(changes).every(([name, value]) => this.#snapshot[name] === value)) return;
     this.#snapshot = { ...this.#snapshot, ...changes };
-    for (const { listener } of [...this.#listeners]) listener();
+    for (const added of [...this.#listeners]) if (this.#listeners.has(added)) guarded(added.listener);
   }
 
   /** Shows the error of a read and calls `read` a little later, if it may pass by itself: nothing else may happen that would. */
@@ -111,6 +121,18 @@ function readHistory(gateway, channel, { limit, since, token }) {
   if (gateway.transport === "sse") return overHttp();
   const read = gateway.history(channel, { limit, since, reverse: true });
   return read.catch((error) => (error.code === "sse" ? overHttp() : Promise.reject(error))); // it waited for a connection
+}
+
+/** As many of the newest as `limit` says, where history holds so many. */
+async function readWhole(gateway, channel, { limit, since, token }) {
+  const found = [];
+  for (;;) {
+    const { publications, epoch } = await readHistory(gateway, channel, { limit: limit - found.length, since, token });
+    found.push(...publications);
+    const oldest = publications.at(-1)?.offset ?? 0;
+    if (oldest <= 1 || found.length >= limit || JSON.stringify(publications).length < CUT_CHARACTERS) return found;
+    since = { epoch, offset: oldest };
+  }
 }
 
 /** The last ones, at most so many. A slice from -0 on would be all of them. */
@@ -216,7 +238,7 @@ export class ChannelStore extends Store {
     const reading = (this.#reading = {});
     const token = this.#subscription?._token?.value;
     try {
-      const { publications } = await readHistory(this.gateway, this.channel, { limit, since, token });
+      const publications = await readWhole(this.gateway, this.channel, { limit, since, token });
       if (reading === this.#reading) this.#add(publications, limit);
     } catch (error) {
       if (reading !== this.#reading) return;
@@ -303,13 +325,24 @@ export class InboxStore extends Store {
     if (this.#reading) return;
     this.#reading = true;
     try {
-      const { notifications, next, unread } = await this.gateway.inbox.list({ limit: this.#shown });
-      this._update({ notifications, unread, more: Boolean(next) && this.#shown < LISTED_MOST, error: null });
+      const { notifications, next, unread } = await this.#listed();
+      this._update({ notifications, unread, more: Boolean(next) && notifications.length < LISTED_MOST, error: null });
     } catch (error) {
       this._failed(error, () => this.#refresh());
     }
     this.#reading = false;
     if (this.#stale) await this.#refresh();
+  }
+
+  /** As many as are shown, where there are so many: an answer of the gateway may be shorter than its limit. */
+  async #listed() {
+    const [wanted, notifications] = [Math.min(this.#shown, LISTED_MOST), []];
+    for (let before; ; ) {
+      const page = await this.gateway.inbox.list({ limit: wanted - notifications.length, before });
+      notifications.push(...page.notifications);
+      before = page.next;
+      if (!before || notifications.length >= wanted) return { ...page, notifications };
+    }
   }
 }
 
@@ -327,6 +360,8 @@ export class PresenceStore extends Store {
   }
 
   _start() {
+    this.#clients.clear(); // who was there when it was last followed
+    this.#show(null);
     const { subscription, stop } = follow(this, this.#channel, { token: this.#token, joinLeave: true }, {
       join: ({ info }) => this.#move((clients) => clients.set(info.client, info)),
       leave: ({ info }) => this.#move((clients) => clients.delete(info.client)),

@@ -42,6 +42,16 @@ export function safeLink(address) {
 /** The text of data that has no form of its own. */
 export const asText = (data) => (typeof data === "string" ? data : JSON.stringify(data));
 
+/** A page's `lang` as the functions of Intl take it, which throw for what is no language tag. Undefined is the browser's own language. */
+export function languageTag(lang) {
+  const tag = (lang ?? "").replaceAll("_", "-");
+  try {
+    return Intl.getCanonicalLocales(tag)[0];
+  } catch {
+    return undefined;
+  }
+}
+
 const valueAt = (values, path) => path.split(".").reduce((at, name) => at?.[name], values);
 
 /**
@@ -157,7 +167,7 @@ export class GatewayElement extends (globalThis.HTMLElement ?? Object) {
   }
 
   get _language() {
-    return this.closest("[lang]")?.lang || undefined;
+    return languageTag(this.closest("[lang]")?.lang);
   }
 
   _number(attribute, otherwise) {
@@ -286,10 +296,16 @@ export class GatewayElement extends (globalThis.HTMLElement ?? Object) {
     return h("slot", { name: row.slot }, ...otherwise);
   }
 
+  /** Null where the page has nothing of its own for it, or its function throws. */
   #content(value) {
-    if (this.draw) return this.draw(value) ?? "";
     const template = this.querySelector(":scope > template");
-    return template && fill(template, value, this._language);
+    if (!this.draw) return template && fill(template, value, this._language);
+    try {
+      return this.draw(value) ?? "";
+    } catch (error) {
+      reportError(error);
+      return null;
+    }
   }
 
   #refreshTimes() {

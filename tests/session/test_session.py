@@ -120,6 +120,16 @@ async def test_a_client_receives_nothing_of_a_subscription_that_never_began(gate
     assert "chat:1" not in client.session.subscriptions and not client.of("chat:1")
 
 
+async def test_the_push_that_subscribes_a_client_from_a_position_names_where_catching_up_ends(gateway: Gateway) -> None:
+    """The push has no field for publications: they follow it, and gateway.js marks them as missed up to this offset."""
+    client = await connected(gateway)
+    top = [await gateway.node.history.publish("chat:1", publish_words(b"1")) for _ in range(3)][-1]
+    client.session.add("chat:1", ServerSubscription(), Position(top.epoch, 1))
+    await until(lambda: client.of("chat:1") == ["subscribe", "pub", "pub"], "what was missed")
+    (subscribed,) = [each["push"]["subscribe"] for each in client.written if "subscribe" in each.get("push", {})]
+    assert (subscribed["recovered"], subscribed["offset"], subscribed["top"]) == (True, 1, 3)
+
+
 async def test_what_a_refusal_lets_go_on_is_not_ended_for_what_was_before(gateway: Gateway) -> None:
     """Two tokens are revoked at once; the refusal of the first lets the client give the second channel up and take it again."""
     client = await connected(gateway)

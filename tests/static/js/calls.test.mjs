@@ -73,6 +73,25 @@ test("commands wait for a connection, in order, and no longer than their time", 
   assert.deepEqual(page.socket.sent("publish").map(({ data }) => data), [2]);
 });
 
+test("many commands that waited for a connection leave in frames that the gateway takes", async () => {
+  const page = new Page();
+  const published = Array.from({ length: 10 }, (_, n) => page.gateway.publish("a", `${n}`.repeat(10_000)));
+  await page.connect();
+  assert.ok(page.socket.frames.every((frame) => JSON.stringify(frame).length < 65_536 / 3));
+  assert.deepEqual(page.socket.sent("publish").map(({ data }) => data[0]), [..."0123456789"]);
+  for (const { id } of page.socket.sent("publish")) page.socket.receive({ id, publish: {} });
+  await Promise.all(published);
+});
+
+test("a command that is too large for the gateway fails with the code 1009, and those beside it are lost", async () => {
+  const page = await connected();
+  const [small, large] = ["small", "large".repeat(20_000)].map((data) => Page.failure(page.gateway.publish("a", data)));
+  page.socket.end(1009, "message too big");
+  assert.deepEqual([(await small).code, (await large).code], ["lost", 1009]);
+  assert.match((await large).message, /^publish is larger than limits.message_bytes .* not carried out/);
+  assert.equal(page.gateway.state, "waiting");
+});
+
 test("a command after disconnect is rejected at once", async () => {
   const page = await connected();
   page.gateway.disconnect();
@@ -104,6 +123,21 @@ test("the inbox asks for its count when its subscription begins, and follows eac
   assert.deepEqual(counts, [{ unread: 3, read: ["a"], upto: undefined }, { unread: 2, read: undefined, upto: 9 }]);
   assert.equal(page.gateway.inbox.unread, 2);
   assert.deepEqual(page.data, [], "an announcement is not a notification");
+});
+
+test("the inbox's count names what this page marked, although the answer comes before the announcement", async () => {
+  const page = await connected({ token: jwt("ann") });
+  const counts = [];
+  page.gateway.on("unread", (event) => counts.push(event));
+  const marks = [{ ids: ["a"] }, { upto: "i:7" }, { all: true }];
+  for (const [change, mark] of marks.entries()) {
+    const read = page.gateway.inbox.read(mark);
+    await settled();
+    page.socket.reply("rpc", { data: { unread: 0, change, epoch: "i", offset: 9 } });
+    await read;
+    page.socket.publish("notifications:ann", { inbox: { unread: 0, change, epoch: "i" } });
+  }
+  assert.deepEqual(counts.map(({ read, upto }) => [read, upto]), [[["a"], undefined], [undefined, 7], [undefined, 9]]);
 });
 
 test("the inbox asks again for its count after a temporary error", async () => {

@@ -1,9 +1,9 @@
-// How often an element is drawn where much changes at once.
+// How often an element is drawn where much changes at once, and in which language.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { paced } from "../../../static/elements/base.js";
+import { languageTag, paced } from "../../../static/elements/base.js";
 
 test("what changes a thousand times at once is drawn a few times, and in the end as it is", async () => {
   let [value, drawn, draws] = [0, null, 0];
@@ -30,4 +30,10 @@ test("a first change is drawn at once, and one that waits is forgotten at the en
   assert.equal(draws, 1);
   now();
   assert.equal(draws, 2);
+});
+
+test("a page's language is one that dates can be shown in, whatever its lang says", () => {
+  const tags = ["de-AT", "en_US", "x", "english!", "", undefined].map(languageTag);
+  assert.deepEqual(tags, ["de-AT", "en-US", undefined, undefined, undefined, undefined]);
+  for (const tag of tags) new Intl.RelativeTimeFormat(tag);
 });

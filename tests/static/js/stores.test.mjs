@@ -80,6 +80,19 @@ test("a history that could not be read is read again while the connection goes o
   assert.deepEqual([data(store), store.snapshot.error], [[6, 7], null]);
 });
 
+test("a history whose publications are long is read in several answers, up to what is wanted", async () => {
+  const [page, store] = await following((gateway) => new ChannelStore(gateway, "a", { history: 3 }));
+  const long = (...offsets) => offsets.map((offset) => ({ data: "x".repeat(50_000), offset }));
+  page.socket.reply("history", { publications: long(7, 6), epoch: "e", offset: 7 });
+  await settled();
+  const [, { limit, since }] = page.socket.sent("history");
+  assert.deepEqual([limit, since], [1, { epoch: "e", offset: 6 }]);
+  page.socket.reply("history", { publications: long(5), epoch: "e", offset: 7 });
+  await settled();
+  assert.deepEqual(store.snapshot.publications.map(({ offset }) => offset), [5, 6, 7]);
+  assert.deepEqual([store.snapshot.more, page.socket.sent("history").length], [true, 2]);
+});
+
 test("a history that the rules do not let the page read is asked for once", async () => {
   const [page] = await following((gateway) => new ChannelStore(gateway, "a", { history: 3 }));
   page.socket.refuse("history", { code: 103, message: "permission denied" });
@@ -102,6 +115,47 @@ test("the list of an inbox that could not be read is read again, and no more onc
   stop();
   await page.advance(5000);
   assert.equal(page.socket.sent("rpc").length, 2);
+});
+
+test("older notifications are read to the end of the list, although an answer is shorter than its limit", async () => {
+  const page = new Page();
+  const store = new InboxStore(page.gateway, { size: 60 });
+  store.subscribe(() => {});
+  await page.connect();
+  const asked = [];
+  const answer = async (next, count) => {
+    await settled();
+    asked.push(page.socket.sent("rpc").at(-1).data);
+    const notifications = Array.from({ length: count }, (_, n) => ({ id: `${asked.length}-${n}`, data: {} }));
+    page.socket.reply("rpc", { data: { notifications, next, unread: 0, change: 1, epoch: "i" } });
+    await settled();
+  };
+  await answer("i:50", 60);
+  await answer("i:50", 60); // its count was new, so the list may be as well
+  store.older();
+  await answer("i:10", 100);
+  await answer("i:5", 5); // it had enough bytes
+  await answer(null, 3);
+  assert.deepEqual(asked.slice(1), [{ limit: 60 }, { limit: 120 }, { limit: 20, before: "i:10" }, { limit: 15, before: "i:5" }]);
+  assert.deepEqual([store.snapshot.notifications.length, store.snapshot.more], [108, false]);
+});
+
+test("a listener that throws harms neither the others nor the next read of the list", async () => {
+  const page = new Page();
+  const store = new InboxStore(page.gateway);
+  let [calls, reported] = [0, 0];
+  globalThis.reportError = () => (reported += 1);
+  store.subscribe(() => {
+    throw new Error("of the page");
+  });
+  store.subscribe(() => (calls += 1));
+  await page.connect();
+  page.socket.refuse("rpc", { code: 100, message: "internal server error", temporary: true });
+  await page.advance(1000);
+  page.socket.reply("rpc", { data: { notifications: [], next: null, unread: 0, change: 1, epoch: "i" } });
+  await settled();
+  delete globalThis.reportError;
+  assert.deepEqual([store.snapshot.notifications, store.snapshot.error, calls], [[], null, reported]);
 });
 
 test("what history brought before it arrived is shown once, and has arrived all the same", async () => {
@@ -175,6 +229,17 @@ for (const limit of [0, 1, 3]) {
     assert.equal(arrived.length, 10);
   });
 }
+
+test("who was present when a store was last followed is not shown when it is followed again", async () => {
+  const answers = [Promise.resolve([{ client: "c0", user: "ann" }]), new Promise(() => {})];
+  const store = new PresenceStore(gatewayOf({ presence: () => answers.shift() }), "room:1");
+  const stop = store.subscribe(() => {});
+  await settled();
+  assert.deepEqual(store.snapshot.users, ["ann"]);
+  stop();
+  store.subscribe(() => {});
+  assert.deepEqual(store.snapshot.users, []);
+});
 
 test("joins and leaves are not held once presence was read", async () => {
   const presence = async () => [{ client: "c0", user: "ann" }];

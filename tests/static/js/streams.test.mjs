@@ -41,6 +41,34 @@ test("two WebSockets that do not open although the gateway answers HTTP lead to 
   assert.deepEqual(page.data, ["x"]);
 });
 
+test("two WebSockets that open and bring nothing lead to an event stream, where the gateway is ready", async () => {
+  for (const ok of [true, false]) {
+    const page = new Page();
+    page.answer = () => ({ ok });
+    page.gateway.subscribe("a");
+    for (let attempt = 0; attempt < 2; attempt++) {
+      await settled();
+      page.socket.open();
+      await page.advance(5000);
+      await page.advance(page.states.at(-1).retryMs);
+    }
+    assert.equal(page.streams.length, ok ? 1 : 0);
+  }
+});
+
+test("a channel that is followed first after long without any is opened as a stream at once", async () => {
+  const page = new Page();
+  for (let attempt = 0; attempt < 8; attempt++) {
+    await settled();
+    page.socket.end();
+    if (attempt < 7) await page.advance(page.states.at(-1).retryMs);
+  }
+  await settled();
+  for (const channel of ["a", "b"]) page.gateway.subscribe(channel);
+  await settled();
+  assert.deepEqual([page.streams.length, page.stream.channels], [1, ["a", "b"]]);
+});
+
 test("a gateway that is down is not taken for a blocked WebSocket", async () => {
   const page = new Page();
   page.answer = () => Promise.reject(new TypeError("Failed to fetch"));

@@ -158,6 +158,53 @@ test("a channel that the page follows and the server adds later outlives the pag
   assert.deepEqual([subscription.state, page.data], ["live", ["x"]]);
 });
 
+const refused = { code: 103, message: "permission denied" };
+
+test("a channel that a backend adds from a position is received from there", async () => {
+  const page = new Page();
+  await page.connect();
+  page.socket.push("room", { subscribe: { recoverable: true, recovered: true, was_recovering: true, epoch: "r", offset: 4, top: 5 } });
+  page.socket.publish("room", "missed", 5);
+  page.socket.publish("room", "live", 6);
+  assert.deepEqual(page.publications.map(({ data, recovered }) => [data, recovered]), [["missed", true], ["live", false]]);
+});
+
+test("a channel that a backend adds again after a reconnect has a gap, unless it continues where it was", async () => {
+  for (const [start, gaps] of [[{ epoch: "r", offset: 5 }, 0], [{ epoch: "r", offset: 9 }, 1], [{ epoch: "s", offset: 1 }, 1]]) {
+    const page = new Page();
+    await page.connect();
+    page.socket.push("room", { subscribe: { recoverable: true, epoch: "r", offset: 5 } });
+    await reconnect(page);
+    page.socket.refuse("subscribe", refused);
+    page.socket.push("room", { subscribe: { recoverable: true, ...start } });
+    page.socket.publish("room", "next", start.offset + 1);
+    assert.deepEqual([page.data, page.gaps], [["next"], Array(gaps).fill({ channel: "room", ...start })]);
+  }
+});
+
+test("a channel that a backend adds is received although the page's own subscribe is refused after that", async () => {
+  const page = new Page();
+  await page.connect();
+  const room = page.gateway.subscribe("room");
+  page.socket.push("room", { subscribe: { recoverable: true, epoch: "r", offset: 5 } });
+  page.socket.publish("room", "at once", 6);
+  page.socket.refuse("subscribe", refused);
+  page.socket.publish("room", "later", 7);
+  assert.deepEqual([room.state, page.data], ["live", ["at once", "later"]]);
+  page.gateway.unsubscribe("room");
+  assert.equal(room.state, "live", "the server's subscription is there still");
+});
+
+test("a channel that a backend adds and ends before the page's own subscribe is refused stays refused", async () => {
+  const page = new Page();
+  await page.connect();
+  const room = page.gateway.subscribe("room");
+  page.socket.push("room", { subscribe: { recoverable: true, epoch: "r", offset: 5 } });
+  page.socket.push("room", { unsubscribe: { code: 2000, reason: "server unsubscribe" } });
+  page.socket.refuse("subscribe", refused);
+  assert.equal(room.state, "refused");
+});
+
 // Components that share a channel.
 
 test("a channel that two components follow ends with the second unsubscribe, not with the first", async () => {
@@ -186,6 +233,17 @@ test("a channel that was left can be followed again", async () => {
   assert.deepEqual([again.state, page.data], ["live", ["x"]]);
 });
 
+test("a channel that was left and is followed again is not ended by what the server sent about the one before", async () => {
+  const [page, left] = await live("a");
+  left.unsubscribe();
+  const again = page.gateway.subscribe("a");
+  page.socket.push("a", { unsubscribe: { code: 2500, reason: "insufficient state" } });
+  await page.advance(500);
+  assert.equal(page.socket.sent("subscribe").length, 2);
+  page.socket.reply("subscribe", { recoverable: true, epoch: "e", offset: 9 });
+  assert.equal(again.state, "live");
+});
+
 test("other options on a second subscribe are an error that names them, and count nothing", async () => {
   const page = new Page();
   const options = { since: { epoch: "e", offset: 1 }, token: jwt("a"), joinLeave: true };
@@ -209,7 +267,7 @@ test("two components with token functions of their own share a channel", () => {
 
 test("a subscribe without a channel throws in the page, and harms nothing", async () => {
   const [page] = await live("a");
-  for (const channel of [undefined, null, "", 17, {}]) assert.throws(() => page.gateway.subscribe(channel), TypeError);
+  for (const channel of [undefined, null, "", 17, {}, "half \ud83d"]) assert.throws(() => page.gateway.subscribe(channel), TypeError);
   for (const call of ["publish", "history", "rpc"]) assert.ok((await Page.failure(page.gateway[call](undefined))) instanceof TypeError);
   assert.equal(page.socket.commands.length, 2);
   assert.equal(page.gateway.state, "connected");
@@ -244,6 +302,14 @@ test("one function that two components add is called twice, and removing one lea
   assert.deepEqual(seen, [1, 1, 2]);
 });
 
+test("a listener that another one removes is not called any more", async () => {
+  const [page, subscription] = await live("a");
+  subscription.on("publication", () => stop());
+  const stop = subscription.on("publication", () => assert.fail("it was removed"));
+  page.socket.publish("a", 1, 8);
+  assert.deepEqual([page.data, page.errors], [[1], []]);
+});
+
 test("a listener that throws harms neither the others nor the connection", async () => {
   const [page, subscription] = await live("a");
   const fault = new Error("of the page");
@@ -251,6 +317,32 @@ test("a listener that throws harms neither the others nor the connection", async
   page.socket.publish("a", 1, 8);
   page.socket.publish("a", 2, 9);
   assert.deepEqual([page.data, page.errors], [[1, 2], [fault, fault]]);
+});
+
+test("a listener may disconnect, connect, subscribe, unsubscribe and publish, whatever it is notified of", async () => {
+  const page = new Page();
+  const [a, left] = [page.gateway.subscribe("a"), page.gateway.subscribe("left")];
+  const published = [];
+  page.gateway.on("state", ({ state }) => state === "connected" && page.sockets.length === 1 && page.gateway.disconnect());
+  await page.connect({ subs: { "notifications:ann": { recoverable: true, epoch: "e", offset: 1 } } });
+  assert.deepEqual([page.gateway.state, a.state], ["closed", "waiting"]);
+  page.gateway.connect();
+  await page.connect();
+  a.on("state", ({ state }) => {
+    if (state === "refused") return page.gateway.connect();
+    if (state !== "waiting" || published.length) return;
+    left.unsubscribe();
+    page.gateway.subscribe("b");
+    published.push(Page.failure(page.gateway.publish("b", 1)));
+  });
+  page.socket.end();
+  await page.advance(500);
+  await page.connect();
+  assert.deepEqual(page.socket.sent("subscribe").map(({ channel }) => channel), ["a", "b"]);
+  page.socket.reply("publish", {});
+  assert.equal(await published[0], undefined);
+  page.socket.end(3503, "force disconnect");
+  assert.deepEqual([page.gateway.state, a.state, page.errors], ["connecting", "waiting", []]);
 });
 
 test("an event that does not exist, or a handler that is no function, throws", () => {

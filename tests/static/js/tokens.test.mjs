@@ -219,6 +219,34 @@ test("a subscription's function is called with its channel, and its failure leav
   assert.deepEqual(page.socket.sent("sub_refresh"), [{ id: 4, channel: "ticket:1", token: jwt("ticket") }]);
 });
 
+test("a channel whose token takes long is followed when it is there, and no other channel waits for it", async () => {
+  const page = new Page({ token: jwt("ann") });
+  let give;
+  const token = giving(new Promise((resolve) => (give = resolve)));
+  const [beside, ticket] = [page.gateway.subscribe("beside"), page.gateway.subscribe("ticket:1", { token })];
+  await page.advance(1000);
+  await page.connect();
+  assert.deepEqual([beside.state, ticket.state], ["live", "waiting"]);
+  await page.advance(5000);
+  give(jwt("ticket"));
+  await settled();
+  assert.deepEqual(page.socket.sent("subscribe")[1], { id: 3, channel: "ticket:1", token: jwt("ticket") });
+  assert.equal(token.calls.length, 1);
+});
+
+test("a channel's token that always takes long is there in the end over event streams too", async () => {
+  const page = new Page();
+  const token = () => new Promise((resolve) => page.clock.setTimeout(() => resolve(jwt("ticket")), 1500));
+  page.gateway.subscribe("ticket:1", { token });
+  for (let attempt = 0; attempt < 2; attempt++) {
+    await page.advance(1000);
+    page.socket.end();
+    await page.advance(1000);
+  }
+  await page.advance(5000);
+  assert.equal(page.stream.url.searchParams.get("subscription_token"), jwt("ticket"));
+});
+
 test("a subscription token that expired or was revoked is replaced, and the subscription continues at its position", async () => {
   const page = new Page();
   const token = giving(jwt("a"), jwt("b"), jwt("c"));
