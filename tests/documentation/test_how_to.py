@@ -243,6 +243,16 @@ async def test_a_user_who_is_away_gets_a_push_and_one_who_is_connected_does_not(
     assert "Traceback" not in worker.read_text()
 
 
+def test_a_user_who_is_away_gets_a_mail(desk: Desk, gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = []
+    server = SimpleNamespace(send_message=lambda message: sent.append((message["To"], message["Subject"])))
+    monkeypatch.setattr("smtplib.SMTP", lambda *_, **__: contextlib.nullcontext(server))
+    monkeypatch.setitem(sys.modules, "pywebpush", SimpleNamespace(webpush=None))
+    away = runpy.run_path(str(desk.write("away.py", code("away", "python") + "\n\n" + code("away-mail"))))
+    away["mail"](SimpleNamespace(), {"user": "u6", "notification": {"id": "1", "text": "Hello"}})
+    assert sent == [("u6@example.org", "Hello")]
+
+
 def test_node_publishes_over_http(desk: Desk, gateway: RunningGateway) -> None:
     desk.write("live.mjs", code("publish-node-call"))
     desk.write("publish.mjs", code("publish-node"))

@@ -141,8 +141,6 @@ def test_the_outbox(python: Callable[[Fence], Any], beside: Beside) -> None:
     async def make_tables() -> None:
         async with Database() as database:
             await migrate(database)
-            async with database.transaction() as transaction:
-                await transaction.execute(sqlalchemy.text("CREATE TABLE parcels (id INTEGER, status TEXT)"))
 
     asyncio.run(make_tables())
     python(snippets("outbox")[0])
