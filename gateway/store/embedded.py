@@ -74,7 +74,7 @@ def running_url(data_path: Path, seconds: float = REPLY_SECONDS) -> str:
     if path.parent != data_path and path.parent.exists():
         check_private(path.parent)
     if not _answers(path, seconds):
-        raise Unavailable(f'no gateway runs on {data_path}; start "gateway serve" or pass --valkey-url')
+        raise Unavailable(f'no gateway runs on {data_path}; start "gateway serve" or pass --valkey-url; in Python: Publisher("valkey://…")')
     return f"unix://{path}"
 
 
