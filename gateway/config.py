@@ -290,7 +290,9 @@ class Config(BaseSettings):
         except KeyError:
             if self.is_reserved(channel):
                 return CONSOLE_RULES
-            raise UnknownChannel(f"no namespace {namespace!r} is configured") from None
+            raise UnknownChannel(
+                f"no namespace {namespace!r} is configured; its rules are a table [namespaces.{namespace}] in gateway.toml"
+            ) from None
 
 
 _file: Path | None = None

@@ -124,7 +124,13 @@ class Publisher:
 
     @property
     def history(self) -> History:
-        """The channels' history, to read and to remove. Raises RuntimeError before ``connect``."""
+        """The channels' histories, to read and to remove. Raises RuntimeError before ``connect``.
+
+        ``await history.read(channel, since, limit)`` returns a page: ``top`` is the channel's position, and ``publications`` are those after
+        the offset ``since``, ``limit`` at most, each with ``offset``, ``ms`` and ``data``, which is JSON as bytes. ``limit`` 0, the default,
+        reads the position alone, -1 all there is; a page ends at about 256 KiB. ``await history.remove(channel)`` removes the history of
+        a channel, whose offsets go on.
+        """
         if self._history is None:
             raise RuntimeError("the publisher is not connected: use `async with Publisher(…) as publisher:`")
         return self._history

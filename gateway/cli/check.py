@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import ssl
 import sys
 import time
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from ..control.secrets_check import differing
 from ..errors import GatewayError, NotPermitted
 from ..runtime import tracing
 from ..runtime.logs import printable
+from ..serve.certificate import certificate_fault
 from ..serve.first_run import with_secrets
 from ..store.access import Commands, make_commands
 from ..store.connect import Address
@@ -105,23 +105,13 @@ async def check_settings(given: Config, role: str, report: Report, *, loads: boo
         Keys(config.tokens)
     except GatewayError as error:
         report.faults.append(str(error))
-    report.faults += _certificate_faults(config)
+    report.faults += filter(None, [certificate_fault(config)])
     report.faults += _trace_faults(config)
     _doubt_settings(config, report)
     try:
         await _check_valkey(config, configured_url(config), role, report, loads=loads)
     except GatewayError as error:
         report.faults.append(str(error))
-
-
-def _certificate_faults(config: Config) -> list[str]:
-    if not config.tls_cert:
-        return []
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.tls_cert, config.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        return [f"tls_cert or tls_key cannot be used: {error}"]
-    return []
 
 
 def _trace_faults(config: Config) -> list[str]:

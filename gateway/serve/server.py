@@ -37,6 +37,7 @@ from ..metrics.siblings import ALONE, WorkerPlace
 from ..session.drain import drain
 from ..store.embedded import EmbeddedServer
 from ..store.epochs import renew_epochs
+from .certificate import certificate_fault
 from .systemd import notify_ready, passed_listener
 from .tls import TlsHandshake
 from .upkeep import Upkeep
@@ -265,7 +266,7 @@ class Server(uvicorn.Server):
         try:
             self.config.load()
         except (OSError, ssl.SSLError) as error:
-            raise ConfigurationError(f"tls_cert or tls_key cannot be used: {error}") from None
+            raise ConfigurationError(certificate_fault(config) or str(error)) from None
         self.config.lifespan_class = _Lifespan
         if self.config.ssl is not None:
             # uvicorn would count nothing, and wait for a minute, before the handshake is done.

@@ -163,6 +163,7 @@ class Queues:
         return True
 
     async def overview(self, queue: str) -> Overview:
+        """The numbers of one queue; all are 0 for one that was never used."""
         answer = await self._call(b"gateway_queue", queue)
         numbers = {name.decode(): int(value) for name, value in zip(answer[::2], answer[1::2], strict=True)}
         by_priority = [numbers.pop(f"ready:{priority}") for priority in range(10)]

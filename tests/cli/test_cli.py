@@ -126,7 +126,7 @@ CASES: dict[str, Any] = {
     "no certificate": (
         "serve --config $file",
         1,
-        ("tls_cert or tls_key",),
+        ("tls_cert or tls_key", "x.pem: No such file"),
         'port = 0\ntls_cert = "x.pem"\ntls_key = "y.pem"\ndata_dir = "$folder/tls"\n',
     ),
 }

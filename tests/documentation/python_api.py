@@ -43,6 +43,7 @@ PUBLIC: dict[str, tuple[str, ...] | None] = {
     "gateway.work": None,
     "gateway.work.producer": ("EnqueuedJob",),
     "gateway.work.running": ("RunningJob", "PlainJob"),
+    "gateway.work.queues": ("JobView", "Overview", "Queues"),
     "gateway.work.jobs": ("JobOptions",),
     "gateway.rpc": None,
     "gateway.app": ("create_app",),
@@ -54,13 +55,13 @@ PUBLIC: dict[str, tuple[str, ...] | None] = {
 INTERNAL = {
     *("Database.alone_with", "Database.claim", "Database.listening", "Database.wake"),
     *("Gathering.gathered", "Transaction.lock", "Transaction.write_outbox", "SyncTransaction.write_outbox"),
-    *("Published.add", "Published.add_row"),
+    *("Published.add", "Published.add_row", "Queues.enqueue", "Queues.name"),
     *("Reader.followed", "Reader.held", "Reader.on_lost", "Reader.on_refused"),
     *("StoreError.is_wrong_type", "StoreError.is_general", "excerpt"),
 }
 MADE_ELSEWHERE = {  # applications are given them
     *("Caller", "Delivery", "EnqueuedJob", "Gap", "PlainJob", "RunningJob", "Transaction", "SyncTransaction"),
-    *("Published", "RunningGateway"),
+    *("JobView", "Overview", "Published", "Queues", "RunningGateway"),
 }
 HEAD = """# Python
 

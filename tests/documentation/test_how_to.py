@@ -206,6 +206,13 @@ async def test_fastapi_publishes_in_a_request_and_after_its_answer(desk: Desk, g
     assert notified(gateway, "u2")[-1] == "New: by FastAPI"
 
 
+async def test_a_room_of_ones_own_websockets_becomes_a_request_and_a_channel(desk: Desk, gateway: RunningGateway) -> None:
+    app = runpy.run_path(str(desk.write("rooms.py", code("migrate-own-websockets"))))["app"]
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://site") as client:
+        assert (await client.post("/rooms/8/messages", json={"text": "Hello"})).status_code == 204
+    assert published(gateway, "rooms:8") == [{"user": "u1", "text": "Hello"}]
+
+
 def test_a_script_of_cron_publishes_once_a_day_and_fails_where_it_is_refused(desk: Desk, gateway: RunningGateway) -> None:
     script = desk.write("announce.sh", code("publish-script"))
     desk.run(f"bash {script.name}; bash {script.name}")
@@ -250,7 +257,18 @@ async def test_a_user_who_is_away_gets_a_push_and_one_who_is_connected_does_not(
     assert "Traceback" not in worker.read_text()
 
 
+def test_a_user_who_is_away_gets_a_mail(desk: Desk, gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = []
+    server = SimpleNamespace(send_message=lambda message: sent.append((message["To"], message["Subject"])))
+    monkeypatch.setattr("smtplib.SMTP", lambda *_, **__: contextlib.nullcontext(server))
+    monkeypatch.setitem(sys.modules, "pywebpush", SimpleNamespace(webpush=None))
+    away = runpy.run_path(str(desk.write("away.py", code("away", "python") + "\n\n" + code("away-mail"))))
+    away["mail"](SimpleNamespace(), {"user": "u6", "notification": {"id": "1", "text": "Hello"}})
+    assert sent == [("u6@example.org", "Hello")]
+
+
 def test_node_publishes_over_http(desk: Desk, gateway: RunningGateway) -> None:
+    desk.write("live.mjs", code("publish-node-call"))
     desk.write("publish.mjs", code("publish-node"))
     desk.write("rooms.mjs", code("migrate-socket-io"))
     printed = desk.run(code("publish-node-start"))

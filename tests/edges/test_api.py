@@ -14,6 +14,7 @@ from ..kit.gateways import API_KEY, RULES, RunningGateway, Start, shared_gateway
 from ..kit.publishing import publish_many
 
 LIMIT = 200_000
+NO_NAMESPACE = "no namespace 'nowhere' is configured; its rules are a table [namespaces.nowhere] in gateway.toml"
 
 gateway = shared_gateway(f'allowed_origins = ["https://app.example.org"]\n{RULES}[limits]\napi_bytes = {LIMIT}\n')
 
@@ -234,8 +235,7 @@ async def test_a_broadcast_answers_for_each_channel_in_order(gateway: RunningGat
     async with client(gateway, subscribe=channel) as wire:
         answer = gateway.api("broadcast", channels=names, data={"to": "all"}, tags={"a": "b"})["result"]["responses"]
         assert answer[0]["result"]["offset"] == 1
-        hint = "no namespace 'nowhere' is configured"
-        assert answer[1] == {"error": {"code": 102, "message": "unknown channel", "hint": hint}}
+        assert answer[1] == {"error": {"code": 102, "message": "unknown channel", "hint": NO_NAMESPACE}}
         assert answer[2]["result"]["offset"] == 1
         assert answer[3] == {"result": {}}
         publication = await wire.publication()
@@ -255,7 +255,7 @@ def test_a_batch_answers_each_command_in_order(gateway: RunningGateway, channel:
     assert status == 200 and list(answer) == ["replies"]
     one, unknown, bad, channels, broadcast = answer["replies"]
     assert one["publish"]["offset"] in (1, 2)
-    assert unknown == {"error": {"code": 102, "message": "unknown channel", "hint": "no namespace 'nowhere' is configured"}}
+    assert unknown == {"error": {"code": 102, "message": "unknown channel", "hint": NO_NAMESPACE}}
     assert bad == {"error": {"code": 107, "message": "bad request", "hint": "give data or b64data"}}
     assert channels == {"channels": {"channels": {}}}
     assert broadcast["broadcast"]["responses"][0]["result"]["offset"] in (1, 2)

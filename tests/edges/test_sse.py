@@ -338,7 +338,8 @@ async def test_refusals_spread_the_return_of_clients(gateway: RunningGateway) ->
 async def test_a_stream_that_can_never_open_is_a_plain_400(gateway: RunningGateway, path: str) -> None:
     status, body = gateway.http("GET", path, headers={"Authorization": f"Bearer {gateway.token()}"})
     assert status == 400
-    assert json.loads(body)["error"]
+    reason = json.loads(body)["error"]
+    assert f"stream refused with status 400: {reason}" in gateway.log()
 
 
 async def test_a_stream_takes_as_many_channels_as_its_ids_have_room_for(gateway: RunningGateway, channel: str) -> None:

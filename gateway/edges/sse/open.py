@@ -177,6 +177,7 @@ class _ChannelRefused(Exception):
 
 
 async def _plain(send: Send, status: int, text: str, headers: list[tuple[bytes, bytes]]) -> None:
+    log.info("stream refused with status %d: %s", status, text)
     body = encode({"error": text})
     head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *headers]
     await send({"type": "http.response.start", "status": status, "headers": head})

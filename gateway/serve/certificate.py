@@ -1,0 +1,26 @@
+"""What is wrong with ``tls_cert`` and ``tls_key``, before a socket uses them."""
+
+from __future__ import annotations
+
+import ssl
+
+from ..config import Config
+
+__all__ = ["certificate_fault"]
+
+
+def certificate_fault(config: Config) -> str:
+    """A sentence with the file and the reason; "" where both files can be used, or none is set."""
+    if not config.tls_cert:
+        return ""
+    for path in (config.tls_cert, config.tls_key):
+        try:
+            with open(path, "rb"):  # the module ssl names no file
+                pass
+        except OSError as error:
+            return f"tls_cert or tls_key cannot be used: {path}: {error.strerror}"
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.tls_cert, config.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        return f"tls_cert or tls_key cannot be used: {error}"
+    return ""
