@@ -142,8 +142,10 @@ def test_a_short_key_is_refused_in_a_sentence_that_does_not_show_it(monkeypatch:
     for name in ("admin_keys", "admin_read_keys"):
         monkeypatch.setenv(f"GATEWAY_{name.upper()}", SHORT)
         config, faults = examine()
-        assert config is None and faults == [f"{name}: a key is shorter than 16 characters; make one with: openssl rand -hex 16"]
-        assert examine(**{name: ["\ud800" * 20]}) == (None, [f"{name}: a key is not text in UTF-8"])
+        where = f"environment variable GATEWAY_{name.upper()}"
+        assert config is None
+        assert faults == [f"{where}: {name}: a key is shorter than 16 characters; make one with: openssl rand -hex 16"]
+        assert examine(**{name: ["\ud800" * 20]}) == (None, [f"option --{name.replace('_', '-')}: {name}: a key is not text in UTF-8"])
         monkeypatch.delenv(f"GATEWAY_{name.upper()}")
 
 

@@ -219,7 +219,7 @@ async def test_stored_rules_that_are_none_count_as_forgotten(history: History, s
 
 
 async def test_no_name_of_a_namespace_ends_the_string_that_the_rules_are_in(history: History, prefix: str) -> None:
-    rules = {**rules_of(CONFIG.channels, CONFIG.namespaces), ']==] error("injected") --': {"size": 1, "ttl": 0, "meta_ttl": 0}}
+    rules = {**rules_of(CONFIG.channels, CONFIG.namespaces), ']==] error("injected") --': {"size": 1, "ttl": 0, "meta_ttl": 0, "index": 0}}
     library = Library(rules, prefix)
     await library.install(history.commands)
     assert await library.agrees(history.commands)
