@@ -38,6 +38,8 @@ const INBOX = "notifications:";
 const LISTED_MOST = 200; // notifications of a list, which is read anew whenever one changes; an answer of the gateway has up to 100
 const CUT_CHARACTERS = 40_000; // the gateway ends an answer at about 256 KiB, where a character is up to six bytes
 const AGAIN_MS = 1000; // after a read that failed
+const PRESENCE_MS = 120_000; // until presence is read again
+const PRESENCE_CLIENTS = 50; // with more of them, that much longer
 
 /** Calls a listener, whose error harms neither the others nor what the store is doing. */
 function guarded(listener) {
@@ -352,6 +354,7 @@ export class PresenceStore extends Store {
   #clients = new Map(); // client id → what presence() has of it
   #moves = null; // joins and leaves since presence was asked for, which its answer may lack
   #subscription;
+  #timer;
 
   constructor(gateway, channel, { token } = {}) {
     super(gateway, { clients: [], users: [], state: "waiting", code: undefined, reason: undefined, error: null });
@@ -371,14 +374,25 @@ export class PresenceStore extends Store {
     if (subscription) this.#changed(subscription);
     return () => {
       this.#moves = null;
+      this.gateway._platform.clearTimeout(this.#timer);
       stop();
     };
   }
 
-  /** Joins and leaves are not in history: each time that the channel is live again, presence is read anew. */
+  /**
+   * Joins and leaves are not in history: each time that the channel is live again, presence is read anew. So it is now and then, since
+   * some may be lost while it is live, too: those of a time when the gateway had no link to Valkey, or when this page took nothing.
+   */
   #changed({ state, code, reason }) {
     this._update({ state, code, reason });
     if (state === "live") this.#read();
+  }
+
+  #readLater() {
+    const { clearTimeout, setTimeout, random } = this.gateway._platform;
+    const ms = PRESENCE_MS * Math.max(1, this.#clients.size / PRESENCE_CLIENTS);
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.snapshot.state === "live" && this.#read(), ms * (0.5 + random() / 2));
   }
 
   #move(change) {
@@ -395,6 +409,7 @@ export class PresenceStore extends Store {
       this.#clients = new Map(present.map((client) => [client.client, client]));
       for (const change of moves) change(this.#clients);
       this.#moves = null;
+      this.#readLater();
       this.#show(null);
     } catch (error) {
       if (moves !== this.#moves) return;

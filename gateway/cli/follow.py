@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from typing import Any
 
@@ -53,19 +54,32 @@ def _report(text: str) -> None:
     print(f"gateway: {printable(text)}", file=sys.stderr, flush=True)
 
 
-def _print(joined: tuple[ChannelView, list[Publication]]) -> None:
-    channel, publications = joined
-    for publication in publications:
-        print(line_of(channel.name, channel.epoch, publication))
-    sys.stdout.flush()
+class _StandardOutput:
+    """``write`` prints publications. ``failed`` gets the error where standard output takes nothing more, as a file on a disk that is full."""
+
+    def __init__(self) -> None:
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def write(self, joined: tuple[ChannelView, list[Publication]]) -> None:
+        channel, publications = joined
+        if self.failed.done():
+            return
+        try:
+            for publication in publications:
+                print(line_of(channel.name, channel.epoch, publication))
+            sys.stdout.flush()
+        except OSError as error:
+            self.failed.set_exception(OSError(f"standard output takes nothing more: {error}"))
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left of it would fail again as the program ends
 
 
 async def follow(config: Config, url: str, names: list[str], since: Position | None, last: int) -> None:
     """Prints what is published in the channels ``names`` until it is cancelled, from ``since`` or ``last`` publications back.
 
-    ``url`` is Valkey's. Raises UnknownChannel for a namespace that ``config`` does not have, Unavailable if Valkey cannot be reached.
+    ``url`` is Valkey's. Raises UnknownChannel for a namespace that ``config`` does not have, Unavailable if Valkey cannot be reached, OSError if
+    a publication could not be printed.
     """
-    gateway = Gateway(config, url, install=False)
+    gateway, output = Gateway(config, url, install=False), _StandardOutput()
     await gateway.start()
     try:
         for name in names:
@@ -73,10 +87,10 @@ async def follow(config: Config, url: str, names: list[str], since: Position | N
             if last and since is None:
                 start = await gateway.node.history.back(name, last)
             try:
-                subscription: Any = TerminalSubscription(gateway.node.hub.channel(name), _WIRE, _print, start)
+                subscription: Any = TerminalSubscription(gateway.node.hub.channel(name), _WIRE, output.write, start)
             except UnknownChannel as error:
                 raise UnknownChannel(f"{name}: {error}; name the configuration with --config") from None
             gateway.node.hub.follow(subscription)
-        await asyncio.get_running_loop().create_future()
+        await output.failed
     finally:
         await gateway.stop()

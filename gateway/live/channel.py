@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import islice
 from typing import Any, Protocol, TypeAlias
@@ -46,11 +46,13 @@ Announced: TypeAlias = Announcement | JoinLeave | Reset
 class Mender(Protocol):
     """Finds the position of a channel that is closed, and opens it again.
 
-    ``opened`` has those that were opened; ``notices`` has the places of subscriptions that are notified of a loss in one turn of the loop.
+    ``opened`` has those that were opened. Of one turn of the loop, ``notices`` has the places of subscriptions that are notified of a loss,
+    and ``slices`` that of a round, or of joins and leaves, that go on.
     """
 
     opened: Opened
     notices: Turns
+    slices: Turns
 
     def mend(self, channel: Channel) -> None: ...
 
@@ -157,7 +159,7 @@ class Channel(Opening):
     def observe_joins_and_leaves(self, observer: JoinLeaveObserver) -> None:
         """From now on the observer gets them; adding it twice changes nothing."""
         if self.observers is None:
-            self.observers = JoinsAndLeaves(self.loop)
+            self.observers = JoinsAndLeaves(self.slice_later)
         self.observers.add(observer)
 
     def ignore_joins_and_leaves(self, observer: JoinLeaveObserver) -> None:
@@ -292,6 +294,9 @@ class Channel(Opening):
         """
         offset, ms = publication.offset, publication.ms
         return (self.ms if offset == self.offset else self.ring.ms(offset)) not in (0, ms) and ms != 0
+
+    def slice_later(self, write: Callable[[], None]) -> None:
+        self.mender.slices.later(write)
 
     def round_over(self) -> None:
         self.announce_waiting()

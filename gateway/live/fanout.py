@@ -85,6 +85,10 @@ class FanOut(ABC):
     def round_over(self) -> None:
         """No round is under way any more: the position may move again."""
 
+    @abstractmethod
+    def slice_later(self, write: Callable[[], None]) -> None:
+        """Calls it in a later turn of the loop, in which few other rounds go on."""
+
     async def between_rounds(self) -> None:
         """Returns when no round is under way."""
         while self.round is not None:
@@ -178,7 +182,7 @@ class FanOut(ABC):
     def _next_slice(self) -> None:
         assert self.round is not None
         if self.round.write_slice():
-            self.loop.call_soon(self._next_slice)
+            self.slice_later(self._next_slice)
             return
         over = self.round.over
         self.traffic.time_delivery(self.round.ms)

@@ -96,6 +96,7 @@ class Hub:
         self._pages = Turns(PAGES_AT_ONCE)
         self.opened = Opened(self._loop)
         self.notices = Turns(NOTIFIED_AT_ONCE)
+        self.slices = Turns(1)
         self._refused = False  # in this turn of the loop
         self._arrivals = Arrivals(self._by_key, feed, layout.faults, self._announcing_failed)
         self._tasks = Tasks()

@@ -6,9 +6,8 @@ a million messages. They are handed on in *passes*, each of which brings all obs
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Protocol
 
@@ -33,12 +32,12 @@ class JoinLeaveObserver(Protocol):
 
 
 class JoinsAndLeaves:
-    """The observers of one channel. ``bool()`` is whether there are any."""
+    """The observers of one channel. ``bool()`` is whether there are any. ``later`` calls what it is given in a later turn of the loop."""
 
-    __slots__ = ("_items", "_left", "_loop", "_observers", "_waiting")
+    __slots__ = ("_items", "_later", "_left", "_observers", "_waiting")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self, later: Callable[[Callable[[], None]], object]) -> None:
+        self._later = later
         self._observers: dict[JoinLeaveObserver, None] = {}
         self._items: list[JoinLeave] = []  # of the pass under way
         self._left: Iterator[JoinLeaveObserver] | None = None  # the observers that it has not come to yet; None: there is no pass
@@ -76,12 +75,12 @@ class JoinsAndLeaves:
             if observer in self._observers:  # otherwise it has ended meanwhile
                 self._hand_on(observer)
         if len(some) == portion:
-            self._loop.call_soon(self._go_on)
+            self._later(self._go_on)
             return
         self._left, self._items = None, []
         if self._waiting:
             self._left = iter(())
-            self._loop.call_soon(self._begin)
+            self._later(self._begin)
 
     def _hand_on(self, observer: JoinLeaveObserver) -> None:
         try:

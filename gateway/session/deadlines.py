@@ -10,7 +10,8 @@
 | a new token, after the end of a subscription's    | ``tokens.leeway`` + ``GRACE_SECONDS``             | unsubscribed: 2501; refused: 109 |
 
 An event stream waits for the same, but for two things: it is its own connect, and it answers no ping. Nothing can be sent to
-it, so it ends ``tokens.leeway`` after its first token (refused: 109); it is notified ``GRACE_SECONDS`` before that.
+it, so it ends ``tokens.leeway`` after its first token (refused: 109); it is notified ``GRACE_SECONDS`` before that. Where its client's machine
+confirms nothing of what was sent, a ping at least, the system ends it after ``limits.slow_seconds`` + ``ping_seconds``.
 
 No client has a timer or a task of its own. The wheel ticks it in the second after the first of its deadlines; the tick does
 what is due, and returns when something is due again. ``now`` is the loop's clock everywhere; tokens go by the time of day.

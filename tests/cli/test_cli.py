@@ -31,6 +31,7 @@ from gateway.cli.programs import demo
 from gateway.config import Config, Tokens, load
 from gateway.serve.first_run import with_secrets
 
+from ..kit.forks import Program
 from ..kit.gateways import RunningGateway, Start
 from ..kit.keys import made
 from ..kit.programs import ENVIRONMENT, Outcome, Process, cpu_seconds, end_embedded, forked, pid_of_embedded, process, run, run_alone, runs
@@ -298,6 +299,17 @@ def test_subscribe_follows_channels_from_the_position_that_is_asked_for(gateway:
             assert json.loads(follower.line()) == {"channel": "posts:follow", "position": f"{epoch}:4", "tags": {"a": "b"}, "data": 4}
         ended = last.end(signal.SIGINT)
         assert (ended.status, ended.error) == (0, ""), "Ctrl-C is how it ends"
+
+
+def test_subscribe_ends_where_its_output_takes_nothing_more(gateway: RunningGateway, used: list[str], tmp_path: Path) -> None:
+    """It would go on, and publications would be missing from the file."""
+    gateway.publish("posts:full", 1)
+    program = Program("gateway.cli", Path("/dev/full"), tmp_path / "err", "subscribe", "posts:full", "--last", "1", *used)
+    try:
+        assert program.wait(20) == 1
+    finally:
+        program.kill()
+    assert (tmp_path / "err").read_text() == "gateway: standard output takes nothing more: [Errno 28] No space left on device\n"
 
 
 # Starting and ending.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from types import SimpleNamespace
 
 import pytest
 
-from gateway.edges.outlets import Buffer, Buffered
+from gateway.edges.outlets import Buffer, Buffered, Direct
+from gateway.session.places import UNLIMITED
 
 
 class Writer:
@@ -74,3 +77,16 @@ async def test_what_was_written_before_the_end_is_sent_and_nothing_after_it() ->
     output.write(b"late")
     await output.pump()
     assert (wire.taken, writer.notified) == ([b"last"], ["full"])
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the system knows no such time")
+def test_the_system_ends_a_connection_whose_client_confirms_nothing() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as tcp,
+        socket.socket(socket.AF_UNIX) as local,
+    ):
+        for each in (tcp, local, None):  # a Unix socket's client cannot vanish
+            transport = SimpleNamespace(write=None, get_extra_info=lambda name, each=each: each)
+            Direct(SimpleNamespace(connections=set(), transport=transport, place=UNLIMITED, hand_over=None)).end_unconfirmed(1.5)
+        assert tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1500

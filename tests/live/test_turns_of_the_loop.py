@@ -129,6 +129,18 @@ async def test_a_publication_to_a_hundred_thousand_is_written_in_slices(hub: Hub
     assert {each.offset if each.state is not State.LIVE else each.position.offset for each in subscriptions} == {1}
 
 
+async def test_rounds_of_several_large_channels_take_turns(hub: Hub, valkey: Valkey, turns: TurnCounter) -> None:
+    subscriptions = follow(hub, turns, [f"c{number % 5}" for number in range(25 * SLICE)])
+    confirm(hub, valkey)
+    await live(subscriptions)
+    turns.work.clear()
+    with turns:
+        hub.on_announcements(announced(subscriptions[:5], 1))
+        await until(lambda: turns.total == len(subscriptions), "all are written to", 60)
+    assert turns.most <= 2 * SLICE, "a slice of a round that goes on, and the first of another"
+    assert all(each.position.offset == 1 for each in subscriptions)
+
+
 def announced(subscriptions: list[Counted], offset: int) -> dict[bytes, list[bytes]]:
     return {each.channel.key: [b"@%d %b 7\n1" % (offset, EPOCH.encode())] for each in subscriptions}
 

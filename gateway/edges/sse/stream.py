@@ -147,6 +147,8 @@ class EventStream(TimedClient[StreamSubscription]):
         self._positions: list[Position] = [Position("", 0)] * len(starts)
         self.subscriptions: list[StreamSubscription] = []
         output.carry(self, node.config.limits.waiting_bytes)
+        if isinstance(output, Direct):  # it answers no ping, and more time than a slow client has is not needed
+            output.end_unconfirmed(node.config.limits.slow_seconds + node.config.ping_seconds)
         for number, (name, since) in enumerate(starts.items()):
             self.subscriptions.append(StreamSubscription(self, number, node.hub.channel(name), since, grants.get(name)))
         for subscription in self.subscriptions:

@@ -214,7 +214,8 @@ function gatewayOf(answers = {}) {
     return () => delete handlers[event];
   };
   const subscription = { state: "live", on, unsubscribe: () => {}, ...answers };
-  return { subscribe: () => subscription, emit: (event, detail) => handlers[event]?.(detail) };
+  const _platform = { setTimeout: () => 0, clearTimeout: () => {}, random: () => 1 };
+  return { subscribe: () => subscription, emit: (event, detail) => handlers[event]?.(detail), _platform };
 }
 
 for (const limit of [0, 1, 3]) {
@@ -239,6 +240,21 @@ test("who was present when a store was last followed is not shown when it is fol
   stop();
   store.subscribe(() => {});
   assert.deepEqual(store.snapshot.users, []);
+});
+
+test("who left while the gateway had no link to Valkey is gone from presence after some minutes", async () => {
+  const [page, store] = await following((gateway) => new PresenceStore(gateway, "room:1"));
+  const answer = async (...clients) => {
+    page.socket.reply("presence", { presence: Object.fromEntries(clients.map((client) => [client, { client, user: client }])) });
+    await settled();
+  };
+  await answer("ann", "ben");
+  assert.deepEqual(store.snapshot.users, ["ann", "ben"]);
+  await page.advance(119_000);
+  assert.equal(page.socket.sent("presence").length, 1);
+  await page.advance(1000);
+  await answer("ann");
+  assert.deepEqual(store.snapshot.users, ["ann"]);
 });
 
 test("joins and leaves are not held once presence was read", async () => {
