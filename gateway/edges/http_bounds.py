@@ -41,6 +41,7 @@ FIELDS_PER_CHANNEL = 4
 CHUNKS_MOST = 1000  # of a body, and one more for each CHUNK_BYTES of it: each takes a microsecond
 CHUNK_BYTES = 64
 PARTS = 16  # that the parser takes in one turn, 20 µs each
+_UPGRADE = b"\r\nupgrade:"  # what follows such a head, the parser does not take for its body
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
@@ -193,23 +194,29 @@ class BoundedHttp(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._held:
             data = self._held + data
-        if not self._ahead and not self.pipeline and data.startswith(b"POST") and data.count(BLANK_LINE) < 2:
-            # A request with its body, as most are; it is no handshake, so no frames come after it.
+        if self._begins_request(data):
             end = self._take_known(data, 0)
             if end > len(data) and not self._held:
                 self._hold(data)
                 return
             self._held = b""
-            if not 0 < end <= len(data):
+            if 0 < end <= len(data):
+                data = data[end:]
+                if not data:
+                    return
+            elif _UPGRADE not in data[: data.find(BLANK_LINE)].lower():
                 self._parse_alone(data)
                 return
-            if end == len(data):
-                return
-            data = data[end:]
         self._held = b""
         self._ahead = self._ahead[self._at :] + data if self._ahead else data
         self._at = 0
         self._parse()
+
+    def _begins_request(self, data: bytes) -> bool:
+        """Whether it is a request with its body, as most are, or the beginning of one: it is no handshake, so no frames come after it."""
+        if self._ahead or self.pipeline or not data.startswith(b"POST") or data.count(BLANK_LINE) > 1:
+            return False
+        return bool(self._held) or not self._limits.in_request or (self._in_head and not self._head_bytes)
 
     def _hold(self, data: bytes) -> None:
         """Waits for the body, which many clients send by itself. If the next read does not bring all of it, the parser goes on."""

@@ -13,7 +13,7 @@ import asyncio
 import logging
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ..session.places import UNLIMITED, Places, Socket
 from .api.direct import DirectCall, DirectCalls
@@ -37,6 +37,7 @@ class HttpProtocol(BoundedHttp):
 
     place = UNLIMITED
     _direct: DirectCalls | None = None  # made for the first of them: most connections become WebSockets
+    _upgrade_ignored: tuple[bytes, bytes] | None = None  # method and version of a request whose head is to be parsed once more
     _of_proxy = False  # its requests are of several clients, each with an address of its own
     _served: RequestResponseCycle | DirectCall | None = (
         None  # the cycle whose coroutine runs; ``cycle`` is that of the newest request, which may have to wait for it
@@ -67,6 +68,9 @@ class HttpProtocol(BoundedHttp):
     # Requests.
 
     def on_headers_complete(self) -> None:
+        if self._asks_for_another_protocol():
+            self._upgrade_ignored = self.parser.get_method(), self.parser.get_http_version().encode()
+            return
         if self.place is not UNLIMITED:
             self.app = self._application()
         if self.url.startswith(API) and (call := self._direct_call()) is not None:
@@ -78,6 +82,24 @@ class HttpProtocol(BoundedHttp):
             return
         if self.place.refusal and self.cycle is not None and self.cycle.scope is self.scope:
             self.cycle.keep_alive = False
+
+    def _asks_for_another_protocol(self) -> bool:
+        """Whether it asks for a protocol that is not spoken here, as Java's client does for HTTP/2 (h2c), and may be answered in this one."""
+        return self.parser.should_upgrade() and not self._should_upgrade() and any(name == b"upgrade" for name, _ in self.headers)
+
+    def on_message_complete(self) -> None:
+        if not self._upgrade_ignored:
+            super().on_message_complete()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Gives another parser the same head without what asks for another protocol: this one took that head for all of the request, and would
+        take the body for the next request, which nobody in front of this server has seen."""
+        if self._upgrade_ignored:
+            (method, version), self._upgrade_ignored = self._upgrade_ignored, None
+            self.parser = type(self.parser)(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+            fields = b"".join([b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade"])
+            HttpToolsProtocol.data_received(self, b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, fields))
 
     def _direct_call(self) -> DirectCall | None:
         """What answers the request without the application; None if the application has to."""

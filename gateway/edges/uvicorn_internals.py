@@ -84,6 +84,13 @@ INTERNALS = (
     Internal(_CYCLE, "response_started", None, "whether an answer to a request that took too long may still be written"),
     Internal(_CYCLE, "response_complete", None, "whether the next request may come; set for a request whose connection was handed over"),
     Internal(_STATE, "connections", None, "calls shutdown() of what is in it, and waits for it"),
+    Internal(_HTTP, "_should_upgrade", (), "whether a request asks for a WebSocket, and not for another protocol"),
+    Internal(
+        _HTTP,
+        "_unsupported_upgrade_warning",
+        (),
+        "called where the parser took the head of a request that asks for another protocol for all of it",
+    ),
     # The process.
     Internal(_SERVER, "servers", None, "closed before the drain, so that no client comes back to this process"),
     Internal(_SERVER, "started", None, "whether a start failed"),

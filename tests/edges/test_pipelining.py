@@ -44,6 +44,29 @@ async def test_all_are_answered_in_order_wherever_the_segments_end(gateway: Runn
     assert statuses == [200, 200, 404, 200, 200] * sent.count(ABSENT)
 
 
+@pytest.mark.parametrize("size", [1, 64, 100_000], ids="{} bytes at a time".format)
+@pytest.mark.parametrize("path", ["/api/publish", "/absent"])
+async def test_the_body_of_a_request_that_asks_for_another_protocol_is_no_request(gateway: RunningGateway, path: str, size: int) -> None:
+    """Java's client asks for HTTP/2 so. A proxy in front passes the body on as a body: what it holds has passed none of its rules."""
+    asks = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    sent = b""
+    for chunked in (False, True):
+        head, _, body = publish(LIVE.decode(), chunked=chunked).replace(b"/api/publish", path.encode()).partition(b"\r\n\r\n")
+        sent += head + b"\r\n" + asks + b"\r\n" + body + LIVE
+    async with await Socket.open(gateway) as raw:
+        for start in range(0, len(sent), size):
+            await raw.send(sent[start : start + size])
+            await asyncio.sleep(0)
+        statuses = [(await raw.answer())[0] for _ in range(4)]
+    assert statuses == [200 if path == "/api/publish" else 404, 200] * 2
+
+
+async def test_a_request_that_asks_for_another_protocol_may_be_the_last_of_its_connection(gateway: RunningGateway) -> None:
+    async with await Socket.open(gateway) as raw:
+        await raw.send(publish("last").replace(b"\r\n", b"\r\nConnection: close, Upgrade\r\nUpgrade: h2c\r\n", 1))
+        assert (await raw.answer())[0] == 200 and await raw.rest() == b""
+
+
 async def test_the_offsets_of_pipelined_publishes_are_in_their_order(gateway: RunningGateway) -> None:
     async with await Socket.open(gateway) as raw:
         await raw.send(b"".join(publish(str(number), chunked=number % 2 == 0) for number in range(300)))
