@@ -62,17 +62,18 @@ class Wire(Protocol):
 class FilteredWire:
     """A wire format for subscriptions that want some of the publications only. Those with equal filters share one.
 
-    ``work`` is about how long its filter takes for one publication, in writes to a subscriber. ``admitted`` is how many
-    publications are in the payload that it made last.
+    ``work`` is about how long its filter takes for one publication, in writes to a subscriber, and ``size`` is the bytes of the filter's JSON.
+    ``admitted`` is how many publications are in the payload that it made last.
     """
 
-    __slots__ = ("_filter", "_wire", "admitted", "work")
+    __slots__ = ("_filter", "_wire", "admitted", "size", "work")
 
     def __init__(self, wire: Wire, filter: Filter) -> None:
         self.admitted = 0
         self._wire = wire
         self._filter = filter
         self.work = 1 + filter.nodes // NODES_PER_WRITE
+        self.size = filter.size
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, FilteredWire) and (other._wire, other._filter) == (self._wire, self._filter)

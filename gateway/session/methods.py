@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from .. import __version__
 from ..channel_rules import ChannelRules
 from ..errors import AlreadySubscribed, BadRequest, Disconnect, LimitExceeded, NotAvailable, PermissionDenied, TokenExpired
+from ..live.wire_formats import FilteredWire
 from ..publication import Position
 from ..rpc.calls import Caller
 from ..rules.filters import Filter, read_filter
@@ -43,6 +44,7 @@ from .states import OPENED, ConnectionState
 __all__ = ["HANDLERS", "HandledSession", "since_of"]
 
 HISTORY_MOST = 300  # publications of one history command
+FILTERS_BYTES = 256 * 1024  # of JSON, in all filters of one client together
 NOWHERE = Since()  # of a channel that the client names no position of
 NOTHING = ServerSubscription()  # no info, no data, the rules' own: what a personal channel comes with
 
@@ -124,7 +126,7 @@ def _subscribe(session: HandledSession, id: int, request: SubscribeRequest) -> N
     grant = node.authentication.grant(request.token, name, identity.user) if request.token else None
     if not may_subscribe(rules, identity, name, token=grant is not None):
         raise PermissionDenied(f"the rules of {name!r} do not admit user {identity.user!r}")
-    filter = _filter_of(rules, name, bytes(request.tf))
+    filter = _filter_of(session, rules, name, bytes(request.tf))
     since = _start(rules, identity, name, request, token=grant is not None)
     if present is not None:
         session.end_subscription(present)  # the client subscribes to its own channel itself: from now on that is an ordinary subscription
@@ -135,12 +137,15 @@ def _subscribe(session: HandledSession, id: int, request: SubscribeRequest) -> N
     session.follow(subscription)
 
 
-def _filter_of(rules: ChannelRules, channel: str, text: bytes) -> Filter | None:
+def _filter_of(session: HandledSession, rules: ChannelRules, channel: str, text: bytes) -> Filter | None:
     if text in (b"", b"null"):
         return None
     if not rules.tags_filter:
         raise BadRequest(f"the rules of {channel!r} do not allow filters")
-    return read_filter(text)
+    filter = read_filter(text)
+    if filter.size + sum(each.wire.size for each in session.subscriptions.values() if isinstance(each.wire, FilteredWire)) > FILTERS_BYTES:
+        raise LimitExceeded(f"the filters of one client have {FILTERS_BYTES} bytes of JSON together, at most")
+    return filter
 
 
 def _unsubscribe(session: HandledSession, id: int, request: ChannelRequest) -> None:

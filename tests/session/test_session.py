@@ -84,7 +84,7 @@ class Client:
 
 @pytest.fixture
 async def gateway(valkey_url: str, prefix: str) -> AsyncIterator[Gateway]:
-    rules = {"ticket": {"subscribe": "token"}, "chat": {}, "forgetful": {"history_size": 0}}
+    rules = {"ticket": {"subscribe": "token"}, "chat": {}, "forgetful": {"history_size": 0}, "tagged": {"tags_filter": True}}
     gateway = Gateway(Config(prefix=prefix, tokens={"hmac_secret": SECRET}, namespaces=rules), valkey_url)
     await gateway.start()
     await until(lambda: gateway.link.proven, "the link is up")
@@ -178,6 +178,18 @@ async def test_what_a_client_missed_in_many_channels_follows_the_reply_to_connec
 
     await until(lambda: len(read()) == 3 * len(names), "all of them came")
     assert all([offset for name, offset in read() if name == each] == [1, 2, 3] for each in names)
+
+
+async def test_the_filters_of_one_client_are_bounded_together(gateway: Gateway) -> None:
+    """A filter takes 25 times as much memory as its text, and a client may have one for each of its channels."""
+    client, filter = await connected(gateway), {"key": "k", "cmp": "eq", "val": "x" * 50_000}
+    for number in range(2, 9):
+        client.send_commands({"id": number, "subscribe": {"channel": f"tagged:{number}", "tf": filter}})
+    answers = [await client.answered(number) for number in range(2, 9)]
+    assert [answer.get("error", {}).get("code") for answer in answers] == [None] * 5 + [106] * 2
+    client.send_commands({"id": 9, "unsubscribe": {"channel": "tagged:2"}})
+    client.send_commands({"id": 10, "subscribe": {"channel": "tagged:9", "tf": filter}})
+    assert "subscribe" in await client.answered(10)
 
 
 async def test_pings_that_one_could_not_answer_are_answered_later(gateway: Gateway) -> None:
