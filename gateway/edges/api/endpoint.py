@@ -71,7 +71,7 @@ async def api(node: Node, request: Request) -> Response:
             log.info("api: refused, %s", NOT_NAMED)
             counts.answered(OTHER, ForeignPage.code)
             return _answered(ForeignPage(NOT_NAMED), 403)
-    name = scope["path"].rpartition("/api/")[2]
+    name = scope["path"].removeprefix(scope.get("root_path", "")).removeprefix("/api/")
     method = BATCH if name == "batch" else METHODS.get(name)
     if method is None:
         counts.answered(OTHER, NotFound.code)
