@@ -32,7 +32,7 @@ OUTSIDE = {  # package → third-party packages that its modules may import; the
     "control": {"msgspec"},
     "rpc": {"msgspec"},
     "session": {"msgspec"},
-    "edges": {"msgspec", "starlette", "uvicorn", "websockets", "httptools"},
+    "edges": {"msgspec", "starlette", "uvicorn", "websockets"},
     "documentation": {"msgspec", "starlette", "markdown_it", "pygments"},
     "metrics": {"msgspec", "starlette", "prometheus_client"},
 }

@@ -13,7 +13,6 @@ import asyncio
 import logging
 from typing import Any
 
-import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ..session.places import UNLIMITED, Places, Socket
@@ -97,7 +96,7 @@ class HttpProtocol(BoundedHttp):
         take the body for the next request, which nobody in front of this server has seen."""
         if self._upgrade_ignored:
             (method, version), self._upgrade_ignored = self._upgrade_ignored, None
-            self.parser = httptools.HttpRequestParser(self)
+            self.parser = type(self.parser)(self)
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
             fields = b"".join([b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade"])
             HttpToolsProtocol.data_received(self, b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, fields))

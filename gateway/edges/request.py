@@ -19,7 +19,7 @@ from ..origins import Origins
 
 __all__ = [
     *("NO_COOKIE", "NO_HOST", "NO_PROTOBUF", "NUMBER_DIGITS", "OF_PAGE", "api_key_of", "asks_for_protobuf", "body_of"),
-    *("client_address", "cors_headers", "is_api_key", "is_foreign", "is_trusted", "number_of", "opens_metrics", "preflight"),
+    *("client_address", "cors_headers", "is_api_key", "is_foreign", "is_rebound", "is_trusted", "number_of", "opens_metrics", "preflight"),
     *("refused_origin", "socket_address", "subscription_tokens_of", "token_of"),
 ]
 
@@ -122,6 +122,19 @@ def is_trusted(headers: Mapping[str, str], origins: Origins) -> bool:
     if origin := headers.get("origin", ""):
         return origins.name(origin, headers.get("host", ""))
     return not _is_of_another_page(headers)
+
+
+def is_rebound(headers: Mapping[str, str], config: Config) -> bool:
+    """Whether a page of a host that this gateway was never called may have sent this request, although both have one name (DNS rebinding: the
+    page's host has let its name lead here). A gateway that no other machine reaches is called by the names of loopback."""
+    origin = headers.get("origin", "")
+    if not origin or not config.listens_on_loopback or config.origins.name(origin):
+        return False
+    name = re.sub(r":[0-9]*$", "", headers.get("host", "").lower())
+    try:
+        return name != "localhost" and not name.endswith(".localhost") and not ip_address(name.strip("[]")).is_loopback
+    except ValueError:  # another name
+        return True
 
 
 def refused_origin(origin: str) -> str:

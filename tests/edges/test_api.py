@@ -73,7 +73,8 @@ def test_an_unknown_method_is_404_and_get_is_405(gateway: RunningGateway) -> Non
     assert (status, answer["error"]["code"], answer["error"]["message"]) == (404, 104, "not found")
     assert "'levitate'" in answer["error"]["hint"] and "publish" in answer["error"]["hint"]
     assert gateway.http("GET", "/api/info", None, {"X-API-Key": API_KEY})[0] in (404, 405)
-    assert gateway.http("POST", "/api/", b"{}", {"X-API-Key": API_KEY})[0] == 404
+    for path in ("/api/", "/api/x/api/info"):  # a proxy's rule for the path of a method finds all requests for it
+        assert gateway.http("POST", path, b"{}", {"X-API-Key": API_KEY})[0] == 404, path
 
 
 @pytest.mark.parametrize("body", [b"{", b"hello", b"\xff\xfe", b'{"channel":"chat:1","data":}', b"{}}"], ids=repr)

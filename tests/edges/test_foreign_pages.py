@@ -89,3 +89,16 @@ async def test_an_api_without_keys_takes_no_post_of_a_foreign_page(closed: Runni
         for page in ({}, {"Origin": gateway.url}, {"Sec-Fetch-Site": "same-origin"}):
             assert await asyncio.to_thread(published, gateway, page) == 200, page
     assert await asyncio.to_thread(published, wide, {"Origin": NAMED}) == 200
+
+
+async def test_an_api_without_keys_takes_no_post_of_a_page_whose_host_leads_here_under_its_own_name(closed: RunningGateway) -> None:
+    """DNS rebinding: to the browser, the page and the gateway are of one origin."""
+    for host, status in {
+        "evil.test": 403,
+        f"evil.test:{closed.port}": 403,
+        "localhost:1": 200,
+        "app.localhost": 200,
+        "[::1]:1": 200,
+    }.items():
+        page = {"Origin": f"http://{host}", "Host": host, "Sec-Fetch-Site": "same-origin"}
+        assert await asyncio.to_thread(published, closed, page) == status, host

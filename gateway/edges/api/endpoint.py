@@ -20,7 +20,7 @@ from ...rules.protocol import error_json
 from ...runtime import tracing
 from ...session.client_counts import FROM_API, OTHER
 from ...session.node import Node
-from ..request import api_key_of, body_of, is_api_key, is_trusted
+from ..request import api_key_of, body_of, is_api_key, is_rebound, is_trusted
 from ..responses import STATUS_OF_ERROR, json_response
 from .methods import BATCH, METHODS, Method, answer, warnings_of
 from .outcomes import Malformed
@@ -65,11 +65,13 @@ async def api(node: Node, request: Request) -> Response:
             log.info("api: refused, the API key is missing or wrong")
             counts.answered(OTHER, NO_KEY.code)
             return _answered(NO_KEY, 401)
-        if not is_trusted(request.headers, config.origins):  # any page that somebody here visits could call it
+        if not is_trusted(request.headers, config.origins) or is_rebound(
+            request.headers, config
+        ):  # any page that somebody here visits could call it
             log.info("api: refused, %s", NOT_NAMED)
             counts.answered(OTHER, ForeignPage.code)
             return _answered(ForeignPage(NOT_NAMED), 403)
-    name = scope["path"].rpartition("/api/")[2]
+    name = scope["path"].removeprefix(scope.get("root_path", "")).removeprefix("/api/")
     method = BATCH if name == "batch" else METHODS.get(name)
     if method is None:
         counts.answered(OTHER, NotFound.code)
