@@ -181,27 +181,31 @@ class Reader:
                 await self._arrived.wait()
                 if not self._open:
                     raise StopAsyncIteration
-                for task in self._running:
-                    if task.done():
-                        task.result()  # neither ends by itself: it failed
+                for task in filter(asyncio.Task.done, self._running):
+                    task.result()  # neither ends by itself: it failed
                 if not self._ready:
                     self._arrived.clear()
-                elif await self._hand_over(delivery := self._ready[0]):
+                elif await self._hand_over(delivery := self._ready.popleft()):
                     return delivery
 
     async def _hand_over(self, delivery: Delivery) -> bool:
         hold = self._holds[delivery.channel]
-        if (delivery.deliveries > 1 or self._deliveries == 1) and not await self._count(hold, delivery):
-            return False
-        if not hold.live or hold.leaving:
-            return False
-        self._ready.popleft()
-        hold.handed.add(delivery)
-        return True
+        hold.handed.add(delivery)  # the channel is not given back while it is counted: nobody would see what counts as given
+        is_given = False
+        try:
+            is_given = (delivery.deliveries == 1 < self._deliveries or await self._count(hold, delivery)) and hold.live
+            return is_given
+        finally:
+            if not is_given:  # who waited for it was cancelled, or the channel is another instance's
+                hold.handed.discard(delivery)
+                if hold.live and not hold.leaving:
+                    self._ready.appendleft(delivery)
+                elif not hold.handed:
+                    self._give_back(hold)
 
     async def _count(self, hold: Hold, delivery: Delivery) -> bool:
         """Counts one that was given before, so that one which ends every process becomes a dead letter; the first time counts already, unless it is the last."""
-        while hold.live and not hold.leaving:
+        while hold.live:
             try:
                 if await self._calls.again(hold.channel, hold.owner, delivery.id, delivery.deliveries):
                     return True
@@ -283,9 +287,7 @@ class Reader:
         if not hold.handed:
             self._give_back(hold)
         else:
-            asyncio.get_running_loop().call_later(
-                self._lease, self._give_back, hold
-            )  # an application that never settles cannot hold a channel
+            asyncio.get_running_loop().call_later(self._lease, self._give_back, hold)  # who never settles cannot hold a channel
 
     def on_announced(self, channel: str) -> None:
         if (hold := self._holds.get(channel)) is not None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 import valkey
@@ -142,6 +143,41 @@ async def test_what_was_never_given_is_no_dead_letter_where_each_is_given_once(h
         taken = await take(two, 3)
         assert data(taken) == [2, 3, 4] and {each.deliveries for each in taken} == {1}
         assert [each.data for each in await two.dead_letters("kept:a")] == [b"1"]
+
+
+@pytest.mark.parametrize("deliveries", [1, 5])
+async def test_what_counts_as_given_is_given_though_its_channel_moves_meanwhile(
+    history: History, reader: Open, monkeypatch: pytest.MonkeyPatch, deliveries: int
+) -> None:
+    await publish(history, "kept:a", 2)
+    if deliveries > 1:
+        async with reader("kept:a") as before:
+            await take(before, 2, ack=False)
+    async with reader("kept:a", deliveries=deliveries) as one:
+        again = one._calls.again
+
+        async def moved_meanwhile(*words: Any) -> bool:
+            monkeypatch.undo()
+            one.on_moved("kept:a")
+            return await again(*words)
+
+        monkeypatch.setattr(one._calls, "again", moved_meanwhile)
+        taken = await take(one, 2)
+    assert data(taken) == [1, 2] and {each.deliveries for each in taken} == {1 if deliveries == 1 else 2}
+    async with reader("kept:a") as two:
+        assert await two.dead_letters("kept:a") == [] and await two.lag() == {"kept:a": 0}
+
+
+async def test_who_waited_and_was_cancelled_takes_no_publication_with_it(
+    history: History, reader: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await publish(history, "kept:a", 2)
+    async with reader("kept:a", deliveries=1) as one:
+        monkeypatch.setattr(one._calls, "again", AsyncMock(side_effect=asyncio.CancelledError))
+        with pytest.raises(asyncio.CancelledError):
+            await anext(one)
+        monkeypatch.undo()
+        assert data(await take(one, 2)) == [1, 2]
 
 
 async def test_a_rejected_publication_is_a_dead_letter_with_its_reason(history: History, reader: Open, store: valkey.Valkey) -> None:
