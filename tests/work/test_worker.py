@@ -606,6 +606,13 @@ async def test_a_rate_holds_over_all_workers(queue: Queue, new_worker: NewWorker
     assert max(starts) - min(starts) >= 0.2  # the first two may start at once, and a call may take a few milliseconds
 
 
+@pytest.mark.parametrize("rate", ["1/2d", "0.5/d", "1/30d", "60000000/s", "1000000000000/ms"])
+def test_a_rate_that_valkey_would_refuse_is_refused_when_the_worker_is_made(rate: str) -> None:
+    """Else its queues would wait for ever: no job of any name could be taken."""
+    with pytest.raises(ValueError, match="a rate is from 1 a day to 50,000,000 a second"):
+        Worker(rate=rate)
+
+
 def test_a_rate_is_how_many_in_which_time() -> None:
     assert [read_rate(text).every for text in ("100/s", "30/m", "5/10s", "0.5/s")] == [10, 2000, 2000, 2000]
     for text in ("", "100", "0/s", "5/0s", "-1/s", "1/w"):
