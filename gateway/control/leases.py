@@ -15,6 +15,7 @@ from ..errors import NotPermitted, StoreError, Unavailable
 from ..rules.json_text import is_utf8
 from ..runtime.tasks import Tasks
 from ..store.history import History
+from ..store.valkey_clock import valkey_time
 
 __all__ = ["LeaseListener", "Leases"]
 
@@ -22,7 +23,7 @@ log = logging.getLogger("gateway.control")
 
 LEASE_MS = 7000
 BEAT_SECONDS = 2.0
-TRUST_SECONDS = 10.0  # after Valkey was away: until then the others' leases look as if they were over
+TRUST_SECONDS = 10.0  # after Valkey was away, or its clock was set: until then the others' leases look as if they were over
 
 
 class LeaseListener(Protocol):
@@ -66,15 +67,17 @@ class Leases:
     async def run(self) -> None:
         """Renews the lease, and notices whose is over. Runs until cancelled."""
         now = asyncio.get_running_loop().time
-        renewed, trusted = float("-inf"), now() + TRUST_SECONDS
+        renewed, trusted, ahead = float("-inf"), now() + TRUST_SECONDS, float("inf")
         while True:
             try:
+                valkey = await valkey_time(self._history.commands, self._key)
                 unknown, *dead = await self._history.call(b"gateway_beat", [self._key], self._process, LEASE_MS)
             except StoreError as error:
                 self._note_refusal(error)
             else:
                 self._note_success()
-                if now() - renewed > LEASE_MS / 2000:
+                was_ahead, ahead = ahead, valkey - now()
+                if now() - renewed > LEASE_MS / 2000 or ahead - was_ahead > LEASE_MS / 2000:
                     trusted = now() + TRUST_SECONDS
                 renewed = now()
                 if unknown:
