@@ -208,8 +208,10 @@ class Intake:
     async def _reclaim(self, worker: bytes) -> None:
         name = worker.decode(errors="replace")
         keys = (*self._keys[:-1], self._layout.taken(self.queue, name))
-        jobs = await self._commands.call(b"FCALL", b"gateway_reclaim", len(keys), *keys, name, repeatable=True)
-        if jobs < 0:
+        jobs = 0
+        while (more := await self._commands.call(b"FCALL", b"gateway_reclaim", len(keys), *keys, name, repeatable=True)) > 0:
+            jobs += more  # a page in each call
+        if more < 0:
             self._layout.faults.found("queue", self.queue, f"the list of worker {name} is of another type")
         elif jobs:
             log.warning("queue %s: the lease of worker %s is over: its %d jobs may be taken again", self.queue, ascii(name), jobs)

@@ -337,6 +337,17 @@ async def test_workers_that_come_back_with_valkey_keep_their_jobs_and_those_of_a
     await eventually(is_given_back, "the job of the dead worker is ready again")
 
 
+async def test_all_jobs_of_a_dead_worker_go_to_others_at_once_however_many(queue: Queue, prefix: str, store: valkey.Valkey) -> None:
+    dead, living = (
+        Intake(queue.queues.commands, Layout(prefix), "default", name, 15, lambda: None, Tasks()) for name in ("dead", "living")
+    )
+    await asyncio.gather(*[queue.enqueue("work") for _ in range(1100)])
+    assert len(await dead.take(1000)) + len(await dead.take(1000)) == 1100
+    store.zadd(f"{prefix}:queue:{{default}}:workers", {"dead": 1})
+    await living.renew()
+    assert (await queue.queues.overview("default")).ready == 1100
+
+
 async def test_living_workers_keep_their_jobs_when_valkeys_clock_is_set(
     queue: Queue, prefix: str, store: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
