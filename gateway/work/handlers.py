@@ -92,7 +92,7 @@ class Handler:
 
 def describe(name: str, function: Callable[..., Any], *, batch: Batch | None, process: bool, **options: Any) -> Handler:
     """A handler from a function. Raises TypeError for one that cannot be called with a job, or whose annotation msgspec cannot read."""
-    coroutine = inspect.iscoroutinefunction(function)
+    coroutine = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(_underlying(function))
     if process and coroutine:
         raise TypeError(f"{name}: a handler with process=True is a plain function, not a coroutine function")
     if process and batch:

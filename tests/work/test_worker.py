@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,36 @@ async def test_a_handler_is_a_coroutine_function_a_plain_one_or_a_process(queue:
             await queue.enqueue("process", 21, channel="hello", **options),
         ]
         assert [await job.result(30) for job in jobs] == [{"order": 17, "key": "order-17", "attempt": 1, "left": True}, "thread", 42]
+
+
+async def test_an_async_handler_that_a_plain_function_wraps_is_run(queue: Queue, new_worker: NewWorker) -> None:
+    """As a decorator makes one that is no coroutine function; a coroutine that is not awaited would count as done."""
+    worker, ran = new_worker(), []
+
+    def wrapping(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def wrapped(*arguments: Any) -> Any:
+            return function(*arguments)
+
+        return wrapped
+
+    @worker.job("wrapped")
+    @wrapping
+    async def wrapped(job: RunningJob) -> None:
+        await job.progress(0.5)
+        ran.append(job.name)
+
+    class Called:
+        async def __call__(self, job: RunningJob) -> None:
+            await job.progress(0.5)
+            ran.append(job.name)
+
+    worker.job("object")(Called())
+    for name in ("wrapped", "object"):
+        await queue.enqueue(name, channel="hello")
+    async with working(worker):
+        await overview_is(queue, finished=2)
+    assert sorted(ran) == ["object", "wrapped"]
 
 
 async def test_progress_is_a_publication_in_the_jobs_channel(
