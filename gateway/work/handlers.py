@@ -97,6 +97,10 @@ def describe(name: str, function: Callable[..., Any], *, batch: Batch | None, pr
         raise TypeError(f"{name}: a handler with process=True is a plain function, not a coroutine function")
     if process and batch:
         raise TypeError(f"{name}: a handler with process=True takes one job at a time")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(f"{name}: a handler is no generator, which nothing would run: it has a yield")
+    if inspect.iscoroutinefunction(options.get("serial")):
+        raise TypeError(f"{name}: serial is a plain function, which returns the key: nothing awaits it")
     annotation = _data_annotation(name, function)
     if batch and annotation is not None:
         annotation = _item(name, annotation)

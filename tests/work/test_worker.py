@@ -939,6 +939,9 @@ BAD_WORKERS: dict[str, tuple[Callable[[], Any], str]] = {
     "a handler without parameters": (lambda: Worker().job("a")(lambda: None), "a handler takes the job and its data"),
     "an annotation that is no type": (lambda: Worker().job("a")(_unreadable), "the annotation of the data cannot be read from JSON"),
     "a coroutine function in a process": (lambda: Worker().job("a", process=True)(sleep_long), "is a plain function"),
+    "a generator": (lambda: Worker().job("a")(_generate), "a: a handler is no generator, which nothing would run"),
+    "an asynchronous generator": (lambda: Worker().job("a")(_generate_async), "a: a handler is no generator"),
+    "a serial key that is awaited": (lambda: Worker().job("a", serial=sleep_long)(_take), "a: serial is a plain function"),
     "a cron expression that is none": (lambda: Worker().cron("every day", "a"), '"every day" is not a cron expression'),
 }
 
@@ -957,6 +960,17 @@ def test_a_partial_and_an_object_that_is_called_are_handlers() -> None:
 
 
 def _take_with(number: int, job: RunningJob, data: Order) -> None: ...
+
+
+def _take(job: Any) -> None: ...
+
+
+def _generate(job: Any) -> Any:
+    yield job
+
+
+async def _generate_async(job: Any) -> Any:
+    yield job
 
 
 def _unreadable(job: Any, data: dict[int, Any] | dict[str, Any]) -> None: ...
