@@ -21,6 +21,7 @@ __all__ = ["Batch", "Handler", "NoJson", "Rate", "Reject", "Retry", "describe", 
 BURST_SECONDS = 0.02  # what a rate lets start at once: a worker that wakes for each job of a high rate would only do that
 RATE = re.compile(r"(\d+(?:\.\d+)?)/(\d*)(ms|s|m|h|d)")
 UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+EVERY_LEAST, EVERY_MOST = 0.00002, 86_400_000  # ms, as gateway_take takes them
 REASON_CHARACTERS = 900  # of a failure's first line; what follows is the end of its traceback
 TRACE_CHARACTERS = 2600
 
@@ -60,6 +61,8 @@ def read_rate(text: str) -> Rate:
     if match is None or float(match[1]) <= 0 or match[2] == "0":
         raise ValueError(f'a rate is how many in which time, as "100/s", "30/m" or "5/10s" (ms, s, m, h, d), not {text!r}')
     every = int(match[2] or 1) * UNITS[match[3]] / float(match[1])
+    if not EVERY_LEAST <= every <= EVERY_MOST:
+        raise ValueError(f"a rate is from 1 a day to 50,000,000 a second, not {text!r}")
     return Rate(every, max(1, int(BURST_SECONDS * 1000 / every)))
 
 
@@ -89,11 +92,15 @@ class Handler:
 
 def describe(name: str, function: Callable[..., Any], *, batch: Batch | None, process: bool, **options: Any) -> Handler:
     """A handler from a function. Raises TypeError for one that cannot be called with a job, or whose annotation msgspec cannot read."""
-    coroutine = inspect.iscoroutinefunction(function)
+    coroutine = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(_underlying(function))
     if process and coroutine:
         raise TypeError(f"{name}: a handler with process=True is a plain function, not a coroutine function")
     if process and batch:
         raise TypeError(f"{name}: a handler with process=True takes one job at a time")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(f"{name}: a handler is no generator, which nothing would run: it has a yield")
+    if inspect.iscoroutinefunction(options.get("serial")):
+        raise TypeError(f"{name}: serial is a plain function, which returns the key: nothing awaits it")
     annotation = _data_annotation(name, function)
     if batch and annotation is not None:
         annotation = _item(name, annotation)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,7 @@ from ..runtime.backoff import backoff, retrying
 from ..runtime.tasks import Tasks
 from ..store.access import Commands
 from ..store.layout import Layout, Word
+from ..store.valkey_clock import valkey_time
 from .handlers import Rate
 from .jobs import DELAY_SECONDS, read_job
 from .running import Outcome, Run
@@ -61,6 +63,7 @@ class Intake:
         self._lease_ms = int(lease * 1000)
         self._leased_until = 0.0  # by the loop's clock: so long the lease lasts for sure
         self._trusted = 0.0  # by the same clock: from then on a lease that is over is that of a dead worker
+        self._ahead = math.inf  # by how many seconds Valkey's clock was ahead of the loop's
         self._on_promising = on_promising
         self._tasks = tasks
         self._signals = 0  # announcements and timers, counted
@@ -171,10 +174,12 @@ class Intake:
     async def renew(self) -> None:
         """Renews the lease; gives jobs of dead workers to the living; what this worker lost is ended. Raises StoreError."""
         time, lease = asyncio.get_running_loop().time, self._lease_ms / 1000
+        was_ahead, self._ahead = self._ahead, await valkey_time(self._commands, self.channel) - time()
         before, until, began = list(self.held.values()), self._leased_until, time()
         known, ms, *dead = await self._call(b"gateway_renew", self._lease_ms)
-        if 0 < until <= time():
-            self._trusted = time() + lease  # Valkey was away, perhaps: the others come back as this worker does
+        # Where Valkey was away, or its clock was set, the leases of the living are over too, until they come back as this worker does.
+        if 0 < until <= time() or self._ahead > was_ahead + lease / 2:
+            self._trusted = time() + lease
         self._leased_until = began + lease
         if not known and before:
             log.warning("queue %s: the lease of this worker was over: its %d jobs went to others", self.queue, len(before))
@@ -203,8 +208,10 @@ class Intake:
     async def _reclaim(self, worker: bytes) -> None:
         name = worker.decode(errors="replace")
         keys = (*self._keys[:-1], self._layout.taken(self.queue, name))
-        jobs = await self._commands.call(b"FCALL", b"gateway_reclaim", len(keys), *keys, name, repeatable=True)
-        if jobs < 0:
+        jobs = 0
+        while (more := await self._commands.call(b"FCALL", b"gateway_reclaim", len(keys), *keys, name, repeatable=True)) > 0:
+            jobs += more  # a page in each call
+        if more < 0:
             self._layout.faults.found("queue", self.queue, f"the list of worker {name} is of another type")
         elif jobs:
             log.warning("queue %s: the lease of worker %s is over: its %d jobs may be taken again", self.queue, ascii(name), jobs)

@@ -65,6 +65,7 @@ class Membership:
         self._woken = asyncio.Event()
         self._free: list[str] = []  # given back, and not announced yet
         self._renewed = self._trusted = float("-inf")
+        self._ahead = float("inf")  # by how many seconds Valkey's clock was ahead of the loop's
 
     def wake(self) -> None:
         """Something changed: looks at the channels anew."""
@@ -127,9 +128,10 @@ class Membership:
         """The members that are alive."""
         free, self._free = self._free, []
         members = await self._calls.beat(self._member, int(self._lease * 1000), *free)
-        now = asyncio.get_running_loop().time()
-        if self._renewed > 0 and now - self._renewed > self._lease / 2:
-            self._trusted = now + self._lease  # Valkey was away, so the others' leases may seem to be over as well
+        valkey, now = await self._calls.time(), asyncio.get_running_loop().time()
+        was_ahead, self._ahead = self._ahead, valkey - now
+        if (self._renewed > 0 and now - self._renewed > self._lease / 2) or self._ahead > was_ahead + self._lease / 2:
+            self._trusted = now + self._lease  # Valkey was away, or its clock was set: the others' leases may seem to be over as well
         self._renewed = now
         return {member for member in members if _MEMBER(member)}
 

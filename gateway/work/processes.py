@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import multiprocessing
 import os
 import signal
@@ -197,6 +198,8 @@ def _answer(handler: Handler, job: PlainJob, data: bytes) -> tuple[str, Any]:
     try:
         arguments = (job, read_data(handler, data)) if handler.takes_data else (job,)
         result = handler.function(*arguments)
+        if inspect.isawaitable(result):
+            raise TypeError("a handler with process=True is a plain function, and this one made a coroutine")
     except Retry as error:
         return "retry", (error.after, str(error))
     except Reject as error:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from ..publication import Position, Publication
 from ..store.access import Commands
 from ..store.layout import Layout, read_entry, read_epoch
+from ..store.valkey_clock import valkey_time
 
 __all__ = ["DeadLetter", "Known", "Page", "ReaderCalls", "dead_letter"]
 
@@ -59,6 +60,10 @@ class ReaderCalls:
         """Renews this instance's lease, or ends it (0), and announces channels without an owner. Returns the members whose lease is not over."""
         members = await self._commands.call(b"FCALL", b"gateway_reader_beat", 1, self.instances, member, lease_ms, *free)
         return {member.decode(errors="replace") for member in members}
+
+    async def time(self) -> float:
+        """The time by which leases end, in unix seconds."""
+        return await valkey_time(self._commands, self.instances)
 
     async def take(self, channel: str, owner: str, holder: str = "") -> str:
         """Takes a channel that has no owner, or the owner ``holder``. Returns "" if ``owner`` has it, else who has."""

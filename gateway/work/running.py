@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import inspect
 import logging
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import msgspec
 
@@ -26,7 +27,7 @@ from ..runtime import tracing
 from ..runtime.backoff import backoff
 from .handlers import REASON_CHARACTERS, TRACE_CHARACTERS, Handler, NoJson, Reject, Retry
 from .jobs import DELAY_SECONDS, JobDocument
-from .threads import Threads
+from .threads import Threads, from_thread
 
 __all__ = [
     "Call",
@@ -100,13 +101,13 @@ class RunningJob(_Job):
 class PlainJob(_Job):
     """The same for a plain handler, in a thread or a process: ``progress`` returns when it is published."""
 
-    def __init__(self, facts: Facts, progress: Callable[[float, str], None]) -> None:
+    def __init__(self, facts: Facts, progress: Callable[[float, str], Any]) -> None:
         super().__init__(facts)
         self._progress = progress
 
     def progress(self, done: float, text: str = "") -> None:
         """As ``RunningJob.progress``."""
-        self._progress(done, text)
+        return cast(None, self._progress(done, text))  # awaitable for a coroutine in a plain wrapper, which takes the job for a RunningJob
 
 
 class Run:
@@ -359,8 +360,9 @@ def calling(
         data = [run.data for run in runs]
         if handler.kind == "loop":
             return await handler.function(*_arguments(handler, job, data))
-        plain = [PlainJob(run.facts(), _from_thread(progress(run))) for run in runs]
-        return await threads.call(handler.function, *_arguments(handler, plain if handler.batch else plain[0], data))
+        plain = [PlainJob(run.facts(), from_thread(progress(run))) for run in runs]
+        made = await threads.call(handler.function, *_arguments(handler, plain if handler.batch else plain[0], data))
+        return await made if inspect.isawaitable(made) else made  # of an async function in a plain wrapper it is a coroutine
 
     def call() -> Awaitable[Any]:
         jobs = [RunningJob(run.facts(), progress(run)) for run in runs]
@@ -383,16 +385,3 @@ def _around(middleware: Middleware, inner: Callable[[Any], Awaitable[Any]]) -> C
         return await middleware(job, inner)
 
     return called
-
-
-def _from_thread(progress: Progress) -> Callable[[float, str], None]:
-    """Publishes from a thread, and waits until it is done."""
-    loop = asyncio.get_running_loop()
-
-    async def publish(done: float, text: str) -> None:
-        await progress(done, text)
-
-    def published(done: float, text: str) -> None:
-        asyncio.run_coroutine_threadsafe(publish(done, text), loop).result()
-
-    return published

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-__all__ = ["Threads"]
+__all__ = ["Threads", "from_thread"]
 
 
 class Threads:
@@ -50,3 +50,18 @@ class Threads:
     def _change(self, by: int) -> None:
         self.left += by
         self._on_change()
+
+
+def from_thread(progress: Callable[[float, str], Awaitable[None]]) -> Callable[[float, str], Any]:
+    """Publishes from a thread, and waits until it is done. In the loop, where a coroutine runs that a plain function made, it is to be awaited."""
+    loop, its_thread = asyncio.get_running_loop(), threading.get_ident()
+
+    async def publish(done: float, text: str) -> None:
+        await progress(done, text)
+
+    def published(done: float, text: str) -> Any:
+        if threading.get_ident() == its_thread:
+            return publish(done, text)
+        return asyncio.run_coroutine_threadsafe(publish(done, text), loop).result()
+
+    return published

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -11,11 +12,13 @@ from typing import Any
 import pytest
 import valkey
 
+from gateway.config import Config
 from gateway.control import leases
 
 from ..kit.clients import client, stream, until_counted
 from ..kit.gateways import Pair, Start
 from ..kit.tokens import token
+from ..kit.valkeys import opened_history
 from ..kit.waiting import eventually
 
 RULES = """
@@ -208,6 +211,37 @@ async def test_the_clients_of_a_killed_gateway_leave_when_its_lease_is_over(star
             continue
         assert time.monotonic() - began < 12
         await until_counted(one, name, 1)
+
+
+async def test_the_clients_of_a_living_gateway_stay_when_valkeys_clock_is_set(
+    valkey_url: str, prefix: str, store: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last beat is long ago then, until the next one."""
+    cleaned = []
+
+    class Listener:
+        async def write_anew(self) -> None: ...
+
+        async def reconcile(self) -> None: ...
+
+        async def clean_up(self, process: str) -> None:
+            cleaned.append(process)
+
+    async def set_forward(*_: Any) -> float:
+        return time.time() + 3600
+
+    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(leases, "TRUST_SECONDS", 0.0)
+    async with opened_history(valkey_url, prefix, Config()) as history:
+        running = asyncio.create_task(leases.Leases(history, "first", Listener()).run())
+        await eventually(lambda: history.commands.call(b"ZSCORE", f"{prefix}:nodes", b"first"), "it beats")
+        monkeypatch.setattr(leases, "TRUST_SECONDS", 10.0)
+        monkeypatch.setattr(leases, "valkey_time", set_forward)
+        await asyncio.sleep(0.05)
+        store.zadd(f"{prefix}:nodes", {"living": 1})
+        await asyncio.sleep(0.1)
+        running.cancel()
+    assert cleaned == []
 
 
 # What gateways say to each other.

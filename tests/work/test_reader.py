@@ -19,6 +19,8 @@ from gateway.publication import Position
 from gateway.store.history import History
 from gateway.store.layout import publish_words
 from gateway.work import Delivery, Gap, Reader
+from gateway.work.membership import Membership
+from gateway.work.reader_calls import ReaderCalls
 from gateway.work.sharing import Shares
 from publishers import Publisher, SyncPublisher
 from publishers.database import Database
@@ -234,6 +236,44 @@ async def test_an_instance_that_is_presumed_dead_cannot_acknowledge(history: His
             assert data(theirs) == [1, 2] and theirs[0].deliveries == 2
             assert not await mine.ack() and not await next_one.reject("late")
             assert await other.dead_letters("kept:a") == [] and frozen.held() == set()
+
+
+class OneChannel:
+    """What a membership is given: a reader of one channel."""
+
+    def __init__(self) -> None:
+        self.taken: set[str] = set()
+
+    def followed(self) -> set[str]:
+        return {"kept:a"}
+
+    def held(self) -> set[str]:
+        return set(self.taken)
+
+    def on_taken(self, channel: str, owner: str) -> None:
+        self.taken.add(channel)
+
+    def on_moved(self, channel: str) -> None: ...
+
+    def on_announced(self, channel: str) -> None: ...
+
+
+async def test_a_living_instance_keeps_its_channel_when_valkeys_clock_is_set(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lease is over then, until it comes back."""
+    calls, channels = ReaderCalls(history.commands, history.layout, "g", "", 5, 1000), OneChannel()
+    living, member = "a" * 12, f"{'a' * 12}.12345678"
+    membership = Membership(calls, channels, "12345678", 10, history.layout.faults, evenly=False)
+    await calls.beat(member, 10_000)
+    assert await calls.take("kept:a", f"{living}/1") == ""
+    await membership._look()
+
+    async def set_forward(*_: Any) -> float:
+        return datetime.now(UTC).timestamp() + 3600
+
+    monkeypatch.setattr("gateway.work.reader_calls.valkey_time", set_forward)
+    await calls.beat(member, 0)  # as by that clock
+    await membership._look()
+    assert channels.taken == set()
 
 
 async def test_an_application_that_settles_nothing_loses_a_channel_that_moves(history: History, reader: Open) -> None:

@@ -337,6 +337,37 @@ async def test_workers_that_come_back_with_valkey_keep_their_jobs_and_those_of_a
     await eventually(is_given_back, "the job of the dead worker is ready again")
 
 
+async def test_all_jobs_of_a_dead_worker_go_to_others_at_once_however_many(queue: Queue, prefix: str, store: valkey.Valkey) -> None:
+    dead, living = (
+        Intake(queue.queues.commands, Layout(prefix), "default", name, 15, lambda: None, Tasks()) for name in ("dead", "living")
+    )
+    await asyncio.gather(*[queue.enqueue("work") for _ in range(1100)])
+    assert len(await dead.take(1000)) + len(await dead.take(1000)) == 1100
+    store.zadd(f"{prefix}:queue:{{default}}:workers", {"dead": 1})
+    await living.renew()
+    assert (await queue.queues.overview("default")).ready == 1100
+
+
+async def test_living_workers_keep_their_jobs_when_valkeys_clock_is_set(
+    queue: Queue, prefix: str, store: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    living, first = (
+        Intake(queue.queues.commands, Layout(prefix), "default", name, 15, lambda: None, Tasks()) for name in ("living", "first")
+    )
+    await queue.enqueue("work")
+    assert len(await living.take(1)) == 1
+    await first.renew()
+
+    async def set_forward(*_: Any) -> float:
+        return time.time() + 3600
+
+    monkeypatch.setattr("gateway.work.intake.valkey_time", set_forward)
+    store.zadd(f"{prefix}:queue:{{default}}:workers", {"living": 1})  # as by that clock
+    await first.renew()
+    overview = await queue.queues.overview("default")
+    assert (overview.running, overview.crashed) == (1, 0)
+
+
 async def test_a_worker_that_waits_for_a_delayed_job_looks_each_minute_as_valkeys_clock_may_be_set(queue: Queue, prefix: str) -> None:
     """Also where its machine sleeps: the timer stands still meanwhile."""
     intake = Intake(queue.queues.commands, Layout(prefix), "default", "w", 15, lambda: None, Tasks())

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,36 @@ async def test_a_handler_is_a_coroutine_function_a_plain_one_or_a_process(queue:
             await queue.enqueue("process", 21, channel="hello", **options),
         ]
         assert [await job.result(30) for job in jobs] == [{"order": 17, "key": "order-17", "attempt": 1, "left": True}, "thread", 42]
+
+
+async def test_an_async_handler_that_a_plain_function_wraps_is_run(queue: Queue, new_worker: NewWorker) -> None:
+    """As a decorator makes one that is no coroutine function; a coroutine that is not awaited would count as done."""
+    worker, ran = new_worker(), []
+
+    def wrapping(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def wrapped(*arguments: Any) -> Any:
+            return function(*arguments)
+
+        return wrapped
+
+    @worker.job("wrapped")
+    @wrapping
+    async def wrapped(job: RunningJob) -> None:
+        await job.progress(0.5)
+        ran.append(job.name)
+
+    class Called:
+        async def __call__(self, job: RunningJob) -> None:
+            await job.progress(0.5)
+            ran.append(job.name)
+
+    worker.job("object")(Called())
+    for name in ("wrapped", "object"):
+        await queue.enqueue(name, channel="hello")
+    async with working(worker):
+        await overview_is(queue, finished=2)
+    assert sorted(ran) == ["object", "wrapped"]
 
 
 async def test_progress_is_a_publication_in_the_jobs_channel(
@@ -606,6 +636,13 @@ async def test_a_rate_holds_over_all_workers(queue: Queue, new_worker: NewWorker
     assert max(starts) - min(starts) >= 0.2  # the first two may start at once, and a call may take a few milliseconds
 
 
+@pytest.mark.parametrize("rate", ["1/2d", "0.5/d", "1/30d", "60000000/s", "1000000000000/ms"])
+def test_a_rate_that_valkey_would_refuse_is_refused_when_the_worker_is_made(rate: str) -> None:
+    """Else its queues would wait for ever: no job of any name could be taken."""
+    with pytest.raises(ValueError, match="a rate is from 1 a day to 50,000,000 a second"):
+        Worker(rate=rate)
+
+
 def test_a_rate_is_how_many_in_which_time() -> None:
     assert [read_rate(text).every for text in ("100/s", "30/m", "5/10s", "0.5/s")] == [10, 2000, 2000, 2000]
     for text in ("", "100", "0/s", "5/0s", "-1/s", "1/w"):
@@ -902,6 +939,9 @@ BAD_WORKERS: dict[str, tuple[Callable[[], Any], str]] = {
     "a handler without parameters": (lambda: Worker().job("a")(lambda: None), "a handler takes the job and its data"),
     "an annotation that is no type": (lambda: Worker().job("a")(_unreadable), "the annotation of the data cannot be read from JSON"),
     "a coroutine function in a process": (lambda: Worker().job("a", process=True)(sleep_long), "is a plain function"),
+    "a generator": (lambda: Worker().job("a")(_generate), "a: a handler is no generator, which nothing would run"),
+    "an asynchronous generator": (lambda: Worker().job("a")(_generate_async), "a: a handler is no generator"),
+    "a serial key that is awaited": (lambda: Worker().job("a", serial=sleep_long)(_take), "a: serial is a plain function"),
     "a cron expression that is none": (lambda: Worker().cron("every day", "a"), '"every day" is not a cron expression'),
 }
 
@@ -920,6 +960,17 @@ def test_a_partial_and_an_object_that_is_called_are_handlers() -> None:
 
 
 def _take_with(number: int, job: RunningJob, data: Order) -> None: ...
+
+
+def _take(job: Any) -> None: ...
+
+
+def _generate(job: Any) -> Any:
+    yield job
+
+
+async def _generate_async(job: Any) -> Any:
+    yield job
 
 
 def _unreadable(job: Any, data: dict[int, Any] | dict[str, Any]) -> None: ...
