@@ -81,9 +81,9 @@ class ForeignList(_ForeignKey):
 
     async def _batch(self) -> Batch:
         keys = [self._source, self._state, self._taken]
-        epoch, position, texts, waiting = await self._history.call(b"gateway_bridge_list", keys, self._side, *self._bounds)
-        first = int(position) + 1
-        entries = [_listed(str(number), text) for number, text in enumerate(texts, first)]
+        answer = await self._history.call(b"gateway_bridge_list", keys, self._side, *self._bounds, b"read")
+        epoch, position, texts, waiting, read = answer
+        entries = [_listed(int(position) + number, read + number, text) for number, text in enumerate(texts, 1)]
         return Batch(self._epoch + epoch.decode(), entries, position, b"%d" % (int(position) + len(entries)), waiting)
 
     def _wait(self, position: bytes) -> Sequence[Any]:
@@ -115,12 +115,12 @@ class ForeignStream(_ForeignKey):
         return b"XREAD", b"COUNT", 1, b"BLOCK", BLOCK_SECONDS * 1000, b"STREAMS", self._source, position
 
 
-def _listed(version: str, text: bytes | list[Any]) -> Entry:
-    """An entry as gateway_bridge_list returns it."""
+def _listed(version: int, number: int, text: bytes | list[Any]) -> Entry:
+    """An entry as gateway_bridge_list returns it. Its id is the ``number`` of entries that the bridge has taken, this one included."""
     if isinstance(text, bytes):
-        return Entry(version, text)
+        return Entry(str(version), text, str(number))
     size, head = text
-    return Entry(version, head, size=size)
+    return Entry(str(version), head, str(number), size=size)
 
 
 def _streamed(id: bytes, content: list[bytes] | int, head: bytes = b"") -> Entry:

@@ -19,7 +19,8 @@ KEY_BYTES = 512  # of an idempotency key; a channel remembers 10,000 of them
 class Entry(NamedTuple):
     """``content`` is a text, or ``[field, value, …]`` of a Stream's entry. ``version`` is a decimal number, which grows from entry to entry.
 
-    ``id`` is that of a Stream's entry, ``star`` what the star of a pattern matched. ``size`` > 0: it is so large that ``content`` is its beginning alone.
+    ``id`` is that of a Stream's entry; of a List's it is the number of those that were taken until then. ``star`` is what the star of a pattern
+    matched. ``size`` > 0: it is so large that ``content`` is its beginning alone.
     """
 
     version: str

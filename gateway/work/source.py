@@ -54,7 +54,7 @@ class Source(Protocol):
 def failure(entry: Entry, source: str, reason: str) -> bytes:
     """The record of an entry that could not be published: a JSON object with ``at`` (unix ms), ``source``, ``id``, ``reason``, ``entry``.
 
-    ``id`` is that of a Stream's entry, else its version. ``entry`` is its text, or the object of its fields, and ends early if it is long.
+    ``id`` is the entry's, else its version. ``entry`` is its text, or the object of its fields, and ends early if it is long.
     """
     shown = _head(entry.content) if isinstance(entry.content, bytes) else _fields(entry.content)
     record = {"at": int(time.time() * 1000), "source": source, "id": entry.id or entry.version, "reason": reason, "entry": shown}

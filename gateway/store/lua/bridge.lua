@@ -33,14 +33,15 @@ local function begin_bridge(key, position, read)
   return epoch, position, read
 end
 
--- gateway_bridge_list 3 SOURCE STATE TAKEN SIDE COUNT BYTES MOST → [epoch, position, entries, waiting]
+-- gateway_bridge_list 3 SOURCE STATE TAKEN SIDE COUNT BYTES MOST [read] → [epoch, position, entries, waiting, read]
 --   The oldest COUNT entries that are not finished, or fewer, once they pass BYTES: those taken before or, if there are none, those that
---   are taken now from SIDE of the source. An entry of more than MOST bytes is [its size, its head]. waiting is what is left in the source.
+--   are taken now from SIDE of the source. An entry of more than MOST bytes is [its size, its head]. waiting is what is left in the source,
+--   read how many entries are finished, for those that ask for it, as gateways of an older version do not.
 -- Atomic, because an entry that is in neither list would be lost with the process that took it.
 local function gateway_bridge_list(keys, args)
   local side, count, bytes, most = args[1], tonumber(args[2]), tonumber(args[3]), tonumber(args[4])
-  local epoch, position = bridge_state(keys[2], '^%d+$')
-  if not epoch or #position > 15 then epoch, position = begin_bridge(keys[2], '0', 0) end
+  local epoch, position, read = bridge_state(keys[2], '^%d+$')
+  if not epoch or #position > 15 then epoch, position, read = begin_bridge(keys[2], '0', 0) end
   local entries, size, waiting = {}, 0, redis.call('LLEN', keys[1])
   local takes = waiting > 0 and redis.call('LLEN', keys[3]) == 0
   if takes then
@@ -53,7 +54,7 @@ local function gateway_bridge_list(keys, args)
     size = size + #entry
     table.insert(entries, #entry > most and {#entry, string.sub(entry, 1, HEAD)} or entry)
   end
-  return {epoch, position, entries, redis.call('LLEN', keys[1])}
+  return {epoch, position, entries, redis.call('LLEN', keys[1]), args[5] and read}
 end
 
 -- Of a Stream: the id that it gave last, and how many entries it was ever given; '0-0', 0 if there is none.
