@@ -38,7 +38,7 @@ __all__ = ["Announced", "Channel", "Mender"]
 log = logging.getLogger("gateway.hub")
 
 HELD_MOST = 20_000  # announcements held while closed; past that they are dropped and read from history again
-NOTIFIED_AT_ONCE = 200  # subscriptions notified of a loss before other work gets its turn: about 6 ms
+NOTIFIED_AT_ONCE = 50  # subscriptions notified of a loss in one turn of the loop: up to 10 ms, where they end with that
 
 Announced: TypeAlias = Announcement | JoinLeave | Reset
 
