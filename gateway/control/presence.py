@@ -5,7 +5,8 @@ calls. What a process wrote is listed in a set of its own, ``gw:present:{process
 which its expired lease shows (``leases``), another one removes its clients and announces their leaves. There is one lease a
 process, so a heartbeat costs the same however many clients there are. A process that was taken for dead by mistake writes all of
 its own anew; so it does where Valkey came back, perhaps older than it was, and then it also removes those who left meanwhile. On a
-cluster the set is at another shard than most channels, so that it lists clients for some time after they left.
+cluster the set is at another shard than most channels, so that it lists clients for some time after they left; whoever removes the clients of
+a dead process lists them for that time.
 
 A read first writes what this process has not written yet, so that a client that just subscribed finds itself. Numbers are Valkey's
 own; lists are bounded by ``limits.presence_clients``. Equal reads are one until Valkey is asked. A caller that comes later may have been
@@ -251,11 +252,19 @@ class Presence:
         await self.write_anew()
 
     async def clean_up(self, process: str) -> None:
-        """Removes the clients of a dead process. Several processes may do this at once: each client leaves once."""
+        """Removes the clients of a dead process. Several processes may do this at once: each client leaves once.
+
+        On a cluster they are listed as clients of this process that left, for as long as those are.
+        """
         changes: Changes = {}
         async for channel, client in self._listed(process):
             changes.setdefault(channel, {})[client] = GONE, self._is_announced(channel)
+        if self._history.commands.sharded:
+            for some in _parts([(channel, client) for channel, client, _ in _each(changes)], AT_ONCE):
+                await self._history.commands.call(b"SADD", self._registry(self._process), *[_entry(*each) for each in some])
         left = await self._write(process, changes)
+        if self._history.commands.sharded:
+            self._left.append((self._now() + self._listed_seconds, left))
         await self._unlist(process, left)
         if left:
             log.info("process %s is gone; %d of its subscriptions were taken out of presence", process, len(left))
@@ -273,7 +282,8 @@ class Presence:
             await asyncio.sleep(0)
 
     async def close(self) -> bool:
-        """Removes all clients of this process. False if Valkey does not answer: then another process has to clean up after this one."""
+        """Removes all clients of this process. False if another process has to clean up after this one: if Valkey does not answer, and on a
+        cluster, where a shard may forget for some time yet that they left."""
         for some in _parts(list(self._present), CLIENTS_AT_ONCE):
             for present in some:
                 self.leave(*present)
@@ -281,6 +291,8 @@ class Presence:
         try:
             async with asyncio.timeout(2):
                 await self._flush()
+                if self._history.commands.sharded:
+                    return False
                 await self._history.commands.call(b"DEL", self._registry(self._process))
         except (StoreError, TimeoutError) as error:
             log.debug("presence was not cleaned up: %s", error)

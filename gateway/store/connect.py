@@ -89,6 +89,7 @@ class Address:
         self._sentinel: Sentinel | None = None
         self._service = ""
         self.in_cluster = False  # it is a node of a cluster, which holds a part of the slots
+        self.has_answered = False  # a server there answered once, as this address says that it speaks
         self.seeds: list[Address] = []
         try:
             if _hides_login(self.url):
@@ -256,6 +257,7 @@ async def open_connection(address: Address, protocol: Callable[[], asyncio.Proto
     try:
         await connection.connect()
         server = await _examine(connection, address)
+        address.has_answered = True
     except (ConfigurationError, Unavailable):
         await connection.disconnect(nowait=True)
         raise
@@ -267,7 +269,8 @@ async def open_connection(address: Address, protocol: Callable[[], asyncio.Proto
         raise not_permitted(f"NOPERM {error}", "the greeting of a connection", address.user) from None
     except (TimeoutError, ValkeyError, OSError) as error:
         await connection.disconnect(nowait=True)
-        raise Unavailable(f"no Valkey at {address}: {with_remedy(explained(error, address.by_tls))}") from None
+        why = with_remedy(explained(error, address.by_tls, has_answered=address.has_answered))
+        raise Unavailable(f"no Valkey at {address}: {why}") from None
     except asyncio.CancelledError:
         await connection.disconnect(nowait=True)
         raise

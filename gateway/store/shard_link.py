@@ -328,9 +328,9 @@ class ShardLink:
     def _fault(self) -> str:
         """Why the connection has to be given up, "" if it need not."""
         if self._silent_beats > (SILENT_BEATS if self._proven else SILENT_BEATS_AT_FIRST):
-            return f"the link to valkey{self._where} was silent"
+            return f"the link to valkey{self._where} was silent for {self._silent_beats * BEAT_SECONDS:g} s"
         if self._unproven_beats > SILENT_BEATS:
-            return f"the link to valkey{self._where} answers, but no heartbeat came through it"
+            return f"the link to valkey{self._where} answers, but no heartbeat came through it for {self._unproven_beats * BEAT_SECONDS:g} s"
         return ""
 
     def _is_apart(self) -> bool:

@@ -90,13 +90,13 @@ def _reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def explained(error: Exception, by_tls: bool) -> str:
-    """Why a connection failed, with what is wrong with TLS in words where it is that, or may be."""
+def explained(error: Exception, by_tls: bool, *, has_answered: bool = False) -> str:
+    """Why a connection failed, with what is wrong with TLS in words where it is that, or, unless the server ``has_answered`` before, may be."""
     text = str(error) or type(error).__name__
     for signs, cause in _CAUSES:
         if any(sign in text for sign in signs):
             return f"{cause} ({text})"
-    for signs, is_tls, doubt in _DOUBTS:
+    for signs, is_tls, doubt in () if has_answered else _DOUBTS:
         if by_tls == is_tls and any(sign in text for sign in signs):
             return f"{text} ({doubt})"
     return text

@@ -293,3 +293,25 @@ async def test_a_shard_that_forgot_who_left_is_reminded(
     presence.enter(CHANNEL, "comes", info("u3", "comes"), False)
     await counts(presence)
     assert set(store.smembers(registry)) == {b"stays chat:1", b"comes chat:1"}
+
+
+async def test_a_shard_that_forgot_whom_a_dead_process_had_is_reminded(
+    history: History, presence: Presence, store: valkey.Valkey, monkeypatch: Any
+) -> None:
+    """Whether that process was killed, or ended and removed them itself."""
+    monkeypatch.setattr(ServerCommands, "sharded", True)
+    key, survivor = history.layout.presence(CHANNEL)[0].decode(), Presence(CONFIG, history, "p2")
+    presence.enter(CHANNEL, "killed", info("u1", "killed"), False)
+    assert await counts(presence) == (1, 1)
+    assert not await presence.close(), "another process has to look after it"
+    store.hset(key, "killed", info("u1", "killed"))
+    await survivor.clean_up("p1")
+    assert await counts(presence) == (0, 0) and not store.exists(presence._registry("p1"))
+    store.hset(key, "killed", info("u1", "killed"))
+    await survivor.reconcile()
+    assert await listed(survivor) == {}
+    now = survivor._now
+    monkeypatch.setattr(survivor, "_now", lambda: now() + STILL_LISTED_SECONDS)
+    survivor.enter(CHANNEL, "comes", info("u3", "comes"), False)
+    await counts(survivor)
+    assert set(store.smembers(presence._registry("p2"))) == {b"comes chat:1"}

@@ -12,7 +12,7 @@ import pytest
 from gateway.cli.check import Report, _doubt_tls
 from gateway.errors import ConfigurationError, Unavailable
 from gateway.rpc import Service
-from gateway.store.connect import Address
+from gateway.store.connect import Address, open_connection
 from gateway.store.rights import acl_words, rights_of
 from gateway.store.tls_options import explained
 from gateway.work import Queue, Worker
@@ -174,6 +174,16 @@ def test_a_certificate_without_the_extensions_that_newer_pythons_require_is_refu
 async def test_an_address_that_takes_tls_for_no_tls_says_so(publish: Callable[..., Any], redis: TlsServer, prefix: str) -> None:
     with pytest.raises(Unavailable, match=r"perhaps it speaks only TLS there: valkeys://"):
         await publish(redis.url().replace("valkeys://", "valkey://"), prefix)
+
+
+async def test_a_server_that_has_answered_is_not_suspected_of_speaking_tls(single_url: str) -> None:
+    """As it ends, it resets connections, too."""
+    address, reset = Address(single_url), ConnectionResetError(104, "Connection reset by peer")
+    assert "perhaps it speaks only TLS" in explained(reset, by_tls=False, has_answered=address.has_answered)
+    transport, writer, _ = await open_connection(address, asyncio.Protocol)
+    writer.close()
+    transport.abort()
+    assert explained(reset, by_tls=False, has_answered=address.has_answered) == str(reset)
 
 
 def test_check_has_one_line_about_a_certificate(redis: TlsServer) -> None:
