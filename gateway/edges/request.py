@@ -33,6 +33,9 @@ NO_COOKIE = "allowed_origins does not name this page's origin, so its visitor's 
 ORIGIN_MOST = 200  # characters of a log line
 
 ADDRESS_MOST = 64  # characters
+HOPS_MOST = (
+    16  # of X-Forwarded-For that are looked at, from the last on: some 10 microseconds each, and the client wrote most of a long one
+)
 NUMBER_DIGITS = 9  # of a number in a query
 _WITH_PORT = re.compile(r"\[([0-9A-Fa-f:.%]+)\](?::[0-9]+)?|([0-9.]+):[0-9]+").fullmatch  # an address as some proxies write it
 
@@ -185,7 +188,7 @@ def client_address(peer: Any, headers: Iterable[tuple[bytes, bytes]], proxies: l
     if not proxies or not _is_one_of(address, proxies):
         return address
     forwarded = b",".join(value for name, value in headers if name == b"x-forwarded-for").decode("latin-1")
-    for hop in reversed(forwarded.split(",")):
+    for hop in reversed(forwarded.rsplit(",", HOPS_MOST)[-HOPS_MOST:]):
         hop = _without_port(hop.strip())
         if not hop:
             break
