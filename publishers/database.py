@@ -88,6 +88,7 @@ class Database:
     def __init__(self, url: str = "", *, data_dir: str | Path = "", pool: int = POOL) -> None:
         self.url = driver_url(url or database_url(data_dir), ASYNC_DRIVERS)
         self.sqlite = self.url.get_backend_name() == "sqlite"
+        self.pool = pool
         self.changed = asyncio.Event()  # this process has written to the outbox
         self.relayed_here = False  # a relay runs in this process, so that no other has to be woken
         self._engine = make_engine(create_async_engine, self.url, pool)

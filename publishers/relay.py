@@ -98,10 +98,13 @@ class Waiting(NamedTuple):
 class Relay:
     """``await run()`` until cancelled, or ``await drain()`` once. Jobs are enqueued over the connection of ``history``.
 
-    ``published`` counts the rows that this relay has sent, ``failures`` the attempts of ``run`` that failed in a row.
+    ``published`` counts the rows that this relay has sent, ``failures`` the attempts of ``run`` that failed in a row. Raises ConfigurationError
+    for a PostgreSQL with a pool of one connection: a relay reads and deletes by a second one while it holds its claim.
     """
 
     def __init__(self, database: Database, history: History) -> None:
+        if not database.sqlite and database.pool < 2:
+            raise ConfigurationError("a relay needs a Database with pool=2 or more: it holds a connection while it uses another one")
         self._database = database
         self._history = history
         self._queues = Queues(history.commands, history.layout)

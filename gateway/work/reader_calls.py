@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, NamedTuple
 
 from ..publication import Position, Publication
@@ -91,8 +92,15 @@ class ReaderCalls:
         return Page(read_epoch(epoch, channel) if epoch else "", before_gap, publications, [each.decode() for each in dead], bool(more))
 
     async def again(self, channel: str, owner: str, entry: str, deliveries: int) -> bool:
-        """Counts one more delivery of a publication. False if the owner does not read the channel."""
-        return bool(await self._call(b"gateway_reader_again", channel, owner, entry, deliveries))
+        """Counts one more delivery of a publication. False if the owner does not read the channel. A caller that is cancelled counts nothing."""
+        try:
+            return bool(await self._call(b"gateway_reader_again", channel, owner, entry, deliveries))
+        except asyncio.CancelledError:
+            keys = self._layout.reader(channel, self._group)
+            words = (b"FCALL", b"gateway_reader_again", len(keys), *keys, owner, entry, deliveries - 1)
+            undone = self._commands.begin(*words, repeatable=True)  # carried out before whatever the caller does next
+            undone.add_done_callback(lambda future: future.cancelled() or future.exception())
+            raise
 
     async def settle(self, channel: str, owner: str, epoch: str, entry: str, reason: str | None) -> bool:
         """Acknowledges a publication, or makes it a dead letter. False if the owner does not read the channel."""

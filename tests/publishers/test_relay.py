@@ -25,7 +25,7 @@ from sqlalchemy import select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
-from gateway.errors import StoreError, Unavailable
+from gateway.errors import ConfigurationError, StoreError, Unavailable
 from gateway.store.connect import Address
 from gateway.store.history import History
 from publishers import database as database_module
@@ -781,6 +781,12 @@ async def test_gateway_relay_makes_tables_and_publishes(database_url: str, publi
     assert [(outcome.status, outcome.out) for outcome in outcomes] == [(0, ""), (0, "")]
     assert sorted("the database's tables are at version" in outcome.error for outcome in outcomes) == [False, True]
     assert sum(outcome.error.count("\n") for outcome in outcomes) == 1, outcomes
+
+
+def test_a_relay_of_one_connection_is_a_mistake_that_is_named(publisher: Publisher) -> None:
+    """Its claim would have it, and it would wait 30 s for another one, again and again."""
+    with pytest.raises(ConfigurationError, match="pool=2 or more"):
+        Relay(Database("postgresql://host/name", pool=1), publisher.history)
 
 
 def test_a_relay_that_cannot_start_prints_one_line(tmp_path: Path, valkey_url: str, postgresql: str) -> None:

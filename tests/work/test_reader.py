@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
-from unittest.mock import AsyncMock
 
 import pytest
 import valkey
@@ -175,11 +174,20 @@ async def test_who_waited_and_was_cancelled_takes_no_publication_with_it(
 ) -> None:
     await publish(history, "kept:a", 2)
     async with reader("kept:a", deliveries=1) as one:
-        monkeypatch.setattr(one._calls, "again", AsyncMock(side_effect=asyncio.CancelledError))
-        with pytest.raises(asyncio.CancelledError):
-            await anext(one)
+        await until(lambda: one._ready, "they are in the process")
+        waiting = asyncio.create_task(anext(one))
+        call = one._calls._call
+
+        async def cancelled_meanwhile(*words: Any) -> Any:
+            await call(*words)
+            raise asyncio.CancelledError
+
+        monkeypatch.setattr(one._calls, "_call", cancelled_meanwhile)
+        await asyncio.wait([waiting])
         monkeypatch.undo()
-        assert data(await take(one, 2)) == [1, 2]
+        assert waiting.cancelled()
+    async with reader("kept:a", deliveries=1) as two:
+        assert data(await take(two, 2)) == [1, 2] and await two.dead_letters("kept:a") == []
 
 
 async def test_a_rejected_publication_is_a_dead_letter_with_its_reason(history: History, reader: Open, store: valkey.Valkey) -> None:
