@@ -99,7 +99,7 @@ class Engine:
             await asyncio.gather(*background, return_exceptions=True)
             await asyncio.gather(*[intake.leave() for intake in self._intakes.values()])
             await self._tasks.cancel()
-            self._processes.close()
+            await self._processes.close()
 
     # Taking.
 

@@ -26,6 +26,7 @@ from .threads import Threads
 __all__ = ["ProcessPool", "check_not_in_child"]
 
 IDLE_SECONDS = 60.0  # after which a process that has no job is ended
+END_SECONDS = 1.0  # for processes that are killed to be gone
 
 _SPAWN = multiprocessing.get_context("spawn")
 
@@ -125,12 +126,17 @@ class ProcessPool:
         del self._idle[child]
         self._end(child)
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Returns when the threads are over, too, or after END_SECONDS: as the interpreter ends, it must not find a process half closed."""
         for timer in self._idle.values():
             timer.cancel()
         self._idle.clear()
         for child in list(self._all):
             self._end(child)
+        for _ in range(int(END_SECONDS / 0.01)):
+            if not self._threads.left:
+                return
+            await asyncio.sleep(0.01)
 
     def _end(self, child: _Child) -> None:
         child.kill()

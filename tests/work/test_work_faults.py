@@ -130,7 +130,6 @@ async def test_a_foreign_key_instead_of_the_queues_names_costs_no_job(
             assert plain.enqueue("work").new
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # what is not closed is left to the collector
 async def test_an_enqueue_does_not_wait_for_the_shard_of_the_queues_names(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.work.queues.NAME_SECONDS", 0.05)
     call = queue.queues.commands.call
@@ -143,6 +142,7 @@ async def test_an_enqueue_does_not_wait_for_the_shard_of_the_queues_names(queue:
         assert (await queue.enqueue("work")).new
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # what is not closed is left to the collector
 def test_a_queue_works_in_one_loop_after_another_and_refuses_two_at_once(valkey_url: str, prefix: str) -> None:
     queue = Queue(valkey_url, prefix=prefix)
 

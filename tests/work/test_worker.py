@@ -13,7 +13,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -22,8 +22,9 @@ import valkey
 from gateway.errors import JobFailed, QueueFull
 from gateway.store.layout import Layout
 from gateway.work import Queue, Reject, Retry, SyncQueue, Worker
-from gateway.work.handlers import read_rate
-from gateway.work.running import PlainJob, RunningJob
+from gateway.work.handlers import describe, read_rate
+from gateway.work.processes import ProcessPool
+from gateway.work.running import Facts, PlainJob, RunningJob
 
 from ..kit import forks
 from ..kit.jobs import ended, overview_is, working
@@ -358,6 +359,26 @@ async def test_a_process_that_ends_or_hangs_is_the_failure_of_its_job_alone(queu
             await hangs.result(30)
         number = int(pid.read_text())
         await until(lambda: not Path(f"/proc/{number}").exists(), "the process was killed")
+
+
+async def test_a_pool_of_processes_closes_when_their_threads_are_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the interpreter's end may find a process half closed, and prints a traceback."""
+    joined = []
+
+    def slowly(child: Any) -> int:
+        time.sleep(0.1)
+        joined.append(child)
+        return 0
+
+    monkeypatch.setattr("gateway.work.processes._Child._close", slowly)
+    pool, pid = ProcessPool(), tmp_path / "pid"
+    handler = describe("hang", never_end, batch=None, process=True)
+    call = asyncio.create_task(pool.call(handler, Facts("1", "1", "hang", "default", 1, 0, None), f'"{pid}"'.encode(), cast(Any, None)))
+    await until(pid.exists, "the handler runs")
+    call.cancel()
+    await asyncio.wait([call])
+    await pool.close()
+    assert len(joined) == 1
 
 
 async def test_a_process_whose_result_is_no_json_has_done_its_job(queue: Queue, new_worker: NewWorker, tmp_path: Path) -> None:
