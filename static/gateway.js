@@ -390,12 +390,17 @@ class Subscription extends Emitter {
   _requireSameOptions({ since, token, joinLeave }) {
     const differences = [
       since && !(since.epoch === this.#since?.epoch && since.offset === this.#since?.offset) && "since",
-      token && this.state !== "refused" && !this.#sharesToken(token) && "token",
+      token && !this._takesToken && !this.#sharesToken(token) && "token",
       joinLeave !== undefined && Boolean(joinLeave) !== Boolean(this._joinLeave) && "joinLeave",
     ].filter(Boolean);
     if (!differences.length) return;
     const difference = `this page follows "${this.channel}" already, with another value of ${differences.join(" and ")}`;
     throw new GatewayError("options", `${difference}: use the same options, or unsubscribe first`);
+  }
+
+  /** Whether a token of another subscribe() is its own from then on: it was refused, or the server made it, at a time that no page knows. */
+  get _takesToken() {
+    return this.state === "refused" || (this._serverSide && !this._token.given);
   }
 
   /** Components that fetch tokens each have a function of their own, so any two functions are taken for the same. */
@@ -770,7 +775,7 @@ export class Gateway extends Emitter {
     const known = this.#subscriptions.get(channel);
     known?._requireSameOptions(options);
     const subscription = known ?? new Subscription(this, channel, options);
-    if (known?.state === "refused" && options.token) known._token = new Token(this._platform, options.token, { channel });
+    if (known?._takesToken && options.token) known._token = new Token(this._platform, options.token, { channel });
     subscription._references += 1;
     if (known && known.state !== "refused") return known;
     this.#subscriptions.set(channel, subscription);

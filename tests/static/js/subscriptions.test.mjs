@@ -150,6 +150,17 @@ test("a component that follows a channel of the server and leaves does not end i
   assert.equal(subscription.state, "closed");
 });
 
+test("a page that subscribes with a token to what the server added before uses the token when it has to ask itself", async () => {
+  const page = new Page();
+  await page.connect();
+  page.socket.push("ticket:1", { subscribe: { recoverable: true, epoch: "e", offset: 7 } });
+  const ticket = page.gateway.subscribe("ticket:1", { token: () => jwt("ticket") });
+  assert.equal(ticket.state, "live");
+  await reconnect(page);
+  await settled();
+  assert.equal(page.socket.sent("subscribe")[0].token, jwt("ticket"));
+});
+
 test("a channel that the page follows and the server adds later outlives the page's unsubscribe", async () => {
   const [page, subscription] = await live("room");
   page.socket.push("room", { subscribe: { recoverable: true, epoch: "e", offset: 7 } });
