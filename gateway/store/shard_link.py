@@ -330,7 +330,8 @@ class ShardLink:
         if self._silent_beats > (SILENT_BEATS if self._proven else SILENT_BEATS_AT_FIRST):
             return f"the link to valkey{self._where} was silent for {self._silent_beats * BEAT_SECONDS:g} s"
         if self._unproven_beats > SILENT_BEATS:
-            return f"the link to valkey{self._where} answers, but no heartbeat came through it for {self._unproven_beats * BEAT_SECONDS:g} s"
+            seconds = self._unproven_beats * BEAT_SECONDS
+            return f"the link to valkey{self._where} answers, but no heartbeat came through it for {seconds:g} s"
         return ""
 
     def _is_apart(self) -> bool:
