@@ -238,10 +238,25 @@ async def test_a_batch_whose_time_is_over_for_one_job_costs_the_others_no_attemp
         await asyncio.sleep(60 if 1 in data else 0)
 
     for number in range(3):
-        await queue.enqueue("batch", number, attempts=1, timeout=0.05 if number == 1 else 60)
+        await queue.enqueue("batch", number, attempts=1, timeout=0.3 if number == 1 else 0.4)
     async with working(worker):
         await overview_is(queue, finished=2, dead_letters=1)
     assert batches == [([0, 1, 2], [1, 1, 1]), ([0, 2], [1, 1])]
+
+
+async def test_jobs_with_seconds_to_run_are_in_no_batch_with_those_that_have_minutes(queue: Queue, new_worker: Any) -> None:
+    """Each that comes would cancel those, which would never end."""
+    worker, batches = new_worker(), []
+
+    @worker.job("batch", batch=3, within=0.05)
+    async def batch(jobs: list[RunningJob], data: list[int]) -> None:
+        batches.append(data)
+
+    for number in range(4):
+        await queue.enqueue("batch", number, timeout=5 if number % 2 else 60)
+    async with working(worker):
+        await overview_is(queue, finished=4)
+    assert sorted(batches) == [[0, 2], [1, 3]]
 
 
 async def test_a_job_of_a_batch_whose_coroutine_was_cancelled_is_not_done(queue: Queue, new_worker: Any) -> None:
