@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -11,26 +12,30 @@ from .running import Run
 
 __all__ = ["Batches"]
 
+# Queue, name, and the timeout's power of two: a batch is cancelled when the shortest timeout is over, and one of seconds must not
+# cancel those of minutes again and again.
+Key = tuple[str, str, int]
+
 
 class Batches:
     """``on_batch`` is called with the jobs of a batch that is full, or whose time is over. ``len()`` is how many batches gather."""
 
     def __init__(self, on_batch: Callable[[Handler, list[Run]], None]) -> None:
         self._on_batch = on_batch
-        self._gathering: dict[tuple[str, str], list[Run]] = {}  # by queue and name
-        self._timers: dict[tuple[str, str], asyncio.TimerHandle] = {}
+        self._gathering: dict[Key, list[Run]] = {}
+        self._timers: dict[Key, asyncio.TimerHandle] = {}
 
     def __len__(self) -> int:
         return len(self._gathering)
 
     def room(self, queue: str, handlers: Mapping[str, Handler]) -> int:
         """How many jobs of a queue would still find place in the batches that gather."""
-        sizes = ((handlers[name].batch, len(runs)) for (of, name), runs in self._gathering.items() if of == queue)
+        sizes = ((handlers[name].batch, len(runs)) for (of, name, _), runs in self._gathering.items() if of == queue)
         return sum(batch.most - size for batch, size in sizes if batch is not None)
 
     def add(self, handler: Handler, run: Run) -> None:
         assert handler.batch is not None
-        key = run.queue, handler.name
+        key = run.queue, handler.name, math.frexp(run.document.timeout)[1]
         runs = self._gathering.setdefault(key, [])
         runs.append(run)
         if len(runs) >= handler.batch.most:
@@ -47,6 +52,6 @@ class Batches:
         self._timers.clear()
         return runs
 
-    def _close(self, key: tuple[str, str], handler: Handler) -> None:
+    def _close(self, key: Key, handler: Handler) -> None:
         self._timers.pop(key).cancel()
         self._on_batch(handler, self._gathering.pop(key))

@@ -21,13 +21,10 @@ end
 
 local BATCHES = {}  -- queue → how many jobs are read at a time, where they are large: each is read whole
 
--- Reads jobs. How many are read next depends on their size.
-local function read_jobs(keys, ids, from, to)
-  local jobs, bytes = redis.call('HMGET', keys[K.jobs], unpack(ids, from, to)), 0
-  for _, job in ipairs(jobs) do bytes = bytes + #(job or '') end
-  local fitting = math.max(1, math.floor(JOB.read * #jobs / math.max(bytes, 1)))
+-- So many jobs had so many bytes: that decides how many are read next.
+local function note_size(keys, many, bytes)
+  local fitting = math.max(1, math.floor(JOB.read * many / math.max(bytes, 1)))
   BATCHES[keys[1]] = fitting < JOB.batch and fitting or nil
-  return jobs, bytes
 end
 
 -- Puts the delayed jobs that are due among the ready ones, until they pass JOB.reply. Returns ms until the next is due, nil if none is delayed.
@@ -39,13 +36,15 @@ local function ripen(keys, now)
   local ripe, from, bytes = {}, 1, 0
   while from <= #due and bytes < JOB.reply do
     local last = math.min(from + (BATCHES[keys[1]] or JOB.batch) - 1, #due)
-    local jobs, read = read_jobs(keys, due, from, last)
-    for i, job in ipairs(jobs) do
+    local before = bytes
+    for i, job in ipairs(redis.call('HMGET', keys[K.jobs], unpack(due, from, last))) do
       local priority = tonumber(string.match(job or '', '^{"priority":(%d),') or 0)
       ripe[priority] = ripe[priority] or {}
       table.insert(ripe[priority], due[from + i - 1])
+      bytes = bytes + #(job or '')
     end
-    from, bytes = last + 1, bytes + read
+    note_size(keys, last + 1 - from, bytes - before)
+    from = last + 1
   end
   for priority, ids in pairs(ripe) do
     redis.call('LPUSH', keys[K.ready + priority], unpack(ids))
@@ -199,9 +198,9 @@ local function take_round(taking)
   local keys = taking.keys
   local ids, order, picked = next_ready(keys, taking.turn, math.min(BATCHES[keys[1]] or JOB.batch, taking.most - #taking.answer))
   if #ids == 0 then return false end
-  local jobs, runs = read_jobs(keys, ids, 1, #ids), redis.call('HMGET', keys[K.runs], unpack(ids))
+  local jobs, runs = redis.call('HMGET', keys[K.jobs], unpack(ids)), redis.call('HMGET', keys[K.runs], unpack(ids))
   local running = redis.call('ZMSCORE', keys[K.running], unpack(ids))
-  local round, gone, seen, plain, enough = {ids = {}, scores = {}, runs = {}}, 0, {}, true, false
+  local round, gone, seen, plain, enough, before = {ids = {}, scores = {}, runs = {}}, 0, {}, true, false, taking.bytes
   for i, id in ipairs(ids) do
     local job, run = jobs[i] or nil, read_run(runs[i] or nil)
     enough = is_enough(taking, job or '')
@@ -220,6 +219,7 @@ local function take_round(taking)
     seen[id] = true
   end
   taking.turn, taking.looked = taking.turn + gone, taking.looked + gone
+  if gone > 0 then note_size(keys, gone, taking.bytes - before) end
   if #round.ids > 0 then
     redis.call('LPUSH', keys[K.taken], unpack(round.ids))
     redis.call('ZADD', keys[K.running], unpack(round.scores))
