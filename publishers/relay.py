@@ -66,11 +66,11 @@ IDENTITY_SECONDS = 2.0  # between two looks at whether the database came back ol
 
 def _rows_of(condition: ColumnElement[bool], length: Callable[..., Any]) -> Select[Any]:
     """The oldest rows of some channels, up to ROUND, and up to so many bytes; the first one whatever it has."""
-    columns = (outbox.c.id, outbox.c.channel, outbox.c.data, outbox.c.keep)
-    size = length(outbox.c.data)
-    before = (func.sum(size).over(order_by=outbox.c.id) - size).label("before")
-    some = select(*columns, before).where(~outbox.c.published, condition).order_by(outbox.c.id).limit(ROUND).subquery()
-    return select(*[some.c[column.name] for column in columns]).where(some.c.before < bindparam("bytes")).order_by(some.c.id)
+    waiting = select(outbox.c.id, length(outbox.c.data).label("size")).where(~outbox.c.published, condition)
+    oldest = waiting.order_by(outbox.c.id).limit(ROUND).subquery().c  # SQLite would add up the sizes of all rows that wait otherwise
+    sums = select(oldest.id, (func.sum(oldest.size).over(order_by=oldest.id) - oldest.size).label("before")).subquery().c
+    fitting = select(sums.id).where(sums.before < bindparam("bytes"))
+    return select(outbox.c.id, outbox.c.channel, outbox.c.data, outbox.c.keep).where(outbox.c.id.in_(fitting)).order_by(outbox.c.id)
 
 
 _of_ids = (outbox.c.id.in_(bindparam("ids", expanding=True)), outbox.c.id == func.any(bindparam("ids", type_=ARRAY(BigInteger))))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -59,7 +61,7 @@ class SyncQueue:
         self._limit = limit
         self._connection = PlainConnection(url, prefix, data_dir, patience)
         self._named: set[str] = set()
-        self._own = threading.local()  # of each thread: its process, its name as a producer, and how much it sent
+        self._own = threading.local()  # of each thread: its process, its name as a producer, how much it sent, and whether it enqueues now
 
     def __enter__(self) -> Self:
         return self
@@ -77,15 +79,15 @@ class SyncQueue:
         words = job_words(name, data, **options)
         if self._limit is not None:
             words += "limit", self._limit
-        producer, sent = self._count()
-        own = f"{producer}-{sent}"
-        tracing.find()
-        try:
-            with enqueue_span(queue, words):
-                words = [*traced(words), "id", own, "version", sent, "version_epoch", producer]
-                id, new = self._repeated(*enqueue_call(self._layout, queue, words))
-        except StoreError as error:
-            raise refusal(error) from None
+        with self._counted() as (producer, sent):
+            own = f"{producer}-{sent}"
+            tracing.find()
+            try:
+                with enqueue_span(queue, words):
+                    words = [*traced(words), "id", own, "version", sent, "version_epoch", producer]
+                    id, new = self._repeated(*enqueue_call(self._layout, queue, words))
+            except StoreError as error:
+                raise refusal(error) from None
         if queue not in self._named:
             self._name(queue)
         return SyncEnqueuedJob(self, queue, id.decode(), bool(new) or id.decode() == own)
@@ -131,11 +133,24 @@ class SyncQueue:
             log_unnamed(queue, error)
         self._named.add(queue)
 
-    def _count(self) -> tuple[str, int]:
-        if getattr(self._own, "process", None) != os.getpid():  # a fork begins with its parent's count, and so would each of its siblings
-            self._own.process, self._own.producer, self._own.sent = os.getpid(), uuid4().hex[:12], 0
-        self._own.sent += 1
-        return self._own.producer, self._own.sent
+    @contextmanager
+    def _counted(self) -> Iterator[tuple[str, int]]:
+        """The name of the producer that enqueues in the block, and the number of its job. Jobs of one name arrive in the order of their numbers.
+
+        A signal handler may enqueue while this thread does: its job overtakes the one that it interrupted, and so has another name.
+        """
+        own = self._own
+        if getattr(own, "process", None) != os.getpid():  # a fork begins with its parent's count, and so would each of its siblings
+            own.process, own.producer, own.sent, own.enqueues = os.getpid(), uuid4().hex[:12], 0, False
+        if own.enqueues:
+            yield uuid4().hex[:12], 1
+            return
+        own.enqueues = True
+        try:
+            own.sent += 1
+            yield own.producer, own.sent
+        finally:
+            own.enqueues = False
 
     def _function(self, function: bytes, queue: str, *words: Word) -> Any:
         keys = self._layout.queue(check_queue_name(queue))
