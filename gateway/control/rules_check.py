@@ -1,7 +1,7 @@
 """Whether the channels' rules that are in force in Valkey are this gateway's.
 
-Where Valkey came back empty, a publisher may have been faster and loaded the functions with the built-in rules: then this
-gateway's are put into force. Where another gateway's rules are in force, that is logged: one Valkey has one configuration.
+Where Valkey came back empty, a publisher may have been faster and loaded the functions with the built-in rules; where the functions alone
+were lost, a gateway of another prefix. Then this gateway's rules are put into force. Where another gateway's rules are in force, that is logged: one Valkey has one configuration.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class RulesCheck:
         try:
             if await self._library.agrees(commands):
                 return
-            if await self._library.is_forgotten(commands.call):
+            if await self._library.is_forgotten(commands.call) or await self._library.is_missing(commands):
                 await self._library.install(commands)
             else:
                 log.warning("the channels' rules in valkey are another gateway's: give all gateways the same configuration")

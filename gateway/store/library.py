@@ -26,7 +26,7 @@ from .connection import ServerCommands
 
 __all__ = ["VERSION", "Library", "ready_blocking", "rules_of"]
 
-VERSION = 10  # of the functions; count it up with every change of what a function does
+VERSION = 11  # of the functions; count it up with every change of what a function does
 
 _NAME = re.compile(rb"^gateway_(\d+)$")
 _GENERATION = re.compile(rb"^(?:(\d+)\.)?[0-9a-f]{8}$")
@@ -79,14 +79,17 @@ class Library:
         self._rules = rules
         self._prefix = prefix
         self._loads = loads
+        self._own_loads: set[bytes] = set()  # the generations that this object loaded
 
-    def source(self, rules: dict[str, Rules], *, sharded: bool = False) -> str:
-        """The Lua text that Valkey loads; ``rules`` are by prefix, "" for prefixes that have none. ``sharded``: for nodes of a cluster."""
+    def source(self, rules: dict[str, Rules], *, sharded: bool = False, generation: str = "") -> str:
+        """The Lua text that Valkey loads; ``rules`` are by prefix, "" for prefixes that have none. ``sharded``: for nodes of a cluster.
+
+        ``generation`` names this load, a new one each time; without it one is made."""
         text = json.dumps(rules).replace("]", "\\u005d")  # there are no lists in it: no name can end Lua's long string
         return (
             f"#!lua name=gateway_{VERSION}\n"
             f"local RULES_JSON = [==[{text}]==]\n"
-            f"local GENERATION = '{VERSION}.{secrets.token_hex(4)}'\n"
+            f"local GENERATION = '{generation or _new_generation()}'\n"
             f"local ANNOUNCE = '{'SPUBLISH' if sharded else 'PUBLISH'}'\n"
             f"{_SOURCE}"
         )
@@ -137,16 +140,18 @@ class Library:
 
     async def _install(self, call: Call, rules: Rules, *, sharded: bool) -> None:
         for attempt in range(INSTALL_ATTEMPTS):
-            loaded = await _loaded(call)
+            loaded, present = await _loaded(call), await _rules_in_force(call)
+            in_force = present.get(self._prefix)
             if loaded and max(loaded) > VERSION:
-                log.warning("valkey holds version %d of the functions, newer than this gateway's %d: it stays", max(loaded), VERSION)
+                _log_newer(max(loaded), agrees=in_force == rules)
                 return
-            present = await _rules_in_force(call) if VERSION in loaded else {}
-            if attempt == 0 and present.get(self._prefix, rules) != rules:
+            if VERSION in loaded and in_force == rules and await _generation(call) in self._own_loads:
+                return  # this process loaded it when it connected
+            if attempt == 0 and in_force not in (None, rules):
                 log.warning("the channels' rules in valkey differed from this configuration's: they are replaced")
             await self._replace(call, loaded, present, rules, sharded=sharded)
-            # If not, a gateway with another prefix loaded its library at the same moment, without our rules.
-            if (await _rules_in_force(call)).get(self._prefix) == rules:
+            # If not, another gateway loaded its library at the same moment: of an older version, or with another prefix and without our rules.
+            if await _present(call) and (await _rules_in_force(call)).get(self._prefix) == rules:
                 return
         log.warning("the channels' rules could not be put into force: other gateways keep replacing them")
 
@@ -177,16 +182,26 @@ class Library:
         return await _generation(call)
 
     async def _restore(self, call: Call, shared: Call | None) -> None:
-        loaded, rules = await _loaded(call), self._rules
+        rules = self._rules
         if rules is None:
             rules = await self.stored_rules(shared or call) or BUILT_IN_RULES
-        if not loaded or max(loaded) < VERSION:
+        for _ in range(INSTALL_ATTEMPTS):  # a gateway of an older version may load its own at the same moment
+            loaded = await _loaded(call)
+            if loaded and max(loaded) >= VERSION:
+                return
             await self._replace(call, loaded, await _rules_in_force(call), rules, sharded=shared is not None)
 
     async def agrees(self, commands: Commands) -> bool:
         """Whether the rules in force are this configuration's, in every shard."""
-        in_force = [await _rules_in_force(shard.call) for shard in commands.shards]
-        return all(rules.get(self._prefix) == self._rules for rules in in_force)
+        return all(rules == self._rules for rules in await self._in_force(commands))
+
+    async def is_missing(self, commands: Commands) -> bool:
+        """Whether no rules of this prefix are in force in some shard, as where a gateway of another prefix loaded the functions anew."""
+        return None in await self._in_force(commands)
+
+    async def _in_force(self, commands: Commands) -> list[Rules | None]:
+        """The rules of this prefix in each shard."""
+        return [(await _rules_in_force(shard.call)).get(self._prefix) for shard in commands.shards]
 
     async def is_forgotten(self, call: Call) -> bool:
         """Whether Valkey does not remember any gateway of this prefix, or remembers what are no rules."""
@@ -210,15 +225,18 @@ class Library:
     async def _replace(self, call: Call, loaded: list[int], present: dict[str, Rules], rules: Rules, *, sharded: bool) -> None:
         others = {prefix: theirs for prefix, theirs in present.items() if prefix not in ("", self._prefix)}
         newest = dict(list(others.items())[-PREFIXES_MOST:])
+        generation = _new_generation()
+        source = self.source({"": BUILT_IN_RULES, **newest, self._prefix: rules}, sharded=sharded, generation=generation)
         for version in loaded:
             if version < VERSION:
                 await call(b"FUNCTION", b"DELETE", f"gateway_{version}")
         try:
-            source = self.source({"": BUILT_IN_RULES, **newest, self._prefix: rules}, sharded=sharded)
             await call(b"FUNCTION", b"LOAD", b"REPLACE", source)
         except StoreError as error:
-            if "already exists" not in str(error):  # a newer gateway was faster
+            if "already exists" not in str(error):  # a gateway of another version was faster
                 raise
+        else:
+            self._own_loads.add(generation.encode())
 
 
 def ready_blocking(library: Library, call: Callable[..., Any], shared: Callable[..., Any] | None = None) -> None:
@@ -251,7 +269,11 @@ def _read_rules(stored: bytes, key: str) -> Rules | None:
     except UNREADABLE as error:
         log.warning("what %s holds are no rules, and is ignored: %s", key, ascii(str(error))[:200])
         return None
-    return {name: msgspec.structs.asdict(each) for name, each in rules.items()} if "" in rules else None
+    return _plain(rules) if "" in rules else None
+
+
+def _new_generation() -> str:
+    return f"{VERSION}.{secrets.token_hex(4)}"
 
 
 async def _generation(call: Call) -> bytes:
@@ -275,21 +297,37 @@ async def _present(call: Call) -> bytes:
     return b"" if _is_older(generation) else generation
 
 
+def _log_newer(version: int, *, agrees: bool) -> None:
+    what = f"valkey holds version {version} of the functions, newer than this gateway's {VERSION}: it stays"
+    if agrees:
+        log.warning("%s", what)
+    else:
+        log.error(
+            "%s, and its rules of the channels are not this configuration's: only a gateway of the newer version can put them into force",
+            what,
+        )
+
+
 def _not_loaded(error: NotPermitted) -> NotPermitted:
     reason = str(error).partition(";")[0]
     return NotPermitted(f"Valkey lacks version {VERSION} of the gateway's functions, which its user may not load: {REMEDY} ({reason})")
 
 
 async def _rules_in_force(call: Call) -> dict[str, Rules]:
-    """The rules that the loaded library holds, by prefix; none where there is no library."""
+    """The rules that the loaded library holds, of whatever version, by prefix; none where there is no library."""
     try:
-        return msgspec.json.decode(await call(b"FCALL", b"gateway_rules", b"0"), type=dict[str, Rules])
-    except (*UNREADABLE, TypeError):  # a library of the same version that answers otherwise is not ours
+        found = msgspec.json.decode(await call(b"FCALL", b"gateway_rules", b"0"), type=dict[str, dict[str, _Rules]])
+    except (*UNREADABLE, TypeError):  # a library that answers otherwise is not ours
         return {}
     except StoreError as error:
         if "Function not found" not in str(error):
             raise
         return {}
+    return {prefix: _plain(rules) for prefix, rules in found.items()}
+
+
+def _plain(rules: dict[str, _Rules]) -> Rules:
+    return {name: msgspec.structs.asdict(each) for name, each in rules.items()}
 
 
 async def _loaded(call: Call) -> list[int]:
