@@ -7,6 +7,7 @@ that dies costs its own clients a reconnect, and another worker takes its place.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -25,6 +26,7 @@ log = logging.getLogger("gateway.workers")
 
 WATCH_SECONDS = 0.5
 START_SECONDS = 30.0
+STEADY_SECONDS = 30.0  # a worker that lived so long did not fail at its start
 ENDING = (signal.SIGINT, signal.SIGTERM)
 READY = b"r"  # into a worker's pipe; anything else is why it did not start
 REPORT_BYTES = 1000
@@ -56,10 +58,19 @@ def run_workers(
 
 
 class _Worker(NamedTuple):
-    """``pipe`` is where the process writes when it is ready."""
+    """``pipe`` is where the process writes when it is ready, or why it is not; ``born`` is a time of the monotonic clock."""
 
     number: int
     pipe: int
+    born: float
+
+
+class _Ended(NamedTuple):
+    """A worker that has ended: its number, for how many seconds it lived, and why it ended, in words."""
+
+    number: int
+    seconds: float
+    why: str
 
 
 class _Workers:
@@ -73,8 +84,12 @@ class _Workers:
     def stop(self, signum: int, frame: object) -> None:
         """Of a signal: asks the workers to end."""
         self.stopping = True
-        for process in self._workers:
-            os.kill(process, signal.SIGTERM)
+        self._send(signal.SIGTERM)
+
+    def _send(self, number: int) -> None:
+        for process in list(self._workers):
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and a signal interrupts what notes that
+                os.kill(process, number)
 
     def fork(self, number: int) -> None:
         """Starts the worker of this number, which writes into its pipe when it is ready, or why it is not."""
@@ -84,7 +99,7 @@ class _Workers:
         process = os.fork()
         if process:
             os.close(writing)
-            self._workers[process] = _Worker(number, reading)
+            self._workers[process] = _Worker(number, reading, time.monotonic())
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
             return
         status = 1
@@ -105,7 +120,7 @@ class _Workers:
     def wait_until_ready(self) -> None:
         """Returns when all workers are ready, or the signal to stop came. Raises ConfigurationError with what a worker reports."""
         deadline = time.monotonic() + START_SECONDS
-        for process, (_, pipe) in list(self._workers.items()):
+        for process, (_, pipe, _) in list(self._workers.items()):
             report = b""
             while not report and not self.stopping and time.monotonic() < deadline:
                 if select.select([pipe], [], [], 0.1)[0]:
@@ -118,20 +133,19 @@ class _Workers:
 
     def supervise(self, watch: Callable[[], None]) -> None:
         """Replaces workers that end by themselves, until the signal to stop."""
-        failures = 0
+        failures = 0  # in a row, at the start
         while not self.stopping:
             time.sleep(WATCH_SECONDS)
             watch()
-            ended = self._reap()
-            failures = failures + len(ended) if ended else 0
-            for process, worker in ended.items():
+            for process, ended in self._reap().items():
                 if self.stopping:
                     return
-                log.error("worker %d ended by itself; starting another", process)
+                failures = failures + 1 if ended.seconds < STEADY_SECONDS else 1
+                log.error("worker %d ended by itself%s; starting another", process, f": {ended.why}" if ended.why else "")
                 time.sleep(backoff(failures, 0.1, 5.0))
                 if self.stopping:
                     return
-                self.fork(worker.number)
+                self.fork(ended.number)
 
     def end(self, patience: float) -> None:
         """Asks them to end; those that still run after ``patience`` seconds are killed."""
@@ -143,17 +157,28 @@ class _Workers:
             time.sleep(0.02)
             if time.monotonic() > deadline:
                 log.error("workers %s did not end in %g s; they are killed", list(self._workers), patience)
-                for process in self._workers:
-                    os.kill(process, signal.SIGKILL)
+                self._send(signal.SIGKILL)
                 deadline += patience
 
-    def _reap(self) -> dict[int, _Worker]:
+    def _reap(self) -> dict[int, _Ended]:
         """The workers that have ended, by process; they are none any more."""
-        ended = {process: worker for process, worker in self._workers.items() if os.waitpid(process, os.WNOHANG)[0]}
-        for process, worker in ended.items():
-            os.close(worker.pipe)
-            del self._workers[process]
+        ended: dict[int, _Ended] = {}
+        for process, worker in list(self._workers.items()):
+            reaped, status = os.waitpid(process, os.WNOHANG)
+            if reaped:
+                ended[process] = _Ended(worker.number, time.monotonic() - worker.born, _why(worker.pipe, status))
+                os.close(worker.pipe)
+                del self._workers[process]
         return ended
+
+
+def _why(pipe: int, status: int) -> str:
+    """Why a process ended: the signal that ended it, or what it reported; "" if it reported nothing, as where its log says it."""
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        return f"signal {-code}"
+    report = os.read(pipe, REPORT_BYTES) if select.select([pipe], [], [], 0)[0] else b""
+    return report.removeprefix(READY).decode(errors="replace")
 
 
 def _report(pipe: int, text: bytes) -> None:

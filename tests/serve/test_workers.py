@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import subprocess
 import time
+from collections.abc import Callable
+from pathlib import Path
 
-from gateway.errors import ConfigurationError
+from gateway.errors import ConfigurationError, Unavailable
+from gateway.serve import workers
 from gateway.serve.workers import run_workers
 
 from ..kit import forks
+from ..kit.waiting import wait_until
 
 SEEN = 7
 
@@ -26,3 +32,39 @@ def test_a_worker_that_is_ended_while_it_starts_ends() -> None:
     parent = forks.start(_ended_at_birth)
     parent.join(15)
     assert parent.exitcode == SEEN, "it took the order for its parent's, and would be waited for"
+
+
+def _replaced_in_vain(log: Path) -> None:
+    logging.basicConfig(filename=log, force=True)
+    workers.WATCH_SECONDS = 0.02
+    started = log.with_name("started")
+
+    def work(ready: Callable[[], None], number: int) -> None:
+        if started.exists():
+            raise Unavailable("no Valkey at valkey://there")
+        started.touch()
+        ready()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    run_workers(1, work, lambda: None, lambda: None, 5)
+
+
+def test_the_log_says_why_a_worker_ended_and_why_the_one_in_its_place_does_not_start(tmp_path: Path) -> None:
+    (log := tmp_path / "log").touch()
+    parent = forks.start(_replaced_in_vain, log)
+    try:
+        wait_until(lambda: "by itself: no Valkey at valkey://there; starting another" in log.read_text(), "the reason")
+        assert "by itself: signal 9; starting another" in log.read_text()
+    finally:
+        os.kill(parent.pid or 0, signal.SIGTERM)
+        parent.join(10)
+    assert parent.exitcode == 0
+
+
+def test_an_order_to_end_that_comes_while_a_dead_worker_is_noted_reaches_the_others() -> None:
+    gone, lives = subprocess.Popen(["true"]), subprocess.Popen(["sleep", "60"])
+    gone.wait()
+    parent = workers._Workers(lambda ready, number: None)
+    parent._workers = {each.pid: workers._Worker(0, 0, 0.0) for each in (gone, lives)}
+    parent.stop(signal.SIGTERM, None)
+    assert lives.wait(10) == -signal.SIGTERM
