@@ -38,6 +38,7 @@ from ..session.drain import drain
 from ..store.embedded import EmbeddedServer
 from .systemd import notify_ready, passed_listener
 from .tls import TlsHandshake
+from .upkeep import Upkeep
 from .workers import run_workers
 
 __all__ = ["serve"]
@@ -126,10 +127,7 @@ def _run_several(
             listener.listen(BACKLOG)
             _run(config, listener, None, ready, parent, place=WorkerPlace(number, config.workers, folder), metrics=metrics)
 
-    def watch() -> None:
-        if embedded is not None:
-            _maintain(embedded)
-
+    watch = Upkeep(embedded) if embedded is not None else lambda: None
     with _private_folder() as folder:
         run_workers(config.workers, work, on_ready, watch, config.drain_seconds + 15)
 
@@ -140,17 +138,6 @@ def _private_folder() -> Iterator[Path]:
     here = tempfile.gettempdir()
     with tempfile.TemporaryDirectory(prefix="gateway-", dir=here if len(os.fsencode(here)) < FOLDER_BYTES else "/tmp") as folder:
         yield Path(folder)
-
-
-def _maintain(embedded: EmbeddedServer) -> None:
-    """Has its file written to the disk, and starts it again if it died. Called every WATCH_SECONDS."""
-    try:
-        if not embedded.alive():
-            log.error("the embedded valkey ended by itself; starting it again")
-            embedded.start()
-        embedded.sync()
-    except Exception as error:  # a full disk, say, which may pass
-        log.error("%s; trying again", error)
 
 
 def _listen(config: Config) -> socket.socket:
@@ -327,10 +314,11 @@ class Server(uvicorn.Server):
 
     async def _watch(self) -> None:
         """Maintains the embedded server, and ends this worker when its parent is gone."""
+        upkeep = Upkeep(self._embedded) if self._embedded is not None else None
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            if self._embedded is not None:
-                await asyncio.to_thread(_maintain, self._embedded)
+            if upkeep is not None:
+                await asyncio.to_thread(upkeep)
             if self._parent is not None and os.getppid() != self._parent and not self.should_exit:
                 log.error("the parent process is gone; this worker ends")
                 self.should_exit = True

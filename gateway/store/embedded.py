@@ -34,6 +34,8 @@ START_SECONDS = 10.0
 LOADING_SECONDS = 600.0  # of a large append-only file
 STOP_SECONDS = 30.0
 
+_LOG_HEAD = re.compile(r"^\d+:[A-Z] \d+ \w+ \d+ [\d:.]+ [.*#-] ")  # process, role, time and level of a line of Valkey's log
+
 _CONFIGURATION = """\
 # Written by the gateway at each start; changes are lost. Use a server of your own (--valkey-url) to tune one.
 port {port}
@@ -139,9 +141,13 @@ class EmbeddedServer:
         """Raises ConfigurationError if another gateway holds the folder, the server is not installed, or it does not start."""
         self._program = _program()
         self._make_folders()
-        self._take_lock()
-        self._process = None
-        self.adopted = not self._spawn_unless_running()
+        try:
+            self._take_lock()
+            self._process = None
+            self.adopted = not self._spawn_unless_running()
+        except OSError as error:  # a full disk, for instance
+            where = f" ({error.filename})" if error.filename else ""
+            raise ConfigurationError(f"the embedded valkey in {self._data_path} cannot be started: {error.strerror}{where}") from None
         self._wait_until_ready()
         self._learn()
 
@@ -295,7 +301,7 @@ class EmbeddedServer:
     def _last_words(self) -> str:
         lines = (self._data_path / "valkey.log").read_text(errors="replace").splitlines()[-20:]
         complaints = [line for line in lines if " # " in line or "***" in line or "FATAL" in line]
-        return (complaints or lines or ["its log is empty"])[-1].strip()
+        return _LOG_HEAD.sub("", (complaints or lines or ["its log is empty"])[-1].strip())
 
 
 def _program() -> str:
