@@ -52,11 +52,17 @@ def with_secrets(config: Config, *, make: bool, file: str = FILE) -> Config:
 def _read(path: Path) -> dict[str, str] | None:
     try:
         stored = json.loads(path.read_text())
-        return {"hmac_secret": stored["hmac_secret"], "api_key": stored["api_key"]}
+        secrets_ = {name: stored[name] for name in ("hmac_secret", "api_key")}
+        if not all(isinstance(each, str) and each for each in secrets_.values()):
+            raise ValueError("a secret is no text, or empty")
+        return secrets_
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigurationError(f"{path} cannot be read ({error}); remove it to have new secrets made") from None
+    except OSError as error:
+        remedy = "; run this as the user that the gateway runs as" if isinstance(error, PermissionError) else ""
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}{remedy}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(f"{path} holds no secrets ({error}); remove it to have new ones made, which ends all tokens") from None
 
 
 def _write(path: Path, secrets_: dict[str, str]) -> None:
