@@ -95,6 +95,7 @@ class Thresholds(Section):
 
 
 ADMIN_KEY_LEAST = 16  # characters
+TABLE_KINDS = ("model_type", "dict_type")  # pydantic's faults of what is no table
 
 
 class Alerts(Thresholds):
@@ -320,10 +321,11 @@ def examine(file: str | Path | None = None, **overrides: Any) -> tuple[Config | 
     log_injected()
     _file = Path(file) if file is not None else None
     where = f"{file}: " if file is not None else ""
+    given = {key: value for key, value in overrides.items() if value is not None}
     try:
-        config = Config(**{key: value for key, value in overrides.items() if value is not None})
+        config = Config(**given)
     except ValidationError as error:
-        return None, faults + [where + fault for fault in _sentences(error)]
+        return None, faults + _sentences(error, given, where)
     except ValueError as error:  # TOML that cannot be read, an environment variable that is not JSON
         cause = error.__cause__ or error
         return None, [*faults, f"{where}{error if cause is error else f'{error}: {cause}'}".replace("\n", " ")]
@@ -343,14 +345,24 @@ def _unknown_variables() -> list[str]:
     return faults
 
 
-def _sentences(error: ValidationError) -> list[str]:
+def _sentences(error: ValidationError, given: dict[str, Any], file: str) -> list[str]:
     """What is wrong, a sentence for each key. What a namespace took from [channels] is reported there alone."""
     sentences: dict[str, None] = {}
     common = {fault["loc"][1:] for fault in error.errors() if fault["loc"][:1] == ("channels",)}
     for fault in error.errors():
         if fault["loc"][:1] != ("namespaces",) or fault["loc"][2:] not in common:
-            sentences[_sentence(fault["loc"], fault["type"], fault["msg"])] = None
+            where = _source(fault["loc"], given, file)
+            sentences[where + _sentence(fault["loc"], fault["type"], fault["msg"])] = None
     return list(sentences)
+
+
+def _source(path: tuple[int | str, ...], given: dict[str, Any], file: str) -> str:
+    """Where the value of a key comes from, as a sentence about it begins: the command line, then the environment, then the ``file``."""
+    keys = [str(key).lower() for key in path]
+    if keys and keys[0] in given:
+        return f"option --{keys[0].replace('_', '-')}: "
+    setting = (name for name in setting_variables() if keys[: name.count("__") + 1] == name[len(PREFIX) :].lower().split("__"))
+    return next((f"environment variable {name}: " for name in setting), file)
 
 
 def _sentence(path: tuple[int | str, ...], kind: str, message: str) -> str:
@@ -358,7 +370,7 @@ def _sentence(path: tuple[int | str, ...], kind: str, message: str) -> str:
     if kind == "extra_forbidden":
         similar = _similar(path)
         return f"there is no setting {key!r}" + (f"; did you mean {similar!r}?" if similar else "")
-    text = message.removeprefix("Value error, ")
+    text = "Input should be a table" if kind in TABLE_KINDS else message.removeprefix("Value error, ")
     return f"{key}: {text}" if key else text
 
 

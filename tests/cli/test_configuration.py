@@ -107,3 +107,18 @@ def test_all_faults_of_a_configuration_are_found_and_the_keys_that_were_meant(va
     ]
     with pytest.raises(ConfigurationError, match=r"GATEWAY_LOG_LEVLE.*\(and 7 more"):
         load(file)
+
+
+def test_a_fault_names_the_place_that_the_wrong_value_is_in(variables: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A configuration file that is right is not to be searched."""
+    (file := tmp_path / "gateway.toml").write_text("port = 8000\nworkers = 0\nalerts = 5\n[limits]\nconnections = 5\n")
+    variables.setenv("GATEWAY_LIMITS__CONNECTIONS", "many")
+    variables.setenv("GATEWAY_TOKENS", '{"leewy": 5}')
+    _, faults = examine(file, port=99999)
+    assert sorted(faults) == [
+        f"{file}: alerts: Input should be a table",
+        f"{file}: workers: Input should be greater than or equal to 1",
+        "environment variable GATEWAY_LIMITS__CONNECTIONS: limits.connections: Input should be a valid integer, unable to parse string as an integer",
+        "environment variable GATEWAY_TOKENS: there is no setting 'tokens.leewy'; did you mean 'tokens.leeway'?",
+        "option --port: port: Input should be less than or equal to 65535",
+    ]
