@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import ConfigurationError
+from gateway.serve import systemd
 from gateway.serve.systemd import notify_ready, passed_listener
 
 from ..kit.programs import ENVIRONMENT, GATEWAY
@@ -71,3 +72,16 @@ def test_a_process_without_systemd_is_passed_nothing_and_notifies_nobody() -> No
 def test_more_than_one_socket_is_an_error_that_names_what_to_change() -> None:
     with pytest.raises(ConfigurationError, match="ListenStream"):
         passed_listener({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "2"})
+
+
+def test_a_socket_of_notifications_that_is_gone_ends_no_gateway(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    notify_ready({"NOTIFY_SOCKET": str(tmp_path / "gone")})
+    assert f"systemd could not be notified at {tmp_path / 'gone'} (NOTIFY_SOCKET)" in caplog.text
+
+
+def test_a_connection_in_place_of_a_listening_socket_is_an_error_that_names_what_to_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as connection:
+        passed = os.dup(connection.fileno())
+        monkeypatch.setattr(systemd, "FIRST_DESCRIPTOR", passed)
+        with pytest.raises(ConfigurationError, match="Accept=no"):
+            passed_listener({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"})
