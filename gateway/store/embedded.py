@@ -30,6 +30,7 @@ log = logging.getLogger("gateway.embedded")
 
 SOCKET_NAME_BYTES = 100  # sun_path holds 108 on Linux and 104 on macOS, with its final zero
 REPLY_SECONDS = 5.0
+REFUSED = "Connection refused"  # by a socket whose server is gone
 START_SECONDS = 10.0
 LOADING_SECONDS = 600.0  # of a large append-only file
 STOP_SECONDS = 30.0
@@ -75,8 +76,11 @@ def running_url(data_path: Path, seconds: float = REPLY_SECONDS) -> str:
     path = socket_path(data_path)
     if path.parent != data_path and path.parent.exists():
         check_private(path.parent)
-    if not _answers(path, seconds):
-        raise Unavailable(f'no gateway runs on {data_path}; start "gateway serve" or pass --valkey-url')
+    nobody = f'no gateway runs on {data_path}; start "gateway serve" or pass --valkey-url'
+    if not path.exists():
+        raise Unavailable(nobody)
+    if fault := _fault(path, seconds):
+        raise Unavailable(nobody if REFUSED in fault else f"the embedded valkey in {data_path} does not work: {fault}")
     return f"unix://{path}"
 
 
@@ -101,18 +105,16 @@ def _commands(path: Path, seconds: float = REPLY_SECONDS) -> closing[SyncCommand
     return closing(SyncCommands(valkey.Valkey(unix_socket_path=str(path), socket_timeout=seconds)))
 
 
-def _answers(path: Path, seconds: float) -> bool:
-    """Whether a server listens there; one that is still loading counts."""
-    if not path.exists():
-        return False
+def _fault(path: Path, seconds: float) -> str:
+    """Why no server answers there; "" if one does. One that is still loading counts."""
     with _commands(path, seconds) as server:
         try:
             server.call(b"PING")
-        except Loading:
-            return True
-        except StoreError:
-            return False
-    return True
+        except Loading as error:
+            log.debug("the embedded valkey reads its file: %s", error)
+        except StoreError as error:
+            return str(error)
+    return ""
 
 
 class EmbeddedServer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,3 +163,14 @@ def test_a_socket_folder_of_another_user_or_a_link_is_not_used(tmp_path: Path, m
     as_another_user(monkeypatch)
     with pytest.raises(ConfigurationError, match="not a private folder"):
         check_private(tmp_path / "private")
+
+
+def test_a_server_that_does_not_answer_is_not_said_to_be_none(tmp_path: Path) -> None:
+    """One that hangs, or in which another program's script runs on: to start a gateway would not help."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(socket_path(tmp_path)))
+        with pytest.raises(Unavailable, match="no gateway runs on"):
+            running_url(tmp_path, 0.1)
+        listener.listen()
+        with pytest.raises(Unavailable, match="the embedded valkey in .* does not work: no Valkey: Timeout"):
+            running_url(tmp_path, 0.1)
