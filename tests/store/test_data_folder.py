@@ -172,5 +172,5 @@ def test_a_server_that_does_not_answer_is_not_said_to_be_none(tmp_path: Path) ->
         with pytest.raises(Unavailable, match="no gateway runs on"):
             running_url(tmp_path, 0.1)
         listener.listen()
-        with pytest.raises(Unavailable, match="the embedded valkey in .* does not work: no Valkey: Timeout"):
+        with pytest.raises(Unavailable, match=r"the embedded valkey in .* does not work: no Valkey: Timeout"):
             running_url(tmp_path, 0.1)
