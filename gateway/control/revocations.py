@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
+from collections.abc import Iterator, Sequence
 
+from ..errors import StoreError
 from ..rules.identity import Grant, Identity
 from ..store.history import History
+from ..store.layout import Word
 
 __all__ = ["Revocations"]
 
+log = logging.getLogger("gateway.control")
+
+STORED_AT_ONCE = 500
 STORED_MOST = 100_000  # in Valkey; beyond that, those that end first are forgotten
 HELD_LEAST = 1024  # in a process, before it looks which of them are over, and again when there are twice as many as are in force
 
@@ -57,28 +64,61 @@ class Revocations:
 
     async def persist(self, user: str, token_id: str, before: float, until: float) -> None:
         """Stores a revocation for processes that start later. Raises StoreError."""
-        commands, now = self._history.commands, time.time()
         # `until` is the score, so that what is over can be removed with the next change.
-        member = f"user {before:.3f} {user}" if user else f"token {token_id}"
-        await commands.call(b"ZADD", self._key, b"GT", until, member)
-        await commands.call(b"ZREMRANGEBYSCORE", self._key, b"-inf", now)
-        await commands.call(b"ZREMRANGEBYRANK", self._key, 0, -(STORED_MOST + 1))
+        await self._store([until, _member(user, token_id, before)])
+
+    async def _store(self, words: Sequence[Word]) -> None:
+        """``words`` are scores and members by turns."""
+        call = self._history.commands.call
+        await call(b"ZADD", self._key, b"GT", *words)
+        await call(b"ZREMRANGEBYSCORE", self._key, b"-inf", time.time())
+        await call(b"ZREMRANGEBYRANK", self._key, 0, -(STORED_MOST + 1))
 
     async def load(self) -> None:
-        """Takes over what was revoked before this process started, or while its link was lost. Raises StoreError."""
-        found = await self._history.commands.call(b"ZRANGEBYSCORE", self._key, time.time(), b"+inf", b"WITHSCORES", repeatable=True)
-        for member, until in zip(found[::2], found[1::2], strict=True):
+        """Takes over what was revoked before this process started, or while its link was lost. Raises StoreError.
+
+        What this process holds and Valkey does not, as where it came back older than it was, is stored again: a process that starts
+        later would let those tokens in.
+        """
+        call, now = self._history.commands.call, time.time()
+        found = await call(b"ZRANGEBYSCORE", self._key, now, b"+inf", b"WITHSCORES", repeatable=True)
+        stored = {member: float(until) for member, until in zip(found[::2], found[1::2], strict=True)}
+        lost = [(member, until) for member, until in self._held() if until > now and until > stored.get(member, 0.0)]
+        for member, until in stored.items():
             try:
-                self.add(*_read_member(member), float(until))
+                self.add(*_read_member(member), until)
             except ValueError as error:
                 self._history.layout.faults.found("revocation", self._key, f"{member[:60]!r}: {error}")
         self._forget_expired()
+        if len(stored) < STORED_MOST:
+            await self._store_again(lost)
+
+    def _held(self) -> Iterator[tuple[bytes, float]]:
+        """The revocations of this process, as ``persist`` stores them: member and score."""
+        for user, (before, until) in self._users.items():
+            yield _member(user, "", before), until
+        for id, until in self._tokens.items():
+            yield _member("", id, 0.0), until
+
+    async def _store_again(self, lost: list[tuple[bytes, float]]) -> None:
+        for start in range(0, len(lost), STORED_AT_ONCE):
+            try:
+                await self._store([word for member, until in lost[start : start + STORED_AT_ONCE] for word in (until, member)])
+            except StoreError as error:
+                log.warning("%d revocations that valkey has lost could not be stored again: %s", len(lost), error)
+                return
+        if lost:
+            log.warning("valkey had lost %d revocations of tokens: they are stored again", len(lost))
 
     def _forget_expired(self) -> None:
         now = time.time()
         self._users = {user: times for user, times in self._users.items() if times[1] > now}
         self._tokens = {id: until for id, until in self._tokens.items() if until > now}
         self._most = max(HELD_LEAST, 2 * len(self))
+
+
+def _member(user: str, token_id: str, before: float) -> bytes:
+    return (f"user {before:.3f} {user}" if user else f"token {token_id}").encode()
 
 
 def _read_member(member: bytes) -> tuple[str, str, float]:
