@@ -35,6 +35,7 @@ from .programs import demo, relay, serve
 from .publish import publish
 from .queue_commands import queue
 from .recipe_command import recipe_command
+from .restored_command import restored
 from .worker_command import worker
 
 __all__ = ["main"]
@@ -48,7 +49,7 @@ def app() -> None:
     """A real-time notification gateway, native to Valkey."""
 
 
-for command in (serve, demo, relay, worker, publish, queue, bench, recipe_command, doctor):
+for command in (serve, demo, relay, worker, publish, queue, bench, recipe_command, doctor, restored):
     app.add_command(command)
 
 
