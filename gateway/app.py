@@ -197,7 +197,7 @@ class Gateway:
             raise
         except StoreError as error:
             raise type(error)(
-                f"Valkey at {self._address} does not take the gateway's functions (Valkey 7.2 or newer is needed): {error}"
+                f"Valkey at {self._address} does not take the gateway's functions (Valkey 7.2 or newer is needed, or Redis 7): {error}"
             ) from None
 
     def unready(self) -> str:

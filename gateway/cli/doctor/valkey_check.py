@@ -18,7 +18,8 @@ __all__ = ["ServerFacts", "doubts_of_a_server", "facts_of", "read_server", "serv
 
 SECTIONS = ("server", "clients", "memory", "persistence", "stats", "replication")
 SETTINGS = ("client-output-buffer-limit", "save", "appendfsync", "min-replicas-to-write")
-OLDEST = (7, 2)  # the version whose functions and commands the gateway uses
+OLDEST = (7, 2)  # the first version of Valkey
+OLDEST_REDIS = (7, 0)  # the first version of Redis with the functions and commands that the gateway uses
 FULL = 0.9  # of memory, and of connections: beyond it, it is time to act
 MEBI = 1024 * 1024
 # Valkey's own defaults, in bytes: (hard, soft).
@@ -95,11 +96,20 @@ def _line(name: str, value: str) -> str:
 
 
 def _version(info: Mapping[str, str]) -> list[Finding]:
+    """Valkey names a version of Redis beside its own, to which it is compatible."""
+    name, oldest = ("Valkey", OLDEST) if info.get("valkey_version") else ("Redis", OLDEST_REDIS)
     version = info.get("valkey_version") or info.get("redis_version") or ""
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    if not numbers or numbers >= OLDEST:
+    if not numbers or numbers >= oldest:
         return []
-    return [Finding(Weight.FAULT, f"Valkey is version {version}: the gateway needs 7.2 or newer", "install a newer valkey-server")]
+    needed = ".".join(map(str, OLDEST))
+    return [
+        Finding(
+            Weight.FAULT,
+            f"{name} is version {version}: the gateway needs Valkey {needed} or newer, or Redis 7",
+            "install a newer valkey-server",
+        )
+    ]
 
 
 def _evicted(info: Mapping[str, str]) -> list[Finding]:

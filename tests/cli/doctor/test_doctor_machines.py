@@ -80,6 +80,8 @@ def test_a_valkey_with_its_own_defaults_and_a_limit_of_memory_is_well() -> None:
     }
     assert server_findings(ServerFacts("v", WELL, settings, EXACT)) == []
     assert server_findings(ServerFacts("v", WELL, None, EXACT)) == []  # CONFIG GET is not allowed
+    redis = {name: value for name, value in WELL.items() if name != "valkey_version"} | {"redis_version": "7.0.15"}
+    assert server_findings(ServerFacts("v", redis, None, EXACT)) == [], "the documentation names Redis 7 as well"
 
 
 @pytest.mark.parametrize(
