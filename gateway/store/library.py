@@ -23,6 +23,7 @@ from ..errors import NotPermitted, StoreError, Unavailable
 from ..rules.json_text import UNREADABLE
 from .access import Commands
 from .connection import ServerCommands
+from .wrong_kind import with_remedy
 
 __all__ = ["VERSION", "Library", "ready_blocking", "rules_of"]
 
@@ -291,9 +292,11 @@ async def _present(call: Call) -> bytes:
     try:
         generation = await _generation(call)
     except StoreError as error:
-        if "Function not found" not in str(error):
-            raise
-        return b""
+        if "Function not found" in str(error):
+            return b""
+        if type(error) is StoreError:
+            raise StoreError(with_remedy(str(error))) from None
+        raise
     return b"" if _is_older(generation) else generation
 
 

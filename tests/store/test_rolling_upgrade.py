@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.control.rules_check import RulesCheck
+from gateway.errors import StoreError
 from gateway.runtime.tasks import Tasks
 from gateway.store.access import Commands, make_commands
 from gateway.store.connect import Address
@@ -122,3 +123,12 @@ async def test_functions_that_stay_missing_are_not_asked_for_in_a_busy_loop(own:
         assert own.client.info("stats")["total_commands_processed"] - before < 100
     finally:
         await commands.close()
+
+
+@pytest.mark.parametrize("refusal", ["ERR unknown command 'FCALL', with args", "ERR unknown command `FCALL`, with args"])
+async def test_a_server_without_functions_is_refused_in_a_sentence(refusal: str) -> None:
+    async def old_server(*words: Any) -> Any:
+        raise StoreError(refusal)
+
+    with pytest.raises(StoreError, match="older than version 7, which has no functions"):
+        await Library(OURS, "gw").ready(old_server)
