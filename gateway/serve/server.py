@@ -36,6 +36,7 @@ from ..errors import ConfigurationError, GatewayError
 from ..metrics.siblings import ALONE, WorkerPlace
 from ..session.drain import drain
 from ..store.embedded import EmbeddedServer
+from ..store.epochs import renew_epochs
 from .systemd import notify_ready, passed_listener
 from .tls import TlsHandshake
 from .upkeep import Upkeep
@@ -73,6 +74,8 @@ def serve(config: Config, on_ready: Callable[[str, EmbeddedServer | None], None]
         embedded = None if config.valkey_url else EmbeddedServer(config.data_path, config.valkey_port)
         if embedded is not None:
             embedded.start()
+            if embedded.is_older:
+                _begin_new_epochs(config, embedded)
 
         def on_start() -> None:
             on_ready(_url(config, listener), embedded)
@@ -138,6 +141,15 @@ def _private_folder() -> Iterator[Path]:
     here = tempfile.gettempdir()
     with tempfile.TemporaryDirectory(prefix="gateway-", dir=here if len(os.fsencode(here)) < FOLDER_BYTES else "/tmp") as folder:
         yield Path(folder)
+
+
+def _begin_new_epochs(config: Config, embedded: EmbeddedServer) -> None:
+    """Clients that return are notified of a gap, since nobody knows what they missed. Raises StoreError."""
+    count = asyncio.run(renew_epochs(embedded.url, config.prefix))
+    log.warning(
+        "the embedded valkey may be older than it was: its folder is a copy, or the machine went down; %d channels begin a new epoch", count
+    )
+    embedded.goes_on()
 
 
 def _listen(config: Config) -> socket.socket:

@@ -21,6 +21,7 @@ import valkey
 
 from ..config import Config, load
 from ..errors import ConfigurationError, StoreError, Unavailable
+from .continuity import Continuity
 from .data_folder import PRIVATE_UMASK, check_private, make_private, open_private
 from .plain_commands import Loading, SyncCommands
 
@@ -121,7 +122,8 @@ class EmbeddedServer:
     """The embedded server of ``data_path``, as the gateway that holds the folder's lock sees it.
 
     ``start`` takes the lock and starts the server, or adopts one that runs; ``stop`` ends the server. ``port`` 0 opens no TCP port
-    besides the Unix socket. ``adopted``: an earlier gateway started it. Its methods block: call them before the loop runs, or in a thread.
+    besides the Unix socket. ``adopted``: an earlier gateway started it. ``is_older``: what the last one acknowledged may be missing, until
+    ``goes_on`` is called. Its methods block: call them before the loop runs, or in a thread.
     """
 
     def __init__(self, data_path: Path, port: int = 0) -> None:
@@ -132,7 +134,9 @@ class EmbeddedServer:
         self._program = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._pid = 0
+        self._continuity = Continuity(data_path)
         self.adopted = False
+        self.is_older = False
 
     @property
     def url(self) -> str:
@@ -152,6 +156,14 @@ class EmbeddedServer:
             raise ConfigurationError(f"the embedded valkey in {self._data_path} cannot be started: {error.strerror}{where}") from None
         self._wait_until_ready()
         self._learn()
+        self.is_older = self._continuity.is_broken()
+        if not self.is_older:
+            self.goes_on()
+
+    def goes_on(self) -> None:
+        """What this server holds counts from now on, also where it is older than what the last one held."""
+        self.is_older = False
+        self._continuity.note(stopped=False)
 
     def alive(self) -> bool:
         """Whether the server's process lives, frozen or not: it holds a lock as long as it lives, which no other process inherits."""
@@ -191,7 +203,10 @@ class EmbeddedServer:
             deadline = time.monotonic() + STOP_SECONDS
             while self.alive() and time.monotonic() < deadline:
                 time.sleep(0.02)
-            if self.alive():
+            if not self.alive():
+                if not self.is_older:
+                    self._continuity.note(stopped=True)
+            else:
                 log.warning("the embedded valkey (process %d) still runs after %g s; the next start adopts it", self._pid, STOP_SECONDS)
         finally:
             self.release()

@@ -1,0 +1,58 @@
+"""Whether an embedded server goes on where the last one on its folder ended, by a note in that folder.
+
+It may not where the machine went down under it, which takes what was not on the disk yet, and where the folder is a copy, as of a backup. No gateway
+that saw more is left then to notice what is missing.
+
+The note is ``STATE INODE``. STATE is ``stopped`` once the server ended in order, and the boot of the machine that it runs on before. INODE is that of
+the folder with its file, which a copy does not have.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from .data_folder import open_private
+
+__all__ = ["Continuity"]
+
+log = logging.getLogger("gateway.embedded")
+
+STOPPED = "stopped"
+BOOT = Path("/proc/sys/kernel/random/boot_id")  # of Linux; elsewhere a machine that goes down is not noticed
+
+
+class Continuity:
+    """The note of one data folder. A folder without one, as of an older version, is taken to go on."""
+
+    def __init__(self, data_path: Path) -> None:
+        self._note = data_path / "gateway.continuity"
+        self._folder = data_path / "appendonlydir"
+
+    def is_broken(self) -> bool:
+        """Whether what was acknowledged last may be missing. Call it when the server runs."""
+        try:
+            state, inode = self._note.read_text().split()
+        except (OSError, ValueError):
+            return False
+        return inode != self._inode() or state not in (STOPPED, _boot())
+
+    def note(self, *, stopped: bool) -> None:
+        """From now on the server runs, or is ``stopped``. A note that cannot be written is logged."""
+        draft = self._note.with_suffix(".new")
+        try:
+            with open(open_private(draft, os.O_WRONLY | os.O_TRUNC), "w") as file:
+                file.write(f"{STOPPED if stopped else _boot()} {self._inode()}\n")
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(self._note)
+        except OSError as error:
+            log.warning("%s could not be written: %s", self._note, error.strerror)
+
+    def _inode(self) -> str:
+        return str(self._folder.stat().st_ino) if self._folder.exists() else "none"
+
+
+def _boot() -> str:
+    return BOOT.read_text().strip() if BOOT.exists() else "unknown"
