@@ -17,6 +17,7 @@ import os
 import signal
 import socket
 import ssl
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -72,21 +73,22 @@ def serve(config: Config, on_ready: Callable[[str, EmbeddedServer | None], None]
         listener = stack.enter_context(passed or _listen(config))
         metrics = stack.enter_context(_listen_for_metrics(config)) if config.metrics_port else None
         embedded = None if config.valkey_url else EmbeddedServer(config.data_path, config.valkey_port)
-        if embedded is not None:
-            embedded.start()
-            if embedded.is_older:
-                _begin_new_epochs(config, embedded)
 
         def on_start() -> None:
             on_ready(_url(config, listener), embedded)
             notify_ready()
 
+        # Until there is a server with its own way to end, the order to end must not leave an embedded Valkey running.
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
         try:
+            if embedded is not None:
+                _start(embedded, config)
             if config.workers == 1:
                 _run(config, listener, embedded, on_start, guests=guests, metrics=metrics)
             else:
                 _run_several(config, listener, embedded, on_start, metrics, passed)
         finally:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             if embedded is not None:
                 embedded.stop()
 
@@ -143,8 +145,15 @@ def _private_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def _begin_new_epochs(config: Config, embedded: EmbeddedServer) -> None:
-    """Clients that return are notified of a gap, since nobody knows what they missed. Raises StoreError."""
+def _start(embedded: EmbeddedServer, config: Config) -> None:
+    """Where it may be older than it was, clients that return are notified of a gap. Raises ConfigurationError, StoreError."""
+    try:
+        embedded.start()
+    except ConfigurationError:
+        embedded.release()  # there may be a server that does not answer: it is left alone
+        raise
+    if not embedded.is_older:
+        return
     count = asyncio.run(renew_epochs(embedded.url, config.prefix))
     log.warning(
         "the embedded valkey may be older than it was: its folder is a copy, or the machine went down; %d channels begin a new epoch", count

@@ -145,7 +145,7 @@ class EmbeddedServer:
 
     def start(self) -> None:
         """Raises ConfigurationError if another gateway holds the folder, the server is not installed, or it does not start."""
-        self._program = _program()
+        self._program, self._pid = _program(), 0
         self._make_folders()
         try:
             self._take_lock()
@@ -191,20 +191,24 @@ class EmbeddedServer:
                 os.close(descriptor)
 
     def stop(self) -> None:
-        """Valkey writes what it holds to its file and ends; then the folder is free for the next gateway."""
+        """Valkey writes what it holds to its file and ends; then the folder is free for the next gateway. Nothing if another gateway has that."""
+        if self._lock is None:
+            return
         try:
             with _commands(self._socket) as server:
                 try:
                     server.call(b"SHUTDOWN")
                 except Unavailable as error:
                     log.debug("the connection to the embedded valkey ended, as it does when the server ends: %s", error)
+                    if self._process is not None:
+                        self._process.terminate()  # it may have begun a moment ago, and not listen yet
                 except StoreError as error:
                     log.warning("the embedded valkey refused the shutdown: %s", error)
             deadline = time.monotonic() + STOP_SECONDS
             while self.alive() and time.monotonic() < deadline:
                 time.sleep(0.02)
             if not self.alive():
-                if not self.is_older:
+                if self._pid and not self.is_older:  # else it did not start, or it is not known what is missing
                     self._continuity.note(stopped=True)
             else:
                 log.warning("the embedded valkey (process %d) still runs after %g s; the next start adopts it", self._pid, STOP_SECONDS)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +13,12 @@ import pytest
 from gateway.app import Gateway
 from gateway.config import Config
 from gateway.errors import StoreError
+from gateway.serve.server import serve
+from gateway.store.embedded import EmbeddedServer
 from gateway.store.library import Library
 from gateway.store.link import Link
+
+from ..kit import forks
 
 
 @pytest.mark.parametrize("part", [(Library, "install"), (Link, "start")], ids=["the functions are refused", "nothing is announced"])
@@ -33,3 +40,15 @@ async def test_a_start_without_valkey_leaves_no_task() -> None:
     with pytest.raises(StoreError):
         await Gateway(Config(), "valkey://127.0.0.1:1").start()
     assert asyncio.all_tasks() == before
+
+
+def _ended_while_it_starts(data_dir: Path) -> None:
+    EmbeddedServer._wait_until_ready = lambda self: os.kill(os.getpid(), signal.SIGTERM)  # type: ignore[method-assign]  # right after it was begun
+    serve(Config(data_dir=str(data_dir), port=0), lambda url, embedded: None)
+
+
+def test_an_order_to_end_while_the_embedded_valkey_starts_leaves_none_running(tmp_path: Path) -> None:
+    gateway = forks.start(_ended_while_it_starts, tmp_path)
+    gateway.join(20)
+    assert gateway.exitcode == 0
+    assert (tmp_path / "valkey.log").exists() and not EmbeddedServer(tmp_path).alive()
