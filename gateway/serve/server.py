@@ -41,7 +41,7 @@ from ..store.epochs import renew_epochs
 from .systemd import notify_ready, passed_listener
 from .tls import TlsHandshake
 from .upkeep import Upkeep
-from .workers import run_workers
+from .workers import ending_signals, run_workers
 
 __all__ = ["serve"]
 
@@ -58,7 +58,7 @@ FOLDER_BYTES = 80  # a socket's name may have 104 on macOS, and here it is a fol
 
 
 def serve(config: Config, on_ready: Callable[[str, EmbeddedServer | None], None], guests: Sequence[Guest] = ()) -> None:
-    """Runs the gateway until SIGINT or SIGTERM. ``on_ready`` takes the base URL and the embedded server (None without one), and
+    """Runs the gateway until SIGINT, SIGTERM or SIGHUP. ``on_ready`` takes the base URL and the embedded server (None without one), and
     is called when clients may connect. ``guests`` run in the gateway's process; there is one worker then. A socket that systemd passes is
     listened on instead of ``host`` and ``port``, and systemd is notified with ``on_ready``.
 
@@ -79,7 +79,9 @@ def serve(config: Config, on_ready: Callable[[str, EmbeddedServer | None], None]
             notify_ready()
 
         # Until there is a server with its own way to end, the order to end must not leave an embedded Valkey running.
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+        orders = [number for number in ending_signals() if number != signal.SIGINT]  # which raises already
+        for number in orders:
+            signal.signal(number, lambda number, frame: sys.exit(0))
         try:
             if embedded is not None:
                 _start(embedded, config)
@@ -88,7 +90,8 @@ def serve(config: Config, on_ready: Callable[[str, EmbeddedServer | None], None]
             else:
                 _run_several(config, listener, embedded, on_start, metrics, passed)
         finally:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            for number in orders:
+                signal.signal(number, signal.SIG_IGN)
             if embedded is not None:
                 embedded.stop()
 
@@ -304,7 +307,7 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """As uvicorn's, which raises the signal again after a clean end, so that the process seems to have crashed. This one returns."""
-        handlers = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {number: signal.signal(number, self.handle_exit) for number in ending_signals()}
         try:
             yield
         finally:

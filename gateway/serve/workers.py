@@ -20,22 +20,27 @@ from typing import NamedTuple
 from ..errors import ConfigurationError, GatewayError
 from ..runtime.backoff import backoff
 
-__all__ = ["run_workers"]
+__all__ = ["ending_signals", "run_workers"]
 
 log = logging.getLogger("gateway.workers")
 
 WATCH_SECONDS = 0.5
 START_SECONDS = 30.0
 STEADY_SECONDS = 30.0  # a worker that lived so long did not fail at its start
-ENDING = (signal.SIGINT, signal.SIGTERM)
 READY = b"r"  # into a worker's pipe; anything else is why it did not start
 REPORT_BYTES = 1000
+
+
+def ending_signals() -> tuple[signal.Signals, ...]:
+    """Those that ask a process to end. SIGHUP comes when its terminal closes, and is ignored under nohup."""
+    asks = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    return (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if asks else []))
 
 
 def run_workers(
     count: int, work: Callable[[Callable[[], None], int], None], on_ready: Callable[[], None], watch: Callable[[], None], patience: float
 ) -> None:
-    """Forks ``count`` processes that each call ``work(ready, number)``, until SIGINT or SIGTERM. The numbers are from 0 on; a process
+    """Forks ``count`` processes that each call ``work(ready, number)``, until one of ``ending_signals``. The numbers are from 0 on; a process
     that takes the place of another has its number.
 
     ``on_ready`` is called when all of them have called ``ready``, ``watch`` every WATCH_SECONDS; ``patience`` is how many
@@ -43,7 +48,7 @@ def run_workers(
     not start.
     """
     parent = _Workers(work)
-    handlers = {number: signal.signal(number, parent.stop) for number in ENDING}
+    handlers = {number: signal.signal(number, parent.stop) for number in parent.ending}
     try:
         for number in range(count):
             parent.fork(number)
@@ -78,6 +83,7 @@ class _Workers:
 
     def __init__(self, work: Callable[[Callable[[], None], int], None]) -> None:
         self._work = work
+        self.ending = ending_signals()
         self._workers: dict[int, _Worker] = {}  # by process
         self.stopping = False
 
@@ -95,17 +101,17 @@ class _Workers:
         """Starts the worker of this number, which writes into its pipe when it is ready, or why it is not."""
         reading, writing = os.pipe()
         # Signals wait meanwhile: a worker that has just been born still has its parent's handlers, which would ignore an order to end.
-        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        signal.pthread_sigmask(signal.SIG_BLOCK, self.ending)
         process = os.fork()
         if process:
             os.close(writing)
             self._workers[process] = _Worker(number, reading, time.monotonic())
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self.ending)
             return
         status = 1
-        for signum in ENDING:
+        for signum in self.ending:
             signal.signal(signum, signal.SIG_DFL)  # until the worker has its own way to end
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self.ending)
         try:
             os.close(reading)
             self._work(partial(_report, writing, READY), number)

@@ -333,6 +333,16 @@ def served(data_dir: Path, *arguments: Any, **options: Any) -> Iterator[Served]:
         yield Served(running, url[1], key[1], token[1], data_dir, text)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_gateway_whose_terminal_closes_ends_in_order(tmp_path: Path, workers: int) -> None:
+    with process("serve", "--port", 0, "--workers", workers, "--data-dir", tmp_path) as running:
+        assert " is ready at " in running.line()
+        embedded = pid_of_embedded(tmp_path)
+        ended = running.end(signal.SIGHUP)
+        assert ended.status == 0 and ended.error.count("stopped: process") == workers, ended
+    wait_until(lambda: not runs(embedded), "the embedded server is gone, which would be nobody's")
+
+
 def test_a_first_run_is_ready_within_three_seconds_and_ends_cleanly(tmp_path: Path) -> None:
     """Seconds of its own: how long others have the cores meanwhile is not its doing."""
     data_dir = tmp_path / "data"
