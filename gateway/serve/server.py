@@ -295,8 +295,11 @@ class Server(uvicorn.Server):
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serves until the signal. Raises ConfigurationError if the application failed without saying why."""
-        with contextlib.suppress(SystemExit):  # uvicorn's way to end a failed start; ``failure`` says why
+        try:
             super().run(sockets)
+        except SystemExit as end:  # uvicorn's way to end a failed start; ``failure`` says why
+            if not end.code:  # an order to end, which came before there was a loop to take it
+                raise
         if not self.started and self.failure is None:
             raise ConfigurationError("the application did not start; the log says why")
 

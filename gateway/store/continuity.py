@@ -40,7 +40,7 @@ class Continuity:
 
     def note(self, *, stopped: bool) -> None:
         """From now on the server runs, or is ``stopped``. A note that cannot be written is logged."""
-        draft = self._note.with_suffix(".new")
+        draft = self._note.with_name(f"{self._note.name}.new")
         try:
             with open(open_private(draft, os.O_WRONLY | os.O_TRUNC), "w") as file:
                 file.write(f"{STOPPED if stopped else _boot()} {self._inode()}\n")

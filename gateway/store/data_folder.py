@@ -24,7 +24,7 @@ OTHERS_WRITE = 0o022
 DEMO = "demo"  # the data folder of ``gateway demo``, in that of ``gateway serve``
 LOCK = "gateway.lock"  # in every folder of an embedded server
 _OURS = re.compile(
-    r"valkey\.(conf|log|lock|sock)|gateway\.(lock|continuity|db.*)|(demo-)?credentials\.(json|[0-9]+)"
+    r"valkey\.(conf|log|lock|sock)|gateway\.(lock|continuity(\.new)?|db.*)|(demo-)?credentials\.(json|[0-9]+)"
     r"|appendonlydir|reports|dump\.rdb|temp-[0-9a-z-]+\.(aof|rdb)"
 )
 
