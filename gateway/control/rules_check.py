@@ -19,6 +19,7 @@ __all__ = ["RulesCheck"]
 log = logging.getLogger("gateway.control")
 
 CHECK_SECONDS = 60.0
+REMEDY = "give all gateways the same configuration; if they have it, Valkey came back with older rules: start one gateway again"
 
 
 class RulesCheck:
@@ -46,6 +47,6 @@ class RulesCheck:
             if await self._library.is_forgotten(commands.call) or await self._library.is_missing(commands):
                 await self._library.install(commands)
             else:
-                log.warning("the channels' rules in valkey are another gateway's: give all gateways the same configuration")
+                log.warning("the channels' rules in valkey are not this gateway's: %s", REMEDY)
         except StoreError as error:
             log.debug("the rules could not be compared: %s", error)
