@@ -77,7 +77,7 @@ def running_url(data_path: Path, seconds: float = REPLY_SECONDS) -> str:
     path = socket_path(data_path)
     if path.parent != data_path and path.parent.exists():
         check_private(path.parent)
-    nobody = f'no gateway runs on {data_path}; start "gateway serve" or pass --valkey-url'
+    nobody = f'no gateway runs on {data_path}; start "gateway serve" or pass --valkey-url; in Python: Publisher("valkey://…")'
     if not path.exists():
         raise Unavailable(nobody)
     if fault := _fault(path, seconds):

@@ -18,8 +18,8 @@ __all__ = ["ServerFacts", "doubts_of_a_server", "facts_of", "read_server", "serv
 
 SECTIONS = ("server", "clients", "memory", "persistence", "stats", "replication")
 SETTINGS = ("client-output-buffer-limit", "save", "appendfsync", "min-replicas-to-write")
-OLDEST = (7, 2)  # the first version of Valkey
-OLDEST_REDIS = (7, 0)  # the first version of Redis with the functions and commands that the gateway uses
+# The versions whose functions and commands the gateway uses: of Valkey, whose first one it is, and of Redis.
+OLDEST = {"Valkey": (7, 2), "Redis": (7, 0)}
 FULL = 0.9  # of memory, and of connections: beyond it, it is time to act
 MEBI = 1024 * 1024
 # Valkey's own defaults, in bytes: (hard, soft).
@@ -96,20 +96,13 @@ def _line(name: str, value: str) -> str:
 
 
 def _version(info: Mapping[str, str]) -> list[Finding]:
-    """Valkey names a version of Redis beside its own, to which it is compatible."""
-    name, oldest = ("Valkey", OLDEST) if info.get("valkey_version") else ("Redis", OLDEST_REDIS)
-    version = info.get("valkey_version") or info.get("redis_version") or ""
+    name = "Valkey" if info.get("valkey_version") else "Redis"
+    version = info.get(f"{name.lower()}_version", "")
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    if not numbers or numbers >= oldest:
+    if not numbers or numbers >= OLDEST[name]:
         return []
-    needed = ".".join(map(str, OLDEST))
-    return [
-        Finding(
-            Weight.FAULT,
-            f"{name} is version {version}: the gateway needs Valkey {needed} or newer, or Redis 7",
-            "install a newer valkey-server",
-        )
-    ]
+    fault = f"{name} is version {version}: the gateway needs Valkey 7.2 or newer, or Redis 7"
+    return [Finding(Weight.FAULT, fault, "install a newer valkey-server")]
 
 
 def _evicted(info: Mapping[str, str]) -> list[Finding]:
