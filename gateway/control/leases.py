@@ -24,7 +24,6 @@ log = logging.getLogger("gateway.control")
 LEASE_MS = 7000
 BEAT_SECONDS = 2.0
 TRUST_SECONDS = 10.0  # after Valkey was away, or its clock was set: until then the others' leases look as if they were over
-JUMP_SECONDS = 1.0  # by which Valkey's clock and this process's differ over a beat, and more, only where one of them was set, or stopped
 
 
 class LeaseListener(Protocol):
@@ -68,17 +67,17 @@ class Leases:
     async def run(self) -> None:
         """Renews the lease, and notices whose is over. Runs until cancelled."""
         now = asyncio.get_running_loop().time
-        renewed, trusted = float("-inf"), now() + TRUST_SECONDS
-        apart = float("-inf")  # Valkey's clock, seen from this process's
+        renewed, trusted, ahead = float("-inf"), now() + TRUST_SECONDS, float("inf")
         while True:
             try:
-                before, apart = apart, await valkey_time(self._history.commands, self._key) - now()
+                valkey = await valkey_time(self._history.commands, self._key)
                 unknown, *dead = await self._history.call(b"gateway_beat", [self._key], self._process, LEASE_MS)
             except StoreError as error:
                 self._note_refusal(error)
             else:
                 self._note_success()
-                if now() - renewed > LEASE_MS / 2000 or abs(apart - before) > JUMP_SECONDS:
+                was_ahead, ahead = ahead, valkey - now()
+                if now() - renewed > LEASE_MS / 2000 or ahead - was_ahead > LEASE_MS / 2000:
                     trusted = now() + TRUST_SECONDS
                 renewed = now()
                 if unknown:

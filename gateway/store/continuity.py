@@ -55,4 +55,7 @@ class Continuity:
 
 
 def _boot() -> str:
-    return BOOT.read_text().strip() if BOOT.exists() else "unknown"
+    try:
+        return BOOT.read_text().strip()
+    except OSError:  # another system, or one that hides it
+        return "unknown"

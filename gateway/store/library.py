@@ -77,7 +77,7 @@ class Library:
     """
 
     def __init__(self, rules: Rules | None, prefix: str, *, loads: bool = True) -> None:
-        self._rules = rules
+        self._rules = None if rules is None else _plain(msgspec.convert(rules, dict[str, _Rules]))
         self._prefix = prefix
         self._loads = loads
         self._own_loads: set[bytes] = set()  # the generations that this object loaded

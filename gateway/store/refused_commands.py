@@ -9,11 +9,12 @@ __all__ = ["NOT_LOGGED", "NOT_THE_PRIMARY", "OTHER_FUNCTIONS", "REDIRECTS", "REF
 
 REFUSED_FOR_NOW = ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "BUSY ")
 NOT_THE_PRIMARY = ("READONLY",)
-OTHER_FUNCTIONS = ("ERR Function not found", "GENERATION")
+LOADED_ANEW = "GENERATION"
+OTHER_FUNCTIONS = ("ERR Function not found", LOADED_ANEW)
 REDIRECTS = ("MOVED ", "ASK ", "TRYAGAIN", "CLUSTERDOWN")
-NOT_LOGGED = (*REDIRECTS, "GENERATION")  # a cluster's commands log the first themselves; gateways that start load the functions anew
+NOT_LOGGED = (*REDIRECTS, LOADED_ANEW)  # a cluster's commands log the first themselves; gateways that start load the functions anew
 
-FUNCTIONS_AT_ONCE = 3  # gateways that start together load the functions one after the other
+FUNCTIONS_AT_ONCE = 3  # they may be removed and loaded again by several gateways that start together
 CALM_SECONDS = 5.0  # after so long without a refusal the next one is the first again
 
 
@@ -25,9 +26,9 @@ class RefusalPauses:
         self._last = float("-inf")
 
     def next(self, now: float, refusal: str = "") -> float:
-        """Seconds, after a refusal that came ``now``. None after the first few for other functions, which are there when it is called."""
+        """Seconds, after a refusal that came ``now``. None where the functions were loaded anew, and after the first few where they were missing."""
         self.in_a_row = self.in_a_row + 1 if now - self._last < CALM_SECONDS else 1
         self._last = now
-        if refusal.startswith(OTHER_FUNCTIONS) and self.in_a_row <= FUNCTIONS_AT_ONCE:
+        if refusal.startswith(LOADED_ANEW) or (refusal.startswith(OTHER_FUNCTIONS) and self.in_a_row <= FUNCTIONS_AT_ONCE):
             return 0.0
         return backoff(self.in_a_row, 0.05, PAUSE_SECONDS)

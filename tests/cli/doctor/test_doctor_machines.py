@@ -84,10 +84,6 @@ def test_a_valkey_with_its_own_defaults_and_a_limit_of_memory_is_well() -> None:
     assert server_findings(ServerFacts("v", redis, None, EXACT)) == [], "the documentation names Redis 7 as well"
 
 
-def test_redis_7_is_as_good_as_valkey() -> None:
-    assert server_findings(ServerFacts("v", WELL | {"valkey_version": "", "redis_version": "7.0.15"}, None, EXACT)) == []
-
-
 @pytest.mark.parametrize(
     "facts, weight, words",
     [
