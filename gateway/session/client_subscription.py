@@ -138,7 +138,7 @@ class ClientSubscription(TimedSubscription):
             self.refuse(UnrecoverablePosition())
             return
         top = self.channel.offset
-        reached = publications[-1].offset if publications else top
+        reached = publications[-1].offset if publications else self.offset
         if isinstance(self.wire, FilteredWire | DeltaWire):
             publications = self.wire.take(self.channel, publications)
         result = subscribe_result(

@@ -271,7 +271,7 @@ class Call:
     def _outcome(self, run: Run, index: int, result: Any, error: BaseException | None) -> Outcome:
         if error is None and self._handler.batch is not None:
             result = result[index] if isinstance(result, list) and len(result) == len(self.runs) else None
-            error = result if isinstance(result, BaseException) else None  # asyncio.gather returns CancelledError too
+            error = result if isinstance(result, Exception) else None
         if error is None:
             return _finished(run, result)
         if run.ended == "lost":
