@@ -40,7 +40,7 @@ export interface SubscribeOptions {
 
 export interface HistoryOptions {
   limit?: number;
-  since?: Position;
+  since?: Position | null;
   reverse?: boolean;
 }
 

@@ -106,12 +106,22 @@ export class GatewayInbox extends GatewayElement {
 
   #toggled(open) {
     const { bell, heading } = this.#parts;
-    const on = open ? "addEventListener" : "removeEventListener";
-    window[on]("resize", this.#place);
-    window[on]("scroll", this.#place, true); // also of an element that holds the bell
+    this.#followWindow(open);
     bell.setAttribute("aria-expanded", String(open));
     this.#store?.show(open);
     if (open) heading.focus();
+  }
+
+  #followWindow(follow) {
+    const on = follow ? "addEventListener" : "removeEventListener";
+    window[on]("resize", this.#place);
+    window[on]("scroll", this.#place, true); // also of an element that holds the bell
+  }
+
+  /** A panel that is removed while it is open closes without an event. */
+  _clear() {
+    super._clear();
+    this.#followWindow(false);
   }
 
   /** Before the panel closes: a browser does not return the focus to a button that is in a shadow. */

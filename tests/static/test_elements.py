@@ -211,6 +211,28 @@ def test_no_publication_or_notification_stops_an_element_from_showing_the_next(
     assert page.evaluate("({}).x") is None
 
 
+def test_an_element_shows_its_list_whatever_the_lang_and_the_function_of_its_page_are_and_leaves_nothing_behind(
+    page: Page, gateway: RunningGateway, open_page: Open
+) -> None:
+    for id in ("n1", "n2"):
+        notify(gateway, "lou", id, text=f"text of {id}")
+    open_page(page, "lou", f'<div lang="en_US">{INBOX}</div>')
+    page.evaluate("""() => {
+        window.listening = new Set();
+        const { addEventListener: add, removeEventListener: remove } = window;
+        window.addEventListener = (type, act, ...more) => (listening.add(type), add.call(window, type, act, ...more));
+        window.removeEventListener = (type, act, ...more) => (listening.delete(type), remove.call(window, type, act, ...more));
+        add.call(window, "error", (event) => event.preventDefault());
+        document.querySelector("gateway-inbox").draw = ({ id, data }) => (id === "n2" ? data.nothing.at(0) : "drawn");
+    }""")
+    bell(page).click()
+    for text in ("text of n2", "drawn"):
+        expect(page.get_by_text(text)).to_be_visible()
+    assert page.evaluate("[...listening].sort()") == ["resize", "scroll"]
+    page.evaluate("document.querySelector('gateway-inbox').remove()")  # with its panel open
+    assert page.evaluate("[...listening]") == []
+
+
 def test_a_feed_shows_history_then_what_arrives_what_was_caught_up_and_a_gap(page: Page, gateway: RunningGateway, open_page: Open) -> None:
     for number in range(4):
         gateway.publish("posts:feed", {"text": f"old {number}"})
