@@ -28,6 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool
 
 from gateway.runtime import tracing
+from gateway.runtime.tasks import to_its_end
 from gateway.store.data_folder import open_private
 
 from .engines import ASYNC_DRIVERS, LOCK_SECONDS, POOL, database_url, driver_url, make_engine, name_of, prepare_transactions
@@ -110,7 +111,7 @@ class Database:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A connection to read by; on SQLite it does not wait for writers."""
-        async with self._engine.connect() as connection:
+        async with _returned(self._engine) as connection:
             yield connection
 
     async def fetch(self, prepared: Prepared, parameters: Parameters) -> Rows:
@@ -118,7 +119,7 @@ class Database:
 
         On PostgreSQL it is in no transaction: one round trip.
         """
-        async with self._engine.connect() as connection:
+        async with self.reading() as connection:
             if self.sqlite:
                 return (await connection.execute(prepared.sqlite, parameters)).all()
             try:
@@ -130,15 +131,11 @@ class Database:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         """Commits at the end of the block and wakes the relay; undoes everything if the block raises."""
-        connection = await self._writing.connect()
-        try:
-            async with connection.begin():
-                transaction = Transaction(connection, sqlite=self.sqlite)
-                gather(sync_of(connection), transaction.rows)
-                yield transaction
-                await transaction.write_outbox()
-        finally:
-            await connection.close()
+        async with _returned(self._writing) as connection, connection.begin():
+            transaction = Transaction(connection, sqlite=self.sqlite)
+            gather(sync_of(connection), transaction.rows)
+            yield transaction
+            await transaction.write_outbox()
         if transaction.gathered:
             self.wake()
 
@@ -213,7 +210,7 @@ class Database:
         """
         if not self.sqlite:
             keys = {lock_key(name) for name in names}
-            async with self._engine.connect() as connection, connection.begin():
+            async with self.reading() as connection, connection.begin():
                 found = await (_take if wait else _try).fetch_first(connection, {"keys": sorted(keys)})
                 free = keys if wait else {row[0] for row in found}
                 yield {name for name in names if lock_key(name) in free}
@@ -222,6 +219,16 @@ class Database:
             while not (locked := _try_flock(file.fileno())) and wait:
                 await asyncio.sleep(LOCK_SECONDS)
             yield set(names) if locked else set()
+
+
+@asynccontextmanager
+async def _returned(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A connection that is back in the pool when the block ends. One whose return is interrupted is thrown away, with an error in the log."""
+    connection = await engine.connect()
+    try:
+        yield connection
+    finally:
+        await to_its_end(connection.close())
 
 
 async def within(database: Database | Transaction, work: Callable[[Transaction], Awaitable[Result]]) -> Result:

@@ -231,7 +231,7 @@ class Relay:
 
     async def _glance(self) -> None:
         """Wakes at commits of other connections to SQLite: it announces none, but its data version changes with each."""
-        async with self._database.engine.connect() as connection:
+        async with self._database.reading() as connection:
             seen = None
             while True:
                 version = (await connection.execute(text("PRAGMA data_version"))).scalar()

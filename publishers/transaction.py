@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import CursorResult, Executable, insert, text
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.runtime.tasks import to_its_end
 
 from .engines import name_of
 from .outbox_rows import ADD_ON_POSTGRESQL, REMEDY, WRITERS, Gathering, columns_of, lock_key, writing_outbox
@@ -40,14 +41,7 @@ class Transaction(Gathering):
         connection that is closed in the middle of a statement holds the write lock until it is collected.
         """
         work = self.connection.execute(statement, parameters)
-        if not self.sqlite:
-            return await work
-        running = asyncio.ensure_future(work)
-        try:
-            return await asyncio.shield(running)
-        except asyncio.CancelledError:
-            await asyncio.wait([running])
-            raise
+        return await (to_its_end(work) if self.sqlite else work)
 
     async def fetch(self, prepared: Prepared, parameters: Parameters) -> Rows:
         """Executes a statement that is executed often, and returns its rows, each a sequence. Raises SQLAlchemy's errors."""

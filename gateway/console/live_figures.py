@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import resource
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ..channel_rules import CONSOLE, CONSOLE_RULES
@@ -23,12 +19,13 @@ from ..live.traffic import LiveCounts
 from ..metrics.process_figures import CLIENTS_AT_ONCE, Measured
 from ..rules.json_text import encode
 from ..runtime.histogram import Histogram
+from ..runtime.memory import resident_bytes
 from ..session.admission import Admission
 from ..session.client_counts import ACCEPTED
 from ..store.layout import PublishOptions, publish_words
 from .log_lines import LogLines
 
-__all__ = ["LiveFigures", "link_of", "quantile", "resident_bytes"]
+__all__ = ["LiveFigures", "link_of", "quantile"]
 
 log = logging.getLogger("gateway.console")
 
@@ -38,7 +35,6 @@ LINES_MOST = 50  # of the log, in one publication
 LINES_BYTES = 32 * 1024
 # Valkey's functions know only the rules of namespaces that are configured.
 _KEPT: PublishOptions = {"size": CONSOLE_RULES.history_size, "ttl": CONSOLE_RULES.history_ttl}
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class LiveFigures:
@@ -85,7 +81,6 @@ class LiveFigures:
     async def _figures(self) -> dict[str, object]:
         measured, node = self._measured, self._measured.node
         admission, statistics = node.admission, node.hub.statistics()
-        usage = resource.getrusage(resource.RUSAGE_SELF)
         return {
             "kind": "figures",
             "node": node.uid,
@@ -100,7 +95,7 @@ class LiveFigures:
             "slow": await _slow(admission),
             "latency_ms": self._latency(),
             "loop_lag_ms": self._lags.mean_ms(),
-            "cpu": round(usage.ru_utime + usage.ru_stime, 3),
+            "cpu": round(time.process_time(), 3),
             "rss": resident_bytes(),
             "link": link_of(measured),
             "draining": admission.draining,
@@ -188,11 +183,3 @@ def link_of(measured: Measured) -> str:
     """ "up", or why publications may not reach this process."""
     doubts = "; ".join(measured.link.doubts.values())
     return doubts or ("up" if measured.link.proven else "there is no live link to Valkey")
-
-
-def resident_bytes() -> int:
-    """The memory of this process; where the system does not show that, the most that it ever had."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

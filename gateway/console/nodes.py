@@ -11,7 +11,7 @@ from ..errors import NotAvailable, StoreError
 from ..rules.json_text import decode_json, encode
 from ..session.drain import begin_drain, end_drain
 from .caller import Caller, Console, Empty, answers_of, read_method, write_method
-from .live_figures import link_of, resident_bytes
+from .live_figures import link_of
 from .log_lines import Line
 
 __all__ = ["ANSWERS", "METHODS"]
@@ -71,7 +71,7 @@ def _node(console: Console, pattern: str) -> bytes:
             **{name: info[name] for name in ("uid", "name", "version", "uptime")},
             **{name: info[f"num_{name}"] for name in ("clients", "users", "channels", "subs")},
             "cpu": info["process"]["cpu"],
-            "rss": resident_bytes(),
+            "rss": info["process"]["rss"],
             "draining": console.node.admission.draining,
             "link": link_of(measured),
             "ready": measured.unready(),

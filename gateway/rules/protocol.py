@@ -191,11 +191,14 @@ class Command(msgspec.Struct, gc=False):
 
     def method(self) -> str:
         """The method that the command names. Raises Disconnect 3501 if it names none, or several."""
-        _, *requests = astuple(self)
+        requests = astuple(self)[1:]
         count = len(METHODS) - requests.count(None)
-        if count != 1:
-            raise Disconnect(3501, f"a command with {count} methods" if count else "a command with no known method")
-        return next(method for method, request in zip(METHODS, requests, strict=True) if request is not None)
+        if count == 1:
+            # Not by next() of a generator: Python ends one that is not exhausted by an exception, and that takes as long as all of this.
+            for method, request in zip(METHODS, requests, strict=True):
+                if request is not None:
+                    return method
+        raise Disconnect(3501, f"a command with {count} methods" if count else "a command with no known method")
 
 
 METHODS = Command.__struct_fields__[1:]
@@ -329,7 +332,7 @@ def subscribe_result(
         parts.append(b'"data":%b' % data)
     if publications:
         parts.append(b'"publications":%b' % publications_json(publications))
-    return b"{%b}" % b",".join([part for part in parts if part])
+    return b"{%b}" % b",".join(filter(None, parts))
 
 
 def history_result(top: Position, publications: list[Publication]) -> bytes:

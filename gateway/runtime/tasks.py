@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from ..errors import StoreError
 
-__all__ = ["Tasks", "end", "run_endlessly", "shared", "write_changes"]
+__all__ = ["Tasks", "end", "run_endlessly", "shared", "to_its_end", "write_changes"]
 
 log = logging.getLogger("gateway.tasks")
 
@@ -108,6 +108,16 @@ async def shared(under_way: dict[Key, asyncio.Task[Result]], key: Key, work: Cal
         task = under_way[key] = asyncio.create_task(work())
         task.add_done_callback(partial(_no_longer_shared, under_way, key))
     return await asyncio.shield(task)
+
+
+async def to_its_end(work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of ``work``, which is not interrupted where the caller is cancelled: that is raised when ``work`` has ended. A second cancellation does not wait."""
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 def _no_longer_shared(under_way: dict[Key, asyncio.Task[Result]], key: Key, task: asyncio.Task[Result]) -> None:

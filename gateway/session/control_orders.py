@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterable
 
@@ -21,6 +19,7 @@ from ..live.hub import Hub
 from ..publication import Position
 from ..rules.identity import Grant, Identity, ServerSubscription
 from ..rules.json_text import encode
+from ..runtime.memory import resident_bytes
 from .admission import Admission, Client
 from .client_views import ClientViews
 
@@ -101,7 +100,6 @@ class Orders:
     def info(self) -> dict[str, object]:
         """A node of the server API's ``info``."""
         statistics = self._hub.statistics()
-        usage = resource.getrusage(resource.RUSAGE_SELF)
         return {
             "uid": self._process,
             "name": self.name,
@@ -111,7 +109,7 @@ class Orders:
             "num_channels": statistics["channels"],
             "num_subs": statistics["subscriptions"],
             "uptime": int(time.monotonic() - self._started),
-            "process": {"cpu": usage.ru_utime + usage.ru_stime, "rss": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)},
+            "process": {"cpu": time.process_time(), "rss": resident_bytes()},
         }
 
 

@@ -23,6 +23,7 @@ import random
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from operator import itemgetter
 from typing import Generic, TypeVar
 
 from ..errors import Disconnect
@@ -40,6 +41,7 @@ log = logging.getLogger("gateway.clients")
 CONNECT_SECONDS = 30.0
 GRACE_SECONDS = 25.0  # Source: docs/reference/wire-protocol.md, A connection
 NEVER = float("inf")
+_end_of = itemgetter(0)  # of an entry of ``token_ends``
 CLIENT_LEFT = Disconnect(3000)
 
 
@@ -188,7 +190,7 @@ class TimedClient(ABC, Generic[Followed]):
         """When ``tick`` may have something to do."""
         due = min(self.open_by, self.next_ping, self.slow_since + self.node.config.limits.slow_seconds)
         if ends := self.token_ends():
-            first = min([end for end, _ in ends])
+            first, _ = min(ends, key=_end_of)
             due = min(due, now + max(0.0, first + self._grace - time.time()))
         return due
 

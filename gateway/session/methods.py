@@ -61,7 +61,7 @@ class HandledSession(Owner, Protocol):
 
     def accept(self, id: int, identity: Identity) -> None: ...
 
-    def follow_own(self, subscriptions: list[ClientSubscription]) -> None: ...
+    def follow_own(self, subscriptions: dict[str, ClientSubscription]) -> None: ...
 
     def follow(self, subscription: ClientSubscription) -> None: ...
 
@@ -85,12 +85,12 @@ def _connect(session: HandledSession, id: int, request: ConnectRequest) -> None:
     identity = node.authentication.authenticate(request.token or "")
     own = _own_channels(session, identity)
     recover = request.subs or {}
-    rules = {name: node.rules(name, operator=identity.operator) for name in own}
-    starts = {name: _start(rules[name], identity, name, recover.get(name, NOWHERE)) for name in own}
+    operator = identity.operator
+    starts = {name: _start(node.rules(name, operator=operator), identity, name, recover.get(name, NOWHERE)) for name in own}
     session.accept(id, identity)
     session.follow_own(
-        [
-            ClientSubscription(
+        {
+            name: ClientSubscription(
                 session,
                 node.hub.channel(name),
                 since,
@@ -98,7 +98,7 @@ def _connect(session: HandledSession, id: int, request: ConnectRequest) -> None:
                 delta=recover.get(name, NOWHERE).delta == "fossil",
             )
             for name, since in starts.items()
-        ]
+        }
     )
 
 

@@ -68,7 +68,7 @@ class Node:
 
     def personal_channels(self, user: str) -> list[str]:
         """The channels that a user is subscribed to on connecting."""
-        if not user:
+        if not user or not (self.config.personal_namespaces or self.config.channels.personal):
             return []
         names = [f"{name}:{user}" for name in self.config.personal_namespaces]
         if self.config.channels.personal:

@@ -93,13 +93,14 @@ class Session(CommandingClient[ClientSubscription]):
         self.connect_id = id
         self.open_by = self.node.hub.now() + CONNECT_SECONDS
 
-    def follow_own(self, subscriptions: list[ClientSubscription]) -> None:
+    def follow_own(self, subscriptions: dict[str, ClientSubscription]) -> None:
         """Subscribes it to the channels that its token and the rules name. With the last one's beginning, connect is answered."""
         self.answers = {}
-        self.subscriptions = {subscription.channel.name: subscription for subscription in subscriptions}
-        for subscription in subscriptions:
+        self.subscriptions = subscriptions
+        begun = list(subscriptions.values())  # one that fails at once leaves ``subscriptions``
+        for subscription in begun:
             self.node.hub.follow(subscription)
-        if not subscriptions:
+        if not begun:
             self._answer_connect()
 
     def server_side_begun(self, channel: str, result: bytes) -> None:

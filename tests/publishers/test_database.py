@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from gateway.errors import ConfigurationError
 from publishers.database import Database
@@ -42,6 +44,23 @@ async def test_a_transaction_that_fails_leaves_nothing(database: Database) -> No
             raise RuntimeError
     async with database.reading() as connection:
         assert (await connection.execute(select(outbox))).all() == []
+
+
+async def test_one_who_is_cancelled_as_the_transaction_ends_gives_the_connection_back(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was thrown away, with an error in the log: so ended a relay that was stopped as it had deleted its last rows."""
+
+    async def publish() -> None:
+        async with database.transaction() as transaction:
+            transaction.publish("posts:a", 1)
+
+    publishing = asyncio.create_task(publish())
+    event.listen(database.engine.sync_engine.pool, "reset", lambda *_: publishing.cancel())
+    with pytest.raises(asyncio.CancelledError):
+        await publishing
+    assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == []
+    assert database.engine.pool.checkedin() == 1  # type: ignore[attr-defined]  # it is a QueuePool
 
 
 @pytest.mark.parametrize(
