@@ -306,6 +306,13 @@ async def test_a_temporary_refusal_is_inside_the_stream(gateway: RunningGateway,
         assert 2000 <= retry <= 12000
 
 
+async def test_of_several_channels_the_one_that_no_namespace_has_is_refused_by_name(gateway: RunningGateway, channel: str) -> None:
+    """A page follows the others without it; a plain 400 would show it nothing, and cut off all of them."""
+    async with stream(gateway, channel, "nowhere:1") as events:
+        (event,) = await events.end()
+        assert (event.name, event.data) == ("refused", {"code": 102, "message": "unknown channel", "channel": "nowhere:1"})
+
+
 async def test_refusals_spread_the_return_of_clients(gateway: RunningGateway) -> None:
     retries = set()
     for _ in range(8):

@@ -2,7 +2,7 @@
 
 A mistake that no later attempt can make good is answered with a plain status. Anything else that keeps a stream from opening
 is answered with a stream of one event, `refused`, because an EventSource never tries again after a status other than 200.
-Where a subscription token is the cause, the event names its channel.
+Where one channel is the cause, the event names it.
 """
 
 from __future__ import annotations
@@ -111,12 +111,17 @@ class EventStreams:
         most = min(most, ID_BYTES // 28)
         if len(names) > most:
             raise LimitExceeded(f"{len(names)} channels in one stream; at most {most}")
-        for name in names:
-            self._node.rules(name)
+        if len(names) == 1:
+            self._node.rules(names[0])
         return names
 
     async def _grants(self, names: list[str], tokens: list[str], identity: Identity) -> dict[str, Grant]:
         """What the subscription tokens allow, by channel. Raises if the user may not follow all of the channels with them."""
+        for name in names:
+            try:
+                self._node.rules(name)
+            except ClientError as error:  # one of several: a client may follow the others without it
+                raise _ChannelRefused(error, name) from None
         grants: dict[str, Grant] = {}
         for token in tokens:
             try:
