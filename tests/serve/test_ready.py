@@ -135,9 +135,9 @@ async def test_its_disk_is_full(server: ValkeyServer, gateway: RunningGateway, t
 
     def begin() -> None:
         gone.mkdir()
-        server.client.config_set("save", "1 1")
         server.client.config_set("dir", str(gone))
         gone.rmdir()
+        server.client.config_set("save", "1 1")  # from now on it may save at any moment
         server.client.set("changed", 1)
         with contextlib.suppress(valkey.exceptions.ResponseError):
             server.client.bgsave()

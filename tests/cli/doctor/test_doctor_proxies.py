@@ -74,7 +74,7 @@ FOUND = {
     "upgrade removed": [("fault", "does not pass the upgrade", "$http_upgrade")],
     "buffering on": [],
     "streams held in a buffer": [("fault", "holds streams back in a buffer", "proxy_buffering off; gzip off;")],
-    "idle connections cut": [("fault", "cut a WebSocket", "proxy_read_timeout 3s;"), ("fault", "cut a stream", "proxy_read_timeout 3s;")],
+    "idle connections cut": [("fault", "cut a WebSocket", "proxy_read_timeout 5s;"), ("fault", "cut a stream", "proxy_read_timeout 5s;")],
     "host changed": [("warning", "changes Host", "$http_host")],
     "addresses not reported": [("warning", "X-Forwarded-For is missing", "$proxy_add_x_forwarded_for")],
     "addresses as clients claim them": [("fault", "they can choose the address", "$proxy_add_x_forwarded_for")],
@@ -88,7 +88,7 @@ FOUND = {
 
 @pytest.fixture(scope="module")
 def gateway(start_gateway_once: Start) -> RunningGateway:
-    return start_gateway_once('ping_seconds = 1\ntrusted_proxies = ["127.0.0.1"]\nallowed_origins = ["https://app.example.org"]\n')
+    return start_gateway_once('ping_seconds = 2\ntrusted_proxies = ["127.0.0.1"]\nallowed_origins = ["https://app.example.org"]\n')
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ async def test_an_origin_that_the_running_gateway_refuses_does_not_end_the_exami
         "refuses pages of https://other.example.org" in finding.sentence
         and 'allowed_origins = ["https://other.example.org"]' in finding.change
     )
-    assert "itself, with no proxy between" in diagnosis.fine["way"] and "--wait 6 waits for one" in diagnosis.untried[0]
+    assert "itself, with no proxy between" in diagnosis.fine["way"] and "--wait 7 waits for one" in diagnosis.untried[0]
 
 
 async def test_a_gateway_shows_what_it_sees_only_to_a_caller_that_proves_to_have_its_key(gateway: RunningGateway) -> None:
