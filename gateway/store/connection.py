@@ -338,7 +338,7 @@ class ServerCommands:
         except BaseException:
             if self._transport is not None:  # else it was lost meanwhile
                 self._transport.abort()
-            self._drop("the connection was not made")
+            self._drop("the connection was not made", was_made=False)
             raise
         self._release()
 
@@ -357,9 +357,11 @@ class ServerCommands:
                     raise
                 await asyncio.sleep(self._pauses.next(asyncio.get_running_loop().time()))
 
-    def _drop(self, reason: str) -> None:
-        """Forgets the connection; of the commands that were written, those that may be repeated wait for the next one."""
-        self._outage.begin(reason)
+    def _drop(self, reason: str, *, was_made: bool = True) -> None:
+        """Forgets the connection; of the commands that were written, those that may be repeated wait for the next one.
+
+        One that never ``was_made`` is no loss yet: its server may have had to ask another shard, which was not connected at that moment."""
+        self._outage.begin(reason if was_made else "")
         self._transport, self._writer, self.server = None, None, None
         self._lost.set()
         if self._mending is not None and self._mending is not asyncio.current_task():
