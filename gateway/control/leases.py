@@ -15,7 +15,7 @@ from ..errors import NotPermitted, StoreError, Unavailable
 from ..rules.json_text import is_utf8
 from ..runtime.tasks import Tasks
 from ..store.history import History
-from ..store.valkey_clock import valkey_time
+from ..store.valkey_clock import SetForward, valkey_time
 
 __all__ = ["LeaseListener", "Leases"]
 
@@ -67,7 +67,7 @@ class Leases:
     async def run(self) -> None:
         """Renews the lease, and notices whose is over. Runs until cancelled."""
         now = asyncio.get_running_loop().time
-        renewed, trusted, ahead = float("-inf"), now() + TRUST_SECONDS, float("inf")
+        renewed, trusted, clock = float("-inf"), now() + TRUST_SECONDS, SetForward(LEASE_MS / 2000)
         while True:
             try:
                 valkey = await valkey_time(self._history.commands, self._key)
@@ -76,8 +76,7 @@ class Leases:
                 self._note_refusal(error)
             else:
                 self._note_success()
-                was_ahead, ahead = ahead, valkey - now()
-                if now() - renewed > LEASE_MS / 2000 or ahead - was_ahead > LEASE_MS / 2000:
+                if clock.is_noticed(valkey, now()) or now() - renewed > LEASE_MS / 2000:
                     trusted = now() + TRUST_SECONDS
                 renewed = now()
                 if unknown:

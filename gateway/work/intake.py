@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +22,7 @@ from ..runtime.backoff import backoff, retrying
 from ..runtime.tasks import Tasks
 from ..store.access import Commands
 from ..store.layout import Layout, Word
-from ..store.valkey_clock import valkey_time
+from ..store.valkey_clock import SetForward, valkey_time
 from .handlers import Rate
 from .jobs import DELAY_SECONDS, read_job
 from .running import Outcome, Run
@@ -63,7 +62,7 @@ class Intake:
         self._lease_ms = int(lease * 1000)
         self._leased_until = 0.0  # by the loop's clock: so long the lease lasts for sure
         self._trusted = 0.0  # by the same clock: from then on a lease that is over is that of a dead worker
-        self._ahead = math.inf  # by how many seconds Valkey's clock was ahead of the loop's
+        self._clock = SetForward(lease / 2)
         self._on_promising = on_promising
         self._tasks = tasks
         self._signals = 0  # announcements and timers, counted
@@ -174,11 +173,11 @@ class Intake:
     async def renew(self) -> None:
         """Renews the lease; gives jobs of dead workers to the living; what this worker lost is ended. Raises StoreError."""
         time, lease = asyncio.get_running_loop().time, self._lease_ms / 1000
-        was_ahead, self._ahead = self._ahead, await valkey_time(self._commands, self.channel) - time()
+        was_set = self._clock.is_noticed(await valkey_time(self._commands, self.channel), time())
         before, until, began = list(self.held.values()), self._leased_until, time()
         known, ms, *dead = await self._call(b"gateway_renew", self._lease_ms)
         # Where Valkey was away, or its clock was set, the leases of the living are over too, until they come back as this worker does.
-        if 0 < until <= time() or self._ahead > was_ahead + lease / 2:
+        if was_set or 0 < until <= time():
             self._trusted = time() + lease
         self._leased_until = began + lease
         if not known and before:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from ..errors import StoreError, Unavailable
 from ..store.untrusted import Faults
+from ..store.valkey_clock import SetForward
 from .reader_calls import ReaderCalls
 from .sharing import Shares
 
@@ -65,7 +66,7 @@ class Membership:
         self._woken = asyncio.Event()
         self._free: list[str] = []  # given back, and not announced yet
         self._renewed = self._trusted = float("-inf")
-        self._ahead = float("inf")  # by how many seconds Valkey's clock was ahead of the loop's
+        self._clock = SetForward(lease / 2)
 
     def wake(self) -> None:
         """Something changed: looks at the channels anew."""
@@ -129,8 +130,7 @@ class Membership:
         free, self._free = self._free, []
         members = await self._calls.beat(self._member, int(self._lease * 1000), *free)
         valkey, now = await self._calls.time(), asyncio.get_running_loop().time()
-        was_ahead, self._ahead = self._ahead, valkey - now
-        if (self._renewed > 0 and now - self._renewed > self._lease / 2) or self._ahead > was_ahead + self._lease / 2:
+        if self._clock.is_noticed(valkey, now) or (self._renewed > 0 and now - self._renewed > self._lease / 2):
             self._trusted = now + self._lease  # Valkey was away, or its clock was set: the others' leases may seem to be over as well
         self._renewed = now
         return {member for member in members if _MEMBER(member)}
