@@ -15,7 +15,7 @@ from typing import Protocol
 from ..store.layout import read_announcement
 from ..store.untrusted import Faults
 from .channel import Channel
-from .fanout import BYTES_PER_WRITE, Part, write_all
+from .fanout import Part, write_all, writes_of
 
 __all__ = ["ANNOUNCED_AT_ONCE", "PUBLICATION_WORK", "Arrivals", "Held"]
 
@@ -56,7 +56,7 @@ class Arrivals:
             if channel is not None:
                 try:
                     if self._room > 0 and len(payloads) == 1 and channel.take_next(payloads[0], parts):
-                        self._room -= PUBLICATION_WORK + channel.live_count * (1 + len(payloads[0]) // BYTES_PER_WRITE)
+                        self._room -= PUBLICATION_WORK + channel.live_count * writes_of(len(payloads[0]))
                     else:
                         write_all(parts)
                         parts.clear()
@@ -72,7 +72,7 @@ class Arrivals:
         items = [read_announcement(payload, self._faults, channel.name) for payload in payloads]
         size = sum(map(len, payloads))
         if self._room > 0:
-            self._room -= len(items) * PUBLICATION_WORK + channel.live_count * (1 + size // BYTES_PER_WRITE)
+            self._room -= len(items) * PUBLICATION_WORK + channel.live_count * writes_of(size)
             channel.announced(items)
         else:
             channel.delay(items)
@@ -82,7 +82,7 @@ class Arrivals:
         self._room = ANNOUNCED_AT_ONCE
         while self._delayed and self._room > 0:
             channel, size = self._delayed.popitem(last=False)
-            self._room -= len(channel.waiting) * PUBLICATION_WORK + channel.live_count * (1 + size // BYTES_PER_WRITE)
+            self._room -= len(channel.waiting) * PUBLICATION_WORK + channel.live_count * writes_of(size)
             try:
                 channel.announce_waiting()
             except Exception:

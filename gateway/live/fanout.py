@@ -135,7 +135,7 @@ class FanOut(ABC):
 
     def fan_out(self, publications: list[Publication]) -> None:
         """Writes to every live subscription, at once if they are few, else slice by slice. Call it between rounds only."""
-        if self.live_count * writes_of(publications) + self.filter_work * len(publications) <= SLICE:
+        if self.live_count * writes_of(_size(publications)) + self.filter_work * len(publications) <= SLICE:
             parts: list[Part] = []
             self.prepare(publications, parts)
             write_all(parts)
@@ -201,9 +201,13 @@ class FanOut(ABC):
             self.round_over()
 
 
-def writes_of(publications: list[Publication]) -> int:
-    """How many short writes take as long as one of these publications together."""
-    return 1 + sum([len(publication.data) for publication in publications]) // BYTES_PER_WRITE
+def writes_of(size: int) -> int:
+    """How many short writes take as long as one of ``size`` bytes."""
+    return 1 + size // BYTES_PER_WRITE
+
+
+def _size(publications: list[Publication]) -> int:
+    return sum([len(publication.data) for publication in publications])
 
 
 def _filter_work(wire: Wire) -> int:
@@ -225,7 +229,7 @@ class Round:
         self.over: list[asyncio.Future[None]] = []
         self._channel = channel
         self._publications = publications
-        self._writes = writes_of(publications)  # as many short ones take as long as one of these
+        self._writes = writes_of(_size(publications))  # as many short ones take as long as one of these
         self._parts = {wire: dict(members) for wire, members in live.items()}
         # Deltas are made against the base before this round, so at once; a filter is asked when its turn has come.
         self._payloads = {wire: wire.join(channel, publications) for wire in live if not isinstance(wire, FilteredWire)}
