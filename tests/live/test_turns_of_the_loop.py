@@ -244,8 +244,9 @@ async def test_those_that_waited_for_the_same_page_go_on_in_portions(hub: Hub, v
     assert all(each.events == ["recovered", 1, 2, 3, 4, 5] for each in subscriptions)
 
 
-async def test_a_loss_is_announced_in_portions(hub: Hub, valkey: Valkey, turns: TurnCounter) -> None:
-    subscriptions = follow(hub, turns, ["forgetful:c"] * (3 * NOTIFIED_AT_ONCE))
+@pytest.mark.parametrize("channels", [1, 10])
+async def test_a_loss_is_announced_in_portions(hub: Hub, valkey: Valkey, turns: TurnCounter, channels: int) -> None:
+    subscriptions = follow(hub, turns, [f"forgetful:c{number % channels}" for number in range(5 * NOTIFIED_AT_ONCE)])
     confirm(hub, valkey)
     await live(subscriptions)
     hub.on_lost()
@@ -281,18 +282,6 @@ async def test_those_that_waited_for_channels_that_open_together_go_on_in_portio
         await live(subscriptions)
     assert turns.total == len(subscriptions) and turns.most <= WOKEN_AT_ONCE
     assert all(not each.channel.waiters for each in subscriptions)
-
-
-async def test_a_loss_in_many_channels_is_announced_in_portions(hub: Hub, valkey: Valkey, turns: TurnCounter) -> None:
-    subscriptions = follow(hub, turns, [f"forgetful:c{number % 10}" for number in range(5 * NOTIFIED_AT_ONCE)])
-    confirm(hub, valkey)
-    await live(subscriptions)
-    hub.on_lost()
-    turns.work.clear()
-    with turns:
-        confirm(hub, valkey)
-        await until(lambda: all(each.events[-1] == "gap" for each in subscriptions), "all know")
-    assert turns.total == len(subscriptions) and turns.most <= NOTIFIED_AT_ONCE
 
 
 @pytest.mark.parametrize("is_open", [False, True])

@@ -384,7 +384,7 @@ async def test_living_workers_keep_their_jobs_when_valkeys_clock_is_set(
 
 
 async def test_a_worker_that_waits_for_a_delayed_job_looks_each_minute_as_valkeys_clock_may_be_set(queue: Queue, prefix: str) -> None:
-    """Also where its machine sleeps: the timer stands still meanwhile."""
+    """Also where its machine sleeps: the timer does not run then."""
     intake = Intake(queue.queues.commands, Layout(prefix), "default", "w", 15, lambda: None, Tasks())
     await queue.enqueue("work", delay=86400)
     assert await intake.take(1) == [] and not intake.promising

@@ -154,7 +154,7 @@ async def test_progress_is_a_publication_in_the_jobs_channel(
 async def test_a_batch_is_full_or_its_time_is_over(queue: Queue, new_worker: NewWorker) -> None:
     sizes, worker = [], new_worker(concurrency=2)
 
-    @worker.job("batch", batch=10, within=0.05)
+    @worker.job("batch", batch=10, within=0.5)
     async def batch(jobs: list[RunningJob], data: list[int]) -> list[int]:
         sizes.append(len(jobs))
         return [each + 1 for each in data]
