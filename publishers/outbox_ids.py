@@ -79,7 +79,7 @@ async def _last_on_sqlite(connection: AsyncConnection) -> int | None:
 
 
 async def _last_on_postgresql(connection: AsyncConnection) -> int | None:
-    """The sequence is the column's own, whoever made the table."""
+    """By the sequence of the column ``id``, whose name depends on what made the table."""
     name = (await connection.execute(text("SELECT pg_get_serial_sequence('outbox', 'id')"))).scalar()
     if name is None:
         return None

@@ -7,6 +7,7 @@ queue_views      what they print
 worker_command   worker
 bench_command    bench
 recipe_command   recipe
+restored_command restored
 doctor_command   doctor; the package doctor is what it runs
 leaving    how the process of worker ends
 programs   the commands that run until they are ended: serve, demo, relay

@@ -5,8 +5,8 @@ calls. What a process wrote is listed in a set of its own, ``gw:present:{process
 which its expired lease shows (``leases``), another one removes its clients and announces their leaves. There is one lease a
 process, so a heartbeat costs the same however many clients there are. A process that was taken for dead by mistake writes all of
 its own anew; so it does where Valkey came back, perhaps older than it was, and then it also removes those who left meanwhile. On a
-cluster the set is at another shard than most channels, so that it lists clients for some time after they left; whoever removes the clients of
-a dead process lists them for that time.
+cluster the set is at another shard than most channels, so that it lists clients for some time after they left; a process that removes
+the clients of a dead one lists them for that time.
 
 A read first writes what this process has not written yet, so that a client that just subscribed finds itself. Numbers are Valkey's
 own; lists are bounded by ``limits.presence_clients``. Equal reads are one until Valkey is asked. A caller that comes later may have been

@@ -1,7 +1,8 @@
 """Whether the channels' rules that are in force in Valkey are this gateway's.
 
 Where Valkey came back empty, a publisher may have been faster and loaded the functions with the built-in rules; where the functions alone
-were lost, a gateway of another prefix. Then this gateway's rules are put into force. Where another gateway's rules are in force, that is logged: one Valkey has one configuration.
+were lost, a gateway of another prefix. Then this gateway's rules are put into force. Where another gateway's rules are in force, that is
+logged: one Valkey has one configuration.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ class HttpProtocol(BoundedHttp):
 
     def _unsupported_upgrade_warning(self) -> None:
         """Gives another parser the same head without what asks for another protocol: this one took that head for all of the request, and would
-        take the body for the next request, which nobody in front of this server has seen."""
+        take the body for the next request, which no proxy in front of this server has seen."""
         if self._upgrade_ignored:
             (method, version), self._upgrade_ignored = self._upgrade_ignored, None
             self.parser = type(self.parser)(self)

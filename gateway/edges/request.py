@@ -33,9 +33,8 @@ NO_COOKIE = "allowed_origins does not name this page's origin, so its visitor's 
 ORIGIN_MOST = 200  # characters of a log line
 
 ADDRESS_MOST = 64  # characters
-HOPS_MOST = (
-    16  # of X-Forwarded-For that are looked at, from the last on: some 10 microseconds each, and the client wrote most of a long one
-)
+# Of X-Forwarded-For, those that are looked at, from the last on: each takes some 10 microseconds, and the client wrote most of a long one.
+HOPS_MOST = 16
 NUMBER_DIGITS = 9  # of a number in a query
 _WITH_PORT = re.compile(r"\[([0-9A-Fa-f:.%]+)\](?::[0-9]+)?|([0-9.]+):[0-9]+").fullmatch  # an address as some proxies write it
 

@@ -111,7 +111,8 @@ async def shared(under_way: dict[Key, asyncio.Task[Result]], key: Key, work: Cal
 
 
 async def to_its_end(work: Coroutine[Any, Any, Result]) -> Result:
-    """The result of ``work``, which is not interrupted where the caller is cancelled: that is raised when ``work`` has ended. A second cancellation does not wait."""
+    """The result of ``work``, which is not interrupted where the caller is cancelled: that is raised when ``work`` has ended. A second
+    cancellation does not wait."""
     task = asyncio.create_task(work)
     try:
         return await asyncio.shield(task)

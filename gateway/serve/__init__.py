@@ -3,6 +3,7 @@
 server      one process: port, start, end
 tls         TLS handshakes, bounded in number and time
 systemd     what systemd passes to a service, and what it is sent
+certificate what is wrong with the certificate and its key
 upkeep      of the embedded Valkey
 workers     several processes that share the port
 first_run   the secrets that a first run makes and stores

