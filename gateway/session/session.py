@@ -180,8 +180,11 @@ class Session(CommandingClient[ClientSubscription]):
     # What a service asks for.
 
     def add(self, channel: str, granted: ServerSubscription, since: Position | None) -> None:
-        """Subscribes it from the server's side. A subscription to the channel that is there already stays, of either side."""
-        if self.state is not CONNECTED or channel in self.subscriptions:
+        """Subscribes it from the server's side. A subscription to the channel that is there already stays, of either side.
+
+        A client that is still connecting finds the channel among its own in the reply to connect.
+        """
+        if self.state is OPENED or self.state is CLOSED or channel in self.subscriptions:
             return
         if len(self.subscriptions) >= self.node.config.limits.channels_per_client:
             log.info("client %s: not subscribed to %s, limits.channels_per_client is reached", self.client, channel)
@@ -192,8 +195,14 @@ class Session(CommandingClient[ClientSubscription]):
     def remove(self, channel: str) -> None:
         """Ends a subscription, of either side; SDKs do not subscribe again."""
         subscription = self.subscriptions.get(channel)
-        if subscription is not None and self.state is CONNECTED:
+        if subscription is None:
+            return
+        if self.answers is None:
             subscription.end_with(2000, "server unsubscribe", PermissionDenied())
+            return
+        self.answers.pop(channel, None)  # it is connecting, and never learns of the channel
+        self.end_subscription(subscription)
+        self._answer_connect_if_complete()
 
     def end_revoked(self, revoked: Callable[[Grant], bool]) -> None:
         """Ends subscriptions whose own token was revoked; an SDK asks for another token, and subscribes again with it."""

@@ -120,6 +120,27 @@ async def test_a_client_receives_nothing_of_a_subscription_that_never_began(gate
     assert "chat:1" not in client.session.subscriptions and not client.of("chat:1")
 
 
+async def test_a_client_that_is_still_connecting_gets_the_channels_that_a_service_adds(gateway: Gateway) -> None:
+    """A backend may answer its user's login with them, and that may come before Valkey has answered where the user's own channels stand."""
+    client = Client(gateway)
+    client.send_commands({"id": 1, "connect": {"token": token()}})
+    client.session.add("chat:1", ServerSubscription(), None)
+    assert set((await client.answered(1))["connect"]["subs"]) == {"notifications:u1", "chat:1"}
+    await gateway.node.history.publish("chat:1", publish_words(b"1"))
+    await until(lambda: client.of("chat:1") == ["pub"], "it follows the channel")
+
+
+@pytest.mark.parametrize("others", [[], ["chat:2"]], ids=["the only one", "one of two"])
+async def test_a_client_that_is_still_connecting_does_not_keep_a_channel_that_a_service_takes_from_it(
+    gateway: Gateway, others: list[str]
+) -> None:
+    client = Client(gateway)
+    client.send_commands({"id": 1, "connect": {"token": token(channels=others)}})
+    client.session.remove("notifications:u1")
+    assert list((await client.answered(1))["connect"].get("subs", ())) == others
+    assert list(client.session.subscriptions) == others and not client.of("notifications:u1")
+
+
 async def test_the_push_that_subscribes_a_client_from_a_position_names_where_catching_up_ends(gateway: Gateway) -> None:
     """The push has no field for publications: they follow it, and gateway.js marks them as missed up to this offset."""
     client = await connected(gateway)
