@@ -31,8 +31,8 @@ VERSION = 11  # of the functions; count it up with every change of what a functi
 
 _NAME = re.compile(rb"^gateway_(\d+)$")
 _GENERATION = re.compile(rb"^(?:(\d+)\.)?[0-9a-f]{8}$")
-_SHARED = "channels publishing histories inbox jobs".split()  # files whose local functions others use
-_FILES = "channels publishing histories inbox control rpc jobs enqueueing taking queues bridge reader rights".split()
+_SHARED = "channels positions publishing histories inbox jobs runs".split()  # files whose local functions others use
+_FILES = "channels positions publishing histories inbox control rpc jobs enqueueing runs taking leases queues bridge reader rights".split()
 
 
 def _text(name: str) -> str:

@@ -23,8 +23,8 @@
     reader_calls                 the reader's functions in Valkey, as methods
     reader_arguments             what a reader may be given
 
-The layout in Valkey is described in ``store/lua/jobs.lua``; the functions are in ``enqueueing.lua``, ``taking.lua`` and ``queues.lua`` beside it,
-those of readers in ``reader.lua``.
+The layout in Valkey is described in ``store/lua/jobs.lua``; the functions are in ``enqueueing``, ``taking``, ``runs``, ``leases`` and ``queues``
+beside it, those of readers in ``reader``.
 """
 
 from importlib import import_module
