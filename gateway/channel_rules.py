@@ -46,7 +46,7 @@ Audience = Literal["anyone", "user", "owner", "token", "nobody"]
 class Section(BaseModel):
     """A table of the TOML file; a key that it does not know is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
 
 
 class ChannelRules(Section):

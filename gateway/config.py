@@ -124,6 +124,7 @@ class Config(BaseSettings):
         env_nested_delimiter="__",
         extra="forbid",
         frozen=True,
+        allow_inf_nan=False,  # nothing is waited for without an end
         nested_model_default_partial_update=True,
         hide_input_in_errors=True,  # it may be a key
     )

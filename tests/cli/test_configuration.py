@@ -122,3 +122,11 @@ def test_a_fault_names_the_place_that_the_wrong_value_is_in(variables: pytest.Mo
         "environment variable GATEWAY_TOKENS: there is no setting 'tokens.leewy'; did you mean 'tokens.leeway'?",
         "option --port: port: Input should be less than or equal to 65535",
     ]
+
+
+@pytest.mark.parametrize("name", ["drain_seconds", "limits.slow_seconds"])
+@pytest.mark.parametrize("value", ["inf", "nan"])
+def test_no_time_is_without_an_end(variables: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str) -> None:
+    (file := tmp_path / "gateway.toml").write_text(f"{name} = {value}\n")
+    with pytest.raises(ConfigurationError, match=f"{name}: Input should be a finite number"):
+        load(file)
