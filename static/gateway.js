@@ -499,7 +499,6 @@ class Subscription extends Emitter {
 }
 
 const INBOX = "notifications:";
-const ASK_AGAIN_MS = 1000;
 
 /**
  * The user's inbox. The gateway counts what is unread, and announces each change. A state carries the number of its change, so
@@ -511,6 +510,7 @@ class Inbox {
   #epoch;
   #change = -1;
   #timer;
+  #failures = 0; // of reading it anew, since one succeeded
 
   constructor(gateway) {
     this.#gateway = gateway;
@@ -545,13 +545,18 @@ class Inbox {
   }
 
   /** Called when the subscription begins: announcements may have been missed before that. */
-  _refresh() {
-    const { clearTimeout, setTimeout } = this.#gateway._platform;
+  async _refresh() {
+    const gateway = this.#gateway;
+    const { clearTimeout, setTimeout } = gateway._platform;
     clearTimeout(this.#timer);
-    this.list({ limit: 0 }).catch((error) => {
+    try {
+      await this.list({ limit: 0 });
+      this.#failures = 0;
+    } catch (error) {
       // If the connection ended, the next one begins the subscription anew, which brings us back here.
-      if (isWorthRetrying(error) && this.#gateway.state === "connected") this.#timer = setTimeout(() => this._refresh(), ASK_AGAIN_MS);
-    });
+      if (!isWorthRetrying(error) || gateway.state !== "connected") return;
+      this.#timer = setTimeout(() => this._refresh(), gateway._backoff(this.#failures++));
+    }
   }
 }
 
@@ -1087,14 +1092,14 @@ export class Gateway extends Emitter {
   #retry(code, reason) {
     if (this._platform.now() > this.#steadyFrom) this.#failures = this.#refusedTokens = 0;
     this.#closeConnection();
-    const retryMs = this.#backoff(this.#failures++);
+    const retryMs = this._backoff(this.#failures++);
     this.#timer = this._platform.setTimeout(() => this.#open(), retryMs);
     if (code === "token" && !this._hasListener("state")) this._warnOfToken({ message: reason });
     this.#set("waiting", { code, reason, retryMs });
   }
 
   /** A random share of the whole time: clients that lost their connections together do not come back together. */
-  #backoff(failures) {
+  _backoff(failures) {
     const { backoffMs, longestBackoffMs } = this.#options;
     return this._platform.random() * Math.min(longestBackoffMs, backoffMs * 2 ** failures);
   }
@@ -1191,7 +1196,7 @@ export class Gateway extends Emitter {
 
   #resubscribe(subscription) {
     subscription._set("waiting");
-    subscription._after(this.#backoff(subscription._failures++), () => this.#requestSubscription(subscription));
+    subscription._after(this._backoff(subscription._failures++), () => this.#requestSubscription(subscription));
   }
 
   /** Where the page's own subscribe is under way, that takes the place of the server's, unless it is refused. */

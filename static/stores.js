@@ -37,7 +37,6 @@
 const INBOX = "notifications:";
 const LISTED_MOST = 200; // notifications of a list, which is read anew whenever one changes; an answer of the gateway has up to 100
 const CUT_CHARACTERS = 40_000; // the gateway ends an answer at about 256 KiB, where a character is up to six bytes
-const AGAIN_MS = 1000; // after a read that failed
 const PRESENCE_MS = 120_000; // until presence is read again
 const PRESENCE_CLIENTS = 50; // with more of them, that much longer
 
@@ -56,6 +55,7 @@ class Store {
   #snapshot;
   #stop;
   #again; // the timer
+  #failures = 0; // of reads, since one succeeded
 
   constructor(gateway, snapshot) {
     this.gateway = gateway;
@@ -83,6 +83,7 @@ class Store {
   }
 
   _update(changes) {
+    if (changes.error === null) this.#failures = 0;
     if (Object.entries(changes).every(([name, value]) => this.#snapshot[name] === value)) return;
     this.#snapshot = { ...this.#snapshot, ...changes };
     for (const added of [...this.#listeners]) if (this.#listeners.has(added)) guarded(added.listener);
@@ -93,7 +94,7 @@ class Store {
     this._update({ error });
     const { clearTimeout, setTimeout } = this.gateway._platform;
     clearTimeout(this.#again);
-    if (this.gateway._mayPass(error)) this.#again = setTimeout(() => this._followed && read(), AGAIN_MS);
+    if (this.gateway._mayPass(error)) this.#again = setTimeout(() => this._followed && read(), this.gateway._backoff(this.#failures++));
   }
 }
 

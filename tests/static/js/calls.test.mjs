@@ -151,6 +151,25 @@ test("the inbox asks again for its count after a temporary error", async () => {
   assert.equal(page.socket.sent("rpc").length, 2);
 });
 
+test("the inbox asks for its count ever more rarely while the errors last", async () => {
+  const page = await connected();
+  page.socket.push("notifications:ann", { subscribe: {} });
+  const away = { code: 100, message: "internal server error", temporary: true };
+  for (const [asked, ms] of [500, 1000, 2000, 4000].entries()) {
+    page.socket.refuse("rpc", away);
+    await page.advance(ms - 1);
+    assert.equal(page.socket.sent("rpc").length, asked + 1);
+    await page.advance(1);
+    assert.equal(page.socket.sent("rpc").length, asked + 2);
+  }
+  page.socket.reply("rpc", { data: { notifications: [], unread: 1, change: 1, epoch: "i", next: null } });
+  await settled();
+  page.socket.push("notifications:ann", { subscribe: {} });
+  page.socket.refuse("rpc", away);
+  await page.advance(500);
+  assert.equal(page.socket.sent("rpc").length, 7, "a success begins it anew");
+});
+
 test("over event streams the inbox uses HTTP, with the connection's token", async () => {
   const page = new Page({ token: jwt("ann") });
   page.gateway.subscribe("notifications:ann");

@@ -80,6 +80,17 @@ test("a history that could not be read is read again while the connection goes o
   assert.deepEqual([data(store), store.snapshot.error], [[6, 7], null]);
 });
 
+test("a store reads ever more rarely while the errors last", async () => {
+  const [page] = await following((gateway) => new ChannelStore(gateway, "a", { history: 3 }));
+  for (const [asked, ms] of [500, 1000, 2000].entries()) {
+    page.socket.refuse("history", { code: 100, message: "internal server error", temporary: true });
+    await page.advance(ms - 1);
+    assert.equal(page.socket.sent("history").length, asked + 1);
+    await page.advance(1);
+    assert.equal(page.socket.sent("history").length, asked + 2);
+  }
+});
+
 test("a history whose publications are long is read in several answers, up to what is wanted", async () => {
   const [page, store] = await following((gateway) => new ChannelStore(gateway, "a", { history: 3 }));
   const long = (...offsets) => offsets.map((offset) => ({ data: "x".repeat(50_000), offset }));
