@@ -70,8 +70,11 @@ class Leases:
         renewed, trusted, clock = float("-inf"), now() + TRUST_SECONDS, SetForward(LEASE_MS / 2000)
         while True:
             try:
-                valkey = await valkey_time(self._history.commands, self._key)
                 unknown, *dead = await self._history.call(b"gateway_beat", [self._key], self._process, LEASE_MS)
+                if unknown:
+                    await self._listener.write_anew()
+                # Asked after the leases were looked at: a clock that is set between the two is noticed in vain, and not too late.
+                valkey = await valkey_time(self._history.commands, self._key)
             except StoreError as error:
                 self._note_refusal(error)
             else:
@@ -79,8 +82,6 @@ class Leases:
                 if clock.is_noticed(valkey, now()) or now() - renewed > LEASE_MS / 2000:
                     trusted = now() + TRUST_SECONDS
                 renewed = now()
-                if unknown:
-                    await self._listener.write_anew()
                 await self._reconcile()
                 if now() >= trusted:
                     self._clean_up_after([process.decode() for process in dead if is_utf8(process)])

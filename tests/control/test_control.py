@@ -213,8 +213,9 @@ async def test_the_clients_of_a_killed_gateway_leave_when_its_lease_is_over(star
         await until_counted(one, name, 1)
 
 
+@pytest.mark.parametrize("is_set", ["before a beat", "within one"])
 async def test_the_clients_of_a_living_gateway_stay_when_valkeys_clock_is_set(
-    valkey_url: str, prefix: str, store: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+    valkey_url: str, prefix: str, store: valkey.Valkey, monkeypatch: pytest.MonkeyPatch, is_set: str
 ) -> None:
     """Its last beat is long ago then, until the next one."""
     cleaned = []
@@ -228,6 +229,9 @@ async def test_the_clients_of_a_living_gateway_stay_when_valkeys_clock_is_set(
             cleaned.append(process)
 
     async def set_forward(*_: Any) -> float:
+        if is_set == "within one" and not store.zscore(f"{prefix}:nodes", "living"):
+            store.zadd(f"{prefix}:nodes", {"living": 1})
+            return time.time()
         return time.time() + 3600
 
     monkeypatch.setattr(leases, "BEAT_SECONDS", 0.02)
@@ -238,7 +242,8 @@ async def test_the_clients_of_a_living_gateway_stay_when_valkeys_clock_is_set(
         monkeypatch.setattr(leases, "TRUST_SECONDS", 10.0)
         monkeypatch.setattr(leases, "valkey_time", set_forward)
         await asyncio.sleep(0.05)
-        store.zadd(f"{prefix}:nodes", {"living": 1})
+        if is_set == "before a beat":
+            store.zadd(f"{prefix}:nodes", {"living": 1})
         await asyncio.sleep(0.1)
         running.cancel()
     assert cleaned == []

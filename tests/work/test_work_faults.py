@@ -363,8 +363,9 @@ async def test_all_jobs_of_a_dead_worker_go_to_others_at_once_however_many(queue
     assert (await queue.queues.overview("default")).ready == 1100
 
 
+@pytest.mark.parametrize("is_set", ["before a renewal", "within one"])
 async def test_living_workers_keep_their_jobs_when_valkeys_clock_is_set(
-    queue: Queue, prefix: str, store: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+    queue: Queue, prefix: str, store: valkey.Valkey, monkeypatch: pytest.MonkeyPatch, is_set: str
 ) -> None:
     living, first = (
         Intake(queue.queues.commands, Layout(prefix), "default", name, 15, lambda: None, Tasks()) for name in ("living", "first")
@@ -373,11 +374,18 @@ async def test_living_workers_keep_their_jobs_when_valkeys_clock_is_set(
     assert len(await living.take(1)) == 1
     await first.renew()
 
+    workers = f"{prefix}:queue:{{default}}:workers"
+
     async def set_forward(*_: Any) -> float:
+        if is_set == "within one" and store.zscore(workers, "living") != 1:
+            store.zadd(workers, {"living": 1})
+            return time.time()
         return time.time() + 3600
 
     monkeypatch.setattr("gateway.work.intake.valkey_time", set_forward)
-    store.zadd(f"{prefix}:queue:{{default}}:workers", {"living": 1})  # as by that clock
+    if is_set == "before a renewal":
+        store.zadd(workers, {"living": 1})  # as by that clock
+    await first.renew()
     await first.renew()
     overview = await queue.queues.overview("default")
     assert (overview.running, overview.crashed) == (1, 0)
