@@ -124,10 +124,15 @@ class Leases:
         except StoreError as error:
             log.debug("process %s is dead, but not cleaned up yet: %s", process, error)
 
-    async def give_back(self) -> None:
-        """This process ends and left nothing in Valkey, so no other has to clean up after it."""
+    async def give_back(self, *, clean: bool) -> None:
+        """This process ends. ``clean``: it left nothing in Valkey. Otherwise others clean up after it at their next beat: until then each of
+        their surveys waits for its answer."""
+        history = self._history
         try:
             async with asyncio.timeout(1):
-                await self._history.call(b"gateway_beat", [self._key], self._process, 0)
+                if clean:
+                    await history.call(b"gateway_beat", [self._key], self._process, 0)
+                else:
+                    await history.commands.send(b"ZADD", self._key, b"XX", 0, self._process)
         except (StoreError, TimeoutError) as error:
             log.debug("the lease was not given back: %s", error)

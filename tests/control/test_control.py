@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import time
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import valkey
@@ -247,6 +247,15 @@ async def test_the_clients_of_a_living_gateway_stay_when_valkeys_clock_is_set(
         await asyncio.sleep(0.1)
         running.cancel()
     assert cleaned == []
+
+
+async def test_a_process_that_ends_and_left_something_in_valkey_is_cleaned_up_after_at_the_next_beat(valkey_url: str, prefix: str) -> None:
+    """As each on a cluster. Surveys of the others waited a second for it until its lease was over."""
+    async with opened_history(valkey_url, prefix, Config()) as history:
+        key = [f"{prefix}:nodes".encode()]
+        await history.call(b"gateway_beat", key, "ends", leases.LEASE_MS)
+        await leases.Leases(history, "ends", cast(Any, None)).give_back(clean=False)
+        assert await history.call(b"gateway_beat", key, "other", leases.LEASE_MS) == [1, b"ends"]
 
 
 # What gateways say to each other.
