@@ -140,9 +140,11 @@ class Library:
             log.error("the channels' rules in valkey are not this configuration's, and the user may not replace them: %s", REMEDY)
 
     async def _install(self, call: Call, rules: Rules, *, sharded: bool) -> None:
+        present: dict[str, Rules] = {}  # also those that another gateway left out, which loaded its library between two attempts
         for attempt in range(INSTALL_ATTEMPTS):
-            loaded, present = await _loaded(call), await _rules_in_force(call)
-            in_force = present.get(self._prefix)
+            loaded, found = await _loaded(call), await _rules_in_force(call)
+            in_force = found.get(self._prefix)
+            present |= found
             if loaded and max(loaded) > VERSION:
                 _log_newer(max(loaded), agrees=in_force == rules)
                 return
@@ -186,11 +188,13 @@ class Library:
         rules = self._rules
         if rules is None:
             rules = await self.stored_rules(shared or call) or BUILT_IN_RULES
+        present: dict[str, Rules] = {}  # as in _install
         for _ in range(INSTALL_ATTEMPTS):  # a gateway of an older version may load its own at the same moment
             loaded = await _loaded(call)
             if loaded and max(loaded) >= VERSION:
                 return
-            await self._replace(call, loaded, await _rules_in_force(call), rules, sharded=shared is not None)
+            present |= await _rules_in_force(call)
+            await self._replace(call, loaded, present, rules, sharded=shared is not None)
 
     async def agrees(self, commands: Commands) -> bool:
         """Whether the rules in force are this configuration's, in every shard."""

@@ -66,6 +66,8 @@ class FasterOlder:
 async def test_an_older_gateway_that_loads_its_functions_in_between_does_not_keep_them(
     own: OwnValkey, commands: Commands, monkeypatch: pytest.MonkeyPatch, act: str
 ) -> None:
+    """Nor does it take the rules of other prefixes away with them: their histories would be cut to the built-in size."""
+    own.ask("FUNCTION", "LOAD", source_of(OLDER, "other"))
     library, call = Library(OURS, "gw"), FasterOlder(own, commands.call)
     if act == "ready":
         assert (await library.ready(call)).startswith(b"%d." % VERSION)
@@ -73,6 +75,7 @@ async def test_an_older_gateway_that_loads_its_functions_in_between_does_not_kee
         monkeypatch.setattr(commands, "call", call)
         await library.install(commands)
     assert versions(own) == [b"gateway_%d" % VERSION]
+    assert await Library(OURS, "other").agrees(commands)
 
 
 async def test_rules_that_are_missing_in_valkey_are_put_into_force(own: OwnValkey, commands: Commands) -> None:
