@@ -48,6 +48,7 @@ class Leases:
         self._listener = listener
         self._key = f"{history.layout.prefix}:nodes".encode()
         self._clean_ups = Tasks()
+        self._cleaning: set[str] = set()  # after these processes: it may take longer than a beat
         self._refused = False
         self._servers: set[str] = set()  # those that answered at the last beat, by their run ids
 
@@ -115,7 +116,9 @@ class Leases:
 
     def _clean_up_after(self, processes: list[str]) -> None:
         for process in processes:
-            self._clean_ups.spawn(self._clean_up(process))
+            if process not in self._cleaning:
+                self._cleaning.add(process)
+                self._clean_ups.spawn(self._clean_up(process))
 
     async def _clean_up(self, process: str) -> None:
         try:
@@ -123,6 +126,8 @@ class Leases:
             await self._history.commands.call(b"ZREM", self._key, process)
         except StoreError as error:
             log.debug("process %s is dead, but not cleaned up yet: %s", process, error)
+        finally:
+            self._cleaning.discard(process)
 
     async def give_back(self, *, clean: bool) -> None:
         """This process ends. ``clean``: it left nothing in Valkey. Otherwise others clean up after it at their next beat: until then each of

@@ -19,7 +19,7 @@ from ..kit.clients import client, stream, until_counted
 from ..kit.gateways import Pair, Start
 from ..kit.tokens import token
 from ..kit.valkeys import opened_history
-from ..kit.waiting import eventually
+from ..kit.waiting import eventually, until
 
 RULES = """
 [namespaces.chat]
@@ -247,6 +247,32 @@ async def test_the_clients_of_a_living_gateway_stay_when_valkeys_clock_is_set(
         await asyncio.sleep(0.1)
         running.cancel()
     assert cleaned == []
+
+
+async def test_a_process_that_had_many_clients_is_cleaned_up_after_once_at_a_time(
+    valkey_url: str, prefix: str, store: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That may take many beats."""
+    began = []
+
+    class Listener:
+        async def write_anew(self) -> None: ...
+
+        async def reconcile(self) -> None: ...
+
+        async def clean_up(self, process: str) -> None:
+            began.append(process)
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(leases, "TRUST_SECONDS", 0.0)
+    async with opened_history(valkey_url, prefix, Config()) as history:
+        store.zadd(f"{prefix}:nodes", {"dead": 1})
+        running = asyncio.create_task(leases.Leases(history, "first", Listener()).run())
+        await until(lambda: bool(began), "it is noticed")
+        await asyncio.sleep(0.1)
+        running.cancel()
+    assert began == ["dead"]
 
 
 async def test_a_process_that_ends_and_left_something_in_valkey_is_cleaned_up_after_at_the_next_beat(valkey_url: str, prefix: str) -> None:
