@@ -255,6 +255,6 @@ class SyncPublisher:
             except Unavailable:
                 if not self._connection.commands.sharded:
                     raise
-                # Another shard has the index: this channel's publications go on, and the next one writes the name.
+                self._index.unreachable(channel)  # another shard has it: this channel's publications go on, and a later one writes the name
             except StoreError as error:  # as where another program wrote to its key: the publication is not the worse for it
                 self._layout.faults.found("index", channel, error)

@@ -110,6 +110,7 @@ class Relay:
         self._queues = Queues(history.commands, history.layout)
         self._identity = ""
         self._identity_until = 0.0  # then it is looked at again
+        self._newest = 0  # the greatest id that was published of this identity, as far as this relay knows
         self._woken = asyncio.Event()
         self._aside: dict[str, float] = {}  # channels that Valkey refused something of → when they are tried again
         self._refusals: dict[str, int] = {}
@@ -170,9 +171,11 @@ class Relay:
             if not claimed and self._database.sqlite:
                 return None  # another relay has all of them
             rows = await self._read(claimed) if claimed else []
+            await self._check_ids(rows)
             done, failure = await self._publish(rows)
             if done:
-                await record_newest(self._history, self._identity, max(row.id for row in done))
+                self._newest = max(self._newest, *[row.id for row in done])
+                await record_newest(self._history, self._identity, self._newest)
             await self._settle(done)
         self._pass_over(names, claimed)
         self.published += len(done)
@@ -180,11 +183,19 @@ class Relay:
             raise failure
         return len(done)
 
-    async def _look_at_identity(self) -> None:
+    async def _look_at_identity(self, *, waits: bool = False) -> None:
         now = asyncio.get_running_loop().time()
         if now >= self._identity_until:
-            self._identity, is_sure = await current_identity(self._database, self._history)
-            self._identity_until = now + IDENTITY_SECONDS if is_sure else 0.0
+            self._identity, newest = await current_identity(self._database, self._history, waits=waits)
+            self._newest = newest or 0
+            self._identity_until = now + IDENTITY_SECONDS if newest is not None else 0.0
+
+    async def _check_ids(self, rows: Sequence[Waiting]) -> None:
+        """Rows that are not newer than one that was published may be of a database that came back older since the last look, and would count as
+        published: it is looked at again before they are sent. So it is where the last look found Valkey away. Raises Unavailable."""
+        if rows and (rows[0].id <= self._newest or not self._identity_until):
+            self._identity_until = 0.0
+            await self._look_at_identity(waits=not self._history.commands.sharded)
 
     async def _waiting(self) -> list[str]:
         """Channels with rows to publish, the longest waiting first, without those that are set aside or another relay's."""

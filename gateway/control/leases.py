@@ -48,6 +48,7 @@ class Leases:
         self._listener = listener
         self._key = f"{history.layout.prefix}:nodes".encode()
         self._clean_ups = Tasks()
+        self._cleaning: set[str] = set()  # after these processes: it may take longer than a beat
         self._refused = False
         self._servers: set[str] = set()  # those that answered at the last beat, by their run ids
 
@@ -70,8 +71,11 @@ class Leases:
         renewed, trusted, clock = float("-inf"), now() + TRUST_SECONDS, SetForward(LEASE_MS / 2000)
         while True:
             try:
-                valkey = await valkey_time(self._history.commands, self._key)
                 unknown, *dead = await self._history.call(b"gateway_beat", [self._key], self._process, LEASE_MS)
+                if unknown:
+                    await self._listener.write_anew()
+                # Asked after the leases were looked at: a clock that is set between the two is noticed in vain, and not too late.
+                valkey = await valkey_time(self._history.commands, self._key)
             except StoreError as error:
                 self._note_refusal(error)
             else:
@@ -79,8 +83,6 @@ class Leases:
                 if clock.is_noticed(valkey, now()) or now() - renewed > LEASE_MS / 2000:
                     trusted = now() + TRUST_SECONDS
                 renewed = now()
-                if unknown:
-                    await self._listener.write_anew()
                 await self._reconcile()
                 if now() >= trusted:
                     self._clean_up_after([process.decode() for process in dead if is_utf8(process)])
@@ -114,7 +116,9 @@ class Leases:
 
     def _clean_up_after(self, processes: list[str]) -> None:
         for process in processes:
-            self._clean_ups.spawn(self._clean_up(process))
+            if process not in self._cleaning:
+                self._cleaning.add(process)
+                self._clean_ups.spawn(self._clean_up(process))
 
     async def _clean_up(self, process: str) -> None:
         try:
@@ -122,11 +126,18 @@ class Leases:
             await self._history.commands.call(b"ZREM", self._key, process)
         except StoreError as error:
             log.debug("process %s is dead, but not cleaned up yet: %s", process, error)
+        finally:
+            self._cleaning.discard(process)
 
-    async def give_back(self) -> None:
-        """This process ends and left nothing in Valkey, so no other has to clean up after it."""
+    async def give_back(self, *, clean: bool) -> None:
+        """This process ends. ``clean``: it left nothing in Valkey. Otherwise others clean up after it at their next beat: until then each of
+        their surveys waits for its answer."""
+        history = self._history
         try:
             async with asyncio.timeout(1):
-                await self._history.call(b"gateway_beat", [self._key], self._process, 0)
+                if clean:
+                    await history.call(b"gateway_beat", [self._key], self._process, 0)
+                else:
+                    await history.commands.send(b"ZADD", self._key, b"XX", 0, self._process)
         except (StoreError, TimeoutError) as error:
             log.debug("the lease was not given back: %s", error)

@@ -1,7 +1,8 @@
 """A channel's joins and leaves, on their way to the subscriptions that get them: so many in one turn of the loop.
 
 When many clients come back together, each of those that are there gets each join: a thousand joins of a channel with a thousand observers are
-a million messages. They are handed on in *passes*, each of which brings all observers what has come since the one before it.
+a million messages. They are handed on in *passes*, each of which brings all observers what has come since the one before it. Where more
+come without end than can be handed on, the oldest are dropped: clients read presence anew now and then.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ log = logging.getLogger("gateway.hub")
 
 PASSED_AT_ONCE = 1000  # work of one turn of the loop, in writes to subscribers: about 10 ms
 MESSAGES_PER_WRITE = 8  # joins and leaves that take about as long as one write: each is framed for each observer
+WAITING_MOST = 20_000  # joins and leaves that wait for the next pass, 10 MB or so
 PASS_MOST = 250  # joins and leaves of one pass: about 32 KiB, half of what may wait for a client
 
 
@@ -59,6 +61,9 @@ class JoinsAndLeaves:
         if not self._observers:
             return
         self._waiting += items
+        if len(self._waiting) > WAITING_MOST:
+            log.debug("joins and leaves come faster than %d subscriptions get them: the oldest are dropped", len(self._observers))
+            del self._waiting[:-WAITING_MOST]
         if self._left is None:
             self._begin()
 

@@ -195,18 +195,11 @@ class EmbeddedServer:
         if self._lock is None:
             return
         try:
-            with _commands(self._socket) as server:
-                try:
-                    server.call(b"SHUTDOWN")
-                except Unavailable as error:
-                    log.debug("the connection to the embedded valkey ended, as it does when the server ends: %s", error)
-                    if self._process is not None:
-                        self._process.terminate()  # it may have begun a moment ago, and not listen yet
-                except StoreError as error:
-                    log.warning("the embedded valkey refused the shutdown: %s", error)
             deadline = time.monotonic() + STOP_SECONDS
+            ordered = self._is_ordered_to_end()
             while self.alive() and time.monotonic() < deadline:
                 time.sleep(0.02)
+                ordered = ordered or self._is_ordered_to_end()
             if not self.alive():
                 if self._pid and not self.is_older:  # else it did not start, or it is not known what is missing
                     self._continuity.note(stopped=True)
@@ -214,6 +207,20 @@ class EmbeddedServer:
                 log.warning("the embedded valkey (process %d) still runs after %g s; the next start adopts it", self._pid, STOP_SECONDS)
         finally:
             self.release()
+
+    def _is_ordered_to_end(self) -> bool:
+        """False where the server cannot be reached: it has ended, or it began a moment ago and does not listen yet."""
+        with _commands(self._socket) as server:
+            try:
+                server.call(b"SHUTDOWN")
+            except Unavailable as error:
+                log.debug("the connection to the embedded valkey ended, as it does when the server ends: %s", error)
+                if self._process is not None:
+                    self._process.terminate()
+                return False
+            except StoreError as error:
+                log.warning("the embedded valkey refused the shutdown: %s", error)
+        return True
 
     def release(self) -> None:
         """Releases the folder's lock, and lets the server run on."""

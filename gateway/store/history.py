@@ -258,6 +258,8 @@ class History:
                 until = asyncio.get_running_loop().time() + INDEX_SECONDS
                 while not written.done() and self._reaches_index(channel) and asyncio.get_running_loop().time() < until:
                     await asyncio.wait((written,), timeout=LOOK_SECONDS)
+                if not written.done():
+                    self._index.unreachable(channel)
 
     async def _has_index(self, channel: str) -> bool:
         if self._index.is_known(channel):

@@ -18,6 +18,7 @@ __all__ = ["ChannelIndex"]
 
 NAMES_MOST = 100_000  # that a process remembers as written, about 10 MB; beyond it writes them again
 AGAIN_SECONDS = 60.0  # after which Valkey may have lost the names, and the rules of a namespace without an index may have changed
+AWAY_SECONDS = 5.0  # for which names that were written before are left alone, where the shard of the index is away
 FULL = -1
 
 
@@ -28,7 +29,9 @@ class ChannelIndex:
         self._layout = layout
         self._now = now
         self._written: set[str] = set()
+        self._earlier: set[str] = set()  # those that were written before these
         self._written_until = now() + AGAIN_SECONDS
+        self._away: dict[str, float] = {}  # namespace → until when its names of earlier are left alone
         self._with: set[str] = set()  # namespaces that have an index; the rules name them, so they are few
         self._without: dict[str, float] = {}  # namespace → when it is looked at again
 
@@ -37,10 +40,12 @@ class ChannelIndex:
         if channel in self._written:
             if self._now() < self._written_until:
                 return None
-            self._written.clear()
+            self._earlier, self._written = self._written, set()
             self._written_until = self._now() + AGAIN_SECONDS
         namespace, colon, _ = channel.partition(":")
         if not colon or not namespace or self._without.get(namespace, 0) > self._now():
+            return None
+        if channel in self._earlier and self._away.get(namespace, 0) > self._now():
             return None
         return b"FCALL", b"gateway_index", 1, self._layout.index(namespace), channel
 
@@ -54,6 +59,10 @@ class ChannelIndex:
         if len(self._written) >= NAMES_MOST:
             self._written.clear()
         self._written.add(channel)
+
+    def unreachable(self, channel: str) -> None:
+        """The command was not answered: to wait for its shard with each publication to a channel whose name is there, most likely, would be too long."""
+        self._away[channel.partition(":")[0]] = self._now() + AWAY_SECONDS
 
     def is_known(self, channel: str) -> bool:
         """Whether the channel's namespace has an index, as far as this process knows."""
@@ -73,3 +82,4 @@ class ChannelIndex:
     def began(self, channel: str) -> None:
         """The channel's history began anew, or may have, so its name may be missing."""
         self._written.discard(channel)
+        self._earlier.discard(channel)

@@ -140,9 +140,10 @@ class Library:
             log.error("the channels' rules in valkey are not this configuration's, and the user may not replace them: %s", REMEDY)
 
     async def _install(self, call: Call, rules: Rules, *, sharded: bool) -> None:
+        present: dict[str, Rules] = {}  # also those that another gateway left out, which loaded its library between two attempts
         for attempt in range(INSTALL_ATTEMPTS):
-            loaded, present = await _loaded(call), await _rules_in_force(call)
-            in_force = present.get(self._prefix)
+            loaded, found = await _found(call, present)
+            in_force = found.get(self._prefix)
             if loaded and max(loaded) > VERSION:
                 _log_newer(max(loaded), agrees=in_force == rules)
                 return
@@ -186,11 +187,12 @@ class Library:
         rules = self._rules
         if rules is None:
             rules = await self.stored_rules(shared or call) or BUILT_IN_RULES
+        present: dict[str, Rules] = {}  # as in _install
         for _ in range(INSTALL_ATTEMPTS):  # a gateway of an older version may load its own at the same moment
-            loaded = await _loaded(call)
+            loaded, _ = await _found(call, present)
             if loaded and max(loaded) >= VERSION:
                 return
-            await self._replace(call, loaded, await _rules_in_force(call), rules, sharded=shared is not None)
+            await self._replace(call, loaded, present, rules, sharded=shared is not None)
 
     async def agrees(self, commands: Commands) -> bool:
         """Whether the rules in force are this configuration's, in every shard."""
@@ -229,12 +231,14 @@ class Library:
         generation = _new_generation()
         source = self.source({"": BUILT_IN_RULES, **newest, self._prefix: rules}, sharded=sharded, generation=generation)
         for version in loaded:
-            if version < VERSION:
-                await call(b"FUNCTION", b"DELETE", f"gateway_{version}")
+            if version < VERSION and not await _is_deleted(call, version):
+                return  # another gateway was faster, and what it loads is looked at first
+        # Where there was none, others may be loading theirs at this moment, with rules that were not seen here: that is not replaced.
+        replace = [b"REPLACE"] if loaded else []
         try:
-            await call(b"FUNCTION", b"LOAD", b"REPLACE", source)
+            await call(b"FUNCTION", b"LOAD", *replace, source)
         except StoreError as error:
-            if "already exists" not in str(error):  # a gateway of another version was faster
+            if "already exists" not in str(error):  # another gateway was faster
                 raise
         else:
             self._own_loads.add(generation.encode())
@@ -331,6 +335,31 @@ async def _rules_in_force(call: Call) -> dict[str, Rules]:
 
 def _plain(rules: dict[str, _Rules]) -> Rules:
     return {name: msgspec.structs.asdict(each) for name, each in rules.items()}
+
+
+async def _found(call: Call, present: dict[str, Rules]) -> tuple[list[int], dict[str, Rules]]:
+    """The versions of the library in Valkey, and the rules that it holds, which are added to ``present``.
+
+    Several gateways may start together and replace an older version: between its removal and the load there is none.
+    """
+    for _ in range(INSTALL_ATTEMPTS):
+        found = await _rules_in_force(call)
+        loaded = await _loaded(call)
+        if found or not loaded:
+            break  # otherwise it was loaded between the two questions, or holds none
+    present |= found
+    return loaded, found
+
+
+async def _is_deleted(call: Call, version: int) -> bool:
+    """Deletes that version of the library. False if it was not there any more."""
+    try:
+        await call(b"FUNCTION", b"DELETE", f"gateway_{version}")
+    except StoreError as error:
+        if "Library not found" not in str(error):
+            raise
+        return False
+    return True
 
 
 async def _loaded(call: Call) -> list[int]:

@@ -173,11 +173,10 @@ class Intake:
     async def renew(self) -> None:
         """Renews the lease; gives jobs of dead workers to the living; what this worker lost is ended. Raises StoreError."""
         time, lease = asyncio.get_running_loop().time, self._lease_ms / 1000
-        was_set = self._clock.is_noticed(await valkey_time(self._commands, self.channel), time())
         before, until, began = list(self.held.values()), self._leased_until, time()
         known, ms, *dead = await self._call(b"gateway_renew", self._lease_ms)
         # Where Valkey was away, or its clock was set, the leases of the living are over too, until they come back as this worker does.
-        if was_set or 0 < until <= time():
+        if 0 < until <= time():
             self._trusted = time() + lease
         self._leased_until = began + lease
         if not known and before:
@@ -186,6 +185,9 @@ class Intake:
                 run.end("lost")
         if not known:
             self.promise()  # the queue may have been removed, and with it that this worker is to be announced to
+        # Asked after the leases were looked at: a clock that is set between the two is noticed in vain, and not too late.
+        if self._clock.is_noticed(await valkey_time(self._commands, self.channel), time()):
+            self._trusted = time() + lease
         for worker in dead if time() >= self._trusted else ():
             await self._reclaim(worker)
         if self._looking is not None:

@@ -20,7 +20,7 @@ from ..store.layout import Layout, Word
 from ..store.plain_connection import PAUSE_MOST, PlainConnection
 from .job_results import NOT_STORED, read_result
 from .jobs import JobOptions, check_queue_name, job_words, read_job, refusal
-from .queues import enqueue_call, enqueue_span, log_unnamed, traced
+from .queues import NAME_AGAIN_SECONDS, enqueue_call, enqueue_span, log_unnamed, traced
 
 __all__ = ["SyncEnqueuedJob", "SyncQueue"]
 
@@ -61,6 +61,7 @@ class SyncQueue:
         self._limit = limit
         self._connection = PlainConnection(url, prefix, data_dir, patience)
         self._named: set[str] = set()
+        self._naming_from = 0.0  # by the monotonic clock: no name is added before
         self._own = threading.local()  # of each thread: its process, its name as a producer, how much it sent, and whether it enqueues now
 
     def __enter__(self) -> Self:
@@ -125,10 +126,15 @@ class SyncQueue:
         return cast(bytes, self._function(b"gateway_cancel", queue, id)).decode()
 
     def _name(self, queue: str) -> None:
+        if time.monotonic() < self._naming_from:
+            return
+        # On a cluster the names are in another shard than the job, which may be away.
+        add = self._connection.call if self._connection.commands.sharded else self._repeated
         try:
-            self._repeated(b"SADD", self._layout.queues, queue)
+            add(b"SADD", self._layout.queues, queue)
         except Unavailable:
-            return  # the job is enqueued; the next call names the queue
+            self._naming_from = time.monotonic() + NAME_AGAIN_SECONDS
+            return  # the job is enqueued; a later call names the queue
         except StoreError as error:
             log_unnamed(queue, error)
         self._named.add(queue)

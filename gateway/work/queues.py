@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, cast
@@ -17,12 +18,13 @@ from ..store.access import Commands
 from ..store.layout import Layout, Word
 from .jobs import JobDocument, check_queue_name, read_job, refusal
 
-__all__ = ["Failure", "JobView", "Overview", "Queues", "enqueue_call", "enqueue_span", "log_unnamed", "traced"]
+__all__ = ["NAME_AGAIN_SECONDS", "Failure", "JobView", "Overview", "Queues", "enqueue_call", "enqueue_span", "log_unnamed", "traced"]
 
 log = logging.getLogger("gateway.work")
 
 MS_MOST = 1e15  # unix ms
 NAME_SECONDS = 1.0  # for a name to be added: on a cluster the names are in another shard than the job, which may be away
+NAME_AGAIN_SECONDS = 5.0  # after which an enqueue tries again to add one: a relay enqueues hundreds of jobs one after another
 
 _READS = (b"gateway_queue", b"gateway_job", b"gateway_jobs")
 
@@ -114,6 +116,7 @@ class Queues:
         self._sent = 0
         self._sent_to: Counter[str] = Counter()
         self._named: set[str] = set()
+        self._naming_from = 0.0  # by the monotonic clock: no name is added before
 
     async def enqueue(self, queue: str, words: list[Word], *, version: int | None = None, version_epoch: str = "") -> tuple[str, bool]:
         """Enqueues what ``jobs.job_words`` made. Returns the job's id, and whether it is new: False where its key has a job already.
@@ -141,11 +144,14 @@ class Queues:
 
     async def name(self, queue: str) -> None:
         """Adds a queue to those that ``names`` gives. Where Valkey refuses, that is logged once, and the work goes on."""
+        if time.monotonic() < self._naming_from:
+            return
         try:
             async with asyncio.timeout(NAME_SECONDS):
                 await self.commands.call(b"SADD", self._layout.queues, queue, repeatable=True)
         except (Unavailable, TimeoutError):
-            return  # the next enqueue names it
+            self._naming_from = time.monotonic() + NAME_AGAIN_SECONDS
+            return  # a later enqueue names it
         except StoreError as error:
             log_unnamed(queue, error)
         self._named.add(queue)

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import time
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import valkey
@@ -19,7 +19,7 @@ from ..kit.clients import client, stream, until_counted
 from ..kit.gateways import Pair, Start
 from ..kit.tokens import token
 from ..kit.valkeys import opened_history
-from ..kit.waiting import eventually
+from ..kit.waiting import eventually, until
 
 RULES = """
 [namespaces.chat]
@@ -213,8 +213,9 @@ async def test_the_clients_of_a_killed_gateway_leave_when_its_lease_is_over(star
         await until_counted(one, name, 1)
 
 
+@pytest.mark.parametrize("is_set", ["before a beat", "within one"])
 async def test_the_clients_of_a_living_gateway_stay_when_valkeys_clock_is_set(
-    valkey_url: str, prefix: str, store: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+    valkey_url: str, prefix: str, store: valkey.Valkey, monkeypatch: pytest.MonkeyPatch, is_set: str
 ) -> None:
     """Its last beat is long ago then, until the next one."""
     cleaned = []
@@ -228,6 +229,9 @@ async def test_the_clients_of_a_living_gateway_stay_when_valkeys_clock_is_set(
             cleaned.append(process)
 
     async def set_forward(*_: Any) -> float:
+        if is_set == "within one" and not store.zscore(f"{prefix}:nodes", "living"):
+            store.zadd(f"{prefix}:nodes", {"living": 1})
+            return time.time()
         return time.time() + 3600
 
     monkeypatch.setattr(leases, "BEAT_SECONDS", 0.02)
@@ -238,10 +242,46 @@ async def test_the_clients_of_a_living_gateway_stay_when_valkeys_clock_is_set(
         monkeypatch.setattr(leases, "TRUST_SECONDS", 10.0)
         monkeypatch.setattr(leases, "valkey_time", set_forward)
         await asyncio.sleep(0.05)
-        store.zadd(f"{prefix}:nodes", {"living": 1})
+        if is_set == "before a beat":
+            store.zadd(f"{prefix}:nodes", {"living": 1})
         await asyncio.sleep(0.1)
         running.cancel()
     assert cleaned == []
+
+
+async def test_a_process_that_had_many_clients_is_cleaned_up_after_once_at_a_time(
+    valkey_url: str, prefix: str, store: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That may take many beats."""
+    began = []
+
+    class Listener:
+        async def write_anew(self) -> None: ...
+
+        async def reconcile(self) -> None: ...
+
+        async def clean_up(self, process: str) -> None:
+            began.append(process)
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(leases, "TRUST_SECONDS", 0.0)
+    async with opened_history(valkey_url, prefix, Config()) as history:
+        store.zadd(f"{prefix}:nodes", {"dead": 1})
+        running = asyncio.create_task(leases.Leases(history, "first", Listener()).run())
+        await until(lambda: bool(began), "it is noticed")
+        await asyncio.sleep(0.1)
+        running.cancel()
+    assert began == ["dead"]
+
+
+async def test_a_process_that_ends_and_left_something_in_valkey_is_cleaned_up_after_at_the_next_beat(valkey_url: str, prefix: str) -> None:
+    """As each on a cluster. Surveys of the others waited a second for it until its lease was over."""
+    async with opened_history(valkey_url, prefix, Config()) as history:
+        key = [f"{prefix}:nodes".encode()]
+        await history.call(b"gateway_beat", key, "ends", leases.LEASE_MS)
+        await leases.Leases(history, "ends", cast(Any, None)).give_back(clean=False)
+        assert await history.call(b"gateway_beat", key, "other", leases.LEASE_MS) == [1, b"ends"]
 
 
 # What gateways say to each other.

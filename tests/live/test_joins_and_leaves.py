@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from gateway.live import joins_and_leaves
 from gateway.live.channel import Channel
 from gateway.live.hub import Hub
 from gateway.live.joins_and_leaves import MESSAGES_PER_WRITE, PASS_MOST, PASSED_AT_ONCE
@@ -63,6 +64,17 @@ async def test_many_joins_reach_many_observers_in_portions_and_in_order(hub: Hub
     assert all(observer.got == infos for observer in observers[:-1])
     assert observers[-1].got == [], "it ended before its turn"
     assert late.got == infos[PASS_MOST:], "it came while the first pass was under way"
+
+
+async def test_joins_that_come_faster_than_they_are_handed_on_do_not_pile_up(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joins_and_leaves, "WAITING_MOST", 30)
+    channel, observers = await opened(hub, TurnCounter(), 2000)
+    infos = announce(hub, channel, 0, 10)
+    for first in range(10, 110, 10):
+        infos += announce(hub, channel, first, first + 10)
+    assert channel.observers is not None and len(channel.observers._waiting) == 30
+    await until(lambda: observers[-1].got[-1:] == infos[-1:], "the newest arrive")
+    assert observers[-1].got == infos[:10] + infos[-30:]
 
 
 async def test_few_get_a_join_at_once(hub: Hub) -> None:

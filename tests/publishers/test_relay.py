@@ -708,7 +708,15 @@ async def test_a_relay_outlasts_the_middle_of_a_restore_in_which_the_tables_are_
     await asyncio.wait([running_relay])
 
 
-@pytest.mark.parametrize("is_found", ["by a relay that starts", "by a relay that runs", "by its next look"])
+async def come_back_older(database: Database) -> None:
+    """Its next row has an id that it gave before."""
+    async with database.transaction() as transaction:
+        await transaction.execute(text("DELETE FROM outbox"))
+        back = "UPDATE sqlite_sequence SET seq = 1 WHERE name = 'outbox'" if database.sqlite else "SELECT setval('outbox_id_seq', 1)"
+        await transaction.execute(text(back))
+
+
+@pytest.mark.parametrize("is_found", ["by a relay that starts", "by a relay that runs", "by its next look", "by the ids of the rows"])
 async def test_rows_of_a_database_that_came_back_older_are_published_though_their_ids_were_before(
     database: Database, publisher: Publisher, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, is_found: str
 ) -> None:
@@ -716,17 +724,14 @@ async def test_rows_of_a_database_that_came_back_older_are_published_though_thei
     relay = Relay(database, publisher.history)
     await write(database)
     assert await relay.drain() == 3 * EACH
-    async with database.transaction() as transaction:
-        await transaction.execute(text("DELETE FROM outbox"))
-        back = "UPDATE sqlite_sequence SET seq = 1 WHERE name = 'outbox'" if database.sqlite else "SELECT setval('outbox_id_seq', 1)"
-        await transaction.execute(text(back))
+    await come_back_older(database)
     before = await identity(database)
     await write(database, EACH, EACH + 1)
     if is_found == "by a relay that starts":
         relay = Relay(database, publisher.history)
     elif is_found == "by its next look":
         monkeypatch.setattr(relay, "_identity_until", 0.0)
-    else:
+    elif is_found == "by a relay that runs":
         with monkeypatch.context() as patch, pytest.raises(OSError, match="restarts"):
             patch.setattr(relay, "_waiting", AsyncMock(side_effect=OSError("the database restarts")))
             await relay._counted_drain()
@@ -738,6 +743,19 @@ async def test_rows_of_a_database_that_came_back_older_are_published_though_thei
     await relay.drain()
     await Relay(database, publisher.history).drain()
     await all_hold(publisher, 0, 3 * EACH)
+
+
+async def test_a_relay_that_finds_valkey_away_sends_no_row_before_it_knows_whose_ids_they_are(
+    database: Database, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where all of a site comes back together, its database older: the connection may be there a moment after it was asked about the ids."""
+    await write(database)
+    await Relay(database, publisher.history).drain()
+    await come_back_older(database)
+    await write(database, EACH, EACH + 1)
+    monkeypatch.setattr(publisher.history.commands, "send", AsyncMock(side_effect=Unavailable("no connection")))
+    await Relay(database, publisher.history).drain()
+    await all_hold(publisher, 0, EACH + 1)
 
 
 async def test_an_emptied_valkey_takes_the_rows_that_follow(database: Database, own: OwnValkey, prefix: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +49,20 @@ def _ended_while_it_starts(data_dir: Path) -> None:
     serve(Config(data_dir=str(data_dir), port=0), lambda url, embedded: None)
 
 
-def test_an_order_to_end_while_the_embedded_valkey_starts_leaves_none_running(tmp_path: Path) -> None:
-    gateway = forks.start(_ended_while_it_starts, tmp_path)
+def _ended_as_it_is_begun(data_dir: Path) -> None:
+    begin = subprocess.Popen
+
+    def begin_and_end(*words: Any, **options: Any) -> Any:
+        begin(*words, **options)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    subprocess.Popen = begin_and_end  # type: ignore[assignment,misc]
+    serve(Config(data_dir=str(data_dir), port=0), lambda url, embedded: None)
+
+
+@pytest.mark.parametrize("program", [_ended_while_it_starts, _ended_as_it_is_begun])
+def test_an_order_to_end_while_the_embedded_valkey_starts_leaves_none_running(tmp_path: Path, program: Callable[[Path], None]) -> None:
+    gateway = forks.start(program, tmp_path)
     gateway.join(20)
     assert gateway.exitcode == 0
     assert (tmp_path / "valkey.log").exists() and not EmbeddedServer(tmp_path).alive()

@@ -38,6 +38,20 @@ def test_a_name_is_written_again_after_a_minute_since_valkey_may_have_lost_it() 
         assert known.command("named:a") is not None
 
 
+def test_names_that_were_written_before_do_not_wait_for_an_index_that_is_away() -> None:
+    clock = FrozenClock()
+    known = ChannelIndex(Layout("gw"), clock)
+    for channel in ("named:a", "named:b", "named:anew"):
+        known.answered(channel, 1)
+    clock.pass_time(index.AGAIN_SECONDS)
+    assert known.command("named:a") is not None
+    known.unreachable("named:a")
+    known.began("named:anew")
+    assert [known.command(f"named:{name}") is None for name in ("a", "b", "anew", "new")] == [True, True, False, False]
+    clock.pass_time(index.AWAY_SECONDS)
+    assert known.command("named:a") is not None and known.command("named:b") is not None
+
+
 @pytest.mark.parametrize("channel", ["alone", ":a", ""])
 def test_a_channel_without_a_namespace_is_in_no_index(channel: str) -> None:
     assert ChannelIndex(Layout("gw")).command(channel) is None

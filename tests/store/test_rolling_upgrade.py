@@ -66,6 +66,8 @@ class FasterOlder:
 async def test_an_older_gateway_that_loads_its_functions_in_between_does_not_keep_them(
     own: OwnValkey, commands: Commands, monkeypatch: pytest.MonkeyPatch, act: str
 ) -> None:
+    """Nor does it take the rules of other prefixes away with them: their histories would be cut to the built-in size."""
+    own.ask("FUNCTION", "LOAD", source_of(OLDER, "other"))
     library, call = Library(OURS, "gw"), FasterOlder(own, commands.call)
     if act == "ready":
         assert (await library.ready(call)).startswith(b"%d." % VERSION)
@@ -73,6 +75,25 @@ async def test_an_older_gateway_that_loads_its_functions_in_between_does_not_kee
         monkeypatch.setattr(commands, "call", call)
         await library.install(commands)
     assert versions(own) == [b"gateway_%d" % VERSION]
+    assert await Library(OURS, "other").agrees(commands)
+
+
+async def test_processes_that_start_together_replace_the_functions_of_an_older_version(own: OwnValkey, commands: Commands) -> None:
+    """As the workers of one gateway. None of them fails because another one was faster, and the rules of other prefixes stay in force."""
+    own.ask("FUNCTION", "LOAD", source_of(OLDER, "other"))
+
+    async def start() -> None:
+        library = Library(BUILT_IN_RULES, "gw")
+        its_own = make_commands(Address(own.url), functions=library)
+        try:
+            await its_own.start()
+            await library.install(its_own)
+        finally:
+            await its_own.close()
+
+    await asyncio.gather(*[start() for _ in range(8)])
+    assert versions(own) == [b"gateway_%d" % VERSION]
+    assert await Library(OURS, "other").agrees(commands) and await Library(BUILT_IN_RULES, "gw").agrees(commands)
 
 
 async def test_rules_that_are_missing_in_valkey_are_put_into_force(own: OwnValkey, commands: Commands) -> None:

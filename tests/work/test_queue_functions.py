@@ -273,6 +273,19 @@ def test_a_worker_with_more_jobs_than_a_page_is_reclaimed_page_by_page(queue: Qu
     assert queue.counts("ready", "running", "crashed") == [1100, 0, 1100]
 
 
+def test_large_jobs_are_not_blamed_for_the_one_that_was_before_though_they_are_reclaimed_in_parts(queue: QueueFunctions) -> None:
+    queue.call("enqueue", *JOBS, "id", "ends-workers")
+    queue.take("v")
+    queue.set_time(NOW + 20_000)
+    assert queue.work("reclaim", "v") == 1 and queue.counts("crashed") == [1]
+    for number in range(11):
+        queue.call("enqueue", "n", '"' + "x" * 1_000_000 + '"', "id", f"j{number}", "priority", 9)
+    assert len(queue.take("w", 20)) + len(queue.take("w", 20)) == 12
+    queue.set_time(NOW + 40_000)
+    parts = [queue.work("reclaim", "w") for _ in range(3)]
+    assert parts[1] > 0 and sum(parts) == 12 and queue.counts("crashed") == [2]
+
+
 def test_replies_are_bounded_in_bytes_and_the_rest_follows(queue: QueueFunctions) -> None:
     large = json.dumps("x" * 1_000_000)
     for number in range(12):

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any, cast
 from zoneinfo import ZoneInfo
 
@@ -18,11 +19,13 @@ import msgspec
 import pytest
 import valkey
 
+from gateway.errors import Unavailable
 from gateway.runtime.tasks import Tasks, end
 from gateway.store.access import make_commands
 from gateway.store.connect import Address
 from gateway.store.connection import ServerCommands
 from gateway.store.layout import Layout
+from gateway.store.plain_connection import PlainConnection
 from gateway.work import Queue, Retry, SyncQueue, Worker
 from gateway.work.handlers import describe
 from gateway.work.intake import Intake
@@ -131,15 +134,37 @@ async def test_a_foreign_key_instead_of_the_queues_names_costs_no_job(
 
 
 async def test_an_enqueue_does_not_wait_for_the_shard_of_the_queues_names(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one waits for a moment, and those that follow do not: a relay enqueues hundreds of jobs one after another."""
     monkeypatch.setattr("gateway.work.queues.NAME_SECONDS", 0.05)
-    call = queue.queues.commands.call
+    call, added = queue.queues.commands.call, []
 
     async def away(*words: Any, **options: Any) -> Any:
-        return await (asyncio.Event().wait() if words[0] == b"SADD" else call(*words, **options))
+        if words[0] != b"SADD":
+            return await call(*words, **options)
+        added.append(words)
+        await asyncio.Event().wait()
 
     monkeypatch.setattr(queue.queues.commands, "call", away)
     async with asyncio.timeout(5):
-        assert (await queue.enqueue("work")).new
+        assert (await queue.enqueue("work")).new and (await queue.enqueue("work")).new
+    assert len(added) == 1
+
+
+def test_an_enqueue_without_asyncio_does_not_wait_for_the_shard_of_the_queues_names_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    added = []
+
+    def call(self: PlainConnection, *words: Any) -> Any:
+        if words[0] != b"SADD":
+            return b"id", 1
+        added.append(words)
+        raise Unavailable("the shard is away")
+
+    monkeypatch.setattr(PlainConnection, "call", call)
+    monkeypatch.setattr(PlainConnection, "commands", SimpleNamespace(sharded=True))
+    with SyncQueue("valkey+cluster://localhost") as queue:
+        queue.enqueue("work")
+        queue.enqueue("work")
+    assert len(added) == 1
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # what is not closed is left to the collector
@@ -363,8 +388,9 @@ async def test_all_jobs_of_a_dead_worker_go_to_others_at_once_however_many(queue
     assert (await queue.queues.overview("default")).ready == 1100
 
 
+@pytest.mark.parametrize("is_set", ["before a renewal", "within one"])
 async def test_living_workers_keep_their_jobs_when_valkeys_clock_is_set(
-    queue: Queue, prefix: str, store: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+    queue: Queue, prefix: str, store: valkey.Valkey, monkeypatch: pytest.MonkeyPatch, is_set: str
 ) -> None:
     living, first = (
         Intake(queue.queues.commands, Layout(prefix), "default", name, 15, lambda: None, Tasks()) for name in ("living", "first")
@@ -373,11 +399,18 @@ async def test_living_workers_keep_their_jobs_when_valkeys_clock_is_set(
     assert len(await living.take(1)) == 1
     await first.renew()
 
+    workers = f"{prefix}:queue:{{default}}:workers"
+
     async def set_forward(*_: Any) -> float:
+        if is_set == "within one" and store.zscore(workers, "living") != 1:
+            store.zadd(workers, {"living": 1})
+            return time.time()
         return time.time() + 3600
 
     monkeypatch.setattr("gateway.work.intake.valkey_time", set_forward)
-    store.zadd(f"{prefix}:queue:{{default}}:workers", {"living": 1})  # as by that clock
+    if is_set == "before a renewal":
+        store.zadd(workers, {"living": 1})  # as by that clock
+    await first.renew()
     await first.renew()
     overview = await queue.queues.overview("default")
     assert (overview.running, overview.crashed) == (1, 0)

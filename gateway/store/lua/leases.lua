@@ -86,6 +86,8 @@ local function gateway_renew(keys, args)
   return answer
 end
 
+local PART = {}  -- of the last list of which a call reclaimed a part only: its key, when its lease ended, how often its most blamed job was
+
 -- gateway_reclaim KEYS taken:W  W → how many jobs of worker W, whose lease is over, may be taken by others now; those that crashed too
 --   many workers are dead letters. 0 if W renewed its lease. Up to 1000 in one call; where W has more, its lease stays over.
 --   -1: another program made something else of W's list. It is looked at again in a minute, so that it does not hold up the jobs of others.
@@ -102,6 +104,7 @@ local function gateway_reclaim(keys, args)
     redis.call('ZADD', keys[K.workers], number(now + JOB.mended), worker)
     return -1
   end
+  if PART.list == keys[K.taken] and PART.ends == ends then most = PART.most end
   for _, id in ipairs(ids) do most = math.max(most, run_of(keys, id).crashes) end
   local freed = clear_taken(keys, worker, {}, 0, now, function(id, head, run)
     if run.crashes < most then
@@ -118,7 +121,12 @@ local function gateway_reclaim(keys, args)
     end
     count(keys, 'crashed')
   end)
-  if redis.call('EXISTS', keys[K.taken]) == 0 then redis.call('ZREM', keys[K.workers], worker) end
+  PART = {}
+  if redis.call('EXISTS', keys[K.taken]) == 0 then
+    redis.call('ZREM', keys[K.workers], worker)
+  else
+    PART = {list = keys[K.taken], ends = ends, most = most}
+  end
   return freed
 end
 
