@@ -63,6 +63,8 @@ class Owner(Protocol):
 
     def unsubscribe(self, subscription: ClientSubscription) -> None: ...
 
+    def subscribe_answered(self, channel: str) -> None: ...
+
     def close(self, disconnect: Disconnect) -> None: ...
 
 
@@ -162,6 +164,7 @@ class ClientSubscription(TimedSubscription):
             return
         session.outlet.send(reply(self.asked, "subscribe", result))
         self.asked = 0
+        session.subscribe_answered(self.channel.name)
         if self.unsubscribe_id:
             session.unsubscribe(self)
 
@@ -170,6 +173,7 @@ class ClientSubscription(TimedSubscription):
         self.begun = False  # its client was sent nothing of it, and no lifecycle event reported it
         self.session.end_subscription(self)
         self.session.outlet.send(error_reply(self.asked, error))
+        self.session.subscribe_answered(self.channel.name)
         if self.unsubscribe_id:
             self.session.unsubscribe(self)
 
