@@ -135,6 +135,17 @@ async def test_commands_go_on_where_the_subscribe_that_they_waited_for_is_refuse
     assert (await client.answered(2))["error"]["code"] == 100
 
 
+async def test_a_subscription_token_may_be_for_one_connection_alone(gateway: Gateway) -> None:
+    own, other = await connected(gateway), await connected(gateway)
+    shown = ticket("ticket:2", client=own.session.client)
+    own.send_commands({"id": 2, "subscribe": {"channel": "ticket:2", "token": shown}})
+    assert "subscribe" in await own.answered(2)
+    own.send_commands({"id": 3, "sub_refresh": {"channel": "ticket:2", "token": shown}})
+    assert "sub_refresh" in await own.answered(3)
+    other.send_commands({"id": 2, "subscribe": {"channel": "ticket:2", "token": shown}})
+    assert other.closed_with == 3500
+
+
 async def test_a_subscription_whose_token_ends_before_it_begins_is_refused(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long Valkey was away: what it then has to say is not for a token of long ago."""
     client = await connected(gateway)
