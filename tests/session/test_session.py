@@ -89,6 +89,7 @@ async def gateway(valkey_url: str, prefix: str) -> AsyncIterator[Gateway]:
         "chat": {},
         "room": {"publish": "subscriber"},
         "forgetful": {"history_size": 0},
+        "plain": {"recover": False},
         "tagged": {"tags_filter": True},
     }
     gateway = Gateway(Config(prefix=prefix, tokens={"hmac_secret": SECRET}, namespaces=rules), valkey_url)
@@ -133,6 +134,14 @@ async def test_commands_go_on_where_the_subscribe_that_they_waited_for_is_refuse
     client.send_commands({"id": 2, "subscribe": {"channel": "room:2"}}, {"id": 3, "publish": {"channel": "room:2", "data": 1}})
     assert (await client.answered(3))["error"]["code"] == 103
     assert (await client.answered(2))["error"]["code"] == 100
+
+
+@pytest.mark.parametrize("channel", ["forgetful:1", "plain:1"])
+async def test_a_client_whose_channel_does_not_recover_any_more_learns_that_it_did_not(gateway: Gateway, channel: str) -> None:
+    """It was given its position while the rules were others."""
+    client = await connected(gateway)
+    client.send_commands({"id": 2, "subscribe": {"channel": channel, "recover": True, "epoch": "abc", "offset": 3, "flag": 2}})
+    assert (await client.answered(2))["subscribe"] == {"was_recovering": True}
 
 
 async def test_a_subscription_token_may_be_for_one_connection_alone(gateway: Gateway) -> None:
