@@ -202,7 +202,7 @@ class Failure(ClientError):
 
 
 class Disconnect(GatewayError):
-    """Closes a connection with ``code``. SDKs connect again after 3000–3499, and do not after 3500–3999.
+    """Closes a connection with ``code``. SDKs connect again after 3000–3499 and 4000–4499, and do not after the others.
 
     ``reason`` defaults to the protocol's text, where it has one; ``hint`` is for the log alone.
     """
@@ -237,6 +237,11 @@ class Disconnect(GatewayError):
         self.reason = reason or self.REASONS.get(code, "disconnected")
         self.hint = hint
         super().__init__(f"{code} {self.reason}" + (f": {hint}" if hint else ""))
+
+    @property
+    def is_final(self) -> bool:
+        """Whether SDKs do not connect again by themselves."""
+        return 3500 <= self.code < 4000 or 4500 <= self.code < 5000
 
 
 def is_general(error: Exception) -> bool:

@@ -45,6 +45,7 @@ class Claims(GrantingClaims):
     jti: str = ""
     meta: msgspec.Raw = msgspec.Raw()
     channel: str | None = None
+    client: Any = ""  # of a subscription token: the id of the one connection that it is for
     channels: list[str] | None = None
     subs: dict[str, _Subscription] | None = None
 

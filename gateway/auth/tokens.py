@@ -76,7 +76,10 @@ class Verifier:
         if not claims.channel:
             raise TokenInvalid("it names no channel")
         info = json_of(claims.info, claims.b64info)
-        grant = Grant(claims.sub or "", claims.channel, claims.expires_at, info, claims.jti, claims.iat, claims.granted_override)
+        client = "" if claims.client is None else claims.client
+        if not isinstance(client, str):
+            raise TokenInvalid("its claim 'client' is no id of a connection")
+        grant = Grant(claims.sub or "", claims.channel, claims.expires_at, info, claims.jti, claims.iat, claims.granted_override, client)
         self._known.add(digest, claims.presented_from, claims.presented_until, grant)
         return grant
 

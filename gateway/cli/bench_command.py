@@ -33,10 +33,11 @@ def _parts(context: click.Context, parameter: click.Parameter, names: tuple[str,
     from ..bench.parts import PARTS
 
     known = [part.name for part in PARTS]
-    for name in names:
+    split = tuple(name for each in names for name in each.split(","))
+    for name in split:
         if name not in known:
             raise click.UsageError(f"there is no part {name!r}; the parts are {', '.join(known)}")
-    return names
+    return split
 
 
 def _seconds(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
@@ -59,6 +60,9 @@ _existing = click.Path(exists=True, dir_okay=False)
 @click.command()
 @click.argument("parts", nargs=-1, metavar="[PARTS]…", callback=_parts)
 @click.option(
+    "--only", multiple=True, metavar="PARTS", callback=_parts, help="The same as PARTS, with commas between them; may be repeated."
+)
+@click.option(
     "--seconds", type=float, metavar="S", callback=_seconds, help="About how long it measures each server; by default 90 s for all parts."
 )
 @click.option(
@@ -73,8 +77,15 @@ _existing = click.Path(exists=True, dir_okay=False)
 )
 @click.option("--peers", is_flag=True, help="Measure nchan and Centrifugo too, where they are installed.")
 @click.option("--centrifugo", default="centrifugo", metavar="PATH", help="The program of Centrifugo.")
-@click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - is the standard output, without the table.")
-@click.option("--html", "html_file", type=_file, metavar="FILE", help="Write a page with pictures.")
+@click.option(
+    "--json",
+    "json_file",
+    is_flag=False,
+    flag_value="-",
+    metavar="FILE",
+    help="Write the report as JSON; - or no FILE is the standard output, without the table.",
+)
+@click.option("--html", "--out", "html_file", type=_file, metavar="FILE", help="Write a page with pictures.")
 @click.option("--picture", "picture_file", type=_file, metavar="FILE", help="Write one picture, SVG.")
 @click.option(
     "--compare",
@@ -85,7 +96,14 @@ _existing = click.Path(exists=True, dir_okay=False)
 )
 @click.option("--from", "report_file", type=_existing, metavar="FILE", help="Show this report instead of measuring.")
 def bench(
-    json_file: str | None, html_file: str | None, picture_file: str | None, other_file: str | None, report_file: str | None, **plan: Any
+    parts: tuple[str, ...],
+    only: tuple[str, ...],
+    json_file: str | None,
+    html_file: str | None,
+    picture_file: str | None,
+    other_file: str | None,
+    report_file: str | None,
+    **plan: Any,
 ) -> int:
     """Measure what this installation can do on this machine, on 127.0.0.1 alone.
 
@@ -94,7 +112,7 @@ def bench(
     for file in (json_file, html_file, picture_file):
         _check_file(file)
     other = _read(other_file) if other_file else None
-    report = _read(report_file) if report_file else _measured(plan)
+    report = _read(report_file) if report_file else _measured({**plan, "parts": (*parts, *only)})
     if json_file != "-":  # first: a file that cannot be written loses no figures
         _print_table(report, other)
     if html_file:

@@ -39,7 +39,9 @@ class TerminalSubscription(Subscription):
     paused = False
 
     def begin(self, recovered: bool, publications: list[Publication]) -> None:
-        if not recovered:
+        if self.recovered is False:
+            self.gap()
+        elif not recovered:
             _report(f"{self.channel.name}: following from {self.position}")
 
     def gap(self) -> None:

@@ -50,7 +50,10 @@ class Identity(NamedTuple):
 
 
 class Grant(NamedTuple):
-    """What a subscription token allows: ``user`` may follow ``channel`` until ``expires_at``, unix time in seconds, 0 for never."""
+    """What a subscription token allows: ``user`` may follow ``channel`` until ``expires_at``, unix time in seconds, 0 for never.
+
+    ``client`` is the id of the one connection that it is for, "" for any of the user's.
+    """
 
     user: str
     channel: str
@@ -59,6 +62,7 @@ class Grant(NamedTuple):
     token_id: str = ""
     issued_at: float = 0.0
     override: Override | None = None
+    client: str = ""
 
 
 ANONYMOUS = Identity()

@@ -229,7 +229,12 @@ def decode(message: bytes) -> list[Command]:
 
 
 def _decode_lines(message: bytes) -> list[Command]:
-    return [PONG if line == PING else _commands.decode(line) for line in message.removesuffix(b"\n").split(b"\n")]
+    return [PONG if line == PING else _command(line) for line in message.removesuffix(b"\n").split(b"\n")]
+
+
+def _command(line: bytes) -> Command:
+    command = _commands.decode(line)
+    return PONG if command.id == 0 and b'"' not in line else command  # `{ }`, as some libraries write an object without fields
 
 
 def read_position(text: str | None) -> Position:

@@ -73,24 +73,26 @@ class Authentication:
         except KeyUnknown as error:
             raise Disconnect(3500, str(error)) from None
 
-    def grant(self, token: str, channel: str, user: str) -> Grant:
-        """What a subscription token allows this user in this channel.
+    def grant(self, token: str, channel: str, user: str, client: str) -> Grant:
+        """What a subscription token allows this user in this channel, on the connection with the id ``client``.
 
-        Raises PermissionDenied, TokenExpired, KeyUnknown, or Disconnect 3500 if the token names another channel or user.
+        Raises PermissionDenied, TokenExpired, KeyUnknown, or Disconnect 3500 if the token names another channel, user or connection.
         """
-        return self._grant(token, (channel,), user)
+        return self._grant(token, (channel,), user, client)
 
     async def grant_one_of(self, token: str, channels: Collection[str], user: str) -> Grant:
-        """``grant`` for that one of ``channels`` which the token names; fetches keys if they are needed."""
+        """``grant`` for that one of ``channels`` which the token names, on no connection with an id; fetches keys if they are needed."""
         try:
             return await self._with_keys(self._grant, token, channels, user)
         except KeyUnknown as error:
             raise PermissionDenied(str(error)) from None
 
-    def _grant(self, token: str, channels: Collection[str], user: str) -> Grant:
+    def _grant(self, token: str, channels: Collection[str], user: str, client: str = "") -> Grant:
         grant = self._verified(self._verifier.subscription, token, PermissionDenied)
         if grant.channel not in channels or grant.user != user:
             raise Disconnect(3500, "the subscription token names another channel or user")
+        if grant.client not in ("", client):
+            raise Disconnect(3500, "the subscription token is for another connection: its claim client names that")
         return grant
 
     def _verified(self, verify: Callable[[str], Verified], token: str, refusal: Callable[[str], Exception]) -> Verified:

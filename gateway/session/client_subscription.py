@@ -15,6 +15,7 @@ from ..rules.identity import Grant, Identity, ServerSubscription
 from ..rules.json_text import encode
 from ..rules.permissions import overridden
 from ..rules.protocol import error_reply, push, reply, subscribe_result
+from ..rules.recovery import NEVER_WAS
 from ..store.layout import JoinLeave
 from .deadlines import TimedSubscription
 from .node import Node
@@ -63,6 +64,8 @@ class Owner(Protocol):
 
     def unsubscribe(self, subscription: ClientSubscription) -> None: ...
 
+    def subscribe_answered(self, channel: str) -> None: ...
+
     def close(self, disconnect: Disconnect) -> None: ...
 
 
@@ -100,7 +103,8 @@ class ClientSubscription(TimedSubscription):
             wire = FilteredWire(wire, filter)
         elif delta and self.rules.allows_delta:
             wire = delta_wire(wire)
-        since = since if self.rules.recovers else None
+        if since is not None and not self.rules.recovers:
+            since = NEVER_WAS  # the rules let clients recover when it was given its position
         super().__init__(channel, wire, session.outlet.write, since)
         self.session = session
         self.server_side = server_side
@@ -139,7 +143,7 @@ class ClientSubscription(TimedSubscription):
     def begin(self, recovered: bool, publications: list[Publication]) -> None:
         session = self.session
         recovering = self.recovered is not None
-        if recovering and not recovered and self.rejects:
+        if recovering and not recovered and self.rejects and self.rules.recovers:
             self.refuse(UnrecoverablePosition())
             return
         top = self.channel.offset
@@ -162,6 +166,7 @@ class ClientSubscription(TimedSubscription):
             return
         session.outlet.send(reply(self.asked, "subscribe", result))
         self.asked = 0
+        session.subscribe_answered(self.channel.name)
         if self.unsubscribe_id:
             session.unsubscribe(self)
 
@@ -170,6 +175,7 @@ class ClientSubscription(TimedSubscription):
         self.begun = False  # its client was sent nothing of it, and no lifecycle event reported it
         self.session.end_subscription(self)
         self.session.outlet.send(error_reply(self.asked, error))
+        self.session.subscribe_answered(self.channel.name)
         if self.unsubscribe_id:
             self.session.unsubscribe(self)
 

@@ -3,10 +3,10 @@
     message ──decode──▶ commands ──▶ may the next one go? ──yes──▶ ``perform``: its handler answers now, or when Valkey did
                                             └──no──▶ ``backlog``; nothing more is read from the client until that is empty
 
-Commands wait while connect is not answered, while a key for a token is fetched, while an unsubscribe waits for the reply
-to its subscribe, while BUSY_MOST of them are in work, while the client does not read its answers, and for the next turn of
-the loop where one message holds many of them. Since nothing is read meanwhile, the backlog holds one message's commands and
-what the socket's buffer brought with it.
+Commands wait while connect is not answered, while a key for a token is fetched, while an unsubscribe, or another command about a
+channel, waits for the reply to the subscribe before it, while BUSY_MOST of them are in work, while the client does not read its
+answers, and for the next turn of the loop where one message holds many of them. Since nothing is read meanwhile, the backlog
+holds one message's commands and what the socket's buffer brought with it.
 
 Answers that may be large take turns (``answer_in_turn``): each is read when the client has taken those before it, but for
 ``limits.waiting_bytes``. So what waits for a client is bounded by bytes, however many of them it asks for at once.
@@ -44,18 +44,20 @@ Read = Callable[[], Awaitable[bytes]]
 
 class CommandingClient(TimedClient[Followed]):
     """A client that sends commands. ``backlog`` is those that wait, None if none does; ``busy`` counts those in work.
+    ``awaited`` is the channel of the subscribe that the first of them waits for, "" for none.
 
     ``fetching_keys``: keys are being fetched for the token of a command. ``unsubscribing``: an unsubscribe waits for the
     reply to the subscribe before it. ``commands_used`` is the state of its rate limit. ``reads``: the answers that wait for
     their turn, as id, method and how it is made; ``reading``: one has its turn. ``refusals`` is None until the first.
     """
 
-    __slots__ = ("backlog", "busy", "commands_used", "fetching_keys", "outlet", "reading", "reads", "refusals", "unsubscribing")
+    __slots__ = ("awaited", "backlog", "busy", "commands_used", "fetching_keys", "outlet", "reading", "reads", "refusals", "unsubscribing")
 
     def __init__(self, node: Node, outlet: Outlet, open_by: float) -> None:
         super().__init__(node, ANONYMOUS, OPENED, open_by)
         self.outlet = outlet
         self.backlog: list[Command] | None = None
+        self.awaited = ""
         self.busy = 0
         self.commands_used = 0.0
         self.fetching_keys = False
@@ -69,6 +71,10 @@ class CommandingClient(TimedClient[Followed]):
     @abstractmethod
     def perform(self, method: str, command: Command) -> None:
         """Calls the method's handler. Raises ClientError or Disconnect."""
+
+    @abstractmethod
+    def is_subscribing(self, channel: str) -> bool:
+        """Whether a subscribe of the channel is not answered yet."""
 
     @abstractmethod
     def pong(self) -> None:
@@ -104,7 +110,7 @@ class CommandingClient(TimedClient[Followed]):
                     return
                 if number == TURN_MOST:
                     asyncio.get_running_loop().call_soon(self.resume)
-                if number == TURN_MOST or self._must_wait():
+                if number == TURN_MOST or self._must_wait() or self._awaits_subscribe(command):
                     self.backlog = commands[number:]
                     self.outlet.hold_reading(True)
                     return
@@ -114,7 +120,23 @@ class CommandingClient(TimedClient[Followed]):
 
     def _must_wait(self) -> bool:
         # A command after an unsubscribe may subscribe to the same channel again, so it waits for the unsubscribe.
-        return self.state is CONNECTING or self.fetching_keys or self.unsubscribing or self.busy >= BUSY_MOST or self.outlet.paused
+        is_waiting = self.fetching_keys or self.unsubscribing or self.awaited != ""
+        return is_waiting or self.state is CONNECTING or self.busy >= BUSY_MOST or self.outlet.paused
+
+    def _awaits_subscribe(self, command: Command) -> bool:
+        """Whether the subscribe of its channel is not answered: before that a subscriber's rights are not there, nor would a client that publishes
+        receive its own publication."""
+        request = command.publish or command.history or command.presence or command.presence_stats or command.sub_refresh
+        if request is None or not request.channel or not self.is_subscribing(request.channel):
+            return False
+        self.awaited = request.channel
+        return True
+
+    def subscribe_answered(self, channel: str) -> None:
+        """The commands that waited for that go on in the next turn of the loop."""
+        if channel == self.awaited:
+            self.awaited = ""
+            asyncio.get_running_loop().call_soon(self.resume)
 
     # One command.
 

@@ -123,7 +123,7 @@ def _subscribe(session: HandledSession, id: int, request: SubscribeRequest) -> N
     if len(session.subscriptions) >= most and present is None:
         raise LimitExceeded(f"limits.channels_per_client is {most}")
     rules, identity = node.rules(name), session.identity
-    grant = node.authentication.grant(request.token, name, identity.user) if request.token else None
+    grant = node.authentication.grant(request.token, name, identity.user, session.client) if request.token else None
     if not may_subscribe(rules, identity, name, token=grant is not None):
         raise PermissionDenied(f"the rules of {name!r} do not admit user {identity.user!r}")
     filter = _filter_of(session, rules, name, bytes(request.tf))
@@ -298,7 +298,7 @@ def _sub_refresh(session: HandledSession, id: int, request: RefreshRequest) -> N
     if subscription is None or not subscription.begun:
         raise PermissionDenied(f"there is no subscription to {name!r}")
     try:
-        subscription.grant = session.node.authentication.grant(request.token or "", name, session.identity.user)
+        subscription.grant = session.node.authentication.grant(request.token or "", name, session.identity.user, session.client)
     except TokenExpired:
         subscription.end_with(2501, "subscription expired")  # the error alone is final to SDKs; so they subscribe again, with another token
         raise

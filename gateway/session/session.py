@@ -80,6 +80,10 @@ class Session(CommandingClient[ClientSubscription]):
     def followed(self) -> Collection[ClientSubscription]:
         return self.subscriptions.values()
 
+    def is_subscribing(self, channel: str) -> bool:
+        subscription = self.subscriptions.get(channel)
+        return subscription is not None and subscription.asked != 0
+
     def perform(self, method: str, command: Command) -> None:
         HANDLERS[method](self, command.id, getattr(command, method))
 

@@ -414,6 +414,38 @@ async def test_other_origins_may_read_only_where_they_are_listed(gateway: Runnin
         assert events.status == 403 and "access-control-allow-origin" not in events.headers
 
 
+# What a backend orders.
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "code", "message"),
+    [
+        ("unsubscribe", {"channel": True}, 103, "permission denied"),
+        ("disconnect", {}, 3503, "force disconnect"),
+        ("disconnect", {"disconnect": {"code": 4500, "reason": "enough"}}, 4500, "enough"),
+        ("refresh", {"expired": True}, 109, "token expired"),
+        ("revoke", {}, 3500, "invalid token"),
+    ],
+)
+async def test_a_stream_that_a_backend_ends_says_why_where_it_need_not_come_back(
+    gateway: RunningGateway, channel: str, method: str, request_: dict[str, Any], code: int, message: str
+) -> None:
+    """As a close code of WebSocket does. A stream of several channels goes on without the one that is named."""
+    user = channel[5:]
+    named = {"channel": channel} if "channel" in request_ else {}
+    async with stream(gateway, channel, f"{channel}-too", user=user) as events:
+        await events.connected()
+        await gateway.ask(method, **{**request_, "user": user, **named})
+        assert await events.refused() == {"code": code, "message": message, **named}
+
+
+async def test_a_stream_that_is_to_come_back_just_ends(gateway: RunningGateway, channel: str) -> None:
+    async with stream(gateway, channel, user=channel[5:]) as events:
+        await events.connected()
+        await gateway.ask("disconnect", user=channel[5:], disconnect={"code": 4001, "reason": "elsewhere"})
+        assert await events.end() == []
+
+
 # Slow and gone.
 
 

@@ -62,11 +62,12 @@ def test_there_are_no_more_tokens_than_channels(gateway: RunningGateway, path: s
         (lambda channel: ticket(channel, jti="gone"), 103, True),
         (lambda channel: ticket(channel, sub="u2"), 3500, True),
         (lambda channel: ticket(channel, secret="x" * 40), 103, True),
+        (lambda channel: ticket(channel, client="8b6c"), 3500, True),
         (lambda channel: ticket("chat:elsewhere"), 3500, False),
         (lambda channel: "garbage", 103, False),
         (lambda channel: token(channel=7), 103, False),
     ],
-    ids=["expired", "revoked", "another user's", "forged", "another channel's", "garbage", "of no type"],
+    ids=["expired", "revoked", "another user's", "forged", "another connection's", "another channel's", "garbage", "of no type"],
 )
 async def test_a_refusal_names_the_tokens_channel(gateway: RunningGateway, make: Callable[[str], str], code: int, named: bool) -> None:
     channel = new_channel("ticket")

@@ -59,6 +59,10 @@ def test_one_message_holds_several_commands_and_may_end_with_a_newline() -> None
     assert pong is PONG
 
 
+def test_an_empty_object_with_spaces_is_a_pong_too() -> None:
+    assert all(command is PONG for command in decode(b"{ }\n {}\n{}\r"))
+
+
 @pytest.mark.parametrize(
     "message", [b"", b"\n", b"{}\n\n", b"[]", b"null", b"1", b'{"id":1', b'{"id":-1}', b'{"id":4294967296}', b'{"id":"1"}']
 )

@@ -14,7 +14,7 @@ import pytest
 from gateway.app import Gateway
 from gateway.config import Config
 from gateway.edges.websocket_asgi import TEXT
-from gateway.errors import TokenExpired, Unavailable
+from gateway.errors import StoreError, TokenExpired, Unavailable
 from gateway.publication import Position
 from gateway.rules.identity import ServerSubscription
 from gateway.session.dispatch import BUSY_MOST, TURN_MOST
@@ -84,7 +84,14 @@ class Client:
 
 @pytest.fixture
 async def gateway(valkey_url: str, prefix: str) -> AsyncIterator[Gateway]:
-    rules = {"ticket": {"subscribe": "token"}, "chat": {}, "forgetful": {"history_size": 0}, "tagged": {"tags_filter": True}}
+    rules = {
+        "ticket": {"subscribe": "token"},
+        "chat": {},
+        "room": {"publish": "subscriber"},
+        "forgetful": {"history_size": 0},
+        "plain": {"recover": False},
+        "tagged": {"tags_filter": True},
+    }
     gateway = Gateway(Config(prefix=prefix, tokens={"hmac_secret": SECRET}, namespaces=rules), valkey_url)
     await gateway.start()
     await until(lambda: gateway.link.proven, "the link is up")
@@ -100,6 +107,52 @@ async def connected(gateway: Gateway, *channels: str) -> Client:
         client.send_commands({"id": number, "subscribe": {"channel": channel}})
         assert "subscribe" in await client.answered(number)
     return client
+
+
+async def test_commands_about_a_channel_wait_for_the_reply_to_its_subscribe(gateway: Gateway) -> None:
+    """The first client of a channel has a subscriber's rights at once, and receives what it publishes."""
+    client = await connected(gateway)
+    client.send_commands(
+        {"id": 2, "subscribe": {"channel": "room:1"}},
+        {"id": 3, "publish": {"channel": "room:1", "data": 1}},
+        {"id": 4, "history": {"channel": "room:1", "limit": 9}},
+        {"id": 5, "presence_stats": {"channel": "room:1"}},
+        {"id": 6, "subscribe": {"channel": "ticket:1", "token": ticket("ticket:1", seconds=50)}},
+        {"id": 7, "sub_refresh": {"channel": "ticket:1", "token": ticket("ticket:1", seconds=500)}},
+    )
+    assert (await client.answered(7))["sub_refresh"]["ttl"] > 400
+    assert "publish" in await client.answered(3)
+    assert (await client.answered(5))["presence_stats"] == {"num_clients": 1, "num_users": 1}
+    await until(lambda: "pub" in client.of("room:1"), "its own publication")
+
+
+async def test_commands_go_on_where_the_subscribe_that_they_waited_for_is_refused(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway.node.history, "read", AsyncMock(side_effect=StoreError("WRONGTYPE of another program")))
+    client = await connected(gateway)
+    client.send_commands({"id": 2, "subscribe": {"channel": "room:2"}}, {"id": 3, "publish": {"channel": "room:2", "data": 1}})
+    assert (await client.answered(3))["error"]["code"] == 103
+    assert (await client.answered(2))["error"]["code"] == 100
+
+
+@pytest.mark.parametrize("channel", ["forgetful:1", "plain:1"])
+async def test_a_client_whose_channel_does_not_recover_any_more_learns_that_it_did_not(gateway: Gateway, channel: str) -> None:
+    """It was given its position while the rules were others."""
+    client = await connected(gateway)
+    client.send_commands({"id": 2, "subscribe": {"channel": channel, "recover": True, "epoch": "abc", "offset": 3, "flag": 2}})
+    assert (await client.answered(2))["subscribe"] == {"was_recovering": True}
+
+
+async def test_a_subscription_token_may_be_for_one_connection_alone(gateway: Gateway) -> None:
+    own, other = await connected(gateway), await connected(gateway)
+    shown = ticket("ticket:2", client=own.session.client)
+    own.send_commands({"id": 2, "subscribe": {"channel": "ticket:2", "token": shown}})
+    assert "subscribe" in await own.answered(2)
+    own.send_commands({"id": 3, "sub_refresh": {"channel": "ticket:2", "token": shown}})
+    assert "sub_refresh" in await own.answered(3)
+    other.send_commands({"id": 2, "subscribe": {"channel": "ticket:2", "token": shown}})
+    assert other.closed_with == 3500
 
 
 async def test_a_subscription_whose_token_ends_before_it_begins_is_refused(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:

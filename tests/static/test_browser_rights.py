@@ -179,6 +179,21 @@ def test_a_subscription_token_is_replaced_before_it_expires_on_the_same_connecti
     assert sum("sub_refresh" in frame for frame in frames) == 1
 
 
+# What a backend orders.
+
+
+def test_a_backend_takes_one_channel_away_or_ends_the_connection_for_good(page: Page, gateway: RunningGateway, transport: str) -> None:
+    taken, left = f"posts:taken-{transport}", f"posts:left-{transport}"
+    follow(page, gateway, {taken: None, left: None})
+    gateway.api("unsubscribe", user="ann", channel=taken)
+    wait(page, "subscriptions[0].state === 'refused' && subscriptions[1].state === 'live'")
+    gateway.publish(left, 1)
+    assert numbers(seen(page, 1)) == [1]
+    gateway.api("disconnect", user="ann")
+    wait(page, "gateway.state === 'refused'")
+    assert 3503 in codes(page)
+
+
 # Streams that end with a token.
 
 

@@ -49,7 +49,7 @@ from .results import (
     PresenceStatsResult,
     PublishResult,
 )
-from .unknown_fields import unknown_fields
+from .unknown_fields import unknown_fields, without_nulls
 
 __all__ = ["BATCH", "METHODS", "Method", "answer", "read_history", "request_of", "warnings_of"]
 
@@ -77,7 +77,7 @@ async def answer(node: Node, method: Method, body: bytes) -> bytes:
 def request_of(kind: type[Asked], body: bytes) -> Asked:
     """The request in a body. Raises Malformed for one that is not JSON, BadRequest for JSON that is no such request."""
     try:
-        request = decode_json(body or b"{}", kind)
+        request = _decoded(kind, body or b"{}")
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         # msgspec reports a wrong shape as soon as it finds one: what follows may not be JSON at all.
         wrong_shape = isinstance(error, msgspec.ValidationError) and is_json(mend_surrogates(body))
@@ -88,6 +88,15 @@ def request_of(kind: type[Asked], body: bytes) -> Asked:
     if fault:
         raise BadRequest(_with_unknown_fields(fault, kind, body))
     return request
+
+
+def _decoded(kind: type[Asked], body: bytes) -> Asked:
+    try:
+        return decode_json(body, kind)
+    except msgspec.ValidationError:
+        if b"null" not in body or not is_json(mend_surrogates(body)):
+            raise
+        return decode_json(without_nulls(body, kind), kind)
 
 
 def _with_unknown_fields(fault: str, kind: type[Shape], body: bytes) -> str:

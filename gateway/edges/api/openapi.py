@@ -40,6 +40,7 @@ from ..sse.open import LAST_MOST
 from .methods import BATCH, METHODS, Method
 from .requests import Channel, Shape
 from .results import Fault, Health, HistoryResult, InboxResult, InboxState
+from .unknown_fields import inner_shapes, is_any_json
 
 __all__ = ["POSITION", "document", "openapi"]
 
@@ -85,9 +86,10 @@ def document() -> dict[str, bytes]:
     )
     for method in methods.values():
         schemas[method.request.__name__] |= _needs(method.request)
+        _let_be_null(method.request, schemas)
     schemas["ReadRequest"] |= _READ
-    schemas["PresenceRequest"]["if"] = {"properties": {"cursor": {"minLength": 1}}, "required": ["cursor"]}
-    schemas["PresenceRequest"]["then"] = {"properties": {"limit": {"minimum": 1}}, "required": ["limit"]}
+    schemas["PresenceRequest"]["if"] = {"properties": {"cursor": {"type": "string", "minLength": 1}}, "required": ["cursor"]}
+    schemas["PresenceRequest"]["then"] = {"properties": {"limit": {"type": "integer", "minimum": 1}}, "required": ["limit"]}
     fields = {
         "openapi": "3.1.0",
         "info": {"title": "gateway", "version": __version__, "description": "The server API, and the paths of simple clients."},
@@ -141,7 +143,18 @@ def _needs(request: type[Shape]) -> Schema:
 def _given(field: msgspec.structs.FieldInfo) -> Schema:
     """An object that has the field, and not its empty default. Where the field is any JSON, an empty text or list is given, too."""
     has = {"required": [field.name]}
-    return has if field.default_factory is msgspec.Raw else has | {"properties": {field.name: {"minLength": 1, "minItems": 1}}}
+    return has if is_any_json(field) else has | {"properties": {field.name: {"not": {"type": "null"}, "minLength": 1, "minItems": 1}}}
+
+
+def _let_be_null(struct: type[msgspec.Struct], schemas: dict[str, Schema]) -> None:
+    """A field that is null is as if left out."""
+    properties = schemas[struct.__name__]["properties"]
+    for field in msgspec.structs.fields(struct):
+        kind = properties[field.name].get("type")
+        if not field.required and isinstance(kind, str):
+            properties[field.name]["type"] = [kind, "null"]
+    for inner in filter(None, inner_shapes(struct).values()):
+        _let_be_null(inner, schemas)
 
 
 def _replies() -> Schema:

@@ -1,6 +1,7 @@
-"""Fields of a request that its method does not have: they are ignored, as in the reference server, and named in a warning.
+"""Fields of a request that mean nothing, as in the reference server: those that its method does not have, and those that are null.
 
-A misspelled ``idempotencykey`` would otherwise change what a call does without a word.
+The first are ignored, and named in a warning: a misspelled ``idempotencykey`` would otherwise change what a call does without a word. The
+second are as if left out: libraries of some languages write every field of an object.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from typing import Any, get_args
 
 import msgspec
 
-from ...rules.json_text import mend_surrogates
+from ...rules.json_text import encode, mend_surrogates
 
-__all__ = ["unknown_fields"]
+__all__ = ["inner_shapes", "is_any_json", "unknown_fields", "without_nulls"]
 
 _decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -27,7 +28,7 @@ def unknown_fields(body: bytes, shape: type[msgspec.Struct], path: str = "") -> 
         fields = _decode(mend_surrogates(body) if b"\\u" in body else body or b"{}")
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return []
-    known = _fields(shape)
+    known = inner_shapes(shape)
     found: list[str] = []
     for name, value in fields.items():
         if name not in known:
@@ -38,8 +39,33 @@ def unknown_fields(body: bytes, shape: type[msgspec.Struct], path: str = "") -> 
     return found
 
 
+def without_nulls(body: bytes, shape: type[msgspec.Struct]) -> bytes:
+    """The same request without the fields of ``shape`` that are null, but for those that may be any JSON. What is no object stays as it is."""
+    try:
+        fields = _decode(mend_surrogates(body) if b"\\u" in body else body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return body
+    known, may_be_null = inner_shapes(shape), _any_json(shape)
+    kept = {}
+    for name, value in fields.items():
+        inner = known.get(name)
+        if bytes(value) != b"null" or name in may_be_null or name not in known:
+            kept[name] = value if inner is None else msgspec.Raw(without_nulls(bytes(value), inner))
+    return encode(kept)
+
+
+def is_any_json(field: msgspec.structs.FieldInfo) -> bool:
+    """Whether the field may be any JSON, null too."""
+    return field.default_factory is msgspec.Raw or msgspec.Raw in get_args(field.type)
+
+
 @cache
-def _fields(shape: type[msgspec.Struct]) -> dict[str, type[msgspec.Struct] | None]:
+def _any_json(shape: type[msgspec.Struct]) -> frozenset[str]:
+    return frozenset(each.encode_name for each in msgspec.structs.fields(shape) if is_any_json(each))
+
+
+@cache
+def inner_shapes(shape: type[msgspec.Struct]) -> dict[str, type[msgspec.Struct] | None]:
     """The fields of a shape, each with the shape of its own object, None if it is no object that has one."""
     return {each.encode_name: _shape_of(each.type) for each in msgspec.structs.fields(shape)}
 

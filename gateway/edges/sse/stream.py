@@ -237,7 +237,7 @@ class EventStream(TimedClient[StreamSubscription]):
     def fail(self, error: StoreError) -> None:
         """Valkey refuses to read the history of one of its channels: the stream does not open."""
         self._write_text(refusal(Internal.code, Internal.message))
-        self.close(Disconnect(3004, str(error)))
+        self._end(Disconnect(3004, str(error)))
 
     def write_several(self, joined: tuple[ChannelView, list[Publication]]) -> None:
         """Writes a channel's publications with ids that have the positions of all channels."""
@@ -284,7 +284,7 @@ class EventStream(TimedClient[StreamSubscription]):
 
     def gone(self) -> None:
         """The socket is closed."""
-        self.close(Disconnect(3000))
+        self._end(Disconnect(3000))
 
     # From the clock.
 
@@ -304,7 +304,7 @@ class EventStream(TimedClient[StreamSubscription]):
 
     def cut_off(self, disconnect: Disconnect) -> None:
         # What a full socket did not take in all that time is not waited for any longer.
-        self.close(disconnect, abort=disconnect.code == 3008)
+        self._end(disconnect, abort=disconnect.code == 3008)
 
     def expired(self, subscription: StreamSubscription | None) -> None:
         _, channel = self._first_end()
@@ -331,15 +331,15 @@ class EventStream(TimedClient[StreamSubscription]):
 
     def remove(self, channel: str) -> None:
         if any(subscription.channel.name == channel for subscription in self.subscriptions):
-            self._write_text(refusal(103, "permission denied"))
-            self.close(Disconnect(3507, f"unsubscribed from {channel} by the server API"))
+            self._write_text(refusal(103, "permission denied", channel))
+            self._end(Disconnect(3507, f"unsubscribed from {channel} by the server API"))
 
     def end_revoked(self, revoked: Callable[[Grant], bool]) -> None:
         """Ends the stream if the token of one of its channels was revoked; a client with another token opens a new stream."""
         for subscription in self.subscriptions:
             if subscription.grant is not None and revoked(subscription.grant):
                 self._refuse_expired(subscription.channel.name)
-                self.close(Disconnect(3005))
+                self._end(Disconnect(3005))
                 return
 
     def renew(self, identity: Identity) -> None:
@@ -356,10 +356,22 @@ class EventStream(TimedClient[StreamSubscription]):
             self._write_text(retry(refused=True) + b"\n")
         else:
             self._write_text(refusal(3001, "shutdown"))
-        self.close(Disconnect(3001))
+        self._end(Disconnect(3001))
 
-    def close(self, disconnect: Disconnect, *, abort: bool = False) -> None:
-        """Ends the stream. Closing it twice changes nothing. ``abort``: what the client has not taken yet is lost."""
+    def close(self, disconnect: Disconnect) -> None:
+        """Ends the stream. Closing it twice changes nothing.
+
+        The end of a response has no code. So a client that is not to come back by itself, or only with another token, receives the reason in
+        an event.
+        """
+        if self.state is not CLOSED and disconnect.code == 3005:
+            self._refuse_expired("")
+        elif self.state is not CLOSED and disconnect.is_final:
+            self._write_text(refusal(disconnect.code, disconnect.reason))
+        self._end(disconnect)
+
+    def _end(self, disconnect: Disconnect, *, abort: bool = False) -> None:
+        """Ends the stream; its client was sent all that it is to learn. ``abort``: what the client has not taken yet is lost."""
         if self.state is CLOSED:
             return
         log.log(logging.DEBUG if disconnect.code in (3000, 3001, 3010) else logging.INFO, "stream %s closed: %s", self.client, disconnect)
