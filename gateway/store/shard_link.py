@@ -80,7 +80,8 @@ class Receiver(Protocol):
         """The server refuses channels for good, as where the user has no right to them: those that it does not confirm."""
 
     def on_allowed(self, link: ShardLink) -> None:
-        """The server, which refused channels, brings what comes on that of the heartbeats: others may be allowed as well."""
+        """The server, which refused channels, brings what comes on that of the heartbeats: others may be allowed as well. It may have refused
+        channels that are allowed, as while a script keeps it busy."""
 
 
 class ShardLink:
@@ -115,6 +116,7 @@ class ShardLink:
         self._proven_at = 0.0
         self._beat_refusal: StoreError | None = None  # of the last heartbeat
         self._subscribe_refused = False  # on this connection
+        self._refused_for_now = False  # something was on this connection, perhaps channels: a single server does not say what
         self._asks_singly = False  # a channel was refused on this connection: it must not be asked for together with others
         self._complained = False
         self._outage = OutageLog(
@@ -250,7 +252,9 @@ class ShardLink:
             return  # the slot is elsewhere, and the server withdraws its channels by itself
         if verb == self._dialect.subscribe and str(error).startswith(ELSEWHERE):
             self._displace(channel)
-        elif not error.is_general and not str(error).startswith(REFUSED_FOR_NOW):  # else of a ping: commands get and log the same
+        elif str(error).startswith(REFUSED_FOR_NOW):  # commands get and log the same
+            self._refused_for_now = True
+        elif not error.is_general:  # else of a ping
             self._refused(verb or _verb_in(str(error)), error)
 
     def _refused(self, verb: bytes, reply: StoreError) -> None:
@@ -298,7 +302,7 @@ class ShardLink:
         self._transport, self._writer, self._server = await open_connection(self.address, lambda: Replies(self._on_replies, lost.set))
         self._lost, self._silent_beats, self._unproven_beats, self._unsent = lost, 0, 0, []
         self._asked.clear()
-        self._subscribe_refused = self._asks_singly = False
+        self._subscribe_refused = self._refused_for_now = self._asks_singly = False
         if self._sharded:
             self._number = 0
             self._choose_beat_channel()
@@ -366,9 +370,9 @@ class ShardLink:
 
     def on_beat(self) -> None:
         """A heartbeat came through: what is announced reaches this process."""
-        if self._subscribe_refused and not self._proven:
+        if self._refused_for_now or (self._subscribe_refused and not self._proven):
             self._receiver.on_allowed(self)
-        self._subscribe_refused, self.refusal = False, None
+        self._subscribe_refused, self._refused_for_now, self.refusal = False, False, None
         self._proven, self._proven_at = True, asyncio.get_running_loop().time()
         self._unproven_beats = self._beats_since_proof = 0
         self._complained = False
