@@ -228,12 +228,12 @@ class Hub:
         await channel.notify_of_gap()
         if channel.lost_some:
             await channel.notify_of_loss()
-        channel.mending = None
+        channel.mending, was_lost = None, channel.lost_at is not None
         try:
             channel.open()
         except Exception:  # what was held, which is in history or lost, must not fail the subscriptions that wait
             self._announcing_failed(channel)
-        if channel.live_count:
+        if channel.live_count or (was_lost and channel.subscribers):  # those that are not live are to learn of it as well
             self._missed.on_missed_ephemeral(channel)
 
     async def _mend_on(self, channel: Channel) -> bool:
