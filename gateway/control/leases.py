@@ -2,7 +2,8 @@
 
 Each process renews its lease in the sorted set ``gw:nodes`` every BEAT_SECONDS. The answer names the leases that are over. What
 those processes left in Valkey is cleaned up, and only then is their lease removed, so that a clean-up that fails is tried again by
-the next process that renews. Several processes may clean up after the same one at once.
+the next process that renews. Several processes may clean up after the same one at once. Where it lives after all, the missing lease has it
+write all of its own anew.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Leases:
         self._listener = listener
         self._key = f"{history.layout.prefix}:nodes".encode()
         self._clean_ups = Tasks()
+        self._half_cleaned: set[str] = set()  # processes whose clean-up failed: some of what they had may be gone
         self._refused = False
         self._servers: set[str] = set()  # those that answered at the last beat, by their run ids
 
@@ -82,8 +84,10 @@ class Leases:
                 if unknown:
                     await self._listener.write_anew()
                 await self._reconcile()
+                processes = [process.decode() for process in dead if is_utf8(process)]
                 if now() >= trusted:
-                    self._clean_up_after([process.decode() for process in dead if is_utf8(process)])
+                    self._clean_up_after(processes)
+                self._end_leases_of_revived(processes)
             await asyncio.sleep(BEAT_SECONDS)
 
     def _note_refusal(self, error: StoreError) -> None:
@@ -116,12 +120,22 @@ class Leases:
         for process in processes:
             self._clean_ups.spawn(self._clean_up(process))
 
-    async def _clean_up(self, process: str) -> None:
+    def _end_leases_of_revived(self, dead: list[str]) -> None:
+        """A process that was taken for dead by mistake does not know what was removed: one whose lease is gone writes all of its own anew."""
+        for process in self._half_cleaned.difference(dead):
+            self._clean_ups.spawn(self._clean_up(process, lives=True))
+
+    async def _clean_up(self, process: str, *, lives: bool = False) -> None:
+        """Removes what the process had, unless it ``lives``, and then its lease."""
         try:
-            await self._listener.clean_up(process)
+            if not lives:
+                await self._listener.clean_up(process)
             await self._history.commands.call(b"ZREM", self._key, process)
         except StoreError as error:
+            self._half_cleaned.add(process)
             log.debug("process %s is dead, but not cleaned up yet: %s", process, error)
+        else:
+            self._half_cleaned.discard(process)
 
     async def give_back(self) -> None:
         """This process ends and left nothing in Valkey, so no other has to clean up after it."""

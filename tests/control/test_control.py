@@ -14,12 +14,13 @@ import valkey
 
 from gateway.config import Config
 from gateway.control import leases
+from gateway.errors import Unavailable
 
 from ..kit.clients import client, stream, until_counted
 from ..kit.gateways import Pair, Start
 from ..kit.tokens import token
 from ..kit.valkeys import opened_history
-from ..kit.waiting import eventually
+from ..kit.waiting import eventually, until
 
 RULES = """
 [namespaces.chat]
@@ -242,6 +243,37 @@ async def test_the_clients_of_a_living_gateway_stay_when_valkeys_clock_is_set(
         await asyncio.sleep(0.1)
         running.cancel()
     assert cleaned == []
+
+
+async def test_a_living_process_writes_anew_what_a_clean_up_removed_that_failed_halfway(
+    valkey_url: str, prefix: str, store: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was taken for dead, and came back while the other process cleaned up after it, which Valkey then refused."""
+
+    class Listener:
+        def __init__(self) -> None:
+            self.written = 0
+
+        async def write_anew(self) -> None:
+            self.written += 1
+
+        async def reconcile(self) -> None: ...
+
+        async def clean_up(self, process: str) -> None:
+            store.zadd(f"{prefix}:nodes", {process: time.time() * 1000})
+            raise Unavailable("the connection to Valkey was lost")
+
+    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(leases, "TRUST_SECONDS", 0.0)
+    store.zadd(f"{prefix}:nodes", {"revived": 1})
+    revived = Listener()
+    async with opened_history(valkey_url, prefix, Config()) as history:
+        running = [asyncio.create_task(leases.Leases(history, "cleaner", Listener()).run())]
+        await until(lambda: store.zscore(f"{prefix}:nodes", "revived") != 1, "the clean-up fails")
+        running.append(asyncio.create_task(leases.Leases(history, "revived", revived).run()))
+        await until(lambda: revived.written, "it writes anew")
+        for task in running:
+            task.cancel()
 
 
 # What gateways say to each other.
