@@ -307,7 +307,7 @@ async def test_a_malformed_control_message_is_ignored(pair: Pair, user: str, mes
 
 
 async def test_a_revocation_reaches_a_gateway_that_missed_its_message(pair: Pair, user: str, store: valkey.Valkey) -> None:
-    """The stream holds the newest thousand messages only; revocations are stored in another key as well."""
+    """The stream holds the newest messages only; revocations are stored in another key as well."""
     old, named = token(user, iat=1), token("somebody", jti=f"of {user}")
     async with (
         client(pair.there, token=old) as one,
@@ -322,3 +322,35 @@ async def test_a_revocation_reaches_a_gateway_that_missed_its_message(pair: Pair
             store.xtrim(f"{pair.here.prefix}:control", 0, approximate=False)
         assert await one.ended() == (3500, "invalid token") and await two.ended() == (3500, "invalid token")
         await three.end()
+
+
+async def test_clients_connect_again_where_messages_are_gone_that_their_gateway_missed(pair: Pair, user: str, store: valkey.Valkey) -> None:
+    """Nobody knows what these asked. A disconnect among them never took place, and nothing said so."""
+    async with client(pair.there, user) as one, stream(pair.there, "chat:1", user=f"{user}-2") as two, client(pair.here, user) as elsewhere:
+        await two.next()
+        with pair.there.frozen():
+            store.client_kill_filter(_type="pubsub")
+            await pair.here.ask("disconnect", client=one.connected["client"])
+            await pair.here.ask("unsubscribe", user=user, channel="chat:none")
+            store.xtrim(f"{pair.here.prefix}:control", 1, approximate=False)
+        assert await one.ended() == (3001, "shutdown")
+        await two.end()
+        await elsewhere.result("rpc", method="gateway.time")
+        async with client(pair.there, user) as again:
+            await again.result("rpc", method="gateway.time")
+
+
+def test_control_messages_are_counted_whatever_else_is_in_their_stream(pair: Pair, store: valkey.Valkey, prefix: str) -> None:
+    def numbers() -> list[bytes | None]:
+        return [fields.get(b"n") for _, fields in store.xrange(key)]
+
+    key = f"{prefix}:control"
+    for foreign in ({}, {"x": "1"}, {"n": "x"}, {"n": "-1"}, {"n": "9" * 30}):
+        if foreign:
+            store.xadd(key, foreign)
+        for _ in range(2):
+            store.fcall("gateway_control", 1, key, "m")
+        assert numbers()[-2:] == [b"1", b"2"]
+    store.set(key, "no stream")
+    store.fcall("gateway_control", 1, key, "m")
+    assert numbers() == [b"1"]
