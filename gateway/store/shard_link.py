@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -107,6 +107,7 @@ class ShardLink:
         self._server: Server | None = None
         self._unsent: list[bytes] = []
         self._asked: deque[tuple[bytes, bytes]] = deque()  # on a cluster: verb and channel of each command without a reply
+        self._leaving: Counter[bytes] = Counter()  # channel → its unsubscribes without a reply: what is confirmed before that is over again
         self._number = 0  # of the heartbeats' channel on a cluster
         self._beat_displaced = False
         self._silent_beats = 0
@@ -179,6 +180,7 @@ class ShardLink:
         self._ask(self._dialect.subscribe, channels)
 
     def unsubscribe(self, channels: Sequence[bytes]) -> None:
+        self._leaving.update(channels)
         self._ask(self._dialect.unsubscribe, channels)
 
     def hold_reading(self, hold: bool) -> None:
@@ -230,14 +232,19 @@ class ShardLink:
         dialect = self._dialect
         if kind == dialect.confirmed:
             self._answered(dialect.subscribe, reply[1])
-            self._receiver.on_confirmed(self, reply[1])
-        elif not self._sharded:
-            return
+            if reply[1] not in self._leaving:
+                self._receiver.on_confirmed(self, reply[1])
         elif kind == dialect.withdrawn:
-            if not self._answered(dialect.unsubscribe, reply[1]):
+            self._left(reply[1])
+            if self._sharded and not self._answered(dialect.unsubscribe, reply[1]):
                 self._displace(reply[1])
-        elif kind == b"pong" or reply == b"PONG":  # the first while it is subscribed to anything, else the second
+        elif self._sharded and (kind == b"pong" or reply == b"PONG"):  # the first while it is subscribed to anything, else the second
             self._answered(b"PING", b"PING")
+
+    def _left(self, channel: bytes) -> None:
+        self._leaving[channel] -= 1
+        if self._leaving[channel] <= 0:
+            del self._leaving[channel]
 
     def _answered(self, verb: bytes, channel: bytes) -> bool:
         """Whether the oldest command that has no reply yet is this one, which has it now."""
@@ -247,6 +254,7 @@ class ShardLink:
         return False
 
     def _on_refusal(self, error: StoreError) -> None:
+        self._leaving.clear()  # it may be the reply to an unsubscribe
         verb, channel = self._asked.popleft() if self._asked else (b"", b"")
         if self._sharded and verb == self._dialect.unsubscribe:
             return  # the slot is elsewhere, and the server withdraws its channels by itself
@@ -302,6 +310,7 @@ class ShardLink:
         self._transport, self._writer, self._server = await open_connection(self.address, lambda: Replies(self._on_replies, lost.set))
         self._lost, self._silent_beats, self._unproven_beats, self._unsent = lost, 0, 0, []
         self._asked.clear()
+        self._leaving.clear()
         self._subscribe_refused = self._refused_for_now = self._asks_singly = False
         if self._sharded:
             self._number = 0
