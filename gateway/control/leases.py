@@ -48,7 +48,8 @@ class Leases:
         self._process = process
         self._listener = listener
         self._key = f"{history.layout.prefix}:nodes".encode()
-        self._clean_ups = Tasks()
+        self._tasks = Tasks()
+        self._reconciling: asyncio.Task[None] | None = None
         self._half_cleaned: set[str] = set()  # processes whose clean-up failed: some of what they had may be gone
         self._refused = False
         self._servers: set[str] = set()  # those that answered at the last beat, by their run ids
@@ -83,7 +84,7 @@ class Leases:
                 renewed = now()
                 if unknown:
                     await self._listener.write_anew()
-                await self._reconcile()
+                self._reconcile()
                 processes = [process.decode() for process in dead if is_utf8(process)]
                 if now() >= trusted:
                     self._clean_up_after(processes)
@@ -105,25 +106,30 @@ class Leases:
             log.warning("valkey takes what gateways write again")
             self._refused = False
 
-    async def _reconcile(self) -> None:
+    def _reconcile(self) -> None:
         """A server has another run id after each start, so that one which came back, or took over, is known by it."""
         servers = {shard.server.run_id for shard in self._history.commands.shards if shard.server is not None}
-        if self._servers and servers - self._servers:
-            try:
-                await self._listener.reconcile()
-            except StoreError as error:  # at the next beat again
-                log.debug("what this process has in valkey was not reconciled: %s", error)
-                return
-        self._servers = servers or self._servers  # a server that takes over again is another one than the last
+        if not self._servers or not servers - self._servers:
+            self._servers = servers or self._servers  # a server that takes over again is another one than the last
+        elif self._reconciling is None or self._reconciling.done():
+            # No beat waits for it: on a cluster it may need another shard, which is away for longer than the lease.
+            self._reconciling = self._tasks.spawn(self._reconcile_with(servers))
+
+    async def _reconcile_with(self, servers: set[str]) -> None:
+        try:
+            await self._listener.reconcile()
+            self._servers = servers
+        except StoreError as error:  # at the next beat again
+            log.debug("what this process has in valkey was not reconciled: %s", error)
 
     def _clean_up_after(self, processes: list[str]) -> None:
         for process in processes:
-            self._clean_ups.spawn(self._clean_up(process))
+            self._tasks.spawn(self._clean_up(process))
 
     def _end_leases_of_revived(self, dead: list[str]) -> None:
         """A process that was taken for dead by mistake does not know what was removed: one whose lease is gone writes all of its own anew."""
         for process in self._half_cleaned.difference(dead):
-            self._clean_ups.spawn(self._clean_up(process, lives=True))
+            self._tasks.spawn(self._clean_up(process, lives=True))
 
     async def _clean_up(self, process: str, *, lives: bool = False) -> None:
         """Removes what the process had, unless it ``lives``, and then its lease."""

@@ -276,6 +276,33 @@ async def test_a_living_process_writes_anew_what_a_clean_up_removed_that_failed_
             task.cancel()
 
 
+async def test_a_process_renews_its_lease_while_it_reconciles_with_another_server(
+    valkey_url: str, prefix: str, store: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a cluster the list of its clients may be at a shard that is away. Its lease was over then, and other processes took it for dead."""
+    begun = []
+
+    class Listener:
+        async def write_anew(self) -> None: ...
+
+        async def reconcile(self) -> None:
+            begun.append(store.zscore(f"{prefix}:nodes", "first"))
+            await asyncio.sleep(3600)
+
+        async def clean_up(self, process: str) -> None: ...
+
+    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.02)
+    async with opened_history(valkey_url, prefix, Config()) as history:
+        first = leases.Leases(history, "first", Listener())
+        first._servers = {"the server before"}
+        running = asyncio.create_task(first.run())
+        await until(lambda: begun, "it reconciles")
+        await until(lambda: store.zscore(f"{prefix}:nodes", "first") > begun[0], "it beats again")
+        running.cancel()
+        await first._tasks.cancel()
+    assert len(begun) == 1, "once at a time"
+
+
 # What gateways say to each other.
 
 
