@@ -129,6 +129,7 @@ class ShardLink:
         )
         self._lost = asyncio.Event()
         self._first_beat = asyncio.Event()
+        shard.on_server = self._on_server
         self._running = asyncio.create_task(self._run(), name=f"valkey link{self._where}")
 
     @property
@@ -351,6 +352,15 @@ class ShardLink:
         """Whether link and commands are connected to different servers: one of them follows a server that is not the primary any more."""
         here, there = self._server, self._shard.server
         return here is not None and there is not None and here.run_id != there.run_id
+
+    def _on_server(self) -> None:
+        """Commands noticed that the primary is another one. A demoted server passes on what the new primary announces: what follows the link's
+        positions there need not be what follows them in the new primary's history, so nothing more of it may arrive.
+        """
+        here, demoted = self._server, self._shard.demoted
+        is_demoted = here is not None and demoted is not None and here.run_id == demoted.run_id
+        if self._transport is not None and (is_demoted or self._is_apart()):
+            self._transport.abort()
 
     # Heartbeats.
 
