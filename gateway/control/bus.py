@@ -73,6 +73,9 @@ class Recipient(Protocol):
     async def reload(self) -> None:
         """Reads what Valkey holds for longer than messages, of which some may have been missed. Raises StoreError."""
 
+    async def start_over(self) -> None:
+        """Messages are gone that this process did not get, so what they asked of its clients is not known."""
+
 
 class Bus:
     """Listens to the control channel, ``key``, and takes what comes on the process's own channel (``on_own``)."""
@@ -88,6 +91,7 @@ class Bus:
         self._faults = layout.faults
         self._place = f"{layout.prefix}:control"
         self._read: Id | None = None  # up to where the stream was read
+        self._number: int | None = None  # of the message there; None if an older gateway's library did not count it
         self._announced: dict[Id, bytes | None] = {}  # to be found in the stream; None: it was not carried out, for it is not newer
         self._checking: asyncio.Task[None] | None = None
         self._catching_up: asyncio.Task[None] | None = None
@@ -185,16 +189,19 @@ class Bus:
 
     async def _take_missed(self) -> None:
         """Takes the messages after the last one. A process that just started missed none; a stream that began anew cannot be compared."""
-        newest = await self._newest()
+        newest, number = await self._newest()
         if self._read is None or newest < self._read:
-            self._read = newest
+            self._read, self._number = newest, number
             self._announced.clear()
         await self._read_on()
 
-    async def _newest(self) -> Id:
-        """The id of the newest message in the stream; that which was read last if there is none. Raises StoreError."""
+    async def _newest(self) -> tuple[Id, int | None]:
+        """The id and the number of the newest message in the stream; those which were read last if there is none. Raises StoreError."""
         found = await self._history.commands.call(b"XREVRANGE", self.key, b"+", b"-", b"COUNT", 1)
-        return (_id(found[0][0]) if found else self._read) or BEGINNING
+        if not found:
+            return (BEGINNING, 0) if self._read is None else (self._read, self._number)
+        id, fields = found[0]
+        return _id(id) or BEGINNING, _number(fields)
 
     async def _read_on(self) -> None:
         while await self._take_some() == AT_ONCE:
@@ -208,15 +215,24 @@ class Bus:
             number, text = _id(id) or BEGINNING, _text(fields)
             if number > (self._read or BEGINNING):  # else another read was faster
                 self._read = number
+                self._count(_number(fields))
                 if self._announced.pop(number, None) != text:
                     self._take(text)
         return len(entries)
+
+    def _count(self, number: int | None) -> None:
+        """Notices which messages before this one are gone already: the stream has the newest ones alone."""
+        before, self._number = self._number, number
+        if number is not None and before is not None and number > before + 1:
+            gone = number - before - 1
+            log.warning("%d control messages were gone before this process could read them: all of its clients connect again", gone)
+            self._tasks.spawn(self._recipient.start_over())
 
     async def _take_anew(self) -> None:
         """Takes what was announced of a stream that began anew, whose ids are not newer than those of the one before it."""
         entries = await self._history.commands.call(b"XREVRANGE", self.key, b"+", b"-", b"COUNT", HELD_MOST)
         for id, fields in reversed(entries):
-            self._read = _id(id) or BEGINNING
+            self._read, self._number = _id(id) or BEGINNING, _number(fields)
             if self._announced.pop(self._read, b"") is None:
                 self._take(_text(fields))
 
@@ -253,9 +269,9 @@ class Bus:
             self._checking = None
 
     async def _look_for_announced(self) -> None:
-        newest = await self._newest()
+        newest, number = await self._newest()
         if self._read is None:
-            self._read = newest
+            self._read, self._number = newest, number
             self._announced.clear()
         elif newest < self._read:
             await self._take_anew()
@@ -334,6 +350,16 @@ def _id(text: bytes) -> Id | None:
     return (int(parts[1]), int(parts[2])) if parts else None
 
 
+def _field(fields: list[bytes], name: bytes) -> bytes:
+    return dict(zip(fields[::2], fields[1::2], strict=True)).get(name, b"")
+
+
 def _text(fields: list[bytes]) -> bytes:
     """The message of a stream entry; b"", which cannot be read, if it has none."""
-    return dict(zip(fields[::2], fields[1::2], strict=True)).get(b"m", b"")
+    return _field(fields, b"m")
+
+
+def _number(fields: list[bytes]) -> int | None:
+    """The number of a stream entry among all; None if it has none."""
+    text = _field(fields, b"n")
+    return int(text) if text.isdigit() and len(text) < 16 else None

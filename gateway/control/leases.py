@@ -2,7 +2,8 @@
 
 Each process renews its lease in the sorted set ``gw:nodes`` every BEAT_SECONDS. The answer names the leases that are over. What
 those processes left in Valkey is cleaned up, and only then is their lease removed, so that a clean-up that fails is tried again by
-the next process that renews. Several processes may clean up after the same one at once.
+the next process that renews. Several processes may clean up after the same one at once. Where it lives after all, the missing lease has it
+write all of its own anew.
 """
 
 from __future__ import annotations
@@ -47,8 +48,10 @@ class Leases:
         self._process = process
         self._listener = listener
         self._key = f"{history.layout.prefix}:nodes".encode()
-        self._clean_ups = Tasks()
+        self._tasks = Tasks()
+        self._reconciling: asyncio.Task[None] | None = None
         self._cleaning: set[str] = set()  # after these processes: it may take longer than a beat
+        self._half_cleaned: set[str] = set()  # processes whose clean-up failed: some of what they had may be gone
         self._refused = False
         self._servers: set[str] = set()  # those that answered at the last beat, by their run ids
 
@@ -83,9 +86,11 @@ class Leases:
                 if clock.is_noticed(valkey, now()) or now() - renewed > LEASE_MS / 2000:
                     trusted = now() + TRUST_SECONDS
                 renewed = now()
-                await self._reconcile()
+                self._reconcile()
+                processes = [process.decode() for process in dead if is_utf8(process)]
                 if now() >= trusted:
-                    self._clean_up_after([process.decode() for process in dead if is_utf8(process)])
+                    self._clean_up_after(processes)
+                self._end_leases_of_revived(processes)
             await asyncio.sleep(BEAT_SECONDS)
 
     def _note_refusal(self, error: StoreError) -> None:
@@ -103,29 +108,47 @@ class Leases:
             log.warning("valkey takes what gateways write again")
             self._refused = False
 
-    async def _reconcile(self) -> None:
+    def _reconcile(self) -> None:
         """A server has another run id after each start, so that one which came back, or took over, is known by it."""
         servers = {shard.server.run_id for shard in self._history.commands.shards if shard.server is not None}
-        if self._servers and servers - self._servers:
-            try:
-                await self._listener.reconcile()
-            except StoreError as error:  # at the next beat again
-                log.debug("what this process has in valkey was not reconciled: %s", error)
-                return
-        self._servers = servers or self._servers  # a server that takes over again is another one than the last
+        if not self._servers or not servers - self._servers:
+            self._servers = servers or self._servers  # a server that takes over again is another one than the last
+        elif self._reconciling is None or self._reconciling.done():
+            # No beat waits for it: on a cluster it may need another shard, which is away for longer than the lease.
+            self._reconciling = self._tasks.spawn(self._reconcile_with(servers))
+
+    async def _reconcile_with(self, servers: set[str]) -> None:
+        try:
+            await self._listener.reconcile()
+            self._servers = servers
+        except StoreError as error:  # at the next beat again
+            log.debug("what this process has in valkey was not reconciled: %s", error)
 
     def _clean_up_after(self, processes: list[str]) -> None:
         for process in processes:
-            if process not in self._cleaning:
-                self._cleaning.add(process)
-                self._clean_ups.spawn(self._clean_up(process))
+            self._clean_up_once(process)
 
-    async def _clean_up(self, process: str) -> None:
+    def _end_leases_of_revived(self, dead: list[str]) -> None:
+        """A process that was taken for dead by mistake does not know what was removed: one whose lease is gone writes all of its own anew."""
+        for process in self._half_cleaned.difference(dead):
+            self._clean_up_once(process, lives=True)
+
+    def _clean_up_once(self, process: str, *, lives: bool = False) -> None:
+        if process not in self._cleaning:
+            self._cleaning.add(process)
+            self._tasks.spawn(self._clean_up(process, lives=lives))
+
+    async def _clean_up(self, process: str, *, lives: bool = False) -> None:
+        """Removes what the process had, unless it ``lives``, and then its lease."""
         try:
-            await self._listener.clean_up(process)
+            if not lives:
+                await self._listener.clean_up(process)
             await self._history.commands.call(b"ZREM", self._key, process)
         except StoreError as error:
+            self._half_cleaned.add(process)
             log.debug("process %s is dead, but not cleaned up yet: %s", process, error)
+        else:
+            self._half_cleaned.discard(process)
         finally:
             self._cleaning.discard(process)
 

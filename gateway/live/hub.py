@@ -237,8 +237,9 @@ class Hub:
         await channel.notify_of_gap()
         if channel.lost_some:
             await channel.notify_of_loss()
+        was_lost = channel.lost_at is not None
         self._open(channel)
-        if channel.live_count:
+        if channel.live_count or (was_lost and channel.subscribers):  # those that are not live are to learn of it as well
             self._missed.on_missed_ephemeral(channel)
 
     def _open(self, channel: Channel) -> None:

@@ -22,6 +22,7 @@ from ..rules.json_text import encode
 from ..runtime.memory import resident_bytes
 from .admission import Admission, Client
 from .client_views import ClientViews
+from .drain import send_away
 
 __all__ = ["Orders"]
 
@@ -41,6 +42,7 @@ class Orders:
         self._hub = hub
         self._revocations = revocations
         self._admission = admission
+        self._drain_seconds = config.drain_seconds
         self._started = time.monotonic()
         self.name = f"{os.uname().nodename}_{config.port}"  # of this process, for people
         self._views = ClientViews(config, process, self.name, hub, admission, events)
@@ -70,6 +72,10 @@ class Orders:
         for start in range(0, len(clients), LOOKED_AT_ONCE):
             _end_revoked((client for client in clients[start : start + LOOKED_AT_ONCE] if client in there), self._revocations.covers)
             await asyncio.sleep(0)
+
+    async def start_over(self) -> None:
+        """Each client connects again, and has then what its token and the rules give it: no order is for a connection that was made after it."""
+        await send_away(self._admission, self._drain_seconds)
 
     def take_commands(self, session: str, commands: bytes) -> bool:
         return self._admission.take_commands(session, commands)

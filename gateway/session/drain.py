@@ -10,10 +10,10 @@ from collections.abc import Callable
 from itertools import islice
 from math import ceil
 
-from .admission import Admission
+from .admission import Admission, Client
 from .node import Node
 
-__all__ = ["begin_drain", "drain", "end_drain"]
+__all__ = ["begin_drain", "drain", "end_drain", "send_away"]
 
 log = logging.getLogger("gateway.server")
 
@@ -46,6 +46,16 @@ async def drain(admission: Admission, seconds: float, given_up: Callable[[], boo
             await asyncio.sleep(0)
 
 
+async def send_away(admission: Admission, seconds: float) -> None:
+    """Asks the clients that are there now to connect again, evenly over ``seconds``; others are admitted meanwhile."""
+    there, clients = admission.clients, list(admission.clients)
+    for start in range(0, len(clients), DRAINED_AT_ONCE):
+        for client in clients[start : start + DRAINED_AT_ONCE]:
+            if client in there:
+                _drain_one(client, admission)
+        await asyncio.sleep(seconds * DRAINED_AT_ONCE / len(clients))
+
+
 def _may_stay(count: int, seconds: float, elapsed: float) -> int:
     """How many of ``count`` clients stay after ``elapsed`` seconds of ``seconds``."""
     return ceil(count * (1 - elapsed / seconds)) - 1 if elapsed < seconds else 0
@@ -55,14 +65,18 @@ def _drain_all_but(staying: int, admission: Admission) -> bool:
     """Drains up to DRAINED_AT_ONCE clients, for about TURN_SECONDS. True if no more than ``staying`` are left."""
     until = time.monotonic() + TURN_SECONDS
     for client in list(islice(admission.clients, min(DRAINED_AT_ONCE, max(0, len(admission.clients) - staying)))):
-        try:
-            client.drain()
-        except Exception:  # one client must not keep the others from being sent away
-            log.exception("a client could not be drained")
-            admission.clients.pop(client, None)
+        _drain_one(client, admission)
         if time.monotonic() >= until:
             break
     return len(admission.clients) <= staying
+
+
+def _drain_one(client: Client, admission: Admission) -> None:
+    try:
+        client.drain()
+    except Exception:  # one client must not keep the others from being sent away
+        log.exception("a client could not be drained")
+        admission.clients.pop(client, None)
 
 
 def begin_drain(node: Node) -> None:

@@ -27,7 +27,7 @@ from .not_permitted import not_permitted
 from .tls_options import explained, tls_options
 from .wrong_kind import A_SENTINEL, with_remedy
 
-__all__ = ["CONNECT_SECONDS", "Address", "Server", "close_connection", "open_connection"]
+__all__ = ["CONNECT_SECONDS", "Address", "NotThePrimary", "Server", "close_connection", "open_connection"]
 
 CONNECT_SECONDS = 5.0  # for the socket, and again for the greeting
 ASK_SECONDS = 1.0  # for the Sentinels to name the primary
@@ -49,6 +49,14 @@ class Server(NamedTuple):
 
     run_id: str
     where: tuple[str, int] | None
+
+
+class NotThePrimary(Unavailable):
+    """The server that answers is a replica: this one."""
+
+    def __init__(self, message: str, server: Server) -> None:
+        super().__init__(message)
+        self.server = server
 
 
 class _Connection(Protocol):
@@ -250,7 +258,7 @@ async def open_connection(address: Address, protocol: Callable[[], asyncio.Proto
     """Connects, greets and authenticates, makes sure that the server takes writes, then gives the socket to ``protocol()``.
 
     Returns the transport, asyncio's stream writer, which the caller must hold (it closes the transport when collected), and the server.
-    Raises Unavailable with one line that says which address failed and why: also for a replica, which may be promoted. Raises
+    Raises Unavailable with one line that says which address failed and why: NotThePrimary for a replica, which may be promoted. Raises
     StoreError for a refused login, ConfigurationError for a node of a cluster where a server by itself is expected.
     """
     connection = address.connection()
@@ -309,8 +317,9 @@ async def _examine(connection: _Connection, address: Address) -> Server:
                 f"Valkey at {address} is a node of a cluster and holds a part of the channels only; write valkey+cluster:// in its address"
             )
         raise ConfigurationError(f"Valkey at {address} is no node of a cluster; write valkey:// in its address, without +cluster")
+    host, port = getattr(connection, "host", None), getattr(connection, "port", None)
+    server = Server(facts.get("run_id", ""), None if host is None or port is None else (host, int(port)))
     if facts.get("role") == "slave":
         primary = f"{facts.get('master_host')}:{facts.get('master_port')}"
-        raise Unavailable(f"Valkey at {address} is a replica, which takes no writes; its primary is {primary}")
-    host, port = getattr(connection, "host", None), getattr(connection, "port", None)
-    return Server(facts.get("run_id", ""), None if host is None or port is None else (host, int(port)))
+        raise NotThePrimary(f"Valkey at {address} is a replica, which takes no writes; its primary is {primary}", server)
+    return server

@@ -26,7 +26,7 @@ from ..errors import StoreError, Unavailable
 from ..runtime.tasks import end
 from .command import GUARD_WORDS, Call, Command, Functions, Replies, Waiter, asking_command, guard_of, make_command
 from .command_queue import CommandQueue
-from .connect import Address, Server, close_connection, open_connection
+from .connect import Address, NotThePrimary, Server, close_connection, open_connection
 from .connect_again import PAUSE_SECONDS, connect_again
 from .not_permitted import for_people
 from .outage_log import OutageLog, RefusalLog
@@ -93,6 +93,8 @@ class ServerCommands:
         self._lost = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self.server: Server | None = None  # to which it is connected
+        self.demoted: Server | None = None  # which is a replica, as was noticed since there was a connection
+        self.on_server: Callable[[], None] | None = None  # is called when ``server`` or ``demoted`` is another one
         self.failure: Exception | None = None  # of the last attempt to connect again
         self._outage = OutageLog(
             log,
@@ -283,6 +285,8 @@ class ServerCommands:
     async def _mend(self, refusal: str) -> None:
         """Mends what made Valkey refuse a command, then sends all that were refused, and what was called meanwhile."""
         log.debug("valkey carries nothing out for the moment: %s", refusal)
+        if refusal.startswith(NOT_THE_PRIMARY):
+            self._report_server(self.server)
         try:
             await self._after_written()
             if refusal.startswith(NOT_THE_PRIMARY):
@@ -341,6 +345,12 @@ class ServerCommands:
             self._drop("the connection was not made", was_made=False)
             raise
         self._release()
+        self._report_server(None)
+
+    def _report_server(self, demoted: Server | None) -> None:
+        self.demoted = demoted
+        if self.on_server is not None:
+            self.on_server()
 
     async def _make_ready(self) -> None:
         """Sees that the functions are there; waits while Valkey still reads its file."""
@@ -383,6 +393,8 @@ class ServerCommands:
 
     def _on_failure(self, reason: Exception) -> None:
         self.failure = reason
+        if isinstance(reason, NotThePrimary):
+            self._report_server(reason.server)
         if self._redirects is not None:
             self._redirects.unreachable(self)
 

@@ -51,7 +51,8 @@ FUNCTIONS = {
     "restore": "del expire hdel hkeys hlen hset persist publish time xadd xtrim",
     "history page remove": "del exists expire hdel hmget hset persist pttl publish time ttl xrange xrevrange xtrim",
     "inbox read": "del expire hdel hget hincrby hmget hset publish time xrange zcard zrem zremrangebyscore zrevrangebyscore zscore",
-    "control beat presence present": "del exists hdel hget hlen hscan hset hvals publish time xadd zadd zcard zincrby zrangebyscore zrem",
+    "control beat presence present": "del exists hdel hget hlen hscan hset hvals publish time xadd xrevrange zadd zcard zincrby zrangebyscore"
+    " zrem",
     "call": "exists llen lpush pexpire time",
     "enqueue": "hdel hexists hget hincrby hlen hmget hrandfield hset lpos lpush publish rpush time zadd zcard zrange zrangebylex zrem"
     " zrevrangebylex zscore",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -80,7 +80,8 @@ class Receiver(Protocol):
         """The server refuses channels for good, as where the user has no right to them: those that it does not confirm."""
 
     def on_allowed(self, link: ShardLink) -> None:
-        """The server, which refused channels, brings what comes on that of the heartbeats: others may be allowed as well."""
+        """The server, which refused channels, brings what comes on that of the heartbeats: others may be allowed as well. It may have refused
+        channels that are allowed, as while a script keeps it busy."""
 
 
 class ShardLink:
@@ -106,6 +107,7 @@ class ShardLink:
         self._server: Server | None = None
         self._unsent: list[bytes] = []
         self._asked: deque[tuple[bytes, bytes]] = deque()  # on a cluster: verb and channel of each command without a reply
+        self._leaving: Counter[bytes] = Counter()  # channel → its unsubscribes without a reply: what is confirmed before that is over again
         self._number = 0  # of the heartbeats' channel on a cluster
         self._beat_displaced = False
         self._silent_beats = 0
@@ -115,6 +117,7 @@ class ShardLink:
         self._proven_at = 0.0
         self._beat_refusal: StoreError | None = None  # of the last heartbeat
         self._subscribe_refused = False  # on this connection
+        self._refused_for_now = False  # something was on this connection, perhaps channels: a single server does not say what
         self._asks_singly = False  # a channel was refused on this connection: it must not be asked for together with others
         self._complained = False
         self._outage = OutageLog(
@@ -126,6 +129,7 @@ class ShardLink:
         )
         self._lost = asyncio.Event()
         self._first_beat = asyncio.Event()
+        shard.on_server = self._on_server
         self._running = asyncio.create_task(self._run(), name=f"valkey link{self._where}")
 
     @property
@@ -177,6 +181,7 @@ class ShardLink:
         self._ask(self._dialect.subscribe, channels)
 
     def unsubscribe(self, channels: Sequence[bytes]) -> None:
+        self._leaving.update(channels)
         self._ask(self._dialect.unsubscribe, channels)
 
     def hold_reading(self, hold: bool) -> None:
@@ -228,14 +233,19 @@ class ShardLink:
         dialect = self._dialect
         if kind == dialect.confirmed:
             self._answered(dialect.subscribe, reply[1])
-            self._receiver.on_confirmed(self, reply[1])
-        elif not self._sharded:
-            return
+            if reply[1] not in self._leaving:
+                self._receiver.on_confirmed(self, reply[1])
         elif kind == dialect.withdrawn:
-            if not self._answered(dialect.unsubscribe, reply[1]):
+            self._left(reply[1])
+            if self._sharded and not self._answered(dialect.unsubscribe, reply[1]):
                 self._displace(reply[1])
-        elif kind == b"pong" or reply == b"PONG":  # the first while it is subscribed to anything, else the second
+        elif self._sharded and (kind == b"pong" or reply == b"PONG"):  # the first while it is subscribed to anything, else the second
             self._answered(b"PING", b"PING")
+
+    def _left(self, channel: bytes) -> None:
+        self._leaving[channel] -= 1
+        if self._leaving[channel] <= 0:
+            del self._leaving[channel]
 
     def _answered(self, verb: bytes, channel: bytes) -> bool:
         """Whether the oldest command that has no reply yet is this one, which has it now."""
@@ -245,12 +255,15 @@ class ShardLink:
         return False
 
     def _on_refusal(self, error: StoreError) -> None:
+        self._leaving.clear()  # it may be the reply to an unsubscribe
         verb, channel = self._asked.popleft() if self._asked else (b"", b"")
         if self._sharded and verb == self._dialect.unsubscribe:
             return  # the slot is elsewhere, and the server withdraws its channels by itself
         if verb == self._dialect.subscribe and str(error).startswith(ELSEWHERE):
             self._displace(channel)
-        elif not error.is_general and not str(error).startswith(REFUSED_FOR_NOW):  # else of a ping: commands get and log the same
+        elif str(error).startswith(REFUSED_FOR_NOW):  # commands get and log the same
+            self._refused_for_now = True
+        elif not error.is_general:  # else of a ping
             self._refused(verb or _verb_in(str(error)), error)
 
     def _refused(self, verb: bytes, reply: StoreError) -> None:
@@ -298,7 +311,8 @@ class ShardLink:
         self._transport, self._writer, self._server = await open_connection(self.address, lambda: Replies(self._on_replies, lost.set))
         self._lost, self._silent_beats, self._unproven_beats, self._unsent = lost, 0, 0, []
         self._asked.clear()
-        self._subscribe_refused = self._asks_singly = False
+        self._leaving.clear()
+        self._subscribe_refused = self._refused_for_now = self._asks_singly = False
         if self._sharded:
             self._number = 0
             self._choose_beat_channel()
@@ -339,6 +353,15 @@ class ShardLink:
         here, there = self._server, self._shard.server
         return here is not None and there is not None and here.run_id != there.run_id
 
+    def _on_server(self) -> None:
+        """Commands noticed that the primary is another one. A demoted server passes on what the new primary announces: what follows the link's
+        positions there need not be what follows them in the new primary's history, so nothing more of it may arrive.
+        """
+        here, demoted = self._server, self._shard.demoted
+        is_demoted = here is not None and demoted is not None and here.run_id == demoted.run_id
+        if self._transport is not None and (is_demoted or self._is_apart()):
+            self._transport.abort()
+
     # Heartbeats.
 
     def _beat(self) -> None:
@@ -366,9 +389,9 @@ class ShardLink:
 
     def on_beat(self) -> None:
         """A heartbeat came through: what is announced reaches this process."""
-        if self._subscribe_refused and not self._proven:
+        if self._refused_for_now or (self._subscribe_refused and not self._proven):
             self._receiver.on_allowed(self)
-        self._subscribe_refused, self.refusal = False, None
+        self._subscribe_refused, self._refused_for_now, self.refusal = False, False, None
         self._proven, self._proven_at = True, asyncio.get_running_loop().time()
         self._unproven_beats = self._beats_since_proof = 0
         self._complained = False

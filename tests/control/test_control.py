@@ -14,6 +14,7 @@ import valkey
 
 from gateway.config import Config
 from gateway.control import leases
+from gateway.errors import Unavailable
 
 from ..kit.clients import client, stream, until_counted
 from ..kit.gateways import Pair, Start
@@ -284,6 +285,64 @@ async def test_a_process_that_ends_and_left_something_in_valkey_is_cleaned_up_af
         assert await history.call(b"gateway_beat", key, "other", leases.LEASE_MS) == [1, b"ends"]
 
 
+async def test_a_living_process_writes_anew_what_a_clean_up_removed_that_failed_halfway(
+    valkey_url: str, prefix: str, store: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was taken for dead, and came back while the other process cleaned up after it, which Valkey then refused."""
+
+    class Listener:
+        def __init__(self) -> None:
+            self.written = 0
+
+        async def write_anew(self) -> None:
+            self.written += 1
+
+        async def reconcile(self) -> None: ...
+
+        async def clean_up(self, process: str) -> None:
+            store.zadd(f"{prefix}:nodes", {process: time.time() * 1000})
+            raise Unavailable("the connection to Valkey was lost")
+
+    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(leases, "TRUST_SECONDS", 0.0)
+    store.zadd(f"{prefix}:nodes", {"revived": 1})
+    revived = Listener()
+    async with opened_history(valkey_url, prefix, Config()) as history:
+        running = [asyncio.create_task(leases.Leases(history, "cleaner", Listener()).run())]
+        await until(lambda: store.zscore(f"{prefix}:nodes", "revived") != 1, "the clean-up fails")
+        running.append(asyncio.create_task(leases.Leases(history, "revived", revived).run()))
+        await until(lambda: revived.written, "it writes anew")
+        for task in running:
+            task.cancel()
+
+
+async def test_a_process_renews_its_lease_while_it_reconciles_with_another_server(
+    valkey_url: str, prefix: str, store: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a cluster the list of its clients may be at a shard that is away. Its lease was over then, and other processes took it for dead."""
+    begun = []
+
+    class Listener:
+        async def write_anew(self) -> None: ...
+
+        async def reconcile(self) -> None:
+            begun.append(store.zscore(f"{prefix}:nodes", "first"))
+            await asyncio.sleep(3600)
+
+        async def clean_up(self, process: str) -> None: ...
+
+    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.02)
+    async with opened_history(valkey_url, prefix, Config()) as history:
+        first = leases.Leases(history, "first", Listener())
+        first._servers = {"the server before"}
+        running = asyncio.create_task(first.run())
+        await until(lambda: begun, "it reconciles")
+        await until(lambda: store.zscore(f"{prefix}:nodes", "first") > begun[0], "it beats again")
+        running.cancel()
+        await first._tasks.cancel()
+    assert len(begun) == 1, "once at a time"
+
+
 # What gateways say to each other.
 
 
@@ -315,7 +374,7 @@ async def test_a_malformed_control_message_is_ignored(pair: Pair, user: str, mes
 
 
 async def test_a_revocation_reaches_a_gateway_that_missed_its_message(pair: Pair, user: str, store: valkey.Valkey) -> None:
-    """The stream holds the newest thousand messages only; revocations are stored in another key as well."""
+    """The stream holds the newest messages only; revocations are stored in another key as well."""
     old, named = token(user, iat=1), token("somebody", jti=f"of {user}")
     async with (
         client(pair.there, token=old) as one,
@@ -330,3 +389,36 @@ async def test_a_revocation_reaches_a_gateway_that_missed_its_message(pair: Pair
             store.xtrim(f"{pair.here.prefix}:control", 0, approximate=False)
         assert await one.ended() == (3500, "invalid token") and await two.ended() == (3500, "invalid token")
         await three.end()
+
+
+async def test_clients_connect_again_where_messages_are_gone_that_their_gateway_missed(pair: Pair, user: str, store: valkey.Valkey) -> None:
+    """Nobody knows what these asked. A disconnect among them never took place, and nothing said so."""
+    async with client(pair.there, user) as one, stream(pair.there, "chat:1", user=f"{user}-2") as two:
+        await two.next()
+        for _ in range(2):
+            await pair.there.ask("info")  # it has read the stream up to here, which another test may have emptied
+        with pair.there.frozen():
+            store.client_kill_filter(_type="pubsub")
+            await pair.here.ask("disconnect", client=one.connected["client"])
+            await pair.here.ask("unsubscribe", user=user, channel="chat:none")
+            store.xtrim(f"{pair.here.prefix}:control", 1, approximate=False)
+        assert await one.ended() == (3001, "shutdown")
+        await two.end()
+        async with client(pair.there, user) as again:
+            await again.result("rpc", method="gateway.time")
+
+
+def test_control_messages_are_counted_whatever_else_is_in_their_stream(pair: Pair, store: valkey.Valkey, prefix: str) -> None:
+    def numbers() -> list[bytes | None]:
+        return [fields.get(b"n") for _, fields in store.xrange(key)]
+
+    key = f"{prefix}:control"
+    for foreign in ({}, {"x": "1"}, {"n": "x"}, {"n": "-1"}, {"n": "9" * 30}):
+        if foreign:
+            store.xadd(key, foreign)
+        for _ in range(2):
+            store.fcall("gateway_control", 1, key, "m")
+        assert numbers()[-2:] == [b"1", b"2"]
+    store.set(key, "no stream")
+    store.fcall("gateway_control", 1, key, "m")
+    assert numbers() == [b"1"]

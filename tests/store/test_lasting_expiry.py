@@ -97,6 +97,22 @@ async def test_a_version_of_what_is_only_announced_is_remembered_as_long_as_the_
     assert await history.publish("long:typing", publish_words(b"1", ttl=0, version=1)) is None
 
 
+async def test_a_version_of_what_is_only_announced_is_remembered_as_long_where_the_channel_is_followed(
+    history: History, store: valkey.Valkey, prefix: str
+) -> None:
+    """A gateway compares its position with Valkey each minute, and makes the counter live on. It lived for an hour from then on."""
+    for name in "long:followed", "forever:followed":
+        await history.publish(name, publish_words(b"1", ttl=0, version=1))
+        top = (await history.read(name)).top
+        await history.read(name, seen=(top, 0))
+    assert store.ttl(f"{prefix}:{{long:followed}}:meta") > 29 * 86400
+    assert store.ttl(f"{prefix}:{{forever:followed}}:meta") == FOREVER
+    unused = (await history.read("long:unused")).top
+    store.expire(f"{prefix}:{{long:unused}}:meta", 60)
+    await history.read("long:unused", seen=(unused, 0))
+    assert store.ttl(f"{prefix}:{{long:unused}}:meta") > 3590
+
+
 async def test_the_counter_that_a_reader_made_live_for_ever_expires_again(history: History, store: valkey.Valkey, prefix: str) -> None:
     channel = Channel(store, f"{prefix}:{{forever:a}}")
     read = ("FCALL", "gateway_history", 3, channel.meta, channel.stream, channel.keys, 0, 0, 0, "", store.hget(channel.meta, "epoch"), 0, 0)

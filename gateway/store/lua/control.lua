@@ -1,21 +1,33 @@
 -- Between gateways: messages that each of them receives, which of them are alive, and which clients are in which channel.
 -- It follows channels.lua in the library.
 --
---   gw:control   stream of the newest messages, for a gateway whose link was away; the Pub/Sub channel has the same name
+--   gw:control   stream of the newest messages, for a gateway whose link was away: m is a message, n counts them without a hole, so that a
+--                gateway notices which are gone already; the Pub/Sub channel has the same name
 --   gw:nodes     sorted set: process → unix ms of its last beat
 --   gw:{C}:presence   hash: client → ClientInfo, of the clients in channel C
 --   gw:{C}:users      sorted set: user → how many of these clients are theirs; it is there exactly while gw:{C}:presence is
 
-local CONTROL_KEPT = 1000
+local CONTROL_KEPT = 10000
+
+-- The number of the next message; 1 where the key holds none, or one of an older library, which did not count.
+local function next_message(key)
+  local last = redis.pcall('XREVRANGE', key, '+', '-', 'COUNT', 1)
+  local fields = not last.err and last[1] and last[1][2] or {}
+  for i = 1, #fields, 2 do
+    local n = fields[i] == 'n' and tonumber(fields[i + 1])
+    if is_count(n) then return n + 1 end
+  end
+  return 1
+end
 
 -- gateway_control 1 gw:control MESSAGE → id. The announcement is the id, a newline, the message. A key to which another program
 -- wrote something else, or the last possible id, is replaced: without it no gateway would get any message.
 -- Atomic, because ids must be announced in the order that they have in the stream.
 local function gateway_control(keys, args)
-  local id = redis.pcall('XADD', keys[1], 'MAXLEN', '~', CONTROL_KEPT, '*', 'm', args[1])
+  local id = redis.pcall('XADD', keys[1], 'MAXLEN', '~', CONTROL_KEPT, '*', 'm', args[1], 'n', number(next_message(keys[1])))
   if type(id) == 'table' and id.err then
     redis.call('DEL', keys[1])
-    id = redis.call('XADD', keys[1], '*', 'm', args[1])
+    id = redis.call('XADD', keys[1], '*', 'm', args[1], 'n', '1')
   end
   redis.call(ANNOUNCE, keys[1], id .. '\n' .. args[1])
   return id

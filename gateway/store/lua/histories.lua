@@ -88,7 +88,7 @@ local function gateway_history(keys, args)
     -- A gateway has subscribers here: the counter lives on, even if nothing is published for a long time.
     local left = redis.call('TTL', keys[1])
     if top == 0 then
-      redis.call('EXPIRE', keys[1], UNUSED_TTL)
+      redis.call('EXPIRE', keys[1], UNUSED_TTL, 'GT')  -- not sooner: it may remember versions of what was announced only
     elseif left >= 0 and (rules.meta_ttl == 0 or left < rules.meta_ttl) then
       keep_meta(keys[1], rules.meta_ttl, rules.ttl)
     end

@@ -203,3 +203,27 @@ async def test_a_state_announced_while_a_device_catches_up_is_announced_again() 
             await go_on(world)
         assert 0 in device.events or missed == [channel]
     await world.close()
+
+
+async def test_a_state_announced_while_the_link_was_lost_reaches_a_device_whose_socket_was_full() -> None:
+    """No subscription of the channel is live when the link is back, and what another process's device read meanwhile was not announced here."""
+    world, missed = World(clients=()), []
+    world.on_missed_ephemeral = missed.append
+    world.valkey.publish()
+    channel = world.hub.channel(NAME)
+    device = Recorder(channel, Position("e1", 0), full=True)
+    world.hub.follow(device)
+    async with asyncio.timeout(5):
+        while device.state is not State.BEHIND:
+            await go_on(world)
+        assert not missed
+        for _ in range(2):
+            world.do("link")
+        while not channel.is_open:
+            await go_on(world)
+    assert missed == [channel], "the state is announced once more"
+    world.hub.on_announcements({KEY: [b"0"]})
+    device.full = False
+    world.hub.drained(device)
+    assert device.state is State.LIVE and missed == [channel] * 2, "this device did not get that, so it is announced again"
+    await world.close()
