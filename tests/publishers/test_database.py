@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +123,19 @@ def test_several_may_open_the_same_new_file_at_once(tmp_path: Path) -> None:
         process.join(60)
     assert [process.exitcode for process in opening] == [0] * 4
     assert len(list(tmp_path.glob("*.db"))) == FILES
+
+
+def _read_and_end(file: str) -> None:
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("SELECT 1 FROM outbox").fetchall()
+
+
+async def test_a_second_database_of_a_process_ends_no_locks_of_the_first(sqlite_template: Path, tmp_path: Path) -> None:
+    """The next process that ended removed the write-ahead log, to which the first went on writing: what it committed was seen by no other process."""
+    file = tmp_path / "test.db"
+    shutil.copy(sqlite_template, file)
+    async with Database(f"sqlite:///{file}") as first:
+        assert await identity(first)
+        Database(f"sqlite:///{file}")
+        await asyncio.to_thread(lambda: forks.start(_read_and_end, str(file)).join(60))
+        assert Path(f"{file}-wal").exists()
