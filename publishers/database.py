@@ -147,7 +147,10 @@ class Database:
         async with _returned(self._writing) as connection, connection.begin():
             transaction = Transaction(connection, sqlite=self.sqlite)
             gather(sync_of(connection), transaction.rows)
-            yield transaction
+            try:
+                yield transaction
+            finally:
+                transaction.end()
             await transaction.write_outbox()
         if transaction.gathered:
             self.wake()

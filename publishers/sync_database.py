@@ -104,7 +104,10 @@ class SyncDatabase:
         with self._writing.connect() as connection, connection.begin():
             transaction = SyncTransaction(connection)
             gather(connection, transaction.rows)
-            yield transaction
+            try:
+                yield transaction
+            finally:
+                transaction.end()
             transaction.write_outbox()
         if transaction.gathered:
             wake_relays(self._engine)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from msgspec import Raw
 from sqlalchemy import event, select
 
 from gateway.errors import ConfigurationError
@@ -20,6 +21,7 @@ from publishers.database import Database
 from publishers.engines import _write_ahead
 from publishers.faults import Invalid
 from publishers.migrator import identity, migrate
+from publishers.sync_database import SyncDatabase
 from publishers.tables import metadata, outbox
 
 from ..kit import forks
@@ -67,9 +69,19 @@ async def test_one_who_is_cancelled_as_the_transaction_ends_gives_the_connection
 
 @pytest.mark.parametrize(
     ("channel", "data"),
-    [("", 1), ("posts:{a}", 1), ("posts:a", object()), ("notifications:u", {"text": "no id"}), ("notifications:u", "a text")],
+    [
+        ("", 1),
+        ("posts:{a}", 1),
+        ("posts:a", object()),
+        ("notifications:u", {"text": "no id"}),
+        ("notifications:u", "a text"),
+        (17, 1),
+        (b"posts:a", 1),
+        ("posts:a", Raw(b"")),
+        ("posts:a", {"a": Raw(b"{")}),
+    ],
 )
-async def test_data_that_could_not_be_published_is_refused_before_the_commit(database: Database, channel: str, data: object) -> None:
+async def test_data_that_could_not_be_published_is_refused_before_the_commit(database: Database, channel: Any, data: object) -> None:
     async with database.transaction() as transaction:
         with pytest.raises(Invalid):
             transaction.publish(channel, data)
@@ -139,3 +151,19 @@ async def test_a_second_database_of_a_process_ends_no_locks_of_the_first(sqlite_
         Database(f"sqlite:///{file}")
         await asyncio.to_thread(lambda: forks.start(_read_and_end, str(file)).join(60))
         assert Path(f"{file}-wal").exists()
+
+
+async def test_a_transaction_that_has_ended_takes_nothing_more(database: Database) -> None:
+    """What was published after its block was lost, and no error was raised."""
+    async with database.transaction() as ended:
+        ended.publish("posts:a", 1)
+    with SyncDatabase(database.url.render_as_string(hide_password=False)) as plain, plain.transaction() as ended_too:
+        ended_too.publish("posts:a", 2)
+    for transaction in (ended, ended_too):
+        for call in (
+            lambda each: each.publish("posts:a", 3),
+            lambda each: each.notify("u1", {"id": "n"}),
+            lambda each: each.enqueue("job"),
+        ):
+            with pytest.raises(RuntimeError, match="inside its block"):
+                call(transaction)
