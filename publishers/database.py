@@ -191,10 +191,15 @@ class Database:
             log.debug("the relays were not woken (%s); each looks at the outbox once a second", reason_of(error))
 
     @asynccontextmanager
+    async def apart(self) -> AsyncIterator[AsyncConnection]:
+        """A connection that is none of the pool's, for what holds it as long as it runs."""
+        async with create_async_engine(self.url, poolclass=NullPool).connect() as connection:
+            yield connection
+
+    @asynccontextmanager
     async def listening(self, woken: Callable[[], None]) -> AsyncIterator[asyncio.Event]:
         """Calls ``woken`` at each wake; the event is set when the connection is lost. PostgreSQL only."""
-        engine = create_async_engine(self.url, poolclass=NullPool)  # not of the pool: it is held for as long as this listens
-        async with engine.connect() as connection:
+        async with self.apart() as connection:
             driver = (await connection.get_raw_connection()).driver_connection
             assert driver is not None
             lost = asyncio.Event()

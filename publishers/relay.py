@@ -271,7 +271,7 @@ class Relay:
 
     @contextlib.asynccontextmanager
     async def _wakes(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self._glance() if self._database.sqlite else self._listen())
+        task = asyncio.create_task(self._notice_commits())
         try:
             yield
         finally:
@@ -279,9 +279,16 @@ class Relay:
             await asyncio.gather(task, return_exceptions=True)
             self._database.relayed_here = False
 
+    async def _notice_commits(self) -> None:
+        what = "the relay is not notified of new rows and looks each second"
+        notice = self._glance if self._database.sqlite else self._listen
+        while True:
+            await retrying(notice, what, log, on=BROKEN, ceiling=PAUSE_MOST, reason=reason_of)
+            await asyncio.sleep(backoff(1, 0.05, PAUSE_MOST))
+
     async def _glance(self) -> None:
         """Wakes at commits of other connections to SQLite: it announces none, but its data version changes with each."""
-        async with self._database.reading() as connection:
+        async with self._database.apart() as connection:
             seen = None
             while True:
                 version = (await connection.execute(text("PRAGMA data_version"))).scalar()
@@ -292,14 +299,7 @@ class Relay:
                 await asyncio.sleep(GLANCE_SECONDS)
 
     async def _listen(self) -> None:
-        """Wakes at PostgreSQL's NOTIFY."""
-        what = "the relay is not notified of new rows and looks each second"
-        while True:
-            await retrying(self._listen_once, what, log, on=BROKEN, ceiling=PAUSE_MOST, reason=reason_of)
-            await asyncio.sleep(backoff(1, 0.05, PAUSE_MOST))
-
-    async def _listen_once(self) -> None:
-        """Returns when the connection is lost."""
+        """Wakes at PostgreSQL's NOTIFY; returns when the connection is lost."""
         async with self._database.listening(self._woken.set) as lost:
             self._woken.set()  # for rows that were committed before it listened
             await lost.wait()

@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import multiprocessing
+import shutil
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -787,6 +788,17 @@ def test_a_relay_of_one_connection_is_a_mistake_that_is_named(publisher: Publish
     """Its claim would have it, and it would wait 30 s for another one, again and again."""
     with pytest.raises(ConfigurationError, match="pool=2 or more"):
         Relay(Database("postgresql://host/name", pool=1), publisher.history)
+
+
+async def test_a_relay_of_sqlite_leaves_the_one_connection_of_its_database_to_others(
+    sqlite_template: Path, tmp_path: Path, publisher: Publisher
+) -> None:
+    """It held the connection for as long as it ran, so that nothing was written and nothing was published."""
+    shutil.copy(sqlite_template, tmp_path / "test.db")
+    async with Database(f"sqlite:///{tmp_path / 'test.db'}", pool=1) as database, running(Relay(database, publisher.history)):
+        for number in range(3):
+            await write(database, number, number + 1, ["posts:a"])
+            await holds(publisher, "posts:a", documents("posts:a", 0, number + 1))
 
 
 def test_a_relay_that_cannot_start_prints_one_line(tmp_path: Path, valkey_url: str, postgresql: str) -> None:
