@@ -32,6 +32,7 @@ from gateway.runtime.tasks import to_its_end
 from gateway.store.data_folder import open_private
 
 from .engines import ASYNC_DRIVERS, LOCK_SECONDS, POOL, database_url, driver_url, make_engine, name_of, prepare_transactions
+from .lost_connections import connect_arguments, is_of_standby, replace_lost, sqlstate_of
 from .outbox_rows import NOTIFY, WAKE, lock_key, now_ms
 from .prepared import DRIVER_ERRORS, Parameters, Prepared, Rows, driver_of, sync_of
 from .savepoints import follow_savepoints, gather
@@ -69,7 +70,7 @@ _try = claiming(CLAIM_SECONDS)
 
 def is_given_up(error: DBAPIError) -> bool:
     """Whether PostgreSQL undid the transaction in favour of another: it may be tried again."""
-    return (getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)) in _RETRIED
+    return sqlstate_of(error) in _RETRIED
 
 
 def reason_of(error: Exception) -> str:
@@ -93,6 +94,7 @@ class Database:
         self.relayed_here = False  # a relay runs in this process, so that no other has to be woken
         self._engine = make_engine(create_async_engine, self.url, pool)
         prepare_transactions(self._engine.sync_engine)
+        replace_lost(self._engine.sync_engine)
         self._writing = self._engine.execution_options(gateway_writes=True)  # the same pool
         follow_savepoints(self._writing.sync_engine)
         self._waking: asyncio.Task[None] | None = None
@@ -193,7 +195,9 @@ class Database:
     @asynccontextmanager
     async def apart(self) -> AsyncIterator[AsyncConnection]:
         """A connection that is none of the pool's, for what holds it as long as it runs."""
-        async with create_async_engine(self.url, poolclass=NullPool).connect() as connection:
+        engine = create_async_engine(self.url, poolclass=NullPool, connect_args=connect_arguments(self.url))
+        replace_lost(engine.sync_engine)
+        async with engine.connect() as connection:
             yield connection
 
     @asynccontextmanager
@@ -248,6 +252,10 @@ async def _returned(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     connection = await engine.connect()
     try:
         yield connection
+    except DBAPIError as error:
+        if is_of_standby(error):
+            await connection.invalidate()
+        raise
     finally:
         await to_its_end(connection.close())
 

@@ -17,6 +17,8 @@ from gateway.config import load
 from gateway.errors import ConfigurationError
 from gateway.store.data_folder import make_private, open_private
 
+from .lost_connections import connect_arguments
+
 __all__ = [
     "ASYNC_DRIVERS",
     "LOCK_SECONDS",
@@ -80,7 +82,7 @@ def make_engine(create: Callable[..., AnyEngine], url: URL, pool: int) -> AnyEng
     """
     try:
         if url.get_backend_name() != "sqlite":
-            return create(url, pool_size=pool, max_overflow=0, pool_pre_ping=False)
+            return create(url, pool_size=pool, max_overflow=0, connect_args=connect_arguments(url))
         _make_file(Path(url.database or "").resolve())
         return create(url, pool_size=pool, max_overflow=0, connect_args={"timeout": BUSY_SECONDS})
     except ModuleNotFoundError as error:  # the drivers with asyncio are always installed, psycopg is not

@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 
 from .database import ATTEMPTS, is_given_up
 from .engines import POOL, SYNC_DRIVERS, database_url, driver_url, make_engine, name_of, prepare_transactions
+from .lost_connections import is_of_standby, replace_lost
 from .outbox_rows import Gathering, check_dialect
 from .prepared import Parameters
 from .savepoints import follow_savepoints, gather
@@ -68,6 +69,7 @@ class SyncDatabase:
             url = driver_url(database or database_url(data_dir), SYNC_DRIVERS)
             self._engine = make_engine(create_engine, url, pool)
             prepare_transactions(self._engine)
+            replace_lost(self._engine)
         self._writing = self._engine.execution_options(gateway_writes=True)  # the same pool
         follow_savepoints(self._writing)
 
@@ -101,7 +103,7 @@ class SyncDatabase:
     @contextmanager
     def transaction(self) -> Iterator[SyncTransaction]:
         """Commits at the end of the block and wakes the relays; undoes everything if the block raises."""
-        with self._writing.connect() as connection, connection.begin():
+        with self._writing.connect() as connection, _ended_on_standby(connection), connection.begin():
             transaction = SyncTransaction(connection)
             gather(connection, transaction.rows)
             try:
@@ -126,3 +128,14 @@ class SyncDatabase:
                     raise
         with self.transaction() as transaction:
             return work(transaction)
+
+
+@contextmanager
+def _ended_on_standby(connection: Connection) -> Iterator[None]:
+    """The connection does not go back to the pool where its server takes no writes."""
+    try:
+        yield
+    except DBAPIError as error:
+        if is_of_standby(error):
+            connection.invalidate()
+        raise
