@@ -82,8 +82,8 @@ class Database:
     """A database with the tables of this package and any others: PostgreSQL, or SQLite in one file.
 
     ``url`` is ``postgresql://…`` or ``sqlite:///path``; without one it is the configuration's ``database_url``, else SQLite in
-    ``data_dir``. ``pool`` is how many connections it may open. Raises ConfigurationError for a URL that cannot be used.
-    ``migrator.migrate`` makes the tables.
+    ``data_dir``. ``pool`` is how many connections it may open. It is used in one event loop at a time, as is a Publisher. Raises
+    ConfigurationError for a URL that cannot be used. ``migrator.migrate`` makes the tables.
     """
 
     def __init__(self, url: str = "", *, data_dir: str | Path = "", pool: int = POOL) -> None:
@@ -97,6 +97,7 @@ class Database:
         replace_lost(self._engine.sync_engine)
         self._writing = self._engine.execution_options(gateway_writes=True)  # the same pool
         follow_savepoints(self._writing.sync_engine)
+        self._loop: asyncio.AbstractEventLoop | None = None  # to which the connections to PostgreSQL belong
         self._waking: asyncio.Task[None] | None = None
         self._wake_again = False
 
@@ -123,9 +124,22 @@ class Database:
         """The URL without its password and its query, which may hold one too, for messages."""
         return name_of(self.url)
 
+    def _enter_loop(self) -> None:
+        """Forgets the connections of a loop that is closed, which went with it. Raises RuntimeError where another loop uses them."""
+        loop = asyncio.get_running_loop()
+        if self._loop is loop or self.sqlite:
+            return
+        if self._loop is not None:
+            if not self._loop.is_closed():
+                raise RuntimeError("a Database is used in one event loop; give each loop a Database of its own, or use SyncDatabase")
+            self._engine.sync_engine.dispose(close=False)
+            self.changed, self._waking = asyncio.Event(), None
+        self._loop = loop
+
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A connection to read by; on SQLite it does not wait for writers."""
+        self._enter_loop()
         async with _returned(self._engine) as connection:
             yield connection
 
@@ -146,6 +160,7 @@ class Database:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         """Commits at the end of the block and wakes the relay; undoes everything if the block raises."""
+        self._enter_loop()
         async with _returned(self._writing) as connection, connection.begin():
             transaction = Transaction(connection, sqlite=self.sqlite)
             gather(sync_of(connection), transaction.rows)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 import signal
 import socket
+import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -119,3 +122,18 @@ def test_a_forked_process_takes_connections_of_its_own(plain: SyncDatabase) -> N
         os._exit(backend() == mine)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert backend() == mine
+
+
+@ON_POSTGRESQL
+def test_a_database_whose_event_loop_was_closed_is_used_in_the_next_one(migrated_url: str) -> None:
+    """As by a script that calls asyncio.run twice. Each call failed, "another operation is in progress"; on SQLite none did."""
+    database = Database(migrated_url)
+    with asyncio.Runner() as first:
+        first.run(identity(database))
+        with asyncio.Runner() as another, pytest.raises(RuntimeError, match="in one event loop"):
+            another.run(identity(database))
+    with warnings.catch_warnings(), asyncio.Runner() as second:
+        warnings.simplefilter("ignore", ResourceWarning)  # of the connection that went with its loop
+        second.run(identity(database))
+        second.run(database.close())
+        gc.collect()
