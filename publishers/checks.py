@@ -18,12 +18,18 @@ _NUMBERS = {"version": "a whole number", "size": "a whole number of publications
 
 
 def document_of(data: Any, what: str = "the data") -> bytes:
-    """``data`` as a JSON document. Raises TypeError or ValueError as ``json_of``, and for a msgspec.Raw, anywhere in it, that holds no JSON:
-    Valkey takes no empty document, so its row of an outbox would hold up those after it for good."""
+    """``data`` as a JSON document. Raises TypeError or ValueError as ``json_of``, and for a msgspec.Raw, anywhere in it, that holds no JSON.
+
+    What Valkey would refuse is found here: in an outbox it would hold up all that follows it. So halves of surrogate pairs, which a browser's
+    JSON may have, are mended.
+    """
     text = json_of(data, what)
-    if not is_json(text) and not is_json(mend_surrogates(text)):
+    if is_json(text):
+        return text
+    mended = mend_surrogates(text)
+    if not is_json(mended):
         raise ValueError(f"{what} holds a msgspec.Raw that is not JSON: {text[:60]!r}")
-    return text
+    return mended
 
 
 def check_options(**options: Unpack[PublishOptions]) -> None:

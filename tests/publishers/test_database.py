@@ -21,6 +21,7 @@ from publishers.database import Database
 from publishers.engines import _write_ahead
 from publishers.faults import Invalid
 from publishers.migrator import identity, migrate
+from publishers.outbox_rows import publication_row
 from publishers.sync_database import SyncDatabase
 from publishers.tables import metadata, outbox
 
@@ -151,6 +152,12 @@ async def test_a_second_database_of_a_process_ends_no_locks_of_the_first(sqlite_
         Database(f"sqlite:///{file}")
         await asyncio.to_thread(lambda: forks.start(_read_and_end, str(file)).join(60))
         assert Path(f"{file}-wal").exists()
+
+
+def test_half_of_a_surrogate_pair_in_a_browsers_json_is_mended_before_valkey_refuses_it() -> None:
+    """The row of such a notification held up the inbox of its user for good."""
+    row = publication_row("notifications:u", {"id": "n", "text": Raw(b'"\\ud83d"')})
+    assert row["data"] == '{"id":"n","text":"\\ufffd"}'
 
 
 async def test_a_transaction_that_has_ended_takes_nothing_more(database: Database) -> None:
