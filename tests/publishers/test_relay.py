@@ -741,6 +741,18 @@ async def test_rows_of_a_database_that_came_back_older_are_published_though_thei
     await all_hold(publisher, 0, 3 * EACH)
 
 
+@pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
+async def test_ids_that_are_not_given_in_the_order_of_commits_stop_the_relay(database: Database, publisher: Publisher) -> None:
+    """Rows that were committed later and had lower ids counted as published, and were deleted."""
+    relay = Relay(database, publisher.history)
+    await write(database, 0, 1, ["posts:a"])
+    await relay.drain()
+    async with database.transaction() as transaction:
+        await transaction.execute(text("ALTER SEQUENCE outbox_id_seq CACHE 10"))
+    with pytest.raises(ConfigurationError, match="run `ALTER SEQUENCE outbox_id_seq CACHE 1`"):
+        await Relay(database, publisher.history).drain()
+
+
 async def test_an_emptied_valkey_takes_the_rows_that_follow(database: Database, own: OwnValkey, prefix: str) -> None:
     """It knows no versions and no functions any more."""
     async with Publisher(own.url, prefix=prefix) as publisher:
