@@ -19,6 +19,8 @@ from typing import Any, Self, TypeVar
 from sqlalchemy import Connection, CursorResult, Engine, Executable, create_engine
 from sqlalchemy.exc import DBAPIError
 
+from gateway.errors import ConfigurationError
+
 from .database import ATTEMPTS, is_given_up
 from .engines import POOL, SYNC_DRIVERS, database_url, driver_url, make_engine, name_of, prepare_transactions
 from .lost_connections import is_of_standby, replace_lost
@@ -104,6 +106,7 @@ class SyncDatabase:
     def transaction(self) -> Iterator[SyncTransaction]:
         """Commits at the end of the block and wakes the relays; undoes everything if the block raises."""
         with self._writing.connect() as connection, _ended_on_standby(connection), connection.begin():
+            _check_commits(connection)
             transaction = SyncTransaction(connection)
             gather(connection, transaction.rows)
             try:
@@ -128,6 +131,14 @@ class SyncDatabase:
                     raise
         with self.transaction() as transaction:
             return work(transaction)
+
+
+def _check_commits(connection: Connection) -> None:
+    """Raises ConfigurationError for an engine with which PostgreSQL commits each statement by itself."""
+    if connection.dialect.name == "postgresql" and getattr(connection.connection.dbapi_connection, "autocommit", False) is True:
+        raise ConfigurationError(
+            "the engine's isolation level is AUTOCOMMIT, so nothing is undone where a transaction fails: give another one"
+        )
 
 
 @contextmanager

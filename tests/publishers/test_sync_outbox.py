@@ -240,6 +240,16 @@ async def test_a_database_with_other_migrations_and_no_outbox_gets_a_sentence(em
         assert "posts" not in inspect(empty).get_table_names()
 
 
+@pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
+def test_an_engine_that_commits_each_statement_is_refused_before_the_first(engine: Engine) -> None:
+    """The change before a failure stayed, and its publication did not come to be."""
+    with (
+        pytest.raises(ConfigurationError, match="AUTOCOMMIT"),
+        SyncDatabase(engine.execution_options(isolation_level="AUTOCOMMIT")).transaction(),
+    ):
+        raise AssertionError("the block is not entered")
+
+
 def test_a_database_of_another_kind_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="it cannot be in mysql"):
         check_dialect("mysql")
