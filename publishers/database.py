@@ -32,7 +32,7 @@ from gateway.runtime.tasks import to_its_end
 from gateway.store.data_folder import open_private
 
 from .engines import ASYNC_DRIVERS, LOCK_SECONDS, POOL, database_url, driver_url, make_engine, name_of, prepare_transactions
-from .lost_connections import connect_arguments, is_of_standby, replace_lost, sqlstate_of
+from .lost_connections import connecting, is_of_standby, replace_lost, sqlstate_of
 from .outbox_rows import NOTIFY, WAKE, lock_key, now_ms
 from .prepared import DRIVER_ERRORS, Parameters, Prepared, Rows, driver_of, sync_of
 from .savepoints import follow_savepoints, gather
@@ -210,7 +210,8 @@ class Database:
     @asynccontextmanager
     async def apart(self) -> AsyncIterator[AsyncConnection]:
         """A connection that is none of the pool's, for what holds it as long as it runs."""
-        engine = create_async_engine(self.url, poolclass=NullPool, connect_args=connect_arguments(self.url))
+        url, arguments = connecting(self.url)
+        engine = create_async_engine(url, poolclass=NullPool, connect_args=arguments)
         replace_lost(engine.sync_engine)
         async with engine.connect() as connection:
             yield connection

@@ -17,7 +17,7 @@ from gateway.config import load
 from gateway.errors import ConfigurationError
 from gateway.store.data_folder import make_private, open_private
 
-from .lost_connections import connect_arguments
+from .lost_connections import connecting
 
 __all__ = [
     "ASYNC_DRIVERS",
@@ -82,7 +82,8 @@ def make_engine(create: Callable[..., AnyEngine], url: URL, pool: int) -> AnyEng
     """
     try:
         if url.get_backend_name() != "sqlite":
-            return create(url, pool_size=pool, max_overflow=0, connect_args=connect_arguments(url))
+            url, arguments = connecting(url)
+            return create(url, pool_size=pool, max_overflow=0, connect_args=arguments)
         _make_file(Path(url.database or "").resolve())
         return create(url, pool_size=pool, max_overflow=0, connect_args={"timeout": BUSY_SECONDS})
     except ModuleNotFoundError as error:  # the drivers with asyncio are always installed, psycopg is not

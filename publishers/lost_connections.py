@@ -19,7 +19,7 @@ from sqlalchemy import Engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 
-__all__ = ["connect_arguments", "is_of_standby", "replace_lost", "sqlstate_of"]
+__all__ = ["connecting", "is_of_standby", "replace_lost", "sqlstate_of"]
 
 SILENT_SECONDS = 20  # a server that is alive answers TCP within milliseconds
 IDLE_SECONDS, PROBE_SECONDS, PROBES = 10, 5, 2  # until a connection on which nothing is sent is probed, and how often
@@ -46,9 +46,16 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-def connect_arguments(url: URL) -> dict[str, Any]:
-    """What the driver of a PostgreSQL is given besides the URL, which comes first."""
-    return {name: value for name, value in _ARGUMENTS.get(url.get_driver_name(), {}).items() if name not in url.query}
+def connecting(url: URL) -> tuple[URL, dict[str, Any]]:
+    """The URL and the other arguments for the driver of a PostgreSQL; what the URL has itself stays.
+
+    libpq's ``options``, as ``-c search_path=shop``, is to asyncpg one of the settings that it sends as it connects.
+    """
+    arguments = {name: value for name, value in _ARGUMENTS.get(url.get_driver_name(), {}).items() if name not in url.query}
+    if url.get_driver_name() == "asyncpg" and "options" in url.query:
+        arguments["server_settings"] = {"options": url.query["options"]}
+        url = url.difference_update_query(["options"])
+    return url, arguments
 
 
 def replace_lost(engine: Engine) -> None:
