@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import Engine, create_engine, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SAWarning
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
 
 from gateway.errors import ConfigurationError
 from publishers.database import Database
@@ -141,6 +143,23 @@ async def test_a_connection_that_is_lost_within_a_savepoint_is_the_error(databas
 
 async def test_a_session_of_asyncio_writes_too(database: Database) -> None:
     async with AsyncSession(database.engine) as session:
+        await session.run_sync(publish_on_commit, "posts:a", 1)
+        await session.commit()
+    assert await said(database) == [("posts:a", "1")]
+
+
+@pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
+async def test_a_commit_after_which_no_relay_can_be_woken_does_not_fail(database: Database, migrated_url: str) -> None:
+    """It raised, though it was made: the database went away after it, or took no more connections."""
+    connects = iter([asyncpg.connect])
+
+    async def connect() -> Any:
+        for each in connects:
+            return await each(migrated_url)
+        raise ConnectionRefusedError
+
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
+    async with AsyncSession(engine) as session:
         await session.run_sync(publish_on_commit, "posts:a", 1)
         await session.commit()
     assert await said(database) == [("posts:a", "1")]
