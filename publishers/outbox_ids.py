@@ -36,20 +36,22 @@ async def record_newest(history: History, outbox: str, id: int) -> None:
         log.debug("the newest id of the outbox was not recorded: %s", error)
 
 
-async def current_identity(database: Database, history: History) -> tuple[str, bool]:
-    """The identity of the outbox, which is a new one if its ids are given a second time; and False if Valkey was away, so that nobody knows.
+async def current_identity(database: Database, history: History) -> str:
+    """The identity of the outbox, which is a new one if its ids are given a second time. Raises Unavailable where Valkey is away, which knows that.
 
     Raises ConfigurationError where the tables are not there, or ids are not given in the order of commits; the database's errors.
     """
     name = await identity(database)
     try:
         newest = int(await history.commands.send(b"ZSCORE", history.layout.newest_id(name), _MEMBER) or 0)
+    except Unavailable:
+        raise
     except (StoreError, ValueError) as error:
         log.debug("the newest id of the outbox could not be read: %s", error)
-        return name, not isinstance(error, Unavailable)
+        return name
     last = await _last_id(database) if newest else None
     if last is None or last >= newest:
-        return name, True
+        return name
     log.error(
         "the database came back older: its outbox has given ids up to %d, and %d was published. It gets a new identity, so that new rows "
         "do not count as published; rows that wait, and were published before, come a second time",
@@ -59,7 +61,7 @@ async def current_identity(database: Database, history: History) -> tuple[str, b
     async with database.transaction() as transaction:
         renew = text("UPDATE outbox_identity SET value = :new WHERE name = 'outbox' AND value = :old")
         await transaction.execute(renew, {"new": uuid4().hex, "old": name})
-    return await identity(database), True
+    return await identity(database)
 
 
 async def _last_id(database: Database) -> int | None:

@@ -108,7 +108,7 @@ class Relay:
         self._database = database
         self._history = history
         self._queues = Queues(history.commands, history.layout)
-        self._identity = ""
+        self._identity = ""  # not known, or it may be another one by now
         self._identity_until = 0.0  # then it is looked at again
         self._woken = asyncio.Event()
         self._aside: dict[str, float] = {}  # channels that Valkey refused something of → when they are tried again
@@ -130,7 +130,7 @@ class Relay:
             await self.drain()
         except FAILURES:
             self.failures += 1
-            self._identity_until = 0.0  # the database may be another one when it is back
+            self._identity, self._identity_until = "", 0.0  # the database may be another one when it is back
             raise
         self.failures = 0
 
@@ -182,9 +182,15 @@ class Relay:
 
     async def _look_at_identity(self) -> None:
         now = asyncio.get_running_loop().time()
-        if now >= self._identity_until:
-            self._identity, is_sure = await current_identity(self._database, self._history)
-            self._identity_until = now + IDENTITY_SECONDS if is_sure else 0.0
+        if now < self._identity_until:
+            return
+        try:
+            self._identity = await current_identity(self._database, self._history)
+        except Unavailable:
+            if not self._identity:
+                raise  # Valkey may be back before the rows are published, and take them for old ones
+        else:
+            self._identity_until = now + IDENTITY_SECONDS
 
     async def _waiting(self) -> list[str]:
         """Channels with rows to publish, the longest waiting first, without those that are set aside or another relay's."""

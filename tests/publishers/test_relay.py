@@ -709,6 +709,14 @@ async def test_a_relay_outlasts_the_middle_of_a_restore_in_which_the_tables_are_
     await asyncio.wait([running_relay])
 
 
+async def go_back(database: Database) -> None:
+    """The outbox is as it was after its first row."""
+    async with database.transaction() as transaction:
+        await transaction.execute(text("DELETE FROM outbox"))
+        back = "UPDATE sqlite_sequence SET seq = 1 WHERE name = 'outbox'" if database.sqlite else "SELECT setval('outbox_id_seq', 1)"
+        await transaction.execute(text(back))
+
+
 @pytest.mark.parametrize("is_found", ["by a relay that starts", "by a relay that runs", "by its next look"])
 async def test_rows_of_a_database_that_came_back_older_are_published_though_their_ids_were_before(
     database: Database, publisher: Publisher, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, is_found: str
@@ -717,10 +725,7 @@ async def test_rows_of_a_database_that_came_back_older_are_published_though_thei
     relay = Relay(database, publisher.history)
     await write(database)
     assert await relay.drain() == 3 * EACH
-    async with database.transaction() as transaction:
-        await transaction.execute(text("DELETE FROM outbox"))
-        back = "UPDATE sqlite_sequence SET seq = 1 WHERE name = 'outbox'" if database.sqlite else "SELECT setval('outbox_id_seq', 1)"
-        await transaction.execute(text(back))
+    await go_back(database)
     before = await identity(database)
     await write(database, EACH, EACH + 1)
     if is_found == "by a relay that starts":
@@ -739,6 +744,22 @@ async def test_rows_of_a_database_that_came_back_older_are_published_though_thei
     await relay.drain()
     await Relay(database, publisher.history).drain()
     await all_hold(publisher, 0, 3 * EACH)
+
+
+async def test_rows_wait_while_it_is_not_known_whether_their_database_came_back_older(
+    database: Database, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relay went on while Valkey was away, and Valkey was back before the rows were published: they counted as published, and were deleted."""
+    await write(database)
+    await Relay(database, publisher.history).drain()
+    await go_back(database)
+    await write(database, EACH, EACH + 1)
+    relay = Relay(database, publisher.history)
+    with monkeypatch.context() as patch, pytest.raises(Unavailable):
+        patch.setattr(publisher.history.commands, "send", AsyncMock(side_effect=Unavailable("no connection")))
+        await relay.drain()
+    assert await relay.drain() == 3
+    await all_hold(publisher, 0, EACH + 1)
 
 
 @pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
