@@ -22,7 +22,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Self, TypeVar
 
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -91,10 +91,12 @@ class Database:
         self.sqlite = self.url.get_backend_name() == "sqlite"
         self.pool = pool
         self.changed = asyncio.Event()  # this process has written to the outbox
+        self.opened = 0  # connections, since this was made
         self.relayed_here = False  # a relay runs in this process, so that no other has to be woken
         self._engine = make_engine(create_async_engine, self.url, pool)
         prepare_transactions(self._engine.sync_engine)
         replace_lost(self._engine.sync_engine)
+        event.listen(self._engine.sync_engine, "connect", self._count_opened)
         self._writing = self._engine.execution_options(gateway_writes=True)  # the same pool
         follow_savepoints(self._writing.sync_engine)
         self._loop: asyncio.AbstractEventLoop | None = None  # to which the connections to PostgreSQL belong
@@ -123,6 +125,9 @@ class Database:
     def name(self) -> str:
         """The URL without its password and its query, which may hold one too, for messages."""
         return name_of(self.url)
+
+    def _count_opened(self, *_: object) -> None:
+        self.opened += 1
 
     def _enter_loop(self) -> None:
         """Forgets the connections of a loop that is closed, which went with it. Raises RuntimeError where another loop uses them."""

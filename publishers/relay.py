@@ -110,6 +110,7 @@ class Relay:
         self._queues = Queues(history.commands, history.layout)
         self._identity = ""  # not known, or it may be another one by now
         self._identity_until = 0.0  # then it is looked at again
+        self._opened = 0  # connections to the database, when it was looked at
         self._woken = asyncio.Event()
         self._aside: dict[str, float] = {}  # channels that Valkey refused something of → when they are tried again
         self._refusals: dict[str, int] = {}
@@ -162,7 +163,8 @@ class Relay:
 
     async def _round(self) -> int | None:
         """Returns how many rows it published; None if no channel waits that it may take now."""
-        await self._look_at_identity()
+        if not self._identity:
+            await self._look_at_identity()
         names = await self._waiting()
         if not names:
             return None
@@ -170,6 +172,7 @@ class Relay:
             if not claimed and self._database.sqlite:
                 return None  # another relay has all of them
             rows = await self._read(claimed) if claimed else []
+            await self._look_at_identity()
             done, failure = await self._publish(rows)
             if done:
                 await record_newest(self._history, self._identity, max(row.id for row in done))
@@ -181,9 +184,11 @@ class Relay:
         return len(done)
 
     async def _look_at_identity(self) -> None:
+        """At times, and where a connection is new, which may be to a database that came back older."""
         now = asyncio.get_running_loop().time()
-        if now < self._identity_until:
+        if now < self._identity_until and self._database.opened == self._opened:
             return
+        self._opened = self._database.opened
         try:
             self._identity = await current_identity(self._database, self._history)
         except Unavailable:

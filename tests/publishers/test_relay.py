@@ -717,7 +717,7 @@ async def go_back(database: Database) -> None:
         await transaction.execute(text(back))
 
 
-@pytest.mark.parametrize("is_found", ["by a relay that starts", "by a relay that runs", "by its next look"])
+@pytest.mark.parametrize("is_found", ["by a relay that starts", "by a relay that runs", "by its next look", "by its new connections"])
 async def test_rows_of_a_database_that_came_back_older_are_published_though_their_ids_were_before(
     database: Database, publisher: Publisher, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, is_found: str
 ) -> None:
@@ -732,6 +732,8 @@ async def test_rows_of_a_database_that_came_back_older_are_published_though_thei
         relay = Relay(database, publisher.history)
     elif is_found == "by its next look":
         monkeypatch.setattr(relay, "_identity_until", 0.0)
+    elif is_found == "by its new connections":
+        await database.engine.dispose()
     else:
         with monkeypatch.context() as patch, pytest.raises(OSError, match="restarts"):
             patch.setattr(relay, "_waiting", AsyncMock(side_effect=OSError("the database restarts")))
