@@ -101,6 +101,8 @@ def _is_lost(connection: Any) -> bool:
     """Whether an idle connection is closed. psycopg notices that as it reads: nothing is to be read but the server's last words, or its end."""
     if hasattr(connection, "driver_connection"):
         return bool(connection.driver_connection.is_closed())
+    if connection.closed:
+        return True
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
     return bool(poll.poll(0))
