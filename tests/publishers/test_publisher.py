@@ -342,6 +342,13 @@ def test_the_plain_publisher_uses_its_patience_while_valkey_has_too_few_replicas
     assert position is not None and position.offset == 2
 
 
+@pytest.mark.parametrize("patience", [0, -1, math.nan])
+def test_a_plain_publisher_without_patience_is_a_mistake_that_is_named(patience: float) -> None:
+    """Valkey could not be reached then, "Operation now in progress"."""
+    with pytest.raises(ValueError, match="patience is a number of seconds above 0"):
+        SyncPublisher("valkey://localhost", patience=patience)
+
+
 async def test_a_publisher_uses_its_patience_while_valkey_refuses_connections(tmp_path: Path) -> None:
     server = EmbeddedServer(tmp_path)
     server.start()
