@@ -3,6 +3,7 @@
     publisher                      Publisher (asyncio) and SyncPublisher (threads): one document, one acknowledged position
     database · transaction         the database; a transaction, which writes rows, their publications and jobs
     engines                        SQLAlchemy's engines for PostgreSQL and SQLite, with and without asyncio
+    lost_connections               connections that are lost while nobody uses them, or without a word
     sync_database                  the same without asyncio
     session_outbox                 the outbox in a Session of SQLAlchemy that a program already has
     outbox_rows                    a row of the outbox, and how one is written

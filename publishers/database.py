@@ -22,7 +22,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Self, TypeVar
 
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -32,6 +32,7 @@ from gateway.runtime.tasks import to_its_end
 from gateway.store.data_folder import open_private
 
 from .engines import ASYNC_DRIVERS, LOCK_SECONDS, POOL, database_url, driver_url, make_engine, name_of, prepare_transactions
+from .lost_connections import connecting, is_of_standby, replace_lost, sqlstate_of
 from .outbox_rows import NOTIFY, WAKE, lock_key, now_ms
 from .prepared import DRIVER_ERRORS, Parameters, Prepared, Rows, driver_of, sync_of
 from .savepoints import follow_savepoints, gather
@@ -69,7 +70,7 @@ _try = claiming(CLAIM_SECONDS)
 
 def is_given_up(error: DBAPIError) -> bool:
     """Whether PostgreSQL undid the transaction in favour of another: it may be tried again."""
-    return (getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)) in _RETRIED
+    return sqlstate_of(error) in _RETRIED
 
 
 def reason_of(error: Exception) -> str:
@@ -81,8 +82,8 @@ class Database:
     """A database with the tables of this package and any others: PostgreSQL, or SQLite in one file.
 
     ``url`` is ``postgresql://…`` or ``sqlite:///path``; without one it is the configuration's ``database_url``, else SQLite in
-    ``data_dir``. ``pool`` is how many connections it may open. Raises ConfigurationError for a URL that cannot be used.
-    ``migrator.migrate`` makes the tables.
+    ``data_dir``. ``pool`` is how many connections it may open. It is used in one event loop at a time, as is a Publisher. Raises
+    ConfigurationError for a URL that cannot be used. ``migrator.migrate`` makes the tables.
     """
 
     def __init__(self, url: str = "", *, data_dir: str | Path = "", pool: int = POOL) -> None:
@@ -90,11 +91,15 @@ class Database:
         self.sqlite = self.url.get_backend_name() == "sqlite"
         self.pool = pool
         self.changed = asyncio.Event()  # this process has written to the outbox
+        self.opened = 0  # connections, since this was made
         self.relayed_here = False  # a relay runs in this process, so that no other has to be woken
         self._engine = make_engine(create_async_engine, self.url, pool)
         prepare_transactions(self._engine.sync_engine)
+        replace_lost(self._engine.sync_engine)
+        event.listen(self._engine.sync_engine, "connect", self._count_opened)
         self._writing = self._engine.execution_options(gateway_writes=True)  # the same pool
         follow_savepoints(self._writing.sync_engine)
+        self._loop: asyncio.AbstractEventLoop | None = None  # to which the connections to PostgreSQL belong
         self._waking: asyncio.Task[None] | None = None
         self._wake_again = False
 
@@ -121,9 +126,25 @@ class Database:
         """The URL without its password and its query, which may hold one too, for messages."""
         return name_of(self.url)
 
+    def _count_opened(self, *_: object) -> None:
+        self.opened += 1
+
+    def _enter_loop(self) -> None:
+        """Forgets the connections of a loop that is closed, which went with it. Raises RuntimeError where another loop uses them."""
+        loop = asyncio.get_running_loop()
+        if self._loop is loop or self.sqlite:
+            return
+        if self._loop is not None:
+            if not self._loop.is_closed():
+                raise RuntimeError("a Database is used in one event loop; give each loop a Database of its own, or use SyncDatabase")
+            self._engine.sync_engine.dispose(close=False)
+            self.changed, self._waking = asyncio.Event(), None
+        self._loop = loop
+
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A connection to read by; on SQLite it does not wait for writers."""
+        self._enter_loop()
         async with _returned(self._engine) as connection:
             yield connection
 
@@ -144,10 +165,14 @@ class Database:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         """Commits at the end of the block and wakes the relay; undoes everything if the block raises."""
+        self._enter_loop()
         async with _returned(self._writing) as connection, connection.begin():
             transaction = Transaction(connection, sqlite=self.sqlite)
             gather(sync_of(connection), transaction.rows)
-            yield transaction
+            try:
+                yield transaction
+            finally:
+                transaction.end()
             await transaction.write_outbox()
         if transaction.gathered:
             self.wake()
@@ -188,10 +213,18 @@ class Database:
             log.debug("the relays were not woken (%s); each looks at the outbox once a second", reason_of(error))
 
     @asynccontextmanager
+    async def apart(self) -> AsyncIterator[AsyncConnection]:
+        """A connection that is none of the pool's, for what holds it as long as it runs."""
+        url, arguments = connecting(self.url)
+        engine = create_async_engine(url, poolclass=NullPool, connect_args=arguments)
+        replace_lost(engine.sync_engine)
+        async with engine.connect() as connection:
+            yield connection
+
+    @asynccontextmanager
     async def listening(self, woken: Callable[[], None]) -> AsyncIterator[asyncio.Event]:
         """Calls ``woken`` at each wake; the event is set when the connection is lost. PostgreSQL only."""
-        engine = create_async_engine(self.url, poolclass=NullPool)  # not of the pool: it is held for as long as this listens
-        async with engine.connect() as connection:
+        async with self.apart() as connection:
             driver = (await connection.get_raw_connection()).driver_connection
             assert driver is not None
             lost = asyncio.Event()
@@ -240,6 +273,10 @@ async def _returned(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     connection = await engine.connect()
     try:
         yield connection
+    except DBAPIError as error:
+        if is_of_standby(error):
+            await connection.invalidate()
+        raise
     finally:
         await to_its_end(connection.close())
 

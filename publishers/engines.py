@@ -17,6 +17,8 @@ from gateway.config import load
 from gateway.errors import ConfigurationError
 from gateway.store.data_folder import make_private, open_private
 
+from .lost_connections import connecting
+
 __all__ = [
     "ASYNC_DRIVERS",
     "LOCK_SECONDS",
@@ -80,15 +82,30 @@ def make_engine(create: Callable[..., AnyEngine], url: URL, pool: int) -> AnyEng
     """
     try:
         if url.get_backend_name() != "sqlite":
-            return create(url, pool_size=pool, max_overflow=0, pool_pre_ping=False)
-        file = Path(url.database or "")
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.close(open_private(file, os.O_RDWR))  # a path that cannot be opened raises here
+            url, arguments = connecting(url)
+            return create(url, pool_size=pool, max_overflow=0, connect_args=arguments)
+        _make_file(Path(url.database or "").resolve())
         return create(url, pool_size=pool, max_overflow=0, connect_args={"timeout": BUSY_SECONDS})
     except ModuleNotFoundError as error:  # the drivers with asyncio are always installed, psycopg is not
         raise ConfigurationError(f"PostgreSQL without asyncio needs {error.name}: run `pip install '{error.name}[binary]'`") from None
     except (NoSuchModuleError, OSError) as error:
         raise ConfigurationError(f"database_url cannot be used: {error}") from None
+
+
+def _make_file(file: Path) -> None:
+    """Makes the file and its folder where they are not there. Raises OSError for a path that cannot be opened.
+
+    A file that is there is not opened: with its end this process would lose all locks that it has on the file (fcntl(2)), those of its
+    other connections included. The next process that ends would then remove the write-ahead log that they still write to.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        os.close(open_private(file, os.O_RDWR | os.O_EXCL))
+    except FileExistsError:
+        if not file.is_file():
+            raise OSError(f"{file} is not a file") from None
+        if not os.access(file, os.R_OK | os.W_OK):
+            raise OSError(f"{file} cannot be read and written by this user") from None
 
 
 def prepare_transactions(engine: Engine) -> None:

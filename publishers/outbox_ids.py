@@ -14,7 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.errors import StoreError, Unavailable
+from gateway.errors import ConfigurationError, StoreError, Unavailable
 from gateway.store.history import History
 
 from .database import Database
@@ -36,21 +36,20 @@ async def record_newest(history: History, outbox: str, id: int) -> None:
         log.debug("the newest id of the outbox was not recorded: %s", error)
 
 
-async def current_identity(database: Database, history: History, *, waits: bool = False) -> tuple[str, int | None]:
+async def current_identity(database: Database, history: History) -> tuple[str, int]:
     """The identity of the outbox, which is a new one if its ids are given a second time; and the greatest id that was published of it, as far as
-    is known: None if Valkey was away. ``waits``: a Valkey that is away is waited for.
+    Valkey knows.
 
-    Raises ConfigurationError where the tables are not there, the database's errors, and Unavailable where Valkey is waited for in vain.
+    Raises Unavailable where Valkey is away; ConfigurationError where the tables are not there, or ids are not given in the order of commits; the database's errors.
     """
-    name, commands = await identity(database), history.commands
-    words = (b"ZSCORE", history.layout.newest_id(name), _MEMBER)
+    name = await identity(database)
     try:
-        newest = int(await (commands.call(*words, repeatable=True) if waits else commands.send(*words)) or 0)
+        newest = int(await history.commands.send(b"ZSCORE", history.layout.newest_id(name), _MEMBER) or 0)
+    except Unavailable:
+        raise
     except (StoreError, ValueError) as error:
-        if waits and isinstance(error, Unavailable):
-            raise
         log.debug("the newest id of the outbox could not be read: %s", error)
-        return name, None if isinstance(error, Unavailable) else 0
+        return name, 0
     last = await _last_id(database) if newest else None
     if last is None or last >= newest:
         return name, newest
@@ -67,7 +66,7 @@ async def current_identity(database: Database, history: History, *, waits: bool 
 
 
 async def _last_id(database: Database) -> int | None:
-    """The id that the outbox gave last; None if that cannot be found out."""
+    """The id that the outbox gave last; None if that cannot be found out. Raises ConfigurationError."""
     async with database.reading() as connection:
         try:
             return await (_last_on_sqlite if database.sqlite else _last_on_postgresql)(connection)
@@ -83,10 +82,17 @@ async def _last_on_sqlite(connection: AsyncConnection) -> int | None:
 
 
 async def _last_on_postgresql(connection: AsyncConnection) -> int | None:
-    """By the sequence of the column ``id``, whose name depends on what made the table."""
-    name = (await connection.execute(text("SELECT pg_get_serial_sequence('outbox', 'id')"))).scalar()
-    if name is None:
+    """By the sequence of the column ``id``, whose name depends on what made the table. Raises ConfigurationError for one that caches."""
+    wanted = "SELECT seqrelid::regclass, seqcache FROM pg_sequence WHERE seqrelid = pg_get_serial_sequence('outbox', 'id')::regclass"
+    sequence = (await connection.execute(text(wanted))).first()
+    if sequence is None:
         return None
+    name, cached = sequence
+    if cached > 1:
+        raise ConfigurationError(
+            f"each connection takes {cached} numbers of the outbox's sequence {name} at a time, so rows are not numbered in the order of their commits, and "
+            f"those with older numbers would be dropped: run `ALTER SEQUENCE {name} CACHE 1`, and start the programs that write anew"
+        )
     found = await connection.execute(text(f"SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {name}"))
     last: int = found.scalar_one()
     return last

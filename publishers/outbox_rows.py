@@ -14,11 +14,11 @@ from typing import Any, TypedDict, Unpack
 
 from gateway.errors import BadRequest, ConfigurationError
 from gateway.publication import channel_fault
-from gateway.rules.json_values import json_of
+from gateway.rules.json_values import kind_of
 from gateway.rules.notifications import NAMESPACE, notification_id
 from gateway.work.jobs import JobOptions
 
-from .checks import inbox_of
+from .checks import document_of, inbox_of
 from .faults import Invalid
 from .outbox_jobs import row_of_job
 
@@ -87,11 +87,11 @@ def lock_key(channel: str) -> int:
 
 def publication_row(channel: str, data: Any, *, keep: bool = False) -> OutboxRow:
     """The row of a publication. Raises Invalid for an impossible channel, data that is not JSON, or an inbox's data that is no notification."""
-    fault = channel_fault(channel)
+    fault = channel_fault(channel) if isinstance(channel, str) else f"the channel is a text, not {kind_of(channel)}"
     if fault:
         raise Invalid(fault)
     try:
-        document = json_of(data).decode()
+        document = document_of(data).decode()
     except (TypeError, ValueError) as error:
         raise Invalid(str(error)) from None
     if channel.startswith(f"{NAMESPACE}:"):
@@ -149,17 +149,30 @@ def check_dialect(name: str) -> None:
 
 
 class Gathering:
-    """Publications and jobs that a transaction gathers, to be written as its last step."""
+    """Publications and jobs that a transaction gathers, to be written as its last step.
+
+    Each method raises RuntimeError once its block has ended: what it took then would never be published, and nobody would know.
+    """
 
     def __init__(self) -> None:
         self.rows: list[OutboxRow] = []
+        self._ended = False
+
+    def end(self) -> None:
+        """The block of the transaction has ended."""
+        self._ended = True
+
+    def _add(self, row: OutboxRow) -> None:
+        if self._ended:
+            raise RuntimeError("the transaction has ended, so nothing is published with it: publish inside its block")
+        self.rows.append(row)
 
     def publish(self, channel: str, data: Any, *, keep: bool = False) -> None:
         """Publishes ``data``, which is JSON, in ``channel`` once this is committed. ``keep``: its row stays in the outbox for good.
 
         Raises Invalid for an impossible channel, data that is not JSON, or an inbox's data that is no notification.
         """
-        self.rows.append(publication_row(channel, data, keep=keep))
+        self._add(publication_row(channel, data, keep=keep))
 
     def notify(self, user: str, notification: Mapping[str, Any]) -> None:
         """Publishes into the inbox of ``user``. The notification's ``id``, a text, names it: the same id again is an update.
@@ -175,7 +188,7 @@ class Gathering:
         ``Queue`` finds it; where a job with its ``key`` waits or runs, no job of this id comes to be. Raises Invalid for what cannot be a job.
         """
         row, id = job_row(name, data, queue, **options)
-        self.rows.append(row)
+        self._add(row)
         return id
 
     @property

@@ -24,7 +24,7 @@ from uuid import uuid4
 
 from gateway.errors import StoreError, Unavailable
 from gateway.publication import Position, channel_fault
-from gateway.rules.json_values import json_of, raw_json_of
+from gateway.rules.json_values import raw_json_of
 from gateway.runtime import tracing
 from gateway.store.access import Commands, make_commands
 from gateway.store.connect import Address
@@ -35,7 +35,7 @@ from gateway.store.layout import Layout, PublishOptions, Word, publish_words, re
 from gateway.store.library import Library
 from gateway.store.plain_connection import PlainConnection
 
-from .checks import check_options, notification_json
+from .checks import check_options, document_of, notification_json
 
 __all__ = ["PublishOptions", "Publisher", "SyncPublisher"]
 
@@ -62,7 +62,7 @@ def _publication(channel: str, data: Any, raw: bool, options: PublishOptions, tr
         raise ValueError(fault)
     if trace:
         options = {**options, "tags": _traced(options.get("tags"))}
-    words = publish_words(raw_json_of(data) if raw else json_of(data), **options)
+    words = publish_words(raw_json_of(data) if raw else document_of(data), **options)
     check_options(**options)
     return _Call(channel, words, options.get("idempotency_key") is not None or options.get("version") is not None)
 
@@ -99,6 +99,7 @@ class Publisher:
         self._data_dir = data_dir
         self._layout = Layout(prefix)
         self._patience = patience
+        self._loop: asyncio.AbstractEventLoop | None = None  # to which the connection belongs
         self._history: History | None = None
         self._commands: Commands | None = None
 
@@ -110,21 +111,37 @@ class Publisher:
         await self.close()
 
     async def connect(self) -> None:
-        """Connects once; afterwards the connection comes back by itself. Raises Unavailable if Valkey cannot be reached."""
+        """Connects once; afterwards the connection comes back by itself. Raises Unavailable if Valkey cannot be reached, RuntimeError if it
+        is connected in another event loop."""
+        if self._commands is not None and not self._lost_loop:
+            self._check_loop()
+            return
         library = Library(None, self._layout.prefix)
         address = Address(find_url(self._given_url, self._data_dir))
-        self._commands = make_commands(address, patience=self._patience, functions=library)
-        await self._commands.start()
-        self._history = History(self._commands, self._layout)
+        commands = make_commands(address, patience=self._patience, functions=library)
+        await commands.start()
+        self._loop, self._commands, self._history = asyncio.get_running_loop(), commands, History(commands, self._layout)
 
     async def close(self) -> None:
-        """Closes the connection; every publish that still waits raises Unavailable."""
-        if self._commands is not None:
-            await self._commands.close()
+        """Closes the connection, unless it went with its event loop; every publish that still waits raises Unavailable."""
+        commands, self._commands, self._history = self._commands, None, None
+        if commands is not None and not self._lost_loop:
+            await commands.close()
+
+    @property
+    def _lost_loop(self) -> bool:
+        return self._loop is not None and self._loop.is_closed()
+
+    def _check_loop(self) -> None:
+        """Raises RuntimeError where the connection belongs to another event loop: a publication would be made, and its reply never read."""
+        if self._loop is not asyncio.get_running_loop():
+            raise RuntimeError(
+                "a Publisher is used in the event loop that it connected in; give each loop one of its own, or use SyncPublisher"
+            )
 
     @property
     def history(self) -> History:
-        """The channels' histories, to read and to remove. Raises RuntimeError before ``connect``.
+        """The channels' histories, to read and to remove. Raises RuntimeError before ``connect``, and after ``close``.
 
         ``await history.read(channel, since, limit)`` returns a page: ``top`` is the channel's position, and ``publications`` are those after
         the offset ``since``, ``limit`` at most, each with ``offset``, ``ms`` and ``data``, which is JSON as bytes. ``limit`` 0, the default,
@@ -149,7 +166,8 @@ class Publisher:
         ``ttl`` (seconds, 0: announce only) override the channel's rules. ``PublishOptions`` describes each.
 
         Raises ValueError for an impossible channel, NaN, or raw data that is not JSON; TypeError for an unknown option, one of the
-        wrong type, or data that JSON does not have; StoreError if Valkey refuses; Unavailable if it cannot be reached.
+        wrong type, or data that JSON does not have; StoreError if Valkey refuses; Unavailable if it cannot be reached; RuntimeError where it
+        is not connected, or in another event loop.
         """
         return await self._publish(_publication(channel, data, raw, options, self._trace))
 
@@ -175,6 +193,7 @@ class Publisher:
 
     async def _publish(self, call: _Call) -> Position | None:
         publish = self.history.notify if call.inbox else self.history.publish
+        self._check_loop()
         return await publish(call.channel, call.words, repeatable=call.repeatable)
 
 
@@ -191,6 +210,8 @@ class SyncPublisher:
     def __init__(
         self, url: str = "", *, prefix: str = "gw", data_dir: str | Path = "", patience: float = SYNC_PATIENCE, trace: bool = False
     ) -> None:
+        if not patience > 0:
+            raise ValueError(f"patience is a number of seconds above 0, not {patience!r}")
         self._trace = trace
         self._layout = Layout(prefix)
         self._index = ChannelIndex(self._layout)

@@ -108,9 +108,10 @@ class Relay:
         self._database = database
         self._history = history
         self._queues = Queues(history.commands, history.layout)
-        self._identity = ""
+        self._identity = ""  # not known, or it may be another one by now
         self._identity_until = 0.0  # then it is looked at again
         self._newest = 0  # the greatest id that was published of this identity, as far as this relay knows
+        self._opened = 0  # connections to the database, when it was looked at
         self._woken = asyncio.Event()
         self._aside: dict[str, float] = {}  # channels that Valkey refused something of → when they are tried again
         self._refusals: dict[str, int] = {}
@@ -131,7 +132,7 @@ class Relay:
             await self.drain()
         except FAILURES:
             self.failures += 1
-            self._identity_until = 0.0  # the database may be another one when it is back
+            self._identity, self._identity_until = "", 0.0  # the database may be another one when it is back
             raise
         self.failures = 0
 
@@ -163,7 +164,8 @@ class Relay:
 
     async def _round(self) -> int | None:
         """Returns how many rows it published; None if no channel waits that it may take now."""
-        await self._look_at_identity()
+        if not self._identity:
+            await self._look_at_identity()
         names = await self._waiting()
         if not names:
             return None
@@ -171,7 +173,7 @@ class Relay:
             if not claimed and self._database.sqlite:
                 return None  # another relay has all of them
             rows = await self._read(claimed) if claimed else []
-            await self._check_ids(rows)
+            await self._look_at_identity(rows)
             done, failure = await self._publish(rows)
             if done:
                 self._newest = max(self._newest, *[row.id for row in done])
@@ -183,19 +185,20 @@ class Relay:
             raise failure
         return len(done)
 
-    async def _look_at_identity(self, *, waits: bool = False) -> None:
-        now = asyncio.get_running_loop().time()
-        if now >= self._identity_until:
-            self._identity, newest = await current_identity(self._database, self._history, waits=waits)
-            self._newest = newest or 0
-            self._identity_until = now + IDENTITY_SECONDS if newest is not None else 0.0
-
-    async def _check_ids(self, rows: Sequence[Waiting]) -> None:
-        """Rows that are not newer than one that was published may be of a database that came back older since the last look, and would count as
-        published: it is looked at again before they are sent. So it is where the last look found Valkey away. Raises Unavailable."""
-        if rows and (rows[0].id <= self._newest or not self._identity_until):
-            self._identity_until = 0.0
-            await self._look_at_identity(waits=not self._history.commands.sharded)
+    async def _look_at_identity(self, rows: Sequence[Waiting] = ()) -> None:
+        """At times, and before it sends ``rows`` that may be of a database that came back older: where a connection is new, and where an id is not
+        newer than one that was published. Raises Unavailable where nobody knows: Valkey may be back before the rows are sent, and take them for
+        old ones."""
+        now, opened = asyncio.get_running_loop().time(), self._database.opened
+        if now < self._identity_until and opened == self._opened and not (rows and rows[0].id <= self._newest):
+            return
+        try:
+            self._identity, self._newest = await current_identity(self._database, self._history)
+        except Unavailable:
+            if not self._identity or not self._history.commands.sharded:  # on a cluster the one shard that knows may be away for long
+                raise
+        else:
+            self._opened, self._identity_until = opened, now + IDENTITY_SECONDS
 
     async def _waiting(self) -> list[str]:
         """Channels with rows to publish, the longest waiting first, without those that are set aside or another relay's."""
@@ -282,7 +285,7 @@ class Relay:
 
     @contextlib.asynccontextmanager
     async def _wakes(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self._glance() if self._database.sqlite else self._listen())
+        task = asyncio.create_task(self._notice_commits())
         try:
             yield
         finally:
@@ -290,9 +293,16 @@ class Relay:
             await asyncio.gather(task, return_exceptions=True)
             self._database.relayed_here = False
 
+    async def _notice_commits(self) -> None:
+        what = "the relay is not notified of new rows and looks each second"
+        notice = self._glance if self._database.sqlite else self._listen
+        while True:
+            await retrying(notice, what, log, on=BROKEN, ceiling=PAUSE_MOST, reason=reason_of)
+            await asyncio.sleep(backoff(1, 0.05, PAUSE_MOST))
+
     async def _glance(self) -> None:
         """Wakes at commits of other connections to SQLite: it announces none, but its data version changes with each."""
-        async with self._database.reading() as connection:
+        async with self._database.apart() as connection:
             seen = None
             while True:
                 version = (await connection.execute(text("PRAGMA data_version"))).scalar()
@@ -303,14 +313,7 @@ class Relay:
                 await asyncio.sleep(GLANCE_SECONDS)
 
     async def _listen(self) -> None:
-        """Wakes at PostgreSQL's NOTIFY."""
-        what = "the relay is not notified of new rows and looks each second"
-        while True:
-            await retrying(self._listen_once, what, log, on=BROKEN, ceiling=PAUSE_MOST, reason=reason_of)
-            await asyncio.sleep(backoff(1, 0.05, PAUSE_MOST))
-
-    async def _listen_once(self) -> None:
-        """Returns when the connection is lost."""
+        """Wakes at PostgreSQL's NOTIFY; returns when the connection is lost."""
         async with self._database.listening(self._woken.set) as lost:
             self._woken.set()  # for rows that were committed before it listened
             await lost.wait()

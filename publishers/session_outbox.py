@@ -37,6 +37,7 @@ from .outbox_rows import (
     publication_row,
     writing_outbox,
 )
+from .prepared import DRIVER_ERRORS
 
 __all__ = ["enqueue_on_commit", "notify_on_commit", "publish_on_commit", "wake_relays", "write_rows"]
 
@@ -97,7 +98,7 @@ def wake_relays(engine: Engine) -> None:
     try:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql(NOTIFY)
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, OSError, *DRIVER_ERRORS) as error:  # asyncpg's own where it cannot connect; the transaction is committed
         log.debug("the relays were not woken (%s); each looks at the outbox once a second", error)
 
 

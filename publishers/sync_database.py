@@ -19,8 +19,11 @@ from typing import Any, Self, TypeVar
 from sqlalchemy import Connection, CursorResult, Engine, Executable, create_engine
 from sqlalchemy.exc import DBAPIError
 
+from gateway.errors import ConfigurationError
+
 from .database import ATTEMPTS, is_given_up
 from .engines import POOL, SYNC_DRIVERS, database_url, driver_url, make_engine, name_of, prepare_transactions
+from .lost_connections import is_of_standby, replace_lost
 from .outbox_rows import Gathering, check_dialect
 from .prepared import Parameters
 from .savepoints import follow_savepoints, gather
@@ -68,6 +71,7 @@ class SyncDatabase:
             url = driver_url(database or database_url(data_dir), SYNC_DRIVERS)
             self._engine = make_engine(create_engine, url, pool)
             prepare_transactions(self._engine)
+            replace_lost(self._engine)
         self._writing = self._engine.execution_options(gateway_writes=True)  # the same pool
         follow_savepoints(self._writing)
 
@@ -101,10 +105,14 @@ class SyncDatabase:
     @contextmanager
     def transaction(self) -> Iterator[SyncTransaction]:
         """Commits at the end of the block and wakes the relays; undoes everything if the block raises."""
-        with self._writing.connect() as connection, connection.begin():
+        with self._writing.connect() as connection, _ended_on_standby(connection), connection.begin():
+            _check_commits(connection)
             transaction = SyncTransaction(connection)
             gather(connection, transaction.rows)
-            yield transaction
+            try:
+                yield transaction
+            finally:
+                transaction.end()
             transaction.write_outbox()
         if transaction.gathered:
             wake_relays(self._engine)
@@ -123,3 +131,22 @@ class SyncDatabase:
                     raise
         with self.transaction() as transaction:
             return work(transaction)
+
+
+def _check_commits(connection: Connection) -> None:
+    """Raises ConfigurationError for an engine with which PostgreSQL commits each statement by itself."""
+    if connection.dialect.name == "postgresql" and getattr(connection.connection.dbapi_connection, "autocommit", False) is True:
+        raise ConfigurationError(
+            "the engine's isolation level is AUTOCOMMIT, so nothing is undone where a transaction fails: give another one"
+        )
+
+
+@contextmanager
+def _ended_on_standby(connection: Connection) -> Iterator[None]:
+    """The connection does not go back to the pool where its server takes no writes."""
+    try:
+        yield
+    except DBAPIError as error:
+        if is_of_standby(error):
+            connection.invalidate()
+        raise

@@ -235,7 +235,7 @@ class Reader:
 
     async def _settle(self, hold: Hold, delivery: Delivery, reason: str | None) -> bool:
         attempt = 0
-        while hold.live:
+        while hold.live or (attempt and self._open):  # one that Valkey may have carried out is asked for again: only Valkey knows
             try:
                 recorded = await self._calls.settle(hold.channel, hold.owner, delivery.epoch, delivery.id, reason)
                 break

@@ -53,8 +53,8 @@ PUBLIC: dict[str, tuple[str, ...] | None] = {
 }
 # What relays, the gateway and our own modules alone call.
 INTERNAL = {
-    *("Database.alone_with", "Database.claim", "Database.listening", "Database.wake"),
-    *("Gathering.gathered", "Transaction.lock", "Transaction.write_outbox", "SyncTransaction.write_outbox"),
+    *("Database.alone_with", "Database.apart", "Database.claim", "Database.listening", "Database.wake"),
+    *("Gathering.end", "Gathering.gathered", "Transaction.lock", "Transaction.write_outbox", "SyncTransaction.write_outbox"),
     *("Published.add", "Published.add_row", "Queues.enqueue", "Queues.name"),
     *("Reader.followed", "Reader.held", "Reader.on_lost", "Reader.on_refused"),
     *("StoreError.is_wrong_type", "StoreError.is_general", "excerpt"),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import asyncpg
+from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 __all__ = ["exercise"]
@@ -24,10 +27,18 @@ def exercise(url: str, results: str) -> None:
     from django.core.management import call_command
 
     _set_up(url)
+    if url.startswith("postgresql"):
+        asyncio.run(_make_schema(url))
     missing = _message_of(_publish)
     call_command("migrate", verbosity=0)
     found = {"missing": missing, **{act.__name__.strip("_"): act() for act in ACTS}}
     Path(results).write_text(json.dumps(found))
+
+
+async def _make_schema(url: str) -> None:
+    connection = await asyncpg.connect(url)
+    await connection.execute("CREATE SCHEMA shop")
+    await connection.close()
 
 
 def _set_up(url: str) -> None:
@@ -38,7 +49,8 @@ def _set_up(url: str) -> None:
     database = {"ENGINE": "django.db.backends.sqlite3", "NAME": parsed.database}
     if parsed.get_backend_name() != "sqlite":
         place = {"HOST": parsed.query.get("host") or parsed.host, "PORT": parsed.port or "", "USER": parsed.username}
-        database = {"ENGINE": "django.db.backends.postgresql", "NAME": parsed.database, **place}
+        more = {"OPTIONS": {"options": "-c search_path=shop"}}
+        database = {"ENGINE": "django.db.backends.postgresql", "NAME": parsed.database, **place, **more}
     settings.configure(
         DATABASES={"default": database},
         INSTALLED_APPS=["publishers.django"],
@@ -171,6 +183,20 @@ def _differs_from_the_tables_of_the_relay() -> list[str]:
     return [each for each in found if "_like'" not in each]  # an index that Django adds to each text key of PostgreSQL
 
 
+def _relay_has_the_tables() -> bool:
+    """In the schema that the project's settings name."""
+    from publishers.database import Database
+    from publishers.django.management.commands.gateway_relay import _url
+    from publishers.migrator import has_table
+
+    async def look() -> bool:
+        async with Database(_url("default")) as database, database.apart() as apart:
+            name = await apart.execute(text("SELECT count(*) FROM outbox"))
+            return await has_table(database, "outbox") and name.scalar() == 0
+
+    return asyncio.run(look())
+
+
 def _needs_no_further_migration() -> str:
     from django.core.management import call_command
 
@@ -212,6 +238,7 @@ ACTS = (
     _recorded,
     _wakes,
     _differs_from_the_tables_of_the_relay,
+    _relay_has_the_tables,
     _needs_no_further_migration,
     _tokens,
     _wrong_settings,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from msgspec import Raw
 from sqlalchemy import event, select
 
 from gateway.errors import ConfigurationError
@@ -18,6 +21,8 @@ from publishers.database import Database
 from publishers.engines import _write_ahead
 from publishers.faults import Invalid
 from publishers.migrator import identity, migrate
+from publishers.outbox_rows import publication_row
+from publishers.sync_database import SyncDatabase
 from publishers.tables import metadata, outbox
 
 from ..kit import forks
@@ -65,9 +70,19 @@ async def test_one_who_is_cancelled_as_the_transaction_ends_gives_the_connection
 
 @pytest.mark.parametrize(
     ("channel", "data"),
-    [("", 1), ("posts:{a}", 1), ("posts:a", object()), ("notifications:u", {"text": "no id"}), ("notifications:u", "a text")],
+    [
+        ("", 1),
+        ("posts:{a}", 1),
+        ("posts:a", object()),
+        ("notifications:u", {"text": "no id"}),
+        ("notifications:u", "a text"),
+        (17, 1),
+        (b"posts:a", 1),
+        ("posts:a", Raw(b"")),
+        ("posts:a", {"a": Raw(b"{")}),
+    ],
 )
-async def test_data_that_could_not_be_published_is_refused_before_the_commit(database: Database, channel: str, data: object) -> None:
+async def test_data_that_could_not_be_published_is_refused_before_the_commit(database: Database, channel: Any, data: object) -> None:
     async with database.transaction() as transaction:
         with pytest.raises(Invalid):
             transaction.publish(channel, data)
@@ -121,3 +136,41 @@ def test_several_may_open_the_same_new_file_at_once(tmp_path: Path) -> None:
         process.join(60)
     assert [process.exitcode for process in opening] == [0] * 4
     assert len(list(tmp_path.glob("*.db"))) == FILES
+
+
+def _read_and_end(file: str) -> None:
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("SELECT 1 FROM outbox").fetchall()
+
+
+async def test_a_second_database_of_a_process_ends_no_locks_of_the_first(sqlite_template: Path, tmp_path: Path) -> None:
+    """The next process that ended removed the write-ahead log, to which the first went on writing: what it committed was seen by no other process."""
+    file = tmp_path / "test.db"
+    shutil.copy(sqlite_template, file)
+    async with Database(f"sqlite:///{file}") as first:
+        assert await identity(first)
+        Database(f"sqlite:///{file}")
+        await asyncio.to_thread(lambda: forks.start(_read_and_end, str(file)).join(60))
+        assert Path(f"{file}-wal").exists()
+
+
+def test_half_of_a_surrogate_pair_in_a_browsers_json_is_mended_before_valkey_refuses_it() -> None:
+    """The row of such a notification held up the inbox of its user for good."""
+    row = publication_row("notifications:u", {"id": "n", "text": Raw(b'"\\ud83d"')})
+    assert row["data"] == '{"id":"n","text":"\\ufffd"}'
+
+
+async def test_a_transaction_that_has_ended_takes_nothing_more(database: Database) -> None:
+    """What was published after its block was lost, and no error was raised."""
+    async with database.transaction() as ended:
+        ended.publish("posts:a", 1)
+    with SyncDatabase(database.url.render_as_string(hide_password=False)) as plain, plain.transaction() as ended_too:
+        ended_too.publish("posts:a", 2)
+    for transaction in (ended, ended_too):
+        for call in (
+            lambda each: each.publish("posts:a", 3),
+            lambda each: each.notify("u1", {"id": "n"}),
+            lambda each: each.enqueue("job"),
+        ):
+            with pytest.raises(RuntimeError, match="inside its block"):
+                call(transaction)

@@ -42,6 +42,11 @@ def test_djangos_migrations_make_the_tables_of_the_relay(results: Results) -> No
     assert results["needs_no_further_migration"] == ""
 
 
+def test_the_relay_uses_the_schema_that_the_settings_name(results: Results) -> None:
+    """It looked in another one: it found no table, or that of another program."""
+    assert results["relay_has_the_tables"]
+
+
 def test_a_commit_publishes_notifies_and_enqueues(results: Results) -> None:
     assert results["committed"] == ["posts:a", "notifications:u1", "{default}"]
 

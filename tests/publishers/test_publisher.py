@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import Raw
 
 from gateway.errors import StoreError, Unavailable
 from gateway.publication import Position
@@ -49,6 +50,30 @@ async def test_many_publications_arrive_in_order(publisher: Publisher) -> None:
     positions = await publisher.publish_many("review:a", range(500))
     assert [position.offset for position in positions if position] == list(range(1, 501))
     assert await data_of(publisher, "review:a") == [(n + 1, b"%d" % n) for n in range(500)]
+
+
+def test_a_publisher_is_used_in_the_event_loop_that_it_connected_in(valkey_url: str, prefix: str) -> None:
+    """In another one it published, and waited for ever for the reply."""
+    publisher = Publisher(valkey_url, prefix=prefix)
+    with asyncio.Runner() as first, asyncio.Runner() as second:
+        first.run(publisher.connect())
+        for call in (publisher.publish("posts:a", 1), publisher.notify("u1", {"id": "n"}), publisher.connect()):
+            with pytest.raises(RuntimeError, match="event loop that it connected in"):
+                second.run(call)
+        first.run(publisher.connect())  # it is connected already
+        assert first.run(publisher.publish("posts:a", 1)).offset == 1
+        first.run(publisher.close())
+        second.run(publisher.connect())
+        assert second.run(publisher.publish("posts:a", 2)).offset == 2
+        second.run(publisher.close())
+
+
+async def test_a_publisher_that_is_closed_refuses_at_once(valkey_url: str, prefix: str) -> None:
+    """It waited ten seconds, and then there was no connection to Valkey."""
+    async with Publisher(valkey_url, prefix=prefix) as publisher:
+        pass
+    with pytest.raises(RuntimeError, match="not connected"):
+        await publisher.publish("posts:a", 1)
 
 
 @EVERY_VALKEY
@@ -199,6 +224,8 @@ class Price:
 
 MISTAKES = {
     "channel that is a number": (lambda p: p.publish(17, 1), TypeError, "the channel is a text, not 17"),
+    "empty idempotency key": (lambda p: p.publish("posts:a", 1, idempotency_key=""), ValueError, "idempotency_key is empty"),
+    "Raw that is no JSON": (lambda p: p.publish("posts:a", {"a": Raw(b"")}), ValueError, "the data holds a msgspec.Raw that is not JSON"),
     "NaN": (lambda p: p.publish("posts:a", {"a": [1, math.nan]}), ValueError, "the data holds nan, which JSON does not have"),
     "infinity in a dataclass": (lambda p: p.publish("posts:a", Price(-math.inf)), ValueError, "the data holds -inf"),
     "nested too deep": (lambda p: p.publish("posts:a", DEEP), ValueError, "nested too deep"),
@@ -313,6 +340,13 @@ def test_the_plain_publisher_uses_its_patience_while_valkey_has_too_few_replicas
         position = publisher.publish("posts:a", 2, idempotency_key="k")
         later.join()
     assert position is not None and position.offset == 2
+
+
+@pytest.mark.parametrize("patience", [0, -1, math.nan])
+def test_a_plain_publisher_without_patience_is_a_mistake_that_is_named(patience: float) -> None:
+    """Valkey could not be reached then, "Operation now in progress"."""
+    with pytest.raises(ValueError, match="patience is a number of seconds above 0"):
+        SyncPublisher("valkey://localhost", patience=patience)
 
 
 async def test_a_publisher_uses_its_patience_while_valkey_refuses_connections(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import multiprocessing
+import shutil
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -708,29 +709,35 @@ async def test_a_relay_outlasts_the_middle_of_a_restore_in_which_the_tables_are_
     await asyncio.wait([running_relay])
 
 
-async def come_back_older(database: Database) -> None:
-    """Its next row has an id that it gave before."""
+async def go_back(database: Database) -> None:
+    """The outbox is as it was after its first row."""
     async with database.transaction() as transaction:
         await transaction.execute(text("DELETE FROM outbox"))
         back = "UPDATE sqlite_sequence SET seq = 1 WHERE name = 'outbox'" if database.sqlite else "SELECT setval('outbox_id_seq', 1)"
         await transaction.execute(text(back))
 
 
-@pytest.mark.parametrize("is_found", ["by a relay that starts", "by a relay that runs", "by its next look", "by the ids of the rows"])
+@pytest.mark.parametrize(
+    "is_found",
+    ["by a relay that starts", "by a relay that runs", "by its next look", "by its new connections", "by the ids of the rows"],
+)
 async def test_rows_of_a_database_that_came_back_older_are_published_though_their_ids_were_before(
     database: Database, publisher: Publisher, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, is_found: str
 ) -> None:
     """As after a restore of last night's backup: its rows would count as published, and be deleted."""
     relay = Relay(database, publisher.history)
+    database.relayed_here = True  # nothing is notified, which would take a connection
     await write(database)
     assert await relay.drain() == 3 * EACH
-    await come_back_older(database)
+    await go_back(database)
     before = await identity(database)
     await write(database, EACH, EACH + 1)
     if is_found == "by a relay that starts":
         relay = Relay(database, publisher.history)
     elif is_found == "by its next look":
         monkeypatch.setattr(relay, "_identity_until", 0.0)
+    elif is_found == "by its new connections":
+        await database.engine.dispose()
     elif is_found == "by a relay that runs":
         with monkeypatch.context() as patch, pytest.raises(OSError, match="restarts"):
             patch.setattr(relay, "_waiting", AsyncMock(side_effect=OSError("the database restarts")))
@@ -745,17 +752,32 @@ async def test_rows_of_a_database_that_came_back_older_are_published_though_thei
     await all_hold(publisher, 0, 3 * EACH)
 
 
-async def test_a_relay_that_finds_valkey_away_sends_no_row_before_it_knows_whose_ids_they_are(
+async def test_rows_wait_while_it_is_not_known_whether_their_database_came_back_older(
     database: Database, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where all of a site comes back together, its database older: the connection may be there a moment after it was asked about the ids."""
+    """A relay went on while Valkey was away, and Valkey was back before the rows were published: they counted as published, and were deleted."""
     await write(database)
     await Relay(database, publisher.history).drain()
-    await come_back_older(database)
+    await go_back(database)
     await write(database, EACH, EACH + 1)
-    monkeypatch.setattr(publisher.history.commands, "send", AsyncMock(side_effect=Unavailable("no connection")))
-    await Relay(database, publisher.history).drain()
+    relay = Relay(database, publisher.history)
+    with monkeypatch.context() as patch, pytest.raises(Unavailable):
+        patch.setattr(publisher.history.commands, "send", AsyncMock(side_effect=Unavailable("no connection")))
+        await relay.drain()
+    assert await relay.drain() == 3
     await all_hold(publisher, 0, EACH + 1)
+
+
+@pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
+async def test_ids_that_are_not_given_in_the_order_of_commits_stop_the_relay(database: Database, publisher: Publisher) -> None:
+    """Rows that were committed later and had lower ids counted as published, and were deleted."""
+    relay = Relay(database, publisher.history)
+    await write(database, 0, 1, ["posts:a"])
+    await relay.drain()
+    async with database.transaction() as transaction:
+        await transaction.execute(text("ALTER SEQUENCE outbox_id_seq CACHE 10"))
+    with pytest.raises(ConfigurationError, match="run `ALTER SEQUENCE outbox_id_seq CACHE 1`"):
+        await Relay(database, publisher.history).drain()
 
 
 async def test_an_emptied_valkey_takes_the_rows_that_follow(database: Database, own: OwnValkey, prefix: str) -> None:
@@ -805,6 +827,17 @@ def test_a_relay_of_one_connection_is_a_mistake_that_is_named(publisher: Publish
     """Its claim would have it, and it would wait 30 s for another one, again and again."""
     with pytest.raises(ConfigurationError, match="pool=2 or more"):
         Relay(Database("postgresql://host/name", pool=1), publisher.history)
+
+
+async def test_a_relay_of_sqlite_leaves_the_one_connection_of_its_database_to_others(
+    sqlite_template: Path, tmp_path: Path, publisher: Publisher
+) -> None:
+    """It held the connection for as long as it ran, so that nothing was written and nothing was published."""
+    shutil.copy(sqlite_template, tmp_path / "test.db")
+    async with Database(f"sqlite:///{tmp_path / 'test.db'}", pool=1) as database, running(Relay(database, publisher.history)):
+        for number in range(3):
+            await write(database, number, number + 1, ["posts:a"])
+            await holds(publisher, "posts:a", documents("posts:a", 0, number + 1))
 
 
 def test_a_relay_that_cannot_start_prints_one_line(tmp_path: Path, valkey_url: str, postgresql: str) -> None:

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import Engine, create_engine, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SAWarning
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
 
 from gateway.errors import ConfigurationError
 from publishers.database import Database
@@ -147,6 +149,23 @@ async def test_a_session_of_asyncio_writes_too(database: Database) -> None:
 
 
 @pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
+async def test_a_commit_after_which_no_relay_can_be_woken_does_not_fail(database: Database, migrated_url: str) -> None:
+    """It raised, though it was made: the database went away after it, or took no more connections."""
+    connects = iter([asyncpg.connect])
+
+    async def connect() -> Any:
+        for each in connects:
+            return await each(migrated_url)
+        raise ConnectionRefusedError
+
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
+    async with AsyncSession(engine) as session:
+        await session.run_sync(publish_on_commit, "posts:a", 1)
+        await session.commit()
+    assert await said(database) == [("posts:a", "1")]
+
+
+@pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
 async def test_a_channel_is_locked_from_a_sessions_publication_to_its_commit(database: Database, engine: Engine, migrated_url: str) -> None:
     """So the order of ids is that of commits, and a relay never sees id 2 of a channel before id 1."""
     with Session(engine) as session:
@@ -238,6 +257,16 @@ async def test_a_database_with_other_migrations_and_no_outbox_gets_a_sentence(em
         outbox_tables.create_all(empty)
         await migrate(database)
         assert "posts" not in inspect(empty).get_table_names()
+
+
+@pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
+def test_an_engine_that_commits_each_statement_is_refused_before_the_first(engine: Engine) -> None:
+    """The change before a failure stayed, and its publication did not come to be."""
+    with (
+        pytest.raises(ConfigurationError, match="AUTOCOMMIT"),
+        SyncDatabase(engine.execution_options(isolation_level="AUTOCOMMIT")).transaction(),
+    ):
+        raise AssertionError("the block is not entered")
 
 
 def test_a_database_of_another_kind_is_refused() -> None:

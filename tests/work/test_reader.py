@@ -13,7 +13,7 @@ import pytest
 import valkey
 
 from gateway.config import Config
-from gateway.errors import ConfigurationError
+from gateway.errors import ConfigurationError, Unavailable
 from gateway.publication import Position
 from gateway.store.history import History
 from gateway.store.layout import publish_words
@@ -244,6 +244,34 @@ async def test_an_instance_that_is_presumed_dead_cannot_acknowledge(history: His
             assert data(theirs) == [1, 2] and theirs[0].deliveries == 2
             assert not await mine.ack() and not await next_one.reject("late")
             assert await other.dead_letters("kept:a") == [] and frozen.held() == set()
+
+
+async def test_an_acknowledgement_whose_answer_was_lost_is_recorded_though_its_channel_is_anothers_by_then(
+    history: History, reader: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It returned False, "not recorded": an application that undid its work then did it never."""
+    await publish(history, "kept:a", 2)
+    async with reader("kept:a") as cut_off:
+        mine, next_one = await take(cut_off, 2, ack=False)
+        settle = cut_off._calls.settle
+
+        async def settle_unanswered(*words: Any) -> bool:
+            await settle(*words)
+            monkeypatch.undo()
+            cut_off._running[0].cancel()  # it renews its lease no more
+            other = await asyncio.create_task(others_first(reader))
+            assert data([other]) == [2], "the first one is recorded"
+            raise Unavailable("the answer was lost")
+
+        monkeypatch.setattr(cut_off._calls, "settle", settle_unanswered)
+        assert await mine.ack()
+        assert not await next_one.ack(), "the other instance acknowledged it"
+        assert await cut_off.lag() == {"kept:a": 0}
+
+
+async def others_first(reader: Open) -> Delivery:
+    async with reader("kept:a") as other:
+        return (await take(other, 1))[0]
 
 
 class OneChannel:

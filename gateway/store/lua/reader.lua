@@ -1,7 +1,8 @@
 -- Durable readers: groups of services whose instances read channels, each publication at least once and in order. It follows channels.lua.
 --
 --   gw:{C}:reader:GROUP  hash: owner (who reads the channel now, INSTANCE/NUMBER), epoch, offset and ms of the acknowledged position, reading (the
---                        epoch that the consumer group belongs to)
+--                        epoch that the consumer group belongs to), left (the last owners
+--                        that lost the channel, the newest first, each with the position at that moment)
 --   gw:{C}:stream        has the consumer group GROUP: its pending entries were given to the owner and are not settled, that is neither
 --                        acknowledged nor dead
 --   gw:{C}:dead:GROUP    stream: the newest publications that were rejected or given too often, with reason epoch offset ms deliveries
@@ -17,6 +18,7 @@ local DEAD_KEPT = 10000         -- publications in the stream of the dead
 local INSTANCES_MOST = 1000     -- of one group
 local LEASE_MOST = 3600000      -- ms; an instance whose lease is longer was written by another program
 local NAMES_MOST = 1000000      -- channels in the index of a namespace
+local LEFT_KEPT = 8             -- owners that lost a channel
 local LAST_MS = '18446744073709551615'  -- the greatest second half of a stream's id
 local COPIED = {data = true, tags = true, info = true}  -- fields of a publication that its dead letter has
 
@@ -35,6 +37,25 @@ local function state_of(key)
   local fields = redis.call('HMGET', key, 'owner', 'epoch', 'offset', 'ms', 'reading')
   local epoch, offset, ms = position_of(fields[2], fields[3], fields[4])
   return {owner = fields[1] or '', epoch = epoch, offset = offset, ms = ms, reading = fields[5] or ''}
+end
+
+-- The owner loses the channel. What it had acknowledged by then is noted, for an acknowledgement of its that comes again because its answer was lost.
+local function leave(key, state)
+  local lines = {state.owner .. ' ' .. (state.epoch or '') .. ' ' .. number(state.offset or 0)}
+  for line in string.gmatch(redis.call('HGET', key, 'left') or '', '[^\n]+') do
+    if #lines < LEFT_KEPT then table.insert(lines, line) end
+  end
+  redis.call('HSET', key, 'left', table.concat(lines, '\n'))
+  return redis.call('HDEL', key, 'owner')
+end
+
+-- Whether an owner that lost the channel had acknowledged a publication before.
+local function had_settled(key, owner, epoch, id)
+  for line in string.gmatch(redis.call('HGET', key, 'left') or '', '[^\n]+') do
+    local left, of, offset = string.match(line, '^(%S+) (%S*) (%d+)$')
+    if left == owner then return of == epoch and halves(id) <= tonumber(offset) end
+  end
+  return false
 end
 
 local function set_position(key, epoch, offset, ms)
@@ -190,8 +211,10 @@ end
 -- Atomic, because two instances that find the channel without an owner would both take it.
 local function gateway_reader_take(keys, args)
   reader_of(keys)
-  local owner = redis.call('HGET', keys[3], 'owner') or ''
+  local state = state_of(keys[3])
+  local owner = state.owner
   if owner ~= '' and owner ~= args[1] and owner ~= args[2] then return owner end
+  if owner ~= '' and owner ~= args[1] then leave(keys[3], state) end
   redis.call('HSET', keys[3], 'owner', args[1])
   return ''
 end
@@ -200,8 +223,9 @@ end
 -- Atomic, because an instance that took the channel after the check would lose it.
 local function gateway_reader_release(keys, args)
   reader_of(keys)
-  if redis.call('HGET', keys[3], 'owner') ~= args[1] then return 0 end
-  return redis.call('HDEL', keys[3], 'owner')
+  local state = state_of(keys[3])
+  if state.owner ~= args[1] then return 0 end
+  return leave(keys[3], state)
 end
 
 -- gateway_reader_read 4 meta stream reader dead OWNER START TRIES COUNT BYTES AFTER [EPOCH OFFSET MS SETTLED]
@@ -256,7 +280,7 @@ local function gateway_reader_read(keys, args)
   if after < last then
     entries, dead, more = pending_after(keys, group, owner, epoch, after, ask)
     if not entries then
-      redis.call('HDEL', keys[3], 'owner')
+      leave(keys[3], state)
       return {0}
     end
     more = more or #entries > 0 and last < top
@@ -288,13 +312,16 @@ local function gateway_reader_again(keys, args)
 end
 
 -- gateway_reader_settle 4 meta stream reader dead OWNER EPOCH ID [REASON] → 1; 0 if OWNER does not read the channel, or not this life of it
---   Acknowledges a publication; with REASON it becomes a dead letter. Repeating it changes nothing.
+--   Acknowledges a publication; with REASON it becomes a dead letter. Repeating it changes nothing, and is answered as before, also where OWNER
+--   has lost the channel meanwhile, unless publications before it were not settled by then.
 -- Atomic, because an instance whose channel was taken must not settle what another one was given, and because a dead letter must be neither
 -- lost nor doubled, and the position must not pass what is pending.
 local function gateway_reader_settle(keys, args)
   local group = reader_of(keys)
   local state = state_of(keys[3])
-  if state.owner ~= args[1] or state.reading ~= args[2] or not group_of(keys[2], group) then return 0 end
+  if state.owner ~= args[1] or state.reading ~= args[2] or not group_of(keys[2], group) then
+    return had_settled(keys[3], args[1], args[2], args[3]) and 1 or 0
+  end
   local deliveries = deliveries_of(keys[2], group, args[3])
   if deliveries and args[4] then bury(keys, args[2], args[3], args[4], deliveries) end
   if deliveries then settle(keys, group, args[3], args[2]) end
@@ -311,7 +338,7 @@ local function gateway_reader_rewind(keys, args)
   if not epoch then return {'', 0} end
   local named, offset = start_of(keys[2], args[1], epoch, top)
   set_position(keys[3], named, offset, 0)
-  redis.call('HDEL', keys[3], 'owner', 'reading')
+  redis.call('HDEL', keys[3], 'owner', 'reading', 'left')
   if group_of(keys[2], group) then redis.call('XGROUP', 'DESTROY', keys[2], group) end
   return {named, offset}
 end

@@ -68,8 +68,8 @@ def _url(alias: str) -> str:
         return f"sqlite:///{Path(given['NAME']).absolute()}"
     host = given["HOST"] or ""
     query = {"host": host} if host.startswith("/") else {}
-    if "sslmode" in given.get("OPTIONS", {}):
-        query["sslmode"] = given["OPTIONS"]["sslmode"]
+    for name in {"sslmode", "options"} & given.get("OPTIONS", {}).keys():
+        query[name] = given["OPTIONS"][name]
     url = URL.create(
         "postgresql",
         given["USER"] or None,

@@ -1,0 +1,108 @@
+"""Connections of a pool that are lost while nobody uses them, or without a word, and how that is noticed.
+
+- The server ended an idle connection, as at its restart: it is replaced as a transaction takes it, without a round trip.
+- The host vanished, or a firewall forgot the connection, so that no answer comes: TCP would send again for a quarter of an hour. It gives up
+  after SILENT_SECONDS, and an attempt to connect after CONNECT_SECONDS.
+- The server has become a standby, which reads and does not write, and the connection outlived that: the first statement that it refuses
+  ends the connection, so that the next one looks for the address again.
+- The process was forked: the connection is the other process's.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from typing import Any
+
+from sqlalchemy import Engine, event
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, DisconnectionError
+
+__all__ = ["connecting", "is_of_standby", "replace_lost", "sqlstate_of"]
+
+SILENT_SECONDS = 20  # a server that is alive answers TCP within milliseconds
+IDLE_SECONDS, PROBE_SECONDS, PROBES = 10, 5, 2  # until a connection on which nothing is sent is probed, and how often
+CONNECT_SECONDS = 15
+
+READ_ONLY = "25006"  # PostgreSQL, appendix A
+_PROCESS = "gateway_process"  # in a connection's record
+
+_SOCKET_OPTIONS = {
+    "TCP_USER_TIMEOUT": SILENT_SECONDS * 1000,
+    "TCP_KEEPIDLE": IDLE_SECONDS,
+    "TCP_KEEPINTVL": PROBE_SECONDS,
+    "TCP_KEEPCNT": PROBES,
+}
+_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "asyncpg": {"timeout": CONNECT_SECONDS},
+    "psycopg": {
+        "connect_timeout": CONNECT_SECONDS,
+        "tcp_user_timeout": SILENT_SECONDS * 1000,
+        "keepalives_idle": IDLE_SECONDS,
+        "keepalives_interval": PROBE_SECONDS,
+        "keepalives_count": PROBES,
+    },
+}
+
+
+def connecting(url: URL) -> tuple[URL, dict[str, Any]]:
+    """The URL and the other arguments for the driver of a PostgreSQL; what the URL has itself stays.
+
+    libpq's ``options``, as ``-c search_path=shop``, is to asyncpg one of the settings that it sends as it connects.
+    """
+    arguments = {name: value for name, value in _ARGUMENTS.get(url.get_driver_name(), {}).items() if name not in url.query}
+    if url.get_driver_name() == "asyncpg" and "options" in url.query:
+        arguments["server_settings"] = {"options": url.query["options"]}
+        url = url.difference_update_query(["options"])
+    return url, arguments
+
+
+def replace_lost(engine: Engine) -> None:
+    """From now on a connection of this engine that was lost is replaced as it is taken from the pool."""
+
+    @event.listens_for(engine, "connect")
+    def connected(connection: Any, record: Any) -> None:
+        record.info[_PROCESS] = os.getpid()
+        if engine.dialect.driver == "asyncpg":
+            _limit_silence(connection.driver_connection)
+
+    @event.listens_for(engine, "checkout")
+    def taken(connection: Any, record: Any, proxy: Any) -> None:
+        if record.info[_PROCESS] != os.getpid():
+            record.dbapi_connection = proxy.dbapi_connection = None  # not to be closed here
+            raise DisconnectionError("the connection belongs to the process that forked this one")
+        if engine.dialect.name == "postgresql" and _is_lost(connection):
+            raise DisconnectionError("the connection was lost while nobody used it")
+
+
+def sqlstate_of(error: DBAPIError) -> str | None:
+    """PostgreSQL's name of an error, from whichever driver."""
+    return getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+
+
+def is_of_standby(error: DBAPIError) -> bool:
+    """Whether the server takes no writes: it is not the primary, or not any more."""
+    return sqlstate_of(error) == READ_ONLY
+
+
+def _limit_silence(driver: Any) -> None:
+    """libpq has arguments for it, asyncpg has not."""
+    there = driver._transport.get_extra_info("socket")
+    if there.family == socket.AF_UNIX:
+        return
+    there.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _SOCKET_OPTIONS.items():
+        if hasattr(socket, name):  # not all systems have each
+            there.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _is_lost(connection: Any) -> bool:
+    """Whether an idle connection is closed. psycopg notices that as it reads: nothing is to be read but the server's last words, or its end."""
+    if hasattr(connection, "driver_connection"):
+        return bool(connection.driver_connection.is_closed())
+    if connection.closed:
+        return True
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
