@@ -288,6 +288,7 @@ async def _take_post(node: Node, request: Request) -> Response:
             if post.node == node.uid
             else await node.control.deliver(post.node, post.session, post.data)
         )
-    except StoreError as error:
-        return _refusal(503, f"the session's process was not reached: {error}")
+    except StoreError as error:  # its text may name Valkey's address and user, which a client that nobody knows need not learn
+        log.log(logging.DEBUG if error.is_general else logging.WARNING, "the process of a session was not reached: %s", error)
+        return _refusal(503, "the session's process was not reached; try again")
     return Response(status_code=204) if known else _refusal(404, "no such session: connect again")
