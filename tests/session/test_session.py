@@ -306,6 +306,16 @@ async def test_refusals_do_not_cost_a_line_of_the_log_each(gateway: Gateway, cap
     assert f"client {client.session.client} is gone (and 90 refusals before, which were not logged)" in caplog.messages
 
 
+async def test_what_a_client_wrote_makes_no_long_line_of_the_log(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "gateway.session")
+    client, long = await connected(gateway), "x" * 60_000
+    client.send_commands({"id": 2, "subscribe": {"channel": "tagged:1", "tf": {"op": long}}})
+    client.send_commands({"id": 3, "rpc": {"method": "inbox.list", "data": {long: 1}}})
+    client.send_commands({"id": 4, "rpc": {"method": long}}, {"id": 5, "publish": {"channel": long, "data": 1}})
+    assert [(await client.answered(number))["error"]["code"] for number in range(2, 6)] == [107, 107, 104, 107]
+    assert len(caplog.messages) == 4 and max(map(len, caplog.messages)) < 500
+
+
 async def test_a_client_that_is_refused_on_and_on_is_closed(gateway: Gateway) -> None:
     client = await connected(gateway)
     most = REFUSED_AT_ONCE + gateway.node.config.limits.channels_per_client
