@@ -4,9 +4,9 @@
                                             └──no──▶ ``backlog``; nothing more is read from the client until that is empty
 
 Commands wait while connect is not answered, while a key for a token is fetched, while an unsubscribe waits for the reply
-to its subscribe, while BUSY_MOST of them are in work, while the client does not read its answers, and for the next turn of
-the loop where one message holds many of them. Since nothing is read meanwhile, the backlog holds one message's commands and
-what the socket's buffer brought with it.
+to its subscribe, while BUSY_MOST of them are in work, while the client does not read its answers, and for a later turn of
+the loop where one message holds many of them: of many such clients, some go on in each turn. Since nothing is read meanwhile,
+the backlog holds one message's commands and what the socket's buffer brought with it.
 
 Answers that may be large take turns (``answer_in_turn``): each is read when the client has taken those before it, but for
 ``limits.waiting_bytes``. So what waits for a client is bounded by bytes, however many of them it asks for at once.
@@ -17,7 +17,6 @@ same message is acted on.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
@@ -103,7 +102,7 @@ class CommandingClient(TimedClient[Followed]):
                 if self.state is CLOSED:
                     return
                 if number == TURN_MOST:
-                    asyncio.get_running_loop().call_soon(self.resume)
+                    self.node.admission.turns.later(self.resume)
                 if number == TURN_MOST or self._must_wait():
                     self.backlog = commands[number:]
                     self.outlet.hold_reading(True)

@@ -17,6 +17,7 @@ from gateway.edges.websocket_asgi import TEXT
 from gateway.errors import TokenExpired, Unavailable
 from gateway.publication import Position
 from gateway.rules.identity import ServerSubscription
+from gateway.session.admission import READ_AT_ONCE
 from gateway.session.dispatch import BUSY_MOST, TURN_MOST
 from gateway.session.refusals import LOGGED_SECONDS, REFUSED_AT_ONCE
 from gateway.session.session import Session
@@ -253,6 +254,18 @@ async def test_the_commands_of_one_message_are_handled_in_several_turns(gateway:
     assert len(client.written) - before == 2 * TURN_MOST
     assert await client.answered(1001)
     assert [each["id"] for each in client.written[before:]] == list(range(2, 1002))
+
+
+async def test_of_many_clients_with_many_commands_some_have_a_turn_at_a_time(gateway: Gateway) -> None:
+    clients = [await connected(gateway) for _ in range(READ_AT_ONCE + 8)]
+    commands = [{"id": number, "ping": {}} for number in range(2, 2 * TURN_MOST + 2)]
+    for client in clients:
+        client.send_commands(*commands)
+    await asyncio.sleep(0)
+    answered = [sum("ping" in each for each in client.written) for client in clients]
+    assert answered == [2 * TURN_MOST] * READ_AT_ONCE + [TURN_MOST] * 8
+    await asyncio.sleep(0)
+    assert all(client.written[-1]["id"] == commands[-1]["id"] for client in clients)
 
 
 ASKED = {"history": {"channel": "chat:1", "limit": 10}, "presence": {"channel": "chat:1"}, "rpc": {"method": "inbox.list"}}
