@@ -251,7 +251,9 @@ class RevokeRequest(Shape):
     user: str = ""
     token_id: str = ""
     issued_before: Seconds = 0
-    expire_at: Seconds = 0
+    expire_at: Annotated[
+        Seconds, Meta(description="when the tokens end by themselves: the revocation is stored so long; 0: 30 days from now")
+    ] = 0
 
 
 class ChannelRequest(Shape):
