@@ -17,7 +17,8 @@ class Turns:
     """Gives each turn of the loop ``most`` places. Work without a place waits, in order, for one in a later turn.
 
     A piece of work asks with ``take`` and begins at once if that is true; otherwise it is given to ``later``. Both cost a
-    fraction of a microsecond. ``len()`` is how many pieces wait, which whoever gives work has to bound. It needs a running loop.
+    fraction of a microsecond. One that turns out to be as long as several takes the places of those with ``take_more``. ``len()`` is how
+    many pieces wait, which whoever gives work has to bound. It needs a running loop.
     """
 
     def __init__(self, most: int) -> None:
@@ -35,6 +36,11 @@ class Turns:
         self._left -= 1
         self._renew_later()
         return True
+
+    def take_more(self, places: int) -> None:
+        """Work of this turn needed as much time as so many pieces more. There may be fewer places left."""
+        self._left = max(0, self._left - places)
+        self._renew_later()
 
     def later(self, work: Callable[[], object]) -> None:
         """Calls ``work`` in a later turn, with a place in it. What it raises is logged, and the others go on."""
@@ -55,9 +61,11 @@ class Turns:
 
     def _renew(self) -> None:
         self._renews = False
-        some = min(self._most, len(self._waiting))
-        self._left = self._most - some
-        for _ in range(some):
+        self._left = self._most
+        for _ in range(len(self._waiting)):  # what is given from here on has to wait for another turn
+            if not self._left:
+                break
+            self._left -= 1
             try:
                 self._waiting.popleft()()
             except Exception:

@@ -5,7 +5,7 @@
 
 Commands wait while connect is not answered, while a key for a token is fetched, while an unsubscribe waits for the reply
 to its subscribe, while BUSY_MOST of them are in work, while the client does not read its answers, and for a later turn of
-the loop where one message holds many of them: of many such clients, some go on in each turn. Since nothing is read meanwhile,
+the loop where one message holds many of them: of many such clients, a few go on in each turn. Since nothing is read meanwhile,
 the backlog holds one message's commands and what the socket's buffer brought with it.
 
 Answers that may be large take turns (``answer_in_turn``): each is read when the client has taken those before it, but for
@@ -38,6 +38,7 @@ log = logging.getLogger("gateway.session")
 BUSY_MOST = 16  # commands of one client that wait for Valkey or a service
 TURN_MOST = 128  # commands of one message in one turn of the loop: some milliseconds, in which no other client is served
 TOKEN_COST = 16  # commands that one with a token counts as: the signature of a public key takes 40 to 750 microseconds
+PLACE_COMMANDS = 16  # commands that take the time of a client that connects and subscribes: see ``Admission.turns``
 
 Read = Callable[[], Awaitable[bytes]]
 
@@ -113,6 +114,9 @@ class CommandingClient(TimedClient[Followed]):
                 self._handle(command)
         except Disconnect as disconnect:
             self.close(disconnect)
+        finally:
+            if more := (TURN_MOST - room) // PLACE_COMMANDS:
+                self.node.admission.turns.take_more(more)
 
     def _must_wait(self) -> bool:
         # A command after an unsubscribe may subscribe to the same channel again, so it waits for the unsubscribe.
