@@ -47,12 +47,19 @@ class Turns:
         self._waiting.append(work)
         self._renew_later()
 
-    async def wait(self) -> None:
-        """Returns with a place: at once if one is left, else in a later turn."""
-        if not self.take():
-            place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self.later(partial(_give, place))
-            await place
+    async def wait(self, places: int = 1) -> None:
+        """Returns with a place, or with so many for work that is known to be long: at once if one is left, else in a later turn."""
+        if self.take():
+            self.take_more(places - 1)
+            return
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.later(partial(self._give, place, places))
+        await place
+
+    def _give(self, place: asyncio.Future[None], places: int) -> None:
+        if not place.done():  # the caller that waits for it may have been cancelled
+            self.take_more(places - 1)
+            place.set_result(None)
 
     def _renew_later(self) -> None:
         if not self._renews:
@@ -72,8 +79,3 @@ class Turns:
                 log.exception("work that waited for its turn failed")
         if self._left < self._most:
             self._renew_later()
-
-
-def _give(place: asyncio.Future[None]) -> None:
-    if not place.done():  # the caller that waits for it may have been cancelled
-        place.set_result(None)
