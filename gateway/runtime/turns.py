@@ -67,7 +67,6 @@ class Turns:
             asyncio.get_running_loop().call_soon(self._renew)
 
     def _renew(self) -> None:
-        self._renews = False
         self._left = self._most
         for _ in range(len(self._waiting)):  # what is given from here on has to wait for another turn
             if not self._left:
@@ -77,5 +76,6 @@ class Turns:
                 self._waiting.popleft()()
             except Exception:
                 log.exception("work that waited for its turn failed")
+        self._renews = False  # not before: those that wait for a future go on in the next turn, before its places are renewed
         if self._left < self._most:
             self._renew_later()
