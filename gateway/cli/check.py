@@ -154,9 +154,20 @@ def _doubt_tls(url: str, report: Report) -> None:
         )
 
 
+def _doubt_database(address: Address, prefix: str, report: Report) -> None:
+    """Warns of a number that separates keys, and nothing else: publications that are only announced would reach the other gateway's clients."""
+    if address.database:
+        report.warn(
+            f"valkey_url: names database {address.database}, but Pub/Sub is one for all databases of a server: a gateway that has the prefix {prefix!r} "
+            "in another database gets what is announced here, and is disconnected, revoked and subscribed with this one's clients",
+            "prefix: another one for each gateway of the server",
+        )
+
+
 async def _check_valkey(config: Config, url: str, role: str, report: Report, *, loads: bool) -> None:
     address, rights = Address(url), ROLES[role]
     _doubt_tls(url, report)
+    _doubt_database(address, config.prefix, report)
     rules = rules_of(config.channels, config.namespaces) if role == "gateway" else None
     commands = make_commands(address, functions=Library(rules, config.prefix, loads=loads) if "fcall" in rights.commands else None)
     try:

@@ -30,7 +30,8 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        return json.dumps(fields, ensure_ascii=False)
+        line = json.dumps(fields, ensure_ascii=False)
+        return line if line.isprintable() else json.dumps(fields)  # with escapes, so that nothing steers the terminal that shows it
 
 
 def set_up_logging(config: Config) -> None:

@@ -51,6 +51,7 @@ AT_ONCE = 1000  # messages of one read
 HELD_MOST = 10_000  # announced messages that wait for a read of the stream, which has the others as well
 ANSWER_SECONDS = 1.0
 KIND = "control"  # of faults
+WRITER = ": another program published it, or a gateway of the same prefix in another database of this Valkey"  # which share Pub/Sub
 
 Id = tuple[int, int]  # of a message, as Valkey gave it: unix ms, a number within it
 BEGINNING: Id = (0, 0)
@@ -264,7 +265,7 @@ class Bus:
                 found = await self._try("control messages could not be read", self._look_for_announced)
                 for id in asked:
                     if self._announced.pop(id, None) is not None and found:
-                        self._faults.found(KIND, self._place, f"the message {id[0]}-{id[1]} was announced and is not in the stream")
+                        self._faults.found(KIND, self._place, f"the message {id[0]}-{id[1]} was announced and is not in the stream{WRITER}")
         finally:
             self._checking = None
 

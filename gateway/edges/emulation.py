@@ -92,7 +92,9 @@ class EmulationStream(SessionOutlet):
         self.output = output
         self.place = output.place
         self._id = secrets.token_urlsafe(SESSION_BYTES)
-        self._waiting: list[bytes] = []  # messages that came while nothing is taken from the client
+        self._waiting: list[
+            bytes
+        ] = []  # messages that came while nothing is taken from the client, or that wait for a later turn of the loop
         self._waiting_bytes = 0
         self._goes_on = False  # a later turn of the loop takes some of them
         self.return_path = {"session": encode(self._id), "node": encode(node.uid)}
@@ -137,8 +139,9 @@ class EmulationStream(SessionOutlet):
         self._count(message)
         if message == PING:
             session.ponged()  # a pong may come twice: browsers repeat a request whose connection was cut
-        elif self._held or self._waiting:
+        elif self._held or self._waiting or not self._node.admission.turns.take():  # hundreds may post at once
             self._wait(session, message)
+            self._read_or_not()
         else:
             self._receive(session, message)
 
@@ -288,6 +291,7 @@ async def _take_post(node: Node, request: Request) -> Response:
             if post.node == node.uid
             else await node.control.deliver(post.node, post.session, post.data)
         )
-    except StoreError as error:
-        return _refusal(503, f"the session's process was not reached: {error}")
+    except StoreError as error:  # its text may name Valkey's address and user, which a client that nobody knows need not learn
+        log.log(logging.DEBUG if error.is_general else logging.WARNING, "the process of a session was not reached: %s", error)
+        return _refusal(503, "the session's process was not reached; try again")
     return Response(status_code=204) if known else _refusal(404, "no such session: connect again")

@@ -41,6 +41,7 @@ log = logging.getLogger("gateway.inbox")
 
 LIST_DEFAULT, LIST_MOST = 20, 100  # notifications of one list
 IDS_MOST = 500  # ids of one request to mark as read
+SHOWN = 200  # characters of a fault, which names a field as the client wrote it: the log has a line of it
 ANNOUNCE_SECONDS = 60.0  # how long the inbox tries to read a state that it has to announce once more
 
 Request = TypeVar("Request")
@@ -188,4 +189,4 @@ def _decode(request: bytes | None, kind: type[Request]) -> Request:
         decoded: Request = decode_json(request or b"{}", kind)
         return decoded
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest(str(error)) from None
+        raise BadRequest(str(error)[:SHOWN]) from None

@@ -111,7 +111,7 @@ def _compile(node: _Node, depth: int, counted: list[int]) -> Test:
         return _leaf(node)
     tests = [_compile(each, depth + 1, counted) for each in node.nodes]
     if not tests or (node.op == "not" and len(tests) != 1):
-        raise BadRequest(f"the filter's {node.op!r} has {len(tests)} nodes")
+        raise BadRequest(f"the filter's {node.op[:20]!r} has {len(tests)} nodes")
     if node.op == "and":
         return _all_of(tests)
     if node.op == "or":

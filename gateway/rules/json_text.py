@@ -64,12 +64,17 @@ def decode_json(text: bytes, kind: type[Value]) -> Value:
 def mend_surrogates(text: bytes) -> bytes:
     """Halves of surrogate pairs, as ``\\ud83d`` alone, become U+FFFD.
 
-    JavaScript's strings may hold them, where an emoji was cut in two, and its JSON then does; UTF-8 cannot.
+    JavaScript's strings may hold them, where an emoji was cut in two, and its JSON then does; UTF-8 cannot. What is no UTF-8 stays as it is.
     """
-    return _SURROGATES.sub(lambda found: b"\\ufffd" if found[1] else found[0], text)
+    if _IN_NO_UTF8 in text:
+        return text
+    return _HALVES.sub(rb"\\ufffd", text.replace(rb"\\", _BACKSLASHES)).replace(_BACKSLASHES, rb"\\")
 
 
-_SURROGATES = re.compile(rb"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F]..)")
+# Two backslashes are one that is escaped, which begins no escape: they are replaced meanwhile. A step of Python for each took 0.2 s for a MB.
+_IN_NO_UTF8 = b"\xff"
+_BACKSLASHES = _IN_NO_UTF8 * 2
+_HALVES = re.compile(rb"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F]..)|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]..")
 
 
 def is_json(data: bytes) -> bool:

@@ -189,6 +189,12 @@ class Command(msgspec.Struct, gc=False):
     sub_refresh: RefreshRequest | None = None
     ping: PingRequest | None = None
 
+    @property
+    def has_token(self) -> bool:
+        """Whether it brings a token of a connection that is there, or of a subscription."""
+        request = self.subscribe or self.sub_refresh or self.refresh
+        return request is not None and bool(request.token)
+
     def method(self) -> str:
         """The method that the command names. Raises Disconnect 3501 if it names none, or several."""
         requests = astuple(self)[1:]

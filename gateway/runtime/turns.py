@@ -17,7 +17,8 @@ class Turns:
     """Gives each turn of the loop ``most`` places. Work without a place waits, in order, for one in a later turn.
 
     A piece of work asks with ``take`` and begins at once if that is true; otherwise it is given to ``later``. Both cost a
-    fraction of a microsecond. ``len()`` is how many pieces wait, which whoever gives work has to bound. It needs a running loop.
+    fraction of a microsecond. One that turns out to be as long as several takes the places of those with ``take_more``. ``len()`` is how
+    many pieces wait, which whoever gives work has to bound. It needs a running loop.
     """
 
     def __init__(self, most: int) -> None:
@@ -36,17 +37,29 @@ class Turns:
         self._renew_later()
         return True
 
+    def take_more(self, places: int) -> None:
+        """Work of this turn needed as much time as so many pieces more. There may be fewer places left."""
+        self._left = max(0, self._left - places)
+        self._renew_later()
+
     def later(self, work: Callable[[], object]) -> None:
         """Calls ``work`` in a later turn, with a place in it. What it raises is logged, and the others go on."""
         self._waiting.append(work)
         self._renew_later()
 
-    async def wait(self) -> None:
-        """Returns with a place: at once if one is left, else in a later turn."""
-        if not self.take():
-            place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self.later(partial(_give, place))
-            await place
+    async def wait(self, places: int = 1) -> None:
+        """Returns with a place, or with so many for work that is known to be long: at once if one is left, else in a later turn."""
+        if self.take():
+            self.take_more(places - 1)
+            return
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.later(partial(self._give, place, places))
+        await place
+
+    def _give(self, place: asyncio.Future[None], places: int) -> None:
+        if not place.done():  # the caller that waits for it may have been cancelled
+            self.take_more(places - 1)
+            place.set_result(None)
 
     def _renew_later(self) -> None:
         if not self._renews:
@@ -54,18 +67,15 @@ class Turns:
             asyncio.get_running_loop().call_soon(self._renew)
 
     def _renew(self) -> None:
-        self._renews = False
-        some = min(self._most, len(self._waiting))
-        self._left = self._most - some
-        for _ in range(some):
+        self._left = self._most
+        for _ in range(len(self._waiting)):  # what is given from here on has to wait for another turn
+            if not self._left:
+                break
+            self._left -= 1
             try:
                 self._waiting.popleft()()
             except Exception:
                 log.exception("work that waited for its turn failed")
+        self._renews = False  # not before: those that wait for a future go on in the next turn, before its places are renewed
         if self._left < self._most:
             self._renew_later()
-
-
-def _give(place: asyncio.Future[None]) -> None:
-    if not place.done():  # the caller that waits for it may have been cancelled
-        place.set_result(None)

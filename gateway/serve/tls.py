@@ -18,6 +18,7 @@ __all__ = ["TlsHandshake"]
 log = logging.getLogger("gateway.http")
 
 HANDSHAKE_SECONDS = 10.0
+HANDSHAKE_PLACES = 4  # of a turn of the loop: to sign with an RSA key takes a millisecond, and after a restart thousands come at once
 
 
 class TlsHandshake(asyncio.Protocol):
@@ -47,6 +48,7 @@ class TlsHandshake(asyncio.Protocol):
     async def _shake_hands(self, accepted: socket.socket) -> None:
         shaken = False
         try:
+            await self._node.admission.turns.wait(HANDSHAKE_PLACES)
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: self._http,
                 accepted,
@@ -59,5 +61,6 @@ class TlsHandshake(asyncio.Protocol):
             log.debug("a TLS handshake failed: %s", error)
         finally:
             if not shaken:
+                accepted.close()
                 self._http.place.release()
                 self._http.parser = None  # type: ignore[assignment]  # it and the protocol hold each other

@@ -5,8 +5,8 @@
 
 Commands wait while connect is not answered, while a key for a token is fetched, while an unsubscribe, or another command about a
 channel, waits for the reply to the subscribe before it, while BUSY_MOST of them are in work, while the client does not read its
-answers, and for the next turn of the loop where one message holds many of them. Since nothing is read meanwhile, the backlog
-holds one message's commands and what the socket's buffer brought with it.
+answers, and for a later turn of the loop where one message holds many of them: of many such clients, a few go on in each turn.
+Since nothing is read meanwhile, the backlog holds one message's commands and what the socket's buffer brought with it.
 
 Answers that may be large take turns (``answer_in_turn``): each is read when the client has taken those before it, but for
 ``limits.waiting_bytes``. So what waits for a client is bounded by bytes, however many of them it asks for at once.
@@ -17,7 +17,6 @@ same message is acted on.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
@@ -38,6 +37,8 @@ log = logging.getLogger("gateway.session")
 
 BUSY_MOST = 16  # commands of one client that wait for Valkey or a service
 TURN_MOST = 128  # commands of one message in one turn of the loop: some milliseconds, in which no other client is served
+TOKEN_COST = 16  # commands that one with a token counts as: the signature of a public key takes 40 to 750 microseconds
+PLACE_COMMANDS = 16  # commands that take the time of a client that connects and subscribes: see ``Admission.turns``
 
 Read = Callable[[], Awaitable[bytes]]
 
@@ -104,19 +105,24 @@ class CommandingClient(TimedClient[Followed]):
         if self.backlog is not None:
             self.backlog += commands
             return
+        room = TURN_MOST
         try:
             for number, command in enumerate(commands):
                 if self.state is CLOSED:
                     return
-                if number == TURN_MOST:
-                    asyncio.get_running_loop().call_soon(self.resume)
-                if number == TURN_MOST or self._must_wait() or self._awaits_subscribe(command):
+                if room <= 0:
+                    self.node.admission.turns.later(self.resume)
+                if room <= 0 or self._must_wait() or self._awaits_subscribe(command):
                     self.backlog = commands[number:]
                     self.outlet.hold_reading(True)
                     return
+                room -= TOKEN_COST if command.has_token else 1
                 self._handle(command)
         except Disconnect as disconnect:
             self.close(disconnect)
+        finally:
+            if more := (TURN_MOST - room) // PLACE_COMMANDS:
+                self.node.admission.turns.take_more(more)
 
     def _must_wait(self) -> bool:
         # A command after an unsubscribe may subscribe to the same channel again, so it waits for the unsubscribe.

@@ -161,6 +161,11 @@ class Address:
         parts = urlsplit(self.url)
         return unquote(parts.username or "") or dict(parse_qsl(parts.query)).get("username") or "default"
 
+    @property
+    def database(self) -> int:
+        """The number of the database that the address names; 0 for none."""
+        return int(cast(Any, self._pool).connection_kwargs.get("db") or 0)
+
     def connection(self) -> _Connection:
         """A connection of valkey-py that is not connected yet."""
         return self._pool.make_connection()

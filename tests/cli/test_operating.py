@@ -159,3 +159,9 @@ def test_a_line_of_the_log_in_json_holds_its_traceback() -> None:
     fields = json.loads(text)
     assert "\n" not in text and (fields["level"], fields["message"]) == ("error", "it failed")
     assert fields["exception"].endswith("ValueError: two\nlines")
+
+
+@pytest.mark.parametrize("given", ["\x9b2Jgone", "a\u2028b", "\u202ereversed", "\udc80half", "\x7f"])
+def test_what_cannot_be_seen_is_an_escape_in_json_too(given: str) -> None:
+    text = JsonFormatter().format(logging.LogRecord("gateway.x", logging.INFO, "", 0, "refused: %s", (given,), None))
+    assert text.isprintable() and json.loads(text)["message"] == f"refused: {given}"

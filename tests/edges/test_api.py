@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import valkey
 
+from gateway.edges.api.requests import PATTERN_MOST, PublishRequest
+from gateway.edges.api.unknown_fields import NAMED_MOST, unknown_fields
+
 from ..kit.clients import Socket, client, stream
 from ..kit.gateways import API_KEY, RULES, RunningGateway, Start, shared_gateway
 from ..kit.publishing import publish_many
@@ -147,6 +150,23 @@ def test_a_misspelled_field_is_named_in_a_warning_or_in_the_error(gateway: Runni
         "there is no field 'paralel'; did you mean 'parallel'?",
         "there is no field 'commands[0].publish.tag'; did you mean 'tags'?",
     ]
+
+
+def test_of_very_many_unknown_fields_the_first_are_named(gateway: RunningGateway, channel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = {f"f{number}": 0 for number in range(1000)}
+    assert gateway.api("publish", **many)["error"]["hint"].count("there is no field") == NAMED_MOST
+    assert len(gateway.api("publish", channel=channel, data=1, **many)["warnings"]) == NAMED_MOST
+    compared: list[str] = []
+    monkeypatch.setattr("difflib.get_close_matches", lambda name, *_: compared.append(name) or [])
+    assert unknown_fields(json.dumps(many | {"x" * 1000: 0}).encode(), PublishRequest) and len(compared) == NAMED_MOST
+    assert unknown_fields(json.dumps({"x" * 1_000_000: 0}).encode(), PublishRequest) == [f"there is no field {'x' * 60!r}"]
+    assert len(compared) == NAMED_MOST, "a name of a megabyte is not compared, which would take a second"
+
+
+def test_a_pattern_is_no_longer_than_every_process_can_read_at_once(gateway: RunningGateway) -> None:
+    """Of a pattern of a megabyte each process made a regular expression, which held its loop for 10 s."""
+    assert gateway.api("channels", pattern="a" * PATTERN_MOST)["result"] == {"channels": {}}
+    assert gateway.api("channels", pattern="a" * (PATTERN_MOST + 1))["error"]["code"] == 107
 
 
 @pytest.mark.parametrize(

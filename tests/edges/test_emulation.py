@@ -11,14 +11,18 @@ from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 from urllib.parse import quote
 
 import pytest
 import uvicorn
 from playwright.async_api import async_playwright
 
-from gateway.app import create_app
+from gateway.app import Gateway, create_app
 from gateway.config import Config
+from gateway.edges.emulation import emulation
+from gateway.errors import Unavailable
+from gateway.store.not_permitted import not_permitted
 
 from ..kit.browser import launch_options
 from ..kit.clients import SECONDS, Socket, Stream, client, lines
@@ -378,6 +382,20 @@ async def test_a_post_for_a_process_that_hangs_is_a_503(pair: Pair, start_gatewa
         with third.frozen():
             assert await here.post("{}") == 503
         assert "rpc" in await here.ask("rpc", method="gateway.time")
+
+
+async def test_a_post_that_valkey_fails_shows_the_client_nothing_of_valkey(monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway = Gateway(Config(), "valkey://ann:word@127.0.0.1:1")
+    body, answers = json.dumps({"session": "", "node": "another", "data": ""}).encode(), []
+    scope = {"type": "http", "method": "POST", "path": "/emulation", "headers": [], "query_string": b""}
+    for error in (Unavailable("no connection to Valkey at 127.0.0.1:1"), not_permitted("NOPERM", "ZSCORE", "ann")):
+        monkeypatch.setattr(gateway.node.control, "deliver", AsyncMock(side_effect=error))
+        await emulation(
+            gateway.node, scope, AsyncMock(return_value={"type": "http.request", "body": body}), AsyncMock(side_effect=answers.append)
+        )
+        start, end = answers[-2:]
+        assert start["status"] == 503 and json.loads(end["body"]) == {"error": "the session's process was not reached; try again"}
+    await gateway.stop()
 
 
 @pytest.mark.parametrize(

@@ -118,12 +118,26 @@ class Stream(EmulationStream):
         self.taken.append(message)
 
 
-async def test_the_posts_that_waited_for_an_emulated_session_are_handled_in_several_turns_and_in_order(connection: Any) -> None:
-    """There may be sixteen thousand of them."""
+def emulated(connection: Any) -> Any:
     connection._node.uid = "node"
     output = SimpleNamespace(place=None, direct=True, write=lambda data: None)
     stream: Any = Stream(connection._node, output, "/connection/http_stream", "")
     stream._session, stream.taken = object(), []
+    return stream
+
+
+async def test_of_emulated_clients_that_post_at_the_same_time_some_have_a_turn(connection: Any) -> None:
+    streams = [emulated(connection) for _ in range(READ_AT_ONCE + 8)]
+    for message in (b"first", b"second"):
+        for stream in streams:
+            stream.take(message)
+    assert [stream.taken for stream in streams] == [[b"first"]] * READ_AT_ONCE + [[]] * 8
+    await until(lambda: all(stream.taken == [b"first", b"second"] for stream in streams), "all is handled", 5)
+
+
+async def test_the_posts_that_waited_for_an_emulated_session_are_handled_in_several_turns_and_in_order(connection: Any) -> None:
+    """There may be sixteen thousand of them."""
+    stream = emulated(connection)
     stream.hold_reading(True)
     for message in MESSAGES:
         stream.take(message)

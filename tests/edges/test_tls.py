@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
 import time
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 
 import httpx
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
+
+from gateway.runtime.tasks import Tasks
+from gateway.runtime.turns import Turns
+from gateway.serve.tls import HANDSHAKE_PLACES, TlsHandshake
+from gateway.session.admission import READ_AT_ONCE
 
 from ..kit.gateways import API_KEY, RunningGateway, Start
 
@@ -27,6 +36,42 @@ def trusting(certificate: Path) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=str(certificate))
     context.check_hostname = False  # the certificate names no address
     return context
+
+
+async def test_of_handshakes_that_come_at_the_same_moment_some_have_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signature with an RSA key takes a millisecond: those of hundreds of clients that came back together were one turn of the loop."""
+    begun: list[socket.socket] = []
+    monkeypatch.setattr("gateway.serve.tls.HttpProtocol", Mock())
+    monkeypatch.setattr(
+        asyncio.get_running_loop(), "connect_accepted_socket", AsyncMock(side_effect=lambda _, accepted, **options: begun.append(accepted))
+    )
+    node = SimpleNamespace(tasks=Tasks(), admission=SimpleNamespace(turns=Turns(READ_AT_ONCE)))
+    here, there = socket.socketpair()
+    for _ in range(20):
+        transport = SimpleNamespace(get_extra_info=lambda name: here if name == "socket" else ("127.0.0.1", 1), abort=Mock())
+        TlsHandshake(Mock(), app_state={"node": node}).connection_made(transport)
+    sizes = [0]
+    while sizes[-1] < 20:
+        await asyncio.sleep(0)
+        sizes.append(len(begun))
+    assert max(now - before for before, now in pairwise(sizes)) == READ_AT_ONCE // HANDSHAKE_PLACES
+    await node.tasks.finish()
+    for each in (here, there, *begun):
+        each.close()
+
+
+async def test_a_handshake_that_waits_for_its_turn_leaves_no_socket_when_its_place_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.serve.tls.HttpProtocol", Mock())
+    node = SimpleNamespace(tasks=Tasks(), admission=SimpleNamespace(turns=Turns(0)))
+    here, there = socket.socketpair()
+    there.setblocking(False)
+    handshake = TlsHandshake(Mock(), app_state={"node": node})
+    handshake.connection_made(SimpleNamespace(get_extra_info=lambda name: here, abort=here.close))
+    await asyncio.sleep(0)
+    handshake.abort()
+    await node.tasks.finish()
+    assert there.recv(1) == b"", "it is closed"
+    there.close()
 
 
 async def test_every_edge_speaks_tls_and_is_drained(gateway: RunningGateway, trusting: ssl.SSLContext) -> None:

@@ -58,6 +58,24 @@ async def test_work_that_fails_is_logged_and_the_rest_is_done(caplog: pytest.Log
     assert "work that waited for its turn failed" in caplog.text
 
 
+async def test_work_that_takes_the_time_of_several_leaves_fewer_places() -> None:
+    turns, done = Turns(10), list[int]()
+
+    def work(number: int) -> None:
+        done.append(number)
+        turns.take_more(4)
+
+    assert turns.take()
+    turns.take_more(20)
+    assert not turns.take()
+    for number in range(5):
+        turns.later(lambda number=number: work(number))
+    await asyncio.sleep(0)
+    assert done == [0, 1] and not turns.take()
+    await until(lambda: not len(turns), "all is done", 5)
+    assert done == list(range(5)) and turns.take()
+
+
 async def test_work_that_asks_for_another_turn_does_not_get_this_one() -> None:
     turns, done = Turns(5), list[int]()
 

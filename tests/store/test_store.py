@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Collection
 import pytest
 import valkey
 
+from gateway.cli.check import Report, _doubt_database
 from gateway.config import Config
 from gateway.errors import ConfigurationError, StoreError, Unavailable
 from gateway.publication import Position
@@ -409,6 +410,25 @@ def test_an_impossible_address_is_named_without_its_password(url: str, complaint
 )
 def test_an_address_is_shown_without_its_login(url: str, shown: str) -> None:
     assert str(Address(url)) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "database"),
+    [
+        ("valkey://h", 0),
+        ("valkey://h/0", 0),
+        ("valkey://u:p@h:1/3", 3),
+        ("valkeys://h/3", 3),
+        ("unix:///run/valkey.sock?db=3", 3),
+        ("valkey+sentinel://h:1/service?db=3", 3),
+        ("valkey+cluster://h:1", 0),
+    ],
+)
+def test_check_warns_of_a_database_which_separates_keys_alone(url: str, database: int) -> None:
+    """Pub/Sub is one for all databases: a gateway of the same prefix in another one gets the ephemeral publications, and the orders."""
+    report = Report()
+    _doubt_database(Address(url), "gw", report)
+    assert [f"names database {database}" in warning for warning in report.warnings] == [True] * bool(database)
 
 
 async def test_an_address_where_nothing_listens_raises_unavailable_with_one_line(unused_tcp_port: int) -> None:

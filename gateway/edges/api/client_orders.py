@@ -65,7 +65,7 @@ async def refresh(node: Node, request: RefreshRequest) -> bytes:
 
 
 async def revoke(node: Node, request: RevokeRequest) -> bytes:
-    """Revokes the tokens of ``user`` that were issued before now (or ``issued_before``), or the one token ``token_id``, until ``expire_at``."""
+    """Revokes the tokens of ``user`` that were issued before now (or ``issued_before``), or the one token ``token_id``, until ``expire_at``, or for 30 days."""
     now = time.time()
     before, until = request.issued_before or now, request.expire_at or now + REVOKED_SECONDS
     revocation = Revocation(user=request.user, token_id=request.token_id, before=before, until=until)

@@ -49,12 +49,11 @@ from .results import (
     PresenceStatsResult,
     PublishResult,
 )
-from .unknown_fields import unknown_fields, without_nulls
+from .unknown_fields import NAMED_MOST, unknown_fields, without_nulls
 
 __all__ = ["BATCH", "METHODS", "Method", "answer", "read_history", "request_of", "warnings_of"]
 
 HISTORY_BYTES = 16 * 1024 * 1024  # of one answer of the history method
-WARNINGS_MOST = 20  # of one request
 PUBLISHES = frozenset({"publish", "broadcast", "notify"})
 
 
@@ -109,9 +108,11 @@ def warnings_of(method: Method, body: bytes) -> list[str]:
     warnings = unknown_fields(body, method.request)
     if method is BATCH:
         for number, command in enumerate(decode_json(body or b"{}", BatchRequest).commands):
+            if len(warnings) >= NAMED_MOST:
+                break
             for name, request in command.items():
                 warnings += unknown_fields(bytes(request), METHODS[name].request, f"commands[{number}].{name}.")
-    return warnings[:WARNINGS_MOST]
+    return warnings[:NAMED_MOST]
 
 
 # History.

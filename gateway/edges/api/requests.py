@@ -38,6 +38,7 @@ __all__ = [
     "Whom",
 ]
 
+PATTERN_MOST = 1024  # characters: every process makes a regular expression of it, some 10 ms; of a megabyte that took 10 s
 YEAR_10000 = 253402300800  # unix time in seconds: the standard library has no later dates
 
 # The form of the names that are allowed. msgspec does not check it, so that the answer is ours: the methods check the names.
@@ -250,7 +251,9 @@ class RevokeRequest(Shape):
     user: str = ""
     token_id: str = ""
     issued_before: Seconds = 0
-    expire_at: Seconds = 0
+    expire_at: Annotated[
+        Seconds, Meta(description="when the tokens end by themselves: the revocation is stored so long; 0: 30 days from now")
+    ] = 0
 
 
 class ChannelRequest(Shape):
@@ -283,7 +286,7 @@ class PresenceRequest(ChannelRequest):
 class ChannelsRequest(Shape):
     """Channels whose names match ``pattern``; all without one."""
 
-    pattern: Annotated[str, Meta(description="a glob")] | None = None
+    pattern: Annotated[str, Meta(max_length=PATTERN_MOST, description="a glob")] | None = None
 
 
 class InfoRequest(Shape):

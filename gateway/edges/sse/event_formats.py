@@ -14,7 +14,7 @@ from ...publication import Position, Publication
 from ...rules.json_text import encode, raw_object
 from ..outlets import chunk
 
-__all__ = ["CHUNKED", "PLAIN", "SEVERAL", "about", "event", "gap_event", "publication_event", "refusal", "retry", "several_ids"]
+__all__ = ["CHUNKED", "PLAIN", "SEVERAL", "about", "event", "gap_event", "mark_of", "publication_event", "refusal", "retry", "several_ids"]
 
 RETRY_MS = 1000  # after an ordinary loss
 RETRY_SPREAD_MS = (2000, 12000)  # after a refusal or a drain, so that all do not come back at once
@@ -46,14 +46,14 @@ def publication_event(channel: ChannelView, publication: Publication) -> bytes:
     return publication.sse
 
 
-def _mark(position: Position) -> bytes:
+def mark_of(position: Position) -> bytes:
     """A position inside an id; a channel without history has none."""
     return str(position).encode() if position.offset or position.epoch not in ("", "-") else b"-"
 
 
-def several_ids(positions: Iterable[Position]) -> bytes:
-    """The id that holds the positions of several channels, in the order of the request; of one channel, the id of its position."""
-    return b",".join(map(_mark, positions))
+def several_ids(marks: Iterable[bytes]) -> bytes:
+    """The id that holds the positions of several channels, in the order of the request, of which these are the marks; of one channel, its mark."""
+    return b",".join(marks)
 
 
 class SingleWire:
@@ -67,7 +67,7 @@ class SingleWire:
         parts: list[bytes] = []
         for publication in publications:
             offset = publication.offset or offset
-            parts += b"id: %b\n" % _mark(Position(channel.epoch, offset)), publication_event(channel, publication)
+            parts += b"id: %b\n" % mark_of(Position(channel.epoch, offset)), publication_event(channel, publication)
         text = b"".join(parts)
         return chunk(text) if self._chunked else text
 

@@ -22,6 +22,7 @@ from ...rules.json_text import encode
 from ...rules.permissions import admits, may_subscribe, overridden
 from ...rules.recovery import NEVER_WAS, provable
 from ...session.client_counts import BY_SSE
+from ...session.dispatch import PLACE_COMMANDS
 from ...session.node import Node
 from ..outlets import output_of, until_gone
 from ..request import client_address, cors_headers, is_foreign, number_of, refused_origin, subscription_tokens_of, token_of
@@ -82,6 +83,7 @@ class EventStreams:
             grants = await self._grants(names, tokens, identity)
             last_id = headers.get("last-event-id") or query.get("last_event_id") or ""
             starts = await self._starts(names, grants, identity, last_id, last)
+            await self._node.admission.turns.wait(1 + len(names) // PLACE_COMMANDS)  # thousands may open at once
             if self._node.revocations.covers(identity) or any(map(self._node.revocations.covers, grants.values())):
                 raise Disconnect(3500, "a token was revoked meanwhile")  # a revocation ends the streams that are open; this one was not
             return EventStream(self._node, output, identity, starts, grants, address)

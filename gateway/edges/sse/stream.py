@@ -31,7 +31,7 @@ from ...session.deadlines import CONNECT_SECONDS, GRACE_SECONDS, NEVER, TimedCli
 from ...session.node import Node, new_id
 from ...session.states import CLOSED, CONNECTING
 from ..outlets import Buffered, Direct, chunk
-from .event_formats import CHUNKED, PLAIN, SEVERAL, about, event, gap_event, publication_event, refusal, retry, several_ids
+from .event_formats import CHUNKED, PLAIN, SEVERAL, about, event, gap_event, mark_of, publication_event, refusal, retry, several_ids
 
 __all__ = ["EventStream"]
 
@@ -115,7 +115,7 @@ class Start(NamedTuple):
 class EventStream(TimedClient[StreamSubscription]):
     """One client's stream: what its subscriptions bring goes into one response."""
 
-    __slots__ = ("_positions", "_starts", "expiring_at", "output", "subscriptions", "write")
+    __slots__ = ("_marks", "_starts", "expiring_at", "output", "subscriptions", "write")
 
     transport = BY_SSE
 
@@ -144,7 +144,7 @@ class EventStream(TimedClient[StreamSubscription]):
         self.write: Callable[[bytes], object] = output.write
         self.expiring_at = NEVER  # unix seconds; when the end of its first token is announced
         self._starts: list[Start] | None = []  # of the channels that have begun, until all have
-        self._positions: list[Position] = [Position("", 0)] * len(starts)
+        self._marks = [mark_of(Position("", 0))] * len(starts)  # of its positions; one publication changes one of them, and each has an id
         self.subscriptions: list[StreamSubscription] = []
         output.carry(self, node.config.limits.waiting_bytes)
         if isinstance(output, Direct):  # it answers no ping, and more time than a slow client has is not needed
@@ -157,7 +157,7 @@ class EventStream(TimedClient[StreamSubscription]):
     @property
     def several(self) -> bool:
         """Whether it has several channels."""
-        return len(self._positions) > 1
+        return len(self._marks) > 1
 
     @property
     def paused(self) -> bool:
@@ -188,10 +188,10 @@ class EventStream(TimedClient[StreamSubscription]):
     def begun(self, subscription: StreamSubscription, recovered: bool) -> None:
         assert self._starts is not None
         channel, position, asked = subscription.channel, subscription.position, subscription.recovered is not None
-        self._positions[subscription.number] = position
+        self._marks[subscription.number] = mark_of(position)
         start = Start(channel.name, recovered and asked, position, asked and not recovered, channel.offset, subscription.number)
         self._starts.append(start)
-        if len(self._starts) == len(self._positions):
+        if len(self._starts) == len(self._marks):
             self._open()
 
     def _open(self) -> None:
@@ -216,22 +216,22 @@ class EventStream(TimedClient[StreamSubscription]):
         )
         # Until its gap was sent, the mark of a lost channel is a position that never was: a line cut in between must not hide the gap.
         gaps = [start for start in starts if start.gap]
-        positions = list(self._positions)
+        marks = list(self._marks)
         for start in gaps:
-            positions[start.number] = NEVER_WAS
+            marks[start.number] = mark_of(NEVER_WAS)
         tops = b",".join(b"%b:%d" % (encode(start.channel), start.top) for start in starts if start.recovered)
         end, _ = self._first_end()
         ttl = b',"ttl":%d' % seconds_left(end) if end < NEVER else b""
         data = b'{"client":%b,"channels":{%b},"tops":{%b}%b}' % (encode(self.client), channels, tops, ttl)
-        parts = [event("connected", data, several_ids(positions))]
+        parts = [event("connected", data, several_ids(marks))]
         for start in gaps:
-            positions[start.number] = start.position
-            parts.append(gap_event(start.channel, start.position, several_ids(positions)))
+            marks[start.number] = mark_of(start.position)
+            parts.append(gap_event(start.channel, start.position, several_ids(marks)))
         return b"".join(parts)
 
     def gap(self, subscription: StreamSubscription) -> None:
         position = subscription.channel.position
-        self._positions[subscription.number] = position
+        self._marks[subscription.number] = mark_of(position)
         self._write_text(gap_event(subscription.channel.name, position, self._id()))
 
     def fail(self, error: StoreError) -> None:
@@ -246,14 +246,14 @@ class EventStream(TimedClient[StreamSubscription]):
         parts: list[bytes] = []
         for publication in publications:
             if publication.offset:
-                self._positions[number] = Position(channel.epoch, publication.offset)
+                self._marks[number] = mark_of(Position(channel.epoch, publication.offset))
             parts += b"id: %b\n" % self._id(), publication_event(channel, publication)
         framed = self._framed(b"".join(parts))
         self.subscriptions[number].channel.traffic.bytes += len(framed)
         self._put(framed)
 
     def _id(self) -> bytes:
-        return several_ids(self._positions)
+        return several_ids(self._marks)
 
     def _write_text(self, text: bytes) -> None:
         framed = self._framed(text)
