@@ -100,7 +100,11 @@ class Results:
             if self._link is None:
                 link = Link(self._address, self._commands, self._layout.heartbeat(f"results-{uuid4().hex[:12]}"))
                 link.add_listener(self)
-                await link.start()
+                try:
+                    await link.start()
+                except BaseException:  # the time of a waiter may be over first; a link that nothing closes would connect again and again
+                    await link.close()
+                    raise
                 self._link = link
 
     def _require_link(self) -> Link:

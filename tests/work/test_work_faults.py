@@ -114,6 +114,16 @@ def test_a_thread_that_waits_for_a_result_gets_it_over_a_lost_link(own: Any) -> 
     assert results == [42]
 
 
+async def test_a_waiter_whose_time_is_over_before_the_link_is_there_leaves_nothing_that_connects(own: Any) -> None:
+    async with Queue(own.url) as queue:
+        job = await queue.enqueue("work", result_ttl=60)
+        before = asyncio.all_tasks()
+        own.ask("CLIENT", "PAUSE", 100)
+        with pytest.raises(TimeoutError):
+            await job.result(0.05)
+        assert asyncio.all_tasks() == before
+
+
 async def test_a_foreign_key_instead_of_the_queues_names_costs_no_job(
     queue: Queue, new_worker: Any, prefix: str, store: valkey.Valkey, valkey_url: str
 ) -> None:
