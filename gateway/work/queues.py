@@ -191,10 +191,10 @@ class Queues:
         sent, refused = await self._call(b"gateway_resend", queue, *ids)
         return sent, refused
 
-    async def purge(self, queue: str, state: str) -> tuple[int, int]:
-        """Removes jobs that are ``ready``, ``delayed`` or ``dead``, at most 1,000 in one call, and fewer where they are large. Returns how many
-        were removed, and how many are left."""
-        removed, left = await self._call(b"gateway_purge", queue, state)
+    async def purge(self, queue: str, state: str, most: int = 1000) -> tuple[int, int]:
+        """Removes jobs that are ``ready``, ``delayed`` or ``dead``, up to ``most``: in the order in which they are taken or come due, the oldest
+        dead letters first, at most 1,000 in one call, and fewer where they are large. Returns how many were removed, and how many are left."""
+        removed, left = await self._call(b"gateway_purge", queue, state, most)
         return removed, left
 
     async def _call(self, function: bytes, queue: str, *words: Word) -> Any:

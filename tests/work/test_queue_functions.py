@@ -131,6 +131,7 @@ def test_other_calls_are_refused_in_words(queue: QueueFunctions) -> None:
     assert refusal(queue, "jobs", "parked", 0, 10) == page
     assert refusal(queue, "jobs", "ready", -1, 10) == page
     assert refusal(queue, "purge", "running") == "GATEWAY it removes the jobs that are ready, delayed or dead"
+    assert refusal(queue, "purge", "dead", 0) == "GATEWAY it removes so many jobs, from 1"
     assert refusal(queue, "resend", *["x"] * 1001) == "GATEWAY it sends up to 1000 dead letters again"
     first = "GATEWAY the first key is gw:queue:{Q}, of a queue Q without braces"
     assert refusal(QueueFunctions(queue.own, "a{b}"), "enqueue", *JOBS) == first
@@ -304,6 +305,15 @@ def test_large_jobs_come_due_are_sent_again_and_are_removed_a_few_at_a_time(queu
             queue.work("fail", "w", id, token, "why", "")
     assert [queue.call("resend") for _ in range(3)] == [[9, 0], [2, 0], [0, 0]]
     assert [queue.call("purge", "ready") for _ in range(2)] == [[9, 2], [2, 0]]
+
+
+def test_of_the_dead_letters_as_many_are_removed_as_are_asked_for_the_oldest_first(queue: QueueFunctions) -> None:
+    for number in range(5):
+        queue.call("enqueue", *JOBS, "id", f"j{number}")
+        queue.work("fail", "w", f"j{number}", queue.take("w")[f"j{number}"], "why", "")
+        queue.set_time(NOW + number + 1)
+    assert queue.call("purge", "dead", 3) == [3, 2]
+    assert [id for id, *_ in queue.call("jobs", "dead", 0, 9)] == [b"j4", b"j3"]
 
 
 def test_an_entry_that_no_function_enqueued_becomes_a_dead_letter_and_costs_the_others_nothing(queue: QueueFunctions) -> None:

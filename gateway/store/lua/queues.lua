@@ -189,17 +189,22 @@ local function left_in(keys, state)
   return left
 end
 
--- gateway_purge KEYS STATE → [how many jobs were removed, how many are left]: of those that are ready, delayed or dead, up to 1000, and until
---   they pass 8 MiB. A job that waited for one of them, of the same serial key, may be ready now: it is among those that are left.
+-- gateway_purge KEYS STATE [MOST] → [how many jobs were removed, how many are left]: of those that are ready, delayed or dead, up to MOST or 1000,
+--   and until they pass 8 MiB; the oldest dead letters first, so that one that nobody has seen yet is not among them. A job that waited for
+--   one of them, of the same serial key, may be ready now: it is among those that are left.
 -- Atomic, because a worker must take a job or not, and its unique key must be free when it is gone.
 local function gateway_purge(keys, args)
   check_queue(keys)
-  local state, now = args[1], now_ms()
+  local state, most, now = args[1], tonumber(args[2] or JOB.page), now_ms()
   if not ({ready = true, delayed = true, dead = true})[state] then
     error({err = 'GATEWAY it removes the jobs that are ready, delayed or dead'})
   end
+  if not is_count(most) or most < 1 then
+    error({err = 'GATEWAY it removes so many jobs, from 1'})
+  end
+  most = math.min(most, JOB.page)
   local removed, bytes = 0, 0
-  for i, id in ipairs(ids_in(keys, state, 0, JOB.page)) do
+  for i, id in ipairs(state == 'dead' and redis.call('ZRANGE', keys[K.dead], 0, most - 1) or ids_in(keys, state, 0, most)) do
     if bytes > JOB.reply then break end
     local head, job = job_of(keys, id)
     removed, bytes = i, bytes + #(job or '')

@@ -127,13 +127,16 @@ export class Queue extends View {
   #askPurge() {
     const title = `Remove ${count(this.#number, "dead letter")} of ${this.#queue}?`;
     const fields = [{ name: "confirm", label: `Type the queue’s name, ${this.#queue}, to confirm`, expected: this.#queue }];
-    this.#order(title, "They are removed for good.", "Remove all", true, fields, ({ confirm }) => this.#removeAll(confirm));
+    const most = this.#number;
+    this.#order(title, "They are removed for good.", "Remove all", true, fields, ({ confirm }) => this.#removeAll(most, confirm));
   }
 
-  /** One call removes a thousand at most, and fewer where they are large. */
-  async #removeAll(confirm) {
-    let left = 1;
-    while (left) ({ left = 0 } = await this.call("queue_purge", { queue: this.#queue, state: "dead", confirm }));
+  /** One call removes a thousand at most, and fewer where they are large. Those that came since it was asked are not meant. */
+  async #removeAll(number, confirm) {
+    const asked = { queue: this.#queue, state: "dead", confirm };
+    let removed = 1;
+    for (let left = number; left > 0 && removed; left -= removed)
+      ({ removed } = await this.call("queue_purge", { ...asked, most: Math.min(left, 1000) }));
   }
 
   #order(title, text, button, danger, fields, run) {
