@@ -269,6 +269,24 @@ async def test_jobs_with_seconds_to_run_are_in_no_batch_with_those_that_have_min
     assert sorted(batches) == [[0, 2], [1, 3]]
 
 
+async def test_a_worker_with_a_batch_that_gathers_does_not_take_the_jobs_that_others_could_do(queue: Queue, new_worker: Any) -> None:
+    worker, go = new_worker(concurrency=2), asyncio.Event()
+
+    @worker.job("gathered", batch=1000, within=60)
+    async def gathered(jobs: list[RunningJob]) -> None: ...
+
+    @worker.job("slow")
+    async def slow(job: RunningJob) -> None:
+        await go.wait()
+
+    for name in ("gathered", *["slow"] * 30):
+        await queue.enqueue(name)
+    async with working(worker):
+        await overview_is(queue, running=3, ready=28)  # the batch, one that runs, one that was taken for the batch
+        go.set()
+        await overview_is(queue, running=1, ready=0)
+
+
 async def test_a_job_of_a_batch_whose_coroutine_was_cancelled_is_not_done(queue: Queue, new_worker: Any) -> None:
     worker, ran = new_worker(), []
 
