@@ -219,6 +219,9 @@ class QueueModel:
         while len(answer) < most and (job := self.pick()):
             if 0 < job.expires < self.now:
                 self.bury(job, "expired")
+            elif job.crashes >= 2 and any(self.jobs[id].crashes >= 2 for id in self.taken[worker]):
+                self.unplace(job)
+                self.place(job, self.now + 1000)
             elif self.may_start(job):
                 self.unplace(job)
                 self.token += 1

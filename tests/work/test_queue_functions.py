@@ -263,6 +263,21 @@ def test_the_next_of_a_serial_key_is_taken_at_once_when_the_first_has_expired(qu
     assert queue.state("a") == "dead"
 
 
+def test_a_job_that_ends_workers_makes_no_dead_letters_of_those_that_ran_beside_it(queue: QueueFunctions) -> None:
+    for id in ("long", "poison", "longer"):
+        queue.call("enqueue", *JOBS, "id", id)
+    done = set()
+    for number in range(20):
+        queue.set_time(NOW + number * 20_000)
+        tokens = queue.take(f"w{number}")
+        if "poison" in tokens:
+            queue.set_time(NOW + number * 20_000 + 10_001)
+            queue.work("reclaim", f"w{number}")
+        else:
+            done |= {id for id, token in tokens.items() if queue.work("finish", f"w{number}", id, token, "") == [1]}
+    assert (queue.state("poison"), done) == ("dead", {"long", "longer"})
+
+
 def test_a_worker_with_more_jobs_than_a_page_is_reclaimed_page_by_page(queue: QueueFunctions) -> None:
     for number in range(1100):
         queue.call("enqueue", *JOBS, "id", f"j{number}")

@@ -42,6 +42,7 @@ local JOB = {
   crashes = 3,            -- workers that a job may crash before it is a dead letter
   mended = 60000,         -- ms until a worker's list is looked at again that is of a wrong type
   apart = 250,            -- ms between jobs that are suspected to end workers, when they may be taken again
+  alone = 1000,           -- ms until such a job is looked at again, where a worker runs another one
   limit = 1000000,        -- jobs that a queue holds, dead letters included, unless its producers say otherwise
   seconds = 315360000,    -- ten years: the longest delay
   page = 1000,            -- jobs of which one call disposes

@@ -110,6 +110,22 @@ local function advance(taking, rate, to)
   taking.changed[rate.field] = string.format('%.3f', to)
 end
 
+-- Whether one more worker that ends with the job makes it a dead letter.
+local function is_suspected(run)
+  return run.crashes >= JOB.crashes - 1
+end
+
+-- Whether the worker has such a job. It is read once in a call, and only where another one is ready.
+local function has_suspected(taking)
+  if taking.suspected == nil then
+    taking.suspected = false
+    for _, id in ipairs(redis.call('LRANGE', taking.keys[K.taken], 0, -1)) do
+      taking.suspected = taking.suspected or is_suspected(run_of(taking.keys, id))
+    end
+  end
+  return taking.suspected
+end
+
 -- Disposes of an id that is ready and is not to be run now; false if it is. `running`: its id was in the lists twice.
 local function dispose(taking, id, head, job, run, running)
   local keys, now = taking.keys, taking.now
@@ -122,6 +138,11 @@ local function dispose(taking, id, head, job, run, running)
     note_failure(keys, id, run.failures + run.crashes + 1, taking.worker, 'it expired before a worker took it', now)
     bury(keys, id, head, now, 'expired')
     taking.delayed = true  -- the next of its serial key may be
+    return true
+  end
+  if is_suspected(run) and has_suspected(taking) then  -- the death of the worker would be blamed on both
+    redis.call('ZADD', keys[K.delayed], number(now + JOB.alone), id)
+    taking.delayed = true
     return true
   end
   local rate = taking.rates[head.name]
@@ -152,6 +173,7 @@ local function give(taking, round, id, head, job, run)
     taking.start_ms = taking.start_ms + math.max(0, taking.now - head.due)
   end
   run.token, run.flags, run.worker = taking.token, string.gsub(run.flags, 'p', ''), taking.worker
+  if is_suspected(run) then taking.suspected = true end
   local n = #round.ids
   round.ids[n + 1] = id
   round.scores[2 * n + 1], round.scores[2 * n + 2] = taking.score, id
