@@ -186,9 +186,12 @@ class Queues:
         return cast(bytes, await self._call(b"gateway_cancel", queue, id)).decode()
 
     async def resend(self, queue: str, *ids: str) -> tuple[int, int]:
-        """Sends dead letters again: these, or the oldest of all, at most 1,000 in one call, and fewer where they are large. Returns how many
-        were sent, and how many were not: they are no dead letters any more, or another job has their unique key."""
+        """Sends dead letters again: these, up to 1,000, or the oldest of all, at most 1,000 in one call, and fewer where they are large. Returns
+        how many were sent, and how many were not: they are no dead letters any more, or another job has their unique key."""
         sent, refused = await self._call(b"gateway_resend", queue, *ids)
+        while left := ids[sent + refused :]:  # they are large: Valkey takes some in each call
+            more = await self._call(b"gateway_resend", queue, *left)
+            sent, refused = sent + more[0], refused + more[1]
         return sent, refused
 
     async def purge(self, queue: str, state: str, most: int = 1000) -> tuple[int, int]:

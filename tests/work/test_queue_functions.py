@@ -322,6 +322,17 @@ def test_large_jobs_come_due_are_sent_again_and_are_removed_a_few_at_a_time(queu
     assert [queue.call("purge", "ready") for _ in range(2)] == [[9, 2], [2, 0]]
 
 
+def test_of_large_dead_letters_that_are_named_the_first_few_are_sent_again_in_one_call(queue: QueueFunctions) -> None:
+    ids = [f"j{number}" for number in range(10)]
+    for id in ids:
+        queue.call("enqueue", "n", '"' + "x" * 1048000 + '"', "id", id)
+    while tokens := queue.take("w"):
+        for id, token in tokens.items():
+            queue.work("fail", "w", id, token, "why", "")
+    assert queue.call("resend", "none", *ids) == [9, 1]
+    assert queue.call("resend", *ids[9:]) == [1, 0]
+
+
 def test_of_the_dead_letters_as_many_are_removed_as_are_asked_for_the_oldest_first(queue: QueueFunctions) -> None:
     for number in range(5):
         queue.call("enqueue", *JOBS, "id", f"j{number}")

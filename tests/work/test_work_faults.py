@@ -28,6 +28,7 @@ from gateway.work.handlers import describe
 from gateway.work.intake import Intake
 from gateway.work.jobs import JobDocument
 from gateway.work.periodic import Schedule
+from gateway.work.queues import Queues
 from gateway.work.running import Call, Outcome, Run, RunningJob
 
 from ..kit.jobs import ended, overview_is, working
@@ -153,6 +154,18 @@ async def test_an_enqueue_does_not_wait_for_the_shard_of_the_queues_names(queue:
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # what is not closed is left to the collector
+async def test_dead_letters_that_are_named_are_sent_again_in_as_many_calls_as_they_need() -> None:
+    layout, named = Layout("gw"), []
+
+    class Commands:
+        async def call(self, *words: Any, **options: Any) -> list[int]:
+            named.append("".join(words[3 + len(layout.queue("default")) :]))
+            return [1, 1] if len(named) == 1 else [2, 0]
+
+    assert await Queues(cast(Any, Commands()), layout).resend("default", *"abcdef") == (5, 1)
+    assert named == ["abcdef", "cdef", "ef"]
+
+
 def test_a_queue_works_in_one_loop_after_another_and_refuses_two_at_once(valkey_url: str, prefix: str) -> None:
     queue = Queue(valkey_url, prefix=prefix)
 

@@ -162,7 +162,7 @@ local function resend(keys, id, now)
 end
 
 -- gateway_resend KEYS [ID …] → [how many dead letters are jobs again, how many are not]: those IDs, or the oldest of all, up to 1000, and
---   until they pass 8 MiB.
+--   until they pass 8 MiB: of the IDs that were named, both are the first so many.
 -- Atomic, because a dead letter that is sent again twice would run twice.
 local function gateway_resend(keys, args)
   check_queue(keys)
@@ -177,7 +177,7 @@ local function gateway_resend(keys, args)
     else
       refused = refused + 1
     end
-    if #args == 0 and bytes > JOB.reply then break end
+    if bytes > JOB.reply then break end
   end
   return {sent, refused}
 end
