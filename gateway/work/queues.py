@@ -17,7 +17,7 @@ from ..store.access import Commands
 from ..store.layout import Layout, Word
 from .jobs import JobDocument, check_queue_name, read_job, refusal
 
-__all__ = ["Failure", "JobView", "Overview", "Queues", "enqueue_call", "enqueue_span", "log_unnamed", "traced"]
+__all__ = ["Failure", "JobView", "Overview", "Queues", "enqueue_call", "enqueue_span", "log_unnamed", "traced", "view_of"]
 
 log = logging.getLogger("gateway.work")
 
@@ -174,12 +174,12 @@ class Queues:
         """Jobs that are ``ready``, ``delayed``, ``running`` or ``dead``, from number ``first`` on, at most 200: in the order in which they
         are taken or come due, the newest dead letters first."""
         answer = await self._call(b"gateway_jobs", queue, state, first, limit)
-        return [_view(id, state, ms, job, failures) for id, ms, job, _, failures in answer]
+        return [view_of(id, state, ms, job, failures) for id, ms, job, _, failures in answer]
 
     async def job(self, queue: str, id: str) -> JobView:
         """One job, wherever it is; state ``none`` if the queue does not have it."""
         state, ms, job, _, failures, result = await self._call(b"gateway_job", queue, id)
-        return _view(id.encode(), state.decode(), ms, job, failures, result)
+        return view_of(id.encode(), state.decode(), ms, job, failures, result)
 
     async def cancel(self, queue: str, id: str) -> str:
         """``cancelled`` for a job that waited, ``running`` for one that its worker will end, ``removed`` for a dead letter, ``none`` if there is no such job."""
@@ -205,7 +205,8 @@ class Queues:
         return await self.commands.call(b"FCALL", function, len(keys), *keys, *words, repeatable=function in _READS)
 
 
-def _view(id: bytes, state: str, ms: bytes, job: bytes, failures: bytes, result: bytes = b"") -> JobView:
+def view_of(id: bytes, state: str, ms: bytes, job: bytes, failures: bytes, result: bytes = b"") -> JobView:
+    """A job of the words that gateway_job and gateway_jobs answer."""
     return JobView(id.decode(errors="replace"), state, _whole(ms), read_job(job), _read_failures(failures), result)
 
 

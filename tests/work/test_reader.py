@@ -412,7 +412,7 @@ async def test_a_valkey_that_came_back_older_is_a_gap_and_nothing_new_is_skipped
 
 async def test_instances_that_come_and_go_leave_nothing_in_the_stream(history: History, reader: Open, store: valkey.Valkey) -> None:
     """A consumer of each would stay for ever, in every channel: a restart each day is thousands in some years."""
-    for number in range(3):
+    for _ in range(3):
         await publish(history, "kept:1", 1)
         async with reader("kept:1") as one:
             await take(one, 1)

@@ -23,6 +23,7 @@ from gateway.errors import JobFailed, QueueFull
 from gateway.store.layout import Layout
 from gateway.work import Queue, Reject, Retry, SyncQueue, Worker
 from gateway.work.handlers import describe, read_rate
+from gateway.work.plain_producer import SyncEnqueuedJob
 from gateway.work.processes import ProcessPool
 from gateway.work.running import Facts, PlainJob, RunningJob
 
@@ -881,6 +882,12 @@ async def test_a_worker_goes_on_when_valkey_was_killed(new_worker: NewWorker, ow
 # Producers.
 
 
+def failure_of(job: SyncEnqueuedJob) -> str:
+    with pytest.raises(JobFailed) as raised:
+        job.result(timeout=10)
+    return str(raised.value)
+
+
 def test_a_plain_producer_enqueues_awaits_and_cancels(valkey_url: str, prefix: str) -> None:
     async def run(stopping: Any) -> None:
         worker = Worker(url=valkey_url, prefix=prefix)
@@ -905,6 +912,8 @@ def test_a_plain_producer_enqueues_awaits_and_cancels(valkey_url: str, prefix: s
             assert job.result(timeout=10) == 1
             with pytest.raises(JobFailed, match="enqueued without result_ttl"):
                 queue.enqueue("work", 0, delay=600).result(timeout=10)
+            dead = queue.enqueue("work", "no number")
+            wait_until(lambda: "the data does not fit the handler" in failure_of(dead), "the reason of a dead letter")
             slow = [queue.enqueue("work", 60, result_ttl=60, key="once") for _ in range(2)]
             assert [each.new for each in slow] == [True, False] and slow[0].id == slow[1].id
             with pytest.raises(TimeoutError, match=r"has no result after 0\.05 s"):
