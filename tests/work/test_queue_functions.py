@@ -194,6 +194,16 @@ def test_the_last_ticks_of_schedules_are_not_forgotten(queue: QueueFunctions) ->
     assert ticks.keys() <= {field.decode() for field in queue.own.client.hkeys(queue.key())}
 
 
+def test_a_tick_comes_again_only_where_the_clock_was_set_back_by_more_than_ten_minutes(queue: QueueFunctions) -> None:
+    def tick(seconds: int) -> int:
+        queue.set_time(NOW + 1000 * seconds)
+        return int(queue.call("enqueue", *JOBS, "version", NOW // 1000 + seconds, "version_epoch", "cron:x")[1])
+
+    assert [tick(seconds) for seconds in (900, 900, 300, 299, 299, 300, 600)] == [1, 0, 0, 1, 0, 1, 1]
+    queue.call("enqueue", *JOBS, "version", 2 * NOW, "version_epoch", "outbox")
+    assert queue.call("enqueue", *JOBS, "version", 1, "version_epoch", "outbox")[1] == 0
+
+
 def test_jobs_whose_take_was_not_answered_go_back_when_the_worker_names_what_it_has(queue: QueueFunctions) -> None:
     for number in range(4):
         queue.call("enqueue", *JOBS, "id", f"j{number}")

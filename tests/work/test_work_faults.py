@@ -23,6 +23,7 @@ from gateway.store.access import make_commands
 from gateway.store.connect import Address
 from gateway.store.connection import ServerCommands
 from gateway.store.layout import Layout
+from gateway.store.valkey_clock import valkey_time
 from gateway.work import Queue, Retry, SyncQueue, Worker
 from gateway.work.handlers import describe
 from gateway.work.intake import Intake
@@ -529,6 +530,26 @@ async def test_a_worker_whose_clock_is_behind_enqueues_each_tick(queue: Queue, n
 
     async with working(worker):
         await overview_is(queue, finished=1)
+
+
+async def test_a_schedule_goes_on_when_valkeys_clock_was_ahead_and_is_set_back(
+    queue: Queue, new_worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, ran, ahead = new_worker(), [], [7200.0]
+
+    async def time_of_valkey(*of: Any) -> float:
+        return await valkey_time(*of) + ahead[0]
+
+    @worker.cron("* * * * * *", "each second")
+    async def each(job: RunningJob) -> None:
+        ran.append(job.id)
+
+    monkeypatch.setattr("gateway.work.periodic.valkey_time", time_of_valkey)
+    monkeypatch.setattr("gateway.work.periodic.LOOK_SECONDS", 0.02)
+    async with working(worker):
+        await until(lambda: ran, "a tick of the future")
+        ahead[0], before = 0.0, len(ran)
+        await until(lambda: len(ran) > before, "a tick of the present")
 
 
 async def test_a_tick_that_valkey_refuses_is_enqueued_later(own: Any) -> None:
