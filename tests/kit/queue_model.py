@@ -201,6 +201,9 @@ class QueueModel:
     def may_start(self, job: Job) -> bool:
         if job.name != "limited" or job.reserved:
             return True
+        reserved = len(self.delayed) * EVERY
+        if self.next_limited > self.now + BURST * EVERY + reserved:
+            self.next_limited = self.now + reserved
         due = max(self.next_limited, self.now)
         self.next_limited = due + EVERY
         wait = due - (BURST - 1) * EVERY - self.now

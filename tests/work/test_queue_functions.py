@@ -273,6 +273,21 @@ def test_the_next_of_a_serial_key_is_taken_at_once_when_the_first_has_expired(qu
     assert queue.state("a") == "dead"
 
 
+def test_a_rate_does_not_hold_jobs_up_after_the_clock_was_ahead(queue: QueueFunctions) -> None:
+    rate = ("n", 1000, 1)
+    queue.set_time(NOW + 7_200_000)
+    queue.call("enqueue", *JOBS, "id", "future")
+    queue.work("finish", "w", "future", queue.take("w", 1, *rate)["future"], "")
+    queue.set_time(NOW)
+    for number in range(3):
+        queue.call("enqueue", *JOBS, "id", f"j{number}")
+    taken = []
+    for second in range(5):
+        queue.set_time(NOW + 1000 * second)
+        taken.append(list(queue.take("w", 10, *rate)))
+    assert taken == [["j0"], ["j1"], ["j2"], [], []]
+
+
 def test_a_job_that_ends_workers_makes_no_dead_letters_of_those_that_ran_beside_it(queue: QueueFunctions) -> None:
     for id in ("long", "poison", "longer"):
         queue.call("enqueue", *JOBS, "id", id)

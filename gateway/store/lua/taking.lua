@@ -50,11 +50,18 @@ local function rates_of(args)
   return rates
 end
 
--- How long a job of this rate must wait for its start, 0 or less if it may start now (GCRA: `next` is when the start after it would be due at
--- an even pace), and the `next` after that start.
+-- When the start after those that began or are reserved is due at an even pace. Those that are reserved are delayed: what is further away was
+-- written while the clock was ahead, or the rate another one, and would hold up all jobs until then. It is forgotten.
+local function next_start(keys, rate, now)
+  local next_due, burst, reserved = tonumber(redis.call('HGET', keys[1], rate.field) or nil) or 0, rate.burst * rate.every, 0
+  if next_due > now + burst and rate.pace then reserved = redis.call('ZCARD', keys[K.delayed]) * rate.every end
+  return next_due <= now + burst + reserved and next_due or now + reserved
+end
+
+-- How long a job of this rate must wait for its start, 0 or less if it may start now (GCRA), and the `next` after that start.
 local function wait_of(keys, rate, now)
-  rate.next = rate.next or tonumber(redis.call('HGET', keys[1], rate.field) or nil) or 0
-  local due = math.max(math.min(rate.next, now + 31536000000), now)
+  rate.next = rate.next or next_start(keys, rate, now)
+  local due = math.max(math.min(rate.next, now + 31536000000), now)  -- within a year, whatever the rate
   return math.ceil(due - (rate.burst - 1) * rate.every - now), due + rate.every
 end
 
