@@ -68,7 +68,8 @@ class Intake:
         self._signals = 0  # announcements and timers, counted
         self._timer: asyncio.TimerHandle | None = None
         self._looking: asyncio.TimerHandle | None = None  # for the end of another worker's lease
-        self._taking = False  # a call is on its way, whose jobs are not held yet
+        # Of taking and comparing: Valkey may refuse the one for a moment, and carry it out after the other, which was called later.
+        self._asking = asyncio.Lock()
         self._unsure = False  # an answer was lost: Valkey may think that this worker has more than it holds
         self._finished: list[tuple[Run, bytes]] = []
 
@@ -104,16 +105,14 @@ class Intake:
             self._check_shard()
             if asyncio.get_running_loop().time() >= self._leased_until:
                 await self.renew()
-            if self._unsure:
-                await self._compare()
-            self._taking = True
-            return await self._take(most)
+            async with self._asking:
+                if self._unsure:
+                    await self._compare()
+                return await self._take(most)
         except StoreError as error:
             self._unsure = True
             self._pause(error)
             return []
-        finally:
-            self._taking = False
 
     def _check_shard(self) -> None:
         """Raises Unavailable if this queue's shard of a cluster cannot be reached: the worker's other queues do not wait for it."""
@@ -165,8 +164,9 @@ class Intake:
             await asyncio.sleep(self._lease_ms / 1000 / RENEWALS)
             try:
                 await self.renew()
-                if not self._taking:  # what was lost on the way to a connection that broke may have been carried out late
-                    await self._compare()
+                if not self._asking.locked():
+                    async with self._asking:  # what was lost on the way to a connection that broke may have been carried out late
+                        await self._compare()
             except StoreError as error:
                 log.warning("queue %s: the lease was not renewed: %s", self.queue, error)
 

@@ -371,6 +371,35 @@ async def test_a_job_that_is_taken_again_while_its_parking_is_answered_is_held(v
     assert intake.held == {"1": new}
 
 
+async def test_no_jobs_are_taken_while_what_a_worker_holds_is_compared() -> None:
+    """Valkey may refuse the comparison for a moment: made again after jobs were taken, it would give them to others while they run."""
+    called, comparing, answered = [], asyncio.Event(), asyncio.Event()
+
+    class Commands:
+        sharded = False
+
+        def shard(self, key: bytes) -> Any:
+            return self
+
+        async def call(self, *words: Any, **options: Any) -> list[int]:
+            called.append(words[min(1, len(words) - 1)])
+            if called[-1] == b"gateway_held":
+                comparing.set()
+                await answered.wait()
+            return {b"gateway_renew": [1, -1], b"gateway_take": [-1], b"gateway_held": [0]}.get(called[-1], [1, 0])
+
+    intake = Intake(cast(Any, Commands()), Layout("gw"), "default", "w", 0.03, lambda: None, Tasks())
+    keeping = asyncio.create_task(intake.keep_lease())
+    await comparing.wait()
+    taking = asyncio.create_task(intake.take(1))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert b"gateway_take" not in called
+    answered.set()
+    assert await taking == [] and b"gateway_take" in called
+    await end(keeping)
+
+
 async def test_workers_that_come_back_with_valkey_keep_their_jobs_and_those_of_a_dead_one_go_to_others(
     queue: Queue, prefix: str, store: valkey.Valkey
 ) -> None:
