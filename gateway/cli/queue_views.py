@@ -141,9 +141,9 @@ async def _jobs(queues: Queues, name: str, state: str, limit: int) -> list[JobVi
     found: list[JobView] = []
     while len(found) < limit:
         page = await queues.jobs(name, state, first=len(found), limit=min(PAGE, limit - len(found)))
-        found += page
-        if len(page) < PAGE:
+        if not page:  # a page is shorter where the jobs are large, too
             break
+        found += page
     return found
 
 

@@ -156,6 +156,13 @@ def test_many_dead_letters_are_sent_again_and_many_jobs_removed_page_by_page(ope
     assert len(operator.json("show", "mail", "--limit", "1000")["jobs"]) == 0
 
 
+def test_large_jobs_are_shown_up_to_the_limit(operator: Operator) -> None:
+    for _ in range(11):
+        operator.producer.enqueue("send", "x" * 1_000_000, queue="mail")
+    shown = operator("show", "mail", "--state", "ready", "--limit", "10").splitlines()
+    assert sum(line.startswith("ready ") and " send " in line for line in shown) == 10
+
+
 def test_a_queue_that_is_not_there_is_warned_of(operator: Operator) -> None:
     operator.producer.enqueue("x", queue="mail")
     begun = [operator.begin(*words.split()) for words in ("show mial", "dead mial --json", "retry mial --all", "purge mial ready --yes")]
