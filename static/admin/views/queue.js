@@ -88,7 +88,7 @@ export class Queue extends View {
   #showPages(shown) {
     const pages = [
       this.#first && [this.#address(this.#state, Math.max(0, this.#first - LIMIT)), "Previous page"],
-      this.#first + shown < this.#number && shown && [this.#address(this.#state, this.#first + LIMIT), "Next page"],
+      this.#first + shown < this.#number && shown && [this.#address(this.#state, this.#first + shown), "Next page"],
     ].filter(Boolean);
     if (pages.map(String).join() === [...this.#pages.children].map((a) => `${a.getAttribute("href")},${a.textContent}`).join()) return;
     this.#pages.replaceChildren(...pages.map(([href, label]) => h("a", { class: "button", href }, label)));
