@@ -2,7 +2,7 @@
 
 A message that this process received is published exactly once, if the process lives: it is numbered, and the number is its version. The
 numbers begin with Valkey's time in microseconds, so that those of the next process are greater, and what a process that lost its lease
-still publishes counts as old. What waits to be published is bounded; what comes beyond that is dropped and counted.
+still publishes counts as old; where Valkey's clock was set back, they begin after those that the last process reserved. What waits to be published is bounded; what comes beyond that is dropped and counted.
 
 The connection is one of its own: a foreign program that publishes more than can be taken harms no client of the gateway. In a cluster it goes
 to any of the shards, for PUBLISH reaches all nodes, and to another one where that one holds no slots any more.
@@ -40,6 +40,7 @@ SUBSCRIBE_SECONDS = 5.0
 WAITING_BYTES = 16 * 1024 * 1024  # of messages that wait to be published; each counts for MESSAGE_BYTES more
 MESSAGE_BYTES = 200
 SHOWN = 4096  # bytes that are shown of a message that is too large
+RESERVED = 1_000_000  # numbers, of which half are left when more are reserved
 
 
 class ForeignMessages:
@@ -57,7 +58,7 @@ class ForeignMessages:
         prefix, _, suffix = rules.source.encode().partition(STAR.encode())
         self._star = slice(len(prefix), -len(suffix) or None)
         self._ours = (f"{history.layout.prefix}:".encode(), KEYSPACE.encode())
-        self._number = 0
+        self._number = self._reserved = 0  # of the last message; up to where no other process begins
         self._entries: deque[Entry] = deque()
         self._bytes = 0
         self._arrived = asyncio.Event()
@@ -77,9 +78,17 @@ class ForeignMessages:
         self._entries.clear()
         self._arrived.clear()
         self._bytes = 0
-        self._number = int(1e6 * await valkey_time(self._history.commands, self._state))
+        commands = self._history.commands
+        reserved = await commands.call(b"HGET", self._state, b"number", repeatable=True)
+        now = int(1e6 * await valkey_time(commands, self._state))
+        self._number = max(now, int(reserved) if reserved and reserved.isdigit() and len(reserved) < 20 else 0)
+        await self._reserve()
         await self._connect()
         self._listening = asyncio.create_task(self._stay_connected(), name=self._title)
+
+    async def _reserve(self) -> None:
+        self._reserved = self._number + RESERVED
+        await self._history.commands.call(b"HSET", self._state, b"number", self._reserved, repeatable=True)
 
     async def close(self) -> None:
         if self._listening is not None:
@@ -91,6 +100,8 @@ class ForeignMessages:
 
     async def take(self) -> Batch:
         await self._arrived.wait()
+        if self._number > self._reserved - RESERVED // 2:
+            await self._reserve()
         entries: list[Entry] = []
         size = 0
         while self._entries and len(entries) < BATCH and size < BATCH_BYTES:

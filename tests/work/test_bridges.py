@@ -233,6 +233,26 @@ async def test_one_process_works_and_another_takes_over(
     assert published(store, prefix, "endless:b") == [1]
 
 
+async def test_messages_are_published_though_valkeys_clock_was_set_back_before_the_process_began(
+    valkey_url: str, store: valkey.Valkey, prefix: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each message has a number, which begins with the time: those of the last process would be greater, and these count as old."""
+    time_of_valkey, ahead = foreign_messages.valkey_time, [7200.0]
+
+    async def valkey_time(*of: Any) -> float:
+        return await time_of_valkey(*of) + ahead[0]
+
+    monkeypatch.setattr(foreign_messages, "valkey_time", valkey_time)
+    monkeypatch.setattr(foreign_messages, "RESERVED", 4)
+    for first in (1, 11):
+        async with bridged(valkey_url, prefix, {"pubsub": key, "channel": "endless:a"}) as bridges:
+            for number in range(first, first + 10):
+                store.publish(key, str(number))
+            await until(lambda: bridges.statistics[key].bridged == 10, "they are published")
+        ahead[0] = 0.0
+    assert published(store, prefix, "endless:a") == list(range(1, 21))
+
+
 @pytest.mark.parametrize("forged", ["for longer than any lease", "no text"])
 async def test_a_lease_that_another_program_wrote_is_taken_over(valkey_url: str, store: valkey.Valkey, prefix: str, forged: str) -> None:
     key = f"{prefix}:bridge:{{x}}:x:lease"
