@@ -153,6 +153,15 @@ def test_a_delay_of_a_year_and_the_last_second_of_ten_years_are_accepted(queue: 
     assert queue.work("take", "w", 1000, 1) == [3600000]  # it looks again in an hour
 
 
+def test_a_delayed_job_that_is_due_is_the_oldest_where_no_worker_runs(queue: QueueFunctions) -> None:
+    queue.call("enqueue", *JOBS, "delay", 1)
+    assert queue.counts("oldest_ms") == [0]
+    queue.set_time(NOW + 61_000)
+    assert queue.counts("ready", "delayed", "oldest_ms") == [0, 1, 60_000]
+    queue.own.client.zadd(queue.key("delayed"), {"forged": float("-inf")})
+    assert queue.counts("oldest_ms") == [0]
+
+
 def test_a_full_queue_refuses_and_counts_its_dead_letters(queue: QueueFunctions) -> None:
     for number in range(3):
         queue.call("enqueue", *JOBS, "id", f"j{number}")

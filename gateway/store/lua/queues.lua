@@ -15,8 +15,8 @@ local function state_of(keys, id, head)
   return 'ready', number(head.due)
 end
 
--- gateway_queue KEYS → [name, value, …]: ready:0 … ready:9, delayed, running, parked, workers, oldest_ms (age of the oldest ready job),
---   dead_letters, results, and the counters since the queue began.
+-- gateway_queue KEYS → [name, value, …]: ready:0 … ready:9, delayed, running, parked, workers, oldest_ms (for how long the oldest job is due that
+--   is ready, or still delayed, as where no worker runs), dead_letters, results, and the counters since the queue began.
 -- Atomic, because the numbers must be of one moment: else a job that moves is counted twice, or not at all.
 local function gateway_queue(keys, args)
   check_queue(keys)
@@ -32,6 +32,8 @@ local function gateway_queue(keys, args)
     ready = ready + waiting
     add_number('ready:' .. priority, waiting)
   end
+  local first = tonumber(redis.call('ZRANGE', keys[K.delayed], 0, 0, 'WITHSCORES')[2])
+  if is_count(first) and first <= now then oldest = math.min(oldest or first, first) end
   local delayed, running, dead = redis.call('ZCARD', keys[K.delayed]), redis.call('ZCARD', keys[K.running]), redis.call('ZCARD', keys[K.dead])
   add_number('delayed', delayed)
   add_number('running', running)
