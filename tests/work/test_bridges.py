@@ -16,7 +16,9 @@ import pytest
 import valkey
 
 from gateway.config import Config
+from gateway.errors import Unavailable
 from gateway.store.connect import Address
+from gateway.store.history import History
 from gateway.work import exclusive, foreign_keys, foreign_messages, source
 from gateway.work.bridges import Bridges
 
@@ -195,6 +197,27 @@ async def test_messages_that_come_while_too_many_wait_are_dropped_and_counted(
         await until(lambda: bridges.statistics[key].lost + bridges.statistics[key].bridged == 500, "each is published or counted")
     assert bridges.statistics[key].lost
     assert len(published(store, prefix, "endless:a")) == bridges.statistics[key].bridged
+
+
+async def test_a_message_waits_for_a_shard_of_which_its_channels_index_is_asked(
+    valkey_url: str, store: valkey.Valkey, prefix: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bridge began anew there, and what it had received was lost and not counted."""
+    write_first, refused = History.write_index_first, []
+
+    async def away(self: History, channel: str, **options: Any) -> None:
+        if not refused:
+            refused.append(channel)
+            raise Unavailable("its shard is away")
+        await write_first(self, channel, **options)
+
+    async with bridged(valkey_url, prefix, {"pubsub": key, "channel": "endless:a"}) as bridges:
+        monkeypatch.setattr(History, "write_index_first", away)
+        store.publish(key, "1")
+        await until(lambda: refused, "the first attempt")
+        store.publish(key, "2")
+        await until(lambda: bridges.statistics[key].bridged == 2, "both are published")
+    assert published(store, prefix, "endless:a") == [1, 2]
 
 
 @pytest.mark.every_valkey
