@@ -44,7 +44,7 @@ RESERVED = 1_000_000  # numbers, of which half are left when more are reserved
 
 
 class ForeignMessages:
-    """``most`` is the most bytes that a message may have. ``dropped`` is how many came while too many waited."""
+    """``most`` is the most bytes that a message may have. ``dropped`` is how many came while too many waited, or waited when another process took over."""
 
     def __init__(self, address: Address, history: History, rules: BridgeRules, most: int) -> None:
         self.dropped = 0
@@ -60,6 +60,7 @@ class ForeignMessages:
         self._ours = (f"{history.layout.prefix}:".encode(), KEYSPACE.encode())
         self._number = self._reserved = 0  # of the last message; up to where no other process begins
         self._entries: deque[Entry] = deque()
+        self._taken: list[Entry] = []  # of the batch that is not finished yet
         self._bytes = 0
         self._arrived = asyncio.Event()
         self._shard: ServerCommands | None = None  # of a cluster, to which the connection goes
@@ -74,14 +75,23 @@ class ForeignMessages:
         """There is nothing to prepare: what no process receives is lost."""
 
     async def open(self) -> None:
-        """Returns when Valkey has confirmed that it will send what is published. What was left of the last time is of another process's now."""
-        self._entries.clear()
-        self._arrived.clear()
-        self._bytes = 0
+        """Returns when Valkey has confirmed that it will send what is published. What was left of the last time is published first, unless
+        another process has worked meanwhile: it would count as old."""
         commands = self._history.commands
-        reserved = await commands.call(b"HGET", self._state, b"number", repeatable=True)
+        text = await commands.call(b"HGET", self._state, b"number", repeatable=True)
+        reserved = int(text) if text and text.isdigit() and len(text) < 20 else 0
         now = int(1e6 * await valkey_time(commands, self._state))
-        self._number = max(now, int(reserved) if reserved and reserved.isdigit() and len(reserved) < 20 else 0)
+        self._entries.extendleft(reversed(self._taken))
+        self._taken = []
+        if reserved != self._reserved:
+            self.dropped += len(self._entries)
+            self._entries.clear()
+        self._bytes = sum(len(entry.content) + MESSAGE_BYTES for entry in self._entries)
+        if self._entries:
+            self._arrived.set()
+        else:
+            self._arrived.clear()
+        self._number = max(now, reserved)
         await self._reserve()
         await self._connect()
         self._listening = asyncio.create_task(self._stay_connected(), name=self._title)
@@ -109,12 +119,15 @@ class ForeignMessages:
             entries.append(entry)
             size += len(entry.content)
         self._bytes -= size + MESSAGE_BYTES * len(entries)
+        self._taken = entries
         if not self._entries:
             self._arrived.clear()
         return Batch(f"bridge:{self._rules.title}", entries, waiting=len(self._entries))
 
     async def finish(self, batch: Batch, failures: Sequence[bytes]) -> int:
-        return int(await self._history.call(b"gateway_bridge_fail", [self._failed], FAILED_MOST, *failures)) if failures else 0
+        forgotten = int(await self._history.call(b"gateway_bridge_fail", [self._failed], FAILED_MOST, *failures)) if failures else 0
+        self._taken = []
+        return forgotten
 
     # What arrives.
 

@@ -199,6 +199,25 @@ async def test_messages_that_come_while_too_many_wait_are_dropped_and_counted(
     assert len(published(store, prefix, "endless:a")) == bridges.statistics[key].bridged
 
 
+async def test_messages_that_wait_when_valkey_refuses_for_longer_than_the_lease_are_published_afterwards(
+    own: OwnValkey, prefix: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exclusive, "LEASE_SECONDS", 0.2)
+    monkeypatch.setattr(exclusive, "RENEW_SECONDS", 0.05)
+    async with bridged(own.url, prefix, {"pubsub": key, "channel": "endless:a"}) as bridges:
+        own.client.publish(key, "1")
+        await until(lambda: bridges.statistics[key].bridged == 1, "it is published")
+        own.ask("CONFIG", "SET", "min-replicas-to-write", 1)
+        try:
+            for number in (2, 3):
+                own.client.publish(key, str(number))
+            await until(lambda: not bridges.statistics[key].working, "its lease is over")
+        finally:
+            own.ask("CONFIG", "SET", "min-replicas-to-write", 0)
+        await until(lambda: bridges.statistics[key].bridged == 3, "all are published")
+    assert published(own.client, prefix, "endless:a") == [1, 2, 3] and bridges.statistics[key].lost == 0
+
+
 async def test_a_message_waits_for_a_shard_of_which_its_channels_index_is_asked(
     valkey_url: str, store: valkey.Valkey, prefix: str, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
