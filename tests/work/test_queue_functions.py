@@ -356,6 +356,19 @@ def test_large_jobs_come_due_are_sent_again_and_are_removed_a_few_at_a_time(queu
     assert [queue.call("purge", "ready") for _ in range(2)] == [[9, 2], [2, 0]]
 
 
+def test_dead_letters_whose_key_another_job_has_do_not_hold_up_those_after_them(queue: QueueFunctions) -> None:
+    """As those of a periodic job with a key that failed each minute for a day."""
+    queue.call("enqueue", *JOBS, "id", "holder", "key", "k")
+    job, client = queue.own.client.hget(queue.key("jobs"), "holder"), queue.own.client
+    client.hset(queue.key("jobs"), mapping={f"d{number:04}": job for number in range(1500)})
+    client.zadd(queue.key("dead"), {f"d{number:04}": number for number in range(1500)})
+    queue.call("enqueue", *JOBS, "id", "other")
+    queue.take("v", 1)
+    queue.work("fail", "w", "other", queue.take("w")["other"], "why", "")
+    assert queue.call("resend") == [1, 1500] and queue.state("other") == "ready"
+    assert queue.call("resend") == [0, 1500]
+
+
 def test_of_large_dead_letters_that_are_named_the_first_few_are_sent_again_in_one_call(queue: QueueFunctions) -> None:
     ids = [f"j{number}" for number in range(10)]
     for id in ids:

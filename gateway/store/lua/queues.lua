@@ -133,17 +133,18 @@ local function gateway_cancel(keys, args)
   return 'cancelled'
 end
 
--- Makes a dead letter a job again, with all its attempts. Returns how many bytes it has; nil if another job has its unique key.
+-- Makes a dead letter a job again, with all its attempts. Returns how many bytes it has, and whether it is one: not if another job has its
+-- unique key.
 local function resend(keys, id, now)
   local head, job = job_of(keys, id)
   if not head then
     redis.call('ZREM', keys[K.dead], id)
     forget(keys, id)
-    return nil
+    return 0, false
   end
   if head.key then
     local other = redis.call('HGET', keys[K.keys], head.key)
-    if other and other ~= id and redis.call('HEXISTS', keys[K.jobs], other) == 1 then return nil end
+    if other and other ~= id and redis.call('HEXISTS', keys[K.jobs], other) == 1 then return #job, false end
     redis.call('HSET', keys[K.keys], head.key, id)
   end
   redis.call('ZREM', keys[K.dead], id)
@@ -160,11 +161,11 @@ local function resend(keys, id, now)
   redis.call('HSET', keys[K.jobs], id, job)
   if first then place(keys, id, head.priority, now, now) end
   count(keys, 'sent_again')
-  return #job
+  return #job, true
 end
 
 -- gateway_resend KEYS [ID …] → [how many dead letters are jobs again, how many are not]: those IDs, or the oldest of all, up to 1000, and
---   until they pass 8 MiB: of the IDs that were named, both are the first so many.
+--   until they pass 8 MiB: of the IDs that were named, both are the first so many. Where the oldest cannot be, it looks at up to 10000.
 -- Atomic, because a dead letter that is sent again twice would run twice.
 local function gateway_resend(keys, args)
   check_queue(keys)
@@ -172,14 +173,16 @@ local function gateway_resend(keys, args)
   if #args > JOB.page then
     error({err = 'GATEWAY it sends up to ' .. JOB.page .. ' dead letters again'})
   end
-  for _, id in ipairs(#args > 0 and args or redis.call('ZRANGE', keys[K.dead], 0, JOB.page - 1)) do
-    local size = redis.call('ZSCORE', keys[K.dead], id) and resend(keys, id, now)
-    if size then
-      sent, bytes = sent + 1, bytes + size
-    else
-      refused = refused + 1
+  local ids = #args > 0 and args or redis.call('ZRANGE', keys[K.dead], 0, JOB.page - 1)
+  while #ids > 0 do
+    for _, id in ipairs(ids) do
+      local size, is_sent = 0, false
+      if redis.call('ZSCORE', keys[K.dead], id) then size, is_sent = resend(keys, id, now) end
+      sent, refused, bytes = sent + (is_sent and 1 or 0), refused + (is_sent and 0 or 1), bytes + size
+      if bytes > JOB.reply then break end
     end
-    if bytes > JOB.reply then break end
+    local is_over = #args > 0 or sent > 0 or bytes > JOB.reply or refused >= 10 * JOB.page
+    ids = is_over and {} or redis.call('ZRANGE', keys[K.dead], refused, refused + JOB.page - 1)
   end
   return {sent, refused}
 end
