@@ -225,6 +225,15 @@ def test_jobs_whose_take_was_not_answered_go_back_when_the_worker_names_what_it_
     assert queue.work("held", "w", "j0", known["j0"]) == [0, 2]
 
 
+def test_naming_what_a_worker_has_reads_no_job(queue: QueueFunctions) -> None:
+    """A worker does so every few seconds: two hundred jobs of a megabyte took Valkey from all others for a third of a second each time."""
+    queue.call("enqueue", *JOBS, "id", "j")
+    token = queue.take("w")["j"]
+    queue.own.ask("CONFIG", "RESETSTAT")
+    assert queue.work("held", "w", "j", token) == [0, 1]
+    assert queue.own.client.info("commandstats")["cmdstat_hget"]["calls"] == 1, "the run alone"
+
+
 def test_a_job_whose_take_was_not_answered_goes_back_however_many_the_worker_has(queue: QueueFunctions) -> None:
     with queue.own.client.pipeline(transaction=False) as pipeline:
         for number in range(1001):

@@ -37,7 +37,7 @@ local function gateway_held(keys, args)
   check_each(args, 2, 'id and token')
   local now, named, answer = now_ms(), {}, {0}
   for i = 2, #args, 2 do
-    local run = run_held(keys, worker, args[i], args[i + 1])
+    local run = named_run(keys, worker, args[i], args[i + 1])  -- jobs may be large, and a worker asks every few seconds
     if run then named[args[i]] = true end
     table.insert(answer, run and (is_cancelled(run) and 2 or 1) or 0)
   end
