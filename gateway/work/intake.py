@@ -33,7 +33,7 @@ log = logging.getLogger("gateway.worker")
 
 HELD_MOST = 10_000  # jobs: as many as gateway_held is given
 FINISH_AT_ONCE = 200  # ends of one call, in which Valkey serves no other client
-FINISH_BYTES = 8 * 1024 * 1024  # of results in one call, unless the first is larger
+FINISH_BYTES = 8 * 1024 * 1024  # of results, and of jobs, which Valkey reads whole, in one call, unless the first is larger
 REASON_CHARACTERS = 4000  # of a failure; Valkey holds as many bytes
 LINE_CHARACTERS = 1000  # of a failure's first line in the log
 LOOK_AGAIN_SECONDS = 60.0  # the longest timer, as Valkey's clock may be set; a job may be due in years
@@ -253,11 +253,12 @@ class Intake:
         page: list[tuple[Run, bytes]] = []
         size = 0
         for run, result in finished:
-            if len(page) == FINISH_AT_ONCE or (page and size + len(result) > FINISH_BYTES):
+            bytes_of_both = len(result) + len(run.document.data)
+            if len(page) == FINISH_AT_ONCE or (page and size + bytes_of_both > FINISH_BYTES):
                 self._tasks.spawn(self._finish_all(page))
                 page, size = [], 0
             page.append((run, result))
-            size += len(result)
+            size += bytes_of_both
         self._tasks.spawn(self._finish_all(page))
 
     async def _finish_all(self, finished: list[tuple[Run, bytes]]) -> None:

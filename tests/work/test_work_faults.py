@@ -371,6 +371,21 @@ async def test_a_job_that_is_taken_again_while_its_parking_is_answered_is_held(v
     assert intake.held == {"1": new}
 
 
+async def test_large_jobs_are_ended_a_few_in_a_call(valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Valkey reads each whole: a hundred of a megabyte took it from all others for a quarter of a second."""
+    intake, calls = Intake(make_commands(Address(valkey_url)), Layout("gw"), "default", "w", 15, lambda: None, Tasks()), []
+
+    async def finish(page: list[Any]) -> None:
+        calls.append(len(page))
+
+    monkeypatch.setattr(intake, "_finish_all", finish)
+    document = JobDocument("work", 0, 1, 0, 0, 0, 60, 0, msgspec.Raw(b'"%s"' % (b"x" * 1_000_000)))
+    for number in range(20):
+        intake.end(Run("default", str(number), 1, document, 0, 0), Outcome("finished"))
+    await until(lambda: sum(calls) == 20, "all are ended")
+    assert calls == [8, 8, 4]
+
+
 async def test_no_jobs_are_taken_while_what_a_worker_holds_is_compared() -> None:
     """Valkey may refuse the comparison for a moment: made again after jobs were taken, it would give them to others while they run."""
     called, comparing, answered = [], asyncio.Event(), asyncio.Event()
