@@ -202,7 +202,7 @@ class QueueModel:
         if job.name != "limited" or job.reserved:
             return True
         reserved = len(self.delayed) * EVERY
-        if self.next_limited > self.now + BURST * EVERY + reserved:
+        if self.next_limited > self.now + BURST * EVERY + 1000 + reserved:
             self.next_limited = self.now + reserved
         due = max(self.next_limited, self.now)
         self.next_limited = due + EVERY

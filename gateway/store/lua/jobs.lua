@@ -53,6 +53,7 @@ local JOB = {
   lease = 100,            -- ms, the shortest lease
   longest_lease = 3600000, -- ms
   ranges = 2000,          -- bytes in which the numbers of jobs are remembered that a producer has yet to send again, the newest ones
+  clock = 1000,           -- ms by which the clock may be set back, at which a rate goes on as if it were not
   set_back = 600000,      -- ms by which a clock was set back at least, where ticks that were enqueued come again
   epochs = 1000,          -- version epochs, above which those unused for a week are forgotten
 }

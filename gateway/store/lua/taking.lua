@@ -53,9 +53,10 @@ end
 -- When the start after those that began or are reserved is due at an even pace. Those that are reserved are delayed: what is further away was
 -- written while the clock was ahead, or the rate another one, and would hold up all jobs until then. It is forgotten.
 local function next_start(keys, rate, now)
-  local next_due, burst, reserved = tonumber(redis.call('HGET', keys[1], rate.field) or nil) or 0, rate.burst * rate.every, 0
-  if next_due > now + burst and rate.pace then reserved = redis.call('ZCARD', keys[K.delayed]) * rate.every end
-  return next_due <= now + burst + reserved and next_due or now + reserved
+  local next_due, reserved = tonumber(redis.call('HGET', keys[1], rate.field) or nil) or 0, 0
+  local most = now + rate.burst * rate.every + JOB.clock
+  if next_due > most and rate.pace then reserved = redis.call('ZCARD', keys[K.delayed]) * rate.every end
+  return next_due <= most + reserved and next_due or now + reserved
 end
 
 -- How long a job of this rate must wait for its start, 0 or less if it may start now (GCRA), and the `next` after that start.
