@@ -222,6 +222,8 @@ def test_lines_are_jobs_in_their_order_and_bad_ones_are_reported(operator: Opera
     taken = operator.json("show", "lines", "--limit", "1000", "--state", "ready")["jobs"]
     assert [job["data"] for job in taken] == list(range(1, 1000))
     large = b'"%s"\n' % (b"x" * (1 << 20))
+    outcome = run("queue", "enqueue", "x", "-", stdin=b"1\n" + large, environment=operator.environment)
+    assert outcome.error.splitlines()[0] == "gateway: line 2 was not enqueued; all before it were", "where to go on"
     run("queue", "enqueue", "x", "-", stdin=large, environment=operator.environment).fails(1, "at most 1048576 bytes")
 
 
