@@ -766,6 +766,18 @@ async def test_a_result_that_cannot_be_read_is_the_failure_of_its_waiter(
 # Stopping, dying, losing.
 
 
+async def test_a_worker_that_is_stopped_before_its_task_begins_ends_and_works_the_next_time(queue: Queue, new_worker: NewWorker) -> None:
+    worker = new_worker(stop_seconds=0)
+    worker.job("work")(sleep_long)
+    running = asyncio.create_task(worker.run())
+    worker.stop()
+    async with asyncio.timeout(10):
+        await running
+    async with working(worker):
+        await queue.enqueue("work")
+        await overview_is(queue, running=1)
+
+
 async def test_a_worker_that_stops_ends_its_jobs_or_gives_them_back(queue: Queue, new_worker: NewWorker) -> None:
     begun, worker, other = [], new_worker(stop_seconds=0.3), new_worker()
 
