@@ -83,7 +83,7 @@ class ForeignMessages:
         now = int(1e6 * await valkey_time(commands, self._state))
         self._entries.extendleft(reversed(self._taken))
         self._taken = []
-        if reserved != self._reserved:
+        if reserved not in (0, self._reserved):  # 0: Valkey has lost the state
             self.dropped += len(self._entries)
             self._entries.clear()
         self._bytes = sum(len(entry.content) + MESSAGE_BYTES for entry in self._entries)
@@ -91,7 +91,7 @@ class ForeignMessages:
             self._arrived.set()
         else:
             self._arrived.clear()
-        self._number = max(now, reserved)
+        self._number = max(now, reserved, self._number)
         await self._reserve()
         await self._connect()
         self._listening = asyncio.create_task(self._stay_connected(), name=self._title)
