@@ -58,7 +58,8 @@ class ForeignMessages:
         prefix, _, suffix = rules.source.encode().partition(STAR.encode())
         self._star = slice(len(prefix), -len(suffix) or None)
         self._ours = (f"{history.layout.prefix}:".encode(), KEYSPACE.encode())
-        self._number = self._reserved = 0  # of the last message; up to where no other process begins
+        self._number = 0  # of the last message
+        self._reserved = self._asked = 0  # up to where no other process begins; what Valkey was asked for last
         self._entries: deque[Entry] = deque()
         self._taken: list[Entry] = []  # of the batch that is not finished yet
         self._bytes = 0
@@ -83,7 +84,7 @@ class ForeignMessages:
         now = int(1e6 * await valkey_time(commands, self._state))
         self._entries.extendleft(reversed(self._taken))
         self._taken = []
-        if reserved not in (0, self._reserved):  # 0: Valkey has lost the state
+        if reserved not in (0, self._reserved, self._asked):  # 0: Valkey has lost the state
             self.dropped += len(self._entries)
             self._entries.clear()
         self._bytes = sum(len(entry.content) + MESSAGE_BYTES for entry in self._entries)
@@ -97,8 +98,14 @@ class ForeignMessages:
         self._listening = asyncio.create_task(self._stay_connected(), name=self._title)
 
     async def _reserve(self) -> None:
-        self._reserved = self._number + RESERVED
-        await self._history.commands.call(b"HSET", self._state, b"number", self._reserved, repeatable=True)
+        """Where Valkey takes no writes for now, it is asked again with the next batch."""
+        self._asked = self._number + RESERVED
+        try:
+            await self._history.commands.call(b"HSET", self._state, b"number", self._asked, repeatable=True)
+        except StoreError as error:
+            log.debug("%s: no numbers were reserved: %s", self._title, error)
+        else:
+            self._reserved = self._asked
 
     async def close(self) -> None:
         if self._listening is not None:
