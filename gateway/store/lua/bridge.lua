@@ -17,7 +17,7 @@
 
 local NUMBERS = 100  -- that a List's entries get in a millisecond: more than are published
 local HEAD = 4096  -- bytes that are shown of an entry that is too large
-local LONGEST_LEASE = 3600000  -- ms; what lasts longer, for ever, or is no lease at all was written by another program, and is replaced
+local LONGEST_LEASE = 60000  -- ms; what lasts longer, for ever, or is no lease at all was written by another program, or before the clock was set back
 
 -- The epoch and the position, and the fields' values that were asked for besides; nil if there is no state, or none of ours.
 local function bridge_state(key, form)
