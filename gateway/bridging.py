@@ -23,6 +23,7 @@ __all__ = ["STAR", "BridgeRules", "Template", "bridges_fault", "slot_tag"]
 KINDS = ("pubsub", "pattern", "list", "stream")
 STAR = "*"  # in a template: what the star of the pattern matched
 SPECIAL = re.compile(r"[*?\[\]\\]")  # of Valkey's patterns
+BESIDE = (":taken", ":failed", ":lease")  # how the other keys of a bridge end
 KEYSPACE = "__key"  # Pub/Sub channels on which Valkey announces changes of keys, which a bridge makes itself
 
 
@@ -137,6 +138,7 @@ class BridgeRules(BaseModel):
 def bridges_fault(bridges: Sequence[BridgeRules], prefix: str, namespaces: Collection[str]) -> str:
     """What is wrong with the bridges of a configuration together, after the key that is wrong; "" if nothing is."""
     titles, lists = set(), {bridge.list for bridge in bridges if bridge.list}
+    states = [f"{slot_tag(bridge.source)} {bridge.title}" for bridge in bridges]  # as their keys in Valkey begin
     if len(lists) < sum(bool(bridge.list) for bridge in bridges):
         return "bridges: two of them take from the same list, so each entry would come to either of them; use one"
     for number, bridge in enumerate(bridges):
@@ -144,6 +146,10 @@ def bridges_fault(bridges: Sequence[BridgeRules], prefix: str, namespaces: Colle
         if bridge.title in titles:
             return f"{place}.name: another bridge is called {bridge.title!r}; give each a name of its own"
         titles.add(bridge.title)
+        if end := next((end for end in BESIDE if states[number] + end in states), None):
+            return (
+                f"{place}.name: the key of another bridge would be {bridge.title + end!r}, which is also one of this bridge; give it a name"
+            )
         if namespace and namespace not in namespaces:
             return f"{place}.channel: there is no namespace {namespace!r}; add [namespaces.{namespace}]"
         if fault := _loop(bridge, prefix, lists):

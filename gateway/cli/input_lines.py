@@ -66,18 +66,26 @@ class _Progress:
 async def send_lines(done: str, send: Callable[[bytes], Coroutine[Any, Any, Answer]]) -> Sent[Answer]:
     """Reads lines as they come, and has up to PIPELINED of them under way at once, begun in their order.
 
-    ``done`` is what was done to a line that was sent: "published". A line that is no JSON is reported and left out. Raises what ``send`` raises first.
+    ``done`` is what was done to a line that was sent: "published". A line that is no JSON is reported and left out. Raises what ``send`` raises
+    first, and reports up to which line all was done, so that a person knows where to go on.
     """
     count = refused = number = 0
     last: Answer | None = None
     progress = _Progress(done)
-    under_way: asyncio.Queue[asyncio.Task[Answer]] = asyncio.Queue(PIPELINED)
+    under_way: asyncio.Queue[tuple[int, asyncio.Task[Answer]]] = asyncio.Queue(PIPELINED)
 
     async def acknowledge() -> None:
         nonlocal count, last
         while True:
-            task = await under_way.get()
-            last = await task
+            line, task = await under_way.get()
+            try:
+                last = await task
+            except GatewayError:
+                progress.clear()
+                if count or under_way.qsize():
+                    after = f"; some of the {under_way.qsize()} after it may be {done}, too" if under_way.qsize() else ""
+                    print(f"gateway: line {line} was not {done}; all before it were{after}", file=sys.stderr)
+                raise
             count += 1
             progress.show(count)
             under_way.task_done()
@@ -94,7 +102,7 @@ async def send_lines(done: str, send: Callable[[bytes], Coroutine[Any, Any, Answ
             progress.clear()
             print(f"gateway: {error.message}; it was not {done}", file=sys.stderr)
             continue
-        put = asyncio.ensure_future(under_way.put(asyncio.create_task(send(document))))
+        put = asyncio.ensure_future(under_way.put((number, asyncio.create_task(send(document)))))
         await asyncio.wait((put, acknowledging), return_when=asyncio.FIRST_COMPLETED)
         if acknowledging.done():
             acknowledging.result()

@@ -229,7 +229,7 @@ async def _purge(config: Config, name: str, state: str, yes: bool, as_json: bool
         removed, left = 0, most
         with progress(f"{what} are removed", most) as advance:
             while left and removed < most:  # those that come meanwhile are not meant
-                done, left = await producer.queues.purge(name, state)
+                done, left = await producer.queues.purge(name, state, most - removed)
                 removed += done
                 advance(done)
                 if not done:

@@ -141,9 +141,9 @@ async def _jobs(queues: Queues, name: str, state: str, limit: int) -> list[JobVi
     found: list[JobView] = []
     while len(found) < limit:
         page = await queues.jobs(name, state, first=len(found), limit=min(PAGE, limit - len(found)))
-        found += page
-        if len(page) < PAGE:
+        if not page:  # a page is shorter where the jobs are large, too
             break
+        found += page
     return found
 
 
@@ -186,7 +186,7 @@ def _numbers(found: Overview) -> list[str]:
     counts = (found.ready, found.delayed, found.parked, found.running, found.dead_letters)
     return [
         *(f"{count:,}" for count in counts),
-        _span(found.oldest_ms) if found.ready else "",
+        _span(found.oldest_ms) if found.ready or found.oldest_ms else "",
         f"{found.workers:,}",
         _span(_mean(found.start_ms, found.started)),
         _span(_mean(found.finish_ms, found.finished)),

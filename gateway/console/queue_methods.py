@@ -56,10 +56,11 @@ class RetryRequest(_OfQueue, kw_only=True):
 
 
 class PurgeRequest(_OfQueue, kw_only=True):
-    """Removes the jobs in ``state``, up to IDS_MOST. ``confirm`` repeats the queue's name, so that nothing is removed by a slip."""
+    """Removes the jobs in ``state``, up to ``most``, the oldest dead letters first. ``confirm`` repeats the queue's name, so that nothing is removed by a slip."""
 
     state: Literal["ready", "delayed", "dead"]
     confirm: str
+    most: Annotated[int, Meta(ge=1, le=IDS_MOST)] = IDS_MOST
 
 
 async def queues(caller: Caller, request: Empty) -> bytes:
@@ -144,7 +145,7 @@ async def queue_purge(caller: Caller, request: PurgeRequest) -> bytes:
     """Removes jobs; ``left`` are to be removed by further calls. Raises BadRequest where the queue's name is not confirmed."""
     if request.confirm != request.queue:
         raise BadRequest(f"confirm has to be the queue's name, {request.queue}")
-    removed, left = await caller.node.queues.purge(request.queue, request.state)
+    removed, left = await caller.node.queues.purge(request.queue, request.state, request.most)
     return encode({"removed": removed, "left": left})
 
 

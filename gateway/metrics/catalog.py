@@ -84,7 +84,9 @@ METRICS = (
     Metric("gateway_queues", "gauge", "Names of work queues.", shared=True),
     Metric("gateway_queue_jobs", "gauge", "Jobs of a work queue.", ("queue", "state"), shared=True),
     Metric("gateway_queue_workers", "gauge", "Workers of a work queue.", ("queue",), shared=True),
-    Metric("gateway_queue_oldest_seconds", "gauge", "Age of the oldest ready job.", ("queue",), shared=True),
+    Metric(
+        "gateway_queue_oldest_seconds", "gauge", "How long the oldest job has been due that no worker has taken.", ("queue",), shared=True
+    ),
     Metric("gateway_queue_events_total", "counter", "What happened to the jobs of a work queue.", ("queue", "event"), shared=True),
     Metric("gateway_queue_start_seconds_total", "counter", "Time from when jobs were due until they started.", ("queue",), shared=True),
     Metric("gateway_queue_run_seconds_total", "counter", "Time that finished jobs ran.", ("queue",), shared=True),

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Iterable
 from ..errors import StoreError
 from ..session.node import Node
 from ..store.outbox_report import read_outbox_reports
+from ..store.untrusted import Faults
 from ..work.queues import Overview, Queues
 from .figures import Figures
 
@@ -34,7 +35,7 @@ async def shared_figures(node: Node) -> Figures:
     figures = Figures()
     await asyncio.gather(
         _read(figures, "outbox", _outbox_figures(node)),
-        _read(figures, "queues", _queue_figures(node.queues)),
+        _read(figures, "queues", _queue_figures(node.queues, node.history.layout.faults)),
     )
     return figures
 
@@ -61,18 +62,31 @@ async def _outbox_figures(node: Node) -> Figures:
     return figures
 
 
-async def _queue_figures(queues: Queues) -> Figures:
+async def _queue_figures(queues: Queues, faults: Faults) -> Figures:
     figures = Figures()
     names = await queues.names()
     figures.add("gateway_queues", len(names))
-    overviews: list[Overview] = []
+    overviews: list[Overview | None] = []
     for first in range(0, min(len(names), READ_MOST), AT_ONCE):
-        overviews += await asyncio.gather(*map(queues.overview, names[first : min(first + AT_ONCE, READ_MOST)]))
+        page = names[first : min(first + AT_ONCE, READ_MOST)]
+        overviews += await asyncio.gather(*[_overview(queues, name, faults) for name in page])
     for name, overview in zip(names[:NAMED_MOST], overviews, strict=False):
-        _add_queue(figures, name, [overview])
-    if others := overviews[NAMED_MOST:]:
+        if overview is not None:
+            _add_queue(figures, name, [overview])
+    if others := [overview for overview in overviews[NAMED_MOST:] if overview is not None]:
         _add_queue(figures, OTHERS, others)
     return figures
+
+
+async def _overview(queues: Queues, name: str, faults: Faults) -> Overview | None:
+    """None for a queue of which another program made something else: it costs the others no figures."""
+    try:
+        return await queues.overview(name)
+    except StoreError as error:
+        if not error.is_wrong_type:
+            raise
+        faults.found("queue", name, error)
+        return None
 
 
 def _add_queue(figures: Figures, name: str, overviews: Iterable[Overview]) -> None:

@@ -1,7 +1,7 @@
 """Which groups of durable readers there are, so that gateways, which read nothing by group, can show them.
 
-The hash ``gw:readers`` has a field for each group: its name → a ``ReaderReport`` in JSON, written when an instance connects. The hash expires
-EXPIRES_SECONDS after the last instance of any group connected.
+The hash ``gw:readers`` has a field for each group: its name → a ``ReaderReport`` in JSON, written when an instance connects, and each day while
+it runs. The hash expires EXPIRES_SECONDS after the last report of any group.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EXPIRES_SECONDS = 30 * 86400
 
 
 class ReaderReport(msgspec.Struct):
-    """What a group reads: a ``namespace``, or ``channels``, the first CHANNELS_MOST by name. ``at`` is when an instance last connected, in unix seconds."""
+    """What a group reads: a ``namespace``, or ``channels``, the first CHANNELS_MOST by name. ``at`` is when an instance last reported, in unix seconds."""
 
     namespace: str
     channels: list[str]

@@ -56,11 +56,11 @@ FUNCTIONS = {
     "call": "exists llen lpush pexpire time",
     "enqueue": "hdel hexists hget hincrby hlen hmget hrandfield hset lpos lpush publish rpush time zadd zcard zrange zrangebylex zrem"
     " zrevrangebylex zscore",
-    "queue": "hget hlen hmget lindex llen time zcard zcount",
+    "queue": "hget hlen hmget lindex llen time zcard zcount zrange",
     "job jobs cancel purge resend": "hdel hexists hget hincrby hset llen lpos lpush lrange lrem publish rpush time zadd zcard"
     " zrange zrangebylex zrem zrevrange zrevrangebylex zscore",
     "take finish fail give_back park held renew reclaim": "del exists hdel hget hincrby hmget hset llen lpos lpush lrange lrem publish rpop"
-    " rpush time zadd zmscore zrange zrangebylex zrangebyscore zrem zrevrangebylex zscore",
+    " rpush time zadd zcard zmscore zrange zrangebylex zrangebyscore zrem zrevrangebylex zscore",
     "reader_lag": "hmget xrange",
     "reader_take reader_release reader_read reader_again reader_settle reader_rewind reader_beat": "del exists hdel hget hmget"
     " hset publish time type xack xadd xautoclaim xclaim xgroup|create xgroup|destroy xinfo|groups xpending xrange zadd zrem"

@@ -37,7 +37,7 @@ LOOK_MS = 30_000  # more than it takes; after so long another gateway looks in t
 
 _SENTENCES = {
     "ready": "%g jobs are ready",
-    "oldest_seconds": "the oldest ready job waits for %g s",
+    "oldest_seconds": "the oldest job that is due waits for %g s",
     "dead": "it holds %g dead letters",
 }
 _VALUE = re.compile(rb"([0-9]{1,15}) ([01])").fullmatch

@@ -29,9 +29,10 @@ class Batches:
         return len(self._gathering)
 
     def room(self, queue: str, handlers: Mapping[str, Handler]) -> int:
-        """How many jobs of a queue would still find place in the batches that gather."""
+        """How many jobs of a queue are to be taken for the batches that gather: for each as many as it has, where it has room for them. What is
+        taken may belong to no batch, and would then wait here while another worker is free."""
         sizes = ((handlers[name].batch, len(runs)) for (of, name, _), runs in self._gathering.items() if of == queue)
-        return sum(batch.most - size for batch, size in sizes if batch is not None)
+        return sum(min(batch.most - size, size) for batch, size in sizes if batch is not None)
 
     def add(self, handler: Handler, run: Run) -> None:
         assert handler.batch is not None

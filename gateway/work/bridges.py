@@ -160,10 +160,13 @@ class _Bridge:
         channel, inbox = place
         keys = self._history.layout.inbox_keys(channel) if inbox else self._history.layout.keys(channel)
         words = [word for _, entry, mapped in items for word in (entry.version, mapped.key, mapped.data)]
-        await self._history.write_index_first(channel, again=True)
-        answers: list[bytes] = await self._again(
-            lambda: self._history.call(b"gateway_bridge_publish", keys, epoch, *words), f"nothing can be published to {channel!a}"
-        )
+
+        async def publish() -> list[bytes]:
+            await self._history.write_index_first(channel, again=True)  # on a cluster it asks the channel's shard, which may be away
+            answers: list[bytes] = await self._history.call(b"gateway_bridge_publish", keys, epoch, *words)
+            return answers
+
+        answers = await self._again(publish, f"nothing can be published to {channel!a}")
         refused = zip(items, answers, strict=True)
         return {index: answer.decode(errors="replace") for (index, _, _), answer in refused if answer}
 

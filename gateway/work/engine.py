@@ -63,7 +63,7 @@ class Engine:
         self._processes = ProcessPool()
         self._stopping = False
         self._batches = Batches(self._start)
-        self._waiting: deque[tuple[Handler, Run]] = deque()  # taken for a batch that was closed meanwhile: they wait for room
+        self._waiting: deque[tuple[Handler, Run]] = deque()  # taken for a batch, to which they do not belong: they wait for room
         self._parking = 0  # jobs of which Valkey is asked whether they may run now
         self._calls: set[Call] = set()
         self._scheduler = Scheduler(plan.schedules, queues, commands, layout) if plan.schedules else None
@@ -130,7 +130,7 @@ class Engine:
         room = self._room()
         promising = {
             queue: intake for queue, intake in self._intakes.items()
-            if intake.promising and intake.room > 0 and (room > 0 or self._batches.room(queue, self._plan.handlers) > 0)
+            if intake.promising and intake.room > 0 and (room > 0 or self._batch_room(queue) > 0)
         }  # fmt: skip
         if not promising:
             return None
@@ -141,8 +141,11 @@ class Engine:
         queue = max(promising, key=lambda name: self._credit[name])
         self._credit[queue] -= 1
         intake, share = promising[queue], math.ceil(max(0, room) * weights[queue] / total)
-        most = share + (self._batches.room(queue, self._plan.handlers) if self._batches else 0)
-        return intake, min(TAKEN_AT_ONCE, intake.room, most)
+        return intake, min(TAKEN_AT_ONCE, intake.room, share + self._batch_room(queue))
+
+    def _batch_room(self, queue: str) -> int:
+        """How many jobs are taken for batches beyond the room; none while jobs wait that were taken so and belong to no batch."""
+        return 0 if self._waiting else self._batches.room(queue, self._plan.handlers)
 
     # Running.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
@@ -20,6 +21,7 @@ __all__ = ["Following"]
 log = logging.getLogger("gateway.reader")
 
 PAGE = 1000  # names of one read of the index
+REPORT_SECONDS = 86400.0
 
 
 class Following:
@@ -45,10 +47,20 @@ class Following:
         return blake2b("\n".join(words).encode(), digest_size=4).hexdigest()
 
     async def begin(self, commands: Commands, group: str) -> None:
-        """Reports what ``group`` follows, and reads the index if that is a namespace. Raises StoreError."""
-        await report_reader(commands, self._layout, group, self.namespace, [] if self.namespace else self.names)
+        """Reports what ``group`` follows, now and each day, and reads the index if that is a namespace. Raises StoreError."""
+        await self._report(commands, group)
         if self.namespace:
             await self.load(commands)
+        self._tasks.spawn(self._report_daily(commands, group))
+
+    async def _report(self, commands: Commands, group: str) -> None:
+        await report_reader(commands, self._layout, group, self.namespace, [] if self.namespace else self.names)
+
+    async def _report_daily(self, commands: Commands, group: str) -> None:
+        """The report expires, and an instance may run for longer."""
+        while True:
+            await asyncio.sleep(REPORT_SECONDS)
+            await self._report(commands, group)
 
     async def load(self, commands: Commands) -> None:
         """Reads the index; new names are announced from then on. Raises StoreError."""

@@ -2,7 +2,7 @@
 
 A message that this process received is published exactly once, if the process lives: it is numbered, and the number is its version. The
 numbers begin with Valkey's time in microseconds, so that those of the next process are greater, and what a process that lost its lease
-still publishes counts as old. What waits to be published is bounded; what comes beyond that is dropped and counted.
+still publishes counts as old; where Valkey's clock was set back, they begin after those that the last process reserved. What waits to be published is bounded; what comes beyond that is dropped and counted.
 
 The connection is one of its own: a foreign program that publishes more than can be taken harms no client of the gateway. In a cluster it goes
 to any of the shards, for PUBLISH reaches all nodes, and to another one where that one holds no slots any more.
@@ -40,10 +40,11 @@ SUBSCRIBE_SECONDS = 5.0
 WAITING_BYTES = 16 * 1024 * 1024  # of messages that wait to be published; each counts for MESSAGE_BYTES more
 MESSAGE_BYTES = 200
 SHOWN = 4096  # bytes that are shown of a message that is too large
+RESERVED = 1_000_000  # numbers, of which half are left when more are reserved
 
 
 class ForeignMessages:
-    """``most`` is the most bytes that a message may have. ``dropped`` is how many came while too many waited."""
+    """``most`` is the most bytes that a message may have. ``dropped`` is how many came while too many waited, or waited when another process took over."""
 
     def __init__(self, address: Address, history: History, rules: BridgeRules, most: int) -> None:
         self.dropped = 0
@@ -57,8 +58,10 @@ class ForeignMessages:
         prefix, _, suffix = rules.source.encode().partition(STAR.encode())
         self._star = slice(len(prefix), -len(suffix) or None)
         self._ours = (f"{history.layout.prefix}:".encode(), KEYSPACE.encode())
-        self._number = 0
+        self._number = 0  # of the last message
+        self._reserved = self._asked = 0  # up to where no other process begins; what Valkey was asked for last
         self._entries: deque[Entry] = deque()
+        self._taken: list[Entry] = []  # of the batch that is not finished yet
         self._bytes = 0
         self._arrived = asyncio.Event()
         self._shard: ServerCommands | None = None  # of a cluster, to which the connection goes
@@ -73,13 +76,36 @@ class ForeignMessages:
         """There is nothing to prepare: what no process receives is lost."""
 
     async def open(self) -> None:
-        """Returns when Valkey has confirmed that it will send what is published. What was left of the last time is of another process's now."""
-        self._entries.clear()
-        self._arrived.clear()
-        self._bytes = 0
-        self._number = int(1e6 * await valkey_time(self._history.commands, self._state))
+        """Returns when Valkey has confirmed that it will send what is published. What was left of the last time is published first, unless
+        another process has worked meanwhile: it would count as old."""
+        commands = self._history.commands
+        text = await commands.call(b"HGET", self._state, b"number", repeatable=True)
+        reserved = int(text) if text and text.isdigit() and len(text) < 20 else 0
+        now = int(1e6 * await valkey_time(commands, self._state))
+        self._entries.extendleft(reversed(self._taken))
+        self._taken = []
+        if reserved not in (0, self._reserved, self._asked):  # 0: Valkey has lost the state
+            self.dropped += len(self._entries)
+            self._entries.clear()
+        self._bytes = sum(len(entry.content) + MESSAGE_BYTES for entry in self._entries)
+        if self._entries:
+            self._arrived.set()
+        else:
+            self._arrived.clear()
+        self._number = max(now, reserved, self._number)
+        await self._reserve()
         await self._connect()
         self._listening = asyncio.create_task(self._stay_connected(), name=self._title)
+
+    async def _reserve(self) -> None:
+        """Where Valkey takes no writes for now, it is asked again with the next batch."""
+        self._asked = self._number + RESERVED
+        try:
+            await self._history.commands.call(b"HSET", self._state, b"number", self._asked, repeatable=True)
+        except StoreError as error:
+            log.debug("%s: no numbers were reserved: %s", self._title, error)
+        else:
+            self._reserved = self._asked
 
     async def close(self) -> None:
         if self._listening is not None:
@@ -91,6 +117,8 @@ class ForeignMessages:
 
     async def take(self) -> Batch:
         await self._arrived.wait()
+        if self._number > self._reserved - RESERVED // 2:
+            await self._reserve()
         entries: list[Entry] = []
         size = 0
         while self._entries and len(entries) < BATCH and size < BATCH_BYTES:
@@ -98,12 +126,15 @@ class ForeignMessages:
             entries.append(entry)
             size += len(entry.content)
         self._bytes -= size + MESSAGE_BYTES * len(entries)
+        self._taken = entries
         if not self._entries:
             self._arrived.clear()
         return Batch(f"bridge:{self._rules.title}", entries, waiting=len(self._entries))
 
     async def finish(self, batch: Batch, failures: Sequence[bytes]) -> int:
-        return int(await self._history.call(b"gateway_bridge_fail", [self._failed], FAILED_MOST, *failures)) if failures else 0
+        forgotten = int(await self._history.call(b"gateway_bridge_fail", [self._failed], FAILED_MOST, *failures)) if failures else 0
+        self._taken = []
+        return forgotten
 
     # What arrives.
 

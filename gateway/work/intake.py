@@ -33,7 +33,7 @@ log = logging.getLogger("gateway.worker")
 
 HELD_MOST = 10_000  # jobs: as many as gateway_held is given
 FINISH_AT_ONCE = 200  # ends of one call, in which Valkey serves no other client
-FINISH_BYTES = 8 * 1024 * 1024  # of results in one call, unless the first is larger
+FINISH_BYTES = 8 * 1024 * 1024  # of results, and of jobs, which Valkey reads whole, in one call, unless the first is larger
 REASON_CHARACTERS = 4000  # of a failure; Valkey holds as many bytes
 LINE_CHARACTERS = 1000  # of a failure's first line in the log
 LOOK_AGAIN_SECONDS = 60.0  # the longest timer, as Valkey's clock may be set; a job may be due in years
@@ -68,7 +68,8 @@ class Intake:
         self._signals = 0  # announcements and timers, counted
         self._timer: asyncio.TimerHandle | None = None
         self._looking: asyncio.TimerHandle | None = None  # for the end of another worker's lease
-        self._taking = False  # a call is on its way, whose jobs are not held yet
+        # Of taking and comparing: Valkey may refuse the one for a moment, and carry it out after the other, which was called later.
+        self._asking = asyncio.Lock()
         self._unsure = False  # an answer was lost: Valkey may think that this worker has more than it holds
         self._finished: list[tuple[Run, bytes]] = []
 
@@ -104,16 +105,14 @@ class Intake:
             self._check_shard()
             if asyncio.get_running_loop().time() >= self._leased_until:
                 await self.renew()
-            if self._unsure:
-                await self._compare()
-            self._taking = True
-            return await self._take(most)
+            async with self._asking:
+                if self._unsure:
+                    await self._compare()
+                return await self._take(most)
         except StoreError as error:
             self._unsure = True
             self._pause(error)
             return []
-        finally:
-            self._taking = False
 
     def _check_shard(self) -> None:
         """Raises Unavailable if this queue's shard of a cluster cannot be reached: the worker's other queues do not wait for it."""
@@ -165,8 +164,9 @@ class Intake:
             await asyncio.sleep(self._lease_ms / 1000 / RENEWALS)
             try:
                 await self.renew()
-                if not self._taking:  # what was lost on the way to a connection that broke may have been carried out late
-                    await self._compare()
+                if not self._asking.locked():
+                    async with self._asking:  # what was lost on the way to a connection that broke may have been carried out late
+                        await self._compare()
             except StoreError as error:
                 log.warning("queue %s: the lease was not renewed: %s", self.queue, error)
 
@@ -255,11 +255,12 @@ class Intake:
         page: list[tuple[Run, bytes]] = []
         size = 0
         for run, result in finished:
-            if len(page) == FINISH_AT_ONCE or (page and size + len(result) > FINISH_BYTES):
+            bytes_of_both = len(result) + len(run.document.data)
+            if len(page) == FINISH_AT_ONCE or (page and size + bytes_of_both > FINISH_BYTES):
                 self._tasks.spawn(self._finish_all(page))
                 page, size = [], 0
             page.append((run, result))
-            size += len(result)
+            size += bytes_of_both
         self._tasks.spawn(self._finish_all(page))
 
     async def _finish_all(self, finished: list[tuple[Run, bytes]]) -> None:

@@ -23,11 +23,9 @@ from ..store.access import Commands
 from ..store.connect import Address
 from ..store.layout import Layout
 from ..store.link import Link
-from .queues import Queues
+from .queues import JobView, Queues
 
-__all__ = ["NOT_STORED", "Results", "read_result"]
-
-NOT_STORED = "the job was enqueued without result_ttl: its result is not stored, and cannot be awaited"
+__all__ = ["Results", "no_result", "read_result"]
 
 log = logging.getLogger("gateway.work")
 
@@ -41,6 +39,17 @@ def read_result(text: bytes) -> Any:
     except (*UNREADABLE, TypeError, KeyError) as error:  # of a worker in another language, or written by another program
         raise JobFailed(f"its result cannot be read: {error}") from None
     raise JobFailed(str(result["error"]).partition("\n")[0])
+
+
+def no_result(view: JobView) -> JobFailed | None:
+    """Why a job has no result and none will come; None where one may come."""
+    if view.state == "none":
+        return JobFailed("the job ended, and its result is not stored any more, or never was: enqueue it with result_ttl")
+    if view.state == "dead":
+        return JobFailed(view.failures[-1].error.partition("\n")[0] if view.failures else "the job is a dead letter")
+    if view.job is not None and not view.job.result_ttl:
+        return JobFailed("the job was enqueued without result_ttl: its result is not stored, and cannot be awaited")
+    return None
 
 
 class Results:
@@ -100,7 +109,11 @@ class Results:
             if self._link is None:
                 link = Link(self._address, self._commands, self._layout.heartbeat(f"results-{uuid4().hex[:12]}"))
                 link.add_listener(self)
-                await link.start()
+                try:
+                    await link.start()
+                except BaseException:  # the time of a waiter may be over first; a link that nothing closes would connect again and again
+                    await link.close()
+                    raise
                 self._link = link
 
     def _require_link(self) -> Link:
@@ -160,12 +173,8 @@ class Results:
         for future in futures:
             if view.result:
                 _succeed(future, view.result)
-            elif view.state == "none":
-                _fail(future, JobFailed("the job ended, and its result is not stored any more, or never was: enqueue it with result_ttl"))
-            elif view.state == "dead":
-                _fail(future, JobFailed(view.failures[-1].error if view.failures else "the job is a dead letter"))
-            elif view.job is not None and not view.job.result_ttl:
-                _fail(future, JobFailed(NOT_STORED))
+            elif failed := no_result(view):
+                _fail(future, failed)
 
 
 def _succeed(future: asyncio.Future[bytes], result: bytes) -> None:

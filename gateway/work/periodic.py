@@ -27,6 +27,7 @@ __all__ = ["Schedule", "Scheduler"]
 log = logging.getLogger("gateway.worker")
 
 LOOK_SECONDS = 60.0  # the longest sleep: Valkey's clock may be set
+SET_BACK_SECONDS = 600.0  # as gateway_enqueue has it: a clock that is set back by less brings no tick a second time
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +78,9 @@ class Scheduler:
     async def _follow(self, schedule: Schedule) -> None:
         tick = await retrying(partial(self._begin, schedule), f"{schedule.name}: its last tick was not read", log, on=StoreError)
         while True:
-            tick = schedule.tick_after(tick)
-            now = await retrying(
-                partial(self._wait_for, schedule, tick), f"{schedule.name}: valkey was not asked for the time", log, on=StoreError
+            tick = await retrying(
+                partial(self._next_tick, schedule, tick), f"{schedule.name}: valkey was not asked for the time", log, on=StoreError
             )
-            tick = max(tick, schedule.tick_by(now))
             await self._enqueue(schedule, tick)
 
     async def _begin(self, schedule: Schedule) -> datetime:
@@ -96,14 +95,17 @@ class Scheduler:
             await self._commands.call(b"HSETNX", key, field, f"{int(last.timestamp())} {int(now.timestamp() * 1000)}", repeatable=True)
         return last
 
-    async def _wait_for(self, schedule: Schedule, tick: datetime) -> datetime:
-        """Returns the time at a tick. It is Valkey's alone: a worker whose clock is ahead would make all ticks until then look old, and one
-        whose clock is late would leave ticks out."""
+    async def _next_tick(self, schedule: Schedule, last: datetime) -> datetime:
+        """Returns the newest tick after ``last`` as soon as there is one. The time is Valkey's alone: a worker whose clock is ahead would make
+        all ticks until then look old, and one whose clock is late would leave ticks out."""
         while True:
             now = await self._now(self._layout.queue(schedule.queue)[0])
+            if (last - now).total_seconds() > SET_BACK_SECONDS:  # Valkey's clock was ahead, and was set back
+                last = schedule.tick_by(now)
+            tick = schedule.tick_after(last)
             left = (tick - now).total_seconds()
             if left <= 0:
-                return now
+                return max(tick, schedule.tick_by(now))
             await asyncio.sleep(min(left, LOOK_SECONDS))
 
     async def _now(self, key: bytes) -> datetime:

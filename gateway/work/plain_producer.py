@@ -13,14 +13,14 @@ from types import TracebackType
 from typing import Any, Self, Unpack, cast
 from uuid import uuid4
 
-from ..errors import JobFailed, StoreError, Unavailable
+from ..errors import StoreError, Unavailable
 from ..runtime import tracing
 from ..runtime.backoff import retrying_blocking
 from ..store.layout import Layout, Word
 from ..store.plain_connection import PAUSE_MOST, PlainConnection
-from .job_results import NOT_STORED, read_result
-from .jobs import JobOptions, check_queue_name, job_words, read_job, refusal
-from .queues import NAME_AGAIN_SECONDS, enqueue_call, enqueue_span, log_unnamed, traced
+from .job_results import no_result, read_result
+from .jobs import JobOptions, check_queue_name, job_words, refusal
+from .queues import NAME_AGAIN_SECONDS, enqueue_call, enqueue_span, log_unnamed, traced, view_of
 
 __all__ = ["SyncEnqueuedJob", "SyncQueue"]
 
@@ -108,13 +108,12 @@ class SyncQueue:
         """The result as Valkey holds it, None if there is none in time. Raises Unavailable where the connection is lost."""
         with self._connection.commands.listening(self._layout.results(queue)) as announced:
             while True:
-                state, _, document, _, _, result = self._function(b"gateway_job", queue, id)
-                if result:
-                    return cast(bytes, result)
-                if state in (b"none", b"dead"):
-                    raise JobFailed("the job ended, and its result is not stored any more, or never was: enqueue it with result_ttl")
-                if (job := read_job(document)) is not None and not job.result_ttl:
-                    raise JobFailed(NOT_STORED)
+                state, ms, job, _, failures, result = self._function(b"gateway_job", queue, id)
+                view = view_of(id.encode(), state.decode(), ms, job, failures, result)
+                if view.result:
+                    return view.result
+                if failed := no_result(view):
+                    raise failed
                 left = until - time.monotonic()
                 if left <= 0:
                     return None

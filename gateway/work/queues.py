@@ -18,7 +18,18 @@ from ..store.access import Commands
 from ..store.layout import Layout, Word
 from .jobs import JobDocument, check_queue_name, read_job, refusal
 
-__all__ = ["NAME_AGAIN_SECONDS", "Failure", "JobView", "Overview", "Queues", "enqueue_call", "enqueue_span", "log_unnamed", "traced"]
+__all__ = [
+    "NAME_AGAIN_SECONDS",
+    "Failure",
+    "JobView",
+    "Overview",
+    "Queues",
+    "enqueue_call",
+    "enqueue_span",
+    "log_unnamed",
+    "traced",
+    "view_of",
+]
 
 log = logging.getLogger("gateway.work")
 
@@ -53,7 +64,8 @@ class JobView(NamedTuple):
 
 
 class Overview(msgspec.Struct):
-    """The numbers of one queue at one moment. ``oldest_ms`` is the age of the oldest ready job; those after it are sums since the queue began.
+    """The numbers of one queue at one moment. ``oldest_ms`` is how long the oldest job has been due that no worker has taken; those after it are
+    sums since the queue began.
 
     The mean time to start is ``start_ms / started``, the mean time of a run ``finish_ms / finished``.
     """
@@ -180,27 +192,30 @@ class Queues:
         """Jobs that are ``ready``, ``delayed``, ``running`` or ``dead``, from number ``first`` on, at most 200: in the order in which they
         are taken or come due, the newest dead letters first."""
         answer = await self._call(b"gateway_jobs", queue, state, first, limit)
-        return [_view(id, state, ms, job, failures) for id, ms, job, _, failures in answer]
+        return [view_of(id, state, ms, job, failures) for id, ms, job, _, failures in answer]
 
     async def job(self, queue: str, id: str) -> JobView:
         """One job, wherever it is; state ``none`` if the queue does not have it."""
         state, ms, job, _, failures, result = await self._call(b"gateway_job", queue, id)
-        return _view(id.encode(), state.decode(), ms, job, failures, result)
+        return view_of(id.encode(), state.decode(), ms, job, failures, result)
 
     async def cancel(self, queue: str, id: str) -> str:
         """``cancelled`` for a job that waited, ``running`` for one that its worker will end, ``removed`` for a dead letter, ``none`` if there is no such job."""
         return cast(bytes, await self._call(b"gateway_cancel", queue, id)).decode()
 
     async def resend(self, queue: str, *ids: str) -> tuple[int, int]:
-        """Sends dead letters again: these, or the oldest of all, at most 1,000 in one call, and fewer where they are large. Returns how many
-        were sent, and how many were not: they are no dead letters any more, or another job has their unique key."""
+        """Sends dead letters again: these, up to 1,000, or the oldest of all, at most 1,000 in one call, and fewer where they are large. Returns
+        how many were sent, and how many were not: they are no dead letters any more, or another job has their unique key."""
         sent, refused = await self._call(b"gateway_resend", queue, *ids)
+        while left := ids[sent + refused :]:  # they are large: Valkey takes some in each call
+            more = await self._call(b"gateway_resend", queue, *left)
+            sent, refused = sent + more[0], refused + more[1]
         return sent, refused
 
-    async def purge(self, queue: str, state: str) -> tuple[int, int]:
-        """Removes jobs that are ``ready``, ``delayed`` or ``dead``, at most 1,000 in one call, and fewer where they are large. Returns how many
-        were removed, and how many are left."""
-        removed, left = await self._call(b"gateway_purge", queue, state)
+    async def purge(self, queue: str, state: str, most: int = 1000) -> tuple[int, int]:
+        """Removes jobs that are ``ready``, ``delayed`` or ``dead``, up to ``most``: in the order in which they are taken or come due, the oldest
+        dead letters first, at most 1,000 in one call, and fewer where they are large. Returns how many were removed, and how many are left."""
+        removed, left = await self._call(b"gateway_purge", queue, state, most)
         return removed, left
 
     async def _call(self, function: bytes, queue: str, *words: Word) -> Any:
@@ -208,7 +223,8 @@ class Queues:
         return await self.commands.call(b"FCALL", function, len(keys), *keys, *words, repeatable=function in _READS)
 
 
-def _view(id: bytes, state: str, ms: bytes, job: bytes, failures: bytes, result: bytes = b"") -> JobView:
+def view_of(id: bytes, state: str, ms: bytes, job: bytes, failures: bytes, result: bytes = b"") -> JobView:
+    """A job of the words that gateway_job and gateway_jobs answer."""
     return JobView(id.decode(errors="replace"), state, _whole(ms), read_job(job), _read_failures(failures), result)
 
 

@@ -86,6 +86,7 @@ class Worker:
         self._schedules: list[Schedule] = []
         self._middleware: list[Middleware] = []
         self._stopping = asyncio.Event()
+        self._has_run = False
         self._weights: dict[str, int] = {}
         self._concurrency = 0
         self._queues: Queues | None = None
@@ -195,7 +196,9 @@ class Worker:
         if not self.handlers:
             raise ValueError('the worker has no handler: decorate one with @worker.job("name")')
         check_not_in_child()
-        self._stopping.clear()
+        if self._has_run:  # the first time it may be stopped before its task begins
+            self._stopping.clear()
+        self._has_run = True
         async with contextlib.AsyncExitStack() as stack:
             engine = await stack.enter_async_context(self._connected())
             stack.enter_context(remembering_tasks(asyncio.get_running_loop()))

@@ -156,6 +156,13 @@ def test_many_dead_letters_are_sent_again_and_many_jobs_removed_page_by_page(ope
     assert len(operator.json("show", "mail", "--limit", "1000")["jobs"]) == 0
 
 
+def test_large_jobs_are_shown_up_to_the_limit(operator: Operator) -> None:
+    for _ in range(11):
+        operator.producer.enqueue("send", "x" * 1_000_000, queue="mail")
+    shown = operator("show", "mail", "--state", "ready", "--limit", "10").splitlines()
+    assert sum(line.startswith("ready ") and " send " in line for line in shown) == 10
+
+
 def test_a_queue_that_is_not_there_is_warned_of(operator: Operator) -> None:
     operator.producer.enqueue("x", queue="mail")
     begun = [operator.begin(*words.split()) for words in ("show mial", "dead mial --json", "retry mial --all", "purge mial ready --yes")]
@@ -215,6 +222,8 @@ def test_lines_are_jobs_in_their_order_and_bad_ones_are_reported(operator: Opera
     taken = operator.json("show", "lines", "--limit", "1000", "--state", "ready")["jobs"]
     assert [job["data"] for job in taken] == list(range(1, 1000))
     large = b'"%s"\n' % (b"x" * (1 << 20))
+    outcome = run("queue", "enqueue", "x", "-", stdin=b"1\n" + large, environment=operator.environment)
+    assert outcome.error.splitlines()[0] == "gateway: line 2 was not enqueued; all before it were", "where to go on"
     run("queue", "enqueue", "x", "-", stdin=large, environment=operator.environment).fails(1, "at most 1048576 bytes")
 
 
@@ -311,11 +320,12 @@ def test_a_live_view_in_json_is_a_line_each_time(operator: Operator) -> None:
     assert (ended.status, ended.error) == (0, "")
 
 
-@pytest.mark.parametrize("answer, status, left", [("n", 1, 1500), ("y", 0, 0)])
-def test_a_purge_asks_at_a_terminal(operator: Operator, answer: str, status: int, left: int) -> None:
+@pytest.mark.parametrize("answer, status, late, left", [("n", 1, 1, 1501), ("y", 0, 7, 7)])
+def test_a_purge_asks_at_a_terminal(operator: Operator, answer: str, status: int, late: int, left: int) -> None:
     operator.strays("mail", 1500)
     with at_a_terminal(operator, "purge", "mail", "dead") as (program, seen, terminal):
         seen("Remove 1,500 dead letters of queue mail?")
+        operator.strays("mail", late)  # those that come meanwhile are not meant
         os.write(terminal, f"{answer}\n".encode())
         assert "Traceback" not in seen("removed 1500 dead letters" if answer == "y" else "gateway: interrupted")
         assert program.wait(10) == status

@@ -232,7 +232,14 @@ FOREIGN_ENDPOINTS = [
     "https://fcm.googleapis.com.example.org/1",
 ]
 PUSHED = """
+from types import SimpleNamespace
+
+class WebPushException(Exception):
+    response = SimpleNamespace(status_code=410)
+
 def webpush(subscription, data, **_):
+    if "over" in subscription["endpoint"]:
+        raise WebPushException("410 Gone")
     if "broken" in subscription["endpoint"]:
         raise OSError("no answer")
     with open("pushed", "a") as pushed:
@@ -242,9 +249,10 @@ def webpush(subscription, data, **_):
 
 async def test_a_user_who_is_away_gets_a_push_and_one_who_is_connected_does_not(desk: Desk, gateway: RunningGateway) -> None:
     desk.write("pywebpush.py", PUSHED)
-    endpoints = ["https://fcm.googleapis.com/broken", "https://web.push.apple.com/1", *FOREIGN_ENDPOINTS]
+    endpoints = ["https://fcm.googleapis.com/over", "https://fcm.googleapis.com/broken", "https://web.push.apple.com/1", *FOREIGN_ENDPOINTS]
     found = f'return [{{"endpoint": each, "of": "phone of " + user}} for each in {endpoints!r}]'
-    desk.write("away.py", code("away", "python").replace("return []", found))
+    forgotten = 'open("forgotten", "a").write(subscription["endpoint"])'
+    desk.write("away.py", code("away", "python").replace("return []", found).replace("-> None: ...", f"-> None: {forgotten}"))
     worker = desk.start(code("away", "console"), "is ready")
     notify = "import asyncio, away; asyncio.run(away.notify({user!r}, {{'id': {user!r}, 'text': 'Hello'}}, 0.1))"
     async with client(gateway, "u8"):
@@ -254,17 +262,17 @@ async def test_a_user_who_is_away_gets_a_push_and_one_who_is_connected_does_not(
         wait_until(lambda: pushed.exists() and pushed.read_text(), "the user who is away gets a push")
     assert pushed.read_text().startswith("phone of u7 ") and notified(gateway, "u8") == ["Hello"]
     assert {line.split()[3] for line in pushed.read_text().splitlines()} == {"https://web.push.apple.com/1"}
-    assert "Traceback" not in worker.read_text()
+    assert "Traceback" not in worker.read_text() and "fcm.googleapis.com/over" in (desk.folder / "forgotten").read_text()
 
 
 def test_a_user_who_is_away_gets_a_mail(desk: Desk, gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> None:
     sent = []
     server = SimpleNamespace(send_message=lambda message: sent.append((message["To"], message["Subject"])))
     monkeypatch.setattr("smtplib.SMTP", lambda *_, **__: contextlib.nullcontext(server))
-    monkeypatch.setitem(sys.modules, "pywebpush", SimpleNamespace(webpush=None))
+    monkeypatch.setitem(sys.modules, "pywebpush", SimpleNamespace(webpush=None, WebPushException=Exception))
     away = runpy.run_path(str(desk.write("away.py", code("away", "python") + "\n\n" + code("away-mail"))))
-    away["mail"](SimpleNamespace(), {"user": "u6", "notification": {"id": "1", "text": "Hello"}})
-    assert sent == [("u6@example.org", "Hello")]
+    away["mail"](SimpleNamespace(), {"user": "u6", "notification": {"id": "1", "text": "Hello\nu6"}})
+    assert sent == [("u6@example.org", "Hello u6")]
 
 
 def test_node_publishes_over_http(desk: Desk, gateway: RunningGateway) -> None:

@@ -201,6 +201,9 @@ class QueueModel:
     def may_start(self, job: Job) -> bool:
         if job.name != "limited" or job.reserved:
             return True
+        reserved = len(self.delayed) * EVERY
+        if self.next_limited > self.now + BURST * EVERY + 1000 + reserved:
+            self.next_limited = self.now + reserved
         due = max(self.next_limited, self.now)
         self.next_limited = due + EVERY
         wait = due - (BURST - 1) * EVERY - self.now
@@ -219,6 +222,9 @@ class QueueModel:
         while len(answer) < most and (job := self.pick()):
             if 0 < job.expires < self.now:
                 self.bury(job, "expired")
+            elif job.crashes >= 2 and any(self.jobs[id].crashes >= 2 for id in self.taken[worker]):
+                self.unplace(job)
+                self.place(job, self.now + 1000)
             elif self.may_start(job):
                 self.unplace(job)
                 self.token += 1

@@ -58,6 +58,18 @@ async def test_queues_are_counted_the_first_by_name_and_the_others_together(
     assert figures.value("gateway_valkey_read", part="queues") == 1
 
 
+async def test_a_queue_of_which_another_program_made_something_else_costs_the_others_no_figures(
+    valkey_url: str, prefix: str, store: valkey.Valkey
+) -> None:
+    async with opened_history(valkey_url, prefix, Config()) as history, Queue(valkey_url, prefix=prefix) as queue:
+        for name in ("bad", "good"):
+            await queue.enqueue("x", queue=name)
+        store.set(f"{prefix}:queue:{{bad}}:delayed", "no sorted set")
+        figures = await read(history)
+    assert (figures.value("gateway_queues"), figures.values("queue")) == (2, {"good"})
+    assert figures.value("gateway_valkey_read", part="queues") == 1
+
+
 async def test_a_relay_reports_its_outbox(database: Database, valkey_url: str, prefix: str, store: valkey.Valkey) -> None:
     async with opened_history(valkey_url, prefix, Config()) as history:
         assert (await read(history)).value("gateway_outbox_databases") == 0

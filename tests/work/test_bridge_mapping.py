@@ -122,6 +122,10 @@ IMPOSSIBLE = {
         'stream = "a"\nchannel = "posts:a"\n[[bridges]]\nstream = "a"\nchannel = "posts:b"',
         "bridges.1.name: another bridge",
     ),
+    "one key of two": (
+        'list = "{app}:jobs"\nchannel = "posts:a"\n[[bridges]]\nlist = "{app}:jobs:failed"\nchannel = "posts:b"',
+        "bridges.0.name: the key of another bridge would be '{app}:jobs:failed', which is also one of this bridge",
+    ),
 }
 
 

@@ -16,7 +16,9 @@ import pytest
 import valkey
 
 from gateway.config import Config
+from gateway.errors import Unavailable
 from gateway.store.connect import Address
+from gateway.store.history import History
 from gateway.work import exclusive, foreign_keys, foreign_messages, source
 from gateway.work.bridges import Bridges
 
@@ -197,6 +199,46 @@ async def test_messages_that_come_while_too_many_wait_are_dropped_and_counted(
     assert len(published(store, prefix, "endless:a")) == bridges.statistics[key].bridged
 
 
+async def test_messages_that_wait_when_valkey_refuses_for_longer_than_the_lease_are_published_afterwards(
+    own: OwnValkey, prefix: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exclusive, "LEASE_SECONDS", 0.2)
+    monkeypatch.setattr(exclusive, "RENEW_SECONDS", 0.05)
+    async with bridged(own.url, prefix, {"pubsub": key, "channel": "endless:a"}) as bridges:
+        own.client.publish(key, "1")
+        await until(lambda: bridges.statistics[key].bridged == 1, "it is published")
+        own.ask("CONFIG", "SET", "min-replicas-to-write", 1)
+        try:
+            for number in (2, 3):
+                own.client.publish(key, str(number))
+            await until(lambda: not bridges.statistics[key].working, "its lease is over")
+        finally:
+            own.ask("CONFIG", "SET", "min-replicas-to-write", 0)
+        await until(lambda: bridges.statistics[key].bridged == 3, "all are published")
+    assert published(own.client, prefix, "endless:a") == [1, 2, 3] and bridges.statistics[key].lost == 0
+
+
+async def test_a_message_waits_for_a_shard_of_which_its_channels_index_is_asked(
+    valkey_url: str, store: valkey.Valkey, prefix: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bridge began anew there, and what it had received was lost and not counted."""
+    write_first, refused = History.write_index_first, []
+
+    async def away(self: History, channel: str, **options: Any) -> None:
+        if not refused:
+            refused.append(channel)
+            raise Unavailable("its shard is away")
+        await write_first(self, channel, **options)
+
+    async with bridged(valkey_url, prefix, {"pubsub": key, "channel": "endless:a"}) as bridges:
+        monkeypatch.setattr(History, "write_index_first", away)
+        store.publish(key, "1")
+        await until(lambda: refused, "the first attempt")
+        store.publish(key, "2")
+        await until(lambda: bridges.statistics[key].bridged == 2, "both are published")
+    assert published(store, prefix, "endless:a") == [1, 2]
+
+
 @pytest.mark.every_valkey
 async def test_a_pattern_for_everything_does_not_bridge_what_the_gateway_announces(
     valkey_url: str, store: valkey.Valkey, prefix: str, key: str
@@ -231,6 +273,26 @@ async def test_one_process_works_and_another_takes_over(
             await until(lambda: second.statistics[key].bridged == 2, "it works again when that one is dead")
     assert published(store, prefix, "endless:a") == [1, 2, 3]
     assert published(store, prefix, "endless:b") == [1]
+
+
+async def test_messages_are_published_though_valkeys_clock_was_set_back_before_the_process_began(
+    valkey_url: str, store: valkey.Valkey, prefix: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each message has a number, which begins with the time: those of the last process would be greater, and these count as old."""
+    time_of_valkey, ahead = foreign_messages.valkey_time, [7200.0]
+
+    async def valkey_time(*of: Any) -> float:
+        return await time_of_valkey(*of) + ahead[0]
+
+    monkeypatch.setattr(foreign_messages, "valkey_time", valkey_time)
+    monkeypatch.setattr(foreign_messages, "RESERVED", 4)
+    for first in (1, 11):
+        async with bridged(valkey_url, prefix, {"pubsub": key, "channel": "endless:a"}) as bridges:
+            for number in range(first, first + 10):
+                store.publish(key, str(number))
+            await until(lambda: bridges.statistics[key].bridged == 10, "they are published")
+        ahead[0] = 0.0
+    assert published(store, prefix, "endless:a") == list(range(1, 21))
 
 
 @pytest.mark.parametrize("forged", ["for longer than any lease", "no text"])

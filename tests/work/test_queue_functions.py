@@ -131,6 +131,7 @@ def test_other_calls_are_refused_in_words(queue: QueueFunctions) -> None:
     assert refusal(queue, "jobs", "parked", 0, 10) == page
     assert refusal(queue, "jobs", "ready", -1, 10) == page
     assert refusal(queue, "purge", "running") == "GATEWAY it removes the jobs that are ready, delayed or dead"
+    assert refusal(queue, "purge", "dead", 0) == "GATEWAY it removes so many jobs, from 1"
     assert refusal(queue, "resend", *["x"] * 1001) == "GATEWAY it sends up to 1000 dead letters again"
     first = "GATEWAY the first key is gw:queue:{Q}, of a queue Q without braces"
     assert refusal(QueueFunctions(queue.own, "a{b}"), "enqueue", *JOBS) == first
@@ -150,6 +151,15 @@ def test_a_delay_of_a_year_and_the_last_second_of_ten_years_are_accepted(queue: 
         id, new = queue.call("enqueue", *JOBS, "delay", delay)
         assert new and queue.call("job", id)[:2] == [b"delayed", b"%d" % (NOW + delay * 1000)]
     assert queue.work("take", "w", 1000, 1) == [3600000]  # it looks again in an hour
+
+
+def test_a_delayed_job_that_is_due_is_the_oldest_where_no_worker_runs(queue: QueueFunctions) -> None:
+    queue.call("enqueue", *JOBS, "delay", 1)
+    assert queue.counts("oldest_ms") == [0]
+    queue.set_time(NOW + 61_000)
+    assert queue.counts("ready", "delayed", "oldest_ms") == [0, 1, 60_000]
+    queue.own.client.zadd(queue.key("delayed"), {"forged": float("-inf")})
+    assert queue.counts("oldest_ms") == [0]
 
 
 def test_a_full_queue_refuses_and_counts_its_dead_letters(queue: QueueFunctions) -> None:
@@ -193,6 +203,16 @@ def test_the_last_ticks_of_schedules_are_not_forgotten(queue: QueueFunctions) ->
     assert ticks.keys() <= {field.decode() for field in queue.own.client.hkeys(queue.key())}
 
 
+def test_a_tick_comes_again_only_where_the_clock_was_set_back_by_more_than_ten_minutes(queue: QueueFunctions) -> None:
+    def tick(seconds: int) -> int:
+        queue.set_time(NOW + 1000 * seconds)
+        return int(queue.call("enqueue", *JOBS, "version", NOW // 1000 + seconds, "version_epoch", "cron:x")[1])
+
+    assert [tick(seconds) for seconds in (900, 900, 300, 299, 299, 300, 600)] == [1, 0, 0, 1, 0, 1, 1]
+    queue.call("enqueue", *JOBS, "version", 2 * NOW, "version_epoch", "outbox")
+    assert queue.call("enqueue", *JOBS, "version", 1, "version_epoch", "outbox")[1] == 0
+
+
 def test_jobs_whose_take_was_not_answered_go_back_when_the_worker_names_what_it_has(queue: QueueFunctions) -> None:
     for number in range(4):
         queue.call("enqueue", *JOBS, "id", f"j{number}")
@@ -203,6 +223,15 @@ def test_jobs_whose_take_was_not_answered_go_back_when_the_worker_names_what_it_
     assert queue.counts("ready", "running", "given_back", "crashed") == [3, 1, 2, 0]
     assert list(queue.take("v")) == ["j1", "j2", "j3"]  # in their old order
     assert queue.work("held", "w", "j0", known["j0"]) == [0, 2]
+
+
+def test_naming_what_a_worker_has_reads_no_job(queue: QueueFunctions) -> None:
+    """A worker does so every few seconds: two hundred jobs of a megabyte took Valkey from all others for a third of a second each time."""
+    queue.call("enqueue", *JOBS, "id", "j")
+    token = queue.take("w")["j"]
+    queue.own.ask("CONFIG", "RESETSTAT")
+    assert queue.work("held", "w", "j", token) == [0, 1]
+    assert queue.own.client.info("commandstats")["cmdstat_hget"]["calls"] == 1, "the run alone"
 
 
 def test_a_job_whose_take_was_not_answered_goes_back_however_many_the_worker_has(queue: QueueFunctions) -> None:
@@ -262,6 +291,36 @@ def test_the_next_of_a_serial_key_is_taken_at_once_when_the_first_has_expired(qu
     assert queue.state("a") == "dead"
 
 
+def test_a_rate_does_not_hold_jobs_up_after_the_clock_was_ahead(queue: QueueFunctions) -> None:
+    rate = ("n", 1000, 1)
+    queue.set_time(NOW + 7_200_000)
+    queue.call("enqueue", *JOBS, "id", "future")
+    queue.work("finish", "w", "future", queue.take("w", 1, *rate)["future"], "")
+    queue.set_time(NOW)
+    for number in range(3):
+        queue.call("enqueue", *JOBS, "id", f"j{number}")
+    taken = []
+    for second in range(5):
+        queue.set_time(NOW + 1000 * second)
+        taken.append(list(queue.take("w", 10, *rate)))
+    assert taken == [["j0"], ["j1"], ["j2"], [], []]
+
+
+def test_a_job_that_ends_workers_makes_no_dead_letters_of_those_that_ran_beside_it(queue: QueueFunctions) -> None:
+    for id in ("long", "poison", "longer"):
+        queue.call("enqueue", *JOBS, "id", id)
+    done = set()
+    for number in range(20):
+        queue.set_time(NOW + number * 20_000)
+        tokens = queue.take(f"w{number}")
+        if "poison" in tokens:
+            queue.set_time(NOW + number * 20_000 + 10_001)
+            queue.work("reclaim", f"w{number}")
+        else:
+            done |= {id for id, token in tokens.items() if queue.work("finish", f"w{number}", id, token, "") == [1]}
+    assert (queue.state("poison"), done) == ("dead", {"long", "longer"})
+
+
 def test_a_worker_with_more_jobs_than_a_page_is_reclaimed_page_by_page(queue: QueueFunctions) -> None:
     for number in range(1100):
         queue.call("enqueue", *JOBS, "id", f"j{number}")
@@ -317,6 +376,39 @@ def test_large_jobs_come_due_are_sent_again_and_are_removed_a_few_at_a_time(queu
             queue.work("fail", "w", id, token, "why", "")
     assert [queue.call("resend") for _ in range(3)] == [[9, 0], [2, 0], [0, 0]]
     assert [queue.call("purge", "ready") for _ in range(2)] == [[9, 2], [2, 0]]
+
+
+def test_dead_letters_whose_key_another_job_has_do_not_hold_up_those_after_them(queue: QueueFunctions) -> None:
+    """As those of a periodic job with a key that failed each minute for a day."""
+    queue.call("enqueue", *JOBS, "id", "holder", "key", "k")
+    job, client = queue.own.client.hget(queue.key("jobs"), "holder"), queue.own.client
+    client.hset(queue.key("jobs"), mapping={f"d{number:04}": job for number in range(1500)})
+    client.zadd(queue.key("dead"), {f"d{number:04}": number for number in range(1500)})
+    queue.call("enqueue", *JOBS, "id", "other")
+    queue.take("v", 1)
+    queue.work("fail", "w", "other", queue.take("w")["other"], "why", "")
+    assert queue.call("resend") == [1, 1500] and queue.state("other") == "ready"
+    assert queue.call("resend") == [0, 1500]
+
+
+def test_of_large_dead_letters_that_are_named_the_first_few_are_sent_again_in_one_call(queue: QueueFunctions) -> None:
+    ids = [f"j{number}" for number in range(10)]
+    for id in ids:
+        queue.call("enqueue", "n", '"' + "x" * 1048000 + '"', "id", id)
+    while tokens := queue.take("w"):
+        for id, token in tokens.items():
+            queue.work("fail", "w", id, token, "why", "")
+    assert queue.call("resend", "none", *ids) == [9, 1]
+    assert queue.call("resend", *ids[9:]) == [1, 0]
+
+
+def test_of_the_dead_letters_as_many_are_removed_as_are_asked_for_the_oldest_first(queue: QueueFunctions) -> None:
+    for number in range(5):
+        queue.call("enqueue", *JOBS, "id", f"j{number}")
+        queue.work("fail", "w", f"j{number}", queue.take("w")[f"j{number}"], "why", "")
+        queue.set_time(NOW + number + 1)
+    assert queue.call("purge", "dead", 3) == [3, 2]
+    assert [id for id, *_ in queue.call("jobs", "dead", 0, 9)] == [b"j4", b"j3"]
 
 
 def test_an_entry_that_no_function_enqueued_becomes_a_dead_letter_and_costs_the_others_nothing(queue: QueueFunctions) -> None:

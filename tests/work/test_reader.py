@@ -438,6 +438,26 @@ async def test_a_valkey_that_came_back_older_is_a_gap_and_nothing_new_is_skipped
         assert again[0].gap == gap((old.epoch, 2), (again[0].epoch, 2)), "what follows the acknowledged position that is still there"
 
 
+async def test_a_reader_that_runs_for_long_is_reported_again(
+    reader: Open, prefix: str, store: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The report expires after a month: gateways would not show a reader that runs, nor what waits for it."""
+    monkeypatch.setattr("gateway.work.following.REPORT_SECONDS", 0.01)
+    async with reader("kept:1"):
+        assert store.delete(f"{prefix}:readers") == 1
+        await until(lambda: store.hexists(f"{prefix}:readers", "g"), "it is reported again")
+
+
+async def test_instances_that_come_and_go_leave_nothing_in_the_stream(history: History, reader: Open, store: valkey.Valkey) -> None:
+    """A consumer of each would stay for ever, in every channel: a restart each day is thousands in some years."""
+    for _ in range(3):
+        await publish(history, "kept:1", 1)
+        async with reader("kept:1") as one:
+            await take(one, 1)
+    stream = history.layout.keys("kept:1")[1]
+    assert [each["name"] for each in store.xinfo_consumers(stream, "g")] == [b"reader"]
+
+
 async def test_a_consumer_group_that_vanished_is_made_again_from_the_acknowledged_position(
     history: History, reader: Open, store: valkey.Valkey
 ) -> None:

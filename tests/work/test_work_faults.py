@@ -26,11 +26,13 @@ from gateway.store.connect import Address
 from gateway.store.connection import ServerCommands
 from gateway.store.layout import Layout
 from gateway.store.plain_connection import PlainConnection
+from gateway.store.valkey_clock import valkey_time
 from gateway.work import Queue, Retry, SyncQueue, Worker
 from gateway.work.handlers import describe
 from gateway.work.intake import Intake
 from gateway.work.jobs import JobDocument
 from gateway.work.periodic import Schedule
+from gateway.work.queues import Queues
 from gateway.work.running import Call, Outcome, Run, RunningJob
 
 from ..kit.jobs import ended, overview_is, working
@@ -117,6 +119,16 @@ def test_a_thread_that_waits_for_a_result_gets_it_over_a_lost_link(own: Any) -> 
     assert results == [42]
 
 
+async def test_a_waiter_whose_time_is_over_before_the_link_is_there_leaves_nothing_that_connects(own: Any) -> None:
+    async with Queue(own.url) as queue:
+        job = await queue.enqueue("work", result_ttl=60)
+        before = asyncio.all_tasks()
+        own.ask("CLIENT", "PAUSE", 100)
+        with pytest.raises(TimeoutError):
+            await job.result(0.05)
+        assert asyncio.all_tasks() == before
+
+
 async def test_a_foreign_key_instead_of_the_queues_names_costs_no_job(
     queue: Queue, new_worker: Any, prefix: str, store: valkey.Valkey, valkey_url: str
 ) -> None:
@@ -168,6 +180,18 @@ def test_an_enqueue_without_asyncio_does_not_wait_for_the_shard_of_the_queues_na
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # what is not closed is left to the collector
+async def test_dead_letters_that_are_named_are_sent_again_in_as_many_calls_as_they_need() -> None:
+    layout, named = Layout("gw"), []
+
+    class Commands:
+        async def call(self, *words: Any, **options: Any) -> list[int]:
+            named.append("".join(words[3 + len(layout.queue("default")) :]))
+            return [1, 1] if len(named) == 1 else [2, 0]
+
+    assert await Queues(cast(Any, Commands()), layout).resend("default", *"abcdef") == (5, 1)
+    assert named == ["abcdef", "cdef", "ef"]
+
+
 def test_a_queue_works_in_one_loop_after_another_and_refuses_two_at_once(valkey_url: str, prefix: str) -> None:
     queue = Queue(valkey_url, prefix=prefix)
 
@@ -284,6 +308,24 @@ async def test_jobs_with_seconds_to_run_are_in_no_batch_with_those_that_have_min
     assert sorted(batches) == [[0, 2], [1, 3]]
 
 
+async def test_a_worker_with_a_batch_that_gathers_does_not_take_the_jobs_that_others_could_do(queue: Queue, new_worker: Any) -> None:
+    worker, go = new_worker(concurrency=2), asyncio.Event()
+
+    @worker.job("gathered", batch=1000, within=60)
+    async def gathered(jobs: list[RunningJob]) -> None: ...
+
+    @worker.job("slow")
+    async def slow(job: RunningJob) -> None:
+        await go.wait()
+
+    for name in ("gathered", *["slow"] * 30):
+        await queue.enqueue(name)
+    async with working(worker):
+        await overview_is(queue, running=3, ready=28)  # the batch, one that runs, one that was taken for the batch
+        go.set()
+        await overview_is(queue, running=1, ready=0)
+
+
 async def test_a_job_of_a_batch_whose_coroutine_was_cancelled_is_not_done(queue: Queue, new_worker: Any) -> None:
     worker, ran = new_worker(), []
 
@@ -352,6 +394,50 @@ async def test_a_job_that_is_taken_again_while_its_parking_is_answered_is_held(v
     monkeypatch.setattr(intake, "_repeat", refused)
     assert not await intake.park(old, b"serial")
     assert intake.held == {"1": new}
+
+
+async def test_large_jobs_are_ended_a_few_in_a_call(valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Valkey reads each whole: a hundred of a megabyte took it from all others for a quarter of a second."""
+    intake, calls = Intake(make_commands(Address(valkey_url)), Layout("gw"), "default", "w", 15, lambda: None, Tasks()), []
+
+    async def finish(page: list[Any]) -> None:
+        calls.append(len(page))
+
+    monkeypatch.setattr(intake, "_finish_all", finish)
+    document = JobDocument("work", 0, 1, 0, 0, 0, 60, 0, msgspec.Raw(b'"%s"' % (b"x" * 1_000_000)))
+    for number in range(20):
+        intake.end(Run("default", str(number), 1, document, 0, 0), Outcome("finished"))
+    await until(lambda: sum(calls) == 20, "all are ended")
+    assert calls == [8, 8, 4]
+
+
+async def test_no_jobs_are_taken_while_what_a_worker_holds_is_compared() -> None:
+    """Valkey may refuse the comparison for a moment: made again after jobs were taken, it would give them to others while they run."""
+    called, comparing, answered = [], asyncio.Event(), asyncio.Event()
+
+    class Commands:
+        sharded = False
+
+        def shard(self, key: bytes) -> Any:
+            return self
+
+        async def call(self, *words: Any, **options: Any) -> list[int]:
+            called.append(words[min(1, len(words) - 1)])
+            if called[-1] == b"gateway_held":
+                comparing.set()
+                await answered.wait()
+            return {b"gateway_renew": [1, -1], b"gateway_take": [-1], b"gateway_held": [0]}.get(called[-1], [1, 0])
+
+    intake = Intake(cast(Any, Commands()), Layout("gw"), "default", "w", 0.03, lambda: None, Tasks())
+    keeping = asyncio.create_task(intake.keep_lease())
+    await comparing.wait()
+    taking = asyncio.create_task(intake.take(1))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert b"gateway_take" not in called
+    answered.set()
+    assert await taking == [] and b"gateway_take" in called
+    await end(keeping)
 
 
 async def test_workers_that_come_back_with_valkey_keep_their_jobs_and_those_of_a_dead_one_go_to_others(
@@ -521,6 +607,26 @@ async def test_a_worker_whose_clock_is_behind_enqueues_each_tick(queue: Queue, n
 
     async with working(worker):
         await overview_is(queue, finished=1)
+
+
+async def test_a_schedule_goes_on_when_valkeys_clock_was_ahead_and_is_set_back(
+    queue: Queue, new_worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, ran, ahead = new_worker(), [], [7200.0]
+
+    async def time_of_valkey(*of: Any) -> float:
+        return await valkey_time(*of) + ahead[0]
+
+    @worker.cron("* * * * * *", "each second")
+    async def each(job: RunningJob) -> None:
+        ran.append(job.id)
+
+    monkeypatch.setattr("gateway.work.periodic.valkey_time", time_of_valkey)
+    monkeypatch.setattr("gateway.work.periodic.LOOK_SECONDS", 0.02)
+    async with working(worker):
+        await until(lambda: ran, "a tick of the future")
+        ahead[0], before = 0.0, len(ran)
+        await until(lambda: len(ran) > before, "a tick of the present")
 
 
 async def test_a_tick_that_valkey_refuses_is_enqueued_later(own: Any) -> None:

@@ -23,6 +23,7 @@ from gateway.errors import JobFailed, QueueFull
 from gateway.store.layout import Layout
 from gateway.work import Queue, Reject, Retry, SyncQueue, Worker
 from gateway.work.handlers import describe, read_rate
+from gateway.work.plain_producer import SyncEnqueuedJob
 from gateway.work.processes import ProcessPool
 from gateway.work.running import Facts, PlainJob, RunningJob
 
@@ -765,6 +766,18 @@ async def test_a_result_that_cannot_be_read_is_the_failure_of_its_waiter(
 # Stopping, dying, losing.
 
 
+async def test_a_worker_that_is_stopped_before_its_task_begins_ends_and_works_the_next_time(queue: Queue, new_worker: NewWorker) -> None:
+    worker = new_worker(stop_seconds=0)
+    worker.job("work")(sleep_long)
+    running = asyncio.create_task(worker.run())
+    worker.stop()
+    async with asyncio.timeout(10):
+        await running
+    async with working(worker):
+        await queue.enqueue("work")
+        await overview_is(queue, running=1)
+
+
 async def test_a_worker_that_stops_ends_its_jobs_or_gives_them_back(queue: Queue, new_worker: NewWorker) -> None:
     begun, worker, other = [], new_worker(stop_seconds=0.3), new_worker()
 
@@ -881,6 +894,12 @@ async def test_a_worker_goes_on_when_valkey_was_killed(new_worker: NewWorker, ow
 # Producers.
 
 
+def failure_of(job: SyncEnqueuedJob) -> str:
+    with pytest.raises(JobFailed) as raised:
+        job.result(timeout=10)
+    return str(raised.value)
+
+
 def test_a_plain_producer_enqueues_awaits_and_cancels(valkey_url: str, prefix: str) -> None:
     async def run(stopping: Any) -> None:
         worker = Worker(url=valkey_url, prefix=prefix)
@@ -905,6 +924,8 @@ def test_a_plain_producer_enqueues_awaits_and_cancels(valkey_url: str, prefix: s
             assert job.result(timeout=10) == 1
             with pytest.raises(JobFailed, match="enqueued without result_ttl"):
                 queue.enqueue("work", 0, delay=600).result(timeout=10)
+            dead = queue.enqueue("work", "no number")
+            wait_until(lambda: "the data does not fit the handler" in failure_of(dead), "the reason of a dead letter")
             slow = [queue.enqueue("work", 60, result_ttl=60, key="once") for _ in range(2)]
             assert [each.new for each in slow] == [True, False] and slow[0].id == slow[1].id
             with pytest.raises(TimeoutError, match=r"has no result after 0\.05 s"):

@@ -2,7 +2,8 @@
 --
 -- Keys of the bridge NAME of a List or Stream, all in the hash slot of its source S:
 --   S                             the foreign List or Stream; a Stream is only read
---   gw:bridge:{S}:NAME            hash, the state: epoch, position; of a Stream also read, how many of its entries were read or are gone
+--   gw:bridge:{S}:NAME            hash, the state: epoch, position; of a Stream also read, how many of its entries were read or are gone; of
+--                                 messages number alone, up to which their numbers are reserved
 --   gw:bridge:{S}:NAME:taken      list: what was taken from a List and is not finished yet, oldest first
 --   gw:bridge:{S}:NAME:failed     list: what could not be published, newest first (the configuration may name another key)
 --   gw:bridge:{S}:NAME:lease      the process that works, of all that could
@@ -16,7 +17,7 @@
 
 local NUMBERS = 100  -- that a List's entries get in a millisecond: more than are published
 local HEAD = 4096  -- bytes that are shown of an entry that is too large
-local LONGEST_LEASE = 3600000  -- ms; what lasts longer, for ever, or is no lease at all was written by another program, and is replaced
+local LONGEST_LEASE = 60000  -- ms; what lasts longer, for ever, or is no lease at all was written by another program, or before the clock was set back
 
 -- The epoch and the position, and the fields' values that were asked for besides; nil if there is no state, or none of ours.
 local function bridge_state(key, form)

@@ -73,6 +73,12 @@ local function is_newer(version, held)
   return greater(version, newest)
 end
 
+-- Whether the newest version that is held is a tick of a schedule, in unix seconds, that is to come: Valkey's clock was ahead when it was enqueued,
+-- and was set back. All ticks until then would be old, for hours or years. Set back by less, a clock brings no tick a second time.
+local function is_to_come(epoch, held, now)
+  return string.sub(epoch, 1, 7) == 'v:cron:' and whole(string.match(held or '', '^%d+')) * 1000 > now + JOB.set_back
+end
+
 local function range_of(from, to)
   return from <= to and number(from) .. '-' .. number(to) .. ',' or ''
 end
@@ -168,7 +174,7 @@ local function gateway_enqueue(keys, args)
     fresh, newest, missing = count_version(options.version, state[3] or nil)
     newest = number(newest)
   elseif options.version then
-    fresh = is_newer(options.version, state[3] or nil)
+    fresh = is_newer(options.version, state[3] or nil) or is_to_come(epoch, state[3], now)
   end
   local stamp = newest and newest .. ' ' .. number(now) .. (missing ~= '' and ' ' .. missing or '')
   if not fresh then

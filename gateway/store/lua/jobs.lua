@@ -42,6 +42,7 @@ local JOB = {
   crashes = 3,            -- workers that a job may crash before it is a dead letter
   mended = 60000,         -- ms until a worker's list is looked at again that is of a wrong type
   apart = 250,            -- ms between jobs that are suspected to end workers, when they may be taken again
+  alone = 1000,           -- ms until such a job is looked at again, where a worker runs another one
   limit = 1000000,        -- jobs that a queue holds, dead letters included, unless its producers say otherwise
   seconds = 315360000,    -- ten years: the longest delay
   page = 1000,            -- jobs of which one call disposes
@@ -52,6 +53,8 @@ local JOB = {
   lease = 100,            -- ms, the shortest lease
   longest_lease = 3600000, -- ms
   ranges = 2000,          -- bytes in which the numbers of jobs are remembered that a producer has yet to send again, the newest ones
+  clock = 1000,           -- ms by which the clock may be set back, at which a rate goes on as if it were not
+  set_back = 600000,      -- ms by which a clock was set back at least, where ticks that were enqueued come again
   epochs = 1000,          -- version epochs, above which those unused for a week are forgotten
 }
 

@@ -37,7 +37,7 @@ local function gateway_held(keys, args)
   check_each(args, 2, 'id and token')
   local now, named, answer = now_ms(), {}, {0}
   for i = 2, #args, 2 do
-    local run = run_held(keys, worker, args[i], args[i + 1])
+    local run = named_run(keys, worker, args[i], args[i + 1])  -- jobs may be large, and a worker asks every few seconds
     if run then named[args[i]] = true end
     table.insert(answer, run and (is_cancelled(run) and 2 or 1) or 0)
   end
@@ -91,8 +91,8 @@ local PART = {}  -- of the last list of which a call reclaimed a part only: its 
 -- gateway_reclaim KEYS taken:W  W → how many jobs of worker W, whose lease is over, may be taken by others now; those that crashed too
 --   many workers are dead letters. 0 if W renewed its lease. Up to 1000 in one call; where W has more, its lease stays over.
 --   -1: another program made something else of W's list. It is looked at again in a minute, so that it does not hold up the jobs of others.
---   Of the jobs that ran together the cause is not known: blamed are those alone that were blamed most often before, and from the second
---   time on they come back apart from each other, so that a job does not become a dead letter for what ran beside it.
+--   Of the jobs that ran together the cause is not known: blamed are those alone that were blamed most often before. From the second time on
+--   they come back apart from each other, and a worker runs no two of them together, so that none becomes a dead letter for what ran beside it.
 -- Atomic, because W may come back at any moment.
 local function gateway_reclaim(keys, args)
   local worker = check_worker(keys, args)

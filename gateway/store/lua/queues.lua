@@ -15,8 +15,8 @@ local function state_of(keys, id, head)
   return 'ready', number(head.due)
 end
 
--- gateway_queue KEYS → [name, value, …]: ready:0 … ready:9, delayed, running, parked, workers, oldest_ms (age of the oldest ready job),
---   dead_letters, results, and the counters since the queue began.
+-- gateway_queue KEYS → [name, value, …]: ready:0 … ready:9, delayed, running, parked, workers, oldest_ms (for how long the oldest job is due that
+--   is ready, or still delayed, as where no worker runs), dead_letters, results, and the counters since the queue began.
 -- Atomic, because the numbers must be of one moment: else a job that moves is counted twice, or not at all.
 local function gateway_queue(keys, args)
   check_queue(keys)
@@ -32,6 +32,8 @@ local function gateway_queue(keys, args)
     ready = ready + waiting
     add_number('ready:' .. priority, waiting)
   end
+  local first = tonumber(redis.call('ZRANGE', keys[K.delayed], 0, 0, 'WITHSCORES')[2])
+  if is_count(first) and first <= now then oldest = math.min(oldest or first, first) end
   local delayed, running, dead = redis.call('ZCARD', keys[K.delayed]), redis.call('ZCARD', keys[K.running]), redis.call('ZCARD', keys[K.dead])
   add_number('delayed', delayed)
   add_number('running', running)
@@ -131,17 +133,18 @@ local function gateway_cancel(keys, args)
   return 'cancelled'
 end
 
--- Makes a dead letter a job again, with all its attempts. Returns how many bytes it has; nil if another job has its unique key.
+-- Makes a dead letter a job again, with all its attempts. Returns how many bytes it has, and whether it is one: not if another job has its
+-- unique key.
 local function resend(keys, id, now)
   local head, job = job_of(keys, id)
   if not head then
     redis.call('ZREM', keys[K.dead], id)
     forget(keys, id)
-    return nil
+    return 0, false
   end
   if head.key then
     local other = redis.call('HGET', keys[K.keys], head.key)
-    if other and other ~= id and redis.call('HEXISTS', keys[K.jobs], other) == 1 then return nil end
+    if other and other ~= id and redis.call('HEXISTS', keys[K.jobs], other) == 1 then return #job, false end
     redis.call('HSET', keys[K.keys], head.key, id)
   end
   redis.call('ZREM', keys[K.dead], id)
@@ -158,11 +161,11 @@ local function resend(keys, id, now)
   redis.call('HSET', keys[K.jobs], id, job)
   if first then place(keys, id, head.priority, now, now) end
   count(keys, 'sent_again')
-  return #job
+  return #job, true
 end
 
 -- gateway_resend KEYS [ID …] → [how many dead letters are jobs again, how many are not]: those IDs, or the oldest of all, up to 1000, and
---   until they pass 8 MiB.
+--   until they pass 8 MiB: of the IDs that were named, both are the first so many. Where the oldest cannot be, it looks at up to 10000.
 -- Atomic, because a dead letter that is sent again twice would run twice.
 local function gateway_resend(keys, args)
   check_queue(keys)
@@ -170,14 +173,16 @@ local function gateway_resend(keys, args)
   if #args > JOB.page then
     error({err = 'GATEWAY it sends up to ' .. JOB.page .. ' dead letters again'})
   end
-  for _, id in ipairs(#args > 0 and args or redis.call('ZRANGE', keys[K.dead], 0, JOB.page - 1)) do
-    local size = redis.call('ZSCORE', keys[K.dead], id) and resend(keys, id, now)
-    if size then
-      sent, bytes = sent + 1, bytes + size
-    else
-      refused = refused + 1
+  local ids = #args > 0 and args or redis.call('ZRANGE', keys[K.dead], 0, JOB.page - 1)
+  while #ids > 0 do
+    for _, id in ipairs(ids) do
+      local size, is_sent = 0, false
+      if redis.call('ZSCORE', keys[K.dead], id) then size, is_sent = resend(keys, id, now) end
+      sent, refused, bytes = sent + (is_sent and 1 or 0), refused + (is_sent and 0 or 1), bytes + size
+      if bytes > JOB.reply then break end
     end
-    if #args == 0 and bytes > JOB.reply then break end
+    local is_over = #args > 0 or sent > 0 or bytes > JOB.reply or refused >= 10 * JOB.page
+    ids = is_over and {} or redis.call('ZRANGE', keys[K.dead], refused, refused + JOB.page - 1)
   end
   return {sent, refused}
 end
@@ -189,17 +194,22 @@ local function left_in(keys, state)
   return left
 end
 
--- gateway_purge KEYS STATE → [how many jobs were removed, how many are left]: of those that are ready, delayed or dead, up to 1000, and until
---   they pass 8 MiB. A job that waited for one of them, of the same serial key, may be ready now: it is among those that are left.
+-- gateway_purge KEYS STATE [MOST] → [how many jobs were removed, how many are left]: of those that are ready, delayed or dead, up to MOST or 1000,
+--   and until they pass 8 MiB; the oldest dead letters first, so that one that nobody has seen yet is not among them. A job that waited for
+--   one of them, of the same serial key, may be ready now: it is among those that are left.
 -- Atomic, because a worker must take a job or not, and its unique key must be free when it is gone.
 local function gateway_purge(keys, args)
   check_queue(keys)
-  local state, now = args[1], now_ms()
+  local state, most, now = args[1], tonumber(args[2] or JOB.page), now_ms()
   if not ({ready = true, delayed = true, dead = true})[state] then
     error({err = 'GATEWAY it removes the jobs that are ready, delayed or dead'})
   end
+  if not is_count(most) or most < 1 then
+    error({err = 'GATEWAY it removes so many jobs, from 1'})
+  end
+  most = math.min(most, JOB.page)
   local removed, bytes = 0, 0
-  for i, id in ipairs(ids_in(keys, state, 0, JOB.page)) do
+  for i, id in ipairs(state == 'dead' and redis.call('ZRANGE', keys[K.dead], 0, most - 1) or ids_in(keys, state, 0, most)) do
     if bytes > JOB.reply then break end
     local head, job = job_of(keys, id)
     removed, bytes = i, bytes + #(job or '')

@@ -3,7 +3,7 @@
 --   gw:{C}:reader:GROUP  hash: owner (who reads the channel now, INSTANCE/NUMBER), epoch, offset and ms of the acknowledged position, reading (the
 --                        epoch that the consumer group belongs to), left (the last owners
 --                        that lost the channel, the newest first, each with the position at that moment)
---   gw:{C}:stream        has the consumer group GROUP: its pending entries were given to the owner and are not settled, that is neither
+--   gw:{C}:stream        has the consumer group GROUP: its pending entries, all of the consumer 'reader', are not settled, that is neither
 --                        acknowledged nor dead
 --   gw:{C}:dead:GROUP    stream: the newest publications that were rejected or given too often, with reason epoch offset ms deliveries
 --   gw:readers:{GROUP}   sorted set: instance → unix ms at which its lease ends
@@ -20,6 +20,7 @@ local LEASE_MOST = 3600000      -- ms; an instance whose lease is longer was wri
 local NAMES_MOST = 1000000      -- channels in the index of a namespace
 local LEFT_KEPT = 8             -- owners that lost a channel
 local LAST_MS = '18446744073709551615'  -- the greatest second half of a stream's id
+local CONSUMER = 'reader'       -- one for all instances, each of which is the owner in turn: a consumer of each would stay in the stream for ever
 local COPIED = {data = true, tags = true, info = true}  -- fields of a publication that its dead letter has
 
 local function halves(id)
@@ -106,11 +107,6 @@ local function group_of(stream, group)
   end
 end
 
--- The consumer's name: the instance, without the number of the time that it took the channel.
-local function consumer_of(owner)
-  return string.match(owner, '^[^/]+') or owner
-end
-
 -- Settles one entry; the position moves on if it was the oldest pending one.
 local function settle(keys, group, id, epoch)
   local pending = redis.call('XPENDING', keys[2], group, '-', '+', 2)
@@ -160,9 +156,9 @@ end
 -- Takes over what is pending after an offset. Returns the entries with their deliveries, the ids of those that died of too many,
 -- and whether some are left; nil where some of it is no longer in history, though it follows what OWNER was given: Valkey forgets
 -- then that they were pending, and nothing would show that they are missing.
-local function pending_after(keys, group, owner, epoch, after, ask)
+local function pending_after(keys, group, epoch, after, ask)
   local entries, dead, taken = {}, {}, 0
-  local claimed = redis.call('XAUTOCLAIM', keys[2], group, consumer_of(owner), 0, number(after + 1) .. '-0', 'COUNT', ask.count, 'JUSTID')
+  local claimed = redis.call('XAUTOCLAIM', keys[2], group, CONSUMER, 0, number(after + 1) .. '-0', 'COUNT', ask.count, 'JUSTID')
   if after > 0 and #(claimed[3] or {}) > 0 then return nil end
   for _, id in ipairs(claimed[2]) do
     local deliveries = deliveries_of(keys[2], group, id)
@@ -183,8 +179,8 @@ end
 -- Gives what follows the last entry that the group was given, up to the next hole; across a hole only if nothing is pending.
 -- Returns the entries, how many others were found among them that no publisher wrote, and whether some are left. They count as given
 -- once; but where that is all that is allowed, OWNER counts each when it gives it to the application.
-local function new_after(keys, group, owner, last, pending, top, ask)
-  local entries, foreign, words = {}, 0, {'XCLAIM', keys[2], group, consumer_of(owner), 0}
+local function new_after(keys, group, last, pending, top, ask)
+  local entries, foreign, words = {}, 0, {'XCLAIM', keys[2], group, CONSUMER, 0}
   local page = range(keys[2], number(last + 1), number(top), false, ask.count, ask.bytes)
   local given = last
   for _, entry in ipairs(page) do
@@ -278,7 +274,7 @@ local function gateway_reader_read(keys, args)
 
   local entries, dead, foreign, more, oldest = {}, {}, 0, false, after == 0
   if after < last then
-    entries, dead, more = pending_after(keys, group, owner, epoch, after, ask)
+    entries, dead, more = pending_after(keys, group, epoch, after, ask)
     if not entries then
       leave(keys[3], state)
       return {0}
@@ -288,7 +284,7 @@ local function gateway_reader_read(keys, args)
   if #entries == 0 and not more then
     last, pending = group_of(keys[2], group)
     oldest = pending == 0
-    entries, foreign, more = new_after(keys, group, owner, last, pending, top, ask)
+    entries, foreign, more = new_after(keys, group, last, pending, top, ask)
   end
   local gap = {}
   if #entries > 0 and oldest then
@@ -306,7 +302,7 @@ local function gateway_reader_again(keys, args)
   local group = reader_of(keys)
   if redis.call('HGET', keys[3], 'owner') ~= args[1] then return 0 end
   if #redis.call('XRANGE', keys[2], args[2], args[2]) > 0 then  -- else history has let it go, and so would the claim
-    redis.pcall('XCLAIM', keys[2], group, consumer_of(args[1]), 0, args[2], 'RETRYCOUNT', args[3], 'JUSTID')
+    redis.pcall('XCLAIM', keys[2], group, CONSUMER, 0, args[2], 'RETRYCOUNT', args[3], 'JUSTID')
   end
   return 1
 end

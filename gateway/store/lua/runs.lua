@@ -20,10 +20,17 @@ local function check_each(args, words, what)
   end
 end
 
--- The run, its job's head and the job, if the worker still has this run; nil if not.
-local function run_held(keys, worker, id, token)
+-- The run, if the worker still has it; nil if not.
+local function named_run(keys, worker, id, token)
   local run = run_of(keys, id)
   if run.token ~= tonumber(token) or run.worker ~= worker or not redis.call('ZSCORE', keys[K.running], id) then return nil end
+  return run
+end
+
+-- The same with its job's head and the job, which is read whole.
+local function run_held(keys, worker, id, token)
+  local run = named_run(keys, worker, id, token)
+  if not run then return nil end
   return run, job_of(keys, id)
 end
 

@@ -50,11 +50,19 @@ local function rates_of(args)
   return rates
 end
 
--- How long a job of this rate must wait for its start, 0 or less if it may start now (GCRA: `next` is when the start after it would be due at
--- an even pace), and the `next` after that start.
+-- When the start after those that began or are reserved is due at an even pace. Those that are reserved are delayed: what is further away was
+-- written while the clock was ahead, or the rate another one, and would hold up all jobs until then. It is forgotten.
+local function next_start(keys, rate, now)
+  local next_due, reserved = tonumber(redis.call('HGET', keys[1], rate.field) or nil) or 0, 0
+  local most = now + rate.burst * rate.every + JOB.clock
+  if next_due > most and rate.pace then reserved = redis.call('ZCARD', keys[K.delayed]) * rate.every end
+  return next_due <= most + reserved and next_due or now + reserved
+end
+
+-- How long a job of this rate must wait for its start, 0 or less if it may start now (GCRA), and the `next` after that start.
 local function wait_of(keys, rate, now)
-  rate.next = rate.next or tonumber(redis.call('HGET', keys[1], rate.field) or nil) or 0
-  local due = math.max(math.min(rate.next, now + 31536000000), now)
+  rate.next = rate.next or next_start(keys, rate, now)
+  local due = math.max(math.min(rate.next, now + 31536000000), now)  -- within a year, whatever the rate
   return math.ceil(due - (rate.burst - 1) * rate.every - now), due + rate.every
 end
 
@@ -110,6 +118,22 @@ local function advance(taking, rate, to)
   taking.changed[rate.field] = string.format('%.3f', to)
 end
 
+-- Whether one more worker that ends with the job makes it a dead letter.
+local function is_suspected(run)
+  return run.crashes >= JOB.crashes - 1
+end
+
+-- Whether the worker has such a job. It is read once in a call, and only where another one is ready.
+local function has_suspected(taking)
+  if taking.suspected == nil then
+    taking.suspected = false
+    for _, id in ipairs(redis.call('LRANGE', taking.keys[K.taken], 0, -1)) do
+      taking.suspected = taking.suspected or is_suspected(run_of(taking.keys, id))
+    end
+  end
+  return taking.suspected
+end
+
 -- Disposes of an id that is ready and is not to be run now; false if it is. `running`: its id was in the lists twice.
 local function dispose(taking, id, head, job, run, running)
   local keys, now = taking.keys, taking.now
@@ -122,6 +146,11 @@ local function dispose(taking, id, head, job, run, running)
     note_failure(keys, id, run.failures + run.crashes + 1, taking.worker, 'it expired before a worker took it', now)
     bury(keys, id, head, now, 'expired')
     taking.delayed = true  -- the next of its serial key may be
+    return true
+  end
+  if is_suspected(run) and has_suspected(taking) then  -- the death of the worker would be blamed on both
+    redis.call('ZADD', keys[K.delayed], number(now + JOB.alone), id)
+    taking.delayed = true
     return true
   end
   local rate = taking.rates[head.name]
@@ -152,6 +181,7 @@ local function give(taking, round, id, head, job, run)
     taking.start_ms = taking.start_ms + math.max(0, taking.now - head.due)
   end
   run.token, run.flags, run.worker = taking.token, string.gsub(run.flags, 'p', ''), taking.worker
+  if is_suspected(run) then taking.suspected = true end
   local n = #round.ids
   round.ids[n + 1] = id
   round.scores[2 * n + 1], round.scores[2 * n + 2] = taking.score, id

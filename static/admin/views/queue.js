@@ -88,7 +88,7 @@ export class Queue extends View {
   #showPages(shown) {
     const pages = [
       this.#first && [this.#address(this.#state, Math.max(0, this.#first - LIMIT)), "Previous page"],
-      this.#first + shown < this.#number && shown && [this.#address(this.#state, this.#first + LIMIT), "Next page"],
+      this.#first + shown < this.#number && shown && [this.#address(this.#state, this.#first + shown), "Next page"],
     ].filter(Boolean);
     if (pages.map(String).join() === [...this.#pages.children].map((a) => `${a.getAttribute("href")},${a.textContent}`).join()) return;
     this.#pages.replaceChildren(...pages.map(([href, label]) => h("a", { class: "button", href }, label)));
@@ -127,13 +127,16 @@ export class Queue extends View {
   #askPurge() {
     const title = `Remove ${count(this.#number, "dead letter")} of ${this.#queue}?`;
     const fields = [{ name: "confirm", label: `Type the queue’s name, ${this.#queue}, to confirm`, expected: this.#queue }];
-    this.#order(title, "They are removed for good.", "Remove all", true, fields, ({ confirm }) => this.#removeAll(confirm));
+    const most = this.#number;
+    this.#order(title, "They are removed for good.", "Remove all", true, fields, ({ confirm }) => this.#removeAll(most, confirm));
   }
 
-  /** One call removes a thousand at most, and fewer where they are large. */
-  async #removeAll(confirm) {
-    let left = 1;
-    while (left) ({ left = 0 } = await this.call("queue_purge", { queue: this.#queue, state: "dead", confirm }));
+  /** One call removes a thousand at most, and fewer where they are large. Those that came since it was asked are not meant. */
+  async #removeAll(number, confirm) {
+    const asked = { queue: this.#queue, state: "dead", confirm };
+    let removed = 1;
+    for (let left = number; left > 0 && removed; left -= removed)
+      ({ removed } = await this.call("queue_purge", { ...asked, most: Math.min(left, 1000) }));
   }
 
   #order(title, text, button, danger, fields, run) {

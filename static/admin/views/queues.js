@@ -35,7 +35,7 @@ export class Queues extends View {
         kind: "number",
         fill: badge((row) => (row.workers || !row.ready ? ["plain", number(row.workers)] : ["warn", "none"])),
       },
-      { title: "Oldest waits", kind: "number", fill: text(({ ready, oldest_ms: age }) => (ready ? milliseconds(age) : "–")) },
+      { title: "Oldest waits", kind: "number", fill: text(({ ready, oldest_ms: age }) => (ready || age ? milliseconds(age) : "–")) },
       numbered("Finished", "finished"),
     ],
   });
