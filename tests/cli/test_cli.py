@@ -27,10 +27,12 @@ from typing import Any
 import jwt
 import pytest
 
+from gateway.cli import main
 from gateway.cli.programs import demo
 from gateway.config import Config, Tokens, load
 from gateway.serve.first_run import with_secrets
 
+from ..kit import forks
 from ..kit.forks import Program
 from ..kit.gateways import RunningGateway, Start
 from ..kit.keys import made
@@ -312,7 +314,44 @@ def test_subscribe_ends_where_its_output_takes_nothing_more(gateway: RunningGate
     assert (tmp_path / "err").read_text() == "gateway: standard output takes nothing more: [Errno 28] No space left on device\n"
 
 
+@pytest.mark.parametrize("words", ["publish posts:full 2", "history posts:full"])
+def test_a_disk_that_is_full_is_one_line_also_where_little_is_printed(
+    gateway: RunningGateway, used: list[str], tmp_path: Path, words: str
+) -> None:
+    gateway.publish("posts:full", 1)
+    assert Program("gateway.cli", Path("/dev/full"), tmp_path / "err", *words.split(), *used).wait(20) == 1
+    assert (tmp_path / "err").read_text() == "gateway: standard output takes nothing more: [Errno 28] No space left on device\n"
+
+
+def _without_standard_files() -> None:
+    for number in range(3):
+        os.close(number)
+    sys.argv = ["gateway", "--version"]
+    with contextlib.suppress(SystemExit):
+        main()
+    with socket.socket() as connection:
+        os._exit(connection.fileno())
+
+
+def test_no_connection_has_the_number_of_a_standard_file_that_is_closed() -> None:
+    """uvloop would abort the process when it closes such a connection."""
+    program = forks.start(_without_standard_files)
+    program.join(20)
+    assert program.exitcode is not None and program.exitcode > 2
+
+
 # Starting and ending.
+
+
+def test_a_gateway_serves_although_nobody_can_read_that_it_is_ready(tmp_path: Path, valkey_url: str, prefix: str) -> None:
+    words = ("serve", "--port", "0", "--data-dir", str(tmp_path / "data"), "--valkey-url", valkey_url)
+    program = Program("gateway.cli", Path("/dev/full"), tmp_path / "err", *words, environment={"GATEWAY_PREFIX": prefix})
+    try:
+        wait_until(lambda: "standard output takes nothing: [Errno 28]" in (tmp_path / "err").read_text(), "it is ready, or ended")
+        program.send_signal(signal.SIGTERM)
+        assert program.wait(20) == 0 and "stopped: process" in (tmp_path / "err").read_text()
+    finally:
+        program.kill()
 
 
 @dataclass
@@ -443,6 +482,7 @@ def test_subscribe_shows_what_it_missed_while_valkey_was_away(tmp_path: Path) ->
     """The follower stays; gateway and Valkey end, come back, and more is published before it has found them again."""
     with served(tmp_path) as first, process("subscribe", "posts:1", "--data-dir", tmp_path) as follower:
         assert "following from" in follower.complaint()
+        os.kill(follower.pid, signal.SIGPIPE)  # as a write to a Valkey that has just gone raises it
         epoch = first.api("publish", channel="posts:1", data=1)["result"]["epoch"]
         assert json.loads(follower.line())["position"] == f"{epoch}:1"
         assert first.running.end(signal.SIGINT).status == 0
