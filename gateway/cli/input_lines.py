@@ -66,7 +66,8 @@ class _Progress:
 async def send_lines(done: str, send: Callable[[bytes], Coroutine[Any, Any, Answer]]) -> Sent[Answer]:
     """Reads lines as they come, and has up to PIPELINED of them under way at once, begun in their order.
 
-    ``done`` is what was done to a line that was sent: "published". A line that is no JSON is reported and left out. Raises what ``send`` raises first.
+    ``done`` is what was done to a line that was sent: "published". A line that is no JSON is reported and left out. Where ``send`` raises, what it
+    raised first is raised with how many lines were acknowledged before.
     """
     count = refused = number = 0
     last: Answer | None = None
@@ -77,7 +78,10 @@ async def send_lines(done: str, send: Callable[[bytes], Coroutine[Any, Any, Answ
         nonlocal count, last
         while True:
             task = await under_way.get()
-            last = await task
+            try:
+                last = await task
+            except GatewayError as error:
+                raise GatewayError(f"{error}; {count:,} lines were {done} before, and whether those after them were is not known") from None
             count += 1
             progress.show(count)
             under_way.task_done()
@@ -94,7 +98,9 @@ async def send_lines(done: str, send: Callable[[bytes], Coroutine[Any, Any, Answ
             progress.clear()
             print(f"gateway: {error.message}; it was not {done}", file=sys.stderr)
             continue
-        put = asyncio.ensure_future(under_way.put(asyncio.create_task(send(document))))
+        sending = asyncio.create_task(send(document))
+        sending.add_done_callback(_note_end)
+        put = asyncio.ensure_future(under_way.put(sending))
         await asyncio.wait((put, acknowledging), return_when=asyncio.FIRST_COMPLETED)
         if acknowledging.done():
             acknowledging.result()
@@ -105,6 +111,12 @@ async def send_lines(done: str, send: Callable[[bytes], Coroutine[Any, Any, Answ
         acknowledging.result()
     acknowledging.cancel()
     return Sent(count, refused, last)
+
+
+def _note_end(task: asyncio.Task[Any]) -> None:
+    """Marks its error as seen: after the first one, which ends the program, there may be hundreds."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _lines_of_stdin() -> AsyncIterator[bytes]:
