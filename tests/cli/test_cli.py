@@ -272,6 +272,12 @@ def test_help_and_version_succeed() -> None:
         assert version.result().succeeds().startswith("gateway")
 
 
+def test_a_publication_does_not_steer_the_terminal(gateway: RunningGateway, used: list[str]) -> None:
+    gateway.publish("posts:controls", text := "\x9b31m\x7f\u202e")
+    out = run("history", "posts:controls", *used).succeeds()
+    assert out.strip().isprintable() and json.loads(out)["data"] == text
+
+
 def test_output_into_a_closed_pipe_is_no_traceback(gateway: RunningGateway, used: list[str]) -> None:
     gateway.api("batch", commands=[{"publish": {"channel": "endless:pipe", "data": "x" * 1000}} for _ in range(500)])
     command = [sys.executable, "-m", "gateway", "history", "endless:pipe", *used]
