@@ -99,7 +99,8 @@ async def _print_history(config: Config, channel: str, since: Position | None, l
         while left > 0:
             page = await store.read(channel, offset, min(PAGE, left), reverse=reverse)
             if epoch and page.top.epoch != epoch:
-                raise GatewayError(f"the history of {channel} began anew: it is at {page.top}, and {since} is of another life")
+                seen = since or f"what was printed, of epoch {epoch},"
+                raise GatewayError(f"the history of {channel} began anew: it is at {page.top}, and {seen} is of another life")
             epoch = page.top.epoch
             for publication in page.publications:
                 print(line_of(channel, epoch, publication))

@@ -23,14 +23,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from typing import Any
+from unittest.mock import AsyncMock
 
 import jwt
 import pytest
 
-from gateway.cli import main
+from gateway.cli import commands, main
+from gateway.cli.commands import _print_history
 from gateway.cli.programs import demo
 from gateway.config import Config, Tokens, load
+from gateway.errors import GatewayError
+from gateway.publication import Position, Publication
 from gateway.serve.first_run import with_secrets
+from gateway.store.history import History, Page
 
 from ..kit import forks
 from ..kit.forks import Program
@@ -226,6 +231,14 @@ def test_a_long_history_is_printed_whole(gateway: RunningGateway, used: list[str
     lines = run("history", name, *(["--reverse"] if reverse else []), *used).succeeds().splitlines()
     numbers = [json.loads(line)["data"] for line in lines]
     assert numbers == (list(range(1200, 0, -1)) if reverse else list(range(1, 1201)))
+
+
+async def test_a_history_that_begins_anew_while_it_is_printed_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = [Page(Position(epoch, 1), 0, [Publication(1, b"1")], 0.0) for epoch in ("old", "new")]
+    monkeypatch.setattr(History, "read", AsyncMock(side_effect=pages))
+    monkeypatch.setattr(commands, "make_commands", lambda *_, **__: AsyncMock())
+    with pytest.raises(GatewayError, match="it is at new:1, and what was printed, of epoch old, is of another life"):
+        await _print_history(Config(valkey_url="valkey://localhost"), "c", None, 0, False)
 
 
 def test_the_last_line_without_a_newline_counts_and_nothing_publishes_nothing(used: list[str]) -> None:
