@@ -16,6 +16,7 @@ check      what ``gateway check`` runs; check_shards, check_rights: parts of it
 options    what the commands share: options, the line of a publication
 arguments  how they read their arguments
 input_lines  documents from standard input
+standard_output  what is printed, where that takes nothing more
 log_setup  the log of the commands that run until they are ended
 """
 
@@ -31,6 +32,7 @@ __all__ = ["app", "main"]
 
 def main() -> None:
     """The program ``gateway``. Its modules take most of a second to import: Ctrl-C ends it meanwhile as it does later, with one line."""
+    _fill_standard_descriptors()
     is_usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if is_usual:
         signal.signal(signal.SIGINT, _end)
@@ -39,6 +41,16 @@ def main() -> None:
     if is_usual:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     run()
+
+
+def _fill_standard_descriptors() -> None:
+    """Where the standard input, output or error is closed, as some daemons start their children, the first connection would have its number,
+    and uvloop aborts when it is to close that."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # has the lowest number that is free: this one
 
 
 def _end(*_: object) -> NoReturn:

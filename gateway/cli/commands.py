@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
 import sys
 
 import click
@@ -36,6 +35,7 @@ from .publish import publish
 from .queue_commands import queue
 from .recipe_command import recipe_command
 from .restored_command import restored
+from .standard_output import write_output
 from .worker_command import worker
 
 __all__ = ["main"]
@@ -99,7 +99,8 @@ async def _print_history(config: Config, channel: str, since: Position | None, l
         while left > 0:
             page = await store.read(channel, offset, min(PAGE, left), reverse=reverse)
             if epoch and page.top.epoch != epoch:
-                raise GatewayError(f"the history of {channel} began anew: it is at {page.top}, and {since} is of another life")
+                seen = since or f"what was printed, of epoch {epoch},"
+                raise GatewayError(f"the history of {channel} began anew: it is at {page.top}, and {seen} is of another life")
             epoch = page.top.epoch
             for publication in page.publications:
                 print(line_of(channel, epoch, publication))
@@ -191,9 +192,11 @@ async def _install(config: Config, address: Address) -> None:
 
 def main() -> None:
     """The program ``gateway``."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `gateway history … | head` ends in silence
+    # SIGPIPE stays ignored: it would end a program that writes to a Valkey which is just going away. click ends
+    # `gateway history … | head` in silence.
     try:
         status = app(standalone_mode=False)
+        write_output()
     except click.exceptions.NoArgsIsHelpError as error:  # a command that was given nothing to do explains itself
         print(error.format_message())
     except click.UsageError as error:
@@ -203,12 +206,16 @@ def main() -> None:
         _fail(error.format_message(), 2)
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted", 1)
-    except (GatewayError, OSError) as error:
+    except BrokenPipeError:
+        sys.exit(1)
+    except (GatewayError, OSError, UnicodeEncodeError) as error:  # the last: a standard output in another encoding
         _fail(str(error), 1)
     else:
         sys.exit(status if isinstance(status, int) else 0)
 
 
 def _fail(message: str, status: int) -> None:
+    with contextlib.suppress(OSError):  # of what was printed before
+        write_output()
     print(f"gateway: {printable(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(status)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from typing import Any
 
@@ -15,6 +14,7 @@ from ..live.wire_formats import ChannelView
 from ..publication import Position, Publication
 from ..runtime.logs import printable
 from .options import line_of
+from .standard_output import write_output
 
 __all__ = ["follow"]
 
@@ -67,12 +67,9 @@ class _StandardOutput:
         if self.failed.done():
             return
         try:
-            for publication in publications:
-                print(line_of(channel.name, channel.epoch, publication))
-            sys.stdout.flush()
+            write_output("".join([f"{line_of(channel.name, channel.epoch, publication)}\n" for publication in publications]))
         except OSError as error:
-            self.failed.set_exception(OSError(f"standard output takes nothing more: {error}"))
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left of it would fail again as the program ends
+            self.failed.set_exception(error)
 
 
 async def follow(config: Config, url: str, names: list[str], since: Position | None, last: int) -> None:

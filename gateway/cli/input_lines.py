@@ -12,7 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import click
 
-from ..errors import GatewayError
+from ..errors import GatewayError, Unavailable
 from .arguments import document_of
 
 __all__ = ["Sent", "send_lines"]
@@ -80,11 +80,12 @@ async def send_lines(done: str, send: Callable[[bytes], Coroutine[Any, Any, Answ
             line, task = await under_way.get()
             try:
                 last = await task
-            except GatewayError:
+            except GatewayError as error:
                 progress.clear()
                 if count or under_way.qsize():
+                    end = "may not have been" if isinstance(error, Unavailable) else "was not"
                     after = f"; some of the {under_way.qsize()} after it may be {done}, too" if under_way.qsize() else ""
-                    print(f"gateway: line {line} was not {done}; all before it were{after}", file=sys.stderr)
+                    print(f"gateway: line {line} {end} {done}; all before it were{after}", file=sys.stderr)
                 raise
             count += 1
             progress.show(count)
@@ -102,7 +103,9 @@ async def send_lines(done: str, send: Callable[[bytes], Coroutine[Any, Any, Answ
             progress.clear()
             print(f"gateway: {error.message}; it was not {done}", file=sys.stderr)
             continue
-        put = asyncio.ensure_future(under_way.put((number, asyncio.create_task(send(document)))))
+        sending = asyncio.create_task(send(document))
+        sending.add_done_callback(_note_end)
+        put = asyncio.ensure_future(under_way.put((number, sending)))
         await asyncio.wait((put, acknowledging), return_when=asyncio.FIRST_COMPLETED)
         if acknowledging.done():
             acknowledging.result()
@@ -113,6 +116,12 @@ async def send_lines(done: str, send: Callable[[bytes], Coroutine[Any, Any, Answ
         acknowledging.result()
     acknowledging.cancel()
     return Sent(count, refused, last)
+
+
+def _note_end(task: asyncio.Task[Any]) -> None:
+    """Marks its error as seen: after the first one, which ends the program, there may be hundreds."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _lines_of_stdin() -> AsyncIterator[bytes]:

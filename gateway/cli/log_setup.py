@@ -18,7 +18,10 @@ WORDY = ("uvicorn", "alembic")  # libraries whose lines below a warning are not 
 
 
 class JsonFormatter(logging.Formatter):
-    """One line: ``time`` (UTC, RFC 3339), ``level``, ``logger``, ``message``, ``process``, and ``exception`` where there is one."""
+    """One line: ``time`` (UTC, RFC 3339), ``level``, ``logger``, ``message``, ``process``, and ``exception`` where there is one.
+
+    It is ASCII: what standard error cannot encode, Python would write as escapes that JSON does not have.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         fields = {
@@ -30,8 +33,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        line = json.dumps(fields, ensure_ascii=False)
-        return line if line.isprintable() else json.dumps(fields)  # with escapes, so that nothing steers the terminal that shows it
+        return json.dumps(fields)
 
 
 def set_up_logging(config: Config) -> None:

@@ -12,6 +12,7 @@ import uvloop
 
 from ..config import Config
 from ..publication import Publication
+from ..runtime.logs import printable_json
 from ..store.embedded import configured_url
 from ..store.library import Library
 
@@ -82,14 +83,17 @@ def _listed(namespaces: dict[str, Any]) -> str:
 
 
 def line_of(channel: str, epoch: str, publication: Publication) -> str:
-    """The line that ``subscribe`` and ``history`` print, JSON: ``position`` is what ``--since`` takes; an ephemeral publication has none."""
+    """The line that ``subscribe`` and ``history`` print, JSON: ``position`` is what ``--since`` takes; an ephemeral publication has none.
+
+    What a publication holds does not steer the terminal that shows it.
+    """
     fields: dict[str, Any] = {"channel": channel}
     if publication.offset:
         fields["position"] = f"{epoch}:{publication.offset}"
     if publication.tags is not None:
         fields["tags"] = json.loads(publication.tags)
     head = json.dumps(fields, ensure_ascii=False)[:-1]
-    return f'{head}, "data": {publication.data.decode()}}}'
+    return printable_json(f'{head}, "data": {publication.data.decode()}}}')
 
 
 def run_async(work: Coroutine[Any, Any, None]) -> None:

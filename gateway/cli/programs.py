@@ -21,6 +21,7 @@ from ..store.data_folder import DEMO
 from ..store.embedded import EmbeddedServer, configured_url
 from .log_setup import set_up_logging
 from .options import Function, open_publisher, run_async, settings_options
+from .standard_output import announce
 
 __all__ = ["demo", "relay", "serve", "with_served_origins"]
 
@@ -108,13 +109,12 @@ async def _relay(config: Config) -> None:
         async with Database(config.database_url, data_dir=config.data_path) as database:
             await migrate(database)
             async with open_publisher(config) as publisher:
-                print(f"the outbox of {database.name} is published to {Address(configured_url(config))}; Ctrl-C ends it", flush=True)
+                announce(f"the outbox of {database.name} is published to {Address(configured_url(config))}; Ctrl-C ends it")
                 await run_relay(database, publisher.history)
 
 
 def _prepared(settings: Config, file: str = FILE) -> Config:
-    """The settings with the secrets of a first run, stored in ``file``; logging is set up, and a closed connection raises instead of ending the process."""
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    """The settings with the secrets of a first run, stored in ``file``; logging is set up."""
     complete = with_secrets(settings, make=True, file=file)
     set_up_logging(complete)
     return complete
@@ -137,14 +137,14 @@ def _greeting(
             where = str(Address(complete.valkey_url))
         else:
             where = f"embedded, {'adopted from an earlier run, ' if embedded.adopted else ''}data in {complete.data_path}"
-        print(f"gateway {__version__} is ready at {url}   (Valkey: {where})", flush=True)
-        print(f"  open      {link(url)}", flush=True)
+        announce(f"gateway {__version__} is ready at {url}   (Valkey: {where})")
+        announce(f"  open      {link(url)}")
         if not settings.api_keys and complete.api_keys:
-            print(f"  API key   {complete.api_keys[0]}   (stored in {complete.data_path / file})", flush=True)
+            announce(f"  API key   {complete.api_keys[0]}   (stored in {complete.data_path / file})")
         if complete.has_console:
-            print(f"  console   {url}/admin/", flush=True)
+            announce(f"  console   {url}/admin/")
         if missing:
-            print(f"  missing   {missing}", flush=True)
-        print("  Ctrl-C    ends it", flush=True)
+            announce(f"  missing   {missing}")
+        announce("  Ctrl-C    ends it")
 
     return on_ready

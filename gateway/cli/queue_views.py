@@ -22,7 +22,7 @@ from rich.text import Text
 
 from ..errors import GatewayError, StoreError, Unavailable
 from ..rules.json_text import clean, encode
-from ..runtime.logs import printable
+from ..runtime.logs import printable, printable_json
 from ..work.queues import JobView, Overview, Queues
 
 __all__ = ["View", "follow", "jobs_of_queue", "json_line", "one_job", "print_line", "print_view", "progress", "queue_list"]
@@ -46,13 +46,7 @@ class View(NamedTuple):
 
 def json_line(value: Any) -> str:
     """``value`` as JSON on one line; what is not to be seen, as the controls of a terminal, is an escape."""
-    text = encode(value).decode()
-    return text if text.isprintable() else "".join(each if each.isprintable() else _escaped(each) for each in text)
-
-
-def _escaped(character: str) -> str:
-    units = character.encode("utf-16-be")
-    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
+    return printable_json(encode(value).decode())
 
 
 def print_line(fields: dict[str, Any], text: str, *, as_json: bool) -> None:

@@ -330,6 +330,7 @@ class Buffered:
     def finish(self, abort: bool = False) -> None:
         """Nothing more is written. ASGI cannot cut a connection off, so ``abort`` changes nothing."""
         self._finished = True
+        self._writer = None  # they hold each other
         self._more.set()
 
     async def pump(self) -> None:

@@ -67,7 +67,9 @@ METRICS = (
     Metric("gateway_valkey_connected", "gauge", "Whether the connection for commands is there; on a cluster, that to every shard."),
     Metric("gateway_valkey_faults_total", "counter", "What other programs wrote to Valkey and was left out.", ("kind",)),
     Metric("gateway_bridge_entries_total", "counter", "Entries of other programs' Lists, Streams and channels.", ("bridge", "result")),
-    Metric("gateway_bridge_waiting", "gauge", "Entries that were left in the source at the last batch.", ("bridge",)),
+    Metric(
+        "gateway_bridge_waiting", "gauge", "Entries that were left in the source at the last batch of the process that works.", ("bridge",)
+    ),
     Metric("gateway_bridge_working", "gauge", "Whether this process works for the bridge.", ("bridge",)),
     # The process, as prometheus-client measures it; on Linux.
     Metric("process_cpu_seconds_total", "counter", "User and system CPU time."),

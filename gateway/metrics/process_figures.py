@@ -161,5 +161,6 @@ def _add_bridges(figures: Figures, bridges: Bridges) -> None:
     for title, statistics in bridges.statistics.items():
         for result in ("bridged", "failed", "forgotten", "lost"):
             figures.add("gateway_bridge_entries_total", getattr(statistics, result), title, result)
-        figures.add("gateway_bridge_waiting", statistics.waiting, title)
+        if statistics.working:  # another process knows what is left now
+            figures.add("gateway_bridge_waiting", statistics.waiting, title)
         figures.add("gateway_bridge_working", statistics.working, title)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 
-from ..errors import StoreError
+from ..errors import NotPermitted, StoreError
 from ..session.node import Node
 from ..store.outbox_report import read_outbox_reports
-from ..store.untrusted import Faults
-from ..work.queues import Overview, Queues
+from ..work.queues import Overview
 from .figures import Figures
 
 __all__ = ["shared_figures"]
@@ -31,61 +31,63 @@ EVENTS = (
 
 
 async def shared_figures(node: Node) -> Figures:
-    """A part that Valkey does not give in READ_SECONDS is left out."""
+    """Of a part that Valkey does not give in READ_SECONDS, what it gave by then; a queue that another program broke is left out."""
     figures = Figures()
     await asyncio.gather(
-        _read(figures, "outbox", _outbox_figures(node)),
-        _read(figures, "queues", _queue_figures(node.queues, node.history.layout.faults)),
+        _read(figures, "outbox", partial(_add_outbox, node=node)),
+        _read(figures, "queues", partial(_add_queues, node=node)),
     )
     return figures
 
 
-async def _read(figures: Figures, part: str, read: Awaitable[Figures]) -> None:
+async def _read(figures: Figures, part: str, read: Callable[[Figures], Awaitable[None]]) -> None:
+    found = Figures()
     try:
         async with asyncio.timeout(READ_SECONDS):
-            found = await read
+            await read(found)
     except (StoreError, TimeoutError) as error:
         log.debug("metrics: %s could not be read: %s", part, str(error) or f"not within {READ_SECONDS:g} s")
         figures.add("gateway_valkey_read", 0, part)
     else:
         figures.add("gateway_valkey_read", 1, part)
-        figures.samples |= found.samples
+    figures.samples |= found.samples
 
 
-async def _outbox_figures(node: Node) -> Figures:
-    figures = Figures()
+async def _add_outbox(figures: Figures, node: Node) -> None:
     reports = await read_outbox_reports(node.history.commands, node.history.layout)
     figures.add("gateway_outbox_databases", len(reports))
     if reports:
         figures.add("gateway_outbox_rows", sum(report.rows for report in reports))
         figures.add("gateway_outbox_oldest_seconds", max(report.oldest_seconds for report in reports))
-    return figures
 
 
-async def _queue_figures(queues: Queues, faults: Faults) -> Figures:
-    figures = Figures()
-    names = await queues.names()
+async def _add_queues(figures: Figures, node: Node) -> None:
+    names = await node.queues.names()
     figures.add("gateway_queues", len(names))
-    overviews: list[Overview | None] = []
-    for first in range(0, min(len(names), READ_MOST), AT_ONCE):
-        page = names[first : min(first + AT_ONCE, READ_MOST)]
-        overviews += await asyncio.gather(*[_overview(queues, name, faults) for name in page])
-    for name, overview in zip(names[:NAMED_MOST], overviews, strict=False):
-        if overview is not None:
-            _add_queue(figures, name, [overview])
-    if others := [overview for overview in overviews[NAMED_MOST:] if overview is not None]:
+    others: list[Overview] = []
+
+    async def read(number: int) -> None:
+        overview = await _overview(node, names[number])
+        if overview is not None and number < NAMED_MOST:
+            _add_queue(figures, names[number], [overview])
+        elif overview is not None:
+            others.append(overview)
+
+    most = min(len(names), READ_MOST)
+    for first in range(0, most, AT_ONCE):
+        await asyncio.gather(*map(read, range(first, min(first + AT_ONCE, most))))
+    if others:
         _add_queue(figures, OTHERS, others)
-    return figures
 
 
-async def _overview(queues: Queues, name: str, faults: Faults) -> Overview | None:
-    """None for a queue of which another program made something else: it costs the others no figures."""
+async def _overview(node: Node, name: str) -> Overview | None:
+    """None for a queue of which a key is of another type. Raises StoreError for what fails for all."""
     try:
-        return await queues.overview(name)
+        return await node.queues.overview(name)
     except StoreError as error:
-        if not error.is_wrong_type:
+        if error.is_general or isinstance(error, NotPermitted):
             raise
-        faults.found("queue", name, error)
+        node.history.layout.faults.found("queue", name, error)
         return None
 
 

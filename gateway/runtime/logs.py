@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-__all__ = ["LineFormatter", "printable"]
+__all__ = ["LineFormatter", "printable", "printable_json"]
 
 _INDENT = "    "
 
@@ -14,6 +14,19 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def printable_json(text: str) -> str:
+    """JSON on one line; what is not to be seen is written as an escape of JSON, which means the same to programs."""
+    if text.isprintable():
+        return text
+    # Of what is not to be seen, a tab alone may be between tokens, where an escape is no JSON; in a string JSON does not allow it.
+    return "".join(each if each.isprintable() else " " if each == "\t" else _escape(each) for each in text)
+
+
+def _escape(character: str) -> str:
+    units = character.encode("utf-16-be", errors="surrogatepass")
+    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
 
 
 class LineFormatter(logging.Formatter):

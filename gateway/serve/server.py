@@ -160,7 +160,9 @@ def _start(embedded: EmbeddedServer, config: Config) -> None:
         return
     count = asyncio.run(renew_epochs(embedded.url, config.prefix))
     log.warning(
-        "the embedded valkey may be older than it was: its folder is a copy, or the machine went down; %d channels begin a new epoch", count
+        "the embedded valkey may be older than it was: its folder, or a file in it, is a copy, or the machine went down; "
+        "%d channels begin a new epoch",
+        count,
     )
     embedded.goes_on()
 

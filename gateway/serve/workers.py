@@ -48,6 +48,7 @@ def run_workers(
     not start.
     """
     parent = _Workers(work)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where the program that started this one ignores it, no worker's end could be noticed
     handlers = {number: signal.signal(number, parent.stop) for number in parent.ending}
     try:
         for number in range(count):
@@ -98,11 +99,17 @@ class _Workers:
                 os.kill(process, number)
 
     def fork(self, number: int) -> None:
-        """Starts the worker of this number, which writes into its pipe when it is ready, or why it is not."""
+        """Starts the worker of this number, which writes into its pipe when it is ready, or why it is not. Raises OSError."""
         reading, writing = os.pipe()
         # Signals wait meanwhile: a worker that has just been born still has its parent's handlers, which would ignore an order to end.
         signal.pthread_sigmask(signal.SIG_BLOCK, self.ending)
-        process = os.fork()
+        try:
+            process = os.fork()
+        except OSError:
+            os.close(reading)
+            os.close(writing)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self.ending)
+            raise
         if process:
             os.close(writing)
             self._workers[process] = _Worker(number, reading, time.monotonic())
@@ -140,6 +147,7 @@ class _Workers:
     def supervise(self, watch: Callable[[], None]) -> None:
         """Replaces workers that end by themselves, until the signal to stop."""
         failures = 0  # in a row, at the start
+        missing: list[int] = []  # the numbers of those that have ended and were not replaced yet
         while not self.stopping:
             time.sleep(WATCH_SECONDS)
             watch()
@@ -148,10 +156,18 @@ class _Workers:
                     return
                 failures = failures + 1 if ended.seconds < STEADY_SECONDS else 1
                 log.error("worker %d ended by itself%s; starting another", process, f": {ended.why}" if ended.why else "")
+                missing.append(ended.number)
+            while missing:
                 time.sleep(backoff(failures, 0.1, 5.0))
                 if self.stopping:
                     return
-                self.fork(ended.number)
+                try:
+                    self.fork(missing[0])
+                except OSError as error:  # no process or memory is left, which may pass: the other workers serve their clients meanwhile
+                    log.error("another worker cannot be started: %s; trying again", error.strerror)
+                    failures += 1
+                    break
+                del missing[0]
 
     def end(self, patience: float) -> None:
         """Asks them to end; those that still run after ``patience`` seconds are killed."""

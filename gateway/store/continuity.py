@@ -1,10 +1,11 @@
 """Whether an embedded server goes on where the last one on its folder ended, by a note in that folder.
 
-It may not where the machine went down under it, which takes what was not on the disk yet, and where the folder is a copy, as of a backup. No gateway
-that saw more is left then to notice what is missing.
+It may not where the machine went down under it, which takes what was not on the disk yet, and where the folder is a copy, or was given back the files
+of a backup. No gateway that saw more is left then to notice what is missing.
 
-The note is ``STATE INODE``. STATE is ``stopped`` once the server ended in order, and the boot of the machine that it runs on before. INODE is that of
-the folder with its file, which a copy does not have.
+The note is ``STATE INODE``, or ``stopped INODE CHANGED`` once the server ended in order; before, STATE is the boot of the machine that it runs on.
+INODE is that of the folder with its file, which a copy does not have. CHANGED is when that folder and the files in it were changed last (ctime, in
+ns), which no program can set: what writes an older file there, or only gives it to another user, leaves a later time.
 """
 
 from __future__ import annotations
@@ -31,19 +32,23 @@ class Continuity:
         self._folder = data_path / "appendonlydir"
 
     def is_broken(self) -> bool:
-        """Whether what was acknowledged last may be missing. Call it when the server runs."""
+        """Whether what was acknowledged last may be missing. Call it before the server starts, which changes its files. Raises OSError."""
         try:
-            state, inode = self._note.read_text().split()
+            state, inode, *changed = self._note.read_text().split()
         except (OSError, ValueError):
             return False
-        return inode != self._inode() or state not in (STOPPED, _boot())
+        if inode != self._inode():
+            return True
+        if state == STOPPED:
+            return bool(changed) and changed != [self._changed()]  # an older version noted no time
+        return state != _boot()
 
     def note(self, *, stopped: bool) -> None:
         """From now on the server runs, or is ``stopped``. A note that cannot be written is logged."""
         draft = self._note.with_name(f"{self._note.name}.new")
         try:
             with open(open_private(draft, os.O_WRONLY | os.O_TRUNC), "w") as file:
-                file.write(f"{STOPPED if stopped else _boot()} {self._inode()}\n")
+                file.write(f"{STOPPED} {self._inode()} {self._changed()}\n" if stopped else f"{_boot()} {self._inode()}\n")
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(self._note)
@@ -52,6 +57,10 @@ class Continuity:
 
     def _inode(self) -> str:
         return str(self._folder.stat().st_ino) if self._folder.exists() else "none"
+
+    def _changed(self) -> str:
+        paths = [self._folder, *self._folder.iterdir()] if self._folder.exists() else []
+        return str(max((path.stat().st_ctime_ns for path in paths), default=0))
 
 
 def _boot() -> str:

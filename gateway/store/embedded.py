@@ -149,6 +149,7 @@ class EmbeddedServer:
         self._make_folders()
         try:
             self._take_lock()
+            broken = self._continuity.is_broken()
             self._process = None
             self.adopted = not self._spawn_unless_running()
         except OSError as error:  # a full disk, for instance
@@ -156,7 +157,7 @@ class EmbeddedServer:
             raise ConfigurationError(f"the embedded valkey in {self._data_path} cannot be started: {error.strerror}{where}") from None
         self._wait_until_ready()
         self._learn()
-        self.is_older = self._continuity.is_broken()
+        self.is_older = broken
         if not self.is_older:
             self.goes_on()
 

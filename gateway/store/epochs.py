@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from ..errors import StoreError
-from ..publication import Position
+from ..publication import Position, channel_fault
 from ..rules.protocol import BEGINNING
 from .access import make_commands
 from .connect import Address
@@ -40,9 +40,10 @@ async def _renew_all(history: History) -> int:
         cursor = b""
         while cursor != b"0":
             cursor, keys = await shard.call(b"SCAN", cursor or b"0", b"MATCH", f"{head}*{tail}", b"COUNT", PAGE)
-            channels = {key.decode(errors="replace").removeprefix(head).removesuffix(tail) for key in keys} - seen
+            names = {key.decode(errors="replace").removeprefix(head).removesuffix(tail) for key in keys} - seen
+            channels = [name for name in names if not channel_fault(name)]  # else another program's key, which the functions refuse
             count += sum(await asyncio.gather(*[_renew(history, channel) for channel in channels]))
-            seen |= channels
+            seen |= names
     return count
 
 

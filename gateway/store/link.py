@@ -177,7 +177,7 @@ class Link:
             if self.proven:
                 log.warning("no heartbeat came from %s yet", ", ".join(self.unproven))
         if not self.proven:
-            silence = StoreError(f"Valkey at {self._address} takes commands, but publishes nothing to its subscribers")
+            silence = StoreError(f"Valkey at {self._address} takes commands, but publishes nothing to its subscribers: {self.doubt}")
             raise [*self._refusals(), silence][0]
 
     def _expected(self) -> list[ShardLink]:

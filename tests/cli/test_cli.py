@@ -23,14 +23,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from typing import Any
+from unittest.mock import AsyncMock
 
 import jwt
 import pytest
 
+from gateway.cli import commands, main
+from gateway.cli.commands import _print_history
 from gateway.cli.programs import demo
 from gateway.config import Config, Tokens, load
+from gateway.errors import GatewayError
+from gateway.publication import Position, Publication
 from gateway.serve.first_run import with_secrets
+from gateway.store.history import History, Page
 
+from ..kit import forks
 from ..kit.forks import Program
 from ..kit.gateways import RunningGateway, Start
 from ..kit.keys import made
@@ -226,6 +233,14 @@ def test_a_long_history_is_printed_whole(gateway: RunningGateway, used: list[str
     assert numbers == (list(range(1200, 0, -1)) if reverse else list(range(1, 1201)))
 
 
+async def test_a_history_that_begins_anew_while_it_is_printed_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = [Page(Position(epoch, 1), 0, [Publication(1, b"1")], 0.0) for epoch in ("old", "new")]
+    monkeypatch.setattr(History, "read", AsyncMock(side_effect=pages))
+    monkeypatch.setattr(commands, "make_commands", lambda *_, **__: AsyncMock())
+    with pytest.raises(GatewayError, match="it is at new:1, and what was printed, of epoch old, is of another life"):
+        await _print_history(Config(valkey_url="valkey://localhost"), "c", None, 0, False)
+
+
 def test_the_last_line_without_a_newline_counts_and_nothing_publishes_nothing(used: list[str]) -> None:
     with ThreadPoolExecutor(2) as pool:
         one = pool.submit(run, "publish", "posts:last-line", "-", *used, stdin=b'1\n{"last":true}')
@@ -268,6 +283,12 @@ def test_help_and_version_succeed() -> None:
         for command in ("serve", "publish", "subscribe", "history", "token", "check"):
             assert command in helped.result().succeeds()
         assert version.result().succeeds().startswith("gateway")
+
+
+def test_a_publication_does_not_steer_the_terminal(gateway: RunningGateway, used: list[str]) -> None:
+    gateway.publish("posts:controls", text := "\x9b31m\x7f\u202e")
+    out = run("history", "posts:controls", *used).succeeds()
+    assert out.strip().isprintable() and json.loads(out)["data"] == text
 
 
 def test_output_into_a_closed_pipe_is_no_traceback(gateway: RunningGateway, used: list[str]) -> None:
@@ -314,7 +335,44 @@ def test_subscribe_ends_where_its_output_takes_nothing_more(gateway: RunningGate
     assert (tmp_path / "err").read_text() == "gateway: standard output takes nothing more: [Errno 28] No space left on device\n"
 
 
+@pytest.mark.parametrize("words", ["publish posts:full 2", "history posts:full"])
+def test_a_disk_that_is_full_is_one_line_also_where_little_is_printed(
+    gateway: RunningGateway, used: list[str], tmp_path: Path, words: str
+) -> None:
+    gateway.publish("posts:full", 1)
+    assert Program("gateway.cli", Path("/dev/full"), tmp_path / "err", *words.split(), *used).wait(20) == 1
+    assert (tmp_path / "err").read_text() == "gateway: standard output takes nothing more: [Errno 28] No space left on device\n"
+
+
+def _without_standard_files() -> None:
+    for number in range(3):
+        os.close(number)
+    sys.argv = ["gateway", "--version"]
+    with contextlib.suppress(SystemExit):
+        main()
+    with socket.socket() as connection:
+        os._exit(connection.fileno())
+
+
+def test_no_connection_has_the_number_of_a_standard_file_that_is_closed() -> None:
+    """uvloop would abort the process when it closes such a connection."""
+    program = forks.start(_without_standard_files)
+    program.join(20)
+    assert program.exitcode is not None and program.exitcode > 2
+
+
 # Starting and ending.
+
+
+def test_a_gateway_serves_although_nobody_can_read_that_it_is_ready(tmp_path: Path, valkey_url: str, prefix: str) -> None:
+    words = ("serve", "--port", "0", "--data-dir", str(tmp_path / "data"), "--valkey-url", valkey_url)
+    program = Program("gateway.cli", Path("/dev/full"), tmp_path / "err", *words, environment={"GATEWAY_PREFIX": prefix})
+    try:
+        wait_until(lambda: "standard output takes nothing: [Errno 28]" in (tmp_path / "err").read_text(), "it is ready, or ended")
+        program.send_signal(signal.SIGTERM)
+        assert program.wait(20) == 0 and "stopped: process" in (tmp_path / "err").read_text()
+    finally:
+        program.kill()
 
 
 @dataclass
@@ -445,6 +503,7 @@ def test_subscribe_shows_what_it_missed_while_valkey_was_away(tmp_path: Path) ->
     """The follower stays; gateway and Valkey end, come back, and more is published before it has found them again."""
     with served(tmp_path) as first, process("subscribe", "posts:1", "--data-dir", tmp_path) as follower:
         assert "following from" in follower.complaint()
+        os.kill(follower.pid, signal.SIGPIPE)  # as a write to a Valkey that has just gone raises it
         epoch = first.api("publish", channel="posts:1", data=1)["result"]["epoch"]
         assert json.loads(follower.line())["position"] == f"{epoch}:1"
         assert first.running.end(signal.SIGINT).status == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -165,3 +166,11 @@ def test_a_line_of_the_log_in_json_holds_its_traceback() -> None:
 def test_what_cannot_be_seen_is_an_escape_in_json_too(given: str) -> None:
     text = JsonFormatter().format(logging.LogRecord("gateway.x", logging.INFO, "", 0, "refused: %s", (given,), None))
     assert text.isprintable() and json.loads(text)["message"] == f"refused: {given}"
+
+
+def test_a_line_of_the_log_is_json_whatever_standard_error_encodes() -> None:
+    output = io.TextIOWrapper(written := io.BytesIO(), encoding="ascii", errors="backslashreplace", write_through=True)
+    handler = logging.StreamHandler(output)
+    handler.setFormatter(JsonFormatter())
+    handler.handle(logging.LogRecord("gateway.x", logging.INFO, "", 0, text := "user 'é😀\x9b'", (), None))
+    assert json.loads(written.getvalue())["message"] == text

@@ -28,6 +28,7 @@ async def test_a_position_from_after_the_backup_leads_nowhere(own: OwnValkey) ->
         for key, value in backup:
             own.ask("RESTORE", key, 0, value, "REPLACE")
         own.ask("SET", "gw:{other}:meta", "of another program")
+        own.ask("HSET", "gw:{}:meta", "of another program", "too")
         outcome = run("restored", "--yes", "--valkey-url", own.url)
         assert outcome.status == 0 and "3 channels of prefix gw began a new epoch" in outcome.out
         await publish(5)

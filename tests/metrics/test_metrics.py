@@ -8,10 +8,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from gateway.metrics.catalog import METRICS
+from gateway.metrics.figures import Figures
+from gateway.metrics.process_figures import _add_bridges
+from gateway.work.bridges import BridgeStatistics
 
 from ..kit.clients import client, connected_socket, opened, stream
 from ..kit.gateways import API_KEY, RULES, RunningGateway, shared_gateway
@@ -248,3 +252,12 @@ def test_label_values_from_outside_are_escaped_and_bounded() -> None:
     read = Scraped.of(exposition({0: Figures()}, shared).decode())
     assert read.value("gateway_queue_workers", queue=hostile) == 2
     assert read.families.keys() == {"gateway_worker_up", "gateway_queue_workers"}
+
+
+def test_what_waits_for_a_bridge_is_known_to_the_process_that_works_alone() -> None:
+    """A process that worked once would show for good what it left then, and a dashboard shows the most of all processes."""
+    worked, works = BridgeStatistics(waiting=5000), BridgeStatistics(waiting=2, working=True)
+    figures, bridges = Figures(), Mock(statistics={"worked": worked, "works": works})
+    _add_bridges(figures, bridges)
+    assert figures.samples["gateway_bridge_waiting"] == [(("works",), 2.0)]
+    assert figures.samples["gateway_bridge_working"] == [(("worked",), 0.0), (("works",), 1.0)]

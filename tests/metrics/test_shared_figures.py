@@ -14,6 +14,7 @@ from gateway.metrics.exposition import exposition
 from gateway.metrics.shared_figures import shared_figures
 from gateway.store.history import History
 from gateway.work import Queue
+from gateway.work.queues import Queues
 from publishers.database import Database
 from publishers.outbox_reporting import OutboxReporter
 from publishers.relay import Relay
@@ -27,8 +28,6 @@ class Node:
     """As much of a node as is read."""
 
     def __init__(self, history: History) -> None:
-        from gateway.work.queues import Queues
-
         self.history = history
         self.queues = Queues(history.commands, history.layout)
 
@@ -58,16 +57,31 @@ async def test_queues_are_counted_the_first_by_name_and_the_others_together(
     assert figures.value("gateway_valkey_read", part="queues") == 1
 
 
-async def test_a_queue_of_which_another_program_made_something_else_costs_the_others_no_figures(
-    valkey_url: str, prefix: str, store: valkey.Valkey
-) -> None:
+async def test_a_queue_that_another_program_broke_costs_its_own_figures_alone(valkey_url: str, prefix: str, store: valkey.Valkey) -> None:
     async with opened_history(valkey_url, prefix, Config()) as history, Queue(valkey_url, prefix=prefix) as queue:
         for name in ("bad", "good"):
-            await queue.enqueue("x", queue=name)
-        store.set(f"{prefix}:queue:{{bad}}:delayed", "no sorted set")
+            await queue.enqueue("x", {}, queue=name)
+        store.set(history.layout.queue("bad")[0], "no hash")
         figures = await read(history)
-    assert (figures.value("gateway_queues"), figures.values("queue")) == (2, {"good"})
+    assert figures.values("queue") == {"good"}
     assert figures.value("gateway_valkey_read", part="queues") == 1
+    assert history.layout.faults.counts["queue"] == 1
+
+
+async def test_what_valkey_gave_in_time_is_shown(valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a cluster of which a shard is away: its queues have no answer."""
+    overview = Queues.overview
+
+    async def answer(queues: Queues, name: str) -> Any:
+        return await (asyncio.sleep(60) if name == "away" else overview(queues, name))
+
+    monkeypatch.setattr(Queues, "overview", answer)
+    monkeypatch.setattr(module, "READ_SECONDS", 0.3)
+    async with opened_history(valkey_url, prefix, Config()) as history, Queue(valkey_url, prefix=prefix) as queue:
+        for name in ("away", "there"):
+            await queue.enqueue("x", {}, queue=name)
+        figures = await read(history)
+    assert (figures.values("queue"), figures.value("gateway_valkey_read", part="queues")) == ({"there"}, 0)
 
 
 async def test_a_relay_reports_its_outbox(database: Database, valkey_url: str, prefix: str, store: valkey.Valkey) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 
 import pytest
 
-from gateway.runtime.logs import LineFormatter, printable
+from gateway.runtime.logs import LineFormatter, printable, printable_json
 
 FORMATTER = LineFormatter("%(levelname)s %(message)s")
 
@@ -32,6 +33,12 @@ def record(message: str, *arguments: object, raised: BaseException | None = None
 def test_what_cannot_be_seen_is_written_as_an_escape(given: str, written: str) -> None:
     assert printable(given) == written
     assert FORMATTER.format(record("client %s refused", given)) == f"INFO client {written} refused"
+
+
+def test_what_cannot_be_seen_in_json_is_an_escape_of_json_or_a_space_between_tokens() -> None:
+    given = '{"a":\t[1],\t"b": "\x9b31m\x7f\u202e\U000e0001é"}'
+    written = printable_json(given)
+    assert written.isprintable() and json.loads(written) == json.loads(given)
 
 
 def test_the_lines_of_a_traceback_cannot_look_like_a_record() -> None:

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 
@@ -16,6 +17,8 @@ from gateway.app import Gateway
 from gateway.config import Config
 from gateway.errors import StoreError
 from gateway.serve.server import serve
+from gateway.store import link as link_module
+from gateway.store.connect import Address
 from gateway.store.embedded import EmbeddedServer
 from gateway.store.library import Library
 from gateway.store.link import Link
@@ -42,6 +45,16 @@ async def test_a_start_without_valkey_leaves_no_task() -> None:
     with pytest.raises(StoreError):
         await Gateway(Config(), "valkey://127.0.0.1:1").start()
     assert asyncio.all_tasks() == before
+
+
+async def test_a_start_that_waits_for_a_heartbeat_in_vain_names_what_valkey_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of an embedded Valkey whose disk is full."""
+    monkeypatch.setattr(link_module, "START_SECONDS", 0.01)
+    link = Link(Address("valkey://localhost"), Mock(sharded=False), b"own")
+    shard = Mock(doubt="Valkey refuses what a gateway writes: MISCONF No space left on device", refusal=None, first_beat=AsyncMock())
+    monkeypatch.setattr(link, "_on_shards_changed", lambda: link._connections.update({Mock(): shard}))
+    with pytest.raises(StoreError, match="publishes nothing to its subscribers: Valkey refuses what a gateway writes: MISCONF No space"):
+        await link.start()
 
 
 def _ended_while_it_starts(data_dir: Path) -> None:

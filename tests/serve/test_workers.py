@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -55,6 +56,43 @@ def test_the_log_says_why_a_worker_ended_and_why_the_one_in_its_place_does_not_s
     try:
         wait_until(lambda: "by itself: no Valkey at valkey://there; starting another" in log.read_text(), "the reason")
         assert "by itself: signal 9; starting another" in log.read_text()
+    finally:
+        os.kill(parent.pid or 0, signal.SIGTERM)
+        parent.join(10)
+    assert parent.exitcode == 0
+
+
+def _replaced_when_there_is_room(log: Path) -> None:
+    logging.basicConfig(filename=log, force=True)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # as by the program that started the gateway
+    workers.WATCH_SECONDS = 0.02
+    started, fork, outcomes = log.with_name("started"), os.fork, [True, True, False]
+
+    def fork_or_not() -> int:
+        if outcomes and not outcomes.pop(0):
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        return fork()
+
+    def work(ready: Callable[[], None], number: int) -> None:
+        ready()
+        if number == 0:
+            is_first = not started.exists()
+            started.write_text("first" if is_first else "second")
+            if is_first:
+                os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)
+
+    os.fork = fork_or_not  # type: ignore[assignment]
+    run_workers(2, work, lambda: None, lambda: None, 5)
+
+
+def test_a_worker_for_which_there_is_no_room_is_started_later_and_the_others_go_on(tmp_path: Path) -> None:
+    (log := tmp_path / "log").touch()
+    parent = forks.start(_replaced_when_there_is_room, log)
+    try:
+        wait_until(lambda: (tmp_path / "started").exists() and (tmp_path / "started").read_text() == "second", "a worker in its place")
+        assert log.read_text().count("another worker cannot be started: Resource temporarily unavailable; trying again") == 1
+        assert log.read_text().count("by itself") == 1, "the other one went on"
     finally:
         os.kill(parent.pid or 0, signal.SIGTERM)
         parent.join(10)

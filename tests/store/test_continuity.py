@@ -48,3 +48,24 @@ def test_a_server_on_a_copy_of_a_folder_knows_it_until_that_was_taken_into_accou
     restored.start()
     assert not restored.is_older
     restored.stop()
+
+
+def test_an_older_state_that_is_written_over_the_newer_one_is_noticed(tmp_path: Path) -> None:
+    """As the documentation restores a backup: the folder is the same one, and the note in it is the backup's."""
+    data, backup = tmp_path / "data", tmp_path / "backup"
+    server = EmbeddedServer(data)
+    for _ in range(2):
+        server.start()
+        assert not server.is_older, "nothing was changed while it was stopped"
+        server.stop()
+        if not backup.exists():
+            shutil.copytree(data, backup)
+    shutil.copytree(backup, data, dirs_exist_ok=True)
+    server.start()
+    assert server.is_older
+    server.stop()
+
+
+def test_a_note_of_an_older_version_has_no_time(tmp_path: Path) -> None:
+    (tmp_path / "gateway.continuity").write_text("stopped none\n")
+    assert not Continuity(tmp_path).is_broken()

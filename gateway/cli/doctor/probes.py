@@ -106,7 +106,7 @@ def _ask(place: Place, method: str, path: str, headers: Mapping[str, str], body:
             found = {name.lower(): value for name, value in response.getheaders()}
             answer = Answer(response.status, found, response.read(BODY_BYTES), (own[0], own[1]))
         return answer
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last: a name that no host can have
         raise Unanswered(error) from None
     finally:
         connection.close()

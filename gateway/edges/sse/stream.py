@@ -198,6 +198,8 @@ class EventStream(TimedClient[StreamSubscription]):
         starts, self._starts = self._starts or [], None
         self._watch_expiry()
         self._write_text(retry() + self._opening(starts))
+        if self.state is CLOSED:  # by that write, of which the socket became full
+            return
         self._record("connected")
         for start in starts:
             self.node.events.subscribed(self.identity, self.client, self.subscriptions[start.number])
@@ -241,6 +243,8 @@ class EventStream(TimedClient[StreamSubscription]):
 
     def write_several(self, joined: tuple[ChannelView, list[Publication]]) -> None:
         """Writes a channel's publications with ids that have the positions of all channels."""
+        if self.state is CLOSED:  # by a write of another channel's publications, of which the socket became full
+            return
         channel, publications = joined
         number = next(s.number for s in self.subscriptions if s.channel is channel)
         parts: list[bytes] = []
@@ -388,3 +392,4 @@ class EventStream(TimedClient[StreamSubscription]):
         if known:
             self._record("disconnected", code=disconnect.code, reason=disconnect.reason)
         self.output.finish(abort)
+        self.subscriptions = []  # they and this object hold each other

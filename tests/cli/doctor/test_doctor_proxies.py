@@ -162,6 +162,11 @@ async def test_a_url_at_which_nothing_answers_is_a_fault() -> None:
     assert finding.weight is Weight.FAULT and "does not answer: [Errno 111]" in finding.sentence
 
 
+async def test_a_name_that_no_host_can_have_is_one_at_which_nothing_answers() -> None:
+    with pytest.raises(Unanswered, match="label empty or too long"):
+        await ask(Place.of("http://a..b/"), "GET", "/health/live")
+
+
 async def test_without_a_token_that_passes_the_way_is_tried_as_far_as_the_gateway_lets_it(gateway: RunningGateway) -> None:
     diagnosis = Diagnosis()
     await check_way(Way(Place.of(gateway.url), [API_KEY], "", "", 3.0, 65536), diagnosis)
