@@ -922,7 +922,7 @@ export class Gateway extends Emitter {
 
   async #open() {
     this._platform.clearTimeout(this.#timer);
-    this.#closeConnection();
+    if (!this.#closeConnection()) return;
     const attempt = (this.#attempt = {});
     const sse = this.#blocked >= BLOCKED_AFTER && this.#wanted.length > 0;
     this.#set("connecting", { transport: sse ? "sse" : "websocket" });
@@ -1027,11 +1027,12 @@ export class Gateway extends Emitter {
     this.#requestWaiting();
   }
 
+  /** What waited is sent first: a listener of the state may send more. */
   #becomeConnected() {
     this.#steadyFrom = this._platform.now() + STEADY_MS;
     this.#warnedOfToken = false;
+    this.#connection.send(this.#queued.splice(0));
     this.#set("connected", { transport: this.transport });
-    this.#connection?.send(this.#queued.splice(0));
   }
 
   /** The gateway refused the connection itself. */
@@ -1091,7 +1092,7 @@ export class Gateway extends Emitter {
 
   #retry(code, reason) {
     if (this._platform.now() > this.#steadyFrom) this.#failures = this.#refusedTokens = 0;
-    this.#closeConnection();
+    if (!this.#closeConnection()) return;
     const retryMs = this._backoff(this.#failures++);
     this.#timer = this._platform.setTimeout(() => this.#open(), retryMs);
     if (code === "token" && !this._hasListener("state")) this._warnOfToken({ message: reason });
@@ -1121,7 +1122,9 @@ export class Gateway extends Emitter {
     for (const subscription of wanted) if (!this.#attempt) subscription._set("refused", code, message);
   }
 
+  /** Returns false where a listener that is notified of it disconnected, or connected again: the caller's business is over then. */
   #closeConnection() {
+    const attempt = this.#attempt;
     this.#token.cancelRenewal();
     this.#steadyFrom = Infinity;
     this.#client = null;
@@ -1129,6 +1132,7 @@ export class Gateway extends Emitter {
     this.#connection = null;
     connection?.end();
     for (const wanted of this.#wanted) wanted._set("waiting");
+    return attempt === this.#attempt;
   }
 
   #set(state, detail) {
@@ -1170,7 +1174,7 @@ export class Gateway extends Emitter {
   /** A stream is opened with its channels, so other channels need another stream: one for all changes of one turn. */
   #reopen() {
     const attempt = this.#attempt;
-    queueMicrotask(() => attempt === this.#attempt && this.#open());
+    if (attempt) queueMicrotask(() => attempt === this.#attempt && this.#open());
   }
 
   #subscribeCommand(subscription) {

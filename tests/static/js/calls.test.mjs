@@ -73,6 +73,14 @@ test("commands wait for a connection, in order, and no longer than their time", 
   assert.deepEqual(page.socket.sent("publish").map(({ data }) => data), [2]);
 });
 
+test("what a listener publishes once there is a connection follows what waited for it", async () => {
+  const page = new Page();
+  page.gateway.on("state", ({ state }) => state === "connected" && page.gateway.publish("a", 2));
+  page.gateway.publish("a", 1);
+  await page.connect();
+  assert.deepEqual(page.socket.sent("publish").map(({ data }) => data), [1, 2]);
+});
+
 test("many commands that waited for a connection leave in frames that the gateway takes", async () => {
   const page = new Page();
   const published = Array.from({ length: 10 }, (_, n) => page.gateway.publish("a", `${n}`.repeat(10_000)));

@@ -126,6 +126,15 @@ test("disconnect closes the connection, and connect continues at the same positi
   assert.deepEqual(page.socket.sent("subscribe"), [{ id: 2, channel: "a", recover: true, epoch: "e", offset: 7 }]);
 });
 
+test("a listener that disconnects when its channel loses the connection is not connected again", async () => {
+  const page = new Page();
+  page.gateway.subscribe("a").on("state", ({ state }) => state === "waiting" && page.gateway.disconnect());
+  await page.connect();
+  page.socket.end();
+  await page.advance(100_000);
+  assert.deepEqual([page.gateway.state, page.sockets.length], ["closed", 1]);
+});
+
 test("close ends the subscriptions, however many components share them, and leaves no timer", async () => {
   const page = new Page({ token: () => jwt("ann") });
   const subscription = page.gateway.subscribe("a");
