@@ -80,7 +80,6 @@
 const NAME = "gateway.js";
 const BLOCKED_AFTER = 2; // WebSockets in a row that brought nothing although the gateway answers HTTP
 const STEADY_MS = 5000; // a connection that lasted so long starts the backoff anew
-const QUIET_STREAM_MS = 35_000; // a stream's comments (each 25 s) are not visible here: after this, a page that wakes reopens it
 const RENEW_MS = 10_000; // before a token expires
 const TOKEN_MS = 30_000; // for the page's function to return a token
 const SLOW_TOKEN_MS = 1000; // for the tokens of channels to come before the connection is opened without them
@@ -104,6 +103,7 @@ const ADVICE = {
 const TOKEN_NEEDED =
   'this page sends no token, and the gateway admits nobody without one: pass it, as in new Gateway({ token: () => fetch("/my-token") }), or let a namespace have subscribe = "anyone"';
 const FRAME_CHARACTERS = 20_000; // a character is up to three bytes, and limits.message_bytes of the gateway is 65,536 by default
+const STREAM_CLOSED = 2; // the readyState of an EventSource that will not try again
 const LONGEST_TIMER_MS = 2 ** 31 - 1; // a longer setTimeout fires at once
 const JWT = /^[\w-]+\.[\w-]+\.[\w-]+$/;
 const LOOPBACK = /^(localhost|.+\.localhost|127(\.\d+){3}|\[::1\])$/;
@@ -178,6 +178,13 @@ async function tokenIn(returned) {
   const token = typeof answer === "string" ? answer.trim() : "";
   if (!JWT.test(token)) throw new Error("it returned something that is not a JWT");
   return token;
+}
+
+/** The cause that the gateway names in a response which is no event stream. */
+async function refusalIn(response) {
+  if (!response.ok) return response.json();
+  await response.body?.cancel(); // the stream can be opened after all
+  return null;
 }
 
 /** A token as the page gives it: a string, or a function that is called for another one once the last was discarded. */
@@ -563,6 +570,7 @@ class Inbox {
 /** What both transports share: a connection ends once, and reports why to its listener. */
 class Connection {
   ended = false;
+  #silentMs = Infinity;
 
   constructor(platform, timeoutMs, listener) {
     this.platform = platform;
@@ -570,6 +578,25 @@ class Connection {
     this.listener = listener;
     this.lastReceived = platform.now();
     this.timer = platform.setTimeout(() => this.end("timeout", "the connection did not open in time"), timeoutMs);
+  }
+
+  /** The server announced its pings: from now on silence means that the connection is dead, or that this machine slept. */
+  expectPings(pingMs, silenceMs) {
+    if (!pingMs) return;
+    this.#silentMs = pingMs + silenceMs;
+    this.#checkSilence();
+  }
+
+  #checkSilence() {
+    const leftMs = this.lastReceived + this.#silentMs - this.platform.now();
+    if (leftMs <= 0) this.end("timeout", "nothing was heard from the gateway");
+    else this.timer = this.platform.setTimeout(() => this.#checkSilence(), leftMs);
+  }
+
+  /** The page woke up, or the network came back. */
+  check() {
+    this.platform.clearTimeout(this.timer);
+    if (this.#silentMs < Infinity) this.#checkSilence();
   }
 
   end(code, reason, hint) {
@@ -587,8 +614,7 @@ class SocketConnection extends Connection {
   answered = false; // something came through it: some proxies let a WebSocket open, and no more
   #pending = new Map(); // id → { method, size, resolve, reject, timer }
   #lastId = 0;
-  #answersPings = false;
-  #silentMs = Infinity;
+  answersPings = false;
 
   constructor(platform, socket, timeoutMs, listener) {
     super(platform, timeoutMs, listener);
@@ -629,7 +655,7 @@ class SocketConnection extends Connection {
     for (const text of frame.split("\n")) {
       if (this.ended) return;
       if (text !== "{}") this.#dispatch(JSON.parse(text));
-      else if (this.#answersPings) this.socket.send("{}");
+      else if (this.answersPings) this.socket.send("{}");
     }
   }
 
@@ -648,23 +674,9 @@ class SocketConnection extends Connection {
     this.#settle(longest[0]).reject(new GatewayError(TOO_LARGE, tooLarge));
   }
 
-  /** The server announced its pings: from now on silence means that the connection is dead, or that this machine slept. */
-  expectPings(pingMs, answer, silenceMs) {
-    this.#answersPings = answer;
-    if (pingMs) this.#silentMs = pingMs + silenceMs;
-    if (pingMs) this.#checkSilence();
-  }
-
-  #checkSilence() {
-    const leftMs = this.lastReceived + this.#silentMs - this.platform.now();
-    if (leftMs <= 0) this.end("timeout", "nothing was heard from the gateway");
-    else this.timer = this.platform.setTimeout(() => this.#checkSilence(), leftMs);
-  }
-
-  /** The page woke up, or the network came back: asks whether the gateway still answers. */
+  /** Asks whether the gateway still answers. */
   check() {
-    this.platform.clearTimeout(this.timer);
-    if (this.#silentMs < Infinity) this.#checkSilence();
+    super.check();
     if (this.ended) return;
     const failed = ({ code }) => code === "timeout" && this.end("timeout", "the gateway did not answer");
     this.send([command("ping", {}, () => {}, failed)]);
@@ -684,6 +696,7 @@ const onlyReceives = (what) => `${what} needs WebSocket, which does not get thro
 /** Server-sent events. EventSource does not reconnect by itself here: there is one backoff, and each attempt may try WebSocket. */
 class StreamConnection extends Connection {
   transport = "sse";
+  opened = false;
 
   constructor(platform, source, timeoutMs, listener) {
     super(platform, timeoutMs, listener);
@@ -693,25 +706,27 @@ class StreamConnection extends Connection {
         this.lastReceived = platform.now();
         if (!this.ended) act(JSON.parse(data));
       });
-    on("connected", ({ channels, tops }) => {
+    on("connected", ({ channels, tops, ping = 0 }) => {
       platform.clearTimeout(this.timer);
-      listener.opened(channels, tops);
+      this.opened = true;
+      listener.opened(channels, tops, ping * 1000);
     });
+    on("ping", () => {});
     on("gap", (gap) => listener.pushed({ channel: gap.channel, gap }));
     on("message", (pub) => listener.pushed({ channel: pub.channel, pub }));
     on("expiring", ({ channel }) => listener.expiring(channel));
     on("refused", ({ code, message, hint, channel }) => listener.refused(new GatewayError(code, message, false, hint), channel));
-    source.onerror = () => this.end("lost", "the event stream broke off");
+    source.onerror = () => {
+      // One that gave up before it began was answered with a status, which it does not show.
+      const refused = source.readyState === STREAM_CLOSED && !this.opened;
+      this.end(refused ? "status" : "lost", "the event stream broke off");
+    };
   }
 
   send(commands) {
     for (const { method, reject } of commands) {
       reject(new GatewayError("sse", onlyReceives(method)));
     }
-  }
-
-  check() {
-    if (this.platform.now() - this.lastReceived >= QUIET_STREAM_MS) this.end("timeout", "nothing was heard from the gateway");
   }
 
   release() {
@@ -953,12 +968,13 @@ export class Gateway extends Emitter {
 
   #openStream(token) {
     const { EventSource } = this._platform;
-    const connection = new StreamConnection(this._platform, new EventSource(this.#streamUrl(token)), this.#options.timeoutMs, {
-      opened: (channels, tops) => this.#streamOpened(channels, tops),
+    const url = this.#streamUrl(token);
+    const connection = new StreamConnection(this._platform, new EventSource(url), this.#options.timeoutMs, {
+      opened: (channels, tops, pingMs) => this.#streamOpened(channels, tops, pingMs),
       pushed: (push) => this.#pushed(push),
       expiring: (channel) => this.#renewStream(channel),
       refused: (error, channel) => this.#streamRefused(error, channel),
-      ended: (...why) => this.#lost(connection, ...why),
+      ended: (code, reason) => (code === "status" ? this.#askForRefusal(connection, url, reason) : this.#lost(connection, code, reason)),
     });
     return connection;
   }
@@ -980,6 +996,7 @@ export class Gateway extends Emitter {
     }
     if (positions.some((position) => position !== "-")) url.searchParams.set("last_event_id", positions.join(","));
     if (token) url.searchParams.set("token", token);
+    url.searchParams.set("pings", "1");
     return url;
   }
 
@@ -1000,7 +1017,8 @@ export class Gateway extends Emitter {
   #connected({ client = null, ping = 0, pong = false, ttl = 0, subs = {} }) {
     const connection = this.#connection;
     this.#client = client;
-    connection.expectPings(ping * 1000, pong, this.#options.silenceMs);
+    connection.answersPings = pong;
+    connection.expectPings(ping * 1000, this.#options.silenceMs);
     this.#blocked = 0;
     this.#scheduleRefresh(this.#token, ttl, "refresh", {});
     this.#becomeConnected();
@@ -1015,8 +1033,9 @@ export class Gateway extends Emitter {
     for (const wanted of this.#wanted) if (wanted.state === "waiting" && this.#isOpen) this.#requestSubscription(wanted);
   }
 
-  #streamOpened(channels, tops) {
+  #streamOpened(channels, tops, pingMs) {
     const connection = this.#connection;
+    connection.expectPings(pingMs, this.#options.silenceMs);
     this.#becomeConnected();
     for (const [channel, result] of Object.entries(channels)) {
       if (connection.ended) return; // a listener disconnected
@@ -1048,6 +1067,16 @@ export class Gateway extends Emitter {
     if (isWorthRetrying(error, subscription._token)) return this.#reconnect(this.#connection, error.code, error.message);
     subscription._refuse(error);
     this.#reopen();
+  }
+
+  /** A request for the same as the stream shows the gateway's refusal, where that names a cause that no later attempt changes. */
+  async #askForRefusal(connection, url, reason) {
+    const refusal = await this.#request(url, {}, refusalIn).catch(() => null);
+    if (connection !== this.#connection) return;
+    const error = refusal?.code && new GatewayError(refusal.code, refusal.error);
+    if (!error || isWorthRetrying(error)) this.#lost(connection, "lost", reason);
+    else if (this.#subscriptions.has(refusal.channel)) this.#streamRefused(error, refusal.channel);
+    else this.#stop("refused", error);
   }
 
   /** The stream ends soon, together with a token: another stream continues after its last event. */
