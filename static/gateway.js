@@ -751,6 +751,7 @@ export class Gateway extends Emitter {
   #timer;
   #stopReason; // the GatewayError with which commands are rejected while no connection is wanted
   #warnedOfToken = false;
+  #warnedOfOrigin = false;
   #client = null;
   inbox;
 
@@ -1117,6 +1118,17 @@ export class Gateway extends Emitter {
     const answers = ({ ok, type }) => ok || type === "opaque";
     const isThere = await this.#request(url, { mode: opened ? "cors" : "no-cors" }, answers).catch(() => false);
     if (isThere && this.state !== "connected") this.#blocked += 1;
+    if (isThere && !opened) await this.#warnOfOrigin(url);
+  }
+
+  /** Of a page whose origin the gateway does not admit, a browser shows the script no more than that the connection broke off. */
+  async #warnOfOrigin(url) {
+    const { origin } = globalThis.location ?? this.#base;
+    if (this.#warnedOfOrigin || origin === this.#base.origin) return;
+    const health = await this.#request(url, {}, (response) => response.json()).catch(() => null);
+    if (!health?.refused || this.#warnedOfOrigin) return;
+    this.#warnedOfOrigin = true;
+    this._platform.console.warn(`gateway.js: the gateway admits no page of ${origin}: ${health.refused}`);
   }
 
   #retry(code, reason) {

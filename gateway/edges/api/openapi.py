@@ -252,7 +252,9 @@ def _stream() -> Schema:
             ),
             _query("last", COUNT, f"starts so many publications back, {LAST_MOST} at most"),
             _query("last_event_id", {"type": "string"}, "where the header cannot be sent"),
-            _query("pings", COUNT, "1: pings are `event: ping` instead of comments, and `connected` names the seconds between them as `ping`"),
+            _query(
+                "pings", COUNT, "1: pings are `event: ping` instead of comments, and `connected` names the seconds between them as `ping`"
+            ),
             {"name": "Last-Event-ID", "in": "header", "description": "the `id:` of the last event seen", "schema": {"type": "string"}},
         ],
         "responses": {

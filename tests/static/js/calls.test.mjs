@@ -114,6 +114,20 @@ test("data that cannot be JSON fails for its caller, and harms nothing", async (
   assert.equal(page.gateway.state, "connected");
 });
 
+test("a page of an origin that the gateway does not admit is a warning, once", async () => {
+  globalThis.location = { href: "https://shop.example/cart", origin: "https://shop.example" };
+  const page = new Page();
+  page.answer = () => ({ ok: true, json: async () => ({ status: "ready", refused: "allowed_origins does not list this page's origin" }) });
+  for (let attempt = 0; attempt < 3; attempt++) {
+    await settled();
+    page.socket.end();
+    await page.advance(30_000);
+  }
+  delete globalThis.location;
+  const refused = "gateway.js: the gateway admits no page of https://shop.example: allowed_origins does not list this page's origin";
+  assert.deepEqual(page.warnings, [refused]);
+});
+
 // The inbox.
 
 test("the inbox asks for its count when its subscription begins, and follows each announcement", async () => {
