@@ -430,6 +430,7 @@ class Subscription extends Emitter {
   }
 
   _set(state, code, reason) {
+    if (this.state === "closed") return; // a listener ended it while all were being notified
     this.#begun &&= state === "catching up" || state === "live";
     if (state !== "catching up") this._offer = null;
     this.#gateway._platform.clearTimeout(this.#timer);
@@ -1012,7 +1013,10 @@ export class Gateway extends Emitter {
     const connected = (reply) => this.#connected(reply);
     const connect = command("connect", { token, name: NAME, subs }, connected, (error) => this.#refused(error));
     const ready = this.#wanted.filter(({ _serverSide, _token }) => !_serverSide && _token.ready);
-    this.#connection.send([connect, ...ready.map((wanted) => this.#subscribeCommand(wanted))]);
+    const connection = this.#connection;
+    const commands = [connect];
+    for (const wanted of ready) if (!connection.ended) commands.push(this.#subscribeCommand(wanted)); // a listener may disconnect
+    if (!connection.ended) connection.send(commands);
   }
 
   #connected({ client = null, ping = 0, pong = false, ttl = 0, subs = {} }) {
@@ -1241,6 +1245,7 @@ export class Gateway extends Emitter {
 
   #resubscribe(subscription) {
     subscription._set("waiting");
+    if (subscription.state !== "waiting" || !this.#isOpen) return; // a listener ended it, or disconnected
     subscription._after(this._backoff(subscription._failures++), () => this.#requestSubscription(subscription));
   }
 
