@@ -68,6 +68,8 @@ export interface SocketLike {
 
 export interface StreamLike {
   onerror: any;
+  /** 2 where it will not try again. */
+  readonly readyState?: number;
   addEventListener(event: string, listener: (message: any) => void): void;
   close(): void;
 }

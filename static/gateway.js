@@ -80,7 +80,6 @@
 const NAME = "gateway.js";
 const BLOCKED_AFTER = 2; // WebSockets in a row that brought nothing although the gateway answers HTTP
 const STEADY_MS = 5000; // a connection that lasted so long starts the backoff anew
-const QUIET_STREAM_MS = 35_000; // a stream's comments (each 25 s) are not visible here: after this, a page that wakes reopens it
 const RENEW_MS = 10_000; // before a token expires
 const TOKEN_MS = 30_000; // for the page's function to return a token
 const SLOW_TOKEN_MS = 1000; // for the tokens of channels to come before the connection is opened without them
@@ -104,6 +103,7 @@ const ADVICE = {
 const TOKEN_NEEDED =
   'this page sends no token, and the gateway admits nobody without one: pass it, as in new Gateway({ token: () => fetch("/my-token") }), or let a namespace have subscribe = "anyone"';
 const FRAME_CHARACTERS = 20_000; // a character is up to three bytes, and limits.message_bytes of the gateway is 65,536 by default
+const STREAM_CLOSED = 2; // the readyState of an EventSource that will not try again
 const LONGEST_TIMER_MS = 2 ** 31 - 1; // a longer setTimeout fires at once
 const JWT = /^[\w-]+\.[\w-]+\.[\w-]+$/;
 const LOOPBACK = /^(localhost|.+\.localhost|127(\.\d+){3}|\[::1\])$/;
@@ -178,6 +178,13 @@ async function tokenIn(returned) {
   const token = typeof answer === "string" ? answer.trim() : "";
   if (!JWT.test(token)) throw new Error("it returned something that is not a JWT");
   return token;
+}
+
+/** The cause that the gateway names in a response which is no event stream. */
+async function refusalIn(response) {
+  if (!response.ok) return response.json();
+  await response.body?.cancel(); // the stream can be opened after all
+  return null;
 }
 
 /** A token as the page gives it: a string, or a function that is called for another one once the last was discarded. */
@@ -423,6 +430,7 @@ class Subscription extends Emitter {
   }
 
   _set(state, code, reason) {
+    if (this.state === "closed") return; // a listener ended it while all were being notified
     this.#begun &&= state === "catching up" || state === "live";
     if (state !== "catching up") this._offer = null;
     this.#gateway._platform.clearTimeout(this.#timer);
@@ -525,7 +533,7 @@ class Inbox {
 
   async read({ ids, upto, all } = {}) {
     const marks = { ids, upto, all };
-    const state = await this.#call("inbox.read", marks, "inbox/read", { method: "POST", body: JSON.stringify(marks) });
+    const state = await this.#call("inbox.read", marks, "inbox/read", { method: "POST", keepalive: true, body: JSON.stringify(marks) });
     // The announcement names what was marked as well, and is ignored where it comes after this. Of ids up to an offset only it knows which.
     const marked = ids ? { read: upto ? undefined : ids } : { upto: upto ? Number(upto.split(":").at(-1)) : state.offset };
     this._receive({ ...state, ...marked });
@@ -563,6 +571,7 @@ class Inbox {
 /** What both transports share: a connection ends once, and reports why to its listener. */
 class Connection {
   ended = false;
+  #silentMs = Infinity;
 
   constructor(platform, timeoutMs, listener) {
     this.platform = platform;
@@ -570,6 +579,25 @@ class Connection {
     this.listener = listener;
     this.lastReceived = platform.now();
     this.timer = platform.setTimeout(() => this.end("timeout", "the connection did not open in time"), timeoutMs);
+  }
+
+  /** The server announced its pings: from now on silence means that the connection is dead, or that this machine slept. */
+  expectPings(pingMs, silenceMs) {
+    if (!pingMs) return;
+    this.#silentMs = pingMs + silenceMs;
+    this.#checkSilence();
+  }
+
+  #checkSilence() {
+    const leftMs = this.lastReceived + this.#silentMs - this.platform.now();
+    if (leftMs <= 0) this.end("timeout", "nothing was heard from the gateway");
+    else this.timer = this.platform.setTimeout(() => this.#checkSilence(), leftMs);
+  }
+
+  /** The page woke up, or the network came back. */
+  check() {
+    this.platform.clearTimeout(this.timer);
+    if (this.#silentMs < Infinity) this.#checkSilence();
   }
 
   end(code, reason, hint) {
@@ -584,11 +612,11 @@ class Connection {
 class SocketConnection extends Connection {
   transport = "websocket";
   opened = false;
+  greeted = false; // connect was sent, which has to be the first command
   answered = false; // something came through it: some proxies let a WebSocket open, and no more
   #pending = new Map(); // id → { method, size, resolve, reject, timer }
   #lastId = 0;
-  #answersPings = false;
-  #silentMs = Infinity;
+  answersPings = false;
 
   constructor(platform, socket, timeoutMs, listener) {
     super(platform, timeoutMs, listener);
@@ -629,7 +657,7 @@ class SocketConnection extends Connection {
     for (const text of frame.split("\n")) {
       if (this.ended) return;
       if (text !== "{}") this.#dispatch(JSON.parse(text));
-      else if (this.#answersPings) this.socket.send("{}");
+      else if (this.answersPings) this.socket.send("{}");
     }
   }
 
@@ -648,23 +676,9 @@ class SocketConnection extends Connection {
     this.#settle(longest[0]).reject(new GatewayError(TOO_LARGE, tooLarge));
   }
 
-  /** The server announced its pings: from now on silence means that the connection is dead, or that this machine slept. */
-  expectPings(pingMs, answer, silenceMs) {
-    this.#answersPings = answer;
-    if (pingMs) this.#silentMs = pingMs + silenceMs;
-    if (pingMs) this.#checkSilence();
-  }
-
-  #checkSilence() {
-    const leftMs = this.lastReceived + this.#silentMs - this.platform.now();
-    if (leftMs <= 0) this.end("timeout", "nothing was heard from the gateway");
-    else this.timer = this.platform.setTimeout(() => this.#checkSilence(), leftMs);
-  }
-
-  /** The page woke up, or the network came back: asks whether the gateway still answers. */
+  /** Asks whether the gateway still answers. */
   check() {
-    this.platform.clearTimeout(this.timer);
-    if (this.#silentMs < Infinity) this.#checkSilence();
+    super.check();
     if (this.ended) return;
     const failed = ({ code }) => code === "timeout" && this.end("timeout", "the gateway did not answer");
     this.send([command("ping", {}, () => {}, failed)]);
@@ -684,6 +698,7 @@ const onlyReceives = (what) => `${what} needs WebSocket, which does not get thro
 /** Server-sent events. EventSource does not reconnect by itself here: there is one backoff, and each attempt may try WebSocket. */
 class StreamConnection extends Connection {
   transport = "sse";
+  opened = false;
 
   constructor(platform, source, timeoutMs, listener) {
     super(platform, timeoutMs, listener);
@@ -693,25 +708,27 @@ class StreamConnection extends Connection {
         this.lastReceived = platform.now();
         if (!this.ended) act(JSON.parse(data));
       });
-    on("connected", ({ channels, tops }) => {
+    on("connected", ({ channels, tops, ping = 0 }) => {
       platform.clearTimeout(this.timer);
-      listener.opened(channels, tops);
+      this.opened = true;
+      listener.opened(channels, tops, ping * 1000);
     });
+    on("ping", () => {});
     on("gap", (gap) => listener.pushed({ channel: gap.channel, gap }));
     on("message", (pub) => listener.pushed({ channel: pub.channel, pub }));
     on("expiring", ({ channel }) => listener.expiring(channel));
     on("refused", ({ code, message, hint, channel }) => listener.refused(new GatewayError(code, message, false, hint), channel));
-    source.onerror = () => this.end("lost", "the event stream broke off");
+    source.onerror = () => {
+      // One that gave up before it began was answered with a status, which it does not show.
+      const refused = source.readyState === STREAM_CLOSED && !this.opened;
+      this.end(refused ? "status" : "lost", "the event stream broke off");
+    };
   }
 
   send(commands) {
     for (const { method, reject } of commands) {
       reject(new GatewayError("sse", onlyReceives(method)));
     }
-  }
-
-  check() {
-    if (this.platform.now() - this.lastReceived >= QUIET_STREAM_MS) this.end("timeout", "nothing was heard from the gateway");
   }
 
   release() {
@@ -736,6 +753,7 @@ export class Gateway extends Emitter {
   #timer;
   #stopReason; // the GatewayError with which commands are rejected while no connection is wanted
   #warnedOfToken = false;
+  #warnedOfOrigin = false;
   #client = null;
   inbox;
 
@@ -804,7 +822,7 @@ export class Gateway extends Emitter {
     this.#subscriptions.delete(subscription.channel);
     subscription._set("closed");
     if (this.transport === "sse") this.#reopen();
-    else if (followed) this.#connection?.send([command("unsubscribe", { channel: subscription.channel })]);
+    else if (followed && this.#connection?.greeted) this.#connection.send([command("unsubscribe", { channel: subscription.channel })]);
   }
 
   async publish(channel, data) {
@@ -854,6 +872,7 @@ export class Gateway extends Emitter {
 
   connect() {
     this.#requirePlatform();
+    this.#listenToPage("addEventListener"); // close() ended that
     if (this.state === "connecting" || this.state === "connected") return;
     if (this.state === "refused") this.#token.discard(); // another token may be accepted
     this.#failures = this.#refusedTokens = 0;
@@ -922,7 +941,7 @@ export class Gateway extends Emitter {
 
   async #open() {
     this._platform.clearTimeout(this.#timer);
-    this.#closeConnection();
+    if (!this.#closeConnection()) return;
     const attempt = (this.#attempt = {});
     const sse = this.#blocked >= BLOCKED_AFTER && this.#wanted.length > 0;
     this.#set("connecting", { transport: sse ? "sse" : "websocket" });
@@ -953,12 +972,13 @@ export class Gateway extends Emitter {
 
   #openStream(token) {
     const { EventSource } = this._platform;
-    const connection = new StreamConnection(this._platform, new EventSource(this.#streamUrl(token)), this.#options.timeoutMs, {
-      opened: (channels, tops) => this.#streamOpened(channels, tops),
+    const url = this.#streamUrl(token);
+    const connection = new StreamConnection(this._platform, new EventSource(url), this.#options.timeoutMs, {
+      opened: (channels, tops, pingMs) => this.#streamOpened(channels, tops, pingMs),
       pushed: (push) => this.#pushed(push),
       expiring: (channel) => this.#renewStream(channel),
       refused: (error, channel) => this.#streamRefused(error, channel),
-      ended: (...why) => this.#lost(connection, ...why),
+      ended: (code, reason) => (code === "status" ? this.#askForRefusal(connection, url, reason) : this.#lost(connection, code, reason)),
     });
     return connection;
   }
@@ -980,6 +1000,7 @@ export class Gateway extends Emitter {
     }
     if (positions.some((position) => position !== "-")) url.searchParams.set("last_event_id", positions.join(","));
     if (token) url.searchParams.set("token", token);
+    url.searchParams.set("pings", "1");
     return url;
   }
 
@@ -994,13 +1015,14 @@ export class Gateway extends Emitter {
     const connected = (reply) => this.#connected(reply);
     const connect = command("connect", { token, name: NAME, subs }, connected, (error) => this.#refused(error));
     const ready = this.#wanted.filter(({ _serverSide, _token }) => !_serverSide && _token.ready);
-    this.#connection.send([connect, ...ready.map((wanted) => this.#subscribeCommand(wanted))]);
+    this.#subscribe(ready, connect);
   }
 
   #connected({ client = null, ping = 0, pong = false, ttl = 0, subs = {} }) {
     const connection = this.#connection;
     this.#client = client;
-    connection.expectPings(ping * 1000, pong, this.#options.silenceMs);
+    connection.answersPings = pong;
+    connection.expectPings(ping * 1000, this.#options.silenceMs);
     this.#blocked = 0;
     this.#scheduleRefresh(this.#token, ttl, "refresh", {});
     this.#becomeConnected();
@@ -1015,8 +1037,9 @@ export class Gateway extends Emitter {
     for (const wanted of this.#wanted) if (wanted.state === "waiting" && this.#isOpen) this.#requestSubscription(wanted);
   }
 
-  #streamOpened(channels, tops) {
+  #streamOpened(channels, tops, pingMs) {
     const connection = this.#connection;
+    connection.expectPings(pingMs, this.#options.silenceMs);
     this.#becomeConnected();
     for (const [channel, result] of Object.entries(channels)) {
       if (connection.ended) return; // a listener disconnected
@@ -1027,11 +1050,12 @@ export class Gateway extends Emitter {
     this.#requestWaiting();
   }
 
+  /** What waited is sent first: a listener of the state may send more. */
   #becomeConnected() {
     this.#steadyFrom = this._platform.now() + STEADY_MS;
     this.#warnedOfToken = false;
+    this.#connection.send(this.#queued.splice(0));
     this.#set("connected", { transport: this.transport });
-    this.#connection?.send(this.#queued.splice(0));
   }
 
   /** The gateway refused the connection itself. */
@@ -1047,6 +1071,16 @@ export class Gateway extends Emitter {
     if (isWorthRetrying(error, subscription._token)) return this.#reconnect(this.#connection, error.code, error.message);
     subscription._refuse(error);
     this.#reopen();
+  }
+
+  /** A request for the same as the stream shows the gateway's refusal, where that names a cause that no later attempt changes. */
+  async #askForRefusal(connection, url, reason) {
+    const refusal = await this.#request(url, {}, refusalIn).catch(() => null);
+    if (connection !== this.#connection) return;
+    const error = refusal?.code && new GatewayError(refusal.code, refusal.error);
+    if (!error || isWorthRetrying(error)) this.#lost(connection, "lost", reason);
+    else if (this.#subscriptions.has(refusal.channel)) this.#streamRefused(error, refusal.channel);
+    else this.#stop("refused", error);
   }
 
   /** The stream ends soon, together with a token: another stream continues after its last event. */
@@ -1087,11 +1121,22 @@ export class Gateway extends Emitter {
     const answers = ({ ok, type }) => ok || type === "opaque";
     const isThere = await this.#request(url, { mode: opened ? "cors" : "no-cors" }, answers).catch(() => false);
     if (isThere && this.state !== "connected") this.#blocked += 1;
+    if (isThere && !opened) await this.#warnOfOrigin(url);
+  }
+
+  /** Of a page whose origin the gateway does not admit, a browser shows the script no more than that the connection broke off. */
+  async #warnOfOrigin(url) {
+    const { origin } = globalThis.location ?? this.#base;
+    if (this.#warnedOfOrigin || origin === this.#base.origin) return;
+    const health = await this.#request(url, {}, (response) => response.json()).catch(() => null);
+    if (!health?.refused || this.#warnedOfOrigin) return;
+    this.#warnedOfOrigin = true;
+    this._platform.console.warn(`gateway.js: the gateway admits no page of ${origin}: ${health.refused}`);
   }
 
   #retry(code, reason) {
     if (this._platform.now() > this.#steadyFrom) this.#failures = this.#refusedTokens = 0;
-    this.#closeConnection();
+    if (!this.#closeConnection()) return;
     const retryMs = this._backoff(this.#failures++);
     this.#timer = this._platform.setTimeout(() => this.#open(), retryMs);
     if (code === "token" && !this._hasListener("state")) this._warnOfToken({ message: reason });
@@ -1121,7 +1166,9 @@ export class Gateway extends Emitter {
     for (const subscription of wanted) if (!this.#attempt) subscription._set("refused", code, message);
   }
 
+  /** Returns false where a listener that is notified of it disconnected, or connected again: the caller's business is over then. */
   #closeConnection() {
+    const attempt = this.#attempt;
     this.#token.cancelRenewal();
     this.#steadyFrom = Infinity;
     this.#client = null;
@@ -1129,6 +1176,7 @@ export class Gateway extends Emitter {
     this.#connection = null;
     connection?.end();
     for (const wanted of this.#wanted) wanted._set("waiting");
+    return attempt === this.#attempt;
   }
 
   #set(state, detail) {
@@ -1156,7 +1204,17 @@ export class Gateway extends Emitter {
   #requestSubscription(subscription) {
     if (!subscription._token.ready) this.#fetchToken(subscription);
     else if (this.transport === "sse") this.#reopen();
-    else this.#connection.send([this.#subscribeCommand(subscription)]);
+    else this.#subscribe([subscription]);
+  }
+
+  /** Sends the commands that subscribe, after those in `before`. A listener that is notified may end any of these channels, or disconnect. */
+  #subscribe(subscriptions, ...before) {
+    const connection = this.#connection;
+    for (const each of subscriptions) if (!connection.ended) each._set("catching up");
+    if (connection.ended) return;
+    connection.greeted = true;
+    const wanted = subscriptions.filter(({ state }) => state === "catching up");
+    connection.send([...before, ...wanted.map((each) => this.#subscribeCommand(each))]);
   }
 
   async #fetchToken(subscription) {
@@ -1170,7 +1228,7 @@ export class Gateway extends Emitter {
   /** A stream is opened with its channels, so other channels need another stream: one for all changes of one turn. */
   #reopen() {
     const attempt = this.#attempt;
-    queueMicrotask(() => attempt === this.#attempt && this.#open());
+    if (attempt) queueMicrotask(() => attempt === this.#attempt && this.#open());
   }
 
   #subscribeCommand(subscription) {
@@ -1189,13 +1247,13 @@ export class Gateway extends Emitter {
       else if (subscription._offer) this.#beginByServer(subscription, subscription._offer);
       else subscription._refuse(error);
     };
-    subscription._set("catching up");
     const token = _token.value || undefined;
     return command("subscribe", { channel, ..._recovery, token, join_leave: _joinLeave }, begin, fail);
   }
 
   #resubscribe(subscription) {
     subscription._set("waiting");
+    if (subscription.state !== "waiting" || !this.#isOpen) return; // a listener ended it, or disconnected
     subscription._after(this._backoff(subscription._failures++), () => this.#requestSubscription(subscription));
   }
 
@@ -1237,7 +1295,8 @@ export class Gateway extends Emitter {
 function baseOf(url) {
   const page = globalThis.location?.href;
   if (url && !page && !/^https?:/.test(url)) return null;
-  const base = url ? new URL(url, page) : new URL("..", import.meta.url);
+  const here = import.meta.url; // a bundler would look for a file where it sees this as the second argument of URL
+  const base = url ? new URL(url, page) : new URL("..", here);
   if (!base.protocol.startsWith("http")) return null;
   if (!base.pathname.endsWith("/")) base.pathname += "/";
   return base;

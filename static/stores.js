@@ -36,6 +36,7 @@
 
 const INBOX = "notifications:";
 const LISTED_MOST = 200; // notifications of a list, which is read anew whenever one changes; an answer of the gateway has up to 100
+const HISTORY_MOST = 300; // publications of one answer over WebSocket
 const CUT_CHARACTERS = 40_000; // the gateway ends an answer at about 256 KiB, where a character is up to six bytes
 const PRESENCE_MS = 120_000; // until presence is read again
 const PRESENCE_CLIENTS = 50; // with more of them, that much longer
@@ -130,10 +131,12 @@ function readHistory(gateway, channel, { limit, since, token }) {
 async function readWhole(gateway, channel, { limit, since, token }) {
   const found = [];
   for (;;) {
-    const { publications, epoch } = await readHistory(gateway, channel, { limit: limit - found.length, since, token });
+    const wanted = limit - found.length;
+    const { publications, epoch } = await readHistory(gateway, channel, { limit: wanted, since, token });
     found.push(...publications);
     const oldest = publications.at(-1)?.offset ?? 0;
-    if (oldest <= 1 || found.length >= limit || JSON.stringify(publications).length < CUT_CHARACTERS) return found;
+    const isCut = publications.length >= HISTORY_MOST || JSON.stringify(publications).length >= CUT_CHARACTERS;
+    if (oldest <= 1 || found.length >= limit || !isCut) return found;
     since = { epoch, offset: oldest };
   }
 }

@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..rules.json_text import encode
+from .request import NOT_LISTED, is_foreign
 from .responses import json_response
 
 __all__ = ["live", "ready"]
@@ -22,10 +23,13 @@ async def ready(request: Request) -> Response:
     """200 while publications reach this process and it takes clients; 503 with the reason otherwise.
 
     Of a cluster, publications of any shard are enough, since the clients of all others lose nothing. ``impaired`` names the other shards.
+    ``refused`` is there for a page whose origin is not admitted: a browser shows it no more of its connections than that they broke off.
     """
     gateway = request.state.gateway
-    if reason := gateway.unready():
-        return json_response(encode({"status": "not ready", "reason": reason}), 503, ANYBODY)
-    if impaired := gateway.impaired():
-        return json_response(encode({"status": "ready", "impaired": impaired}), headers=ANYBODY)
-    return json_response(b'{"status":"ready"}', headers=ANYBODY)
+    reason = gateway.unready()
+    answer = {"status": "not ready", "reason": reason} if reason else {"status": "ready"}
+    if not reason and (impaired := gateway.impaired()):
+        answer["impaired"] = impaired
+    if is_foreign(request.headers, gateway.node.config.origins):
+        answer["refused"] = NOT_LISTED
+    return json_response(encode(answer), 503 if reason else 200, ANYBODY)

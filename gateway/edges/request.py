@@ -18,7 +18,7 @@ from ..errors import BadRequest, PermissionDenied
 from ..origins import Origins
 
 __all__ = [
-    *("NO_COOKIE", "NO_HOST", "NO_PROTOBUF", "NUMBER_DIGITS", "OF_PAGE", "api_key_of", "asks_for_protobuf", "body_of"),
+    *("NOT_LISTED", "NO_COOKIE", "NO_HOST", "NO_PROTOBUF", "NUMBER_DIGITS", "OF_PAGE", "api_key_of", "asks_for_protobuf", "body_of"),
     *("client_address", "cors_headers", "is_api_key", "is_foreign", "is_rebound", "is_trusted", "number_of", "opens_metrics", "preflight"),
     *("refused_origin", "socket_address", "subscription_tokens_of", "token_of"),
 ]

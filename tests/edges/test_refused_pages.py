@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from ..kit.clients import Socket
@@ -44,3 +46,12 @@ async def test_a_refused_origin_is_logged_with_the_setting_that_lets_it_in(
     await until(lambda: f"'{origin}'" in gateway.log(), "the log names the origin")
     (line,) = [line for line in gateway.log().splitlines() if f"'{origin}'" in line]
     assert "allowed_origins" in line and "--origin" in line
+
+
+@pytest.mark.parametrize("origin, refused", [("http://shop.example", True), ("", False)])
+async def test_a_page_learns_from_the_health_that_its_origin_is_the_cause(gateway: RunningGateway, origin: str, refused: bool) -> None:
+    """Of a connection that is refused, a browser shows the page no more than that it broke off."""
+    async with await Socket.open(gateway) as raw:
+        status, headers, body = await raw.request("GET", "/health/ready", {"Origin": origin} if origin else {})
+    assert (status, headers["access-control-allow-origin"]) == (200, "*")
+    assert json.loads(body) == {"status": "ready"} | ({"refused": "allowed_origins does not list this page's origin"} if refused else {})

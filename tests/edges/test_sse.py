@@ -313,6 +313,14 @@ async def test_of_several_channels_the_one_that_no_namespace_has_is_refused_by_n
         assert (event.name, event.data) == ("refused", {"code": 102, "message": "unknown channel", "channel": "nowhere:1"})
 
 
+async def test_the_end_of_one_channel_by_a_service_names_it(gateway: RunningGateway, channel: str) -> None:
+    """A page goes on with its other channels."""
+    async with stream(gateway, channel, "chat:1", user="left") as events:
+        await events.connected()
+        await gateway.ask("unsubscribe", user="left", channel=channel)
+        assert await events.refused() == {"code": 2000, "message": "server unsubscribe", "channel": channel}
+
+
 async def test_refusals_spread_the_return_of_clients(gateway: RunningGateway) -> None:
     retries = set()
     for _ in range(8):
@@ -349,6 +357,18 @@ async def test_a_stream_that_can_never_open_is_a_plain_400(gateway: RunningGatew
     assert f"stream refused with status 400: {reason}" in gateway.log()
 
 
+async def test_a_plain_400_has_the_code_and_the_channel_that_are_its_cause(gateway: RunningGateway) -> None:
+    headers = {"Authorization": f"Bearer {gateway.token()}"}
+    for path, cause in {
+        "/sse?channel=nowhere:1": {"code": 102, "channel": "nowhere:1"},
+        "/sse?" + "&".join(f"channel=chat:{n}" for n in range(200)): {"code": 106},
+        "/sse?channel=chat:1&pings=x": {"code": 107},
+    }.items():
+        status, body = gateway.http("GET", path, headers=headers)
+        answer = json.loads(body)
+        assert (status, answer) == (400, {"error": answer["error"], **cause})
+
+
 async def test_a_stream_takes_as_many_channels_as_its_ids_have_room_for(gateway: RunningGateway, channel: str) -> None:
     names = [f"{channel}-{number}" for number in range(128)]
     async with stream(gateway, *names) as events:
@@ -371,11 +391,22 @@ async def _commented(gateway: RunningGateway) -> None:
         assert (await events.next()).data["data"] == 1
 
 
-waits = beside(_commented)
+async def _pinged(gateway: RunningGateway) -> None:
+    async with stream(gateway, "chat:silent", pings=1) as events:
+        assert (await events.connected())["ping"] == 1
+        event = await events.next()
+        assert (event.name, event.data, event.had_id, events.reading.comments) == ("ping", {}, False, 0)
+
+
+waits = beside(_commented, _pinged)
 
 
 async def test_comments_show_that_a_silent_stream_is_alive(waits: Waits) -> None:
     await waits["_commented"]
+
+
+async def test_a_page_that_asks_for_it_gets_events_in_place_of_comments(waits: Waits) -> None:
+    await waits["_pinged"]
 
 
 # Who it is.
@@ -420,7 +451,7 @@ async def test_other_origins_may_read_only_where_they_are_listed(gateway: Runnin
 @pytest.mark.parametrize(
     ("method", "request_", "code", "message"),
     [
-        ("unsubscribe", {"channel": True}, 103, "permission denied"),
+        ("unsubscribe", {"channel": True}, 2000, "server unsubscribe"),
         ("disconnect", {}, 3503, "force disconnect"),
         ("disconnect", {"disconnect": {"code": 4500, "reason": "enough"}}, 4500, "enough"),
         ("refresh", {"expired": True}, 109, "token expired"),

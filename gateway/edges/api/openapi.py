@@ -252,6 +252,8 @@ def _stream() -> Schema:
         "It opens with `event: connected`; a publication is a nameless event, data `{channel, offset, data}`; `event: gap` says that the history "
         "of a channel does not hold what was missed; `event: refused`, data `{code, message}`, ends it. Every `id:` holds the positions of all channels."
     )
+    fields = {"error": {"type": "string"}, "code": {"type": "integer"}, "channel": {"type": "string"}}
+    refusal = {"type": "object", "properties": fields, "required": ["error", "code"]}
     return CLIENTS | {
         "operationId": "followChannels",
         "summary": "Follows channels by server-sent events, which resume by themselves.",
@@ -263,16 +265,19 @@ def _stream() -> Schema:
             ),
             _query("last", COUNT, f"starts so many publications back, {LAST_MOST} at most"),
             _query("last_event_id", {"type": "string"}, "where the header cannot be sent"),
+            _query(
+                "pings", COUNT, "1: pings are `event: ping` instead of comments, and `connected` names the seconds between them as `ping`"
+            ),
             {"name": "Last-Event-ID", "in": "header", "description": "the `id:` of the last event seen", "schema": {"type": "string"}},
         ],
         "responses": {
             "200": {"description": "The stream.", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
             "400": _json(
-                _answer({"error": {"type": "string"}}),
+                refusal,
                 "No channel is named, too many are, or one that cannot be; or `last` is not a number.",
             ),
             "403": _json(
-                _answer({"error": {"type": "string"}}),
+                refusal,
                 "A page of an origin that `allowed_origins` does not list, or a cookie that does not count for it.",
             ),
         },

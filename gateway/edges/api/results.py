@@ -189,7 +189,8 @@ class InboxResult(InboxState):
 
 
 class Health(msgspec.Struct):
-    """``status``, and the ``reason`` where it is "not ready"."""
+    """``status``, and the ``reason`` where it is "not ready"; ``refused`` where the request is of a page that may not connect."""
 
     status: str
     reason: str | UnsetType = UNSET
+    refused: str | UnsetType = UNSET

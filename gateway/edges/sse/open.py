@@ -60,19 +60,23 @@ class EventStreams:
             return None
         if is_foreign(headers, origins):
             # A foreign page could read nothing of it, but it could make the user present, with the user's cookie.
-            await _plain(send, 403, refused_origin(headers.get("origin", "")), extra)
+            await _plain(send, 403, refused_origin(headers.get("origin", "")), extra, PermissionDenied.code)
             return None
         try:
             token = token_of(headers, query, origins)
         except PermissionDenied as error:
-            await _plain(send, 403, error.hint, extra)
+            await _plain(send, 403, error.hint, extra, error.code)
             return None
         try:
             names = self._names(scope)
             tokens = subscription_tokens_of(query, len(names))
             last = min(number_of(query, "last", 0), LAST_MOST)
+            pings = number_of(query, "pings", 0) > 0
+        except _ChannelRefused as refused:
+            await _plain(send, 400, str(refused.error), extra, refused.error.code, refused.channel)
+            return None
         except ClientError as error:
-            await _plain(send, 400, error.hint or error.message, extra)
+            await _plain(send, 400, str(error), extra, error.code)
             return None
         output = output_of(scope, send)
         await send({"type": "http.response.start", "status": 200, "headers": [_TYPE, *output.headers, *extra]})
@@ -86,7 +90,7 @@ class EventStreams:
             await self._node.admission.turns.wait(1 + len(names) // PLACE_COMMANDS)  # thousands may open at once
             if self._node.revocations.covers(identity) or any(map(self._node.revocations.covers, grants.values())):
                 raise Disconnect(3500, "a token was revoked meanwhile")  # a revocation ends the streams that are open; this one was not
-            return EventStream(self._node, output, identity, starts, grants, address)
+            return EventStream(self._node, output, identity, starts, grants, address, pings=pings)
         except _ChannelRefused as refused:
             await self._refuse(send, refused.error, refused.channel)
         except (ClientError, Disconnect) as error:
@@ -114,16 +118,19 @@ class EventStreams:
         if len(names) > most:
             raise LimitExceeded(f"{len(names)} channels in one stream; at most {most}")
         if len(names) == 1:
-            self._node.rules(names[0])
+            self._require_namespace(names[0])
         return names
+
+    def _require_namespace(self, name: str) -> None:
+        try:
+            self._node.rules(name)
+        except ClientError as error:
+            raise _ChannelRefused(error, name) from None
 
     async def _grants(self, names: list[str], tokens: list[str], identity: Identity) -> dict[str, Grant]:
         """What the subscription tokens allow, by channel. Raises if the user may not follow all of the channels with them."""
         for name in names:
-            try:
-                self._node.rules(name)
-            except ClientError as error:  # one of several: a client may follow the others without it
-                raise _ChannelRefused(error, name) from None
+            self._require_namespace(name)  # one of several: a client may follow the others without it
         grants: dict[str, Grant] = {}
         for token in tokens:
             try:
@@ -183,9 +190,10 @@ class _ChannelRefused(Exception):
         self.channel = channel
 
 
-async def _plain(send: Send, status: int, text: str, headers: list[tuple[bytes, bytes]]) -> None:
+async def _plain(send: Send, status: int, text: str, headers: list[tuple[bytes, bytes]], code: int = 0, channel: str = "") -> None:
+    """The answer to a mistake. ``code`` and ``channel`` are those that the event ``refused`` would have; 0 and "" for none."""
     log.info("stream refused with status %d: %s", status, text)
-    body = encode({"error": text})
+    body = encode({"error": text} | ({"code": code} if code else {}) | ({"channel": channel} if channel else {}))
     head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *headers]
     await send({"type": "http.response.start", "status": status, "headers": head})
     await send({"type": "http.response.body", "body": body})

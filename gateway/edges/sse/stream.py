@@ -115,7 +115,7 @@ class Start(NamedTuple):
 class EventStream(TimedClient[StreamSubscription]):
     """One client's stream: what its subscriptions bring goes into one response."""
 
-    __slots__ = ("_marks", "_starts", "expiring_at", "output", "subscriptions", "write")
+    __slots__ = ("_marks", "_starts", "expiring_at", "output", "pings", "subscriptions", "write")
 
     transport = BY_SSE
 
@@ -127,10 +127,13 @@ class EventStream(TimedClient[StreamSubscription]):
         starts: dict[str, Position | None],
         grants: Mapping[str, Grant],
         address: str = "",
+        *,
+        pings: bool = False,
     ) -> None:
         """Raises Disconnect if the process takes no more connections, UnknownChannel for a namespace that is not configured.
 
         ``starts`` has the position after which each channel begins, ``grants`` what the subscription tokens of channels allow.
+        ``pings``: its pings are events, which a page sees, and no comments.
         """
         node.admission.admit_user(self, identity.user)
         try:
@@ -141,6 +144,7 @@ class EventStream(TimedClient[StreamSubscription]):
         super().__init__(node, identity, CONNECTING, node.hub.now() + CONNECT_SECONDS)
         self.client = new_id()
         self.output = output
+        self.pings = pings
         self.write: Callable[[bytes], object] = output.write
         self.expiring_at = NEVER  # unix seconds; when the end of its first token is announced
         self._starts: list[Start] | None = []  # of the channels that have begun, until all have
@@ -224,7 +228,8 @@ class EventStream(TimedClient[StreamSubscription]):
         tops = b",".join(b"%b:%d" % (encode(start.channel), start.top) for start in starts if start.recovered)
         end, _ = self._first_end()
         ttl = b',"ttl":%d' % seconds_left(end) if end < NEVER else b""
-        data = b'{"client":%b,"channels":{%b},"tops":{%b}%b}' % (encode(self.client), channels, tops, ttl)
+        ping = b',"ping":%d' % max(1, round(self.node.config.ping_seconds)) if self.pings else b""
+        data = b'{"client":%b,"channels":{%b},"tops":{%b}%b%b}' % (encode(self.client), channels, tops, ttl, ping)
         parts = [event("connected", data, several_ids(marks))]
         for start in gaps:
             marks[start.number] = mark_of(start.position)
@@ -293,8 +298,8 @@ class EventStream(TimedClient[StreamSubscription]):
     # From the clock.
 
     def ping(self, now: float) -> None:
-        """A comment: it keeps proxies from closing the connection, and finds out whether the client is there."""
-        self._write_text(b":\n\n")
+        """Keeps proxies from closing the connection, and finds out whether the client is there. A page does not see a comment."""
+        self._write_text(event("ping", b"{}") if self.pings else b":\n\n")
 
     def enforce(self, now: float) -> None:
         super().enforce(now)
@@ -335,7 +340,7 @@ class EventStream(TimedClient[StreamSubscription]):
 
     def remove(self, channel: str) -> None:
         if any(subscription.channel.name == channel for subscription in self.subscriptions):
-            self._write_text(refusal(103, "permission denied", channel))
+            self._write_text(refusal(2000, "server unsubscribe", channel))
             self._end(Disconnect(3507, f"unsubscribed from {channel} by the server API"))
 
     def end_revoked(self, revoked: Callable[[Grant], bool]) -> None:

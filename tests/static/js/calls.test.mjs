@@ -73,6 +73,14 @@ test("commands wait for a connection, in order, and no longer than their time", 
   assert.deepEqual(page.socket.sent("publish").map(({ data }) => data), [2]);
 });
 
+test("what a listener publishes once there is a connection follows what waited for it", async () => {
+  const page = new Page();
+  page.gateway.on("state", ({ state }) => state === "connected" && page.gateway.publish("a", 2));
+  page.gateway.publish("a", 1);
+  await page.connect();
+  assert.deepEqual(page.socket.sent("publish").map(({ data }) => data), [1, 2]);
+});
+
 test("many commands that waited for a connection leave in frames that the gateway takes", async () => {
   const page = new Page();
   const published = Array.from({ length: 10 }, (_, n) => page.gateway.publish("a", `${n}`.repeat(10_000)));
@@ -104,6 +112,20 @@ test("data that cannot be JSON fails for its caller, and harms nothing", async (
   assert.equal((await Page.failure(page.gateway.publish("a", 1n))).name, "TypeError");
   await page.connect();
   assert.equal(page.gateway.state, "connected");
+});
+
+test("a page of an origin that the gateway does not admit is a warning, once", async () => {
+  globalThis.location = { href: "https://shop.example/cart", origin: "https://shop.example" };
+  const page = new Page();
+  page.answer = () => ({ ok: true, json: async () => ({ status: "ready", refused: "allowed_origins does not list this page's origin" }) });
+  for (let attempt = 0; attempt < 3; attempt++) {
+    await settled();
+    page.socket.end();
+    await page.advance(30_000);
+  }
+  delete globalThis.location;
+  const refused = "gateway.js: the gateway admits no page of https://shop.example: allowed_origins does not list this page's origin";
+  assert.deepEqual(page.warnings, [refused]);
 });
 
 // The inbox.

@@ -126,6 +126,48 @@ test("disconnect closes the connection, and connect continues at the same positi
   assert.deepEqual(page.socket.sent("subscribe"), [{ id: 2, channel: "a", recover: true, epoch: "e", offset: 7 }]);
 });
 
+test("a listener that disconnects when its channel loses the connection is not connected again", async () => {
+  const page = new Page();
+  page.gateway.subscribe("a").on("state", ({ state }) => state === "waiting" && page.gateway.disconnect());
+  await page.connect();
+  page.socket.end();
+  await page.advance(100_000);
+  assert.deepEqual([page.gateway.state, page.sockets.length], ["closed", 1]);
+});
+
+test("a channel that a listener of another one ends, when the connection is lost, stays closed", async () => {
+  const page = new Page();
+  const [first, second] = ["a", "b"].map((channel) => page.gateway.subscribe(channel));
+  await page.connect();
+  first.on("state", () => second.unsubscribe());
+  page.socket.end();
+  assert.equal(second.state, "closed");
+});
+
+test("channels that a listener ends before they are asked for are not asked for, and connect remains the first command", async () => {
+  const page = new Page();
+  const [first, second] = ["a", "b"].map((channel) => page.gateway.subscribe(channel));
+  second.on("state", () => [first, second].forEach((each) => each.unsubscribe()));
+  page.gateway.subscribe("c");
+  await page.connect();
+  assert.deepEqual(page.socket.commands.map((command) => Object.keys(command)[1]), ["connect", "subscribe"]);
+  assert.equal(page.socket.sent("subscribe")[0].channel, "c");
+});
+
+test("a listener that disconnects while channels are asked for, or are to be asked for again, leaves nothing that waits", async () => {
+  for (const state of ["catching up", "waiting"]) {
+    const page = new Page();
+    const [first] = ["a", "b"].map((channel) => page.gateway.subscribe(channel));
+    first.on("state", (event) => event.state === state && page.gateway.disconnect());
+    await settled();
+    page.socket.open();
+    const isOpen = page.gateway.state === "connecting";
+    if (isOpen) page.socket.reply("connect", {});
+    if (isOpen) page.socket.refuse("subscribe", { code: 100, message: "internal server error", temporary: true }, 0);
+    assert.deepEqual([page.gateway.state, first.state, page.clock.waiting], ["closed", "waiting", 0]);
+  }
+});
+
 test("close ends the subscriptions, however many components share them, and leaves no timer", async () => {
   const page = new Page({ token: () => jwt("ann") });
   const subscription = page.gateway.subscribe("a");

@@ -133,6 +133,12 @@ class FakeStream {
     this.onerror?.();
   }
 
+  /** A status other than 200, after which an EventSource does not try again. */
+  refuse() {
+    this.readyState = 2;
+    this.end();
+  }
+
   get channels() {
     return this.url.searchParams.getAll("channel");
   }

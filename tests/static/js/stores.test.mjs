@@ -104,6 +104,18 @@ test("a history whose publications are long is read in several answers, up to wh
   assert.deepEqual([store.snapshot.more, page.socket.sent("history").length], [true, 2]);
 });
 
+test("a history of more publications than one answer of the gateway has is read in several", async () => {
+  const [page, store] = await following((gateway) => new ChannelStore(gateway, "a", { history: 400 }));
+  const down = (from, count) => entries(...Array.from({ length: count }, (_, n) => from - n));
+  page.socket.reply("history", { publications: down(900, 300), epoch: "e", offset: 900 });
+  await settled();
+  const [, { limit, since }] = page.socket.sent("history");
+  assert.deepEqual([limit, since], [100, { epoch: "e", offset: 601 }]);
+  page.socket.reply("history", { publications: down(600, 100), epoch: "e", offset: 900 });
+  await settled();
+  assert.deepEqual([store.snapshot.publications.length, store.snapshot.more], [400, true]);
+});
+
 test("a history that the rules do not let the page read is asked for once", async () => {
   const [page] = await following((gateway) => new ChannelStore(gateway, "a", { history: 3 }));
   page.socket.refuse("history", { code: 103, message: "permission denied" });

@@ -35,7 +35,7 @@ test("two WebSockets that do not open although the gateway answers HTTP lead to 
   const page = await streaming({ a: {}, b: {} }, { token: jwt("ann") });
   assert.equal(page.sockets.length, 2);
   assert.ok(page.requests.every(({ url }) => url.pathname === "/health/ready"));
-  assert.equal(page.stream.url.href, `https://gateway.example/sse?channel=a&channel=b&token=${jwt("ann")}`);
+  assert.equal(page.stream.url.href, `https://gateway.example/sse?channel=a&channel=b&token=${jwt("ann")}&pings=1`);
   assert.deepEqual(page.states.at(-1), { state: "connected", transport: "sse" });
   page.stream.send("message", { channel: "a", data: "x", offset: 8 });
   assert.deepEqual(page.data, ["x"]);
@@ -190,6 +190,58 @@ test("a channel's token that is refused is replaced three times, then its channe
   assert.equal(asked, 4);
   assert.equal(ticket.state, "refused");
   assert.deepEqual(page.stream.channels, ["a"]);
+});
+
+test("a channel that the gateway refuses with a status, as of no namespace, is refused alone", async () => {
+  const page = new Page();
+  const typo = page.gateway.subscribe("typo:1");
+  await page.fallBack();
+  const answers = [{ error: "no namespace is named typo", code: 102, channel: "typo:1" }];
+  page.answer = () => ({ ok: false, status: 400, json: async () => answers.shift() });
+  page.stream.refuse();
+  await settled();
+  assert.deepEqual([page.requests.at(-1).url.href, answers], [page.streams[0].url.href, []]);
+  assert.equal(typo.state, "refused");
+  page.gateway.subscribe("a");
+  await nextStream(page);
+  assert.deepEqual([page.streams.length, page.stream.channels], [2, ["a"]]);
+});
+
+test("a stream that the gateway refuses as a whole ends the attempts, and one that a proxy refuses does not", async () => {
+  const page = new Page();
+  page.gateway.subscribe("a");
+  await page.fallBack();
+  page.answer = ({ pathname }) => ({ ok: pathname !== "/sse", json: () => Promise.reject(new SyntaxError("it is HTML")) });
+  page.stream.refuse();
+  await nextStream(page);
+  page.answer = () => ({ ok: false, json: async () => ({ error: "200 channels in one stream; at most 146", code: 106 }) });
+  page.stream.refuse();
+  await settled();
+  assert.deepEqual(page.states.at(-1), { state: "refused", code: 106, reason: "200 channels in one stream; at most 146" });
+});
+
+test("a page that wakes keeps a quiet stream whose pings came, and a stream without them is replaced", async () => {
+  globalThis.addEventListener = (event, wake) => event === "online" && (globalThis.wake = wake);
+  const page = await streaming({ a: {} });
+  delete globalThis.addEventListener;
+  page.stream.send("connected", { channels: {}, tops: {}, ping: 25 });
+  for (let pings = 0; pings < 4; pings++) {
+    await page.advance(25_000);
+    globalThis.wake();
+    page.stream.send("ping", {});
+  }
+  assert.deepEqual([page.streams.length, page.gateway.state], [1, "connected"]);
+  await page.advance(35_000);
+  assert.deepEqual(page.states.at(-1), { state: "waiting", code: "timeout", reason: "nothing was heard from the gateway", retryMs: 500 });
+  delete globalThis.wake;
+});
+
+test("a listener that disconnects because a channel is refused is not connected again", async () => {
+  const page = await streaming({ a: {}, closed: {} });
+  page.gateway.subscribe("closed").on("state", () => page.gateway.disconnect());
+  page.stream.send("refused", { code: 103, message: "permission denied", channel: "closed" });
+  await page.advance(100_000);
+  assert.deepEqual([page.gateway.state, page.streams.length], ["closed", 1]);
 });
 
 test("a refused connection token that came from a function is replaced", async () => {
