@@ -313,14 +313,6 @@ async def test_of_several_channels_the_one_that_no_namespace_has_is_refused_by_n
         assert (event.name, event.data) == ("refused", {"code": 102, "message": "unknown channel", "channel": "nowhere:1"})
 
 
-async def test_the_end_of_one_channel_by_a_service_names_it(gateway: RunningGateway, channel: str) -> None:
-    """A page goes on with its other channels."""
-    async with stream(gateway, channel, "chat:1", user="left") as events:
-        await events.connected()
-        await gateway.ask("unsubscribe", user="left", channel=channel)
-        assert await events.refused() == {"code": 2000, "message": "server unsubscribe", "channel": channel}
-
-
 async def test_refusals_spread_the_return_of_clients(gateway: RunningGateway) -> None:
     retries = set()
     for _ in range(8):
