@@ -368,6 +368,7 @@ def test_a_gateway_serves_although_nobody_can_read_that_it_is_ready(tmp_path: Pa
     words = ("serve", "--port", "0", "--data-dir", str(tmp_path / "data"), "--valkey-url", valkey_url)
     program = Program("gateway.cli", Path("/dev/full"), tmp_path / "err", *words, environment={"GATEWAY_PREFIX": prefix})
     try:
+        (tmp_path / "err").touch()
         wait_until(lambda: "standard output takes nothing: [Errno 28]" in (tmp_path / "err").read_text(), "it is ready, or ended")
         program.send_signal(signal.SIGTERM)
         assert program.wait(20) == 0 and "stopped: process" in (tmp_path / "err").read_text()

@@ -114,8 +114,8 @@ async def test_it_freezes_for_a_moment(server: ValkeyServer, gateway: RunningGat
 
 
 async def test_it_is_demoted(server: ValkeyServer, gateway: RunningGateway) -> None:
-    """The link stays, for a replica takes subscribers."""
-    async with outage(gateway, lambda: server.client.replicaof("127.0.0.1", 1), NO_CONNECTION, LOST[1], BACK[1]):
+    """The link is left as well: a replica passes on what another primary announces."""
+    async with outage(gateway, lambda: server.client.replicaof("127.0.0.1", 1), NO_CONNECTION, *LOST, *BACK):
         await asyncio.sleep(1)
         server.client.replicaof("NO", "ONE")
 
