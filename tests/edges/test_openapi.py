@@ -134,6 +134,8 @@ REQUESTS = [
     ("/api/enqueue", {"name": "x", "channel": "open:" + "c" * 251}, False),
     ("/api/enqueue", {"name": "x", "data": None, "queue": None, "attempts": None, "expires": None}, True),
     ("/api/enqueue", {"name": None}, False),
+    ("/api/batch", {"commands": None, "parallel": None}, True),
+    ("/api/batch", {"commands": [{"publish": {"channel": "chat:schema", "data": 1, "tags": None}}]}, True),
     ("/api/enqueue", {"name": "x" * 201}, False),
     ("/api/enqueue", {"name": "x", "queue": "a b"}, False),
     ("/api/enqueue", {"name": "x", "queue": "\u2028"}, False),

@@ -15,7 +15,7 @@ import pytest
 from gateway.app import Gateway
 from gateway.config import Config
 from gateway.edges.websocket_asgi import TEXT
-from gateway.errors import StoreError, TokenExpired, Unavailable
+from gateway.errors import TokenExpired, Unavailable
 from gateway.publication import Position
 from gateway.rules.identity import ServerSubscription
 from gateway.session.admission import READ_AT_ONCE
@@ -128,10 +128,9 @@ async def test_commands_about_a_channel_wait_for_the_reply_to_its_subscribe(gate
     await until(lambda: "pub" in client.of("room:1"), "its own publication")
 
 
-async def test_commands_go_on_where_the_subscribe_that_they_waited_for_is_refused(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gateway.node.history, "read", AsyncMock(side_effect=StoreError("WRONGTYPE of another program")))
+async def test_commands_go_on_where_the_subscribe_that_they_waited_for_is_refused(gateway: Gateway) -> None:
+    meta, *_ = gateway.node.history.layout.keys("room:2")
+    await gateway.node.history.commands.call(b"SET", meta, b"of another program")
     client = await connected(gateway)
     client.send_commands({"id": 2, "subscribe": {"channel": "room:2"}}, {"id": 3, "publish": {"channel": "room:2", "data": 1}})
     assert (await client.answered(3))["error"]["code"] == 103

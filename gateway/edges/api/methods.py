@@ -107,7 +107,7 @@ def warnings_of(method: Method, body: bytes) -> list[str]:
     """Which fields of a request that was carried out were ignored, a sentence each; in a batch, those of its commands too."""
     warnings = unknown_fields(body, method.request)
     if method is BATCH:
-        for number, command in enumerate(decode_json(body or b"{}", BatchRequest).commands):
+        for number, command in enumerate(_decoded(BatchRequest, body or b"{}").commands):
             if len(warnings) >= NAMED_MOST:
                 break
             for name, request in command.items():
