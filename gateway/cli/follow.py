@@ -9,6 +9,8 @@ from typing import Any
 from ..app import Gateway
 from ..config import Config
 from ..errors import StoreError, UnknownChannel
+from ..live.channel import Channel
+from ..live.fanout import Write
 from ..live.subscription import Subscription
 from ..live.wire_formats import ChannelView
 from ..publication import Position, Publication
@@ -32,11 +34,19 @@ _WIRE = TerminalWire()
 class TerminalSubscription(Subscription):
     """A subscription whose publications are printed, a line each; messages about its position go to standard error."""
 
-    __slots__ = ()
+    __slots__ = ("_reaches_back",)
 
     takes_first_page = False
 
     paused = False
+
+    def __init__(self, channel: Channel, write: Write, since: Position | None, *, reaches_back: bool) -> None:
+        super().__init__(channel, _WIRE, write, since)
+        self._reaches_back = reaches_back
+
+    @property
+    def reaches_back(self) -> bool:
+        return self._reaches_back
 
     def begin(self, recovered: bool, publications: list[Publication]) -> None:
         if self.recovered is False:
@@ -86,9 +96,10 @@ async def follow(config: Config, url: str, names: list[str], since: Position | N
             if last and since is None:
                 start = await gateway.node.history.back(name, last)
             try:
-                subscription: Any = TerminalSubscription(gateway.node.hub.channel(name), _WIRE, output.write, start)
+                channel = gateway.node.hub.channel(name)
             except UnknownChannel as error:
                 raise UnknownChannel(f"{name}: {error}; name the configuration with --config") from None
+            subscription: Any = TerminalSubscription(channel, output.write, start, reaches_back=since is None)
             gateway.node.hub.follow(subscription)
         await output.failed
     finally:

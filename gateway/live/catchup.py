@@ -136,13 +136,16 @@ async def _read_page(source: PageSource, subscription: Subscription) -> None:
         return  # another life of the history began meanwhile; advance judges the position again
     if doubts == channel.doubts:
         channel.remember(page)
-    run, _ = following(since, page.publications)
     if subscription.begun and subscription.paused:
         return  # its position has not moved; it goes on from there when its socket drained
+    run, _ = following(since, page.publications)
+    if not run and page.publications and subscription.may_start_later:
+        subscription.start_later(page.publications[0].offset - 1)
+        run, _ = following(subscription.offset, page.publications)
     # What is newer than the channel's position goes through the channel, to everybody at once.
     run = [publication for publication in run if publication.offset <= channel.offset]
     if run:
         channel.traffic.counts.took_page("history", len(run))
         subscription.write_next(run)
-    else:
+    elif subscription.offset == since:
         subscription.start_over()

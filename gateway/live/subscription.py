@@ -96,6 +96,11 @@ class Subscription(ABC):
         """Whether ``begin`` takes the first page of publications; otherwise they are delivered after it."""
         return True
 
+    @property
+    def reaches_back(self) -> bool:
+        """Whether its client asked for publications before the top, as far as history has them, and for no position that it knows."""
+        return False
+
     def deliver(self, joined: object) -> None:
         """Writes what the wire joined, outside of a round of the fan-out."""
         if type(joined) is bytes:
@@ -153,6 +158,15 @@ class Subscription(ABC):
         self.begin(recovered, publications)
         if publications:
             self._move_to(publications[-1])
+
+    @property
+    def may_start_later(self) -> bool:
+        """Whether it misses nothing where history lets go what follows its position: it ``reaches_back``, and was given nothing yet."""
+        return self.reaches_back and (not self.begun or (bool(self.recovered) and self.offset == self.unbroken))
+
+    def start_later(self, offset: int) -> None:
+        """It starts after this offset, which history still has."""
+        self.offset = self.unbroken = offset
 
     def write_next(self, publications: list[Publication]) -> None:
         """Writes the publications that follow its position; the first time, they are the first page."""

@@ -90,7 +90,7 @@ class EventStreams:
             await self._node.admission.turns.wait(1 + len(names) // PLACE_COMMANDS)  # thousands may open at once
             if self._node.revocations.covers(identity) or any(map(self._node.revocations.covers, grants.values())):
                 raise Disconnect(3500, "a token was revoked meanwhile")  # a revocation ends the streams that are open; this one was not
-            return EventStream(self._node, output, identity, starts, grants, address, pings=pings)
+            return EventStream(self._node, output, identity, starts, grants, address, pings=pings, reaches_back=bool(last and not last_id))
         except _ChannelRefused as refused:
             await self._refuse(send, refused.error, refused.channel)
         except (ClientError, Disconnect) as error:

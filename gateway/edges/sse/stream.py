@@ -63,6 +63,10 @@ class StreamSubscription(TimedSubscription):
     def paused(self) -> bool:
         return self.stream.paused or not self.stream.connected
 
+    @property
+    def reaches_back(self) -> bool:
+        return self.stream.reaches_back
+
     def begin(self, recovered: bool, publications: list[Publication]) -> None:
         if self.rules.presence or self.rules.announces:
             self.stream.enter(self)
@@ -113,9 +117,9 @@ class Start(NamedTuple):
 
 
 class EventStream(TimedClient[StreamSubscription]):
-    """One client's stream: what its subscriptions bring goes into one response."""
+    """One client's stream: what its subscriptions bring goes into one response. ``reaches_back``: it starts some publications back."""
 
-    __slots__ = ("_marks", "_starts", "expiring_at", "output", "pings", "subscriptions", "write")
+    __slots__ = ("_marks", "_starts", "expiring_at", "output", "pings", "reaches_back", "subscriptions", "write")
 
     transport = BY_SSE
 
@@ -129,6 +133,7 @@ class EventStream(TimedClient[StreamSubscription]):
         address: str = "",
         *,
         pings: bool = False,
+        reaches_back: bool = False,
     ) -> None:
         """Raises Disconnect if the process takes no more connections, UnknownChannel for a namespace that is not configured.
 
@@ -145,6 +150,7 @@ class EventStream(TimedClient[StreamSubscription]):
         self.client = new_id()
         self.output = output
         self.pings = pings
+        self.reaches_back = reaches_back
         self.write: Callable[[bytes], object] = output.write
         self.expiring_at = NEVER  # unix seconds; when the end of its first token is announced
         self._starts: list[Start] | None = []  # of the channels that have begun, until all have
