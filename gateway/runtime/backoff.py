@@ -39,18 +39,23 @@ async def retrying(
     """Awaits ``work()`` until it returns, and returns its result; after an error of type ``on`` it waits and tries again.
 
     It tries for ``seconds`` seconds, the last time at their end, then raises the last error; by default it tries without end, and the caller
-    decides when to give up, by cancelling. ``base`` and ``ceiling`` are seconds, as for ``backoff``.
+    decides when to give up, by cancelling, also where ``work`` raises an error instead. ``base`` and ``ceiling`` are seconds, as for ``backoff``.
 
     ``what`` is a sentence that a log line can begin with ("channel a: history could not be read"), ``reason(error)`` the
     cause that follows it. The first failure in a row is logged at ``level``, the others at debug level, and so are the errors that are
     ``quiet``: their cause is logged elsewhere, once for all that fails of it.
     """
     until = time.monotonic() + seconds
+    task = asyncio.current_task()
+    assert task is not None
+    cancellations = task.cancelling()
     attempt = 0
     while True:
         try:
             return await work()
         except on as error:
+            if task.cancelling() > cancellations:  # SQLAlchemy drops a cancellation where a connection is lost at the same moment
+                raise asyncio.CancelledError from error
             attempt += 1
             left = until - time.monotonic()
             if left <= 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 from collections.abc import Callable
@@ -76,3 +77,19 @@ async def test_another_error_is_raised_at_once() -> None:
 
 def test_a_thread_gets_the_first_success_too() -> None:
     assert retrying_blocking(failing(3), on=Unavailable, seconds=60, **SOON) == 4
+
+
+async def test_a_cancellation_that_becomes_an_error_ends_it() -> None:
+    """A relay that was ended as its database went away ran on for ever: SQLAlchemy drops a cancellation where a connection is lost."""
+
+    async def lose_cancellation() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            raise Unavailable("the connection was lost") from None
+
+    waiting = asyncio.create_task(retrying(lose_cancellation, "it waits", log, on=Unavailable))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting], timeout=1)
+    assert waiting.cancelled()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 from unittest.mock import AsyncMock
 
@@ -12,7 +13,7 @@ from gateway.app import Gateway
 from gateway.config import Config
 from gateway.control.presence import Presence
 from gateway.errors import Unavailable
-from gateway.runtime.tasks import Tasks
+from gateway.runtime.tasks import Tasks, to_its_end
 from gateway.store.connect import Address
 from gateway.store.layout import Layout
 
@@ -70,6 +71,26 @@ async def test_a_task_begun_while_another_is_cancelled_is_cancelled_too() -> Non
     async with asyncio.timeout(5):
         await tasks.cancel()
     assert not len(tasks) and ended[0] == 1
+
+
+async def test_an_error_of_work_whose_caller_was_cancelled_is_not_logged_as_one_that_nobody_saw(caplog: pytest.LogCaptureFixture) -> None:
+    """As where a connection cannot be closed any more, 60 lines each time."""
+    goes_on = asyncio.Event()
+
+    async def fail() -> None:
+        await goes_on.wait()
+        raise Unavailable("it is lost")
+
+    caller = asyncio.create_task(to_its_end(fail()))
+    await asyncio.sleep(0)
+    caller.cancel()
+    await asyncio.sleep(0)
+    goes_on.set()
+    await asyncio.wait([caller])
+    assert caller.cancelled()
+    del caller
+    gc.collect()
+    assert caplog.records == []
 
 
 async def test_a_process_that_could_not_record_its_leaves_leaves_its_lease_for_others_to_see(
