@@ -39,7 +39,9 @@ log = logging.getLogger("gateway.session")
 BUSY_MOST = 16  # commands of one client that wait for Valkey or a service
 TURN_MOST = 128  # commands of one message in one turn of the loop: some milliseconds, in which no other client is served
 TOKEN_COST = 16  # commands that one with a token counts as: the signature of a public key takes 40 to 750 microseconds
-PLACE_COMMANDS = 16  # commands that take the time of a client that connects and subscribes: see ``Admission.turns``
+# Commands, and bytes of a message, that take the time of a client that connects and subscribes: see ``Admission.turns``.
+PLACE_COMMANDS = 16
+PLACE_BYTES = 16 * 1024
 
 Read = Callable[[], Awaitable[bytes]]
 
@@ -86,6 +88,8 @@ class CommandingClient(TimedClient[Followed]):
 
     def receive(self, message: bytes) -> None:
         """Acts on the commands of one message, as far as they need not wait."""
+        if more := len(message) // PLACE_BYTES:
+            self.node.admission.turns.take_more(more)
         try:
             commands = decode(message)
         except Disconnect as disconnect:
@@ -98,7 +102,10 @@ class CommandingClient(TimedClient[Followed]):
         self._read_next()
         if self.backlog is not None and self.state is not CLOSED and not self._must_wait():
             backlog, self.backlog = self.backlog, None
+            corked = self.outlet.cork()  # a write for each answer takes longer than most commands
             self._take(backlog)
+            if corked:
+                self.outlet.uncork()
             if self.backlog is None and self.state is not CLOSED:
                 self.outlet.hold_reading(False)
 

@@ -309,6 +309,16 @@ async def test_the_commands_of_one_message_are_handled_in_several_turns(gateway:
     assert [each["id"] for each in client.written[before:]] == list(range(2, 1002))
 
 
+async def test_the_answers_of_a_later_turn_leave_together(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, steps = await connected(gateway), list[int]()
+    monkeypatch.setattr(client, "cork", lambda: not steps.append(len(client.written)))
+    monkeypatch.setattr(client, "uncork", lambda: steps.append(len(client.written)))
+    before = len(client.written)
+    client.send_commands(*[{"id": number, "ping": {}} for number in range(2, 2 * TURN_MOST + 2)])
+    await client.answered(2 * TURN_MOST + 1)
+    assert [step - before for step in steps] == [TURN_MOST, 2 * TURN_MOST]
+
+
 async def test_fewer_commands_with_tokens_are_handled_in_a_turn(gateway: Gateway) -> None:
     """Of tokens that are signed with a curve, 128 that are wrong held the loop for 13 to 100 ms, and those of 32 clients for seconds."""
     client = await connected(gateway)
