@@ -154,7 +154,6 @@ async def test_an_enqueue_does_not_wait_for_the_shard_of_the_queues_names(queue:
         assert (await queue.enqueue("work")).new
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # what is not closed is left to the collector
 async def test_dead_letters_that_are_named_are_sent_again_in_as_many_calls_as_they_need() -> None:
     layout, named = Layout("gw"), []
 
@@ -167,6 +166,7 @@ async def test_dead_letters_that_are_named_are_sent_again_in_as_many_calls_as_th
     assert named == ["abcdef", "cdef", "ef"]
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # what is not closed is left to the collector
 def test_a_queue_works_in_one_loop_after_another_and_refuses_two_at_once(valkey_url: str, prefix: str) -> None:
     queue = Queue(valkey_url, prefix=prefix)
 
