@@ -179,7 +179,6 @@ def test_an_enqueue_without_asyncio_does_not_wait_for_the_shard_of_the_queues_na
     assert len(added) == 1
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # what is not closed is left to the collector
 async def test_dead_letters_that_are_named_are_sent_again_in_as_many_calls_as_they_need() -> None:
     layout, named = Layout("gw"), []
 
@@ -192,6 +191,7 @@ async def test_dead_letters_that_are_named_are_sent_again_in_as_many_calls_as_th
     assert named == ["abcdef", "cdef", "ef"]
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # what is not closed is left to the collector
 def test_a_queue_works_in_one_loop_after_another_and_refuses_two_at_once(valkey_url: str, prefix: str) -> None:
     queue = Queue(valkey_url, prefix=prefix)
 
