@@ -363,12 +363,13 @@ def test_no_connection_has_the_number_of_a_standard_file_that_is_closed() -> Non
 
 
 def test_a_gateway_serves_although_nobody_can_read_that_it_is_ready(tmp_path: Path, valkey_url: str, prefix: str) -> None:
+    (errors := tmp_path / "err").touch()
     words = ("serve", "--port", "0", "--data-dir", str(tmp_path / "data"), "--valkey-url", valkey_url)
-    program = Program("gateway.cli", Path("/dev/full"), tmp_path / "err", *words, environment={"GATEWAY_PREFIX": prefix})
+    program = Program("gateway.cli", Path("/dev/full"), errors, *words, environment={"GATEWAY_PREFIX": prefix})
     try:
-        wait_until(lambda: "standard output takes nothing: [Errno 28]" in (tmp_path / "err").read_text(), "it is ready, or ended")
+        wait_until(lambda: "standard output takes nothing: [Errno 28]" in errors.read_text(), "it is ready, or ended")
         program.send_signal(signal.SIGTERM)
-        assert program.wait(20) == 0 and "stopped: process" in (tmp_path / "err").read_text()
+        assert program.wait(20) == 0 and "stopped: process" in errors.read_text()
     finally:
         program.kill()
 
