@@ -533,7 +533,7 @@ class Inbox {
 
   async read({ ids, upto, all } = {}) {
     const marks = { ids, upto, all };
-    const state = await this.#call("inbox.read", marks, "inbox/read", { method: "POST", body: JSON.stringify(marks) });
+    const state = await this.#call("inbox.read", marks, "inbox/read", { method: "POST", keepalive: true, body: JSON.stringify(marks) });
     // The announcement names what was marked as well, and is ignored where it comes after this. Of ids up to an offset only it knows which.
     const marked = ids ? { read: upto ? undefined : ids } : { upto: upto ? Number(upto.split(":").at(-1)) : state.offset };
     this._receive({ ...state, ...marked });
@@ -612,6 +612,7 @@ class Connection {
 class SocketConnection extends Connection {
   transport = "websocket";
   opened = false;
+  greeted = false; // connect was sent, which has to be the first command
   answered = false; // something came through it: some proxies let a WebSocket open, and no more
   #pending = new Map(); // id → { method, size, resolve, reject, timer }
   #lastId = 0;
@@ -821,7 +822,7 @@ export class Gateway extends Emitter {
     this.#subscriptions.delete(subscription.channel);
     subscription._set("closed");
     if (this.transport === "sse") this.#reopen();
-    else if (followed) this.#connection?.send([command("unsubscribe", { channel: subscription.channel })]);
+    else if (followed && this.#connection?.greeted) this.#connection.send([command("unsubscribe", { channel: subscription.channel })]);
   }
 
   async publish(channel, data) {
@@ -871,6 +872,7 @@ export class Gateway extends Emitter {
 
   connect() {
     this.#requirePlatform();
+    this.#listenToPage("addEventListener"); // close() ended that
     if (this.state === "connecting" || this.state === "connected") return;
     if (this.state === "refused") this.#token.discard(); // another token may be accepted
     this.#failures = this.#refusedTokens = 0;
@@ -1013,10 +1015,7 @@ export class Gateway extends Emitter {
     const connected = (reply) => this.#connected(reply);
     const connect = command("connect", { token, name: NAME, subs }, connected, (error) => this.#refused(error));
     const ready = this.#wanted.filter(({ _serverSide, _token }) => !_serverSide && _token.ready);
-    const connection = this.#connection;
-    const commands = [connect];
-    for (const wanted of ready) if (!connection.ended) commands.push(this.#subscribeCommand(wanted)); // a listener may disconnect
-    if (!connection.ended) connection.send(commands);
+    this.#subscribe(ready, connect);
   }
 
   #connected({ client = null, ping = 0, pong = false, ttl = 0, subs = {} }) {
@@ -1205,7 +1204,17 @@ export class Gateway extends Emitter {
   #requestSubscription(subscription) {
     if (!subscription._token.ready) this.#fetchToken(subscription);
     else if (this.transport === "sse") this.#reopen();
-    else this.#connection.send([this.#subscribeCommand(subscription)]);
+    else this.#subscribe([subscription]);
+  }
+
+  /** Sends the commands that subscribe, after those in `before`. A listener that is notified may end any of these channels, or disconnect. */
+  #subscribe(subscriptions, ...before) {
+    const connection = this.#connection;
+    for (const each of subscriptions) if (!connection.ended) each._set("catching up");
+    if (connection.ended) return;
+    connection.greeted = true;
+    const wanted = subscriptions.filter(({ state }) => state === "catching up");
+    connection.send([...before, ...wanted.map((each) => this.#subscribeCommand(each))]);
   }
 
   async #fetchToken(subscription) {
@@ -1238,7 +1247,6 @@ export class Gateway extends Emitter {
       else if (subscription._offer) this.#beginByServer(subscription, subscription._offer);
       else subscription._refuse(error);
     };
-    subscription._set("catching up");
     const token = _token.value || undefined;
     return command("subscribe", { channel, ..._recovery, token, join_leave: _joinLeave }, begin, fail);
   }
@@ -1287,7 +1295,8 @@ export class Gateway extends Emitter {
 function baseOf(url) {
   const page = globalThis.location?.href;
   if (url && !page && !/^https?:/.test(url)) return null;
-  const base = url ? new URL(url, page) : new URL("..", import.meta.url);
+  const here = import.meta.url; // a bundler would look for a file where it sees this as the second argument of URL
+  const base = url ? new URL(url, page) : new URL("..", here);
   if (!base.protocol.startsWith("http")) return null;
   if (!base.pathname.endsWith("/")) base.pathname += "/";
   return base;

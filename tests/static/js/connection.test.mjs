@@ -144,6 +144,16 @@ test("a channel that a listener of another one ends, when the connection is lost
   assert.equal(second.state, "closed");
 });
 
+test("channels that a listener ends before they are asked for are not asked for, and connect remains the first command", async () => {
+  const page = new Page();
+  const [first, second] = ["a", "b"].map((channel) => page.gateway.subscribe(channel));
+  second.on("state", () => [first, second].forEach((each) => each.unsubscribe()));
+  page.gateway.subscribe("c");
+  await page.connect();
+  assert.deepEqual(page.socket.commands.map((command) => Object.keys(command)[1]), ["connect", "subscribe"]);
+  assert.equal(page.socket.sent("subscribe")[0].channel, "c");
+});
+
 test("a listener that disconnects while channels are asked for, or are to be asked for again, leaves nothing that waits", async () => {
   for (const state of ["catching up", "waiting"]) {
     const page = new Page();
