@@ -318,7 +318,7 @@ async def test_the_end_of_one_channel_by_a_service_names_it(gateway: RunningGate
     async with stream(gateway, channel, "chat:1", user="left") as events:
         await events.connected()
         await gateway.ask("unsubscribe", user="left", channel=channel)
-        assert await events.refused() == {"code": 103, "message": "permission denied", "channel": channel}
+        assert await events.refused() == {"code": 2000, "message": "server unsubscribe", "channel": channel}
 
 
 async def test_refusals_spread_the_return_of_clients(gateway: RunningGateway) -> None:

@@ -336,7 +336,7 @@ class EventStream(TimedClient[StreamSubscription]):
 
     def remove(self, channel: str) -> None:
         if any(subscription.channel.name == channel for subscription in self.subscriptions):
-            self._write_text(refusal(103, "permission denied", channel))
+            self._write_text(refusal(2000, "server unsubscribe", channel))
             self.close(Disconnect(3507, f"unsubscribed from {channel} by the server API"))
 
     def end_revoked(self, revoked: Callable[[Grant], bool]) -> None:
