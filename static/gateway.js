@@ -1075,7 +1075,7 @@ export class Gateway extends Emitter {
 
   /** A request for the same as the stream shows the gateway's refusal, where that names a cause that no later attempt changes. */
   async #askForRefusal(connection, url, reason) {
-    const refusal = await this.#request(url, {}, refusalIn).catch(() => null);
+    const refusal = this.#warnedOfOrigin ? null : await this.#request(url, {}, refusalIn).catch(() => null);
     if (connection !== this.#connection) return;
     const error = refusal?.code && new GatewayError(refusal.code, refusal.error);
     if (!error || isWorthRetrying(error)) this.#lost(connection, "lost", reason);

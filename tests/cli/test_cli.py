@@ -307,12 +307,14 @@ def test_subscribe_follows_channels_from_the_position_that_is_asked_for(gateway:
     with (
         process("subscribe", "posts:follow", "--last", "2", *used) as last,
         process("subscribe", "posts:follow", "--since", f"{epoch}:1", *used) as since,
+        process("subscribe", "posts:follow", "--since", "another:1", *used) as lost,
         process("subscribe", "posts:follow", "posts:follow2", *used) as live,
     ):
         for follower in (last, since):
             assert [json.loads(follower.line()) for _ in range(2)] == [
                 {"channel": "posts:follow", "position": f"{epoch}:{number}", "data": number} for number in (2, 3)
             ]
+        assert f"posts:follow: a gap; history does not hold what was missed, going on from {epoch}:3" in lost.complaint()
         said = live.complaint() + live.complaint()
         assert "posts:follow: following from" in said and "posts:follow2: following from" in said
         gateway.publish("posts:follow", 4, tags={"a": "b"})
