@@ -14,7 +14,10 @@ from ..rules.identity import Override
 from ..rules.json_text import MAX_DEPTH, encode, is_json
 from ..rules.protocol import OverrideRequest
 
-__all__ = ["Claims", "GrantingClaims", "UsualClaims", "claims_of", "json_of", "usual_claims"]
+__all__ = ["AHEAD_SECONDS", "Claims", "GrantingClaims", "UsualClaims", "claims_of", "json_of", "usual_claims"]
+
+# By so much the clock that wrote "iat" may be ahead: of two machines one always is, and a refused token keeps its client away for good.
+AHEAD_SECONDS = 5
 
 
 class GrantingClaims(msgspec.Struct):
@@ -57,7 +60,7 @@ class Claims(GrantingClaims):
     @property
     def presented_from(self) -> float:
         """The token is refused before."""
-        return max(int(self.nbf), int(self.iat))
+        return max(int(self.nbf), int(self.iat) - AHEAD_SECONDS)
 
     @property
     def presented_until(self) -> float:

@@ -44,7 +44,7 @@ def plain_claims(token: str, keys: Keys, settings: Tokens) -> Claims | None:
         header, payload, signature = _read_head(head), canonical(body), canonical(last)
         claims, now = usual_claims(payload), time.time()
         is_expired = not isnan(claims.exp) and int(claims.exp) <= now - settings.leeway
-        is_usual = _is_readable(payload) and (is_expired or _is_ours(claims, settings)) and _has_begun(claims, now + settings.leeway)
+        is_usual = _is_readable(payload) and (is_expired or _is_ours(claims, settings)) and claims.presented_from <= now + settings.leeway
     except (*UNREADABLE, OverflowError):
         return None
     fitting = keys.of(header.alg, header.kid)
@@ -69,10 +69,6 @@ def _read_head(head: bytes) -> _Header:
 def _is_readable(payload: bytes) -> bool:
     """Whether any parser reads it: msgspec does not look into the claims that nobody asks for, where PyJWT's parser meets its limits."""
     return len(payload) <= PAYLOAD_BYTES and is_json(payload)
-
-
-def _has_begun(claims: UsualClaims, latest: float) -> bool:
-    return int(claims.nbf) <= latest and int(claims.iat) <= latest
 
 
 def _is_ours(claims: UsualClaims, settings: Tokens) -> bool:

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from math import isfinite
 from typing import Any
 
@@ -21,7 +22,7 @@ from jwt.warnings import InsecureKeyLengthWarning
 from ..config import Tokens
 from ..errors import KeyUnknown, TokenInvalid, TokenStale
 from ..rules.identity import ANONYMOUS, Grant, Identity, ServerSubscription
-from .claims import Claims, claims_of, json_of
+from .claims import AHEAD_SECONDS, Claims, claims_of, json_of
 from .keys import Keys
 from .known_tokens import KnownTokens, token_digest
 from .plain_tokens import plain_claims
@@ -125,15 +126,24 @@ class Verifier:
 
     def _decode(self, token: str, material: Any, algorithm: str) -> dict[str, Any]:
         settings = self._settings
-        return jwt.decode(
+        decode = partial(
+            jwt.decode,
             token,
             material,
             algorithms=[algorithm],
             audience=settings.audience or None,
             issuer=settings.issuer or None,
             leeway=settings.leeway,
-            options=self._options,
         )
+        try:
+            good: dict[str, Any] = decode(options=self._options)
+            return good
+        except jwt.ImmatureSignatureError:
+            claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
+            if int(claims.get("iat", 0)) - AHEAD_SECONDS > time.time() + settings.leeway:
+                raise
+        found: dict[str, Any] = decode(options=self._options | {"verify_iat": False})  # raises again for "nbf"
+        return found
 
 
 def _own_channels(claims: Claims) -> dict[str, ServerSubscription]:

@@ -150,6 +150,18 @@ def test_both_ways_find_the_same_in_any_token(claims: dict[str, Any], spaces: bo
         assert shortly == outcome(by_secret(audience=audience), token)
 
 
+def test_a_token_of_a_backend_whose_clock_is_a_little_ahead_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its refusal would be final, and of a clock that is half a second ahead it would come now and then."""
+    for pyjwt_judges in (False, True):
+        if pyjwt_judges:
+            judged_by_pyjwt(monkeypatch)
+        now, checks = int(time.time()), by_secret()
+        assert checks.connection(claiming(sub="u1", iat=now + 4)).user == "u1"
+        for early in ({"iat": now + 9}, {"nbf": now + 4}, {"iat": now + 4, "nbf": now + 4}):
+            with pytest.raises(TokenInvalid, match="not yet valid"):
+                checks.connection(claiming(**early))
+
+
 def test_what_a_token_carries_is_on_one_line_however_it_was_written() -> None:
     token = made('{"sub":"u1","info":{"n":\n1},"meta": [1,\r\n2],"subs":{"a":{"data":{"x" :1}}}}')
     assert is_plain(token)
