@@ -2,7 +2,7 @@
 
 When many clients come back together, each of those that are there gets each join: a thousand joins of a channel with a thousand observers are
 a million messages. They are handed on in *passes*, each of which brings all observers what has come since the one before it. Where more
-come without end than can be handed on, the oldest are dropped: clients read presence anew now and then.
+come than can be handed on, the oldest are dropped: an observer's list is right again once it reads presence.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ log = logging.getLogger("gateway.hub")
 
 PASSED_AT_ONCE = 1000  # work of one turn of the loop, in writes to subscribers: about 10 ms
 MESSAGES_PER_WRITE = 8  # joins and leaves that take about as long as one write: each is framed for each observer
-WAITING_MOST = 20_000  # joins and leaves that wait for the next pass, 10 MB or so
 PASS_MOST = 250  # joins and leaves of one pass: about 32 KiB, half of what may wait for a client
+WAITING_MOST = 20_000  # that wait for a pass, where clients come and go faster than it can be handed on: about 8 MiB, the newest ones
 
 
 class JoinLeaveObserver(Protocol):
@@ -34,12 +34,14 @@ class JoinLeaveObserver(Protocol):
 
 
 class JoinsAndLeaves:
-    """The observers of one channel. ``bool()`` is whether there are any. ``later`` calls what it is given in a later turn of the loop."""
+    """The observers of the channel ``name``. ``bool()`` is whether there are any. ``later`` calls what it is given in a later turn of the loop."""
 
-    __slots__ = ("_items", "_later", "_left", "_observers", "_waiting")
+    __slots__ = ("_drops", "_items", "_later", "_left", "_name", "_observers", "_waiting")
 
-    def __init__(self, later: Callable[[Callable[[], None]], object]) -> None:
+    def __init__(self, name: str, later: Callable[[Callable[[], None]], object]) -> None:
+        self._name = name
         self._later = later
+        self._drops = False  # since the log said so
         self._observers: dict[JoinLeaveObserver, None] = {}
         self._items: list[JoinLeave] = []  # of the pass under way
         self._left: Iterator[JoinLeaveObserver] | None = None  # the observers that it has not come to yet; None: there is no pass
@@ -61,11 +63,16 @@ class JoinsAndLeaves:
         if not self._observers:
             return
         self._waiting += items
-        if len(self._waiting) > WAITING_MOST:
-            log.debug("joins and leaves come faster than %d subscriptions get them: the oldest are dropped", len(self._observers))
-            del self._waiting[:-WAITING_MOST]
         if self._left is None:
             self._begin()
+        if len(self._waiting) > WAITING_MOST:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        del self._waiting[:-WAITING_MOST]
+        if not self._drops:
+            self._drops = True
+            log.warning("channel %s: clients join and leave faster than %d others can be notified of it", self._name, len(self._observers))
 
     def _begin(self) -> None:
         self._items, self._waiting = self._waiting[:PASS_MOST], self._waiting[PASS_MOST:]
@@ -83,6 +90,7 @@ class JoinsAndLeaves:
             self._later(self._go_on)
             return
         self._left, self._items = None, []
+        self._drops = self._drops and bool(self._waiting)
         if self._waiting:
             self._left = iter(())
             self._later(self._begin)

@@ -359,6 +359,9 @@ class Link:
         for other in self._listeners:
             other.on_subscribed(channel)
 
+    def on_outdated(self, link: ShardLink, channel: bytes) -> None:
+        self._asking.answered(link, channel)
+
     def on_displaced(self, link: ShardLink, channel: bytes) -> None:
         self._asking.answered(link, channel)
         self._displaced.append((link, channel))  # what was announced before it is in the batch, and is handed over first

@@ -73,6 +73,9 @@ class Receiver(Protocol):
 
     def on_confirmed(self, link: ShardLink, channel: bytes) -> None: ...
 
+    def on_outdated(self, link: ShardLink, channel: bytes) -> None:
+        """The server confirms a channel that was left meanwhile."""
+
     def on_displaced(self, link: ShardLink, channel: bytes) -> None:
         """The server withdraws or refuses the channel, whose slot is elsewhere, or nowhere for now."""
 
@@ -233,7 +236,9 @@ class ShardLink:
         dialect = self._dialect
         if kind == dialect.confirmed:
             self._answered(dialect.subscribe, reply[1])
-            if reply[1] not in self._leaving:
+            if reply[1] in self._leaving:
+                self._receiver.on_outdated(self, reply[1])
+            else:
                 self._receiver.on_confirmed(self, reply[1])
         elif kind == dialect.withdrawn:
             self._left(reply[1])

@@ -82,3 +82,18 @@ async def test_few_get_a_join_at_once(hub: Hub) -> None:
     channel, observers = await opened(hub, turns, 3)
     infos = announce(hub, channel, 0, 2)
     assert [observer.got for observer in observers] == [infos] * 3
+
+
+async def test_of_more_than_can_be_handed_on_the_oldest_are_dropped(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ten thousand that come and go in a channel where each gets each join: what waited grew without a bound, and came ever later."""
+    most = 2 * PASS_MOST
+    monkeypatch.setattr(joins_and_leaves, "WAITING_MOST", most)
+    channel, observers = await opened(hub, TurnCounter(), 500)
+    infos = announce(hub, channel, 0, PASS_MOST)
+    for first in range(PASS_MOST, PASS_MOST + 3 * most, most):
+        infos += announce(hub, channel, first, first + most)
+    await until(lambda: observers[-1].got[-1:] == infos[-1:], "the newest came")
+    assert all(observer.got == infos[:PASS_MOST] + infos[-most:] for observer in observers)
+    assert caplog.text.count("join and leave faster than 500 others can be notified") == 1

@@ -21,12 +21,15 @@ class Receiver:
 
     def __init__(self) -> None:
         self.batch: dict[bytes, list[bytes]] = {}
-        self.confirmed = self.asked_again = 0
+        self.confirmed = self.outdated = self.asked_again = 0
 
     def hand_over(self) -> None: ...
 
     def on_confirmed(self, link: ShardLink, channel: bytes) -> None:
         self.confirmed += 1
+
+    def on_outdated(self, link: ShardLink, channel: bytes) -> None:
+        self.outdated += 1
 
     def on_allowed(self, link: ShardLink) -> None:
         self.asked_again += 1
@@ -64,7 +67,7 @@ async def test_a_confirmation_of_before_an_unsubscribe_does_not_count(link: Shar
     link.subscribe([CHANNEL])
     for _ in range(2):
         link._on_replies([[b"subscribe", CHANNEL, 1], [b"unsubscribe", CHANNEL, 0]])
-    assert receiver.confirmed == 0
+    assert (receiver.confirmed, receiver.outdated) == (0, 2)
     link._on_replies([[b"subscribe", CHANNEL, 1]])
     assert receiver.confirmed == 1
 

@@ -100,10 +100,12 @@ local function gateway_inbox(keys, args)
   local before, limit = tonumber(args[1]) or 0, math.min(tonumber(args[2]) or 0, LIST_MOST)
   local epoch, top, unread, change = inbox_state(base, keys)
   local entries, left, more = {}, tonumber(args[3]) or 0, 0
-  if limit > 0 then
-    local ids = redis.call('ZREVRANGEBYSCORE', keys[5], before > 0 and '(' .. number(before) or '+inf', '-inf', 'WITHSCORES', 'LIMIT', 0, limit)
+  local from, wanted, ids = before > 0 and '(' .. number(before) or '+inf', limit, nil
+  while wanted > 0 and left >= 0 do
+    ids = redis.call('ZREVRANGEBYSCORE', keys[5], from, '-inf', 'WITHSCORES', 'LIMIT', 0, wanted)
     for i = 1, #ids, 2 do
-      -- Another program may have written a score that is no offset.
+      from = '(' .. ids[i + 1]
+      -- Another program may have written a score that is no offset, or deleted the entry: others take its place on the page.
       local entry = string.find(ids[i + 1], '^%d+$') and redis.call('XRANGE', keys[2], ids[i + 1], ids[i + 1], 'COUNT', 1)[1]
       if entry then
         for _, word in ipairs(entry[2]) do left = left - #word end
@@ -111,8 +113,10 @@ local function gateway_inbox(keys, args)
         table.insert(entries, {entry[1], entry[2], redis.call('ZSCORE', keys[4], ids[i]) and 1 or 0, ids[i]})
       end
     end
-    more = (#entries == limit or left < 0) and 1 or 0
+    if #ids < 2 * wanted then break end
+    wanted = limit - #entries
   end
+  more = limit > 0 and (#entries == limit or left < 0) and 1 or 0
   return {epoch, top, unread, change, entries, more}
 end
 

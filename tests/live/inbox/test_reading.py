@@ -53,6 +53,18 @@ async def test_a_read_up_to_a_position_of_another_epoch_marks_nothing(box: Box, 
     assert len(box.unread()) == 3
 
 
+@pytest.mark.parametrize("limit", [1, 2, 3])
+async def test_a_notification_that_another_program_deleted_or_marked_ends_no_list(
+    box: Box, three: Position, own: OwnValkey, gateway: RunningGateway, limit: int
+) -> None:
+    """A page that was short of it had no next one: what was older could not be reached."""
+    key = f"{gateway.prefix}:{{{box.channel}}}"
+    ((entry, _),) = own.client.xrange(f"{key}:stream", "2", "2")
+    own.client.xdel(f"{key}:stream", entry)
+    own.client.zadd(f"{key}:inbox", {"foreign": 2.5})
+    assert [each["id"] for each in await box.pages(limit)] == ["c", "a"]
+
+
 # Paging, and everything else, against the model.
 
 IDS = st.sampled_from("abcdefgh")
