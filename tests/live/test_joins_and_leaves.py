@@ -66,17 +66,6 @@ async def test_many_joins_reach_many_observers_in_portions_and_in_order(hub: Hub
     assert late.got == infos[PASS_MOST:], "it came while the first pass was under way"
 
 
-async def test_joins_that_come_faster_than_they_are_handed_on_do_not_pile_up(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(joins_and_leaves, "WAITING_MOST", 30)
-    channel, observers = await opened(hub, TurnCounter(), 2000)
-    infos = announce(hub, channel, 0, 10)
-    for first in range(10, 110, 10):
-        infos += announce(hub, channel, first, first + 10)
-    assert channel.observers is not None and len(channel.observers._waiting) == 30
-    await until(lambda: observers[-1].got[-1:] == infos[-1:], "the newest arrive")
-    assert observers[-1].got == infos[:10] + infos[-30:]
-
-
 async def test_few_get_a_join_at_once(hub: Hub) -> None:
     turns = TurnCounter()
     channel, observers = await opened(hub, turns, 3)
