@@ -127,9 +127,9 @@ class SyncQueue:
     def _name(self, queue: str) -> None:
         if time.monotonic() < self._naming_from:
             return
-        # On a cluster the names are in another shard than the job, which may be away.
-        add = self._connection.call if self._connection.commands.sharded else self._repeated
         try:
+            # On a cluster the names are in another shard than the job, which may be away.
+            add = self._connection.call if self._connection.commands.sharded else self._repeated
             add(b"SADD", self._layout.queues, queue)
         except Unavailable:
             self._naming_from = time.monotonic() + NAME_AGAIN_SECONDS
