@@ -224,6 +224,11 @@ class Price:
 
 MISTAKES = {
     "channel that is a number": (lambda p: p.publish(17, 1), TypeError, "the channel is a text, not 17"),
+    "number of thousands of digits": (
+        lambda p: p.publish("posts:a", 1, version=10**5000),
+        ValueError,
+        "version is a whole number, of at most 64 bits",
+    ),
     "empty idempotency key": (lambda p: p.publish("posts:a", 1, idempotency_key=""), ValueError, "idempotency_key is empty"),
     "Raw that is no JSON": (lambda p: p.publish("posts:a", {"a": Raw(b"")}), ValueError, "the data holds a msgspec.Raw that is not JSON"),
     "NaN": (lambda p: p.publish("posts:a", {"a": [1, math.nan]}), ValueError, "the data holds nan, which JSON does not have"),
