@@ -210,8 +210,6 @@ class SyncPublisher:
     def __init__(
         self, url: str = "", *, prefix: str = "gw", data_dir: str | Path = "", patience: float = SYNC_PATIENCE, trace: bool = False
     ) -> None:
-        if not patience > 0:
-            raise ValueError(f"patience is a number of seconds above 0, not {patience!r}")
         self._trace = trace
         self._layout = Layout(prefix)
         self._index = ChannelIndex(self._layout)
