@@ -33,7 +33,7 @@ def document_of(data: Any, what: str = "the data") -> bytes:
 
 
 def check_options(**options: Unpack[PublishOptions]) -> None:
-    """Raises TypeError for an option of the wrong type, ValueError for an empty key; an unknown option is ``publish_words``' to refuse."""
+    """Raises TypeError for an option of the wrong type, ValueError for an empty key and for a number past 64 bits; an unknown option is ``publish_words``' to refuse."""
     given: Mapping[str, Any] = options
     for name, value in given.items():
         if value is None:
@@ -46,6 +46,8 @@ def check_options(**options: Unpack[PublishOptions]) -> None:
         elif name in _NUMBERS:
             if not isinstance(value, int) or isinstance(value, bool):
                 raise TypeError(f"{name} is {_NUMBERS[name]}, not {kind_of(value)}")
+            if not -(2**63) <= value < 2**64:  # libvalkey ends the process at a number that Python does not write, of more than 4300 digits
+                raise ValueError(f"{name} is {_NUMBERS[name]}, of at most 64 bits")
         elif not isinstance(value, bytes):
             _check_object(name, value)
 

@@ -112,6 +112,7 @@ class Database:
 
     async def close(self) -> None:
         """Closes its connections, once the relays were woken for what was committed."""
+        self._enter_loop()
         if self._waking is not None:
             await asyncio.gather(self._waking, return_exceptions=True)
         await self._engine.dispose()

@@ -26,7 +26,7 @@ IDLE_SECONDS, PROBE_SECONDS, PROBES = 10, 5, 2  # until a connection on which no
 CONNECT_SECONDS = 15
 
 READ_ONLY = "25006"  # PostgreSQL, appendix A
-_PROCESS = "gateway_process"  # in a connection's record
+_PROCESS, _IS_NEW = "gateway_process", "gateway_is_new"  # in a connection's record
 
 _SOCKET_OPTIONS = {
     "TCP_USER_TIMEOUT": SILENT_SECONDS * 1000,
@@ -63,12 +63,14 @@ def replace_lost(engine: Engine) -> None:
 
     @event.listens_for(engine, "connect")
     def connected(connection: Any, record: Any) -> None:
-        record.info[_PROCESS] = os.getpid()
+        record.info.update({_PROCESS: os.getpid(), _IS_NEW: True})
         if engine.dialect.driver == "asyncpg":
             _limit_silence(connection.driver_connection)
 
     @event.listens_for(engine, "checkout")
     def taken(connection: Any, record: Any, proxy: Any) -> None:
+        if record.info.pop(_IS_NEW, False):
+            return  # and may have something to read, as the tickets of TLS
         if record.info[_PROCESS] != os.getpid():
             record.dbapi_connection = proxy.dbapi_connection = None  # not to be closed here
             raise DisconnectionError("the connection belongs to the process that forked this one")

@@ -113,13 +113,15 @@ class Publisher:
     async def connect(self) -> None:
         """Connects once; afterwards the connection comes back by itself. Raises Unavailable if Valkey cannot be reached, RuntimeError if it
         is connected in another event loop."""
-        if self._commands is not None and not self._lost_loop:
-            self._check_loop()
+        if self._is_connected():
             return
         library = Library(None, self._layout.prefix)
         address = Address(find_url(self._given_url, self._data_dir))
         commands = make_commands(address, patience=self._patience, functions=library)
         await commands.start()
+        if self._is_connected():  # by another task meanwhile
+            await commands.close()
+            return
         self._loop, self._commands, self._history = asyncio.get_running_loop(), commands, History(commands, self._layout)
 
     async def close(self) -> None:
@@ -127,6 +129,13 @@ class Publisher:
         commands, self._commands, self._history = self._commands, None, None
         if commands is not None and not self._lost_loop:
             await commands.close()
+
+    def _is_connected(self) -> bool:
+        """Raises RuntimeError where it is connected in another event loop."""
+        if self._commands is None or self._lost_loop:
+            return False
+        self._check_loop()
+        return True
 
     @property
     def _lost_loop(self) -> bool:
@@ -210,8 +219,6 @@ class SyncPublisher:
     def __init__(
         self, url: str = "", *, prefix: str = "gw", data_dir: str | Path = "", patience: float = SYNC_PATIENCE, trace: bool = False
     ) -> None:
-        if not patience > 0:
-            raise ValueError(f"patience is a number of seconds above 0, not {patience!r}")
         self._trace = trace
         self._layout = Layout(prefix)
         self._index = ChannelIndex(self._layout)

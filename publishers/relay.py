@@ -259,8 +259,9 @@ class Relay:
 
     def _pass_over(self, names: Collection[str], claimed: Collection[str]) -> None:
         """Of channels that another relay holds, this one looks at the others next: their rows would hide those of all that wait after them."""
-        until = asyncio.get_running_loop().time() + LOOK_SECONDS
-        self._held |= {name: until for name in names if name not in claimed}
+        now = asyncio.get_running_loop().time()
+        self._held = {name: until for name, until in self._held.items() if until > now}
+        self._held |= {name: now + LOOK_SECONDS for name in names if name not in claimed}
 
     def _set_aside(self, name: str, rows: str, error: Exception) -> None:
         """Valkey refuses a row of this channel or queue, or its shard is away: it waits, so that the others need not."""

@@ -33,10 +33,12 @@ class PlainConnection:
 
     Without ``url`` it finds the embedded server of the gateway that runs on ``data_dir``.
 
-    ``patience`` is for how many seconds ``repeated`` takes at most, also for a Valkey that does not answer.
+    ``patience`` is for how many seconds ``repeated`` takes at most, also for a Valkey that does not answer. Raises ValueError for none.
     """
 
     def __init__(self, url: str, prefix: str, data_dir: str | Path, patience: float) -> None:
+        if not patience > 0:  # false for NaN too
+            raise ValueError(f"patience is a number of seconds above 0, not {patience!r}")
         self._url = url
         self._data_dir = data_dir
         self._library = Library(None, prefix)

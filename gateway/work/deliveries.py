@@ -84,7 +84,8 @@ class Delivery:
         """Acknowledges this publication: the group does not get it again. Waits while Valkey cannot be reached.
 
         Returns False if it was not recorded, because another instance reads the channel now, or its history was replaced: then the
-        publication is given again, to whichever instance reads the channel. Raises StoreError if Valkey refuses.
+        publication is given again, to whichever instance reads the channel. Where Valkey's answer was lost, and the channel too, one that was
+        recorded is still True, unless a publication before it was not settled, or the reader is closed. Raises StoreError if Valkey refuses.
         """
         return await self._settling.settle(self, None)
 

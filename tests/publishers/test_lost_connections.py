@@ -10,6 +10,7 @@ import socket
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -125,15 +126,16 @@ def test_a_forked_process_takes_connections_of_its_own(plain: SyncDatabase) -> N
 
 
 @ON_POSTGRESQL
-def test_a_database_whose_event_loop_was_closed_is_used_in_the_next_one(migrated_url: str) -> None:
+@pytest.mark.parametrize("use", [identity, Database.close], ids=["to be used", "to be closed"])
+def test_a_database_whose_event_loop_was_closed_belongs_to_the_next_one(migrated_url: str, use: Callable[[Database], Any]) -> None:
     """As by a script that calls asyncio.run twice. Each call failed, "another operation is in progress"; on SQLite none did."""
     database = Database(migrated_url)
     with asyncio.Runner() as first:
         first.run(identity(database))
         with asyncio.Runner() as another, pytest.raises(RuntimeError, match="in one event loop"):
-            another.run(identity(database))
+            another.run(use(database))
     with warnings.catch_warnings(), asyncio.Runner() as second:
         warnings.simplefilter("ignore", ResourceWarning)  # of the connection that went with its loop
-        second.run(identity(database))
+        second.run(use(database))
         second.run(database.close())
         gc.collect()

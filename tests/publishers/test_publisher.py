@@ -68,6 +68,16 @@ def test_a_publisher_is_used_in_the_event_loop_that_it_connected_in(valkey_url: 
         second.run(publisher.close())
 
 
+async def test_tasks_that_connect_a_publisher_at_once_leave_one_connection(valkey_url: str, prefix: str) -> None:
+    """As where each request connects it that finds it unconnected: all but the last were never closed."""
+    before = len(asyncio.all_tasks())
+    publisher = Publisher(valkey_url, prefix=prefix)
+    await asyncio.gather(*(publisher.connect() for _ in range(3)))
+    assert (await publisher.publish("posts:a", 1)).offset == 1
+    await publisher.close()
+    assert len(asyncio.all_tasks()) == before
+
+
 async def test_a_publisher_that_is_closed_refuses_at_once(valkey_url: str, prefix: str) -> None:
     """It waited ten seconds, and then there was no connection to Valkey."""
     async with Publisher(valkey_url, prefix=prefix) as publisher:
@@ -224,6 +234,11 @@ class Price:
 
 MISTAKES = {
     "channel that is a number": (lambda p: p.publish(17, 1), TypeError, "the channel is a text, not 17"),
+    "number of thousands of digits": (
+        lambda p: p.publish("posts:a", 1, version=10**5000),
+        ValueError,
+        "version is a whole number, of at most 64 bits",
+    ),
     "empty idempotency key": (lambda p: p.publish("posts:a", 1, idempotency_key=""), ValueError, "idempotency_key is empty"),
     "Raw that is no JSON": (lambda p: p.publish("posts:a", {"a": Raw(b"")}), ValueError, "the data holds a msgspec.Raw that is not JSON"),
     "NaN": (lambda p: p.publish("posts:a", {"a": [1, math.nan]}), ValueError, "the data holds nan, which JSON does not have"),

@@ -388,6 +388,17 @@ async def test_many_rows_that_another_relay_holds_hide_none_of_those_after_them(
     assert await draining == EACH * outbox_module.ROUND
 
 
+async def test_a_relay_forgets_what_another_one_held_once_it_looks_there_again(
+    publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relay that shared a backlog of channels with another one remembered a third of them all, and looked through them in each round."""
+    relay = Relay(Database(f"sqlite:///{tmp_path / 'test.db'}"), publisher.history)
+    monkeypatch.setattr(outbox_module, "LOOK_SECONDS", 0.0)
+    for number in range(3):
+        relay._pass_over([f"posts:{number}"], [])
+    assert list(relay._held) == ["posts:2"]
+
+
 @pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
 async def test_postgresql_takes_a_claim_from_a_relay_that_is_frozen(
     database: Database, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
