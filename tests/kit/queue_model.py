@@ -219,12 +219,14 @@ class QueueModel:
         self.taken.setdefault(worker, [])
         self.ripen()
         answer: list[tuple[str, int, int, int]] = []
+        apart = 0
         while len(answer) < most and (job := self.pick()):
             if 0 < job.expires < self.now:
                 self.bury(job, "expired")
             elif job.crashes >= 2 and any(self.jobs[id].crashes >= 2 for id in self.taken[worker]):
                 self.unplace(job)
-                self.place(job, self.now + 1000)
+                self.place(job, self.now + 50 * (1 + apart % 20))
+                apart += 1
             elif self.may_start(job):
                 self.unplace(job)
                 self.token += 1
@@ -267,12 +269,12 @@ class QueueModel:
         self.count("retried")
         return "retried"
 
-    def put_back(self, job: Job, delay: int = 0) -> None:
+    def put_back(self, job: Job) -> None:
         if job.cancelled:
             self.remove_cancelled(job)
         else:
             self.unplace(job)
-            self.place(job, self.now + delay, first=True)
+            self.place(job, self.now, first=True)
 
     def give_back(self, worker: str, id: str, token: int) -> int:
         job = self.held(worker, id, token)
@@ -332,7 +334,7 @@ class QueueModel:
         if self.leases.get(worker, 0) >= self.now:
             return 0
         ids = list(reversed(self.taken.get(worker, [])))
-        most, apart = max((self.jobs[id].crashes for id in ids), default=0), 0
+        most = max((self.jobs[id].crashes for id in ids), default=0)
         for id in ids:
             job = self.jobs[id]
             if job.crashes < most:
@@ -342,8 +344,7 @@ class QueueModel:
             if job.crashes >= 3 and not job.cancelled:
                 self.bury(job, f"{job.crashes} workers died, or could not renew their lease, while they ran it")
             else:
-                self.put_back(job, 250 * apart)
-                apart = min(apart + (job.crashes > 1), 20)
+                self.put_back(job)
             self.count("crashed")
         self.leases.pop(worker, None)
         return len(ids)

@@ -92,14 +92,14 @@ local PART = {}  -- of the last list of which a call reclaimed a part only: its 
 --   many workers are dead letters. 0 if W renewed its lease. Up to 1000 in one call; where W has more, its lease stays over.
 --   -1: another program made something else of W's list. It is looked at again in a minute, so that it does not hold up the jobs of others.
 --   Of the jobs that ran together the cause is not known: blamed are those alone that were blamed most often before. From the second time on
---   they come back apart from each other, and a worker runs no two of them together, so that none becomes a dead letter for what ran beside it.
+--   a worker runs no two of them together, so that none becomes a dead letter for what ran beside it.
 -- Atomic, because W may come back at any moment.
 local function gateway_reclaim(keys, args)
   local worker = check_worker(keys, args)
   local now = now_ms()
   local ends = tonumber(redis.call('ZSCORE', keys[K.workers], worker) or nil)
   if ends and ends >= now then return 0 end
-  local most, apart, ids = 0, 0, redis.pcall('LRANGE', keys[K.taken], -JOB.page, -1)
+  local most, ids = 0, redis.pcall('LRANGE', keys[K.taken], -JOB.page, -1)
   if ids.err then
     redis.call('ZADD', keys[K.workers], number(now + JOB.mended), worker)
     return -1
@@ -116,8 +116,7 @@ local function gateway_reclaim(keys, args)
     if run.crashes >= JOB.crashes and not is_cancelled(run) then
       bury(keys, id, head, now, run.crashes .. ' workers died, or could not renew their lease, while they ran it')
     else
-      give_back(keys, id, head, run, now, now + apart * JOB.apart)
-      if run.crashes > 1 then apart = math.min(apart + 1, 20) end
+      give_back(keys, id, head, run, now)
     end
     count(keys, 'crashed')
   end)

@@ -138,13 +138,13 @@ local function gateway_fail(keys, args)
 end
 
 -- Puts a job that was not run to its end where it is the next to be taken, or ends it if it was cancelled.
-local function give_back(keys, id, head, run, now, due)
+local function give_back(keys, id, head, run, now)
   if is_cancelled(run) then
     cancel(keys, id, head, now)
     return
   end
   run.worker = ''
-  place(keys, id, head.priority, due or now, now, true)
+  place(keys, id, head.priority, now, now, true)
   redis.call('HSET', keys[K.runs], id, run_text(run))
   redis.call('ZREM', keys[K.running], id)
 end

@@ -109,7 +109,7 @@ local function begin_taking(keys, worker, most, rates, now)
   local known = redis.call('HMGET', keys[1], 'picks', 'taken', 'started', 'start_ms')
   return {
     keys = keys, worker = worker, most = most, rates = rates, now = now, score = number(now), turn = whole(known[1]),
-    token = whole(known[2]), started = whole(known[3]), start_ms = whole(known[4]), looked = 0, bytes = 0, answer = {}, changed = {}, unlimited = next(rates) == nil,
+    token = whole(known[2]), started = whole(known[3]), start_ms = whole(known[4]), looked = 0, bytes = 0, apart = 0, answer = {}, changed = {}, unlimited = next(rates) == nil,
   }
 end
 
@@ -149,8 +149,8 @@ local function dispose(taking, id, head, job, run, running)
     return true
   end
   if is_suspected(run) and has_suspected(taking) then  -- the death of the worker would be blamed on both
-    redis.call('ZADD', keys[K.delayed], number(now + JOB.alone), id)
-    taking.delayed = true
+    redis.call('ZADD', keys[K.delayed], number(now + JOB.apart * (1 + taking.apart % 20)), id)
+    taking.apart, taking.delayed = taking.apart + 1, true
     return true
   end
   local rate = taking.rates[head.name]
