@@ -370,6 +370,8 @@ class Server(uvicorn.Server):
             self._watcher.cancel()
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         await super().shutdown(sockets)
+        if self.force_exit:  # uvicorn leaves the application out then, and would log its end by the loop's with a traceback
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         log.info("stopped: process %d", os.getpid())
 
     async def _take_last_requests(self, admission: Admission) -> None:

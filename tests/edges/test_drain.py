@@ -155,3 +155,15 @@ async def test_the_last_answer_to_a_backend_ends_its_connection_which_is_not_clo
             assert (status, answered["connection"], json.loads(text)["result"]["offset"]) == (200, "close", number)
             assert await each.reader.read() == b""
     await until(lambda: gateway.process.poll() is not None, "it does not wait where no connection is left")
+
+
+async def test_ctrl_c_during_a_drain_ends_it_at_once_and_without_a_traceback(start_gateway: Start) -> None:
+    gateway = start_gateway(f"drain_seconds = 60\n{RULES}")
+    async with stream(gateway, "chat:1") as first, stream(gateway, "chat:1") as second:
+        await first.connected()
+        await second.connected()
+        gateway.process.send_signal(signal.SIGTERM)
+        await until(lambda: "draining 2 clients" in gateway.log(), "it drains")
+        gateway.process.send_signal(signal.SIGINT)
+        await until(lambda: gateway.process.poll() is not None, "it ended")
+    assert "Traceback" not in gateway.log() and "stopped: process" in gateway.log()
