@@ -96,6 +96,7 @@ INTERNALS = (
     Internal(_SERVER, "started", None, "whether a start failed"),
     Internal(_SERVER, "should_exit", None, "set where the parent process is gone"),
     Internal(_SERVER, "force_exit", None, "a second Ctrl-C ends the drain"),
+    Internal(_SERVER, "server_state", None, "whether connections are left on which a last request may come"),
     Internal(_SERVER, "config", None, "loaded early, so that a wrong certificate is an error of the configuration"),
     Internal(_SERVER, "serve", ("sockets",), "learns the loop"),
     Internal(_SERVER, "run", ("sockets",), "a start that failed raises SystemExit, which is not the user's answer"),

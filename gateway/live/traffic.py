@@ -35,8 +35,9 @@ class LiveCounts:
         self.mend = Histogram(MEND_SECONDS)
         self.pages: Counter[str] = Counter()
         self.page_publications: Counter[str] = Counter()
-        self.traffic: dict[str, Traffic] = {}  # by namespace
         self._own = {*list(config.namespaces)[:NAMESPACES_MOST]}
+        # By namespace; all from the start, since Prometheus misses the first increase of a series that begins with it.
+        self.traffic = {name: Traffic(self) for name in (NO_NAMESPACE, *sorted(self._own))}
         self._config = config
 
     def of(self, channel: str) -> Traffic:

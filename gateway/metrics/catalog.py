@@ -41,7 +41,12 @@ METRICS = (
     Metric("gateway_closes_total", "counter", "Connections that ended, by close code.", ("code",)),
     Metric("gateway_commands_total", "counter", "Commands of clients.", ("method",)),
     Metric("gateway_command_errors_total", "counter", "Commands of clients that were answered with an error.", ("method", "code")),
-    Metric("gateway_api_requests_total", "counter", "Requests of the server API: code 0 are successes.", ("method", "code")),
+    Metric(
+        "gateway_api_requests_total",
+        "counter",
+        "Requests of the server API: code 0 are successes; so is a batch or broadcast, whatever became of its parts.",
+        ("method", "code"),
+    ),
     Metric("gateway_received_bytes_total", "counter", "Bytes from clients and backends.", ("source",)),
     Metric("gateway_sent_bytes_total", "counter", "Bytes written to clients: publications, and all other messages.", ("kind",)),
     Metric("gateway_slow_clients", "gauge", "Clients whose socket is full."),

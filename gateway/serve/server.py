@@ -35,6 +35,7 @@ from ..edges.first_read import FirstRead
 from ..edges.websocket import WebSocketConnection
 from ..errors import ConfigurationError, GatewayError
 from ..metrics.siblings import ALONE, WorkerPlace
+from ..session.admission import Admission
 from ..session.drain import drain
 from ..store.embedded import EmbeddedServer
 from ..store.epochs import renew_epochs
@@ -53,6 +54,7 @@ KEEP_ALIVE_SECONDS = (
 )
 BACKLOG = 4096
 INTERRUPTED_PER_SECOND = 2000  # clients that leave after Ctrl-C: a developer does not wait ``drain_seconds`` for a few of them
+LAST_REQUESTS_SECONDS = 0.2  # after the drain, for requests that are on their way on connections that are open
 LAST_ANSWERS_SECONDS = 6  # after the drain, for requests that are not answered yet; a stream's last bytes have 5 s
 WATCH_SECONDS = 0.5
 FOLDER_BYTES = 80  # a socket's name may have 104 on macOS, and here it is a folder's and a file's more
@@ -363,11 +365,22 @@ class Server(uvicorn.Server):
         admission.ending = True
         gc.freeze()  # what there is now is not searched for cycles any more, which may take long: the process ends
         await drain(admission, self._drain_seconds(clients), lambda: self.force_exit)
+        await self._take_last_requests(admission)
         if self._watcher is not None:
             self._watcher.cancel()
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         await super().shutdown(sockets)
+        if self.force_exit:  # uvicorn leaves the application out then, and would log its end by the loop's with a traceback
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         log.info("stopped: process %d", os.getpid())
+
+    async def _take_last_requests(self, admission: Admission) -> None:
+        """Returns when all connections of HTTP have ended, or LAST_REQUESTS_SECONDS later. Until then each answer to a backend is the last of its
+        connection: a backend that sends into one that is just closed cannot know what became of its publication."""
+        admission.closing = True
+        until = self._loop.time() + LAST_REQUESTS_SECONDS
+        while self.server_state.connections and not self.force_exit and self._loop.time() < until:
+            await asyncio.sleep(0.01)
 
     def _drain_seconds(self, clients: int) -> float:
         seconds = self._settings.drain_seconds

@@ -93,6 +93,7 @@ class Admission:
     def __init__(self, limits: Limits, now: Callable[[], float]) -> None:
         self.draining = False  # clients are sent elsewhere: the process is going away, or an operator asked for it
         self.ending = False  # the process is going away: nothing ends the drain
+        self.closing = False  # it is about to close all connections: an answer to a backend is the last of its connection
         self.clients: dict[Client, str] = {}  # each with the address that it came from
         self._own_places: dict[Client, Place] = {}  # of those that do not share their socket's
         self.places = Places(limits, now)

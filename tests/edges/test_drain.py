@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import pytest
 
 from ..kit.clients import Socket, Stream, client, connected_socket, stream
-from ..kit.gateways import RULES, RunningGateway, Start
+from ..kit.gateways import API_KEY, RULES, RunningGateway, Start
+from ..kit.waiting import until
 
 
 async def test_a_draining_gateway_ends_its_streams_and_refuses_new_ones(start_gateway: Start) -> None:
@@ -138,3 +139,31 @@ async def test_ctrl_c_sends_few_clients_away_at_once(start_gateway: Start) -> No
     assert await asyncio.to_thread(gateway.stop, signal.SIGINT) == 0
     await asyncio.gather(*leaving)
     assert time.monotonic() - began < 5
+
+
+async def test_the_last_answer_to_a_backend_ends_its_connection_which_is_not_closed_under_its_next_request(start_gateway: Start) -> None:
+    """Of one that was used before, and of one on which nothing was sent yet."""
+    gateway = start_gateway(RULES, seconds={"gateway.serve.server.LAST_REQUESTS_SECONDS": 20})
+    body, headers = b'{"channel":"chat:1","data":1}', {"X-API-Key": API_KEY}
+    async with await Socket.open(gateway) as used, await Socket.open(gateway) as new:
+        status, answered, _ = await used.request("POST", "/api/publish", headers, body)
+        assert status == 200 and "connection" not in answered
+        gateway.process.send_signal(signal.SIGTERM)
+        await until(lambda: "stopping: " in gateway.log(), "it stops")
+        for number, each in enumerate((used, new), 2):
+            status, answered, text = await each.request("POST", "/api/publish", headers, body)
+            assert (status, answered["connection"], json.loads(text)["result"]["offset"]) == (200, "close", number)
+            assert await each.reader.read() == b""
+    await until(lambda: gateway.process.poll() is not None, "it does not wait where no connection is left")
+
+
+async def test_ctrl_c_during_a_drain_ends_it_at_once_and_without_a_traceback(start_gateway: Start) -> None:
+    gateway = start_gateway(f"drain_seconds = 60\n{RULES}")
+    async with stream(gateway, "chat:1") as first, stream(gateway, "chat:1") as second:
+        await first.connected()
+        await second.connected()
+        gateway.process.send_signal(signal.SIGTERM)
+        await until(lambda: "draining 2 clients" in gateway.log(), "it drains")
+        gateway.process.send_signal(signal.SIGINT)
+        await until(lambda: gateway.process.poll() is not None, "it ended")
+    assert "Traceback" not in gateway.log() and "stopped: process" in gateway.log()

@@ -94,6 +94,7 @@ class DirectCalls:
 
     def _add(self, head: Head) -> DirectCall:
         call = DirectCall(self._node, self, head)
+        call.keep_alive = not self._node.admission.closing
         self._calls.append(call)
         return call
 
