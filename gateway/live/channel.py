@@ -33,7 +33,7 @@ from .opening import Opened, Opening, OpeningWaiter
 from .ring import Ring, Rings
 from .traffic import Traffic
 
-__all__ = ["Announced", "Channel", "Mender"]
+__all__ = ["Announced", "Channel", "Mender", "Mending"]
 
 log = logging.getLogger("gateway.hub")
 
@@ -41,6 +41,12 @@ HELD_MOST = 20_000  # announcements held while closed; past that they are droppe
 NOTIFIED_AT_ONCE = 50  # subscriptions notified of a loss in one turn of the loop: up to 10 ms, where they end with that
 
 Announced: TypeAlias = Announcement | JoinLeave | Reset
+
+
+class Mending(Protocol):
+    """What is under way to open a channel."""
+
+    def cancel(self) -> object: ...
 
 
 class Mender(Protocol):
@@ -127,7 +133,7 @@ class Channel(Opening):
         self.acked = False
         self.held: list[Announced] | None = []  # None: the channel is open
         self.waiting: list[Announced] = []  # for the end of the round, or for a later turn of the loop
-        self.mending: asyncio.Task[None] | None = None
+        self.mending: Mending | None = None
         self.doubts = 0
         self.reads: dict[tuple[int, int], asyncio.Task[Page]] = {}
         self.waiters = None

@@ -27,6 +27,7 @@ from ..store.layout import Layout
 from .arrivals import Arrivals, Held
 from .catchup import advance, catch_up
 from .channel import NOTIFIED_AT_ONCE, Channel
+from .first_position import FirstPosition, PositionReader
 from .gap_log import GapLog
 from .opening import Opened
 from .ring import Rings
@@ -49,8 +50,8 @@ MENDED_AT_ONCE = 32
 PAGES_AT_ONCE = 50  # subscriptions that go on with a page of history in one turn of the loop, thousands of which may wait for the same
 
 
-class HistoryReader(Protocol):
-    """What the hub needs of ``store.history.History``, which says what the arguments are. Raises StoreError."""
+class HistoryReader(PositionReader, Protocol):
+    """What the hub needs of ``store.history.History``, which says what the arguments are. ``read`` raises StoreError."""
 
     async def read(
         self, channel: str, since: int = 0, limit: int = 0, *, reverse: bool = False, seen: tuple[Position, int] | None = None
@@ -207,7 +208,15 @@ class Hub:
         while self._to_mend and len(self._mended) < MENDED_AT_ONCE:
             channel, _ = self._to_mend.popitem(last=False)
             self._mended.add(channel)
-            channel.mending = self._tasks.spawn(self._bring_to_top(channel))
+            if channel.epoch or not channel.has_history:
+                self._mend_in_task(channel)
+            else:
+                self.history_reads += 1
+                channel.mending = first = FirstPosition(channel, self._open, self._mend_in_task)
+                self._history.begin_position(first, channel.name)
+
+    def _mend_in_task(self, channel: Channel) -> None:
+        channel.mending = self._tasks.spawn(self._bring_to_top(channel))
 
     def _stop_mending(self, channel: Channel) -> None:
         self._to_mend.pop(channel, None)
@@ -228,13 +237,19 @@ class Hub:
         await channel.notify_of_gap()
         if channel.lost_some:
             await channel.notify_of_loss()
+        self._open(channel)
+        if channel.live_count:
+            self._missed.on_missed_ephemeral(channel)
+
+    def _open(self, channel: Channel) -> None:
+        """Its position is that of Valkey."""
         channel.mending = None
+        self._mended.discard(channel)
         try:
             channel.open()
         except Exception:  # what was held, which is in history or lost, must not fail the subscriptions that wait
             self._announcing_failed(channel)
-        if channel.live_count:
-            self._missed.on_missed_ephemeral(channel)
+        self._mend_more()
 
     async def _mend_on(self, channel: Channel) -> bool:
         """``_take_next_page``. While a channel whose history cannot be read waits for its next attempt, others are mended."""
@@ -368,6 +383,8 @@ class Hub:
 
     async def close(self) -> None:
         """Ends all tasks and reads of history that are under way."""
+        for channel in self._channels.values():
+            self._stop_mending(channel)
         reads = [read for channel in self._channels.values() for read in channel.reads.values()]
         for read in reads:
             read.cancel()

@@ -53,6 +53,27 @@ class _Separate:
         self._waiter.set_result(result)
 
 
+class _Positioned:
+    """A waiter for the answer of gateway_history to a read of the position alone."""
+
+    __slots__ = ("_channel", "_waiter", "done", "set_exception")
+
+    def __init__(self, waiter: Waiter, channel: str) -> None:
+        self._waiter = waiter
+        self._channel = channel
+        self.done = waiter.done
+        self.set_exception = waiter.set_exception
+
+    def set_result(self, result: Any, /) -> None:
+        epoch, offset, ms, *_ = result
+        try:
+            page = Page(Position(read_epoch(epoch, self._channel), offset), ms, [])
+        except StoreError as error:
+            self.set_exception(error)
+        else:
+            self._waiter.set_result(page)
+
+
 class History:
     """The channels' histories in Valkey, over one connection, which loads the library again where Valkey lost it.
 
@@ -159,6 +180,12 @@ class History:
         (epoch, offset), ms = seen if seen is not None else (BEGINNING, 0)
         words = [since, limit, max_bytes, b"1" if reverse else b"", epoch, offset, ms, b"left"]
         return await self._page(b"gateway_history", channel, words)
+
+    def begin_position(self, waiter: Waiter, channel: str) -> None:
+        """``read`` of the position alone, without waiting: ``waiter`` gets the page, or a StoreError that is reported by the next ``read``."""
+        self._write_index(channel)
+        keys = self.layout.keys(channel)
+        self.commands.begin_for(_Positioned(waiter, channel), b"FCALL", b"gateway_history", 3, *keys, 0, 0, PAGE_BYTES)
 
     async def _page(self, function: bytes, channel: str, words: Sequence[Any]) -> Page:
         asked, faults = asyncio.get_running_loop().time(), self.layout.faults

@@ -77,6 +77,9 @@ class ModelValkey:
         self.asked.append(("read", (future, since, min(limit, 2))))
         return await future
 
+    def begin_position(self, waiter: Any, channel: str) -> None:
+        self.asked.append(("read", (waiter, 0, 0)))
+
     # What happens.
 
     def publish(self) -> None:

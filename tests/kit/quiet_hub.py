@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from gateway.config import Config
@@ -14,9 +15,15 @@ from gateway.store.layout import Layout
 __all__ = ["quiet_hub"]
 
 
+EMPTY = Page(Position("e1", 0), 0, [])
+
+
 class _Valkey:
     async def read(self, *words: Any, **options: Any) -> Page:
-        return Page(Position("e1", 0), 0, [])
+        return EMPTY
+
+    def begin_position(self, waiter: Any, channel: str) -> None:
+        asyncio.get_running_loop().call_soon(waiter.set_result, EMPTY)
 
     def subscribe(self, channels: list[bytes]) -> None: ...
 

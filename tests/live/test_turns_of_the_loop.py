@@ -50,6 +50,14 @@ class Valkey:
         run = [Publication(offset, b"1", 7) for offset in range(since + 1, self.top + 1)][:limit]
         return Page(Position(self.epoch, self.top), 7, run)
 
+    def begin_position(self, waiter: Any, channel: str) -> None:
+        def answer(read: asyncio.Task[Page]) -> None:
+            if not read.cancelled():
+                error = read.exception()
+                waiter.set_result(read.result()) if error is None else waiter.set_exception(error)
+
+        asyncio.ensure_future(self.read(channel)).add_done_callback(answer)
+
     def subscribe(self, channels: list[bytes]) -> None:
         self.asked += channels
 

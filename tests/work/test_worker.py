@@ -353,7 +353,7 @@ async def test_a_process_that_ends_or_hangs_is_the_failure_of_its_job_alone(queu
         ends = await queue.enqueue("exit", attempts=1)
         assert (await ended(queue, ends.id)).failures[0].error == "its process ended with exit status 3"
         hangs = await queue.enqueue("hang", str(pid), result_ttl=60)
-        await until(pid.exists, "the handler runs")
+        await until(lambda: pid.exists() and pid.read_text(), "the handler runs")
         assert await hangs.cancel() == "running"
         with pytest.raises(JobFailed, match="cancelled"):
             await hangs.result(30)
@@ -374,7 +374,7 @@ async def test_a_pool_of_processes_closes_when_their_threads_are_over(tmp_path: 
     pool, pid = ProcessPool(), tmp_path / "pid"
     handler = describe("hang", never_end, batch=None, process=True)
     call = asyncio.create_task(pool.call(handler, Facts("1", "1", "hang", "default", 1, 0, None), f'"{pid}"'.encode(), cast(Any, None)))
-    await until(pid.exists, "the handler runs")
+    await until(lambda: pid.exists() and pid.read_text(), "the handler runs")
     call.cancel()
     await asyncio.wait([call])
     await pool.close()
