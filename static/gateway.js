@@ -352,6 +352,7 @@ class Subscription extends Emitter {
   position = null;
   _references = 0; // subscribe() that no unsubscribe() has taken back yet; the server's own subscription is one of them
   _serverSide = false;
+  _isHeld = false; // whether the server's own subscription is counted in _references
   _failures = 0;
   _token;
   _joinLeave;
@@ -613,6 +614,7 @@ class SocketConnection extends Connection {
   transport = "websocket";
   opened = false;
   greeted = false; // connect was sent, which has to be the first command
+  left = new Set(); // channels whose unsubscribe was sent before the reply to connect was read; null after that
   answered = false; // something came through it: some proxies let a WebSocket open, and no more
   #pending = new Map(); // id → { method, size, resolve, reject, timer }
   #lastId = 0;
@@ -642,6 +644,11 @@ class SocketConnection extends Connection {
       return `{"id":${id},"${method}":${text}}`;
     });
     for (const frame of framesOf(texts)) this.socket.send(frame);
+  }
+
+  leave(channel) {
+    this.left?.add(channel);
+    this.send([command("unsubscribe", { channel })]);
   }
 
   #settle(id) {
@@ -822,7 +829,7 @@ export class Gateway extends Emitter {
     this.#subscriptions.delete(subscription.channel);
     subscription._set("closed");
     if (this.transport === "sse") this.#reopen();
-    else if (followed && this.#connection?.greeted) this.#connection.send([command("unsubscribe", { channel: subscription.channel })]);
+    else if (followed && this.#connection?.greeted) this.#connection.leave(subscription.channel);
   }
 
   async publish(channel, data) {
@@ -1027,8 +1034,12 @@ export class Gateway extends Emitter {
     this.#scheduleRefresh(this.#token, ttl, "refresh", {});
     this.#becomeConnected();
     for (const [channel, result] of Object.entries(subs)) {
-      if (!connection.ended) this.#subscribedByServer(channel, result); // a listener may disconnect
+      if (connection.ended) return; // a listener disconnected
+      // The page's own subscribe took its place, and was ended: it is made again below.
+      if (connection.left.has(channel)) this.#hold(this.#subscriptions.get(channel) ?? new Subscription(this, channel));
+      else this.#subscribedByServer(channel, result);
     }
+    connection.left = null;
     this.#requestWaiting();
   }
 
@@ -1237,6 +1248,7 @@ export class Gateway extends Emitter {
     const stale = () => connection !== this.#connection || this.#subscriptions.get(channel) !== subscription;
     const begin = (result) => {
       if (stale()) return;
+      if (subscription._offer) this.#hold(subscription);
       this.#scheduleRefresh(_token, result.ttl, "sub_refresh", { channel }, stale);
       subscription._begin(result);
     };
@@ -1265,10 +1277,16 @@ export class Gateway extends Emitter {
   }
 
   #beginByServer(subscription, result) {
-    if (!subscription._serverSide) subscription._references += 1;
+    this.#hold(subscription);
     subscription._serverSide = true;
-    this.#subscriptions.set(subscription.channel, subscription);
     subscription._begin(result);
+  }
+
+  /** The server subscribes this client to the channel on its own: that outlives the page's unsubscribe(). */
+  #hold(subscription) {
+    if (!subscription._isHeld) subscription._references += 1;
+    subscription._isHeld = true;
+    this.#subscriptions.set(subscription.channel, subscription);
   }
 
   #pushed({ channel, pub, gap, join, leave, unsubscribe, subscribe }) {

@@ -92,6 +92,11 @@ async def test_an_event_stream_gets_each_event_at_once(proxy: WebProxy, gateway:
             assert (await stream.next(AT_ONCE)).data["data"] == number
 
 
+async def test_an_event_stream_has_room_for_many_channels_and_their_tokens_in_its_address(proxy: WebProxy) -> None:
+    async with streamed(proxy, "GET", f"sse?channel={new_channel()}&token={proxy.token()}&tokens={'x' * 40_000}") as stream:
+        await stream.connected()
+
+
 async def test_the_gateway_learns_at_once_that_a_client_has_left_its_stream(proxy: WebProxy, gateway: RunningGateway) -> None:
     user = f"left-{proxy.kind}"
     async with streamed(proxy, "GET", f"sse?channel={new_channel()}&token={proxy.token(user)}") as stream:

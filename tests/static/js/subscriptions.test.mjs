@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { Gateway, GatewayError } from "../../../static/gateway.js";
-import { GATEWAY, Page, jwt, settled } from "./kit.mjs";
+import { GATEWAY, POSITION, Page, jwt, settled } from "./kit.mjs";
 
 /** A page that is live in these channels, at the position e:7. */
 async function live(...channels) {
@@ -148,6 +148,32 @@ test("a component that follows a channel of the server and leaves does not end i
   assert.equal(subscription.state, "live");
   page.gateway.unsubscribe("notifications:ann");
   assert.equal(subscription.state, "closed");
+});
+
+const OWN = "notifications:ann";
+
+test("a component that followed the user's own channel before the server did leaves it to the page", async () => {
+  const page = new Page({ token: jwt("ann") });
+  const component = page.gateway.subscribe(OWN);
+  await page.connect({ subs: { [OWN]: { recoverable: true, ...POSITION } } });
+  component.unsubscribe();
+  page.socket.publish(OWN, "later", 8);
+  assert.deepEqual([component.state, page.socket.sent("unsubscribe"), page.data], ["live", [], ["later"]]);
+});
+
+test("the user's own channel, which a component left before the reply to connect, is followed all the same", async () => {
+  const page = new Page({ token: jwt("ann") });
+  const component = page.gateway.subscribe(OWN);
+  await settled();
+  page.socket.open();
+  component.unsubscribe();
+  page.socket.reply("connect", { subs: { [OWN]: { recoverable: true, ...POSITION } } });
+  page.socket.reply("subscribe", { recoverable: true, ...POSITION }, 0);
+  page.socket.reply("unsubscribe", {});
+  assert.deepEqual(page.socket.sent("subscribe").map(({ channel }) => channel), [OWN, OWN], "the first one took the place of the server's");
+  page.socket.reply("subscribe", { recoverable: true, ...POSITION });
+  page.socket.publish(OWN, "later", 8);
+  assert.deepEqual([component.state, page.data], ["closed", ["later"]]);
 });
 
 test("a page that subscribes with a token to what the server added before uses the token when it has to ask itself", async () => {
