@@ -258,8 +258,9 @@ class ClientSubscription(TimedSubscription):
         if self.asked and refusal is not None:
             self.refuse(refusal)
             return
+        is_known = self.begun and self.session.connected
         self.session.end_subscription(self)
-        if self.begun:
+        if is_known:
             self.session.outlet.send(push(self.channel.name, "unsubscribe", b'{"code":%d,"reason":%b}' % (code, encode(reason))))
 
 

@@ -126,7 +126,6 @@ class Session(CommandingClient[ClientSubscription]):
         level = logging.DEBUG if error.is_general else logging.WARNING
         log.log(level, "client %s: not subscribed to %s, %s", self.client, subscription.channel.name, error)
         self.end_subscription(subscription)
-        self._answer_connect_if_complete()
 
     def _answer_connect_if_complete(self) -> None:
         if self.answers is not None and len(self.answers) == len(self.subscriptions):
@@ -168,10 +167,13 @@ class Session(CommandingClient[ClientSubscription]):
         self.node.hub.follow(subscription)
 
     def end_subscription(self, subscription: ClientSubscription) -> None:
-        """Ends it without a message to the client."""
+        """Ends it without a message to the client. One that is still connecting does not find the channel in the reply to connect."""
         if self.subscriptions.get(subscription.channel.name) is subscription:
             del self.subscriptions[subscription.channel.name]
         self.node.hub.leave(subscription)
+        if self.answers is not None:
+            self.answers.pop(subscription.channel.name, None)
+            self._answer_connect_if_complete()
 
     def unsubscribe(self, subscription: ClientSubscription) -> None:
         """Answers the unsubscribe that waited for this subscription's reply, and goes on with the commands after it."""
@@ -199,14 +201,8 @@ class Session(CommandingClient[ClientSubscription]):
     def remove(self, channel: str) -> None:
         """Ends a subscription, of either side; SDKs do not subscribe again."""
         subscription = self.subscriptions.get(channel)
-        if subscription is None:
-            return
-        if self.answers is None:
+        if subscription is not None:
             subscription.end_with(2000, "server unsubscribe", PermissionDenied())
-            return
-        self.answers.pop(channel, None)  # it is connecting, and never learns of the channel
-        self.end_subscription(subscription)
-        self._answer_connect_if_complete()
 
     def end_revoked(self, revoked: Callable[[Grant], bool]) -> None:
         """Ends subscriptions whose own token was revoked; an SDK asks for another token, and subscribes again with it."""

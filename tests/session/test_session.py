@@ -185,12 +185,14 @@ async def test_a_client_that_is_still_connecting_gets_the_channels_that_a_servic
 
 
 @pytest.mark.parametrize("others", [[], ["chat:2"]], ids=["the only one", "one of two"])
-async def test_a_client_that_is_still_connecting_does_not_keep_a_channel_that_a_service_takes_from_it(
-    gateway: Gateway, others: list[str]
-) -> None:
+@pytest.mark.parametrize("cause", ["a service takes it", "its time is over"])
+async def test_a_client_that_is_still_connecting_does_not_keep_a_channel_that_ends(gateway: Gateway, others: list[str], cause: str) -> None:
     client = Client(gateway)
     client.send_commands({"id": 1, "connect": {"token": token(channels=others)}})
-    client.session.remove("notifications:u1")
+    if cause == "a service takes it":
+        client.session.remove("notifications:u1")
+    else:
+        client.session.expired(client.session.subscriptions["notifications:u1"])
     assert list((await client.answered(1))["connect"].get("subs", ())) == others
     assert list(client.session.subscriptions) == others and not client.of("notifications:u1")
 
