@@ -136,14 +136,12 @@ class Verifier:
             leeway=settings.leeway,
         )
         try:
-            good: dict[str, Any] = decode(options=self._options)
-            return good
+            return decode(options=self._options)
         except jwt.ImmatureSignatureError:
-            claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
-            if int(claims.get("iat", 0)) - AHEAD_SECONDS > time.time() + settings.leeway:
+            issued = jwt.decode(token, options={"verify_signature": False}).get("iat", 0)
+            if int(issued) - AHEAD_SECONDS > time.time() + settings.leeway:
                 raise
-        found: dict[str, Any] = decode(options=self._options | {"verify_iat": False})  # raises again for "nbf"
-        return found
+        return decode(options=self._options | {"verify_iat": False})  # raises again for "nbf"
 
 
 def _own_channels(claims: Claims) -> dict[str, ServerSubscription]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
@@ -37,41 +37,37 @@ class Page(NamedTuple):
     expires: float = float("inf")
 
 
-class _Separate:
-    """A waiter for the answer of gateway_publish_all or gateway_publish_each, in which the errors are texts."""
+class _Converted:
+    """A waiter whose own waiter gets what ``convert`` makes of the answer, or the StoreError that it raises."""
 
-    __slots__ = ("_waiter", "done", "set_exception")
+    __slots__ = ("_convert", "_waiter", "done", "set_exception")
 
-    def __init__(self, waiter: Waiter) -> None:
+    def __init__(self, waiter: Waiter, convert: Callable[[Any], Any]) -> None:
         self._waiter = waiter
+        self._convert = convert
         self.done = waiter.done
         self.set_exception = waiter.set_exception
 
     def set_result(self, result: Any, /) -> None:
-        if isinstance(result, list):
-            result = [StoreError(each.decode(errors="replace")) if isinstance(each, bytes) else each for each in result]
-        self._waiter.set_result(result)
-
-
-class _Positioned:
-    """A waiter for the answer of gateway_history to a read of the position alone."""
-
-    __slots__ = ("_channel", "_waiter", "done", "set_exception")
-
-    def __init__(self, waiter: Waiter, channel: str) -> None:
-        self._waiter = waiter
-        self._channel = channel
-        self.done = waiter.done
-        self.set_exception = waiter.set_exception
-
-    def set_result(self, result: Any, /) -> None:
-        epoch, offset, ms, *_ = result
         try:
-            page = Page(Position(read_epoch(epoch, self._channel), offset), ms, [])
+            found = self._convert(result)
         except StoreError as error:
             self.set_exception(error)
         else:
-            self._waiter.set_result(page)
+            self._waiter.set_result(found)
+
+
+def _separate(answer: Any) -> Any:
+    """The answer of gateway_publish_all or gateway_publish_each, in which the errors are texts."""
+    if not isinstance(answer, list):
+        return answer
+    return [StoreError(each.decode(errors="replace")) if isinstance(each, bytes) else each for each in answer]
+
+
+def _position(channel: str, answer: Sequence[Any]) -> Page:
+    """The answer of gateway_history to a read of the position alone."""
+    epoch, offset, ms, *_ = answer
+    return Page(Position(read_epoch(epoch, channel), offset), ms, [])
 
 
 class History:
@@ -123,7 +119,9 @@ class History:
         """
         self._write_index(channel)
         words = (word for each in publications for word in (len(each), *each))
-        self.commands.begin_for(_Separate(waiter), b"FCALL", b"gateway_publish_all", 3, *self.layout.keys(channel), *words, guarded=True)
+        self.commands.begin_for(
+            _Converted(waiter, _separate), b"FCALL", b"gateway_publish_all", 3, *self.layout.keys(channel), *words, guarded=True
+        )
 
     def begin_publish_each(self, waiter: Waiter, publications: Sequence[tuple[str, Sequence[Any]]]) -> None:
         """``begin_publish_all`` to several channels, (channel, words) each, where one server has them all."""
@@ -131,7 +129,7 @@ class History:
             self._write_index(channel)
         keys = [key for channel, _ in publications for key in self.layout.keys(channel)]
         words = [word for _, each in publications for word in (len(each), *each)]
-        self.commands.begin_for(_Separate(waiter), b"FCALL", b"gateway_publish_each", len(keys), *keys, *words, guarded=True)
+        self.commands.begin_for(_Converted(waiter, _separate), b"FCALL", b"gateway_publish_each", len(keys), *keys, *words, guarded=True)
 
     def _publishing(self, channel: str, words: Sequence[Any], inbox: bool) -> tuple[Any, ...]:
         """The command that publishes the words."""
@@ -185,7 +183,7 @@ class History:
         """``read`` of the position alone, without waiting: ``waiter`` gets the page, or a StoreError that is reported by the next ``read``."""
         self._write_index(channel)
         keys = self.layout.keys(channel)
-        self.commands.begin_for(_Positioned(waiter, channel), b"FCALL", b"gateway_history", 3, *keys, 0, 0, PAGE_BYTES)
+        self.commands.begin_for(_Converted(waiter, partial(_position, channel)), b"FCALL", b"gateway_history", 3, *keys, 0, 0, PAGE_BYTES)
 
     async def _page(self, function: bytes, channel: str, words: Sequence[Any]) -> Page:
         asked, faults = asyncio.get_running_loop().time(), self.layout.faults

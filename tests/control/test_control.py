@@ -214,6 +214,16 @@ async def test_the_clients_of_a_killed_gateway_leave_when_its_lease_is_over(star
         await until_counted(one, name, 1)
 
 
+class NoListener:
+    """Has nothing in Valkey: a test overrides what it looks at."""
+
+    async def write_anew(self) -> None: ...
+
+    async def reconcile(self) -> None: ...
+
+    async def clean_up(self, process: str) -> None: ...
+
+
 @pytest.mark.parametrize("is_set", ["before a beat", "within one"])
 async def test_the_clients_of_a_living_gateway_stay_when_valkeys_clock_is_set(
     valkey_url: str, prefix: str, store: valkey.Valkey, monkeypatch: pytest.MonkeyPatch, is_set: str
@@ -221,11 +231,7 @@ async def test_the_clients_of_a_living_gateway_stay_when_valkeys_clock_is_set(
     """Its last beat is long ago then, until the next one."""
     cleaned = []
 
-    class Listener:
-        async def write_anew(self) -> None: ...
-
-        async def reconcile(self) -> None: ...
-
+    class Listener(NoListener):
         async def clean_up(self, process: str) -> None:
             cleaned.append(process)
 
@@ -256,11 +262,7 @@ async def test_a_process_that_had_many_clients_is_cleaned_up_after_once_at_a_tim
     """That may take many beats."""
     began = []
 
-    class Listener:
-        async def write_anew(self) -> None: ...
-
-        async def reconcile(self) -> None: ...
-
+    class Listener(NoListener):
         async def clean_up(self, process: str) -> None:
             began.append(process)
             await asyncio.Event().wait()
@@ -290,14 +292,12 @@ async def test_a_living_process_writes_anew_what_a_clean_up_removed_that_failed_
 ) -> None:
     """It was taken for dead, and came back while the other process cleaned up after it, which Valkey then refused."""
 
-    class Listener:
+    class Listener(NoListener):
         def __init__(self) -> None:
             self.written = 0
 
         async def write_anew(self) -> None:
             self.written += 1
-
-        async def reconcile(self) -> None: ...
 
         async def clean_up(self, process: str) -> None:
             store.zadd(f"{prefix}:nodes", {process: time.time() * 1000})
@@ -322,14 +322,10 @@ async def test_a_process_renews_its_lease_while_it_reconciles_with_another_serve
     """On a cluster the list of its clients may be at a shard that is away. Its lease was over then, and other processes took it for dead."""
     begun = []
 
-    class Listener:
-        async def write_anew(self) -> None: ...
-
+    class Listener(NoListener):
         async def reconcile(self) -> None:
             begun.append(store.zscore(f"{prefix}:nodes", "first"))
             await asyncio.sleep(3600)
-
-        async def clean_up(self, process: str) -> None: ...
 
     monkeypatch.setattr(leases, "BEAT_SECONDS", 0.02)
     async with opened_history(valkey_url, prefix, Config()) as history:

@@ -175,7 +175,7 @@ async def test_a_client_receives_nothing_of_a_subscription_that_never_began(gate
 
 
 async def test_a_client_that_is_still_connecting_gets_the_channels_that_a_service_adds(gateway: Gateway) -> None:
-    """A backend may answer its user's login with them, and that may come before Valkey has answered where the user's own channels stand."""
+    """A backend may order them at its user's login, which may be before Valkey has answered which positions the user's own channels have."""
     client = Client(gateway)
     client.send_commands({"id": 1, "connect": {"token": token()}})
     client.session.add("chat:1", ServerSubscription(), None)

@@ -1,4 +1,4 @@
--- The meta key of a channel: where its history stands, and how long it is remembered. It follows channels.lua in the library.
+-- The meta key of a channel: the position of its newest publication, and how long it is remembered. It follows channels.lua in the library.
 
 local UNUSED_TTL = 3600     -- seconds that a channel without any publication is remembered
 local VERSION_EPOCHS = 64   -- version epochs of a channel whose newest version is remembered
