@@ -242,9 +242,9 @@ async def test_writers_commit_while_valkey_is_down_and_the_relay_publishes_later
         assert await unread(publisher) == 9
         await until(lambda: relay.failures == 0, "the relay is content")
     await only_kept_rows_are_left(database, 9)
-    assert [record.message for record in caplog.records if record.name == "gateway.relay" and "waits" in record.message] == [
-        f"the outbox waits (no connection to Valkey at {Address(own.url)} for 0.05 s); trying again"
-    ]
+    (line,) = [record.message for record in caplog.records if record.name == "gateway.relay" and "waits" in record.message]
+    away = f"no connection to Valkey at {Address(own.url)}"  # it waited for one, or asked for one that is there at once
+    assert line in (f"the outbox waits ({away} for 0.05 s); trying again", f"the outbox waits ({away}); trying again")
 
 
 async def test_each_row_is_published_once_though_valkey_is_killed_meanwhile(database: Database, own: OwnValkey, prefix: str) -> None:
