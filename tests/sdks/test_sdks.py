@@ -95,7 +95,8 @@ def test_short_tokens_are_refreshed_in_band_and_those_that_came_too_late_made_go
             client.told("error"),
         )
         assert of_late.codes("subscribing") == [0, 2501]
-        assert late_client.codes("connecting") == [0, 3005] and of_plain.codes("subscribing") == [0, 1]
+        assert late_client.codes("connecting") == [0, 3005], (late_client.told("connecting"), late_client.told("error"))
+        assert of_plain.codes("subscribing") == [0, 1]
     for name in (steady, late, plain):
         gateway.publish(name, "still here")
     for client, *subscriptions, late_client, of_plain in connected:
