@@ -1,6 +1,6 @@
 """What the tests of the published SDKs share: the rules of their gateway, tokens with any claims, a service to call.
 
-RULES       namespaces in which everything that an SDK can ask for is on somewhere; a ping every 2 s
+RULES       namespaces in which everything that an SDK can ask for is on somewhere
 answering   a real backend service, in a thread of its own
 """
 
@@ -21,7 +21,6 @@ from .waiting import wait_until
 __all__ = ["RULES", "answering", "forget"]
 
 RULES = """
-ping_seconds = 2
 [namespaces.chat]
 publish = "subscriber"
 history_size = 10000

@@ -67,9 +67,11 @@ def connect(gateway: RunningGateway, node: Node, python_sdk: PythonSdk, user: st
 
 
 def test_short_tokens_are_refreshed_in_band_and_those_that_came_too_late_made_good(
-    gateway: RunningGateway, connect: Connect, user: str
+    start_gateway: Start, connect: Connect, user: str
 ) -> None:
-    """Pings keep it alive meanwhile: one in 2 s is announced."""
+    """Pings keep it alive meanwhile: one in 2 s is announced. The others need none: if the SDK for Python reads one together with the
+    frame that ends the connection, its pong finds the connection closed, and it tells its user "transport closed" and not the frame's code."""
+    gateway = start_gateway("ping_seconds = 2\n" + RULES)
     steady, late, plain = f"ticket:{user}", f"ticket:{user}-late", f"chat:{user}"
 
     def tokens(*seconds: float, **claims: Any) -> list[Any]:
@@ -77,14 +79,14 @@ def test_short_tokens_are_refreshed_in_band_and_those_that_came_too_late_made_go
 
     connected = []
     for transport in ALL:
-        client = connect(transport, getToken=tokens(3, 2), maxServerPingDelay=4000)
+        client = connect(transport, at=gateway, getToken=tokens(3, 2), maxServerPingDelay=4000)
         subscriptions = [
             client.subscribed(steady, getToken=tokens(3, 2, channel=steady)),
             client.subscribed(late, getToken=tokens(3, -5, channel=late)),
         ]
-        late_client = connect(transport, getToken=tokens(3, -5))
-        connected.append((client, *subscriptions, late_client, late_client.subscribed(plain)))
-    for client, of_steady, of_late, late_client, of_plain in connected:
+        late_client = connect(transport, at=gateway, getToken=tokens(3, -5))
+        connected.append((transport, client, *subscriptions, late_client, late_client.subscribed(plain)))
+    for transport, client, of_steady, of_late, late_client, of_plain in connected:
         client.until("getToken", 3)
         of_steady.until("getToken", 3)
         assert [context["recovered"] for context in of_late.until("subscribed", 2)][:2] == [False, True]
@@ -95,11 +97,12 @@ def test_short_tokens_are_refreshed_in_band_and_those_that_came_too_late_made_go
             client.told("error"),
         )
         assert of_late.codes("subscribing") == [0, 2501]
-        assert late_client.codes("connecting") == [0, 3005], (late_client.told("connecting"), late_client.told("error"))
+        ended = [[0, 3005]] + [[0, 1]] * (transport == "python")
+        assert late_client.codes("connecting") in ended, (late_client.told("connecting"), late_client.told("error"))
         assert of_plain.codes("subscribing") == [0, 1]
     for name in (steady, late, plain):
         gateway.publish(name, "still here")
-    for client, *subscriptions, late_client, of_plain in connected:
+    for _, client, *subscriptions, late_client, of_plain in connected:
         assert all(subscription.data(1) == ["still here"] for subscription in (*subscriptions, of_plain))
         assert client.told("disconnected") == late_client.told("disconnected") == []
 
