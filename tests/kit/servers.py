@@ -136,10 +136,14 @@ class Pair:
                     f"sentinel down-after-milliseconds {SERVICE} {down_ms}",
                 ]
                 self.sentinel = self._started(folder / "sentinel", *watched, f"sentinel failover-timeout {SERVICE} 4000", sentinel=True)
-                wait_until(lambda: self.sentinel.client.execute_command("SENTINEL", "REPLICAS", SERVICE), "the Sentinel knows the replica")
+                wait_until(self._can_be_promoted, "the Sentinel knows the replica, and that it follows")
         except BaseException:
             self.stop()
             raise
+
+    def _can_be_promoted(self) -> bool:
+        """As the Sentinel sees it, which connects to a replica it has heard of a moment later, and refuses a failover until then."""
+        return any(each["flags"] == "slave" and each["master-link-status"] == "ok" for each in self.sentinel.client.sentinel_slaves(SERVICE))
 
     def _started(self, folder: Path, *settings: str, **options: Any) -> ValkeyServer:
         server = ValkeyServer(folder, *settings, **options)
