@@ -143,7 +143,9 @@ class Pair:
 
     def _can_be_promoted(self) -> bool:
         """As the Sentinel sees it, which connects to a replica it has heard of a moment later, and refuses a failover until then."""
-        return any(each["flags"] == "slave" and each["master-link-status"] == "ok" for each in self.sentinel.client.sentinel_slaves(SERVICE))
+        return any(
+            each["flags"] == "slave" and each["master-link-status"] == "ok" for each in self.sentinel.client.sentinel_slaves(SERVICE)
+        )
 
     def _started(self, folder: Path, *settings: str, **options: Any) -> ValkeyServer:
         server = ValkeyServer(folder, *settings, **options)
