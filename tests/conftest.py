@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from .kit import quick_digests  # noqa: F401  # it changes what it imports
+from .kit import memory_folder, quick_digests  # noqa: F401  # the second changes what it imports
 from .kit.accessibility import axe
 from .kit.browser import browser, chromium, context, page
 from .kit.bystander import bystander, log, nobody_else_notices
@@ -59,6 +59,7 @@ __all__ = [
     "valkey_url",
 ]
 
+memory_folder.use()
 gc.disable()  # until all tests are collected: hardly any of what is made until then is garbage, and each look at it costs more
 
 # Two cores are shared with other people's work: how long an example takes says nothing here.
@@ -67,10 +68,11 @@ settings.load_profile("gateway")
 
 # Test files, by how long they take.
 LONG = """
-relay demo cli openapi ready browser emulation queue_commands faults_of_clusters worker orders rpc reactions browser_rights faults work_page cluster
-rights sse restarts websocket reviews sdks faults_rig ready_of_cluster tracing monitoring valkey_by_tls metrics commands_on_a_cluster slow_clients
-bridges reader_faults proof recovery_model operating readme_page devices pipelining order outbox_jobs shared_figures types link_cluster primary drain
-delta_edges rooms reading in_browser web_proxies accessibility queue_model
+ready relay browser emulation cli rpc sdks faults browser_rights cluster demo worker queue_commands reactions restarts faults_of_clusters
+ready_of_cluster primary slow_clients publish_all pipelining reviews drain work_page sse faults_rig elements publisher metrics tickets cent orders
+monitoring outbox_jobs refusals order work_faults bridges why site posts openapi accessibility plain_cluster link_cluster control reader websocket
+rights connection_limits doctor_proxies tracing gateway_js first_read time_limits live proof started_gateway valkey_by_tls readme_page send
+commands_on_a_cluster delta_edges direct store tls page devices
 """.split()
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LAST = this_month().before  # all of its days are counted, whatever today is
 HASTE = {
-    "gateway.demo.work.DAY_SECONDS": 0.04,
+    "gateway.demo.work.DAY_SECONDS": 0.1,  # a report that is to be cancelled takes three seconds
     "gateway.demo.work.SMALL_SECONDS": 0.1,
     "gateway.demo.work.BACKOFF_SECONDS": 0.3,
     "gateway.demo.work.BANK_SECONDS": 0.1,
