@@ -138,8 +138,8 @@ class Hub:
             subscription.channel.await_opening(subscription)
 
     def client_connected(self, subscription: Subscription) -> None:
-        """The client learns only now that the subscription began: it has missed nothing of a channel without history."""
-        if not subscription.channel.has_history:
+        """The client learns only now that the subscription began: it has missed nothing of a channel without history, if that is open."""
+        if not subscription.channel.has_history and subscription.channel.is_open:
             subscription.ephemerals_seen = subscription.channel.ephemerals
         self.drained(subscription)
 

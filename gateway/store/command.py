@@ -16,7 +16,7 @@ import msgspec
 
 from ..errors import StoreError
 
-__all__ = ["GUARD_WORDS", "Call", "Command", "Functions", "Replies", "Waiter", "asking_command", "guard_of", "make_command"]
+__all__ = ["GUARD_WORDS", "Call", "Command", "Functions", "Replies", "Waiter", "asking_command", "guard_of", "keys_of", "make_command"]
 
 GUARD_WORDS = 2
 _ASKING = libvalkey.pack_command((b"ASKING",))
@@ -110,6 +110,12 @@ def make_command(words: tuple[Any, ...], *, guarded: bool, repeatable: bool, wai
 def guard_of(generation: bytes) -> bytes:
     """What is written after a guarded command."""
     return b"$10\r\ngeneration\r\n$%d\r\n%b\r\n" % (len(generation), generation)
+
+
+def keys_of(text: bytes) -> list[bytes]:
+    """The keys of a function call as Valkey reads it. No key holds a line break."""
+    count = int(text.split(b"\r\n", 7)[6])
+    return text.split(b"\r\n", 7 + 2 * count)[8 : 8 + 2 * count : 2]
 
 
 def asking_command() -> Command:

@@ -4,7 +4,10 @@
                   ▲                   │
                   └──released── refused: not carried out, or lost with the connection and to be repeated
 
-All that is ``refused`` is older than what is ``written``, which is older than what is ``waiting``.
+All that is ``refused`` is older than what is ``written``, which is older than what is ``waiting``. But for ``alone``, the oldest of all.
+
+What was written when Valkey refused a command may be carried out, where the cause is over in between. A guarded command of the same key that was
+refused is *overtaken* then: it fails, since it would be carried out after a newer one.
 """
 
 from __future__ import annotations
@@ -14,17 +17,20 @@ from collections import deque
 from collections.abc import Callable
 
 from ..errors import Unavailable
-from .command import Command
+from .command import Command, keys_of
 
 __all__ = ["CommandQueue"]
 
 STEP_SECONDS = 0.02  # commands whose patience is over within it fail together
+OVERTAKEN = (
+    "Valkey refused it for the moment, and has carried out a newer one of its channel: it is not sent again, which would be out of order"
+)
 
 
 class CommandQueue:
     """``patience``: seconds that a command may wait while nothing is written; ``reason`` is why it then fails, in words.
 
-    ``held``: nothing is written, but for urgent commands, which pass the queue.
+    ``held``: nothing is written, but for urgent commands, which pass the queue, and for ``alone``, which shows whether Valkey carries out more.
     """
 
     def __init__(self, patience: float, reason: str) -> None:
@@ -32,6 +38,9 @@ class CommandQueue:
         self.waiting: deque[Command] = deque()
         self.written: deque[Command] = deque()
         self.refused: deque[Command] = deque()
+        self.alone: Command | None = None
+        self._refused_at: dict[bytes, list[Command]] = {}  # the guarded ones, by key
+        self._overtaken: set[Command] = set()
         self._patience = patience
         self._reason = reason
         self._impatience: asyncio.TimerHandle | None = None
@@ -66,25 +75,62 @@ class CommandQueue:
 
     def refuse(self, command: Command) -> None:
         """Valkey answered the command and has not carried it out: nothing is written before ``release``."""
-        self.refused.append(command)
+        self._take_back(command)
+        if command.guarded:
+            for key in keys_of(command.text):
+                self._refused_at.setdefault(key, []).append(command)
         self.held = True
         self.watch_patience()
 
+    def _take_back(self, command: Command) -> None:
+        (self.refused.appendleft if command is self.alone else self.refused.append)(command)
+
+    def carried_out(self, command: Command) -> None:
+        """Valkey has carried out this guarded command, though it refused others."""
+        if command is not self.alone:
+            for key in keys_of(command.text):
+                self._overtaken.update(self._refused_at.pop(key, ()))
+
+    def take_alone(self, now: float) -> Command | None:
+        """The oldest of those that were refused, which is written ``now``; None if nobody waits for any."""
+        self._fail_overtaken()
+        while self.refused:
+            command = self.refused.popleft()
+            if not command.waiter.done():
+                command.written, self.alone = now, command
+                self.written.append(command)
+                return command
+        return None
+
     def release(self) -> None:
         """Writing goes on, with the oldest."""
+        self._fail_overtaken()
         self.waiting.extendleft(reversed(self.refused))
         self.refused.clear()
-        self.held = False
+        self._refused_at.clear()
+        self.held, self.alone = False, None
+
+    def _fail_overtaken(self) -> None:
+        if not self._overtaken:
+            return
+        overtaken, self._overtaken = self._overtaken, set()
+        refused, self.refused = self.refused, deque[Command]()
+        for command in refused:
+            if command not in overtaken:
+                self.refused.append(command)
+            elif not command.waiter.done():
+                command.waiter.set_exception(Unavailable(OVERTAKEN))
 
     def lose(self, reason: str) -> None:
         """The connection is lost: of the commands that were written, those that may be repeated wait for the next one."""
         self.held = True
         for command in self.written:
             if command.repeatable:
-                self.refused.append(command)
+                self._take_back(command)
             elif not command.waiter.done():
                 command.waiter.set_exception(Unavailable(reason))
         self.written.clear()
+        self.alone = None
         self.watch_patience()
 
     def watch_patience(self) -> None:

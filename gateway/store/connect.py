@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import valkey
 from valkey.asyncio.connection import ConnectionPool
-from valkey.asyncio.sentinel import Sentinel
+from valkey.asyncio.sentinel import MasterNotFoundError, Sentinel
 from valkey.backoff import NoBackoff
 from valkey.exceptions import AuthenticationError, NoPermissionError, ValkeyError
 from valkey.retry import Retry
@@ -80,6 +80,29 @@ class _Pool(Protocol):
     def make_connection(self) -> _Connection: ...
 
 
+class _Sentinels(Sentinel):
+    """Asks the Sentinel first that answered last. Until it has answered it is the one to be asked last: where its machine is gone, that takes longer to
+    notice than an attempt to connect lasts, and in valkey-py's order no attempt would ever come to the others."""
+
+    async def discover_master(self, service_name: str) -> tuple[str, int]:
+        sentinels: list[Any] = self.sentinels
+        errors = ""
+        for sentinel in list(sentinels):
+            sentinels.remove(sentinel)
+            sentinels.append(sentinel)
+            try:
+                masters = await sentinel.sentinel_masters()
+            except (valkey.ConnectionError, valkey.TimeoutError) as error:
+                errors += f", {error!r}" if errors else f": {error!r}"
+                continue
+            state = masters.get(service_name)
+            if state and self.check_master_state(state, service_name):
+                sentinels.remove(sentinel)
+                sentinels.insert(0, sentinel)
+                return state["ip"], state["port"]
+        raise MasterNotFoundError(f"No master found for {service_name!r}{errors}")
+
+
 class Address:
     """A Valkey URL: ``valkey://``, ``valkeys://`` (TLS), ``unix://``, ``valkey+sentinel://h1:p1,h2:p2/service``,
     ``valkey+cluster://h1:p1,h2:p2``, whose ``seeds`` are the nodes that it names; ``valkeys+sentinel://`` (the Sentinels too) and
@@ -109,7 +132,7 @@ class Address:
     def _make_pool(self, scheme: str) -> _Pool:
         options = _OPTIONS | tls_options(self.url) | {"client_name": "gateway"}
         if scheme.endswith("+sentinel"):
-            pool = _primary(Sentinel, self.url, options).connection_pool
+            pool = _primary(_Sentinels, self.url, options).connection_pool
             self._sentinel, self._service = pool.sentinel_manager, pool.service_name
             return cast(_Pool, pool)
         if scheme.endswith("+cluster"):

@@ -10,6 +10,8 @@ command that gets no good answer:
 | it was carried out is not known                  | before all newer ones                  | caller decides               |
 | Valkey carried nothing out: it is loading, is    | are sent again, in their order and before all newer ones, once the    |
 | not the primary, or has lost its functions       | cause is mended; meanwhile nothing newer is sent                      |
+| the same, and a newer guarded one of the same    | fail with Unavailable: sent again they would be out of order          |
+| key was carried out meanwhile                    |                                                                       |
 | ``patience`` seconds are over                    | fail with Unavailable                                                 |
 """
 
@@ -258,6 +260,8 @@ class ServerCommands:
         written = self.queue.written
         for reply in replies:
             command = written.popleft()
+            if command.guarded and self.queue.refused and not isinstance(reply, StoreError):
+                self.queue.carried_out(command)
             if command.waiter.done():
                 continue  # its caller was cancelled
             if isinstance(reply, StoreError):
@@ -276,7 +280,7 @@ class ServerCommands:
             command.waiter.set_exception(Unavailable(text) if for_now else error)
         elif for_now or (self._functions is not None and text.startswith(OTHER_FUNCTIONS)):
             self.queue.refuse(command)
-            if self._mending is None:
+            if self._mending is None or command is self.queue.alone:  # the cause may be another one now
                 self._mending = asyncio.create_task(self._mend(text), name="valkey refusal")
         else:
             self._note_general(error)
@@ -302,12 +306,27 @@ class ServerCommands:
                 self._mending = None
 
     async def _pause_and_release(self, refusal: str) -> None:
-        """Writing goes on after a pause, which is longer with each refusal in a row."""
+        """Writing goes on after a pause, which is longer with each refusal in a row.
+
+        First the oldest is written alone: of thousands that are written together, Valkey may refuse the first and carry out the last."""
         pause = self._pauses.next(asyncio.get_running_loop().time(), refusal)
         if self._pauses.in_a_row >= REFUSALS_LOGGED and not refusal.startswith(NOT_LOGGED):  # it goes on, as where replicas are missing
             self._refusal_log.refused(refusal)
         await asyncio.sleep(pause)
+        if refusal.startswith(REFUSED_FOR_NOW) and self._write_alone():
+            await self._after_written()
+            if self._mending is not asyncio.current_task():
+                return  # it was refused again
         self._release()
+
+    def _write_alone(self) -> bool:
+        """Writes the oldest that was refused. False where there is none, or no connection."""
+        if self._transport is None or self._transport.is_closing():
+            return False
+        command = self.queue.take_alone(asyncio.get_running_loop().time())
+        if command is not None:
+            self._transport.write(command.text + self._guard if command.guarded else command.text)
+        return command is not None
 
     def _note_general(self, error: StoreError) -> None:
         """Has it logged that a shard takes no writes. Of a server by itself the leases log it, which know when it takes them again."""

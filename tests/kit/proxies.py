@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Proxy"]
+__all__ = ["ANSWER", "ASK", "Proxy"]
 
 ASK, ANSWER = "ask", "answer"  # the two ways through it: from a client, from the server
 

@@ -175,6 +175,17 @@ async def test_one_that_is_connected_later_has_missed_nothing_before(world: Worl
     assert subscription.events == ["begin", 2]
 
 
+async def test_one_that_is_connected_while_the_link_is_down_misses_what_is_announced_until_it_is_back(world: World) -> None:
+    subscription = noting(world, full=True)
+    await confirm(world)
+    world.hub.on_lost()
+    subscription.full = False
+    world.hub.client_connected(subscription)
+    await confirm(world)
+    announce(world, 1)
+    assert subscription.events == ["begin", "gap", 1]
+
+
 async def test_many_are_notified_in_slices_and_those_that_left_meanwhile_are_not(world: World) -> None:
     subscriptions = [noting(world, ends=number % 2 == 0) for number in range(3 * NOTIFIED_AT_ONCE)]
     await confirm(world)

@@ -17,7 +17,8 @@ from publishers import Publisher, SyncPublisher
 from ..kit.clients import client
 from ..kit.gateways import Start
 from ..kit.ports import free_port
-from ..kit.servers import Pair, ValkeyServer
+from ..kit.proxies import ANSWER, Proxy
+from ..kit.servers import SERVICE, Pair, ValkeyServer
 from ..kit.waiting import until
 
 
@@ -109,3 +110,16 @@ def _offsets(*servers: ValkeyServer) -> bool:
     """Whether the servers have replicated as much."""
     infos = [server.client.info("replication") for server in servers]
     return infos[0]["slave_repl_offset"] >= infos[1]["master_repl_offset"]
+
+
+async def test_a_sentinel_that_is_gone_without_a_sign_keeps_nobody_from_the_others(watched: Pair) -> None:
+    """Its machine is off, so nothing is answered and nothing is refused; the address names it first, and it answered until now."""
+    port = watched.sentinel.port
+    async with Proxy(port) as gone:
+        commands = make_commands(Address(f"valkey+sentinel://{gone.url.partition('//')[2]},127.0.0.1:{port}/{SERVICE}"), patience=30)
+        await commands.start()
+        gone.swallow(ANSWER)
+        commands.reconnect("the test breaks it")
+        async with asyncio.timeout(20):
+            assert await commands.call("PING") == b"PONG"
+        await commands.close()

@@ -117,6 +117,15 @@ async def test_a_repeated_key_of_a_publication_without_history_is_recognized(his
     assert (await history.read("posts:a")).top.offset == 0
 
 
+async def test_keys_of_publications_without_history_outlive_the_first_hour_of_their_channel(
+    history: History, store: Store, prefix: str
+) -> None:
+    await history.publish("none:a", publish_words(b"1", idempotency_key="k1"))
+    store.expire(f"{prefix}:{{none:a}}:meta", 2)  # an hour later
+    await history.publish("none:a", publish_words(b"2", idempotency_key="k2"))
+    assert store.ttl(f"{prefix}:{{none:a}}:meta") >= store.ttl(f"{prefix}:{{none:a}}:keys") > 290, "without a counter the keys are void"
+
+
 async def test_a_version_that_is_not_newer_is_dropped(history: History) -> None:
     words = [(5, ""), (5, ""), (4, ""), (6, ""), (1, "other"), (2**64 - 1, "other"), (2**64 - 2, "other")]
     for number, (version, epoch) in enumerate(words):

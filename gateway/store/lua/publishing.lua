@@ -136,6 +136,8 @@ local function remember(keys, options, offset, ms, rules, ttl)
     redis.call('ZADD', keys[3], offset or number(ms - 9007199254740992), options.key)
     redis.call('ZREMRANGEBYRANK', keys[3], 0, -(KEYS_KEPT + 1))
     redis.call('EXPIRE', keys[3], math.max(KEYS_TTL, ttl))
+    -- Without the counter, the next publication would remove the keys: see begin.
+    if not offset then redis.call('EXPIRE', keys[1], math.max(KEYS_TTL, ttl), 'GT') end
   end
 end
 

@@ -1,0 +1,96 @@
+"""Valkey refuses commands for the moment, as where replicas are missing, and is itself again between two of those that are under way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import libvalkey
+import pytest
+
+from gateway.errors import Unavailable
+from gateway.store.connect import Address
+from gateway.store.connection import ServerCommands
+
+REFUSAL = b"-NOREPLICAS Not enough good replicas to write.\r\n"
+
+
+class Functions:
+    """They are there."""
+
+    async def ready(self, call: Any, shared: Any = None) -> bytes:
+        return b"1"
+
+
+class Refusing:
+    """Answers like Valkey, and refuses the publications that ``refuses``, which gets their number in the order of their arrival, and a refused one is
+    counted again. ``done`` are those that it carried out."""
+
+    def __init__(self) -> None:
+        self.refuses: Callable[[int], bool] = lambda number: False
+        self.done: list[bytes] = []
+        self._arrived = 0
+        self._ends: list[asyncio.StreamWriter] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._ends.append(writer)
+        commands = libvalkey.Reader()
+        while part := await reader.read(2**16):
+            commands.feed(part)
+            while (command := commands.gets()) is not False:
+                writer.write(self._answer(command))
+
+    def _answer(self, command: list[bytes]) -> bytes:
+        if command[0] != b"FCALL":
+            return b"+OK\r\n"
+        self._arrived += 1
+        if self.refuses(self._arrived):
+            return REFUSAL
+        self.done.append(command[-3])  # before the guard
+        return b"+OK\r\n"
+
+    def close(self) -> None:
+        for end in self._ends:
+            end.close()
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Refusing]:
+    refusing = Refusing()
+    listening = await asyncio.start_unix_server(refusing.serve, tmp_path / "s")
+    yield refusing
+    listening.close()
+    refusing.close()
+
+
+@pytest.fixture
+async def commands(server: Refusing, tmp_path: Path) -> AsyncIterator[ServerCommands]:
+    commands = ServerCommands(Address(f"unix://{tmp_path / 's'}"), functions=Functions())
+    await commands.start()
+    yield commands
+    await commands.close()
+
+
+def publish(commands: ServerCommands, channel: str, data: str) -> asyncio.Future[Any]:
+    keys = [f"gw:{{{channel}}}:{name}" for name in ("meta", "stream", "keys")]
+    return commands.begin(b"FCALL", b"gateway_publish", 3, *keys, data, guarded=True)
+
+
+async def test_a_publish_is_not_sent_again_once_a_newer_one_of_its_channel_is_there(server: Refusing, commands: ServerCommands) -> None:
+    server.refuses = lambda number: number <= 2
+    overtaken, other, newer = publish(commands, "a", "1"), publish(commands, "b", "2"), publish(commands, "a", "3")
+    async with asyncio.timeout(5):
+        with pytest.raises(Unavailable, match="out of order"):
+            await overtaken
+        await asyncio.gather(other, newer, publish(commands, "a", "4"))
+    assert server.done == [b"3", b"2", b"4"], "another channel's waits as before"
+
+
+async def test_what_waited_goes_on_in_order_though_the_first_attempt_is_refused_again(server: Refusing, commands: ServerCommands) -> None:
+    """Five are refused, then the first of them once more: the four others must not be under way with it."""
+    server.refuses = lambda number: number <= 6
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(publish(commands, "a", str(number)) for number in range(5)))
+    assert server.done == [b"0", b"1", b"2", b"3", b"4"]
