@@ -36,7 +36,8 @@ from gateway.work.queues import Queues
 from gateway.work.running import Call, Outcome, Run, RunningJob
 
 from ..kit.jobs import ended, overview_is, working
-from ..kit.waiting import until, wait_until
+from ..kit.servers import ValkeyServer
+from ..kit.waiting import eventually, until, wait_until
 
 # Producers.
 
@@ -522,6 +523,57 @@ async def test_a_worker_that_waits_finds_the_jobs_after_a_queue_was_removed(own:
         assert await (await queue.enqueue("work", queue="removed", result_ttl=60)).result(10) == "done"
         own.ask("FLUSHALL")
         assert await (await queue.enqueue("work", queue="removed", result_ttl=60)).result(10) == "done"
+
+
+async def test_the_name_of_a_queue_comes_back_with_its_worker_after_valkey_lost_everything(own: Any) -> None:
+    worker = Worker(["lost"], url=own.url, lease=0.5)
+
+    @worker.job("work")
+    async def work(job: RunningJob) -> None: ...
+
+    async with Queue(own.url) as queue, working(worker):
+        for _ in range(2):
+            await eventually(lambda: _is_named(queue, "lost"), "the queue has its name")
+            own.ask("FLUSHALL")
+
+
+async def _is_named(queue: Queue, name: str) -> bool:
+    return name in await queue.queues.names()
+
+
+async def test_the_name_of_a_queue_comes_back_with_its_jobs_after_valkey_lost_everything(own: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("queues", "plain_producer"):
+        monkeypatch.setattr(f"gateway.work.{module}.NAMED_SECONDS", 0)
+    async with Queue(own.url) as queue:
+        with SyncQueue(own.url) as plain:
+            for _ in range(2):
+                own.ask("FLUSHALL")
+                await queue.enqueue("work", queue="one")
+                plain.enqueue("work", queue="other")
+                assert await queue.queues.names() == ["one", "other"]
+
+
+async def test_a_job_that_is_done_while_valkeys_disk_is_full_is_not_done_again(
+    disk: ValkeyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker, runs = Worker(url=disk.url), []
+    begun, done = asyncio.Event(), asyncio.Event()
+
+    @worker.job("work")
+    async def work(job: RunningJob) -> str:
+        runs.append(job.attempt)
+        begun.set()
+        await done.wait()
+        return "done"
+
+    async with Queue(disk.url) as queue, working(worker):
+        job = await queue.enqueue("work", result_ttl=60)
+        await begun.wait()
+        with disk.full_disk():
+            done.set()
+            await until(lambda: "gateway_finish was not carried out (MISCONF" in caplog.text, "its end is refused")
+        assert await job.result(10) == "done"
+    assert runs == [1]
 
 
 async def test_a_rate_holds_for_jobs_whose_start_is_late_because_no_worker_ran(
