@@ -397,6 +397,32 @@ async def test_a_job_that_is_taken_again_while_its_parking_is_answered_is_held(v
     assert intake.held == {"1": new}
 
 
+async def test_a_worker_that_stops_does_not_wait_for_a_job_that_was_being_parked(
+    queue: Queue, new_worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    park, parking, answered = Intake.park, asyncio.Event(), asyncio.Event()
+
+    async def late(self: Intake, run: Run, serial: bytes) -> bool:
+        parking.set()
+        await answered.wait()
+        return await park(self, run, serial)
+
+    monkeypatch.setattr(Intake, "park", late)
+    worker = new_worker(concurrency=1, stop_seconds=3600)
+
+    @worker.job("work", serial=lambda data: data)
+    async def work(job: RunningJob, data: str) -> None: ...
+
+    await queue.enqueue("work", "s")
+    async with asyncio.timeout(20), working(worker):
+        await parking.wait()
+        worker.stop()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        answered.set()
+    await overview_is(queue, ready=1, running=0)
+
+
 async def test_large_jobs_are_ended_a_few_in_a_call(valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Valkey reads each whole: a hundred of a megabyte took it from all others for a quarter of a second."""
     intake, calls = Intake(make_commands(Address(valkey_url)), Layout("gw"), "default", "w", 15, lambda: None, Tasks()), []
