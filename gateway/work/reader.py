@@ -214,7 +214,7 @@ class Reader:
                 if not error.is_general:
                     raise
                 log.debug("%r waits for valkey: %s", delivery, error)
-                await asyncio.sleep(AGAIN_SECONDS)
+                await asyncio.sleep(backoff(1, 0.05, 1.0))
         return False
 
     async def lag(self) -> dict[str, int]:
