@@ -94,7 +94,7 @@ class Membership:
             renewing.cancel()
 
     async def _renew(self) -> None:
-        """Renews the lease while a look takes longer than that, as where 100,000 channels are to be taken: others would take them from this instance."""
+        """Renews the lease while a look takes longer than that, as where 500,000 channels are to be taken: others would take them from it."""
         while True:
             await asyncio.sleep(self._lease / 4)
             if asyncio.get_running_loop().time() - self._renewed >= self._lease / 4:

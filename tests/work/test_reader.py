@@ -316,7 +316,7 @@ async def test_a_living_instance_keeps_its_channel_when_valkeys_clock_is_set(his
 
 
 async def test_an_instance_renews_its_lease_while_it_takes_very_many_channels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 100,000 that lasts for longer than the lease: others would take them from it."""
+    """Of 500,000 that lasts for longer than the lease: others would take them from it."""
     beats, taken = asyncio.Semaphore(0), asyncio.Event()
 
     class Calls:
