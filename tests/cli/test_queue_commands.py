@@ -163,6 +163,15 @@ def test_large_jobs_are_shown_up_to_the_limit(operator: Operator) -> None:
     assert sum(line.startswith("ready ") and " send " in line for line in shown) == 10
 
 
+def test_a_queue_is_mended_though_the_names_of_all_queues_cannot_be_read(operator: Operator, store: valkey.Valkey, prefix: str) -> None:
+    """On a cluster they are in a shard of their own, which may be away."""
+    store.set(f"{prefix}:queues", "another program's")
+    operator.producer.enqueue("x", queue="mail")
+    operator.bury("mail", "why")
+    assert operator.json("retry", "mail", "--all")["sent_again"] == 1
+    assert operator.json("show", "mail")["ready"] == 1
+
+
 def test_a_queue_that_is_not_there_is_warned_of(operator: Operator) -> None:
     operator.producer.enqueue("x", queue="mail")
     begun = [operator.begin(*words.split()) for words in ("show mial", "dead mial --json", "retry mial --all", "purge mial ready --yes")]
