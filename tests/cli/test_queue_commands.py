@@ -13,16 +13,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import click
 import pytest
 import valkey
 
+from gateway.cli.queue_views import queue_list
 from gateway.cli.worker_command import worker as worker_command
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, Unavailable
 from gateway.store.layout import Layout
 from gateway.work import SyncQueue
+from gateway.work.queues import Overview
 
 from ..kit.forks import Program
 from ..kit.programs import ENVIRONMENT, GATEWAY, Outcome, forked, process, run
@@ -170,6 +173,22 @@ def test_a_queue_is_mended_though_the_names_of_all_queues_cannot_be_read(operato
     operator.bury("mail", "why")
     assert operator.json("retry", "mail", "--all")["sent_again"] == 1
     assert operator.json("show", "mail")["ready"] == 1
+
+
+async def test_a_queue_whose_shard_is_away_hides_no_other_in_the_list() -> None:
+    class Away:
+        commands = SimpleNamespace(sharded=True)
+
+        async def names(self) -> list[str]:
+            return ["first", "second"]
+
+        async def overview(self, queue: str) -> Overview:
+            if queue == "first":
+                raise Unavailable("the shard is away")
+            return Overview(**dict.fromkeys(Overview.__struct_fields__, 0) | {"by_priority": []})
+
+    first, second = (await queue_list(cast(Any, Away()))).fields["queues"]
+    assert (first, second["ready"]) == ({"queue": "first", "error": "the shard is away"}, 0)
 
 
 def test_a_queue_that_is_not_there_is_warned_of(operator: Operator) -> None:
