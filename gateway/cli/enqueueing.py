@@ -69,7 +69,12 @@ class When(click.ParamType[datetime | float]):
 @click.option("--at", type=When(), metavar="T", help="When it is due: 2026-12-24T18:00Z, or unix seconds.")
 @click.option("--attempts", type=int, metavar="N", help="How often it is tried.")
 @click.option("--timeout", type=Seconds(), metavar="S", help="Of one attempt.")
-@click.option("--expires", type=Seconds(), metavar="S", help="It is a dead letter if it did not start so long after it was due.")
+@click.option(
+    "--expires",
+    type=Seconds(),
+    metavar="S",
+    help="It is a dead letter if it is to start, or to be tried again, later than so long after it was due.",
+)
 @click.option("--result-ttl", type=Seconds(), metavar="S", help="How long its result is stored.")
 @click.option("--channel", metavar="C", help="Where its progress is published.")
 @click.option("--serial", metavar="S", help="Jobs of one serial key run one after another.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..config import Config, load
-from ..errors import GatewayError
+from ..errors import GatewayError, StoreError
 from ..runtime.logs import printable
 from .enqueueing import enqueue
 from .options import json_option, open_queue, run_async, settings_options
@@ -127,7 +127,10 @@ def _show(config: Config, look: Callable[[Queues], Awaitable[View]], *, as_json:
 
 async def _warn_of_no_queue(queues: Queues, name: str) -> None:
     """A misspelled queue looks as one in which nothing is."""
-    names = await queues.names()
+    try:
+        names = await queues.names()
+    except StoreError:  # on a cluster they are in another shard than the queue, which may be away
+        return
     if name not in names:
         there = f"the queues are {', '.join(names)}" if names else "there are none"
         print(printable(f"gateway: warning: there is no queue {name} yet; {there}"), file=sys.stderr)

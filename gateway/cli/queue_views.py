@@ -99,7 +99,7 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 async def queue_list(queues: Queues) -> View:
-    """All queues with their numbers. A queue whose keys in Valkey are of other types is shown with that error."""
+    """All queues with their numbers. A queue whose keys in Valkey are of other types, or in a shard that is away, is shown with that error."""
     names = await queues.names()
     rows: list[tuple[str, Overview | str]] = []
     for first in range(0, len(names), TOGETHER):
@@ -115,9 +115,9 @@ async def queue_list(queues: Queues) -> View:
 async def _overview_or_fault(queues: Queues, name: str) -> Overview | str:
     try:
         return await queues.overview(name)
-    except Unavailable:
-        raise
     except StoreError as error:
+        if isinstance(error, Unavailable) and not queues.commands.sharded:
+            raise
         return str(error)
 
 

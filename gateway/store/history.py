@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 from ..errors import StoreError, Unavailable
-from ..publication import Position, Publication
+from ..publication import MAX_OFFSET, Position, Publication
 from ..rules.protocol import BEGINNING
 from ..rules.recovery import same_life
 from .access import Commands
@@ -176,7 +176,7 @@ class History:
         """
         self._write_index(channel)
         (epoch, offset), ms = seen if seen is not None else (BEGINNING, 0)
-        words = [since, limit, max_bytes, b"1" if reverse else b"", epoch, offset, ms, b"left"]
+        words = [min(since, MAX_OFFSET), min(limit, MAX_OFFSET), max_bytes, b"1" if reverse else b"", epoch, offset, ms, b"left"]
         return await self._page(b"gateway_history", channel, words)
 
     def begin_position(self, waiter: Waiter, channel: str) -> None:

@@ -81,7 +81,7 @@ class Delivery:
         return datetime.fromtimestamp(self.ms / 1000, UTC)
 
     async def ack(self) -> bool:
-        """Acknowledges this publication: the group does not get it again. Waits while Valkey cannot be reached.
+        """Acknowledges this publication: the group does not get it again. Waits while Valkey cannot be reached, or takes no writes.
 
         Returns False if it was not recorded, because another instance reads the channel now, or its history was replaced: then the
         publication is given again, to whichever instance reads the channel. Where Valkey's answer was lost, and the channel too, one that was

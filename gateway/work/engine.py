@@ -180,12 +180,12 @@ class Engine:
             first = await self._intakes[run.queue].park(run, serial)
         finally:
             self._parking -= 1
-        if first and self._stopping:
-            self._end(run, Outcome("given_back"))
-        elif first:
+        if first and not self._stopping:
             self._place(handler, run)
-        else:
-            self._wake.set()
+            return
+        if first:
+            self._end(run, Outcome("given_back"))
+        self._wake.set()
 
     def _place(self, handler: Handler, run: Run) -> None:
         if handler.batch is not None:

@@ -25,6 +25,7 @@ from ..store.layout import Layout, Word
 from ..store.valkey_clock import SetForward, valkey_time
 from .handlers import Rate
 from .jobs import DELAY_SECONDS, read_job
+from .queues import Queues
 from .running import Outcome, Run
 
 __all__ = ["Intake"]
@@ -110,8 +111,8 @@ class Intake:
                     await self._compare()
                 return await self._take(most)
         except StoreError as error:
-            self._unsure = True
             self._pause(error)
+            self._unsure = True
             return []
 
     def _check_shard(self) -> None:
@@ -152,7 +153,8 @@ class Intake:
             self._timer = asyncio.get_running_loop().call_later(min(ms / 1000, LOOK_AGAIN_SECONDS), self.promise)
 
     def _pause(self, error: StoreError) -> None:
-        log.warning("queue %s: no jobs could be taken (%s); trying again", self.queue, error)
+        level = logging.DEBUG if self._unsure else logging.WARNING  # the first in a row: it is tried twice a second
+        log.log(level, "queue %s: no jobs could be taken (%s); trying again", self.queue, error)
         self.promising = False
         self._wake_after(int(1000 * (0.1 + backoff(2, 0.1, 1.0))))
 
@@ -183,8 +185,9 @@ class Intake:
             log.warning("queue %s: the lease of this worker was over: its %d jobs went to others", self.queue, len(before))
             for run in before:
                 run.end("lost")
-        if not known:
-            self.promise()  # the queue may have been removed, and with it that this worker is to be announced to
+        if not known:  # the queue may have been removed, and with it its name, and that this worker is to be announced to
+            self._tasks.spawn(Queues(self._commands, self._layout).name(self.queue))
+            self.promise()
         # Asked after the leases were looked at: a clock that is set between the two is noticed in vain, and not too late.
         if self._clock.is_noticed(await valkey_time(self._commands, self.channel), time()):
             self._trusted = time() + lease
@@ -326,16 +329,16 @@ class Intake:
         return self._commands.call(b"FCALL", function, len(self._keys), *self._keys, self._worker, *words)
 
     async def _repeat(self, function: bytes, *words: Word) -> Any:
-        """A call that may be made twice, made until Valkey answers; None if it answers with an error, which is logged."""
-        try:
-            return await retrying(
-                lambda: self._commands.call(b"FCALL", function, len(self._keys), *self._keys, self._worker, *words, repeatable=True),
-                f"queue {self.queue}: {function.decode()} did not reach valkey",
-                log,
-                on=Unavailable,
-                ceiling=1.0,
-            )
-        except StoreError as error:
-            log.error("queue %s: %s was refused: %s", self.queue, function.decode(), error)
-            self._unsure = True
-            return None
+        """A call that may be made twice, made until Valkey answers, or takes writes again; None if it refuses this one, which is logged."""
+
+        async def call() -> Any:
+            try:
+                return await self._commands.call(b"FCALL", function, len(self._keys), *self._keys, self._worker, *words, repeatable=True)
+            except StoreError as error:
+                if error.is_general:  # as where its disk is full: a job that is done would be done again
+                    raise
+                log.error("queue %s: %s was refused: %s", self.queue, function.decode(), error)
+                self._unsure = True
+                return None
+
+        return await retrying(call, f"queue {self.queue}: {function.decode()} was not carried out", log, on=StoreError, ceiling=1.0)

@@ -39,7 +39,7 @@ class JobOptions(TypedDict, total=False):
     ``key``: unique among the jobs of the queue that wait or run; the same key again is that job. It is the handler's idempotency key.
     ``priority``: 0 (normal) to 9 (first). ``delay``: until it is due; ``at``: when it is due, as a datetime with a time zone or unix seconds.
     ``attempts``: how often it is tried until it is a dead letter. ``timeout``: of one attempt.
-    ``expires``: a job that did not start so long after it was due is a dead letter.
+    ``expires``: a job that is to start, or to be tried again, later than so long after it was due is a dead letter.
     ``result_ttl``: how long its result is stored, 0 for not at all.
     ``channel``: where its progress is published. ``serial``: jobs of one serial key run one after another, in the order of enqueue.
     """

@@ -11,7 +11,7 @@ from contextlib import suppress
 from itertools import count
 from typing import Protocol
 
-from ..errors import StoreError, Unavailable
+from ..errors import StoreError
 from ..store.untrusted import Faults
 from ..store.valkey_clock import SetForward
 from .reader_calls import ReaderCalls
@@ -79,15 +79,27 @@ class Membership:
 
     async def run(self) -> None:
         """Renews the lease, and takes and gives back channels. Runs until cancelled."""
+        renewing = asyncio.create_task(self._renew())
+        try:
+            while True:
+                self._woken.clear()
+                try:
+                    await self._look()
+                except StoreError as error:
+                    log.warning("the lease of this reader was not renewed: %s", error)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._lease / 4):
+                        await self._woken.wait()
+        finally:
+            renewing.cancel()
+
+    async def _renew(self) -> None:
+        """Renews the lease while a look takes longer than that, as where 500,000 channels are to be taken: others would take them from it."""
         while True:
-            self._woken.clear()
-            try:
-                await self._look()
-            except StoreError as error:
-                log.warning("the lease of this reader was not renewed: %s", error)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._lease / 4):
-                    await self._woken.wait()
+            await asyncio.sleep(self._lease / 4)
+            if asyncio.get_running_loop().time() - self._renewed >= self._lease / 4:
+                with suppress(StoreError):  # the next look logs it
+                    await self._beat()
 
     async def end(self, free: Sequence[str]) -> None:
         """Ends the lease at once, and announces the channels that were given back. Raises StoreError."""
@@ -145,7 +157,7 @@ class Membership:
                 self._channels.on_taken(channel, owners[channel])
             elif isinstance(answer, str):
                 refused[channel] = answer
-            elif isinstance(answer, StoreError) and not isinstance(answer, Unavailable):
+            elif isinstance(answer, StoreError) and not answer.is_general:
                 self._faults.found("reader", channel, answer)  # as where a key is of another type
             else:
                 raise answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -20,7 +21,7 @@ from ..store.layout import Layout, Word
 from ..store.plain_connection import PAUSE_MOST, PlainConnection
 from .job_results import no_result, read_result
 from .jobs import JobOptions, check_queue_name, job_words, refusal
-from .queues import NAME_AGAIN_SECONDS, enqueue_call, enqueue_span, log_unnamed, traced, view_of
+from .queues import NAME_AGAIN_SECONDS, NAMED_SECONDS, enqueue_call, enqueue_span, log_unnamed, traced, view_of
 
 __all__ = ["SyncEnqueuedJob", "SyncQueue"]
 
@@ -60,8 +61,8 @@ class SyncQueue:
         self._layout = Layout(prefix)
         self._limit = limit
         self._connection = PlainConnection(url, prefix, data_dir, patience)
-        self._named: set[str] = set()
-        self._naming_from = 0.0  # by the monotonic clock: no name is added before
+        self._named: dict[str, float] = {}  # queue → until when it needs no name, by the monotonic clock
+        self._naming_from = 0.0  # by the same clock: no name is added before
         self._own = threading.local()  # of each thread: its process, its name as a producer, how much it sent, and whether it enqueues now
 
     def __enter__(self) -> Self:
@@ -89,7 +90,7 @@ class SyncQueue:
                     id, new = self._repeated(*enqueue_call(self._layout, queue, words))
             except StoreError as error:
                 raise refusal(error) from None
-        if queue not in self._named:
+        if time.monotonic() >= self._named.get(queue, 0.0):
             self._name(queue)
         return SyncEnqueuedJob(self, queue, id.decode(), bool(new) or id.decode() == own)
 
@@ -125,8 +126,10 @@ class SyncQueue:
         return cast(bytes, self._function(b"gateway_cancel", queue, id)).decode()
 
     def _name(self, queue: str) -> None:
-        if time.monotonic() < self._naming_from:
+        now = time.monotonic()
+        if now < self._naming_from:
             return
+        until = now + NAMED_SECONDS
         try:
             # On a cluster the names are in another shard than the job, which may be away.
             add = self._connection.call if self._connection.commands.sharded else self._repeated
@@ -136,7 +139,8 @@ class SyncQueue:
             return  # the job is enqueued; a later call names the queue
         except StoreError as error:
             log_unnamed(queue, error)
-        self._named.add(queue)
+            until = math.inf
+        self._named[queue] = until
 
     @contextmanager
     def _counted(self) -> Iterator[tuple[str, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import Counter
 from contextlib import AbstractContextManager
@@ -19,6 +20,7 @@ from ..store.layout import Layout, Word
 from .jobs import JobDocument, check_queue_name, read_job, refusal
 
 __all__ = [
+    "NAMED_SECONDS",
     "NAME_AGAIN_SECONDS",
     "Failure",
     "JobView",
@@ -36,6 +38,7 @@ log = logging.getLogger("gateway.work")
 MS_MOST = 1e15  # unix ms
 NAME_SECONDS = 1.0  # for a name to be added: on a cluster the names are in another shard than the job, which may be away
 NAME_AGAIN_SECONDS = 5.0  # after which an enqueue tries again to add one: a relay enqueues hundreds of jobs one after another
+NAMED_SECONDS = 60.0  # after which an enqueue adds a name again: Valkey may have lost it meanwhile
 
 _READS = (b"gateway_queue", b"gateway_job", b"gateway_jobs")
 
@@ -127,8 +130,8 @@ class Queues:
         self._producer = uuid4().hex[:12]
         self._sent = 0
         self._sent_to: Counter[str] = Counter()
-        self._named: set[str] = set()
-        self._naming_from = 0.0  # by the monotonic clock: no name is added before
+        self._named: dict[str, float] = {}  # queue → until when it needs no name, by the monotonic clock
+        self._naming_from = 0.0  # by the same clock: no name is added before
 
     async def enqueue(self, queue: str, words: list[Word], *, version: int | None = None, version_epoch: str = "") -> tuple[str, bool]:
         """Enqueues what ``jobs.job_words`` made. Returns the job's id, and whether it is new: False where its key has a job already.
@@ -150,14 +153,16 @@ class Queues:
             job, new = await self.commands.call(*call, repeatable=True, guarded=True)
         except StoreError as error:
             raise refusal(error) from None
-        if queue not in self._named:
+        if time.monotonic() >= self._named.get(queue, 0.0):
             await self.name(queue)
         return job.decode(), bool(new) or job.decode() == own  # the same call may have been carried out already, and its answer lost
 
     async def name(self, queue: str) -> None:
         """Adds a queue to those that ``names`` gives. Where Valkey refuses, that is logged once, and the work goes on."""
-        if time.monotonic() < self._naming_from:
+        now = time.monotonic()
+        if now < self._naming_from:
             return
+        until = now + NAMED_SECONDS
         try:
             async with asyncio.timeout(NAME_SECONDS):
                 await self.commands.call(b"SADD", self._layout.queues, queue, repeatable=True)
@@ -166,7 +171,8 @@ class Queues:
             return  # a later enqueue names it
         except StoreError as error:
             log_unnamed(queue, error)
-        self._named.add(queue)
+            until = math.inf
+        self._named[queue] = until
 
     async def names(self) -> list[str]:
         """The names of all queues that were ever used. What another program wrote there and no queue can be called is left out."""

@@ -31,7 +31,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ..errors import ConfigurationError, StoreError, Unavailable
+from ..errors import ConfigurationError, StoreError
 from ..publication import Position
 from ..runtime.backoff import backoff
 from ..runtime.tasks import Tasks
@@ -210,8 +210,11 @@ class Reader:
                 if await self._calls.again(hold.channel, hold.owner, delivery.id, delivery.deliveries):
                     return True
                 self._lose(hold)
-            except Unavailable as error:
+            except StoreError as error:
+                if not error.is_general:
+                    raise
                 log.debug("%r waits for valkey: %s", delivery, error)
+                await asyncio.sleep(backoff(1, 0.05, 1.0))
         return False
 
     async def lag(self) -> dict[str, int]:
@@ -239,7 +242,9 @@ class Reader:
             try:
                 recorded = await self._calls.settle(hold.channel, hold.owner, delivery.epoch, delivery.id, reason)
                 break
-            except Unavailable as error:
+            except StoreError as error:
+                if not error.is_general:
+                    raise
                 attempt += 1
                 log.debug("%r waits for valkey: %s", delivery, error)
                 await asyncio.sleep(backoff(attempt, 0.05, 1.0))
@@ -336,7 +341,7 @@ class Reader:
         try:
             page = await self._calls.read(hold.channel, hold.owner, most, hold.after, hold.newest_known())
         except StoreError as error:
-            if not isinstance(error, Unavailable):
+            if not error.is_general:
                 self._layout.faults.found("reader", hold.channel, error)
             asyncio.get_running_loop().call_later(AGAIN_SECONDS, self._mark, hold)
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, NamedTuple
 
-from ..publication import Position, Publication
+from ..publication import MAX_OFFSET, Position, Publication
 from ..store.access import Commands
 from ..store.layout import Layout, read_entry, read_epoch
 from ..store.valkey_clock import valkey_time
@@ -119,7 +119,9 @@ class ReaderCalls:
     async def dead(self, channel: str, limit: int) -> list[DeadLetter]:
         """The newest dead letters, newest first."""
         key = self._layout.reader(channel, self._group)[3]
-        return [dead_letter(fields) for _, fields in await self._commands.call(b"XREVRANGE", key, b"+", b"-", b"COUNT", limit)]
+        return [
+            dead_letter(fields) for _, fields in await self._commands.call(b"XREVRANGE", key, b"+", b"-", b"COUNT", min(limit, MAX_OFFSET))
+        ]
 
     async def _call(self, function: bytes, channel: str, *words: Any) -> Any:
         keys = self._layout.reader(channel, self._group)

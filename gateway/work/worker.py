@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import signal
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -151,6 +152,9 @@ class Worker:
             raise ValueError(f"{name} has a handler already")
         if batch is not None and not 2 <= batch <= 1000:
             raise ValueError(f"batch is 2 to 1000 jobs, not {batch!r}")
+        for what, seconds in {"within": within, "backoff": backoff, "backoff_most": backoff_most}.items():
+            if not 0 <= seconds < math.inf:  # false for NaN too
+                raise ValueError(f"{what} is a number of seconds from 0, not {seconds!r}")
 
         def register(function: Function) -> Function:
             self.handlers[name] = describe(
@@ -248,8 +252,6 @@ class Worker:
         link = Link(address, commands, self._layout.heartbeat(name))
         self._queues = Queues(commands, self._layout)
         try:
-            for queue in self._weights:
-                await self._queues.name(queue)
             plan = Plan(self.handlers, self._weights, self._concurrency, self._lease, self._rate, self._middleware, self._schedules)
             engine = Engine(plan, name, commands, link, self._layout, self._queues)
             await link.start()

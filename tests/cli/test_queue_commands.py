@@ -13,16 +13,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import click
 import pytest
 import valkey
 
+from gateway.cli.queue_views import queue_list
 from gateway.cli.worker_command import worker as worker_command
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, Unavailable
 from gateway.store.layout import Layout
 from gateway.work import SyncQueue
+from gateway.work.queues import Overview
 
 from ..kit.forks import Program
 from ..kit.programs import ENVIRONMENT, GATEWAY, Outcome, forked, process, run
@@ -161,6 +164,31 @@ def test_large_jobs_are_shown_up_to_the_limit(operator: Operator) -> None:
         operator.producer.enqueue("send", "x" * 1_000_000, queue="mail")
     shown = operator("show", "mail", "--state", "ready", "--limit", "10").splitlines()
     assert sum(line.startswith("ready ") and " send " in line for line in shown) == 10
+
+
+def test_a_queue_is_mended_though_the_names_of_all_queues_cannot_be_read(operator: Operator, store: valkey.Valkey, prefix: str) -> None:
+    """On a cluster they are in a shard of their own, which may be away."""
+    store.set(f"{prefix}:queues", "another program's")
+    operator.producer.enqueue("x", queue="mail")
+    operator.bury("mail", "why")
+    assert operator.json("retry", "mail", "--all")["sent_again"] == 1
+    assert operator.json("show", "mail")["ready"] == 1
+
+
+async def test_a_queue_whose_shard_is_away_hides_no_other_in_the_list() -> None:
+    class Away:
+        commands = SimpleNamespace(sharded=True)
+
+        async def names(self) -> list[str]:
+            return ["first", "second"]
+
+        async def overview(self, queue: str) -> Overview:
+            if queue == "first":
+                raise Unavailable("the shard is away")
+            return Overview(**dict.fromkeys(Overview.__struct_fields__, 0) | {"by_priority": []})
+
+    first, second = (await queue_list(cast(Any, Away()))).fields["queues"]
+    assert (first, second["ready"]) == ({"queue": "first", "error": "the shard is away"}, 0)
 
 
 def test_a_queue_that_is_not_there_is_warned_of(operator: Operator) -> None:

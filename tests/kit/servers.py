@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -75,6 +76,28 @@ class ValkeyServer:
 
     def thaw(self) -> None:
         self._process.send_signal(signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def full_disk(self) -> Iterator[None]:
+        """While the block lasts it refuses every write (MISCONF). It needs the setting ``enable-protected-configs yes``."""
+        gone = self.folder / "gone"
+        gone.mkdir()
+        self.client.config_set("dir", str(gone))
+        gone.rmdir()
+        self.client.config_set("save", "1 1")  # from now on it may save at any moment
+        self.client.set("changed", 1)
+        with contextlib.suppress(valkey.ResponseError):
+            self.client.bgsave()
+        wait_until(lambda: self._saved == "err", "it refuses writes")
+        yield
+        self.client.config_set("dir", str(self.folder))
+        self.client.config_set("save", "")
+        self.client.bgsave()
+        wait_until(lambda: self._saved == "ok", "it takes writes")
+
+    @property
+    def _saved(self) -> str:
+        return str(self.client.info("persistence")["rdb_last_bgsave_status"])
 
     def _answers(self) -> bool:
         try:

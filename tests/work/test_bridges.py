@@ -328,6 +328,20 @@ async def test_a_process_that_was_taken_for_dead_finishes_nothing(valkey_url: st
     assert not _failures(store, prefix, key)
 
 
+async def test_what_failed_is_not_lost_where_the_list_for_it_is_none(
+    valkey_url: str, store: valkey.Valkey, prefix: str, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The bridge waits until the key is mended."""
+    failed = f"{prefix}:bridge:{{{key}}}:{key}:failed"
+    store.set(failed, "another program's")
+    async with bridged(valkey_url, prefix, {"list": key, "channel": "endless:{to}"}) as bridges:
+        store.lpush(key, "text")
+        await until(lambda: "cannot be marked as finished" in caplog.text, "it is noticed")
+        store.delete(failed)
+        await until(lambda: bridges.statistics[key].failed == 1, "it goes on")
+    assert [each["entry"] for each in _failures(store, prefix, key)] == ["text"]
+
+
 @pytest.mark.parametrize("is_taken", [False, True])
 async def test_entries_after_a_failover_of_the_lists_shard_are_no_repeats(
     valkey_url: str, store: valkey.Valkey, prefix: str, key: str, is_taken: bool

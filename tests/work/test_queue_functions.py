@@ -162,6 +162,19 @@ def test_a_delayed_job_that_is_due_is_the_oldest_where_no_worker_runs(queue: Que
     assert queue.counts("oldest_ms") == [0]
 
 
+def test_a_job_that_was_taken_before_waits_since_it_is_due_anew(queue: QueueFunctions) -> None:
+    """An hour of its runs is no hour for which it waits: an alert would be raised at each deployment."""
+    queue.call("enqueue", *JOBS, "id", "j")
+    token = queue.take("w")["j"]
+    queue.set_time(NOW + 3_600_000)
+    assert queue.work("give_back", "w", "j", token) == [1] and queue.counts("ready", "oldest_ms") == [1, 0]
+    token = queue.take("w")["j"]
+    queue.set_time(NOW + 7_200_000)
+    assert queue.work("fail", "w", "j", token, "why", 0) == b"retried" and queue.counts("ready", "oldest_ms") == [1, 0]
+    queue.set_time(NOW + 7_260_000)
+    assert queue.counts("ready", "oldest_ms") == [1, 60_000]
+
+
 def test_a_full_queue_refuses_and_counts_its_dead_letters(queue: QueueFunctions) -> None:
     for number in range(3):
         queue.call("enqueue", *JOBS, "id", f"j{number}")
@@ -304,6 +317,17 @@ def test_a_rate_does_not_hold_jobs_up_after_the_clock_was_ahead(queue: QueueFunc
         queue.set_time(NOW + 1000 * second)
         taken.append(list(queue.take("w", 10, *rate)))
     assert taken == [["j0"], ["j1"], ["j2"], [], []]
+
+
+def test_the_rate_of_all_jobs_is_not_held_up_by_delayed_ones_after_the_clock_was_ahead(queue: QueueFunctions) -> None:
+    rate = ("", 1000, 1)
+    queue.call("enqueue", *JOBS)
+    assert len(queue.take("w", 1, *rate)) == 1
+    queue.set_time(NOW - 60_000)
+    for _ in range(100):
+        queue.call("enqueue", *JOBS, "delay", 3600)
+    queue.call("enqueue", *JOBS, "id", "j")
+    assert list(queue.take("w", 10, *rate)) == ["j"]
 
 
 def test_a_job_that_ends_workers_makes_no_dead_letters_of_those_that_ran_beside_it(queue: QueueFunctions) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import valkey
@@ -15,8 +15,10 @@ import valkey
 from gateway.config import Config
 from gateway.errors import ConfigurationError, Unavailable
 from gateway.publication import Position
+from gateway.runtime.tasks import end
 from gateway.store.history import History
 from gateway.store.layout import publish_words
+from gateway.store.untrusted import Faults
 from gateway.work import Delivery, Gap, Reader
 from gateway.work.membership import Membership
 from gateway.work.reader_calls import ReaderCalls
@@ -28,6 +30,7 @@ from publishers.reactions import react
 from publishers.relay import Relay
 from publishers.reviews import create_review, list_reviews, respond, story_of
 
+from ..kit.servers import ValkeyServer
 from ..kit.valkeys import OwnValkey, opened_history
 from ..kit.waiting import until
 
@@ -197,7 +200,7 @@ async def test_a_rejected_publication_is_a_dead_letter_with_its_reason(history: 
         store.set(one._layout.reader("kept:a", "g")[3], "another program's")
         assert await bad.reject("no such dish \ud800" + "x" * 5000)
         assert data(await take(one, 1)) == [2]
-        (dead,) = await one.dead_letters("kept:a")
+        (dead,) = await one.dead_letters("kept:a", limit=10**5000)  # more digits than Python writes
         assert dead.reason.startswith("no such dish ?xxx") and len(dead.reason) == 1000
 
 
@@ -310,6 +313,45 @@ async def test_a_living_instance_keeps_its_channel_when_valkeys_clock_is_set(his
     await calls.beat(member, 0)  # as by that clock
     await membership._look()
     assert channels.taken == set()
+
+
+async def test_an_instance_renews_its_lease_while_it_takes_very_many_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 500,000 that lasts for longer than the lease: others would take them from it."""
+    beats, taken = asyncio.Semaphore(0), asyncio.Event()
+
+    class Calls:
+        async def beat(self, member: str, lease_ms: int) -> set[str]:
+            beats.release()
+            return {member}
+
+        async def time(self) -> float:
+            return 0.0
+
+        async def take(self, channel: str, owner: str, holder: str) -> str:
+            for _ in range(4):  # the first is that of the look
+                await beats.acquire()
+            taken.set()
+            return ""
+
+    membership = Membership(cast(Any, Calls()), OneChannel(), "12345678", 0.1, Faults(), evenly=False)
+    async with asyncio.timeout(10):
+        running = asyncio.create_task(membership.run())
+        await taken.wait()
+    await end(running)
+
+
+async def test_an_acknowledgement_waits_while_valkeys_disk_is_full(disk: ValkeyServer) -> None:
+    async with opened_history(disk.url, "gw", CONFIG) as history, Reader(disk.url, group="g", channels=["kept:a"]) as one:
+        await publish(history, "kept:a", 1)
+        (only,) = await take(one, 1, ack=False)
+        with disk.full_disk():
+            settling, asked = asyncio.create_task(only.ack()), refusals(disk)
+            await until(lambda: settling.done() or refusals(disk) > asked + 1, "it is refused, and asked again")
+        assert await settling
+
+
+def refusals(server: ValkeyServer) -> int:
+    return int(server.client.info("errorstats").get("errorstat_MISCONF", {"count": 0})["count"])
 
 
 async def test_an_application_that_settles_nothing_loses_a_channel_that_moves(history: History, reader: Open) -> None:

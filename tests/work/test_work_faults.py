@@ -36,7 +36,8 @@ from gateway.work.queues import Queues
 from gateway.work.running import Call, Outcome, Run, RunningJob
 
 from ..kit.jobs import ended, overview_is, working
-from ..kit.waiting import until, wait_until
+from ..kit.servers import ValkeyServer
+from ..kit.waiting import eventually, until, wait_until
 
 # Producers.
 
@@ -396,6 +397,32 @@ async def test_a_job_that_is_taken_again_while_its_parking_is_answered_is_held(v
     assert intake.held == {"1": new}
 
 
+async def test_a_worker_that_stops_does_not_wait_for_a_job_that_was_being_parked(
+    queue: Queue, new_worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    park, parking, answered = Intake.park, asyncio.Event(), asyncio.Event()
+
+    async def late(self: Intake, run: Run, serial: bytes) -> bool:
+        parking.set()
+        await answered.wait()
+        return await park(self, run, serial)
+
+    monkeypatch.setattr(Intake, "park", late)
+    worker = new_worker(concurrency=1, stop_seconds=3600)
+
+    @worker.job("work", serial=lambda data: data)
+    async def work(job: RunningJob, data: str) -> None: ...
+
+    await queue.enqueue("work", "s")
+    async with asyncio.timeout(20), working(worker):
+        await parking.wait()
+        worker.stop()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        answered.set()
+    await overview_is(queue, ready=1, running=0)
+
+
 async def test_large_jobs_are_ended_a_few_in_a_call(valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Valkey reads each whole: a hundred of a megabyte took it from all others for a quarter of a second."""
     intake, calls = Intake(make_commands(Address(valkey_url)), Layout("gw"), "default", "w", 15, lambda: None, Tasks()), []
@@ -522,6 +549,57 @@ async def test_a_worker_that_waits_finds_the_jobs_after_a_queue_was_removed(own:
         assert await (await queue.enqueue("work", queue="removed", result_ttl=60)).result(10) == "done"
         own.ask("FLUSHALL")
         assert await (await queue.enqueue("work", queue="removed", result_ttl=60)).result(10) == "done"
+
+
+async def test_the_name_of_a_queue_comes_back_with_its_worker_after_valkey_lost_everything(own: Any) -> None:
+    worker = Worker(["lost"], url=own.url, lease=0.5)
+
+    @worker.job("work")
+    async def work(job: RunningJob) -> None: ...
+
+    async with Queue(own.url) as queue, working(worker):
+        for _ in range(2):
+            await eventually(lambda: _is_named(queue, "lost"), "the queue has its name")
+            own.ask("FLUSHALL")
+
+
+async def _is_named(queue: Queue, name: str) -> bool:
+    return name in await queue.queues.names()
+
+
+async def test_the_name_of_a_queue_comes_back_with_its_jobs_after_valkey_lost_everything(own: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("queues", "plain_producer"):
+        monkeypatch.setattr(f"gateway.work.{module}.NAMED_SECONDS", 0)
+    async with Queue(own.url) as queue:
+        with SyncQueue(own.url) as plain:
+            for _ in range(2):
+                own.ask("FLUSHALL")
+                await queue.enqueue("work", queue="one")
+                plain.enqueue("work", queue="other")
+                assert await queue.queues.names() == ["one", "other"]
+
+
+async def test_a_job_that_is_done_while_valkeys_disk_is_full_is_not_done_again(
+    disk: ValkeyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker, runs = Worker(url=disk.url), []
+    begun, done = asyncio.Event(), asyncio.Event()
+
+    @worker.job("work")
+    async def work(job: RunningJob) -> str:
+        runs.append(job.attempt)
+        begun.set()
+        await done.wait()
+        return "done"
+
+    async with Queue(disk.url) as queue, working(worker):
+        job = await queue.enqueue("work", result_ttl=60)
+        await begun.wait()
+        with disk.full_disk():
+            done.set()
+            await until(lambda: "gateway_finish was not carried out (MISCONF" in caplog.text, "its end is refused")
+        assert await job.result(10) == "done"
+    assert runs == [1]
 
 
 async def test_a_rate_holds_for_jobs_whose_start_is_late_because_no_worker_ran(

@@ -984,6 +984,8 @@ BAD_WORKERS: dict[str, tuple[Callable[[], Any], str]] = {
     "a generator": (lambda: Worker().job("a")(_generate), "a: a handler is no generator, which nothing would run"),
     "an asynchronous generator": (lambda: Worker().job("a")(_generate_async), "a: a handler is no generator"),
     "a serial key that is awaited": (lambda: Worker().job("a", serial=sleep_long)(_take), "a: serial is a plain function"),
+    "a backoff that is no number": (lambda: Worker().job("a", backoff=float("nan")), "backoff is a number of seconds from 0, not nan"),
+    "a time of a batch below 0": (lambda: Worker().job("a", batch=2, within=-1), "within is a number of seconds from 0, not -1"),
     "a cron expression that is none": (lambda: Worker().cron("every day", "a"), '"every day" is not a cron expression'),
 }
 

@@ -180,7 +180,7 @@ class EnqueueRequest(Shape, kw_only=True):
         Meta(
             ge=0,
             le=DELAY_SECONDS,
-            description="it is a dead letter if it did not start so long after it was due",
+            description="it is a dead letter if it is to start, or to be tried again, later than so long after it was due",
             extra_json_schema={"anyOf": [{"enum": [0]}, {"minimum": 0.001}]},
         ),
     ] = 0

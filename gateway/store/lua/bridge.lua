@@ -119,9 +119,10 @@ end
 local function gateway_bridge_finish(keys, args)
   local epoch, position, read = bridge_state(keys[1], '')
   if epoch ~= args[1] or position ~= args[2] then return -1 end
+  local dropped = fail(keys[3], tonumber(args[5]), args, 6)  -- first: where that key is no list, nothing has happened
   redis.call('HSET', keys[1], 'position', args[3], 'read', number(read + tonumber(args[4])))
   redis.call('LTRIM', keys[2], tonumber(args[4]), -1)
-  return fail(keys[3], tonumber(args[5]), args, 6)
+  return dropped
 end
 
 -- gateway_bridge_fail 1 FAILED MOST FAILURE… → how many are dropped

@@ -101,6 +101,12 @@ local function gateway_finish(keys, args)
   return answers
 end
 
+-- Writes when a job that was taken is due anew: how long the oldest job has been due is counted from then on.
+local function set_due(keys, id, due)
+  local job = redis.call('HGET', keys[K.jobs], id)
+  redis.call('HSET', keys[K.jobs], id, (string.gsub(job, '"due":%d+', '"due":' .. number(due), 1)))
+end
+
 -- gateway_fail KEYS taken:W  W ID TOKEN REASON RETRY_MS → 'retried', 'dead', 'cancelled', or 'refused' as of gateway_finish
 --   Ends a run that failed. The job is tried again after RETRY_MS, if that is not '' and it has attempts left; else it is a dead letter.
 -- Atomic, because attempts are counted, and the job must be in one place.
@@ -126,7 +132,9 @@ local function gateway_fail(keys, args)
       bury(keys, id, head, now, reason)
       answer = 'dead'
     else
-      place(keys, id, head.priority, now + math.min(math.max(0, math.floor(retry)), JOB.seconds * 1000), now)
+      local due = now + math.min(math.max(0, math.floor(retry)), JOB.seconds * 1000)
+      place(keys, id, head.priority, due, now)
+      set_due(keys, id, due)
       redis.call('HSET', keys[K.runs], id, run_text(run))
       redis.call('ZREM', keys[K.running], id)
       count(keys, 'retried')
@@ -145,6 +153,7 @@ local function give_back(keys, id, head, run, now)
   end
   run.worker = ''
   place(keys, id, head.priority, now, now, true)
+  set_due(keys, id, now)
   redis.call('HSET', keys[K.runs], id, run_text(run))
   redis.call('ZREM', keys[K.running], id)
 end

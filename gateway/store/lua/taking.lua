@@ -45,7 +45,8 @@ local function rates_of(args)
       error({err = 'GATEWAY a rate is NAME, milliseconds from one start to the next, and how many may start at once'})
     end
     local pace = {field = 'pace:' .. args[i], every = every, burst = burst + 1}  -- one more: a start may be late by what a call takes
-    rates[args[i]] = {field = 'next:' .. args[i], every = every, burst = burst, pace = pace}
+    -- Of the limit over all names no start is reserved: those that wait for it stay ready.
+    rates[args[i]] = {field = 'next:' .. args[i], every = every, burst = burst, pace = args[i] ~= '' and pace}
   end
   return rates
 end
