@@ -17,8 +17,8 @@ import contextvars
 import fcntl
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -32,7 +32,7 @@ from gateway.runtime.tasks import to_its_end
 from gateway.store.data_folder import open_private
 
 from .engines import ASYNC_DRIVERS, LOCK_SECONDS, POOL, database_url, driver_url, make_engine, name_of, prepare_transactions
-from .lost_connections import connecting, is_of_standby, replace_lost, sqlstate_of
+from .lost_connections import connecting, cut, is_of_standby, replace_lost, sqlstate_of
 from .outbox_rows import NOTIFY, WAKE, lock_key, now_ms
 from .prepared import DRIVER_ERRORS, Parameters, Prepared, Rows, driver_of, sync_of
 from .savepoints import follow_savepoints, gather
@@ -45,6 +45,7 @@ log = logging.getLogger("gateway.relay")
 ATTEMPTS = 5  # of a transaction that PostgreSQL gave up in favour of another
 _RETRIED = ("40001", "40P01")  # serialization failure, deadlock. Source: PostgreSQL, appendix A
 WAKE_SECONDS = 0.02  # between two wakes of one process
+NOTIFY_SECONDS = 5.0  # that one of them may take
 CLAIM_SECONDS = 60.0  # for the rows of a claim to be published, which takes a second, or the publisher's patience of 10
 # Errors that may pass by themselves: the database is away, or its pool is exhausted.
 BROKEN = (SQLAlchemyError, OSError, *DRIVER_ERRORS)
@@ -93,6 +94,7 @@ class Database:
         self.changed = asyncio.Event()  # this process has written to the outbox
         self.opened = 0  # connections, since this was made
         self.relayed_here = False  # a relay runs in this process, so that no other has to be woken
+        self.held_seconds: float | None = None  # after so long outside the pool a connection to PostgreSQL is cut
         self._engine = make_engine(create_async_engine, self.url, pool)
         prepare_transactions(self._engine.sync_engine)
         replace_lost(self._engine.sync_engine)
@@ -146,7 +148,7 @@ class Database:
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A connection to read by; on SQLite it does not wait for writers."""
         self._enter_loop()
-        async with _returned(self._engine) as connection:
+        async with _returned(self._engine, self.held_seconds) as connection:
             yield connection
 
     async def fetch(self, prepared: Prepared, parameters: Parameters) -> Rows:
@@ -159,7 +161,7 @@ class Database:
                 return (await connection.execute(prepared.sqlite, parameters)).all()
             try:
                 return await prepared.fetch(driver_of(connection), parameters)
-            except DBAPIError:
+            except (DBAPIError, asyncio.CancelledError):
                 await connection.invalidate()  # it may be lost, which SQLAlchemy only notices where it executes a statement itself
                 raise
 
@@ -167,7 +169,7 @@ class Database:
     async def transaction(self) -> AsyncIterator[Transaction]:
         """Commits at the end of the block and wakes the relay; undoes everything if the block raises."""
         self._enter_loop()
-        async with _returned(self._writing) as connection, connection.begin():
+        async with _returned(self._writing, self.held_seconds) as connection, connection.begin():
             transaction = Transaction(connection, sqlite=self.sqlite)
             gather(sync_of(connection), transaction.rows)
             try:
@@ -208,7 +210,8 @@ class Database:
         try:
             while self._wake_again:
                 self._wake_again = False
-                await self.fetch(_notify, {})
+                async with asyncio.timeout(NOTIFY_SECONDS):
+                    await self.fetch(_notify, {})
                 await asyncio.sleep(WAKE_SECONDS)  # a relay that is at work takes what comes meanwhile
         except BROKEN as error:
             log.debug("the relays were not woken (%s); each looks at the outbox once a second", reason_of(error))
@@ -269,17 +272,31 @@ class Database:
 
 
 @asynccontextmanager
-async def _returned(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+async def _returned(engine: AsyncEngine, held_seconds: float | None) -> AsyncIterator[AsyncConnection]:
     """A connection that is back in the pool when the block ends. One whose return is interrupted is thrown away, with an error in the log."""
     connection = await engine.connect()
+    with _held(connection, held_seconds):
+        try:
+            yield connection
+        except DBAPIError as error:
+            if is_of_standby(error):
+                await connection.invalidate()
+            raise
+        finally:
+            await to_its_end(connection.close())
+
+
+@contextmanager
+def _held(connection: AsyncConnection, seconds: float | None) -> Iterator[None]:
+    """A connection to PostgreSQL is cut in this block after so long: who waits for an answer over it then gets the driver's error."""
+    if seconds is None or connection.dialect.name != "postgresql":
+        yield
+        return
+    limit = asyncio.get_running_loop().call_later(seconds, cut, driver_of(connection))
     try:
-        yield connection
-    except DBAPIError as error:
-        if is_of_standby(error):
-            await connection.invalidate()
-        raise
+        yield
     finally:
-        await to_its_end(connection.close())
+        limit.cancel()
 
 
 async def within(database: Database | Transaction, work: Callable[[Transaction], Awaitable[Result]]) -> Result:

@@ -69,10 +69,7 @@ def driver_url(url: str, drivers: Mapping[str, str]) -> URL:
         raise ConfigurationError(
             "database_url: the login does not end before the host; write / ? # @ : % of a password as %2F %3F %23 %40 %3A %25"
         )
-    query = dict(parsed.query)
-    if "sslmode" in query and driver.endswith("asyncpg"):  # libpq's name for it, which hosting providers use in their URLs
-        query["ssl"] = query.pop("sslmode")
-    return parsed.set(drivername=driver, query=query)
+    return parsed.set(drivername=driver)
 
 
 def make_engine(create: Callable[..., AnyEngine], url: URL, pool: int) -> AnyEngine:

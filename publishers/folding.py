@@ -15,13 +15,13 @@ import asyncio
 import logging
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy import bindparam, case, func, insert, select, update
 
 from gateway.runtime.backoff import retrying
 
 from .database import Database, Transaction, now_ms, reason_of
 from .prepared import Prepared
-from .relay import BROKEN
+from .relay import FAILURES
 from .reviews import excerpt
 from .tables import folds, posts, reactions, reviews
 
@@ -51,7 +51,11 @@ class Reacted(NamedTuple):
 _due = Prepared(
     update(folds)
     .where(folds.c.target == bindparam("of"), folds.c.started_at > bindparam("since"))
-    .values(due_at=func.coalesce(folds.c.due_at, folds.c.published_at + PAUSE_MS + (folds.c.published_at - folds.c.started_at) // SHARE))
+    .values(
+        due_at=func.coalesce(folds.c.due_at, folds.c.published_at + PAUSE_MS + (folds.c.published_at - folds.c.started_at) // SHARE),
+        # A reaction that waited for the target's row may be of an earlier moment than the one that opened the fold.
+        started_at=case((folds.c.started_at > bindparam("now"), bindparam("now")), else_=folds.c.started_at),
+    )
     .returning(folds.c.id)
 )
 _open = insert(folds).returning(folds.c.id)
@@ -77,7 +81,7 @@ async def fold(transaction: Transaction, reacted: list[Reacted], now: int) -> No
     for each in reacted:
         by_target.setdefault(each.target, []).append(each)
     for target in sorted(by_target):
-        if await transaction.fetch(_due, {"of": target, "since": now - WINDOW_MS}):
+        if await transaction.fetch(_due, {"of": target, "since": now - WINDOW_MS, "now": now}):
             continue
         added = [each for each in by_target[target] if each.added]
         if not added:
@@ -100,7 +104,7 @@ class Folding:
         """Looks for due folds each LOOK_SECONDS. Where the database fails, it logs that once and tries again without end."""
         what = "folded notifications wait"
         while True:
-            await retrying(self._publish_all, what, log, on=BROKEN, base=LOOK_SECONDS, ceiling=AWAY_SECONDS, reason=reason_of)
+            await retrying(self._publish_all, what, log, on=FAILURES, base=LOOK_SECONDS, ceiling=AWAY_SECONDS, reason=reason_of)
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _publish_all(self) -> None:

@@ -5,6 +5,8 @@
   after SILENT_SECONDS, and an attempt to connect after CONNECT_SECONDS.
 - The server has become a standby, which reads and does not write, and the connection outlived that: the first statement that it refuses
   ends the connection, so that the next one looks for the address again.
+- A proxy before the server is silent. To TCP it is alive, and the driver waits for an answer as long as none comes, also to close the connection. That
+  is cut after END_SECONDS, and a relay's connection as ``relay_program`` says. An application's statement takes as long as it takes.
 - The process was forked: the connection is the other process's.
 """
 
@@ -14,16 +16,18 @@ import os
 import select
 import socket
 from typing import Any
+from urllib.parse import urlencode
 
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 
-__all__ = ["connecting", "is_of_standby", "replace_lost", "sqlstate_of"]
+__all__ = ["OF_LIBPQ", "connecting", "cut", "is_of_standby", "replace_lost", "sqlstate_of"]
 
 SILENT_SECONDS = 20  # a server that is alive answers TCP within milliseconds
 IDLE_SECONDS, PROBE_SECONDS, PROBES = 10, 5, 2  # until a connection on which nothing is sent is probed, and how often
 CONNECT_SECONDS = 15
+END_SECONDS = 2.0  # in which a server that is alive ends a connection that is closed
 
 READ_ONLY = "25006"  # PostgreSQL, appendix A
 _PROCESS, _IS_NEW = "gateway_process", "gateway_is_new"  # in a connection's record
@@ -34,6 +38,8 @@ _SOCKET_OPTIONS = {
     "TCP_KEEPINTVL": PROBE_SECONDS,
     "TCP_KEEPCNT": PROBES,
 }
+# What hosting providers, and programs, write into their URLs. The server gets the first two, as -c search_path=shop.
+OF_LIBPQ = ("application_name", "options", "sslcert", "sslcrl", "sslkey", "sslmode", "sslrootcert")
 _ARGUMENTS: dict[str, dict[str, Any]] = {
     "asyncpg": {"timeout": CONNECT_SECONDS},
     "psycopg": {
@@ -49,12 +55,12 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
 def connecting(url: URL) -> tuple[URL, dict[str, Any]]:
     """The URL and the other arguments for the driver of a PostgreSQL; what the URL has itself stays.
 
-    libpq's ``options``, as ``-c search_path=shop``, is to asyncpg one of the settings that it sends as it connects.
+    What libpq, and so psycopg, takes in a URL, asyncpg takes in a URL alone, not as arguments, which SQLAlchemy makes of it.
     """
     arguments = {name: value for name, value in _ARGUMENTS.get(url.get_driver_name(), {}).items() if name not in url.query}
-    if url.get_driver_name() == "asyncpg" and "options" in url.query:
-        arguments["server_settings"] = {"options": url.query["options"]}
-        url = url.difference_update_query(["options"])
+    if url.get_driver_name() == "asyncpg" and (own := {name: url.query[name] for name in OF_LIBPQ if name in url.query}):
+        arguments["dsn"] = f"postgresql://?{urlencode(own)}"
+        url = url.difference_update_query(own)
     return url, arguments
 
 
@@ -67,6 +73,11 @@ def replace_lost(engine: Engine) -> None:
         if engine.dialect.driver == "asyncpg":
             _limit_silence(connection.driver_connection)
 
+    @event.listens_for(engine, "close")
+    def closing(connection: Any, record: Any) -> None:
+        if engine.dialect.driver == "asyncpg" and not (loop := connection.driver_connection._loop).is_closed():
+            loop.call_later(END_SECONDS, cut, connection.driver_connection)
+
     @event.listens_for(engine, "checkout")
     def taken(connection: Any, record: Any, proxy: Any) -> None:
         if record.info.pop(_IS_NEW, False):
@@ -76,6 +87,11 @@ def replace_lost(engine: Engine) -> None:
             raise DisconnectionError("the connection belongs to the process that forked this one")
         if engine.dialect.name == "postgresql" and _is_lost(connection):
             raise DisconnectionError("the connection was lost while nobody used it")
+
+
+def cut(driver: Any) -> None:
+    """Loses a connection of asyncpg: who waits for an answer over it gets an error."""
+    driver._transport.abort()
 
 
 def sqlstate_of(error: DBAPIError) -> str | None:

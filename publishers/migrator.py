@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -17,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from gateway.errors import ConfigurationError
 
 from .database import Database, reason_of
-from .tables import outbox_identity
+from .tables import folds, metadata, outbox, outbox_identity
 
 __all__ = ["has_table", "identity", "migrate"]
 
@@ -32,19 +33,26 @@ async def migrate(database: Database) -> None:
 
     Raises ConfigurationError, in one line, if the database cannot be used.
     """
-    try:
+    with _usable(database):
         async with database.transaction() as transaction:
             if not database.sqlite:
                 await transaction.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATING})"))
             await transaction.connection.run_sync(_upgrade)
-    except (OSError, SQLAlchemyError, TypeError, ValueError) as error:  # asyncpg raises the latter two for parts of a URL
-        raise ConfigurationError(f"the database {database.name} cannot be used: {reason_of(error)}") from None
 
 
 async def has_table(database: Database, name: str) -> bool:
-    """Whether the database has this table."""
-    async with database.reading() as connection:
-        return await connection.run_sync(lambda plain: inspect(plain).has_table(name))
+    """Whether the database has this table. Raises ConfigurationError, in one line, if the database cannot be used."""
+    with _usable(database):
+        async with database.reading() as connection:
+            return await connection.run_sync(lambda plain: inspect(plain).has_table(name))
+
+
+@contextmanager
+def _usable(database: Database) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SQLAlchemyError, TypeError, ValueError) as error:  # asyncpg raises the latter two for parts of a URL
+        raise ConfigurationError(f"the database {database.name} cannot be used: {reason_of(error)}") from None
 
 
 async def identity(database: Database) -> str:
@@ -80,11 +88,14 @@ def _upgrade(connection: Any) -> None:
     config = Config()
     config.set_main_option("script_location", "publishers:migrations")
     there = MigrationContext.configure(connection).get_current_revision()
-    known = {step.revision for step in ScriptDirectory.from_config(config).walk_revisions()}
-    if there not in known and _is_anothers(connection, there):
+    tables = set(inspect(connection).get_table_names())
+    ours = there is not None and folds.name in tables  # a version may be that of another program's migrations
+    if not ours and outbox_identity.name in tables:
         log.info("the outbox's tables were made by another program's migrations, which also bring them up to date")
         return
-    if there is not None and there not in known:
+    if not ours:
+        _check_room(there, tables)
+    elif there not in {step.revision for step in ScriptDirectory.from_config(config).walk_revisions()}:
         raise ConfigurationError(f"the database is at version {there}, newer than this program; install the newer one")
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
@@ -93,12 +104,20 @@ def _upgrade(connection: Any) -> None:
         log.info("the database's tables are at version %s now", reached)
 
 
-def _is_anothers(connection: Any, version: str | None) -> bool:
-    """Whether the migrations of another program manage this database. Its version is its own then, or that of no Alembic. Raises ConfigurationError."""
-    has_outbox = inspect(connection).has_table(outbox_identity.name)
-    if version is not None and not re.fullmatch(r"\d{4}", version) and not has_outbox:
+def _check_room(version: str | None, tables: set[str]) -> None:
+    """Raises ConfigurationError where the first migration would meet what another program has in the database."""
+    if version is not None:
         raise ConfigurationError(
             f"the database is at version {version} of another program's migrations and has no outbox: "
             "add publishers.tables.outbox_tables to their target_metadata, make a migration, and apply it"
         )
-    return has_outbox and (version is None or not re.fullmatch(r"\d{4}", version))
+    if outbox.name in tables:
+        raise ConfigurationError(
+            "the database has a table outbox of another program's: give the relay, and the programs that publish, a database of their own, or in PostgreSQL "
+            "a schema, as by ?options=-csearch_path%3Dgateway"
+        )
+    if taken := sorted(tables & metadata.tables.keys()):
+        raise ConfigurationError(
+            f"the database has a table {taken[0]} of another program's, and the relay would make one of that name: make the outbox's tables alone, "
+            "by publishers.tables.outbox_tables.create_all(engine), and start the relay again, which makes no others then"
+        )

@@ -58,6 +58,7 @@ CHUNK_BYTES = 256 * 1024  # of one call, in which Valkey serves no other client
 ASIDE_SECONDS = 30.0  # the longest a channel is set aside
 AWAY_SECONDS = 2.0  # the same for one whose shard is away
 LOOK_SECONDS = 1.0  # between two looks at the outbox, where no wake comes
+LISTEN_SECONDS = 300.0  # by one connection
 GLANCE_SECONDS = 0.02  # between two looks at SQLite's data version, which is how another process's commit is noticed
 PAUSE_MOST = 1.0  # seconds between two attempts
 FAILURES = (StoreError, ConfigurationError, *BROKEN)  # the second where the tables are not there, as in the middle of a restore
@@ -314,10 +315,12 @@ class Relay:
                 await asyncio.sleep(GLANCE_SECONDS)
 
     async def _listen(self) -> None:
-        """Wakes at PostgreSQL's NOTIFY; returns when the connection is lost."""
+        """Wakes at PostgreSQL's NOTIFY; returns when the connection is lost, or might be: nothing shows that over one on which nothing comes."""
         async with self._database.listening(self._woken.set) as lost:
             self._woken.set()  # for rows that were committed before it listened
-            await lost.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LISTEN_SECONDS):
+                    await lost.wait()
 
 
 def _span(destination: str, rows: int, link: str = "") -> AbstractContextManager[None]:

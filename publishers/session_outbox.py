@@ -7,7 +7,8 @@
 
 A row is written when the function is called, in the transaction that is under way. So what a savepoint undoes is not published, and
 the channel is locked from the call to the end of the transaction: another transaction that publishes in the same channel waits for it.
-Call these functions last in a transaction. Transactions that publish in several channels do so in the same order of channels, since
+Call these functions last in a transaction. The session is flushed first: its changes would lock their rows after the channel otherwise, and those of a
+transaction that was flushed earlier before it, so that the two wait for each other. Transactions that publish in several channels do so in the same order of channels, since
 PostgreSQL ends one of two that wait for each other. An ``AsyncSession`` runs them by ``await session.run_sync(publish_on_commit, …)``.
 """
 
@@ -19,7 +20,7 @@ from typing import Any, Unpack
 
 from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm import Session, SessionTransaction, scoped_session
 
 from gateway.work.jobs import JobOptions
 
@@ -102,10 +103,19 @@ def wake_relays(engine: Engine) -> None:
         log.debug("the relays were not woken (%s); each looks at the outbox once a second", error)
 
 
-def _write(session: Session | Connection, row: OutboxRow) -> None:
-    if isinstance(session, Connection):
-        write_rows(session, [row])
+def _write(given: object, row: OutboxRow) -> None:
+    """Raises TypeError for what is no Session, as one of asyncio, and no Connection."""
+    if isinstance(given, Connection):
+        write_rows(given, [row])
         return
+    session = given() if isinstance(given, scoped_session) else given
+    if not isinstance(session, Session):
+        kind = type(session).__name__
+        raise TypeError(
+            f"it takes a Session or a Connection of SQLAlchemy, no {kind}; those of asyncio run it: `await session.run_sync(publish_on_commit, …)`"
+        )
+    if not session._flushing:  # it is, in some of SQLAlchemy's events
+        session.flush()
     connection = session.connection()
     write_rows(connection, [row])
     if isinstance(session.get_bind(), Engine):  # else the transaction is that of a connection which the session was given

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import pytest
 from sqlalchemy import Connection, Engine, ExceptionContext, event
-from sqlalchemy.orm import Session
 
 from gateway.publication import Position
 from gateway.rules.notifications import channel_of
@@ -208,9 +207,9 @@ def _record_transactions(published: Published, patch: pytest.MonkeyPatch, undoin
 def _record_sessions(published: Published, patch: pytest.MonkeyPatch, undoing: Undoing) -> None:
     write = session_outbox._write
 
-    def record(session: Session | Connection, row: OutboxRow) -> None:
+    def record(session: Any, row: OutboxRow) -> None:
         write(session, row)
-        published.add_row(row, undoing.wrote(session.connection() if isinstance(session, Session) else session))
+        published.add_row(row, undoing.wrote(session if isinstance(session, Connection) else session.connection()))
 
     patch.setattr(session_outbox, "_write", record)
 

@@ -32,6 +32,8 @@ START_SECONDS = 30.0
 END_SECONDS = 15.0  # longer than the guard's, which ends a gateway that does not end by itself
 REPLY_SECONDS = 10.0
 
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the environment's proxy knows no port of this machine
+
 
 class RunningGateway:
     """A gateway at ``url``. ``valkey_url`` is its Valkey's, ``publisher`` publishes there. It takes ``api_key``, and tokens of ``token_secret``."""
@@ -53,7 +55,7 @@ class RunningGateway:
         headers = {"X-API-Key": self.api_key, "Content-Type": "application/json"}
         call = urllib.request.Request(f"{self.url}/api/{method}", json.dumps(request).encode(), headers)
         try:
-            with urllib.request.urlopen(call, timeout=REPLY_SECONDS) as reply:
+            with _opener.open(call, timeout=REPLY_SECONDS) as reply:
                 answer: dict[str, Any] = json.load(reply)
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{method}: {error.read().decode()}") from None

@@ -20,7 +20,7 @@ from gateway.errors import ConfigurationError
 from publishers.database import Database
 from publishers.engines import _write_ahead
 from publishers.faults import Invalid
-from publishers.migrator import identity, migrate
+from publishers.migrator import has_table, identity, migrate
 from publishers.outbox_rows import publication_row
 from publishers.sync_database import SyncDatabase
 from publishers.tables import metadata, outbox
@@ -113,6 +113,13 @@ async def test_a_database_without_tables_raises_one_line(database_url: str) -> N
     async with Database(database_url) as database:
         with pytest.raises(ConfigurationError, match="gateway relay"):
             await identity(database)
+
+
+async def test_a_database_that_cannot_be_reached_is_one_line_to_the_relay_of_django_too() -> None:
+    async with Database("postgresql://u:secret@127.0.0.1:1/name") as database:
+        with pytest.raises(ConfigurationError, match=r"^the database .*/name cannot be used: .*Connect") as raised:
+            await has_table(database, "outbox")
+    assert "secret" not in str(raised.value)
 
 
 FILES = 30

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import warnings
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,21 @@ from sqlalchemy import Connection, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
+from gateway.errors import ConfigurationError
+from publishers import database as database_module
+from publishers import lost_connections, relay_program
+from publishers import relay as relay_module
 from publishers.database import Database
 from publishers.lost_connections import SILENT_SECONDS
-from publishers.migrator import identity
+from publishers.migrator import identity, migrate
 from publishers.prepared import driver_of
+from publishers.publisher import Publisher
+from publishers.relay_program import run_relay
 from publishers.sync_database import SyncDatabase
 
 from ..kit.outboxes import said
-from ..kit.proxies import Proxy
+from ..kit.proxies import ANSWER, ASK, Proxy
+from ..kit.waiting import eventually
 
 ON_POSTGRESQL = pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
 STANDBY = "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"
@@ -92,21 +99,100 @@ def make_standby(connection: Connection) -> None:
     connection.commit()
 
 
+@pytest.fixture
+async def proxy(migrated_url: str) -> AsyncIterator[Proxy]:
+    async with Proxy(Path(str(make_url(migrated_url).query["host"])) / ".s.PGSQL.5432") as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def over_tcp(migrated_url: str, proxy: Proxy) -> str:
+    """The database's URL through the proxy."""
+    port = int(proxy.url.rpartition(":")[2])
+    return make_url(migrated_url).set(host="127.0.0.1", port=port, query={}).render_as_string(hide_password=False)
+
+
 @ON_POSTGRESQL
-async def test_tcp_gives_up_a_host_that_vanished(migrated_url: str) -> None:
+async def test_tcp_gives_up_a_host_that_vanished(over_tcp: str) -> None:
     """It sent again for a quarter of an hour, in which a relay published nothing."""
-    url = make_url(migrated_url)
-    async with Proxy(Path(str(url.query["host"])) / ".s.PGSQL.5432") as proxy:
-        port = int(proxy.url.rpartition(":")[2])
-        over_tcp = url.set(host="127.0.0.1", port=port, query={}).render_as_string(hide_password=False)
-        async with Database(over_tcp) as database:
-            assert await identity(database)
-            for connecting in (database.reading, database.apart):
-                async with connecting() as connection:
-                    await connection.execute(text("SELECT 1"))
-                    there = driver_of(connection)._transport.get_extra_info("socket")
-                    options = (socket.SO_KEEPALIVE, socket.SOL_SOCKET), (socket.TCP_USER_TIMEOUT, socket.IPPROTO_TCP)
-                    assert [there.getsockopt(level, name) for name, level in options] == [1, SILENT_SECONDS * 1000]
+    async with Database(over_tcp) as database:
+        assert await identity(database)
+        for connecting in (database.reading, database.apart):
+            async with connecting() as connection:
+                await connection.execute(text("SELECT 1"))
+                there = driver_of(connection)._transport.get_extra_info("socket")
+                options = (socket.SO_KEEPALIVE, socket.SOL_SOCKET), (socket.TCP_USER_TIMEOUT, socket.IPPROTO_TCP)
+                assert [there.getsockopt(level, name) for name, level in options] == [1, SILENT_SECONDS * 1000]
+
+
+@ON_POSTGRESQL
+@pytest.mark.parametrize("way", [ASK, ANSWER])
+async def test_a_relay_outlasts_a_proxy_that_is_silent(
+    over_tcp: str, proxy: Proxy, database: Database, publisher: Publisher, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """It waited for an answer for ever, and its end too. To TCP the proxy is alive."""
+    monkeypatch.setattr(relay_program, "HELD_SECONDS", 0.5)
+    monkeypatch.setattr(relay_module, "LISTEN_SECONDS", 0.5)
+    monkeypatch.setattr(lost_connections, "END_SECONDS", 0.1)
+
+    async def published() -> list[Any]:
+        return [each.data for each in (await publisher.history.read("posts:a", 0, -1)).publications]
+
+    async def publishes(*numbers: int) -> None:
+        async with database.transaction() as transaction:
+            transaction.publish("posts:a", numbers[-1])
+        wanted = [b"%d" % number for number in numbers]
+        await eventually(lambda: is_equal(published, wanted), f"{wanted} are published")
+
+    async with Database(over_tcp) as relayed:
+        running = asyncio.create_task(run_relay(relayed, publisher.history))
+        await publishes(1)
+        with proxy.silenced(way):
+            """All connections that there are stay so."""
+        await publishes(1, 2)
+        await publishes(1, 2, 3)
+        with proxy.silenced(way):
+            running.cancel()
+        await asyncio.wait([running])
+        assert running.cancelled()
+
+
+async def is_equal(ask: Callable[[], Awaitable[Any]], wanted: Any) -> bool:
+    return bool(await ask() == wanted)
+
+
+@ON_POSTGRESQL
+async def test_a_wake_over_a_connection_that_is_silent_takes_no_other_wake_with_it(
+    over_tcp: str, proxy: Proxy, migrated_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For as long as the program ran, relays of other processes looked once a second, and it had one connection less."""
+    monkeypatch.setattr(database_module, "NOTIFY_SECONDS", 0.1)
+    monkeypatch.setattr(lost_connections, "END_SECONDS", 0.1)
+    woken = asyncio.Event()
+    async with Database(over_tcp, pool=1) as database, Database(migrated_url).listening(woken.set):
+        assert await identity(database)
+        with proxy.silenced(ANSWER):
+            database.wake()
+        waking = database._waking
+        assert waking is not None
+        await waking
+        database.wake()
+        await asyncio.wait_for(woken.wait(), 30)
+
+
+@ON_POSTGRESQL
+async def test_what_libpq_takes_in_a_url_is_taken(migrated_url: str) -> None:
+    """ "connect() got an unexpected keyword argument", though SyncDatabase took the same URL."""
+    url = make_url(migrated_url).update_query_dict({"application_name": "a shop", "options": "-c work_mem=1MB"})
+    async with Database(url.render_as_string(hide_password=False)) as database:
+        for connecting in (database.reading, database.apart):
+            async with connecting() as connection:
+                shown = [(await connection.execute(text(f"SHOW {name}"))).scalar() for name in ("application_name", "work_mem")]
+                assert shown == ["a shop", "1MB"]
+    verified = "sslmode=verify-full&sslrootcert=/nowhere.pem"
+    async with Database(f"postgresql://u@127.0.0.1:1/name?{verified}") as database:
+        with pytest.raises(ConfigurationError, match=r"cannot be used: .*No such file"):
+            await migrate(database)
 
 
 @ON_POSTGRESQL

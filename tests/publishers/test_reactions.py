@@ -17,6 +17,7 @@ from sqlalchemy import event, select, text
 from gateway.config import Config
 from gateway.live.inbox import Inbox
 from publishers import Publisher
+from publishers import folding as folding_module
 from publishers.database import Database, Transaction
 from publishers.faults import Fault, Invalid, NotFound
 from publishers.folding import WINDOW_MS, Folding
@@ -30,7 +31,7 @@ from ..kit import forks, relays
 from ..kit.clock import FrozenClock
 from ..kit.outboxes import everything, said
 from ..kit.refusals import HOSTILE
-from ..kit.waiting import until
+from ..kit.waiting import eventually, until
 
 Counts = dict[str, int]
 
@@ -436,6 +437,38 @@ async def test_a_user_who_reacted_before_is_not_counted_in_a_new_notification(da
     await Folding(database).publish_due(clock.pass_time(1000))
     last = (await said(database, "notifications:author"))[-1]
     assert (last["actors"], last["count"]) == (["u3", "u2"], 2)
+
+
+async def test_a_reaction_that_waited_for_the_first_one_is_counted_with_it(database: Database, review: str, clock: FrozenClock) -> None:
+    """On PostgreSQL a transaction takes its time before it waits for the target's row."""
+    await react(database, user="u1", target=review, reaction="like")
+    clock.pass_time(-2)
+    await react(database, user="u2", target=review, reaction="like")
+    assert await Folding(database).publish_due(clock.pass_time(1002)) == 1
+    last = (await said(database, "notifications:author"))[-1]
+    assert (last["actors"], last["count"]) == (["u1", "u2"], 2)
+
+
+async def is_said(database: Database, number: int) -> bool:
+    return len(await said(database, "notifications:author")) == number
+
+
+async def test_updates_wait_while_the_outbox_is_not_there(
+    database: Database, review: str, clock: FrozenClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in the middle of a restore: it ended the whole relay."""
+    monkeypatch.setattr(folding_module, "LOOK_SECONDS", 0.01)
+    await react_each(database, review, ["u1", "u2"], clock)
+    clock.pass_time(1000)
+    folding = asyncio.create_task(Folding(database).run())
+    for old, new in (("outbox", "away"), ("away", "outbox")):
+        async with database.transaction() as transaction:
+            await transaction.execute(text(f"ALTER TABLE {old} RENAME TO {new}"))
+        if new == "away":
+            await until(lambda: "folded notifications wait" in caplog.text or folding.done(), "the update waits")
+    await eventually(lambda: is_said(database, 2), "the update is in the outbox")
+    folding.cancel()
+    await asyncio.wait([folding])
 
 
 async def test_a_user_is_named_in_one_notification_only(database: Database, review: str, clock: FrozenClock) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from gateway.publication import Position
 from publishers import SyncPublisher
@@ -67,6 +67,17 @@ def test_what_a_session_commits_in_a_transaction_that_is_undone_does_not_count(e
         assert published.of("a") == [1], "as in a test, whose transaction stays open"
         raise ZeroDivisionError
     assert published.of("a") == committed(engine) == []
+
+
+def test_what_a_scoped_session_undoes_does_not_count(engine: Engine, published: Published) -> None:
+    """As that of Flask-SQLAlchemy."""
+    session = scoped_session(sessionmaker(engine))
+    publish_on_commit(session, "a", 1)  # type: ignore[arg-type]  # it is a Session in all but type
+    session.rollback()
+    publish_on_commit(session, "a", 2)  # type: ignore[arg-type]
+    session.commit()
+    session.remove()
+    assert published.of("a") == committed(engine) == [2]
 
 
 def test_a_commit_that_fails_publishes_nothing(engine: Engine, published: Published) -> None:

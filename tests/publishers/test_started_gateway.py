@@ -41,6 +41,15 @@ def _answers(url: str) -> bool:
         return False
 
 
+def test_a_proxy_in_the_environment_is_not_asked_for_the_gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with started_gateway(tmp_path) as gateway:
+        for name in ("http_proxy", "HTTP_PROXY"):
+            monkeypatch.setenv(name, "http://127.0.0.1:1")
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        assert gateway.history("posts:a") == []
+
+
 def test_a_gateway_that_does_not_start_is_an_error_with_its_reason(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"did not start: .*no_such_setting"), started_gateway(tmp_path, "no_such_setting = 1\n"):
         """It is never entered."""

@@ -10,11 +10,11 @@ from typing import Any
 
 import asyncpg
 import pytest
-from sqlalchemy import Engine, create_engine, inspect, text
+from sqlalchemy import Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SAWarning
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 from sqlalchemy.pool import NullPool
 
 from gateway.errors import ConfigurationError
@@ -165,6 +165,14 @@ async def test_a_commit_after_which_no_relay_can_be_woken_does_not_fail(database
     assert await said(database) == [("posts:a", "1")]
 
 
+async def test_a_session_of_asyncio_that_is_given_itself_is_a_mistake_that_is_named(database: Database) -> None:
+    """It was "'coroutine' object has no attribute 'dialect'"."""
+    session: Any = AsyncSession(database.engine)
+    with pytest.raises(TypeError, match=r"no AsyncSession; those of asyncio run it: `await session\.run_sync\(publish_on_commit"):
+        publish_on_commit(session, "posts:a", 1)
+    await session.close()
+
+
 @pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
 async def test_a_channel_is_locked_from_a_sessions_publication_to_its_commit(database: Database, engine: Engine, migrated_url: str) -> None:
     """So the order of ids is that of commits, and a relay never sees id 2 of a channel before id 1."""
@@ -180,6 +188,53 @@ async def test_a_channel_is_locked_from_a_sessions_publication_to_its_commit(dat
     await asyncio.to_thread(later.join)
     assert by_other == []
     assert await said(database) == [("posts:a", '"first"'), ("posts:a", '"second"')]
+
+
+class Base(DeclarativeBase): ...
+
+
+class Setting(Base):
+    __tablename__ = "settings"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str]
+
+
+@pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
+async def test_a_session_locks_its_rows_before_its_channels_as_every_other_transaction(
+    database: Database, engine: Engine, migrated_url: str
+) -> None:
+    """It locked them as it was committed, so that PostgreSQL ended one of two transactions for a deadlock."""
+
+    def by_statement() -> None:
+        with SyncDatabase(engine).transaction() as transaction:
+            transaction.execute(text("UPDATE settings SET value = 'second' WHERE name = 'outbox'"))
+            transaction.publish("posts:a", "second")
+
+    with Session(engine) as session:
+        setting = session.get_one(Setting, "outbox")
+        setting.value = "first"
+        publish_on_commit(session, "posts:a", "first")
+        later = asyncio.create_task(asyncio.to_thread(by_statement))
+        waits = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        with opened(migrated_url) as another, another.connect() as observer:
+            await asyncio.to_thread(wait_until, lambda: observer.execute(waits).scalar(), "the second one waits")
+        await asyncio.to_thread(session.commit)
+    await later
+    assert await said(database) == [("posts:a", '"first"'), ("posts:a", '"second"')]
+
+
+async def test_a_session_publishes_in_the_middle_of_a_flush_too(database: Database, engine: Engine) -> None:
+    session = scoped_session(sessionmaker(engine))
+
+    @event.listens_for(session, "after_flush")
+    def publish(*_: Any) -> None:
+        publish_on_commit(session, "posts:a", "flushed")
+
+    session.add(Setting(name="a", value="b"))
+    publish_on_commit(session, "posts:a", "last")
+    session.commit()
+    session.remove()
+    assert await said(database) == [("posts:a", '"flushed"'), ("posts:a", '"last"')]
 
 
 @pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)
@@ -247,16 +302,30 @@ async def test_an_outbox_of_an_older_version_keeps_its_identity(database: Databa
     assert await identity(database) == before
 
 
-async def test_a_database_with_other_migrations_and_no_outbox_gets_a_sentence(empty: Engine, database_url: str) -> None:
+@pytest.mark.parametrize("version", ["1975ea83b712", "0002", "0017"])
+async def test_a_database_with_other_migrations_and_no_outbox_gets_a_sentence(empty: Engine, database_url: str, version: str) -> None:
+    """Versions of four digits were taken for those of this package: it made tables, and set the other program's version."""
     with empty.begin() as connection:
         connection.execute(text("CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY)"))
-        connection.execute(text("INSERT INTO alembic_version VALUES ('1975ea83b712')"))
+        connection.execute(text(f"INSERT INTO alembic_version VALUES ('{version}')"))
     async with Database(database_url) as database:
         with pytest.raises(ConfigurationError, match=r"add publishers\.tables\.outbox_tables to their target_metadata"):
             await migrate(database)
         outbox_tables.create_all(empty)
         await migrate(database)
         assert "posts" not in inspect(empty).get_table_names()
+
+
+async def test_a_database_with_other_tables_of_the_same_names_gets_a_sentence(empty: Engine, database_url: str) -> None:
+    """It was "cannot be used: table posts already exists", which said nothing of the tables that are enough."""
+    with empty.begin() as connection:
+        connection.execute(text("CREATE TABLE posts (title text)"))
+    async with Database(database_url) as database:
+        with pytest.raises(ConfigurationError, match=r"has a table posts of another program's.*outbox_tables\.create_all\(engine\)"):
+            await migrate(database)
+        outbox_tables.create_all(empty)
+        await migrate(database)
+        assert sorted(inspect(empty).get_table_names()) == ["outbox", "outbox_identity", "posts"]
 
 
 @pytest.mark.parametrize("migrated_url", ["postgresql"], indirect=True)

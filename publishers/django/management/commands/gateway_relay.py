@@ -17,6 +17,7 @@ from gateway.errors import GatewayError
 from publishers.database import Database
 from publishers.django.gateway_settings import GatewaySettings, gateway_settings
 from publishers.django.outbox import REMEDY
+from publishers.lost_connections import OF_LIBPQ
 from publishers.migrator import has_table
 from publishers.outbox_rows import check_dialect
 from publishers.publisher import Publisher
@@ -68,8 +69,8 @@ def _url(alias: str) -> str:
         return f"sqlite:///{Path(given['NAME']).absolute()}"
     host = given["HOST"] or ""
     query = {"host": host} if host.startswith("/") else {}
-    for name in {"sslmode", "options"} & given.get("OPTIONS", {}).keys():
-        query[name] = given["OPTIONS"][name]
+    options = given.get("OPTIONS", {})
+    query |= {name: str(options[name]) for name in (*OF_LIBPQ, "passfile", "service") if name in options}
     url = URL.create(
         "postgresql",
         given["USER"] or None,
