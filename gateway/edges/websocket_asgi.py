@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope, Send
@@ -57,7 +58,7 @@ class AsgiConnection(SessionOutlet):
         self._readable = asyncio.Event()
         self._readable.set()
         self._close: tuple[int, str] | None = None
-        self._output = Buffered(self._send_text, self.separator)
+        self._output = Buffered(_send_text(send), self.separator)
         self._output.carry(self, node.config.limits.waiting_bytes)
         self.write = self._output.write
 
@@ -81,6 +82,7 @@ class AsgiConnection(SessionOutlet):
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._end_session()
+            self._output.finish()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -142,11 +144,15 @@ class AsgiConnection(SessionOutlet):
         if self._close is not None:
             await self._send_close(*self._close)
 
-    async def _send_text(self, text: bytes) -> None:
-        await self._send_next({"type": "websocket.send", "text": text.decode()})
-
     async def _send_close(self, code: int, reason: str) -> None:
         await self._send_next({"type": "websocket.close", "code": code, "reason": reason})
+
+
+def _send_text(send: Send) -> Callable[[bytes], Awaitable[None]]:
+    async def send_text(text: bytes) -> None:
+        await send({"type": "websocket.send", "text": text.decode()})
+
+    return send_text
 
 
 async def serve_websocket(node: Node, path: str, scope: Scope, receive: Receive, send: Send) -> None:
