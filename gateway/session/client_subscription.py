@@ -23,6 +23,8 @@ from .outlet import Outlet
 
 __all__ = ["ClientSubscription", "Owner", "client_info", "expiry", "seconds_left"]
 
+TTL_MOST = 2**32 - 1  # a uint32 of the protocol: SDKs of typed languages end a connection that brings more, as for a token until 9999999999
+
 
 class Owner(Protocol):
     """The session that a subscription belongs to, as far as the subscription uses it."""
@@ -277,5 +279,5 @@ def expiry(expires_at: float) -> dict[str, bytes]:
 
 
 def seconds_left(expires_at: float) -> int:
-    """Whole seconds until a unix time, at least 1; 0 for an expiry of 0, which is none."""
-    return max(1, round(expires_at - time.time())) if expires_at else 0
+    """Whole seconds until a unix time, at least 1 and at most TTL_MOST; 0 for an expiry of 0, which is none."""
+    return min(max(1, round(expires_at - time.time())), TTL_MOST) if expires_at else 0
