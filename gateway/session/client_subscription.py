@@ -192,11 +192,15 @@ class ClientSubscription(TimedSubscription):
         """Puts it into presence, and among the subscriptions that get joins and leaves, as the rules have it."""
         rules = self.rules
         self.session.node.events.subscribed(self.session.identity, self.session.client, self)
-        if rules.presence or rules.announces:
-            self.present = True
-            self.session.node.presence.enter(self.channel.name, self.session.client, self.info, rules.announces)
+        self.present = rules.presence or rules.announces
+        self.show()
         if self._gets_moves:
             self.channel.observe_joins_and_leaves(self)
+
+    def show(self) -> None:
+        """If its client is in presence, that shows it as it is now."""
+        if self.present:
+            self.session.node.presence.enter(self.channel.name, self.session.client, self.info, self.rules.announces)
 
     @property
     def _gets_moves(self) -> bool:
