@@ -21,7 +21,7 @@ from ..rules.protocol import PING, publication_json
 from ..session.client_counts import BY_WEBSOCKET, FROM_WEBSOCKET
 from ..session.node import Node
 from ..session.session import Session
-from .outlets import Buffered, SessionOutlet
+from .outlets import CLOSE_SECONDS, Buffered, SessionOutlet
 from .request import NO_HOST, NO_PROTOBUF, asks_for_protobuf, client_address, is_foreign, refused_origin
 from .websocket import NOT_UTF8, PATH, REASON_BYTES
 
@@ -109,7 +109,10 @@ class AsgiConnection(SessionOutlet):
             await self._readable.wait()
             await asyncio.sleep(0)  # a server that has read many messages returns them at once: other clients are served in between
             message = await self._receive_next()
-            if message["type"] != "websocket.receive" or self._session is None:
+            if message["type"] != "websocket.receive":
+                return
+            if self._session is None:
+                await asyncio.sleep(CLOSE_SECONDS)  # the close code is on its way, and ends ``run`` when it is sent
                 return
             text = message.get("text")
             self._take(self._session, text.encode() if text is not None else message.get("bytes") or b"")
